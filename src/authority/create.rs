@@ -1,0 +1,172 @@
+//! CreateSession: a session for a subject whom the caller has authenticated.
+
+use std::time::Duration;
+
+use super::{
+    Authority, DEFAULT_POLICY,
+    error::AuthorityError,
+    issue::{Issued, require_live},
+};
+use crate::{
+    domain::{
+        claims::CustomClaims,
+        ids::{SessionId, TokenId},
+        policy::{Policy, SessionPolicy},
+        session::{Authentication, Device, Lineage, LineageSecret, Session},
+        text::{Acr, Amr, Audience, ClientId, PolicyName, RequestId, Scope, Subject, Tenant},
+        time::Timestamp,
+    },
+    store::{Created, Creation},
+};
+
+/// Whom the session is for, and what its tokens say.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// Who signed in.
+    pub subject: Subject,
+    /// Where.
+    pub tenant: Tenant,
+    /// Through which client.
+    pub client_id: ClientId,
+    /// For whom the tokens are; empty for the default.
+    pub audience: Vec<Audience>,
+    /// What the tokens allow.
+    pub scopes: Vec<Scope>,
+    /// What else the tokens say.
+    pub claims: CustomClaims,
+    /// Authentication context class.
+    pub acr: Acr,
+    /// Authentication methods.
+    pub amr: Vec<Amr>,
+    /// When the user authenticated; none for now.
+    pub authenticated_at: Option<Timestamp>,
+    /// On which device.
+    pub device: Device,
+    /// Under which policy; none for the tenant's.
+    pub policy: Option<PolicyName>,
+    /// A shorter lifetime for access tokens.
+    pub access_token_ttl: Option<Duration>,
+    /// A shorter lifetime for the session.
+    pub max_lifetime: Option<Duration>,
+    /// Idempotency key.
+    pub request_id: Option<RequestId>,
+}
+
+impl Authority {
+    /// Creates a session and issues its first tokens.
+    pub async fn create_session(&self, new: NewSession) -> Result<Issued, AuthorityError> {
+        let now = self.clock.now();
+        let policy = self.policy_of(&new)?;
+        let session_policy = SessionPolicy {
+            access_token_ttl: shorten("access_token_ttl", new.access_token_ttl, policy.session.access_token_ttl)?,
+            ..policy.session.clone()
+        };
+        let session_policy = SessionPolicy {
+            refresh_grace: session_policy.refresh_grace.min(session_policy.access_token_ttl),
+            ..session_policy
+        };
+        let lifetime = shorten("max_lifetime", new.max_lifetime, policy.absolute_lifetime)?;
+        let expires_at = now.plus(lifetime);
+        let authenticated_at = new.authenticated_at.unwrap_or(now);
+        if authenticated_at > now.plus(self.settings.leeway) {
+            return Err(AuthorityError::field("authenticated_at", "is in the future"));
+        }
+        // A tenant's revocation covers all identifiers up to its instant: this one must come after it, even in the same
+        // millisecond or with a clock that has been set back.
+        let after_tenant =
+            self.feed.index().tenant_up_to(&new.tenant).map(|up_to| up_to.plus(Duration::from_millis(1)));
+        let token_id = TokenId::new(self.random()?);
+        let session = Session {
+            id: SessionId::new(after_tenant.map_or(now, |after| now.max(after)), self.random()?),
+            audience: self.audience_of(&new)?,
+            tenant: new.tenant,
+            subject: new.subject,
+            client_id: new.client_id,
+            scopes: new.scopes,
+            claims: new.claims,
+            authentication: Authentication { acr: new.acr, amr: new.amr, at: authenticated_at },
+            device: new.device,
+            idle_expires_at: session_policy.idle_expiry(now, expires_at),
+            policy: session_policy,
+            created_at: now,
+            refreshed_at: now,
+            expires_at,
+            lineage: Lineage { generation: 1, secret: LineageSecret(self.random()?), key: self.ring.active_refresh() },
+            access_token_id: token_id,
+            request_id: new.request_id,
+            ended: None,
+            revision: 1,
+        };
+        // Signed before the row is written: tokens that cannot be made leave no session behind.
+        let tokens = self.issue(&session, token_id, now, &[])?;
+        let creation = Creation {
+            session: session.clone(),
+            max_sessions: policy.max_sessions_per_subject,
+            on_quota: policy.on_quota,
+        };
+        match self.store.create_session(creation).await? {
+            Created::New { seq } => {
+                self.reach(seq).await?;
+                Ok(Issued { session, tokens, now })
+            }
+            Created::Repeated(earlier) => self.repeat(&session, *earlier, now),
+            Created::QuotaExceeded => Err(AuthorityError::SessionQuotaExceeded {
+                limit: policy.max_sessions_per_subject,
+                policy: policy.session.name.to_string(),
+            }),
+        }
+    }
+
+    /// Answers a request that was made before, with the session that it made then.
+    fn repeat(&self, asked: &Session, earlier: Session, now: Timestamp) -> Result<Issued, AuthorityError> {
+        if (&asked.subject, &asked.client_id) != (&earlier.subject, &earlier.client_id) {
+            return Err(AuthorityError::field("request_id", "was used for another subject or client: use a new one"));
+        }
+        require_live(&earlier, now)?;
+        if self.feed.index().stops_tenant(earlier.id, &earlier.tenant) {
+            return Err(AuthorityError::SessionRevoked);
+        }
+        let tokens = self.issue_again(&earlier, now, &[])?;
+        Ok(Issued { session: earlier, tokens, now })
+    }
+
+    fn policy_of(&self, new: &NewSession) -> Result<&Policy, AuthorityError> {
+        let of_tenant = self.settings.tenants.get(&*new.tenant).and_then(|tenant| tenant.policy.as_ref());
+        let name = new.policy.as_ref().or(of_tenant).map_or(DEFAULT_POLICY, |name| &**name);
+        self.settings.policies.get(name).ok_or_else(|| {
+            let mut known: Vec<_> = self.settings.policies.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            AuthorityError::field("policy", format!("{name:?} is not configured; there are: {}", known.join(", ")))
+        })
+    }
+
+    fn audience_of(&self, new: &NewSession) -> Result<Vec<Audience>, AuthorityError> {
+        let allowed = self.settings.tenants.get(&*new.tenant).map_or(&[][..], |tenant| &tenant.audiences);
+        if new.audience.is_empty() {
+            let default = std::slice::from_ref(&self.settings.default_audience);
+            return Ok(if allowed.is_empty() { default } else { allowed }.to_vec());
+        }
+        if allowed.is_empty() {
+            return Ok(new.audience.clone());
+        }
+        match new.audience.iter().position(|audience| !allowed.contains(audience)) {
+            Some(index) => {
+                Err(AuthorityError::field(format!("audience[{index}]"), "is not among the audiences of this tenant"))
+            }
+            None => Ok(new.audience.clone()),
+        }
+    }
+}
+
+/// A span that may only shorten a limit.
+fn shorten(field: &str, asked: Option<Duration>, limit: Duration) -> Result<Duration, AuthorityError> {
+    match asked {
+        None => Ok(limit),
+        Some(asked) if asked < Duration::from_secs(1) => Err(AuthorityError::field(field, "must be at least 1s")),
+        Some(asked) if asked > limit => {
+            let limit = humantime::format_duration(limit);
+            Err(AuthorityError::field(field, format!("must not be longer than the policy's {limit}")))
+        }
+        Some(asked) => Ok(asked),
+    }
+}

@@ -1,0 +1,130 @@
+//! The use cases. They decide; the database, the keys, the index and the clock are given to them.
+
+pub mod create;
+pub mod error;
+pub mod inspect;
+pub mod issue;
+pub mod refresh;
+pub mod revoke;
+pub mod sweep;
+pub mod tenants;
+pub mod validate;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use self::{error::AuthorityError, sweep::SweepClock};
+use crate::{
+    clock::Clock,
+    domain::{
+        policy::Policy,
+        revocation::Seq,
+        text::{Audience, PolicyName},
+    },
+    keys::ring::KeyRing,
+    revocation::feed::Feed,
+    rng::{Rng, random},
+    store::Store,
+    token::{access::Expectations, verified_cache::VerifiedCache},
+};
+
+/// Name of the policy that sessions get when nothing else is said.
+pub const DEFAULT_POLICY: &str = "default";
+
+/// How long an entry that has been committed may take to reach the index, before its caller is told that it is not known.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the use cases need to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The `iss` of access tokens.
+    pub issuer: String,
+    /// How far clocks of issuers may be ahead of the clock of validators.
+    pub leeway: Duration,
+    /// The longest lifetime that an access token may have.
+    pub max_access_token_ttl: Duration,
+    /// The audience of sessions that name none.
+    pub default_audience: Audience,
+    /// The policies by name; one is [`DEFAULT_POLICY`].
+    pub policies: HashMap<String, Policy>,
+    /// What is special about some tenants, by name.
+    pub tenants: HashMap<String, TenantSettings>,
+    /// Beyond this many blacklist entries, Revoke refuses.
+    pub max_blacklist_entries: usize,
+    /// Rows deleted in one transaction.
+    pub sweep_batch: i64,
+    /// How long a session is kept after it was over.
+    pub session_retention: Duration,
+    /// Bytes for tokens whose signature is known to be good.
+    pub token_cache_bytes: u64,
+}
+
+/// What is special about a tenant.
+#[derive(Clone, Debug, Default)]
+pub struct TenantSettings {
+    /// The policy of its sessions that name none.
+    pub policy: Option<PolicyName>,
+    /// The audiences that its sessions may have; empty for any.
+    pub audiences: Vec<Audience>,
+}
+
+/// All use cases.
+pub struct Authority {
+    store: Arc<dyn Store>,
+    ring: KeyRing,
+    feed: Arc<Feed>,
+    verified: VerifiedCache,
+    expectations: Expectations,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    settings: Settings,
+    sweep_clock: Mutex<SweepClock>,
+    tenant_revoked: Notify,
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Puts the parts together.
+    pub fn new(
+        store: Arc<dyn Store>,
+        ring: KeyRing,
+        feed: Arc<Feed>,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            store,
+            ring,
+            feed,
+            verified: VerifiedCache::with_capacity(settings.token_cache_bytes),
+            expectations: Expectations { issuer: settings.issuer.clone(), max_ttl: settings.max_access_token_ttl },
+            sweep_clock: Mutex::new(SweepClock::new(&*clock)),
+            clock,
+            rng,
+            settings,
+            tenant_revoked: Notify::new(),
+        }
+    }
+
+    fn random<const N: usize>(&self) -> Result<[u8; N], AuthorityError> {
+        Ok(random(&*self.rng)?)
+    }
+
+    /// Waits until what was committed up to here holds in this process.
+    async fn reach(&self, seq: Option<Seq>) -> Result<(), AuthorityError> {
+        let Some(seq) = seq else { return Ok(()) };
+        tokio::time::timeout(REACH_TIMEOUT, self.feed.reach(seq)).await.map_err(|_| AuthorityError::StoreUnavailable)
+    }
+}

@@ -1,0 +1,108 @@
+//! Refresh: a refresh token for the next pair of tokens.
+
+use super::{Authority, error::AuthorityError, issue::Issued};
+use crate::{
+    domain::{
+        ids::TokenId,
+        refresh::{RefreshAttempt, RefreshRefusal},
+        session::Device,
+        text::Scope,
+    },
+    store::Refreshed,
+    token::refresh::{RefreshClaims, Unverified},
+};
+
+/// A refresh token to be exchanged.
+pub struct Exchange {
+    /// The token.
+    pub refresh_token: String,
+    /// Scopes of the next access token; empty for all of the session's.
+    pub scopes: Vec<Scope>,
+    /// The device as seen now, if told.
+    pub device: Option<Device>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Exchanged {
+    /// The session and its tokens.
+    pub issued: Issued,
+    /// Whether the same had been answered before.
+    pub replayed: bool,
+}
+
+impl Authority {
+    /// Exchanges a refresh token. Garbage costs no look at the database.
+    pub async fn refresh(&self, exchange: Exchange) -> Result<Exchanged, AuthorityError> {
+        let claims = self.read_refresh_token(&exchange.refresh_token).ok_or(AuthorityError::RefreshTokenInvalid)?;
+        let now = self.clock.now();
+        let scopes = exchange.scopes.clone();
+        let attempt = RefreshAttempt {
+            session_id: claims.session_id,
+            generation: claims.lineage.generation,
+            secret: claims.lineage.secret,
+            scopes: exchange.scopes,
+            device: exchange.device,
+            now,
+            next_access_token_id: TokenId::new(self.random()?),
+            next_key: self.ring.active_refresh(),
+        };
+        match self.store.refresh_session(attempt).await? {
+            Refreshed::Rotated { session, seq } => {
+                self.reach(seq).await?;
+                self.refuse_revoked_tenant(&session)?;
+                let tokens = self.issue(&session, session.access_token_id, now, &scopes)?;
+                Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: false })
+            }
+            Refreshed::Replayed(session) => {
+                self.refuse_revoked_tenant(&session)?;
+                let tokens = self.issue_again(&session, now, &scopes)?;
+                Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: true })
+            }
+            Refreshed::Reused { session, seq } => {
+                tracing::warn!(
+                    session = %session.id, generation = claims.lineage.generation, current = session.lineage.generation,
+                    "a refresh token was used again after its grace; the session has ended"
+                );
+                self.reach(Some(seq)).await?;
+                Err(AuthorityError::RefreshTokenReused)
+            }
+            Refreshed::Refused(refusal) => Err(self.refused(refusal, &claims)),
+        }
+    }
+
+    fn refused(&self, refusal: RefreshRefusal, claims: &RefreshClaims) -> AuthorityError {
+        match refusal {
+            RefreshRefusal::Unknown => AuthorityError::RefreshTokenInvalid,
+            RefreshRefusal::NeverIssued { current } => {
+                tracing::error!(
+                    session = %claims.session_id, generation = claims.lineage.generation, current,
+                    "a refresh token of a generation that was never issued has the right MAC: the database was set back to \
+                     an older state, or a refresh key has leaked"
+                );
+                AuthorityError::RefreshTokenInvalid
+            }
+            RefreshRefusal::Ended => AuthorityError::SessionRevoked,
+            RefreshRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,
+            RefreshRefusal::ExpiredAbsolute => AuthorityError::SessionExpiredAbsolute,
+            RefreshRefusal::ScopeNotGranted(scope) => {
+                AuthorityError::field("scopes", format!("asks for {:?}, which the session does not have", &*scope))
+            }
+        }
+    }
+
+    /// A session of a revoked tenant lives on in its row until the job that ends them has come to it.
+    fn refuse_revoked_tenant(&self, session: &crate::domain::session::Session) -> Result<(), AuthorityError> {
+        if self.feed.index().stops_tenant(session.id, &session.tenant) {
+            return Err(AuthorityError::SessionRevoked);
+        }
+        Ok(())
+    }
+
+    /// Reads an authentic refresh token.
+    pub(super) fn read_refresh_token(&self, token: &str) -> Option<RefreshClaims> {
+        let unverified = Unverified::parse(token).ok()?;
+        let key = self.ring.refresh(unverified.key())?;
+        unverified.verify(key).ok()
+    }
+}

@@ -1,0 +1,126 @@
+//! Revoke: ends sessions, or stops one access token. It answers once the index knows.
+
+use super::{Authority, error::AuthorityError};
+use crate::{
+    domain::{
+        ids::SessionId,
+        revocation::{Revocation, RevocationTarget},
+        session::{EndReason, Ended},
+        text::{Note, Subject, Tenant},
+        time::Timestamp,
+    },
+    token::refresh::PREFIX,
+};
+
+/// What to revoke, and why.
+pub struct RevokeOrder {
+    /// What.
+    pub target: RevokeTarget,
+    /// Why.
+    pub reason: EndReason,
+    /// For those who ask later.
+    pub note: Note,
+}
+
+/// What to revoke.
+pub enum RevokeTarget {
+    /// The session of a token, or that access token alone.
+    Token {
+        /// An access or a refresh token.
+        token: String,
+        /// Only the token itself, if it is an access token.
+        token_only: bool,
+    },
+    /// A session.
+    Session(SessionId),
+    /// A subject's sessions, but one perhaps.
+    Subject {
+        /// The subject's tenant.
+        tenant: Tenant,
+        /// The subject.
+        subject: Subject,
+        /// The session that stays.
+        except: Option<SessionId>,
+    },
+    /// A tenant's sessions.
+    Tenant(Tenant),
+}
+
+/// What was revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revocations {
+    /// How many live sessions ended.
+    pub sessions: i64,
+    /// Since when no token of them is active.
+    pub effective_at: Timestamp,
+}
+
+impl Authority {
+    /// Revokes. Only an authentic, unexpired token or a live session adds a row.
+    pub async fn revoke(&self, order: RevokeOrder) -> Result<Revocations, AuthorityError> {
+        let limit = self.settings.max_blacklist_entries;
+        if self.feed.index().len() >= limit {
+            return Err(AuthorityError::BlacklistFull { limit });
+        }
+        let now = self.clock.now();
+        let nothing = Ok(Revocations { sessions: 0, effective_at: now });
+        let by_id = matches!(order.target, RevokeTarget::Session(_));
+        let by_tenant = matches!(order.target, RevokeTarget::Tenant(_));
+        let target = match order.target {
+            RevokeTarget::Session(id) => RevocationTarget::Session(id),
+            RevokeTarget::Subject { tenant, subject, except } => RevocationTarget::Subject { tenant, subject, except },
+            RevokeTarget::Tenant(tenant) => {
+                RevocationTarget::Tenant { tenant, max_access_token_ttl: self.settings.max_access_token_ttl }
+            }
+            RevokeTarget::Token { token, token_only } if token.starts_with(PREFIX) => {
+                if token_only {
+                    return Err(AuthorityError::field("extent", "TOKEN_ONLY goes with an access token only"));
+                }
+                match self.session_of_refresh_token(&token).await? {
+                    Some(id) => RevocationTarget::Session(id),
+                    None => return nothing,
+                }
+            }
+            RevokeTarget::Token { token, token_only } => {
+                let token = self.verified(&token).map_err(|_| not_authentic())?;
+                let claims = &token.claims;
+                if self.check_time(claims, now).is_err() {
+                    return nothing;
+                }
+                if token_only {
+                    RevocationTarget::Token {
+                        token: claims.token_id,
+                        session_id: claims.session_id,
+                        expires_at: claims.expires_at,
+                    }
+                } else {
+                    RevocationTarget::Session(claims.session_id)
+                }
+            }
+        };
+        let ended = Ended { at: now, reason: order.reason, note: order.note };
+        let outcome = self.store.revoke(Revocation { target, ended }).await?;
+        if by_id && !outcome.found {
+            return Err(AuthorityError::SessionNotFound);
+        }
+        self.reach(outcome.seq).await?;
+        if by_tenant {
+            self.tenant_revoked.notify_one();
+        }
+        Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
+    }
+
+    /// The session of an authentic refresh token of any generation that was issued; none if it is gone.
+    async fn session_of_refresh_token(&self, token: &str) -> Result<Option<SessionId>, AuthorityError> {
+        let claims = self.read_refresh_token(token).ok_or_else(not_authentic)?;
+        let Some(session) = self.store.session(claims.session_id).await? else { return Ok(None) };
+        if claims.lineage.secret != session.lineage.secret || claims.lineage.generation > session.lineage.generation {
+            return Err(not_authentic());
+        }
+        Ok(Some(session.id))
+    }
+}
+
+fn not_authentic() -> AuthorityError {
+    AuthorityError::field("token", "is not an authentic token of this service")
+}

@@ -1,0 +1,102 @@
+//! The sweeper's work: deletes expired blacklist rows, and sessions that have been over for long, in bounded batches.
+
+use std::time::Duration;
+
+use super::{Authority, error::AuthorityError};
+use crate::{clock::Clock, domain::time::Timestamp};
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Blacklist rows deleted.
+    pub revocations: usize,
+    /// Sessions deleted.
+    pub sessions: usize,
+}
+
+/// The sweeper's own notion of the time: never ahead of the wall clock, and never faster than twice the real time.
+///
+/// What is swept is gone. If the wall clock leaps ahead and back again, the sweeper has moved on only by what really
+/// passed, times two; a leap that lasts is caught up with. See `docs/decisions/0004-clock-jumps.md`.
+#[derive(Debug)]
+pub struct SweepClock {
+    now: Timestamp,
+    uptime: Duration,
+}
+
+impl SweepClock {
+    /// A clock that agrees with the wall clock.
+    pub fn new(clock: &dyn Clock) -> Self {
+        Self { now: clock.now(), uptime: clock.uptime() }
+    }
+
+    fn advance(&mut self, clock: &dyn Clock) -> Timestamp {
+        let uptime = clock.uptime();
+        let passed = uptime.saturating_sub(self.uptime);
+        self.uptime = uptime;
+        self.now = clock.now().min(self.now.plus(passed.saturating_mul(2)));
+        self.now
+    }
+}
+
+impl Authority {
+    /// Deletes all that is due, a batch a transaction, so that no other write waits long.
+    pub async fn sweep(&self) -> Result<Swept, AuthorityError> {
+        let now = match self.sweep_clock.lock() {
+            Ok(mut clock) => clock.advance(&*self.clock),
+            Err(poisoned) => poisoned.into_inner().advance(&*self.clock),
+        };
+        let mut swept = Swept::default();
+        // First the record: from here on nobody takes a token for good whose entry may be gone.
+        self.feed.index().set_swept_until(now);
+        loop {
+            let deleted = self.store.delete_expired_revocations(now, self.settings.sweep_batch).await?;
+            swept.revocations += deleted;
+            if self.is_last(deleted) {
+                break;
+            }
+        }
+        let kept: Vec<_> = self.store.revoked_tenants().await?.into_iter().map(|revoked| revoked.tenant).collect();
+        self.feed.index().forget(now, &kept);
+        let until = now.minus(self.settings.session_retention);
+        loop {
+            let deleted = self.store.delete_old_sessions(until, self.settings.sweep_batch).await?;
+            swept.sessions += deleted;
+            if self.is_last(deleted) {
+                return Ok(swept);
+            }
+        }
+    }
+
+    fn is_last(&self, deleted: usize) -> bool {
+        i64::try_from(deleted).unwrap_or(i64::MAX) < self.settings.sweep_batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SettableClock;
+
+    const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_leap_of_the_wall_clock_moves_the_sweeper_by_what_really_passed() {
+        let clock = SettableClock::at(START);
+        let mut sweeper = SweepClock::new(&clock);
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(sweeper.advance(&clock), clock.now());
+
+        clock.jump_to(clock.now().plus(HOUR));
+        let before = sweeper.now;
+        clock.advance(Duration::from_secs(60));
+        assert_eq!(sweeper.advance(&clock), before.plus(Duration::from_secs(120)));
+
+        clock.advance(HOUR);
+        assert_eq!(sweeper.advance(&clock), clock.now(), "a leap that lasts is caught up with");
+
+        clock.jump_to(START);
+        assert_eq!(sweeper.advance(&clock), START, "never ahead of the wall clock");
+    }
+}

@@ -1,0 +1,141 @@
+//! Validate: whether an access token is good now. The hot path: no database, no lock that all calls share.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Authority, error::AuthorityError};
+use crate::{
+    domain::{claims::AccessClaims, time::Timestamp},
+    token::{
+        access::{Rejection, Unverified},
+        verified_cache::{TokenDigest, VerifiedToken},
+    },
+};
+
+/// A token, and what the caller demands of it. Borrowed, so that asking costs nothing.
+pub struct Question<'a> {
+    /// The access token.
+    pub access_token: &'a str,
+    /// It must be meant for this audience; empty demands nothing.
+    pub audience: &'a str,
+    /// It must carry each of these scopes.
+    pub scopes: &'a [String],
+    /// Its acr must be one of these; empty demands nothing.
+    pub acr_values: &'a [String],
+    /// The user must have authenticated within this time.
+    pub max_authentication_age: Option<Duration>,
+}
+
+/// The answer, for one instant.
+#[derive(Debug)]
+pub struct Answer {
+    /// What is said of the token, or why it is inactive.
+    pub outcome: Result<Arc<VerifiedToken>, InactiveReason>,
+    /// The instant for which this holds.
+    pub checked_at: Timestamp,
+}
+
+/// Why a token is inactive. If several reasons apply, the order is: form and signature, time, revocation, demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InactiveReason {
+    /// Not a JWT of the form that this service issues.
+    Malformed,
+    /// Not signed by the named key.
+    BadSignature,
+    /// The named key is not in the ring.
+    UnknownKey,
+    /// Not an access token.
+    WrongType,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYetValid,
+    /// Of another issuer.
+    WrongIssuer,
+    /// Not meant for the demanded audience.
+    WrongAudience,
+    /// A demanded scope is missing.
+    InsufficientScope,
+    /// Authentication too weak or too old for the demand.
+    StepUpRequired,
+    /// Stopped by the blacklist.
+    Revoked,
+}
+
+impl From<Rejection> for InactiveReason {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Malformed => Self::Malformed,
+            Rejection::WrongType => Self::WrongType,
+            Rejection::BadSignature => Self::BadSignature,
+            Rejection::WrongIssuer => Self::WrongIssuer,
+        }
+    }
+}
+
+impl Authority {
+    /// Judges a token. Fails only if the blacklist in memory may not be trusted.
+    pub fn validate(&self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
+        let checked_at = self.clock.now();
+        let outcome = self.verified(question.access_token).and_then(|token| {
+            self.check_time(&token.claims, checked_at)?;
+            self.check_revocation(&token.claims)?;
+            check_demands(&token.claims, question, checked_at)?;
+            Ok(token)
+        });
+        // After the look-up: an index that may be trusted now could be trusted then.
+        if !self.feed.is_current() {
+            return Err(AuthorityError::NotCurrent);
+        }
+        Ok(Answer { outcome, checked_at })
+    }
+
+    /// A token with a good signature of a key in the ring, whatever its time and session.
+    pub(super) fn verified(&self, token: &str) -> Result<Arc<VerifiedToken>, InactiveReason> {
+        let digest = TokenDigest::of(token);
+        if let Some(known) = self.verified.get(&digest) {
+            self.ring.verifying(&known.kid).ok_or(InactiveReason::UnknownKey)?;
+            return Ok(known);
+        }
+        let unverified = Unverified::parse(token)?;
+        let key = self.ring.verifying(&unverified.kid).ok_or(InactiveReason::UnknownKey)?;
+        let claims = unverified.verify(key.algorithm, &key.decoding, &self.expectations)?;
+        let verified = Arc::new(VerifiedToken { kid: unverified.kid, claims, token_bytes: token.len() });
+        self.verified.insert(digest, verified.clone());
+        Ok(verified)
+    }
+
+    pub(super) fn check_time(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), InactiveReason> {
+        if now >= claims.expires_at || self.feed.index().is_forgotten(claims.expires_at) {
+            return Err(InactiveReason::Expired);
+        }
+        // Only here clocks may differ: a token of a replica whose clock is ahead must be good at once.
+        let begins = claims.not_before.map_or(claims.issued_at, |not_before| not_before.max(claims.issued_at));
+        if begins > now.plus(self.settings.leeway) {
+            return Err(InactiveReason::NotYetValid);
+        }
+        Ok(())
+    }
+
+    fn check_revocation(&self, claims: &AccessClaims) -> Result<(), InactiveReason> {
+        if self.feed.index().stops(claims.session_id, claims.token_id, &claims.tenant) {
+            return Err(InactiveReason::Revoked);
+        }
+        Ok(())
+    }
+}
+
+fn check_demands(claims: &AccessClaims, question: &Question<'_>, now: Timestamp) -> Result<(), InactiveReason> {
+    if !question.audience.is_empty() && !claims.audience.iter().any(|audience| audience == question.audience) {
+        return Err(InactiveReason::WrongAudience);
+    }
+    if !question.scopes.iter().all(|scope| claims.scopes.contains(scope)) {
+        return Err(InactiveReason::InsufficientScope);
+    }
+    if !question.acr_values.is_empty() && !question.acr_values.contains(&claims.acr) {
+        return Err(InactiveReason::StepUpRequired);
+    }
+    if question.max_authentication_age.is_some_and(|age| now.since(claims.authenticated_at) > age) {
+        return Err(InactiveReason::StepUpRequired);
+    }
+    Ok(())
+}

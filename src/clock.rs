@@ -1,0 +1,80 @@
+//! The time as a parameter: the system's in production, a settable one in tests.
+
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::domain::time::{Timestamp, micros};
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// The wall clock. It may jump in either direction.
+    fn now(&self) -> Timestamp;
+
+    /// Time since some fixed instant. It never goes back.
+    fn uptime(&self) -> Duration;
+}
+
+/// The clocks of the operating system.
+#[derive(Debug)]
+pub struct SystemClock {
+    started: Instant,
+}
+
+impl SystemClock {
+    /// A clock whose uptime starts now.
+    #[allow(clippy::disallowed_methods, clippy::new_without_default)] // This is where the ban's exception lives.
+    pub fn new() -> Self {
+        Self { started: Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods)] // This is where the ban's exception lives.
+    fn now(&self) -> Timestamp {
+        match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => Timestamp::from_micros(micros(since)),
+            Err(before) => Timestamp::from_micros(0).minus(before.duration()),
+        }
+    }
+
+    fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// A clock that stands still until it is moved. For tests.
+#[derive(Debug)]
+pub struct SettableClock {
+    now: AtomicI64,
+    uptime_micros: AtomicU64,
+}
+
+impl SettableClock {
+    /// A clock that stands at `now`.
+    pub fn at(now: Timestamp) -> Self {
+        Self { now: AtomicI64::new(now.micros()), uptime_micros: AtomicU64::new(0) }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, span: Duration) {
+        self.now.fetch_add(micros(span), Ordering::SeqCst);
+        self.uptime_micros.fetch_add(micros(span).unsigned_abs(), Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock, as an administrator or NTP would: the uptime does not follow.
+    pub fn jump_to(&self, now: Timestamp) {
+        self.now.store(now.micros(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for SettableClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.now.load(Ordering::SeqCst))
+    }
+
+    fn uptime(&self) -> Duration {
+        Duration::from_micros(self.uptime_micros.load(Ordering::SeqCst))
+    }
+}

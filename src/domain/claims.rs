@@ -1,0 +1,142 @@
+//! What an access token says (RFC 9068, section 2.2), and which claims a session may add of its own.
+
+use serde_json::{Map, Value};
+
+use super::{
+    ids::{SessionId, TokenId},
+    time::Timestamp,
+};
+
+/// Names that a session's own claims may not take, because the service or a standard gives them a meaning.
+pub const RESERVED: [&str; 20] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "client_id",
+    "sid",
+    "tenant",
+    "scope",
+    "auth_time",
+    "acr",
+    "amr",
+    "cnf",
+    "act",
+    "may_act",
+    "azp",
+    "nonce",
+    "events",
+];
+
+/// Most bytes that a session's own claims may have as JSON.
+pub const MAX_CUSTOM_BYTES: usize = 4096;
+
+/// A session's own claims: a JSON object of bounded size without reserved names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CustomClaims(Map<String, Value>);
+
+/// Why claims were refused. It prints as the end of a sentence that starts with the field's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimsError {
+    /// A name that only the service may set.
+    #[error("may not set the reserved claim {0:?}")]
+    Reserved(String),
+    /// More bytes than allowed.
+    #[error("has {0} bytes as JSON, at most {MAX_CUSTOM_BYTES} are allowed")]
+    TooLong(usize),
+}
+
+impl CustomClaims {
+    /// The claims as a JSON object.
+    pub fn as_map(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
+    /// The claims as JSON text.
+    pub fn to_json(&self) -> String {
+        Value::Object(self.0.clone()).to_string()
+    }
+}
+
+impl TryFrom<Map<String, Value>> for CustomClaims {
+    type Error = ClaimsError;
+
+    fn try_from(map: Map<String, Value>) -> Result<Self, ClaimsError> {
+        if let Some(name) = map.keys().find(|name| RESERVED.contains(&name.as_str())) {
+            return Err(ClaimsError::Reserved(name.clone()));
+        }
+        let claims = Self(map);
+        let length = claims.to_json().len();
+        if length > MAX_CUSTOM_BYTES {
+            return Err(ClaimsError::TooLong(length));
+        }
+        Ok(claims)
+    }
+}
+
+/// The content of an access token whose form is right. Instants have whole seconds, as the token has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessClaims {
+    /// `iss`: who issued it.
+    pub issuer: String,
+    /// `sid`: the session that it belongs to.
+    pub session_id: SessionId,
+    /// `jti`: the token itself.
+    pub token_id: TokenId,
+    /// `sub`.
+    pub subject: String,
+    /// `tenant`; empty if the token has none.
+    pub tenant: String,
+    /// `client_id`; empty if the token has none.
+    pub client_id: String,
+    /// `aud`, at least one.
+    pub audience: Vec<String>,
+    /// `scope`, split at its spaces.
+    pub scopes: Vec<String>,
+    /// `iat`.
+    pub issued_at: Timestamp,
+    /// `exp`: at this instant the token has expired.
+    pub expires_at: Timestamp,
+    /// `nbf`, if the token has one.
+    pub not_before: Option<Timestamp>,
+    /// `auth_time`: when the user authenticated.
+    pub authenticated_at: Timestamp,
+    /// `acr`; empty if the token has none.
+    pub acr: String,
+    /// `amr`.
+    pub amr: Vec<String>,
+    /// All other claims.
+    pub custom: Map<String, Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn claims(value: Value) -> Result<CustomClaims, ClaimsError> {
+        let Value::Object(map) = value else { panic!("an object") };
+        CustomClaims::try_from(map)
+    }
+
+    #[test]
+    fn reserved_names_are_refused_at_top_level_only() {
+        for name in RESERVED {
+            assert_eq!(claims(json!({ name: 1 })), Err(ClaimsError::Reserved(name.to_owned())));
+        }
+        assert!(claims(json!({ "nested": { "sub": "x" } })).is_ok());
+    }
+
+    #[test]
+    fn the_size_limit_counts_the_json_text() {
+        let overhead = json!({ "k": "" }).to_string().len();
+        assert!(claims(json!({ "k": "x".repeat(MAX_CUSTOM_BYTES - overhead) })).is_ok());
+        assert_eq!(
+            claims(json!({ "k": "x".repeat(MAX_CUSTOM_BYTES - overhead + 1) })),
+            Err(ClaimsError::TooLong(MAX_CUSTOM_BYTES + 1))
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! Identifiers: 128 bits each, so that the in-memory blacklist keeps them in 16 bytes.
+
+use std::{fmt, str::FromStr};
+
+use uuid::{Builder, Uuid};
+
+use super::time::Timestamp;
+
+/// The `sid` of a session: a UUID of version 7, so that its first 48 bits tell when it was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(Uuid);
+
+impl SessionId {
+    /// An identifier for a session created at `at`, with ten random bytes (RFC 9562, section 5.7).
+    pub fn new(at: Timestamp, random: [u8; 10]) -> Self {
+        let millis = u64::try_from(at.millis()).unwrap_or(0);
+        Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+    }
+
+    /// When the session was created, in milliseconds since the epoch.
+    pub fn created_millis(self) -> i64 {
+        let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
+        i64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+
+    /// The identifier that sorts after those of all sessions created up to the end of this millisecond.
+    pub fn last_of_millisecond(at: Timestamp) -> Self {
+        let millis = u64::try_from(at.millis()).unwrap_or(0);
+        Self(Builder::from_unix_timestamp_millis(millis, &[0xff; 10]).into_uuid())
+    }
+
+    /// The 16 bytes, in the order in which they sort.
+    pub fn bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// From the 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+/// The `jti` of an access token: a random UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TokenId(Uuid);
+
+impl TokenId {
+    /// From sixteen random bytes (RFC 9562, section 5.4).
+    pub fn new(random: [u8; 16]) -> Self {
+        Self(Builder::from_random_bytes(random).into_uuid())
+    }
+
+    /// The 16 bytes.
+    pub fn bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// From the 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+/// The text is not a UUID in the form that this service issues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not a UUID like 0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22")]
+pub struct NotAnId;
+
+/// Only the canonical lower-case form is accepted, so that one identifier has one spelling.
+fn parse_canonical(text: &str) -> Result<Uuid, NotAnId> {
+    let uuid = Uuid::try_parse(text).map_err(|_| NotAnId)?;
+    let mut buffer = Uuid::encode_buffer();
+    if uuid.hyphenated().encode_lower(&mut buffer) == text { Ok(uuid) } else { Err(NotAnId) }
+}
+
+impl FromStr for SessionId {
+    type Err = NotAnId;
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        parse_canonical(text).map(Self)
+    }
+}
+
+impl FromStr for TokenId {
+    type Err = NotAnId;
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        parse_canonical(text).map(Self)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_id_tells_when_it_was_created_and_sorts_by_it() {
+        let at = Timestamp::from_micros(1_700_000_000_123_456);
+        let id = SessionId::new(at, [7; 10]);
+        assert_eq!(id.created_millis(), 1_700_000_000_123);
+        assert!(id < SessionId::new(Timestamp::from_micros(at.micros() + 1_000), [0; 10]));
+        assert!(id <= SessionId::last_of_millisecond(at));
+        assert!(
+            SessionId::new(Timestamp::from_micros(at.micros() + 1_000), [0; 10]) > SessionId::last_of_millisecond(at)
+        );
+    }
+
+    #[test]
+    fn only_the_canonical_spelling_is_an_id() {
+        let id = SessionId::new(Timestamp::from_micros(1), [0xab; 10]).to_string();
+        assert!(id.parse::<SessionId>().is_ok());
+        for wrong in
+            [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), format!("urn:uuid:{id}"), String::new()]
+        {
+            assert_eq!(wrong.parse::<SessionId>(), Err(NotAnId), "{wrong}");
+        }
+    }
+}

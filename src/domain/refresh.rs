@@ -1,0 +1,239 @@
+//! The refresh state machine: what a presented generation means for a session (RFC 9700, section 4.14.2).
+
+use super::{
+    ids::{SessionId, TokenId},
+    key::RefreshKeyId,
+    session::{Device, EndReason, LineageSecret, Session, State},
+    text::Scope,
+    time::Timestamp,
+};
+
+/// An authentic refresh token put to use. Its MAC has been checked; whether its session exists has not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshAttempt {
+    /// The session that the token names.
+    pub session_id: SessionId,
+    /// The generation that the token names.
+    pub generation: u32,
+    /// The secret that the token carries.
+    pub secret: LineageSecret,
+    /// Scopes asked for; empty for all of the session's.
+    pub scopes: Vec<Scope>,
+    /// The device as seen now, if told.
+    pub device: Option<Device>,
+    /// The instant of the attempt.
+    pub now: Timestamp,
+    /// The `jti` of the next access token, if there is to be one.
+    pub next_access_token_id: TokenId,
+    /// The refresh key of the next generation.
+    pub next_key: RefreshKeyId,
+}
+
+/// What an attempt leads to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RefreshVerdict {
+    /// The session moves on to this state.
+    Rotate(Box<Session>),
+    /// The token was exchanged a moment ago: the answer repeats, nothing changes.
+    Replay,
+    /// The token was exchanged before the grace: it is in two hands, the session ends.
+    Reuse,
+    /// Nothing changes.
+    Refuse(RefreshRefusal),
+}
+
+/// Why an attempt is refused without any change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RefreshRefusal {
+    /// There is no such session, or the token does not carry its secret.
+    Unknown,
+    /// The generation has not been issued: the database was set back, or a ring key leaked.
+    NeverIssued {
+        /// The session's current generation.
+        current: u32,
+    },
+    /// The session was ended.
+    Ended,
+    /// The session went idle.
+    ExpiredIdle,
+    /// The session reached the end of its lifetime.
+    ExpiredAbsolute,
+    /// A scope was asked for that the session does not have.
+    ScopeNotGranted(Scope),
+}
+
+impl Session {
+    /// Decides an attempt. The whole rotation table stands here, and nowhere else.
+    pub fn judge_refresh(&self, attempt: &RefreshAttempt) -> RefreshVerdict {
+        use RefreshVerdict::{Refuse, Replay, Reuse, Rotate};
+
+        if attempt.session_id != self.id || attempt.secret != self.lineage.secret {
+            return Refuse(RefreshRefusal::Unknown);
+        }
+        match self.state(attempt.now) {
+            State::Live => {}
+            State::Ended { reason: EndReason::ExpiredIdle, .. } => return Refuse(RefreshRefusal::ExpiredIdle),
+            State::Ended { reason: EndReason::ExpiredAbsolute, .. } => return Refuse(RefreshRefusal::ExpiredAbsolute),
+            State::Ended { .. } => return Refuse(RefreshRefusal::Ended),
+        }
+        let current = self.lineage.generation;
+        if attempt.generation > current {
+            return Refuse(RefreshRefusal::NeverIssued { current });
+        }
+        let is_previous = attempt.generation.checked_add(1) == Some(current);
+        let in_grace = attempt.now <= self.refreshed_at.plus(self.policy.refresh_grace);
+        if attempt.generation != current && !(is_previous && in_grace) {
+            return Reuse;
+        }
+        // After the reuse check: a thief must not learn by asking for too much that the token is dead.
+        if let Some(scope) = attempt.scopes.iter().find(|scope| !self.scopes.contains(scope)) {
+            return Refuse(RefreshRefusal::ScopeNotGranted(scope.clone()));
+        }
+        if is_previous { Replay } else { Rotate(Box::new(self.rotated(attempt))) }
+    }
+
+    fn rotated(&self, attempt: &RefreshAttempt) -> Session {
+        let mut next = self.clone();
+        next.refreshed_at = attempt.now;
+        next.idle_expires_at = self.policy.idle_expiry(attempt.now, self.expires_at);
+        next.lineage.generation = self.lineage.generation.saturating_add(1);
+        next.lineage.key = attempt.next_key;
+        next.access_token_id = attempt.next_access_token_id;
+        if let Some(device) = &attempt.device {
+            next.device = device.clone();
+        }
+        next.revision = self.revision.saturating_add(1);
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::{
+        super::session::{
+            Ended,
+            tests::{START, session},
+        },
+        super::text::Note,
+        *,
+    };
+
+    fn attempt(session: &Session, generation: u32, now: Timestamp) -> RefreshAttempt {
+        RefreshAttempt {
+            session_id: session.id,
+            generation,
+            secret: session.lineage.secret,
+            scopes: vec![],
+            device: None,
+            now,
+            next_access_token_id: TokenId::new([4; 16]),
+            next_key: RefreshKeyId([2; 8]),
+        }
+    }
+
+    fn rotate(session: &Session, now: Timestamp) -> Session {
+        match session.judge_refresh(&attempt(session, session.lineage.generation, now)) {
+            RefreshVerdict::Rotate(next) => *next,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_current_generation_rotates_and_slides_the_idle_expiry() {
+        let now = START.plus(Duration::from_secs(30));
+        let next = rotate(&session(), now);
+        assert_eq!(next.lineage.generation, 2);
+        assert_eq!(next.refreshed_at, now);
+        assert_eq!(next.idle_expires_at, now.plus(Duration::from_secs(600)));
+        assert_eq!(next.lineage.key, RefreshKeyId([2; 8]));
+
+        let late = rotate(&next, START.plus(Duration::from_secs(500)));
+        assert_eq!(late.idle_expires_at, late.expires_at, "never past the absolute end");
+    }
+
+    #[test]
+    fn the_previous_generation_replays_up_to_the_end_of_the_grace_and_not_a_microsecond_longer() {
+        let now = START.plus(Duration::from_secs(30));
+        let next = rotate(&session(), now);
+        let edge = now.plus(Duration::from_secs(10));
+        assert_eq!(next.judge_refresh(&attempt(&next, 1, edge)), RefreshVerdict::Replay);
+        let past = edge.plus(Duration::from_micros(1));
+        assert_eq!(next.judge_refresh(&attempt(&next, 1, past)), RefreshVerdict::Reuse);
+    }
+
+    #[test]
+    fn a_generation_two_back_is_reuse_even_within_the_grace() {
+        let now = START.plus(Duration::from_secs(30));
+        let next = rotate(&rotate(&session(), now), now);
+        assert_eq!(next.judge_refresh(&attempt(&next, 1, now)), RefreshVerdict::Reuse);
+    }
+
+    #[test]
+    fn a_generation_never_issued_changes_nothing() {
+        let session = session();
+        let verdict = session.judge_refresh(&attempt(&session, 2, START));
+        assert_eq!(verdict, RefreshVerdict::Refuse(RefreshRefusal::NeverIssued { current: 1 }));
+    }
+
+    #[test]
+    fn a_wrong_secret_is_unknown_before_anything_else_is_told() {
+        let session = session().end(Ended { at: START, reason: EndReason::SignedOut, note: Note::default() });
+        let mut wrong = attempt(&session, 7, START);
+        wrong.secret = LineageSecret([0; 16]);
+        assert_eq!(session.judge_refresh(&wrong), RefreshVerdict::Refuse(RefreshRefusal::Unknown));
+    }
+
+    #[test]
+    fn scopes_may_only_narrow() {
+        let session = session();
+        let scope = |name: &str| Scope::try_from(name.to_owned()).unwrap();
+        let mut narrower = attempt(&session, 1, START);
+        narrower.scopes = vec![scope("read")];
+        let RefreshVerdict::Rotate(next) = session.judge_refresh(&narrower) else { panic!("rotates") };
+        assert_eq!(next.scopes, session.scopes, "the session keeps what it has");
+
+        let mut wider = attempt(&session, 1, START);
+        wider.scopes = vec![scope("read"), scope("admin")];
+        assert_eq!(
+            session.judge_refresh(&wider),
+            RefreshVerdict::Refuse(RefreshRefusal::ScopeNotGranted(scope("admin")))
+        );
+    }
+
+    proptest! {
+        /// Whatever is presented whenever, in whatever order: the generation only grows by one at a time, no expiry
+        /// ever passes the absolute one, and only the current or the previous generation ever gets an answer.
+        #[test]
+        fn any_history_keeps_one_lineage(steps in proptest::collection::vec((0u32..6, 0u64..400), 1..40)) {
+            let mut session = session();
+            let mut now = START;
+            for (back, wait) in steps {
+                now = now.plus(Duration::from_secs(wait));
+                let current = session.lineage.generation;
+                let presented = (current + 1).saturating_sub(back);
+                match session.judge_refresh(&attempt(&session, presented, now)) {
+                    RefreshVerdict::Rotate(next) => {
+                        prop_assert_eq!(presented, current);
+                        prop_assert_eq!(next.lineage.generation, current + 1);
+                        prop_assert!(next.idle_expires_at <= next.expires_at);
+                        prop_assert_eq!(next.expires_at, session.expires_at);
+                        session = *next;
+                    }
+                    RefreshVerdict::Replay => {
+                        prop_assert_eq!(presented + 1, current);
+                        prop_assert!(now.since(session.refreshed_at) <= session.policy.refresh_grace);
+                    }
+                    RefreshVerdict::Reuse => prop_assert!(presented < current),
+                    RefreshVerdict::Refuse(refusal) => {
+                        let ahead = refusal == RefreshRefusal::NeverIssued { current };
+                        prop_assert!((ahead && presented > current) || !session.is_live(now));
+                    }
+                }
+            }
+        }
+    }
+}

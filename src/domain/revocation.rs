@@ -1,0 +1,151 @@
+//! What a blacklist entry says, and for how long it must be kept.
+
+use std::time::Duration;
+
+use super::{
+    ids::{SessionId, TokenId},
+    session::{EndReason, Ended, Session},
+    text::{Note, Subject, Tenant},
+    time::Timestamp,
+};
+
+/// Position in the order in which revocations were committed; the first is 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seq(pub i64);
+
+/// What is no longer accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Revoked {
+    /// Every token of a session.
+    Session(SessionId),
+    /// One access token.
+    Token(TokenId),
+    /// Every session of a tenant that was created in or before the millisecond of `up_to`.
+    Tenant {
+        /// The tenant.
+        tenant: Tenant,
+        /// The last instant covered.
+        up_to: Timestamp,
+    },
+}
+
+/// A row of the blacklist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlacklistEntry {
+    /// What it stops.
+    pub revoked: Revoked,
+    /// The tenant that it belongs to.
+    pub tenant: Tenant,
+    /// The subject that it belongs to, if to one.
+    pub subject: Option<Subject>,
+    /// The session that it belongs to, if to one.
+    pub session_id: Option<SessionId>,
+    /// Why.
+    pub reason: EndReason,
+    /// Said by whoever revoked.
+    pub note: Note,
+    /// When.
+    pub revoked_at: Timestamp,
+    /// From when on it may be forgotten: every token that it stops has expired by then.
+    pub expires_at: Timestamp,
+}
+
+/// How much longer than its tokens an entry is kept, for clocks that disagree.
+pub const RETENTION_MARGIN: Duration = Duration::from_secs(60);
+
+impl BlacklistEntry {
+    /// Stops a session that ends now. None of its tokens was issued later than now, or, if the clock has been set back
+    /// since, later than the last replay of its last refresh.
+    pub fn for_session(session: &Session, ended: &Ended) -> Self {
+        let last_issue = ended.at.max(session.refreshed_at.plus(session.policy.refresh_grace));
+        let last_expiry = session.policy.access_token_expiry(last_issue, session.idle_expires_at);
+        Self {
+            revoked: Revoked::Session(session.id),
+            tenant: session.tenant.clone(),
+            subject: Some(session.subject.clone()),
+            session_id: Some(session.id),
+            reason: ended.reason,
+            note: ended.note.clone(),
+            revoked_at: ended.at,
+            expires_at: last_expiry.max(ended.at).plus(RETENTION_MARGIN),
+        }
+    }
+
+    /// Stops one access token of a session, which expires at `token_expires_at`.
+    pub fn for_token(session: &Session, token: TokenId, token_expires_at: Timestamp, ended: &Ended) -> Self {
+        Self {
+            revoked: Revoked::Token(token),
+            expires_at: token_expires_at.max(ended.at).plus(RETENTION_MARGIN),
+            ..Self::for_session(session, ended)
+        }
+    }
+}
+
+/// A call for revocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// What is to end.
+    pub target: RevocationTarget,
+    /// When, why, and what was said.
+    pub ended: Ended,
+}
+
+/// What a call for revocation is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RevocationTarget {
+    /// One session.
+    Session(SessionId),
+    /// One access token of a session, with its expiry.
+    Token {
+        /// Its `jti`.
+        token: TokenId,
+        /// Its `sid`.
+        session_id: SessionId,
+        /// Its `exp`.
+        expires_at: Timestamp,
+    },
+    /// All live sessions of a subject, but one perhaps.
+    Subject {
+        /// The subject's tenant.
+        tenant: Tenant,
+        /// The subject.
+        subject: Subject,
+        /// The session that stays.
+        except: Option<SessionId>,
+    },
+    /// All sessions that a tenant has now. Its access tokens live at most this long.
+    Tenant {
+        /// The tenant.
+        tenant: Tenant,
+        /// The longest lifetime of an access token.
+        max_access_token_ttl: Duration,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::session::tests::{START, session},
+        *,
+    };
+
+    #[test]
+    fn an_entry_outlives_every_token_that_its_session_could_have_issued() {
+        let session = session();
+        let at = START.plus(Duration::from_millis(590_700));
+        let ended = Ended { at, reason: EndReason::SignedOut, note: Note::default() };
+        let last_token = session.policy.access_token_expiry(at, session.idle_expires_at);
+        let entry = BlacklistEntry::for_session(&session, &ended);
+        assert!(entry.expires_at >= last_token.plus(RETENTION_MARGIN));
+        assert!(entry.expires_at <= session.idle_expires_at.plus(RETENTION_MARGIN), "and not much longer");
+    }
+
+    #[test]
+    fn a_clock_set_back_before_the_revocation_does_not_shorten_the_entry() {
+        let session = session();
+        let at = START.minus(Duration::from_secs(3600));
+        let ended = Ended { at, reason: EndReason::SignedOut, note: Note::default() };
+        let issued_before_the_jump = session.policy.access_token_expiry(START, session.idle_expires_at);
+        assert!(BlacklistEntry::for_session(&session, &ended).expires_at >= issued_before_the_jump);
+    }
+}

@@ -1,0 +1,214 @@
+//! The in-memory blacklist: what Validate asks instead of the database.
+
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+
+use crate::{
+    domain::{
+        ids::{SessionId, TokenId},
+        revocation::{RETENTION_MARGIN, Revoked},
+        text::Tenant,
+        time::Timestamp,
+    },
+    store::FeedEntry,
+};
+
+/// Sessions, tokens and tenants that are no longer accepted. Shared by all calls; no lock is common to all of them.
+///
+/// Session and token identifiers share one map: both are UUIDs, of different versions, so none is ever both.
+/// An entry takes 21 bytes and the map's slack, which is 48 at most.
+#[derive(Debug)]
+pub struct Index {
+    /// Identifier to the second after which it may be forgotten.
+    ids: DashMap<[u8; 16], u32>,
+    id_count: AtomicUsize,
+    tenants: DashMap<String, TenantEntry>,
+    tenant_count: AtomicUsize,
+    /// Microseconds; see [`Index::is_forgotten`].
+    swept_until: AtomicI64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TenantEntry {
+    up_to: Timestamp,
+    expires_at: Timestamp,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            ids: DashMap::new(),
+            id_count: AtomicUsize::new(0),
+            tenants: DashMap::new(),
+            tenant_count: AtomicUsize::new(0),
+            swept_until: AtomicI64::new(i64::MIN),
+        }
+    }
+}
+
+impl Index {
+    /// Adds an entry, or moves an older one for the same thing.
+    pub fn apply(&self, entry: &FeedEntry) {
+        match &entry.revoked {
+            Revoked::Session(id) => self.insert_id(*id.bytes(), entry.expires_at),
+            Revoked::Token(id) => self.insert_id(*id.bytes(), entry.expires_at),
+            Revoked::Tenant { tenant, up_to } => {
+                let added = TenantEntry { up_to: *up_to, expires_at: entry.expires_at };
+                if self.tenants.insert(tenant.to_string(), added).is_none() {
+                    self.tenant_count.fetch_add(1, Ordering::Release);
+                }
+            }
+        }
+    }
+
+    fn insert_id(&self, id: [u8; 16], expires_at: Timestamp) {
+        // Rounded up: an entry must not go before its time.
+        let second = u32::try_from(expires_at.seconds().saturating_add(1)).unwrap_or(u32::MAX);
+        if self.ids.insert(id, second).is_none() {
+            self.id_count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a token is stopped, by itself, by its session or by its tenant.
+    pub fn stops(&self, session: SessionId, token: TokenId, tenant: &str) -> bool {
+        self.ids.contains_key(session.bytes())
+            || self.ids.contains_key(token.bytes())
+            || self.stops_tenant(session, tenant)
+    }
+
+    /// Whether a session is stopped by its tenant's entry.
+    pub fn stops_tenant(&self, session: SessionId, tenant: &str) -> bool {
+        if self.tenant_count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        self.tenants.get(tenant).is_some_and(|entry| session.created_millis() <= entry.up_to.millis())
+    }
+
+    /// The last instant that a tenant's entry covers, if it has one.
+    pub fn tenant_up_to(&self, tenant: &Tenant) -> Option<Timestamp> {
+        self.tenants.get(&**tenant).map(|entry| entry.up_to)
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.id_count.load(Ordering::Relaxed) + self.tenant_count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether an entry that stops a token of this expiry may have been swept. Such a token counts as expired whatever the
+    /// clock says, so that a clock that goes back after a sweep does not bring a revoked token back.
+    pub fn is_forgotten(&self, token_expires_at: Timestamp) -> bool {
+        token_expires_at.plus(RETENTION_MARGIN).micros() < self.swept_until.load(Ordering::Acquire)
+    }
+
+    /// Records that entries which expired before `until` are about to be deleted, or have been. It never goes back.
+    pub fn set_swept_until(&self, until: Timestamp) {
+        self.swept_until.fetch_max(until.micros(), Ordering::AcqRel);
+    }
+
+    /// Drops the entries that expired before `until`. The entries of tenants in `kept` stay.
+    pub fn forget(&self, until: Timestamp, kept: &[Tenant]) {
+        let mut gone = 0;
+        self.ids.retain(|_, second| {
+            let keep = i64::from(*second) >= until.seconds();
+            gone += usize::from(!keep);
+            keep
+        });
+        self.id_count.fetch_sub(gone, Ordering::Relaxed);
+
+        let mut gone = 0;
+        self.tenants.retain(|tenant, entry| {
+            let keep = entry.expires_at >= until || kept.iter().any(|kept| **kept == **tenant);
+            gone += usize::from(!keep);
+            keep
+        });
+        self.tenant_count.fetch_sub(gone, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::revocation::Seq;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
+
+    fn entry(revoked: Revoked, expires_at: Timestamp) -> FeedEntry {
+        FeedEntry { seq: Seq(1), revoked, expires_at }
+    }
+
+    fn session(at: Timestamp) -> SessionId {
+        SessionId::new(at, [1; 10])
+    }
+
+    const TOKEN: [u8; 16] = [2; 16];
+
+    #[test]
+    fn a_token_is_stopped_by_itself_by_its_session_and_by_its_tenant() {
+        let tenant = Tenant::try_from("acme".to_owned()).unwrap();
+        let stops = |revoked| {
+            let index = Index::default();
+            assert!(!index.stops(session(NOW), TokenId::new(TOKEN), "acme"));
+            index.apply(&entry(revoked, NOW));
+            index.stops(session(NOW), TokenId::new(TOKEN), "acme")
+        };
+        assert!(stops(Revoked::Session(session(NOW))));
+        assert!(stops(Revoked::Token(TokenId::new(TOKEN))));
+        assert!(stops(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }));
+        assert!(!stops(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW.minus(Duration::from_millis(1)) }));
+        assert!(!stops(Revoked::Tenant { tenant: Tenant::default(), up_to: NOW }));
+        assert!(!stops(Revoked::Session(session(NOW.plus(Duration::from_millis(1))))));
+    }
+
+    #[test]
+    fn entries_are_forgotten_once_they_have_expired_and_not_before() {
+        let index = Index::default();
+        index.apply(&entry(Revoked::Session(session(NOW)), NOW));
+        index.forget(NOW, &[]);
+        assert_eq!(index.len(), 1);
+        index.forget(NOW.plus(Duration::from_secs(2)), &[]);
+        assert!(index.is_empty());
+        assert!(!index.stops(session(NOW), TokenId::new(TOKEN), ""));
+    }
+
+    #[test]
+    fn the_same_thing_twice_is_one_entry() {
+        let index = Index::default();
+        for _ in 0..3 {
+            index.apply(&entry(Revoked::Session(session(NOW)), NOW));
+            index.apply(&entry(Revoked::Tenant { tenant: Tenant::default(), up_to: NOW }, NOW));
+        }
+        assert_eq!(index.len(), 2);
+    }
+
+    #[test]
+    fn what_a_sweep_may_have_forgotten_stays_expired() {
+        let index = Index::default();
+        assert!(!index.is_forgotten(NOW), "nothing was swept yet");
+        index.set_swept_until(NOW);
+        let edge = NOW.minus(RETENTION_MARGIN);
+        assert!(!index.is_forgotten(edge));
+        assert!(index.is_forgotten(edge.minus(Duration::from_micros(1))));
+        index.set_swept_until(NOW.minus(Duration::from_secs(1000)));
+        assert!(index.is_forgotten(edge.minus(Duration::from_micros(1))), "it never goes back");
+    }
+
+    #[test]
+    fn a_tenant_with_sessions_left_to_end_keeps_its_entry() {
+        let index = Index::default();
+        let tenant = Tenant::try_from("acme".to_owned()).unwrap();
+        index.apply(&entry(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }, NOW));
+        let later = NOW.plus(Duration::from_secs(10));
+        index.forget(later, std::slice::from_ref(&tenant));
+        assert!(index.stops_tenant(session(NOW), "acme"));
+        index.forget(later, &[]);
+        assert!(!index.stops_tenant(session(NOW), "acme"));
+    }
+}

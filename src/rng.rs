@@ -1,0 +1,31 @@
+//! Randomness as a parameter.
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+
+/// The random generator of the operating system failed.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the system's random generator failed")]
+pub struct RngFailed;
+
+/// Where random bytes come from. They must be fit for secrets.
+pub trait Rng: Send + Sync + 'static {
+    /// Fills the whole buffer.
+    fn fill(&self, buffer: &mut [u8]) -> Result<(), RngFailed>;
+}
+
+/// The cryptographic library's generator, seeded by the operating system.
+#[derive(Debug, Default)]
+pub struct SystemRng(SystemRandom);
+
+impl Rng for SystemRng {
+    fn fill(&self, buffer: &mut [u8]) -> Result<(), RngFailed> {
+        self.0.fill(buffer).map_err(|_| RngFailed)
+    }
+}
+
+/// So many random bytes.
+pub fn random<const N: usize>(rng: &dyn Rng) -> Result<[u8; N], RngFailed> {
+    let mut bytes = [0; N];
+    rng.fill(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,214 @@
+//! Group commit: writes that arrive while a transaction is under way wait and leave together in the next one.
+//!
+//! There is no timer, so an idle service adds no delay: the first write goes at once, and those that come while it is being
+//! committed make up the next batch. Each write succeeds or fails alone.
+
+use std::{fmt, future::Future, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::StoreError;
+
+/// Most writes in one transaction, so that none takes long.
+const MAX_BATCH: usize = 512;
+/// Most writes that wait; more are refused, so that a slow database does not fill the memory.
+const MAX_WAITING: usize = 8192;
+
+/// What a commit gives back: an outcome for each write, or an error if nothing was committed at all.
+pub type BatchOutcome<O> = Result<Vec<Result<O, StoreError>>, StoreError>;
+
+struct Pending<W, O> {
+    write: W,
+    reply: oneshot::Sender<Result<O, StoreError>>,
+}
+
+/// The queue of one kind of write.
+pub struct GroupCommit<W, O> {
+    queue: mpsc::Sender<Pending<W, O>>,
+}
+
+impl<W, O> fmt::Debug for GroupCommit<W, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupCommit").field("free", &self.queue.capacity()).finish()
+    }
+}
+
+impl<W, O> GroupCommit<W, O>
+where
+    W: Clone + Send + Sync + 'static,
+    O: Send + 'static,
+{
+    /// Starts the task that commits batches with `commit`, one at a time. It ends when the queue is dropped.
+    pub fn start<F, R>(commit: F) -> Self
+    where
+        F: Fn(Arc<Vec<W>>) -> R + Send + 'static,
+        R: Future<Output = BatchOutcome<O>> + Send + 'static,
+    {
+        let (queue, waiting) = mpsc::channel(MAX_WAITING);
+        tokio::spawn(run(waiting, commit));
+        Self { queue }
+    }
+
+    /// Waits for a write to be committed. If the caller goes away before the write has started, it is not made.
+    pub async fn write(&self, write: W) -> Result<O, StoreError> {
+        let (reply, outcome) = oneshot::channel();
+        self.queue.try_send(Pending { write, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable("it is being closed".to_owned()),
+        })?;
+        outcome.await.unwrap_or_else(|_| Err(StoreError::Unavailable("it is being closed".to_owned())))
+    }
+}
+
+async fn run<W, O, F, R>(mut waiting: mpsc::Receiver<Pending<W, O>>, commit: F)
+where
+    W: Clone + Send + Sync + 'static,
+    O: Send + 'static,
+    F: Fn(Arc<Vec<W>>) -> R + Send + 'static,
+    R: Future<Output = BatchOutcome<O>> + Send + 'static,
+{
+    let mut batch = Vec::with_capacity(MAX_BATCH);
+    while waiting.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        let (writes, replies): (Vec<W>, Vec<_>) = batch
+            .drain(..)
+            .filter(|pending| !pending.reply.is_closed())
+            .map(|pending| (pending.write, pending.reply))
+            .unzip();
+        if writes.is_empty() {
+            continue;
+        }
+        let writes = Arc::new(writes);
+        let outcomes = match commit(writes.clone()).await {
+            Ok(outcomes) => outcomes,
+            // Nothing was committed. One bad write may have spoilt it for all, so each is tried once by itself.
+            Err(_) if writes.len() > 1 => {
+                let mut outcomes = Vec::with_capacity(writes.len());
+                for write in writes.iter() {
+                    outcomes.push(single(commit(Arc::new(vec![write.clone()])).await));
+                }
+                outcomes
+            }
+            Err(error) => vec![Err(error)],
+        };
+        for (reply, outcome) in replies.into_iter().zip(outcomes) {
+            // Whoever asked may have gone away; the write stands.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+fn single<O>(outcome: BatchOutcome<O>) -> Result<O, StoreError> {
+    outcome?.pop().unwrap_or_else(|| Err(StoreError::Refused("a write without an outcome".to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// A database that waits for a permit before each commit and records the sizes of the batches.
+    struct Recorder {
+        gate: Semaphore,
+        batches: Mutex<Vec<Vec<u32>>>,
+    }
+
+    fn recorder(permits: usize) -> Arc<Recorder> {
+        Arc::new(Recorder { gate: Semaphore::new(permits), batches: Mutex::default() })
+    }
+
+    /// Writes of 13 fail alone, a 666 spoils the whole batch.
+    async fn commit(recorder: Arc<Recorder>, writes: Arc<Vec<u32>>) -> BatchOutcome<u32> {
+        recorder.gate.acquire().await.unwrap().forget();
+        recorder.batches.lock().unwrap().push(writes.to_vec());
+        if writes.contains(&666) {
+            return Err(StoreError::Unavailable("spoilt".to_owned()));
+        }
+        Ok(writes
+            .iter()
+            .map(|&n| if n == 13 { Err(StoreError::Refused("13".to_owned())) } else { Ok(n * 2) })
+            .collect())
+    }
+
+    fn start(recorder: &Arc<Recorder>) -> Arc<GroupCommit<u32, u32>> {
+        let recorder = recorder.clone();
+        Arc::new(GroupCommit::start(move |writes| commit(recorder.clone(), writes)))
+    }
+
+    /// Queues writes in this order and returns once all of them wait.
+    async fn queue(
+        group: &Arc<GroupCommit<u32, u32>>,
+        writes: &[u32],
+    ) -> Vec<tokio::task::JoinHandle<Result<u32, StoreError>>> {
+        let mut handles = vec![];
+        for &write in writes {
+            let group = group.clone();
+            handles.push(tokio::spawn(async move { group.write(write).await }));
+            tokio::task::yield_now().await;
+        }
+        handles
+    }
+
+    #[tokio::test]
+    async fn what_waits_during_a_commit_leaves_together_in_the_next() {
+        let recorder = recorder(0);
+        let group = start(&recorder);
+        let first = queue(&group, &[1]).await;
+        tokio::task::yield_now().await;
+        let rest = queue(&group, &[2, 3, 4]).await;
+        recorder.gate.add_permits(2);
+        for (handle, expected) in first.into_iter().chain(rest).zip([2, 4, 6, 8]) {
+            assert_eq!(handle.await.unwrap().unwrap(), expected);
+        }
+        assert_eq!(*recorder.batches.lock().unwrap(), [vec![1], vec![2, 3, 4]]);
+    }
+
+    #[tokio::test]
+    async fn one_that_fails_or_spoils_the_batch_hurts_nobody_else() {
+        let recorder = recorder(0);
+        let group = start(&recorder);
+        let handles = queue(&group, &[1]).await.into_iter().chain(queue(&group, &[2, 13, 666, 3]).await);
+        recorder.gate.add_permits(100);
+        let mut outcomes = vec![];
+        for handle in handles {
+            outcomes.push(handle.await.unwrap().ok());
+        }
+        assert_eq!(outcomes, [Some(2), Some(4), None, None, Some(6)]);
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_caller_left_before_it_started_is_not_made() {
+        let recorder = recorder(0);
+        let group = start(&recorder);
+        let first = queue(&group, &[1]).await;
+        let left = queue(&group, &[2]).await;
+        for handle in left {
+            handle.abort();
+            assert!(handle.await.is_err());
+        }
+        let last = queue(&group, &[3]).await;
+        recorder.gate.add_permits(100);
+        for handle in first.into_iter().chain(last) {
+            handle.await.unwrap().unwrap();
+        }
+        assert_eq!(recorder.batches.lock().unwrap().concat(), [1, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_full_refuses_instead_of_growing() {
+        let recorder = recorder(0);
+        let group = start(&recorder);
+        let writes = vec![1; MAX_WAITING + MAX_BATCH + 1];
+        let handles = queue(&group, &writes).await;
+        tokio::task::yield_now().await;
+        assert!(matches!(group.write(2).await, Err(StoreError::Overloaded)));
+        recorder.gate.add_permits(1_000_000);
+        let mut refused = 0;
+        for handle in handles {
+            refused += usize::from(handle.await.unwrap().is_err());
+        }
+        assert!(refused <= MAX_BATCH + 1, "{refused}");
+    }
+}

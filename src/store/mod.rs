@@ -1,0 +1,186 @@
+//! The contract between the use cases and a database: one method, one transaction. It speaks domain types only.
+
+pub mod batch;
+pub mod sqlite;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::domain::{
+    ids::SessionId,
+    key::SealedKey,
+    policy::OnQuota,
+    refresh::{RefreshAttempt, RefreshRefusal},
+    revocation::{Revocation, Revoked, Seq},
+    session::{Ended, Session},
+    text::{Subject, Tenant},
+    time::Timestamp,
+};
+
+/// The database did not do what it was asked. Whether a write took effect is not known, unless said otherwise.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, full, or failing; the same call may work later.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// Too many writes are waiting. This one was not started.
+    #[error("too many writes are waiting for the database")]
+    Overloaded,
+    /// A row holds what this service never writes.
+    #[error("the database holds a damaged row: {0}")]
+    Damaged(String),
+    /// The database refused a statement. This is a bug.
+    #[error("the database refused a statement: {0}")]
+    Refused(String),
+}
+
+/// A session to be created.
+#[derive(Clone, Debug)]
+pub struct Creation {
+    /// The session in its first generation.
+    pub session: Session,
+    /// How many live sessions the subject may have with this one; zero for no limit.
+    pub max_sessions: u32,
+    /// What to do with one too many.
+    pub on_quota: OnQuota,
+}
+
+/// What came of a creation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Created {
+    /// The session is there. If others were evicted for it, the last of their blacklist entries is this one.
+    New {
+        /// The last blacklist entry written.
+        seq: Option<Seq>,
+    },
+    /// The request had been made before, and made this session.
+    Repeated(Box<Session>),
+    /// The subject has as many live sessions as it may have.
+    QuotaExceeded,
+}
+
+/// What came of an attempt to refresh.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refreshed {
+    /// The session as it now is.
+    Rotated {
+        /// The session.
+        session: Box<Session>,
+        /// The blacklist entry of the previous access token, if the policy asks for one.
+        seq: Option<Seq>,
+    },
+    /// The session as it was and is.
+    Replayed(Box<Session>),
+    /// The session as it ended.
+    Reused {
+        /// The session.
+        session: Box<Session>,
+        /// Its blacklist entry.
+        seq: Seq,
+    },
+    /// Nothing changed.
+    Refused(RefreshRefusal),
+}
+
+/// What came of a revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RevocationOutcome {
+    /// Whether there is such a session; always true for subjects and tenants.
+    pub found: bool,
+    /// How many live sessions ended.
+    pub sessions: i64,
+    /// The last blacklist entry written, if any was.
+    pub seq: Option<Seq>,
+}
+
+/// One step of the feed that keeps the in-memory index fresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedEntry {
+    /// Its place in the order of commits.
+    pub seq: Seq,
+    /// What it stops.
+    pub revoked: Revoked,
+    /// From when on it may be forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// A tenant whose sessions are to be ended, down to the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokedTenant {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// Its sessions created up to the end of this millisecond.
+    pub up_to: Timestamp,
+    /// How they end.
+    pub ended: Ended,
+}
+
+/// Which sessions to list, the newest first.
+#[derive(Clone, Debug)]
+pub struct SessionQuery {
+    /// Of this tenant.
+    pub tenant: Tenant,
+    /// Of this subject, or of all.
+    pub subject: Option<Subject>,
+    /// Live ones (true), ended ones (false), or both.
+    pub live: Option<bool>,
+    /// The instant at which they live or not.
+    pub now: Timestamp,
+    /// Only those before this one in the list's order.
+    pub before: Option<SessionId>,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// A database that keeps sessions, the blacklist and the sealed keys. Every method is one transaction.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Creates a session, evicting others if its quota says so.
+    async fn create_session(&self, creation: Creation) -> Result<Created, StoreError>;
+
+    /// Lets [`Session::judge_refresh`] decide an attempt on the row as it is then, and writes what it decides.
+    async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed, StoreError>;
+
+    /// Ends what is to end and writes the blacklist entries. What had ended before is left as it is.
+    async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError>;
+
+    /// Reads a session, whatever its state.
+    async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError>;
+
+    /// Lists sessions.
+    async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError>;
+
+    /// The tenants in the blacklist, whose sessions [`Store::end_tenant_sessions`] ends.
+    async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>, StoreError>;
+
+    /// Ends a batch of a tenant's live sessions, without entries of their own: the tenant's entry stops their tokens.
+    /// Looks at no more than `limit` sessions after `after`, and returns the last one looked at; none at the end.
+    async fn end_tenant_sessions(
+        &self,
+        tenant: RevokedTenant,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<SessionId>, StoreError>;
+
+    /// Blacklist entries after `after`, in the order of their commits, at most `limit`.
+    async fn revocations_after(&self, after: Seq, limit: i64) -> Result<Vec<FeedEntry>, StoreError>;
+
+    /// Changes whenever there may be new blacklist entries. A hint: what counts is what [`Store::revocations_after`] reads.
+    fn revocation_hints(&self) -> watch::Receiver<Seq>;
+
+    /// Deletes at most `limit` blacklist entries that expired before `until`, and records that this has been done.
+    /// The entry of a tenant stays as long as sessions are left to be ended under it.
+    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
+
+    /// The latest `until` that [`Store::delete_expired_revocations`] was ever called with.
+    async fn swept_until(&self) -> Result<Timestamp, StoreError>;
+
+    /// Deletes at most `limit` sessions that were over before `until`.
+    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
+
+    /// All keys.
+    async fn keys(&self) -> Result<Vec<SealedKey>, StoreError>;
+
+    /// Writes the first keys of a database that has none, and returns those that it then has.
+    async fn insert_first_keys(&self, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>, StoreError>;
+}

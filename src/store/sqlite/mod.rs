@@ -1,0 +1,309 @@
+//! The embedded engine: one file, one writer, WAL, every commit synced.
+
+pub mod open;
+mod rows;
+mod schema;
+mod writes;
+
+use std::{
+    fmt,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, SqliteConnection,
+};
+use diesel_async::{
+    RunQueryDsl, SimpleAsyncConnection,
+    pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, bb8::Pool},
+    sync_connection_wrapper::SyncConnectionWrapper,
+};
+use tokio::sync::{Mutex, watch};
+
+use self::{
+    open::OpenError,
+    rows::{FeedRow, KeyRow, RevokedTenantRow, SessionRow, TENANT},
+    schema::{blacklist, sessions, signing_keys, sweeper},
+};
+use super::{
+    Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+    batch::{BatchOutcome, GroupCommit},
+};
+use crate::domain::{
+    ids::SessionId,
+    key::SealedKey,
+    refresh::RefreshAttempt,
+    revocation::{Revocation, Seq},
+    session::Session,
+    time::Timestamp,
+};
+
+type Connection = SyncConnectionWrapper<SqliteConnection>;
+
+/// Connections that read. Each runs on a blocking thread; more than this many reads at once wait.
+const READERS: u32 = 4;
+/// How long a read waits for a connection before the database counts as away.
+const READER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sessions, blacklist and keys in one SQLite file.
+pub struct SqliteStore {
+    writer: Arc<Writer>,
+    readers: Pool<Connection>,
+    creations: GroupCommit<Creation, Created>,
+    refreshes: GroupCommit<RefreshAttempt, Refreshed>,
+    revocations: GroupCommit<Revocation, RevocationOutcome>,
+    /// Held open for its lock.
+    _lock: File,
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.writer.path).finish_non_exhaustive()
+    }
+}
+
+impl From<diesel::result::Error> for StoreError {
+    fn from(error: diesel::result::Error) -> Self {
+        use diesel::result::{DatabaseErrorKind, Error};
+        match error {
+            // Locked, full, I/O error, file gone: the engine gives all of these without a kind of their own.
+            Error::DatabaseError(DatabaseErrorKind::Unknown | DatabaseErrorKind::ClosedConnection, info) => {
+                Self::Unavailable(info.message().to_owned())
+            }
+            Error::DeserializationError(error) => Self::Damaged(error.to_string()),
+            Error::BrokenTransactionManager | Error::AlreadyInTransaction | Error::RollbackErrorOnCommit { .. } => {
+                Self::Unavailable(error.to_string())
+            }
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}
+
+impl SqliteStore {
+    /// Opens the file, making it if there is none, and brings its schema up to date.
+    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
+        let owned = path.to_owned();
+        let lock = tokio::task::spawn_blocking(move || {
+            let lock = open::lock(&owned)?;
+            open::prepare(&owned)?;
+            Ok(lock)
+        })
+        .await
+        .map_err(|error| other(error.to_string()))??;
+
+        let mut config = ManagerConfig::default();
+        config.custom_setup = Box::new(|path| {
+            Box::pin(async move {
+                let mut connection = <Connection as diesel_async::AsyncConnection>::establish(path).await?;
+                connection
+                    .batch_execute(open::READER_SETTINGS)
+                    .await
+                    .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+                Ok(connection)
+            })
+        });
+        let manager = AsyncDieselConnectionManager::new_with_config(path.to_string_lossy(), config);
+        let readers = Pool::builder()
+            .max_size(READERS)
+            .connection_timeout(READER_TIMEOUT)
+            .build(manager)
+            .await
+            .map_err(|error| other(error.to_string()))?;
+
+        let (hints, _) = watch::channel(Seq::default());
+        let writer = Arc::new(Writer { path: path.to_owned(), connection: Mutex::default(), hints });
+        Ok(Self {
+            creations: writer.group(writes::create, |created| match created {
+                Created::New { seq } => *seq,
+                Created::Repeated(_) | Created::QuotaExceeded => None,
+            }),
+            refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
+                Refreshed::Rotated { seq, .. } => *seq,
+                Refreshed::Reused { seq, .. } => Some(*seq),
+                Refreshed::Replayed(_) | Refreshed::Refused(_) => None,
+            }),
+            revocations: writer.group(writes::revoke, |outcome| outcome.seq),
+            writer,
+            readers,
+            _lock: lock,
+        })
+    }
+
+    async fn reader(
+        &self,
+    ) -> Result<diesel_async::pooled_connection::bb8::PooledConnection<'_, Connection>, StoreError> {
+        self.readers.get().await.map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
+}
+
+/// The one connection that writes.
+struct Writer {
+    path: PathBuf,
+    /// Taken out while in use and put back only after success, so that a connection in doubt is never used again.
+    connection: Mutex<Option<Connection>>,
+    hints: watch::Sender<Seq>,
+}
+
+impl Writer {
+    /// Runs a transaction to its end, even if the caller goes away meanwhile.
+    async fn transaction<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let mut slot = self.connection.lock().await;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => {
+                let path = self.path.clone();
+                let opened = tokio::task::spawn_blocking(move || open::writer(&path)).await;
+                Connection::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??)
+            }
+        };
+        let outcome = connection.spawn_blocking(move |connection| Ok(writes::transaction(connection, work))).await;
+        let outcome = outcome.map_err(StoreError::from).flatten();
+        if outcome.is_ok() {
+            *slot = Some(connection);
+        }
+        outcome
+    }
+
+    /// Starts the group commit of one kind of write.
+    fn group<W, O>(
+        self: &Arc<Self>,
+        apply: fn(&mut SqliteConnection, &W) -> Result<O, StoreError>,
+        last_entry: fn(&O) -> Option<Seq>,
+    ) -> GroupCommit<W, O>
+    where
+        W: Clone + Send + Sync + 'static,
+        O: Send + 'static,
+    {
+        let writer = self.clone();
+        GroupCommit::start(move |writes: Arc<Vec<W>>| {
+            let writer = writer.clone();
+            async move {
+                let outcomes: BatchOutcome<O> = writer
+                    .transaction(move |connection| {
+                        writes.iter().map(|write| apply(connection, write).map(Ok)).collect()
+                    })
+                    .await;
+                let newest = outcomes.iter().flatten().flatten().filter_map(last_entry).max();
+                if let Some(seq) = newest {
+                    writer.hint(seq);
+                }
+                outcomes
+            }
+        })
+    }
+
+    fn hint(&self, seq: Seq) {
+        self.hints.send_modify(|newest| *newest = seq.max(*newest));
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn create_session(&self, creation: Creation) -> Result<Created, StoreError> {
+        self.creations.write(creation).await
+    }
+
+    async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed, StoreError> {
+        self.refreshes.write(attempt).await
+    }
+
+    async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
+        self.revocations.write(revocation).await
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+        let row = sessions::table
+            .find(id.bytes().to_vec())
+            .select(SessionRow::as_select())
+            .first(&mut self.reader().await?)
+            .await
+            .optional()?;
+        row.map(Session::try_from).transpose()
+    }
+
+    async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError> {
+        let now = query.now.micros();
+        let mut statement = sessions::table
+            .filter(sessions::tenant.eq(query.tenant.into_string()))
+            .order(sessions::id.desc())
+            .limit(query.limit)
+            .select(SessionRow::as_select())
+            .into_boxed();
+        if let Some(subject) = query.subject {
+            statement = statement.filter(sessions::subject.eq(subject.into_string()));
+        }
+        if let Some(before) = query.before {
+            statement = statement.filter(sessions::id.lt(before.bytes().to_vec()));
+        }
+        statement = match query.live {
+            None => statement,
+            Some(true) => statement.filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(now))),
+            Some(false) => statement.filter(sessions::ended_at.is_not_null().or(sessions::idle_expires_at.le(now))),
+        };
+        let rows = statement.load(&mut self.reader().await?).await?;
+        rows.into_iter().map(Session::try_from).collect()
+    }
+
+    async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>, StoreError> {
+        let rows = blacklist::table
+            .filter(blacklist::kind.eq(TENANT))
+            .select(RevokedTenantRow::as_select())
+            .load(&mut self.reader().await?)
+            .await?;
+        rows.into_iter().map(RevokedTenant::try_from).collect()
+    }
+
+    async fn end_tenant_sessions(
+        &self,
+        tenant: RevokedTenant,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<SessionId>, StoreError> {
+        self.writer.transaction(move |connection| writes::end_tenant_sessions(connection, &tenant, after, limit)).await
+    }
+
+    async fn revocations_after(&self, after: Seq, limit: i64) -> Result<Vec<FeedEntry>, StoreError> {
+        let rows = blacklist::table
+            .filter(blacklist::seq.gt(after.0))
+            .order(blacklist::seq.asc())
+            .limit(limit)
+            .select(FeedRow::as_select())
+            .load(&mut self.reader().await?)
+            .await?;
+        rows.into_iter().map(FeedEntry::try_from).collect()
+    }
+
+    fn revocation_hints(&self) -> watch::Receiver<Seq> {
+        self.writer.hints.subscribe()
+    }
+
+    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
+        self.writer.transaction(move |connection| writes::delete_expired_revocations(connection, until, limit)).await
+    }
+
+    async fn swept_until(&self) -> Result<Timestamp, StoreError> {
+        let micros = sweeper::table.select(sweeper::swept_until).first(&mut self.reader().await?).await?;
+        Ok(Timestamp::from_micros(micros))
+    }
+
+    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
+        self.writer.transaction(move |connection| writes::delete_old_sessions(connection, until, limit)).await
+    }
+
+    async fn keys(&self) -> Result<Vec<SealedKey>, StoreError> {
+        let rows = signing_keys::table.select(KeyRow::as_select()).load(&mut self.reader().await?).await?;
+        rows.into_iter().map(SealedKey::try_from).collect()
+    }
+
+    async fn insert_first_keys(&self, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>, StoreError> {
+        self.writer.transaction(move |connection| writes::insert_first_keys(connection, keys)).await
+    }
+}

@@ -1,0 +1,133 @@
+//! Opening the file: one process at a time, an intact database, the newest schema.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use diesel::{
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
+    sql_types::Text,
+};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use crate::store::StoreError;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// The file cannot be opened as a database of this service.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("database {0} is in use by another process: stop that one, or give this one a data directory of its own")]
+    InUse(PathBuf),
+    /// The file system refused.
+    #[error("database {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not a database, or a damaged one.
+    #[error("database {path} is damaged ({problem}): restore it from a backup")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the check found.
+        problem: String,
+    },
+    /// A newer version of the service has changed it.
+    #[error(
+        "database {path} has the schema of a newer countersign (migration {migration}): run that version or a newer one"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The first migration that this version does not know.
+        migration: String,
+    },
+    /// Anything else that the database said.
+    #[error("database {path} cannot be opened: {problem}")]
+    Other {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        problem: String,
+    },
+}
+
+/// Takes the lock that keeps other processes away from the database. It ends with the file's being closed.
+pub fn lock(path: &Path) -> Result<File, OpenError> {
+    let lock_path = path.with_added_extension("lock");
+    let io_error = |source| OpenError::Io { path: lock_path.clone(), source };
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(io_error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(io_error(source)),
+    }
+}
+
+#[derive(QueryableByName)]
+struct Finding {
+    #[diesel(sql_type = Text)]
+    quick_check: String,
+}
+
+/// Checks the file and brings its schema up to date. A file that is refused is left as it was.
+pub fn prepare(path: &Path) -> Result<(), OpenError> {
+    // Made here, because SQLite would make it readable by all.
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+
+    let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
+    let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
+    let mut connection =
+        SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| other(error.to_string()))?;
+    let findings: Vec<Finding> =
+        sql_query("PRAGMA quick_check(1)").load(&mut connection).map_err(|error| damaged(error.to_string()))?;
+    if let Some(finding) = findings.iter().find(|finding| finding.quick_check != "ok") {
+        return Err(damaged(finding.quick_check.clone()));
+    }
+
+    let applied = connection.applied_migrations().map_err(|error| other(error.to_string()))?;
+    let known = diesel::migration::MigrationSource::<diesel::sqlite::Sqlite>::migrations(&MIGRATIONS)
+        .map_err(|error| other(error.to_string()))?;
+    if let Some(newer) = applied.iter().find(|version| !known.iter().any(|m| m.name().version() == **version)) {
+        return Err(OpenError::Newer { path: path.to_owned(), migration: newer.to_string() });
+    }
+    configure_writer(&mut connection).map_err(|error| other(error.to_string()))?;
+    connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
+    Ok(())
+}
+
+/// Opens the connection that writes. What it has committed survives a power cut (`synchronous=FULL`).
+pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let unavailable = |error: &dyn std::fmt::Display| StoreError::Unavailable(error.to_string());
+    // Without this, SQLite would make a new, empty database in the place of one that was moved away.
+    if !path.exists() {
+        return Err(StoreError::Unavailable(format!("{} is gone", path.display())));
+    }
+    let mut connection = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| unavailable(&error))?;
+    configure_writer(&mut connection).map_err(|error| unavailable(&error))?;
+    Ok(connection)
+}
+
+fn configure_writer(connection: &mut SqliteConnection) -> diesel::QueryResult<()> {
+    connection.batch_execute(
+        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+         PRAGMA journal_size_limit = 67108864;",
+    )
+}
+
+/// What a connection that only reads is set to.
+pub const READER_SETTINGS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;";

@@ -1,0 +1,335 @@
+//! Rows to domain types and back.
+
+use std::{ops::Deref, time::Duration};
+
+use diesel::prelude::{Insertable, Queryable, Selectable};
+
+use super::schema::{blacklist, sessions, signing_keys};
+use crate::{
+    domain::{
+        claims::CustomClaims,
+        ids::{SessionId, TokenId},
+        key::{KeyPurpose, RefreshKeyId, SealedKey},
+        policy::{OnRefresh, SessionPolicy},
+        revocation::{BlacklistEntry, Revoked, Seq},
+        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, Session},
+        text::Tenant,
+        time::{Timestamp, micros},
+    },
+    store::{FeedEntry, RevokedTenant, StoreError},
+};
+
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = sessions)]
+pub struct SessionRow {
+    id: Vec<u8>,
+    tenant: String,
+    subject: String,
+    client_id: String,
+    audience: String,
+    scopes: String,
+    claims: String,
+    acr: String,
+    amr: String,
+    authenticated_at: i64,
+    user_agent: String,
+    ip_address: String,
+    device_label: String,
+    policy: String,
+    access_token_ttl: i64,
+    idle_timeout: i64,
+    refresh_grace: i64,
+    on_refresh: String,
+    created_at: i64,
+    refreshed_at: i64,
+    idle_expires_at: i64,
+    expires_at: i64,
+    generation: i64,
+    lineage_secret: Vec<u8>,
+    refresh_key: Vec<u8>,
+    access_token_id: Vec<u8>,
+    request_id: Option<String>,
+    ended_at: Option<i64>,
+    end_reason: Option<String>,
+    end_note: Option<String>,
+    revision: i64,
+}
+
+/// A column that does not hold what its type says.
+fn damaged(column: &str, problem: impl std::fmt::Display) -> StoreError {
+    StoreError::Damaged(format!("{column} {problem}"))
+}
+
+fn text<T>(column: &str, text: String) -> Result<T, StoreError>
+where
+    T: TryFrom<String>,
+    T::Error: std::fmt::Display,
+{
+    T::try_from(text).map_err(|error| damaged(column, error))
+}
+
+fn texts<T>(column: &str, json: &str) -> Result<Vec<T>, StoreError>
+where
+    T: TryFrom<String>,
+    T::Error: std::fmt::Display,
+{
+    let items: Vec<String> = serde_json::from_str(json).map_err(|_| damaged(column, "is not a JSON array of texts"))?;
+    items.into_iter().map(|item| text(column, item)).collect()
+}
+
+fn bytes<const N: usize>(column: &str, bytes: &[u8]) -> Result<[u8; N], StoreError> {
+    bytes.try_into().map_err(|_| damaged(column, format_args!("has {} bytes instead of {N}", bytes.len())))
+}
+
+fn span(column: &str, micros: i64) -> Result<Duration, StoreError> {
+    u64::try_from(micros).map(Duration::from_micros).map_err(|_| damaged(column, "is negative"))
+}
+
+fn number(column: &str, number: i64) -> Result<u32, StoreError> {
+    u32::try_from(number).map_err(|_| damaged(column, "is out of range"))
+}
+
+fn named<T>(column: &str, name: &str, find: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
+    find(name).ok_or_else(|| damaged(column, format_args!("holds the unknown name {name:?}")))
+}
+
+fn to_json<T: Deref<Target = str>>(texts: &[T]) -> String {
+    serde_json::Value::from_iter(texts.iter().map(|text| text.to_string())).to_string()
+}
+
+impl From<&Session> for SessionRow {
+    fn from(session: &Session) -> Self {
+        let ended = session.ended.as_ref();
+        Self {
+            id: session.id.bytes().to_vec(),
+            tenant: session.tenant.to_string(),
+            subject: session.subject.to_string(),
+            client_id: session.client_id.to_string(),
+            audience: to_json(&session.audience),
+            scopes: to_json(&session.scopes),
+            claims: session.claims.to_json(),
+            acr: session.authentication.acr.to_string(),
+            amr: to_json(&session.authentication.amr),
+            authenticated_at: session.authentication.at.micros(),
+            user_agent: session.device.user_agent.to_string(),
+            ip_address: session.device.ip_address.to_string(),
+            device_label: session.device.label.to_string(),
+            policy: session.policy.name.to_string(),
+            access_token_ttl: micros(session.policy.access_token_ttl),
+            idle_timeout: micros(session.policy.idle_timeout),
+            refresh_grace: micros(session.policy.refresh_grace),
+            on_refresh: session.policy.on_refresh.as_str().to_owned(),
+            created_at: session.created_at.micros(),
+            refreshed_at: session.refreshed_at.micros(),
+            idle_expires_at: session.idle_expires_at.micros(),
+            expires_at: session.expires_at.micros(),
+            generation: session.lineage.generation.into(),
+            lineage_secret: session.lineage.secret.0.to_vec(),
+            refresh_key: session.lineage.key.0.to_vec(),
+            access_token_id: session.access_token_id.bytes().to_vec(),
+            request_id: session.request_id.as_ref().map(|id| id.to_string()),
+            ended_at: ended.map(|ended| ended.at.micros()),
+            end_reason: ended.map(|ended| ended.reason.as_str().to_owned()),
+            end_note: ended.map(|ended| ended.note.to_string()),
+            revision: session.revision.into(),
+        }
+    }
+}
+
+impl TryFrom<SessionRow> for Session {
+    type Error = StoreError;
+
+    fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        let claims =
+            serde_json::from_str(&row.claims).map_err(|_| damaged("sessions.claims", "is not a JSON object"))?;
+        let ended = match (row.ended_at, row.end_reason) {
+            (Some(at), Some(reason)) => Some(Ended {
+                at: Timestamp::from_micros(at),
+                reason: named("sessions.end_reason", &reason, EndReason::from_name)?,
+                note: text("sessions.end_note", row.end_note.unwrap_or_default())?,
+            }),
+            (None, None) => None,
+            _ => return Err(damaged("sessions.ended_at", "and end_reason are not set together")),
+        };
+        Ok(Self {
+            id: SessionId::from_bytes(bytes("sessions.id", &row.id)?),
+            tenant: text("sessions.tenant", row.tenant)?,
+            subject: text("sessions.subject", row.subject)?,
+            client_id: text("sessions.client_id", row.client_id)?,
+            audience: texts("sessions.audience", &row.audience)?,
+            scopes: texts("sessions.scopes", &row.scopes)?,
+            claims: CustomClaims::try_from(claims_object(claims)?)
+                .map_err(|error| damaged("sessions.claims", error))?,
+            authentication: Authentication {
+                acr: text("sessions.acr", row.acr)?,
+                amr: texts("sessions.amr", &row.amr)?,
+                at: Timestamp::from_micros(row.authenticated_at),
+            },
+            device: Device {
+                user_agent: text("sessions.user_agent", row.user_agent)?,
+                ip_address: text("sessions.ip_address", row.ip_address)?,
+                label: text("sessions.device_label", row.device_label)?,
+            },
+            policy: SessionPolicy {
+                name: text("sessions.policy", row.policy)?,
+                access_token_ttl: span("sessions.access_token_ttl", row.access_token_ttl)?,
+                idle_timeout: span("sessions.idle_timeout", row.idle_timeout)?,
+                refresh_grace: span("sessions.refresh_grace", row.refresh_grace)?,
+                on_refresh: named("sessions.on_refresh", &row.on_refresh, OnRefresh::from_name)?,
+            },
+            created_at: Timestamp::from_micros(row.created_at),
+            refreshed_at: Timestamp::from_micros(row.refreshed_at),
+            idle_expires_at: Timestamp::from_micros(row.idle_expires_at),
+            expires_at: Timestamp::from_micros(row.expires_at),
+            lineage: Lineage {
+                generation: number("sessions.generation", row.generation)?,
+                secret: LineageSecret(bytes("sessions.lineage_secret", &row.lineage_secret)?),
+                key: RefreshKeyId(bytes("sessions.refresh_key", &row.refresh_key)?),
+            },
+            access_token_id: TokenId::from_bytes(bytes("sessions.access_token_id", &row.access_token_id)?),
+            request_id: row.request_id.map(|id| text("sessions.request_id", id)).transpose()?,
+            ended,
+            revision: number("sessions.revision", row.revision)?,
+        })
+    }
+}
+
+fn claims_object(value: serde_json::Value) -> Result<serde_json::Map<String, serde_json::Value>, StoreError> {
+    match value {
+        serde_json::Value::Object(map) => Ok(map),
+        _ => Err(damaged("sessions.claims", "is not a JSON object")),
+    }
+}
+
+const SESSION: &str = "session";
+const TOKEN: &str = "token";
+/// The kind of a tenant's entry, which queries select by.
+pub const TENANT: &str = "tenant";
+
+#[derive(Insertable)]
+#[diesel(table_name = blacklist)]
+pub struct NewBlacklistRow {
+    kind: &'static str,
+    key: Vec<u8>,
+    up_to: Option<i64>,
+    tenant: String,
+    subject: Option<String>,
+    session_id: Option<Vec<u8>>,
+    reason: &'static str,
+    note: String,
+    revoked_at: i64,
+    expires_at: i64,
+}
+
+impl From<&BlacklistEntry> for NewBlacklistRow {
+    fn from(entry: &BlacklistEntry) -> Self {
+        let (kind, key, up_to) = match &entry.revoked {
+            Revoked::Session(id) => (SESSION, id.bytes().to_vec(), None),
+            Revoked::Token(id) => (TOKEN, id.bytes().to_vec(), None),
+            Revoked::Tenant { tenant, up_to } => (TENANT, tenant.as_bytes().to_vec(), Some(up_to.micros())),
+        };
+        Self {
+            kind,
+            key,
+            up_to,
+            tenant: entry.tenant.to_string(),
+            subject: entry.subject.as_ref().map(|subject| subject.to_string()),
+            session_id: entry.session_id.map(|id| id.bytes().to_vec()),
+            reason: entry.reason.as_str(),
+            note: entry.note.to_string(),
+            revoked_at: entry.revoked_at.micros(),
+            expires_at: entry.expires_at.micros(),
+        }
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = blacklist)]
+pub struct FeedRow {
+    seq: i64,
+    kind: String,
+    key: Vec<u8>,
+    up_to: Option<i64>,
+    tenant: String,
+    expires_at: i64,
+}
+
+impl TryFrom<FeedRow> for FeedEntry {
+    type Error = StoreError;
+
+    fn try_from(row: FeedRow) -> Result<Self, StoreError> {
+        let revoked = match (row.kind.as_str(), row.up_to) {
+            (SESSION, None) => Revoked::Session(SessionId::from_bytes(bytes("blacklist.key", &row.key)?)),
+            (TOKEN, None) => Revoked::Token(TokenId::from_bytes(bytes("blacklist.key", &row.key)?)),
+            (TENANT, Some(up_to)) => Revoked::Tenant {
+                tenant: text::<Tenant>("blacklist.tenant", row.tenant)?,
+                up_to: Timestamp::from_micros(up_to),
+            },
+            (kind, _) => return Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
+        };
+        Ok(Self { seq: Seq(row.seq), revoked, expires_at: Timestamp::from_micros(row.expires_at) })
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = blacklist)]
+pub struct RevokedTenantRow {
+    tenant: String,
+    up_to: Option<i64>,
+    reason: String,
+    note: String,
+    revoked_at: i64,
+}
+
+impl TryFrom<RevokedTenantRow> for RevokedTenant {
+    type Error = StoreError;
+
+    fn try_from(row: RevokedTenantRow) -> Result<Self, StoreError> {
+        let up_to = row.up_to.ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant"))?;
+        Ok(Self {
+            tenant: text("blacklist.tenant", row.tenant)?,
+            up_to: Timestamp::from_micros(up_to),
+            ended: Ended {
+                at: Timestamp::from_micros(row.revoked_at),
+                reason: named("blacklist.reason", &row.reason, EndReason::from_name)?,
+                note: text("blacklist.note", row.note)?,
+            },
+        })
+    }
+}
+
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = signing_keys)]
+pub struct KeyRow {
+    kid: String,
+    purpose: String,
+    algorithm: String,
+    sealed: Vec<u8>,
+    created_at: i64,
+}
+
+impl From<SealedKey> for KeyRow {
+    fn from(key: SealedKey) -> Self {
+        Self {
+            kid: key.kid,
+            purpose: key.purpose.as_str().to_owned(),
+            algorithm: key.algorithm,
+            sealed: key.sealed,
+            created_at: key.created_at.micros(),
+        }
+    }
+}
+
+impl TryFrom<KeyRow> for SealedKey {
+    type Error = StoreError;
+
+    fn try_from(row: KeyRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            purpose: named("signing_keys.purpose", &row.purpose, KeyPurpose::from_name)?,
+            kid: row.kid,
+            algorithm: row.algorithm,
+            sealed: row.sealed,
+            created_at: Timestamp::from_micros(row.created_at),
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! The tables as Diesel sees them; `migrations/sqlite` says what the columns mean.
+
+diesel::table! {
+    sessions (id) {
+        id -> Binary,
+        tenant -> Text,
+        subject -> Text,
+        client_id -> Text,
+        audience -> Text,
+        scopes -> Text,
+        claims -> Text,
+        acr -> Text,
+        amr -> Text,
+        authenticated_at -> BigInt,
+        user_agent -> Text,
+        ip_address -> Text,
+        device_label -> Text,
+        policy -> Text,
+        access_token_ttl -> BigInt,
+        idle_timeout -> BigInt,
+        refresh_grace -> BigInt,
+        on_refresh -> Text,
+        created_at -> BigInt,
+        refreshed_at -> BigInt,
+        idle_expires_at -> BigInt,
+        expires_at -> BigInt,
+        generation -> BigInt,
+        lineage_secret -> Binary,
+        refresh_key -> Binary,
+        access_token_id -> Binary,
+        request_id -> Nullable<Text>,
+        ended_at -> Nullable<BigInt>,
+        end_reason -> Nullable<Text>,
+        end_note -> Nullable<Text>,
+        revision -> BigInt,
+    }
+}
+
+diesel::table! {
+    blacklist (seq) {
+        seq -> BigInt,
+        kind -> Text,
+        key -> Binary,
+        up_to -> Nullable<BigInt>,
+        tenant -> Text,
+        subject -> Nullable<Text>,
+        session_id -> Nullable<Binary>,
+        reason -> Text,
+        note -> Text,
+        revoked_at -> BigInt,
+        expires_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    sweeper (id) {
+        id -> BigInt,
+        swept_until -> BigInt,
+    }
+}
+
+diesel::table! {
+    signing_keys (kid) {
+        kid -> Text,
+        purpose -> Text,
+        algorithm -> Text,
+        sealed -> Binary,
+        created_at -> BigInt,
+    }
+}

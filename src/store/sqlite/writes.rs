@@ -1,0 +1,302 @@
+//! What is written within a transaction, statement by statement. Any error undoes the whole transaction.
+
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
+    SqliteConnection, dsl, sql_query, sql_types::BigInt,
+};
+
+use super::{
+    rows::{KeyRow, NewBlacklistRow, SessionRow, TENANT},
+    schema::{blacklist, sessions, signing_keys, sweeper},
+};
+use crate::{
+    domain::{
+        ids::SessionId,
+        key::SealedKey,
+        policy::{OnQuota, OnRefresh},
+        refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
+        revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked, Seq},
+        session::{EndReason, Ended, Session},
+        text::{Note, Subject, Tenant},
+        time::Timestamp,
+    },
+    store::{Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, StoreError},
+};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Runs a closure in a transaction that has the right to write from its start.
+pub fn transaction<T>(
+    connection: &mut SqliteConnection,
+    work: impl FnOnce(&mut SqliteConnection) -> Result<T>,
+) -> Result<T> {
+    connection.immediate_transaction(work)
+}
+
+pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<Created> {
+    let session = &creation.session;
+    if let Some(request_id) = &session.request_id {
+        let earlier = sessions::table
+            .filter(sessions::tenant.eq(&*session.tenant).and(sessions::request_id.eq(&**request_id)))
+            .select(SessionRow::as_select())
+            .first(connection)
+            .optional()?;
+        if let Some(row) = earlier {
+            return Ok(Created::Repeated(Box::new(row.try_into()?)));
+        }
+    }
+    let mut seq = None;
+    if creation.max_sessions > 0 {
+        let now = session.created_at;
+        let live = live_sessions(connection, &session.tenant, &session.subject, now)?;
+        let keep = usize::try_from(creation.max_sessions - 1).unwrap_or(usize::MAX);
+        let surplus = live.len().saturating_sub(keep);
+        if surplus > 0 && creation.on_quota == OnQuota::Refuse {
+            return Ok(Created::QuotaExceeded);
+        }
+        for oldest in live.into_iter().take(surplus) {
+            let ended = Ended { at: now, reason: EndReason::QuotaEvicted, note: Note::default() };
+            seq = Some(end_session(connection, oldest, ended)?.1);
+        }
+    }
+    dsl::insert_into(sessions::table).values(SessionRow::from(session)).execute(connection)?;
+    Ok(Created::New { seq })
+}
+
+pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> Result<Refreshed> {
+    let Some(session) = find(connection, attempt.session_id)? else {
+        return Ok(Refreshed::Refused(RefreshRefusal::Unknown));
+    };
+    match session.judge_refresh(attempt) {
+        RefreshVerdict::Refuse(refusal) => Ok(Refreshed::Refused(refusal)),
+        RefreshVerdict::Replay => Ok(Refreshed::Replayed(Box::new(session))),
+        RefreshVerdict::Reuse => {
+            let ended = Ended { at: attempt.now, reason: EndReason::RefreshTokenReused, note: Note::default() };
+            let (session, seq) = end_session(connection, session, ended)?;
+            Ok(Refreshed::Reused { session: Box::new(session), seq })
+        }
+        RefreshVerdict::Rotate(next) => {
+            dsl::update(sessions::table.find(next.id.bytes().as_slice()))
+                .set((
+                    sessions::refreshed_at.eq(next.refreshed_at.micros()),
+                    sessions::idle_expires_at.eq(next.idle_expires_at.micros()),
+                    sessions::generation.eq(i64::from(next.lineage.generation)),
+                    sessions::refresh_key.eq(next.lineage.key.0.as_slice()),
+                    sessions::access_token_id.eq(next.access_token_id.bytes().as_slice()),
+                    sessions::user_agent.eq(&*next.device.user_agent),
+                    sessions::ip_address.eq(&*next.device.ip_address),
+                    sessions::device_label.eq(&*next.device.label),
+                    sessions::revision.eq(i64::from(next.revision)),
+                ))
+                .execute(connection)?;
+            let seq = match next.policy.on_refresh {
+                OnRefresh::KeepAccessToken => None,
+                OnRefresh::RevokeAccessToken => Some(insert_entry(connection, &superseded(&session, attempt.now))?),
+            };
+            Ok(Refreshed::Rotated { session: next, seq })
+        }
+    }
+}
+
+/// The entry that stops a session's access token once it has been refreshed.
+fn superseded(session: &Session, now: Timestamp) -> BlacklistEntry {
+    let token_expires_at = session.policy.access_token_expiry(session.refreshed_at, session.idle_expires_at);
+    let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
+    BlacklistEntry::for_token(session, session.access_token_id, token_expires_at, &ended)
+}
+
+pub fn revoke(connection: &mut SqliteConnection, revocation: &Revocation) -> Result<RevocationOutcome> {
+    let ended = &revocation.ended;
+    match &revocation.target {
+        RevocationTarget::Session(id) => match find(connection, *id)? {
+            None => Ok(RevocationOutcome { found: false, sessions: 0, seq: None }),
+            Some(session) if session.is_live(ended.at) => end_all(connection, vec![session], ended),
+            Some(_) => end_all(connection, vec![], ended),
+        },
+        RevocationTarget::Token { token, session_id, expires_at } => {
+            let seq = match find(connection, *session_id)? {
+                // An ended session has an entry of its own, which stops all its tokens.
+                Some(session) if session.is_live(ended.at) => {
+                    let entry = BlacklistEntry::for_token(&session, *token, *expires_at, ended);
+                    Some(insert_entry(connection, &entry)?)
+                }
+                _ => None,
+            };
+            Ok(RevocationOutcome { found: true, sessions: 0, seq })
+        }
+        RevocationTarget::Subject { tenant, subject, except } => {
+            let mut live = live_sessions(connection, tenant, subject, ended.at)?;
+            live.retain(|session| Some(session.id) != *except);
+            end_all(connection, live, ended)
+        }
+        RevocationTarget::Tenant { tenant, max_access_token_ttl } => {
+            let live = sessions::table
+                .filter(sessions::tenant.eq(&**tenant))
+                .filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(ended.at.micros())))
+                .count()
+                .get_result(connection)?;
+            let up_to = tenant_up_to(connection, tenant, ended.at)?;
+            let entry = BlacklistEntry {
+                revoked: Revoked::Tenant { tenant: tenant.clone(), up_to },
+                tenant: tenant.clone(),
+                subject: None,
+                session_id: None,
+                reason: ended.reason,
+                note: ended.note.clone(),
+                revoked_at: ended.at,
+                expires_at: up_to.max(ended.at).plus(*max_access_token_ttl).plus(RETENTION_MARGIN * 2),
+            };
+            let seq = insert_entry(connection, &entry)?;
+            Ok(RevocationOutcome { found: true, sessions: live, seq: Some(seq) })
+        }
+    }
+}
+
+/// The last instant that a revocation of a tenant covers: now, or later if the clock has been set back since a session was
+/// created or the tenant was revoked before.
+fn tenant_up_to(connection: &mut SqliteConnection, tenant: &Tenant, now: Timestamp) -> Result<Timestamp> {
+    let newest: Option<Vec<u8>> = sessions::table
+        .filter(sessions::tenant.eq(&**tenant))
+        .order(sessions::id.desc())
+        .select(sessions::id)
+        .first(connection)
+        .optional()?;
+    let newest = newest
+        .and_then(|id| id.try_into().ok())
+        .map(|id| Timestamp::from_micros(SessionId::from_bytes(id).created_millis().saturating_mul(1000)));
+    let before: Option<Option<i64>> = blacklist::table
+        .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq(tenant.as_bytes())))
+        .select(blacklist::up_to)
+        .first(connection)
+        .optional()?;
+    let before = before.flatten().map(Timestamp::from_micros);
+    Ok([newest, before].into_iter().flatten().fold(now, Timestamp::max))
+}
+
+fn end_all(connection: &mut SqliteConnection, live: Vec<Session>, ended: &Ended) -> Result<RevocationOutcome> {
+    let mut outcome = RevocationOutcome { found: true, sessions: 0, seq: None };
+    for session in live {
+        outcome.seq = Some(end_session(connection, session, ended.clone())?.1);
+        outcome.sessions += 1;
+    }
+    Ok(outcome)
+}
+
+/// Ends a live session and stops its tokens: two statements, one transaction.
+fn end_session(connection: &mut SqliteConnection, session: Session, ended: Ended) -> Result<(Session, Seq)> {
+    let entry = BlacklistEntry::for_session(&session, &ended);
+    let session = session.end(ended);
+    write_end(connection, &session)?;
+    let seq = insert_entry(connection, &entry)?;
+    Ok((session, seq))
+}
+
+fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()> {
+    let ended = session.ended.as_ref();
+    dsl::update(sessions::table.find(session.id.bytes().as_slice()))
+        .set((
+            sessions::ended_at.eq(ended.map(|ended| ended.at.micros())),
+            sessions::end_reason.eq(ended.map(|ended| ended.reason.as_str())),
+            sessions::end_note.eq(ended.map(|ended| &*ended.note)),
+            sessions::revision.eq(i64::from(session.revision)),
+        ))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Writes an entry in the place of an older one for the same thing, so that repeating a revocation adds no row.
+fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Result<Seq> {
+    let seq = dsl::replace_into(blacklist::table)
+        .values(NewBlacklistRow::from(entry))
+        .returning(blacklist::seq)
+        .get_result(connection)?;
+    Ok(Seq(seq))
+}
+
+fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<Session>> {
+    let row =
+        sessions::table.find(id.bytes().as_slice()).select(SessionRow::as_select()).first(connection).optional()?;
+    row.map(Session::try_from).transpose()
+}
+
+/// A subject's live sessions, the oldest first.
+fn live_sessions(
+    connection: &mut SqliteConnection,
+    tenant: &Tenant,
+    subject: &Subject,
+    now: Timestamp,
+) -> Result<Vec<Session>> {
+    let rows = sessions::table
+        .filter(sessions::tenant.eq(&**tenant).and(sessions::subject.eq(&**subject)))
+        .filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(now.micros())))
+        .order(sessions::id.asc())
+        .select(SessionRow::as_select())
+        .load(connection)?;
+    rows.into_iter().map(Session::try_from).collect()
+}
+
+pub fn end_tenant_sessions(
+    connection: &mut SqliteConnection,
+    tenant: &RevokedTenant,
+    after: Option<SessionId>,
+    limit: i64,
+) -> Result<Option<SessionId>> {
+    let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
+    let last = SessionId::last_of_millisecond(tenant.up_to);
+    let rows = sessions::table
+        .filter(sessions::tenant.eq(&*tenant.tenant))
+        .filter(sessions::id.gt(after).and(sessions::id.le(last.bytes().as_slice())))
+        .order(sessions::id.asc())
+        .limit(limit)
+        .select(SessionRow::as_select())
+        .load(connection)?;
+    let mut looked_at = None;
+    for row in rows {
+        let session = Session::try_from(row)?;
+        looked_at = Some(session.id);
+        if session.is_live(tenant.ended.at) {
+            write_end(connection, &session.end(tenant.ended.clone()))?;
+        }
+    }
+    Ok(looked_at)
+}
+
+pub fn delete_expired_revocations(connection: &mut SqliteConnection, until: Timestamp, limit: i64) -> Result<usize> {
+    // First the record, so that a row is never gone without it.
+    dsl::update(sweeper::table)
+        .filter(sweeper::swept_until.lt(until.micros()))
+        .set(sweeper::swept_until.eq(until.micros()))
+        .execute(connection)?;
+    let deleted = sql_query(
+        "DELETE FROM blacklist WHERE seq IN (SELECT seq FROM blacklist AS b WHERE b.expires_at < ? \
+         AND NOT (b.kind = 'tenant' AND EXISTS (SELECT 1 FROM sessions AS s WHERE s.tenant = b.tenant \
+         AND s.ended_at IS NULL AND s.created_at <= b.up_to AND s.idle_expires_at > b.revoked_at)) \
+         ORDER BY b.expires_at LIMIT ?)",
+    )
+    .bind::<BigInt, _>(until.micros())
+    .bind::<BigInt, _>(limit)
+    .execute(connection)?;
+    Ok(deleted)
+}
+
+pub fn delete_old_sessions(connection: &mut SqliteConnection, until: Timestamp, limit: i64) -> Result<usize> {
+    let deleted = sql_query(
+        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions \
+         WHERE coalesce(ended_at, idle_expires_at) < ? ORDER BY coalesce(ended_at, idle_expires_at) LIMIT ?)",
+    )
+    .bind::<BigInt, _>(until.micros())
+    .bind::<BigInt, _>(limit)
+    .execute(connection)?;
+    Ok(deleted)
+}
+
+pub fn insert_first_keys(connection: &mut SqliteConnection, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>> {
+    let present = signing_keys::table.count().get_result::<i64>(connection)?;
+    if present == 0 {
+        for key in keys {
+            dsl::insert_into(signing_keys::table).values(KeyRow::from(key)).execute(connection)?;
+        }
+    }
+    let rows = signing_keys::table.select(KeyRow::as_select()).load(connection)?;
+    rows.into_iter().map(SealedKey::try_from).collect()
+}

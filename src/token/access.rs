@@ -1,0 +1,311 @@
+//! Access tokens: JWTs after RFC 9068, read as strictly as RFC 8725 asks.
+//!
+//! Reading has two steps, because the key is looked up between them: [`Unverified::parse`] reads the header and nothing
+//! else, [`Unverified::verify`] checks the signature and only then reads the claims.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+    ser::SerializeMap,
+};
+use serde_json::{Map, Value};
+
+use crate::domain::{
+    claims::AccessClaims,
+    ids::{SessionId, TokenId},
+    time::Timestamp,
+};
+
+/// The only `typ` that is issued and accepted (RFC 9068, section 2.1).
+pub const TYPE: &str = "at+jwt";
+
+/// Longest token that is looked at, in bytes.
+pub const MAX_BYTES: usize = 8192;
+
+/// Why a token is not one that this service issued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// Not of the form that the service issues.
+    Malformed,
+    /// A token of another kind.
+    WrongType,
+    /// Not signed by the named key.
+    BadSignature,
+    /// Of another issuer.
+    WrongIssuer,
+}
+
+/// Signing failed: the key does not fit its algorithm.
+#[derive(Debug, thiserror::Error)]
+#[error("the access token could not be signed: {0}")]
+pub struct SignError(#[from] jsonwebtoken::errors::Error);
+
+/// Signs claims. The result is a compact JWS (RFC 7515, section 7.1).
+pub fn sign(claims: &AccessClaims, kid: &str, algorithm: Algorithm, key: &EncodingKey) -> Result<String, SignError> {
+    let mut header = jsonwebtoken::Header::new(algorithm);
+    header.typ = Some(TYPE.to_owned());
+    header.kid = Some(kid.to_owned());
+    Ok(jsonwebtoken::encode(&header, &Payload(claims), key)?)
+}
+
+/// A token whose header has been read and whose signature has not been checked.
+#[derive(Debug)]
+pub struct Unverified<'a> {
+    /// The `kid`: which key to check the signature with. Anybody may have written it.
+    pub kid: String,
+    algorithm: String,
+    signed: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+}
+
+/// The claims that a verified token must fit.
+#[derive(Clone, Debug)]
+pub struct Expectations {
+    /// The only `iss` that is accepted.
+    pub issuer: String,
+    /// The longest lifetime that a token may have.
+    pub max_ttl: Duration,
+}
+
+#[derive(Deserialize)]
+struct Header<'a> {
+    #[serde(borrow)]
+    alg: Cow<'a, str>,
+    #[serde(borrow)]
+    kid: Cow<'a, str>,
+    #[serde(borrow, default)]
+    typ: Option<Cow<'a, str>>,
+    // Extensions that change how a token must be read: none is understood here, so none is accepted
+    // (RFC 7515, section 4.1.11; RFC 7797, section 3). A `null` counts as present.
+    #[serde(default, deserialize_with = "present")]
+    crit: bool,
+    #[serde(default, deserialize_with = "present")]
+    b64: bool,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
+}
+
+impl<'a> Unverified<'a> {
+    /// Reads the header. The size is checked before anything else is.
+    pub fn parse(token: &'a str) -> Result<Self, Rejection> {
+        if token.len() > MAX_BYTES {
+            return Err(Rejection::Malformed);
+        }
+        if token.starts_with(super::refresh::PREFIX) {
+            return Err(Rejection::WrongType);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(Rejection::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(Rejection::Malformed)?;
+        if payload.contains('.') {
+            return Err(Rejection::Malformed);
+        }
+        let header = decode(header)?;
+        let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| Rejection::Malformed)?;
+        if header.crit || header.b64 {
+            return Err(Rejection::Malformed);
+        }
+        if header.typ.as_deref() != Some(TYPE) {
+            return Err(Rejection::WrongType);
+        }
+        Ok(Self { kid: header.kid.into_owned(), algorithm: header.alg.into_owned(), signed, payload, signature })
+    }
+
+    /// Checks the signature, then reads the claims. The algorithm is the key's; the token only may agree with it.
+    pub fn verify(
+        &self,
+        algorithm: Algorithm,
+        key: &DecodingKey,
+        expected: &Expectations,
+    ) -> Result<AccessClaims, Rejection> {
+        if self.algorithm != algorithm_name(algorithm) {
+            return Err(Rejection::BadSignature);
+        }
+        // Not base64url: no signature at all. Everything else that fails is a signature that the key did not make.
+        decode(self.signature)?;
+        match jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), key, algorithm) {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return Err(Rejection::BadSignature),
+        }
+        let claims: Claims = serde_json::from_slice(&decode(self.payload)?).map_err(|_| Rejection::Malformed)?;
+        let claims = claims.0;
+        if claims.issuer != expected.issuer {
+            return Err(Rejection::WrongIssuer);
+        }
+        let ordered = claims.issued_at < claims.expires_at && claims.issued_at >= Timestamp::from_seconds(0);
+        if !ordered || claims.expires_at.since(claims.issued_at) > expected.max_ttl {
+            return Err(Rejection::Malformed);
+        }
+        Ok(claims)
+    }
+}
+
+/// The name of an algorithm in a header (RFC 7518, section 3.1; RFC 8037, section 3.1).
+fn algorithm_name(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::EdDSA => "EdDSA",
+        Algorithm::ES256 => "ES256",
+        Algorithm::RS256 => "RS256",
+        // The ring holds no other keys; a name that no header has refuses their tokens.
+        _ => "",
+    }
+}
+
+/// Base64url without padding and without loose bits at the end (RFC 7515, section 2).
+fn decode(part: &str) -> Result<Vec<u8>, Rejection> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejection::Malformed)
+}
+
+/// Writes claims as a JWT payload, without the members that are empty.
+struct Payload<'a>(&'a AccessClaims);
+
+impl Serialize for Payload<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let claims = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("iss", &claims.issuer)?;
+        map.serialize_entry("sub", &claims.subject)?;
+        map.serialize_entry("aud", &claims.audience)?;
+        map.serialize_entry("client_id", &claims.client_id)?;
+        map.serialize_entry("iat", &claims.issued_at.seconds())?;
+        map.serialize_entry("exp", &claims.expires_at.seconds())?;
+        map.serialize_entry("jti", &Text(&claims.token_id))?;
+        map.serialize_entry("sid", &Text(&claims.session_id))?;
+        if let Some(not_before) = claims.not_before {
+            map.serialize_entry("nbf", &not_before.seconds())?;
+        }
+        if !claims.tenant.is_empty() {
+            map.serialize_entry("tenant", &claims.tenant)?;
+        }
+        if !claims.scopes.is_empty() {
+            map.serialize_entry("scope", &claims.scopes.join(" "))?;
+        }
+        map.serialize_entry("auth_time", &claims.authenticated_at.seconds())?;
+        if !claims.acr.is_empty() {
+            map.serialize_entry("acr", &claims.acr)?;
+        }
+        if !claims.amr.is_empty() {
+            map.serialize_entry("amr", &claims.amr)?;
+        }
+        for (name, value) in &claims.custom {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Serializes anything by its text.
+struct Text<'a, T>(&'a T);
+
+impl<T: fmt::Display> Serialize for Text<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self.0)
+    }
+}
+
+/// Claims read from a payload: required ones present, each of its type, no name twice.
+struct Claims(AccessClaims);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for Claims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ClaimsVisitor)
+    }
+}
+
+struct ClaimsVisitor;
+
+/// Sets a claim that must not have been set before.
+fn set<'de, M: MapAccess<'de>, T: Deserialize<'de>>(
+    slot: &mut Option<T>,
+    name: &'static str,
+    map: &mut M,
+) -> Result<(), M::Error> {
+    if slot.is_some() {
+        return Err(serde::de::Error::duplicate_field(name));
+    }
+    *slot = Some(map.next_value()?);
+    Ok(())
+}
+
+impl<'de> Visitor<'de> for ClaimsVisitor {
+    type Value = Claims;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the claims of an access token")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Claims, M::Error> {
+        use serde::de::Error;
+
+        let (mut iss, mut sub, mut client_id, mut jti, mut sid) = (None, None, None, None, None);
+        let (mut tenant, mut scope, mut acr) = (None, None, None);
+        let (mut iat, mut exp, mut nbf, mut auth_time) = (None::<i64>, None::<i64>, None::<i64>, None::<i64>);
+        let (mut aud, mut amr) = (None::<OneOrMany>, None::<Vec<String>>);
+        let mut custom = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            match name.as_str() {
+                "iss" => set::<_, String>(&mut iss, "iss", &mut map)?,
+                "sub" => set::<_, String>(&mut sub, "sub", &mut map)?,
+                "aud" => set(&mut aud, "aud", &mut map)?,
+                "client_id" => set::<_, String>(&mut client_id, "client_id", &mut map)?,
+                "iat" => set(&mut iat, "iat", &mut map)?,
+                "exp" => set(&mut exp, "exp", &mut map)?,
+                "nbf" => set(&mut nbf, "nbf", &mut map)?,
+                "jti" => set::<_, String>(&mut jti, "jti", &mut map)?,
+                "sid" => set::<_, String>(&mut sid, "sid", &mut map)?,
+                "tenant" => set::<_, String>(&mut tenant, "tenant", &mut map)?,
+                "scope" => set::<_, String>(&mut scope, "scope", &mut map)?,
+                "auth_time" => set(&mut auth_time, "auth_time", &mut map)?,
+                "acr" => set::<_, String>(&mut acr, "acr", &mut map)?,
+                "amr" => set(&mut amr, "amr", &mut map)?,
+                _ => {
+                    if custom.insert(name, map.next_value::<Value>()?).is_some() {
+                        return Err(Error::custom("a claim stands twice"));
+                    }
+                }
+            }
+        }
+        let required = |claim: Option<String>, name| claim.ok_or_else(|| Error::missing_field(name));
+        let instant =
+            |claim: Option<i64>, name| claim.map(Timestamp::from_seconds).ok_or_else(|| Error::missing_field(name));
+        let audience = match aud.ok_or_else(|| Error::missing_field("aud"))? {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) if !many.is_empty() => many,
+            OneOrMany::Many(_) => return Err(Error::custom("aud is empty")),
+        };
+        Ok(Claims(AccessClaims {
+            issuer: required(iss, "iss")?,
+            session_id: required(sid, "sid")?.parse::<SessionId>().map_err(Error::custom)?,
+            token_id: required(jti, "jti")?.parse::<TokenId>().map_err(Error::custom)?,
+            subject: required(sub, "sub")?,
+            tenant: tenant.unwrap_or_default(),
+            client_id: required(client_id, "client_id")?,
+            audience,
+            scopes: scope.unwrap_or_default().split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
+            issued_at: instant(iat, "iat")?,
+            expires_at: instant(exp, "exp")?,
+            not_before: nbf.map(Timestamp::from_seconds),
+            authenticated_at: instant(auth_time, "auth_time")?,
+            acr: acr.unwrap_or_default(),
+            amr: amr.unwrap_or_default(),
+            custom,
+        }))
+    }
+}
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;
