@@ -12,11 +12,19 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::unreachable)
 )]
 
+pub mod app;
 pub mod authority;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod grpc;
 pub mod keys;
+pub mod proto;
 pub mod revocation;
 pub mod rng;
+pub mod shutdown;
 pub mod store;
+pub mod tasks;
+pub mod telemetry;
 pub mod token;

@@ -78,6 +78,16 @@ impl Unverified {
         self.claims.lineage.key
     }
 
+    /// The session that the token names. Anybody may have written it.
+    pub fn session_id(&self) -> SessionId {
+        self.claims.session_id
+    }
+
+    /// The generation that the token names. Anybody may have written it.
+    pub fn generation(&self) -> u32 {
+        self.claims.lineage.generation
+    }
+
     /// Checks the MAC, in constant time.
     pub fn verify(self, key: &hmac::Key) -> Result<RefreshClaims, NotAuthentic> {
         let (body, mac) = self.bytes.split_at(BODY);

@@ -61,7 +61,9 @@ pub enum OpenError {
 
 /// Takes the lock that keeps other processes away from the database. It ends with the file's being closed.
 pub fn lock(path: &Path) -> Result<File, OpenError> {
-    let lock_path = path.with_added_extension("lock");
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock_path = PathBuf::from(lock_path);
     let io_error = |source| OpenError::Io { path: lock_path.clone(), source };
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(io_error)?;

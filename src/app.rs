@@ -1,0 +1,242 @@
+//! The composition root: puts the parts together, runs them, and takes them apart again. It reads as a script.
+
+use std::{collections::HashMap, fs, io, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    authority::{Authority, Settings, TenantSettings, sweep::Swept},
+    clock::Clock,
+    config::{Config, database::DatabaseUrl},
+    grpc::server::{self, Health},
+    keys::{
+        master_key::{self, MasterKeyError},
+        ring::{self, KeyRing, RingError},
+    },
+    revocation::feed::Feed,
+    rng::Rng,
+    shutdown::Shutdown,
+    store::{
+        Store, StoreError,
+        sqlite::{SqliteStore, open::OpenError},
+    },
+    tasks,
+};
+
+/// The service cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data directory cannot be made or written.
+    #[error("data directory {path}: {source}")]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database failed while starting.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The master key cannot be used.
+    #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
+    /// The database has keys, and the file with the master key is gone.
+    #[error(
+        "master key file {0} does not exist, but the database holds keys that only it opens: restore it from a backup"
+    )]
+    MasterKeyGone(PathBuf),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The server failed.
+    #[error("the gRPC server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+    /// A part that must run as long as the service does has stopped.
+    #[error("{0} has stopped unexpectedly")]
+    TaskStopped(String),
+}
+
+impl AppError {
+    /// Whether it happened before the service was up.
+    pub fn is_at_start(&self) -> bool {
+        !matches!(self, Self::Server(_) | Self::TaskStopped(_))
+    }
+}
+
+/// What the service takes from the system. Tests give their own.
+#[derive(Clone)]
+pub struct System {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: Arc<dyn Rng>,
+}
+
+/// Opens the database that the configuration names.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
+    make_data_dir(config)?;
+    match &config.database {
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path).await?)),
+    }
+}
+
+fn make_data_dir(config: &Config) -> Result<(), AppError> {
+    let path = config.data_dir.clone();
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(&path).map_err(|source| AppError::DataDir { path, source })
+}
+
+/// Opens the key ring, making the first keys of a new database.
+async fn open_ring(config: &Config, store: &dyn Store, system: &System) -> Result<KeyRing, AppError> {
+    let path = &config.master_key_file;
+    let master = master_key::read(path)?;
+    let keys = store.keys().await?;
+    let master = match master {
+        Some(master) => master,
+        None if !keys.is_empty() => return Err(AppError::MasterKeyGone(path.clone())),
+        None => {
+            tracing::info!(file = %path.display(), "made a master key: back it up, without it the database is useless");
+            master_key::create(path, &*system.rng)?
+        }
+    };
+    let keys = if keys.is_empty() {
+        store.insert_first_keys(ring::generate(&master, &*system.rng, system.clock.now())?).await?
+    } else {
+        keys
+    };
+    Ok(KeyRing::open(&master, keys)?)
+}
+
+/// The use cases, ready but for the blacklist, which `feed` has yet to load.
+async fn authority(
+    config: &Config,
+    store: Arc<dyn Store>,
+    feed: Arc<Feed>,
+    system: &System,
+) -> Result<Authority, AppError> {
+    let ring = open_ring(config, &*store, system).await?;
+    tracing::info!(issuer = config.issuer, signing_key = ring.signing().kid, "keys opened");
+    Ok(Authority::new(store, ring, feed, system.clock.clone(), system.rng.clone(), settings(config)))
+}
+
+fn settings(config: &Config) -> Settings {
+    let tenant = |section: &crate::config::tenants::TenantSection| TenantSettings {
+        policy: section.policy.clone(),
+        audiences: section.audiences.clone(),
+    };
+    Settings {
+        issuer: config.issuer.clone(),
+        leeway: config.tokens.leeway,
+        max_access_token_ttl: config.tokens.max_access_token_ttl,
+        default_audience: config.tokens.default_audience.clone(),
+        policies: config.policies.iter().map(|(name, policy)| (name.clone(), policy.clone())).collect(),
+        tenants: config
+            .tenants
+            .iter()
+            .map(|(name, section)| (name.clone(), tenant(section)))
+            .collect::<HashMap<_, _>>(),
+        max_blacklist_entries: config.max_blacklist_entries,
+        sweep_batch: config.sweeper.batch_size,
+        session_retention: config.sweeper.session_retention,
+        token_cache_bytes: config.tokens.verified_cache_bytes,
+    }
+}
+
+/// Serves until it is told to stop, or until a part of it fails.
+pub async fn serve(
+    config: &Config,
+    listener: TcpListener,
+    store: Arc<dyn Store>,
+    system: System,
+    shutdown: Shutdown,
+) -> Result<(), AppError> {
+    let feed = Arc::new(Feed::default());
+    let authority = Arc::new(authority(config, store.clone(), feed.clone(), &system).await?);
+
+    // Health answers from here on, and says NOT_SERVING until the blacklist is loaded.
+    let mut health = Health::new().await;
+    let close = CancellationToken::new();
+    let server = server::serve(listener, authority.clone(), health.clone(), close.clone());
+    let mut server = AbortOnDropHandle::new(tokio::spawn(server));
+
+    feed.load(&*store).await?;
+    tracing::info!(blacklist_entries = feed.index().len(), "blacklist loaded");
+    let mut tasks = start_tasks(config, store, feed, authority, &system);
+    health.serving().await;
+    tracing::info!("serving");
+
+    let failure = tokio::select! {
+        () = shutdown.soft.cancelled() => None,
+        stopped = tasks.join_next() => Some(AppError::TaskStopped(name_of(stopped))),
+        ended = &mut server => Some(match ended {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(())) | Err(_) => AppError::TaskStopped("the gRPC server".to_owned()),
+        }),
+    };
+
+    health.not_serving().await;
+    if failure.is_none() {
+        tokio::select! {
+            () = tokio::time::sleep(config.shutdown.grace) => {}
+            () = shutdown.hard.cancelled() => {}
+        }
+    }
+    close.cancel();
+    health.end().await;
+    if !server.is_finished() {
+        tokio::select! {
+            _ = &mut server => {}
+            () = tokio::time::sleep(config.shutdown.drain) => tracing::warn!("calls were cut off: they took too long"),
+            () = shutdown.hard.cancelled() => tracing::warn!("calls were cut off by a second signal"),
+        }
+    }
+    match failure {
+        Some(failure) => Err(failure),
+        None => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+type Tasks = JoinSet<&'static str>;
+
+fn start_tasks(
+    config: &Config,
+    store: Arc<dyn Store>,
+    feed: Arc<Feed>,
+    authority: Arc<Authority>,
+    system: &System,
+) -> Tasks {
+    let mut tasks = Tasks::new();
+    tasks.spawn(named("the revocation feed", async move { feed.follow(store).await }));
+    let sweeper = tasks::sweeper::run(authority.clone(), system.clock.clone(), config.sweeper.schedule.clone());
+    tasks.spawn(named("the sweeper", sweeper));
+    tasks.spawn(named("the end of revoked tenants' sessions", tasks::tenants::run(authority)));
+    tasks
+}
+
+/// None of the tasks ends by itself, so its name is its obituary.
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+fn name_of(stopped: Option<Result<&'static str, tokio::task::JoinError>>) -> String {
+    match stopped {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(error)) => format!("a background task ({error})"),
+        None => "every background task".to_owned(),
+    }
+}
+
+/// Sweeps once, without serving.
+pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
+    let store = open_store(config).await?;
+    let authority = authority(config, store, Arc::new(Feed::default()), &system).await?;
+    authority.sweep().await.map_err(|error| StoreError::Unavailable(error.to_string()).into())
+}

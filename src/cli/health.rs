@@ -1,0 +1,34 @@
+//! `countersign health`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+use super::{
+    FAILED, Outcome,
+    client::{Server, refused},
+};
+
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Ask for one service, like countersign.v1.SessionService; without it, for the whole server.
+    #[arg(long, default_value = "")]
+    service: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Health {
+    pub async fn run(self) -> Outcome {
+        let mut client = HealthClient::new(self.server.connect().await?);
+        let request = HealthCheckRequest { service: self.service };
+        let status = client.check(request).await.map_err(refused)?.into_inner().status();
+        if self.server.json {
+            println!("{}", serde_json::json!({ "status": status.as_str_name() }));
+        } else {
+            println!("{}", status.as_str_name());
+        }
+        Ok(if status == ServingStatus::Serving { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    }
+}

@@ -1,0 +1,140 @@
+//! The command line: one verb a file.
+
+mod client;
+mod config;
+mod health;
+mod output;
+mod serve;
+mod session;
+mod sweep;
+mod token;
+
+use std::{future::Future, path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::config::{Config, Flags, error::ConfigError};
+
+/// A session authority: creates, refreshes, validates and revokes JWT sessions over gRPC.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Start with:  countersign serve\nThen try:    countersign session create alice\n\
+    Exit codes:  0 done, 1 failed (or: token inactive, server not serving), 2 wrong usage, configuration or start")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service until SIGTERM or Ctrl-C.
+    Serve(serve::Serve),
+    /// Create, list, show and revoke sessions.
+    #[command(subcommand)]
+    Session(session::Session),
+    /// Validate, refresh and decode tokens.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Delete expired rows now, on a database that no service has open.
+    Sweep(sweep::Sweep),
+    /// Ask a server whether it serves; exit 0 if it does. For container probes.
+    Health(health::Health),
+    /// Check or print the configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of the verbs that read the configuration.
+#[derive(Debug, Args)]
+struct Settings {
+    /// Configuration file in TOML.
+    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CONFIG")]
+    config: Option<PathBuf>,
+    /// Address for gRPC [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Database: sqlite://PATH [default: countersign.db in the data directory]
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Folder for the database and the master key [default: countersign-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Listen on an address that others can reach although calls are neither encrypted nor authenticated.
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl Settings {
+    fn load(&self) -> Result<Config, ConfigError> {
+        let flags = Flags {
+            listen: self.listen.clone(),
+            database_url: self.database_url.clone(),
+            data_dir: self.data_dir.clone(),
+            insecure: self.insecure.then_some(true),
+        };
+        Config::load(self.config.as_deref(), &flags)
+    }
+}
+
+/// Exit code when a verb did not succeed.
+const FAILED: u8 = 1;
+/// Exit code when it could not start.
+const WRONG_START: u8 = 2;
+
+/// A verb failed: one line for people, and the exit code.
+#[derive(Debug)]
+struct Failure {
+    line: String,
+    code: u8,
+}
+
+impl Failure {
+    fn failed(error: impl ToString) -> Self {
+        Self { line: error.to_string(), code: FAILED }
+    }
+
+    fn at_start(error: impl ToString) -> Self {
+        Self { line: error.to_string(), code: WRONG_START }
+    }
+}
+
+type Outcome = Result<ExitCode, Failure>;
+
+/// Parses the command line and runs the verb.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(verb) => verb.run(),
+        Command::Session(verb) => block_on(verb.run()),
+        Command::Token(verb) => block_on(verb.run()),
+        Command::Sweep(verb) => block_on(verb.run()),
+        Command::Health(verb) => block_on(verb.run()),
+        Command::Config(verb) => verb.run(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "countersign", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("countersign: {}", failure.line);
+        ExitCode::from(failure.code)
+    })
+}
+
+fn block_on(verb: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Runtime::new().map_err(Failure::at_start)?.block_on(verb)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,119 @@
+//! Messages for people as tables, for scripts as JSON.
+
+use comfy_table::{Table, presets};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
+use prost_types::Timestamp;
+
+use super::Failure;
+use crate::proto::{self, DESCRIPTORS};
+
+fn dynamic(type_name: &str) -> Result<prost_reflect::MessageDescriptor, Failure> {
+    let pool = DescriptorPool::decode(DESCRIPTORS).map_err(Failure::failed)?;
+    pool.get_message_by_name(type_name).ok_or_else(|| Failure::failed(format!("no message {type_name}")))
+}
+
+/// Prints a message as JSON, with the field names of the protocol and every field present.
+pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
+    let descriptor = dynamic(&format!("countersign.v1.{type_name}"))?;
+    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).map_err(Failure::failed)?;
+    let options =
+        SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false).stringify_64_bit_integers(false);
+    let mut serializer = serde_json::Serializer::pretty(std::io::stdout().lock());
+    message.serialize_with_options(&mut serializer, &options).map_err(Failure::failed)?;
+    println!();
+    Ok(())
+}
+
+/// A JSON object as a protocol message.
+pub fn to_struct(object: serde_json::Value) -> Result<prost_types::Struct, Failure> {
+    let descriptor = dynamic("google.protobuf.Struct")?;
+    DynamicMessage::deserialize_with_options(descriptor, object, &DeserializeOptions::new())
+        .map_err(Failure::failed)?
+        .transcode_to()
+        .map_err(Failure::failed)
+}
+
+/// Prints names and values, a pair a line, without those that are empty.
+pub fn pairs(pairs: &[(&str, String)]) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for (name, value) in pairs.iter().filter(|(_, value)| !value.is_empty()) {
+        table.add_row([*name, value]);
+    }
+    print(table);
+}
+
+/// Prints rows under a header.
+pub fn rows<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    print(table);
+}
+
+fn print(mut table: Table) {
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
+    println!("{}", table.trim_fmt());
+}
+
+/// An instant in RFC 3339, to the second; empty if it is not set.
+pub fn instant(at: Option<&Timestamp>) -> String {
+    at.map(|at| Timestamp { nanos: 0, ..*at }.to_string()).unwrap_or_default()
+}
+
+/// An enum value without the name of its type, in lower case; empty if it is unspecified.
+fn plain(name: &str, prefix: &str) -> String {
+    let name = name.strip_prefix(prefix).unwrap_or(name).to_lowercase();
+    if name == "unspecified" { String::new() } else { name }
+}
+
+/// Why a session ended.
+pub fn end_reason(session: &proto::Session) -> String {
+    plain(session.end_reason().as_str_name(), "END_REASON_")
+}
+
+/// Whether a session lives.
+pub fn state(session: &proto::Session) -> String {
+    plain(session.state().as_str_name(), "SESSION_STATE_")
+}
+
+/// A session, a field a line.
+pub fn session(session: &proto::Session) {
+    let device = session.device.clone().unwrap_or_default();
+    let policy = session.policy.clone().unwrap_or_default();
+    pairs(&[
+        ("session", session.session_id.clone()),
+        ("subject", session.subject.clone()),
+        ("tenant", session.tenant.clone()),
+        ("client", session.client_id.clone()),
+        ("audience", session.audience.join(" ")),
+        ("scopes", session.scopes.join(" ")),
+        ("acr", session.acr.clone()),
+        ("amr", session.amr.join(" ")),
+        ("device", [device.label, device.user_agent, device.ip_address].join(" ").trim().to_owned()),
+        ("policy", policy.name),
+        ("state", state(session)),
+        ("end reason", end_reason(session)),
+        ("end note", session.end_note.clone()),
+        ("created", instant(session.created_at.as_ref())),
+        ("refreshed", instant(session.refreshed_at.as_ref())),
+        ("idle end", instant(session.idle_expires_at.as_ref())),
+        ("end", instant(session.expires_at.as_ref())),
+        ("ended", instant(session.ended_at.as_ref())),
+    ]);
+}
+
+/// A pair of tokens.
+pub fn tokens(tokens: &proto::Tokens) {
+    pairs(&[
+        ("access token", tokens.access_token.clone()),
+        ("  expires", instant(tokens.access_token_expires_at.as_ref())),
+        ("refresh token", tokens.refresh_token.clone()),
+        ("  expires", instant(tokens.refresh_token_expires_at.as_ref())),
+    ]);
+}

@@ -1,0 +1,59 @@
+//! `countersign serve`
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::Args;
+use tokio::net::TcpListener;
+
+use super::{Failure, Outcome, Settings, block_on};
+use crate::{
+    app::{self, System},
+    clock::SystemClock,
+    config::Config,
+    rng::SystemRng,
+    shutdown::Shutdown,
+    telemetry,
+};
+
+/// Settings come from flags, then COUNTERSIGN_… variables, then the file, then defaults.
+/// The first signal stops softly: health says NOT_SERVING, calls in flight finish. A second one stops at once.
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Serve {
+    pub fn run(self) -> Outcome {
+        let config = self.settings.load().map_err(Failure::at_start)?;
+        telemetry::start(&config.log).map_err(Failure::at_start)?;
+        block_on(serve(config))
+    }
+}
+
+async fn serve(config: Config) -> Outcome {
+    let address = config.listen.address;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::at_start(format!("cannot listen on {address}: {error} (setting listen)")))?;
+    let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
+    let system = System { clock: Arc::new(SystemClock::new()), rng: Arc::new(SystemRng::default()) };
+    let outcome = async {
+        let store = app::open_store(&config).await?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            listen = %listener.local_addr().unwrap_or(address),
+            database = %config.database,
+            "starting"
+        );
+        if !address.ip().is_loopback() {
+            tracing::warn!("anybody who reaches this address may create and revoke sessions (setting insecure)");
+        }
+        app::serve(&config, listener, store, system, shutdown).await
+    };
+    match outcome.await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.is_at_start() => Err(Failure::at_start(error)),
+        Err(error) => Err(Failure::failed(error)),
+    }
+}

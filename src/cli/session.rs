@@ -1,0 +1,305 @@
+//! `countersign session create|list|show|revoke`
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{
+    Failure, Outcome,
+    client::{Server, refused},
+    output,
+};
+use crate::proto::{self, revoke_request::Target};
+
+#[derive(Debug, Subcommand)]
+pub enum Session {
+    /// Create a session for a subject and print its first tokens.
+    Create(Box<Create>),
+    /// List sessions, the newest first.
+    List(List),
+    /// Show one session.
+    Show(Show),
+    /// End a session, all sessions of a subject, or all of a tenant.
+    Revoke(Revoke),
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Who signed in.
+    subject: String,
+    #[arg(long, default_value = "")]
+    tenant: String,
+    /// OAuth client.
+    #[arg(long, default_value = "")]
+    client_id: String,
+    /// Resource server that the tokens are for; may be repeated.
+    #[arg(long)]
+    audience: Vec<String>,
+    /// Scope; may be repeated.
+    #[arg(long = "scope")]
+    scopes: Vec<String>,
+    /// Claim of your own as NAME=VALUE, the value being JSON or else a text; may be repeated.
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
+    claims: Vec<(String, serde_json::Value)>,
+    /// Authentication context class reference.
+    #[arg(long, default_value = "")]
+    acr: String,
+    /// Authentication method like pwd or otp; may be repeated.
+    #[arg(long)]
+    amr: Vec<String>,
+    /// Policy in the server's configuration.
+    #[arg(long, default_value = "")]
+    policy: String,
+    /// Shorter lifetime for access tokens, like 2m.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    access_token_ttl: Option<Duration>,
+    /// Shorter lifetime for the session, like 8h.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    max_lifetime: Option<Duration>,
+    /// Idempotency key: repeating the command with it makes no second session.
+    #[arg(long, default_value = "")]
+    request_id: String,
+    /// User-Agent of the user's device.
+    #[arg(long, default_value = "")]
+    user_agent: String,
+    /// IP address of the user's device.
+    #[arg(long, default_value = "")]
+    ip_address: String,
+    /// The user's name for the device.
+    #[arg(long, default_value = "")]
+    label: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only this subject's.
+    #[arg(long, default_value = "")]
+    subject: String,
+    #[arg(long, default_value = "")]
+    tenant: String,
+    /// Only those in this state.
+    #[arg(long, value_enum, default_value_t = StateFilter::Any)]
+    state: StateFilter,
+    /// How many at most.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=500))]
+    page_size: i32,
+    /// Where the page before ended.
+    #[arg(long, default_value = "")]
+    page_token: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StateFilter {
+    Live,
+    Ended,
+    Any,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The session's identifier.
+    session_id: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["session_id", "token", "subject", "all_of_tenant"]))]
+pub struct Revoke {
+    /// The session to end.
+    session_id: Option<String>,
+    /// End the session of this access or refresh token; - reads it from standard input.
+    #[arg(long)]
+    token: Option<String>,
+    /// Stop only this access token; its session lives on.
+    #[arg(long, requires = "token")]
+    token_only: bool,
+    /// End all sessions of this subject.
+    #[arg(long)]
+    subject: Option<String>,
+    /// The subject's tenant.
+    #[arg(long, default_value = "", requires = "subject")]
+    tenant: String,
+    /// But not this session: "sign out my other devices".
+    #[arg(long, default_value = "", value_name = "SESSION_ID", requires = "subject")]
+    except: String,
+    /// End every session of this tenant; "" is the default tenant.
+    #[arg(long, value_name = "TENANT")]
+    all_of_tenant: Option<String>,
+    /// Why.
+    #[arg(long, value_enum, default_value_t = Reason::Unspecified)]
+    reason: Reason,
+    /// A note for those who ask later.
+    #[arg(long, default_value = "")]
+    note: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Reason {
+    Unspecified,
+    SignedOut,
+    Administrative,
+    Compromised,
+    CredentialsChanged,
+    AccountDisabled,
+}
+
+impl Reason {
+    fn message(self) -> proto::EndReason {
+        match self {
+            Self::Unspecified => proto::EndReason::Unspecified,
+            Self::SignedOut => proto::EndReason::SignedOut,
+            Self::Administrative => proto::EndReason::Administrative,
+            Self::Compromised => proto::EndReason::Compromised,
+            Self::CredentialsChanged => proto::EndReason::CredentialsChanged,
+            Self::AccountDisabled => proto::EndReason::AccountDisabled,
+        }
+    }
+}
+
+fn parse_claim(text: &str) -> Result<(String, serde_json::Value), String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
+}
+
+/// A span for a message.
+pub fn duration(span: Duration) -> Result<prost_types::Duration, Failure> {
+    prost_types::Duration::try_from(span)
+        .map_err(|error| Failure::at_start(format!("a time span is too long: {error}")))
+}
+
+impl Session {
+    pub async fn run(self) -> Outcome {
+        match self {
+            Self::Create(create) => create.run().await,
+            Self::List(list) => list.run().await,
+            Self::Show(show) => show.run().await,
+            Self::Revoke(revoke) => revoke.run().await,
+        }
+    }
+}
+
+impl Create {
+    async fn run(self) -> Outcome {
+        let request = proto::CreateSessionRequest {
+            subject: self.subject,
+            tenant: self.tenant,
+            client_id: self.client_id,
+            audience: self.audience,
+            scopes: self.scopes,
+            claims: Some(output::to_struct(self.claims.into_iter().collect::<serde_json::Map<_, _>>().into())?),
+            acr: self.acr,
+            amr: self.amr,
+            authenticated_at: None,
+            device: Some(proto::Device { user_agent: self.user_agent, ip_address: self.ip_address, label: self.label }),
+            policy: self.policy,
+            access_token_ttl: self.access_token_ttl.map(duration).transpose()?,
+            max_lifetime: self.max_lifetime.map(duration).transpose()?,
+            request_id: self.request_id,
+        };
+        let response = self.server.sessions().await?.create_session(request).await.map_err(refused)?.into_inner();
+        if self.server.json {
+            output::json(&response, "CreateSessionResponse")?;
+        } else {
+            output::session(&response.session.unwrap_or_default());
+            println!();
+            output::tokens(&response.tokens.unwrap_or_default());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl List {
+    async fn run(self) -> Outcome {
+        let state = match self.state {
+            StateFilter::Live => proto::SessionState::Live,
+            StateFilter::Ended => proto::SessionState::Ended,
+            StateFilter::Any => proto::SessionState::Unspecified,
+        };
+        let request = proto::ListSessionsRequest {
+            tenant: self.tenant,
+            subject: self.subject,
+            state: state.into(),
+            page_size: self.page_size,
+            page_token: self.page_token,
+        };
+        let response = self.server.sessions().await?.list_sessions(request).await.map_err(refused)?.into_inner();
+        if self.server.json {
+            output::json(&response, "ListSessionsResponse")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if response.sessions.is_empty() {
+            println!("no sessions");
+            return Ok(ExitCode::SUCCESS);
+        }
+        output::rows(
+            ["SESSION", "SUBJECT", "STATE", "CREATED", "REFRESHED", "DEVICE"],
+            response.sessions.iter().map(|session| {
+                let device = session.device.clone().unwrap_or_default();
+                let shown =
+                    [device.label, device.user_agent, device.ip_address].into_iter().find(|text| !text.is_empty());
+                let state = [output::state(session), output::end_reason(session)].join(" ").trim().to_owned();
+                [
+                    session.session_id.clone(),
+                    session.subject.clone(),
+                    state,
+                    output::instant(session.created_at.as_ref()),
+                    output::instant(session.refreshed_at.as_ref()),
+                    shown.unwrap_or_default(),
+                ]
+            }),
+        );
+        if !response.next_page_token.is_empty() {
+            println!("\nmore: --page-token {}", response.next_page_token);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Show {
+    async fn run(self) -> Outcome {
+        let request = proto::GetSessionRequest { session_id: self.session_id };
+        let response = self.server.sessions().await?.get_session(request).await.map_err(refused)?.into_inner();
+        if self.server.json {
+            output::json(&response, "GetSessionResponse")?;
+        } else {
+            output::session(&response.session.unwrap_or_default());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Revoke {
+    async fn run(self) -> Outcome {
+        let target = if let Some(id) = self.session_id {
+            Target::SessionId(id)
+        } else if let Some(token) = self.token {
+            Target::Token(super::token::read(token)?)
+        } else if let Some(subject) = self.subject {
+            Target::Subject(proto::SubjectTarget { tenant: self.tenant, subject, except_session_id: self.except })
+        } else {
+            Target::Tenant(self.all_of_tenant.unwrap_or_default())
+        };
+        let extent = if self.token_only { proto::RevokeExtent::TokenOnly } else { proto::RevokeExtent::Session };
+        let request = proto::RevokeRequest {
+            target: Some(target),
+            extent: extent.into(),
+            reason: self.reason.message().into(),
+            note: self.note,
+        };
+        let response = self.server.sessions().await?.revoke(request).await.map_err(refused)?.into_inner();
+        if self.server.json {
+            output::json(&response, "RevokeResponse")?;
+        } else {
+            let since = output::instant(response.effective_at.as_ref());
+            println!("revoked {} sessions, effective since {since}", response.revoked_sessions);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

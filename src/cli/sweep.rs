@@ -1,0 +1,36 @@
+//! `countersign sweep`
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::Args;
+
+use super::{Failure, Outcome, Settings};
+use crate::{
+    app::{self, System},
+    clock::SystemClock,
+    rng::SystemRng,
+};
+
+/// A running service sweeps by itself, by the schedule in its configuration.
+#[derive(Debug, Args)]
+pub struct Sweep {
+    #[command(flatten)]
+    settings: Settings,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Sweep {
+    pub async fn run(self) -> Outcome {
+        let config = self.settings.load().map_err(Failure::at_start)?;
+        let system = System { clock: Arc::new(SystemClock::new()), rng: Arc::new(SystemRng::default()) };
+        let swept = app::sweep(&config, system).await.map_err(Failure::at_start)?;
+        if self.json {
+            println!("{}", serde_json::json!({ "revocations": swept.revocations, "sessions": swept.sessions }));
+        } else {
+            println!("deleted {} blacklist rows and {} sessions", swept.revocations, swept.sessions);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

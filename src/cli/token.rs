@@ -1,0 +1,160 @@
+//! `countersign token validate|refresh|decode`
+
+use std::{io::Read, process::ExitCode, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use clap::{Args, Subcommand};
+
+use super::{
+    FAILED, Failure, Outcome,
+    client::{Server, refused},
+    output,
+    session::duration,
+};
+use crate::{proto, token::refresh};
+
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Ask whether an access token is active; exit 1 if it is not.
+    Validate(Validate),
+    /// Exchange a refresh token for the next pair of tokens.
+    Refresh(Refresh),
+    /// Show what a token says, without checking it and without a server.
+    Decode(Decode),
+}
+
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// The access token; - reads it from standard input, where it stays out of the shell's history.
+    token: String,
+    /// It must be meant for this audience.
+    #[arg(long, default_value = "")]
+    audience: String,
+    /// It must carry this scope; may be repeated.
+    #[arg(long = "scope")]
+    scopes: Vec<String>,
+    /// Its acr must be this one; may be repeated for a choice.
+    #[arg(long = "acr")]
+    acr_values: Vec<String>,
+    /// The user must have authenticated within this time, like 15m.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    max_authentication_age: Option<Duration>,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct Refresh {
+    /// The refresh token; - reads it from standard input, where it stays out of the shell's history.
+    token: String,
+    /// Only this scope for the next access token; may be repeated.
+    #[arg(long = "scope")]
+    scopes: Vec<String>,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct Decode {
+    /// The token; - reads it from standard input, where it stays out of the shell's history.
+    token: String,
+}
+
+/// A token from the command line, or from standard input.
+pub fn read(token: String) -> Result<String, Failure> {
+    if token != "-" {
+        return Ok(token);
+    }
+    let mut text = String::new();
+    std::io::stdin().take(64 << 10).read_to_string(&mut text).map_err(Failure::failed)?;
+    Ok(text.trim().to_owned())
+}
+
+impl Token {
+    pub async fn run(self) -> Outcome {
+        match self {
+            Self::Validate(validate) => validate.run().await,
+            Self::Refresh(refresh) => refresh.run().await,
+            Self::Decode(decode) => decode.run(),
+        }
+    }
+}
+
+impl Validate {
+    async fn run(self) -> Outcome {
+        let request = proto::ValidateRequest {
+            access_token: read(self.token)?,
+            audience: self.audience,
+            scopes: self.scopes,
+            acr_values: self.acr_values,
+            max_authentication_age: self.max_authentication_age.map(duration).transpose()?,
+            view: proto::ValidateView::Full.into(),
+        };
+        let response = self.server.sessions().await?.validate(request).await.map_err(refused)?.into_inner();
+        if self.server.json {
+            output::json(&response, "ValidateResponse")?;
+        } else if response.active {
+            output::pairs(&[
+                ("active", "yes".to_owned()),
+                ("session", response.session_id.clone()),
+                ("subject", response.subject.clone()),
+                ("tenant", response.tenant.clone()),
+                ("client", response.client_id.clone()),
+                ("audience", response.audience.join(" ")),
+                ("scopes", response.scopes.join(" ")),
+                ("issued", output::instant(response.issued_at.as_ref())),
+                ("expires", output::instant(response.expires_at.as_ref())),
+            ]);
+        } else {
+            let reason = response.inactive_reason().as_str_name().replace("INACTIVE_REASON_", "");
+            output::pairs(&[("active", "no".to_owned()), ("reason", reason)]);
+        }
+        Ok(if response.active { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    }
+}
+
+impl Refresh {
+    async fn run(self) -> Outcome {
+        let request = proto::RefreshRequest { refresh_token: read(self.token)?, scopes: self.scopes, device: None };
+        let response = self.server.sessions().await?.refresh(request).await.map_err(refused)?.into_inner();
+        if self.server.json {
+            output::json(&response, "RefreshResponse")?;
+        } else {
+            if response.replayed {
+                println!("this token had been exchanged a moment ago; the same refresh token follows\n");
+            }
+            output::tokens(&response.tokens.unwrap_or_default());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Decode {
+    fn run(self) -> Outcome {
+        let token = read(self.token)?;
+        if token.starts_with(refresh::PREFIX) {
+            let (session, generation, key) = refresh::Unverified::parse(&token)
+                .map(|token| (token.session_id(), token.generation(), token.key()))
+                .map_err(|_| Failure::failed("not a refresh token of this service"))?;
+            println!("a refresh token, not checked:");
+            output::pairs(&[
+                ("session", session.to_string()),
+                ("generation", generation.to_string()),
+                ("key", key.to_string()),
+            ]);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let parts: Vec<_> = token.split('.').collect();
+        let [header, payload, _] = parts.as_slice() else {
+            return Err(Failure::failed("not a token: a JWT has three parts, a refresh token starts with cs_rt_"));
+        };
+        println!("an access token, its signature not checked:");
+        for (name, part) in [("header", header), ("payload", payload)] {
+            let not_json = || Failure::failed(format!("not a JWT: its {name} is not JSON in base64url"));
+            let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| not_json())?;
+            let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| not_json())?;
+            println!("{value:#}");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

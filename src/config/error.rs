@@ -1,0 +1,80 @@
+//! Configuration errors: one line that names the setting, where it was set, and the way out.
+
+use std::{fmt, io, path::PathBuf};
+
+use figment::error::Kind;
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration file {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A setting is unknown or wrong.
+    #[error("{0}")]
+    Setting(String),
+}
+
+/// A setting whose value does not do.
+pub fn invalid(setting: impl fmt::Display, problem: impl fmt::Display) -> ConfigError {
+    ConfigError::Setting(format!("setting {setting}: {problem}"))
+}
+
+impl From<figment::Error> for ConfigError {
+    fn from(error: figment::Error) -> Self {
+        let origin = origin(&error);
+        let path = error.path.join(".");
+        let text = match &error.kind {
+            Kind::UnknownField(name, known) => {
+                // The path leads to the section or to the field itself, depending on where serde noticed.
+                let section = path.strip_suffix(name.as_str()).unwrap_or(&path).trim_end_matches('.');
+                let setting = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
+                match nearest(name, known) {
+                    Some(near) => format!("unknown setting {setting}{origin}: did you mean {near}?"),
+                    None => format!("unknown setting {setting}{origin}: there are {}", known.join(", ")),
+                }
+            }
+            Kind::InvalidType(actual, expected) => {
+                format!("setting {path}{origin}: must be {expected}, not {actual}")
+            }
+            Kind::InvalidValue(actual, expected) => {
+                format!("setting {path}{origin}: must be {expected}, not {actual}")
+            }
+            Kind::UnknownVariant(name, known) => {
+                format!("setting {path}{origin}: {name:?} must be one of {}", known.join(", "))
+            }
+            // A parser's message may show the line of the file, which goes over several lines: one is enough.
+            Kind::Message(message) if path.is_empty() => format!("configuration{origin}: {}", one_line(message)),
+            Kind::Message(message) => format!("setting {path}{origin}: {}", one_line(message)),
+            other => format!("setting {path}{origin}: {other}"),
+        };
+        Self::Setting(text)
+    }
+}
+
+fn origin(error: &figment::Error) -> String {
+    match &error.metadata {
+        Some(metadata) if metadata.source.is_some() => {
+            metadata.source.as_ref().map(|source| format!(" in {source}")).unwrap_or_default()
+        }
+        Some(metadata) if metadata.name.contains("environment") => {
+            let variable = format!("COUNTERSIGN_{}", error.path.join("__").to_uppercase());
+            format!(" (environment variable {variable})")
+        }
+        _ => String::new(),
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let near = known.iter().map(|known| (strsim::jaro_winkler(name, known), *known));
+    near.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+}

@@ -1,0 +1,224 @@
+//! The configuration: flags over environment over file over defaults, valid before anything is opened.
+
+pub mod database;
+pub mod error;
+pub mod log;
+pub mod policies;
+pub mod server;
+pub mod sweeper;
+pub mod tenants;
+pub mod tokens;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use figment::{
+    Figment,
+    providers::{Env, Format, Serialized, Toml},
+};
+use serde::{Deserialize, Serialize};
+
+use self::{
+    database::DatabaseUrl,
+    error::{ConfigError, invalid},
+    log::Log,
+    policies::{Policies, RawPolicy},
+    server::{Listen, Shutdown},
+    sweeper::{RawSweeper, Sweeper},
+    tenants::{RawTenant, Tenants},
+    tokens::{RawTokens, Tokens},
+};
+
+/// Prefix of the environment variables; sections are separated by two underscores.
+pub const ENV_PREFIX: &str = "COUNTERSIGN_";
+
+/// Environment variables with the prefix that are not settings but defaults of flags.
+const NOT_SETTINGS: [&str; 2] = ["config", "server"];
+
+/// All settings, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The `iss` of access tokens.
+    pub issuer: String,
+    /// Where gRPC listens.
+    pub listen: Listen,
+    /// Folder for the database, the master key and the lock.
+    pub data_dir: PathBuf,
+    /// Which database.
+    pub database: DatabaseUrl,
+    /// The master key's file.
+    pub master_key_file: PathBuf,
+    /// Access tokens.
+    pub tokens: Tokens,
+    /// The limits of sessions.
+    pub policies: Policies,
+    /// What is special about some tenants.
+    pub tenants: Tenants,
+    /// Most blacklist entries.
+    pub max_blacklist_entries: usize,
+    /// The sweeper.
+    pub sweeper: Sweeper,
+    /// The end of the process.
+    pub shutdown: Shutdown,
+    /// What is logged, and how.
+    pub log: Log,
+    /// As `config print` shows it.
+    effective: RawConfig,
+}
+
+/// The settings as they are written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawConfig {
+    issuer: String,
+    listen: String,
+    insecure: bool,
+    data_dir: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database_url: Option<String>,
+    tokens: RawTokens,
+    policies: BTreeMap<String, RawPolicy>,
+    tenants: BTreeMap<String, RawTenant>,
+    blacklist: RawBlacklist,
+    sweeper: RawSweeper,
+    keys: RawKeys,
+    shutdown: Shutdown,
+    log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawBlacklist {
+    max_entries: usize,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawKeys {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    master_key_file: Option<PathBuf>,
+}
+
+impl Default for RawBlacklist {
+    fn default() -> Self {
+        Self { max_entries: 10_000_000 }
+    }
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            issuer: "http://127.0.0.1:8080".to_owned(),
+            listen: "127.0.0.1:50051".to_owned(),
+            insecure: false,
+            data_dir: PathBuf::from("countersign-data"),
+            database_url: None,
+            tokens: RawTokens::default(),
+            policies: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            blacklist: RawBlacklist::default(),
+            sweeper: RawSweeper::default(),
+            keys: RawKeys::default(),
+            shutdown: Shutdown::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// Settings given as flags. What is not given stays out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Flags {
+    /// `--listen`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+    /// `--database-url`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database_url: Option<String>,
+    /// `--data-dir`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// `--insecure`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insecure: Option<bool>,
+}
+
+impl Config {
+    /// Reads and checks all settings.
+    pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Self, ConfigError> {
+        let mut figment = Figment::new();
+        if let Some(path) = file {
+            // Figment takes a file that is not there for an empty one; here it was named, so it must be there.
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+            drop(text);
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        let environment = Env::prefixed(ENV_PREFIX).ignore(&NOT_SETTINGS).split("__");
+        let figment = figment.merge(environment).merge(Serialized::globals(flags));
+        let raw: RawConfig = figment.extract().map_err(ConfigError::from)?;
+        Self::check(raw)
+    }
+
+    fn check(mut raw: RawConfig) -> Result<Self, ConfigError> {
+        check_issuer(&raw.issuer)?;
+        let listen = Listen::check(&raw.listen, raw.insecure)?;
+        let database = database::parse(raw.database_url.as_deref(), &raw.data_dir)?;
+        let master_key_file = raw.keys.master_key_file.clone().unwrap_or_else(|| raw.data_dir.join("master.key"));
+        let tokens = Tokens::check(&raw.tokens, &raw.issuer)?;
+        let policies = policies::check(&raw.policies, &tokens)?;
+        let tenants = tenants::check(&raw.tenants, &policies)?;
+        let sweeper = Sweeper::check(&raw.sweeper)?;
+        if raw.blacklist.max_entries == 0 {
+            return Err(invalid("blacklist.max_entries", "must be at least 1"));
+        }
+        raw.tokens.default_audience = Some(tokens.default_audience.to_string());
+        raw.policies = policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
+        raw.keys.master_key_file = Some(master_key_file.clone());
+        raw.database_url = Some(database.to_string());
+        Ok(Self {
+            issuer: raw.issuer.clone(),
+            listen,
+            data_dir: raw.data_dir.clone(),
+            database,
+            master_key_file,
+            tokens,
+            policies,
+            tenants,
+            max_blacklist_entries: raw.blacklist.max_entries,
+            sweeper,
+            shutdown: raw.shutdown.clone(),
+            log: raw.log.clone(),
+            effective: raw,
+        })
+    }
+
+    /// All settings in force as TOML, without secrets.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(&self.effective)
+    }
+
+    /// All settings in force as JSON, without secrets.
+    pub fn to_json(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::to_value(&self.effective)
+    }
+}
+
+/// An issuer is a URL without query and fragment (RFC 8414, section 2).
+fn check_issuer(issuer: &str) -> Result<(), ConfigError> {
+    let host = issuer.strip_prefix("https://").or_else(|| issuer.strip_prefix("http://"));
+    let host = host.ok_or_else(|| invalid("issuer", "must start with https:// (or http:// for a trial)"))?;
+    let clean = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"' | '\\' | '<' | '>');
+    if host.is_empty() || host.starts_with('/') || !host.chars().all(clean) {
+        return Err(invalid("issuer", "must be a URL with a host and without query and fragment"));
+    }
+    if issuer.len() > 256 {
+        return Err(invalid("issuer", "must have at most 256 bytes"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

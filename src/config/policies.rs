@@ -1,0 +1,101 @@
+//! `[policies.NAME]`: the limits of sessions. What a policy leaves out it takes from `policies.default`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::{ConfigError, invalid},
+    tokens::Tokens,
+};
+use crate::domain::{
+    policy::{OnQuota, OnRefresh, Policy, SessionPolicy},
+    text::PolicyName,
+};
+
+/// The policies by name.
+pub type Policies = BTreeMap<String, Policy>;
+
+/// Name of the policy that is always there.
+pub const DEFAULT: &str = "default";
+
+/// A policy as it is written.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPolicy {
+    #[serde(with = "humantime_serde")]
+    access_token_ttl: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    idle_timeout: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    absolute_lifetime: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    refresh_grace: Option<Duration>,
+    max_sessions_per_subject: Option<u32>,
+    on_quota: Option<OnQuota>,
+    on_refresh: Option<OnRefresh>,
+}
+
+impl From<&Policy> for RawPolicy {
+    fn from(policy: &Policy) -> Self {
+        Self {
+            access_token_ttl: Some(policy.session.access_token_ttl),
+            idle_timeout: Some(policy.session.idle_timeout),
+            absolute_lifetime: Some(policy.absolute_lifetime),
+            refresh_grace: Some(policy.session.refresh_grace),
+            max_sessions_per_subject: Some(policy.max_sessions_per_subject),
+            on_quota: Some(policy.on_quota),
+            on_refresh: Some(policy.session.on_refresh),
+        }
+    }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn built_in(name: PolicyName) -> Policy {
+    Policy {
+        session: SessionPolicy {
+            name,
+            access_token_ttl: Duration::from_secs(600),
+            idle_timeout: DAY * 14,
+            refresh_grace: Duration::from_secs(10),
+            on_refresh: OnRefresh::KeepAccessToken,
+        },
+        absolute_lifetime: DAY * 90,
+        max_sessions_per_subject: 50,
+        on_quota: OnQuota::EvictOldest,
+    }
+}
+
+/// Completes and checks the policies.
+pub fn check(raw: &BTreeMap<String, RawPolicy>, tokens: &Tokens) -> Result<Policies, ConfigError> {
+    let named = |name: &str| {
+        PolicyName::try_from(name.to_owned()).map_err(|error| invalid(format!("policies.{name:?}"), error))
+    };
+    let empty = RawPolicy::default();
+    let default = complete(&built_in(named(DEFAULT)?), raw.get(DEFAULT).unwrap_or(&empty), named(DEFAULT)?);
+    let mut policies = Policies::from([(DEFAULT.to_owned(), default.clone())]);
+    for (name, policy) in raw.iter().filter(|(name, _)| *name != DEFAULT) {
+        policies.insert(name.clone(), complete(&default, policy, named(name)?));
+    }
+    for (name, policy) in &policies {
+        policy.check(tokens.max_access_token_ttl).map_err(|error| invalid(format!("policies.{name}"), error))?;
+    }
+    Ok(policies)
+}
+
+fn complete(base: &Policy, raw: &RawPolicy, name: PolicyName) -> Policy {
+    let session = &base.session;
+    Policy {
+        session: SessionPolicy {
+            name,
+            access_token_ttl: raw.access_token_ttl.unwrap_or(session.access_token_ttl),
+            idle_timeout: raw.idle_timeout.unwrap_or(session.idle_timeout),
+            refresh_grace: raw.refresh_grace.unwrap_or(session.refresh_grace),
+            on_refresh: raw.on_refresh.unwrap_or(session.on_refresh),
+        },
+        absolute_lifetime: raw.absolute_lifetime.unwrap_or(base.absolute_lifetime),
+        max_sessions_per_subject: raw.max_sessions_per_subject.unwrap_or(base.max_sessions_per_subject),
+        on_quota: raw.on_quota.unwrap_or(base.on_quota),
+    }
+}

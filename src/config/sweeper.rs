@@ -1,0 +1,52 @@
+//! `[sweeper]`: when expired rows are deleted, and how many at a time.
+
+use std::{str::FromStr, time::Duration};
+
+use croner::Cron;
+use serde::{Deserialize, Serialize};
+
+use super::error::{ConfigError, invalid};
+
+/// The section as it is written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSweeper {
+    schedule: String,
+    batch_size: u32,
+    #[serde(with = "humantime_serde")]
+    session_retention: Duration,
+}
+
+impl Default for RawSweeper {
+    fn default() -> Self {
+        Self { schedule: "* * * * *".to_owned(), batch_size: 1000, session_retention: Duration::from_secs(30 * 86_400) }
+    }
+}
+
+/// The section, checked.
+#[derive(Clone, Debug)]
+pub struct Sweeper {
+    /// When it runs, in UTC.
+    pub schedule: Cron,
+    /// Rows deleted in one transaction.
+    pub batch_size: i64,
+    /// How long a session is kept after it was over.
+    pub session_retention: Duration,
+}
+
+/// The largest batch: more would keep other writes waiting.
+const LARGEST_BATCH: u32 = 100_000;
+
+impl Sweeper {
+    /// Checks the section.
+    pub fn check(raw: &RawSweeper) -> Result<Self, ConfigError> {
+        let schedule = Cron::from_str(&raw.schedule).map_err(|error| {
+            let problem = format!("{:?} is not a cron pattern like \"*/5 * * * *\" ({error})", raw.schedule);
+            invalid("sweeper.schedule", problem)
+        })?;
+        if !(1..=LARGEST_BATCH).contains(&raw.batch_size) {
+            return Err(invalid("sweeper.batch_size", format!("must be from 1 to {LARGEST_BATCH}")));
+        }
+        Ok(Self { schedule, batch_size: raw.batch_size.into(), session_retention: raw.session_retention })
+    }
+}

@@ -1,0 +1,96 @@
+//! What a configuration may say, and what its errors say.
+
+use std::{fs, time::Duration};
+
+use super::*;
+
+fn load(toml: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("countersign.toml");
+    fs::write(&path, toml).unwrap();
+    Config::load(Some(&path), &Flags::default())
+        .map_err(|error| error.to_string().replace(&path.display().to_string(), "FILE"))
+}
+
+#[test]
+fn nothing_at_all_is_a_configuration() {
+    let config = load("").unwrap();
+    assert_eq!(config.listen.address.to_string(), "127.0.0.1:50051");
+    assert_eq!(config.database, DatabaseUrl::Sqlite("countersign-data/countersign.db".into()));
+    assert_eq!(config.policies[policies::DEFAULT].session.access_token_ttl, Duration::from_secs(600));
+    assert_eq!(*config.tokens.default_audience, *config.issuer);
+}
+
+#[test]
+fn a_policy_takes_from_the_default_one_what_it_leaves_out() {
+    let config = load("[policies.default]\nidle_timeout = '1d'\n[policies.short]\naccess_token_ttl = '1m'").unwrap();
+    let short = &config.policies["short"];
+    assert_eq!(short.session.access_token_ttl, Duration::from_secs(60));
+    assert_eq!(short.session.idle_timeout, Duration::from_secs(86_400));
+    assert_eq!(&*short.session.name, "short");
+}
+
+#[test]
+fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
+    for (toml, expected) in [
+        ("isuer = 'x'", "unknown setting isuer in FILE: did you mean issuer?"),
+        (
+            "[policies.default]\naccess_token_tll = '1m'",
+            "unknown setting policies.default.access_token_tll in FILE: did you mean access_token_ttl?",
+        ),
+        ("[sweeper]\nbatchsize = 3", "unknown setting sweeper.batchsize in FILE: did you mean batch_size?"),
+        ("[log]\nlevel = 3", "setting log.level in FILE: must be a string, not signed int `3`"),
+        ("[log]\nformat = 'xml'", "setting log.format in FILE: \"xml\" must be one of auto, text, json"),
+        ("issuer = 'auth'", "setting issuer: must start with https:// (or http:// for a trial)"),
+        ("issuer = 'https://a?b'", "setting issuer: must be a URL with a host and without query and fragment"),
+        ("listen = 'here'", "setting listen: \"here\" must be an address and a port like 127.0.0.1:50051"),
+        ("database_url = 'mysql://u:secret@h/d'", "setting database_url: mysql:// is not supported: use sqlite://PATH"),
+        (
+            "[policies.p]\nrefresh_grace = '1h'",
+            "setting policies.p: refresh_grace must be shorter than access_token_ttl",
+        ),
+        ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not configured; there are: default"),
+        ("[sweeper]\nbatch_size = 0", "setting sweeper.batch_size: must be from 1 to 100000"),
+        ("[blacklist]\nmax_entries = 0", "setting blacklist.max_entries: must be at least 1"),
+        ("[tokens]\nleeway = '2m'", "setting tokens.leeway: must be at most 1m: synchronize the clocks instead"),
+    ] {
+        assert_eq!(load(toml).unwrap_err(), expected, "{toml}");
+    }
+    for toml in ["issuer = ", "[sweeper]\nschedule = 'often'", "[tokens]\nleeway = 'soon'", "[tokens]\nleeway = 5"] {
+        let error = load(toml).unwrap_err();
+        assert!(!error.contains('\n') && error.len() < 300, "{error}");
+    }
+    assert!(load("[tokens]\nleeway = 'soon'").unwrap_err().starts_with("setting tokens.leeway in FILE: "));
+    assert!(load("[sweeper]\nschedule = 'often'").unwrap_err().starts_with("setting sweeper.schedule: "));
+}
+
+#[test]
+fn an_address_that_others_can_reach_needs_a_word() {
+    assert!(load("listen = '0.0.0.0:50051'").unwrap_err().contains("--insecure"));
+    assert!(load("listen = '0.0.0.0:50051'\ninsecure = true").is_ok());
+    assert!(load("listen = '[::1]:50051'").is_ok());
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("countersign.toml");
+    fs::write(&path, "listen = '127.0.0.1:1'\ndata_dir = '/file'").unwrap();
+    let flags = Flags { listen: Some("127.0.0.1:2".to_owned()), ..Flags::default() };
+    let config = Config::load(Some(&path), &flags).unwrap();
+    assert_eq!(config.listen.address.port(), 2);
+    assert_eq!(config.data_dir, PathBuf::from("/file"));
+}
+
+#[test]
+fn what_is_printed_can_be_read_again_and_says_the_same() {
+    let text =
+        load("issuer = 'https://a.example'\n[policies.short]\naccess_token_ttl = '1m'").unwrap().to_toml().unwrap();
+    assert_eq!(load(&text).unwrap().to_toml().unwrap(), text);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error() {
+    let error = Config::load(Some(Path::new("/nowhere/countersign.toml")), &Flags::default()).unwrap_err();
+    assert!(error.to_string().starts_with("configuration file /nowhere/countersign.toml: "));
+}

@@ -1,0 +1,69 @@
+//! `[tokens]`: what holds for all access tokens.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{ConfigError, invalid};
+use crate::domain::text::Audience;
+
+/// The section as it is written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTokens {
+    #[serde(with = "humantime_serde")]
+    leeway: Duration,
+    #[serde(with = "humantime_serde")]
+    max_access_token_ttl: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) default_audience: Option<String>,
+    verified_cache_bytes: u64,
+}
+
+impl Default for RawTokens {
+    fn default() -> Self {
+        Self {
+            leeway: Duration::from_secs(5),
+            max_access_token_ttl: Duration::from_secs(3600),
+            default_audience: None,
+            verified_cache_bytes: 32 << 20,
+        }
+    }
+}
+
+/// The section, checked.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// How far the clock of whoever issued a token may be ahead.
+    pub leeway: Duration,
+    /// The longest lifetime of an access token.
+    pub max_access_token_ttl: Duration,
+    /// The audience of sessions that name none.
+    pub default_audience: Audience,
+    /// Bytes for tokens whose signature is known to be good.
+    pub verified_cache_bytes: u64,
+}
+
+/// Beyond these, a token is no longer short-lived and clocks no longer agree.
+const LONGEST_TTL: Duration = Duration::from_secs(7 * 86_400);
+const LARGEST_LEEWAY: Duration = Duration::from_secs(60);
+
+impl Tokens {
+    /// Checks the section.
+    pub fn check(raw: &RawTokens, issuer: &str) -> Result<Self, ConfigError> {
+        if raw.leeway > LARGEST_LEEWAY {
+            return Err(invalid("tokens.leeway", "must be at most 1m: synchronize the clocks instead"));
+        }
+        if raw.max_access_token_ttl > LONGEST_TTL {
+            return Err(invalid("tokens.max_access_token_ttl", "must be at most 7d"));
+        }
+        let default_audience = raw.default_audience.clone().unwrap_or_else(|| issuer.to_owned());
+        Ok(Self {
+            leeway: raw.leeway,
+            max_access_token_ttl: raw.max_access_token_ttl,
+            default_audience: Audience::try_from(default_audience)
+                .map_err(|error| invalid("tokens.default_audience", error))?,
+            verified_cache_bytes: raw.verified_cache_bytes,
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! The gRPC side: messages to domain types and back, errors to statuses, and the server.
+
+mod convert;
+pub mod server;
+mod session_service;
+mod status;

@@ -1,0 +1,106 @@
+//! The server: services, limits, health, and an end in good order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+use tonic_health::{
+    ServingStatus,
+    server::{HealthReporter, HealthService},
+};
+
+use tonic_reflection::server::v1::ServerReflectionServer;
+
+use super::session_service::Sessions;
+use crate::{
+    authority::Authority,
+    proto::{DESCRIPTORS, session_service_server::SessionServiceServer},
+};
+
+/// Largest request: 256 validations of tokens of the usual size.
+const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// Most metadata of a call.
+const MAX_METADATA_BYTES: u32 = 16 << 10;
+/// Most calls in flight on a connection.
+const MAX_STREAMS: u32 = 1024;
+/// A connection that says nothing for this long is asked whether it is alive, and closed if it does not answer in time.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The names that health knows: the whole server, and each service.
+const HEALTH_NAMES: [&str; 2] = ["", "countersign.v1.SessionService"];
+
+/// Says whether the server is ready for calls.
+#[derive(Clone, Debug)]
+pub struct Health(HealthReporter);
+
+impl Health {
+    /// Not ready.
+    pub async fn new() -> Self {
+        let health = Self(HealthReporter::new());
+        health.set(ServingStatus::NotServing).await;
+        health
+    }
+
+    async fn set(&self, status: ServingStatus) {
+        for name in HEALTH_NAMES {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+
+    /// From now on: ready.
+    pub async fn serving(&self) {
+        self.set(ServingStatus::Serving).await;
+    }
+
+    /// From now on: not ready. Calls are still taken.
+    pub async fn not_serving(&self) {
+        self.set(ServingStatus::NotServing).await;
+    }
+
+    /// Ends the streams of those who watch, which would otherwise keep the server from stopping.
+    pub async fn end(&mut self) {
+        for name in HEALTH_NAMES {
+            self.0.clear_service_status(name).await;
+        }
+    }
+}
+
+/// Serves on a listener until `stop`, then lets the calls in flight finish.
+pub async fn serve(
+    listener: TcpListener,
+    authority: Arc<Authority>,
+    health: Health,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let address = listener.local_addr().ok();
+    let sessions = SessionServiceServer::new(Sessions(authority)).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let health =
+        tonic_health::pb::health_server::HealthServer::new(HealthService::from_health_reporter(health.0.clone()));
+    let mut server = Server::builder()
+        .http2_max_header_list_size(MAX_METADATA_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+    server
+        .add_service(sessions)
+        .add_service(health)
+        .add_optional_service(reflection(address))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .await
+}
+
+/// Reflection (`grpc.reflection.v1`), for people who explore the service. Only where nobody else can ask.
+fn reflection(
+    address: Option<SocketAddr>,
+) -> Option<ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>> {
+    if !address.is_some_and(|address| address.ip().is_loopback()) {
+        return None;
+    }
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .ok()
+}

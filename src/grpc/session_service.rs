@@ -1,0 +1,107 @@
+//! `countersign.v1.SessionService`: each call is a conversion, a use case, a conversion.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::{
+    authority::{Authority, error::AuthorityError},
+    proto::{self, session_service_server::SessionService},
+};
+
+/// Most tokens in a batch.
+const MAX_BATCH: usize = 256;
+/// Tokens judged before other calls get a turn: a signature takes some 26 microseconds.
+const TURN: usize = 16;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Sessions(pub Arc<Authority>);
+
+impl Sessions {
+    fn judge(&self, path: &str, request: &proto::ValidateRequest) -> Result<proto::ValidateResponse, AuthorityError> {
+        let full = match proto::ValidateView::try_from(request.view) {
+            Ok(proto::ValidateView::Full) => true,
+            Ok(proto::ValidateView::Basic | proto::ValidateView::Unspecified) => false,
+            Err(_) => return Err(AuthorityError::field(format!("{path}view"), "is not known")),
+        };
+        let answer = self.0.validate(&convert::question(path, request)?)?;
+        Ok(convert::validate_response(&answer, full))
+    }
+}
+
+#[tonic::async_trait]
+impl SessionService for Sessions {
+    async fn create_session(
+        &self,
+        request: Request<proto::CreateSessionRequest>,
+    ) -> Result<Response<proto::CreateSessionResponse>, Status> {
+        let issued = self.0.create_session(request.into_inner().try_into()?).await?;
+        let (session, tokens) = convert::issued(issued);
+        Ok(Response::new(proto::CreateSessionResponse { session: Some(session), tokens: Some(tokens) }))
+    }
+
+    async fn refresh(
+        &self,
+        request: Request<proto::RefreshRequest>,
+    ) -> Result<Response<proto::RefreshResponse>, Status> {
+        let exchanged = self.0.refresh(request.into_inner().try_into()?).await?;
+        let (session, tokens) = convert::issued(exchanged.issued);
+        let replayed = exchanged.replayed;
+        Ok(Response::new(proto::RefreshResponse { session: Some(session), tokens: Some(tokens), replayed }))
+    }
+
+    async fn validate(
+        &self,
+        request: Request<proto::ValidateRequest>,
+    ) -> Result<Response<proto::ValidateResponse>, Status> {
+        Ok(Response::new(self.judge("", request.get_ref())?))
+    }
+
+    async fn batch_validate(
+        &self,
+        request: Request<proto::BatchValidateRequest>,
+    ) -> Result<Response<proto::BatchValidateResponse>, Status> {
+        let requests = &request.get_ref().requests;
+        if requests.is_empty() || requests.len() > MAX_BATCH {
+            let problem = format!("has {} entries, 1 to {MAX_BATCH} are allowed", requests.len());
+            return Err(AuthorityError::field("requests", problem).into());
+        }
+        let mut responses = Vec::with_capacity(requests.len());
+        for (index, request) in requests.iter().enumerate() {
+            if index % TURN == TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            responses.push(self.judge(&format!("requests[{index}]."), request)?);
+        }
+        Ok(Response::new(proto::BatchValidateResponse { responses }))
+    }
+
+    async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
+        let revoked = self.0.revoke(request.into_inner().try_into()?).await?;
+        Ok(Response::new(proto::RevokeResponse {
+            revoked_sessions: revoked.sessions,
+            effective_at: Some(convert::timestamp(revoked.effective_at)),
+        }))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<proto::GetSessionRequest>,
+    ) -> Result<Response<proto::GetSessionResponse>, Status> {
+        let (session, now) = self.0.session(convert::requested_session(request.get_ref())?).await?;
+        Ok(Response::new(proto::GetSessionResponse { session: Some(convert::session(&session, now)) }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<proto::ListSessionsRequest>,
+    ) -> Result<Response<proto::ListSessionsResponse>, Status> {
+        let page = self.0.sessions(request.into_inner().try_into()?).await?;
+        Ok(Response::new(proto::ListSessionsResponse {
+            sessions: page.sessions.iter().map(|session| convert::session(session, page.now)).collect(),
+            next_page_token: page.next_page_token,
+        }))
+    }
+}

@@ -1,0 +1,78 @@
+//! The only table from errors to gRPC statuses.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::authority::error::AuthorityError;
+
+/// The domain of every `ErrorInfo` (google/rpc/error_details.proto).
+pub const DOMAIN: &str = "countersign";
+
+/// When a caller may try again after the database was away or writes were too many.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+
+impl From<AuthorityError> for Status {
+    fn from(error: AuthorityError) -> Self {
+        use AuthorityError as E;
+
+        let (code, reason) = match &error {
+            E::InvalidField { .. } => (Code::InvalidArgument, "INVALID_FIELD"),
+            E::RefreshTokenInvalid => (Code::Unauthenticated, "REFRESH_TOKEN_INVALID"),
+            E::RefreshTokenReused => (Code::Unauthenticated, "REFRESH_TOKEN_REUSED"),
+            E::SessionRevoked => (Code::Unauthenticated, "SESSION_REVOKED"),
+            E::SessionExpiredIdle => (Code::Unauthenticated, "SESSION_EXPIRED_IDLE"),
+            E::SessionExpiredAbsolute => (Code::Unauthenticated, "SESSION_EXPIRED_ABSOLUTE"),
+            E::SessionQuotaExceeded { .. } => (Code::ResourceExhausted, "SESSION_QUOTA_EXCEEDED"),
+            E::SessionNotFound => (Code::NotFound, "SESSION_NOT_FOUND"),
+            E::BlacklistFull { .. } => (Code::ResourceExhausted, "BLACKLIST_FULL"),
+            E::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
+            E::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
+            E::NotCurrent => (Code::Unavailable, "NOT_CURRENT"),
+            E::Internal => (Code::Internal, "INTERNAL"),
+        };
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+        match &error {
+            E::InvalidField { field, problem } => {
+                details.add_bad_request_violation(field, problem);
+            }
+            E::SessionQuotaExceeded { policy, .. } => {
+                details.add_quota_failure_violation(format!("policy:{policy}"), error.to_string());
+            }
+            E::BlacklistFull { .. } => {
+                details.add_quota_failure_violation("blacklist", error.to_string());
+            }
+            E::Overloaded | E::StoreUnavailable | E::NotCurrent => {
+                details.set_retry_info(Some(RETRY_DELAY));
+            }
+            _ => {}
+        }
+        Status::with_error_details(code, error.to_string(), details)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_a_reason_and_the_detail_that_fits() {
+        let details = |error: AuthorityError| {
+            let status = Status::from(error);
+            (status.code(), status.get_error_details())
+        };
+        let (code, invalid) = details(AuthorityError::field("audience[3]", "must not be empty"));
+        assert_eq!(code, Code::InvalidArgument);
+        assert_eq!(invalid.bad_request().unwrap().field_violations[0].field, "audience[3]");
+        assert_eq!(invalid.error_info().unwrap().domain, "countersign");
+
+        let (code, away) = details(AuthorityError::StoreUnavailable);
+        assert_eq!(code, Code::Unavailable);
+        assert!(away.retry_info().unwrap().retry_delay.is_some());
+
+        let (code, quota) = details(AuthorityError::SessionQuotaExceeded { limit: 3, policy: "short".to_owned() });
+        assert_eq!(code, Code::ResourceExhausted);
+        assert_eq!(quota.quota_failure().unwrap().violations[0].subject, "policy:short");
+    }
+}

@@ -1,0 +1,4 @@
+//! What runs by itself: timers and watchers that call use cases. Each runs until it is dropped.
+
+pub mod sweeper;
+pub mod tenants;

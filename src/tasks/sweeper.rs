@@ -1,0 +1,63 @@
+//! Sweeps by the schedule from the configuration.
+
+use std::{sync::Arc, time::Duration};
+
+use croner::Cron;
+use jiff::tz::TimeZone;
+
+use crate::{
+    authority::{Authority, error::AuthorityError},
+    clock::Clock,
+    domain::time::Timestamp,
+};
+
+/// How long to wait if the schedule has no next time within what a clock can tell.
+const NEVER: Duration = Duration::from_secs(86_400);
+
+/// Sweeps whenever the schedule says so.
+pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cron) {
+    loop {
+        tokio::time::sleep(until_next(&schedule, clock.now())).await;
+        let started = clock.uptime();
+        match authority.sweep().await {
+            Ok(swept) => {
+                let took_ms = u64::try_from(clock.uptime().saturating_sub(started).as_millis()).unwrap_or(u64::MAX);
+                if swept == Default::default() {
+                    tracing::debug!(took_ms, "swept, nothing was due");
+                } else {
+                    tracing::info!(revocations = swept.revocations, sessions = swept.sessions, took_ms, "swept");
+                }
+            }
+            // What is due stays due; the next sweep takes it.
+            Err(AuthorityError::StoreUnavailable) => tracing::warn!("the sweep stopped early; the next one goes on"),
+            Err(error) => tracing::error!(%error, "the sweep stopped early; the next one goes on"),
+        }
+    }
+}
+
+/// How long until the schedule's next time, which is in UTC.
+fn until_next(schedule: &Cron, now: Timestamp) -> Duration {
+    let next = jiff::Timestamp::from_microsecond(now.micros())
+        .ok()
+        .and_then(|now| schedule.find_next_occurrence(&now.to_zoned(TimeZone::UTC), false).ok())
+        .map(|next| Timestamp::from_micros(next.timestamp().as_microsecond()));
+    next.map_or(NEVER, |next| next.since(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use super::*;
+
+    #[test]
+    fn the_next_time_is_strictly_after_now() {
+        let schedule = |pattern| Cron::from_str(pattern).unwrap();
+        // 2023-11-14T22:13:20Z
+        let now = Timestamp::from_seconds(1_700_000_000);
+        assert_eq!(until_next(&schedule("* * * * *"), now), Duration::from_secs(40));
+        assert_eq!(until_next(&schedule("0 0 * * *"), now), Duration::from_secs(6400));
+        assert_eq!(until_next(&schedule("* * * * * *"), now), Duration::from_secs(1));
+        assert_eq!(until_next(&schedule("0 0 30 2 *"), now), NEVER);
+    }
+}
