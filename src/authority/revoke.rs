@@ -3,14 +3,18 @@
 use super::{Authority, error::AuthorityError};
 use crate::{
     domain::{
+        claims::AccessClaims,
         ids::SessionId,
-        revocation::{Revocation, RevocationTarget},
+        revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
         session::{EndReason, Ended},
         text::{Note, Subject, Tenant},
         time::Timestamp,
     },
-    token::refresh::PREFIX,
+    token::{access, refresh::PREFIX},
 };
+
+/// Longest token taken for revocation, in bytes.
+pub const MAX_TOKEN_BYTES: usize = access::MAX_BYTES;
 
 /// What to revoke, and why.
 pub struct RevokeOrder {
@@ -66,6 +70,8 @@ impl Authority {
         let nothing = Ok(Revocations { sessions: 0, effective_at: now });
         let by_id = matches!(order.target, RevokeTarget::Session(_));
         let by_tenant = matches!(order.target, RevokeTarget::Tenant(_));
+        let ended = Ended { at: now, reason: order.reason, note: order.note };
+        let mut orphan = None;
         let target = match order.target {
             RevokeTarget::Session(id) => RevocationTarget::Session(id),
             RevokeTarget::Subject { tenant, subject, except } => RevocationTarget::Subject { tenant, subject, except },
@@ -84,22 +90,20 @@ impl Authority {
             RevokeTarget::Token { token, token_only } => {
                 let token = self.verified(&token).map_err(|_| not_authentic())?;
                 let claims = &token.claims;
-                if self.check_time(claims, now).is_err() {
+                // Only the end counts: a token whose time has not come yet is to be stopped before it does.
+                if self.has_expired(claims, now) {
                     return nothing;
                 }
+                orphan = Some(self.orphan(claims, token_only, &ended)?);
                 if token_only {
-                    RevocationTarget::Token {
-                        token: claims.token_id,
-                        session_id: claims.session_id,
-                        expires_at: claims.expires_at,
-                    }
+                    let (token, session_id, expires_at) = (claims.token_id, claims.session_id, claims.expires_at);
+                    RevocationTarget::Token { token, session_id, expires_at }
                 } else {
                     RevocationTarget::Session(claims.session_id)
                 }
             }
         };
-        let ended = Ended { at: now, reason: order.reason, note: order.note };
-        let outcome = self.store.revoke(Revocation { target, ended }).await?;
+        let outcome = self.store.revoke(Revocation { target, ended, orphan }).await?;
         if by_id && !outcome.found {
             return Err(AuthorityError::SessionNotFound);
         }
@@ -108,6 +112,27 @@ impl Authority {
             self.tenant_revoked.notify_one();
         }
         Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
+    }
+
+    /// The entry that stops a token, or its session, if the database does not know that the session lives.
+    fn orphan(&self, claims: &AccessClaims, token_only: bool, ended: &Ended) -> Result<BlacklistEntry, AuthorityError> {
+        let damaged = |_| AuthorityError::Internal;
+        let (revoked, last_expiry) = if token_only {
+            (Revoked::Token(claims.token_id), claims.expires_at)
+        } else {
+            let longest = self.settings.max_access_token_ttl;
+            (Revoked::Session(claims.session_id), ended.at.max(claims.issued_at).plus(longest))
+        };
+        Ok(BlacklistEntry {
+            revoked,
+            tenant: Tenant::try_from(claims.tenant.clone()).map_err(damaged)?,
+            subject: Some(Subject::try_from(claims.subject.clone()).map_err(damaged)?),
+            session_id: Some(claims.session_id),
+            reason: ended.reason,
+            note: ended.note.clone(),
+            revoked_at: ended.at,
+            expires_at: last_expiry.plus(RETENTION_MARGIN),
+        })
     }
 
     /// The session of an authentic refresh token of any generation that was issued; none if it is gone.

@@ -104,8 +104,13 @@ impl Authority {
         Ok(verified)
     }
 
-    pub(super) fn check_time(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), InactiveReason> {
-        if now >= claims.expires_at || self.feed.index().is_forgotten(claims.expires_at) {
+    /// Whether a token's time is over, or may have been over when a sweep forgot what stopped it.
+    pub(super) fn has_expired(&self, claims: &AccessClaims, now: Timestamp) -> bool {
+        now >= claims.expires_at || self.feed.index().is_forgotten(claims.expires_at)
+    }
+
+    fn check_time(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), InactiveReason> {
+        if self.has_expired(claims, now) {
             return Err(InactiveReason::Expired);
         }
         // Only here clocks may differ: a token of a replica whose clock is ahead must be good at once.

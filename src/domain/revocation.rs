@@ -88,6 +88,9 @@ pub struct Revocation {
     pub target: RevocationTarget,
     /// When, why, and what was said.
     pub ended: Ended,
+    /// Written if the database does not know that the session lives, although an authentic token says so: the database
+    /// was set back to an older state, and nothing else would stop the token.
+    pub orphan: Option<BlacklistEntry>,
 }
 
 /// What a call for revocation is about.

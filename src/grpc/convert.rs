@@ -12,7 +12,7 @@ use crate::{
         inspect::Listing,
         issue::{Issued, Tokens},
         refresh::Exchange,
-        revoke::{RevokeOrder, RevokeTarget},
+        revoke::{MAX_TOKEN_BYTES, RevokeOrder, RevokeTarget},
         validate::{Answer, InactiveReason, Question},
     },
     domain::{
@@ -34,8 +34,6 @@ const MAX_AMR: usize = 16;
 const MAX_ACR_VALUES: usize = 16;
 /// Longest text demanded of a token; no token carries a longer one.
 const MAX_DEMAND_BYTES: usize = 256;
-/// Longest token taken for revocation.
-const MAX_TOKEN_BYTES: usize = crate::token::access::MAX_BYTES;
 const DEFAULT_PAGE: u16 = 50;
 const LARGEST_PAGE: u16 = 500;
 

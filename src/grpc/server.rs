@@ -10,8 +10,6 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use tonic_reflection::server::v1::ServerReflectionServer;
-
 use super::session_service::Sessions;
 use crate::{
     authority::Authority,
@@ -74,7 +72,7 @@ pub async fn serve(
     health: Health,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let address = listener.local_addr().ok();
+    let reflect = may_reflect(listener.local_addr().ok());
     let sessions = SessionServiceServer::new(Sessions(authority)).max_decoding_message_size(MAX_REQUEST_BYTES);
     let health =
         tonic_health::pb::health_server::HealthServer::new(HealthService::from_health_reporter(health.0.clone()));
@@ -86,21 +84,21 @@ pub async fn serve(
     server
         .add_service(sessions)
         .add_service(health)
-        .add_optional_service(reflection(address))
+        .add_optional_service(reflect.then(|| reflection().build_v1().ok()).flatten())
+        // Most clients in the field still ask for this one.
+        .add_optional_service(reflect.then(|| reflection().build_v1alpha().ok()).flatten())
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
         .await
 }
 
-/// Reflection (`grpc.reflection.v1`), for people who explore the service. Only where nobody else can ask.
-fn reflection(
-    address: Option<SocketAddr>,
-) -> Option<ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>> {
-    if !address.is_some_and(|address| address.ip().is_loopback()) {
-        return None;
-    }
+/// Whether the service describes itself: only where nobody else can ask.
+fn may_reflect(address: Option<SocketAddr>) -> bool {
+    address.is_some_and(|address| address.ip().is_loopback())
+}
+
+/// Reflection for people who explore the service, and for stock clients.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .ok()
 }

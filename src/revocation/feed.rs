@@ -3,7 +3,13 @@
 //! Whoever revokes waits here until the entry has been applied. So a caller that goes away in the middle cannot leave the
 //! index behind the database, and one way serves entries of this process and of others.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
@@ -24,11 +30,13 @@ pub struct Feed {
     index: Index,
     /// The last entry applied; none before the first load is complete.
     applied: watch::Sender<Option<Seq>>,
+    /// Whether that load is complete. Beside the channel, because looking into it takes a lock.
+    loaded: AtomicBool,
 }
 
 impl Default for Feed {
     fn default() -> Self {
-        Self { index: Index::default(), applied: watch::channel(None).0 }
+        Self { index: Index::default(), applied: watch::channel(None).0, loaded: AtomicBool::new(false) }
     }
 }
 
@@ -40,7 +48,7 @@ impl Feed {
 
     /// Whether the index may be trusted: it has been loaded. Ask it *after* a look-up, so that the look-up is covered.
     pub fn is_current(&self) -> bool {
-        self.applied.borrow().is_some()
+        self.loaded.load(Ordering::Acquire)
     }
 
     /// Waits until the entry at `seq`, and with it all before it, has been applied.
@@ -54,6 +62,7 @@ impl Feed {
         self.index.set_swept_until(store.swept_until().await?);
         let last = self.catch_up(store, Seq::default()).await?;
         self.applied.send_replace(Some(last));
+        self.loaded.store(true, Ordering::Release);
         Ok(())
     }
 

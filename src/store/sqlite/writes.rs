@@ -109,21 +109,17 @@ pub fn revoke(connection: &mut SqliteConnection, revocation: &Revocation) -> Res
     let ended = &revocation.ended;
     match &revocation.target {
         RevocationTarget::Session(id) => match find(connection, *id)? {
-            None => Ok(RevocationOutcome { found: false, sessions: 0, seq: None }),
             Some(session) if session.is_live(ended.at) => end_all(connection, vec![session], ended),
-            Some(_) => end_all(connection, vec![], ended),
+            session => stop_orphan(connection, session.as_ref(), revocation),
         },
-        RevocationTarget::Token { token, session_id, expires_at } => {
-            let seq = match find(connection, *session_id)? {
-                // An ended session has an entry of its own, which stops all its tokens.
-                Some(session) if session.is_live(ended.at) => {
-                    let entry = BlacklistEntry::for_token(&session, *token, *expires_at, ended);
-                    Some(insert_entry(connection, &entry)?)
-                }
-                _ => None,
-            };
-            Ok(RevocationOutcome { found: true, sessions: 0, seq })
-        }
+        RevocationTarget::Token { token, session_id, expires_at } => match find(connection, *session_id)? {
+            Some(session) if session.is_live(ended.at) => {
+                let entry = BlacklistEntry::for_token(&session, *token, *expires_at, ended);
+                let seq = insert_entry(connection, &entry)?;
+                Ok(RevocationOutcome { found: true, sessions: 0, seq: Some(seq) })
+            }
+            session => stop_orphan(connection, session.as_ref(), revocation),
+        },
         RevocationTarget::Subject { tenant, subject, except } => {
             let mut live = live_sessions(connection, tenant, subject, ended.at)?;
             live.retain(|session| Some(session.id) != *except);
@@ -150,6 +146,20 @@ pub fn revoke(connection: &mut SqliteConnection, revocation: &Revocation) -> Res
             Ok(RevocationOutcome { found: true, sessions: live, seq: Some(seq) })
         }
     }
+}
+
+/// What is left to do for a session that does not live. One that was ended has an entry of its own, which stops all its
+/// tokens; one that is unknown, or expired although a token of it lives, has none.
+fn stop_orphan(
+    connection: &mut SqliteConnection,
+    session: Option<&Session>,
+    revocation: &Revocation,
+) -> Result<RevocationOutcome> {
+    let seq = match &revocation.orphan {
+        Some(entry) if session.is_none_or(|session| session.ended.is_none()) => Some(insert_entry(connection, entry)?),
+        _ => None,
+    };
+    Ok(RevocationOutcome { found: session.is_some(), sessions: 0, seq })
 }
 
 /// The last instant that a revocation of a tenant covers: now, or later if the clock has been set back since a session was

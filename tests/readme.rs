@@ -1,0 +1,151 @@
+//! The README keeps its word: its tour runs as it stands, and its table has every setting.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{env, fs, net::TcpListener, path::Path, process::Command};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
+
+fn readme() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+}
+
+/// The fenced blocks of a section, each with its language.
+fn blocks(section: &str) -> Vec<(String, String)> {
+    let text = readme();
+    let from = text.find(&format!("\n## {section}\n")).unwrap() + 1;
+    let section = text[from..].split("\n## ").next().unwrap().to_owned();
+    let mut blocks = vec![];
+    let mut lines = section.lines();
+    while let Some(line) = lines.next() {
+        if let Some(language) = line.strip_prefix("```") {
+            let body: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push((language.to_owned(), body.join("\n")));
+        }
+    }
+    blocks
+}
+
+/// Whether a line is as expected, where `…` stands for anything. White space counts once, since columns follow their content.
+fn matches(expected: &str, actual: &str) -> bool {
+    let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (expected, actual) = (squeeze(expected), squeeze(actual));
+    let mut rest = actual.as_str();
+    let mut pieces = expected.split('…');
+    let Some(first) = pieces.next() else { return false };
+    let Some(after) = rest.strip_prefix(first) else { return false };
+    rest = after;
+    let mut open_end = false;
+    for piece in pieces {
+        let Some(position) = rest.find(piece) else { return false };
+        rest = &rest[position + piece.len()..];
+        open_end = piece.is_empty();
+    }
+    rest.is_empty() || open_end
+}
+
+#[test]
+fn the_tour_runs_word_for_word_and_prints_what_it_says() {
+    const MARK: &str = "=====";
+    let blocks = blocks("Five minutes");
+    let mut script = String::from("set -eu\n");
+    let mut expected = vec![];
+    for (language, body) in &blocks {
+        match language.as_str() {
+            "sh" => {
+                script += &format!("{body}\necho '{MARK}'\n");
+                expected.push(String::new());
+            }
+            "text" => expected.last_mut().unwrap().push_str(body),
+            other => panic!("a block in {other:?}"),
+        }
+    }
+    assert!(expected.len() > 5, "the tour was found");
+
+    // The commands stand as they are; the address comes from the environment, so that tours run side by side.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), env::var("PATH").unwrap());
+    let output = Command::new("bash")
+        // Job control, which `kill %1` needs, is off in scripts unless asked for.
+        .args(["-m", "-c", &script])
+        .current_dir(folder.path())
+        .env("PATH", path)
+        .env("COUNTERSIGN_LISTEN", format!("127.0.0.1:{port}"))
+        .env("COUNTERSIGN_SERVER", format!("http://127.0.0.1:{port}"))
+        .output()
+        .unwrap();
+    let log = fs::read_to_string(folder.path().join("serve.log")).unwrap_or_default();
+    let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "the tour failed\n{printed}\n{errors}\n{log}");
+    let printed: Vec<_> = printed.split(&format!("{MARK}\n")).collect();
+    for (expected, printed) in expected.iter().zip(&printed) {
+        let (expected, printed): (Vec<_>, Vec<_>) = (expected.lines().collect(), printed.lines().collect());
+        assert_eq!(expected.len(), printed.len(), "expected {expected:#?}, printed {printed:#?}");
+        for (expected, printed) in expected.iter().zip(printed) {
+            assert!(matches(expected, printed), "expected {expected:?}, printed {printed:?}");
+        }
+    }
+}
+
+/// All settings as dotted names.
+fn settings(path: &str, value: &serde_json::Value) -> Vec<String> {
+    match value.as_object() {
+        Some(object) => object
+            .iter()
+            .flat_map(|(name, value)| {
+                settings(&format!("{path}{}{name}", if path.is_empty() { "" } else { "." }), value)
+            })
+            .collect(),
+        None => vec![path.to_owned()],
+    }
+}
+
+#[test]
+fn the_table_has_every_setting_with_its_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    fs::write(&file, "[tenants.t]\npolicy = 'default'\naudiences = ['a']").unwrap();
+    let output = Command::new(BINARY).args(["config", "print", "--json", "--config"]).arg(&file).output().unwrap();
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let readme = readme();
+    let names = settings("", &printed);
+    assert!(names.len() > 20, "{names:?}");
+    for name in &names {
+        let shown = name.replace("policies.default.", "policies.NAME.").replace("tenants.t.", "tenants.NAME.");
+        assert!(readme.contains(&format!("| `{shown}` |")), "the README lacks {shown}");
+        let value = name.split('.').fold(&printed, |value, part| &value[part]);
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned).replace("14days", "14d");
+        let derived = ["database_url", "default_audience", "master_key_file", "tenants"];
+        if derived.iter().any(|derived| name.contains(derived)) {
+            continue;
+        }
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{shown}` |"))).unwrap();
+        let short = row.split('`').nth(3).unwrap();
+        let same = short == value
+            || humantime::parse_duration(short)
+                .ok()
+                .is_some_and(|span| Some(span) == humantime::parse_duration(&value).ok());
+        assert!(same, "the README says that {shown} is {short}, but it is {value}");
+    }
+    let rows = readme.lines().filter(|line| line.starts_with("| `") && line.matches('|').count() == 4).count();
+    assert_eq!(rows, names.len(), "the table has rows for settings that do not exist");
+}
+
+#[test]
+fn the_example_configuration_is_good() {
+    let (_, toml) = blocks("Configuration").into_iter().find(|(language, _)| language == "toml").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    fs::write(&file, toml).unwrap();
+    let output = Command::new(BINARY).args(["config", "check", "--config"]).arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_wildcard_matches_anything_and_nothing_else_does() {
+    assert!(matches("session …", "session   01a1"));
+    assert!(matches("… alice … live", "x alice y live"));
+    assert!(!matches("active yes", "active no"));
+    assert!(!matches("active", "active yes"));
+    assert!(!matches("… alice", "bob"));
+}
