@@ -74,6 +74,11 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// How long a statement waits for a lock that another connection holds.
+const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
+/// What SQLite says once it has waited long enough. Diesel hands on its message alone, without its code.
+const LOCKED: &str = "database is locked";
+
 #[derive(QueryableByName)]
 struct Finding {
     #[diesel(sql_type = Text)]
@@ -95,8 +100,12 @@ pub fn prepare(path: &Path) -> Result<(), OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     let mut connection =
         SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| other(error.to_string()))?;
-    let findings: Vec<Finding> =
-        sql_query("PRAGMA quick_check(1)").load(&mut connection).map_err(|error| damaged(error.to_string()))?;
+    // A store of this process that was just dropped may still be writing back its log: that is no damage.
+    connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
+    let findings: Vec<Finding> = sql_query("PRAGMA quick_check(1)").load(&mut connection).map_err(|error| {
+        let problem = error.to_string();
+        if problem == LOCKED { other(problem) } else { damaged(problem) }
+    })?;
     if let Some(finding) = findings.iter().find(|finding| finding.quick_check != "ok") {
         return Err(damaged(finding.quick_check.clone()));
     }
