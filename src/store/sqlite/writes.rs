@@ -277,10 +277,12 @@ pub fn delete_expired_revocations(connection: &mut SqliteConnection, until: Time
         .filter(sweeper::swept_until.lt(until.micros()))
         .set(sweeper::swept_until.eq(until.micros()))
         .execute(connection)?;
+    // A tenant's entry covers sessions by the millisecond that their identifiers tell, as `end_tenant_sessions` does.
     let deleted = sql_query(
         "DELETE FROM blacklist WHERE seq IN (SELECT seq FROM blacklist AS b WHERE b.expires_at < ? \
          AND NOT (b.kind = 'tenant' AND EXISTS (SELECT 1 FROM sessions AS s WHERE s.tenant = b.tenant \
-         AND s.ended_at IS NULL AND s.created_at <= b.up_to AND s.idle_expires_at > b.revoked_at)) \
+         AND s.id < unhex(printf('%012X', b.up_to / 1000 + 1)) \
+         AND s.ended_at IS NULL AND s.idle_expires_at > b.revoked_at)) \
          ORDER BY b.expires_at LIMIT ?)",
     )
     .bind::<BigInt, _>(until.micros())
