@@ -1,0 +1,153 @@
+//! The contract of [`countersign::store::Store`], held against every engine.
+//!
+//! Each rule is one function over `&dyn Store`, written once. The list below makes a test of it for each engine, with a
+//! database of its own. A function that is not on the list is dead code, so `-D warnings` finds a forgotten one.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "store/concurrency.rs"]
+mod concurrency;
+#[path = "store/creating.rs"]
+mod creating;
+#[path = "store/engines.rs"]
+mod engines;
+#[path = "store/feed.rs"]
+mod feed;
+#[path = "store/keys.rs"]
+mod keys;
+#[path = "store/listing.rs"]
+mod listing;
+#[path = "store/quota.rs"]
+mod quota;
+#[path = "store/refreshing.rs"]
+mod refreshing;
+#[path = "store/revoking.rs"]
+mod revoking;
+#[path = "store/sqlite_only.rs"]
+mod sqlite_only;
+#[path = "store/support.rs"]
+mod support;
+#[path = "store/sweeping.rs"]
+mod sweeping;
+#[path = "store/tenants.rs"]
+mod tenants;
+
+/// Makes a test of each rule on one engine.
+macro_rules! tests {
+    ($engine:ident: $($area:ident { $($rule:ident,)* })*) => {
+        mod $engine {
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $rule() {
+                    let database = super::engines::$engine().await;
+                    super::$area::$rule(database.store()).await;
+                }
+            )*)*
+        }
+    };
+}
+
+/// The whole contract.
+macro_rules! conformance {
+    ($engine:ident) => {
+        tests! {
+            $engine:
+            creating {
+                what_is_written_is_read_back_field_by_field,
+                the_least_values_are_read_back,
+                the_greatest_values_are_read_back,
+                numbers_in_claims_are_read_back_to_the_last_digit,
+                claims_may_hold_every_text_that_json_can,
+                a_session_that_is_not_there_is_none,
+                the_same_request_gives_the_first_session_and_no_second_row,
+                the_same_request_in_another_tenant_is_another_session,
+                a_request_is_repeated_even_if_its_session_has_ended,
+                the_same_id_twice_is_an_error_and_hurts_nobody_else_in_flight,
+            }
+            quota {
+                one_too_many_is_refused_and_nobody_is_evicted,
+                one_too_many_evicts_the_oldest,
+                a_lowered_limit_evicts_as_many_as_are_too_many,
+                ended_and_expired_sessions_do_not_count,
+                sessions_of_others_do_not_count,
+                zero_is_no_limit,
+                a_repeated_request_evicts_nobody_and_is_not_refused,
+            }
+            refreshing {
+                a_rotation_writes_what_the_domain_decides_and_nothing_else,
+                a_device_is_updated_when_given_and_kept_when_not,
+                a_replay_changes_nothing,
+                a_reuse_ends_the_session_and_stops_its_tokens,
+                a_refused_attempt_changes_nothing,
+                an_unknown_session_is_refused,
+                a_kept_access_token_gets_no_entry,
+                a_revoked_access_token_is_stopped_for_as_long_as_it_lives,
+            }
+            revoking {
+                a_revoked_session_ends_and_its_tokens_are_stopped,
+                an_ended_session_is_left_as_it_ended,
+                an_expired_session_is_not_ended,
+                an_unknown_session_is_not_found,
+                all_sessions_of_a_subject_end_but_one,
+                a_subject_revoked_twice_ends_nothing_more,
+                expired_sessions_of_a_subject_are_not_counted,
+                a_revoked_token_leaves_its_session_alone,
+                a_token_revoked_twice_has_one_entry_with_a_new_seq,
+                a_token_of_a_session_that_is_over_or_unknown_adds_no_entry,
+            }
+            tenants {
+                a_revoked_tenant_has_one_entry_and_its_sessions_are_counted,
+                the_default_tenant_is_a_tenant_like_others,
+                a_tenant_revoked_twice_has_one_entry_with_a_new_seq,
+                sessions_that_are_over_are_not_counted,
+                sessions_created_with_a_clock_ahead_are_covered,
+                a_clock_set_back_does_not_uncover_what_was_covered,
+                revoked_tenants_are_listed_with_how_they_end,
+                sessions_end_in_batches_up_to_the_instant_and_no_further,
+                what_had_ended_before_its_tenant_is_left_as_it_was,
+            }
+            feed {
+                entries_come_in_the_order_of_their_seq_page_by_page,
+                a_follower_sees_every_entry_once_while_others_revoke,
+                every_kind_of_new_entry_changes_the_hint,
+            }
+            concurrency {
+                of_many_refreshes_at_once_one_rotates_and_the_others_replay,
+                sessions_refreshed_at_once_do_not_mix,
+                of_many_creations_for_one_request_one_is_new,
+                a_limit_holds_against_many_creations_at_once,
+                evictions_at_once_leave_as_many_as_the_limit,
+                a_refresh_racing_a_revocation_never_brings_the_session_back,
+                a_refresh_racing_the_end_of_its_tenant_never_brings_the_session_back,
+                a_caller_that_goes_away_does_no_harm,
+            }
+            sweeping {
+                only_expired_entries_are_deleted,
+                entries_are_deleted_at_most_the_limit_at_a_time,
+                the_record_of_the_sweep_never_goes_back,
+                a_tenant_stays_until_its_sessions_have_ended,
+                a_tenant_stays_for_a_session_of_its_last_millisecond,
+                a_tenant_stays_for_a_session_created_with_a_clock_ahead,
+                a_tenant_does_not_stay_for_sessions_created_since,
+                a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind,
+                a_tenant_that_stays_does_not_use_up_the_limit,
+                a_seq_is_not_used_again_after_the_newest_entries_are_gone,
+                sessions_are_deleted_by_when_they_were_over,
+                sessions_are_deleted_at_most_the_limit_at_a_time,
+            }
+            listing {
+                the_newest_comes_first,
+                tenant_subject_and_state_select,
+                a_session_is_over_at_the_instant_of_its_idle_expiry,
+                pages_cover_everything_once,
+                texts_that_look_alike_are_different_texts,
+            }
+            keys {
+                first_keys_are_read_back,
+                later_first_keys_do_not_replace_them,
+                two_who_write_first_keys_at_once_get_the_same,
+            }
+        }
+    };
+}
+
+conformance!(sqlite);

@@ -1,0 +1,166 @@
+//! What must hold when many come at once.
+
+use std::future::Future;
+
+use countersign::{
+    domain::{
+        ids::TokenId,
+        policy::OnQuota,
+        refresh::RefreshAttempt,
+        session::{Device, Session},
+        text::Tenant,
+    },
+    store::{Created, Creation, Refreshed, RevokedTenant, SessionQuery, Store},
+};
+use futures_util::{
+    future::{join, join_all},
+    poll,
+};
+
+use crate::support::{
+    after, assert_unchanged, attempt, create, create_all, ended, entries, list, query, read, revoke_session,
+    revoke_tenant, rotate, session, text,
+};
+
+/// An attempt that nobody else makes in the same way.
+fn attempt_of(n: u8, session: &Session) -> RefreshAttempt {
+    let device = Device { label: text(format!("device {n}")), ..Device::default() };
+    let next_access_token_id = TokenId::new([n; 16]);
+    RefreshAttempt { device: Some(device), next_access_token_id, ..attempt(session, after(30)) }
+}
+
+pub async fn of_many_refreshes_at_once_one_rotates_and_the_others_replay(store: &dyn Store) {
+    let before = create(store, session(1)).await;
+    let refreshes = (0..64).map(|n| store.refresh_session(attempt_of(n, &before)));
+    let mut rotated = vec![];
+    let mut replayed = vec![];
+    for outcome in join_all(refreshes).await {
+        match outcome.unwrap() {
+            Refreshed::Rotated { session, .. } => rotated.push(session),
+            Refreshed::Replayed(session) => replayed.push(session),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((rotated.len(), replayed.len()), (1, 63));
+    assert!(replayed.iter().all(|session| *session == rotated[0]), "all get the tokens of one lineage");
+    assert_unchanged(store, &[(*rotated[0]).clone()]).await;
+    assert_eq!(entries(store).await, []);
+}
+
+pub async fn sessions_refreshed_at_once_do_not_mix(store: &dyn Store) {
+    let there = create_all(store, (0..64).map(session)).await;
+    let refreshes = (0..).zip(&there).map(|(n, before)| store.refresh_session(attempt_of(n, before)));
+    for (n, outcome) in (0..).zip(join_all(refreshes).await) {
+        let Refreshed::Rotated { session, .. } = outcome.unwrap() else { panic!("each has its own session") };
+        assert_eq!((session.id, session.access_token_id), (there[usize::from(n)].id, TokenId::new([n; 16])));
+        assert_unchanged(store, &[*session]).await;
+    }
+}
+
+pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
+    let request = |n| Session { request_id: Some(text("r")), ..session(n) };
+    let creations = (0..32).map(|n| Creation { session: request(n), max_sessions: 1, on_quota: OnQuota::EvictOldest });
+    let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
+
+    let listed = store.sessions(query(&Tenant::default())).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    let (new, repeated): (Vec<_>, Vec<_>) =
+        outcomes.into_iter().map(Result::unwrap).partition(|created| *created == Created::New { seq: None });
+    assert_eq!(new.len(), 1);
+    assert!(repeated.iter().all(|created| *created == Created::Repeated(Box::new(listed[0].clone()))));
+    assert_eq!(entries(store).await, [], "nobody was evicted for a repetition");
+}
+
+pub async fn a_limit_holds_against_many_creations_at_once(store: &dyn Store) {
+    let creations = (0..32).map(|n| Creation { session: session(n), max_sessions: 4, on_quota: OnQuota::Refuse });
+    let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
+    let refused = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::QuotaExceeded))).count();
+    assert_eq!(refused, 28, "{outcomes:?}");
+    assert_eq!(list(store, query(&Tenant::default())).await.len(), 4);
+}
+
+pub async fn evictions_at_once_leave_as_many_as_the_limit(store: &dyn Store) {
+    let creations = (0..32).map(|n| Creation { session: session(n), max_sessions: 4, on_quota: OnQuota::EvictOldest });
+    for outcome in join_all(creations.map(|creation| store.create_session(creation))).await {
+        assert!(matches!(outcome.unwrap(), Created::New { .. }));
+    }
+    let live = SessionQuery { live: Some(true), ..query(&Tenant::default()) };
+    assert_eq!(list(store, live).await.len(), 4);
+    assert_eq!(entries(store).await.len(), 28);
+}
+
+/// Rounds of a race: with fewer, one order of events might never be met.
+const ROUNDS: u32 = 100;
+
+pub async fn a_refresh_racing_a_revocation_never_brings_the_session_back(store: &dyn Store) {
+    for n in 0..ROUNDS {
+        let before = create(store, session(n)).await;
+        let refresh = store.refresh_session(attempt(&before, before.created_at));
+        let revocation = revoke_session(store, &before, before.created_at);
+        // Either may be the first to be sent.
+        let (refreshed, revoked) = if n % 2 == 0 {
+            join(refresh, revocation).await
+        } else {
+            let (revoked, refreshed) = join(revocation, refresh).await;
+            (refreshed, revoked)
+        };
+        assert_eq!(revoked.sessions, 1);
+        let left = match refreshed.unwrap() {
+            Refreshed::Rotated { session, .. } => *session,
+            Refreshed::Refused(_) => before,
+            other => panic!("{other:?}"),
+        };
+        let at = left.created_at;
+        assert_unchanged(store, &[left.end(ended(at))]).await;
+    }
+}
+
+pub async fn a_refresh_racing_the_end_of_its_tenant_never_brings_the_session_back(store: &dyn Store) {
+    let acme: Tenant = text("acme");
+    let there = create_all(store, (0..ROUNDS).map(|n| Session { tenant: acme.clone(), ..session(n) })).await;
+    revoke_tenant(store, &acme, after(200)).await;
+    let tenant = store.revoked_tenants().await.unwrap().remove(0);
+
+    let refreshes = there.iter().map(|session| store.refresh_session(attempt(session, after(201))));
+    let ending = async {
+        let mut last = None;
+        while let Some(id) = store.end_tenant_sessions(RevokedTenant { ..tenant.clone() }, last, 3).await.unwrap() {
+            last = Some(id);
+        }
+    };
+    let (refreshed, ()) = join(join_all(refreshes), ending).await;
+    for (before, outcome) in there.into_iter().zip(refreshed) {
+        let left = match outcome.unwrap() {
+            Refreshed::Rotated { session, .. } => *session,
+            Refreshed::Refused(_) => before,
+            other => panic!("{other:?}"),
+        };
+        assert_unchanged(store, &[left.end(tenant.ended.clone())]).await;
+    }
+}
+
+/// Lets a call begin, and goes away.
+async fn abandon(call: impl Future) {
+    let mut call = Box::pin(call);
+    drop(poll!(&mut call));
+}
+
+pub async fn a_caller_that_goes_away_does_no_harm(store: &dyn Store) {
+    let there = create(store, session(0)).await;
+    for n in 1..=20 {
+        let creation = Creation { session: session(n), max_sessions: 0, on_quota: OnQuota::Refuse };
+        abandon(store.create_session(creation)).await;
+        abandon(store.refresh_session(attempt(&there, after(1)))).await;
+        abandon(store.delete_expired_revocations(after(1), 10)).await;
+        abandon(store.delete_old_sessions(after(1), 10)).await;
+        abandon(store.session(there.id)).await;
+        abandon(store.insert_first_keys(vec![])).await;
+    }
+    // What was abandoned may still be under way, so the proof is another session.
+    let next = create(store, session(100)).await;
+    rotate(store, &next, after(101)).await;
+    assert_eq!(revoke_session(store, &next, after(102)).await.sessions, 1);
+    store.delete_expired_revocations(after(102), 10).await.unwrap();
+    assert!(read(store, &next).await.ended.is_some());
+    assert_eq!(entries(store).await.len(), 1);
+}

@@ -1,0 +1,176 @@
+//! Sessions are written as they are, once a request.
+
+use std::time::Duration;
+
+use countersign::{
+    domain::{
+        claims::{CustomClaims, MAX_CUSTOM_BYTES},
+        ids::{SessionId, TokenId},
+        key::RefreshKeyId,
+        policy::{OnRefresh, SessionPolicy},
+        session::{Authentication, Device, Lineage, LineageSecret, Session},
+        text::Tenant,
+        time::Timestamp,
+    },
+    store::{Created, Store},
+};
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::support::{
+    after, assert_unchanged, claims, create, create_all, list, query, revoke_session, rich_session, rotate, session,
+    text, unlimited,
+};
+
+/// The first and the last instant that the protocol's timestamps can tell.
+const YEAR_1: Timestamp = Timestamp::from_seconds(-62_135_596_800);
+const YEAR_9999: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
+
+pub async fn what_is_written_is_read_back_field_by_field(store: &dyn Store) {
+    let written = create(store, rich_session(1)).await;
+    assert_unchanged(store, &[written]).await;
+}
+
+pub async fn the_least_values_are_read_back(store: &dyn Store) {
+    let epoch = Timestamp::from_micros(0);
+    let written = Session {
+        id: SessionId::from_bytes([0; 16]),
+        tenant: text(""),
+        subject: text(" "),
+        client_id: text(""),
+        audience: vec![],
+        scopes: vec![],
+        claims: CustomClaims::default(),
+        authentication: Authentication { acr: text(""), amr: vec![], at: YEAR_1 },
+        device: Device::default(),
+        policy: SessionPolicy {
+            name: text("p"),
+            access_token_ttl: Duration::from_micros(1),
+            idle_timeout: Duration::ZERO,
+            refresh_grace: Duration::ZERO,
+            on_refresh: OnRefresh::KeepAccessToken,
+        },
+        created_at: Timestamp::from_micros(-1),
+        refreshed_at: epoch,
+        idle_expires_at: epoch,
+        expires_at: epoch,
+        lineage: Lineage { generation: 0, secret: LineageSecret([0; 16]), key: RefreshKeyId([0; 8]) },
+        access_token_id: TokenId::from_bytes([0; 16]),
+        request_id: None,
+        ended: None,
+        revision: 0,
+    };
+    create(store, written.clone()).await;
+    assert_unchanged(store, &[written]).await;
+}
+
+pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
+    let hundred_years = Duration::from_secs(36_500 * 86_400);
+    // Four bytes each, beyond the plane that some engines call UTF-8; then the mark that turns the writing direction.
+    let wide = |bytes: usize| "🦀".repeat(bytes / 4);
+    let overhead = json!({ "k": "" }).to_string().len();
+    let written = Session {
+        id: SessionId::from_bytes([0xff; 16]),
+        tenant: text(wide(128)),
+        subject: text(wide(252) + "\u{202e}x"),
+        client_id: text(wide(256)),
+        audience: (0..64).map(|_| text(wide(256))).collect(),
+        scopes: (0..64).map(|_| text("\u{7e}".repeat(128))).collect(),
+        claims: claims(json!({ "k": "x".repeat(MAX_CUSTOM_BYTES - overhead) })),
+        authentication: Authentication { acr: text(wide(256)), amr: vec![text(wide(64)); 64], at: YEAR_9999 },
+        device: Device {
+            user_agent: text(wide(512)),
+            ip_address: text("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255"),
+            label: text(wide(128)),
+        },
+        policy: SessionPolicy {
+            name: text(wide(64)),
+            access_token_ttl: hundred_years,
+            idle_timeout: hundred_years,
+            refresh_grace: hundred_years,
+            on_refresh: OnRefresh::RevokeAccessToken,
+        },
+        created_at: YEAR_9999,
+        refreshed_at: YEAR_9999,
+        idle_expires_at: YEAR_9999,
+        expires_at: YEAR_9999,
+        lineage: Lineage { generation: u32::MAX, secret: LineageSecret([0xff; 16]), key: RefreshKeyId([0xff; 8]) },
+        access_token_id: TokenId::from_bytes([0xff; 16]),
+        request_id: Some(text(wide(128))),
+        ended: None,
+        revision: u32::MAX,
+    };
+    create(store, written.clone()).await;
+    assert_unchanged(store, &[written]).await;
+}
+
+/// The protocol brings numbers as doubles: no engine may round them, or the access tokens of one session would differ.
+pub async fn numbers_in_claims_are_read_back_to_the_last_digit(store: &dyn Store) {
+    let numbers = (-30..30).map(|exponent| 1.234_567_890_123_456_7_f64.sqrt() * 10_f64.powi(exponent));
+    let numbers: Vec<f64> = [0.1 + 0.2, f64::MAX, f64::MIN_POSITIVE, f64::EPSILON].into_iter().chain(numbers).collect();
+    let written = create(store, Session { claims: claims(json!({ "numbers": numbers })), ..session(1) }).await;
+    assert_unchanged(store, &[written]).await;
+}
+
+pub async fn claims_may_hold_every_text_that_json_can(store: &dyn Store) {
+    let awkward =
+        json!({ "nul": "a\0b", "\0": 1, "": 2, "lines": "a\r\n\tb", "bidi": "\u{202e}", "last": "\u{10ffff}" });
+    let written = create(store, Session { claims: claims(awkward), ..session(1) }).await;
+    assert_unchanged(store, &[written]).await;
+}
+
+pub async fn a_session_that_is_not_there_is_none(store: &dyn Store) {
+    create(store, session(1)).await;
+    assert_eq!(store.session(session(2).id).await.unwrap(), None);
+}
+
+pub async fn the_same_request_gives_the_first_session_and_no_second_row(store: &dyn Store) {
+    let request = |n| Session { request_id: Some(text("r")), ..session(n) };
+    let first = create(store, request(1)).await;
+    let first = rotate(store, &first, after(2)).await;
+
+    let again = store.create_session(unlimited(request(2))).await.unwrap();
+    assert_eq!(again, Created::Repeated(Box::new(first.clone())), "the first session as it now is");
+    assert_eq!(store.session(request(2).id).await.unwrap(), None);
+    assert_eq!(list(store, query(&Tenant::default())).await, [first.id]);
+    assert_unchanged(store, &[first]).await;
+}
+
+pub async fn the_same_request_in_another_tenant_is_another_session(store: &dyn Store) {
+    let first = Session { request_id: Some(text("r")), ..session(1) };
+    let other = Session { tenant: text("acme"), request_id: Some(text("r")), ..session(2) };
+    let none = [session(3), session(4)];
+    let written = create_all(store, [first, other].into_iter().chain(none)).await;
+    assert_unchanged(store, &written).await;
+}
+
+pub async fn a_request_is_repeated_even_if_its_session_has_ended(store: &dyn Store) {
+    let first = create(store, Session { request_id: Some(text("r")), ..session(1) }).await;
+    revoke_session(store, &first, after(2)).await;
+
+    let again = Session { request_id: Some(text("r")), ..session(3) };
+    let Created::Repeated(repeated) = store.create_session(unlimited(again)).await.unwrap() else {
+        panic!("a client that tries again after its session was revoked must not get another one");
+    };
+    assert!(repeated.ended.is_some());
+    assert_eq!(repeated.id, first.id);
+}
+
+pub async fn the_same_id_twice_is_an_error_and_hurts_nobody_else_in_flight(store: &dyn Store) {
+    let first = create(store, session(0)).await;
+    let impostor = Session { subject: text("mallory"), ..session(0) };
+    let others: Vec<_> = (1..=40).map(session).collect();
+    let (before, behind) = others.split_at(20);
+    let in_flight = before.iter().chain([&impostor]).chain(behind).cloned().map(unlimited);
+    let outcomes = join_all(in_flight.map(|creation| store.create_session(creation))).await;
+
+    for (n, outcome) in outcomes.iter().enumerate() {
+        match n {
+            20 => assert!(outcome.is_err(), "{outcome:?}"),
+            _ => assert_eq!(outcome.as_ref().unwrap(), &Created::New { seq: None }),
+        }
+    }
+    assert_unchanged(store, &others).await;
+    assert_unchanged(store, &[first]).await;
+    assert_eq!(list(store, query(&Tenant::default())).await.len(), 41);
+}

@@ -1,0 +1,115 @@
+//! A subject has no more live sessions than its policy allows.
+
+use countersign::{
+    domain::{
+        policy::OnQuota,
+        revocation::{BlacklistEntry, Revoked},
+        session::{EndReason, Session},
+        time::Timestamp,
+    },
+    store::{Created, Creation, FeedEntry, Store},
+};
+
+use crate::support::{
+    after, assert_unchanged, create, create_all, entries, found_out, read, revoke_session, rotate, session, text,
+    unlimited,
+};
+
+fn limited(session: Session, max_sessions: u32, on_quota: OnQuota) -> Creation {
+    Creation { session, max_sessions, on_quota }
+}
+
+fn evicted(session: &Session, at: Timestamp) -> Session {
+    session.clone().end(found_out(at, EndReason::QuotaEvicted))
+}
+
+pub async fn one_too_many_is_refused_and_nobody_is_evicted(store: &dyn Store) {
+    let there = create_all(store, [session(1), session(2)]).await;
+    let third = store.create_session(limited(session(3), 2, OnQuota::Refuse)).await.unwrap();
+    assert_eq!(third, Created::QuotaExceeded);
+    assert_eq!(store.session(session(3).id).await.unwrap(), None);
+    assert_unchanged(store, &there).await;
+    assert_eq!(entries(store).await, []);
+
+    let room = store.create_session(limited(session(3), 3, OnQuota::Refuse)).await.unwrap();
+    assert_eq!(room, Created::New { seq: None });
+}
+
+pub async fn one_too_many_evicts_the_oldest(store: &dyn Store) {
+    // The oldest is the one created first, however late it was refreshed, and whichever row came first.
+    let there = create_all(store, [session(3), session(1), session(2)]).await;
+    let oldest = rotate(store, &there[1], after(4)).await;
+
+    let created = store.create_session(limited(session(5), 3, OnQuota::EvictOldest)).await.unwrap();
+    let entries = entries(store).await;
+    let [FeedEntry { seq, revoked, expires_at }] = &entries[..] else { panic!("one entry, not {entries:?}") };
+    assert_eq!(created, Created::New { seq: Some(*seq) });
+    assert_eq!(*revoked, Revoked::Session(oldest.id));
+    let ended = found_out(after(5), EndReason::QuotaEvicted);
+    assert_eq!(*expires_at, BlacklistEntry::for_session(&oldest, &ended).expires_at);
+    assert_unchanged(store, &[evicted(&oldest, after(5)), there[0].clone(), there[2].clone(), session(5)]).await;
+}
+
+pub async fn a_lowered_limit_evicts_as_many_as_are_too_many(store: &dyn Store) {
+    let there = create_all(store, (1..=5).map(session)).await;
+    let created = store.create_session(limited(session(6), 2, OnQuota::EvictOldest)).await.unwrap();
+
+    let entries = entries(store).await;
+    let stopped: Vec<_> = entries.iter().map(|entry| entry.revoked.clone()).collect();
+    assert_eq!(stopped.len(), 4);
+    for session in &there[..4] {
+        assert!(stopped.contains(&Revoked::Session(session.id)));
+        assert_unchanged(store, &[evicted(session, after(6))]).await;
+    }
+    assert_eq!(created, Created::New { seq: entries.last().map(|entry| entry.seq) });
+    assert_unchanged(store, &[there[4].clone(), session(6)]).await;
+}
+
+pub async fn ended_and_expired_sessions_do_not_count(store: &dyn Store) {
+    let live = create(store, session(1)).await;
+    let ended = create(store, session(2)).await;
+    revoke_session(store, &ended, after(3)).await;
+    let ended = read(store, &ended).await;
+    let entries_before = entries(store).await;
+    // It expires at the very instant at which the next one is created.
+    let expired = create(store, Session { idle_expires_at: after(10), ..session(4) }).await;
+
+    for (n, max_sessions, on_quota) in [(10, 2, OnQuota::Refuse), (11, 3, OnQuota::EvictOldest)] {
+        let created = store.create_session(limited(session(n), max_sessions, on_quota)).await.unwrap();
+        assert_eq!(created, Created::New { seq: None });
+    }
+    assert_unchanged(store, &[live, ended, expired]).await;
+    assert_eq!(entries(store).await, entries_before);
+}
+
+pub async fn sessions_of_others_do_not_count(store: &dyn Store) {
+    let bob = Session { subject: text("bob"), ..session(1) };
+    let elsewhere = Session { tenant: text("acme"), ..session(2) };
+    let others = create_all(store, [bob, elsewhere]).await;
+    for (n, subject, on_quota) in [(3, "alice", OnQuota::EvictOldest), (4, "carol", OnQuota::Refuse)] {
+        let first = Session { subject: text(subject), ..session(n) };
+        assert_eq!(store.create_session(limited(first, 1, on_quota)).await.unwrap(), Created::New { seq: None });
+    }
+    assert_unchanged(store, &others).await;
+}
+
+pub async fn zero_is_no_limit(store: &dyn Store) {
+    for n in 0..20 {
+        let on_quota = if n % 2 == 0 { OnQuota::Refuse } else { OnQuota::EvictOldest };
+        let created = store.create_session(limited(session(n), 0, on_quota)).await.unwrap();
+        assert_eq!(created, Created::New { seq: None });
+    }
+    assert_eq!(entries(store).await, []);
+}
+
+pub async fn a_repeated_request_evicts_nobody_and_is_not_refused(store: &dyn Store) {
+    let request = |n| Session { request_id: Some(text("r")), ..session(n) };
+    let first = request(1);
+    assert_eq!(store.create_session(unlimited(first.clone())).await.unwrap(), Created::New { seq: None });
+    for on_quota in [OnQuota::Refuse, OnQuota::EvictOldest] {
+        let again = store.create_session(limited(request(2), 1, on_quota)).await.unwrap();
+        assert_eq!(again, Created::Repeated(Box::new(first.clone())));
+    }
+    assert_unchanged(store, &[first]).await;
+    assert_eq!(entries(store).await, []);
+}

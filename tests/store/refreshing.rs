@@ -1,0 +1,152 @@
+//! What [`Session::judge_refresh`] decides is written, and nothing else.
+
+use countersign::{
+    domain::{
+        ids::TokenId,
+        policy::OnRefresh,
+        refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
+        revocation::{BlacklistEntry, RETENTION_MARGIN, Revoked},
+        session::{Device, EndReason, LineageSecret, Session},
+        time::Timestamp,
+    },
+    store::{FeedEntry, Refreshed, Store},
+};
+
+use crate::support::{
+    after, assert_unchanged, attempt, create, create_all, entries, found_out, read, revoke_session, rich_session,
+    rotate, seconds, session, text,
+};
+
+/// The state that the domain moves a session to.
+fn rotated(session: &Session, attempt: &RefreshAttempt) -> Session {
+    match session.judge_refresh(attempt) {
+        RefreshVerdict::Rotate(next) => *next,
+        other => panic!("the current token rotates: {other:?}"),
+    }
+}
+
+fn device() -> Device {
+    Device { user_agent: text("curl/8"), ip_address: text("192.0.2.1"), label: text("") }
+}
+
+/// An attempt with the token before the current one.
+fn with_previous_token(session: &Session, now: Timestamp) -> RefreshAttempt {
+    RefreshAttempt { generation: session.lineage.generation - 1, ..attempt(session, now) }
+}
+
+pub async fn a_rotation_writes_what_the_domain_decides_and_nothing_else(store: &dyn Store) {
+    let others = create_all(store, [session(1), rich_session(2)]).await;
+    let before = create(store, rich_session(3)).await;
+    let attempt = RefreshAttempt { device: Some(device()), ..attempt(&before, after(100)) };
+    let expected = rotated(&before, &attempt);
+
+    match store.refresh_session(attempt).await.unwrap() {
+        Refreshed::Rotated { session, .. } => assert_eq!(*session, expected),
+        other => panic!("{other:?}"),
+    }
+    assert_unchanged(store, &[expected]).await;
+    assert_unchanged(store, &others).await;
+}
+
+pub async fn a_device_is_updated_when_given_and_kept_when_not(store: &dyn Store) {
+    let before = create(store, rich_session(1)).await;
+    let kept = rotate(store, &before, after(2)).await;
+    assert_eq!(read(store, &before).await.device, before.device);
+
+    let told = RefreshAttempt { device: Some(device()), ..attempt(&kept, after(3)) };
+    store.refresh_session(told).await.unwrap();
+    assert_eq!(read(store, &before).await.device, device(), "even an empty label is told");
+}
+
+pub async fn a_replay_changes_nothing(store: &dyn Store) {
+    let rich = create(store, rich_session(1)).await;
+    let current = rotate(store, &rich, after(20)).await;
+    let entries_before = entries(store).await;
+    let replay = RefreshAttempt { device: Some(device()), ..with_previous_token(&current, after(22)) };
+
+    let replayed = store.refresh_session(replay).await.unwrap();
+    assert_eq!(replayed, Refreshed::Replayed(Box::new(current.clone())));
+    assert_unchanged(store, &[current]).await;
+    assert_eq!(entries(store).await, entries_before);
+}
+
+pub async fn a_reuse_ends_the_session_and_stops_its_tokens(store: &dyn Store) {
+    let there = create_all(store, [session(1), session(2)]).await;
+    let current = rotate(store, &there[0], after(20)).await;
+    let now = after(31);
+    let ended = found_out(now, EndReason::RefreshTokenReused);
+    let expected = current.clone().end(ended.clone());
+
+    let reused = store.refresh_session(with_previous_token(&current, now)).await.unwrap();
+    let Refreshed::Reused { session, seq } = reused else { panic!("past its grace: {reused:?}") };
+    assert_eq!(*session, expected);
+    let entry = BlacklistEntry::for_session(&current, &ended);
+    assert_eq!(entries(store).await, [FeedEntry { seq, revoked: entry.revoked, expires_at: entry.expires_at }]);
+    assert_unchanged(store, &[expected, there[1].clone()]).await;
+}
+
+pub async fn a_refused_attempt_changes_nothing(store: &dyn Store) {
+    let live = create(store, rich_session(1)).await;
+    let ended = create(store, session(2)).await;
+    revoke_session(store, &ended, after(3)).await;
+    let ended = read(store, &ended).await;
+    let ends_at_once = create(store, Session { idle_expires_at: after(90), expires_at: after(90), ..session(4) }).await;
+    let entries_before = entries(store).await;
+
+    let told = |session: &Session, now| RefreshAttempt { device: Some(device()), ..attempt(session, now) };
+    let wrong_secret = RefreshAttempt { secret: LineageSecret([7; 16]), ..told(&live, after(5)) };
+    let too_new = RefreshAttempt { generation: live.lineage.generation + 1, ..told(&live, after(5)) };
+    let too_much = RefreshAttempt { scopes: vec![text("openid"), text("root")], ..told(&live, after(5)) };
+    let cases = [
+        (wrong_secret, RefreshRefusal::Unknown),
+        (too_new, RefreshRefusal::NeverIssued { current: live.lineage.generation }),
+        (too_much, RefreshRefusal::ScopeNotGranted(text("root"))),
+        (told(&ended, after(5)), RefreshRefusal::Ended),
+        (told(&live, live.idle_expires_at), RefreshRefusal::ExpiredIdle),
+        (told(&ends_at_once, after(90)), RefreshRefusal::ExpiredAbsolute),
+    ];
+    for (attempt, refusal) in cases {
+        assert_eq!(store.refresh_session(attempt).await.unwrap(), Refreshed::Refused(refusal));
+        assert_unchanged(store, &[live.clone(), ended.clone(), ends_at_once.clone()]).await;
+        assert_eq!(entries(store).await, entries_before);
+    }
+}
+
+pub async fn an_unknown_session_is_refused(store: &dyn Store) {
+    let there = create(store, session(1)).await;
+    let refreshed = store.refresh_session(attempt(&session(2), after(3))).await.unwrap();
+    assert_eq!(refreshed, Refreshed::Refused(RefreshRefusal::Unknown));
+    assert_unchanged(store, &[there]).await;
+    assert_eq!(store.session(session(2).id).await.unwrap(), None);
+}
+
+pub async fn a_kept_access_token_gets_no_entry(store: &dyn Store) {
+    let before = create(store, session(1)).await;
+    let refreshed = store.refresh_session(attempt(&before, after(2))).await.unwrap();
+    assert!(matches!(refreshed, Refreshed::Rotated { seq: None, .. }), "{refreshed:?}");
+    assert_eq!(entries(store).await, []);
+}
+
+pub async fn a_revoked_access_token_is_stopped_for_as_long_as_it_lives(store: &dyn Store) {
+    let mut current = session(1);
+    current.policy.on_refresh = OnRefresh::RevokeAccessToken;
+    current = create(store, current).await;
+    let mut expected = vec![];
+    for now in [after(30), after(40)] {
+        let next_access_token_id = TokenId::new([now.seconds().to_le_bytes()[0]; 16]);
+        let attempt = RefreshAttempt { next_access_token_id, ..attempt(&current, now) };
+        let refreshed = store.refresh_session(attempt).await.unwrap();
+        let Refreshed::Rotated { session, seq: Some(seq) } = refreshed else { panic!("with a seq: {refreshed:?}") };
+        expected.push((seq, current));
+        current = *session;
+    }
+    let entries = entries(store).await;
+    assert_eq!(entries.len(), expected.len());
+    for (entry, (seq, before)) in entries.iter().zip(expected) {
+        assert_eq!((entry.seq, &entry.revoked), (seq, &Revoked::Token(before.access_token_id)));
+        let token_expires_at = before.policy.access_token_expiry(before.refreshed_at, before.idle_expires_at);
+        assert!(entry.expires_at >= token_expires_at.plus(RETENTION_MARGIN), "{:?} for {before:?}", entry.expires_at);
+        assert!(entry.expires_at <= after(40).plus(seconds(120)), "and not for ever");
+    }
+    assert_eq!(read(store, &current).await.ended, None, "only the token is stopped");
+}

@@ -1,0 +1,151 @@
+//! Revocations of sessions, subjects and single tokens.
+
+use countersign::{
+    domain::{
+        ids::TokenId,
+        revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
+        session::{EndReason, Ended, Session},
+        text::Tenant,
+    },
+    store::{FeedEntry, RevocationOutcome, Store},
+};
+
+use crate::support::{
+    after, assert_unchanged, create, create_all, ended, entries, read, revoke, revoke_session, revoke_token,
+    rich_session, seconds, session, text,
+};
+
+const NOTHING: RevocationOutcome = RevocationOutcome { found: true, sessions: 0, seq: None };
+
+fn alice(except: Option<&Session>) -> RevocationTarget {
+    RevocationTarget::Subject {
+        tenant: Tenant::default(),
+        subject: text("alice"),
+        except: except.map(|session| session.id),
+    }
+}
+
+pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store) {
+    let there = create_all(store, [rich_session(1), rich_session(2), session(3)]).await;
+    let ended = ended(after(5));
+    let target = RevocationTarget::Session(there[0].id);
+    let outcome = store.revoke(Revocation { target, ended: ended.clone() }).await.unwrap();
+
+    let entry = BlacklistEntry::for_session(&there[0], &ended);
+    let seq = outcome.seq.expect("an entry was written");
+    assert_eq!(outcome, RevocationOutcome { found: true, sessions: 1, seq: Some(seq) });
+    assert_eq!(entries(store).await, [FeedEntry { seq, revoked: entry.revoked, expires_at: entry.expires_at }]);
+    assert_unchanged(store, &[there[0].clone().end(ended), there[1].clone(), there[2].clone()]).await;
+}
+
+pub async fn an_ended_session_is_left_as_it_ended(store: &dyn Store) {
+    let before = create(store, session(1)).await;
+    revoke_session(store, &before, after(2)).await;
+    let first = read(store, &before).await;
+    let entries_before = entries(store).await;
+
+    let ended = Ended { at: after(3), reason: EndReason::Compromised, note: text("later") };
+    let target = RevocationTarget::Session(before.id);
+    let again = store.revoke(Revocation { target, ended }).await.unwrap();
+    assert_eq!(again, NOTHING);
+    assert_unchanged(store, &[first]).await;
+    assert_eq!(entries(store).await, entries_before);
+}
+
+pub async fn an_expired_session_is_not_ended(store: &dyn Store) {
+    let expired = create(store, session(1)).await;
+    assert_eq!(revoke_session(store, &expired, expired.idle_expires_at).await, NOTHING);
+    assert_unchanged(store, &[expired]).await;
+    assert_eq!(entries(store).await, []);
+}
+
+pub async fn an_unknown_session_is_not_found(store: &dyn Store) {
+    let there = create(store, session(1)).await;
+    let outcome = revoke_session(store, &session(2), after(3)).await;
+    assert_eq!(outcome, RevocationOutcome { found: false, sessions: 0, seq: None });
+    assert_unchanged(store, &[there]).await;
+    assert_eq!(entries(store).await, []);
+}
+
+pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
+    let alices = create_all(store, (1..=4).map(session)).await;
+    let bobs = Session { subject: text("bob"), ..session(5) };
+    let elsewhere = Session { tenant: text("acme"), ..session(6) };
+    let others = create_all(store, [bobs, elsewhere]).await;
+
+    let outcome = revoke(store, alice(Some(&alices[2])), after(10)).await.unwrap();
+    assert_eq!((outcome.found, outcome.sessions), (true, 3));
+    let entries = entries(store).await;
+    assert_eq!(outcome.seq, entries.last().map(|entry| entry.seq));
+    assert_eq!(entries.len(), 3);
+    for n in [0, 1, 3] {
+        let entry = BlacklistEntry::for_session(&alices[n], &ended(after(10)));
+        assert!(
+            entries.iter().any(|e| (&e.revoked, e.expires_at) == (&entry.revoked, entry.expires_at)),
+            "{entries:?}"
+        );
+        assert_unchanged(store, &[alices[n].clone().end(ended(after(10)))]).await;
+    }
+    assert_unchanged(store, &[alices[2].clone()]).await;
+    assert_unchanged(store, &others).await;
+}
+
+pub async fn a_subject_revoked_twice_ends_nothing_more(store: &dyn Store) {
+    let before = create_all(store, [session(1), session(2)]).await;
+    let first = revoke(store, alice(None), after(3)).await.unwrap();
+    assert_eq!(first.sessions, 2);
+    let ended = [read(store, &before[0]).await, read(store, &before[1]).await];
+    let entries_before = entries(store).await;
+
+    assert_eq!(revoke(store, alice(None), after(4)).await.unwrap(), NOTHING);
+    assert_unchanged(store, &ended).await;
+    assert_eq!(entries(store).await, entries_before);
+
+    let target = RevocationTarget::Subject { tenant: Tenant::default(), subject: text("nobody"), except: None };
+    assert_eq!(revoke(store, target, after(5)).await.unwrap(), NOTHING, "nor does a subject without sessions");
+}
+
+pub async fn expired_sessions_of_a_subject_are_not_counted(store: &dyn Store) {
+    let expired = create(store, Session { idle_expires_at: after(10), ..session(1) }).await;
+    let live = create(store, session(2)).await;
+    let outcome = revoke(store, alice(None), after(10)).await.unwrap();
+    assert_eq!(outcome.sessions, 1);
+    assert_eq!(entries(store).await.len(), 1);
+    assert_unchanged(store, &[expired, live.end(ended(after(10)))]).await;
+}
+
+pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
+    let before = create(store, session(1)).await;
+    // Not the one in the row: a replay may have issued it.
+    let token = TokenId::new([8; 16]);
+    let outcome = revoke_token(store, &before, token, after(2)).await;
+
+    let seq = outcome.seq.expect("an entry was written");
+    assert_eq!(outcome, RevocationOutcome { found: true, sessions: 0, seq: Some(seq) });
+    let expires_at = after(2).plus(seconds(60)).plus(RETENTION_MARGIN);
+    assert_eq!(entries(store).await, [FeedEntry { seq, revoked: Revoked::Token(token), expires_at }]);
+    assert_unchanged(store, &[before]).await;
+}
+
+pub async fn a_token_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Store) {
+    let before = create(store, session(1)).await;
+    let token = before.access_token_id;
+    let first = revoke_token(store, &before, token, after(2)).await;
+    let second = revoke_token(store, &before, token, after(2)).await;
+    assert!(second.seq > first.seq, "a reader that waits for it must see it come: {first:?} {second:?}");
+
+    let entries = entries(store).await;
+    assert_eq!(entries.iter().map(|entry| Some(entry.seq)).collect::<Vec<_>>(), [second.seq]);
+}
+
+pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &dyn Store) {
+    let ended = create(store, session(1)).await;
+    revoke_session(store, &ended, after(2)).await;
+    let expired = create(store, Session { idle_expires_at: after(10), ..session(3) }).await;
+    let entries_before = entries(store).await;
+    for over in [&ended, &expired, &session(4)] {
+        let outcome = revoke_token(store, over, over.access_token_id, after(10)).await;
+        assert_eq!((outcome.sessions, outcome.seq), (0, None));
+    }
+    assert_eq!(entries(store).await, entries_before);
+}

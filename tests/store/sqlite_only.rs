@@ -1,0 +1,249 @@
+//! What the embedded engine promises beyond the contract: its file outlives it, is its own, and is refused when in doubt.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use countersign::{
+    domain::{
+        key::{KeyPurpose, SealedKey},
+        policy::{OnQuota, OnRefresh},
+        refresh::RefreshAttempt,
+        revocation::RevocationTarget,
+        session::Session,
+        text::Tenant,
+    },
+    store::{
+        Creation, Store, StoreError,
+        sqlite::{SqliteStore, open::OpenError},
+    },
+};
+use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+use tempfile::TempDir;
+
+use crate::support::{
+    after, assert_unchanged, attempt, create, create_all, entries, query, revoke, revoke_session, revoke_tenant,
+    rich_session, rotate, session, text,
+};
+
+fn home() -> (TempDir, PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("countersign.db");
+    (home, path)
+}
+
+async fn open(path: &Path) -> SqliteStore {
+    SqliteStore::open(path).await.unwrap()
+}
+
+async fn refusal(path: &Path) -> OpenError {
+    match SqliteStore::open(path).await {
+        Ok(store) => panic!("{store:?} must not open"),
+        Err(error) => error,
+    }
+}
+
+/// A tool of the operator's that holds the file is no reason to throw the file away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_another_tool_has_locked_is_not_called_damaged() {
+    let (_home, path) = home();
+    drop(open(&path).await);
+    let mut tool = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    tool.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
+    let refused = refusal(&path).await;
+    assert!(matches!(refused, OpenError::Other { .. }), "{refused:?}");
+    drop(tool);
+    open(&path).await;
+}
+
+/// Runs statements behind the store's back.
+fn execute(path: &Path, sql: &str) {
+    let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+    connection.batch_execute(sql).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_there_after_opening_again() {
+    let (_home, path) = home();
+    let store = open(&path).await;
+    let there = create_all(&store, (1..=3).map(rich_session)).await;
+    revoke_session(&store, &there[0], after(10)).await;
+    let rotated = rotate(&store, &there[1], after(10)).await;
+    revoke_tenant(&store, &text::<Tenant>("acme"), after(10)).await;
+    store.delete_expired_revocations(after(5), 10).await.unwrap();
+    let key = SealedKey {
+        kid: "k".to_owned(),
+        purpose: KeyPurpose::RefreshToken,
+        algorithm: "HS256".to_owned(),
+        sealed: vec![1, 2, 3],
+        created_at: after(0),
+    };
+    store.insert_first_keys(vec![key.clone()]).await.unwrap();
+    let sessions = store.sessions(query(&text("acme"))).await.unwrap();
+    let entries_before = entries(&store).await;
+    let tenants = store.revoked_tenants().await.unwrap();
+    assert_eq!((sessions.len(), entries_before.len(), tenants.len()), (3, 3, 1));
+
+    drop(store);
+    let store = open(&path).await;
+    assert_eq!(store.sessions(query(&text("acme"))).await.unwrap(), sessions);
+    assert_unchanged(&store, &[rotated]).await;
+    assert_eq!(entries(&store).await, entries_before);
+    assert_eq!(store.revoked_tenants().await.unwrap(), tenants);
+    assert_eq!(store.swept_until().await.unwrap(), after(5));
+    assert_eq!(store.keys().await.unwrap(), [key]);
+    let outcome = revoke_session(&store, &there[2], after(11)).await;
+    assert!(outcome.seq > entries_before.last().map(|entry| entry.seq), "its seq goes on: {outcome:?}");
+}
+
+/// A restart within one process: the store before may still be about to close its connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_opens_again_at_once_however_often() {
+    let (_home, path) = home();
+    for n in 0..50 {
+        let store = open(&path).await;
+        create(&store, session(n)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_open_is_in_use() {
+    let (_home, path) = home();
+    let store = open(&path).await;
+    let there = create(&store, session(1)).await;
+    assert!(matches!(refusal(&path).await, OpenError::InUse(refused) if refused == path));
+    assert_unchanged(&store, &[there]).await;
+    drop(store);
+    open(&path).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_is_damaged_and_left_as_it_was() {
+    for garbage in [b"xy".to_vec(), b"not a database ".repeat(1000), vec![0; 4096]] {
+        let (_home, path) = home();
+        fs::write(&path, &garbage).unwrap();
+        let refused = refusal(&path).await;
+        assert!(matches!(refused, OpenError::Damaged { .. }), "{refused:?}");
+        assert_eq!(fs::read(&path).unwrap(), garbage);
+    }
+}
+
+/// A database of many pages whose log has been written back into it.
+async fn populated(path: &Path) {
+    let store = open(path).await;
+    create_all(&store, (0..200).map(rich_session)).await;
+    drop(store);
+    execute(path, "PRAGMA wal_checkpoint(TRUNCATE)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_page_in_the_middle_is_found_and_left_as_it_was() {
+    const PAGE: usize = 4096;
+    let (_home, path) = home();
+    populated(&path).await;
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / PAGE / 2 * PAGE;
+    bytes[middle..middle + PAGE].fill(0xa5);
+    fs::write(&path, &bytes).unwrap();
+
+    let refused = refusal(&path).await;
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused:?}");
+    assert!(fs::read(&path).unwrap() == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_cut_short_is_damaged() {
+    let (_home, path) = home();
+    populated(&path).await;
+    let length = fs::metadata(&path).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
+    let refused = refusal(&path).await;
+    assert!(matches!(refused, OpenError::Damaged { .. }), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_of_a_newer_version_is_refused_and_left_as_it_was() {
+    let (_home, path) = home();
+    drop(open(&path).await);
+    execute(&path, "INSERT INTO __diesel_schema_migrations (version) VALUES ('99991231')");
+    execute(&path, "PRAGMA wal_checkpoint(TRUNCATE)");
+    let bytes = fs::read(&path).unwrap();
+    let refused = refusal(&path).await;
+    assert!(matches!(&refused, OpenError::Newer { migration, .. } if migration == "99991231"), "{refused:?}");
+    assert!(fs::read(&path).unwrap() == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_not_there_is_an_io_error() {
+    let (home, _) = home();
+    let path = home.path().join("nowhere").join("countersign.db");
+    let refused = refusal(&path).await;
+    let OpenError::Io { source, .. } = &refused else { panic!("{refused:?}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+    assert!(!path.parent().unwrap().exists(), "nor is it made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_files_are_for_its_owner_alone() {
+    let (home, path) = home();
+    let store = open(&path).await;
+    create(&store, session(1)).await;
+    let mut names = vec![];
+    for file in fs::read_dir(home.path()).unwrap().map(Result::unwrap) {
+        names.push(file.file_name().into_string().unwrap());
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{names:?}");
+    }
+    names.sort();
+    let all = ["countersign.db", "countersign.db-shm", "countersign.db-wal", "countersign.db.lock"];
+    assert_eq!(names, all, "the log holds sessions as the database does");
+}
+
+/// A session must not end without its entry, nor may a token be superseded without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_blacklisted_is_not_done_at_all() {
+    let (_home, path) = home();
+    let store = open(&path).await;
+    let mut strict = rich_session(9);
+    strict.policy.on_refresh = OnRefresh::RevokeAccessToken;
+    let there = create_all(&store, [session(1), session(2), strict]).await;
+    let rotated = rotate(&store, &there[0], after(3)).await;
+    let unharmed = [rotated.clone(), there[1].clone(), there[2].clone()];
+    execute(
+        &path,
+        "CREATE TRIGGER broken BEFORE INSERT ON blacklist BEGIN SELECT RAISE(ABORT, 'blacklist is broken'); END",
+    );
+
+    let reuse = RefreshAttempt { generation: 1, ..attempt(&rotated, after(100)) };
+    assert!(store.refresh_session(reuse.clone()).await.is_err());
+    assert!(store.refresh_session(attempt(&there[2], after(100))).await.is_err());
+    assert!(revoke(&store, RevocationTarget::Session(there[1].id), after(100)).await.is_err());
+    let evicting = Creation { session: session(100), max_sessions: 1, on_quota: OnQuota::EvictOldest };
+    assert!(store.create_session(evicting.clone()).await.is_err());
+    assert_unchanged(&store, &unharmed).await;
+    assert_eq!(store.session(session(100).id).await.unwrap(), None);
+
+    execute(&path, "DROP TRIGGER broken");
+    store.create_session(evicting).await.unwrap();
+    assert_eq!(entries(&store).await.len(), 2, "it works again once the fault is gone");
+}
+
+/// The tables are read by name: a row that this service never writes is an error, not a session with a guess in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_is_an_error() {
+    let (_home, path) = home();
+    let store = open(&path).await;
+    let there: Session = create(&store, session(1)).await;
+    for damage in
+        ["claims = '[]'", "on_refresh = 'perhaps'", "generation = -1", "ended_at = 1", "lineage_secret = x'00'"]
+    {
+        let undo = format!("CREATE TABLE kept AS SELECT * FROM sessions; UPDATE sessions SET {damage}");
+        execute(&path, &undo);
+        let read = store.session(there.id).await;
+        assert!(matches!(read, Err(StoreError::Damaged(_))), "{damage}: {read:?}");
+        execute(&path, "DELETE FROM sessions; INSERT INTO sessions SELECT * FROM kept; DROP TABLE kept");
+        assert_unchanged(&store, std::slice::from_ref(&there)).await;
+    }
+}

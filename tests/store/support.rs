@@ -1,0 +1,221 @@
+//! Sessions, attempts and revocations to try a store with, and what a test looks at afterwards.
+
+use std::time::Duration;
+
+use countersign::{
+    domain::{
+        claims::CustomClaims,
+        ids::{SessionId, TokenId},
+        key::RefreshKeyId,
+        policy::{OnQuota, OnRefresh, SessionPolicy},
+        refresh::RefreshAttempt,
+        revocation::{Revocation, RevocationTarget, Seq},
+        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, Session},
+        text::{Note, Tenant},
+        time::Timestamp,
+    },
+    store::{Created, Creation, FeedEntry, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError},
+};
+use serde_json::{Value, json};
+
+pub const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
+
+/// More rows than any test writes.
+pub const ALL: i64 = 1_000_000;
+
+pub fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+pub fn after(count: u64) -> Timestamp {
+    START.plus(seconds(count))
+}
+
+pub fn text<T: TryFrom<String, Error: std::fmt::Debug>>(text: impl Into<String>) -> T {
+    T::try_from(text.into()).unwrap()
+}
+
+pub fn texts<T: TryFrom<String, Error: std::fmt::Debug>>(items: &[&str]) -> Vec<T> {
+    items.iter().map(|item| text(*item)).collect()
+}
+
+pub fn claims(value: Value) -> CustomClaims {
+    let Value::Object(map) = value else { panic!("claims are an object, not {value}") };
+    CustomClaims::try_from(map).unwrap()
+}
+
+/// Alice's `n`th session, created `n` seconds after the start. It goes idle ten minutes later and ends after an hour.
+pub fn session(n: u32) -> Session {
+    let at = after(n.into());
+    let [a, b, c, d] = n.to_be_bytes();
+    Session {
+        id: SessionId::new(at, [0, 0, 0, 0, 0, 0, a, b, c, d]),
+        tenant: Tenant::default(),
+        subject: text("alice"),
+        client_id: text("web"),
+        audience: texts(&["api"]),
+        scopes: texts(&["read", "write"]),
+        claims: CustomClaims::default(),
+        authentication: Authentication { acr: text(""), amr: vec![], at },
+        device: Device::default(),
+        policy: SessionPolicy {
+            name: text("default"),
+            access_token_ttl: seconds(60),
+            idle_timeout: seconds(600),
+            refresh_grace: seconds(10),
+            on_refresh: OnRefresh::KeepAccessToken,
+        },
+        created_at: at,
+        refreshed_at: at,
+        idle_expires_at: at.plus(seconds(600)),
+        expires_at: at.plus(seconds(3600)),
+        lineage: Lineage {
+            generation: 1,
+            secret: LineageSecret([a, b, c, d, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]),
+            key: RefreshKeyId([1; 8]),
+        },
+        access_token_id: TokenId::new([a, b, c, d, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3]),
+        request_id: None,
+        ended: None,
+        revision: 1,
+    }
+}
+
+/// A session in which every field has a value of its own, so that no column can stand in for another.
+pub fn rich_session(n: u32) -> Session {
+    let at = session(n).created_at;
+    let micros = |count| at.plus(Duration::from_micros(count));
+    Session {
+        tenant: text("acme"),
+        subject: text("zoë@example.com"),
+        client_id: text("mobile"),
+        audience: texts(&["orders", "billing", "a,b\"c"]),
+        scopes: texts(&["orders:read", "orders:write", "openid"]),
+        claims: claims(json!({
+            "roles": ["admin", "ops"], "quota": { "per_day": 18_446_744_073_709_551_615_u64, "debt": -7 },
+            "ratio": 0.5, "vip": true, "none": null, "deep": [[{ "k": [] }]], "emoji": "🦀", "quote": "\"\\/",
+        })),
+        authentication: Authentication { acr: text("urn:mace:incommon:iap:gold"), amr: texts(&["pwd", "otp"]), at },
+        device: Device {
+            user_agent: text("Mozilla/5.0 (X11; Linux x86_64)"),
+            ip_address: text("2001:db8::7"),
+            label: text("Zoë’s Telefon"),
+        },
+        policy: SessionPolicy {
+            name: text("strict"),
+            access_token_ttl: Duration::from_millis(90_500),
+            idle_timeout: seconds(700),
+            refresh_grace: Duration::from_micros(5_000_001),
+            on_refresh: OnRefresh::RevokeAccessToken,
+        },
+        created_at: micros(1),
+        refreshed_at: micros(2),
+        idle_expires_at: at.plus(seconds(700)),
+        expires_at: at.plus(seconds(7000)),
+        lineage: Lineage { generation: 2, key: RefreshKeyId([0xf1; 8]), ..session(n).lineage },
+        request_id: Some(text(format!("request {n}"))),
+        revision: 3,
+        ..session(n)
+    }
+}
+
+/// Without a limit to the subject's sessions.
+pub fn unlimited(session: Session) -> Creation {
+    Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse }
+}
+
+pub async fn create(store: &dyn Store, session: Session) -> Session {
+    let created = store.create_session(unlimited(session.clone())).await.unwrap();
+    assert_eq!(created, Created::New { seq: None });
+    session
+}
+
+pub async fn create_all(store: &dyn Store, sessions: impl IntoIterator<Item = Session>) -> Vec<Session> {
+    let mut created = vec![];
+    for session in sessions {
+        created.push(create(store, session).await);
+    }
+    created
+}
+
+pub async fn read(store: &dyn Store, session: &Session) -> Session {
+    store.session(session.id).await.unwrap().expect("the session is there")
+}
+
+/// Holds the store to having left these sessions as they are here, in every field.
+pub async fn assert_unchanged(store: &dyn Store, sessions: &[Session]) {
+    for session in sessions {
+        assert_eq!(read(store, session).await, *session);
+    }
+}
+
+/// An attempt to refresh a session with its current token.
+pub fn attempt(session: &Session, now: Timestamp) -> RefreshAttempt {
+    RefreshAttempt {
+        session_id: session.id,
+        generation: session.lineage.generation,
+        secret: session.lineage.secret,
+        scopes: vec![],
+        device: None,
+        now,
+        next_access_token_id: TokenId::new([4; 16]),
+        next_key: RefreshKeyId([2; 8]),
+    }
+}
+
+pub async fn rotate(store: &dyn Store, session: &Session, now: Timestamp) -> Session {
+    match store.refresh_session(attempt(session, now)).await.unwrap() {
+        Refreshed::Rotated { session, .. } => *session,
+        other => panic!("the current token rotates: {other:?}"),
+    }
+}
+
+pub fn ended(at: Timestamp) -> Ended {
+    Ended { at, reason: EndReason::Administrative, note: text("ticket 4711, „dringend“") }
+}
+
+pub async fn revoke(
+    store: &dyn Store,
+    target: RevocationTarget,
+    at: Timestamp,
+) -> Result<RevocationOutcome, StoreError> {
+    store.revoke(Revocation { target, ended: ended(at) }).await
+}
+
+pub async fn revoke_session(store: &dyn Store, session: &Session, at: Timestamp) -> RevocationOutcome {
+    revoke(store, RevocationTarget::Session(session.id), at).await.unwrap()
+}
+
+pub async fn revoke_tenant(store: &dyn Store, tenant: &Tenant, at: Timestamp) -> RevocationOutcome {
+    let target = RevocationTarget::Tenant { tenant: tenant.clone(), max_access_token_ttl: seconds(60) };
+    revoke(store, target, at).await.unwrap()
+}
+
+/// Stops one access token that expires a minute after `at`.
+pub async fn revoke_token(store: &dyn Store, session: &Session, token: TokenId, at: Timestamp) -> RevocationOutcome {
+    let target = RevocationTarget::Token { token, session_id: session.id, expires_at: at.plus(seconds(60)) };
+    revoke(store, target, at).await.unwrap()
+}
+
+/// How a session ends whose end nobody explained.
+pub fn found_out(at: Timestamp, reason: EndReason) -> Ended {
+    Ended { at, reason, note: Note::default() }
+}
+
+/// The whole blacklist, in the order of the feed.
+pub async fn entries(store: &dyn Store) -> Vec<FeedEntry> {
+    store.revocations_after(Seq::default(), ALL).await.unwrap()
+}
+
+/// All sessions of a tenant, in one page.
+pub fn query(tenant: &Tenant) -> SessionQuery {
+    SessionQuery { tenant: tenant.clone(), subject: None, live: None, now: START, before: None, limit: ALL }
+}
+
+pub async fn list(store: &dyn Store, query: SessionQuery) -> Vec<SessionId> {
+    store.sessions(query).await.unwrap().into_iter().map(|session| session.id).collect()
+}
+
+pub fn ids<'a>(sessions: impl IntoIterator<Item = &'a Session>) -> Vec<SessionId> {
+    sessions.into_iter().map(|session| session.id).collect()
+}

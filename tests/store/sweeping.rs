@@ -1,0 +1,161 @@
+//! What is no longer needed is deleted, in bounded steps, and nothing else.
+
+use std::time::Duration;
+
+use countersign::{
+    domain::{
+        ids::{SessionId, TokenId},
+        session::Session,
+        text::Tenant,
+        time::Timestamp,
+    },
+    store::{FeedEntry, Store},
+};
+
+use crate::support::{
+    ALL, after, assert_unchanged, create, create_all, entries, ids, list, query, revoke_session, revoke_tenant,
+    revoke_token, session, text,
+};
+
+const TICK: Duration = Duration::from_micros(1);
+/// When all that a test has written has expired.
+const LATE: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+fn acme() -> Tenant {
+    text("acme")
+}
+
+async fn sweep(store: &dyn Store) -> usize {
+    store.delete_expired_revocations(LATE, ALL).await.unwrap()
+}
+
+/// Writes entries that expire one second after another, and returns them.
+async fn stopped_tokens(store: &dyn Store, count: u8) -> Vec<FeedEntry> {
+    let there = create(store, session(1)).await;
+    for n in 0..count {
+        let token = TokenId::new([n; 16]);
+        revoke_token(store, &there, token, after(10 + u64::from(n))).await;
+    }
+    entries(store).await
+}
+
+pub async fn only_expired_entries_are_deleted(store: &dyn Store) {
+    let written = stopped_tokens(store, 5).await;
+    let edge = written[2].expires_at;
+    assert_eq!(store.delete_expired_revocations(edge, ALL).await.unwrap(), 2);
+    assert_eq!(entries(store).await, written[2..], "one that expires at this instant has not expired before it");
+    assert_eq!(store.delete_expired_revocations(edge.plus(TICK), ALL).await.unwrap(), 1);
+    assert_eq!(entries(store).await, written[3..]);
+}
+
+pub async fn entries_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) {
+    stopped_tokens(store, 5).await;
+    for (deleted, left) in [(2, 3), (2, 1), (1, 0), (0, 0)] {
+        assert_eq!(store.delete_expired_revocations(LATE, 2).await.unwrap(), deleted);
+        assert_eq!(entries(store).await.len(), left);
+    }
+}
+
+pub async fn the_record_of_the_sweep_never_goes_back(store: &dyn Store) {
+    assert!(store.swept_until().await.unwrap() <= after(0), "nothing has been swept");
+    let forward = after(100).plus(TICK);
+    for (until, recorded) in [(after(50), after(50)), (forward, forward), (after(70), forward), (LATE, LATE)] {
+        store.delete_expired_revocations(until, 10).await.unwrap();
+        assert_eq!(store.swept_until().await.unwrap(), recorded, "even if nothing was deleted");
+    }
+}
+
+/// Holds the store to keeping the tenant's entry until its sessions have been ended, and no longer.
+async fn assert_stays_until_ended(store: &dyn Store) {
+    assert_eq!(sweep(store).await, 0, "the entry is all that says that these sessions are to be ended");
+    let tenants = store.revoked_tenants().await.unwrap();
+    store.end_tenant_sessions(tenants[0].clone(), None, ALL).await.unwrap();
+    assert_eq!(sweep(store).await, 1);
+    assert_eq!(store.revoked_tenants().await.unwrap(), []);
+}
+
+pub async fn a_tenant_stays_until_its_sessions_have_ended(store: &dyn Store) {
+    create_all(store, [session(1), session(2)].map(|session| Session { tenant: acme(), ..session })).await;
+    revoke_tenant(store, &acme(), after(10)).await;
+    assert_stays_until_ended(store).await;
+}
+
+/// Clocks of two replicas differ by less than a millisecond at the best.
+pub async fn a_tenant_stays_for_a_session_of_its_last_millisecond(store: &dyn Store) {
+    let created_at = after(10).plus(Duration::from_micros(999));
+    create(store, Session { tenant: acme(), created_at, ..session(10) }).await;
+    revoke_tenant(store, &acme(), after(10)).await;
+    assert_stays_until_ended(store).await;
+}
+
+pub async fn a_tenant_stays_for_a_session_created_with_a_clock_ahead(store: &dyn Store) {
+    let created_at = after(100).plus(Duration::from_micros(456));
+    create(store, Session { tenant: acme(), created_at, ..session(100) }).await;
+    revoke_tenant(store, &acme(), after(10)).await;
+    assert_stays_until_ended(store).await;
+}
+
+pub async fn a_tenant_does_not_stay_for_sessions_created_since(store: &dyn Store) {
+    revoke_tenant(store, &acme(), after(10)).await;
+    let since = create(store, Session { tenant: acme(), ..session(11) }).await;
+    let elsewhere = create(store, session(1)).await;
+    assert_eq!(sweep(store).await, 1);
+    assert_unchanged(store, &[since, elsewhere]).await;
+}
+
+/// With its clock behind, the service gives a session an identifier after the revocation, which thus does not cover it.
+pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store: &dyn Store) {
+    revoke_tenant(store, &acme(), after(10)).await;
+    let id = SessionId::new(after(11), [0; 10]);
+    let uncovered = create(store, Session { id, tenant: acme(), ..session(9) }).await;
+    assert_eq!(sweep(store).await, 1);
+    assert_unchanged(store, &[uncovered]).await;
+}
+
+pub async fn a_tenant_that_stays_does_not_use_up_the_limit(store: &dyn Store) {
+    create(store, Session { tenant: acme(), ..session(1) }).await;
+    revoke_tenant(store, &acme(), after(2)).await;
+    let later = create(store, session(100)).await;
+    revoke_token(store, &later, later.access_token_id, after(500)).await;
+    assert_eq!(
+        store.delete_expired_revocations(LATE, 1).await.unwrap(),
+        1,
+        "or the sweeper would think that it is done"
+    );
+    assert_eq!(store.revoked_tenants().await.unwrap().len(), 1);
+}
+
+pub async fn a_seq_is_not_used_again_after_the_newest_entries_are_gone(store: &dyn Store) {
+    let newest = stopped_tokens(store, 3).await.last().unwrap().seq;
+    assert_eq!(sweep(store).await, 3);
+    let there = create(store, session(2)).await;
+    let outcome = revoke_session(store, &there, after(20)).await;
+    assert!(outcome.seq > Some(newest), "a reader that has come to {newest:?} would miss {outcome:?}");
+}
+
+pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
+    // Ended early, although it would have lived for long.
+    let ended = create(store, Session { idle_expires_at: after(9000), expires_at: after(9000), ..session(1) }).await;
+    revoke_session(store, &ended, after(50)).await;
+    // Went idle, although its absolute end is far.
+    let idle = create(store, Session { idle_expires_at: after(60), expires_at: after(9000), ..session(2) }).await;
+    let edge = create(store, Session { idle_expires_at: after(70), ..session(3) }).await;
+    let live = create(store, session(4)).await;
+    let left = |expected: &[&Session]| ids(expected.iter().copied());
+    let all = query(&Tenant::default());
+
+    assert_eq!(store.delete_old_sessions(after(50), ALL).await.unwrap(), 0, "it was not over before this instant");
+    assert_eq!(store.delete_old_sessions(after(50).plus(TICK), ALL).await.unwrap(), 1);
+    assert_eq!(list(store, all.clone()).await, left(&[&live, &edge, &idle]));
+    assert_eq!(store.delete_old_sessions(after(70), ALL).await.unwrap(), 1);
+    assert_eq!(list(store, all).await, left(&[&live, &edge]));
+    assert_unchanged(store, &[edge, live]).await;
+}
+
+pub async fn sessions_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) {
+    create_all(store, (1..=5).map(session)).await;
+    for (deleted, left) in [(2, 3), (2, 1), (1, 0), (0, 0)] {
+        assert_eq!(store.delete_old_sessions(LATE, 2).await.unwrap(), deleted);
+        assert_eq!(list(store, query(&Tenant::default())).await.len(), left);
+    }
+}

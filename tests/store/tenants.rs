@@ -1,0 +1,189 @@
+//! A whole tenant is stopped by one entry; its sessions end afterwards, in batches.
+
+use std::time::Duration;
+
+use countersign::{
+    domain::{
+        ids::SessionId,
+        revocation::{RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
+        session::{EndReason, Ended, Session},
+        text::Tenant,
+        time::Timestamp,
+    },
+    store::{RevokedTenant, Store},
+};
+
+use crate::support::{
+    after, assert_unchanged, create, create_all, ended, entries, read, revoke, revoke_session, revoke_tenant,
+    revoke_token, rich_session, seconds, session, text,
+};
+
+fn acme() -> Tenant {
+    text("acme")
+}
+
+fn of_acme(n: u32) -> Session {
+    Session { tenant: acme(), ..session(n) }
+}
+
+/// The last instant covered by the only entry that there is.
+async fn up_to(store: &dyn Store) -> Timestamp {
+    let entries = entries(store).await;
+    match &entries[..] {
+        [entry] => match &entry.revoked {
+            Revoked::Tenant { up_to, .. } => *up_to,
+            other => panic!("a tenant's, not {other:?}"),
+        },
+        other => panic!("one entry, not {other:?}"),
+    }
+}
+
+/// Whether a session is covered, as the index decides it.
+fn covers(up_to: Timestamp, session: &Session) -> bool {
+    session.id.created_millis() <= up_to.millis()
+}
+
+/// Ends a tenant's sessions, at most `limit` at a time, and returns how often it had to be asked.
+async fn end_all(store: &dyn Store, tenant: &RevokedTenant, limit: i64) -> usize {
+    let mut after = None;
+    let mut calls = 1;
+    while let Some(last) = store.end_tenant_sessions(tenant.clone(), after, limit).await.unwrap() {
+        assert!(Some(last) > after, "it never goes back");
+        after = Some(last);
+        calls += 1;
+    }
+    calls
+}
+
+pub async fn a_revoked_tenant_has_one_entry_and_its_sessions_are_counted(store: &dyn Store) {
+    let mut there = create_all(store, (1..=3).map(of_acme)).await;
+    there.push(create(store, session(4)).await);
+    let max_access_token_ttl = seconds(300);
+    let target = RevocationTarget::Tenant { tenant: acme(), max_access_token_ttl };
+    let outcome = revoke(store, target, after(10)).await.unwrap();
+
+    assert_eq!((outcome.found, outcome.sessions), (true, 3));
+    let entries = entries(store).await;
+    assert_eq!(entries.len(), 1, "one, however many sessions there are");
+    assert_eq!(outcome.seq, Some(entries[0].seq));
+    assert_eq!(entries[0].revoked, Revoked::Tenant { tenant: acme(), up_to: up_to(store).await });
+    assert!(up_to(store).await >= after(10));
+    assert!(entries[0].expires_at >= after(10).plus(max_access_token_ttl).plus(RETENTION_MARGIN));
+    assert_unchanged(store, &there).await;
+}
+
+pub async fn the_default_tenant_is_a_tenant_like_others(store: &dyn Store) {
+    let theirs = create(store, of_acme(1)).await;
+    let ours = create(store, session(2)).await;
+    let outcome = revoke_tenant(store, &Tenant::default(), after(3)).await;
+    assert_eq!(outcome.sessions, 1);
+
+    let tenants = store.revoked_tenants().await.unwrap();
+    assert_eq!(tenants.len(), 1);
+    end_all(store, &tenants[0], 10).await;
+    assert_unchanged(store, &[theirs, ours.end(ended(after(3)))]).await;
+}
+
+pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Store) {
+    create(store, of_acme(1)).await;
+    let first = revoke_tenant(store, &acme(), after(2)).await;
+    let second = revoke_tenant(store, &acme(), after(3)).await;
+    assert!(second.seq > first.seq, "a reader that waits for it must see it come: {first:?} {second:?}");
+    assert!(up_to(store).await >= after(3));
+    assert_eq!(Some(entries(store).await[0].seq), second.seq);
+
+    let tenants = store.revoked_tenants().await.unwrap();
+    end_all(store, &tenants[0], 10).await;
+    assert_eq!(revoke_tenant(store, &acme(), after(4)).await.sessions, 0);
+}
+
+pub async fn sessions_that_are_over_are_not_counted(store: &dyn Store) {
+    let over = create_all(store, [of_acme(1), Session { idle_expires_at: after(10), ..of_acme(2) }]).await;
+    create(store, of_acme(3)).await;
+    revoke_session(store, &over[0], after(4)).await;
+    assert_eq!(revoke_tenant(store, &acme(), after(10)).await.sessions, 1);
+}
+
+pub async fn sessions_created_with_a_clock_ahead_are_covered(store: &dyn Store) {
+    let ahead = create(store, of_acme(100)).await;
+    let further_elsewhere = create(store, session(200)).await;
+    revoke_tenant(store, &acme(), after(10)).await;
+
+    let up_to = up_to(store).await;
+    assert!(covers(up_to, &ahead), "{up_to:?}");
+    assert!(!covers(up_to, &further_elsewhere), "by the sessions of the tenant itself: {up_to:?}");
+    let token_may_live_until = ahead.policy.access_token_expiry(ahead.refreshed_at, ahead.idle_expires_at);
+    assert!(entries(store).await[0].expires_at >= token_may_live_until.plus(RETENTION_MARGIN));
+
+    let tenants = store.revoked_tenants().await.unwrap();
+    end_all(store, &tenants[0], 10).await;
+    assert!(read(store, &ahead).await.ended.is_some());
+}
+
+pub async fn a_clock_set_back_does_not_uncover_what_was_covered(store: &dyn Store) {
+    let before = create(store, of_acme(90)).await;
+    revoke_tenant(store, &acme(), after(100)).await;
+    let covered = up_to(store).await;
+    store.delete_old_sessions(after(100_000), 10).await.unwrap();
+    assert_eq!(store.session(before.id).await.unwrap(), None);
+
+    revoke_tenant(store, &acme(), after(10)).await;
+    assert!(up_to(store).await >= covered);
+}
+
+pub async fn revoked_tenants_are_listed_with_how_they_end(store: &dyn Store) {
+    let there = create_all(store, [rich_session(1), session(2), session(3)]).await;
+    revoke_session(store, &there[1], after(4)).await;
+    revoke_token(store, &there[2], there[2].access_token_id, after(4)).await;
+    assert_eq!(store.revoked_tenants().await.unwrap(), []);
+
+    let ended = Ended { at: after(5), reason: EndReason::AccountDisabled, note: text("unpaid, „letzte Mahnung“") };
+    let target = RevocationTarget::Tenant { tenant: acme(), max_access_token_ttl: seconds(60) };
+    store.revoke(Revocation { target, ended: ended.clone() }).await.unwrap();
+    let tenants = store.revoked_tenants().await.unwrap();
+    let up_to = tenants[0].up_to;
+    assert_eq!(tenants, [RevokedTenant { tenant: acme(), up_to, ended }]);
+    assert!(entries(store).await.iter().any(|e| e.revoked == Revoked::Tenant { tenant: acme(), up_to }));
+}
+
+pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dyn Store) {
+    let at = after(10);
+    let with_id = |millis: u64, random| Session {
+        id: SessionId::new(at.plus(Duration::from_millis(millis)), [random; 10]),
+        ..of_acme(10)
+    };
+    let up_to = create_all(store, (1..=6).map(of_acme).chain([with_id(0, 0), with_id(0, 0xff)])).await;
+    revoke_tenant(store, &acme(), at).await;
+    let later = create_all(store, [with_id(1, 0), of_acme(11)]).await;
+    let elsewhere = create_all(store, [session(1 << 16), session(2 << 16)]).await;
+    let entries_before = entries(store).await;
+    let tenants = store.revoked_tenants().await.unwrap();
+
+    let first = store.end_tenant_sessions(tenants[0].clone(), None, 3).await.unwrap();
+    assert_eq!(first, Some(up_to[2].id), "the last one looked at");
+    assert_unchanged(store, &up_to[3..]).await;
+    assert_eq!(store.end_tenant_sessions(tenants[0].clone(), first, 3).await.unwrap(), Some(up_to[5].id));
+    assert_unchanged(store, &up_to[6..]).await;
+
+    assert!(end_all(store, &tenants[0], 3).await >= 4, "three batches and the empty one after them");
+    let ended: Vec<_> = up_to.into_iter().map(|session| session.end(tenants[0].ended.clone())).collect();
+    assert_unchanged(store, &ended).await;
+    assert_unchanged(store, &later).await;
+    assert_unchanged(store, &elsewhere).await;
+    assert_eq!(entries(store).await, entries_before, "the tenant's entry stops their tokens");
+}
+
+pub async fn what_had_ended_before_its_tenant_is_left_as_it_was(store: &dyn Store) {
+    let expired = create(store, Session { idle_expires_at: after(10), ..of_acme(1) }).await;
+    let revoked = create(store, of_acme(2)).await;
+    revoke_session(store, &revoked, after(3)).await;
+    let revoked = read(store, &revoked).await;
+
+    let ended = Ended { at: after(10), reason: EndReason::AccountDisabled, note: text("later") };
+    let target = RevocationTarget::Tenant { tenant: acme(), max_access_token_ttl: seconds(60) };
+    store.revoke(Revocation { target, ended }).await.unwrap();
+    for tenant in store.revoked_tenants().await.unwrap() {
+        end_all(store, &tenant, 10).await;
+    }
+    assert_unchanged(store, &[expired, revoked]).await;
+}
