@@ -93,6 +93,7 @@ macro_rules! conformance {
                 a_revoked_token_leaves_its_session_alone,
                 a_token_revoked_twice_has_one_entry_with_a_new_seq,
                 a_token_of_a_session_that_is_over_or_unknown_adds_no_entry,
+                an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_live,
             }
             tenants {
                 a_revoked_tenant_has_one_entry_and_its_sessions_are_counted,

@@ -29,7 +29,7 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
     let there = create_all(store, [rich_session(1), rich_session(2), session(3)]).await;
     let ended = ended(after(5));
     let target = RevocationTarget::Session(there[0].id);
-    let outcome = store.revoke(Revocation { target, ended: ended.clone() }).await.unwrap();
+    let outcome = store.revoke(Revocation { target, ended: ended.clone(), orphan: None }).await.unwrap();
 
     let entry = BlacklistEntry::for_session(&there[0], &ended);
     let seq = outcome.seq.expect("an entry was written");
@@ -46,7 +46,7 @@ pub async fn an_ended_session_is_left_as_it_ended(store: &dyn Store) {
 
     let ended = Ended { at: after(3), reason: EndReason::Compromised, note: text("later") };
     let target = RevocationTarget::Session(before.id);
-    let again = store.revoke(Revocation { target, ended }).await.unwrap();
+    let again = store.revoke(Revocation { target, ended, orphan: None }).await.unwrap();
     assert_eq!(again, NOTHING);
     assert_unchanged(store, &[first]).await;
     assert_eq!(entries(store).await, entries_before);
@@ -148,4 +148,26 @@ pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &
         assert_eq!((outcome.sessions, outcome.seq), (0, None));
     }
     assert_eq!(entries(store).await, entries_before);
+}
+
+/// A database that was set back to an older state does not know the session of an authentic token, or takes it for expired.
+pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_live(store: &dyn Store) {
+    let unknown = session(1);
+    let expired = create(store, session(2)).await;
+    let over = create(store, session(3)).await;
+    revoke_session(store, &over, after(1)).await;
+    let at = expired.idle_expires_at;
+    let before = entries(store).await;
+
+    for (session, adds) in [(&unknown, true), (&expired, true), (&over, false)] {
+        let orphan = BlacklistEntry::for_session(session, &ended(at));
+        let target = RevocationTarget::Session(session.id);
+        let order = Revocation { target, ended: ended(at), orphan: Some(orphan.clone()) };
+        let outcome = store.revoke(order).await.unwrap();
+        assert_eq!((outcome.sessions, outcome.seq.is_some()), (0, adds));
+        let stopped = entries(store).await.into_iter().any(|entry| entry.revoked == orphan.revoked);
+        assert!(stopped, "by its own entry or by this one");
+    }
+    assert_eq!(entries(store).await.len(), before.len() + 2);
+    assert_unchanged(store, &[expired]).await;
 }

@@ -179,7 +179,7 @@ pub async fn revoke(
     target: RevocationTarget,
     at: Timestamp,
 ) -> Result<RevocationOutcome, StoreError> {
-    store.revoke(Revocation { target, ended: ended(at) }).await
+    store.revoke(Revocation { target, ended: ended(at), orphan: None }).await
 }
 
 pub async fn revoke_session(store: &dyn Store, session: &Session, at: Timestamp) -> RevocationOutcome {

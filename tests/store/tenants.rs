@@ -139,7 +139,7 @@ pub async fn revoked_tenants_are_listed_with_how_they_end(store: &dyn Store) {
 
     let ended = Ended { at: after(5), reason: EndReason::AccountDisabled, note: text("unpaid, „letzte Mahnung“") };
     let target = RevocationTarget::Tenant { tenant: acme(), max_access_token_ttl: seconds(60) };
-    store.revoke(Revocation { target, ended: ended.clone() }).await.unwrap();
+    store.revoke(Revocation { target, ended: ended.clone(), orphan: None }).await.unwrap();
     let tenants = store.revoked_tenants().await.unwrap();
     let up_to = tenants[0].up_to;
     assert_eq!(tenants, [RevokedTenant { tenant: acme(), up_to, ended }]);
@@ -181,7 +181,7 @@ pub async fn what_had_ended_before_its_tenant_is_left_as_it_was(store: &dyn Stor
 
     let ended = Ended { at: after(10), reason: EndReason::AccountDisabled, note: text("later") };
     let target = RevocationTarget::Tenant { tenant: acme(), max_access_token_ttl: seconds(60) };
-    store.revoke(Revocation { target, ended }).await.unwrap();
+    store.revoke(Revocation { target, ended, orphan: None }).await.unwrap();
     for tenant in store.revoked_tenants().await.unwrap() {
         end_all(store, &tenant, 10).await;
     }
