@@ -47,6 +47,9 @@ pub enum ClaimsError {
     /// More bytes than allowed.
     #[error("has {0} bytes as JSON, at most {MAX_CUSTOM_BYTES} are allowed")]
     TooLong(usize),
+    /// A NUL character, which some databases cannot keep in a text.
+    #[error("must not contain NUL characters")]
+    Nul,
 }
 
 impl CustomClaims {
@@ -68,12 +71,24 @@ impl TryFrom<Map<String, Value>> for CustomClaims {
         if let Some(name) = map.keys().find(|name| RESERVED.contains(&name.as_str())) {
             return Err(ClaimsError::Reserved(name.clone()));
         }
+        if map.iter().any(|(name, value)| name.contains('\0') || has_nul(value)) {
+            return Err(ClaimsError::Nul);
+        }
         let claims = Self(map);
         let length = claims.to_json().len();
         if length > MAX_CUSTOM_BYTES {
             return Err(ClaimsError::TooLong(length));
         }
         Ok(claims)
+    }
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_nul),
+        Value::Object(map) => map.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -128,6 +143,16 @@ mod tests {
             assert_eq!(claims(json!({ name: 1 })), Err(ClaimsError::Reserved(name.to_owned())));
         }
         assert!(claims(json!({ "nested": { "sub": "x" } })).is_ok());
+    }
+
+    #[test]
+    fn nul_is_refused_wherever_it_stands() {
+        for value in
+            [json!({ "\0": 1 }), json!({ "a": "\0" }), json!({ "a": [{ "b\0": 1 }] }), json!({ "a": [["\0"]] })]
+        {
+            assert_eq!(claims(value), Err(ClaimsError::Nul));
+        }
+        assert!(claims(json!({ "a": "\u{1}" })).is_ok());
     }
 
     #[test]
