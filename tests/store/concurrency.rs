@@ -10,7 +10,7 @@ use countersign::{
         session::{Device, Session},
         text::Tenant,
     },
-    store::{Created, Creation, Refreshed, RevokedTenant, SessionQuery, Store},
+    store::{Created, Creation, Refreshed, SessionQuery, Store},
 };
 use futures_util::{
     future::{join, join_all},
@@ -18,8 +18,8 @@ use futures_util::{
 };
 
 use crate::support::{
-    after, assert_unchanged, attempt, create, create_all, ended, entries, list, query, read, revoke_session,
-    revoke_tenant, rotate, session, text,
+    after, assert_unchanged, attempt, create, create_all, end_tenant, ended, entries, list, query, read,
+    revoke_session, revoke_tenant, rotate, session, text,
 };
 
 /// An attempt that nobody else makes in the same way.
@@ -122,13 +122,7 @@ pub async fn a_refresh_racing_the_end_of_its_tenant_never_brings_the_session_bac
     let tenant = store.revoked_tenants().await.unwrap().remove(0);
 
     let refreshes = there.iter().map(|session| store.refresh_session(attempt(session, after(201))));
-    let ending = async {
-        let mut last = None;
-        while let Some(id) = store.end_tenant_sessions(RevokedTenant { ..tenant.clone() }, last, 3).await.unwrap() {
-            last = Some(id);
-        }
-    };
-    let (refreshed, ()) = join(join_all(refreshes), ending).await;
+    let (refreshed, _) = join(join_all(refreshes), end_tenant(store, &tenant, 3)).await;
     for (before, outcome) in there.into_iter().zip(refreshed) {
         let left = match outcome.unwrap() {
             Refreshed::Rotated { session, .. } => *session,

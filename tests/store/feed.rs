@@ -34,6 +34,7 @@ pub async fn entries_come_in_the_order_of_their_seq_page_by_page(store: &dyn Sto
             let page = store.revocations_after(last, limit).await.unwrap();
             assert!(i64::try_from(page.len()).unwrap() <= limit);
             let Some(entry) = page.last() else { break };
+            assert!(entry.seq > last, "the cursor moves on");
             last = entry.seq;
             seen.extend(page.into_iter().map(|entry| (entry.seq, entry.revoked)));
         }
@@ -77,7 +78,7 @@ pub async fn a_follower_sees_every_entry_once_while_others_revoke(store: &dyn St
     assert_eq!(distinct, sessions.iter().map(|session| Revoked::Session(session.id)).collect());
 }
 
-/// Holds the store to hinting at what a call adds to the blacklist, and to having committed it by then.
+/// Holds the store to hinting at the entry that a call adds to the blacklist.
 async fn assert_hinted(store: &dyn Store, kind: &str, call: impl Future) {
     let count = entries(store).await.len();
     let mut hints = store.revocation_hints();

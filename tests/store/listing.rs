@@ -71,6 +71,7 @@ pub async fn pages_cover_everything_once(store: &dyn Store) {
                 let page = list(store, query).await;
                 assert!(i64::try_from(page.len()).unwrap() <= limit);
                 let Some(last) = page.last() else { break };
+                assert!(before.is_none_or(|before| *last < before), "the cursor moves on");
                 before = Some(*last);
                 seen.extend(page);
             }

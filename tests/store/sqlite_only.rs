@@ -247,3 +247,13 @@ async fn a_damaged_row_is_an_error() {
         assert_unchanged(&store, std::slice::from_ref(&there)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_of_another_program_is_refused_and_left_as_it_was() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("other.db");
+    SqliteConnection::establish(path.to_str().unwrap()).unwrap().batch_execute("CREATE TABLE photos (id)").unwrap();
+    let before = fs::read(&path).unwrap();
+    assert!(matches!(SqliteStore::open(&path).await, Err(OpenError::Foreign(_))));
+    assert_eq!(fs::read(&path).unwrap(), before);
+}

@@ -14,7 +14,9 @@ use countersign::{
         text::{Note, Tenant},
         time::Timestamp,
     },
-    store::{Created, Creation, FeedEntry, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError},
+    store::{
+        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+    },
 };
 use serde_json::{Value, json};
 
@@ -195,6 +197,18 @@ pub async fn revoke_tenant(store: &dyn Store, tenant: &Tenant, at: Timestamp) ->
 pub async fn revoke_token(store: &dyn Store, session: &Session, token: TokenId, at: Timestamp) -> RevocationOutcome {
     let target = RevocationTarget::Token { token, session_id: session.id, expires_at: at.plus(seconds(60)) };
     revoke(store, target, at).await.unwrap()
+}
+
+/// Ends a tenant's sessions, at most `limit` at a time, and returns how often it had to be asked.
+pub async fn end_tenant(store: &dyn Store, tenant: &RevokedTenant, limit: i64) -> usize {
+    let mut last = None;
+    let mut calls = 1;
+    while let Some(next) = store.end_tenant_sessions(tenant.clone(), last, limit).await.unwrap() {
+        assert!(Some(next) > last, "it never goes back");
+        last = Some(next);
+        calls += 1;
+    }
+    calls
 }
 
 /// How a session ends whose end nobody explained.

@@ -14,8 +14,8 @@ use countersign::{
 };
 
 use crate::support::{
-    after, assert_unchanged, create, create_all, ended, entries, read, revoke, revoke_session, revoke_tenant,
-    revoke_token, rich_session, seconds, session, text,
+    after, assert_unchanged, create, create_all, end_tenant, ended, entries, read, revoke, revoke_session,
+    revoke_tenant, revoke_token, rich_session, seconds, session, text,
 };
 
 fn acme() -> Tenant {
@@ -43,18 +43,6 @@ fn covers(up_to: Timestamp, session: &Session) -> bool {
     session.id.created_millis() <= up_to.millis()
 }
 
-/// Ends a tenant's sessions, at most `limit` at a time, and returns how often it had to be asked.
-async fn end_all(store: &dyn Store, tenant: &RevokedTenant, limit: i64) -> usize {
-    let mut after = None;
-    let mut calls = 1;
-    while let Some(last) = store.end_tenant_sessions(tenant.clone(), after, limit).await.unwrap() {
-        assert!(Some(last) > after, "it never goes back");
-        after = Some(last);
-        calls += 1;
-    }
-    calls
-}
-
 pub async fn a_revoked_tenant_has_one_entry_and_its_sessions_are_counted(store: &dyn Store) {
     let mut there = create_all(store, (1..=3).map(of_acme)).await;
     there.push(create(store, session(4)).await);
@@ -80,7 +68,7 @@ pub async fn the_default_tenant_is_a_tenant_like_others(store: &dyn Store) {
 
     let tenants = store.revoked_tenants().await.unwrap();
     assert_eq!(tenants.len(), 1);
-    end_all(store, &tenants[0], 10).await;
+    end_tenant(store, &tenants[0], 10).await;
     assert_unchanged(store, &[theirs, ours.end(ended(after(3)))]).await;
 }
 
@@ -93,7 +81,7 @@ pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Sto
     assert_eq!(Some(entries(store).await[0].seq), second.seq);
 
     let tenants = store.revoked_tenants().await.unwrap();
-    end_all(store, &tenants[0], 10).await;
+    end_tenant(store, &tenants[0], 10).await;
     assert_eq!(revoke_tenant(store, &acme(), after(4)).await.sessions, 0);
 }
 
@@ -116,7 +104,7 @@ pub async fn sessions_created_with_a_clock_ahead_are_covered(store: &dyn Store) 
     assert!(entries(store).await[0].expires_at >= token_may_live_until.plus(RETENTION_MARGIN));
 
     let tenants = store.revoked_tenants().await.unwrap();
-    end_all(store, &tenants[0], 10).await;
+    end_tenant(store, &tenants[0], 10).await;
     assert!(read(store, &ahead).await.ended.is_some());
 }
 
@@ -165,7 +153,7 @@ pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dy
     assert_eq!(store.end_tenant_sessions(tenants[0].clone(), first, 3).await.unwrap(), Some(up_to[5].id));
     assert_unchanged(store, &up_to[6..]).await;
 
-    assert!(end_all(store, &tenants[0], 3).await >= 4, "three batches and the empty one after them");
+    assert!(end_tenant(store, &tenants[0], 3).await >= 4, "three batches and the empty one after them");
     let ended: Vec<_> = up_to.into_iter().map(|session| session.end(tenants[0].ended.clone())).collect();
     assert_unchanged(store, &ended).await;
     assert_unchanged(store, &later).await;
@@ -183,7 +171,7 @@ pub async fn what_had_ended_before_its_tenant_is_left_as_it_was(store: &dyn Stor
     let target = RevocationTarget::Tenant { tenant: acme(), max_access_token_ttl: seconds(60) };
     store.revoke(Revocation { target, ended, orphan: None }).await.unwrap();
     for tenant in store.revoked_tenants().await.unwrap() {
-        end_all(store, &tenant, 10).await;
+        end_tenant(store, &tenant, 10).await;
     }
     assert_unchanged(store, &[expired, revoked]).await;
 }

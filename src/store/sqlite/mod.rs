@@ -56,7 +56,7 @@ pub struct SqliteStore {
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
-    /// Held open for its lock.
+    /// Held open for its lock. A batch under way when the store is dropped outlives it; nobody waits for its answer.
     _lock: File,
 }
 

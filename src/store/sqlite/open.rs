@@ -8,8 +8,10 @@ use std::{
 };
 
 use diesel::{
-    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
-    sql_types::Text,
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection,
+    connection::SimpleConnection,
+    sql_query,
+    sql_types::{BigInt, Integer, Text},
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
@@ -39,6 +41,9 @@ pub enum OpenError {
         /// What the check found.
         problem: String,
     },
+    /// It belongs to another program.
+    #[error("{0} is an SQLite database of another program: name another file in database_url")]
+    Foreign(PathBuf),
     /// A newer version of the service has changed it.
     #[error(
         "database {path} has the schema of a newer countersign (migration {migration}): run that version or a newer one"
@@ -85,6 +90,17 @@ struct Finding {
     quick_check: String,
 }
 
+/// What the header of our files says (`PRAGMA application_id`): "CSgn" in ASCII.
+const APPLICATION_ID: i32 = 0x4353_676e;
+
+#[derive(QueryableByName)]
+struct Header {
+    #[diesel(sql_type = Integer)]
+    application_id: i32,
+    #[diesel(sql_type = BigInt)]
+    tables: i64,
+}
+
 /// Checks the file and brings its schema up to date. A file that is refused is left as it was.
 pub fn prepare(path: &Path) -> Result<(), OpenError> {
     // Made here, because SQLite would make it readable by all.
@@ -108,6 +124,18 @@ pub fn prepare(path: &Path) -> Result<(), OpenError> {
     })?;
     if let Some(finding) = findings.iter().find(|finding| finding.quick_check != "ok") {
         return Err(damaged(finding.quick_check.clone()));
+    }
+
+    let header: Header =
+        sql_query("SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables FROM pragma_application_id")
+            .get_result(&mut connection)
+            .map_err(|error| other(error.to_string()))?;
+    if header.tables > 0 && header.application_id != APPLICATION_ID {
+        return Err(OpenError::Foreign(path.to_owned()));
+    }
+    if header.tables == 0 {
+        let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
+        connection.batch_execute(&mark).map_err(|error| other(error.to_string()))?;
     }
 
     let applied = connection.applied_migrations().map_err(|error| other(error.to_string()))?;
