@@ -2,18 +2,19 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::config::log::{Log, LogFormat};
+use crate::config::{
+    error::ConfigError,
+    log::{Log, LogFormat},
+};
 
 /// Logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The level is not one.
-    #[error(
-        "setting log.level: {0:?} must be error, warn, info, debug, trace, or directives like info,countersign=debug"
-    )]
-    Level(String),
+    #[error(transparent)]
+    Level(#[from] ConfigError),
     /// It has been started before.
     #[error("logging has been started before")]
     Twice,
@@ -21,7 +22,7 @@ pub enum TelemetryError {
 
 /// Starts logging for the whole process.
 pub fn start(log: &Log) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|_| TelemetryError::Level(log.level.clone()))?;
+    let filter = log.filter()?;
     let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,

@@ -1,6 +1,9 @@
 //! `[log]`: what is logged, and in which form.
 
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
+
+use super::error::{ConfigError, invalid};
 
 /// The section.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -27,5 +30,15 @@ pub enum LogFormat {
 impl Default for Log {
     fn default() -> Self {
         Self { level: "info".to_owned(), format: LogFormat::Auto }
+    }
+}
+
+impl Log {
+    /// Which lines are logged, if the level says it well.
+    pub fn filter(&self) -> Result<EnvFilter, ConfigError> {
+        EnvFilter::try_new(&self.level).map_err(|_| {
+            let problem = "must be error, warn, info, debug, trace, or directives like info,countersign=debug";
+            invalid("log.level", format!("{:?} {problem}", self.level))
+        })
     }
 }

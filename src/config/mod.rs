@@ -170,6 +170,7 @@ impl Config {
         let policies = policies::check(&raw.policies, &tokens)?;
         let tenants = tenants::check(&raw.tenants, &policies)?;
         let sweeper = Sweeper::check(&raw.sweeper)?;
+        raw.log.filter()?;
         if raw.blacklist.max_entries == 0 {
             return Err(invalid("blacklist.max_entries", "must be at least 1"));
         }
