@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use figment::error::Kind;
+use figment::{Metadata, Source, error::Kind};
 
 /// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +59,8 @@ impl From<figment::Error> for ConfigError {
 
 fn origin(error: &figment::Error) -> String {
     match &error.metadata {
-        Some(metadata) if metadata.source.is_some() => {
-            metadata.source.as_ref().map(|source| format!(" in {source}")).unwrap_or_default()
-        }
+        // As it was given: figment would print it relative to the working directory, which logs do not tell.
+        Some(Metadata { source: Some(Source::File(path)), .. }) => format!(" in {}", path.display()),
         Some(metadata) if metadata.name.contains("environment") => {
             let variable = format!("COUNTERSIGN_{}", error.path.join("__").to_uppercase());
             format!(" (environment variable {variable})")
