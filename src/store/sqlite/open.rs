@@ -123,7 +123,8 @@ pub fn prepare(path: &Path) -> Result<(), OpenError> {
         if problem == LOCKED { other(problem) } else { damaged(problem) }
     })?;
     if let Some(finding) = findings.iter().find(|finding| finding.quick_check != "ok") {
-        return Err(damaged(finding.quick_check.clone()));
+        // The finding goes over several lines, an error has one.
+        return Err(damaged(finding.quick_check.replace('\n', " ")));
     }
 
     let header: Header =
