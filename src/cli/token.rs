@@ -148,13 +148,14 @@ impl Decode {
         let [header, payload, _] = parts.as_slice() else {
             return Err(Failure::failed("not a token: a JWT has three parts, a refresh token starts with cs_rt_"));
         };
-        println!("an access token, its signature not checked:");
-        for (name, part) in [("header", header), ("payload", payload)] {
-            let not_json = || Failure::failed(format!("not a JWT: its {name} is not JSON in base64url"));
-            let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| not_json())?;
-            let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| not_json())?;
-            println!("{value:#}");
-        }
+        let (header, payload) = (decoded("header", header)?, decoded("payload", payload)?);
+        println!("an access token, its signature not checked:\n{header:#}\n{payload:#}");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn decoded(name: &str, part: &str) -> Result<serde_json::Value, Failure> {
+    let not_json = || Failure::failed(format!("not a JWT: its {name} is not JSON in base64url"));
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| not_json())?;
+    serde_json::from_slice(&bytes).map_err(|_| not_json())
 }
