@@ -1,0 +1,23 @@
+//! The real binary as a process: what only a process can show. Crashes, start-up errors, signals, the command line, logs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "support/process.rs"]
+mod support;
+
+#[path = "process/cli.rs"]
+mod cli;
+#[path = "process/crash.rs"]
+mod crash;
+#[path = "process/disk.rs"]
+mod disk;
+#[path = "process/ledger.rs"]
+mod ledger;
+#[path = "process/logs.rs"]
+mod logs;
+#[path = "process/settings.rs"]
+mod settings;
+#[path = "process/signals.rs"]
+mod signals;
+#[path = "process/start.rs"]
+mod start;

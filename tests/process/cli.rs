@@ -1,0 +1,299 @@
+//! Each verb of the command line against a live server: exit codes, JSON, tables, errors, help.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::support::{Run, Server, countersign, run, run_with_input};
+
+/// A server, and its directory, which lives as long.
+fn server() -> (Server, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (Server::start(folder.path()), folder)
+}
+
+/// Identifier, access token and refresh token of a new session.
+fn create(server: &Server, args: &[&str]) -> [String; 3] {
+    let created = server.cli(["session", "create", "--json"].into_iter().chain(args.iter().copied())).json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let tokens = &created["tokens"];
+    [text(&created["session"]["session_id"]), text(&tokens["access_token"]), text(&tokens["refresh_token"])]
+}
+
+fn names(object: &Value) -> BTreeSet<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// Which of these sessions the server says are live.
+fn live<'a>(server: &Server, sessions: &[&'a str]) -> Vec<&'a str> {
+    let show = |id: &str| server.cli(["session", "show", id, "--json"]).json()["session"]["state"].take();
+    sessions.iter().copied().filter(|id| show(id) == "SESSION_STATE_LIVE").collect()
+}
+
+/// A line of a table, split at its columns' gaps.
+fn columns(line: &str) -> Vec<&str> {
+    line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
+}
+
+#[test]
+fn create_prints_the_session_and_its_tokens() {
+    let (server, _folder) = server();
+    let args = ["session", "create", "alice", "--tenant", "acme", "--client-id", "web", "--scope", "read", "--scope"];
+    let args = args.into_iter().chain(["write", "--label", "phone", "--claim", "level=3", "--acr", "urn:mfa"]);
+    let table = server.cli(args.clone()).ok();
+    let pairs: Vec<_> = table.lines().map(columns).collect();
+    for expected in [
+        ["subject", "alice"],
+        ["tenant", "acme"],
+        ["client", "web"],
+        ["scopes", "read write"],
+        ["acr", "urn:mfa"],
+        ["device", "phone"],
+        ["state", "live"],
+    ] {
+        assert!(pairs.contains(&expected.to_vec()), "{expected:?} is missing in\n{table}");
+    }
+    assert!(table.contains("access token") && table.contains("refresh token  cs_rt_"), "{table}");
+
+    let created = server.cli(args.chain(["--json"])).json();
+    assert_eq!(names(&created), BTreeSet::from(["session", "tokens"]));
+    assert_eq!(created["session"]["claims"], serde_json::json!({ "level": 3.0 }));
+    for name in ["access_token", "access_token_expires_at", "refresh_token", "refresh_token_expires_at"] {
+        assert!(!created["tokens"][name].as_str().unwrap().is_empty(), "{name}");
+    }
+    assert_eq!(created["tokens"]["token_type"], "Bearer");
+}
+
+#[test]
+fn the_same_request_id_makes_no_second_session() {
+    let (server, _folder) = server();
+    let [first, again] = [(); 2].map(|()| create(&server, &["alice", "--request-id", "once"]));
+    assert_eq!([&first[0], &first[2]], [&again[0], &again[2]]);
+    assert_eq!(server.cli(["session", "list", "--json"]).json()["sessions"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn list_shows_the_newest_first_and_leads_to_the_next_page() {
+    let (server, _folder) = server();
+    assert_eq!(server.cli(["session", "list"]).ok(), "no sessions\n");
+    let ids = ["phone", "laptop", "tablet"].map(|label| create(&server, &["alice", "--label", label])[0].clone());
+    create(&server, &["bob"]);
+    server.cli(["session", "revoke", &ids[1], "--reason", "compromised"]).ok();
+
+    let table = server.cli(["session", "list", "--subject", "alice"]).ok();
+    let rows: Vec<_> = table.lines().map(columns).collect();
+    assert_eq!(rows[0], ["SESSION", "SUBJECT", "STATE", "CREATED", "REFRESHED", "DEVICE"]);
+    assert_eq!(rows[1..].iter().map(|row| row[0]).collect::<Vec<_>>(), [&ids[2], &ids[1], &ids[0]]);
+    assert_eq!(rows[2][1..3], ["alice", "ended compromised"]);
+    assert_eq!([rows[3][2], rows[3][5]], ["live", "phone"]);
+
+    let ended = server.cli(["session", "list", "--state", "ended", "--json"]).json();
+    assert_eq!(names(&ended), BTreeSet::from(["sessions", "next_page_token"]));
+    assert_eq!(ended["sessions"].as_array().unwrap().len(), 1);
+
+    let first = server.cli(["session", "list", "--subject", "alice", "--page-size", "2"]).ok();
+    let token = first.lines().last().unwrap().strip_prefix("more: --page-token ").expect("the way to the next page");
+    let args = ["session", "list", "--subject", "alice", "--page-size", "2", "--page-token", token];
+    let second = server.cli(args).ok();
+    assert!(second.contains(&ids[0]) && !second.contains(&ids[1]) && !second.contains("more:"), "{second}");
+}
+
+#[test]
+fn show_says_how_a_session_ended_and_why() {
+    let (server, _folder) = server();
+    let [id, ..] = create(&server, &["alice"]);
+    let revoke = ["session", "revoke", &id, "--reason", "administrative", "--note", "ticket 7"];
+    assert!(server.cli(revoke).ok().starts_with("revoked 1 session"));
+    let table = server.cli(["session", "show", &id]).ok();
+    for line in [["state", "ended"], ["end reason", "administrative"], ["end note", "ticket 7"]] {
+        assert!(table.lines().any(|row| columns(row) == line), "{line:?} is missing in\n{table}");
+    }
+    let session = &server.cli(["session", "show", &id, "--json"]).json()["session"];
+    assert_eq!([&session["state"], &session["end_reason"]], ["SESSION_STATE_ENDED", "END_REASON_ADMINISTRATIVE"]);
+    let unset: Vec<_> = session.as_object().unwrap().iter().filter(|(_, value)| value.is_null()).collect();
+    assert_eq!(unset, [], "a field is there with its value, or with its default");
+    let documented = [
+        "session_id",
+        "subject",
+        "tenant",
+        "client_id",
+        "audience",
+        "scopes",
+        "claims",
+        "acr",
+        "amr",
+        "authenticated_at",
+        "device",
+        "policy",
+        "created_at",
+        "refreshed_at",
+        "idle_expires_at",
+        "expires_at",
+        "state",
+        "ended_at",
+        "end_reason",
+        "end_note",
+        "etag",
+    ];
+    assert_eq!(names(session), BTreeSet::from(documented));
+}
+
+#[test]
+fn revoke_ends_what_it_names_and_nothing_else() {
+    let (server, _folder) = server();
+    let revoke = |args: &[&str]| {
+        let revoked = server.cli(["session", "revoke", "--json"].into_iter().chain(args.iter().copied())).json();
+        assert_eq!(names(&revoked), BTreeSet::from(["revoked_sessions", "effective_at"]));
+        revoked["revoked_sessions"].as_i64().unwrap()
+    };
+    let alice = [(); 6].map(|()| create(&server, &["alice"]));
+    let [bob, ..] = create(&server, &["bob"]);
+    let [of_acme, ..] = create(&server, &["alice", "--tenant", "acme"]);
+    let ids: Vec<&str> = alice.iter().map(|[id, ..]| id.as_str()).chain([bob.as_str(), of_acme.as_str()]).collect();
+
+    assert_eq!(revoke(&[ids[0]]), 1);
+    assert_eq!(revoke(&[ids[0]]), 0, "it has ended before");
+    assert_eq!(live(&server, &ids), ids[1..]);
+
+    let [_, access, refresh] = &alice[1];
+    assert_eq!(revoke(&["--token", access, "--token-only"]), 0);
+    assert_eq!(live(&server, &ids), ids[1..], "the session lives on");
+    assert_eq!(server.cli(["token", "validate", access]).code, Some(1));
+    let by_input = run_with_input(&mut server.verb(["session", "revoke", "--token", "-"]), &format!("{refresh}\n"));
+    assert!(by_input.ok().starts_with("revoked 1 session"));
+    assert_eq!(revoke(&["--token", &alice[2][1]]), 1);
+    assert_eq!(live(&server, &ids), ids[3..]);
+
+    assert_eq!(revoke(&["--subject", "alice", "--except", ids[4]]), 2);
+    assert_eq!(live(&server, &ids), [ids[4], ids[6], ids[7]]);
+
+    assert_eq!(revoke(&["--all-of-tenant", "acme"]), 1);
+    assert_eq!(server.cli(["session", "revoke", "--all-of-tenant", ""]).code, Some(0));
+    for [_, access, _] in &alice {
+        assert_eq!(server.cli(["token", "validate", access]).code, Some(1));
+    }
+}
+
+#[test]
+fn revoke_needs_exactly_one_target() {
+    for args in [&["session", "revoke"][..], &["session", "revoke", "x", "--subject", "alice"]] {
+        assert_eq!(run(countersign().args(args)).code, Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn validate_exits_by_whether_the_token_is_active() {
+    let (server, _folder) = server();
+    let [id, access, refresh] = create(&server, &["alice", "--scope", "read", "--claim", "level=3"]);
+    let active = server.cli(["token", "validate", &access]).ok();
+    for line in [["active", "yes"], ["session", &id], ["subject", "alice"], ["scopes", "read"]] {
+        assert!(active.lines().any(|row| columns(row) == line), "{line:?} is missing in\n{active}");
+    }
+    let json = run_with_input(&mut server.verb(["token", "validate", "-", "--json"]), &access).json();
+    assert_eq!([&json["active"], &json["claims"]["level"]], [&Value::from(true), &Value::from(3.0)]);
+
+    let inactive = |args: &[&str], reason: &str| {
+        let run = server.cli(["token", "validate"].into_iter().chain(args.iter().copied()));
+        assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""), "{args:?}: an answer, not an error");
+        assert_eq!(run.stdout.lines().map(columns).collect::<Vec<_>>(), [["active", "no"], ["reason", reason]]);
+    };
+    inactive(&["garbage"], "MALFORMED");
+    inactive(&[&refresh], "WRONG_TYPE");
+    inactive(&[&access, "--scope", "write"], "INSUFFICIENT_SCOPE");
+    inactive(&[&access, "--audience", "elsewhere"], "WRONG_AUDIENCE");
+    inactive(&[&access, "--acr", "urn:mfa"], "STEP_UP_REQUIRED");
+    server.cli(["session", "revoke", &id]).ok();
+    inactive(&[&access], "REVOKED");
+}
+
+#[test]
+fn refresh_prints_the_next_tokens_and_says_if_they_are_a_repetition() {
+    let (server, _folder) = server();
+    let [id, _, refresh] = create(&server, &["alice"]);
+    let first = server.cli(["token", "refresh", &refresh, "--json"]).json();
+    assert_eq!(names(&first), BTreeSet::from(["session", "tokens", "replayed"]));
+    assert_eq!([&first["session"]["session_id"], &first["replayed"]], [&Value::from(id), &Value::from(false)]);
+    let again = run_with_input(&mut server.verb(["token", "refresh", "-"]), &refresh).ok();
+    assert!(again.starts_with("this token had been exchanged a moment ago"), "{again}");
+    assert!(again.contains(first["tokens"]["refresh_token"].as_str().unwrap()), "{again}");
+}
+
+#[test]
+fn decode_shows_a_token_without_a_server() {
+    let (server, _folder) = server();
+    let [id, access, refresh] = create(&server, &["alice", "--claim", "level=3"]);
+    drop(server);
+    let decode = |token: &str| run(countersign().args(["token", "decode", token]));
+    let shown = decode(&access).ok();
+    assert!(shown.contains("not checked") && shown.contains("\"typ\": \"at+jwt\""), "{shown}");
+    assert!(shown.contains(&format!("\"sid\": \"{id}\"")) && shown.contains("\"level\": 3"), "{shown}");
+    let shown = decode(&refresh).ok();
+    assert!(shown.contains("not checked") && shown.contains(&id) && shown.contains("generation"), "{shown}");
+    for garbage in ["garbage", "cs_rt_garbage", "a.b.c", ""] {
+        let refused = decode(garbage);
+        assert!(refused.error(1).starts_with("not a"), "{garbage}: {refused:?}");
+        assert_eq!(refused.stdout, "", "{garbage}");
+    }
+}
+
+#[test]
+fn health_exits_by_whether_the_server_serves() {
+    let (server, _folder) = server();
+    assert_eq!(server.cli(["health"]).ok(), "SERVING\n");
+    assert_eq!(server.cli(["health", "--json"]).json(), serde_json::json!({ "status": "SERVING" }));
+    assert_eq!(server.cli(["health", "--service", "countersign.v1.SessionService"]).ok(), "SERVING\n");
+    assert_eq!(server.cli(["health", "--service", "unknown"]).code, Some(1));
+    let mut without_server = server.verb(["health"]);
+    drop(server);
+    assert!(run(&mut without_server).error(1).contains("is `countersign serve` running there?"));
+}
+
+#[test]
+fn an_error_is_one_line_with_its_reason() {
+    let (server, _folder) = server();
+    let [id, _, refresh] = create(&server, &["alice"]);
+    server.cli(["session", "revoke", &id]).ok();
+    let unknown = "0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22";
+    let fails = |args: &[&str], reason: &str| {
+        let run: Run = server.cli(args.iter().copied());
+        assert!(run.error(1).ends_with(&format!("({reason})")), "{run:?}");
+        assert_eq!(run.stdout, "");
+    };
+    fails(&["session", "show", unknown], "SESSION_NOT_FOUND");
+    fails(&["session", "show", "nonsense"], "INVALID_FIELD");
+    fails(&["session", "revoke", unknown], "SESSION_NOT_FOUND");
+    fails(&["session", "revoke", "--token", "garbage"], "INVALID_FIELD");
+    fails(&["session", "create", "alice", "--policy", "nowhere"], "INVALID_FIELD");
+    fails(&["session", "create", "alice", "--claim", "sub=\"bob\""], "INVALID_FIELD");
+    fails(&["token", "refresh", "garbage"], "REFRESH_TOKEN_INVALID");
+    fails(&["token", "refresh", &refresh], "SESSION_REVOKED");
+}
+
+#[test]
+fn each_verb_has_help_without_leftovers() {
+    let mut todo = vec![vec![]];
+    let mut verbs = 0;
+    while let Some(verb) = todo.pop() {
+        let help = run(countersign().args(&verb).arg("--help")).ok();
+        let leftover = ["TODO", "FIXME", "XXX", "lorem"].into_iter().find(|word| help.contains(word));
+        assert!(help.contains("Usage: countersign") && leftover.is_none(), "{verb:?}: {help}");
+        let commands = help.split_once("Commands:").map(|(_, rest)| rest.split("\n\n").next().unwrap_or(rest));
+        for line in commands.unwrap_or_default().lines().filter(|line| !line.trim().is_empty()) {
+            let (name, about) = line.trim().split_once(' ').unwrap_or_else(|| panic!("{line:?} says nothing"));
+            assert!(!about.trim().is_empty(), "{line}");
+            if name != "help" {
+                todo.push([verb.as_slice(), &[name.to_owned()]].concat());
+            }
+        }
+        verbs += 1;
+    }
+    assert!(verbs >= 16, "all verbs and their groups have been looked at: {verbs}");
+}
+
+#[test]
+fn completions_are_there_for_each_shell() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = run(countersign().args(["completions", shell])).ok();
+        assert!(script.contains("countersign") && script.contains("page-token"), "{shell}: {script}");
+    }
+}

@@ -1,0 +1,123 @@
+//! `kill -9` at any instant: nothing that was acknowledged is lost, nothing is half done.
+
+use std::{
+    env,
+    hash::{BuildHasher, RandomState},
+    path::Path,
+    process::Command,
+    thread,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::sync::watch;
+
+use crate::{
+    ledger::{Account, Client, Dice},
+    support::{self, Server},
+};
+
+/// Calls under way at the same time.
+const CALLERS: usize = 8;
+
+/// Random numbers from `COUNTERSIGN_TEST_SEED`, or from a new seed, which is printed.
+fn dice() -> Dice {
+    let seed = match env::var("COUNTERSIGN_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("COUNTERSIGN_TEST_SEED is a number"),
+        Err(_) => RandomState::new().hash_one(()),
+    };
+    println!("COUNTERSIGN_TEST_SEED={seed}");
+    Dice(seed)
+}
+
+fn rounds(default: usize) -> usize {
+    let rounds = env::var("COUNTERSIGN_TEST_CRASH_ROUNDS");
+    rounds.map_or(default, |rounds| rounds.parse().expect("COUNTERSIGN_TEST_CRASH_ROUNDS is a number"))
+}
+
+/// With a grace that lasts longer than the test, so that a replay is always a replay and never a reuse.
+fn serve(data_dir: &Path) -> Command {
+    let mut command = support::serve(data_dir);
+    command.env("COUNTERSIGN_POLICIES__DEFAULT__REFRESH_GRACE", "9m");
+    command
+}
+
+/// Makes random calls, one after the other, until the server is gone.
+async fn drive(mut client: Client, name: String, mut dice: Dice, answers: watch::Sender<usize>) -> Vec<Account> {
+    let mut accounts: Vec<Account> = vec![];
+    loop {
+        if accounts.last().is_none_or(Account::is_full) {
+            accounts.push(Account::new(format!("{name}/{}", accounts.len())));
+        }
+        let recent = accounts.len().min(4);
+        let index = accounts.len() - 1 - dice.roll(recent);
+        match accounts[index].call(&mut client, &mut dice).await {
+            Ok(()) => answers.send_modify(|count| *count += 1),
+            Err(status) => {
+                assert_eq!(crate::ledger::reason(&status), "", "the server refused a good call: {status:?}");
+                return accounts;
+            }
+        }
+    }
+}
+
+/// Puts the server under load, and kills it after that many answers.
+async fn load_and_kill(mut server: Server, name: String, dice: &mut Dice, answers: usize) -> Vec<Account> {
+    let (sender, mut counter) = watch::channel(0);
+    let mut callers = vec![];
+    for caller in 0..CALLERS {
+        let seed = Dice(dice.0 ^ u64::try_from(caller + 1).unwrap() << 32);
+        callers.push(tokio::spawn(drive(server.sessions().await, format!("{name}/{caller}"), seed, sender.clone())));
+    }
+    counter.wait_for(|count| *count >= answers).await.unwrap();
+    server.kill();
+    join_all(callers).await.into_iter().flat_map(Result::unwrap).collect()
+}
+
+async fn verify(server: &Server, accounts: &mut [Account]) {
+    let client = server.sessions().await;
+    let share = accounts.len().div_ceil(CALLERS).max(1);
+    let checks = accounts.chunks_mut(share).map(|share| {
+        let mut client = client.clone();
+        async move {
+            for account in share {
+                account.verify(&mut client).await;
+            }
+        }
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_outlives_a_kill_and_what_was_not_is_never_half_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dice = dice();
+    let mut all = vec![];
+    let mut server = Server::launch(&mut serve(folder.path()));
+    for round in 0..rounds(12) {
+        let answers = dice.roll(200);
+        let mut accounts = load_and_kill(server, format!("round {round}"), &mut dice, answers).await;
+        server = Server::launch(&mut serve(folder.path()));
+        verify(&server, &mut accounts).await;
+        all.extend(accounts);
+    }
+    server.kill();
+    verify(&Server::launch(&mut serve(folder.path())), &mut all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_start_killed_at_any_moment_leaves_a_directory_that_starts() {
+    let mut dice = dice();
+    for _ in 0..rounds(12) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Server::spawn(&mut support::serve(folder.path()));
+        // Not waiting for anything: this is the moment of the crash.
+        thread::sleep(Duration::from_micros(dice.roll(60_000).try_into().unwrap()));
+        server.kill();
+        let mut server = Server::start(folder.path());
+        let mut account = Account::new("alice".to_owned());
+        account.call(&mut server.sessions().await, &mut dice).await.unwrap();
+        server.kill();
+        account.verify(&mut Server::start(folder.path()).sessions().await).await;
+    }
+}

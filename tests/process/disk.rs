@@ -1,0 +1,156 @@
+//! Trouble with the disk, and the sweeper at work.
+
+use std::{path::Path, process::Command};
+
+use countersign::proto::{
+    CreateSessionRequest, GetSessionRequest, InactiveReason, RevokeRequest, SessionState, Tokens,
+    revoke_request::Target,
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::{
+    ledger::{Client, reason, refresh, validate},
+    support::{Server, countersign, run, serve, without_settings},
+};
+
+/// `serve` in a process whose files may not grow beyond 256 KiB: from then on the disk is full for it.
+fn serve_on_a_small_disk(data_dir: &Path) -> Command {
+    let mut command = Command::new("sh");
+    without_settings(&mut command);
+    // `ulimit -f` counts blocks of 512 bytes, or of 1024 in some shells.
+    let script = "trap '' XFSZ; ulimit -f 512; exec \"$@\"";
+    command.args(["-c", script, "sh"]).arg(serve(data_dir).get_program());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+    command.env(crate::support::GRACE, "0s");
+    command
+}
+
+async fn create(client: &mut Client, subject: String) -> Result<(String, Tokens), Status> {
+    let request = CreateSessionRequest { subject, ..Default::default() };
+    let created = client.create_session(request).await?.into_inner();
+    Ok((created.session.unwrap().session_id, created.tokens.unwrap()))
+}
+
+async fn revoke(client: &mut Client, session_id: &str) -> Result<(), Status> {
+    let target = Some(Target::SessionId(session_id.to_owned()));
+    client.revoke(RevokeRequest { target, ..Default::default() }).await.map(drop)
+}
+
+async fn state(client: &mut Client, session_id: &str) -> Result<SessionState, Status> {
+    let request = GetSessionRequest { session_id: session_id.to_owned() };
+    Ok(client.get_session(request).await?.into_inner().session.unwrap().state())
+}
+
+#[track_caller]
+fn assert_store_unavailable(status: &Status) {
+    assert_eq!((status.code(), reason(status).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{status:?}");
+    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::launch(&mut serve_on_a_small_disk(folder.path()));
+    let mut client = server.sessions().await;
+
+    let (revoked, its_tokens) = create(&mut client, "revoked".to_owned()).await.unwrap();
+    revoke(&mut client, &revoked).await.unwrap();
+    let mut live = vec![];
+    let full = loop {
+        assert!(live.len() < 10_000, "the disk does not fill up");
+        match create(&mut client, format!("subject {}", live.len())).await {
+            Ok(session) => live.push(session),
+            Err(status) => break status,
+        }
+    };
+    assert_store_unavailable(&full);
+    // Smaller writes may still find room for a while.
+    let full = loop {
+        let (_, tokens) = live.last_mut().unwrap();
+        match refresh(&mut client, &tokens.refresh_token).await {
+            Ok(refreshed) => *tokens = refreshed.tokens.unwrap(),
+            Err(status) => break status,
+        }
+    };
+    assert_store_unavailable(&full);
+    let mut ended = vec![(revoked, its_tokens)];
+    let full = loop {
+        let (id, _) = live.first().expect("revocations find room without end");
+        match revoke(&mut client, id).await {
+            Ok(()) => ended.push(live.remove(0)),
+            Err(status) => break status,
+        }
+    };
+    assert_store_unavailable(&full);
+
+    for (_, tokens) in &live {
+        assert!(validate(&mut client, &tokens.access_token).await.active);
+    }
+    for (_, tokens) in &ended {
+        let answer = validate(&mut client, &tokens.access_token).await;
+        assert_eq!(answer.inactive_reason(), InactiveReason::Revoked);
+    }
+    assert_eq!(server.cli(["health"]).ok(), "SERVING\n");
+    drop(client);
+    server.stop();
+
+    let server = Server::start(folder.path());
+    let mut client = server.sessions().await;
+    for (id, tokens) in &live {
+        // Of the call without an answer either outcome is right, but not both.
+        let active = validate(&mut client, &tokens.access_token).await.active;
+        assert_eq!(active, state(&mut client, id).await.unwrap() == SessionState::Live);
+    }
+    for (id, tokens) in live.iter().skip(1) {
+        let refreshed = refresh(&mut client, &tokens.refresh_token).await;
+        refreshed.unwrap_or_else(|status| panic!("session {id}: {status:?}"));
+    }
+    for (id, tokens) in &ended {
+        assert!(!validate(&mut client, &tokens.access_token).await.active);
+        assert_eq!(state(&mut client, id).await.unwrap(), SessionState::Ended);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweeper_of_a_running_service_deletes_sessions_that_are_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::launch(
+        serve(folder.path())
+            .env("COUNTERSIGN_SWEEPER__SCHEDULE", "* * * * * *")
+            .env("COUNTERSIGN_SWEEPER__SESSION_RETENTION", "0s"),
+    );
+    let mut client = server.sessions().await;
+    let (live, _) = create(&mut client, "live".to_owned()).await.unwrap();
+    let (ended, tokens) = create(&mut client, "ended".to_owned()).await.unwrap();
+    revoke(&mut client, &ended).await.unwrap();
+    assert_eq!(server.line("swept")["sessions"], 1);
+    assert_eq!(reason(&state(&mut client, &ended).await.unwrap_err()), "SESSION_NOT_FOUND");
+    assert_eq!(state(&mut client, &live).await.unwrap(), SessionState::Live);
+    // Its blacklist row stays as long as its token could live, which is longer than this test.
+    let answer = validate(&mut client, &tokens.access_token).await;
+    assert_eq!(answer.inactive_reason(), InactiveReason::Revoked);
+}
+
+#[test]
+fn sweep_works_on_a_stopped_database_and_is_refused_on_one_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let sweep = |args: &[&str]| {
+        let mut command = countersign();
+        command.args(["sweep", "--data-dir"]).arg(folder.path()).args(args);
+        run(command.env("COUNTERSIGN_SWEEPER__SESSION_RETENTION", "0s"))
+    };
+    let server = Server::start(folder.path());
+    for subject in ["alice", "alice", "bob"] {
+        server.cli(["session", "create", subject]).ok();
+    }
+    server.cli(["session", "revoke", "--subject", "alice"]).ok();
+    assert!(sweep(&[]).error(2).contains("in use by another process"));
+    server.stop();
+    assert_eq!(sweep(&["--json"]).json(), serde_json::json!({ "revocations": 0, "sessions": 2 }));
+    assert_eq!(sweep(&[]).ok(), "deleted 0 blacklist rows and 0 sessions\n");
+    let server = Server::start(folder.path());
+    let left = server.cli(["session", "list", "--json"]).json();
+    assert_eq!(left["sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(left["sessions"][0]["subject"], "bob");
+}

@@ -1,0 +1,226 @@
+//! What a client was told, and the check that a server still knows all of it and nothing by halves.
+
+use countersign::proto::{
+    CreateSessionRequest, EndReason, GetSessionRequest, InactiveReason, ListSessionsRequest, RefreshRequest,
+    RefreshResponse, RevokeRequest, SessionState, SubjectTarget, ValidateRequest, ValidateResponse,
+    revoke_request::Target, session_service_client::SessionServiceClient,
+};
+use tonic::{Status, transport::Channel};
+use tonic_types::StatusExt;
+
+pub type Client = SessionServiceClient<Channel>;
+
+/// Random numbers that a seed repeats (SplitMix64).
+#[derive(Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `sides`.
+    pub fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % u64::try_from(sides).unwrap()).unwrap()
+    }
+}
+
+/// A subject, its sessions as they were acknowledged, and the call that was never answered, if there was one.
+#[derive(Debug)]
+pub struct Account {
+    subject: String,
+    sessions: Vec<Known>,
+    calls: usize,
+    unanswered: Option<Call>,
+}
+
+#[derive(Debug)]
+struct Known {
+    id: String,
+    access_tokens: Vec<String>,
+    refresh_token: String,
+    previous_refresh_token: Option<String>,
+    ended: Option<EndReason>,
+}
+
+#[derive(Clone, Debug)]
+enum Call {
+    Create { request_id: String },
+    Refresh { session: usize },
+    Revoke { sessions: Vec<usize>, reason: EndReason },
+}
+
+const REASONS: [EndReason; 3] = [EndReason::SignedOut, EndReason::Compromised, EndReason::Administrative];
+
+/// The reason that the server gave for refusing.
+pub fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
+impl Account {
+    pub fn new(subject: String) -> Self {
+        Self { subject, sessions: vec![], calls: 0, unanswered: None }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.sessions.len() >= 3
+    }
+
+    fn live(&self) -> Vec<usize> {
+        (0..self.sessions.len()).filter(|&index| self.sessions[index].ended.is_none()).collect()
+    }
+
+    /// Makes a random call and notes the answer. Without an answer, the call stays noted as unanswered.
+    pub async fn call(&mut self, client: &mut Client, dice: &mut Dice) -> Result<(), Status> {
+        let live = self.live();
+        self.calls += 1;
+        let reason = REASONS[dice.roll(REASONS.len())];
+        let call = match dice.roll(10) {
+            roll if live.is_empty() || roll < 3 => {
+                Call::Create { request_id: format!("{}/{}", self.subject, self.calls) }
+            }
+            3..8 => Call::Refresh { session: live[dice.roll(live.len())] },
+            8 => Call::Revoke { sessions: vec![live[dice.roll(live.len())]], reason },
+            _ => Call::Revoke { sessions: live, reason },
+        };
+        self.unanswered = Some(call.clone());
+        match &call {
+            Call::Create { request_id } => self.create(client, request_id).await?,
+            Call::Refresh { session } => {
+                self.refresh(client, *session).await?;
+            }
+            Call::Revoke { sessions, reason } => {
+                let target = match sessions.as_slice() {
+                    [only] => Target::SessionId(self.sessions[*only].id.clone()),
+                    _ => Target::Subject(SubjectTarget { subject: self.subject.clone(), ..Default::default() }),
+                };
+                self.revoke(client, target, sessions, *reason).await?;
+            }
+        }
+        self.unanswered = None;
+        Ok(())
+    }
+
+    async fn create(&mut self, client: &mut Client, request_id: &str) -> Result<(), Status> {
+        let request = CreateSessionRequest {
+            subject: self.subject.clone(),
+            request_id: request_id.to_owned(),
+            ..Default::default()
+        };
+        let created = client.create_session(request).await?.into_inner();
+        let tokens = created.tokens.unwrap();
+        self.sessions.push(Known {
+            id: created.session.unwrap().session_id,
+            access_tokens: vec![tokens.access_token],
+            refresh_token: tokens.refresh_token,
+            previous_refresh_token: None,
+            ended: None,
+        });
+        Ok(())
+    }
+
+    async fn refresh(&mut self, client: &mut Client, session: usize) -> Result<bool, Status> {
+        let known = &mut self.sessions[session];
+        let refreshed = refresh(client, &known.refresh_token).await?;
+        let tokens = refreshed.tokens.unwrap();
+        let previous = std::mem::replace(&mut known.refresh_token, tokens.refresh_token);
+        known.previous_refresh_token = Some(previous);
+        known.access_tokens.truncate(1);
+        known.access_tokens.push(tokens.access_token);
+        Ok(refreshed.replayed)
+    }
+
+    async fn revoke(
+        &mut self,
+        client: &mut Client,
+        target: Target,
+        sessions: &[usize],
+        reason: EndReason,
+    ) -> Result<(), Status> {
+        let note = format!("note of {}", self.subject);
+        let request = RevokeRequest { target: Some(target), reason: reason.into(), note, ..Default::default() };
+        let revoked = client.revoke(request).await?.into_inner();
+        assert_eq!(revoked.revoked_sessions, i64::try_from(sessions.len()).unwrap(), "{self:?}");
+        for &session in sessions {
+            self.sessions[session].ended = Some(reason);
+        }
+        Ok(())
+    }
+
+    /// Checks that the server knows all that was acknowledged, and that what was not is there as a whole or not at all.
+    pub async fn verify(&mut self, client: &mut Client) {
+        match self.unanswered.take() {
+            // The same request once more makes no second session, whether or not the first one arrived.
+            Some(Call::Create { request_id }) => self.create(client, &request_id).await.unwrap(),
+            // The last acknowledged token still leads on, by a first exchange or by a replay.
+            Some(Call::Refresh { session }) => {
+                self.refresh(client, session).await.unwrap();
+            }
+            Some(Call::Revoke { sessions, reason }) => {
+                let mut ended = vec![];
+                for &index in &sessions {
+                    ended.push(state(client, &self.sessions[index].id).await == SessionState::Ended);
+                }
+                assert!(ended.iter().all(|one| *one == ended[0]), "a revocation by halves: {ended:?} of {self:?}");
+                for index in sessions.into_iter().filter(|_| ended[0]) {
+                    self.sessions[index].ended = Some(reason);
+                }
+            }
+            None => {}
+        }
+        for index in 0..self.sessions.len() {
+            match self.sessions[index].ended {
+                Some(reason) => self.verify_ended(client, index, reason).await,
+                None => self.verify_live(client, index).await,
+            }
+        }
+        let request = ListSessionsRequest { subject: self.subject.clone(), ..Default::default() };
+        let listed = client.list_sessions(request).await.unwrap().into_inner().sessions;
+        assert_eq!(listed.len(), self.sessions.len(), "a session that nobody was told of: {self:?}");
+    }
+
+    async fn verify_live(&mut self, client: &mut Client, index: usize) {
+        let known = &self.sessions[index];
+        assert_eq!(state(client, &known.id).await, SessionState::Live, "{self:?}");
+        for token in &known.access_tokens {
+            assert!(validate(client, token).await.active, "{self:?}");
+        }
+        if let Some(previous) = &known.previous_refresh_token {
+            let again = refresh(client, previous).await.unwrap_or_else(|status| panic!("{status:?}: {self:?}"));
+            assert!(again.replayed, "an acknowledged refresh is undone: {self:?}");
+            assert_eq!(again.tokens.unwrap().refresh_token, known.refresh_token, "another successor: {self:?}");
+        }
+        let replayed = self.refresh(client, index).await.unwrap();
+        assert!(!replayed, "the last acknowledged refresh token was not the current one: {self:?}");
+    }
+
+    async fn verify_ended(&self, client: &mut Client, index: usize, expected: EndReason) {
+        let known = &self.sessions[index];
+        let request = GetSessionRequest { session_id: known.id.clone() };
+        let session = client.get_session(request).await.unwrap().into_inner().session.unwrap();
+        assert_eq!((session.state(), session.end_reason()), (SessionState::Ended, expected), "{self:?}");
+        assert_eq!(session.end_note, format!("note of {}", self.subject));
+        for token in &known.access_tokens {
+            let answer = validate(client, token).await;
+            assert!(!answer.active, "an acknowledged revocation is undone: {self:?}");
+            assert_eq!(answer.inactive_reason(), InactiveReason::Revoked);
+        }
+        let refused = refresh(client, &known.refresh_token).await.unwrap_err();
+        assert_eq!(reason(&refused), "SESSION_REVOKED", "{self:?}");
+    }
+}
+
+pub async fn refresh(client: &mut Client, token: &str) -> Result<RefreshResponse, Status> {
+    let request = RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
+    client.refresh(request).await.map(tonic::Response::into_inner)
+}
+
+pub async fn validate(client: &mut Client, token: &str) -> ValidateResponse {
+    let request = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
+    client.validate(request).await.expect("Validate answers").into_inner()
+}
+
+async fn state(client: &mut Client, session_id: &str) -> SessionState {
+    let request = GetSessionRequest { session_id: session_id.to_owned() };
+    client.get_session(request).await.expect("the session exists").into_inner().session.unwrap().state()
+}

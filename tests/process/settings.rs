@@ -1,0 +1,131 @@
+//! Flags over environment over file over defaults, and `config check` and `config print`, which say what `serve` would do.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+
+use crate::support::{Server, countersign, run, serve};
+
+/// The settings in force with this file, these variables and these flags.
+fn in_force(file: &Path, variables: &[(&str, &str)], flags: &[&str]) -> Value {
+    let mut command = countersign();
+    run(command.args(["config", "print", "--json", "--config"]).arg(file).args(flags).envs(variables.iter().copied()))
+        .json()
+}
+
+#[test]
+fn flags_win_over_environment_over_file_over_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("countersign.toml");
+    fs::write(&file, "listen = '127.0.0.1:1'\ndata_dir = '/file'\ninsecure = true\n[tokens]\nleeway = '1s'").unwrap();
+    let variables = [
+        ("COUNTERSIGN_LISTEN", "127.0.0.1:2"),
+        ("COUNTERSIGN_DATA_DIR", "/environment"),
+        ("COUNTERSIGN_TOKENS__LEEWAY", "2s"),
+        ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "7m"),
+    ];
+
+    let defaults = run(countersign().args(["config", "print", "--json"])).json();
+    assert_eq!([&defaults["listen"], &defaults["data_dir"]], ["127.0.0.1:50051", "countersign-data"]);
+
+    let config = in_force(&file, &[], &[]);
+    assert_eq!([&config["listen"], &config["data_dir"]], ["127.0.0.1:1", "/file"]);
+    assert_eq!([&config["tokens"]["leeway"], &config["policies"]["default"]["access_token_ttl"]], ["1s", "10m"]);
+    assert_eq!(config["insecure"], true);
+
+    let config = in_force(&file, &variables, &[]);
+    assert_eq!([&config["listen"], &config["data_dir"]], ["127.0.0.1:2", "/environment"]);
+    assert_eq!([&config["tokens"]["leeway"], &config["policies"]["default"]["access_token_ttl"]], ["2s", "7m"]);
+    assert_eq!(config["insecure"], true, "what is not said elsewhere comes from the file");
+
+    let config = in_force(&file, &variables, &["--listen", "127.0.0.1:3", "--database-url", "sqlite:///flag.db"]);
+    assert_eq!([&config["listen"], &config["data_dir"]], ["127.0.0.1:3", "/environment"]);
+    assert_eq!([&config["database_url"], &config["tokens"]["leeway"]], ["sqlite:///flag.db", "2s"]);
+}
+
+#[test]
+fn the_file_may_be_named_by_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("countersign.toml");
+    fs::write(&file, "issuer = 'https://auth.example'").unwrap();
+    let config = run(countersign().args(["config", "print", "--json"]).env("COUNTERSIGN_CONFIG", &file)).json();
+    assert_eq!(config["issuer"], "https://auth.example");
+}
+
+#[test]
+fn a_service_does_what_its_environment_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = countersign();
+    command.args(["serve", "--data-dir"]).arg(folder.path()).envs([
+        ("COUNTERSIGN_LISTEN", "127.0.0.1:0"),
+        ("COUNTERSIGN_ISSUER", "https://auth.example"),
+        ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "7m"),
+        ("COUNTERSIGN_POLICIES__SHORT__ACCESS_TOKEN_TTL", "1m"),
+    ]);
+    let server = Server::launch(&mut command);
+    let created = server.cli(["session", "create", "alice", "--json"]).json();
+    assert_eq!(created["session"]["policy"]["access_token_ttl"], "420s");
+    assert_eq!(created["session"]["audience"][0], "https://auth.example");
+    let created = server.cli(["session", "create", "alice", "--policy", "short", "--json"]).json();
+    assert_eq!(created["session"]["policy"]["access_token_ttl"], "60s");
+}
+
+#[test]
+fn config_check_says_what_serve_would_do() {
+    let check = || {
+        let mut command = countersign();
+        command.args(["config", "check"]);
+        command
+    };
+    assert_eq!(run(&mut check()).ok(), "the configuration is good\n");
+    let folder = tempfile::tempdir().unwrap();
+    for (name, value) in [
+        ("COUNTERSIGN_LISTEN", "0.0.0.0:50051"),
+        ("COUNTERSIGN_ISSUER", "auth"),
+        ("COUNTERSIGN_LOG__LEVEL", "!!"),
+        ("COUNTERSIGN_TENANTS__ACME__POLICY", "nowhere"),
+        ("COUNTERSIGN_SWEEPER__SCHEDULE", "often"),
+        ("COUNTERSIGN_NOTHING", "x"),
+        ("COUNTERSIGN_CONFIG", "/nowhere/countersign.toml"),
+    ] {
+        let checked = run(check().env(name, value));
+        let served = run(countersign().args(["serve", "--data-dir"]).arg(folder.path()).env(name, value));
+        assert_eq!(checked.error(2), served.error(2), "{name}={value}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is opened");
+}
+
+#[test]
+fn what_config_prints_can_be_loaded_and_prints_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (folder.path().join("first.toml"), folder.path().join("second.toml"));
+    fs::write(
+        &first,
+        "issuer = 'https://auth.example'\n[policies.short]\naccess_token_ttl = '90s'\n\
+         [tenants.acme]\npolicy = 'short'\naudiences = ['https://api.example']\n[sweeper]\nschedule = '*/5 * * * *'",
+    )
+    .unwrap();
+    let print = |file: &Path| run(countersign().args(["config", "print", "--config"]).arg(file)).ok();
+    let printed = print(&first);
+    fs::write(&second, &printed).unwrap();
+    assert_eq!(print(&second), printed);
+    assert_eq!(run(countersign().args(["config", "check", "--config"]).arg(&second)).code, Some(0));
+    assert_eq!(in_force(&first, &[], &[]), in_force(&second, &[], &[]));
+}
+
+#[test]
+fn no_secret_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    Server::start(folder.path()).stop();
+    let key = fs::read_to_string(folder.path().join("master.key")).unwrap();
+    let print = run(countersign().args(["config", "print", "--data-dir"]).arg(folder.path())).ok();
+    assert!(print.contains("master.key") && !print.contains(key.trim()), "{print}");
+
+    let url = ("COUNTERSIGN_DATABASE_URL", "postgres://user:hidden@host/database");
+    let mut print = countersign();
+    print.args(["config", "print"]);
+    for command in [&mut print, &mut serve(folder.path())] {
+        let refused = run(command.envs([url]));
+        assert!(refused.error(2).contains("database_url") && !refused.stderr.contains("hidden"), "{refused:?}");
+    }
+}

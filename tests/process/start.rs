@@ -1,0 +1,228 @@
+//! Starts that must fail: exit code 2, one line that names the thing and the way out, and nothing changed on disk.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, Permissions},
+    net::TcpListener,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use countersign::proto::CreateSessionRequest;
+use diesel::{Connection, RunQueryDsl, SqliteConnection, sql_query};
+use futures_util::future::join_all;
+use tempfile::TempDir;
+
+use crate::support::{Server, countersign, run, serve, without_settings};
+
+/// Mode and content of everything in a folder but the lock, which may come into being.
+fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let metadata = fs::metadata(&entry).unwrap();
+        if metadata.is_dir() {
+            files.extend(snapshot(&entry));
+            files.insert(entry, (metadata.mode(), vec![]));
+        } else if entry.extension().is_none_or(|extension| extension != "lock") {
+            let content = fs::read(&entry).unwrap();
+            files.insert(entry, (metadata.mode(), content));
+        }
+    }
+    files
+}
+
+/// Checks that a command refuses to start, says all of this, and leaves the folder as it was.
+#[track_caller]
+fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
+    let before = snapshot(folder);
+    let run = run(command);
+    let line = run.error(2);
+    for part in says {
+        assert!(line.contains(part), "{part:?} is missing in: {line}");
+    }
+    assert_eq!(run.stdout, "");
+    let after = snapshot(folder);
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>(), "files came or went");
+    let changed: Vec<_> = before.iter().filter(|(path, file)| after[*path] != **file).map(|(path, _)| path).collect();
+    assert!(changed.is_empty(), "{changed:?} changed");
+}
+
+/// A folder in which a service has run and stopped in good order.
+async fn used(sessions: usize) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let client = server.sessions().await;
+    let creations = (0..sessions).map(|number| {
+        let mut client = client.clone();
+        async move {
+            let request = CreateSessionRequest { subject: format!("subject {number}"), ..Default::default() };
+            client.create_session(request).await.unwrap()
+        }
+    });
+    join_all(creations).await;
+    drop(client);
+    server.stop();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_in_use_is_refused_and_its_owner_keeps_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    // Without sweeps, which would change the file.
+    let server = Server::launch(serve(folder.path()).env("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 30 2 *"));
+    server.cli(["session", "create", "alice"]).ok();
+    refuses(
+        &mut serve(folder.path()),
+        folder.path(),
+        &["countersign.db is in use by another process", "stop that one"],
+    );
+    server.cli(["session", "create", "bob"]).ok();
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("countersign.db"), b"no database ".repeat(1000)).unwrap();
+    refuses(&mut serve(folder.path()), folder.path(), &["countersign.db is damaged", "restore it from a backup"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_with_a_damaged_page_is_refused() {
+    let folder = used(300).await;
+    let path = folder.path().join("countersign.db");
+    let mut content = fs::read(&path).unwrap();
+    let pages = content.len() / 4096;
+    assert!(pages > 20, "{pages}");
+    content[pages / 2 * 4096..][..4096].fill(0xff);
+    fs::write(&path, content).unwrap();
+    refuses(&mut serve(folder.path()), folder.path(), &["countersign.db is damaged", "restore it from a backup"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_cut_short_is_refused() {
+    let folder = used(300).await;
+    let path = folder.path().join("countersign.db");
+    let content = fs::read(&path).unwrap();
+    fs::write(&path, &content[..content.len() / 2]).unwrap();
+    refuses(&mut serve(folder.path()), folder.path(), &["countersign.db is damaged", "restore it from a backup"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_key_that_is_damaged_open_to_others_gone_or_foreign_is_refused() {
+    let folder = used(1).await;
+    let path = folder.path().join("master.key");
+    let good = fs::read(&path).unwrap();
+    let refused = |says: &[&str]| refuses(&mut serve(folder.path()), folder.path(), says);
+
+    fs::write(&path, &good[..good.len() / 2]).unwrap();
+    refused(&["master.key", "damaged", "restore it from a backup"]);
+
+    fs::copy(used(0).await.path().join("master.key"), &path).unwrap();
+    refused(&["master key", "restore"]);
+
+    fs::write(&path, &good).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    refused(&["master.key has mode 0644", "chmod 600"]);
+
+    fs::remove_file(&path).unwrap();
+    refused(&["master.key does not exist", "restore it from a backup"]);
+
+    fs::write(&path, &good).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    Server::start(folder.path());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_a_newer_version_is_refused() {
+    let folder = used(1).await;
+    let path = folder.path().join("countersign.db");
+    let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    sql_query("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')").execute(&mut connection).unwrap();
+    drop(connection);
+    refuses(&mut serve(folder.path()), folder.path(), &["countersign.db", "newer countersign (migration 9999)", "run"]);
+}
+
+#[test]
+fn a_directory_that_may_not_be_written_is_refused() {
+    // Root may write everywhere, so the child is somebody else, who needs a binary that he may read.
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("countersign");
+    fs::copy(env!("CARGO_BIN_EXE_countersign"), &binary).unwrap();
+    fs::set_permissions(&binary, Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, Permissions::from_mode(0o555)).unwrap();
+    for dir in [data.clone(), data.join("below")] {
+        let mut command = Command::new(&binary);
+        without_settings(&mut command);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&dir).current_dir("/");
+        if fs::metadata(&binary).unwrap().uid() == 0 {
+            command.uid(65_534).gid(65_534);
+        }
+        refuses(&mut command, &data, &[dir.to_str().unwrap(), "Permission denied"]);
+    }
+}
+
+#[test]
+fn a_data_directory_that_is_a_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("data");
+    fs::write(&file, "mine").unwrap();
+    refuses(&mut serve(&file), folder.path(), &["data directory", file.to_str().unwrap()]);
+}
+
+#[test]
+fn a_port_in_use_is_refused_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = countersign();
+    command.args(["serve", "--listen", &address, "--data-dir"]).arg(folder.path().join("data"));
+    refuses(&mut command, folder.path(), &[&format!("cannot listen on {address}"), "in use", "setting listen"]);
+}
+
+#[test]
+fn wrong_settings_are_refused_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let file = folder.path().join("countersign.toml");
+    let flag = |flags: &[&str], says: &[&str]| refuses(serve(&data).args(flags), folder.path(), says);
+    flag(&["--config", "/nowhere/c.toml"], &["configuration file /nowhere/c.toml", "No such file"]);
+    flag(&["--database-url", "postgres://u:hidden@h/d"], &["setting database_url", "use sqlite://PATH"]);
+
+    let listen = |address: &str, says: &[&str]| {
+        let mut command = countersign();
+        refuses(command.args(["serve", "--listen", address, "--data-dir"]).arg(&data), folder.path(), says);
+    };
+    listen("0.0.0.0:0", &["setting listen", "0.0.0.0:0", "127.0.0.1", "--insecure"]);
+    listen("[::]:0", &["setting listen", "--insecure"]);
+    listen("here", &["setting listen", "\"here\"", "like 127.0.0.1:50051"]);
+
+    let variable = |name: &str, value: &str, says: &[&str]| {
+        refuses(serve(&data).env(name, value), folder.path(), says);
+    };
+    variable("COUNTERSIGN_TOKENS__LEWAY", "3s", &["COUNTERSIGN_TOKENS__LEWAY", "did you mean leeway?"]);
+    variable("COUNTERSIGN_TOKENS__LEEWAY", "soon", &["COUNTERSIGN_TOKENS__LEEWAY", "tokens.leeway", "\"soon\""]);
+    variable("COUNTERSIGN_TOKENS__LEEWAY", "2h", &["tokens.leeway", "at most 1m"]);
+    variable("COUNTERSIGN_LOG__LEVEL", "!!", &["setting log.level", "\"!!\"", "info"]);
+
+    let content = |content: &str, says: &[&str]| {
+        fs::write(&file, content).unwrap();
+        refuses(serve(&data).arg("--config").arg(&file), folder.path(), &[says, &[file.to_str().unwrap()]].concat());
+    };
+    content("isuer = 'x'", &["unknown setting isuer", "did you mean issuer?"]);
+    content("[log]\nformat = 'xml'", &["setting log.format", "auto, text, json"]);
+    content("a\nb = [", &["line 1"]);
+}
+
+#[test]
+fn an_unknown_flag_is_refused_with_the_nearest_known_one() {
+    let run = run(countersign().args(["serve", "--data-dri", "x"]));
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.stderr.contains("--data-dri") && run.stderr.contains("--data-dir"), "{run:?}");
+}
