@@ -35,10 +35,14 @@ fn rounds(default: usize) -> usize {
     rounds.map_or(default, |rounds| rounds.parse().expect("COUNTERSIGN_TEST_CRASH_ROUNDS is a number"))
 }
 
-/// With a grace that lasts longer than the test, so that a replay is always a replay and never a reuse.
+/// With a grace and tokens that outlast the test, so that a replay is never a reuse and no token expires.
 fn serve(data_dir: &Path) -> Command {
     let mut command = support::serve(data_dir);
-    command.env("COUNTERSIGN_POLICIES__DEFAULT__REFRESH_GRACE", "9m");
+    command.envs([
+        ("COUNTERSIGN_TOKENS__MAX_ACCESS_TOKEN_TTL", "2d"),
+        ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "2d"),
+        ("COUNTERSIGN_POLICIES__DEFAULT__REFRESH_GRACE", "1d"),
+    ]);
     command
 }
 
@@ -69,7 +73,9 @@ async fn load_and_kill(mut server: Server, name: String, dice: &mut Dice, answer
         let seed = Dice(dice.0 ^ u64::try_from(caller + 1).unwrap() << 32);
         callers.push(tokio::spawn(drive(server.sessions().await, format!("{name}/{caller}"), seed, sender.clone())));
     }
-    counter.wait_for(|count| *count >= answers).await.unwrap();
+    drop(sender);
+    // If there are no callers left, joining them says why.
+    let _ = counter.wait_for(|count| *count >= answers).await;
     server.kill();
     join_all(callers).await.into_iter().flat_map(Result::unwrap).collect()
 }

@@ -1,20 +1,21 @@
 //! The end by signals: softly at the first, at once at the second.
 
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic::{Streaming, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use crate::support::{GRACE, Server, serve};
 
 /// Longer than any test waits.
 const NEVER: &str = "1h";
 
-async fn watch(server: &Server) -> (HealthClient<tonic::transport::Channel>, tonic::Streaming<HealthResponse>) {
+async fn watch(server: &Server) -> (HealthClient<Channel>, Streaming<HealthCheckResponse>) {
     let mut client = HealthClient::new(server.channel().await);
     let mut stream = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(stream.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
     (client, stream)
 }
-
-type HealthResponse = tonic_health::pb::HealthCheckResponse;
 
 #[test]
 fn the_first_signal_ends_an_idle_service_in_good_order() {
