@@ -28,13 +28,26 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The data directory cannot be made or written.
-    #[error("data directory {path}: {source}")]
+    #[error(
+        "data directory {path}: {source}: name another one in data_dir, or give this user the right to write there"
+    )]
     DataDir {
         /// The directory.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+    /// The database would be in a folder that does not exist.
+    #[error("database {path}: the folder {folder} does not exist: make it, or name another file in database_url")]
+    NoSuchFolder {
+        /// The database.
+        path: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// There is no database to work on.
+    #[error("database {0} does not exist: name the one to sweep by --data-dir or --database-url")]
+    NoDatabase(PathBuf),
     /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -78,9 +91,15 @@ pub struct System {
 
 /// Opens the database that the configuration names.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
-    make_data_dir(config)?;
     match &config.database {
-        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path).await?)),
+        DatabaseUrl::Sqlite(path) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir) {
+                return Err(AppError::NoSuchFolder { path: path.clone(), folder: folder.to_owned() });
+            }
+            make_data_dir(config)?;
+            Ok(Arc::new(SqliteStore::open(path).await?))
+        }
     }
 }
 
@@ -119,7 +138,6 @@ async fn authority(
     system: &System,
 ) -> Result<Authority, AppError> {
     let ring = open_ring(config, &*store, system).await?;
-    tracing::info!(issuer = config.issuer, signing_key = ring.signing().kid, "keys opened");
     Ok(Authority::new(store, ring, feed, system.clock.clone(), system.rng.clone(), settings(config)))
 }
 
@@ -156,6 +174,17 @@ pub async fn serve(
 ) -> Result<(), AppError> {
     let feed = Arc::new(Feed::default());
     let authority = Arc::new(authority(config, store.clone(), feed.clone(), &system).await?);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %listener.local_addr().unwrap_or(config.listen.address),
+        database = %config.database,
+        issuer = config.issuer,
+        signing_key = authority.signing_kid(),
+        "starting"
+    );
+    if !config.listen.address.ip().is_loopback() {
+        tracing::warn!("anybody who reaches this address may create and revoke sessions (setting insecure)");
+    }
 
     // Health answers from here on, and says NOT_SERVING until the blacklist is loaded.
     let mut health = Health::new().await;
@@ -236,6 +265,10 @@ fn name_of(stopped: Option<Result<&'static str, tokio::task::JoinError>>) -> Str
 
 /// Sweeps once, without serving.
 pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
+    match &config.database {
+        DatabaseUrl::Sqlite(path) if !path.exists() => return Err(AppError::NoDatabase(path.clone())),
+        DatabaseUrl::Sqlite(_) => {}
+    }
     let store = open_store(config).await?;
     let authority = authority(config, store, Arc::new(Feed::default()), &system).await?;
     authority.sweep().await.map_err(|error| StoreError::Unavailable(error.to_string()).into())

@@ -16,6 +16,8 @@ impl Shutdown {
     /// Stops at SIGTERM and SIGINT.
     pub fn on_signals() -> std::io::Result<Self> {
         let shutdown = Self::default();
+        // A file at its size limit must fail the write, which callers are told, and not kill the process.
+        let _ = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let steps = [shutdown.soft.clone(), shutdown.hard.clone()];

@@ -14,7 +14,7 @@ use crate::{
         policy::{Policy, SessionPolicy},
         session::{Authentication, Device, Lineage, LineageSecret, Session},
         text::{Acr, Amr, Audience, ClientId, PolicyName, RequestId, Scope, Subject, Tenant},
-        time::Timestamp,
+        time::{Timestamp, brief},
     },
     store::{Created, Creation},
 };
@@ -164,8 +164,7 @@ fn shorten(field: &str, asked: Option<Duration>, limit: Duration) -> Result<Dura
         None => Ok(limit),
         Some(asked) if asked < Duration::from_secs(1) => Err(AuthorityError::field(field, "must be at least 1s")),
         Some(asked) if asked > limit => {
-            let limit = humantime::format_duration(limit);
-            Err(AuthorityError::field(field, format!("must not be longer than the policy's {limit}")))
+            Err(AuthorityError::field(field, format!("must not be longer than the policy's {}", brief(limit))))
         }
         Some(asked) => Ok(asked),
     }

@@ -118,6 +118,11 @@ impl Authority {
         }
     }
 
+    /// Name of the key that signs access tokens now.
+    pub fn signing_kid(&self) -> &str {
+        &self.ring.signing().kid
+    }
+
     fn random<const N: usize>(&self) -> Result<[u8; N], AuthorityError> {
         Ok(random(&*self.rng)?)
     }

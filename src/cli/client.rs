@@ -24,7 +24,8 @@ pub struct Server {
 impl Server {
     /// Connects to the server.
     pub async fn connect(&self) -> Result<Channel, Failure> {
-        let endpoint = Endpoint::from_shared(self.server.clone()).map_err(|_| {
+        let endpoint = Endpoint::from_shared(self.server.clone()).ok();
+        let endpoint = endpoint.filter(|endpoint| endpoint.uri().scheme().is_some()).ok_or_else(|| {
             Failure::at_start(format!("--server {:?} is not a URL like http://127.0.0.1:50051", self.server))
         })?;
         endpoint.connect_timeout(std::time::Duration::from_secs(5)).connect().await.map_err(|error| {

@@ -13,7 +13,7 @@ use super::{
 #[derive(Debug, Args)]
 pub struct Health {
     /// Ask for one service, like countersign.v1.SessionService; without it, for the whole server.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     service: String,
     #[command(flatten)]
     server: Server,

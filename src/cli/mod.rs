@@ -28,6 +28,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service until SIGTERM or Ctrl-C.
+    ///
+    /// Settings come from flags, then from COUNTERSIGN_… variables, then from the file, then from defaults; `countersign
+    /// config print` shows them. The first signal stops softly: health says NOT_SERVING, and calls in flight finish. A
+    /// second signal stops at once.
     Serve(serve::Serve),
     /// Create, list, show and revoke sessions.
     #[command(subcommand)]
@@ -36,6 +40,8 @@ enum Command {
     #[command(subcommand)]
     Token(token::Token),
     /// Delete expired rows now, on a database that no service has open.
+    ///
+    /// A running service sweeps by itself, by the schedule in its configuration.
     Sweep(sweep::Sweep),
     /// Ask a server whether it serves; exit 0 if it does. For container probes.
     Health(health::Health),
@@ -49,35 +55,48 @@ enum Command {
     },
 }
 
-/// Flags of the verbs that read the configuration.
+/// Flags of the verbs that open the database.
 #[derive(Debug, Args)]
-struct Settings {
+struct Database {
     /// Configuration file in TOML.
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CONFIG")]
     config: Option<PathBuf>,
-    /// Address for gRPC [default: 127.0.0.1:50051]
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<String>,
     /// Database: sqlite://PATH [default: countersign.db in the data directory]
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// Folder for the database and the master key [default: countersign-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+}
+
+/// Flags of the verbs that read all of the configuration.
+#[derive(Debug, Args)]
+struct Settings {
+    #[command(flatten)]
+    database: Database,
+    /// Address for gRPC [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
     /// Listen on an address that others can reach although calls are neither encrypted nor authenticated.
     #[arg(long)]
     insecure: bool,
 }
 
+impl Database {
+    fn flags(&self) -> Flags {
+        Flags { database_url: self.database_url.clone(), data_dir: self.data_dir.clone(), ..Flags::default() }
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref(), &self.flags())
+    }
+}
+
 impl Settings {
     fn load(&self) -> Result<Config, ConfigError> {
-        let flags = Flags {
-            listen: self.listen.clone(),
-            database_url: self.database_url.clone(),
-            data_dir: self.data_dir.clone(),
-            insecure: self.insecure.then_some(true),
-        };
-        Config::load(self.config.as_deref(), &flags)
+        let insecure = self.insecure.then_some(true);
+        let flags = Flags { listen: self.listen.clone(), insecure, ..self.database.flags() };
+        Config::load(self.database.config.as_deref(), &flags)
     }
 }
 

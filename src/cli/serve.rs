@@ -15,8 +15,6 @@ use crate::{
     telemetry,
 };
 
-/// Settings come from flags, then COUNTERSIGN_… variables, then the file, then defaults.
-/// The first signal stops softly: health says NOT_SERVING, calls in flight finish. A second one stops at once.
 #[derive(Debug, Args)]
 pub struct Serve {
     #[command(flatten)]
@@ -40,15 +38,6 @@ async fn serve(config: Config) -> Outcome {
     let system = System { clock: Arc::new(SystemClock::new()), rng: Arc::new(SystemRng::default()) };
     let outcome = async {
         let store = app::open_store(&config).await?;
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            listen = %listener.local_addr().unwrap_or(address),
-            database = %config.database,
-            "starting"
-        );
-        if !address.ip().is_loopback() {
-            tracing::warn!("anybody who reaches this address may create and revoke sessions (setting insecure)");
-        }
         app::serve(&config, listener, store, system, shutdown).await
     };
     match outcome.await {

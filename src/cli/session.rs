@@ -27,10 +27,11 @@ pub enum Session {
 pub struct Create {
     /// Who signed in.
     subject: String,
-    #[arg(long, default_value = "")]
+    /// The subject's tenant; without it, the default tenant.
+    #[arg(long, default_value = "", hide_default_value = true)]
     tenant: String,
     /// OAuth client.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     client_id: String,
     /// Resource server that the tokens are for; may be repeated.
     #[arg(long)]
@@ -42,13 +43,13 @@ pub struct Create {
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
     claims: Vec<(String, serde_json::Value)>,
     /// Authentication context class reference.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     acr: String,
     /// Authentication method like pwd or otp; may be repeated.
     #[arg(long)]
     amr: Vec<String>,
     /// Policy in the server's configuration.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     policy: String,
     /// Shorter lifetime for access tokens, like 2m.
     #[arg(long, value_parser = humantime::parse_duration)]
@@ -57,16 +58,16 @@ pub struct Create {
     #[arg(long, value_parser = humantime::parse_duration)]
     max_lifetime: Option<Duration>,
     /// Idempotency key: repeating the command with it makes no second session.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     request_id: String,
     /// User-Agent of the user's device.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     user_agent: String,
     /// IP address of the user's device.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     ip_address: String,
     /// The user's name for the device.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     label: String,
     #[command(flatten)]
     server: Server,
@@ -75,9 +76,10 @@ pub struct Create {
 #[derive(Debug, Args)]
 pub struct List {
     /// Only this subject's.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     subject: String,
-    #[arg(long, default_value = "")]
+    /// The subject's tenant; without it, the default tenant.
+    #[arg(long, default_value = "", hide_default_value = true)]
     tenant: String,
     /// Only those in this state.
     #[arg(long, value_enum, default_value_t = StateFilter::Any)]
@@ -86,7 +88,7 @@ pub struct List {
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=500))]
     page_size: i32,
     /// Where the page before ended.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     page_token: String,
     #[command(flatten)]
     server: Server,
@@ -122,10 +124,10 @@ pub struct Revoke {
     #[arg(long)]
     subject: Option<String>,
     /// The subject's tenant.
-    #[arg(long, default_value = "", requires = "subject")]
+    #[arg(long, default_value = "", hide_default_value = true, requires = "subject")]
     tenant: String,
     /// But not this session: "sign out my other devices".
-    #[arg(long, default_value = "", value_name = "SESSION_ID", requires = "subject")]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "SESSION_ID", requires = "subject")]
     except: String,
     /// End every session of this tenant; "" is the default tenant.
     #[arg(long, value_name = "TENANT")]
@@ -134,7 +136,7 @@ pub struct Revoke {
     #[arg(long, value_enum, default_value_t = Reason::Unspecified)]
     reason: Reason,
     /// A note for those who ask later.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     note: String,
     #[command(flatten)]
     server: Server,
@@ -298,7 +300,8 @@ impl Revoke {
             output::json(&response, "RevokeResponse")?;
         } else {
             let since = output::instant(response.effective_at.as_ref());
-            println!("revoked {} sessions, effective since {since}", response.revoked_sessions);
+            let plural = if response.revoked_sessions == 1 { "" } else { "s" };
+            println!("revoked {} session{plural}, effective since {since}", response.revoked_sessions);
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -4,18 +4,17 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{Failure, Outcome, Settings};
+use super::{Database, Failure, Outcome};
 use crate::{
     app::{self, System},
     clock::SystemClock,
     rng::SystemRng,
 };
 
-/// A running service sweeps by itself, by the schedule in its configuration.
 #[derive(Debug, Args)]
 pub struct Sweep {
     #[command(flatten)]
-    settings: Settings,
+    database: Database,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -23,7 +22,7 @@ pub struct Sweep {
 
 impl Sweep {
     pub async fn run(self) -> Outcome {
-        let config = self.settings.load().map_err(Failure::at_start)?;
+        let config = self.database.load().map_err(Failure::at_start)?;
         let system = System { clock: Arc::new(SystemClock::new()), rng: Arc::new(SystemRng::default()) };
         let swept = app::sweep(&config, system).await.map_err(Failure::at_start)?;
         if self.json {

@@ -28,7 +28,7 @@ pub struct Validate {
     /// The access token; - reads it from standard input, where it stays out of the shell's history.
     token: String,
     /// It must be meant for this audience.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     audience: String,
     /// It must carry this scope; may be repeated.
     #[arg(long = "scope")]

@@ -40,7 +40,7 @@ impl From<figment::Error> for ConfigError {
                 }
             }
             Kind::InvalidType(actual, expected) => {
-                format!("setting {path}{origin}: must be {expected}, not {actual}")
+                format!("setting {path}{origin}: must be {}, not {actual}", plain(expected))
             }
             Kind::InvalidValue(actual, expected) => {
                 format!("setting {path}{origin}: must be {expected}, not {actual}")
@@ -66,6 +66,17 @@ fn origin(error: &figment::Error) -> String {
             format!(" (environment variable {variable})")
         }
         _ => String::new(),
+    }
+}
+
+/// What serde expects, without the names of Rust's types.
+fn plain(expected: &impl fmt::Display) -> String {
+    match expected.to_string() {
+        name if name.starts_with("struct ") || name == "a map" => "a section".to_owned(),
+        name if ["u8", "u16", "u32", "u64", "usize", "i32", "i64"].contains(&name.as_str()) => {
+            "a whole number".to_owned()
+        }
+        name => name,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod error;
 pub mod log;
 pub mod policies;
 pub mod server;
+mod span;
 pub mod sweeper;
 pub mod tenants;
 pub mod tokens;

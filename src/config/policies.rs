@@ -23,13 +23,13 @@ pub const DEFAULT: &str = "default";
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPolicy {
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "super::span")]
     access_token_ttl: Option<Duration>,
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "super::span")]
     idle_timeout: Option<Duration>,
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "super::span")]
     absolute_lifetime: Option<Duration>,
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "super::span")]
     refresh_grace: Option<Duration>,
     max_sessions_per_subject: Option<u32>,
     on_quota: Option<OnQuota>,

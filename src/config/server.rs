@@ -37,10 +37,10 @@ impl Listen {
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
     /// After the signal, this long health says NOT_SERVING while calls are still taken, so that load balancers turn away.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "super::span")]
     pub grace: Duration,
     /// After that, calls in flight get this long to finish.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "super::span")]
     pub drain: Duration,
 }
 

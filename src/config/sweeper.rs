@@ -13,7 +13,7 @@ use super::error::{ConfigError, invalid};
 pub struct RawSweeper {
     schedule: String,
     batch_size: u32,
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "super::span")]
     session_retention: Duration,
 }
 

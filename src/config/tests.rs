@@ -39,6 +39,11 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
             "unknown setting policies.default.access_token_tll in FILE: did you mean access_token_ttl?",
         ),
         ("[sweeper]\nbatchsize = 3", "unknown setting sweeper.batchsize in FILE: did you mean batch_size?"),
+        ("sweeper = 3", "setting sweeper in FILE: must be a section, not signed int `3`"),
+        (
+            "[blacklist]\nmax_entries = 'many'",
+            "setting blacklist.max_entries in FILE: must be a whole number, not string \"many\"",
+        ),
         ("[log]\nlevel = 3", "setting log.level in FILE: must be a string, not signed int `3`"),
         ("[log]\nformat = 'xml'", "setting log.format in FILE: \"xml\" must be one of auto, text, json"),
         ("issuer = 'auth'", "setting issuer: must start with https:// (or http:// for a trial)"),

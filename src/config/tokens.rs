@@ -11,9 +11,9 @@ use crate::domain::text::Audience;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTokens {
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "super::span")]
     leeway: Duration,
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "super::span")]
     max_access_token_ttl: Duration,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) default_audience: Option<String>,

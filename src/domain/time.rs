@@ -66,6 +66,21 @@ pub fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// A span for people, in the largest unit that tells it exactly: `90d`, `36h`, `10m`, `1500ms`.
+pub fn brief(span: Duration) -> String {
+    const UNITS: [(u128, &str); 6] = [
+        (86_400_000_000_000, "d"),
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "m"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1_000, "us"),
+    ];
+    let nanos = span.as_nanos();
+    let unit = UNITS.iter().find(|(unit, _)| nanos >= *unit && nanos % unit == 0);
+    unit.map_or_else(|| format!("{nanos}ns"), |(unit, name)| format!("{}{name}", nanos / unit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +90,21 @@ mod tests {
         assert_eq!(Timestamp::from_micros(1_999_999).seconds(), 1);
         assert_eq!(Timestamp::from_micros(-1).seconds(), -1);
         assert_eq!(Timestamp::from_micros(-1).subsecond_micros(), 999_999);
+    }
+
+    #[test]
+    fn a_span_is_told_in_the_largest_unit_that_tells_it_exactly() {
+        let day = Duration::from_secs(86_400);
+        for (span, text) in [
+            (day * 90, "90d"),
+            (day + day / 2, "36h"),
+            (Duration::from_secs(90), "90s"),
+            (Duration::from_millis(1500), "1500ms"),
+            (Duration::ZERO, "0ns"),
+        ] {
+            assert_eq!(brief(span), text);
+            assert_eq!(humantime::parse_duration(text), Ok(span), "and can be read again");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn the_first_lines_say_where_the_service_listens_and_what_it_has_loaded() {
     let database = folder.path().join("countersign.db");
     assert_eq!(line("starting")["database"], format!("sqlite://{}", database.display()));
     assert_eq!(line("starting")["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(line("keys opened")["issuer"], "https://auth.example");
+    assert_eq!(line("starting")["issuer"], "https://auth.example");
     assert_eq!(line("blacklist loaded")["blacklist_entries"], 1);
     assert!(lines.iter().all(|line| line["level"] == "INFO"), "nothing to worry about: {lines:?}");
 }

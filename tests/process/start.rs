@@ -151,7 +151,9 @@ fn a_directory_that_may_not_be_written_is_refused() {
     // Root may write everywhere, so the child is somebody else, who needs a binary that he may read.
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("countersign");
-    fs::copy(env!("CARGO_BIN_EXE_countersign"), &binary).unwrap();
+    // By another process: had this one the file open for writing while a test beside forks, it could not be executed.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_countersign")).arg(&binary).status().unwrap();
+    assert!(copied.success());
     fs::set_permissions(&binary, Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let data = folder.path().join("data");
