@@ -6,12 +6,15 @@ use prost::Message;
 
 const PROTOS: [&str; 2] = ["countersign/v1/session.proto", "countersign/v1/session_service.proto"];
 
-const WITH_TOKENS: [&str; 5] = [
+const WITH_SECRETS: [&str; 8] = [
     ".countersign.v1.Tokens",
     ".countersign.v1.RefreshRequest",
     ".countersign.v1.ValidateRequest",
     ".countersign.v1.RevokeRequest",
     ".countersign.v1.RevokeRequest.target",
+    ".countersign.v1.CreateSessionRequest",
+    ".countersign.v1.Session",
+    ".countersign.v1.ValidateResponse",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -23,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(env::var("OUT_DIR")?).join("countersign.descriptors.bin");
     fs::write(path, descriptors.encode_to_vec())?;
 
-    // What carries a token prints without it: `src/proto.rs` writes these by hand.
-    tonic_prost_build::configure().skip_debug(WITH_TOKENS).compile_fds(descriptors)?;
+    // What carries tokens or claims prints without them: `src/proto.rs` writes these by hand.
+    tonic_prost_build::configure().skip_debug(WITH_SECRETS).compile_fds(descriptors)?;
     Ok(())
 }

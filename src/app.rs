@@ -1,18 +1,24 @@
 //! The composition root: puts the parts together, runs them, and takes them apart again. It reads as a script.
 
-use std::{collections::HashMap, fs, io, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    authority::{Authority, Settings, TenantSettings, sweep::Swept},
+    authority::{Authority, Settings, sweep::Swept},
     clock::Clock,
     config::{Config, database::DatabaseUrl},
     grpc::server::{self, Health},
     keys::{
         master_key::{self, MasterKeyError},
         ring::{self, KeyRing, RingError},
+        sealing::MasterKey,
     },
     revocation::feed::Feed,
     rng::Rng,
@@ -68,6 +74,9 @@ pub enum AppError {
     /// The server failed.
     #[error("the gRPC server failed: {0}")]
     Server(#[from] tonic::transport::Error),
+    /// A sweep stopped early.
+    #[error("the sweep stopped early, what is due stays due: {0}")]
+    Sweep(String),
     /// A part that must run as long as the service does has stopped.
     #[error("{0} has stopped unexpectedly")]
     TaskStopped(String),
@@ -76,7 +85,7 @@ pub enum AppError {
 impl AppError {
     /// Whether it happened before the service was up.
     pub fn is_at_start(&self) -> bool {
-        !matches!(self, Self::Server(_) | Self::TaskStopped(_))
+        !matches!(self, Self::Server(_) | Self::Sweep(_) | Self::TaskStopped(_))
     }
 }
 
@@ -91,35 +100,41 @@ pub struct System {
 
 /// Opens the database that the configuration names.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
+    make_folders(config)?;
     match &config.database {
-        DatabaseUrl::Sqlite(path) => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir) {
-                return Err(AppError::NoSuchFolder { path: path.clone(), folder: folder.to_owned() });
-            }
-            make_data_dir(config)?;
-            Ok(Arc::new(SqliteStore::open(path).await?))
-        }
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path).await?)),
     }
 }
 
-fn make_data_dir(config: &Config) -> Result<(), AppError> {
+/// Makes the data directory. A database elsewhere must have its folder: one that is made unasked is a typing error.
+fn make_folders(config: &Config) -> Result<(), AppError> {
+    let DatabaseUrl::Sqlite(database) = &config.database;
+    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir) {
+        return Err(AppError::NoSuchFolder { path: database.clone(), folder: folder.to_owned() });
+    }
     let path = config.data_dir.clone();
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(&path).map_err(|source| AppError::DataDir { path, source })
 }
 
-/// Opens the key ring, making the first keys of a new database.
-async fn open_ring(config: &Config, store: &dyn Store, system: &System) -> Result<KeyRing, AppError> {
+/// Opens the key ring, making the first keys of a new database. The master key is read before the database is opened, so
+/// that a wrong one leaves the database as it was.
+async fn open_ring(
+    config: &Config,
+    master: Option<MasterKey>,
+    store: &dyn Store,
+    system: &System,
+) -> Result<KeyRing, AppError> {
     let path = &config.master_key_file;
-    let master = master_key::read(path)?;
     let keys = store.keys().await?;
     let master = match master {
         Some(master) => master,
         None if !keys.is_empty() => return Err(AppError::MasterKeyGone(path.clone())),
         None => {
+            let master = master_key::create(path, &*system.rng)?;
             tracing::info!(file = %path.display(), "made a master key: back it up, without it the database is useless");
-            master_key::create(path, &*system.rng)?
+            master
         }
     };
     let keys = if keys.is_empty() {
@@ -130,33 +145,34 @@ async fn open_ring(config: &Config, store: &dyn Store, system: &System) -> Resul
     Ok(KeyRing::open(&master, keys)?)
 }
 
-/// The use cases, ready but for the blacklist, which `feed` has yet to load.
-async fn authority(
+/// A database that is being opened.
+pub trait OpeningStore: Future<Output = Result<Arc<dyn Store>, AppError>> + Send {}
+impl<F: Future<Output = Result<Arc<dyn Store>, AppError>> + Send> OpeningStore for F {}
+
+/// Opens everything that the use cases need. They are ready but for the blacklist, which the feed has yet to load.
+async fn open(
     config: &Config,
-    store: Arc<dyn Store>,
-    feed: Arc<Feed>,
+    store: impl OpeningStore,
     system: &System,
-) -> Result<Authority, AppError> {
-    let ring = open_ring(config, &*store, system).await?;
-    Ok(Authority::new(store, ring, feed, system.clock.clone(), system.rng.clone(), settings(config)))
+) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Feed>), AppError> {
+    make_folders(config)?;
+    let master = master_key::read(&config.master_key_file)?;
+    let store = store.await?;
+    let ring = open_ring(config, master, &*store, system).await?;
+    let feed = Arc::new(Feed::default());
+    let (clock, rng) = (system.clock.clone(), system.rng.clone());
+    let authority = Authority::new(store.clone(), ring, feed.clone(), clock, rng, settings(config));
+    Ok((Arc::new(authority), store, feed))
 }
 
 fn settings(config: &Config) -> Settings {
-    let tenant = |section: &crate::config::tenants::TenantSection| TenantSettings {
-        policy: section.policy.clone(),
-        audiences: section.audiences.clone(),
-    };
     Settings {
         issuer: config.issuer.clone(),
         leeway: config.tokens.leeway,
         max_access_token_ttl: config.tokens.max_access_token_ttl,
         default_audience: config.tokens.default_audience.clone(),
-        policies: config.policies.iter().map(|(name, policy)| (name.clone(), policy.clone())).collect(),
-        tenants: config
-            .tenants
-            .iter()
-            .map(|(name, section)| (name.clone(), tenant(section)))
-            .collect::<HashMap<_, _>>(),
+        policies: config.policies.clone().into_iter().collect(),
+        tenants: config.tenants.clone().into_iter().collect(),
         max_blacklist_entries: config.max_blacklist_entries,
         sweep_batch: config.sweeper.batch_size,
         session_retention: config.sweeper.session_retention,
@@ -168,31 +184,40 @@ fn settings(config: &Config) -> Settings {
 pub async fn serve(
     config: &Config,
     listener: TcpListener,
-    store: Arc<dyn Store>,
+    store: impl OpeningStore,
     system: System,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
-    let feed = Arc::new(Feed::default());
-    let authority = Arc::new(authority(config, store.clone(), feed.clone(), &system).await?);
+    let address = listener.local_addr().unwrap_or(config.listen.address);
+    // Health answers from here on, and says NOT_SERVING until the blacklist is loaded.
+    let mut health = Health::new().await;
+    let ready = Arc::new(OnceLock::new());
+    let close = CancellationToken::new();
+    let server = server::serve(listener, ready.clone(), health.clone(), close.clone());
+    let mut server = AbortOnDropHandle::new(tokio::spawn(server));
+
+    let opened = tokio::select! {
+        opened = open(config, store, &system) => opened?,
+        () = shutdown.soft.cancelled() => return Ok(()),
+    };
+    let (authority, store, feed) = opened;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        listen = %listener.local_addr().unwrap_or(config.listen.address),
+        listen = %address,
         database = %config.database,
         issuer = config.issuer,
         signing_key = authority.signing_kid(),
         "starting"
     );
-    if !config.listen.address.ip().is_loopback() {
+    if !address.ip().is_loopback() {
         tracing::warn!("anybody who reaches this address may create and revoke sessions (setting insecure)");
     }
+    let _ = ready.set(authority.clone());
 
-    // Health answers from here on, and says NOT_SERVING until the blacklist is loaded.
-    let mut health = Health::new().await;
-    let close = CancellationToken::new();
-    let server = server::serve(listener, authority.clone(), health.clone(), close.clone());
-    let mut server = AbortOnDropHandle::new(tokio::spawn(server));
-
-    feed.load(&*store).await?;
+    tokio::select! {
+        loaded = feed.load(&*store) => loaded?,
+        () = shutdown.soft.cancelled() => return Ok(()),
+    }
     tracing::info!(blacklist_entries = feed.index().len(), "blacklist loaded");
     let mut tasks = start_tasks(config, store, feed, authority, &system);
     health.serving().await;
@@ -242,6 +267,8 @@ fn start_tasks(
     system: &System,
 ) -> Tasks {
     let mut tasks = Tasks::new();
+    let watched = store.clone();
+    tasks.spawn(named("the database engine", async move { watched.stopped().await }));
     tasks.spawn(named("the revocation feed", async move { feed.follow(store).await }));
     let sweeper = tasks::sweeper::run(authority.clone(), system.clock.clone(), config.sweeper.schedule.clone());
     tasks.spawn(named("the sweeper", sweeper));
@@ -269,7 +296,6 @@ pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
         DatabaseUrl::Sqlite(path) if !path.exists() => return Err(AppError::NoDatabase(path.clone())),
         DatabaseUrl::Sqlite(_) => {}
     }
-    let store = open_store(config).await?;
-    let authority = authority(config, store, Arc::new(Feed::default()), &system).await?;
-    authority.sweep().await.map_err(|error| StoreError::Unavailable(error.to_string()).into())
+    let (authority, _, _) = open(config, open_store(config), &system).await?;
+    authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))
 }

@@ -1,4 +1,5 @@
-#![doc = include_str!("../README.md")]
+//! Countersign, a session authority: creates, refreshes, validates and revokes JWT sessions over gRPC. The README says how to
+//! use it, `docs/architecture.md` how it is made.
 //!
 //! # The way through the code
 //! ```text

@@ -1,4 +1,4 @@
-//! The generated protocol, its descriptors, and how messages that carry tokens print: without them.
+//! The generated protocol, its descriptors, and how messages that carry tokens or claims print: without them.
 
 #![allow(missing_docs)] // The comments stand in `proto/`; the generator writes helpers without any.
 
@@ -19,4 +19,13 @@ macro_rules! redacted {
     };
 }
 
-redacted!(Tokens, RefreshRequest, ValidateRequest, RevokeRequest, revoke_request::Target);
+redacted!(
+    Tokens,
+    RefreshRequest,
+    ValidateRequest,
+    ValidateResponse,
+    RevokeRequest,
+    revoke_request::Target,
+    CreateSessionRequest,
+    Session
+);

@@ -93,6 +93,7 @@ macro_rules! conformance {
                 a_revoked_token_leaves_its_session_alone,
                 a_token_revoked_twice_has_one_entry_with_a_new_seq,
                 a_token_of_a_session_that_is_over_or_unknown_adds_no_entry,
+                without_room_nothing_is_done_that_would_add_an_entry,
                 an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_live,
             }
             tenants {
@@ -105,6 +106,9 @@ macro_rules! conformance {
                 revoked_tenants_are_listed_with_how_they_end,
                 sessions_end_in_batches_up_to_the_instant_and_no_further,
                 what_had_ended_before_its_tenant_is_left_as_it_was,
+                the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live,
+                a_tenant_that_nothing_is_known_of_adds_no_entry,
+                no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant,
             }
             feed {
                 entries_come_in_the_order_of_their_seq_page_by_page,
@@ -124,7 +128,7 @@ macro_rules! conformance {
             sweeping {
                 only_expired_entries_are_deleted,
                 entries_are_deleted_at_most_the_limit_at_a_time,
-                the_record_of_the_sweep_never_goes_back,
+                the_latest_expiry_that_was_ever_deleted_is_recorded,
                 a_tenant_stays_until_its_sessions_have_ended,
                 a_tenant_stays_for_a_session_of_its_last_millisecond,
                 a_tenant_stays_for_a_session_created_with_a_clock_ahead,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Authority, DEFAULT_POLICY,
+    Authority,
     error::AuthorityError,
     issue::{Issued, require_live},
 };
@@ -11,7 +11,7 @@ use crate::{
     domain::{
         claims::CustomClaims,
         ids::{SessionId, TokenId},
-        policy::{Policy, SessionPolicy},
+        policy::{self, Policy, SessionPolicy},
         session::{Authentication, Device, Lineage, LineageSecret, Session},
         text::{Acr, Amr, Audience, ClientId, PolicyName, RequestId, Scope, Subject, Tenant},
         time::{Timestamp, brief},
@@ -61,23 +61,20 @@ impl Authority {
             access_token_ttl: shorten("access_token_ttl", new.access_token_ttl, policy.session.access_token_ttl)?,
             ..policy.session.clone()
         };
-        let session_policy = SessionPolicy {
-            refresh_grace: session_policy.refresh_grace.min(session_policy.access_token_ttl),
-            ..session_policy
-        };
+        // A replay within the grace may have to repeat an access token, which must be active then. Its expiry is rounded
+        // down to a whole second.
+        let longest_grace = session_policy.access_token_ttl.saturating_sub(Duration::from_secs(1));
+        let session_policy =
+            SessionPolicy { refresh_grace: session_policy.refresh_grace.min(longest_grace), ..session_policy };
         let lifetime = shorten("max_lifetime", new.max_lifetime, policy.absolute_lifetime)?;
         let expires_at = now.plus(lifetime);
         let authenticated_at = new.authenticated_at.unwrap_or(now);
         if authenticated_at > now.plus(self.settings.leeway) {
             return Err(AuthorityError::field("authenticated_at", "is in the future"));
         }
-        // A tenant's revocation covers all identifiers up to its instant: this one must come after it, even in the same
-        // millisecond or with a clock that has been set back.
-        let after_tenant =
-            self.feed.index().tenant_up_to(&new.tenant).map(|up_to| up_to.plus(Duration::from_millis(1)));
         let token_id = TokenId::new(self.random()?);
-        let session = Session {
-            id: SessionId::new(after_tenant.map_or(now, |after| now.max(after)), self.random()?),
+        let mut session = Session {
+            id: SessionId::new(now, self.random()?),
             audience: self.audience_of(&new)?,
             tenant: new.tenant,
             subject: new.subject,
@@ -97,23 +94,32 @@ impl Authority {
             ended: None,
             revision: 1,
         };
-        // Signed before the row is written: tokens that cannot be made leave no session behind.
-        let tokens = self.issue(&session, token_id, now, &[])?;
-        let creation = Creation {
-            session: session.clone(),
-            max_sessions: policy.max_sessions_per_subject,
-            on_quota: policy.on_quota,
-        };
-        match self.store.create_session(creation).await? {
-            Created::New { seq } => {
-                self.reach(seq).await?;
-                Ok(Issued { session, tokens, now })
+        loop {
+            // Signed before the row is written: tokens that cannot be made leave no session behind.
+            let tokens = self.issue(&session, token_id, now, &[])?;
+            let creation = Creation {
+                session: session.clone(),
+                max_sessions: policy.max_sessions_per_subject,
+                on_quota: policy.on_quota,
+            };
+            match self.store.create_session(creation).await? {
+                Created::New { seq } => {
+                    self.reach(seq).await?;
+                    return Ok(Issued { session, tokens, now });
+                }
+                Created::Repeated(earlier) => return self.repeat(&session, *earlier, now),
+                Created::QuotaExceeded => {
+                    return Err(AuthorityError::SessionQuotaExceeded {
+                        limit: policy.max_sessions_per_subject,
+                        policy: policy.session.name.to_string(),
+                    });
+                }
+                // In the same millisecond, or with a clock that has been set back: the identifier, which tells when the
+                // session was created, must come after the revocation. Each turn goes further, so this ends.
+                Created::TenantRevoked { up_to } => {
+                    session.id = SessionId::new(up_to.plus(Duration::from_millis(1)), self.random()?);
+                }
             }
-            Created::Repeated(earlier) => self.repeat(&session, *earlier, now),
-            Created::QuotaExceeded => Err(AuthorityError::SessionQuotaExceeded {
-                limit: policy.max_sessions_per_subject,
-                policy: policy.session.name.to_string(),
-            }),
         }
     }
 
@@ -123,16 +129,18 @@ impl Authority {
             return Err(AuthorityError::field("request_id", "was used for another subject or client: use a new one"));
         }
         require_live(&earlier, now)?;
-        if self.feed.index().stops_tenant(earlier.id, &earlier.tenant) {
-            return Err(AuthorityError::SessionRevoked);
+        // After a refresh the client has its tokens for sure, and the current refresh token belongs to it alone.
+        if earlier.lineage.generation != 1 {
+            let problem = "was used for a session that has been refreshed since: use a new one for a new session";
+            return Err(AuthorityError::field("request_id", problem));
         }
-        let tokens = self.issue_again(&earlier, now, &[])?;
+        let tokens = self.issue(&earlier, earlier.access_token_id, earlier.refreshed_at, &[])?;
         Ok(Issued { session: earlier, tokens, now })
     }
 
     fn policy_of(&self, new: &NewSession) -> Result<&Policy, AuthorityError> {
         let of_tenant = self.settings.tenants.get(&*new.tenant).and_then(|tenant| tenant.policy.as_ref());
-        let name = new.policy.as_ref().or(of_tenant).map_or(DEFAULT_POLICY, |name| &**name);
+        let name = new.policy.as_ref().or(of_tenant).map_or(policy::DEFAULT, |name| &**name);
         self.settings.policies.get(name).ok_or_else(|| {
             let mut known: Vec<_> = self.settings.policies.keys().map(String::as_str).collect();
             known.sort_unstable();

@@ -57,7 +57,10 @@ impl Authority {
         scopes: &[Scope],
     ) -> Result<Tokens, AuthorityError> {
         let scopes = if scopes.is_empty() { &session.scopes } else { scopes };
-        let expires_at = session.policy.access_token_expiry(issued_at, session.idle_expires_at);
+        // A session keeps its policy, but the limit for all tokens may have been lowered since: a token beyond it would not
+        // validate.
+        let longest = issued_at.floor_to_second().plus(self.settings.max_access_token_ttl).floor_to_second();
+        let expires_at = session.policy.access_token_expiry(issued_at, session.idle_expires_at).min(longest);
         let claims = AccessClaims {
             issuer: self.settings.issuer.clone(),
             session_id: session.id,

@@ -10,22 +10,17 @@ pub mod sweep;
 pub mod tenants;
 pub mod validate;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
+use tokio::sync::Mutex;
 
 use self::{error::AuthorityError, sweep::SweepClock};
 use crate::{
     clock::Clock,
     domain::{
-        policy::Policy,
+        policy::{Policy, TenantRules},
         revocation::Seq,
-        text::{Audience, PolicyName},
+        text::Audience,
     },
     keys::ring::KeyRing,
     revocation::feed::Feed,
@@ -33,9 +28,6 @@ use crate::{
     store::Store,
     token::{access::Expectations, verified_cache::VerifiedCache},
 };
-
-/// Name of the policy that sessions get when nothing else is said.
-pub const DEFAULT_POLICY: &str = "default";
 
 /// How long an entry that has been committed may take to reach the index, before its caller is told that it is not known.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,10 +43,10 @@ pub struct Settings {
     pub max_access_token_ttl: Duration,
     /// The audience of sessions that name none.
     pub default_audience: Audience,
-    /// The policies by name; one is [`DEFAULT_POLICY`].
+    /// The policies by name; one is [`crate::domain::policy::DEFAULT`].
     pub policies: HashMap<String, Policy>,
     /// What is special about some tenants, by name.
-    pub tenants: HashMap<String, TenantSettings>,
+    pub tenants: HashMap<String, TenantRules>,
     /// Beyond this many blacklist entries, Revoke refuses.
     pub max_blacklist_entries: usize,
     /// Rows deleted in one transaction.
@@ -63,15 +55,6 @@ pub struct Settings {
     pub session_retention: Duration,
     /// Bytes for tokens whose signature is known to be good.
     pub token_cache_bytes: u64,
-}
-
-/// What is special about a tenant.
-#[derive(Clone, Debug, Default)]
-pub struct TenantSettings {
-    /// The policy of its sessions that name none.
-    pub policy: Option<PolicyName>,
-    /// The audiences that its sessions may have; empty for any.
-    pub audiences: Vec<Audience>,
 }
 
 /// All use cases.
@@ -85,7 +68,8 @@ pub struct Authority {
     rng: Arc<dyn Rng>,
     settings: Settings,
     sweep_clock: Mutex<SweepClock>,
-    tenant_revoked: Notify,
+    /// Tenants whose sessions have all been ended, with the entry under which.
+    ended_tenants: Mutex<HashMap<String, Seq>>,
 }
 
 impl fmt::Debug for Authority {
@@ -114,7 +98,7 @@ impl Authority {
             clock,
             rng,
             settings,
-            tenant_revoked: Notify::new(),
+            ended_tenants: Mutex::default(),
         }
     }
 

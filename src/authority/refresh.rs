@@ -50,12 +50,10 @@ impl Authority {
         match self.store.refresh_session(attempt).await? {
             Refreshed::Rotated { session, seq } => {
                 self.reach(seq).await?;
-                self.refuse_revoked_tenant(&session)?;
                 let tokens = self.issue(&session, session.access_token_id, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: false })
             }
             Refreshed::Replayed(session) => {
-                self.refuse_revoked_tenant(&session)?;
                 let tokens = self.issue_again(&session, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: true })
             }
@@ -89,14 +87,6 @@ impl Authority {
                 AuthorityError::field("scopes", format!("asks for {:?}, which the session does not have", &*scope))
             }
         }
-    }
-
-    /// A session of a revoked tenant lives on in its row until the job that ends them has come to it.
-    fn refuse_revoked_tenant(&self, session: &crate::domain::session::Session) -> Result<(), AuthorityError> {
-        if self.feed.index().stops_tenant(session.id, &session.tenant) {
-            return Err(AuthorityError::SessionRevoked);
-        }
-        Ok(())
     }
 
     /// Reads an authentic refresh token.

@@ -5,6 +5,7 @@ use crate::{
     domain::{
         claims::AccessClaims,
         ids::SessionId,
+        policy::LONGEST_ACCESS_TOKEN_TTL,
         revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
         session::{EndReason, Ended},
         text::{Note, Subject, Tenant},
@@ -62,22 +63,15 @@ pub struct Revocations {
 impl Authority {
     /// Revokes. Only an authentic, unexpired token or a live session adds a row.
     pub async fn revoke(&self, order: RevokeOrder) -> Result<Revocations, AuthorityError> {
-        let limit = self.settings.max_blacklist_entries;
-        if self.feed.index().len() >= limit {
-            return Err(AuthorityError::BlacklistFull { limit });
-        }
         let now = self.clock.now();
         let nothing = Ok(Revocations { sessions: 0, effective_at: now });
         let by_id = matches!(order.target, RevokeTarget::Session(_));
-        let by_tenant = matches!(order.target, RevokeTarget::Tenant(_));
         let ended = Ended { at: now, reason: order.reason, note: order.note };
         let mut orphan = None;
         let target = match order.target {
             RevokeTarget::Session(id) => RevocationTarget::Session(id),
             RevokeTarget::Subject { tenant, subject, except } => RevocationTarget::Subject { tenant, subject, except },
-            RevokeTarget::Tenant(tenant) => {
-                RevocationTarget::Tenant { tenant, max_access_token_ttl: self.settings.max_access_token_ttl }
-            }
+            RevokeTarget::Tenant(tenant) => RevocationTarget::Tenant(tenant),
             RevokeTarget::Token { token, token_only } if token.starts_with(PREFIX) => {
                 if token_only {
                     return Err(AuthorityError::field("extent", "TOKEN_ONLY goes with an access token only"));
@@ -91,7 +85,7 @@ impl Authority {
                 let token = self.verified(&token).map_err(|_| not_authentic())?;
                 let claims = &token.claims;
                 // Only the end counts: a token whose time has not come yet is to be stopped before it does.
-                if self.has_expired(claims, now) {
+                if now >= claims.expires_at {
                     return nothing;
                 }
                 orphan = Some(self.orphan(claims, token_only, &ended)?);
@@ -103,14 +97,16 @@ impl Authority {
                 }
             }
         };
-        let outcome = self.store.revoke(Revocation { target, ended, orphan }).await?;
+        let limit = self.settings.max_blacklist_entries;
+        let may_add = self.feed.index().len() < limit;
+        let outcome = self.store.revoke(Revocation { target, ended, may_add, orphan }).await?;
+        if outcome.full {
+            return Err(AuthorityError::BlacklistFull { limit });
+        }
         if by_id && !outcome.found {
             return Err(AuthorityError::SessionNotFound);
         }
         self.reach(outcome.seq).await?;
-        if by_tenant {
-            self.tenant_revoked.notify_one();
-        }
         Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
     }
 
@@ -120,8 +116,9 @@ impl Authority {
         let (revoked, last_expiry) = if token_only {
             (Revoked::Token(claims.token_id), claims.expires_at)
         } else {
-            let longest = self.settings.max_access_token_ttl;
-            (Revoked::Session(claims.session_id), ended.at.max(claims.issued_at).plus(longest))
+            // Of its other tokens nothing is known, so none lives longer than any configuration allows.
+            let longest = ended.at.max(claims.issued_at).plus(LONGEST_ACCESS_TOKEN_TTL);
+            (Revoked::Session(claims.session_id), longest)
         };
         Ok(BlacklistEntry {
             revoked,

@@ -42,22 +42,22 @@ impl SweepClock {
 impl Authority {
     /// Deletes all that is due, a batch a transaction, so that no other write waits long.
     pub async fn sweep(&self) -> Result<Swept, AuthorityError> {
-        let now = match self.sweep_clock.lock() {
-            Ok(mut clock) => clock.advance(&*self.clock),
-            Err(poisoned) => poisoned.into_inner().advance(&*self.clock),
-        };
+        // Held throughout: two sweeps at once would do each other's work.
+        let mut sweep_clock = self.sweep_clock.lock().await;
+        let now = sweep_clock.advance(&*self.clock);
         let mut swept = Swept::default();
-        // First the record: from here on nobody takes a token for good whose entry may be gone.
-        self.feed.index().set_swept_until(now);
         loop {
-            let deleted = self.store.delete_expired_revocations(now, self.settings.sweep_batch).await?;
-            swept.revocations += deleted;
-            if self.is_last(deleted) {
+            let batch = self.store.delete_expired_revocations(now, self.settings.sweep_batch).await?;
+            // Before the index forgets: until then its entries stop what they did.
+            self.feed.index().set_forgotten_until(batch.forgotten_until);
+            swept.revocations += batch.deleted;
+            if self.is_last(batch.deleted) {
                 break;
             }
         }
-        let kept: Vec<_> = self.store.revoked_tenants().await?.into_iter().map(|revoked| revoked.tenant).collect();
-        self.feed.index().forget(now, &kept);
+        if swept.revocations > 0 {
+            self.forget(now).await?;
+        }
         let until = now.minus(self.settings.session_retention);
         loop {
             let deleted = self.store.delete_old_sessions(until, self.settings.sweep_batch).await?;
@@ -66,6 +66,15 @@ impl Authority {
                 return Ok(swept);
             }
         }
+    }
+
+    /// Drops from the index what has been deleted, on a thread of its own: there may be millions of entries.
+    async fn forget(&self, until: Timestamp) -> Result<(), AuthorityError> {
+        let kept = self.store.revoked_tenants().await?;
+        let kept = kept.into_iter().map(|revoked| revoked.tenant.into_string()).collect();
+        let feed = self.feed.clone();
+        let forgotten = tokio::task::spawn_blocking(move || feed.index().forget(until, &kept)).await;
+        forgotten.map_err(|_| AuthorityError::Internal)
     }
 
     fn is_last(&self, deleted: usize) -> bool {

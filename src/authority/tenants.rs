@@ -3,23 +3,31 @@
 use super::{Authority, error::AuthorityError};
 
 impl Authority {
-    /// Ends what is left to be ended, from the start, so that a crash in the middle loses nothing. Returns how many
-    /// tenants it went through.
+    /// Ends what is left to be ended. After a restart it starts anew, so that a crash in the middle loses nothing. Returns
+    /// how many tenants it went through.
     pub async fn end_revoked_tenants(&self) -> Result<usize, AuthorityError> {
+        let mut ended = self.ended_tenants.lock().await;
         let tenants = self.store.revoked_tenants().await?;
-        for tenant in &tenants {
+        ended.retain(|name, _| tenants.iter().any(|tenant| *tenant.tenant == **name));
+        let mut count = 0;
+        for tenant in tenants {
+            if ended.get(&*tenant.tenant) == Some(&tenant.seq) {
+                continue;
+            }
             let mut after = None;
             while let Some(last) =
                 self.store.end_tenant_sessions(tenant.clone(), after, self.settings.sweep_batch).await?
             {
                 after = Some(last);
             }
+            ended.insert(tenant.tenant.into_string(), tenant.seq);
+            count += 1;
         }
-        Ok(tenants.len())
+        Ok(count)
     }
 
-    /// Waits until a tenant has been revoked by this process.
+    /// Waits until a tenant has been revoked.
     pub async fn tenant_revoked(&self) {
-        self.tenant_revoked.notified().await;
+        self.feed.tenant_revoked().await;
     }
 }

@@ -6,7 +6,7 @@ use super::{Authority, error::AuthorityError};
 use crate::{
     domain::{claims::AccessClaims, time::Timestamp},
     token::{
-        access::{Rejection, Unverified},
+        access::{MAX_BYTES, Rejection, Unverified},
         verified_cache::{TokenDigest, VerifiedToken},
     },
 };
@@ -91,6 +91,9 @@ impl Authority {
 
     /// A token with a good signature of a key in the ring, whatever its time and session.
     pub(super) fn verified(&self, token: &str) -> Result<Arc<VerifiedToken>, InactiveReason> {
+        if token.len() > MAX_BYTES {
+            return Err(InactiveReason::Malformed);
+        }
         let digest = TokenDigest::of(token);
         if let Some(known) = self.verified.get(&digest) {
             self.ring.verifying(&known.kid).ok_or(InactiveReason::UnknownKey)?;
@@ -104,13 +107,8 @@ impl Authority {
         Ok(verified)
     }
 
-    /// Whether a token's time is over, or may have been over when a sweep forgot what stopped it.
-    pub(super) fn has_expired(&self, claims: &AccessClaims, now: Timestamp) -> bool {
-        now >= claims.expires_at || self.feed.index().is_forgotten(claims.expires_at)
-    }
-
     fn check_time(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), InactiveReason> {
-        if self.has_expired(claims, now) {
+        if now >= claims.expires_at || self.feed.index().is_forgotten(claims.expires_at) {
             return Err(InactiveReason::Expired);
         }
         // Only here clocks may differ: a token of a replica whose clock is ahead must be good at once.

@@ -1,5 +1,7 @@
 //! What the verbs that talk to a server share: the connection, and errors as one line.
 
+use std::time::Duration;
+
 use clap::Args;
 use tonic::{
     Status,
@@ -9,6 +11,9 @@ use tonic_types::StatusExt;
 
 use super::Failure;
 use crate::proto::session_service_client::SessionServiceClient;
+
+/// How long to wait for a connection, and then for an answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Flags of the verbs that talk to a server.
 #[derive(Debug, Args)]
@@ -28,7 +33,7 @@ impl Server {
         let endpoint = endpoint.filter(|endpoint| endpoint.uri().scheme().is_some()).ok_or_else(|| {
             Failure::at_start(format!("--server {:?} is not a URL like http://127.0.0.1:50051", self.server))
         })?;
-        endpoint.connect_timeout(std::time::Duration::from_secs(5)).connect().await.map_err(|error| {
+        endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect().await.map_err(|error| {
             let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
             Failure::failed(format!("cannot reach {} ({cause}): is `countersign serve` running there?", self.server))
         })

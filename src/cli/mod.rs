@@ -9,11 +9,14 @@ mod session;
 mod sweep;
 mod token;
 
-use std::{future::Future, path::PathBuf, process::ExitCode};
+use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, Flags, error::ConfigError};
+use crate::{
+    app::AppError,
+    config::{Config, Flags, error::ConfigError},
+};
 
 /// A session authority: creates, refreshes, validates and revokes JWT sessions over gRPC.
 #[derive(Debug, Parser)]
@@ -122,6 +125,12 @@ impl Failure {
     }
 }
 
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Self {
+        if error.is_at_start() { Self::at_start(error) } else { Self::failed(error) }
+    }
+}
+
 type Outcome = Result<ExitCode, Failure>;
 
 /// Parses the command line and runs the verb.
@@ -145,7 +154,11 @@ pub fn main() -> ExitCode {
 }
 
 fn block_on(verb: impl Future<Output = Outcome>) -> Outcome {
-    tokio::runtime::Runtime::new().map_err(Failure::at_start)?.block_on(verb)
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::at_start)?;
+    let outcome = runtime.block_on(verb);
+    // Long enough to close a database, but not to check a large one to its end: a commit is whole or not at all.
+    runtime.shutdown_timeout(Duration::from_secs(10));
+    outcome
 }
 
 #[cfg(test)]

@@ -36,13 +36,6 @@ async fn serve(config: Config) -> Outcome {
         .map_err(|error| Failure::at_start(format!("cannot listen on {address}: {error} (setting listen)")))?;
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
     let system = System { clock: Arc::new(SystemClock::new()), rng: Arc::new(SystemRng::default()) };
-    let outcome = async {
-        let store = app::open_store(&config).await?;
-        app::serve(&config, listener, store, system, shutdown).await
-    };
-    match outcome.await {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) if error.is_at_start() => Err(Failure::at_start(error)),
-        Err(error) => Err(Failure::failed(error)),
-    }
+    app::serve(&config, listener, app::open_store(&config), system, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
 }

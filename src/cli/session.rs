@@ -288,6 +288,7 @@ impl Revoke {
         } else {
             Target::Tenant(self.all_of_tenant.unwrap_or_default())
         };
+        let token_only = self.token_only;
         let extent = if self.token_only { proto::RevokeExtent::TokenOnly } else { proto::RevokeExtent::Session };
         let request = proto::RevokeRequest {
             target: Some(target),
@@ -301,7 +302,11 @@ impl Revoke {
         } else {
             let since = output::instant(response.effective_at.as_ref());
             let plural = if response.revoked_sessions == 1 { "" } else { "s" };
-            println!("revoked {} session{plural}, effective since {since}", response.revoked_sessions);
+            if token_only {
+                println!("revoked the token, effective since {since}");
+            } else {
+                println!("revoked {} session{plural}, effective since {since}", response.revoked_sessions);
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

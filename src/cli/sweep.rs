@@ -9,6 +9,7 @@ use crate::{
     app::{self, System},
     clock::SystemClock,
     rng::SystemRng,
+    telemetry,
 };
 
 #[derive(Debug, Args)]
@@ -24,7 +25,8 @@ impl Sweep {
     pub async fn run(self) -> Outcome {
         let config = self.database.load().map_err(Failure::at_start)?;
         let system = System { clock: Arc::new(SystemClock::new()), rng: Arc::new(SystemRng::default()) };
-        let swept = app::sweep(&config, system).await.map_err(Failure::at_start)?;
+        telemetry::start(&config.log).map_err(Failure::at_start)?;
+        let swept = app::sweep(&config, system).await?;
         if self.json {
             println!("{}", serde_json::json!({ "revocations": swept.revocations, "sessions": swept.sessions }));
         } else {

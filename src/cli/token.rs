@@ -58,6 +58,9 @@ pub struct Refresh {
 pub struct Decode {
     /// The token; - reads it from standard input, where it stays out of the shell's history.
     token: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// A token from the command line, or from standard input.
@@ -136,6 +139,13 @@ impl Decode {
             let (session, generation, key) = refresh::Unverified::parse(&token)
                 .map(|token| (token.session_id(), token.generation(), token.key()))
                 .map_err(|_| Failure::failed("not a refresh token of this service"))?;
+            if self.json {
+                let shown = serde_json::json!({
+                    "session_id": session.to_string(), "generation": generation, "key": key.to_string(),
+                });
+                println!("{shown:#}");
+                return Ok(ExitCode::SUCCESS);
+            }
             println!("a refresh token, not checked:");
             output::pairs(&[
                 ("session", session.to_string()),
@@ -149,6 +159,10 @@ impl Decode {
             return Err(Failure::failed("not a token: a JWT has three parts, a refresh token starts with cs_rt_"));
         };
         let (header, payload) = (decoded("header", header)?, decoded("payload", payload)?);
+        if self.json {
+            println!("{:#}", serde_json::json!({ "header": header, "payload": payload }));
+            return Ok(ExitCode::SUCCESS);
+        }
         println!("an access token, its signature not checked:\n{header:#}\n{payload:#}");
         Ok(ExitCode::SUCCESS)
     }

@@ -35,8 +35,14 @@ use self::{
 /// Prefix of the environment variables; sections are separated by two underscores.
 pub const ENV_PREFIX: &str = "COUNTERSIGN_";
 
-/// Environment variables with the prefix that are not settings but defaults of flags.
-const NOT_SETTINGS: [&str; 2] = ["config", "server"];
+/// Whether an environment variable, without its prefix, is meant as a setting. `CONFIG` and `SERVER` are defaults of flags;
+/// `SERVICE_HOST`, `PORT` and the like are what Kubernetes tells a container about a service named `countersign`.
+fn is_setting(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let flag = name == "config" || name == "server";
+    let service_link = name == "port" || name.starts_with("port_") || name.starts_with("service_");
+    !flag && !service_link
+}
 
 /// All settings, checked.
 #[derive(Debug)]
@@ -156,7 +162,7 @@ impl Config {
             drop(text);
             figment = figment.merge(Toml::file_exact(path));
         }
-        let environment = Env::prefixed(ENV_PREFIX).ignore(&NOT_SETTINGS).split("__");
+        let environment = Env::prefixed(ENV_PREFIX).filter(|name| is_setting(name.as_str())).split("__");
         let figment = figment.merge(environment).merge(Serialized::globals(flags));
         let raw: RawConfig = figment.extract().map_err(ConfigError::from)?;
         Self::check(raw)

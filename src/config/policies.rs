@@ -9,15 +9,12 @@ use super::{
     tokens::Tokens,
 };
 use crate::domain::{
-    policy::{OnQuota, OnRefresh, Policy, SessionPolicy},
+    policy::{DEFAULT, OnQuota, OnRefresh, Policy, SessionPolicy},
     text::PolicyName,
 };
 
 /// The policies by name.
 pub type Policies = BTreeMap<String, Policy>;
-
-/// Name of the policy that is always there.
-pub const DEFAULT: &str = "default";
 
 /// A policy as it is written.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

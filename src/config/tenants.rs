@@ -8,7 +8,10 @@ use super::{
     error::{ConfigError, invalid},
     policies::Policies,
 };
-use crate::domain::text::{Audience, PolicyName, Tenant};
+use crate::domain::{
+    policy::TenantRules,
+    text::{Audience, PolicyName, Tenant},
+};
 
 /// A tenant as it is written.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -19,17 +22,8 @@ pub struct RawTenant {
     audiences: Vec<String>,
 }
 
-/// A tenant, checked.
-#[derive(Clone, Debug)]
-pub struct TenantSection {
-    /// The policy of its sessions that name none.
-    pub policy: Option<PolicyName>,
-    /// The audiences that its sessions may have; empty for any.
-    pub audiences: Vec<Audience>,
-}
-
 /// The tenants by name.
-pub type Tenants = BTreeMap<String, TenantSection>;
+pub type Tenants = BTreeMap<String, TenantRules>;
 
 /// Checks the tenants.
 pub fn check(raw: &BTreeMap<String, RawTenant>, policies: &Policies) -> Result<Tenants, ConfigError> {
@@ -51,7 +45,7 @@ pub fn check(raw: &BTreeMap<String, RawTenant>, policies: &Policies) -> Result<T
         });
         let audiences = tenant.audiences.iter().cloned().map(Audience::try_from).collect::<Result<Vec<_>, _>>();
         let audiences = audiences.map_err(|error| invalid(section(".audiences"), error))?;
-        tenants.insert(name.clone(), TenantSection { policy: policy.transpose()?, audiences });
+        tenants.insert(name.clone(), TenantRules { policy: policy.transpose()?, audiences });
     }
     Ok(tenants)
 }

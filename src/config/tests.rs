@@ -17,7 +17,7 @@ fn nothing_at_all_is_a_configuration() {
     let config = load("").unwrap();
     assert_eq!(config.listen.address.to_string(), "127.0.0.1:50051");
     assert_eq!(config.database, DatabaseUrl::Sqlite("countersign-data/countersign.db".into()));
-    assert_eq!(config.policies[policies::DEFAULT].session.access_token_ttl, Duration::from_secs(600));
+    assert_eq!(config.policies[crate::domain::policy::DEFAULT].session.access_token_ttl, Duration::from_secs(600));
     assert_eq!(*config.tokens.default_audience, *config.issuer);
 }
 
@@ -52,7 +52,7 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
         ("database_url = 'mysql://u:secret@h/d'", "setting database_url: mysql:// is not supported: use sqlite://PATH"),
         (
             "[policies.p]\nrefresh_grace = '1h'",
-            "setting policies.p: refresh_grace must be shorter than access_token_ttl",
+            "setting policies.p: refresh_grace must be shorter than access_token_ttl by at least a second",
         ),
         ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not configured; there are: default"),
         ("[sweeper]\nbatch_size = 0", "setting sweeper.batch_size: must be from 1 to 100000"),
@@ -74,6 +74,24 @@ fn an_address_that_others_can_reach_needs_a_word() {
     assert!(load("listen = '0.0.0.0:50051'").unwrap_err().contains("--insecure"));
     assert!(load("listen = '0.0.0.0:50051'\ninsecure = true").is_ok());
     assert!(load("listen = '[::1]:50051'").is_ok());
+}
+
+#[test]
+fn what_kubernetes_says_of_a_service_of_our_name_is_no_setting() {
+    for name in ["SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_50051_TCP_ADDR", "CONFIG", "SERVER"] {
+        assert!(!is_setting(name), "{name}");
+    }
+    for name in ["ISSUER", "SWEEPER__SCHEDULE", "POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "POLICY"] {
+        assert!(is_setting(name), "{name}");
+    }
+}
+
+#[test]
+fn a_name_that_sqlite_reads_more_into_is_refused() {
+    for path in ["", ":memory:", "file:x?mode=memory", "?x"] {
+        assert!(load(&format!("database_url = 'sqlite://{path}'")).is_err(), "{path}");
+    }
+    assert!(load("database_url = 'sqlite:///var/lib/countersign.db'").is_ok());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, invalid};
-use crate::domain::text::Audience;
+use crate::domain::{policy::LONGEST_ACCESS_TOKEN_TTL, text::Audience};
 
 /// The section as it is written.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -44,8 +44,7 @@ pub struct Tokens {
     pub verified_cache_bytes: u64,
 }
 
-/// Beyond these, a token is no longer short-lived and clocks no longer agree.
-const LONGEST_TTL: Duration = Duration::from_secs(7 * 86_400);
+/// Beyond this, clocks no longer agree.
 const LARGEST_LEEWAY: Duration = Duration::from_secs(60);
 
 impl Tokens {
@@ -54,7 +53,7 @@ impl Tokens {
         if raw.leeway > LARGEST_LEEWAY {
             return Err(invalid("tokens.leeway", "must be at most 1m: synchronize the clocks instead"));
         }
-        if raw.max_access_token_ttl > LONGEST_TTL {
+        if raw.max_access_token_ttl > LONGEST_ACCESS_TOKEN_TTL {
             return Err(invalid("tokens.max_access_token_ttl", "must be at most 7d"));
         }
         let default_audience = raw.default_audience.clone().unwrap_or_else(|| issuer.to_owned());

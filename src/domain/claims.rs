@@ -1,5 +1,7 @@
 //! What an access token says (RFC 9068, section 2.2), and which claims a session may add of its own.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 use super::{
@@ -35,8 +37,15 @@ pub const RESERVED: [&str; 20] = [
 pub const MAX_CUSTOM_BYTES: usize = 4096;
 
 /// A session's own claims: a JSON object of bounded size without reserved names.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct CustomClaims(Map<String, Value>);
+
+/// Claims are people's data: they print as their number.
+impl fmt::Debug for CustomClaims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} claims]", self.0.len())
+    }
+}
 
 /// Why claims were refused. It prints as the end of a sentence that starts with the field's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +102,7 @@ fn has_nul(value: &Value) -> bool {
 }
 
 /// The content of an access token whose form is right. Instants have whole seconds, as the token has.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct AccessClaims {
     /// `iss`: who issued it.
     pub issuer: String,
@@ -125,6 +134,16 @@ pub struct AccessClaims {
     pub amr: Vec<String>,
     /// All other claims.
     pub custom: Map<String, Value>,
+}
+
+impl fmt::Debug for AccessClaims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { session_id, token_id, .. } = self;
+        f.debug_struct("AccessClaims")
+            .field("session_id", session_id)
+            .field("token_id", token_id)
+            .finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

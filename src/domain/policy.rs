@@ -2,7 +2,25 @@
 
 use std::time::Duration;
 
-use super::{text::PolicyName, time::Timestamp};
+use super::{
+    text::{Audience, PolicyName},
+    time::Timestamp,
+};
+
+/// Name of the policy that is always there.
+pub const DEFAULT: &str = "default";
+
+/// The longest lifetime that any configuration may give an access token: beyond it, a token is no longer short-lived.
+pub const LONGEST_ACCESS_TOKEN_TTL: Duration = Duration::from_secs(7 * 86_400);
+
+/// What is special about a tenant, as configured.
+#[derive(Clone, Debug, Default)]
+pub struct TenantRules {
+    /// The policy of its sessions that name none.
+    pub policy: Option<PolicyName>,
+    /// The audiences that its sessions may have; empty for any.
+    pub audiences: Vec<Audience>,
+}
 
 /// The limits that new sessions are created under, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +101,7 @@ pub enum PolicyError {
     #[error("absolute_lifetime must not be shorter than idle_timeout")]
     AbsoluteShorterThanIdle,
     /// A replay could not repeat an access token that is still alive.
-    #[error("refresh_grace must be shorter than access_token_ttl")]
+    #[error("refresh_grace must be shorter than access_token_ttl by at least a second")]
     GraceTooLong,
     /// Beyond what instants can tell.
     #[error("absolute_lifetime must be at most 36500d")]
@@ -112,7 +130,8 @@ impl Policy {
         if self.absolute_lifetime > LONGEST_LIFETIME {
             return Err(PolicyError::AbsoluteTooLong);
         }
-        if refresh_grace >= access_token_ttl {
+        // Expiries are rounded down to a whole second.
+        if refresh_grace > access_token_ttl.saturating_sub(Duration::from_secs(1)) {
             return Err(PolicyError::GraceTooLong);
         }
         Ok(())
@@ -162,6 +181,7 @@ mod tests {
         assert_eq!(policy(3601, 7200, 86400, 10).check(longest), Err(PolicyError::AccessTokenTooLong));
         assert_eq!(policy(600, 599, 86400, 10).check(longest), Err(PolicyError::IdleShorterThanAccessToken));
         assert_eq!(policy(600, 7200, 7199, 10).check(longest), Err(PolicyError::AbsoluteShorterThanIdle));
+        assert_eq!(policy(600, 7200, 86400, 599).check(longest), Ok(()));
         assert_eq!(policy(600, 7200, 86400, 600).check(longest), Err(PolicyError::GraceTooLong));
         assert_eq!(policy(600, 7200, 4_000_000_000, 10).check(longest), Err(PolicyError::AbsoluteTooLong));
     }

@@ -57,8 +57,6 @@ impl BlacklistEntry {
     /// Stops a session that ends now. None of its tokens was issued later than now, or, if the clock has been set back
     /// since, later than the last replay of its last refresh.
     pub fn for_session(session: &Session, ended: &Ended) -> Self {
-        let last_issue = ended.at.max(session.refreshed_at.plus(session.policy.refresh_grace));
-        let last_expiry = session.policy.access_token_expiry(last_issue, session.idle_expires_at);
         Self {
             revoked: Revoked::Session(session.id),
             tenant: session.tenant.clone(),
@@ -67,8 +65,15 @@ impl BlacklistEntry {
             reason: ended.reason,
             note: ended.note.clone(),
             revoked_at: ended.at,
-            expires_at: last_expiry.max(ended.at).plus(RETENTION_MARGIN),
+            expires_at: Self::expiry_for(session, ended.at),
         }
+    }
+
+    /// From when on an entry may be forgotten that stops every token of this session issued until `now`.
+    pub fn expiry_for(session: &Session, now: Timestamp) -> Timestamp {
+        let last_issue = now.max(session.refreshed_at.plus(session.policy.refresh_grace));
+        let last_expiry = session.policy.access_token_expiry(last_issue, session.idle_expires_at);
+        last_expiry.max(now).plus(RETENTION_MARGIN)
     }
 
     /// Stops one access token of a session, which expires at `token_expires_at`.
@@ -88,6 +93,8 @@ pub struct Revocation {
     pub target: RevocationTarget,
     /// When, why, and what was said.
     pub ended: Ended,
+    /// Whether new entries may be added. Without room, what would add one is not done.
+    pub may_add: bool,
     /// Written if the database does not know that the session lives, although an authentic token says so: the database
     /// was set back to an older state, and nothing else would stop the token.
     pub orphan: Option<BlacklistEntry>,
@@ -116,13 +123,8 @@ pub enum RevocationTarget {
         /// The session that stays.
         except: Option<SessionId>,
     },
-    /// All sessions that a tenant has now. Its access tokens live at most this long.
-    Tenant {
-        /// The tenant.
-        tenant: Tenant,
-        /// The longest lifetime of an access token.
-        max_access_token_ttl: Duration,
-    },
+    /// All sessions that a tenant has now.
+    Tenant(Tenant),
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ pub fn brief(span: Duration) -> String {
         (1_000, "us"),
     ];
     let nanos = span.as_nanos();
-    let unit = UNITS.iter().find(|(unit, _)| nanos >= *unit && nanos % unit == 0);
+    let unit = UNITS.iter().find(|(unit, _)| nanos >= *unit && nanos.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{nanos}ns"), |(unit, name)| format!("{}{name}", nanos / unit))
 }
 

@@ -91,7 +91,10 @@ fn instant(field: &str, timestamp: prost_types::Timestamp) -> Result<Timestamp> 
 }
 
 fn span(field: &str, duration: prost_types::Duration) -> Result<Duration> {
-    Duration::try_from(duration).map_err(|_| AuthorityError::field(field, "must not be negative"))
+    let wrong = || AuthorityError::field(field, "must not be negative");
+    let seconds = u64::try_from(duration.seconds).map_err(|_| wrong())?;
+    let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(wrong)?;
+    Ok(Duration::new(seconds, nanos))
 }
 
 fn device(field: &str, device: proto::Device) -> Result<Device> {
@@ -486,6 +489,15 @@ mod tests {
         for (seconds, nanos) in [(0, -1), (0, 1_000_000_000), (i64::MAX, 0), (i64::MIN, 0), (253_402_300_800, 0)] {
             assert!(instant("t", prost_types::Timestamp { seconds, nanos }).is_err());
         }
+    }
+
+    #[test]
+    fn spans_that_are_negative_or_malformed_are_refused() {
+        for (seconds, nanos) in [(-1, 0), (0, -1), (i64::MIN, 0), (i64::MIN, i32::MIN), (0, 1_000_000_000)] {
+            assert!(span("t", prost_types::Duration { seconds, nanos }).is_err());
+        }
+        let longest = prost_types::Duration { seconds: i64::MAX, nanos: 999_999_999 };
+        assert_eq!(span("t", longest).unwrap().as_secs(), u64::try_from(i64::MAX).unwrap());
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The server: services, limits, health, and an end in good order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -65,10 +69,10 @@ impl Health {
     }
 }
 
-/// Serves on a listener until `stop`, then lets the calls in flight finish.
+/// Serves on a listener, with the authority as soon as it is there, until `stop`, then lets the calls in flight finish.
 pub async fn serve(
     listener: TcpListener,
-    authority: Arc<Authority>,
+    authority: Arc<OnceLock<Arc<Authority>>>,
     health: Health,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {

@@ -1,6 +1,6 @@
 //! `countersign.v1.SessionService`: each call is a conversion, a use case, a conversion.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tonic::{Request, Response, Status};
 
@@ -15,18 +15,22 @@ const MAX_BATCH: usize = 256;
 /// Tokens judged before other calls get a turn: a signature takes some 26 microseconds.
 const TURN: usize = 16;
 
-/// The service.
+/// The service. It is there from the start on, and says that it is not current until the authority is ready.
 #[derive(Clone, Debug)]
-pub struct Sessions(pub Arc<Authority>);
+pub struct Sessions(pub Arc<OnceLock<Arc<Authority>>>);
 
 impl Sessions {
+    fn authority(&self) -> Result<&Authority, AuthorityError> {
+        self.0.get().map(|authority| &**authority).ok_or(AuthorityError::NotCurrent)
+    }
+
     fn judge(&self, path: &str, request: &proto::ValidateRequest) -> Result<proto::ValidateResponse, AuthorityError> {
         let full = match proto::ValidateView::try_from(request.view) {
             Ok(proto::ValidateView::Full) => true,
             Ok(proto::ValidateView::Basic | proto::ValidateView::Unspecified) => false,
             Err(_) => return Err(AuthorityError::field(format!("{path}view"), "is not known")),
         };
-        let answer = self.0.validate(&convert::question(path, request)?)?;
+        let answer = self.authority()?.validate(&convert::question(path, request)?)?;
         Ok(convert::validate_response(&answer, full))
     }
 }
@@ -37,7 +41,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::CreateSessionRequest>,
     ) -> Result<Response<proto::CreateSessionResponse>, Status> {
-        let issued = self.0.create_session(request.into_inner().try_into()?).await?;
+        let issued = self.authority()?.create_session(request.into_inner().try_into()?).await?;
         let (session, tokens) = convert::issued(issued);
         Ok(Response::new(proto::CreateSessionResponse { session: Some(session), tokens: Some(tokens) }))
     }
@@ -46,7 +50,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::RefreshRequest>,
     ) -> Result<Response<proto::RefreshResponse>, Status> {
-        let exchanged = self.0.refresh(request.into_inner().try_into()?).await?;
+        let exchanged = self.authority()?.refresh(request.into_inner().try_into()?).await?;
         let (session, tokens) = convert::issued(exchanged.issued);
         let replayed = exchanged.replayed;
         Ok(Response::new(proto::RefreshResponse { session: Some(session), tokens: Some(tokens), replayed }))
@@ -79,7 +83,7 @@ impl SessionService for Sessions {
     }
 
     async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
-        let revoked = self.0.revoke(request.into_inner().try_into()?).await?;
+        let revoked = self.authority()?.revoke(request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::RevokeResponse {
             revoked_sessions: revoked.sessions,
             effective_at: Some(convert::timestamp(revoked.effective_at)),
@@ -90,7 +94,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
-        let (session, now) = self.0.session(convert::requested_session(request.get_ref())?).await?;
+        let (session, now) = self.authority()?.session(convert::requested_session(request.get_ref())?).await?;
         Ok(Response::new(proto::GetSessionResponse { session: Some(convert::session(&session, now)) }))
     }
 
@@ -98,7 +102,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
-        let page = self.0.sessions(request.into_inner().try_into()?).await?;
+        let page = self.authority()?.sessions(request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::ListSessionsResponse {
             sessions: page.sessions.iter().map(|session| convert::session(session, page.now)).collect(),
             next_page_token: page.next_page_token,

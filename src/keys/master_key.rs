@@ -76,7 +76,10 @@ pub fn create(path: &Path, rng: &dyn Rng) -> Result<MasterKey, MasterKeyError> {
     let io_error = |source| MasterKeyError::Io { path: path.to_owned(), source };
     let bytes = Zeroizing::new(random::<32>(rng)?);
     let text = Zeroizing::new(STANDARD.encode(bytes.as_slice()) + "\n");
-    let half_written = path.with_extension("new");
+    let mut half_written = path.as_os_str().to_owned();
+    half_written.push(".half-written");
+    let half_written = PathBuf::from(half_written);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
         // What a crash left behind belongs to no key in any database.
         match fs::remove_file(&half_written) {
@@ -89,7 +92,7 @@ pub fn create(path: &Path, rng: &dyn Rng) -> Result<MasterKey, MasterKeyError> {
         // A link, unlike a rename, never replaces a file.
         fs::hard_link(&half_written, path)?;
         fs::remove_file(&half_written)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        File::open(folder)?.sync_all()
     };
     write().map_err(io_error)?;
     Ok(MasterKey::new(*bytes)?)

@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::index::Index;
 use crate::{
-    domain::revocation::Seq,
+    domain::revocation::{Revoked, Seq},
     store::{Store, StoreError},
 };
 
@@ -32,11 +32,18 @@ pub struct Feed {
     applied: watch::Sender<Option<Seq>>,
     /// Whether that load is complete. Beside the channel, because looking into it takes a lock.
     loaded: AtomicBool,
+    /// Wakes the job that ends the sessions of revoked tenants.
+    tenant_revoked: Notify,
 }
 
 impl Default for Feed {
     fn default() -> Self {
-        Self { index: Index::default(), applied: watch::channel(None).0, loaded: AtomicBool::new(false) }
+        Self {
+            index: Index::default(),
+            applied: watch::channel(None).0,
+            loaded: AtomicBool::new(false),
+            tenant_revoked: Notify::new(),
+        }
     }
 }
 
@@ -51,6 +58,11 @@ impl Feed {
         self.loaded.load(Ordering::Acquire)
     }
 
+    /// Waits until a tenant's entry has been applied, if none has since the last time.
+    pub async fn tenant_revoked(&self) {
+        self.tenant_revoked.notified().await;
+    }
+
     /// Waits until the entry at `seq`, and with it all before it, has been applied.
     pub async fn reach(&self, seq: Seq) {
         // The sender lives as long as `self`, so this cannot fail.
@@ -59,7 +71,7 @@ impl Feed {
 
     /// Loads the whole blacklist. Until this is done the index may not be trusted.
     pub async fn load(&self, store: &dyn Store) -> Result<(), StoreError> {
-        self.index.set_swept_until(store.swept_until().await?);
+        self.index.set_forgotten_until(store.forgotten_until().await?);
         let last = self.catch_up(store, Seq::default()).await?;
         self.applied.send_replace(Some(last));
         self.loaded.store(true, Ordering::Release);
@@ -97,6 +109,9 @@ impl Feed {
             let page = store.revocations_after(last, PAGE).await?;
             for entry in &page {
                 self.index.apply(entry);
+                if matches!(entry.revoked, Revoked::Tenant { .. }) {
+                    self.tenant_revoked.notify_one();
+                }
                 last = entry.seq;
             }
             if i64::try_from(page.len()).unwrap_or(i64::MAX) < PAGE {

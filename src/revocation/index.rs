@@ -1,6 +1,9 @@
 //! The in-memory blacklist: what Validate asks instead of the database.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicI64, AtomicUsize, Ordering},
+};
 
 use dashmap::DashMap;
 
@@ -8,7 +11,6 @@ use crate::{
     domain::{
         ids::{SessionId, TokenId},
         revocation::{RETENTION_MARGIN, Revoked},
-        text::Tenant,
         time::Timestamp,
     },
     store::FeedEntry,
@@ -26,8 +28,12 @@ pub struct Index {
     tenants: DashMap<String, TenantEntry>,
     tenant_count: AtomicUsize,
     /// Microseconds; see [`Index::is_forgotten`].
-    swept_until: AtomicI64,
+    forgotten_until: AtomicI64,
 }
+
+/// Parts of the map that are locked one by one. Many, so that dropping what has expired from one of them takes only as
+/// long as a look-up may wait.
+const SHARDS: usize = 256;
 
 #[derive(Clone, Copy, Debug)]
 struct TenantEntry {
@@ -38,11 +44,11 @@ struct TenantEntry {
 impl Default for Index {
     fn default() -> Self {
         Self {
-            ids: DashMap::new(),
+            ids: DashMap::with_shard_amount(SHARDS),
             id_count: AtomicUsize::new(0),
             tenants: DashMap::new(),
             tenant_count: AtomicUsize::new(0),
-            swept_until: AtomicI64::new(i64::MIN),
+            forgotten_until: AtomicI64::new(i64::MIN),
         }
     }
 }
@@ -77,17 +83,11 @@ impl Index {
             || self.stops_tenant(session, tenant)
     }
 
-    /// Whether a session is stopped by its tenant's entry.
-    pub fn stops_tenant(&self, session: SessionId, tenant: &str) -> bool {
+    fn stops_tenant(&self, session: SessionId, tenant: &str) -> bool {
         if self.tenant_count.load(Ordering::Acquire) == 0 {
             return false;
         }
         self.tenants.get(tenant).is_some_and(|entry| session.created_millis() <= entry.up_to.millis())
-    }
-
-    /// The last instant that a tenant's entry covers, if it has one.
-    pub fn tenant_up_to(&self, tenant: &Tenant) -> Option<Timestamp> {
-        self.tenants.get(&**tenant).map(|entry| entry.up_to)
     }
 
     /// How many entries there are.
@@ -103,16 +103,16 @@ impl Index {
     /// Whether an entry that stops a token of this expiry may have been swept. Such a token counts as expired whatever the
     /// clock says, so that a clock that goes back after a sweep does not bring a revoked token back.
     pub fn is_forgotten(&self, token_expires_at: Timestamp) -> bool {
-        token_expires_at.plus(RETENTION_MARGIN).micros() < self.swept_until.load(Ordering::Acquire)
+        token_expires_at.plus(RETENTION_MARGIN).micros() <= self.forgotten_until.load(Ordering::Acquire)
     }
 
-    /// Records that entries which expired before `until` are about to be deleted, or have been. It never goes back.
-    pub fn set_swept_until(&self, until: Timestamp) {
-        self.swept_until.fetch_max(until.micros(), Ordering::AcqRel);
+    /// Records the latest expiry of an entry that has been deleted, before it is forgotten here. It never goes back.
+    pub fn set_forgotten_until(&self, latest: Timestamp) {
+        self.forgotten_until.fetch_max(latest.micros(), Ordering::AcqRel);
     }
 
     /// Drops the entries that expired before `until`. The entries of tenants in `kept` stay.
-    pub fn forget(&self, until: Timestamp, kept: &[Tenant]) {
+    pub fn forget(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = 0;
         self.ids.retain(|_, second| {
             let keep = i64::from(*second) >= until.seconds();
@@ -123,7 +123,7 @@ impl Index {
 
         let mut gone = 0;
         self.tenants.retain(|tenant, entry| {
-            let keep = entry.expires_at >= until || kept.iter().any(|kept| **kept == **tenant);
+            let keep = entry.expires_at >= until || kept.contains(tenant);
             gone += usize::from(!keep);
             keep
         });
@@ -136,7 +136,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::revocation::Seq;
+    use crate::domain::{revocation::Seq, text::Tenant};
 
     const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
@@ -171,9 +171,9 @@ mod tests {
     fn entries_are_forgotten_once_they_have_expired_and_not_before() {
         let index = Index::default();
         index.apply(&entry(Revoked::Session(session(NOW)), NOW));
-        index.forget(NOW, &[]);
+        index.forget(NOW, &HashSet::new());
         assert_eq!(index.len(), 1);
-        index.forget(NOW.plus(Duration::from_secs(2)), &[]);
+        index.forget(NOW.plus(Duration::from_secs(2)), &HashSet::new());
         assert!(index.is_empty());
         assert!(!index.stops(session(NOW), TokenId::new(TOKEN), ""));
     }
@@ -192,12 +192,12 @@ mod tests {
     fn what_a_sweep_may_have_forgotten_stays_expired() {
         let index = Index::default();
         assert!(!index.is_forgotten(NOW), "nothing was swept yet");
-        index.set_swept_until(NOW);
+        index.set_forgotten_until(NOW);
         let edge = NOW.minus(RETENTION_MARGIN);
-        assert!(!index.is_forgotten(edge));
-        assert!(index.is_forgotten(edge.minus(Duration::from_micros(1))));
-        index.set_swept_until(NOW.minus(Duration::from_secs(1000)));
-        assert!(index.is_forgotten(edge.minus(Duration::from_micros(1))), "it never goes back");
+        assert!(!index.is_forgotten(edge.plus(Duration::from_micros(1))));
+        assert!(index.is_forgotten(edge), "the deleted entry may have been this token's");
+        index.set_forgotten_until(NOW.minus(Duration::from_secs(1000)));
+        assert!(index.is_forgotten(edge), "it never goes back");
     }
 
     #[test]
@@ -206,9 +206,9 @@ mod tests {
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         index.apply(&entry(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }, NOW));
         let later = NOW.plus(Duration::from_secs(10));
-        index.forget(later, std::slice::from_ref(&tenant));
+        index.forget(later, &HashSet::from([tenant.to_string()]));
         assert!(index.stops_tenant(session(NOW), "acme"));
-        index.forget(later, &[]);
+        index.forget(later, &HashSet::new());
         assert!(!index.stops_tenant(session(NOW), "acme"));
     }
 }

@@ -41,12 +41,17 @@ where
     /// Starts the task that commits batches with `commit`, one at a time. It ends when the queue is dropped.
     pub fn start<F, R>(commit: F) -> Self
     where
-        F: Fn(Arc<Vec<W>>) -> R + Send + 'static,
+        F: Fn(Arc<Vec<W>>) -> R + Send + Sync + 'static,
         R: Future<Output = BatchOutcome<O>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
         tokio::spawn(run(waiting, commit));
         Self { queue }
+    }
+
+    /// Waits until the task has stopped, after which no write succeeds any more.
+    pub async fn stopped(&self) {
+        self.queue.closed().await;
     }
 
     /// Waits for a write to be committed. If the caller goes away before the write has started, it is not made.
@@ -64,7 +69,7 @@ async fn run<W, O, F, R>(mut waiting: mpsc::Receiver<Pending<W, O>>, commit: F)
 where
     W: Clone + Send + Sync + 'static,
     O: Send + 'static,
-    F: Fn(Arc<Vec<W>>) -> R + Send + 'static,
+    F: Fn(Arc<Vec<W>>) -> R + Send + Sync + 'static,
     R: Future<Output = BatchOutcome<O>> + Send + 'static,
 {
     let mut batch = Vec::with_capacity(MAX_BATCH);
@@ -80,14 +85,7 @@ where
         let writes = Arc::new(writes);
         let outcomes = match commit(writes.clone()).await {
             Ok(outcomes) => outcomes,
-            // Nothing was committed. One bad write may have spoilt it for all, so each is tried once by itself.
-            Err(_) if writes.len() > 1 => {
-                let mut outcomes = Vec::with_capacity(writes.len());
-                for write in writes.iter() {
-                    outcomes.push(single(commit(Arc::new(vec![write.clone()])).await));
-                }
-                outcomes
-            }
+            Err(_) if writes.len() > 1 => each_alone(&writes, &commit).await,
             Err(error) => vec![Err(error)],
         };
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
@@ -95,6 +93,29 @@ where
             let _ = reply.send(outcome);
         }
     }
+}
+
+/// Nothing was committed. One bad write may have spoilt it for all, so each is tried once by itself; but if the database
+/// turns out to be away, the rest need not wait for it one after the other.
+async fn each_alone<W, O, F, R>(writes: &[W], commit: &F) -> Vec<Result<O, StoreError>>
+where
+    W: Clone,
+    F: Fn(Arc<Vec<W>>) -> R,
+    R: Future<Output = BatchOutcome<O>>,
+{
+    let mut outcomes = Vec::with_capacity(writes.len());
+    let mut away = None;
+    for write in writes {
+        let outcome = match &away {
+            Some(error) => Err(StoreError::clone(error)),
+            None => single(commit(Arc::new(vec![write.clone()])).await),
+        };
+        if let Err(error @ StoreError::Unavailable(_)) = &outcome {
+            away = Some(error.clone());
+        }
+        outcomes.push(outcome);
+    }
+    outcomes
 }
 
 fn single<O>(outcome: BatchOutcome<O>) -> Result<O, StoreError> {
@@ -119,12 +140,15 @@ mod tests {
         Arc::new(Recorder { gate: Semaphore::new(permits), batches: Mutex::default() })
     }
 
-    /// Writes of 13 fail alone, a 666 spoils the whole batch.
+    /// Writes of 13 fail alone, a 666 spoils the whole batch, at a 999 the database goes away.
     async fn commit(recorder: Arc<Recorder>, writes: Arc<Vec<u32>>) -> BatchOutcome<u32> {
         recorder.gate.acquire().await.unwrap().forget();
         recorder.batches.lock().unwrap().push(writes.to_vec());
+        if writes.contains(&999) {
+            return Err(StoreError::Unavailable("away".to_owned()));
+        }
         if writes.contains(&666) {
-            return Err(StoreError::Unavailable("spoilt".to_owned()));
+            return Err(StoreError::Refused("spoilt".to_owned()));
         }
         Ok(writes
             .iter()
@@ -176,6 +200,20 @@ mod tests {
             outcomes.push(handle.await.unwrap().ok());
         }
         assert_eq!(outcomes, [Some(2), Some(4), None, None, Some(6)]);
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_away_is_asked_once_and_not_for_each() {
+        let recorder = recorder(0);
+        let group = start(&recorder);
+        let handles = queue(&group, &[1]).await.into_iter().chain(queue(&group, &[2, 999, 3, 4]).await);
+        recorder.gate.add_permits(100);
+        let mut outcomes = vec![];
+        for handle in handles {
+            outcomes.push(handle.await.unwrap().ok());
+        }
+        assert_eq!(outcomes, [Some(2), Some(4), None, None, None]);
+        assert_eq!(*recorder.batches.lock().unwrap(), [vec![1], vec![2, 999, 3, 4], vec![2], vec![999]]);
     }
 
     #[tokio::test]

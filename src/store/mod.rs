@@ -57,6 +57,11 @@ pub enum Created {
     Repeated(Box<Session>),
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
+    /// The tenant was revoked, and the session's identifier is not after that: it needs a later one.
+    TenantRevoked {
+        /// The last instant that the revocation covers.
+        up_to: Timestamp,
+    },
 }
 
 /// What came of an attempt to refresh.
@@ -87,9 +92,12 @@ pub enum Refreshed {
 pub struct RevocationOutcome {
     /// Whether there is such a session; always true for subjects and tenants.
     pub found: bool,
+    /// Whether nothing was done because it would have added an entry without room for it.
+    pub full: bool,
     /// How many live sessions ended.
     pub sessions: i64,
-    /// The last blacklist entry written, if any was.
+    /// The entry that the index must have reached before the revocation holds: the last one written, or, if there was
+    /// nothing to write, the newest there is, because what was revoked before may still be on its way. None without any.
     pub seq: Option<Seq>,
 }
 
@@ -107,12 +115,23 @@ pub struct FeedEntry {
 /// A tenant whose sessions are to be ended, down to the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevokedTenant {
+    /// Place of its entry in the order of commits; another one if it was revoked again.
+    pub seq: Seq,
     /// The tenant.
     pub tenant: Tenant,
     /// Its sessions created up to the end of this millisecond.
     pub up_to: Timestamp,
     /// How they end.
     pub ended: Ended,
+}
+
+/// What a batch of the sweep did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SweptRevocations {
+    /// How many entries were deleted.
+    pub deleted: usize,
+    /// The latest expiry of an entry that was ever deleted, now.
+    pub forgotten_until: Timestamp,
 }
 
 /// Which sessions to list, the newest first.
@@ -153,7 +172,8 @@ pub trait Store: Send + Sync + 'static {
     /// The tenants in the blacklist, whose sessions [`Store::end_tenant_sessions`] ends.
     async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>, StoreError>;
 
-    /// Ends a batch of a tenant's live sessions, without entries of their own: the tenant's entry stops their tokens.
+    /// Ends a batch of a tenant's live sessions, without entries of their own: the tenant's entry stops their tokens, and
+    /// is kept for as long as theirs would have been.
     /// Looks at no more than `limit` sessions after `after`, and returns the last one looked at; none at the end.
     async fn end_tenant_sessions(
         &self,
@@ -168,15 +188,18 @@ pub trait Store: Send + Sync + 'static {
     /// Changes whenever there may be new blacklist entries. A hint: what counts is what [`Store::revocations_after`] reads.
     fn revocation_hints(&self) -> watch::Receiver<Seq>;
 
-    /// Deletes at most `limit` blacklist entries that expired before `until`, and records that this has been done.
+    /// Deletes at most `limit` blacklist entries that expired before `until`, and records the latest expiry among them.
     /// The entry of a tenant stays as long as sessions are left to be ended under it.
-    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
+    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError>;
 
-    /// The latest `until` that [`Store::delete_expired_revocations`] was ever called with.
-    async fn swept_until(&self) -> Result<Timestamp, StoreError>;
+    /// The latest expiry of an entry that was ever deleted: tokens that live longer have lost no entry.
+    async fn forgotten_until(&self) -> Result<Timestamp, StoreError>;
 
     /// Deletes at most `limit` sessions that were over before `until`.
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
+
+    /// Waits until a part of the engine that must go on has stopped. Usually for ever.
+    async fn stopped(&self);
 
     /// All keys.
     async fn keys(&self) -> Result<Vec<SealedKey>, StoreError>;

@@ -53,7 +53,6 @@ pub fn sign(claims: &AccessClaims, kid: &str, algorithm: Algorithm, key: &Encodi
 }
 
 /// A token whose header has been read and whose signature has not been checked.
-#[derive(Debug)]
 pub struct Unverified<'a> {
     /// The `kid`: which key to check the signature with. Anybody may have written it.
     pub kid: String,
@@ -61,6 +60,12 @@ pub struct Unverified<'a> {
     signed: &'a str,
     payload: &'a str,
     signature: &'a str,
+}
+
+impl fmt::Debug for Unverified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unverified").field("kid", &self.kid).finish_non_exhaustive()
+    }
 }
 
 /// The claims that a verified token must fit.
@@ -138,7 +143,8 @@ impl<'a> Unverified<'a> {
         if claims.issuer != expected.issuer {
             return Err(Rejection::WrongIssuer);
         }
-        let ordered = claims.issued_at < claims.expires_at && claims.issued_at >= Timestamp::from_seconds(0);
+        // Equal in the last second of a session, whose token has expired when it is issued.
+        let ordered = claims.issued_at <= claims.expires_at && claims.issued_at >= Timestamp::from_seconds(0);
         if !ordered || claims.expires_at.since(claims.issued_at) > expected.max_ttl {
             return Err(Rejection::Malformed);
         }

@@ -228,3 +228,29 @@ fn an_unknown_flag_is_refused_with_the_nearest_known_one() {
     assert_eq!(run.code, Some(2), "{run:?}");
     assert!(run.stderr.contains("--data-dri") && run.stderr.contains("--data-dir"), "{run:?}");
 }
+
+/// After a crash the log of the database lies beside it; whoever refuses to start must leave that as it is, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_start_after_a_crash_leaves_the_log_of_the_database_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    server.cli(["session", "create", "alice"]).ok();
+    server.kill();
+    assert!(folder.path().join("countersign.db-wal").metadata().unwrap().len() > 0);
+    let path = folder.path().join("master.key");
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    refuses(&mut serve(folder.path()), folder.path(), &["master.key has mode 0644", "chmod 600"]);
+}
+
+#[test]
+fn a_master_key_in_the_working_directory_is_made_and_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = || {
+        let mut command = serve(&folder.path().join("data"));
+        command.current_dir(folder.path()).env("COUNTERSIGN_KEYS__MASTER_KEY_FILE", "master.key");
+        command
+    };
+    Server::launch(&mut command()).stop();
+    assert!(folder.path().join("master.key").exists());
+    Server::launch(&mut command()).stop();
+}

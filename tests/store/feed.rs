@@ -96,6 +96,7 @@ pub async fn every_kind_of_new_entry_changes_the_hint(store: &dyn Store) {
     let rotated = rotate(store, &alices[0], after(10)).await;
 
     let acme: Tenant = text("acme");
+    create(store, Session { tenant: acme.clone(), ..session(6) }).await;
     let token = alices[1].access_token_id;
     let now = after(30);
     assert_hinted(store, "a token", revoke_token(store, &alices[1], token, now)).await;

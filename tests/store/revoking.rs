@@ -15,7 +15,12 @@ use crate::support::{
     rich_session, seconds, session, text,
 };
 
-const NOTHING: RevocationOutcome = RevocationOutcome { found: true, sessions: 0, seq: None };
+const NOTHING: RevocationOutcome = RevocationOutcome { found: true, full: false, sessions: 0, seq: None };
+
+/// Nothing was written; what was written before counts.
+fn nothing_new(entries: &[FeedEntry]) -> RevocationOutcome {
+    RevocationOutcome { seq: entries.last().map(|entry| entry.seq), ..NOTHING }
+}
 
 fn alice(except: Option<&Session>) -> RevocationTarget {
     RevocationTarget::Subject {
@@ -29,11 +34,11 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
     let there = create_all(store, [rich_session(1), rich_session(2), session(3)]).await;
     let ended = ended(after(5));
     let target = RevocationTarget::Session(there[0].id);
-    let outcome = store.revoke(Revocation { target, ended: ended.clone(), orphan: None }).await.unwrap();
+    let outcome = store.revoke(Revocation { target, ended: ended.clone(), may_add: true, orphan: None }).await.unwrap();
 
     let entry = BlacklistEntry::for_session(&there[0], &ended);
     let seq = outcome.seq.expect("an entry was written");
-    assert_eq!(outcome, RevocationOutcome { found: true, sessions: 1, seq: Some(seq) });
+    assert_eq!(outcome, RevocationOutcome { found: true, full: false, sessions: 1, seq: Some(seq) });
     assert_eq!(entries(store).await, [FeedEntry { seq, revoked: entry.revoked, expires_at: entry.expires_at }]);
     assert_unchanged(store, &[there[0].clone().end(ended), there[1].clone(), there[2].clone()]).await;
 }
@@ -46,8 +51,8 @@ pub async fn an_ended_session_is_left_as_it_ended(store: &dyn Store) {
 
     let ended = Ended { at: after(3), reason: EndReason::Compromised, note: text("later") };
     let target = RevocationTarget::Session(before.id);
-    let again = store.revoke(Revocation { target, ended, orphan: None }).await.unwrap();
-    assert_eq!(again, NOTHING);
+    let again = store.revoke(Revocation { target, ended, may_add: true, orphan: None }).await.unwrap();
+    assert_eq!(again, nothing_new(&entries_before), "it waits for the entry that is there");
     assert_unchanged(store, &[first]).await;
     assert_eq!(entries(store).await, entries_before);
 }
@@ -62,7 +67,7 @@ pub async fn an_expired_session_is_not_ended(store: &dyn Store) {
 pub async fn an_unknown_session_is_not_found(store: &dyn Store) {
     let there = create(store, session(1)).await;
     let outcome = revoke_session(store, &session(2), after(3)).await;
-    assert_eq!(outcome, RevocationOutcome { found: false, sessions: 0, seq: None });
+    assert_eq!(outcome, RevocationOutcome { found: false, full: false, sessions: 0, seq: None });
     assert_unchanged(store, &[there]).await;
     assert_eq!(entries(store).await, []);
 }
@@ -97,12 +102,16 @@ pub async fn a_subject_revoked_twice_ends_nothing_more(store: &dyn Store) {
     let ended = [read(store, &before[0]).await, read(store, &before[1]).await];
     let entries_before = entries(store).await;
 
-    assert_eq!(revoke(store, alice(None), after(4)).await.unwrap(), NOTHING);
+    assert_eq!(revoke(store, alice(None), after(4)).await.unwrap(), nothing_new(&entries_before));
     assert_unchanged(store, &ended).await;
     assert_eq!(entries(store).await, entries_before);
 
     let target = RevocationTarget::Subject { tenant: Tenant::default(), subject: text("nobody"), except: None };
-    assert_eq!(revoke(store, target, after(5)).await.unwrap(), NOTHING, "nor does a subject without sessions");
+    assert_eq!(
+        revoke(store, target, after(5)).await.unwrap(),
+        nothing_new(&entries_before),
+        "nor does a subject without sessions"
+    );
 }
 
 pub async fn expired_sessions_of_a_subject_are_not_counted(store: &dyn Store) {
@@ -121,7 +130,7 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
     let outcome = revoke_token(store, &before, token, after(2)).await;
 
     let seq = outcome.seq.expect("an entry was written");
-    assert_eq!(outcome, RevocationOutcome { found: true, sessions: 0, seq: Some(seq) });
+    assert_eq!(outcome, RevocationOutcome { found: true, full: false, sessions: 0, seq: Some(seq) });
     let expires_at = after(2).plus(seconds(60)).plus(RETENTION_MARGIN);
     assert_eq!(entries(store).await, [FeedEntry { seq, revoked: Revoked::Token(token), expires_at }]);
     assert_unchanged(store, &[before]).await;
@@ -145,7 +154,7 @@ pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &
     let entries_before = entries(store).await;
     for over in [&ended, &expired, &session(4)] {
         let outcome = revoke_token(store, over, over.access_token_id, after(10)).await;
-        assert_eq!((outcome.sessions, outcome.seq), (0, None));
+        assert_eq!((outcome.sessions, outcome.seq), (0, nothing_new(&entries(store).await).seq));
     }
     assert_eq!(entries(store).await, entries_before);
 }
@@ -162,12 +171,37 @@ pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_l
     for (session, adds) in [(&unknown, true), (&expired, true), (&over, false)] {
         let orphan = BlacklistEntry::for_session(session, &ended(at));
         let target = RevocationTarget::Session(session.id);
-        let order = Revocation { target, ended: ended(at), orphan: Some(orphan.clone()) };
-        let outcome = store.revoke(order).await.unwrap();
-        assert_eq!((outcome.sessions, outcome.seq.is_some()), (0, adds));
+        let order = Revocation { target, ended: ended(at), may_add: true, orphan: Some(orphan.clone()) };
+        let count = entries(store).await.len();
+        assert_eq!(store.revoke(order).await.unwrap().sessions, 0);
+        assert_eq!(entries(store).await.len() - count, usize::from(adds));
         let stopped = entries(store).await.into_iter().any(|entry| entry.revoked == orphan.revoked);
         assert!(stopped, "by its own entry or by this one");
     }
     assert_eq!(entries(store).await.len(), before.len() + 2);
     assert_unchanged(store, &[expired]).await;
+}
+
+pub async fn without_room_nothing_is_done_that_would_add_an_entry(store: &dyn Store) {
+    let there = create_all(store, [session(1), session(2), session(3)]).await;
+    revoke_session(store, &there[2], after(1)).await;
+    let token = TokenId::new([8; 16]);
+    revoke_token(store, &there[0], token, after(2)).await;
+    let over = read(store, &there[2]).await;
+    let before = entries(store).await;
+    let full = |target| async {
+        let order = Revocation { target, ended: ended(after(5)), may_add: false, orphan: None };
+        store.revoke(order).await.unwrap().full
+    };
+    let of_token = |token| RevocationTarget::Token { token, session_id: there[0].id, expires_at: after(60) };
+
+    assert!(full(RevocationTarget::Session(there[0].id)).await);
+    assert!(full(alice(None)).await);
+    assert!(full(of_token(TokenId::new([9; 16]))).await);
+    assert!(full(RevocationTarget::Tenant(Tenant::default())).await);
+    assert_eq!(entries(store).await, before);
+    assert!(!full(RevocationTarget::Session(over.id)).await, "has ended already");
+    assert!(!full(of_token(token)).await, "takes the place of its former entry");
+    assert_eq!(entries(store).await.len(), before.len());
+    assert_unchanged(store, &[there[0].clone(), there[1].clone(), over]).await;
 }

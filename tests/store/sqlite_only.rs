@@ -4,14 +4,16 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use countersign::{
     domain::{
+        ids::TokenId,
         key::{KeyPurpose, SealedKey},
         policy::{OnQuota, OnRefresh},
         refresh::RefreshAttempt,
-        revocation::RevocationTarget,
+        revocation::{RETENTION_MARGIN, RevocationTarget},
         session::Session,
         text::Tenant,
     },
@@ -25,7 +27,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     after, assert_unchanged, attempt, create, create_all, entries, query, revoke, revoke_session, revoke_tenant,
-    rich_session, rotate, session, text,
+    revoke_token, rich_session, rotate, seconds, session, text,
 };
 
 fn home() -> (TempDir, PathBuf) {
@@ -73,7 +75,12 @@ async fn everything_is_there_after_opening_again() {
     revoke_session(&store, &there[0], after(10)).await;
     let rotated = rotate(&store, &there[1], after(10)).await;
     revoke_tenant(&store, &text::<Tenant>("acme"), after(10)).await;
-    store.delete_expired_revocations(after(5), 10).await.unwrap();
+    let token = TokenId::new([9; 16]);
+    revoke_token(&store, &there[2], token, after(1)).await;
+    let until = after(1).plus(seconds(60)).plus(RETENTION_MARGIN).plus(Duration::from_micros(1));
+    let swept = store.delete_expired_revocations(until, 10).await.unwrap();
+    let forgotten_until = swept.forgotten_until;
+    assert_eq!(swept.deleted, 1);
     let key = SealedKey {
         kid: "k".to_owned(),
         purpose: KeyPurpose::RefreshToken,
@@ -93,7 +100,7 @@ async fn everything_is_there_after_opening_again() {
     assert_unchanged(&store, &[rotated]).await;
     assert_eq!(entries(&store).await, entries_before);
     assert_eq!(store.revoked_tenants().await.unwrap(), tenants);
-    assert_eq!(store.swept_until().await.unwrap(), after(5));
+    assert_eq!(store.forgotten_until().await.unwrap(), forgotten_until);
     assert_eq!(store.keys().await.unwrap(), [key]);
     let outcome = revoke_session(&store, &there[2], after(11)).await;
     assert!(outcome.seq > entries_before.last().map(|entry| entry.seq), "its seq goes on: {outcome:?}");

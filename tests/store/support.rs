@@ -181,7 +181,7 @@ pub async fn revoke(
     target: RevocationTarget,
     at: Timestamp,
 ) -> Result<RevocationOutcome, StoreError> {
-    store.revoke(Revocation { target, ended: ended(at), orphan: None }).await
+    store.revoke(Revocation { target, ended: ended(at), may_add: true, orphan: None }).await
 }
 
 pub async fn revoke_session(store: &dyn Store, session: &Session, at: Timestamp) -> RevocationOutcome {
@@ -189,7 +189,7 @@ pub async fn revoke_session(store: &dyn Store, session: &Session, at: Timestamp)
 }
 
 pub async fn revoke_tenant(store: &dyn Store, tenant: &Tenant, at: Timestamp) -> RevocationOutcome {
-    let target = RevocationTarget::Tenant { tenant: tenant.clone(), max_access_token_ttl: seconds(60) };
+    let target = RevocationTarget::Tenant(tenant.clone());
     revoke(store, target, at).await.unwrap()
 }
 

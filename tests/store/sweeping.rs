@@ -26,7 +26,7 @@ fn acme() -> Tenant {
 }
 
 async fn sweep(store: &dyn Store) -> usize {
-    store.delete_expired_revocations(LATE, ALL).await.unwrap()
+    store.delete_expired_revocations(LATE, ALL).await.unwrap().deleted
 }
 
 /// Writes entries that expire one second after another, and returns them.
@@ -42,27 +42,35 @@ async fn stopped_tokens(store: &dyn Store, count: u8) -> Vec<FeedEntry> {
 pub async fn only_expired_entries_are_deleted(store: &dyn Store) {
     let written = stopped_tokens(store, 5).await;
     let edge = written[2].expires_at;
-    assert_eq!(store.delete_expired_revocations(edge, ALL).await.unwrap(), 2);
+    assert_eq!(store.delete_expired_revocations(edge, ALL).await.unwrap().deleted, 2);
     assert_eq!(entries(store).await, written[2..], "one that expires at this instant has not expired before it");
-    assert_eq!(store.delete_expired_revocations(edge.plus(TICK), ALL).await.unwrap(), 1);
+    assert_eq!(store.delete_expired_revocations(edge.plus(TICK), ALL).await.unwrap().deleted, 1);
     assert_eq!(entries(store).await, written[3..]);
 }
 
 pub async fn entries_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) {
     stopped_tokens(store, 5).await;
     for (deleted, left) in [(2, 3), (2, 1), (1, 0), (0, 0)] {
-        assert_eq!(store.delete_expired_revocations(LATE, 2).await.unwrap(), deleted);
+        assert_eq!(store.delete_expired_revocations(LATE, 2).await.unwrap().deleted, deleted);
         assert_eq!(entries(store).await.len(), left);
     }
 }
 
-pub async fn the_record_of_the_sweep_never_goes_back(store: &dyn Store) {
-    assert!(store.swept_until().await.unwrap() <= after(0), "nothing has been swept");
-    let forward = after(100).plus(TICK);
-    for (until, recorded) in [(after(50), after(50)), (forward, forward), (after(70), forward), (LATE, LATE)] {
-        store.delete_expired_revocations(until, 10).await.unwrap();
-        assert_eq!(store.swept_until().await.unwrap(), recorded, "even if nothing was deleted");
+pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Store) {
+    assert!(store.forgotten_until().await.unwrap() <= after(0), "nothing has been swept");
+    store.delete_expired_revocations(LATE, ALL).await.unwrap();
+    assert!(store.forgotten_until().await.unwrap() <= after(0), "nothing has been deleted, whatever the clock says");
+
+    let written = stopped_tokens(store, 3).await;
+    for entry in &written {
+        let swept = store.delete_expired_revocations(LATE, 1).await.unwrap();
+        assert_eq!((swept.deleted, swept.forgotten_until), (1, entry.expires_at));
+        assert_eq!(store.forgotten_until().await.unwrap(), entry.expires_at);
     }
+    let there = create(store, session(2)).await;
+    revoke_token(store, &there, TokenId::new([9; 16]), after(3)).await;
+    store.delete_expired_revocations(LATE, ALL).await.unwrap();
+    assert_eq!(store.forgotten_until().await.unwrap(), written[2].expires_at, "it never goes back");
 }
 
 /// Holds the store to keeping the tenant's entry until its sessions have been ended, and no longer.
@@ -95,20 +103,28 @@ pub async fn a_tenant_stays_for_a_session_created_with_a_clock_ahead(store: &dyn
     assert_stays_until_ended(store).await;
 }
 
+/// A tenant that nothing is known of cannot be revoked. This session has ended, so nothing is left to be ended.
+async fn revoked_session_of_acme(store: &dyn Store) {
+    let over = create(store, Session { tenant: acme(), ..session(1) }).await;
+    revoke_session(store, &over, after(2)).await;
+}
+
 pub async fn a_tenant_does_not_stay_for_sessions_created_since(store: &dyn Store) {
+    revoked_session_of_acme(store).await;
     revoke_tenant(store, &acme(), after(10)).await;
     let since = create(store, Session { tenant: acme(), ..session(11) }).await;
-    let elsewhere = create(store, session(1)).await;
-    assert_eq!(sweep(store).await, 1);
+    let elsewhere = create(store, session(3)).await;
+    assert_eq!(sweep(store).await, 2);
     assert_unchanged(store, &[since, elsewhere]).await;
 }
 
 /// With its clock behind, the service gives a session an identifier after the revocation, which thus does not cover it.
 pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store: &dyn Store) {
+    revoked_session_of_acme(store).await;
     revoke_tenant(store, &acme(), after(10)).await;
     let id = SessionId::new(after(11), [0; 10]);
     let uncovered = create(store, Session { id, tenant: acme(), ..session(9) }).await;
-    assert_eq!(sweep(store).await, 1);
+    assert_eq!(sweep(store).await, 2);
     assert_unchanged(store, &[uncovered]).await;
 }
 
@@ -118,7 +134,7 @@ pub async fn a_tenant_that_stays_does_not_use_up_the_limit(store: &dyn Store) {
     let later = create(store, session(100)).await;
     revoke_token(store, &later, later.access_token_id, after(500)).await;
     assert_eq!(
-        store.delete_expired_revocations(LATE, 1).await.unwrap(),
+        store.delete_expired_revocations(LATE, 1).await.unwrap().deleted,
         1,
         "or the sweeper would think that it is done"
     );

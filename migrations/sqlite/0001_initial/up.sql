@@ -62,13 +62,13 @@ CREATE TABLE blacklist (
 
 CREATE INDEX blacklist_by_expiry ON blacklist (expires_at);
 
--- Up to when expired blacklist rows have been deleted: what had expired by then stays expired, even if the clock goes back.
+-- How far sweeps have come: one row.
 CREATE TABLE sweeper (
     id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-    swept_until BIGINT NOT NULL
+    forgotten_until BIGINT NOT NULL      -- the latest expires_at ever deleted: what had expired by then stays expired
 );
 
-INSERT INTO sweeper (id, swept_until) VALUES (1, 0);
+INSERT INTO sweeper (id, forgotten_until) VALUES (1, 0);
 
 -- Keys, sealed under the master key and bound to kid, purpose and algorithm.
 CREATE TABLE signing_keys (

@@ -18,8 +18,11 @@ use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, SqliteConnection,
 };
 use diesel_async::{
-    RunQueryDsl, SimpleAsyncConnection,
-    pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, bb8::Pool},
+    AsyncConnection, RunQueryDsl, SimpleAsyncConnection,
+    pooled_connection::{
+        AsyncDieselConnectionManager, ManagerConfig, PoolError, RecyclingMethod,
+        bb8::{Pool, PooledConnection},
+    },
     sync_connection_wrapper::SyncConnectionWrapper,
 };
 use tokio::sync::{Mutex, watch};
@@ -31,19 +34,23 @@ use self::{
 };
 use super::{
     Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+    SweptRevocations,
     batch::{BatchOutcome, GroupCommit},
 };
 use crate::domain::{
     ids::SessionId,
     key::SealedKey,
     refresh::RefreshAttempt,
-    revocation::{Revocation, Seq},
+    revocation::{Revocation, RevocationTarget, Seq},
     session::Session,
+    text::Tenant,
     time::Timestamp,
 };
 
 type Connection = SyncConnectionWrapper<SqliteConnection>;
 
+/// Connections that the feed reads by: its own, so that slow listings never hold up an acknowledgement.
+const FEED_READERS: u32 = 1;
 /// Connections that read. Each runs on a blocking thread; more than this many reads at once wait.
 const READERS: u32 = 4;
 /// How long a read waits for a connection before the database counts as away.
@@ -53,6 +60,7 @@ const READER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct SqliteStore {
     writer: Arc<Writer>,
     readers: Pool<Connection>,
+    feed: Pool<Connection>,
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
@@ -96,31 +104,15 @@ impl SqliteStore {
         .await
         .map_err(|error| other(error.to_string()))??;
 
-        let mut config = ManagerConfig::default();
-        config.custom_setup = Box::new(|path| {
-            Box::pin(async move {
-                let mut connection = <Connection as diesel_async::AsyncConnection>::establish(path).await?;
-                connection
-                    .batch_execute(open::READER_SETTINGS)
-                    .await
-                    .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
-                Ok(connection)
-            })
-        });
-        let manager = AsyncDieselConnectionManager::new_with_config(path.to_string_lossy(), config);
-        let readers = Pool::builder()
-            .max_size(READERS)
-            .connection_timeout(READER_TIMEOUT)
-            .build(manager)
-            .await
-            .map_err(|error| other(error.to_string()))?;
+        let readers = pool(path, READERS).await.map_err(|error| other(error.to_string()))?;
+        let feed = pool(path, FEED_READERS).await.map_err(|error| other(error.to_string()))?;
 
         let (hints, _) = watch::channel(Seq::default());
         let writer = Arc::new(Writer { path: path.to_owned(), connection: Mutex::default(), hints });
         Ok(Self {
             creations: writer.group(writes::create, |created| match created {
                 Created::New { seq } => *seq,
-                Created::Repeated(_) | Created::QuotaExceeded => None,
+                Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
             }),
             refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
                 Refreshed::Rotated { seq, .. } => *seq,
@@ -130,15 +122,41 @@ impl SqliteStore {
             revocations: writer.group(writes::revoke, |outcome| outcome.seq),
             writer,
             readers,
+            feed,
             _lock: lock,
         })
     }
 
-    async fn reader(
-        &self,
-    ) -> Result<diesel_async::pooled_connection::bb8::PooledConnection<'_, Connection>, StoreError> {
-        self.readers.get().await.map_err(|error| StoreError::Unavailable(error.to_string()))
+    async fn count_live(&self, tenant: Tenant, now: Timestamp) -> Result<i64, StoreError> {
+        let live = sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(now.micros()));
+        let of_tenant = sessions::table.filter(sessions::tenant.eq(tenant.into_string()).and(live));
+        Ok(of_tenant.count().get_result(&mut self.reader().await?).await?)
     }
+
+    async fn reader(&self) -> Result<PooledConnection<'_, Connection>, StoreError> {
+        connection(&self.readers).await
+    }
+}
+
+/// Connections that read a file.
+async fn pool(path: &Path, size: u32) -> Result<Pool<Connection>, PoolError> {
+    let mut config = ManagerConfig::default();
+    // A connection to a file does not go away by itself: no question whether it is there before each use.
+    config.recycling_method = RecyclingMethod::Fast;
+    config.custom_setup = Box::new(|path| {
+        Box::pin(async move {
+            let mut connection = <Connection as AsyncConnection>::establish(path).await?;
+            let settings = connection.batch_execute(open::READER_SETTINGS).await;
+            settings.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+            Ok(connection)
+        })
+    });
+    let manager = AsyncDieselConnectionManager::new_with_config(path.to_string_lossy(), config);
+    Pool::builder().max_size(size).connection_timeout(READER_TIMEOUT).build(manager).await
+}
+
+async fn connection(pool: &Pool<Connection>) -> Result<PooledConnection<'_, Connection>, StoreError> {
+    pool.get().await.map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
 /// The one connection that writes.
@@ -216,7 +234,13 @@ impl Store for SqliteStore {
     }
 
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
-        self.revocations.write(revocation).await
+        // A tenant may have very many sessions: they are counted beside the writer, not by it.
+        let counted = match &revocation.target {
+            RevocationTarget::Tenant(tenant) => Some(self.count_live(tenant.clone(), revocation.ended.at).await?),
+            _ => None,
+        };
+        let outcome = self.revocations.write(revocation).await?;
+        Ok(RevocationOutcome { sessions: counted.unwrap_or(outcome.sessions), ..outcome })
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
@@ -276,7 +300,7 @@ impl Store for SqliteStore {
             .order(blacklist::seq.asc())
             .limit(limit)
             .select(FeedRow::as_select())
-            .load(&mut self.reader().await?)
+            .load(&mut connection(&self.feed).await?)
             .await?;
         rows.into_iter().map(FeedEntry::try_from).collect()
     }
@@ -285,17 +309,25 @@ impl Store for SqliteStore {
         self.writer.hints.subscribe()
     }
 
-    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
+    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError> {
         self.writer.transaction(move |connection| writes::delete_expired_revocations(connection, until, limit)).await
     }
 
-    async fn swept_until(&self) -> Result<Timestamp, StoreError> {
-        let micros = sweeper::table.select(sweeper::swept_until).first(&mut self.reader().await?).await?;
+    async fn forgotten_until(&self) -> Result<Timestamp, StoreError> {
+        let micros = sweeper::table.select(sweeper::forgotten_until).first(&mut self.reader().await?).await?;
         Ok(Timestamp::from_micros(micros))
     }
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
         self.writer.transaction(move |connection| writes::delete_old_sessions(connection, until, limit)).await
+    }
+
+    async fn stopped(&self) {
+        tokio::select! {
+            () = self.creations.stopped() => {}
+            () = self.refreshes.stopped() => {}
+            () = self.revocations.stopped() => {}
+        }
     }
 
     async fn keys(&self) -> Result<Vec<SealedKey>, StoreError> {

@@ -10,6 +10,7 @@ use std::{
 use diesel::{
     Connection, QueryableByName, RunQueryDsl, SqliteConnection,
     connection::SimpleConnection,
+    migration::MigrationSource,
     sql_query,
     sql_types::{BigInt, Integer, Text},
 };
@@ -66,7 +67,13 @@ pub enum OpenError {
 
 /// Takes the lock that keeps other processes away from the database. It ends with the file's being closed.
 pub fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut lock_path = path.as_os_str().to_owned();
+    // By its true name, so that two names of one database have one lock.
+    let true_path = match path.canonicalize() {
+        Ok(true_path) => true_path,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(source) => return Err(OpenError::Io { path: path.to_owned(), source }),
+    };
+    let mut lock_path = true_path.into_os_string();
     lock_path.push(".lock");
     let lock_path = PathBuf::from(lock_path);
     let io_error = |source| OpenError::Io { path: lock_path.clone(), source };
@@ -103,19 +110,46 @@ struct Header {
 
 /// Checks the file and brings its schema up to date. A file that is refused is left as it was.
 pub fn prepare(path: &Path) -> Result<(), OpenError> {
-    // Made here, because SQLite would make it readable by all.
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
-
-    let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
+    let mut is_ours = false;
+    if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+        is_ours = check(path)?;
+    } else {
+        // Made here, because SQLite would make it readable by all.
+        let mut options = OpenOptions::new();
+        let made = options.write(true).create(true).truncate(false).mode(0o600).open(path);
+        made.map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+    }
     let mut connection =
         SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| other(error.to_string()))?;
+    configure_writer(&mut connection).map_err(|error| other(error.to_string()))?;
+    if !is_ours {
+        let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
+        connection.batch_execute(&mark).map_err(|error| other(error.to_string()))?;
+    }
+    connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
+    Ok(())
+}
+
+#[derive(QueryableByName)]
+struct Applied {
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
+/// Refuses a file that is damaged, foreign or too new. Read-only: whoever closes a connection that could write, and be it a
+/// refused one, writes the log of an earlier crash back into the file.
+/// Otherwise it says whether the file has been marked as one of ours; a file without a table has not.
+fn check(path: &Path) -> Result<bool, OpenError> {
+    let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
+    let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
+    let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    // Without a log to be read along, the file is all there is, and looking at it needs none of the files beside it.
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let options = if Path::new(&log).exists() { "mode=ro" } else { "mode=ro&immutable=1" };
+    let mut connection =
+        SqliteConnection::establish(&format!("file:{name}?{options}")).map_err(|error| other(error.to_string()))?;
     // A store of this process that was just dropped may still be writing back its log: that is no damage.
     connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
     let findings: Vec<Finding> = sql_query("PRAGMA quick_check(1)").load(&mut connection).map_err(|error| {
@@ -126,28 +160,26 @@ pub fn prepare(path: &Path) -> Result<(), OpenError> {
         // The finding goes over several lines, an error has one.
         return Err(damaged(finding.quick_check.replace('\n', " ")));
     }
-
     let header: Header =
         sql_query("SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables FROM pragma_application_id")
             .get_result(&mut connection)
             .map_err(|error| other(error.to_string()))?;
-    if header.tables > 0 && header.application_id != APPLICATION_ID {
+    if header.tables == 0 {
+        return Ok(false);
+    }
+    if header.application_id != APPLICATION_ID {
         return Err(OpenError::Foreign(path.to_owned()));
     }
-    if header.tables == 0 {
-        let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
-        connection.batch_execute(&mark).map_err(|error| other(error.to_string()))?;
-    }
-
-    let applied = connection.applied_migrations().map_err(|error| other(error.to_string()))?;
-    let known = diesel::migration::MigrationSource::<diesel::sqlite::Sqlite>::migrations(&MIGRATIONS)
+    let applied: Vec<Applied> = sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version")
+        .load(&mut connection)
         .map_err(|error| other(error.to_string()))?;
-    if let Some(newer) = applied.iter().find(|version| !known.iter().any(|m| m.name().version() == **version)) {
-        return Err(OpenError::Newer { path: path.to_owned(), migration: newer.to_string() });
+    let known =
+        MigrationSource::<diesel::sqlite::Sqlite>::migrations(&MIGRATIONS).map_err(|error| other(error.to_string()))?;
+    let is_known = |version: &str| known.iter().any(|migration| migration.name().version().to_string() == version);
+    match applied.into_iter().find(|applied| !is_known(&applied.version)) {
+        Some(newer) => Err(OpenError::Newer { path: path.to_owned(), migration: newer.version }),
+        None => Ok(true),
     }
-    configure_writer(&mut connection).map_err(|error| other(error.to_string()))?;
-    connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
-    Ok(())
 }
 
 /// Opens the connection that writes. What it has committed survives a power cut (`synchronous=FULL`).

@@ -209,8 +209,8 @@ pub const TENANT: &str = "tenant";
 #[derive(Insertable)]
 #[diesel(table_name = blacklist)]
 pub struct NewBlacklistRow {
-    kind: &'static str,
-    key: Vec<u8>,
+    pub kind: &'static str,
+    pub key: Vec<u8>,
     up_to: Option<i64>,
     tenant: String,
     subject: Option<String>,
@@ -274,6 +274,7 @@ impl TryFrom<FeedRow> for FeedEntry {
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = blacklist)]
 pub struct RevokedTenantRow {
+    seq: i64,
     tenant: String,
     up_to: Option<i64>,
     reason: String,
@@ -287,6 +288,7 @@ impl TryFrom<RevokedTenantRow> for RevokedTenant {
     fn try_from(row: RevokedTenantRow) -> Result<Self, StoreError> {
         let up_to = row.up_to.ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant"))?;
         Ok(Self {
+            seq: Seq(row.seq),
             tenant: text("blacklist.tenant", row.tenant)?,
             up_to: Timestamp::from_micros(up_to),
             ended: Ended {

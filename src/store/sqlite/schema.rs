@@ -55,7 +55,7 @@ diesel::table! {
 diesel::table! {
     sweeper (id) {
         id -> BigInt,
-        swept_until -> BigInt,
+        forgotten_until -> BigInt,
     }
 }
 

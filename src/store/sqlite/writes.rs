@@ -1,8 +1,8 @@
 //! What is written within a transaction, statement by statement. Any error undoes the whole transaction.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
-    SqliteConnection, dsl, sql_query, sql_types::BigInt,
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName, RunQueryDsl,
+    SelectableHelper, SqliteConnection, dsl, sql_query, sql_types::BigInt,
 };
 
 use super::{
@@ -20,7 +20,7 @@ use crate::{
         text::{Note, Subject, Tenant},
         time::Timestamp,
     },
-    store::{Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, StoreError},
+    store::{Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, StoreError, SweptRevocations},
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -45,6 +45,12 @@ pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<
             return Ok(Created::Repeated(Box::new(row.try_into()?)));
         }
     }
+    // Read here and not in the index, so that no session is created behind a revocation that is being committed.
+    if let Some(up_to) = tenant_revoked_up_to(connection, &session.tenant)?
+        && covers(up_to, session.id)
+    {
+        return Ok(Created::TenantRevoked { up_to });
+    }
     let mut seq = None;
     if creation.max_sessions > 0 {
         let now = session.created_at;
@@ -67,7 +73,14 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
     let Some(session) = find(connection, attempt.session_id)? else {
         return Ok(Refreshed::Refused(RefreshRefusal::Unknown));
     };
-    match session.judge_refresh(attempt) {
+    let verdict = session.judge_refresh(attempt);
+    // The job that ends a revoked tenant's sessions may not have come to this one yet.
+    if !matches!(verdict, RefreshVerdict::Refuse(_))
+        && tenant_revoked_up_to(connection, &session.tenant)?.is_some_and(|up_to| covers(up_to, session.id))
+    {
+        return Ok(Refreshed::Refused(RefreshRefusal::Ended));
+    }
+    match verdict {
         RefreshVerdict::Refuse(refusal) => Ok(Refreshed::Refused(refusal)),
         RefreshVerdict::Replay => Ok(Refreshed::Replayed(Box::new(session))),
         RefreshVerdict::Reuse => {
@@ -106,32 +119,34 @@ fn superseded(session: &Session, now: Timestamp) -> BlacklistEntry {
 }
 
 pub fn revoke(connection: &mut SqliteConnection, revocation: &Revocation) -> Result<RevocationOutcome> {
+    let mut outcome = write_revocation(connection, revocation)?;
+    if outcome.seq.is_none() {
+        let newest: Option<i64> = blacklist::table.select(dsl::max(blacklist::seq)).first(connection)?;
+        outcome.seq = newest.map(Seq);
+    }
+    Ok(outcome)
+}
+
+fn write_revocation(connection: &mut SqliteConnection, revocation: &Revocation) -> Result<RevocationOutcome> {
     let ended = &revocation.ended;
     match &revocation.target {
         RevocationTarget::Session(id) => match find(connection, *id)? {
-            Some(session) if session.is_live(ended.at) => end_all(connection, vec![session], ended),
+            Some(session) if session.is_live(ended.at) => end_all(connection, vec![session], revocation),
             session => stop_orphan(connection, session.as_ref(), revocation),
         },
         RevocationTarget::Token { token, session_id, expires_at } => match find(connection, *session_id)? {
             Some(session) if session.is_live(ended.at) => {
-                let entry = BlacklistEntry::for_token(&session, *token, *expires_at, ended);
-                let seq = insert_entry(connection, &entry)?;
-                Ok(RevocationOutcome { found: true, sessions: 0, seq: Some(seq) })
+                add_entry(connection, &BlacklistEntry::for_token(&session, *token, *expires_at, ended), revocation)
             }
             session => stop_orphan(connection, session.as_ref(), revocation),
         },
         RevocationTarget::Subject { tenant, subject, except } => {
             let mut live = live_sessions(connection, tenant, subject, ended.at)?;
             live.retain(|session| Some(session.id) != *except);
-            end_all(connection, live, ended)
+            end_all(connection, live, revocation)
         }
-        RevocationTarget::Tenant { tenant, max_access_token_ttl } => {
-            let live = sessions::table
-                .filter(sessions::tenant.eq(&**tenant))
-                .filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(ended.at.micros())))
-                .count()
-                .get_result(connection)?;
-            let up_to = tenant_up_to(connection, tenant, ended.at)?;
+        RevocationTarget::Tenant(tenant) => {
+            let Some(up_to) = tenant_up_to(connection, tenant, ended.at)? else { return Ok(NOTHING) };
             let entry = BlacklistEntry {
                 revoked: Revoked::Tenant { tenant: tenant.clone(), up_to },
                 tenant: tenant.clone(),
@@ -140,12 +155,35 @@ pub fn revoke(connection: &mut SqliteConnection, revocation: &Revocation) -> Res
                 reason: ended.reason,
                 note: ended.note.clone(),
                 revoked_at: ended.at,
-                expires_at: up_to.max(ended.at).plus(*max_access_token_ttl).plus(RETENTION_MARGIN * 2),
+                // Kept at least while sessions are left to be ended, each of which prolongs it as it needs.
+                expires_at: up_to.max(ended.at).plus(RETENTION_MARGIN),
             };
-            let seq = insert_entry(connection, &entry)?;
-            Ok(RevocationOutcome { found: true, sessions: live, seq: Some(seq) })
+            add_entry(connection, &entry, revocation)
         }
     }
+}
+
+/// Nothing was there to be done.
+const NOTHING: RevocationOutcome = RevocationOutcome { found: true, full: false, sessions: 0, seq: None };
+/// There is no room for what was to be done.
+const FULL: RevocationOutcome = RevocationOutcome { found: true, full: true, sessions: 0, seq: None };
+
+/// Writes an entry that ends no session, if there is room or it takes the place of an older one.
+fn add_entry(
+    connection: &mut SqliteConnection,
+    entry: &BlacklistEntry,
+    revocation: &Revocation,
+) -> Result<RevocationOutcome> {
+    let row = NewBlacklistRow::from(entry);
+    if !revocation.may_add {
+        let same = blacklist::kind.eq(row.kind).and(blacklist::key.eq(&row.key));
+        let present: i64 = blacklist::table.filter(same).count().get_result(connection)?;
+        if present == 0 {
+            return Ok(FULL);
+        }
+    }
+    let seq = insert_entry(connection, entry)?;
+    Ok(RevocationOutcome { seq: Some(seq), ..NOTHING })
 }
 
 /// What is left to do for a session that does not live. One that was ended has an entry of its own, which stops all its
@@ -155,16 +193,18 @@ fn stop_orphan(
     session: Option<&Session>,
     revocation: &Revocation,
 ) -> Result<RevocationOutcome> {
-    let seq = match &revocation.orphan {
-        Some(entry) if session.is_none_or(|session| session.ended.is_none()) => Some(insert_entry(connection, entry)?),
-        _ => None,
+    let outcome = match &revocation.orphan {
+        Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
+            add_entry(connection, entry, revocation)?
+        }
+        _ => NOTHING,
     };
-    Ok(RevocationOutcome { found: session.is_some(), sessions: 0, seq })
+    Ok(RevocationOutcome { found: session.is_some(), ..outcome })
 }
 
 /// The last instant that a revocation of a tenant covers: now, or later if the clock has been set back since a session was
-/// created or the tenant was revoked before.
-fn tenant_up_to(connection: &mut SqliteConnection, tenant: &Tenant, now: Timestamp) -> Result<Timestamp> {
+/// created or the tenant was revoked before. None if there is nothing of this tenant, so that made-up names add no rows.
+fn tenant_up_to(connection: &mut SqliteConnection, tenant: &Tenant, now: Timestamp) -> Result<Option<Timestamp>> {
     let newest: Option<Vec<u8>> = sessions::table
         .filter(sessions::tenant.eq(&**tenant))
         .order(sessions::id.desc())
@@ -174,19 +214,35 @@ fn tenant_up_to(connection: &mut SqliteConnection, tenant: &Tenant, now: Timesta
     let newest = newest
         .and_then(|id| id.try_into().ok())
         .map(|id| Timestamp::from_micros(SessionId::from_bytes(id).created_millis().saturating_mul(1000)));
-    let before: Option<Option<i64>> = blacklist::table
+    let before = tenant_revoked_up_to(connection, tenant)?;
+    Ok(newest.max(before).map(|instant| instant.max(now)))
+}
+
+/// The last instant that the tenant's entry covers, if it has one.
+fn tenant_revoked_up_to(connection: &mut SqliteConnection, tenant: &Tenant) -> Result<Option<Timestamp>> {
+    let up_to: Option<Option<i64>> = blacklist::table
         .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq(tenant.as_bytes())))
         .select(blacklist::up_to)
         .first(connection)
         .optional()?;
-    let before = before.flatten().map(Timestamp::from_micros);
-    Ok([newest, before].into_iter().flatten().fold(now, Timestamp::max))
+    Ok(up_to.flatten().map(Timestamp::from_micros))
 }
 
-fn end_all(connection: &mut SqliteConnection, live: Vec<Session>, ended: &Ended) -> Result<RevocationOutcome> {
-    let mut outcome = RevocationOutcome { found: true, sessions: 0, seq: None };
+fn covers(up_to: Timestamp, session: SessionId) -> bool {
+    session.created_millis() <= up_to.millis()
+}
+
+fn end_all(
+    connection: &mut SqliteConnection,
+    live: Vec<Session>,
+    revocation: &Revocation,
+) -> Result<RevocationOutcome> {
+    if !live.is_empty() && !revocation.may_add {
+        return Ok(FULL);
+    }
+    let mut outcome = NOTHING;
     for session in live {
-        outcome.seq = Some(end_session(connection, session, ended.clone())?.1);
+        outcome.seq = Some(end_session(connection, session, revocation.ended.clone())?.1);
         outcome.sessions += 1;
     }
     Ok(outcome)
@@ -260,35 +316,54 @@ pub fn end_tenant_sessions(
         .limit(limit)
         .select(SessionRow::as_select())
         .load(connection)?;
-    let mut looked_at = None;
+    let (mut looked_at, mut kept_until) = (None, None);
     for row in rows {
         let session = Session::try_from(row)?;
         looked_at = Some(session.id);
+        // Whatever the state: a token may have been issued with a clock that was ahead.
+        kept_until = kept_until.max(Some(BlacklistEntry::expiry_for(&session, tenant.ended.at)));
         if session.is_live(tenant.ended.at) {
             write_end(connection, &session.end(tenant.ended.clone()))?;
         }
     }
+    if let Some(until) = kept_until {
+        dsl::update(blacklist::table.find(tenant.seq.0))
+            .filter(blacklist::expires_at.lt(until.micros()))
+            .set(blacklist::expires_at.eq(until.micros()))
+            .execute(connection)?;
+    }
     Ok(looked_at)
 }
 
-pub fn delete_expired_revocations(connection: &mut SqliteConnection, until: Timestamp, limit: i64) -> Result<usize> {
-    // First the record, so that a row is never gone without it.
-    dsl::update(sweeper::table)
-        .filter(sweeper::swept_until.lt(until.micros()))
-        .set(sweeper::swept_until.eq(until.micros()))
-        .execute(connection)?;
+#[derive(QueryableByName)]
+struct Deleted {
+    #[diesel(sql_type = BigInt)]
+    expires_at: i64,
+}
+
+pub fn delete_expired_revocations(
+    connection: &mut SqliteConnection,
+    until: Timestamp,
+    limit: i64,
+) -> Result<SweptRevocations> {
     // A tenant's entry covers sessions by the millisecond that their identifiers tell, as `end_tenant_sessions` does.
-    let deleted = sql_query(
+    let deleted: Vec<Deleted> = sql_query(
         "DELETE FROM blacklist WHERE seq IN (SELECT seq FROM blacklist AS b WHERE b.expires_at < ? \
          AND NOT (b.kind = 'tenant' AND EXISTS (SELECT 1 FROM sessions AS s WHERE s.tenant = b.tenant \
          AND s.id < unhex(printf('%012X', b.up_to / 1000 + 1)) \
          AND s.ended_at IS NULL AND s.idle_expires_at > b.revoked_at)) \
-         ORDER BY b.expires_at LIMIT ?)",
+         ORDER BY b.expires_at LIMIT ?) RETURNING expires_at",
     )
     .bind::<BigInt, _>(until.micros())
     .bind::<BigInt, _>(limit)
-    .execute(connection)?;
-    Ok(deleted)
+    .load(connection)?;
+    let latest = deleted.iter().map(|row| row.expires_at).max().unwrap_or(i64::MIN);
+    dsl::update(sweeper::table)
+        .filter(sweeper::forgotten_until.lt(latest))
+        .set(sweeper::forgotten_until.eq(latest))
+        .execute(connection)?;
+    let forgotten_until = sweeper::table.select(sweeper::forgotten_until).first(connection)?;
+    Ok(SweptRevocations { deleted: deleted.len(), forgotten_until: Timestamp::from_micros(forgotten_until) })
 }
 
 pub fn delete_old_sessions(connection: &mut SqliteConnection, until: Timestamp, limit: i64) -> Result<usize> {

@@ -1,0 +1,231 @@
+//! CreateSession: defaults, what the configuration gives, idempotency, quotas.
+
+use countersign::{
+    domain::claims::RESERVED,
+    proto::{CreateSessionRequest, EndReason, InactiveReason, OnRefresh, SessionState, ValidateRequest, ValidateView},
+};
+use futures_util::future::join_all;
+use prost_types::{Duration, ListValue, Struct, Value, value::Kind};
+
+use crate::{
+    forge::claims,
+    refusal::{Refusal, refused},
+    server::{START, Server, TICK, at, request, request_under, seconds, start_plus},
+};
+
+fn object(members: &[(&str, Value)]) -> Struct {
+    Struct { fields: members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect() }
+}
+
+fn span(seconds: i64) -> Option<Duration> {
+    Some(Duration { seconds, nanos: 0 })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bare_request_gets_the_defaults() {
+    let server = Server::start().await;
+    let created =
+        server.create(CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() }).await.unwrap();
+    let session = &created.session;
+    assert_eq!(session.audience, ["https://auth.test"]);
+    assert_eq!((&*session.tenant, &*session.client_id, session.scopes.len()), ("", "", 0));
+    assert_eq!(session.state(), SessionState::Live);
+    for instant in [session.created_at, session.refreshed_at, session.authenticated_at] {
+        assert_eq!(instant, Some(at(START)));
+    }
+    assert_eq!(session.idle_expires_at, Some(start_plus(seconds(14 * 86_400))));
+    assert_eq!(session.expires_at, Some(start_plus(seconds(90 * 86_400))));
+    let policy = session.policy.as_ref().unwrap();
+    assert_eq!((&*policy.name, policy.access_token_ttl, policy.refresh_grace), ("default", span(600), span(10)));
+    assert_eq!(policy.on_refresh(), OnRefresh::KeepAccessToken);
+    assert_eq!(created.tokens.token_type, "Bearer");
+    assert_eq!(server.session(&created.id()).await.unwrap(), *session);
+    let token = claims(&created.access);
+    assert_eq!(token["sid"], created.id());
+    assert!(!token.contains_key("tenant") && !token.contains_key("scope") && !token.contains_key("nbf"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_identifier_tells_when_the_session_was_created() {
+    let server = Server::start().await;
+    let id: countersign::domain::ids::SessionId = server.sign_in("alice").await.id().parse().unwrap();
+    assert_eq!(id.created_millis(), START.millis());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_the_policy_and_the_audiences_that_the_configuration_gives_it() {
+    let server = Server::start().await;
+    let limited = |audience: &[&str]| CreateSessionRequest {
+        tenant: "limited".to_owned(),
+        audience: audience.iter().map(ToString::to_string).collect(),
+        ..request("alice")
+    };
+    let all = server.create(limited(&[])).await.unwrap().session;
+    assert_eq!(all.audience, ["https://orders.test", "https://stock.test"]);
+    assert_eq!(all.policy.unwrap().name, "short");
+    let one = server.create(limited(&["https://stock.test"])).await.unwrap();
+    assert_eq!(claims(&one.access)["aud"], serde_json::json!(["https://stock.test"]));
+    let named = CreateSessionRequest { policy: "strict".to_owned(), ..limited(&[]) };
+    assert_eq!(server.create(named).await.unwrap().session.policy.unwrap().name, "strict");
+    let foreign = limited(&["https://stock.test", "https://auth.test"]);
+    assert_eq!(refused(server.create(foreign).await), Refusal::field("audience[1]"));
+    assert_eq!(refused(server.create(request_under("none", "alice")).await), Refusal::field("policy"));
+    assert_eq!(server.rows().sessions, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_may_only_shorten_the_limits_of_the_policy() {
+    let server = Server::start().await;
+    let short = |ttl: Option<Duration>, lifetime: Option<Duration>| CreateSessionRequest {
+        access_token_ttl: ttl,
+        max_lifetime: lifetime,
+        ..request_under("short", "alice")
+    };
+    let shorter = server.create(short(span(20), span(100))).await.unwrap();
+    assert_eq!(shorter.tokens.access_token_expires_at, Some(at(START.floor_to_second().plus(seconds(20)))));
+    assert_eq!(shorter.session.expires_at, Some(start_plus(seconds(100))));
+    assert_eq!(shorter.session.idle_expires_at, shorter.session.expires_at, "never past the absolute end");
+    assert!(server.create(short(span(60), span(600))).await.is_ok(), "the limits themselves");
+    assert!(server.create(short(span(1), span(1))).await.is_ok());
+    for (request, field) in [
+        (short(span(61), None), "access_token_ttl"),
+        (short(span(0), None), "access_token_ttl"),
+        (short(span(-1), None), "access_token_ttl"),
+        (short(span(i64::MAX), None), "access_token_ttl"),
+        (short(None, span(601)), "max_lifetime"),
+        (short(None, Some(Duration { seconds: 0, nanos: 999_999_999 })), "max_lifetime"),
+    ] {
+        assert_eq!(refused(server.create(request).await), Refusal::field(field));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authentication_in_the_future_is_refused_beyond_the_leeway() {
+    let server = Server::start().await;
+    let with = |instant| CreateSessionRequest { authenticated_at: Some(instant), ..request("alice") };
+    let earlier = server.create(with(at(START.minus(seconds(3600))))).await.unwrap();
+    assert_eq!(claims(&earlier.access)["auth_time"], START.seconds() - 3600);
+    assert!(server.create(with(start_plus(seconds(5)))).await.is_ok());
+    for instant in [start_plus(seconds(5) + TICK), prost_types::Timestamp { seconds: 0, nanos: -1 }] {
+        assert_eq!(refused(server.create(with(instant)).await), Refusal::field("authenticated_at"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_come_back_in_the_full_view_only() {
+    let server = Server::start().await;
+    let list =
+        ListValue { values: vec![1.0.into(), "two".to_owned().into(), Value { kind: Some(Kind::NullValue(0)) }] };
+    let own = object(&[
+        ("role", "admin".to_owned().into()),
+        ("level", 7.0.into()),
+        ("ratio", 0.5.into()),
+        ("nested", Value { kind: Some(Kind::StructValue(object(&[("sub", true.into())]))) }),
+        ("list", Value { kind: Some(Kind::ListValue(list)) }),
+    ]);
+    let created = server.create(CreateSessionRequest { claims: Some(own.clone()), ..request("alice") }).await.unwrap();
+    assert_eq!(created.session.claims, Some(own.clone()));
+    assert_eq!(claims(&created.access)["level"], 7, "a whole number stays whole");
+    let view = |view: ValidateView| ValidateRequest {
+        access_token: created.access.clone(),
+        view: view.into(),
+        ..Default::default()
+    };
+    assert_eq!(server.validate(view(ValidateView::Full)).await.unwrap().claims, Some(own));
+    for basic in [ValidateView::Basic, ValidateView::Unspecified] {
+        let answer = server.validate(view(basic)).await.unwrap();
+        assert_eq!(answer.claims, None);
+        assert_eq!((answer.active, &*answer.subject, &*answer.tenant), (true, "alice", "acme"));
+        assert_eq!(answer.issued_at, Some(at(START.floor_to_second())));
+        assert_eq!(answer.checked_at, Some(at(START)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
+    let server = Server::start().await;
+    let with = |name: &str, bytes: usize| CreateSessionRequest {
+        claims: Some(object(&[(name, "x".repeat(bytes).into())])),
+        ..request("alice")
+    };
+    let overhead = r#"{"k":""}"#.len();
+    assert!(server.create(with("k", 4096 - overhead)).await.is_ok());
+    assert_eq!(refused(server.create(with("k", 4097 - overhead)).await), Refusal::field("claims"));
+    for name in RESERVED {
+        assert_eq!(refused(server.create(with(name, 1)).await), Refusal::field("claims"), "{name}");
+    }
+    let not_a_number = CreateSessionRequest { claims: Some(object(&[("n", f64::NAN.into())])), ..request("alice") };
+    assert_eq!(refused(server.create(not_a_number).await), Refusal::field("claims"));
+    assert_eq!(server.rows().sessions, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_validate_would_not_read_is_not_issued() {
+    let server = Server::start().await;
+    let texts = |length: usize, count: usize| vec!["x".repeat(length); count];
+    let huge = CreateSessionRequest { scopes: texts(128, 64), audience: texts(256, 16), ..request("alice") };
+    assert_eq!(refused(server.create(huge).await), Refusal::field("claims"));
+    assert_eq!(server.rows().sessions, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_id_yields_the_same_session_even_at_once() {
+    let server = Server::start().await;
+    let once = CreateSessionRequest { request_id: "once".to_owned(), ..request("alice") };
+    let answers = join_all((0..16).map(|_| server.create(once.clone()))).await;
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    for answer in &answers {
+        assert_eq!(answer.session, answers[0].session);
+        assert_eq!((&answer.refresh, &answer.access), (&answers[0].refresh, &answers[0].access));
+        assert_eq!(server.verdict(&answer.access).await, Ok(()));
+    }
+    assert_eq!(server.rows().sessions, 1);
+
+    for other in [
+        CreateSessionRequest { subject: "bob".to_owned(), ..once.clone() },
+        CreateSessionRequest { client_id: "app".to_owned(), ..once.clone() },
+    ] {
+        assert_eq!(refused(server.create(other).await), Refusal::field("request_id"));
+    }
+    let elsewhere = server.create(CreateSessionRequest { tenant: "other".to_owned(), ..once.clone() }).await.unwrap();
+    assert_ne!(elsewhere.id(), answers[0].id());
+
+    let next = server.refresh(&answers[0].refresh).await.unwrap().now;
+    assert_eq!(refused(server.create(once.clone()).await), Refusal::field("request_id"), "the client has its tokens");
+    server.revoke(crate::server::of_token(&next.access)).await.unwrap();
+    assert_eq!(refused(server.create(once).await), Refusal::unauthenticated("SESSION_REVOKED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_quota_the_oldest_session_goes() {
+    let server = Server::start().await;
+    let bystander = server.create(request_under("two", "bob")).await.unwrap();
+    let mut sessions = vec![];
+    for _ in 0..3 {
+        server.clock.advance(seconds(1));
+        sessions.push(server.create(request_under("two", "alice")).await.unwrap());
+    }
+    assert_eq!(server.verdict(&sessions[0].access).await, Err(InactiveReason::Revoked));
+    assert_eq!(refused(server.refresh(&sessions[0].refresh).await), Refusal::unauthenticated("SESSION_REVOKED"));
+    let evicted = server.session(&sessions[0].id()).await.unwrap();
+    assert_eq!((evicted.state(), evicted.end_reason()), (SessionState::Ended, EndReason::QuotaEvicted));
+    for session in [&sessions[1], &sessions[2], &bystander] {
+        assert_eq!(server.verdict(&session.access).await, Ok(()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_quota_a_new_session_is_refused_if_the_policy_says_so() {
+    let server = Server::start().await;
+    let create = || server.create(request_under("refusing", "alice"));
+    let answers = join_all((0..8).map(|_| create())).await;
+    let (good, refusals): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!((good.len(), server.rows().sessions), (2, 2), "also at once");
+    for refusal in refusals {
+        assert_eq!(refused(refusal), Refusal::quota("SESSION_QUOTA_EXCEEDED", "policy:refusing"));
+    }
+    assert!(server.create(request_under("refusing", "bob")).await.is_ok());
+    let first = good.into_iter().next().unwrap().unwrap();
+    server.revoke(crate::server::of_token(&first.access)).await.unwrap();
+    assert!(create().await.is_ok(), "an ended session does not count");
+}

@@ -1,0 +1,81 @@
+//! The database fails, or a caller goes away: what is answered, and what still holds.
+
+use countersign::{
+    proto::{InactiveReason, ListSessionsRequest, SessionState, revoke_request::Target},
+    store::StoreError,
+};
+use tonic::Code;
+
+use crate::{
+    refusal::{Refusal, refused},
+    server::{Server, eventually, of_token, request, revocation},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_fails_calls_say_so_and_validate_goes_on() {
+    let server = Server::start().await;
+    let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
+    server.revoke(of_token(&bad.access)).await.unwrap();
+    for (failure, expected) in [
+        (
+            StoreError::Unavailable("disk full at /secret/path".to_owned()),
+            Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE"),
+        ),
+        (StoreError::Overloaded, Refusal::retry(Code::ResourceExhausted, "OVERLOADED")),
+        (StoreError::Damaged("row 7".to_owned()), Refusal::of(Code::Internal, "INTERNAL")),
+        (StoreError::Refused("SELECT".to_owned()), Refusal::of(Code::Internal, "INTERNAL")),
+    ] {
+        server.store.fail_with(Some(failure));
+        assert_eq!(refused(server.create(request("carol")).await), expected);
+        assert_eq!(refused(server.refresh(&good.refresh).await), expected);
+        assert_eq!(refused(server.revoke(of_token(&good.access)).await), expected);
+        assert_eq!(refused(server.session(&good.id()).await), expected);
+        let list = server.client().list_sessions(ListSessionsRequest::default()).await;
+        assert!(!list.as_ref().unwrap_err().message().contains("secret"), "what the database says stays inside");
+        assert_eq!(refused(list), expected);
+
+        assert_eq!(server.verdict(&good.access).await, Ok(()));
+        assert_eq!(server.verdict(&bad.access).await, Err(InactiveReason::Revoked));
+        let garbage = refused(server.refresh("cs_rt_garbage").await);
+        assert_eq!(garbage, Refusal::unauthenticated("REFRESH_TOKEN_INVALID"), "garbage costs no look at the database");
+    }
+    server.store.fail_with(None);
+    assert!(!server.refresh(&good.refresh).await.unwrap().replayed, "nothing had changed");
+    assert_eq!(server.revoke(of_token(&good.access)).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_after_the_commit_leaves_no_index_behind_the_database() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    server.store.committed_revocations.shut();
+    let mut client = server.client();
+    let token = session.access.clone();
+    let revoking = tokio::spawn(async move { client.revoke(of_token(&token)).await });
+    server.store.committed_revocations.held().await;
+    revoking.abort();
+    assert!(revoking.await.unwrap_err().is_cancelled());
+    // Nobody opens the gate: the entry comes by the feed.
+    eventually("the token is revoked", async || server.verdict(&session.access).await.err()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_but_nothing_between() {
+    let server = Server::start().await;
+    for steps in 0..40 {
+        let session = server.sign_in("alice").await;
+        let mut client = server.client();
+        let order = revocation(Target::SessionId(session.id()));
+        let revoking = tokio::spawn(async move { client.revoke(order).await });
+        for _ in 0..steps * 5 {
+            tokio::task::yield_now().await;
+        }
+        revoking.abort();
+        let _ = revoking.await;
+        if server.session(&session.id()).await.unwrap().state() == SessionState::Ended {
+            eventually("the token is revoked", async || server.verdict(&session.access).await.err()).await;
+        }
+        server.revoke(of_token(&session.access)).await.unwrap();
+        assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+    }
+}

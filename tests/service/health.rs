@@ -1,0 +1,142 @@
+//! Health, reflection, the time before the blacklist is loaded, and the end in good order.
+
+use countersign::proto::{InactiveReason, ValidateRequest};
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use crate::{
+    refusal::{Refusal, refused},
+    server::{Home, Server, eventually, in_time, next_status, of_token, request},
+};
+
+const NAMES: [&str; 2] = ["", "countersign.v1.SessionService"];
+
+async fn status(server: &Server, service: &str) -> Result<ServingStatus, Code> {
+    let answer = server.health().check(HealthCheckRequest { service: service.to_owned() }).await;
+    answer.map(|answer| answer.into_inner().status()).map_err(|status| status.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn until_the_blacklist_is_loaded_nothing_is_vouched_for() {
+    let server = Server::start().await;
+    let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
+    server.revoke(of_token(&bad.access)).await.unwrap();
+    let server = server.stop().await.launch(|store| store.feed.shut()).await;
+    server.store.feed.held().await;
+
+    let mut watch = server.watch_health(NAMES[1]).await;
+    assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
+    for name in NAMES {
+        assert_eq!(status(&server, name).await, Ok(ServingStatus::NotServing), "{name}");
+    }
+    for token in [&good.access, &bad.access, "garbage"] {
+        let request = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
+        let refusal = refused(server.validate(request).await);
+        assert_eq!(refusal, Refusal::retry(Code::Unavailable, "NOT_CURRENT"));
+    }
+
+    server.store.feed.open();
+    assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
+    for name in NAMES {
+        assert_eq!(status(&server, name).await, Ok(ServingStatus::Serving), "{name}");
+    }
+    assert_eq!(server.verdict(&good.access).await, Ok(()));
+    assert_eq!(server.verdict(&bad.access).await, Err(InactiveReason::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_not_acknowledged_before_the_index_knows_of_it() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    let server = server.stop().await.launch(|store| store.feed.shut()).await;
+    server.store.feed.held().await;
+    let revoke = || {
+        let (mut client, token) = (server.client(), session.access.clone());
+        tokio::spawn(async move { client.revoke(of_token(&token)).await.unwrap().into_inner().revoked_sessions })
+    };
+    let first = revoke();
+    // Committed, for it shows; yet no answer, however many other calls are answered meanwhile.
+    eventually("the row is there", async || (server.rows().blacklist == 1).then_some(())).await;
+    let again = revoke();
+    for _ in 0..200 {
+        status(&server, "").await.unwrap();
+        assert!(!first.is_finished());
+        assert!(!again.is_finished(), "whoever repeats it waits as well");
+    }
+    server.store.feed.open();
+    assert_eq!((first.await.unwrap(), again.await.unwrap()), (1, 0));
+    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_of_an_unknown_service_is_not_found() {
+    let server = Server::start().await;
+    assert_eq!(status(&server, "countersign.v1.Nonsense").await, Err(Code::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_first_signal_health_turns_while_calls_are_still_taken_and_the_second_ends_it() {
+    let server = Home::new("[shutdown]\ngrace = '1h'\ndrain = '1h'").start().await;
+    let mut watches = vec![];
+    for name in NAMES {
+        let mut watch = server.watch_health(name).await;
+        assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
+        watches.push(watch);
+    }
+    server.shutdown.soft.cancel();
+    for watch in &mut watches {
+        assert_eq!(next_status(watch).await, Some(ServingStatus::NotServing));
+    }
+    let session = server.sign_in("alice").await;
+    assert_eq!(server.verdict(&session.access).await, Ok(()));
+
+    server.shutdown.hard.cancel();
+    for watch in &mut watches {
+        while next_status(watch).await.is_some() {}
+    }
+    in_time("the service stops", server.running).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_in_flight_at_the_signal_is_finished_and_answered() {
+    let server = Server::start().await;
+    server.store.creations.shut();
+    let mut client = server.client();
+    let call = tokio::spawn(async move { client.create_session(request("alice")).await });
+    server.store.creations.held().await;
+    let mut watch = server.watch_health("").await;
+    server.shutdown.soft.cancel();
+    // The end of the watch tells that the server takes no new calls.
+    while next_status(&mut watch).await.is_some() {}
+    assert!(!call.is_finished() && !server.running.is_finished());
+    server.store.creations.open();
+    let created = call.await.unwrap().unwrap().into_inner();
+    assert_eq!(created.session.unwrap().subject, "alice");
+    in_time("the service stops", server.running).await.unwrap().unwrap();
+    assert_eq!(server.home.rows().sessions, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_lists_the_services() {
+    let server = Server::start().await;
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(server.channel.clone());
+    let mut answers = client.server_reflection_info(futures_util::stream::iter([request])).await.unwrap().into_inner();
+    let Some(MessageResponse::ListServicesResponse(list)) = answers.message().await.unwrap().unwrap().message_response
+    else {
+        panic!("another answer")
+    };
+    let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["countersign.v1.SessionService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
+    );
+}

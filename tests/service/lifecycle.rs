@@ -1,0 +1,86 @@
+//! A session from its creation to its end, across restarts.
+
+use countersign::{
+    app,
+    proto::{EndReason, InactiveReason, RevokeRequest, SessionState, revoke_request::Target},
+};
+use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+
+use crate::server::{Server, eventually, of_token, revocation, seconds, start_plus};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_session_is_inactive_at_once_and_after_a_restart() {
+    let server = Server::start().await;
+    let first = server.sign_in("alice").await;
+    assert_eq!(server.verdict(&first.access).await, Ok(()));
+
+    server.clock.advance(seconds(5));
+    let next = server.refresh(&first.refresh).await.unwrap().now;
+    assert_eq!(next.id(), first.id());
+    assert_ne!(next.refresh, first.refresh);
+    for token in [&first.access, &next.access] {
+        assert_eq!(server.verdict(token).await, Ok(()), "a refresh leaves the former access token alone");
+    }
+
+    server.clock.advance(seconds(5));
+    let order = RevokeRequest { reason: EndReason::SignedOut.into(), note: "bye".to_owned(), ..of_token(&next.access) };
+    assert_eq!(server.revoke(order).await.unwrap(), 1);
+    for token in [&first.access, &next.access] {
+        assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked));
+    }
+
+    let server = server.restart().await;
+    for token in [&first.access, &next.access] {
+        assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked), "after a restart");
+    }
+    let again = RevokeRequest { note: "again".to_owned(), ..revocation(Target::SessionId(first.id())) };
+    assert_eq!(server.revoke(again).await.unwrap(), 0);
+    let session = server.session(&first.id()).await.unwrap();
+    assert_eq!(session.state(), SessionState::Ended);
+    assert_eq!(session.end_reason(), EndReason::SignedOut);
+    assert_eq!(session.end_note, "bye", "the first note stays");
+    assert_eq!(session.ended_at, Some(start_plus(seconds(10))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_session_goes_on_after_a_restart() {
+    let server = Server::start().await;
+    let before = server.sign_in("alice").await;
+    let server = server.restart().await;
+    assert_eq!(server.verdict(&before.access).await, Ok(()));
+    let after = server.refresh(&before.refresh).await.unwrap();
+    assert!(!after.replayed);
+    assert_eq!(server.verdict(&after.now.access).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay() {
+    let server = Server::start().await;
+    let first = server.sign_in("alice").await;
+    let next = server.refresh(&first.refresh).await.unwrap().now;
+    let server = server.restart().await;
+    let replay = server.refresh(&first.refresh).await.unwrap();
+    assert!(replay.replayed);
+    assert_eq!(replay.now.refresh, next.refresh);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_service_on_the_same_folder_is_refused() {
+    let server = Server::start().await;
+    let error = app::open_store(&server.home.config()).await.err().unwrap().to_string();
+    assert!(error.contains("in use by another process"), "{error}");
+    assert_eq!(server.verdict(&server.sign_in("alice").await.access).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_somebody_else_holds_is_not_called_damaged() {
+    let home = Server::start().await.stop().await;
+    let mut other = SqliteConnection::establish(&home.database().display().to_string()).unwrap();
+    // Refused for as long as connections of the service are being closed.
+    let hold = "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE";
+    eventually("it is held", async || other.batch_execute(hold).ok()).await;
+    let error = app::open_store(&home.config()).await.err().unwrap().to_string();
+    assert!(error.contains("locked") && !error.contains("damaged"), "{error}");
+    drop(other);
+    home.start().await.sign_in("alice").await;
+}

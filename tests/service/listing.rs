@@ -1,0 +1,96 @@
+//! ListSessions: order, pages, filters.
+
+use countersign::proto::{CreateSessionRequest, ListSessionsRequest, ListSessionsResponse, SessionState};
+
+use crate::{
+    refusal::{Refusal, refused},
+    server::{Server, of_token, request, request_under, seconds},
+};
+
+fn listing(page_size: i32) -> ListSessionsRequest {
+    ListSessionsRequest { tenant: "acme".to_owned(), page_size, ..Default::default() }
+}
+
+async fn page(server: &Server, request: &ListSessionsRequest) -> ListSessionsResponse {
+    server.client().list_sessions(request.clone()).await.unwrap().into_inner()
+}
+
+/// The identifiers of all pages.
+async fn ids(server: &Server, mut request: ListSessionsRequest) -> Vec<Vec<String>> {
+    let mut pages = vec![];
+    loop {
+        let page = page(server, &request).await;
+        pages.push(page.sessions.into_iter().map(|session| session.session_id).collect());
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            return pages;
+        }
+    }
+}
+
+/// Seven sessions in tenant `acme`, alternating between two subjects, and one elsewhere. The newest first.
+async fn seven(server: &Server) -> Vec<String> {
+    let mut ids = vec![];
+    for n in 0..7 {
+        ids.insert(0, server.sign_in(["alice", "bob"][n % 2]).await.id());
+        server.clock.advance(seconds(1));
+    }
+    server.create(CreateSessionRequest { tenant: "other".to_owned(), ..request("alice") }).await.unwrap();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_follow_each_other_without_gap_or_overlap_the_newest_session_first() {
+    let server = Server::start().await;
+    let all = seven(&server).await;
+    for size in [1, 2, 3, 6, 7, 8, 500, 0] {
+        let pages = ids(&server, listing(size)).await;
+        assert_eq!(pages.concat(), all, "{size}");
+        let size = if size == 0 { 50 } else { usize::try_from(size).unwrap() };
+        assert_eq!(pages.len(), all.len().div_ceil(size), "no empty page at the end");
+    }
+    let of_bob = ListSessionsRequest { subject: "bob".to_owned(), ..listing(2) };
+    assert_eq!(ids(&server, of_bob).await, [vec![all[1].clone(), all[3].clone()], vec![all[5].clone()]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_created_or_ended_between_two_pages_shifts_nothing() {
+    let server = Server::start().await;
+    let all = seven(&server).await;
+    let first = page(&server, &listing(3)).await;
+    server.sign_in("carol").await;
+    let rest = ids(&server, ListSessionsRequest { page_token: first.next_page_token, ..listing(3) }).await;
+    assert_eq!(rest.concat(), all[3..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_token_of_another_request_is_refused() {
+    let server = Server::start().await;
+    seven(&server).await;
+    let token = page(&server, &listing(3)).await.next_page_token;
+    let with = |request: ListSessionsRequest| ListSessionsRequest { page_token: token.clone(), ..request };
+    for other in [
+        ListSessionsRequest { tenant: "other".to_owned(), ..listing(3) },
+        ListSessionsRequest { subject: "alice".to_owned(), ..listing(3) },
+        ListSessionsRequest { state: SessionState::Live.into(), ..listing(3) },
+    ] {
+        let refusal = refused(server.client().list_sessions(with(other)).await);
+        assert_eq!(refusal, Refusal::field("page_token"));
+    }
+    assert_eq!(page(&server, &with(listing(3))).await.sessions.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_are_those_of_the_instant_of_the_answer() {
+    let server = Server::start().await;
+    let revoked = server.sign_in("alice").await;
+    server.revoke(of_token(&revoked.access)).await.unwrap();
+    server.clock.advance(seconds(1));
+    let idle = server.create(request_under("short", "alice")).await.unwrap();
+    server.clock.advance(seconds(300));
+    let live = server.sign_in("alice").await;
+    let of_state = |state: SessionState| ids(&server, ListSessionsRequest { state: state.into(), ..listing(0) });
+    assert_eq!(of_state(SessionState::Live).await.concat(), [live.id()]);
+    assert_eq!(of_state(SessionState::Ended).await.concat(), [idle.id(), revoked.id()]);
+    assert_eq!(of_state(SessionState::Unspecified).await.concat(), [live.id(), idle.id(), revoked.id()]);
+}

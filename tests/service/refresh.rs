@@ -1,0 +1,187 @@
+//! Refresh tokens: rotation, replay within the grace, reuse after it.
+
+use countersign::proto::{CreateSessionRequest, Device, EndReason, InactiveReason, RefreshRequest, SessionState};
+use futures_util::future::join_all;
+
+use crate::{
+    forge::claims,
+    refusal::{Refusal, refused},
+    server::{Server, TICK, request, request_under, seconds, start_plus},
+};
+
+/// The grace of every policy in these tests.
+const GRACE: u64 = 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_64_refreshes_at_once_one_rotates_and_63_repeat_its_answer() {
+    let server = Server::start().await;
+    for policy in ["default", "strict"] {
+        let first = server.create(request_under(policy, "alice")).await.unwrap();
+        let answers = join_all((0..64).map(|_| server.refresh(&first.refresh))).await;
+        let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+
+        assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1, "{policy}");
+        let successor = &answers[0].now.refresh;
+        assert!(answers.iter().all(|answer| answer.now.refresh == *successor), "{policy}: one lineage");
+        for answer in &answers {
+            assert_eq!(server.verdict(&answer.now.access).await, Ok(()), "{policy}");
+        }
+        let next = server.refresh(successor).await.unwrap();
+        assert!(!next.replayed, "{policy}");
+        assert_eq!(next.now.session.state(), SessionState::Live);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_up_to_the_end_of_the_grace_repeats_the_refresh_token_and_moves_nothing() {
+    let server = Server::start().await;
+    let first = server.sign_in("alice").await;
+    server.clock.advance(seconds(3));
+    let next = server.refresh(&first.refresh).await.unwrap();
+    assert!(!next.replayed);
+    assert_eq!(next.now.session.refreshed_at, Some(start_plus(seconds(3))));
+
+    for wait in [seconds(0), seconds(4), seconds(GRACE - 4)] {
+        server.clock.advance(wait);
+        let replay = server.refresh(&first.refresh).await.unwrap();
+        assert!(replay.replayed);
+        assert_eq!(replay.now.refresh, next.now.refresh);
+        assert_eq!(replay.now.session, next.now.session, "nothing moves, not even the grace");
+        assert_ne!(
+            claims(&replay.now.access)["jti"],
+            claims(&next.now.access)["jti"],
+            "the access token is a fresh one"
+        );
+        for token in [&first.access, &next.now.access, &replay.now.access] {
+            assert_eq!(server.verdict(token).await, Ok(()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_a_microsecond_after_the_grace_ends_the_session_with_all_its_tokens() {
+    let server = Server::start().await;
+    let first = server.sign_in("alice").await;
+    let next = server.refresh(&first.refresh).await.unwrap().now;
+    server.clock.advance(seconds(GRACE));
+    let replay = server.refresh(&first.refresh).await.unwrap().now;
+    server.clock.advance(TICK);
+
+    assert_eq!(refused(server.refresh(&first.refresh).await), Refusal::unauthenticated("REFRESH_TOKEN_REUSED"));
+    for token in [&first.access, &next.access, &replay.access] {
+        assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked));
+    }
+    for token in [&next.refresh, &first.refresh] {
+        assert_eq!(refused(server.refresh(token).await), Refusal::unauthenticated("SESSION_REVOKED"));
+    }
+    let session = server.session(&first.id()).await.unwrap();
+    assert_eq!(session.state(), SessionState::Ended);
+    assert_eq!(session.end_reason(), EndReason::RefreshTokenReused);
+    assert_eq!(session.ended_at, Some(start_plus(seconds(GRACE) + TICK)));
+    assert_eq!(server.rows().blacklist, 1);
+
+    let server = server.restart().await;
+    assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_two_generations_old_is_reuse_even_within_the_grace() {
+    let server = Server::start().await;
+    let first = server.sign_in("alice").await;
+    let second = server.refresh(&first.refresh).await.unwrap().now;
+    let third = server.refresh(&second.refresh).await.unwrap().now;
+    assert_eq!(refused(server.refresh(&first.refresh).await), Refusal::unauthenticated("REFRESH_TOKEN_REUSED"));
+    assert_eq!(server.verdict(&third.access).await, Err(InactiveReason::Revoked));
+    assert_eq!(refused(server.refresh(&third.refresh).await), Refusal::unauthenticated("SESSION_REVOKED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reuse_ends_its_own_session_only() {
+    let server = Server::start().await;
+    let [victim, other] = [server.sign_in("alice").await, server.sign_in("alice").await];
+    server.refresh(&victim.refresh).await.unwrap();
+    server.clock.advance(seconds(GRACE) + TICK);
+    assert_eq!(refused(server.refresh(&victim.refresh).await), Refusal::unauthenticated("REFRESH_TOKEN_REUSED"));
+    assert_eq!(server.verdict(&other.access).await, Ok(()));
+    assert!(server.refresh(&other.refresh).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_refresh_revokes_the_former_access_token_only_one_is_active_at_a_time() {
+    let server = Server::start().await;
+    let first = server.create(request_under("strict", "alice")).await.unwrap();
+    server.clock.advance(seconds(3));
+    let next = server.refresh(&first.refresh).await.unwrap().now;
+    assert_eq!(server.verdict(&first.access).await, Err(InactiveReason::Revoked));
+    assert_eq!(server.verdict(&next.access).await, Ok(()));
+
+    server.clock.advance(seconds(GRACE));
+    let replay = server.refresh(&first.refresh).await.unwrap();
+    assert!(replay.replayed);
+    assert_eq!(replay.now.refresh, next.refresh);
+    assert_eq!(claims(&replay.now.access)["jti"], claims(&next.access)["jti"]);
+    assert_eq!(server.verdict(&replay.now.access).await, Ok(()));
+
+    let last = server.refresh(&next.refresh).await.unwrap().now;
+    for token in [&first.access, &next.access, &replay.now.access] {
+        assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked));
+    }
+    assert_eq!(server.verdict(&last.access).await, Ok(()));
+    let server = server.restart().await;
+    assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
+    assert_eq!(server.verdict(&last.access).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_always_yields_an_access_token_that_is_active() {
+    let server = Server::start().await;
+    for ttl in [2, 5, 10, 11] {
+        let ttl = prost_types::Duration { seconds: ttl, nanos: 0 };
+        let short = CreateSessionRequest { access_token_ttl: Some(ttl), ..request_under("strict", "alice") };
+        let first = server.create(short).await.unwrap();
+        let next = server.refresh(&first.refresh).await.unwrap().now;
+        let grace = next.session.policy.unwrap().refresh_grace.unwrap().try_into().unwrap();
+        server.clock.advance(grace);
+        let replay = server.refresh(&first.refresh).await.unwrap();
+        assert!(replay.replayed);
+        assert_eq!(server.verdict(&replay.now.access).await, Ok(()), "{ttl:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_own() {
+    let server = Server::start().await;
+    let scopes = ["read", "write"].map(str::to_owned).to_vec();
+    let first = server.create(CreateSessionRequest { scopes: scopes.clone(), ..request("alice") }).await.unwrap();
+    let with = |token: &str, scopes: &[&str]| RefreshRequest {
+        refresh_token: token.to_owned(),
+        scopes: scopes.iter().map(ToString::to_string).collect(),
+        device: None,
+    };
+    let narrow = server.exchange(with(&first.refresh, &["read"])).await.unwrap().now;
+    assert_eq!(claims(&narrow.access)["scope"], "read");
+    assert_eq!(narrow.session.scopes, scopes);
+    let all = server.refresh(&narrow.refresh).await.unwrap().now;
+    assert_eq!(claims(&all.access)["scope"], "read write");
+
+    assert_eq!(refused(server.exchange(with(&all.refresh, &["read", "admin"])).await), Refusal::field("scopes"));
+    assert_eq!(server.session(&first.id()).await.unwrap(), all.session, "a refusal moves nothing");
+    assert!(!server.refresh(&all.refresh).await.unwrap().replayed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_replaces_what_is_known_of_the_device_only_if_it_tells() {
+    let server = Server::start().await;
+    let device = |label: &str| Device {
+        user_agent: "agent".to_owned(),
+        ip_address: "2001:db8::1".to_owned(),
+        label: label.to_owned(),
+    };
+    let first = server.create(CreateSessionRequest { device: Some(device("old")), ..request("alice") }).await.unwrap();
+    let second = server.refresh(&first.refresh).await.unwrap().now;
+    assert_eq!(second.session.device, Some(device("old")));
+    let told = RefreshRequest { refresh_token: second.refresh, scopes: vec![], device: Some(device("new")) };
+    let third = server.exchange(told).await.unwrap().now;
+    assert_eq!(third.session.device, Some(device("new")));
+    assert_eq!(server.session(&first.id()).await.unwrap(), third.session);
+}

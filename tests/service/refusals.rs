@@ -1,0 +1,170 @@
+//! Calls that are refused: with which code, reason and details, and that nothing has changed after them.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign::proto::{
+    CreateSessionRequest, InactiveReason, ListSessionsRequest, RefreshRequest, RevokeRequest, SubjectTarget,
+    ValidateRequest, revoke_request::Target,
+};
+use tonic::Code;
+
+use crate::{
+    forge::Forge,
+    refusal::{Refusal, refused},
+    server::{Home, Server, of_token, request, revocation},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_token_that_is_not_authentic_is_invalid_and_changes_nothing() {
+    let server = Server::start().await;
+    let good = server.sign_in("alice").await;
+    let bystander = server.sign_in("bob").await;
+    let other = Home::new("").start().await.sign_in("alice").await;
+    let forge = Forge::of(&server).await;
+    let secret_of_bob = server.lineage(&bystander.id()).await.secret;
+
+    let mut wrong = vec![
+        "x".to_owned(),
+        "\0".to_owned(),
+        "cs_rt_".to_owned(),
+        format!("cs_rt_{}", "A".repeat(103)),
+        format!("cs_rt_{}", "A".repeat(900_000)),
+        good.refresh.to_uppercase(),
+        good.refresh[..good.refresh.len() - 1].to_owned(),
+        format!("{}=", good.refresh),
+        format!("{}A", good.refresh),
+        good.access.clone(),
+        other.refresh,
+        forge.refresh_token(&server, &good.id(), |lineage| lineage.generation += 1).await,
+        forge.refresh_token(&server, &good.id(), |lineage| lineage.generation = u32::MAX).await,
+        forge.refresh_token(&server, &good.id(), |lineage| lineage.secret.0[0] ^= 1).await,
+        forge.refresh_token(&server, &good.id(), |lineage| lineage.secret = secret_of_bob).await,
+    ];
+    let bytes = URL_SAFE_NO_PAD.decode(good.refresh.strip_prefix("cs_rt_").unwrap()).unwrap();
+    for position in (0..bytes.len() * 8).step_by(3) {
+        let mut flipped = bytes.clone();
+        flipped[position / 8] ^= 1 << (position % 8);
+        wrong.push(format!("cs_rt_{}", URL_SAFE_NO_PAD.encode(flipped)));
+    }
+    let rows = server.rows();
+    for token in wrong {
+        let start = &token[..token.len().min(200)];
+        let refusal = refused(server.refresh(&token).await);
+        assert_eq!(refusal, Refusal::unauthenticated("REFRESH_TOKEN_INVALID"), "{start}");
+    }
+    assert_eq!(refused(server.refresh("").await), Refusal::field("refresh_token"));
+    assert_eq!(server.rows(), rows);
+    assert_eq!(server.session(&good.id()).await.unwrap(), good.session);
+    assert!(!server.refresh(&good.refresh).await.unwrap().replayed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_wrong_field_of_a_call_is_named() {
+    let server = Server::start().await;
+    let good = server.sign_in("alice").await;
+    let long = "x".repeat(257);
+
+    let validate = |change: fn(&mut ValidateRequest, String)| {
+        let mut request = ValidateRequest { access_token: good.access.clone(), ..Default::default() };
+        change(&mut request, long.clone());
+        request
+    };
+    for (request, field) in [
+        (validate(|request, _| request.access_token.clear()), "access_token"),
+        (validate(|request, long| request.audience = long), "audience"),
+        (validate(|request, long| request.scopes = vec!["a".to_owned(), long]), "scopes[1]"),
+        (validate(|request, _| request.scopes = vec!["a".to_owned(); 65]), "scopes"),
+        (validate(|request, long| request.acr_values = vec![long]), "acr_values[0]"),
+        (validate(|request, _| request.acr_values = vec!["a".to_owned(); 17]), "acr_values"),
+        (validate(|request, _| request.view = 9), "view"),
+        (
+            validate(|request, _| {
+                request.max_authentication_age = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+            }),
+            "max_authentication_age",
+        ),
+    ] {
+        assert_eq!(refused(server.validate(request).await), Refusal::field(field));
+    }
+
+    let refresh = |scopes: Vec<String>| RefreshRequest { refresh_token: good.refresh.clone(), scopes, device: None };
+    assert_eq!(refused(server.exchange(refresh(vec!["a b".to_owned()])).await), Refusal::field("scopes[0]"));
+    assert_eq!(refused(server.exchange(refresh(vec!["a".to_owned(); 65])).await), Refusal::field("scopes"));
+
+    let subject = |tenant: &str, subject: &str, except: &str| {
+        revocation(Target::Subject(SubjectTarget {
+            tenant: tenant.to_owned(),
+            subject: subject.to_owned(),
+            except_session_id: except.to_owned(),
+        }))
+    };
+    for (request, field) in [
+        (RevokeRequest::default(), "target"),
+        (of_token(""), "token"),
+        (of_token(&"x".repeat(8193)), "token"),
+        (revocation(Target::SessionId(String::new())), "session_id"),
+        (revocation(Target::SessionId(good.id().to_uppercase())), "session_id"),
+        (revocation(Target::Tenant("t".repeat(129))), "tenant"),
+        (subject("acme", "", ""), "subject.subject"),
+        (subject("a\nb", "alice", ""), "subject.tenant"),
+        (subject("acme", "alice", "x"), "subject.except_session_id"),
+        (RevokeRequest { note: "x".repeat(1025), ..of_token(&good.access) }, "note"),
+        (RevokeRequest { extent: 9, ..of_token(&good.access) }, "extent"),
+        (RevokeRequest { reason: 99, ..of_token(&good.access) }, "reason"),
+    ] {
+        assert_eq!(refused(server.revoke(request).await), Refusal::field(field));
+    }
+
+    for (request, field) in [
+        (ListSessionsRequest { tenant: "t".repeat(129), ..Default::default() }, "tenant"),
+        (ListSessionsRequest { subject: long.clone(), ..Default::default() }, "subject"),
+        (ListSessionsRequest { state: 7, ..Default::default() }, "state"),
+        (ListSessionsRequest { page_size: -1, ..Default::default() }, "page_size"),
+        (ListSessionsRequest { page_size: 501, ..Default::default() }, "page_size"),
+        (ListSessionsRequest { page_token: "x".to_owned(), ..Default::default() }, "page_token"),
+    ] {
+        assert_eq!(refused(server.client().list_sessions(request).await), Refusal::field(field));
+    }
+    for id in ["", "x", &good.id().replace('-', ""), &good.id().to_uppercase()] {
+        assert_eq!(refused(server.session(id).await), Refusal::field("session_id"), "{id}");
+    }
+    assert_eq!(server.verdict(&good.access).await, Ok(()));
+    assert_eq!(server.rows().blacklist, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_not_there_is_not_found() {
+    let server = Server::start().await;
+    let unknown = "0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22";
+    let not_found = || Refusal::of(Code::NotFound, "SESSION_NOT_FOUND");
+    assert_eq!(refused(server.session(unknown).await), not_found());
+    assert_eq!(refused(server.revoke(revocation(Target::SessionId(unknown.to_owned()))).await), not_found());
+    assert_eq!(server.rows().blacklist, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_blacklist_refuses_to_revoke_and_names_the_quota() {
+    let server = Home::new("[blacklist]\nmax_entries = 2").start().await;
+    let mut sessions = vec![];
+    for subject in ["alice", "bob", "carol"] {
+        sessions.push(server.sign_in(subject).await);
+    }
+    for session in &sessions[..2] {
+        assert_eq!(server.revoke(of_token(&session.access)).await.unwrap(), 1);
+    }
+    let refusal = refused(server.revoke(of_token(&sessions[2].access)).await);
+    assert_eq!(refusal, Refusal::quota("BLACKLIST_FULL", "blacklist"));
+    assert_eq!(server.verdict(&sessions[2].access).await, Ok(()));
+    assert_eq!(server.verdict(&sessions[0].access).await, Err(InactiveReason::Revoked), "nothing is evicted");
+    assert_eq!(server.rows().blacklist, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_a_megabyte_is_refused_and_the_connection_goes_on() {
+    let server = Server::start().await;
+    let good = server.sign_in("alice").await;
+    let huge = ValidateRequest { access_token: "x".repeat(5 << 20), ..Default::default() };
+    assert_eq!(server.validate(huge).await.unwrap_err().code(), Code::OutOfRange);
+    let huge = CreateSessionRequest { subject: "x".repeat(2 << 20), ..request("alice") };
+    assert_eq!(server.create(huge).await.err().unwrap().code(), Code::OutOfRange);
+    assert_eq!(server.verdict(&good.access).await, Ok(()));
+}

@@ -1,0 +1,196 @@
+//! No token, key or claim value gets into a log line, an error or a Debug print, whatever happens.
+
+use std::{
+    fmt::{Debug, Write},
+    fs,
+    sync::{Mutex, MutexGuard, OnceLock},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign::{
+    proto::{
+        BatchValidateRequest, CreateSessionRequest, GetSessionRequest, RefreshRequest, ValidateRequest, ValidateView,
+    },
+    store::{Store, StoreError},
+    token::access::{Expectations, Unverified},
+};
+use prost_types::Struct;
+use serde_json::json;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::{
+    forge::Forge,
+    server::{Server, of_token, request, seconds},
+};
+
+/// The value of a claim. Nothing else in these tests looks like it.
+const CANARY: &str = "canary-claim-value-8f2e61d07c";
+
+/// Whatever the service of any test in this process has logged.
+static LOGGED: Mutex<Vec<u8>> = Mutex::new(vec![]);
+
+struct Log(MutexGuard<'static, Vec<u8>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Writer;
+
+impl MakeWriter<'_> for Writer {
+    type Writer = Log;
+
+    fn make_writer(&self) -> Log {
+        Log(LOGGED.lock().unwrap())
+    }
+}
+
+/// Logs more than any configuration asks for.
+fn capture() {
+    static STARTED: OnceLock<()> = OnceLock::new();
+    STARTED.get_or_init(|| {
+        let filter = EnvFilter::new("info,countersign=trace");
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Writer).init();
+    });
+}
+
+fn logged() -> String {
+    String::from_utf8(LOGGED.lock().unwrap().clone()).unwrap()
+}
+
+fn print(seen: &mut String, what: &impl Debug) {
+    writeln!(seen, "{what:?} {what:#?}").unwrap();
+}
+
+/// No twenty characters of a secret stand in what was seen; of a short one, not the whole of it.
+fn hidden(seen: &str, name: &str, secret: &str) {
+    let characters: Vec<char> = secret.chars().collect();
+    assert!(characters.len() >= 16, "{name} is too short to be looked for");
+    for piece in characters.windows(characters.len().min(20)) {
+        let piece: String = piece.iter().collect();
+        assert!(!seen.contains(&piece), "{name} has got out: {piece}");
+    }
+}
+
+/// Bytes in every form in which they might be printed.
+fn hidden_bytes(seen: &str, name: &str, bytes: &[u8]) {
+    let hex = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    hidden(seen, name, &hex);
+    hidden(seen, name, &hex.to_uppercase());
+    for offset in 0..3 {
+        // The text of bytes depends on where among three they start.
+        hidden(seen, name, &URL_SAFE_NO_PAD.encode(&bytes[offset..]));
+    }
+    hidden(seen, name, &format!("{bytes:?}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() {
+    capture();
+    let server = Server::start().await;
+    let own = || Struct { fields: [("secret".to_owned(), CANARY.to_owned().into())].into() };
+    let create = |subject: &str| CreateSessionRequest { claims: Some(own()), ..request(subject) };
+    let mut seen = String::new();
+    let mut secrets = vec![];
+    let mut keep = |name: &'static str, token: &str| secrets.push((name, token.to_owned()));
+
+    // What succeeds.
+    print(&mut seen, &tonic::Request::new(create("alice")));
+    let created = server.client().create_session(create("alice")).await.unwrap();
+    print(&mut seen, &created);
+    let created = created.into_inner();
+    let tokens = created.tokens.unwrap();
+    keep("access token", &tokens.access_token);
+    keep("refresh token", &tokens.refresh_token);
+    let ask = ValidateRequest {
+        access_token: tokens.access_token.clone(),
+        view: ValidateView::Full.into(),
+        ..Default::default()
+    };
+    print(&mut seen, &ask);
+    print(&mut seen, &server.client().validate(ask.clone()).await.unwrap());
+    let batch = BatchValidateRequest { requests: vec![ask.clone(), ask.clone()] };
+    print(&mut seen, &batch);
+    print(&mut seen, &server.client().batch_validate(batch).await.unwrap());
+    let exchange = RefreshRequest { refresh_token: tokens.refresh_token.clone(), ..Default::default() };
+    print(&mut seen, &exchange);
+    let refreshed = server.client().refresh(exchange.clone()).await.unwrap();
+    print(&mut seen, &refreshed);
+    let next = refreshed.into_inner().tokens.unwrap();
+    keep("next access token", &next.access_token);
+    keep("next refresh token", &next.refresh_token);
+    let session_id = created.session.unwrap().session_id;
+    print(&mut seen, &server.client().get_session(GetSessionRequest { session_id: session_id.clone() }).await.unwrap());
+    let row = server.store.session(session_id.parse().unwrap()).await.unwrap().unwrap();
+    print(&mut seen, &row);
+
+    let forge = Forge::of(&server).await;
+    let unverified = Unverified::parse(&tokens.access_token).unwrap();
+    print(&mut seen, &unverified);
+    let key = forge.ring.verifying(&unverified.kid).unwrap();
+    let expected = Expectations { issuer: "https://auth.test".to_owned(), max_ttl: seconds(3600) };
+    let verified = unverified.verify(key.algorithm, &key.decoding, &expected).unwrap();
+    assert_eq!(verified.custom["secret"], CANARY);
+    print(&mut seen, &verified);
+
+    // What is refused: each with a genuine secret in it.
+    let ahead = forge.refresh_token(&server, &session_id, |lineage| lineage.generation += 5).await;
+    keep("refresh token of a generation to come", &ahead);
+    let odd = forge.resign(&tokens.access_token, json!({ "exp": CANARY }));
+    for token in [&odd, &tokens.access_token[1..], &tokens.access_token.replace('.', "-")] {
+        let ask = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
+        print(&mut seen, &server.client().validate(ask).await.unwrap());
+        print(&mut seen, &of_token(token));
+        print(&mut seen, &server.client().revoke(of_token(token)).await.unwrap_err());
+    }
+    for token in [&ahead, &tokens.access_token, &next.refresh_token[1..], &tokens.refresh_token.to_uppercase()] {
+        print(&mut seen, &server.refresh(token).await.err().unwrap());
+    }
+    let reserved = CreateSessionRequest {
+        claims: Some(Struct { fields: [("sub".to_owned(), CANARY.to_owned().into())].into() }),
+        ..request("mallory")
+    };
+    print(&mut seen, &server.client().create_session(reserved).await.unwrap_err());
+    for failure in [StoreError::Unavailable("gone".to_owned()), StoreError::Refused("no".to_owned())] {
+        server.store.fail_with(Some(failure));
+        print(&mut seen, &server.client().create_session(create("bob")).await.unwrap_err());
+        print(&mut seen, &server.refresh(&next.refresh_token).await.err().unwrap());
+        print(&mut seen, &server.revoke(of_token(&next.access_token)).await.unwrap_err());
+    }
+    server.store.fail_with(None);
+    server.clock.advance(seconds(60));
+    print(&mut seen, &server.refresh(&tokens.refresh_token).await.err().unwrap());
+    print(&mut seen, &server.revoke(of_token(&next.refresh_token)).await);
+
+    let master_text = fs::read_to_string(server.home.master_key_file()).unwrap();
+    let keys = server.store.keys().await.unwrap();
+    print(&mut seen, &keys);
+    print(&mut seen, &server.home.config());
+    let lineage_secret = row.lineage.secret.0;
+    let seed_and_macs: Vec<_> = keys.iter().map(|key| (key.kid.clone(), forge.master.open(key).unwrap())).collect();
+    server.stop().await;
+
+    let log = logged();
+    for line in ["starting", "stopped", "was used again after its grace", "never issued", "a call failed"] {
+        assert!(log.contains(line), "the log is captured: {line}");
+    }
+    seen.push_str(&log);
+    for (name, token) in secrets {
+        hidden(&seen, name, &token);
+    }
+    hidden(&seen, "claim value", CANARY);
+    hidden(&seen, "claim value in base64", &URL_SAFE_NO_PAD.encode(CANARY));
+    hidden(&seen, "master key", master_text.trim());
+    hidden_bytes(&seen, "lineage secret", &lineage_secret);
+    for (kid, secret) in seed_and_macs {
+        // The last 32 bytes are the secret itself; before them a PKCS #8 document has a fixed text.
+        hidden_bytes(&seen, &kid, &secret[secret.len() - 32..]);
+    }
+}

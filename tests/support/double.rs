@@ -1,0 +1,185 @@
+//! A store that does what the real one does, unless a test holds its calls or makes them fail.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use countersign::{
+    domain::{
+        ids::SessionId,
+        key::SealedKey,
+        refresh::RefreshAttempt,
+        revocation::{Revocation, Seq},
+        session::Session,
+        time::Timestamp,
+    },
+    store::{
+        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+        SweptRevocations,
+    },
+};
+use tokio::sync::watch;
+
+use crate::server::in_time;
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Calls pass through it, unless it is shut: then they wait.
+pub struct Gate {
+    open: watch::Sender<bool>,
+    waiting: watch::Sender<usize>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { open: watch::channel(true).0, waiting: watch::channel(0).0 }
+    }
+}
+
+impl Gate {
+    pub fn shut(&self) {
+        self.open.send_replace(false);
+    }
+
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Waits until a call has come to the shut gate.
+    pub async fn held(&self) {
+        let mut waiting = self.waiting.subscribe();
+        in_time("a call comes to the gate", waiting.wait_for(|waiting| *waiting > 0)).await.unwrap();
+    }
+
+    async fn pass(&self) {
+        let mut open = self.open.subscribe();
+        if !*open.borrow_and_update() {
+            self.waiting.send_modify(|waiting| *waiting += 1);
+        }
+        open.wait_for(|open| *open).await.unwrap();
+    }
+}
+
+/// The double.
+pub struct Double {
+    real: Arc<dyn Store>,
+    /// What calls of sessions fail with. The feed goes on.
+    failure: Mutex<Option<StoreError>>,
+    /// Before a session is created.
+    pub creations: Gate,
+    /// After a revocation has been committed, before its caller learns of it.
+    pub committed_revocations: Gate,
+    /// Before the feed reads.
+    pub feed: Gate,
+    /// How many sweeps have begun, and up to when the last one deleted.
+    sweeps: watch::Sender<(usize, Timestamp)>,
+}
+
+impl Double {
+    pub fn of(real: Arc<dyn Store>) -> Self {
+        Self {
+            real,
+            failure: Mutex::default(),
+            creations: Gate::default(),
+            committed_revocations: Gate::default(),
+            feed: Gate::default(),
+            sweeps: watch::channel((0, Timestamp::from_micros(i64::MIN))).0,
+        }
+    }
+
+    /// From now on, calls of sessions fail so; or work again.
+    pub fn fail_with(&self, failure: Option<StoreError>) {
+        *self.failure.lock().unwrap() = failure;
+    }
+
+    /// Waits until a sweep that began after now has ended. Returns up to when it deleted.
+    pub async fn whole_sweep(&self) -> Timestamp {
+        let mut sweeps = self.sweeps.subscribe();
+        let (before, _) = *sweeps.borrow_and_update();
+        // The next may have read the clock already; the one after it has not, and has ended when a third begins.
+        let (_, until) = *in_time("a sweep", sweeps.wait_for(|(count, _)| *count >= before + 2)).await.unwrap();
+        in_time("another sweep", sweeps.wait_for(|(count, _)| *count >= before + 3)).await.unwrap();
+        until
+    }
+
+    fn check(&self) -> Result<()> {
+        self.failure.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+#[async_trait]
+impl Store for Double {
+    async fn create_session(&self, creation: Creation) -> Result<Created> {
+        self.check()?;
+        self.creations.pass().await;
+        self.real.create_session(creation).await
+    }
+
+    async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed> {
+        self.check()?;
+        self.real.refresh_session(attempt).await
+    }
+
+    async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome> {
+        self.check()?;
+        let outcome = self.real.revoke(revocation).await;
+        self.committed_revocations.pass().await;
+        outcome
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<Session>> {
+        self.check()?;
+        self.real.session(id).await
+    }
+
+    async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>> {
+        self.check()?;
+        self.real.sessions(query).await
+    }
+
+    async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>> {
+        self.real.revoked_tenants().await
+    }
+
+    async fn end_tenant_sessions(
+        &self,
+        tenant: RevokedTenant,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<SessionId>> {
+        self.real.end_tenant_sessions(tenant, after, limit).await
+    }
+
+    async fn revocations_after(&self, after: Seq, limit: i64) -> Result<Vec<FeedEntry>> {
+        self.feed.pass().await;
+        self.real.revocations_after(after, limit).await
+    }
+
+    fn revocation_hints(&self) -> watch::Receiver<Seq> {
+        self.real.revocation_hints()
+    }
+
+    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations> {
+        self.sweeps.send_modify(|(count, last)| (*count, *last) = (*count + 1, until));
+        self.real.delete_expired_revocations(until, limit).await
+    }
+
+    async fn forgotten_until(&self) -> Result<Timestamp> {
+        self.real.forgotten_until().await
+    }
+
+    async fn stopped(&self) {
+        self.real.stopped().await;
+    }
+
+    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize> {
+        self.real.delete_old_sessions(until, limit).await
+    }
+
+    async fn keys(&self) -> Result<Vec<SealedKey>> {
+        self.real.keys().await
+    }
+
+    async fn insert_first_keys(&self, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>> {
+        self.real.insert_first_keys(keys).await
+    }
+}

@@ -1,0 +1,79 @@
+//! Tokens that nobody should make: signed with the service's own key, so that nothing but their fault is left.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign::{
+    domain::session::Lineage,
+    keys::{master_key, ring::KeyRing, sealing::MasterKey},
+    store::Store,
+    token::refresh,
+};
+use serde_json::{Map, Value, json};
+
+use crate::server::Server;
+
+/// Whoever has the keys of a service.
+pub struct Forge {
+    pub ring: KeyRing,
+    pub master: MasterKey,
+}
+
+impl Forge {
+    /// Opens the keys of a running service.
+    pub async fn of(server: &Server) -> Self {
+        let open = || master_key::read(&server.home.master_key_file()).unwrap().unwrap();
+        Self { ring: KeyRing::open(&open(), server.store.keys().await.unwrap()).unwrap(), master: open() }
+    }
+
+    /// The header of a good token, with or without changes.
+    pub fn header(&self, changes: Value) -> String {
+        changed(json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": self.ring.signing().kid }), changes)
+    }
+
+    /// Signs a header and a payload as they are written.
+    pub fn sign(&self, header: &str, payload: &str) -> String {
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+        let key = self.ring.signing();
+        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key.encoding, key.algorithm).unwrap();
+        format!("{signed}.{signature}")
+    }
+
+    /// Signs the claims of a good token with changes.
+    pub fn resign(&self, good: &str, changes: Value) -> String {
+        self.sign(&self.header(json!({})), &changed(Value::Object(claims(good)), changes))
+    }
+
+    /// A refresh token of any lineage.
+    pub async fn refresh_token(&self, server: &Server, id: &str, change: impl FnOnce(&mut Lineage)) -> String {
+        let mut lineage = server.lineage(id).await;
+        change(&mut lineage);
+        refresh::issue(id.parse().unwrap(), &lineage, self.ring.refresh(lineage.key).unwrap())
+    }
+}
+
+/// An object as text, with other members put in or, by a null, taken out.
+fn changed(mut object: Value, changes: Value) -> String {
+    for (name, value) in changes.as_object().unwrap() {
+        let members = object.as_object_mut().unwrap();
+        if value.is_null() {
+            members.remove(name);
+        } else {
+            members.insert(name.clone(), value.clone());
+        }
+    }
+    object.to_string()
+}
+
+/// The three parts of a token.
+pub fn parts(token: &str) -> [&str; 3] {
+    token.split('.').collect::<Vec<_>>().try_into().unwrap()
+}
+
+/// The claims of a token.
+pub fn claims(token: &str) -> Map<String, Value> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts(token)[1]).unwrap()).unwrap()
+}
+
+/// A token without a good signature: header and signature are as given, the claims those of a good token.
+pub fn unsigned(good: &str, header: &Value, signature: &str) -> String {
+    format!("{}.{}.{signature}", URL_SAFE_NO_PAD.encode(header.to_string()), parts(good)[1])
+}

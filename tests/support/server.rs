@@ -1,0 +1,332 @@
+//! The whole service in this process: a free port, a folder of its own, a clock that stands still until it is moved,
+//! and a client that talks to it over a socket.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use countersign::{
+    app::{self, AppError, System},
+    clock::{Clock, SettableClock},
+    config::{Config, Flags},
+    domain::{session::Lineage, time::Timestamp},
+    proto::{self, InactiveReason, revoke_request::Target, session_service_client::SessionServiceClient},
+    rng::SystemRng,
+    shutdown::Shutdown,
+    store::{Store, sqlite::open},
+};
+use diesel::{
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
+    sql_types::BigInt,
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::double::Double;
+
+/// When every test starts: not on a whole second, so that rounding shows.
+pub const START: Timestamp = Timestamp::from_micros(1_800_000_000_250_000);
+
+/// The smallest step of the clock.
+pub const TICK: Duration = Duration::from_micros(1);
+
+/// The settings of every test. What a test adds replaces whole sections.
+const SETTINGS: &str = r#"
+issuer = "https://auth.test"
+[policies.short]
+access_token_ttl = "60s"
+idle_timeout = "300s"
+absolute_lifetime = "600s"
+[policies.strict]
+on_refresh = "revoke_access_token"
+[policies.two]
+max_sessions_per_subject = 2
+[policies.refusing]
+max_sessions_per_subject = 2
+on_quota = "refuse"
+[tenants.limited]
+policy = "short"
+audiences = ["https://orders.test", "https://stock.test"]
+[sweeper]
+schedule = "0 0 29 2 *"
+[shutdown]
+grace = "0s"
+drain = "60s"
+"#;
+
+/// Where a service lives: what stays when it stops.
+pub struct Home {
+    folder: TempDir,
+    pub clock: Arc<SettableClock>,
+}
+
+/// How many rows the tables have.
+#[derive(Debug, PartialEq, Eq, QueryableByName)]
+pub struct Rows {
+    #[diesel(sql_type = BigInt)]
+    pub sessions: i64,
+    #[diesel(sql_type = BigInt)]
+    pub blacklist: i64,
+}
+
+impl Home {
+    /// A new one, with these settings besides the usual ones.
+    pub fn new(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut table: toml::Table = toml::from_str(SETTINGS).unwrap();
+        table.extend(toml::from_str::<toml::Table>(settings).unwrap());
+        table.insert("data_dir".to_owned(), folder.path().join("data").display().to_string().into());
+        fs::write(folder.path().join("countersign.toml"), table.to_string()).unwrap();
+        Self { folder, clock: Arc::new(SettableClock::at(START)) }
+    }
+
+    pub fn config(&self) -> Config {
+        Config::load(Some(&self.folder.path().join("countersign.toml")), &Flags::default()).unwrap()
+    }
+
+    pub fn system(&self) -> System {
+        System { clock: self.clock.clone(), rng: Arc::new(SystemRng::default()) }
+    }
+
+    pub fn master_key_file(&self) -> PathBuf {
+        self.folder.path().join("data/master.key")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.folder.path().join("data/countersign.db")
+    }
+
+    /// Counts the rows through a connection of its own, which cannot write.
+    pub fn rows(&self) -> Rows {
+        let url = format!("file:{}?mode=ro", self.database().display());
+        let mut connection = SqliteConnection::establish(&url).unwrap();
+        connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+        sql_query("SELECT (SELECT count(*) FROM sessions) AS sessions, (SELECT count(*) FROM blacklist) AS blacklist")
+            .get_result(&mut connection)
+            .unwrap()
+    }
+
+    /// Starts a service here and waits until it serves.
+    pub async fn start(self) -> Server {
+        let server = self.launch(|_| ()).await;
+        let mut watch = server.watch_health("").await;
+        while next_status(&mut watch).await != Some(ServingStatus::Serving) {}
+        server
+    }
+
+    /// Starts a service here, after its store has been prepared, and does not wait for it.
+    pub async fn launch(self, prepare: impl FnOnce(&Double)) -> Server {
+        let config = self.config();
+        let store = Arc::new(Double::of(app::open_store(&config).await.unwrap()));
+        prepare(&store);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = Shutdown::default();
+        let running = {
+            let (store, system, shutdown) = (store.clone(), self.system(), shutdown.clone());
+            let store: Arc<dyn Store> = store;
+            tokio::spawn(async move { app::serve(&config, listener, async { Ok(store) }, system, shutdown).await })
+        };
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        Server { clock: self.clock.clone(), home: self, store, channel, shutdown, running }
+    }
+}
+
+/// A running service and its client.
+pub struct Server {
+    pub home: Home,
+    pub clock: Arc<SettableClock>,
+    pub store: Arc<Double>,
+    pub channel: Channel,
+    pub shutdown: Shutdown,
+    pub running: JoinHandle<Result<(), AppError>>,
+}
+
+/// A session as its creation answered it.
+#[derive(Clone)]
+pub struct SignedIn {
+    pub session: proto::Session,
+    pub access: String,
+    pub refresh: String,
+    pub tokens: proto::Tokens,
+}
+
+impl From<(Option<proto::Session>, Option<proto::Tokens>)> for SignedIn {
+    fn from((session, tokens): (Option<proto::Session>, Option<proto::Tokens>)) -> Self {
+        let tokens = tokens.unwrap();
+        let (access, refresh) = (tokens.access_token.clone(), tokens.refresh_token.clone());
+        Self { session: session.unwrap(), access, refresh, tokens }
+    }
+}
+
+impl SignedIn {
+    pub fn id(&self) -> String {
+        self.session.session_id.clone()
+    }
+}
+
+/// The tokens after a refresh, and whether they repeat an answer.
+pub struct Exchanged {
+    pub now: SignedIn,
+    pub replayed: bool,
+}
+
+/// A request for a session of this subject in tenant `acme`.
+pub fn request(subject: &str) -> proto::CreateSessionRequest {
+    proto::CreateSessionRequest { subject: subject.to_owned(), tenant: "acme".to_owned(), ..Default::default() }
+}
+
+/// The same under another policy than the default one.
+pub fn request_under(policy: &str, subject: &str) -> proto::CreateSessionRequest {
+    proto::CreateSessionRequest { policy: policy.to_owned(), ..request(subject) }
+}
+
+/// The whole session of a token.
+pub fn of_token(token: &str) -> proto::RevokeRequest {
+    revocation(Target::Token(token.to_owned()))
+}
+
+/// A request to revoke, with no reason and note.
+pub fn revocation(target: Target) -> proto::RevokeRequest {
+    proto::RevokeRequest { target: Some(target), ..Default::default() }
+}
+
+impl Server {
+    /// A service with the usual settings.
+    pub async fn start() -> Self {
+        Home::new("").start().await
+    }
+
+    /// Stops in good order and leaves the folder.
+    pub async fn stop(self) -> Home {
+        let Self { home, store, channel, shutdown, running, .. } = self;
+        drop(channel);
+        shutdown.soft.cancel();
+        in_time("the service stops", running).await.unwrap().unwrap();
+        drop(store);
+        // Background tasks let go of the store, and with it of the lock, when they are next polled.
+        eventually("the lock is free", async || open::lock(&home.database()).ok().map(drop)).await;
+        home
+    }
+
+    pub async fn restart(self) -> Self {
+        self.stop().await.start().await
+    }
+
+    pub fn client(&self) -> SessionServiceClient<Channel> {
+        SessionServiceClient::new(self.channel.clone())
+    }
+
+    pub async fn create(&self, request: proto::CreateSessionRequest) -> Result<SignedIn, Status> {
+        let answer = self.client().create_session(request).await?.into_inner();
+        Ok((answer.session, answer.tokens).into())
+    }
+
+    pub async fn sign_in(&self, subject: &str) -> SignedIn {
+        self.create(request(subject)).await.unwrap()
+    }
+
+    pub async fn refresh(&self, refresh_token: &str) -> Result<Exchanged, Status> {
+        self.exchange(proto::RefreshRequest { refresh_token: refresh_token.to_owned(), ..Default::default() }).await
+    }
+
+    pub async fn exchange(&self, request: proto::RefreshRequest) -> Result<Exchanged, Status> {
+        let answer = self.client().refresh(request).await?.into_inner();
+        Ok(Exchanged { now: (answer.session, answer.tokens).into(), replayed: answer.replayed })
+    }
+
+    pub async fn validate(&self, request: proto::ValidateRequest) -> Result<proto::ValidateResponse, Status> {
+        Ok(self.client().validate(request).await?.into_inner())
+    }
+
+    /// Whether an access token is active, and if not, why.
+    pub async fn verdict(&self, token: &str) -> Result<(), InactiveReason> {
+        self.demand(proto::ValidateRequest { access_token: token.to_owned(), ..Default::default() }).await
+    }
+
+    /// The same with demands. An inactive answer must say nothing but the reason and the instant.
+    pub async fn demand(&self, request: proto::ValidateRequest) -> Result<(), InactiveReason> {
+        let answer = self.validate(request).await.unwrap();
+        if answer.active {
+            assert_eq!(answer.inactive_reason(), InactiveReason::Unspecified);
+            return Ok(());
+        }
+        let bare = proto::ValidateResponse {
+            inactive_reason: answer.inactive_reason,
+            checked_at: Some(at(self.clock.now())),
+            ..Default::default()
+        };
+        assert_eq!(answer, bare);
+        Err(answer.inactive_reason())
+    }
+
+    pub async fn revoke(&self, request: proto::RevokeRequest) -> Result<i64, Status> {
+        Ok(self.client().revoke(request).await?.into_inner().revoked_sessions)
+    }
+
+    pub async fn session(&self, id: &str) -> Result<proto::Session, Status> {
+        let request = proto::GetSessionRequest { session_id: id.to_owned() };
+        Ok(self.client().get_session(request).await?.into_inner().session.unwrap())
+    }
+
+    pub fn rows(&self) -> Rows {
+        self.home.rows()
+    }
+
+    pub fn health(&self) -> HealthClient<Channel> {
+        HealthClient::new(self.channel.clone())
+    }
+
+    pub async fn watch_health(&self, service: &str) -> Streaming<HealthCheckResponse> {
+        self.health().watch(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner()
+    }
+
+    /// What makes the refresh tokens of a session, from its row.
+    pub async fn lineage(&self, id: &str) -> Lineage {
+        self.store.session(id.parse().unwrap()).await.unwrap().unwrap().lineage
+    }
+}
+
+/// The next status that a health watch tells; none once the stream has ended.
+pub async fn next_status(watch: &mut Streaming<HealthCheckResponse>) -> Option<ServingStatus> {
+    let message = in_time("the next health status", watch.message()).await;
+    message.ok().flatten().map(|message| message.status())
+}
+
+/// An instant as messages carry it.
+pub fn at(instant: Timestamp) -> prost_types::Timestamp {
+    let nanos = i32::try_from(instant.subsecond_micros() * 1000).unwrap();
+    prost_types::Timestamp { seconds: instant.seconds(), nanos }
+}
+
+/// An instant after the start.
+pub fn start_plus(span: Duration) -> prost_types::Timestamp {
+    at(START.plus(span))
+}
+
+pub fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Waits for what must come, and fails rather than hang.
+pub async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(seconds(60), event).await.unwrap_or_else(|_| panic!("not within a minute: {what}"))
+}
+
+/// Waits for what must come, but has no event to wait for.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(what, looking).await
+}
