@@ -1,6 +1,9 @@
 //! The gRPC side: messages to domain types and back, errors to statuses, and the server.
 
-mod convert;
+mod answers;
+mod claims;
+mod common;
+mod requests;
 pub mod server;
 mod session_service;
 mod status;

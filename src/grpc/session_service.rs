@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use tonic::{Request, Response, Status};
 
-use super::convert;
+use super::{answers, common::timestamp, requests};
 use crate::{
     authority::{Authority, error::AuthorityError},
     proto::{self, session_service_server::SessionService},
@@ -30,8 +30,8 @@ impl Sessions {
             Ok(proto::ValidateView::Basic | proto::ValidateView::Unspecified) => false,
             Err(_) => return Err(AuthorityError::field(format!("{path}view"), "is not known")),
         };
-        let answer = self.authority()?.validate(&convert::question(path, request)?)?;
-        Ok(convert::validate_response(&answer, full))
+        let answer = self.authority()?.validate(&requests::question(path, request)?)?;
+        Ok(answers::validate_response(&answer, full))
     }
 }
 
@@ -42,7 +42,7 @@ impl SessionService for Sessions {
         request: Request<proto::CreateSessionRequest>,
     ) -> Result<Response<proto::CreateSessionResponse>, Status> {
         let issued = self.authority()?.create_session(request.into_inner().try_into()?).await?;
-        let (session, tokens) = convert::issued(issued);
+        let (session, tokens) = answers::issued(issued);
         Ok(Response::new(proto::CreateSessionResponse { session: Some(session), tokens: Some(tokens) }))
     }
 
@@ -51,7 +51,7 @@ impl SessionService for Sessions {
         request: Request<proto::RefreshRequest>,
     ) -> Result<Response<proto::RefreshResponse>, Status> {
         let exchanged = self.authority()?.refresh(request.into_inner().try_into()?).await?;
-        let (session, tokens) = convert::issued(exchanged.issued);
+        let (session, tokens) = answers::issued(exchanged.issued);
         let replayed = exchanged.replayed;
         Ok(Response::new(proto::RefreshResponse { session: Some(session), tokens: Some(tokens), replayed }))
     }
@@ -86,7 +86,7 @@ impl SessionService for Sessions {
         let revoked = self.authority()?.revoke(request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::RevokeResponse {
             revoked_sessions: revoked.sessions,
-            effective_at: Some(convert::timestamp(revoked.effective_at)),
+            effective_at: Some(timestamp(revoked.effective_at)),
         }))
     }
 
@@ -94,8 +94,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
-        let (session, now) = self.authority()?.session(convert::requested_session(request.get_ref())?).await?;
-        Ok(Response::new(proto::GetSessionResponse { session: Some(convert::session(&session, now)) }))
+        let (session, now) = self.authority()?.session(requests::requested_session(request.get_ref())?).await?;
+        Ok(Response::new(proto::GetSessionResponse { session: Some(answers::session(&session, now)) }))
     }
 
     async fn list_sessions(
@@ -104,7 +104,7 @@ impl SessionService for Sessions {
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
         let page = self.authority()?.sessions(request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::ListSessionsResponse {
-            sessions: page.sessions.iter().map(|session| convert::session(session, page.now)).collect(),
+            sessions: page.sessions.iter().map(|session| answers::session(session, page.now)).collect(),
             next_page_token: page.next_page_token,
         }))
     }

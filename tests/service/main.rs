@@ -25,3 +25,4 @@ mod refresh;
 mod refusals;
 mod revoke;
 mod secrecy;
+mod setback;

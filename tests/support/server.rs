@@ -78,11 +78,16 @@ impl Home {
     /// A new one, with these settings besides the usual ones.
     pub fn new(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        Self { folder, clock: Arc::new(SettableClock::at(START)) }.with(settings)
+    }
+
+    /// The same place under other settings.
+    pub fn with(self, settings: &str) -> Self {
         let mut table: toml::Table = toml::from_str(SETTINGS).unwrap();
         table.extend(toml::from_str::<toml::Table>(settings).unwrap());
-        table.insert("data_dir".to_owned(), folder.path().join("data").display().to_string().into());
-        fs::write(folder.path().join("countersign.toml"), table.to_string()).unwrap();
-        Self { folder, clock: Arc::new(SettableClock::at(START)) }
+        table.insert("data_dir".to_owned(), self.folder.path().join("data").display().to_string().into());
+        fs::write(self.folder.path().join("countersign.toml"), table.to_string()).unwrap();
+        self
     }
 
     pub fn config(&self) -> Config {
@@ -272,6 +277,10 @@ impl Server {
     pub async fn session(&self, id: &str) -> Result<proto::Session, Status> {
         let request = proto::GetSessionRequest { session_id: id.to_owned() };
         Ok(self.client().get_session(request).await?.into_inner().session.unwrap())
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.home.database()
     }
 
     pub fn rows(&self) -> Rows {

@@ -1,0 +1,127 @@
+//! Domain types to messages.
+
+use super::{
+    claims::struct_of,
+    common::{duration, end_reason, timestamp},
+};
+use crate::{
+    authority::{
+        issue::{Issued, Tokens},
+        validate::{Answer, InactiveReason},
+    },
+    domain::{
+        policy::{OnRefresh, SessionPolicy},
+        session::{Session, State},
+        time::Timestamp,
+    },
+    proto,
+};
+
+/// The answer to a question. `full` adds the session's own claims.
+pub fn validate_response(answer: &Answer, full: bool) -> proto::ValidateResponse {
+    let checked_at = Some(timestamp(answer.checked_at));
+    let token = match &answer.outcome {
+        Ok(token) => &token.claims,
+        Err(reason) => {
+            let inactive_reason = inactive_reason(*reason).into();
+            return proto::ValidateResponse { inactive_reason, checked_at, ..Default::default() };
+        }
+    };
+    proto::ValidateResponse {
+        active: true,
+        inactive_reason: proto::InactiveReason::Unspecified.into(),
+        session_id: token.session_id.to_string(),
+        subject: token.subject.clone(),
+        tenant: token.tenant.clone(),
+        client_id: token.client_id.clone(),
+        audience: token.audience.clone(),
+        scopes: token.scopes.clone(),
+        issued_at: Some(timestamp(token.issued_at)),
+        expires_at: Some(timestamp(token.expires_at)),
+        authenticated_at: Some(timestamp(token.authenticated_at)),
+        acr: token.acr.clone(),
+        amr: token.amr.clone(),
+        claims: full.then(|| struct_of(&token.custom)),
+        checked_at,
+    }
+}
+
+fn inactive_reason(reason: InactiveReason) -> proto::InactiveReason {
+    match reason {
+        InactiveReason::Malformed => proto::InactiveReason::Malformed,
+        InactiveReason::BadSignature => proto::InactiveReason::BadSignature,
+        InactiveReason::UnknownKey => proto::InactiveReason::UnknownKey,
+        InactiveReason::WrongType => proto::InactiveReason::WrongType,
+        InactiveReason::Expired => proto::InactiveReason::Expired,
+        InactiveReason::NotYetValid => proto::InactiveReason::NotYetValid,
+        InactiveReason::WrongIssuer => proto::InactiveReason::WrongIssuer,
+        InactiveReason::WrongAudience => proto::InactiveReason::WrongAudience,
+        InactiveReason::InsufficientScope => proto::InactiveReason::InsufficientScope,
+        InactiveReason::StepUpRequired => proto::InactiveReason::StepUpRequired,
+        InactiveReason::Revoked => proto::InactiveReason::Revoked,
+    }
+}
+
+/// A session and its tokens.
+pub fn issued(issued: Issued) -> (proto::Session, proto::Tokens) {
+    (session(&issued.session, issued.now), tokens(issued.tokens))
+}
+
+fn tokens(tokens: Tokens) -> proto::Tokens {
+    proto::Tokens {
+        access_token: tokens.access_token,
+        access_token_expires_at: Some(timestamp(tokens.access_token_expires_at)),
+        refresh_token: tokens.refresh_token,
+        refresh_token_expires_at: Some(timestamp(tokens.refresh_token_expires_at)),
+        token_type: "Bearer".to_owned(),
+    }
+}
+
+/// A session as it stands at `now`.
+pub fn session(session: &Session, now: Timestamp) -> proto::Session {
+    let (state, ended_at, reason) = match session.state(now) {
+        State::Live => (proto::SessionState::Live, None, proto::EndReason::Unspecified),
+        State::Ended { at, reason } => (proto::SessionState::Ended, Some(timestamp(at)), end_reason(reason)),
+    };
+    proto::Session {
+        session_id: session.id.to_string(),
+        subject: session.subject.to_string(),
+        tenant: session.tenant.to_string(),
+        client_id: session.client_id.to_string(),
+        audience: session.audience.iter().map(ToString::to_string).collect(),
+        scopes: session.scopes.iter().map(ToString::to_string).collect(),
+        claims: Some(struct_of(session.claims.as_map())),
+        acr: session.authentication.acr.to_string(),
+        amr: session.authentication.amr.iter().map(ToString::to_string).collect(),
+        authenticated_at: Some(timestamp(session.authentication.at)),
+        device: Some(proto::Device {
+            user_agent: session.device.user_agent.to_string(),
+            ip_address: session.device.ip_address.to_string(),
+            label: session.device.label.to_string(),
+        }),
+        policy: Some(policy(&session.policy)),
+        created_at: Some(timestamp(session.created_at)),
+        refreshed_at: Some(timestamp(session.refreshed_at)),
+        idle_expires_at: Some(timestamp(session.idle_expires_at)),
+        expires_at: Some(timestamp(session.expires_at)),
+        state: state.into(),
+        ended_at,
+        end_reason: reason.into(),
+        end_note: session.ended.as_ref().map(|ended| ended.note.to_string()).unwrap_or_default(),
+        etag: session.revision.to_string(),
+    }
+}
+
+fn policy(policy: &SessionPolicy) -> proto::SessionPolicy {
+    let on_refresh = match policy.on_refresh {
+        OnRefresh::KeepAccessToken => proto::OnRefresh::KeepAccessToken,
+        OnRefresh::RevokeAccessToken => proto::OnRefresh::RevokeAccessToken,
+    };
+    proto::SessionPolicy {
+        name: policy.name.to_string(),
+        access_token_ttl: Some(duration(policy.access_token_ttl)),
+        idle_timeout: Some(duration(policy.idle_timeout)),
+        refresh_grace: Some(duration(policy.refresh_grace)),
+        on_refresh: on_refresh.into(),
+    }
+}

@@ -1,0 +1,239 @@
+//! Messages to domain types, with each wrong field named.
+
+use std::{fmt::Display, time::Duration};
+
+use super::{
+    claims::json_object,
+    common::{end_reason_of, instant, span},
+};
+use crate::{
+    authority::{
+        create::NewSession,
+        error::AuthorityError,
+        inspect::Listing,
+        refresh::Exchange,
+        revoke::{MAX_TOKEN_BYTES, RevokeOrder, RevokeTarget},
+        validate::Question,
+    },
+    domain::{claims::CustomClaims, ids::SessionId, session::Device, text::Tenant},
+    proto,
+};
+
+type Result<T> = std::result::Result<T, AuthorityError>;
+
+const MAX_AUDIENCES: usize = 16;
+const MAX_SCOPES: usize = 64;
+const MAX_AMR: usize = 16;
+const MAX_ACR_VALUES: usize = 16;
+/// Longest text demanded of a token; no token carries a longer one.
+const MAX_DEMAND_BYTES: usize = 256;
+const DEFAULT_PAGE: u16 = 50;
+const LARGEST_PAGE: u16 = 500;
+
+fn text<T>(field: &str, text: String) -> Result<T>
+where
+    T: TryFrom<String>,
+    T::Error: Display,
+{
+    T::try_from(text).map_err(|error| AuthorityError::field(field, error))
+}
+
+fn optional<T>(field: &str, value: String) -> Result<Option<T>>
+where
+    T: TryFrom<String>,
+    T::Error: Display,
+{
+    if value.is_empty() { Ok(None) } else { text(field, value).map(Some) }
+}
+
+fn texts<T>(field: &str, values: Vec<String>, limit: usize) -> Result<Vec<T>>
+where
+    T: TryFrom<String>,
+    T::Error: Display,
+{
+    at_most(field, values.len(), limit)?;
+    values.into_iter().enumerate().map(|(index, value)| text(&format!("{field}[{index}]"), value)).collect()
+}
+
+fn at_most(field: &str, count: usize, limit: usize) -> Result<()> {
+    if count > limit {
+        return Err(AuthorityError::field(field, format!("has {count} entries, at most {limit} are allowed")));
+    }
+    Ok(())
+}
+
+fn required(field: &str, text: &str) -> Result<()> {
+    if text.is_empty() { Err(AuthorityError::field(field, "must not be empty")) } else { Ok(()) }
+}
+
+fn session_id(field: &str, text: &str) -> Result<SessionId> {
+    required(field, text)?;
+    text.parse().map_err(|error| AuthorityError::field(field, error))
+}
+
+fn device(field: &str, device: proto::Device) -> Result<Device> {
+    Ok(Device {
+        user_agent: text(&format!("{field}.user_agent"), device.user_agent)?,
+        ip_address: text(&format!("{field}.ip_address"), device.ip_address)?,
+        label: text(&format!("{field}.label"), device.label)?,
+    })
+}
+
+impl TryFrom<proto::CreateSessionRequest> for NewSession {
+    type Error = AuthorityError;
+
+    fn try_from(request: proto::CreateSessionRequest) -> Result<Self> {
+        let claims = json_object(request.claims.unwrap_or_default())
+            .map_err(|error| AuthorityError::field("claims", error))
+            .and_then(|map| CustomClaims::try_from(map).map_err(|error| AuthorityError::field("claims", error)))?;
+        Ok(Self {
+            subject: text("subject", request.subject)?,
+            tenant: text("tenant", request.tenant)?,
+            client_id: text("client_id", request.client_id)?,
+            audience: texts("audience", request.audience, MAX_AUDIENCES)?,
+            scopes: texts("scopes", request.scopes, MAX_SCOPES)?,
+            claims,
+            acr: text("acr", request.acr)?,
+            amr: texts("amr", request.amr, MAX_AMR)?,
+            authenticated_at: request.authenticated_at.map(|at| instant("authenticated_at", at)).transpose()?,
+            device: device("device", request.device.unwrap_or_default())?,
+            policy: optional("policy", request.policy)?,
+            access_token_ttl: request.access_token_ttl.map(|ttl| span("access_token_ttl", ttl)).transpose()?,
+            max_lifetime: request.max_lifetime.map(|lifetime| span("max_lifetime", lifetime)).transpose()?,
+            request_id: optional("request_id", request.request_id)?,
+        })
+    }
+}
+
+impl TryFrom<proto::RefreshRequest> for Exchange {
+    type Error = AuthorityError;
+
+    fn try_from(request: proto::RefreshRequest) -> Result<Self> {
+        required("refresh_token", &request.refresh_token)?;
+        Ok(Self {
+            refresh_token: request.refresh_token,
+            scopes: texts("scopes", request.scopes, MAX_SCOPES)?,
+            device: request.device.map(|given| device("device", given)).transpose()?,
+        })
+    }
+}
+
+/// What a request asks of a token. `path` leads to the request within its batch.
+pub fn question<'a>(path: &str, request: &'a proto::ValidateRequest) -> Result<Question<'a>> {
+    let check = || -> Result<Option<Duration>> {
+        required("access_token", &request.access_token)?;
+        demand("audience", &request.audience)?;
+        demands("scopes", &request.scopes, MAX_SCOPES)?;
+        demands("acr_values", &request.acr_values, MAX_ACR_VALUES)?;
+        request.max_authentication_age.map(|age| span("max_authentication_age", age)).transpose()
+    };
+    let max_authentication_age = check().map_err(|error| match error {
+        AuthorityError::InvalidField { field, problem } => AuthorityError::field(format!("{path}{field}"), problem),
+        other => other,
+    })?;
+    Ok(Question {
+        access_token: &request.access_token,
+        audience: &request.audience,
+        scopes: &request.scopes,
+        acr_values: &request.acr_values,
+        max_authentication_age,
+    })
+}
+
+fn demand(field: &str, text: &str) -> Result<()> {
+    if text.len() > MAX_DEMAND_BYTES {
+        let problem = format!("has {} bytes, at most {MAX_DEMAND_BYTES} are allowed", text.len());
+        return Err(AuthorityError::field(field, problem));
+    }
+    Ok(())
+}
+
+fn demands(field: &str, texts: &[String], limit: usize) -> Result<()> {
+    at_most(field, texts.len(), limit)?;
+    match texts.iter().enumerate().find_map(|(index, text)| Some((index, demand(field, text).err()?))) {
+        Some((index, AuthorityError::InvalidField { problem, .. })) => {
+            Err(AuthorityError::field(format!("{field}[{index}]"), problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl TryFrom<proto::RevokeRequest> for RevokeOrder {
+    type Error = AuthorityError;
+
+    fn try_from(request: proto::RevokeRequest) -> Result<Self> {
+        let token_only = match proto::RevokeExtent::try_from(request.extent) {
+            Ok(proto::RevokeExtent::Unspecified | proto::RevokeExtent::Session) => false,
+            Ok(proto::RevokeExtent::TokenOnly) => true,
+            Err(_) => return Err(AuthorityError::field("extent", "is not known")),
+        };
+        let reason =
+            proto::EndReason::try_from(request.reason).map_err(|_| AuthorityError::field("reason", "is not known"))?;
+        let reason = end_reason_of(reason);
+        if !reason.may_be_given() {
+            return Err(AuthorityError::field("reason", "is set by the service only: give another one, or none"));
+        }
+        let Some(target) = request.target else {
+            return Err(AuthorityError::field("target", "must be one of token, session_id, subject and tenant"));
+        };
+        if token_only && !matches!(target, proto::revoke_request::Target::Token(_)) {
+            return Err(AuthorityError::field("extent", "TOKEN_ONLY goes with an access token only"));
+        }
+        let target = match target {
+            proto::revoke_request::Target::Token(token) => {
+                required("token", &token)?;
+                if token.len() > MAX_TOKEN_BYTES {
+                    let problem = format!("has {} bytes, at most {MAX_TOKEN_BYTES} are allowed", token.len());
+                    return Err(AuthorityError::field("token", problem));
+                }
+                RevokeTarget::Token { token, token_only }
+            }
+            proto::revoke_request::Target::SessionId(id) => RevokeTarget::Session(session_id("session_id", &id)?),
+            proto::revoke_request::Target::Tenant(tenant) => RevokeTarget::Tenant(text::<Tenant>("tenant", tenant)?),
+            proto::revoke_request::Target::Subject(subject) => RevokeTarget::Subject {
+                tenant: text("subject.tenant", subject.tenant)?,
+                subject: text("subject.subject", subject.subject)?,
+                except: match subject.except_session_id.as_str() {
+                    "" => None,
+                    id => Some(session_id("subject.except_session_id", id)?),
+                },
+            },
+        };
+        Ok(Self { target, reason, note: text("note", request.note)? })
+    }
+}
+
+impl TryFrom<proto::ListSessionsRequest> for Listing {
+    type Error = AuthorityError;
+
+    fn try_from(request: proto::ListSessionsRequest) -> Result<Self> {
+        let page_size = match u16::try_from(request.page_size) {
+            Ok(0) => DEFAULT_PAGE,
+            Ok(size @ 1..=LARGEST_PAGE) => size,
+            _ => {
+                return Err(AuthorityError::field(
+                    "page_size",
+                    format!("must be from 1 to {LARGEST_PAGE}, or 0 for {DEFAULT_PAGE}"),
+                ));
+            }
+        };
+        let live = match proto::SessionState::try_from(request.state) {
+            Ok(proto::SessionState::Unspecified) => None,
+            Ok(proto::SessionState::Live) => Some(true),
+            Ok(proto::SessionState::Ended) => Some(false),
+            Err(_) => return Err(AuthorityError::field("state", "is not known")),
+        };
+        Ok(Self {
+            tenant: text("tenant", request.tenant)?,
+            subject: optional("subject", request.subject)?,
+            live,
+            page_size,
+            page_token: request.page_token,
+        })
+    }
+}
+
+/// The identifier in a GetSession request.
+pub fn requested_session(request: &proto::GetSessionRequest) -> Result<SessionId> {
+    session_id("session_id", &request.session_id)
+}

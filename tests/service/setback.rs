@@ -1,0 +1,87 @@
+//! Operators act: the database is set back to an older state, limits are lowered. What is acknowledged holds all the same.
+
+use std::fs;
+
+use countersign::proto::{InactiveReason, revoke_request::Target};
+use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+
+use crate::server::{Home, Server, of_token, request_under, revocation, seconds};
+
+/// Stops a service, lets something happen that its database then does not remember, and starts it again.
+async fn forgetting<T>(home: Home, happening: impl AsyncFnOnce(&Server) -> T) -> (Server, T) {
+    let server = home.start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("backup.db");
+    let mut connection = SqliteConnection::establish(server.database().to_str().unwrap()).unwrap();
+    connection.batch_execute(&format!("VACUUM INTO '{}'", backup.display())).unwrap();
+    drop(connection);
+    let happened = happening(&server).await;
+    let home = server.stop().await;
+    let database = home.database();
+    for log in ["-wal", "-shm"] {
+        let _ = fs::remove_file(format!("{}{log}", database.display()));
+    }
+    fs::copy(backup, database).unwrap();
+    (home.start().await, happened)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoked() {
+    let (server, session) = forgetting(Home::new(""), async |server| server.sign_in("alice").await).await;
+    assert!(server.session(&session.id()).await.is_err());
+    assert_eq!(server.verdict(&session.access).await, Ok(()), "its signature is good and nothing stops it");
+    server.revoke(of_token(&session.access)).await.unwrap();
+    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+    let server = server.restart().await;
+    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_revoked() {
+    let server = Server::start().await;
+    let session = server.create(request_under("short", "alice")).await.unwrap();
+    let home = server.stop().await;
+    // Refreshed at 299 of 300 seconds; the database is set back to before.
+    let (server, next) = forgetting(home, async |server| {
+        server.clock.advance(seconds(299));
+        server.refresh(&session.refresh).await.unwrap().now
+    })
+    .await;
+    server.clock.advance(seconds(2));
+    assert_eq!(server.verdict(&next.access).await, Ok(()));
+    assert_eq!(server.revoke(of_token(&next.access)).await.unwrap(), 0, "no session that is known to live");
+    assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lowered_limit_for_access_tokens_holds_for_the_refreshes_of_older_sessions() {
+    let server = Home::new("[policies.default]\naccess_token_ttl = '1h'\n[tenants]").start().await;
+    let session = server.sign_in("alice").await;
+    let home = server.stop().await;
+    let lowered = "[tokens]\nmax_access_token_ttl = '5m'\n[policies.default]\naccess_token_ttl = '5m'\n[tenants]";
+    let server = home.with(lowered).start().await;
+    let next = server.refresh(&session.refresh).await.unwrap().now;
+    assert_eq!(server.verdict(&next.access).await, Ok(()));
+    server.clock.advance(seconds(300));
+    assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Expired));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_revocation_was_given_up_by_its_caller_ends_all_the_same() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    server.store.committed_revocations.shut();
+    let gone = {
+        let client = server.client();
+        tokio::spawn(async move { client.clone().revoke(revocation(Target::Tenant("acme".to_owned()))).await })
+    };
+    server.store.committed_revocations.held().await;
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    crate::server::eventually("the session ends", async || {
+        let shown = server.session(&session.id()).await.unwrap();
+        (shown.ended_at.is_some()).then_some(())
+    })
+    .await;
+    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+}
