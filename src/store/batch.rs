@@ -3,9 +3,12 @@
 //! There is no timer, so an idle service adds no delay: the first write goes at once, and those that come while it is being
 //! committed make up the next batch. Each write succeeds or fails alone.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::StoreError;
 
@@ -13,6 +16,9 @@ use super::StoreError;
 const MAX_BATCH: usize = 512;
 /// Most writes that wait; more are refused, so that a slow database does not fill the memory.
 const MAX_WAITING: usize = 8192;
+
+/// How long the members of a failed batch are tried one by one.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a commit gives back: an outcome for each write, or an error if nothing was committed at all.
 pub type BatchOutcome<O> = Result<Vec<Result<O, StoreError>>, StoreError>;
@@ -95,23 +101,24 @@ where
     }
 }
 
-/// Nothing was committed. One bad write may have spoilt it for all, so each is tried once by itself; but if the database
-/// turns out to be away, the rest need not wait for it one after the other.
+/// Nothing was committed. One bad write may have spoilt it for all, so each is tried once by itself; but where the database
+/// takes its time to say no, the rest do not wait for it one after the other.
 async fn each_alone<W, O, F, R>(writes: &[W], commit: &F) -> Vec<Result<O, StoreError>>
 where
     W: Clone,
     F: Fn(Arc<Vec<W>>) -> R,
     R: Future<Output = BatchOutcome<O>>,
 {
+    let started = Instant::now();
     let mut outcomes = Vec::with_capacity(writes.len());
-    let mut away = None;
+    let mut last_error = None;
     for write in writes {
-        let outcome = match &away {
-            Some(error) => Err(StoreError::clone(error)),
-            None => single(commit(Arc::new(vec![write.clone()])).await),
+        let outcome = match &last_error {
+            Some(error) if started.elapsed() > PATIENCE => Err(StoreError::clone(error)),
+            _ => single(commit(Arc::new(vec![write.clone()])).await),
         };
-        if let Err(error @ StoreError::Unavailable(_)) = &outcome {
-            away = Some(error.clone());
+        if let Err(error) = &outcome {
+            last_error = Some(error.clone());
         }
         outcomes.push(outcome);
     }
@@ -140,11 +147,12 @@ mod tests {
         Arc::new(Recorder { gate: Semaphore::new(permits), batches: Mutex::default() })
     }
 
-    /// Writes of 13 fail alone, a 666 spoils the whole batch, at a 999 the database goes away.
+    /// Writes of 13 fail alone, a 666 spoils the whole batch, a 999 takes long to fail.
     async fn commit(recorder: Arc<Recorder>, writes: Arc<Vec<u32>>) -> BatchOutcome<u32> {
         recorder.gate.acquire().await.unwrap().forget();
         recorder.batches.lock().unwrap().push(writes.to_vec());
         if writes.contains(&999) {
+            tokio::time::sleep(PATIENCE / 2 + Duration::from_millis(1)).await;
             return Err(StoreError::Unavailable("away".to_owned()));
         }
         if writes.contains(&666) {
@@ -202,18 +210,19 @@ mod tests {
         assert_eq!(outcomes, [Some(2), Some(4), None, None, Some(6)]);
     }
 
-    #[tokio::test]
-    async fn a_database_that_is_away_is_asked_once_and_not_for_each() {
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_takes_its_time_to_say_no_is_not_asked_for_each() {
         let recorder = recorder(0);
         let group = start(&recorder);
-        let handles = queue(&group, &[1]).await.into_iter().chain(queue(&group, &[2, 999, 3, 4]).await);
+        let handles = queue(&group, &[1]).await.into_iter().chain(queue(&group, &[999, 2, 999, 3, 4]).await);
         recorder.gate.add_permits(100);
         let mut outcomes = vec![];
         for handle in handles {
             outcomes.push(handle.await.unwrap().ok());
         }
-        assert_eq!(outcomes, [Some(2), Some(4), None, None, None]);
-        assert_eq!(*recorder.batches.lock().unwrap(), [vec![1], vec![2, 999, 3, 4], vec![2], vec![999]]);
+        assert_eq!(outcomes, [Some(2), None, Some(4), None, None, None]);
+        let singles: Vec<_> = recorder.batches.lock().unwrap()[2..].concat();
+        assert_eq!(singles, [999, 2, 999]);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::fs;
 use countersign::proto::{InactiveReason, revoke_request::Target};
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 
-use crate::server::{Home, Server, of_token, request_under, revocation, seconds};
+use crate::server::{Home, Server, eventually, of_token, request_under, revocation, seconds};
 
 /// Stops a service, lets something happen that its database then does not remember, and starts it again.
 async fn forgetting<T>(home: Home, happening: impl AsyncFnOnce(&Server) -> T) -> (Server, T) {
@@ -18,9 +18,9 @@ async fn forgetting<T>(home: Home, happening: impl AsyncFnOnce(&Server) -> T) ->
     let happened = happening(&server).await;
     let home = server.stop().await;
     let database = home.database();
-    for log in ["-wal", "-shm"] {
-        let _ = fs::remove_file(format!("{}{log}", database.display()));
-    }
+    let log = format!("{}-wal", database.display());
+    // The last connection takes it along when it is closed, which is a moment after the service has stopped.
+    eventually("the database is closed", async || (!fs::exists(&log).unwrap()).then_some(())).await;
     fs::copy(backup, database).unwrap();
     (home.start().await, happened)
 }
@@ -78,7 +78,7 @@ async fn a_tenant_whose_revocation_was_given_up_by_its_caller_ends_all_the_same(
     server.store.committed_revocations.held().await;
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
-    crate::server::eventually("the session ends", async || {
+    eventually("the session ends", async || {
         let shown = server.session(&session.id()).await.unwrap();
         (shown.ended_at.is_some()).then_some(())
     })
