@@ -25,7 +25,8 @@ use crate::{
     shutdown::Shutdown,
     store::{
         Store, StoreError,
-        sqlite::{SqliteStore, open::OpenError},
+        postgres::{self, PostgresStore},
+        sqlite::{self, SqliteStore},
     },
     tasks,
 };
@@ -54,9 +55,12 @@ pub enum AppError {
     /// There is no database to work on.
     #[error("database {0} does not exist: name the one to sweep by --data-dir or --database-url")]
     NoDatabase(PathBuf),
-    /// The database cannot be opened.
+    /// The SQLite file cannot be opened.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Sqlite(#[from] sqlite::open::OpenError),
+    /// The PostgreSQL database cannot be used.
+    #[error(transparent)]
+    Postgres(#[from] postgres::open::OpenError),
     /// The database failed while starting.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -68,6 +72,15 @@ pub enum AppError {
         "master key file {0} does not exist, but the database holds keys that only it opens: restore it from a backup"
     )]
     MasterKeyGone(PathBuf),
+    /// A database that others may use too gets no master key that only this machine has.
+    #[error(
+        "master key file {path} does not exist; everyone who serves from this database needs the same one, so it is not \
+         made here: run `openssl rand -base64 32 > {path} && chmod 600 {path}`, and give every replica a copy"
+    )]
+    MasterKeyMissing {
+        /// The file.
+        path: PathBuf,
+    },
     /// The keys cannot be used.
     #[error(transparent)]
     Ring(#[from] RingError),
@@ -103,15 +116,20 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
     make_folders(config)?;
     match &config.database {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path).await?)),
+        DatabaseUrl::Postgres(url) => {
+            let name = config.database.to_string();
+            Ok(Arc::new(PostgresStore::open(url.with_password(), name).await?))
+        }
     }
 }
 
 /// Makes the data directory. A database elsewhere must have its folder: one that is made unasked is a typing error.
 fn make_folders(config: &Config) -> Result<(), AppError> {
-    let DatabaseUrl::Sqlite(database) = &config.database;
-    let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir) {
-        return Err(AppError::NoSuchFolder { path: database.clone(), folder: folder.to_owned() });
+    if let DatabaseUrl::Sqlite(database) = &config.database {
+        let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir) {
+            return Err(AppError::NoSuchFolder { path: database.clone(), folder: folder.to_owned() });
+        }
     }
     let path = config.data_dir.clone();
     let mut builder = fs::DirBuilder::new();
@@ -131,6 +149,7 @@ async fn open_ring(
     let master = match master {
         Some(master) => master,
         None if !keys.is_empty() => return Err(AppError::MasterKeyGone(path.clone())),
+        None if config.database.is_shared() => return Err(AppError::MasterKeyMissing { path: path.clone() }),
         None => {
             let master = master_key::create(path, &*system.rng)?;
             tracing::info!(file = %path.display(), "made a master key: back it up, without it the database is useless");
@@ -294,7 +313,7 @@ fn name_of(stopped: Option<Result<&'static str, tokio::task::JoinError>>) -> Str
 pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
     match &config.database {
         DatabaseUrl::Sqlite(path) if !path.exists() => return Err(AppError::NoDatabase(path.clone())),
-        DatabaseUrl::Sqlite(_) => {}
+        DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => {}
     }
     let (authority, _, _) = open(config, open_store(config), &system).await?;
     authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))

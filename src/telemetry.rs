@@ -2,7 +2,8 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::{
     error::ConfigError,
@@ -20,6 +21,11 @@ pub enum TelemetryError {
     Twice,
 }
 
+/// The driver of PostgreSQL logs the values of every statement, and with them secrets, whatever level was asked for.
+fn is_harmless(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::INFO || !metadata.target().starts_with("tokio_postgres")
+}
+
 /// Starts logging for the whole process.
 pub fn start(log: &Log) -> Result<(), TelemetryError> {
     let filter = log.filter()?;
@@ -28,7 +34,7 @@ pub fn start(log: &Log) -> Result<(), TelemetryError> {
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_harmless));
     let started = if json {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
     } else {

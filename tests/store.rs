@@ -16,6 +16,10 @@ mod feed;
 mod keys;
 #[path = "store/listing.rs"]
 mod listing;
+#[path = "store/postgres_only.rs"]
+mod postgres_only;
+#[path = "support/postgres.rs"]
+mod postgres_server;
 #[path = "store/quota.rs"]
 mod quota;
 #[path = "store/refreshing.rs"]
@@ -156,3 +160,4 @@ macro_rules! conformance {
 }
 
 conformance!(sqlite);
+conformance!(postgres);

@@ -22,6 +22,21 @@ fn nothing_at_all_is_a_configuration() {
 }
 
 #[test]
+fn a_password_is_used_and_never_shown() {
+    let url = "postgresql://u:s%40cret@h1:5432,h2/d?target_session_attrs=read-write";
+    let config = load(&format!("database_url = '{url}'")).unwrap();
+    let DatabaseUrl::Postgres(postgres) = &config.database else { panic!("{config:?}") };
+    assert_eq!(postgres.with_password(), url);
+    assert_eq!(config.database.to_string(), "postgres://u@h1:5432,h2/d?target_session_attrs=read-write");
+    let everything = format!("{config:?}{:?}{}", config.to_json().unwrap(), config.to_toml().unwrap());
+    assert!(!everything.contains("cret"), "{everything}");
+
+    for (url, shown) in [("postgres://h", "postgres://h"), ("postgres://u:@%2Frun/d", "postgres://u@%2Frun/d")] {
+        assert_eq!(load(&format!("database_url = '{url}'")).unwrap().database.to_string(), shown);
+    }
+}
+
+#[test]
 fn a_policy_takes_from_the_default_one_what_it_leaves_out() {
     let config = load("[policies.default]\nidle_timeout = '1d'\n[policies.short]\naccess_token_ttl = '1m'").unwrap();
     let short = &config.policies["short"];
@@ -49,7 +64,26 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
         ("issuer = 'auth'", "setting issuer: must start with https:// (or http:// for a trial)"),
         ("issuer = 'https://a?b'", "setting issuer: must be a URL with a host and without query and fragment"),
         ("listen = 'here'", "setting listen: \"here\" must be an address and a port like 127.0.0.1:50051"),
-        ("database_url = 'mysql://u:secret@h/d'", "setting database_url: mysql:// is not supported: use sqlite://PATH"),
+        (
+            "database_url = 'mysql://u:secret@h/d'",
+            "setting database_url: mysql:// is not supported: use sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE",
+        ),
+        (
+            "database_url = 'postgres://u:p@ss@h/d'",
+            "setting database_url: @ / ? and # in a user or a password are written as %40 %2F %3F and %23",
+        ),
+        (
+            "database_url = 'postgres://u:p/ss@h/d'",
+            "setting database_url: @ / ? and # in a user or a password are written as %40 %2F %3F and %23",
+        ),
+        (
+            "database_url = 'postgres://u@h/d?password=secret'",
+            "setting database_url: the password belongs in front of the host: USER:PASSWORD@HOST",
+        ),
+        (
+            "database_url = 'postgres:///d'",
+            "setting database_url: must name a host: postgres://USER:PASSWORD@HOST/DATABASE",
+        ),
         (
             "[policies.p]\nrefresh_grace = '1h'",
             "setting policies.p: refresh_grace must be shorter than access_token_ttl by at least a second",

@@ -6,14 +6,26 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     time::Instant,
 };
 
 use super::StoreError;
 
-/// Most writes in one transaction, so that none takes long.
-const MAX_BATCH: usize = 512;
+/// How batches are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// How many batches may be under way at once. They overtake each other.
+    pub workers: usize,
+    /// Most writes in one batch, so that none takes long.
+    pub most: usize,
+}
+
+impl Shape {
+    /// For a database with one writer.
+    pub const SINGLE: Self = Self { workers: 1, most: 512 };
+}
+
 /// Most writes that wait; more are refused, so that a slow database does not fill the memory.
 const MAX_WAITING: usize = 8192;
 
@@ -44,14 +56,17 @@ where
     W: Clone + Send + Sync + 'static,
     O: Send + 'static,
 {
-    /// Starts the task that commits batches with `commit`, one at a time. It ends when the queue is dropped.
-    pub fn start<F, R>(commit: F) -> Self
+    /// Starts the tasks that commit batches with `commit`. They end when the queue is dropped.
+    pub fn start<F, R>(shape: Shape, commit: F) -> Self
     where
         F: Fn(Arc<Vec<W>>) -> R + Send + Sync + 'static,
         R: Future<Output = BatchOutcome<O>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
-        tokio::spawn(run(waiting, commit));
+        let (waiting, commit) = (Arc::new(Mutex::new(waiting)), Arc::new(commit));
+        for _ in 0..shape.workers {
+            tokio::spawn(run(waiting.clone(), shape.most, commit.clone()));
+        }
         Self { queue }
     }
 
@@ -71,15 +86,16 @@ where
     }
 }
 
-async fn run<W, O, F, R>(mut waiting: mpsc::Receiver<Pending<W, O>>, commit: F)
+async fn run<W, O, F, R>(waiting: Arc<Mutex<mpsc::Receiver<Pending<W, O>>>>, most: usize, commit: Arc<F>)
 where
     W: Clone + Send + Sync + 'static,
     O: Send + 'static,
     F: Fn(Arc<Vec<W>>) -> R + Send + Sync + 'static,
     R: Future<Output = BatchOutcome<O>> + Send + 'static,
 {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while waiting.recv_many(&mut batch, MAX_BATCH).await > 0 {
+    let mut batch = Vec::with_capacity(most);
+    // One worker waits for writes, and whoever else is idle waits for that one.
+    while waiting.lock().await.recv_many(&mut batch, most).await > 0 {
         let (writes, replies): (Vec<W>, Vec<_>) = batch
             .drain(..)
             .filter(|pending| !pending.reply.is_closed())
@@ -91,7 +107,7 @@ where
         let writes = Arc::new(writes);
         let outcomes = match commit(writes.clone()).await {
             Ok(outcomes) => outcomes,
-            Err(_) if writes.len() > 1 => each_alone(&writes, &commit).await,
+            Err(_) if writes.len() > 1 => each_alone(&writes, &*commit).await,
             Err(error) => vec![Err(error)],
         };
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
@@ -131,7 +147,10 @@ fn single<O>(outcome: BatchOutcome<O>) -> Result<O, StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use tokio::sync::Semaphore;
 
@@ -166,7 +185,7 @@ mod tests {
 
     fn start(recorder: &Arc<Recorder>) -> Arc<GroupCommit<u32, u32>> {
         let recorder = recorder.clone();
-        Arc::new(GroupCommit::start(move |writes| commit(recorder.clone(), writes)))
+        Arc::new(GroupCommit::start(Shape::SINGLE, move |writes| commit(recorder.clone(), writes)))
     }
 
     /// Queues writes in this order and returns once all of them wait.
@@ -195,6 +214,28 @@ mod tests {
             assert_eq!(handle.await.unwrap().unwrap(), expected);
         }
         assert_eq!(*recorder.batches.lock().unwrap(), [vec![1], vec![2, 3, 4]]);
+    }
+
+    #[tokio::test]
+    async fn several_workers_commit_at_once_and_none_takes_more_than_its_share() {
+        const SHAPE: Shape = Shape { workers: 2, most: 3 };
+        let meeting = Arc::new(tokio::sync::Barrier::new(SHAPE.workers));
+        let batches = Arc::new(AtomicUsize::new(0));
+        let group = Arc::new(GroupCommit::start(SHAPE, move |writes: Arc<Vec<u32>>| {
+            let (meeting, batch) = (meeting.clone(), batches.fetch_add(1, Ordering::Relaxed));
+            async move {
+                assert!(writes.len() <= SHAPE.most);
+                // Neither of the first two gets past here alone.
+                if batch < SHAPE.workers {
+                    meeting.wait().await;
+                }
+                Ok(writes.iter().map(|&n| Ok(n * 2)).collect())
+            }
+        }));
+        for (n, handle) in (0..).zip(queue(&group, &(0..12).collect::<Vec<_>>()).await) {
+            let outcome = tokio::time::timeout(std::time::Duration::from_secs(10), handle).await;
+            assert_eq!(outcome.expect("two are under way at once").unwrap().unwrap(), n * 2);
+        }
     }
 
     #[tokio::test]
@@ -247,7 +288,7 @@ mod tests {
     async fn a_queue_that_is_full_refuses_instead_of_growing() {
         let recorder = recorder(0);
         let group = start(&recorder);
-        let writes = vec![1; MAX_WAITING + MAX_BATCH + 1];
+        let writes = vec![1; MAX_WAITING + Shape::SINGLE.most + 1];
         let handles = queue(&group, &writes).await;
         tokio::task::yield_now().await;
         assert!(matches!(group.write(2).await, Err(StoreError::Overloaded)));
@@ -256,6 +297,6 @@ mod tests {
         for handle in handles {
             refused += usize::from(handle.await.unwrap().is_err());
         }
-        assert!(refused <= MAX_BATCH + 1, "{refused}");
+        assert!(refused <= Shape::SINGLE.most + 1, "{refused}");
     }
 }

@@ -1,6 +1,7 @@
 //! The contract between the use cases and a database: one method, one transaction. It speaks domain types only.
 
 pub mod batch;
+pub mod postgres;
 pub mod sqlite;
 
 use async_trait::async_trait;

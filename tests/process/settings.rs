@@ -121,11 +121,15 @@ fn no_secret_is_printed() {
     let print = run(countersign().args(["config", "print", "--data-dir"]).arg(folder.path())).ok();
     assert!(print.contains("master.key") && !print.contains(key.trim()), "{print}");
 
-    let url = ("COUNTERSIGN_DATABASE_URL", "postgres://user:hidden@host/database");
-    let mut print = countersign();
-    print.args(["config", "print"]);
-    for command in [&mut print, &mut serve(folder.path())] {
-        let refused = run(command.envs([url]));
-        assert!(refused.error(2).contains("database_url") && !refused.stderr.contains("hidden"), "{refused:?}");
+    let with_password = [("COUNTERSIGN_DATABASE_URL", "postgres://user:hidden@127.0.0.1:1/database")];
+    let print = run(countersign().args(["config", "print"]).envs(with_password)).ok();
+    assert!(print.contains("postgres://user@127.0.0.1:1/database") && !print.contains("hidden"), "{print}");
+    let refused = run(serve(folder.path()).envs(with_password));
+    assert_eq!(refused.code, Some(2), "nobody listens there");
+    assert!(refused.stderr.contains("postgres://user@127.0.0.1:1/database"), "{refused:?}");
+    assert!(!refused.stderr.contains("hidden"), "{refused:?}");
+    for wrong in ["mysql://user:hidden@host/database", "postgres://user:hid@den@host/database"] {
+        let refused = run(serve(folder.path()).envs([("COUNTERSIGN_DATABASE_URL", wrong)]));
+        assert!(refused.error(2).contains("database_url") && !refused.stderr.contains("hid"), "{refused:?}");
     }
 }

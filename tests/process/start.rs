@@ -195,7 +195,7 @@ fn wrong_settings_are_refused_before_anything_is_made() {
     let file = folder.path().join("countersign.toml");
     let flag = |flags: &[&str], says: &[&str]| refuses(serve(&data).args(flags), folder.path(), says);
     flag(&["--config", "/nowhere/c.toml"], &["configuration file /nowhere/c.toml", "No such file"]);
-    flag(&["--database-url", "postgres://u:hidden@h/d"], &["setting database_url", "use sqlite://PATH"]);
+    flag(&["--database-url", "mysql://u:hidden@h/d"], &["setting database_url", "use sqlite://PATH"]);
 
     let listen = |address: &str, says: &[&str]| {
         let mut command = countersign();

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use countersign::store::{Store, sqlite::SqliteStore};
+use countersign::store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
 
 /// A store, and what has to outlive it.
 pub struct Database {
@@ -20,4 +20,10 @@ pub async fn sqlite() -> Database {
     let home = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&home.path().join("countersign.db")).await.unwrap();
     Database { store: Box::new(store), _home: Box::new(home) }
+}
+
+pub async fn postgres() -> Database {
+    let url = crate::postgres_server::new_database().await;
+    let store = PostgresStore::open(&url, "postgres://test".to_owned()).await.unwrap();
+    Database { store: Box::new(store), _home: Box::new(()) }
 }

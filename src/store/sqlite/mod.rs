@@ -35,7 +35,7 @@ use self::{
 use super::{
     Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
     SweptRevocations,
-    batch::{BatchOutcome, GroupCommit},
+    batch::{BatchOutcome, GroupCommit, Shape},
 };
 use crate::domain::{
     ids::SessionId,
@@ -201,7 +201,7 @@ impl Writer {
         O: Send + 'static,
     {
         let writer = self.clone();
-        GroupCommit::start(move |writes: Arc<Vec<W>>| {
+        GroupCommit::start(Shape::SINGLE, move |writes: Arc<Vec<W>>| {
             let writer = writer.clone();
             async move {
                 let outcomes: BatchOutcome<O> = writer

@@ -1,0 +1,92 @@
+//! Claims as JSON text that `jsonb` gives back as they were.
+//!
+//! `jsonb` keeps every digit of a number, and its zeros after the point, but no exponent. So a float like `1e16` would come
+//! back as an integer, unless it is written with a fraction.
+
+use std::fmt::Write;
+
+use serde_json::{Number, Value};
+
+use crate::domain::claims::CustomClaims;
+
+pub fn to_jsonb(claims: &CustomClaims) -> String {
+    if !claims.as_map().values().any(has_large) {
+        return claims.to_json();
+    }
+    let mut out = String::new();
+    write(&Value::Object(claims.as_map().clone()), &mut out);
+    out
+}
+
+/// A float that would be taken for an integer. From 1e16 on serde_json writes an exponent; from 2e19 on no integer type
+/// takes what comes back.
+fn large(number: &Number) -> Option<f64> {
+    number.as_f64().filter(|float| number.is_f64() && (1e16..2e19).contains(&float.abs()))
+}
+
+fn has_large(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => large(number).is_some(),
+        Value::Array(values) => values.iter().any(has_large),
+        Value::Object(map) => map.values().any(has_large),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
+    }
+}
+
+fn write(value: &Value, out: &mut String) {
+    // Writing to a string does not fail.
+    let _ = match value {
+        Value::Number(number) => match large(number) {
+            Some(float) => write!(out, "{float:.1}"),
+            None => write!(out, "{number}"),
+        },
+        Value::Array(values) => {
+            out.push('[');
+            for (n, value) in values.iter().enumerate() {
+                if n > 0 {
+                    out.push(',');
+                }
+                write(value, out);
+            }
+            out.write_char(']')
+        }
+        Value::Object(map) => {
+            out.push('{');
+            for (n, (name, value)) in map.iter().enumerate() {
+                if n > 0 {
+                    out.push(',');
+                }
+                write(&Value::String(name.clone()), out);
+                out.push(':');
+                write(value, out);
+            }
+            out.write_char('}')
+        }
+        other => write!(out, "{other}"),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What `jsonb` does to a number: no exponent, the same digits.
+    #[test]
+    fn large_floats_are_written_with_a_fraction_and_everything_else_as_it_is() {
+        let Value::Object(map) = json!({
+            "floats": [1e16, -1.5e17, 1.8446744073709552e19, 0.5, 1e-7, 1e300], "integers": [10_000_000_000_000_000_u64, -7],
+            "text": "a\"b", "nested": { "empty": [], "none": {} , "null": null },
+        }) else {
+            panic!("an object")
+        };
+        let text = to_jsonb(&CustomClaims::try_from(map.clone()).unwrap());
+        assert!(
+            text.contains("[10000000000000000.0,-150000000000000000.0,18446744073709551616.0,0.5,1e-7,1e+300]"),
+            "{text}"
+        );
+        assert!(text.contains("[10000000000000000,-7]"), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), Value::Object(map));
+    }
+}

@@ -1,0 +1,258 @@
+//! PostgreSQL: native types, group commit with one statement for many rows, a feed in the order of the commits.
+
+mod claims;
+mod create;
+pub mod open;
+mod pool;
+mod reads;
+mod refresh;
+mod revoke;
+mod rows;
+mod schema;
+mod sql;
+mod sweep;
+mod writes;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use self::{
+    open::{OpenError, Target},
+    pool::{BatchWrite, Fault, Pool},
+};
+use super::{
+    Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+    SweptRevocations,
+    batch::{BatchOutcome, GroupCommit, Shape},
+};
+use crate::domain::{
+    ids::SessionId,
+    key::SealedKey,
+    refresh::RefreshAttempt,
+    revocation::{Revocation, Seq},
+    session::Session,
+    time::Timestamp,
+};
+
+/// Each creation of a limited subject takes a lock, of which a server has some thousands for all its clients.
+const CREATIONS: Shape = Shape { workers: 4, most: 128 };
+const REFRESHES: Shape = Shape { workers: 4, most: 512 };
+/// They take turns at the head of the feed anyway.
+const REVOCATIONS: Shape = Shape { workers: 2, most: 512 };
+
+/// How often the head of the feed is looked at, for entries of other processes.
+const POLL: Duration = Duration::from_millis(25);
+/// How long to wait before looking again after the database failed.
+const POLL_RETRY: Duration = Duration::from_millis(200);
+
+/// Sessions, blacklist and keys in a PostgreSQL database.
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+    creations: GroupCommit<Creation, Created>,
+    refreshes: GroupCommit<RefreshAttempt, Refreshed>,
+    revocations: GroupCommit<Revocation, RevocationOutcome>,
+    _poll: AbortOnDropHandle<()>,
+    poll_stopped: CancellationToken,
+}
+
+struct Shared {
+    pool: Pool,
+    hints: watch::Sender<Seq>,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Connects to the database of this URL, which is called `name` wherever it is printed, and brings its schema up to
+    /// date.
+    pub async fn open(url: &str, name: String) -> Result<Self, OpenError> {
+        let mut target = Target::parse(url, name)?;
+        if target.is_exposed() {
+            tracing::warn!(database = ?target, "connections to the database are not encrypted");
+        }
+        open::prepare(&mut target).await?;
+
+        let (hints, _) = watch::channel(Seq::default());
+        let shared = Arc::new(Shared { pool: Pool::new(target), hints });
+        let poll_stopped = CancellationToken::new();
+        let poll = {
+            let (shared, stopped) = (shared.clone(), poll_stopped.clone().drop_guard());
+            async move {
+                let _stopped = stopped;
+                shared.poll().await;
+            }
+        };
+        Ok(Self {
+            creations: shared.group(CREATIONS, |created| match created {
+                Created::New { seq } => *seq,
+                Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
+            }),
+            refreshes: shared.refreshes(),
+            revocations: shared.group(REVOCATIONS, |outcome: &RevocationOutcome| outcome.seq),
+            _poll: AbortOnDropHandle::new(tokio::spawn(poll)),
+            poll_stopped,
+            shared,
+        })
+    }
+}
+
+impl Shared {
+    /// Starts the group commit of one kind of write.
+    fn group<W: BatchWrite>(
+        self: &Arc<Self>,
+        shape: Shape,
+        last_entry: fn(&W::Outcome) -> Option<Seq>,
+    ) -> GroupCommit<W, W::Outcome> {
+        let shared = self.clone();
+        GroupCommit::start(shape, move |writes: Arc<Vec<W>>| {
+            let shared = shared.clone();
+            async move { shared.hinting(pool::commit(&shared.pool, &writes).await, last_entry) }
+        })
+    }
+
+    fn refreshes(self: &Arc<Self>) -> GroupCommit<RefreshAttempt, Refreshed> {
+        let shared = self.clone();
+        GroupCommit::start(REFRESHES, move |attempts: Arc<Vec<RefreshAttempt>>| {
+            let shared = shared.clone();
+            async move {
+                let outcomes = refresh::commit(&shared.pool, &attempts).await;
+                shared.hinting(outcomes, |refreshed| match refreshed {
+                    Refreshed::Rotated { seq, .. } => *seq,
+                    Refreshed::Reused { seq, .. } => Some(*seq),
+                    Refreshed::Replayed(_) | Refreshed::Refused(_) => None,
+                })
+            }
+        })
+    }
+
+    /// Tells followers of what this process has committed, before it is found by looking.
+    fn hinting<O>(&self, outcomes: BatchOutcome<O>, last_entry: fn(&O) -> Option<Seq>) -> BatchOutcome<O> {
+        if let Some(seq) = outcomes.iter().flatten().flatten().filter_map(last_entry).max() {
+            self.hint(seq);
+        }
+        outcomes
+    }
+
+    fn hint(&self, seq: Seq) {
+        self.hints.send_if_modified(|newest| {
+            let is_newer = seq > *newest;
+            *newest = seq.max(*newest);
+            is_newer
+        });
+    }
+
+    /// Looks at the head of the feed again and again.
+    async fn poll(self: Arc<Self>) {
+        loop {
+            let wait = match self.feed_head().await {
+                Ok(seq) => {
+                    self.hint(seq);
+                    POLL
+                }
+                Err(fault) => {
+                    tracing::debug!(error = %StoreError::from(fault), "the head of the feed cannot be read");
+                    POLL_RETRY
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn feed_head(&self) -> Result<Seq, Fault> {
+        let mut lease = self.pool.lease().await?;
+        let seq = reads::feed_head(&mut lease).await?;
+        lease.release();
+        Ok(seq)
+    }
+}
+
+/// Lends a connection to one function and takes it back.
+macro_rules! with_connection {
+    ($store:expr, $function:path $(, $argument:expr)*) => {{
+        let mut lease = $store.shared.pool.lease().await?;
+        let outcome = $function(&mut lease $(, $argument)*).await?;
+        lease.release();
+        Ok(outcome)
+    }};
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn create_session(&self, creation: Creation) -> Result<Created, StoreError> {
+        self.creations.write(creation).await
+    }
+
+    async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed, StoreError> {
+        self.refreshes.write(attempt).await
+    }
+
+    async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
+        self.revocations.write(revocation).await
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+        with_connection!(self, reads::session, id)
+    }
+
+    async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError> {
+        with_connection!(self, reads::sessions, query)
+    }
+
+    async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>, StoreError> {
+        with_connection!(self, reads::revoked_tenants)
+    }
+
+    async fn end_tenant_sessions(
+        &self,
+        tenant: RevokedTenant,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<SessionId>, StoreError> {
+        with_connection!(self, sweep::end_tenant_sessions, &tenant, after, limit)
+    }
+
+    async fn revocations_after(&self, after: Seq, limit: i64) -> Result<Vec<FeedEntry>, StoreError> {
+        with_connection!(self, reads::revocations_after, after, limit)
+    }
+
+    fn revocation_hints(&self) -> watch::Receiver<Seq> {
+        self.shared.hints.subscribe()
+    }
+
+    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError> {
+        with_connection!(self, sweep::delete_expired_revocations, until, limit)
+    }
+
+    async fn forgotten_until(&self) -> Result<Timestamp, StoreError> {
+        with_connection!(self, reads::forgotten_until)
+    }
+
+    async fn stopped(&self) {
+        tokio::select! {
+            () = self.creations.stopped() => {}
+            () = self.refreshes.stopped() => {}
+            () = self.revocations.stopped() => {}
+            // Who looks at the head of the feed holds a sender of hints like everybody else, so its end is told apart.
+            () = self.poll_stopped.cancelled() => {}
+        }
+    }
+
+    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
+        with_connection!(self, sweep::delete_old_sessions, until, limit)
+    }
+
+    async fn keys(&self) -> Result<Vec<SealedKey>, StoreError> {
+        with_connection!(self, reads::keys)
+    }
+
+    async fn insert_first_keys(&self, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>, StoreError> {
+        with_connection!(self, reads::insert_first_keys, keys)
+    }
+}

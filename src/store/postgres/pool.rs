@@ -1,0 +1,268 @@
+//! Connections, and what their errors mean for a batch of writes.
+//!
+//! A connection is in doubt from the moment it is lent until its work has succeeded. One that comes back in doubt, because a
+//! statement failed or because the caller went away in the middle, is closed, which undoes what it had not committed.
+
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use diesel::result::{DatabaseErrorKind, Error};
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection};
+use tokio::time::{Instant, timeout};
+
+use super::open::{self, Target};
+use crate::store::{StoreError, batch::BatchOutcome};
+
+/// Most connections to the database.
+const CONNECTIONS: u32 = 16;
+/// How long a call waits for a connection before the database counts as away.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How soon it tries again to make one. The pool's own retries would wait for longer and longer.
+const LEASE_RETRY: Duration = Duration::from_millis(250);
+/// How long a batch may take. Each statement in it has less: the server gives up before we do.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(15);
+/// A batch that failed only after this long is not tried again write by write: that would take as long each time.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// What went wrong.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Nothing was written, because of others who wrote at the same time: worth another try.
+    Again(StoreError),
+    /// The connection is lost, or there was none. Whether a commit that was under way took effect is not known.
+    Away(StoreError),
+    /// The database gave an error that it does not classify. It may have closed the connection.
+    Unclear(StoreError),
+    /// Nothing was written, and the same again would fail again.
+    Final(StoreError),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        use DatabaseErrorKind::{
+            ClosedConnection, ReadOnlyTransaction, SerializationFailure, UnableToSendCommand, Unknown,
+        };
+        match error {
+            Error::DatabaseError(kind, info) => {
+                let message = info.message().to_owned();
+                match kind {
+                    SerializationFailure => Self::Again(StoreError::Unavailable(message)),
+                    ClosedConnection | UnableToSendCommand | ReadOnlyTransaction => {
+                        Self::Away(StoreError::Unavailable(message))
+                    }
+                    // Diesel does not tell the code. Only an error in the text of a statement has a position.
+                    Unknown if info.statement_position().is_some() => Self::Final(StoreError::Refused(message)),
+                    Unknown if message.contains("deadlock") => Self::Again(StoreError::Unavailable(message)),
+                    Unknown => Self::Unclear(StoreError::Unavailable(message)),
+                    _ => Self::Final(StoreError::Refused(message)),
+                }
+            }
+            Error::DeserializationError(error) => Self::Final(StoreError::Damaged(error.to_string())),
+            other => Self::Final(StoreError::Refused(other.to_string())),
+        }
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Again(error) | Fault::Away(error) | Fault::Unclear(error) | Fault::Final(error) => error,
+        }
+    }
+}
+
+/// A connection of the pool.
+pub struct Connection {
+    inner: AsyncPgConnection,
+    in_doubt: bool,
+    has_locks: bool,
+}
+
+/// Makes connections.
+pub struct Manager {
+    target: Target,
+    /// Why none could be made, last time.
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+impl bb8::ManageConnection for Manager {
+    type Connection = Connection;
+    type Error = String;
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let connected = open::connect(&self.target).await.map_err(|error| error.to_string());
+        if let Ok(mut trouble) = self.trouble.lock() {
+            *trouble = connected.as_ref().err().cloned();
+        }
+        Ok(Connection { inner: connected?, in_doubt: false, has_locks: self.target.has_locks })
+    }
+
+    /// Asks nobody: what the driver has noticed is enough.
+    async fn is_valid(&self, connection: &mut Connection) -> Result<(), String> {
+        if self.has_broken(connection) { Err("closed".to_owned()) } else { Ok(()) }
+    }
+
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        connection.in_doubt || connection.inner.is_broken()
+    }
+}
+
+/// The connections of a store.
+pub struct Pool {
+    connections: bb8::Pool<Manager>,
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// A pool that makes its connections when they are needed.
+    pub fn new(target: Target) -> Self {
+        let trouble = Arc::default();
+        let manager = Manager { target, trouble: Arc::clone(&trouble) };
+        let builder = bb8::Pool::builder().max_size(CONNECTIONS).retry_connection(false).test_on_check_out(true);
+        Self { connections: builder.build_unchecked(manager), trouble }
+    }
+
+    /// Lends a connection.
+    pub async fn lease(&self) -> Result<Lease<'_>, Fault> {
+        let deadline = Instant::now() + LEASE_TIMEOUT;
+        loop {
+            if let Ok(Ok(mut connection)) = timeout(LEASE_RETRY, self.connections.get()).await {
+                connection.in_doubt = true;
+                return Ok(Lease(connection));
+            }
+            if Instant::now() >= deadline {
+                let trouble = self.trouble.lock().ok().and_then(|trouble| trouble.clone());
+                let busy = || "all connections are in use".to_owned();
+                return Err(Fault::Away(StoreError::Unavailable(trouble.unwrap_or_else(busy))));
+            }
+        }
+    }
+}
+
+/// A connection on loan, in doubt until it is released.
+pub struct Lease<'a>(bb8::PooledConnection<'a, Manager>);
+
+impl Deref for Lease<'_> {
+    type Target = AsyncPgConnection;
+    fn deref(&self) -> &AsyncPgConnection {
+        &self.0.inner
+    }
+}
+
+impl DerefMut for Lease<'_> {
+    fn deref_mut(&mut self) -> &mut AsyncPgConnection {
+        &mut self.0.inner
+    }
+}
+
+impl Lease<'_> {
+    /// Begins a transaction. Each of its statements sees what others have committed until then.
+    pub async fn begin(&mut self) -> Result<(), Fault> {
+        Ok(self.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?)
+    }
+
+    /// Ends the transaction.
+    pub async fn commit(&mut self) -> Result<(), Fault> {
+        // What fails here may have been done.
+        self.batch_execute("COMMIT").await.map_err(|error| match Fault::from(error) {
+            Fault::Unclear(error) | Fault::Final(error) => Fault::Away(error),
+            other => other,
+        })
+    }
+
+    /// Whether the database has advisory locks.
+    pub fn has_locks(&self) -> bool {
+        self.0.has_locks
+    }
+
+    /// Gives the connection back in good order.
+    pub fn release(mut self) {
+        self.0.in_doubt = false;
+    }
+
+    /// Whether the connection still answers after an error.
+    async fn survives(&mut self) -> bool {
+        matches!(timeout(LEASE_RETRY, self.batch_execute("ROLLBACK")).await, Ok(Ok(())))
+    }
+}
+
+/// A write that is made together with others of its kind.
+#[async_trait]
+pub trait BatchWrite: Clone + Send + Sync + Sized + 'static {
+    /// What comes of it.
+    type Outcome: Send + 'static;
+
+    /// Makes all of them. A fault means that none has been made, or, if the connection is lost, that nobody knows.
+    async fn apply(lease: &mut Lease<'_>, writes: &[Self]) -> Result<Vec<Result<Self::Outcome, StoreError>>, Fault>;
+}
+
+/// Commits a batch. An error means that nothing was written and that each may be tried by itself.
+pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W::Outcome> {
+    let started = Instant::now();
+    let mut is_first_try = true;
+    loop {
+        let fault = match timeout(BATCH_TIMEOUT, apply(pool, writes)).await {
+            Ok(Ok(outcomes)) => return Ok(outcomes),
+            Ok(Err(fault)) => fault,
+            Err(_) => Fault::Away(StoreError::Unavailable("it takes too long".to_owned())),
+        };
+        let is_slow = started.elapsed() > SLOW;
+        match fault {
+            Fault::Again(_) if is_first_try && !is_slow => is_first_try = false,
+            Fault::Again(error) | Fault::Final(error) if !is_slow => return Err(error),
+            // One by one they would wait as long, or do again what was done without our knowing.
+            other => {
+                let error = StoreError::from(other);
+                return Ok(writes.iter().map(|_| Err(error.clone())).collect());
+            }
+        }
+    }
+}
+
+async fn apply<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
+    let mut lease = pool.lease().await?;
+    match W::apply(&mut lease, writes).await {
+        Ok(outcomes) => {
+            lease.release();
+            Ok(outcomes)
+        }
+        Err(Fault::Unclear(error)) => Err(match lease.survives().await {
+            true => Fault::Final(error),
+            false => Fault::Away(error),
+        }),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Commits a batch, and, if it fails as a whole, each of its writes by itself.
+pub async fn commit_each<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Vec<Result<W::Outcome, StoreError>> {
+    let error = match commit(pool, writes).await {
+        Ok(outcomes) => return outcomes,
+        Err(error) => error,
+    };
+    if writes.len() == 1 {
+        return vec![Err(error)];
+    }
+    let mut outcomes = Vec::with_capacity(writes.len());
+    for write in writes.chunks(1) {
+        outcomes.push(commit(pool, write).await.and_then(|mut outcome| outcome.pop().unwrap_or(Err(error.clone()))));
+    }
+    outcomes
+}

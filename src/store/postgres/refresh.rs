@@ -1,0 +1,242 @@
+//! Refreshing sessions: rotations that need nothing else go in one statement, the rest is judged on the row.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use diesel::{
+    ExpressionMethods, QueryDsl, SelectableHelper,
+    sql_types::{Array, BigInt, Binary, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+};
+use diesel_async::RunQueryDsl;
+
+use super::{
+    pool::{self, BatchWrite, Fault, Lease, Pool},
+    rows::{SessionRow, array, instant, uuid},
+    schema::sessions,
+    sql::{first_uncovered, statement},
+    writes,
+};
+use crate::{
+    domain::{
+        ids::SessionId,
+        policy::OnRefresh,
+        refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
+        revocation::BlacklistEntry,
+        session::{Device, EndReason, Ended, Session},
+        text::Note,
+        time::Timestamp,
+    },
+    store::{Refreshed, StoreError, batch::BatchOutcome},
+};
+
+/// Commits a batch of attempts.
+pub async fn commit(pool: &Pool, attempts: &[RefreshAttempt]) -> BatchOutcome<Refreshed> {
+    let swift: Vec<_> = attempts.iter().cloned().map(Swift).collect();
+    let mut outcomes = pool::commit(pool, &swift).await?;
+    let mut left = vec![];
+    for (attempt, outcome) in attempts.iter().zip(&outcomes) {
+        if matches!(outcome, Ok(None)) {
+            left.push(Careful(attempt.clone()));
+        }
+    }
+    if !left.is_empty() {
+        // What has rotated is committed: a failure here must not touch it.
+        let mut judged = pool::commit_each(pool, &left).await.into_iter();
+        for outcome in outcomes.iter_mut().filter(|outcome| matches!(outcome, Ok(None))) {
+            *outcome = judged.next().transpose();
+        }
+    }
+    let missing = || StoreError::Refused("an attempt without an outcome".to_owned());
+    Ok(outcomes.into_iter().map(|outcome| outcome?.ok_or_else(missing)).collect())
+}
+
+/// An attempt that may be a plain rotation.
+#[derive(Clone)]
+struct Swift(RefreshAttempt);
+
+#[async_trait]
+impl BatchWrite for Swift {
+    /// None if it is not a plain rotation.
+    type Outcome = Option<Refreshed>;
+
+    /// The condition says what [`Session::judge_refresh`] says of a rotation, for policies that stop no access token.
+    /// Of several attempts with one token, one rotates. Rows are locked in the order of their identifiers.
+    async fn apply(
+        lease: &mut Lease<'_>,
+        attempts: &[Self],
+    ) -> Result<Vec<Result<Option<Refreshed>, StoreError>>, Fault> {
+        let mut sorted: Vec<_> = attempts.iter().map(|Self(attempt)| attempt).enumerate().collect();
+        sorted.sort_by_key(|(_, attempt)| attempt.session_id);
+        fn column<'a, T>(sorted: &[(usize, &'a RefreshAttempt)], of: impl Fn(&'a RefreshAttempt) -> T) -> Vec<T> {
+            sorted.iter().map(|(_, attempt)| of(attempt)).collect()
+        }
+        fn device<'a>(of: impl Fn(&'a Device) -> &'a str) -> impl Fn(&'a RefreshAttempt) -> Option<&'a str> {
+            move |attempt| attempt.device.as_ref().map(&of)
+        }
+        let rotated: Vec<(i64, SessionRow)> = statement::<(BigInt, sessions::SqlType)>(concat!(
+            "UPDATE sessions AS s SET refreshed_at = given.instant, \
+             idle_expires_at = least(given.instant + s.idle_timeout, s.expires_at), \
+             sweep_on = least(s.sweep_on, given.instant + s.idle_timeout), generation = s.generation + 1, \
+             refresh_key = given.next_key, access_token_id = given.next_access_token_id, \
+             user_agent = coalesce(given.user_agent, s.user_agent), \
+             ip_address = coalesce(given.ip_address, s.ip_address), \
+             device_label = coalesce(given.device_label, s.device_label), revision = s.revision + 1 \
+             FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (place, id, lineage_secret, generation, scopes, \
+             instant, next_key, next_access_token_id, user_agent, ip_address, device_label) \
+             WHERE s.id = given.id AND s.lineage_secret = given.lineage_secret AND s.generation = given.generation \
+             AND s.ended_at IS NULL AND s.idle_expires_at > given.instant AND s.scopes @> given.scopes::text[] \
+             AND s.on_refresh = 'keep_access_token' AND s.generation < 4294967295 AND s.revision < 4294967295 \
+             AND NOT EXISTS (SELECT 1 FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = s.tenant AND s.id < ",
+            first_uncovered!(),
+            ") RETURNING given.place, s.id, s.access_token_id, s.authenticated_at, s.created_at, s.refreshed_at, \
+             s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, s.idle_timeout, s.refresh_grace, \
+             s.generation, s.revision, s.tenant, s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, \
+             s.user_agent, s.ip_address, s.device_label, s.policy, s.on_refresh, s.lineage_secret, s.refresh_key, \
+             s.request_id, s.end_reason, s.end_note"
+        ))
+        .bind::<Array<BigInt>, _>(
+            sorted.iter().map(|(place, _)| i64::try_from(*place).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
+        )
+        .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| uuid(attempt.session_id.bytes())))
+        .bind::<Array<Binary>, _>(column(&sorted, |attempt| attempt.secret.0.to_vec()))
+        .bind::<Array<BigInt>, _>(column(&sorted, |attempt| i64::from(attempt.generation)))
+        .bind::<Array<Text>, _>(column(&sorted, |attempt| array(&attempt.scopes)))
+        .bind::<Array<Timestamptz>, _>(column(&sorted, |attempt| instant(attempt.now)))
+        .bind::<Array<Binary>, _>(column(&sorted, |attempt| attempt.next_key.0.to_vec()))
+        .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| uuid(attempt.next_access_token_id.bytes())))
+        .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.user_agent)))
+        .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.ip_address)))
+        .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.label)))
+        .load(&mut **lease)
+        .await?;
+
+        let mut outcomes: Vec<_> = attempts.iter().map(|_| Ok(None)).collect();
+        for (place, row) in rotated {
+            if let Some(outcome) = usize::try_from(place).ok().and_then(|place| outcomes.get_mut(place)) {
+                // A damaged row has rotated all the same, and hurts nobody else.
+                *outcome = Session::try_from(row)
+                    .map(|session| Some(Refreshed::Rotated { session: Box::new(session), seq: None }));
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+/// An attempt to be judged.
+#[derive(Clone)]
+struct Careful(RefreshAttempt);
+
+#[async_trait]
+impl BatchWrite for Careful {
+    type Outcome = Refreshed;
+
+    async fn apply(lease: &mut Lease<'_>, attempts: &[Self]) -> Result<Vec<Result<Refreshed, StoreError>>, Fault> {
+        let mut ids: Vec<SessionId> = attempts.iter().map(|Self(attempt)| attempt.session_id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        // Most are replays and refusals, which change nothing and need no lock.
+        let there = read(lease, &ids).await?;
+        let tenants = writes::tenants_up_to(lease, there.values().map(|session| &session.tenant)).await?;
+        let judged: Vec<_> = attempts.iter().map(|Self(attempt)| judge(attempt, &there, &tenants).0).collect();
+        if judged.iter().all(Option::is_some) {
+            return Ok(judged.into_iter().flatten().map(Ok).collect());
+        }
+
+        lease.begin().await?;
+        let mut there = writes::lock(lease, &ids).await?;
+        let tenants = writes::tenants_up_to(lease, there.values().map(|session| &session.tenant)).await?;
+        let mut changed = HashMap::new();
+        let mut entries = vec![];
+        let mut outcomes = Vec::with_capacity(attempts.len());
+        for Self(attempt) in attempts {
+            let (outcome, change) = judge(attempt, &there, &tenants);
+            let refreshed = match (outcome, change) {
+                (Some(refreshed), _) => (refreshed, None),
+                (None, Some(change)) => {
+                    let entry = change.entry.map(|entry| {
+                        entries.push(entry);
+                        entries.len() - 1
+                    });
+                    there.insert(change.session.id, change.session.clone());
+                    changed.insert(change.session.id, change.session.clone());
+                    (change.outcome, entry)
+                }
+                (None, None) => return Err(StoreError::Refused("an attempt without a verdict".to_owned()).into()),
+            };
+            outcomes.push(refreshed);
+        }
+        let changed: Vec<_> = changed.into_values().collect();
+        writes::save(lease, &changed).await?;
+        let seqs = writes::insert_entries(lease, &entries).await?;
+        lease.commit().await?;
+        let outcomes = outcomes.into_iter().map(|(mut refreshed, entry)| {
+            let given = entry.and_then(|entry| seqs.get(entry)).copied();
+            match (&mut refreshed, given) {
+                (Refreshed::Rotated { seq, .. }, given) => *seq = given,
+                (Refreshed::Reused { seq, .. }, Some(given)) => *seq = given,
+                _ => {}
+            }
+            Ok(refreshed)
+        });
+        Ok(outcomes.collect())
+    }
+}
+
+/// What an attempt changes.
+struct Change {
+    session: Session,
+    entry: Option<BlacklistEntry>,
+    /// Without its place in the feed.
+    outcome: Refreshed,
+}
+
+/// Judges an attempt: an outcome if nothing changes, a change otherwise.
+fn judge(
+    attempt: &RefreshAttempt,
+    there: &HashMap<SessionId, Session>,
+    tenants: &HashMap<String, Timestamp>,
+) -> (Option<Refreshed>, Option<Change>) {
+    let Some(session) = there.get(&attempt.session_id) else {
+        return (Some(Refreshed::Refused(RefreshRefusal::Unknown)), None);
+    };
+    let verdict = session.judge_refresh(attempt);
+    // The job that ends a revoked tenant's sessions may not have come to this one yet.
+    if !matches!(verdict, RefreshVerdict::Refuse(_))
+        && tenants.get(&*session.tenant).is_some_and(|up_to| writes::covers(*up_to, session.id))
+    {
+        return (Some(Refreshed::Refused(RefreshRefusal::Ended)), None);
+    }
+    match verdict {
+        RefreshVerdict::Refuse(refusal) => (Some(Refreshed::Refused(refusal)), None),
+        RefreshVerdict::Replay => (Some(Refreshed::Replayed(Box::new(session.clone()))), None),
+        RefreshVerdict::Reuse => {
+            let ended = Ended { at: attempt.now, reason: EndReason::RefreshTokenReused, note: Note::default() };
+            let entry = Some(BlacklistEntry::for_session(session, &ended));
+            let session = session.clone().end(ended);
+            let outcome = Refreshed::Reused { session: Box::new(session.clone()), seq: Default::default() };
+            (None, Some(Change { session, entry, outcome }))
+        }
+        RefreshVerdict::Rotate(next) => {
+            let entry = match next.policy.on_refresh {
+                OnRefresh::KeepAccessToken => None,
+                OnRefresh::RevokeAccessToken => Some(superseded(session, attempt.now)),
+            };
+            let session = (*next).clone();
+            (None, Some(Change { session, entry, outcome: Refreshed::Rotated { session: next, seq: None } }))
+        }
+    }
+}
+
+/// The entry that stops a session's access token once it has been refreshed.
+fn superseded(session: &Session, now: Timestamp) -> BlacklistEntry {
+    let token_expires_at = session.policy.access_token_expiry(session.refreshed_at, session.idle_expires_at);
+    let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
+    BlacklistEntry::for_token(session, session.access_token_id, token_expires_at, &ended)
+}
+
+async fn read(lease: &mut Lease<'_>, ids: &[SessionId]) -> Result<HashMap<SessionId, Session>, Fault> {
+    let ids: Vec<_> = ids.iter().map(|id| uuid(id.bytes())).collect();
+    let rows: Vec<SessionRow> =
+        sessions::table.filter(sessions::id.eq_any(ids)).select(SessionRow::as_select()).load(&mut **lease).await?;
+    rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
+}

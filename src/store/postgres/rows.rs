@@ -1,0 +1,314 @@
+//! Rows to domain types and back.
+
+use std::{fmt, ops::Deref, time::Duration};
+
+use diesel::{
+    data_types::{PgInterval, PgTimestamp},
+    prelude::{Insertable, Queryable, Selectable},
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::schema::{blacklist, sessions, signing_keys};
+use crate::{
+    domain::{
+        claims::CustomClaims,
+        ids::{SessionId, TokenId},
+        key::{KeyPurpose, RefreshKeyId, SealedKey},
+        policy::{OnRefresh, SessionPolicy},
+        revocation::{Revoked, Seq},
+        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, Session},
+        text::Tenant,
+        time::{Timestamp, micros},
+    },
+    store::{FeedEntry, RevokedTenant, StoreError},
+};
+
+/// PostgreSQL counts from 2000-01-01T00:00:00Z.
+const EPOCH: i64 = 946_684_800_000_000;
+/// The first and the last instant that it can tell: 4714-11-24 BC and the end of 294276.
+const FIRST: i64 = -211_813_488_000_000_000;
+const LAST: i64 = 9_223_371_331_199_999_999;
+
+pub fn instant(at: Timestamp) -> PgTimestamp {
+    PgTimestamp(at.micros().saturating_sub(EPOCH).clamp(FIRST, LAST))
+}
+
+pub fn timestamp(instant: PgTimestamp) -> Timestamp {
+    Timestamp::from_micros(instant.0.saturating_add(EPOCH))
+}
+
+/// In microseconds alone: days would follow a calendar.
+pub fn interval(span: Duration) -> PgInterval {
+    PgInterval::from_microseconds(micros(span))
+}
+
+pub fn uuid(bytes: &[u8; 16]) -> Uuid {
+    Uuid::from_bytes(*bytes)
+}
+
+/// Several texts as one (`{"a","b"}`), because `unnest` would take an array of arrays apart.
+pub fn array<T: Deref<Target = str>>(texts: &[T]) -> String {
+    let mut literal = String::from("{");
+    for (n, text) in texts.iter().enumerate() {
+        literal.push_str(if n == 0 { "\"" } else { ",\"" });
+        for character in text.chars() {
+            if matches!(character, '"' | '\\') {
+                literal.push('\\');
+            }
+            literal.push(character);
+        }
+        literal.push('"');
+    }
+    literal.push('}');
+    literal
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = sessions)]
+pub struct SessionRow {
+    id: Uuid,
+    access_token_id: Uuid,
+    authenticated_at: PgTimestamp,
+    created_at: PgTimestamp,
+    refreshed_at: PgTimestamp,
+    idle_expires_at: PgTimestamp,
+    expires_at: PgTimestamp,
+    ended_at: Option<PgTimestamp>,
+    access_token_ttl: PgInterval,
+    idle_timeout: PgInterval,
+    refresh_grace: PgInterval,
+    generation: i64,
+    revision: i64,
+    tenant: String,
+    subject: String,
+    client_id: String,
+    audience: Vec<String>,
+    scopes: Vec<String>,
+    claims: Value,
+    acr: String,
+    amr: Vec<String>,
+    user_agent: String,
+    ip_address: String,
+    device_label: String,
+    policy: String,
+    on_refresh: String,
+    lineage_secret: Vec<u8>,
+    refresh_key: Vec<u8>,
+    request_id: Option<String>,
+    end_reason: Option<String>,
+    end_note: Option<String>,
+}
+
+/// A column that does not hold what its type says.
+fn damaged(column: &str, problem: impl fmt::Display) -> StoreError {
+    StoreError::Damaged(format!("{column} {problem}"))
+}
+
+fn text<T>(column: &str, text: String) -> Result<T, StoreError>
+where
+    T: TryFrom<String>,
+    T::Error: fmt::Display,
+{
+    T::try_from(text).map_err(|error| damaged(column, error))
+}
+
+fn texts<T>(column: &str, items: Vec<String>) -> Result<Vec<T>, StoreError>
+where
+    T: TryFrom<String>,
+    T::Error: fmt::Display,
+{
+    items.into_iter().map(|item| text(column, item)).collect()
+}
+
+fn bytes<const N: usize>(column: &str, bytes: &[u8]) -> Result<[u8; N], StoreError> {
+    bytes.try_into().map_err(|_| damaged(column, format_args!("has {} bytes instead of {N}", bytes.len())))
+}
+
+/// Whole days are told from hours only by a calendar without summer time, which is UTC's; months are not told at all.
+fn span(column: &str, interval: PgInterval) -> Result<Duration, StoreError> {
+    const DAY: i64 = 86_400_000_000;
+    let total = i64::from(interval.days).checked_mul(DAY).and_then(|days| days.checked_add(interval.microseconds));
+    match total.map(u64::try_from) {
+        Some(Ok(total)) if interval.months == 0 => Ok(Duration::from_micros(total)),
+        _ => Err(damaged(column, "is negative, or has months or years")),
+    }
+}
+
+fn number(column: &str, number: i64) -> Result<u32, StoreError> {
+    u32::try_from(number).map_err(|_| damaged(column, "is out of range"))
+}
+
+fn named<T>(column: &str, name: &str, find: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
+    find(name).ok_or_else(|| damaged(column, format_args!("holds the unknown name {name:?}")))
+}
+
+impl SessionRow {
+    /// The session that it is the row of, even if it is damaged.
+    pub fn id(&self) -> SessionId {
+        SessionId::from_bytes(self.id.into_bytes())
+    }
+}
+
+impl TryFrom<SessionRow> for Session {
+    type Error = StoreError;
+
+    fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        let id = row.id();
+        let Value::Object(claims) = row.claims else { return Err(damaged("sessions.claims", "is not a JSON object")) };
+        let ended = match (row.ended_at, row.end_reason) {
+            (Some(at), Some(reason)) => Some(Ended {
+                at: timestamp(at),
+                reason: named("sessions.end_reason", &reason, EndReason::from_name)?,
+                note: text("sessions.end_note", row.end_note.unwrap_or_default())?,
+            }),
+            (None, None) => None,
+            _ => return Err(damaged("sessions.ended_at", "and end_reason are not set together")),
+        };
+        Ok(Self {
+            id,
+            tenant: text("sessions.tenant", row.tenant)?,
+            subject: text("sessions.subject", row.subject)?,
+            client_id: text("sessions.client_id", row.client_id)?,
+            audience: texts("sessions.audience", row.audience)?,
+            scopes: texts("sessions.scopes", row.scopes)?,
+            claims: CustomClaims::try_from(claims).map_err(|error| damaged("sessions.claims", error))?,
+            authentication: Authentication {
+                acr: text("sessions.acr", row.acr)?,
+                amr: texts("sessions.amr", row.amr)?,
+                at: timestamp(row.authenticated_at),
+            },
+            device: Device {
+                user_agent: text("sessions.user_agent", row.user_agent)?,
+                ip_address: text("sessions.ip_address", row.ip_address)?,
+                label: text("sessions.device_label", row.device_label)?,
+            },
+            policy: SessionPolicy {
+                name: text("sessions.policy", row.policy)?,
+                access_token_ttl: span("sessions.access_token_ttl", row.access_token_ttl)?,
+                idle_timeout: span("sessions.idle_timeout", row.idle_timeout)?,
+                refresh_grace: span("sessions.refresh_grace", row.refresh_grace)?,
+                on_refresh: named("sessions.on_refresh", &row.on_refresh, OnRefresh::from_name)?,
+            },
+            created_at: timestamp(row.created_at),
+            refreshed_at: timestamp(row.refreshed_at),
+            idle_expires_at: timestamp(row.idle_expires_at),
+            expires_at: timestamp(row.expires_at),
+            lineage: Lineage {
+                generation: number("sessions.generation", row.generation)?,
+                secret: LineageSecret(bytes("sessions.lineage_secret", &row.lineage_secret)?),
+                key: RefreshKeyId(bytes("sessions.refresh_key", &row.refresh_key)?),
+            },
+            access_token_id: TokenId::from_bytes(row.access_token_id.into_bytes()),
+            request_id: row.request_id.map(|id| text("sessions.request_id", id)).transpose()?,
+            ended,
+            revision: number("sessions.revision", row.revision)?,
+        })
+    }
+}
+
+const SESSION: &str = "session";
+const TOKEN: &str = "token";
+/// The kind of a tenant's entry, which queries select by.
+pub const TENANT: &str = "tenant";
+
+/// What identifies an entry: its kind and its key.
+pub fn revoked_key(revoked: &Revoked) -> (&'static str, String) {
+    match revoked {
+        Revoked::Session(id) => (SESSION, id.to_string()),
+        Revoked::Token(id) => (TOKEN, id.to_string()),
+        Revoked::Tenant { tenant, .. } => (TENANT, tenant.to_string()),
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = blacklist)]
+pub struct FeedRow {
+    seq: i64,
+    kind: String,
+    key: String,
+    up_to: Option<PgTimestamp>,
+    expires_at: PgTimestamp,
+}
+
+impl TryFrom<FeedRow> for FeedEntry {
+    type Error = StoreError;
+
+    fn try_from(row: FeedRow) -> Result<Self, StoreError> {
+        let not_an_id = |error| damaged("blacklist.key", error);
+        let revoked = match (row.kind.as_str(), row.up_to) {
+            (SESSION, None) => Revoked::Session(row.key.parse().map_err(not_an_id)?),
+            (TOKEN, None) => Revoked::Token(row.key.parse().map_err(not_an_id)?),
+            (TENANT, Some(up_to)) => {
+                Revoked::Tenant { tenant: text::<Tenant>("blacklist.key", row.key)?, up_to: timestamp(up_to) }
+            }
+            (kind, _) => return Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
+        };
+        Ok(Self { seq: Seq(row.seq), revoked, expires_at: timestamp(row.expires_at) })
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = blacklist)]
+pub struct RevokedTenantRow {
+    seq: i64,
+    key: String,
+    up_to: Option<PgTimestamp>,
+    reason: String,
+    note: String,
+    revoked_at: PgTimestamp,
+}
+
+impl TryFrom<RevokedTenantRow> for RevokedTenant {
+    type Error = StoreError;
+
+    fn try_from(row: RevokedTenantRow) -> Result<Self, StoreError> {
+        let up_to = row.up_to.ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant"))?;
+        Ok(Self {
+            seq: Seq(row.seq),
+            tenant: text("blacklist.key", row.key)?,
+            up_to: timestamp(up_to),
+            ended: Ended {
+                at: timestamp(row.revoked_at),
+                reason: named("blacklist.reason", &row.reason, EndReason::from_name)?,
+                note: text("blacklist.note", row.note)?,
+            },
+        })
+    }
+}
+
+#[derive(Queryable, Selectable, Insertable)]
+#[diesel(table_name = signing_keys)]
+pub struct KeyRow {
+    created_at: PgTimestamp,
+    kid: String,
+    purpose: String,
+    algorithm: String,
+    sealed: Vec<u8>,
+}
+
+impl From<SealedKey> for KeyRow {
+    fn from(key: SealedKey) -> Self {
+        Self {
+            created_at: instant(key.created_at),
+            kid: key.kid,
+            purpose: key.purpose.as_str().to_owned(),
+            algorithm: key.algorithm,
+            sealed: key.sealed,
+        }
+    }
+}
+
+impl TryFrom<KeyRow> for SealedKey {
+    type Error = StoreError;
+
+    fn try_from(row: KeyRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            purpose: named("signing_keys.purpose", &row.purpose, KeyPurpose::from_name)?,
+            kid: row.kid,
+            algorithm: row.algorithm,
+            sealed: row.sealed,
+            created_at: timestamp(row.created_at),
+        })
+    }
+}

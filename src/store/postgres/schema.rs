@@ -1,0 +1,78 @@
+//! The tables as Diesel sees them; `migrations/postgres` says what the columns mean.
+
+diesel::table! {
+    /// Without `sweep_on`, which is no part of a session: statements that write set it in passing.
+    sessions (id) {
+        id -> Uuid,
+        access_token_id -> Uuid,
+        authenticated_at -> Timestamptz,
+        created_at -> Timestamptz,
+        refreshed_at -> Timestamptz,
+        idle_expires_at -> Timestamptz,
+        expires_at -> Timestamptz,
+        ended_at -> Nullable<Timestamptz>,
+        access_token_ttl -> Interval,
+        idle_timeout -> Interval,
+        refresh_grace -> Interval,
+        generation -> BigInt,
+        revision -> BigInt,
+        tenant -> Text,
+        subject -> Text,
+        client_id -> Text,
+        audience -> Array<Text>,
+        scopes -> Array<Text>,
+        claims -> Jsonb,
+        acr -> Text,
+        amr -> Array<Text>,
+        user_agent -> Text,
+        ip_address -> Text,
+        device_label -> Text,
+        policy -> Text,
+        on_refresh -> Text,
+        lineage_secret -> Binary,
+        refresh_key -> Binary,
+        request_id -> Nullable<Text>,
+        end_reason -> Nullable<Text>,
+        end_note -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    blacklist (seq) {
+        seq -> BigInt,
+        session_id -> Nullable<Uuid>,
+        up_to -> Nullable<Timestamptz>,
+        revoked_at -> Timestamptz,
+        expires_at -> Timestamptz,
+        kind -> Text,
+        key -> Text,
+        tenant -> Text,
+        subject -> Nullable<Text>,
+        reason -> Text,
+        note -> Text,
+    }
+}
+
+diesel::table! {
+    feed_head (id) {
+        id -> Bool,
+        seq -> BigInt,
+    }
+}
+
+diesel::table! {
+    sweeper (id) {
+        id -> Bool,
+        forgotten_until -> Timestamptz,
+    }
+}
+
+diesel::table! {
+    signing_keys (kid) {
+        created_at -> Timestamptz,
+        kid -> Text,
+        purpose -> Text,
+        algorithm -> Text,
+        sealed -> Binary,
+    }
+}

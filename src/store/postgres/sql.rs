@@ -1,0 +1,87 @@
+//! Statements written by hand that are prepared once per connection. Diesel's `sql_query` would prepare anew each time,
+//! which costs a round trip and a plan.
+
+use std::marker::PhantomData;
+
+use diesel::{
+    QueryResult,
+    pg::Pg,
+    query_builder::{AstPass, Query, QueryFragment, QueryId},
+    serialize::ToSql,
+    sql_types::HasSqlType,
+};
+
+/// A statement and its values; `Row` is what a row that it returns is made of.
+pub struct Statement<'a, Row> {
+    text: &'static str,
+    binds: Vec<Box<dyn QueryFragment<Pg> + Send + 'a>>,
+    row: PhantomData<fn() -> Row>,
+}
+
+struct Bind<Type, Value> {
+    value: Value,
+    sql_type: PhantomData<fn() -> Type>,
+}
+
+/// A statement whose text has a `?` in each place of a value.
+pub fn statement<'a, Row>(text: &'static str) -> Statement<'a, Row> {
+    Statement { text, binds: vec![], row: PhantomData }
+}
+
+impl<'a, Row> Statement<'a, Row> {
+    /// Gives the next value.
+    pub fn bind<Type, Value>(mut self, value: Value) -> Self
+    where
+        Type: 'a,
+        Value: ToSql<Type, Pg> + Send + 'a,
+        Pg: HasSqlType<Type>,
+    {
+        self.binds.push(Box::new(Bind::<Type, Value> { value, sql_type: PhantomData }));
+        self
+    }
+}
+
+impl<Type, Value> QueryFragment<Pg> for Bind<Type, Value>
+where
+    Value: ToSql<Type, Pg>,
+    Pg: HasSqlType<Type>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_bind_param::<Type, Value>(&self.value)
+    }
+}
+
+impl<Row> QueryFragment<Pg> for Statement<'_, Row> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let mut binds = self.binds.iter();
+        for (n, piece) in self.text.split('?').enumerate() {
+            if n > 0
+                && let Some(bind) = binds.next()
+            {
+                bind.walk_ast(out.reborrow())?;
+            }
+            out.push_sql(piece);
+        }
+        Ok(())
+    }
+}
+
+/// Prepared statements are found by their text.
+impl<Row> QueryId for Statement<'_, Row> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl<Row> Query for Statement<'_, Row> {
+    type SqlType = Row;
+}
+
+/// The least identifier that a tenant's entry `b` does not cover: it covers sessions by the millisecond that their
+/// identifiers tell (`SessionId::created_millis`).
+macro_rules! first_uncovered {
+    () => {
+        "(lpad(to_hex((extract(epoch FROM date_trunc('milliseconds', b.up_to)) * 1000)::bigint + 1), 12, '0') \
+         || repeat('0', 20))::uuid"
+    };
+}
+pub(super) use first_uncovered;

@@ -1,0 +1,457 @@
+//! What the PostgreSQL engine promises beyond the contract: several processes on one database, and a database that fails.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
+};
+
+use countersign::{
+    domain::{
+        ids::TokenId,
+        policy::{OnQuota, OnRefresh},
+        refresh::RefreshAttempt,
+        revocation::{RevocationTarget, Seq},
+        session::Session,
+        text::Tenant,
+    },
+    store::{
+        Created, Creation, Refreshed, Store, StoreError,
+        postgres::{PostgresStore, open::OpenError},
+    },
+};
+use futures_util::future::join_all;
+use tokio_postgres::NoTls;
+
+use crate::{
+    postgres_server::{Server, execute, new_database},
+    support::{
+        after, assert_unchanged, attempt, create, create_all, entries, list, query, read, revoke, revoke_session,
+        rich_session, rotate, session, text, unlimited,
+    },
+};
+
+const NAME: &str = "postgres://test";
+
+async fn open(url: &str) -> PostgresStore {
+    PostgresStore::open(url, NAME.to_owned()).await.unwrap()
+}
+
+async fn refusal(url: &str) -> OpenError {
+    match PostgresStore::open(url, NAME.to_owned()).await {
+        Ok(store) => panic!("{store:?} must not open"),
+        Err(error) => error,
+    }
+}
+
+/// As many stores on one database as a small cluster has replicas.
+async fn replicas() -> (String, [PostgresStore; 3]) {
+    let url = new_database().await;
+    let stores = [open(&url).await, open(&url).await, open(&url).await];
+    (url, stores)
+}
+
+/// One number out of the database, behind the store's back.
+async fn number(url: &str, sql: &str) -> i64 {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let number = client.query_one(sql, &[]).await.unwrap().get(0);
+    drop(client);
+    driver.await.unwrap().unwrap();
+    number
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_migrate_at_once_one_does_it() {
+    let url = new_database().await;
+    for opened in join_all((0..8).map(|_| PostgresStore::open(&url, NAME.to_owned()))).await {
+        assert_eq!(opened.unwrap().keys().await.unwrap(), []);
+    }
+    assert_eq!(number(&url, "SELECT count(*) FROM __diesel_schema_migrations").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_whose_process_dies_leaves_nothing() {
+    let url = new_database().await;
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let half = "BEGIN; SELECT pg_advisory_xact_lock(1129539438); CREATE TABLE sessions (half int)";
+    client.batch_execute(half).await.unwrap();
+    let opening = tokio::spawn({
+        let url = url.clone();
+        async move { open(&url).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!opening.is_finished(), "it waits for the one that is at it");
+    driver.abort();
+    drop(client);
+    create(&opening.await.unwrap(), session(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_of_a_newer_version_is_refused_and_left_as_it_was() {
+    let url = new_database().await;
+    let there = create(&open(&url).await, session(1)).await;
+    execute(&url, "INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')").await;
+    let refused = refusal(&url).await;
+    assert!(matches!(&refused, OpenError::Newer { migration, .. } if migration == "9999"), "{refused:?}");
+    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '9999'").await;
+    assert_unchanged(&open(&url).await, &[there]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password() {
+    let url = new_database().await;
+    execute(&url, "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0").await;
+    let (server, _) = url.rsplit_once('/').unwrap();
+    for (url, expected) in [
+        (format!("{server}/latin"), "has the encoding LATIN1"),
+        (format!("{server}/nowhere"), "database \"nowhere\" does not exist"),
+        ("postgres://u:secret@127.0.0.1:1/d".to_owned(), "cannot be reached: error connecting to server"),
+        ("postgres://u:secret@h/d?sslmode=require".to_owned(), "without TLS"),
+        ("postgres://u:secret@h/d?nonsense=1".to_owned(), "nonsense"),
+    ] {
+        let refused = refusal(&url).await;
+        let (line, all) = (refused.to_string(), format!("{refused:?}"));
+        assert!(line.contains(expected) && !line.contains('\n'), "{line}");
+        assert!(!line.contains("secret") && !all.contains("secret"), "{all}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_refreshes_over_several_replicas_one_rotates_and_the_others_replay() {
+    let (_, stores) = replicas().await;
+    for n in 0..10 {
+        let before = create(&stores[0], session(n)).await;
+        let attempts = (0..64_u8).map(|n| {
+            let mut attempt = attempt(&before, after(30));
+            attempt.next_access_token_id = TokenId::new([n; 16]);
+            stores[usize::from(n) % 3].refresh_session(attempt)
+        });
+        let mut rotated = vec![];
+        let mut replayed = vec![];
+        for outcome in join_all(attempts).await {
+            match outcome.unwrap() {
+                Refreshed::Rotated { session, .. } => rotated.push(session),
+                Refreshed::Replayed(session) => replayed.push(session),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((rotated.len(), replayed.len()), (1, 63));
+        assert!(replayed.iter().all(|session| *session == rotated[0]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_and_requests_hold_over_several_replicas() {
+    let (_, stores) = replicas().await;
+    let outcomes = join_all((0..96).map(|n| {
+        let creation = Creation { session: session(n), max_sessions: 5, on_quota: OnQuota::Refuse };
+        stores[n as usize % 3].create_session(creation)
+    }))
+    .await;
+    let new = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::New { .. }))).count();
+    assert_eq!((new, list(&stores[1], query(&Tenant::default())).await.len()), (5, 5), "{outcomes:?}");
+
+    let outcomes = join_all((0..96).map(|n| {
+        let session = Session { subject: text("bob"), request_id: Some(text("r")), ..session(100 + n) };
+        stores[n as usize % 3].create_session(unlimited(session))
+    }))
+    .await;
+    let new = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::New { .. }))).count();
+    let repeated = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::Repeated(_)))).count();
+    assert_eq!((new, repeated), (1, 95), "{outcomes:?}");
+
+    let evictions = join_all((0..96).map(|n| {
+        let session = Session { subject: text("carol"), ..session(200 + n) };
+        stores[n as usize % 3].create_session(Creation { session, max_sessions: 5, on_quota: OnQuota::EvictOldest })
+    }));
+    assert!(evictions.await.iter().all(|outcome| matches!(outcome, Ok(Created::New { .. }))));
+    assert_eq!(entries(&stores[2]).await.len(), 91);
+}
+
+/// A reader who has come to some place has seen everything before it, whoever wrote it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_feed_has_no_gaps_while_several_replicas_write() {
+    const EACH: u32 = 60;
+    let (url, stores) = replicas().await;
+    let sessions = create_all(&stores[0], (0..3 * EACH).map(session)).await;
+    let done = AtomicBool::new(false);
+    let follower = async {
+        let mut last = Seq::default();
+        while !done.load(Ordering::Relaxed) || last.0 < i64::from(3 * EACH) {
+            for entry in stores[0].revocations_after(last, 7).await.unwrap() {
+                assert_eq!(entry.seq.0, last.0 + 1, "nothing is committed before what has a smaller seq");
+                last = entry.seq;
+            }
+        }
+    };
+    let (stores, all) = (&stores, &sessions);
+    let writers = (0..3 * EACH).map(|n| async move {
+        revoke_session(&stores[n as usize % 3], &all[n as usize], after(500)).await;
+    });
+    let writing = async {
+        join_all(writers).await;
+        done.store(true, Ordering::Relaxed);
+    };
+    let both = futures_util::future::join(follower, writing);
+    tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+    assert_eq!(number(&url, "SELECT seq FROM feed_head").await, i64::from(3 * EACH));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_of_one_replica_wakes_the_others() {
+    let (_, stores) = replicas().await;
+    let there = create(&stores[0], session(1)).await;
+    let mut hints = stores[2].revocation_hints();
+    let seq = revoke_session(&stores[0], &there, after(2)).await.seq.unwrap();
+    let hinted = tokio::time::timeout(Duration::from_secs(30), hints.wait_for(|hint| *hint >= seq)).await;
+    hinted.expect("it is found by looking").unwrap();
+}
+
+/// A refresh must not touch an index, or each would cost five writes instead of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_changes_no_index() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let mut current = create(&store, session(1)).await;
+    for n in 2..52 {
+        current = rotate(&store, &current, after(n)).await;
+    }
+    for _ in 0..600 {
+        if number(&url, "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'sessions'").await >= 50 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let cold = "SELECT n_tup_upd - n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'";
+    assert_eq!(number(&url, cold).await, 0);
+}
+
+/// A session must not end without its entry, nor may a token be superseded without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_blacklisted_is_not_done_at_all() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let mut strict = rich_session(9);
+    strict.policy.on_refresh = OnRefresh::RevokeAccessToken;
+    let there = create_all(&store, [session(1), session(2), strict]).await;
+    let rotated = rotate(&store, &there[0], after(3)).await;
+    let unharmed = [rotated.clone(), there[1].clone(), there[2].clone()];
+    execute(
+        &url,
+        "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'blacklist is broken'; END $$; \
+         CREATE TRIGGER broken BEFORE INSERT ON blacklist FOR EACH ROW EXECUTE FUNCTION broken()",
+    )
+    .await;
+
+    let reuse = RefreshAttempt { generation: 1, ..attempt(&rotated, after(100)) };
+    assert!(store.refresh_session(reuse.clone()).await.is_err());
+    assert!(store.refresh_session(attempt(&there[2], after(100))).await.is_err());
+    assert!(revoke(&store, RevocationTarget::Session(there[1].id), after(100)).await.is_err());
+    let evicting = Creation { session: session(100), max_sessions: 1, on_quota: OnQuota::EvictOldest };
+    assert!(store.create_session(evicting.clone()).await.is_err());
+    assert_unchanged(&store, &unharmed).await;
+    assert_eq!(store.session(session(100).id).await.unwrap(), None);
+    assert_eq!(number(&url, "SELECT seq FROM feed_head").await, 0, "what was undone has used no place");
+
+    execute(&url, "DROP TRIGGER broken ON blacklist").await;
+    store.create_session(evicting).await.unwrap();
+    assert_eq!(entries(&store).await.len(), 2, "it works again once the fault is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_the_database_refuses_hurts_nobody_else_in_flight() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    execute(
+        &url,
+        "CREATE FUNCTION picky() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         IF NEW.subject = 'mallory' THEN RAISE 'not her'; END IF; RETURN NEW; END $$; \
+         CREATE TRIGGER picky BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION picky()",
+    )
+    .await;
+    let outcomes = join_all((0..200).map(|n| {
+        let subject = if n % 50 == 25 { "mallory" } else { "alice" };
+        store.create_session(unlimited(Session { subject: text(subject), ..session(n) }))
+    }))
+    .await;
+    for (n, outcome) in outcomes.iter().enumerate() {
+        assert_eq!(outcome.is_err(), n % 50 == 25, "{n}: {outcome:?}");
+    }
+}
+
+/// The tables are read by name: a row that this service never writes is an error, not a session with a guess in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let there = create(&store, session(1)).await;
+    let neighbours = create_all(&store, (10..20).map(session)).await;
+    for damage in [
+        "claims = '[]'",
+        "on_refresh = 'perhaps'",
+        "generation = -1",
+        "ended_at = now()",
+        "lineage_secret = '\\x00'",
+        "idle_timeout = '1 month'",
+        "scopes = '{NULL}'",
+        "idle_expires_at = 'infinity', on_refresh = 'perhaps'",
+    ] {
+        let id = there.id;
+        execute(&url, &format!("CREATE TABLE kept AS SELECT * FROM sessions WHERE id = '{id}'")).await;
+        execute(&url, &format!("UPDATE sessions SET {damage} WHERE id = '{id}'")).await;
+        let read = store.session(id).await;
+        assert!(matches!(read, Err(StoreError::Damaged(_))), "{damage}: {read:?}");
+
+        let attempts = [&there].into_iter().chain(&neighbours).map(|there| {
+            let stale = RefreshAttempt { generation: 7, ..attempt(there, after(30)) };
+            store.refresh_session(stale)
+        });
+        for (n, outcome) in join_all(attempts).await.iter().enumerate() {
+            let is_hurt = n == 0 && matches!(outcome, Err(StoreError::Damaged(_)));
+            assert!(is_hurt || matches!(outcome, Ok(Refreshed::Refused(_))) && n > 0, "{damage}: {n}: {outcome:?}");
+        }
+        execute(&url, &format!("DELETE FROM sessions WHERE id = '{id}'; INSERT INTO sessions SELECT * FROM kept"))
+            .await;
+        execute(&url, "DROP TABLE kept").await;
+        assert_unchanged(&store, std::slice::from_ref(&there)).await;
+    }
+    execute(&url, "UPDATE sessions SET idle_timeout = '1 day 01:00:00'").await;
+    let timeout = read(&store, &there).await.policy.idle_timeout;
+    assert_eq!(timeout, Duration::from_secs(25 * 3600), "days that an operator wrote are days");
+}
+
+/// What a call that failed with the database down may say.
+fn assert_unavailable(error: &StoreError) {
+    assert!(matches!(error, StoreError::Unavailable(_) | StoreError::Overloaded), "{error:?}");
+}
+
+/// Creates, refreshes and revokes over and over, remembers what was acknowledged, and holds the database to it.
+async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Output = ()>) {
+    let done = AtomicBool::new(false);
+    let failures = AtomicU32::new(0);
+    let next = AtomicU32::new(0);
+    let worker = || async {
+        let mut live = vec![];
+        let mut ended = vec![];
+        while !done.load(Ordering::Relaxed) {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let fail = |error: StoreError| {
+                assert_unavailable(&error);
+                failures.fetch_add(1, Ordering::Relaxed);
+            };
+            let fresh = session(n);
+            match store.create_session(unlimited(fresh.clone())).await {
+                Ok(created) => assert_eq!(created, Created::New { seq: None }),
+                Err(error) => {
+                    fail(error);
+                    continue;
+                }
+            }
+            let at = fresh.created_at;
+            let rotated = match store.refresh_session(attempt(&fresh, at)).await {
+                Ok(Refreshed::Rotated { session, .. }) => *session,
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => {
+                    fail(error);
+                    continue;
+                }
+            };
+            if n.is_multiple_of(2) {
+                live.push(rotated);
+                continue;
+            }
+            match revoke(store, RevocationTarget::Session(rotated.id), at).await {
+                Ok(outcome) => {
+                    assert_eq!(outcome.sessions, 1);
+                    ended.push((rotated, outcome.seq.unwrap()));
+                }
+                Err(error) => fail(error),
+            }
+        }
+        (live, ended)
+    };
+    let trouble = async {
+        trouble.await;
+        done.store(true, Ordering::Relaxed);
+    };
+    let (histories, ()) = futures_util::future::join(join_all((0..16).map(|_| worker())), trouble).await;
+
+    let feed = entries(store).await;
+    let mut seen = 0;
+    for (live, ended) in histories {
+        assert_unchanged(store, &live).await;
+        for (before, seq) in ended {
+            assert!(read(store, &before).await.ended.is_some());
+            assert_eq!(feed.iter().filter(|entry| entry.seq == seq).count(), 1);
+            seen += 1;
+        }
+    }
+    assert!(seen > 10 && failures.load(Ordering::Relaxed) > 0, "the trouble was felt: {seen} {failures:?}");
+    let places: Vec<_> = feed.iter().map(|entry| entry.seq.0).collect();
+    assert_eq!(places, (1..=i64::try_from(feed.len()).unwrap()).collect::<Vec<_>>(), "no place is lost or given twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_connections_under_load_are_felt_as_unavailable_and_nothing_else() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let trouble = async {
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            execute(
+                &url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND application_name = 'countersign'",
+            )
+            .await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    assert_keeps_its_word(&store, trouble).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_the_server_loses_nothing_and_is_over_a_second_after_its_return() {
+    let server = Box::leak(Box::new(tokio::task::spawn_blocking(Server::start).await.unwrap()));
+    let server: &'static Server = server;
+    let store = open(&server.url("postgres")).await;
+    let there = create(&store, session(1_000_000)).await;
+    let trouble = async {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            tokio::task::spawn_blocking(|| server.crash()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::task::spawn_blocking(|| server.restart()).await.unwrap();
+            let recovered = async {
+                while store.session(there.id).await.is_err() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            // The promise is a second; a busy machine gets more.
+            tokio::time::timeout(Duration::from_secs(5), recovered).await.expect("it comes back by itself");
+        }
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    };
+    assert_keeps_its_word(&store, trouble).await;
+}
+
+/// What is written over a connection with somebody else's open transaction would never be committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_goes_away_leaves_no_open_transaction() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    client.batch_execute("BEGIN; SELECT seq FROM feed_head FOR UPDATE").await.unwrap();
+    let waiting = join_all((0..8).map(|_| store.insert_first_keys(vec![])));
+    assert!(tokio::time::timeout(Duration::from_millis(300), waiting).await.is_err(), "all wait for that row");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    drop(client);
+    driver.await.unwrap().unwrap();
+
+    let there = create_all(&store, (0..20).map(session)).await;
+    assert_unchanged(&open(&url).await, &there).await;
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
+    assert_eq!(number(&url, open).await, 0);
+}

@@ -1,0 +1,168 @@
+//! A throw-away PostgreSQL server for the tests of one process, and a fresh database for each of them.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    os::unix::{fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_postgres::NoTls;
+
+/// What runs beside the tests. It lives as long as its standard input is open, which ends with this process however that
+/// ends, and leaves nothing behind.
+const KEEPER: &str = r#"
+set -u
+bin=$1 dir=$2
+serve() {
+    "$bin/postgres" -D "$dir/data" -c unix_socket_directories="$dir" -c listen_addresses= -c max_connections=400 \
+        -c lc_messages=C >>"$dir/log" 2>&1 &
+    server=$!
+}
+stop() {
+    while kill -0 "$server" 2>/dev/null; do
+        "$bin/pg_ctl" -D "$dir/data" -m immediate stop >>"$dir/log" 2>&1 || sleep 0.1
+    done
+}
+"$bin/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$dir/log" 2>&1
+serve
+while read -r order; do
+    case $order in
+    stop) stop ;;
+    start) serve ;;
+    esac
+done
+stop
+rm -rf "$dir"
+"#;
+
+/// How long the server may take to start on a busy machine.
+const START: Duration = Duration::from_secs(120);
+
+/// A running server.
+pub struct Server {
+    dir: PathBuf,
+    keeper: Mutex<Child>,
+}
+
+/// The server of this process.
+fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(Server::start)
+}
+
+/// A new database, and the URL of it.
+pub async fn new_database() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let server = tokio::task::spawn_blocking(server).await.unwrap();
+    let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    execute(&server.url("postgres"), &format!("CREATE DATABASE {name}")).await;
+    server.url(&name)
+}
+
+/// Runs statements behind the store's back.
+pub async fn execute(url: &str, sql: &str) {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    client.batch_execute(sql).await.unwrap();
+    drop(client);
+    driver.await.unwrap().unwrap();
+}
+
+/// The newest server on this machine: in the PATH, or where Debian has it.
+fn binaries() -> PathBuf {
+    let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut folders: Vec<_> = debian.map(|entry| entry.path().join("bin")).collect();
+    folders.sort_by_key(|folder| {
+        let version = folder.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        version.and_then(|name| name.parse::<u32>().ok())
+    });
+    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    let there = |folder: &&PathBuf| ["initdb", "postgres", "pg_ctl"].iter().all(|name| folder.join(name).exists());
+    folders.iter().rfind(there).cloned().expect(
+        "these tests start a PostgreSQL server of their own, and there is none: install it (Debian: `apt-get install \
+         postgresql`), or put initdb, postgres and pg_ctl into the PATH",
+    )
+}
+
+/// PostgreSQL refuses to run as root: somebody else, then.
+fn user() -> Option<(u32, u32)> {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    if !is_root {
+        return None;
+    }
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    let find = |name: &str| {
+        let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+        let mut numbers = line.split(':').skip(2).map(|field| field.parse().ok());
+        Some((numbers.next()??, numbers.next()??))
+    };
+    Some(find("postgres").or_else(|| find("nobody")).expect("a user postgres or nobody, for the server to run as"))
+}
+
+impl Server {
+    pub fn start() -> Self {
+        let bin = binaries();
+        let user = user();
+        let dir = tempfile::Builder::new().prefix("countersign-pg-").tempdir().unwrap().keep();
+        let mut command = Command::new("sh");
+        command.args(["-c", KEEPER, "sh"]).arg(&bin).arg(&dir).current_dir(&dir);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        if let Some((uid, gid)) = user {
+            chown(&dir, Some(uid), Some(gid)).unwrap();
+            command.uid(uid).gid(gid);
+        }
+        let keeper = Mutex::new(command.spawn().unwrap());
+        let server = Self { dir, keeper };
+        server.wait();
+        server
+    }
+
+    fn order(&self, order: &str) {
+        let mut keeper = self.keeper.lock().unwrap();
+        writeln!(keeper.stdin.as_mut().unwrap(), "{order}").unwrap();
+    }
+
+    /// Stops it as a crash would.
+    pub fn crash(&self) {
+        let pid_file = self.dir.join("data/postmaster.pid");
+        self.order("stop");
+        while pid_file.exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts it again.
+    pub fn restart(&self) {
+        self.order("start");
+        self.wait();
+    }
+
+    /// Waits until it takes connections.
+    fn wait(&self) {
+        const STEP: Duration = Duration::from_millis(20);
+        let mut waited = Duration::ZERO;
+        let pid_file = self.dir.join("data/postmaster.pid");
+        while !fs::read_to_string(&pid_file).is_ok_and(|text| text.lines().nth(7).is_some_and(|l| l.trim() == "ready"))
+        {
+            let mut log = String::new();
+            if waited > START {
+                let _ = fs::File::open(self.dir.join("log")).and_then(|mut file| file.read_to_string(&mut log));
+                panic!("PostgreSQL has not started:\n{log}");
+            }
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        let socket = self.dir.display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@{socket}/{database}")
+    }
+}
