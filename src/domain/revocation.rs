@@ -69,6 +69,28 @@ impl BlacklistEntry {
         }
     }
 
+    /// Stops the access token that a session had before a refresh at `now`.
+    pub fn superseded(session: &Session, now: Timestamp) -> Self {
+        let token_expires_at = session.policy.access_token_expiry(session.refreshed_at, session.idle_expires_at);
+        let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
+        Self::for_token(session, session.access_token_id, token_expires_at, &ended)
+    }
+
+    /// Stops all sessions of a tenant created up to this instant. It is kept at least while sessions are left to be ended
+    /// under it, each of which prolongs it as its tokens need.
+    pub fn for_tenant(tenant: &Tenant, up_to: Timestamp, ended: &Ended) -> Self {
+        Self {
+            revoked: Revoked::Tenant { tenant: tenant.clone(), up_to },
+            tenant: tenant.clone(),
+            subject: None,
+            session_id: None,
+            reason: ended.reason,
+            note: ended.note.clone(),
+            revoked_at: ended.at,
+            expires_at: up_to.max(ended.at).plus(RETENTION_MARGIN),
+        }
+    }
+
     /// From when on an entry may be forgotten that stops every token of this session issued until `now`.
     pub fn expiry_for(session: &Session, now: Timestamp) -> Timestamp {
         let last_issue = now.max(session.refreshed_at.plus(session.policy.refresh_grace));
@@ -84,6 +106,11 @@ impl BlacklistEntry {
             ..Self::for_session(session, ended)
         }
     }
+}
+
+/// Whether a tenant's revocation up to this instant covers a session: by the millisecond of its creation.
+pub fn tenant_covers(up_to: Timestamp, session: SessionId) -> bool {
+    session.created_millis() <= up_to.millis()
 }
 
 /// A call for revocation.

@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use crate::{
     domain::{
         ids::{SessionId, TokenId},
-        revocation::{RETENTION_MARGIN, Revoked},
+        revocation::{RETENTION_MARGIN, Revoked, tenant_covers},
         time::Timestamp,
     },
     store::FeedEntry,
@@ -87,7 +87,7 @@ impl Index {
         if self.tenant_count.load(Ordering::Acquire) == 0 {
             return false;
         }
-        self.tenants.get(tenant).is_some_and(|entry| session.created_millis() <= entry.up_to.millis())
+        self.tenants.get(tenant).is_some_and(|entry| tenant_covers(entry.up_to, session))
     }
 
     /// How many entries there are.

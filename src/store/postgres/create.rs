@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::{
         policy::OnQuota,
-        revocation::BlacklistEntry,
+        revocation::{BlacklistEntry, tenant_covers},
         session::{EndReason, Ended, Session},
         text::Note,
     },
@@ -106,7 +106,7 @@ async fn create(
         return Ok(Created::Repeated(Box::new(earlier)));
     }
     let revoked = writes::tenants_up_to(lease, [&session.tenant]).await?;
-    if let Some(up_to) = revoked.get(&*session.tenant).filter(|up_to| writes::covers(**up_to, session.id)) {
+    if let Some(up_to) = revoked.get(&*session.tenant).filter(|up_to| tenant_covers(**up_to, session.id)) {
         return Ok(Created::TenantRevoked { up_to: *up_to });
     }
     if creation.max_sessions > 0 {

@@ -21,7 +21,7 @@ use crate::{
         ids::SessionId,
         policy::OnRefresh,
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
-        revocation::BlacklistEntry,
+        revocation::{BlacklistEntry, tenant_covers},
         session::{Device, EndReason, Ended, Session},
         text::Note,
         time::Timestamp,
@@ -202,7 +202,7 @@ fn judge(
     let verdict = session.judge_refresh(attempt);
     // The job that ends a revoked tenant's sessions may not have come to this one yet.
     if !matches!(verdict, RefreshVerdict::Refuse(_))
-        && tenants.get(&*session.tenant).is_some_and(|up_to| writes::covers(*up_to, session.id))
+        && tenants.get(&*session.tenant).is_some_and(|up_to| tenant_covers(*up_to, session.id))
     {
         return (Some(Refreshed::Refused(RefreshRefusal::Ended)), None);
     }
@@ -219,19 +219,12 @@ fn judge(
         RefreshVerdict::Rotate(next) => {
             let entry = match next.policy.on_refresh {
                 OnRefresh::KeepAccessToken => None,
-                OnRefresh::RevokeAccessToken => Some(superseded(session, attempt.now)),
+                OnRefresh::RevokeAccessToken => Some(BlacklistEntry::superseded(session, attempt.now)),
             };
             let session = (*next).clone();
             (None, Some(Change { session, entry, outcome: Refreshed::Rotated { session: next, seq: None } }))
         }
     }
-}
-
-/// The entry that stops a session's access token once it has been refreshed.
-fn superseded(session: &Session, now: Timestamp) -> BlacklistEntry {
-    let token_expires_at = session.policy.access_token_expiry(session.refreshed_at, session.idle_expires_at);
-    let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
-    BlacklistEntry::for_token(session, session.access_token_id, token_expires_at, &ended)
 }
 
 async fn read(lease: &mut Lease<'_>, ids: &[SessionId]) -> Result<HashMap<SessionId, Session>, Fault> {

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked, Seq},
+        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, Seq},
         session::Session,
         text::Tenant,
         time::Timestamp,
@@ -210,17 +210,7 @@ impl Batch {
             }
             RevocationTarget::Tenant(name) => {
                 let Some(Survey { live, up_to: Some(up_to) }) = tenant else { return nothing };
-                let entry = BlacklistEntry {
-                    revoked: Revoked::Tenant { tenant: name.clone(), up_to },
-                    tenant: name.clone(),
-                    subject: None,
-                    session_id: None,
-                    reason: ended.reason,
-                    note: ended.note.clone(),
-                    revoked_at: ended.at,
-                    // Kept at least while sessions are left to be ended, each of which prolongs it as it needs.
-                    expires_at: up_to.max(ended.at).plus(RETENTION_MARGIN),
-                };
+                let entry = BlacklistEntry::for_tenant(name, up_to, ended);
                 match self.add(entry, revocation) {
                     true => RevocationOutcome { sessions: live, ..nothing },
                     false => RevocationOutcome { full: true, ..nothing },

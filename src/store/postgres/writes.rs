@@ -178,11 +178,6 @@ pub async fn tenants_up_to<'a>(
     Ok(rows.into_iter().filter_map(|(name, up_to)| Some((name, timestamp(up_to?)))).collect())
 }
 
-/// Whether a tenant's entry that goes up to here covers a session.
-pub fn covers(up_to: Timestamp, session: SessionId) -> bool {
-    session.created_millis() <= up_to.millis()
-}
-
 /// Writes new sessions, and returns which. It leaves out those whose request was made before, those whose subject may have
 /// too many by then, and those that the revocation of their tenant covers.
 pub async fn insert_sessions(lease: &mut Lease<'_>, creations: &[&Creation]) -> Result<Vec<SessionId>, Fault> {

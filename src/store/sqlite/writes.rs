@@ -15,7 +15,7 @@ use crate::{
         key::SealedKey,
         policy::{OnQuota, OnRefresh},
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
-        revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked, Seq},
+        revocation::{BlacklistEntry, Revocation, RevocationTarget, Seq, tenant_covers},
         session::{EndReason, Ended, Session},
         text::{Note, Subject, Tenant},
         time::Timestamp,
@@ -47,7 +47,7 @@ pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<
     }
     // Read here and not in the index, so that no session is created behind a revocation that is being committed.
     if let Some(up_to) = tenant_revoked_up_to(connection, &session.tenant)?
-        && covers(up_to, session.id)
+        && tenant_covers(up_to, session.id)
     {
         return Ok(Created::TenantRevoked { up_to });
     }
@@ -76,7 +76,7 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
     let verdict = session.judge_refresh(attempt);
     // The job that ends a revoked tenant's sessions may not have come to this one yet.
     if !matches!(verdict, RefreshVerdict::Refuse(_))
-        && tenant_revoked_up_to(connection, &session.tenant)?.is_some_and(|up_to| covers(up_to, session.id))
+        && tenant_revoked_up_to(connection, &session.tenant)?.is_some_and(|up_to| tenant_covers(up_to, session.id))
     {
         return Ok(Refreshed::Refused(RefreshRefusal::Ended));
     }
@@ -104,18 +104,13 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
                 .execute(connection)?;
             let seq = match next.policy.on_refresh {
                 OnRefresh::KeepAccessToken => None,
-                OnRefresh::RevokeAccessToken => Some(insert_entry(connection, &superseded(&session, attempt.now))?),
+                OnRefresh::RevokeAccessToken => {
+                    Some(insert_entry(connection, &BlacklistEntry::superseded(&session, attempt.now))?)
+                }
             };
             Ok(Refreshed::Rotated { session: next, seq })
         }
     }
-}
-
-/// The entry that stops a session's access token once it has been refreshed.
-fn superseded(session: &Session, now: Timestamp) -> BlacklistEntry {
-    let token_expires_at = session.policy.access_token_expiry(session.refreshed_at, session.idle_expires_at);
-    let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
-    BlacklistEntry::for_token(session, session.access_token_id, token_expires_at, &ended)
 }
 
 pub fn revoke(connection: &mut SqliteConnection, revocation: &Revocation) -> Result<RevocationOutcome> {
@@ -147,17 +142,7 @@ fn write_revocation(connection: &mut SqliteConnection, revocation: &Revocation) 
         }
         RevocationTarget::Tenant(tenant) => {
             let Some(up_to) = tenant_up_to(connection, tenant, ended.at)? else { return Ok(NOTHING) };
-            let entry = BlacklistEntry {
-                revoked: Revoked::Tenant { tenant: tenant.clone(), up_to },
-                tenant: tenant.clone(),
-                subject: None,
-                session_id: None,
-                reason: ended.reason,
-                note: ended.note.clone(),
-                revoked_at: ended.at,
-                // Kept at least while sessions are left to be ended, each of which prolongs it as it needs.
-                expires_at: up_to.max(ended.at).plus(RETENTION_MARGIN),
-            };
+            let entry = BlacklistEntry::for_tenant(tenant, up_to, ended);
             add_entry(connection, &entry, revocation)
         }
     }
@@ -226,10 +211,6 @@ fn tenant_revoked_up_to(connection: &mut SqliteConnection, tenant: &Tenant) -> R
         .first(connection)
         .optional()?;
     Ok(up_to.flatten().map(Timestamp::from_micros))
-}
-
-fn covers(up_to: Timestamp, session: SessionId) -> bool {
-    session.created_millis() <= up_to.millis()
 }
 
 fn end_all(
