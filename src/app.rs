@@ -13,7 +13,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     authority::{Authority, Settings, sweep::Swept},
     clock::Clock,
-    config::{Config, database::DatabaseUrl},
+    config::{
+        Config,
+        database::{DatabaseUrl, PostgresUrl},
+    },
     grpc::server::{self, Health},
     keys::{
         master_key::{self, MasterKeyError},
@@ -115,11 +118,42 @@ pub struct System {
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
     make_folders(config)?;
     match &config.database {
-        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path).await?)),
+        DatabaseUrl::Sqlite(path) if config.database_options.migrate => Ok(Arc::new(SqliteStore::open(path).await?)),
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_migrated(path).await?)),
+        DatabaseUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?)),
+    }
+}
+
+/// Brings the schema of the database up to date, and returns the migrations that were made.
+pub async fn migrate(config: &Config) -> Result<Vec<String>, AppError> {
+    make_folders(config)?;
+    match &config.database {
+        DatabaseUrl::Sqlite(path) => Ok(sqlite::migrate(path).await?),
         DatabaseUrl::Postgres(url) => {
-            let name = config.database.to_string();
-            Ok(Arc::new(PostgresStore::open(url.with_password(), name).await?))
+            let made = postgres::migrate(&postgres_options(config, url)).await?;
+            Ok(made.into_iter().map(str::to_owned).collect())
         }
+    }
+}
+
+fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect::Options {
+    use postgres::connect::{Options, Password};
+
+    let asked = &config.database_options;
+    let password = match (&asked.password_file, &config.database_password) {
+        (Some(path), _) => Password::File(path.clone()),
+        (None, Some(password)) if !url.has_password() => Password::Text(password.reveal().to_owned()),
+        (None, _) => Password::InUrl,
+    };
+    Options {
+        url: url.with_password().to_owned(),
+        name: config.database.to_string(),
+        password,
+        migrate: asked.migrate,
+        max_connections: asked.max_connections,
+        connect_timeout: asked.connect_timeout,
+        acquire_timeout: asked.acquire_timeout,
+        statement_timeout: asked.statement_timeout,
     }
 }
 

@@ -3,6 +3,7 @@
 mod client;
 mod config;
 mod health;
+mod migrate;
 mod output;
 mod serve;
 mod session;
@@ -42,6 +43,11 @@ enum Command {
     /// Validate, refresh and decode tokens.
     #[command(subcommand)]
     Token(token::Token),
+    /// Bring the schema of the database up to date, and exit.
+    ///
+    /// `serve` does it by itself unless told not to (--no-migrate): for those who keep the right to change tables apart from
+    /// the right to use them.
+    Migrate(migrate::Migrate),
     /// Delete expired rows now, on a database that no service has open.
     ///
     /// A running service sweeps by itself, by the schedule in its configuration.
@@ -64,7 +70,7 @@ struct Database {
     /// Configuration file in TOML.
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CONFIG")]
     config: Option<PathBuf>,
-    /// Database: sqlite://PATH [default: countersign.db in the data directory]
+    /// Database: sqlite://PATH or postgres://… [default: countersign.db in the data directory]
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// Folder for the database and the master key [default: countersign-data]
@@ -96,10 +102,13 @@ impl Database {
 }
 
 impl Settings {
-    fn load(&self) -> Result<Config, ConfigError> {
+    fn flags(&self) -> Flags {
         let insecure = self.insecure.then_some(true);
-        let flags = Flags { listen: self.listen.clone(), insecure, ..self.database.flags() };
-        Config::load(self.database.config.as_deref(), &flags)
+        Flags { listen: self.listen.clone(), insecure, ..self.database.flags() }
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.database.config.as_deref(), &self.flags())
     }
 }
 
@@ -139,6 +148,7 @@ pub fn main() -> ExitCode {
         Command::Serve(verb) => verb.run(),
         Command::Session(verb) => block_on(verb.run()),
         Command::Token(verb) => block_on(verb.run()),
+        Command::Migrate(verb) => block_on(verb.run()),
         Command::Sweep(verb) => block_on(verb.run()),
         Command::Health(verb) => block_on(verb.run()),
         Command::Config(verb) => verb.run(),

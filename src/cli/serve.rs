@@ -9,7 +9,7 @@ use super::{Failure, Outcome, Settings, block_on};
 use crate::{
     app::{self, System},
     clock::SystemClock,
-    config::Config,
+    config::{Config, DatabaseFlags, Flags},
     rng::SystemRng,
     shutdown::Shutdown,
     telemetry,
@@ -19,11 +19,16 @@ use crate::{
 pub struct Serve {
     #[command(flatten)]
     settings: Settings,
+    /// Leave the schema of the database as it is, and refuse to start if it is an older one.
+    #[arg(long)]
+    no_migrate: bool,
 }
 
 impl Serve {
     pub fn run(self) -> Outcome {
-        let config = self.settings.load().map_err(Failure::at_start)?;
+        let database = self.no_migrate.then_some(DatabaseFlags { migrate: false });
+        let flags = Flags { database, ..self.settings.flags() };
+        let config = Config::load(self.settings.database.config.as_deref(), &flags).map_err(Failure::at_start)?;
         telemetry::start(&config.log).map_err(Failure::at_start)?;
         block_on(serve(config))
     }

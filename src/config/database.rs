@@ -1,9 +1,12 @@
-//! `database_url`: which database holds the sessions.
+//! `database_url` and `[database]`: which database holds the sessions, and what is asked of it.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, invalid};
 
@@ -38,6 +41,7 @@ impl fmt::Display for DatabaseUrl {
 pub struct PostgresUrl {
     whole: String,
     shown: String,
+    has_password: bool,
 }
 
 impl PostgresUrl {
@@ -45,11 +49,103 @@ impl PostgresUrl {
     pub fn with_password(&self) -> &str {
         &self.whole
     }
+
+    /// Whether there is one in it.
+    pub fn has_password(&self) -> bool {
+        self.has_password
+    }
 }
 
 impl fmt::Debug for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
+    }
+}
+
+/// The environment variable with the password, as all clients of PostgreSQL know it.
+const PASSWORD_VARIABLE: &str = "PGPASSWORD";
+
+/// A password, which it does not show.
+#[derive(Clone)]
+pub struct Password(String);
+
+impl Password {
+    /// The one in the environment, if there is one.
+    pub fn from_environment() -> Option<Self> {
+        std::env::var(PASSWORD_VARIABLE).ok().filter(|password| !password.is_empty()).map(Self)
+    }
+
+    /// What it is.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// What is asked of a PostgreSQL server. The embedded engine needs none of it but `migrate`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// Whether `serve` brings the schema up to date by itself.
+    pub migrate: bool,
+    /// A file with the password, read anew for each connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Most connections of this process.
+    pub max_connections: u32,
+    /// How long each host may take to answer when it is being connected to.
+    #[serde(with = "super::span")]
+    pub connect_timeout: Duration,
+    /// How long a call waits for a connection before the database counts as away.
+    #[serde(with = "super::span")]
+    pub acquire_timeout: Duration,
+    /// How long the server works on a statement before it gives up.
+    #[serde(with = "super::span")]
+    pub statement_timeout: Duration,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            migrate: true,
+            password_file: None,
+            max_connections: 16,
+            connect_timeout: Duration::from_secs(3),
+            acquire_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Below this many, writes, reads and the feed would wait for each other's connection.
+const FEWEST_CONNECTIONS: u32 = 4;
+
+impl Database {
+    /// Refuses what cannot work.
+    pub fn check(&self, url: &DatabaseUrl) -> Result<(), ConfigError> {
+        if self.max_connections < FEWEST_CONNECTIONS {
+            return Err(invalid("database.max_connections", format!("must be at least {FEWEST_CONNECTIONS}")));
+        }
+        for (name, span) in [
+            ("connect_timeout", self.connect_timeout),
+            ("acquire_timeout", self.acquire_timeout),
+            ("statement_timeout", self.statement_timeout),
+        ] {
+            if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&span) {
+                return Err(invalid(format!("database.{name}"), "must be from 100ms to 10m"));
+            }
+        }
+        match url {
+            DatabaseUrl::Postgres(url) if url.has_password && self.password_file.is_some() => {
+                Err(invalid("database.password_file", "there is a password in database_url too: leave one of them out"))
+            }
+            DatabaseUrl::Postgres(_) | DatabaseUrl::Sqlite(_) => Ok(()),
+        }
     }
 }
 
@@ -86,9 +182,10 @@ fn postgres(url: &str, rest: &str) -> Result<PostgresUrl, ConfigError> {
     if hosts.is_empty() && !tail.contains("host=") {
         return Err(invalid("database_url", "must name a host: postgres://USER:PASSWORD@HOST/DATABASE"));
     }
-    let shown = match user.split(':').next().unwrap_or_default() {
+    let (user, password) = user.split_once(':').unwrap_or((user, ""));
+    let shown = match user {
         "" => format!("postgres://{hosts}{tail}"),
         user => format!("postgres://{user}@{hosts}{tail}"),
     };
-    Ok(PostgresUrl { whole: url.to_owned(), shown })
+    Ok(PostgresUrl { whole: url.to_owned(), shown, has_password: !password.is_empty() })
 }

@@ -22,7 +22,7 @@ use figment::{
 use serde::{Deserialize, Serialize};
 
 use self::{
-    database::DatabaseUrl,
+    database::{Database, DatabaseUrl, Password},
     error::{ConfigError, invalid},
     log::Log,
     policies::{Policies, RawPolicy},
@@ -55,6 +55,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Which database.
     pub database: DatabaseUrl,
+    /// What is asked of it.
+    pub database_options: Database,
+    /// The password from the environment.
+    pub database_password: Option<Password>,
     /// The master key's file.
     pub master_key_file: PathBuf,
     /// Access tokens.
@@ -85,6 +89,7 @@ struct RawConfig {
     data_dir: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     database_url: Option<String>,
+    database: Database,
     tokens: RawTokens,
     policies: BTreeMap<String, RawPolicy>,
     tenants: BTreeMap<String, RawTenant>,
@@ -122,6 +127,7 @@ impl Default for RawConfig {
             insecure: false,
             data_dir: PathBuf::from("countersign-data"),
             database_url: None,
+            database: Database::default(),
             tokens: RawTokens::default(),
             policies: BTreeMap::new(),
             tenants: BTreeMap::new(),
@@ -149,6 +155,16 @@ pub struct Flags {
     /// `--insecure`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub insecure: Option<bool>,
+    /// `--no-migrate`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseFlags>,
+}
+
+/// Flags of the section `[database]`.
+#[derive(Clone, Debug, Serialize)]
+pub struct DatabaseFlags {
+    /// `--no-migrate`
+    pub migrate: bool,
 }
 
 impl Config {
@@ -172,6 +188,7 @@ impl Config {
         check_issuer(&raw.issuer)?;
         let listen = Listen::check(&raw.listen, raw.insecure)?;
         let database = database::parse(raw.database_url.as_deref(), &raw.data_dir)?;
+        raw.database.check(&database)?;
         let master_key_file = raw.keys.master_key_file.clone().unwrap_or_else(|| raw.data_dir.join("master.key"));
         let tokens = Tokens::check(&raw.tokens, &raw.issuer)?;
         let policies = policies::check(&raw.policies, &tokens)?;
@@ -190,6 +207,8 @@ impl Config {
             listen,
             data_dir: raw.data_dir.clone(),
             database,
+            database_options: raw.database.clone(),
+            database_password: Password::from_environment(),
             master_key_file,
             tokens,
             policies,

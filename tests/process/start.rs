@@ -254,3 +254,23 @@ fn a_master_key_in_the_working_directory_is_made_and_found_again() {
     assert!(folder.path().join("master.key").exists());
     Server::launch(&mut command()).stop();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_migrate_the_schema_must_be_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    fs::create_dir(&data_dir).unwrap();
+    let unmigrated = || {
+        let mut command = serve(&data_dir);
+        command.arg("--no-migrate");
+        command
+    };
+    refuses(&mut unmigrated(), &data_dir, &["migration", "`countersign migrate`", "--no-migrate"]);
+
+    let migrate = || run(countersign().args(["migrate", "--data-dir"]).arg(&data_dir));
+    assert!(migrate().ok().starts_with("made migration "));
+    assert_eq!(migrate().ok(), "the schema was up to date\n");
+    let server = Server::launch(&mut unmigrated());
+    server.cli(["session", "create", "alice"]).ok();
+    server.stop();
+}

@@ -24,6 +24,6 @@ pub async fn sqlite() -> Database {
 
 pub async fn postgres() -> Database {
     let url = crate::postgres_server::new_database().await;
-    let store = PostgresStore::open(&url, "postgres://test".to_owned()).await.unwrap();
+    let store = PostgresStore::open(&crate::postgres_server::options(&url)).await.unwrap();
     Database { store: Box::new(store), _home: Box::new(()) }
 }

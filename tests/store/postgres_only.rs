@@ -23,21 +23,19 @@ use futures_util::future::join_all;
 use tokio_postgres::NoTls;
 
 use crate::{
-    postgres_server::{Server, execute, new_database},
+    postgres_server::{Server, execute, new_database, options},
     support::{
         after, assert_unchanged, attempt, create, create_all, entries, list, query, read, revoke, revoke_session,
         rich_session, rotate, session, text, unlimited,
     },
 };
 
-const NAME: &str = "postgres://test";
-
 async fn open(url: &str) -> PostgresStore {
-    PostgresStore::open(url, NAME.to_owned()).await.unwrap()
+    PostgresStore::open(&options(url)).await.unwrap()
 }
 
 async fn refusal(url: &str) -> OpenError {
-    match PostgresStore::open(url, NAME.to_owned()).await {
+    match PostgresStore::open(&options(url)).await {
         Ok(store) => panic!("{store:?} must not open"),
         Err(error) => error,
     }
@@ -63,7 +61,8 @@ async fn number(url: &str, sql: &str) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_who_migrate_at_once_one_does_it() {
     let url = new_database().await;
-    for opened in join_all((0..8).map(|_| PostgresStore::open(&url, NAME.to_owned()))).await {
+    let options = options(&url);
+    for opened in join_all((0..8).map(|_| PostgresStore::open(&options))).await {
         assert_eq!(opened.unwrap().keys().await.unwrap(), []);
     }
     assert_eq!(number(&url, "SELECT count(*) FROM __diesel_schema_migrations").await, 1);
@@ -107,7 +106,8 @@ async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password
         (format!("{server}/latin"), "has the encoding LATIN1"),
         (format!("{server}/nowhere"), "database \"nowhere\" does not exist"),
         ("postgres://u:secret@127.0.0.1:1/d".to_owned(), "cannot be reached: error connecting to server"),
-        ("postgres://u:secret@h/d?sslmode=require".to_owned(), "without TLS"),
+        ("postgres://u:secret@h/d?sslmode=always".to_owned(), "sslmode must be"),
+        ("postgres://u:secret@h/d?sslmode=verify-ca&sslrootcert=/nowhere".to_owned(), "sslrootcert /nowhere: "),
         ("postgres://u:secret@h/d?nonsense=1".to_owned(), "nonsense"),
     ] {
         let refused = refusal(&url).await;

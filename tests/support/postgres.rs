@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use countersign::store::postgres::connect::{Options, Password};
 use tokio_postgres::NoTls;
 
 /// What runs beside the tests. It lives as long as its standard input is open, which ends with this process however that
@@ -20,9 +21,10 @@ use tokio_postgres::NoTls;
 const KEEPER: &str = r#"
 set -u
 bin=$1 dir=$2
+shift 2
 serve() {
     "$bin/postgres" -D "$dir/data" -c unix_socket_directories="$dir" -c listen_addresses= -c max_connections=400 \
-        -c lc_messages=C >>"$dir/log" 2>&1 &
+        -c lc_messages=C "$@" >>"$dir/log" 2>&1 &
     server=$!
 }
 stop() {
@@ -31,11 +33,11 @@ stop() {
     done
 }
 "$bin/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$dir/log" 2>&1
-serve
+serve "$@"
 while read -r order; do
     case $order in
     stop) stop ;;
-    start) serve ;;
+    start) serve "$@" ;;
     esac
 done
 stop
@@ -64,6 +66,20 @@ pub async fn new_database() -> String {
     let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
     execute(&server.url("postgres"), &format!("CREATE DATABASE {name}")).await;
     server.url(&name)
+}
+
+/// What a store on a database is opened with, if a test asks for nothing special.
+pub fn options(url: &str) -> Options {
+    Options {
+        url: url.to_owned(),
+        name: "postgres://test".to_owned(),
+        password: Password::InUrl,
+        migrate: true,
+        max_connections: 16,
+        connect_timeout: Duration::from_secs(3),
+        acquire_timeout: Duration::from_secs(3),
+        statement_timeout: Duration::from_secs(10),
+    }
 }
 
 /// Runs statements behind the store's back.
@@ -108,14 +124,23 @@ fn user() -> Option<(u32, u32)> {
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_with(|_| vec![])
+    }
+
+    /// With further settings (`name=value`), which may name files that are made in the folder that is given.
+    pub fn start_with(settings: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let bin = binaries();
         let user = user();
         let dir = tempfile::Builder::new().prefix("countersign-pg-").tempdir().unwrap().keep();
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "sh"]).arg(&bin).arg(&dir).current_dir(&dir);
+        command.args(settings(&dir).into_iter().flat_map(|setting| ["-c".to_owned(), setting]));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         if let Some((uid, gid)) = user {
             chown(&dir, Some(uid), Some(gid)).unwrap();
+            for made in fs::read_dir(&dir).unwrap() {
+                chown(made.unwrap().path(), Some(uid), Some(gid)).unwrap();
+            }
             command.uid(uid).gid(gid);
         }
         let keeper = Mutex::new(command.spawn().unwrap());

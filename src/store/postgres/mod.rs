@@ -1,6 +1,7 @@
 //! PostgreSQL: native types, group commit with one statement for many rows, a feed in the order of the commits.
 
 mod claims;
+pub mod connect;
 mod create;
 pub mod open;
 mod pool;
@@ -11,6 +12,7 @@ mod rows;
 mod schema;
 mod sql;
 mod sweep;
+mod tls;
 mod writes;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -20,7 +22,8 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{
-    open::{OpenError, Target},
+    connect::{Options, Target},
+    open::OpenError,
     pool::{BatchWrite, Fault, Pool},
 };
 use super::{
@@ -70,17 +73,16 @@ impl fmt::Debug for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects to the database of this URL, which is called `name` wherever it is printed, and brings its schema up to
-    /// date.
-    pub async fn open(url: &str, name: String) -> Result<Self, OpenError> {
-        let mut target = Target::parse(url, name)?;
-        if target.is_exposed() {
-            tracing::warn!(database = ?target, "connections to the database are not encrypted");
+    /// Connects to a database and brings its schema up to date, if it may.
+    pub async fn open(options: &Options) -> Result<Self, OpenError> {
+        let mut target = Target::new(options)?;
+        if let Some(exposure) = target.exposure() {
+            tracing::warn!(database = ?target, "{exposure}: use sslmode=verify-full");
         }
-        open::prepare(&mut target).await?;
+        open::prepare(&mut target, options.migrate).await?;
 
         let (hints, _) = watch::channel(Seq::default());
-        let shared = Arc::new(Shared { pool: Pool::new(target), hints });
+        let shared = Arc::new(Shared { pool: Pool::new(target, options), hints });
         let poll_stopped = CancellationToken::new();
         let poll = {
             let (shared, stopped) = (shared.clone(), poll_stopped.clone().drop_guard());
@@ -101,6 +103,11 @@ impl PostgresStore {
             shared,
         })
     }
+}
+
+/// Brings the schema up to date, and returns the migrations that were made.
+pub async fn migrate(options: &Options) -> Result<Vec<&'static str>, OpenError> {
+    open::prepare(&mut Target::new(options)?, true).await
 }
 
 impl Shared {

@@ -1,17 +1,16 @@
-//! Connecting, and bringing the schema up to date.
+//! Checking the database, and bringing its schema up to date.
 
-use std::{error::Error as _, fmt, time::Duration};
+use std::{io, path::PathBuf};
 
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use tokio_postgres::{
-    Config, NoTls,
-    config::{Host, SslMode, TargetSessionAttrs},
-};
 
-use super::sql::statement;
+use super::{connect::Target, sql::statement};
 
 /// Each migration with its version, in order. The table that records them is the one that Diesel's own tool uses.
+///
+/// The version before must be able to work on what a migration leaves behind, because replicas are replaced one after the
+/// other: a migration only adds (`a_migration_only_adds` below), and what it makes needless goes with the version after.
 const MIGRATIONS: [(&str, &str); 1] = [("0001", include_str!("../../../migrations/postgres/0001_initial/up.sql"))];
 /// How the tables are stored. Not a migration, because an engine may do without.
 const TUNING: &str = include_str!("tuning.sql");
@@ -19,23 +18,8 @@ const TUNING: &str = include_str!("tuning.sql");
 /// The oldest version that works, as `server_version_num` has it.
 const OLDEST_VERSION: i64 = 130_000;
 
-/// How long a host may take to answer when it is being connected to.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a silent network may keep a connection.
-const SILENCE: Duration = Duration::from_secs(15);
-
-/// What every connection is set to. Nothing acknowledged may be lost, so commits wait for the disk even where the server is
-/// set up not to; and a statement or a transaction that nobody waits for any more must not keep its locks.
-const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET statement_timeout = '10s'; \
-     SET idle_in_transaction_session_timeout = '20s'; \
-     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
-/// Each statement has its index, and reads it in order, also where a plan was made while the table was still empty. An engine
-/// may not know these.
-const PLANNING: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; \
-     SET enable_mergejoin = off; SET jit = off";
-
 /// The name of the lock under which migrations run: "CSgn" in ASCII.
-const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(1129539438)";
+const MIGRATION_LOCK: i64 = 1_129_539_438;
 
 /// The database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +27,14 @@ pub enum OpenError {
     /// The URL says what the driver does not understand.
     #[error("setting database_url: {0}")]
     Url(String),
-    /// The URL demands TLS.
-    #[error(
-        "setting database_url: this version connects to PostgreSQL without TLS: use sslmode=disable, and a network that \
-         nobody else reads"
-    )]
-    Tls,
+    /// The file with the password cannot be read.
+    #[error("setting database.password_file: {path}: {source}")]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// There is no way in.
     #[error("database {database} cannot be reached: {problem}")]
     Connect {
@@ -86,6 +72,17 @@ pub enum OpenError {
         /// The first migration that this version does not know.
         migration: String,
     },
+    /// The schema is of an older version, and is not to be changed by this process.
+    #[error(
+        "database {database} has the schema of an older countersign (migration {migration} is missing): run \
+         `countersign migrate` with the rights of its owner, or start without --no-migrate"
+    )]
+    Older {
+        /// Which.
+        database: String,
+        /// The first migration that is missing.
+        migration: String,
+    },
     /// A migration failed; the database is as it was.
     #[error("database {database} cannot be migrated to {migration}: {problem}")]
     Migration {
@@ -106,87 +103,11 @@ pub enum OpenError {
     },
 }
 
-/// Where the database is. Prints without the password.
-#[derive(Clone)]
-pub struct Target {
-    config: Config,
-    name: String,
-    /// Whether there are advisory locks. Where there are none, what they order is ordered less strictly.
-    pub has_locks: bool,
-}
-
-impl fmt::Debug for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
-
-impl Target {
-    /// Reads a URL; `name` is what errors call the database.
-    pub fn parse(url: &str, name: String) -> Result<Self, OpenError> {
-        let mut config: Config = url.parse().map_err(|error| OpenError::Url(chain(&error)))?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(OpenError::Tls);
-        }
-        config.ssl_mode(SslMode::Disable);
-        if config.get_application_name().is_none() {
-            config.application_name("countersign");
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        if config.get_target_session_attrs() == TargetSessionAttrs::Any {
-            // After a failover the standby of yesterday answers, and the primary of yesterday only reads.
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
-        config.keepalives_idle(SILENCE).tcp_user_timeout(SILENCE);
-        Ok(Self { config, name, has_locks: false })
-    }
-
-    /// Whether others on the network can read along.
-    pub fn is_exposed(&self) -> bool {
-        self.config.get_hosts().iter().any(|host| match host {
-            Host::Tcp(name) => {
-                name != "localhost" && !name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-            }
-            Host::Unix(_) => false,
-        })
-    }
-}
-
-/// An error in one line, with its causes.
-fn chain(error: &tokio_postgres::Error) -> String {
-    let mut line = if error.as_db_error().is_some() { String::new() } else { error.to_string() };
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if !line.is_empty() {
-            line.push_str(": ");
-        }
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line.lines().map(str::trim).collect::<Vec<_>>().join(" ")
-}
-
-/// Makes a connection.
-pub async fn connect(target: &Target) -> Result<AsyncPgConnection, OpenError> {
-    let failed = |problem| OpenError::Connect { database: target.name.clone(), problem };
-    let (client, connection) = target.config.connect(NoTls).await.map_err(|error| failed(chain(&error)))?;
-    let mut connection = AsyncPgConnection::try_from_client_and_connection(client, connection)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    connection.batch_execute(SETTINGS).await.map_err(|error| failed(error.to_string()))?;
-    // If this failed because the connection is lost, the next statement will say so.
-    if let Err(error) = connection.batch_execute(PLANNING).await {
-        tracing::debug!(%error, "the planner takes no advice");
-    }
-    Ok(connection)
-}
-
-/// Brings the schema up to date. Of several who do this at once, one does it and the others wait.
-pub async fn prepare(target: &mut Target) -> Result<(), OpenError> {
-    let mut connection = connect(target).await?;
-    let database = target.name.clone();
+/// Checks the database and brings its schema up to date, if it may. Of several who do this at once, one does it and the
+/// others wait. Returns the migrations that were made.
+pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'static str>, OpenError> {
+    let mut connection = target.connect().await?;
+    let database = target.name().to_owned();
     let other =
         |error: diesel::result::Error| OpenError::Other { database: database.clone(), problem: error.to_string() };
     let (version, encoding): (i64, String) = statement::<(BigInt, Text)>(
@@ -203,28 +124,74 @@ pub async fn prepare(target: &mut Target) -> Result<(), OpenError> {
     }
 
     // An engine without such locks fails here and not in the transaction; there, who comes second fails and starts again.
-    target.has_locks = connection.batch_execute(MIGRATION_LOCK).await.is_ok();
-    let target = &*target;
+    let is_free = try_lock(&mut connection).await;
+    target.has_locks = is_free.is_ok();
+    if !may_migrate {
+        let pending = pending(target, &mut connection).await?;
+        return match pending.as_slice().first() {
+            Some((migration, _)) => Err(OpenError::Older { database, migration: (*migration).to_owned() }),
+            None => Ok(vec![]),
+        };
+    }
+    if is_free == Ok(false) {
+        tracing::info!("another process is migrating the database; waiting for it");
+    }
     connection.batch_execute("BEGIN; SET LOCAL statement_timeout = '10min'").await.map_err(other)?;
     if target.has_locks {
-        connection.batch_execute(MIGRATION_LOCK).await.map_err(other)?;
+        let lock = statement::<()>("SELECT pg_advisory_xact_lock(?)").bind::<BigInt, _>(MIGRATION_LOCK);
+        lock.execute(&mut connection).await.map_err(other)?;
     }
-    migrate(target, &mut connection).await?;
-    connection.batch_execute("COMMIT").await.map_err(other)
+    let made = migrate(target, &mut connection).await?;
+    connection.batch_execute("COMMIT").await.map_err(other)?;
+    for version in &made {
+        tracing::info!(migration = version, "database migrated");
+    }
+    Ok(made)
 }
 
-/// Runs pending migrations in the transaction that is open: all of them or none.
-async fn migrate(target: &Target, connection: &mut AsyncPgConnection) -> Result<(), OpenError> {
-    let database = || target.name.clone();
-    let other = |error: diesel::result::Error| OpenError::Other { database: database(), problem: error.to_string() };
-    // Asked before, because a role without the right to create may not even say IF NOT EXISTS.
-    let is_there: i64 = statement::<BigInt>(
-        "SELECT count(*) FROM (SELECT to_regclass('__diesel_schema_migrations') AS t) AS x WHERE t IS NOT NULL",
-    )
-    .get_result(connection)
-    .await
-    .map_err(other)?;
-    if is_there == 0 {
+/// Whether nobody is migrating now.
+async fn try_lock(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
+    statement::<Bool>("SELECT pg_try_advisory_xact_lock(?)")
+        .bind::<BigInt, _>(MIGRATION_LOCK)
+        .get_result(connection)
+        .await
+}
+
+/// The migrations that the database lacks. It must not have one that we do not know.
+async fn pending(
+    target: &Target,
+    connection: &mut AsyncPgConnection,
+) -> Result<Vec<&'static (&'static str, &'static str)>, OpenError> {
+    let other = |error: diesel::result::Error| OpenError::Other {
+        database: target.name().to_owned(),
+        problem: error.to_string(),
+    };
+    if !is_recorded(connection).await.map_err(other)? {
+        return Ok(MIGRATIONS.iter().collect());
+    }
+    let applied: Vec<String> =
+        statement::<Text>("SELECT version::text FROM __diesel_schema_migrations ORDER BY version")
+            .load(connection)
+            .await
+            .map_err(other)?;
+    if let Some(newer) = applied.iter().find(|version| !MIGRATIONS.iter().any(|(known, _)| known == version)) {
+        return Err(OpenError::Newer { database: target.name().to_owned(), migration: newer.clone() });
+    }
+    Ok(MIGRATIONS.iter().filter(|(version, _)| !applied.iter().any(|applied| applied == version)).collect())
+}
+
+/// Whether there is a table of migrations. A role without the right to create may not even say IF NOT EXISTS.
+async fn is_recorded(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
+    statement::<Bool>("SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL").get_result(connection).await
+}
+
+/// Makes pending migrations in the transaction that is open: all of them or none.
+async fn migrate(target: &Target, connection: &mut AsyncPgConnection) -> Result<Vec<&'static str>, OpenError> {
+    let other = |error: diesel::result::Error| OpenError::Other {
+        database: target.name().to_owned(),
+        problem: error.to_string(),
+    };
+    if !is_recorded(connection).await.map_err(other)? {
         connection
             .batch_execute(
                 "CREATE TABLE __diesel_schema_migrations (version varchar(50) PRIMARY KEY NOT NULL, \
@@ -233,18 +200,10 @@ async fn migrate(target: &Target, connection: &mut AsyncPgConnection) -> Result<
             .await
             .map_err(other)?;
     }
-    let applied: Vec<String> =
-        statement::<Text>("SELECT version::text FROM __diesel_schema_migrations ORDER BY version")
-            .load(connection)
-            .await
-            .map_err(other)?;
-    if let Some(newer) = applied.iter().find(|version| !MIGRATIONS.iter().any(|(known, _)| known == version)) {
-        return Err(OpenError::Newer { database: database(), migration: newer.clone() });
-    }
-    let pending = || MIGRATIONS.iter().filter(|(version, _)| !applied.iter().any(|applied| applied == version));
-    for (version, sql) in pending() {
+    let mut made = vec![];
+    for (version, sql) in pending(target, connection).await? {
         let failed = |error: diesel::result::Error| OpenError::Migration {
-            database: database(),
+            database: target.name().to_owned(),
             migration: (*version).to_owned(),
             problem: error.to_string(),
         };
@@ -254,16 +213,16 @@ async fn migrate(target: &Target, connection: &mut AsyncPgConnection) -> Result<
             .execute(connection)
             .await
             .map_err(failed)?;
-        tracing::info!(migration = version, "database migrated");
+        made.push(*version);
     }
-    if pending().next().is_some() {
+    if !made.is_empty() {
         connection.batch_execute("SAVEPOINT tuning").await.map_err(other)?;
         if let Err(error) = connection.batch_execute(TUNING).await {
             tracing::warn!(%error, "the tables keep the storage settings of the server");
             connection.batch_execute("ROLLBACK TO SAVEPOINT tuning").await.map_err(other)?;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 #[cfg(test)]
@@ -283,9 +242,19 @@ mod tests {
         assert_eq!(versions, MIGRATIONS.map(|(version, _)| version));
     }
 
+    /// What takes something away, or demands more of a row than before, breaks the replicas that are still of the version
+    /// before.
     #[test]
-    fn what_is_printed_has_no_password() {
-        let target = Target::parse("postgres://u:secret@h/d", "postgres://u@h/d".to_owned()).unwrap();
-        assert!(!format!("{target:?}").contains("secret"));
+    fn a_migration_only_adds() {
+        for (version, sql) in &MIGRATIONS[1..] {
+            let sql = sql.to_uppercase();
+            for word in ["DROP ", "RENAME ", " TYPE ", "SET NOT NULL", "ADD CONSTRAINT", "UNIQUE INDEX", "TRUNCATE "] {
+                assert!(!sql.contains(word), "{version}: {word}");
+            }
+            for column in sql.split("ADD COLUMN").skip(1) {
+                let column = column.split([',', ';']).next().unwrap();
+                assert!(!column.contains("NOT NULL") || column.contains("DEFAULT"), "{version}: {column}");
+            }
+        }
     }
 }

@@ -6,26 +6,33 @@
 use std::{
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use backon::{ExponentialBuilder, Retryable};
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::open::{self, Target};
+use super::{
+    connect::{Options, Target},
+    open::OpenError,
+};
 use crate::store::{StoreError, batch::BatchOutcome};
 
-/// Most connections to the database.
-const CONNECTIONS: u32 = 16;
-/// How long a call waits for a connection before the database counts as away.
-const LEASE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How soon it tries again to make one. The pool's own retries would wait for longer and longer.
-const LEASE_RETRY: Duration = Duration::from_millis(250);
-/// How long a batch may take. Each statement in it has less: the server gives up before we do.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(15);
+/// How soon a connection that could not be made is tried again, at first and at last, each with up to as much again by
+/// chance, so that replicas do not come back all at once.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_millis(350);
+/// A connection that nobody used for this long is asked whether it still answers.
+const DOUBTFUL_AFTER: Duration = Duration::from_secs(5);
+/// How long it may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How much longer than a statement a batch may take: the server gives up before we do.
+const BATCH_MARGIN: Duration = Duration::from_secs(5);
 /// A batch that failed only after this long is not tried again write by write: that would take as long each time.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -87,30 +94,69 @@ pub struct Connection {
     inner: AsyncPgConnection,
     in_doubt: bool,
     has_locks: bool,
+    used_at: Instant,
 }
 
 /// Makes connections.
 pub struct Manager {
     target: Target,
-    /// Why none could be made, last time.
+    /// Why none can be made.
     trouble: Arc<Mutex<Option<String>>>,
+    /// Ends the attempts.
+    closed: CancellationToken,
 }
+
+impl Manager {
+    /// Takes note of why no connection can be made, and says so once.
+    fn in_trouble(&self, error: &OpenError) {
+        let problem = error.to_string();
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.is_none() {
+            tracing::error!(%problem, "the database is away; trying again");
+        }
+        *trouble = Some(problem);
+    }
+
+    fn out_of_trouble(&self) {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if trouble.is_some() {
+            tracing::info!("the database is back");
+        }
+    }
+}
+
+/// The pool is closed, or a connection has turned out to be.
+#[derive(Debug)]
+pub struct Closed;
 
 impl bb8::ManageConnection for Manager {
     type Connection = Connection;
-    type Error = String;
+    type Error = Closed;
 
-    async fn connect(&self) -> Result<Connection, String> {
-        let connected = open::connect(&self.target).await.map_err(|error| error.to_string());
-        if let Ok(mut trouble) = self.trouble.lock() {
-            *trouble = connected.as_ref().err().cloned();
-        }
-        Ok(Connection { inner: connected?, in_doubt: false, has_locks: self.target.has_locks })
+    /// Tries until there is one: whoever waits for it knows for how long.
+    async fn connect(&self) -> Result<Connection, Closed> {
+        let retries = ExponentialBuilder::default()
+            .with_min_delay(FIRST_RETRY)
+            .with_max_delay(LAST_RETRY)
+            .with_jitter()
+            .without_max_times();
+        let connecting = (|| self.target.connect()).retry(retries).notify(|error, _| self.in_trouble(error));
+        let inner = tokio::select! {
+            connected = connecting => connected.map_err(|_| Closed)?,
+            () = self.closed.cancelled() => return Err(Closed),
+        };
+        self.out_of_trouble();
+        Ok(Connection { inner, in_doubt: false, has_locks: self.target.has_locks, used_at: Instant::now() })
     }
 
-    /// Asks nobody: what the driver has noticed is enough.
-    async fn is_valid(&self, connection: &mut Connection) -> Result<(), String> {
-        if self.has_broken(connection) { Err("closed".to_owned()) } else { Ok(()) }
+    /// Asks only where what the driver has noticed may not be all: a firewall forgets a connection that says nothing.
+    async fn is_valid(&self, connection: &mut Connection) -> Result<(), Closed> {
+        if connection.used_at.elapsed() > DOUBTFUL_AFTER {
+            connection.in_doubt = true;
+            let answer = timeout(ANSWER_TIMEOUT, connection.inner.batch_execute("")).await;
+            connection.in_doubt = !matches!(answer, Ok(Ok(())));
+        }
+        if self.has_broken(connection) { Err(Closed) } else { Ok(()) }
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
@@ -122,6 +168,9 @@ impl bb8::ManageConnection for Manager {
 pub struct Pool {
     connections: bb8::Pool<Manager>,
     trouble: Arc<Mutex<Option<String>>>,
+    /// How long a batch may take.
+    batch_timeout: Duration,
+    _open: DropGuard,
 }
 
 impl fmt::Debug for Pool {
@@ -132,25 +181,32 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// A pool that makes its connections when they are needed.
-    pub fn new(target: Target) -> Self {
-        let trouble = Arc::default();
-        let manager = Manager { target, trouble: Arc::clone(&trouble) };
-        let builder = bb8::Pool::builder().max_size(CONNECTIONS).retry_connection(false).test_on_check_out(true);
-        Self { connections: builder.build_unchecked(manager), trouble }
+    pub fn new(target: Target, options: &Options) -> Self {
+        let (trouble, closed) = (Arc::default(), CancellationToken::new());
+        let manager = Manager { target, trouble: Arc::clone(&trouble), closed: closed.clone() };
+        let builder = bb8::Pool::builder()
+            .max_size(options.max_connections)
+            .connection_timeout(options.acquire_timeout)
+            .test_on_check_out(true);
+        Self {
+            connections: builder.build_unchecked(manager),
+            trouble,
+            batch_timeout: options.statement_timeout + BATCH_MARGIN,
+            _open: closed.drop_guard(),
+        }
     }
 
     /// Lends a connection.
     pub async fn lease(&self) -> Result<Lease<'_>, Fault> {
-        let deadline = Instant::now() + LEASE_TIMEOUT;
-        loop {
-            if let Ok(Ok(mut connection)) = timeout(LEASE_RETRY, self.connections.get()).await {
+        match self.connections.get().await {
+            Ok(mut connection) => {
                 connection.in_doubt = true;
-                return Ok(Lease(connection));
+                Ok(Lease(connection))
             }
-            if Instant::now() >= deadline {
-                let trouble = self.trouble.lock().ok().and_then(|trouble| trouble.clone());
+            Err(_) => {
+                let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let busy = || "all connections are in use".to_owned();
-                return Err(Fault::Away(StoreError::Unavailable(trouble.unwrap_or_else(busy))));
+                Err(Fault::Away(StoreError::Unavailable(trouble.unwrap_or_else(busy))))
             }
         }
     }
@@ -195,11 +251,12 @@ impl Lease<'_> {
     /// Gives the connection back in good order.
     pub fn release(mut self) {
         self.0.in_doubt = false;
+        self.0.used_at = Instant::now();
     }
 
     /// Whether the connection still answers after an error.
     async fn survives(&mut self) -> bool {
-        matches!(timeout(LEASE_RETRY, self.batch_execute("ROLLBACK")).await, Ok(Ok(())))
+        matches!(timeout(ANSWER_TIMEOUT, self.batch_execute("ROLLBACK")).await, Ok(Ok(())))
     }
 }
 
@@ -218,7 +275,7 @@ pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W:
     let started = Instant::now();
     let mut is_first_try = true;
     loop {
-        let fault = match timeout(BATCH_TIMEOUT, apply(pool, writes)).await {
+        let fault = match timeout(pool.batch_timeout, apply(pool, writes)).await {
             Ok(Ok(outcomes)) => return Ok(outcomes),
             Ok(Err(fault)) => fault,
             Err(_) => Fault::Away(StoreError::Unavailable("it takes too long".to_owned())),

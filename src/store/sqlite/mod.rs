@@ -91,18 +91,36 @@ impl From<diesel::result::Error> for StoreError {
     }
 }
 
+/// Brings the schema of a file up to date, making it if there is none, and returns the migrations that were made.
+pub async fn migrate(path: &Path) -> Result<Vec<String>, OpenError> {
+    Ok(prepare(path, true).await?.1)
+}
+
+/// Takes the lock, and then looks at the file.
+async fn prepare(path: &Path, may_migrate: bool) -> Result<(File, Vec<String>), OpenError> {
+    let owned = path.to_owned();
+    let preparing = tokio::task::spawn_blocking(move || {
+        let lock = open::lock(&owned)?;
+        let made = open::prepare(&owned, may_migrate)?;
+        Ok((lock, made))
+    });
+    preparing.await.map_err(|error| OpenError::Other { path: path.to_owned(), problem: error.to_string() })?
+}
+
 impl SqliteStore {
     /// Opens the file, making it if there is none, and brings its schema up to date.
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, true).await
+    }
+
+    /// Opens the file as it is. It must have the newest schema.
+    pub async fn open_migrated(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, false).await
+    }
+
+    async fn open_with(path: &Path, may_migrate: bool) -> Result<Self, OpenError> {
         let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
-        let owned = path.to_owned();
-        let lock = tokio::task::spawn_blocking(move || {
-            let lock = open::lock(&owned)?;
-            open::prepare(&owned)?;
-            Ok(lock)
-        })
-        .await
-        .map_err(|error| other(error.to_string()))??;
+        let (lock, _) = prepare(path, may_migrate).await?;
 
         let readers = pool(path, READERS).await.map_err(|error| other(error.to_string()))?;
         let feed = pool(path, FEED_READERS).await.map_err(|error| other(error.to_string()))?;

@@ -55,6 +55,17 @@ pub enum OpenError {
         /// The first migration that this version does not know.
         migration: String,
     },
+    /// The schema is of an older version, and is not to be changed by this process.
+    #[error(
+        "database {path} has the schema of an older countersign (migration {migration} is missing): run `countersign \
+         migrate`, or start without --no-migrate"
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// The first migration that is missing.
+        migration: String,
+    },
     /// Anything else that the database said.
     #[error("database {path} cannot be opened: {problem}")]
     Other {
@@ -108,13 +119,17 @@ struct Header {
     tables: i64,
 }
 
-/// Checks the file and brings its schema up to date. A file that is refused is left as it was.
-pub fn prepare(path: &Path) -> Result<(), OpenError> {
+/// Checks the file and brings its schema up to date, if it may. A file that is refused is left as it was. Returns the
+/// migrations that were made.
+pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
-    let mut is_ours = false;
-    if path.metadata().is_ok_and(|metadata| metadata.len() > 0) {
-        is_ours = check(path)?;
-    } else {
+    let is_there = path.metadata().is_ok_and(|metadata| metadata.len() > 0);
+    let applied = if is_there { check(path)? } else { vec![] };
+    let is_ours = !applied.is_empty();
+    if !may_migrate && let Some(migration) = known(path)?.into_iter().find(|version| !applied.contains(version)) {
+        return Err(OpenError::Older { path: path.to_owned(), migration });
+    }
+    if !is_there {
         // Made here, because SQLite would make it readable by all.
         let mut options = OpenOptions::new();
         let made = options.write(true).create(true).truncate(false).mode(0o600).open(path);
@@ -127,8 +142,15 @@ pub fn prepare(path: &Path) -> Result<(), OpenError> {
         let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
         connection.batch_execute(&mark).map_err(|error| other(error.to_string()))?;
     }
-    connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
-    Ok(())
+    let made = connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
+    Ok(made.iter().map(ToString::to_string).collect())
+}
+
+/// The versions of all migrations, in order.
+fn known(path: &Path) -> Result<Vec<String>, OpenError> {
+    let known = MigrationSource::<diesel::sqlite::Sqlite>::migrations(&MIGRATIONS)
+        .map_err(|error| OpenError::Other { path: path.to_owned(), problem: error.to_string() })?;
+    Ok(known.iter().map(|migration| migration.name().version().to_string()).collect())
 }
 
 #[derive(QueryableByName)]
@@ -139,8 +161,8 @@ struct Applied {
 
 /// Refuses a file that is damaged, foreign or too new. Read-only: whoever closes a connection that could write, and be it a
 /// refused one, writes the log of an earlier crash back into the file.
-/// Otherwise it says whether the file has been marked as one of ours; a file without a table has not.
-fn check(path: &Path) -> Result<bool, OpenError> {
+/// Otherwise it returns the versions of the migrations that the file has; without a table it has none.
+fn check(path: &Path) -> Result<Vec<String>, OpenError> {
     let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
@@ -165,7 +187,7 @@ fn check(path: &Path) -> Result<bool, OpenError> {
             .get_result(&mut connection)
             .map_err(|error| other(error.to_string()))?;
     if header.tables == 0 {
-        return Ok(false);
+        return Ok(vec![]);
     }
     if header.application_id != APPLICATION_ID {
         return Err(OpenError::Foreign(path.to_owned()));
@@ -173,12 +195,11 @@ fn check(path: &Path) -> Result<bool, OpenError> {
     let applied: Vec<Applied> = sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version")
         .load(&mut connection)
         .map_err(|error| other(error.to_string()))?;
-    let known =
-        MigrationSource::<diesel::sqlite::Sqlite>::migrations(&MIGRATIONS).map_err(|error| other(error.to_string()))?;
-    let is_known = |version: &str| known.iter().any(|migration| migration.name().version().to_string() == version);
-    match applied.into_iter().find(|applied| !is_known(&applied.version)) {
-        Some(newer) => Err(OpenError::Newer { path: path.to_owned(), migration: newer.version }),
-        None => Ok(true),
+    let known = known(path)?;
+    let applied: Vec<String> = applied.into_iter().map(|applied| applied.version).collect();
+    match applied.iter().find(|version| !known.contains(version)) {
+        Some(newer) => Err(OpenError::Newer { path: path.to_owned(), migration: newer.clone() }),
+        None => Ok(applied),
     }
 }
 

@@ -1,0 +1,33 @@
+//! `countersign migrate`
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{Database, Failure, Outcome};
+use crate::{app, telemetry};
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    #[command(flatten)]
+    database: Database,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Migrate {
+    pub async fn run(self) -> Outcome {
+        let config = self.database.load().map_err(Failure::at_start)?;
+        telemetry::start(&config.log).map_err(Failure::at_start)?;
+        let made = app::migrate(&config).await?;
+        if self.json {
+            println!("{}", serde_json::json!({ "migrations": made }));
+        } else if made.is_empty() {
+            println!("the schema was up to date");
+        } else {
+            println!("made migration {}", made.join(", "));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,255 @@
+//! Where the database is, and making a connection to it.
+
+use std::{error::Error as _, fmt, fs, path::PathBuf, time::Duration};
+
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use tokio_postgres::{
+    Config,
+    config::{Host, TargetSessionAttrs},
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{
+    open::OpenError,
+    sql::statement,
+    tls::{SslMode, Tls},
+};
+
+/// How long a silent network may keep a connection.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Where the database is, and what is asked of it. Prints without the password.
+#[derive(Clone)]
+pub struct Options {
+    /// In the form of libpq: `postgres://USER:PASSWORD@HOST,HOST/DATABASE?sslmode=verify-full`.
+    pub url: String,
+    /// What it is called wherever it is printed.
+    pub name: String,
+    /// Where the password is, if not in the URL.
+    pub password: Password,
+    /// Whether pending migrations are made.
+    pub migrate: bool,
+    /// Most connections.
+    pub max_connections: u32,
+    /// How long a host may take to answer when it is being connected to, unless the URL says it.
+    pub connect_timeout: Duration,
+    /// How long to wait for a connection before the database counts as away.
+    pub acquire_timeout: Duration,
+    /// How long the server works on a statement.
+    pub statement_timeout: Duration,
+}
+
+/// Where the password is.
+#[derive(Clone)]
+pub enum Password {
+    /// In the URL, or nowhere.
+    InUrl,
+    /// Here.
+    Text(String),
+    /// In a file, which may change.
+    File(PathBuf),
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// A database that connections can be made to. Prints without the password.
+#[derive(Clone)]
+pub struct Target {
+    config: Config,
+    tls: Tls,
+    connector: MakeRustlsConnect,
+    password_file: Option<PathBuf>,
+    statement_timeout: Duration,
+    name: String,
+    /// Whether there are advisory locks. Where there are none, what they order is ordered less strictly.
+    pub has_locks: bool,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Target {
+    /// Reads the URL.
+    pub fn new(options: &Options) -> Result<Self, OpenError> {
+        let (tls, url) = Tls::take(&options.url).map_err(OpenError::Url)?;
+        let mut config: Config = url.parse().map_err(|error| OpenError::Url(chain(&error)))?;
+        config.ssl_mode(tls.negotiation());
+        if config.get_application_name().is_none() {
+            config.application_name("countersign");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(options.connect_timeout);
+        }
+        if config.get_target_session_attrs() == TargetSessionAttrs::Any {
+            // After a failover the standby of yesterday answers, and the primary of yesterday only reads.
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        config.keepalives_idle(SILENCE).tcp_user_timeout(SILENCE);
+        let password_file = match &options.password {
+            Password::InUrl => None,
+            Password::Text(password) => {
+                config.password(password);
+                None
+            }
+            Password::File(path) => Some(path.clone()),
+        };
+        Ok(Self {
+            config,
+            connector: tls.connector().map_err(OpenError::Url)?,
+            tls,
+            password_file,
+            statement_timeout: options.statement_timeout,
+            name: options.name.clone(),
+            has_locks: false,
+        })
+    }
+
+    /// What the database is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What somebody between us and the server could do, if anything.
+    pub fn exposure(&self) -> Option<&'static str> {
+        let is_remote = self.config.get_hosts().iter().any(|host| match host {
+            Host::Tcp(name) => {
+                name != "localhost" && !name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+            }
+            Host::Unix(_) => false,
+        });
+        match self.tls.mode {
+            _ if !is_remote => None,
+            SslMode::Disable => Some("anybody on the way to the database can read and change what is sent"),
+            SslMode::Prefer | SslMode::Require => Some("anybody on the way to the database can pose as it"),
+            SslMode::VerifyCa | SslMode::VerifyFull => None,
+        }
+    }
+
+    /// With the password of today.
+    fn config(&self) -> Result<Config, OpenError> {
+        let mut config = self.config.clone();
+        if let Some(path) = &self.password_file {
+            let text =
+                fs::read_to_string(path).map_err(|source| OpenError::PasswordFile { path: path.clone(), source })?;
+            config.password(text.trim_end_matches(['\r', '\n']));
+        }
+        Ok(config)
+    }
+
+    /// Makes a connection.
+    pub async fn connect(&self) -> Result<AsyncPgConnection, OpenError> {
+        let failed = |problem| OpenError::Connect { database: self.name.clone(), problem };
+        let (client, connection) =
+            self.config()?.connect(self.connector.clone()).await.map_err(|error| failed(chain(&error)))?;
+        let mut connection = AsyncPgConnection::try_from_client_and_connection(client, connection)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        self.set_up(&mut connection).await.map_err(|error| failed(error.to_string()))?;
+        Ok(connection)
+    }
+
+    /// Sets what differs from how we need it, and what the server knows at all.
+    ///
+    /// Nothing acknowledged may be lost, so commits wait for the disk, and for the standbys that the server waits for, even
+    /// where it is set up not to. A statement or a transaction that nobody waits for any more must not keep its locks. Each
+    /// statement has its index, and reads it in order, also where a plan was made while the table was still empty.
+    ///
+    /// What the role has been given already is left alone, so that a pooler may hand on its connections as they are.
+    async fn set_up(&self, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
+        let statement_timeout = i64::try_from(self.statement_timeout.as_millis()).unwrap_or(i64::MAX);
+        let _: Vec<String> = statement::<Text>(
+            "SELECT set_config(s.name, wanted.setting, false) FROM (VALUES \
+             ('synchronous_commit', 'on'), ('default_transaction_isolation', 'read committed'), \
+             ('statement_timeout', ?::bigint::text), ('idle_in_transaction_session_timeout', ?::bigint::text), \
+             ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_hashjoin', 'off'), \
+             ('enable_mergejoin', 'off'), ('jit', 'off')) AS wanted (name, setting) \
+             JOIN pg_settings AS s ON s.name = wanted.name WHERE s.setting <> wanted.setting \
+             AND NOT (s.name = 'synchronous_commit' AND s.setting = 'remote_apply')",
+        )
+        .bind::<BigInt, _>(statement_timeout)
+        .bind::<BigInt, _>(statement_timeout.saturating_mul(2))
+        .load(connection)
+        .await?;
+        Ok(())
+    }
+}
+
+/// An error in one line, with its causes.
+fn chain(error: &tokio_postgres::Error) -> String {
+    let mut line = if error.as_db_error().is_some() { String::new() } else { error.to_string() };
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(url: &str) -> Options {
+        Options {
+            url: url.to_owned(),
+            name: "postgres://u@h/d".to_owned(),
+            password: Password::Text("hidden".to_owned()),
+            migrate: true,
+            max_connections: 4,
+            connect_timeout: Duration::from_secs(1),
+            acquire_timeout: Duration::from_secs(1),
+            statement_timeout: Duration::from_secs(1),
+        }
+    }
+
+    #[test]
+    fn what_is_printed_has_no_password() {
+        let options = options("postgres://u:secret@h/d");
+        let target = Target::new(&options).unwrap();
+        for text in [format!("{options:?}"), format!("{target:?}"), format!("{:?}", target.config)] {
+            assert!(!text.contains("secret") && !text.contains("hidden"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_way_that_others_may_be_on_is_exposed_unless_the_server_is_verified() {
+        for (url, is_exposed) in [
+            ("postgres://db.internal/d", true),
+            ("postgres://db.internal/d?sslmode=disable", true),
+            ("postgres://db.internal/d?sslmode=require", true),
+            ("postgres://localhost,db.internal/d", true),
+            ("postgres://db.internal/d?sslmode=verify-full", false),
+            ("postgres://localhost/d?sslmode=disable", false),
+            ("postgres://127.0.0.1/d", false),
+            ("postgres://u@%2Frun%2Fpostgresql/d", false),
+        ] {
+            assert_eq!(Target::new(&options(url)).unwrap().exposure().is_some(), is_exposed, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_password_of_a_file_is_the_one_of_today() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let target =
+            Target::new(&Options { password: Password::File(file.path().to_owned()), ..options("postgres://u@h/d") })
+                .unwrap();
+        for password in ["first", "sec ond "] {
+            fs::write(file.path(), format!("{password}\n")).unwrap();
+            assert_eq!(target.config().unwrap().get_password(), Some(password.as_bytes()));
+        }
+        file.close().unwrap();
+        let error = target.config().unwrap_err().to_string();
+        assert!(error.contains("database.password_file"), "{error}");
+    }
+}

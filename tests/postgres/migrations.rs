@@ -1,0 +1,51 @@
+//! The schema, for those who keep the right to change tables apart from the right to use them.
+
+use countersign::{
+    app::{self, AppError},
+    config::{Config, DatabaseFlags, Flags},
+    store::postgres::open::OpenError,
+};
+
+use crate::{
+    config,
+    postgres_server::{execute, new_database},
+};
+
+fn without_migrating(url: &str) -> Config {
+    let flags = Flags {
+        database_url: Some(url.to_owned()),
+        data_dir: Some(tempfile::tempdir().unwrap().keep()),
+        database: Some(DatabaseFlags { migrate: false }),
+        ..Flags::default()
+    };
+    Config::load(None, &flags).unwrap()
+}
+
+/// The rights that docs/postgresql.md gives to the role of the service.
+const GRANTS: &str = "GRANT SELECT, INSERT, UPDATE, DELETE ON sessions, blacklist TO USER; \
+     GRANT SELECT, UPDATE ON feed_head, sweeper TO USER; \
+     GRANT SELECT, INSERT ON signing_keys TO USER; GRANT SELECT ON __diesel_schema_migrations TO USER;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_made() {
+    let url = new_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = url.rsplit_once('/').unwrap().1.to_owned();
+    execute(&url, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE ROLE {user} LOGIN")).await;
+    execute(&url, &format!("GRANT USAGE ON SCHEMA public TO {user}")).await;
+    let restricted = url.replace("postgres@", &format!("{user}@"));
+
+    let refused = app::open_store(&without_migrating(&restricted)).await.map(drop).unwrap_err();
+    let AppError::Postgres(OpenError::Older { migration, .. }) = &refused else { panic!("{refused:?}") };
+    assert_eq!(migration, "0001");
+    assert!(refused.to_string().contains("countersign migrate"), "{refused}");
+
+    let made = app::migrate(&config(&url, folder.path())).await.unwrap();
+    assert_eq!(made.first().map(String::as_str), Some("0001"));
+    assert_eq!(app::migrate(&config(&url, folder.path())).await.unwrap(), Vec::<String>::new());
+    execute(&url, &GRANTS.replace("USER", &user)).await;
+    for config in [without_migrating(&restricted), config(&restricted, folder.path())] {
+        let store = app::open_store(&config).await.unwrap();
+        assert_eq!(store.keys().await.unwrap(), []);
+    }
+}
