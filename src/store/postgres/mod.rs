@@ -13,6 +13,7 @@ mod schema;
 mod sql;
 mod sweep;
 mod tls;
+mod wake_up;
 mod writes;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -48,6 +49,8 @@ const REVOCATIONS: Shape = Shape { workers: 2, most: 512 };
 
 /// How often the head of the feed is looked at, for entries of other processes.
 const POLL: Duration = Duration::from_millis(25);
+/// The same while notifications arrive.
+const POLL_WHILE_NOTIFIED: Duration = Duration::from_millis(500);
 /// How long to wait before looking again after the database failed.
 const POLL_RETRY: Duration = Duration::from_millis(200);
 
@@ -57,13 +60,17 @@ pub struct PostgresStore {
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
-    _poll: AbortOnDropHandle<()>,
+    /// What goes on as long as the store is open.
+    _tasks: [AbortOnDropHandle<()>; 3],
     poll_stopped: CancellationToken,
 }
 
 struct Shared {
     pool: Pool,
+    /// The newest entry that was heard of.
     hints: watch::Sender<Seq>,
+    /// The newest entry of this process.
+    committed: watch::Sender<Seq>,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -81,16 +88,25 @@ impl PostgresStore {
         }
         open::prepare(&mut target, options.migrate).await?;
 
-        let (hints, _) = watch::channel(Seq::default());
-        let shared = Arc::new(Shared { pool: Pool::new(target, options), hints });
+        let shared = Arc::new(Shared {
+            pool: Pool::new(target.clone(), options),
+            hints: watch::Sender::default(),
+            committed: watch::Sender::default(),
+        });
+        let (hears, hearing) = watch::channel(false);
         let poll_stopped = CancellationToken::new();
         let poll = {
             let (shared, stopped) = (shared.clone(), poll_stopped.clone().drop_guard());
             async move {
                 let _stopped = stopped;
-                shared.poll().await;
+                shared.poll(hearing).await;
             }
         };
+        let tasks = [
+            tokio::spawn(poll),
+            tokio::spawn(wake_up::call(shared.clone())),
+            tokio::spawn(wake_up::listen(shared.clone(), target, hears)),
+        ];
         Ok(Self {
             creations: shared.group(CREATIONS, |created| match created {
                 Created::New { seq } => *seq,
@@ -98,7 +114,7 @@ impl PostgresStore {
             }),
             refreshes: shared.refreshes(),
             revocations: shared.group(REVOCATIONS, |outcome: &RevocationOutcome| outcome.seq),
-            _poll: AbortOnDropHandle::new(tokio::spawn(poll)),
+            _tasks: tasks.map(AbortOnDropHandle::new),
             poll_stopped,
             shared,
         })
@@ -139,36 +155,44 @@ impl Shared {
         })
     }
 
-    /// Tells followers of what this process has committed, before it is found by looking.
+    /// Tells followers, here and elsewhere, of what this process has committed.
     fn hinting<O>(&self, outcomes: BatchOutcome<O>, last_entry: fn(&O) -> Option<Seq>) -> BatchOutcome<O> {
         if let Some(seq) = outcomes.iter().flatten().flatten().filter_map(last_entry).max() {
             self.hint(seq);
+            self.committed.send_replace(seq);
         }
         outcomes
     }
 
+    /// Takes note of where the feed may have come to. Whatever it was told last is replaced by what it is told now, so that
+    /// a wrong word is put right by the next look at the head.
     fn hint(&self, seq: Seq) {
-        self.hints.send_if_modified(|newest| {
-            let is_newer = seq > *newest;
-            *newest = seq.max(*newest);
-            is_newer
-        });
+        self.hints.send_if_modified(|newest| std::mem::replace(newest, seq) != seq);
     }
 
-    /// Looks at the head of the feed again and again.
-    async fn poll(self: Arc<Self>) {
+    /// The newest entry that was heard of.
+    fn newest(&self) -> Seq {
+        *self.hints.borrow()
+    }
+
+    /// Looks at the head of the feed again and again, less often while notifications arrive.
+    async fn poll(self: Arc<Self>, mut hearing: watch::Receiver<bool>) {
         loop {
             let wait = match self.feed_head().await {
                 Ok(seq) => {
                     self.hint(seq);
-                    POLL
+                    if *hearing.borrow_and_update() { POLL_WHILE_NOTIFIED } else { POLL }
                 }
                 Err(fault) => {
                     tracing::debug!(error = %StoreError::from(fault), "the head of the feed cannot be read");
                     POLL_RETRY
                 }
             };
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // What was said while nobody heard it is found by looking at once.
+                Ok(()) = hearing.changed() => {}
+            }
         }
     }
 

@@ -1,0 +1,103 @@
+//! Wake-ups between the processes on one database, by LISTEN and NOTIFY. They are hints, which cut the time until a
+//! revocation is found; without them, as on the far side of a pooler in transaction mode, looking at the head of the feed does.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use diesel_async::SimpleAsyncConnection;
+use futures_util::StreamExt;
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    Shared,
+    connect::Target,
+    pool::{Fault, Pool},
+};
+use crate::{domain::revocation::Seq, store::StoreError};
+
+const CHANNEL: &str = "countersign_feed";
+
+/// How long a listener waits before it calls, so as to hear itself.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long it takes at most until a listener hears itself. One that does not is deaf.
+const ECHO: Duration = Duration::from_secs(2);
+/// How long before a lost listener tries again, and one that turned out to be deaf.
+const RETRY: Duration = Duration::from_millis(500);
+const RETRY_DEAF: Duration = Duration::from_secs(60);
+
+/// Why a listener has stopped.
+enum End {
+    /// Its connection is lost, or could not be made.
+    Lost,
+    /// It does not hear itself.
+    Deaf,
+}
+
+/// Tells others of each entry that this process has committed, the newest alone if there are many at once.
+pub async fn call(shared: Arc<Shared>) {
+    let mut committed = shared.committed.subscribe();
+    while committed.changed().await.is_ok() {
+        let seq = *committed.borrow_and_update();
+        if let Err(fault) = notify(&shared.pool, seq).await {
+            // They find it by looking.
+            tracing::debug!(error = %StoreError::from(fault), "others could not be told of a revocation");
+        }
+    }
+}
+
+/// The notification is a transaction that nobody needs to survive a crash, so it does not wait for the disk.
+async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
+    let mut lease = pool.lease().await?;
+    let Seq(number) = seq;
+    let notify =
+        format!("BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('{CHANNEL}', '{number}'); COMMIT");
+    lease.batch_execute(&notify).await?;
+    lease.release();
+    Ok(())
+}
+
+/// Listens to others, on a connection of its own, and says whether it hears.
+pub async fn listen(shared: Arc<Shared>, target: Target, hears: watch::Sender<bool>) {
+    loop {
+        let end = listen_once(&shared, &target, &hears).await;
+        hears.send_replace(false);
+        let wait = match end {
+            End::Lost => RETRY,
+            End::Deaf => {
+                tracing::info!(
+                    "the database passes on no notifications, perhaps because of a pooler in between; looking for \
+                     revocations of other replicas more often instead"
+                );
+                RETRY_DEAF
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<bool>) -> End {
+    let Ok(mut connection) = target.connect().await else { return End::Lost };
+    if connection.batch_execute(&format!("LISTEN {CHANNEL}")).await.is_err() {
+        return End::Deaf;
+    }
+    let mut notifications = pin!(connection.notifications_stream());
+    loop {
+        let wait = if *hears.borrow() { SILENCE } else { Duration::ZERO };
+        let heard = match timeout(wait, notifications.next()).await {
+            Ok(heard) => heard,
+            Err(_) => {
+                if notify(&shared.pool, shared.newest()).await.is_err() {
+                    return End::Lost;
+                }
+                match timeout(ECHO, notifications.next()).await {
+                    Ok(heard) => heard,
+                    Err(_) => return End::Deaf,
+                }
+            }
+        };
+        let Some(Ok(notification)) = heard else { return End::Lost };
+        hears.send_if_modified(|hears| !std::mem::replace(hears, true));
+        if let Ok(seq) = notification.payload.parse() {
+            shared.hint(Seq(seq));
+        }
+    }
+}
