@@ -17,17 +17,19 @@ use crate::{
         Config,
         database::{DatabaseUrl, PostgresUrl},
     },
+    domain::ids::Incarnation,
     grpc::server::{self, Health},
     keys::{
         master_key::{self, MasterKeyError},
         ring::{self, KeyRing, RingError},
         sealing::MasterKey,
     },
-    revocation::feed::Feed,
-    rng::Rng,
+    revocation::{feed::Feed, membership::Membership},
+    rng::{Rng, RngFailed, random},
     shutdown::Shutdown,
     store::{
         Store, StoreError,
+        members::Newcomer,
         postgres::{self, PostgresStore},
         sqlite::{self, SqliteStore},
     },
@@ -267,12 +269,13 @@ pub async fn serve(
     }
     let _ = ready.set(authority.clone());
 
+    let membership = Arc::new(Membership::new(store.clone(), feed.clone(), newcomer(&system)));
     tokio::select! {
-        loaded = feed.load(&*store) => loaded?,
+        loaded = async { membership.join().await?; feed.load(&*store).await } => loaded?,
         () = shutdown.soft.cancelled() => return Ok(()),
     }
     tracing::info!(blacklist_entries = feed.index().len(), "blacklist loaded");
-    let mut tasks = start_tasks(config, store, feed, authority, &system);
+    let mut tasks = start_tasks(config, store, feed, membership.clone(), authority, &system);
     health.serving().await;
     tracing::info!("serving");
 
@@ -301,6 +304,8 @@ pub async fn serve(
             () = shutdown.hard.cancelled() => tracing::warn!("calls were cut off by a second signal"),
         }
     }
+    tasks.shutdown().await;
+    membership.leave().await;
     match failure {
         Some(failure) => Err(failure),
         None => {
@@ -310,12 +315,23 @@ pub async fn serve(
     }
 }
 
+/// Draws the lives of this replica.
+fn newcomer(system: &System) -> impl Fn() -> Result<Newcomer, RngFailed> + Send + Sync + 'static {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let rng = system.rng.clone();
+    move || {
+        let incarnation = Incarnation::new(random(&*rng)?);
+        Ok(Newcomer { incarnation, name: name.clone(), version: env!("CARGO_PKG_VERSION") })
+    }
+}
+
 type Tasks = JoinSet<&'static str>;
 
 fn start_tasks(
     config: &Config,
     store: Arc<dyn Store>,
     feed: Arc<Feed>,
+    membership: Arc<Membership>,
     authority: Arc<Authority>,
     system: &System,
 ) -> Tasks {
@@ -323,6 +339,7 @@ fn start_tasks(
     let watched = store.clone();
     tasks.spawn(named("the database engine", async move { watched.stopped().await }));
     tasks.spawn(named("the revocation feed", async move { feed.follow(store).await }));
+    tasks.spawn(named("the membership among the replicas", async move { membership.keep().await }));
     let sweeper = tasks::sweeper::run(authority.clone(), system.clock.clone(), config.sweeper.schedule.clone());
     tasks.spawn(named("the sweeper", sweeper));
     tasks.spawn(named("the end of revoked tenants' sessions", tasks::tenants::run(authority)));

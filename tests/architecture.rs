@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("token", &[]),
     ("keys", &["rng"]),
     ("store", &[]),
-    ("revocation", &["store"]),
+    ("revocation", &["rng", "store"]),
     ("authority", &["token", "keys", "revocation", "store", "clock", "rng"]),
     ("tasks", &["authority", "clock"]),
     ("grpc", &["authority", "proto"]),

@@ -61,6 +61,33 @@ impl TokenId {
     }
 }
 
+/// One life of a replica: a random UUID, drawn anew by each process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Incarnation(Uuid);
+
+impl Incarnation {
+    /// From sixteen random bytes (RFC 9562, section 5.4).
+    pub fn new(random: [u8; 16]) -> Self {
+        Self(Builder::from_random_bytes(random).into_uuid())
+    }
+
+    /// The 16 bytes.
+    pub fn bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// From the 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
 /// The text is not a UUID in the form that this service issues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not a UUID like 0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22")]

@@ -63,6 +63,11 @@ impl Feed {
         self.tenant_revoked.notified().await;
     }
 
+    /// Up to where the feed has been applied.
+    pub fn applied(&self) -> Seq {
+        self.applied.borrow().unwrap_or_default()
+    }
+
     /// Waits until the entry at `seq`, and with it all before it, has been applied.
     pub async fn reach(&self, seq: Seq) {
         // The sender lives as long as `self`, so this cannot fail.
@@ -84,7 +89,7 @@ impl Feed {
         loop {
             // Armed before reading: an entry that is committed while we read wakes us again.
             hints.borrow_and_update();
-            let after = self.applied.borrow().unwrap_or_default();
+            let after = self.applied();
             match self.catch_up(&*store, after).await {
                 Ok(last) if last == after => {
                     if hints.changed().await.is_err() {

@@ -1,11 +1,14 @@
 //! The contract between the use cases and a database: one method, one transaction. It speaks domain types only.
 
 pub mod batch;
+pub mod members;
 pub mod postgres;
 pub mod sqlite;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+
+use self::members::Members;
 
 use crate::domain::{
     ids::SessionId,
@@ -201,6 +204,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Waits until a part of the engine that must go on has stopped. Usually for ever.
     async fn stopped(&self);
+
+    /// The register of the replicas, where there can be several.
+    fn members(&self) -> Option<&dyn Members> {
+        None
+    }
 
     /// All keys.
     async fn keys(&self) -> Result<Vec<SealedKey>, StoreError>;

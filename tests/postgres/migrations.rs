@@ -22,9 +22,8 @@ fn without_migrating(url: &str) -> Config {
 }
 
 /// The rights that docs/postgresql.md gives to the role of the service.
-const GRANTS: &str = "GRANT SELECT, INSERT, UPDATE, DELETE ON sessions, blacklist TO USER; \
-     GRANT SELECT, UPDATE ON feed_head, sweeper TO USER; \
-     GRANT SELECT, INSERT ON signing_keys TO USER; GRANT SELECT ON __diesel_schema_migrations TO USER;";
+const GRANTS: &str = "GRANT USAGE ON SCHEMA public TO USER; ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public \
+     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO USER";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_made() {
@@ -32,7 +31,7 @@ async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_ma
     let folder = tempfile::tempdir().unwrap();
     let user = url.rsplit_once('/').unwrap().1.to_owned();
     execute(&url, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE ROLE {user} LOGIN")).await;
-    execute(&url, &format!("GRANT USAGE ON SCHEMA public TO {user}")).await;
+    execute(&url, &GRANTS.replace("USER", &user)).await;
     let restricted = url.replace("postgres@", &format!("{user}@"));
 
     let refused = app::open_store(&without_migrating(&restricted)).await.map(drop).unwrap_err();
@@ -43,7 +42,6 @@ async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_ma
     let made = app::migrate(&config(&url, folder.path())).await.unwrap();
     assert_eq!(made.first().map(String::as_str), Some("0001"));
     assert_eq!(app::migrate(&config(&url, folder.path())).await.unwrap(), Vec::<String>::new());
-    execute(&url, &GRANTS.replace("USER", &user)).await;
     for config in [without_migrating(&restricted), config(&restricted, folder.path())] {
         let store = app::open_store(&config).await.unwrap();
         assert_eq!(store.keys().await.unwrap(), []);

@@ -7,7 +7,7 @@ use std::{
 
 use countersign::{
     domain::{
-        ids::TokenId,
+        ids::{Incarnation, TokenId},
         policy::{OnQuota, OnRefresh},
         refresh::RefreshAttempt,
         revocation::{RevocationTarget, Seq},
@@ -16,6 +16,7 @@ use countersign::{
     },
     store::{
         Created, Creation, Refreshed, Store, StoreError,
+        members::Newcomer,
         postgres::{PostgresStore, open::OpenError},
     },
 };
@@ -70,7 +71,9 @@ async fn of_many_who_migrate_at_once_one_does_it() {
     for opened in join_all((0..8).map(|_| PostgresStore::open(&options))).await {
         assert_eq!(opened.unwrap().keys().await.unwrap(), []);
     }
-    assert_eq!(number(&url, "SELECT count(*) FROM __diesel_schema_migrations").await, 1);
+    let made = number(&url, "SELECT count(*) FROM __diesel_schema_migrations").await;
+    let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres")).unwrap().count();
+    assert_eq!(made, i64::try_from(folders).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,6 +269,33 @@ async fn without_notifications_revocations_are_found_by_looking() {
         let seq = revoke_session(&stores[0], session, after(2)).await.seq.unwrap();
         in_time(hints.wait_for(|hint| *hint == seq)).await.unwrap();
     }
+}
+
+/// Removal is a compare-and-set, so that nobody is removed who has just been heard of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_registered_until_it_leaves_or_is_removed() {
+    let (_, stores) = replicas().await;
+    let there = create(&stores[0], session(1)).await;
+    let head = revoke_session(&stores[0], &there, after(2)).await.seq.unwrap();
+    let [one, two, _] = stores.each_ref().map(|store| store.members().unwrap());
+    let [a, b] = [Incarnation::new([1; 16]), Incarnation::new([2; 16])];
+    for incarnation in [a, b] {
+        one.join(Newcomer { incarnation, name: "host".to_owned(), version: "1.2.3" }).await.unwrap();
+    }
+    assert_eq!(two.renew(a, Seq(0)).await.unwrap(), Some(head));
+    assert_eq!(one.renew(a, head).await.unwrap(), Some(head));
+    let list = async || {
+        let members = two.list().await.unwrap();
+        members.into_iter().map(|member| (member.incarnation, member.renewals, member.applied)).collect::<Vec<_>>()
+    };
+    assert_eq!(list().await, [(a, 2, head), (b, 0, Seq(0))]);
+
+    assert!(!two.remove(a, 1).await.unwrap(), "it has renewed since");
+    assert!(two.remove(a, 2).await.unwrap());
+    assert_eq!(one.renew(a, head).await.unwrap(), None, "a row that is gone stays gone");
+    assert_eq!(list().await, [(b, 0, Seq(0))]);
+    one.leave(b).await.unwrap();
+    assert_eq!(list().await, []);
 }
 
 /// A refresh must not touch an index, or each would cost five writes instead of one.

@@ -14,7 +14,7 @@ use countersign::{
     },
     store::{
         Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
-        SweptRevocations,
+        SweptRevocations, members::Members,
     },
 };
 use tokio::sync::watch;
@@ -152,6 +152,10 @@ impl Store for Double {
     async fn revocations_after(&self, after: Seq, limit: i64) -> Result<Vec<FeedEntry>> {
         self.feed.pass().await;
         self.real.revocations_after(after, limit).await
+    }
+
+    fn members(&self) -> Option<&dyn Members> {
+        self.real.members()
     }
 
     fn revocation_hints(&self) -> watch::Receiver<Seq> {

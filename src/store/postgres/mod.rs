@@ -3,6 +3,7 @@
 mod claims;
 pub mod connect;
 mod create;
+mod members;
 pub mod open;
 mod pool;
 mod reads;
@@ -31,6 +32,7 @@ use super::{
     Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
     SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
+    members::Members,
 };
 use crate::domain::{
     ids::SessionId,
@@ -214,6 +216,8 @@ macro_rules! with_connection {
     }};
 }
 
+use with_connection;
+
 #[async_trait]
 impl Store for PostgresStore {
     async fn create_session(&self, creation: Creation) -> Result<Created, StoreError> {
@@ -277,6 +281,10 @@ impl Store for PostgresStore {
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
         with_connection!(self, sweep::delete_old_sessions, until, limit)
+    }
+
+    fn members(&self) -> Option<&dyn Members> {
+        Some(self)
     }
 
     async fn keys(&self) -> Result<Vec<SealedKey>, StoreError> {

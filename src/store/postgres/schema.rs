@@ -68,6 +68,18 @@ diesel::table! {
 }
 
 diesel::table! {
+    replicas (incarnation) {
+        incarnation -> Uuid,
+        joined_at -> Timestamptz,
+        renewed_at -> Timestamptz,
+        renewals -> BigInt,
+        applied -> BigInt,
+        name -> Text,
+        version -> Text,
+    }
+}
+
+diesel::table! {
     signing_keys (kid) {
         created_at -> Timestamptz,
         kid -> Text,
