@@ -5,8 +5,8 @@ use countersign::{app, clock::Clock, domain::time::Timestamp, proto::InactiveRea
 use crate::server::{Home, START, Server, TICK, of_token, request_under, seconds};
 
 /// A home whose sweeper never rests: it runs each second, and the clock stands right before one.
-fn restless() -> Home {
-    let home = Home::new("[sweeper]\nschedule = '* * * * * *'");
+async fn restless() -> Home {
+    let home = Home::new("[sweeper]\nschedule = '* * * * * *'").await;
     home.clock.jump_to(before_second(START));
     home
 }
@@ -17,7 +17,7 @@ fn before_second(instant: Timestamp) -> Timestamp {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
-    let server = restless().start().await;
+    let server = restless().await.start().await;
     let start = server.clock.now();
     let session = server.create(request_under("short", "alice")).await.unwrap();
     server.revoke(of_token(&session.access)).await.unwrap();
@@ -25,7 +25,7 @@ async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
     // 60 s until the token expires, 60 s of margin.
     server.clock.advance(seconds(200));
     assert_eq!(server.store.whole_sweep().await, server.clock.now());
-    assert_eq!(server.rows().blacklist, 0, "the entry is gone");
+    assert_eq!(server.rows().await.blacklist, 0, "the entry is gone");
     server.clock.jump_to(start);
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Expired));
 
@@ -36,21 +36,21 @@ async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
-    let server = restless().start().await;
+    let server = restless().await.start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     server.revoke(of_token(&session.access)).await.unwrap();
     let expires_at = server.clock.now().floor_to_second().plus(seconds(60));
 
     server.clock.advance(before_second(expires_at.plus(seconds(59))).since(server.clock.now()));
     server.store.whole_sweep().await;
-    assert_eq!(server.rows().blacklist, 1, "the last microsecond of the margin");
+    assert_eq!(server.rows().await.blacklist, 1, "the last microsecond of the margin");
     server.clock.jump_to(expires_at.minus(TICK));
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing() {
-    let server = restless().start().await;
+    let server = restless().await.start().await;
     let start = server.clock.now();
     let session = server.create(request_under("short", "alice")).await.unwrap();
     let live = server.create(request_under("short", "bob")).await.unwrap();
@@ -58,7 +58,7 @@ async fn a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing() {
 
     server.clock.jump_to(start.plus(seconds(3600)));
     assert_eq!(server.store.whole_sweep().await, start, "the sweeper has not moved");
-    assert_eq!(server.rows().blacklist, 1);
+    assert_eq!(server.rows().await.blacklist, 1);
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Expired));
 
     server.clock.jump_to(start);
@@ -77,7 +77,7 @@ async fn a_session_revoked_after_the_clock_went_back_stays_revoked_when_it_is_ri
     let home = server.stop().await;
     home.clock.jump_to(START.plus(seconds(1)));
     app::sweep(&home.config(), home.system()).await.unwrap();
-    assert_eq!(home.rows().blacklist, 1);
+    assert_eq!(home.rows().await.blacklist, 1);
     let server = home.start().await;
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
@@ -106,10 +106,10 @@ async fn sessions_that_have_been_over_for_long_are_deleted_and_others_are_kept()
     // 300 s until it goes idle, 30 days of retention.
     home.clock.advance(seconds(300 + 30 * 86_400));
     app::sweep(&home.config(), home.system()).await.unwrap();
-    assert_eq!(home.rows().sessions, 2, "at the last instant of its retention");
+    assert_eq!(home.rows().await.sessions, 2, "at the last instant of its retention");
     home.clock.advance(TICK);
     app::sweep(&home.config(), home.system()).await.unwrap();
-    assert_eq!(home.rows().sessions, 1);
+    assert_eq!(home.rows().await.sessions, 1);
     let server = home.start().await;
     assert!(server.session(&over.id()).await.is_err());
     assert!(server.session(&live.id()).await.is_ok());

@@ -70,7 +70,7 @@ async fn a_tenant_has_the_policy_and_the_audiences_that_the_configuration_gives_
     let foreign = limited(&["https://stock.test", "https://auth.test"]);
     assert_eq!(refused(server.create(foreign).await), Refusal::field("audience[1]"));
     assert_eq!(refused(server.create(request_under("none", "alice")).await), Refusal::field("policy"));
-    assert_eq!(server.rows().sessions, 3);
+    assert_eq!(server.rows().await.sessions, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +156,7 @@ async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
     }
     let not_a_number = CreateSessionRequest { claims: Some(object(&[("n", f64::NAN.into())])), ..request("alice") };
     assert_eq!(refused(server.create(not_a_number).await), Refusal::field("claims"));
-    assert_eq!(server.rows().sessions, 1);
+    assert_eq!(server.rows().await.sessions, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +165,7 @@ async fn a_token_that_validate_would_not_read_is_not_issued() {
     let texts = |length: usize, count: usize| vec!["x".repeat(length); count];
     let huge = CreateSessionRequest { scopes: texts(128, 64), audience: texts(256, 16), ..request("alice") };
     assert_eq!(refused(server.create(huge).await), Refusal::field("claims"));
-    assert_eq!(server.rows().sessions, 0);
+    assert_eq!(server.rows().await.sessions, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,7 +179,7 @@ async fn the_same_request_id_yields_the_same_session_even_at_once() {
         assert_eq!((&answer.refresh, &answer.access), (&answers[0].refresh, &answers[0].access));
         assert_eq!(server.verdict(&answer.access).await, Ok(()));
     }
-    assert_eq!(server.rows().sessions, 1);
+    assert_eq!(server.rows().await.sessions, 1);
 
     for other in [
         CreateSessionRequest { subject: "bob".to_owned(), ..once.clone() },
@@ -220,7 +220,7 @@ async fn over_the_quota_a_new_session_is_refused_if_the_policy_says_so() {
     let create = || server.create(request_under("refusing", "alice"));
     let answers = join_all((0..8).map(|_| create())).await;
     let (good, refusals): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-    assert_eq!((good.len(), server.rows().sessions), (2, 2), "also at once");
+    assert_eq!((good.len(), server.rows().await.sessions), (2, 2), "also at once");
     for refusal in refusals {
         assert_eq!(refused(refusal), Refusal::quota("SESSION_QUOTA_EXCEEDED", "policy:refusing"));
     }

@@ -60,7 +60,7 @@ async fn a_revocation_is_not_acknowledged_before_the_index_knows_of_it() {
     };
     let first = revoke();
     // Committed, for it shows; yet no answer, however many other calls are answered meanwhile.
-    eventually("the row is there", async || (server.rows().blacklist == 1).then_some(())).await;
+    eventually("the row is there", async || (server.rows().await.blacklist == 1).then_some(())).await;
     let again = revoke();
     for _ in 0..200 {
         status(&server, "").await.unwrap();
@@ -80,7 +80,7 @@ async fn health_of_an_unknown_service_is_not_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_first_signal_health_turns_while_calls_are_still_taken_and_the_second_ends_it() {
-    let server = Home::new("[shutdown]\ngrace = '1h'\ndrain = '1h'").start().await;
+    let server = Home::new("[shutdown]\ngrace = '1h'\ndrain = '1h'").await.start().await;
     let mut watches = vec![];
     for name in NAMES {
         let mut watch = server.watch_health(name).await;
@@ -117,7 +117,7 @@ async fn a_call_in_flight_at_the_signal_is_finished_and_answered() {
     let created = call.await.unwrap().unwrap().into_inner();
     assert_eq!(created.session.unwrap().subject, "alice");
     in_time("the service stops", server.running).await.unwrap().unwrap();
-    assert_eq!(server.home.rows().sessions, 1);
+    assert_eq!(server.home.rows().await.sessions, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 use crate::{
     forge::{Forge, claims, parts, unsigned},
-    server::{Home, START, Server, SignedIn, request},
+    server::{START, Server, SignedIn, request},
 };
 
 /// Each of the tokens is inactive for its reason; after that no row has been added and good tokens are good.
 async fn each_is_inactive(server: &Server, good: &SignedIn, tokens: Vec<(String, InactiveReason)>) {
-    let rows = server.rows();
+    let rows = server.rows().await;
     for (token, reason) in tokens {
         // Twice: the second time it might come from the cache.
         for time in ["first", "second"] {
@@ -23,7 +23,7 @@ async fn each_is_inactive(server: &Server, good: &SignedIn, tokens: Vec<(String,
             assert_eq!(server.verdict(&token).await, Err(reason), "{time} time: {start}");
         }
     }
-    assert_eq!(server.rows(), rows);
+    assert_eq!(server.rows().await, rows);
     assert_eq!(server.verdict(&good.access).await, Ok(()));
     assert!(server.refresh(&good.refresh).await.is_ok());
 }
@@ -159,7 +159,7 @@ async fn a_bit_flipped_anywhere_makes_a_token_inactive() {
             tokens.push((part, changed.join(".")));
         }
     }
-    let rows = server.rows();
+    let rows = server.rows().await;
     for (part, token) in tokens {
         let verdict = server.verdict(&token).await;
         match part {
@@ -168,7 +168,7 @@ async fn a_bit_flipped_anywhere_makes_a_token_inactive() {
             _ => assert_eq!(verdict, Err(BadSignature), "part {part}: {token}"),
         }
     }
-    assert_eq!(server.rows(), rows);
+    assert_eq!(server.rows().await, rows);
     assert_eq!(server.verdict(&good.access).await, Ok(()));
 }
 
@@ -184,7 +184,7 @@ async fn a_refresh_token_is_no_access_token() {
 async fn a_token_of_another_service_names_an_unknown_key_even_if_it_has_the_same_issuer() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
-    let other = Home::new("").start().await.sign_in("alice").await;
+    let other = Server::start().await.sign_in("alice").await;
     each_is_inactive(&server, &good, vec![(other.access, UnknownKey)]).await;
 }
 

@@ -1,12 +1,8 @@
 //! A session from its creation to its end, across restarts.
 
-use countersign::{
-    app,
-    proto::{EndReason, InactiveReason, RevokeRequest, SessionState, revoke_request::Target},
-};
-use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+use countersign::proto::{EndReason, InactiveReason, RevokeRequest, SessionState, revoke_request::Target};
 
-use crate::server::{Server, eventually, of_token, revocation, seconds, start_plus};
+use crate::server::{Server, of_token, revocation, seconds, start_plus};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_session_is_inactive_at_once_and_after_a_restart() {
@@ -62,25 +58,4 @@ async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay(
     let replay = server.refresh(&first.refresh).await.unwrap();
     assert!(replay.replayed);
     assert_eq!(replay.now.refresh, next.refresh);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_service_on_the_same_folder_is_refused() {
-    let server = Server::start().await;
-    let error = app::open_store(&server.home.config()).await.err().unwrap().to_string();
-    assert!(error.contains("in use by another process"), "{error}");
-    assert_eq!(server.verdict(&server.sign_in("alice").await.access).await, Ok(()));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_somebody_else_holds_is_not_called_damaged() {
-    let home = Server::start().await.stop().await;
-    let mut other = SqliteConnection::establish(&home.database().display().to_string()).unwrap();
-    // Refused for as long as connections of the service are being closed.
-    let hold = "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE";
-    eventually("it is held", async || other.batch_execute(hold).ok()).await;
-    let error = app::open_store(&home.config()).await.err().unwrap().to_string();
-    assert!(error.contains("locked") && !error.contains("damaged"), "{error}");
-    drop(other);
-    home.start().await.sign_in("alice").await;
 }

@@ -78,7 +78,7 @@ async fn a_replay_a_microsecond_after_the_grace_ends_the_session_with_all_its_to
     assert_eq!(session.state(), SessionState::Ended);
     assert_eq!(session.end_reason(), EndReason::RefreshTokenReused);
     assert_eq!(session.ended_at, Some(start_plus(seconds(GRACE) + TICK)));
-    assert_eq!(server.rows().blacklist, 1);
+    assert_eq!(server.rows().await.blacklist, 1);
 
     let server = server.restart().await;
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));

@@ -18,7 +18,7 @@ async fn a_refresh_token_that_is_not_authentic_is_invalid_and_changes_nothing() 
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let bystander = server.sign_in("bob").await;
-    let other = Home::new("").start().await.sign_in("alice").await;
+    let other = Server::start().await.sign_in("alice").await;
     let forge = Forge::of(&server).await;
     let secret_of_bob = server.lineage(&bystander.id()).await.secret;
 
@@ -45,14 +45,14 @@ async fn a_refresh_token_that_is_not_authentic_is_invalid_and_changes_nothing() 
         flipped[position / 8] ^= 1 << (position % 8);
         wrong.push(format!("cs_rt_{}", URL_SAFE_NO_PAD.encode(flipped)));
     }
-    let rows = server.rows();
+    let rows = server.rows().await;
     for token in wrong {
         let start = &token[..token.len().min(200)];
         let refusal = refused(server.refresh(&token).await);
         assert_eq!(refusal, Refusal::unauthenticated("REFRESH_TOKEN_INVALID"), "{start}");
     }
     assert_eq!(refused(server.refresh("").await), Refusal::field("refresh_token"));
-    assert_eq!(server.rows(), rows);
+    assert_eq!(server.rows().await, rows);
     assert_eq!(server.session(&good.id()).await.unwrap(), good.session);
     assert!(!server.refresh(&good.refresh).await.unwrap().replayed);
 }
@@ -128,7 +128,7 @@ async fn each_wrong_field_of_a_call_is_named() {
         assert_eq!(refused(server.session(id).await), Refusal::field("session_id"), "{id}");
     }
     assert_eq!(server.verdict(&good.access).await, Ok(()));
-    assert_eq!(server.rows().blacklist, 0);
+    assert_eq!(server.rows().await.blacklist, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,12 +138,12 @@ async fn a_session_that_is_not_there_is_not_found() {
     let not_found = || Refusal::of(Code::NotFound, "SESSION_NOT_FOUND");
     assert_eq!(refused(server.session(unknown).await), not_found());
     assert_eq!(refused(server.revoke(revocation(Target::SessionId(unknown.to_owned()))).await), not_found());
-    assert_eq!(server.rows().blacklist, 0);
+    assert_eq!(server.rows().await.blacklist, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_blacklist_refuses_to_revoke_and_names_the_quota() {
-    let server = Home::new("[blacklist]\nmax_entries = 2").start().await;
+    let server = Home::new("[blacklist]\nmax_entries = 2").await.start().await;
     let mut sessions = vec![];
     for subject in ["alice", "bob", "carol"] {
         sessions.push(server.sign_in(subject).await);
@@ -155,7 +155,7 @@ async fn a_full_blacklist_refuses_to_revoke_and_names_the_quota() {
     assert_eq!(refusal, Refusal::quota("BLACKLIST_FULL", "blacklist"));
     assert_eq!(server.verdict(&sessions[2].access).await, Ok(()));
     assert_eq!(server.verdict(&sessions[0].access).await, Err(InactiveReason::Revoked), "nothing is evicted");
-    assert_eq!(server.rows().blacklist, 2);
+    assert_eq!(server.rows().await.blacklist, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,7 +63,7 @@ async fn any_token_of_a_session_and_its_identifier_end_all_of_it_and_nothing_els
         assert_eq!(server.revoke(order).await.unwrap(), 0, "{what}: again");
     }
     assert_eq!(server.verdict(&bystander.access).await, Ok(()));
-    assert_eq!(server.rows(), Rows { sessions: 6, blacklist: 5 });
+    assert_eq!(server.rows().await, Rows { sessions: 6, blacklist: 5 });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +101,7 @@ async fn a_subject_loses_all_sessions_but_the_excepted_one() {
     for other in &others {
         assert_eq!(server.verdict(&other.access).await, Ok(()));
     }
-    assert_eq!(server.rows().blacklist, 3);
+    assert_eq!(server.rows().await.blacklist, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,12 +130,12 @@ async fn a_tenant_loses_what_it_has_now_and_not_what_it_gets_in_the_same_microse
         let ended = ended.await;
         assert_eq!((ended.end_reason(), &*ended.end_note), (EndReason::Administrative, "closed"));
     }
-    assert_eq!(server.rows().blacklist, 1);
+    assert_eq!(server.rows().await.blacklist, 1);
 
     assert_eq!(server.revoke(tenant("acme")).await.unwrap(), 1);
     assert_eq!(server.verdict(&after.access).await, REVOKED, "the second time it is out");
     assert_eq!(server.verdict(&server.sign_in("alice").await.access).await, Ok(()));
-    assert_eq!(server.rows().blacklist, 1, "one row a tenant");
+    assert_eq!(server.rows().await.blacklist, 1, "one row a tenant");
 
     let server = server.restart().await;
     for session in [&before[0], &before[1], &after] {
@@ -175,7 +175,7 @@ async fn one_access_token_can_be_revoked_alone() {
         let order = RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..revocation(target) };
         assert_eq!(refused(server.revoke(order).await), Refusal::field("extent"));
     }
-    assert_eq!(server.rows().blacklist, 1);
+    assert_eq!(server.rows().await.blacklist, 1);
     let server = server.restart().await;
     assert_eq!(server.verdict(&next.access).await, REVOKED);
     assert_eq!(server.verdict(&last.access).await, Ok(()));
@@ -195,7 +195,7 @@ async fn what_is_expired_or_over_is_revoked_without_a_row() {
     assert_eq!(server.revoke(of_token(&session.refresh)).await.unwrap(), 0);
     assert_eq!(server.revoke(revocation(Target::SessionId(session.id()))).await.unwrap(), 0);
     assert_eq!(server.session(&session.id()).await.unwrap().end_reason(), EndReason::ExpiredIdle);
-    assert_eq!(server.rows().blacklist, 0);
+    assert_eq!(server.rows().await.blacklist, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,7 +221,7 @@ async fn what_is_not_authentic_is_refused_without_a_row() {
     for token in wrong {
         assert_eq!(refused(server.revoke(of_token(&token)).await), Refusal::field("token"), "{token}");
     }
-    assert_eq!(server.rows(), Rows { sessions: 1, blacklist: 0 });
+    assert_eq!(server.rows().await, Rows { sessions: 1, blacklist: 0 });
     assert_eq!(server.verdict(&good.access).await, Ok(()));
 }
 
@@ -239,7 +239,7 @@ async fn revoking_the_same_two_hundred_times_leaves_one_row() {
         server.revoke(tenant("elsewhere")).await.unwrap();
         assert_eq!(server.revoke(tenant("that nobody has heard of")).await.unwrap(), 0);
     }
-    assert_eq!(server.rows().blacklist, 3);
+    assert_eq!(server.rows().await.blacklist, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

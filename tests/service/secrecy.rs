@@ -19,6 +19,7 @@ use serde_json::json;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::{
+    engine,
     forge::Forge,
     server::{Server, of_token, request, seconds},
 };
@@ -184,6 +185,9 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     seen.push_str(&log);
     for (name, token) in secrets {
         hidden(&seen, name, &token);
+    }
+    for (name, secret) in engine::SECRETS {
+        hidden(&seen, name, secret);
     }
     hidden(&seen, "claim value", CANARY);
     hidden(&seen, "claim value in base64", &URL_SAFE_NO_PAD.encode(CANARY));

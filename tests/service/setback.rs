@@ -1,33 +1,22 @@
 //! Operators act: the database is set back to an older state, limits are lowered. What is acknowledged holds all the same.
 
-use std::fs;
-
 use countersign::proto::{InactiveReason, revoke_request::Target};
-use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 
 use crate::server::{Home, Server, eventually, of_token, request_under, revocation, seconds};
 
 /// Stops a service, lets something happen that its database then does not remember, and starts it again.
 async fn forgetting<T>(home: Home, happening: impl AsyncFnOnce(&Server) -> T) -> (Server, T) {
     let server = home.start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let backup = folder.path().join("backup.db");
-    let mut connection = SqliteConnection::establish(server.database().to_str().unwrap()).unwrap();
-    connection.batch_execute(&format!("VACUUM INTO '{}'", backup.display())).unwrap();
-    drop(connection);
+    let backup = server.home.database.back_up().await;
     let happened = happening(&server).await;
     let home = server.stop().await;
-    let database = home.database();
-    let log = format!("{}-wal", database.display());
-    // The last connection takes it along when it is closed, which is a moment after the service has stopped.
-    eventually("the database is closed", async || (!fs::exists(&log).unwrap()).then_some(())).await;
-    fs::copy(backup, database).unwrap();
+    home.database.restore(backup).await;
     (home.start().await, happened)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoked() {
-    let (server, session) = forgetting(Home::new(""), async |server| server.sign_in("alice").await).await;
+    let (server, session) = forgetting(Home::new("").await, async |server| server.sign_in("alice").await).await;
     assert!(server.session(&session.id()).await.is_err());
     assert_eq!(server.verdict(&session.access).await, Ok(()), "its signature is good and nothing stops it");
     server.revoke(of_token(&session.access)).await.unwrap();
@@ -55,7 +44,7 @@ async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_revoked
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lowered_limit_for_access_tokens_holds_for_the_refreshes_of_older_sessions() {
-    let server = Home::new("[policies.default]\naccess_token_ttl = '1h'\n[tenants]").start().await;
+    let server = Home::new("[policies.default]\naccess_token_ttl = '1h'\n[tenants]").await.start().await;
     let session = server.sign_in("alice").await;
     let home = server.stop().await;
     let lowered = "[tokens]\nmax_access_token_ttl = '5m'\n[policies.default]\naccess_token_ttl = '5m'\n[tenants]";

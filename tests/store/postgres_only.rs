@@ -24,7 +24,7 @@ use futures_util::future::join_all;
 use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::{
-    postgres_server::{Server, execute, new_database, options},
+    postgres_server::{Server, execute, new_database, number, options},
     support::{
         after, assert_unchanged, attempt, create, create_all, entries, list, query, read, revoke, revoke_session,
         rich_session, rotate, session, text, unlimited,
@@ -52,16 +52,6 @@ async fn replicas() -> (String, [PostgresStore; 3]) {
 /// Waits for what must come, and fails rather than hang.
 async fn in_time<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), event).await.expect("it comes")
-}
-
-/// One number out of the database, behind the store's back.
-async fn number(url: &str, sql: &str) -> i64 {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-    let driver = tokio::spawn(connection);
-    let number = client.query_one(sql, &[]).await.unwrap().get(0);
-    drop(client);
-    driver.await.unwrap().unwrap();
-    number
 }
 
 #[tokio::test(flavor = "multi_thread")]

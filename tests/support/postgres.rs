@@ -91,6 +91,16 @@ pub async fn execute(url: &str, sql: &str) {
     driver.await.unwrap().unwrap();
 }
 
+/// One number out of the database, behind the store's back.
+pub async fn number(url: &str, sql: &str) -> i64 {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let number = client.query_one(sql, &[]).await.unwrap().get(0);
+    drop(client);
+    driver.await.unwrap().unwrap();
+    number
+}
+
 /// The newest server on this machine: in the PATH, or where Debian has it.
 fn binaries() -> PathBuf {
     let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

@@ -1,5 +1,5 @@
-//! The whole service in this process: a free port, a folder of its own, a clock that stands still until it is moved,
-//! and a client that talks to it over a socket.
+//! The whole service in this process: a free port, a folder and a database of its own, a clock that stands still until
+//! it is moved, and a client that talks to it over a socket.
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,11 +11,7 @@ use countersign::{
     proto::{self, InactiveReason, revoke_request::Target, session_service_client::SessionServiceClient},
     rng::SystemRng,
     shutdown::Shutdown,
-    store::{Store, sqlite::open},
-};
-use diesel::{
-    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
-    sql_types::BigInt,
+    store::Store,
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -27,7 +23,7 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::double::Double;
+use crate::{double::Double, engine::Database};
 
 /// When every test starts: not on a whole second, so that rounding shows.
 pub const START: Timestamp = Timestamp::from_micros(1_800_000_000_250_000);
@@ -62,23 +58,23 @@ drain = "60s"
 /// Where a service lives: what stays when it stops.
 pub struct Home {
     folder: TempDir,
+    pub database: Database,
     pub clock: Arc<SettableClock>,
 }
 
 /// How many rows the tables have.
-#[derive(Debug, PartialEq, Eq, QueryableByName)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Rows {
-    #[diesel(sql_type = BigInt)]
     pub sessions: i64,
-    #[diesel(sql_type = BigInt)]
     pub blacklist: i64,
 }
 
 impl Home {
     /// A new one, with these settings besides the usual ones.
-    pub fn new(settings: &str) -> Self {
+    pub async fn new(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { folder, clock: Arc::new(SettableClock::at(START)) }.with(settings)
+        let database = Database::new(&folder.path().join("data")).await;
+        Self { folder, database, clock: Arc::new(SettableClock::at(START)) }.with(settings)
     }
 
     /// The same place under other settings.
@@ -86,6 +82,7 @@ impl Home {
         let mut table: toml::Table = toml::from_str(SETTINGS).unwrap();
         table.extend(toml::from_str::<toml::Table>(settings).unwrap());
         table.insert("data_dir".to_owned(), self.folder.path().join("data").display().to_string().into());
+        table.insert("database_url".to_owned(), self.database.url().into());
         fs::write(self.folder.path().join("countersign.toml"), table.to_string()).unwrap();
         self
     }
@@ -102,18 +99,9 @@ impl Home {
         self.folder.path().join("data/master.key")
     }
 
-    pub fn database(&self) -> PathBuf {
-        self.folder.path().join("data/countersign.db")
-    }
-
-    /// Counts the rows through a connection of its own, which cannot write.
-    pub fn rows(&self) -> Rows {
-        let url = format!("file:{}?mode=ro", self.database().display());
-        let mut connection = SqliteConnection::establish(&url).unwrap();
-        connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
-        sql_query("SELECT (SELECT count(*) FROM sessions) AS sessions, (SELECT count(*) FROM blacklist) AS blacklist")
-            .get_result(&mut connection)
-            .unwrap()
+    /// Counts the rows behind the service's back.
+    pub async fn rows(&self) -> Rows {
+        Rows { sessions: self.database.count("sessions").await, blacklist: self.database.count("blacklist").await }
     }
 
     /// Starts a service here and waits until it serves.
@@ -204,18 +192,17 @@ pub fn revocation(target: Target) -> proto::RevokeRequest {
 impl Server {
     /// A service with the usual settings.
     pub async fn start() -> Self {
-        Home::new("").start().await
+        Home::new("").await.start().await
     }
 
-    /// Stops in good order and leaves the folder.
+    /// Stops in good order and leaves folder and database.
     pub async fn stop(self) -> Home {
         let Self { home, store, channel, shutdown, running, .. } = self;
         drop(channel);
         shutdown.soft.cancel();
         in_time("the service stops", running).await.unwrap().unwrap();
         drop(store);
-        // Background tasks let go of the store, and with it of the lock, when they are next polled.
-        eventually("the lock is free", async || open::lock(&home.database()).ok().map(drop)).await;
+        home.database.released().await;
         home
     }
 
@@ -279,12 +266,8 @@ impl Server {
         Ok(self.client().get_session(request).await?.into_inner().session.unwrap())
     }
 
-    pub fn database(&self) -> PathBuf {
-        self.home.database()
-    }
-
-    pub fn rows(&self) -> Rows {
-        self.home.rows()
+    pub async fn rows(&self) -> Rows {
+        self.home.rows().await
     }
 
     pub fn health(&self) -> HealthClient<Channel> {

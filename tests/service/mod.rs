@@ -1,15 +1,7 @@
 //! The rules of the service, checked from outside: configuration, store, server and tasks run as in production, and a
 //! client asks over a socket. Only the clock is a settable one.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-#[path = "../support/double.rs"]
-mod double;
-#[path = "../support/forge.rs"]
-mod forge;
-#[path = "../support/refusal.rs"]
-mod refusal;
-#[path = "../support/server.rs"]
-mod server;
+//!
+//! They hold on every engine: a crate for each of them includes this list, and brings its own `engine`.
 
 mod batch;
 mod clock;

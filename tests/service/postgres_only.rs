@@ -1,0 +1,139 @@
+//! What there is on PostgreSQL alone: a server that may be away, and others who serve from the same database.
+
+use std::{fs, sync::Arc};
+
+use countersign::{
+    app,
+    proto::{CreateSessionRequest, InactiveReason, ListSessionsRequest, revoke_request::Target},
+};
+use futures_util::future::{join, join5};
+use tokio::task::spawn_blocking;
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+use crate::{
+    engine::{Database, SECRETS},
+    postgres_server::Server as Postgres,
+    refusal::{Refusal, refused},
+    server::{Home, Server, eventually, of_token, request, request_under, revocation, seconds},
+};
+
+const REVOKED: Result<(), InactiveReason> = Err(InactiveReason::Revoked);
+
+/// Another service on the same database, with a copy of the master key.
+async fn replica(of: &Server) -> Server {
+    let mut home = Home::new("").await;
+    home.database = of.home.database.clone();
+    fs::copy(of.home.master_key_file(), home.master_key_file()).unwrap();
+    home.with("").start().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_on_one_database_serve_the_same_sessions() {
+    let one = Server::start().await;
+    let two = replica(&one).await;
+    let first = one.sign_in("alice").await;
+    assert_eq!(two.verdict(&first.access).await, Ok(()), "they have the same keys");
+    let next = two.refresh(&first.refresh).await.unwrap();
+    let replay = one.refresh(&first.refresh).await.unwrap();
+    assert_eq!((next.replayed, replay.replayed), (false, true));
+    assert_eq!(replay.now.refresh, next.now.refresh);
+    assert_eq!(one.session(&first.id()).await.unwrap(), next.now.session);
+
+    let once = CreateSessionRequest { request_id: "once".to_owned(), ..request("alice") };
+    let (created, repeated) = join(one.create(once.clone()), two.create(once)).await;
+    assert_eq!(created.unwrap().tokens, repeated.unwrap().tokens);
+
+    let limited = || request_under("refusing", "bob");
+    assert!(one.create(limited()).await.is_ok() && two.create(limited()).await.is_ok());
+    assert_eq!(refused(one.create(limited()).await), Refusal::quota("SESSION_QUOTA_EXCEEDED", "policy:refusing"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_on_one_database_find_what_the_others_have_revoked() {
+    let one = Server::start().await;
+    let two = replica(&one).await;
+    let found = async |server: &Server, token: &str| {
+        eventually("the revocation is found", async || server.verdict(token).await.err()).await
+    };
+
+    let revoked = one.sign_in("alice").await;
+    assert_eq!(one.revoke(of_token(&revoked.access)).await.unwrap(), 1);
+    assert_eq!(found(&two, &revoked.access).await, InactiveReason::Revoked);
+    assert_eq!(two.revoke(of_token(&revoked.access)).await.unwrap(), 0);
+
+    let evicted = one.create(request_under("two", "alice")).await.unwrap();
+    two.clock.advance(seconds(1));
+    for _ in 0..2 {
+        two.create(request_under("two", "alice")).await.unwrap();
+    }
+    assert_eq!(found(&one, &evicted.access).await, InactiveReason::Revoked);
+
+    let all = [one.sign_in("bob").await, two.sign_in("carol").await];
+    two.revoke(revocation(Target::Tenant("acme".to_owned()))).await.unwrap();
+    for session in &all {
+        assert_eq!(found(&one, &session.access).await, InactiveReason::Revoked);
+    }
+    assert_eq!(two.verdict(&all[0].access).await, REVOKED);
+}
+
+/// Who repeats what another replica has revoked gets an acknowledgement too, so it must hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_of_what_another_service_has_revoked_is_not_acknowledged_before_the_index_knows_of_it() {
+    let one = Server::start().await;
+    let two = replica(&one).await;
+    for _ in 0..20 {
+        let session = one.sign_in("alice").await;
+        one.revoke(of_token(&session.access)).await.unwrap();
+        assert_eq!(two.revoke(of_token(&session.access)).await.unwrap(), 0);
+        assert_eq!(two.verdict(&session.access).await, REVOKED);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes_on() {
+    let postgres = Arc::new(spawn_blocking(Postgres::start).await.unwrap());
+    let order = async |order: fn(&Postgres)| {
+        let postgres = postgres.clone();
+        spawn_blocking(move || order(&postgres)).await.unwrap();
+    };
+    let mut home = Home::new("").await;
+    home.database = Database::at(&postgres.url("postgres"));
+    let server = home.with("").start().await;
+    let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
+    server.revoke(of_token(&bad.access)).await.unwrap();
+
+    order(Postgres::crash).await;
+    let (created, refreshed, revoked, shown, listed) = join5(
+        server.create(request("carol")),
+        server.refresh(&good.refresh),
+        server.revoke(of_token(&good.access)),
+        server.session(&good.id()),
+        async { server.client().list_sessions(ListSessionsRequest::default()).await },
+    )
+    .await;
+    let away = || Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE");
+    let refusals = [refused(created), refused(refreshed), refused(revoked), refused(shown), refused(listed)];
+    assert_eq!(refusals, [(); 5].map(|()| away()));
+    assert_eq!(server.verdict(&good.access).await, Ok(()));
+    assert_eq!(server.verdict(&bad.access).await, REVOKED);
+    let health = server.health().check(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(health.status(), ServingStatus::Serving);
+
+    let line = app::open_store(&server.home.config()).await.err().unwrap().to_string();
+    assert!(line.contains("cannot be reached") && !line.contains('\n'), "{line}");
+    assert!(SECRETS.iter().all(|(_, secret)| !line.contains(secret)), "{line}");
+
+    order(Postgres::restart).await;
+    let next = eventually("it goes on by itself", async || {
+        let answer = server.refresh(&good.refresh).await;
+        answer.map_err(|status| assert_eq!(refused::<()>(Err(status)), away())).ok()
+    })
+    .await;
+    assert!(!next.replayed, "what was refused has changed nothing");
+    assert_eq!(server.revoke(of_token(&next.now.access)).await.unwrap(), 1);
+    let server = server.restart().await;
+    for token in [&good.access, &next.now.access, &bad.access] {
+        assert_eq!(server.verdict(token).await, REVOKED);
+    }
+}

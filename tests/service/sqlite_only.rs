@@ -1,0 +1,30 @@
+//! What there is on SQLite alone: a file, and its lock.
+
+use countersign::app;
+use diesel::connection::SimpleConnection;
+
+use crate::{
+    engine::connect,
+    server::{Server, eventually},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_service_on_the_same_folder_is_refused() {
+    let server = Server::start().await;
+    let error = app::open_store(&server.home.config()).await.err().unwrap().to_string();
+    assert!(error.contains("in use by another process"), "{error}");
+    assert_eq!(server.verdict(&server.sign_in("alice").await.access).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_somebody_else_holds_is_not_called_damaged() {
+    let home = Server::start().await.stop().await;
+    let mut other = connect(&home.database.file.display().to_string());
+    // Refused for as long as connections of the service are being closed.
+    let hold = "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE";
+    eventually("it is held", async || other.batch_execute(hold).ok()).await;
+    let error = app::open_store(&home.config()).await.err().unwrap().to_string();
+    assert!(error.contains("locked") && !error.contains("damaged"), "{error}");
+    drop(other);
+    home.start().await.sign_in("alice").await;
+}
