@@ -2,7 +2,10 @@
 
 use countersign::{
     domain::claims::RESERVED,
-    proto::{CreateSessionRequest, EndReason, InactiveReason, OnRefresh, SessionState, ValidateRequest, ValidateView},
+    proto::{
+        CreateSessionRequest, EndReason, InactiveReason, OnRefresh, Session, SessionState, ValidateRequest,
+        ValidateView,
+    },
 };
 use futures_util::future::join_all;
 use prost_types::{Duration, ListValue, Struct, Value, value::Kind};
@@ -139,6 +142,40 @@ async fn claims_come_back_in_the_full_view_only() {
         assert_eq!(answer.issued_at, Some(at(START.floor_to_second())));
         assert_eq!(answer.checked_at, Some(at(START)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
+    let server = Server::start().await;
+    let numbers = [0.1, -0.0, 1e15, 9_007_199_254_740_992.0, 1e16, -1.5e17, 18_446_744_073_709_551_616.0, 1e22, 1e300]
+        .into_iter()
+        .chain([f64::MAX, f64::MIN_POSITIVE, 5e-324, 1.0 / 3.0]);
+    let texts = ["\"\\\n", "\u{1}\u{7f}\u{fffd}\u{10ffff}", "é e\u{301}", "{\"a\":1}", "'; --"];
+    let list = numbers.map(Value::from).chain(texts.map(|text| text.to_owned().into()));
+    let list = Value { kind: Some(Kind::ListValue(ListValue { values: list.collect() })) };
+    let created = CreateSessionRequest {
+        claims: Some(object(&[("list", list), ("", true.into()), ("\u{1f980}\"", 1.5.into())])),
+        acr: "'; DROP TABLE sessions; --".to_owned(),
+        amr: vec!["{}".to_owned(), "a,b".to_owned(), "NULL".to_owned(), "\"\\".to_owned()],
+        client_id: "%_".to_owned(),
+        // The first instant that a message can tell.
+        authenticated_at: Some(prost_types::Timestamp { seconds: -62_135_596_800, nanos: 0 }),
+        ..request("alice")
+    };
+    let first = server.create(created).await.unwrap();
+    let next = server.refresh(&first.refresh).await.unwrap().now;
+    let lasting = |access: &str| {
+        let mut claims = claims(access);
+        for passing in ["jti", "iat", "exp"] {
+            claims.remove(passing);
+        }
+        serde_json::Value::from(claims).to_string()
+    };
+    assert_eq!(lasting(&next.access), lasting(&first.access));
+    let shown = server.session(&first.id()).await.unwrap();
+    assert_eq!(shown, next.session);
+    let etag = first.session.etag.clone();
+    assert_eq!(Session { etag, ..shown }, first.session, "the clock has stood still");
 }
 
 #[tokio::test(flavor = "multi_thread")]

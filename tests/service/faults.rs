@@ -4,6 +4,7 @@ use countersign::{
     proto::{InactiveReason, ListSessionsRequest, SessionState, revoke_request::Target},
     store::StoreError,
 };
+use futures_util::future::join;
 use tonic::Code;
 
 use crate::{
@@ -78,4 +79,49 @@ async fn a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_but_
         server.revoke(of_token(&session.access)).await.unwrap();
         assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_somebody_else_holds_the_database_writes_wait_and_validate_goes_on() {
+    let server = Server::start().await;
+    let [good, bad] = [server.sign_in("alice").await, server.sign_in("bob").await];
+    let held = server.home.database.hold().await;
+    let (mut client, token) = (server.client(), bad.access.clone());
+    let revoking = tokio::spawn(async move { client.revoke(of_token(&token)).await });
+    for _ in 0..10 {
+        assert_eq!(server.verdict(&good.access).await, Ok(()));
+        assert!(server.session(&bad.id()).await.unwrap().ended_at.is_none(), "and so do reads");
+    }
+    assert!(!revoking.is_finished());
+    drop(held);
+    assert_eq!(revoking.await.unwrap().unwrap().into_inner().revoked_sessions, 1);
+    assert_eq!(server.verdict(&bad.access).await, Err(InactiveReason::Revoked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else() {
+    let server = Server::start().await;
+    let [damaged, intact] = [server.sign_in("alice").await, server.sign_in("bob").await];
+    let set = async |value: &str| {
+        let damage = format!("UPDATE sessions SET on_refresh = '{value}' WHERE subject = 'alice'");
+        server.home.database.execute(&damage).await;
+    };
+    set("perhaps").await;
+    let internal = || Refusal::of(Code::Internal, "INTERNAL");
+    let of = |subject: &str| ListSessionsRequest {
+        tenant: "acme".to_owned(),
+        subject: subject.to_owned(),
+        ..Default::default()
+    };
+    assert_eq!(refused(server.session(&damaged.id()).await), internal());
+    assert_eq!(refused(server.refresh(&damaged.refresh).await), internal());
+    assert_eq!(refused(server.revoke(of_token(&damaged.access)).await), internal());
+    assert_eq!(refused(server.client().list_sessions(of("alice")).await), internal());
+    assert_eq!(server.verdict(&damaged.access).await, Ok(()), "nothing has been revoked");
+
+    assert_eq!(server.client().list_sessions(of("bob")).await.unwrap().into_inner().sessions, [intact.session]);
+    let (refreshed, refusal) = join(server.refresh(&intact.refresh), server.refresh(&damaged.refresh)).await;
+    assert_eq!((refreshed.unwrap().replayed, refused(refusal)), (false, internal()));
+    set("keep_access_token").await;
+    assert_eq!(server.revoke(of_token(&damaged.access)).await.unwrap(), 1);
 }

@@ -1,6 +1,11 @@
 //! A session from its creation to its end, across restarts.
 
-use countersign::proto::{EndReason, InactiveReason, RevokeRequest, SessionState, revoke_request::Target};
+use std::fs;
+
+use countersign::{
+    app::{self, AppError},
+    proto::{EndReason, InactiveReason, RevokeRequest, SessionState, revoke_request::Target},
+};
 
 use crate::server::{Server, of_token, revocation, seconds, start_plus};
 
@@ -58,4 +63,23 @@ async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay(
     let replay = server.refresh(&first.refresh).await.unwrap();
     assert!(replay.replayed);
     assert_eq!(replay.now.refresh, next.refresh);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_key_that_is_missing_or_of_another_database_is_refused_and_the_right_one_still_opens_it() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    let home = server.stop().await;
+    let other = Server::start().await.stop().await;
+    let (file, kept) = (home.master_key_file(), home.master_key_file().with_extension("kept"));
+    fs::rename(&file, &kept).unwrap();
+    let sweep = async || app::sweep(&home.config(), home.system()).await;
+    assert!(matches!(sweep().await, Err(AppError::MasterKeyGone(_))));
+    assert!(!file.exists(), "none is made");
+    fs::copy(other.master_key_file(), &file).unwrap();
+    assert!(matches!(sweep().await, Err(AppError::Ring(_))));
+    fs::rename(&kept, &file).unwrap();
+    let server = home.start().await;
+    assert_eq!(server.verdict(&session.access).await, Ok(()));
+    assert!(server.refresh(&session.refresh).await.is_ok());
 }

@@ -9,7 +9,7 @@ use countersign::proto::{
 use crate::{
     forge::claims,
     refusal::{Refusal, refused},
-    server::{START, Server, TICK, at, of_token, request, request_under, seconds, start_plus},
+    server::{Home, START, Server, TICK, at, of_token, request, request_under, seconds, start_plus},
 };
 
 /// Of policy `short`.
@@ -145,4 +145,18 @@ async fn a_token_issued_within_the_last_second_of_a_session_is_expired() {
     let last = server.refresh(&created.refresh).await.unwrap().now;
     assert_eq!(server.verdict(&last.access).await, Err(InactiveReason::Expired));
     assert_eq!(server.revoke(of_token(&last.access)).await.unwrap(), 0, "and authentic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_may_live_for_a_hundred_years() {
+    let century = seconds(36_500 * 86_400);
+    let longest = "[policies.default]\nidle_timeout = '36500d'\nabsolute_lifetime = '36500d'\n[tenants]";
+    let server = Home::new(longest).await.start().await;
+    let first = server.sign_in("alice").await;
+    assert_eq!(first.session.idle_expires_at, Some(start_plus(century)));
+    server.clock.advance(century - TICK);
+    let last = server.refresh(&first.refresh).await.unwrap().now;
+    assert_eq!(last.session.idle_expires_at, Some(start_plus(century)));
+    server.clock.advance(TICK);
+    assert_eq!(refused(server.refresh(&last.refresh).await), Refusal::unauthenticated("SESSION_EXPIRED_ABSOLUTE"));
 }

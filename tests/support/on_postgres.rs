@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use countersign::{keys::master_key, rng::SystemRng};
+use tokio_postgres::{Client, NoTls};
 
 use crate::{
     postgres_server::{execute, new_database, number},
@@ -49,6 +50,14 @@ impl Database {
     /// Runs statements.
     pub async fn execute(&self, sql: &str) {
         execute(&self.url, sql).await;
+    }
+
+    /// Keeps everybody else from writing for as long as what is returned lives.
+    pub async fn hold(&self) -> Client {
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute("BEGIN; LOCK TABLE sessions, blacklist IN SHARE MODE").await.unwrap();
+        client
     }
 
     /// Waits until a service that has stopped has let go of it. Background tasks do when they are next polled.

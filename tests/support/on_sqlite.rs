@@ -53,6 +53,13 @@ impl Database {
         connect(&self.file.display().to_string()).batch_execute(sql).unwrap();
     }
 
+    /// Keeps everybody else from writing for as long as what is returned lives.
+    pub async fn hold(&self) -> SqliteConnection {
+        let mut connection = connect(&self.file.display().to_string());
+        connection.batch_execute("BEGIN IMMEDIATE").unwrap();
+        connection
+    }
+
     /// Waits until a service that has stopped has let go of it. Background tasks do when they are next polled.
     pub async fn released(&self) {
         eventually("the lock is free", async || open::lock(&self.file).ok().map(drop)).await;
