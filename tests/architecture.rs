@@ -120,6 +120,20 @@ fn no_part_names_a_crate_that_it_must_not_know() {
     }
 }
 
+/// Cargo finds the files beside this one by itself, but a module that nobody names is not even compiled.
+#[test]
+fn no_file_of_tests_is_forgotten() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let files = sources(&root);
+    let all: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    for path in files.iter().filter(|path| path.parent() != Some(&root)) {
+        let (file, folder) = (path.file_stem().unwrap(), path.parent().unwrap().file_name().unwrap());
+        let (file, folder) = (file.to_string_lossy(), folder.to_string_lossy());
+        let is_named = all.contains(&format!("\"{folder}/{file}.rs\"")) || all.contains(&format!("\nmod {file};"));
+        assert!(is_named, "{}", path.display());
+    }
+}
+
 #[test]
 fn the_reader_of_arrows_sees_them() {
     let code = "use crate::{domain::{a, b}, store::Store,\n keys};\nlet x = crate::clock::now();";
