@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::{
     refusal::{Refusal, refused},
-    server::{Server, eventually, of_token, request, revocation},
+    server::{Server, SignedIn, eventually, of_token, request, revocation},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,15 +98,17 @@ async fn while_somebody_else_holds_the_database_writes_wait_and_validate_goes_on
     assert_eq!(server.verdict(&bad.access).await, Err(InactiveReason::Revoked));
 }
 
+/// Writes what the service may never have written.
+async fn set_on_refresh_of_alice(server: &Server, value: &str) {
+    let sql = format!("UPDATE sessions SET on_refresh = '{value}' WHERE subject = 'alice'");
+    server.home.database.execute(&sql).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else() {
     let server = Server::start().await;
     let [damaged, intact] = [server.sign_in("alice").await, server.sign_in("bob").await];
-    let set = async |value: &str| {
-        let damage = format!("UPDATE sessions SET on_refresh = '{value}' WHERE subject = 'alice'");
-        server.home.database.execute(&damage).await;
-    };
-    set("perhaps").await;
+    set_on_refresh_of_alice(&server, "perhaps").await;
     let internal = || Refusal::of(Code::Internal, "INTERNAL");
     let of = |subject: &str| ListSessionsRequest {
         tenant: "acme".to_owned(),
@@ -122,6 +124,21 @@ async fn a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else() {
     assert_eq!(server.client().list_sessions(of("bob")).await.unwrap().into_inner().sessions, [intact.session]);
     let (refreshed, refusal) = join(server.refresh(&intact.refresh), server.refresh(&damaged.refresh)).await;
     assert_eq!((refreshed.unwrap().replayed, refused(refusal)), (false, internal()));
-    set("keep_access_token").await;
+    set_on_refresh_of_alice(&server, "keep_access_token").await;
     assert_eq!(server.revoke(of_token(&damaged.access)).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_row_keeps_no_session_of_a_revoked_tenant_from_ending() {
+    let server = Server::start().await;
+    let sessions = [server.sign_in("alice").await, server.sign_in("bob").await];
+    set_on_refresh_of_alice(&server, "perhaps").await;
+    assert_eq!(server.revoke(revocation(Target::Tenant("acme".to_owned()))).await.unwrap(), 2);
+    let ended = async |session: &SignedIn| {
+        let session = server.session(&session.id()).await.unwrap();
+        (session.state() == SessionState::Ended).then_some(())
+    };
+    eventually("the other session ends", async || ended(&sessions[1]).await).await;
+    set_on_refresh_of_alice(&server, "keep_access_token").await;
+    assert_eq!(ended(&sessions[0]).await, Some(()), "and so has the damaged one");
 }

@@ -2,7 +2,8 @@
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName, RunQueryDsl,
-    SelectableHelper, SqliteConnection, dsl, sql_query, sql_types::BigInt,
+    SelectableHelper, SqliteConnection, dsl, sql_query,
+    sql_types::{BigInt, Binary, Text},
 };
 
 use super::{
@@ -15,10 +16,10 @@ use crate::{
         key::SealedKey,
         policy::{OnQuota, OnRefresh},
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
-        revocation::{BlacklistEntry, Revocation, RevocationTarget, Seq, tenant_covers},
+        revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Seq, tenant_covers},
         session::{EndReason, Ended, Session},
         text::{Note, Subject, Tenant},
-        time::Timestamp,
+        time::{Timestamp, micros},
     },
     store::{Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, StoreError, SweptRevocations},
 };
@@ -290,30 +291,42 @@ pub fn end_tenant_sessions(
 ) -> Result<Option<SessionId>> {
     let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
     let last = SessionId::last_of_millisecond(tenant.up_to);
-    let rows = sessions::table
+    let looked_at: Vec<Vec<u8>> = sessions::table
         .filter(sessions::tenant.eq(&*tenant.tenant))
-        .filter(sessions::id.gt(after).and(sessions::id.le(last.bytes().as_slice())))
+        .filter(sessions::id.gt(&after).and(sessions::id.le(last.bytes().as_slice())))
         .order(sessions::id.asc())
         .limit(limit)
-        .select(SessionRow::as_select())
+        .select(sessions::id)
         .load(connection)?;
-    let (mut looked_at, mut kept_until) = (None, None);
-    for row in rows {
-        let session = Session::try_from(row)?;
-        looked_at = Some(session.id);
-        // Whatever the state: a token may have been issued with a clock that was ahead.
-        kept_until = kept_until.max(Some(BlacklistEntry::expiry_for(&session, tenant.ended.at)));
-        if session.is_live(tenant.ended.at) {
-            write_end(connection, &session.end(tenant.ended.clone()))?;
-        }
-    }
-    if let Some(until) = kept_until {
-        dsl::update(blacklist::table.find(tenant.seq.0))
-            .filter(blacklist::expires_at.lt(until.micros()))
-            .set(blacklist::expires_at.eq(until.micros()))
-            .execute(connection)?;
-    }
-    Ok(looked_at)
+    let Some(last) = looked_at.last() else { return Ok(None) };
+    let at = tenant.ended.at.micros();
+    // Rows are not read as sessions: a damaged one must not keep the others from ending.
+    sql_query(
+        "UPDATE sessions SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295) \
+         WHERE tenant = ? AND id > ? AND id <= ? AND ended_at IS NULL AND idle_expires_at > ?",
+    )
+    .bind::<BigInt, _>(at)
+    .bind::<Text, _>(tenant.ended.reason.as_str())
+    .bind::<Text, _>(&*tenant.ended.note)
+    .bind::<Text, _>(&*tenant.tenant)
+    .bind::<Binary, _>(&after)
+    .bind::<Binary, _>(last)
+    .bind::<BigInt, _>(at)
+    .execute(connection)?;
+    // Whatever the state: a token may have been issued with a clock that was ahead.
+    sql_query(
+        "UPDATE blacklist SET expires_at = max(expires_at, ? + (SELECT max(max(?, refreshed_at + refresh_grace) \
+         + access_token_ttl) FROM sessions WHERE tenant = ? AND id > ? AND id <= ?)) WHERE seq = ?",
+    )
+    .bind::<BigInt, _>(micros(RETENTION_MARGIN))
+    .bind::<BigInt, _>(at)
+    .bind::<Text, _>(&*tenant.tenant)
+    .bind::<Binary, _>(&after)
+    .bind::<Binary, _>(last)
+    .bind::<BigInt, _>(tenant.seq.0)
+    .execute(connection)?;
+    let wrong_size = |_| StoreError::Damaged("sessions.id is not 16 bytes".to_owned());
+    Ok(Some(SessionId::from_bytes(last.as_slice().try_into().map_err(wrong_size)?)))
 }
 
 #[derive(QueryableByName)]
