@@ -69,6 +69,7 @@ pub async fn new_database() -> String {
 }
 
 /// What a store on a database is opened with, if a test asks for nothing special.
+#[allow(dead_code)] // Not every binary of tests opens a store by itself.
 pub fn options(url: &str) -> Options {
     Options {
         url: url.to_owned(),

@@ -1,11 +1,13 @@
 //! The service on PostgreSQL, from its configuration on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-#[path = "../support/postgres.rs"]
+#[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres_server;
 
+#[path = "postgres/connections.rs"]
 mod connections;
+#[path = "postgres/migrations.rs"]
 mod migrations;
 
 use std::{path::Path, process::Command, sync::Arc};
