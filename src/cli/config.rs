@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{Failure, Outcome, Settings};
+use super::{Failure, Outcome, Settings, output::line};
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -28,15 +28,15 @@ impl ConfigCommand {
         match self {
             Self::Check { settings } => {
                 settings.load().map_err(Failure::at_start)?;
-                println!("the configuration is good");
+                line!("the configuration is good");
             }
             Self::Print { settings, json: false } => {
                 let config = settings.load().map_err(Failure::at_start)?;
-                print!("{}", config.to_toml().map_err(Failure::failed)?);
+                line!("{}", config.to_toml().map_err(Failure::failed)?.trim_end());
             }
             Self::Print { settings, json: true } => {
                 let config = settings.load().map_err(Failure::at_start)?;
-                println!("{:#}", config.to_json().map_err(Failure::failed)?);
+                line!("{:#}", config.to_json().map_err(Failure::failed)?);
             }
         }
         Ok(ExitCode::SUCCESS)

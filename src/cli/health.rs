@@ -8,6 +8,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 use super::{
     FAILED, Outcome,
     client::{Server, refused},
+    output::line,
 };
 
 #[derive(Debug, Args)]
@@ -25,9 +26,9 @@ impl Health {
         let request = HealthCheckRequest { service: self.service };
         let status = client.check(request).await.map_err(refused)?.into_inner().status();
         if self.server.json {
-            println!("{}", serde_json::json!({ "status": status.as_str_name() }));
+            line!("{}", serde_json::json!({ "status": status.as_str_name() }));
         } else {
-            println!("{}", status.as_str_name());
+            line!("{}", status.as_str_name());
         }
         Ok(if status == ServingStatus::Serving { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     }

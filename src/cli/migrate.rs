@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Database, Failure, Outcome};
+use super::{Database, Failure, Outcome, output::line};
 use crate::{app, telemetry};
 
 #[derive(Debug, Args)]
@@ -22,11 +22,11 @@ impl Migrate {
         telemetry::start(&config.log).map_err(Failure::at_start)?;
         let made = app::migrate(&config).await?;
         if self.json {
-            println!("{}", serde_json::json!({ "migrations": made }));
+            line!("{}", serde_json::json!({ "migrations": made }));
         } else if made.is_empty() {
-            println!("the schema was up to date");
+            line!("the schema was up to date");
         } else {
-            println!("made migration {}", made.join(", "));
+            line!("made migration {}", made.join(", "));
         }
         Ok(ExitCode::SUCCESS)
     }

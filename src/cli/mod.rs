@@ -153,7 +153,9 @@ pub fn main() -> ExitCode {
         Command::Health(verb) => block_on(verb.run()),
         Command::Config(verb) => verb.run(),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "countersign", &mut std::io::stdout());
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut Cli::command(), "countersign", &mut script);
+            output::write(format_args!("{}", String::from_utf8_lossy(&script)));
             Ok(ExitCode::SUCCESS)
         }
     };

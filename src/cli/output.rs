@@ -1,12 +1,35 @@
 //! Messages for people as tables, for scripts as JSON.
 
+use std::{
+    fmt,
+    io::{self, Write},
+};
+
 use comfy_table::{Table, presets};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
 use prost_types::Timestamp;
 
-use super::Failure;
+use super::{FAILED, Failure};
 use crate::proto::{self, DESCRIPTORS};
+
+/// Prints a line in the manner of `println!`, which would panic where nobody reads.
+macro_rules! line {
+    ($($text:tt)*) => { $crate::cli::output::write(format_args!("{}\n", format_args!($($text)*))) };
+}
+pub(super) use line;
+
+/// Writes to standard output. Whoever reads it may have seen enough, as `head` has: the verb goes on unheard, so that its exit
+/// code says the same as ever.
+pub fn write(text: fmt::Arguments<'_>) {
+    match io::stdout().write_fmt(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("countersign: standard output: {error}");
+            std::process::exit(i32::from(FAILED));
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
 
 fn dynamic(type_name: &str) -> Result<prost_reflect::MessageDescriptor, Failure> {
     let pool = DescriptorPool::decode(DESCRIPTORS).map_err(Failure::failed)?;
@@ -19,9 +42,10 @@ pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
     let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).map_err(Failure::failed)?;
     let options =
         SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false).stringify_64_bit_integers(false);
-    let mut serializer = serde_json::Serializer::pretty(std::io::stdout().lock());
+    let mut serializer = serde_json::Serializer::pretty(vec![]);
     message.serialize_with_options(&mut serializer, &options).map_err(Failure::failed)?;
-    println!();
+    let text = String::from_utf8(serializer.into_inner()).map_err(Failure::failed)?;
+    line!("{text}");
     Ok(())
 }
 
@@ -58,7 +82,7 @@ fn print(mut table: Table) {
     if let Some(first) = table.column_mut(0) {
         first.set_padding((0, 1));
     }
-    println!("{}", table.trim_fmt());
+    line!("{}", table.trim_fmt());
 }
 
 /// An instant in RFC 3339, to the second; empty if it is not set.

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{
     Failure, Outcome,
     client::{Server, refused},
-    output,
+    output::{self, line},
 };
 use crate::proto::{self, revoke_request::Target};
 
@@ -210,7 +210,7 @@ impl Create {
             output::json(&response, "CreateSessionResponse")?;
         } else {
             output::session(&response.session.unwrap_or_default());
-            println!();
+            line!("");
             output::tokens(&response.tokens.unwrap_or_default());
         }
         Ok(ExitCode::SUCCESS)
@@ -237,7 +237,7 @@ impl List {
             return Ok(ExitCode::SUCCESS);
         }
         if response.sessions.is_empty() {
-            println!("no sessions");
+            line!("no sessions");
             return Ok(ExitCode::SUCCESS);
         }
         output::rows(
@@ -258,7 +258,7 @@ impl List {
             }),
         );
         if !response.next_page_token.is_empty() {
-            println!("\nmore: --page-token {}", response.next_page_token);
+            line!("\nmore: --page-token {}", response.next_page_token);
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -303,9 +303,9 @@ impl Revoke {
             let since = output::instant(response.effective_at.as_ref());
             let plural = if response.revoked_sessions == 1 { "" } else { "s" };
             if token_only {
-                println!("revoked the token, effective since {since}");
+                line!("revoked the token, effective since {since}");
             } else {
-                println!("revoked {} session{plural}, effective since {since}", response.revoked_sessions);
+                line!("revoked {} session{plural}, effective since {since}", response.revoked_sessions);
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Args;
 
-use super::{Database, Failure, Outcome};
+use super::{Database, Failure, Outcome, output::line};
 use crate::{
     app::{self, System},
     clock::SystemClock,
@@ -28,9 +28,9 @@ impl Sweep {
         telemetry::start(&config.log).map_err(Failure::at_start)?;
         let swept = app::sweep(&config, system).await?;
         if self.json {
-            println!("{}", serde_json::json!({ "revocations": swept.revocations, "sessions": swept.sessions }));
+            line!("{}", serde_json::json!({ "revocations": swept.revocations, "sessions": swept.sessions }));
         } else {
-            println!("deleted {} blacklist rows and {} sessions", swept.revocations, swept.sessions);
+            line!("deleted {} blacklist rows and {} sessions", swept.revocations, swept.sessions);
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::{
     FAILED, Failure, Outcome,
     client::{Server, refused},
-    output,
+    output::{self, line},
     session::duration,
 };
 use crate::{proto, token::refresh};
@@ -124,7 +124,7 @@ impl Refresh {
             output::json(&response, "RefreshResponse")?;
         } else {
             if response.replayed {
-                println!("this token had been exchanged a moment ago; the same refresh token follows\n");
+                line!("this token had been exchanged a moment ago; the same refresh token follows\n");
             }
             output::tokens(&response.tokens.unwrap_or_default());
         }
@@ -143,10 +143,10 @@ impl Decode {
                 let shown = serde_json::json!({
                     "session_id": session.to_string(), "generation": generation, "key": key.to_string(),
                 });
-                println!("{shown:#}");
+                line!("{shown:#}");
                 return Ok(ExitCode::SUCCESS);
             }
-            println!("a refresh token, not checked:");
+            line!("a refresh token, not checked:");
             output::pairs(&[
                 ("session", session.to_string()),
                 ("generation", generation.to_string()),
@@ -160,10 +160,10 @@ impl Decode {
         };
         let (header, payload) = (decoded("header", header)?, decoded("payload", payload)?);
         if self.json {
-            println!("{:#}", serde_json::json!({ "header": header, "payload": payload }));
+            line!("{:#}", serde_json::json!({ "header": header, "payload": payload }));
             return Ok(ExitCode::SUCCESS);
         }
-        println!("an access token, its signature not checked:\n{header:#}\n{payload:#}");
+        line!("an access token, its signature not checked:\n{header:#}\n{payload:#}");
         Ok(ExitCode::SUCCESS)
     }
 }

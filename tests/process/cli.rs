@@ -1,6 +1,6 @@
 //! Each verb of the command line against a live server: exit codes, JSON, tables, errors, help.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Stdio};
 
 use serde_json::Value;
 
@@ -296,4 +296,20 @@ fn completions_are_there_for_each_shell() {
         let script = run(countersign().args(["completions", shell])).ok();
         assert!(script.contains("countersign") && script.contains("page-token"), "{shell}: {script}");
     }
+}
+
+/// `countersign … | head` is no failure.
+#[test]
+fn a_reader_that_has_seen_enough_ends_nothing() {
+    let mut command = countersign();
+    command.args(["config", "print"]).stderr(Stdio::piped());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("countersign: standard output: "));
 }
