@@ -261,6 +261,48 @@ async fn without_notifications_revocations_are_found_by_looking() {
     }
 }
 
+/// Who cancels a commit's wait for its standby makes it visible, with a warning, and it is lost if the primary is. The answer
+/// must not say that it is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
+    let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let url = server.url("postgres");
+    let store = open(&url).await;
+    let there = create(&store, session(1)).await;
+    let standby = async |names: &str| {
+        execute(&url, &format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'")).await;
+        execute(&url, "SELECT pg_reload_conf()").await;
+    };
+    standby("nobody").await;
+    let writes = async {
+        let revoked = revoke(&store, RevocationTarget::Session(there.id), after(2)).await;
+        let rotated = store.refresh_session(attempt(&there, after(3))).await;
+        let created = store.create_session(unlimited(session(2))).await;
+        (revoked.map(drop), rotated.map(drop), created.map(drop))
+    };
+    let canceller = async {
+        let waiting = "SELECT count(*) FROM (SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+                       WHERE wait_event = 'SyncRep' OFFSET 0) AS cancelled";
+        loop {
+            number(&url, waiting).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (revoked, rotated, created) = tokio::select! {
+        outcomes = in_time(writes) => outcomes,
+        () = canceller => unreachable!(),
+    };
+    for outcome in [revoked, created] {
+        assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    }
+    // The revocation is visible by then: a refusal writes nothing that could be lost.
+    assert!(rotated.is_ok(), "{rotated:?}");
+
+    standby("").await;
+    assert!(revoke_session(&store, &there, after(4)).await.seq.is_some());
+    create(&store, session(3)).await;
+}
+
 /// Removal is a compare-and-set, so that nobody is removed who has just been heard of.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_registered_until_it_leaves_or_is_removed() {

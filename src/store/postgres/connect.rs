@@ -1,12 +1,25 @@
 //! Where the database is, and making a connection to it.
 
-use std::{error::Error as _, fmt, fs, path::PathBuf, time::Duration};
+use std::{
+    error::Error as _,
+    fmt, fs,
+    future::poll_fn,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use tokio::sync::mpsc;
 use tokio_postgres::{
-    Config,
+    AsyncMessage, Config, Socket,
     config::{Host, TargetSessionAttrs},
+    error::Severity,
+    tls::TlsStream,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -145,15 +158,16 @@ impl Target {
     }
 
     /// Makes a connection.
-    pub async fn connect(&self) -> Result<AsyncPgConnection, OpenError> {
+    pub async fn connect(&self) -> Result<Connected, OpenError> {
         let failed = |problem| OpenError::Connect { database: self.name.clone(), problem };
-        let (client, connection) =
+        let (client, driver) =
             self.config()?.connect(self.connector.clone()).await.map_err(|error| failed(chain(&error)))?;
-        let mut connection = AsyncPgConnection::try_from_client_and_connection(client, connection)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let warned = Arc::new(AtomicBool::new(false));
+        let (sender, notifications) = mpsc::unbounded_channel();
+        tokio::spawn(drive(driver, warned.clone(), sender));
+        let mut connection = AsyncPgConnection::try_from(client).await.map_err(|error| failed(error.to_string()))?;
         self.set_up(&mut connection).await.map_err(|error| failed(error.to_string()))?;
-        Ok(connection)
+        Ok(Connected { connection, warned, notifications })
     }
 
     /// Sets what differs from how we need it, and what the server knows at all.
@@ -179,6 +193,42 @@ impl Target {
         .load(connection)
         .await?;
         Ok(())
+    }
+}
+
+/// A connection, and what the server says on it without being asked.
+pub struct Connected {
+    /// The connection.
+    pub connection: AsyncPgConnection,
+    /// Whether the server has warned of something since this was last reset. It does so *before* it answers the statement.
+    pub warned: Arc<AtomicBool>,
+    /// What others have notified it of.
+    pub notifications: mpsc::UnboundedReceiver<String>,
+}
+
+/// Moves the bytes of a connection until it is closed from either side.
+async fn drive<T>(
+    mut driver: tokio_postgres::Connection<Socket, T>,
+    warned: Arc<AtomicBool>,
+    notifications: mpsc::UnboundedSender<String>,
+) where
+    T: TlsStream + Unpin,
+{
+    while let Some(message) = poll_fn(|context| driver.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) if notice.parsed_severity() == Some(Severity::Warning) => {
+                tracing::warn!(warning = notice.message(), "the database warned");
+                warned.store(true, Ordering::SeqCst);
+            }
+            Ok(AsyncMessage::Notification(notification)) => {
+                let _ = notifications.send(notification.payload().to_owned());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "a connection to the database is lost");
+                return;
+            }
+        }
     }
 }
 

@@ -109,7 +109,7 @@ pub enum OpenError {
 /// Checks the database and brings its schema up to date, if it may. Of several who do this at once, one does it and the
 /// others wait. Returns the migrations that were made.
 pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'static str>, OpenError> {
-    let mut connection = target.connect().await?;
+    let mut connection = target.connect().await?.connection;
     let database = target.name().to_owned();
     let other =
         |error: diesel::result::Error| OpenError::Other { database: database.clone(), problem: error.to_string() };

@@ -6,7 +6,10 @@
 use std::{
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    connect::{Options, Target},
+    connect::{Connected, Options, Target},
     open::OpenError,
 };
 use crate::store::{StoreError, batch::BatchOutcome};
@@ -93,6 +96,8 @@ impl From<Fault> for StoreError {
 pub struct Connection {
     inner: AsyncPgConnection,
     in_doubt: bool,
+    /// Whether the server has warned of something since it was lent.
+    warned: Arc<AtomicBool>,
     has_locks: bool,
     used_at: Instant,
 }
@@ -141,12 +146,13 @@ impl bb8::ManageConnection for Manager {
             .with_jitter()
             .without_max_times();
         let connecting = (|| self.target.connect()).retry(retries).notify(|error, _| self.in_trouble(error));
-        let inner = tokio::select! {
+        let Connected { connection: inner, warned, .. } = tokio::select! {
             connected = connecting => connected.map_err(|_| Closed)?,
             () = self.closed.cancelled() => return Err(Closed),
         };
         self.out_of_trouble();
-        Ok(Connection { inner, in_doubt: false, has_locks: self.target.has_locks, used_at: Instant::now() })
+        let has_locks = self.target.has_locks;
+        Ok(Connection { inner, in_doubt: false, warned, has_locks, used_at: Instant::now() })
     }
 
     /// Asks only where what the driver has noticed may not be all: a firewall forgets a connection that says nothing.
@@ -201,6 +207,7 @@ impl Pool {
         match self.connections.get().await {
             Ok(mut connection) => {
                 connection.in_doubt = true;
+                connection.warned.store(false, Ordering::SeqCst);
                 Ok(Lease(connection))
             }
             Err(_) => {
@@ -296,6 +303,10 @@ pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W:
 async fn apply<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
     let mut lease = pool.lease().await?;
     match W::apply(&mut lease, writes).await {
+        // What has been cancelled may be a commit's wait for the standbys: it is visible, and may yet be lost with the primary.
+        Ok(_) if lease.0.warned.load(Ordering::SeqCst) => {
+            Err(Fault::Away(StoreError::Unavailable("it gave a warning".to_owned())))
+        }
         Ok(outcomes) => {
             lease.release();
             Ok(outcomes)

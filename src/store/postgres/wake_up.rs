@@ -1,15 +1,14 @@
 //! Wake-ups between the processes on one database, by LISTEN and NOTIFY. They are hints, which cut the time until a
 //! revocation is found; without them, as on the far side of a pooler in transaction mode, looking at the head of the feed does.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use diesel_async::SimpleAsyncConnection;
-use futures_util::StreamExt;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
     Shared,
-    connect::Target,
+    connect::{Connected, Target},
     pool::{Fault, Pool},
 };
 use crate::{domain::revocation::Seq, store::StoreError};
@@ -75,28 +74,27 @@ pub async fn listen(shared: Arc<Shared>, target: Target, hears: watch::Sender<bo
 }
 
 async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<bool>) -> End {
-    let Ok(mut connection) = target.connect().await else { return End::Lost };
+    let Ok(Connected { mut connection, mut notifications, .. }) = target.connect().await else { return End::Lost };
     if connection.batch_execute(&format!("LISTEN {CHANNEL}")).await.is_err() {
         return End::Deaf;
     }
-    let mut notifications = pin!(connection.notifications_stream());
     loop {
         let wait = if *hears.borrow() { SILENCE } else { Duration::ZERO };
-        let heard = match timeout(wait, notifications.next()).await {
+        let heard = match timeout(wait, notifications.recv()).await {
             Ok(heard) => heard,
             Err(_) => {
                 if notify(&shared.pool, shared.newest()).await.is_err() {
                     return End::Lost;
                 }
-                match timeout(ECHO, notifications.next()).await {
+                match timeout(ECHO, notifications.recv()).await {
                     Ok(heard) => heard,
                     Err(_) => return End::Deaf,
                 }
             }
         };
-        let Some(Ok(notification)) = heard else { return End::Lost };
+        let Some(payload) = heard else { return End::Lost };
         hears.send_if_modified(|hears| !std::mem::replace(hears, true));
-        if let Ok(seq) = notification.payload.parse() {
+        if let Ok(seq) = payload.parse() {
             shared.hint(Seq(seq));
         }
     }
