@@ -2,8 +2,10 @@
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::domain::time::{Timestamp, micros};
 
@@ -12,23 +14,13 @@ pub trait Clock: Send + Sync + 'static {
     /// The wall clock. It may jump in either direction.
     fn now(&self) -> Timestamp;
 
-    /// Time since some fixed instant. It never goes back.
+    /// Time since some fixed instant. It never goes back, and goes on while the machine sleeps.
     fn uptime(&self) -> Duration;
 }
 
 /// The clocks of the operating system.
-#[derive(Debug)]
-pub struct SystemClock {
-    started: Instant,
-}
-
-impl SystemClock {
-    /// A clock whose uptime starts now.
-    #[allow(clippy::disallowed_methods, clippy::new_without_default)] // This is where the ban's exception lives.
-    pub fn new() -> Self {
-        Self { started: Instant::now() }
-    }
-}
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods)] // This is where the ban's exception lives.
@@ -40,7 +32,9 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Duration {
-        self.started.elapsed()
+        // CLOCK_MONOTONIC, and with it the standard library's Instant, stands still while the machine sleeps.
+        let since_boot = clock_gettime(ClockId::Boottime);
+        Duration::new(since_boot.tv_sec.unsigned_abs(), u32::try_from(since_boot.tv_nsec).unwrap_or_default())
     }
 }
 

@@ -26,7 +26,7 @@ fn config(url: &str, data_dir: &Path) -> Config {
 }
 
 async fn sweep(config: &Config) -> Result<Swept, AppError> {
-    let system = System { clock: Arc::new(SystemClock::new()), rng: Arc::new(SystemRng::default()) };
+    let system = System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) };
     app::sweep(config, system).await
 }
 

@@ -40,7 +40,7 @@ async fn serve(config: Config) -> Outcome {
         .await
         .map_err(|error| Failure::at_start(format!("cannot listen on {address}: {error} (setting listen)")))?;
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
-    let system = System { clock: Arc::new(SystemClock::new()), rng: Arc::new(SystemRng::default()) };
+    let system = System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) };
     app::serve(&config, listener, app::open_store(&config), system, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -24,7 +24,7 @@ pub struct Sweep {
 impl Sweep {
     pub async fn run(self) -> Outcome {
         let config = self.database.load().map_err(Failure::at_start)?;
-        let system = System { clock: Arc::new(SystemClock::new()), rng: Arc::new(SystemRng::default()) };
+        let system = System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) };
         telemetry::start(&config.log).map_err(Failure::at_start)?;
         let swept = app::sweep(&config, system).await?;
         if self.json {
