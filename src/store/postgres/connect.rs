@@ -217,7 +217,7 @@ async fn drive<T>(
     while let Some(message) = poll_fn(|context| driver.poll_message(context)).await {
         match message {
             Ok(AsyncMessage::Notice(notice)) if notice.parsed_severity() == Some(Severity::Warning) => {
-                tracing::warn!(warning = notice.message(), "the database warned");
+                tracing::debug!(warning = notice.message(), "the database warned");
                 warned.store(true, Ordering::SeqCst);
             }
             Ok(AsyncMessage::Notification(notification)) => {
