@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/ledger.rs"]
+mod ledger;
 #[path = "support/process.rs"]
 mod support;
 
@@ -11,8 +13,6 @@ mod cli;
 mod crash;
 #[path = "process/disk.rs"]
 mod disk;
-#[path = "process/ledger.rs"]
-mod ledger;
 #[path = "process/logs.rs"]
 mod logs;
 #[path = "process/settings.rs"]

@@ -23,7 +23,7 @@ set -u
 bin=$1 dir=$2
 shift 2
 serve() {
-    "$bin/postgres" -D "$dir/data" -c unix_socket_directories="$dir" -c listen_addresses= -c max_connections=400 \
+    "$bin/postgres" -D "$dir/data" -c unix_socket_directories="$dir" -c listen_addresses= -c max_connections=1000 \
         -c lc_messages=C "$@" >>"$dir/log" 2>&1 &
     server=$!
 }
@@ -53,16 +53,11 @@ pub struct Server {
     keeper: Mutex<Child>,
 }
 
-/// The server of this process.
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(Server::start)
-}
-
-/// A new database, and the URL of it.
+/// A new database on the server of this process, and the URL of it.
 pub async fn new_database() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let server = tokio::task::spawn_blocking(server).await.unwrap();
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(Server::start)).await.unwrap();
     let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
     execute(&server.url("postgres"), &format!("CREATE DATABASE {name}")).await;
     server.url(&name)

@@ -125,6 +125,17 @@ pub struct Server {
     address: Option<SocketAddr>,
 }
 
+/// A test that fails tells what the process said last, and whether it had ended before.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.seen.extend(self.lines.try_iter());
+            let last = self.seen.len().saturating_sub(10);
+            eprintln!("{:?}: {:?}, {:#?}", self.address, self.child.0.try_wait(), &self.seen[last..]);
+        }
+    }
+}
+
 impl Server {
     /// Serves this directory.
     pub fn start(data_dir: &Path) -> Self {
@@ -134,10 +145,16 @@ impl Server {
     /// Runs a command that serves, and returns once it does.
     pub fn launch(command: &mut Command) -> Self {
         let mut server = Self::spawn(command);
-        let starting = server.line("starting");
-        server.address = Some(starting["listen"].as_str().unwrap().parse().unwrap());
-        server.line("serving");
+        server.await_serving();
         server
+    }
+
+    /// Waits until it serves.
+    #[track_caller]
+    pub fn await_serving(&mut self) {
+        let starting = self.line("starting");
+        self.address = Some(starting["listen"].as_str().unwrap().parse().unwrap());
+        self.line("serving");
     }
 
     /// Runs a command and waits for nothing.
@@ -164,9 +181,14 @@ impl Server {
         }
     }
 
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// Sends a signal, like "TERM".
     pub fn signal(&self, name: &str) {
-        let kill = Command::new("kill").args(["-s", name, &self.child.0.id().to_string()]).status();
+        let kill = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
         assert!(kill.unwrap().success());
     }
 
@@ -193,7 +215,7 @@ impl Server {
     pub fn stop(mut self) -> Vec<String> {
         self.signal("TERM");
         assert_eq!(self.exit().code(), Some(0), "{:#?}", self.seen);
-        self.seen
+        std::mem::take(&mut self.seen)
     }
 
     /// The lines on its standard error that have been waited for.

@@ -87,7 +87,8 @@ impl Account {
         match &call {
             Call::Create { request_id } => self.create(client, request_id).await?,
             Call::Refresh { session } => {
-                self.refresh(client, *session).await?;
+                let replayed = self.refresh(client, *session).await?;
+                assert!(!replayed, "nobody else has this token, so the refresh was applied twice: {self:?}");
             }
             Call::Revoke { sessions, reason } => {
                 let target = match sessions.as_slice() {
