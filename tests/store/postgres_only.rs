@@ -558,6 +558,28 @@ async fn a_crash_of_the_server_loses_nothing_and_is_over_a_second_after_its_retu
     assert_keeps_its_word(&store, trouble).await;
 }
 
+/// The server goes on with what they asked for: its connections must count for as long as it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_go_away_do_not_add_connections() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let there = create(&store, session(1)).await;
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    for _ in 0..6 {
+        let waiting = join_all((0..16).map(|_| store.session(there.id)));
+        assert!(tokio::time::timeout(Duration::from_millis(200), waiting).await.is_err(), "all wait for the table");
+    }
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let connections = number(&url, open).await - 1;
+    assert!(connections <= 16, "{connections} connections");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    drop(client);
+    driver.await.unwrap().unwrap();
+    assert_unchanged(&store, &[there]).await;
+}
+
 /// What is written over a connection with somebody else's open transaction would never be committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_goes_away_leaves_no_open_transaction() {

@@ -200,19 +200,40 @@ impl Shared {
 
     async fn feed_head(&self) -> Result<Seq, Fault> {
         let mut lease = self.pool.lease().await?;
-        let seq = reads::feed_head(&mut lease).await?;
+        let seq = self.pool.in_time(reads::feed_head(&mut lease)).await?;
         lease.release();
         Ok(seq)
     }
 }
 
 /// Lends a connection to one function and takes it back.
+///
+/// In a task of its own, which a caller who goes away does not end: the server would go on with the statement all the same,
+/// over a connection that the pool no longer counts, and impatient callers would use up all that the server has.
 macro_rules! with_connection {
     ($store:expr, $function:path $(, $argument:expr)*) => {{
-        let mut lease = $store.shared.pool.lease().await?;
-        let outcome = $function(&mut lease $(, $argument)*).await?;
-        lease.release();
-        Ok(outcome)
+        let (mut answer, outcome) = tokio::sync::oneshot::channel();
+        let shared = $store.shared.clone();
+        tokio::spawn(async move {
+            let leased = tokio::select! {
+                leased = shared.pool.lease() => leased,
+                () = answer.closed() => return,
+            };
+            let outcome = match leased {
+                Ok(mut lease) => {
+                    let outcome = shared.pool.in_time($function(&mut lease $(, $argument)*)).await;
+                    if outcome.is_ok() {
+                        lease.release();
+                    }
+                    outcome
+                }
+                Err(fault) => Err(fault),
+            };
+            // Whoever asked may have gone away.
+            let _ = answer.send(outcome);
+        });
+        let stopped = |_| Err(StoreError::Unavailable("it is being closed".to_owned()).into());
+        Ok(outcome.await.unwrap_or_else(stopped)?)
     }};
 }
 

@@ -34,8 +34,8 @@ const LAST_RETRY: Duration = Duration::from_millis(350);
 const DOUBTFUL_AFTER: Duration = Duration::from_secs(5);
 /// How long it may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// How much longer than a statement a batch may take: the server gives up before we do.
-const BATCH_MARGIN: Duration = Duration::from_secs(5);
+/// How much longer than a statement anything may take: the server gives up before we do.
+const MARGIN: Duration = Duration::from_secs(5);
 /// A batch that failed only after this long is not tried again write by write: that would take as long each time.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -174,8 +174,8 @@ impl bb8::ManageConnection for Manager {
 pub struct Pool {
     connections: bb8::Pool<Manager>,
     trouble: Arc<Mutex<Option<String>>>,
-    /// How long a batch may take.
-    batch_timeout: Duration,
+    /// How long anything may take.
+    patience: Duration,
     _open: DropGuard,
 }
 
@@ -197,9 +197,15 @@ impl Pool {
         Self {
             connections: builder.build_unchecked(manager),
             trouble,
-            batch_timeout: options.statement_timeout + BATCH_MARGIN,
+            patience: options.statement_timeout + MARGIN,
             _open: closed.drop_guard(),
         }
+    }
+
+    /// Gives up what takes longer than the server lets it take: then the connection is dead, and nobody says so.
+    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        let silent = |_| Err(Fault::Away(StoreError::Unavailable("it does not answer".to_owned())));
+        timeout(self.patience, work).await.unwrap_or_else(silent)
     }
 
     /// Lends a connection.
@@ -282,10 +288,9 @@ pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W:
     let started = Instant::now();
     let mut is_first_try = true;
     loop {
-        let fault = match timeout(pool.batch_timeout, apply(pool, writes)).await {
-            Ok(Ok(outcomes)) => return Ok(outcomes),
-            Ok(Err(fault)) => fault,
-            Err(_) => Fault::Away(StoreError::Unavailable("it takes too long".to_owned())),
+        let fault = match pool.in_time(apply(pool, writes)).await {
+            Ok(outcomes) => return Ok(outcomes),
+            Err(fault) => fault,
         };
         let is_slow = started.elapsed() > SLOW;
         match fault {

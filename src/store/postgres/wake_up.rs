@@ -49,7 +49,7 @@ async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
     let Seq(number) = seq;
     let notify =
         format!("BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('{CHANNEL}', '{number}'); COMMIT");
-    lease.batch_execute(&notify).await?;
+    pool.in_time(async { Ok(lease.batch_execute(&notify).await?) }).await?;
     lease.release();
     Ok(())
 }
