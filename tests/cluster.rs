@@ -1,0 +1,35 @@
+//! Replicas of the real binary on one PostgreSQL database, and what must hold while processes, connections and servers fail.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "support/ledger.rs"]
+mod ledger;
+#[path = "support/postgres.rs"]
+mod postgres_server;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/process.rs"]
+#[allow(dead_code)]
+mod support;
+
+#[path = "cluster/cancelled.rs"]
+mod cancelled;
+#[path = "cluster/failing.rs"]
+mod failing;
+#[path = "cluster/flood.rs"]
+mod flood;
+#[path = "cluster/killed.rs"]
+mod killed;
+#[path = "cluster/load.rs"]
+mod load;
+#[path = "cluster/refreshing.rs"]
+mod refreshing;
+#[path = "cluster/replicas.rs"]
+mod replicas;
+#[path = "cluster/revoking.rs"]
+mod revoking;
+#[path = "cluster/slow.rs"]
+mod slow;
+#[path = "cluster/starting.rs"]
+mod starting;
+#[path = "cluster/stuck.rs"]
+mod stuck;

@@ -1,0 +1,150 @@
+//! Clients that drop their calls at any moment: what they asked for is done as a whole or not at all.
+
+use std::time::Duration;
+
+use countersign::proto::{CreateSessionRequest, RefreshRequest, RevokeRequest, SubjectTarget, revoke_request::Target};
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+use tonic::Status;
+
+use crate::{
+    ledger::{Client, Dice, refresh},
+    postgres_server::{new_database, number},
+    replicas::{Cluster, dice, in_time},
+};
+
+/// Clients at the same time.
+const CALLERS: usize = 16;
+/// Each of them drops this many calls of each kind.
+const EACH: usize = 40;
+/// A client that drops calls.
+struct Caller {
+    client: Client,
+    dice: Dice,
+    /// How long the last creation took.
+    usual: Duration,
+    dropped: usize,
+    answered: usize,
+}
+
+impl Caller {
+    /// Makes a call and drops it at any moment. Some are answered before, however fast the machine is.
+    async fn drop_call<T>(&mut self, call: impl AsyncFnOnce(&mut Client) -> Result<T, Status>) {
+        let moment = self.usual * self.dice.roll(200).try_into().unwrap() / 100;
+        match timeout(moment, call(&mut self.client)).await {
+            Ok(answer) => {
+                answer.unwrap();
+                self.answered += 1;
+            }
+            Err(_) => self.dropped += 1,
+        }
+    }
+
+    async fn create(&mut self, request: &CreateSessionRequest) -> (String, String) {
+        let started = Instant::now();
+        let tokens = self.client.create_session(request.clone()).await.unwrap().into_inner().tokens.unwrap();
+        self.usual = started.elapsed();
+        (tokens.access_token, tokens.refresh_token)
+    }
+
+    /// A subject whose sessions are revoked together.
+    async fn revoke_subject(&mut self, name: &str) {
+        let subject = format!("whole {name}");
+        let request = CreateSessionRequest { subject: subject.clone(), ..Default::default() };
+        for _ in 0..3 {
+            self.create(&request).await;
+        }
+        let target = Target::Subject(SubjectTarget { subject, ..Default::default() });
+        self.drop_call(async |client| client.revoke(revocation(target)).await).await;
+    }
+
+    /// A session that is revoked by one of its tokens.
+    async fn revoke_session(&mut self, name: &str) {
+        let request = CreateSessionRequest { subject: format!("one {name}"), ..Default::default() };
+        let (access, refresh) = self.create(&request).await;
+        let token = if self.dice.roll(2) == 0 { access } else { refresh };
+        self.drop_call(async |client| client.revoke(revocation(Target::Token(token))).await).await;
+    }
+
+    /// A subject with as many sessions as it may have: one more evicts the oldest.
+    async fn evict(&mut self, name: &str) {
+        let (subject, policy) = (format!("two {name}"), "two".to_owned());
+        let request = CreateSessionRequest { subject, policy, ..Default::default() };
+        for _ in 0..2 {
+            self.create(&request).await;
+        }
+        self.drop_call(async |client| client.create_session(request).await).await;
+    }
+
+    /// A session whose refresh supersedes its access token, and is repeated.
+    async fn refresh(&mut self, name: &str) {
+        let (subject, policy) = (format!("strict {name}"), "strict".to_owned());
+        let (_, refresh_token) = self.create(&CreateSessionRequest { subject, policy, ..Default::default() }).await;
+        let request = RefreshRequest { refresh_token: refresh_token.clone(), ..Default::default() };
+        self.drop_call(async |client| client.refresh(request).await).await;
+        refresh(&mut self.client, &refresh_token).await.unwrap();
+    }
+
+    async fn run(mut self, caller: usize) -> (usize, usize) {
+        for round in 0..EACH {
+            let name = format!("{caller}/{round}");
+            self.revoke_subject(&name).await;
+            self.revoke_session(&name).await;
+            self.evict(&name).await;
+            self.refresh(&name).await;
+        }
+        (self.dropped, self.answered)
+    }
+}
+
+fn revocation(target: Target) -> RevokeRequest {
+    RevokeRequest { target: Some(target), ..Default::default() }
+}
+
+/// Subjects of a kind, by how many sessions each has (`n`) and how many of them live (`live`).
+async fn subjects(cluster: &Cluster, kind: &str, condition: &str) -> i64 {
+    let sql = format!(
+        "SELECT count(*) FROM (SELECT count(*) AS n, count(*) FILTER (WHERE ended_at IS NULL) AS live FROM sessions \
+         WHERE subject LIKE '{kind} %' GROUP BY subject) AS subjects WHERE {condition}"
+    );
+    number(&cluster.url, &sql).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_its_client_drops_is_done_as_a_whole_or_not_at_all() {
+    let url = new_database().await;
+    let policies = [
+        ("COUNTERSIGN_POLICIES__TWO__MAX_SESSIONS_PER_SUBJECT", "2"),
+        ("COUNTERSIGN_POLICIES__STRICT__ON_REFRESH", "revoke_access_token"),
+    ];
+    let cluster = Cluster::start_by([url.as_str(); 3], &url, &policies).await;
+    let mut dice = dice();
+    let mut callers = vec![];
+    for n in 0..CALLERS {
+        let dice = Dice(dice.roll(usize::MAX).try_into().unwrap());
+        let client = cluster.replicas[n % 3].sessions().await;
+        callers.push(tokio::spawn(Caller { client, dice, usual: Duration::ZERO, dropped: 0, answered: 0 }.run(n)));
+    }
+    let (mut dropped, mut answered) = (0, 0);
+    for caller in in_time("all callers come to an end", join_all(callers)).await {
+        let (some, others) = caller.unwrap();
+        dropped += some;
+        answered += others;
+    }
+    println!("{dropped} calls dropped, {answered} answered before");
+    assert!(dropped > CALLERS * EACH && answered > 0);
+
+    cluster.rest().await;
+    cluster.assert_consistent().await;
+    let each = i64::try_from(CALLERS * EACH).unwrap();
+    let (all, none) = (subjects(&cluster, "whole", "live = 0").await, subjects(&cluster, "whole", "live = 3").await);
+    println!("of {each} subjects {all} were revoked and {none} were not");
+    assert_eq!(all + none, each, "a subject is revoked by halves");
+    let (evicted, not) = (subjects(&cluster, "two", "n = 3").await, subjects(&cluster, "two", "n = 2").await);
+    println!("of {each} subjects {evicted} have a session in the place of another and {not} have not");
+    assert_eq!(evicted + not, each);
+    assert_eq!(subjects(&cluster, "two", "live <> 2").await, 0, "an eviction without its creation, or the reverse");
+    let unpaired = "SELECT count(*) FROM sessions AS s WHERE policy = 'strict' AND (generation, 1) <> \
+         (2, (SELECT count(*) FROM blacklist AS b WHERE b.kind = 'token' AND b.session_id = s.id))";
+    assert_eq!(number(&url, unpaired).await, 0, "a rotation without its entry, or another one");
+}

@@ -1,0 +1,56 @@
+//! The database fails under load: every error says so and when to come back, and once it is back all is as it was told.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::{
+    load::{Load, Trouble},
+    postgres_server::{Server, execute, new_database},
+    replicas::{Cluster, dice, rounds},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_the_database_is_felt_as_unavailable_and_over_once_it_is_back() {
+    let server = Arc::new(tokio::task::spawn_blocking(Server::start).await.unwrap());
+    let order = async |order: fn(&Server)| {
+        let server = server.clone();
+        tokio::task::spawn_blocking(move || order(&server)).await.unwrap();
+    };
+    let cluster = Cluster::start(&server.url("postgres")).await;
+    let mut dice = dice();
+    let mut all = vec![];
+    for round in 0..rounds(2) {
+        let load = Load::start(&cluster, &format!("crash {round}"), &mut dice, |_| Trouble::Database).await;
+        load.all_answered(50).await;
+        order(Server::crash).await;
+        load.all_failed().await;
+        order(Server::restart).await;
+        let ready = Instant::now();
+        load.all_answered(1).await;
+        println!("every replica writes again {:?} after the database was ready", ready.elapsed());
+        load.all_answered(50).await;
+        let mut accounts = load.stop().await;
+        cluster.verify(&mut accounts).await;
+        all.extend(accounts);
+    }
+    cluster.verify(&mut all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_terminated_again_and_again_lose_nothing() {
+    let cluster = Cluster::start(&new_database().await).await;
+    let load = Load::start(&cluster, "terminated", &mut dice(), |_| Trouble::Database).await;
+    for _ in 0..rounds(10) {
+        load.all_answered(20).await;
+        execute(
+            &cluster.url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
+        .await;
+    }
+    load.all_answered(20).await;
+    assert!(load.failures() > 0, "it was felt");
+    cluster.verify(&mut load.stop().await).await;
+}

@@ -1,0 +1,111 @@
+//! More writes than a replica can make, by callers who do not wait for long.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use countersign::proto::{
+    CreateSessionRequest, GetSessionRequest, RefreshRequest, RevokeRequest, Tokens, revoke_request::Target,
+};
+use futures_util::future::join_all;
+use prost_types::{Struct, Value, value::Kind};
+use tonic::{Code, Request, Status};
+
+use crate::{
+    ledger::{Client, Dice, reason},
+    load::is_retriable,
+    replicas::{Replica, in_time, sign_in},
+};
+
+/// Callers at the same time.
+const CALLERS: usize = 128;
+
+/// Callers, and sessions for them to fight over.
+pub struct Flood {
+    clients: Vec<Client>,
+    sessions: Vec<Tokens>,
+}
+
+impl Flood {
+    pub async fn prepare(replica: &Replica) -> Self {
+        let (mut clients, mut sessions) = (vec![], vec![]);
+        for n in 0..8 {
+            clients.push(replica.sessions().await);
+            sessions.push(sign_in(&mut clients[n], "flooded").await);
+        }
+        Self { clients, sessions }
+    }
+
+    /// Makes this many calls to write, none of which may succeed. Returns how often which answer came.
+    pub async fn run(&self, attempts: usize, patience: Duration, dice: &mut Dice) -> BTreeMap<String, usize> {
+        let callers = (0..CALLERS).map(|caller| {
+            let mut client = self.clients[caller % self.clients.len()].clone();
+            let sessions = self.sessions.clone();
+            let mut dice = Dice(dice.roll(usize::MAX).try_into().unwrap());
+            tokio::spawn(async move {
+                let mut answers = BTreeMap::<_, usize>::new();
+                for _ in 0..attempts.div_ceil(CALLERS) {
+                    let tokens = &sessions[dice.roll(sessions.len())];
+                    let refused =
+                        attempt(&mut client, tokens, patience, &mut dice).await.expect_err("nothing is written");
+                    *answers.entry(judge(&refused)).or_default() += 1;
+                }
+                answers
+            })
+        });
+        let mut all = BTreeMap::<_, usize>::new();
+        for answers in in_time("all calls come to an end", join_all(callers)).await {
+            for (answer, count) in answers.unwrap() {
+                *all.entry(answer).or_default() += count;
+            }
+        }
+        all
+    }
+}
+
+/// What an error says, if it is one that a caller may see.
+fn judge(status: &Status) -> String {
+    let is_deadline = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) && reason(status).is_empty();
+    assert!(is_deadline || is_retriable(status), "{status:?}");
+    format!("{:?} {}", status.code(), reason(status))
+}
+
+async fn attempt(client: &mut Client, tokens: &Tokens, patience: Duration, dice: &mut Dice) -> Result<(), Status> {
+    fn within<T>(patience: Duration, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(patience);
+        request
+    }
+    match dice.roll(6) {
+        0..4 => client.create_session(within(patience, heavy())).await.map(drop),
+        4 => {
+            let refresh_token = tokens.refresh_token.clone();
+            client.refresh(within(patience, RefreshRequest { refresh_token, ..Default::default() })).await.map(drop)
+        }
+        _ => {
+            let target = Some(Target::Token(tokens.access_token.clone()));
+            client.revoke(within(patience, RevokeRequest { target, ..Default::default() })).await.map(drop)
+        }
+    }
+}
+
+/// A session that takes as much room as one may.
+fn heavy() -> CreateSessionRequest {
+    let text = Value { kind: Some(Kind::StringValue("x".repeat(4000))) };
+    CreateSessionRequest {
+        subject: "flooded".to_owned(),
+        claims: Some(Struct { fields: [("text".to_owned(), text)].into() }),
+        ..Default::default()
+    }
+}
+
+/// Asks for a session that cannot be read, again and again, and gives up.
+pub async fn read_and_give_up(client: &Client, session_id: &str, times: usize, patience: Duration) {
+    let reads = (0..times).map(|_| {
+        let (mut client, session_id) = (client.clone(), session_id.to_owned());
+        async move {
+            let mut request = Request::new(GetSessionRequest { session_id });
+            request.set_timeout(patience);
+            judge(&client.get_session(request).await.expect_err("nothing is read"))
+        }
+    });
+    in_time("all reads come to an end", join_all(reads)).await;
+}

@@ -1,0 +1,30 @@
+//! `kill -9` of one replica after the other under load: the others do not notice, and nothing acknowledged is lost.
+
+use crate::{
+    load::{Load, Trouble},
+    postgres_server::new_database,
+    replicas::{Cluster, dice, rounds},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_replica_takes_nothing_with_it_and_troubles_no_other() {
+    let mut cluster = Cluster::start(&new_database().await).await;
+    let mut dice = dice();
+    let mut all = vec![];
+    for round in 0..rounds(6) {
+        let victim = dice.roll(3);
+        let put_up_with = |replica| if replica == victim { Trouble::Death } else { Trouble::None };
+        let load = Load::start(&cluster, &format!("kill {round}"), &mut dice, put_up_with).await;
+        load.answered(victim, dice.roll(100)).await;
+        cluster.kill(victim).await;
+        for survivor in (0..3).filter(|replica| *replica != victim) {
+            load.answered(survivor, 30).await;
+        }
+        let mut accounts = load.stop().await;
+        cluster.replicas[victim] = cluster.spawn(&cluster.url, &[]);
+        cluster.replicas[victim].await_serving().await;
+        cluster.verify(&mut accounts).await;
+        all.extend(accounts);
+    }
+    cluster.verify(&mut all).await;
+}

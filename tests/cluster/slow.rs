@@ -1,0 +1,132 @@
+//! Links to the database that are slow, silent or cut.
+
+use std::time::Duration;
+
+use countersign::proto::{RevokeRequest, revoke_request::Target};
+use futures_util::future::join_all;
+
+use crate::{
+    flood::Flood,
+    load::{Load, Trouble, is_retriable},
+    postgres_server::new_database,
+    proxy::Link,
+    replicas::{Cluster, Replica, becomes_inactive, dice, eventually, sign_in},
+};
+
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Longer than the service waits for anything.
+const AGES: Duration = Duration::from_secs(30);
+/// Memory that may come and go without being held by calls, in MiB.
+const SLACK: u64 = 48;
+
+/// Three replicas, each behind a link of its own.
+async fn linked() -> (Cluster, [Link; 3]) {
+    let url = new_database().await;
+    let links = [Link::to(&url).await, Link::to(&url).await, Link::to(&url).await];
+    let urls = links.each_ref().map(Link::url);
+    let cluster = Cluster::start_by(urls.iter().map(String::as_str), &url, &[]).await;
+    (cluster, links)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_answers_after_ages_costs_writes_and_nothing_else() {
+    let (cluster, links) = linked().await;
+    let mut dice = dice();
+    let slow = &cluster.replicas[..2];
+    let floods = join_all(slow.iter().map(Flood::prepare)).await;
+    let load = Load::start(&cluster, "slow", &mut dice, |_| Trouble::Database).await;
+    load.all_answered(20).await;
+
+    links[0].delay(AGES, Duration::ZERO);
+    links[1].delay(Duration::ZERO, AGES);
+    load.failed(0).await;
+    load.failed(1).await;
+    let memory = || slow.iter().map(Replica::resident).collect::<Vec<_>>();
+    let before = memory();
+    for flood in &floods {
+        println!("{:?}", flood.run(4_000, PATIENCE, &mut dice).await);
+    }
+    let after = memory();
+    println!("MiB resident: {before:?}, in the end {after:?}");
+    assert!(before.iter().zip(&after).all(|(before, after)| *after <= before + SLACK), "{before:?}, {after:?}");
+
+    for link in &links {
+        link.restore();
+    }
+    load.all_answered(20).await;
+    let mut accounts = load.stop().await;
+    cluster.rest().await;
+    cluster.verify(&mut accounts).await;
+}
+
+/// Connections may be dead without anybody saying so, at the far side of a proxy or a firewall.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_fall_silent_are_given_up_and_replaced() {
+    let (cluster, links) = linked().await;
+    let mut dice = dice();
+    let load = Load::start(&cluster, "silent", &mut dice, |_| Trouble::Database).await;
+    load.all_answered(20).await;
+    links[0].silence();
+    load.failed(0).await;
+    load.answered(0, 50).await;
+    let mut accounts = load.stop().await;
+
+    // Also what reads the feed.
+    let mut clients = [cluster.replicas[0].sessions().await, cluster.replicas[1].sessions().await];
+    for (revoking, hearing) in [(0, 1), (1, 0)] {
+        let token = sign_in(&mut clients[hearing], "alice").await.access_token;
+        eventually("it revokes", async || {
+            let target = Some(Target::Token(token.clone()));
+            let revoked = clients[revoking].revoke(RevokeRequest { target, ..Default::default() }).await;
+            revoked.inspect_err(|status| assert!(is_retriable(status), "{status:?}")).ok()
+        })
+        .await;
+        becomes_inactive(&mut clients[hearing], &token).await;
+    }
+    // What the server still believes in is at an end by now, or will be.
+    links[0].cut();
+    cluster.rest().await;
+    cluster.verify(&mut accounts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_cannot_be_made_are_made_once_they_can() {
+    let (cluster, links) = linked().await;
+    let mut dice = dice();
+    for (name, trouble) in [("stalled", Link::stall as fn(&Link)), ("refused", Link::refuse)] {
+        let load = Load::start(&cluster, name, &mut dice, |_| Trouble::Database).await;
+        load.all_answered(20).await;
+        trouble(&links[0]);
+        links[0].cut();
+        load.failed(0).await;
+        links[0].restore();
+        load.all_answered(20).await;
+        cluster.verify(&mut load.stop().await).await;
+    }
+}
+
+/// A start-up packet may get no answer, for ever, from a proxy that has forgotten the connection.
+///
+/// They are not yet: `connect` in store/postgres/open.rs limits how long a host may take to accept a connection, and not how
+/// long what follows may take. The pool waits for those that it makes, and makes no others. Take the attribute away with the
+/// fix.
+#[ignore = "a connection that is being made is waited for without end: store/postgres/open.rs"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_fall_silent_while_they_are_made_are_given_up_and_replaced() {
+    let (cluster, links) = linked().await;
+    let load = Load::start(&cluster, "half made", &mut dice(), |_| Trouble::Database).await;
+    load.all_answered(20).await;
+    links[0].stall();
+    links[0].cut();
+    // Until all who want a connection wait for one that is being made.
+    for _ in 0..20 {
+        load.failed(0).await;
+    }
+    links[0].silence();
+    links[0].restore();
+    load.answered(0, 50).await;
+    let mut accounts = load.stop().await;
+    links[0].cut();
+    cluster.rest().await;
+    cluster.verify(&mut accounts).await;
+}

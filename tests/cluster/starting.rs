@@ -1,0 +1,79 @@
+//! Replicas that start at the same instant, and starts that are killed in the middle of the migration.
+
+use crate::{
+    ledger::{refresh, validate},
+    postgres_server::{new_database, number},
+    replicas::{Cluster, WAITING, becomes, eventually, hold, sign_in},
+};
+
+/// What whoever migrates holds.
+const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(1129539438)";
+const MIGRATIONS: &str = "SELECT count(*) FROM __diesel_schema_migrations";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_start_together_on_an_empty_database_share_one_schema_and_one_set_of_keys() {
+    for _ in 0..3 {
+        let url = new_database().await;
+        let cluster = Cluster::start_by([url.as_str(); 2], &url, &[]).await;
+        let logs = cluster.replicas.iter().flat_map(|replica| replica.seen());
+        let migrated = logs.filter(|line| line.contains("database migrated")).count();
+        assert_eq!(number(&url, MIGRATIONS).await, i64::try_from(migrated).unwrap(), "each is applied once");
+        assert!(migrated > 0);
+        for (one, other) in [(0, 1), (1, 0)] {
+            let tokens = sign_in(&mut cluster.replicas[one].sessions().await, "alice").await;
+            let mut client = cluster.replicas[other].sessions().await;
+            assert!(validate(&mut client, &tokens.access_token).await.active);
+            refresh(&mut client, &tokens.refresh_token).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_is_killed_in_the_middle_is_made_by_the_next_start() {
+    let before_it_begins = MIGRATION_LOCK;
+    // A table that the migration makes after others: it has to wait for it with these made.
+    let halfway = "CREATE TABLE feed_head (half int)";
+    for obstacle in [before_it_begins, halfway] {
+        let url = new_database().await;
+        let mut cluster = Cluster::new(&url);
+        let holding = hold(&url, obstacle).await;
+        cluster.replicas.push(cluster.spawn(&url, &[]));
+        becomes(&url, WAITING, 1).await;
+        cluster.replicas.push(cluster.spawn(&url, &[]));
+        becomes(&url, WAITING, 2).await;
+        cluster.replicas[0].kill();
+        holding.release().await;
+        cluster.replicas[1].await_serving().await;
+        sign_in(&mut cluster.replicas[1].sessions().await, "alice").await;
+        assert_eq!(number(&url, MIGRATIONS).await, 1);
+
+        // And by one that starts after all is over.
+        let mut next = cluster.spawn(&url, &[]);
+        next.await_serving().await;
+        sign_in(&mut next.sessions().await, "alice").await;
+    }
+}
+
+/// A migration of a large table takes minutes. Who starts meanwhile waits for it, longer than any statement may take.
+///
+/// It does not yet: `prepare` in store/postgres/open.rs finds out whether there are advisory locks by taking this one. Where
+/// that takes longer than a statement may, it concludes that there are none, migrates beside the other process, and leaves
+/// the limits of subjects unguarded for as long as it runs. Take the attribute away with the fix.
+#[ignore = "a start does not wait for longer than 10 s: store/postgres/open.rs"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_waits_for_the_migration_of_another_for_as_long_as_it_takes() {
+    let url = new_database().await;
+    let holding = hold(&url, MIGRATION_LOCK).await;
+    let cluster = Cluster::new(&url);
+    let mut replica = cluster.spawn(&url, &[]);
+    let patient = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory' \
+        AND backend_start < now() - interval '11 s'";
+    eventually("it waits for longer than a statement may take", async || {
+        let is_there = "SELECT count(*) FROM pg_class WHERE relname = 'sessions'";
+        assert_eq!(number(&url, is_there).await, 0, "it migrates although another is at it");
+        (number(&url, patient).await == 1).then_some(())
+    })
+    .await;
+    holding.release().await;
+    replica.await_serving().await;
+}
