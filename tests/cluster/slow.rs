@@ -106,11 +106,6 @@ async fn connections_that_cannot_be_made_are_made_once_they_can() {
 }
 
 /// A start-up packet may get no answer, for ever, from a proxy that has forgotten the connection.
-///
-/// They are not yet: `connect` in store/postgres/open.rs limits how long a host may take to accept a connection, and not how
-/// long what follows may take. The pool waits for those that it makes, and makes no others. Take the attribute away with the
-/// fix.
-#[ignore = "a connection that is being made is waited for without end: store/postgres/open.rs"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_fall_silent_while_they_are_made_are_given_up_and_replaced() {
     let (cluster, links) = linked().await;

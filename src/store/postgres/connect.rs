@@ -14,7 +14,7 @@ use std::{
 
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_postgres::{
     AsyncMessage, Config, Socket,
     config::{Host, TargetSessionAttrs},
@@ -28,6 +28,7 @@ use super::{
     sql::statement,
     tls::{SslMode, Tls},
 };
+use crate::domain::time::brief;
 
 /// How long a silent network may keep a connection.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -77,6 +78,7 @@ pub struct Target {
     tls: Tls,
     connector: MakeRustlsConnect,
     password_file: Option<PathBuf>,
+    connect_timeout: Duration,
     statement_timeout: Duration,
     name: String,
     /// Whether there are advisory locks. Where there are none, what they order is ordered less strictly.
@@ -98,9 +100,8 @@ impl Target {
         if config.get_application_name().is_none() {
             config.application_name("countersign");
         }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(options.connect_timeout);
-        }
+        let connect_timeout = config.get_connect_timeout().copied().unwrap_or(options.connect_timeout);
+        config.connect_timeout(connect_timeout);
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             // After a failover the standby of yesterday answers, and the primary of yesterday only reads.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -119,6 +120,7 @@ impl Target {
             connector: tls.connector().map_err(OpenError::Url)?,
             tls,
             password_file,
+            connect_timeout,
             statement_timeout: options.statement_timeout,
             name: options.name.clone(),
             has_locks: false,
@@ -157,8 +159,18 @@ impl Target {
         Ok(config)
     }
 
-    /// Makes a connection.
+    /// Makes a connection. Each host has its time to accept, and all that follows has it once more: the start-up may get no
+    /// answer either.
     pub async fn connect(&self) -> Result<Connected, OpenError> {
+        let attempts = u32::try_from(self.config.get_hosts().len()).unwrap_or(u32::MAX).saturating_add(1);
+        let patience = self.connect_timeout.saturating_mul(attempts);
+        timeout(patience, self.connect_to_any()).await.unwrap_or_else(|_| {
+            let problem = format!("no answer within {}", brief(patience));
+            Err(OpenError::Connect { database: self.name.clone(), problem })
+        })
+    }
+
+    async fn connect_to_any(&self) -> Result<Connected, OpenError> {
         let failed = |problem| OpenError::Connect { database: self.name.clone(), problem };
         let (client, driver) =
             self.config()?.connect(self.connector.clone()).await.map_err(|error| failed(chain(&error)))?;
