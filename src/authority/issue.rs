@@ -79,7 +79,7 @@ impl Authority {
             custom: session.claims.as_map().clone(),
         };
         let key = self.ring.signing();
-        let access_token = access::sign(&claims, &key.kid, key.algorithm, &key.encoding)?;
+        let access_token = access::sign(&claims, &key.kid, &key.pair)?;
         if access_token.len() > MAX_BYTES {
             let problem = format!(
                 "together with audience and scopes make an access token of {} bytes, at most {MAX_BYTES} are allowed",

@@ -50,10 +50,8 @@ pub enum RingError {
 pub struct SigningKey {
     /// Its name: the RFC 7638 thumbprint of its public half.
     pub kid: String,
-    /// The algorithm that it signs with.
-    pub algorithm: Algorithm,
     /// The key itself.
-    pub encoding: EncodingKey,
+    pub pair: Ed25519KeyPair,
 }
 
 /// A key that verifies access tokens.
@@ -116,13 +114,12 @@ impl KeyRing {
             match (key.purpose, key.algorithm.as_str()) {
                 (KeyPurpose::AccessToken, EDDSA) => {
                     let pair = Ed25519KeyPair::from_pkcs8(&secret).map_err(|_| not_a_key())?;
-                    let encoding = EncodingKey::from_ed_der(&secret);
-                    if thumbprint(&encoding).as_ref() != Some(&key.kid) {
+                    if thumbprint(&EncodingKey::from_ed_der(&secret)).as_ref() != Some(&key.kid) {
                         return Err(not_a_key());
                     }
                     let decoding = DecodingKey::from_ed_der(pair.public_key().as_ref());
                     verifying.insert(key.kid.clone(), VerifyingKey { algorithm: Algorithm::EdDSA, decoding });
-                    signing = Some(SigningKey { kid: key.kid.clone(), algorithm: Algorithm::EdDSA, encoding });
+                    signing = Some(SigningKey { kid: key.kid.clone(), pair });
                 }
                 (KeyPurpose::RefreshToken, HS256) if secret.len() == 32 => {
                     let id = key.kid.parse::<RefreshKeyId>().map_err(|_| not_a_key())?;

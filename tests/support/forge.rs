@@ -32,8 +32,7 @@ impl Forge {
     /// Signs a header and a payload as they are written.
     pub fn sign(&self, header: &str, payload: &str) -> String {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
-        let key = self.ring.signing();
-        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key.encoding, key.algorithm).unwrap();
+        let signature = URL_SAFE_NO_PAD.encode(self.ring.signing().pair.sign(signed.as_bytes()));
         format!("{signed}.{signature}")
     }
 
