@@ -186,7 +186,8 @@ impl Target {
     ///
     /// Nothing acknowledged may be lost, so commits wait for the disk, and for the standbys that the server waits for, even
     /// where it is set up not to. A statement or a transaction that nobody waits for any more must not keep its locks. Each
-    /// statement has its index, and reads it in order, also where a plan was made while the table was still empty.
+    /// statement has its index, and reads it in order, also where a plan was made while the table was still empty; so it is
+    /// planned once, and not anew for each batch that looks smaller than usual, which takes longer than the batch.
     ///
     /// What the role has been given already is left alone, so that a pooler may hand on its connections as they are.
     async fn set_up(&self, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
@@ -196,7 +197,7 @@ impl Target {
              ('synchronous_commit', 'on'), ('default_transaction_isolation', 'read committed'), \
              ('statement_timeout', ?::bigint::text), ('idle_in_transaction_session_timeout', ?::bigint::text), \
              ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_hashjoin', 'off'), \
-             ('enable_mergejoin', 'off'), ('jit', 'off')) AS wanted (name, setting) \
+             ('enable_mergejoin', 'off'), ('jit', 'off'), ('plan_cache_mode', 'force_generic_plan')) AS wanted (name, setting) \
              JOIN pg_settings AS s ON s.name = wanted.name WHERE s.setting <> wanted.setting \
              AND NOT (s.name = 'synchronous_commit' AND s.setting = 'remote_apply')",
         )
