@@ -15,6 +15,8 @@ mod crash;
 mod disk;
 #[path = "process/logs.rs"]
 mod logs;
+#[path = "process/pauses.rs"]
+mod pauses;
 #[path = "process/settings.rs"]
 mod settings;
 #[path = "process/signals.rs"]

@@ -26,6 +26,9 @@ const MAX_REQUEST_BYTES: usize = 1 << 20;
 const MAX_METADATA_BYTES: u32 = 16 << 10;
 /// Most calls in flight on a connection.
 const MAX_STREAMS: u32 = 1024;
+/// Most calls that a client has given up before we have looked at them; one more closes the connection with all calls on it.
+/// As many as may be in flight: if we are held up, all their deadlines may pass at once. By default it is 20.
+const MAX_GIVEN_UP: usize = MAX_STREAMS as usize;
 /// A connection that says nothing for this long is asked whether it is alive, and closed if it does not answer in time.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -83,6 +86,7 @@ pub async fn serve(
     let mut server = Server::builder()
         .http2_max_header_list_size(MAX_METADATA_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_GIVEN_UP))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
     server

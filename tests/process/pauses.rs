@@ -1,0 +1,35 @@
+//! A process that stands still for a while, as on a machine that is overloaded or being moved.
+
+use std::time::Duration;
+
+use countersign::proto::CreateSessionRequest;
+use futures_util::future::join_all;
+use tonic::{Code, Request};
+
+use crate::support::Server;
+
+/// Their clients share a connection with others, whose calls must not suffer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_who_give_up_meanwhile_do_not_cost_others_their_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let client = server.sessions().await;
+    let create = |deadline: Option<Duration>| {
+        let mut client = client.clone();
+        let mut request =
+            Request::new(CreateSessionRequest { subject: "alice".to_owned(), ..CreateSessionRequest::default() });
+        if let Some(deadline) = deadline {
+            request.set_timeout(deadline);
+        }
+        tokio::spawn(async move { client.create_session(request).await })
+    };
+    server.signal("STOP");
+    let patient = create(None);
+    let impatient = join_all((0..500).map(|_| create(Some(Duration::from_millis(50))))).await;
+    for outcome in impatient {
+        assert_eq!(outcome.unwrap().unwrap_err().code(), Code::Cancelled, "the deadline has passed");
+    }
+    server.signal("CONT");
+    patient.await.unwrap().unwrap();
+    create(None).await.unwrap().unwrap();
+}
