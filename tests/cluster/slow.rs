@@ -10,7 +10,7 @@ use crate::{
     load::{Load, Trouble, is_retriable},
     postgres_server::new_database,
     proxy::Link,
-    replicas::{Cluster, Replica, becomes_inactive, dice, eventually, sign_in},
+    replicas::{Cluster, Replica, becomes, becomes_inactive, dice, eventually, sign_in},
 };
 
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -103,6 +103,26 @@ async fn connections_that_cannot_be_made_are_made_once_they_can() {
         load.all_answered(20).await;
         cluster.verify(&mut load.stop().await).await;
     }
+}
+
+/// The commit has been made, and nobody can know: it must not be made once more in secret.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_whose_answer_is_lost_on_the_way_back_are_made_once_and_not_acknowledged() {
+    let (cluster, links) = linked().await;
+    let load = Load::start(&cluster, "answer lost", &mut dice(), |_| Trouble::Database).await;
+    for _ in 0..10 {
+        load.all_answered(10).await;
+        links[0].delay(Duration::ZERO, AGES);
+        // All that was sent has been done.
+        becomes(&cluster.url, &cluster.replicas[0].connections("active"), 0).await;
+        links[0].cut();
+        links[0].restore();
+    }
+    load.failed(0).await;
+    load.all_answered(10).await;
+    let mut accounts = load.stop().await;
+    cluster.rest().await;
+    cluster.verify(&mut accounts).await;
 }
 
 /// A start-up packet may get no answer, for ever, from a proxy that has forgotten the connection.
