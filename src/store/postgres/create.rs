@@ -1,64 +1,107 @@
-//! Creating sessions, within the limits of their subjects.
+//! Creating sessions, within the limits of their subjects: where there is room it takes one round trip, the rest is made
+//! one by one.
+
+use std::collections::HashSet;
 
 use async_trait::async_trait;
-use diesel::{
-    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
-    sql_types::{Array, BigInt},
-};
+use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper};
 use diesel_async::RunQueryDsl;
 
 use super::{
-    pool::{BatchWrite, Fault, Lease},
+    pool::{self, BEGIN, BatchWrite, Fault, Lease, Pool},
     rows::{SessionRow, instant},
     schema::sessions,
-    sql::statement,
     writes,
 };
 use crate::{
     domain::{
+        ids::SessionId,
         policy::OnQuota,
         revocation::{BlacklistEntry, tenant_covers},
         session::{EndReason, Ended, Session},
         text::Note,
     },
-    store::{Created, Creation, StoreError},
+    store::{Created, Creation, StoreError, batch::BatchOutcome},
 };
 
+/// Commits a batch of creations.
+pub async fn commit(pool: &Pool, creations: &[Creation]) -> BatchOutcome<Created> {
+    pool::commit_in_two(pool, creations, Swift, Careful).await
+}
+
+/// A creation for which there may be room, and nothing made for its request before.
+struct Swift<'a>(&'a Creation);
+
 #[async_trait]
-impl BatchWrite for Creation {
+impl BatchWrite for Swift<'_> {
+    /// None if it was left out.
+    type Outcome = Option<Created>;
+
+    async fn apply(
+        lease: &mut Lease<'_>,
+        creations: &[Self],
+    ) -> Result<Vec<Result<Option<Created>, StoreError>>, Fault> {
+        let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
+        let inserted = match creations.iter().any(|creation| creation.max_sessions > 0) {
+            true => insert_in_turn(lease, &creations).await?,
+            false => writes::insert_sessions(lease, &creations).await?,
+        };
+        let inserted: HashSet<SessionId> = inserted.into_iter().collect();
+        let is_new = |creation: &Creation| inserted.contains(&creation.session.id);
+        Ok(creations.into_iter().map(|creation| Ok(is_new(creation).then_some(Created::New { seq: None }))).collect())
+    }
+}
+
+/// Inserts in a transaction whose statements are all sent at once.
+///
+/// The order in which they arrive is up to the driver: one that it has to prepare first comes too late. So the statement
+/// that inserts asks whether its transaction has taken its turn, and leaves out limited subjects otherwise.
+async fn insert_in_turn(lease: &mut Lease<'_>, creations: &[&Creation]) -> Result<Vec<SessionId>, Fault> {
+    let begin = take_turns(lease, creations);
+    let lease = &*lease;
+    match tokio::join!(lease.run(&begin), writes::insert_sessions(lease, creations), lease.commit()) {
+        (Ok(()), Ok(inserted), Ok(())) => Ok(inserted),
+        // There was no transaction, and what needs none has been inserted.
+        (Err(fault), Ok(_), _) => Err(Fault::Away(fault.into())),
+        // Nothing was: a COMMIT after an error is a ROLLBACK.
+        (Err(fault), ..) | (_, Err(fault), _) | (.., Err(fault)) => Err(fault),
+    }
+}
+
+/// What begins a transaction in which everybody who creates sessions of a limited subject takes turns, until it ends:
+/// replicas too. The statement after it sees what those before us have committed.
+fn take_turns(lease: &Lease<'_>, creations: &[&Creation]) -> String {
+    let limited = creations.iter().filter(|creation| creation.max_sessions > 0);
+    let mut keys: Vec<i64> = limited.map(|creation| lock_key(&creation.session)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let mut begin = format!("{BEGIN}; SET LOCAL {} = 'taken'", writes::turn!());
+    if !keys.is_empty() && lease.has_locks() {
+        let keys: Vec<String> = keys.iter().map(i64::to_string).collect();
+        let keys = keys.join(",");
+        begin.push_str(&format!("; SELECT pg_advisory_xact_lock(key) FROM unnest('{{{keys}}}'::bigint[]) AS key"));
+    }
+    begin
+}
+
+/// A creation for which there may be an earlier one, or no room.
+struct Careful<'a>(&'a Creation);
+
+#[async_trait]
+impl BatchWrite for Careful<'_> {
     type Outcome = Created;
 
     async fn apply(lease: &mut Lease<'_>, creations: &[Self]) -> Result<Vec<Result<Created, StoreError>>, Fault> {
-        let all: Vec<&Self> = creations.iter().collect();
-        let may_meet_others = |creation: &Self| creation.max_sessions > 0 || creation.session.request_id.is_some();
-        if !creations.iter().any(may_meet_others) {
-            let inserted = writes::insert_sessions(lease, &all).await?;
-            if inserted.len() == creations.len() {
-                return Ok(creations.iter().map(|_| Ok(Created::New { seq: None })).collect());
-            }
-            let up_to = writes::tenants_up_to(lease, creations.iter().map(|creation| &creation.session.tenant)).await?;
-            let outcome = |creation: &Self| match up_to.get(&*creation.session.tenant) {
-                _ if inserted.contains(&creation.session.id) => Ok(Created::New { seq: None }),
-                Some(up_to) => Ok(Created::TenantRevoked { up_to: *up_to }),
-                None => Err(StoreError::Unavailable("the tenant's revocation has just been forgotten".to_owned())),
-            };
-            return Ok(creations.iter().map(outcome).collect());
-        }
-
-        lease.begin().await?;
-        lock_subjects(lease, creations).await?;
-        let inserted = writes::insert_sessions(lease, &all).await?;
+        let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
+        let begin = take_turns(lease, &creations);
+        lease.run(&begin).await?;
         let mut entries = vec![];
         // Each with the number of entries after its own evictions, if it had any.
         let mut outcomes = Vec::with_capacity(creations.len());
         for creation in creations {
-            let (created, evicted) = if inserted.contains(&creation.session.id) {
-                (Created::New { seq: None }, 0)
-            } else {
-                let before = entries.len();
-                (create(lease, creation, &mut entries).await?, entries.len() - before)
-            };
-            outcomes.push((created, (evicted > 0).then_some(entries.len())));
+            let before = entries.len();
+            let created = create(lease, creation, &mut entries).await?;
+            outcomes.push((created, (entries.len() > before).then_some(entries.len())));
         }
         let seqs = writes::insert_entries(lease, &entries).await?;
         lease.commit().await?;
@@ -68,23 +111,6 @@ impl BatchWrite for Creation {
         });
         Ok(outcomes.collect())
     }
-}
-
-/// Makes everybody who creates sessions of a limited subject take turns, until the transaction ends: replicas too.
-///
-/// A statement of its own, because the next one must see what those before us have committed.
-async fn lock_subjects(lease: &mut Lease<'_>, creations: &[Creation]) -> Result<(), Fault> {
-    let limited = creations.iter().filter(|creation| creation.max_sessions > 0);
-    let mut keys: Vec<i64> = limited.map(|creation| lock_key(&creation.session)).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    if !keys.is_empty() && lease.has_locks() {
-        statement::<()>("SELECT pg_advisory_xact_lock(given.key) FROM unnest(?) AS given (key)")
-            .bind::<Array<BigInt>, _>(keys)
-            .execute(&mut **lease)
-            .await?;
-    }
-    Ok(())
 }
 
 /// FNV-1a over tenant and subject: the same in every version. A collision costs a wait, no more.

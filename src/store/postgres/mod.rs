@@ -26,7 +26,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use self::{
     connect::{Options, Target},
     open::OpenError,
-    pool::{BatchWrite, Fault, Pool},
+    pool::{Fault, Pool},
 };
 use super::{
     Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
@@ -43,9 +43,10 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Each creation of a limited subject takes a lock, of which a server has some thousands for all its clients.
-const CREATIONS: Shape = Shape { workers: 4, most: 128 };
-const REFRESHES: Shape = Shape { workers: 4, most: 512 };
+/// Two are enough to keep the database busy; with more, batches are smaller and each write costs more. Each creation of a
+/// limited subject takes a lock, of which a server has some thousands for all its clients.
+const CREATIONS: Shape = Shape { workers: 2, most: 128 };
+const REFRESHES: Shape = Shape { workers: 2, most: 512 };
 /// They take turns at the head of the feed anyway.
 const REVOCATIONS: Shape = Shape { workers: 2, most: 512 };
 
@@ -110,12 +111,28 @@ impl PostgresStore {
             tokio::spawn(wake_up::listen(shared.clone(), target, hears)),
         ];
         Ok(Self {
-            creations: shared.group(CREATIONS, |created| match created {
-                Created::New { seq } => *seq,
-                Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
-            }),
-            refreshes: shared.refreshes(),
-            revocations: shared.group(REVOCATIONS, |outcome: &RevocationOutcome| outcome.seq),
+            creations: shared.group(
+                CREATIONS,
+                |shared, creations| async move { create::commit(&shared.pool, &creations).await },
+                |created| match created {
+                    Created::New { seq } => *seq,
+                    Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
+                },
+            ),
+            refreshes: shared.group(
+                REFRESHES,
+                |shared, attempts| async move { refresh::commit(&shared.pool, &attempts).await },
+                |refreshed| match refreshed {
+                    Refreshed::Rotated { seq, .. } => *seq,
+                    Refreshed::Reused { seq, .. } => Some(*seq),
+                    Refreshed::Replayed(_) | Refreshed::Refused(_) => None,
+                },
+            ),
+            revocations: shared.group(
+                REVOCATIONS,
+                |shared, revocations| async move { pool::commit(&shared.pool, &revocations).await },
+                |outcome: &RevocationOutcome| outcome.seq,
+            ),
             _tasks: tasks.map(AbortOnDropHandle::new),
             poll_stopped,
             shared,
@@ -130,30 +147,22 @@ pub async fn migrate(options: &Options) -> Result<Vec<&'static str>, OpenError> 
 
 impl Shared {
     /// Starts the group commit of one kind of write.
-    fn group<W: BatchWrite>(
+    fn group<W, O, F, R>(
         self: &Arc<Self>,
         shape: Shape,
-        last_entry: fn(&W::Outcome) -> Option<Seq>,
-    ) -> GroupCommit<W, W::Outcome> {
-        let shared = self.clone();
+        commit: F,
+        last_entry: fn(&O) -> Option<Seq>,
+    ) -> GroupCommit<W, O>
+    where
+        W: Clone + Send + Sync + 'static,
+        O: Send + 'static,
+        F: Fn(Arc<Self>, Arc<Vec<W>>) -> R + Send + Sync + 'static,
+        R: Future<Output = BatchOutcome<O>> + Send,
+    {
+        let (shared, commit) = (self.clone(), Arc::new(commit));
         GroupCommit::start(shape, move |writes: Arc<Vec<W>>| {
-            let shared = shared.clone();
-            async move { shared.hinting(pool::commit(&shared.pool, &writes).await, last_entry) }
-        })
-    }
-
-    fn refreshes(self: &Arc<Self>) -> GroupCommit<RefreshAttempt, Refreshed> {
-        let shared = self.clone();
-        GroupCommit::start(REFRESHES, move |attempts: Arc<Vec<RefreshAttempt>>| {
-            let shared = shared.clone();
-            async move {
-                let outcomes = refresh::commit(&shared.pool, &attempts).await;
-                shared.hinting(outcomes, |refreshed| match refreshed {
-                    Refreshed::Rotated { seq, .. } => *seq,
-                    Refreshed::Reused { seq, .. } => Some(*seq),
-                    Refreshed::Replayed(_) | Refreshed::Refused(_) => None,
-                })
-            }
+            let (shared, commit) = (shared.clone(), commit.clone());
+            async move { shared.hinting(commit(shared.clone(), writes).await, last_entry) }
         })
     }
 

@@ -241,16 +241,25 @@ impl DerefMut for Lease<'_> {
     }
 }
 
+/// Begins a transaction. Each of its statements sees what others have committed until then.
+pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
 impl Lease<'_> {
-    /// Begins a transaction. Each of its statements sees what others have committed until then.
-    pub async fn begin(&mut self) -> Result<(), Fault> {
-        Ok(self.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?)
+    /// Runs statements that have no values. What is polled at once with others is sent without waiting for them.
+    pub async fn run(&self, statements: &str) -> Result<(), Fault> {
+        let mut connection: &AsyncPgConnection = self;
+        Ok(connection.batch_execute(statements).await?)
+    }
+
+    /// Begins a transaction.
+    pub async fn begin(&self) -> Result<(), Fault> {
+        self.run(BEGIN).await
     }
 
     /// Ends the transaction.
-    pub async fn commit(&mut self) -> Result<(), Fault> {
+    pub async fn commit(&self) -> Result<(), Fault> {
         // What fails here may have been done.
-        self.batch_execute("COMMIT").await.map_err(|error| match Fault::from(error) {
+        self.run("COMMIT").await.map_err(|fault| match fault {
             Fault::Unclear(error) | Fault::Final(error) => Fault::Away(error),
             other => other,
         })
@@ -268,14 +277,14 @@ impl Lease<'_> {
     }
 
     /// Whether the connection still answers after an error.
-    async fn survives(&mut self) -> bool {
-        matches!(timeout(ANSWER_TIMEOUT, self.batch_execute("ROLLBACK")).await, Ok(Ok(())))
+    async fn survives(&self) -> bool {
+        matches!(timeout(ANSWER_TIMEOUT, self.run("ROLLBACK")).await, Ok(Ok(())))
     }
 }
 
 /// A write that is made together with others of its kind.
 #[async_trait]
-pub trait BatchWrite: Clone + Send + Sync + Sized + 'static {
+pub trait BatchWrite: Send + Sync + Sized {
     /// What comes of it.
     type Outcome: Send + 'static;
 
@@ -324,8 +333,35 @@ async fn apply<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Result<Vec<Result<W:
     }
 }
 
+/// Commits a batch in two steps: all of it the swift way, which leaves out what is not plain, and that the careful way. What
+/// the first step has committed is committed, whatever becomes of the second.
+pub async fn commit_in_two<'a, W, S, C>(
+    pool: &Pool,
+    writes: &'a [W],
+    swift: fn(&'a W) -> S,
+    careful: fn(&'a W) -> C,
+) -> BatchOutcome<C::Outcome>
+where
+    S: BatchWrite<Outcome = Option<C::Outcome>>,
+    C: BatchWrite,
+{
+    let all: Vec<S> = writes.iter().map(swift).collect();
+    let mut outcomes = commit(pool, &all).await?;
+    let is_left = |outcome: &Result<Option<C::Outcome>, StoreError>| matches!(outcome, Ok(None));
+    let left = writes.iter().zip(&outcomes).filter(|(_, outcome)| is_left(outcome));
+    let left: Vec<C> = left.map(|(write, _)| careful(write)).collect();
+    if !left.is_empty() {
+        let mut rest = commit_each(pool, &left).await.into_iter();
+        for outcome in outcomes.iter_mut().filter(|outcome| is_left(outcome)) {
+            *outcome = rest.next().transpose();
+        }
+    }
+    let missing = || StoreError::Refused("a write without an outcome".to_owned());
+    Ok(outcomes.into_iter().map(|outcome| outcome?.ok_or_else(missing)).collect())
+}
+
 /// Commits a batch, and, if it fails as a whole, each of its writes by itself.
-pub async fn commit_each<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Vec<Result<W::Outcome, StoreError>> {
+async fn commit_each<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Vec<Result<W::Outcome, StoreError>> {
     let error = match commit(pool, writes).await {
         Ok(outcomes) => return outcomes,
         Err(error) => error,

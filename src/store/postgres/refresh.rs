@@ -31,31 +31,14 @@ use crate::{
 
 /// Commits a batch of attempts.
 pub async fn commit(pool: &Pool, attempts: &[RefreshAttempt]) -> BatchOutcome<Refreshed> {
-    let swift: Vec<_> = attempts.iter().cloned().map(Swift).collect();
-    let mut outcomes = pool::commit(pool, &swift).await?;
-    let mut left = vec![];
-    for (attempt, outcome) in attempts.iter().zip(&outcomes) {
-        if matches!(outcome, Ok(None)) {
-            left.push(Careful(attempt.clone()));
-        }
-    }
-    if !left.is_empty() {
-        // What has rotated is committed: a failure here must not touch it.
-        let mut judged = pool::commit_each(pool, &left).await.into_iter();
-        for outcome in outcomes.iter_mut().filter(|outcome| matches!(outcome, Ok(None))) {
-            *outcome = judged.next().transpose();
-        }
-    }
-    let missing = || StoreError::Refused("an attempt without an outcome".to_owned());
-    Ok(outcomes.into_iter().map(|outcome| outcome?.ok_or_else(missing)).collect())
+    pool::commit_in_two(pool, attempts, Swift, Careful).await
 }
 
 /// An attempt that may be a plain rotation.
-#[derive(Clone)]
-struct Swift(RefreshAttempt);
+struct Swift<'a>(&'a RefreshAttempt);
 
 #[async_trait]
-impl BatchWrite for Swift {
+impl BatchWrite for Swift<'_> {
     /// None if it is not a plain rotation.
     type Outcome = Option<Refreshed>;
 
@@ -65,7 +48,7 @@ impl BatchWrite for Swift {
         lease: &mut Lease<'_>,
         attempts: &[Self],
     ) -> Result<Vec<Result<Option<Refreshed>, StoreError>>, Fault> {
-        let mut sorted: Vec<_> = attempts.iter().map(|Self(attempt)| attempt).enumerate().collect();
+        let mut sorted: Vec<_> = attempts.iter().map(|Self(attempt)| *attempt).enumerate().collect();
         sorted.sort_by_key(|(_, attempt)| attempt.session_id);
         fn column<'a, T>(sorted: &[(usize, &'a RefreshAttempt)], of: impl Fn(&'a RefreshAttempt) -> T) -> Vec<T> {
             sorted.iter().map(|(_, attempt)| of(attempt)).collect()
@@ -81,14 +64,15 @@ impl BatchWrite for Swift {
              user_agent = coalesce(given.user_agent, s.user_agent), \
              ip_address = coalesce(given.ip_address, s.ip_address), \
              device_label = coalesce(given.device_label, s.device_label), revision = s.revision + 1 \
-             FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (place, id, lineage_secret, generation, scopes, \
-             instant, next_key, next_access_token_id, user_agent, ip_address, device_label) \
+             FROM (SELECT unnest(?) AS place, unnest(?) AS id, unnest(?) AS lineage_secret, unnest(?) AS generation, \
+             unnest(?) AS scopes, unnest(?) AS instant, unnest(?) AS next_key, unnest(?) AS next_access_token_id, \
+             unnest(?) AS user_agent, unnest(?) AS ip_address, unnest(?) AS device_label) AS given \
              WHERE s.id = given.id AND s.lineage_secret = given.lineage_secret AND s.generation = given.generation \
              AND s.ended_at IS NULL AND s.idle_expires_at > given.instant AND s.scopes @> given.scopes::text[] \
              AND s.on_refresh = 'keep_access_token' AND s.generation < 4294967295 AND s.revision < 4294967295 \
-             AND NOT EXISTS (SELECT 1 FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = s.tenant AND s.id < ",
+             AND (SELECT s.id < ",
             first_uncovered!(),
-            ") RETURNING given.place, s.id, s.access_token_id, s.authenticated_at, s.created_at, s.refreshed_at, \
+            " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = s.tenant) IS NOT TRUE RETURNING given.place, s.id, s.access_token_id, s.authenticated_at, s.created_at, s.refreshed_at, \
              s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, s.idle_timeout, s.refresh_grace, \
              s.generation, s.revision, s.tenant, s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, \
              s.user_agent, s.ip_address, s.device_label, s.policy, s.on_refresh, s.lineage_secret, s.refresh_key, \
@@ -123,11 +107,10 @@ impl BatchWrite for Swift {
 }
 
 /// An attempt to be judged.
-#[derive(Clone)]
-struct Careful(RefreshAttempt);
+struct Careful<'a>(&'a RefreshAttempt);
 
 #[async_trait]
-impl BatchWrite for Careful {
+impl BatchWrite for Careful<'_> {
     type Outcome = Refreshed;
 
     async fn apply(lease: &mut Lease<'_>, attempts: &[Self]) -> Result<Vec<Result<Refreshed, StoreError>>, Fault> {

@@ -1,0 +1,277 @@
+//! Calls the service as fast as it answers, for what `h2load` cannot do: each call with a body of its own.
+//!
+//! `scripts/bench` runs it. Modes: `create ADDRESS SECONDS IN_FLIGHT POLICY`, each call for another subject, and `refresh
+//! ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call with the token that the last refresh of its session gave. After a second
+//! of warm-up it counts, and prints calls a second and the median of their latencies in microseconds.
+//!
+//! Client, service and database share the machine, so a client that costs much measures itself. This one knows of HTTP/2
+//! what these calls need and no more.
+#![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    env,
+    error::Error,
+    time::{Duration, Instant},
+};
+
+use countersign::proto::{CreateSessionRequest, CreateSessionResponse, RefreshRequest, RefreshResponse};
+use prost::Message;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+const CONNECTIONS: usize = 4;
+const WARM_UP: Duration = Duration::from_secs(1);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (address, seconds, in_flight): (&str, u64, usize) = match arguments.as_slice() {
+        [_, address, seconds, in_flight, _] => (address, seconds.parse()?, in_flight.parse()?),
+        // `cargo bench` without arguments has nothing to measure here.
+        [] => return Ok(()),
+        _ => {
+            return Err(
+                "usage: create ADDRESS SECONDS IN_FLIGHT POLICY | refresh ADDRESS SECONDS IN_FLIGHT SESSIONS".into()
+            );
+        }
+    };
+    let connections = CONNECTIONS.min(in_flight);
+    let each = in_flight / connections;
+    let timed = |from: Instant| Timed { from: from + WARM_UP, to: from + WARM_UP + Duration::from_secs(seconds) };
+    let creations = |count: usize, policy: &str, until: Option<Timed>| {
+        let creations =
+            |connection| Creations { connection, next: 0, count, policy: policy.to_owned(), until, tokens: vec![] };
+        (0..connections).map(creations).collect::<Vec<_>>()
+    };
+    let (times, calls) = match arguments[..] {
+        ["create", .., policy] => {
+            let times = timed(Instant::now());
+            (times, drive(address, each, creations(usize::MAX, policy, Some(times))).await?.1)
+        }
+        ["refresh", .., sessions] => {
+            let count = sessions.parse::<usize>()? / connections;
+            let (created, _) = drive(address, each, creations(count, "", None)).await?;
+            let times = timed(Instant::now());
+            let refreshes =
+                created.into_iter().map(|created| Refreshes { tokens: created.tokens.into(), until: times });
+            (times, drive(address, each, refreshes.collect()).await?.1)
+        }
+        _ => return Err("unknown mode".into()),
+    };
+    let counted = calls.into_iter().filter(|call| (times.from..times.to).contains(&call.answered));
+    let mut latencies: Vec<Duration> = counted.map(|call| call.answered - call.asked).collect();
+    latencies.sort_unstable();
+    let median = latencies.get(latencies.len() / 2).ok_or("nothing was answered in time")?;
+    println!("{} {}", latencies.len() as u64 / seconds, median.as_micros());
+    Ok(())
+}
+
+/// What counts.
+#[derive(Clone, Copy)]
+struct Timed {
+    from: Instant,
+    to: Instant,
+}
+
+/// The calls of one connection, all of one method.
+trait Calls: Send + 'static {
+    const PATH: &'static str;
+    /// The next request, if there is to be one.
+    fn next(&mut self) -> Option<Vec<u8>>;
+    /// Takes an answer.
+    fn answer(&mut self, message: &[u8]) -> Result<(), Failure>;
+}
+
+struct Creations {
+    connection: usize,
+    next: usize,
+    count: usize,
+    policy: String,
+    until: Option<Timed>,
+    tokens: Vec<String>,
+}
+
+impl Calls for Creations {
+    const PATH: &'static str = "/countersign.v1.SessionService/CreateSession";
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        if self.next == self.count || self.until.is_some_and(|until| Instant::now() > until.to) {
+            return None;
+        }
+        self.next += 1;
+        let request = CreateSessionRequest {
+            subject: format!("user-{}-{}", self.connection, self.next),
+            client_id: "web".to_owned(),
+            scopes: vec!["read".to_owned(), "write".to_owned()],
+            policy: self.policy.clone(),
+            ..CreateSessionRequest::default()
+        };
+        Some(request.encode_to_vec())
+    }
+
+    fn answer(&mut self, message: &[u8]) -> Result<(), Failure> {
+        if self.until.is_none() {
+            self.tokens.push(CreateSessionResponse::decode(message)?.tokens.unwrap_or_default().refresh_token);
+        }
+        Ok(())
+    }
+}
+
+struct Refreshes {
+    /// Of the sessions that are not being refreshed.
+    tokens: VecDeque<String>,
+    until: Timed,
+}
+
+impl Calls for Refreshes {
+    const PATH: &'static str = "/countersign.v1.SessionService/Refresh";
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let refresh_token = self.tokens.pop_front().filter(|_| Instant::now() <= self.until.to)?;
+        Some(RefreshRequest { refresh_token, ..RefreshRequest::default() }.encode_to_vec())
+    }
+
+    fn answer(&mut self, message: &[u8]) -> Result<(), Failure> {
+        let answer = RefreshResponse::decode(message)?;
+        if answer.replayed {
+            return Err("a token was used twice".into());
+        }
+        self.tokens.push_back(answer.tokens.unwrap_or_default().refresh_token);
+        Ok(())
+    }
+}
+
+struct Call {
+    asked: Instant,
+    answered: Instant,
+}
+
+/// Makes all calls, on as many connections as there are lists of them, with so many in flight on each.
+async fn drive<C: Calls>(address: &str, in_flight: usize, all: Vec<C>) -> Result<(Vec<C>, Vec<Call>), Failure> {
+    let mut tasks = JoinSet::new();
+    for calls in all {
+        let connection = Connection::open(address, C::PATH).await?;
+        tasks.spawn(connection.drive(in_flight, calls));
+    }
+    let (mut ended, mut made) = (vec![], vec![]);
+    while let Some(joined) = tasks.join_next().await {
+        let (calls, done) = joined??;
+        ended.push(calls);
+        made.extend(done);
+    }
+    Ok((ended, made))
+}
+
+// Frames of HTTP/2 (RFC 9113, section 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// An HTTP/2 connection for unary calls of one method. What it sends stays far below the window that a server opens.
+struct Connection {
+    socket: TcpStream,
+    out: Vec<u8>,
+    headers: Vec<u8>,
+    last_stream: u32,
+}
+
+impl Connection {
+    async fn open(address: &str, path: &str) -> Result<Self, Failure> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        let mut connection =
+            Self { socket, out: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), headers: vec![], last_stream: 0 };
+        // Windows as large as they get (the initial one is setting 4), so that none is ever to be opened further.
+        let window = (1_u32 << 31) - 1;
+        connection.frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
+        connection.frame(WINDOW_UPDATE, 0, 0, &(window - 65_535).to_be_bytes());
+        // The first headers fill the server's table (RFC 7541); `POST` and `http` are in it from the start.
+        let literal = |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
+        connection.headers = [
+            &[0x83, 0x86][..],
+            &literal(&[0x44], path),
+            &literal(&[0x41], address),
+            &literal(&[0x5f], "application/grpc"),
+            &literal(b"\x40\x02te", "trailers"),
+        ]
+        .concat();
+        Ok(connection)
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.out.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+        self.out.extend_from_slice(&[kind, flags]);
+        self.out.extend_from_slice(&stream.to_be_bytes());
+        self.out.extend_from_slice(payload);
+    }
+
+    /// Begins a call, if there is one to make.
+    fn ask(&mut self, calls: &mut impl Calls, open: &mut HashMap<u32, (Instant, Vec<u8>)>) {
+        let Some(message) = calls.next() else { return };
+        // Streams of a client are odd.
+        let stream = self.last_stream * 2 + 1;
+        self.last_stream += 1;
+        let headers =
+            std::mem::replace(&mut self.headers, vec![0x83, 0x86, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62]);
+        self.frame(HEADERS, END_HEADERS, stream, &headers);
+        let prefix = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
+        self.frame(DATA, END_STREAM, stream, &[prefix, message].concat());
+        open.insert(stream, (Instant::now(), vec![]));
+    }
+
+    async fn drive<C: Calls>(mut self, in_flight: usize, mut calls: C) -> Result<(C, Vec<Call>), Failure> {
+        let mut open = HashMap::new();
+        for _ in 0..in_flight {
+            self.ask(&mut calls, &mut open);
+        }
+        let (mut made, mut input, mut read) = (vec![], Vec::with_capacity(1 << 16), 0);
+        while !open.is_empty() {
+            self.socket.write_all(&self.out).await?;
+            self.out.clear();
+            input.drain(..read);
+            read = 0;
+            if self.socket.read_buf(&mut input).await? == 0 {
+                return Err("the service has closed the connection".into());
+            }
+            while let Some((head, rest)) = input[read..].split_first_chunk::<9>() {
+                let [a, b, c, kind, flags, stream @ ..] = *head;
+                let length = u32::from_be_bytes([0, a, b, c]) as usize;
+                let Some(payload) = rest.get(..length) else { break };
+                read += head.len() + length;
+                let stream = u32::from_be_bytes(stream);
+                match kind {
+                    DATA => {
+                        let (_, message) = open.get_mut(&stream).ok_or("an answer to nothing")?;
+                        message.extend_from_slice(payload);
+                    }
+                    SETTINGS | PING if flags & ACK == 0 => {
+                        let payload = if kind == PING { payload.to_vec() } else { vec![] };
+                        self.frame(kind, ACK, 0, &payload);
+                    }
+                    HEADERS | SETTINGS | PING | WINDOW_UPDATE => {}
+                    other => return Err(format!("the service has ended a call with a frame of type {other}").into()),
+                }
+                if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+                    let (asked, message) = open.remove(&stream).ok_or("an answer to nothing")?;
+                    // Only a call that failed has no message, so its headers need not be read.
+                    calls.answer(message.get(5..).ok_or("a call has failed")?)?;
+                    made.push(Call { asked, answered: Instant::now() });
+                    self.ask(&mut calls, &mut open);
+                }
+            }
+        }
+        Ok((calls, made))
+    }
+}
