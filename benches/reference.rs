@@ -1,11 +1,12 @@
-//! The references that the service is measured against: a bare gRPC call, and a loop of single-row commits.
+//! The references that the service is measured against: a bare gRPC call, a loop of single-row commits, and a signature.
 //!
-//! `scripts/bench` runs both beside the service and prints ratios. Modes: `echo ADDRESS RESPONSE_BYTES`, which serves until
-//! it is killed, and `commits FILE SECONDS`, which prints commits a second.
+//! `scripts/bench` runs them beside the service and prints ratios. Modes: `echo ADDRESS RESPONSE_BYTES`, which serves until
+//! it is killed, `commits FILE SECONDS`, which prints commits a second, and `signature`, which prints the microseconds of one.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
 
 use std::{convert::Infallible, env, error::Error, pin::Pin, time::Instant};
 
+use aws_lc_rs::signature::Ed25519KeyPair;
 use diesel::{Connection, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query, sql_types};
 use tokio::net::TcpListener;
 use tonic::{
@@ -22,9 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["echo", address, bytes] => tokio::runtime::Runtime::new()?.block_on(echo(address.to_string(), bytes.parse()?)),
         ["commits", file, seconds] => commits(file, seconds.parse()?),
+        ["signature"] => signature(),
         // `cargo bench` without arguments has nothing to measure here.
         [] => Ok(()),
-        _ => Err("usage: echo ADDRESS RESPONSE_BYTES | commits FILE SECONDS".into()),
+        _ => Err("usage: echo ADDRESS RESPONSE_BYTES | commits FILE SECONDS | signature".into()),
     }
 }
 
@@ -92,5 +94,18 @@ fn commits(file: &str, seconds: u64) -> Result<(), Box<dyn Error>> {
         count += 1;
     }
     println!("{:.0}", count as f64 / started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Signs something of the size of an access token with the default algorithm.
+fn signature() -> Result<(), Box<dyn Error>> {
+    const COUNT: u32 = 20_000;
+    let key = Ed25519KeyPair::generate()?;
+    let token = [b'x'; 500];
+    let started = Instant::now();
+    for _ in 0..COUNT {
+        std::hint::black_box(key.sign(std::hint::black_box(&token)));
+    }
+    println!("{:.1}", started.elapsed().as_secs_f64() * 1e6 / f64::from(COUNT));
     Ok(())
 }
