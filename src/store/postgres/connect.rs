@@ -30,6 +30,9 @@ use super::{
 };
 use crate::domain::time::brief;
 
+/// How long a transaction may wait for its next statement. One that writes to the blacklist holds the head of the feed, and
+/// everybody who revokes waits for it: a process that is stopped in the middle must not keep it.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
 /// How long a silent network may keep a connection.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -202,7 +205,7 @@ impl Target {
              AND NOT (s.name = 'synchronous_commit' AND s.setting = 'remote_apply')",
         )
         .bind::<BigInt, _>(statement_timeout)
-        .bind::<BigInt, _>(statement_timeout.saturating_mul(2))
+        .bind::<BigInt, _>(i64::try_from(IDLE_IN_TRANSACTION.as_millis()).unwrap_or(i64::MAX))
         .load(connection)
         .await?;
         Ok(())

@@ -369,9 +369,14 @@ async fn commit_each<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Vec<Result<W::
     if writes.len() == 1 {
         return vec![Err(error)];
     }
+    let started = Instant::now();
     let mut outcomes = Vec::with_capacity(writes.len());
     for write in writes.chunks(1) {
-        outcomes.push(commit(pool, write).await.and_then(|mut outcome| outcome.pop().unwrap_or(Err(error.clone()))));
+        // Where the database takes its time to say no, the rest do not wait for it one after the other.
+        outcomes.push(match started.elapsed() > SLOW {
+            true => Err(error.clone()),
+            false => commit(pool, write).await.and_then(|mut outcome| outcome.pop().unwrap_or(Err(error.clone()))),
+        });
     }
     outcomes
 }
