@@ -1,0 +1,195 @@
+//! Forgetting: a revocation that was acknowledged, its entry, which the sweeper deletes, and a token that must not come back.
+//! Wall clocks differ; that of the replica may be set back.
+
+use stateright::{Model, Property};
+
+/// When the token expires.
+const EXPIRY: u8 = 2;
+/// Clocks stop here: nothing happens any more.
+const END: u8 = 6;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// A newcomer reads what was swept, and then the entries.
+    RecordReadBeforeEntries,
+    /// Validate judges the time first and looks up then.
+    JudgedBeforeLookUp,
+    /// A replica drops an entry by its own clock, and not by what the sweeper has recorded.
+    ForgetsByOwnClock,
+}
+
+/// What keeps a swept revocation from coming back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// The sweeper records the latest expiry of what it deletes, in the same transaction. A renewal reads it with the
+    /// entries. A token that expires no later counts as expired.
+    Record,
+    /// Entries are kept longer, and clocks differ by less.
+    Retention,
+}
+
+pub struct Forgetting {
+    pub guard: Guard,
+    /// For how long an entry is kept after its token's expiry.
+    pub kept: u8,
+    /// By how much the clocks differ at most; none for no limit, and clocks may be set back.
+    pub skew: Option<u8>,
+    pub broken: Option<Broken>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    sweeper_clock: u8,
+    replica_clock: u8,
+    swept: bool,
+    is_in_index: bool,
+    /// The replica knows that the entry may have been swept.
+    knows: bool,
+    has_lease: bool,
+    /// A call to Validate between its two steps.
+    call: bool,
+    active: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    SweeperClock,
+    ReplicaClock,
+    SetBack,
+    Sweep,
+    Restart,
+    ReadRecord,
+    Load,
+    Renew,
+    Forget,
+    FirstStep,
+    SecondStep,
+}
+
+impl Forgetting {
+    /// Whether the token is taken to be alive, its revocation aside.
+    fn is_alive(&self, state: &State) -> bool {
+        state.replica_clock < EXPIRY && !(self.guard == Guard::Record && state.knows)
+    }
+
+    fn is_within_skew(&self, state: &State) -> bool {
+        self.skew.is_none_or(|skew| state.sweeper_clock.abs_diff(state.replica_clock) <= skew)
+    }
+}
+
+impl Model for Forgetting {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State {
+            sweeper_clock: 0,
+            replica_clock: 0,
+            swept: false,
+            is_in_index: true,
+            knows: false,
+            has_lease: true,
+            call: false,
+            active: false,
+        }]
+    }
+
+    fn actions(&self, _: &State, actions: &mut Vec<Action>) {
+        actions.extend([
+            Action::SweeperClock,
+            Action::ReplicaClock,
+            Action::SetBack,
+            Action::Sweep,
+            Action::Restart,
+            Action::ReadRecord,
+            Action::Load,
+            Action::Renew,
+            Action::Forget,
+            Action::FirstStep,
+            Action::SecondStep,
+        ]);
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut next = *state;
+        let can = match action {
+            Action::SweeperClock => {
+                next.sweeper_clock += 1;
+                next.sweeper_clock <= END && self.is_within_skew(&next)
+            }
+            Action::ReplicaClock => {
+                next.replica_clock += 1;
+                next.replica_clock <= END && self.is_within_skew(&next)
+            }
+            Action::SetBack => {
+                next.replica_clock = state.replica_clock.saturating_sub(1);
+                self.skew.is_none()
+            }
+            Action::Sweep => {
+                next.swept = true;
+                state.sweeper_clock >= EXPIRY + self.kept
+            }
+            Action::Restart => {
+                next = State { is_in_index: false, knows: false, has_lease: false, call: false, ..*state };
+                true
+            }
+            Action::ReadRecord => {
+                next.knows |= state.swept;
+                self.broken == Some(Broken::RecordReadBeforeEntries) && !state.has_lease
+            }
+            Action::Load => {
+                next.is_in_index = !state.swept;
+                next.has_lease = true;
+                if self.broken != Some(Broken::RecordReadBeforeEntries) {
+                    next.knows = state.swept;
+                }
+                !state.has_lease
+            }
+            Action::Renew => {
+                next.knows |= state.swept;
+                state.has_lease
+            }
+            Action::Forget => {
+                next.is_in_index = false;
+                if self.guard == Guard::Retention || self.broken == Some(Broken::ForgetsByOwnClock) {
+                    state.replica_clock >= EXPIRY + self.kept
+                } else {
+                    state.knows
+                }
+            }
+            Action::FirstStep => {
+                next.call = true;
+                let goes_on = if self.broken == Some(Broken::JudgedBeforeLookUp) {
+                    self.is_alive(state)
+                } else {
+                    !state.is_in_index
+                };
+                // The lease is read before the look-up.
+                state.has_lease && goes_on
+            }
+            Action::SecondStep => {
+                next.call = false;
+                let passes = if self.broken == Some(Broken::JudgedBeforeLookUp) {
+                    !state.is_in_index
+                } else {
+                    self.is_alive(state)
+                };
+                next.active = passes && state.has_lease;
+                state.call
+            }
+        };
+        (can && !state.active).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("no revoked token comes back", |_, state: &State| !state.active),
+            Property::sometimes("the entry is forgotten everywhere", |_, state: &State| {
+                state.swept && !state.is_in_index && state.has_lease
+            }),
+            Property::sometimes("a clock is behind while the entry is gone", |_, state: &State| {
+                state.swept && state.replica_clock < state.sweeper_clock
+            }),
+        ]
+    }
+}
