@@ -75,17 +75,20 @@ impl From<Rejection> for InactiveReason {
 impl Authority {
     /// Judges a token. Fails only if the blacklist in memory may not be trusted.
     pub fn validate(&self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
-        let checked_at = self.clock.now();
-        let outcome = self.verified(question.access_token).and_then(|token| {
-            self.check_time(&token.claims, checked_at)?;
-            self.check_revocation(&token.claims)?;
-            check_demands(&token.claims, question, checked_at)?;
-            Ok(token)
-        });
-        // After the look-up: an index that may be trusted now could be trusted then.
+        // Before the look-up: an index that may be trusted after it may have been loaded in between.
         if !self.feed.is_current() {
             return Err(AuthorityError::NotCurrent);
         }
+        let checked_at = self.clock.now();
+        let outcome = self.verified(question.access_token).and_then(|token| {
+            // Looked up before the time is judged, and said after it: an entry that is forgotten in between, because its token
+            // must have expired, is one that the judgement knows of.
+            let revocation = self.check_revocation(&token.claims);
+            self.check_time(&token.claims, checked_at)?;
+            revocation?;
+            check_demands(&token.claims, question, checked_at)?;
+            Ok(token)
+        });
         Ok(Answer { outcome, checked_at })
     }
 

@@ -53,7 +53,8 @@ impl Feed {
         &self.index
     }
 
-    /// Whether the index may be trusted: it has been loaded. Ask it *after* a look-up, so that the look-up is covered.
+    /// Whether the index may be trusted: it has been loaded. Ask it *before* a look-up, which then finds all that
+    /// was loaded.
     pub fn is_current(&self) -> bool {
         self.loaded.load(Ordering::Acquire)
     }
