@@ -1,11 +1,14 @@
 //! Replicas of the real binary on one PostgreSQL database, and what must hold while processes, connections and servers fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/cluster.rs"]
+mod cluster;
 #[path = "support/ledger.rs"]
 mod ledger;
 #[path = "support/postgres.rs"]
 mod postgres_server;
 #[path = "support/proxy.rs"]
+#[allow(dead_code)]
 mod proxy;
 #[path = "support/process.rs"]
 #[allow(dead_code)]

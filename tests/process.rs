@@ -5,6 +5,7 @@
 #[path = "support/ledger.rs"]
 mod ledger;
 #[path = "support/process.rs"]
+#[allow(dead_code)]
 mod support;
 
 #[path = "process/cli.rs"]

@@ -23,6 +23,12 @@ impl Dice {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         usize::try_from((mixed ^ (mixed >> 31)) % u64::try_from(sides).unwrap()).unwrap()
     }
+
+    /// Dice of their own.
+    #[allow(dead_code)] // Not every binary of tests has callers at the same time.
+    pub fn split(&mut self) -> Self {
+        Self(self.roll(usize::MAX).try_into().unwrap())
+    }
 }
 
 /// A subject, its sessions as they were acknowledged, and the call that was never answered, if there was one.

@@ -20,8 +20,8 @@ use tokio_postgres::NoTls;
 /// ends, and leaves nothing behind.
 const KEEPER: &str = r#"
 set -u
-bin=$1 dir=$2
-shift 2
+bin=$1 dir=$2 primary=$3
+shift 3
 serve() {
     "$bin/postgres" -D "$dir/data" -c unix_socket_directories="$dir" -c listen_addresses= -c max_connections=1000 \
         -c lc_messages=C "$@" >>"$dir/log" 2>&1 &
@@ -32,7 +32,11 @@ stop() {
         "$bin/pg_ctl" -D "$dir/data" -m immediate stop >>"$dir/log" 2>&1 || sleep 0.1
     done
 }
-"$bin/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$dir/log" 2>&1
+if [ "$primary" ]; then
+    "$bin/pg_basebackup" -h "$primary" -U postgres -D "$dir/data" -R --checkpoint=fast --no-sync >"$dir/log" 2>&1
+else
+    "$bin/initdb" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$dir/log" 2>&1
+fi
 serve "$@"
 while read -r order; do
     case $order in
@@ -80,11 +84,16 @@ pub fn options(url: &str) -> Options {
 
 /// Runs statements behind the store's back.
 pub async fn execute(url: &str, sql: &str) {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    try_execute(url, sql).await.unwrap();
+}
+
+/// The same on a server that may be away.
+pub async fn try_execute(url: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     let driver = tokio::spawn(connection);
-    client.batch_execute(sql).await.unwrap();
+    client.batch_execute(sql).await?;
     drop(client);
-    driver.await.unwrap().unwrap();
+    driver.await.unwrap()
 }
 
 /// One number out of the database, behind the store's back.
@@ -106,10 +115,12 @@ fn binaries() -> PathBuf {
         version.and_then(|name| name.parse::<u32>().ok())
     });
     folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    let there = |folder: &&PathBuf| ["initdb", "postgres", "pg_ctl"].iter().all(|name| folder.join(name).exists());
+    let there = |folder: &&PathBuf| {
+        ["initdb", "postgres", "pg_ctl", "pg_basebackup"].iter().all(|name| folder.join(name).exists())
+    };
     folders.iter().rfind(there).cloned().expect(
         "these tests start a PostgreSQL server of their own, and there is none: install it (Debian: `apt-get install \
-         postgresql`), or put initdb, postgres and pg_ctl into the PATH",
+         postgresql`), or put initdb, postgres, pg_ctl and pg_basebackup into the PATH",
     )
 }
 
@@ -135,11 +146,21 @@ impl Server {
 
     /// With further settings (`name=value`), which may name files that are made in the folder that is given.
     pub fn start_with(settings: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        Self::launch(Path::new(""), settings)
+    }
+
+    /// A standby of this one, which follows it from now on and can be read.
+    #[allow(dead_code)] // Not every binary of tests has a standby.
+    pub fn start_standby(&self) -> Self {
+        Self::launch(&self.dir, |_| vec![])
+    }
+
+    fn launch(primary: &Path, settings: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let bin = binaries();
         let user = user();
         let dir = tempfile::Builder::new().prefix("countersign-pg-").tempdir().unwrap().keep();
         let mut command = Command::new("sh");
-        command.args(["-c", KEEPER, "sh"]).arg(&bin).arg(&dir).current_dir(&dir);
+        command.args(["-c", KEEPER, "sh"]).arg(&bin).arg(&dir).arg(primary).current_dir(&dir);
         command.args(settings(&dir).into_iter().flat_map(|setting| ["-c".to_owned(), setting]));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         if let Some((uid, gid)) = user {

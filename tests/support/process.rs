@@ -152,9 +152,15 @@ impl Server {
     /// Waits until it serves.
     #[track_caller]
     pub fn await_serving(&mut self) {
-        let starting = self.line("starting");
-        self.address = Some(starting["listen"].as_str().unwrap().parse().unwrap());
-        self.line("serving");
+        assert!(self.listens() && self.comes("serving").is_some(), "it has ended: {:#?}", self.seen);
+    }
+
+    /// Waits until it takes calls, which it may refuse as long as it does not serve. False: it has ended.
+    #[track_caller]
+    pub fn listens(&mut self) -> bool {
+        let starting = self.comes("starting");
+        self.address = starting.map(|line| line["listen"].as_str().unwrap().parse().unwrap());
+        self.address.is_some()
     }
 
     /// Runs a command and waits for nothing.
@@ -170,15 +176,35 @@ impl Server {
     /// Waits for the log line with this message.
     #[track_caller]
     pub fn line(&mut self, message: &str) -> Value {
+        self.comes(message).unwrap_or_else(|| panic!("no line says {message:?}: {:#?}", self.seen))
+    }
+
+    /// Waits for the log line with this message; none if the process ends without it.
+    #[track_caller]
+    pub fn comes(&mut self, message: &str) -> Option<Value> {
         loop {
-            let line = self.lines.recv_timeout(HANGS);
-            let line = line.unwrap_or_else(|_| panic!("no line says {message:?}: {:#?}", self.seen));
+            let line = match self.lines.recv_timeout(HANGS) {
+                Ok(line) => line,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("no line says {message:?}: {:#?}", self.seen),
+            };
             self.seen.push(line.clone());
             let entry: Value = serde_json::from_str(&line).unwrap_or_default();
             if entry["message"] == message {
-                return entry;
+                return Some(entry);
             }
         }
+    }
+
+    /// All that it has said so far.
+    pub fn log(&mut self) -> &[String] {
+        self.seen.extend(self.lines.try_iter());
+        &self.seen
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.0.try_wait().unwrap().is_some()
     }
 
     /// The number of the process.

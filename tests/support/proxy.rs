@@ -39,6 +39,7 @@ const GOOD: Conditions = Conditions {
 pub struct Link {
     address: SocketAddr,
     database: String,
+    socket: watch::Sender<PathBuf>,
     conditions: watch::Sender<Conditions>,
     next: watch::Receiver<u64>,
     _carrying: AbortOnDropHandle<()>,
@@ -48,18 +49,23 @@ impl Link {
     /// A good link to the database of this URL, whose server listens on a Unix socket.
     pub async fn to(url: &str) -> Self {
         let config: tokio_postgres::Config = url.parse().unwrap();
-        let [Host::Unix(folder)] = config.get_hosts() else { panic!("not a Unix socket: {url}") };
-        let socket = folder.join(".s.PGSQL.5432");
+        let (socket, server) = watch::channel(socket_of(&config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (conditions, seen) = watch::channel(GOOD);
         let (counter, next) = watch::channel(0);
         Self {
             address: listener.local_addr().unwrap(),
             database: config.get_dbname().unwrap().to_owned(),
+            socket,
             conditions,
             next,
-            _carrying: AbortOnDropHandle::new(tokio::spawn(carry_all(listener, socket, seen, counter))),
+            _carrying: AbortOnDropHandle::new(tokio::spawn(carry_all(listener, server, seen, counter))),
         }
+    }
+
+    /// New connections go to the server of this URL from now on.
+    pub fn lead_to(&self, url: &str) {
+        self.socket.send_replace(socket_of(&url.parse().unwrap()));
     }
 
     /// The URL of the database by way of this link.
@@ -75,6 +81,16 @@ impl Link {
     /// Nothing arrives, on any connection, until the link is restored.
     pub fn stall(&self) {
         self.conditions.send_modify(|link| (link.to_server, link.to_client) = (None, None));
+    }
+
+    /// What is sent to the server arrives once the link is restored.
+    pub fn hold_requests(&self) {
+        self.conditions.send_modify(|link| link.to_server = None);
+    }
+
+    /// What the server sends arrives once the link is restored.
+    pub fn hold_replies(&self) {
+        self.conditions.send_modify(|link| link.to_client = None);
     }
 
     /// Nothing arrives on the connections that there are, for ever. New ones are good.
@@ -102,9 +118,14 @@ impl Link {
     }
 }
 
+fn socket_of(config: &tokio_postgres::Config) -> PathBuf {
+    let [Host::Unix(folder)] = config.get_hosts() else { panic!("not a Unix socket: {config:?}") };
+    folder.join(".s.PGSQL.5432")
+}
+
 async fn carry_all(
     listener: TcpListener,
-    socket: PathBuf,
+    server: watch::Receiver<PathBuf>,
     conditions: watch::Receiver<Conditions>,
     counter: watch::Sender<u64>,
 ) {
@@ -114,7 +135,7 @@ async fn carry_all(
         let number = *counter.borrow();
         counter.send_replace(number + 1);
         if !conditions.borrow().refusing {
-            connections.spawn(carry(number, client, socket.clone(), conditions.clone()));
+            connections.spawn(carry(number, client, server.borrow().clone(), conditions.clone()));
         }
         while connections.try_join_next().is_some() {}
     }

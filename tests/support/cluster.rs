@@ -1,0 +1,159 @@
+//! A cluster: processes that share a master key and a database; and how tests wait for what must come.
+
+use std::{
+    fs::{self, Permissions},
+    ops::{Deref, DerefMut},
+    os::unix::fs::PermissionsExt,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    postgres_server::number,
+    support::{self, Server},
+};
+
+/// Nothing takes this long unless it hangs.
+const HANGS: Duration = Duration::from_secs(120);
+/// How soon to look again at what has no event to wait for.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits for what must come, and fails rather than hang.
+pub async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(HANGS, event).await.unwrap_or_else(|_| panic!("not within {HANGS:?}: {what}"))
+}
+
+/// Waits for what must come, but has no event to wait for.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    in_time(what, looking).await
+}
+
+/// Waits until a number in the database is what it must become.
+pub async fn becomes(url: &str, sql: &str, expected: i64) {
+    eventually(&format!("{sql} = {expected}"), async || (number(url, sql).await == expected).then_some(())).await;
+}
+
+/// One process of a cluster. It connects to the database under a name of its own.
+pub struct Replica {
+    server: Server,
+    name: String,
+}
+
+impl Deref for Replica {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Replica {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
+}
+
+impl Replica {
+    /// Waits until it serves.
+    pub async fn await_serving(&mut self) {
+        // The links that it connects by may run on this thread.
+        tokio::task::block_in_place(|| self.server.await_serving());
+    }
+
+    /// What the database knows its connections by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Memory that it occupies, in MiB.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    }
+
+    /// How many connections it has, and of those how many in a state like this.
+    pub fn connections(&self, state: &str) -> String {
+        let name = self.name();
+        format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND state LIKE '{state}'")
+    }
+}
+
+/// What replicas share besides the database: a folder with the master key.
+pub struct Home(TempDir);
+
+impl Home {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("master.key");
+        fs::write(&key, "Y291bnRlcnNpZ24tdGVzdC1tYXN0ZXIta2V5LTMyYiE=\n").unwrap();
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        Self(folder)
+    }
+
+    /// Starts a replica that reaches the database by this URL, and waits for nothing. Nothing expires and no grace ends while
+    /// a test runs, unless its settings say otherwise.
+    pub fn spawn(&self, url: &str, settings: &[(&str, &str)]) -> Replica {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("replica {}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut command = support::serve(self.0.path());
+        command.env("COUNTERSIGN_DATABASE_URL", format!("{url}?application_name={}", name.replace(' ', "%20")));
+        command.envs([
+            ("COUNTERSIGN_TOKENS__MAX_ACCESS_TOKEN_TTL", "2d"),
+            ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "2d"),
+            ("COUNTERSIGN_POLICIES__DEFAULT__REFRESH_GRACE", "1d"),
+        ]);
+        command.envs(settings.iter().copied());
+        Replica { server: Server::spawn(&mut command), name }
+    }
+}
+
+/// Replicas and their database.
+pub struct Cluster {
+    home: Home,
+    /// The database, reached directly.
+    pub url: String,
+    pub replicas: Vec<Replica>,
+}
+
+impl Cluster {
+    /// One without replicas yet.
+    pub fn new(url: &str) -> Self {
+        Self { home: Home::new(), url: url.to_owned(), replicas: vec![] }
+    }
+
+    /// Three replicas.
+    pub async fn start(url: &str) -> Self {
+        Self::start_by([url; 3], url, &[]).await
+    }
+
+    /// Replicas that reach the database by these URLs, under these settings.
+    pub async fn start_by<'a>(urls: impl IntoIterator<Item = &'a str>, url: &str, settings: &[(&str, &str)]) -> Self {
+        let mut cluster = Self::new(url);
+        cluster.replicas = urls.into_iter().map(|url| cluster.spawn(url, settings)).collect();
+        for replica in &mut cluster.replicas {
+            replica.await_serving().await;
+        }
+        cluster
+    }
+
+    /// Starts a replica, and waits for nothing.
+    pub fn spawn(&self, url: &str, settings: &[(&str, &str)]) -> Replica {
+        self.home.spawn(url, settings)
+    }
+
+    /// Ends a replica as `kill -9` does, and waits until the database has done with what it had under way.
+    pub async fn kill(&mut self, index: usize) {
+        self.replicas[index].kill();
+        becomes(&self.url, &self.replicas[index].connections("%"), 0).await;
+    }
+}
