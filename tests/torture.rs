@@ -1,0 +1,48 @@
+//! Replicas of the real binary on a real PostgreSQL server, while processes, links and the server fail at random: every call is
+//! written down, and a checker reads whether an acknowledged revocation held everywhere.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "support/cluster.rs"]
+#[allow(dead_code)]
+mod cluster;
+#[path = "support/ledger.rs"]
+#[allow(dead_code)]
+mod ledger;
+#[path = "support/postgres.rs"]
+#[allow(dead_code)]
+mod postgres_server;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/process.rs"]
+#[allow(dead_code)]
+mod support;
+
+#[path = "torture/asking.rs"]
+mod asking;
+#[path = "torture/callers.rs"]
+mod callers;
+#[path = "torture/checker.rs"]
+mod checker;
+#[path = "torture/checker_tests.rs"]
+mod checker_tests;
+#[path = "torture/database.rs"]
+mod database;
+#[path = "torture/faults.rs"]
+mod faults;
+#[path = "torture/fleet.rs"]
+mod fleet;
+#[path = "torture/history.rs"]
+mod history;
+#[path = "torture/long.rs"]
+mod long;
+#[cfg(feature = "mutants")]
+#[path = "torture/mutants.rs"]
+mod mutants;
+#[path = "torture/profiles.rs"]
+mod profiles;
+#[path = "torture/recorder.rs"]
+mod recorder;
+#[path = "torture/run.rs"]
+mod run;
+#[path = "torture/runs.rs"]
+mod runs;

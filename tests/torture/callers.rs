@@ -1,0 +1,230 @@
+//! Who calls: some create, refresh and revoke, and for each acknowledged revocation every replica is asked at once and again
+//! and again; others ask for tokens of all kinds without a pause.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign::proto::{RevokeExtent, RevokeRequest, revoke_request};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    asking::{Asker, Held, by_id, by_subject},
+    fleet::PLACES,
+    history::{Answer, SessionNumber, Target, TokenNumber},
+    ledger::Dice,
+};
+
+/// Callers who write.
+const WRITERS: usize = 24;
+/// Sessions that each of them holds.
+const SESSIONS: usize = 6;
+/// How long a caller waits: longer than any fault lasts, mostly.
+const PATIENT: Duration = Duration::from_secs(3);
+const IMPATIENT: Duration = Duration::from_millis(150);
+/// A caller's rest between two calls, at most, in milliseconds.
+const REST: usize = 60;
+/// When, after a revocation was acknowledged, its tokens are asked for at all replicas, in milliseconds.
+const WATCHED: [u64; 7] = [0, 40, 150, 400, 900, 2000, 4000];
+/// How often each replica is asked for other tokens.
+const ASKED: Duration = Duration::from_millis(25);
+/// How many of the latest tokens are asked for.
+const LATEST: usize = 400;
+
+/// Callers at work.
+pub struct Callers {
+    stop: watch::Sender<bool>,
+    writers: JoinSet<Vec<Held>>,
+    readers: JoinSet<()>,
+    watchers: TaskTracker,
+}
+
+impl Callers {
+    pub fn start(asker: &Arc<Asker>, dice: &mut Dice) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let watchers = TaskTracker::new();
+        let (mut writers, mut readers) = (JoinSet::new(), JoinSet::new());
+        for n in 0..WRITERS {
+            let writer = Writer {
+                asker: asker.clone(),
+                dice: dice.split(),
+                name: format!("writer {n}"),
+                tenants: 0,
+                sessions: vec![],
+                watchers: watchers.clone(),
+                stopped: stopped.clone(),
+            };
+            writers.spawn(writer.run());
+        }
+        for place in 0..PLACES {
+            readers.spawn(read(asker.clone(), place, dice.split(), watchers.clone(), stopped.clone()));
+        }
+        Self { stop, writers, readers, watchers }
+    }
+
+    /// Lets the calls under way come to their end, and returns the sessions that are still held.
+    pub async fn stop(self) -> Vec<Held> {
+        self.stop.send_replace(true);
+        let held = self.writers.join_all().await.into_iter().flatten().collect();
+        self.readers.join_all().await;
+        self.watchers.close();
+        self.watchers.wait().await;
+        held
+    }
+}
+
+/// Asks a replica again and again for some of the latest tokens, and does not wait for its answers.
+async fn read(asker: Arc<Asker>, place: usize, mut dice: Dice, watchers: TaskTracker, stopped: watch::Receiver<bool>) {
+    let mut times = interval(ASKED);
+    times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !*stopped.borrow() {
+        times.tick().await;
+        let known = asker.recorder.tokens();
+        if known == 0 {
+            continue;
+        }
+        let mut some = || TokenNumber(known - 1 - dice.roll(known.min(LATEST)));
+        let tokens: Vec<_> = (0..4).map(|_| some()).collect();
+        let asker = asker.clone();
+        watchers.spawn(async move { asker.validate(place, PATIENT, &tokens).await });
+    }
+}
+
+/// Somebody who creates, refreshes and revokes.
+struct Writer {
+    asker: Arc<Asker>,
+    dice: Dice,
+    name: String,
+    /// How many tenants have been revoked.
+    tenants: usize,
+    sessions: Vec<Held>,
+    watchers: TaskTracker,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Writer {
+    async fn run(mut self) -> Vec<Held> {
+        while !*self.stopped.borrow() {
+            let place = self.dice.roll(PLACES);
+            let patience = if self.dice.roll(8) == 0 { IMPATIENT } else { PATIENT };
+            match self.dice.roll(10) {
+                _ if self.sessions.len() < SESSIONS => self.create(place, patience).await,
+                0..2 => self.create(place, patience).await,
+                2..6 => self.refresh(place, patience).await,
+                _ => self.revoke(place, patience).await,
+            }
+            sleep(Duration::from_millis(self.dice.roll(REST).try_into().unwrap())).await;
+        }
+        self.sessions
+    }
+
+    async fn create(&mut self, place: usize, patience: Duration) {
+        let policy = ["default", "default", "strict", "superseding"][self.dice.roll(4)];
+        let tenant = format!("tenant {} of {}", self.tenants, self.name);
+        let subject = format!("subject {}", self.dice.roll(3));
+        if let Some(held) = self.asker.create(place, patience, policy, &tenant, &subject).await {
+            self.sessions.push(held);
+        }
+    }
+
+    /// Refreshes a session. If nobody knows what came of it, the same is asked again elsewhere, and then never again: what was
+    /// given up may be carried out later, and must not be taken for a theft of the token.
+    async fn refresh(&mut self, place: usize, patience: Duration) {
+        let index = self.dice.roll(self.sessions.len());
+        let held = &mut self.sessions[index];
+        if held.is_uncertain {
+            return;
+        }
+        let answer = self.asker.refresh(place, patience, held).await;
+        if held.is_uncertain && answer.is_some_and(|answer| !answer.is_known()) && held.policy != "strict" {
+            self.asker.refresh(self.dice.roll(PLACES), patience, held).await;
+        }
+    }
+
+    /// Revokes something. If nobody knows what came of it, it is mostly asked for again elsewhere.
+    async fn revoke(&mut self, place: usize, patience: Duration) {
+        let held = self.sessions[self.dice.roll(self.sessions.len())].clone();
+        let (tenant, subject) = (held.tenant.clone(), held.subject.clone());
+        let session = Target::Session(held.number);
+        let access_token = revoke_request::Target::Token(self.asker.recorder.text(held.access_token));
+        let refresh_token = revoke_request::Target::Token(held.refresh_token.clone());
+        let (target, by) = match self.dice.roll(12) {
+            0..3 => (session, by_id(&held)),
+            // One that has expired is no proof any more, and revokes nothing.
+            3..5 if !self.asker.tokens_expire => (session, access_token),
+            3..7 => (session, refresh_token),
+            7..9 => (Target::Token(held.access_token), access_token),
+            9 => (Target::Subject { tenant: tenant.clone(), subject: subject.clone() }, by_subject(&tenant, &subject)),
+            10 => (Target::Tenant(tenant.clone()), revoke_request::Target::Tenant(tenant.clone())),
+            _ => return self.reuse(place, patience, &held).await,
+        };
+        let (ended, kept) = std::mem::take(&mut self.sessions).into_iter().partition(|other| match &target {
+            Target::Session(session) => other.number == *session,
+            Target::Token(_) => false,
+            Target::Subject { .. } => other.tenant == tenant && other.subject == subject,
+            Target::Tenant(_) => other.tenant == tenant,
+        });
+        self.sessions = kept;
+        // Sometimes new sessions are created in a tenant that was revoked.
+        if matches!(target, Target::Tenant(_)) && self.dice.roll(4) > 0 {
+            self.tenants += 1;
+        }
+        let tokens = match target {
+            Target::Token(token) => vec![token],
+            _ => self.asker.recorder.tokens_of(&numbers(&ended)),
+        };
+        let extent = match target {
+            Target::Token(_) => RevokeExtent::TokenOnly,
+            _ => RevokeExtent::Session,
+        };
+        let message = RevokeRequest { target: Some(by), extent: extent.into(), ..Default::default() };
+        let mut place = place;
+        loop {
+            let answer = self.asker.revoke(place, patience, target.clone(), message.clone()).await;
+            match answer {
+                Some(Answer::Done) => return self.watch(ended, &tokens).await,
+                Some(answer) if answer.is_known() => return,
+                _ if self.dice.roll(4) == 0 => return,
+                _ => place = self.dice.roll(PLACES),
+            }
+        }
+    }
+
+    /// Uses a refresh token again for which there is no grace.
+    async fn reuse(&mut self, place: usize, patience: Duration, held: &Held) {
+        if held.policy != "strict" || held.is_uncertain || held.used_refresh_token.is_none() {
+            return;
+        }
+        self.sessions.retain(|other| other.number != held.number);
+        let answer = self.asker.reuse(place, patience, held).await;
+        if matches!(answer, Some(Answer::Refused(_))) {
+            let tokens = self.asker.recorder.tokens_of(&[held.number]);
+            self.watch(vec![held.clone()], &tokens).await;
+        }
+    }
+
+    /// Asks all replicas for what was revoked, at once and later, and tries to refresh it.
+    async fn watch(&mut self, ended: Vec<Held>, tokens: &[TokenNumber]) {
+        for place in 0..PLACES {
+            for after in WATCHED {
+                let (asker, tokens) = (self.asker.clone(), tokens.to_vec());
+                let mut stopped = self.stopped.clone();
+                self.watchers.spawn(async move {
+                    // In the end all tokens are asked for anyway.
+                    let _ = timeout(Duration::from_millis(after), stopped.wait_for(|stopped| *stopped)).await;
+                    asker.validate(place, PATIENT, &tokens).await;
+                });
+            }
+        }
+        for mut held in ended.into_iter().filter(|held| !held.is_uncertain).take(1) {
+            self.asker.refresh(self.dice.roll(PLACES), PATIENT, &mut held).await;
+        }
+    }
+}
+
+fn numbers(sessions: &[Held]) -> Vec<SessionNumber> {
+    sessions.iter().map(|held| held.number).collect()
+}

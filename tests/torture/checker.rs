@@ -1,0 +1,233 @@
+//! Whether a history keeps the promise: once a revocation is acknowledged, nobody answers active, nor refreshes; and nothing is
+//! revoked that nobody asked for.
+
+use std::fmt;
+
+use countersign::proto::InactiveReason;
+
+use crate::history::{Answer, Ask, Call, Healed, History, Moment, SessionNumber, Target, TokenNumber};
+
+/// What must not have happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub rule: Rule,
+    /// What happened, and what it contradicts.
+    pub story: Vec<String>,
+}
+
+/// What a history must keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// No call that began after the acknowledgement of a revocation answers active.
+    ActiveAfterRevoked,
+    /// No call that began after the acknowledgement of a revocation refreshes the session.
+    RefreshedAfterRevoked,
+    /// What nobody tried to revoke is active.
+    InactiveUnasked,
+    /// A session that nobody tried to revoke can be refreshed, and what was created can be revoked.
+    RefusedUnasked,
+    /// Errors say what they are and when to come back, and connections end only when processes do.
+    WrongError,
+    /// In the end every replica answers for every token, and acknowledges a revocation.
+    Unanswered,
+    /// A process ends only when somebody ends it.
+    Fallen,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.story.join("\n      "))
+    }
+}
+
+fn violation(rule: Rule, story: impl IntoIterator<Item = impl fmt::Display>) -> Violation {
+    Violation { rule, story: story.into_iter().map(|line| line.to_string()).collect() }
+}
+
+/// What is said of a session or a token by all calls together.
+#[derive(Clone, Copy, Default)]
+struct Fate<'a> {
+    /// The first call that may have revoked it: it may be inactive from its begin on.
+    attempted: Option<&'a Call>,
+    /// The revocation that was acknowledged first: it must be inactive from its end on.
+    acknowledged: Option<&'a Call>,
+}
+
+impl<'a> Fate<'a> {
+    fn attempt(&mut self, call: &'a Call) {
+        if self.attempted.is_none_or(|first| call.begin < first.begin) {
+            self.attempted = Some(call);
+        }
+    }
+
+    fn acknowledge(&mut self, call: &'a Call) {
+        if self.acknowledged.is_none_or(|first| call.end < first.end) {
+            self.acknowledged = Some(call);
+        }
+    }
+
+    /// Both fates together.
+    fn or(mut self, other: Self) -> Self {
+        if let Some(call) = other.attempted {
+            self.attempt(call);
+        }
+        if let Some(call) = other.acknowledged {
+            self.acknowledge(call);
+        }
+        self
+    }
+
+    fn may_be_revoked(&self, at: Moment) -> bool {
+        self.attempted.is_some_and(|call| call.begin < at)
+    }
+
+    fn acknowledged_before(&self, at: Moment) -> Option<&'a Call> {
+        self.acknowledged.filter(|call| call.end < at)
+    }
+}
+
+/// The fates of all sessions and tokens.
+pub struct Fates<'a> {
+    sessions: Vec<Fate<'a>>,
+    /// Of a token itself and its session.
+    tokens: Vec<Fate<'a>>,
+}
+
+impl<'a> Fates<'a> {
+    pub fn of(history: &'a History) -> Self {
+        let mut sessions = vec![Fate::default(); history.sessions.len()];
+        let mut tokens = vec![Fate::default(); history.tokens.len()];
+        for call in &history.calls {
+            match &call.ask {
+                Ask::Revoke(Target::Session(SessionNumber(session))) => revoke(&mut sessions[*session], call),
+                Ask::Revoke(Target::Token(TokenNumber(token))) => revoke(&mut tokens[*token], call),
+                Ask::Revoke(target @ (Target::Subject { .. } | Target::Tenant(_))) => {
+                    for (session, fate) in history.sessions.iter().zip(&mut sessions) {
+                        let (is_meant, slack) = match target {
+                            Target::Tenant(tenant) => (session.tenant == *tenant, history.skew),
+                            Target::Subject { tenant, subject } => {
+                                (session.tenant == *tenant && session.subject == *subject, Moment::ZERO)
+                            }
+                            Target::Session(_) | Target::Token(_) => continue,
+                        };
+                        // A call without an answer may be carried out later.
+                        if is_meant && (call.answer != Answer::Done || session.asked < call.end + slack) {
+                            fate.attempt(call);
+                        }
+                        if is_meant && call.answer == Answer::Done && session.known < call.begin {
+                            fate.acknowledge(call);
+                        }
+                    }
+                }
+                Ask::Refresh { session: SessionNumber(session), is_reuse, supersedes } => {
+                    if *is_reuse {
+                        sessions[*session].attempt(call);
+                    }
+                    if call.answer == Answer::Refused("REFRESH_TOKEN_REUSED".to_owned()) {
+                        sessions[*session].acknowledge(call);
+                    }
+                    if let Some(TokenNumber(token)) = supersedes {
+                        revoke(&mut tokens[*token], call);
+                    }
+                }
+                Ask::Create | Ask::Validate(_) => {}
+            }
+        }
+        let of_session = |SessionNumber(session): SessionNumber| sessions[session];
+        let tokens = tokens.into_iter().zip(&history.tokens).map(|(fate, session)| fate.or(of_session(*session)));
+        Self { tokens: tokens.collect(), sessions }
+    }
+
+    /// The revocation of a token that was acknowledged before.
+    pub fn revoked(&self, TokenNumber(token): TokenNumber, at: Moment) -> Option<&'a Call> {
+        self.tokens[token].acknowledged_before(at)
+    }
+}
+
+/// A call that revokes just this.
+fn revoke<'a>(fate: &mut Fate<'a>, call: &'a Call) {
+    fate.attempt(call);
+    if call.answer == Answer::Done {
+        fate.acknowledge(call);
+    }
+}
+
+/// All that must not have happened, in the order in which it did.
+pub fn check(history: &History) -> Vec<Violation> {
+    let fates = Fates::of(history);
+    let mut calls: Vec<_> = history.calls.iter().collect();
+    calls.sort_by_key(|call| call.end);
+    let calls = calls.into_iter().filter_map(|call| check_call(history, &fates, call));
+    let fallen = history.fallen.iter().map(|replica| violation(Rule::Fallen, [format!("replica {replica} has ended")]));
+    calls.chain(fallen).chain(check_end(history)).collect()
+}
+
+fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Violation> {
+    let broken = |rule| Some(violation(rule, [call]));
+    match (&call.ask, &call.answer) {
+        (_, Answer::Wrong(_)) => broken(Rule::WrongError),
+        (_, Answer::Disconnected) => {
+            let excuse = history.outages.iter().any(|outage| {
+                outage.replica == call.replica && outage.from < call.end && outage.to.is_none_or(|to| call.begin < to)
+            });
+            if excuse { None } else { broken(Rule::WrongError) }
+        }
+        (_, Answer::NotNow(_) | Answer::GivenUp) => None,
+        (Ask::Validate(token), Answer::Active) => {
+            let revocation = fates.revoked(*token, call.begin)?;
+            let session = history.tokens[token.0];
+            let of = format!("{token:?} is of {session:?}, {:?}", history.sessions[session.0]);
+            Some(violation(Rule::ActiveAfterRevoked, [revocation.to_string(), call.to_string(), of]))
+        }
+        (Ask::Validate(_), Answer::Inactive(InactiveReason::Expired)) if history.tokens_expire => None,
+        (Ask::Validate(TokenNumber(token)), Answer::Inactive(InactiveReason::Revoked))
+            if fates.tokens[*token].may_be_revoked(call.end) =>
+        {
+            None
+        }
+        (Ask::Validate(_), _) => broken(Rule::InactiveUnasked),
+        (Ask::Refresh { session: SessionNumber(session), .. }, Answer::Done) => {
+            let revocation = fates.sessions[*session].acknowledged_before(call.begin)?;
+            Some(violation(Rule::RefreshedAfterRevoked, [revocation, call]))
+        }
+        (Ask::Refresh { session: SessionNumber(session), is_reuse, .. }, Answer::Refused(reason)) => {
+            let is_fair = match reason.as_str() {
+                "SESSION_REVOKED" => fates.sessions[*session].may_be_revoked(call.end),
+                "REFRESH_TOKEN_REUSED" => *is_reuse,
+                _ => false,
+            };
+            if is_fair { None } else { broken(Rule::RefusedUnasked) }
+        }
+        (Ask::Create | Ask::Revoke(_), Answer::Done) => None,
+        (Ask::Create | Ask::Refresh { .. } | Ask::Revoke(_), _) => broken(Rule::RefusedUnasked),
+    }
+}
+
+/// Once everything works again, every replica must answer for every token, and revoke. What it must say is a rule of its own.
+fn check_end(history: &History) -> Vec<Violation> {
+    let unanswered = |story: String| violation(Rule::Unanswered, [story]);
+    let Some(Healed { at, replicas, tokens }) = &history.healed else {
+        return vec![unanswered("it has not healed".to_owned())];
+    };
+    let mut missing = vec![];
+    for replica in replicas {
+        let mut answered = vec![false; *tokens];
+        let mut revokes = false;
+        let calls = history.calls.iter().filter(|call| call.replica == *replica && call.begin >= *at);
+        for call in calls.filter(|call| call.answer.is_known()) {
+            match call.ask {
+                Ask::Validate(TokenNumber(token)) if token < *tokens => answered[token] = true,
+                Ask::Revoke(_) => revokes |= call.answer == Answer::Done,
+                _ => {}
+            }
+        }
+        let silent = answered.iter().filter(|answered| !**answered).count();
+        if silent > 0 {
+            missing.push(unanswered(format!("replica {replica} does not answer for {silent} tokens")));
+        }
+        if !revokes {
+            missing.push(unanswered(format!("replica {replica} does not revoke")));
+        }
+    }
+    missing
+}

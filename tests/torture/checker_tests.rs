@@ -1,0 +1,243 @@
+//! The checker, on histories made by hand: what it must find, and what it must not take for a fault.
+
+use std::time::Duration;
+
+use countersign::proto::InactiveReason;
+
+use crate::{
+    checker::{Rule, check},
+    history::{Answer, Ask, Call, Healed, History, Moment, Outage, Session, SessionNumber, Target, TokenNumber},
+};
+
+const S: SessionNumber = SessionNumber(0);
+const T: TokenNumber = TokenNumber(0);
+const REVOKED: Answer = Answer::Inactive(InactiveReason::Revoked);
+
+fn at(millis: u64) -> Moment {
+    Duration::from_millis(millis)
+}
+
+fn call(begin: u64, end: u64, ask: Ask, answer: Answer) -> Call {
+    Call { replica: 0, begin: at(begin), end: at(end), ask, answer }
+}
+
+fn validate(begin: u64, end: u64, answer: Answer) -> Call {
+    call(begin, end, Ask::Validate(T), answer)
+}
+
+fn revoke(begin: u64, end: u64, target: Target, answer: Answer) -> Call {
+    call(begin, end, Ask::Revoke(target), answer)
+}
+
+fn refresh(begin: u64, end: u64, answer: Answer) -> Call {
+    call(begin, end, Ask::Refresh { session: S, is_reuse: false, supersedes: None }, answer)
+}
+
+fn refused(reason: &str) -> Answer {
+    Answer::Refused(reason.to_owned())
+}
+
+fn not_now() -> Answer {
+    Answer::NotNow("NOT_CURRENT".to_owned())
+}
+
+fn subject() -> Target {
+    Target::Subject { tenant: "acme".to_owned(), subject: "alice".to_owned() }
+}
+
+/// One session that is known from 2 ms on, with two tokens; these calls; and nobody who has to answer in the end.
+fn history(calls: impl Into<Vec<Call>>) -> History {
+    let session = Session { tenant: "acme".to_owned(), subject: "alice".to_owned(), asked: at(1), known: at(2) };
+    History {
+        sessions: vec![session],
+        tokens: vec![S, S],
+        calls: calls.into(),
+        healed: Some(Healed::default()),
+        ..Default::default()
+    }
+}
+
+fn rules(history: &History) -> Vec<Rule> {
+    check(history).into_iter().map(|violation| violation.rule).collect()
+}
+
+#[track_caller]
+fn fine(calls: impl Into<Vec<Call>>) {
+    assert_eq!(check(&history(calls)), []);
+}
+
+#[track_caller]
+fn broken(rule: Rule, calls: impl Into<Vec<Call>>) {
+    assert_eq!(rules(&history(calls)), [rule]);
+}
+
+#[test]
+fn active_is_wrong_for_calls_that_began_after_the_acknowledgement() {
+    for target in [Target::Session(S), Target::Token(T), subject(), Target::Tenant("acme".to_owned())] {
+        let revoked = revoke(10, 20, target, Answer::Done);
+        broken(Rule::ActiveAfterRevoked, [revoked.clone(), validate(21, 30, Answer::Active)]);
+        fine([revoked.clone(), validate(19, 30, Answer::Active), validate(21, 30, REVOKED)]);
+        fine([revoked.clone(), validate(11, 12, REVOKED), validate(13, 14, Answer::Active)]);
+        fine([revoked, validate(21, 30, not_now()), validate(21, 30, Answer::GivenUp)]);
+    }
+}
+
+#[test]
+fn a_violation_tells_the_revocation_and_the_call() {
+    let calls = [revoke(10, 20, Target::Session(S), Answer::Done), validate(21, 30, Answer::Active)];
+    assert_eq!(check(&history(calls.clone()))[0].story[..2], calls.map(|call| call.to_string()));
+}
+
+#[test]
+fn the_earliest_acknowledgement_counts() {
+    let late = revoke(10, 50, Target::Session(S), Answer::Done);
+    let early = revoke(11, 20, subject(), Answer::Done);
+    broken(Rule::ActiveAfterRevoked, [late, early, validate(30, 40, Answer::Active)]);
+}
+
+#[test]
+fn what_was_not_acknowledged_may_go_either_way_for_ever() {
+    for answer in [not_now(), Answer::GivenUp] {
+        for target in [Target::Session(S), Target::Token(T), subject(), Target::Tenant("acme".to_owned())] {
+            let revoked = revoke(10, 20, target, answer.clone());
+            fine([revoked.clone(), validate(21, 30, Answer::Active), validate(31, 40, REVOKED)]);
+            broken(Rule::InactiveUnasked, [revoked, validate(5, 9, REVOKED)]);
+        }
+    }
+}
+
+#[test]
+fn inactive_is_wrong_for_what_nobody_revoked() {
+    broken(Rule::InactiveUnasked, [validate(5, 9, REVOKED)]);
+    broken(Rule::InactiveUnasked, [validate(5, 9, Answer::Inactive(InactiveReason::Expired))]);
+    broken(Rule::InactiveUnasked, [validate(5, 9, Answer::Inactive(InactiveReason::UnknownKey))]);
+    let other = revoke(1, 2, Target::Token(TokenNumber(1)), Answer::Done);
+    broken(Rule::InactiveUnasked, [other, validate(5, 9, REVOKED)]);
+}
+
+#[test]
+fn a_token_may_expire_where_tokens_do_but_is_never_active_again_once_revoked() {
+    let expired = validate(5, 9, Answer::Inactive(InactiveReason::Expired));
+    let revoked = revoke(10, 20, Target::Token(T), Answer::Done);
+    let tokens_expire = true;
+    assert_eq!(rules(&History { tokens_expire, ..history([expired.clone()]) }), []);
+    let calls = [revoked, expired, validate(21, 22, Answer::Active)];
+    assert_eq!(rules(&History { tokens_expire, ..history(calls) }), [Rule::ActiveAfterRevoked]);
+}
+
+#[test]
+fn subjects_and_tenants_are_revoked_with_the_sessions_that_they_were_known_to_have() {
+    for target in [subject(), Target::Tenant("acme".to_owned())] {
+        let while_created = revoke(1, 20, target.clone(), Answer::Done);
+        fine([while_created.clone(), validate(21, 30, Answer::Active)]);
+        fine([while_created, validate(21, 30, REVOKED)]);
+        let before = |begin, end, answer| {
+            let mut history = history([revoke(begin, end, target.clone(), answer), validate(50, 60, REVOKED)]);
+            history.sessions[0] = Session { asked: at(30), known: at(31), ..history.sessions[0].clone() };
+            rules(&history)
+        };
+        assert_eq!(before(10, 20, Answer::Done), [Rule::InactiveUnasked]);
+        assert_eq!(before(10, 20, Answer::GivenUp), [], "it may have been carried out later");
+    }
+    let others = [
+        Target::Subject { tenant: "acme".to_owned(), subject: "bob".to_owned() },
+        Target::Subject { tenant: "other".to_owned(), subject: "alice".to_owned() },
+        Target::Tenant("other".to_owned()),
+    ];
+    for other in others {
+        fine([revoke(10, 20, other.clone(), Answer::Done), validate(21, 30, Answer::Active)]);
+        broken(Rule::InactiveUnasked, [revoke(10, 20, other, Answer::Done), validate(21, 30, REVOKED)]);
+    }
+}
+
+#[test]
+fn a_tenant_may_be_revoked_with_sessions_that_a_slow_clock_created_later() {
+    let calls = [revoke(10, 20, Target::Tenant("acme".to_owned()), Answer::Done), validate(50, 60, REVOKED)];
+    let mut history = history(calls);
+    history.sessions[0] = Session { asked: at(30), known: at(31), ..history.sessions[0].clone() };
+    history.skew = at(11);
+    assert_eq!(rules(&history), []);
+    history.skew = at(9);
+    assert_eq!(rules(&history), [Rule::InactiveUnasked]);
+}
+
+#[test]
+fn a_session_stays_refreshable_until_it_is_revoked_and_never_after() {
+    let revoked = revoke(10, 20, Target::Session(S), Answer::Done);
+    fine([refresh(5, 9, Answer::Done), revoked.clone(), refresh(15, 25, Answer::Done)]);
+    fine([revoked.clone(), refresh(15, 18, refused("SESSION_REVOKED"))]);
+    broken(Rule::RefreshedAfterRevoked, [revoked.clone(), refresh(21, 25, Answer::Done)]);
+    broken(Rule::RefusedUnasked, [revoked, refresh(5, 9, refused("SESSION_REVOKED"))]);
+    for reason in ["REFRESH_TOKEN_INVALID", "REFRESH_TOKEN_REUSED", "SESSION_EXPIRED_IDLE"] {
+        broken(Rule::RefusedUnasked, [refresh(5, 9, refused(reason))]);
+    }
+    let token_only = revoke(10, 20, Target::Token(T), Answer::Done);
+    fine([token_only.clone(), refresh(21, 25, Answer::Done)]);
+    broken(Rule::RefusedUnasked, [token_only, refresh(21, 25, refused("SESSION_REVOKED"))]);
+}
+
+#[test]
+fn a_reuse_that_is_refused_as_such_is_an_acknowledged_revocation() {
+    let reuse = |answer| call(10, 20, Ask::Refresh { session: S, is_reuse: true, supersedes: None }, answer);
+    let reused = || reuse(refused("REFRESH_TOKEN_REUSED"));
+    broken(Rule::ActiveAfterRevoked, [reused(), validate(21, 30, Answer::Active)]);
+    broken(Rule::RefreshedAfterRevoked, [reused(), refresh(21, 30, Answer::Done)]);
+    fine([reused(), validate(21, 30, REVOKED), refresh(21, 30, refused("SESSION_REVOKED"))]);
+    fine([reuse(Answer::GivenUp), validate(21, 30, Answer::Active), validate(31, 40, REVOKED)]);
+}
+
+#[test]
+fn a_refresh_that_supersedes_is_a_revocation_of_the_token_before() {
+    let superseding = |answer| call(10, 20, Ask::Refresh { session: S, is_reuse: false, supersedes: Some(T) }, answer);
+    broken(Rule::ActiveAfterRevoked, [superseding(Answer::Done), validate(21, 30, Answer::Active)]);
+    fine([superseding(Answer::Done), validate(21, 30, REVOKED), refresh(21, 30, Answer::Done)]);
+    fine([superseding(not_now()), validate(21, 30, REVOKED), validate(31, 40, Answer::Active)]);
+    let next = call(21, 30, Ask::Validate(TokenNumber(1)), REVOKED);
+    broken(Rule::InactiveUnasked, [superseding(Answer::Done), next]);
+}
+
+#[test]
+fn what_was_created_can_be_revoked() {
+    broken(Rule::RefusedUnasked, [revoke(10, 20, Target::Session(S), refused("SESSION_NOT_FOUND"))]);
+}
+
+#[test]
+fn connections_end_only_with_their_process() {
+    let outage = |replica, from, to: Option<u64>| Outage { replica, from: at(from), to: to.map(at) };
+    let with = |outages: &[Outage]| {
+        rules(&History { outages: outages.to_vec(), ..history([validate(10, 20, Answer::Disconnected)]) })
+    };
+    assert_eq!(with(&[]), [Rule::WrongError]);
+    assert_eq!(with(&[outage(1, 5, Some(30)), outage(0, 1, Some(9)), outage(0, 21, None)]), [Rule::WrongError]);
+    assert_eq!(with(&[outage(0, 15, Some(16))]), []);
+    assert_eq!(with(&[outage(0, 5, None)]), []);
+}
+
+#[test]
+fn an_error_that_no_caller_may_see_is_found() {
+    broken(Rule::WrongError, [call(5, 9, Ask::Create, Answer::Wrong("INTERNAL".to_owned()))]);
+    fine([call(5, 9, Ask::Create, not_now()), call(5, 9, Ask::Create, Answer::GivenUp)]);
+}
+
+#[test]
+fn a_process_that_ends_by_itself_is_found() {
+    assert_eq!(rules(&History { fallen: vec![1], ..history([]) }), [Rule::Fallen]);
+}
+
+#[test]
+fn in_the_end_every_replica_answers_for_every_token_and_revokes() {
+    let ask = |replica, ask, answer| Call { replica, ..call(50, 60, ask, answer) };
+    let answered = |replica, token| ask(replica, Ask::Validate(TokenNumber(token)), Answer::Active);
+    let revoked = |replica| ask(replica, Ask::Revoke(Target::Tenant("other".to_owned())), Answer::Done);
+    let all = [answered(0, 0), answered(0, 1), revoked(0), answered(1, 0), answered(1, 1), revoked(1)];
+    let with = |calls: &[Call], healed| rules(&History { healed, ..history(calls) });
+    let healed = |millis, replicas: &[usize]| Some(Healed { at: at(millis), replicas: replicas.to_vec(), tokens: 2 });
+    assert_eq!(with(&all, healed(50, &[0, 1])), []);
+    assert_eq!(with(&all[3..], healed(50, &[1])), []);
+    assert_eq!(with(&all[1..], healed(50, &[0, 1])), [Rule::Unanswered]);
+    assert_eq!(with(&all[..5], healed(50, &[0, 1])), [Rule::Unanswered]);
+    assert_eq!(with(&all, healed(51, &[1])), [Rule::Unanswered, Rule::Unanswered]);
+    assert_eq!(with(&all, None), [Rule::Unanswered]);
+    let unsure = [&all[1..], &[ask(0, Ask::Validate(T), not_now())]].concat();
+    assert_eq!(with(&unsure, healed(50, &[0, 1])), [Rule::Unanswered]);
+}

@@ -1,0 +1,84 @@
+//! The database of a run: on a server that is shared by runs, or on one of its own with a standby that takes over.
+
+use std::sync::Arc;
+
+use tokio::{sync::Mutex, task::block_in_place};
+
+use crate::{
+    cluster::becomes,
+    postgres_server::{Server, execute, try_execute},
+};
+
+/// What the servers are, and which of them is in charge.
+pub struct Database {
+    name: String,
+    primary: Arc<Server>,
+    /// Until it takes over.
+    standby: Mutex<Option<Server>>,
+    /// Since then.
+    successor: Mutex<Option<Server>>,
+}
+
+impl Database {
+    /// An empty one on this server; what there was of this name is dropped.
+    pub async fn fresh(server: &Arc<Server>, name: &str) -> Self {
+        let admin = server.url("postgres");
+        execute(&admin, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+        execute(&admin, &format!("CREATE DATABASE {name}")).await;
+        Self::on(server.clone(), name, None)
+    }
+
+    /// An empty one on a server of its own, every commit of which waits for a standby.
+    pub async fn replicated() -> Self {
+        let start = || {
+            let primary = Server::start();
+            let standby = primary.start_standby();
+            (primary, standby)
+        };
+        let (primary, standby) = tokio::task::spawn_blocking(start).await.unwrap();
+        let admin = primary.url("postgres");
+        // Apart: a setting of the system is changed outside of transactions.
+        execute(&admin, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        execute(&admin, "SELECT pg_reload_conf()").await;
+        becomes(&admin, "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'", 1).await;
+        Self::on(Arc::new(primary), "postgres", Some(standby))
+    }
+
+    fn on(primary: Arc<Server>, name: &str, standby: Option<Server>) -> Self {
+        Self { name: name.to_owned(), primary, standby: Mutex::new(standby), successor: Mutex::default() }
+    }
+
+    /// Where it is at the beginning.
+    pub fn url(&self) -> String {
+        self.primary.url(&self.name)
+    }
+
+    /// Runs statements on all servers that there are.
+    pub async fn try_execute(&self, sql: &str) {
+        // Each of them may be away.
+        let _ = try_execute(&self.url(), sql).await;
+        if let Some(successor) = &*self.successor.lock().await {
+            let _ = try_execute(&successor.url(&self.name), sql).await;
+        }
+    }
+
+    /// Stops it as a crash would.
+    pub fn crash(&self) {
+        block_in_place(|| self.primary.crash());
+    }
+
+    /// Starts it again.
+    pub fn restart(&self) {
+        block_in_place(|| self.primary.restart());
+    }
+
+    /// Lets the standby take over, while the primary goes on alone; returns the URL of the one in charge. None if there
+    /// is no standby any more.
+    pub async fn promote(&self) -> Option<String> {
+        let standby = self.standby.lock().await.take()?;
+        let url = standby.url(&self.name);
+        execute(&url, "SELECT pg_promote()").await;
+        *self.successor.lock().await = Some(standby);
+        Some(url)
+    }
+}

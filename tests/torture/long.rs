@@ -1,0 +1,102 @@
+//! Many runs, by hand: `scripts/torture`. Where they stand is kept in a file after each of them, so that they can be
+//! interrupted and gone on with.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::{
+    run::Report,
+    runs::{numbered, server, tell},
+};
+
+/// What has been done so far.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct State {
+    next_seed: u64,
+    runs: usize,
+    calls: usize,
+    /// Answers for tokens whose revocation had been acknowledged before.
+    checked: usize,
+    acknowledged: usize,
+    /// How long one took at most.
+    longest: Duration,
+    faults: usize,
+    violations: usize,
+}
+
+impl State {
+    fn path() -> PathBuf {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("torture.json")
+    }
+
+    /// Where the last runs stopped, or this seed from the beginning.
+    fn load() -> Self {
+        match env::var("COUNTERSIGN_TORTURE_SEED") {
+            Ok(seed) => Self { next_seed: seed.parse().expect("the seed is a number"), ..Self::default() },
+            Err(_) => fs::read(Self::path()).map_or(Self::default(), |text| serde_json::from_slice(&text).unwrap()),
+        }
+    }
+
+    fn save(&self) {
+        fs::write(Self::path(), serde_json::to_vec(self).unwrap()).unwrap();
+    }
+
+    fn add(&mut self, report: &Report) {
+        self.next_seed = report.seed + 1;
+        self.runs += 1;
+        self.calls += report.figures.calls;
+        self.checked += report.figures.checked;
+        self.acknowledged += report.figures.acknowledged.len();
+        self.longest = self.longest.max(report.figures.acknowledged.last().copied().unwrap_or_default());
+        self.faults += report.faults.len();
+        self.violations += report.violations.len();
+    }
+}
+
+/// How many runs are made: `20`; or for how long: `60m`.
+enum Extent {
+    Runs(usize),
+    Time(Duration),
+}
+
+impl Extent {
+    fn asked() -> Self {
+        let text = env::var("COUNTERSIGN_TORTURE").unwrap_or_else(|_| "60m".to_owned());
+        let minutes = text.strip_suffix('m').map(|minutes| minutes.parse::<u64>().expect("a number of minutes"));
+        minutes.map_or_else(
+            || Self::Runs(text.parse().expect("a number of runs, or of minutes like 60m")),
+            |minutes| Self::Time(Duration::from_secs(minutes * 60)),
+        )
+    }
+}
+
+#[ignore = "takes as long as it is told: scripts/torture"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn for_as_long_as_it_is_told() {
+    let extent = Extent::asked();
+    let mut state = State::load();
+    let server = server().await;
+    let start = Instant::now();
+    for run in 0.. {
+        let progress = match extent {
+            Extent::Runs(runs) if run < runs => format!("{}/{runs}", run + 1),
+            Extent::Time(time) if start.elapsed() < time => {
+                format!("{}m of {}m", start.elapsed().as_secs() / 60, time.as_secs() / 60)
+            }
+            Extent::Runs(_) | Extent::Time(_) => break,
+        };
+        let report = numbered(&server, state.next_seed).await;
+        state.add(&report);
+        state.save();
+        println!("{progress}: {report}");
+        tell(&report);
+        assert!(report.violations.is_empty(), "seed {}: {state:?}", report.seed);
+    }
+    println!("{state:?}");
+}

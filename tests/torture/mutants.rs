@@ -1,0 +1,45 @@
+//! Builds in which a rule of the protocol is broken: the checker finds each of them within a few runs of a profile that the
+//! unbroken build survives.
+
+use crate::{
+    profiles::Profile,
+    run::run,
+    runs::{server, tell},
+};
+
+/// The mutants, and the profile that bears on the rule that each of them breaks.
+const MUTANTS: [(&str, &str); 6] = [
+    ("deadline-from-reply", "late answers"),
+    ("acknowledge-skips-a-member", "lost replicas"),
+    ("load-before-joining", "newcomers"),
+    ("feed-by-bigserial", "slow commits"),
+    ("renew-by-read", "failover"),
+    ("purge-at-expiry", "clocks"),
+];
+
+/// A mutant that survives as many runs is not found.
+const RUNS: u64 = 12;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_broken_rule_is_found() {
+    let server = server().await;
+    let only = std::env::var("COUNTERSIGN_TORTURE_MUTANT").ok();
+    let mut survivors = vec![];
+    for (mutant, profile) in MUTANTS.into_iter().filter(|(mutant, _)| only.as_ref().is_none_or(|only| only == mutant)) {
+        let mut found = None;
+        for seed in 0..RUNS {
+            let report = run(&server, Profile::named(profile), seed, &vec![("COUNTERSIGN_MUTANT", mutant)]).await;
+            println!("{mutant}: {report}");
+            if !report.violations.is_empty() {
+                tell(&report);
+                found = Some(seed + 1);
+                break;
+            }
+        }
+        match found {
+            Some(runs) => println!("{mutant} is found in run {runs}"),
+            None => survivors.push(mutant),
+        }
+    }
+    assert_eq!(survivors, [""; 0], "not found within {RUNS} runs");
+}

@@ -1,0 +1,219 @@
+//! A run: a fresh database, replicas, callers and faults, and what the checker says of it in the end.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use countersign::proto::RevokeRequest;
+use futures_util::future::join_all;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+
+use crate::{
+    asking::{Asker, Held, by_id},
+    callers::Callers,
+    checker::{Fates, Violation, check},
+    cluster::in_time,
+    database::Database,
+    faults::schedule,
+    fleet::{Fleet, PERMANENT, PLACES},
+    history::{Answer, Ask, Fault, History, Target, TokenNumber},
+    ledger::Dice,
+    postgres_server::Server,
+    profiles::{Profile, Settings, WAIT},
+    recorder::Recorder,
+};
+
+/// How long faults happen.
+const SPAN: Duration = Duration::from_secs(10);
+/// How long, once all is well again, a replica may take until it answers for everything.
+const RECOVERY: Duration = Duration::from_secs(30);
+/// Before what failed is tried again in the end.
+const RETRY: Duration = Duration::from_millis(50);
+/// Tokens that are asked for in one call, as many as the service takes.
+const BATCH: usize = 256;
+/// Refreshes under way at the same time in the end.
+const REFRESHING: usize = 16;
+
+/// What a run came to.
+pub struct Report {
+    pub profile: &'static str,
+    pub seed: u64,
+    pub figures: Figures,
+    pub violations: Vec<Violation>,
+    pub faults: Vec<Fault>,
+    /// The replicas' last lines.
+    pub logs: Vec<String>,
+}
+
+/// What was counted.
+#[derive(Clone, Debug, Default)]
+pub struct Figures {
+    pub calls: usize,
+    pub creates: usize,
+    pub refreshes: usize,
+    pub validations: usize,
+    /// Calls that were answered, rather than failed.
+    pub answered: usize,
+    /// Answers for tokens whose revocation had been acknowledged before.
+    pub checked: usize,
+    pub revocations: usize,
+    /// How long acknowledgements took, in order.
+    pub acknowledged: Vec<Duration>,
+    /// From the end of the last fault until every replica had answered for every token.
+    pub recovery: Duration,
+}
+
+impl Figures {
+    fn of(history: &History) -> Self {
+        let fates = Fates::of(history);
+        let mut figures = Self { calls: history.calls.len(), ..Self::default() };
+        for call in &history.calls {
+            figures.answered += usize::from(call.answer.is_known());
+            match &call.ask {
+                Ask::Create => figures.creates += 1,
+                Ask::Refresh { .. } => figures.refreshes += 1,
+                Ask::Validate(token) => {
+                    figures.validations += 1;
+                    let was_revoked = fates.revoked(*token, call.begin).is_some();
+                    figures.checked += usize::from(was_revoked && call.answer.is_known());
+                }
+                Ask::Revoke(_) => {
+                    figures.revocations += 1;
+                    if call.answer == Answer::Done {
+                        figures.acknowledged.push(call.end - call.begin);
+                    }
+                }
+            }
+        }
+        figures.acknowledged.sort_unstable();
+        figures
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { profile, seed, figures, violations, faults, .. } = self;
+        let Figures { creates, refreshes, validations, checked, revocations, acknowledged, .. } = figures;
+        let median = acknowledged.get(acknowledged.len() / 2).copied().unwrap_or_default();
+        let longest = acknowledged.last().copied().unwrap_or_default();
+        let waited = acknowledged.iter().filter(|taken| **taken >= WAIT).count();
+        write!(
+            f,
+            "seed {seed} ({profile}): {} faults; {creates} creates, {refreshes} refreshes, {validations} validations, \
+             {checked} of them of what was revoked, {revocations} revocations, {} acknowledged in {median:.1?}, at most \
+             {longest:.1?}, {waited} after W or more; {} calls failed; recovered in {:.1?}; {} violations",
+            faults.len(),
+            acknowledged.len(),
+            figures.calls - figures.answered,
+            figures.recovery,
+            violations.len(),
+        )
+    }
+}
+
+/// Runs it. `settings` are added to those of the profile.
+pub async fn run(server: &Arc<Server>, profile: &'static Profile, seed: u64, settings: &Settings) -> Report {
+    let database = match profile.has_standby() {
+        true => Database::replicated().await,
+        false => Database::fresh(server, "torture").await,
+    };
+    let database = Arc::new(database);
+    let mut dice = Dice(seed);
+    let recorder =
+        Arc::new(Recorder::new(History { tokens_expire: profile.expires, skew: profile.skew(), ..Default::default() }));
+    let settings = (0..).map(|place| [profile.settings(place), settings.clone()].concat());
+    let settings = settings.take(PLACES).collect();
+    let fleet = Arc::new(Fleet::new(database.clone(), recorder.clone(), settings).await);
+    in_time("all replicas serve", join_all((0..PERMANENT).map(|place| fleet.start(place)))).await;
+
+    let asker = Arc::new(Asker { fleet: fleet.clone(), recorder: recorder.clone(), tokens_expire: profile.expires });
+    let callers = Callers::start(&asker, &mut dice.split());
+    in_time("faults come to an end", strike(&fleet, &database, profile, &mut dice)).await;
+    let healed = recorder.now();
+    let held = in_time("callers come to their end", callers.stop()).await;
+    recorder.heals((0..PERMANENT).collect(), fleet.fallen().await);
+    finish(&asker, held, &mut dice).await;
+    let recovery = recorder.now() - healed;
+
+    let history = recorder.finish();
+    let violations = check(&history);
+    let logs = fleet.logs().await;
+    let figures = Figures { recovery, ..Figures::of(&history) };
+    Report { profile: profile.name, seed, figures, violations, faults: history.faults, logs }
+}
+
+/// Lets faults happen, in each place and to the database by itself.
+async fn strike(fleet: &Arc<Fleet>, database: &Arc<Database>, profile: &'static Profile, dice: &mut Dice) {
+    let end = Instant::now() + SPAN;
+    let mut lanes = JoinSet::new();
+    for place in 0..PLACES {
+        let (fleet, dice) = (fleet.clone(), dice.split());
+        let kinds = if place < PERMANENT { profile.replicas } else { profile.visitor };
+        lanes.spawn(async move {
+            for fault in schedule(dice, kinds, profile.calm) {
+                if timeout_at(end, sleep(fault.calm)).await.is_err() {
+                    break;
+                }
+                let from = fleet.recorder.now();
+                fault.strike(&fleet, place).await;
+                fleet.recorder.fault(from, format!("replica {place}: {fault:?}"));
+            }
+        });
+    }
+    let (fleet, database, dice) = (fleet.clone(), database.clone(), dice.split());
+    lanes.spawn(async move {
+        for fault in schedule(dice, profile.database, profile.calm * 2) {
+            if timeout_at(end, sleep(fault.calm)).await.is_err() {
+                break;
+            }
+            let from = fleet.recorder.now();
+            fault.strike(&fleet, &database).await;
+            fleet.recorder.fault(from, format!("database: {fault:?}"));
+        }
+    });
+    // Without any faults there would be nothing to wait for.
+    sleep_until(end).await;
+    lanes.join_all().await;
+}
+
+/// Everything works again: each replica is asked for every token, and revokes; every session that lives is refreshed. The
+/// checker finds what is missing.
+async fn finish(asker: &Arc<Asker>, held: Vec<Held>, dice: &mut Dice) {
+    let deadline = Instant::now() + RECOVERY;
+    let all: Vec<_> = (0..asker.recorder.tokens()).map(TokenNumber).collect();
+    let validating = (0..PERMANENT).map(async |place| {
+        for tokens in all.chunks(BATCH) {
+            while !asker.validate(place, RECOVERY, tokens).await && Instant::now() < deadline {
+                sleep(RETRY).await;
+            }
+        }
+    });
+    join_all(validating).await;
+    let mut refreshing = JoinSet::new();
+    for mut held in held {
+        if refreshing.len() >= REFRESHING {
+            refreshing.join_next().await;
+        }
+        let (asker, place) = (asker.clone(), dice.roll(PERMANENT));
+        refreshing.spawn(async move {
+            asker.refresh(place, RECOVERY, &mut held).await;
+        });
+    }
+    refreshing.join_all().await;
+    for place in 0..PERMANENT {
+        while !revokes(asker, place).await && Instant::now() < deadline {
+            sleep(RETRY).await;
+        }
+    }
+}
+
+/// Creates a session and revokes it. Whether both were acknowledged.
+async fn revokes(asker: &Asker, place: usize) -> bool {
+    let Some(held) = asker.create(place, RECOVERY, "default", "", "the last one").await else { return false };
+    let message = RevokeRequest { target: Some(by_id(&held)), ..Default::default() };
+    let answer = asker.revoke(place, RECOVERY, Target::Session(held.number), message).await;
+    let token = [held.access_token];
+    join_all((0..PERMANENT).map(|place| asker.validate(place, RECOVERY, &token))).await;
+    answer == Some(Answer::Done)
+}
