@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use tokio::{net::TcpListener, task::JoinSet};
@@ -17,20 +18,23 @@ use crate::{
         Config,
         database::{DatabaseUrl, PostgresUrl},
     },
-    domain::ids::Incarnation,
+    domain::{ids::Incarnation, time::brief},
     grpc::server::{self, Health},
     keys::{
         master_key::{self, MasterKeyError},
         ring::{self, KeyRing, RingError},
         sealing::MasterKey,
     },
-    revocation::{feed::Feed, membership::Membership},
-    rng::{Rng, RngFailed, random},
+    revocation::{
+        renewing::{Draw, Renewing},
+        replica::Replica,
+    },
+    rng::{Rng, random},
     shutdown::Shutdown,
     store::{
         Store, StoreError,
-        members::Newcomer,
         postgres::{self, PostgresStore},
+        replicas::Newcomer,
         sqlite::{self, SqliteStore},
     },
     tasks,
@@ -204,26 +208,27 @@ async fn open_ring(
 pub trait OpeningStore: Future<Output = Result<Arc<dyn Store>, AppError>> + Send {}
 impl<F: Future<Output = Result<Arc<dyn Store>, AppError>> + Send> OpeningStore for F {}
 
-/// Opens everything that the use cases need. They are ready but for the blacklist, which the feed has yet to load.
+/// Opens everything that the use cases need. They are ready but for the blacklist, which has yet to be loaded.
 async fn open(
     config: &Config,
     store: impl OpeningStore,
     system: &System,
-) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Feed>), AppError> {
+) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Replica>), AppError> {
     make_folders(config)?;
     let master = master_key::read(&config.master_key_file)?;
     let store = store.await?;
     let ring = open_ring(config, master, &*store, system).await?;
-    let feed = Arc::new(Feed::default());
+    let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
     let (clock, rng) = (system.clock.clone(), system.rng.clone());
-    let authority = Authority::new(store.clone(), ring, feed.clone(), clock, rng, settings(config));
-    Ok((Arc::new(authority), store, feed))
+    let authority = Authority::new(store.clone(), ring, replica.clone(), clock, rng, settings(config));
+    Ok((Arc::new(authority), store, replica))
 }
 
 fn settings(config: &Config) -> Settings {
     Settings {
         issuer: config.issuer.clone(),
         leeway: config.tokens.leeway,
+        max_clock_skew: if config.database.is_shared() { config.lease.max_clock_skew } else { Duration::ZERO },
         max_access_token_ttl: config.tokens.max_access_token_ttl,
         default_audience: config.tokens.default_audience.clone(),
         policies: config.policies.clone().into_iter().collect(),
@@ -255,13 +260,14 @@ pub async fn serve(
         opened = open(config, store, &system) => opened?,
         () = shutdown.soft.cancelled() => return Ok(()),
     };
-    let (authority, store, feed) = opened;
+    let (authority, store, replica) = opened;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %address,
         database = %config.database,
         issuer = config.issuer,
         signing_key = authority.signing_kid(),
+        revocations_hold_within = %brief(config.lease.holds_for()),
         "starting"
     );
     if !address.ip().is_loopback() {
@@ -269,15 +275,19 @@ pub async fn serve(
     }
     let _ = ready.set(authority.clone());
 
-    let membership = Arc::new(Membership::new(store.clone(), feed.clone(), newcomer(&system)));
+    let mut renewing = Renewing::new(replica.clone(), store.clone(), draw(config, &system));
     tokio::select! {
-        loaded = async { membership.join().await?; feed.load(&*store).await } => loaded?,
-        () = shutdown.soft.cancelled() => return Ok(()),
+        loaded = renewing.load() => loaded?,
+        () = shutdown.soft.cancelled() => {
+            leave(&*store, &replica).await;
+            return Ok(());
+        }
     }
-    tracing::info!(blacklist_entries = feed.index().len(), "blacklist loaded");
-    let mut tasks = start_tasks(config, store, feed, membership.clone(), authority, &system);
+    tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
+    let mut tasks = start_tasks(config, store.clone(), renewing, authority, &system);
     health.serving().await;
     tracing::info!("serving");
+    let reporting = AbortOnDropHandle::new(tokio::spawn(report(replica.clone(), health.clone())));
 
     let failure = tokio::select! {
         () = shutdown.soft.cancelled() => None,
@@ -288,6 +298,7 @@ pub async fn serve(
         }),
     };
 
+    drop(reporting);
     health.not_serving().await;
     if failure.is_none() {
         tokio::select! {
@@ -305,7 +316,7 @@ pub async fn serve(
         }
     }
     tasks.shutdown().await;
-    membership.leave().await;
+    leave(&*store, &replica).await;
     match failure {
         Some(failure) => Err(failure),
         None => {
@@ -316,12 +327,35 @@ pub async fn serve(
 }
 
 /// Draws the lives of this replica.
-fn newcomer(system: &System) -> impl Fn() -> Result<Newcomer, RngFailed> + Send + Sync + 'static {
+fn draw(config: &Config, system: &System) -> Draw {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let rng = system.rng.clone();
-    move || {
+    let holds_for = config.lease.holds_for();
+    Box::new(move || {
         let incarnation = Incarnation::new(random(&*rng)?);
-        Ok(Newcomer { incarnation, name: name.clone(), version: env!("CARGO_PKG_VERSION") })
+        Ok(Newcomer { incarnation, name: name.clone(), version: env!("CARGO_PKG_VERSION"), holds_for })
+    })
+}
+
+/// Says that this replica is not ready while it has no lease.
+async fn report(replica: Arc<Replica>, health: Health) {
+    loop {
+        replica.lapsed().await;
+        health.not_serving().await;
+        tracing::warn!("the lease has lapsed: what is validated waits for its renewal");
+        replica.current().await;
+        health.serving().await;
+        tracing::info!("there is a lease again");
+    }
+}
+
+/// Stops answering, and then leaves the register: nobody needs to wait for this replica any more. If this fails, the others
+/// find out.
+async fn leave(store: &dyn Store, replica: &Replica) {
+    if let (Some(incarnation), Some(members)) = (replica.stop(), store.members())
+        && let Err(error) = members.leave(incarnation).await
+    {
+        tracing::debug!(%error, "this replica's row is left behind");
     }
 }
 
@@ -330,16 +364,13 @@ type Tasks = JoinSet<&'static str>;
 fn start_tasks(
     config: &Config,
     store: Arc<dyn Store>,
-    feed: Arc<Feed>,
-    membership: Arc<Membership>,
+    renewing: Renewing,
     authority: Arc<Authority>,
     system: &System,
 ) -> Tasks {
     let mut tasks = Tasks::new();
-    let watched = store.clone();
-    tasks.spawn(named("the database engine", async move { watched.stopped().await }));
-    tasks.spawn(named("the revocation feed", async move { feed.follow(store).await }));
-    tasks.spawn(named("the membership among the replicas", async move { membership.keep().await }));
+    tasks.spawn(named("the database engine", async move { store.stopped().await }));
+    tasks.spawn(named("the renewal of the lease", renewing.run()));
     let sweeper = tasks::sweeper::run(authority.clone(), system.clock.clone(), config.sweeper.schedule.clone());
     tasks.spawn(named("the sweeper", sweeper));
     tasks.spawn(named("the end of revoked tenants' sessions", tasks::tenants::run(authority)));

@@ -28,6 +28,7 @@ pub mod config;
 pub mod domain;
 pub mod grpc;
 pub mod keys;
+pub mod mutants;
 pub mod proto;
 pub mod revocation;
 pub mod rng;

@@ -24,6 +24,8 @@ mod postgres_server;
 mod quota;
 #[path = "store/refreshing.rs"]
 mod refreshing;
+#[path = "store/renewals.rs"]
+mod renewals;
 #[path = "store/revoking.rs"]
 mod revoking;
 #[path = "store/sqlite_only.rs"]

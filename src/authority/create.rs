@@ -103,8 +103,10 @@ impl Authority {
                 on_quota: policy.on_quota,
             };
             match self.store.create_session(creation).await? {
-                Created::New { seq } => {
-                    self.reach(seq).await?;
+                Created::New { place } => {
+                    if let Some(evicted) = place {
+                        self.acknowledged(evicted).await?;
+                    }
                     return Ok(Issued { session, tokens, now });
                 }
                 Created::Repeated(earlier) => return self.repeat(&session, *earlier, now),

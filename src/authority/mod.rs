@@ -14,23 +14,20 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use tokio::sync::Mutex;
 
-use self::{error::AuthorityError, sweep::SweepClock};
+use self::{error::AuthorityError, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{
         policy::{Policy, TenantRules},
-        revocation::Seq,
+        revocation::{Place, Seq},
         text::Audience,
     },
     keys::ring::KeyRing,
-    revocation::feed::Feed,
+    revocation::replica::{NotCertain, Replica},
     rng::{Rng, random},
     store::Store,
     token::{access::Expectations, verified_cache::VerifiedCache},
 };
-
-/// How long an entry that has been committed may take to reach the index, before its caller is told that it is not known.
-const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the use cases need to know of the configuration.
 #[derive(Clone, Debug)]
@@ -39,6 +36,8 @@ pub struct Settings {
     pub issuer: String,
     /// How far clocks of issuers may be ahead of the clock of validators.
     pub leeway: Duration,
+    /// How far the clocks of replicas may be from the one of the database; zero if there is one process.
+    pub max_clock_skew: Duration,
     /// The longest lifetime that an access token may have.
     pub max_access_token_ttl: Duration,
     /// The audience of sessions that name none.
@@ -61,13 +60,13 @@ pub struct Settings {
 pub struct Authority {
     store: Arc<dyn Store>,
     ring: KeyRing,
-    feed: Arc<Feed>,
+    replica: Arc<Replica>,
     verified: VerifiedCache,
     expectations: Expectations,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     settings: Settings,
-    sweep_clock: Mutex<SweepClock>,
+    sweeper: Mutex<Sweeper>,
     /// Tenants whose sessions have all been ended, with the entry under which.
     ended_tenants: Mutex<HashMap<String, Seq>>,
 }
@@ -83,7 +82,7 @@ impl Authority {
     pub fn new(
         store: Arc<dyn Store>,
         ring: KeyRing,
-        feed: Arc<Feed>,
+        replica: Arc<Replica>,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
         settings: Settings,
@@ -91,10 +90,10 @@ impl Authority {
         Self {
             store,
             ring,
-            feed,
+            replica,
             verified: VerifiedCache::with_capacity(settings.token_cache_bytes),
             expectations: Expectations { issuer: settings.issuer.clone(), max_ttl: settings.max_access_token_ttl },
-            sweep_clock: Mutex::new(SweepClock::new(&*clock)),
+            sweeper: Mutex::new(Sweeper::new(&*clock)),
             clock,
             rng,
             settings,
@@ -111,9 +110,14 @@ impl Authority {
         Ok(random(&*self.rng)?)
     }
 
-    /// Waits until what was committed up to here holds in this process.
-    async fn reach(&self, seq: Option<Seq>) -> Result<(), AuthorityError> {
-        let Some(seq) = seq else { return Ok(()) };
-        tokio::time::timeout(REACH_TIMEOUT, self.feed.reach(seq)).await.map_err(|_| AuthorityError::StoreUnavailable)
+    /// Waits until what was committed at this place holds everywhere.
+    async fn acknowledged(&self, place: Place) -> Result<(), AuthorityError> {
+        self.replica.acknowledged(place).await.map_err(|error| {
+            tracing::warn!(%error, "a call failed");
+            match error {
+                NotCertain::NotCurrent => AuthorityError::NotCurrent,
+                NotCertain::NotAcknowledged => AuthorityError::StoreUnavailable,
+            }
+        })
     }
 }

@@ -48,21 +48,26 @@ impl Authority {
             next_key: self.ring.active_refresh(),
         };
         match self.store.refresh_session(attempt).await? {
-            Refreshed::Rotated { session, seq } => {
-                self.reach(seq).await?;
+            Refreshed::Rotated { session, place } => {
+                if let Some(superseded) = place {
+                    self.acknowledged(superseded).await?;
+                }
                 let tokens = self.issue(&session, session.access_token_id, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: false })
             }
-            Refreshed::Replayed(session) => {
+            Refreshed::Replayed { session, place } => {
+                if let Some(superseded) = place {
+                    self.acknowledged(superseded).await?;
+                }
                 let tokens = self.issue_again(&session, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: true })
             }
-            Refreshed::Reused { session, seq } => {
+            Refreshed::Reused { session, place } => {
                 tracing::warn!(
                     session = %session.id, generation = claims.lineage.generation, current = session.lineage.generation,
                     "a refresh token was used again after its grace; the session has ended"
                 );
-                self.reach(Some(seq)).await?;
+                self.acknowledged(place).await?;
                 Err(AuthorityError::RefreshTokenReused)
             }
             Refreshed::Refused(refusal) => Err(self.refused(refusal, &claims)),

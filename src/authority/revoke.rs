@@ -1,4 +1,4 @@
-//! Revoke: ends sessions, or stops one access token. It answers once the index knows.
+//! Revoke: ends sessions, or stops one access token. It answers once no replica accepts them any more.
 
 use super::{Authority, error::AuthorityError};
 use crate::{
@@ -84,8 +84,9 @@ impl Authority {
             RevokeTarget::Token { token, token_only } => {
                 let token = self.verified(&token).map_err(|_| not_authentic())?;
                 let claims = &token.claims;
-                // Only the end counts: a token whose time has not come yet is to be stopped before it does.
-                if now >= claims.expires_at {
+                // Only the end counts: a token whose time has not come yet is to be stopped before it does. And it must have
+                // ended for everybody: others may be behind the time by as much as we are ahead of it.
+                if now.minus(self.settings.max_clock_skew.saturating_mul(2)) >= claims.expires_at {
                     return nothing;
                 }
                 orphan = Some(self.orphan(claims, token_only, &ended)?);
@@ -98,7 +99,7 @@ impl Authority {
             }
         };
         let limit = self.settings.max_blacklist_entries;
-        let may_add = self.feed.index().len() < limit;
+        let may_add = self.replica.index().len() < limit;
         let outcome = self.store.revoke(Revocation { target, ended, may_add, orphan }).await?;
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
@@ -106,7 +107,7 @@ impl Authority {
         if by_id && !outcome.found {
             return Err(AuthorityError::SessionNotFound);
         }
-        self.reach(outcome.seq).await?;
+        self.acknowledged(outcome.place).await?;
         Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
     }
 

@@ -39,24 +39,39 @@ impl SweepClock {
     }
 }
 
+/// What a sweep goes on from.
+#[derive(Debug)]
+pub struct Sweeper {
+    clock: SweepClock,
+    /// What expired up to here is no longer in the index.
+    dropped_until: Timestamp,
+}
+
+impl Sweeper {
+    /// Has dropped nothing.
+    pub fn new(clock: &dyn Clock) -> Self {
+        Self { clock: SweepClock::new(clock), dropped_until: Timestamp::from_micros(i64::MIN) }
+    }
+}
+
 impl Authority {
     /// Deletes all that is due, a batch a transaction, so that no other write waits long.
     pub async fn sweep(&self) -> Result<Swept, AuthorityError> {
         // Held throughout: two sweeps at once would do each other's work.
-        let mut sweep_clock = self.sweep_clock.lock().await;
-        let now = sweep_clock.advance(&*self.clock);
+        let mut sweeper = self.sweeper.lock().await;
+        let now = sweeper.clock.advance(&*self.clock);
         let mut swept = Swept::default();
-        loop {
+        let forgotten_until = loop {
             let batch = self.store.delete_expired_revocations(now, self.settings.sweep_batch).await?;
-            // Before the index forgets: until then its entries stop what they did.
-            self.feed.index().set_forgotten_until(batch.forgotten_until);
             swept.revocations += batch.deleted;
             if self.is_last(batch.deleted) {
-                break;
+                break batch.forgotten_until;
             }
-        }
-        if swept.revocations > 0 {
-            self.forget(now).await?;
+        };
+        // Also what other replicas have swept.
+        if forgotten_until > sweeper.dropped_until {
+            self.forget(forgotten_until).await?;
+            sweeper.dropped_until = forgotten_until;
         }
         let until = now.minus(self.settings.session_retention);
         loop {
@@ -70,10 +85,12 @@ impl Authority {
 
     /// Drops from the index what has been deleted, on a thread of its own: there may be millions of entries.
     async fn forget(&self, until: Timestamp) -> Result<(), AuthorityError> {
+        // Before the index forgets: until then its entries stop what they did.
+        self.replica.index().set_forgotten_until(until);
         let kept = self.store.revoked_tenants().await?;
         let kept = kept.into_iter().map(|revoked| revoked.tenant.into_string()).collect();
-        let feed = self.feed.clone();
-        let forgotten = tokio::task::spawn_blocking(move || feed.index().forget(until, &kept)).await;
+        let replica = self.replica.clone();
+        let forgotten = tokio::task::spawn_blocking(move || replica.index().forget(until, &kept)).await;
         forgotten.map_err(|_| AuthorityError::Internal)
     }
 

@@ -28,6 +28,6 @@ impl Authority {
 
     /// Waits until a tenant has been revoked.
     pub async fn tenant_revoked(&self) {
-        self.feed.tenant_revoked().await;
+        self.replica.tenant_revoked().await;
     }
 }

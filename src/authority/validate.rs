@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use super::{Authority, error::AuthorityError};
 use crate::{
     domain::{claims::AccessClaims, time::Timestamp},
+    mutants::broken,
+    revocation::lease::Held,
     token::{
         access::{MAX_BYTES, Rejection, Unverified},
         verified_cache::{TokenDigest, VerifiedToken},
@@ -72,24 +74,49 @@ impl From<Rejection> for InactiveReason {
     }
 }
 
-impl Authority {
-    /// Judges a token. Fails only if the blacklist in memory may not be trusted.
-    pub fn validate(&self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
-        // Before the look-up: an index that may be trusted after it may have been loaded in between.
-        if !self.feed.is_current() {
-            return Err(AuthorityError::NotCurrent);
+/// The tokens of one call being judged.
+pub struct Validation<'a> {
+    authority: &'a Authority,
+    /// Set once a renewal has been waited for, which was sent after the call came: the rest needs no lease.
+    renewed: Option<Held>,
+}
+
+impl Validation<'_> {
+    /// Judges a token: at once by the lease, or, if there is none, after a renewal. Fails only if that does not come.
+    pub async fn judge(&mut self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
+        let replica = &self.authority.replica;
+        let held = self.renewed.unwrap_or_else(|| replica.lease().load());
+        if let Some(answer) = self.authority.judge(question, held) {
+            return Ok(answer);
         }
-        let checked_at = self.clock.now();
-        let outcome = self.verified(question.access_token).and_then(|token| {
-            // Looked up before the time is judged, and said after it: an entry that is forgotten in between, because its token
-            // must have expired, is one that the judgement knows of.
+        let held = replica.renewed().await.map_err(|_| AuthorityError::NotCurrent)?;
+        self.renewed = Some(held);
+        self.authority.judge(question, held).ok_or(AuthorityError::NotCurrent)
+    }
+}
+
+impl Authority {
+    /// Begins to judge tokens, for one call.
+    pub fn validation(&self) -> Validation<'_> {
+        Validation { authority: self, renewed: None }
+    }
+
+    /// Judges a token by a lease that was loaded before. None if it has ended meanwhile.
+    fn judge(&self, question: &Question<'_>, held: Held) -> Option<Answer> {
+        let looked_up = self.verified(question.access_token).map(|token| {
             let revocation = self.check_revocation(&token.claims);
+            (token, revocation)
+        });
+        // After the look-up: an entry that is forgotten in between, because its token must have expired, is one that the
+        // judgement of the time knows of.
+        let checked_at = self.replica.lease().check(held)?;
+        let outcome = looked_up.and_then(|(token, revocation)| {
             self.check_time(&token.claims, checked_at)?;
             revocation?;
             check_demands(&token.claims, question, checked_at)?;
             Ok(token)
         });
-        Ok(Answer { outcome, checked_at })
+        Some(Answer { outcome, checked_at })
     }
 
     /// A token with a good signature of a key in the ring, whatever its time and session.
@@ -111,7 +138,9 @@ impl Authority {
     }
 
     fn check_time(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), InactiveReason> {
-        if now >= claims.expires_at || self.feed.index().is_forgotten(claims.expires_at) {
+        if now >= claims.expires_at
+            || (self.replica.index().is_forgotten(claims.expires_at) && !broken("purge-at-expiry"))
+        {
             return Err(InactiveReason::Expired);
         }
         // Only here clocks may differ: a token of a replica whose clock is ahead must be good at once.
@@ -123,7 +152,7 @@ impl Authority {
     }
 
     fn check_revocation(&self, claims: &AccessClaims) -> Result<(), InactiveReason> {
-        if self.feed.index().stops(claims.session_id, claims.token_id, &claims.tenant) {
+        if self.replica.index().stops(claims.session_id, claims.token_id, &claims.tenant) {
             return Err(InactiveReason::Revoked);
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod error;
+pub mod lease;
 pub mod log;
 pub mod policies;
 pub mod server;
@@ -21,9 +22,12 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::domain::lease::Terms;
+
 use self::{
     database::{Database, DatabaseUrl, Password},
     error::{ConfigError, invalid},
+    lease::RawLease,
     log::Log,
     policies::{Policies, RawPolicy},
     server::{Listen, Shutdown},
@@ -67,6 +71,8 @@ pub struct Config {
     pub policies: Policies,
     /// What is special about some tenants.
     pub tenants: Tenants,
+    /// For how long a replica may believe what it knows.
+    pub lease: Terms,
     /// Most blacklist entries.
     pub max_blacklist_entries: usize,
     /// The sweeper.
@@ -94,6 +100,7 @@ struct RawConfig {
     policies: BTreeMap<String, RawPolicy>,
     tenants: BTreeMap<String, RawTenant>,
     blacklist: RawBlacklist,
+    lease: RawLease,
     sweeper: RawSweeper,
     keys: RawKeys,
     shutdown: Shutdown,
@@ -132,6 +139,7 @@ impl Default for RawConfig {
             policies: BTreeMap::new(),
             tenants: BTreeMap::new(),
             blacklist: RawBlacklist::default(),
+            lease: RawLease::default(),
             sweeper: RawSweeper::default(),
             keys: RawKeys::default(),
             shutdown: Shutdown::default(),
@@ -194,6 +202,7 @@ impl Config {
         let policies = policies::check(&raw.policies, &tokens)?;
         let tenants = tenants::check(&raw.tenants, &policies)?;
         let sweeper = Sweeper::check(&raw.sweeper)?;
+        let lease = raw.lease.check()?;
         raw.log.filter()?;
         if raw.blacklist.max_entries == 0 {
             return Err(invalid("blacklist.max_entries", "must be at least 1"));
@@ -214,6 +223,7 @@ impl Config {
             policies,
             tenants,
             max_blacklist_entries: raw.blacklist.max_entries,
+            lease,
             sweeper,
             shutdown: raw.shutdown.clone(),
             log: raw.log.clone(),

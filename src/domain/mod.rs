@@ -3,6 +3,7 @@
 pub mod claims;
 pub mod ids;
 pub mod key;
+pub mod lease;
 pub mod policy;
 pub mod refresh;
 pub mod revocation;

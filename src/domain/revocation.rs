@@ -13,6 +13,19 @@ use super::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seq(pub i64);
 
+/// A history of the database. A standby that takes over begins a new one, which may lack the last commits of the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeline(pub i64);
+
+/// A position, and the history in which it is one: another may have given it to another revocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The history.
+    pub timeline: Timeline,
+    /// The position.
+    pub seq: Seq,
+}
+
 /// What is no longer accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Revoked {

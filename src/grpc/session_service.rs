@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{answers, common::timestamp, requests};
 use crate::{
-    authority::{Authority, error::AuthorityError},
+    authority::{Authority, error::AuthorityError, validate::Validation},
     proto::{self, session_service_server::SessionService},
 };
 
@@ -24,13 +24,17 @@ impl Sessions {
         self.0.get().map(|authority| &**authority).ok_or(AuthorityError::NotCurrent)
     }
 
-    fn judge(&self, path: &str, request: &proto::ValidateRequest) -> Result<proto::ValidateResponse, AuthorityError> {
+    async fn judge(
+        validation: &mut Validation<'_>,
+        path: &str,
+        request: &proto::ValidateRequest,
+    ) -> Result<proto::ValidateResponse, AuthorityError> {
         let full = match proto::ValidateView::try_from(request.view) {
             Ok(proto::ValidateView::Full) => true,
             Ok(proto::ValidateView::Basic | proto::ValidateView::Unspecified) => false,
             Err(_) => return Err(AuthorityError::field(format!("{path}view"), "is not known")),
         };
-        let answer = self.authority()?.validate(&requests::question(path, request)?)?;
+        let answer = validation.judge(&requests::question(path, request)?).await?;
         Ok(answers::validate_response(&answer, full))
     }
 }
@@ -60,7 +64,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::ValidateRequest>,
     ) -> Result<Response<proto::ValidateResponse>, Status> {
-        Ok(Response::new(self.judge("", request.get_ref())?))
+        let mut validation = self.authority()?.validation();
+        Ok(Response::new(Self::judge(&mut validation, "", request.get_ref()).await?))
     }
 
     async fn batch_validate(
@@ -72,12 +77,13 @@ impl SessionService for Sessions {
             let problem = format!("has {} entries, 1 to {MAX_BATCH} are allowed", requests.len());
             return Err(AuthorityError::field("requests", problem).into());
         }
+        let mut validation = self.authority()?.validation();
         let mut responses = Vec::with_capacity(requests.len());
         for (index, request) in requests.iter().enumerate() {
             if index % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
             }
-            responses.push(self.judge(&format!("requests[{index}]."), request)?);
+            responses.push(Self::judge(&mut validation, &format!("requests[{index}]."), request).await?);
         }
         Ok(Response::new(proto::BatchValidateResponse { responses }))
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     sync::atomic::{AtomicI64, AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use dashmap::DashMap;
@@ -11,6 +12,7 @@ use crate::{
     domain::{
         ids::{SessionId, TokenId},
         revocation::{RETENTION_MARGIN, Revoked, tenant_covers},
+        text::Tenant,
         time::Timestamp,
     },
     store::FeedEntry,
@@ -29,6 +31,14 @@ pub struct Index {
     tenant_count: AtomicUsize,
     /// Microseconds; see [`Index::is_forgotten`].
     forgotten_until: AtomicI64,
+}
+
+/// Which of the two an identifier is tells its version.
+fn revoked_id(id: [u8; 16]) -> Revoked {
+    match id.get(6).map(|byte| byte >> 4) {
+        Some(7) => Revoked::Session(SessionId::from_bytes(id)),
+        _ => Revoked::Token(TokenId::from_bytes(id)),
+    }
 }
 
 /// Parts of the map that are locked one by one. Many, so that dropping what has expired from one of them takes only as
@@ -54,14 +64,22 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Adds an entry, or moves an older one for the same thing.
+    /// Adds an entry, or prolongs the one for the same thing: a database that was set back may know less than is known here.
     pub fn apply(&self, entry: &FeedEntry) {
         match &entry.revoked {
             Revoked::Session(id) => self.insert_id(*id.bytes(), entry.expires_at),
             Revoked::Token(id) => self.insert_id(*id.bytes(), entry.expires_at),
             Revoked::Tenant { tenant, up_to } => {
                 let added = TenantEntry { up_to: *up_to, expires_at: entry.expires_at };
-                if self.tenants.insert(tenant.to_string(), added).is_none() {
+                let mut is_new = false;
+                let mut there = self.tenants.entry(tenant.to_string()).or_insert_with(|| {
+                    is_new = true;
+                    added
+                });
+                there.up_to = there.up_to.max(added.up_to);
+                there.expires_at = there.expires_at.max(added.expires_at);
+                drop(there);
+                if is_new {
                     self.tenant_count.fetch_add(1, Ordering::Release);
                 }
             }
@@ -71,7 +89,12 @@ impl Index {
     fn insert_id(&self, id: [u8; 16], expires_at: Timestamp) {
         // Rounded up: an entry must not go before its time.
         let second = u32::try_from(expires_at.seconds().saturating_add(1)).unwrap_or(u32::MAX);
-        if self.ids.insert(id, second).is_none() {
+        let mut is_new = false;
+        self.ids.entry(id).and_modify(|there| *there = second.max(*there)).or_insert_with(|| {
+            is_new = true;
+            second
+        });
+        if is_new {
             self.id_count.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -111,11 +134,33 @@ impl Index {
         self.forgotten_until.fetch_max(latest.micros(), Ordering::AcqRel);
     }
 
-    /// Drops the entries that expired before `until`. The entries of tenants in `kept` stay.
+    /// What is in here and not in another, with its expiry, and cannot have been swept.
+    pub fn missing_from(&self, other: &Self) -> Vec<(Revoked, Timestamp)> {
+        let swept = Timestamp::from_micros(self.forgotten_until.load(Ordering::Acquire));
+        let ids = self.ids.iter().filter_map(|entry| {
+            // It was rounded up.
+            let expires_at = Timestamp::from_seconds(i64::from(*entry.value()));
+            let is_missing = expires_at.minus(Duration::from_secs(1)) > swept && !other.ids.contains_key(entry.key());
+            is_missing.then(|| (revoked_id(*entry.key()), expires_at))
+        });
+        let tenants = self.tenants.iter().filter_map(|entry| {
+            let (tenant, TenantEntry { up_to, expires_at }) =
+                (Tenant::try_from(entry.key().clone()).ok()?, *entry.value());
+            let is_missing =
+                expires_at > swept && other.tenants.get(entry.key()).is_none_or(|there| there.up_to < up_to);
+            is_missing.then_some((Revoked::Tenant { tenant, up_to }, expires_at))
+        });
+        ids.chain(tenants).collect()
+    }
+
+    /// Drops the entries that expired up to `until`, which must have been recorded. The entries of tenants in `kept` stay.
+    ///
+    /// Only what the record covers, whatever the clock says: a token counts as expired then. Tokens expire at whole seconds,
+    /// so the fractions of entries make no difference.
     pub fn forget(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = 0;
         self.ids.retain(|_, second| {
-            let keep = i64::from(*second) >= until.seconds();
+            let keep = i64::from(*second) - 1 > until.seconds();
             gone += usize::from(!keep);
             keep
         });
@@ -123,7 +168,7 @@ impl Index {
 
         let mut gone = 0;
         self.tenants.retain(|tenant, entry| {
-            let keep = entry.expires_at >= until || kept.contains(tenant);
+            let keep = entry.expires_at > until || kept.contains(tenant);
             gone += usize::from(!keep);
             keep
         });
@@ -171,9 +216,9 @@ mod tests {
     fn entries_are_forgotten_once_they_have_expired_and_not_before() {
         let index = Index::default();
         index.apply(&entry(Revoked::Session(session(NOW)), NOW));
-        index.forget(NOW, &HashSet::new());
+        index.forget(NOW.minus(Duration::from_micros(1)), &HashSet::new());
         assert_eq!(index.len(), 1);
-        index.forget(NOW.plus(Duration::from_secs(2)), &HashSet::new());
+        index.forget(NOW, &HashSet::new());
         assert!(index.is_empty());
         assert!(!index.stops(session(NOW), TokenId::new(TOKEN), ""));
     }
@@ -186,6 +231,30 @@ mod tests {
             index.apply(&entry(Revoked::Tenant { tenant: Tenant::default(), up_to: NOW }, NOW));
         }
         assert_eq!(index.len(), 2);
+    }
+
+    #[test]
+    fn a_database_that_was_set_back_makes_nothing_forgotten() {
+        let acme = Tenant::try_from("acme".to_owned()).unwrap();
+        let (token, later) = (TokenId::new(TOKEN), NOW.plus(Duration::from_secs(9)));
+        let tenant_up_to = |up_to| Revoked::Tenant { tenant: acme.clone(), up_to };
+        let index = Index::default();
+        for revoked in [Revoked::Session(session(NOW)), Revoked::Token(token), tenant_up_to(later)] {
+            index.apply(&entry(revoked, later));
+        }
+        let there = Index::default();
+        there.apply(&entry(Revoked::Session(session(NOW)), NOW));
+        there.apply(&entry(tenant_up_to(NOW), NOW));
+        let mut missing = index.missing_from(&there);
+        missing.sort_by_key(|(revoked, _)| matches!(revoked, Revoked::Tenant { .. }));
+        let rounded_up = later.plus(Duration::from_secs(1));
+        assert_eq!(missing, [(Revoked::Token(token), rounded_up), (tenant_up_to(later), later)]);
+        assert_eq!(there.missing_from(&index), []);
+
+        index.apply(&entry(tenant_up_to(NOW), NOW));
+        assert!(index.stops_tenant(session(later), "acme"), "the older word does not undo the newer");
+        index.set_forgotten_until(later);
+        assert_eq!(index.missing_from(&there), [], "it may have been swept");
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! The blacklist in memory: an index that answers without the database, and the feed that alone changes it.
+//! What was revoked, in memory, and whether this memory may be believed.
 
-pub mod feed;
 pub mod index;
-pub mod membership;
+pub mod lease;
+mod others;
+pub mod renewing;
+pub mod replica;

@@ -1,21 +1,21 @@
 //! The contract between the use cases and a database: one method, one transaction. It speaks domain types only.
 
 pub mod batch;
-pub mod members;
 pub mod postgres;
+pub mod replicas;
 pub mod sqlite;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use self::members::Members;
+use self::replicas::{Members, Renewals};
 
 use crate::domain::{
     ids::SessionId,
     key::SealedKey,
     policy::OnQuota,
     refresh::{RefreshAttempt, RefreshRefusal},
-    revocation::{Revocation, Revoked, Seq},
+    revocation::{Place, Revocation, Revoked, Seq},
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
@@ -55,7 +55,7 @@ pub enum Created {
     /// The session is there. If others were evicted for it, the last of their blacklist entries is this one.
     New {
         /// The last blacklist entry written.
-        seq: Option<Seq>,
+        place: Option<Place>,
     },
     /// The request had been made before, and made this session.
     Repeated(Box<Session>),
@@ -76,16 +76,21 @@ pub enum Refreshed {
         /// The session.
         session: Box<Session>,
         /// The blacklist entry of the previous access token, if the policy asks for one.
-        seq: Option<Seq>,
+        place: Option<Place>,
     },
     /// The session as it was and is.
-    Replayed(Box<Session>),
+    Replayed {
+        /// The session.
+        session: Box<Session>,
+        /// If the policy stops the previous access token: where the blacklist had come to. Its entry may still be on its way.
+        place: Option<Place>,
+    },
     /// The session as it ended.
     Reused {
         /// The session.
         session: Box<Session>,
         /// Its blacklist entry.
-        seq: Seq,
+        place: Place,
     },
     /// Nothing changed.
     Refused(RefreshRefusal),
@@ -100,9 +105,9 @@ pub struct RevocationOutcome {
     pub full: bool,
     /// How many live sessions ended.
     pub sessions: i64,
-    /// The entry that the index must have reached before the revocation holds: the last one written, or, if there was
-    /// nothing to write, the newest there is, because what was revoked before may still be on its way. None without any.
-    pub seq: Option<Seq>,
+    /// The entry that every index must have reached before the revocation holds: the last one written, or, if there was
+    /// nothing to write, the newest there is, because what was revoked before may still be on its way.
+    pub place: Place,
 }
 
 /// One step of the feed that keeps the in-memory index fresh.
@@ -134,7 +139,7 @@ pub struct RevokedTenant {
 pub struct SweptRevocations {
     /// How many entries were deleted.
     pub deleted: usize,
-    /// The latest expiry of an entry that was ever deleted, now.
+    /// The latest expiry of an entry that was ever deleted, now: tokens that live longer have lost no entry.
     pub forgotten_until: Timestamp,
 }
 
@@ -186,18 +191,15 @@ pub trait Store: Send + Sync + 'static {
         limit: i64,
     ) -> Result<Option<SessionId>, StoreError>;
 
-    /// Blacklist entries after `after`, in the order of their commits, at most `limit`.
-    async fn revocations_after(&self, after: Seq, limit: i64) -> Result<Vec<FeedEntry>, StoreError>;
+    /// The way to learn what was revoked.
+    fn renewals(&self) -> Box<dyn Renewals>;
 
-    /// Changes whenever there may be new blacklist entries. A hint: what counts is what [`Store::revocations_after`] reads.
+    /// Changes whenever there may be new blacklist entries. A hint: what counts is what [`Store::renewals`] read.
     fn revocation_hints(&self) -> watch::Receiver<Seq>;
 
     /// Deletes at most `limit` blacklist entries that expired before `until`, and records the latest expiry among them.
     /// The entry of a tenant stays as long as sessions are left to be ended under it.
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError>;
-
-    /// The latest expiry of an entry that was ever deleted: tokens that live longer have lost no entry.
-    async fn forgotten_until(&self) -> Result<Timestamp, StoreError>;
 
     /// Deletes at most `limit` sessions that were over before `until`.
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;

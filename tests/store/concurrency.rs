@@ -37,7 +37,7 @@ pub async fn of_many_refreshes_at_once_one_rotates_and_the_others_replay(store: 
     for outcome in join_all(refreshes).await {
         match outcome.unwrap() {
             Refreshed::Rotated { session, .. } => rotated.push(session),
-            Refreshed::Replayed(session) => replayed.push(session),
+            Refreshed::Replayed { session, .. } => replayed.push(session),
             other => panic!("{other:?}"),
         }
     }
@@ -65,7 +65,7 @@ pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
     let listed = store.sessions(query(&Tenant::default())).await.unwrap();
     assert_eq!(listed.len(), 1);
     let (new, repeated): (Vec<_>, Vec<_>) =
-        outcomes.into_iter().map(Result::unwrap).partition(|created| *created == Created::New { seq: None });
+        outcomes.into_iter().map(Result::unwrap).partition(|created| *created == Created::New { place: None });
     assert_eq!(new.len(), 1);
     assert!(repeated.iter().all(|created| *created == Created::Repeated(Box::new(listed[0].clone()))));
     assert_eq!(entries(store).await, [], "nobody was evicted for a repetition");

@@ -15,7 +15,8 @@ use countersign::{
 use futures_util::future::{join, join_all};
 
 use crate::support::{
-    after, attempt, create, create_all, entries, revoke_session, revoke_tenant, revoke_token, rotate, session, text,
+    Reader, after, attempt, create, create_all, entries, read_feed, revoke_session, revoke_tenant, revoke_token,
+    rotate, session, text,
 };
 
 /// A hint that never comes must fail the test instead of hanging it.
@@ -25,13 +26,13 @@ pub async fn entries_come_in_the_order_of_their_seq_page_by_page(store: &dyn Sto
     let mut expected = vec![];
     for session in create_all(store, (1..=7).map(session)).await {
         let outcome = revoke_session(store, &session, after(10)).await;
-        expected.push((outcome.seq.unwrap(), Revoked::Session(session.id)));
+        expected.push((outcome.place.seq, Revoked::Session(session.id)));
     }
     for limit in [1, 2, 7, 100] {
         let mut last = Seq::default();
         let mut seen = vec![];
         loop {
-            let page = store.revocations_after(last, limit).await.unwrap();
+            let page = read_feed(store, last, limit).await.entries;
             assert!(i64::try_from(page.len()).unwrap() <= limit);
             let Some(entry) = page.last() else { break };
             assert!(entry.seq > last, "the cursor moves on");
@@ -46,12 +47,13 @@ pub async fn entries_come_in_the_order_of_their_seq_page_by_page(store: &dyn Sto
 
 /// Follows the feed by its cursor, woken by hints alone, until it has seen so many entries.
 async fn follow(store: &dyn Store, count: usize) -> Vec<FeedEntry> {
+    let mut reader = Reader::join(store).await;
     let mut hints = store.revocation_hints();
     let mut seen: Vec<FeedEntry> = vec![];
     while seen.len() < count {
         hints.borrow_and_update();
         let last = seen.last().map(|entry| entry.seq).unwrap_or_default();
-        let page = store.revocations_after(last, 5).await.unwrap();
+        let page = reader.read(last, 5).await.entries;
         if page.is_empty() {
             hints.changed().await.unwrap();
         }

@@ -7,7 +7,7 @@ use std::{
 
 use countersign::{
     domain::{
-        ids::{Incarnation, TokenId},
+        ids::TokenId,
         policy::{OnQuota, OnRefresh},
         refresh::RefreshAttempt,
         revocation::{RevocationTarget, Seq},
@@ -16,7 +16,6 @@ use countersign::{
     },
     store::{
         Created, Creation, Refreshed, Store, StoreError,
-        members::Newcomer,
         postgres::{PostgresStore, connect::Options, open::OpenError},
     },
 };
@@ -26,12 +25,12 @@ use tokio_postgres::{AsyncMessage, NoTls};
 use crate::{
     postgres_server::{Server, execute, new_database, number, options},
     support::{
-        after, assert_unchanged, attempt, create, create_all, entries, list, query, read, revoke, revoke_session,
-        rich_session, rotate, session, text, unlimited,
+        Reader, after, assert_unchanged, attempt, create, create_all, entries, list, query, read, revoke,
+        revoke_session, rich_session, rotate, session, text, unlimited,
     },
 };
 
-async fn open(url: &str) -> PostgresStore {
+pub async fn open(url: &str) -> PostgresStore {
     PostgresStore::open(&options(url)).await.unwrap()
 }
 
@@ -50,7 +49,7 @@ async fn replicas() -> (String, [PostgresStore; 3]) {
 }
 
 /// Waits for what must come, and fails rather than hang.
-async fn in_time<T>(event: impl Future<Output = T>) -> T {
+pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), event).await.expect("it comes")
 }
 
@@ -130,7 +129,7 @@ async fn of_many_refreshes_over_several_replicas_one_rotates_and_the_others_repl
         for outcome in join_all(attempts).await {
             match outcome.unwrap() {
                 Refreshed::Rotated { session, .. } => rotated.push(session),
-                Refreshed::Replayed(session) => replayed.push(session),
+                Refreshed::Replayed { session, .. } => replayed.push(session),
                 other => panic!("{other:?}"),
             }
         }
@@ -174,10 +173,11 @@ async fn the_feed_has_no_gaps_while_several_replicas_write() {
     let (url, stores) = replicas().await;
     let sessions = create_all(&stores[0], (0..3 * EACH).map(session)).await;
     let done = AtomicBool::new(false);
+    let mut reader = Reader::join(&stores[0]).await;
     let follower = async {
         let mut last = Seq::default();
         while !done.load(Ordering::Relaxed) || last.0 < i64::from(3 * EACH) {
-            for entry in stores[0].revocations_after(last, 7).await.unwrap() {
+            for entry in reader.read(last, 7).await.entries {
                 assert_eq!(entry.seq.0, last.0 + 1, "nothing is committed before what has a smaller seq");
                 last = entry.seq;
             }
@@ -201,7 +201,7 @@ async fn a_revocation_of_one_replica_wakes_the_others() {
     let (_, stores) = replicas().await;
     let there = create(&stores[0], session(1)).await;
     let mut hints = stores[2].revocation_hints();
-    let seq = revoke_session(&stores[0], &there, after(2)).await.seq.unwrap();
+    let seq = revoke_session(&stores[0], &there, after(2)).await.place.seq;
     in_time(hints.wait_for(|hint| *hint == seq)).await.unwrap();
 }
 
@@ -219,7 +219,7 @@ async fn a_notification_wakes_whatever_it_says() {
     }
     for session in &there {
         execute(&url, "SELECT pg_notify('countersign_feed', 'nonsense')").await;
-        let seq = revoke_session(&store, session, after(2)).await.seq.unwrap();
+        let seq = revoke_session(&store, session, after(2)).await.place.seq;
         in_time(hints.wait_for(|hint| *hint == seq)).await.unwrap();
     }
 }
@@ -239,7 +239,7 @@ async fn others_are_notified_of_a_revocation() {
         }
     });
     client.batch_execute("LISTEN countersign_feed").await.unwrap();
-    let seq = revoke_session(&store, &there, after(2)).await.seq.unwrap();
+    let seq = revoke_session(&store, &there, after(2)).await.place.seq;
     while in_time(heard.recv()).await.unwrap() != seq.0.to_string() {}
 }
 
@@ -256,7 +256,7 @@ async fn without_notifications_revocations_are_found_by_looking() {
              WHERE datname = current_database() AND query = 'LISTEN countersign_feed'",
         )
         .await;
-        let seq = revoke_session(&stores[0], session, after(2)).await.seq.unwrap();
+        let seq = revoke_session(&stores[0], session, after(2)).await.place.seq;
         in_time(hints.wait_for(|hint| *hint == seq)).await.unwrap();
     }
 }
@@ -299,35 +299,8 @@ async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
     assert!(rotated.is_ok(), "{rotated:?}");
 
     standby("").await;
-    assert!(revoke_session(&store, &there, after(4)).await.seq.is_some());
+    revoke_session(&store, &there, after(4)).await;
     create(&store, session(3)).await;
-}
-
-/// Removal is a compare-and-set, so that nobody is removed who has just been heard of.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_is_registered_until_it_leaves_or_is_removed() {
-    let (_, stores) = replicas().await;
-    let there = create(&stores[0], session(1)).await;
-    let head = revoke_session(&stores[0], &there, after(2)).await.seq.unwrap();
-    let [one, two, _] = stores.each_ref().map(|store| store.members().unwrap());
-    let [a, b] = [Incarnation::new([1; 16]), Incarnation::new([2; 16])];
-    for incarnation in [a, b] {
-        one.join(Newcomer { incarnation, name: "host".to_owned(), version: "1.2.3" }).await.unwrap();
-    }
-    assert_eq!(two.renew(a, Seq(0)).await.unwrap(), Some(head));
-    assert_eq!(one.renew(a, head).await.unwrap(), Some(head));
-    let list = async || {
-        let members = two.list().await.unwrap();
-        members.into_iter().map(|member| (member.incarnation, member.renewals, member.applied)).collect::<Vec<_>>()
-    };
-    assert_eq!(list().await, [(a, 2, head), (b, 0, Seq(0))]);
-
-    assert!(!two.remove(a, 1).await.unwrap(), "it has renewed since");
-    assert!(two.remove(a, 2).await.unwrap());
-    assert_eq!(one.renew(a, head).await.unwrap(), None, "a row that is gone stays gone");
-    assert_eq!(list().await, [(b, 0, Seq(0))]);
-    one.leave(b).await.unwrap();
-    assert_eq!(list().await, []);
 }
 
 /// A refresh must not touch an index, or each would cost five writes instead of one.
@@ -359,7 +332,7 @@ async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
         let session = Session { subject: text(format!("user {n}")), ..session(n) };
         store.create_session(Creation { session, max_sessions: 5, on_quota: OnQuota::Refuse })
     });
-    assert!(join_all(creations).await.iter().all(|outcome| matches!(outcome, Ok(Created::New { seq: None }))));
+    assert!(join_all(creations).await.iter().all(|outcome| matches!(outcome, Ok(Created::New { place: None }))));
     let inserted = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'sessions'";
     in_time(async {
         while number(&url, inserted).await < i64::from(SUBJECTS) {
@@ -480,7 +453,7 @@ async fn whose_turn_does_not_come_creates_nothing() {
         outcome
     };
     let (first, second) = in_time(futures_util::future::join(first, second)).await;
-    assert_eq!(first.unwrap(), Created::New { seq: None });
+    assert_eq!(first.unwrap(), Created::New { place: None });
     assert!(matches!(second, Err(StoreError::Unavailable(_))), "{second:?}");
     drop(client);
     driver.await.unwrap().unwrap();
@@ -501,7 +474,7 @@ async fn a_limit_holds_on_connections_that_nobody_has_used() {
             stores[m as usize % 2].create_session(Creation { session, max_sessions, on_quota: OnQuota::Refuse })
         }))
         .await;
-        let is_new = |outcome: &&Result<_, _>| matches!(outcome, Ok(Created::New { seq: None }));
+        let is_new = |outcome: &&Result<_, _>| matches!(outcome, Ok(Created::New { place: None }));
         assert_eq!(outcomes.iter().take(8).filter(is_new).count(), 3, "{outcomes:?}");
         assert_eq!(outcomes.iter().skip(8).filter(is_new).count(), 8, "{outcomes:?}");
     }
@@ -570,7 +543,7 @@ async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Outpu
             };
             let fresh = session(n);
             match store.create_session(unlimited(fresh.clone())).await {
-                Ok(created) => assert_eq!(created, Created::New { seq: None }),
+                Ok(created) => assert_eq!(created, Created::New { place: None }),
                 Err(error) => {
                     fail(error);
                     continue;
@@ -592,7 +565,7 @@ async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Outpu
             match revoke(store, RevocationTarget::Session(rotated.id), at).await {
                 Ok(outcome) => {
                     assert_eq!(outcome.sessions, 1);
-                    ended.push((rotated, outcome.seq.unwrap()));
+                    ended.push((rotated, outcome.place.seq));
                 }
                 Err(error) => fail(error),
             }

@@ -15,11 +15,11 @@ use crate::support::{
     rich_session, seconds, session, text,
 };
 
-const NOTHING: RevocationOutcome = RevocationOutcome { found: true, full: false, sessions: 0, seq: None };
-
 /// Nothing was written; what was written before counts.
-fn nothing_new(entries: &[FeedEntry]) -> RevocationOutcome {
-    RevocationOutcome { seq: entries.last().map(|entry| entry.seq), ..NOTHING }
+#[track_caller]
+fn assert_nothing_new(outcome: &RevocationOutcome, entries: &[FeedEntry]) {
+    assert_eq!((outcome.found, outcome.full, outcome.sessions), (true, false, 0), "{outcome:?}");
+    assert_eq!(outcome.place.seq, entries.last().map(|entry| entry.seq).unwrap_or_default());
 }
 
 fn alice(except: Option<&Session>) -> RevocationTarget {
@@ -37,9 +37,12 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
     let outcome = store.revoke(Revocation { target, ended: ended.clone(), may_add: true, orphan: None }).await.unwrap();
 
     let entry = BlacklistEntry::for_session(&there[0], &ended);
-    let seq = outcome.seq.expect("an entry was written");
-    assert_eq!(outcome, RevocationOutcome { found: true, full: false, sessions: 1, seq: Some(seq) });
-    assert_eq!(entries(store).await, [FeedEntry { seq, revoked: entry.revoked, expires_at: entry.expires_at }]);
+    let place = outcome.place;
+    assert_eq!(outcome, RevocationOutcome { found: true, full: false, sessions: 1, place });
+    assert_eq!(
+        entries(store).await,
+        [FeedEntry { seq: place.seq, revoked: entry.revoked, expires_at: entry.expires_at }]
+    );
     assert_unchanged(store, &[there[0].clone().end(ended), there[1].clone(), there[2].clone()]).await;
 }
 
@@ -52,14 +55,14 @@ pub async fn an_ended_session_is_left_as_it_ended(store: &dyn Store) {
     let ended = Ended { at: after(3), reason: EndReason::Compromised, note: text("later") };
     let target = RevocationTarget::Session(before.id);
     let again = store.revoke(Revocation { target, ended, may_add: true, orphan: None }).await.unwrap();
-    assert_eq!(again, nothing_new(&entries_before), "it waits for the entry that is there");
+    assert_nothing_new(&again, &entries_before);
     assert_unchanged(store, &[first]).await;
     assert_eq!(entries(store).await, entries_before);
 }
 
 pub async fn an_expired_session_is_not_ended(store: &dyn Store) {
     let expired = create(store, session(1)).await;
-    assert_eq!(revoke_session(store, &expired, expired.idle_expires_at).await, NOTHING);
+    assert_nothing_new(&revoke_session(store, &expired, expired.idle_expires_at).await, &[]);
     assert_unchanged(store, &[expired]).await;
     assert_eq!(entries(store).await, []);
 }
@@ -67,7 +70,7 @@ pub async fn an_expired_session_is_not_ended(store: &dyn Store) {
 pub async fn an_unknown_session_is_not_found(store: &dyn Store) {
     let there = create(store, session(1)).await;
     let outcome = revoke_session(store, &session(2), after(3)).await;
-    assert_eq!(outcome, RevocationOutcome { found: false, full: false, sessions: 0, seq: None });
+    assert_eq!((outcome.found, outcome.full, outcome.sessions), (false, false, 0));
     assert_unchanged(store, &[there]).await;
     assert_eq!(entries(store).await, []);
 }
@@ -81,7 +84,7 @@ pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
     let outcome = revoke(store, alice(Some(&alices[2])), after(10)).await.unwrap();
     assert_eq!((outcome.found, outcome.sessions), (true, 3));
     let entries = entries(store).await;
-    assert_eq!(outcome.seq, entries.last().map(|entry| entry.seq));
+    assert_eq!(Some(outcome.place.seq), entries.last().map(|entry| entry.seq));
     assert_eq!(entries.len(), 3);
     for n in [0, 1, 3] {
         let entry = BlacklistEntry::for_session(&alices[n], &ended(after(10)));
@@ -102,16 +105,13 @@ pub async fn a_subject_revoked_twice_ends_nothing_more(store: &dyn Store) {
     let ended = [read(store, &before[0]).await, read(store, &before[1]).await];
     let entries_before = entries(store).await;
 
-    assert_eq!(revoke(store, alice(None), after(4)).await.unwrap(), nothing_new(&entries_before));
+    assert_nothing_new(&revoke(store, alice(None), after(4)).await.unwrap(), &entries_before);
     assert_unchanged(store, &ended).await;
     assert_eq!(entries(store).await, entries_before);
 
     let target = RevocationTarget::Subject { tenant: Tenant::default(), subject: text("nobody"), except: None };
-    assert_eq!(
-        revoke(store, target, after(5)).await.unwrap(),
-        nothing_new(&entries_before),
-        "nor does a subject without sessions"
-    );
+    // Nor does a subject without sessions.
+    assert_nothing_new(&revoke(store, target, after(5)).await.unwrap(), &entries_before);
 }
 
 pub async fn expired_sessions_of_a_subject_are_not_counted(store: &dyn Store) {
@@ -129,10 +129,10 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
     let token = TokenId::new([8; 16]);
     let outcome = revoke_token(store, &before, token, after(2)).await;
 
-    let seq = outcome.seq.expect("an entry was written");
-    assert_eq!(outcome, RevocationOutcome { found: true, full: false, sessions: 0, seq: Some(seq) });
+    let place = outcome.place;
+    assert_eq!(outcome, RevocationOutcome { found: true, full: false, sessions: 0, place });
     let expires_at = after(2).plus(seconds(60)).plus(RETENTION_MARGIN);
-    assert_eq!(entries(store).await, [FeedEntry { seq, revoked: Revoked::Token(token), expires_at }]);
+    assert_eq!(entries(store).await, [FeedEntry { seq: place.seq, revoked: Revoked::Token(token), expires_at }]);
     assert_unchanged(store, &[before]).await;
 }
 
@@ -141,10 +141,10 @@ pub async fn a_token_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Stor
     let token = before.access_token_id;
     let first = revoke_token(store, &before, token, after(2)).await;
     let second = revoke_token(store, &before, token, after(2)).await;
-    assert!(second.seq > first.seq, "a reader that waits for it must see it come: {first:?} {second:?}");
+    assert!(second.place.seq > first.place.seq, "a reader that waits for it must see it come: {first:?} {second:?}");
 
     let entries = entries(store).await;
-    assert_eq!(entries.iter().map(|entry| Some(entry.seq)).collect::<Vec<_>>(), [second.seq]);
+    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [second.place.seq]);
 }
 
 pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &dyn Store) {
@@ -154,7 +154,8 @@ pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &
     let entries_before = entries(store).await;
     for over in [&ended, &expired, &session(4)] {
         let outcome = revoke_token(store, over, over.access_token_id, after(10)).await;
-        assert_eq!((outcome.sessions, outcome.seq), (0, nothing_new(&entries(store).await).seq));
+        let last = entries(store).await.last().unwrap().seq;
+        assert_eq!((outcome.sessions, outcome.place.seq), (0, last));
     }
     assert_eq!(entries(store).await, entries_before);
 }

@@ -1,11 +1,14 @@
 //! Sessions, attempts and revocations to try a store with, and what a test looks at afterwards.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use countersign::{
     domain::{
         claims::CustomClaims,
-        ids::{SessionId, TokenId},
+        ids::{Incarnation, SessionId, TokenId},
         key::RefreshKeyId,
         policy::{OnQuota, OnRefresh, SessionPolicy},
         refresh::RefreshAttempt,
@@ -16,6 +19,7 @@ use countersign::{
     },
     store::{
         Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+        replicas::{Answer, Newcomer, Renewal, Renewals, Renewed},
     },
 };
 use serde_json::{Value, json};
@@ -128,7 +132,7 @@ pub fn unlimited(session: Session) -> Creation {
 
 pub async fn create(store: &dyn Store, session: Session) -> Session {
     let created = store.create_session(unlimited(session.clone())).await.unwrap();
-    assert_eq!(created, Created::New { seq: None });
+    assert_eq!(created, Created::New { place: None });
     session
 }
 
@@ -216,9 +220,68 @@ pub fn found_out(at: Timestamp, reason: EndReason) -> Ended {
     Ended { at, reason, note: Note::default() }
 }
 
+/// What the feed says after a place, to a replica that joins for this alone.
+pub async fn read_feed(store: &dyn Store, after: Seq, limit: i64) -> Answer {
+    let mut reader = Reader::join(store).await;
+    let answer = reader.read(after, limit).await;
+    reader.leave(store).await;
+    answer
+}
+
+/// A replica that reads the feed.
+pub struct Reader {
+    renewals: Box<dyn Renewals>,
+    incarnation: Incarnation,
+    number: i64,
+}
+
+impl Reader {
+    pub async fn join(store: &dyn Store) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let [a, b, c, d, e, f, g, h] = COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let incarnation = Incarnation::new([7, 7, 7, 7, 7, 7, 7, 7, a, b, c, d, e, f, g, h]);
+        if let Some(members) = store.members() {
+            members.join(newcomer(incarnation)).await.unwrap();
+        }
+        Self { renewals: store.renewals(), incarnation, number: 0 }
+    }
+
+    pub async fn read(&mut self, after: Seq, limit: i64) -> Answer {
+        self.number += 1;
+        let renewal = Renewal {
+            incarnation: self.incarnation,
+            number: self.number,
+            confirmed: 0,
+            applied: after,
+            after,
+            limit,
+            patience: seconds(60),
+        };
+        match self.renewals.renew(&renewal).await.unwrap() {
+            Renewed::Answer(answer) => answer,
+            Renewed::Gone => panic!("it has joined"),
+        }
+    }
+
+    pub async fn leave(self, store: &dyn Store) {
+        if let Some(members) = store.members() {
+            members.leave(self.incarnation).await.unwrap();
+        }
+    }
+}
+
+pub fn newcomer(incarnation: Incarnation) -> Newcomer {
+    Newcomer { incarnation, name: "host".to_owned(), version: "1.2.3", holds_for: seconds(3) }
+}
+
 /// The whole blacklist, in the order of the feed.
 pub async fn entries(store: &dyn Store) -> Vec<FeedEntry> {
-    store.revocations_after(Seq::default(), ALL).await.unwrap()
+    read_feed(store, Seq::default(), ALL).await.entries
+}
+
+/// The latest expiry of an entry that was ever deleted.
+pub async fn forgotten_until(store: &dyn Store) -> Timestamp {
+    read_feed(store, Seq::default(), ALL).await.forgotten_until
 }
 
 /// All sessions of a tenant, in one page.

@@ -13,8 +13,8 @@ use countersign::{
 };
 
 use crate::support::{
-    ALL, after, assert_unchanged, create, create_all, entries, ids, list, query, revoke_session, revoke_tenant,
-    revoke_token, session, text,
+    ALL, after, assert_unchanged, create, create_all, entries, forgotten_until, ids, list, query, revoke_session,
+    revoke_tenant, revoke_token, session, text,
 };
 
 const TICK: Duration = Duration::from_micros(1);
@@ -57,20 +57,20 @@ pub async fn entries_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) 
 }
 
 pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Store) {
-    assert!(store.forgotten_until().await.unwrap() <= after(0), "nothing has been swept");
+    assert!(forgotten_until(store).await <= after(0), "nothing has been swept");
     store.delete_expired_revocations(LATE, ALL).await.unwrap();
-    assert!(store.forgotten_until().await.unwrap() <= after(0), "nothing has been deleted, whatever the clock says");
+    assert!(forgotten_until(store).await <= after(0), "nothing has been deleted, whatever the clock says");
 
     let written = stopped_tokens(store, 3).await;
     for entry in &written {
         let swept = store.delete_expired_revocations(LATE, 1).await.unwrap();
         assert_eq!((swept.deleted, swept.forgotten_until), (1, entry.expires_at));
-        assert_eq!(store.forgotten_until().await.unwrap(), entry.expires_at);
+        assert_eq!(forgotten_until(store).await, entry.expires_at);
     }
     let there = create(store, session(2)).await;
     revoke_token(store, &there, TokenId::new([9; 16]), after(3)).await;
     store.delete_expired_revocations(LATE, ALL).await.unwrap();
-    assert_eq!(store.forgotten_until().await.unwrap(), written[2].expires_at, "it never goes back");
+    assert_eq!(forgotten_until(store).await, written[2].expires_at, "it never goes back");
 }
 
 /// Holds the store to keeping the tenant's entry until its sessions have been ended, and no longer.
@@ -146,7 +146,7 @@ pub async fn a_seq_is_not_used_again_after_the_newest_entries_are_gone(store: &d
     assert_eq!(sweep(store).await, 3);
     let there = create(store, session(2)).await;
     let outcome = revoke_session(store, &there, after(20)).await;
-    assert!(outcome.seq > Some(newest), "a reader that has come to {newest:?} would miss {outcome:?}");
+    assert!(outcome.place.seq > newest, "a reader that has come to {newest:?} would miss {outcome:?}");
 }
 
 pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {

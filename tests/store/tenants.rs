@@ -6,7 +6,7 @@ use countersign::{
     domain::{
         ids::SessionId,
         refresh::RefreshRefusal,
-        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked},
+        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, Seq},
         session::{EndReason, Ended, Session},
         text::Tenant,
         time::Timestamp,
@@ -53,7 +53,7 @@ pub async fn a_revoked_tenant_has_one_entry_and_its_sessions_are_counted(store: 
     assert_eq!((outcome.found, outcome.sessions), (true, 3));
     let entries = entries(store).await;
     assert_eq!(entries.len(), 1, "one, however many sessions there are");
-    assert_eq!(outcome.seq, Some(entries[0].seq));
+    assert_eq!(outcome.place.seq, entries[0].seq);
     assert_eq!(entries[0].revoked, Revoked::Tenant { tenant: acme(), up_to: up_to(store).await });
     assert!(up_to(store).await >= after(10));
     assert_unchanged(store, &there).await;
@@ -75,9 +75,9 @@ pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Sto
     create(store, of_acme(1)).await;
     let first = revoke_tenant(store, &acme(), after(2)).await;
     let second = revoke_tenant(store, &acme(), after(3)).await;
-    assert!(second.seq > first.seq, "a reader that waits for it must see it come: {first:?} {second:?}");
+    assert!(second.place.seq > first.place.seq, "a reader that waits for it must see it come: {first:?} {second:?}");
     assert!(up_to(store).await >= after(3));
-    assert_eq!(Some(entries(store).await[0].seq), second.seq);
+    assert_eq!(entries(store).await[0].seq, second.place.seq);
 
     let tenants = store.revoked_tenants().await.unwrap();
     end_tenant(store, &tenants[0], 10).await;
@@ -201,7 +201,7 @@ pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(s
 pub async fn a_tenant_that_nothing_is_known_of_adds_no_entry(store: &dyn Store) {
     create(store, session(1)).await;
     let outcome = revoke_tenant(store, &acme(), after(2)).await;
-    assert_eq!((outcome.found, outcome.sessions, outcome.seq), (true, 0, None));
+    assert_eq!((outcome.found, outcome.sessions, outcome.place.seq), (true, 0, Seq::default()));
     assert_eq!(entries(store).await, []);
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use countersign::{
+    clock::Clock,
     domain::{
         ids::SessionId,
         key::SealedKey,
@@ -13,8 +14,9 @@ use countersign::{
         time::Timestamp,
     },
     store::{
-        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
-        SweptRevocations, members::Members,
+        Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+        SweptRevocations,
+        replicas::{Members, Renewal, Renewals, Renewed},
     },
 };
 use tokio::sync::watch;
@@ -62,6 +64,8 @@ impl Gate {
 /// The double.
 pub struct Double {
     real: Arc<dyn Store>,
+    /// The one of the test, which the database does not know.
+    clock: Arc<dyn Clock>,
     /// What calls of sessions fail with. The feed goes on.
     failure: Mutex<Option<StoreError>>,
     /// Before a session is created.
@@ -69,19 +73,20 @@ pub struct Double {
     /// After a revocation has been committed, before its caller learns of it.
     pub committed_revocations: Gate,
     /// Before the feed reads.
-    pub feed: Gate,
+    pub feed: Arc<Gate>,
     /// How many sweeps have begun, and up to when the last one deleted.
     sweeps: watch::Sender<(usize, Timestamp)>,
 }
 
 impl Double {
-    pub fn of(real: Arc<dyn Store>) -> Self {
+    pub fn of(real: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         Self {
             real,
+            clock,
             failure: Mutex::default(),
             creations: Gate::default(),
             committed_revocations: Gate::default(),
-            feed: Gate::default(),
+            feed: Arc::default(),
             sweeps: watch::channel((0, Timestamp::from_micros(i64::MIN))).0,
         }
     }
@@ -103,6 +108,25 @@ impl Double {
 
     fn check(&self) -> Result<()> {
         self.failure.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+/// Reads of the feed that pass through a gate.
+struct Gated {
+    real: Box<dyn Renewals>,
+    gate: Arc<Gate>,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Renewals for Gated {
+    async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed> {
+        self.gate.pass().await;
+        let mut renewed = self.real.renew(renewal).await?;
+        if let Renewed::Answer(answer) = &mut renewed {
+            answer.now = answer.now.map(|_| self.clock.now());
+        }
+        Ok(renewed)
     }
 }
 
@@ -149,9 +173,8 @@ impl Store for Double {
         self.real.end_tenant_sessions(tenant, after, limit).await
     }
 
-    async fn revocations_after(&self, after: Seq, limit: i64) -> Result<Vec<FeedEntry>> {
-        self.feed.pass().await;
-        self.real.revocations_after(after, limit).await
+    fn renewals(&self) -> Box<dyn Renewals> {
+        Box::new(Gated { real: self.real.renewals(), gate: self.feed.clone(), clock: self.clock.clone() })
     }
 
     fn members(&self) -> Option<&dyn Members> {
@@ -165,10 +188,6 @@ impl Store for Double {
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations> {
         self.sweeps.send_modify(|(count, last)| (*count, *last) = (*count + 1, until));
         self.real.delete_expired_revocations(until, limit).await
-    }
-
-    async fn forgotten_until(&self) -> Result<Timestamp> {
-        self.real.forgotten_until().await
     }
 
     async fn stopped(&self) {

@@ -115,7 +115,7 @@ impl Home {
     /// Starts a service here, after its store has been prepared, and does not wait for it.
     pub async fn launch(self, prepare: impl FnOnce(&Double)) -> Server {
         let config = self.config();
-        let store = Arc::new(Double::of(app::open_store(&config).await.unwrap()));
+        let store = Arc::new(Double::of(app::open_store(&config).await.unwrap(), self.clock.clone()));
         prepare(&store);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

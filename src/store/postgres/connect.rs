@@ -14,7 +14,7 @@ use std::{
 
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{sync::mpsc, task::AbortHandle, time::timeout};
 use tokio_postgres::{
     AsyncMessage, Config, Socket,
     config::{Host, TargetSessionAttrs},
@@ -179,10 +179,10 @@ impl Target {
             self.config()?.connect(self.connector.clone()).await.map_err(|error| failed(chain(&error)))?;
         let warned = Arc::new(AtomicBool::new(false));
         let (sender, notifications) = mpsc::unbounded_channel();
-        tokio::spawn(drive(driver, warned.clone(), sender));
+        let driver = tokio::spawn(drive(driver, warned.clone(), sender)).abort_handle();
         let mut connection = AsyncPgConnection::try_from(client).await.map_err(|error| failed(error.to_string()))?;
         self.set_up(&mut connection).await.map_err(|error| failed(error.to_string()))?;
-        Ok(Connected { connection, warned, notifications })
+        Ok(Connected { connection, warned, notifications, driver })
     }
 
     /// Sets what differs from how we need it, and what the server knows at all.
@@ -220,6 +220,8 @@ pub struct Connected {
     pub warned: Arc<AtomicBool>,
     /// What others have notified it of.
     pub notifications: mpsc::UnboundedReceiver<String>,
+    /// Moves its bytes. Ended, the connection is closed, whatever the server has yet to answer.
+    pub driver: AbortHandle,
 }
 
 /// Moves the bytes of a connection until it is closed from either side.

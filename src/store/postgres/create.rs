@@ -48,7 +48,7 @@ impl BatchWrite for Swift<'_> {
         };
         let inserted: HashSet<SessionId> = inserted.into_iter().collect();
         let is_new = |creation: &Creation| inserted.contains(&creation.session.id);
-        Ok(creations.into_iter().map(|creation| Ok(is_new(creation).then_some(Created::New { seq: None }))).collect())
+        Ok(creations.into_iter().map(|creation| Ok(is_new(creation).then_some(Created::New { place: None }))).collect())
     }
 }
 
@@ -103,10 +103,10 @@ impl BatchWrite for Careful<'_> {
             let created = create(lease, creation, &mut entries).await?;
             outcomes.push((created, (entries.len() > before).then_some(entries.len())));
         }
-        let seqs = writes::insert_entries(lease, &entries).await?;
+        let places = writes::insert_entries(lease, &entries).await?;
         lease.commit().await?;
         let outcomes = outcomes.into_iter().map(|(created, last)| match (created, last) {
-            (Created::New { .. }, Some(end)) => Ok(Created::New { seq: seqs.get(end - 1).copied() }),
+            (Created::New { .. }, Some(end)) => Ok(Created::New { place: places.get(end - 1).copied() }),
             (created, _) => Ok(created),
         });
         Ok(outcomes.collect())
@@ -156,7 +156,7 @@ async fn create(
         // Somebody else has made the same request since. What was evicted for it comes back with the transaction.
         return Err(Fault::Again(StoreError::Unavailable("the same request is being made by others".to_owned())));
     }
-    Ok(Created::New { seq: None })
+    Ok(Created::New { place: None })
 }
 
 /// The session that the same request made before.

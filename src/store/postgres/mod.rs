@@ -3,11 +3,12 @@
 mod claims;
 pub mod connect;
 mod create;
-mod members;
 pub mod open;
 mod pool;
 mod reads;
 mod refresh;
+mod renewals;
+mod replicas;
 mod revoke;
 mod rows;
 mod schema;
@@ -27,18 +28,18 @@ use self::{
     connect::{Options, Target},
     open::OpenError,
     pool::{Fault, Pool},
+    renewals::PostgresRenewals,
 };
 use super::{
-    Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
-    SweptRevocations,
+    Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError, SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
-    members::Members,
+    replicas::{Members, Renewals},
 };
 use crate::domain::{
     ids::SessionId,
     key::SealedKey,
     refresh::RefreshAttempt,
-    revocation::{Revocation, Seq},
+    revocation::{Place, Revocation, Seq},
     session::Session,
     time::Timestamp,
 };
@@ -50,16 +51,15 @@ const REFRESHES: Shape = Shape { workers: 2, most: 512 };
 /// They take turns at the head of the feed anyway.
 const REVOCATIONS: Shape = Shape { workers: 2, most: 512 };
 
-/// How often the head of the feed is looked at, for entries of other processes.
+/// How often the head of the feed is looked at, for entries of other processes, while no notifications arrive.
 const POLL: Duration = Duration::from_millis(25);
-/// The same while notifications arrive.
-const POLL_WHILE_NOTIFIED: Duration = Duration::from_millis(500);
 /// How long to wait before looking again after the database failed.
 const POLL_RETRY: Duration = Duration::from_millis(200);
 
 /// Sessions, blacklist and keys in a PostgreSQL database.
 pub struct PostgresStore {
     shared: Arc<Shared>,
+    target: Target,
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
@@ -108,14 +108,14 @@ impl PostgresStore {
         let tasks = [
             tokio::spawn(poll),
             tokio::spawn(wake_up::call(shared.clone())),
-            tokio::spawn(wake_up::listen(shared.clone(), target, hears)),
+            tokio::spawn(wake_up::listen(shared.clone(), target.clone(), hears)),
         ];
         Ok(Self {
             creations: shared.group(
                 CREATIONS,
                 |shared, creations| async move { create::commit(&shared.pool, &creations).await },
                 |created| match created {
-                    Created::New { seq } => *seq,
+                    Created::New { place } => *place,
                     Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
                 },
             ),
@@ -123,18 +123,19 @@ impl PostgresStore {
                 REFRESHES,
                 |shared, attempts| async move { refresh::commit(&shared.pool, &attempts).await },
                 |refreshed| match refreshed {
-                    Refreshed::Rotated { seq, .. } => *seq,
-                    Refreshed::Reused { seq, .. } => Some(*seq),
-                    Refreshed::Replayed(_) | Refreshed::Refused(_) => None,
+                    Refreshed::Rotated { place, .. } => *place,
+                    Refreshed::Reused { place, .. } => Some(*place),
+                    Refreshed::Replayed { .. } | Refreshed::Refused(_) => None,
                 },
             ),
             revocations: shared.group(
                 REVOCATIONS,
                 |shared, revocations| async move { pool::commit(&shared.pool, &revocations).await },
-                |outcome: &RevocationOutcome| outcome.seq,
+                |outcome: &RevocationOutcome| Some(outcome.place),
             ),
             _tasks: tasks.map(AbortOnDropHandle::new),
             poll_stopped,
+            target,
             shared,
         })
     }
@@ -151,7 +152,7 @@ impl Shared {
         self: &Arc<Self>,
         shape: Shape,
         commit: F,
-        last_entry: fn(&O) -> Option<Seq>,
+        last_entry: fn(&O) -> Option<Place>,
     ) -> GroupCommit<W, O>
     where
         W: Clone + Send + Sync + 'static,
@@ -167,8 +168,9 @@ impl Shared {
     }
 
     /// Tells followers, here and elsewhere, of what this process has committed.
-    fn hinting<O>(&self, outcomes: BatchOutcome<O>, last_entry: fn(&O) -> Option<Seq>) -> BatchOutcome<O> {
-        if let Some(seq) = outcomes.iter().flatten().flatten().filter_map(last_entry).max() {
+    fn hinting<O>(&self, outcomes: BatchOutcome<O>, last_entry: fn(&O) -> Option<Place>) -> BatchOutcome<O> {
+        let places = outcomes.iter().flatten().flatten().filter_map(last_entry);
+        if let Some(seq) = places.map(|place| place.seq).max() {
             self.hint(seq);
             self.committed.send_replace(seq);
         }
@@ -186,13 +188,15 @@ impl Shared {
         *self.hints.borrow()
     }
 
-    /// Looks at the head of the feed again and again, less often while notifications arrive.
+    /// Looks at the head of the feed again and again, but while notifications arrive.
     async fn poll(self: Arc<Self>, mut hearing: watch::Receiver<bool>) {
         loop {
+            // What was said while nobody heard it is found by looking once more.
+            let hears = *hearing.borrow_and_update();
             let wait = match self.feed_head().await {
-                Ok(seq) => {
-                    self.hint(seq);
-                    if *hearing.borrow_and_update() { POLL_WHILE_NOTIFIED } else { POLL }
+                Ok(place) => {
+                    self.hint(place.seq);
+                    POLL
                 }
                 Err(fault) => {
                     tracing::debug!(error = %StoreError::from(fault), "the head of the feed cannot be read");
@@ -200,18 +204,17 @@ impl Shared {
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                // What was said while nobody heard it is found by looking at once.
+                () = tokio::time::sleep(wait), if !hears => {}
                 Ok(()) = hearing.changed() => {}
             }
         }
     }
 
-    async fn feed_head(&self) -> Result<Seq, Fault> {
+    async fn feed_head(&self) -> Result<Place, Fault> {
         let mut lease = self.pool.lease().await?;
-        let seq = self.pool.in_time(reads::feed_head(&mut lease)).await?;
+        let head = self.pool.in_time(reads::feed_head(&mut lease)).await?;
         lease.release();
-        Ok(seq)
+        Ok(head)
     }
 }
 
@@ -283,8 +286,8 @@ impl Store for PostgresStore {
         with_connection!(self, sweep::end_tenant_sessions, &tenant, after, limit)
     }
 
-    async fn revocations_after(&self, after: Seq, limit: i64) -> Result<Vec<FeedEntry>, StoreError> {
-        with_connection!(self, reads::revocations_after, after, limit)
+    fn renewals(&self) -> Box<dyn Renewals> {
+        Box::new(PostgresRenewals::new(self.target.clone()))
     }
 
     fn revocation_hints(&self) -> watch::Receiver<Seq> {
@@ -293,10 +296,6 @@ impl Store for PostgresStore {
 
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError> {
         with_connection!(self, sweep::delete_expired_revocations, until, limit)
-    }
-
-    async fn forgotten_until(&self) -> Result<Timestamp, StoreError> {
-        with_connection!(self, reads::forgotten_until)
     }
 
     async fn stopped(&self) {

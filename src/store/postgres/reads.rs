@@ -1,16 +1,24 @@
 //! What is read, and the first keys.
 
-use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper};
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, sql_types::BigInt,
+};
 use diesel_async::RunQueryDsl;
 
 use super::{
     pool::{Fault, Lease},
-    rows::{FeedRow, KeyRow, RevokedTenantRow, SessionRow, TENANT, instant, timestamp, uuid},
-    schema::{blacklist, feed_head, sessions, signing_keys, sweeper},
+    rows::{KeyRow, RevokedTenantRow, SessionRow, TENANT, instant, uuid},
+    schema::{blacklist, feed_head, sessions, signing_keys},
+    sql::statement,
 };
 use crate::{
-    domain::{ids::SessionId, key::SealedKey, revocation::Seq, session::Session, time::Timestamp},
-    store::{FeedEntry, RevokedTenant, SessionQuery},
+    domain::{
+        ids::SessionId,
+        key::SealedKey,
+        revocation::{Place, Seq, Timeline},
+        session::Session,
+    },
+    store::{RevokedTenant, SessionQuery},
 };
 
 pub async fn session(lease: &mut Lease<'_>, id: SessionId) -> Result<Option<Session>, Fault> {
@@ -51,24 +59,11 @@ pub async fn revoked_tenants(lease: &mut Lease<'_>) -> Result<Vec<RevokedTenant>
     Ok(rows.into_iter().map(RevokedTenant::try_from).collect::<Result<_, _>>()?)
 }
 
-pub async fn revocations_after(lease: &mut Lease<'_>, after: Seq, limit: i64) -> Result<Vec<FeedEntry>, Fault> {
-    let rows: Vec<FeedRow> = blacklist::table
-        .filter(blacklist::seq.gt(after.0))
-        .order(blacklist::seq.asc())
-        .limit(limit)
-        .select(FeedRow::as_select())
-        .load(&mut **lease)
-        .await?;
-    Ok(rows.into_iter().map(FeedEntry::try_from).collect::<Result<_, _>>()?)
-}
-
 /// The last place given out in the feed.
-pub async fn feed_head(lease: &mut Lease<'_>) -> Result<Seq, Fault> {
-    Ok(Seq(feed_head::table.select(feed_head::seq).first(&mut **lease).await?))
-}
-
-pub async fn forgotten_until(lease: &mut Lease<'_>) -> Result<Timestamp, Fault> {
-    Ok(timestamp(sweeper::table.select(sweeper::forgotten_until).first(&mut **lease).await?))
+pub async fn feed_head(lease: &mut Lease<'_>) -> Result<Place, Fault> {
+    let (timeline, seq) =
+        statement::<(BigInt, BigInt)>("SELECT feed_timeline(), seq FROM feed_head").get_result(&mut **lease).await?;
+    Ok(Place { timeline: Timeline(timeline), seq: Seq(seq) })
 }
 
 pub async fn keys(lease: &mut Lease<'_>) -> Result<Vec<SealedKey>, Fault> {

@@ -11,6 +11,7 @@ use diesel_async::RunQueryDsl;
 
 use super::{
     pool::{self, BatchWrite, Fault, Lease, Pool},
+    reads,
     rows::{SessionRow, array, instant, uuid},
     schema::sessions,
     sql::{first_uncovered, statement},
@@ -21,7 +22,7 @@ use crate::{
         ids::SessionId,
         policy::OnRefresh,
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
-        revocation::{BlacklistEntry, tenant_covers},
+        revocation::{BlacklistEntry, Place, tenant_covers},
         session::{Device, EndReason, Ended, Session},
         text::Note,
         time::Timestamp,
@@ -99,7 +100,7 @@ impl BatchWrite for Swift<'_> {
             if let Some(outcome) = usize::try_from(place).ok().and_then(|place| outcomes.get_mut(place)) {
                 // A damaged row has rotated all the same, and hurts nobody else.
                 *outcome = Session::try_from(row)
-                    .map(|session| Some(Refreshed::Rotated { session: Box::new(session), seq: None }));
+                    .map(|session| Some(Refreshed::Rotated { session: Box::new(session), place: None }));
             }
         }
         Ok(outcomes)
@@ -122,7 +123,9 @@ impl BatchWrite for Careful<'_> {
         let tenants = writes::tenants_up_to(lease, there.values().map(|session| &session.tenant)).await?;
         let judged: Vec<_> = attempts.iter().map(|Self(attempt)| judge(attempt, &there, &tenants).0).collect();
         if judged.iter().all(Option::is_some) {
-            return Ok(judged.into_iter().flatten().map(Ok).collect());
+            let mut outcomes: Vec<Refreshed> = judged.into_iter().flatten().collect();
+            wait_for_entries(lease, &mut outcomes).await?;
+            return Ok(outcomes.into_iter().map(Ok).collect());
         }
 
         lease.begin().await?;
@@ -150,19 +153,39 @@ impl BatchWrite for Careful<'_> {
         }
         let changed: Vec<_> = changed.into_values().collect();
         writes::save(lease, &changed).await?;
-        let seqs = writes::insert_entries(lease, &entries).await?;
+        let places = writes::insert_entries(lease, &entries).await?;
+        let (mut outcomes, entries): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
+        // After the entries of this batch, which may be those that are meant.
+        wait_for_entries(lease, &mut outcomes).await?;
         lease.commit().await?;
-        let outcomes = outcomes.into_iter().map(|(mut refreshed, entry)| {
-            let given = entry.and_then(|entry| seqs.get(entry)).copied();
+        let outcomes = outcomes.into_iter().zip(entries).map(|(mut refreshed, entry)| {
+            let given = entry.and_then(|entry: usize| places.get(entry)).copied();
             match (&mut refreshed, given) {
-                (Refreshed::Rotated { seq, .. }, given) => *seq = given,
-                (Refreshed::Reused { seq, .. }, Some(given)) => *seq = given,
+                (Refreshed::Rotated { place, .. }, given) => *place = given,
+                (Refreshed::Reused { place, .. }, Some(given)) => *place = given,
                 _ => {}
             }
             Ok(refreshed)
         });
         Ok(outcomes.collect())
     }
+}
+
+/// Whoever gets an answer once more may get it before everybody knows what the first one has stopped.
+async fn wait_for_entries(lease: &mut Lease<'_>, outcomes: &mut [Refreshed]) -> Result<(), Fault> {
+    let stops = |session: &Session| session.policy.on_refresh == OnRefresh::RevokeAccessToken;
+    let mut head = None;
+    for outcome in outcomes {
+        if let Refreshed::Replayed { session, place } = outcome
+            && stops(session)
+        {
+            if head.is_none() {
+                head = Some(reads::feed_head(lease).await?);
+            }
+            *place = head;
+        }
+    }
+    Ok(())
 }
 
 /// What an attempt changes.
@@ -191,12 +214,12 @@ fn judge(
     }
     match verdict {
         RefreshVerdict::Refuse(refusal) => (Some(Refreshed::Refused(refusal)), None),
-        RefreshVerdict::Replay => (Some(Refreshed::Replayed(Box::new(session.clone()))), None),
+        RefreshVerdict::Replay => (Some(Refreshed::Replayed { session: Box::new(session.clone()), place: None }), None),
         RefreshVerdict::Reuse => {
             let ended = Ended { at: attempt.now, reason: EndReason::RefreshTokenReused, note: Note::default() };
             let entry = Some(BlacklistEntry::for_session(session, &ended));
             let session = session.clone().end(ended);
-            let outcome = Refreshed::Reused { session: Box::new(session.clone()), seq: Default::default() };
+            let outcome = Refreshed::Reused { session: Box::new(session.clone()), place: Place::default() };
             (None, Some(Change { session, entry, outcome }))
         }
         RefreshVerdict::Rotate(next) => {
@@ -205,7 +228,7 @@ fn judge(
                 OnRefresh::RevokeAccessToken => Some(BlacklistEntry::superseded(session, attempt.now)),
             };
             let session = (*next).clone();
-            (None, Some(Change { session, entry, outcome: Refreshed::Rotated { session: next, seq: None } }))
+            (None, Some(Change { session, entry, outcome: Refreshed::Rotated { session: next, place: None } }))
         }
     }
 }

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use async_trait::async_trait;
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl,
-    dsl::max,
     sql_types::{Array, BigInt, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
@@ -13,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     pool::{BatchWrite, Fault, Lease},
+    reads,
     rows::{TENANT, instant, revoked_key, timestamp},
     schema::{blacklist, sessions},
     sql::statement,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, Seq},
+        revocation::{BlacklistEntry, Place, Revocation, RevocationTarget, Revoked},
         session::Session,
         text::Tenant,
         time::Timestamp,
@@ -67,12 +67,13 @@ impl BatchWrite for Revocation {
         }
         let changed: Vec<_> = batch.changed.into_values().collect();
         writes::save(lease, &changed).await?;
-        // What was revoked before may still be on its way to the index: whoever adds nothing waits for the newest entry.
-        let newest: Option<i64> = blacklist::table.select(max(blacklist::seq)).first(&mut **lease).await?;
-        let seqs = writes::insert_entries(lease, &batch.entries).await?;
+        // What was revoked before may still be on its way to some index: whoever adds nothing waits for all of it. The head
+        // tells, and not the newest row, which may have been swept.
+        let head = reads::feed_head(lease).await?;
+        let places = writes::insert_entries(lease, &batch.entries).await?;
         lease.commit().await?;
         let outcomes = outcomes.into_iter().map(|(mut outcome, end)| {
-            outcome.seq = end.and_then(|end| seqs.get(end - 1)).copied().or(newest.map(Seq));
+            outcome.place = end.and_then(|end| places.get(end - 1)).copied().unwrap_or(head);
             Ok(outcome)
         });
         Ok(outcomes.collect())
@@ -191,7 +192,7 @@ impl Batch {
     /// Decides a revocation; the outcome still lacks its place in the feed.
     fn decide(&mut self, revocation: &Revocation, subject: &[SessionId], tenant: Option<Survey>) -> RevocationOutcome {
         let ended = &revocation.ended;
-        let nothing = RevocationOutcome { found: true, full: false, sessions: 0, seq: None };
+        let nothing = RevocationOutcome { found: true, full: false, sessions: 0, place: Place::default() };
         match &revocation.target {
             RevocationTarget::Session(id) => match self.there.get(id) {
                 Some(session) if session.is_live(ended.at) => self.end_all(&[*id], revocation),
@@ -231,7 +232,7 @@ impl Batch {
     /// Ends those of these sessions that live, and stops their tokens.
     fn end_all(&mut self, ids: &[SessionId], revocation: &Revocation) -> RevocationOutcome {
         let ended = &revocation.ended;
-        let mut outcome = RevocationOutcome { found: true, full: false, sessions: 0, seq: None };
+        let mut outcome = RevocationOutcome { found: true, full: false, sessions: 0, place: Place::default() };
         for id in ids {
             let Some(session) = self.there.get_mut(id).filter(|session| session.is_live(ended.at)) else { continue };
             if !revocation.may_add {
@@ -249,7 +250,7 @@ impl Batch {
     /// tokens; one that is unknown, or expired although a token of it lives, has none.
     fn stop_orphan(&mut self, id: SessionId, revocation: &Revocation) -> RevocationOutcome {
         let session = self.there.get(&id);
-        let outcome = RevocationOutcome { found: session.is_some(), full: false, sessions: 0, seq: None };
+        let outcome = RevocationOutcome { found: session.is_some(), full: false, sessions: 0, place: Place::default() };
         match &revocation.orphan {
             Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
                 let full = !self.add(entry.clone(), revocation);

@@ -18,10 +18,9 @@ use crate::{
         policy::{OnRefresh, SessionPolicy},
         revocation::{Revoked, Seq},
         session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, Session},
-        text::Tenant,
         time::{Timestamp, micros},
     },
-    store::{FeedEntry, RevokedTenant, StoreError},
+    store::{RevokedTenant, StoreError},
 };
 
 /// PostgreSQL counts from 2000-01-01T00:00:00Z.
@@ -221,30 +220,14 @@ pub fn revoked_key(revoked: &Revoked) -> (&'static str, String) {
     }
 }
 
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = blacklist)]
-pub struct FeedRow {
-    seq: i64,
-    kind: String,
-    key: String,
-    up_to: Option<PgTimestamp>,
-    expires_at: PgTimestamp,
-}
-
-impl TryFrom<FeedRow> for FeedEntry {
-    type Error = StoreError;
-
-    fn try_from(row: FeedRow) -> Result<Self, StoreError> {
-        let not_an_id = |error| damaged("blacklist.key", error);
-        let revoked = match (row.kind.as_str(), row.up_to) {
-            (SESSION, None) => Revoked::Session(row.key.parse().map_err(not_an_id)?),
-            (TOKEN, None) => Revoked::Token(row.key.parse().map_err(not_an_id)?),
-            (TENANT, Some(up_to)) => {
-                Revoked::Tenant { tenant: text::<Tenant>("blacklist.key", row.key)?, up_to: timestamp(up_to) }
-            }
-            (kind, _) => return Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
-        };
-        Ok(Self { seq: Seq(row.seq), revoked, expires_at: timestamp(row.expires_at) })
+/// What an entry stops, out of the columns that say it.
+pub fn revoked(kind: &str, key: String, up_to: Option<PgTimestamp>) -> Result<Revoked, StoreError> {
+    let not_an_id = |error| damaged("blacklist.key", error);
+    match (kind, up_to) {
+        (SESSION, None) => Ok(Revoked::Session(key.parse().map_err(not_an_id)?)),
+        (TOKEN, None) => Ok(Revoked::Token(key.parse().map_err(not_an_id)?)),
+        (TENANT, Some(up_to)) => Ok(Revoked::Tenant { tenant: text("blacklist.key", key)?, up_to: timestamp(up_to) }),
+        _ => Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
     }
 }
 

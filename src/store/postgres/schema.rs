@@ -57,6 +57,7 @@ diesel::table! {
     feed_head (id) {
         id -> Bool,
         seq -> BigInt,
+        timeline -> BigInt,
     }
 }
 
@@ -76,6 +77,7 @@ diesel::table! {
         applied -> BigInt,
         name -> Text,
         version -> Text,
+        holds_for -> Interval,
     }
 }
 

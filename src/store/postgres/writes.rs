@@ -22,7 +22,7 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, Revoked, Seq},
+        revocation::{BlacklistEntry, Place, Revoked, Seq, Timeline},
         session::Session,
         text::Tenant,
         time::Timestamp,
@@ -90,7 +90,7 @@ pub async fn save(lease: &mut Lease<'_>, changed: &[Session]) -> Result<(), Faul
 ///
 /// This locks the head of the feed until the commit, so it comes last: then the order of the entries is the order of the
 /// commits, and a reader who has seen one has seen all before it.
-pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -> Result<Vec<Seq>, Fault> {
+pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -> Result<Vec<Place>, Fault> {
     if entries.is_empty() {
         return Ok(vec![]);
     }
@@ -98,7 +98,7 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
     let mut rows: Vec<BlacklistEntry> = vec![];
     let mut keys = vec![];
     let mut known = HashMap::new();
-    let mut places = Vec::with_capacity(entries.len());
+    let mut offsets = Vec::with_capacity(entries.len());
     for entry in entries {
         let place = *known.entry(revoked_key(&entry.revoked)).or_insert_with_key(|key| {
             keys.push(key.clone());
@@ -108,7 +108,7 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
         if let Some(row) = rows.get_mut(place) {
             *row = later_of(row, entry);
         }
-        places.push(i64::try_from(place).unwrap_or(i64::MAX));
+        offsets.push(i64::try_from(place).unwrap_or(i64::MAX));
     }
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
 
@@ -119,7 +119,7 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
         Revoked::Tenant { up_to, .. } => Some(instant(*up_to)),
         Revoked::Session(_) | Revoked::Token(_) => None,
     };
-    let seqs: Vec<i64> = statement::<BigInt>(
+    let written: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(
         "WITH head AS (UPDATE feed_head SET seq = seq + ? RETURNING seq - ? AS seq) \
          INSERT INTO blacklist AS b \
          (seq, kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at) \
@@ -130,7 +130,7 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
          ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = greatest(b.up_to, excluded.up_to), \
          tenant = excluded.tenant, subject = excluded.subject, session_id = excluded.session_id, \
          reason = excluded.reason, note = excluded.note, revoked_at = excluded.revoked_at, \
-         expires_at = greatest(b.expires_at, excluded.expires_at) RETURNING b.seq",
+         expires_at = greatest(b.expires_at, excluded.expires_at) RETURNING b.seq, feed_timeline()",
     )
     .bind::<BigInt, _>(count)
     .bind::<BigInt, _>(count)
@@ -146,8 +146,11 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
     .bind::<Array<Timestamptz>, _>(column(&rows, |entry| instant(entry.expires_at)))
     .load(&mut **lease)
     .await?;
-    match seqs.iter().min() {
-        Some(first) if seqs.len() == rows.len() => Ok(places.into_iter().map(|place| Seq(first + place)).collect()),
+    match written.iter().min() {
+        Some((first, timeline)) if written.len() == rows.len() => {
+            let place = |offset| Place { timeline: Timeline(*timeline), seq: Seq(first + offset) };
+            Ok(offsets.into_iter().map(place).collect())
+        }
         _ => Err(StoreError::Damaged("feed_head does not have one row".to_owned()).into()),
     }
 }

@@ -1,6 +1,7 @@
 //! The embedded engine: one file, one writer, WAL, every commit synced.
 
 pub mod open;
+mod renewals;
 mod rows;
 mod schema;
 mod writes;
@@ -29,19 +30,20 @@ use tokio::sync::{Mutex, watch};
 
 use self::{
     open::OpenError,
-    rows::{FeedRow, KeyRow, RevokedTenantRow, SessionRow, TENANT},
-    schema::{blacklist, sessions, signing_keys, sweeper},
+    renewals::SqliteRenewals,
+    rows::{KeyRow, RevokedTenantRow, SessionRow, TENANT},
+    schema::{blacklist, sessions, signing_keys},
 };
 use super::{
-    Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
-    SweptRevocations,
+    Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError, SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
+    replicas::Renewals,
 };
 use crate::domain::{
     ids::SessionId,
     key::SealedKey,
     refresh::RefreshAttempt,
-    revocation::{Revocation, RevocationTarget, Seq},
+    revocation::{Place, Revocation, RevocationTarget, Seq, Timeline},
     session::Session,
     text::Tenant,
     time::Timestamp,
@@ -53,6 +55,8 @@ type Connection = SyncConnectionWrapper<SqliteConnection>;
 const FEED_READERS: u32 = 1;
 /// Connections that read. Each runs on a blocking thread; more than this many reads at once wait.
 const READERS: u32 = 4;
+/// The file has one history: nothing that was committed is lost.
+const TIMELINE: Timeline = Timeline(0);
 /// How long a read waits for a connection before the database counts as away.
 const READER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -129,15 +133,15 @@ impl SqliteStore {
         let writer = Arc::new(Writer { path: path.to_owned(), connection: Mutex::default(), hints });
         Ok(Self {
             creations: writer.group(writes::create, |created| match created {
-                Created::New { seq } => *seq,
+                Created::New { place } => *place,
                 Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
             }),
             refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
-                Refreshed::Rotated { seq, .. } => *seq,
-                Refreshed::Reused { seq, .. } => Some(*seq),
-                Refreshed::Replayed(_) | Refreshed::Refused(_) => None,
+                Refreshed::Rotated { place, .. } => *place,
+                Refreshed::Reused { place, .. } => Some(*place),
+                Refreshed::Replayed { .. } | Refreshed::Refused(_) => None,
             }),
-            revocations: writer.group(writes::revoke, |outcome| outcome.seq),
+            revocations: writer.group(writes::revoke, |outcome| Some(outcome.place)),
             writer,
             readers,
             feed,
@@ -212,7 +216,7 @@ impl Writer {
     fn group<W, O>(
         self: &Arc<Self>,
         apply: fn(&mut SqliteConnection, &W) -> Result<O, StoreError>,
-        last_entry: fn(&O) -> Option<Seq>,
+        last_entry: fn(&O) -> Option<Place>,
     ) -> GroupCommit<W, O>
     where
         W: Clone + Send + Sync + 'static,
@@ -227,7 +231,7 @@ impl Writer {
                         writes.iter().map(|write| apply(connection, write).map(Ok)).collect()
                     })
                     .await;
-                let newest = outcomes.iter().flatten().flatten().filter_map(last_entry).max();
+                let newest = outcomes.iter().flatten().flatten().filter_map(last_entry).map(|place| place.seq).max();
                 if let Some(seq) = newest {
                     writer.hint(seq);
                 }
@@ -312,15 +316,8 @@ impl Store for SqliteStore {
         self.writer.transaction(move |connection| writes::end_tenant_sessions(connection, &tenant, after, limit)).await
     }
 
-    async fn revocations_after(&self, after: Seq, limit: i64) -> Result<Vec<FeedEntry>, StoreError> {
-        let rows = blacklist::table
-            .filter(blacklist::seq.gt(after.0))
-            .order(blacklist::seq.asc())
-            .limit(limit)
-            .select(FeedRow::as_select())
-            .load(&mut connection(&self.feed).await?)
-            .await?;
-        rows.into_iter().map(FeedEntry::try_from).collect()
+    fn renewals(&self) -> Box<dyn Renewals> {
+        Box::new(SqliteRenewals::new(self.feed.clone()))
     }
 
     fn revocation_hints(&self) -> watch::Receiver<Seq> {
@@ -329,11 +326,6 @@ impl Store for SqliteStore {
 
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError> {
         self.writer.transaction(move |connection| writes::delete_expired_revocations(connection, until, limit)).await
-    }
-
-    async fn forgotten_until(&self) -> Result<Timestamp, StoreError> {
-        let micros = sweeper::table.select(sweeper::forgotten_until).first(&mut self.reader().await?).await?;
-        Ok(Timestamp::from_micros(micros))
     }
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {

@@ -7,6 +7,7 @@ use diesel::{
 };
 
 use super::{
+    TIMELINE,
     rows::{KeyRow, NewBlacklistRow, SessionRow, TENANT},
     schema::{blacklist, sessions, signing_keys, sweeper},
 };
@@ -16,7 +17,7 @@ use crate::{
         key::SealedKey,
         policy::{OnQuota, OnRefresh},
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
-        revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Seq, tenant_covers},
+        revocation::{BlacklistEntry, Place, RETENTION_MARGIN, Revocation, RevocationTarget, Seq, tenant_covers},
         session::{EndReason, Ended, Session},
         text::{Note, Subject, Tenant},
         time::{Timestamp, micros},
@@ -52,7 +53,7 @@ pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<
     {
         return Ok(Created::TenantRevoked { up_to });
     }
-    let mut seq = None;
+    let mut place = None;
     if creation.max_sessions > 0 {
         let now = session.created_at;
         let live = live_sessions(connection, &session.tenant, &session.subject, now)?;
@@ -63,11 +64,11 @@ pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<
         }
         for oldest in live.into_iter().take(surplus) {
             let ended = Ended { at: now, reason: EndReason::QuotaEvicted, note: Note::default() };
-            seq = Some(end_session(connection, oldest, ended)?.1);
+            place = Some(end_session(connection, oldest, ended)?.1);
         }
     }
     dsl::insert_into(sessions::table).values(SessionRow::from(session)).execute(connection)?;
-    Ok(Created::New { seq })
+    Ok(Created::New { place })
 }
 
 pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> Result<Refreshed> {
@@ -83,11 +84,17 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
     }
     match verdict {
         RefreshVerdict::Refuse(refusal) => Ok(Refreshed::Refused(refusal)),
-        RefreshVerdict::Replay => Ok(Refreshed::Replayed(Box::new(session))),
+        RefreshVerdict::Replay => {
+            let place = match session.policy.on_refresh {
+                OnRefresh::KeepAccessToken => None,
+                OnRefresh::RevokeAccessToken => Some(newest_place(connection)?),
+            };
+            Ok(Refreshed::Replayed { session: Box::new(session), place })
+        }
         RefreshVerdict::Reuse => {
             let ended = Ended { at: attempt.now, reason: EndReason::RefreshTokenReused, note: Note::default() };
-            let (session, seq) = end_session(connection, session, ended)?;
-            Ok(Refreshed::Reused { session: Box::new(session), seq })
+            let (session, place) = end_session(connection, session, ended)?;
+            Ok(Refreshed::Reused { session: Box::new(session), place })
         }
         RefreshVerdict::Rotate(next) => {
             dsl::update(sessions::table.find(next.id.bytes().as_slice()))
@@ -103,73 +110,72 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
                     sessions::revision.eq(i64::from(next.revision)),
                 ))
                 .execute(connection)?;
-            let seq = match next.policy.on_refresh {
+            let place = match next.policy.on_refresh {
                 OnRefresh::KeepAccessToken => None,
                 OnRefresh::RevokeAccessToken => {
                     Some(insert_entry(connection, &BlacklistEntry::superseded(&session, attempt.now))?)
                 }
             };
-            Ok(Refreshed::Rotated { session: next, seq })
+            Ok(Refreshed::Rotated { session: next, place })
         }
     }
 }
 
 pub fn revoke(connection: &mut SqliteConnection, revocation: &Revocation) -> Result<RevocationOutcome> {
-    let mut outcome = write_revocation(connection, revocation)?;
-    if outcome.seq.is_none() {
-        let newest: Option<i64> = blacklist::table.select(dsl::max(blacklist::seq)).first(connection)?;
-        outcome.seq = newest.map(Seq);
-    }
-    Ok(outcome)
+    let newest = newest_place(connection)?;
+    write_revocation(connection, revocation, newest)
 }
 
-fn write_revocation(connection: &mut SqliteConnection, revocation: &Revocation) -> Result<RevocationOutcome> {
+/// `newest` is where the blacklist has come to, for those who add nothing.
+fn write_revocation(
+    connection: &mut SqliteConnection,
+    revocation: &Revocation,
+    newest: Place,
+) -> Result<RevocationOutcome> {
+    let nothing = RevocationOutcome { found: true, full: false, sessions: 0, place: newest };
     let ended = &revocation.ended;
     match &revocation.target {
         RevocationTarget::Session(id) => match find(connection, *id)? {
-            Some(session) if session.is_live(ended.at) => end_all(connection, vec![session], revocation),
-            session => stop_orphan(connection, session.as_ref(), revocation),
+            Some(session) if session.is_live(ended.at) => end_all(connection, vec![session], revocation, nothing),
+            session => stop_orphan(connection, session.as_ref(), revocation, nothing),
         },
         RevocationTarget::Token { token, session_id, expires_at } => match find(connection, *session_id)? {
             Some(session) if session.is_live(ended.at) => {
-                add_entry(connection, &BlacklistEntry::for_token(&session, *token, *expires_at, ended), revocation)
+                let entry = BlacklistEntry::for_token(&session, *token, *expires_at, ended);
+                add_entry(connection, &entry, revocation, nothing)
             }
-            session => stop_orphan(connection, session.as_ref(), revocation),
+            session => stop_orphan(connection, session.as_ref(), revocation, nothing),
         },
         RevocationTarget::Subject { tenant, subject, except } => {
             let mut live = live_sessions(connection, tenant, subject, ended.at)?;
             live.retain(|session| Some(session.id) != *except);
-            end_all(connection, live, revocation)
+            end_all(connection, live, revocation, nothing)
         }
         RevocationTarget::Tenant(tenant) => {
-            let Some(up_to) = tenant_up_to(connection, tenant, ended.at)? else { return Ok(NOTHING) };
+            let Some(up_to) = tenant_up_to(connection, tenant, ended.at)? else { return Ok(nothing) };
             let entry = BlacklistEntry::for_tenant(tenant, up_to, ended);
-            add_entry(connection, &entry, revocation)
+            add_entry(connection, &entry, revocation, nothing)
         }
     }
 }
-
-/// Nothing was there to be done.
-const NOTHING: RevocationOutcome = RevocationOutcome { found: true, full: false, sessions: 0, seq: None };
-/// There is no room for what was to be done.
-const FULL: RevocationOutcome = RevocationOutcome { found: true, full: true, sessions: 0, seq: None };
 
 /// Writes an entry that ends no session, if there is room or it takes the place of an older one.
 fn add_entry(
     connection: &mut SqliteConnection,
     entry: &BlacklistEntry,
     revocation: &Revocation,
+    nothing: RevocationOutcome,
 ) -> Result<RevocationOutcome> {
     let row = NewBlacklistRow::from(entry);
     if !revocation.may_add {
         let same = blacklist::kind.eq(row.kind).and(blacklist::key.eq(&row.key));
         let present: i64 = blacklist::table.filter(same).count().get_result(connection)?;
         if present == 0 {
-            return Ok(FULL);
+            return Ok(RevocationOutcome { full: true, ..nothing });
         }
     }
-    let seq = insert_entry(connection, entry)?;
-    Ok(RevocationOutcome { seq: Some(seq), ..NOTHING })
+    let place = insert_entry(connection, entry)?;
+    Ok(RevocationOutcome { place, ..nothing })
 }
 
 /// What is left to do for a session that does not live. One that was ended has an entry of its own, which stops all its
@@ -178,12 +184,13 @@ fn stop_orphan(
     connection: &mut SqliteConnection,
     session: Option<&Session>,
     revocation: &Revocation,
+    nothing: RevocationOutcome,
 ) -> Result<RevocationOutcome> {
     let outcome = match &revocation.orphan {
         Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
-            add_entry(connection, entry, revocation)?
+            add_entry(connection, entry, revocation, nothing)?
         }
-        _ => NOTHING,
+        _ => nothing,
     };
     Ok(RevocationOutcome { found: session.is_some(), ..outcome })
 }
@@ -218,25 +225,26 @@ fn end_all(
     connection: &mut SqliteConnection,
     live: Vec<Session>,
     revocation: &Revocation,
+    nothing: RevocationOutcome,
 ) -> Result<RevocationOutcome> {
     if !live.is_empty() && !revocation.may_add {
-        return Ok(FULL);
+        return Ok(RevocationOutcome { full: true, ..nothing });
     }
-    let mut outcome = NOTHING;
+    let mut outcome = nothing;
     for session in live {
-        outcome.seq = Some(end_session(connection, session, revocation.ended.clone())?.1);
+        outcome.place = end_session(connection, session, revocation.ended.clone())?.1;
         outcome.sessions += 1;
     }
     Ok(outcome)
 }
 
 /// Ends a live session and stops its tokens: two statements, one transaction.
-fn end_session(connection: &mut SqliteConnection, session: Session, ended: Ended) -> Result<(Session, Seq)> {
+fn end_session(connection: &mut SqliteConnection, session: Session, ended: Ended) -> Result<(Session, Place)> {
     let entry = BlacklistEntry::for_session(&session, &ended);
     let session = session.end(ended);
     write_end(connection, &session)?;
-    let seq = insert_entry(connection, &entry)?;
-    Ok((session, seq))
+    let place = insert_entry(connection, &entry)?;
+    Ok((session, place))
 }
 
 fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()> {
@@ -252,13 +260,24 @@ fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()>
     Ok(())
 }
 
+/// Where the blacklist has come to.
+fn newest_place(connection: &mut SqliteConnection) -> Result<Place> {
+    let newest: Option<i64> = blacklist::table.select(dsl::max(blacklist::seq)).first(connection)?;
+    Ok(place(newest.unwrap_or_default()))
+}
+
+/// A place in the only history that the file has.
+fn place(seq: i64) -> Place {
+    Place { timeline: TIMELINE, seq: Seq(seq) }
+}
+
 /// Writes an entry in the place of an older one for the same thing, so that repeating a revocation adds no row.
-fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Result<Seq> {
+fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Result<Place> {
     let seq = dsl::replace_into(blacklist::table)
         .values(NewBlacklistRow::from(entry))
         .returning(blacklist::seq)
         .get_result(connection)?;
-    Ok(Seq(seq))
+    Ok(place(seq))
 }
 
 fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<Session>> {

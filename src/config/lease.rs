@@ -1,0 +1,80 @@
+//! `[lease]`: for how long a replica may believe what it knows of revocations, and what is granted to clocks.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{ConfigError, invalid};
+use crate::domain::{lease::Terms, revocation::RETENTION_MARGIN, time::brief};
+
+/// The section.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLease {
+    /// How long a lease lasts. A revocation waits for this long, and a little more, for a replica that is cut off.
+    #[serde(with = "super::span")]
+    duration: Duration,
+    /// How often it is renewed.
+    #[serde(with = "super::span")]
+    renewal: Duration,
+    /// How long a machine may be stopped without its clock of uptime noticing.
+    #[serde(with = "super::span")]
+    margin: Duration,
+    /// How far the wall clock may be from the one of the database.
+    #[serde(with = "super::span")]
+    max_clock_skew: Duration,
+}
+
+impl Default for RawLease {
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(2),
+            renewal: Duration::from_millis(500),
+            margin: Duration::from_millis(250),
+            max_clock_skew: Duration::from_secs(5),
+        }
+    }
+}
+
+const SHORTEST_RENEWAL: Duration = Duration::from_millis(10);
+const LONGEST_LEASE: Duration = Duration::from_secs(20);
+/// A lease must outlive some renewals, so that one that is late does no harm.
+const FEWEST_RENEWALS: u32 = 3;
+/// What the formula of the waiting time leaves out is some parts in a million of a lease; the margin must cover it by far.
+const SHORTEST_MARGIN: Duration = Duration::from_millis(10);
+
+impl RawLease {
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<Terms, ConfigError> {
+        let Self { duration, renewal, margin, max_clock_skew } = *self;
+        let terms = Terms { duration, renewal, margin, max_clock_skew };
+        if renewal < SHORTEST_RENEWAL {
+            return Err(invalid("lease.renewal", format!("must be at least {}", brief(SHORTEST_RENEWAL))));
+        }
+        if duration < renewal * FEWEST_RENEWALS {
+            let problem = format!("must be at least {FEWEST_RENEWALS} times lease.renewal, so that one may be late");
+            return Err(invalid("lease.duration", problem));
+        }
+        if duration > LONGEST_LEASE {
+            return Err(invalid("lease.duration", format!("must be at most {}", brief(LONGEST_LEASE))));
+        }
+        if margin < SHORTEST_MARGIN || margin > duration {
+            let shortest = brief(SHORTEST_MARGIN);
+            return Err(invalid("lease.margin", format!("must be from {shortest} to lease.duration")));
+        }
+        // Whoever sweeps may be ahead of the database by this, and whoever validates behind it.
+        let needed = max_clock_skew.saturating_mul(2).saturating_add(terms.holds_for());
+        if needed > RETENTION_MARGIN {
+            let problem = format!(
+                "is too long: twice this and the {} that a revocation may wait must not exceed {}",
+                brief(terms.holds_for()),
+                brief(RETENTION_MARGIN)
+            );
+            return Err(invalid("lease.max_clock_skew", problem));
+        }
+        if max_clock_skew.is_zero() {
+            return Err(invalid("lease.max_clock_skew", "must be more than 0s"));
+        }
+        Ok(terms)
+    }
+}

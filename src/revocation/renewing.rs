@@ -1,0 +1,425 @@
+//! The renewals of this process, one after the other: each proves that it is there, brings what was revoked and lets it
+//! believe its index for a while. Nothing else reads the feed. The rules are argued in
+//! `docs/decisions/0009-the-lease-protocol.md`.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
+use uuid::Uuid;
+
+use super::{
+    index::Index,
+    lease::Start,
+    others::Others,
+    replica::{Progress, Replica},
+};
+use crate::{
+    domain::{
+        ids::SessionId,
+        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, Seq, Timeline},
+        session::{EndReason, Ended},
+        text::{Note, Tenant},
+        time::Timestamp,
+    },
+    mutants::broken,
+    rng::RngFailed,
+    store::{
+        Store, StoreError,
+        replicas::{Answer, Newcomer, Other, Renewal, Renewals, Renewed},
+    },
+};
+
+/// Entries read at a time.
+const PAGE: i64 = 10_000;
+/// How long to wait before asking again after the database failed.
+const RETRY: Duration = Duration::from_millis(100);
+/// The shortest pause between two renewals while somebody waits for what others report, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(32);
+/// How long the database may take for an answer while the index is being loaded, at least.
+const LOADING_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Draws the lives of a replica.
+pub type Draw = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
+
+/// Renews for as long as it is let run.
+pub struct Renewing {
+    replica: Arc<Replica>,
+    store: Arc<dyn Store>,
+    renewals: Box<dyn Renewals>,
+    hints: watch::Receiver<Seq>,
+    draw: Draw,
+    /// Which database it was at first.
+    database: Option<Uuid>,
+    life: Option<Life>,
+    /// What is done meanwhile.
+    errands: JoinSet<()>,
+    trouble: bool,
+    clock_is_off: bool,
+}
+
+/// What is known since this process has joined.
+struct Life {
+    newcomer: Newcomer,
+    /// Number of the last renewal that was sent.
+    number: i64,
+    /// Of the last that was confirmed.
+    confirmed: i64,
+    /// What we report.
+    applied: Seq,
+    /// Up to where the feed has been read.
+    cursor: Seq,
+    /// What the feed has brought, while it is read from its beginning by a process that knew something before.
+    brought: Option<Index>,
+    others: Others,
+    /// The history in which the register may lack somebody, and since when we know that.
+    unsettled: Option<(Timeline, Duration)>,
+}
+
+/// What to do next.
+enum Next {
+    /// Renew at once.
+    AtOnce,
+    /// Renew when it is time, or when there is a reason.
+    InTime,
+}
+
+impl Renewing {
+    /// Begins with nothing.
+    pub fn new(replica: Arc<Replica>, store: Arc<dyn Store>, draw: Draw) -> Self {
+        Self {
+            renewals: store.renewals(),
+            hints: store.revocation_hints(),
+            replica,
+            store,
+            draw,
+            database: None,
+            life: None,
+            errands: JoinSet::new(),
+            trouble: false,
+            clock_is_off: false,
+        }
+    }
+
+    /// Joins and loads the index.
+    pub async fn load(&mut self) -> Result<(), StoreError> {
+        while self.replica.progress.borrow().renewal == 0 {
+            self.step().await?;
+        }
+        Ok(())
+    }
+
+    /// Renews again and again.
+    pub async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            while self.errands.try_join_next().is_some() {}
+            let begun = Instant::now();
+            // Armed before asking: what is committed while we ask wakes us again.
+            self.hints.borrow_and_update();
+            let applied = self.replica.progress.borrow().applied;
+            match self.step().await {
+                Ok(Next::AtOnce) => {
+                    self.out_of_trouble();
+                }
+                Ok(Next::InTime) => {
+                    self.out_of_trouble();
+                    pause = match self.replica.progress.borrow().applied == applied {
+                        true => LAST_PAUSE.min(pause * 2),
+                        false => FIRST_PAUSE,
+                    };
+                    self.wait(begun, &mut pause).await;
+                }
+                Err(error) => {
+                    self.in_trouble(&error);
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until the next renewal is due, or somebody has a reason to want it.
+    async fn wait(&mut self, begun: Instant, pause: &mut Duration) {
+        let due = match self.shared() {
+            true => begun + self.replica.terms.renewal,
+            // Nobody is to be told that we are there.
+            false => begun + Duration::from_secs(86_400),
+        };
+        let is_waited_for = self.replica.is_waited_for();
+        tokio::select! {
+            () = sleep_until(due) => {}
+            () = sleep(*pause), if is_waited_for => {}
+            () = self.replica.wanted.notified() => *pause = FIRST_PAUSE,
+            changed = self.hints.changed() => if changed.is_err() {
+                // The store is being closed.
+                std::future::pending::<()>().await;
+            },
+        }
+    }
+
+    /// Whether other processes may use the database.
+    fn shared(&self) -> bool {
+        self.store.members().is_some()
+    }
+
+    /// Joins, or renews.
+    async fn step(&mut self) -> Result<Next, StoreError> {
+        let Some(life) = &mut self.life else {
+            self.join().await?;
+            return Ok(Next::AtOnce);
+        };
+        life.number += 1;
+        // From here on, whoever comes waits for the next one. The lease runs from here.
+        let sent = self.replica.count_renewal();
+        let start = self.replica.lease().start();
+        let is_loading = self.replica.progress.borrow().renewal == 0;
+        let duration = self.replica.terms.duration;
+        let renewal = Renewal {
+            incarnation: life.newcomer.incarnation,
+            number: life.number,
+            confirmed: life.confirmed,
+            applied: life.applied,
+            after: life.cursor,
+            limit: PAGE,
+            patience: if is_loading { duration.max(LOADING_PATIENCE) } else { duration },
+        };
+        match self.renewals.renew(&renewal).await? {
+            Renewed::Gone => {
+                self.gone();
+                Ok(Next::AtOnce)
+            }
+            Renewed::Answer(answer) => self.apply(&renewal, answer, start, sent),
+        }
+    }
+
+    async fn join(&mut self) -> Result<(), StoreError> {
+        let newcomer = (self.draw)().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let applied = match self.store.members() {
+            Some(members) => members.join(newcomer.clone()).await?,
+            None => Seq::default(),
+        };
+        self.replica.begin_life(newcomer.incarnation);
+        let knows_something = !self.replica.index().is_empty();
+        self.life = Some(Life {
+            newcomer,
+            number: 0,
+            confirmed: 0,
+            applied,
+            cursor: Seq::default(),
+            brought: knows_something.then(Index::default),
+            others: Others::default(),
+            unsettled: None,
+        });
+        Ok(())
+    }
+
+    /// This process is no member any more, or the database has forgotten what it has seen of it.
+    fn gone(&mut self) {
+        self.replica.end_life();
+        self.life = None;
+        tracing::warn!("this replica was taken for gone, or the database was set back; it joins again");
+    }
+
+    /// Takes what a confirmed answer brings. The order matters.
+    fn apply(&mut self, renewal: &Renewal, answer: Answer, start: Start, sent: u64) -> Result<Next, StoreError> {
+        let shared = self.shared();
+        let Some(life) = &mut self.life else { return Ok(Next::AtOnce) };
+        if *self.database.get_or_insert(answer.database) != answer.database {
+            return Err(StoreError::Unavailable("it is another database than before".to_owned()));
+        }
+        let replica = &self.replica;
+        life.confirmed = renewal.number;
+        for entry in &answer.entries {
+            replica.apply(entry);
+            life.cursor = entry.seq;
+            if let Some(brought) = &mut life.brought {
+                brought.apply(entry);
+            }
+        }
+        let is_last = i64::try_from(answer.entries.len()).is_ok_and(|count| count < renewal.limit);
+        if !is_last {
+            // More entries follow, and one of those that were to be next may have moved behind them.
+            return Ok(Next::AtOnce);
+        }
+        replica.index().set_forgotten_until(answer.forgotten_until);
+        life.cursor = answer.head.seq;
+        life.applied = answer.head.seq;
+
+        let received = replica.lease().uptime();
+        let own = life.newcomer.holds_for;
+        let holds_for = answer.others.iter().map(|other| other.holds_for).fold(own, Duration::max);
+        let others_applied = answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
+        let is_settled = answer.settled == answer.head.timeline;
+        let everywhere = match shared {
+            // What we have applied, everybody has.
+            false => answer.head.seq,
+            true if broken("acknowledge-skips-a-member") => renewal.applied,
+            true if is_settled => renewal.applied.min(others_applied),
+            true => Seq::default(),
+        };
+        let lost = life.brought.take().map(|brought| replica.index().missing_from(&brought)).unwrap_or_default();
+        let gone = life.others.look(&answer.others, received);
+        life.unsettled = match life.unsettled {
+            _ if is_settled => None,
+            Some((timeline, since)) if timeline == answer.head.timeline => Some((timeline, since)),
+            _ => Some((answer.head.timeline, received)),
+        };
+        let to_settle = life.unsettled.filter(|(_, since)| received.saturating_sub(*since) > holds_for);
+        if let Some((timeline, _)) = to_settle {
+            // If this fails, it is tried again after as long.
+            life.unsettled = Some((timeline, received));
+        }
+
+        let clock_is_right = self.compare_clocks(start.now, answer.now);
+        let replica = &self.replica;
+        match shared {
+            false => replica.lease().take_for_ever(),
+            true if !clock_is_right => {}
+            true if broken("deadline-from-reply") => {
+                replica.lease().take(replica.lease().start(), replica.terms.duration);
+            }
+            true => replica.lease().take(start, replica.terms.duration),
+        }
+        replica.progress.send_modify(|progress| {
+            *progress = Progress {
+                life: progress.life,
+                // With a clock that is off, nobody is to judge the time of a token.
+                renewal: if clock_is_right { sent } else { progress.renewal },
+                applied: answer.head,
+                everywhere,
+                holds_for,
+                others: answer.others.len(),
+            };
+        });
+        if !lost.is_empty() {
+            self.restore(lost);
+        }
+        for other in gone {
+            self.remove(other);
+        }
+        if let Some((timeline, _)) = to_settle {
+            self.settle(answer.settled, timeline);
+        }
+        // Others wait for our word.
+        Ok(if answer.head.seq > renewal.applied && shared { Next::AtOnce } else { Next::InTime })
+    }
+}
+
+impl Renewing {
+    /// Whether our wall clock is near enough to the one of the database: it was between these two instants of ours that the
+    /// database read its own.
+    fn compare_clocks(&mut self, before: Timestamp, database: Option<Timestamp>) -> bool {
+        let Some(database) = database else { return true };
+        let after = self.replica.lease().start().now;
+        let skew = self.replica.terms.max_clock_skew;
+        let is_right = before.minus(skew) <= database && database <= after.plus(skew);
+        if is_right == self.clock_is_off {
+            self.clock_is_off = !is_right;
+            match is_right {
+                true => tracing::info!("the clock agrees with the one of the database again"),
+                false => tracing::error!(
+                    ahead_ms = (after.micros() - database.micros()) / 1000,
+                    "the clock is further from the one of the database than lease.max_clock_skew allows; nothing is \
+                     validated here until they agree"
+                ),
+            }
+        }
+        is_right
+    }
+
+    /// Writes again what this process knows and the database has lost. The entries alone would not do: with them the ends of
+    /// the sessions were lost.
+    fn restore(&mut self, lost: Vec<(Revoked, Timestamp)>) {
+        tracing::error!(
+            revocations = lost.len(),
+            "the database has lost revocations that had been acknowledged, as in a failover to a standby that had not \
+             received them; they are written again"
+        );
+        let store = self.store.clone();
+        let replica = self.replica.clone();
+        let now = replica.lease().start().now;
+        self.errands.spawn(async move {
+            for (revoked, expires_at) in lost {
+                let revocation = restoration(revoked, expires_at, now);
+                while let Err(error) = restore(&*store, &replica, &revocation).await {
+                    tracing::warn!(%error, "a lost revocation cannot be written again yet");
+                    sleep(RETRY).await;
+                }
+            }
+            tracing::info!("the lost revocations hold again");
+        });
+    }
+
+    /// Removes a replica that has stood still for so long that it does not answer any more.
+    fn remove(&mut self, other: Other) {
+        let store = self.store.clone();
+        self.errands.spawn(async move {
+            let Some(members) = store.members() else { return };
+            match members.remove(other.incarnation, other.renewals).await {
+                Ok(true) => tracing::warn!(replica = %other.incarnation, "a replica has gone without a word"),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "a replica that is gone cannot be removed"),
+            }
+        });
+    }
+
+    /// Whoever had a lease and is not registered in this history has stopped answering.
+    fn settle(&mut self, before: Timeline, now: Timeline) {
+        let store = self.store.clone();
+        self.errands.spawn(async move {
+            let Some(members) = store.members() else { return };
+            match members.settle(before, now).await {
+                Ok(()) => tracing::info!("the replicas are complete again after a failover"),
+                Err(error) => tracing::debug!(%error, "that the replicas are complete cannot be recorded"),
+            }
+        });
+    }
+
+    fn in_trouble(&mut self, error: &StoreError) {
+        if !std::mem::replace(&mut self.trouble, true) {
+            tracing::error!(%error, "the lease cannot be renewed; trying again, no revocation is acknowledged meanwhile");
+        }
+    }
+
+    fn out_of_trouble(&mut self) {
+        if std::mem::replace(&mut self.trouble, false) {
+            tracing::info!("the lease is renewed again");
+        }
+    }
+}
+
+/// What writes an entry again, and ends the session that it stops.
+fn restoration(revoked: Revoked, expires_at: Timestamp, now: Timestamp) -> Revocation {
+    let session_id = match &revoked {
+        Revoked::Session(id) => Some(*id),
+        Revoked::Token(_) | Revoked::Tenant { .. } => None,
+    };
+    let tenant = match &revoked {
+        Revoked::Tenant { tenant, .. } => tenant.clone(),
+        // Not known here; it is there for people to read.
+        Revoked::Session(_) | Revoked::Token(_) => Tenant::default(),
+    };
+    let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
+    let orphan = BlacklistEntry {
+        revoked,
+        tenant,
+        subject: None,
+        session_id,
+        reason: ended.reason,
+        note: ended.note.clone(),
+        revoked_at: now,
+        expires_at,
+    };
+    // No session has the identifier zero: then there is only the entry to be written.
+    let target = RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
+    Revocation { target, ended, may_add: true, orphan: Some(orphan) }
+}
+
+async fn restore(store: &dyn Store, replica: &Replica, revocation: &Revocation) -> Result<(), StoreError> {
+    let place = store.revoke(revocation.clone()).await?.place;
+    replica.acknowledged(place).await.map_err(|error| StoreError::Unavailable(error.to_string()))
+}

@@ -1,0 +1,257 @@
+//! This process among those that serve from one database: what it knows, how long it may believe that, and when all know it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::timeout,
+};
+
+use super::{
+    index::Index,
+    lease::{Held, Lease},
+};
+use crate::{
+    clock::Clock,
+    domain::{
+        ids::Incarnation,
+        lease::Terms,
+        revocation::{Place, Revoked, Seq},
+    },
+    store::FeedEntry,
+};
+
+/// Calls that may wait for a renewal at once; more are refused.
+const MAX_LAPSED: usize = 4096;
+/// How long an entry that has been committed may take to reach our own index.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a caller waits for has not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotCertain {
+    /// The latest revocations are not known here.
+    #[error("the latest revocations are not known here")]
+    NotCurrent,
+    /// Whether all know of a revocation cannot be told.
+    #[error("whether every replica knows of the revocation cannot be told")]
+    NotAcknowledged,
+}
+
+/// What the last confirmed renewal has shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// Counts the times that this process was taken for gone.
+    pub life: u64,
+    /// Number of that renewal among all that were sent; zero before the index is loaded.
+    pub renewal: u64,
+    /// Up to where the index has applied the feed.
+    pub applied: Place,
+    /// Up to where every replica has.
+    pub everywhere: Seq,
+    /// After how long what any replica did up to then holds no more.
+    pub holds_for: Duration,
+    /// How many other replicas there are.
+    pub others: usize,
+}
+
+impl Progress {
+    /// Whether nothing is known yet, which may take a while.
+    fn is_fresh(&self) -> bool {
+        self.life == 0 && self.renewal == 0
+    }
+}
+
+/// What a replica is to others: the index, and what is certain of it.
+pub struct Replica {
+    index: Index,
+    lease: Lease,
+    pub(super) terms: Terms,
+    pub(super) progress: watch::Sender<Progress>,
+    /// The number of the last renewal that was sent, or is about to be.
+    sent: AtomicU64,
+    /// Somebody waits for what the next renewals show.
+    pub(super) wanted: Notify,
+    /// How many wait until all know of a revocation.
+    unacknowledged: AtomicUsize,
+    lapsed: Semaphore,
+    /// Wakes the job that ends the sessions of revoked tenants.
+    tenant_revoked: Notify,
+    /// The life whose row there is.
+    incarnation: Mutex<Option<Incarnation>>,
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").field("terms", &self.terms).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// One that knows nothing yet.
+    pub fn new(clock: Arc<dyn Clock>, terms: Terms) -> Self {
+        Self {
+            index: Index::default(),
+            lease: Lease::new(clock, &terms),
+            terms,
+            progress: watch::Sender::default(),
+            sent: AtomicU64::new(0),
+            wanted: Notify::new(),
+            unacknowledged: AtomicUsize::new(0),
+            lapsed: Semaphore::new(MAX_LAPSED),
+            tenant_revoked: Notify::new(),
+            incarnation: Mutex::default(),
+        }
+    }
+
+    /// The index. What it does not stop is only good by a lease that was loaded before, see [`Lease::load`].
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The lease.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Waits for a renewal that was sent after this call and has come to the end of the feed. What was acknowledged before
+    /// the call is in the index then, and a look-up needs no lease.
+    pub async fn renewed(&self) -> Result<Held, NotCertain> {
+        if self.progress.borrow().is_fresh() {
+            return Err(NotCertain::NotCurrent);
+        }
+        let _place = self.lapsed.try_acquire().map_err(|_| NotCertain::NotCurrent)?;
+        let before = self.sent.load(Ordering::SeqCst);
+        self.wanted.notify_one();
+        let mut progress = self.progress.subscribe();
+        let renewed = progress.wait_for(|progress| progress.renewal > before);
+        match timeout(self.terms.duration, renewed).await {
+            Ok(Ok(_)) => Ok(Held::FOR_EVER),
+            Ok(Err(_)) | Err(_) => Err(NotCertain::NotCurrent),
+        }
+    }
+
+    /// Waits until no replica accepts any more what was revoked at `place`: every one has applied it, or so much time has
+    /// passed that those who have not have stopped answering.
+    pub async fn acknowledged(&self, place: Place) -> Result<(), NotCertain> {
+        let _waiting = self.waiting();
+        let mut progress = self.progress.subscribe();
+        let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, place));
+        let begun = ours.await.map_err(|_| NotCertain::NotAcknowledged)??;
+        // Nothing that was asked for before this instant holds longer.
+        let over = self.lease.uptime() + begun.holds_for;
+        loop {
+            let current = *progress.borrow_and_update();
+            if current.life != begun.life || current.applied.timeline != place.timeline {
+                return Err(NotCertain::NotAcknowledged);
+            }
+            if current.everywhere >= place.seq {
+                return Ok(());
+            }
+            let rest = over.saturating_sub(self.lease.uptime());
+            if rest.is_zero() {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = progress.changed() => changed.map_err(|_| NotCertain::NotAcknowledged)?,
+                // May wake a little early, or long before the clock of uptime: then it is looked at once more.
+                () = tokio::time::sleep(rest) => {}
+            }
+        }
+    }
+
+    /// Waits until the index has applied a place.
+    async fn reached(&self, progress: &mut watch::Receiver<Progress>, place: Place) -> Result<Progress, NotCertain> {
+        let before = self.sent.load(Ordering::SeqCst);
+        let reached = progress.wait_for(|progress| match progress.applied.timeline == place.timeline {
+            true => progress.renewal > 0 && progress.applied.seq >= place.seq,
+            // An older answer may be of an older history; a newer one says that this one is over.
+            false => progress.renewal > before,
+        });
+        let reached = *reached.await.map_err(|_| NotCertain::NotAcknowledged)?;
+        match reached.applied.timeline == place.timeline {
+            true => Ok(reached),
+            false => Err(NotCertain::NotAcknowledged),
+        }
+    }
+
+    fn waiting(&self) -> impl Drop {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.unacknowledged.fetch_add(1, Ordering::SeqCst);
+        self.wanted.notify_one();
+        Waiting(&self.unacknowledged)
+    }
+
+    /// Waits until a tenant's entry has been applied, if none has since the last time.
+    pub async fn tenant_revoked(&self) {
+        self.tenant_revoked.notified().await;
+    }
+
+    /// Waits until there is no lease.
+    pub async fn lapsed(&self) {
+        let mut progress = self.progress.subscribe();
+        while let Some(remaining) = self.lease.remaining() {
+            tokio::select! {
+                _ = progress.changed() => {}
+                () = tokio::time::sleep(remaining) => {}
+            }
+        }
+    }
+
+    /// Waits until there is a lease.
+    pub async fn current(&self) {
+        let mut progress = self.progress.subscribe();
+        while self.lease.remaining().is_none() {
+            // The sender lives as long as `self`, so this cannot fail.
+            let _ = progress.changed().await;
+        }
+    }
+
+    /// Ends the lease, for good. Returns the life whose row there is.
+    pub fn stop(&self) -> Option<Incarnation> {
+        self.lapsed.close();
+        self.lease.end();
+        self.incarnation.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Adds an entry to the index.
+    pub(super) fn apply(&self, entry: &FeedEntry) {
+        self.index.apply(entry);
+        if matches!(entry.revoked, Revoked::Tenant { .. }) {
+            self.tenant_revoked.notify_one();
+        }
+    }
+
+    /// Counts a renewal that is about to be sent, and returns its number.
+    pub(super) fn count_renewal(&self) -> u64 {
+        self.sent.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// Whether somebody waits for what others report.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.unacknowledged.load(Ordering::SeqCst) > 0
+    }
+
+    /// Takes note that this process has joined.
+    pub(super) fn begin_life(&self, incarnation: Incarnation) {
+        *self.incarnation.lock().unwrap_or_else(PoisonError::into_inner) = Some(incarnation);
+    }
+
+    /// Takes note that this process is no member any more. It knows what it knew, but nothing is certain of it.
+    pub(super) fn end_life(&self) {
+        self.lease.end();
+        self.incarnation.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.progress.send_modify(|progress| *progress = Progress { life: progress.life + 1, ..Progress::default() });
+    }
+}

@@ -1,0 +1,166 @@
+//! The connection by which a replica renews its row and reads the feed: apart from the pool, so that nothing else can keep
+//! it waiting, and watched for warnings.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use diesel::{
+    data_types::PgTimestamp,
+    sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{
+    connect::{Connected, Target},
+    pool::Fault,
+    replicas::span,
+    rows::{revoked, timestamp, uuid},
+    sql::statement,
+};
+use crate::{
+    domain::{
+        ids::Incarnation,
+        revocation::{Place, Seq, Timeline},
+    },
+    mutants::broken,
+    store::{
+        FeedEntry, StoreError,
+        replicas::{Answer, Other, Renewal, Renewals, Renewed},
+    },
+};
+
+/// Makes its connection when it needs one.
+pub struct PostgresRenewals {
+    target: Target,
+    /// Taken out while in use and put back only after success.
+    connection: Option<Link>,
+}
+
+/// Dropped, it is closed at once: what the server may still answer is never read.
+struct Link(Connected);
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.0.driver.abort();
+    }
+}
+
+impl PostgresRenewals {
+    /// Not connected yet.
+    pub fn new(target: Target) -> Self {
+        Self { target, connection: None }
+    }
+}
+
+#[async_trait]
+impl Renewals for PostgresRenewals {
+    async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed, StoreError> {
+        let unavailable = |problem: String| StoreError::Unavailable(problem);
+        let mut link = match self.connection.take() {
+            Some(link) => link,
+            None => Link(self.target.connect().await.map_err(|error| unavailable(error.to_string()))?),
+        };
+        let warned = Arc::clone(&link.0.warned);
+        warned.store(false, Ordering::SeqCst);
+        let renewed = timeout(renewal.patience, ask(&mut link.0.connection, renewal))
+            .await
+            .map_err(|_| unavailable("it does not answer".to_owned()))??;
+        self.connection = Some(link);
+        if AtomicBool::load(&warned, Ordering::SeqCst) {
+            // A commit whose wait for the standbys was cancelled gives a warning and success: it may yet be lost.
+            return Err(unavailable("it gave a warning".to_owned()));
+        }
+        Ok(renewed)
+    }
+}
+
+type Page = (
+    Option<Vec<i64>>,
+    Option<Vec<String>>,
+    Option<Vec<String>>,
+    Option<Vec<Option<PgTimestamp>>>,
+    Option<Vec<PgTimestamp>>,
+);
+type Others = (Option<Vec<Uuid>>, Option<Vec<i64>>, Option<Vec<i64>>, Option<Vec<i64>>);
+type Row = (bool, i64, i64, i64, Uuid, PgTimestamp, PgTimestamp, Page, Others);
+
+type Values<T> = Nullable<Array<T>>;
+type SqlPage = (Values<BigInt>, Values<Text>, Values<Text>, Values<Nullable<Timestamptz>>, Values<Timestamptz>);
+type SqlOthers = (Values<SqlUuid>, Values<BigInt>, Values<BigInt>, Values<BigInt>);
+type SqlRow = (Bool, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
+
+/// One statement, so one snapshot and one commit. Its answer is complete when the server is ready for the next, which is
+/// after the commit has been waited for: rows may come before.
+async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Renewed, Fault> {
+    let (found, seq, settled, timeline, database, forgotten_until, now, page, others): Row = statement::<SqlRow>(
+        "WITH mine AS (UPDATE replicas SET renewals = ?, applied = ?, renewed_at = clock_timestamp() \
+             WHERE incarnation = ? AND renewals >= ? AND renewals < ? RETURNING 1), \
+             page AS (SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(kind ORDER BY seq) AS kinds, \
+             array_agg(key ORDER BY seq) AS keys, array_agg(up_to ORDER BY seq) AS up_tos, \
+             array_agg(expires_at ORDER BY seq) AS expiries FROM (SELECT seq, kind, key, up_to, expires_at \
+             FROM blacklist WHERE seq > ? ORDER BY seq LIMIT ?) AS next), \
+             others AS (SELECT array_agg(incarnation ORDER BY incarnation) AS incarnations, \
+             array_agg(applied ORDER BY incarnation) AS applied, array_agg(renewals ORDER BY incarnation) AS renewals, \
+             array_agg((extract(epoch FROM holds_for) * 1000000)::bigint ORDER BY incarnation) AS holds_for \
+             FROM replicas WHERE incarnation <> ?) \
+             SELECT EXISTS (SELECT FROM mine), h.seq, h.timeline, feed_timeline(), h.database, s.forgotten_until, \
+             clock_timestamp(), page.seqs, page.kinds, page.keys, page.up_tos, page.expiries, others.incarnations, \
+             others.applied, others.renewals, others.holds_for FROM feed_head AS h, sweeper AS s, page, others",
+    )
+    .bind::<BigInt, _>(renewal.number)
+    .bind::<BigInt, _>(renewal.applied.0)
+    .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
+    .bind::<BigInt, _>(renewal.confirmed)
+    .bind::<BigInt, _>(renewal.number)
+    .bind::<BigInt, _>(renewal.after.0)
+    .bind::<BigInt, _>(renewal.limit)
+    .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
+    .get_result(connection)
+    .await?;
+    if !found && !broken("load-before-joining") {
+        return Ok(Renewed::Gone);
+    }
+    Ok(Renewed::Answer(Answer {
+        database,
+        head: Place { timeline: Timeline(timeline), seq: Seq(seq) },
+        settled: Timeline(settled),
+        entries: entries(page)?,
+        forgotten_until: timestamp(forgotten_until),
+        now: Some(timestamp(now)),
+        others: listed(others),
+    }))
+}
+
+fn entries((seqs, kinds, keys, up_tos, expiries): Page) -> Result<Vec<FeedEntry>, StoreError> {
+    let (Some(seqs), Some(kinds), Some(keys), Some(up_tos), Some(expiries)) = (seqs, kinds, keys, up_tos, expiries)
+    else {
+        return Ok(vec![]);
+    };
+    let rows = seqs.into_iter().zip(kinds).zip(keys).zip(up_tos).zip(expiries);
+    rows.map(|((((seq, kind), key), up_to), expires_at)| {
+        let revoked = revoked(&kind, key, up_to)?;
+        Ok(FeedEntry { seq: Seq(seq), revoked, expires_at: timestamp(expires_at) })
+    })
+    .collect()
+}
+
+fn listed((incarnations, applied, renewals, holds_for): Others) -> Vec<Other> {
+    let (Some(incarnations), Some(applied), Some(renewals), Some(holds_for)) =
+        (incarnations, applied, renewals, holds_for)
+    else {
+        return vec![];
+    };
+    let rows = incarnations.into_iter().zip(applied).zip(renewals).zip(holds_for);
+    rows.map(|(((incarnation, applied), renewals), holds_for)| Other {
+        incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
+        applied: Seq(applied),
+        renewals,
+        holds_for: span(holds_for),
+    })
+    .collect()
+}

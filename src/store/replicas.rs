@@ -1,0 +1,135 @@
+//! What the replicas on one database share: a register of them, and the question that each asks again and again, by which
+//! it proves that it is there and learns what was revoked. See `docs/decisions/0009-the-lease-protocol.md`.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{FeedEntry, StoreError};
+use crate::domain::{
+    ids::Incarnation,
+    revocation::{Place, Seq, Timeline},
+    time::Timestamp,
+};
+
+/// A process that is about to serve.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    /// Drawn anew by each process, and whenever it joins again.
+    pub incarnation: Incarnation,
+    /// The name of its machine, for people.
+    pub name: String,
+    /// Of the service, for people.
+    pub version: &'static str,
+    /// How long others wait for it before they count it as gone.
+    pub holds_for: Duration,
+}
+
+/// What a replica says of itself when it renews its row, and from where on it wants to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Renewal {
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// One more than the last number that was sent.
+    pub number: i64,
+    /// The last number that was confirmed.
+    pub confirmed: i64,
+    /// It accepts nothing that was revoked up to here.
+    pub applied: Seq,
+    /// It has read the feed up to here.
+    pub after: Seq,
+    /// Most entries to be read.
+    pub limit: i64,
+    /// How long the database may take to answer.
+    pub patience: Duration,
+}
+
+/// What came of a renewal that the database has confirmed.
+#[derive(Clone, Debug)]
+pub enum Renewed {
+    /// The row is gone, or is an older one: this life is over.
+    Gone,
+    /// All of it out of one snapshot.
+    Answer(Answer),
+}
+
+/// What the database answers to a renewal.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Which database this is.
+    pub database: Uuid,
+    /// The last place given out in the feed.
+    pub head: Place,
+    /// The history in which the register is known to be complete.
+    pub settled: Timeline,
+    /// What comes next in the feed.
+    pub entries: Vec<FeedEntry>,
+    /// The latest expiry of an entry that was ever deleted.
+    pub forgotten_until: Timestamp,
+    /// The time by the database's clock; none if that is ours.
+    pub now: Option<Timestamp>,
+    /// The other replicas.
+    pub others: Vec<Other>,
+}
+
+/// What a replica knows of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// It accepts nothing that was revoked up to here.
+    pub applied: Seq,
+    /// The number of its last renewal.
+    pub renewals: i64,
+    /// What it did up to now may hold for this long.
+    pub holds_for: Duration,
+}
+
+/// A row of the register, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// The name of its machine.
+    pub name: String,
+    /// Of the service.
+    pub version: String,
+    /// When it joined, by the clock of the database.
+    pub joined_at: Timestamp,
+    /// How long ago it last renewed its row, by the clock of the database.
+    pub renewed_ago: Duration,
+    /// The number of its last renewal.
+    pub renewals: i64,
+    /// Up to where it has applied the feed.
+    pub applied: Seq,
+    /// What it did up to now may hold for this long.
+    pub holds_for: Duration,
+}
+
+/// Asks the database, over a connection of its own.
+#[async_trait]
+pub trait Renewals: Send {
+    /// Renews a row by a write that is as durable as any, and reads on in the feed. An error may mean that it was renewed.
+    async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed, StoreError>;
+}
+
+/// Who serves from the database. Each method is one transaction.
+#[async_trait]
+pub trait Members: Send + Sync {
+    /// Enters a replica, as one that has applied all there is, and returns up to where that is: it must accept nothing
+    /// before it has.
+    async fn join(&self, newcomer: Newcomer) -> Result<Seq, StoreError>;
+
+    /// All rows.
+    async fn list(&self) -> Result<Vec<Member>, StoreError>;
+
+    /// Removes a replica, unless it has renewed its row since this renewal.
+    async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool, StoreError>;
+
+    /// Records that the register is complete again in a new history, if nobody else has yet.
+    async fn settle(&self, before: Timeline, now: Timeline) -> Result<(), StoreError>;
+
+    /// Removes a replica that has stopped serving.
+    async fn leave(&self, incarnation: Incarnation) -> Result<(), StoreError>;
+}

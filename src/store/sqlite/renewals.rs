@@ -1,0 +1,58 @@
+//! Reading the feed of a file that one process has for itself: nobody else is to be told of it.
+
+use async_trait::async_trait;
+use diesel::{ExpressionMethods, QueryDsl, SelectableHelper};
+use diesel_async::{RunQueryDsl, pooled_connection::bb8::Pool};
+use uuid::Uuid;
+
+use super::{
+    Connection, TIMELINE, connection,
+    rows::FeedRow,
+    schema::{blacklist, sweeper},
+};
+use crate::{
+    domain::{revocation::Place, time::Timestamp},
+    store::{
+        FeedEntry, StoreError,
+        replicas::{Answer, Renewal, Renewals, Renewed},
+    },
+};
+
+/// Reads by connections of its own.
+pub struct SqliteRenewals {
+    feed: Pool<Connection>,
+}
+
+impl SqliteRenewals {
+    /// Reads by these connections.
+    pub fn new(feed: Pool<Connection>) -> Self {
+        Self { feed }
+    }
+}
+
+#[async_trait]
+impl Renewals for SqliteRenewals {
+    async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed, StoreError> {
+        let mut connection = connection(&self.feed).await?;
+        let rows = blacklist::table
+            .filter(blacklist::seq.gt(renewal.after.0))
+            .order(blacklist::seq.asc())
+            .limit(renewal.limit)
+            .select(FeedRow::as_select())
+            .load(&mut connection)
+            .await?;
+        let entries: Vec<FeedEntry> = rows.into_iter().map(FeedEntry::try_from).collect::<Result<_, _>>()?;
+        // Read after the entries: what was swept before them is known to have been.
+        let forgotten_until = sweeper::table.select(sweeper::forgotten_until).first(&mut connection).await?;
+        let seq = entries.last().map_or(renewal.after, |entry| entry.seq);
+        Ok(Renewed::Answer(Answer {
+            database: Uuid::nil(),
+            head: Place { timeline: TIMELINE, seq },
+            settled: TIMELINE,
+            entries,
+            forgotten_until: Timestamp::from_micros(forgotten_until),
+            now: None,
+            others: vec![],
+        }))
+    }
+}

@@ -1,0 +1,134 @@
+//! The question that a replica asks of its database: what it proves, and what it brings.
+
+use countersign::{
+    domain::{
+        ids::Incarnation,
+        revocation::{Seq, Timeline},
+    },
+    store::{
+        Store, StoreError,
+        postgres::PostgresStore,
+        replicas::{Answer, Other, Renewal, Renewals, Renewed},
+    },
+};
+
+use crate::{
+    postgres_only::{in_time, open},
+    postgres_server::{Server, execute, new_database},
+    support::{ALL, after, create, create_all, entries, newcomer, revoke_session, seconds, session},
+};
+
+const A: [u8; 16] = [1; 16];
+const B: [u8; 16] = [2; 16];
+
+/// A renewal by the first replica, which has read nothing yet.
+fn renewal(number: i64, confirmed: i64, applied: Seq) -> Renewal {
+    let (incarnation, after) = (Incarnation::new(A), Seq::default());
+    Renewal { incarnation, number, confirmed, applied, after, limit: ALL, patience: seconds(60) }
+}
+
+async fn answer(renewals: &mut Box<dyn Renewals>, renewal: Renewal) -> Answer {
+    match renewals.renew(&renewal).await.unwrap() {
+        Renewed::Answer(answer) => answer,
+        Renewed::Gone => panic!("it has joined: {renewal:?}"),
+    }
+}
+
+async fn is_gone(renewals: &mut Box<dyn Renewals>, renewal: Renewal) -> bool {
+    matches!(renewals.renew(&renewal).await.unwrap(), Renewed::Gone)
+}
+
+async fn joined(url: &str) -> (PostgresStore, Box<dyn Renewals>) {
+    let store = open(url).await;
+    store.members().unwrap().join(newcomer(Incarnation::new(A))).await.unwrap();
+    let renewals = store.renewals();
+    (store, renewals)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_brings_the_feed_its_head_and_the_others() {
+    let (store, mut renewals) = joined(&new_database().await).await;
+    let before = answer(&mut renewals, renewal(1, 0, Seq(0))).await;
+    assert_eq!((before.head.seq, before.entries.len(), before.others.len()), (Seq(0), 0, 0));
+    assert_eq!(before.settled, before.head.timeline);
+
+    for session in create_all(&store, [session(1), session(2)]).await {
+        revoke_session(&store, &session, after(3)).await;
+    }
+    let members = store.members().unwrap();
+    assert_eq!(members.join(newcomer(Incarnation::new(B))).await.unwrap(), Seq(2), "it begins with all there is");
+    let now = answer(&mut renewals, renewal(2, 1, Seq(0))).await;
+    assert_eq!((now.head.seq, now.database), (Seq(2), before.database));
+    assert_eq!(now.entries, entries(&store).await);
+    let other = Other { incarnation: Incarnation::new(B), applied: Seq(2), renewals: 0, holds_for: seconds(3) };
+    assert_eq!(now.others, [other]);
+    let page = Renewal { after: Seq(1), limit: 1, ..renewal(3, 2, Seq(2)) };
+    assert_eq!(answer(&mut renewals, page).await.entries, now.entries[1..]);
+
+    let listed = members.list().await.unwrap();
+    let listed: Vec<_> = listed.iter().map(|member| (member.incarnation, member.renewals, member.applied)).collect();
+    assert_eq!(listed, [(Incarnation::new(A), 3, Seq(2)), (Incarnation::new(B), 0, Seq(2))]);
+}
+
+/// A database that was set back has a row with a smaller number than was confirmed, or none; and a renewal that was given up
+/// may arrive after a later one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_not_the_one_that_was_left_is_gone() {
+    let (store, mut renewals) = joined(&new_database().await).await;
+    answer(&mut renewals, renewal(7, 0, Seq(0))).await;
+    assert!(is_gone(&mut renewals, renewal(9, 8, Seq(0))).await, "it was set back");
+    assert!(is_gone(&mut renewals, renewal(7, 7, Seq(0))).await, "the number was used");
+    answer(&mut renewals, renewal(9, 7, Seq(0))).await;
+
+    let members = store.members().unwrap();
+    assert!(!members.remove(Incarnation::new(A), 7).await.unwrap(), "it has renewed since");
+    assert!(members.remove(Incarnation::new(A), 9).await.unwrap());
+    assert!(is_gone(&mut renewals, renewal(10, 9, Seq(0))).await, "a renewal never makes a row");
+    assert_eq!(members.list().await.unwrap(), []);
+
+    members.join(newcomer(Incarnation::new(B))).await.unwrap();
+    members.leave(Incarnation::new(B)).await.unwrap();
+    assert_eq!(members.list().await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_register_is_settled_once_for_each_history() {
+    let url = new_database().await;
+    let (store, mut renewals) = joined(&url).await;
+    let timeline = answer(&mut renewals, renewal(1, 0, Seq(0))).await.head.timeline;
+    execute(&url, "UPDATE feed_head SET timeline = 0").await;
+    assert_eq!(answer(&mut renewals, renewal(2, 1, Seq(0))).await.settled, Timeline(0));
+    let members = store.members().unwrap();
+    members.settle(Timeline(0), timeline).await.unwrap();
+    members.settle(Timeline(0), Timeline(99)).await.unwrap();
+    assert_eq!(answer(&mut renewals, renewal(3, 2, Seq(0))).await.settled, timeline);
+}
+
+/// Who cancels a commit's wait for its standby makes it visible, and it is lost if the primary is: no lease may rest on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
+    let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    let url = server.url("postgres");
+    let (store, mut renewals) = joined(&url).await;
+    create(&store, session(1)).await;
+    answer(&mut renewals, renewal(1, 0, Seq(0))).await;
+    let standby = async |names: &str| {
+        execute(&url, &format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'")).await;
+        execute(&url, "SELECT pg_reload_conf()").await;
+    };
+    standby("nobody").await;
+    let canceller = async {
+        loop {
+            execute(&url, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let second = renewal(2, 1, Seq(0));
+    let outcome = tokio::select! {
+        outcome = in_time(renewals.renew(&second)) => outcome,
+        () = canceller => unreachable!(),
+    };
+    assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    standby("").await;
+    answer(&mut renewals, renewal(3, 1, Seq(0))).await;
+}
