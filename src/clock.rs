@@ -7,7 +7,10 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::domain::time::{Timestamp, micros};
+use crate::{
+    domain::time::{Timestamp, micros},
+    mutants::wall_clock_offset,
+};
 
 /// Where the time comes from.
 pub trait Clock: Send + Sync + 'static {
@@ -26,7 +29,7 @@ impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods)] // This is where the ban's exception lives.
     fn now(&self) -> Timestamp {
         match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(since) => Timestamp::from_micros(micros(since)),
+            Ok(since) => Timestamp::from_micros(micros(since).saturating_add(wall_clock_offset())),
             Err(before) => Timestamp::from_micros(0).minus(before.duration()),
         }
     }

@@ -1,5 +1,5 @@
-//! Rules that can be switched off, each by its name, so that the tests can be seen to notice. Without the feature `mutants`,
-//! which no release has, there is no such switch.
+//! Rules that can be switched off, each by its name, and a wall clock that can be set off, so that the tests can be seen to
+//! notice. Without the feature `mutants`, which no release has, there is no such switch.
 
 /// Whether this rule is broken on purpose.
 #[cfg(feature = "mutants")]
@@ -14,4 +14,24 @@ pub fn broken(rule: &str) -> bool {
 #[cfg(not(feature = "mutants"))]
 pub const fn broken(_rule: &str) -> bool {
     false
+}
+
+/// How far the wall clock of this process is off, in microseconds.
+#[cfg(feature = "mutants")]
+pub fn wall_clock_offset() -> i64 {
+    use std::sync::LazyLock;
+
+    static OFFSET: LazyLock<i64> = LazyLock::new(|| {
+        let Ok(text) = std::env::var("COUNTERSIGN_WALL_CLOCK_OFFSET") else { return 0 };
+        let (sign, span) = text.strip_prefix('-').map_or((1, text.as_str()), |span| (-1, span));
+        let span: humantime_serde::re::humantime::Duration = span.parse().unwrap_or_default();
+        i64::try_from(span.as_micros()).unwrap_or_default() * sign
+    });
+    *OFFSET
+}
+
+/// How far the wall clock of this process is off, in microseconds.
+#[cfg(not(feature = "mutants"))]
+pub const fn wall_clock_offset() -> i64 {
+    0
 }

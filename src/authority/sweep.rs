@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::{Authority, error::AuthorityError};
-use crate::{clock::Clock, domain::time::Timestamp};
+use crate::{
+    clock::Clock,
+    domain::{revocation::RETENTION_MARGIN, time::Timestamp},
+    mutants::broken,
+};
 
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +63,10 @@ impl Authority {
     pub async fn sweep(&self) -> Result<Swept, AuthorityError> {
         // Held throughout: two sweeps at once would do each other's work.
         let mut sweeper = self.sweeper.lock().await;
-        let now = sweeper.clock.advance(&*self.clock);
+        let mut now = sweeper.clock.advance(&*self.clock);
+        if broken("purge-at-expiry") {
+            now = now.plus(RETENTION_MARGIN);
+        }
         let mut swept = Swept::default();
         let forgotten_until = loop {
             let batch = self.store.delete_expired_revocations(now, self.settings.sweep_batch).await?;

@@ -199,6 +199,7 @@ impl Renewing {
     async fn join(&mut self) -> Result<(), StoreError> {
         let newcomer = (self.draw)().map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let applied = match self.store.members() {
+            Some(_) if broken("load-before-joining") => Seq::default(),
             Some(members) => members.join(newcomer.clone()).await?,
             None => Seq::default(),
         };
@@ -261,6 +262,7 @@ impl Renewing {
             true if is_settled => renewal.applied.min(others_applied),
             true => Seq::default(),
         };
+        let is_loading = replica.progress.borrow().renewal == 0;
         let lost = life.brought.take().map(|brought| replica.index().missing_from(&brought)).unwrap_or_default();
         let gone = life.others.look(&answer.others, received);
         life.unsettled = match life.unsettled {
@@ -298,6 +300,9 @@ impl Renewing {
         if !lost.is_empty() {
             self.restore(lost);
         }
+        if broken("load-before-joining") && is_loading {
+            self.join_late();
+        }
         for other in gone {
             self.remove(other);
         }
@@ -329,6 +334,16 @@ impl Renewing {
             }
         }
         is_right
+    }
+
+    /// What a replica must not do: by now it has a lease.
+    fn join_late(&mut self) {
+        let (store, newcomer) = (self.store.clone(), self.life.as_ref().map(|life| life.newcomer.clone()));
+        self.errands.spawn(async move {
+            if let (Some(members), Some(newcomer)) = (store.members(), newcomer) {
+                let _ = members.join(newcomer).await;
+            }
+        });
     }
 
     /// Writes again what this process knows and the database has lost. The entries alone would not do: with them the ends of

@@ -203,7 +203,9 @@ impl Validator {
                     match client.validate(question(token)).await {
                         Ok(answer) => assert_eq!(answer.into_inner().active, is_good),
                         Err(status) if trouble == Trouble::Death && reason(&status).is_empty() => return answers,
-                        Err(status) => panic!("Validate needs no database: {status:?}"),
+                        // Without the database there is no lease after a while.
+                        Err(status) if trouble == Trouble::Database && reason(&status) == "NOT_CURRENT" => continue,
+                        Err(status) => panic!("Validate goes on: {status:?}"),
                     }
                     answers += 1;
                 }

@@ -14,7 +14,11 @@ pub const LEASE: Duration = Duration::from_millis(600);
 pub const WAIT: Duration = Duration::from_millis(701);
 
 /// The settings that say so.
-const LEASES: &[(&str, &str)] = &[];
+const LEASES: &[(&str, &str)] = &[
+    ("COUNTERSIGN_LEASE__DURATION", "600ms"),
+    ("COUNTERSIGN_LEASE__RENEWAL", "150ms"),
+    ("COUNTERSIGN_LEASE__MARGIN", "100ms"),
+];
 
 /// What all replicas of all runs are told.
 const SETTINGS: &[(&str, &str)] = &[

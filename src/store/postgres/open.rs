@@ -6,6 +6,7 @@ use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::{connect::Target, sql::statement};
+use crate::mutants::broken;
 
 /// Each migration with its version, in order. The table that records them is the one that Diesel's own tool uses.
 ///
@@ -218,6 +219,9 @@ async fn migrate(target: &Target, connection: &mut AsyncPgConnection) -> Result<
             .await
             .map_err(failed)?;
         made.push(*version);
+    }
+    if broken("feed-by-bigserial") {
+        connection.batch_execute("CREATE SEQUENCE IF NOT EXISTS broken_feed INCREMENT 1000").await.map_err(other)?;
     }
     if !made.is_empty() {
         connection.batch_execute("SAVEPOINT tuning").await.map_err(other)?;

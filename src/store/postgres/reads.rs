@@ -18,6 +18,7 @@ use crate::{
         revocation::{Place, Seq, Timeline},
         session::Session,
     },
+    mutants::broken,
     store::{RevokedTenant, SessionQuery},
 };
 
@@ -61,8 +62,11 @@ pub async fn revoked_tenants(lease: &mut Lease<'_>) -> Result<Vec<RevokedTenant>
 
 /// The last place given out in the feed.
 pub async fn feed_head(lease: &mut Lease<'_>) -> Result<Place, Fault> {
-    let (timeline, seq) =
-        statement::<(BigInt, BigInt)>("SELECT feed_timeline(), seq FROM feed_head").get_result(&mut **lease).await?;
+    let text = match broken("feed-by-bigserial") {
+        true => "SELECT feed_timeline(), coalesce(max(seq), 0) FROM blacklist",
+        false => "SELECT feed_timeline(), seq FROM feed_head",
+    };
+    let (timeline, seq) = statement::<(BigInt, BigInt)>(text).get_result(&mut **lease).await?;
     Ok(Place { timeline: Timeline(timeline), seq: Seq(seq) })
 }
 

@@ -94,12 +94,21 @@ type SqlPage = (Values<BigInt>, Values<Text>, Values<Text>, Values<Nullable<Time
 type SqlOthers = (Values<SqlUuid>, Values<BigInt>, Values<BigInt>, Values<BigInt>);
 type SqlRow = (Bool, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
 
-/// One statement, so one snapshot and one commit. Its answer is complete when the server is ready for the next, which is
-/// after the commit has been waited for: rows may come before.
-async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Renewed, Fault> {
-    let (found, seq, settled, timeline, database, forgotten_until, now, page, others): Row = statement::<SqlRow>(
-        "WITH mine AS (UPDATE replicas SET renewals = ?, applied = ?, renewed_at = clock_timestamp() \
-             WHERE incarnation = ? AND renewals >= ? AND renewals < ? RETURNING 1), \
+/// What a renewal does to the row, if that is the one that was left.
+macro_rules! renew {
+    () => {
+        "UPDATE replicas SET renewals = ?, applied = ?, renewed_at = clock_timestamp() \
+         WHERE incarnation = ? AND renewals >= ? AND renewals < ? RETURNING 1"
+    };
+}
+
+/// The statement: what is done to the row, and where the feed has come to.
+macro_rules! renewal {
+    ($mine:expr, $head:literal) => {
+        concat!(
+            "WITH mine AS (",
+            $mine,
+            "), \
              page AS (SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(kind ORDER BY seq) AS kinds, \
              array_agg(key ORDER BY seq) AS keys, array_agg(up_to ORDER BY seq) AS up_tos, \
              array_agg(expires_at ORDER BY seq) AS expiries FROM (SELECT seq, kind, key, up_to, expires_at \
@@ -108,20 +117,38 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
              array_agg(applied ORDER BY incarnation) AS applied, array_agg(renewals ORDER BY incarnation) AS renewals, \
              array_agg((extract(epoch FROM holds_for) * 1000000)::bigint ORDER BY incarnation) AS holds_for \
              FROM replicas WHERE incarnation <> ?) \
-             SELECT EXISTS (SELECT FROM mine), h.seq, h.timeline, feed_timeline(), h.database, s.forgotten_until, \
-             clock_timestamp(), page.seqs, page.kinds, page.keys, page.up_tos, page.expiries, others.incarnations, \
-             others.applied, others.renewals, others.holds_for FROM feed_head AS h, sweeper AS s, page, others",
-    )
-    .bind::<BigInt, _>(renewal.number)
-    .bind::<BigInt, _>(renewal.applied.0)
-    .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
-    .bind::<BigInt, _>(renewal.confirmed)
-    .bind::<BigInt, _>(renewal.number)
-    .bind::<BigInt, _>(renewal.after.0)
-    .bind::<BigInt, _>(renewal.limit)
-    .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
-    .get_result(connection)
-    .await?;
+             SELECT EXISTS (SELECT FROM mine), ",
+            $head,
+            ", h.timeline, feed_timeline(), h.database, s.forgotten_until, clock_timestamp(), page.seqs, page.kinds, \
+             page.keys, page.up_tos, page.expiries, others.incarnations, others.applied, others.renewals, \
+             others.holds_for FROM feed_head AS h, sweeper AS s, page, others"
+        )
+    };
+}
+
+/// One statement, so one snapshot and one commit. Its answer is complete when the server is ready for the next, which is
+/// after the commit has been waited for: rows may come before.
+async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Renewed, Fault> {
+    let text = match () {
+        () if broken("renew-by-read") => renewal!(
+            "SELECT 1 FROM replicas, (SELECT ?::bigint, ?::bigint) AS unused \
+             WHERE incarnation = ? AND ?::bigint < ?::bigint",
+            "h.seq"
+        ),
+        () if broken("feed-by-bigserial") => renewal!(renew!(), "(SELECT coalesce(max(seq), 0) FROM blacklist)"),
+        () => renewal!(renew!(), "h.seq"),
+    };
+    let (found, seq, settled, timeline, database, forgotten_until, now, page, others): Row = statement::<SqlRow>(text)
+        .bind::<BigInt, _>(renewal.number)
+        .bind::<BigInt, _>(renewal.applied.0)
+        .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
+        .bind::<BigInt, _>(renewal.confirmed)
+        .bind::<BigInt, _>(renewal.number)
+        .bind::<BigInt, _>(renewal.after.0)
+        .bind::<BigInt, _>(renewal.limit)
+        .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
+        .get_result(connection)
+        .await?;
     if !found && !broken("load-before-joining") {
         return Ok(Renewed::Gone);
     }

@@ -27,6 +27,7 @@ use crate::{
         text::Tenant,
         time::Timestamp,
     },
+    mutants::broken,
     store::{Creation, StoreError},
 };
 
@@ -86,6 +87,27 @@ pub async fn save(lease: &mut Lease<'_>, changed: &[Session]) -> Result<(), Faul
     Ok(())
 }
 
+/// The statement that writes entries behind the head of the feed.
+macro_rules! insertion {
+    ($head:literal) => {
+        concat!(
+            "WITH head AS (",
+            $head,
+            ") \
+         INSERT INTO blacklist AS b \
+         (seq, kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at) \
+         SELECT head.seq + given.place, given.kind, given.key, given.up_to, given.tenant, given.subject, \
+         given.session_id, given.reason, given.note, given.revoked_at, given.expires_at \
+         FROM head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given \
+         (kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, place) \
+         ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = greatest(b.up_to, excluded.up_to), \
+         tenant = excluded.tenant, subject = excluded.subject, session_id = excluded.session_id, \
+         reason = excluded.reason, note = excluded.note, revoked_at = excluded.revoked_at, \
+         expires_at = greatest(b.expires_at, excluded.expires_at) RETURNING b.seq, feed_timeline()"
+        )
+    };
+}
+
 /// Writes blacklist entries, each in the place of an older one for the same thing, and returns their places in the feed.
 ///
 /// This locks the head of the feed until the commit, so it comes last: then the order of the entries is the order of the
@@ -119,33 +141,25 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
         Revoked::Tenant { up_to, .. } => Some(instant(*up_to)),
         Revoked::Session(_) | Revoked::Token(_) => None,
     };
-    let written: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(
-        "WITH head AS (UPDATE feed_head SET seq = seq + ? RETURNING seq - ? AS seq) \
-         INSERT INTO blacklist AS b \
-         (seq, kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at) \
-         SELECT head.seq + given.place, given.kind, given.key, given.up_to, given.tenant, given.subject, \
-         given.session_id, given.reason, given.note, given.revoked_at, given.expires_at \
-         FROM head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given \
-         (kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, place) \
-         ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = greatest(b.up_to, excluded.up_to), \
-         tenant = excluded.tenant, subject = excluded.subject, session_id = excluded.session_id, \
-         reason = excluded.reason, note = excluded.note, revoked_at = excluded.revoked_at, \
-         expires_at = greatest(b.expires_at, excluded.expires_at) RETURNING b.seq, feed_timeline()",
-    )
-    .bind::<BigInt, _>(count)
-    .bind::<BigInt, _>(count)
-    .bind::<Array<Text>, _>(keys.iter().map(|(kind, _)| *kind).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(keys.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>())
-    .bind::<Array<OptionalInstant>, _>(column(&rows, up_to))
-    .bind::<Array<Text>, _>(column(&rows, |entry| &*entry.tenant))
-    .bind::<Array<OptionalText>, _>(column(&rows, |entry| entry.subject.as_deref()))
-    .bind::<Array<Nullable<SqlUuid>>, _>(column(&rows, |entry| entry.session_id.map(|id| uuid(id.bytes()))))
-    .bind::<Array<Text>, _>(column(&rows, |entry| entry.reason.as_str()))
-    .bind::<Array<Text>, _>(column(&rows, |entry| &*entry.note))
-    .bind::<Array<Timestamptz>, _>(column(&rows, |entry| instant(entry.revoked_at)))
-    .bind::<Array<Timestamptz>, _>(column(&rows, |entry| instant(entry.expires_at)))
-    .load(&mut **lease)
-    .await?;
+    let text = match broken("feed-by-bigserial") {
+        true => insertion!("SELECT nextval('broken_feed') + 0 * (?::bigint + ?::bigint) AS seq"),
+        false => insertion!("UPDATE feed_head SET seq = seq + ? RETURNING seq - ? AS seq"),
+    };
+    let written: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(text)
+        .bind::<BigInt, _>(count)
+        .bind::<BigInt, _>(count)
+        .bind::<Array<Text>, _>(keys.iter().map(|(kind, _)| *kind).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(keys.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>())
+        .bind::<Array<OptionalInstant>, _>(column(&rows, up_to))
+        .bind::<Array<Text>, _>(column(&rows, |entry| &*entry.tenant))
+        .bind::<Array<OptionalText>, _>(column(&rows, |entry| entry.subject.as_deref()))
+        .bind::<Array<Nullable<SqlUuid>>, _>(column(&rows, |entry| entry.session_id.map(|id| uuid(id.bytes()))))
+        .bind::<Array<Text>, _>(column(&rows, |entry| entry.reason.as_str()))
+        .bind::<Array<Text>, _>(column(&rows, |entry| &*entry.note))
+        .bind::<Array<Timestamptz>, _>(column(&rows, |entry| instant(entry.revoked_at)))
+        .bind::<Array<Timestamptz>, _>(column(&rows, |entry| instant(entry.expires_at)))
+        .load(&mut **lease)
+        .await?;
     match written.iter().min() {
         Some((first, timeline)) if written.len() == rows.len() => {
             let place = |offset| Place { timeline: Timeline(*timeline), seq: Seq(first + offset) };
