@@ -15,7 +15,7 @@ use crate::mutants::broken;
 const MIGRATIONS: [(&str, &str); 3] = [
     ("0001", include_str!("../../../migrations/postgres/0001_initial/up.sql")),
     ("0002", include_str!("../../../migrations/postgres/0002_replicas/up.sql")),
-    ("0003", include_str!("../../../migrations/postgres/0003_leases/up.sql")),
+    ("0004", include_str!("../../../migrations/postgres/0004_leases/up.sql")),
 ];
 /// How the tables are stored. Not a migration, because an engine may do without.
 const TUNING: &str = include_str!("tuning.sql");
