@@ -3,7 +3,7 @@
 //! There is no timer, so an idle service adds no delay: the first write goes at once, and those that come while it is being
 //! committed make up the next batch. Each write succeeds or fails alone.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
@@ -40,6 +40,36 @@ struct Pending<W, O> {
     reply: oneshot::Sender<Result<O, StoreError>>,
 }
 
+/// The end of the queue where writes are taken.
+struct Line<W, O> {
+    waiting: mpsc::Receiver<Pending<W, O>>,
+    /// What has been taken already, and comes first.
+    next: Option<Pending<W, O>>,
+}
+
+impl<W, O> Line<W, O> {
+    /// Waits for a write, and takes it together with all others that are there; none if the queue is closed.
+    async fn take(&mut self, most: usize) -> Vec<Pending<W, O>> {
+        let mut batch = Vec::from_iter(self.next.take());
+        if batch.is_empty() {
+            self.waiting.recv_many(&mut batch, most).await;
+        }
+        while batch.len() < most
+            && let Ok(pending) = self.waiting.try_recv()
+        {
+            batch.push(pending);
+        }
+        batch
+    }
+
+    /// Waits until there is a write to take.
+    async fn ready(&mut self) {
+        if self.next.is_none() {
+            self.next = self.waiting.recv().await;
+        }
+    }
+}
+
 /// The queue of one kind of write.
 pub struct GroupCommit<W, O> {
     queue: mpsc::Sender<Pending<W, O>>,
@@ -63,9 +93,9 @@ where
         R: Future<Output = BatchOutcome<O>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
-        let (waiting, commit) = (Arc::new(Mutex::new(waiting)), Arc::new(commit));
+        let (line, commit) = (Arc::new(Mutex::new(Line { waiting, next: None })), Arc::new(commit));
         for _ in 0..shape.workers {
-            tokio::spawn(run(waiting.clone(), shape.most, commit.clone()));
+            tokio::spawn(run(line.clone(), shape.most, commit.clone()));
         }
         Self { queue }
     }
@@ -86,18 +116,22 @@ where
     }
 }
 
-async fn run<W, O, F, R>(waiting: Arc<Mutex<mpsc::Receiver<Pending<W, O>>>>, most: usize, commit: Arc<F>)
+async fn run<W, O, F, R>(line: Arc<Mutex<Line<W, O>>>, most: usize, commit: Arc<F>)
 where
     W: Clone + Send + Sync + 'static,
     O: Send + 'static,
     F: Fn(Arc<Vec<W>>) -> R + Send + Sync + 'static,
     R: Future<Output = BatchOutcome<O>> + Send + 'static,
 {
-    let mut batch = Vec::with_capacity(most);
     // One worker waits for writes, and whoever else is idle waits for that one.
-    while waiting.lock().await.recv_many(&mut batch, most).await > 0 {
+    let mut head = line.clone().lock_owned().await;
+    loop {
+        let batch = head.take(most).await;
+        if batch.is_empty() {
+            return;
+        }
         let (writes, replies): (Vec<W>, Vec<_>) = batch
-            .drain(..)
+            .into_iter()
             .filter(|pending| !pending.reply.is_closed())
             .map(|pending| (pending.write, pending.reply))
             .unzip();
@@ -105,15 +139,31 @@ where
             continue;
         }
         let writes = Arc::new(writes);
-        let outcomes = match commit(writes.clone()).await {
-            Ok(outcomes) => outcomes,
-            Err(_) if writes.len() > 1 => each_alone(&writes, &*commit).await,
-            Err(error) => vec![Err(error)],
+        let mut committing = pin!(async {
+            match commit(writes.clone()).await {
+                Ok(outcomes) => outcomes,
+                Err(_) if writes.len() > 1 => each_alone(&writes, &*commit).await,
+                Err(error) => vec![Err(error)],
+            }
+        });
+        // The next worker is called once there is something for it to do: where one write comes at a time, it would wake up
+        // another thread for nothing.
+        let (outcomes, kept) = tokio::select! {
+            biased;
+            outcomes = &mut committing => (outcomes, Some(head)),
+            () = head.ready() => {
+                drop(head);
+                (committing.await, None)
+            }
         };
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
             // Whoever asked may have gone away; the write stands.
             let _ = reply.send(outcome);
         }
+        head = match kept {
+            Some(head) => head,
+            None => line.clone().lock_owned().await,
+        };
     }
 }
 

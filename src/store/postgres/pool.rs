@@ -15,6 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
+use bb8::QueueStrategy;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection};
 use tokio::time::{Instant, timeout};
@@ -193,6 +194,8 @@ impl Pool {
         let builder = bb8::Pool::builder()
             .max_size(options.max_connections)
             .connection_timeout(options.acquire_timeout)
+            // What the server keeps for a connection is still in the processor's cache if it was used just now.
+            .queue_strategy(QueueStrategy::Lifo)
             .test_on_check_out(true);
         Self {
             connections: builder.build_unchecked(manager),
