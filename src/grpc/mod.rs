@@ -3,6 +3,7 @@
 mod answers;
 mod claims;
 mod common;
+mod connection;
 mod requests;
 pub mod server;
 mod session_service;

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
@@ -14,7 +15,7 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-use super::session_service::Sessions;
+use super::{connection::Connection, session_service::Sessions};
 use crate::{
     authority::Authority,
     proto::{DESCRIPTORS, session_service_server::SessionServiceServer},
@@ -83,6 +84,7 @@ pub async fn serve(
     let sessions = SessionServiceServer::new(Sessions(authority)).max_decoding_message_size(MAX_REQUEST_BYTES);
     let health =
         tonic_health::pb::health_server::HealthServer::new(HealthService::from_health_reporter(health.0.clone()));
+    let connections = TcpIncoming::from(listener).with_nodelay(Some(true)).map_ok(Connection::from);
     let mut server = Server::builder()
         .http2_max_header_list_size(MAX_METADATA_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
@@ -95,7 +97,7 @@ pub async fn serve(
         .add_optional_service(reflect.then(|| reflection().build_v1().ok()).flatten())
         // Most clients in the field still ask for this one.
         .add_optional_service(reflect.then(|| reflection().build_v1alpha().ok()).flatten())
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
         .await
 }
 
