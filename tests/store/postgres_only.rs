@@ -387,7 +387,6 @@ async fn a_write_that_the_database_refuses_hurts_nobody_else_in_flight() {
          CREATE TRIGGER picky BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION picky()",
     )
     .await;
-    // Without limits one statement does it; with limits it is one of several that are sent at once.
     for (first, max_sessions) in [(0, 0), (1000, 500), (2000, 500)] {
         let outcomes = join_all((0..200).map(|n| {
             let subject = if n % 50 == 25 { "mallory" } else { "alice" };
@@ -462,7 +461,6 @@ async fn whose_turn_does_not_come_creates_nothing() {
     assert_eq!(number(&url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").await, 0);
 }
 
-/// A new connection has yet to prepare its statements, so that some of what is sent at once comes late.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_holds_on_connections_that_nobody_has_used() {
     let url = new_database().await;
@@ -479,6 +477,29 @@ async fn a_limit_holds_on_connections_that_nobody_has_used() {
         assert_eq!(outcomes.iter().skip(8).filter(is_new).count(), 8, "{outcomes:?}");
     }
     assert_eq!(number(&url, "SELECT count(*) FROM sessions").await, 8 * 11);
+}
+
+/// There a statement after the lock would still see what the transaction saw first.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_not_counted_where_the_count_may_be_stale() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    create(&store, session(1)).await;
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let count = format!(
+        "SELECT live_sessions_in_turn(1, '{}', '{}', '2000-01-01 00:00:00Z')",
+        &*session(1).tenant,
+        &*session(1).subject
+    );
+    for (level, expected) in [("READ COMMITTED", Some(1)), ("REPEATABLE READ", None), ("SERIALIZABLE", None)] {
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}")).await.unwrap();
+        let counted: Option<i64> = client.query_one(&count, &[]).await.unwrap().get(0);
+        assert_eq!(counted, expected, "{level}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    drop(client);
+    driver.await.unwrap().unwrap();
 }
 
 /// The tables are read by name: a row that this service never writes is an error, not a session with a guess in it.

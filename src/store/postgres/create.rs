@@ -1,5 +1,5 @@
-//! Creating sessions, within the limits of their subjects: where there is room it takes one round trip, the rest is made
-//! one by one.
+//! Creating sessions, within the limits of their subjects: where there is room it takes one statement, the rest is made one
+//! by one.
 
 use std::collections::HashSet;
 
@@ -8,10 +8,11 @@ use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryD
 use diesel_async::RunQueryDsl;
 
 use super::{
-    pool::{self, BEGIN, BatchWrite, Fault, Lease, Pool},
+    insert::insert_sessions,
+    pool::{self, BatchWrite, Fault, Lease, Pool},
     rows::{SessionRow, instant},
     schema::sessions,
-    writes,
+    turns, writes,
 };
 use crate::{
     domain::{
@@ -42,46 +43,11 @@ impl BatchWrite for Swift<'_> {
         creations: &[Self],
     ) -> Result<Vec<Result<Option<Created>, StoreError>>, Fault> {
         let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
-        let inserted = match creations.iter().any(|creation| creation.max_sessions > 0) {
-            true => insert_in_turn(lease, &creations).await?,
-            false => writes::insert_sessions(lease, &creations).await?,
-        };
+        let inserted = insert_sessions(lease, &creations).await?;
         let inserted: HashSet<SessionId> = inserted.into_iter().collect();
         let is_new = |creation: &Creation| inserted.contains(&creation.session.id);
         Ok(creations.into_iter().map(|creation| Ok(is_new(creation).then_some(Created::New { place: None }))).collect())
     }
-}
-
-/// Inserts in a transaction whose statements are all sent at once.
-///
-/// The order in which they arrive is up to the driver: one that it has to prepare first comes too late. So the statement
-/// that inserts asks whether its transaction has taken its turn, and leaves out limited subjects otherwise.
-async fn insert_in_turn(lease: &mut Lease<'_>, creations: &[&Creation]) -> Result<Vec<SessionId>, Fault> {
-    let begin = take_turns(lease, creations);
-    let lease = &*lease;
-    match tokio::join!(lease.run(&begin), writes::insert_sessions(lease, creations), lease.commit()) {
-        (Ok(()), Ok(inserted), Ok(())) => Ok(inserted),
-        // There was no transaction, and what needs none has been inserted.
-        (Err(fault), Ok(_), _) => Err(Fault::Away(fault.into())),
-        // Nothing was: a COMMIT after an error is a ROLLBACK.
-        (Err(fault), ..) | (_, Err(fault), _) | (.., Err(fault)) => Err(fault),
-    }
-}
-
-/// What begins a transaction in which everybody who creates sessions of a limited subject takes turns, until it ends:
-/// replicas too. The statement after it sees what those before us have committed.
-fn take_turns(lease: &Lease<'_>, creations: &[&Creation]) -> String {
-    let limited = creations.iter().filter(|creation| creation.max_sessions > 0);
-    let mut keys: Vec<i64> = limited.map(|creation| lock_key(&creation.session)).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    let mut begin = format!("{BEGIN}; SET LOCAL {} = 'taken'", writes::turn!());
-    if !keys.is_empty() && lease.has_locks() {
-        let keys: Vec<String> = keys.iter().map(i64::to_string).collect();
-        let keys = keys.join(",");
-        begin.push_str(&format!("; SELECT pg_advisory_xact_lock(key) FROM unnest('{{{keys}}}'::bigint[]) AS key"));
-    }
-    begin
 }
 
 /// A creation for which there may be an earlier one, or no room.
@@ -93,7 +59,7 @@ impl BatchWrite for Careful<'_> {
 
     async fn apply(lease: &mut Lease<'_>, creations: &[Self]) -> Result<Vec<Result<Created, StoreError>>, Fault> {
         let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
-        let begin = take_turns(lease, &creations);
+        let begin = turns::begin(&turns::turns(lease, &creations));
         lease.run(&begin).await?;
         let mut entries = vec![];
         // Each with the number of entries after its own evictions, if it had any.
@@ -111,14 +77,6 @@ impl BatchWrite for Careful<'_> {
         });
         Ok(outcomes.collect())
     }
-}
-
-/// FNV-1a over tenant and subject: the same in every version. A collision costs a wait, no more.
-fn lock_key(session: &Session) -> i64 {
-    let text = b"countersign/".iter().chain(session.tenant.as_bytes()).chain(&[0]).chain(session.subject.as_bytes());
-    let hash =
-        text.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    i64::from_ne_bytes(hash.to_ne_bytes())
 }
 
 /// Creates one session for which there may be an earlier one, or no room.
@@ -152,7 +110,7 @@ async fn create(
         writes::save(lease, &evicted).await?;
     }
     let unlimited = Creation { max_sessions: 0, ..creation.clone() };
-    if writes::insert_sessions(lease, &[&unlimited]).await?.is_empty() {
+    if insert_sessions(lease, &[&unlimited]).await?.is_empty() {
         // Somebody else has made the same request since. What was evicted for it comes back with the transaction.
         return Err(Fault::Again(StoreError::Unavailable("the same request is being made by others".to_owned())));
     }

@@ -3,6 +3,7 @@
 mod claims;
 pub mod connect;
 mod create;
+mod insert;
 pub mod open;
 mod pool;
 mod reads;
@@ -15,6 +16,7 @@ mod schema;
 mod sql;
 mod sweep;
 mod tls;
+mod turns;
 mod wake_up;
 mod writes;
 

@@ -8,16 +8,15 @@ use std::collections::HashMap;
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, QueryDsl, SelectableHelper,
     data_types::PgTimestamp,
-    sql_types::{Array, BigInt, Binary, Interval, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{Array, BigInt, Binary, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::RunQueryDsl;
 
 use super::{
-    claims::to_jsonb,
     pool::{Fault, Lease},
-    rows::{SessionRow, TENANT, array, instant, interval, revoked_key, timestamp, uuid},
+    rows::{SessionRow, TENANT, instant, revoked_key, timestamp, uuid},
     schema::{blacklist, sessions},
-    sql::{first_uncovered, statement},
+    sql::statement,
 };
 use crate::{
     domain::{
@@ -28,7 +27,7 @@ use crate::{
         time::Timestamp,
     },
     mutants::broken,
-    store::{Creation, StoreError},
+    store::StoreError,
 };
 
 type OptionalText = Nullable<Text>;
@@ -193,89 +192,4 @@ pub async fn tenants_up_to<'a>(
         .load(&mut **lease)
         .await?;
     Ok(rows.into_iter().filter_map(|(name, up_to)| Some((name, timestamp(up_to?)))).collect())
-}
-
-/// The setting by which a transaction says that it has its turn with the subjects that it creates sessions of.
-macro_rules! turn {
-    () => {
-        "countersign.turn"
-    };
-}
-pub(super) use turn;
-
-/// Writes new sessions, and returns which. It leaves out those whose request was made before, those that the revocation of
-/// their tenant covers, and of limited subjects those that may be too many, or all of them outside of their turn.
-pub async fn insert_sessions(lease: &Lease<'_>, creations: &[&Creation]) -> Result<Vec<SessionId>, Fault> {
-    // How many others each may find there: those of its subject that come before it will be there, too.
-    let mut before = HashMap::new();
-    let mut given: Vec<(&Session, Option<i64>)> = Vec::with_capacity(creations.len());
-    for Creation { session, max_sessions, .. } in creations {
-        let before: &mut i64 = before.entry((&*session.tenant, &*session.subject)).or_default();
-        *before += 1;
-        given.push((session, (*max_sessions > 0).then(|| i64::from(*max_sessions) - *before)));
-    }
-    given.sort_by_key(|(session, _)| (&session.tenant, &session.request_id));
-    fn column<'a, T>(given: &[(&'a Session, Option<i64>)], of: impl Fn(&'a Session) -> T) -> Vec<T> {
-        given.iter().map(|(session, _)| of(session)).collect()
-    }
-    let g = &given;
-    let mut connection: &AsyncPgConnection = lease;
-    let ids: Vec<uuid::Uuid> = statement::<SqlUuid>(concat!(
-        "INSERT INTO sessions (id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at, \
-         expires_at, sweep_on, access_token_ttl, idle_timeout, refresh_grace, generation, revision, tenant, subject, \
-         client_id, audience, scopes, claims, acr, amr, user_agent, ip_address, device_label, policy, on_refresh, \
-         lineage_secret, refresh_key, request_id) \
-         SELECT id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at, \
-         expires_at, idle_expires_at, access_token_ttl, idle_timeout, refresh_grace, generation, revision, tenant, subject, \
-         client_id, audience::text[], scopes::text[], claims::jsonb, acr, amr::text[], user_agent, ip_address, \
-         device_label, policy, on_refresh, lineage_secret, refresh_key, request_id \
-         FROM (SELECT unnest(?) AS id, unnest(?) AS access_token_id, unnest(?) AS authenticated_at, \
-         unnest(?) AS created_at, unnest(?) AS refreshed_at, unnest(?) AS idle_expires_at, unnest(?) AS expires_at, \
-         unnest(?) AS access_token_ttl, unnest(?) AS idle_timeout, unnest(?) AS refresh_grace, \
-         unnest(?) AS generation, unnest(?) AS revision, unnest(?) AS tenant, unnest(?) AS subject, \
-         unnest(?) AS client_id, unnest(?) AS audience, unnest(?) AS scopes, unnest(?) AS claims, unnest(?) AS acr, \
-         unnest(?) AS amr, unnest(?) AS user_agent, unnest(?) AS ip_address, unnest(?) AS device_label, \
-         unnest(?) AS policy, unnest(?) AS on_refresh, unnest(?) AS lineage_secret, unnest(?) AS refresh_key, \
-         unnest(?) AS request_id, unnest(?) AS most_others) AS new \
-         WHERE (most_others IS NULL OR (SELECT current_setting('",
-        turn!(),
-        "', true) = 'taken') AND (SELECT count(*) FROM sessions AS s WHERE s.tenant = new.tenant \
-         AND s.subject = new.subject AND s.ended_at IS NULL AND s.idle_expires_at > new.created_at) <= most_others) \
-         AND (SELECT new.id < ",
-        first_uncovered!(),
-        " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = new.tenant) IS NOT TRUE \
-         ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING RETURNING id"
-    ))
-    .bind::<Array<SqlUuid>, _>(column(g, |s| uuid(s.id.bytes())))
-    .bind::<Array<SqlUuid>, _>(column(g, |s| uuid(s.access_token_id.bytes())))
-    .bind::<Array<Timestamptz>, _>(column(g, |s| instant(s.authentication.at)))
-    .bind::<Array<Timestamptz>, _>(column(g, |s| instant(s.created_at)))
-    .bind::<Array<Timestamptz>, _>(column(g, |s| instant(s.refreshed_at)))
-    .bind::<Array<Timestamptz>, _>(column(g, |s| instant(s.idle_expires_at)))
-    .bind::<Array<Timestamptz>, _>(column(g, |s| instant(s.expires_at)))
-    .bind::<Array<Interval>, _>(column(g, |s| interval(s.policy.access_token_ttl)))
-    .bind::<Array<Interval>, _>(column(g, |s| interval(s.policy.idle_timeout)))
-    .bind::<Array<Interval>, _>(column(g, |s| interval(s.policy.refresh_grace)))
-    .bind::<Array<BigInt>, _>(column(g, |s| i64::from(s.lineage.generation)))
-    .bind::<Array<BigInt>, _>(column(g, |s| i64::from(s.revision)))
-    .bind::<Array<Text>, _>(column(g, |s| &*s.tenant))
-    .bind::<Array<Text>, _>(column(g, |s| &*s.subject))
-    .bind::<Array<Text>, _>(column(g, |s| &*s.client_id))
-    .bind::<Array<Text>, _>(column(g, |s| array(&s.audience)))
-    .bind::<Array<Text>, _>(column(g, |s| array(&s.scopes)))
-    .bind::<Array<Text>, _>(column(g, |s| to_jsonb(&s.claims)))
-    .bind::<Array<Text>, _>(column(g, |s| &*s.authentication.acr))
-    .bind::<Array<Text>, _>(column(g, |s| array(&s.authentication.amr)))
-    .bind::<Array<Text>, _>(column(g, |s| &*s.device.user_agent))
-    .bind::<Array<Text>, _>(column(g, |s| &*s.device.ip_address))
-    .bind::<Array<Text>, _>(column(g, |s| &*s.device.label))
-    .bind::<Array<Text>, _>(column(g, |s| &*s.policy.name))
-    .bind::<Array<Text>, _>(column(g, |s| s.policy.on_refresh.as_str()))
-    .bind::<Array<Binary>, _>(column(g, |s| s.lineage.secret.0.to_vec()))
-    .bind::<Array<Binary>, _>(column(g, |s| s.lineage.key.0.to_vec()))
-    .bind::<Array<OptionalText>, _>(column(g, |s| s.request_id.as_deref()))
-    .bind::<Array<Nullable<BigInt>>, _>(given.iter().map(|(_, most_others)| *most_others).collect::<Vec<_>>())
-    .load(&mut connection)
-    .await?;
-    Ok(ids.into_iter().map(|id| SessionId::from_bytes(id.into_bytes())).collect())
 }

@@ -1,0 +1,1 @@
+DROP FUNCTION live_sessions_in_turn;

@@ -1,0 +1,17 @@
+CREATE FUNCTION live_sessions_in_turn(turn bigint, of_tenant text, of_subject text, at timestamptz) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    -- Elsewhere the count would not see what those before us have committed.
+    IF current_setting('transaction_isolation') = 'read committed' THEN
+        -- An engine without such locks is given no turn, and never looks at this.
+        IF turn IS NOT NULL THEN
+            PERFORM pg_advisory_xact_lock(turn);
+        END IF;
+        RETURN (SELECT count(*) FROM sessions AS s WHERE s.tenant = of_tenant AND s.subject = of_subject
+            AND s.ended_at IS NULL AND s.idle_expires_at > at);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+COMMENT ON FUNCTION live_sessions_in_turn IS 'How many live sessions a subject has, counted when all who took the same turn before have committed; nobody else gets that turn until the transaction ends. NULL if that cannot be told.';

@@ -1,0 +1,154 @@
+//! Writing new sessions: one statement, for one row or for many.
+
+use std::collections::HashMap;
+
+use diesel::{
+    pg::Pg,
+    serialize::ToSql,
+    sql_types::{Array, BigInt, Binary, HasSqlType, Integer, Interval, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::{
+    claims::to_jsonb,
+    pool::{Fault, Lease},
+    rows::{array, instant, interval, uuid},
+    sql::{Statement, first_uncovered, statement},
+    turns::turns,
+};
+use crate::{
+    domain::{ids::SessionId, session::Session},
+    store::Creation,
+};
+
+/// The statement, with each value of a row between `$open` and `$close`.
+macro_rules! insert_sessions {
+    ($open:literal, $close:literal) => {
+        concat!(
+            "INSERT INTO sessions (id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at, \
+             expires_at, sweep_on, access_token_ttl, idle_timeout, refresh_grace, generation, revision, tenant, subject, \
+             client_id, audience, scopes, claims, acr, amr, user_agent, ip_address, device_label, policy, on_refresh, \
+             lineage_secret, refresh_key, request_id) \
+             SELECT id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at, \
+             expires_at, idle_expires_at, access_token_ttl, idle_timeout, refresh_grace, generation, revision, tenant, subject, \
+             client_id, audience::text[], scopes::text[], claims::jsonb, acr, amr::text[], user_agent, ip_address, \
+             device_label, policy, on_refresh, lineage_secret, refresh_key, request_id FROM (SELECT ",
+            insert_sessions!(@row $open, $close, "id", "access_token_id", "authenticated_at", "created_at",
+                "refreshed_at", "idle_expires_at", "expires_at", "access_token_ttl", "idle_timeout", "refresh_grace",
+                "generation", "revision", "tenant", "subject", "client_id", "audience", "scopes", "claims", "acr", "amr",
+                "user_agent", "ip_address", "device_label", "policy", "on_refresh", "lineage_secret", "refresh_key",
+                "request_id", "most_others"),
+            $open, "?", $close, " AS place) AS new WHERE (most_others IS NULL OR (ARRAY(SELECT \
+             live_sessions_in_turn(turn, of_tenant, of_subject, at) FROM unnest(?, ?, ?, ?) \
+             AS given (turn, of_tenant, of_subject, at)))[place] <= most_others) AND (SELECT new.id < ",
+            first_uncovered!(),
+            " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = new.tenant) IS NOT TRUE \
+             ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING RETURNING id"
+        )
+    };
+    (@row $open:literal, $close:literal, $($column:literal),+) => {
+        concat!($($open, "?", $close, " AS ", $column, ", "),+)
+    };
+}
+
+const ONE: &str = insert_sessions!("", "");
+const MANY: &str = insert_sessions!("unnest(", ")");
+
+/// A new session, and how much room it needs.
+struct New<'a> {
+    session: &'a Session,
+    /// How many others its subject may have; none if it has no limit.
+    most_others: Option<i64>,
+    /// Which of the turns is its subject's, counted from 1.
+    place: Option<i32>,
+}
+
+/// The statement with its values so far: of one row as they are, of several as a column each.
+struct Insert<'a, 'r> {
+    rows: &'r [New<'a>],
+    statement: Statement<'a, SqlUuid>,
+}
+
+impl<'a, 'r> Insert<'a, 'r> {
+    fn into(rows: &'r [New<'a>]) -> Self {
+        Self { rows, statement: statement(if rows.len() == 1 { ONE } else { MANY }) }
+    }
+
+    /// Gives the values of the next column.
+    fn column<Type, Value>(self, of: impl Fn(&New<'a>) -> Value) -> Self
+    where
+        Type: 'static,
+        Value: ToSql<Type, Pg> + Send + 'a,
+        Vec<Value>: ToSql<Array<Type>, Pg>,
+        Pg: HasSqlType<Type> + HasSqlType<Array<Type>>,
+    {
+        let statement = match self.rows {
+            [one] => self.statement.bind::<Type, _>(of(one)),
+            many => self.statement.bind::<Array<Type>, _>(many.iter().map(of).collect::<Vec<_>>()),
+        };
+        Self { statement, ..self }
+    }
+}
+
+/// Writes new sessions, and returns which. It leaves out those whose request was made before, those that the revocation of
+/// their tenant covers, and of limited subjects those that may be too many.
+///
+/// All turns are taken, in their order, before the first row is written.
+pub async fn insert_sessions(lease: &Lease<'_>, creations: &[&Creation]) -> Result<Vec<SessionId>, Fault> {
+    let turns = turns(lease, creations);
+    let places: HashMap<_, _> = (1..).zip(&turns).map(|(place, turn)| ((turn.tenant, turn.subject), place)).collect();
+    // Those of its subject that come before it will be there, too.
+    let mut before = HashMap::new();
+    let mut rows: Vec<New<'_>> = Vec::with_capacity(creations.len());
+    for Creation { session, max_sessions, .. } in creations {
+        let subject = (&*session.tenant, &*session.subject);
+        let before: &mut i64 = before.entry(subject).or_default();
+        *before += 1;
+        let most_others = (*max_sessions > 0).then(|| i64::from(*max_sessions) - *before);
+        let place = most_others.and_then(|_| places.get(&subject).copied());
+        rows.push(New { session, most_others, place });
+    }
+    rows.sort_by_key(|new| (&new.session.tenant, &new.session.request_id));
+
+    let insert = Insert::into(&rows)
+        .column::<SqlUuid, _>(|new| uuid(new.session.id.bytes()))
+        .column::<SqlUuid, _>(|new| uuid(new.session.access_token_id.bytes()))
+        .column::<Timestamptz, _>(|new| instant(new.session.authentication.at))
+        .column::<Timestamptz, _>(|new| instant(new.session.created_at))
+        .column::<Timestamptz, _>(|new| instant(new.session.refreshed_at))
+        .column::<Timestamptz, _>(|new| instant(new.session.idle_expires_at))
+        .column::<Timestamptz, _>(|new| instant(new.session.expires_at))
+        .column::<Interval, _>(|new| interval(new.session.policy.access_token_ttl))
+        .column::<Interval, _>(|new| interval(new.session.policy.idle_timeout))
+        .column::<Interval, _>(|new| interval(new.session.policy.refresh_grace))
+        .column::<BigInt, _>(|new| i64::from(new.session.lineage.generation))
+        .column::<BigInt, _>(|new| i64::from(new.session.revision))
+        .column::<Text, _>(|new| &*new.session.tenant)
+        .column::<Text, _>(|new| &*new.session.subject)
+        .column::<Text, _>(|new| &*new.session.client_id)
+        .column::<Text, _>(|new| array(&new.session.audience))
+        .column::<Text, _>(|new| array(&new.session.scopes))
+        .column::<Text, _>(|new| to_jsonb(&new.session.claims))
+        .column::<Text, _>(|new| &*new.session.authentication.acr)
+        .column::<Text, _>(|new| array(&new.session.authentication.amr))
+        .column::<Text, _>(|new| &*new.session.device.user_agent)
+        .column::<Text, _>(|new| &*new.session.device.ip_address)
+        .column::<Text, _>(|new| &*new.session.device.label)
+        .column::<Text, _>(|new| &*new.session.policy.name)
+        .column::<Text, _>(|new| new.session.policy.on_refresh.as_str())
+        .column::<Binary, _>(|new| new.session.lineage.secret.0.to_vec())
+        .column::<Binary, _>(|new| new.session.lineage.key.0.to_vec())
+        .column::<Nullable<Text>, _>(|new| new.session.request_id.as_deref())
+        .column::<Nullable<BigInt>, _>(|new| new.most_others)
+        .column::<Nullable<Integer>, _>(|new| new.place);
+    let mut connection: &AsyncPgConnection = lease;
+    let ids: Vec<uuid::Uuid> = insert
+        .statement
+        .bind::<Array<Nullable<BigInt>>, _>(turns.iter().map(|turn| turn.key).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(turns.iter().map(|turn| turn.tenant).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(turns.iter().map(|turn| turn.subject).collect::<Vec<_>>())
+        .bind::<Array<Timestamptz>, _>(turns.iter().map(|turn| instant(turn.at)).collect::<Vec<_>>())
+        .load(&mut connection)
+        .await?;
+    Ok(ids.into_iter().map(|id| SessionId::from_bytes(id.into_bytes())).collect())
+}

@@ -1,0 +1,52 @@
+//! Who creates sessions of a limited subject takes turns, replicas too: the next one counts when what was created before has
+//! been committed.
+
+use super::pool::{BEGIN, Lease};
+use crate::{
+    domain::{session::Session, time::Timestamp},
+    store::Creation,
+};
+
+/// The turn of one subject.
+pub struct Turn<'a> {
+    /// The lock that it is; none where there are no locks.
+    pub key: Option<i64>,
+    pub tenant: &'a str,
+    pub subject: &'a str,
+    /// When the first of its new sessions was created.
+    pub at: Timestamp,
+}
+
+/// The turns that creations need, in the order in which everybody takes them.
+pub fn turns<'a>(lease: &Lease<'_>, creations: &[&'a Creation]) -> Vec<Turn<'a>> {
+    let limited = creations.iter().filter(|creation| creation.max_sessions > 0);
+    let mut turns: Vec<_> = limited
+        .map(|Creation { session, .. }| Turn {
+            key: lease.has_locks().then(|| lock_key(session)),
+            tenant: &session.tenant,
+            subject: &session.subject,
+            at: session.created_at,
+        })
+        .collect();
+    turns.sort_unstable_by_key(|turn| (turn.key, turn.tenant, turn.subject, turn.at));
+    turns.dedup_by_key(|turn| (turn.tenant, turn.subject));
+    turns
+}
+
+/// What begins a transaction that takes these turns. The statement after it sees what those before us have committed.
+pub fn begin(turns: &[Turn<'_>]) -> String {
+    let keys: Vec<String> = turns.iter().filter_map(|turn| turn.key).map(|key| key.to_string()).collect();
+    if keys.is_empty() {
+        return BEGIN.to_owned();
+    }
+    let keys = keys.join(",");
+    format!("{BEGIN}; SELECT pg_advisory_xact_lock(key) FROM unnest('{{{keys}}}'::bigint[]) AS key")
+}
+
+/// FNV-1a over tenant and subject: the same in every version. A collision costs a wait, no more.
+fn lock_key(session: &Session) -> i64 {
+    let text = b"countersign/".iter().chain(session.tenant.as_bytes()).chain(&[0]).chain(session.subject.as_bytes());
+    let hash =
+        text.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    i64::from_ne_bytes(hash.to_ne_bytes())
+}
