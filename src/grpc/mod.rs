@@ -4,6 +4,7 @@ mod answers;
 mod claims;
 mod common;
 mod connection;
+mod deadline;
 mod requests;
 pub mod server;
 mod session_service;

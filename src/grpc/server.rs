@@ -14,8 +14,9 @@ use tonic_health::{
     ServingStatus,
     server::{HealthReporter, HealthService},
 };
+use tower::layer::layer_fn;
 
-use super::{connection::Connection, session_service::Sessions};
+use super::{connection::Connection, deadline::Deadline, session_service::Sessions};
 use crate::{
     authority::Authority,
     proto::{DESCRIPTORS, session_service_server::SessionServiceServer},
@@ -90,7 +91,8 @@ pub async fn serve(
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_pending_accept_reset_streams(Some(MAX_GIVEN_UP))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(layer_fn(Deadline));
     server
         .add_service(sessions)
         .add_service(health)
