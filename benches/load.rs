@@ -1,8 +1,9 @@
 //! Calls the service as fast as it answers, for what `h2load` cannot do: each call with a body of its own.
 //!
-//! `scripts/bench` runs it. Modes: `create ADDRESS SECONDS IN_FLIGHT POLICY`, each call for another subject, and `refresh
-//! ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call with the token that the last refresh of its session gave. After a second
-//! of warm-up it counts, and prints calls a second and the median of their latencies in microseconds.
+//! `scripts/bench` runs it. Modes: `create ADDRESS SECONDS IN_FLIGHT POLICY`, each call for another subject, `refresh
+//! ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call with the token that the last refresh of its session gave, and `revoke
+//! ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call for another session. After a second of warm-up it counts, and prints calls
+//! a second, and of their latencies the median, the 99th percentile and the greatest in microseconds.
 //!
 //! Client, service and database share the machine, so a client that costs much measures itself. This one knows of HTTP/2
 //! what these calls need and no more.
@@ -15,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use countersign::proto::{CreateSessionRequest, CreateSessionResponse, RefreshRequest, RefreshResponse};
+use countersign::proto::{
+    CreateSessionRequest, CreateSessionResponse, RefreshRequest, RefreshResponse, RevokeRequest, RevokeResponse,
+    revoke_request::Target,
+};
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,6 +30,8 @@ use tokio::{
 type Failure = Box<dyn Error + Send + Sync>;
 
 const CONNECTIONS: usize = 4;
+/// Calls in flight on each connection while sessions are made for other calls.
+const CREATED_AT_ONCE: usize = 64;
 const WARM_UP: Duration = Duration::from_secs(1);
 
 #[tokio::main(flavor = "current_thread")]
@@ -38,7 +44,8 @@ async fn main() -> Result<(), Failure> {
         [] => return Ok(()),
         _ => {
             return Err(
-                "usage: create ADDRESS SECONDS IN_FLIGHT POLICY | refresh ADDRESS SECONDS IN_FLIGHT SESSIONS".into()
+                "usage: create ADDRESS SECONDS IN_FLIGHT POLICY | refresh|revoke ADDRESS SECONDS IN_FLIGHT SESSIONS"
+                    .into(),
             );
         }
     };
@@ -47,7 +54,7 @@ async fn main() -> Result<(), Failure> {
     let timed = |from: Instant| Timed { from: from + WARM_UP, to: from + WARM_UP + Duration::from_secs(seconds) };
     let creations = |count: usize, policy: &str, until: Option<Timed>| {
         let creations =
-            |connection| Creations { connection, next: 0, count, policy: policy.to_owned(), until, tokens: vec![] };
+            |connection| Creations { connection, next: 0, count, policy: policy.to_owned(), until, created: vec![] };
         (0..connections).map(creations).collect::<Vec<_>>()
     };
     let (times, calls) = match arguments[..] {
@@ -59,17 +66,34 @@ async fn main() -> Result<(), Failure> {
             let count = sessions.parse::<usize>()? / connections;
             let (created, _) = drive(address, each, creations(count, "", None)).await?;
             let times = timed(Instant::now());
-            let refreshes =
-                created.into_iter().map(|created| Refreshes { tokens: created.tokens.into(), until: times });
+            let tokens = |(_, token)| token;
+            let refreshes = created
+                .into_iter()
+                .map(|made| Refreshes { tokens: made.created.into_iter().map(tokens).collect(), until: times });
             (times, drive(address, each, refreshes.collect()).await?.1)
+        }
+        ["revoke", .., sessions] => {
+            let count = sessions.parse::<usize>()? / connections;
+            // Many at once, so that there are enough soon.
+            let (created, _) = drive(address, CREATED_AT_ONCE, creations(count, "unlimited", None)).await?;
+            let times = timed(Instant::now());
+            let revocations = created.into_iter().map(|made| Revocations {
+                sessions: made.created.into_iter().map(|(session, _)| session).collect(),
+                until: times,
+            });
+            (times, drive(address, each, revocations.collect()).await?.1)
         }
         _ => return Err("unknown mode".into()),
     };
     let counted = calls.into_iter().filter(|call| (times.from..times.to).contains(&call.answered));
     let mut latencies: Vec<Duration> = counted.map(|call| call.answered - call.asked).collect();
     latencies.sort_unstable();
-    let median = latencies.get(latencies.len() / 2).ok_or("nothing was answered in time")?;
-    println!("{} {}", latencies.len() as u64 / seconds, median.as_micros());
+    let part = |of_100: usize| latencies.get((latencies.len() * of_100 / 100).min(latencies.len().saturating_sub(1)));
+    let [Some(median), Some(p99), Some(greatest)] = [50, 99, 100].map(part) else {
+        return Err("nothing was answered in time".into());
+    };
+    let rate = latencies.len() as u64 / seconds;
+    println!("{rate} {} {} {}", median.as_micros(), p99.as_micros(), greatest.as_micros());
     Ok(())
 }
 
@@ -95,7 +119,8 @@ struct Creations {
     count: usize,
     policy: String,
     until: Option<Timed>,
-    tokens: Vec<String>,
+    /// Sessions, and their refresh tokens.
+    created: Vec<(String, String)>,
 }
 
 impl Calls for Creations {
@@ -118,7 +143,9 @@ impl Calls for Creations {
 
     fn answer(&mut self, message: &[u8]) -> Result<(), Failure> {
         if self.until.is_none() {
-            self.tokens.push(CreateSessionResponse::decode(message)?.tokens.unwrap_or_default().refresh_token);
+            let answer = CreateSessionResponse::decode(message)?;
+            let session = answer.session.unwrap_or_default().session_id;
+            self.created.push((session, answer.tokens.unwrap_or_default().refresh_token));
         }
         Ok(())
     }
@@ -145,6 +172,27 @@ impl Calls for Refreshes {
         }
         self.tokens.push_back(answer.tokens.unwrap_or_default().refresh_token);
         Ok(())
+    }
+}
+
+struct Revocations {
+    sessions: Vec<String>,
+    until: Timed,
+}
+
+impl Calls for Revocations {
+    const PATH: &'static str = "/countersign.v1.SessionService/Revoke";
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let session = self.sessions.pop().filter(|_| Instant::now() <= self.until.to)?;
+        Some(RevokeRequest { target: Some(Target::SessionId(session)), ..RevokeRequest::default() }.encode_to_vec())
+    }
+
+    fn answer(&mut self, message: &[u8]) -> Result<(), Failure> {
+        match RevokeResponse::decode(message)?.revoked_sessions {
+            1 => Ok(()),
+            other => Err(format!("{other} sessions were revoked").into()),
+        }
     }
 }
 

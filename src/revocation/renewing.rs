@@ -37,9 +37,9 @@ use crate::{
 const PAGE: i64 = 10_000;
 /// How long to wait before asking again after the database failed.
 const RETRY: Duration = Duration::from_millis(100);
-/// The shortest pause between two renewals while somebody waits for what others report, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LAST_PAUSE: Duration = Duration::from_millis(32);
+/// The pause between two renewals while somebody waits for what others report: each is longer by a step, up to the longest.
+const STEP: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// How long the database may take for an answer while the index is being loaded, at least.
 const LOADING_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -115,7 +115,7 @@ impl Renewing {
 
     /// Renews again and again.
     pub async fn run(mut self) {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = Duration::ZERO;
         loop {
             while self.errands.try_join_next().is_some() {}
             let begun = Instant::now();
@@ -129,8 +129,8 @@ impl Renewing {
                 Ok(Next::InTime) => {
                     self.out_of_trouble();
                     pause = match self.replica.progress.borrow().applied == applied {
-                        true => LAST_PAUSE.min(pause * 2),
-                        false => FIRST_PAUSE,
+                        true => LONGEST_PAUSE.min(pause + STEP),
+                        false => STEP,
                     };
                     self.wait(begun, &mut pause).await;
                 }
@@ -153,7 +153,7 @@ impl Renewing {
         tokio::select! {
             () = sleep_until(due) => {}
             () = sleep(*pause), if is_waited_for => {}
-            () = self.replica.wanted.notified() => *pause = FIRST_PAUSE,
+            () = self.replica.wanted.notified() => *pause = Duration::ZERO,
             changed = self.hints.changed() => if changed.is_err() {
                 // The store is being closed.
                 std::future::pending::<()>().await;
