@@ -109,7 +109,10 @@ impl Authority {
                     }
                     return Ok(Issued { session, tokens, now });
                 }
-                Created::Repeated(earlier) => return self.repeat(&session, *earlier, now),
+                Created::Repeated(earlier) => {
+                    self.confirmed().await?;
+                    return self.repeat(&session, *earlier, now);
+                }
                 Created::QuotaExceeded => {
                     return Err(AuthorityError::SessionQuotaExceeded {
                         limit: policy.max_sessions_per_subject,

@@ -110,14 +110,27 @@ impl Authority {
         Ok(random(&*self.rng)?)
     }
 
+    /// Waits until a renewal that is sent now is confirmed. Whoever tells something that was only read needs it: a primary that
+    /// was replaced goes on answering reads, and knows nothing of what was written since. Only its commits do not come through.
+    async fn confirmed(&self) -> Result<(), AuthorityError> {
+        self.replica.renewed().await.map(drop).map_err(uncertain)
+    }
+
     /// Waits until what was committed at this place holds everywhere.
     async fn acknowledged(&self, place: Place) -> Result<(), AuthorityError> {
-        self.replica.acknowledged(place).await.map_err(|error| {
-            tracing::warn!(%error, "a call failed");
-            match error {
-                NotCertain::NotCurrent => AuthorityError::NotCurrent,
-                NotCertain::NotAcknowledged => AuthorityError::StoreUnavailable,
-            }
-        })
+        self.replica.acknowledged(place).await.map_err(uncertain)
+    }
+
+    /// The same for a call that found nothing to write when the feed had come to this place.
+    async fn acknowledged_as_read(&self, place: Place) -> Result<(), AuthorityError> {
+        self.replica.acknowledged_as_read(place).await.map_err(uncertain)
+    }
+}
+
+fn uncertain(error: NotCertain) -> AuthorityError {
+    tracing::warn!(%error, "a call failed");
+    match error {
+        NotCertain::NotCurrent => AuthorityError::NotCurrent,
+        NotCertain::NotAcknowledged => AuthorityError::StoreUnavailable,
     }
 }

@@ -56,6 +56,7 @@ impl Authority {
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: false })
             }
             Refreshed::Replayed { session, place } => {
+                self.confirmed().await?;
                 if let Some(superseded) = place {
                     self.acknowledged(superseded).await?;
                 }
@@ -70,7 +71,12 @@ impl Authority {
                 self.acknowledged(place).await?;
                 Err(AuthorityError::RefreshTokenReused)
             }
-            Refreshed::Refused(refusal) => Err(self.refused(refusal, &claims)),
+            Refreshed::Refused(refusal) => {
+                if matches!(refusal, RefreshRefusal::Unknown | RefreshRefusal::NeverIssued { .. }) {
+                    self.confirmed().await?;
+                }
+                Err(self.refused(refusal, &claims))
+            }
         }
     }
 

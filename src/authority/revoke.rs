@@ -76,10 +76,7 @@ impl Authority {
                 if token_only {
                     return Err(AuthorityError::field("extent", "TOKEN_ONLY goes with an access token only"));
                 }
-                match self.session_of_refresh_token(&token).await? {
-                    Some(id) => RevocationTarget::Session(id),
-                    None => return nothing,
-                }
+                RevocationTarget::Session(self.session_of_refresh_token(&token).await?)
             }
             RevokeTarget::Token { token, token_only } => {
                 let token = self.verified(&token).map_err(|_| not_authentic())?;
@@ -104,10 +101,13 @@ impl Authority {
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
         }
+        match outcome.wrote {
+            true => self.acknowledged(outcome.place).await?,
+            false => self.acknowledged_as_read(outcome.place).await?,
+        }
         if by_id && !outcome.found {
             return Err(AuthorityError::SessionNotFound);
         }
-        self.acknowledged(outcome.place).await?;
         Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
     }
 
@@ -133,14 +133,15 @@ impl Authority {
         })
     }
 
-    /// The session of an authentic refresh token of any generation that was issued; none if it is gone.
-    async fn session_of_refresh_token(&self, token: &str) -> Result<Option<SessionId>, AuthorityError> {
+    /// The session of an authentic refresh token of any generation that was issued. It may be gone.
+    async fn session_of_refresh_token(&self, token: &str) -> Result<SessionId, AuthorityError> {
         let claims = self.read_refresh_token(token).ok_or_else(not_authentic)?;
-        let Some(session) = self.store.session(claims.session_id).await? else { return Ok(None) };
+        let Some(session) = self.store.session(claims.session_id).await? else { return Ok(claims.session_id) };
         if claims.lineage.secret != session.lineage.secret || claims.lineage.generation > session.lineage.generation {
+            self.confirmed().await?;
             return Err(not_authentic());
         }
-        Ok(Some(session.id))
+        Ok(session.id)
     }
 }
 

@@ -77,6 +77,11 @@ impl Lease {
         self.deadline.store(FOR_EVER, Ordering::Release);
     }
 
+    /// Whether it does not end.
+    pub fn is_for_ever(&self) -> bool {
+        self.deadline.load(Ordering::Acquire) == FOR_EVER
+    }
+
     /// Ends it.
     pub fn end(&self) {
         self.deadline.store(OVER, Ordering::Release);

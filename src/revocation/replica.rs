@@ -127,6 +127,9 @@ impl Replica {
             return Err(NotCertain::NotCurrent);
         }
         let _place = self.lapsed.try_acquire().map_err(|_| NotCertain::NotCurrent)?;
+        if self.lease.is_for_ever() {
+            return Ok(Held::FOR_EVER);
+        }
         let before = self.sent.load(Ordering::SeqCst);
         self.wanted.notify_one();
         let mut progress = self.progress.subscribe();
@@ -140,9 +143,21 @@ impl Replica {
     /// Waits until no replica accepts any more what was revoked at `place`: every one has applied it, or so much time has
     /// passed that those who have not have stopped answering.
     pub async fn acknowledged(&self, place: Place) -> Result<(), NotCertain> {
+        self.acknowledged_after(0, place).await
+    }
+
+    /// The same for a call that found nothing to write when the feed had come to `place`. An entry of its own would come back
+    /// by a confirmed renewal, and so prove that its database is in charge. This has none: a primary that was replaced knows
+    /// nothing of the sessions that were created since, and says so. Only a renewal that was sent after it proves the same.
+    pub async fn acknowledged_as_read(&self, place: Place) -> Result<(), NotCertain> {
+        self.acknowledged_after(self.sent.load(Ordering::SeqCst), place).await
+    }
+
+    /// By what the renewals after this one show.
+    async fn acknowledged_after(&self, renewal: u64, place: Place) -> Result<(), NotCertain> {
         let _waiting = self.waiting();
         let mut progress = self.progress.subscribe();
-        let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, place));
+        let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, renewal, place));
         let begun = ours.await.map_err(|_| NotCertain::NotAcknowledged)??;
         // Nothing that was asked for before this instant holds longer.
         let over = self.lease.uptime() + begun.holds_for;
@@ -166,11 +181,16 @@ impl Replica {
         }
     }
 
-    /// Waits until the index has applied a place.
-    async fn reached(&self, progress: &mut watch::Receiver<Progress>, place: Place) -> Result<Progress, NotCertain> {
+    /// Waits until a renewal after this one has shown that the index has applied a place.
+    async fn reached(
+        &self,
+        progress: &mut watch::Receiver<Progress>,
+        renewal: u64,
+        place: Place,
+    ) -> Result<Progress, NotCertain> {
         let before = self.sent.load(Ordering::SeqCst);
         let reached = progress.wait_for(|progress| match progress.applied.timeline == place.timeline {
-            true => progress.renewal > 0 && progress.applied.seq >= place.seq,
+            true => progress.renewal > renewal && progress.applied.seq >= place.seq,
             // An older answer may be of an older history; a newer one says that this one is over.
             false => progress.renewal > before,
         });

@@ -103,6 +103,8 @@ pub struct RevocationOutcome {
     pub found: bool,
     /// Whether nothing was done because it would have added an entry without room for it.
     pub full: bool,
+    /// Whether an entry was written.
+    pub wrote: bool,
     /// How many live sessions ended.
     pub sessions: i64,
     /// The entry that every index must have reached before the revocation holds: the last one written, or, if there was

@@ -73,6 +73,7 @@ impl BatchWrite for Revocation {
         let places = writes::insert_entries(lease, &batch.entries).await?;
         lease.commit().await?;
         let outcomes = outcomes.into_iter().map(|(mut outcome, end)| {
+            outcome.wrote = end.is_some();
             outcome.place = end.and_then(|end| places.get(end - 1)).copied().unwrap_or(head);
             Ok(outcome)
         });
@@ -192,7 +193,8 @@ impl Batch {
     /// Decides a revocation; the outcome still lacks its place in the feed.
     fn decide(&mut self, revocation: &Revocation, subject: &[SessionId], tenant: Option<Survey>) -> RevocationOutcome {
         let ended = &revocation.ended;
-        let nothing = RevocationOutcome { found: true, full: false, sessions: 0, place: Place::default() };
+        let nothing =
+            RevocationOutcome { found: true, full: false, wrote: false, sessions: 0, place: Place::default() };
         match &revocation.target {
             RevocationTarget::Session(id) => match self.there.get(id) {
                 Some(session) if session.is_live(ended.at) => self.end_all(&[*id], revocation),
@@ -232,7 +234,8 @@ impl Batch {
     /// Ends those of these sessions that live, and stops their tokens.
     fn end_all(&mut self, ids: &[SessionId], revocation: &Revocation) -> RevocationOutcome {
         let ended = &revocation.ended;
-        let mut outcome = RevocationOutcome { found: true, full: false, sessions: 0, place: Place::default() };
+        let mut outcome =
+            RevocationOutcome { found: true, full: false, wrote: false, sessions: 0, place: Place::default() };
         for id in ids {
             let Some(session) = self.there.get_mut(id).filter(|session| session.is_live(ended.at)) else { continue };
             if !revocation.may_add {
@@ -250,7 +253,13 @@ impl Batch {
     /// tokens; one that is unknown, or expired although a token of it lives, has none.
     fn stop_orphan(&mut self, id: SessionId, revocation: &Revocation) -> RevocationOutcome {
         let session = self.there.get(&id);
-        let outcome = RevocationOutcome { found: session.is_some(), full: false, sessions: 0, place: Place::default() };
+        let outcome = RevocationOutcome {
+            found: session.is_some(),
+            full: false,
+            wrote: false,
+            sessions: 0,
+            place: Place::default(),
+        };
         match &revocation.orphan {
             Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
                 let full = !self.add(entry.clone(), revocation);

@@ -132,7 +132,7 @@ fn write_revocation(
     revocation: &Revocation,
     newest: Place,
 ) -> Result<RevocationOutcome> {
-    let nothing = RevocationOutcome { found: true, full: false, sessions: 0, place: newest };
+    let nothing = RevocationOutcome { found: true, full: false, wrote: false, sessions: 0, place: newest };
     let ended = &revocation.ended;
     match &revocation.target {
         RevocationTarget::Session(id) => match find(connection, *id)? {
@@ -175,7 +175,7 @@ fn add_entry(
         }
     }
     let place = insert_entry(connection, entry)?;
-    Ok(RevocationOutcome { place, ..nothing })
+    Ok(RevocationOutcome { wrote: true, place, ..nothing })
 }
 
 /// What is left to do for a session that does not live. One that was ended has an entry of its own, which stops all its
@@ -233,6 +233,7 @@ fn end_all(
     let mut outcome = nothing;
     for session in live {
         outcome.place = end_session(connection, session, revocation.ended.clone())?.1;
+        outcome.wrote = true;
         outcome.sessions += 1;
     }
     Ok(outcome)
