@@ -20,11 +20,16 @@ use crate::{
     },
     domain::{ids::Incarnation, time::brief},
     grpc::server::{self, Health},
+    http::{
+        self,
+        health::{Phase, Readiness},
+    },
     keys::{
         master_key::{self, MasterKeyError},
         ring::{self, KeyRing, RingError},
         sealing::MasterKey,
     },
+    metrics::Metrics,
     revocation::{
         renewing::{Draw, Renewing},
         replica::Replica,
@@ -213,15 +218,15 @@ async fn open(
     config: &Config,
     store: impl OpeningStore,
     system: &System,
-) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Replica>), AppError> {
+    replica: Arc<Replica>,
+) -> Result<(Arc<Authority>, Arc<dyn Store>), AppError> {
     make_folders(config)?;
     let master = master_key::read(&config.master_key_file)?;
     let store = store.await?;
     let ring = open_ring(config, master, &*store, system).await?;
-    let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
     let (clock, rng) = (system.clock.clone(), system.rng.clone());
-    let authority = Authority::new(store.clone(), ring, replica.clone(), clock, rng, settings(config));
-    Ok((Arc::new(authority), store, replica))
+    let authority = Authority::new(store.clone(), ring, replica, clock, rng, settings(config));
+    Ok((Arc::new(authority), store))
 }
 
 fn settings(config: &Config) -> Settings {
@@ -240,30 +245,62 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
+/// Where the service listens.
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+    /// For HTTP, if it is wanted.
+    pub http: Option<TcpListener>,
+}
+
+/// Says on both ports how far the service has come.
+#[derive(Clone)]
+struct Announcer {
+    grpc: Health,
+    http: Readiness,
+}
+
+impl Announcer {
+    async fn announce(&self, phase: Phase) {
+        self.http.set(phase);
+        match phase {
+            Phase::Serving => self.grpc.serving().await,
+            Phase::Starting | Phase::Lapsed | Phase::Stopping => self.grpc.not_serving().await,
+        }
+    }
+}
+
 /// Serves until it is told to stop, or until a part of it fails.
 pub async fn serve(
     config: &Config,
-    listener: TcpListener,
+    listeners: Listeners,
     store: impl OpeningStore,
     system: System,
     shutdown: Shutdown,
 ) -> Result<(), AppError> {
-    let address = listener.local_addr().unwrap_or(config.listen.address);
-    // Health answers from here on, and says NOT_SERVING until the blacklist is loaded.
-    let mut health = Health::new().await;
+    let address = listeners.grpc.local_addr().unwrap_or(config.listen.address);
+    let http_address = listeners.http.as_ref().and_then(|listener| listener.local_addr().ok());
+    let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
+    // Both ports answer from here on, and say that the service is not ready until the blacklist is loaded.
+    let mut announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
     let ready = Arc::new(OnceLock::new());
     let close = CancellationToken::new();
-    let server = server::serve(listener, ready.clone(), health.clone(), close.clone());
+    let server = server::serve(listeners.grpc, ready.clone(), announcer.grpc.clone(), close.clone());
     let mut server = AbortOnDropHandle::new(tokio::spawn(server));
+    let close_http = CancellationToken::new();
+    let routes = http::routes(announcer.http.clone(), Arc::new(Metrics::new(replica.clone())));
+    let mut http =
+        AbortOnDropHandle::new(tokio::spawn(http::server::serve(listeners.http, routes, close_http.clone())));
 
     let opened = tokio::select! {
-        opened = open(config, store, &system) => opened?,
+        opened = open(config, store, &system, replica.clone()) => opened?,
         () = shutdown.soft.cancelled() => return Ok(()),
     };
-    let (authority, store, replica) = opened;
+    let (authority, store) = opened;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %address,
+        http = http_address.map(tracing::field::display),
         database = %config.database,
         issuer = config.issuer,
         signing_key = authority.signing_kid(),
@@ -285,9 +322,9 @@ pub async fn serve(
     }
     tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
     let mut tasks = start_tasks(config, store.clone(), renewing, authority, &system);
-    health.serving().await;
+    announcer.announce(Phase::Serving).await;
     tracing::info!("serving");
-    let reporting = AbortOnDropHandle::new(tokio::spawn(report(replica.clone(), health.clone())));
+    let mut reporting = AbortOnDropHandle::new(tokio::spawn(report(replica.clone(), announcer.clone())));
 
     let failure = tokio::select! {
         () = shutdown.soft.cancelled() => None,
@@ -296,10 +333,13 @@ pub async fn serve(
             Ok(Err(error)) => error.into(),
             Ok(Ok(())) | Err(_) => AppError::TaskStopped("the gRPC server".to_owned()),
         }),
+        _ = &mut http => Some(AppError::TaskStopped("the HTTP server".to_owned())),
     };
 
-    drop(reporting);
-    health.not_serving().await;
+    reporting.abort();
+    // So that it does not speak after us.
+    let _ = (&mut reporting).await;
+    announcer.announce(Phase::Stopping).await;
     if failure.is_none() {
         tokio::select! {
             () = tokio::time::sleep(config.shutdown.grace) => {}
@@ -307,7 +347,7 @@ pub async fn serve(
         }
     }
     close.cancel();
-    health.end().await;
+    announcer.grpc.end().await;
     if !server.is_finished() {
         tokio::select! {
             _ = &mut server => {}
@@ -317,6 +357,11 @@ pub async fn serve(
     }
     tasks.shutdown().await;
     leave(&*store, &replica).await;
+    close_http.cancel();
+    if !http.is_finished() {
+        // Only its end is waited for.
+        let _ = http.await;
+    }
     match failure {
         Some(failure) => Err(failure),
         None => {
@@ -338,13 +383,14 @@ fn draw(config: &Config, system: &System) -> Draw {
 }
 
 /// Says that this replica is not ready while it has no lease.
-async fn report(replica: Arc<Replica>, health: Health) {
+async fn report(replica: Arc<Replica>, announcer: Announcer) {
     loop {
         replica.lapsed().await;
-        health.not_serving().await;
+        replica.counts().lapses.inc();
+        announcer.announce(Phase::Lapsed).await;
         tracing::warn!("the lease has lapsed: what is validated waits for its renewal");
         replica.current().await;
-        health.serving().await;
+        announcer.announce(Phase::Serving).await;
         tracing::info!("there is a lease again");
     }
 }
@@ -397,6 +443,7 @@ pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
         DatabaseUrl::Sqlite(path) if !path.exists() => return Err(AppError::NoDatabase(path.clone())),
         DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => {}
     }
-    let (authority, _, _) = open(config, open_store(config), &system).await?;
+    let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
+    let (authority, _) = open(config, open_store(config), &system, replica).await?;
     authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))
 }

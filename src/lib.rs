@@ -5,7 +5,7 @@
 //! ```text
 //! grpc / cli / tasks  ->  authority (one use case a file)  ->  store (database)
 //!    proto <-> domain        decides, with `now` given     ->  keys, token (pure cryptography)
-//!                                                          ->  revocation (in-memory index and its feed)
+//!                http    ->  metrics                       ->  revocation (in-memory index and its feed)
 //!                 everything may use  ->  domain (pure types and rules)
 //! ```
 #![cfg_attr(
@@ -27,7 +27,9 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod grpc;
+pub mod http;
 pub mod keys;
+pub mod metrics;
 pub mod mutants;
 pub mod proto;
 pub mod revocation;

@@ -21,9 +21,27 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("authority", &["token", "keys", "revocation", "store", "clock", "mutants", "rng"]),
     ("tasks", &["authority", "clock"]),
     ("grpc", &["authority", "proto"]),
+    ("metrics", &["revocation"]),
+    ("http", &["metrics"]),
     ("config", &[]),
     ("telemetry", &["config"]),
-    ("app", &["authority", "clock", "config", "grpc", "keys", "revocation", "rng", "shutdown", "store", "tasks"]),
+    (
+        "app",
+        &[
+            "authority",
+            "clock",
+            "config",
+            "grpc",
+            "http",
+            "keys",
+            "metrics",
+            "revocation",
+            "rng",
+            "shutdown",
+            "store",
+            "tasks",
+        ],
+    ),
     ("cli", &["app", "clock", "config", "proto", "rng", "shutdown", "telemetry", "token"]),
 ];
 
@@ -32,11 +50,16 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("domain", &["tokio", "diesel", "tonic", "prost", "crate::proto"]),
     ("token", &["tokio", "diesel", "tonic", "crate::clock", "crate::store"]),
     ("keys", &["tokio", "diesel", "tonic", "crate::store"]),
-    ("revocation", &["diesel", "tonic", "crate::store::postgres", "crate::store::sqlite"]),
-    ("authority", &["diesel", "tonic", "prost", "crate::proto", "crate::store::postgres", "crate::store::sqlite"]),
+    ("revocation", &["axum", "diesel", "tonic", "crate::store::postgres", "crate::store::sqlite"]),
+    (
+        "authority",
+        &["axum", "diesel", "tonic", "prost", "crate::proto", "crate::store::postgres", "crate::store::sqlite"],
+    ),
     ("config", &["tokio", "diesel", "tonic"]),
     ("tasks", &["diesel", "tonic", "crate::store"]),
-    ("grpc", &["diesel", "crate::store", "crate::keys", "crate::revocation"]),
+    ("grpc", &["axum", "diesel", "crate::store", "crate::keys", "crate::revocation"]),
+    ("metrics", &["tokio", "tonic", "axum"]),
+    ("http", &["diesel", "tonic", "prost", "prometheus_client"]),
     ("cli", &["diesel", "crate::store", "crate::authority"]),
 ];
 

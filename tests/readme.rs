@@ -71,6 +71,7 @@ fn the_tour_runs_word_for_word_and_prints_what_it_says() {
         .current_dir(folder.path())
         .env("PATH", path)
         .env("COUNTERSIGN_LISTEN", format!("127.0.0.1:{port}"))
+        .env("COUNTERSIGN_HTTP_LISTEN", "127.0.0.1:0")
         .env("COUNTERSIGN_SERVER", format!("http://127.0.0.1:{port}"))
         .output()
         .unwrap();

@@ -7,6 +7,8 @@ mod double;
 mod engine;
 #[path = "support/forge.rs"]
 mod forge;
+#[path = "support/http.rs"]
+mod http_client;
 #[path = "support/refusal.rs"]
 mod refusal;
 #[path = "support/server.rs"]

@@ -7,6 +7,8 @@ mod double;
 mod engine;
 #[path = "support/forge.rs"]
 mod forge;
+#[path = "support/http.rs"]
+mod http_client;
 #[path = "support/postgres.rs"]
 mod postgres_server;
 #[path = "support/refusal.rs"]

@@ -86,6 +86,9 @@ struct Settings {
     /// Address for gRPC [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// Address for HTTP, which is health and metrics; empty for none [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    http_listen: Option<String>,
     /// Listen on an address that others can reach although calls are neither encrypted nor authenticated.
     #[arg(long)]
     insecure: bool,
@@ -103,8 +106,12 @@ impl Database {
 
 impl Settings {
     fn flags(&self) -> Flags {
-        let insecure = self.insecure.then_some(true);
-        Flags { listen: self.listen.clone(), insecure, ..self.database.flags() }
+        Flags {
+            listen: self.listen.clone(),
+            http_listen: self.http_listen.clone(),
+            insecure: self.insecure.then_some(true),
+            ..self.database.flags()
+        }
     }
 
     fn load(&self) -> Result<Config, ConfigError> {

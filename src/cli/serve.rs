@@ -7,9 +7,9 @@ use tokio::net::TcpListener;
 
 use super::{Failure, Outcome, Settings, block_on};
 use crate::{
-    app::{self, System},
+    app::{self, Listeners, System},
     clock::SystemClock,
-    config::{Config, DatabaseFlags, Flags},
+    config::{Config, DatabaseFlags, Flags, server::Listen},
     rng::SystemRng,
     shutdown::Shutdown,
     telemetry,
@@ -35,12 +35,20 @@ impl Serve {
 }
 
 async fn serve(config: Config) -> Outcome {
-    let address = config.listen.address;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| Failure::at_start(format!("cannot listen on {address}: {error} (setting listen)")))?;
+    let listeners = Listeners {
+        grpc: bind("listen", config.listen).await?,
+        http: match config.http_listen {
+            Some(listen) => Some(bind("http_listen", listen).await?),
+            None => None,
+        },
+    };
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
     let system = System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) };
-    app::serve(&config, listener, app::open_store(&config), system, shutdown).await?;
+    app::serve(&config, listeners, app::open_store(&config), system, shutdown).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(setting: &str, Listen { address }: Listen) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|error| Failure::at_start(format!("cannot listen on {address}: {error} (setting {setting})")))
 }

@@ -30,7 +30,7 @@ use self::{
     lease::RawLease,
     log::Log,
     policies::{Policies, RawPolicy},
-    server::{Listen, Shutdown},
+    server::{GRPC_ADDRESS, HTTP_ADDRESS, Listen, Shutdown},
     sweeper::{RawSweeper, Sweeper},
     tenants::{RawTenant, Tenants},
     tokens::{RawTokens, Tokens},
@@ -58,6 +58,8 @@ pub struct Config {
     pub issuer: String,
     /// Where gRPC listens.
     pub listen: Listen,
+    /// Where HTTP listens, if it does.
+    pub http_listen: Option<Listen>,
     /// Folder for the database, the master key and the lock.
     pub data_dir: PathBuf,
     /// Which database.
@@ -94,6 +96,7 @@ pub struct Config {
 struct RawConfig {
     issuer: String,
     listen: String,
+    http_listen: String,
     insecure: bool,
     data_dir: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,8 +135,9 @@ impl Default for RawBlacklist {
 impl Default for RawConfig {
     fn default() -> Self {
         Self {
-            issuer: "http://127.0.0.1:8080".to_owned(),
-            listen: "127.0.0.1:50051".to_owned(),
+            issuer: format!("http://{HTTP_ADDRESS}"),
+            listen: GRPC_ADDRESS.to_owned(),
+            http_listen: HTTP_ADDRESS.to_owned(),
             insecure: false,
             data_dir: PathBuf::from("countersign-data"),
             database_url: None,
@@ -157,6 +161,9 @@ pub struct Flags {
     /// `--listen`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// `--http-listen`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_listen: Option<String>,
     /// `--database-url`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database_url: Option<String>,
@@ -197,7 +204,8 @@ impl Config {
 
     fn check(mut raw: RawConfig) -> Result<Self, ConfigError> {
         check_issuer(&raw.issuer)?;
-        let listen = Listen::check(&raw.listen, raw.insecure)?;
+        let listen = Listen::grpc(&raw.listen, raw.insecure)?;
+        let http_listen = Listen::http(&raw.http_listen, raw.insecure)?;
         let database = database::parse(raw.database_url.as_deref(), &raw.data_dir)?;
         raw.database.check(&database)?;
         let master_key_file = raw.keys.master_key_file.clone().unwrap_or_else(|| raw.data_dir.join("master.key"));
@@ -217,6 +225,7 @@ impl Config {
         Ok(Self {
             issuer: raw.issuer.clone(),
             listen,
+            http_listen,
             data_dir: raw.data_dir.clone(),
             database,
             database_options: raw.database.clone(),

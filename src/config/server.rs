@@ -1,4 +1,4 @@
-//! `listen`, `insecure` and `[shutdown]`: where the service listens, and how it stops.
+//! `listen`, `http_listen`, `insecure` and `[shutdown]`: where the service listens, and how it stops.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -6,7 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, invalid};
 
-/// Where gRPC listens.
+/// Where gRPC listens by default.
+pub const GRPC_ADDRESS: &str = "127.0.0.1:50051";
+/// Where HTTP does.
+pub const HTTP_ADDRESS: &str = "127.0.0.1:8080";
+
+/// Where one side of the service listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// The address.
@@ -14,14 +19,27 @@ pub struct Listen {
 }
 
 impl Listen {
+    /// The address for gRPC.
+    pub fn grpc(address: &str, insecure: bool) -> Result<Self, ConfigError> {
+        Self::check("listen", GRPC_ADDRESS, address, insecure)
+    }
+
+    /// The address for HTTP; none if it is empty.
+    pub fn http(address: &str, insecure: bool) -> Result<Option<Self>, ConfigError> {
+        match address {
+            "" => Ok(None),
+            address => Self::check("http_listen", HTTP_ADDRESS, address, insecure).map(Some),
+        }
+    }
+
     /// Refuses an address that others can reach, unless `insecure` accepts the risk.
-    pub fn check(listen: &str, insecure: bool) -> Result<Self, ConfigError> {
+    fn check(setting: &str, example: &str, listen: &str, insecure: bool) -> Result<Self, ConfigError> {
         let address: SocketAddr = listen
             .parse()
-            .map_err(|_| invalid("listen", format!("{listen:?} must be an address and a port like 127.0.0.1:50051")))?;
+            .map_err(|_| invalid(setting, format!("{listen:?} must be an address and a port like {example}")))?;
         if !address.ip().is_loopback() && !insecure {
             return Err(invalid(
-                "listen",
+                setting,
                 format!(
                     "{address} can be reached from other machines, and this version knows no callers and no TLS: listen \
                      on 127.0.0.1, or accept the risk with --insecure (for instance behind a proxy that does both)"

@@ -16,6 +16,7 @@ fn load(toml: &str) -> Result<Config, String> {
 fn nothing_at_all_is_a_configuration() {
     let config = load("").unwrap();
     assert_eq!(config.listen.address.to_string(), "127.0.0.1:50051");
+    assert_eq!(config.http_listen.unwrap().address.to_string(), "127.0.0.1:8080");
     assert_eq!(config.database, DatabaseUrl::Sqlite("countersign-data/countersign.db".into()));
     assert_eq!(config.policies[crate::domain::policy::DEFAULT].session.access_token_ttl, Duration::from_secs(600));
     assert_eq!(*config.tokens.default_audience, *config.issuer);
@@ -64,6 +65,7 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
         ("issuer = 'auth'", "setting issuer: must start with https:// (or http:// for a trial)"),
         ("issuer = 'https://a?b'", "setting issuer: must be a URL with a host and without query and fragment"),
         ("listen = 'here'", "setting listen: \"here\" must be an address and a port like 127.0.0.1:50051"),
+        ("http_listen = '8080'", "setting http_listen: \"8080\" must be an address and a port like 127.0.0.1:8080"),
         (
             "database_url = 'mysql://u:secret@h/d'",
             "setting database_url: mysql:// is not supported: use sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE",
@@ -105,9 +107,18 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
 
 #[test]
 fn an_address_that_others_can_reach_needs_a_word() {
-    assert!(load("listen = '0.0.0.0:50051'").unwrap_err().contains("--insecure"));
-    assert!(load("listen = '0.0.0.0:50051'\ninsecure = true").is_ok());
-    assert!(load("listen = '[::1]:50051'").is_ok());
+    for setting in ["listen", "http_listen"] {
+        let refused = load(&format!("{setting} = '0.0.0.0:50051'")).unwrap_err();
+        assert!(refused.starts_with(&format!("setting {setting}: ")) && refused.contains("--insecure"), "{refused}");
+        assert!(load(&format!("{setting} = '0.0.0.0:50051'\ninsecure = true")).is_ok());
+        assert!(load(&format!("{setting} = '[::1]:50051'")).is_ok());
+    }
+}
+
+#[test]
+fn the_http_side_may_be_left_out_and_the_other_one_not() {
+    assert_eq!(load("http_listen = ''").unwrap().http_listen, None);
+    assert!(load("listen = ''").unwrap_err().starts_with("setting listen: "));
 }
 
 #[test]

@@ -107,10 +107,13 @@ impl Lease {
         (unsigned(uptime) < held.deadline && is_one_time).then_some(now)
     }
 
-    /// How much of it is left; none if it is over, or void.
+    /// How much of it is left; none if it is over, or void; [`Duration::MAX`] if it does not end.
     pub fn remaining(&self) -> Option<Duration> {
         let held = self.load();
         self.check(held)?;
+        if held.deadline == FOR_EVER {
+            return Some(Duration::MAX);
+        }
         Some(Duration::from_micros(held.deadline.saturating_sub(unsigned(self.clock.uptime()))))
     }
 
@@ -190,5 +193,6 @@ mod tests {
         assert!(lease.check(lease.load()).is_none());
         lease.take_for_ever();
         assert!(lease.check(lease.load()).is_some());
+        assert_eq!(lease.remaining(), Some(Duration::MAX));
     }
 }

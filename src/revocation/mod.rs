@@ -1,5 +1,6 @@
 //! What was revoked, in memory, and whether this memory may be believed.
 
+pub mod counts;
 pub mod index;
 pub mod lease;
 mod others;

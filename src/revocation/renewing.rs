@@ -187,13 +187,20 @@ impl Renewing {
             limit: PAGE,
             patience: if is_loading { duration.max(LOADING_PATIENCE) } else { duration },
         };
-        match self.renewals.renew(&renewal).await? {
-            Renewed::Gone => {
+        let next = match self.renewals.renew(&renewal).await {
+            Ok(Renewed::Gone) => {
                 self.gone();
-                Ok(Next::AtOnce)
+                return Ok(Next::AtOnce);
             }
-            Renewed::Answer(answer) => self.apply(&renewal, answer, start, sent),
-        }
+            Ok(Renewed::Answer(answer)) => self.apply(&renewal, answer, start, sent),
+            Err(error) => Err(error),
+        };
+        let renewals = &self.replica.counts().renewals;
+        match next {
+            Ok(_) => renewals.confirmed.inc(),
+            Err(_) => renewals.failed.inc(),
+        };
+        next
     }
 
     async fn join(&mut self) -> Result<(), StoreError> {
@@ -221,6 +228,7 @@ impl Renewing {
     /// This process is no member any more, or the database has forgotten what it has seen of it.
     fn gone(&mut self) {
         self.replica.end_life();
+        self.replica.counts().rejoins.inc();
         self.life = None;
         tracing::warn!("this replica was taken for gone, or the database was set back; it joins again");
     }
@@ -241,14 +249,18 @@ impl Renewing {
                 brought.apply(entry);
             }
         }
+        let counts = replica.counts();
+        counts.head.set(answer.head.seq.0);
         let is_last = i64::try_from(answer.entries.len()).is_ok_and(|count| count < renewal.limit);
         if !is_last {
+            counts.applied.set(life.cursor.0);
             // More entries follow, and one of those that were to be next may have moved behind them.
             return Ok(Next::AtOnce);
         }
         replica.index().set_forgotten_until(answer.forgotten_until);
         life.cursor = answer.head.seq;
         life.applied = answer.head.seq;
+        counts.applied.set(life.cursor.0);
 
         let received = replica.lease().uptime();
         let own = life.newcomer.holds_for;
@@ -295,6 +307,7 @@ impl Renewing {
                 everywhere,
                 holds_for,
                 others: answer.others.len(),
+                received: Some(received),
             };
         });
         if !lost.is_empty() {
@@ -354,6 +367,7 @@ impl Renewing {
             "the database has lost revocations that had been acknowledged, as in a failover to a standby that had not \
              received them; they are written again"
         );
+        self.replica.counts().lost_revocations.inc_by(lost.len() as u64);
         let store = self.store.clone();
         let replica = self.replica.clone();
         let now = replica.lease().start().now;
@@ -371,11 +385,14 @@ impl Renewing {
 
     /// Removes a replica that has stood still for so long that it does not answer any more.
     fn remove(&mut self, other: Other) {
-        let store = self.store.clone();
+        let (store, replica) = (self.store.clone(), self.replica.clone());
         self.errands.spawn(async move {
             let Some(members) = store.members() else { return };
             match members.remove(other.incarnation, other.renewals).await {
-                Ok(true) => tracing::warn!(replica = %other.incarnation, "a replica has gone without a word"),
+                Ok(true) => {
+                    replica.counts().removals.inc();
+                    tracing::warn!(replica = %other.incarnation, "a replica has gone without a word");
+                }
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "a replica that is gone cannot be removed"),
             }

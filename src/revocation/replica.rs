@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::{
     sync::{Notify, Semaphore, watch},
     time::timeout,
 };
 
 use super::{
+    counts::Counts,
     index::Index,
     lease::{Held, Lease},
 };
@@ -59,6 +61,8 @@ pub(super) struct Progress {
     pub holds_for: Duration,
     /// How many other replicas there are.
     pub others: usize,
+    /// When its answer was received, by the clock of uptime.
+    pub received: Option<Duration>,
 }
 
 impl Progress {
@@ -66,6 +70,32 @@ impl Progress {
     fn is_fresh(&self) -> bool {
         self.life == 0 && self.renewal == 0
     }
+}
+
+/// What there is to tell of a replica at one instant.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// How much is left of the lease, if there is one; [`Duration::MAX`] if it does not end.
+    pub lease: Option<Duration>,
+    /// How long ago the last confirmed renewal was, if there was one.
+    pub renewed_ago: Option<Duration>,
+    /// Other replicas in the register, as that renewal has shown.
+    pub others: usize,
+    /// Revocations that wait until all know of them.
+    pub unacknowledged: usize,
+    /// Calls that wait for a renewal, because there is no lease.
+    pub lapsed_calls: usize,
+    /// Entries of the index.
+    pub blacklist_entries: usize,
+}
+
+/// Why a revocation holds.
+#[derive(Clone, Copy, Debug)]
+enum Certain {
+    /// Every replica has applied it.
+    Everywhere,
+    /// Those that have not have stopped answering.
+    AfterWait,
 }
 
 /// What a replica is to others: the index, and what is certain of it.
@@ -85,6 +115,9 @@ pub struct Replica {
     tenant_revoked: Notify,
     /// The life whose row there is.
     incarnation: Mutex<Option<Incarnation>>,
+    counts: Counts,
+    /// The second of uptime in which it was last said that a revocation had to wait.
+    complained: AtomicU64,
 }
 
 impl fmt::Debug for Replica {
@@ -107,6 +140,8 @@ impl Replica {
             lapsed: Semaphore::new(MAX_LAPSED),
             tenant_revoked: Notify::new(),
             incarnation: Mutex::default(),
+            counts: Counts::default(),
+            complained: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -118,6 +153,24 @@ impl Replica {
     /// The lease.
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// What it has counted.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// How it is now.
+    pub fn standing(&self) -> Standing {
+        let progress = *self.progress.borrow();
+        Standing {
+            lease: self.lease.remaining(),
+            renewed_ago: progress.received.map(|received| self.lease.uptime().saturating_sub(received)),
+            others: progress.others,
+            unacknowledged: self.unacknowledged.load(Ordering::SeqCst),
+            lapsed_calls: MAX_LAPSED.saturating_sub(self.lapsed.available_permits()),
+            blacklist_entries: self.index.len(),
+        }
     }
 
     /// Waits for a renewal that was sent after this call and has come to the end of the feed. What was acknowledged before
@@ -155,7 +208,21 @@ impl Replica {
 
     /// By what the renewals after this one show.
     async fn acknowledged_after(&self, renewal: u64, place: Place) -> Result<(), NotCertain> {
-        let _waiting = self.waiting();
+        let mut waiting = self.waiting();
+        let certain = self.certain(renewal, place).await;
+        let outcomes = &self.counts.acknowledgements;
+        waiting.outcome = match certain {
+            Ok(Certain::Everywhere) => &outcomes.everywhere,
+            Ok(Certain::AfterWait) => &outcomes.after_wait,
+            Err(_) => &outcomes.failed,
+        };
+        if let Ok(Certain::AfterWait) = certain {
+            self.complain();
+        }
+        certain.map(|_| ())
+    }
+
+    async fn certain(&self, renewal: u64, place: Place) -> Result<Certain, NotCertain> {
         let mut progress = self.progress.subscribe();
         let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, renewal, place));
         let begun = ours.await.map_err(|_| NotCertain::NotAcknowledged)??;
@@ -167,11 +234,11 @@ impl Replica {
                 return Err(NotCertain::NotAcknowledged);
             }
             if current.everywhere >= place.seq {
-                return Ok(());
+                return Ok(Certain::Everywhere);
             }
             let rest = over.saturating_sub(self.lease.uptime());
             if rest.is_zero() {
-                return Ok(());
+                return Ok(Certain::AfterWait);
             }
             tokio::select! {
                 changed = progress.changed() => changed.map_err(|_| NotCertain::NotAcknowledged)?,
@@ -201,16 +268,21 @@ impl Replica {
         }
     }
 
-    fn waiting(&self) -> impl Drop {
-        struct Waiting<'a>(&'a AtomicUsize);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
+    fn waiting(&self) -> Waiting<'_> {
         self.unacknowledged.fetch_add(1, Ordering::SeqCst);
         self.wanted.notify_one();
-        Waiting(&self.unacknowledged)
+        Waiting { replica: self, since: self.lease.uptime(), outcome: &self.counts.acknowledgements.given_up }
+    }
+
+    /// Says that a revocation had to wait, but only once a second.
+    fn complain(&self) {
+        let second = self.lease.uptime().as_secs();
+        if self.complained.swap(second, Ordering::Relaxed) != second {
+            tracing::warn!(
+                "a revocation had to wait until every lease was over that a replica may have had which did not report: \
+                 `countersign replica list` shows which one is late, or whether there was a failover"
+            );
+        }
     }
 
     /// Waits until a tenant's entry has been applied, if none has since the last time.
@@ -272,6 +344,23 @@ impl Replica {
     pub(super) fn end_life(&self) {
         self.lease.end();
         self.incarnation.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.progress.send_modify(|progress| *progress = Progress { life: progress.life + 1, ..Progress::default() });
+        self.progress.send_modify(|progress| {
+            *progress = Progress { life: progress.life + 1, received: progress.received, ..Progress::default() };
+        });
+    }
+}
+
+/// Counts among those that wait, and when it is dropped, among those that have waited: whoever asked may go away.
+struct Waiting<'a> {
+    replica: &'a Replica,
+    since: Duration,
+    outcome: &'a Histogram,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.replica.unacknowledged.fetch_sub(1, Ordering::SeqCst);
+        let waited = self.replica.lease.uptime().saturating_sub(self.since);
+        self.outcome.observe(waited.as_secs_f64());
     }
 }

@@ -18,6 +18,7 @@ fn the_first_lines_say_where_the_service_listens_and_what_it_has_loaded() {
     let lines: Vec<Value> = server.seen().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let line = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap_or(&Value::Null);
     assert_eq!(line("starting")["listen"], server.address().to_string());
+    assert_eq!(line("starting")["http"], server.http().to_string());
     let database = folder.path().join("countersign.db");
     assert_eq!(line("starting")["database"], format!("sqlite://{}", database.display()));
     assert_eq!(line("starting")["version"], env!("CARGO_PKG_VERSION"));

@@ -71,6 +71,22 @@ fn a_service_does_what_its_environment_says() {
 }
 
 #[test]
+fn the_http_side_is_where_it_is_told_to_be_or_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("countersign.toml");
+    fs::write(&file, "http_listen = '127.0.0.1:1'").unwrap();
+    let environment = [("COUNTERSIGN_HTTP_LISTEN", "127.0.0.1:2")];
+    assert_eq!(in_force(&file, &environment, &[])["http_listen"], "127.0.0.1:2");
+    assert_eq!(in_force(&file, &environment, &["--http-listen", "127.0.0.1:3"])["http_listen"], "127.0.0.1:3");
+
+    let data = folder.path().join("data");
+    Server::launch(serve(&data).args(["--http-listen", ""])).cli(["health"]).ok();
+    let mut server = Server::spawn(serve(&data).env("COUNTERSIGN_HTTP_LISTEN", ""));
+    assert_eq!(server.line("starting")["http"], Value::Null);
+    server.line("serving");
+}
+
+#[test]
 fn config_check_says_what_serve_would_do() {
     let check = || {
         let mut command = countersign();
@@ -83,6 +99,7 @@ fn config_check_says_what_serve_would_do() {
         ("COUNTERSIGN_LISTEN", "0.0.0.0:50051"),
         ("COUNTERSIGN_ISSUER", "auth"),
         ("COUNTERSIGN_LOG__LEVEL", "!!"),
+        ("COUNTERSIGN_HTTP_LISTEN", "here"),
         ("COUNTERSIGN_TENANTS__ACME__POLICY", "nowhere"),
         ("COUNTERSIGN_SWEEPER__SCHEDULE", "often"),
         ("COUNTERSIGN_NOTHING", "x"),

@@ -183,9 +183,12 @@ fn a_port_in_use_is_refused_before_anything_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let mut command = countersign();
-    command.args(["serve", "--listen", &address, "--data-dir"]).arg(folder.path().join("data"));
-    refuses(&mut command, folder.path(), &[&format!("cannot listen on {address}"), "in use", "setting listen"]);
+    for (flag, setting) in [("--listen", "(setting listen)"), ("--http-listen", "(setting http_listen)")] {
+        let mut command = countersign();
+        command.env("COUNTERSIGN_LISTEN", "127.0.0.1:0");
+        command.args(["serve", flag, &address, "--data-dir"]).arg(folder.path().join("data"));
+        refuses(&mut command, folder.path(), &[&format!("cannot listen on {address}"), "in use", setting]);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod create;
 mod faults;
 mod fields;
 mod health;
+mod http;
 mod inactive;
 mod lifecycle;
 mod limits;

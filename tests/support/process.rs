@@ -26,12 +26,12 @@ pub fn countersign() -> Command {
     command
 }
 
-/// Takes the settings of the test's surroundings away from a child.
+/// Takes the settings of the test's surroundings away from a child, and has it take any port for HTTP: many run at once.
 pub fn without_settings(command: &mut Command) {
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_")) {
         command.env_remove(name);
     }
-    command.stdin(Stdio::null());
+    command.env("COUNTERSIGN_HTTP_LISTEN", "127.0.0.1:0").stdin(Stdio::null());
 }
 
 /// `serve` on a free port. It stops without grace, so that tests do not wait for load balancers that are not there.
@@ -123,6 +123,7 @@ pub struct Server {
     lines: Receiver<String>,
     seen: Vec<String>,
     address: Option<SocketAddr>,
+    http: Option<SocketAddr>,
 }
 
 /// A test that fails tells what the process said last, and whether it had ended before.
@@ -159,7 +160,8 @@ impl Server {
     #[track_caller]
     pub fn listens(&mut self) -> bool {
         let starting = self.comes("starting");
-        self.address = starting.map(|line| line["listen"].as_str().unwrap().parse().unwrap());
+        let address = |name: &str| starting.as_ref().and_then(|line| line[name].as_str()?.parse().ok());
+        (self.address, self.http) = (address("listen"), address("http"));
         self.address.is_some()
     }
 
@@ -170,7 +172,7 @@ impl Server {
         let stderr = BufReader::new(child.0.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self { child, lines, seen: vec![], address: None }
+        Self { child, lines, seen: vec![], address: None, http: None }
     }
 
     /// Waits for the log line with this message.
@@ -252,6 +254,11 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address.unwrap()
+    }
+
+    /// Where it listens for HTTP.
+    pub fn http(&self) -> SocketAddr {
+        self.http.unwrap()
     }
 
     /// A connection of its own.

@@ -1,10 +1,10 @@
 //! The whole service in this process: a free port, a folder and a database of its own, a clock that stands still until
 //! it is moved, and a client that talks to it over a socket.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use countersign::{
-    app::{self, AppError, System},
+    app::{self, AppError, Listeners, System},
     clock::{Clock, SettableClock},
     config::{Config, Flags},
     domain::{session::Lineage, time::Timestamp},
@@ -117,16 +117,18 @@ impl Home {
         let config = self.config();
         let store = Arc::new(Double::of(app::open_store(&config).await.unwrap(), self.clock.clone()));
         prepare(&store);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let [grpc, http] =
+            [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let [address, http_address] = [&grpc, &http].map(|listener| listener.local_addr().unwrap());
+        let listeners = Listeners { grpc, http: Some(http) };
         let shutdown = Shutdown::default();
         let running = {
             let (store, system, shutdown) = (store.clone(), self.system(), shutdown.clone());
             let store: Arc<dyn Store> = store;
-            tokio::spawn(async move { app::serve(&config, listener, async { Ok(store) }, system, shutdown).await })
+            tokio::spawn(async move { app::serve(&config, listeners, async { Ok(store) }, system, shutdown).await })
         };
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Server { clock: self.clock.clone(), home: self, store, channel, shutdown, running }
+        Server { clock: self.clock.clone(), home: self, store, channel, http: http_address, shutdown, running }
     }
 }
 
@@ -136,6 +138,7 @@ pub struct Server {
     pub clock: Arc<SettableClock>,
     pub store: Arc<Double>,
     pub channel: Channel,
+    pub http: SocketAddr,
     pub shutdown: Shutdown,
     pub running: JoinHandle<Result<(), AppError>>,
 }

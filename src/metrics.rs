@@ -1,0 +1,138 @@
+//! What operators watch, in the text of OpenMetrics 1.0: names, units and meanings of what the parts have counted, and of what
+//! is read from them at that moment.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text},
+    metrics::gauge::ConstGauge,
+    registry::{Registry, Unit},
+};
+
+use crate::revocation::replica::Replica;
+
+/// The media type of the text.
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Before each name.
+const PREFIX: &str = "countersign";
+
+/// All metrics.
+#[derive(Debug)]
+pub struct Metrics(Registry);
+
+impl Metrics {
+    /// Those of this replica.
+    pub fn new(replica: Arc<Replica>) -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register_collector(Box::new(OfReplica(replica)));
+        Self(registry)
+    }
+
+    /// As they are now.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut page = String::new();
+        text::encode(&mut page, &self.0)?;
+        Ok(page)
+    }
+}
+
+/// What is told of a replica.
+#[derive(Debug)]
+struct OfReplica(Arc<Replica>);
+
+impl Collector for OfReplica {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (standing, counts) = (self.0.standing(), self.0.counts());
+        let mut page = Page(encoder);
+
+        page.number("lease_current", "1 while there is a lease, and what is validated here is good; else 0.", {
+            u32::from(standing.lease.is_some())
+        })?;
+        // Without other replicas it does not end.
+        let remaining = standing.lease.unwrap_or_default();
+        if remaining != Duration::MAX {
+            page.seconds("lease_remaining", "What is left of the lease.", remaining)?;
+        }
+        if let Some(ago) = standing.renewed_ago {
+            page.seconds("lease_renewal_age", "Time since a renewal of the lease was last confirmed.", ago)?;
+        }
+        page.by_outcome(
+            "lease_renewals",
+            "Renewals of the lease.",
+            None,
+            &[("confirmed", &counts.renewals.confirmed), ("failed", &counts.renewals.failed)],
+        )?;
+        page.tell("lease_lapses", "Times that the lease ended before it was renewed.", &counts.lapses)?;
+        page.number("lease_waiting_calls", "Calls that wait for a renewal, because there is no lease.", {
+            count(standing.lapsed_calls)
+        })?;
+
+        page.tell(
+            "feed_applied_seq",
+            "Number of the last revocation in the feed that is known here.",
+            &counts.applied,
+        )?;
+        page.tell("feed_head_seq", "Number of the last revocation in the feed, at the last renewal.", &counts.head)?;
+        page.number("blacklist_entries", "Entries of the blacklist in memory.", count(standing.blacklist_entries))?;
+
+        page.number("other_replicas", "Other replicas in the register, at the last renewal.", count(standing.others))?;
+        page.tell("replicas_removed", "Replicas that had gone without a word, removed by this one.", &counts.removals)?;
+        page.tell("rejoins", "Times that this replica was taken for gone and joined again.", &counts.rejoins)?;
+
+        let unacknowledged = count(standing.unacknowledged);
+        page.number("unacknowledged_revocations", "Revocations that wait until all replicas know.", unacknowledged)?;
+        let outcomes = &counts.acknowledgements;
+        let help = "Time from the commit of a revocation until no replica accepts any more what it stops.";
+        page.by_outcome(
+            "acknowledgement_duration",
+            help,
+            Some(&Unit::Seconds),
+            &[
+                ("everywhere", &outcomes.everywhere),
+                ("after_wait", &outcomes.after_wait),
+                ("failed", &outcomes.failed),
+                ("given_up", &outcomes.given_up),
+            ],
+        )?;
+        let help =
+            "Acknowledged revocations that the database had lost: the guarantee was broken. They were written again.";
+        page.tell("guarantee_broken_revocations", help, &counts.lost_revocations)
+    }
+}
+
+/// Where metrics are told one after the other.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn tell(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
+    fn number(&mut self, name: &str, help: &str, value: u32) -> fmt::Result {
+        self.tell(name, help, &ConstGauge::new(value))
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, value: Duration) -> fmt::Result {
+        let gauge = ConstGauge::new(value.as_secs_f64());
+        gauge.encode(self.0.encode_descriptor(name, help, Some(&Unit::Seconds), gauge.metric_type())?)
+    }
+
+    fn by_outcome<M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        metrics: &[(&str, &M)],
+    ) -> fmt::Result {
+        let Some((_, first)) = metrics.first() else { return Ok(()) };
+        let mut family = self.0.encode_descriptor(name, help, unit, first.metric_type())?;
+        metrics.iter().try_for_each(|(outcome, metric)| metric.encode(family.encode_family(&[("outcome", *outcome)])?))
+    }
+}
+
+/// As many as can be told.
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,176 @@
+//! The HTTP side: liveness, readiness, metrics, and what it refuses.
+
+use std::collections::BTreeMap;
+
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use crate::{
+    http_client::{Answer, Metrics, ask, get},
+    server::{Home, Server, eventually, in_time, next_status, of_token, request},
+};
+
+async fn ready(server: &Server) -> (u16, String) {
+    let Answer { status, body, .. } = get(server.http, "/readyz").await;
+    (status, body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn until_the_blacklist_is_loaded_the_service_lives_and_is_not_ready() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    server.revoke(of_token(&session.access)).await.unwrap();
+    let server = server.stop().await.launch(|store| store.feed.shut()).await;
+    server.store.feed.held().await;
+    assert_eq!(get(server.http, "/livez").await.status, 200);
+    let (status, reason) = ready(&server).await;
+    assert!(status == 503 && reason.starts_with("starting"), "{status} {reason}");
+    let metrics = Metrics::of(server.http).await;
+    assert_eq!([metrics.get("lease_current"), metrics.get("lease_remaining_seconds")], [0.0, 0.0]);
+    assert_eq!((metrics.get("blacklist_entries"), metrics.find("lease_renewal_age_seconds")), (0.0, None));
+
+    let mut watch = server.watch_health("").await;
+    server.store.feed.open();
+    while next_status(&mut watch).await != Some(ServingStatus::Serving) {}
+    assert_eq!(ready(&server).await, (200, "serving\n".to_owned()));
+    let metrics = Metrics::of(server.http).await;
+    assert_eq!([metrics.get("lease_current"), metrics.get("blacklist_entries")], [1.0, 1.0]);
+    assert_eq!(metrics.get("lease_renewal_age_seconds"), 0.0, "the clock stands still");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_signal_the_service_is_not_ready_and_yet_alive_until_the_last_call_is_answered() {
+    let server = Server::start().await;
+    server.store.creations.shut();
+    let mut client = server.client();
+    let call = tokio::spawn(async move { client.create_session(request("alice")).await });
+    server.store.creations.held().await;
+    let mut watch = server.watch_health("").await;
+    server.shutdown.soft.cancel();
+    // The end of the watch tells that the gRPC side takes no new calls.
+    while next_status(&mut watch).await.is_some() {}
+    assert_eq!(get(server.http, "/livez").await.status, 200);
+    assert_eq!(ready(&server).await, (503, "stopping\n".to_owned()));
+    assert!(!call.is_finished());
+    server.store.creations.open();
+    call.await.unwrap().unwrap();
+    in_time("the service stops", server.running).await.unwrap().unwrap();
+    assert!(tokio::net::TcpStream::connect(server.http).await.is_err(), "the port is closed");
+}
+
+/// A connection that is kept open and says nothing holds nothing up.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_does_not_keep_the_service_from_stopping() {
+    let server = Server::start().await;
+    let idle = tokio::net::TcpStream::connect(server.http).await.unwrap();
+    assert_eq!(get(server.http, "/livez").await.status, 200, "both have been accepted");
+    server.stop().await;
+    drop(idle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_not_found_and_what_only_reads_takes_nothing() {
+    let server = Server::start().await;
+    for path in ["/", "/metrics/", "/readyz/x", "/LIVEZ", "/countersign.v1.SessionService/Validate"] {
+        assert_eq!(get(server.http, path).await.status, 404, "{path}");
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        for method in ["POST", "PUT", "DELETE", "PATCH"] {
+            let request =
+                format!("{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let answer = ask(server.http, &request).await;
+            assert_eq!(answer.status, 405, "{method} {path}");
+            assert!(answer.head.contains("\nallow: get"), "{answer:?}");
+        }
+        let head = ask(server.http, &format!("HEAD {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await;
+        assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() {
+    let server = Server::start().await;
+    // Not a byte more than the limit, for a connection that is closed before all of it was read may lose its answer.
+    let long = format!("{:x<16384}", "GET /livez HTTP/1.1\r\nhost: a\r\nx: ");
+    let many = format!("GET /livez HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(100));
+    for request in [long, many] {
+        assert_eq!(ask(server.http, &request).await.status, 431);
+    }
+    for nonsense in ["nonsense\r\n\r\n", "GET /livez HTTP/1.1\r\n\0: a\r\n\r\n"] {
+        assert_eq!(ask(server.http, nonsense).await.status, 400, "{nonsense:?}");
+    }
+    assert_eq!(get(server.http, "/livez").await.status, 200);
+}
+
+/// As the specification of OpenMetrics has it, and as far as monitoring relies on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    server.revoke(of_token(&session.access)).await.unwrap();
+    let answer = get(server.http, "/metrics").await;
+    let media_type = "\ncontent-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert!(answer.head.contains(media_type), "{answer:?}");
+    let Some(text) = answer.body.strip_suffix("\n# EOF\n") else { panic!("{}", answer.body) };
+
+    let mut described: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    let mut samples = 0;
+    for line in text.lines() {
+        if let Some(description) = line.strip_prefix("# ") {
+            let mut words = description.splitn(3, ' ');
+            let [kind, name, meaning] = [(); 3].map(|()| words.next().unwrap());
+            assert!(described.insert((name, kind), meaning).is_none(), "twice: {line}");
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = name.split_once('{').unwrap_or((name, ""));
+        assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+        for label in labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()) {
+            assert!(["outcome=", "le="].iter().any(|known| label.starts_with(known)), "{line}");
+        }
+        let family = ["_total", "_sum", "_count", "_bucket"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        let family = family.filter(|family| described.contains_key(&(*family, "TYPE"))).unwrap_or(name);
+        let kind = described.get(&(family, "TYPE")).unwrap_or_else(|| panic!("no TYPE of {line}"));
+        assert!(described.get(&(family, "HELP")).is_some_and(|help| help.ends_with('.')), "no HELP of {line}");
+        assert!(family.starts_with("countersign_"), "{line}");
+        assert_eq!(*kind == "counter", name.ends_with("_total"), "{line}");
+        samples += 1;
+    }
+    assert!(samples > 60, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_counted_when_it_is_acknowledged() {
+    let server = Server::start().await;
+    let [alice, bob] = [server.sign_in("alice").await, server.sign_in("bob").await];
+    let before = Metrics::of(server.http).await;
+    server.revoke(of_token(&alice.access)).await.unwrap();
+    server.revoke(of_token(&bob.access)).await.unwrap();
+    let after = Metrics::of(server.http).await;
+    let grows = |name: &str| after.get(name) - before.get(name);
+    assert_eq!(after.acknowledged("everywhere") - before.acknowledged("everywhere"), 2.0);
+    assert_eq!([grows("feed_applied_seq"), grows("feed_head_seq"), grows("blacklist_entries")], [2.0; 3]);
+    assert!(after.renewals("confirmed") > before.renewals("confirmed"), "it came by a renewal");
+    for outcome in ["after_wait", "failed", "given_up"] {
+        assert_eq!(after.acknowledged(outcome), 0.0, "{outcome}");
+    }
+    for name in ["unacknowledged_revocations", "other_replicas", "guarantee_broken_revocations_total", "lease_lapses_total"] {
+        assert_eq!(after.get(name), 0.0, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted() {
+    let server = Home::new("").await.start().await;
+    let session = server.sign_in("alice").await;
+    server.store.feed.shut();
+    let (mut client, order) = (server.client(), of_token(&session.access));
+    let call = tokio::spawn(async move { client.revoke(order).await });
+    let metrics = async |wanted: fn(&Metrics) -> bool| {
+        eventually("the metrics say so", async || Some(Metrics::of(server.http).await).filter(wanted)).await
+    };
+    metrics(|metrics| metrics.get("unacknowledged_revocations") == 1.0).await;
+    call.abort();
+    let metrics = metrics(|metrics| metrics.acknowledged("given_up") == 1.0).await;
+    assert_eq!([metrics.get("unacknowledged_revocations"), metrics.acknowledged("failed")], [0.0, 0.0]);
+    server.store.feed.open();
+}
