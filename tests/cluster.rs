@@ -22,6 +22,8 @@ mod failing;
 mod flood;
 #[path = "cluster/killed.rs"]
 mod killed;
+#[path = "cluster/lapsed.rs"]
+mod lapsed;
 #[path = "cluster/load.rs"]
 mod load;
 #[path = "cluster/refreshing.rs"]
