@@ -36,5 +36,7 @@ mod revoking;
 mod slow;
 #[path = "cluster/starting.rs"]
 mod starting;
+#[path = "cluster/statements.rs"]
+mod statements;
 #[path = "cluster/stuck.rs"]
 mod stuck;

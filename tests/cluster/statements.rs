@@ -1,0 +1,172 @@
+//! What the database is asked, by its own log: Validate asks it nothing, with a lease and without one.
+
+use std::time::Duration;
+
+use countersign::proto::{BatchValidateRequest, revoke_request::Target};
+use futures_util::future::join_all;
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::Instant,
+};
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use crate::{
+    ledger::{Client, reason},
+    postgres_server::Server,
+    proxy::Link,
+    replicas::{Cluster, Health, hold, in_time, question, revoke, sign_in},
+};
+
+/// Nothing is swept while a test runs: what is left is what replicas do all the time.
+const NO_SWEEP: [(&str, &str); 1] = [("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 29 2 *")];
+/// How often a replica renews its lease, and how often it looks at the head of the feed while nobody tells it.
+const RENEWAL: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(25);
+/// What each of them may ask besides, for what was written before or because its lease had lapsed.
+const BESIDES: usize = 10;
+/// Connections to each replica.
+const CONNECTIONS: usize = 4;
+
+/// Replicas whose server writes down what it is asked, and two tokens.
+struct Recorded {
+    server: Server,
+    cluster: Cluster,
+    links: [Link; 3],
+    clients: Vec<Client>,
+    good: String,
+    bad: String,
+}
+
+impl Recorded {
+    async fn start() -> Self {
+        let settings = ["log_statement=all", "log_line_prefix=[%a] "].map(str::to_owned);
+        let server = spawn_blocking(|| Server::start_with(|_| settings.into())).await.unwrap();
+        let (cluster, links) = Cluster::linked(&server.url("postgres"), &NO_SWEEP).await;
+        let mut clients = vec![];
+        for _ in 0..CONNECTIONS {
+            clients.extend(cluster.clients().await);
+        }
+        let good = sign_in(&mut clients[0], "alice").await.access_token;
+        let bad = sign_in(&mut clients[1], "bob").await.access_token;
+        revoke(&mut clients[2], Target::Token(bad.clone())).await;
+        cluster.rest().await;
+        Self { server, cluster, links, clients, good, bad }
+    }
+
+    /// Makes calls, all connections at once, each of which makes one after the other. Returns how many were refused for want
+    /// of a lease; others must be answered, and rightly.
+    fn ask(&self, callers: usize, each: usize) -> JoinHandle<usize> {
+        let callers = (0..callers).map(|n| {
+            let mut client = self.clients[n % self.clients.len()].clone();
+            let requests = vec![question(&self.good), question(&self.bad)];
+            tokio::spawn(async move {
+                let mut refused = 0;
+                for n in 0..each {
+                    let answered = match requests.get(n % 3) {
+                        Some(request) => {
+                            client.validate(request.clone()).await.map(|answer| vec![answer.into_inner().active])
+                        }
+                        None => {
+                            let batch = BatchValidateRequest { requests: requests.clone() };
+                            let answers = client.batch_validate(batch).await;
+                            answers.map(|answers| {
+                                answers.into_inner().responses.iter().map(|answer| answer.active).collect()
+                            })
+                        }
+                    };
+                    match answered {
+                        Ok(active) => assert_eq!(active, [&[true][..], &[false], &[true, false]][n % 3]),
+                        Err(status) => {
+                            assert_eq!(reason(&status), "NOT_CURRENT", "{status:?}");
+                            refused += 1;
+                        }
+                    }
+                }
+                refused
+            })
+        });
+        let callers: Vec<_> = callers.collect();
+        tokio::spawn(async move {
+            let refused = in_time("all calls come to an end", join_all(callers)).await;
+            refused.into_iter().map(Result::unwrap).sum()
+        })
+    }
+
+    async fn health(&self) -> Vec<Health> {
+        join_all(self.cluster.replicas.iter().map(Health::of)).await
+    }
+
+    /// What replicas have asked the database so far.
+    fn statements(&self) -> Vec<String> {
+        let is_asked = |line: &&str| {
+            line.starts_with("[replica ") && (line.contains("] LOG:  statement: ") || line.contains("] LOG:  execute "))
+        };
+        self.server.log().lines().filter(is_asked).map(str::to_owned).collect()
+    }
+
+    /// Checks that since then the database was asked nothing but what replicas ask as time goes by, and no more of that.
+    fn assert_nothing_asked(&self, before: usize, begun: Instant) {
+        let since = self.statements().split_off(before);
+        // After it was counted: what was asked meanwhile was asked within this time.
+        let elapsed = begun.elapsed();
+        let times = |interval: Duration| {
+            let times = usize::try_from(elapsed.as_millis() / interval.as_millis()).unwrap();
+            (times + BESIDES) * self.cluster.replicas.len()
+        };
+        let (renewals, others): (Vec<_>, Vec<_>) = since.iter().partition(|text| text.contains("UPDATE replicas SET"));
+        println!("{} renewals and {} other statements in {elapsed:?}", renewals.len(), others.len());
+        assert!(!since.iter().any(|statement| statement.contains("sessions")));
+        assert!(renewals.len() <= times(RENEWAL), "{} renewals in {elapsed:?}", renewals.len());
+        assert!(others.len() <= times(LOOK), "{} other statements in {elapsed:?}", others.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_validate_asks_the_database_nothing() {
+    let recorded = Recorded::start().await;
+    let (before, begun) = (recorded.statements().len(), Instant::now());
+    let refused = recorded.ask(CONNECTIONS * 3, 1_000).await.unwrap();
+    assert_eq!(refused, 0, "all have a lease");
+    recorded.assert_nothing_asked(before, begun);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_be_refused_for_want_of_a_lease_asks_the_database_nothing() {
+    let recorded = Recorded::start().await;
+    let holding = hold(&recorded.cluster.url, "LOCK TABLE replicas IN EXCLUSIVE MODE").await;
+    let mut health = recorded.health().await;
+    for health in &mut health {
+        health.becomes(ServingStatus::NotServing).await;
+    }
+    for calls in [100, 2_000] {
+        let (before, begun) = (recorded.statements().len(), Instant::now());
+        assert_eq!(recorded.ask(calls, 1).await.unwrap(), calls, "nobody has a lease");
+        recorded.assert_nothing_asked(before, begun);
+    }
+    holding.release().await;
+    for health in &mut health {
+        health.becomes(ServingStatus::Serving).await;
+    }
+}
+
+/// All of them wait for one renewal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_wait_for_a_lease_asks_the_database_nothing() {
+    let recorded = Recorded::start().await;
+    let mut health = recorded.health().await;
+    for calls in [100, 2_000] {
+        for health in &mut health {
+            health.becomes(ServingStatus::Serving).await;
+        }
+        recorded.links.iter().for_each(Link::stall);
+        for health in &mut health {
+            health.becomes(ServingStatus::NotServing).await;
+        }
+        let (before, begun) = (recorded.statements().len(), Instant::now());
+        let asking = recorded.ask(calls, 1);
+        recorded.links.iter().for_each(Link::restore);
+        let refused = asking.await.unwrap();
+        println!("{refused} of {calls} calls were refused");
+        recorded.assert_nothing_asked(before, begun);
+    }
+}
