@@ -10,6 +10,8 @@ mod postgres_server;
 #[path = "support/proxy.rs"]
 #[allow(dead_code)]
 mod proxy;
+#[path = "support/replication.rs"]
+mod replication;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod support;
@@ -18,6 +20,8 @@ mod support;
 mod cancelled;
 #[path = "cluster/failing.rs"]
 mod failing;
+#[path = "cluster/failover.rs"]
+mod failover;
 #[path = "cluster/flood.rs"]
 mod flood;
 #[path = "cluster/killed.rs"]
@@ -40,3 +44,5 @@ mod starting;
 mod statements;
 #[path = "cluster/stuck.rs"]
 mod stuck;
+#[path = "cluster/witness.rs"]
+mod witness;

@@ -13,6 +13,9 @@ mod ledger;
 mod postgres_server;
 #[path = "support/proxy.rs"]
 mod proxy;
+#[path = "support/replication.rs"]
+#[allow(dead_code)]
+mod replication;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod support;

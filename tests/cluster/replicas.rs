@@ -6,17 +6,23 @@ use std::{
 };
 
 use countersign::proto::{
-    CreateSessionRequest, CreateSessionResponse, RevokeRequest, Tokens, ValidateRequest, revoke_request::Target,
+    CreateSessionRequest, CreateSessionResponse, RevokeExtent, RevokeRequest, SubjectTarget, Tokens, ValidateRequest,
+    revoke_request::Target,
 };
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
+use tonic::Streaming;
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 pub use crate::cluster::{Cluster, Replica, becomes, eventually, in_time};
 use crate::{
-    ledger::{Account, Client, Dice, validate},
+    ledger::{Account, Client, Dice, reason, validate},
     load::is_retriable,
     postgres_server::number,
+    proxy::Link,
 };
 
 /// Who look at what is left, at each replica at the same time.
@@ -65,7 +71,27 @@ pub fn rounds(default: usize) -> usize {
     rounds.map_or(default, |rounds| rounds.parse().expect("COUNTERSIGN_TEST_CRASH_ROUNDS is a number"))
 }
 
+/// A lease that ends soon, for those who wait for that, and what it makes others wait is a fraction of a second more.
+pub const SHORT_LEASE: [(&str, &str); 3] = [
+    ("COUNTERSIGN_LEASE__DURATION", "600ms"),
+    ("COUNTERSIGN_LEASE__RENEWAL", "150ms"),
+    ("COUNTERSIGN_LEASE__MARGIN", "100ms"),
+];
+
 impl Cluster {
+    /// Three replicas, each behind a link of its own to this database.
+    pub async fn linked(url: &str, settings: &[(&str, &str)]) -> (Self, [Link; 3]) {
+        let links = [Link::to(url).await, Link::to(url).await, Link::to(url).await];
+        let urls = links.each_ref().map(Link::url);
+        let cluster = Self::start_by(urls.iter().map(String::as_str), url, settings).await;
+        (cluster, links)
+    }
+
+    /// A client of each replica.
+    pub async fn clients(&self) -> Vec<Client> {
+        join_all(self.replicas.iter().map(|replica| replica.sessions())).await
+    }
+
     /// Waits until nothing is under way in the database, nor a transaction open.
     pub async fn rest(&self) {
         for replica in &self.replicas {
@@ -125,6 +151,46 @@ impl Cluster {
     }
 }
 
+/// What a replica says of its health, as it says it.
+pub struct Health(Streaming<HealthCheckResponse>);
+
+impl Health {
+    pub async fn of(replica: &Replica) -> Self {
+        let mut client = HealthClient::new(replica.channel().await);
+        Self(client.watch(HealthCheckRequest::default()).await.unwrap().into_inner())
+    }
+
+    /// Waits until it says this.
+    pub async fn becomes(&mut self, expected: ServingStatus) {
+        let said = async { while self.0.message().await.unwrap().expect("it goes on").status() != expected {} };
+        in_time("health changes", said).await;
+    }
+}
+
+/// What to revoke of a session.
+type Choose = fn(&CreateSessionResponse) -> RevokeRequest;
+
+/// All ways to revoke a session that is the only one of its subject and its tenant.
+pub const WAYS: [(&str, Choose); 5] = [
+    ("session", |created| target(Target::SessionId(created.session.clone().unwrap().session_id))),
+    ("token", access_token),
+    ("token only", |created| RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..access_token(created) }),
+    ("subject", |created| {
+        let session = created.session.clone().unwrap();
+        let subject = SubjectTarget { tenant: session.tenant, subject: session.subject, ..Default::default() };
+        target(Target::Subject(subject))
+    }),
+    ("tenant", |created| target(Target::Tenant(created.session.clone().unwrap().tenant))),
+];
+
+fn target(target: Target) -> RevokeRequest {
+    RevokeRequest { target: Some(target), ..Default::default() }
+}
+
+fn access_token(created: &CreateSessionResponse) -> RevokeRequest {
+    target(Target::Token(created.tokens.clone().unwrap().access_token))
+}
+
 /// Creates a session.
 pub async fn sign_in(client: &mut Client, subject: &str) -> Tokens {
     create(client, subject).await.tokens.unwrap()
@@ -138,6 +204,22 @@ pub async fn create(client: &mut Client, subject: &str) -> CreateSessionResponse
 pub async fn revoke(client: &mut Client, target: Target) -> i64 {
     let request = RevokeRequest { target: Some(target), ..Default::default() };
     client.revoke(request).await.unwrap().into_inner().revoked_sessions
+}
+
+/// Revokes the session of a token as soon as the database can be reached.
+pub async fn revoke_at_last(client: &mut Client, token: &str) {
+    eventually("it revokes", async || {
+        let target = Some(Target::Token(token.to_owned()));
+        let revoked = client.revoke(RevokeRequest { target, ..Default::default() }).await;
+        revoked.inspect_err(|status| assert!(is_retriable(status), "{status:?}")).ok()
+    })
+    .await;
+}
+
+/// Checks that a replica says nothing of a token, which may be revoked for all it knows, but when to come back.
+pub async fn assert_not_current(client: &mut Client, token: &str) {
+    let refused = client.validate(question(token)).await.expect_err("it has no lease");
+    assert!(reason(&refused) == "NOT_CURRENT" && is_retriable(&refused), "{refused:?}");
 }
 
 /// Waits until a replica has heard that a token is revoked.

@@ -1,46 +1,19 @@
 //! What is revoked at one replica is inactive there at once, and soon at the others.
 
-use countersign::proto::{
-    CreateSessionRequest, CreateSessionResponse, RevokeExtent, RevokeRequest, SubjectTarget, revoke_request::Target,
-};
+use countersign::proto::CreateSessionRequest;
 
 use crate::{
     ledger::{reason, refresh, validate},
     postgres_server::new_database,
-    replicas::{Cluster, becomes_inactive, sign_in},
+    replicas::{Cluster, WAYS, becomes_inactive, sign_in},
 };
-
-/// What to revoke of a session.
-type Choose = fn(&CreateSessionResponse) -> RevokeRequest;
-
-fn target(target: Target) -> RevokeRequest {
-    RevokeRequest { target: Some(target), ..Default::default() }
-}
-
-fn access_token(created: &CreateSessionResponse) -> RevokeRequest {
-    target(Target::Token(created.tokens.clone().unwrap().access_token))
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_at_one_replica_reaches_the_others() {
     let cluster = Cluster::start(&new_database().await).await;
-    let ways: [(&str, Choose); 5] = [
-        ("session", |created| target(Target::SessionId(created.session.clone().unwrap().session_id))),
-        ("token", access_token),
-        ("token only", |created| RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..access_token(created) }),
-        ("subject", |created| {
-            let session = created.session.clone().unwrap();
-            let subject = SubjectTarget { tenant: session.tenant, subject: session.subject, ..Default::default() };
-            target(Target::Subject(subject))
-        }),
-        ("tenant", |created| target(Target::Tenant(created.session.clone().unwrap().tenant))),
-    ];
-    let mut clients = vec![];
-    for replica in &cluster.replicas {
-        clients.push(replica.sessions().await);
-    }
+    let mut clients = cluster.clients().await;
     let bystander = sign_in(&mut clients[0], "bystander").await.access_token;
-    for (way, choose) in ways {
+    for (way, choose) in WAYS {
         for revoking in 0..3 {
             let request = CreateSessionRequest {
                 subject: "alice".to_owned(),
@@ -67,10 +40,7 @@ async fn a_reuse_at_one_replica_ends_the_session_at_the_others() {
     let url = new_database().await;
     let no_grace = [("COUNTERSIGN_POLICIES__DEFAULT__REFRESH_GRACE", "0s")];
     let cluster = Cluster::start_by([url.as_str(); 3], &url, &no_grace).await;
-    let mut clients = vec![];
-    for replica in &cluster.replicas {
-        clients.push(replica.sessions().await);
-    }
+    let mut clients = cluster.clients().await;
     let stolen = sign_in(&mut clients[0], "alice").await;
     let next = refresh(&mut clients[1], &stolen.refresh_token).await.unwrap().tokens.unwrap();
     let refused = refresh(&mut clients[2], &stolen.refresh_token).await.unwrap_err();

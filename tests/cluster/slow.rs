@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use countersign::proto::{RevokeRequest, revoke_request::Target};
 use futures_util::future::join_all;
 
 use crate::{
     flood::Flood,
-    load::{Load, Trouble, is_retriable},
+    load::{Load, Trouble},
     postgres_server::new_database,
     proxy::Link,
-    replicas::{Cluster, Replica, becomes, becomes_inactive, dice, eventually, sign_in},
+    replicas::{Cluster, Replica, becomes, becomes_inactive, dice, revoke_at_last, sign_in},
 };
 
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -19,18 +18,9 @@ const AGES: Duration = Duration::from_secs(30);
 /// Memory that may come and go without being held by calls, in MiB.
 const SLACK: u64 = 48;
 
-/// Three replicas, each behind a link of its own.
-async fn linked() -> (Cluster, [Link; 3]) {
-    let url = new_database().await;
-    let links = [Link::to(&url).await, Link::to(&url).await, Link::to(&url).await];
-    let urls = links.each_ref().map(Link::url);
-    let cluster = Cluster::start_by(urls.iter().map(String::as_str), &url, &[]).await;
-    (cluster, links)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_answers_after_ages_costs_writes_and_nothing_else() {
-    let (cluster, links) = linked().await;
+    let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let mut dice = dice();
     let slow = &cluster.replicas[..2];
     let floods = join_all(slow.iter().map(Flood::prepare)).await;
@@ -62,7 +52,7 @@ async fn a_database_that_answers_after_ages_costs_writes_and_nothing_else() {
 /// Connections may be dead without anybody saying so, at the far side of a proxy or a firewall.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_fall_silent_are_given_up_and_replaced() {
-    let (cluster, links) = linked().await;
+    let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let mut dice = dice();
     let load = Load::start(&cluster, "silent", &mut dice, |_| Trouble::Database).await;
     load.all_answered(20).await;
@@ -75,12 +65,7 @@ async fn connections_that_fall_silent_are_given_up_and_replaced() {
     let mut clients = [cluster.replicas[0].sessions().await, cluster.replicas[1].sessions().await];
     for (revoking, hearing) in [(0, 1), (1, 0)] {
         let token = sign_in(&mut clients[hearing], "alice").await.access_token;
-        eventually("it revokes", async || {
-            let target = Some(Target::Token(token.clone()));
-            let revoked = clients[revoking].revoke(RevokeRequest { target, ..Default::default() }).await;
-            revoked.inspect_err(|status| assert!(is_retriable(status), "{status:?}")).ok()
-        })
-        .await;
+        revoke_at_last(&mut clients[revoking], &token).await;
         becomes_inactive(&mut clients[hearing], &token).await;
     }
     // What the server still believes in is at an end by now, or will be.
@@ -91,7 +76,7 @@ async fn connections_that_fall_silent_are_given_up_and_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_cannot_be_made_are_made_once_they_can() {
-    let (cluster, links) = linked().await;
+    let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let mut dice = dice();
     for (name, trouble) in [("stalled", Link::stall as fn(&Link)), ("refused", Link::refuse)] {
         let load = Load::start(&cluster, name, &mut dice, |_| Trouble::Database).await;
@@ -108,7 +93,7 @@ async fn connections_that_cannot_be_made_are_made_once_they_can() {
 /// The commit has been made, and nobody can know: it must not be made once more in secret.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_whose_answer_is_lost_on_the_way_back_are_made_once_and_not_acknowledged() {
-    let (cluster, links) = linked().await;
+    let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let load = Load::start(&cluster, "answer lost", &mut dice(), |_| Trouble::Database).await;
     for _ in 0..10 {
         load.all_answered(10).await;
@@ -128,7 +113,7 @@ async fn writes_whose_answer_is_lost_on_the_way_back_are_made_once_and_not_ackno
 /// A start-up packet may get no answer, for ever, from a proxy that has forgotten the connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_fall_silent_while_they_are_made_are_given_up_and_replaced() {
-    let (cluster, links) = linked().await;
+    let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let load = Load::start(&cluster, "half made", &mut dice(), |_| Trouble::Database).await;
     load.all_answered(20).await;
     links[0].stall();

@@ -213,8 +213,20 @@ impl Server {
         }
     }
 
+    /// All that it has logged.
+    #[allow(dead_code)] // Not every binary of tests reads it.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap()
+    }
+
     pub fn url(&self, database: &str) -> String {
-        let socket = self.dir.display().to_string().replace('/', "%2F");
-        format!("postgres://postgres@{socket}/{database}")
+        Self::url_of(&[self], database)
+    }
+
+    /// A URL that names all of these servers.
+    pub fn url_of(servers: &[&Self], database: &str) -> String {
+        let sockets: Vec<_> =
+            servers.iter().map(|server| server.dir.display().to_string().replace('/', "%2F")).collect();
+        format!("postgres://postgres@{}/{database}", sockets.join(","))
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::{sync::Mutex, task::block_in_place};
 
 use crate::{
-    cluster::becomes,
     postgres_server::{Server, execute, try_execute},
+    replication::Pair,
 };
 
 /// What the servers are, and which of them is in charge.
@@ -30,17 +30,7 @@ impl Database {
 
     /// An empty one on a server of its own, every commit of which waits for a standby.
     pub async fn replicated() -> Self {
-        let start = || {
-            let primary = Server::start();
-            let standby = primary.start_standby();
-            (primary, standby)
-        };
-        let (primary, standby) = tokio::task::spawn_blocking(start).await.unwrap();
-        let admin = primary.url("postgres");
-        // Apart: a setting of the system is changed outside of transactions.
-        execute(&admin, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
-        execute(&admin, "SELECT pg_reload_conf()").await;
-        becomes(&admin, "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'", 1).await;
+        let Pair { primary, standby } = Pair::synchronous().await;
         Self::on(Arc::new(primary), "postgres", Some(standby))
     }
 

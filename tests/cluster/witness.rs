@@ -1,0 +1,70 @@
+//! Somebody who asks replicas about a token all the time while it is revoked, and hears no wrong answer.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    ledger::reason,
+    replicas::{Replica, in_time, question},
+};
+
+/// How often each replica is asked.
+const QUESTIONS: Duration = Duration::from_millis(5);
+
+/// Asks until it is stopped.
+pub struct Witness {
+    acknowledged: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    asking: Vec<JoinHandle<()>>,
+}
+
+impl Witness {
+    /// Asks each of these replicas about a token.
+    pub async fn of(replicas: &[Replica], token: &str) -> Self {
+        let (acknowledged, known) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
+        let mut asking = vec![];
+        for replica in replicas {
+            let mut client = replica.sessions().await;
+            let (name, token) = (replica.name().to_owned(), token.to_owned());
+            let (known, stopped) = (known.clone(), stopped.clone());
+            asking.push(tokio::spawn(async move {
+                let mut times = interval(QUESTIONS);
+                times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                let mut asked_since = 0;
+                while asked_since == 0 || !*stopped.borrow() {
+                    times.tick().await;
+                    // Before it asks: what is answered to an earlier question may be older.
+                    let is_revoked = *known.borrow();
+                    match client.validate(question(&token)).await {
+                        Ok(answer) => {
+                            let is_wrong = is_revoked && answer.into_inner().active;
+                            assert!(!is_wrong, "{name} says active after the revocation was acknowledged");
+                        }
+                        Err(status) => assert_eq!(reason(&status), "NOT_CURRENT", "{name}: {status:?}"),
+                    }
+                    asked_since += usize::from(is_revoked);
+                }
+            }));
+        }
+        Self { acknowledged, stop, asking }
+    }
+
+    /// The revocation has been acknowledged: from now on nobody may call the token active.
+    pub fn acknowledged(&self) {
+        self.acknowledged.send_replace(true);
+    }
+
+    /// Stops asking, but not before each replica has been asked since the acknowledgement.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        for asking in self.asking {
+            in_time("replicas answer", asking).await.unwrap();
+        }
+    }
+}
