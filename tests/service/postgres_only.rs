@@ -4,11 +4,11 @@ use std::{fs, sync::Arc};
 
 use countersign::{
     app,
-    proto::{CreateSessionRequest, InactiveReason, ListSessionsRequest, revoke_request::Target},
+    proto::{CreateSessionRequest, InactiveReason, ListSessionsRequest, SubjectTarget, revoke_request::Target},
 };
-use futures_util::future::{join, join5};
+use futures_util::future::{BoxFuture, FutureExt, join, join5};
 use tokio::task::spawn_blocking;
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use crate::{
@@ -135,5 +135,52 @@ async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes
     let server = server.restart().await;
     for token in [&good.access, &next.now.access, &bad.access] {
         assert_eq!(server.verdict(token).await, REVOKED);
+    }
+}
+
+/// Whether a call is answered, to be waited for later.
+fn asked<'a, T>(call: impl Future<Output = Result<T, Status>> + Send + 'a) -> BoxFuture<'a, Result<(), Refusal>> {
+    async { call.await.map(drop).map_err(|status| refused::<()>(Err(status))) }.boxed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_database_is_in_charge() {
+    let server = Server::start().await;
+    let [alice, gone, ended] =
+        [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
+    server.refresh(&alice.refresh).await.unwrap();
+    server.home.database.execute("DELETE FROM sessions WHERE subject = 'bob'").await;
+    server.revoke(of_token(&ended.access)).await.unwrap();
+    let dora = CreateSessionRequest { request_id: "once".to_owned(), ..request("dora") };
+    server.create(dora.clone()).await.unwrap();
+
+    let nobody = SubjectTarget { tenant: "acme".to_owned(), subject: "nobody".to_owned(), ..Default::default() };
+    let calls: [(&str, BoxFuture<'_, Result<(), Refusal>>); 8] = [
+        ("revoked before", asked(server.revoke(of_token(&ended.access)))),
+        ("no session of the subject", asked(server.revoke(revocation(Target::Subject(nobody))))),
+        ("no session of the tenant", asked(server.revoke(revocation(Target::Tenant("nobody".to_owned()))))),
+        ("no such session, by its refresh token", asked(server.revoke(of_token(&gone.refresh)))),
+        ("no such session, by its identifier", asked(server.revoke(revocation(Target::SessionId(gone.id()))))),
+        ("no such session to be refreshed", asked(server.refresh(&gone.refresh))),
+        ("a refresh that is repeated", asked(server.refresh(&alice.refresh))),
+        ("a creation that is repeated", asked(server.create(dora))),
+    ];
+    server.store.feed.shut();
+    let mut calls = calls.map(|(what, call)| (what, call, None));
+    for (what, call, answer) in &mut calls {
+        for _ in 0..20 {
+            *answer = answer.take().or_else(|| call.now_or_never());
+            server.session(&alice.id()).await.unwrap();
+        }
+        assert_eq!(*answer, None, "{what}");
+    }
+    server.store.feed.open();
+    for (what, call, _) in calls {
+        let expected = match what {
+            "no such session, by its identifier" => Err(Refusal::of(Code::NotFound, "SESSION_NOT_FOUND")),
+            "no such session to be refreshed" => Err(Refusal::unauthenticated("REFRESH_TOKEN_INVALID")),
+            _ => Ok(()),
+        };
+        assert_eq!(call.await, expected, "{what}");
     }
 }
