@@ -67,8 +67,9 @@ pub struct Authority {
     rng: Arc<dyn Rng>,
     settings: Settings,
     sweeper: Mutex<Sweeper>,
-    /// Tenants whose sessions have all been ended, with the entry under which.
-    ended_tenants: Mutex<HashMap<String, Seq>>,
+    /// Tenants whose sessions have all been ended, with the entry under which. In another life of the replica an entry may
+    /// have the number of one that was lost.
+    ended_tenants: Mutex<HashMap<String, (u64, Seq)>>,
 }
 
 impl fmt::Debug for Authority {

@@ -7,11 +7,13 @@ impl Authority {
     /// how many tenants it went through.
     pub async fn end_revoked_tenants(&self) -> Result<usize, AuthorityError> {
         let mut ended = self.ended_tenants.lock().await;
+        // Before they are read, so that what is read later does not count as known.
+        let life = self.replica.life();
         let tenants = self.store.revoked_tenants().await?;
         ended.retain(|name, _| tenants.iter().any(|tenant| *tenant.tenant == **name));
         let mut count = 0;
         for tenant in tenants {
-            if ended.get(&*tenant.tenant) == Some(&tenant.seq) {
+            if ended.get(&*tenant.tenant) == Some(&(life, tenant.seq)) {
                 continue;
             }
             let mut after = None;
@@ -20,7 +22,7 @@ impl Authority {
             {
                 after = Some(last);
             }
-            ended.insert(tenant.tenant.into_string(), tenant.seq);
+            ended.insert(tenant.tenant.into_string(), (life, tenant.seq));
             count += 1;
         }
         Ok(count)

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, stream};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -42,6 +43,9 @@ const STEP: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// How long the database may take for an answer while the index is being loaded, at least.
 const LOADING_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Lost revocations that are written again at the same time.
+const RESTORED_AT_ONCE: usize = 512;
 
 /// Draws the lives of a replica.
 pub type Draw = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
@@ -372,13 +376,15 @@ impl Renewing {
         let replica = self.replica.clone();
         let now = replica.lease().start().now;
         self.errands.spawn(async move {
-            for (revoked, expires_at) in lost {
+            // Each waits until all know of it, so none waits for the others to be written.
+            let restoring = stream::iter(lost).for_each_concurrent(RESTORED_AT_ONCE, async |(revoked, expires_at)| {
                 let revocation = restoration(revoked, expires_at, now);
                 while let Err(error) = restore(&*store, &replica, &revocation).await {
                     tracing::warn!(%error, "a lost revocation cannot be written again yet");
                     sleep(RETRY).await;
                 }
-            }
+            });
+            restoring.await;
             tracing::info!("the lost revocations hold again");
         });
     }

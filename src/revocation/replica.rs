@@ -285,6 +285,12 @@ impl Replica {
         }
     }
 
+    /// How many times this process was taken for gone, or the database was set back. What was known of places in the feed
+    /// holds for one life.
+    pub fn life(&self) -> u64 {
+        self.progress.borrow().life
+    }
+
     /// Waits until a tenant's entry has been applied, if none has since the last time.
     pub async fn tenant_revoked(&self) {
         self.tenant_revoked.notified().await;

@@ -13,7 +13,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 
 use crate::{
     engine::{Database, SECRETS},
-    postgres_server::Server as Postgres,
+    postgres_server::{Server as Postgres, number},
     refusal::{Refusal, refused},
     server::{Home, Server, eventually, of_token, request, request_under, revocation, seconds},
 };
@@ -183,4 +183,44 @@ async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_data
         };
         assert_eq!(call.await, expected, "{what}");
     }
+}
+
+/// What a failover to a standby that had received none of the revocations would leave, at an instant.
+const LOST: &str = "DELETE FROM blacklist; UPDATE feed_head SET seq = 0; DELETE FROM replicas; \
+                    UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL";
+const LIVE: &str = "SELECT count(*) FROM sessions WHERE ended_at IS NULL";
+
+async fn becomes(server: &Server, sql: &str, expected: i64) {
+    let url = server.home.database.url();
+    eventually(sql, async || (number(&url, sql).await == expected).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_revocations_are_written_again_and_none_waits_until_all_know_of_another() {
+    let server = Server::start().await;
+    let sessions = [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
+    for session in &sessions {
+        server.revoke(of_token(&session.access)).await.unwrap();
+    }
+    server.store.committed_revocations.shut();
+    server.home.database.execute(LOST).await;
+    becomes(&server, "SELECT count(*) FROM blacklist", 3).await;
+    becomes(&server, LIVE, 0).await;
+    server.store.committed_revocations.open();
+    for session in &sessions {
+        assert_eq!(server.verdict(&session.access).await, REVOKED);
+    }
+}
+
+/// The entry has the number that the lost one had.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sessions_of_a_tenant_whose_revocation_was_lost_end_again() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    server.revoke(revocation(Target::Tenant("acme".to_owned()))).await.unwrap();
+    becomes(&server, LIVE, 0).await;
+    server.home.database.execute(LOST).await;
+    becomes(&server, "SELECT count(*) FROM blacklist WHERE seq = 1", 1).await;
+    becomes(&server, LIVE, 0).await;
+    assert_eq!(server.verdict(&session.access).await, REVOKED);
 }
