@@ -111,10 +111,16 @@ impl Renewing {
 
     /// Joins and loads the index.
     pub async fn load(&mut self) -> Result<(), StoreError> {
-        while self.replica.progress.borrow().renewal == 0 {
-            self.step().await?;
+        loop {
+            let next = self.step().await?;
+            if self.replica.progress.borrow().renewal > 0 {
+                return Ok(());
+            }
+            // All is loaded, but the clock is off. It may be put right.
+            if let Next::InTime = next {
+                sleep(RETRY).await;
+            }
         }
-        Ok(())
     }
 
     /// Renews again and again.
@@ -157,7 +163,8 @@ impl Renewing {
         tokio::select! {
             () = sleep_until(due) => {}
             () = sleep(*pause), if is_waited_for => {}
-            () = self.replica.wanted.notified() => *pause = Duration::ZERO,
+            // Those who want a lease get none by a clock that is off, however often it is asked for.
+            () = self.replica.wanted.notified(), if !self.clock_is_off => *pause = Duration::ZERO,
             changed = self.hints.changed() => if changed.is_err() {
                 // The store is being closed.
                 std::future::pending::<()>().await;

@@ -1,10 +1,17 @@
 //! What there is on PostgreSQL alone: a server that may be away, and others who serve from the same database.
 
-use std::{fs, sync::Arc};
+use std::{
+    fs,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use countersign::{
     app,
-    proto::{CreateSessionRequest, InactiveReason, ListSessionsRequest, SubjectTarget, revoke_request::Target},
+    proto::{
+        CreateSessionRequest, InactiveReason, ListSessionsRequest, RevokeExtent, RevokeRequest, SubjectTarget,
+        ValidateRequest, revoke_request::Target,
+    },
 };
 use futures_util::future::{BoxFuture, FutureExt, join, join5};
 use tokio::task::spawn_blocking;
@@ -15,7 +22,9 @@ use crate::{
     engine::{Database, SECRETS},
     postgres_server::{Server as Postgres, number},
     refusal::{Refusal, refused},
-    server::{Home, Server, eventually, of_token, request, request_under, revocation, seconds},
+    server::{
+        Home, START, Server, TICK, eventually, next_status, of_token, request, request_under, revocation, seconds,
+    },
 };
 
 const REVOKED: Result<(), InactiveReason> = Err(InactiveReason::Revoked);
@@ -223,4 +232,95 @@ async fn the_sessions_of_a_tenant_whose_revocation_was_lost_end_again() {
     becomes(&server, "SELECT count(*) FROM blacklist WHERE seq = 1", 1).await;
     becomes(&server, LIVE, 0).await;
     assert_eq!(server.verdict(&session.access).await, REVOKED);
+}
+
+/// How often a lease is renewed.
+const RENEWAL: Duration = Duration::from_millis(500);
+
+/// How many renewals there have been.
+async fn renewals(server: &Server) -> u128 {
+    let url = server.home.database.url();
+    number(&url, "SELECT coalesce(sum(renewals), 0)::bigint FROM replicas").await.try_into().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    let mut watch = server.watch_health("").await;
+    assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
+    for (off, right) in [(6, 5), (-6, -5)] {
+        server.store.skew.store(off, Ordering::SeqCst);
+        // The lease that it had is over.
+        server.clock.advance(seconds(2));
+        assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
+        let (before, begun) = (renewals(&server).await, Instant::now());
+        let mut calls = vec![];
+        for _ in 0..200 {
+            let (mut client, access_token) = (server.client(), session.access.clone());
+            let request = ValidateRequest { access_token, ..Default::default() };
+            calls.push(tokio::spawn(async move { client.validate(request).await }));
+            // One after the other: something else is answered in between.
+            server.session(&session.id()).await.unwrap();
+        }
+        for call in calls {
+            let refusal = refused(call.await.unwrap());
+            assert_eq!(refusal, Refusal::retry(Code::Unavailable, "NOT_CURRENT"));
+        }
+        let asked = renewals(&server).await - before;
+        let in_time = begun.elapsed().as_millis() / RENEWAL.as_millis() + 3;
+        assert!(asked <= in_time, "{asked} renewals, which cannot help, when {in_time} were due");
+
+        server.store.skew.store(right, Ordering::SeqCst);
+        assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
+        assert_eq!(server.verdict(&session.access).await, Ok(()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_right() {
+    let home = Home::new("").await;
+    let begun = Instant::now();
+    let server = home.launch(|store| store.skew.store(6, Ordering::SeqCst)).await;
+    let mut watch = server.watch_health("").await;
+    assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
+    let asked = eventually("it asks the time again", async || {
+        let asked = renewals(&server).await;
+        (asked >= 5).then_some(asked)
+    })
+    .await;
+    let in_time = begun.elapsed().as_millis() / 100 + 1;
+    assert!(asked <= in_time, "{asked} renewals without a pause");
+    let any = ValidateRequest { access_token: "garbage".to_owned(), ..Default::default() };
+    let refusal = refused(server.validate(any).await);
+    assert_eq!(refusal, Refusal::retry(Code::Unavailable, "NOT_CURRENT"));
+    server.store.skew.store(0, Ordering::SeqCst);
+    assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
+}
+
+/// By the clock of another it may not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_another_clock() {
+    let ahead = Server::start().await;
+    let behind = replica(&ahead).await;
+    let [token, late] = [
+        ahead.create(request_under("short", "alice")).await.unwrap().access,
+        ahead.create(request_under("short", "bob")).await.unwrap().access,
+    ];
+    let token_only = |token: &str| RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..of_token(token) };
+    // Each clock may be off by five seconds.
+    let expiry = START.floor_to_second().plus(seconds(60));
+    ahead.clock.advance(expiry.plus(seconds(10)).minus(TICK).since(START));
+    behind.clock.advance(expiry.minus(TICK).since(START));
+    assert_eq!(ahead.verdict(&token).await, Err(InactiveReason::Expired));
+    assert_eq!(behind.verdict(&token).await, Ok(()));
+    ahead.revoke(token_only(&token)).await.unwrap();
+    assert_eq!(behind.verdict(&token).await, REVOKED);
+    assert_eq!(ahead.rows().await.blacklist, 1);
+
+    ahead.clock.advance(TICK);
+    behind.clock.advance(TICK);
+    assert_eq!(behind.verdict(&late).await, Err(InactiveReason::Expired));
+    ahead.revoke(token_only(&late)).await.unwrap();
+    assert_eq!(ahead.rows().await.blacklist, 1);
 }

@@ -1,6 +1,9 @@
 //! A store that does what the real one does, unless a test holds its calls or makes them fail.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicI64, Ordering},
+};
 
 use async_trait::async_trait;
 use countersign::{
@@ -74,6 +77,8 @@ pub struct Double {
     pub committed_revocations: Gate,
     /// Before the feed reads.
     pub feed: Arc<Gate>,
+    /// How far the clock of the database is ahead of ours, in seconds.
+    pub skew: Arc<AtomicI64>,
     /// How many sweeps have begun, and up to when the last one deleted.
     sweeps: watch::Sender<(usize, Timestamp)>,
 }
@@ -87,6 +92,7 @@ impl Double {
             creations: Gate::default(),
             committed_revocations: Gate::default(),
             feed: Arc::default(),
+            skew: Arc::default(),
             sweeps: watch::channel((0, Timestamp::from_micros(i64::MIN))).0,
         }
     }
@@ -116,6 +122,7 @@ struct Gated {
     real: Box<dyn Renewals>,
     gate: Arc<Gate>,
     clock: Arc<dyn Clock>,
+    skew: Arc<AtomicI64>,
 }
 
 #[async_trait]
@@ -124,7 +131,8 @@ impl Renewals for Gated {
         self.gate.pass().await;
         let mut renewed = self.real.renew(renewal).await?;
         if let Renewed::Answer(answer) = &mut renewed {
-            answer.now = answer.now.map(|_| self.clock.now());
+            let micros = self.clock.now().micros() + self.skew.load(Ordering::SeqCst) * 1_000_000;
+            answer.now = answer.now.map(|_| Timestamp::from_micros(micros));
         }
         Ok(renewed)
     }
@@ -174,7 +182,8 @@ impl Store for Double {
     }
 
     fn renewals(&self) -> Box<dyn Renewals> {
-        Box::new(Gated { real: self.real.renewals(), gate: self.feed.clone(), clock: self.clock.clone() })
+        let (gate, clock, skew) = (self.feed.clone(), self.clock.clone(), self.skew.clone());
+        Box::new(Gated { real: self.real.renewals(), gate, clock, skew })
     }
 
     fn members(&self) -> Option<&dyn Members> {
