@@ -3,6 +3,9 @@
 
 #[path = "support/cluster.rs"]
 mod cluster;
+#[path = "support/http.rs"]
+#[allow(dead_code)]
+mod http_client;
 #[path = "support/ledger.rs"]
 mod ledger;
 #[path = "support/postgres.rs"]
@@ -30,6 +33,8 @@ mod killed;
 mod lapsed;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/metrics.rs"]
+mod metrics;
 #[path = "cluster/refreshing.rs"]
 mod refreshing;
 #[path = "cluster/replicas.rs"]

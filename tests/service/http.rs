@@ -153,7 +153,9 @@ async fn a_revocation_is_counted_when_it_is_acknowledged() {
     for outcome in ["after_wait", "failed", "given_up"] {
         assert_eq!(after.acknowledged(outcome), 0.0, "{outcome}");
     }
-    for name in ["unacknowledged_revocations", "other_replicas", "guarantee_broken_revocations_total", "lease_lapses_total"] {
+    for name in
+        ["unacknowledged_revocations", "other_replicas", "guarantee_broken_revocations_total", "lease_lapses_total"]
+    {
         assert_eq!(after.get(name), 0.0, "{name}");
     }
 }

@@ -1,0 +1,122 @@
+//! What monitoring sees of replicas: that they are well, and what is wrong when they are not.
+
+use countersign::proto::revoke_request::Target;
+use futures_util::future::join_all;
+
+use crate::{
+    http_client::{Metrics, get},
+    postgres_server::{execute, new_database},
+    proxy::Link,
+    replicas::{Cluster, Replica, eventually, revoke, sign_in},
+};
+
+/// Waits until the metrics of a replica are as they must become.
+async fn shows(replica: &Replica, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+    eventually(what, async || Some(Metrics::of(replica.http()).await).filter(&wanted)).await
+}
+
+async fn revoke_one(replica: &Replica) {
+    let mut client = replica.sessions().await;
+    let token = sign_in(&mut client, "alice").await.access_token;
+    revoke(&mut client, Target::Token(token)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn healthy_replicas_know_each_other_renew_their_leases_and_report_what_they_have_applied() {
+    let url = new_database().await;
+    // Long enough for a machine that is busy with something else.
+    let lease = [("COUNTERSIGN_LEASE__DURATION", "20s")];
+    let cluster = Cluster::start_by([url.as_str(); 3], &url, &lease).await;
+    revoke_one(&cluster.replicas[0]).await;
+    for (n, replica) in cluster.replicas.iter().enumerate() {
+        // A replica that was loaded before the last one joined learns of it by its next renewal.
+        let metrics = shows(replica, "two others", |metrics| metrics.get("other_replicas") == 2.0).await;
+        let names = ["lease_current", "feed_applied_seq", "feed_head_seq", "blacklist_entries"];
+        assert_eq!(names.map(|name| metrics.get(name)), [1.0; 4], "replica {n}");
+        let remaining = metrics.get("lease_remaining_seconds");
+        assert!(0.0 < remaining && remaining <= 20.0, "replica {n}: {remaining}");
+        assert_eq!(metrics.acknowledged("everywhere") > 0.0, n == 0, "it counts where it was waited for");
+        let renewals = metrics.renewals("confirmed");
+        let later = shows(replica, "another renewal", |metrics| metrics.renewals("confirmed") > renewals).await;
+        let troubles =
+            ["lease_lapses_total", "rejoins_total", "replicas_removed_total", "guarantee_broken_revocations_total"];
+        assert_eq!(troubles.map(|name| later.get(name)), [0.0; 4], "replica {n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_cut_off_has_no_lease_and_is_not_ready_until_it_has_joined_again() {
+    let url = new_database().await;
+    let link = Link::to(&url).await;
+    let linked = link.url();
+    let cluster = Cluster::start_by([&url, linked.as_str()], &url, &[]).await;
+    let [well, cut_off] = [&cluster.replicas[0], &cluster.replicas[1]];
+    assert_eq!(get(cut_off.http(), "/readyz").await.status, 200);
+
+    link.stall();
+    let metrics = shows(cut_off, "the lease ends", |metrics| metrics.get("lease_current") == 0.0).await;
+    assert_eq!(metrics.get("lease_remaining_seconds"), 0.0);
+    let lapsed = |metrics: &Metrics| metrics.get("lease_lapses_total") > 0.0 && metrics.renewals("failed") > 0.0;
+    let metrics = shows(cut_off, "it is counted", lapsed).await;
+    // Older than the lease lasts, or it would be there.
+    assert!(metrics.get("lease_renewal_age_seconds") > 1.0);
+    eventually("it is not ready", async || {
+        let answer = get(cut_off.http(), "/readyz").await;
+        (answer.status == 503 && answer.body.starts_with("the lease has lapsed")).then_some(())
+    })
+    .await;
+    assert_eq!(get(cut_off.http(), "/livez").await.status, 200, "it is not to be killed for that");
+    let removed =
+        |metrics: &Metrics| metrics.get("replicas_removed_total") > 0.0 && metrics.get("other_replicas") == 0.0;
+    shows(well, "it is removed", removed).await;
+
+    link.restore();
+    shows(cut_off, "there is a lease again", |metrics| metrics.get("lease_current") == 1.0).await;
+    eventually("it is ready", async || (get(cut_off.http(), "/readyz").await.status == 200).then_some(())).await;
+    let metrics = Metrics::of(cut_off.http()).await;
+    assert!(metrics.get("rejoins_total") > 0.0, "its row was gone");
+    shows(well, "it is back", |metrics| metrics.get("other_replicas") == 1.0).await;
+}
+
+/// One that is in the register, cannot be removed from it, and does not come forward in the feed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_for_a_replica_that_does_not_report_is_counted_with_its_length_and_told_but_not_each_time() {
+    let url = new_database().await;
+    let settings = [
+        ("COUNTERSIGN_LEASE__DURATION", "600ms"),
+        ("COUNTERSIGN_LEASE__RENEWAL", "100ms"),
+        ("COUNTERSIGN_LEASE__MARGIN", "50ms"),
+    ];
+    let mut cluster = Cluster::start_by([url.as_str()], &url, &settings).await;
+    let late = "INSERT INTO replicas (incarnation, name, version, holds_for, applied) \
+                VALUES (gen_random_uuid(), 'late', '0', '100ms', 0); \
+                CREATE RULE keep AS ON DELETE TO replicas WHERE OLD.name = 'late' DO INSTEAD NOTHING";
+    execute(&url, late).await;
+    join_all((0..10).map(|_| revoke_one(&cluster.replicas[0]))).await;
+    let metrics = Metrics::of(cluster.replicas[0].http()).await;
+    assert_eq!([metrics.acknowledged("after_wait"), metrics.acknowledged("everywhere")], [10.0, 0.0]);
+    let within = |bound: &str| {
+        let name = "acknowledgement_duration_seconds_bucket";
+        metrics.get(&format!("{name}{{le=\"{bound}\",outcome=\"after_wait\"}}"))
+    };
+    assert_eq!(within("0.5"), 0.0, "none was shorter than the longest of all leases");
+    let is_told = |line: &&String| line.contains("a revocation had to wait") && line.contains("WARN");
+    let told = cluster.replicas[0].log().iter().filter(is_told).count();
+    assert!((1..10).contains(&told), "{told} lines");
+}
+
+/// As a failover to a standby leaves it that had not received the last commits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_that_the_database_has_lost_breaks_the_guarantee_and_is_counted() {
+    let url = new_database().await;
+    let cluster = Cluster::start_by([url.as_str()], &url, &[]).await;
+    let replica = &cluster.replicas[0];
+    revoke_one(replica).await;
+    let lose = "DELETE FROM blacklist; DELETE FROM replicas; \
+                UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL";
+    execute(&url, lose).await;
+    let metrics =
+        shows(replica, "it is noticed", |metrics| metrics.get("guarantee_broken_revocations_total") > 0.0).await;
+    assert_eq!(["guarantee_broken_revocations_total", "rejoins_total"].map(|name| metrics.get(name)), [1.0; 2]);
+    shows(replica, "it is written again", |metrics| metrics.get("feed_applied_seq") == 2.0).await;
+}
