@@ -39,11 +39,13 @@ use crate::{
     store::{
         Store, StoreError,
         postgres::{self, PostgresStore},
-        replicas::Newcomer,
+        replicas::{Members, Newcomer},
         sqlite::{self, SqliteStore},
     },
     tasks,
 };
+
+pub use crate::store::replicas::{Member, Register};
 
 /// The service cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +147,14 @@ pub async fn migrate(config: &Config) -> Result<Vec<String>, AppError> {
             Ok(made.into_iter().map(str::to_owned).collect())
         }
     }
+}
+
+/// Who serves from the database, as it stands there; none where only one process can. Nothing is changed for that.
+pub async fn register(config: &Config) -> Result<Option<Register>, AppError> {
+    let DatabaseUrl::Postgres(url) = &config.database else { return Ok(None) };
+    let options = postgres::connect::Options { migrate: false, ..postgres_options(config, url) };
+    let store = PostgresStore::open(&options).await?;
+    Ok(Some(store.register().await?))
 }
 
 fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect::Options {

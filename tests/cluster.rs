@@ -31,6 +31,8 @@ mod flood;
 mod killed;
 #[path = "cluster/lapsed.rs"]
 mod lapsed;
+#[path = "cluster/listing.rs"]
+mod listing;
 #[path = "cluster/load.rs"]
 mod load;
 #[path = "cluster/metrics.rs"]

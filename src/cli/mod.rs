@@ -5,6 +5,7 @@ mod config;
 mod health;
 mod migrate;
 mod output;
+mod replica;
 mod serve;
 mod session;
 mod sweep;
@@ -52,6 +53,9 @@ enum Command {
     ///
     /// A running service sweeps by itself, by the schedule in its configuration.
     Sweep(sweep::Sweep),
+    /// Look at the processes that serve from one database.
+    #[command(subcommand)]
+    Replica(replica::Replica),
     /// Ask a server whether it serves; exit 0 if it does. For container probes.
     Health(health::Health),
     /// Check or print the configuration.
@@ -157,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Token(verb) => block_on(verb.run()),
         Command::Migrate(verb) => block_on(verb.run()),
         Command::Sweep(verb) => block_on(verb.run()),
+        Command::Replica(verb) => block_on(verb.run()),
         Command::Health(verb) => block_on(verb.run()),
         Command::Config(verb) => verb.run(),
         Command::Completions { shell } => {

@@ -107,6 +107,36 @@ pub struct Member {
     pub holds_for: Duration,
 }
 
+impl Member {
+    /// Whether the others still count on it. Else they remove it, if there are any.
+    pub fn is_live(&self) -> bool {
+        self.renewed_ago <= self.holds_for
+    }
+}
+
+/// The register at one instant, for people.
+#[derive(Clone, Debug)]
+pub struct Register {
+    /// Who serves, the oldest first.
+    pub members: Vec<Member>,
+    /// The last place given out in the feed.
+    pub head: Place,
+    /// The history in which the register is known to be complete.
+    pub settled: Timeline,
+}
+
+impl Register {
+    /// How many entries of the feed a member has yet to report.
+    pub fn lag(&self, member: &Member) -> i64 {
+        self.head.seq.0.saturating_sub(member.applied.0)
+    }
+
+    /// Whether all who may have a lease are listed. After a failover that takes a while.
+    pub fn is_settled(&self) -> bool {
+        self.settled == self.head.timeline
+    }
+}
+
 /// Asks the database, over a connection of its own.
 #[async_trait]
 pub trait Renewals: Send {
@@ -121,8 +151,8 @@ pub trait Members: Send + Sync {
     /// before it has.
     async fn join(&self, newcomer: Newcomer) -> Result<Seq, StoreError>;
 
-    /// All rows.
-    async fn list(&self) -> Result<Vec<Member>, StoreError>;
+    /// All there is.
+    async fn register(&self) -> Result<Register, StoreError>;
 
     /// Removes a replica, unless it has renewed its row since this renewal.
     async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool, StoreError>;

@@ -248,6 +248,16 @@ fn health_exits_by_whether_the_server_serves() {
     assert!(run(&mut without_server).error(1).contains("is `countersign serve` running there?"));
 }
 
+/// With replicas: `tests/cluster/listing.rs`.
+#[test]
+fn on_sqlite_there_are_no_replicas() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = |args: &[&str]| run(countersign().args(["replica", "list"]).args(args).current_dir(folder.path()));
+    assert_eq!(list(&[]).ok(), "no replicas: one process at a time serves from SQLite\n");
+    assert_eq!(list(&["--json"]).json(), serde_json::json!({ "replicas": null, "head": null, "settled": null }));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
+}
+
 #[test]
 fn an_error_is_one_line_with_its_reason() {
     let (server, _folder) = server();
@@ -287,7 +297,7 @@ fn each_verb_has_help_without_leftovers() {
         }
         verbs += 1;
     }
-    assert!(verbs >= 16, "all verbs and their groups have been looked at: {verbs}");
+    assert!(verbs >= 18, "all verbs and their groups have been looked at: {verbs}");
 }
 
 #[test]

@@ -65,8 +65,10 @@ async fn a_renewal_brings_the_feed_its_head_and_the_others() {
     let page = Renewal { after: Seq(1), limit: 1, ..renewal(3, 2, Seq(2)) };
     assert_eq!(answer(&mut renewals, page).await.entries, now.entries[1..]);
 
-    let listed = members.list().await.unwrap();
-    let listed: Vec<_> = listed.iter().map(|member| (member.incarnation, member.renewals, member.applied)).collect();
+    let register = members.register().await.unwrap();
+    assert_eq!((register.head, register.is_settled()), (now.head, true));
+    let listed: Vec<_> =
+        register.members.iter().map(|member| (member.incarnation, member.renewals, member.applied)).collect();
     assert_eq!(listed, [(Incarnation::new(A), 3, Seq(2)), (Incarnation::new(B), 0, Seq(2))]);
 }
 
@@ -84,11 +86,11 @@ async fn a_row_that_is_not_the_one_that_was_left_is_gone() {
     assert!(!members.remove(Incarnation::new(A), 7).await.unwrap(), "it has renewed since");
     assert!(members.remove(Incarnation::new(A), 9).await.unwrap());
     assert!(is_gone(&mut renewals, renewal(10, 9, Seq(0))).await, "a renewal never makes a row");
-    assert_eq!(members.list().await.unwrap(), []);
+    assert_eq!(members.register().await.unwrap().members, []);
 
     members.join(newcomer(Incarnation::new(B))).await.unwrap();
     members.leave(Incarnation::new(B)).await.unwrap();
-    assert_eq!(members.list().await.unwrap(), []);
+    assert_eq!(members.register().await.unwrap().members, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,6 +101,7 @@ async fn the_register_is_settled_once_for_each_history() {
     execute(&url, "UPDATE feed_head SET timeline = 0").await;
     assert_eq!(answer(&mut renewals, renewal(2, 1, Seq(0))).await.settled, Timeline(0));
     let members = store.members().unwrap();
+    assert!(!members.register().await.unwrap().is_settled());
     members.settle(Timeline(0), timeline).await.unwrap();
     members.settle(Timeline(0), Timeline(99)).await.unwrap();
     assert_eq!(answer(&mut renewals, renewal(3, 2, Seq(0))).await.settled, timeline);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use diesel::{
     ExpressionMethods, QueryDsl,
     data_types::PgTimestamp,
-    sql_types::{BigInt, Interval, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{BigInt, Interval, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
@@ -22,11 +22,11 @@ use super::{
 use crate::{
     domain::{
         ids::Incarnation,
-        revocation::{Seq, Timeline},
+        revocation::{Place, Seq, Timeline},
     },
     store::{
         StoreError,
-        replicas::{Member, Members, Newcomer},
+        replicas::{Member, Members, Newcomer, Register},
     },
 };
 
@@ -36,8 +36,8 @@ impl Members for PostgresStore {
         with_connection!(self, join, newcomer)
     }
 
-    async fn list(&self) -> Result<Vec<Member>, StoreError> {
-        with_connection!(self, list)
+    async fn register(&self) -> Result<Register, StoreError> {
+        with_connection!(self, register)
     }
 
     async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool, StoreError> {
@@ -68,15 +68,23 @@ async fn join(lease: &mut Lease<'_>, newcomer: Newcomer) -> Result<Seq, Fault> {
 }
 
 type MemberRow = (Uuid, String, String, PgTimestamp, i64, i64, i64, i64);
+type SqlMember = Nullable<(SqlUuid, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt)>;
 
-async fn list(lease: &mut Lease<'_>) -> Result<Vec<Member>, Fault> {
-    let rows: Vec<MemberRow> = statement::<(SqlUuid, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt)>(
-        "SELECT incarnation, name, version, joined_at, \
+/// One statement, so one snapshot: nobody has applied more than the head that is told.
+async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
+    let rows: Vec<(i64, i64, i64, Option<MemberRow>)> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
+        "SELECT feed_timeline(), h.seq, h.timeline, incarnation, name, version, joined_at, \
          (extract(epoch FROM clock_timestamp() - renewed_at) * 1000000)::bigint, renewals, applied, \
-         (extract(epoch FROM holds_for) * 1000000)::bigint FROM replicas ORDER BY joined_at, incarnation",
+         (extract(epoch FROM holds_for) * 1000000)::bigint FROM feed_head AS h LEFT JOIN replicas ON true \
+         ORDER BY joined_at, incarnation",
     )
     .load(&mut **lease)
     .await?;
+    let [(timeline, seq, settled, _), ..] = rows.as_slice() else {
+        return Err(StoreError::Damaged("feed_head has no row".to_owned()).into());
+    };
+    let head = Place { timeline: Timeline(*timeline), seq: Seq(*seq) };
+    let settled = Timeline(*settled);
     let member =
         |(incarnation, name, version, joined_at, renewed_ago, renewals, applied, holds_for): MemberRow| Member {
             incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
@@ -88,7 +96,8 @@ async fn list(lease: &mut Lease<'_>) -> Result<Vec<Member>, Fault> {
             applied: Seq(applied),
             holds_for: span(holds_for),
         };
-    Ok(rows.into_iter().map(member).collect())
+    let members = rows.into_iter().filter_map(|(_, _, _, row)| row.map(member)).collect();
+    Ok(Register { members, head, settled })
 }
 
 /// Microseconds as a span: none if they are negative, as between two readings of a clock that was set back.
