@@ -1,5 +1,7 @@
 //! What monitoring sees of replicas: that they are well, and what is wrong when they are not.
 
+use std::{collections::BTreeSet, fs, path::Path};
+
 use countersign::proto::revoke_request::Target;
 use futures_util::future::join_all;
 
@@ -119,4 +121,31 @@ async fn a_revocation_that_the_database_has_lost_breaks_the_guarantee_and_is_cou
         shows(replica, "it is noticed", |metrics| metrics.get("guarantee_broken_revocations_total") > 0.0).await;
     assert_eq!(["guarantee_broken_revocations_total", "rejoins_total"].map(|name| metrics.get(name)), [1.0; 2]);
     shows(replica, "it is written again", |metrics| metrics.get("feed_applied_seq") == 2.0).await;
+}
+
+/// Whatever says `countersign_…` in a text.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("countersign_")).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_alerts_and_the_documentation_name_what_there_is_and_all_of_it() {
+    let url = new_database().await;
+    let cluster = Cluster::start_by([url.as_str()], &url, &[]).await;
+    let page = get(cluster.replicas[0].http(), "/metrics").await.body;
+    let samples: BTreeSet<_> = page.lines().filter(|line| !line.starts_with('#')).flat_map(named).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| named(&fs::read_to_string(root.join(path)).unwrap());
+
+    let histogram = "countersign_acknowledgement_duration_seconds".to_owned();
+    for path in ["deploy/alerts.yaml", "docs/operations.md", "docs/guarantees.md"] {
+        let unknown: Vec<_> =
+            read(path).into_iter().filter(|name| !samples.contains(name) && *name != histogram).collect();
+        assert!(unknown.is_empty(), "{path}: {unknown:?}");
+    }
+    let documented = read("docs/operations.md");
+    let silent: Vec<_> = samples.iter().filter(|name| !documented.iter().any(|told| name.starts_with(told))).collect();
+    assert!(silent.is_empty(), "docs/operations.md lacks {silent:?}");
+    assert!(samples.len() > 10, "{page}");
 }
