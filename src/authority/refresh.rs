@@ -47,7 +47,7 @@ impl Authority {
             next_access_token_id: TokenId::new(self.random()?),
             next_key: self.ring.active_refresh(),
         };
-        match self.store.refresh_session(attempt).await? {
+        match self.exchange(attempt).await? {
             Refreshed::Rotated { session, place } => {
                 if let Some(superseded) = place {
                     self.acknowledged(superseded).await?;
@@ -56,7 +56,6 @@ impl Authority {
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: false })
             }
             Refreshed::Replayed { session, place } => {
-                self.confirmed().await?;
                 if let Some(superseded) = place {
                     self.acknowledged(superseded).await?;
                 }
@@ -71,11 +70,26 @@ impl Authority {
                 self.acknowledged(place).await?;
                 Err(AuthorityError::RefreshTokenReused)
             }
-            Refreshed::Refused(refusal) => {
-                if matches!(refusal, RefreshRefusal::Unknown | RefreshRefusal::NeverIssued { .. }) {
-                    self.confirmed().await?;
-                }
-                Err(self.refused(refusal, &claims))
+            Refreshed::Refused(refusal) => Err(self.refused(refusal, &claims)),
+        }
+    }
+
+    /// Lets the database decide. What it has only read it must be in charge for: if it has been replaced meanwhile, the one in
+    /// its place decides.
+    async fn exchange(&self, attempt: RefreshAttempt) -> Result<Refreshed, AuthorityError> {
+        loop {
+            let timeline = self.replica.timeline();
+            let refreshed = self.store.refresh_session(attempt.clone()).await?;
+            let was_read = matches!(
+                refreshed,
+                Refreshed::Replayed { .. }
+                    | Refreshed::Refused(RefreshRefusal::Unknown | RefreshRefusal::NeverIssued { .. })
+            );
+            if was_read {
+                self.confirmed().await?;
+            }
+            if !was_read || self.replica.timeline() == timeline {
+                return Ok(refreshed);
             }
         }
     }

@@ -134,7 +134,7 @@ impl Index {
         self.forgotten_until.fetch_max(latest.micros(), Ordering::AcqRel);
     }
 
-    /// What is in here and not in another, with its expiry, and cannot have been swept.
+    /// What is in here and not in another, with its expiry, and may have been lost: of identifiers what cannot have been swept.
     pub fn missing_from(&self, other: &Self) -> Vec<(Revoked, Timestamp)> {
         let swept = Timestamp::from_micros(self.forgotten_until.load(Ordering::Acquire));
         let ids = self.ids.iter().filter_map(|entry| {
@@ -146,8 +146,8 @@ impl Index {
         let tenants = self.tenants.iter().filter_map(|entry| {
             let (tenant, TenantEntry { up_to, expires_at }) =
                 (Tenant::try_from(entry.key().clone()).ok()?, *entry.value());
-            let is_missing =
-                expires_at > swept && other.tenants.get(entry.key()).is_none_or(|there| there.up_to < up_to);
+            // Its expiry does not tell whether it was swept: the database has prolonged it while sessions were left to end.
+            let is_missing = other.tenants.get(entry.key()).is_none_or(|there| there.up_to < up_to);
             is_missing.then_some((Revoked::Tenant { tenant, up_to }, expires_at))
         });
         ids.chain(tenants).collect()
@@ -254,7 +254,7 @@ mod tests {
         index.apply(&entry(tenant_up_to(NOW), NOW));
         assert!(index.stops_tenant(session(later), "acme"), "the older word does not undo the newer");
         index.set_forgotten_until(later);
-        assert_eq!(index.missing_from(&there), [], "it may have been swept");
+        assert_eq!(index.missing_from(&there), [(tenant_up_to(later), later)], "the identifiers may have been swept");
     }
 
     #[test]

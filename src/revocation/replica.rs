@@ -25,7 +25,7 @@ use crate::{
     domain::{
         ids::Incarnation,
         lease::Terms,
-        revocation::{Place, Revoked, Seq},
+        revocation::{Place, Revoked, Seq, Timeline},
     },
     store::FeedEntry,
 };
@@ -289,6 +289,11 @@ impl Replica {
     /// holds for one life.
     pub fn life(&self) -> u64 {
         self.progress.borrow().life
+    }
+
+    /// The history that the last confirmed renewal was in.
+    pub fn timeline(&self) -> Timeline {
+        self.progress.borrow().applied.timeline
     }
 
     /// Waits until a tenant's entry has been applied, if none has since the last time.

@@ -16,7 +16,7 @@ use crate::{
 /// Clients at the same time.
 const CALLERS: usize = 16;
 /// Each of them drops this many calls of each kind.
-const EACH: usize = 40;
+const EACH: usize = 20;
 /// A client that drops calls.
 struct Caller {
     client: Client,
