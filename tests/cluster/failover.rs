@@ -53,6 +53,10 @@ async fn a_standby_that_commits_wait_for_takes_over_with_all_that_was_acknowledg
     let mut cluster = Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &SHORT_LEASE).await;
     let load = Load::start(&cluster, "failover", &mut dice(), |_| Trouble::Database).await;
     load.all_answered(50).await;
+    // The last writes reach the primary alone, and wait there.
+    pair.part().await;
+    let waiting = "SELECT count(DISTINCT application_name) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    becomes(&cluster.url, waiting, 3).await;
     pair.crash();
     load.all_failed().await;
     pair.promote().await;

@@ -23,7 +23,7 @@ const NO_SWEEP: [(&str, &str); 1] = [("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 29 2
 const RENEWAL: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(25);
 /// What each of them may ask besides, for what was written before or because its lease had lapsed.
-const BESIDES: usize = 10;
+const BESIDES: usize = 25;
 /// Connections to each replica.
 const CONNECTIONS: usize = 4;
 
