@@ -3,7 +3,7 @@
 use std::{
     fs,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use countersign::{
@@ -14,7 +14,7 @@ use countersign::{
     },
 };
 use futures_util::future::{BoxFuture, FutureExt, join, join5};
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::Instant};
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
