@@ -38,7 +38,7 @@ pub fn tell(report: &Report) {
     }
 }
 
-#[ignore = "acknowledgements do not wait for other replicas yet"]
+#[ignore = "takes two minutes: `cargo test --test torture -- --ignored holds_whatever`"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_acknowledged_revocation_holds_whatever_happens() {
     let server = server().await;
