@@ -183,6 +183,9 @@ impl Renewing {
             self.join().await?;
             return Ok(Next::AtOnce);
         };
+        if broken("load-before-joining") && life.confirmed == 0 && self.replica.lease().remaining().is_some() {
+            join_late(&*self.store, life).await?;
+        }
         life.number += 1;
         // From here on, whoever comes waits for the next one. The lease runs from here.
         let sent = self.replica.count_renewal();
@@ -253,6 +256,9 @@ impl Renewing {
         }
         let replica = &self.replica;
         life.confirmed = renewal.number;
+        if broken("load-before-joining") && replica.progress.borrow().renewal == 0 {
+            life.confirmed = 0;
+        }
         for entry in &answer.entries {
             replica.apply(entry);
             life.cursor = entry.seq;
@@ -285,7 +291,6 @@ impl Renewing {
             true if is_settled => renewal.applied.min(others_applied),
             true => Seq::default(),
         };
-        let is_loading = replica.progress.borrow().renewal == 0;
         let lost = life.brought.take().map(|brought| replica.index().missing_from(&brought)).unwrap_or_default();
         let gone = life.others.look(&answer.others, received);
         life.unsettled = match life.unsettled {
@@ -324,9 +329,6 @@ impl Renewing {
         if !lost.is_empty() {
             self.restore(lost);
         }
-        if broken("load-before-joining") && is_loading {
-            self.join_late();
-        }
         for other in gone {
             self.remove(other);
         }
@@ -358,16 +360,6 @@ impl Renewing {
             }
         }
         is_right
-    }
-
-    /// What a replica must not do: by now it has a lease.
-    fn join_late(&mut self) {
-        let (store, newcomer) = (self.store.clone(), self.life.as_ref().map(|life| life.newcomer.clone()));
-        self.errands.spawn(async move {
-            if let (Some(members), Some(newcomer)) = (store.members(), newcomer) {
-                let _ = members.join(newcomer).await;
-            }
-        });
     }
 
     /// Writes again what this process knows and the database has lost. The entries alone would not do: with them the ends of
@@ -434,6 +426,14 @@ impl Renewing {
         if std::mem::replace(&mut self.trouble, false) {
             tracing::info!("the lease is renewed again");
         }
+    }
+}
+
+/// What a replica must not do: by now it has a lease.
+async fn join_late(store: &dyn Store, life: &Life) -> Result<(), StoreError> {
+    match store.members() {
+        Some(members) => members.join(life.newcomer.clone()).await.map(drop),
+        None => Ok(()),
     }
 }
 

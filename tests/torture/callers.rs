@@ -24,7 +24,9 @@ const WRITERS: usize = 24;
 const SESSIONS: usize = 6;
 /// How long a caller waits: longer than any fault lasts, mostly.
 const PATIENT: Duration = Duration::from_secs(3);
-const IMPATIENT: Duration = Duration::from_millis(150);
+/// How long writers wait. If all were patient, they would soon all hang where nothing goes on, and call nowhere else.
+const PATIENCE: [Duration; 6] =
+    [Duration::from_millis(150), Duration::from_secs(1), Duration::from_secs(1), PATIENT, PATIENT, PATIENT];
 /// A caller's rest between two calls, at most, in milliseconds.
 const REST: usize = 60;
 /// When, after a revocation was acknowledged, its tokens are asked for at all replicas, in milliseconds.
@@ -109,12 +111,15 @@ impl Writer {
     async fn run(mut self) -> Vec<Held> {
         while !*self.stopped.borrow() {
             let place = self.dice.roll(PLACES);
-            let patience = if self.dice.roll(8) == 0 { IMPATIENT } else { PATIENT };
+            let patience = PATIENCE[self.dice.roll(PATIENCE.len())];
             match self.dice.roll(10) {
                 _ if self.sessions.len() < SESSIONS => self.create(place, patience).await,
                 0..2 => self.create(place, patience).await,
                 2..6 => self.refresh(place, patience).await,
-                _ => self.revoke(place, patience).await,
+                _ => {
+                    let held = self.sessions[self.dice.roll(self.sessions.len())].clone();
+                    self.revoke(held, place, patience).await;
+                }
             }
             sleep(Duration::from_millis(self.dice.roll(REST).try_into().unwrap())).await;
         }
@@ -126,7 +131,12 @@ impl Writer {
         let tenant = format!("tenant {} of {}", self.tenants, self.name);
         let subject = format!("subject {}", self.dice.roll(3));
         if let Some(held) = self.asker.create(place, patience, policy, &tenant, &subject).await {
-            self.sessions.push(held);
+            self.sessions.push(held.clone());
+            // Sometimes at once and elsewhere, where it may not be known.
+            if self.dice.roll(6) == 0 {
+                let place = self.dice.roll(PLACES);
+                self.revoke(held, place, patience).await;
+            }
         }
     }
 
@@ -144,9 +154,9 @@ impl Writer {
         }
     }
 
-    /// Revokes something. If nobody knows what came of it, it is mostly asked for again elsewhere.
-    async fn revoke(&mut self, place: usize, patience: Duration) {
-        let held = self.sessions[self.dice.roll(self.sessions.len())].clone();
+    /// Revokes a session, or something that it belongs to. If nobody knows what came of it, it is mostly asked for again
+    /// elsewhere.
+    async fn revoke(&mut self, held: Held, place: usize, patience: Duration) {
         let (tenant, subject) = (held.tenant.clone(), held.subject.clone());
         let session = Target::Session(held.number);
         let access_token = revoke_request::Target::Token(self.asker.recorder.text(held.access_token));

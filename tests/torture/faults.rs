@@ -32,6 +32,8 @@ pub enum Kind {
     Isolate,
     /// Its link is slow, one way or both.
     Slow,
+    /// The database's answers take most of a lease, again and again: what they bring is old, and so is what the next ones do.
+    SlowReplies,
     /// The database ends its connections.
     Terminate,
     /// `kill -9`, and it is started again.
@@ -130,6 +132,10 @@ impl Fault<Kind> {
                 link.delay(self.slow.0, self.slow.1);
                 sleep(self.lasts).await;
             }
+            Kind::SlowReplies => {
+                link.delay(Duration::ZERO, LEASE * 3 / 4);
+                sleep(self.lasts.max(LEASE * 2)).await;
+            }
             Kind::Terminate => fleet.terminate_connections(place).await,
             Kind::Kill => {
                 fleet.kill(place).await;
@@ -150,7 +156,7 @@ impl Fault<Kind> {
             }
             Kind::Visit | Kind::VisitAndDie => {
                 // Its start takes many turns.
-                link.delay(self.slow.0 / 8, self.slow.1 / 8);
+                link.delay(self.slow.0 / 6, self.slow.1 / 6);
                 fleet.start(place).await;
                 sleep(self.lasts).await;
                 if self.kind == Kind::Visit {
@@ -191,7 +197,7 @@ impl Fault<Disaster> {
                     fleet.link(place).cut();
                 }
                 // Until leases from before are over, and then a while.
-                sleep(WAIT + self.lasts).await;
+                sleep(WAIT * 3 / 2 + self.lasts).await;
                 fleet.link(self.place).lead_to(&url);
                 database.crash();
             }

@@ -76,6 +76,7 @@ pub const PROFILES: &[Profile] = &[
             Kind::Cut,
             Kind::Isolate,
             Kind::Slow,
+            Kind::SlowReplies,
             Kind::Terminate,
             Kind::Kill,
             Kind::KillRevoking,
@@ -88,7 +89,7 @@ pub const PROFILES: &[Profile] = &[
     },
     Profile {
         name: "late answers",
-        replicas: &[Kind::SlowPause, Kind::HoldReplies, Kind::Slow],
+        replicas: &[Kind::SlowPause, Kind::HoldReplies, Kind::Slow, Kind::SlowReplies, Kind::SlowReplies],
         visitor: NOBODY,
         database: NOTHING,
         calm: Duration::from_millis(1000),
@@ -140,6 +141,15 @@ pub const PROFILES: &[Profile] = &[
         visitor: NOBODY,
         database: &[Disaster::Terminate, Disaster::FailOver],
         calm: Duration::from_millis(1500),
+        expires: false,
+    },
+    // The replica that stays with it lives on, mostly.
+    Profile {
+        name: "replaced primary",
+        replicas: &[Kind::Slow],
+        visitor: NOBODY,
+        database: &[Disaster::FailOver],
+        calm: Duration::from_millis(3000),
         expires: false,
     },
 ];

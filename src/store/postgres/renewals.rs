@@ -11,7 +11,7 @@ use diesel::{
     data_types::PgTimestamp,
     sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -63,7 +63,13 @@ impl Renewals for PostgresRenewals {
         let unavailable = |problem: String| StoreError::Unavailable(problem);
         let mut link = match self.connection.take() {
             Some(link) => link,
-            None => Link(self.target.connect().await.map_err(|error| unavailable(error.to_string()))?),
+            None => {
+                let mut link = Link(self.target.connect().await.map_err(|error| unavailable(error.to_string()))?);
+                if broken("renew-without-standby") {
+                    link.0.connection.batch_execute("SET synchronous_commit = local").await.map_err(Fault::from)?;
+                }
+                link
+            }
         };
         let warned = Arc::clone(&link.0.warned);
         warned.store(false, Ordering::SeqCst);
@@ -149,7 +155,7 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
         .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
         .get_result(connection)
         .await?;
-    if !found && !broken("load-before-joining") {
+    if !found && !(broken("load-before-joining") && renewal.confirmed == 0) {
         return Ok(Renewed::Gone);
     }
     Ok(Renewed::Answer(Answer {
