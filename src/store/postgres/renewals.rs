@@ -155,7 +155,8 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
         .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
         .get_result(connection)
         .await?;
-    if !found && !(broken("load-before-joining") && renewal.confirmed == 0) {
+    let has_not_joined = broken("load-before-joining") && renewal.confirmed == 0;
+    if !found && !has_not_joined {
         return Ok(Renewed::Gone);
     }
     Ok(Renewed::Answer(Answer {
