@@ -443,8 +443,7 @@ async fn whose_turn_does_not_come_creates_nothing() {
     let first = limited(Session { request_id: Some(text("r")), ..session(10) });
     let first = store.create_session(first);
     let second = async {
-        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted";
-        while number(&url, waiting).await == 0 {
+        while number(&url, &locks("locktype = 'transactionid' AND NOT granted")).await == 0 {
             tokio::task::yield_now().await;
         }
         let outcome = hasty.create_session(limited(session(11))).await;
@@ -458,7 +457,14 @@ async fn whose_turn_does_not_come_creates_nothing() {
     driver.await.unwrap().unwrap();
     assert_eq!(hasty.session(session(11).id).await.unwrap(), None);
     assert_eq!(hasty.create_session(limited(session(12))).await.unwrap(), Created::QuotaExceeded);
-    assert_eq!(number(&url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").await, 0);
+    assert_eq!(number(&url, &locks("locktype = 'advisory'")).await, 0);
+}
+
+/// Counts locks that are held or waited for in this database: others on the server are other tests'.
+fn locks(which: &str) -> String {
+    format!(
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND {which}"
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
