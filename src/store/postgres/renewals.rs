@@ -144,7 +144,8 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
         () if broken("feed-by-bigserial") => renewal!(renew!(), "(SELECT coalesce(max(seq), 0) FROM blacklist)"),
         () => renewal!(renew!(), "h.seq"),
     };
-    let (found, seq, settled, timeline, database, forgotten_until, now, page, others): Row = statement::<SqlRow>(text)
+    // Loaded to its end: `get_result` would be content with the row.
+    let rows: Vec<Row> = statement::<SqlRow>(text)
         .bind::<BigInt, _>(renewal.number)
         .bind::<BigInt, _>(renewal.applied.0)
         .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
@@ -153,8 +154,12 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
         .bind::<BigInt, _>(renewal.after.0)
         .bind::<BigInt, _>(renewal.limit)
         .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
-        .get_result(connection)
+        .load(connection)
         .await?;
+    let Some((found, seq, settled, timeline, database, forgotten_until, now, page, others)) = rows.into_iter().next()
+    else {
+        return Err(StoreError::Damaged("feed_head or sweeper has no row".to_owned()).into());
+    };
     let has_not_joined = broken("load-before-joining") && renewal.confirmed == 0;
     if !found && !has_not_joined {
         return Ok(Renewed::Gone);
