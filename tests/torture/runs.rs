@@ -38,7 +38,8 @@ pub fn tell(report: &Report) {
     }
 }
 
-#[ignore = "takes two minutes: `cargo test --test torture -- --ignored holds_whatever`"]
+/// Each profile once, about two minutes. The builds with a broken rule are found out in the first run of their profile or
+/// the second (`mutants.rs`), so that one of each tells something; `scripts/torture` makes as many as one has time for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_acknowledged_revocation_holds_whatever_happens() {
     let server = server().await;
