@@ -136,12 +136,19 @@ impl Authority {
     /// The session of an authentic refresh token of any generation that was issued. It may be gone.
     async fn session_of_refresh_token(&self, token: &str) -> Result<SessionId, AuthorityError> {
         let claims = self.read_refresh_token(token).ok_or_else(not_authentic)?;
-        let Some(session) = self.store.session(claims.session_id).await? else { return Ok(claims.session_id) };
-        if claims.lineage.secret != session.lineage.secret || claims.lineage.generation > session.lineage.generation {
+        loop {
+            let timeline = self.replica.timeline();
+            let Some(session) = self.store.session(claims.session_id).await? else { return Ok(claims.session_id) };
+            let is_of_session = claims.lineage.secret == session.lineage.secret;
+            if is_of_session && claims.lineage.generation <= session.lineage.generation {
+                return Ok(session.id);
+            }
+            // It was only read: if the database has been replaced meanwhile, the one in its place may know better.
             self.confirmed().await?;
-            return Err(not_authentic());
+            if self.replica.timeline() == timeline {
+                return Err(not_authentic());
+            }
         }
-        Ok(session.id)
     }
 }
 
