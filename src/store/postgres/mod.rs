@@ -29,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use self::{
     connect::{Options, Target},
     open::OpenError,
-    pool::{Fault, Pool},
+    pool::{Fault, LatestTimeline, Pool},
     renewals::PostgresRenewals,
 };
 use super::{
@@ -62,6 +62,7 @@ const POLL_RETRY: Duration = Duration::from_millis(200);
 pub struct PostgresStore {
     shared: Arc<Shared>,
     target: Target,
+    latest_timeline: Arc<LatestTimeline>,
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
@@ -93,8 +94,9 @@ impl PostgresStore {
         }
         open::prepare(&mut target, options.migrate).await?;
 
+        let latest_timeline = Arc::new(LatestTimeline::default());
         let shared = Arc::new(Shared {
-            pool: Pool::new(target.clone(), options),
+            pool: Pool::new(target.clone(), Arc::clone(&latest_timeline), options),
             hints: watch::Sender::default(),
             committed: watch::Sender::default(),
         });
@@ -138,6 +140,7 @@ impl PostgresStore {
             _tasks: tasks.map(AbortOnDropHandle::new),
             poll_stopped,
             target,
+            latest_timeline,
             shared,
         })
     }
@@ -289,7 +292,7 @@ impl Store for PostgresStore {
     }
 
     fn renewals(&self) -> Box<dyn Renewals> {
-        Box::new(PostgresRenewals::new(self.target.clone()))
+        Box::new(PostgresRenewals::new(self.target.clone(), Arc::clone(&self.latest_timeline)))
     }
 
     fn revocation_hints(&self) -> watch::Receiver<Seq> {

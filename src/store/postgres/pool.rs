@@ -1,14 +1,15 @@
 //! Connections, and what their errors mean for a batch of writes.
 //!
 //! A connection is in doubt from the moment it is lent until its work has succeeded. One that comes back in doubt, because a
-//! statement failed or because the caller went away in the middle, is closed, which undoes what it had not committed.
+//! statement failed or because the caller went away in the middle, is closed, which undoes what it had not committed. So is one
+//! that was made before the latest failover.
 
 use std::{
     fmt,
     ops::{Deref, DerefMut},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -25,7 +26,10 @@ use super::{
     connect::{Connected, Options, Target},
     open::OpenError,
 };
-use crate::store::{StoreError, batch::BatchOutcome};
+use crate::{
+    domain::revocation::Timeline,
+    store::{StoreError, batch::BatchOutcome},
+};
 
 /// How soon a connection that could not be made is tried again, at first and at last, each with up to as much again by
 /// chance, so that replicas do not come back all at once.
@@ -39,6 +43,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 const MARGIN: Duration = Duration::from_secs(5);
 /// A batch that failed only after this long is not tried again write by write: that would take as long each time.
 const SLOW: Duration = Duration::from_secs(2);
+
+/// The timeline that the lease was last renewed in. A connection made before may still lead to a primary that has been replaced,
+/// which goes on telling what was true there.
+#[derive(Debug, Default)]
+pub struct LatestTimeline(AtomicI64);
+
+impl LatestTimeline {
+    /// Takes note of it.
+    pub fn set(&self, timeline: Timeline) {
+        self.0.store(timeline.0, Ordering::SeqCst);
+    }
+
+    fn get(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
 
 /// What went wrong.
 #[derive(Clone, Debug)]
@@ -101,11 +121,14 @@ pub struct Connection {
     warned: Arc<AtomicBool>,
     has_locks: bool,
     used_at: Instant,
+    /// The timeline that was the latest one when it was made.
+    timeline: i64,
 }
 
 /// Makes connections.
 pub struct Manager {
     target: Target,
+    latest: Arc<LatestTimeline>,
     /// Why none can be made.
     trouble: Arc<Mutex<Option<String>>>,
     /// Ends the attempts.
@@ -146,6 +169,7 @@ impl bb8::ManageConnection for Manager {
             .with_max_delay(LAST_RETRY)
             .with_jitter()
             .without_max_times();
+        let timeline = self.latest.get();
         let connecting = (|| self.target.connect()).retry(retries).notify(|error, _| self.in_trouble(error));
         let Connected { connection: inner, warned, .. } = tokio::select! {
             connected = connecting => connected.map_err(|_| Closed)?,
@@ -153,7 +177,7 @@ impl bb8::ManageConnection for Manager {
         };
         self.out_of_trouble();
         let has_locks = self.target.has_locks;
-        Ok(Connection { inner, in_doubt: false, warned, has_locks, used_at: Instant::now() })
+        Ok(Connection { inner, in_doubt: false, warned, has_locks, used_at: Instant::now(), timeline })
     }
 
     /// Asks only where what the driver has noticed may not be all: a firewall forgets a connection that says nothing.
@@ -167,7 +191,7 @@ impl bb8::ManageConnection for Manager {
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.in_doubt || connection.inner.is_broken()
+        connection.in_doubt || connection.timeline != self.latest.get() || connection.inner.is_broken()
     }
 }
 
@@ -188,9 +212,9 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// A pool that makes its connections when they are needed.
-    pub fn new(target: Target, options: &Options) -> Self {
+    pub fn new(target: Target, latest: Arc<LatestTimeline>, options: &Options) -> Self {
         let (trouble, closed) = (Arc::default(), CancellationToken::new());
-        let manager = Manager { target, trouble: Arc::clone(&trouble), closed: closed.clone() };
+        let manager = Manager { target, latest, trouble: Arc::clone(&trouble), closed: closed.clone() };
         let builder = bb8::Pool::builder()
             .max_size(options.max_connections)
             .connection_timeout(options.acquire_timeout)

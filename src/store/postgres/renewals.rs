@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     connect::{Connected, Target},
-    pool::Fault,
+    pool::{Fault, LatestTimeline},
     replicas::span,
     rows::{revoked, timestamp, uuid},
     sql::statement,
@@ -37,6 +37,7 @@ use crate::{
 /// Makes its connection when it needs one.
 pub struct PostgresRenewals {
     target: Target,
+    latest: Arc<LatestTimeline>,
     /// Taken out while in use and put back only after success.
     connection: Option<Link>,
 }
@@ -51,9 +52,9 @@ impl Drop for Link {
 }
 
 impl PostgresRenewals {
-    /// Not connected yet.
-    pub fn new(target: Target) -> Self {
-        Self { target, connection: None }
+    /// Not connected yet. It tells the pool which timeline it has seen.
+    pub fn new(target: Target, latest: Arc<LatestTimeline>) -> Self {
+        Self { target, latest, connection: None }
     }
 }
 
@@ -80,6 +81,9 @@ impl Renewals for PostgresRenewals {
         if AtomicBool::load(&warned, Ordering::SeqCst) {
             // A commit whose wait for the standbys was cancelled gives a warning and success: it may yet be lost.
             return Err(unavailable("it gave a warning".to_owned()));
+        }
+        if let Renewed::Answer(answer) = &renewed {
+            self.latest.set(answer.head.timeline);
         }
         Ok(renewed)
     }
