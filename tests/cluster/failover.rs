@@ -188,12 +188,16 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
         assert_not_current(&mut clients[2], token).await;
     }
 
-    // What it asks from now on leads to the new one; what it has asked with before still leads to the old one, where no such
-    // token has been issued.
+    // It has read of no such token, and has no lease to believe that by: the new one decides.
     let issued = refresh(&mut clients[0], &refreshed.refresh_token).await.unwrap().tokens.unwrap().refresh_token;
-    links[2].lead_to(&pair.standby.url("postgres"));
+    let has_read = "SELECT least(count(*), 1) FROM pg_stat_activity WHERE application_name = 'replica 2' \
+                    AND state = 'idle' AND query LIKE '%FROM \"sessions\"%'";
+    let failover = async {
+        becomes(&pair.primary.url("postgres"), has_read, 1).await;
+        turn(&links[2]);
+    };
+    tokio::join!(revoke_at_last(&mut clients[2], &issued), failover);
     health.becomes(ServingStatus::Serving).await;
-    revoke_at_last(&mut clients[2], &issued).await;
     assert!(!validate(&mut clients[0], &refreshed.access_token).await.active);
     for client in &mut clients {
         assert!(validate(client, &good).await.active);

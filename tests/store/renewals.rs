@@ -153,3 +153,27 @@ async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
     standby("").await;
     answer(&mut renewals, renewal(22, 1, Seq(0))).await;
 }
+
+/// Whoever is still connected to it reads there what was true before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
+    let primary = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    drop(joined(&primary.url("postgres")).await);
+    let (primary, standby) = tokio::task::spawn_blocking(|| {
+        let standby = primary.start_standby();
+        (primary, standby)
+    })
+    .await
+    .unwrap();
+    // New connections go to the first that can be written to.
+    let store = open(&Server::url_of(&[&standby, &primary], "postgres")).await;
+    let before = answer(&mut store.renewals(), renewal(1, 0, Seq(0))).await.head.timeline;
+    assert_eq!(store.session(session(1).id).await.unwrap(), None);
+
+    execute(&standby.url("postgres"), "SELECT pg_promote()").await;
+    let there = create(&open(&standby.url("postgres")).await, session(1)).await;
+    assert_eq!(store.session(there.id).await.unwrap(), None, "the connection that there is leads to the old one");
+    let now = answer(&mut store.renewals(), renewal(2, 0, Seq(0))).await.head.timeline;
+    assert_ne!(now, before);
+    assert_eq!(store.session(there.id).await.unwrap(), Some(there));
+}

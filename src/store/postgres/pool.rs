@@ -172,8 +172,10 @@ impl bb8::ManageConnection for Manager {
         let timeline = self.latest.get();
         let connecting = (|| self.target.connect()).retry(retries).notify(|error, _| self.in_trouble(error));
         let Connected { connection: inner, warned, .. } = tokio::select! {
-            connected = connecting => connected.map_err(|_| Closed)?,
+            // First: what fails because the process ends is no trouble.
+            biased;
             () = self.closed.cancelled() => return Err(Closed),
+            connected = connecting => connected.map_err(|_| Closed)?,
         };
         self.out_of_trouble();
         let has_locks = self.target.has_locks;
