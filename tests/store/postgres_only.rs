@@ -641,6 +641,30 @@ async fn lost_connections_under_load_are_felt_as_unavailable_and_nothing_else() 
     assert_keeps_its_word(&store, trouble).await;
 }
 
+/// The server reads the text of a statement when it meets the table, so it says at which character the end came, as if the
+/// text were wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_lost_while_a_statement_is_read_is_felt_as_unavailable() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let (locker, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    locker.batch_execute("BEGIN; LOCK TABLE sessions").await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sessions'::regclass";
+    let end = async {
+        while number(&url, waiting).await < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        execute(&url, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted").await;
+    };
+    let (written, read, ()) =
+        tokio::join!(store.create_session(unlimited(session(1))), store.session(session(2).id), in_time(end));
+    assert_unavailable(&written.unwrap_err());
+    assert_unavailable(&read.unwrap_err());
+    drop(locker);
+    create(&store, session(3)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_of_the_server_loses_nothing_and_is_over_a_second_after_its_return() {
     let server = Box::leak(Box::new(tokio::task::spawn_blocking(Server::start).await.unwrap()));

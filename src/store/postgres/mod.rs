@@ -237,13 +237,13 @@ macro_rules! with_connection {
                 () = answer.closed() => return,
             };
             let outcome = match leased {
-                Ok(mut lease) => {
-                    let outcome = shared.pool.in_time($function(&mut lease $(, $argument)*)).await;
-                    if outcome.is_ok() {
+                Ok(mut lease) => match shared.pool.in_time($function(&mut lease $(, $argument)*)).await {
+                    Ok(outcome) => {
                         lease.release();
+                        Ok(outcome)
                     }
-                    outcome
-                }
+                    Err(fault) => Err(lease.clear(fault).await),
+                },
                 Err(fault) => Err(fault),
             };
             // Whoever asked may have gone away.

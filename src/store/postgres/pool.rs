@@ -86,8 +86,9 @@ impl From<Error> for Fault {
                     ClosedConnection | UnableToSendCommand | ReadOnlyTransaction => {
                         Self::Away(StoreError::Unavailable(message))
                     }
-                    // Diesel does not tell the code. Only an error in the text of a statement has a position.
-                    Unknown if info.statement_position().is_some() => Self::Final(StoreError::Refused(message)),
+                    // Diesel does not tell the code. An error in the text of a statement has a position, but so has the end of
+                    // the connection if it comes while the server reads the text.
+                    Unknown if info.statement_position().is_some() => Self::Unclear(StoreError::Refused(message)),
                     Unknown if message.contains("deadlock") => Self::Again(StoreError::Unavailable(message)),
                     Unknown => Self::Unclear(StoreError::Unavailable(message)),
                     _ => Self::Final(StoreError::Refused(message)),
@@ -305,9 +306,14 @@ impl Lease<'_> {
         self.0.used_at = Instant::now();
     }
 
-    /// Whether the connection still answers after an error.
-    async fn survives(&self) -> bool {
-        matches!(timeout(ANSWER_TIMEOUT, self.run("ROLLBACK")).await, Ok(Ok(())))
+    /// Makes an unclear fault clear: by whether the connection still answers.
+    pub async fn clear(&self, fault: Fault) -> Fault {
+        let Fault::Unclear(error) = fault else { return fault };
+        match (timeout(ANSWER_TIMEOUT, self.run("ROLLBACK")).await, error) {
+            (Ok(Ok(())), error) => Fault::Final(error),
+            (_, StoreError::Refused(message)) => Fault::Away(StoreError::Unavailable(message)),
+            (_, error) => Fault::Away(error),
+        }
     }
 }
 
@@ -354,11 +360,7 @@ async fn apply<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Result<Vec<Result<W:
             lease.release();
             Ok(outcomes)
         }
-        Err(Fault::Unclear(error)) => Err(match lease.survives().await {
-            true => Fault::Final(error),
-            false => Fault::Away(error),
-        }),
-        Err(fault) => Err(fault),
+        Err(fault) => Err(lease.clear(fault).await),
     }
 }
 
