@@ -190,10 +190,13 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
 
     // It has read of no such token, and has no lease to believe that by: the new one decides.
     let issued = refresh(&mut clients[0], &refreshed.refresh_token).await.unwrap().tokens.unwrap().refresh_token;
-    let has_read = "SELECT least(count(*), 1) FROM pg_stat_activity WHERE application_name = 'replica 2' \
-                    AND state = 'idle' AND query LIKE '%FROM \"sessions\"%'";
+    let has_read = format!(
+        "SELECT least(count(*), 1) FROM pg_stat_activity WHERE application_name = '{}' AND state = 'idle' \
+         AND query LIKE '%FROM \"sessions\"%'",
+        cluster.replicas[2].name()
+    );
     let failover = async {
-        becomes(&pair.primary.url("postgres"), has_read, 1).await;
+        becomes(&pair.primary.url("postgres"), &has_read, 1).await;
         turn(&links[2]);
     };
     tokio::join!(revoke_at_last(&mut clients[2], &issued), failover);
