@@ -217,14 +217,30 @@ impl Account {
     }
 }
 
+/// Whether every client should make the call again: the server may not know the latest revocations. On a busy machine a lease
+/// may lapse at any time.
+fn is_not_current<T>(answer: &Result<T, Status>) -> bool {
+    answer.as_ref().is_err_and(|status| reason(status) == "NOT_CURRENT")
+}
+
 pub async fn refresh(client: &mut Client, token: &str) -> Result<RefreshResponse, Status> {
     let request = RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
-    client.refresh(request).await.map(tonic::Response::into_inner)
+    loop {
+        let answer = client.refresh(request.clone()).await.map(tonic::Response::into_inner);
+        if !is_not_current(&answer) {
+            return answer;
+        }
+    }
 }
 
 pub async fn validate(client: &mut Client, token: &str) -> ValidateResponse {
     let request = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
-    client.validate(request).await.expect("Validate answers").into_inner()
+    loop {
+        let answer = client.validate(request.clone()).await.map(tonic::Response::into_inner);
+        if !is_not_current(&answer) {
+            return answer.expect("Validate answers");
+        }
+    }
 }
 
 async fn state(client: &mut Client, session_id: &str) -> SessionState {
