@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const PROTOS: [&str; 2] = ["countersign/v1/session.proto", "countersign/v1/session_service.proto"];
+const PROTOS: [&str; 3] =
+    ["countersign/v1/key_service.proto", "countersign/v1/session.proto", "countersign/v1/session_service.proto"];
 
 const WITH_SECRETS: [&str; 8] = [
     ".countersign.v1.Tokens",

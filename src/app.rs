@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::fs::DirBuilderExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -17,17 +17,26 @@ use crate::{
     config::{
         Config,
         database::{DatabaseUrl, PostgresUrl},
+        keys::{Keys, MasterKeySource},
     },
-    domain::{ids::Incarnation, time::brief},
+    domain::{
+        ids::Incarnation,
+        key::{Key, KeyState},
+        time::brief,
+    },
     grpc::server::{self, Health},
     http::{
         self,
         health::{Phase, Readiness},
     },
     keys::{
+        generate::{self, NotGenerated},
+        keeper::Keeper,
         master_key::{self, MasterKeyError},
-        ring::{self, KeyRing, RingError},
-        sealing::MasterKey,
+        pair::SigningPair,
+        private_file,
+        ring::{KeyRing, RingError},
+        sealing::{MasterKey, MasterKeys},
     },
     metrics::Metrics,
     revocation::{
@@ -40,6 +49,7 @@ use crate::{
         Store, StoreError,
         postgres::{self, PostgresStore},
         replicas::{Members, Newcomer},
+        ring::RingChange,
         sqlite::{self, SqliteStore},
     },
     tasks,
@@ -69,7 +79,7 @@ pub enum AppError {
         folder: PathBuf,
     },
     /// There is no database to work on.
-    #[error("database {0} does not exist: name the one to sweep by --data-dir or --database-url")]
+    #[error("database {0} does not exist: name the one that is meant by --data-dir or --database-url")]
     NoDatabase(PathBuf),
     /// The SQLite file cannot be opened.
     #[error(transparent)]
@@ -100,6 +110,17 @@ pub enum AppError {
     /// The keys cannot be used.
     #[error(transparent)]
     Ring(#[from] RingError),
+    /// A key of one's own cannot be used.
+    #[error("private key {path}: {problem}")]
+    NotImported {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The first keys could not be made.
+    #[error(transparent)]
+    NotGenerated(#[from] NotGenerated),
     /// The server failed.
     #[error("the gRPC server failed: {0}")]
     Server(#[from] tonic::transport::Error),
@@ -191,32 +212,71 @@ fn make_folders(config: &Config) -> Result<(), AppError> {
     builder.recursive(true).mode(0o700).create(&path).map_err(|source| AppError::DataDir { path, source })
 }
 
+/// Reads a master key; nothing if it is in a file that does not exist.
+fn read_master_key(source: &MasterKeySource) -> Result<Option<MasterKey>, MasterKeyError> {
+    match source {
+        MasterKeySource::File(path) => master_key::read_file(path),
+        MasterKeySource::Credential(path) => master_key::read_credential(path).map(Some),
+        MasterKeySource::Environment(name, text) => master_key::from_variable(name, text).map(Some),
+    }
+}
+
+fn gone(source: &MasterKeySource) -> AppError {
+    match source {
+        MasterKeySource::File(path) | MasterKeySource::Credential(path) => AppError::MasterKeyGone(path.clone()),
+        MasterKeySource::Environment(name, _) => MasterKeyError::NotInVariable(name).into(),
+    }
+}
+
+/// The master keys that are there.
+struct Masters {
+    current: Option<MasterKey>,
+    previous: Option<MasterKey>,
+}
+
+impl Masters {
+    fn read(config: &Config) -> Result<Self, AppError> {
+        let current = read_master_key(&config.keys.master)?;
+        let previous = match &config.keys.previous_master {
+            Some(source) => Some(read_master_key(source)?.ok_or_else(|| gone(source))?),
+            None => None,
+        };
+        Ok(Self { current, previous })
+    }
+}
+
 /// Opens the key ring, making the first keys of a new database. The master key is read before the database is opened, so
 /// that a wrong one leaves the database as it was.
-async fn open_ring(
+async fn open_keeper(
     config: &Config,
-    master: Option<MasterKey>,
+    masters: Masters,
     store: &dyn Store,
     system: &System,
-) -> Result<KeyRing, AppError> {
-    let path = &config.master_key_file;
-    let keys = store.keys().await?;
-    let master = match master {
-        Some(master) => master,
-        None if !keys.is_empty() => return Err(AppError::MasterKeyGone(path.clone())),
-        None if config.database.is_shared() => return Err(AppError::MasterKeyMissing { path: path.clone() }),
-        None => {
+) -> Result<Keeper, AppError> {
+    let mut ring = store.ring().await?;
+    let is_new = ring.keys.is_empty() && ring.damaged.is_empty();
+    let current = match (masters.current, &config.keys.master) {
+        (Some(current), _) => current,
+        (None, MasterKeySource::File(path)) if !is_new => return Err(AppError::MasterKeyGone(path.clone())),
+        (None, MasterKeySource::File(path)) if config.database.is_shared() => {
+            return Err(AppError::MasterKeyMissing { path: path.clone() });
+        }
+        (None, MasterKeySource::File(path)) => {
             let master = master_key::create(path, &*system.rng)?;
             tracing::info!(file = %path.display(), "made a master key: back it up, without it the database is useless");
             master
         }
+        (None, source) => return Err(gone(source)),
     };
-    let keys = if keys.is_empty() {
-        store.insert_first_keys(ring::generate(&master, &*system.rng, system.clock.now())?).await?
-    } else {
-        keys
-    };
-    Ok(KeyRing::open(&master, keys)?)
+    let masters = MasterKeys { current, previous: masters.previous };
+    if is_new {
+        let first = generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, system.clock.now())?;
+        // Whoever was faster made others, which are read below.
+        store.change_ring(RingChange { version: ring.version, put: first, drop: vec![] }).await?;
+        ring = store.ring().await?;
+    }
+    let ring = KeyRing::open(&masters, ring)?;
+    Ok(Keeper::new(masters, ring))
 }
 
 /// A database that is being opened.
@@ -229,14 +289,14 @@ async fn open(
     store: impl OpeningStore,
     system: &System,
     replica: Arc<Replica>,
-) -> Result<(Arc<Authority>, Arc<dyn Store>), AppError> {
+) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Keeper>), AppError> {
     make_folders(config)?;
-    let master = master_key::read(&config.master_key_file)?;
+    let masters = Masters::read(config)?;
     let store = store.await?;
-    let ring = open_ring(config, master, &*store, system).await?;
+    let keeper = Arc::new(open_keeper(config, masters, &*store, system).await?);
     let (clock, rng) = (system.clock.clone(), system.rng.clone());
-    let authority = Authority::new(store.clone(), ring, replica, clock, rng, settings(config));
-    Ok((Arc::new(authority), store))
+    let authority = Authority::new(store.clone(), keeper.clone(), replica, clock, rng, settings(config));
+    Ok((Arc::new(authority), store, keeper))
 }
 
 fn settings(config: &Config) -> Settings {
@@ -252,6 +312,9 @@ fn settings(config: &Config) -> Settings {
         sweep_batch: config.sweeper.batch_size,
         session_retention: config.sweeper.session_retention,
         token_cache_bytes: config.tokens.verified_cache_bytes,
+        signing_rotation: config.keys.signing,
+        refresh_rotation: config.keys.refresh,
+        jwks_max_age: config.keys.jwks_max_age,
     }
 }
 
@@ -298,7 +361,8 @@ pub async fn serve(
     let server = server::serve(listeners.grpc, ready.clone(), announcer.grpc.clone(), close.clone());
     let mut server = AbortOnDropHandle::new(tokio::spawn(server));
     let close_http = CancellationToken::new();
-    let routes = http::routes(announcer.http.clone(), Arc::new(Metrics::new(replica.clone())));
+    let routes =
+        http::routes(announcer.http.clone(), Arc::new(Metrics::new(replica.clone())), &config.issuer, ready.clone());
     let mut http =
         AbortOnDropHandle::new(tokio::spawn(http::server::serve(listeners.http, routes, close_http.clone())));
 
@@ -306,14 +370,14 @@ pub async fn serve(
         opened = open(config, store, &system, replica.clone()) => opened?,
         () = shutdown.soft.cancelled() => return Ok(()),
     };
-    let (authority, store) = opened;
+    let (authority, store, keeper) = opened;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %address,
         http = http_address.map(tracing::field::display),
         database = %config.database,
         issuer = config.issuer,
-        signing_key = authority.signing_kid(),
+        signing_key = keeper.ring().signing().map(|key| &*key.kid),
         revocations_hold_within = %brief(config.lease.holds_for()),
         "starting"
     );
@@ -322,7 +386,7 @@ pub async fn serve(
     }
     let _ = ready.set(authority.clone());
 
-    let mut renewing = Renewing::new(replica.clone(), store.clone(), draw(config, &system));
+    let mut renewing = Renewing::new(replica.clone(), store.clone(), keeper.clone(), draw(config, &system));
     tokio::select! {
         loaded = renewing.load() => loaded?,
         () = shutdown.soft.cancelled() => {
@@ -429,8 +493,15 @@ fn start_tasks(
     tasks.spawn(named("the renewal of the lease", renewing.run()));
     let sweeper = tasks::sweeper::run(authority.clone(), system.clock.clone(), config.sweeper.schedule.clone());
     tasks.spawn(named("the sweeper", sweeper));
+    let rotation = tasks::keys::run(authority.clone(), how_often(&config.keys));
+    tasks.spawn(named("the rotation of the keys", rotation));
     tasks.spawn(named("the end of revoked tenants' sessions", tasks::tenants::run(authority)));
     tasks
+}
+
+/// How often it is looked whether a key is due: often enough for the shortest span that the schedule is made of.
+fn how_often(keys: &Keys) -> Duration {
+    (keys.signing.publish_ahead / 10).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }
 
 /// None of the tasks ends by itself, so its name is its obituary.
@@ -447,13 +518,72 @@ fn name_of(stopped: Option<Result<&'static str, tokio::task::JoinError>>) -> Str
     }
 }
 
+/// Refuses to make a database where one is meant that exists.
+fn require_database(config: &Config) -> Result<(), AppError> {
+    match &config.database {
+        DatabaseUrl::Sqlite(path) if !path.exists() => Err(AppError::NoDatabase(path.clone())),
+        DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
+    }
+}
+
 /// Sweeps once, without serving.
 pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
-    match &config.database {
-        DatabaseUrl::Sqlite(path) if !path.exists() => return Err(AppError::NoDatabase(path.clone())),
-        DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => {}
-    }
+    require_database(config)?;
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
-    let (authority, _) = open(config, open_store(config), &system, replica).await?;
+    let (authority, _, _) = open(config, open_store(config), &system, replica).await?;
     authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))
+}
+
+/// Takes a private key that was made elsewhere as the next one that signs access tokens, in the place of the one that was to be.
+pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<Key, AppError> {
+    let refused = |problem: String| AppError::NotImported { path: file.to_owned(), problem };
+    let pem = private_file::read(file).map_err(|error| refused(error.to_string()))?;
+    let (pair, secret) = SigningPair::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
+    let wanted = config.keys.signing.algorithm;
+    if pair.algorithm() != wanted {
+        let problem = format!("it is a key for {0}; keys.algorithm is {wanted}: set it to {0} first", pair.algorithm());
+        return Err(refused(problem));
+    }
+    let kid = generate::name(&pair).ok_or_else(|| refused("it has no name".to_owned()))?;
+    require_database(config)?;
+    let masters = Masters::read(config)?;
+    let store = open_store(config).await?;
+    let keeper = open_keeper(config, masters, &*store, &system).await?;
+    loop {
+        let ring = store.ring().await?;
+        let keys = || ring.keys.iter().map(|sealed| &sealed.key);
+        if let Some(there) = keys().find(|key| key.kid == kid) {
+            return Err(refused(format!("key {kid} is there already, {}", there.state().as_str())));
+        }
+        let waiting = keys().filter(|key| key.purpose() == wanted.purpose() && key.state() == KeyState::Pending);
+        let drop = waiting.map(|key| key.kid.clone()).collect();
+        let key = Key::new(kid.clone(), wanted, system.clock.now());
+        let sealed = keeper.masters().current.seal(&*system.rng, key.clone(), &secret).map_err(RingError::from)?;
+        let change = RingChange { version: ring.version, put: vec![sealed], drop };
+        if store.change_ring(change).await?.is_some() {
+            return Ok(key);
+        }
+    }
+}
+
+/// Seals all keys anew that are not under the present master key, one after the other, so that it can be interrupted. Returns
+/// how many there were.
+pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> {
+    require_database(config)?;
+    let masters = Masters::read(config)?;
+    let store = open_store(config).await?;
+    let keeper = open_keeper(config, masters, &*store, &system).await?;
+    let mut resealed = 0;
+    'again: loop {
+        let ring = store.ring().await?;
+        for key in &ring.keys {
+            if let Some(new) = keeper.masters().reseal(&*system.rng, key).map_err(RingError::from)? {
+                let change = RingChange { version: ring.version, put: vec![new], drop: vec![] };
+                resealed += usize::from(store.change_ring(change).await?.is_some());
+                // There is a new version of the ring now.
+                continue 'again;
+            }
+        }
+        return Ok(resealed);
+    }
 }

@@ -27,6 +27,8 @@ mod failing;
 mod failover;
 #[path = "cluster/flood.rs"]
 mod flood;
+#[path = "cluster/keys.rs"]
+mod keys;
 #[path = "cluster/killed.rs"]
 mod killed;
 #[path = "cluster/lapsed.rs"]

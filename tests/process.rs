@@ -14,6 +14,8 @@ mod cli;
 mod crash;
 #[path = "process/disk.rs"]
 mod disk;
+#[path = "process/keys.rs"]
+mod keys;
 #[path = "process/logs.rs"]
 mod logs;
 #[path = "process/pauses.rs"]

@@ -153,9 +153,10 @@ macro_rules! conformance {
                 texts_that_look_alike_are_different_texts,
             }
             keys {
-                first_keys_are_read_back,
-                later_first_keys_do_not_replace_them,
-                two_who_write_first_keys_at_once_get_the_same,
+                keys_are_read_back_in_every_state,
+                a_change_is_made_once_and_for_the_ring_that_it_was_made_for,
+                of_two_who_change_the_keys_at_once_one_does,
+                a_refresh_key_is_held_as_long_as_a_live_session_may_have_its_token,
             }
         }
     };

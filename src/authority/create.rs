@@ -88,7 +88,7 @@ impl Authority {
             created_at: now,
             refreshed_at: now,
             expires_at,
-            lineage: Lineage { generation: 1, secret: LineageSecret(self.random()?), key: self.ring.active_refresh() },
+            lineage: Lineage { generation: 1, secret: LineageSecret(self.random()?), key: self.refresh_key()? },
             access_token_id: token_id,
             request_id: new.request_id,
             ended: None,

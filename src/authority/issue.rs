@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Authority, error::AuthorityError};
+use super::{Authority, error::AuthorityError, no_key};
 use crate::{
     domain::{
         claims::AccessClaims,
@@ -13,7 +13,7 @@ use crate::{
         time::Timestamp,
     },
     token::{
-        access::{self, MAX_BYTES},
+        access::{self, MAX_BYTES, Signer},
         refresh,
     },
 };
@@ -78,8 +78,11 @@ impl Authority {
             amr: session.authentication.amr.iter().map(ToString::to_string).collect(),
             custom: session.claims.as_map().clone(),
         };
-        let key = self.ring.signing();
-        let access_token = access::sign(&claims, &key.kid, &key.pair)?;
+        let ring = self.keeper.ring();
+        let key = ring.signing().ok_or_else(no_key)?;
+        let algorithm = key.pair.algorithm().as_str();
+        let signer = Signer { kid: &key.kid, algorithm, sign: |message: &[u8]| key.pair.sign(message) };
+        let access_token = access::sign(&claims, signer)?;
         if access_token.len() > MAX_BYTES {
             let problem = format!(
                 "together with audience and scopes make an access token of {} bytes, at most {MAX_BYTES} are allowed",
@@ -87,7 +90,7 @@ impl Authority {
             );
             return Err(AuthorityError::field("claims", problem));
         }
-        let Some(refresh_key) = self.ring.refresh(session.lineage.key) else {
+        let Some(refresh_key) = ring.refresh(session.lineage.key) else {
             tracing::error!(session = %session.id, key = %session.lineage.key, "the refresh key of a session is not in the ring");
             return Err(AuthorityError::Internal);
         };

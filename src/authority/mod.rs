@@ -4,6 +4,7 @@ pub mod create;
 pub mod error;
 pub mod inspect;
 pub mod issue;
+pub mod keys;
 pub mod refresh;
 pub mod revoke;
 pub mod sweep;
@@ -14,15 +15,17 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use tokio::sync::Mutex;
 
-use self::{error::AuthorityError, sweep::Sweeper};
+use self::{error::AuthorityError, keys::Rotating, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{
+        key::RefreshKeyId,
         policy::{Policy, TenantRules},
         revocation::{Place, Seq},
+        rotation::RotationRules,
         text::Audience,
     },
-    keys::ring::KeyRing,
+    keys::keeper::Keeper,
     revocation::replica::{NotCertain, Replica},
     rng::{Rng, random},
     store::Store,
@@ -54,12 +57,18 @@ pub struct Settings {
     pub session_retention: Duration,
     /// Bytes for tokens whose signature is known to be good.
     pub token_cache_bytes: u64,
+    /// How the keys of access tokens rotate.
+    pub signing_rotation: RotationRules,
+    /// How the keys of refresh tokens rotate.
+    pub refresh_rotation: RotationRules,
+    /// How long a verifier may use the public keys without asking again.
+    pub jwks_max_age: Duration,
 }
 
 /// All use cases.
 pub struct Authority {
     store: Arc<dyn Store>,
-    ring: KeyRing,
+    keeper: Arc<Keeper>,
     replica: Arc<Replica>,
     verified: VerifiedCache,
     expectations: Expectations,
@@ -67,6 +76,7 @@ pub struct Authority {
     rng: Arc<dyn Rng>,
     settings: Settings,
     sweeper: Mutex<Sweeper>,
+    rotating: Mutex<Rotating>,
     /// Tenants whose sessions have all been ended, with the entry under which. In another life of the replica an entry may
     /// have the number of one that was lost.
     ended_tenants: Mutex<HashMap<String, (u64, Seq)>>,
@@ -82,7 +92,7 @@ impl Authority {
     /// Puts the parts together.
     pub fn new(
         store: Arc<dyn Store>,
-        ring: KeyRing,
+        keeper: Arc<Keeper>,
         replica: Arc<Replica>,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
@@ -90,11 +100,12 @@ impl Authority {
     ) -> Self {
         Self {
             store,
-            ring,
+            keeper,
             replica,
             verified: VerifiedCache::with_capacity(settings.token_cache_bytes),
             expectations: Expectations { issuer: settings.issuer.clone(), max_ttl: settings.max_access_token_ttl },
             sweeper: Mutex::new(Sweeper::new(&*clock)),
+            rotating: Mutex::new(Rotating::new(&*clock)),
             clock,
             rng,
             settings,
@@ -102,9 +113,9 @@ impl Authority {
         }
     }
 
-    /// Name of the key that signs access tokens now.
-    pub fn signing_kid(&self) -> &str {
-        &self.ring.signing().kid
+    /// The key that new refresh tokens are made under.
+    fn refresh_key(&self) -> Result<RefreshKeyId, AuthorityError> {
+        self.keeper.ring().active_refresh().ok_or_else(no_key)
     }
 
     fn random<const N: usize>(&self) -> Result<[u8; N], AuthorityError> {
@@ -126,6 +137,13 @@ impl Authority {
     async fn acknowledged_as_read(&self, place: Place) -> Result<(), AuthorityError> {
         self.replica.acknowledged_as_read(place).await.map_err(uncertain)
     }
+}
+
+fn no_key() -> AuthorityError {
+    tracing::error!(
+        "no key makes tokens: its row has been deleted or damaged; the next one is about to take its place"
+    );
+    AuthorityError::Internal
 }
 
 fn uncertain(error: NotCertain) -> AuthorityError {

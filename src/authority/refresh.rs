@@ -45,7 +45,7 @@ impl Authority {
             device: exchange.device,
             now,
             next_access_token_id: TokenId::new(self.random()?),
-            next_key: self.ring.active_refresh(),
+            next_key: self.refresh_key()?,
         };
         match self.exchange(attempt).await? {
             Refreshed::Rotated { session, place } => {
@@ -117,7 +117,8 @@ impl Authority {
     /// Reads an authentic refresh token.
     pub(super) fn read_refresh_token(&self, token: &str) -> Option<RefreshClaims> {
         let unverified = Unverified::parse(token).ok()?;
-        let key = self.ring.refresh(unverified.key())?;
+        let ring = self.keeper.ring();
+        let key = ring.refresh(unverified.key())?;
         unverified.verify(key).ok()
     }
 }

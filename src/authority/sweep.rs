@@ -34,7 +34,8 @@ impl SweepClock {
         Self { now: clock.now(), uptime: clock.uptime() }
     }
 
-    fn advance(&mut self, clock: &dyn Clock) -> Timestamp {
+    /// What it says now.
+    pub fn advance(&mut self, clock: &dyn Clock) -> Timestamp {
         let uptime = clock.uptime();
         let passed = uptime.saturating_sub(self.uptime);
         self.uptime = uptime;

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Authority, error::AuthorityError};
 use crate::{
     domain::{claims::AccessClaims, time::Timestamp},
+    keys::ring::{Found, VerifyingKey},
     mutants::broken,
     revocation::lease::Held,
     token::{
@@ -59,7 +60,7 @@ pub enum InactiveReason {
     InsufficientScope,
     /// Authentication too weak or too old for the demand.
     StepUpRequired,
-    /// Stopped by the blacklist.
+    /// Stopped by the blacklist, or its key has been revoked.
     Revoked,
 }
 
@@ -125,12 +126,13 @@ impl Authority {
             return Err(InactiveReason::Malformed);
         }
         let digest = TokenDigest::of(token);
+        let ring = self.keeper.ring();
         if let Some(known) = self.verified.get(&digest) {
-            self.ring.verifying(&known.kid).ok_or(InactiveReason::UnknownKey)?;
+            accepted(ring.verifying(&known.kid))?;
             return Ok(known);
         }
         let unverified = Unverified::parse(token)?;
-        let key = self.ring.verifying(&unverified.kid).ok_or(InactiveReason::UnknownKey)?;
+        let key = accepted(ring.verifying(&unverified.kid))?;
         let claims = unverified.verify(key.algorithm, &key.decoding, &self.expectations)?;
         let verified = Arc::new(VerifiedToken { kid: unverified.kid, claims, token_bytes: token.len() });
         self.verified.insert(digest, verified.clone());
@@ -156,6 +158,14 @@ impl Authority {
             return Err(InactiveReason::Revoked);
         }
         Ok(())
+    }
+}
+
+fn accepted(found: Found<'_>) -> Result<&VerifyingKey, InactiveReason> {
+    match found {
+        Found::Good(key) => Ok(key),
+        Found::Revoked => Err(InactiveReason::Revoked),
+        Found::Unknown => Err(InactiveReason::UnknownKey),
     }
 }
 

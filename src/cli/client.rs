@@ -10,7 +10,7 @@ use tonic::{
 use tonic_types::StatusExt;
 
 use super::Failure;
-use crate::proto::session_service_client::SessionServiceClient;
+use crate::proto::{key_service_client::KeyServiceClient, session_service_client::SessionServiceClient};
 
 /// How long to wait for a connection, and then for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,6 +42,11 @@ impl Server {
     /// Connects to the server's sessions.
     pub async fn sessions(&self) -> Result<SessionServiceClient<Channel>, Failure> {
         Ok(SessionServiceClient::new(self.connect().await?))
+    }
+
+    /// Connects to the server's keys.
+    pub async fn keys(&self) -> Result<KeyServiceClient<Channel>, Failure> {
+        Ok(KeyServiceClient::new(self.connect().await?))
     }
 }
 

@@ -3,6 +3,7 @@
 mod client;
 mod config;
 mod health;
+mod key;
 mod migrate;
 mod output;
 mod replica;
@@ -44,6 +45,9 @@ enum Command {
     /// Validate, refresh and decode tokens.
     #[command(subcommand)]
     Token(token::Token),
+    /// List, rotate, revoke and import the keys that tokens are made with.
+    #[command(subcommand)]
+    Key(key::Key),
     /// Bring the schema of the database up to date, and exit.
     ///
     /// `serve` does it by itself unless told not to (--no-migrate): for those who keep the right to change tables apart from
@@ -159,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::Serve(verb) => verb.run(),
         Command::Session(verb) => block_on(verb.run()),
         Command::Token(verb) => block_on(verb.run()),
+        Command::Key(verb) => block_on(verb.run()),
         Command::Migrate(verb) => block_on(verb.run()),
         Command::Sweep(verb) => block_on(verb.run()),
         Command::Replica(verb) => block_on(verb.run()),

@@ -91,7 +91,7 @@ pub fn instant(at: Option<&Timestamp>) -> String {
 }
 
 /// An enum value without the name of its type, in lower case; empty if it is unspecified.
-fn plain(name: &str, prefix: &str) -> String {
+pub fn plain(name: &str, prefix: &str) -> String {
     let name = name.strip_prefix(prefix).unwrap_or(name).to_lowercase();
     if name == "unspecified" { String::new() } else { name }
 }

@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod error;
+pub mod keys;
 pub mod lease;
 pub mod log;
 pub mod policies;
@@ -27,6 +28,7 @@ use crate::domain::lease::Terms;
 use self::{
     database::{Database, DatabaseUrl, Password},
     error::{ConfigError, invalid},
+    keys::{Keys, RawKeys},
     lease::RawLease,
     log::Log,
     policies::{Policies, RawPolicy},
@@ -39,16 +41,18 @@ use self::{
 /// Prefix of the environment variables; sections are separated by two underscores.
 pub const ENV_PREFIX: &str = "COUNTERSIGN_";
 
-/// Whether an environment variable, without its prefix, is meant as a setting. `CONFIG` and `SERVER` are defaults of flags;
+/// Whether an environment variable, without its prefix, is meant as a setting. `CONFIG` and `SERVER` are defaults of flags, the master
+/// keys are secrets;
 /// `SERVICE_HOST`, `PORT` and the like are what Kubernetes tells a container about a service named `countersign`.
 fn is_setting(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let flag = name == "config" || name == "server";
+    let secret = name == "master_key" || name == "previous_master_key";
     if cfg!(feature = "mutants") && (name == "mutant" || name == "wall_clock_offset") {
         return false;
     }
     let service_link = name == "port" || name.starts_with("port_") || name.starts_with("service_");
-    !flag && !service_link
+    !flag && !secret && !service_link
 }
 
 /// All settings, checked.
@@ -68,8 +72,8 @@ pub struct Config {
     pub database_options: Database,
     /// The password from the environment.
     pub database_password: Option<Password>,
-    /// The master key's file.
-    pub master_key_file: PathBuf,
+    /// What keys are sealed under, and how they rotate.
+    pub keys: Keys,
     /// Access tokens.
     pub tokens: Tokens,
     /// The limits of sessions.
@@ -117,13 +121,6 @@ struct RawConfig {
 #[serde(deny_unknown_fields, default)]
 struct RawBlacklist {
     max_entries: usize,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawKeys {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    master_key_file: Option<PathBuf>,
 }
 
 impl Default for RawBlacklist {
@@ -208,19 +205,19 @@ impl Config {
         let http_listen = Listen::http(&raw.http_listen, raw.insecure)?;
         let database = database::parse(raw.database_url.as_deref(), &raw.data_dir)?;
         raw.database.check(&database)?;
-        let master_key_file = raw.keys.master_key_file.clone().unwrap_or_else(|| raw.data_dir.join("master.key"));
         let tokens = Tokens::check(&raw.tokens, &raw.issuer)?;
         let policies = policies::check(&raw.policies, &tokens)?;
         let tenants = tenants::check(&raw.tenants, &policies)?;
         let sweeper = Sweeper::check(&raw.sweeper)?;
         let lease = raw.lease.check()?;
+        let environment = keys::Environment::read();
+        let keys = raw.keys.check(environment, &raw.data_dir, &lease, tokens.max_access_token_ttl)?;
         raw.log.filter()?;
         if raw.blacklist.max_entries == 0 {
             return Err(invalid("blacklist.max_entries", "must be at least 1"));
         }
         raw.tokens.default_audience = Some(tokens.default_audience.to_string());
         raw.policies = policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
-        raw.keys.master_key_file = Some(master_key_file.clone());
         raw.database_url = Some(database.to_string());
         Ok(Self {
             issuer: raw.issuer.clone(),
@@ -230,7 +227,7 @@ impl Config {
             database,
             database_options: raw.database.clone(),
             database_password: Password::from_environment(),
-            master_key_file,
+            keys,
             tokens,
             policies,
             tenants,

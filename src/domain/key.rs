@@ -1,4 +1,4 @@
-//! Keys as they are stored: named, with a purpose, sealed.
+//! Keys: what they are for, and the states that a key goes through.
 
 use std::fmt;
 
@@ -14,6 +14,9 @@ pub enum KeyPurpose {
 }
 
 impl KeyPurpose {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::AccessToken, Self::RefreshToken];
+
     /// The name under which it is stored and bound to the sealed bytes.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -24,30 +27,176 @@ impl KeyPurpose {
 
     /// The purpose of this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::AccessToken, Self::RefreshToken].into_iter().find(|purpose| purpose.as_str() == name)
+        Self::ALL.into_iter().find(|purpose| purpose.as_str() == name)
     }
 }
 
-/// A key's secret bytes, encrypted and bound to its name and purpose.
+/// What a key computes, by its name in JOSE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyAlgorithm {
+    /// Ed25519 (RFC 8037, section 3.1).
+    EdDsa,
+    /// ECDSA on P-256 with SHA-256 (RFC 7518, section 3.4).
+    Es256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518, section 3.3).
+    Rs256,
+    /// HMAC-SHA-256 (RFC 7518, section 3.2), for refresh tokens alone.
+    Hs256,
+}
+
+impl KeyAlgorithm {
+    /// Those that sign access tokens.
+    pub const SIGNING: [Self; 3] = [Self::EdDsa, Self::Es256, Self::Rs256];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EdDsa => "EdDSA",
+            Self::Es256 => "ES256",
+            Self::Rs256 => "RS256",
+            Self::Hs256 => "HS256",
+        }
+    }
+
+    /// The algorithm of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::EdDsa, Self::Es256, Self::Rs256, Self::Hs256].into_iter().find(|algorithm| algorithm.as_str() == name)
+    }
+
+    /// What its keys are for.
+    pub fn purpose(self) -> KeyPurpose {
+        match self {
+            Self::EdDsa | Self::Es256 | Self::Rs256 => KeyPurpose::AccessToken,
+            Self::Hs256 => KeyPurpose::RefreshToken,
+        }
+    }
+}
+
+impl fmt::Display for KeyAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How far a key has come. It only goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyState {
+    /// Published, so that all verifiers know it before it is used. What it makes is accepted.
+    Pending,
+    /// Makes all new tokens.
+    Active,
+    /// Makes none any more. What it made is accepted.
+    Retired,
+    /// What it made is not accepted.
+    Revoked,
+}
+
+impl KeyState {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Retired => "retired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// A step that a key in this state cannot take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("key {kid} is {}, so it cannot become {}", from.as_str(), to.as_str())]
+pub struct NoSuchStep {
+    /// The key.
+    pub kid: String,
+    /// Where it is.
+    pub from: KeyState,
+    /// Where it was to go.
+    pub to: KeyState,
+}
+
+/// A key without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its name: the `kid` of a signing key, the hexadecimal identifier of a refresh key.
+    pub kid: String,
+    /// What it computes, and so what it is for.
+    pub algorithm: KeyAlgorithm,
+    /// When it was written, and so published.
+    pub created_at: Timestamp,
+    /// Since when it makes new tokens.
+    pub activated_at: Option<Timestamp>,
+    /// Since when it makes none any more.
+    pub retired_at: Option<Timestamp>,
+    /// Since when what it made is not accepted.
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl Key {
+    /// A pending key.
+    pub fn new(kid: String, algorithm: KeyAlgorithm, now: Timestamp) -> Self {
+        Self { kid, algorithm, created_at: now, activated_at: None, retired_at: None, revoked_at: None }
+    }
+
+    /// What it is for.
+    pub fn purpose(&self) -> KeyPurpose {
+        self.algorithm.purpose()
+    }
+
+    /// How far it has come.
+    pub fn state(&self) -> KeyState {
+        match self {
+            Self { revoked_at: Some(_), .. } => KeyState::Revoked,
+            Self { retired_at: Some(_), .. } => KeyState::Retired,
+            Self { activated_at: Some(_), .. } => KeyState::Active,
+            _ => KeyState::Pending,
+        }
+    }
+
+    /// Lets it make new tokens.
+    pub fn activate(&self, now: Timestamp) -> Result<Self, NoSuchStep> {
+        self.require([KeyState::Pending], KeyState::Active)?;
+        Ok(Self { activated_at: Some(now), ..self.clone() })
+    }
+
+    /// Lets it make no new tokens.
+    pub fn retire(&self, now: Timestamp) -> Result<Self, NoSuchStep> {
+        self.require([KeyState::Active], KeyState::Retired)?;
+        Ok(Self { retired_at: Some(now), ..self.clone() })
+    }
+
+    /// Makes what it made worthless.
+    pub fn revoke(&self, now: Timestamp) -> Result<Self, NoSuchStep> {
+        self.require([KeyState::Pending, KeyState::Active, KeyState::Retired], KeyState::Revoked)?;
+        Ok(Self { revoked_at: Some(now), ..self.clone() })
+    }
+
+    fn require<const N: usize>(&self, from: [KeyState; N], to: KeyState) -> Result<(), NoSuchStep> {
+        match from.contains(&self.state()) {
+            true => Ok(()),
+            false => Err(NoSuchStep { kid: self.kid.clone(), from: self.state(), to }),
+        }
+    }
+}
+
+/// A key with its secret, which is encrypted and bound to name, purpose and algorithm.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedKey {
-    /// The key's name: the `kid` of a signing key, the hexadecimal identifier of a refresh key.
-    pub kid: String,
-    /// What it is for.
-    pub purpose: KeyPurpose,
-    /// `EdDSA` (RFC 8037) for signing keys, `HS256` (RFC 7518) for refresh keys.
-    pub algorithm: String,
+    /// The key.
+    pub key: Key,
     /// The sealed secret.
     pub sealed: Vec<u8>,
-    /// When it was made.
-    pub created_at: Timestamp,
 }
 
 impl fmt::Debug for SealedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealedKey").field("kid", &self.kid).field("purpose", &self.purpose).finish_non_exhaustive()
+        f.debug_struct("SealedKey").field("key", &self.key).finish_non_exhaustive()
     }
 }
+
+/// Counts the changes of the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RingVersion(pub i64);
 
 /// The short identifier of a refresh key, carried by the tokens made under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,5 +212,40 @@ impl std::str::FromStr for RefreshKeyId {
     type Err = std::num::ParseIntError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         u64::from_str_radix(text, 16).map(|id| Self(id.to_be_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
+
+    #[test]
+    fn a_key_only_goes_forward() {
+        use KeyState::{Active, Pending, Retired, Revoked};
+        let pending = Key::new("k".to_owned(), KeyAlgorithm::EdDsa, NOW);
+        let active = pending.activate(NOW).unwrap();
+        let retired = active.retire(NOW).unwrap();
+        let revoked = retired.revoke(NOW).unwrap();
+        let keys = [(Pending, &pending), (Active, &active), (Retired, &retired), (Revoked, &revoked)];
+        type Step = fn(&Key, Timestamp) -> Result<Key, NoSuchStep>;
+        let steps: [(Step, KeyState, &[KeyState]); 3] = [
+            (Key::activate, Active, &[Pending]),
+            (Key::retire, Retired, &[Active]),
+            (Key::revoke, Revoked, &[Pending, Active, Retired]),
+        ];
+        for (state, key) in keys {
+            assert_eq!(key.state(), state);
+            for (step, to, from) in steps {
+                match step(key, NOW) {
+                    Ok(next) => assert!(from.contains(&state) && next.state() == to && to > state, "{state:?} {to:?}"),
+                    Err(error) => {
+                        assert!(!from.contains(&state), "{state:?} {to:?}");
+                        assert_eq!(error, NoSuchStep { kid: "k".to_owned(), from: state, to });
+                    }
+                }
+            }
+        }
     }
 }

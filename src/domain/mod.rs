@@ -7,6 +7,7 @@ pub mod lease;
 pub mod policy;
 pub mod refresh;
 pub mod revocation;
+pub mod rotation;
 pub mod session;
 pub mod text;
 pub mod time;

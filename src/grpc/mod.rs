@@ -5,6 +5,7 @@ mod claims;
 mod common;
 mod connection;
 mod deadline;
+mod key_service;
 mod requests;
 pub mod server;
 mod session_service;

@@ -16,10 +16,10 @@ use tonic_health::{
 };
 use tower::layer::layer_fn;
 
-use super::{connection::Connection, deadline::Deadline, session_service::Sessions};
+use super::{connection::Connection, deadline::Deadline, key_service::Keys, session_service::Sessions};
 use crate::{
     authority::Authority,
-    proto::{DESCRIPTORS, session_service_server::SessionServiceServer},
+    proto::{DESCRIPTORS, key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
 
 /// Largest request: 256 validations of tokens of the usual size.
@@ -36,7 +36,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The names that health knows: the whole server, and each service.
-const HEALTH_NAMES: [&str; 2] = ["", "countersign.v1.SessionService"];
+const HEALTH_NAMES: [&str; 3] = ["", "countersign.v1.SessionService", "countersign.v1.KeyService"];
 
 /// Says whether the server is ready for calls.
 #[derive(Clone, Debug)]
@@ -82,6 +82,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let reflect = may_reflect(listener.local_addr().ok());
+    let keys = KeyServiceServer::new(Keys(authority.clone())).max_decoding_message_size(MAX_REQUEST_BYTES);
     let sessions = SessionServiceServer::new(Sessions(authority)).max_decoding_message_size(MAX_REQUEST_BYTES);
     let health =
         tonic_health::pb::health_server::HealthServer::new(HealthService::from_health_reporter(health.0.clone()));
@@ -95,6 +96,7 @@ pub async fn serve(
         .layer(layer_fn(Deadline));
     server
         .add_service(sessions)
+        .add_service(keys)
         .add_service(health)
         .add_optional_service(reflect.then(|| reflection().build_v1().ok()).flatten())
         // Most clients in the field still ask for this one.

@@ -26,6 +26,9 @@ impl From<AuthorityError> for Status {
             E::SessionExpiredAbsolute => (Code::Unauthenticated, "SESSION_EXPIRED_ABSOLUTE"),
             E::SessionQuotaExceeded { .. } => (Code::ResourceExhausted, "SESSION_QUOTA_EXCEEDED"),
             E::SessionNotFound => (Code::NotFound, "SESSION_NOT_FOUND"),
+            E::KeyNotFound => (Code::NotFound, "KEY_NOT_FOUND"),
+            E::KeyTooNew { .. } => (Code::FailedPrecondition, "KEY_TOO_NEW"),
+            E::TooManyKeys => (Code::ResourceExhausted, "TOO_MANY_KEYS"),
             E::BlacklistFull { .. } => (Code::ResourceExhausted, "BLACKLIST_FULL"),
             E::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             E::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
@@ -42,6 +45,12 @@ impl From<AuthorityError> for Status {
             }
             E::BlacklistFull { .. } => {
                 details.add_quota_failure_violation("blacklist", error.to_string());
+            }
+            E::KeyTooNew { wait, .. } => {
+                details.set_retry_info(Some(*wait));
+            }
+            E::TooManyKeys => {
+                details.add_quota_failure_violation("keys", error.to_string());
             }
             E::Overloaded | E::StoreUnavailable | E::NotCurrent => {
                 details.set_retry_info(Some(RETRY_DELAY));

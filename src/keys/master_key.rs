@@ -1,16 +1,19 @@
-//! The master key's file: 32 bytes in base64, readable by its owner alone.
+//! The master key: 32 bytes in base64, in a file that its owner alone can read, or in the environment.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-use super::sealing::{MasterKey, SealError};
+use super::{
+    private_file::{self, NotRead},
+    sealing::{MasterKey, SealError},
+};
 use crate::rng::{Rng, RngFailed, random};
 
 /// The master key file cannot be used.
@@ -38,6 +41,11 @@ pub enum MasterKeyError {
          would not open the keys in the database)"
     )]
     Damaged(PathBuf),
+    /// The variable does not hold 32 bytes in base64.
+    #[error(
+        "the environment variable {0} does not hold 32 bytes in base64: `openssl rand -base64 32` makes such a key"
+    )]
+    NotInVariable(&'static str),
     /// No randomness for a new one.
     #[error(transparent)]
     Rng(#[from] RngFailed),
@@ -46,29 +54,37 @@ pub enum MasterKeyError {
     Seal(#[from] SealError),
 }
 
+/// Reads the value of an environment variable.
+pub fn from_variable(name: &'static str, text: &str) -> Result<MasterKey, MasterKeyError> {
+    Ok(MasterKey::new(parse(text.as_bytes()).ok_or(MasterKeyError::NotInVariable(name))?)?)
+}
+
+fn parse(text: &[u8]) -> Option<[u8; 32]> {
+    let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).ok()?);
+    bytes.as_slice().try_into().ok()
+}
+
 /// Reads the file; nothing if there is none.
-pub fn read(path: &Path) -> Result<Option<MasterKey>, MasterKeyError> {
-    let io_error = |source| MasterKeyError::Io { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_error(error)),
-    };
-    let mode = file.metadata().map_err(io_error)?.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(MasterKeyError::OpenToOthers { path: path.to_owned(), mode });
+pub fn read_file(path: &Path) -> Result<Option<MasterKey>, MasterKeyError> {
+    match private_file::read(path) {
+        Ok(text) => from_text(path, &text).map(Some),
+        Err(NotRead::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(NotRead::Io(source)) => Err(MasterKeyError::Io { path: path.to_owned(), source }),
+        Err(NotRead::OpenToOthers(mode)) => Err(MasterKeyError::OpenToOthers { path: path.to_owned(), mode }),
     }
-    let damaged = || MasterKeyError::Damaged(path.to_owned());
-    let mut text = Zeroizing::new(String::new());
-    // More than any such file has, so that a wrong path does not fill the memory.
-    match file.take(1024).read_to_string(&mut text) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(damaged()),
-        Err(error) => return Err(io_error(error)),
+}
+
+/// Reads a credential, whose rights are the business of whoever gave it.
+pub fn read_credential(path: &Path) -> Result<MasterKey, MasterKeyError> {
+    match private_file::read_given(path) {
+        Ok(text) => from_text(path, &text),
+        Err(NotRead::Io(source)) => Err(MasterKeyError::Io { path: path.to_owned(), source }),
+        Err(NotRead::OpenToOthers(mode)) => Err(MasterKeyError::OpenToOthers { path: path.to_owned(), mode }),
     }
-    let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).map_err(|_| damaged())?);
-    let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| damaged())?;
-    Ok(Some(MasterKey::new(bytes)?))
+}
+
+fn from_text(path: &Path, text: &[u8]) -> Result<MasterKey, MasterKeyError> {
+    Ok(MasterKey::new(parse(text).ok_or_else(|| MasterKeyError::Damaged(path.to_owned()))?)?)
 }
 
 /// Makes a new key and its file, which must not exist. After a crash there is the whole file or none.
@@ -100,10 +116,12 @@ pub fn create(path: &Path, rng: &dyn Rng) -> Result<MasterKey, MasterKeyError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::{
         domain::{
-            key::{KeyPurpose, SealedKey},
+            key::{Key, KeyAlgorithm},
             time::Timestamp,
         },
         rng::SystemRng,
@@ -118,17 +136,11 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("master.key");
         let rng = SystemRng::default();
-        assert!(read(&path).unwrap().is_none());
+        assert!(read_file(&path).unwrap().is_none());
         let created = create(&path, &rng).unwrap();
-        let sealed = created.seal(&rng, "k", KeyPurpose::RefreshToken, "HS256", b"x").unwrap();
-        let key = SealedKey {
-            kid: "k".to_owned(),
-            purpose: KeyPurpose::RefreshToken,
-            algorithm: "HS256".to_owned(),
-            sealed,
-            created_at: Timestamp::from_seconds(0),
-        };
-        assert!(read(&path).unwrap().unwrap().open(&key).is_ok());
+        let key = Key::new("k".to_owned(), KeyAlgorithm::Hs256, Timestamp::from_seconds(0));
+        let key = created.seal(&rng, key, b"x").unwrap();
+        assert!(read_file(&path).unwrap().unwrap().open(&key).is_ok());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
     }
@@ -150,12 +162,12 @@ mod tests {
         let good = fs::read(&path).unwrap();
         for mode in [0o640, 0o604, 0o620, 0o666] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(matches!(read(&path), Err(MasterKeyError::OpenToOthers { .. })));
+            assert!(matches!(read_file(&path), Err(MasterKeyError::OpenToOthers { .. })));
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         for content in [&good[..good.len() / 2], b"", &[0xff; 44], &[b'A'; 4000]] {
             fs::write(&path, content).unwrap();
-            assert!(matches!(read(&path), Err(MasterKeyError::Damaged(_))));
+            assert!(matches!(read_file(&path), Err(MasterKeyError::Damaged(_))));
         }
     }
 }

@@ -1,48 +1,44 @@
 //! The ring: the keys in use, opened. It signs, and finds the key that a token names.
 
-use std::{collections::HashMap, fmt};
+use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc};
 
 use aws_lc_rs::{
+    digest::{SHA256, digest},
     hmac,
-    signature::{Ed25519KeyPair, KeyPair},
 };
 use jsonwebtoken::{
-    Algorithm, DecodingKey, EncodingKey,
-    jwk::{Jwk, ThumbprintHash},
+    Algorithm, DecodingKey,
+    jwk::{Jwk, JwkSet},
 };
-use zeroize::Zeroizing;
 
-use super::sealing::{MasterKey, SealError};
+use super::{
+    pair::{SigningPair, jose},
+    sealing::{MasterKeys, SealError},
+};
 use crate::{
-    domain::{
-        key::{KeyPurpose, RefreshKeyId, SealedKey},
-        time::Timestamp,
-    },
-    rng::{Rng, RngFailed, random},
+    domain::key::{Key, KeyAlgorithm, KeyPurpose, KeyState, RefreshKeyId, RingVersion, SealedKey},
+    store::ring::SealedRing,
 };
 
-const EDDSA: &str = "EdDSA";
-const HS256: &str = "HS256";
-
-/// A ring could not be made or opened.
+/// A ring could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
     /// A seal does not open.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// No randomness for a new key.
-    #[error(transparent)]
-    Rng(#[from] RngFailed),
     /// The sealed bytes are not a key of the kind that the row says.
     #[error("key {kid} is not a {algorithm} key: restore its row from a backup")]
     NotAKey {
         /// The key's name.
         kid: String,
         /// What it should be.
-        algorithm: String,
+        algorithm: KeyAlgorithm,
     },
+    /// The row is not one that this service writes.
+    #[error("the row of key {0} is damaged: restore it from a backup")]
+    Damaged(String),
     /// There is no key for a purpose.
-    #[error("the database holds keys, but none for {0}: restore it from a backup")]
+    #[error("the database holds keys, but none that makes tokens now for {0}: restore it from a backup")]
     Missing(&'static str),
 }
 
@@ -51,7 +47,10 @@ pub struct SigningKey {
     /// Its name: the RFC 7638 thumbprint of its public half.
     pub kid: String,
     /// The key itself.
-    pub pair: Ed25519KeyPair,
+    pub pair: SigningPair,
+    /// Its public half.
+    jwk: Jwk,
+    verifying: VerifyingKey,
 }
 
 /// A key that verifies access tokens.
@@ -62,137 +61,324 @@ pub struct VerifyingKey {
     pub decoding: DecodingKey,
 }
 
-/// All keys in use.
+/// The secret of a key, ready for use.
+#[derive(Clone)]
+enum Opened {
+    Signing(Arc<SigningKey>),
+    Refresh(RefreshKeyId, Arc<hmac::Key>),
+}
+
+/// A key, sealed as it is stored, and opened.
+#[derive(Clone)]
+struct Entry {
+    sealed: SealedKey,
+    opened: Opened,
+}
+
+/// What a key name in a token stands for.
+pub enum Found<'a> {
+    /// The key, whose tokens are accepted.
+    Good(&'a VerifyingKey),
+    /// A key whose tokens are not.
+    Revoked,
+    /// Nothing.
+    Unknown,
+}
+
+/// All keys in use, as they were at one instant.
 pub struct KeyRing {
-    signing: SigningKey,
-    verifying: HashMap<String, VerifyingKey>,
-    refresh: HashMap<RefreshKeyId, hmac::Key>,
-    active_refresh: RefreshKeyId,
+    version: RingVersion,
+    entries: HashMap<String, Entry>,
+    /// Keys whose refresh tokens are accepted.
+    refresh: HashMap<RefreshKeyId, Arc<hmac::Key>>,
+    signing: Option<Arc<SigningKey>>,
+    active_refresh: Option<RefreshKeyId>,
+    jwks: Jwks,
+}
+
+/// The public keys, as verifiers fetch them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jwks {
+    /// The document (RFC 7517, section 5).
+    pub json: String,
+    /// Another one for each other document, to be compared with.
+    pub tag: String,
 }
 
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyRing").field("signing", &self.signing.kid).finish_non_exhaustive()
+        f.debug_struct("KeyRing").field("version", &self.version).finish_non_exhaustive()
     }
 }
 
-/// The first keys of a new database: one that signs access tokens, one that authenticates refresh tokens.
-pub fn generate(master: &MasterKey, rng: &dyn Rng, now: Timestamp) -> Result<Vec<SealedKey>, RingError> {
-    let seed = Zeroizing::new(random::<32>(rng)?);
-    let refused = || RingError::NotAKey { kid: "new".to_owned(), algorithm: EDDSA.to_owned() };
-    let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_slice()).map_err(|_| refused())?;
-    let signing_secret = Zeroizing::new(pair.to_pkcs8v1().map_err(|_| refused())?.as_ref().to_vec());
-    let signing_kid = thumbprint(&EncodingKey::from_ed_der(&signing_secret)).ok_or_else(refused)?;
+impl Entry {
+    fn open(masters: &MasterKeys, sealed: SealedKey) -> Result<Self, RingError> {
+        let secret = masters.open(&sealed)?;
+        let SealedKey { key, .. } = &sealed;
+        let not_a_key = || RingError::NotAKey { kid: key.kid.clone(), algorithm: key.algorithm };
+        let opened = match key.algorithm.purpose() {
+            KeyPurpose::AccessToken => {
+                let pair = SigningPair::read(key.algorithm, &secret).ok_or_else(not_a_key)?;
+                let jwk = pair.jwk().ok_or_else(not_a_key)?;
+                if jwk.common.key_id.as_ref() != Some(&key.kid) {
+                    return Err(not_a_key());
+                }
+                let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| not_a_key())?;
+                let verifying = VerifyingKey { algorithm: jose(key.algorithm), decoding };
+                Opened::Signing(Arc::new(SigningKey { kid: key.kid.clone(), pair, jwk, verifying }))
+            }
+            KeyPurpose::RefreshToken => {
+                let id = key.kid.parse::<RefreshKeyId>().map_err(|_| not_a_key())?;
+                if secret.len() != 32 {
+                    return Err(not_a_key());
+                }
+                Opened::Refresh(id, Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)))
+            }
+        };
+        Ok(Self { sealed, opened })
+    }
 
-    let refresh_kid = RefreshKeyId(random(rng)?).to_string();
-    let refresh_secret = Zeroizing::new(random::<32>(rng)?);
-
-    let seal = |kid: String, purpose, algorithm: &str, secret: &[u8]| -> Result<SealedKey, RingError> {
-        let sealed = master.seal(rng, &kid, purpose, algorithm, secret)?;
-        Ok(SealedKey { kid, purpose, algorithm: algorithm.to_owned(), sealed, created_at: now })
-    };
-    Ok(vec![
-        seal(signing_kid, KeyPurpose::AccessToken, EDDSA, &signing_secret)?,
-        seal(refresh_kid, KeyPurpose::RefreshToken, HS256, refresh_secret.as_slice())?,
-    ])
-}
-
-/// The name of a signing key (RFC 7638, section 3, with SHA-256).
-fn thumbprint(key: &EncodingKey) -> Option<String> {
-    Jwk::from_encoding_key(key, Algorithm::EdDSA).ok()?.thumbprint(ThumbprintHash::SHA256).ok()
+    fn key(&self) -> &Key {
+        &self.sealed.key
+    }
 }
 
 impl KeyRing {
-    /// Opens sealed keys. The newest of each purpose is the one in use.
-    pub fn open(master: &MasterKey, mut keys: Vec<SealedKey>) -> Result<Self, RingError> {
-        keys.sort_by_key(|key| key.created_at);
-        let (mut signing, mut verifying) = (None, HashMap::new());
-        let (mut refresh, mut active_refresh) = (HashMap::new(), None);
-        for key in &keys {
-            let secret = master.open(key)?;
-            let not_a_key = || RingError::NotAKey { kid: key.kid.clone(), algorithm: key.algorithm.clone() };
-            match (key.purpose, key.algorithm.as_str()) {
-                (KeyPurpose::AccessToken, EDDSA) => {
-                    let pair = Ed25519KeyPair::from_pkcs8(&secret).map_err(|_| not_a_key())?;
-                    if thumbprint(&EncodingKey::from_ed_der(&secret)).as_ref() != Some(&key.kid) {
-                        return Err(not_a_key());
-                    }
-                    let decoding = DecodingKey::from_ed_der(pair.public_key().as_ref());
-                    verifying.insert(key.kid.clone(), VerifyingKey { algorithm: Algorithm::EdDSA, decoding });
-                    signing = Some(SigningKey { kid: key.kid.clone(), pair });
+    /// Opens the keys of a database. Every one must open, and for each purpose there must be one that makes tokens.
+    pub fn open(masters: &MasterKeys, ring: SealedRing) -> Result<Self, RingError> {
+        if let Some(kid) = ring.damaged.into_iter().next() {
+            return Err(RingError::Damaged(kid));
+        }
+        let entries = ring.keys.into_iter().map(|key| Entry::open(masters, key)).collect::<Result<_, _>>()?;
+        let opened = Self::assemble(ring.version, entries);
+        let missing = |purpose: KeyPurpose| RingError::Missing(purpose.as_str());
+        opened.signing().ok_or(missing(KeyPurpose::AccessToken))?;
+        opened.active_refresh().ok_or(missing(KeyPurpose::RefreshToken))?;
+        Ok(opened)
+    }
+
+    /// The ring after a change, and what is wrong with it. A row that is not good is not used: the secret that is known stays.
+    pub fn follow(&self, masters: &MasterKeys, ring: SealedRing) -> (Self, Vec<RingError>) {
+        let mut problems = vec![];
+        let mut entries = vec![];
+        for kid in ring.damaged {
+            entries.extend(self.entries.get(&kid).cloned());
+            problems.push(RingError::Damaged(kid));
+        }
+        for sealed in ring.keys {
+            let known = self.entries.get(&sealed.key.kid);
+            if let Some(known) = known.filter(|known| known.sealed.sealed == sealed.sealed) {
+                entries.push(Entry { sealed, opened: known.opened.clone() });
+                continue;
+            }
+            match Entry::open(masters, sealed.clone()) {
+                Ok(entry) => entries.push(entry),
+                Err(problem) => {
+                    problems.push(problem);
+                    // How far it has come is believed all the same: to be taken out of use, a key need not open.
+                    entries.extend(known.filter(|known| known.key().algorithm == sealed.key.algorithm).map(|known| {
+                        Entry {
+                            sealed: SealedKey { key: sealed.key.clone(), ..known.sealed.clone() },
+                            opened: known.opened.clone(),
+                        }
+                    }));
                 }
-                (KeyPurpose::RefreshToken, HS256) if secret.len() == 32 => {
-                    let id = key.kid.parse::<RefreshKeyId>().map_err(|_| not_a_key())?;
-                    refresh.insert(id, hmac::Key::new(hmac::HMAC_SHA256, &secret));
-                    active_refresh = Some(id);
-                }
-                _ => return Err(not_a_key()),
             }
         }
-        Ok(Self {
-            signing: signing.ok_or(RingError::Missing(KeyPurpose::AccessToken.as_str()))?,
-            verifying,
-            refresh,
-            active_refresh: active_refresh.ok_or(RingError::Missing(KeyPurpose::RefreshToken.as_str()))?,
-        })
+        (Self::assemble(ring.version, entries), problems)
+    }
+
+    fn assemble(version: RingVersion, entries: Vec<Entry>) -> Self {
+        let (mut refresh, mut signing, mut active_refresh) = (HashMap::new(), None, None);
+        for entry in &entries {
+            let (state, is_active) = (entry.key().state(), entry.key().state() == KeyState::Active);
+            match &entry.opened {
+                Opened::Signing(key) if is_active => signing = Some(key.clone()),
+                Opened::Refresh(id, key) if state != KeyState::Revoked => {
+                    refresh.insert(*id, key.clone());
+                    if is_active {
+                        active_refresh = Some(*id);
+                    }
+                }
+                Opened::Signing(_) | Opened::Refresh(..) => {}
+            }
+        }
+        let jwks = Jwks::of(&entries);
+        let entries = entries.into_iter().map(|entry| (entry.key().kid.clone(), entry)).collect();
+        Self { version, entries, refresh, signing, active_refresh, jwks }
+    }
+
+    /// Counts the changes of the ring up to this one.
+    pub fn version(&self) -> RingVersion {
+        self.version
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.entries.values().map(Entry::key)
+    }
+
+    /// All keys as they are stored.
+    pub fn sealed(&self) -> impl Iterator<Item = &SealedKey> {
+        self.entries.values().map(|entry| &entry.sealed)
     }
 
     /// The key that signs access tokens now.
-    pub fn signing(&self) -> &SigningKey {
-        &self.signing
+    pub fn signing(&self) -> Option<&SigningKey> {
+        self.signing.as_deref()
     }
 
-    /// The key of this name, if access tokens that it signed are accepted.
-    pub fn verifying(&self, kid: &str) -> Option<&VerifyingKey> {
-        self.verifying.get(kid)
+    /// The key of this name that access tokens are verified with.
+    pub fn verifying(&self, kid: &str) -> Found<'_> {
+        match self.entries.get(kid) {
+            Some(Entry { opened: Opened::Signing(key), sealed }) => match sealed.key.state() {
+                KeyState::Revoked => Found::Revoked,
+                KeyState::Pending | KeyState::Active | KeyState::Retired => Found::Good(&key.verifying),
+            },
+            Some(_) | None => Found::Unknown,
+        }
     }
 
     /// The key that new refresh tokens are made under.
-    pub fn active_refresh(&self) -> RefreshKeyId {
+    pub fn active_refresh(&self) -> Option<RefreshKeyId> {
         self.active_refresh
     }
 
     /// The refresh key of this name.
     pub fn refresh(&self, id: RefreshKeyId) -> Option<&hmac::Key> {
-        self.refresh.get(&id)
+        self.refresh.get(&id).map(|key| &**key)
+    }
+
+    /// The public keys.
+    pub fn jwks(&self) -> &Jwks {
+        &self.jwks
+    }
+}
+
+impl Jwks {
+    /// The newest first, in which order a verifier finds most tokens soonest.
+    fn of(entries: &[Entry]) -> Self {
+        let mut published: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.key().state() != KeyState::Revoked)
+            .filter_map(|entry| match &entry.opened {
+                Opened::Signing(key) => Some((entry.key(), &key.jwk)),
+                Opened::Refresh(..) => None,
+            })
+            .collect();
+        published.sort_by_key(|(key, _)| (Reverse(key.created_at), &key.kid));
+        let keys = published.into_iter().map(|(_, jwk)| jwk.clone()).collect();
+        let json = serde_json::to_string(&JwkSet { keys }).unwrap_or_default();
+        let digest = digest(&SHA256, json.as_bytes());
+        let tag = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        Self { json, tag }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::SystemRng;
+    use crate::{
+        domain::{revocation::Place, time::Timestamp},
+        keys::{generate::generate, sealing::MasterKey},
+        rng::SystemRng,
+    };
 
-    #[test]
-    fn the_name_of_a_key_is_its_thumbprint() {
-        // The private key of RFC 8037, appendix A.1, and its thumbprint of appendix A.3.
-        let seed = [
-            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4, 0x44, 0x49,
-            0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
-        ];
-        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
-        let key = EncodingKey::from_ed_der(pair.to_pkcs8v1().unwrap().as_ref());
-        assert_eq!(thumbprint(&key).unwrap(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
+
+    fn masters() -> MasterKeys {
+        MasterKeys { current: MasterKey::new([1; 32]).unwrap(), previous: None }
+    }
+
+    fn new(algorithm: KeyAlgorithm) -> SealedKey {
+        generate(&masters().current, &SystemRng::default(), algorithm, NOW).unwrap()
+    }
+
+    fn with(sealed: &SealedKey, key: Key) -> SealedKey {
+        SealedKey { key, sealed: sealed.sealed.clone() }
+    }
+
+    fn active(algorithm: KeyAlgorithm) -> SealedKey {
+        let new = new(algorithm);
+        with(&new, new.key.activate(NOW).unwrap())
+    }
+
+    fn ring(version: i64, keys: &[&SealedKey]) -> SealedRing {
+        let keys = keys.iter().map(|key| (*key).clone()).collect();
+        SealedRing { version: RingVersion(version), keys, damaged: vec![], place: Place::default() }
     }
 
     #[test]
-    fn a_ring_opens_with_its_own_keys_and_refuses_half_of_them() {
-        let master = MasterKey::new([1; 32]).unwrap();
-        let keys = generate(&master, &SystemRng::default(), Timestamp::from_seconds(1)).unwrap();
-        let ring = KeyRing::open(&master, keys.clone()).unwrap();
-        assert!(ring.verifying(&ring.signing().kid).is_some());
-        assert!(ring.refresh(ring.active_refresh()).is_some());
-        assert!(ring.verifying("another").is_none());
-        for one in keys {
-            assert!(matches!(KeyRing::open(&master, vec![one]), Err(RingError::Missing(_))));
+    fn what_is_not_revoked_verifies_and_is_published() {
+        let refresh = active(KeyAlgorithm::Hs256);
+        let signing = active(KeyAlgorithm::EdDsa);
+        let pending = new(KeyAlgorithm::Es256);
+        let retired = active(KeyAlgorithm::Rs256);
+        let retired = with(&retired, retired.key.retire(NOW).unwrap());
+        let revoked = new(KeyAlgorithm::EdDsa);
+        let revoked = with(&revoked, revoked.key.revoke(NOW).unwrap());
+        let ring = KeyRing::open(&masters(), ring(1, &[&refresh, &signing, &pending, &retired, &revoked])).unwrap();
+        assert_eq!(ring.signing().unwrap().kid, signing.key.kid);
+        let published: JwkSet = serde_json::from_str(&ring.jwks().json).unwrap();
+        for good in [&signing, &pending, &retired] {
+            assert!(matches!(ring.verifying(&good.key.kid), Found::Good(_)));
+            let jwk = published.find(&good.key.kid).unwrap();
+            assert_eq!(jwk.common.key_algorithm.unwrap().to_string(), good.key.algorithm.as_str());
         }
+        assert_eq!(published.keys.len(), 3);
+        assert!(matches!(ring.verifying(&revoked.key.kid), Found::Revoked));
+        assert!(matches!(ring.verifying(&refresh.key.kid), Found::Unknown), "a key has one purpose");
+        assert!(matches!(ring.verifying("another"), Found::Unknown));
+        assert!(ring.refresh(ring.active_refresh().unwrap()).is_some());
+        assert!(!ring.jwks().json.contains(r#""d":"#), "no private half");
+    }
+
+    #[test]
+    fn half_a_ring_is_refused_at_the_start() {
+        for one in [active(KeyAlgorithm::Hs256), active(KeyAlgorithm::EdDsa)] {
+            assert!(matches!(KeyRing::open(&masters(), ring(1, &[&one])), Err(RingError::Missing(_))));
+        }
+        let both = [&new(KeyAlgorithm::Hs256), &new(KeyAlgorithm::EdDsa)];
+        assert!(matches!(KeyRing::open(&masters(), ring(1, &both)), Err(RingError::Missing(_))), "none is active");
+    }
+
+    #[test]
+    fn bad_rows_are_told_and_the_others_are_used() {
+        let (refresh, signing) = (active(KeyAlgorithm::Hs256), active(KeyAlgorithm::EdDsa));
+        let opened = KeyRing::open(&masters(), ring(1, &[&refresh, &signing])).unwrap();
+        let next = new(KeyAlgorithm::EdDsa);
+
+        // Swapped with another, truncated, of another master key: what was known goes on.
+        let swapped = SealedKey { sealed: next.sealed.clone(), ..signing.clone() };
+        let truncated = SealedKey { sealed: next.sealed[..30].to_vec(), ..next.clone() };
+        let (followed, problems) = opened.follow(&masters(), ring(2, &[&refresh, &swapped, &truncated]));
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert!(told.len() == 2 && told[0].contains(&signing.key.kid) && told[1].contains(&next.key.kid), "{told:?}");
+        assert_eq!(followed.signing().unwrap().kid, signing.key.kid);
+        assert!(matches!(followed.verifying(&next.key.kid), Found::Unknown));
+
+        // A key whose row is damaged can be taken out of use all the same.
+        let revoked = with(&swapped, signing.key.revoke(NOW).unwrap());
+        let activated = with(&next, next.key.activate(NOW).unwrap());
+        let (followed, problems) = opened.follow(&masters(), ring(3, &[&refresh, &revoked, &activated]));
+        assert_eq!(problems.len(), 1);
+        assert!(matches!(followed.verifying(&signing.key.kid), Found::Revoked));
+        assert_eq!(followed.signing().unwrap().kid, next.key.kid);
+        assert_eq!(followed.version(), RingVersion(3));
+
+        let damaged = SealedRing { damaged: vec![signing.key.kid.clone()], ..ring(4, &[&refresh]) };
+        assert!(matches!(KeyRing::open(&masters(), damaged.clone()), Err(RingError::Damaged(_))));
+        let (followed, problems) = opened.follow(&masters(), damaged);
+        assert!(problems.len() == 1 && followed.signing().is_some());
+        let (followed, problems) = opened.follow(&masters(), ring(5, &[&refresh]));
+        assert!(problems.is_empty() && followed.signing().is_none(), "whoever deletes a row means it");
     }
 
     #[test]
     fn nothing_secret_is_printed() {
-        let master = MasterKey::new([1; 32]).unwrap();
-        let keys = generate(&master, &SystemRng::default(), Timestamp::from_seconds(1)).unwrap();
-        let ring = KeyRing::open(&master, keys).unwrap();
-        assert_eq!(format!("{ring:?}"), format!("KeyRing {{ signing: {:?}, .. }}", ring.signing().kid));
+        let (refresh, signing) = (active(KeyAlgorithm::Hs256), active(KeyAlgorithm::EdDsa));
+        let ring = KeyRing::open(&masters(), ring(1, &[&refresh, &signing])).unwrap();
+        assert_eq!(format!("{ring:?}"), "KeyRing { version: RingVersion(1), .. }");
+        assert_eq!(format!("{:?}", ring.signing().unwrap().pair), "EdDSA [redacted]");
     }
 }

@@ -6,7 +6,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    domain::key::{KeyPurpose, SealedKey},
+    domain::key::{Key, SealedKey},
     rng::{Rng, RngFailed, random},
 };
 
@@ -50,10 +50,10 @@ impl MasterKey {
     }
 
     /// The binding of a seal: changing any of these makes the seal useless.
-    fn binding(kid: &str, purpose: KeyPurpose, algorithm: &str) -> Vec<u8> {
+    fn binding(key: &Key) -> Vec<u8> {
         // Length-prefixed, so that no two bindings have the same bytes.
         let mut binding = b"countersign key seal v1".to_vec();
-        for part in [kid, purpose.as_str(), algorithm] {
+        for part in [&*key.kid, key.purpose().as_str(), key.algorithm.as_str()] {
             binding.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             binding.extend_from_slice(part.as_bytes());
         }
@@ -61,35 +61,27 @@ impl MasterKey {
     }
 
     /// Seals a secret: nonce, ciphertext, tag.
-    pub fn seal(
-        &self,
-        rng: &dyn Rng,
-        kid: &str,
-        purpose: KeyPurpose,
-        algorithm: &str,
-        secret: &[u8],
-    ) -> Result<Vec<u8>, SealError> {
+    pub fn seal(&self, rng: &dyn Rng, key: Key, secret: &[u8]) -> Result<SealedKey, SealError> {
         let nonce: [u8; NONCE_LEN] = random(rng)?;
         let mut in_out = secret.to_vec();
-        let binding = Self::binding(kid, purpose, algorithm);
-        let outcome =
-            self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(binding), &mut in_out);
+        let aad = Aad::from(Self::binding(&key));
+        let outcome = self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut in_out);
         if outcome.is_err() {
             in_out.zeroize();
-            return Err(SealError::Refused(kid.to_owned()));
+            return Err(SealError::Refused(key.kid));
         }
-        Ok([nonce.as_slice(), &in_out].concat())
+        Ok(SealedKey { key, sealed: [nonce.as_slice(), &in_out].concat() })
     }
 
     /// Opens a sealed key.
-    pub fn open(&self, key: &SealedKey) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        let does_not_open = || SealError::DoesNotOpen { kid: key.kid.clone(), purpose: key.purpose.as_str() };
-        let (nonce, sealed) = key.sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(does_not_open)?;
+    pub fn open(&self, SealedKey { key, sealed }: &SealedKey) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let does_not_open = || SealError::DoesNotOpen { kid: key.kid.clone(), purpose: key.purpose().as_str() };
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(does_not_open)?;
         let mut in_out = Zeroizing::new(sealed.to_vec());
-        let binding = Self::binding(&key.kid, key.purpose, &key.algorithm);
+        let aad = Aad::from(Self::binding(key));
         let length = self
             .0
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(binding), &mut in_out)
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut in_out)
             .map_err(|_| does_not_open())?
             .len();
         in_out.truncate(length);
@@ -97,47 +89,92 @@ impl MasterKey {
     }
 }
 
+/// The master key, and the one before it while keys are left that are sealed under that.
+#[derive(Debug)]
+pub struct MasterKeys {
+    /// Seals.
+    pub current: MasterKey,
+    /// Only opens.
+    pub previous: Option<MasterKey>,
+}
+
+impl MasterKeys {
+    /// Opens a sealed key.
+    pub fn open(&self, key: &SealedKey) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let outcome = self.current.open(key);
+        match &self.previous {
+            Some(previous) if outcome.is_err() => previous.open(key),
+            _ => outcome,
+        }
+    }
+
+    /// Seals a key anew under the current master key; none if it is already.
+    pub fn reseal(&self, rng: &dyn Rng, key: &SealedKey) -> Result<Option<SealedKey>, SealError> {
+        if self.current.open(key).is_ok() {
+            return Ok(None);
+        }
+        self.current.seal(rng, key.key.clone(), &self.open(key)?).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::time::Timestamp, rng::SystemRng};
+    use crate::{
+        domain::{key::KeyAlgorithm, time::Timestamp},
+        rng::SystemRng,
+    };
+
+    const NOW: Timestamp = Timestamp::from_seconds(0);
+
+    fn master(byte: u8) -> MasterKey {
+        MasterKey::new([byte; 32]).unwrap()
+    }
 
     fn sealed(master: &MasterKey) -> SealedKey {
-        let sealed = master.seal(&SystemRng::default(), "k", KeyPurpose::AccessToken, "EdDSA", b"secret").unwrap();
-        SealedKey {
-            kid: "k".to_owned(),
-            purpose: KeyPurpose::AccessToken,
-            algorithm: "EdDSA".to_owned(),
-            sealed,
-            created_at: Timestamp::from_seconds(0),
-        }
+        master.seal(&SystemRng::default(), Key::new("k".to_owned(), KeyAlgorithm::EdDsa, NOW), b"secret").unwrap()
     }
 
     #[test]
     fn a_seal_opens_under_its_own_name_and_master_key_only() {
-        let master = MasterKey::new([1; 32]).unwrap();
-        let key = sealed(&master);
-        assert_eq!(master.open(&key).unwrap().as_slice(), b"secret");
+        let key = sealed(&master(1));
+        assert_eq!(master(1).open(&key).unwrap().as_slice(), b"secret");
 
-        let renamed = SealedKey { kid: "other".to_owned(), ..key.clone() };
-        let repurposed = SealedKey { purpose: KeyPurpose::RefreshToken, ..key.clone() };
-        let relabelled = SealedKey { algorithm: "HS256".to_owned(), ..key.clone() };
+        let with = |changed: Key| SealedKey { key: changed, sealed: key.sealed.clone() };
+        let renamed = with(Key { kid: "other".to_owned(), ..key.key.clone() });
+        let repurposed = with(Key { algorithm: KeyAlgorithm::Hs256, ..key.key.clone() });
+        let relabelled = with(Key { algorithm: KeyAlgorithm::Es256, ..key.key.clone() });
         let truncated = SealedKey { sealed: key.sealed[..20].to_vec(), ..key.clone() };
         let empty = SealedKey { sealed: vec![], ..key.clone() };
         let mut edited = key.clone();
         *edited.sealed.last_mut().unwrap() ^= 1;
         for wrong in [renamed, repurposed, relabelled, truncated, empty, edited] {
-            assert!(matches!(master.open(&wrong), Err(SealError::DoesNotOpen { .. })));
+            assert!(matches!(master(1).open(&wrong), Err(SealError::DoesNotOpen { .. })));
         }
-        assert!(MasterKey::new([2; 32]).unwrap().open(&key).is_err());
+        assert!(master(2).open(&key).is_err());
+        let activated = with(key.key.activate(NOW).unwrap());
+        assert!(master(1).open(&activated).is_ok(), "a seal outlasts the states of its key");
     }
 
     #[test]
     fn a_seal_never_shows_its_secret() {
-        let master = MasterKey::new([1; 32]).unwrap();
-        let key = sealed(&master);
+        let key = sealed(&master(1));
         assert!(!key.sealed.windows(6).any(|window| window == b"secret"));
-        assert_eq!(format!("{master:?}"), "[redacted]");
+        assert_eq!(format!("{:?}", master(1)), "[redacted]");
         assert!(!format!("{key:?}").contains("sealed:"));
+    }
+
+    #[test]
+    fn under_a_new_master_key_what_the_one_before_sealed_is_opened_and_sealed_anew() {
+        let rng = SystemRng::default();
+        let old = sealed(&master(1));
+        let alone = MasterKeys { current: master(2), previous: None };
+        assert!(alone.open(&old).is_err() && alone.reseal(&rng, &old).is_err());
+        let both = MasterKeys { current: master(2), previous: Some(master(1)) };
+        assert_eq!(both.open(&old).unwrap().as_slice(), b"secret");
+        let new = both.reseal(&rng, &old).unwrap().unwrap();
+        assert_eq!(alone.open(&new).unwrap().as_slice(), b"secret");
+        assert_eq!(new.key, old.key);
+        assert_eq!(both.reseal(&rng, &new).unwrap(), None, "once is enough");
     }
 }

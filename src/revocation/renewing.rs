@@ -26,6 +26,7 @@ use crate::{
         text::{Note, Tenant},
         time::Timestamp,
     },
+    keys::keeper::Keeper,
     mutants::broken,
     rng::RngFailed,
     store::{
@@ -54,6 +55,7 @@ pub type Draw = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
 pub struct Renewing {
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
+    keeper: Arc<Keeper>,
     renewals: Box<dyn Renewals>,
     hints: watch::Receiver<Seq>,
     draw: Draw,
@@ -94,12 +96,13 @@ enum Next {
 
 impl Renewing {
     /// Begins with nothing.
-    pub fn new(replica: Arc<Replica>, store: Arc<dyn Store>, draw: Draw) -> Self {
+    pub fn new(replica: Arc<Replica>, store: Arc<dyn Store>, keeper: Arc<Keeper>, draw: Draw) -> Self {
         Self {
             renewals: store.renewals(),
             hints: store.revocation_hints(),
             replica,
             store,
+            keeper,
             draw,
             database: None,
             life: None,
@@ -206,7 +209,12 @@ impl Renewing {
                 self.gone();
                 return Ok(Next::AtOnce);
             }
-            Ok(Renewed::Answer(answer)) => self.apply(&renewal, answer, start, sent),
+            Ok(Renewed::Answer(answer)) => {
+                // Before we say that we have applied the feed up to here: the keys are part of it.
+                let (ring, timeline) = (answer.ring, answer.head.timeline);
+                let followed = self.keeper.follow(&mut *self.renewals, ring, timeline, renewal.patience).await;
+                followed.and_then(|()| self.apply(&renewal, answer, start, sent))
+            }
             Err(error) => Err(error),
         };
         let renewals = &self.replica.counts().renewals;

@@ -3,16 +3,20 @@
 pub mod batch;
 pub mod postgres;
 pub mod replicas;
+pub mod ring;
 pub mod sqlite;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use self::replicas::{Members, Renewals};
+use self::{
+    replicas::{Members, Renewals},
+    ring::{RingChange, SealedRing},
+};
 
 use crate::domain::{
     ids::SessionId,
-    key::SealedKey,
+    key::RefreshKeyId,
     policy::OnQuota,
     refresh::{RefreshAttempt, RefreshRefusal},
     revocation::{Place, Revocation, Revoked, Seq},
@@ -215,8 +219,17 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// All keys.
-    async fn keys(&self) -> Result<Vec<SealedKey>, StoreError>;
+    async fn ring(&self) -> Result<SealedRing, StoreError>;
 
-    /// Writes the first keys of a database that has none, and returns those that it then has.
-    async fn insert_first_keys(&self, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>, StoreError>;
+    /// Changes the keys, if they still are as the change expects. The change takes a place in the feed, at which it is known to
+    /// all who have applied it; none if it was not made.
+    async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError>;
+
+    /// Whether a live session of those created until then may have a refresh token under a key.
+    async fn is_refresh_key_held(
+        &self,
+        key: RefreshKeyId,
+        created_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 }

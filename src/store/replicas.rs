@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{FeedEntry, StoreError};
+use super::{FeedEntry, StoreError, ring::SealedRing};
 use crate::domain::{
     ids::Incarnation,
+    key::RingVersion,
     revocation::{Place, Seq, Timeline},
     time::Timestamp,
 };
@@ -65,6 +66,8 @@ pub struct Answer {
     pub settled: Timeline,
     /// What comes next in the feed.
     pub entries: Vec<FeedEntry>,
+    /// How often the keys have been changed.
+    pub ring: RingVersion,
     /// The latest expiry of an entry that was ever deleted.
     pub forgotten_until: Timestamp,
     /// The time by the database's clock; none if that is ours.
@@ -142,6 +145,9 @@ impl Register {
 pub trait Renewals: Send {
     /// Renews a row by a write that is as durable as any, and reads on in the feed. An error may mean that it was renewed.
     async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed, StoreError>;
+
+    /// Reads all keys from where the last renewal was answered. The database may take this long.
+    async fn ring(&mut self, patience: Duration) -> Result<SealedRing, StoreError>;
 }
 
 /// Who serves from the database. Each method is one transaction.

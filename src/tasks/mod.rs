@@ -1,4 +1,5 @@
 //! What runs by itself: timers and watchers that call use cases. Each runs until it is dropped.
 
+pub mod keys;
 pub mod sweeper;
 pub mod tenants;

@@ -5,7 +5,6 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::{
@@ -40,26 +39,46 @@ pub enum Rejection {
     WrongIssuer,
 }
 
-/// Signing failed: there are claims that JSON cannot express.
+/// Signing failed.
 #[derive(Debug, thiserror::Error)]
-#[error("the access token could not be signed: {0}")]
-pub struct SignError(#[from] serde_json::Error);
+pub enum SignError {
+    /// There are claims that JSON cannot express.
+    #[error("the access token could not be signed: {0}")]
+    Claims(#[from] serde_json::Error),
+    /// The key refused.
+    #[error("the access token could not be signed with key {0}")]
+    Key(String),
+}
+
+/// What signs.
+pub struct Signer<'a, F> {
+    /// The name of the key.
+    pub kid: &'a str,
+    /// What it computes, by its name in JOSE.
+    pub algorithm: &'static str,
+    /// Computes it.
+    pub sign: F,
+}
 
 /// Signs claims. The result is a compact JWS (RFC 7515, section 7.1).
 ///
 /// `jsonwebtoken` would read the key anew each time, which takes more than half as long as the signature.
-pub fn sign(claims: &AccessClaims, kid: &str, key: &Ed25519KeyPair) -> Result<String, SignError> {
+pub fn sign<F>(claims: &AccessClaims, signer: Signer<'_, F>) -> Result<String, SignError>
+where
+    F: FnOnce(&[u8]) -> Option<Vec<u8>>,
+{
     #[derive(Serialize)]
     struct Header<'a> {
         typ: &'static str,
         alg: &'static str,
         kid: &'a str,
     }
-    let header = serde_json::to_vec(&Header { typ: TYPE, alg: algorithm_name(Algorithm::EdDSA), kid })?;
+    let Signer { kid, algorithm, sign } = signer;
+    let header = serde_json::to_vec(&Header { typ: TYPE, alg: algorithm, kid })?;
     let mut token = URL_SAFE_NO_PAD.encode(header);
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(serde_json::to_vec(&Payload(claims))?, &mut token);
-    let signature = key.sign(token.as_bytes());
+    let signature = sign(token.as_bytes()).ok_or_else(|| SignError::Key(kid.to_owned()))?;
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(signature, &mut token);
     Ok(token)

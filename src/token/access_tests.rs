@@ -1,6 +1,6 @@
 //! Each row of what a strict reader refuses, signed by the right key so that nothing but the row's fault is left.
 
-use aws_lc_rs::signature::KeyPair;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -12,6 +12,20 @@ fn keys() -> (Ed25519KeyPair, DecodingKey) {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
     let public = DecodingKey::from_ed_der(pair.public_key().as_ref());
     (pair, public)
+}
+
+fn signed(claims: &AccessClaims) -> Result<String, SignError> {
+    let sign = |message: &[u8]| Some(keys().0.sign(message).as_ref().to_vec());
+    sign_with(claims, sign)
+}
+
+fn sign_with(claims: &AccessClaims, with: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Result<String, SignError> {
+    sign(claims, Signer { kid: KID, algorithm: "EdDSA", sign: with })
+}
+
+#[test]
+fn a_key_that_refuses_is_named() {
+    assert!(sign_with(&claims(), |_| None).unwrap_err().to_string().contains(KID));
 }
 
 fn expected() -> Expectations {
@@ -73,7 +87,7 @@ fn with_claim(name: &str, value: Value) -> Result<AccessClaims, Rejection> {
 
 #[test]
 fn what_is_signed_is_read_back() {
-    let token = sign(&claims(), KID, &keys().0).unwrap();
+    let token = signed(&claims()).unwrap();
     assert_eq!(Unverified::parse(&token).unwrap().kid, KID);
     assert_eq!(read(&token), Ok(claims()));
 }
@@ -311,7 +325,7 @@ proptest! {
         claims.audience = audience;
         claims.expires_at = claims.issued_at.plus(Duration::from_secs(ttl));
         claims.custom.insert("mine".to_owned(), Value::String(custom));
-        let token = sign(&claims, KID, &keys().0).unwrap();
+        let token = signed(&claims).unwrap();
         prop_assume!(token.len() <= MAX_BYTES);
         prop_assert_eq!(read(&token), Ok(claims));
     }

@@ -84,7 +84,7 @@ impl Protected {
 /// Opens a store and uses it.
 async fn attempt(options: &Options) -> Result<(), String> {
     let store = PostgresStore::open(options).await.map_err(|error| error.to_string())?;
-    store.keys().await.map(drop).map_err(|error| error.to_string())
+    store.ring().await.map(drop).map_err(|error| error.to_string())
 }
 
 #[tokio::test(flavor = "multi_thread")]

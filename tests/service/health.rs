@@ -137,6 +137,11 @@ async fn reflection_lists_the_services() {
     names.sort();
     assert_eq!(
         names,
-        ["countersign.v1.SessionService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"]
+        [
+            "countersign.v1.KeyService",
+            "countersign.v1.SessionService",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection"
+        ]
     );
 }

@@ -11,6 +11,7 @@ mod fields;
 mod health;
 mod http;
 mod inactive;
+mod keys;
 mod lifecycle;
 mod limits;
 mod listing;

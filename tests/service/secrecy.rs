@@ -8,6 +8,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{
+    keys::ring::Found,
     proto::{
         BatchValidateRequest, CreateSessionRequest, GetSessionRequest, RefreshRequest, ValidateRequest, ValidateView,
     },
@@ -135,7 +136,7 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     let forge = Forge::of(&server).await;
     let unverified = Unverified::parse(&tokens.access_token).unwrap();
     print(&mut seen, &unverified);
-    let key = forge.ring.verifying(&unverified.kid).unwrap();
+    let Found::Good(key) = forge.ring.verifying(&unverified.kid) else { panic!("it is known") };
     let expected = Expectations { issuer: "https://auth.test".to_owned(), max_ttl: seconds(3600) };
     let verified = unverified.verify(key.algorithm, &key.decoding, &expected).unwrap();
     assert_eq!(verified.custom["secret"], CANARY);
@@ -171,11 +172,12 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     print(&mut seen, &server.revoke(of_token(&next.refresh_token)).await);
 
     let master_text = fs::read_to_string(server.home.master_key_file()).unwrap();
-    let keys = server.store.keys().await.unwrap();
+    let keys = server.store.ring().await.unwrap().keys;
     print(&mut seen, &keys);
     print(&mut seen, &server.home.config());
     let lineage_secret = row.lineage.secret.0;
-    let seed_and_macs: Vec<_> = keys.iter().map(|key| (key.kid.clone(), forge.master.open(key).unwrap())).collect();
+    let seed_and_macs: Vec<_> =
+        keys.iter().map(|key| (key.key.kid.clone(), forge.masters.open(key).unwrap())).collect();
     server.stop().await;
 
     let log = logged();

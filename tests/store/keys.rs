@@ -1,50 +1,127 @@
-//! The first keys that are written are the keys.
+//! The keys are changed as a whole, by one at a time.
+
+use std::time::Duration;
 
 use countersign::{
     domain::{
-        key::{KeyPurpose, SealedKey},
+        ids::TokenId,
+        key::{Key, KeyAlgorithm, RefreshKeyId, RingVersion, SealedKey},
+        session::Lineage,
         time::Timestamp,
     },
-    store::Store,
+    store::{
+        Refreshed, Store,
+        ring::{RingChange, SealedRing},
+    },
 };
 use futures_util::future::join;
 
-fn key(kid: &str, purpose: KeyPurpose) -> SealedKey {
+use crate::support::{after, attempt, create, revoke_session, session};
+
+const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_123_456);
+
+fn key(kid: &str, algorithm: KeyAlgorithm) -> SealedKey {
     SealedKey {
-        kid: kid.to_owned(),
-        purpose,
-        algorithm: if purpose == KeyPurpose::AccessToken { "EdDSA" } else { "HS256" }.to_owned(),
+        key: Key::new(kid.to_owned(), algorithm, NOW),
         sealed: [kid.as_bytes(), &[0, 0xff, 0x80, b'\'']].concat(),
-        created_at: Timestamp::from_micros(1_700_000_000_123_456),
     }
 }
 
-fn pair(name: &str) -> Vec<SealedKey> {
-    vec![key(&format!("{name}-a"), KeyPurpose::AccessToken), key(&format!("{name}-r"), KeyPurpose::RefreshToken)]
+fn put(version: RingVersion, put: Vec<SealedKey>) -> RingChange {
+    RingChange { version, put, drop: vec![] }
 }
 
 /// The order is nobody's business.
-fn sorted(mut keys: Vec<SealedKey>) -> Vec<SealedKey> {
-    keys.sort_by(|a, b| a.kid.cmp(&b.kid));
-    keys
+async fn ring(store: &dyn Store) -> SealedRing {
+    let mut ring = store.ring().await.unwrap();
+    ring.keys.sort_by(|a, b| a.key.kid.cmp(&b.key.kid));
+    ring
 }
 
-pub async fn first_keys_are_read_back(store: &dyn Store) {
-    assert_eq!(store.keys().await.unwrap(), []);
-    assert_eq!(sorted(store.insert_first_keys(pair("one")).await.unwrap()), pair("one"));
-    assert_eq!(sorted(store.keys().await.unwrap()), pair("one"));
+pub async fn keys_are_read_back_in_every_state(store: &dyn Store) {
+    let empty = ring(store).await;
+    assert_eq!((empty.version, empty.keys), (RingVersion(0), vec![]));
+    let pending = key("a", KeyAlgorithm::EdDsa);
+    let later = NOW.plus(Duration::from_micros(1));
+    let with = |kid, algorithm, state: fn(&Key, Timestamp) -> Key| {
+        let new = key(kid, algorithm);
+        SealedKey { key: state(&new.key, NOW.plus(Duration::from_micros(1))), ..new }
+    };
+    let active = with("b", KeyAlgorithm::Es256, |key, at| key.activate(at).unwrap());
+    let retired = with("c", KeyAlgorithm::Rs256, |key, at| key.activate(at).unwrap().retire(at).unwrap());
+    let revoked = with("d", KeyAlgorithm::Hs256, |key, at| key.revoke(at).unwrap());
+    let keys = vec![pending.clone(), active, retired, revoked];
+    assert!(store.change_ring(put(RingVersion(0), keys.clone())).await.unwrap().is_some());
+    assert_eq!(ring(store).await.keys, keys);
+
+    // Sealed anew and activated, at once.
+    let changed = SealedKey { key: pending.key.activate(later).unwrap(), sealed: vec![7; 60] };
+    let change =
+        RingChange { drop: vec!["b".to_owned(), "c".to_owned()], ..put(RingVersion(1), vec![changed.clone()]) };
+    store.change_ring(change).await.unwrap().unwrap();
+    let now = ring(store).await;
+    assert_eq!((now.version, now.keys), (RingVersion(2), vec![changed, keys[3].clone()]));
+    assert_eq!(now.damaged, Vec::<String>::new());
 }
 
-pub async fn later_first_keys_do_not_replace_them(store: &dyn Store) {
-    store.insert_first_keys(pair("one")).await.unwrap();
-    assert_eq!(sorted(store.insert_first_keys(pair("two")).await.unwrap()), pair("one"));
-    assert_eq!(sorted(store.keys().await.unwrap()), pair("one"));
+pub async fn a_change_is_made_once_and_for_the_ring_that_it_was_made_for(store: &dyn Store) {
+    let change = put(RingVersion(0), vec![key("a", KeyAlgorithm::EdDsa)]);
+    let before = ring(store).await.place;
+    let place = store.change_ring(change.clone()).await.unwrap().unwrap();
+    assert!(place.seq >= before.seq);
+    assert_eq!(ring(store).await.place, place);
+    assert_eq!(store.change_ring(change).await.unwrap(), None);
+    let early = put(RingVersion(2), vec![key("b", KeyAlgorithm::EdDsa)]);
+    assert_eq!(store.change_ring(early).await.unwrap(), None);
+    let now = ring(store).await;
+    assert_eq!((now.version, now.place), (RingVersion(1), place));
+    assert_eq!(now.keys, [key("a", KeyAlgorithm::EdDsa)]);
+    // The feed goes on behind it.
+    let there = create(store, session(1)).await;
+    assert!(revoke_session(store, &there, after(2)).await.place.seq > place.seq);
 }
 
-pub async fn two_who_write_first_keys_at_once_get_the_same(store: &dyn Store) {
-    let (one, two) = join(store.insert_first_keys(pair("one")), store.insert_first_keys(pair("two"))).await;
-    let one = sorted(one.unwrap());
-    assert_eq!(one, sorted(two.unwrap()));
-    assert_eq!(one, sorted(store.keys().await.unwrap()));
-    assert!(one == pair("one") || one == pair("two"), "of one caller, not of both: {one:?}");
+pub async fn of_two_who_change_the_keys_at_once_one_does(store: &dyn Store) {
+    for round in 0..10 {
+        let change = |name| put(RingVersion(round), vec![key(&format!("{name}-{round}"), KeyAlgorithm::EdDsa)]);
+        let (one, two) = join(store.change_ring(change("one")), store.change_ring(change("two"))).await;
+        let made = [one.unwrap(), two.unwrap()];
+        assert_eq!(made.iter().flatten().count(), 1, "{made:?}");
+        let now = ring(store).await;
+        assert_eq!((now.version.0, now.keys.len()), (round + 1, usize::try_from(round).unwrap() + 1));
+    }
+}
+
+pub async fn a_refresh_key_is_held_as_long_as_a_live_session_may_have_its_token(store: &dyn Store) {
+    let (old, new) = (RefreshKeyId([1; 8]), RefreshKeyId([2; 8]));
+    let under = |n, key| {
+        let session = session(n);
+        let lineage = Lineage { key, ..session.lineage };
+        countersign::domain::session::Session { lineage, ..session }
+    };
+    let (created_until, at) = (after(100), after(200));
+    let is_held = async |now| store.is_refresh_key_held(old, created_until, now).await.unwrap();
+    assert!(!is_held(at).await, "there is no session");
+    create(store, under(150, old)).await;
+    assert!(!is_held(at).await, "nobody creates sessions under it so late");
+    create(store, under(1, new)).await;
+    assert!(!is_held(at).await, "it is of another key");
+
+    let holder = create(store, under(2, old)).await;
+    assert!(is_held(at).await);
+    assert!(!is_held(holder.idle_expires_at).await, "it is over");
+    let attempt = countersign::domain::refresh::RefreshAttempt {
+        next_key: new,
+        next_access_token_id: TokenId::new([9; 16]),
+        ..attempt(&holder, at)
+    };
+    let Refreshed::Rotated { session: moved, .. } = store.refresh_session(attempt).await.unwrap() else { panic!() };
+    let grace = moved.policy.refresh_grace;
+    assert!(is_held(at.plus(grace)).await, "its client may ask again with the token before");
+    assert!(!is_held(at.plus(grace).plus(Duration::from_micros(1))).await);
+
+    let ended = create(store, under(3, old)).await;
+    assert!(is_held(after(300)).await);
+    revoke_session(store, &ended, after(301)).await;
+    assert!(!is_held(after(302)).await);
 }

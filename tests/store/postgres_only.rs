@@ -8,6 +8,7 @@ use std::{
 use countersign::{
     domain::{
         ids::TokenId,
+        key::{Key, KeyAlgorithm, RingVersion, SealedKey},
         policy::{OnQuota, OnRefresh},
         refresh::RefreshAttempt,
         revocation::{RevocationTarget, Seq},
@@ -17,6 +18,7 @@ use countersign::{
     store::{
         Created, Creation, Refreshed, Store, StoreError,
         postgres::{PostgresStore, connect::Options, open::OpenError},
+        ring::RingChange,
     },
 };
 use futures_util::future::join_all;
@@ -58,7 +60,7 @@ async fn of_many_who_migrate_at_once_one_does_it() {
     let url = new_database().await;
     let options = options(&url);
     for opened in join_all((0..8).map(|_| PostgresStore::open(&options))).await {
-        assert_eq!(opened.unwrap().keys().await.unwrap(), []);
+        assert_eq!(opened.unwrap().ring().await.unwrap().keys, []);
     }
     let made = number(&url, "SELECT count(*) FROM __diesel_schema_migrations").await;
     let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres")).unwrap().count();
@@ -720,7 +722,8 @@ async fn a_caller_that_goes_away_leaves_no_open_transaction() {
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
     client.batch_execute("BEGIN; SELECT seq FROM feed_head FOR UPDATE").await.unwrap();
-    let waiting = join_all((0..8).map(|_| store.insert_first_keys(vec![])));
+    let change = || RingChange { version: RingVersion(0), put: vec![], drop: vec![] };
+    let waiting = join_all((0..8).map(|_| store.change_ring(change())));
     assert!(tokio::time::timeout(Duration::from_millis(300), waiting).await.is_err(), "all wait for that row");
     client.batch_execute("ROLLBACK").await.unwrap();
     drop(client);
@@ -730,4 +733,20 @@ async fn a_caller_that_goes_away_leaves_no_open_transaction() {
     assert_unchanged(&open(&url).await, &there).await;
     let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
     assert_eq!(number(&url, open).await, 0);
+}
+
+/// Who edits the database can do this, and must not keep the other keys from being used.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_no_keys_are_named() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let key = |kid: &str| SealedKey { key: Key::new(kid.to_owned(), KeyAlgorithm::EdDsa, after(0)), sealed: vec![1] };
+    let put = ["a", "b", "c"].map(key).to_vec();
+    store.change_ring(RingChange { version: RingVersion(0), put, drop: vec![] }).await.unwrap().unwrap();
+    let edits = "UPDATE signing_keys SET algorithm = 'none' WHERE kid = 'a'; \
+                 UPDATE signing_keys SET purpose = 'refresh_token' WHERE kid = 'b'";
+    execute(&url, edits).await;
+    let mut ring = store.ring().await.unwrap();
+    ring.damaged.sort();
+    assert_eq!((ring.keys, ring.damaged), (vec![key("c")], vec!["a".to_owned(), "b".to_owned()]));
 }

@@ -10,7 +10,7 @@ use std::{
 use countersign::{
     domain::{
         ids::TokenId,
-        key::{KeyPurpose, SealedKey},
+        key::{Key, KeyAlgorithm, RingVersion, SealedKey},
         policy::{OnQuota, OnRefresh},
         refresh::RefreshAttempt,
         revocation::{RETENTION_MARGIN, RevocationTarget},
@@ -19,6 +19,7 @@ use countersign::{
     },
     store::{
         Creation, Store, StoreError,
+        ring::RingChange,
         sqlite::{SqliteStore, open::OpenError},
     },
 };
@@ -81,14 +82,9 @@ async fn everything_is_there_after_opening_again() {
     let swept = store.delete_expired_revocations(until, 10).await.unwrap();
     let forgotten_until = swept.forgotten_until;
     assert_eq!(swept.deleted, 1);
-    let key = SealedKey {
-        kid: "k".to_owned(),
-        purpose: KeyPurpose::RefreshToken,
-        algorithm: "HS256".to_owned(),
-        sealed: vec![1, 2, 3],
-        created_at: after(0),
-    };
-    store.insert_first_keys(vec![key.clone()]).await.unwrap();
+    let key = SealedKey { key: Key::new("k".to_owned(), KeyAlgorithm::Hs256, after(0)), sealed: vec![1, 2, 3] };
+    let change = RingChange { version: RingVersion(0), put: vec![key.clone()], drop: vec![] };
+    store.change_ring(change).await.unwrap().unwrap();
     let sessions = store.sessions(query(&text("acme"))).await.unwrap();
     let entries_before = entries(&store).await;
     let tenants = store.revoked_tenants().await.unwrap();
@@ -104,7 +100,8 @@ async fn everything_is_there_after_opening_again() {
         read_feed(&store, countersign::domain::revocation::Seq::default(), 1).await.forgotten_until,
         forgotten_until
     );
-    assert_eq!(store.keys().await.unwrap(), [key]);
+    let ring = store.ring().await.unwrap();
+    assert_eq!((ring.version, ring.keys), (RingVersion(1), vec![key]));
     let outcome = revoke_session(&store, &there[2], after(11)).await;
     assert!(Some(outcome.place.seq) > entries_before.last().map(|entry| entry.seq), "its seq goes on: {outcome:?}");
 }
@@ -266,4 +263,20 @@ async fn the_database_of_another_program_is_refused_and_left_as_it_was() {
     let before = fs::read(&path).unwrap();
     assert!(matches!(SqliteStore::open(&path).await, Err(OpenError::Foreign(_))));
     assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+/// Who edits the database can do this, and must not keep the other keys from being used.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_no_keys_are_named() {
+    let (_home, path) = home();
+    let store = open(&path).await;
+    let key = |kid: &str| SealedKey { key: Key::new(kid.to_owned(), KeyAlgorithm::EdDsa, after(0)), sealed: vec![1] };
+    let put = ["a", "b", "c"].map(key).to_vec();
+    store.change_ring(RingChange { version: RingVersion(0), put, drop: vec![] }).await.unwrap().unwrap();
+    let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    let edits = "UPDATE signing_keys SET algorithm = 'none' WHERE kid = 'a'; \
+                 UPDATE signing_keys SET purpose = 'refresh_token' WHERE kid = 'b'";
+    connection.batch_execute(edits).unwrap();
+    let ring = store.ring().await.unwrap();
+    assert_eq!((ring.keys, ring.damaged), (vec![key("c")], vec!["a".to_owned(), "b".to_owned()]));
 }

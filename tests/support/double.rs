@@ -1,8 +1,11 @@
 //! A store that does what the real one does, unless a test holds its calls or makes them fail.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -10,9 +13,9 @@ use countersign::{
     clock::Clock,
     domain::{
         ids::SessionId,
-        key::SealedKey,
+        key::RefreshKeyId,
         refresh::RefreshAttempt,
-        revocation::{Revocation, Seq},
+        revocation::{Place, Revocation, Seq},
         session::Session,
         time::Timestamp,
     },
@@ -20,6 +23,7 @@ use countersign::{
         Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
         SweptRevocations,
         replicas::{Members, Renewal, Renewals, Renewed},
+        ring::{RingChange, SealedRing},
     },
 };
 use tokio::sync::watch;
@@ -136,6 +140,10 @@ impl Renewals for Gated {
         }
         Ok(renewed)
     }
+
+    async fn ring(&mut self, patience: Duration) -> Result<SealedRing> {
+        self.real.ring(patience).await
+    }
 }
 
 #[async_trait]
@@ -207,11 +215,15 @@ impl Store for Double {
         self.real.delete_old_sessions(until, limit).await
     }
 
-    async fn keys(&self) -> Result<Vec<SealedKey>> {
-        self.real.keys().await
+    async fn ring(&self) -> Result<SealedRing> {
+        self.real.ring().await
     }
 
-    async fn insert_first_keys(&self, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>> {
-        self.real.insert_first_keys(keys).await
+    async fn change_ring(&self, change: RingChange) -> Result<Option<Place>> {
+        self.real.change_ring(change).await
+    }
+
+    async fn is_refresh_key_held(&self, key: RefreshKeyId, created_until: Timestamp, now: Timestamp) -> Result<bool> {
+        self.real.is_refresh_key_held(key, created_until, now).await
     }
 }

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{
     domain::session::Lineage,
-    keys::{master_key, ring::KeyRing, sealing::MasterKey},
+    keys::{master_key, ring::KeyRing, sealing::MasterKeys},
     store::Store,
     token::refresh,
 };
@@ -14,25 +14,26 @@ use crate::server::Server;
 /// Whoever has the keys of a service.
 pub struct Forge {
     pub ring: KeyRing,
-    pub master: MasterKey,
+    pub masters: MasterKeys,
 }
 
 impl Forge {
     /// Opens the keys of a running service.
     pub async fn of(server: &Server) -> Self {
-        let open = || master_key::read(&server.home.master_key_file()).unwrap().unwrap();
-        Self { ring: KeyRing::open(&open(), server.store.keys().await.unwrap()).unwrap(), master: open() }
+        let current = master_key::read_file(&server.home.master_key_file()).unwrap().unwrap();
+        let masters = MasterKeys { current, previous: None };
+        Self { ring: KeyRing::open(&masters, server.store.ring().await.unwrap()).unwrap(), masters }
     }
 
     /// The header of a good token, with or without changes.
     pub fn header(&self, changes: Value) -> String {
-        changed(json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": self.ring.signing().kid }), changes)
+        changed(json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": self.ring.signing().unwrap().kid }), changes)
     }
 
     /// Signs a header and a payload as they are written.
     pub fn sign(&self, header: &str, payload: &str) -> String {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
-        let signature = URL_SAFE_NO_PAD.encode(self.ring.signing().pair.sign(signed.as_bytes()));
+        let signature = URL_SAFE_NO_PAD.encode(self.ring.signing().unwrap().pair.sign(signed.as_bytes()).unwrap());
         format!("{signed}.{signature}")
     }
 
@@ -65,6 +66,11 @@ fn changed(mut object: Value, changes: Value) -> String {
 /// The three parts of a token.
 pub fn parts(token: &str) -> [&str; 3] {
     token.split('.').collect::<Vec<_>>().try_into().unwrap()
+}
+
+/// The header of a token.
+pub fn header(token: &str) -> Map<String, Value> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts(token)[0]).unwrap()).unwrap()
 }
 
 /// The claims of a token.

@@ -11,6 +11,7 @@ mod refresh;
 mod renewals;
 mod replicas;
 mod revoke;
+mod ring;
 mod rows;
 mod schema;
 mod sql;
@@ -29,17 +30,18 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use self::{
     connect::{Options, Target},
     open::OpenError,
-    pool::{Fault, LatestTimeline, Pool},
+    pool::{Fault, LatestTimeline, Lease, Pool},
     renewals::PostgresRenewals,
 };
 use super::{
     Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError, SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::{Members, Renewals},
+    ring::{RingChange, SealedRing},
 };
 use crate::domain::{
     ids::SessionId,
-    key::SealedKey,
+    key::RefreshKeyId,
     refresh::RefreshAttempt,
     revocation::{Place, Revocation, Seq},
     session::Session,
@@ -256,6 +258,10 @@ macro_rules! with_connection {
 
 use with_connection;
 
+async fn read_ring(lease: &mut Lease<'_>) -> Result<SealedRing, Fault> {
+    ring::ring(lease).await
+}
+
 #[async_trait]
 impl Store for PostgresStore {
     async fn create_session(&self, creation: Creation) -> Result<Created, StoreError> {
@@ -321,11 +327,25 @@ impl Store for PostgresStore {
         Some(self)
     }
 
-    async fn keys(&self) -> Result<Vec<SealedKey>, StoreError> {
-        with_connection!(self, reads::keys)
+    async fn ring(&self) -> Result<SealedRing, StoreError> {
+        with_connection!(self, read_ring)
     }
 
-    async fn insert_first_keys(&self, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>, StoreError> {
-        with_connection!(self, reads::insert_first_keys, keys)
+    async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError> {
+        let changed: Result<_, StoreError> = with_connection!(self, ring::change_ring, change);
+        if let Ok(Some(Place { seq, .. })) = changed {
+            self.shared.hint(seq);
+            self.shared.committed.send_replace(seq);
+        }
+        changed
+    }
+
+    async fn is_refresh_key_held(
+        &self,
+        key: RefreshKeyId,
+        created_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        with_connection!(self, ring::is_refresh_key_held, key, created_until, now)
     }
 }

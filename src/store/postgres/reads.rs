@@ -1,4 +1,4 @@
-//! What is read, and the first keys.
+//! What is read.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, sql_types::BigInt,
@@ -7,14 +7,13 @@ use diesel_async::RunQueryDsl;
 
 use super::{
     pool::{Fault, Lease},
-    rows::{KeyRow, RevokedTenantRow, SessionRow, TENANT, instant, uuid},
-    schema::{blacklist, feed_head, sessions, signing_keys},
+    rows::{RevokedTenantRow, SessionRow, TENANT, instant, uuid},
+    schema::{blacklist, sessions},
     sql::statement,
 };
 use crate::{
     domain::{
         ids::SessionId,
-        key::SealedKey,
         revocation::{Place, Seq, Timeline},
         session::Session,
     },
@@ -68,23 +67,4 @@ pub async fn feed_head(lease: &mut Lease<'_>) -> Result<Place, Fault> {
     };
     let (timeline, seq) = statement::<(BigInt, BigInt)>(text).get_result(&mut **lease).await?;
     Ok(Place { timeline: Timeline(timeline), seq: Seq(seq) })
-}
-
-pub async fn keys(lease: &mut Lease<'_>) -> Result<Vec<SealedKey>, Fault> {
-    let rows: Vec<KeyRow> = signing_keys::table.select(KeyRow::as_select()).load(&mut **lease).await?;
-    Ok(rows.into_iter().map(SealedKey::try_from).collect::<Result<_, _>>()?)
-}
-
-pub async fn insert_first_keys(lease: &mut Lease<'_>, first: Vec<SealedKey>) -> Result<Vec<SealedKey>, Fault> {
-    lease.begin().await?;
-    // Two who start at once take turns at this row, which is always there.
-    let _: i64 = feed_head::table.select(feed_head::seq).for_update().first(&mut **lease).await?;
-    let mut present = keys(lease).await?;
-    if present.is_empty() {
-        let rows: Vec<KeyRow> = first.into_iter().map(KeyRow::from).collect();
-        diesel::insert_into(signing_keys::table).values(rows).execute(&mut **lease).await?;
-        present = keys(lease).await?;
-    }
-    lease.commit().await?;
-    Ok(present)
 }

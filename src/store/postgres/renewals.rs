@@ -1,9 +1,12 @@
 //! The connection by which a replica renews its row and reads the feed: apart from the pool, so that nothing else can keep
 //! it waiting, and watched for warnings.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -19,18 +22,21 @@ use super::{
     connect::{Connected, Target},
     pool::{Fault, LatestTimeline},
     replicas::span,
+    ring,
     rows::{revoked, timestamp, uuid},
     sql::statement,
 };
 use crate::{
     domain::{
         ids::Incarnation,
+        key::RingVersion,
         revocation::{Place, Seq, Timeline},
     },
     mutants::broken,
     store::{
         FeedEntry, StoreError,
         replicas::{Answer, Other, Renewal, Renewals, Renewed},
+        ring::SealedRing,
     },
 };
 
@@ -87,6 +93,15 @@ impl Renewals for PostgresRenewals {
         }
         Ok(renewed)
     }
+
+    async fn ring(&mut self, patience: Duration) -> Result<SealedRing, StoreError> {
+        let unavailable = |problem: &str| StoreError::Unavailable(problem.to_owned());
+        let mut link = self.connection.take().ok_or_else(|| unavailable("there was no renewal"))?;
+        let read = timeout(patience, ring::ring(&mut link.0.connection)).await;
+        let ring = read.map_err(|_| unavailable("it does not answer"))??;
+        self.connection = Some(link);
+        Ok(ring)
+    }
 }
 
 type Page = (
@@ -97,12 +112,12 @@ type Page = (
     Option<Vec<PgTimestamp>>,
 );
 type Others = (Option<Vec<Uuid>>, Option<Vec<i64>>, Option<Vec<i64>>, Option<Vec<i64>>);
-type Row = (bool, i64, i64, i64, Uuid, PgTimestamp, PgTimestamp, Page, Others);
+type Row = (bool, i64, i64, i64, i64, Uuid, PgTimestamp, PgTimestamp, Page, Others);
 
 type Values<T> = Nullable<Array<T>>;
 type SqlPage = (Values<BigInt>, Values<Text>, Values<Text>, Values<Nullable<Timestamptz>>, Values<Timestamptz>);
 type SqlOthers = (Values<SqlUuid>, Values<BigInt>, Values<BigInt>, Values<BigInt>);
-type SqlRow = (Bool, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
+type SqlRow = (Bool, BigInt, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
 
 /// What a renewal does to the row, if that is the one that was left.
 macro_rules! renew {
@@ -129,7 +144,7 @@ macro_rules! renewal {
              FROM replicas WHERE incarnation <> ?) \
              SELECT EXISTS (SELECT FROM mine), ",
             $head,
-            ", h.timeline, feed_timeline(), h.database, s.forgotten_until, clock_timestamp(), page.seqs, page.kinds, \
+            ", h.timeline, feed_timeline(), h.ring, h.database, s.forgotten_until, clock_timestamp(), page.seqs, page.kinds, \
              page.keys, page.up_tos, page.expiries, others.incarnations, others.applied, others.renewals, \
              others.holds_for FROM feed_head AS h, sweeper AS s, page, others"
         )
@@ -160,7 +175,8 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
         .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
         .load(connection)
         .await?;
-    let Some((found, seq, settled, timeline, database, forgotten_until, now, page, others)) = rows.into_iter().next()
+    let Some((found, seq, settled, timeline, ring, database, forgotten_until, now, page, others)) =
+        rows.into_iter().next()
     else {
         return Err(StoreError::Damaged("feed_head or sweeper has no row".to_owned()).into());
     };
@@ -173,6 +189,7 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
         head: Place { timeline: Timeline(timeline), seq: Seq(seq) },
         settled: Timeline(settled),
         entries: entries(page)?,
+        ring: RingVersion(ring),
         forgotten_until: timestamp(forgotten_until),
         now: Some(timestamp(now)),
         others: listed(others),

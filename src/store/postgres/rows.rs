@@ -14,7 +14,7 @@ use crate::{
     domain::{
         claims::CustomClaims,
         ids::{SessionId, TokenId},
-        key::{KeyPurpose, RefreshKeyId, SealedKey},
+        key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         policy::{OnRefresh, SessionPolicy},
         revocation::{Revoked, Seq},
         session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, Session},
@@ -263,35 +263,58 @@ impl TryFrom<RevokedTenantRow> for RevokedTenant {
 #[derive(Queryable, Selectable, Insertable)]
 #[diesel(table_name = signing_keys)]
 pub struct KeyRow {
-    created_at: PgTimestamp,
     kid: String,
     purpose: String,
     algorithm: String,
     sealed: Vec<u8>,
+    created_at: PgTimestamp,
+    activated_at: Option<PgTimestamp>,
+    retired_at: Option<PgTimestamp>,
+    revoked_at: Option<PgTimestamp>,
 }
 
 impl From<SealedKey> for KeyRow {
-    fn from(key: SealedKey) -> Self {
+    fn from(SealedKey { key, sealed }: SealedKey) -> Self {
         Self {
-            created_at: instant(key.created_at),
+            purpose: key.purpose().as_str().to_owned(),
             kid: key.kid,
-            purpose: key.purpose.as_str().to_owned(),
-            algorithm: key.algorithm,
-            sealed: key.sealed,
+            algorithm: key.algorithm.as_str().to_owned(),
+            sealed,
+            created_at: instant(key.created_at),
+            activated_at: key.activated_at.map(instant),
+            retired_at: key.retired_at.map(instant),
+            revoked_at: key.revoked_at.map(instant),
         }
     }
+}
+
+/// The keys that rows hold, and the names of those that hold none.
+pub fn keys(rows: Vec<KeyRow>) -> (Vec<SealedKey>, Vec<String>) {
+    let (mut keys, mut damaged) = (vec![], vec![]);
+    for row in rows {
+        let kid = row.kid.clone();
+        match SealedKey::try_from(row) {
+            Ok(key) => keys.push(key),
+            Err(_) => damaged.push(kid),
+        }
+    }
+    (keys, damaged)
 }
 
 impl TryFrom<KeyRow> for SealedKey {
     type Error = StoreError;
 
     fn try_from(row: KeyRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            purpose: named("signing_keys.purpose", &row.purpose, KeyPurpose::from_name)?,
+        let algorithm = named("signing_keys.algorithm", &row.algorithm, KeyAlgorithm::from_name)?;
+        named("signing_keys.purpose", &row.purpose, |name| (algorithm.purpose().as_str() == name).then_some(()))?;
+        let key = Key {
+            algorithm,
             kid: row.kid,
-            algorithm: row.algorithm,
-            sealed: row.sealed,
             created_at: timestamp(row.created_at),
-        })
+            activated_at: row.activated_at.map(timestamp),
+            retired_at: row.retired_at.map(timestamp),
+            revoked_at: row.revoked_at.map(timestamp),
+        };
+        Ok(Self { key, sealed: row.sealed })
     }
 }

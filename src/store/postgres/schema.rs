@@ -58,6 +58,7 @@ diesel::table! {
         id -> Bool,
         seq -> BigInt,
         timeline -> BigInt,
+        ring -> BigInt,
     }
 }
 
@@ -88,5 +89,8 @@ diesel::table! {
         purpose -> Text,
         algorithm -> Text,
         sealed -> Binary,
+        activated_at -> Nullable<Timestamptz>,
+        retired_at -> Nullable<Timestamptz>,
+        revoked_at -> Nullable<Timestamptz>,
     }
 }

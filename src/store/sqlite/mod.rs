@@ -2,6 +2,7 @@
 
 pub mod open;
 mod renewals;
+mod ring;
 mod rows;
 mod schema;
 mod writes;
@@ -31,17 +32,18 @@ use tokio::sync::{Mutex, watch};
 use self::{
     open::OpenError,
     renewals::SqliteRenewals,
-    rows::{KeyRow, RevokedTenantRow, SessionRow, TENANT},
-    schema::{blacklist, sessions, signing_keys},
+    rows::{RevokedTenantRow, SessionRow, TENANT},
+    schema::{blacklist, sessions},
 };
 use super::{
     Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError, SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::Renewals,
+    ring::{RingChange, SealedRing},
 };
 use crate::domain::{
     ids::SessionId,
-    key::SealedKey,
+    key::RefreshKeyId,
     refresh::RefreshAttempt,
     revocation::{Place, Revocation, RevocationTarget, Seq, Timeline},
     session::Session,
@@ -340,12 +342,21 @@ impl Store for SqliteStore {
         }
     }
 
-    async fn keys(&self) -> Result<Vec<SealedKey>, StoreError> {
-        let rows = signing_keys::table.select(KeyRow::as_select()).load(&mut self.reader().await?).await?;
-        rows.into_iter().map(SealedKey::try_from).collect()
+    async fn ring(&self) -> Result<SealedRing, StoreError> {
+        // By the writer: then keys and version belong together.
+        self.writer.transaction(ring::ring).await
     }
 
-    async fn insert_first_keys(&self, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>, StoreError> {
-        self.writer.transaction(move |connection| writes::insert_first_keys(connection, keys)).await
+    async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError> {
+        self.writer.transaction(move |connection| ring::change_ring(connection, change)).await
+    }
+
+    async fn is_refresh_key_held(
+        &self,
+        key: RefreshKeyId,
+        created_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.writer.transaction(move |connection| ring::is_refresh_key_held(connection, key, created_until, now)).await
     }
 }

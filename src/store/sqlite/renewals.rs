@@ -1,20 +1,23 @@
 //! Reading the feed of a file that one process has for itself: nobody else is to be told of it.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use diesel::{ExpressionMethods, QueryDsl, SelectableHelper};
 use diesel_async::{RunQueryDsl, pooled_connection::bb8::Pool};
 use uuid::Uuid;
 
 use super::{
-    Connection, TIMELINE, connection,
+    Connection, TIMELINE, connection, ring,
     rows::FeedRow,
-    schema::{blacklist, sweeper},
+    schema::{blacklist, key_ring, sweeper},
 };
 use crate::{
-    domain::{revocation::Place, time::Timestamp},
+    domain::{key::RingVersion, revocation::Place, time::Timestamp},
     store::{
         FeedEntry, StoreError,
         replicas::{Answer, Renewal, Renewals, Renewed},
+        ring::SealedRing,
     },
 };
 
@@ -44,15 +47,23 @@ impl Renewals for SqliteRenewals {
         let entries: Vec<FeedEntry> = rows.into_iter().map(FeedEntry::try_from).collect::<Result<_, _>>()?;
         // Read after the entries: what was swept before them is known to have been.
         let forgotten_until = sweeper::table.select(sweeper::forgotten_until).first(&mut connection).await?;
+        let ring = key_ring::table.select(key_ring::version).first(&mut connection).await?;
         let seq = entries.last().map_or(renewal.after, |entry| entry.seq);
         Ok(Renewed::Answer(Answer {
             database: Uuid::nil(),
             head: Place { timeline: TIMELINE, seq },
             settled: TIMELINE,
             entries,
+            ring: RingVersion(ring),
             forgotten_until: Timestamp::from_micros(forgotten_until),
             now: None,
             others: vec![],
         }))
+    }
+
+    async fn ring(&mut self, _: Duration) -> Result<SealedRing, StoreError> {
+        let mut connection = connection(&self.feed).await?;
+        // The version first: the keys may be newer than it says, and never older.
+        connection.spawn_blocking(|connection| Ok(ring::ring(connection))).await?
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     domain::{
         claims::CustomClaims,
         ids::{SessionId, TokenId},
-        key::{KeyPurpose, RefreshKeyId, SealedKey},
+        key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         policy::{OnRefresh, SessionPolicy},
         revocation::{BlacklistEntry, Revoked, Seq},
         session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, Session},
@@ -308,30 +308,53 @@ pub struct KeyRow {
     algorithm: String,
     sealed: Vec<u8>,
     created_at: i64,
+    activated_at: Option<i64>,
+    retired_at: Option<i64>,
+    revoked_at: Option<i64>,
 }
 
 impl From<SealedKey> for KeyRow {
-    fn from(key: SealedKey) -> Self {
+    fn from(SealedKey { key, sealed }: SealedKey) -> Self {
         Self {
+            purpose: key.purpose().as_str().to_owned(),
             kid: key.kid,
-            purpose: key.purpose.as_str().to_owned(),
-            algorithm: key.algorithm,
-            sealed: key.sealed,
+            algorithm: key.algorithm.as_str().to_owned(),
+            sealed,
             created_at: key.created_at.micros(),
+            activated_at: key.activated_at.map(Timestamp::micros),
+            retired_at: key.retired_at.map(Timestamp::micros),
+            revoked_at: key.revoked_at.map(Timestamp::micros),
         }
     }
+}
+
+/// The keys that rows hold, and the names of those that hold none.
+pub fn keys(rows: Vec<KeyRow>) -> (Vec<SealedKey>, Vec<String>) {
+    let (mut keys, mut damaged) = (vec![], vec![]);
+    for row in rows {
+        let kid = row.kid.clone();
+        match SealedKey::try_from(row) {
+            Ok(key) => keys.push(key),
+            Err(_) => damaged.push(kid),
+        }
+    }
+    (keys, damaged)
 }
 
 impl TryFrom<KeyRow> for SealedKey {
     type Error = StoreError;
 
     fn try_from(row: KeyRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            purpose: named("signing_keys.purpose", &row.purpose, KeyPurpose::from_name)?,
+        let algorithm = named("signing_keys.algorithm", &row.algorithm, KeyAlgorithm::from_name)?;
+        named("signing_keys.purpose", &row.purpose, |name| (algorithm.purpose().as_str() == name).then_some(()))?;
+        let key = Key {
+            algorithm,
             kid: row.kid,
-            algorithm: row.algorithm,
-            sealed: row.sealed,
             created_at: Timestamp::from_micros(row.created_at),
-        })
+            activated_at: row.activated_at.map(Timestamp::from_micros),
+            retired_at: row.retired_at.map(Timestamp::from_micros),
+            revoked_at: row.revoked_at.map(Timestamp::from_micros),
+        };
+        Ok(Self { key, sealed: row.sealed })
     }
 }

@@ -66,5 +66,15 @@ diesel::table! {
         algorithm -> Text,
         sealed -> Binary,
         created_at -> BigInt,
+        activated_at -> Nullable<BigInt>,
+        retired_at -> Nullable<BigInt>,
+        revoked_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    key_ring (id) {
+        id -> Integer,
+        version -> BigInt,
     }
 }

@@ -8,13 +8,12 @@ use diesel::{
 
 use super::{
     TIMELINE,
-    rows::{KeyRow, NewBlacklistRow, SessionRow, TENANT},
-    schema::{blacklist, sessions, signing_keys, sweeper},
+    rows::{NewBlacklistRow, SessionRow, TENANT},
+    schema::{blacklist, sessions, sweeper},
 };
 use crate::{
     domain::{
         ids::SessionId,
-        key::SealedKey,
         policy::{OnQuota, OnRefresh},
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
         revocation::{BlacklistEntry, Place, RETENTION_MARGIN, Revocation, RevocationTarget, Seq, tenant_covers},
@@ -262,7 +261,7 @@ fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()>
 }
 
 /// Where the blacklist has come to.
-fn newest_place(connection: &mut SqliteConnection) -> Result<Place> {
+pub fn newest_place(connection: &mut SqliteConnection) -> Result<Place> {
     let newest: Option<i64> = blacklist::table.select(dsl::max(blacklist::seq)).first(connection)?;
     Ok(place(newest.unwrap_or_default()))
 }
@@ -389,15 +388,4 @@ pub fn delete_old_sessions(connection: &mut SqliteConnection, until: Timestamp, 
     .bind::<BigInt, _>(limit)
     .execute(connection)?;
     Ok(deleted)
-}
-
-pub fn insert_first_keys(connection: &mut SqliteConnection, keys: Vec<SealedKey>) -> Result<Vec<SealedKey>> {
-    let present = signing_keys::table.count().get_result::<i64>(connection)?;
-    if present == 0 {
-        for key in keys {
-            dsl::insert_into(signing_keys::table).values(KeyRow::from(key)).execute(connection)?;
-        }
-    }
-    let rows = signing_keys::table.select(KeyRow::as_select()).load(connection)?;
-    rows.into_iter().map(SealedKey::try_from).collect()
 }

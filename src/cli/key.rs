@@ -1,0 +1,205 @@
+//! `countersign key list|rotate|revoke|import|reseal`
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::{
+    Database, Failure, Outcome,
+    client::{Server, refused},
+    output::{self, line},
+};
+use crate::{
+    app::{self, System},
+    clock::SystemClock,
+    proto,
+    rng::SystemRng,
+    telemetry,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// List the keys that tokens are made with.
+    List(List),
+    /// Let the pending key make all tokens from now on, and publish another one.
+    ///
+    /// The service does it by itself, by keys.rotation and keys.refresh_rotation in its configuration.
+    Rotate(Rotate),
+    /// Make a key worthless: when this returns, no replica accepts any token of it.
+    ///
+    /// The pending key takes the place of an active one, and sessions live on. To revoke a key of refresh tokens signs out all
+    /// whose refresh token it made.
+    Revoke(Revoke),
+    /// Take a private key of your own as the next one that signs access tokens.
+    ///
+    /// Works on the database, with the master key: run it where the service runs, on SQLite while it is stopped. The key is
+    /// published at once and becomes active with the next rotation.
+    Import(Import),
+    /// Encrypt all keys anew under a new master key.
+    ///
+    /// Give every replica the new one as keys.master_key_file and the old one as keys.previous_master_key_file, and restart
+    /// them; then run this once, with the same configuration, on SQLite while the service is stopped. After that the old one can
+    /// go. If it is interrupted, run it again.
+    Reseal(Reseal),
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Purpose {
+    /// The keys that sign access tokens.
+    AccessToken,
+    /// The keys that authenticate refresh tokens.
+    RefreshToken,
+}
+
+#[derive(Debug, Args)]
+pub struct Rotate {
+    /// Which.
+    #[arg(long, value_enum, default_value_t = Purpose::AccessToken)]
+    purpose: Purpose,
+    /// Even if there are verifiers that do not know the pending key yet.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// The key's name, as `countersign key list` shows it.
+    // A name may begin with a hyphen.
+    #[arg(allow_hyphen_values = true)]
+    kid: String,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
+pub struct Import {
+    /// The private key in PEM: Ed25519, EC on P-256, or RSA of 2048 bits or more, as keys.algorithm in the configuration says.
+    file: PathBuf,
+    #[command(flatten)]
+    database: Database,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Reseal {
+    #[command(flatten)]
+    database: Database,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Key {
+    pub async fn run(self) -> Outcome {
+        match self {
+            Self::List(list) => list.run().await,
+            Self::Rotate(rotate) => rotate.run().await,
+            Self::Revoke(revoke) => revoke.run().await,
+            Self::Import(import) => import.run().await,
+            Self::Reseal(reseal) => reseal.run().await,
+        }
+    }
+}
+
+impl List {
+    async fn run(self) -> Outcome {
+        let response =
+            self.server.keys().await?.list_keys(proto::ListKeysRequest {}).await.map_err(refused)?.into_inner();
+        if self.server.json {
+            output::json(&response, "ListKeysResponse")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        output::rows(
+            ["KEY", "PURPOSE", "ALGORITHM", "STATE", "CREATED", "ACTIVATED", "RETIRED", "REVOKED"],
+            response.keys.iter().map(|key| {
+                [
+                    key.kid.clone(),
+                    output::plain(key.purpose().as_str_name(), "KEY_PURPOSE_"),
+                    key.algorithm.clone(),
+                    output::plain(key.state().as_str_name(), "KEY_STATE_"),
+                    output::instant(key.created_at.as_ref()),
+                    output::instant(key.activated_at.as_ref()),
+                    output::instant(key.retired_at.as_ref()),
+                    output::instant(key.revoked_at.as_ref()),
+                ]
+            }),
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Rotate {
+    async fn run(self) -> Outcome {
+        let purpose = match self.purpose {
+            Purpose::AccessToken => proto::KeyPurpose::AccessToken,
+            Purpose::RefreshToken => proto::KeyPurpose::RefreshToken,
+        };
+        let request = proto::RotateKeyRequest { purpose: purpose.into(), force: self.force };
+        let response = self.server.keys().await?.rotate_key(request).await.map_err(refused)?.into_inner();
+        if self.server.json {
+            output::json(&response, "RotateKeyResponse")?;
+        } else {
+            let active = response.active.unwrap_or_default();
+            line!("{} ({}) makes all tokens now", active.kid, active.algorithm);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Revoke {
+    async fn run(self) -> Outcome {
+        let request = proto::RevokeKeyRequest { kid: self.kid };
+        let response = self.server.keys().await?.revoke_key(request).await.map_err(refused)?.into_inner();
+        if self.server.json {
+            output::json(&response, "RevokeKeyResponse")?;
+        } else {
+            let key = response.revoked.unwrap_or_default();
+            line!("revoked {}, effective since {}", key.kid, output::instant(key.revoked_at.as_ref()));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn system() -> System {
+    System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) }
+}
+
+impl Import {
+    async fn run(self) -> Outcome {
+        let config = self.database.load().map_err(Failure::at_start)?;
+        telemetry::start(&config.log).map_err(Failure::at_start)?;
+        let key = app::import_key(&config, &self.file, system()).await?;
+        if self.json {
+            let (algorithm, state) = (key.algorithm.as_str(), key.state().as_str());
+            line!("{:#}", json!({ "kid": key.kid, "algorithm": algorithm, "state": state }));
+        } else {
+            line!("{} ({}) is published, and becomes active with the next rotation", key.kid, key.algorithm);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Reseal {
+    async fn run(self) -> Outcome {
+        let config = self.database.load().map_err(Failure::at_start)?;
+        telemetry::start(&config.log).map_err(Failure::at_start)?;
+        let resealed = app::reseal(&config, system()).await?;
+        if self.json {
+            line!("{}", json!({ "resealed": resealed }));
+        } else {
+            line!("encrypted {resealed} keys anew; all keys are under the present master key");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

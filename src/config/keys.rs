@@ -1,0 +1,191 @@
+//! `[keys]`: what keys are sealed under, and how they rotate.
+
+use std::{
+    env,
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::error::{ConfigError, invalid};
+use crate::domain::{
+    key::KeyAlgorithm,
+    lease::Terms,
+    revocation::RETENTION_MARGIN,
+    rotation::{MOST_KEYS, RotationRules},
+    time::brief,
+};
+
+/// The environment variables with master keys, in base64. They are no settings, and never shown.
+pub const MASTER_KEY_VARIABLE: &str = "COUNTERSIGN_MASTER_KEY";
+/// The one before it.
+pub const PREVIOUS_MASTER_KEY_VARIABLE: &str = "COUNTERSIGN_PREVIOUS_MASTER_KEY";
+/// The name of the master key among the credentials that systemd gives to a service.
+const CREDENTIAL: &str = "countersign.master_key";
+
+/// The section as it is written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawKeys {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    master_key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_master_key_file: Option<PathBuf>,
+    algorithm: String,
+    #[serde(with = "super::span")]
+    rotation: Duration,
+    #[serde(with = "super::span")]
+    refresh_rotation: Duration,
+    #[serde(with = "super::span")]
+    publish_ahead: Duration,
+    #[serde(with = "super::span")]
+    jwks_max_age: Duration,
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Default for RawKeys {
+    fn default() -> Self {
+        Self {
+            master_key_file: None,
+            previous_master_key_file: None,
+            algorithm: KeyAlgorithm::EdDsa.as_str().to_owned(),
+            rotation: DAY * 30,
+            refresh_rotation: DAY * 90,
+            publish_ahead: Duration::from_secs(3600),
+            jwks_max_age: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Where a master key comes from.
+#[derive(Clone)]
+pub enum MasterKeySource {
+    /// From this file.
+    File(PathBuf),
+    /// From this file, which systemd gives to the service.
+    Credential(PathBuf),
+    /// From the environment: the name of the variable and its value.
+    Environment(&'static str, Zeroizing<String>),
+}
+
+impl fmt::Debug for MasterKeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Credential(path) => f.debug_tuple("Credential").field(path).finish(),
+            Self::Environment(name, _) => f.debug_tuple("Environment").field(name).finish(),
+        }
+    }
+}
+
+/// The section, checked.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// What keys are sealed under.
+    pub master: MasterKeySource,
+    /// What some are still sealed under.
+    pub previous_master: Option<MasterKeySource>,
+    /// How the keys that sign access tokens rotate.
+    pub signing: RotationRules,
+    /// How the keys of refresh tokens rotate.
+    pub refresh: RotationRules,
+    /// How long a verifier may use the public keys without asking again.
+    pub jwks_max_age: Duration,
+}
+
+/// What the environment gives.
+#[derive(Default)]
+pub struct Environment {
+    master: Option<String>,
+    previous: Option<String>,
+    credentials: Option<OsString>,
+}
+
+impl Environment {
+    /// That of this process.
+    pub fn read() -> Self {
+        let text = |name| env::var(name).ok().filter(|text: &String| !text.is_empty());
+        Self {
+            master: text(MASTER_KEY_VARIABLE),
+            previous: text(PREVIOUS_MASTER_KEY_VARIABLE),
+            credentials: env::var_os("CREDENTIALS_DIRECTORY"),
+        }
+    }
+}
+
+impl RawKeys {
+    /// Checks the section.
+    pub fn check(
+        &mut self,
+        environment: Environment,
+        data_dir: &Path,
+        lease: &Terms,
+        longest_token: Duration,
+    ) -> Result<Keys, ConfigError> {
+        let algorithm = KeyAlgorithm::from_name(&self.algorithm)
+            .filter(|algorithm| KeyAlgorithm::SIGNING.contains(algorithm))
+            .ok_or_else(|| invalid("keys.algorithm", "must be EdDSA, ES256 or RS256"))?;
+        let spreads_within = lease.holds_for();
+        let needed = self.jwks_max_age.saturating_add(spreads_within);
+        if self.publish_ahead < needed {
+            let problem = format!(
+                "must be at least {}: keys.jwks_max_age, and the {} until every replica knows of a key",
+                rounded_up(needed),
+                rounded_up(spreads_within)
+            );
+            return Err(invalid("keys.publish_ahead", problem));
+        }
+        if self.jwks_max_age < Duration::from_secs(1) {
+            return Err(invalid("keys.jwks_max_age", "must be at least 1s"));
+        }
+        let kept_for = longest_token.saturating_add(RETENTION_MARGIN * 2).saturating_add(spreads_within);
+        // Half of them, so that there is room for those that are made by hand.
+        let most = u32::try_from(MOST_KEYS / 2).unwrap_or(u32::MAX);
+        let shortest = (kept_for / most).max(self.publish_ahead.saturating_add(spreads_within));
+        let rules = |name: &str, algorithm, interval: Duration| {
+            if !interval.is_zero() && interval < shortest {
+                let problem = format!(
+                    "must be at least {} with this keys.publish_ahead and tokens.max_access_token_ttl, or 0s for never",
+                    rounded_up(shortest)
+                );
+                return Err(invalid(format!("keys.{name}"), problem));
+            }
+            Ok(RotationRules { algorithm, interval, publish_ahead: self.publish_ahead, spreads_within, kept_for })
+        };
+        let signing = rules("rotation", algorithm, self.rotation)?;
+        let refresh = rules("refresh_rotation", KeyAlgorithm::Hs256, self.refresh_rotation)?;
+
+        let credential = environment.credentials.map(|folder| Path::new(&folder).join(CREDENTIAL));
+        let master = match (&self.master_key_file, environment.master) {
+            (Some(_), Some(_)) => {
+                let problem = format!("there is one in {MASTER_KEY_VARIABLE} too: leave one of them out");
+                return Err(invalid("keys.master_key_file", problem));
+            }
+            (Some(path), None) => MasterKeySource::File(path.clone()),
+            (None, Some(text)) => MasterKeySource::Environment(MASTER_KEY_VARIABLE, text.into()),
+            (None, None) => match credential.filter(|path| path.exists()) {
+                Some(path) => MasterKeySource::Credential(path),
+                None => MasterKeySource::File(data_dir.join("master.key")),
+            },
+        };
+        let previous_master = match (&self.previous_master_key_file, environment.previous) {
+            (Some(path), _) => Some(MasterKeySource::File(path.clone())),
+            (None, text) => text.map(|text| MasterKeySource::Environment(PREVIOUS_MASTER_KEY_VARIABLE, text.into())),
+        };
+        if let MasterKeySource::File(path) = &master {
+            self.master_key_file = Some(path.clone());
+        }
+        Ok(Keys { master, previous_master, signing, refresh, jwks_max_age: self.jwks_max_age })
+    }
+}
+
+/// A span in whole milliseconds, for people to copy.
+fn rounded_up(span: Duration) -> String {
+    let millis = span.as_micros().div_ceil(1000);
+    brief(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,380 @@
+//! When keys are published, activated, withdrawn and dropped: one is active for each purpose, and the next one is known to
+//! all verifiers long before it is.
+
+use std::time::Duration;
+
+use super::{
+    key::{Key, KeyAlgorithm, KeyPurpose, KeyState, NoSuchStep},
+    time::{Timestamp, brief},
+};
+
+/// Most keys of one purpose. More would make a document that every verifier fetches needlessly long.
+pub const MOST_KEYS: usize = 64;
+
+/// How the keys of one purpose rotate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RotationRules {
+    /// What new keys compute.
+    pub algorithm: KeyAlgorithm,
+    /// How long a key is active; zero for ever.
+    pub interval: Duration,
+    /// How long a key is known everywhere before it may become active.
+    pub publish_ahead: Duration,
+    /// How long it takes at most until all replicas know of a key, or have stopped answering.
+    pub spreads_within: Duration,
+    /// How long a key is kept that makes no access tokens any more: until the last one has expired everywhere.
+    pub kept_for: Duration,
+}
+
+/// Why a key is not rotated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRotated {
+    /// The next key is not yet known to every verifier.
+    #[error("the next key, {kid}, is not known to every verifier yet: wait {}, or force it", brief(*wait))]
+    TooSoon {
+        /// The next key.
+        kid: String,
+        /// For how long.
+        wait: Duration,
+    },
+    /// There is no next key.
+    #[error("there is no next key yet")]
+    NoNext,
+    /// There are as many keys as there may be.
+    #[error("there are {MOST_KEYS} keys already, which is as many as there may be: wait until old ones are dropped")]
+    TooMany,
+    /// A key cannot take the step.
+    #[error(transparent)]
+    Step(#[from] NoSuchStep),
+}
+
+/// A change of the keys of one purpose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Keys as they are to be.
+    pub put: Vec<Key>,
+    /// What a new pending key is to compute, if there is to be one.
+    pub publish: Option<KeyAlgorithm>,
+    /// Keys that are to go.
+    pub drop: Vec<String>,
+}
+
+impl Change {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The keys of one purpose, seen under their rules.
+#[derive(Clone, Debug)]
+pub struct Rotation<'a> {
+    keys: Vec<&'a Key>,
+    rules: RotationRules,
+}
+
+impl<'a> Rotation<'a> {
+    /// Those keys out of all that serve the purpose of the rules.
+    pub fn new(keys: impl IntoIterator<Item = &'a Key>, rules: RotationRules) -> Self {
+        let mut keys: Vec<_> = keys.into_iter().filter(|key| key.purpose() == rules.algorithm.purpose()).collect();
+        keys.sort_by_key(|key| key.created_at);
+        Self { keys, rules }
+    }
+
+    fn newest(&self, state: KeyState) -> Option<&'a Key> {
+        self.keys.iter().rev().find(|key| key.state() == state).copied()
+    }
+
+    /// The key that makes new tokens.
+    pub fn active(&self) -> Option<&'a Key> {
+        self.newest(KeyState::Active)
+    }
+
+    /// The key that will.
+    pub fn next(&self) -> Option<&'a Key> {
+        self.newest(KeyState::Pending)
+    }
+
+    /// When a pending key may become active.
+    pub fn ready_at(&self, pending: &Key) -> Timestamp {
+        pending.created_at.plus(self.rules.publish_ahead).plus(self.rules.spreads_within)
+    }
+
+    /// When the active key is to be replaced; never if that is not wanted.
+    pub fn due_at(&self) -> Option<Timestamp> {
+        let activated_at = self.active()?.activated_at?;
+        (!self.rules.interval.is_zero()).then(|| activated_at.plus(self.rules.interval))
+    }
+
+    /// What the schedule asks for now.
+    pub fn due(&self, now: Timestamp) -> Result<Change, NotRotated> {
+        let drop = self.outlived(now);
+        let change = match (self.active(), self.next()) {
+            (_, None) => self.publish()?,
+            // A key of another algorithm than is wanted now has made nothing yet. Not at once: replicas that are configured
+            // differently, as while one after the other is being restarted, would replace it again and again.
+            (_, Some(next)) if next.algorithm != self.rules.algorithm && now >= self.ready_at(next) => {
+                Change { drop: vec![next.kid.clone()], ..self.publish()? }
+            }
+            (None, Some(_)) => self.replace(now)?,
+            (Some(_), Some(next)) if self.due_at().is_some_and(|at| now >= at) && now >= self.ready_at(next) => {
+                self.replace(now)?
+            }
+            _ => Change::default(),
+        };
+        Ok(Change { drop: [change.drop, drop].concat(), ..change })
+    }
+
+    /// What makes the next key the active one, now.
+    pub fn rotate(&self, now: Timestamp, force: bool) -> Result<Change, NotRotated> {
+        let next = self.next().ok_or(NotRotated::NoNext)?;
+        let ready_at = self.ready_at(next);
+        if now < ready_at && !force {
+            return Err(NotRotated::TooSoon { kid: next.kid.clone(), wait: ready_at.since(now) });
+        }
+        self.replace(now)
+    }
+
+    /// What makes a key worthless; none if it is already, or if there is no other to take its place yet.
+    pub fn revoke(&self, key: &Key, now: Timestamp) -> Result<Change, NotRotated> {
+        let revoked = key.revoke(now)?;
+        Ok(match key.state() {
+            KeyState::Active => {
+                let next = self.next().ok_or(NotRotated::NoNext)?.activate(now)?;
+                // In this order: there is never more than one that is active.
+                Change { put: vec![revoked, next], ..self.publish()? }
+            }
+            KeyState::Pending => Change { put: vec![revoked], ..self.publish()? },
+            KeyState::Retired | KeyState::Revoked => Change { put: vec![revoked], ..Change::default() },
+        })
+    }
+
+    fn publish(&self) -> Result<Change, NotRotated> {
+        if self.keys.len() >= MOST_KEYS {
+            return Err(NotRotated::TooMany);
+        }
+        Ok(Change { publish: Some(self.rules.algorithm), ..Change::default() })
+    }
+
+    fn replace(&self, now: Timestamp) -> Result<Change, NotRotated> {
+        let mut put = vec![];
+        for active in self.keys.iter().filter(|key| key.state() == KeyState::Active) {
+            put.push(active.retire(now)?);
+        }
+        put.push(self.next().ok_or(NotRotated::NoNext)?.activate(now)?);
+        Ok(Change { put, ..self.publish()? })
+    }
+
+    /// The keys of which nothing is left. Whether a refresh token is, only the sessions tell.
+    fn outlived(&self, now: Timestamp) -> Vec<String> {
+        let is_over = |at: Timestamp| now >= at.plus(self.rules.kept_for);
+        let is_outlived = |key: &Key| match (key.state(), key.purpose()) {
+            (KeyState::Pending | KeyState::Active, _) | (KeyState::Retired, KeyPurpose::RefreshToken) => false,
+            (KeyState::Retired, KeyPurpose::AccessToken) => key.retired_at.is_some_and(is_over),
+            (KeyState::Revoked, _) => key.revoked_at.is_some_and(is_over),
+        };
+        self.keys.iter().filter(|key| is_outlived(key)).map(|key| key.kid.clone()).collect()
+    }
+
+    /// The retired keys of refresh tokens, of which the sessions tell whether any are left, with the instant until which
+    /// sessions were created under them.
+    pub fn retired(&self, now: Timestamp) -> impl Iterator<Item = (&'a Key, Timestamp)> {
+        let retired = self.keys.iter().filter(|key| key.state() == KeyState::Retired);
+        let until = retired.filter_map(|key| Some((*key, key.retired_at?.plus(self.rules.kept_for))));
+        until.filter(move |(key, until)| key.purpose() == KeyPurpose::RefreshToken && now >= *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const RULES: RotationRules = RotationRules {
+        algorithm: KeyAlgorithm::EdDsa,
+        interval: Duration::from_secs(30 * 86_400),
+        publish_ahead: HOUR,
+        spreads_within: Duration::from_secs(3),
+        kept_for: Duration::from_secs(7200),
+    };
+
+    fn key(name: &str, at: Timestamp) -> Key {
+        Key::new(name.to_owned(), RULES.algorithm, at)
+    }
+
+    /// Does what a change says, and makes the key that it asks for.
+    fn carry_out(keys: &mut Vec<Key>, change: Change, now: Timestamp) {
+        keys.retain(|key| !change.drop.contains(&key.kid));
+        for put in change.put {
+            let there = keys.iter().position(|key| key.kid == put.kid).unwrap();
+            keys[there] = put;
+        }
+        if let Some(algorithm) = change.publish {
+            keys.push(Key::new(format!("{} {}", now.micros(), keys.len()), algorithm, now));
+        }
+    }
+
+    fn ring() -> Vec<Key> {
+        vec![key("active", NOW).activate(NOW).unwrap(), key("next", NOW)]
+    }
+
+    #[test]
+    fn a_key_is_replaced_when_its_time_is_over_and_the_next_one_is_known() {
+        let keys = ring();
+        let due_at = NOW.plus(RULES.interval);
+        let rotation = Rotation::new(&keys, RULES);
+        assert_eq!(rotation.due_at(), Some(due_at));
+        assert!(rotation.due(due_at.minus(Duration::from_micros(1))).unwrap().is_empty());
+        let change = rotation.due(due_at).unwrap();
+        assert_eq!(change.publish, Some(KeyAlgorithm::EdDsa));
+        assert_eq!(change.put, [keys[0].retire(due_at).unwrap(), keys[1].activate(due_at).unwrap()]);
+
+        let late = Key { created_at: due_at, ..keys[1].clone() };
+        let keys = [keys[0].clone(), late.clone()];
+        let rotation = Rotation::new(&keys, RULES);
+        let ready_at = due_at.plus(RULES.publish_ahead).plus(RULES.spreads_within);
+        assert!(rotation.due(ready_at.minus(Duration::from_micros(1))).unwrap().is_empty());
+        assert_eq!(rotation.due(ready_at).unwrap().put.len(), 2);
+        assert_eq!(
+            rotation.rotate(due_at, false),
+            Err(NotRotated::TooSoon { kid: late.kid, wait: ready_at.since(due_at) })
+        );
+        assert_eq!(rotation.rotate(due_at, true).unwrap().put.len(), 2);
+    }
+
+    #[test]
+    fn without_an_interval_nothing_is_replaced() {
+        let keys = ring();
+        let rotation = Rotation::new(&keys, RotationRules { interval: Duration::ZERO, ..RULES });
+        assert!(rotation.due(NOW.plus(RULES.interval * 100)).unwrap().is_empty());
+        assert!(!rotation.rotate(NOW.plus(HOUR * 2), false).unwrap().is_empty(), "but by hand");
+    }
+
+    #[test]
+    fn another_algorithm_comes_with_the_next_key() {
+        let mut keys = ring();
+        let rules = RotationRules { algorithm: KeyAlgorithm::Rs256, ..RULES };
+        assert!(Rotation::new(&keys, rules).due(NOW).unwrap().is_empty(), "replicas may be of two minds for a while");
+        let later = NOW.plus(HOUR * 2);
+        let change = Rotation::new(&keys, rules).due(later).unwrap();
+        assert_eq!(change, Change { put: vec![], publish: Some(KeyAlgorithm::Rs256), drop: vec!["next".to_owned()] });
+        carry_out(&mut keys, change, later);
+        let due_at = NOW.plus(RULES.interval);
+        let change = Rotation::new(&keys, rules).due(due_at).unwrap();
+        carry_out(&mut keys, change, due_at);
+        assert_eq!(Rotation::new(&keys, rules).active().unwrap().algorithm, KeyAlgorithm::Rs256);
+        assert_eq!(keys[0].state(), KeyState::Retired, "what it signed is verified on");
+    }
+
+    #[test]
+    fn a_key_is_dropped_once_its_last_token_has_expired() {
+        let retired = key("retired", NOW).activate(NOW).unwrap().retire(NOW).unwrap();
+        let revoked = key("revoked", NOW).revoke(NOW).unwrap();
+        let over = NOW.plus(RULES.kept_for);
+        for old in [retired, revoked] {
+            let mut keys = ring();
+            keys.push(old.clone());
+            assert_eq!(
+                Rotation::new(&keys, RULES).outlived(over.minus(Duration::from_micros(1))),
+                Vec::<String>::new()
+            );
+            assert_eq!(Rotation::new(&keys, RULES).due(over).unwrap().drop, [old.kid]);
+        }
+        let refresh = RotationRules { algorithm: KeyAlgorithm::Hs256, ..RULES };
+        let retired = Key { algorithm: KeyAlgorithm::Hs256, ..key("refresh", NOW) };
+        let retired = [retired.activate(NOW).unwrap().retire(NOW).unwrap()];
+        let rotation = Rotation::new(&retired, refresh);
+        assert_eq!(rotation.outlived(over.plus(HOUR)), Vec::<String>::new(), "sessions may hold tokens of it");
+        assert_eq!(rotation.retired(over).count(), 1);
+        assert_eq!(rotation.retired(over.minus(Duration::from_micros(1))).count(), 0);
+    }
+
+    #[test]
+    fn the_next_key_takes_the_place_of_a_revoked_one() {
+        let mut keys = ring();
+        let change = Rotation::new(&keys, RULES).revoke(&keys[0], NOW).unwrap();
+        carry_out(&mut keys, change, NOW);
+        let states: Vec<_> = keys.iter().map(Key::state).collect();
+        assert_eq!(states, [KeyState::Revoked, KeyState::Active, KeyState::Pending]);
+        let change = Rotation::new(&keys, RULES).revoke(&keys[2], NOW).unwrap();
+        carry_out(&mut keys, change, NOW);
+        assert_eq!(Rotation::new(&keys, RULES).active().unwrap().kid, "next");
+        assert!(Rotation::new(&keys, RULES).next().is_some());
+        assert!(matches!(Rotation::new(&keys, RULES).revoke(&keys[0], NOW), Err(NotRotated::Step(_))));
+        let alone = [keys[1].clone()];
+        assert_eq!(Rotation::new(&alone, RULES).revoke(&alone[0], NOW), Err(NotRotated::NoNext));
+    }
+
+    #[test]
+    fn there_are_never_too_many() {
+        let mut keys = ring();
+        let mut now = NOW;
+        while let Ok(change) = Rotation::new(&keys, RULES).rotate(now, true) {
+            now = now.plus(Duration::from_secs(1));
+            carry_out(&mut keys, change, now);
+        }
+        assert_eq!(keys.len(), MOST_KEYS);
+        assert_eq!(Rotation::new(&keys, RULES).rotate(now, true), Err(NotRotated::TooMany));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Tick,
+        Rotate(bool),
+        Revoke(usize),
+        Algorithm(KeyAlgorithm),
+    }
+
+    fn event() -> impl Strategy<Value = (u64, Event)> {
+        let algorithm = prop::sample::select(KeyAlgorithm::SIGNING.to_vec());
+        let event = prop_oneof![
+            4 => Just(Event::Tick),
+            1 => any::<bool>().prop_map(Event::Rotate),
+            1 => any::<usize>().prop_map(Event::Revoke),
+            1 => algorithm.prop_map(Event::Algorithm),
+        ];
+        (0..RULES.interval.as_secs(), event)
+    }
+
+    proptest! {
+        /// Whatever happens, there is one active key, and unless it was forced or an emergency, all verifiers knew it.
+        #[test]
+        fn one_key_is_active_and_was_known_before(events in prop::collection::vec(event(), 1..60)) {
+            let mut rules = RULES;
+            let mut keys = ring();
+            let mut now = NOW;
+            for (passed, event) in events {
+                now = now.plus(Duration::from_secs(passed));
+                let before = keys.clone();
+                let rotation = Rotation::new(&before, rules);
+                let (change, in_order) = match event {
+                    Event::Tick => (rotation.due(now), true),
+                    Event::Rotate(force) => (rotation.rotate(now, force), !force),
+                    Event::Revoke(n) => (rotation.revoke(&before[n % before.len()], now), false),
+                    Event::Algorithm(algorithm) => {
+                        rules.algorithm = algorithm;
+                        continue;
+                    }
+                };
+                if let Ok(change) = change {
+                    carry_out(&mut keys, change, now);
+                }
+                let active: Vec<_> = keys.iter().filter(|key| key.state() == KeyState::Active).collect();
+                prop_assert_eq!(active.len(), 1);
+                let activated_now = active[0].activated_at == Some(now) && now > NOW;
+                if in_order && activated_now {
+                    prop_assert!(now.since(active[0].created_at) >= rules.publish_ahead + rules.spreads_within);
+                }
+                prop_assert!(keys.iter().filter(|key| key.state() == KeyState::Pending).count() <= 1);
+                prop_assert!(keys.len() <= MOST_KEYS + 1);
+                for key in &before {
+                    let now_there = keys.iter().find(|there| there.kid == key.kid);
+                    prop_assert!(now_there.is_none_or(|there| there.state() >= key.state()), "only forward");
+                }
+            }
+        }
+    }
+}

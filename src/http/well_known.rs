@@ -1,0 +1,123 @@
+//! `/.well-known/jwks.json` (RFC 7517) and `/.well-known/oauth-authorization-server` (RFC 8414): what verifiers need to check
+//! tokens by themselves.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{
+        HeaderMap, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH},
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+
+use crate::authority::Authority;
+
+/// There once the service has its keys.
+pub type Ready = Arc<OnceLock<Arc<Authority>>>;
+
+const JWKS_PATH: &str = "/.well-known/jwks.json";
+const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
+/// The metadata only change with the configuration.
+const METADATA_MAX_AGE: &str = "public, max-age=3600";
+
+pub(super) fn routes(issuer: &str, ready: Ready) -> Router {
+    let mut routes = Router::new().route(JWKS_PATH, get(jwks)).route(METADATA_PATH, get(metadata));
+    // For an issuer with a path, that path comes after the well-known one (RFC 8414, section 3.1), and what the metadata name
+    // is below it.
+    let path = path_of(issuer);
+    if !path.is_empty() {
+        routes = routes.route(&format!("{METADATA_PATH}{path}"), get(metadata));
+        routes = routes.route(&format!("{path}{JWKS_PATH}"), get(jwks));
+    }
+    routes.with_state(ready)
+}
+
+/// The path of an issuer without a slash at its end; empty if it has none, or one that is not plain.
+fn path_of(issuer: &str) -> &str {
+    let host_and_path = issuer.split_once("://").map_or(issuer, |(_, rest)| rest);
+    let path = host_and_path.find('/').and_then(|at| host_and_path.get(at..)).unwrap_or_default();
+    let path = path.trim_end_matches('/');
+    let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~'));
+    if is_plain && !path.starts_with("/.well-known") { path } else { "" }
+}
+
+fn starting() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "starting: the keys are being loaded\n").into_response()
+}
+
+async fn jwks(State(ready): State<Ready>, headers: HeaderMap) -> Response {
+    let Some(authority) = ready.get() else { return starting() };
+    let public = authority.public_keys();
+    let caching = match public.max_age.as_secs() {
+        // Whoever has kept it must ask before using it again.
+        0 => "no-cache".to_owned(),
+        seconds => format!("public, max-age={seconds}"),
+    };
+    let tag = format!("\"{}\"", public.jwks.tag);
+    let told = [(ETAG, tag.clone()), (CACHE_CONTROL, caching)];
+    if is_known(&headers, &tag) {
+        return (StatusCode::NOT_MODIFIED, told).into_response();
+    }
+    (told, [(CONTENT_TYPE, "application/jwk-set+json")], public.jwks.json).into_response()
+}
+
+/// Whether the client has this version (RFC 9110, section 13.1.2).
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let asked = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut tags = asked.flat_map(|value| value.split(',')).map(str::trim);
+    tags.any(|asked| asked == "*" || asked.strip_prefix("W/").unwrap_or(asked) == tag)
+}
+
+async fn metadata(State(ready): State<Ready>) -> Response {
+    let Some(authority) = ready.get() else { return starting() };
+    let issuer = authority.issuer();
+    let metadata = json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{}{JWKS_PATH}", issuer.trim_end_matches('/')),
+        // Required. There is no authorization endpoint, so there are none.
+        "response_types_supported": [],
+        "grant_types_supported": [],
+    });
+    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, METADATA_MAX_AGE)], metadata.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_an_issuer_is_found() {
+        for (issuer, path) in [
+            ("https://login.example.com", ""),
+            ("https://login.example.com/", ""),
+            ("https://login.example.com/tenants/one", "/tenants/one"),
+            ("https://login.example.com:8443/one/", "/one"),
+            ("https://login.example.com/{one}", ""),
+            ("https://login.example.com/.well-known/x", ""),
+        ] {
+            assert_eq!(path_of(issuer), path, "{issuer}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_known_by_its_tag() {
+        let asked = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(IF_NONE_MATCH, value.parse().unwrap());
+            }
+            is_known(&headers, "\"a\"")
+        };
+        for known in [&["\"a\""][..], &["W/\"a\""], &["\"b\", \"a\""], &["\"b\"", "\"a\""], &["*"]] {
+            assert!(asked(known), "{known:?}");
+        }
+        for unknown in [&[][..], &["\"b\""], &["a"], &["\"a"]] {
+            assert!(!asked(unknown), "{unknown:?}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The ring of this process, and how it follows the one in the database.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::{ring::KeyRing, sealing::MasterKeys};
+use crate::{
+    domain::{key::RingVersion, revocation::Timeline},
+    store::{StoreError, replicas::Renewals, ring::SealedRing},
+};
+
+/// Keeps the ring that is in use.
+pub struct Keeper {
+    masters: MasterKeys,
+    ring: ArcSwap<KeyRing>,
+    /// The history in which the ring was read; none before the first look.
+    timeline: Mutex<Option<Timeline>>,
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").field("ring", &self.ring.load()).finish_non_exhaustive()
+    }
+}
+
+impl Keeper {
+    /// Keeps a ring that was opened under these master keys.
+    pub fn new(masters: MasterKeys, ring: KeyRing) -> Self {
+        Self { masters, ring: ArcSwap::from_pointee(ring), timeline: Mutex::default() }
+    }
+
+    /// The ring as it is now.
+    pub fn ring(&self) -> Guard<Arc<KeyRing>> {
+        self.ring.load()
+    }
+
+    /// What keys are sealed under.
+    pub fn masters(&self) -> &MasterKeys {
+        &self.masters
+    }
+
+    /// Takes note of a version of which the database has told, and reads the ring anew if it is another one. Numbers of
+    /// another history say nothing.
+    pub async fn follow(
+        &self,
+        renewals: &mut dyn Renewals,
+        version: RingVersion,
+        timeline: Timeline,
+        patience: Duration,
+    ) -> Result<(), StoreError> {
+        let known_in = *self.timeline.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.ring.load().version() == version && known_in == Some(timeline) {
+            return Ok(());
+        }
+        let ring = renewals.ring(patience).await?;
+        if ring.version < version && ring.place.timeline == timeline {
+            return Err(StoreError::Unavailable("it told older keys than before".to_owned()));
+        }
+        let read_in = ring.place.timeline;
+        self.take(ring);
+        *self.timeline.lock().unwrap_or_else(PoisonError::into_inner) = Some(read_in);
+        Ok(())
+    }
+
+    /// Uses these keys from now on.
+    fn take(&self, ring: SealedRing) {
+        let before = self.ring.load();
+        let (after, problems) = before.follow(&self.masters, ring);
+        for problem in problems {
+            tracing::error!(%problem, "a key in the database is not good; the others are used");
+        }
+        if before.version() != after.version() {
+            tracing::info!(
+                version = after.version().0,
+                signing_key = after.signing().map(|key| &*key.kid),
+                "the key ring has changed"
+            );
+        }
+        self.ring.store(Arc::new(after));
+    }
+}

@@ -1,0 +1,281 @@
+//! The key pairs that sign access tokens, of one of three algorithms, and their public halves.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der},
+    rand::SystemRandom,
+    rsa::KeySize,
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+        RsaPublicKeyComponents,
+    },
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    Algorithm,
+    jwk::{
+        AlgorithmParameters, CommonParameters, EllipticCurve, EllipticCurveKeyParameters, EllipticCurveKeyType, Jwk,
+        KeyAlgorithm as JwkAlgorithm, OctetKeyPairParameters, OctetKeyPairType, PublicKeyUse, RSAKeyParameters,
+        RSAKeyType, ThumbprintHash,
+    },
+};
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+use zeroize::Zeroizing;
+
+use crate::{
+    domain::key::KeyAlgorithm,
+    rng::{Rng, RngFailed, random},
+};
+
+/// A key pair.
+pub enum SigningPair {
+    /// For `EdDSA`.
+    Ed25519(Ed25519KeyPair),
+    /// For `ES256`.
+    P256(EcdsaKeyPair),
+    /// For `RS256`.
+    Rsa(RsaKeyPair),
+}
+
+impl fmt::Debug for SigningPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [redacted]", self.algorithm())
+    }
+}
+
+/// A private key, as PKCS #8 (RFC 5958).
+pub type Secret = Zeroizing<Vec<u8>>;
+
+/// A key pair could not be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum PairError {
+    /// No randomness for a new one.
+    #[error(transparent)]
+    Rng(#[from] RngFailed),
+    /// The cryptographic library refused.
+    #[error("the cryptographic library refused to work with a new {0} key")]
+    Refused(KeyAlgorithm),
+}
+
+/// A file does not hold a key that can be imported.
+#[derive(Debug, thiserror::Error)]
+pub enum NotImported {
+    /// Not a private key in PEM.
+    #[error(
+        "it holds no private key in PEM (`BEGIN PRIVATE KEY`, `BEGIN EC PRIVATE KEY` or `BEGIN RSA PRIVATE KEY`, not \
+         encrypted)"
+    )]
+    NoPem,
+    /// A key of another kind, or too weak a one.
+    #[error("it is not an Ed25519 key, nor an EC key on P-256, nor an RSA key of 2048 to 8192 bits")]
+    NotSupported,
+    /// Its parts do not belong together.
+    #[error("the key does not verify what it signs: it is damaged")]
+    Damaged,
+}
+
+/// A message to try a key with.
+const TRIAL: &[u8] = b"countersign";
+
+impl SigningPair {
+    /// A new one. RSA takes its time: not on a thread that others wait for.
+    pub fn generate(algorithm: KeyAlgorithm, rng: &dyn Rng) -> Result<(Self, Secret), PairError> {
+        let refused = |_| PairError::Refused(algorithm);
+        let pair = match algorithm {
+            KeyAlgorithm::EdDsa => {
+                let seed = Zeroizing::new(random::<32>(rng)?);
+                Self::Ed25519(
+                    Ed25519KeyPair::from_seed_unchecked(seed.as_slice()).map_err(|_| PairError::Refused(algorithm))?,
+                )
+            }
+            KeyAlgorithm::Es256 => {
+                Self::P256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(refused)?)
+            }
+            KeyAlgorithm::Rs256 => Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).map_err(refused)?),
+            KeyAlgorithm::Hs256 => return Err(PairError::Refused(algorithm)),
+        };
+        let secret = pair.secret().ok_or(PairError::Refused(algorithm))?;
+        Ok((pair, secret))
+    }
+
+    /// Reads what [`SigningPair::generate`] gave.
+    pub fn read(algorithm: KeyAlgorithm, secret: &[u8]) -> Option<Self> {
+        match algorithm {
+            KeyAlgorithm::EdDsa => Ed25519KeyPair::from_pkcs8(secret).ok().map(Self::Ed25519),
+            KeyAlgorithm::Es256 => {
+                EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, secret).ok().map(Self::P256)
+            }
+            KeyAlgorithm::Rs256 => RsaKeyPair::from_pkcs8(secret).ok().map(Self::Rsa),
+            KeyAlgorithm::Hs256 => None,
+        }
+    }
+
+    /// Reads a key that was made elsewhere. What is weak is refused.
+    pub fn from_pem(pem: &[u8]) -> Result<(Self, Secret), NotImported> {
+        let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| NotImported::NoPem)?;
+        let pair = match &key {
+            PrivateKeyDer::Pkcs8(key) => {
+                let key = key.secret_pkcs8_der();
+                let all = KeyAlgorithm::SIGNING.into_iter();
+                // Some tools write the public half along (RFC 5958, version 2).
+                all.filter_map(|algorithm| Self::read(algorithm, key)).next()
+            }
+            PrivateKeyDer::Sec1(key) => {
+                EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_sec1_der())
+                    .ok()
+                    .map(Self::P256)
+            }
+            PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()).ok().map(Self::Rsa),
+            _ => None,
+        };
+        let pair = pair.ok_or(NotImported::NotSupported)?;
+        let secret = pair.secret().ok_or(NotImported::NotSupported)?;
+        match pair.is_sound() {
+            true => Ok((pair, secret)),
+            false => Err(NotImported::Damaged),
+        }
+    }
+
+    /// Whether the public half verifies what the private half signs.
+    fn is_sound(&self) -> bool {
+        let Some(jwk) = self.jwk() else { return false };
+        let Ok(key) = jsonwebtoken::DecodingKey::from_jwk(&jwk) else { return false };
+        self.sign(TRIAL).is_some_and(|signature| {
+            let signature = URL_SAFE_NO_PAD.encode(signature);
+            jsonwebtoken::crypto::verify(&signature, TRIAL, &key, jose(self.algorithm())).unwrap_or(false)
+        })
+    }
+
+    /// What it computes.
+    pub fn algorithm(&self) -> KeyAlgorithm {
+        match self {
+            Self::Ed25519(_) => KeyAlgorithm::EdDsa,
+            Self::P256(_) => KeyAlgorithm::Es256,
+            Self::Rsa(_) => KeyAlgorithm::Rs256,
+        }
+    }
+
+    fn secret(&self) -> Option<Secret> {
+        let bytes = match self {
+            Self::Ed25519(pair) => pair.to_pkcs8v1().ok()?.as_ref().to_vec(),
+            Self::P256(pair) => pair.to_pkcs8v1().ok()?.as_ref().to_vec(),
+            Self::Rsa(pair) => AsDer::<Pkcs8V1Der<'_>>::as_der(pair).ok()?.as_ref().to_vec(),
+        };
+        Some(Zeroizing::new(bytes))
+    }
+
+    /// Signs as a JWS asks for (RFC 7518, section 3; RFC 8037, section 3.1).
+    pub fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Ed25519(pair) => Some(pair.sign(message).as_ref().to_vec()),
+            Self::P256(pair) => Some(pair.sign(&unused(), message).ok()?.as_ref().to_vec()),
+            Self::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &unused(), message, &mut signature).ok()?;
+                Some(signature)
+            }
+        }
+    }
+
+    /// The public half (RFC 7517), named by its thumbprint (RFC 7638).
+    pub fn jwk(&self) -> Option<Jwk> {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let (algorithm, parameters) = match self {
+            Self::Ed25519(pair) => (
+                JwkAlgorithm::EdDSA,
+                AlgorithmParameters::OctetKeyPair(OctetKeyPairParameters {
+                    key_type: OctetKeyPairType::OctetKeyPair,
+                    curve: EllipticCurve::Ed25519,
+                    x: text(pair.public_key().as_ref()),
+                }),
+            ),
+            Self::P256(pair) => {
+                // Uncompressed (SEC 1, section 2.3.3): a byte, and the two coordinates.
+                let (_, point) = pair.public_key().as_ref().split_first()?;
+                let (x, y) = point.split_at_checked(32)?;
+                let parameters = EllipticCurveKeyParameters {
+                    key_type: EllipticCurveKeyType::EC,
+                    curve: EllipticCurve::P256,
+                    x: text(x),
+                    y: text(y),
+                };
+                (JwkAlgorithm::ES256, AlgorithmParameters::EllipticCurve(parameters))
+            }
+            Self::Rsa(pair) => {
+                let public = RsaPublicKeyComponents::<Vec<u8>>::from(pair.public_key());
+                let parameters = RSAKeyParameters { key_type: RSAKeyType::RSA, n: text(&public.n), e: text(&public.e) };
+                (JwkAlgorithm::RS256, AlgorithmParameters::RSA(parameters))
+            }
+        };
+        let common = CommonParameters {
+            public_key_use: Some(PublicKeyUse::Signature),
+            key_algorithm: Some(algorithm),
+            ..CommonParameters::default()
+        };
+        let mut jwk = Jwk { common, algorithm: parameters };
+        jwk.common.key_id = Some(jwk.thumbprint(ThumbprintHash::SHA256).ok()?);
+        Some(jwk)
+    }
+}
+
+/// What the library asks for and does not use: RSA needs none here, and ECDSA takes its own.
+#[allow(clippy::disallowed_methods)]
+fn unused() -> SystemRandom {
+    SystemRandom::new()
+}
+
+/// The algorithm as `jsonwebtoken` calls it.
+pub fn jose(algorithm: KeyAlgorithm) -> Algorithm {
+    match algorithm {
+        KeyAlgorithm::EdDsa => Algorithm::EdDSA,
+        KeyAlgorithm::Es256 => Algorithm::ES256,
+        KeyAlgorithm::Rs256 => Algorithm::RS256,
+        KeyAlgorithm::Hs256 => Algorithm::HS256,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::SystemRng;
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    }
+
+    #[test]
+    fn what_is_generated_is_sound_and_read_back() {
+        for algorithm in KeyAlgorithm::SIGNING {
+            let (pair, secret) = SigningPair::generate(algorithm, &SystemRng::default()).unwrap();
+            assert!(pair.is_sound() && pair.algorithm() == algorithm);
+            let read = SigningPair::read(algorithm, &secret).unwrap();
+            assert_eq!(read.jwk(), pair.jwk());
+            for other in KeyAlgorithm::SIGNING.into_iter().filter(|other| *other != algorithm) {
+                assert!(SigningPair::read(other, &secret).is_none(), "{algorithm} as {other}");
+            }
+            let (imported, _) = SigningPair::from_pem(pem("PRIVATE KEY", &secret).as_bytes()).unwrap();
+            assert_eq!(imported.jwk(), pair.jwk());
+        }
+        assert!(SigningPair::generate(KeyAlgorithm::Hs256, &SystemRng::default()).is_err());
+    }
+
+    #[test]
+    fn what_is_no_strong_key_is_not_imported() {
+        let refusal = |text: &str| SigningPair::from_pem(text.as_bytes()).unwrap_err();
+        for nothing in ["", "hello", &pem("PUBLIC KEY", b"x"), &pem("ENCRYPTED PRIVATE KEY", b"x")] {
+            assert!(matches!(refusal(nothing), NotImported::NoPem), "{nothing}");
+        }
+        for label in ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"] {
+            assert!(matches!(refusal(&pem(label, b"garbage")), NotImported::NotSupported), "{label}");
+        }
+        // RSA of 1024 bits (RFC 7518, section 3.3, asks for 2048), and a curve that is none of ours.
+        for weak in [include_str!("test_keys/rsa1024.pem"), include_str!("test_keys/p384.pem")] {
+            assert!(matches!(refusal(weak), NotImported::NotSupported), "{weak}");
+        }
+        for good in [include_str!("test_keys/p256_sec1.pem"), include_str!("test_keys/rsa2048_pkcs1.pem")] {
+            assert!(SigningPair::from_pem(good.as_bytes()).is_ok(), "{good}");
+        }
+    }
+}

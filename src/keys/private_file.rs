@@ -1,0 +1,45 @@
+//! Files with secrets: small, and readable by their owner alone.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+/// Bytes of the longest file that is read: more than any key has, so that a wrong path does not fill the memory.
+const MOST: u64 = 64 << 10;
+
+/// Why a file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRead {
+    /// The file system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Others than its owner have rights on it.
+    #[error("has mode {0:04o}, so others can read or change it: run `chmod 600` on it")]
+    OpenToOthers(u32),
+}
+
+/// Reads such a file.
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(NotRead::OpenToOthers(mode));
+    }
+    read_all(file)
+}
+
+/// Reads a file whose rights are the business of whoever gave it to us, as systemd does.
+pub fn read_given(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
+    read_all(File::open(path)?)
+}
+
+fn read_all(file: File) -> Result<Zeroizing<Vec<u8>>, NotRead> {
+    let mut bytes = Zeroizing::new(vec![]);
+    file.take(MOST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,30 @@
+//! The sealed keys as a whole: they are read together, and changed by one process at a time.
+
+use crate::domain::{
+    key::{RingVersion, SealedKey},
+    revocation::Place,
+};
+
+/// All keys at one instant.
+#[derive(Clone, Debug)]
+pub struct SealedRing {
+    /// Counts the changes so far; zero if there have never been keys.
+    pub version: RingVersion,
+    /// The keys.
+    pub keys: Vec<SealedKey>,
+    /// Names of rows that hold something else.
+    pub damaged: Vec<String>,
+    /// Where the feed had come to: whoever has applied it up to here knows these keys.
+    pub place: Place,
+}
+
+/// A change of the keys.
+#[derive(Clone, Debug)]
+pub struct RingChange {
+    /// It was made for the ring as it stood then.
+    pub version: RingVersion,
+    /// Keys as they are to be, in the order in which they are written.
+    pub put: Vec<SealedKey>,
+    /// Names of keys that are to go.
+    pub drop: Vec<String>,
+}

@@ -1,0 +1,279 @@
+//! The keys of several replicas: rotated under load without anybody noticing, and revoked so that it holds everywhere.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign::proto::{
+    Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest,
+    key_service_client::KeyServiceClient,
+};
+use serde_json::Value;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tonic::transport::Channel;
+
+use crate::{
+    http_client::get,
+    ledger::{refresh, validate},
+    postgres_server::{new_database, number},
+    proxy::Link,
+    replicas::{Cluster, Replica, SHORT_LEASE, assert_not_current, eventually, sign_in},
+    witness::Witness,
+};
+
+const PUBLISH_AHEAD: Duration = Duration::from_secs(2);
+
+/// Keys that rotate every few seconds, and access tokens that outlive several of them.
+const FAST: [(&str, &str); 7] = [
+    ("COUNTERSIGN_TOKENS__MAX_ACCESS_TOKEN_TTL", "30s"),
+    ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "30s"),
+    ("COUNTERSIGN_POLICIES__DEFAULT__REFRESH_GRACE", "10s"),
+    ("COUNTERSIGN_KEYS__ROTATION", "6s"),
+    ("COUNTERSIGN_KEYS__REFRESH_ROTATION", "6s"),
+    ("COUNTERSIGN_KEYS__PUBLISH_AHEAD", "2s"),
+    ("COUNTERSIGN_KEYS__JWKS_MAX_AGE", "1s"),
+];
+
+async fn keys_of(replica: &Replica) -> KeyServiceClient<Channel> {
+    KeyServiceClient::new(replica.channel().await)
+}
+
+async fn list(replica: &Replica) -> Vec<Key> {
+    keys_of(replica).await.list_keys(ListKeysRequest {}).await.unwrap().into_inner().keys
+}
+
+async fn signing(replica: &Replica, state: KeyState) -> String {
+    let keys = list(replica).await;
+    let found: Vec<_> =
+        keys.iter().filter(|key| key.purpose() == KeyPurpose::AccessToken && key.state() == state).collect();
+    assert_eq!(found.len(), 1, "{keys:#?}");
+    found[0].kid.clone()
+}
+
+fn kid(token: &str) -> String {
+    let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
+    serde_json::from_slice::<Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
+}
+
+/// The published keys, and for how long.
+async fn fetch(address: SocketAddr) -> (HashSet<String>, Duration) {
+    let answer = get(address, "/.well-known/jwks.json").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let max_age = answer.head.split("max-age=").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
+    let set: Value = serde_json::from_str(&answer.body).unwrap();
+    let kids = set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned());
+    (kids.collect(), Duration::from_secs(max_age.unwrap_or(0)))
+}
+
+/// Looks all the time at what one replica publishes, and keeps when it saw each key first.
+fn watch(replica: &Replica, stop: Arc<AtomicBool>) -> JoinHandle<HashMap<String, Instant>> {
+    let address = replica.http();
+    tokio::spawn(async move {
+        let mut first_seen = HashMap::new();
+        while !stop.load(Ordering::Relaxed) {
+            let (kids, _) = fetch(address).await;
+            let now = Instant::now();
+            for kid in kids {
+                first_seen.entry(kid).or_insert(now);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        first_seen
+    })
+}
+
+/// A verifier that fetches the keys from wherever the balancer sends it, and only when what it has may be too old.
+#[derive(Default)]
+struct Verifier {
+    kids: HashSet<String>,
+    until: Option<Instant>,
+}
+
+impl Verifier {
+    async fn knows(&mut self, kid: &str, replica: &Replica) -> bool {
+        let now = Instant::now();
+        if self.until.is_none_or(|until| now >= until) {
+            let (kids, max_age) = fetch(replica.http()).await;
+            (self.kids, self.until) = (kids, Some(now + max_age));
+        }
+        self.kids.contains(kid)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_under_load_is_noticed_by_nobody() {
+    let url = new_database().await;
+    let settings: Vec<_> = FAST.into_iter().chain(SHORT_LEASE).collect();
+    let cluster = Cluster::start_by([url.as_str(); 3], &url, &settings).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let watching: Vec<_> = cluster.replicas.iter().map(|replica| watch(replica, stop.clone())).collect();
+    let first: HashSet<String> = list(&cluster.replicas[0]).await.into_iter().map(|key| key.kid).collect();
+    let mut clients = cluster.clients().await;
+    let mut verifier = Verifier::default();
+
+    let mut signed: HashMap<String, Instant> = HashMap::new();
+    let mut tokens: Vec<(String, Instant)> = vec![];
+    let mut last = sign_in(&mut clients[0], "all along").await.refresh_token;
+    let mut n = 0;
+    // Four rotations: two of keys that were not there from the beginning.
+    while signed.len() < 5 {
+        let now = Instant::now();
+        let at = n % 3;
+        let created = sign_in(&mut clients[at], &format!("user {n}")).await.access_token;
+        let refreshed = refresh(&mut clients[at], &last).await.unwrap().tokens.unwrap();
+        last = refreshed.refresh_token;
+        for token in [created, refreshed.access_token] {
+            signed.entry(kid(&token)).or_insert_with(Instant::now);
+            assert!(
+                verifier.knows(&kid(&token), &cluster.replicas[(at + 1) % 3]).await,
+                "{} is not known",
+                kid(&token)
+            );
+            tokens.push((token, now));
+        }
+        tokens.retain(|(_, issued)| issued.elapsed() < Duration::from_secs(20));
+        for (m, client) in clients.iter_mut().enumerate() {
+            let newest = tokens.len() - 1;
+            let old = (n * 7 + m * 13) % tokens.len();
+            for (token, _) in [&tokens[newest], &tokens[old]] {
+                let answer = validate(client, token).await;
+                assert!(answer.active, "replica {m}: {:?} of {}", answer.inactive_reason(), kid(token));
+            }
+        }
+        n += 1;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for watching in watching {
+        let first_seen = watching.await.unwrap();
+        for (kid, signed) in signed.iter().filter(|(kid, _)| !first.contains(*kid)) {
+            let ahead = signed.saturating_duration_since(first_seen[kid]);
+            assert!(ahead >= PUBLISH_AHEAD, "{kid} was published only {ahead:?} before it signed");
+        }
+    }
+    println!("{n} rounds, {} keys", signed.len());
+    let active = "SELECT count(*) FROM signing_keys WHERE activated_at IS NOT NULL AND retired_at IS NULL";
+    assert_eq!(number(&url, active).await, 2, "one for each purpose");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged() {
+    let (cluster, links) = Cluster::linked(&new_database().await, &SHORT_LEASE).await;
+    let mut clients = cluster.clients().await;
+    for (what, cut_off) in [("all are there", None), ("one is cut off", Some(Link::stall as fn(&Link)))] {
+        let session = sign_in(&mut clients[1], "alice").await;
+        let token = session.access_token;
+        eventually("every replica has a lease", async || {
+            for client in &mut clients.clone() {
+                let question = crate::replicas::question(&token);
+                if !client.validate(question).await.is_ok_and(|answer| answer.into_inner().active) {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+        let witness = Witness::of(&cluster.replicas, &token).await;
+        if let Some(cut_off) = cut_off {
+            cut_off(&links[2]);
+        }
+        let leaked = kid(&token);
+        let next = signing(&cluster.replicas[0], KeyState::Pending).await;
+        let request = RevokeKeyRequest { kid: leaked.clone() };
+        eventually("it revokes", async || keys_of(&cluster.replicas[0]).await.revoke_key(request.clone()).await.ok())
+            .await;
+        witness.acknowledged();
+        for (n, client) in clients.iter_mut().enumerate() {
+            if n == 2 && cut_off.is_some() {
+                assert_not_current(client, &token).await;
+                continue;
+            }
+            assert!(!validate(client, &token).await.active, "{what}: replica {n}");
+            let created = sign_in(client, "bob").await.access_token;
+            assert_eq!(kid(&created), next, "{what}: replica {n}");
+        }
+        let refreshed = refresh(&mut clients[1], &session.refresh_token).await.unwrap().tokens.unwrap();
+        assert_eq!(kid(&refreshed.access_token), next);
+        assert!(validate(&mut clients[0], &refreshed.access_token).await.active, "{what}: sessions live on");
+        links[2].restore();
+        witness.stop().await;
+    }
+}
+
+/// It is published everywhere before it signs anywhere, so whoever has yet to hear that it signs now knows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_hears_late_of_a_rotation_accepts_what_the_next_key_signs() {
+    const LATE: Duration = Duration::from_millis(200);
+    // Long enough for a way that takes so long.
+    let lease = [("COUNTERSIGN_LEASE__DURATION", "5s")];
+    let (cluster, links) = Cluster::linked(&new_database().await, &lease).await;
+    let mut clients = cluster.clients().await;
+    for purpose in [KeyPurpose::AccessToken, KeyPurpose::RefreshToken] {
+        let session = sign_in(&mut clients[0], "alice").await;
+        links[2].delay(LATE, LATE);
+        let mut keys = keys_of(&cluster.replicas[0]).await;
+        let rotating =
+            tokio::spawn(
+                async move { keys.rotate_key(RotateKeyRequest { purpose: purpose.into(), force: true }).await },
+            );
+        let mut refresh_token = session.refresh_token;
+        while !rotating.is_finished() {
+            let tokens = refresh(&mut clients[0], &refresh_token).await.unwrap().tokens.unwrap();
+            assert!(validate(&mut clients[2], &tokens.access_token).await.active, "{}", kid(&tokens.access_token));
+            refresh_token = tokens.refresh_token;
+        }
+        rotating.await.unwrap().unwrap();
+        // With a token of the next key, at the one that has yet to hear of it.
+        links[2].restore();
+        refresh(&mut clients[2], &refresh_token).await.unwrap();
+    }
+}
+
+/// Whoever rotates may be killed at any instant: the next one finds the keys as they were or as they are to be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_in_the_middle_of_a_rotation_leaves_one_key_active() {
+    let url = new_database().await;
+    let mut cluster = Cluster::start_by([url.as_str(); 3], &url, &SHORT_LEASE).await;
+    let token = sign_in(&mut cluster.replicas[1].sessions().await, "alice").await.access_token;
+    for round in 0..crate::replicas::rounds(6) {
+        let replica = &cluster.replicas[0];
+        let mut keys = keys_of(replica).await;
+        let rotating = tokio::spawn(async move {
+            for purpose in [KeyPurpose::AccessToken, KeyPurpose::RefreshToken].into_iter().cycle().take(8) {
+                if keys.rotate_key(RotateKeyRequest { purpose: purpose.into(), force: true }).await.is_err() {
+                    break;
+                }
+            }
+        });
+        sleep(Duration::from_millis(37 * (round as u64 + 1) % 150)).await;
+        cluster.kill(0).await;
+        rotating.await.unwrap();
+        for state in [
+            "activated_at IS NOT NULL AND retired_at IS NULL AND revoked_at IS NULL",
+            "activated_at IS NULL AND revoked_at IS NULL",
+        ] {
+            for purpose in ["access_token", "refresh_token"] {
+                let sql = format!("SELECT count(*) FROM signing_keys WHERE purpose = '{purpose}' AND {state}");
+                assert_eq!(number(&url, &sql).await, 1, "{purpose}: {state}");
+            }
+        }
+        let mut newcomer = cluster.spawn(&url, &SHORT_LEASE);
+        newcomer.await_serving().await;
+        cluster.replicas[0] = newcomer;
+        for replica in &cluster.replicas {
+            let mut client = replica.sessions().await;
+            let created = sign_in(&mut client, "bob").await;
+            assert!(validate(&mut client, &created.access_token).await.active);
+            assert!(validate(&mut client, &token).await.active, "what was issued before is good");
+        }
+    }
+}

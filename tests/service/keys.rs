@@ -1,0 +1,357 @@
+//! The keys: published ahead, rotated by schedule and by hand, revoked, dropped; and what is told of them.
+
+use countersign::{
+    clock::Clock,
+    proto::{
+        InactiveReason, Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest,
+        key_service_client::KeyServiceClient,
+    },
+};
+use serde_json::{Value, json};
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+use crate::{
+    forge::{claims, header, parts},
+    http_client::{Answer, ask, get},
+    server::{Home, Server, eventually, request, request_under, seconds},
+};
+
+/// Keys that rotate in minutes, and access tokens that outlive some of them. Whether a key is due is looked at ten times in a
+/// publish_ahead of real time.
+const FAST: &str = r#"
+[tokens]
+max_access_token_ttl = "600s"
+[policies.default]
+access_token_ttl = "600s"
+[policies.short]
+access_token_ttl = "60s"
+idle_timeout = "300s"
+absolute_lifetime = "600s"
+[keys]
+publish_ahead = "4s"
+jwks_max_age = "1s"
+rotation = "200s"
+refresh_rotation = "300s"
+"#;
+
+impl Server {
+    fn keys(&self) -> KeyServiceClient<Channel> {
+        KeyServiceClient::new(self.channel.clone())
+    }
+
+    async fn ring(&self) -> Vec<Key> {
+        self.keys().list_keys(ListKeysRequest {}).await.unwrap().into_inner().keys
+    }
+
+    async fn find(&self, purpose: KeyPurpose, state: KeyState) -> Key {
+        let keys = self.ring().await;
+        let found: Vec<_> =
+            keys.iter().filter(|key| key.purpose() == purpose && key.state() == state).cloned().collect();
+        assert_eq!(found.len(), 1, "{state:?}: {keys:#?}");
+        found[0].clone()
+    }
+
+    /// The key of access tokens in this state.
+    async fn signing(&self, state: KeyState) -> Key {
+        self.find(KeyPurpose::AccessToken, state).await
+    }
+
+    async fn rotate(&self, purpose: KeyPurpose, force: bool) -> Result<Key, Status> {
+        let request = RotateKeyRequest { purpose: purpose.into(), force };
+        Ok(self.keys().rotate_key(request).await?.into_inner().active.unwrap())
+    }
+
+    async fn revoke_key(&self, kid: &str) -> Result<Key, Status> {
+        let request = RevokeKeyRequest { kid: kid.to_owned() };
+        Ok(self.keys().revoke_key(request).await?.into_inner().revoked.unwrap())
+    }
+
+    /// The names of the keys that verifiers are given.
+    async fn published(&self) -> Vec<String> {
+        let answer = get(self.http, "/.well-known/jwks.json").await;
+        let set: Value = serde_json::from_str(&answer.body).unwrap();
+        set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until the schedule has done what is due now.
+    async fn becomes_active(&self, kid: &str) {
+        eventually("the key is active", async || {
+            let keys = self.ring().await;
+            keys.iter().any(|key| key.kid == kid && key.state() == KeyState::Active).then_some(())
+        })
+        .await;
+    }
+}
+
+fn kid(token: &str) -> String {
+    header(token)["kid"].as_str().unwrap().to_owned()
+}
+
+fn reason(status: &Status) -> String {
+    status.get_details_error_info().unwrap().reason
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepted_after() {
+    let server = Home::new(FAST).await.start().await;
+    let [first, second] = [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
+    assert_eq!(server.published().await.len(), 2, "the next one is published");
+    let before = server.sign_in("alice").await;
+    assert_eq!(kid(&before.access), first);
+
+    server.clock.advance(seconds(200));
+    server.becomes_active(&second).await;
+    let third = server.signing(KeyState::Pending).await.kid;
+    let mut expected = [first.clone(), second.clone(), third.clone()];
+    expected.sort();
+    eventually("the next but one is published", async || {
+        let mut published = server.published().await;
+        published.sort();
+        (published == expected).then_some(())
+    })
+    .await;
+    let after = server.sign_in("alice").await;
+    assert_eq!(kid(&after.access), second);
+    for token in [&before.access, &after.access] {
+        assert_eq!(server.verdict(token).await, Ok(()));
+    }
+    let server = server.restart().await;
+    assert_eq!(server.verdict(&before.access).await, Ok(()));
+    assert_eq!(server.signing(KeyState::Active).await.kid, second);
+
+    // By now its last token has expired for all verifiers, whatever their clocks say.
+    server.clock.advance(seconds(199));
+    assert_eq!(server.signing(KeyState::Retired).await.kid, first);
+    for _ in 0..4 {
+        server.clock.advance(seconds(150));
+        tokio::task::yield_now().await;
+    }
+    eventually("it is dropped", async || (!server.published().await.contains(&first)).then_some(())).await;
+    assert_eq!(server.verdict(&before.access).await, Err(InactiveReason::UnknownKey));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one() {
+    let server = Server::start().await;
+    let next = server.signing(KeyState::Pending).await.kid;
+    let early = server.rotate(KeyPurpose::AccessToken, false).await.unwrap_err();
+    assert_eq!((early.code(), reason(&early).as_str()), (Code::FailedPrecondition, "KEY_TOO_NEW"));
+    assert!(early.message().contains(&next), "{early:?}");
+    let wait = early.get_details_retry_info().unwrap().retry_delay.unwrap();
+    assert!(wait > seconds(3600) && wait < seconds(3610), "{wait:?}");
+    assert_eq!(server.signing(KeyState::Pending).await.kid, next, "nothing has changed");
+
+    server.clock.advance(wait);
+    let active = server.rotate(KeyPurpose::AccessToken, false).await.unwrap();
+    assert_eq!((active.kid, active.state), (next.clone(), KeyState::Active.into()));
+    assert_eq!(kid(&server.sign_in("alice").await.access), next);
+
+    let mut forced = server.rotate(KeyPurpose::AccessToken, true).await;
+    while let Ok(active) = forced {
+        assert_eq!(kid(&server.sign_in("alice").await.access), active.kid);
+        forced = server.rotate(KeyPurpose::AccessToken, true).await;
+    }
+    let too_many = forced.unwrap_err();
+    assert_eq!((too_many.code(), reason(&too_many).as_str()), (Code::ResourceExhausted, "TOO_MANY_KEYS"));
+    assert_eq!(server.published().await.len(), 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_is_worthless_and_sessions_live_on() {
+    let server = Server::start().await;
+    let [leaked, next] = [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
+    let session = server.sign_in("alice").await;
+    assert_eq!(server.verdict(&session.access).await, Ok(()), "it is in the cache");
+
+    let revoked = server.revoke_key(&leaked).await.unwrap();
+    assert_eq!((revoked.kid.as_str(), revoked.state()), (leaked.as_str(), KeyState::Revoked));
+    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+    assert!(!server.published().await.contains(&leaked));
+    let again = server.revoke_key(&leaked).await.unwrap();
+    assert_eq!(again, revoked, "once is enough");
+
+    let refreshed = server.refresh(&session.refresh).await.unwrap().now;
+    assert_eq!(kid(&refreshed.access), next);
+    assert_eq!(server.verdict(&refreshed.access).await, Ok(()));
+
+    let server = server.restart().await;
+    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+    assert_eq!(server.verdict(&refreshed.access).await, Ok(()));
+    let pending = server.signing(KeyState::Pending).await.kid;
+    server.revoke_key(&pending).await.unwrap();
+    assert_ne!(server.signing(KeyState::Pending).await.kid, pending, "there is always a next one");
+
+    let unknown = server.revoke_key("nobody").await.unwrap_err();
+    assert_eq!((unknown.code(), reason(&unknown).as_str()), (Code::NotFound, "KEY_NOT_FOUND"));
+    for wrong in ["", &"x".repeat(129)] {
+        assert_eq!(reason(&server.revoke_key(wrong).await.unwrap_err()), "INVALID_FIELD");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_kept_for_the_others() {
+    let server = Home::new(FAST).await.start().await;
+    let purpose = KeyPurpose::RefreshToken;
+    let [first, second] =
+        [server.find(purpose, KeyState::Active).await.kid, server.find(purpose, KeyState::Pending).await.kid];
+    let mover = server.sign_in("mover").await;
+    // Idle for five minutes at most.
+    let short = server.create(request_under("short", "short")).await.unwrap();
+    let stayer = server.sign_in("stayer").await;
+    server.rotate(purpose, true).await.unwrap();
+    assert_eq!(server.lineage(&mover.id()).await.key.to_string(), first);
+    let moved = server.refresh(&mover.refresh).await.unwrap().now;
+    assert_eq!(server.lineage(&mover.id()).await.key.to_string(), second);
+    assert!(server.refresh(&mover.refresh).await.unwrap().replayed, "the token before is known within its grace");
+    let moved = server.refresh(&moved.refresh).await.unwrap().now;
+
+    // Longer than anything could be signed under it: it is dropped as soon as no session needs it.
+    server.clock.advance(seconds(250));
+    server.refresh(&short.refresh).await.unwrap();
+    for _ in 0..20 {
+        server.clock.advance(seconds(3600));
+        eventually("the sessions are asked", async || {
+            let keys = server.ring().await;
+            (keys.iter().filter(|key| key.purpose() == purpose).count() >= 3).then_some(())
+        })
+        .await;
+    }
+    assert!(server.ring().await.iter().any(|key| key.kid == first), "the stayer needs it");
+    let stayed = server.refresh(&stayer.refresh).await.unwrap().now;
+    assert_ne!(server.lineage(&stayer.id()).await.key.to_string(), first);
+    server.clock.advance(seconds(3600));
+    eventually("nobody needs it", async || (!server.ring().await.iter().any(|key| key.kid == first)).then_some(()))
+        .await;
+    for session in [moved, stayed] {
+        server.refresh(&session.refresh).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_refresh_key_signs_out_those_who_have_a_token_of_it() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    let leaked = server.find(KeyPurpose::RefreshToken, KeyState::Active).await.kid;
+    server.revoke_key(&leaked).await.unwrap();
+    assert_eq!(reason(&server.refresh(&session.refresh).await.err().unwrap()), "REFRESH_TOKEN_INVALID");
+    assert_eq!(server.verdict(&session.access).await, Ok(()), "access tokens are of another key");
+    let next = server.sign_in("alice").await;
+    server.refresh(&next.refresh).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_verifies_on() {
+    let mut server = Home::new(FAST).await.start().await;
+    let mut tokens = vec![server.sign_in("alice").await.access];
+    for algorithm in ["ES256", "RS256", "EdDSA"] {
+        let home = server.stop().await;
+        server = home.with(&FAST.replace("[keys]", &format!("[keys]\nalgorithm = \"{algorithm}\""))).start().await;
+        server.clock.advance(seconds(10));
+        eventually("the next key is of it", async || {
+            (server.signing(KeyState::Pending).await.algorithm == algorithm).then_some(())
+        })
+        .await;
+        server.clock.advance(seconds(10));
+        server.rotate(KeyPurpose::AccessToken, false).await.unwrap();
+        let token = server.sign_in("alice").await.access;
+        assert_eq!(header(&token)["alg"], algorithm);
+        tokens.push(token);
+    }
+    for token in &tokens {
+        assert_eq!(server.verdict(token).await, Ok(()));
+        assert_eq!(server.verdict(token).await, Ok(()), "nor from the cache");
+    }
+    // The signature of one key does not do for another.
+    let [head, ..] = parts(&tokens[1]);
+    let [_, payload, signature] = parts(&tokens[2]);
+    let mixed = format!("{head}.{payload}.{signature}");
+    assert_eq!(server.verdict(&mixed).await, Err(InactiveReason::BadSignature));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_public_keys_are_told_with_a_tag_and_for_how_long_they_hold() {
+    let server = Server::start().await;
+    let Answer { status, head, body } = get(server.http, "/.well-known/jwks.json").await;
+    assert_eq!(status, 200);
+    for line in ["content-type: application/jwk-set+json", "cache-control: public, max-age=300"] {
+        assert!(head.contains(line), "{head}");
+    }
+    let set: Value = serde_json::from_str(&body).unwrap();
+    for key in set["keys"].as_array().unwrap() {
+        let members: Vec<_> = key.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(members, ["alg", "crv", "kid", "kty", "use", "x"]);
+        assert_eq!([&key["alg"], &key["use"]], [&json!("EdDSA"), &json!("sig")]);
+    }
+    let jwks = server.keys().get_jwks(countersign::proto::GetJwksRequest {}).await.unwrap().into_inner();
+    assert_eq!((jwks.jwks, jwks.max_age.unwrap().seconds), (body, 300));
+
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let ask_again = format!(
+        "GET /.well-known/jwks.json HTTP/1.1\r\nhost: test\r\nif-none-match: {tag}\r\nconnection: close\r\n\r\n"
+    );
+    let known = ask(server.http, &ask_again).await;
+    assert_eq!((known.status, known.body.as_str()), (304, ""));
+    assert!(known.head.contains("max-age=300") && known.head.contains(tag), "{}", known.head);
+    server.rotate(KeyPurpose::AccessToken, true).await.unwrap();
+    assert_eq!(ask(server.http, &ask_again).await.status, 200, "they have changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metadata_lead_to_the_public_keys() {
+    let home = Home::new("issuer = 'https://auth.test/one'").await;
+    let server = home.start().await;
+    for path in ["", "/one"] {
+        let answer = get(server.http, &format!("/.well-known/oauth-authorization-server{path}")).await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.head.contains("content-type: application/json"), "{}", answer.head);
+        let metadata: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(metadata["issuer"], "https://auth.test/one");
+        assert_eq!(metadata["jwks_uri"], "https://auth.test/one/.well-known/jwks.json");
+        assert_eq!(metadata["response_types_supported"], json!([]));
+    }
+    assert_eq!(get(server.http, "/one/.well-known/jwks.json").await.status, 200);
+    let token = server.sign_in("alice").await.access;
+    assert_eq!(claims(&token)["iss"], "https://auth.test/one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on() {
+    let server = Server::start().await;
+    let [active, pending] = [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
+    let before = server.sign_in("alice").await;
+    // The two secrets change places.
+    let swap = format!(
+        "UPDATE signing_keys SET sealed = (SELECT sealed FROM signing_keys AS other WHERE other.kid <> signing_keys.kid \
+         AND other.kid IN ('{active}', '{pending}')) WHERE kid IN ('{active}', '{pending}')"
+    );
+    server.home.database.execute(&swap).await;
+    // Something that makes the service look.
+    server.rotate(KeyPurpose::RefreshToken, true).await.unwrap();
+    assert_eq!(server.verdict(&before.access).await, Ok(()));
+    let after = server.sign_in("alice").await;
+    assert_eq!(kid(&after.access), active, "the secret that was known is used");
+    assert_eq!(server.verdict(&after.access).await, Ok(()));
+
+    // Nobody starts with it.
+    let home = server.stop().await;
+    let server = home.launch(|_| ()).await;
+    let error = server.running.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains(&active) || error.contains(&pending), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_leaps_drops_no_key_whose_tokens_live() {
+    let server = Home::new(FAST).await.start().await;
+    let before = server.sign_in("alice").await;
+    let first = kid(&before.access);
+    server.rotate(KeyPurpose::AccessToken, true).await.unwrap();
+    let now = server.clock.now();
+    server.clock.jump_to(now.plus(seconds(86_400)));
+    // Some looks of the schedule, in real time, during which nothing may happen.
+    tokio::time::sleep(seconds(2)).await;
+    server.clock.jump_to(now);
+    assert_eq!(server.verdict(&before.access).await, Ok(()));
+    assert!(server.published().await.contains(&first));
+    server.create(request("bob")).await.unwrap();
+}

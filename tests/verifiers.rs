@@ -1,0 +1,73 @@
+//! Verifiers that we did not write check our tokens by the published keys: PyJWT in Python, jose in JavaScript.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "support/process.rs"]
+#[allow(dead_code)]
+mod support;
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+
+use support::{Server, serve};
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}\n{said}\n{errors}");
+    said.trim().to_owned()
+}
+
+/// A folder with both libraries. What is in it is kept from one run to the next.
+fn libraries() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verifiers");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verifiers");
+        fs::create_dir_all(&folder).unwrap();
+        for file in ["verify.py", "verify.mjs", "package.json", "requirements.txt"] {
+            fs::copy(sources.join(file), folder.join(file)).unwrap();
+        }
+        let asked = ["requirements.txt", "package.json"].map(|file| fs::read_to_string(folder.join(file)).unwrap());
+        let installed = folder.join("installed");
+        if fs::read_to_string(&installed).unwrap_or_default() != asked.concat() {
+            run(Command::new("python3").args(["-m", "venv", "venv"]).current_dir(&folder));
+            run(Command::new("venv/bin/pip").args(["install", "-q", "-r", "requirements.txt"]).current_dir(&folder));
+            run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--silent"]).current_dir(&folder));
+            fs::write(&installed, asked.concat()).unwrap();
+        }
+        folder
+    })
+}
+
+#[test]
+fn tokens_of_each_algorithm_are_verified_by_other_libraries() {
+    let libraries = libraries();
+    for algorithm in ["EdDSA", "ES256", "RS256"] {
+        let home = tempfile::tempdir().unwrap();
+        // The issuer is where the keys are, so its port is chosen before.
+        let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let issuer = format!("http://{http}");
+        let mut command = serve(home.path());
+        command.env("COUNTERSIGN_ISSUER", &issuer).env("COUNTERSIGN_HTTP_LISTEN", http.to_string());
+        command.env("COUNTERSIGN_KEYS__ALGORITHM", algorithm);
+        let server = Server::launch(&mut command);
+        let created = ["session", "create", "alice", "--client-id", "web", "--audience", "https://api.test", "--json"];
+        let created: Value = server.cli(created).json();
+        let token = created["tokens"]["access_token"].as_str().unwrap();
+        let verifiers = [("venv/bin/python", "verify.py"), ("node", "verify.mjs")];
+        for (program, script) in verifiers {
+            let program = if program == "node" { PathBuf::from(program) } else { libraries.join(program) };
+            let mut verify = Command::new(program);
+            let said = run(verify.arg(script).args([&issuer, "https://api.test", token]).current_dir(libraries));
+            assert_eq!(said, format!("{algorithm} alice"), "{script}");
+        }
+        server.stop();
+    }
+}
