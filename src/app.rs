@@ -231,17 +231,17 @@ fn gone(source: &MasterKeySource) -> AppError {
 /// The master keys that are there.
 struct Masters {
     current: Option<MasterKey>,
-    previous: Option<MasterKey>,
+    additional: Option<MasterKey>,
 }
 
 impl Masters {
     fn read(config: &Config) -> Result<Self, AppError> {
         let current = read_master_key(&config.keys.master)?;
-        let previous = match &config.keys.previous_master {
+        let additional = match &config.keys.additional_master {
             Some(source) => Some(read_master_key(source)?.ok_or_else(|| gone(source))?),
             None => None,
         };
-        Ok(Self { current, previous })
+        Ok(Self { current, additional })
     }
 }
 
@@ -268,7 +268,7 @@ async fn open_keeper(
         }
         (None, source) => return Err(gone(source)),
     };
-    let masters = MasterKeys { current, previous: masters.previous };
+    let masters = MasterKeys { current, additional: masters.additional };
     if is_new {
         let first = generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, system.clock.now())?;
         // Whoever was faster made others, which are read below.

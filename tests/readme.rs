@@ -105,7 +105,7 @@ fn settings(path: &str, value: &serde_json::Value) -> Vec<String> {
 fn the_table_has_every_setting_with_its_default() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
-    fs::write(&file, "[database]\npassword_file = 'p'\n[keys]\nprevious_master_key_file = 'p'\n[tenants.t]\npolicy = 'default'\naudiences = ['a']").unwrap();
+    fs::write(&file, "[database]\npassword_file = 'p'\n[keys]\nadditional_master_key_file = 'p'\n[tenants.t]\npolicy = 'default'\naudiences = ['a']").unwrap();
     let output = Command::new(BINARY).args(["config", "print", "--json", "--config"]).arg(&file).output().unwrap();
     let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let readme = readme();

@@ -156,7 +156,7 @@ macro_rules! conformance {
                 keys_are_read_back_in_every_state,
                 a_change_is_made_once_and_for_the_ring_that_it_was_made_for,
                 of_two_who_change_the_keys_at_once_one_does,
-                a_refresh_key_is_held_as_long_as_a_live_session_may_have_its_token,
+                a_refresh_key_is_held_as_long_as_a_live_session_has_its_token,
             }
         }
     };

@@ -55,6 +55,7 @@ pub struct NewSession {
 impl Authority {
     /// Creates a session and issues its first tokens.
     pub async fn create_session(&self, new: NewSession) -> Result<Issued, AuthorityError> {
+        self.current().await?;
         let now = self.clock.now();
         let policy = self.policy_of(&new)?;
         let session_policy = SessionPolicy {

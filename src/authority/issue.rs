@@ -91,8 +91,8 @@ impl Authority {
             return Err(AuthorityError::field("claims", problem));
         }
         let Some(refresh_key) = ring.refresh(session.lineage.key) else {
-            tracing::error!(session = %session.id, key = %session.lineage.key, "the refresh key of a session is not in the ring");
-            return Err(AuthorityError::Internal);
+            tracing::warn!(session = %session.id, key = %session.lineage.key, "the refresh key of a session was revoked");
+            return Err(AuthorityError::RefreshTokenInvalid);
         };
         Ok(Tokens {
             access_token,

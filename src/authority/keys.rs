@@ -1,7 +1,7 @@
 //! The keys: told, rotated by schedule or by hand, revoked. The rules are those of [`crate::domain::rotation`]; the database
 //! lets one replica at a time carry them out, and a key makes no tokens before every replica knows of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{Authority, error::AuthorityError, sweep::SweepClock};
 use crate::{
@@ -28,12 +28,14 @@ pub struct Rotating {
     clock: SweepClock,
     /// When the sessions were last asked, by the clock of uptime.
     asked: Option<Duration>,
+    /// Refresh keys that no session needed then, and since when.
+    unheld: HashMap<String, Timestamp>,
 }
 
 impl Rotating {
     /// Has done nothing.
     pub fn new(clock: &dyn Clock) -> Self {
-        Self { clock: SweepClock::new(clock), asked: None }
+        Self { clock: SweepClock::new(clock), asked: None, unheld: HashMap::new() }
     }
 }
 
@@ -80,12 +82,25 @@ impl Authority {
         &self.settings.issuer
     }
 
+    /// Waits until something is to be done about the keys at once.
+    pub async fn keys_wanted(&self) {
+        self.replica.keys_wanted().await;
+    }
+
+    /// The keys as they are stored. In the place of a damaged row, what is known of its key: then a change puts it right.
+    async fn stored_ring(&self) -> Result<SealedRing, AuthorityError> {
+        let mut ring = self.store.ring().await?;
+        let known = self.keeper.ring();
+        for kid in std::mem::take(&mut ring.damaged) {
+            tracing::error!(kid, "the row of a key is damaged");
+            ring.keys.extend(known.sealed(&kid).cloned());
+        }
+        Ok(ring)
+    }
+
     /// All keys, those of access tokens first, each purpose's newest first.
     pub async fn list_keys(&self) -> Result<Vec<Key>, AuthorityError> {
-        let ring = self.store.ring().await?;
-        for kid in &ring.damaged {
-            tracing::error!(kid, "the row of a key is damaged");
-        }
+        let ring = self.stored_ring().await?;
         let mut keys: Vec<Key> = ring.keys.into_iter().map(|sealed| sealed.key).collect();
         keys.sort_by(|a, b| {
             let order = |key: &Key| key.purpose() != KeyPurpose::AccessToken;
@@ -104,21 +119,28 @@ impl Authority {
     /// Lets the next key of a purpose make all tokens from now on, and returns it. Unless it is forced, every verifier must have
     /// had time to learn of it.
     pub async fn rotate_key(&self, purpose: KeyPurpose, force: bool) -> Result<Key, AuthorityError> {
+        // The first one that was to be the next: if others were faster, there is nothing left to do.
+        let mut wanted: Option<String> = None;
         loop {
-            let ring = self.store.ring().await?;
-            let now = self.clock.now();
-            let rotation = Rotation::new(ring.keys.iter().map(|sealed| &sealed.key), self.rules(purpose));
-            let (change, next) = match rotation.next() {
-                Some(next) => (rotation.rotate(now, force)?, Some(next.kid.clone())),
-                None => (rotation.due(now)?, None),
-            };
+            let ring = self.stored_ring().await?;
             // The next key is known to every replica before it makes tokens.
             self.acknowledged_as_read(ring.place).await?;
-            if let Some((place, keys)) = self.change_ring(&ring, change, now).await? {
-                self.acknowledged_as_read(place).await?;
-                if let Some(key) = keys.into_iter().find(|key| Some(&key.kid) == next.as_ref()) {
-                    return Ok(key);
+            let now = self.clock.now();
+            let keys = || ring.keys.iter().map(|sealed| &sealed.key);
+            let is_wanted = |key: &&Key| key.state() == KeyState::Active && Some(&key.kid) == wanted.as_ref();
+            if let Some(key) = keys().find(is_wanted) {
+                return Ok(key.clone());
+            }
+            let rotation = Rotation::new(keys(), self.rules(purpose));
+            let change = match rotation.next() {
+                Some(next) => {
+                    wanted.get_or_insert_with(|| next.kid.clone());
+                    rotation.rotate(now, force)?
                 }
+                None => rotation.due(now)?,
+            };
+            if let Some(place) = self.change_ring(&ring, change, now).await? {
+                self.acknowledged_as_read(place).await?;
             }
         }
     }
@@ -126,7 +148,7 @@ impl Authority {
     /// Makes a key worthless: when this returns, no replica accepts any token of it. If it made tokens, the next one does now.
     pub async fn revoke_key(&self, kid: &str) -> Result<Key, AuthorityError> {
         loop {
-            let ring = self.store.ring().await?;
+            let ring = self.stored_ring().await?;
             // Whatever comes next was decided by a database that is in charge, and the next key is known to every replica
             // before it makes tokens.
             self.acknowledged_as_read(ring.place).await?;
@@ -141,12 +163,12 @@ impl Authority {
                 Err(NotRotated::NoNext) => rotation.due(now)?,
                 change => change?,
             };
-            if let Some((place, keys)) = self.change_ring(&ring, change, now).await? {
-                self.acknowledged_as_read(place).await?;
-                if let Some(key) = keys.into_iter().find(|key| key.kid == kid && key.state() == KeyState::Revoked) {
-                    tracing::warn!(kid, purpose = key.purpose().as_str(), "a key has been revoked");
-                    return Ok(key);
+            let is_revocation = change.put.iter().any(|key| key.kid == kid);
+            if let Some(place) = self.change_ring(&ring, change, now).await? {
+                if is_revocation {
+                    tracing::warn!(kid, "a key has been revoked");
                 }
+                self.acknowledged_as_read(place).await?;
             }
         }
     }
@@ -160,53 +182,70 @@ impl Authority {
             // The clock may be off, or the database is away.
             return Ok(());
         }
-        let is_time_to_ask =
-            rotating.asked.is_none_or(|asked| self.clock.uptime().saturating_sub(asked) >= ASK_SESSIONS);
-        if is_time_to_ask {
-            rotating.asked = Some(self.clock.uptime());
+        let forgotten = self.keeper.ring().forgotten().to_vec();
+        for kid in forgotten {
+            self.revoke_key(&kid).await?;
         }
-        for purpose in KeyPurpose::ALL {
-            let known = self.keeper.ring();
-            let is_due = !Rotation::new(known.keys(), self.rules(purpose)).due(now)?.is_empty();
-            drop(known);
-            let may_have_outlived = is_time_to_ask && purpose == KeyPurpose::RefreshToken;
-            if !is_due && !may_have_outlived {
-                continue;
-            }
-            let ring = self.store.ring().await?;
-            let rotation = Rotation::new(ring.keys.iter().map(|sealed| &sealed.key), self.rules(purpose));
-            let mut change = rotation.due(now)?;
-            if may_have_outlived {
-                for (key, created_until) in rotation.retired(now) {
-                    if !self.is_held(key, created_until, now).await? {
-                        change.drop.push(key.kid.clone());
-                    }
-                }
-            }
-            if !change.is_empty() {
-                // If others were faster, there is nothing left to do.
-                if let Some((place, _)) = self.change_ring(&ring, change, now).await? {
-                    // Until all know of it, this replica too.
-                    self.acknowledged_as_read(place).await?;
-                }
-            }
+        let uptime = self.clock.uptime();
+        if rotating.asked.is_none_or(|asked| uptime.saturating_sub(asked) >= ASK_SESSIONS) {
+            rotating.asked = Some(uptime);
+            self.ask_sessions(&mut rotating.unheld, now).await?;
+        }
+        let refresh_rules = self.rules(KeyPurpose::RefreshToken);
+        rotating.unheld.retain(|kid, _| self.keeper.ring().sealed(kid).is_some());
+        let is_over = |since: &Timestamp| now >= since.plus(refresh_rules.kept_for);
+        let unneeded = rotating.unheld.iter().filter(|(_, since)| is_over(since)).map(|(kid, _)| kid.clone()).collect();
+        let access = self.carry_out(KeyPurpose::AccessToken, now, vec![]).await;
+        let refresh = self.carry_out(KeyPurpose::RefreshToken, now, unneeded).await;
+        access.and(refresh)
+    }
+
+    /// Carries out what is due for a purpose, and drops these keys.
+    async fn carry_out(&self, purpose: KeyPurpose, now: Timestamp, drop: Vec<String>) -> Result<(), AuthorityError> {
+        let is_due = !Rotation::new(self.keeper.ring().keys(), self.rules(purpose)).due(now)?.is_empty();
+        if !is_due && drop.is_empty() {
+            return Ok(());
+        }
+        let ring = self.stored_ring().await?;
+        let mut change = Rotation::new(ring.keys.iter().map(|sealed| &sealed.key), self.rules(purpose)).due(now)?;
+        change.drop.extend(drop);
+        if change.is_empty() {
+            return Ok(());
+        }
+        // If others were faster, there is nothing left to do.
+        if let Some(place) = self.change_ring(&ring, change, now).await? {
+            // Until all know of it, this replica too.
+            self.acknowledged_as_read(place).await?;
         }
         Ok(())
     }
 
-    /// Whether a session may still have a refresh token under a key.
-    async fn is_held(&self, key: &Key, created_until: Timestamp, now: Timestamp) -> Result<bool, AuthorityError> {
-        let Ok(id) = key.kid.parse::<RefreshKeyId>() else { return Ok(true) };
-        Ok(self.store.is_refresh_key_held(id, created_until, now).await?)
+    /// Notes which retired refresh keys no session has a token of, and since when. It takes the longest grace until nobody may
+    /// come again with the token before, which can be of such a key too.
+    async fn ask_sessions(
+        &self,
+        unheld: &mut HashMap<String, Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), AuthorityError> {
+        let ring = self.stored_ring().await?;
+        let rotation = Rotation::new(ring.keys.iter().map(|sealed| &sealed.key), self.rules(KeyPurpose::RefreshToken));
+        for key in rotation.retired(now) {
+            let Ok(id) = key.kid.parse::<RefreshKeyId>() else { continue };
+            match self.store.is_refresh_key_held(id, now).await? {
+                true => unheld.remove(&key.kid),
+                false => Some(*unheld.entry(key.kid.clone()).or_insert(now)),
+            };
+        }
+        Ok(())
     }
 
-    /// Makes a change to a ring, if it still is as it was. Returns its place, and the keys as they then are.
+    /// Makes a change to a ring, if it still is as it was. Returns its place.
     async fn change_ring(
         &self,
         ring: &SealedRing,
         change: Change,
         now: Timestamp,
-    ) -> Result<Option<(Place, Vec<Key>)>, AuthorityError> {
+    ) -> Result<Option<Place>, AuthorityError> {
         let mut put: Vec<SealedKey> = vec![];
         for key in change.put {
             let there = ring.keys.iter().find(|there| there.key.kid == key.kid).ok_or(AuthorityError::Internal)?;
@@ -230,6 +269,6 @@ impl Authority {
                 tracing::info!(kid, "a key has been dropped");
             }
         }
-        Ok(place.map(|place| (place, keys)))
+        Ok(place)
     }
 }

@@ -113,6 +113,14 @@ impl Authority {
         }
     }
 
+    /// Waits until this replica knows what all others do: before it makes tokens, which must not be of a key that was revoked.
+    async fn current(&self) -> Result<(), AuthorityError> {
+        match self.replica.lease().remaining() {
+            Some(_) => Ok(()),
+            None => self.replica.renewed().await.map(drop).map_err(uncertain),
+        }
+    }
+
     /// The key that new refresh tokens are made under.
     fn refresh_key(&self) -> Result<RefreshKeyId, AuthorityError> {
         self.keeper.ring().active_refresh().ok_or_else(no_key)

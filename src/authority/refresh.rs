@@ -35,6 +35,7 @@ impl Authority {
     /// Exchanges a refresh token. Garbage costs no look at the database.
     pub async fn refresh(&self, exchange: Exchange) -> Result<Exchanged, AuthorityError> {
         let claims = self.read_refresh_token(&exchange.refresh_token).ok_or(AuthorityError::RefreshTokenInvalid)?;
+        self.current().await?;
         let now = self.clock.now();
         let scopes = exchange.scopes.clone();
         let attempt = RefreshAttempt {

@@ -38,7 +38,7 @@ pub enum Key {
     Import(Import),
     /// Encrypt all keys anew under a new master key.
     ///
-    /// Give every replica the new one as keys.master_key_file and the old one as keys.previous_master_key_file, and restart
+    /// Give every replica the new one as keys.master_key_file and the old one as keys.additional_master_key_file, and restart
     /// them; then run this once, with the same configuration, on SQLite while the service is stopped. After that the old one can
     /// go. If it is interrupted, run it again.
     Reseal(Reseal),

@@ -14,7 +14,6 @@ use zeroize::Zeroizing;
 use super::error::{ConfigError, invalid};
 use crate::domain::{
     key::KeyAlgorithm,
-    lease::Terms,
     revocation::RETENTION_MARGIN,
     rotation::{MOST_KEYS, RotationRules},
     time::brief,
@@ -22,8 +21,8 @@ use crate::domain::{
 
 /// The environment variables with master keys, in base64. They are no settings, and never shown.
 pub const MASTER_KEY_VARIABLE: &str = "COUNTERSIGN_MASTER_KEY";
-/// The one before it.
-pub const PREVIOUS_MASTER_KEY_VARIABLE: &str = "COUNTERSIGN_PREVIOUS_MASTER_KEY";
+/// A second one.
+pub const ADDITIONAL_MASTER_KEY_VARIABLE: &str = "COUNTERSIGN_ADDITIONAL_MASTER_KEY";
 /// The name of the master key among the credentials that systemd gives to a service.
 const CREDENTIAL: &str = "countersign.master_key";
 
@@ -34,7 +33,7 @@ pub struct RawKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
     master_key_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    previous_master_key_file: Option<PathBuf>,
+    additional_master_key_file: Option<PathBuf>,
     algorithm: String,
     #[serde(with = "super::span")]
     rotation: Duration,
@@ -52,7 +51,7 @@ impl Default for RawKeys {
     fn default() -> Self {
         Self {
             master_key_file: None,
-            previous_master_key_file: None,
+            additional_master_key_file: None,
             algorithm: KeyAlgorithm::EdDsa.as_str().to_owned(),
             rotation: DAY * 30,
             refresh_rotation: DAY * 90,
@@ -88,8 +87,8 @@ impl fmt::Debug for MasterKeySource {
 pub struct Keys {
     /// What keys are sealed under.
     pub master: MasterKeySource,
-    /// What some are still sealed under.
-    pub previous_master: Option<MasterKeySource>,
+    /// What some may be sealed under too.
+    pub additional_master: Option<MasterKeySource>,
     /// How the keys that sign access tokens rotate.
     pub signing: RotationRules,
     /// How the keys of refresh tokens rotate.
@@ -102,17 +101,19 @@ pub struct Keys {
 #[derive(Default)]
 pub struct Environment {
     master: Option<String>,
-    previous: Option<String>,
+    additional: Option<String>,
     credentials: Option<OsString>,
 }
 
 impl Environment {
     /// That of this process.
     pub fn read() -> Self {
-        let text = |name| env::var(name).ok().filter(|text: &String| !text.is_empty());
+        // What is no UTF-8 is no base64 either, and refused as such.
+        let text =
+            |name| env::var_os(name).map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.is_empty());
         Self {
             master: text(MASTER_KEY_VARIABLE),
-            previous: text(PREVIOUS_MASTER_KEY_VARIABLE),
+            additional: text(ADDITIONAL_MASTER_KEY_VARIABLE),
             credentials: env::var_os("CREDENTIALS_DIRECTORY"),
         }
     }
@@ -124,13 +125,12 @@ impl RawKeys {
         &mut self,
         environment: Environment,
         data_dir: &Path,
-        lease: &Terms,
+        spreads_within: Duration,
         longest_token: Duration,
     ) -> Result<Keys, ConfigError> {
         let algorithm = KeyAlgorithm::from_name(&self.algorithm)
             .filter(|algorithm| KeyAlgorithm::SIGNING.contains(algorithm))
             .ok_or_else(|| invalid("keys.algorithm", "must be EdDSA, ES256 or RS256"))?;
-        let spreads_within = lease.holds_for();
         let needed = self.jwks_max_age.saturating_add(spreads_within);
         if self.publish_ahead < needed {
             let problem = format!(
@@ -173,14 +173,14 @@ impl RawKeys {
                 None => MasterKeySource::File(data_dir.join("master.key")),
             },
         };
-        let previous_master = match (&self.previous_master_key_file, environment.previous) {
+        let additional_master = match (&self.additional_master_key_file, environment.additional) {
             (Some(path), _) => Some(MasterKeySource::File(path.clone())),
-            (None, text) => text.map(|text| MasterKeySource::Environment(PREVIOUS_MASTER_KEY_VARIABLE, text.into())),
+            (None, text) => text.map(|text| MasterKeySource::Environment(ADDITIONAL_MASTER_KEY_VARIABLE, text.into())),
         };
         if let MasterKeySource::File(path) = &master {
             self.master_key_file = Some(path.clone());
         }
-        Ok(Keys { master, previous_master, signing, refresh, jwks_max_age: self.jwks_max_age })
+        Ok(Keys { master, additional_master, signing, refresh, jwks_max_age: self.jwks_max_age })
     }
 }
 

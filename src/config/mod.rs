@@ -15,6 +15,7 @@ pub mod tokens;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use figment::{
@@ -47,7 +48,7 @@ pub const ENV_PREFIX: &str = "COUNTERSIGN_";
 fn is_setting(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let flag = name == "config" || name == "server";
-    let secret = name == "master_key" || name == "previous_master_key";
+    let secret = name == "master_key" || name == "additional_master_key";
     if cfg!(feature = "mutants") && (name == "mutant" || name == "wall_clock_offset") {
         return false;
     }
@@ -211,7 +212,12 @@ impl Config {
         let sweeper = Sweeper::check(&raw.sweeper)?;
         let lease = raw.lease.check()?;
         let environment = keys::Environment::read();
-        let keys = raw.keys.check(environment, &raw.data_dir, &lease, tokens.max_access_token_ttl)?;
+        // Until all replicas know of a key, by whatever clock.
+        let spreads_within = match database.is_shared() {
+            true => lease.holds_for().saturating_add(lease.max_clock_skew.saturating_mul(2)),
+            false => Duration::ZERO,
+        };
+        let keys = raw.keys.check(environment, &raw.data_dir, spreads_within, tokens.max_access_token_ttl)?;
         raw.log.filter()?;
         if raw.blacklist.max_entries == 0 {
             return Err(invalid("blacklist.max_entries", "must be at least 1"));

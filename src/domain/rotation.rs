@@ -100,24 +100,19 @@ impl<'a> Rotation<'a> {
         pending.created_at.plus(self.rules.publish_ahead).plus(self.rules.spreads_within)
     }
 
-    /// When the active key is to be replaced; never if that is not wanted.
-    pub fn due_at(&self) -> Option<Timestamp> {
-        let activated_at = self.active()?.activated_at?;
-        (!self.rules.interval.is_zero()).then(|| activated_at.plus(self.rules.interval))
-    }
-
     /// What the schedule asks for now.
     pub fn due(&self, now: Timestamp) -> Result<Change, NotRotated> {
         let drop = self.outlived(now);
+        let withdraw = |next: &Key| Change { drop: vec![next.kid.clone()], ..self.publish() };
         let change = match (self.active(), self.next()) {
-            (_, None) => self.publish()?,
+            (_, None) => self.publish(),
+            // Written by a clock that was ahead: it would not be ready for as long as that.
+            (_, Some(next)) if self.is_of_the_future(next.created_at, now) => withdraw(next),
             // A key of another algorithm than is wanted now has made nothing yet. Not at once: replicas that are configured
             // differently, as while one after the other is being restarted, would replace it again and again.
-            (_, Some(next)) if next.algorithm != self.rules.algorithm && now >= self.ready_at(next) => {
-                Change { drop: vec![next.kid.clone()], ..self.publish()? }
-            }
+            (_, Some(next)) if next.algorithm != self.rules.algorithm && now >= self.ready_at(next) => withdraw(next),
             (None, Some(_)) => self.replace(now)?,
-            (Some(_), Some(next)) if self.due_at().is_some_and(|at| now >= at) && now >= self.ready_at(next) => {
+            (Some(active), Some(next)) if self.is_due(active, now) && now >= self.ready_at(next) => {
                 self.replace(now)?
             }
             _ => Change::default(),
@@ -125,35 +120,48 @@ impl<'a> Rotation<'a> {
         Ok(Change { drop: [change.drop, drop].concat(), ..change })
     }
 
+    fn is_due(&self, active: &Key, now: Timestamp) -> bool {
+        let is_over = |at: Timestamp| now >= at.plus(self.rules.interval) || self.is_of_the_future(at, now);
+        !self.rules.interval.is_zero() && active.activated_at.is_some_and(is_over)
+    }
+
+    fn is_of_the_future(&self, at: Timestamp, now: Timestamp) -> bool {
+        at > now.plus(self.rules.spreads_within)
+    }
+
     /// What makes the next key the active one, now.
     pub fn rotate(&self, now: Timestamp, force: bool) -> Result<Change, NotRotated> {
         let next = self.next().ok_or(NotRotated::NoNext)?;
         let ready_at = self.ready_at(next);
         if now < ready_at && !force {
-            return Err(NotRotated::TooSoon { kid: next.kid.clone(), wait: ready_at.since(now) });
+            // In whole seconds, for people.
+            let wait =
+                Duration::from_secs(ready_at.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+            return Err(NotRotated::TooSoon { kid: next.kid.clone(), wait });
+        }
+        // Only who rotates by hand can have too many: the schedule is not that fast, and an emergency must not be refused.
+        if self.keys.len() >= MOST_KEYS {
+            return Err(NotRotated::TooMany);
         }
         self.replace(now)
     }
 
-    /// What makes a key worthless; none if it is already, or if there is no other to take its place yet.
+    /// What makes a key worthless.
     pub fn revoke(&self, key: &Key, now: Timestamp) -> Result<Change, NotRotated> {
         let revoked = key.revoke(now)?;
         Ok(match key.state() {
             KeyState::Active => {
                 let next = self.next().ok_or(NotRotated::NoNext)?.activate(now)?;
                 // In this order: there is never more than one that is active.
-                Change { put: vec![revoked, next], ..self.publish()? }
+                Change { put: vec![revoked, next], ..self.publish() }
             }
-            KeyState::Pending => Change { put: vec![revoked], ..self.publish()? },
+            KeyState::Pending => Change { put: vec![revoked], ..self.publish() },
             KeyState::Retired | KeyState::Revoked => Change { put: vec![revoked], ..Change::default() },
         })
     }
 
-    fn publish(&self) -> Result<Change, NotRotated> {
-        if self.keys.len() >= MOST_KEYS {
-            return Err(NotRotated::TooMany);
-        }
-        Ok(Change { publish: Some(self.rules.algorithm), ..Change::default() })
+    fn publish(&self) -> Change {
+        Change { publish: Some(self.rules.algorithm), ..Change::default() }
     }
 
     fn replace(&self, now: Timestamp) -> Result<Change, NotRotated> {
@@ -162,7 +170,7 @@ impl<'a> Rotation<'a> {
             put.push(active.retire(now)?);
         }
         put.push(self.next().ok_or(NotRotated::NoNext)?.activate(now)?);
-        Ok(Change { put, ..self.publish()? })
+        Ok(Change { put, ..self.publish() })
     }
 
     /// The keys of which nothing is left. Whether a refresh token is, only the sessions tell.
@@ -176,12 +184,11 @@ impl<'a> Rotation<'a> {
         self.keys.iter().filter(|key| is_outlived(key)).map(|key| key.kid.clone()).collect()
     }
 
-    /// The retired keys of refresh tokens, of which the sessions tell whether any are left, with the instant until which
-    /// sessions were created under them.
-    pub fn retired(&self, now: Timestamp) -> impl Iterator<Item = (&'a Key, Timestamp)> {
-        let retired = self.keys.iter().filter(|key| key.state() == KeyState::Retired);
-        let until = retired.filter_map(|key| Some((*key, key.retired_at?.plus(self.rules.kept_for))));
-        until.filter(move |(key, until)| key.purpose() == KeyPurpose::RefreshToken && now >= *until)
+    /// The retired keys of refresh tokens, of which the sessions tell whether they need them.
+    pub fn retired(&self, now: Timestamp) -> impl Iterator<Item = &'a Key> {
+        let is_over = move |at: Timestamp| now >= at.plus(self.rules.kept_for);
+        let retired = self.keys.iter().filter(|key| key.state() == KeyState::Retired).copied();
+        retired.filter(move |key| key.purpose() == KeyPurpose::RefreshToken && key.retired_at.is_some_and(is_over))
     }
 }
 
@@ -226,7 +233,6 @@ mod tests {
         let keys = ring();
         let due_at = NOW.plus(RULES.interval);
         let rotation = Rotation::new(&keys, RULES);
-        assert_eq!(rotation.due_at(), Some(due_at));
         assert!(rotation.due(due_at.minus(Duration::from_micros(1))).unwrap().is_empty());
         let change = rotation.due(due_at).unwrap();
         assert_eq!(change.publish, Some(KeyAlgorithm::EdDsa));
@@ -240,7 +246,7 @@ mod tests {
         assert_eq!(rotation.due(ready_at).unwrap().put.len(), 2);
         assert_eq!(
             rotation.rotate(due_at, false),
-            Err(NotRotated::TooSoon { kid: late.kid, wait: ready_at.since(due_at) })
+            Err(NotRotated::TooSoon { kid: late.kid, wait: RULES.publish_ahead + RULES.spreads_within })
         );
         assert_eq!(rotation.rotate(due_at, true).unwrap().put.len(), 2);
     }
@@ -318,6 +324,23 @@ mod tests {
         }
         assert_eq!(keys.len(), MOST_KEYS);
         assert_eq!(Rotation::new(&keys, RULES).rotate(now, true), Err(NotRotated::TooMany));
+        let rotation = Rotation::new(&keys, RULES);
+        assert!(rotation.revoke(rotation.active().unwrap(), now).is_ok(), "an emergency is one all the same");
+        let later = now.plus(RULES.interval);
+        let change = rotation.due(later).unwrap();
+        assert!(change.put.len() == 2 && change.drop.len() > 50, "the schedule goes on: {change:?}");
+    }
+
+    #[test]
+    fn keys_written_by_a_clock_that_was_ahead_are_not_waited_for() {
+        let ahead = NOW.plus(HOUR * 24 * 365);
+        let keys = [key("active", ahead).activate(ahead).unwrap(), key("next", ahead)];
+        let change = Rotation::new(&keys, RULES).due(NOW).unwrap();
+        assert_eq!((change.drop, change.publish), (vec!["next".to_owned()], Some(KeyAlgorithm::EdDsa)));
+        let keys = [keys[0].clone(), key("fresh", NOW)];
+        let ready_at = NOW.plus(RULES.publish_ahead).plus(RULES.spreads_within);
+        assert!(Rotation::new(&keys, RULES).due(ready_at.minus(Duration::from_micros(1))).unwrap().is_empty());
+        assert_eq!(Rotation::new(&keys, RULES).due(ready_at).unwrap().put.len(), 2);
     }
 
     #[derive(Clone, Debug)]
@@ -369,7 +392,6 @@ mod tests {
                     prop_assert!(now.since(active[0].created_at) >= rules.publish_ahead + rules.spreads_within);
                 }
                 prop_assert!(keys.iter().filter(|key| key.state() == KeyState::Pending).count() <= 1);
-                prop_assert!(keys.len() <= MOST_KEYS + 1);
                 for key in &before {
                     let now_there = keys.iter().find(|there| there.kid == key.kid);
                     prop_assert!(now_there.is_none_or(|there| there.state() >= key.state()), "only forward");

@@ -44,18 +44,18 @@ impl Keeper {
         &self.masters
     }
 
-    /// Takes note of a version of which the database has told, and reads the ring anew if it is another one. Numbers of
-    /// another history say nothing.
+    /// Takes note of a version of which the database has told, and reads the ring anew if it is another one, and says whether it
+    /// was. Numbers of another history say nothing.
     pub async fn follow(
         &self,
         renewals: &mut dyn Renewals,
         version: RingVersion,
         timeline: Timeline,
         patience: Duration,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let known_in = *self.timeline.lock().unwrap_or_else(PoisonError::into_inner);
         if self.ring.load().version() == version && known_in == Some(timeline) {
-            return Ok(());
+            return Ok(false);
         }
         let ring = renewals.ring(patience).await?;
         if ring.version < version && ring.place.timeline == timeline {
@@ -64,7 +64,7 @@ impl Keeper {
         let read_in = ring.place.timeline;
         self.take(ring);
         *self.timeline.lock().unwrap_or_else(PoisonError::into_inner) = Some(read_in);
-        Ok(())
+        Ok(true)
     }
 
     /// Uses these keys from now on.
@@ -79,6 +79,12 @@ impl Keeper {
                 version = after.version().0,
                 signing_key = after.signing().map(|key| &*key.kid),
                 "the key ring has changed"
+            );
+        }
+        if after.forgotten() != before.forgotten() && !after.forgotten().is_empty() {
+            tracing::error!(
+                keys = ?after.forgotten(),
+                "the database has lost the revocation of keys that had been acknowledged; they are revoked again"
             );
         }
         self.ring.store(Arc::new(after));

@@ -1,9 +1,9 @@
 //! Files with secrets: small, and readable by their owner alone.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
@@ -25,7 +25,7 @@ pub enum NotRead {
 
 /// Reads such a file.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
-    let file = File::open(path)?;
+    let file = open(path)?;
     let mode = file.metadata()?.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(NotRead::OpenToOthers(mode));
@@ -35,7 +35,16 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
 
 /// Reads a file whose rights are the business of whoever gave it to us, as systemd does.
 pub fn read_given(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
-    read_all(File::open(path)?)
+    read_all(open(path)?)
+}
+
+/// Opens it without waiting, as one does for somebody who writes to a pipe.
+fn open(path: &Path) -> Result<File, NotRead> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(NotRead::Io(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))),
+    }
 }
 
 fn read_all(file: File) -> Result<Zeroizing<Vec<u8>>, NotRead> {

@@ -94,6 +94,8 @@ pub struct KeyRing {
     signing: Option<Arc<SigningKey>>,
     active_refresh: Option<RefreshKeyId>,
     jwks: Jwks,
+    /// Keys that were revoked, and of which the database has forgotten it.
+    forgotten: Vec<String>,
 }
 
 /// The public keys, as verifiers fetch them.
@@ -185,7 +187,16 @@ impl KeyRing {
                 }
             }
         }
-        (Self::assemble(ring.version, entries), problems)
+        // A failover may have lost it. What is worthless stays so.
+        let mut forgotten = vec![];
+        for Entry { sealed: SealedKey { key, .. }, .. } in &mut entries {
+            let known = self.entries.get(&key.kid).and_then(|known| known.key().revoked_at);
+            if key.revoked_at.is_none() && known.is_some() {
+                key.revoked_at = known;
+                forgotten.push(key.kid.clone());
+            }
+        }
+        (Self { forgotten, ..Self::assemble(ring.version, entries) }, problems)
     }
 
     fn assemble(version: RingVersion, entries: Vec<Entry>) -> Self {
@@ -205,7 +216,7 @@ impl KeyRing {
         }
         let jwks = Jwks::of(&entries);
         let entries = entries.into_iter().map(|entry| (entry.key().kid.clone(), entry)).collect();
-        Self { version, entries, refresh, signing, active_refresh, jwks }
+        Self { version, entries, refresh, signing, active_refresh, jwks, forgotten: vec![] }
     }
 
     /// Counts the changes of the ring up to this one.
@@ -218,9 +229,19 @@ impl KeyRing {
         self.entries.values().map(Entry::key)
     }
 
-    /// All keys as they are stored.
-    pub fn sealed(&self) -> impl Iterator<Item = &SealedKey> {
-        self.entries.values().map(|entry| &entry.sealed)
+    /// Whether something is to be done about it at once.
+    pub fn is_in_trouble(&self) -> bool {
+        !self.forgotten.is_empty() || self.signing.is_none() || self.active_refresh.is_none()
+    }
+
+    /// A key as it is stored.
+    pub fn sealed(&self, kid: &str) -> Option<&SealedKey> {
+        self.entries.get(kid).map(|entry| &entry.sealed)
+    }
+
+    /// Keys that were revoked, and of which the database has forgotten it.
+    pub fn forgotten(&self) -> &[String] {
+        &self.forgotten
     }
 
     /// The key that signs access tokens now.
@@ -287,7 +308,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
     fn masters() -> MasterKeys {
-        MasterKeys { current: MasterKey::new([1; 32]).unwrap(), previous: None }
+        MasterKeys { current: MasterKey::new([1; 32]).unwrap(), additional: None }
     }
 
     fn new(algorithm: KeyAlgorithm) -> SealedKey {
@@ -365,6 +386,13 @@ mod tests {
         assert!(matches!(followed.verifying(&signing.key.kid), Found::Revoked));
         assert_eq!(followed.signing().unwrap().kid, next.key.kid);
         assert_eq!(followed.version(), RingVersion(3));
+
+        let again = ring(4, &[&refresh, &signing, &activated]);
+        let (kept, _) = followed.follow(&masters(), again.clone());
+        assert_eq!(kept.forgotten(), std::slice::from_ref(&signing.key.kid));
+        assert!(matches!(kept.verifying(&signing.key.kid), Found::Revoked), "what is worthless stays so");
+        let with_revoked = ring(5, &[&refresh, &with(&signing, signing.key.revoke(NOW).unwrap()), &activated]);
+        assert!(kept.follow(&masters(), with_revoked).0.forgotten().is_empty());
 
         let damaged = SealedRing { damaged: vec![signing.key.kid.clone()], ..ring(4, &[&refresh]) };
         assert!(matches!(KeyRing::open(&masters(), damaged.clone()), Err(RingError::Damaged(_))));

@@ -89,21 +89,21 @@ impl MasterKey {
     }
 }
 
-/// The master key, and the one before it while keys are left that are sealed under that.
+/// The master key, and perhaps a second one, while one takes the place of the other.
 #[derive(Debug)]
 pub struct MasterKeys {
     /// Seals.
     pub current: MasterKey,
     /// Only opens.
-    pub previous: Option<MasterKey>,
+    pub additional: Option<MasterKey>,
 }
 
 impl MasterKeys {
     /// Opens a sealed key.
     pub fn open(&self, key: &SealedKey) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let outcome = self.current.open(key);
-        match &self.previous {
-            Some(previous) if outcome.is_err() => previous.open(key),
+        match &self.additional {
+            Some(additional) if outcome.is_err() => additional.open(key),
             _ => outcome,
         }
     }
@@ -168,9 +168,9 @@ mod tests {
     fn under_a_new_master_key_what_the_one_before_sealed_is_opened_and_sealed_anew() {
         let rng = SystemRng::default();
         let old = sealed(&master(1));
-        let alone = MasterKeys { current: master(2), previous: None };
+        let alone = MasterKeys { current: master(2), additional: None };
         assert!(alone.open(&old).is_err() && alone.reseal(&rng, &old).is_err());
-        let both = MasterKeys { current: master(2), previous: Some(master(1)) };
+        let both = MasterKeys { current: master(2), additional: Some(master(1)) };
         assert_eq!(both.open(&old).unwrap().as_slice(), b"secret");
         let new = both.reseal(&rng, &old).unwrap().unwrap();
         assert_eq!(alone.open(&new).unwrap().as_slice(), b"secret");

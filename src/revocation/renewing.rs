@@ -209,11 +209,19 @@ impl Renewing {
                 self.gone();
                 return Ok(Next::AtOnce);
             }
+            Ok(Renewed::Answer(answer)) if *self.database.get_or_insert(answer.database) != answer.database => {
+                Err(StoreError::Unavailable("it is another database than before".to_owned()))
+            }
             Ok(Renewed::Answer(answer)) => {
                 // Before we say that we have applied the feed up to here: the keys are part of it.
                 let (ring, timeline) = (answer.ring, answer.head.timeline);
                 let followed = self.keeper.follow(&mut *self.renewals, ring, timeline, renewal.patience).await;
-                followed.and_then(|()| self.apply(&renewal, answer, start, sent))
+                followed.and_then(|has_changed| {
+                    if has_changed && self.keeper.ring().is_in_trouble() {
+                        self.replica.want_keys();
+                    }
+                    self.apply(&renewal, answer, start, sent)
+                })
             }
             Err(error) => Err(error),
         };
@@ -259,9 +267,6 @@ impl Renewing {
     fn apply(&mut self, renewal: &Renewal, answer: Answer, start: Start, sent: u64) -> Result<Next, StoreError> {
         let shared = self.shared();
         let Some(life) = &mut self.life else { return Ok(Next::AtOnce) };
-        if *self.database.get_or_insert(answer.database) != answer.database {
-            return Err(StoreError::Unavailable("it is another database than before".to_owned()));
-        }
         let replica = &self.replica;
         life.confirmed = renewal.number;
         if broken("load-before-joining") && replica.progress.borrow().renewal == 0 {

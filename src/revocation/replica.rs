@@ -113,6 +113,8 @@ pub struct Replica {
     lapsed: Semaphore,
     /// Wakes the job that ends the sessions of revoked tenants.
     tenant_revoked: Notify,
+    /// Something is to be done about the keys.
+    keys_wanted: Notify,
     /// The life whose row there is.
     incarnation: Mutex<Option<Incarnation>>,
     counts: Counts,
@@ -139,6 +141,7 @@ impl Replica {
             unacknowledged: AtomicUsize::new(0),
             lapsed: Semaphore::new(MAX_LAPSED),
             tenant_revoked: Notify::new(),
+            keys_wanted: Notify::new(),
             incarnation: Mutex::default(),
             counts: Counts::default(),
             complained: AtomicU64::new(u64::MAX),
@@ -299,6 +302,16 @@ impl Replica {
     /// Waits until a tenant's entry has been applied, if none has since the last time.
     pub async fn tenant_revoked(&self) {
         self.tenant_revoked.notified().await;
+    }
+
+    /// Waits until something is to be done about the keys at once.
+    pub async fn keys_wanted(&self) {
+        self.keys_wanted.notified().await;
+    }
+
+    /// Lets whoever waits for that know.
+    pub(super) fn want_keys(&self) {
+        self.keys_wanted.notify_one();
     }
 
     /// Waits until there is no lease.

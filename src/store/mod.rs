@@ -225,11 +225,6 @@ pub trait Store: Send + Sync + 'static {
     /// all who have applied it; none if it was not made.
     async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError>;
 
-    /// Whether a live session of those created until then may have a refresh token under a key.
-    async fn is_refresh_key_held(
-        &self,
-        key: RefreshKeyId,
-        created_until: Timestamp,
-        now: Timestamp,
-    ) -> Result<bool, StoreError>;
+    /// Whether the current refresh token of a live session is under a key. Looks at all sessions.
+    async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool, StoreError>;
 }

@@ -13,6 +13,9 @@ pub async fn run(authority: Arc<Authority>, every: Duration) {
             Err(AuthorityError::StoreUnavailable) => tracing::debug!("the keys are looked at again later"),
             Err(error) => tracing::warn!(%error, "the keys could not be rotated; trying again"),
         }
-        tokio::time::sleep(every).await;
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = authority.keys_wanted() => {}
+        }
     }
 }

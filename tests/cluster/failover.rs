@@ -1,7 +1,10 @@
 //! The primary fails and its standby takes over: what was acknowledged holds, and where the standby had not received it, it is
 //! written again by those who know.
 
-use countersign::proto::{CreateSessionRequest, revoke_request::Target};
+use countersign::proto::{
+    CreateSessionRequest, Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest,
+    key_service_client::KeyServiceClient, revoke_request::Target,
+};
 use serde_json::Value;
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -207,4 +210,36 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
         assert!(!validate(client, &bad).await.active);
     }
     witness.stop().await;
+}
+
+/// Whoever knows that a key is worthless does not believe a database that has forgotten it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_revocation_of_a_key_that_a_failover_has_lost_is_repeated_by_those_who_know() {
+    let pair = Pair::asynchronous().await;
+    let url = pair.url("postgres");
+    let mut cluster = Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &SHORT_LEASE).await;
+    let mut clients = cluster.clients().await;
+    let session = sign_in(&mut clients[0], "alice").await;
+    pair.part().await;
+    let mut keys = KeyServiceClient::new(cluster.replicas[0].channel().await);
+    let listed = keys.list_keys(ListKeysRequest {}).await.unwrap().into_inner().keys;
+    let is_active = |key: &&Key| key.purpose() == KeyPurpose::AccessToken && key.state() == KeyState::Active;
+    let kid = listed.iter().find(is_active).unwrap().kid.clone();
+    keys.revoke_key(RevokeKeyRequest { kid }).await.unwrap();
+    let witness = Witness::of(&cluster.replicas, &session.access_token).await;
+    witness.acknowledged();
+
+    pair.crash();
+    cluster.url = pair.standby.url("postgres");
+    let revoked = "SELECT count(*) FROM signing_keys WHERE revoked_at IS NOT NULL";
+    assert_eq!(number(&cluster.url, revoked).await, 0, "it is lost");
+    pair.promote().await;
+    becomes(&cluster.url, revoked, 1).await;
+    witness.stop().await;
+    for client in &mut clients {
+        let created = sign_in(client, "bob").await;
+        let refreshed = refresh(client, &created.refresh_token).await.unwrap().tokens.unwrap();
+        assert!(validate(client, &refreshed.access_token).await.active);
+    }
+    assert_acknowledged_by_word(&cluster).await;
 }

@@ -34,10 +34,11 @@ use crate::{
 const PUBLISH_AHEAD: Duration = Duration::from_secs(2);
 
 /// Keys that rotate every few seconds, and access tokens that outlive several of them.
-const FAST: [(&str, &str); 7] = [
+const FAST: [(&str, &str); 8] = [
     ("COUNTERSIGN_TOKENS__MAX_ACCESS_TOKEN_TTL", "30s"),
     ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "30s"),
     ("COUNTERSIGN_POLICIES__DEFAULT__REFRESH_GRACE", "10s"),
+    ("COUNTERSIGN_LEASE__MAX_CLOCK_SKEW", "100ms"),
     ("COUNTERSIGN_KEYS__ROTATION", "6s"),
     ("COUNTERSIGN_KEYS__REFRESH_ROTATION", "6s"),
     ("COUNTERSIGN_KEYS__PUBLISH_AHEAD", "2s"),

@@ -76,7 +76,7 @@ impl Masters {
     fn settings(&self, current: usize, has_previous: bool) -> Vec<(&str, &str)> {
         let mut settings = vec![("COUNTERSIGN_KEYS__MASTER_KEY_FILE", &*self.files[current])];
         if has_previous {
-            settings.push(("COUNTERSIGN_KEYS__PREVIOUS_MASTER_KEY_FILE", &*self.files[1 - current]));
+            settings.push(("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", &*self.files[1 - current]));
         }
         settings
     }
@@ -241,12 +241,12 @@ fn the_master_key_comes_from_one_place() {
     let file = ("COUNTERSIGN_KEYS__MASTER_KEY_FILE", "elsewhere");
     refused(&run(&mut with(&data, [variable, file])), &["keys.master_key_file", "COUNTERSIGN_MASTER_KEY"]);
     refused(&run(&mut with(&data, [("COUNTERSIGN_MASTER_KEY", "hello")])), &["COUNTERSIGN_MASTER_KEY", "32 bytes"]);
-    let previous = ("COUNTERSIGN_KEYS__PREVIOUS_MASTER_KEY_FILE", "nowhere");
+    let previous = ("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", "nowhere");
     refused(&run(&mut with(&data, [variable, previous])), &["nowhere", "does not exist"]);
     for (name, value, says) in [
         ("ALGORITHM", "HS256", "EdDSA, ES256 or RS256"),
         ("ALGORITHM", "none", "EdDSA, ES256 or RS256"),
-        ("PUBLISH_AHEAD", "5m", "at least 302"),
+        ("PUBLISH_AHEAD", "4m59s", "at least 5m"),
         ("JWKS_MAX_AGE", "0s", "at least 1s"),
         ("ROTATION", "1m", "at least"),
     ] {

@@ -6,7 +6,8 @@ use countersign::{
     domain::{
         ids::TokenId,
         key::{Key, KeyAlgorithm, RefreshKeyId, RingVersion, SealedKey},
-        session::Lineage,
+        refresh::RefreshAttempt,
+        session::{Lineage, Session},
         time::Timestamp,
     },
     store::{
@@ -92,33 +93,24 @@ pub async fn of_two_who_change_the_keys_at_once_one_does(store: &dyn Store) {
     }
 }
 
-pub async fn a_refresh_key_is_held_as_long_as_a_live_session_may_have_its_token(store: &dyn Store) {
+pub async fn a_refresh_key_is_held_as_long_as_a_live_session_has_its_token(store: &dyn Store) {
     let (old, new) = (RefreshKeyId([1; 8]), RefreshKeyId([2; 8]));
     let under = |n, key| {
         let session = session(n);
-        let lineage = Lineage { key, ..session.lineage };
-        countersign::domain::session::Session { lineage, ..session }
+        Session { lineage: Lineage { key, ..session.lineage }, ..session }
     };
-    let (created_until, at) = (after(100), after(200));
-    let is_held = async |now| store.is_refresh_key_held(old, created_until, now).await.unwrap();
+    let at = after(200);
+    let is_held = async |now| store.is_refresh_key_held(old, now).await.unwrap();
     assert!(!is_held(at).await, "there is no session");
-    create(store, under(150, old)).await;
-    assert!(!is_held(at).await, "nobody creates sessions under it so late");
     create(store, under(1, new)).await;
     assert!(!is_held(at).await, "it is of another key");
 
     let holder = create(store, under(2, old)).await;
     assert!(is_held(at).await);
     assert!(!is_held(holder.idle_expires_at).await, "it is over");
-    let attempt = countersign::domain::refresh::RefreshAttempt {
-        next_key: new,
-        next_access_token_id: TokenId::new([9; 16]),
-        ..attempt(&holder, at)
-    };
-    let Refreshed::Rotated { session: moved, .. } = store.refresh_session(attempt).await.unwrap() else { panic!() };
-    let grace = moved.policy.refresh_grace;
-    assert!(is_held(at.plus(grace)).await, "its client may ask again with the token before");
-    assert!(!is_held(at.plus(grace).plus(Duration::from_micros(1))).await);
+    let attempt = RefreshAttempt { next_key: new, next_access_token_id: TokenId::new([9; 16]), ..attempt(&holder, at) };
+    assert!(matches!(store.refresh_session(attempt).await.unwrap(), Refreshed::Rotated { .. }));
+    assert!(!is_held(at).await, "it has moved on");
 
     let ended = create(store, under(3, old)).await;
     assert!(is_held(after(300)).await);

@@ -223,7 +223,7 @@ impl Store for Double {
         self.real.change_ring(change).await
     }
 
-    async fn is_refresh_key_held(&self, key: RefreshKeyId, created_until: Timestamp, now: Timestamp) -> Result<bool> {
-        self.real.is_refresh_key_held(key, created_until, now).await
+    async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool> {
+        self.real.is_refresh_key_held(key, now).await
     }
 }

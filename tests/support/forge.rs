@@ -21,7 +21,7 @@ impl Forge {
     /// Opens the keys of a running service.
     pub async fn of(server: &Server) -> Self {
         let current = master_key::read_file(&server.home.master_key_file()).unwrap().unwrap();
-        let masters = MasterKeys { current, previous: None };
+        let masters = MasterKeys { current, additional: None };
         Self { ring: KeyRing::open(&masters, server.store.ring().await.unwrap()).unwrap(), masters }
     }
 

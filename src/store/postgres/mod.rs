@@ -340,12 +340,7 @@ impl Store for PostgresStore {
         changed
     }
 
-    async fn is_refresh_key_held(
-        &self,
-        key: RefreshKeyId,
-        created_until: Timestamp,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        with_connection!(self, ring::is_refresh_key_held, key, created_until, now)
+    async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool, StoreError> {
+        with_connection!(self, ring::is_refresh_key_held, key, now)
     }
 }

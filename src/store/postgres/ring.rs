@@ -1,37 +1,44 @@
 //! The sealed keys, and how they are changed by one process at a time.
 
 use diesel::{
-    ExpressionMethods, QueryDsl, SelectableHelper,
-    sql_types::{BigInt, Binary, Bool, Timestamptz, Uuid},
+    ExpressionMethods, QueryDsl,
+    sql_types::{BigInt, Binary, Bool, Nullable, Timestamptz},
     upsert::excluded,
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
     pool::{Fault, Lease},
-    rows::{KeyRow, instant, keys, uuid},
+    rows::{KeyRow, KeyTuple, SqlKey, instant, keys},
     schema::signing_keys,
     sql::statement,
 };
 use crate::{
     domain::{
-        ids::SessionId,
         key::{RefreshKeyId, RingVersion},
         revocation::{Place, Seq, Timeline},
         time::Timestamp,
     },
-    store::ring::{RingChange, SealedRing},
+    store::{
+        StoreError,
+        ring::{RingChange, SealedRing},
+    },
 };
 
-/// The head is read before the keys: they may be newer than it says, and never older.
+/// One statement, so one snapshot: whoever has applied the feed up to the place knows these keys.
 pub async fn ring(connection: &mut AsyncPgConnection) -> Result<SealedRing, Fault> {
-    let (version, timeline, seq) =
-        statement::<(BigInt, BigInt, BigInt)>("SELECT ring, feed_timeline(), seq FROM feed_head")
-            .get_result(connection)
-            .await?;
-    let (keys, damaged) = keys(signing_keys::table.select(KeyRow::as_select()).load(connection).await?);
-    let place = Place { timeline: Timeline(timeline), seq: Seq(seq) };
-    Ok(SealedRing { version: RingVersion(version), keys, damaged, place })
+    let rows: Vec<(i64, i64, i64, Option<KeyTuple>)> = statement::<(BigInt, BigInt, BigInt, Nullable<SqlKey>)>(
+        "SELECT h.ring, feed_timeline(), h.seq, k.created_at, k.kid, k.purpose, k.algorithm, k.sealed, k.activated_at, \
+         k.retired_at, k.revoked_at FROM feed_head AS h LEFT JOIN signing_keys AS k ON true",
+    )
+    .load(connection)
+    .await?;
+    let [(version, timeline, seq, _), ..] = rows.as_slice() else {
+        return Err(StoreError::Damaged("feed_head has no row".to_owned()).into());
+    };
+    let (version, place) = (RingVersion(*version), Place { timeline: Timeline(*timeline), seq: Seq(*seq) });
+    let (keys, damaged) = keys(rows.into_iter().filter_map(|(_, _, _, row)| row.map(KeyRow::from)).collect());
+    Ok(SealedRing { version, keys, damaged, place })
 }
 
 pub async fn change_ring(lease: &mut Lease<'_>, change: RingChange) -> Result<Option<Place>, Fault> {
@@ -54,6 +61,8 @@ pub async fn change_ring(lease: &mut Lease<'_>, change: RingChange) -> Result<Op
             .on_conflict(signing_keys::kid)
             .do_update()
             .set((
+                signing_keys::purpose.eq(excluded(signing_keys::purpose)),
+                signing_keys::algorithm.eq(excluded(signing_keys::algorithm)),
                 signing_keys::sealed.eq(excluded(signing_keys::sealed)),
                 signing_keys::activated_at.eq(excluded(signing_keys::activated_at)),
                 signing_keys::retired_at.eq(excluded(signing_keys::retired_at)),
@@ -66,20 +75,10 @@ pub async fn change_ring(lease: &mut Lease<'_>, change: RingChange) -> Result<Op
     Ok(Some(Place { timeline: Timeline(timeline), seq: Seq(seq) }))
 }
 
-pub async fn is_refresh_key_held(
-    lease: &mut Lease<'_>,
-    key: RefreshKeyId,
-    created_until: Timestamp,
-    now: Timestamp,
-) -> Result<bool, Fault> {
-    // One that has been refreshed a moment ago may have moved to another key, and its client may ask once more with the token
-    // before that.
+pub async fn is_refresh_key_held(lease: &mut Lease<'_>, key: RefreshKeyId, now: Timestamp) -> Result<bool, Fault> {
     let is_held = statement::<Bool>(
-        "SELECT EXISTS (SELECT FROM sessions WHERE id <= ? AND ended_at IS NULL AND idle_expires_at > ? \
-         AND (refresh_key = ? OR refreshed_at + refresh_grace >= ?))",
+        "SELECT EXISTS (SELECT FROM sessions WHERE refresh_key = ? AND ended_at IS NULL AND idle_expires_at > ?)",
     )
-    .bind::<Uuid, _>(uuid(SessionId::last_of_millisecond(created_until).bytes()))
-    .bind::<Timestamptz, _>(instant(now))
     .bind::<Binary, _>(key.0.to_vec())
     .bind::<Timestamptz, _>(instant(now))
     .get_result(&mut **lease)

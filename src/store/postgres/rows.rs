@@ -5,6 +5,7 @@ use std::{fmt, ops::Deref, time::Duration};
 use diesel::{
     data_types::{PgInterval, PgTimestamp},
     prelude::{Insertable, Queryable, Selectable},
+    sql_types::{Binary, Nullable, Text, Timestamptz},
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -260,7 +261,7 @@ impl TryFrom<RevokedTenantRow> for RevokedTenant {
     }
 }
 
-#[derive(Queryable, Selectable, Insertable)]
+#[derive(Insertable)]
 #[diesel(table_name = signing_keys)]
 pub struct KeyRow {
     kid: String,
@@ -285,6 +286,19 @@ impl From<SealedKey> for KeyRow {
             retired_at: key.retired_at.map(instant),
             revoked_at: key.revoked_at.map(instant),
         }
+    }
+}
+
+/// A row of `signing_keys` in this order of columns.
+pub type KeyTuple =
+    (PgTimestamp, String, String, String, Vec<u8>, Option<PgTimestamp>, Option<PgTimestamp>, Option<PgTimestamp>);
+type OptionalInstant = Nullable<Timestamptz>;
+/// The same in SQL.
+pub type SqlKey = (Timestamptz, Text, Text, Text, Binary, OptionalInstant, OptionalInstant, OptionalInstant);
+
+impl From<KeyTuple> for KeyRow {
+    fn from((created_at, kid, purpose, algorithm, sealed, activated_at, retired_at, revoked_at): KeyTuple) -> Self {
+        Self { kid, purpose, algorithm, sealed, created_at, activated_at, retired_at, revoked_at }
     }
 }
 

@@ -348,15 +348,20 @@ impl Store for SqliteStore {
     }
 
     async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError> {
-        self.writer.transaction(move |connection| ring::change_ring(connection, change)).await
+        let writer = self.writer.clone();
+        // To its end, whatever becomes of the caller: this process must look at the keys once they have changed.
+        let changing = tokio::spawn(async move {
+            let place = writer.transaction(move |connection| ring::change_ring(connection, change)).await?;
+            if let Some(Place { seq, .. }) = place {
+                writer.hint(seq);
+            }
+            Ok(place)
+        });
+        changing.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
 
-    async fn is_refresh_key_held(
-        &self,
-        key: RefreshKeyId,
-        created_until: Timestamp,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        self.writer.transaction(move |connection| ring::is_refresh_key_held(connection, key, created_until, now)).await
+    async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool, StoreError> {
+        let held = move |connection: &mut SqliteConnection| Ok(ring::is_refresh_key_held(connection, key, now));
+        self.reader().await?.spawn_blocking(held).await?
     }
 }

@@ -1,20 +1,17 @@
 //! The sealed keys of a file.
 
 use diesel::{
-    ExpressionMethods, QueryDsl, QueryableByName, RunQueryDsl, SelectableHelper, SqliteConnection, delete,
-    replace_into, sql_query,
-    sql_types::{BigInt, Binary, Bool},
-    update,
+    BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl, SelectableHelper, SqliteConnection, delete,
+    dsl::exists, replace_into, select, update,
 };
 
 use super::{
     rows::{KeyRow, keys},
-    schema::{key_ring, signing_keys},
+    schema::{key_ring, sessions, signing_keys},
     writes::newest_place,
 };
 use crate::{
     domain::{
-        ids::SessionId,
         key::{RefreshKeyId, RingVersion},
         revocation::Place,
         time::Timestamp,
@@ -49,24 +46,10 @@ pub fn change_ring(connection: &mut SqliteConnection, change: RingChange) -> Res
 pub fn is_refresh_key_held(
     connection: &mut SqliteConnection,
     key: RefreshKeyId,
-    created_until: Timestamp,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Bool)]
-        is_held: bool,
-    }
-    // One that has been refreshed a moment ago may have moved to another key, and its client may ask once more with the token
-    // before that.
-    let row: Row = sql_query(
-        "SELECT EXISTS (SELECT 1 FROM sessions WHERE id <= ? AND ended_at IS NULL AND idle_expires_at > ? \
-         AND (refresh_key = ? OR refreshed_at + refresh_grace >= ?)) AS is_held",
-    )
-    .bind::<Binary, _>(SessionId::last_of_millisecond(created_until).bytes().as_slice())
-    .bind::<BigInt, _>(now.micros())
-    .bind::<Binary, _>(key.0.as_slice())
-    .bind::<BigInt, _>(now.micros())
-    .get_result(connection)?;
-    Ok(row.is_held)
+    let holders = sessions::table
+        .filter(sessions::refresh_key.eq(key.0.as_slice()))
+        .filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(now.micros())));
+    Ok(select(exists(holders)).get_result(connection)?)
 }
