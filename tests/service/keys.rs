@@ -349,6 +349,23 @@ async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_row_is_damaged_can_be_revoked_and_is_put_right() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    let leaked = kid(&session.access);
+    let damage = format!("UPDATE signing_keys SET algorithm = 'none' WHERE kid = '{leaked}'");
+    server.home.database.execute(&damage).await;
+    assert!(server.ring().await.iter().any(|key| key.kid == leaked), "what is known of it is told");
+    server.revoke_key(&leaked).await.unwrap();
+    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+    let refreshed = server.refresh(&session.refresh).await.unwrap().now;
+    assert_ne!(kid(&refreshed.access), leaked);
+    let server = server.restart().await;
+    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+    assert_eq!(server.verdict(&refreshed.access).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_leaps_drops_no_key_whose_tokens_live() {
     let server = Home::new(FAST).await.start().await;
     let before = server.sign_in("alice").await;
