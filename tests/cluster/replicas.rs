@@ -19,7 +19,7 @@ use tonic_health::pb::{
 
 pub use crate::cluster::{Cluster, Replica, becomes, eventually, in_time};
 use crate::{
-    ledger::{Account, Client, Dice, reason, validate},
+    ledger::{self, Account, Client, Dice, reason, validate},
     load::is_retriable,
     postgres_server::number,
     proxy::Link,
@@ -198,7 +198,7 @@ pub async fn sign_in(client: &mut Client, subject: &str) -> Tokens {
 
 pub async fn create(client: &mut Client, subject: &str) -> CreateSessionResponse {
     let request = CreateSessionRequest { subject: subject.to_owned(), ..Default::default() };
-    client.create_session(request).await.unwrap().into_inner()
+    ledger::create(client, request).await.unwrap()
 }
 
 pub async fn revoke(client: &mut Client, target: Target) -> i64 {

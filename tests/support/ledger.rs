@@ -1,8 +1,8 @@
 //! What a client was told, and the check that a server still knows all of it and nothing by halves.
 
 use countersign::proto::{
-    CreateSessionRequest, EndReason, GetSessionRequest, InactiveReason, ListSessionsRequest, RefreshRequest,
-    RefreshResponse, RevokeRequest, SessionState, SubjectTarget, ValidateRequest, ValidateResponse,
+    CreateSessionRequest, CreateSessionResponse, EndReason, GetSessionRequest, InactiveReason, ListSessionsRequest,
+    RefreshRequest, RefreshResponse, RevokeRequest, SessionState, SubjectTarget, ValidateRequest, ValidateResponse,
     revoke_request::Target, session_service_client::SessionServiceClient,
 };
 use tonic::{Status, transport::Channel};
@@ -114,7 +114,7 @@ impl Account {
             request_id: request_id.to_owned(),
             ..Default::default()
         };
-        let created = client.create_session(request).await?.into_inner();
+        let created = create(client, request).await?;
         let tokens = created.tokens.unwrap();
         self.sessions.push(Known {
             id: created.session.unwrap().session_id,
@@ -221,6 +221,15 @@ impl Account {
 /// may lapse at any time.
 fn is_not_current<T>(answer: &Result<T, Status>) -> bool {
     answer.as_ref().is_err_and(|status| reason(status) == "NOT_CURRENT")
+}
+
+pub async fn create(client: &mut Client, request: CreateSessionRequest) -> Result<CreateSessionResponse, Status> {
+    loop {
+        let answer = client.create_session(request.clone()).await.map(tonic::Response::into_inner);
+        if !is_not_current(&answer) {
+            return answer;
+        }
+    }
 }
 
 pub async fn refresh(client: &mut Client, token: &str) -> Result<RefreshResponse, Status> {
