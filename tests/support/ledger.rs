@@ -91,9 +91,9 @@ impl Account {
         };
         self.unanswered = Some(call.clone());
         match &call {
-            Call::Create { request_id } => self.create(client, request_id).await?,
+            Call::Create { request_id } => self.create(client, request_id, Patience::Once).await?,
             Call::Refresh { session } => {
-                let replayed = self.refresh(client, *session).await?;
+                let replayed = self.refresh(client, *session, Patience::Once).await?;
                 assert!(!replayed, "nobody else has this token, so the refresh was applied twice: {self:?}");
             }
             Call::Revoke { sessions, reason } => {
@@ -108,13 +108,13 @@ impl Account {
         Ok(())
     }
 
-    async fn create(&mut self, client: &mut Client, request_id: &str) -> Result<(), Status> {
+    async fn create(&mut self, client: &mut Client, request_id: &str, patience: Patience) -> Result<(), Status> {
         let request = CreateSessionRequest {
             subject: self.subject.clone(),
             request_id: request_id.to_owned(),
             ..Default::default()
         };
-        let created = create(client, request).await?;
+        let created = create_with(client, request, patience).await?;
         let tokens = created.tokens.unwrap();
         self.sessions.push(Known {
             id: created.session.unwrap().session_id,
@@ -126,9 +126,9 @@ impl Account {
         Ok(())
     }
 
-    async fn refresh(&mut self, client: &mut Client, session: usize) -> Result<bool, Status> {
+    async fn refresh(&mut self, client: &mut Client, session: usize, patience: Patience) -> Result<bool, Status> {
         let known = &mut self.sessions[session];
-        let refreshed = refresh(client, &known.refresh_token).await?;
+        let refreshed = refresh_with(client, &known.refresh_token, patience).await?;
         let tokens = refreshed.tokens.unwrap();
         let previous = std::mem::replace(&mut known.refresh_token, tokens.refresh_token);
         known.previous_refresh_token = Some(previous);
@@ -158,10 +158,12 @@ impl Account {
     pub async fn verify(&mut self, client: &mut Client) {
         match self.unanswered.take() {
             // The same request once more makes no second session, whether or not the first one arrived.
-            Some(Call::Create { request_id }) => self.create(client, &request_id).await.unwrap(),
+            Some(Call::Create { request_id }) => {
+                self.create(client, &request_id, Patience::UntilCurrent).await.unwrap()
+            }
             // The last acknowledged token still leads on, by a first exchange or by a replay.
             Some(Call::Refresh { session }) => {
-                self.refresh(client, session).await.unwrap();
+                self.refresh(client, session, Patience::UntilCurrent).await.unwrap();
             }
             Some(Call::Revoke { sessions, reason }) => {
                 let mut ended = vec![];
@@ -197,7 +199,7 @@ impl Account {
             assert!(again.replayed, "an acknowledged refresh is undone: {self:?}");
             assert_eq!(again.tokens.unwrap().refresh_token, known.refresh_token, "another successor: {self:?}");
         }
-        let replayed = self.refresh(client, index).await.unwrap();
+        let replayed = self.refresh(client, index, Patience::UntilCurrent).await.unwrap();
         assert!(!replayed, "the last acknowledged refresh token was not the current one: {self:?}");
     }
 
@@ -223,23 +225,45 @@ fn is_not_current<T>(answer: &Result<T, Status>) -> bool {
     answer.as_ref().is_err_and(|status| reason(status) == "NOT_CURRENT")
 }
 
-pub async fn create(client: &mut Client, request: CreateSessionRequest) -> Result<CreateSessionResponse, Status> {
+/// How often a call is made.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Patience {
+    /// Once.
+    Once,
+    /// Again, while the server says that it may not know the latest revocations.
+    UntilCurrent,
+}
+
+async fn create_with(
+    client: &mut Client,
+    request: CreateSessionRequest,
+    patience: Patience,
+) -> Result<CreateSessionResponse, Status> {
     loop {
         let answer = client.create_session(request.clone()).await.map(tonic::Response::into_inner);
-        if !is_not_current(&answer) {
+        if patience == Patience::Once || !is_not_current(&answer) {
             return answer;
         }
     }
 }
 
-pub async fn refresh(client: &mut Client, token: &str) -> Result<RefreshResponse, Status> {
+async fn refresh_with(client: &mut Client, token: &str, patience: Patience) -> Result<RefreshResponse, Status> {
     let request = RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
     loop {
         let answer = client.refresh(request.clone()).await.map(tonic::Response::into_inner);
-        if !is_not_current(&answer) {
+        if patience == Patience::Once || !is_not_current(&answer) {
             return answer;
         }
     }
+}
+
+#[allow(dead_code)] // Not every binary of tests creates sessions by itself.
+pub async fn create(client: &mut Client, request: CreateSessionRequest) -> Result<CreateSessionResponse, Status> {
+    create_with(client, request, Patience::UntilCurrent).await
+}
+
+pub async fn refresh(client: &mut Client, token: &str) -> Result<RefreshResponse, Status> {
+    refresh_with(client, token, Patience::UntilCurrent).await
 }
 
 pub async fn validate(client: &mut Client, token: &str) -> ValidateResponse {

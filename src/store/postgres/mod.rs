@@ -212,7 +212,10 @@ impl Shared {
             };
             tokio::select! {
                 () = tokio::time::sleep(wait), if !hears => {}
-                Ok(()) = hearing.changed() => {}
+                changed = hearing.changed() => if changed.is_err() {
+                    // Whoever listens has stopped: the store is being closed.
+                    std::future::pending::<()>().await;
+                },
             }
         }
     }
