@@ -169,7 +169,10 @@ impl KeyRing {
         }
         for sealed in ring.keys {
             let known = self.entries.get(&sealed.key.kid);
-            if let Some(known) = known.filter(|known| known.sealed.sealed == sealed.sealed) {
+            // A seal is bound to the algorithm too.
+            let is_same =
+                |known: &&Entry| known.sealed.sealed == sealed.sealed && known.key().algorithm == sealed.key.algorithm;
+            if let Some(known) = known.filter(is_same) {
                 entries.push(Entry { sealed, opened: known.opened.clone() });
                 continue;
             }
@@ -178,11 +181,9 @@ impl KeyRing {
                 Err(problem) => {
                     problems.push(problem);
                     // How far it has come is believed all the same: to be taken out of use, a key need not open.
-                    entries.extend(known.filter(|known| known.key().algorithm == sealed.key.algorithm).map(|known| {
-                        Entry {
-                            sealed: SealedKey { key: sealed.key.clone(), ..known.sealed.clone() },
-                            opened: known.opened.clone(),
-                        }
+                    entries.extend(known.map(|known| {
+                        let key = Key { algorithm: known.key().algorithm, ..sealed.key };
+                        Entry { sealed: SealedKey { key, ..known.sealed.clone() }, opened: known.opened.clone() }
                     }));
                 }
             }
@@ -377,6 +378,13 @@ mod tests {
         assert!(told.len() == 2 && told[0].contains(&signing.key.kid) && told[1].contains(&next.key.kid), "{told:?}");
         assert_eq!(followed.signing().unwrap().kid, signing.key.kid);
         assert!(matches!(followed.verifying(&next.key.kid), Found::Unknown));
+
+        // Of another algorithm, as the row says: the seal knows better.
+        let relabelled = with(&signing, Key { algorithm: KeyAlgorithm::Es256, ..signing.key.clone() });
+        let (followed, problems) = opened.follow(&masters(), ring(2, &[&refresh, &relabelled]));
+        assert!(problems.len() == 1 && problems[0].to_string().contains(&signing.key.kid), "{problems:?}");
+        assert_eq!(followed.signing().unwrap().kid, signing.key.kid);
+        assert_eq!(followed.sealed(&signing.key.kid), Some(&signing));
 
         // A key whose row is damaged can be taken out of use all the same.
         let revoked = with(&swapped, signing.key.revoke(NOW).unwrap());

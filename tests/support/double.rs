@@ -85,6 +85,8 @@ pub struct Double {
     pub skew: Arc<AtomicI64>,
     /// How many sweeps have begun, and up to when the last one deleted.
     sweeps: watch::Sender<(usize, Timestamp)>,
+    /// How often it was asked whether a session needs a refresh key.
+    holders_asked: watch::Sender<usize>,
 }
 
 impl Double {
@@ -98,7 +100,13 @@ impl Double {
             feed: Arc::default(),
             skew: Arc::default(),
             sweeps: watch::channel((0, Timestamp::from_micros(i64::MIN))).0,
+            holders_asked: watch::Sender::default(),
         }
+    }
+
+    /// Changes when it is asked whether a session needs a refresh key.
+    pub fn holders_asked(&self) -> watch::Receiver<usize> {
+        self.holders_asked.subscribe()
     }
 
     /// From now on, calls of sessions fail so; or work again.
@@ -224,6 +232,8 @@ impl Store for Double {
     }
 
     async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool> {
-        self.real.is_refresh_key_held(key, now).await
+        let is_held = self.real.is_refresh_key_held(key, now).await;
+        self.holders_asked.send_modify(|times| *times += 1);
+        is_held
     }
 }
