@@ -27,7 +27,7 @@ use crate::{
     ledger::{refresh, validate},
     postgres_server::{new_database, number},
     proxy::Link,
-    replicas::{Cluster, Replica, SHORT_LEASE, assert_not_current, eventually, sign_in},
+    replicas::{Cluster, Replica, SHORT_LEASE, assert_not_current, eventually, question, rounds, sign_in},
     witness::Witness,
 };
 
@@ -175,8 +175,7 @@ async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged()
         let token = session.access_token;
         eventually("every replica has a lease", async || {
             for client in &mut clients.clone() {
-                let question = crate::replicas::question(&token);
-                if !client.validate(question).await.is_ok_and(|answer| answer.into_inner().active) {
+                if !client.validate(question(&token)).await.is_ok_and(|answer| answer.into_inner().active) {
                     return None;
                 }
             }
@@ -245,7 +244,7 @@ async fn a_kill_in_the_middle_of_a_rotation_leaves_one_key_active() {
     let url = new_database().await;
     let mut cluster = Cluster::start_by([url.as_str(); 3], &url, &SHORT_LEASE).await;
     let token = sign_in(&mut cluster.replicas[1].sessions().await, "alice").await.access_token;
-    for round in 0..crate::replicas::rounds(6) {
+    for round in 0..rounds(16) {
         let replica = &cluster.replicas[0];
         let mut keys = keys_of(replica).await;
         let rotating = tokio::spawn(async move {

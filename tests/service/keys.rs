@@ -221,7 +221,13 @@ async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_k
     assert!(server.ring().await.iter().any(|key| key.kid == first), "the stayer needs it");
     let stayed = server.refresh(&stayer.refresh).await.unwrap().now;
     assert_ne!(server.lineage(&stayer.id()).await.key.to_string(), first);
-    // The sessions are asked once an hour, and then the longest grace must pass.
+    // The sessions are asked once an hour, and then the longest grace must pass, in which a client may come again.
+    let mut asked = server.store.holders_asked();
+    server.clock.advance(seconds(3600));
+    in_time("the sessions are asked", asked.changed()).await.unwrap();
+    // Some looks of the schedule, in real time, during which nothing may happen.
+    tokio::time::sleep(seconds(1)).await;
+    assert!(server.ring().await.iter().any(|key| key.kid == first), "somebody may come again with a token of it");
     eventually("nobody needs it", async || {
         server.clock.advance(seconds(900));
         tokio::time::sleep(Duration::from_millis(400)).await;
