@@ -1,8 +1,6 @@
 //! Every way in which a use case can fail: a closed list, which each transport maps to its own codes in one place.
 
-use std::time::Duration;
-
-use crate::{domain::time::brief, rng::RngFailed, store::StoreError, token::access::SignError};
+use crate::{domain::rotation::NotRotated, rng::RngFailed, store::StoreError, token::access::SignError};
 
 /// A use case failed. Nothing was changed, unless the variant says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,17 +42,9 @@ pub enum AuthorityError {
     /// There is no such key.
     #[error("there is no such key")]
     KeyNotFound,
-    /// The next key is not known to every verifier yet.
-    #[error("the next key, {kid}, is not known to every verifier yet: wait {}, or force it", brief(*wait))]
-    KeyTooNew {
-        /// The next key.
-        kid: String,
-        /// For how long.
-        wait: Duration,
-    },
-    /// There are as many keys as there may be.
-    #[error("there are as many keys as there may be: wait until old ones are dropped")]
-    TooManyKeys,
+    /// A key is not rotated.
+    #[error(transparent)]
+    KeyNotRotated(NotRotated),
     /// The blacklist is full.
     #[error(
         "the blacklist holds {limit} entries, as many as blacklist.max_entries allows: raise it, or wait for entries to expire"

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use super::{Authority, error::AuthorityError, sweep::SweepClock};
+use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
     clock::Clock,
     domain::{
@@ -25,7 +25,7 @@ const ASK_SESSIONS: Duration = Duration::from_secs(3600);
 /// What the scheduled rotation goes on from.
 #[derive(Debug)]
 pub struct Rotating {
-    clock: SweepClock,
+    clock: SlowClock,
     /// When the sessions were last asked, by the clock of uptime.
     asked: Option<Duration>,
     /// Refresh keys that no session needed then, and since when.
@@ -35,7 +35,7 @@ pub struct Rotating {
 impl Rotating {
     /// Has done nothing.
     pub fn new(clock: &dyn Clock) -> Self {
-        Self { clock: SweepClock::new(clock), asked: None, unheld: HashMap::new() }
+        Self { clock: SlowClock::new(clock), asked: None, unheld: HashMap::new() }
     }
 }
 
@@ -51,8 +51,7 @@ pub struct PublicKeys {
 impl From<NotRotated> for AuthorityError {
     fn from(error: NotRotated) -> Self {
         match error {
-            NotRotated::TooSoon { kid, wait } => Self::KeyTooNew { kid, wait },
-            NotRotated::TooMany => Self::TooManyKeys,
+            NotRotated::TooSoon { .. } | NotRotated::TooMany => Self::KeyNotRotated(error),
             NotRotated::NoNext | NotRotated::Step(_) => {
                 tracing::error!(%error, "a key could not be rotated");
                 Self::Internal
@@ -139,9 +138,8 @@ impl Authority {
                 }
                 None => rotation.due(now)?,
             };
-            if let Some(place) = self.change_ring(&ring, change, now).await? {
-                self.acknowledged_as_read(place).await?;
-            }
+            // Whether it was this one or another, the next turn finds out what came of it.
+            self.change_ring(&ring, change, now).await?;
         }
     }
 
@@ -163,13 +161,8 @@ impl Authority {
                 Err(NotRotated::NoNext) => rotation.due(now)?,
                 change => change?,
             };
-            let is_revocation = change.put.iter().any(|key| key.kid == kid);
-            if let Some(place) = self.change_ring(&ring, change, now).await? {
-                if is_revocation {
-                    tracing::warn!(kid, "a key has been revoked");
-                }
-                self.acknowledged_as_read(place).await?;
-            }
+            // Whether it was this one or another, the next turn finds out what came of it, and waits until all know.
+            self.change_ring(&ring, change, now).await?;
         }
     }
 
@@ -263,7 +256,10 @@ impl Authority {
         if place.is_some() {
             for key in &keys {
                 let (kid, purpose, state) = (&*key.kid, key.purpose().as_str(), key.state().as_str());
-                tracing::info!(kid, purpose, algorithm = %key.algorithm, state, "a key has changed");
+                match key.state() {
+                    KeyState::Revoked => tracing::warn!(kid, purpose, "a key has been revoked"),
+                    _ => tracing::info!(kid, purpose, algorithm = %key.algorithm, state, "a key has changed"),
+                }
             }
             for kid in &dropped {
                 tracing::info!(kid, "a key has been dropped");

@@ -1,8 +1,6 @@
 //! The sweeper's work: deletes expired blacklist rows, and sessions that have been over for long, in bounded batches.
 
-use std::time::Duration;
-
-use super::{Authority, error::AuthorityError};
+use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
     clock::Clock,
     domain::{revocation::RETENTION_MARGIN, time::Timestamp},
@@ -18,36 +16,10 @@ pub struct Swept {
     pub sessions: usize,
 }
 
-/// The sweeper's own notion of the time: never ahead of the wall clock, and never faster than twice the real time.
-///
-/// What is swept is gone. If the wall clock leaps ahead and back again, the sweeper has moved on only by what really
-/// passed, times two; a leap that lasts is caught up with. See `docs/decisions/0004-clock-jumps.md`.
-#[derive(Debug)]
-pub struct SweepClock {
-    now: Timestamp,
-    uptime: Duration,
-}
-
-impl SweepClock {
-    /// A clock that agrees with the wall clock.
-    pub fn new(clock: &dyn Clock) -> Self {
-        Self { now: clock.now(), uptime: clock.uptime() }
-    }
-
-    /// What it says now.
-    pub fn advance(&mut self, clock: &dyn Clock) -> Timestamp {
-        let uptime = clock.uptime();
-        let passed = uptime.saturating_sub(self.uptime);
-        self.uptime = uptime;
-        self.now = clock.now().min(self.now.plus(passed.saturating_mul(2)));
-        self.now
-    }
-}
-
 /// What a sweep goes on from.
 #[derive(Debug)]
 pub struct Sweeper {
-    clock: SweepClock,
+    clock: SlowClock,
     /// What expired up to here is no longer in the index.
     dropped_until: Timestamp,
 }
@@ -55,7 +27,7 @@ pub struct Sweeper {
 impl Sweeper {
     /// Has dropped nothing.
     pub fn new(clock: &dyn Clock) -> Self {
-        Self { clock: SweepClock::new(clock), dropped_until: Timestamp::from_micros(i64::MIN) }
+        Self { clock: SlowClock::new(clock), dropped_until: Timestamp::from_micros(i64::MIN) }
     }
 }
 
@@ -104,33 +76,5 @@ impl Authority {
 
     fn is_last(&self, deleted: usize) -> bool {
         i64::try_from(deleted).unwrap_or(i64::MAX) < self.settings.sweep_batch
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::SettableClock;
-
-    const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    #[test]
-    fn a_leap_of_the_wall_clock_moves_the_sweeper_by_what_really_passed() {
-        let clock = SettableClock::at(START);
-        let mut sweeper = SweepClock::new(&clock);
-        clock.advance(Duration::from_secs(60));
-        assert_eq!(sweeper.advance(&clock), clock.now());
-
-        clock.jump_to(clock.now().plus(HOUR));
-        let before = sweeper.now;
-        clock.advance(Duration::from_secs(60));
-        assert_eq!(sweeper.advance(&clock), before.plus(Duration::from_secs(120)));
-
-        clock.advance(HOUR);
-        assert_eq!(sweeper.advance(&clock), clock.now(), "a leap that lasts is caught up with");
-
-        clock.jump_to(START);
-        assert_eq!(sweeper.advance(&clock), START, "never ahead of the wall clock");
     }
 }

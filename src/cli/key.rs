@@ -1,21 +1,18 @@
 //! `countersign key list|rotate|revoke|import|reseal`
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::{
-    Database, Failure, Outcome,
+    Database, Outcome,
     client::{Server, refused},
     output::{self, line},
 };
 use crate::{
     app::{self, System},
-    clock::SystemClock,
     proto,
-    rng::SystemRng,
-    telemetry,
 };
 
 #[derive(Debug, Subcommand)]
@@ -171,15 +168,10 @@ impl Revoke {
     }
 }
 
-fn system() -> System {
-    System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) }
-}
-
 impl Import {
     async fn run(self) -> Outcome {
-        let config = self.database.load().map_err(Failure::at_start)?;
-        telemetry::start(&config.log).map_err(Failure::at_start)?;
-        let key = app::import_key(&config, &self.file, system()).await?;
+        let config = self.database.begin()?;
+        let key = app::import_key(&config, &self.file, System::of_this_machine()).await?;
         if self.json {
             let (algorithm, state) = (key.algorithm.as_str(), key.state().as_str());
             line!("{:#}", json!({ "kid": key.kid, "algorithm": algorithm, "state": state }));
@@ -192,9 +184,8 @@ impl Import {
 
 impl Reseal {
     async fn run(self) -> Outcome {
-        let config = self.database.load().map_err(Failure::at_start)?;
-        telemetry::start(&config.log).map_err(Failure::at_start)?;
-        let resealed = app::reseal(&config, system()).await?;
+        let config = self.database.begin()?;
+        let resealed = app::reseal(&config, System::of_this_machine()).await?;
         if self.json {
             line!("{}", json!({ "resealed": resealed }));
         } else {

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Database, Failure, Outcome, output::line};
-use crate::{app, telemetry};
+use super::{Database, Outcome, output::line};
+use crate::app;
 
 #[derive(Debug, Args)]
 pub struct Migrate {
@@ -18,8 +18,7 @@ pub struct Migrate {
 
 impl Migrate {
     pub async fn run(self) -> Outcome {
-        let config = self.database.load().map_err(Failure::at_start)?;
-        telemetry::start(&config.log).map_err(Failure::at_start)?;
+        let config = self.database.begin()?;
         let made = app::migrate(&config).await?;
         if self.json {
             line!("{}", serde_json::json!({ "migrations": made }));

@@ -19,6 +19,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::{
     app::AppError,
     config::{Config, Flags, error::ConfigError},
+    telemetry,
 };
 
 /// A session authority: creates, refreshes, validates and revokes JWT sessions over gRPC.
@@ -109,6 +110,13 @@ impl Database {
 
     fn load(&self) -> Result<Config, ConfigError> {
         Config::load(self.config.as_deref(), &self.flags())
+    }
+
+    /// The configuration of a verb that works on the database, whose log begins here.
+    fn begin(&self) -> Result<Config, Failure> {
+        let config = self.load().map_err(Failure::at_start)?;
+        telemetry::start(&config.log).map_err(Failure::at_start)?;
+        Ok(config)
     }
 }
 

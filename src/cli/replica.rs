@@ -7,13 +7,12 @@ use prost_types::Timestamp;
 use serde_json::json;
 
 use super::{
-    Database, Failure, Outcome,
+    Database, Outcome,
     output::{self, line},
 };
 use crate::{
     app::{self, Member, Register},
     domain::time::brief,
-    telemetry,
 };
 
 #[derive(Debug, Subcommand)]
@@ -44,8 +43,7 @@ impl Replica {
 
 impl List {
     async fn run(self) -> Outcome {
-        let config = self.database.load().map_err(Failure::at_start)?;
-        telemetry::start(&config.log).map_err(Failure::at_start)?;
+        let config = self.database.begin()?;
         let register = app::register(&config).await?;
         match register {
             Some(register) if self.json => print_json(&register),

@@ -1,6 +1,6 @@
 //! `countersign serve`
 
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use clap::Args;
 use tokio::net::TcpListener;
@@ -8,9 +8,7 @@ use tokio::net::TcpListener;
 use super::{Failure, Outcome, Settings, block_on};
 use crate::{
     app::{self, Listeners, System},
-    clock::SystemClock,
     config::{Config, DatabaseFlags, Flags, server::Listen},
-    rng::SystemRng,
     shutdown::Shutdown,
     telemetry,
 };
@@ -43,7 +41,7 @@ async fn serve(config: Config) -> Outcome {
         },
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
-    let system = System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) };
+    let system = System::of_this_machine();
     app::serve(&config, listeners, app::open_store(&config), system, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }

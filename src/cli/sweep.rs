@@ -1,16 +1,11 @@
 //! `countersign sweep`
 
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Database, Failure, Outcome, output::line};
-use crate::{
-    app::{self, System},
-    clock::SystemClock,
-    rng::SystemRng,
-    telemetry,
-};
+use super::{Database, Outcome, output::line};
+use crate::app::{self, System};
 
 #[derive(Debug, Args)]
 pub struct Sweep {
@@ -23,10 +18,8 @@ pub struct Sweep {
 
 impl Sweep {
     pub async fn run(self) -> Outcome {
-        let config = self.database.load().map_err(Failure::at_start)?;
-        let system = System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) };
-        telemetry::start(&config.log).map_err(Failure::at_start)?;
-        let swept = app::sweep(&config, system).await?;
+        let config = self.database.begin()?;
+        let swept = app::sweep(&config, System::of_this_machine()).await?;
         if self.json {
             line!("{}", serde_json::json!({ "revocations": swept.revocations, "sessions": swept.sessions }));
         } else {

@@ -98,7 +98,6 @@ pub struct Keys {
 }
 
 /// What the environment gives.
-#[derive(Default)]
 pub struct Environment {
     master: Option<String>,
     additional: Option<String>,

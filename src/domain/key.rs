@@ -63,6 +63,11 @@ impl KeyAlgorithm {
         [Self::EdDsa, Self::Es256, Self::Rs256, Self::Hs256].into_iter().find(|algorithm| algorithm.as_str() == name)
     }
 
+    /// The algorithm of this name, if it serves the purpose of that name.
+    pub fn for_purpose(name: &str, purpose: &str) -> Option<Self> {
+        Self::from_name(name).filter(|algorithm| algorithm.purpose().as_str() == purpose)
+    }
+
     /// What its keys are for.
     pub fn purpose(self) -> KeyPurpose {
         match self {

@@ -1,12 +1,10 @@
 //! `countersign.v1.KeyService`: each call is a conversion, a use case, a conversion.
 
-use std::sync::{Arc, OnceLock};
-
 use tonic::{Request, Response, Status};
 
 use super::common::timestamp;
 use crate::{
-    authority::{Authority, error::AuthorityError},
+    authority::{error::AuthorityError, ready::Ready},
     domain::key::{Key, KeyPurpose, KeyState},
     proto::{self, key_service_server::KeyService},
 };
@@ -16,24 +14,18 @@ const MAX_KID_BYTES: usize = 128;
 
 /// The service. It is there from the start on, and says that it is not current until the authority is ready.
 #[derive(Clone, Debug)]
-pub struct Keys(pub Arc<OnceLock<Arc<Authority>>>);
-
-impl Keys {
-    fn authority(&self) -> Result<&Authority, AuthorityError> {
-        self.0.get().map(|authority| &**authority).ok_or(AuthorityError::NotCurrent)
-    }
-}
+pub struct Keys(pub Ready);
 
 #[tonic::async_trait]
 impl KeyService for Keys {
     async fn get_jwks(&self, _: Request<proto::GetJwksRequest>) -> Result<Response<proto::GetJwksResponse>, Status> {
-        let public = self.authority()?.public_keys();
+        let public = self.0.get()?.public_keys();
         let max_age = prost_types::Duration::try_from(public.max_age).ok();
         Ok(Response::new(proto::GetJwksResponse { jwks: public.jwks.json, max_age }))
     }
 
     async fn list_keys(&self, _: Request<proto::ListKeysRequest>) -> Result<Response<proto::ListKeysResponse>, Status> {
-        let keys = self.authority()?.list_keys().await?;
+        let keys = self.0.get()?.list_keys().await?;
         Ok(Response::new(proto::ListKeysResponse { keys: keys.iter().map(message).collect() }))
     }
 
@@ -47,7 +39,7 @@ impl KeyService for Keys {
             Ok(proto::KeyPurpose::RefreshToken) => KeyPurpose::RefreshToken,
             Err(_) => return Err(AuthorityError::field("purpose", "is not known").into()),
         };
-        let active = self.authority()?.rotate_key(purpose, force).await?;
+        let active = self.0.get()?.rotate_key(purpose, force).await?;
         Ok(Response::new(proto::RotateKeyResponse { active: Some(message(&active)) }))
     }
 
@@ -60,7 +52,7 @@ impl KeyService for Keys {
             let problem = format!("has {} bytes, 1 to {MAX_KID_BYTES} are allowed", kid.len());
             return Err(AuthorityError::field("kid", problem).into());
         }
-        let revoked = self.authority()?.revoke_key(&kid).await?;
+        let revoked = self.0.get()?.revoke_key(&kid).await?;
         Ok(Response::new(proto::RevokeKeyResponse { revoked: Some(message(&revoked)) }))
     }
 }

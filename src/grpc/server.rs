@@ -1,10 +1,6 @@
 //! The server: services, limits, health, and an end in good order.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::TryStreamExt;
 use tokio::net::TcpListener;
@@ -18,7 +14,7 @@ use tower::layer::layer_fn;
 
 use super::{connection::Connection, deadline::Deadline, key_service::Keys, session_service::Sessions};
 use crate::{
-    authority::Authority,
+    authority::ready::Ready,
     proto::{DESCRIPTORS, key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
 
@@ -77,7 +73,7 @@ impl Health {
 /// Serves on a listener, with the authority as soon as it is there, until `stop`, then lets the calls in flight finish.
 pub async fn serve(
     listener: TcpListener,
-    authority: Arc<OnceLock<Arc<Authority>>>,
+    authority: Ready,
     health: Health,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {

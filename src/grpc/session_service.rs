@@ -1,12 +1,10 @@
 //! `countersign.v1.SessionService`: each call is a conversion, a use case, a conversion.
 
-use std::sync::{Arc, OnceLock};
-
 use tonic::{Request, Response, Status};
 
 use super::{answers, common::timestamp, requests};
 use crate::{
-    authority::{Authority, error::AuthorityError, validate::Validation},
+    authority::{error::AuthorityError, ready::Ready, validate::Validation},
     proto::{self, session_service_server::SessionService},
 };
 
@@ -17,13 +15,9 @@ const TURN: usize = 16;
 
 /// The service. It is there from the start on, and says that it is not current until the authority is ready.
 #[derive(Clone, Debug)]
-pub struct Sessions(pub Arc<OnceLock<Arc<Authority>>>);
+pub struct Sessions(pub Ready);
 
 impl Sessions {
-    fn authority(&self) -> Result<&Authority, AuthorityError> {
-        self.0.get().map(|authority| &**authority).ok_or(AuthorityError::NotCurrent)
-    }
-
     async fn judge(
         validation: &mut Validation<'_>,
         path: &str,
@@ -45,7 +39,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::CreateSessionRequest>,
     ) -> Result<Response<proto::CreateSessionResponse>, Status> {
-        let issued = self.authority()?.create_session(request.into_inner().try_into()?).await?;
+        let issued = self.0.get()?.create_session(request.into_inner().try_into()?).await?;
         let (session, tokens) = answers::issued(issued);
         Ok(Response::new(proto::CreateSessionResponse { session: Some(session), tokens: Some(tokens) }))
     }
@@ -54,7 +48,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::RefreshRequest>,
     ) -> Result<Response<proto::RefreshResponse>, Status> {
-        let exchanged = self.authority()?.refresh(request.into_inner().try_into()?).await?;
+        let exchanged = self.0.get()?.refresh(request.into_inner().try_into()?).await?;
         let (session, tokens) = answers::issued(exchanged.issued);
         let replayed = exchanged.replayed;
         Ok(Response::new(proto::RefreshResponse { session: Some(session), tokens: Some(tokens), replayed }))
@@ -64,7 +58,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::ValidateRequest>,
     ) -> Result<Response<proto::ValidateResponse>, Status> {
-        let mut validation = self.authority()?.validation();
+        let mut validation = self.0.get()?.validation();
         Ok(Response::new(Self::judge(&mut validation, "", request.get_ref()).await?))
     }
 
@@ -77,7 +71,7 @@ impl SessionService for Sessions {
             let problem = format!("has {} entries, 1 to {MAX_BATCH} are allowed", requests.len());
             return Err(AuthorityError::field("requests", problem).into());
         }
-        let mut validation = self.authority()?.validation();
+        let mut validation = self.0.get()?.validation();
         let mut responses = Vec::with_capacity(requests.len());
         for (index, request) in requests.iter().enumerate() {
             if index % TURN == TURN - 1 {
@@ -89,7 +83,7 @@ impl SessionService for Sessions {
     }
 
     async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
-        let revoked = self.authority()?.revoke(request.into_inner().try_into()?).await?;
+        let revoked = self.0.get()?.revoke(request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::RevokeResponse {
             revoked_sessions: revoked.sessions,
             effective_at: Some(timestamp(revoked.effective_at)),
@@ -100,7 +94,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
-        let (session, now) = self.authority()?.session(requests::requested_session(request.get_ref())?).await?;
+        let (session, now) = self.0.get()?.session(requests::requested_session(request.get_ref())?).await?;
         Ok(Response::new(proto::GetSessionResponse { session: Some(answers::session(&session, now)) }))
     }
 
@@ -108,7 +102,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
-        let page = self.authority()?.sessions(request.into_inner().try_into()?).await?;
+        let page = self.0.get()?.sessions(request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::ListSessionsResponse {
             sessions: page.sessions.iter().map(|session| answers::session(session, page.now)).collect(),
             next_page_token: page.next_page_token,

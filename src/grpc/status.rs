@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::authority::error::AuthorityError;
+use crate::{authority::error::AuthorityError, domain::rotation::NotRotated};
 
 /// The domain of every `ErrorInfo` (google/rpc/error_details.proto).
 pub const DOMAIN: &str = "countersign";
@@ -27,8 +27,9 @@ impl From<AuthorityError> for Status {
             E::SessionQuotaExceeded { .. } => (Code::ResourceExhausted, "SESSION_QUOTA_EXCEEDED"),
             E::SessionNotFound => (Code::NotFound, "SESSION_NOT_FOUND"),
             E::KeyNotFound => (Code::NotFound, "KEY_NOT_FOUND"),
-            E::KeyTooNew { .. } => (Code::FailedPrecondition, "KEY_TOO_NEW"),
-            E::TooManyKeys => (Code::ResourceExhausted, "TOO_MANY_KEYS"),
+            E::KeyNotRotated(NotRotated::TooSoon { .. }) => (Code::FailedPrecondition, "KEY_TOO_NEW"),
+            E::KeyNotRotated(NotRotated::TooMany) => (Code::ResourceExhausted, "TOO_MANY_KEYS"),
+            E::KeyNotRotated(NotRotated::NoNext | NotRotated::Step(_)) => (Code::Internal, "INTERNAL"),
             E::BlacklistFull { .. } => (Code::ResourceExhausted, "BLACKLIST_FULL"),
             E::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             E::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
@@ -46,10 +47,10 @@ impl From<AuthorityError> for Status {
             E::BlacklistFull { .. } => {
                 details.add_quota_failure_violation("blacklist", error.to_string());
             }
-            E::KeyTooNew { wait, .. } => {
+            E::KeyNotRotated(NotRotated::TooSoon { wait, .. }) => {
                 details.set_retry_info(Some(*wait));
             }
-            E::TooManyKeys => {
+            E::KeyNotRotated(NotRotated::TooMany) => {
                 details.add_quota_failure_violation("keys", error.to_string());
             }
             E::Overloaded | E::StoreUnavailable | E::NotCurrent => {

@@ -3,14 +3,14 @@
 pub mod health;
 mod metrics;
 pub mod server;
-pub mod well_known;
+mod well_known;
 
 use std::sync::Arc;
 
 use axum::Router;
 
-use self::{health::Readiness, well_known::Ready};
-use crate::metrics::Metrics;
+use self::health::Readiness;
+use crate::{authority::ready::Ready, metrics::Metrics};
 
 /// All that is answered.
 pub fn routes(readiness: Readiness, metrics: Arc<Metrics>, issuer: &str, ready: Ready) -> Router {

@@ -1,8 +1,6 @@
 //! `/.well-known/jwks.json` (RFC 7517) and `/.well-known/oauth-authorization-server` (RFC 8414): what verifiers need to check
 //! tokens by themselves.
 
-use std::sync::{Arc, OnceLock};
-
 use axum::{
     Router,
     extract::State,
@@ -15,10 +13,7 @@ use axum::{
 };
 use serde_json::json;
 
-use crate::authority::Authority;
-
-/// There once the service has its keys.
-pub type Ready = Arc<OnceLock<Arc<Authority>>>;
+use crate::authority::ready::Ready;
 
 const JWKS_PATH: &str = "/.well-known/jwks.json";
 const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
@@ -51,7 +46,7 @@ fn starting() -> Response {
 }
 
 async fn jwks(State(ready): State<Ready>, headers: HeaderMap) -> Response {
-    let Some(authority) = ready.get() else { return starting() };
+    let Ok(authority) = ready.get() else { return starting() };
     let public = authority.public_keys();
     let caching = match public.max_age.as_secs() {
         // Whoever has kept it must ask before using it again.
@@ -74,7 +69,7 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
 }
 
 async fn metadata(State(ready): State<Ready>) -> Response {
-    let Some(authority) = ready.get() else { return starting() };
+    let Ok(authority) = ready.get() else { return starting() };
     let issuer = authority.issuer();
     let metadata = json!({
         "issuer": issuer,

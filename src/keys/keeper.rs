@@ -1,10 +1,6 @@
 //! The ring of this process, and how it follows the one in the database.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -18,8 +14,6 @@ use crate::{
 pub struct Keeper {
     masters: MasterKeys,
     ring: ArcSwap<KeyRing>,
-    /// The history in which the ring was read; none before the first look.
-    timeline: Mutex<Option<Timeline>>,
 }
 
 impl fmt::Debug for Keeper {
@@ -31,12 +25,17 @@ impl fmt::Debug for Keeper {
 impl Keeper {
     /// Keeps a ring that was opened under these master keys.
     pub fn new(masters: MasterKeys, ring: KeyRing) -> Self {
-        Self { masters, ring: ArcSwap::from_pointee(ring), timeline: Mutex::default() }
+        Self { masters, ring: ArcSwap::from_pointee(ring) }
     }
 
     /// The ring as it is now.
     pub fn ring(&self) -> Guard<Arc<KeyRing>> {
         self.ring.load()
+    }
+
+    /// What keys are sealed under, for somebody who needs the ring no more.
+    pub fn into_masters(self) -> MasterKeys {
+        self.masters
     }
 
     /// What keys are sealed under.
@@ -53,23 +52,20 @@ impl Keeper {
         timeline: Timeline,
         patience: Duration,
     ) -> Result<bool, StoreError> {
-        let known_in = *self.timeline.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.ring.load().version() == version && known_in == Some(timeline) {
+        let known = self.ring.load();
+        if (known.version(), known.timeline()) == (version, timeline) {
             return Ok(false);
         }
         let ring = renewals.ring(patience).await?;
         if ring.version < version && ring.place.timeline == timeline {
             return Err(StoreError::Unavailable("it told older keys than before".to_owned()));
         }
-        let read_in = ring.place.timeline;
-        self.take(ring);
-        *self.timeline.lock().unwrap_or_else(PoisonError::into_inner) = Some(read_in);
+        self.take(&known, ring);
         Ok(true)
     }
 
     /// Uses these keys from now on.
-    fn take(&self, ring: SealedRing) {
-        let before = self.ring.load();
+    fn take(&self, before: &KeyRing, ring: SealedRing) {
         let (after, problems) = before.follow(&self.masters, ring);
         for problem in problems {
             tracing::error!(%problem, "a key in the database is not good; the others are used");

@@ -67,24 +67,23 @@ fn parse(text: &[u8]) -> Option<[u8; 32]> {
 /// Reads the file; nothing if there is none.
 pub fn read_file(path: &Path) -> Result<Option<MasterKey>, MasterKeyError> {
     match private_file::read(path) {
-        Ok(text) => from_text(path, &text).map(Some),
         Err(NotRead::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(NotRead::Io(source)) => Err(MasterKeyError::Io { path: path.to_owned(), source }),
-        Err(NotRead::OpenToOthers(mode)) => Err(MasterKeyError::OpenToOthers { path: path.to_owned(), mode }),
+        read => from_read(path, read).map(Some),
     }
 }
 
 /// Reads a credential, whose rights are the business of whoever gave it.
 pub fn read_credential(path: &Path) -> Result<MasterKey, MasterKeyError> {
-    match private_file::read_given(path) {
-        Ok(text) => from_text(path, &text),
-        Err(NotRead::Io(source)) => Err(MasterKeyError::Io { path: path.to_owned(), source }),
-        Err(NotRead::OpenToOthers(mode)) => Err(MasterKeyError::OpenToOthers { path: path.to_owned(), mode }),
-    }
+    from_read(path, private_file::read_given(path))
 }
 
-fn from_text(path: &Path, text: &[u8]) -> Result<MasterKey, MasterKeyError> {
-    Ok(MasterKey::new(parse(text).ok_or_else(|| MasterKeyError::Damaged(path.to_owned()))?)?)
+fn from_read(path: &Path, read: Result<Zeroizing<Vec<u8>>, NotRead>) -> Result<MasterKey, MasterKeyError> {
+    let path = path.to_owned();
+    match read {
+        Ok(text) => Ok(MasterKey::new(parse(&text).ok_or(MasterKeyError::Damaged(path))?)?),
+        Err(NotRead::Io(source)) => Err(MasterKeyError::Io { path, source }),
+        Err(NotRead::OpenToOthers(mode)) => Err(MasterKeyError::OpenToOthers { path, mode }),
+    }
 }
 
 /// Makes a new key and its file, which must not exist. After a crash there is the whole file or none.

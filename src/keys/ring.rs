@@ -16,7 +16,10 @@ use super::{
     sealing::{MasterKeys, SealError},
 };
 use crate::{
-    domain::key::{Key, KeyAlgorithm, KeyPurpose, KeyState, RefreshKeyId, RingVersion, SealedKey},
+    domain::{
+        key::{Key, KeyAlgorithm, KeyPurpose, KeyState, RefreshKeyId, RingVersion, SealedKey},
+        revocation::Timeline,
+    },
     store::ring::SealedRing,
 };
 
@@ -88,6 +91,8 @@ pub enum Found<'a> {
 /// All keys in use, as they were at one instant.
 pub struct KeyRing {
     version: RingVersion,
+    /// The history in which that is the version.
+    timeline: Timeline,
     entries: HashMap<String, Entry>,
     /// Keys whose refresh tokens are accepted.
     refresh: HashMap<RefreshKeyId, Arc<hmac::Key>>,
@@ -151,8 +156,9 @@ impl KeyRing {
         if let Some(kid) = ring.damaged.into_iter().next() {
             return Err(RingError::Damaged(kid));
         }
+        let (version, timeline) = (ring.version, ring.place.timeline);
         let entries = ring.keys.into_iter().map(|key| Entry::open(masters, key)).collect::<Result<_, _>>()?;
-        let opened = Self::assemble(ring.version, entries);
+        let opened = Self::assemble(version, timeline, entries);
         let missing = |purpose: KeyPurpose| RingError::Missing(purpose.as_str());
         opened.signing().ok_or(missing(KeyPurpose::AccessToken))?;
         opened.active_refresh().ok_or(missing(KeyPurpose::RefreshToken))?;
@@ -197,10 +203,10 @@ impl KeyRing {
                 forgotten.push(key.kid.clone());
             }
         }
-        (Self { forgotten, ..Self::assemble(ring.version, entries) }, problems)
+        (Self { forgotten, ..Self::assemble(ring.version, ring.place.timeline, entries) }, problems)
     }
 
-    fn assemble(version: RingVersion, entries: Vec<Entry>) -> Self {
+    fn assemble(version: RingVersion, timeline: Timeline, entries: Vec<Entry>) -> Self {
         let (mut refresh, mut signing, mut active_refresh) = (HashMap::new(), None, None);
         for entry in &entries {
             let (state, is_active) = (entry.key().state(), entry.key().state() == KeyState::Active);
@@ -217,12 +223,17 @@ impl KeyRing {
         }
         let jwks = Jwks::of(&entries);
         let entries = entries.into_iter().map(|entry| (entry.key().kid.clone(), entry)).collect();
-        Self { version, entries, refresh, signing, active_refresh, jwks, forgotten: vec![] }
+        Self { version, timeline, entries, refresh, signing, active_refresh, jwks, forgotten: vec![] }
     }
 
     /// Counts the changes of the ring up to this one.
     pub fn version(&self) -> RingVersion {
         self.version
+    }
+
+    /// The history in which that is so.
+    pub fn timeline(&self) -> Timeline {
+        self.timeline
     }
 
     /// All keys.

@@ -4,15 +4,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream};
 use tokio::{
     sync::watch,
-    task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
 use uuid::Uuid;
 
 use super::{
+    errands::Errands,
     index::Index,
     lease::Start,
     others::Others,
@@ -20,10 +19,7 @@ use super::{
 };
 use crate::{
     domain::{
-        ids::SessionId,
-        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, Seq, Timeline},
-        session::{EndReason, Ended},
-        text::{Note, Tenant},
+        revocation::{Seq, Timeline},
         time::Timestamp,
     },
     keys::keeper::Keeper,
@@ -31,22 +27,19 @@ use crate::{
     rng::RngFailed,
     store::{
         Store, StoreError,
-        replicas::{Answer, Newcomer, Other, Renewal, Renewals, Renewed},
+        replicas::{Answer, Newcomer, Renewal, Renewals, Renewed},
     },
 };
 
 /// Entries read at a time.
 const PAGE: i64 = 10_000;
 /// How long to wait before asking again after the database failed.
-const RETRY: Duration = Duration::from_millis(100);
+pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// The pause between two renewals while somebody waits for what others report: each is longer by a step, up to the longest.
 const STEP: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// How long the database may take for an answer while the index is being loaded, at least.
 const LOADING_PATIENCE: Duration = Duration::from_secs(15);
-
-/// Lost revocations that are written again at the same time.
-const RESTORED_AT_ONCE: usize = 512;
 
 /// Draws the lives of a replica.
 pub type Draw = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
@@ -63,7 +56,7 @@ pub struct Renewing {
     database: Option<Uuid>,
     life: Option<Life>,
     /// What is done meanwhile.
-    errands: JoinSet<()>,
+    errands: Errands,
     trouble: bool,
     clock_is_off: bool,
 }
@@ -100,13 +93,13 @@ impl Renewing {
         Self {
             renewals: store.renewals(),
             hints: store.revocation_hints(),
+            errands: Errands::new(replica.clone(), store.clone()),
             replica,
             store,
             keeper,
             draw,
             database: None,
             life: None,
-            errands: JoinSet::new(),
             trouble: false,
             clock_is_off: false,
         }
@@ -130,7 +123,7 @@ impl Renewing {
     pub async fn run(mut self) {
         let mut pause = Duration::ZERO;
         loop {
-            while self.errands.try_join_next().is_some() {}
+            self.errands.tidy();
             let begun = Instant::now();
             // Armed before asking: what is committed while we ask wakes us again.
             self.hints.borrow_and_update();
@@ -340,13 +333,13 @@ impl Renewing {
             };
         });
         if !lost.is_empty() {
-            self.restore(lost);
+            self.errands.restore(lost);
         }
         for other in gone {
-            self.remove(other);
+            self.errands.remove(other);
         }
         if let Some((timeline, _)) = to_settle {
-            self.settle(answer.settled, timeline);
+            self.errands.settle(answer.settled, timeline);
         }
         // Others wait for our word.
         Ok(if answer.head.seq > renewal.applied && shared { Next::AtOnce } else { Next::InTime })
@@ -375,60 +368,6 @@ impl Renewing {
         is_right
     }
 
-    /// Writes again what this process knows and the database has lost. The entries alone would not do: with them the ends of
-    /// the sessions were lost.
-    fn restore(&mut self, lost: Vec<(Revoked, Timestamp)>) {
-        tracing::error!(
-            revocations = lost.len(),
-            "the database has lost revocations that had been acknowledged, as in a failover to a standby that had not \
-             received them; they are written again"
-        );
-        self.replica.counts().lost_revocations.inc_by(lost.len() as u64);
-        let store = self.store.clone();
-        let replica = self.replica.clone();
-        let now = replica.lease().start().now;
-        self.errands.spawn(async move {
-            // Each waits until all know of it, so none waits for the others to be written.
-            let restoring = stream::iter(lost).for_each_concurrent(RESTORED_AT_ONCE, async |(revoked, expires_at)| {
-                let revocation = restoration(revoked, expires_at, now);
-                while let Err(error) = restore(&*store, &replica, &revocation).await {
-                    tracing::warn!(%error, "a lost revocation cannot be written again yet");
-                    sleep(RETRY).await;
-                }
-            });
-            restoring.await;
-            tracing::info!("the lost revocations hold again");
-        });
-    }
-
-    /// Removes a replica that has stood still for so long that it does not answer any more.
-    fn remove(&mut self, other: Other) {
-        let (store, replica) = (self.store.clone(), self.replica.clone());
-        self.errands.spawn(async move {
-            let Some(members) = store.members() else { return };
-            match members.remove(other.incarnation, other.renewals).await {
-                Ok(true) => {
-                    replica.counts().removals.inc();
-                    tracing::warn!(replica = %other.incarnation, "a replica has gone without a word");
-                }
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "a replica that is gone cannot be removed"),
-            }
-        });
-    }
-
-    /// Whoever had a lease and is not registered in this history has stopped answering.
-    fn settle(&mut self, before: Timeline, now: Timeline) {
-        let store = self.store.clone();
-        self.errands.spawn(async move {
-            let Some(members) = store.members() else { return };
-            match members.settle(before, now).await {
-                Ok(()) => tracing::info!("the replicas are complete again after a failover"),
-                Err(error) => tracing::debug!(%error, "that the replicas are complete cannot be recorded"),
-            }
-        });
-    }
-
     fn in_trouble(&mut self, error: &StoreError) {
         if !std::mem::replace(&mut self.trouble, true) {
             tracing::error!(%error, "the lease cannot be renewed; trying again, no revocation is acknowledged meanwhile");
@@ -448,36 +387,4 @@ async fn join_late(store: &dyn Store, life: &Life) -> Result<(), StoreError> {
         Some(members) => members.join(life.newcomer.clone()).await.map(drop),
         None => Ok(()),
     }
-}
-
-/// What writes an entry again, and ends the session that it stops.
-fn restoration(revoked: Revoked, expires_at: Timestamp, now: Timestamp) -> Revocation {
-    let session_id = match &revoked {
-        Revoked::Session(id) => Some(*id),
-        Revoked::Token(_) | Revoked::Tenant { .. } => None,
-    };
-    let tenant = match &revoked {
-        Revoked::Tenant { tenant, .. } => tenant.clone(),
-        // Not known here; it is there for people to read.
-        Revoked::Session(_) | Revoked::Token(_) => Tenant::default(),
-    };
-    let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
-    let orphan = BlacklistEntry {
-        revoked,
-        tenant,
-        subject: None,
-        session_id,
-        reason: ended.reason,
-        note: ended.note.clone(),
-        revoked_at: now,
-        expires_at,
-    };
-    // No session has the identifier zero: then there is only the entry to be written.
-    let target = RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
-    Revocation { target, ended, may_add: true, orphan: Some(orphan) }
-}
-
-async fn restore(store: &dyn Store, replica: &Replica, revocation: &Revocation) -> Result<(), StoreError> {
-    let place = store.revoke(revocation.clone()).await?.place;
-    replica.acknowledged(place).await.map_err(|error| StoreError::Unavailable(error.to_string()))
 }

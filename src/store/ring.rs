@@ -18,6 +18,23 @@ pub struct SealedRing {
     pub place: Place,
 }
 
+impl SealedRing {
+    /// What rows hold, each given with the name of its key.
+    pub fn of_rows<Row>(version: RingVersion, place: Place, rows: impl IntoIterator<Item = (String, Row)>) -> Self
+    where
+        Row: TryInto<SealedKey>,
+    {
+        let mut ring = Self { version, keys: vec![], damaged: vec![], place };
+        for (kid, row) in rows {
+            match row.try_into() {
+                Ok(key) => ring.keys.push(key),
+                Err(_) => ring.damaged.push(kid),
+            }
+        }
+        ring
+    }
+}
+
 /// A change of the keys.
 #[derive(Clone, Debug)]
 pub struct RingChange {

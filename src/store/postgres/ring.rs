@@ -9,7 +9,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
     pool::{Fault, Lease},
-    rows::{KeyRow, KeyTuple, SqlKey, instant, keys},
+    rows::{KeyRow, KeyTuple, SqlKey, instant},
     schema::signing_keys,
     sql::statement,
 };
@@ -37,8 +37,8 @@ pub async fn ring(connection: &mut AsyncPgConnection) -> Result<SealedRing, Faul
         return Err(StoreError::Damaged("feed_head has no row".to_owned()).into());
     };
     let (version, place) = (RingVersion(*version), Place { timeline: Timeline(*timeline), seq: Seq(*seq) });
-    let (keys, damaged) = keys(rows.into_iter().filter_map(|(_, _, _, row)| row.map(KeyRow::from)).collect());
-    Ok(SealedRing { version, keys, damaged, place })
+    let rows = rows.into_iter().filter_map(|(_, _, _, row)| row).map(|row| KeyRow::from(row).named());
+    Ok(SealedRing::of_rows(version, place, rows))
 }
 
 pub async fn change_ring(lease: &mut Lease<'_>, change: RingChange) -> Result<Option<Place>, Fault> {

@@ -6,7 +6,7 @@ use diesel::{
 };
 
 use super::{
-    rows::{KeyRow, keys},
+    rows::KeyRow,
     schema::{key_ring, sessions, signing_keys},
     writes::newest_place,
 };
@@ -24,8 +24,9 @@ use crate::{
 
 pub fn ring(connection: &mut SqliteConnection) -> Result<SealedRing, StoreError> {
     let version = key_ring::table.select(key_ring::version).first(connection)?;
-    let (keys, damaged) = keys(signing_keys::table.select(KeyRow::as_select()).load(connection)?);
-    Ok(SealedRing { version: RingVersion(version), keys, damaged, place: newest_place(connection)? })
+    let rows: Vec<KeyRow> = signing_keys::table.select(KeyRow::as_select()).load(connection)?;
+    let place = newest_place(connection)?;
+    Ok(SealedRing::of_rows(RingVersion(version), place, rows.into_iter().map(KeyRow::named)))
 }
 
 /// Nobody else is to be told, so it takes no place of its own.

@@ -328,25 +328,19 @@ impl From<SealedKey> for KeyRow {
     }
 }
 
-/// The keys that rows hold, and the names of those that hold none.
-pub fn keys(rows: Vec<KeyRow>) -> (Vec<SealedKey>, Vec<String>) {
-    let (mut keys, mut damaged) = (vec![], vec![]);
-    for row in rows {
-        let kid = row.kid.clone();
-        match SealedKey::try_from(row) {
-            Ok(key) => keys.push(key),
-            Err(_) => damaged.push(kid),
-        }
+impl KeyRow {
+    /// With the name of its key.
+    pub fn named(self) -> (String, Self) {
+        (self.kid.clone(), self)
     }
-    (keys, damaged)
 }
 
 impl TryFrom<KeyRow> for SealedKey {
     type Error = StoreError;
 
     fn try_from(row: KeyRow) -> Result<Self, StoreError> {
-        let algorithm = named("signing_keys.algorithm", &row.algorithm, KeyAlgorithm::from_name)?;
-        named("signing_keys.purpose", &row.purpose, |name| (algorithm.purpose().as_str() == name).then_some(()))?;
+        let of_purpose = |algorithm: &str| KeyAlgorithm::for_purpose(algorithm, &row.purpose);
+        let algorithm = named("signing_keys.algorithm", &row.algorithm, of_purpose)?;
         let key = Key {
             algorithm,
             kid: row.kid,

@@ -1,61 +1,50 @@
 //! The composition root: puts the parts together, runs them, and takes them apart again. It reads as a script.
 
-use std::{
-    fs, io,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+mod database;
+mod keys;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    authority::{Authority, Settings, sweep::Swept},
-    clock::Clock,
-    config::{
-        Config,
-        database::{DatabaseUrl, PostgresUrl},
-        keys::{Keys, MasterKeySource},
-    },
-    domain::{
-        ids::Incarnation,
-        key::{Key, KeyState},
-        time::brief,
-    },
+    authority::{Authority, Settings, ready::Ready, sweep::Swept},
+    clock::{Clock, SystemClock},
+    config::{Config, database::DatabaseUrl, keys::Keys},
+    domain::{ids::Incarnation, time::brief},
     grpc::server::{self, Health},
     http::{
         self,
         health::{Phase, Readiness},
     },
-    keys::{
-        generate::{self, NotGenerated},
-        keeper::Keeper,
-        master_key::{self, MasterKeyError},
-        pair::SigningPair,
-        private_file,
-        ring::{KeyRing, RingError},
-        sealing::{MasterKey, MasterKeys},
-    },
+    keys::{generate::NotGenerated, keeper::Keeper, master_key::MasterKeyError, ring::RingError},
     metrics::Metrics,
     revocation::{
         renewing::{Draw, Renewing},
         replica::Replica,
     },
-    rng::{Rng, random},
+    rng::{Rng, SystemRng, random},
     shutdown::Shutdown,
     store::{
         Store, StoreError,
         postgres::{self, PostgresStore},
         replicas::{Members, Newcomer},
-        ring::RingChange,
-        sqlite::{self, SqliteStore},
+        sqlite,
     },
     tasks,
 };
 
+pub use self::{
+    database::open_store,
+    keys::{import_key, reseal},
+};
 pub use crate::store::replicas::{Member, Register};
+
+use self::{
+    database::{make_folders, postgres_options, require_database},
+    keys::{Masters, open_keeper},
+};
 
 /// The service cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -148,13 +137,10 @@ pub struct System {
     pub rng: Arc<dyn Rng>,
 }
 
-/// Opens the database that the configuration names.
-pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
-    make_folders(config)?;
-    match &config.database {
-        DatabaseUrl::Sqlite(path) if config.database_options.migrate => Ok(Arc::new(SqliteStore::open(path).await?)),
-        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_migrated(path).await?)),
-        DatabaseUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?)),
+impl System {
+    /// That of this machine.
+    pub fn of_this_machine() -> Self {
+        Self { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) }
     }
 }
 
@@ -176,107 +162,6 @@ pub async fn register(config: &Config) -> Result<Option<Register>, AppError> {
     let options = postgres::connect::Options { migrate: false, ..postgres_options(config, url) };
     let store = PostgresStore::open(&options).await?;
     Ok(Some(store.register().await?))
-}
-
-fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect::Options {
-    use postgres::connect::{Options, Password};
-
-    let asked = &config.database_options;
-    let password = match (&asked.password_file, &config.database_password) {
-        (Some(path), _) => Password::File(path.clone()),
-        (None, Some(password)) if !url.has_password() => Password::Text(password.reveal().to_owned()),
-        (None, _) => Password::InUrl,
-    };
-    Options {
-        url: url.with_password().to_owned(),
-        name: config.database.to_string(),
-        password,
-        migrate: asked.migrate,
-        max_connections: asked.max_connections,
-        connect_timeout: asked.connect_timeout,
-        acquire_timeout: asked.acquire_timeout,
-        statement_timeout: asked.statement_timeout,
-    }
-}
-
-/// Makes the data directory. A database elsewhere must have its folder: one that is made unasked is a typing error.
-fn make_folders(config: &Config) -> Result<(), AppError> {
-    if let DatabaseUrl::Sqlite(database) = &config.database {
-        let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir) {
-            return Err(AppError::NoSuchFolder { path: database.clone(), folder: folder.to_owned() });
-        }
-    }
-    let path = config.data_dir.clone();
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(&path).map_err(|source| AppError::DataDir { path, source })
-}
-
-/// Reads a master key; nothing if it is in a file that does not exist.
-fn read_master_key(source: &MasterKeySource) -> Result<Option<MasterKey>, MasterKeyError> {
-    match source {
-        MasterKeySource::File(path) => master_key::read_file(path),
-        MasterKeySource::Credential(path) => master_key::read_credential(path).map(Some),
-        MasterKeySource::Environment(name, text) => master_key::from_variable(name, text).map(Some),
-    }
-}
-
-fn gone(source: &MasterKeySource) -> AppError {
-    match source {
-        MasterKeySource::File(path) | MasterKeySource::Credential(path) => AppError::MasterKeyGone(path.clone()),
-        MasterKeySource::Environment(name, _) => MasterKeyError::NotInVariable(name).into(),
-    }
-}
-
-/// The master keys that are there.
-struct Masters {
-    current: Option<MasterKey>,
-    additional: Option<MasterKey>,
-}
-
-impl Masters {
-    fn read(config: &Config) -> Result<Self, AppError> {
-        let current = read_master_key(&config.keys.master)?;
-        let additional = match &config.keys.additional_master {
-            Some(source) => Some(read_master_key(source)?.ok_or_else(|| gone(source))?),
-            None => None,
-        };
-        Ok(Self { current, additional })
-    }
-}
-
-/// Opens the key ring, making the first keys of a new database. The master key is read before the database is opened, so
-/// that a wrong one leaves the database as it was.
-async fn open_keeper(
-    config: &Config,
-    masters: Masters,
-    store: &dyn Store,
-    system: &System,
-) -> Result<Keeper, AppError> {
-    let mut ring = store.ring().await?;
-    let is_new = ring.keys.is_empty() && ring.damaged.is_empty();
-    let current = match (masters.current, &config.keys.master) {
-        (Some(current), _) => current,
-        (None, MasterKeySource::File(path)) if !is_new => return Err(AppError::MasterKeyGone(path.clone())),
-        (None, MasterKeySource::File(path)) if config.database.is_shared() => {
-            return Err(AppError::MasterKeyMissing { path: path.clone() });
-        }
-        (None, MasterKeySource::File(path)) => {
-            let master = master_key::create(path, &*system.rng)?;
-            tracing::info!(file = %path.display(), "made a master key: back it up, without it the database is useless");
-            master
-        }
-        (None, source) => return Err(gone(source)),
-    };
-    let masters = MasterKeys { current, additional: masters.additional };
-    if is_new {
-        let first = generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, system.clock.now())?;
-        // Whoever was faster made others, which are read below.
-        store.change_ring(RingChange { version: ring.version, put: first, drop: vec![] }).await?;
-        ring = store.ring().await?;
-    }
-    let ring = KeyRing::open(&masters, ring)?;
-    Ok(Keeper::new(masters, ring))
 }
 
 /// A database that is being opened.
@@ -356,7 +241,7 @@ pub async fn serve(
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
     // Both ports answer from here on, and say that the service is not ready until the blacklist is loaded.
     let mut announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
-    let ready = Arc::new(OnceLock::new());
+    let ready = Ready::default();
     let close = CancellationToken::new();
     let server = server::serve(listeners.grpc, ready.clone(), announcer.grpc.clone(), close.clone());
     let mut server = AbortOnDropHandle::new(tokio::spawn(server));
@@ -384,7 +269,7 @@ pub async fn serve(
     if !address.ip().is_loopback() {
         tracing::warn!("anybody who reaches this address may create and revoke sessions (setting insecure)");
     }
-    let _ = ready.set(authority.clone());
+    ready.set(authority.clone());
 
     let mut renewing = Renewing::new(replica.clone(), store.clone(), keeper.clone(), draw(config, &system));
     tokio::select! {
@@ -518,72 +403,10 @@ fn name_of(stopped: Option<Result<&'static str, tokio::task::JoinError>>) -> Str
     }
 }
 
-/// Refuses to make a database where one is meant that exists.
-fn require_database(config: &Config) -> Result<(), AppError> {
-    match &config.database {
-        DatabaseUrl::Sqlite(path) if !path.exists() => Err(AppError::NoDatabase(path.clone())),
-        DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
-    }
-}
-
 /// Sweeps once, without serving.
 pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
     require_database(config)?;
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
     let (authority, _, _) = open(config, open_store(config), &system, replica).await?;
     authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))
-}
-
-/// Takes a private key that was made elsewhere as the next one that signs access tokens, in the place of the one that was to be.
-pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<Key, AppError> {
-    let refused = |problem: String| AppError::NotImported { path: file.to_owned(), problem };
-    let pem = private_file::read(file).map_err(|error| refused(error.to_string()))?;
-    let (pair, secret) = SigningPair::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
-    let wanted = config.keys.signing.algorithm;
-    if pair.algorithm() != wanted {
-        let problem = format!("it is a key for {0}; keys.algorithm is {wanted}: set it to {0} first", pair.algorithm());
-        return Err(refused(problem));
-    }
-    let kid = generate::name(&pair).ok_or_else(|| refused("it has no name".to_owned()))?;
-    require_database(config)?;
-    let masters = Masters::read(config)?;
-    let store = open_store(config).await?;
-    let keeper = open_keeper(config, masters, &*store, &system).await?;
-    loop {
-        let ring = store.ring().await?;
-        let keys = || ring.keys.iter().map(|sealed| &sealed.key);
-        if let Some(there) = keys().find(|key| key.kid == kid) {
-            return Err(refused(format!("key {kid} is there already, {}", there.state().as_str())));
-        }
-        let waiting = keys().filter(|key| key.purpose() == wanted.purpose() && key.state() == KeyState::Pending);
-        let drop = waiting.map(|key| key.kid.clone()).collect();
-        let key = Key::new(kid.clone(), wanted, system.clock.now());
-        let sealed = keeper.masters().current.seal(&*system.rng, key.clone(), &secret).map_err(RingError::from)?;
-        let change = RingChange { version: ring.version, put: vec![sealed], drop };
-        if store.change_ring(change).await?.is_some() {
-            return Ok(key);
-        }
-    }
-}
-
-/// Seals all keys anew that are not under the present master key, one after the other, so that it can be interrupted. Returns
-/// how many there were.
-pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> {
-    require_database(config)?;
-    let masters = Masters::read(config)?;
-    let store = open_store(config).await?;
-    let keeper = open_keeper(config, masters, &*store, &system).await?;
-    let mut resealed = 0;
-    'again: loop {
-        let ring = store.ring().await?;
-        for key in &ring.keys {
-            if let Some(new) = keeper.masters().reseal(&*system.rng, key).map_err(RingError::from)? {
-                let change = RingChange { version: ring.version, put: vec![new], drop: vec![] };
-                resealed += usize::from(store.change_ring(change).await?.is_some());
-                // There is a new version of the ring now.
-                continue 'again;
-            }
-        }
-        return Ok(resealed);
-    }
 }

@@ -1,0 +1,69 @@
+//! The database that the configuration names, and the folders around it.
+
+use std::{fs, os::unix::fs::DirBuilderExt, sync::Arc};
+
+use super::AppError;
+use crate::{
+    config::{
+        Config,
+        database::{DatabaseUrl, PostgresUrl},
+    },
+    store::{
+        Store,
+        postgres::{self, PostgresStore},
+        sqlite::SqliteStore,
+    },
+};
+
+/// Opens the database that the configuration names.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
+    make_folders(config)?;
+    match &config.database {
+        DatabaseUrl::Sqlite(path) if config.database_options.migrate => Ok(Arc::new(SqliteStore::open(path).await?)),
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_migrated(path).await?)),
+        DatabaseUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?)),
+    }
+}
+
+/// What the PostgreSQL engine is opened with.
+pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect::Options {
+    use postgres::connect::{Options, Password};
+
+    let asked = &config.database_options;
+    let password = match (&asked.password_file, &config.database_password) {
+        (Some(path), _) => Password::File(path.clone()),
+        (None, Some(password)) if !url.has_password() => Password::Text(password.reveal().to_owned()),
+        (None, _) => Password::InUrl,
+    };
+    Options {
+        url: url.with_password().to_owned(),
+        name: config.database.to_string(),
+        password,
+        migrate: asked.migrate,
+        max_connections: asked.max_connections,
+        connect_timeout: asked.connect_timeout,
+        acquire_timeout: asked.acquire_timeout,
+        statement_timeout: asked.statement_timeout,
+    }
+}
+
+/// Makes the data directory. A database elsewhere must have its folder: one that is made unasked is a typing error.
+pub fn make_folders(config: &Config) -> Result<(), AppError> {
+    if let DatabaseUrl::Sqlite(database) = &config.database {
+        let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir) {
+            return Err(AppError::NoSuchFolder { path: database.clone(), folder: folder.to_owned() });
+        }
+    }
+    let path = config.data_dir.clone();
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(&path).map_err(|source| AppError::DataDir { path, source })
+}
+
+/// Refuses to make a database where one is meant that exists.
+pub fn require_database(config: &Config) -> Result<(), AppError> {
+    match &config.database {
+        DatabaseUrl::Sqlite(path) if !path.exists() => Err(AppError::NoDatabase(path.clone())),
+        DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
+    }
+}

@@ -1,0 +1,144 @@
+//! The master keys, the ring that they open, and what is done to it beside a service: importing a key, sealing all anew.
+
+use std::{path::Path, sync::Arc};
+
+use super::{AppError, System, database};
+use crate::{
+    config::{Config, keys::MasterKeySource},
+    domain::key::{Key, KeyState},
+    keys::{
+        generate,
+        keeper::Keeper,
+        master_key::{self, MasterKeyError},
+        pair::SigningPair,
+        private_file,
+        ring::{KeyRing, RingError},
+        sealing::{MasterKey, MasterKeys},
+    },
+    store::{Store, ring::RingChange},
+};
+
+/// Reads a master key; nothing if it is in a file that does not exist.
+fn read_master_key(source: &MasterKeySource) -> Result<Option<MasterKey>, MasterKeyError> {
+    match source {
+        MasterKeySource::File(path) => master_key::read_file(path),
+        MasterKeySource::Credential(path) => master_key::read_credential(path).map(Some),
+        MasterKeySource::Environment(name, text) => master_key::from_variable(name, text).map(Some),
+    }
+}
+
+fn gone(source: &MasterKeySource) -> AppError {
+    match source {
+        MasterKeySource::File(path) | MasterKeySource::Credential(path) => AppError::MasterKeyGone(path.clone()),
+        MasterKeySource::Environment(name, _) => MasterKeyError::NotInVariable(name).into(),
+    }
+}
+
+/// The master keys that are there.
+pub struct Masters {
+    current: Option<MasterKey>,
+    additional: Option<MasterKey>,
+}
+
+impl Masters {
+    /// Reads them.
+    pub fn read(config: &Config) -> Result<Self, AppError> {
+        let current = read_master_key(&config.keys.master)?;
+        let additional = match &config.keys.additional_master {
+            Some(source) => Some(read_master_key(source)?.ok_or_else(|| gone(source))?),
+            None => None,
+        };
+        Ok(Self { current, additional })
+    }
+}
+
+/// Opens the key ring, making the first keys of a new database. The master key is read before the database is opened, so
+/// that a wrong one leaves the database as it was.
+pub async fn open_keeper(
+    config: &Config,
+    masters: Masters,
+    store: &dyn Store,
+    system: &System,
+) -> Result<Keeper, AppError> {
+    let mut ring = store.ring().await?;
+    let is_new = ring.keys.is_empty() && ring.damaged.is_empty();
+    let current = match (masters.current, &config.keys.master) {
+        (Some(current), _) => current,
+        (None, MasterKeySource::File(path)) if !is_new => return Err(AppError::MasterKeyGone(path.clone())),
+        (None, MasterKeySource::File(path)) if config.database.is_shared() => {
+            return Err(AppError::MasterKeyMissing { path: path.clone() });
+        }
+        (None, MasterKeySource::File(path)) => {
+            let master = master_key::create(path, &*system.rng)?;
+            tracing::info!(file = %path.display(), "made a master key: back it up, without it the database is useless");
+            master
+        }
+        (None, source) => return Err(gone(source)),
+    };
+    let masters = MasterKeys { current, additional: masters.additional };
+    if is_new {
+        let first = generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, system.clock.now())?;
+        // Whoever was faster made others, which are read below.
+        store.change_ring(RingChange { version: ring.version, put: first, drop: vec![] }).await?;
+        ring = store.ring().await?;
+    }
+    let ring = KeyRing::open(&masters, ring)?;
+    Ok(Keeper::new(masters, ring))
+}
+
+/// Opens a database that exists, and makes sure that all its keys open under these master keys.
+async fn open(config: &Config, system: &System) -> Result<(Arc<dyn Store>, MasterKeys), AppError> {
+    database::require_database(config)?;
+    let masters = Masters::read(config)?;
+    let store = database::open_store(config).await?;
+    let keeper = open_keeper(config, masters, &*store, system).await?;
+    Ok((store, keeper.into_masters()))
+}
+
+/// Takes a private key that was made elsewhere as the next one that signs access tokens, in the place of the one that was to be.
+pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<Key, AppError> {
+    let refused = |problem: String| AppError::NotImported { path: file.to_owned(), problem };
+    let pem = private_file::read(file).map_err(|error| refused(error.to_string()))?;
+    let (pair, secret) = SigningPair::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
+    let wanted = config.keys.signing.algorithm;
+    if pair.algorithm() != wanted {
+        let problem = format!("it is a key for {0}; keys.algorithm is {wanted}: set it to {0} first", pair.algorithm());
+        return Err(refused(problem));
+    }
+    let kid = generate::name(&pair).ok_or_else(|| refused("it has no name".to_owned()))?;
+    let (store, masters) = open(config, &system).await?;
+    loop {
+        let ring = store.ring().await?;
+        let keys = || ring.keys.iter().map(|sealed| &sealed.key);
+        if let Some(there) = keys().find(|key| key.kid == kid) {
+            return Err(refused(format!("key {kid} is there already, {}", there.state().as_str())));
+        }
+        let waiting = keys().filter(|key| key.purpose() == wanted.purpose() && key.state() == KeyState::Pending);
+        let drop = waiting.map(|key| key.kid.clone()).collect();
+        let key = Key::new(kid.clone(), wanted, system.clock.now());
+        let sealed = masters.current.seal(&*system.rng, key.clone(), &secret).map_err(RingError::from)?;
+        let change = RingChange { version: ring.version, put: vec![sealed], drop };
+        if store.change_ring(change).await?.is_some() {
+            return Ok(key);
+        }
+    }
+}
+
+/// Seals all keys anew that are not under the present master key, one after the other, so that it can be interrupted. Returns
+/// how many there were.
+pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> {
+    let (store, masters) = open(config, &system).await?;
+    let mut resealed = 0;
+    'again: loop {
+        let ring = store.ring().await?;
+        for key in &ring.keys {
+            if let Some(new) = masters.reseal(&*system.rng, key).map_err(RingError::from)? {
+                let change = RingChange { version: ring.version, put: vec![new], drop: vec![] };
+                resealed += usize::from(store.change_ring(change).await?.is_some());
+                // There is a new version of the ring now.
+                continue 'again;
+            }
+        }
+        return Ok(resealed);
+    }
+}

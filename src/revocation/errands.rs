@@ -1,0 +1,126 @@
+//! What a renewal gives occasion to, and nobody waits for: lost revocations are written again, replicas that are gone removed.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use tokio::{task::JoinSet, time::sleep};
+
+use super::{renewing::RETRY, replica::Replica};
+use crate::{
+    domain::{
+        ids::SessionId,
+        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, Timeline},
+        session::{EndReason, Ended},
+        text::{Note, Tenant},
+        time::Timestamp,
+    },
+    store::{Store, StoreError, replicas::Other},
+};
+
+/// Lost revocations that are written again at the same time.
+const RESTORED_AT_ONCE: usize = 512;
+
+/// What is under way. Dropped, it ends.
+pub struct Errands {
+    replica: Arc<Replica>,
+    store: Arc<dyn Store>,
+    tasks: JoinSet<()>,
+}
+
+impl Errands {
+    /// Nothing yet.
+    pub fn new(replica: Arc<Replica>, store: Arc<dyn Store>) -> Self {
+        Self { replica, store, tasks: JoinSet::new() }
+    }
+
+    /// Lets go of what is done.
+    pub fn tidy(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Writes again what this process knows and the database has lost. The entries alone would not do: with them the ends of
+    /// the sessions were lost.
+    pub fn restore(&mut self, lost: Vec<(Revoked, Timestamp)>) {
+        tracing::error!(
+            revocations = lost.len(),
+            "the database has lost revocations that had been acknowledged, as in a failover to a standby that had not \
+             received them; they are written again"
+        );
+        self.replica.counts().lost_revocations.inc_by(lost.len() as u64);
+        let store = self.store.clone();
+        let replica = self.replica.clone();
+        let now = replica.lease().start().now;
+        self.tasks.spawn(async move {
+            // Each waits until all know of it, so none waits for the others to be written.
+            let restoring = stream::iter(lost).for_each_concurrent(RESTORED_AT_ONCE, async |(revoked, expires_at)| {
+                let revocation = restoration(revoked, expires_at, now);
+                while let Err(error) = restore(&*store, &replica, &revocation).await {
+                    tracing::warn!(%error, "a lost revocation cannot be written again yet");
+                    sleep(RETRY).await;
+                }
+            });
+            restoring.await;
+            tracing::info!("the lost revocations hold again");
+        });
+    }
+
+    /// Removes a replica that has stood still for so long that it does not answer any more.
+    pub fn remove(&mut self, other: Other) {
+        let (store, replica) = (self.store.clone(), self.replica.clone());
+        self.tasks.spawn(async move {
+            let Some(members) = store.members() else { return };
+            match members.remove(other.incarnation, other.renewals).await {
+                Ok(true) => {
+                    replica.counts().removals.inc();
+                    tracing::warn!(replica = %other.incarnation, "a replica has gone without a word");
+                }
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "a replica that is gone cannot be removed"),
+            }
+        });
+    }
+
+    /// Whoever had a lease and is not registered in this history has stopped answering.
+    pub fn settle(&mut self, before: Timeline, now: Timeline) {
+        let store = self.store.clone();
+        self.tasks.spawn(async move {
+            let Some(members) = store.members() else { return };
+            match members.settle(before, now).await {
+                Ok(()) => tracing::info!("the replicas are complete again after a failover"),
+                Err(error) => tracing::debug!(%error, "that the replicas are complete cannot be recorded"),
+            }
+        });
+    }
+}
+
+/// What writes an entry again, and ends the session that it stops.
+fn restoration(revoked: Revoked, expires_at: Timestamp, now: Timestamp) -> Revocation {
+    let session_id = match &revoked {
+        Revoked::Session(id) => Some(*id),
+        Revoked::Token(_) | Revoked::Tenant { .. } => None,
+    };
+    let tenant = match &revoked {
+        Revoked::Tenant { tenant, .. } => tenant.clone(),
+        // Not known here; it is there for people to read.
+        Revoked::Session(_) | Revoked::Token(_) => Tenant::default(),
+    };
+    let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
+    let orphan = BlacklistEntry {
+        revoked,
+        tenant,
+        subject: None,
+        session_id,
+        reason: ended.reason,
+        note: ended.note.clone(),
+        revoked_at: now,
+        expires_at,
+    };
+    // No session has the identifier zero: then there is only the entry to be written.
+    let target = RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
+    Revocation { target, ended, may_add: true, orphan: Some(orphan) }
+}
+
+async fn restore(store: &dyn Store, replica: &Replica, revocation: &Revocation) -> Result<(), StoreError> {
+    let place = store.revoke(revocation.clone()).await?.place;
+    replica.acknowledged(place).await.map_err(|error| StoreError::Unavailable(error.to_string()))
+}
