@@ -16,11 +16,10 @@ COPY --from=build /src/target/release/countersign /usr/local/bin/countersign
 USER countersign
 VOLUME /data
 EXPOSE 50051 8080
-# Within its container the service must listen on all addresses, unencrypted and open to whoever reaches it: publish the
-# ports to trusted networks only, or put a proxy in front that encrypts and authenticates.
+# Within its container the service must listen on all addresses, and so it starts only with TLS and callers in its configuration, or
+# with COUNTERSIGN_INSECURE=true where a proxy in front encrypts and authenticates.
 ENV COUNTERSIGN_LISTEN=0.0.0.0:50051 \
     COUNTERSIGN_HTTP_LISTEN=0.0.0.0:8080 \
-    COUNTERSIGN_INSECURE=true \
     COUNTERSIGN_DATA_DIR=/data
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["countersign", "health"]
 ENTRYPOINT ["countersign"]

@@ -22,6 +22,7 @@
 
 pub mod app;
 pub mod authority;
+pub mod callers;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -31,6 +32,7 @@ pub mod http;
 pub mod keys;
 pub mod metrics;
 pub mod mutants;
+pub mod net;
 pub mod proto;
 pub mod revocation;
 pub mod rng;

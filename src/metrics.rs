@@ -10,7 +10,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::revocation::replica::Replica;
+use crate::{
+    callers::Callers,
+    net::{accept::Counts, tls::Tls},
+    revocation::replica::Replica,
+};
 
 /// The media type of the text.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -18,15 +22,40 @@ pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; chars
 /// Before each name.
 const PREFIX: &str = "countersign";
 
+/// What is watched.
+#[derive(Debug)]
+pub struct Observed {
+    /// What the process knows of revocations.
+    pub replica: Arc<Replica>,
+    /// Who calls it.
+    pub callers: Arc<Callers>,
+    /// By which connections.
+    pub connections: Connections,
+    /// How they are encrypted, if they are.
+    pub tls: Option<Arc<Tls>>,
+}
+
+/// The connections of both sides.
+#[derive(Clone, Debug, Default)]
+pub struct Connections {
+    /// Those for gRPC.
+    pub grpc: Arc<Counts>,
+    /// Those for HTTP.
+    pub http: Arc<Counts>,
+}
+
 /// All metrics.
 #[derive(Debug)]
 pub struct Metrics(Registry);
 
 impl Metrics {
-    /// Those of this replica.
-    pub fn new(replica: Arc<Replica>) -> Self {
+    /// Those of a process.
+    pub fn new(observed: Observed) -> Self {
+        let Observed { replica, callers, connections, tls } = observed;
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(OfReplica(replica)));
+        registry.register_collector(Box::new(OfCallers(callers)));
+        registry.register_collector(Box::new(OfConnections(connections, tls)));
         Self(registry)
     }
 
@@ -102,6 +131,84 @@ impl Collector for OfReplica {
     }
 }
 
+/// What is told of those who call.
+#[derive(Debug)]
+struct OfCallers(Arc<Callers>);
+
+impl Collector for OfCallers {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let refused = self.0.refused();
+        let mut page = Page(encoder);
+        page.number("callers", "Callers that are known; 0 if everybody may do everything.", count(self.0.count()))?;
+        page.number("calls_under_way", "Calls that have been let in and not yet answered.", {
+            count(self.0.calls_under_way())
+        })?;
+        page.by(
+            "reason",
+            "calls_refused",
+            "Calls that were not let in.",
+            None,
+            &[
+                ("unknown", &refused.unknown),
+                ("not_allowed", &refused.not_allowed),
+                ("over_limit", &refused.over_limit),
+                ("overloaded", &refused.overloaded),
+            ],
+        )
+    }
+}
+
+/// What is told of connections.
+#[derive(Debug)]
+struct OfConnections(Connections, Option<Arc<Tls>>);
+
+impl Collector for OfConnections {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Self(Connections { grpc, http }, tls) = self;
+        let mut page = Page(encoder);
+        page.by(
+            "side",
+            "connections_open",
+            "Connections that are open.",
+            None,
+            &[("grpc", &grpc.open), ("http", &http.open)],
+        )?;
+        page.by(
+            "side",
+            "connections_accepted",
+            "Connections that were accepted.",
+            None,
+            &[("grpc", &grpc.accepted), ("http", &http.accepted)],
+        )?;
+        page.by(
+            "side",
+            "connections_refused",
+            "Connections closed at once, because there were too many.",
+            None,
+            &[("grpc", &grpc.refused), ("http", &http.refused)],
+        )?;
+        let help = "Connections closed because they were not encrypted as they must be, or too slow about it.";
+        page.by(
+            "side",
+            "handshakes_failed",
+            help,
+            None,
+            &[("grpc", &grpc.handshakes_failed), ("http", &http.handshakes_failed)],
+        )?;
+        if let Some(tls) = tls {
+            let gauge = ConstGauge::new(tls.expires_at().seconds());
+            let help = "When the certificate ends, in seconds since 1970.";
+            gauge.encode(page.0.encode_descriptor(
+                "certificate_expiry_timestamp",
+                help,
+                Some(&Unit::Seconds),
+                gauge.metric_type(),
+            )?)?;
+        }
+        Ok(())
+    }
+}
+
 /// Where metrics are told one after the other.
 struct Page<'a>(DescriptorEncoder<'a>);
 
@@ -126,9 +233,21 @@ impl Page<'_> {
         unit: Option<&Unit>,
         metrics: &[(&str, &M)],
     ) -> fmt::Result {
+        self.by("outcome", name, help, unit, metrics)
+    }
+
+    /// One metric in several kinds, told apart by a label.
+    fn by<M: EncodeMetric>(
+        &mut self,
+        label: &str,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        metrics: &[(&str, &M)],
+    ) -> fmt::Result {
         let Some((_, first)) = metrics.first() else { return Ok(()) };
         let mut family = self.0.encode_descriptor(name, help, unit, first.metric_type())?;
-        metrics.iter().try_for_each(|(outcome, metric)| metric.encode(family.encode_family(&[("outcome", *outcome)])?))
+        metrics.iter().try_for_each(|(kind, metric)| metric.encode(family.encode_family(&[(label, *kind)])?))
     }
 }
 

@@ -26,3 +26,5 @@ mod settings;
 mod signals;
 #[path = "process/start.rs"]
 mod start;
+#[path = "process/tls.rs"]
+mod tls;

@@ -105,7 +105,7 @@ fn settings(path: &str, value: &serde_json::Value) -> Vec<String> {
 fn the_table_has_every_setting_with_its_default() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
-    fs::write(&file, "[database]\npassword_file = 'p'\n[keys]\nadditional_master_key_file = 'p'\n[tenants.t]\npolicy = 'default'\naudiences = ['a']").unwrap();
+    fs::write(&file, "[database]\npassword_file = 'p'\n[keys]\nadditional_master_key_file = 'p'\n[tls]\ncertificate_file = 'p'\nprivate_key_file = 'p'\nclient_ca_file = 'p'\n[tenants.t]\npolicy = 'default'\naudiences = ['a']").unwrap();
     let output = Command::new(BINARY).args(["config", "print", "--json", "--config"]).arg(&file).output().unwrap();
     let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let readme = readme();
@@ -116,7 +116,16 @@ fn the_table_has_every_setting_with_its_default() {
         assert!(readme.contains(&format!("| `{shown}` |")), "the README lacks {shown}");
         let value = name.split('.').fold(&printed, |value, part| &value[part]);
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let derived = ["database_url", "default_audience", "master_key_file", "password_file", "tenants"];
+        let derived = [
+            "database_url",
+            "default_audience",
+            "master_key_file",
+            "password_file",
+            "tenants",
+            "certificate_file",
+            "private_key_file",
+            "client_ca_file",
+        ];
         if derived.iter().any(|derived| name.contains(derived)) {
             continue;
         }

@@ -2,24 +2,34 @@
 
 mod database;
 mod keys;
+mod reload;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     authority::{Authority, Settings, ready::Ready, sweep::Swept},
+    callers::{Callers, meter::Ceilings},
     clock::{Clock, SystemClock},
     config::{Config, database::DatabaseUrl, keys::Keys},
     domain::{ids::Incarnation, time::brief},
-    grpc::server::{self, Health},
+    grpc::{
+        health::{self, Health},
+        server::{self, ConnectionLimits},
+        services::{CallLimits, Services},
+    },
     http::{
         self,
         health::{Phase, Readiness},
     },
     keys::{generate::NotGenerated, keeper::Keeper, master_key::MasterKeyError, ring::RingError},
-    metrics::Metrics,
+    metrics::{Connections, Metrics, Observed},
+    net::{
+        accept::{self, Entrance},
+        tls::{Side, Tls, TlsError},
+    },
     revocation::{
         renewing::{Draw, Renewing},
         replica::Replica,
@@ -44,6 +54,7 @@ pub use crate::store::replicas::{Member, Register};
 use self::{
     database::{make_folders, postgres_options, require_database},
     keys::{Masters, open_keeper},
+    reload::Reloading,
 };
 
 /// The service cannot start, or had to stop.
@@ -110,9 +121,9 @@ pub enum AppError {
     /// The first keys could not be made.
     #[error(transparent)]
     NotGenerated(#[from] NotGenerated),
-    /// The server failed.
-    #[error("the gRPC server failed: {0}")]
-    Server(#[from] tonic::transport::Error),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A sweep stopped early.
     #[error("the sweep stopped early, what is due stays due: {0}")]
     Sweep(String),
@@ -124,7 +135,7 @@ pub enum AppError {
 impl AppError {
     /// Whether it happened before the service was up.
     pub fn is_at_start(&self) -> bool {
-        !matches!(self, Self::Server(_) | Self::Sweep(_) | Self::TaskStopped(_))
+        !matches!(self, Self::Sweep(_) | Self::TaskStopped(_))
     }
 }
 
@@ -239,17 +250,42 @@ pub async fn serve(
     let address = listeners.grpc.local_addr().unwrap_or(config.listen.address);
     let http_address = listeners.http.as_ref().and_then(|listener| listener.local_addr().ok());
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
+    let tls =
+        config.tls.as_ref().map(|tls| Tls::open(tls.files.clone(), system.clock.now())).transpose()?.map(Arc::new);
+    let ceilings = Ceilings { calls: config.limits.max_calls, database_calls: config.limits.max_database_calls };
+    let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
+    let connections = Connections::default();
     // Both ports answer from here on, and say that the service is not ready until the blacklist is loaded.
     let mut announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
     let ready = Ready::default();
     let close = CancellationToken::new();
-    let server = server::serve(listeners.grpc, ready.clone(), announcer.grpc.clone(), close.clone());
+    let grpc = Entrance {
+        listener: listeners.grpc,
+        tls: tls.clone(),
+        side: Side::Grpc,
+        limits: entrance_limits(config, config.limits.max_connections),
+        counts: connections.grpc.clone(),
+    };
+    let others = health::routes(&announcer.grpc, config.reflection);
+    let services = Services::new(ready.clone(), others, callers.clone(), call_limits(config));
+    let server = server::serve(grpc, services, connection_limits(config), close.clone());
     let mut server = AbortOnDropHandle::new(tokio::spawn(server));
     let close_http = CancellationToken::new();
-    let routes =
-        http::routes(announcer.http.clone(), Arc::new(Metrics::new(replica.clone())), &config.issuer, ready.clone());
-    let mut http =
-        AbortOnDropHandle::new(tokio::spawn(http::server::serve(listeners.http, routes, close_http.clone())));
+    let observed = Observed {
+        replica: replica.clone(),
+        callers: callers.clone(),
+        connections: connections.clone(),
+        tls: tls.clone(),
+    };
+    let routes = http::routes(announcer.http.clone(), Arc::new(Metrics::new(observed)), &config.issuer, ready.clone());
+    let http = listeners.http.map(|listener| Entrance {
+        listener,
+        tls: tls.clone().filter(|_| config.tls.as_ref().is_some_and(|tls| tls.http)),
+        side: Side::Http,
+        limits: entrance_limits(config, config.limits.max_http_connections),
+        counts: connections.http.clone(),
+    });
+    let mut http = AbortOnDropHandle::new(tokio::spawn(http::server::serve(http, routes, close_http.clone())));
 
     let opened = tokio::select! {
         opened = open(config, store, &system, replica.clone()) => opened?,
@@ -260,15 +296,15 @@ pub async fn serve(
         version = env!("CARGO_PKG_VERSION"),
         listen = %address,
         http = http_address.map(tracing::field::display),
+        tls = tls.is_some(),
+        callers = callers.count(),
         database = %config.database,
         issuer = config.issuer,
         signing_key = keeper.ring().signing().map(|key| &*key.kid),
         revocations_hold_within = %brief(config.lease.holds_for()),
         "starting"
     );
-    if !address.ip().is_loopback() {
-        tracing::warn!("anybody who reaches this address may create and revoke sessions (setting insecure)");
-    }
+    warn_of_risks(address, callers.is_open(), tls.is_some());
     ready.set(authority.clone());
 
     let mut renewing = Renewing::new(replica.clone(), store.clone(), keeper.clone(), draw(config, &system));
@@ -281,6 +317,8 @@ pub async fn serve(
     }
     tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
     let mut tasks = start_tasks(config, store.clone(), renewing, authority, &system);
+    let reloading = Reloading { config: config.clone(), callers, tls, clock: system.clock.clone() };
+    tasks.spawn(named("the look at certificates and callers", reloading.run(shutdown.reload.clone())));
     announcer.announce(Phase::Serving).await;
     tracing::info!("serving");
     let mut reporting = AbortOnDropHandle::new(tokio::spawn(report(replica.clone(), announcer.clone())));
@@ -288,10 +326,7 @@ pub async fn serve(
     let failure = tokio::select! {
         () = shutdown.soft.cancelled() => None,
         stopped = tasks.join_next() => Some(AppError::TaskStopped(name_of(stopped))),
-        ended = &mut server => Some(match ended {
-            Ok(Err(error)) => error.into(),
-            Ok(Ok(())) | Err(_) => AppError::TaskStopped("the gRPC server".to_owned()),
-        }),
+        _ = &mut server => Some(AppError::TaskStopped("the gRPC server".to_owned())),
         _ = &mut http => Some(AppError::TaskStopped("the HTTP server".to_owned())),
     };
 
@@ -327,6 +362,43 @@ pub async fn serve(
             tracing::info!("stopped");
             Ok(())
         }
+    }
+}
+
+/// Says what anybody may do, and what anybody may see.
+fn warn_of_risks(address: SocketAddr, is_open: bool, is_encrypted: bool) {
+    match (is_open, address.ip().is_loopback()) {
+        (false, _) => {}
+        (true, true) => tracing::info!("no callers are configured: everybody on this machine may do everything"),
+        (true, false) => tracing::warn!("no callers are configured: whoever reaches {address} may do everything"),
+    }
+    if !is_encrypted && !address.ip().is_loopback() {
+        tracing::warn!("what is sent to {address} is not encrypted (setting insecure)");
+    }
+}
+
+fn entrance_limits(config: &Config, connections: usize) -> accept::Limits {
+    accept::Limits { connections, handshake: config.limits.handshake_timeout }
+}
+
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    let limits = &config.limits;
+    ConnectionLimits {
+        metadata_bytes: limits.max_metadata_bytes,
+        streams: limits.max_streams_per_connection,
+        handshake: limits.handshake_timeout,
+        idle: limits.idle_timeout,
+        keepalive_interval: limits.keepalive_interval,
+        keepalive_timeout: limits.keepalive_timeout,
+    }
+}
+
+fn call_limits(config: &Config) -> CallLimits {
+    let limits = &config.limits;
+    CallLimits {
+        request_bytes: limits.max_request_bytes,
+        batch_bytes: limits.max_batch_bytes,
+        time: limits.call_timeout,
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     domain::{
+        caller::Actor,
         claims::CustomClaims,
         ids::{SessionId, TokenId},
         policy::{self, Policy, SessionPolicy},
@@ -54,7 +55,14 @@ pub struct NewSession {
 
 impl Authority {
     /// Creates a session and issues its first tokens.
-    pub async fn create_session(&self, new: NewSession) -> Result<Issued, AuthorityError> {
+    pub async fn create_session(&self, by: &Actor, new: NewSession) -> Result<Issued, AuthorityError> {
+        if !by.reach().has_tenant(&new.tenant) {
+            return Err(AuthorityError::not_allowed(by, "tenant is not among its tenants"));
+        }
+        let audience = self.audience_of(&new)?;
+        if let Some(index) = audience.iter().position(|audience| !by.reach().has_audience(audience)) {
+            return Err(AuthorityError::not_allowed(by, format!("audience[{index}] is not among its audiences")));
+        }
         self.current().await?;
         let now = self.clock.now();
         let policy = self.policy_of(&new)?;
@@ -76,7 +84,7 @@ impl Authority {
         let token_id = TokenId::new(self.random()?);
         let mut session = Session {
             id: SessionId::new(now, self.random()?),
-            audience: self.audience_of(&new)?,
+            audience,
             tenant: new.tenant,
             subject: new.subject,
             client_id: new.client_id,
@@ -112,7 +120,7 @@ impl Authority {
                 }
                 Created::Repeated(earlier) => {
                     self.confirmed().await?;
-                    return self.repeat(&session, *earlier, now);
+                    return self.repeat(by, &session, *earlier, now);
                 }
                 Created::QuotaExceeded => {
                     return Err(AuthorityError::SessionQuotaExceeded {
@@ -130,8 +138,9 @@ impl Authority {
     }
 
     /// Answers a request that was made before, with the session that it made then.
-    fn repeat(&self, asked: &Session, earlier: Session, now: Timestamp) -> Result<Issued, AuthorityError> {
-        if (&asked.subject, &asked.client_id) != (&earlier.subject, &earlier.client_id) {
+    fn repeat(&self, by: &Actor, asked: &Session, earlier: Session, now: Timestamp) -> Result<Issued, AuthorityError> {
+        let is_in_reach = earlier.audience.iter().all(|audience| by.reach().has_audience(audience));
+        if !is_in_reach || (&asked.subject, &asked.client_id) != (&earlier.subject, &earlier.client_id) {
             return Err(AuthorityError::field("request_id", "was used for another subject or client: use a new one"));
         }
         require_live(&earlier, now)?;

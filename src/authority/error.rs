@@ -1,6 +1,11 @@
 //! Every way in which a use case can fail: a closed list, which each transport maps to its own codes in one place.
 
-use crate::{domain::rotation::NotRotated, rng::RngFailed, store::StoreError, token::access::SignError};
+use crate::{
+    domain::{caller::Actor, rotation::NotRotated},
+    rng::RngFailed,
+    store::StoreError,
+    token::access::SignError,
+};
 
 /// A use case failed. Nothing was changed, unless the variant says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +16,14 @@ pub enum AuthorityError {
         /// Path of the field in the request.
         field: String,
         /// What is wrong with it.
+        problem: String,
+    },
+    /// The caller is known, and may not do this. The text says what it may not.
+    #[error("the caller {name} may not do this: {problem}")]
+    CallerNotAllowed {
+        /// Who.
+        name: String,
+        /// What stands against it.
         problem: String,
     },
     /// Garbage, forged, or of another service.
@@ -68,6 +81,11 @@ pub enum AuthorityError {
 }
 
 impl AuthorityError {
+    /// A caller asks for what is out of its reach.
+    pub fn not_allowed(actor: &Actor, problem: impl ToString) -> Self {
+        Self::CallerNotAllowed { name: actor.caller.name.to_string(), problem: problem.to_string() }
+    }
+
     /// A field is wrong.
     pub fn field(field: impl Into<String>, problem: impl ToString) -> Self {
         Self::InvalidField { field: field.into(), problem: problem.to_string() }

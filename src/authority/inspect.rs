@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use super::{Authority, error::AuthorityError};
 use crate::{
     domain::{
+        caller::Actor,
         ids::SessionId,
         session::Session,
         text::{Subject, Tenant},
@@ -42,13 +43,17 @@ pub struct Page {
 
 impl Authority {
     /// Reads a session, and the instant for which it is shown.
-    pub async fn session(&self, id: SessionId) -> Result<(Session, Timestamp), AuthorityError> {
-        let session = self.store.session(id).await?.ok_or(AuthorityError::SessionNotFound)?;
+    pub async fn session(&self, by: &Actor, id: SessionId) -> Result<(Session, Timestamp), AuthorityError> {
+        let session = self.store.session(id).await?.filter(|session| by.reach().has_tenant(&session.tenant));
+        let session = session.ok_or(AuthorityError::SessionNotFound)?;
         Ok((session, self.clock.now()))
     }
 
     /// Lists sessions, a page at a time.
-    pub async fn sessions(&self, listing: Listing) -> Result<Page, AuthorityError> {
+    pub async fn sessions(&self, by: &Actor, listing: Listing) -> Result<Page, AuthorityError> {
+        if !by.reach().has_tenant(&listing.tenant) {
+            return Err(AuthorityError::not_allowed(by, "tenant is not among its tenants"));
+        }
         let now = self.clock.now();
         let before = match listing.page_token.as_str() {
             "" => None,

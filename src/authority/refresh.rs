@@ -3,6 +3,7 @@
 use super::{Authority, error::AuthorityError, issue::Issued};
 use crate::{
     domain::{
+        caller::Actor,
         ids::TokenId,
         refresh::{RefreshAttempt, RefreshRefusal},
         session::Device,
@@ -33,7 +34,7 @@ pub struct Exchanged {
 
 impl Authority {
     /// Exchanges a refresh token. Garbage costs no look at the database.
-    pub async fn refresh(&self, exchange: Exchange) -> Result<Exchanged, AuthorityError> {
+    pub async fn refresh(&self, by: &Actor, exchange: Exchange) -> Result<Exchanged, AuthorityError> {
         let claims = self.read_refresh_token(&exchange.refresh_token).ok_or(AuthorityError::RefreshTokenInvalid)?;
         self.current().await?;
         let now = self.clock.now();
@@ -44,6 +45,7 @@ impl Authority {
             secret: claims.lineage.secret,
             scopes: exchange.scopes,
             device: exchange.device,
+            reach: by.reach().clone(),
             now,
             next_access_token_id: TokenId::new(self.random()?),
             next_key: self.refresh_key()?,

@@ -3,11 +3,13 @@
 use super::{Authority, error::AuthorityError};
 use crate::{
     domain::{
+        caller::{Actor, Reach},
         claims::AccessClaims,
         ids::SessionId,
+        permission::Operation,
         policy::LONGEST_ACCESS_TOKEN_TTL,
         revocation::{BlacklistEntry, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
-        session::{EndReason, Ended},
+        session::{EndReason, Ended, Session},
         text::{Note, Subject, Tenant},
         time::Timestamp,
     },
@@ -62,25 +64,44 @@ pub struct Revocations {
 
 impl Authority {
     /// Revokes. Only an authentic, unexpired token or a live session adds a row.
-    pub async fn revoke(&self, order: RevokeOrder) -> Result<Revocations, AuthorityError> {
+    pub async fn revoke(&self, by: &Actor, order: RevokeOrder) -> Result<Revocations, AuthorityError> {
+        let reach = by.reach();
         let now = self.clock.now();
         let nothing = Ok(Revocations { sessions: 0, effective_at: now });
         let by_id = matches!(order.target, RevokeTarget::Session(_));
         let ended = Ended { at: now, reason: order.reason, note: order.note };
         let mut orphan = None;
         let target = match order.target {
-            RevokeTarget::Session(id) => RevocationTarget::Session(id),
+            RevokeTarget::Tenant(_) if !by.caller.may(Operation::RevokeTenant) => {
+                return Err(AuthorityError::not_allowed(by, "all of a tenant is for the role admin"));
+            }
+            RevokeTarget::Subject { tenant, .. } | RevokeTarget::Tenant(tenant) if !reach.has_tenant(&tenant) => {
+                return Err(AuthorityError::not_allowed(by, "tenant is not among its tenants"));
+            }
+            RevokeTarget::Session(id) => {
+                // The tenant of a session never changes, so it may be looked at before.
+                if reach.tenants.is_some() {
+                    let session = self.certain_session(id).await?;
+                    session
+                        .filter(|session| reach.has_tenant(&session.tenant))
+                        .ok_or(AuthorityError::SessionNotFound)?;
+                }
+                RevocationTarget::Session(id)
+            }
             RevokeTarget::Subject { tenant, subject, except } => RevocationTarget::Subject { tenant, subject, except },
             RevokeTarget::Tenant(tenant) => RevocationTarget::Tenant(tenant),
             RevokeTarget::Token { token, token_only } if token.starts_with(PREFIX) => {
                 if token_only {
                     return Err(AuthorityError::field("extent", "TOKEN_ONLY goes with an access token only"));
                 }
-                RevocationTarget::Session(self.session_of_refresh_token(&token).await?)
+                RevocationTarget::Session(self.session_of_refresh_token(reach, &token).await?)
             }
             RevokeTarget::Token { token, token_only } => {
                 let token = self.verified(&token).map_err(|_| not_authentic())?;
                 let claims = &token.claims;
+                if !reach.has_tenant(&claims.tenant) {
+                    return Err(AuthorityError::SessionNotFound);
+                }
                 // Only the end counts: a token whose time has not come yet is to be stopped before it does. And it must have
                 // ended for everybody: others may be behind the time by as much as we are ahead of it.
                 if now.minus(self.settings.max_clock_skew.saturating_mul(2)) >= claims.expires_at {
@@ -134,19 +155,34 @@ impl Authority {
     }
 
     /// The session of an authentic refresh token of any generation that was issued. It may be gone.
-    async fn session_of_refresh_token(&self, token: &str) -> Result<SessionId, AuthorityError> {
+    async fn session_of_refresh_token(&self, reach: &Reach, token: &str) -> Result<SessionId, AuthorityError> {
         let claims = self.read_refresh_token(token).ok_or_else(not_authentic)?;
         loop {
             let timeline = self.replica.timeline();
             let Some(session) = self.store.session(claims.session_id).await? else { return Ok(claims.session_id) };
             let is_of_session = claims.lineage.secret == session.lineage.secret;
             if is_of_session && claims.lineage.generation <= session.lineage.generation {
-                return Ok(session.id);
+                let is_in_reach = reach.has_tenant(&session.tenant);
+                return if is_in_reach { Ok(session.id) } else { Err(AuthorityError::SessionNotFound) };
             }
             // It was only read: if the database has been replaced meanwhile, the one in its place may know better.
             self.confirmed().await?;
             if self.replica.timeline() == timeline {
                 return Err(not_authentic());
+            }
+        }
+    }
+
+    /// A session, and none only if the database in charge has none.
+    async fn certain_session(&self, id: SessionId) -> Result<Option<Session>, AuthorityError> {
+        loop {
+            let timeline = self.replica.timeline();
+            if let Some(session) = self.store.session(id).await? {
+                return Ok(Some(session));
+            }
+            self.confirmed().await?;
+            if self.replica.timeline() == timeline {
+                return Ok(None);
             }
         }
     }

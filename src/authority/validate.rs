@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Authority, error::AuthorityError};
 use crate::{
-    domain::{claims::AccessClaims, time::Timestamp},
+    domain::{
+        caller::{Actor, Reach},
+        claims::AccessClaims,
+        time::Timestamp,
+    },
     keys::ring::{Found, VerifyingKey},
     mutants::broken,
     revocation::lease::Held,
@@ -37,7 +41,8 @@ pub struct Answer {
     pub checked_at: Timestamp,
 }
 
-/// Why a token is inactive. If several reasons apply, the order is: form and signature, time, revocation, demands.
+/// Why a token is inactive. If several reasons apply, the order is: form and signature, tenant, time,
+/// revocation, audience and demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InactiveReason {
     /// Not a JWT of the form that this service issues.
@@ -62,6 +67,8 @@ pub enum InactiveReason {
     StepUpRequired,
     /// Stopped by the blacklist, or its key has been revoked.
     Revoked,
+    /// Of a tenant that the caller may not see.
+    ForeignTenant,
 }
 
 impl From<Rejection> for InactiveReason {
@@ -78,6 +85,8 @@ impl From<Rejection> for InactiveReason {
 /// The tokens of one call being judged.
 pub struct Validation<'a> {
     authority: &'a Authority,
+    /// What the caller may see.
+    reach: &'a Reach,
     /// Set once a renewal has been waited for, which was sent after the call came: the rest needs no lease.
     renewed: Option<Held>,
 }
@@ -87,23 +96,23 @@ impl Validation<'_> {
     pub async fn judge(&mut self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
         let replica = &self.authority.replica;
         let held = self.renewed.unwrap_or_else(|| replica.lease().load());
-        if let Some(answer) = self.authority.judge(question, held) {
+        if let Some(answer) = self.authority.judge(self.reach, question, held) {
             return Ok(answer);
         }
         let held = replica.renewed().await.map_err(|_| AuthorityError::NotCurrent)?;
         self.renewed = Some(held);
-        self.authority.judge(question, held).ok_or(AuthorityError::NotCurrent)
+        self.authority.judge(self.reach, question, held).ok_or(AuthorityError::NotCurrent)
     }
 }
 
 impl Authority {
     /// Begins to judge tokens, for one call.
-    pub fn validation(&self) -> Validation<'_> {
-        Validation { authority: self, renewed: None }
+    pub fn validation<'a>(&'a self, by: &'a Actor) -> Validation<'a> {
+        Validation { authority: self, reach: by.reach(), renewed: None }
     }
 
     /// Judges a token by a lease that was loaded before. None if it has ended meanwhile.
-    fn judge(&self, question: &Question<'_>, held: Held) -> Option<Answer> {
+    fn judge(&self, reach: &Reach, question: &Question<'_>, held: Held) -> Option<Answer> {
         let looked_up = self.verified(question.access_token).map(|token| {
             let revocation = self.check_revocation(&token.claims);
             (token, revocation)
@@ -112,8 +121,14 @@ impl Authority {
         // judgement of the time knows of.
         let checked_at = self.replica.lease().check(held)?;
         let outcome = looked_up.and_then(|(token, revocation)| {
+            if !reach.has_tenant(&token.claims.tenant) {
+                return Err(InactiveReason::ForeignTenant);
+            }
             self.check_time(&token.claims, checked_at)?;
             revocation?;
+            if !token.claims.audience.iter().any(|audience| reach.has_audience(audience)) {
+                return Err(InactiveReason::WrongAudience);
+            }
             check_demands(&token.claims, question, checked_at)?;
             Ok(token)
         });

@@ -1,5 +1,6 @@
 //! The command line: one verb a file.
 
+mod caller;
 mod client;
 mod config;
 mod health;
@@ -49,6 +50,9 @@ enum Command {
     /// List, rotate, revoke and import the keys that tokens are made with.
     #[command(subcommand)]
     Key(key::Key),
+    /// Make credentials for those who call the service.
+    #[command(subcommand)]
+    Caller(caller::CallerCommand),
     /// Bring the schema of the database up to date, and exit.
     ///
     /// `serve` does it by itself unless told not to (--no-migrate): for those who keep the right to change tables apart from
@@ -172,6 +176,7 @@ pub fn main() -> ExitCode {
         Command::Session(verb) => block_on(verb.run()),
         Command::Token(verb) => block_on(verb.run()),
         Command::Key(verb) => block_on(verb.run()),
+        Command::Caller(verb) => verb.run(),
         Command::Migrate(verb) => block_on(verb.run()),
         Command::Sweep(verb) => block_on(verb.run()),
         Command::Replica(verb) => block_on(verb.run()),

@@ -1,15 +1,18 @@
 //! The configuration: flags over environment over file over defaults, valid before anything is opened.
 
+pub mod callers;
 pub mod database;
 pub mod error;
 pub mod keys;
 pub mod lease;
+pub mod limits;
 pub mod log;
 pub mod policies;
 pub mod server;
 mod span;
 pub mod sweeper;
 pub mod tenants;
+pub mod tls;
 pub mod tokens;
 
 use std::{
@@ -24,18 +27,21 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::domain::lease::Terms;
+use crate::{callers::Registration, domain::lease::Terms};
 
 use self::{
+    callers::RawCaller,
     database::{Database, DatabaseUrl, Password},
     error::{ConfigError, invalid},
     keys::{Keys, RawKeys},
     lease::RawLease,
+    limits::Limits,
     log::Log,
     policies::{Policies, RawPolicy},
-    server::{GRPC_ADDRESS, HTTP_ADDRESS, Listen, Shutdown},
+    server::{GRPC_ADDRESS, HTTP_ADDRESS, Listen, Protection, Shutdown},
     sweeper::{RawSweeper, Sweeper},
     tenants::{RawTenant, Tenants},
+    tls::{RawTls, Tls},
     tokens::{RawTokens, Tokens},
 };
 
@@ -47,8 +53,9 @@ pub const ENV_PREFIX: &str = "COUNTERSIGN_";
 /// `SERVICE_HOST`, `PORT` and the like are what Kubernetes tells a container about a service named `countersign`.
 fn is_setting(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    let flag = name == "config" || name == "server";
-    let secret = name == "master_key" || name == "additional_master_key";
+    let flag = ["config", "server", "ca_file", "api_key_file", "client_certificate_file", "client_key_file"];
+    let flag = flag.contains(&name.as_str());
+    let secret = ["master_key", "additional_master_key", "api_key"].contains(&name.as_str());
     if cfg!(feature = "mutants") && (name == "mutant" || name == "wall_clock_offset") {
         return false;
     }
@@ -57,7 +64,7 @@ fn is_setting(name: &str) -> bool {
 }
 
 /// All settings, checked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The `iss` of access tokens.
     pub issuer: String,
@@ -65,6 +72,14 @@ pub struct Config {
     pub listen: Listen,
     /// Where HTTP listens, if it does.
     pub http_listen: Option<Listen>,
+    /// Whether the service describes itself to clients.
+    pub reflection: bool,
+    /// How connections are encrypted, if they are.
+    pub tls: Option<Tls>,
+    /// Who may call; nobody means everybody.
+    pub callers: Vec<Registration>,
+    /// What connections and calls may take.
+    pub limits: Limits,
     /// Folder for the database, the master key and the lock.
     pub data_dir: PathBuf,
     /// Which database.
@@ -93,6 +108,8 @@ pub struct Config {
     pub log: Log,
     /// As `config print` shows it.
     effective: RawConfig,
+    /// Where it comes from.
+    source: (Option<PathBuf>, Flags),
 }
 
 /// The settings as they are written.
@@ -103,9 +120,12 @@ struct RawConfig {
     listen: String,
     http_listen: String,
     insecure: bool,
+    reflection: Reflection,
     data_dir: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     database_url: Option<String>,
+    tls: RawTls,
+    limits: Limits,
     database: Database,
     tokens: RawTokens,
     policies: BTreeMap<String, RawPolicy>,
@@ -116,6 +136,20 @@ struct RawConfig {
     keys: RawKeys,
     shutdown: Shutdown,
     log: Log,
+    callers: Vec<RawCaller>,
+}
+
+/// Whether the service describes itself to clients.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Reflection {
+    /// Where nobody else can ask.
+    #[default]
+    Auto,
+    /// To everybody whom it knows.
+    On,
+    /// Not at all.
+    Off,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -137,6 +171,9 @@ impl Default for RawConfig {
             listen: GRPC_ADDRESS.to_owned(),
             http_listen: HTTP_ADDRESS.to_owned(),
             insecure: false,
+            reflection: Reflection::Auto,
+            tls: RawTls::default(),
+            limits: Limits::default(),
             data_dir: PathBuf::from("countersign-data"),
             database_url: None,
             database: Database::default(),
@@ -149,6 +186,7 @@ impl Default for RawConfig {
             keys: RawKeys::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
+            callers: vec![],
         }
     }
 }
@@ -197,13 +235,35 @@ impl Config {
         let environment = Env::prefixed(ENV_PREFIX).filter(|name| is_setting(name.as_str())).split("__");
         let figment = figment.merge(environment).merge(Serialized::globals(flags));
         let raw: RawConfig = figment.extract().map_err(ConfigError::from)?;
-        Self::check(raw)
+        Self::check(raw, (file.map(Path::to_owned), flags.clone()))
     }
 
-    fn check(mut raw: RawConfig) -> Result<Self, ConfigError> {
+    /// Reads and checks all settings anew, from where these came.
+    pub fn read_again(&self) -> Result<Self, ConfigError> {
+        let (file, flags) = &self.source;
+        Self::load(file.as_deref(), flags)
+    }
+
+    /// Whether another one differs in more than who may call.
+    pub fn differs_elsewhere(&self, other: &Self) -> bool {
+        let others = |config: &Self| toml::to_string(&RawConfig { callers: vec![], ..config.effective.clone() }).ok();
+        others(self) != others(other)
+    }
+
+    fn check(mut raw: RawConfig, source: (Option<PathBuf>, Flags)) -> Result<Self, ConfigError> {
         check_issuer(&raw.issuer)?;
-        let listen = Listen::grpc(&raw.listen, raw.insecure)?;
-        let http_listen = Listen::http(&raw.http_listen, raw.insecure)?;
+        raw.limits.check()?;
+        let tls = raw.tls.check()?;
+        let certificates_are_checked = tls.as_ref().is_some_and(|tls| tls.files.client_ca.is_some());
+        let callers = callers::check(&raw.callers, &raw.limits, certificates_are_checked)?;
+        let protection = Protection { tls: tls.is_some(), callers: !callers.is_empty(), insecure: raw.insecure };
+        let listen = Listen::grpc(&raw.listen, protection)?;
+        let http_listen = Listen::http(&raw.http_listen, protection)?;
+        let reflection = match raw.reflection {
+            Reflection::Auto => listen.address.ip().is_loopback(),
+            Reflection::On => true,
+            Reflection::Off => false,
+        };
         let database = database::parse(raw.database_url.as_deref(), &raw.data_dir)?;
         raw.database.check(&database)?;
         let tokens = Tokens::check(&raw.tokens, &raw.issuer)?;
@@ -229,6 +289,10 @@ impl Config {
             issuer: raw.issuer.clone(),
             listen,
             http_listen,
+            reflection,
+            tls,
+            callers,
+            limits: raw.limits.clone(),
             data_dir: raw.data_dir.clone(),
             database,
             database_options: raw.database.clone(),
@@ -243,6 +307,7 @@ impl Config {
             shutdown: raw.shutdown.clone(),
             log: raw.log.clone(),
             effective: raw,
+            source,
         })
     }
 

@@ -18,31 +18,53 @@ pub struct Listen {
     pub address: SocketAddr,
 }
 
+/// What protects a port.
+#[derive(Clone, Copy, Debug)]
+pub struct Protection {
+    /// What is sent is encrypted.
+    pub tls: bool,
+    /// Callers must be known.
+    pub callers: bool,
+    /// Somebody has said that neither is needed.
+    pub insecure: bool,
+}
+
 impl Listen {
     /// The address for gRPC.
-    pub fn grpc(address: &str, insecure: bool) -> Result<Self, ConfigError> {
-        Self::check("listen", GRPC_ADDRESS, address, insecure)
+    pub fn grpc(address: &str, protection: Protection) -> Result<Self, ConfigError> {
+        Self::check("listen", GRPC_ADDRESS, address, protection)
     }
 
-    /// The address for HTTP; none if it is empty.
-    pub fn http(address: &str, insecure: bool) -> Result<Option<Self>, ConfigError> {
+    /// The address for HTTP; none if it is empty. What is told there is told to everybody.
+    pub fn http(address: &str, protection: Protection) -> Result<Option<Self>, ConfigError> {
         match address {
             "" => Ok(None),
-            address => Self::check("http_listen", HTTP_ADDRESS, address, insecure).map(Some),
+            address => {
+                Self::check("http_listen", HTTP_ADDRESS, address, Protection { callers: true, ..protection }).map(Some)
+            }
         }
     }
 
-    /// Refuses an address that others can reach, unless `insecure` accepts the risk.
-    fn check(setting: &str, example: &str, listen: &str, insecure: bool) -> Result<Self, ConfigError> {
+    /// Refuses an address that others can reach without what protects it, unless somebody accepts the risk.
+    fn check(setting: &str, example: &str, listen: &str, protection: Protection) -> Result<Self, ConfigError> {
         let address: SocketAddr = listen
             .parse()
             .map_err(|_| invalid(setting, format!("{listen:?} must be an address and a port like {example}")))?;
-        if !address.ip().is_loopback() && !insecure {
+        let missing = match (protection.tls, protection.callers) {
+            (true, true) => return Ok(Self { address }),
+            (false, true) => "TLS (tls.certificate_file and tls.private_key_file)",
+            (true, false) => "callers ([[callers]], as `countersign caller new` prints them)",
+            (false, false) => {
+                "TLS (tls.certificate_file and tls.private_key_file) and callers ([[callers]], as `countersign caller new` \
+                 prints them)"
+            }
+        };
+        if !address.ip().is_loopback() && !protection.insecure {
             return Err(invalid(
                 setting,
                 format!(
-                    "{address} can be reached from other machines, and this version knows no callers and no TLS: listen \
-                     on 127.0.0.1, or accept the risk with --insecure (for instance behind a proxy that does both)"
+                    "{address} can be reached from other machines: configure {missing}, or listen on 127.0.0.1, or \
+                     accept the risk with --insecure (for instance behind a proxy that does both)"
                 ),
             ));
         }

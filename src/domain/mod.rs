@@ -1,9 +1,11 @@
 //! Pure types and rules: what a session is, when it lives, how it refreshes and ends. No clock, no I/O.
 
+pub mod caller;
 pub mod claims;
 pub mod ids;
 pub mod key;
 pub mod lease;
+pub mod permission;
 pub mod policy;
 pub mod refresh;
 pub mod revocation;

@@ -1,6 +1,9 @@
 //! The refresh state machine: what a presented generation means for a session (RFC 9700, section 4.14.2).
 
+use std::sync::Arc;
+
 use super::{
+    caller::Reach,
     ids::{SessionId, TokenId},
     key::RefreshKeyId,
     session::{Device, EndReason, LineageSecret, Session, State},
@@ -21,6 +24,8 @@ pub struct RefreshAttempt {
     pub scopes: Vec<Scope>,
     /// The device as seen now, if told.
     pub device: Option<Device>,
+    /// What its caller may touch.
+    pub reach: Arc<Reach>,
     /// The instant of the attempt.
     pub now: Timestamp,
     /// The `jti` of the next access token, if there is to be one.
@@ -45,7 +50,7 @@ pub enum RefreshVerdict {
 /// Why an attempt is refused without any change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefreshRefusal {
-    /// There is no such session, or the token does not carry its secret.
+    /// There is no such session, or the token does not carry its secret, or the session is out of the caller's reach.
     Unknown,
     /// The generation has not been issued: the database was set back, or a ring key leaked.
     NeverIssued {
@@ -68,6 +73,9 @@ impl Session {
         use RefreshVerdict::{Refuse, Replay, Reuse, Rotate};
 
         if attempt.session_id != self.id || attempt.secret != self.lineage.secret {
+            return Refuse(RefreshRefusal::Unknown);
+        }
+        if !attempt.reach.has_tenant(&self.tenant) || !self.audience.iter().all(|one| attempt.reach.has_audience(one)) {
             return Refuse(RefreshRefusal::Unknown);
         }
         match self.state(attempt.now) {
@@ -129,6 +137,7 @@ mod tests {
             secret: session.lineage.secret,
             scopes: vec![],
             device: None,
+            reach: Arc::default(),
             now,
             next_access_token_id: TokenId::new([4; 16]),
             next_key: RefreshKeyId([2; 8]),

@@ -25,6 +25,9 @@ pub enum TextError {
     /// The text is not an IP address.
     #[error("is not an IP address")]
     NotAnAddress,
+    /// A name holds a character that names cannot hold.
+    #[error("may only contain letters, digits, and . _ - of ASCII")]
+    NotAName,
 }
 
 fn check_length(text: &str, least: usize, limit: usize) -> Result<(), TextError> {
@@ -48,6 +51,11 @@ fn scope_characters(text: &str) -> Result<(), TextError> {
 
 fn ip_address(text: &str) -> Result<(), TextError> {
     if text.is_empty() || text.parse::<std::net::IpAddr>().is_ok() { Ok(()) } else { Err(TextError::NotAnAddress) }
+}
+
+fn name_characters(text: &str) -> Result<(), TextError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if text.bytes().all(allowed) { Ok(()) } else { Err(TextError::NotAName) }
 }
 
 macro_rules! text {
@@ -126,6 +134,16 @@ text!(
 text!(
     /// Name of a policy in the configuration.
     PolicyName, 1..=64, no_control);
+text!(
+    /// Name of a caller in the configuration.
+    CallerName, 1..=64, name_characters);
+
+impl CallerName {
+    /// The name in records of whoever calls a service that knows no callers.
+    pub fn anybody() -> Self {
+        Self("anybody".to_owned())
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -59,6 +59,7 @@ fn inactive_reason(reason: InactiveReason) -> proto::InactiveReason {
         InactiveReason::InsufficientScope => proto::InactiveReason::InsufficientScope,
         InactiveReason::StepUpRequired => proto::InactiveReason::StepUpRequired,
         InactiveReason::Revoked => proto::InactiveReason::Revoked,
+        InactiveReason::ForeignTenant => proto::InactiveReason::ForeignTenant,
     }
 }
 

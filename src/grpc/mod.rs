@@ -1,12 +1,16 @@
 //! The gRPC side: messages to domain types and back, errors to statuses, and the server.
 
+mod access;
+mod activity;
+mod admission;
 mod answers;
 mod claims;
 mod common;
-mod connection;
 mod deadline;
+pub mod health;
 mod key_service;
 mod requests;
 pub mod server;
+pub mod services;
 mod session_service;
 mod status;

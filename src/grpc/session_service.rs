@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{answers, common::timestamp, requests};
+use super::{admission::actor, answers, common::timestamp, requests};
 use crate::{
     authority::{error::AuthorityError, ready::Ready, validate::Validation},
     proto::{self, session_service_server::SessionService},
@@ -39,7 +39,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::CreateSessionRequest>,
     ) -> Result<Response<proto::CreateSessionResponse>, Status> {
-        let issued = self.0.get()?.create_session(request.into_inner().try_into()?).await?;
+        let by = actor(&request)?;
+        let issued = self.0.get()?.create_session(&by, request.into_inner().try_into()?).await?;
         let (session, tokens) = answers::issued(issued);
         Ok(Response::new(proto::CreateSessionResponse { session: Some(session), tokens: Some(tokens) }))
     }
@@ -48,7 +49,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::RefreshRequest>,
     ) -> Result<Response<proto::RefreshResponse>, Status> {
-        let exchanged = self.0.get()?.refresh(request.into_inner().try_into()?).await?;
+        let by = actor(&request)?;
+        let exchanged = self.0.get()?.refresh(&by, request.into_inner().try_into()?).await?;
         let (session, tokens) = answers::issued(exchanged.issued);
         let replayed = exchanged.replayed;
         Ok(Response::new(proto::RefreshResponse { session: Some(session), tokens: Some(tokens), replayed }))
@@ -58,7 +60,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::ValidateRequest>,
     ) -> Result<Response<proto::ValidateResponse>, Status> {
-        let mut validation = self.0.get()?.validation();
+        let by = actor(&request)?;
+        let mut validation = self.0.get()?.validation(&by);
         Ok(Response::new(Self::judge(&mut validation, "", request.get_ref()).await?))
     }
 
@@ -66,12 +69,13 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::BatchValidateRequest>,
     ) -> Result<Response<proto::BatchValidateResponse>, Status> {
+        let by = actor(&request)?;
         let requests = &request.get_ref().requests;
         if requests.is_empty() || requests.len() > MAX_BATCH {
             let problem = format!("has {} entries, 1 to {MAX_BATCH} are allowed", requests.len());
             return Err(AuthorityError::field("requests", problem).into());
         }
-        let mut validation = self.0.get()?.validation();
+        let mut validation = self.0.get()?.validation(&by);
         let mut responses = Vec::with_capacity(requests.len());
         for (index, request) in requests.iter().enumerate() {
             if index % TURN == TURN - 1 {
@@ -83,7 +87,8 @@ impl SessionService for Sessions {
     }
 
     async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
-        let revoked = self.0.get()?.revoke(request.into_inner().try_into()?).await?;
+        let by = actor(&request)?;
+        let revoked = self.0.get()?.revoke(&by, request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::RevokeResponse {
             revoked_sessions: revoked.sessions,
             effective_at: Some(timestamp(revoked.effective_at)),
@@ -94,7 +99,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
-        let (session, now) = self.0.get()?.session(requests::requested_session(request.get_ref())?).await?;
+        let by = actor(&request)?;
+        let (session, now) = self.0.get()?.session(&by, requests::requested_session(request.get_ref())?).await?;
         Ok(Response::new(proto::GetSessionResponse { session: Some(answers::session(&session, now)) }))
     }
 
@@ -102,7 +108,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
-        let page = self.0.get()?.sessions(request.into_inner().try_into()?).await?;
+        let by = actor(&request)?;
+        let page = self.0.get()?.sessions(&by, request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::ListSessionsResponse {
             sessions: page.sessions.iter().map(|session| answers::session(session, page.now)).collect(),
             next_page_token: page.next_page_token,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{authority::error::AuthorityError, domain::rotation::NotRotated};
+use crate::{authority::error::AuthorityError, callers::Refusal, domain::rotation::NotRotated};
 
 /// The domain of every `ErrorInfo` (google/rpc/error_details.proto).
 pub const DOMAIN: &str = "countersign";
@@ -19,6 +19,7 @@ impl From<AuthorityError> for Status {
 
         let (code, reason) = match &error {
             E::InvalidField { .. } => (Code::InvalidArgument, "INVALID_FIELD"),
+            E::CallerNotAllowed { .. } => (Code::PermissionDenied, "CALLER_NOT_ALLOWED"),
             E::RefreshTokenInvalid => (Code::Unauthenticated, "REFRESH_TOKEN_INVALID"),
             E::RefreshTokenReused => (Code::Unauthenticated, "REFRESH_TOKEN_REUSED"),
             E::SessionRevoked => (Code::Unauthenticated, "SESSION_REVOKED"),
@@ -59,6 +60,35 @@ impl From<AuthorityError> for Status {
             _ => {}
         }
         Status::with_error_details(code, error.to_string(), details)
+    }
+}
+
+/// What a stranger is told, whatever was wrong with what they showed.
+const UNKNOWN_CALLER: &str =
+    "the caller is not known: send `authorization: Bearer` with an API key, or a client certificate";
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let (code, reason, message, wait) = match refusal {
+            Refusal::Unknown => (Code::Unauthenticated, "CALLER_UNKNOWN", UNKNOWN_CALLER.to_owned(), None),
+            Refusal::NotAllowed(caller) => {
+                let message = format!("the caller {} has no role that may do this", caller.name);
+                (Code::PermissionDenied, "CALLER_NOT_ALLOWED", message, None)
+            }
+            Refusal::OverLimit { wait } => {
+                let message = "the caller has more calls under way, or began more of late, than it may".to_owned();
+                (Code::ResourceExhausted, "CALLER_OVER_LIMIT", message, Some(wait))
+            }
+            Refusal::Overloaded { wait } => {
+                let message = "the server has as many calls under way as it can: try again later".to_owned();
+                (Code::ResourceExhausted, "OVERLOADED", message, Some(wait))
+            }
+        };
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+        if wait.is_some() {
+            details.set_retry_info(wait);
+        }
+        Status::with_error_details(code, message, details)
     }
 }
 

@@ -33,6 +33,17 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     read_all(file)
 }
 
+/// Reads a file that a group may share, as one that is mounted into a container is: others may not read it, and the group not
+/// change it.
+pub fn read_shared(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
+    let file = open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    if mode & 0o027 != 0 {
+        return Err(NotRead::OpenToOthers(mode));
+    }
+    read_all(file)
+}
+
 /// Reads a file whose rights are the business of whoever gave it to us, as systemd does.
 pub fn read_given(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     read_all(open(path)?)

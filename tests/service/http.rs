@@ -125,7 +125,7 @@ async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
         let (name, labels) = name.split_once('{').unwrap_or((name, ""));
         assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
         for label in labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()) {
-            assert!(["outcome=", "le="].iter().any(|known| label.starts_with(known)), "{line}");
+            assert!(["outcome=", "reason=", "side=", "le="].iter().any(|known| label.starts_with(known)), "{line}");
         }
         let family = ["_total", "_sum", "_count", "_bucket"].iter().find_map(|suffix| name.strip_suffix(suffix));
         let family = family.filter(|family| described.contains_key(&(*family, "TYPE"))).unwrap_or(name);

@@ -49,9 +49,9 @@ async fn text_that_is_no_token_is_malformed() {
         "x".repeat(8192),
         "x".repeat(8193),
         format!("{}{}", good.access, "A".repeat(8193)),
-        "x".repeat(65_536),
-        format!("{header}.{}.{signature}", "A".repeat(900_000)),
-        "[".repeat(900_000),
+        "x".repeat(60_000),
+        format!("{header}.{}.{signature}", "A".repeat(60_000)),
+        "[".repeat(60_000),
     ];
     each_is_inactive(&server, &good, wrong.map(|token| (token, Malformed)).to_vec()).await;
 }

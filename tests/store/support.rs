@@ -163,6 +163,7 @@ pub fn attempt(session: &Session, now: Timestamp) -> RefreshAttempt {
         secret: session.lineage.secret,
         scopes: vec![],
         device: None,
+        reach: std::sync::Arc::default(),
         now,
         next_access_token_id: TokenId::new([4; 16]),
         next_key: RefreshKeyId([2; 8]),

@@ -198,6 +198,14 @@ impl Server {
         }
     }
 
+    /// Waits for the next line of the log.
+    #[track_caller]
+    pub fn next_line(&mut self) -> String {
+        let line = self.lines.recv_timeout(HANGS).unwrap_or_else(|_| panic!("no more lines: {:#?}", self.seen));
+        self.seen.push(line.clone());
+        line
+    }
+
     /// All that it has said so far.
     pub fn log(&mut self) -> &[String] {
         self.seen.extend(self.lines.try_iter());

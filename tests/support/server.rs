@@ -16,7 +16,8 @@ use countersign::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{
-    Status, Streaming,
+    Request, Status, Streaming,
+    service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 use tonic_health::pb::{
@@ -143,6 +144,19 @@ pub struct Server {
     pub running: JoinHandle<Result<(), AppError>>,
 }
 
+/// Shows an API key with each call; none if it is empty.
+#[derive(Clone)]
+pub struct ShowKey(pub String);
+
+impl Interceptor for ShowKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if !self.0.is_empty() {
+            request.metadata_mut().insert("authorization", format!("Bearer {}", self.0).parse().unwrap());
+        }
+        Ok(request)
+    }
+}
+
 /// A session as its creation answered it.
 #[derive(Clone)]
 pub struct SignedIn {
@@ -211,6 +225,11 @@ impl Server {
 
     pub async fn restart(self) -> Self {
         self.stop().await.start().await
+    }
+
+    /// A client that shows this API key.
+    pub fn client_with(&self, api_key: &str) -> SessionServiceClient<InterceptedService<Channel, ShowKey>> {
+        SessionServiceClient::with_interceptor(self.channel.clone(), ShowKey(api_key.to_owned()))
     }
 
     pub fn client(&self) -> SessionServiceClient<Channel> {

@@ -67,9 +67,12 @@ impl BatchWrite for Swift<'_> {
              device_label = coalesce(given.device_label, s.device_label), revision = s.revision + 1 \
              FROM (SELECT unnest(?) AS place, unnest(?) AS id, unnest(?) AS lineage_secret, unnest(?) AS generation, \
              unnest(?) AS scopes, unnest(?) AS instant, unnest(?) AS next_key, unnest(?) AS next_access_token_id, \
-             unnest(?) AS user_agent, unnest(?) AS ip_address, unnest(?) AS device_label) AS given \
+             unnest(?) AS user_agent, unnest(?) AS ip_address, unnest(?) AS device_label, unnest(?) AS tenants, \
+             unnest(?) AS audiences) AS given \
              WHERE s.id = given.id AND s.lineage_secret = given.lineage_secret AND s.generation = given.generation \
              AND s.ended_at IS NULL AND s.idle_expires_at > given.instant AND s.scopes @> given.scopes::text[] \
+             AND (given.tenants IS NULL OR s.tenant = ANY (given.tenants::text[])) \
+             AND (given.audiences IS NULL OR s.audience <@ given.audiences::text[]) \
              AND s.on_refresh = 'keep_access_token' AND s.generation < 4294967295 AND s.revision < 4294967295 \
              AND (SELECT s.id < ",
             first_uncovered!(),
@@ -92,6 +95,8 @@ impl BatchWrite for Swift<'_> {
         .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.user_agent)))
         .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.ip_address)))
         .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.label)))
+        .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| attempt.reach.tenants.as_ref().map(array)))
+        .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| attempt.reach.audiences.as_ref().map(array)))
         .load(&mut **lease)
         .await?;
 

@@ -48,9 +48,9 @@ pub fn uuid(bytes: &[u8; 16]) -> Uuid {
 }
 
 /// Several texts as one (`{"a","b"}`), because `unnest` would take an array of arrays apart.
-pub fn array<T: Deref<Target = str>>(texts: &[T]) -> String {
+pub fn array<'a, T: Deref<Target = str> + 'a>(texts: impl IntoIterator<Item = &'a T>) -> String {
     let mut literal = String::from("{");
-    for (n, text) in texts.iter().enumerate() {
+    for (n, text) in texts.into_iter().enumerate() {
         literal.push_str(if n == 0 { "\"" } else { ",\"" });
         for character in text.chars() {
             if matches!(character, '"' | '\\') {

@@ -1,0 +1,304 @@
+//! Who calls: known by an API key or a certificate, and let in as far as its limits go.
+
+pub mod api_key;
+pub mod meter;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use prometheus_client::metrics::counter::Counter;
+
+use self::{
+    api_key::ApiKeyHash,
+    meter::{Allowance, Ceilings, Gate, Meter, UnderWay},
+};
+use crate::{
+    clock::Clock,
+    domain::{caller::Caller, permission::Operation},
+};
+
+/// A call is not let in. Nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody is known by what was shown, or nothing was shown.
+    Unknown,
+    /// The caller is known, and has no role for this.
+    NotAllowed(Arc<Caller>),
+    /// The caller has too many calls under way, or began too many of late.
+    OverLimit {
+        /// When the next one may come.
+        wait: Duration,
+    },
+    /// The service has as much to do as it can.
+    Overloaded {
+        /// When to try again.
+        wait: Duration,
+    },
+}
+
+/// A caller as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Who, and what it may do.
+    pub caller: Arc<Caller>,
+    /// By which keys it is known.
+    pub keys: Vec<ApiKeyHash>,
+    /// By which names in certificates it is known.
+    pub certificate_names: Vec<String>,
+    /// What it may have.
+    pub allowance: Allowance,
+}
+
+/// What is known of who makes a call, before it is believed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shown<'a> {
+    /// The API key, if one was shown.
+    pub api_key: Option<&'a str>,
+    /// The names in a certificate that was checked.
+    pub certificate_names: &'a [String],
+}
+
+/// Calls that were refused, since the start.
+#[derive(Debug, Default)]
+pub struct Refused {
+    /// For want of a known caller.
+    pub unknown: Counter,
+    /// For want of a role.
+    pub not_allowed: Counter,
+    /// For a caller's limit.
+    pub over_limit: Counter,
+    /// For want of room.
+    pub overloaded: Counter,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    registration: Registration,
+    meter: Arc<Meter>,
+}
+
+/// Who is known at some time.
+#[derive(Debug, Default)]
+struct Table {
+    /// By the first bytes of a key's hash.
+    by_key: HashMap<[u8; 8], Vec<(ApiKeyHash, Arc<Known>)>>,
+    by_certificate: HashMap<String, Arc<Known>>,
+    all: Vec<Arc<Known>>,
+    /// Whoever calls, where nobody is known.
+    anybody: Option<Arc<Known>>,
+}
+
+/// Everybody who is known. Who that is may change while calls are made.
+#[derive(Debug)]
+pub struct Callers {
+    table: ArcSwap<Table>,
+    gate: Arc<Gate>,
+    clock: ClockHandle,
+    refused: Refused,
+}
+
+/// A clock that prints nothing.
+struct ClockHandle(Arc<dyn Clock>);
+
+impl std::fmt::Debug for ClockHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl Callers {
+    /// Knows these. If there are none, everybody may do everything.
+    pub fn new(registrations: Vec<Registration>, ceilings: Ceilings, clock: Arc<dyn Clock>) -> Self {
+        let callers = Self {
+            table: ArcSwap::default(),
+            gate: Arc::new(Gate::new(ceilings)),
+            clock: ClockHandle(clock),
+            refused: Refused::default(),
+        };
+        callers.replace(registrations);
+        callers
+    }
+
+    /// Knows these from now on. What a caller has under way goes on counting if it has the same name and limits as before.
+    pub fn replace(&self, registrations: Vec<Registration>) {
+        let before = self.table.load();
+        let mut table = Table::default();
+        for registration in registrations {
+            let name = &registration.caller.name;
+            let same = before.all.iter().find(|known| {
+                known.registration.caller.name == *name && known.meter.allowance() == registration.allowance
+            });
+            let meter = same.map_or_else(|| self.meter(registration.allowance), |known| known.meter.clone());
+            let known = Arc::new(Known { registration, meter });
+            for key in &known.registration.keys {
+                table.by_key.entry(key.index()).or_default().push((*key, known.clone()));
+            }
+            for name in &known.registration.certificate_names {
+                table.by_certificate.insert(name.clone(), known.clone());
+            }
+            table.all.push(known);
+        }
+        if table.all.is_empty() {
+            let allowance = Allowance { calls: usize::MAX, per_second: None };
+            let caller = Arc::new(Caller::anybody());
+            let registration = Registration { caller, keys: vec![], certificate_names: vec![], allowance };
+            table.anybody = Some(Arc::new(Known { registration, meter: self.meter(allowance) }));
+        }
+        self.table.store(Arc::new(table));
+    }
+
+    fn meter(&self, allowance: Allowance) -> Arc<Meter> {
+        Arc::new(Meter::new(allowance, self.gate.clone(), self.clock.0.clone()))
+    }
+
+    /// Whether nobody is known, so that everybody may do everything.
+    pub fn is_open(&self) -> bool {
+        self.table.load().anybody.is_some()
+    }
+
+    /// How many are known.
+    pub fn count(&self) -> usize {
+        self.table.load().all.len()
+    }
+
+    /// Calls under way.
+    pub fn calls_under_way(&self) -> usize {
+        self.gate.calls()
+    }
+
+    /// What was refused.
+    pub fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
+    /// Lets a call in if it is one of a known caller, who may make it and is within its limits.
+    pub fn admit(&self, shown: Shown<'_>, operation: Operation) -> Result<(Arc<Caller>, UnderWay), Refusal> {
+        let admitted = self.table.load().identify(shown).ok_or(Refusal::Unknown).and_then(|known| {
+            let caller = &known.registration.caller;
+            if !caller.may(operation) {
+                return Err(Refusal::NotAllowed(caller.clone()));
+            }
+            Ok((caller.clone(), known.meter.begin(operation.needs_database())?))
+        });
+        if let Err(refusal) = &admitted {
+            self.count_refusal(refusal);
+        }
+        admitted
+    }
+
+    /// Whether somebody is known by what was shown.
+    pub fn knows(&self, shown: Shown<'_>) -> bool {
+        let is_known = self.table.load().identify(shown).is_some();
+        if !is_known {
+            self.count_refusal(&Refusal::Unknown);
+        }
+        is_known
+    }
+
+    fn count_refusal(&self, refusal: &Refusal) {
+        match refusal {
+            Refusal::Unknown => &self.refused.unknown,
+            Refusal::NotAllowed(_) => &self.refused.not_allowed,
+            Refusal::OverLimit { .. } => &self.refused.over_limit,
+            Refusal::Overloaded { .. } => &self.refused.overloaded,
+        }
+        .inc();
+    }
+}
+
+impl Table {
+    /// Who shows this. A key counts before a certificate, and a wrong key is not made good by one.
+    fn identify(&self, shown: Shown<'_>) -> Option<&Arc<Known>> {
+        if let Some(anybody) = &self.anybody {
+            return Some(anybody);
+        }
+        if let Some(api_key) = shown.api_key {
+            let hash = ApiKeyHash::of(api_key);
+            let found = self.by_key.get(&hash.index())?;
+            return found.iter().find(|(key, _)| key.is(&hash)).map(|(_, known)| known);
+        }
+        shown.certificate_names.iter().find_map(|name| self.by_certificate.get(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{api_key::ApiKey, *};
+    use crate::{
+        clock::SettableClock,
+        domain::{caller::Role, text::CallerName, time::Timestamp},
+        rng::SystemRng,
+    };
+
+    const ALLOWANCE: Allowance = Allowance { calls: 1, per_second: None };
+
+    fn registration(name: &str, role: Role, key: &ApiKey, certificate: &str) -> Registration {
+        let name = CallerName::try_from(name.to_owned()).unwrap();
+        let caller = Arc::new(Caller { name, roles: BTreeSet::from([role]), ..Caller::anybody() });
+        let certificate_names = vec![certificate.to_owned()];
+        Registration { caller, keys: vec![key.hash()], certificate_names, allowance: ALLOWANCE }
+    }
+
+    fn callers(registrations: Vec<Registration>) -> Callers {
+        let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
+        Callers::new(registrations, Ceilings { calls: 100, database_calls: 100 }, clock)
+    }
+
+    fn key() -> ApiKey {
+        ApiKey::generate(&SystemRng::default()).unwrap()
+    }
+
+    #[test]
+    fn a_caller_is_known_by_its_key_or_its_certificate_and_nobody_else_is_known() {
+        let (login, gateway) = (key(), key());
+        let callers = callers(vec![
+            registration("login", Role::Issuer, &login, "login.test"),
+            registration("gateway", Role::Validator, &gateway, "spiffe://test/gateway"),
+        ]);
+        let name = |api_key, certificate_names: &[&str], operation| {
+            let certificate_names: Vec<_> = certificate_names.iter().map(ToString::to_string).collect();
+            let shown = Shown { api_key, certificate_names: &certificate_names };
+            callers.admit(shown, operation).map(|(caller, _)| caller.name.to_string())
+        };
+        assert_eq!(name(Some(login.reveal()), &[], Operation::Refresh).as_deref(), Ok("login"));
+        assert_eq!(name(None, &["x", "spiffe://test/gateway"], Operation::Validate).as_deref(), Ok("gateway"));
+        assert!(matches!(name(Some(login.reveal()), &[], Operation::Validate), Err(Refusal::NotAllowed(_))));
+        let stranger = key();
+        for nobody in [None, Some(""), Some("cs_ck_"), Some(stranger.reveal())] {
+            assert_eq!(name(nobody, &["other.test"], Operation::Validate), Err(Refusal::Unknown), "{nobody:?}");
+        }
+        assert_eq!(
+            name(Some(stranger.reveal()), &["login.test"], Operation::Refresh),
+            Err(Refusal::Unknown),
+            "a certificate does not make a wrong key good"
+        );
+        let refused = callers.refused();
+        assert_eq!((refused.unknown.get(), refused.not_allowed.get()), (5, 1));
+    }
+
+    #[test]
+    fn where_nobody_is_known_everybody_may_do_everything() {
+        let callers = callers(vec![]);
+        assert!(callers.is_open());
+        let (caller, _) = callers.admit(Shown::default(), Operation::RevokeKey).unwrap();
+        assert_eq!(&*caller.name, "anybody");
+    }
+
+    #[test]
+    fn who_is_known_may_change_and_what_is_under_way_goes_on_counting() {
+        let (old, new) = (key(), key());
+        let callers = callers(vec![registration("login", Role::Issuer, &old, "a")]);
+        let admit =
+            |key: &ApiKey| callers.admit(Shown { api_key: Some(key.reveal()), ..Shown::default() }, Operation::Refresh);
+        let under_way = admit(&old).unwrap();
+        callers.replace(vec![registration("login", Role::Issuer, &new, "a")]);
+        assert_eq!(admit(&old).unwrap_err(), Refusal::Unknown, "its key is gone");
+        assert!(matches!(admit(&new), Err(Refusal::OverLimit { .. })), "the call of before is still under way");
+        drop(under_way);
+        assert!(admit(&new).is_ok());
+        callers.replace(vec![]);
+        assert!(callers.is_open());
+    }
+}

@@ -1,0 +1,122 @@
+//! `[limits]`: what connections and calls may take, so that nobody can take everything.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{ConfigError, invalid};
+
+/// The section.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Most connections at once for gRPC.
+    pub max_connections: usize,
+    /// Most connections at once for HTTP.
+    pub max_http_connections: usize,
+    /// Most calls under way on a connection.
+    pub max_streams_per_connection: u32,
+    /// Bytes of a request.
+    pub max_request_bytes: usize,
+    /// Bytes of a request to BatchValidate.
+    pub max_batch_bytes: usize,
+    /// Bytes of a call's metadata.
+    pub max_metadata_bytes: u32,
+    /// Most calls under way.
+    pub max_calls: usize,
+    /// Most calls under way that need the database.
+    pub max_database_calls: usize,
+    /// Most calls under way of one caller.
+    pub max_calls_per_caller: usize,
+    /// Calls a second of one caller; 0 for no limit.
+    pub calls_per_second_per_caller: u32,
+    /// How long a call may take, whatever its caller allows.
+    #[serde(with = "super::span")]
+    pub call_timeout: Duration,
+    /// How long a client may take to encrypt its connection, and to begin the protocol.
+    #[serde(with = "super::span")]
+    pub handshake_timeout: Duration,
+    /// How long a connection may be without a call.
+    #[serde(with = "super::span")]
+    pub idle_timeout: Duration,
+    /// After how much silence a client is asked whether it is alive.
+    #[serde(with = "super::span")]
+    pub keepalive_interval: Duration,
+    /// How long its answer may take.
+    #[serde(with = "super::span")]
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            max_http_connections: 256,
+            max_streams_per_connection: 1024,
+            max_request_bytes: 64 << 10,
+            max_batch_bytes: 1 << 20,
+            max_metadata_bytes: 16 << 10,
+            max_calls: 8192,
+            max_database_calls: 1024,
+            max_calls_per_caller: 4096,
+            calls_per_second_per_caller: 0,
+            call_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(600),
+            keepalive_interval: Duration::from_secs(60),
+            keepalive_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// A token, and the longest demands that go with it.
+const SMALLEST_REQUEST: usize = 16 << 10;
+/// Names of services and methods, an API key, and what proxies add.
+const SMALLEST_METADATA: u32 = 1 << 10;
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+impl Limits {
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let counts = [
+            ("max_connections", self.max_connections),
+            ("max_http_connections", self.max_http_connections),
+            ("max_streams_per_connection", usize::try_from(self.max_streams_per_connection).unwrap_or(usize::MAX)),
+            ("max_calls", self.max_calls),
+            ("max_database_calls", self.max_database_calls),
+            ("max_calls_per_caller", self.max_calls_per_caller),
+        ];
+        for (name, count) in counts {
+            if !(1..=1_000_000).contains(&count) {
+                return Err(invalid(format!("limits.{name}"), "must be from 1 to 1000000"));
+            }
+        }
+        for (name, bytes) in [("max_request_bytes", self.max_request_bytes), ("max_batch_bytes", self.max_batch_bytes)]
+        {
+            if !(SMALLEST_REQUEST..=64 << 20).contains(&bytes) {
+                return Err(invalid(format!("limits.{name}"), format!("must be from {SMALLEST_REQUEST} to 67108864")));
+            }
+        }
+        if !(SMALLEST_METADATA..=1 << 20).contains(&self.max_metadata_bytes) {
+            return Err(invalid("limits.max_metadata_bytes", format!("must be from {SMALLEST_METADATA} to 1048576")));
+        }
+        let spans = [
+            ("call_timeout", self.call_timeout),
+            ("handshake_timeout", self.handshake_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("keepalive_interval", self.keepalive_interval),
+            ("keepalive_timeout", self.keepalive_timeout),
+        ];
+        for (name, span) in spans {
+            if span < Duration::from_millis(100) || span > LONGEST {
+                return Err(invalid(format!("limits.{name}"), "must be from 100ms to 1d"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rate of a caller, if it has one.
+    pub fn rate(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.calls_per_second_per_caller)
+    }
+}

@@ -1,0 +1,82 @@
+//! `[tls]`: the service's certificate, and those of its callers.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{ConfigError, invalid};
+use crate::net::tls::{ClientCertificates, Files};
+
+/// The section as it is written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTls {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    private_key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ca_file: Option<PathBuf>,
+    client_certificates: Asked,
+    http: bool,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Asked {
+    /// If an authority is named, they may show one.
+    #[default]
+    Optional,
+    /// They must.
+    Required,
+}
+
+impl Default for RawTls {
+    fn default() -> Self {
+        Self {
+            certificate_file: None,
+            private_key_file: None,
+            client_ca_file: None,
+            client_certificates: Asked::Optional,
+            http: true,
+        }
+    }
+}
+
+/// The section, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Where things are.
+    pub files: Files,
+    /// Whether the HTTP side is encrypted too.
+    pub http: bool,
+}
+
+impl RawTls {
+    /// Checks the section; none if nothing is encrypted.
+    pub fn check(&self) -> Result<Option<Tls>, ConfigError> {
+        let (certificate, private_key) = match (&self.certificate_file, &self.private_key_file) {
+            (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
+            (None, None) => {
+                if self.client_ca_file.is_some() || self.client_certificates == Asked::Required {
+                    let problem = "is needed, and tls.private_key_file, where clients show certificates";
+                    return Err(invalid("tls.certificate_file", problem));
+                }
+                return Ok(None);
+            }
+            (Some(_), None) => return Err(invalid("tls.private_key_file", "is needed with tls.certificate_file")),
+            (None, Some(_)) => return Err(invalid("tls.certificate_file", "is needed with tls.private_key_file")),
+        };
+        let client_certificates = match (&self.client_ca_file, self.client_certificates) {
+            (None, Asked::Optional) => ClientCertificates::None,
+            (None, Asked::Required) => {
+                return Err(invalid("tls.client_ca_file", "is needed to check the certificates that are required"));
+            }
+            (Some(_), Asked::Optional) => ClientCertificates::Optional,
+            (Some(_), Asked::Required) => ClientCertificates::Required,
+        };
+        let files = Files { certificate, private_key, client_ca: self.client_ca_file.clone(), client_certificates };
+        Ok(Some(Tls { files, http: self.http }))
+    }
+}

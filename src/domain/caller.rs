@@ -1,0 +1,165 @@
+//! Who calls: a name, roles, and the tenants and audiences to which they reach.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr, sync::Arc};
+
+use super::{
+    permission::{self, Operation},
+    text::{Audience, CallerName, Tenant},
+};
+
+/// What a caller is there for. What that allows stands in [`permission::TABLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// A login service: creates sessions and refreshes them.
+    Issuer,
+    /// A microservice or gateway: asks whether tokens are good.
+    Validator,
+    /// Security staff and their tools: ends sessions.
+    Revoker,
+    /// Support staff: looks at sessions and changes nothing.
+    Viewer,
+    /// An operator: may everything.
+    Admin,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Issuer, Self::Validator, Self::Revoker, Self::Viewer, Self::Admin];
+
+    /// Its name in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issuer => "issuer",
+            Self::Validator => "validator",
+            Self::Revoker => "revoker",
+            Self::Viewer => "viewer",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            format!("{name:?} must be one of {known}")
+        })
+    }
+}
+
+/// What a caller may touch: none stands for no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Sessions of these tenants.
+    pub tenants: Option<BTreeSet<Tenant>>,
+    /// Sessions for these audiences.
+    pub audiences: Option<BTreeSet<Audience>>,
+}
+
+impl Reach {
+    /// Whether there is no limit at all.
+    pub const fn is_everything(&self) -> bool {
+        self.tenants.is_none() && self.audiences.is_none()
+    }
+
+    /// Whether a tenant is within it.
+    pub fn has_tenant(&self, tenant: &str) -> bool {
+        self.tenants.as_ref().is_none_or(|tenants| tenants.iter().any(|allowed| **allowed == *tenant))
+    }
+
+    /// Whether an audience is within it.
+    pub fn has_audience(&self, audience: &str) -> bool {
+        self.audiences.as_ref().is_none_or(|audiences| audiences.iter().any(|allowed| **allowed == *audience))
+    }
+}
+
+/// Somebody who is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Who it is.
+    pub name: CallerName,
+    /// What it is there for.
+    pub roles: BTreeSet<Role>,
+    /// What it may touch.
+    pub reach: Arc<Reach>,
+}
+
+impl Caller {
+    /// Whoever reaches a service that knows no callers: may everything.
+    pub fn anybody() -> Self {
+        Self { name: CallerName::anybody(), roles: BTreeSet::from([Role::Admin]), reach: Arc::default() }
+    }
+
+    /// Whether it may do something at all. To what, its reach says.
+    pub fn may(&self, operation: Operation) -> bool {
+        let within = !operation.concerns_everybody() || self.reach.is_everything();
+        within && self.roles.iter().any(|role| permission::allows(*role, operation))
+    }
+}
+
+/// Who makes a call, and from where.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// Who.
+    pub caller: Arc<Caller>,
+    /// From which address, if it is known.
+    pub peer: Option<IpAddr>,
+}
+
+impl Actor {
+    /// What the caller may touch.
+    pub fn reach(&self) -> &Arc<Reach> {
+        &self.caller.reach
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(role: Role, tenants: Option<&[&str]>) -> Caller {
+        let tenants =
+            tenants.map(|names| names.iter().map(|name| Tenant::try_from((*name).to_owned()).unwrap()).collect());
+        Caller {
+            roles: BTreeSet::from([role]),
+            reach: Arc::new(Reach { tenants, audiences: None }),
+            ..Caller::anybody()
+        }
+    }
+
+    #[test]
+    fn every_role_has_one_name_of_its_own() {
+        for role in Role::ALL {
+            assert_eq!(role.as_str().parse(), Ok(role));
+        }
+        assert_eq!(
+            "boss".parse::<Role>(),
+            Err("\"boss\" must be one of issuer, validator, revoker, viewer, admin".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_limit_names_all_that_is_within_and_no_limit_has_everything_within() {
+        let limited = caller(Role::Admin, Some(&["acme", ""])).reach;
+        assert!(limited.has_tenant("acme") && limited.has_tenant("") && !limited.has_tenant("acm"));
+        assert!(!limited.is_everything() && limited.has_audience("anything"));
+        let nothing = caller(Role::Admin, Some(&[])).reach;
+        assert!(!nothing.has_tenant("") && !nothing.has_tenant("acme"));
+        assert!(Reach::default().is_everything() && Reach::default().has_tenant("acme"));
+    }
+
+    #[test]
+    fn what_concerns_everybody_is_for_those_without_a_limit() {
+        assert!(caller(Role::Admin, None).may(Operation::RotateKey));
+        assert!(!caller(Role::Admin, Some(&["acme"])).may(Operation::RotateKey));
+        assert!(caller(Role::Admin, Some(&["acme"])).may(Operation::RevokeTenant));
+    }
+}

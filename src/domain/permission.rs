@@ -1,0 +1,82 @@
+//! The authorization table: which role may do what. It stands here and nowhere else.
+
+use super::caller::Role::{self, Issuer, Revoker, Validator, Viewer};
+
+/// What a caller may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// SessionService.CreateSession
+    CreateSession,
+    /// SessionService.Refresh
+    Refresh,
+    /// SessionService.Validate
+    Validate,
+    /// SessionService.BatchValidate
+    BatchValidate,
+    /// SessionService.Revoke of a token, a session, a subject
+    Revoke,
+    /// SessionService.Revoke of a tenant
+    RevokeTenant,
+    /// SessionService.GetSession
+    GetSession,
+    /// SessionService.ListSessions
+    ListSessions,
+    /// KeyService.ListKeys
+    ListKeys,
+    /// KeyService.RotateKey
+    RotateKey,
+    /// KeyService.RevokeKey
+    RevokeKey,
+}
+
+use Operation::{
+    BatchValidate, CreateSession, GetSession, ListKeys, ListSessions, Refresh, Revoke, RevokeKey, RevokeTenant,
+    RotateKey, Validate,
+};
+
+/// Who may what, besides admins, who may everything.
+///
+/// Open to everybody, without a name: health, the public keys (GetJwks), and reflection where it is on.
+pub const TABLE: [(Operation, &[Role]); 11] = [
+    (CreateSession, &[Issuer]),
+    (Refresh, &[Issuer]),
+    (GetSession, &[Issuer, Viewer]),
+    (ListSessions, &[Issuer, Viewer]),
+    (Validate, &[Validator]),
+    (BatchValidate, &[Validator]),
+    (Revoke, &[Revoker]),
+    (RevokeTenant, &[]),
+    (ListKeys, &[]),
+    (RotateKey, &[]),
+    (RevokeKey, &[]),
+];
+
+/// Whether a role may do something.
+pub fn allows(role: Role, operation: Operation) -> bool {
+    role == Role::Admin || TABLE.iter().any(|(listed, roles)| *listed == operation && roles.contains(&role))
+}
+
+impl Operation {
+    /// Whether it touches what all tenants share, so that a caller who is limited to some may not do it.
+    pub const fn concerns_everybody(self) -> bool {
+        matches!(self, ListKeys | RotateKey | RevokeKey)
+    }
+
+    /// Whether it asks the database.
+    pub const fn needs_database(self) -> bool {
+        !matches!(self, Validate | BatchValidate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_operation_stands_in_the_table_once() {
+        for (index, (operation, _)) in TABLE.iter().enumerate() {
+            assert!(TABLE.iter().skip(index + 1).all(|(other, _)| other != operation), "{operation:?}");
+            assert!(allows(Role::Admin, *operation));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Lets calls in: who makes them, whether they may, and whether there is room.
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use tonic::{Request, Status};
+
+use super::access::{Access, needed};
+use crate::{
+    authority::error::AuthorityError,
+    callers::{Callers, Refusal, Shown, meter::UnderWay},
+    domain::caller::Actor,
+    net::connection::Peer,
+};
+
+/// A call that has been let in.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Who makes it; none if it is open to everybody.
+    pub actor: Option<Actor>,
+    /// That it is under way.
+    pub under_way: Option<UnderWay>,
+}
+
+/// Lets a call in, or says why not.
+pub fn admit(callers: &Callers, path: &str, headers: &HeaderMap, peer: &Peer) -> Result<Admitted, Refusal> {
+    let shown = || Shown { api_key: api_key(headers), certificate_names: &peer.certificate_names };
+    match needed(path) {
+        Access::Open => Ok(Admitted { actor: None, under_way: None }),
+        Access::Known if callers.knows(shown()) => Ok(Admitted { actor: None, under_way: None }),
+        Access::Known => Err(Refusal::Unknown),
+        Access::Allowed(operation) => {
+            let (caller, under_way) = callers.admit(shown(), operation)?;
+            Ok(Admitted { actor: Some(Actor { caller, peer: peer.address }), under_way: Some(under_way) })
+        }
+    }
+}
+
+/// The API key of a call: what comes after `Bearer` (RFC 6750, section 2.1). If there is something else it is a key that nobody
+/// has, because who means to be known must not be taken for somebody else.
+fn api_key(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (first, second) = (values.next()?, values.next());
+    let key = || {
+        let (scheme, key) = first.to_str().ok()?.split_once(' ')?;
+        (second.is_none() && scheme.eq_ignore_ascii_case("bearer")).then(|| key.trim())
+    };
+    Some(key().unwrap_or_default())
+}
+
+/// Who makes a call that was let in.
+pub fn actor<T>(request: &Request<T>) -> Result<Actor, Status> {
+    request.extensions().get::<Actor>().cloned().ok_or_else(|| {
+        tracing::error!("a call came to its service without having been let in");
+        AuthorityError::Internal.into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_comes_after_bearer_and_anything_else_is_a_wrong_one() {
+        let read = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, value.parse().unwrap());
+            }
+            api_key(&headers).map(str::to_owned)
+        };
+        assert_eq!(read(&[]), None);
+        for good in ["Bearer cs_ck_1", "bearer cs_ck_1", "BEARER  cs_ck_1 "] {
+            assert_eq!(read(&[good]).as_deref(), Some("cs_ck_1"), "{good}");
+        }
+        for wrong in [&["cs_ck_1"][..], &["Basic cs_ck_1"], &[""], &["Bearer"], &["Bearer cs_ck_1", "Bearer cs_ck_1"]] {
+            assert_eq!(read(wrong).as_deref(), Some(""), "{wrong:?}");
+        }
+    }
+}

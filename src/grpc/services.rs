@@ -1,0 +1,152 @@
+//! Hands a call that was let in to its service, and ends it at its deadline.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tonic::{Status, body::Body, service::Routes};
+use tower::Service;
+
+use super::{
+    activity::{Activity, Busy},
+    admission::{Admitted, admit},
+    deadline,
+    key_service::Keys,
+    session_service::Sessions,
+};
+use crate::{
+    authority::ready::Ready,
+    callers::Callers,
+    net::connection::Peer,
+    proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
+};
+
+/// What calls may take.
+#[derive(Clone, Copy, Debug)]
+pub struct CallLimits {
+    /// Bytes of a request.
+    pub request_bytes: usize,
+    /// Bytes of a request to BatchValidate.
+    pub batch_bytes: usize,
+    /// How long a call may take, whatever its caller allows.
+    pub time: Duration,
+}
+
+/// All services.
+#[derive(Clone)]
+pub struct Services {
+    sessions: SessionServiceServer<Sessions>,
+    /// The same for requests that may be larger.
+    batches: SessionServiceServer<Sessions>,
+    keys: KeyServiceServer<Keys>,
+    /// Health, and reflection where it is on.
+    others: Routes,
+    callers: Arc<Callers>,
+    longest: Duration,
+}
+
+impl Services {
+    /// Puts them together.
+    pub fn new(ready: Ready, others: Routes, callers: Arc<Callers>, limits: CallLimits) -> Self {
+        let sessions = Arc::new(Sessions(ready.clone()));
+        let sized = |bytes| SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes);
+        Self {
+            sessions: sized(limits.request_bytes),
+            batches: sized(limits.batch_bytes),
+            keys: KeyServiceServer::new(Keys(ready)).max_decoding_message_size(limits.request_bytes),
+            others: others.prepare(),
+            callers,
+            longest: limits.time,
+        }
+    }
+
+    async fn answer(mut self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        let answered = if path == "/countersign.v1.SessionService/BatchValidate" {
+            self.batches.call(request).await
+        } else if path.starts_with("/countersign.v1.SessionService/") {
+            self.sessions.call(request).await
+        } else if path.starts_with("/countersign.v1.KeyService/") {
+            self.keys.call(request).await
+        } else {
+            self.others.call(request).await
+        };
+        let Ok(answer) = answered;
+        answer
+    }
+}
+
+/// The services as one connection has them.
+#[derive(Clone)]
+pub struct OfConnection {
+    /// The services.
+    pub services: Services,
+    /// Who is at the other end.
+    pub peer: Arc<Peer>,
+    /// What goes on there.
+    pub activity: Arc<Activity>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for OfConnection {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let busy = self.activity.begin();
+        let Admitted { actor, under_way } =
+            match admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer) {
+                Ok(admitted) => admitted,
+                Err(refusal) => {
+                    let body = Status::from(refusal).into_http::<Body>();
+                    return Box::pin(std::future::ready(Ok(body.map(|body| Answer { body, _busy: busy }))));
+                }
+            };
+        if let Some(actor) = actor {
+            request.extensions_mut().insert(actor);
+        }
+        let span =
+            deadline::span(request.headers()).map_or(self.services.longest, |span| span.min(self.services.longest));
+        let answer = self.services.clone().answer(request);
+        Box::pin(async move {
+            let answer = timeout(span, answer).await;
+            let exceeded = |_| Status::deadline_exceeded("the deadline of the call has passed").into_http();
+            drop(under_way);
+            Ok(answer.unwrap_or_else(exceeded).map(|body| Answer { body, _busy: busy }))
+        })
+    }
+}
+
+/// The body of an answer: as long as it is being sent, its connection is not idle.
+#[derive(Debug)]
+pub struct Answer {
+    body: Body,
+    _busy: Busy,
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,163 @@
+//! A client's connection, plain or encrypted, which writes a short answer whole.
+
+use std::{
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
+
+/// Who is at the other end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The address, if it is known.
+    pub address: Option<IpAddr>,
+    /// The names in its certificate, which has been checked; none without one.
+    pub certificate_names: Vec<String>,
+}
+
+/// How many bytes have been read from a connection.
+#[derive(Clone, Debug, Default)]
+pub struct BytesRead(Arc<AtomicUsize>);
+
+impl BytesRead {
+    /// So many.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+/// Does not say that it could write from several places at once.
+///
+/// Where a connection can, HTTP/2 sends each message of more than 256 bytes by itself, and what ends the answer, or the next
+/// one, in another write: two system calls, and a client that wakes up twice. Where it cannot, that begins beyond 1024 bytes,
+/// and the buffer keeps a longer message together with its header.
+#[derive(Debug)]
+pub struct Connection {
+    stream: BufWriter<Stream>,
+    read: BytesRead,
+}
+
+impl Connection {
+    /// How many bytes have been read, now and later.
+    pub fn bytes_read(&self) -> BytesRead {
+        self.read.clone()
+    }
+}
+
+impl From<TcpStream> for Connection {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream: BufWriter::new(Stream::Plain(stream)), read: BytesRead::default() }
+    }
+}
+
+impl From<TlsStream<TcpStream>> for Connection {
+    fn from(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream: BufWriter::new(Stream::Encrypted(Box::new(stream))), read: BytesRead::default() }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Encrypted(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Encrypted(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Encrypted(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Encrypted(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(self.stream.get_mut()).poll_read(context, buffer);
+        let read = buffer.filled().len().saturating_sub(before);
+        self.read.0.fetch_add(read, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_arrives_once_it_is_flushed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut server = Connection::from(listener.accept().await.unwrap().0);
+        assert!(!server.is_write_vectored());
+        client.write_all(b"asked").await.unwrap();
+        let mut asked = [0; 5];
+        server.read_exact(&mut asked).await.unwrap();
+        assert_eq!(server.bytes_read().get(), 5);
+        for part in [&b"an"[..], b"swe", b"red"] {
+            server.write_all(part).await.unwrap();
+        }
+        server.flush().await.unwrap();
+        let mut answered = [0; 8];
+        client.read_exact(&mut answered).await.unwrap();
+        assert_eq!((&asked, &answered), (b"asked", b"answered"));
+    }
+}

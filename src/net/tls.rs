@@ -1,0 +1,234 @@
+//! TLS for those who connect to us: certificate and key from files, which may change while connections are open.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use ::aws_lc_rs::digest::{SHA256, digest};
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore, ServerConfig, ServerConnection,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use tokio_rustls::TlsAcceptor;
+use x509_cert::{Certificate, der::Decode};
+
+use crate::{
+    domain::time::Timestamp,
+    keys::private_file::{self, NotRead},
+};
+
+/// Whether those who connect show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked.
+    #[default]
+    None,
+    /// They are asked, and may show none. What they show must be good.
+    Optional,
+    /// Nobody is let in without a good one.
+    Required,
+}
+
+/// Where things are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The certificate and those between it and its authority, in PEM.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM.
+    pub private_key: PathBuf,
+    /// The authorities of clients' certificates, in PEM.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients are asked for one.
+    pub client_certificates: ClientCertificates,
+}
+
+/// Which side of the service a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// HTTP/2 with gRPC. Clients may be asked for certificates.
+    Grpc,
+    /// HTTP/1.1 with what is open to all.
+    Http,
+}
+
+/// TLS cannot be used as it is configured.
+#[derive(Debug, thiserror::Error)]
+#[error("setting tls.{setting}: {}: {problem}", path.display())]
+pub struct TlsError {
+    setting: &'static str,
+    path: PathBuf,
+    problem: String,
+}
+
+/// What the files say at some time.
+#[derive(Debug)]
+struct Loaded {
+    grpc: Arc<ServerConfig>,
+    http: Arc<ServerConfig>,
+    begins_at: Timestamp,
+    expires_at: Timestamp,
+    /// Of all that was read, to know whether it has changed.
+    fingerprint: Vec<u8>,
+}
+
+/// The TLS of both sides, as the files had it when they were last good.
+#[derive(Debug)]
+pub struct Tls {
+    files: Files,
+    loaded: ArcSwap<Loaded>,
+}
+
+impl Tls {
+    /// Reads the files. They must be good, and the certificate not have expired.
+    pub fn open(files: Files, now: Timestamp) -> Result<Self, TlsError> {
+        let loaded = ArcSwap::from_pointee(load(&files, now)?);
+        Ok(Self { files, loaded })
+    }
+
+    /// Reads the files anew: connections from now on have what they say, and those that are open stay. Returns whether
+    /// something has changed. If they are not good, all stays as it is.
+    pub fn reload(&self, now: Timestamp) -> Result<bool, TlsError> {
+        let loaded = load(&self.files, now)?;
+        let is_new = loaded.fingerprint != self.loaded.load().fingerprint;
+        if is_new {
+            self.loaded.store(Arc::new(loaded));
+        }
+        Ok(is_new)
+    }
+
+    /// From where the files are.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// When the certificate ends.
+    pub fn expires_at(&self) -> Timestamp {
+        self.loaded.load().expires_at
+    }
+
+    /// Whether the certificate's end is near: less than a fifth of its time is left. Tools renew with a third left.
+    pub fn expires_soon(&self, now: Timestamp) -> bool {
+        let loaded = self.loaded.load();
+        let lifetime = loaded.expires_at.since(loaded.begins_at);
+        loaded.expires_at.since(now) < lifetime / 5
+    }
+
+    /// What takes a connection of a side.
+    pub fn acceptor(&self, side: Side) -> TlsAcceptor {
+        let loaded = self.loaded.load();
+        TlsAcceptor::from(match side {
+            Side::Grpc => loaded.grpc.clone(),
+            Side::Http => loaded.http.clone(),
+        })
+    }
+}
+
+fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
+    let certificate_failed = |problem: String| failed("certificate_file", &files.certificate, problem);
+    let key_failed = |problem: String| failed("private_key_file", &files.private_key, problem);
+
+    let pem = read(&files.certificate).map_err(|error| certificate_failed(error.to_string()))?;
+    let chain = certificates(&pem).map_err(certificate_failed)?;
+    let (begins_at, expires_at) =
+        chain.first().map(validity).unwrap_or(Err("holds no certificate".to_owned())).map_err(certificate_failed)?;
+    if now >= expires_at {
+        return Err(certificate_failed(format!("the certificate expired at {}: renew it", told(expires_at))));
+    }
+    let key_pem =
+        private_file::read_shared(&files.private_key).map_err(|error: NotRead| key_failed(error.to_string()))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| key_failed("holds no private key in PEM".to_owned()))?;
+    let mut fingerprint = digest(&SHA256, &pem).as_ref().to_vec();
+    fingerprint.extend(digest(&SHA256, &key_pem).as_ref());
+
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = || {
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        builder.map_err(|error| certificate_failed(error.to_string()))
+    };
+    let http = builder()?.with_no_client_auth().with_single_cert(chain.clone(), key.clone_key());
+    let http = http.map_err(|error| key_failed(format!("does not go with the certificate: {error}")))?;
+    let mut grpc = http.clone();
+    if let (Some(path), true) = (&files.client_ca, files.client_certificates != ClientCertificates::None) {
+        let ca_failed = |problem: String| failed("client_ca_file", path, problem);
+        let pem = read(path).map_err(|error| ca_failed(error.to_string()))?;
+        fingerprint.extend(digest(&SHA256, &pem).as_ref());
+        let mut authorities = RootCertStore::empty();
+        for authority in certificates(&pem).map_err(ca_failed)? {
+            authorities.add(authority).map_err(|error| ca_failed(error.to_string()))?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider.clone());
+        let verifier = match files.client_certificates {
+            ClientCertificates::Required => verifier,
+            ClientCertificates::Optional | ClientCertificates::None => verifier.allow_unauthenticated(),
+        };
+        let verifier = verifier.build().map_err(|error| ca_failed(error.to_string()))?;
+        let with_clients = builder()?.with_client_cert_verifier(verifier).with_single_cert(chain, key);
+        grpc = with_clients.map_err(|error| key_failed(error.to_string()))?;
+    }
+    Ok(Loaded {
+        grpc: Arc::new(speaking(grpc, b"h2")),
+        http: Arc::new(speaking(http, b"http/1.1")),
+        begins_at,
+        expires_at,
+        fingerprint,
+    })
+}
+
+/// Agrees on one protocol (ALPN, RFC 7301).
+fn speaking(mut config: ServerConfig, protocol: &[u8]) -> ServerConfig {
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config
+}
+
+fn failed(setting: &'static str, path: &Path, problem: String) -> TlsError {
+    TlsError { setting, path: path.to_owned(), problem }
+}
+
+/// As people write it (RFC 3339).
+fn told(instant: Timestamp) -> String {
+    jiff::Timestamp::from_second(instant.seconds()).map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string())
+}
+
+/// Most bytes of a file with certificates.
+const MOST_BYTES: u64 = 4 << 20;
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let length = fs::metadata(path)?.len();
+    if length > MOST_BYTES {
+        return Err(io::Error::other(format!("has {length} bytes, at most {MOST_BYTES} are read")));
+    }
+    fs::read(path)
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(certificates) if certificates.is_empty() => Err("holds no certificate in PEM".to_owned()),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(format!("is not PEM: {error}")),
+    }
+}
+
+/// From when to when a certificate is good (RFC 5280, section 4.1.2.5).
+fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), String> {
+    let certificate =
+        Certificate::from_der(certificate).map_err(|error| format!("holds a damaged certificate: {error}"))?;
+    let validity = &certificate.tbs_certificate.validity;
+    let at = |time: &x509_cert::time::Time| Timestamp::from_micros(0).plus(time.to_unix_duration());
+    // It is good throughout its last second.
+    Ok((at(&validity.not_before), at(&validity.not_after).plus(Duration::from_secs(1))))
+}
+
+/// The names in the certificate that a client has shown and that was found good: of hosts, and URIs like SPIFFE's.
+pub fn certificate_names(connection: &ServerConnection) -> Vec<String> {
+    let shown = connection.peer_certificates().and_then(<[_]>::first);
+    let Some(certificate) = shown.and_then(|der| webpki::EndEntityCert::try_from(der).ok()) else { return vec![] };
+    certificate.valid_dns_names().chain(certificate.valid_uri_names()).map(str::to_owned).collect()
+}

@@ -1,0 +1,436 @@
+//! TLS and callers as operators meet them: start rules, certificates, and changes while the service runs.
+
+use std::{
+    fs::{self, Permissions},
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+};
+
+use countersign::proto::{GetJwksRequest, key_service_client::KeyServiceClient};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, SanType};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+use crate::support::{Run, Server, countersign, run};
+
+/// A folder with an authority, its certificates, and the configuration of a service.
+struct Site {
+    folder: TempDir,
+    authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "authority of a test");
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let site = Self { folder: tempfile::tempdir().unwrap(), authority };
+        fs::write(site.path("ca.pem"), site.authority.pem()).unwrap();
+        site.certificate("server", &["localhost", "127.0.0.1"], |_| ());
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes NAME.pem and NAME.key.
+    fn certificate(&self, name: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) {
+        self.certificate_of(&self.authority, name, names, change);
+    }
+
+    fn certificate_of(
+        &self,
+        issuer: &Issuer<'_, KeyPair>,
+        name: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) {
+        let (uris, hosts): (Vec<&str>, Vec<&str>) = names.iter().copied().partition(|name| name.contains("://"));
+        let hosts: Vec<String> = hosts.into_iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.subject_alt_names.extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        // Written as tools do: whole, in the place of the one before.
+        let write = |file: &str, text: String| {
+            let new = self.path(&format!("{file}.new"));
+            fs::write(&new, text).unwrap();
+            fs::set_permissions(&new, Permissions::from_mode(0o600)).unwrap();
+            fs::rename(&new, self.path(file)).unwrap();
+        };
+        write(&format!("{name}.pem"), params.signed_by(&key, issuer).unwrap().pem());
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
+
+    /// Writes the configuration: TLS, and these lines.
+    fn configure(&self, tls: &str, rest: &str) {
+        let folder = self.folder.path().display();
+        let text = format!(
+            "data_dir = '{folder}/data'\nlisten = '0.0.0.0:0'\nhttp_listen = '127.0.0.1:0'\n[tls]\n\
+             certificate_file = '{folder}/server.pem'\nprivate_key_file = '{folder}/server.key'\n{tls}\n{rest}"
+        );
+        let new = self.path("new.toml");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, self.path("countersign.toml")).unwrap();
+    }
+
+    fn serve(&self) -> Command {
+        let mut command = countersign();
+        command.args(["serve", "--config"]).arg(self.path("countersign.toml"));
+        command.env_remove("COUNTERSIGN_HTTP_LISTEN");
+        command
+    }
+
+    /// Runs a verb against a server, with these variables.
+    fn cli(&self, server: &Server, args: &[&str], variables: &[(&str, &str)]) -> Run {
+        let mut command = countersign();
+        command.args(args).env("COUNTERSIGN_SERVER", format!("https://localhost:{}", server.address().port()));
+        run(command.env("COUNTERSIGN_CA_FILE", self.path("ca.pem")).envs(variables.iter().copied()))
+    }
+
+    /// Lets the command line show a certificate.
+    fn showing(&self, name: &str) -> [(&'static str, String); 2] {
+        let path = |end: &str| self.path(&format!("{name}.{end}")).display().to_string();
+        [("COUNTERSIGN_CLIENT_CERTIFICATE_FILE", path("pem")), ("COUNTERSIGN_CLIENT_KEY_FILE", path("key"))]
+    }
+
+    async fn channel(&self, server: &Server) -> Channel {
+        let ca = Certificate::from_pem(fs::read(self.path("ca.pem")).unwrap());
+        let endpoint = Endpoint::from_shared(format!("https://localhost:{}", server.address().port())).unwrap();
+        endpoint.tls_config(ClientTlsConfig::new().ca_certificate(ca)).unwrap().connect().await.unwrap()
+    }
+}
+
+/// Makes a caller by the command line: the key, and the lines for the configuration.
+fn new_caller(args: &[&str]) -> (String, String) {
+    let made = run(countersign().args(["caller", "new"]).args(args)).ok();
+    let key = made.lines().find(|line| line.starts_with("cs_ck_")).expect("it prints a key").to_owned();
+    let stanza = &made[made.find("[[callers]]").expect("it prints the lines for the configuration")..];
+    (key, stanza.to_owned())
+}
+
+/// The certificate that a port shows.
+fn shown_certificate(site: &Site, address: SocketAddr, protocol: &[u8]) -> CertificateDer<'static> {
+    let (mut connection, mut stream) = handshake(site, address, protocol);
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream).unwrap();
+    }
+    connection.peer_certificates().unwrap()[0].clone()
+}
+
+fn handshake(site: &Site, address: SocketAddr, protocol: &[u8]) -> (ClientConnection, TcpStream) {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(site.path("ca.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", address.port())).unwrap();
+    (ClientConnection::new(Arc::new(config), name).unwrap(), stream)
+}
+
+#[test]
+fn with_tls_and_callers_it_takes_calls_from_everywhere_from_those_it_knows() {
+    let site = Site::new();
+    let (key, stanza) = new_caller(&["login", "--role", "issuer", "--role", "viewer"]);
+    site.configure("", &stanza);
+    let server = Server::launch(&mut site.serve());
+    let started = server.seen().iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let started = started.into_iter().find(|line| line["message"] == "starting").unwrap();
+    assert_eq!((&started["tls"], &started["callers"]), (&true.into(), &1.into()));
+
+    let create = ["session", "create", "alice", "--json"];
+    let refused = site.cli(&server, &create, &[]);
+    assert!(refused.error(1).ends_with("(CALLER_UNKNOWN)"), "{refused:?}");
+    site.cli(&server, &create, &[("COUNTERSIGN_API_KEY", &key)]).json();
+    let file = site.path("api.key");
+    fs::write(&file, format!("{key}\n")).unwrap();
+    let session = site.cli(&server, &create, &[("COUNTERSIGN_API_KEY_FILE", file.to_str().unwrap())]).json();
+    let id = session["session"]["session_id"].as_str().unwrap();
+    let denied = site.cli(&server, &["session", "revoke", id], &[("COUNTERSIGN_API_KEY", &key)]);
+    assert!(denied.error(1).contains("login") && denied.error(1).ends_with("(CALLER_NOT_ALLOWED)"), "{denied:?}");
+    assert_eq!(site.cli(&server, &["health"], &[]).ok(), "SERVING\n", "health is open");
+
+    // A client that does not know the authority does not talk.
+    let unknown = site.cli(&server, &["health"], &[("COUNTERSIGN_CA_FILE", site.path("server.pem").to_str().unwrap())]);
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    let log = server.stop().join("\n");
+    assert!(!log.contains(&key[6..]), "no key in the log");
+}
+
+#[test]
+fn the_http_side_is_encrypted_too_and_tells_when_the_certificate_ends() {
+    let site = Site::new();
+    site.configure("", &new_caller(&["a", "--role", "admin"]).1);
+    let server = Server::launch(&mut site.serve());
+    let (mut connection, mut stream) = handshake(&site, server.http(), b"http/1.1");
+    let mut encrypted = rustls::Stream::new(&mut connection, &mut stream);
+    encrypted.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    // How the server closes is not the matter here.
+    let _ = encrypted.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("countersign_certificate_expiry_timestamp_seconds"));
+
+    for address in [server.http(), server.address()] {
+        let mut plain = TcpStream::connect(("127.0.0.1", address.port())).unwrap();
+        plain.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        let mut answer = vec![];
+        let _ = plain.read_to_end(&mut answer);
+        assert!(!answer.starts_with(b"HTTP"), "nothing is said in the clear");
+    }
+    server.stop();
+
+    site.configure("http = false", &new_caller(&["a", "--role", "admin"]).1);
+    let server = Server::launch(&mut site.serve());
+    let mut plain = TcpStream::connect(("127.0.0.1", server.http().port())).unwrap();
+    plain.write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    plain.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn a_caller_is_known_by_a_name_in_its_certificate() {
+    let site = Site::new();
+    let callers = "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['spiffe://test/gateway', 'gateway.test']";
+    let ca = format!("client_ca_file = '{}'", site.path("ca.pem").display());
+    site.certificate("by-uri", &["spiffe://test/gateway"], |_| ());
+    site.certificate("by-host", &["other.test", "gateway.test"], |_| ());
+    site.certificate("unknown", &["gateway.test.example", "spiffe://test/gateway2"], |_| ());
+    site.certificate("expired", &["gateway.test"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let stranger = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    site.certificate_of(&stranger, "foreign", &["gateway.test"], |_| ());
+
+    for mode in ["optional", "required"] {
+        site.configure(&format!("{ca}\nclient_certificates = '{mode}'"), callers);
+        let server = Server::launch(&mut site.serve());
+        let create = |certificate: &str| {
+            let variables = site.showing(certificate);
+            let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            site.cli(&server, &["session", "create", "alice"], &variables)
+        };
+        for known in ["by-uri", "by-host"] {
+            create(known).ok();
+        }
+        assert!(create("unknown").error(1).ends_with("(CALLER_UNKNOWN)"), "{mode}");
+        for bad in ["expired", "foreign"] {
+            let refused = create(bad);
+            assert!(refused.code == Some(1) && !refused.stderr.contains("CALLER_"), "{mode} {bad}: {refused:?}");
+        }
+        let nameless = site.cli(&server, &["health"], &[]);
+        assert_eq!(nameless.code, Some(if mode == "optional" { 0 } else { 1 }), "{mode}: {nameless:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_certificate_is_taken_up_while_connections_stay_open_and_a_bad_one_is_not() {
+    let site = Site::new();
+    site.configure("", &new_caller(&["a", "--role", "admin"]).1);
+    let mut server = Server::launch(&mut site.serve());
+    let on_disk = || CertificateDer::from_pem_file(site.path("server.pem")).unwrap();
+    let shown = |server: &Server| shown_certificate(&site, server.address(), b"h2");
+    let first = on_disk();
+    assert_eq!(shown(&server), first);
+    let mut open = KeyServiceClient::new(site.channel(&server).await);
+    open.get_jwks(GetJwksRequest {}).await.unwrap();
+
+    // At the signal.
+    site.certificate("server", &["localhost"], |_| ());
+    server.signal("HUP");
+    server.line("the certificate has changed");
+    assert_eq!(shown(&server), on_disk());
+    assert_eq!(shown_certificate(&site, server.http(), b"http/1.1"), on_disk());
+    open.get_jwks(GetJwksRequest {}).await.expect("connections stay open");
+
+    // What is not good changes nothing, and is told.
+    let good = on_disk();
+    fs::write(site.path("server.pem"), "no certificate").unwrap();
+    server.signal("HUP");
+    let said = said(&mut server, "the certificate stays as it is: setting tls.certificate_file");
+    assert!(said.contains("server.pem"), "{said}");
+    assert_eq!(shown(&server), good);
+    site.certificate("server", &["localhost"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    server.signal("HUP");
+    self::said(&mut server, "expired at 2020-01-01");
+    assert_eq!(shown(&server), good);
+
+    // By itself.
+    site.certificate("server", &["localhost"], |_| ());
+    server.line("the certificate has changed");
+    assert_eq!(shown(&server), on_disk());
+    open.get_jwks(GetJwksRequest {}).await.expect("connections stay open");
+}
+
+/// Waits for an error that says this.
+fn said(server: &mut Server, what: &str) -> String {
+    loop {
+        let line = server.next_line();
+        if line.contains(what) {
+            return line;
+        }
+    }
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_told() {
+    let site = Site::new();
+    let soon = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64 + 5400;
+    site.certificate("server", &["localhost"], |params| {
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = time_at(soon);
+    });
+    site.configure("", &new_caller(&["a", "--role", "admin"]).1);
+    let mut server = Server::launch(&mut site.serve());
+    server.signal("HUP");
+    assert_eq!(server.line("the certificate expires soon")["hours_left"], 1);
+}
+
+fn time_at(seconds: i64) -> time::OffsetDateTime {
+    time::OffsetDateTime::from_unix_timestamp(seconds).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
+    let site = Site::new();
+    let ((old, first), (new, second)) =
+        (new_caller(&["old", "--role", "admin"]), new_caller(&["new", "--role", "admin"]));
+    site.configure("", &first);
+    let mut server = Server::launch(&mut site.serve());
+    let channel = site.channel(&server).await;
+    let list = async |key: &str| {
+        let mut request = tonic::Request::new(countersign::proto::ListKeysRequest {});
+        request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+        KeyServiceClient::new(channel.clone()).list_keys(request).await.map(|_| ()).map_err(|status| status.code())
+    };
+    assert_eq!((list(&old).await, list(&new).await), (Ok(()), Err(tonic::Code::Unauthenticated)));
+
+    site.configure("", &second);
+    server.signal("HUP");
+    server.line("callers have changed");
+    assert_eq!((list(&old).await, list(&new).await), (Err(tonic::Code::Unauthenticated), Ok(())));
+
+    for (rest, told) in [
+        (
+            "",
+            "callers stay as they are: setting listen: 0.0.0.0:0 can be reached from other machines: configure callers",
+        ),
+        ("[[callers]]\nname = 'x'\nroles = ['boss']", "callers stay as they are: setting callers[0].roles"),
+        ("[[calers]]", "callers stay as they are: unknown setting calers"),
+    ] {
+        site.configure("", rest);
+        server.signal("HUP");
+        said(&mut server, told);
+        assert_eq!((list(&old).await, list(&new).await), (Err(tonic::Code::Unauthenticated), Ok(())), "{rest}");
+    }
+    fs::write(site.path("countersign.toml"), "").unwrap();
+    server.signal("HUP");
+    said(&mut server, "only a restart opens the service");
+    assert_eq!(list(&new).await, Ok(()));
+    fs::remove_file(site.path("countersign.toml")).unwrap();
+    server.signal("HUP");
+    said(&mut server, "callers stay as they are: configuration file");
+    assert_eq!(list(&new).await, Ok(()));
+
+    // By itself, and other settings are not taken for taken up.
+    site.configure("", &format!("{first}\n{second}\n[log]\nlevel = 'debug'"));
+    server.line("callers have changed");
+    server.line("settings have changed that take effect after a restart");
+    assert_eq!((list(&old).await, list(&new).await), (Ok(()), Ok(())));
+}
+
+#[test]
+fn what_is_wrong_with_certificates_is_one_line_at_the_start() {
+    let site = Site::new();
+    let stanza = new_caller(&["a", "--role", "admin"]).1;
+    let refused = |tls: &str, says: &[&str]| {
+        site.configure(tls, &stanza);
+        let run = run(&mut site.serve());
+        for text in says {
+            assert!(run.error(2).contains(text), "{text:?} is missing: {run:?}");
+        }
+    };
+    let key = site.path("server.key");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    refused("", &["setting tls.private_key_file", "server.key", "mode 0644", "chmod 600"]);
+    fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
+    let whole = fs::read(&key).unwrap();
+    fs::write(&key, &whole[..whole.len() / 2]).unwrap();
+    refused("", &["setting tls.private_key_file", "server.key", "no private key"]);
+    fs::write(&key, "").unwrap();
+    refused("", &["setting tls.private_key_file", "no private key"]);
+    fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    refused("", &["setting tls.private_key_file", "does not go with the certificate"]);
+    fs::remove_file(&key).unwrap();
+    refused("", &["setting tls.private_key_file", "server.key", "No such file"]);
+    site.certificate("server", &["localhost"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    refused("", &["setting tls.certificate_file", "expired at 2020-01-01", "renew it"]);
+    site.certificate("server", &["localhost"], |_| ());
+    refused("client_certificates = 'required'", &["setting tls.client_ca_file", "needed"]);
+    refused("client_ca_file = '/nowhere/ca.pem'", &["setting tls.client_ca_file", "/nowhere/ca.pem", "No such file"]);
+    refused(
+        &format!("client_ca_file = '{}'", site.path("server.key").display()),
+        &["tls.client_ca_file", "no certificate"],
+    );
+    assert!(!site.path("data").exists() || fs::read_dir(site.path("data")).unwrap().count() == 0, "nothing was made");
+}
+
+#[test]
+fn on_an_address_that_others_reach_each_of_tls_and_callers_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("countersign.toml");
+    let refused = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let command = &mut countersign();
+        let run = run(command.args(["serve", "--listen", "0.0.0.0:0", "--config"]).arg(&file));
+        run.error(2).to_owned()
+    };
+    let tls = "[tls]\ncertificate_file = 'c'\nprivate_key_file = 'k'\n";
+    let callers = new_caller(&["a", "--role", "admin"]).1;
+    let (neither, no_callers, no_tls) = (refused(""), refused(tls), refused(&callers));
+    assert!(
+        neither.contains("tls.certificate_file") && neither.contains("caller new") && neither.contains("--insecure")
+    );
+    assert!(!no_callers.contains("tls.certificate_file") && no_callers.contains("caller new"));
+    assert!(no_tls.contains("tls.certificate_file") && !no_tls.contains("caller new"));
+}
+
+#[test]
+fn caller_new_prints_a_key_once_and_lines_that_are_a_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("countersign.toml");
+    let args =
+        ["gateway-1", "--role", "validator", "--tenant", "acme", "--tenant", "", "--audience", "https://api.test"];
+    let (key, stanza) = new_caller(&args);
+    assert!(!stanza.contains(&key));
+    fs::write(&file, &stanza).unwrap();
+    run(countersign().args(["config", "check", "--config"]).arg(&file)).ok();
+    let print = run(countersign().args(["config", "print", "--json", "--config"]).arg(&file)).json();
+    assert_eq!(print["callers"][0]["name"], "gateway-1");
+    assert_eq!(print["callers"][0]["tenants"], serde_json::json!(["acme", ""]));
+    assert_ne!(new_caller(&args).0, key);
+    let json = run(countersign().args(["caller", "new", "x", "--role", "admin", "--json"])).json();
+    assert!(json["api_key"].as_str().unwrap().starts_with("cs_ck_") && json["caller"]["roles"][0] == "admin");
+    for (wrong, says) in [
+        (&["a b", "--role", "admin"][..], "the name may only contain"),
+        (&["a", "--role", "admin", "--tenant", "a\nb"], "a tenant must not contain"),
+    ] {
+        assert!(run(countersign().args(["caller", "new"]).args(wrong)).error(2).contains(says));
+    }
+    for wrong in [&["a"][..], &["a", "--role", "boss"], &["--role", "admin"]] {
+        assert_eq!(run(countersign().args(["caller", "new"]).args(wrong)).code, Some(2));
+    }
+}
