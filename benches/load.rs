@@ -5,14 +5,14 @@
 //! ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call for another session. After a second of warm-up it counts, and prints calls
 //! a second, and of their latencies the median, the 99th percentile and the greatest in microseconds.
 //!
-//! Client, service and database share the machine, so a client that costs much measures itself. This one knows of HTTP/2
-//! what these calls need and no more.
+//! Client, service and database share the machine, so a client that costs much measures itself.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
+
+mod client;
 
 use std::{
     collections::{HashMap, VecDeque},
     env,
-    error::Error,
     time::{Duration, Instant},
 };
 
@@ -21,13 +21,9 @@ use countersign::proto::{
     revoke_request::Target,
 };
 use prost::Message;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 
-type Failure = Box<dyn Error + Send + Sync>;
+use self::client::{Connection, Failure};
 
 const CONNECTIONS: usize = 4;
 /// Calls in flight on each connection while sessions are made for other calls.
@@ -205,8 +201,8 @@ struct Call {
 async fn drive<C: Calls>(address: &str, in_flight: usize, all: Vec<C>) -> Result<(Vec<C>, Vec<Call>), Failure> {
     let mut tasks = JoinSet::new();
     for calls in all {
-        let connection = Connection::open(address, C::PATH).await?;
-        tasks.spawn(connection.drive(in_flight, calls));
+        let connection = Connection::open(address, C::PATH, None).await?;
+        tasks.spawn(drive_one(connection, in_flight, calls));
     }
     let (mut ended, mut made) = (vec![], vec![]);
     while let Some(joined) = tasks.join_next().await {
@@ -217,109 +213,29 @@ async fn drive<C: Calls>(address: &str, in_flight: usize, all: Vec<C>) -> Result
     Ok((ended, made))
 }
 
-// Frames of HTTP/2 (RFC 9113, section 6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// An HTTP/2 connection for unary calls of one method. What it sends stays far below the window that a server opens.
-struct Connection {
-    socket: TcpStream,
-    out: Vec<u8>,
-    headers: Vec<u8>,
-    last_stream: u32,
-}
-
-impl Connection {
-    async fn open(address: &str, path: &str) -> Result<Self, Failure> {
-        let socket = TcpStream::connect(address).await?;
-        socket.set_nodelay(true)?;
-        let mut connection =
-            Self { socket, out: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), headers: vec![], last_stream: 0 };
-        // Windows as large as they get (the initial one is setting 4), so that none is ever to be opened further.
-        let window = (1_u32 << 31) - 1;
-        connection.frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
-        connection.frame(WINDOW_UPDATE, 0, 0, &(window - 65_535).to_be_bytes());
-        // The first headers fill the server's table (RFC 7541); `POST` and `http` are in it from the start.
-        let literal = |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
-        connection.headers = [
-            &[0x83, 0x86][..],
-            &literal(&[0x44], path),
-            &literal(&[0x41], address),
-            &literal(&[0x5f], "application/grpc"),
-            &literal(b"\x40\x02te", "trailers"),
-        ]
-        .concat();
-        Ok(connection)
-    }
-
-    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.out.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
-        self.out.extend_from_slice(&[kind, flags]);
-        self.out.extend_from_slice(&stream.to_be_bytes());
-        self.out.extend_from_slice(payload);
-    }
-
-    /// Begins a call, if there is one to make.
-    fn ask(&mut self, calls: &mut impl Calls, open: &mut HashMap<u32, (Instant, Vec<u8>)>) {
-        let Some(message) = calls.next() else { return };
-        // Streams of a client are odd.
-        let stream = self.last_stream * 2 + 1;
-        self.last_stream += 1;
-        let headers =
-            std::mem::replace(&mut self.headers, vec![0x83, 0x86, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62]);
-        self.frame(HEADERS, END_HEADERS, stream, &headers);
-        let prefix = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
-        self.frame(DATA, END_STREAM, stream, &[prefix, message].concat());
-        open.insert(stream, (Instant::now(), vec![]));
-    }
-
-    async fn drive<C: Calls>(mut self, in_flight: usize, mut calls: C) -> Result<(C, Vec<Call>), Failure> {
-        let mut open = HashMap::new();
-        for _ in 0..in_flight {
-            self.ask(&mut calls, &mut open);
+async fn drive_one<C: Calls>(
+    mut connection: Connection,
+    in_flight: usize,
+    mut calls: C,
+) -> Result<(C, Vec<Call>), Failure> {
+    let (mut made, mut asked) = (vec![], HashMap::new());
+    let ask = |connection: &mut Connection, calls: &mut C, asked: &mut HashMap<u32, Instant>| {
+        if let Some(message) = calls.next() {
+            asked.insert(connection.ask(&message), Instant::now());
         }
-        let (mut made, mut input, mut read) = (vec![], Vec::with_capacity(1 << 16), 0);
-        while !open.is_empty() {
-            self.socket.write_all(&self.out).await?;
-            self.out.clear();
-            input.drain(..read);
-            read = 0;
-            if self.socket.read_buf(&mut input).await? == 0 {
-                return Err("the service has closed the connection".into());
-            }
-            while let Some((head, rest)) = input[read..].split_first_chunk::<9>() {
-                let [a, b, c, kind, flags, stream @ ..] = *head;
-                let length = u32::from_be_bytes([0, a, b, c]) as usize;
-                let Some(payload) = rest.get(..length) else { break };
-                read += head.len() + length;
-                let stream = u32::from_be_bytes(stream);
-                match kind {
-                    DATA => {
-                        let (_, message) = open.get_mut(&stream).ok_or("an answer to nothing")?;
-                        message.extend_from_slice(payload);
-                    }
-                    SETTINGS | PING if flags & ACK == 0 => {
-                        let payload = if kind == PING { payload.to_vec() } else { vec![] };
-                        self.frame(kind, ACK, 0, &payload);
-                    }
-                    HEADERS | SETTINGS | PING | WINDOW_UPDATE => {}
-                    other => return Err(format!("the service has ended a call with a frame of type {other}").into()),
-                }
-                if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
-                    let (asked, message) = open.remove(&stream).ok_or("an answer to nothing")?;
-                    // Only a call that failed has no message, so its headers need not be read.
-                    calls.answer(message.get(5..).ok_or("a call has failed")?)?;
-                    made.push(Call { asked, answered: Instant::now() });
-                    self.ask(&mut calls, &mut open);
-                }
-            }
-        }
-        Ok((calls, made))
+    };
+    for _ in 0..in_flight {
+        ask(&mut connection, &mut calls, &mut asked);
     }
+    while connection.under_way() > 0 {
+        connection.flush().await?;
+        connection.wait().await?;
+        for answer in connection.answered()? {
+            let asked_at = asked.remove(&answer.stream).ok_or("an answer to nothing")?;
+            calls.answer(&answer.message.ok_or("a call has failed")?)?;
+            made.push(Call { asked: asked_at, answered: Instant::now() });
+            ask(&mut connection, &mut calls, &mut asked);
+        }
+    }
+    Ok((calls, made))
 }

@@ -1,0 +1,157 @@
+//! A client of HTTP/2 that costs little: it knows of the protocol what unary calls of one method need, and no more. What it sends
+//! stays far below the window that a server opens.
+
+use std::collections::HashMap;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+// Frames of HTTP/2 (RFC 9113, section 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+pub struct Connection {
+    socket: TcpStream,
+    out: Vec<u8>,
+    headers: Vec<u8>,
+    headers_again: Vec<u8>,
+    last_stream: u32,
+    /// What has been read, and how much of that has been looked at.
+    input: Vec<u8>,
+    read: usize,
+    /// The beginnings of answers.
+    open: HashMap<u32, Vec<u8>>,
+}
+
+/// A call that has ended.
+pub struct Answered {
+    pub stream: u32,
+    /// The message. Only a call that failed has none, so headers need not be read.
+    pub message: Option<Vec<u8>>,
+}
+
+impl Connection {
+    /// Connects for calls on a path, which show an API key if there is one.
+    pub async fn open(address: &str, path: &str, api_key: Option<&str>) -> Result<Self, Failure> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        let mut connection = Self {
+            socket,
+            out: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            headers: vec![],
+            headers_again: vec![0x83, 0x86],
+            last_stream: 0,
+            input: Vec::with_capacity(1 << 16),
+            read: 0,
+            open: HashMap::new(),
+        };
+        // Windows as large as they get (the initial one is setting 4), so that none is ever to be opened further.
+        let window = (1_u32 << 31) - 1;
+        connection.frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
+        connection.frame(WINDOW_UPDATE, 0, 0, &(window - 65_535).to_be_bytes());
+        // The first headers fill the server's table (RFC 7541); `POST` and `http` are in it from the start.
+        let literal = |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
+        connection.headers = [
+            &[0x83, 0x86][..],
+            &literal(&[0x44], path),
+            &literal(&[0x41], address),
+            &literal(&[0x5f], "application/grpc"),
+            &literal(b"\x40\x02te", "trailers"),
+        ]
+        .concat();
+        if let Some(key) = api_key {
+            connection.headers.extend(literal(&[0x40 | 23], &format!("Bearer {key}")));
+        }
+        let entries = if api_key.is_some() { 5 } else { 4 };
+        connection.headers_again.extend((0..entries).map(|entry| 0x80 | (61 + entries - entry)));
+        Ok(connection)
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        self.out.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+        self.out.extend_from_slice(&[kind, flags]);
+        self.out.extend_from_slice(&stream.to_be_bytes());
+        self.out.extend_from_slice(payload);
+    }
+
+    /// Begins a call, which leaves with the next [`Connection::flush`].
+    pub fn ask(&mut self, message: &[u8]) -> u32 {
+        // Streams of a client are odd.
+        let stream = self.last_stream * 2 + 1;
+        self.last_stream += 1;
+        let headers = std::mem::replace(&mut self.headers, self.headers_again.clone());
+        self.frame(HEADERS, END_HEADERS, stream, &headers);
+        let mut body = [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat();
+        // No frame is longer than the peer takes unasked.
+        while body.len() > 16_384 {
+            let rest = body.split_off(16_384);
+            self.frame(DATA, 0, stream, &body);
+            body = rest;
+        }
+        self.frame(DATA, END_STREAM, stream, &body);
+        self.open.insert(stream, vec![]);
+        stream
+    }
+
+    /// Calls under way.
+    pub fn under_way(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Sends what has been begun.
+    pub async fn flush(&mut self) -> Result<(), Failure> {
+        self.socket.write_all(&self.out).await?;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Waits until something has come. May be given up.
+    pub async fn wait(&mut self) -> Result<(), Failure> {
+        self.input.drain(..self.read);
+        self.read = 0;
+        match self.socket.read_buf(&mut self.input).await? {
+            0 => Err("the service has closed the connection".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The calls that have ended with what has come.
+    pub fn answered(&mut self) -> Result<Vec<Answered>, Failure> {
+        let mut answered = vec![];
+        while let Some((head, rest)) = self.input[self.read..].split_first_chunk::<9>() {
+            let [a, b, c, kind, flags, stream @ ..] = *head;
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            let Some(payload) = rest.get(..length) else { break };
+            let payload = payload.to_vec();
+            self.read += head.len() + length;
+            let stream = u32::from_be_bytes(stream);
+            match kind {
+                DATA => self.open.get_mut(&stream).ok_or("an answer to nothing")?.extend_from_slice(&payload),
+                SETTINGS | PING if flags & ACK == 0 => {
+                    let payload = if kind == PING { payload } else { vec![] };
+                    self.frame(kind, ACK, 0, &payload);
+                }
+                // After an answer to a call that was not read to its end.
+                RST_STREAM if !self.open.contains_key(&stream) => {}
+                HEADERS | SETTINGS | PING | WINDOW_UPDATE => {}
+                other => return Err(format!("the service has sent a frame of type {other}").into()),
+            }
+            if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+                let body = self.open.remove(&stream).ok_or("an answer to nothing")?;
+                answered.push(Answered { stream, message: body.get(5..).map(<[u8]>::to_vec) });
+            }
+        }
+        Ok(answered)
+    }
+}
