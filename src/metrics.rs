@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::revocation::replica::Replica;
+use crate::{authority::audit::Audit, revocation::replica::Replica};
 
 /// The media type of the text.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,9 +24,10 @@ pub struct Metrics(Registry);
 
 impl Metrics {
     /// Those of this replica.
-    pub fn new(replica: Arc<Replica>) -> Self {
+    pub fn new(replica: Arc<Replica>, audit: Audit) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(OfReplica(replica)));
+        registry.register_collector(Box::new(OfAudit(audit)));
         Self(registry)
     }
 
@@ -99,6 +100,23 @@ impl Collector for OfReplica {
         let help =
             "Acknowledged revocations that the database had lost: the guarantee was broken. They were written again.";
         page.tell("guarantee_broken_revocations", help, &counts.lost_revocations)
+    }
+}
+
+/// What is told of the audit.
+#[derive(Debug)]
+struct OfAudit(Audit);
+
+impl Collector for OfAudit {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        page.number("audit_records_waiting", "Records of the audit that are not in its table yet.", {
+            count(self.0.waiting())
+        })?;
+        let help = "Records of the audit that its table will never have. They are in the log.";
+        page.tell("audit_records_dropped", help, self.0.dropped())?;
+        let help = "Records of denied callers that were left out of the log, because there were too many.";
+        page.tell("audit_denials_left_out", help, self.0.left_out())
     }
 }
 

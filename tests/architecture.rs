@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("authority", &["token", "keys", "revocation", "store", "clock", "mutants", "rng"]),
     ("tasks", &["authority", "clock"]),
     ("grpc", &["authority", "proto"]),
-    ("metrics", &["revocation"]),
+    ("metrics", &["authority", "revocation"]),
     ("http", &["authority", "metrics"]),
     ("config", &[]),
     ("telemetry", &["config"]),

@@ -9,7 +9,11 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    authority::{Authority, Settings, ready::Ready, sweep::Swept},
+    authority::{
+        Authority, Settings,
+        audit::{Audit, AuditQueue, AuditWriter},
+        ready::Ready,
+    },
     clock::{Clock, SystemClock},
     config::{Config, database::DatabaseUrl, keys::Keys},
     domain::{ids::Incarnation, time::brief},
@@ -24,7 +28,7 @@ use crate::{
         renewing::{Draw, Renewing},
         replica::Replica,
     },
-    rng::{Rng, SystemRng, random},
+    rng::{Rng, RngFailed, SystemRng, random},
     shutdown::Shutdown,
     store::{
         Store, StoreError,
@@ -39,7 +43,10 @@ pub use self::{
     database::open_store,
     keys::{import_key, reseal},
 };
-pub use crate::store::replicas::{Member, Register};
+pub use crate::{
+    authority::sweep::Swept,
+    store::replicas::{Member, Register},
+};
 
 use self::{
     database::{make_folders, postgres_options, require_database},
@@ -110,6 +117,9 @@ pub enum AppError {
     /// The first keys could not be made.
     #[error(transparent)]
     NotGenerated(#[from] NotGenerated),
+    /// There is no randomness.
+    #[error(transparent)]
+    Rng(#[from] RngFailed),
     /// The server failed.
     #[error("the gRPC server failed: {0}")]
     Server(#[from] tonic::transport::Error),
@@ -174,13 +184,14 @@ async fn open(
     store: impl OpeningStore,
     system: &System,
     replica: Arc<Replica>,
+    audit: Audit,
 ) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Keeper>), AppError> {
     make_folders(config)?;
     let masters = Masters::read(config)?;
     let store = store.await?;
     let keeper = Arc::new(open_keeper(config, masters, &*store, system).await?);
     let (clock, rng) = (system.clock.clone(), system.rng.clone());
-    let authority = Authority::new(store.clone(), keeper.clone(), replica, clock, rng, settings(config));
+    let authority = Authority::new(store.clone(), keeper.clone(), replica, clock, rng, audit, settings(config));
     Ok((Arc::new(authority), store, keeper))
 }
 
@@ -196,12 +207,16 @@ fn settings(config: &Config) -> Settings {
         max_blacklist_entries: config.max_blacklist_entries,
         sweep_batch: config.sweeper.batch_size,
         session_retention: config.sweeper.session_retention,
+        audit_retention: config.audit.retention,
         token_cache_bytes: config.tokens.verified_cache_bytes,
         signing_rotation: config.keys.signing,
         refresh_rotation: config.keys.refresh,
         jwks_max_age: config.keys.jwks_max_age,
     }
 }
+
+/// How long the process goes on at its end for the sake of the table of the audit.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the service listens.
 pub struct Listeners {
@@ -239,6 +254,7 @@ pub async fn serve(
     let address = listeners.grpc.local_addr().unwrap_or(config.listen.address);
     let http_address = listeners.http.as_ref().and_then(|listener| listener.local_addr().ok());
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
+    let (audit, audit_queue) = open_audit(config, &system)?;
     // Both ports answer from here on, and say that the service is not ready until the blacklist is loaded.
     let mut announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
     let ready = Ready::default();
@@ -246,13 +262,13 @@ pub async fn serve(
     let server = server::serve(listeners.grpc, ready.clone(), announcer.grpc.clone(), close.clone());
     let mut server = AbortOnDropHandle::new(tokio::spawn(server));
     let close_http = CancellationToken::new();
-    let routes =
-        http::routes(announcer.http.clone(), Arc::new(Metrics::new(replica.clone())), &config.issuer, ready.clone());
+    let metrics = Arc::new(Metrics::new(replica.clone(), audit.clone()));
+    let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, ready.clone());
     let mut http =
         AbortOnDropHandle::new(tokio::spawn(http::server::serve(listeners.http, routes, close_http.clone())));
 
     let opened = tokio::select! {
-        opened = open(config, store, &system, replica.clone()) => opened?,
+        opened = open(config, store, &system, replica.clone(), audit.clone()) => opened?,
         () = shutdown.soft.cancelled() => return Ok(()),
     };
     let (authority, store, keeper) = opened;
@@ -281,6 +297,9 @@ pub async fn serve(
     }
     tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
     let mut tasks = start_tasks(config, store.clone(), renewing, authority, &system);
+    if let Some(queue) = audit_queue {
+        tasks.spawn(named("the writer of the audit", tasks::audit::run(AuditWriter::new(store.clone(), queue))));
+    }
     announcer.announce(Phase::Serving).await;
     tracing::info!("serving");
     let mut reporting = AbortOnDropHandle::new(tokio::spawn(report(replica.clone(), announcer.clone())));
@@ -314,6 +333,7 @@ pub async fn serve(
             () = shutdown.hard.cancelled() => tracing::warn!("calls were cut off by a second signal"),
         }
     }
+    write_audit(&audit, &shutdown).await;
     tasks.shutdown().await;
     leave(&*store, &replica).await;
     close_http.cancel();
@@ -339,6 +359,29 @@ fn draw(config: &Config, system: &System) -> Draw {
         let incarnation = Incarnation::new(random(&*rng)?);
         Ok(Newcomer { incarnation, name: name.clone(), version: env!("CARGO_PKG_VERSION"), holds_for })
     })
+}
+
+/// The audit, and where its records wait for the table, if there is to be one.
+fn open_audit(config: &Config, system: &System) -> Result<(Audit, Option<AuditQueue>), AppError> {
+    let salt = random(&*system.rng)?;
+    if !config.audit.table {
+        return Ok((Audit::of_log(system.clock.clone(), salt), None));
+    }
+    let (audit, queue) = Audit::with_table(system.clock.clone(), salt);
+    Ok((audit, Some(queue)))
+}
+
+/// Waits for a while until the table of the audit has what is recorded.
+async fn write_audit(audit: &Audit, shutdown: &Shutdown) {
+    tokio::select! {
+        () = audit.written() => {}
+        () = tokio::time::sleep(AUDIT_PATIENCE) => {}
+        () = shutdown.hard.cancelled() => {}
+    }
+    let records = audit.waiting();
+    if records > 0 {
+        tracing::warn!(records, "the table of the audit lacks the last records: they are in the log alone");
+    }
 }
 
 /// Says that this replica is not ready while it has no lease.
@@ -407,6 +450,7 @@ fn name_of(stopped: Option<Result<&'static str, tokio::task::JoinError>>) -> Str
 pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
     require_database(config)?;
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
-    let (authority, _, _) = open(config, open_store(config), &system, replica).await?;
+    let audit = Audit::of_log(system.clock.clone(), random(&*system.rng)?);
+    let (authority, _, _) = open(config, open_store(config), &system, replica, audit).await?;
     authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))
 }

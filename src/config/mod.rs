@@ -1,5 +1,6 @@
 //! The configuration: flags over environment over file over defaults, valid before anything is opened.
 
+pub mod audit;
 pub mod database;
 pub mod error;
 pub mod keys;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::lease::Terms;
 
 use self::{
+    audit::Audit,
     database::{Database, DatabaseUrl, Password},
     error::{ConfigError, invalid},
     keys::{Keys, RawKeys},
@@ -87,6 +89,8 @@ pub struct Config {
     pub max_blacklist_entries: usize,
     /// The sweeper.
     pub sweeper: Sweeper,
+    /// The table of the audit.
+    pub audit: Audit,
     /// The end of the process.
     pub shutdown: Shutdown,
     /// What is logged, and how.
@@ -114,6 +118,7 @@ struct RawConfig {
     lease: RawLease,
     sweeper: RawSweeper,
     keys: RawKeys,
+    audit: Audit,
     shutdown: Shutdown,
     log: Log,
 }
@@ -147,6 +152,7 @@ impl Default for RawConfig {
             lease: RawLease::default(),
             sweeper: RawSweeper::default(),
             keys: RawKeys::default(),
+            audit: Audit::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
         }
@@ -218,6 +224,7 @@ impl Config {
             false => Duration::ZERO,
         };
         let keys = raw.keys.check(environment, &raw.data_dir, spreads_within, tokens.max_access_token_ttl)?;
+        raw.audit.check()?;
         raw.log.filter()?;
         if raw.blacklist.max_entries == 0 {
             return Err(invalid("blacklist.max_entries", "must be at least 1"));
@@ -240,6 +247,7 @@ impl Config {
             max_blacklist_entries: raw.blacklist.max_entries,
             lease,
             sweeper,
+            audit: raw.audit.clone(),
             shutdown: raw.shutdown.clone(),
             log: raw.log.clone(),
             effective: raw,

@@ -92,6 +92,11 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
         ),
         ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not configured; there are: default"),
         ("[sweeper]\nbatch_size = 0", "setting sweeper.batch_size: must be from 1 to 100000"),
+        (
+            "[audit]\nretention = '0s'",
+            "setting audit.retention: must be more than 0s: to keep no records, set audit.table to false",
+        ),
+        ("[audit]\ntables = true", "unknown setting audit.tables in FILE: did you mean table?"),
         ("[blacklist]\nmax_entries = 0", "setting blacklist.max_entries: must be at least 1"),
         ("[tokens]\nleeway = '2m'", "setting tokens.leeway: must be at most 1m: synchronize the clocks instead"),
     ] {

@@ -25,6 +25,9 @@ pub enum TextError {
     /// The text is not an IP address.
     #[error("is not an IP address")]
     NotAnAddress,
+    /// The name is one that the service gives.
+    #[error("must not be {}, which the service itself says of callers", OWN_CALLERS.join(", "))]
+    OwnCaller,
 }
 
 fn check_length(text: &str, least: usize, limit: usize) -> Result<(), TextError> {
@@ -48,6 +51,18 @@ fn scope_characters(text: &str) -> Result<(), TextError> {
 
 fn ip_address(text: &str) -> Result<(), TextError> {
     if text.is_empty() || text.parse::<std::net::IpAddr>().is_ok() { Ok(()) } else { Err(TextError::NotAnAddress) }
+}
+
+/// What stands in the place of a caller's name where there is none.
+pub const ANYBODY: &str = "anybody";
+/// Of somebody who did not say who it is, or could not prove it.
+pub const UNKNOWN: &str = "unknown";
+/// Of the service itself.
+pub const SERVICE: &str = "countersign";
+const OWN_CALLERS: [&str; 3] = [ANYBODY, UNKNOWN, SERVICE];
+
+fn caller_name(text: &str) -> Result<(), TextError> {
+    if OWN_CALLERS.contains(&text) { Err(TextError::OwnCaller) } else { no_control(text) }
 }
 
 macro_rules! text {
@@ -126,6 +141,9 @@ text!(
 text!(
     /// Name of a policy in the configuration.
     PolicyName, 1..=64, no_control);
+text!(
+    /// Name of a caller in the configuration.
+    CallerName, 1..=128, caller_name);
 
 #[cfg(test)]
 mod tests {
@@ -143,6 +161,14 @@ mod tests {
     fn control_characters_are_refused_wherever_they_stand() {
         for text in ["a\nb", "\0", "tab\t", "\u{85}", "\u{7f}"] {
             assert_eq!(Subject::try_from(text.to_owned()), Err(TextError::ControlCharacter));
+        }
+    }
+
+    #[test]
+    fn no_caller_has_a_name_that_the_service_gives() {
+        assert!(CallerName::try_from("login".to_owned()).is_ok());
+        for name in ["anybody", "unknown", "countersign"] {
+            assert_eq!(CallerName::try_from(name.to_owned()), Err(TextError::OwnCaller));
         }
     }
 
