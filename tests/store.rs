@@ -174,6 +174,8 @@ macro_rules! conformance {
                 records_of_many_writers_lie_in_the_order_of_time,
                 records_are_deleted_when_they_are_old_and_no_sooner,
                 records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first,
+                sweeps_at_once_delete_everything_once,
+                the_documentation_asks_what_can_be_answered,
             }
         }
     };

@@ -2,6 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use tracing_subscriber::layer::SubscriberExt;
+
 use super::*;
 
 fn load(toml: &str) -> Result<Config, String> {
@@ -166,4 +168,24 @@ fn what_is_printed_can_be_read_again_and_says_the_same() {
 fn a_file_that_is_not_there_is_an_error() {
     let error = Config::load(Some(Path::new("/nowhere/countersign.toml")), &Flags::default()).unwrap_err();
     assert!(error.to_string().starts_with("configuration file /nowhere/countersign.toml: "));
+}
+
+/// Who turns down the noise does not mean the audit.
+#[test]
+fn the_audit_is_logged_at_every_level_unless_it_is_named() {
+    for (level, is_logged) in [
+        ("info", true),
+        ("error", true),
+        ("off", true),
+        ("warn,countersign=error", true),
+        ("countersign::audit=off", false),
+        ("info,countersign::audit=warn", false),
+    ] {
+        let config = load(&format!("[log]\nlevel = '{level}'")).unwrap();
+        let logged = tracing::subscriber::with_default(
+            tracing_subscriber::registry().with(config.log.filter().unwrap()),
+            || tracing::enabled!(target: crate::domain::audit::TARGET, tracing::Level::INFO),
+        );
+        assert_eq!(logged, is_logged, "{level}");
+    }
 }

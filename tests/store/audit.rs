@@ -147,3 +147,22 @@ pub async fn records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first(st
         assert_eq!(database.audit().await, rows(&entries[5 - left..]));
     }
 }
+
+/// Two replicas may sweep at the same instant.
+pub async fn sweeps_at_once_delete_everything_once(store: &dyn Store, database: &Database) {
+    store.append_audit((0..500).map(|n| plain(n, after(u64::from(n) % 7))).collect()).await.unwrap();
+    let mut deleted = 0;
+    while !database.audit().await.is_empty() {
+        let sweeps = join_all((0..4).map(|_| store.delete_old_audit(after(9), 100))).await;
+        deleted += sweeps.into_iter().map(Result::unwrap).sum::<usize>();
+    }
+    assert_eq!(deleted, 500);
+}
+
+pub async fn the_documentation_asks_what_can_be_answered(store: &dyn Store, database: &Database) {
+    store.append_audit(vec![plain(1, START)]).await.unwrap();
+    let text = include_str!("../../docs/audit.md");
+    let scripts: Vec<_> = text.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [on_postgres, on_sqlite] = scripts.as_slice() else { panic!("{scripts:?}") };
+    database.execute(on_postgres, on_sqlite).await;
+}

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use countersign::store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
-use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types::Text};
+use diesel::{
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
+    sql_types::Text,
+};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
@@ -34,6 +37,17 @@ struct Line {
 impl Database {
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// Runs the one of these scripts that is for this engine.
+    pub async fn execute(&self, on_postgres: &str, on_sqlite: &str) {
+        match &self.place {
+            Place::Sqlite { path, .. } => {
+                let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+                connection.batch_execute(on_sqlite).unwrap();
+            }
+            Place::Postgres { url } => crate::postgres_server::execute(url, on_postgres).await,
+        }
     }
 
     /// The rows of the audit in the order of their key, each as an array of its columns, read behind the store's back.
