@@ -11,6 +11,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    authority::audit::Audit,
     callers::Callers,
     net::{accept::Counts, tls::Tls},
     revocation::replica::Replica,
@@ -33,6 +34,8 @@ pub struct Observed {
     pub connections: Connections,
     /// How they are encrypted, if they are.
     pub tls: Option<Arc<Tls>>,
+    /// What is recorded of their doings.
+    pub audit: Audit,
 }
 
 /// The connections of both sides.
@@ -51,11 +54,12 @@ pub struct Metrics(Registry);
 impl Metrics {
     /// Those of a process.
     pub fn new(observed: Observed) -> Self {
-        let Observed { replica, callers, connections, tls } = observed;
+        let Observed { replica, callers, connections, tls, audit } = observed;
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(OfReplica(replica)));
         registry.register_collector(Box::new(OfCallers(callers)));
         registry.register_collector(Box::new(OfConnections(connections, tls)));
+        registry.register_collector(Box::new(OfAudit(audit)));
         Self(registry)
     }
 
@@ -206,6 +210,23 @@ impl Collector for OfConnections {
             )?)?;
         }
         Ok(())
+    }
+}
+
+/// What is told of the audit.
+#[derive(Debug)]
+struct OfAudit(Audit);
+
+impl Collector for OfAudit {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        page.number("audit_records_waiting", "Records of the audit that are not in its table yet.", {
+            count(self.0.waiting())
+        })?;
+        let help = "Records of the audit that its table will never have. They are in the log.";
+        page.tell("audit_records_dropped", help, self.0.dropped())?;
+        let help = "Records of denied callers that were left out of the log, because there were too many.";
+        page.tell("audit_denials_left_out", help, self.0.left_out())
     }
 }
 

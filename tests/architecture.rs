@@ -23,7 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("callers", &["clock", "rng"]),
     ("net", &["keys"]),
     ("grpc", &["authority", "callers", "net", "proto"]),
-    ("metrics", &["callers", "net", "revocation"]),
+    ("metrics", &["authority", "callers", "net", "revocation"]),
     ("http", &["authority", "metrics", "net"]),
     ("config", &["callers", "net"]),
     ("telemetry", &["config"]),

@@ -4,6 +4,8 @@
 //! database of its own. A function that is not on the list is dead code, so `-D warnings` finds a forgotten one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "store/audit.rs"]
+mod audit;
 #[path = "store/concurrency.rs"]
 mod concurrency;
 #[path = "store/creating.rs"]
@@ -37,15 +39,22 @@ mod sweeping;
 #[path = "store/tenants.rs"]
 mod tenants;
 
-/// Makes a test of each rule on one engine.
+/// Makes a test of each rule on one engine. Those of what has no reader in the contract look at the table itself.
 macro_rules! tests {
-    ($engine:ident: $($area:ident { $($rule:ident,)* })*) => {
+    ($engine:ident: $($area:ident { $($rule:ident,)* })*; $($table:ident { $($of_table:ident,)* })*) => {
         mod $engine {
             $($(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $rule() {
                     let database = super::engines::$engine().await;
                     super::$area::$rule(database.store()).await;
+                }
+            )*)*
+            $($(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $of_table() {
+                    let database = super::engines::$engine().await;
+                    super::$table::$of_table(database.store(), &database).await;
                 }
             )*)*
         }
@@ -157,6 +166,16 @@ macro_rules! conformance {
                 a_change_is_made_once_and_for_the_ring_that_it_was_made_for,
                 of_two_who_change_the_keys_at_once_one_does,
                 a_refresh_key_is_held_as_long_as_a_live_session_has_its_token,
+            };
+            audit {
+                records_are_kept_field_by_field,
+                any_text_is_kept_as_it_is,
+                a_record_that_is_there_is_not_added_again,
+                records_of_many_writers_lie_in_the_order_of_time,
+                records_are_deleted_when_they_are_old_and_no_sooner,
+                records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first,
+                sweeps_at_once_delete_everything_once,
+                the_documentation_asks_what_can_be_answered,
             }
         }
     };

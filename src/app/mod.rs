@@ -10,7 +10,11 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    authority::{Authority, Settings, ready::Ready, sweep::Swept},
+    authority::{
+        Authority, Settings,
+        audit::{Audit, AuditQueue, AuditWriter},
+        ready::Ready,
+    },
     callers::{Callers, meter::Ceilings},
     clock::{Clock, SystemClock},
     config::{Config, database::DatabaseUrl, keys::Keys},
@@ -34,7 +38,7 @@ use crate::{
         renewing::{Draw, Renewing},
         replica::Replica,
     },
-    rng::{Rng, SystemRng, random},
+    rng::{Rng, RngFailed, SystemRng, random},
     shutdown::Shutdown,
     store::{
         Store, StoreError,
@@ -49,7 +53,10 @@ pub use self::{
     database::open_store,
     keys::{import_key, reseal},
 };
-pub use crate::store::replicas::{Member, Register};
+pub use crate::{
+    authority::sweep::Swept,
+    store::replicas::{Member, Register},
+};
 
 use self::{
     database::{make_folders, postgres_options, require_database},
@@ -124,6 +131,9 @@ pub enum AppError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// There is no randomness.
+    #[error(transparent)]
+    Rng(#[from] RngFailed),
     /// A sweep stopped early.
     #[error("the sweep stopped early, what is due stays due: {0}")]
     Sweep(String),
@@ -185,13 +195,14 @@ async fn open(
     store: impl OpeningStore,
     system: &System,
     replica: Arc<Replica>,
+    audit: Audit,
 ) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Keeper>), AppError> {
     make_folders(config)?;
     let masters = Masters::read(config)?;
     let store = store.await?;
     let keeper = Arc::new(open_keeper(config, masters, &*store, system).await?);
     let (clock, rng) = (system.clock.clone(), system.rng.clone());
-    let authority = Authority::new(store.clone(), keeper.clone(), replica, clock, rng, settings(config));
+    let authority = Authority::new(store.clone(), keeper.clone(), replica, clock, rng, audit, settings(config));
     Ok((Arc::new(authority), store, keeper))
 }
 
@@ -207,12 +218,16 @@ fn settings(config: &Config) -> Settings {
         max_blacklist_entries: config.max_blacklist_entries,
         sweep_batch: config.sweeper.batch_size,
         session_retention: config.sweeper.session_retention,
+        audit_retention: config.audit.retention,
         token_cache_bytes: config.tokens.verified_cache_bytes,
         signing_rotation: config.keys.signing,
         refresh_rotation: config.keys.refresh,
         jwks_max_age: config.keys.jwks_max_age,
     }
 }
+
+/// How long the process goes on at its end for the sake of the table of the audit.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the service listens.
 pub struct Listeners {
@@ -255,6 +270,7 @@ pub async fn serve(
     let ceilings = Ceilings { calls: config.limits.max_calls, database_calls: config.limits.max_database_calls };
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let connections = Connections::default();
+    let (audit, audit_queue) = open_audit(config, &system)?;
     // Both ports answer from here on, and say that the service is not ready until the blacklist is loaded.
     let mut announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
     let ready = Ready::default();
@@ -267,7 +283,7 @@ pub async fn serve(
         counts: connections.grpc.clone(),
     };
     let others = health::routes(&announcer.grpc, config.reflection);
-    let services = Services::new(ready.clone(), others, callers.clone(), call_limits(config));
+    let services = Services::new(ready.clone(), others, callers.clone(), audit.clone(), call_limits(config));
     let server = server::serve(grpc, services, connection_limits(config), close.clone());
     let mut server = AbortOnDropHandle::new(tokio::spawn(server));
     let close_http = CancellationToken::new();
@@ -276,6 +292,7 @@ pub async fn serve(
         callers: callers.clone(),
         connections: connections.clone(),
         tls: tls.clone(),
+        audit: audit.clone(),
     };
     let routes = http::routes(announcer.http.clone(), Arc::new(Metrics::new(observed)), &config.issuer, ready.clone());
     let http = listeners.http.map(|listener| Entrance {
@@ -288,7 +305,7 @@ pub async fn serve(
     let mut http = AbortOnDropHandle::new(tokio::spawn(http::server::serve(http, routes, close_http.clone())));
 
     let opened = tokio::select! {
-        opened = open(config, store, &system, replica.clone()) => opened?,
+        opened = open(config, store, &system, replica.clone(), audit.clone()) => opened?,
         () = shutdown.soft.cancelled() => return Ok(()),
     };
     let (authority, store, keeper) = opened;
@@ -319,6 +336,9 @@ pub async fn serve(
     let mut tasks = start_tasks(config, store.clone(), renewing, authority, &system);
     let reloading = Reloading { config: config.clone(), callers, tls, clock: system.clock.clone() };
     tasks.spawn(named("the look at certificates and callers", reloading.run(shutdown.reload.clone())));
+    if let Some(queue) = audit_queue {
+        tasks.spawn(named("the writer of the audit", tasks::audit::run(AuditWriter::new(store.clone(), queue))));
+    }
     announcer.announce(Phase::Serving).await;
     tracing::info!("serving");
     let mut reporting = AbortOnDropHandle::new(tokio::spawn(report(replica.clone(), announcer.clone())));
@@ -349,6 +369,7 @@ pub async fn serve(
             () = shutdown.hard.cancelled() => tracing::warn!("calls were cut off by a second signal"),
         }
     }
+    write_audit(&audit, &shutdown).await;
     tasks.shutdown().await;
     leave(&*store, &replica).await;
     close_http.cancel();
@@ -411,6 +432,29 @@ fn draw(config: &Config, system: &System) -> Draw {
         let incarnation = Incarnation::new(random(&*rng)?);
         Ok(Newcomer { incarnation, name: name.clone(), version: env!("CARGO_PKG_VERSION"), holds_for })
     })
+}
+
+/// The audit, and where its records wait for the table, if there is to be one.
+fn open_audit(config: &Config, system: &System) -> Result<(Audit, Option<AuditQueue>), AppError> {
+    let salt = random(&*system.rng)?;
+    if !config.audit.table {
+        return Ok((Audit::of_log(system.clock.clone(), salt), None));
+    }
+    let (audit, queue) = Audit::with_table(system.clock.clone(), salt);
+    Ok((audit, Some(queue)))
+}
+
+/// Waits for a while until the table of the audit has what is recorded.
+async fn write_audit(audit: &Audit, shutdown: &Shutdown) {
+    tokio::select! {
+        () = audit.written() => {}
+        () = tokio::time::sleep(AUDIT_PATIENCE) => {}
+        () = shutdown.hard.cancelled() => {}
+    }
+    let records = audit.waiting();
+    if records > 0 {
+        tracing::warn!(records, "the table of the audit lacks the last records: they are in the log alone");
+    }
 }
 
 /// Says that this replica is not ready while it has no lease.
@@ -479,6 +523,7 @@ fn name_of(stopped: Option<Result<&'static str, tokio::task::JoinError>>) -> Str
 pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
     require_database(config)?;
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
-    let (authority, _, _) = open(config, open_store(config), &system, replica).await?;
+    let audit = Audit::of_log(system.clock.clone(), random(&*system.rng)?);
+    let (authority, _, _) = open(config, open_store(config), &system, replica, audit).await?;
     authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))
 }

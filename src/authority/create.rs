@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     domain::{
+        audit::{AuditAction, AuditRecord},
         caller::Actor,
         claims::CustomClaims,
         ids::{SessionId, TokenId},
@@ -57,11 +58,11 @@ impl Authority {
     /// Creates a session and issues its first tokens.
     pub async fn create_session(&self, by: &Actor, new: NewSession) -> Result<Issued, AuthorityError> {
         if !by.reach().has_tenant(&new.tenant) {
-            return Err(AuthorityError::not_allowed(by, "tenant is not among its tenants"));
+            return Err(self.not_allowed(by, "tenant is not among its tenants"));
         }
         let audience = self.audience_of(&new)?;
         if let Some(index) = audience.iter().position(|audience| !by.reach().has_audience(audience)) {
-            return Err(AuthorityError::not_allowed(by, format!("audience[{index}] is not among its audiences")));
+            return Err(self.not_allowed(by, format!("audience[{index}] is not among its audiences")));
         }
         self.current().await?;
         let now = self.clock.now();
@@ -113,6 +114,7 @@ impl Authority {
             };
             match self.store.create_session(creation).await? {
                 Created::New { place } => {
+                    self.audit.record(AuditRecord::by(by, AuditAction::SessionCreated, now).about(&session));
                     if let Some(evicted) = place {
                         self.acknowledged(evicted).await?;
                     }

@@ -1,11 +1,6 @@
 //! Every way in which a use case can fail: a closed list, which each transport maps to its own codes in one place.
 
-use crate::{
-    domain::{caller::Actor, rotation::NotRotated},
-    rng::RngFailed,
-    store::StoreError,
-    token::access::SignError,
-};
+use crate::{domain::rotation::NotRotated, rng::RngFailed, store::StoreError, token::access::SignError};
 
 /// A use case failed. Nothing was changed, unless the variant says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,11 +76,6 @@ pub enum AuthorityError {
 }
 
 impl AuthorityError {
-    /// A caller asks for what is out of its reach.
-    pub fn not_allowed(actor: &Actor, problem: impl ToString) -> Self {
-        Self::CallerNotAllowed { name: actor.caller.name.to_string(), problem: problem.to_string() }
-    }
-
     /// A field is wrong.
     pub fn field(field: impl Into<String>, problem: impl ToString) -> Self {
         Self::InvalidField { field: field.into(), problem: problem.to_string() }

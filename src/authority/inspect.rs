@@ -52,7 +52,7 @@ impl Authority {
     /// Lists sessions, a page at a time.
     pub async fn sessions(&self, by: &Actor, listing: Listing) -> Result<Page, AuthorityError> {
         if !by.reach().has_tenant(&listing.tenant) {
-            return Err(AuthorityError::not_allowed(by, "tenant is not among its tenants"));
+            return Err(self.not_allowed(by, "tenant is not among its tenants"));
         }
         let now = self.clock.now();
         let before = match listing.page_token.as_str() {

@@ -7,6 +7,8 @@ use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
     clock::Clock,
     domain::{
+        audit::{AuditAction, AuditRecord, Who},
+        caller::Actor,
         key::{Key, KeyPurpose, KeyState, RefreshKeyId, SealedKey},
         revocation::Place,
         rotation::{Change, NotRotated, Rotation, RotationRules},
@@ -117,7 +119,7 @@ impl Authority {
 
     /// Lets the next key of a purpose make all tokens from now on, and returns it. Unless it is forced, every verifier must have
     /// had time to learn of it.
-    pub async fn rotate_key(&self, purpose: KeyPurpose, force: bool) -> Result<Key, AuthorityError> {
+    pub async fn rotate_key(&self, by: &Actor, purpose: KeyPurpose, force: bool) -> Result<Key, AuthorityError> {
         // The first one that was to be the next: if others were faster, there is nothing left to do.
         let mut wanted: Option<String> = None;
         loop {
@@ -139,12 +141,17 @@ impl Authority {
                 None => rotation.due(now)?,
             };
             // Whether it was this one or another, the next turn finds out what came of it.
-            self.change_ring(&ring, change, now).await?;
+            self.change_ring(Some(by), &ring, change, now).await?;
         }
     }
 
     /// Makes a key worthless: when this returns, no replica accepts any token of it. If it made tokens, the next one does now.
-    pub async fn revoke_key(&self, kid: &str) -> Result<Key, AuthorityError> {
+    pub async fn revoke_key(&self, by: &Actor, kid: &str) -> Result<Key, AuthorityError> {
+        self.end_key(Some(by), kid).await
+    }
+
+    /// The same, also by the service itself.
+    async fn end_key(&self, by: Option<&Actor>, kid: &str) -> Result<Key, AuthorityError> {
         loop {
             let ring = self.stored_ring().await?;
             // Whatever comes next was decided by a database that is in charge, and the next key is known to every replica
@@ -162,7 +169,7 @@ impl Authority {
                 change => change?,
             };
             // Whether it was this one or another, the next turn finds out what came of it, and waits until all know.
-            self.change_ring(&ring, change, now).await?;
+            self.change_ring(by, &ring, change, now).await?;
         }
     }
 
@@ -177,7 +184,7 @@ impl Authority {
         }
         let forgotten = self.keeper.ring().forgotten().to_vec();
         for kid in forgotten {
-            self.revoke_key(&kid).await?;
+            self.end_key(None, &kid).await?;
         }
         let uptime = self.clock.uptime();
         if rotating.asked.is_none_or(|asked| uptime.saturating_sub(asked) >= ASK_SESSIONS) {
@@ -206,7 +213,7 @@ impl Authority {
             return Ok(());
         }
         // If others were faster, there is nothing left to do.
-        if let Some(place) = self.change_ring(&ring, change, now).await? {
+        if let Some(place) = self.change_ring(None, &ring, change, now).await? {
             // Until all know of it, this replica too.
             self.acknowledged_as_read(place).await?;
         }
@@ -235,6 +242,7 @@ impl Authority {
     /// Makes a change to a ring, if it still is as it was. Returns its place.
     async fn change_ring(
         &self,
+        by: Option<&Actor>,
         ring: &SealedRing,
         change: Change,
         now: Timestamp,
@@ -260,6 +268,14 @@ impl Authority {
                     KeyState::Revoked => tracing::warn!(kid, purpose, "a key has been revoked"),
                     _ => tracing::info!(kid, purpose, algorithm = %key.algorithm, state, "a key has changed"),
                 }
+                let action = match key.state() {
+                    KeyState::Revoked => AuditAction::KeyRevoked,
+                    KeyState::Active if key.activated_at == Some(now) => AuditAction::KeyRotated,
+                    KeyState::Pending | KeyState::Active | KeyState::Retired => continue,
+                };
+                let (who, peer) = by.map_or((Who::Service, None), |actor| (actor.into(), actor.peer));
+                let kid = Some(key.kid.clone());
+                self.audit.record(AuditRecord { kid, ..AuditRecord::new(action, now, who, peer) });
             }
             for kid in &dropped {
                 tracing::info!(kid, "a key has been dropped");

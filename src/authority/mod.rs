@@ -1,5 +1,7 @@
 //! The use cases. They decide; the database, the keys, the index and the clock are given to them.
 
+mod allowance;
+pub mod audit;
 pub mod create;
 pub mod error;
 pub mod inspect;
@@ -17,10 +19,11 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use tokio::sync::Mutex;
 
-use self::{error::AuthorityError, keys::Rotating, sweep::Sweeper};
+use self::{audit::Audit, error::AuthorityError, keys::Rotating, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{
+        caller::Actor,
         key::RefreshKeyId,
         policy::{Policy, TenantRules},
         revocation::{Place, Seq},
@@ -57,6 +60,8 @@ pub struct Settings {
     pub sweep_batch: i64,
     /// How long a session is kept after it was over.
     pub session_retention: Duration,
+    /// How long the table of the audit keeps a record.
+    pub audit_retention: Duration,
     /// Bytes for tokens whose signature is known to be good.
     pub token_cache_bytes: u64,
     /// How the keys of access tokens rotate.
@@ -76,6 +81,7 @@ pub struct Authority {
     expectations: Expectations,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
+    audit: Audit,
     settings: Settings,
     sweeper: Mutex<Sweeper>,
     rotating: Mutex<Rotating>,
@@ -98,6 +104,7 @@ impl Authority {
         replica: Arc<Replica>,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
+        audit: Audit,
         settings: Settings,
     ) -> Self {
         Self {
@@ -110,9 +117,22 @@ impl Authority {
             rotating: Mutex::new(Rotating::new(&*clock)),
             clock,
             rng,
+            audit,
             settings,
             ended_tenants: Mutex::default(),
         }
+    }
+
+    /// Where to record what was done, and what was denied.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// A caller asks for what is out of its reach.
+    fn not_allowed(&self, by: &Actor, problem: impl ToString) -> AuthorityError {
+        let problem = problem.to_string();
+        self.audit.denied(by.into(), by.peer, &problem);
+        AuthorityError::CallerNotAllowed { name: by.caller.name.to_string(), problem }
     }
 
     /// Waits until this replica knows what all others do: before it makes tokens, which must not be of a key that was revoked.

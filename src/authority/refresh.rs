@@ -3,6 +3,7 @@
 use super::{Authority, error::AuthorityError, issue::Issued};
 use crate::{
     domain::{
+        audit::{AuditAction, AuditRecord},
         caller::Actor,
         ids::TokenId,
         refresh::{RefreshAttempt, RefreshRefusal},
@@ -70,6 +71,7 @@ impl Authority {
                     session = %session.id, generation = claims.lineage.generation, current = session.lineage.generation,
                     "a refresh token was used again after its grace; the session has ended"
                 );
+                self.audit.record(AuditRecord::by(by, AuditAction::RefreshReused, now).about(&session));
                 self.acknowledged(place).await?;
                 Err(AuthorityError::RefreshTokenReused)
             }

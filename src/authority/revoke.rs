@@ -3,6 +3,7 @@
 use super::{Authority, error::AuthorityError};
 use crate::{
     domain::{
+        audit::{AuditAction, AuditRecord},
         caller::{Actor, Reach},
         claims::AccessClaims,
         ids::SessionId,
@@ -69,14 +70,19 @@ impl Authority {
         let now = self.clock.now();
         let nothing = Ok(Revocations { sessions: 0, effective_at: now });
         let by_id = matches!(order.target, RevokeTarget::Session(_));
-        let ended = Ended { at: now, reason: order.reason, note: order.note };
+        let ended = Ended { at: now, reason: order.reason, note: order.note.clone() };
         let mut orphan = None;
+        let mut record = AuditRecord {
+            reason: Some(order.reason),
+            note: order.note,
+            ..AuditRecord::by(by, AuditAction::SessionRevoked, now)
+        };
         let target = match order.target {
             RevokeTarget::Tenant(_) if !by.caller.may(Operation::RevokeTenant) => {
-                return Err(AuthorityError::not_allowed(by, "all of a tenant is for the role admin"));
+                return Err(self.not_allowed(by, "all of a tenant is for the role admin"));
             }
             RevokeTarget::Subject { tenant, .. } | RevokeTarget::Tenant(tenant) if !reach.has_tenant(&tenant) => {
-                return Err(AuthorityError::not_allowed(by, "tenant is not among its tenants"));
+                return Err(self.not_allowed(by, "tenant is not among its tenants"));
             }
             RevokeTarget::Session(id) => {
                 // The tenant of a session never changes, so it may be looked at before.
@@ -86,15 +92,26 @@ impl Authority {
                         .filter(|session| reach.has_tenant(&session.tenant))
                         .ok_or(AuthorityError::SessionNotFound)?;
                 }
+                record.session_id = Some(id);
                 RevocationTarget::Session(id)
             }
-            RevokeTarget::Subject { tenant, subject, except } => RevocationTarget::Subject { tenant, subject, except },
-            RevokeTarget::Tenant(tenant) => RevocationTarget::Tenant(tenant),
+            RevokeTarget::Subject { tenant, subject, except } => {
+                record.action = AuditAction::SubjectRevoked;
+                (record.tenant, record.subject) = (Some(tenant.clone()), Some(subject.clone()));
+                RevocationTarget::Subject { tenant, subject, except }
+            }
+            RevokeTarget::Tenant(tenant) => {
+                record.action = AuditAction::TenantRevoked;
+                record.tenant = Some(tenant.clone());
+                RevocationTarget::Tenant(tenant)
+            }
             RevokeTarget::Token { token, token_only } if token.starts_with(PREFIX) => {
                 if token_only {
                     return Err(AuthorityError::field("extent", "TOKEN_ONLY goes with an access token only"));
                 }
-                RevocationTarget::Session(self.session_of_refresh_token(reach, &token).await?)
+                let id = self.session_of_refresh_token(reach, &token).await?;
+                record.session_id = Some(id);
+                RevocationTarget::Session(id)
             }
             RevokeTarget::Token { token, token_only } => {
                 let token = self.verified(&token).map_err(|_| not_authentic())?;
@@ -107,8 +124,12 @@ impl Authority {
                 if now.minus(self.settings.max_clock_skew.saturating_mul(2)) >= claims.expires_at {
                     return nothing;
                 }
-                orphan = Some(self.orphan(claims, token_only, &ended)?);
+                let entry = self.orphan(claims, token_only, &ended)?;
+                (record.tenant, record.subject) = (Some(entry.tenant.clone()), entry.subject.clone());
+                record.session_id = Some(claims.session_id);
+                orphan = Some(entry);
                 if token_only {
+                    record.action = AuditAction::TokenRevoked;
                     let (token, session_id, expires_at) = (claims.token_id, claims.session_id, claims.expires_at);
                     RevocationTarget::Token { token, session_id, expires_at }
                 } else {
@@ -121,6 +142,10 @@ impl Authority {
         let outcome = self.store.revoke(Revocation { target, ended, may_add, orphan }).await?;
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
+        }
+        if outcome.wrote {
+            // Before it is acknowledged: it has been done.
+            self.audit.record(AuditRecord { sessions: Some(outcome.sessions), ..record });
         }
         match outcome.wrote {
             true => self.acknowledged(outcome.place).await?,

@@ -1,4 +1,5 @@
-//! The sweeper's work: deletes expired blacklist rows, and sessions that have been over for long, in bounded batches.
+//! The sweeper's work: deletes expired blacklist rows, sessions that have been over for long, and old records of the audit, in
+//! bounded batches.
 
 use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
@@ -14,6 +15,8 @@ pub struct Swept {
     pub revocations: usize,
     /// Sessions deleted.
     pub sessions: usize,
+    /// Records of the audit deleted.
+    pub audit: usize,
 }
 
 /// What a sweep goes on from.
@@ -57,6 +60,15 @@ impl Authority {
         loop {
             let deleted = self.store.delete_old_sessions(until, self.settings.sweep_batch).await?;
             swept.sessions += deleted;
+            if self.is_last(deleted) {
+                break;
+            }
+        }
+        // Also if no more come: a table that was turned off is not kept for ever.
+        let until = now.minus(self.settings.audit_retention);
+        loop {
+            let deleted = self.store.delete_old_audit(until, self.settings.sweep_batch).await?;
+            swept.audit += deleted;
             if self.is_last(deleted) {
                 return Ok(swept);
             }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Database, Outcome, output::line};
-use crate::app::{self, System};
+use crate::app::{self, Swept, System};
 
 #[derive(Debug, Args)]
 pub struct Sweep {
@@ -20,10 +20,11 @@ impl Sweep {
     pub async fn run(self) -> Outcome {
         let config = self.database.begin()?;
         let swept = app::sweep(&config, System::of_this_machine()).await?;
+        let Swept { revocations, sessions, audit } = swept;
         if self.json {
-            line!("{}", serde_json::json!({ "revocations": swept.revocations, "sessions": swept.sessions }));
+            line!("{}", serde_json::json!({ "revocations": revocations, "sessions": sessions, "audit": audit }));
         } else {
-            line!("deleted {} blacklist rows and {} sessions", swept.revocations, swept.sessions);
+            line!("deleted {revocations} blacklist rows, {sessions} sessions and {audit} audit records");
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 use super::error::{ConfigError, invalid};
+use crate::domain::audit::TARGET;
 
 /// The section.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -36,9 +37,14 @@ impl Default for Log {
 impl Log {
     /// Which lines are logged, if the level says it well.
     pub fn filter(&self) -> Result<EnvFilter, ConfigError> {
-        EnvFilter::try_new(&self.level).map_err(|_| {
+        let filter = EnvFilter::try_new(&self.level).map_err(|_| {
             let problem = "must be error, warn, info, debug, trace, or directives like info,countersign=debug";
             invalid("log.level", format!("{:?} {problem}", self.level))
-        })
+        })?;
+        // The audit is no matter of how much one wants to read, so only its own name turns it off.
+        match format!("{TARGET}=info").parse() {
+            Ok(audit) if !self.level.contains(TARGET) => Ok(filter.add_directive(audit)),
+            _ => Ok(filter),
+        }
     }
 }

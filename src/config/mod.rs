@@ -1,5 +1,6 @@
 //! The configuration: flags over environment over file over defaults, valid before anything is opened.
 
+pub mod audit;
 pub mod callers;
 pub mod database;
 pub mod error;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::{callers::Registration, domain::lease::Terms};
 
 use self::{
+    audit::Audit,
     callers::RawCaller,
     database::{Database, DatabaseUrl, Password},
     error::{ConfigError, invalid},
@@ -102,6 +104,8 @@ pub struct Config {
     pub max_blacklist_entries: usize,
     /// The sweeper.
     pub sweeper: Sweeper,
+    /// The table of the audit.
+    pub audit: Audit,
     /// The end of the process.
     pub shutdown: Shutdown,
     /// What is logged, and how.
@@ -134,6 +138,7 @@ struct RawConfig {
     lease: RawLease,
     sweeper: RawSweeper,
     keys: RawKeys,
+    audit: Audit,
     shutdown: Shutdown,
     log: Log,
     callers: Vec<RawCaller>,
@@ -184,6 +189,7 @@ impl Default for RawConfig {
             lease: RawLease::default(),
             sweeper: RawSweeper::default(),
             keys: RawKeys::default(),
+            audit: Audit::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
             callers: vec![],
@@ -278,6 +284,7 @@ impl Config {
             false => Duration::ZERO,
         };
         let keys = raw.keys.check(environment, &raw.data_dir, spreads_within, tokens.max_access_token_ttl)?;
+        raw.audit.check()?;
         raw.log.filter()?;
         if raw.blacklist.max_entries == 0 {
             return Err(invalid("blacklist.max_entries", "must be at least 1"));
@@ -304,6 +311,7 @@ impl Config {
             max_blacklist_entries: raw.blacklist.max_entries,
             lease,
             sweeper,
+            audit: raw.audit.clone(),
             shutdown: raw.shutdown.clone(),
             log: raw.log.clone(),
             effective: raw,

@@ -2,6 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use tracing_subscriber::layer::SubscriberExt;
+
 use super::*;
 
 fn load(toml: &str) -> Result<Config, String> {
@@ -92,6 +94,11 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
         ),
         ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not configured; there are: default"),
         ("[sweeper]\nbatch_size = 0", "setting sweeper.batch_size: must be from 1 to 100000"),
+        (
+            "[audit]\nretention = '0s'",
+            "setting audit.retention: must be more than 0s: to keep no records, set audit.table to false",
+        ),
+        ("[audit]\ntables = true", "unknown setting audit.tables in FILE: did you mean table?"),
         ("[blacklist]\nmax_entries = 0", "setting blacklist.max_entries: must be at least 1"),
         ("[tokens]\nleeway = '2m'", "setting tokens.leeway: must be at most 1m: synchronize the clocks instead"),
     ] {
@@ -161,4 +168,24 @@ fn what_is_printed_can_be_read_again_and_says_the_same() {
 fn a_file_that_is_not_there_is_an_error() {
     let error = Config::load(Some(Path::new("/nowhere/countersign.toml")), &Flags::default()).unwrap_err();
     assert!(error.to_string().starts_with("configuration file /nowhere/countersign.toml: "));
+}
+
+/// Who turns down the noise does not mean the audit.
+#[test]
+fn the_audit_is_logged_at_every_level_unless_it_is_named() {
+    for (level, is_logged) in [
+        ("info", true),
+        ("error", true),
+        ("off", true),
+        ("warn,countersign=error", true),
+        ("countersign::audit=off", false),
+        ("info,countersign::audit=warn", false),
+    ] {
+        let config = load(&format!("[log]\nlevel = '{level}'")).unwrap();
+        let logged = tracing::subscriber::with_default(
+            tracing_subscriber::registry().with(config.log.filter().unwrap()),
+            || tracing::enabled!(target: crate::domain::audit::TARGET, tracing::Level::INFO),
+        );
+        assert_eq!(logged, is_logged, "{level}");
+    }
 }

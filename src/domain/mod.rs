@@ -1,5 +1,6 @@
 //! Pure types and rules: what a session is, when it lives, how it refreshes and ends. No clock, no I/O.
 
+pub mod audit;
 pub mod caller;
 pub mod claims;
 pub mod ids;

@@ -57,6 +57,23 @@ pub fn allows(role: Role, operation: Operation) -> bool {
 }
 
 impl Operation {
+    /// Its name in the protocol.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            CreateSession => "CreateSession",
+            Refresh => "Refresh",
+            Validate => "Validate",
+            BatchValidate => "BatchValidate",
+            Revoke => "Revoke",
+            RevokeTenant => "Revoke of a tenant",
+            GetSession => "GetSession",
+            ListSessions => "ListSessions",
+            ListKeys => "ListKeys",
+            RotateKey => "RotateKey",
+            RevokeKey => "RevokeKey",
+        }
+    }
+
     /// Whether it touches what all tenants share, so that a caller who is limited to some may not do it.
     pub const fn concerns_everybody(self) -> bool {
         matches!(self, ListKeys | RotateKey | RevokeKey)

@@ -28,6 +28,9 @@ pub enum TextError {
     /// A name holds a character that names cannot hold.
     #[error("may only contain letters, digits, and . _ - of ASCII")]
     NotAName,
+    /// The name is one that the service gives.
+    #[error("must not be {}, which the service itself says of callers", OWN_CALLERS.join(", "))]
+    OwnCaller,
 }
 
 fn check_length(text: &str, least: usize, limit: usize) -> Result<(), TextError> {
@@ -55,8 +58,19 @@ fn ip_address(text: &str) -> Result<(), TextError> {
 
 fn name_characters(text: &str) -> Result<(), TextError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if text.bytes().all(allowed) { Ok(()) } else { Err(TextError::NotAName) }
+    if !text.bytes().all(allowed) {
+        return Err(TextError::NotAName);
+    }
+    if OWN_CALLERS.contains(&text) { Err(TextError::OwnCaller) } else { Ok(()) }
 }
+
+/// What stands in the place of a caller's name where there is none.
+pub const ANYBODY: &str = "anybody";
+/// Of somebody who did not say who it is, or could not prove it.
+pub const UNKNOWN: &str = "unknown";
+/// Of the service itself.
+pub const SERVICE: &str = "countersign";
+const OWN_CALLERS: [&str; 3] = [ANYBODY, UNKNOWN, SERVICE];
 
 macro_rules! text {
     ($(#[$doc:meta])* $name:ident, $least:literal..=$limit:literal, $check:path) => {
@@ -141,7 +155,7 @@ text!(
 impl CallerName {
     /// The name in records of whoever calls a service that knows no callers.
     pub fn anybody() -> Self {
-        Self("anybody".to_owned())
+        Self(ANYBODY.to_owned())
     }
 }
 
@@ -161,6 +175,14 @@ mod tests {
     fn control_characters_are_refused_wherever_they_stand() {
         for text in ["a\nb", "\0", "tab\t", "\u{85}", "\u{7f}"] {
             assert_eq!(Subject::try_from(text.to_owned()), Err(TextError::ControlCharacter));
+        }
+    }
+
+    #[test]
+    fn no_caller_has_a_name_that_the_service_gives() {
+        assert!(CallerName::try_from("login".to_owned()).is_ok());
+        for name in ["anybody", "unknown", "countersign"] {
+            assert_eq!(CallerName::try_from(name.to_owned()), Err(TextError::OwnCaller));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::common::timestamp;
+use super::{admission::actor, common::timestamp};
 use crate::{
     authority::{error::AuthorityError, ready::Ready},
     domain::key::{Key, KeyPurpose, KeyState},
@@ -33,13 +33,14 @@ impl KeyService for Keys {
         &self,
         request: Request<proto::RotateKeyRequest>,
     ) -> Result<Response<proto::RotateKeyResponse>, Status> {
+        let by = actor(&request)?;
         let proto::RotateKeyRequest { purpose, force } = request.into_inner();
         let purpose = match proto::KeyPurpose::try_from(purpose) {
             Ok(proto::KeyPurpose::Unspecified | proto::KeyPurpose::AccessToken) => KeyPurpose::AccessToken,
             Ok(proto::KeyPurpose::RefreshToken) => KeyPurpose::RefreshToken,
             Err(_) => return Err(AuthorityError::field("purpose", "is not known").into()),
         };
-        let active = self.0.get()?.rotate_key(purpose, force).await?;
+        let active = self.0.get()?.rotate_key(&by, purpose, force).await?;
         Ok(Response::new(proto::RotateKeyResponse { active: Some(message(&active)) }))
     }
 
@@ -47,12 +48,13 @@ impl KeyService for Keys {
         &self,
         request: Request<proto::RevokeKeyRequest>,
     ) -> Result<Response<proto::RevokeKeyResponse>, Status> {
+        let by = actor(&request)?;
         let kid = request.into_inner().kid;
         if kid.is_empty() || kid.len() > MAX_KID_BYTES {
             let problem = format!("has {} bytes, 1 to {MAX_KID_BYTES} are allowed", kid.len());
             return Err(AuthorityError::field("kid", problem).into());
         }
-        let revoked = self.0.get()?.revoke_key(&kid).await?;
+        let revoked = self.0.get()?.revoke_key(&by, &kid).await?;
         Ok(Response::new(proto::RevokeKeyResponse { revoked: Some(message(&revoked)) }))
     }
 }

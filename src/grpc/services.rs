@@ -18,6 +18,7 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{
+    access::{Access, needed},
     activity::{Activity, Busy},
     admission::{Admitted, admit},
     deadline,
@@ -25,8 +26,9 @@ use super::{
     session_service::Sessions,
 };
 use crate::{
-    authority::ready::Ready,
-    callers::Callers,
+    authority::{audit::Audit, ready::Ready},
+    callers::{Callers, Refusal},
+    domain::audit::Who,
     net::connection::Peer,
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
@@ -52,12 +54,13 @@ pub struct Services {
     /// Health, and reflection where it is on.
     others: Routes,
     callers: Arc<Callers>,
+    audit: Audit,
     longest: Duration,
 }
 
 impl Services {
     /// Puts them together.
-    pub fn new(ready: Ready, others: Routes, callers: Arc<Callers>, limits: CallLimits) -> Self {
+    pub fn new(ready: Ready, others: Routes, callers: Arc<Callers>, audit: Audit, limits: CallLimits) -> Self {
         let sessions = Arc::new(Sessions(ready.clone()));
         let sized = |bytes| SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes);
         Self {
@@ -66,6 +69,7 @@ impl Services {
             keys: KeyServiceServer::new(Keys(ready)).max_decoding_message_size(limits.request_bytes),
             others: others.prepare(),
             callers,
+            audit,
             longest: limits.time,
         }
     }
@@ -97,6 +101,22 @@ pub struct OfConnection {
     pub activity: Arc<Activity>,
 }
 
+impl OfConnection {
+    /// Records who was denied what. What a stranger asks for is named only if it is something of ours.
+    fn record(&self, refusal: &Refusal, path: &str) {
+        let who = match refusal {
+            Refusal::Unknown => Who::Unknown,
+            Refusal::NotAllowed(caller) => Who::from(&**caller),
+            Refusal::OverLimit { .. } | Refusal::Overloaded { .. } => return,
+        };
+        let asked = match needed(path) {
+            Access::Allowed(operation) => operation.as_str(),
+            Access::Known | Access::Open => "something else",
+        };
+        self.services.audit.denied(who, self.peer.address, asked);
+    }
+}
+
 impl hyper::service::Service<Request<Incoming>> for OfConnection {
     type Response = Response<Answer>;
     type Error = Infallible;
@@ -108,6 +128,7 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
             match admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer) {
                 Ok(admitted) => admitted,
                 Err(refusal) => {
+                    self.record(&refusal, request.uri().path());
                     let body = Status::from(refusal).into_http::<Body>();
                     return Box::pin(std::future::ready(Ok(body.map(|body| Answer { body, _busy: busy }))));
                 }

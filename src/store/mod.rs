@@ -15,6 +15,7 @@ use self::{
 };
 
 use crate::domain::{
+    audit::AuditEntry,
     ids::SessionId,
     key::RefreshKeyId,
     policy::OnQuota,
@@ -166,7 +167,7 @@ pub struct SessionQuery {
     pub limit: i64,
 }
 
-/// A database that keeps sessions, the blacklist and the sealed keys. Every method is one transaction.
+/// A database that keeps sessions, the blacklist, the sealed keys and the audit. Every method is one transaction.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Creates a session, evicting others if its quota says so.
@@ -209,6 +210,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes at most `limit` sessions that were over before `until`.
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
+
+    /// Adds records to the table of the audit, all or none. One that is there is left as it is, so that the same may be added
+    /// again after an error.
+    async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError>;
+
+    /// Deletes at most `limit` records of the audit from before `until`, the oldest first.
+    async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
 
     /// Waits until a part of the engine that must go on has stopped. Usually for ever.
     async fn stopped(&self);

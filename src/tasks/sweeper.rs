@@ -6,7 +6,7 @@ use croner::Cron;
 use jiff::tz::TimeZone;
 
 use crate::{
-    authority::{Authority, error::AuthorityError},
+    authority::{Authority, error::AuthorityError, sweep::Swept},
     clock::Clock,
     domain::time::Timestamp,
 };
@@ -22,10 +22,11 @@ pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cro
         match authority.sweep().await {
             Ok(swept) => {
                 let took_ms = u64::try_from(clock.uptime().saturating_sub(started).as_millis()).unwrap_or(u64::MAX);
-                if swept == Default::default() {
+                if swept == Swept::default() {
                     tracing::debug!(took_ms, "swept, nothing was due");
                 } else {
-                    tracing::info!(revocations = swept.revocations, sessions = swept.sessions, took_ms, "swept");
+                    let Swept { revocations, sessions, audit } = swept;
+                    tracing::info!(revocations, sessions, audit, took_ms, "swept");
                 }
             }
             // What is due stays due; the next sweep takes it.

@@ -1,14 +1,21 @@
 //! The schema, for those who keep the right to change tables apart from the right to use them.
 
+use std::time::Duration;
+
 use countersign::{
     app::{self, AppError},
     config::{Config, DatabaseFlags, Flags},
+    domain::{
+        audit::{AuditAction, AuditEntry, AuditRecord, Who},
+        ids::AuditId,
+        time::Timestamp,
+    },
     store::postgres::open::OpenError,
 };
 
 use crate::{
     config,
-    postgres_server::{execute, new_database},
+    postgres_server::{execute, new_database, try_execute},
 };
 
 fn without_migrating(url: &str) -> Config {
@@ -46,4 +53,27 @@ async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_ma
         let store = app::open_store(&config).await.unwrap();
         assert_eq!(store.ring().await.unwrap().keys, []);
     }
+}
+
+/// As docs/postgresql.md has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
+    let url = new_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = url.rsplit_once('/').unwrap().1.to_owned();
+    execute(&url, &format!("CREATE ROLE {user} LOGIN; {}", GRANTS.replace("USER", &user))).await;
+    app::migrate(&config(&url, folder.path())).await.unwrap();
+    execute(&url, &format!("REVOKE UPDATE ON audit FROM {user}")).await;
+
+    let restricted = url.replace("postgres@", &format!("{user}@"));
+    let changed = try_execute(&restricted, "UPDATE audit SET note = ''").await;
+    assert!(changed.is_err(), "the right is gone");
+    let store = app::open_store(&without_migrating(&restricted)).await.unwrap();
+    let at = Timestamp::from_seconds(1_700_000_000);
+    let record = AuditRecord::new(AuditAction::KeyRotated, at, Who::Service, None);
+    let entry = AuditEntry { id: AuditId::new(at, 1, [0; 6]), record, left_out: 0 };
+    for _ in 0..2 {
+        store.append_audit(vec![entry.clone()]).await.unwrap();
+    }
+    assert_eq!(store.delete_old_audit(at.plus(Duration::from_secs(1)), 10).await.unwrap(), 1);
 }

@@ -3,6 +3,7 @@
 //!
 //! They hold on every engine: a crate for each of them includes this list, and brings its own `engine`.
 
+mod audit;
 mod batch;
 mod callers;
 mod clock;

@@ -1,29 +1,82 @@
 //! A database of its own for each test, per engine.
 
-use std::any::Any;
+use std::path::PathBuf;
 
 use countersign::store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
+use diesel::{
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
+    sql_types::Text,
+};
+use tempfile::TempDir;
+use tokio_postgres::NoTls;
 
-/// A store, and what has to outlive it.
+/// A store, and where its tables are.
 pub struct Database {
     store: Box<dyn Store>,
-    _home: Box<dyn Any>,
+    place: Place,
+}
+
+enum Place {
+    Sqlite { path: PathBuf, _home: TempDir },
+    Postgres { url: String },
+}
+
+/// All columns of a row of the audit, alike on both engines.
+const SQLITE_ROWS: &str = "SELECT json_array(at, lower(hex(id)), action, caller, peer, tenant, subject, lower(hex(session_id)), \
+     kid, reason, sessions, left_out, note) AS line FROM audit ORDER BY at, id";
+const POSTGRES_ROWS: &str = "SELECT json_build_array((extract(epoch FROM at) * 1000000)::bigint, replace(id::text, '-', ''), \
+     action, caller, host(peer), tenant, subject, coalesce(replace(session_id::text, '-', ''), ''), kid, reason, sessions, \
+     left_out, note)::text AS line FROM audit ORDER BY at, id";
+
+#[derive(QueryableByName)]
+struct Line {
+    #[diesel(sql_type = Text)]
+    line: String,
 }
 
 impl Database {
     pub fn store(&self) -> &dyn Store {
         &*self.store
     }
+
+    /// Runs the one of these scripts that is for this engine.
+    pub async fn execute(&self, on_postgres: &str, on_sqlite: &str) {
+        match &self.place {
+            Place::Sqlite { path, .. } => {
+                let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+                connection.batch_execute(on_sqlite).unwrap();
+            }
+            Place::Postgres { url } => crate::postgres_server::execute(url, on_postgres).await,
+        }
+    }
+
+    /// The rows of the audit in the order of their key, each as an array of its columns, read behind the store's back.
+    pub async fn audit(&self) -> Vec<serde_json::Value> {
+        let lines: Vec<String> = match &self.place {
+            Place::Sqlite { path, .. } => {
+                let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+                let rows: Vec<Line> = sql_query(SQLITE_ROWS).load(&mut connection).unwrap();
+                rows.into_iter().map(|row| row.line).collect()
+            }
+            Place::Postgres { url } => {
+                let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+                tokio::spawn(connection);
+                client.query(POSTGRES_ROWS, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+            }
+        };
+        lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
 }
 
 pub async fn sqlite() -> Database {
     let home = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&home.path().join("countersign.db")).await.unwrap();
-    Database { store: Box::new(store), _home: Box::new(home) }
+    let path = home.path().join("countersign.db");
+    let store = SqliteStore::open(&path).await.unwrap();
+    Database { store: Box::new(store), place: Place::Sqlite { path, _home: home } }
 }
 
 pub async fn postgres() -> Database {
     let url = crate::postgres_server::new_database().await;
     let store = PostgresStore::open(&crate::postgres_server::options(&url)).await.unwrap();
-    Database { store: Box::new(store), _home: Box::new(()) }
+    Database { store: Box::new(store), place: Place::Postgres { url } }
 }

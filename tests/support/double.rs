@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use countersign::{
     clock::Clock,
     domain::{
+        audit::AuditEntry,
         ids::SessionId,
         key::RefreshKeyId,
         refresh::RefreshAttempt,
@@ -68,6 +69,17 @@ impl Gate {
     }
 }
 
+/// How the table of the audit fails.
+#[derive(Clone)]
+pub struct AuditFailure {
+    /// Which records make their batch fail.
+    pub of: fn(&AuditEntry) -> bool,
+    /// What it fails with.
+    pub error: StoreError,
+    /// Whether the batch has been written all the same.
+    pub after: bool,
+}
+
 /// The double.
 pub struct Double {
     real: Arc<dyn Store>,
@@ -85,6 +97,10 @@ pub struct Double {
     pub skew: Arc<AtomicI64>,
     /// How many sweeps have begun, and up to when the last one deleted.
     sweeps: watch::Sender<(usize, Timestamp)>,
+    /// Which records of the audit make their batch fail.
+    failing_audit: Mutex<Option<AuditFailure>>,
+    /// How many records there were in each batch for the table of the audit.
+    audits: watch::Sender<Vec<usize>>,
     /// How often it was asked whether a session needs a refresh key.
     holders_asked: watch::Sender<usize>,
 }
@@ -100,6 +116,8 @@ impl Double {
             feed: Arc::default(),
             skew: Arc::default(),
             sweeps: watch::channel((0, Timestamp::from_micros(i64::MIN))).0,
+            failing_audit: Mutex::default(),
+            audits: watch::Sender::default(),
             holders_asked: watch::Sender::default(),
         }
     }
@@ -122,6 +140,16 @@ impl Double {
         let (_, until) = *in_time("a sweep", sweeps.wait_for(|(count, _)| *count >= before + 2)).await.unwrap();
         in_time("another sweep", sweeps.wait_for(|(count, _)| *count >= before + 3)).await.unwrap();
         until
+    }
+
+    /// From now on, batches for the table of the audit fail so; or work again.
+    pub fn fail_audit_with(&self, failure: Option<AuditFailure>) {
+        *self.failing_audit.lock().unwrap() = failure;
+    }
+
+    /// How many records there were in each batch for the table of the audit, failed or not.
+    pub fn audits(&self) -> watch::Receiver<Vec<usize>> {
+        self.audits.subscribe()
     }
 
     fn check(&self) -> Result<()> {
@@ -221,6 +249,24 @@ impl Store for Double {
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize> {
         self.real.delete_old_sessions(until, limit).await
+    }
+
+    async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<()> {
+        self.audits.send_modify(|sizes| sizes.push(entries.len()));
+        let failing = self.failing_audit.lock().unwrap().clone();
+        if let Some(AuditFailure { of, error, after }) = failing
+            && entries.iter().any(of)
+        {
+            if after {
+                self.real.append_audit(entries).await?;
+            }
+            return Err(error);
+        }
+        self.real.append_audit(entries).await
+    }
+
+    async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize> {
+        self.real.delete_old_audit(until, limit).await
     }
 
     async fn ring(&self) -> Result<SealedRing> {

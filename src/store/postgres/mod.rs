@@ -1,5 +1,6 @@
 //! PostgreSQL: native types, group commit with one statement for many rows, a feed in the order of the commits.
 
+mod audit;
 mod claims;
 pub mod connect;
 mod create;
@@ -40,6 +41,7 @@ use super::{
     ring::{RingChange, SealedRing},
 };
 use crate::domain::{
+    audit::AuditEntry,
     ids::SessionId,
     key::RefreshKeyId,
     refresh::RefreshAttempt,
@@ -310,6 +312,14 @@ impl Store for PostgresStore {
 
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError> {
         with_connection!(self, sweep::delete_expired_revocations, until, limit)
+    }
+
+    async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
+        with_connection!(self, audit::append, &entries)
+    }
+
+    async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
+        with_connection!(self, audit::delete_old, until, limit)
     }
 
     async fn stopped(&self) {

@@ -9,7 +9,12 @@ ALTER TABLE sessions SET (
     vacuum_truncate = false
 );
 
--- A queue: rows come at one end and leave at the other.
+-- Queues: rows come at one end and leave at the other.
+ALTER TABLE audit SET (
+    autovacuum_vacuum_scale_factor = 0.05,
+    autovacuum_analyze_scale_factor = 0.05,
+    vacuum_truncate = false
+);
 ALTER TABLE blacklist SET (
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_analyze_scale_factor = 0.05,

@@ -1,5 +1,6 @@
 //! The embedded engine: one file, one writer, WAL, every commit synced.
 
+mod audit;
 pub mod open;
 mod renewals;
 mod ring;
@@ -42,6 +43,7 @@ use super::{
     ring::{RingChange, SealedRing},
 };
 use crate::domain::{
+    audit::AuditEntry,
     ids::SessionId,
     key::RefreshKeyId,
     refresh::RefreshAttempt,
@@ -332,6 +334,14 @@ impl Store for SqliteStore {
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
         self.writer.transaction(move |connection| writes::delete_old_sessions(connection, until, limit)).await
+    }
+
+    async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
+        self.writer.transaction(move |connection| audit::append(connection, &entries)).await
+    }
+
+    async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
+        self.writer.transaction(move |connection| audit::delete_old(connection, until, limit)).await
     }
 
     async fn stopped(&self) {

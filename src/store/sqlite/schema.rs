@@ -73,6 +73,24 @@ diesel::table! {
 }
 
 diesel::table! {
+    audit (at, id) {
+        at -> BigInt,
+        id -> Binary,
+        action -> Text,
+        caller -> Text,
+        peer -> Nullable<Text>,
+        tenant -> Nullable<Text>,
+        subject -> Nullable<Text>,
+        session_id -> Nullable<Binary>,
+        kid -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        note -> Text,
+        sessions -> Nullable<BigInt>,
+        left_out -> BigInt,
+    }
+}
+
+diesel::table! {
     key_ring (id) {
         id -> Integer,
         version -> BigInt,

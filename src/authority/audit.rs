@@ -1,0 +1,286 @@
+//! The audit: a line in the log for each record, at once, and a row in a table, soon.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::{mpsc, watch};
+
+use super::allowance::Allowance;
+use crate::{
+    clock::Clock,
+    domain::{
+        audit::{AuditAction, AuditEntry, AuditRecord, TARGET, Who},
+        ids::AuditId,
+        text::Note,
+    },
+    store::{Store, StoreError},
+};
+
+/// Most records that wait for the table; what comes beyond is in the log alone, so that a slow database fills no memory.
+const MOST_WAITING: usize = 16_384;
+
+/// Most records in one transaction, so that no other write waits long.
+const BATCH: usize = 512;
+
+/// Of one caller who is denied: lines in the log, ten a second.
+const DENIED_LINES: Allowance = Allowance::new(10, Duration::from_millis(100));
+/// And rows in the table, ten a minute: whoever may do nothing fills nothing.
+const DENIED_ROWS: Allowance = Allowance::new(10, Duration::from_secs(6));
+
+/// Takes the records of use cases. A cheap handle: clones are of one audit.
+#[derive(Clone)]
+pub struct Audit(Arc<Shared>);
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    /// Tells the records of this process from those of others.
+    salt: [u8; 6],
+    count: AtomicU32,
+    /// By caller: the configuration has not many.
+    denied: Mutex<HashMap<Who, Denied>>,
+    table: Option<mpsc::Sender<AuditEntry>>,
+    /// How many records the table does not have yet.
+    waiting: watch::Sender<usize>,
+    dropped: Counter,
+    left_out: Counter,
+}
+
+/// What of a denied caller may be written down.
+struct Denied {
+    lines: Allowance,
+    rows: Allowance,
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Audit").field("waiting", &self.waiting()).finish_non_exhaustive()
+    }
+}
+
+impl Audit {
+    /// An audit whose records go to the log alone. The salt is random.
+    pub fn of_log(clock: Arc<dyn Clock>, salt: [u8; 6]) -> Self {
+        Self::new(clock, salt, None)
+    }
+
+    /// An audit whose records go to the log, and to the queue that is returned with it.
+    pub fn with_table(clock: Arc<dyn Clock>, salt: [u8; 6]) -> (Self, AuditQueue) {
+        let (table, entries) = mpsc::channel(MOST_WAITING);
+        let audit = Self::new(clock, salt, Some(table));
+        (audit.clone(), AuditQueue { entries, audit })
+    }
+
+    fn new(clock: Arc<dyn Clock>, salt: [u8; 6], table: Option<mpsc::Sender<AuditEntry>>) -> Self {
+        Self(Arc::new(Shared {
+            clock,
+            salt,
+            count: AtomicU32::default(),
+            denied: Mutex::default(),
+            table,
+            waiting: watch::Sender::default(),
+            dropped: Counter::default(),
+            left_out: Counter::default(),
+        }))
+    }
+
+    /// Writes a record to the log, now, and sends it to the table. It neither waits for the database nor fails.
+    ///
+    /// What has no known caller is in the log alone, since anybody could make rows of it. Of that, and of what a caller is
+    /// denied, there are so many lines and rows and no more; the next one says how many were left out.
+    pub fn record(&self, record: AuditRecord) {
+        let (line, row) = self.allowed(&record);
+        if line.is_none() && row.is_none() {
+            return;
+        }
+        let count = self.0.count.fetch_add(1, Ordering::Relaxed);
+        let id = AuditId::new(record.at, count, self.0.salt);
+        if let Some(left_out) = line {
+            log(id, &record, left_out);
+        }
+        if let Some(left_out) = row
+            && let Some(table) = &self.0.table
+        {
+            self.wait_for(1);
+            if table.try_send(AuditEntry { id, record, left_out }).is_err() {
+                self.settle(1);
+                self.0.dropped.inc();
+            }
+        }
+    }
+
+    /// Records that somebody may not do what they asked for.
+    pub fn denied(&self, caller: Who, peer: Option<IpAddr>, asked: &str) {
+        let at = self.0.clock.now();
+        // What asks is named by us, so it is a good note.
+        let note = Note::try_from(asked.to_owned()).unwrap_or_default();
+        self.record(AuditRecord { note, ..AuditRecord::new(AuditAction::CallerDenied, at, caller, peer) });
+    }
+
+    /// Whether a record may have a line and a row, and with each how many before it had none.
+    fn allowed(&self, record: &AuditRecord) -> (Option<i64>, Option<i64>) {
+        let is_known = record.caller != Who::Unknown;
+        if is_known && record.action != AuditAction::CallerDenied {
+            return (Some(0), Some(0));
+        }
+        let now = self.0.clock.uptime();
+        let mut denied = self.0.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_caller =
+            denied.entry(record.caller.clone()).or_insert(Denied { lines: DENIED_LINES, rows: DENIED_ROWS });
+        let line = of_caller.lines.take(now);
+        if line.is_none() {
+            self.0.left_out.inc();
+        }
+        (line, if is_known { of_caller.rows.take(now) } else { None })
+    }
+
+    /// Waits until the table has all that was recorded, or nobody writes to it any more.
+    pub async fn written(&self) {
+        let Some(table) = &self.0.table else { return };
+        let mut waiting = self.0.waiting.subscribe();
+        tokio::select! {
+            _ = waiting.wait_for(|waiting| *waiting == 0) => {}
+            () = table.closed() => {}
+        }
+    }
+
+    /// How many records the table does not have yet.
+    pub fn waiting(&self) -> usize {
+        *self.0.waiting.borrow()
+    }
+
+    /// How many records the table will never have.
+    pub fn dropped(&self) -> &Counter {
+        &self.0.dropped
+    }
+
+    /// How many records of denied callers were left out of the log.
+    pub fn left_out(&self) -> &Counter {
+        &self.0.left_out
+    }
+
+    fn wait_for(&self, entries: usize) {
+        self.0.waiting.send_modify(|waiting| *waiting = waiting.saturating_add(entries));
+    }
+
+    fn settle(&self, entries: usize) {
+        self.0.waiting.send_modify(|waiting| *waiting = waiting.saturating_sub(entries));
+    }
+}
+
+/// One line. Texts are given as they are, and each form of the log quotes them in its own way.
+fn log(id: AuditId, record: &AuditRecord, left_out: i64) {
+    tracing::info!(
+        target: TARGET,
+        %id,
+        action = record.action.as_str(),
+        caller = record.caller.as_str(),
+        peer = record.peer.map(tracing::field::display),
+        tenant = record.tenant.as_deref(),
+        subject = record.subject.as_deref(),
+        session_id = record.session_id.map(tracing::field::display),
+        kid = record.kid.as_deref(),
+        reason = record.reason.map(|reason| reason.as_str()),
+        note = Some(&*record.note).filter(|note| !note.is_empty()),
+        sessions = record.sessions,
+        left_out = Some(left_out).filter(|left_out| *left_out > 0),
+        "audit"
+    );
+}
+
+/// Where records wait for the table.
+#[derive(Debug)]
+pub struct AuditQueue {
+    entries: mpsc::Receiver<AuditEntry>,
+    audit: Audit,
+}
+
+/// Takes records from the queue to the table. A task drives it.
+pub struct AuditWriter {
+    store: Arc<dyn Store>,
+    queue: AuditQueue,
+    /// Taken from the queue, and not in the table as far as is known.
+    held: Vec<AuditEntry>,
+}
+
+impl fmt::Debug for AuditWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditWriter").field("held", &self.held.len()).finish_non_exhaustive()
+    }
+}
+
+impl AuditWriter {
+    /// Writes to this database.
+    pub fn new(store: Arc<dyn Store>, queue: AuditQueue) -> Self {
+        Self { store, queue, held: vec![] }
+    }
+
+    /// Waits until there is something to write.
+    pub async fn wait(&mut self) {
+        if self.held.is_empty() {
+            self.held.extend(self.queue.entries.recv().await);
+        }
+    }
+
+    /// Writes what is there, a batch a transaction; what comes meanwhile waits for the next time, so that transactions are few.
+    /// After an error all that is left is kept, and can be written again: what was written in spite of the error is not
+    /// written twice.
+    pub async fn write(&mut self) -> Result<(), StoreError> {
+        loop {
+            while self.held.len() < BATCH
+                && let Ok(entry) = self.queue.entries.try_recv()
+            {
+                self.held.push(entry);
+            }
+            if self.held.is_empty() {
+                return Ok(());
+            }
+            let there_may_be_more = self.held.len() == BATCH;
+            match self.store.append_audit(self.held.clone()).await {
+                Ok(()) => {
+                    self.queue.audit.settle(self.held.len());
+                    self.held.clear();
+                }
+                Err(error) if may_pass(&error) => return Err(error),
+                Err(_) => self.write_each_alone().await?,
+            }
+            if !there_may_be_more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One bad record must not keep the others out, nor come again for ever.
+    async fn write_each_alone(&mut self) -> Result<(), StoreError> {
+        while let Some(entry) = self.held.last() {
+            match self.store.append_audit(vec![entry.clone()]).await {
+                Ok(()) => {}
+                Err(error) if may_pass(&error) => return Err(error),
+                Err(error) => {
+                    tracing::error!(id = %entry.id, %error, "a record of the audit is in the log alone");
+                    self.queue.audit.dropped().inc();
+                }
+            }
+            self.held.pop();
+            self.queue.audit.settle(1);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the same may succeed later.
+fn may_pass(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(_) | StoreError::Overloaded)
+}
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;

@@ -1,0 +1,186 @@
+//! What gets a line, what gets a row, and what gets neither.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+use crate::{
+    clock::SettableClock,
+    domain::{
+        session::{
+            EndReason,
+            tests::{START, session},
+        },
+        text::{CallerName, Note},
+    },
+};
+
+/// The lines that the audit logs in this thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Lines {
+    /// Of what is done, as JSON.
+    fn of(work: impl FnOnce()) -> Vec<Value> {
+        let lines = Self::default();
+        let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(lines.clone()).finish();
+        tracing::subscriber::with_default(subscriber, work);
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn audit() -> (Audit, AuditQueue, Arc<SettableClock>) {
+    let clock = Arc::new(SettableClock::at(START));
+    let (audit, queue) = Audit::with_table(clock.clone(), [7; 6]);
+    (audit, queue, clock)
+}
+
+fn named(name: &str) -> Who {
+    Who::Named(CallerName::try_from(name.to_owned()).unwrap())
+}
+
+fn denied(caller: Who) -> AuditRecord {
+    AuditRecord::new(AuditAction::CallerDenied, START, caller, None)
+}
+
+/// What waits for the table.
+fn rows(queue: &mut AuditQueue) -> Vec<AuditEntry> {
+    std::iter::from_fn(|| queue.entries.try_recv().ok()).collect()
+}
+
+#[test]
+fn a_record_is_a_line_with_its_fields_and_a_row_of_the_same_name() {
+    let (audit, mut queue, _) = audit();
+    let session = session();
+    let full = AuditRecord {
+        kid: Some("key 1".to_owned()),
+        reason: Some(EndReason::Compromised),
+        note: Note::try_from("\"stolen\" caller=root".to_owned()).unwrap(),
+        sessions: Some(3),
+        ..AuditRecord::new(AuditAction::SessionRevoked, START, named("helpdesk"), Some([192, 0, 2, 7].into()))
+            .about(&session)
+    };
+    let least = AuditRecord::new(AuditAction::KeyRotated, START, Who::Service, None);
+    let lines = Lines::of(|| {
+        audit.record(full.clone());
+        audit.record(least.clone());
+    });
+    let rows = rows(&mut queue);
+    assert_eq!(rows.iter().map(|row| (&row.record, row.left_out)).collect::<Vec<_>>(), [(&full, 0), (&least, 0)]);
+    assert!(rows[0].id < rows[1].id);
+
+    let fields = |line: &Value| {
+        let mut fields = line.as_object().unwrap().clone();
+        fields.remove("timestamp");
+        Value::Object(fields)
+    };
+    let expected = serde_json::json!({
+        "level": "INFO", "target": "countersign::audit", "message": "audit", "id": rows[0].id.to_string(),
+        "action": "session_revoked", "caller": "helpdesk", "peer": "192.0.2.7", "tenant": &*session.tenant,
+        "subject": &*session.subject, "session_id": session.id.to_string(), "kid": "key 1", "reason": "compromised",
+        "note": "\"stolen\" caller=root", "sessions": 3,
+    });
+    assert_eq!(fields(&lines[0]), expected);
+    let expected = serde_json::json!({
+        "level": "INFO", "target": "countersign::audit", "message": "audit", "id": rows[1].id.to_string(),
+        "action": "key_rotated", "caller": "countersign",
+    });
+    assert_eq!(fields(&lines[1]), expected, "what is not there is not told");
+}
+
+#[test]
+fn what_unknown_callers_do_is_in_the_log_alone_and_ten_lines_of_it_a_second() {
+    let (audit, mut queue, clock) = audit();
+    let lines = Lines::of(|| {
+        (0..1000).for_each(|_| audit.record(denied(Who::Unknown)));
+        clock.advance(Duration::from_secs(1));
+        (0..1000).for_each(|_| audit.record(denied(Who::Unknown)));
+        audit.record(AuditRecord::new(AuditAction::RefreshReused, START, Who::Unknown, None));
+    });
+    assert_eq!(lines.len(), 20);
+    assert_eq!((&lines[9]["left_out"], &lines[10]["left_out"]), (&Value::Null, &Value::from(990)));
+    assert_eq!(audit.left_out().get(), 2001 - 20);
+    assert_eq!((rows(&mut queue), audit.waiting(), audit.dropped().get()), (vec![], 0, 0));
+}
+
+#[test]
+fn a_caller_who_is_denied_all_the_time_fills_neither_log_nor_table_nor_hides_another() {
+    let (audit, mut queue, clock) = audit();
+    let minute = || {
+        Lines::of(|| {
+            for _ in 0..600 {
+                audit.record(denied(named("nosy")));
+                clock.advance(Duration::from_millis(100));
+            }
+        })
+        .len()
+    };
+    assert_eq!(minute(), 600);
+    let first = rows(&mut queue);
+    assert_eq!(first.len(), 19, "ten at once, and then one every six seconds");
+    assert_eq!(minute(), 600);
+    let second = rows(&mut queue);
+    assert_eq!(second.len(), 10);
+    let told: i64 = first.iter().chain(&second).map(|row| row.left_out + 1).sum();
+    assert!((1100..=1200).contains(&told), "a row tells of those before it: {told}");
+
+    let other = Lines::of(|| audit.record(denied(named("other"))));
+    assert_eq!((other.len(), rows(&mut queue).len()), (1, 1));
+    let allowed = Lines::of(|| {
+        for _ in 0..100 {
+            audit.record(AuditRecord::new(AuditAction::SessionCreated, START, named("nosy"), None));
+        }
+    });
+    assert_eq!((allowed.len(), rows(&mut queue).len()), (100, 100), "what it may do is recorded");
+}
+
+#[tokio::test]
+async fn what_finds_the_queue_full_is_in_the_log_and_counted() {
+    let (audit, mut queue, _) = audit();
+    let one = AuditRecord::new(AuditAction::SessionCreated, START, Who::Anybody, None);
+    for _ in 0..MOST_WAITING + 3 {
+        audit.record(one.clone());
+    }
+    assert_eq!(Lines::of(|| audit.record(one.clone())).len(), 1);
+    assert_eq!((audit.dropped().get(), audit.waiting()), (4, MOST_WAITING));
+    assert_eq!(rows(&mut queue).len(), MOST_WAITING);
+
+    drop(queue);
+    audit.record(one);
+    audit.written().await;
+    assert_eq!(audit.dropped().get(), 5, "nobody is there to write it");
+}
+
+#[tokio::test]
+async fn without_a_table_there_are_lines_and_nothing_waits() {
+    let audit = Audit::of_log(Arc::new(SettableClock::at(START)), [7; 6]);
+    let lines = Lines::of(|| audit.record(AuditRecord::new(AuditAction::KeyRevoked, START, named("admin"), None)));
+    assert_eq!(lines.len(), 1);
+    audit.written().await;
+    assert_eq!((audit.waiting(), audit.dropped().get()), (0, 0));
+}

@@ -1,0 +1,224 @@
+//! The audit: who did what to whose sessions, why, when and from where, for those who ask later.
+//!
+//! A record names sessions, subjects and keys. It never holds a token, a secret, a claim's value or a header's value.
+
+use std::net::IpAddr;
+
+use super::{
+    caller::{Actor, Caller},
+    ids::{AuditId, SessionId},
+    session::{EndReason, Session},
+    text::{ANYBODY, CallerName, Note, SERVICE, Subject, Tenant, UNKNOWN},
+    time::Timestamp,
+};
+
+/// The log target of the records.
+pub const TARGET: &str = "countersign::audit";
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuditAction {
+    /// A session was created.
+    SessionCreated,
+    /// A refresh token was used again after its grace, which ended its session.
+    RefreshReused,
+    /// One access token was stopped.
+    TokenRevoked,
+    /// A session was ended.
+    SessionRevoked,
+    /// The sessions of a subject were ended.
+    SubjectRevoked,
+    /// The sessions of a tenant were ended.
+    TenantRevoked,
+    /// The next key took over.
+    KeyRotated,
+    /// A key was made worthless.
+    KeyRevoked,
+    /// Somebody asked for what they may not do.
+    CallerDenied,
+}
+
+impl AuditAction {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::SessionCreated,
+        Self::RefreshReused,
+        Self::TokenRevoked,
+        Self::SessionRevoked,
+        Self::SubjectRevoked,
+        Self::TenantRevoked,
+        Self::KeyRotated,
+        Self::KeyRevoked,
+        Self::CallerDenied,
+    ];
+
+    /// The name under which it is logged and stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionCreated => "session_created",
+            Self::RefreshReused => "refresh_reused",
+            Self::TokenRevoked => "token_revoked",
+            Self::SessionRevoked => "session_revoked",
+            Self::SubjectRevoked => "subject_revoked",
+            Self::TenantRevoked => "tenant_revoked",
+            Self::KeyRotated => "key_rotated",
+            Self::KeyRevoked => "key_revoked",
+            Self::CallerDenied => "caller_denied",
+        }
+    }
+
+    /// The action of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == name)
+    }
+}
+
+/// Who it was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// One that the configuration names.
+    Named(CallerName),
+    /// Callers are not told apart: whoever reaches the port may do everything.
+    Anybody,
+    /// Somebody who did not say who it is, or could not prove it. The table has no row of theirs: anybody could fill it.
+    Unknown,
+    /// The service itself, by its schedule or by its command line.
+    Service,
+}
+
+impl Who {
+    /// The name under which it is logged and stored. No two callers have the same.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Named(name) => name,
+            Self::Anybody => ANYBODY,
+            Self::Unknown => UNKNOWN,
+            Self::Service => SERVICE,
+        }
+    }
+}
+
+/// What is recorded. What an action has nothing to say about stays empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub action: AuditAction,
+    /// Who.
+    pub caller: Who,
+    /// From where.
+    pub peer: Option<IpAddr>,
+    /// The tenant that it is about; empty for the default tenant.
+    pub tenant: Option<Tenant>,
+    /// Whose session it is about.
+    pub subject: Option<Subject>,
+    /// Which session.
+    pub session_id: Option<SessionId>,
+    /// Which key.
+    pub kid: Option<String>,
+    /// Why.
+    pub reason: Option<EndReason>,
+    /// What the caller gave as a note; of a denied caller, what was asked for.
+    pub note: Note,
+    /// How many live sessions ended.
+    pub sessions: Option<i64>,
+}
+
+impl From<&Caller> for Who {
+    fn from(caller: &Caller) -> Self {
+        match &caller.name {
+            name if **name == *ANYBODY => Self::Anybody,
+            name => Self::Named(name.clone()),
+        }
+    }
+}
+
+impl From<&Actor> for Who {
+    fn from(actor: &Actor) -> Self {
+        Self::from(&*actor.caller)
+    }
+}
+
+impl AuditRecord {
+    /// A record of what an actor did.
+    pub fn by(actor: &Actor, action: AuditAction, at: Timestamp) -> Self {
+        Self::new(action, at, actor.into(), actor.peer)
+    }
+
+    /// A record that says who did what, when and from where. An IPv4 address is told as one, however the socket has it.
+    pub fn new(action: AuditAction, at: Timestamp, caller: Who, peer: Option<IpAddr>) -> Self {
+        Self {
+            at,
+            action,
+            caller,
+            peer: peer.map(|peer| peer.to_canonical()),
+            tenant: None,
+            subject: None,
+            session_id: None,
+            kid: None,
+            reason: None,
+            note: Note::default(),
+            sessions: None,
+        }
+    }
+
+    /// The same, about this session.
+    #[must_use]
+    pub fn about(self, session: &Session) -> Self {
+        let (tenant, subject) = (session.tenant.clone(), session.subject.clone());
+        Self { tenant: Some(tenant), subject: Some(subject), session_id: Some(session.id), ..self }
+    }
+}
+
+/// A record as it is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Its name in the log and in the table. Whoever writes it twice writes it once.
+    pub id: AuditId,
+    /// What is recorded.
+    pub record: AuditRecord,
+    /// How many like it came before and were not written down, because there were too many.
+    pub left_out: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::domain::session::tests::{START, session};
+
+    #[test]
+    fn each_action_has_a_name_of_its_own_by_which_it_is_found() {
+        let names = AuditAction::ALL.map(AuditAction::as_str);
+        assert_eq!(names.map(AuditAction::from_name), AuditAction::ALL.map(Some));
+        assert_eq!(HashSet::from(names).len(), names.len());
+        assert!(names.iter().all(|name| name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase())));
+        assert_eq!(AuditAction::from_name("session_listed"), None);
+    }
+
+    #[test]
+    fn no_caller_can_be_taken_for_another() {
+        let named = CallerName::try_from("login".to_owned()).map(Who::Named).unwrap();
+        let callers = [named, Who::Anybody, Who::Unknown, Who::Service];
+        assert_eq!(callers.each_ref().map(Who::as_str), ["login", "anybody", "unknown", "countersign"]);
+    }
+
+    #[test]
+    fn an_address_has_one_form() {
+        let record = |peer: &str| {
+            AuditRecord::new(AuditAction::CallerDenied, START, Who::Unknown, Some(peer.parse().unwrap())).peer
+        };
+        assert_eq!(record("::ffff:192.0.2.7"), record("192.0.2.7"));
+        assert_eq!(record("2001:db8::7").unwrap().to_string(), "2001:db8::7");
+    }
+
+    #[test]
+    fn a_record_about_a_session_says_whose_it_is() {
+        let session = session();
+        let record = AuditRecord::new(AuditAction::SessionCreated, START, Who::Anybody, None).about(&session);
+        assert_eq!((record.tenant, record.subject), (Some(session.tenant), Some(session.subject)));
+        assert_eq!((record.session_id, record.action), (Some(session.id), AuditAction::SessionCreated));
+    }
+}

@@ -1,0 +1,168 @@
+//! The table of the audit: rows are added once, as they are, and deleted when they are old.
+
+use std::time::Duration;
+
+use countersign::{
+    domain::{
+        audit::{AuditAction, AuditEntry, AuditRecord, Who},
+        ids::AuditId,
+        session::EndReason,
+        time::Timestamp,
+    },
+    store::Store,
+};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::{
+    engines::Database,
+    support::{ALL, START, after, rich_session, text},
+};
+
+const TICK: Duration = Duration::from_micros(1);
+
+fn entry(count: u32, record: AuditRecord) -> AuditEntry {
+    AuditEntry { id: AuditId::new(record.at, count, [5; 6]), record, left_out: 0 }
+}
+
+/// The least that there is to say.
+fn plain(count: u32, at: Timestamp) -> AuditEntry {
+    entry(count, AuditRecord::new(AuditAction::KeyRotated, at, Who::Service, None))
+}
+
+fn hex(id: impl ToString) -> String {
+    id.to_string().replace('-', "")
+}
+
+/// A row as the table must have it.
+fn row(AuditEntry { id, record, left_out }: &AuditEntry) -> Value {
+    json!([
+        record.at.micros(),
+        hex(id),
+        record.action.as_str(),
+        record.caller.as_str(),
+        record.peer.map(|peer| peer.to_string()),
+        record.tenant.as_deref(),
+        record.subject.as_deref(),
+        record.session_id.map(hex).unwrap_or_default(),
+        record.kid,
+        record.reason.map(EndReason::as_str),
+        record.sessions,
+        left_out,
+        &*record.note,
+    ])
+}
+
+fn rows<'a>(entries: impl IntoIterator<Item = &'a AuditEntry>) -> Vec<Value> {
+    entries.into_iter().map(row).collect()
+}
+
+pub async fn records_are_kept_field_by_field(store: &dyn Store, database: &Database) {
+    let at = START.plus(Duration::from_micros(123_456));
+    let full = AuditRecord {
+        kid: Some("8Z0x".to_owned()),
+        reason: Some(EndReason::Compromised),
+        note: text("laptop stolen"),
+        sessions: Some(i64::MAX),
+        ..AuditRecord::new(
+            AuditAction::SubjectRevoked,
+            at,
+            Who::Named(text("helpdesk")),
+            Some("2001:db8::7".parse().unwrap()),
+        )
+        .about(&rich_session(1))
+    };
+    let entries = [
+        AuditEntry { left_out: 7, ..entry(1, full.clone()) },
+        entry(2, AuditRecord { peer: Some([192, 0, 2, 255].into()), tenant: Some(text("")), ..full }),
+        plain(3, at),
+    ];
+    store.append_audit(entries.to_vec()).await.unwrap();
+    assert_eq!(database.audit().await, rows(&entries));
+    store.append_audit(vec![]).await.unwrap();
+    assert_eq!(database.audit().await, rows(&entries));
+}
+
+pub async fn any_text_is_kept_as_it_is(store: &dyn Store, database: &Database) {
+    let texts = [
+        "O'Brien \"the\" \\ boss",
+        "'); DROP TABLE audit; --",
+        "NULL",
+        "{a,\"b\",NULL}",
+        "Zoë 🦀 \u{202e}\u{2028}",
+        "? $1 %s",
+        " ",
+    ];
+    let entries: Vec<_> = (0..)
+        .zip(texts)
+        .map(|(n, any)| {
+            let record = AuditRecord::new(AuditAction::CallerDenied, START, Who::Named(text(any)), None);
+            let (tenant, subject) = (Some(text(any)), Some(text(any)));
+            entry(n, AuditRecord { tenant, subject, kid: Some(any.to_owned()), note: text(any), ..record })
+        })
+        .collect();
+    store.append_audit(entries.clone()).await.unwrap();
+    assert_eq!(database.audit().await, rows(&entries));
+}
+
+/// Who got no answer writes it again, alone or with others.
+pub async fn a_record_that_is_there_is_not_added_again(store: &dyn Store, database: &Database) {
+    let entries = [plain(1, START), plain(2, START), plain(3, START)];
+    store.append_audit(entries[..2].to_vec()).await.unwrap();
+    store.append_audit(entries.to_vec()).await.unwrap();
+    store.append_audit(entries[1..2].to_vec()).await.unwrap();
+    assert_eq!(database.audit().await, rows(&entries));
+}
+
+pub async fn records_of_many_writers_lie_in_the_order_of_time(store: &dyn Store, database: &Database) {
+    let entries: Vec<_> = (0..600_u32).map(|n| plain(n, after((n % 7).into()))).collect();
+    for written in join_all(entries.chunks(100).rev().map(|chunk| store.append_audit(chunk.to_vec()))).await {
+        written.unwrap();
+    }
+    let mut sorted = entries;
+    sorted.sort_by_key(|entry| (entry.record.at, entry.id));
+    assert_eq!(database.audit().await, rows(&sorted));
+}
+
+pub async fn records_are_deleted_when_they_are_old_and_no_sooner(store: &dyn Store, database: &Database) {
+    let entries = [plain(1, after(1)), plain(2, after(2)), plain(3, after(2)), plain(4, after(3))];
+    store.append_audit(entries.to_vec()).await.unwrap();
+    assert_eq!(store.delete_old_audit(after(1), ALL).await.unwrap(), 0, "it is not from before this instant");
+    assert_eq!(store.delete_old_audit(after(2), ALL).await.unwrap(), 1);
+    assert_eq!(database.audit().await, rows(&entries[1..]));
+    assert_eq!(store.delete_old_audit(after(2).plus(TICK), ALL).await.unwrap(), 2);
+    assert_eq!(database.audit().await, rows(&entries[3..]));
+    // A retention longer than time itself.
+    assert_eq!(store.delete_old_audit(Timestamp::from_micros(i64::MIN), ALL).await.unwrap(), 0);
+    assert_eq!(database.audit().await, rows(&entries[3..]));
+}
+
+pub async fn records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first(store: &dyn Store, database: &Database) {
+    // Those of one instant are many, too, and come one after the other.
+    let entries = [after(1), after(2), after(2), after(2), after(3)];
+    let entries: Vec<_> = (0..).zip(entries).map(|(n, at)| plain(n, at)).collect();
+    store.append_audit(entries.iter().rev().cloned().collect()).await.unwrap();
+    for (deleted, left) in [(2, 3), (2, 1), (1, 0), (0, 0)] {
+        assert_eq!(store.delete_old_audit(after(9), 2).await.unwrap(), deleted);
+        assert_eq!(database.audit().await, rows(&entries[5 - left..]));
+    }
+}
+
+/// Two replicas may sweep at the same instant.
+pub async fn sweeps_at_once_delete_everything_once(store: &dyn Store, database: &Database) {
+    store.append_audit((0..500).map(|n| plain(n, after(u64::from(n) % 7))).collect()).await.unwrap();
+    let mut deleted = 0;
+    while !database.audit().await.is_empty() {
+        let sweeps = join_all((0..4).map(|_| store.delete_old_audit(after(9), 100))).await;
+        deleted += sweeps.into_iter().map(Result::unwrap).sum::<usize>();
+    }
+    assert_eq!(deleted, 500);
+}
+
+pub async fn the_documentation_asks_what_can_be_answered(store: &dyn Store, database: &Database) {
+    store.append_audit(vec![plain(1, START)]).await.unwrap();
+    let text = include_str!("../../docs/audit.md");
+    let scripts: Vec<_> = text.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [on_postgres, on_sqlite] = scripts.as_slice() else { panic!("{scripts:?}") };
+    database.execute(on_postgres, on_sqlite).await;
+}
