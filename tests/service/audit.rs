@@ -82,6 +82,27 @@ async fn what_is_recorded_is_written_together_and_within_a_second() {
     assert_eq!(*auditing.store.audits().borrow(), [512, 488, 10]);
 }
 
+/// A slow database would else be asked without a pause for a few rows at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_others_are_written_lets_others_join_it() {
+    let auditing = Auditing::start().await;
+    let mut has_joined = false;
+    for n in 1..=5 {
+        auditing.store.audit.shut();
+        auditing.record("first");
+        let before = auditing.store.audits().borrow().len();
+        auditing.tries(before + 1).await;
+        auditing.record("second");
+        auditing.store.audit.open();
+        // A busy machine may take longer than records gather, but not each time.
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        auditing.record("third");
+        assert_eq!(auditing.written().await, n * 3);
+        has_joined |= auditing.store.audits().borrow()[before..] == [1, 2];
+    }
+    assert!(has_joined, "{:?}", auditing.store.audits().borrow());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_away_records_are_kept() {
     let auditing = Auditing::start().await;

@@ -97,6 +97,8 @@ pub struct Double {
     pub skew: Arc<AtomicI64>,
     /// How many sweeps have begun, and up to when the last one deleted.
     sweeps: watch::Sender<(usize, Timestamp)>,
+    /// Before a batch is written to the table of the audit.
+    pub audit: Gate,
     /// Which records of the audit make their batch fail.
     failing_audit: Mutex<Option<AuditFailure>>,
     /// How many records there were in each batch for the table of the audit.
@@ -116,6 +118,7 @@ impl Double {
             feed: Arc::default(),
             skew: Arc::default(),
             sweeps: watch::channel((0, Timestamp::from_micros(i64::MIN))).0,
+            audit: Gate::default(),
             failing_audit: Mutex::default(),
             audits: watch::Sender::default(),
             holders_asked: watch::Sender::default(),
@@ -253,6 +256,7 @@ impl Store for Double {
 
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<()> {
         self.audits.send_modify(|sizes| sizes.push(entries.len()));
+        self.audit.pass().await;
         let failing = self.failing_audit.lock().unwrap().clone();
         if let Some(AuditFailure { of, error, after }) = failing
             && entries.iter().any(of)
