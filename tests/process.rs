@@ -12,6 +12,8 @@ mod support;
 mod cli;
 #[path = "process/crash.rs"]
 mod crash;
+#[path = "process/descriptors.rs"]
+mod descriptors;
 #[path = "process/disk.rs"]
 mod disk;
 #[path = "process/keys.rs"]

@@ -32,6 +32,7 @@ use crate::{
     metrics::{Connections, Metrics, Observed},
     net::{
         accept::{self, Entrance},
+        descriptors,
         tls::{Side, Tls, TlsError},
     },
     revocation::{
@@ -270,6 +271,7 @@ pub async fn serve(
     let ceilings = Ceilings { calls: config.limits.max_calls, database_calls: config.limits.max_database_calls };
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let connections = Connections::default();
+    descriptors::take(config.limits.max_connections.saturating_add(config.limits.max_http_connections));
     let (audit, audit_queue) = open_audit(config, &system)?;
     // Both ports answer from here on, and say that the service is not ready until the blacklist is loaded.
     let mut announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };

@@ -72,6 +72,8 @@ impl Authority {
         let by_id = matches!(order.target, RevokeTarget::Session(_));
         let ended = Ended { at: now, reason: order.reason, note: order.note.clone() };
         let mut orphan = None;
+        // A token that is stopped once more is written anew, for its expiry; that is nothing to record.
+        let mut is_stopped = false;
         let mut record = AuditRecord {
             reason: Some(order.reason),
             note: order.note,
@@ -124,6 +126,7 @@ impl Authority {
                 if now.minus(self.settings.max_clock_skew.saturating_mul(2)) >= claims.expires_at {
                     return nothing;
                 }
+                is_stopped = self.replica.index().stops(claims.session_id, claims.token_id, &claims.tenant);
                 let entry = self.orphan(claims, token_only, &ended)?;
                 (record.tenant, record.subject) = (Some(entry.tenant.clone()), entry.subject.clone());
                 record.session_id = Some(claims.session_id);
@@ -143,7 +146,7 @@ impl Authority {
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
         }
-        if outcome.wrote {
+        if outcome.wrote && !is_stopped {
             // Before it is acknowledged: it has been done.
             self.audit.record(AuditRecord { sessions: Some(outcome.sessions), ..record });
         }

@@ -9,6 +9,10 @@ use countersign::{
         audit::{AuditAction, AuditEntry, AuditRecord, Who},
         ids::AuditId,
     },
+    proto::{
+        CreateSessionRequest, EndReason, RefreshRequest, RevokeExtent, RevokeKeyRequest, RevokeRequest,
+        RotateKeyRequest, SubjectTarget, key_service_client::KeyServiceClient, revoke_request::Target,
+    },
     store::StoreError,
     tasks,
 };
@@ -17,7 +21,8 @@ use tokio::task::JoinHandle;
 use crate::{
     double::{AuditFailure, Double},
     http_client::Metrics,
-    server::{Home, START, Server, in_time, seconds},
+    server::{Home, START, Server, ShowKey, SignedIn, eventually, in_time, request, revocation, seconds},
+    service::callers::caller,
 };
 
 /// What the service does with what is recorded, without the service.
@@ -170,4 +175,99 @@ async fn a_service_tells_how_its_audit_is_doing() {
     assert!(metrics.find("audit_records_waiting").is_some());
     let home = server.stop().await.with("[audit]\ntable = false");
     assert_eq!(Metrics::of(home.start().await.http).await.get("audit_records_waiting"), 0.0);
+}
+
+/// Who did what to whose session, as the table has it; and what changed nothing has no row.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_nothing_has_none() {
+    let (login, first) = caller("login", "roles = [\"issuer\"]\ntenants = [\"acme\"]");
+    let (security, second) = caller("security", "roles = [\"revoker\"]");
+    let (operator, third) = caller("operator", "roles = [\"admin\"]");
+    let server = Home::new(&[first, second, third].concat()).await.start().await;
+    let mut expected = vec![];
+    let mut expect = |what: String| expected.push(what);
+    let sign_in = async |subject: &str| -> SignedIn {
+        let answer = server.client_with(&login).create_session(request(subject)).await.unwrap().into_inner();
+        (answer.session, answer.tokens).into()
+    };
+    let [alice, bob, carol, dora, eve] = [
+        sign_in("alice").await,
+        sign_in("bob").await,
+        sign_in("carol").await,
+        sign_in("dora").await,
+        sign_in("eve").await,
+    ];
+    for session in [&alice, &bob, &carol, &dora, &eve] {
+        expect(format!(
+            "action = 'session_created' AND caller = 'login' AND tenant = 'acme' AND subject = '{}' AND peer = '127.0.0.1'",
+            session.session.subject
+        ));
+    }
+    let revoke = async |key: &str, target| {
+        let reason = EndReason::Compromised.into();
+        let request = RevokeRequest { reason, note: "laptop lost".to_owned(), ..revocation(target) };
+        for _ in 0..3 {
+            server.client_with(key).revoke(request.clone()).await.unwrap();
+        }
+    };
+    let about = "caller = 'security' AND reason = 'compromised' AND note = 'laptop lost'";
+    revoke(&security, Target::Token(alice.access.clone())).await;
+    expect(format!(
+        "action = 'session_revoked' AND subject = 'alice' AND tenant = 'acme' AND sessions = 1 AND {about}"
+    ));
+    revoke(&security, Target::SessionId(bob.id())).await;
+    expect(format!("action = 'session_revoked' AND subject IS NULL AND sessions = 1 AND {about}"));
+    let only =
+        RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..revocation(Target::Token(eve.access.clone())) };
+    for _ in 0..3 {
+        server.client_with(&security).revoke(only.clone()).await.unwrap();
+    }
+    expect("action = 'token_revoked' AND caller = 'security' AND subject = 'eve' AND sessions = 0".to_owned());
+    let subject = SubjectTarget { tenant: "acme".to_owned(), subject: "carol".to_owned(), ..Default::default() };
+    revoke(&security, Target::Subject(subject)).await;
+    expect(format!("action = 'subject_revoked' AND subject = 'carol' AND sessions = 1 AND {about}"));
+    let refresh = |token: &str| RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
+    server.client_with(&login).refresh(refresh(&dora.refresh)).await.unwrap();
+    server.clock.advance(seconds(60));
+    server.client_with(&login).refresh(refresh(&dora.refresh)).await.unwrap_err();
+    expect("action = 'refresh_reused' AND caller = 'login' AND subject = 'dora'".to_owned());
+    server.client_with(&operator).revoke(revocation(Target::Tenant("acme".to_owned()))).await.unwrap();
+    expect("action = 'tenant_revoked' AND caller = 'operator' AND tenant = 'acme' AND subject IS NULL".to_owned());
+    let mut keys = KeyServiceClient::with_interceptor(server.channel.clone(), ShowKey(operator.clone()));
+    let active = keys.rotate_key(RotateKeyRequest { force: true, ..Default::default() }).await.unwrap().into_inner();
+    let kid = active.active.unwrap().kid;
+    expect(format!("action = 'key_rotated' AND caller = 'operator' AND kid = '{kid}'"));
+    keys.revoke_key(RevokeKeyRequest { kid: kid.clone() }).await.unwrap();
+    expect(format!("action = 'key_revoked' AND caller = 'operator' AND kid = '{kid}'"));
+    // In its place the next one.
+    expect(format!("action = 'key_rotated' AND caller = 'operator' AND kid <> '{kid}'"));
+
+    // A caller who is known, and may not: so many rows and no more. A stranger: none.
+    for _ in 0..50 {
+        server.client_with(&security).create_session(request("mallory")).await.unwrap_err();
+        server
+            .client_with(&login)
+            .create_session(CreateSessionRequest { subject: "mallory".to_owned(), ..Default::default() })
+            .await
+            .unwrap_err();
+        server.client_with("cs_ck_nobody").create_session(request("mallory")).await.unwrap_err();
+    }
+
+    // Whatever was recorded before is written with the next one.
+    let count = async |rows: &str| server.home.database.count(&format!("audit WHERE {rows}")).await;
+    eventually("all is written", async || (count("action = 'caller_denied'").await == 20).then_some(())).await;
+    for rows in &expected {
+        assert_eq!(count(rows).await, 1, "{rows}");
+    }
+    assert_eq!(count("action <> 'caller_denied'").await, expected.len() as i64, "and nothing else");
+    assert_eq!(count("caller = 'security' AND note = 'CreateSession'").await, 10);
+    assert_eq!(count("caller = 'login' AND note LIKE 'tenant is not among%'").await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_recorded_last_is_in_the_table_when_the_service_has_stopped() {
+    let server = Server::start().await;
+    server.sign_in("alice").await;
+    let home = server.stop().await;
+    assert_eq!(home.database.count("audit WHERE subject = 'alice' AND caller = 'anybody'").await, 1);
 }

@@ -96,7 +96,7 @@ pub async fn any_text_is_kept_as_it_is(store: &dyn Store, database: &Database) {
     let entries: Vec<_> = (0..)
         .zip(texts)
         .map(|(n, any)| {
-            let record = AuditRecord::new(AuditAction::CallerDenied, START, Who::Named(text(any)), None);
+            let record = AuditRecord::new(AuditAction::CallerDenied, START, Who::Named(text("a.name_of-64")), None);
             let (tenant, subject) = (Some(text(any)), Some(text(any)));
             entry(n, AuditRecord { tenant, subject, kid: Some(any.to_owned()), note: text(any), ..record })
         })
