@@ -151,10 +151,15 @@ impl Database {
 
 /// Reads the URL; without one, a file in the data directory.
 pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigError> {
-    let Some(url) = url else { return Ok(DatabaseUrl::Sqlite(data_dir.join("countersign.db"))) };
+    let Some(url) = url else {
+        let path = data_dir.join("countersign.db");
+        if path.to_str().is_some_and(means_more) {
+            return Err(invalid("data_dir", "must not begin with : or ? or file: (put ./ in front)"));
+        }
+        return Ok(DatabaseUrl::Sqlite(path));
+    };
     match url.split_once("://") {
-        // SQLite reads more into some names: a database in memory, or options that would undo its durability.
-        Some(("sqlite", path)) if path.is_empty() || path.starts_with([':', '?']) || path.starts_with("file:") => {
+        Some(("sqlite", path)) if path.is_empty() || means_more(path) => {
             Err(invalid("database_url", "sqlite:// must be followed by the path of a file"))
         }
         Some(("sqlite", path)) => Ok(DatabaseUrl::Sqlite(path.into())),
@@ -166,6 +171,11 @@ pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigEr
         )),
         None => Err(invalid("database_url", "must be a URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE")),
     }
+}
+
+/// SQLite reads more into some names: a database in memory, or options that would undo its durability.
+fn means_more(path: &str) -> bool {
+    path.starts_with([':', '?']) || path.starts_with("file:")
 }
 
 /// Finds the password, to leave it out. Where it ends must not be a matter of opinion.

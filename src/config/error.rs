@@ -22,7 +22,7 @@ pub enum ConfigError {
 
 /// A setting whose value does not do.
 pub fn invalid(setting: impl fmt::Display, problem: impl fmt::Display) -> ConfigError {
-    ConfigError::Setting(format!("setting {setting}: {problem}"))
+    ConfigError::Setting(escaped(&format!("setting {setting}: {problem}")))
 }
 
 impl From<figment::Error> for ConfigError {
@@ -48,12 +48,11 @@ impl From<figment::Error> for ConfigError {
             Kind::UnknownVariant(name, known) => {
                 format!("setting {path}{origin}: {name:?} must be one of {}", known.join(", "))
             }
-            // A parser's message may show the line of the file, which goes over several lines: one is enough.
             Kind::Message(message) if path.is_empty() => format!("configuration{origin}: {}", one_line(message)),
             Kind::Message(message) => format!("setting {path}{origin}: {}", one_line(message)),
             other => format!("setting {path}{origin}: {other}"),
         };
-        Self::Setting(text)
+        Self::Setting(escaped(&text))
     }
 }
 
@@ -80,8 +79,23 @@ fn plain(expected: &impl fmt::Display) -> String {
     }
 }
 
+/// A parser's message without its picture of the line: passwords stand in lines.
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    let is_picture = |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let lines = text.lines().filter(|line| !is_picture(line)).map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(": ")
+}
+
+/// Names and values may hold line ends and worse.
+fn escaped(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => line.extend(character.escape_default()),
+            false => line.push(character),
+        }
+    }
+    line
 }
 
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {

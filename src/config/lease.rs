@@ -51,7 +51,7 @@ impl RawLease {
         if renewal < SHORTEST_RENEWAL {
             return Err(invalid("lease.renewal", format!("must be at least {}", brief(SHORTEST_RENEWAL))));
         }
-        if duration < renewal * FEWEST_RENEWALS {
+        if duration < renewal.saturating_mul(FEWEST_RENEWALS) {
             let problem = format!("must be at least {FEWEST_RENEWALS} times lease.renewal, so that one may be late");
             return Err(invalid("lease.duration", problem));
         }

@@ -240,8 +240,12 @@ impl Config {
         }
         let environment = Env::prefixed(ENV_PREFIX).filter(|name| is_setting(name.as_str())).split("__");
         let figment = figment.merge(environment).merge(Serialized::globals(flags));
-        let raw: RawConfig = figment.extract().map_err(ConfigError::from)?;
-        Self::check(raw, (file.map(Path::to_owned), flags.clone()))
+        Self::check(figment.extract()?, (file.map(Path::to_owned), flags.clone()))
+    }
+
+    /// Reads and checks the text of a file as if nothing else were given. There is nothing to read it from again.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        Self::check(Figment::from(Toml::string(text)).extract()?, (None, Flags::default()))
     }
 
     /// Reads and checks all settings anew, from where these came.

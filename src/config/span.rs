@@ -15,10 +15,16 @@ where
     humantime_serde::deserialize(deserializer)
 }
 
-/// Writes a span in its largest exact unit.
+/// Writes a span in its largest exact unit, or in several: of a small unit, centuries are more than can be read.
 pub fn serialize<S: Serializer>(span: &impl AsSpan, serializer: S) -> Result<S::Ok, S::Error> {
     match span.as_span() {
-        Some(span) => serializer.serialize_str(&brief(span)),
+        Some(span) => {
+            let text = brief(span);
+            match humantime::parse_duration(&text) {
+                Ok(_) => serializer.serialize_str(&text),
+                Err(_) => serializer.collect_str(&humantime::format_duration(span)),
+            }
+        }
         None => serializer.serialize_none(),
     }
 }

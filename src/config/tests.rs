@@ -40,6 +40,14 @@ fn a_password_is_used_and_never_shown() {
 }
 
 #[test]
+fn a_password_in_a_line_that_is_no_toml_is_not_shown() {
+    for toml in ["database_url = 'postgres://u:s3cret@h/d", "database_url = postgres://u:s3cret@h/d", "s3cret"] {
+        let error = load(toml).unwrap_err();
+        assert!(!error.contains("s3cret") && error.starts_with("configuration in FILE: TOML parse error at line 1"));
+    }
+}
+
+#[test]
 fn a_policy_takes_from_the_default_one_what_it_leaves_out() {
     let config = load("[policies.default]\nidle_timeout = '1d'\n[policies.short]\naccess_token_ttl = '1m'").unwrap();
     let short = &config.policies["short"];
@@ -99,6 +107,10 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
             "setting audit.retention: must be more than 0s: to keep no records, set audit.table to false",
         ),
         ("[audit]\ntables = true", "unknown setting audit.tables in FILE: did you mean table?"),
+        (
+            "[lease]\nrenewal = '18446744073709551615s'",
+            "setting lease.duration: must be at least 3 times lease.renewal, so that one may be late",
+        ),
         ("[blacklist]\nmax_entries = 0", "setting blacklist.max_entries: must be at least 1"),
         ("[tokens]\nleeway = '2m'", "setting tokens.leeway: must be at most 1m: synchronize the clocks instead"),
     ] {
@@ -107,6 +119,18 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
     for toml in ["issuer = ", "[sweeper]\nschedule = 'often'", "[tokens]\nleeway = 'soon'", "[tokens]\nleeway = 5"] {
         let error = load(toml).unwrap_err();
         assert!(!error.contains('\n') && error.len() < 300, "{error}");
+    }
+    for toml in [
+        "\"is\\nsuer\" = 1",
+        "[\"a\\u0007\"]",
+        "[policies.\"a\\u001b[2J\".b]",
+        "[tenants.\"a\\nb\"]",
+        "database_url = \"a\\n://b\"",
+        "[policies.default]\non_quota = \"\\u0085\"",
+        "[sweeper]\nschedule = \"\\u0000\"",
+    ] {
+        let error = load(toml).unwrap_err();
+        assert!(!error.contains(char::is_control), "{error:?}");
     }
     assert!(load("[tokens]\nleeway = 'soon'").unwrap_err().starts_with("setting tokens.leeway in FILE: "));
     assert!(load("[sweeper]\nschedule = 'often'").unwrap_err().starts_with("setting sweeper.schedule: "));
@@ -144,6 +168,10 @@ fn a_name_that_sqlite_reads_more_into_is_refused() {
         assert!(load(&format!("database_url = 'sqlite://{path}'")).is_err(), "{path}");
     }
     assert!(load("database_url = 'sqlite:///var/lib/countersign.db'").is_ok());
+    for folder in [":memory:", "file:x", "?x"] {
+        assert!(load(&format!("data_dir = '{folder}'")).unwrap_err().starts_with("setting data_dir: "), "{folder}");
+        assert!(load(&format!("data_dir = './{folder}'")).is_ok());
+    }
 }
 
 #[test]
@@ -162,6 +190,12 @@ fn what_is_printed_can_be_read_again_and_says_the_same() {
     let text =
         load("issuer = 'https://a.example'\n[policies.short]\naccess_token_ttl = '1m'").unwrap().to_toml().unwrap();
     assert_eq!(load(&text).unwrap().to_toml().unwrap(), text);
+    assert_eq!(Config::from_toml(&text).unwrap().to_toml().unwrap(), text);
+
+    for span in ["2710y 5821ms", "18446744073709551615s 999999999ns"] {
+        let config = load(&format!("shutdown.drain = '{span}'")).unwrap();
+        assert_eq!(load(&config.to_toml().unwrap()).unwrap().shutdown.drain, config.shutdown.drain, "{span}");
+    }
 }
 
 #[test]
