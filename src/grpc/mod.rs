@@ -14,3 +14,7 @@ pub mod server;
 pub mod services;
 mod session_service;
 mod status;
+
+/// The conversions that are no traits of public types.
+#[cfg(fuzzing)]
+pub use self::requests::{question, requested_session};

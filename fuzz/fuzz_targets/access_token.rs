@@ -1,0 +1,206 @@
+//! Access tokens. Whatever the text: it is genuine only if the key wrote that very text. Whatever the key has signed: what is
+//! accepted is what an independent reader finds in it, and within the limits.
+//!
+//! The input is taken for a token, and, if it has a line feed, for a header and a payload to be signed; without a header for
+//! the payload under a good one.
+#![no_main]
+
+use std::{collections::BTreeMap, fmt, sync::LazyLock, time::Duration};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign::{
+    domain::{claims::AccessClaims, time::Timestamp},
+    keys::pair::{SigningPair, jose},
+    token::{
+        access::{Expectations, MAX_BYTES, Rejection, Signer, TYPE, Unverified, sign},
+        refresh,
+    },
+};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use libfuzzer_sys::fuzz_target;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::Value;
+
+const KID: &str = "the-key";
+const GOOD_HEADER: &[u8] = br#"{"typ":"at+jwt","alg":"EdDSA","kid":"the-key"}"#;
+
+static KEY: LazyLock<Ed25519KeyPair> = LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap());
+static PUBLIC: LazyLock<DecodingKey> = LazyLock::new(|| DecodingKey::from_ed_der(KEY.public_key().as_ref()));
+static EXPECTED: LazyLock<Expectations> =
+    LazyLock::new(|| Expectations { issuer: "https://issuer".to_owned(), max_ttl: Duration::from_secs(3600) });
+
+/// Keys of the other algorithms, which have signed nothing.
+static OTHERS: LazyLock<Vec<(Algorithm, DecodingKey)>> = LazyLock::new(|| {
+    let pems = [
+        &include_bytes!("../../src/keys/test_keys/p256_sec1.pem")[..],
+        include_bytes!("../../src/keys/test_keys/rsa2048_pkcs1.pem"),
+    ];
+    let key = |pem| {
+        let (pair, _) = SigningPair::from_pem(pem).unwrap();
+        (jose(pair.algorithm()), DecodingKey::from_jwk(&pair.jwk().unwrap()).unwrap())
+    };
+    pems.into_iter().map(key).collect()
+});
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(text) = str::from_utf8(data) {
+        as_a_token(text);
+    }
+    if let Some(end) = data.iter().position(|byte| *byte == b'\n') {
+        let header = if end == 0 { GOOD_HEADER } else { &data[..end] };
+        as_what_was_signed(header, &data[end + 1..]);
+    }
+});
+
+fn read(token: &str) -> Result<AccessClaims, Rejection> {
+    let unverified = Unverified::parse(token)?;
+    for (algorithm, key) in &*OTHERS {
+        assert!(unverified.verify(*algorithm, key, &EXPECTED).is_err(), "{algorithm:?} {token}");
+    }
+    unverified.verify(Algorithm::EdDSA, &PUBLIC, &EXPECTED)
+}
+
+/// A signature of this kind is always the same: whoever shows another text has made it without the key.
+fn as_a_token(text: &str) {
+    if read(text).is_err() {
+        return;
+    }
+    assert!(text.len() <= MAX_BYTES && !text.starts_with(refresh::PREFIX));
+    let (signed, _) = text.rsplit_once('.').unwrap();
+    assert_eq!(text, with_signature(signed.to_owned()), "forged");
+}
+
+fn with_signature(signed: String) -> String {
+    let signature = URL_SAFE_NO_PAD.encode(KEY.sign(signed.as_bytes()));
+    format!("{signed}.{signature}")
+}
+
+fn as_what_was_signed(header: &[u8], payload: &[u8]) {
+    let [encoded_header, encoded_payload] = [header, payload].map(|part| URL_SAFE_NO_PAD.encode(part));
+    let token = with_signature(format!("{encoded_header}.{encoded_payload}"));
+    let claims = match read(&token) {
+        Ok(claims) => claims,
+        Err(rejection) => {
+            let is_forged = rejection == Rejection::BadSignature;
+            assert!(!is_forged || alg(header).as_deref() != Some("EdDSA"), "a genuine signature was refused");
+            return;
+        }
+    };
+    assert!(token.len() <= MAX_BYTES);
+
+    let header: Header = serde_json::from_slice(header).expect("a header that was accepted");
+    assert_eq!(
+        header.0,
+        [("alg", "EdDSA".to_owned()), ("kid", header.0["kid"].clone()), ("typ", TYPE.to_owned())].into()
+    );
+
+    let Members(mut members) = serde_json::from_slice(payload).expect("a payload that was accepted");
+    agree(&mut members, &claims);
+
+    // The service can issue what it accepts, and then reads the same. Beyond what instants can tell there are none to write.
+    let instants = [claims.issued_at, claims.expires_at, claims.authenticated_at];
+    let all = instants.into_iter().chain(claims.not_before);
+    if all.into_iter().all(|instant| Timestamp::from_seconds(instant.seconds()) == instant) {
+        let with = |message: &[u8]| Some(KEY.sign(message).as_ref().to_vec());
+        let again = sign(&claims, Signer { kid: KID, algorithm: "EdDSA", sign: with }).unwrap();
+        assert!(again.len() > MAX_BYTES || read(&again).as_ref() == Ok(&claims), "{again}");
+    }
+}
+
+/// Each claim is what stands in the payload under its name, and within its limits.
+fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
+    let mut take = |name: &str| members.remove(name);
+    let text = |value: Option<Value>| value.map_or_else(String::new, |value| value.as_str().unwrap().to_owned());
+    let texts = |value: &Value| value.as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect();
+    let seconds = |value: Option<Value>| value.unwrap().as_i64().unwrap();
+
+    assert_eq!(claims.issuer, EXPECTED.issuer);
+    assert_eq!(text(take("iss")), claims.issuer);
+    assert_eq!(take("sub").unwrap(), *claims.subject);
+    assert_eq!(take("client_id").unwrap(), *claims.client_id);
+    assert_eq!(take("sid").unwrap(), *claims.session_id.to_string());
+    assert_eq!(take("jti").unwrap(), *claims.token_id.to_string());
+    assert_eq!(text(take("tenant")), claims.tenant);
+    assert_eq!(text(take("acr")), claims.acr);
+    assert!(claims.scopes.iter().all(|scope| !scope.is_empty()));
+    assert!(text(take("scope")).split(' ').filter(|scope| !scope.is_empty()).eq(&claims.scopes));
+    assert_eq!(take("amr").as_ref().map_or_else(Vec::new, texts), claims.amr);
+    assert!(!claims.audience.is_empty());
+    match take("aud").unwrap() {
+        Value::String(one) => assert_eq!([one][..], claims.audience),
+        many => assert_eq!(texts(&many), claims.audience),
+    }
+
+    let (issued, expires) = (seconds(take("iat")), seconds(take("exp")));
+    assert_eq!(claims.issued_at, Timestamp::from_seconds(issued));
+    assert_eq!(claims.expires_at, Timestamp::from_seconds(expires));
+    assert_eq!(claims.authenticated_at, Timestamp::from_seconds(seconds(take("auth_time"))));
+    assert_eq!(claims.not_before, take("nbf").map(|value| Timestamp::from_seconds(seconds(Some(value)))));
+    assert!(issued >= 0);
+    assert!(claims.issued_at <= claims.expires_at);
+    assert!(claims.expires_at.since(claims.issued_at) <= EXPECTED.max_ttl);
+
+    assert!(members.iter().eq(claims.custom.iter()), "{members:?} {:?}", claims.custom);
+}
+
+/// The members of a payload, none of which stands twice.
+struct Members(BTreeMap<String, Value>);
+
+/// Those members of a header that are understood. None stands twice, and none changes how a token is to be read.
+struct Header(BTreeMap<&'static str, String>);
+
+fn alg(header: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Header>(header).ok()?.0.remove("alg")
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Members;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members, M::Error> {
+                let mut members = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    assert!(members.insert(name, value).is_none(), "a claim that stands twice was accepted");
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Header;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object without doubt")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Header, M::Error> {
+                use serde::de::Error;
+                let mut members = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    match ["alg", "kid", "typ"].into_iter().find(|known| *known == name) {
+                        Some(known) if members.insert(known, map.next_value()?).is_some() => {
+                            return Err(M::Error::custom("twice"));
+                        }
+                        Some(_) => {}
+                        None if name == "crit" || name == "b64" => return Err(M::Error::custom("not understood")),
+                        None => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(Header(members))
+            }
+        }
+        deserializer.deserialize_map(Reader)
+    }
+}

@@ -1,0 +1,82 @@
+//! The configuration. Whatever the text: what is wrong with it is told in one line; and what is accepted keeps its promises, and
+//! means the same when it has been printed and read again.
+#![no_main]
+
+use std::{sync::Arc, time::Duration};
+
+use countersign::{
+    authority::ready::Ready,
+    clock::SystemClock,
+    config::Config,
+    domain::policy::DEFAULT,
+    http::{self, health::Readiness},
+    metrics::Metrics,
+    revocation::replica::Replica,
+};
+use jiff::{Timestamp, tz::TimeZone};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = str::from_utf8(data) else { return };
+    let config = match Config::from_toml(text) {
+        Ok(config) => config,
+        Err(error) => {
+            let error = error.to_string();
+            assert!(!error.is_empty() && !error.contains(char::is_control), "{error:?}");
+            assert!(!hides_a_password(text) || !error.contains(PASSWORD), "{error:?}");
+            return;
+        }
+    };
+    promises(&config);
+    if hides_a_password(text) {
+        let all = format!("{config:?}{}{}", config.to_toml().unwrap(), config.to_json().unwrap());
+        assert!(!all.contains(PASSWORD), "{all}");
+    }
+    let printed = config.to_toml().expect("what is accepted can be printed");
+    let again = Config::from_toml(&printed).unwrap_or_else(|error| panic!("{error}, in\n{printed}"));
+    assert_eq!(again.to_toml().unwrap(), printed);
+    assert_eq!(again.to_json().unwrap(), config.to_json().unwrap());
+    assert_eq!(again.policies, config.policies);
+    assert_eq!(again.lease, config.lease);
+    assert_eq!(again.database.to_string(), config.database.to_string());
+    assert_eq!(format!("{:?}{:?}", again.tenants, again.tokens), format!("{:?}{:?}", config.tenants, config.tokens));
+});
+
+const PASSWORD: &str = "hunter2";
+
+/// Whether the password stands where passwords belong and nowhere else. (Within a text of several lines, a line means nothing.)
+fn hides_a_password(text: &str) -> bool {
+    let is_fine = |line: &str| match line.split_once(PASSWORD) {
+        None => true,
+        Some((before, after)) => {
+            let user = before.strip_prefix("database_url = \"postgres://");
+            let is_user =
+                |user: &str| user.strip_suffix(':').is_some_and(|user| user.chars().all(char::is_alphanumeric));
+            user.is_some_and(is_user) && after.starts_with('@') && !after.contains(PASSWORD)
+        }
+    };
+    !text.contains("\"\"\"") && !text.contains("'''") && text.split(['\n', '\r']).all(is_fine)
+}
+
+fn promises(config: &Config) {
+    assert!(config.policies.contains_key(DEFAULT));
+    for policy in config.policies.values() {
+        policy.check(config.tokens.max_access_token_ttl).unwrap();
+    }
+    assert!(config.max_blacklist_entries > 0);
+    assert!(config.issuer.len() <= 256);
+
+    // No user is shown with a password.
+    let shown = config.database.to_string();
+    let user = shown.strip_prefix("postgres://").and_then(|rest| rest.split_once('@'));
+    assert!(user.is_none_or(|(user, _)| !user.contains(':')), "{shown}");
+
+    // Neither the routes below the issuer's path nor the next sweep may fail, and the latter is found soon.
+    let replica = Arc::new(Replica::new(Arc::new(SystemClock), config.lease));
+    let _ = http::routes(Readiness::new(), Arc::new(Metrics::new(replica)), &config.issuer, Ready::default());
+    let now = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
+    if let Ok(next) = config.sweeper.schedule.find_next_occurrence(&now, false) {
+        assert!(next > now);
+    }
+    assert!(config.lease.holds_for() < Duration::from_secs(60));
+}

@@ -1,0 +1,160 @@
+//! The HTTP side. Whatever the bytes of a connection: it comes to an end, each answer is one that the routes or the parser give,
+//! none tells a secret, and in which pieces the bytes come only matters for how soon the connection ends.
+//!
+//! The input is what a client sends.
+#![no_main]
+
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::Router;
+use countersign::{
+    authority::{Authority, Settings, ready::Ready},
+    clock::SettableClock,
+    config::Config,
+    domain::{
+        key::{KeyAlgorithm, RingVersion},
+        revocation::Place,
+        time::Timestamp,
+    },
+    http::{
+        self,
+        health::{Phase, Readiness},
+    },
+    keys::{
+        generate,
+        keeper::Keeper,
+        ring::KeyRing,
+        sealing::{MasterKey, MasterKeys},
+    },
+    metrics::Metrics,
+    revocation::replica::Replica,
+    rng::{Rng, RngFailed},
+    store::{ring::SealedRing, sqlite::SqliteStore},
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use libfuzzer_sys::fuzz_target;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex, split},
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
+
+/// Time goes by at once when there is nothing to do but wait.
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().enable_time().start_paused(true).build().unwrap());
+static ROUTES: LazyLock<Router> = LazyLock::new(routes);
+
+/// What a connection may send, and how long it may wait, are the server's own limits.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// By then every connection has ended.
+const LONG: Duration = Duration::from_secs(3600);
+
+fuzz_target!(|data: &[u8]| {
+    let answers = |piece| RUNTIME.block_on(converse(ROUTES.clone(), data, piece));
+    let (whole, pieces) = (answers(data.len().max(1)), answers(1 + data.len() % 7));
+    check(&whole);
+    check(&pieces);
+    // A body that nobody reads is only read to its end if it is there already.
+    assert!(whole.starts_with(&pieces) || pieces.starts_with(&whole), "{whole:?}\n{pieces:?}");
+});
+
+fn check(answers: &str) {
+    assert!(answers.is_empty() || answers.starts_with("HTTP/1."), "{answers:?}");
+    for (at, _) in answers.match_indices("HTTP/1.") {
+        let status = answers[at..].get(8..12).unwrap_or_default();
+        let is_known = [" 200", " 304", " 400", " 404", " 405", " 414", " 431"].contains(&status);
+        assert!(is_known, "{answers:?}");
+    }
+    assert!(!answers.contains("\"d\":"), "{answers:?}");
+}
+
+/// What is answered to these bytes, without the dates.
+async fn converse(routes: Router, data: &[u8], piece: usize) -> String {
+    let (client, server) = duplex(64 << 10);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(server), TowerToHyperService::new(routes));
+    let (mut reader, mut writer) = split(client);
+    let write = async {
+        for piece in data.chunks(piece) {
+            // The server may have ended the connection.
+            if writer.write_all(piece).await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut answers = vec![];
+    let all = async { tokio::join!(connection, write, reader.read_to_end(&mut answers)) };
+    let (_, (), read) = timeout(LONG, all).await.expect("the connection ends");
+    read.expect("what was answered");
+    let answers = String::from_utf8(answers).expect("text");
+    answers.split("\r\n").filter(|line| !line.starts_with("date: ")).collect::<Vec<_>>().join("\r\n")
+}
+
+/// The routes of a service that is ready, with keys that are the same each time.
+fn routes() -> Router {
+    let config = Config::from_toml("issuer = 'https://issuer/path'").unwrap();
+    let clock = Arc::new(SettableClock::at(Timestamp::from_seconds(1_800_000_000)));
+    let rng = Arc::new(Counting::default());
+    // The store is there to be given, and no route asks it. Its runtime is never driven again, and its file is gone.
+    let folder = tempfile::tempdir().unwrap();
+    let of_the_store = Box::leak(Box::new(Builder::new_current_thread().enable_all().build().unwrap()));
+    let store = Arc::new(of_the_store.block_on(SqliteStore::open(&folder.path().join("countersign.db"))).unwrap());
+
+    let master = MasterKey::new([7; 32]).unwrap();
+    let keys = generate::first(&master, &*rng, KeyAlgorithm::EdDsa, Timestamp::from_seconds(1_700_000_000)).unwrap();
+    let sealed = SealedRing { version: RingVersion(1), keys, damaged: vec![], place: Place::default() };
+    let masters = MasterKeys { current: master, additional: None };
+    let ring = KeyRing::open(&masters, sealed).unwrap();
+    let keeper = Arc::new(Keeper::new(masters, ring));
+    let replica = Arc::new(Replica::new(clock.clone(), config.lease));
+    let metrics = Arc::new(Metrics::new(replica.clone()));
+    let settings = Settings {
+        issuer: config.issuer.clone(),
+        leeway: config.tokens.leeway,
+        max_clock_skew: Duration::ZERO,
+        max_access_token_ttl: config.tokens.max_access_token_ttl,
+        default_audience: config.tokens.default_audience,
+        policies: config.policies.into_iter().collect(),
+        tenants: config.tenants.into_iter().collect(),
+        max_blacklist_entries: config.max_blacklist_entries,
+        sweep_batch: config.sweeper.batch_size,
+        session_retention: config.sweeper.session_retention,
+        token_cache_bytes: 0,
+        signing_rotation: config.keys.signing,
+        refresh_rotation: config.keys.refresh,
+        jwks_max_age: config.keys.jwks_max_age,
+    };
+    let ready = Ready::default();
+    ready.set(Arc::new(Authority::new(store, keeper, replica, clock, rng, settings)));
+    let readiness = Readiness::new();
+    readiness.set(Phase::Serving);
+    http::routes(readiness, metrics, &config.issuer, ready)
+}
+
+/// Bytes that count, so that a run can be repeated.
+#[derive(Default)]
+struct Counting(AtomicU8);
+
+impl Rng for Counting {
+    fn fill(&self, buffer: &mut [u8]) -> Result<(), RngFailed> {
+        buffer.iter_mut().for_each(|byte| *byte = self.0.fetch_add(1, Ordering::Relaxed));
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! Refresh tokens. Whatever the text: it has one spelling and says what stands in it, and it is genuine only if the key wrote it.
+//! A genuine one is read back, and refused after any change.
+//!
+//! The input is taken for a token; and its first bytes for what a genuine one says, the others for changes of it.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign::{
+    domain::{
+        ids::SessionId,
+        key::RefreshKeyId,
+        session::{Lineage, LineageSecret},
+    },
+    token::{
+        access,
+        refresh::{NotAuthentic, PREFIX, RefreshClaims, Unverified, issue},
+    },
+};
+use libfuzzer_sys::fuzz_target;
+
+static KEY: LazyLock<hmac::Key> = LazyLock::new(|| hmac::Key::new(hmac::HMAC_SHA256, &[1; 32]));
+static OTHER: LazyLock<hmac::Key> = LazyLock::new(|| hmac::Key::new(hmac::HMAC_SHA256, &[2; 32]));
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(text) = str::from_utf8(data) {
+        as_a_token(text);
+    }
+    as_what_was_issued(data);
+});
+
+fn read(token: &str) -> Result<RefreshClaims, NotAuthentic> {
+    Unverified::parse(token)?.verify(&KEY)
+}
+
+fn as_a_token(text: &str) {
+    let Ok(unverified) = Unverified::parse(text) else { return };
+    let encoded = text.strip_prefix(PREFIX).expect("the prefix");
+    let bytes = URL_SAFE_NO_PAD.decode(encoded).expect("base64url");
+    assert_eq!(bytes.len(), 77);
+    assert_eq!(URL_SAFE_NO_PAD.encode(&bytes), encoded, "a second spelling");
+    assert_eq!(bytes[0], 1);
+    assert_eq!(unverified.key().0, bytes[1..9]);
+    assert_eq!(unverified.session_id().bytes(), &bytes[9..25]);
+    assert_eq!(unverified.generation().to_be_bytes(), bytes[25..29]);
+    assert_eq!(access::Unverified::parse(text).unwrap_err(), access::Rejection::WrongType);
+    if let Ok(claims) = unverified.verify(&KEY) {
+        assert_eq!(issue(claims.session_id, &claims.lineage, &KEY), text, "forged");
+    }
+}
+
+fn as_what_was_issued(data: &[u8]) {
+    let mut rest = data;
+    let mut take = || {
+        let (first, others) = rest.split_at(rest.len().min(16));
+        rest = others;
+        let mut bytes = [0; 16];
+        bytes[..first.len()].copy_from_slice(first);
+        bytes
+    };
+    let (session, secret, [g0, g1, g2, g3, key @ ..]) = (take(), take(), take());
+    let claims = RefreshClaims {
+        session_id: SessionId::from_bytes(session),
+        lineage: Lineage {
+            generation: u32::from_be_bytes([g0, g1, g2, g3]),
+            secret: LineageSecret(secret),
+            key: RefreshKeyId(*key.first_chunk().unwrap()),
+        },
+    };
+    let token = issue(claims.session_id, &claims.lineage, &KEY);
+    assert_eq!(read(&token), Ok(claims));
+    as_a_token(&token);
+    assert_eq!(Unverified::parse(&token).unwrap().verify(&OTHER), Err(NotAuthentic));
+
+    let mut changed = token.clone().into_bytes();
+    for change in rest.chunks_exact(2) {
+        let place = usize::from(change[0]) % changed.len();
+        changed[place] = change[1];
+    }
+    if let Ok(changed) = str::from_utf8(&changed)
+        && changed != token
+    {
+        assert_eq!(read(changed), Err(NotAuthentic), "{changed} is not {token}");
+    }
+}
