@@ -9,6 +9,9 @@ mod engine;
 mod forge;
 #[path = "support/http.rs"]
 mod http_client;
+#[path = "support/log.rs"]
+#[allow(dead_code)]
+mod log;
 #[path = "support/refusal.rs"]
 mod refusal;
 #[path = "support/server.rs"]

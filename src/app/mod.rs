@@ -411,6 +411,7 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
         streams: limits.max_streams_per_connection,
         handshake: limits.handshake_timeout,
         idle: limits.idle_timeout,
+        answer: limits.call_timeout,
         keepalive_interval: limits.keepalive_interval,
         keepalive_timeout: limits.keepalive_timeout,
     }

@@ -1,4 +1,5 @@
-//! Whether a connection is used: one on which nobody calls is closed after a while.
+//! Whether a connection is used: one on which nobody calls is closed after a while, and so is one whose client does not take
+//! what it has asked for.
 
 use std::sync::{
     Arc,
@@ -10,6 +11,11 @@ use std::sync::{
 pub struct Activity {
     begun: AtomicU64,
     busy: AtomicUsize,
+    /// The number of the interval.
+    interval: AtomicUsize,
+    /// Answers that wait for their reader, by whether the interval in which they began to has an even number. Two are enough:
+    /// when an interval begins, none is left of the one before the last.
+    owed: [AtomicUsize; 2],
 }
 
 impl Activity {
@@ -17,7 +23,22 @@ impl Activity {
     pub fn begin(self: &Arc<Self>) -> Busy {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+        Busy { activity: self.clone(), owed: None }
+    }
+
+    /// Begins an interval. False, if some answer has waited for its reader throughout the one that ends.
+    pub fn next_interval(&self) -> bool {
+        let next = self.interval.load(Ordering::Relaxed).wrapping_add(1);
+        let is_taken = self.owed(next).load(Ordering::Relaxed) == 0;
+        if is_taken {
+            self.interval.store(next, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
+    fn owed(&self, interval: usize) -> &AtomicUsize {
+        let [even, odd] = &self.owed;
+        if interval.is_multiple_of(2) { even } else { odd }
     }
 
     /// How many calls have begun so far, if none is under way.
@@ -29,11 +50,33 @@ impl Activity {
 
 /// A call that is under way.
 #[derive(Debug)]
-pub struct Busy(Arc<Activity>);
+pub struct Busy {
+    activity: Arc<Activity>,
+    /// The interval since which a part of its answer waits for its reader, if one does.
+    owed: Option<usize>,
+}
+
+impl Busy {
+    /// A part of the answer is there, and waits until its reader has room for it.
+    pub fn owe(&mut self) {
+        self.taken();
+        let interval = self.activity.interval.load(Ordering::Relaxed);
+        self.activity.owed(interval).fetch_add(1, Ordering::Relaxed);
+        self.owed = Some(interval);
+    }
+
+    /// It waits no more.
+    pub fn taken(&mut self) {
+        if let Some(interval) = self.owed.take() {
+            self.activity.owed(interval).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.taken();
+        self.activity.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -50,5 +93,29 @@ mod tests {
         assert_eq!(activity.idle_since(), None);
         drop(second);
         assert_eq!(activity.idle_since(), Some(2));
+    }
+
+    #[test]
+    fn an_answer_waits_for_its_reader_for_less_than_two_intervals() {
+        let activity = Arc::new(Activity::default());
+        let (mut slow, mut quick) = (activity.begin(), activity.begin());
+        for _ in 0..5 {
+            assert!(activity.next_interval(), "what nobody waits for");
+            quick.owe();
+            slow.owe();
+            assert!(activity.next_interval(), "they have not waited throughout it");
+            quick.taken();
+            slow.taken();
+        }
+        slow.owe();
+        assert!(activity.next_interval());
+        quick.owe();
+        assert!(!activity.next_interval(), "throughout it");
+        assert!(!activity.next_interval(), "and on");
+        slow.owe();
+        quick.taken();
+        assert!(activity.next_interval(), "the next part has waited for no time");
+        drop(slow);
+        assert!(activity.next_interval() && activity.next_interval());
     }
 }

@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::{Instant, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -30,6 +30,8 @@ pub struct ConnectionLimits {
     pub handshake: Duration,
     /// How long a connection may be without a call.
     pub idle: Duration,
+    /// How long an answer may wait until its client takes it.
+    pub answer: Duration,
     /// How long it may say nothing until it is asked whether it is alive.
     pub keepalive_interval: Duration,
     /// How long the answer to that may take.
@@ -72,6 +74,8 @@ async fn serve_connection(
         _ = served.as_mut() => return,
         () = stop.cancelled() => {}
         () = silent(limits.handshake, || bytes_read.get() < PREFACE_BYTES) => return,
+        // What nobody takes would fill the memory: calls are counted no more once they have been answered.
+        () = unread(limits.answer, &activity) => return,
         () = idle(limits.idle, &activity) => {
             served.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(limits.keepalive_timeout, served).await;
@@ -87,6 +91,15 @@ async fn silent(patience: Duration, is_silent: impl Fn() -> bool) {
     sleep(patience).await;
     if !is_silent() {
         std::future::pending().await
+    }
+}
+
+/// Ends when an answer has waited for its reader for some time, at most twice as long as given.
+async fn unread(patience: Duration, activity: &Activity) {
+    let mut looks = interval_at(Instant::now() + patience, patience);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while activity.next_interval() {
+        looks.tick().await;
     }
 }
 

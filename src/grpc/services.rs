@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -44,6 +44,9 @@ pub struct CallLimits {
     pub time: Duration,
 }
 
+/// What the content of a call begins with.
+const GRPC: &[u8] = b"application/grpc";
+
 /// All services.
 #[derive(Clone)]
 pub struct Services {
@@ -71,6 +74,19 @@ impl Services {
             callers,
             audit,
             longest: limits.time,
+        }
+    }
+
+    /// Whether a request is a call: others are not looked at (gRPC over HTTP/2, "Requests"). What calls itself otherwise could come
+    /// from a page in a browser, by which whoever looks at it would call with their own certificate.
+    fn is_call(request: &Request<Incoming>) -> Result<(), StatusCode> {
+        if request.method() != Method::POST {
+            return Err(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let content = request.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        match content.split_at_checked(GRPC.len()) {
+            Some((start, [] | [b'+' | b';', ..])) if start.eq_ignore_ascii_case(GRPC) => Ok(()),
+            _ => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
         }
     }
 
@@ -124,13 +140,18 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let busy = self.activity.begin();
+        if let Err(status) = Services::is_call(&request) {
+            let mut refusal = Response::new(Answer { body: Body::empty(), busy });
+            *refusal.status_mut() = status;
+            return Box::pin(std::future::ready(Ok(refusal)));
+        }
         let Admitted { actor, under_way } =
             match admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer) {
                 Ok(admitted) => admitted,
                 Err(refusal) => {
                     self.record(&refusal, request.uri().path());
                     let body = Status::from(refusal).into_http::<Body>();
-                    return Box::pin(std::future::ready(Ok(body.map(|body| Answer { body, _busy: busy }))));
+                    return Box::pin(std::future::ready(Ok(body.map(|body| Answer { body, busy }))));
                 }
             };
         if let Some(actor) = actor {
@@ -143,16 +164,17 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
             let answer = timeout(span, answer).await;
             let exceeded = |_| Status::deadline_exceeded("the deadline of the call has passed").into_http();
             drop(under_way);
-            Ok(answer.unwrap_or_else(exceeded).map(|body| Answer { body, _busy: busy }))
+            Ok(answer.unwrap_or_else(exceeded).map(|body| Answer { body, busy }))
         })
     }
 }
 
-/// The body of an answer: as long as it is being sent, its connection is not idle.
+/// The body of an answer: as long as it is being sent, its connection is not idle. Its next part is asked for when the one before
+/// has been taken.
 #[derive(Debug)]
 pub struct Answer {
     body: Body,
-    _busy: Busy,
+    busy: Busy,
 }
 
 impl http_body::Body for Answer {
@@ -160,7 +182,12 @@ impl http_body::Body for Answer {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        self.busy.taken();
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.busy.owe();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -144,7 +144,9 @@ impl<'a> Unverified<'a> {
             return Err(Rejection::Malformed);
         }
         let header = decode(header)?;
-        let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| Rejection::Malformed)?;
+        // All of it must be text, what is passed over too (RFC 7515, section 5.2, step 3).
+        let header = str::from_utf8(&header).map_err(|_| Rejection::Malformed)?;
+        let header: Header<'_> = serde_json::from_str(header).map_err(|_| Rejection::Malformed)?;
         if header.crit || header.b64 {
             return Err(Rejection::Malformed);
         }

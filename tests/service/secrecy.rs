@@ -3,7 +3,6 @@
 use std::{
     fmt::{Debug, Write},
     fs,
-    sync::{Mutex, MutexGuard, OnceLock},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -17,68 +16,19 @@ use countersign::{
 };
 use prost_types::Struct;
 use serde_json::json;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::{
     engine,
     forge::Forge,
+    log::{capture, hidden, logged},
     server::{Server, of_token, request, seconds},
 };
 
 /// The value of a claim. Nothing else in these tests looks like it.
 const CANARY: &str = "canary-claim-value-8f2e61d07c";
 
-/// Whatever the service of any test in this process has logged.
-static LOGGED: Mutex<Vec<u8>> = Mutex::new(vec![]);
-
-struct Log(MutexGuard<'static, Vec<u8>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-struct Writer;
-
-impl MakeWriter<'_> for Writer {
-    type Writer = Log;
-
-    fn make_writer(&self) -> Log {
-        Log(LOGGED.lock().unwrap())
-    }
-}
-
-/// Logs more than any configuration asks for.
-fn capture() {
-    static STARTED: OnceLock<()> = OnceLock::new();
-    STARTED.get_or_init(|| {
-        let filter = EnvFilter::new("info,countersign=trace");
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Writer).init();
-    });
-}
-
-fn logged() -> String {
-    String::from_utf8(LOGGED.lock().unwrap().clone()).unwrap()
-}
-
 fn print(seen: &mut String, what: &impl Debug) {
     writeln!(seen, "{what:?} {what:#?}").unwrap();
-}
-
-/// No twenty characters of a secret stand in what was seen; of a short one, not the whole of it.
-fn hidden(seen: &str, name: &str, secret: &str) {
-    let characters: Vec<char> = secret.chars().collect();
-    assert!(characters.len() >= 16, "{name} is too short to be looked for");
-    for piece in characters.windows(characters.len().min(20)) {
-        let piece: String = piece.iter().collect();
-        assert!(!seen.contains(&piece), "{name} has got out: {piece}");
-    }
 }
 
 /// Bytes in every form in which they might be printed.

@@ -1,5 +1,7 @@
 //! Tokens that nobody should make: signed with the service's own key, so that nothing but their fault is left.
 
+use std::path::Path;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{
     domain::session::Lineage,
@@ -20,19 +22,30 @@ pub struct Forge {
 impl Forge {
     /// Opens the keys of a running service.
     pub async fn of(server: &Server) -> Self {
-        let current = master_key::read_file(&server.home.master_key_file()).unwrap().unwrap();
+        Self::open(&server.home.master_key_file(), &*server.store).await
+    }
+
+    /// Opens the keys in a store.
+    pub async fn open(master_key: &Path, store: &dyn Store) -> Self {
+        let current = master_key::read_file(master_key).unwrap().unwrap();
         let masters = MasterKeys { current, additional: None };
-        Self { ring: KeyRing::open(&masters, server.store.ring().await.unwrap()).unwrap(), masters }
+        Self { ring: KeyRing::open(&masters, store.ring().await.unwrap()).unwrap(), masters }
     }
 
     /// The header of a good token, with or without changes.
     pub fn header(&self, changes: Value) -> String {
-        changed(json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": self.ring.signing().unwrap().kid }), changes)
+        let key = self.ring.signing().unwrap();
+        changed(json!({ "alg": key.pair.algorithm().as_str(), "typ": "at+jwt", "kid": key.kid }), changes)
     }
 
     /// Signs a header and a payload as they are written.
     pub fn sign(&self, header: &str, payload: &str) -> String {
-        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+        self.sign_parts(&URL_SAFE_NO_PAD.encode(header), &URL_SAFE_NO_PAD.encode(payload))
+    }
+
+    /// Signs two parts of a token that are encoded, whatever by.
+    pub fn sign_parts(&self, header: &str, payload: &str) -> String {
+        let signed = format!("{header}.{payload}");
         let signature = URL_SAFE_NO_PAD.encode(self.ring.signing().unwrap().pair.sign(signed.as_bytes()).unwrap());
         format!("{signed}.{signature}")
     }
@@ -76,9 +89,4 @@ pub fn header(token: &str) -> Map<String, Value> {
 /// The claims of a token.
 pub fn claims(token: &str) -> Map<String, Value> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts(token)[1]).unwrap()).unwrap()
-}
-
-/// A token without a good signature: header and signature are as given, the claims those of a good token.
-pub fn unsigned(good: &str, header: &Value, signature: &str) -> String {
-    format!("{}.{}.{signature}", URL_SAFE_NO_PAD.encode(header.to_string()), parts(good)[1])
 }

@@ -1,0 +1,35 @@
+//! Bad input and its answer, on SQLite; and what is bad below the level of calls, whatever the engine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "support/double.rs"]
+#[allow(dead_code)]
+mod double;
+#[path = "support/on_sqlite.rs"]
+#[allow(dead_code)]
+mod engine;
+#[path = "support/forge.rs"]
+#[allow(dead_code)]
+mod forge;
+#[path = "support/http2.rs"]
+#[allow(dead_code)]
+mod http2;
+#[path = "support/log.rs"]
+#[allow(dead_code)]
+mod log;
+#[path = "support/refusal.rs"]
+#[allow(dead_code)]
+mod refusal;
+#[path = "support/server.rs"]
+#[allow(dead_code)]
+mod server;
+#[path = "support/site.rs"]
+#[allow(dead_code)]
+mod site;
+#[path = "support/process.rs"]
+#[allow(dead_code)]
+mod support;
+
+#[path = "bad_input/mod.rs"]
+mod bad_input;
+#[path = "bad_input/grpc.rs"]
+mod grpc;

@@ -1,0 +1,275 @@
+//! Revocations of what there is not, of what is not one's own, and of the same again and again: none fills the table. And tokens
+//! that say the same as a revoked one are as revoked as it.
+//!
+//! Held elsewhere: what Revoke ends and leaves alone in `service/revoke.rs`; what each role may in `service/callers.rs`; wrong
+//! fields in `service/refusals.rs`.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign::proto::{
+    CreateSessionRequest, InactiveReason, RevokeExtent, RevokeRequest, SubjectTarget, revoke_request::Target,
+};
+use futures_util::{StreamExt, stream};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::{
+    field::Field,
+    jwt::{ORDER_P256, subtract},
+};
+use crate::{
+    forge::{Forge, claims, parts},
+    refusal::{Refusal, refused},
+    server::{Home, Server, of_token, request, revocation, seconds},
+};
+
+/// How often, where a script outside the tests does it a million times.
+const TIMES: usize = 3000;
+/// Calls under way at once.
+const AT_ONCE: usize = 64;
+
+/// A revocation, by whom, and what must come of it: that so many sessions ended, or why it is refused.
+struct Row {
+    name: &'static str,
+    by: String,
+    order: RevokeRequest,
+    expected: Result<i64, Refusal>,
+}
+
+fn token_only(token: &str) -> RevokeRequest {
+    RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..of_token(token) }
+}
+
+fn subject(tenant: &str, subject: &str) -> RevokeRequest {
+    let (tenant, subject) = (tenant.to_owned(), subject.to_owned());
+    revocation(Target::Subject(SubjectTarget { tenant, subject, ..Default::default() }))
+}
+
+fn tenant(name: &str) -> RevokeRequest {
+    revocation(Target::Tenant(name.to_owned()))
+}
+
+async fn revoke(field: &Field, by: &str, order: RevokeRequest) -> Result<i64, Refusal> {
+    match field.server.client_with(by).revoke(order).await {
+        Ok(answer) => Ok(answer.into_inner().revoked_sessions),
+        refusal => Err(refused(refusal)),
+    }
+}
+
+/// The part of an order that nobody may read.
+fn secret(order: &RevokeRequest) -> &str {
+    match &order.target {
+        Some(Target::Token(token)) => token,
+        _ => "",
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_revoked_by_who_asks_adds_no_row() {
+    let field = Field::start().await;
+    let server = &field.server;
+    let good = field.sign_in("alice").await;
+    let forge = Forge::of(server).await;
+    let other = Server::start().await.sign_in("alice").await;
+    let now = claims(&good.access)["iat"].as_i64().unwrap();
+    let unknown = "0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22";
+    let mut tampered = good.access.clone();
+    tampered.truncate(tampered.len() - 10);
+    tampered += "AAAAAAAAAA";
+    let none = URL_SAFE_NO_PAD.encode(forge.header(json!({ "alg": "none" })));
+    let none = format!("{none}.{}.", parts(&good.access)[1]);
+
+    let invalid = || Err(Refusal::field("token"));
+    let not_found = || Err(Refusal::of(Code::NotFound, "SESSION_NOT_FOUND"));
+    let not_allowed = || Err(Refusal::of(Code::PermissionDenied, "CALLER_NOT_ALLOWED"));
+    let strange = || Err(Refusal::unauthenticated("CALLER_UNKNOWN"));
+    let (admin, foreign) = (&*field.admin, &*field.foreign);
+    let rows = [
+        ("a letter", admin, of_token("x"), invalid()),
+        ("three parts", admin, of_token("a.b.c"), invalid()),
+        ("garbage after the prefix", admin, of_token("cs_rt_x"), invalid()),
+        ("the prefix", admin, of_token("cs_rt_"), invalid()),
+        ("another signature", admin, of_token(&tampered), invalid()),
+        ("an access token of another service", admin, of_token(&other.access), invalid()),
+        ("a refresh token of another service", admin, of_token(&other.refresh), invalid()),
+        (
+            "of another issuer",
+            admin,
+            of_token(&forge.resign(&good.access, json!({ "iss": "https://other.test" }))),
+            invalid(),
+        ),
+        ("without a name", admin, of_token(&forge.resign(&good.access, json!({ "jti": null }))), invalid()),
+        ("alg none", admin, of_token(&none), invalid()),
+        (
+            "a refresh token of a generation to come",
+            admin,
+            of_token(&forge.refresh_token(server, &good.id(), |lineage| lineage.generation += 1).await),
+            invalid(),
+        ),
+        (
+            "a refresh token of another secret",
+            admin,
+            of_token(&forge.refresh_token(server, &good.id(), |lineage| lineage.secret.0[3] ^= 8).await),
+            invalid(),
+        ),
+        ("of 8193 bytes", admin, of_token(&"x".repeat(8193)), invalid()),
+        ("nothing", admin, of_token(""), invalid()),
+        ("a refresh token alone", admin, token_only(&good.refresh), Err(Refusal::field("extent"))),
+        (
+            "signed and expired",
+            admin,
+            of_token(&forge.resign(&good.access, json!({ "iat": now - 600, "exp": now - 60 }))),
+            Ok(0),
+        ),
+        (
+            "signed and expired, alone",
+            admin,
+            token_only(&forge.resign(&good.access, json!({ "iat": now - 600, "exp": now - 60 }))),
+            Ok(0),
+        ),
+        (
+            "signed and expired in 1970",
+            admin,
+            of_token(&forge.resign(&good.access, json!({ "iat": 0, "exp": 1 }))),
+            Ok(0),
+        ),
+        ("a session that is not there", admin, revocation(Target::SessionId(unknown.to_owned())), not_found()),
+        (
+            "SQL for a session",
+            admin,
+            revocation(Target::SessionId("' OR 1=1 --".to_owned())),
+            Err(Refusal::field("session_id")),
+        ),
+        ("a subject that is not there", admin, subject("acme", "nobody"), Ok(0)),
+        ("SQL for a subject", admin, subject("acme", "' OR 1=1 --"), Ok(0)),
+        ("a pattern for a subject", admin, subject("acme", "%"), Ok(0)),
+        ("a tenant that is not there", admin, tenant("nobody"), Ok(0)),
+        ("a pattern for a tenant", admin, tenant("a%"), Ok(0)),
+        // Of another tenant.
+        ("another tenant's access token", foreign, of_token(&good.access), not_found()),
+        ("another tenant's access token, alone", foreign, token_only(&good.access), not_found()),
+        ("another tenant's refresh token", foreign, of_token(&good.refresh), not_found()),
+        ("another tenant's session", foreign, revocation(Target::SessionId(good.id())), not_found()),
+        ("another tenant's subject", foreign, subject("acme", "alice"), not_allowed()),
+        ("another tenant", foreign, tenant("acme"), not_allowed()),
+        ("the own tenant, without the role", foreign, tenant("other"), not_allowed()),
+        ("a subject of the default tenant", foreign, subject("", "alice"), not_allowed()),
+        // Without the right.
+        ("by who may validate", &field.validator, of_token(&good.access), not_allowed()),
+        ("by who may issue", &field.issuer, of_token(&good.refresh), not_allowed()),
+        ("garbage by who may issue", &field.issuer, of_token("x"), not_allowed()),
+        ("by nobody", "", of_token(&good.access), strange()),
+        ("by who shows the token", &good.access, of_token(&good.access), strange()),
+        ("by a stranger", "cs_ck_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", tenant("acme"), strange()),
+    ];
+    let rows = rows.map(|(name, by, order, expected)| Row { name, by: by.to_owned(), order, expected });
+    for Row { name, by, order, expected } in rows {
+        let is = field.survives(name, &[secret(&order), &by], 0, revoke(&field, &by, order.clone())).await;
+        assert_eq!(is, expected, "{name}");
+    }
+    assert!(field.is_active(&good.access).await);
+    assert!(field.refresh(&field.admin, &good.refresh).await.is_ok());
+    field.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_garbage_tokens_add_no_row() {
+    let field = Field::start().await;
+    let good = field.sign_in("alice").await;
+    let [header, payload, signature] = parts(&good.access);
+    let garbage = |number: usize| match number % 4 {
+        0 => format!("{header}.{payload}.{}{number:06}", &signature[..signature.len() - 6]),
+        1 => format!("{header}.{}.{signature}", URL_SAFE_NO_PAD.encode(format!("{{\"jti\":\"{number}\"}}"))),
+        2 => format!("cs_rt_{}{number:06}", &good.refresh[6..good.refresh.len() - 6]),
+        _ => format!("{number}.{number}.{number}"),
+    };
+    let tokens: Vec<_> = (0..TIMES).map(garbage).collect();
+    let send = async {
+        let calls = stream::iter(&tokens).map(|token| revoke(&field, &field.admin, of_token(token)));
+        calls.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await
+    };
+    let secrets: Vec<_> = tokens.iter().map(String::as_str).collect();
+    let answers = field.survives("garbage", &secrets, 0, send).await;
+    assert!(answers.len() == TIMES && answers.iter().all(|answer| *answer == Err(Refusal::field("token"))));
+    assert!(field.is_active(&good.access).await);
+    field.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_thousands_of_times_leaves_one_row_each() {
+    let field = Field::start().await;
+    let [session, alone, by_id] =
+        [field.sign_in("alice").await, field.sign_in("bob").await, field.sign_in("carol").await];
+    let elsewhere = CreateSessionRequest { tenant: "elsewhere".to_owned(), ..request("dave") };
+    field.server.client_with(&field.admin).create_session(elsewhere).await.unwrap();
+    let orders = [
+        of_token(&session.access),
+        of_token(&session.refresh),
+        token_only(&alone.access),
+        revocation(Target::SessionId(by_id.id())),
+        subject("acme", "carol"),
+        tenant("elsewhere"),
+        tenant("that nobody has heard of"),
+    ];
+    let send = async {
+        let calls = stream::iter((0..TIMES).map(|number| &orders[number % orders.len()]));
+        let calls = calls.map(|order| revoke(&field, &field.admin, order.clone()));
+        calls.buffered(AT_ONCE).collect::<Vec<_>>().await
+    };
+    let answers = field.survives("again and again", &[&session.access, &session.refresh, &alone.access], 4, send).await;
+    // The sessions of a tenant are counted anew until they have been ended one by one, which comes later.
+    let of_tenants = |number: usize| matches!(orders[number % orders.len()].target, Some(Target::Tenant(_)));
+    let ended = answers.into_iter().map(Result::unwrap).enumerate().filter(|(number, _)| !of_tenants(*number));
+    assert_eq!(ended.map(|(_, ended)| ended).sum::<i64>(), 2, "each session ends once");
+    assert!(!field.is_active(&session.access).await && !field.is_active(&alone.access).await);
+    assert!(field.refresh(&field.admin, &alone.refresh).await.is_ok(), "its session lives on");
+    field.finish().await;
+}
+
+/// What is revoked is what a token says, never how it is written: whoever holds one can write others that are as good.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
+    for algorithm in ["EdDSA", "ES256"] {
+        let server = Home::new(&format!("[keys]\nalgorithm = '{algorithm}'")).await.start().await;
+        let session = server.sign_in("alice").await;
+        let forge = Forge::of(&server).await;
+        let payload = claims(&session.access);
+        let text = Value::Object(payload.clone()).to_string();
+        let reversed: Vec<_> = payload.iter().rev().map(|(name, value)| format!("{}: {value}", json!(name))).collect();
+        let header = forge.header(json!({}));
+        let mut twins = vec![
+            ("spaces in the header", forge.sign(&header.replace(',', " ,\n"), &text)),
+            ("spaces in the payload", forge.sign(&header, &text.replace(':', " : ").replace("https : ", "https:"))),
+            ("another order", forge.sign(&header, &format!("{{ {} }}", reversed.join(" , ")))),
+            ("a member more", forge.sign(&forge.header(json!({ "jku": "https://evil.test" })), &text)),
+            ("an escape", forge.sign(&header, &text.replace("\"jti\"", "\"\\u006ati\""))),
+            ("a claim more", forge.resign(&session.access, json!({ "mine": 1 }))),
+            ("a later end", forge.resign(&session.access, json!({ "exp": payload["exp"].as_i64().unwrap() + 60 }))),
+            ("other scopes", forge.resign(&session.access, json!({ "scope": "admin" }))),
+        ];
+        if algorithm == "ES256" {
+            // Each signature draws a number, and of each there are two.
+            twins.push(("signed again", forge.resign(&session.access, json!({}))));
+            let [header, payload, signature] = parts(&session.access);
+            let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
+            let other = URL_SAFE_NO_PAD.encode([&bytes[..32], &subtract(&ORDER_P256, &bytes[32..])].concat());
+            twins.push(("n - s", format!("{header}.{payload}.{other}")));
+        }
+        for (name, twin) in &twins {
+            assert_ne!(*twin, session.access, "{name}");
+            assert_eq!(server.verdict(twin).await, Ok(()), "{algorithm}, {name}: it is good");
+        }
+        server.revoke(token_only(&session.access)).await.unwrap();
+        for (name, twin) in &twins {
+            assert_eq!(server.verdict(twin).await, Err(InactiveReason::Revoked), "{algorithm}, {name}");
+        }
+        assert_eq!(server.rows().await.blacklist, 1);
+
+        // And the other way round: the twin stops the first, also where neither has been seen.
+        let session = server.sign_in("bob").await;
+        let twin = forge.sign(&header.replace(',', " ,"), &Value::Object(claims(&session.access)).to_string());
+        server.revoke(token_only(&twin)).await.unwrap();
+        server.clock.advance(seconds(1));
+        assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked), "{algorithm}");
+        assert_eq!(server.rows().await.blacklist, 2);
+    }
+}

@@ -1,0 +1,223 @@
+//! The real binary as a process with a folder and a database of its own, which tells all that it does, and what must be true of
+//! it after bad input, whatever that was.
+
+use std::{
+    collections::HashSet,
+    fs,
+    net::{SocketAddr, TcpListener},
+    sync::Mutex,
+};
+
+use countersign::{
+    app,
+    config::{Config, Flags},
+    proto::{
+        CreateSessionRequest, CreateSessionResponse, RefreshRequest, RotateKeyRequest, ValidateRequest,
+        key_service_client::KeyServiceClient, session_service_client::SessionServiceClient,
+    },
+};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    engine::Database,
+    forge::{Forge, header},
+    log::Secrets,
+    server::{Rows, SignedIn},
+    support::{Server as Process, countersign},
+};
+
+/// A process that serves.
+pub struct Site {
+    process: Mutex<Process>,
+    folder: TempDir,
+    database: Database,
+    secrets: Mutex<Secrets>,
+    /// A session whose tokens are good, as it was last refreshed.
+    good: Mutex<SignedIn>,
+    /// Where tokens lead that name an address. Nobody must follow.
+    trap: TcpListener,
+    pub address: SocketAddr,
+    pub channel: Channel,
+}
+
+/// Its keys, and what is left of one that it has no more.
+pub struct Keys {
+    pub forge: Forge,
+    /// A token that was good as long as its key was there.
+    pub orphan: String,
+}
+
+impl Site {
+    /// Starts one, with these sections of settings besides its own.
+    pub async fn start(sections: &str) -> Self {
+        Self::launch("trace", sections, async |_, _| ()).await.0
+    }
+
+    /// The same, and it tells only what operators are told, for those who send a hundred thousand frames.
+    pub async fn quiet(sections: &str) -> Self {
+        Self::launch("info", sections, async |_, _| ()).await.0
+    }
+
+    /// The same, with its keys.
+    pub async fn with_keys(sections: &str) -> (Self, Keys) {
+        let prepare = async |folder: &TempDir, database: &Database| {
+            let process = serve(folder);
+            let channel = process.channel().await;
+            let orphan = sign_in(&channel).await.access;
+            let rotate = RotateKeyRequest { force: true, ..Default::default() };
+            KeyServiceClient::new(channel).rotate_key(rotate).await.unwrap();
+            process.stop();
+            database.released().await;
+            let gone = header(&orphan)["kid"].as_str().unwrap().to_owned();
+            database.execute(&format!("DELETE FROM signing_keys WHERE kid = '{gone}'")).await;
+            let config = Config::load(Some(&folder.path().join("countersign.toml")), &Flags::default()).unwrap();
+            let store = app::open_store(&config).await.unwrap();
+            let forge = Forge::open(&folder.path().join("data/master.key"), &*store).await;
+            drop(store);
+            database.released().await;
+            Keys { forge, orphan }
+        };
+        Self::launch("trace", sections, prepare).await
+    }
+
+    async fn launch<T>(level: &str, sections: &str, prepare: impl AsyncFnOnce(&TempDir, &Database) -> T) -> (Self, T) {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let database = Database::new(&data).await;
+        let text = format!(
+            "issuer = 'https://auth.test'\nlisten = '127.0.0.1:0'\nhttp_listen = '127.0.0.1:0'\ndata_dir = '{}'\n\
+             database_url = '{}'\n[shutdown]\ngrace = '0s'\n[log]\nlevel = '{level}'\n[sweeper]\nschedule = '0 0 29 2 *'\n\
+             {sections}",
+            data.display(),
+            database.url()
+        );
+        fs::write(folder.path().join("countersign.toml"), text).unwrap();
+        let prepared = prepare(&folder, &database).await;
+        let process = serve(&folder);
+        let (address, channel) = (process.address(), process.channel().await);
+        let good = sign_in(&channel).await;
+        let trap = TcpListener::bind("127.0.0.1:0").unwrap();
+        trap.set_nonblocking(true).unwrap();
+        let (process, good) = (Mutex::new(process), Mutex::new(good));
+        (Self { process, folder, database, secrets: Mutex::default(), good, trap, address, channel }, prepared)
+    }
+
+    /// An address that nobody must follow.
+    pub fn trap(&self) -> String {
+        format!("http://{}", self.trap.local_addr().unwrap())
+    }
+
+    pub fn good(&self) -> SignedIn {
+        self.good.lock().unwrap().clone()
+    }
+
+    pub fn client(&self) -> SessionServiceClient<Channel> {
+        SessionServiceClient::new(self.channel.clone()).max_encoding_message_size(usize::MAX)
+    }
+
+    /// Memory that it occupies, in MiB.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.lock().unwrap().id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    }
+
+    pub async fn rows(&self) -> Rows {
+        Rows { sessions: self.database.count("sessions").await, blacklist: self.database.count("blacklist").await }
+    }
+
+    /// Sends what is bad, with secrets in it, and then looks: no row has come or gone, nobody has been connected to, the process
+    /// lives, and good calls are answered, those that need the database too.
+    pub async fn survives<T>(&self, name: &str, secrets: &[&str], send: impl Future<Output = T>) -> T {
+        secrets.iter().for_each(|secret| self.secrets.lock().unwrap().keep(name, secret));
+        let rows = self.rows().await;
+        let sent = send.await;
+        assert_eq!(self.rows().await, rows, "{name}: rows came or went");
+        assert!(self.trap.accept().is_err(), "{name}: it has followed an address in a token");
+        assert_eq!(self.outgoing(), Vec::<String>::new(), "{name}: it has connected to somebody");
+        assert!(!self.process.lock().unwrap().has_ended(), "{name}: it has ended");
+        self.good_call().await;
+        sent
+    }
+
+    /// A connection, as whoever comes anew makes it, and calls on it.
+    async fn good_call(&self) {
+        let good = self.good();
+        let mut client = SessionServiceClient::new(connect(self.address).await);
+        assert!(self.validates(&mut client).await);
+        let refreshed = client.refresh(RefreshRequest { refresh_token: good.refresh, ..Default::default() }).await;
+        let refreshed = refreshed.unwrap().into_inner();
+        *self.good.lock().unwrap() = (refreshed.session, refreshed.tokens).into();
+    }
+
+    /// Whether the good token is.
+    pub async fn validates(&self, client: &mut SessionServiceClient<Channel>) -> bool {
+        let ask = ValidateRequest { access_token: self.good().access, ..Default::default() };
+        client.validate(ask).await.unwrap().into_inner().active
+    }
+
+    /// Waits for something, and has others served meanwhile: on a connection of theirs, all the time, and at least once.
+    pub async fn while_others_are_served<T>(&self, event: impl Future<Output = T>) -> T {
+        let mut client = SessionServiceClient::new(connect(self.address).await);
+        let mut event = std::pin::pin!(event);
+        loop {
+            assert!(self.validates(&mut client).await);
+            tokio::select! {
+                biased;
+                done = &mut event => return done,
+                () = tokio::task::yield_now() => {}
+            }
+        }
+    }
+
+    /// Its sockets of TCP and UDP that are not where it listens and on which nobody has come to it.
+    fn outgoing(&self) -> Vec<String> {
+        let (id, ports) = {
+            let process = self.process.lock().unwrap();
+            (process.id(), [process.address().port(), process.http().port()])
+        };
+        let own: HashSet<_> = fs::read_dir(format!("/proc/{id}/fd"))
+            .unwrap()
+            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+            .filter_map(|target| Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+            .collect();
+        assert!(!own.is_empty(), "its sockets can be seen");
+        let lines = ["tcp", "tcp6", "udp", "udp6"].map(|kind| fs::read_to_string(format!("/proc/{id}/net/{kind}")));
+        let is_outgoing = |line: &&str| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let port = u16::from_str_radix(fields[1].rsplit(':').next().unwrap(), 16).unwrap();
+            own.contains(fields[9]) && !ports.contains(&port)
+        };
+        let lines: Vec<_> = lines.into_iter().flatten().collect();
+        lines.iter().flat_map(|text| text.lines().skip(1)).filter(is_outgoing).map(str::to_owned).collect()
+    }
+
+    /// Stops it in good order. Nothing that it has logged has a piece of what was sent.
+    pub async fn finish(self) {
+        drop(self.channel);
+        let mut secrets = self.secrets.into_inner().unwrap();
+        let good = self.good.into_inner().unwrap();
+        [&good.access, &good.refresh].into_iter().for_each(|token| secrets.keep("good calls", token));
+        let log = self.process.into_inner().unwrap().stop().join("\n");
+        assert!(log.contains("\"stopped\""), "it tells what it does");
+        assert_eq!(secrets.found_in(&log), Vec::<&str>::new(), "in the log of {}", self.folder.path().display());
+    }
+}
+
+fn serve(folder: &TempDir) -> Process {
+    let mut command = countersign();
+    command.args(["serve", "--config"]).arg(folder.path().join("countersign.toml"));
+    Process::launch(&mut command)
+}
+
+pub async fn connect(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.expect("it listens")
+}
+
+async fn sign_in(channel: &Channel) -> SignedIn {
+    let request = CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() };
+    let created = SessionServiceClient::new(channel.clone()).create_session(request).await.unwrap();
+    let CreateSessionResponse { session, tokens } = created.into_inner();
+    (session, tokens).into()
+}
