@@ -142,8 +142,12 @@ impl Connection {
                     let payload = if kind == PING { payload } else { vec![] };
                     self.frame(kind, ACK, 0, &payload);
                 }
-                // After an answer to a call that was not read to its end.
-                RST_STREAM if !self.open.contains_key(&stream) => {}
+                // After an answer to a call that was not read to its end; else the call itself is refused.
+                RST_STREAM => {
+                    if self.open.remove(&stream).is_some() {
+                        answered.push(Answered { stream, message: None });
+                    }
+                }
                 HEADERS | SETTINGS | PING | WINDOW_UPDATE => {}
                 other => return Err(format!("the service has sent a frame of type {other}").into()),
             }

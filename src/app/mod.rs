@@ -268,7 +268,8 @@ pub async fn serve(
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
     let tls =
         config.tls.as_ref().map(|tls| Tls::open(tls.files.clone(), system.clock.now())).transpose()?.map(Arc::new);
-    let ceilings = Ceilings { calls: config.limits.max_calls, database_calls: config.limits.max_database_calls };
+    let ceilings =
+        Ceilings { calls: config.limits.max_calls, reads: config.limits.max_reads, batches: config.limits.batches() };
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let connections = Connections::default();
     descriptors::take(config.limits.max_connections.saturating_add(config.limits.max_http_connections));
@@ -420,6 +421,7 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
 fn call_limits(config: &Config) -> CallLimits {
     let limits = &config.limits;
     CallLimits {
+        waiting_writes: limits.max_waiting_writes,
         request_bytes: limits.max_request_bytes,
         batch_bytes: limits.max_batch_bytes,
         time: limits.call_timeout,

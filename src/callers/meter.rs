@@ -18,15 +18,17 @@ use governor::{
 };
 
 use super::Refusal;
-use crate::clock::Clock;
+use crate::{clock::Clock, domain::permission::Burden};
 
 /// Most calls under way at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ceilings {
     /// Of all callers.
     pub calls: usize,
-    /// Of all callers, those that need the database.
-    pub database_calls: usize,
+    /// Of these, those that read the database.
+    pub reads: usize,
+    /// Of these, those that keep a processor busy for long.
+    pub batches: usize,
 }
 
 /// What one caller may have.
@@ -39,7 +41,7 @@ pub struct Allowance {
 }
 
 /// When to come again after having been refused because of what others, or the caller's own calls, keep busy.
-const SOON: Duration = Duration::from_millis(500);
+pub(super) const SOON: Duration = Duration::from_millis(500);
 
 /// A number that must not exceed a ceiling.
 #[derive(Debug, Default)]
@@ -64,18 +66,28 @@ impl Level {
 pub struct Gate {
     ceilings: Ceilings,
     calls: Level,
-    database_calls: Level,
+    reads: Level,
+    batches: Level,
 }
 
 impl Gate {
     /// Lets nobody in beyond these.
     pub fn new(ceilings: Ceilings) -> Self {
-        Self { ceilings, calls: Level::default(), database_calls: Level::default() }
+        Self { ceilings, calls: Level::default(), reads: Level::default(), batches: Level::default() }
     }
 
     /// Calls under way.
     pub fn calls(&self) -> usize {
         self.calls.0.load(Ordering::Relaxed)
+    }
+
+    /// What a kind of call must not exceed, besides the ceiling of all calls.
+    fn of(&self, burden: Burden) -> Option<(&Level, usize)> {
+        match burden {
+            Burden::Light | Burden::Write => None,
+            Burden::Read => Some((&self.reads, self.ceilings.reads)),
+            Burden::Batch => Some((&self.batches, self.ceilings.batches)),
+        }
     }
 }
 
@@ -123,12 +135,12 @@ impl Meter {
     }
 
     /// Lets a call in, unless one too many is there already. It is under way until what is returned is dropped.
-    pub fn begin(self: &Arc<Self>, needs_database: bool) -> Result<UnderWay, Refusal> {
+    pub fn begin(self: &Arc<Self>, burden: Burden) -> Result<UnderWay, Refusal> {
         if !self.calls.rise(self.allowance.calls) {
             return Err(Refusal::OverLimit { wait: SOON });
         }
         // From here on it is dropped, and with it all that was counted.
-        let mut under_way = UnderWay { meter: self.clone(), in_gate: false, in_database: false };
+        let mut under_way = UnderWay { meter: self.clone(), in_gate: false, special: None };
         if let Some((limiter, clock)) = &self.rate
             && let Err(not_until) = limiter.check()
         {
@@ -139,11 +151,11 @@ impl Meter {
         if !under_way.in_gate {
             return Err(Refusal::Overloaded { wait: SOON });
         }
-        if needs_database {
-            under_way.in_database = gate.database_calls.rise(gate.ceilings.database_calls);
-            if !under_way.in_database {
+        if let Some((level, ceiling)) = gate.of(burden) {
+            if !level.rise(ceiling) {
                 return Err(Refusal::Overloaded { wait: SOON });
             }
+            under_way.special = Some(burden);
         }
         Ok(under_way)
     }
@@ -154,7 +166,8 @@ impl Meter {
 pub struct UnderWay {
     meter: Arc<Meter>,
     in_gate: bool,
-    in_database: bool,
+    /// As what it is counted besides.
+    special: Option<Burden>,
 }
 
 impl Drop for UnderWay {
@@ -163,8 +176,8 @@ impl Drop for UnderWay {
         if self.in_gate {
             self.meter.gate.calls.fall();
         }
-        if self.in_database {
-            self.meter.gate.database_calls.fall();
+        if let Some((level, _)) = self.special.and_then(|burden| self.meter.gate.of(burden)) {
+            level.fall();
         }
     }
 }
@@ -174,8 +187,8 @@ mod tests {
     use super::*;
     use crate::{clock::SettableClock, domain::time::Timestamp};
 
-    fn gate(calls: usize, database_calls: usize) -> Arc<Gate> {
-        Arc::new(Gate::new(Ceilings { calls, database_calls }))
+    fn gate(calls: usize, reads: usize) -> Arc<Gate> {
+        Arc::new(Gate::new(Ceilings { calls, reads, batches: 1 }))
     }
 
     fn meter(gate: &Arc<Gate>, calls: usize, per_second: u32) -> (Arc<Meter>, Arc<SettableClock>) {
@@ -188,32 +201,37 @@ mod tests {
     fn one_callers_limit_leaves_room_for_others_and_what_was_refused_counts_for_nothing() {
         let gate = gate(3, 3);
         let ((greedy, _), (modest, _)) = (meter(&gate, 2, 0), meter(&gate, 2, 0));
-        let first = greedy.begin(false).unwrap();
-        let second = greedy.begin(true).unwrap();
+        let first = greedy.begin(Burden::Light).unwrap();
+        let second = greedy.begin(Burden::Read).unwrap();
         for _ in 0..10 {
-            assert!(matches!(greedy.begin(false), Err(Refusal::OverLimit { .. })));
+            assert!(matches!(greedy.begin(Burden::Light), Err(Refusal::OverLimit { .. })));
         }
-        let third = modest.begin(true).unwrap();
+        let third = modest.begin(Burden::Read).unwrap();
         for _ in 0..10 {
-            assert!(matches!(modest.begin(false), Err(Refusal::Overloaded { .. })));
+            assert!(matches!(modest.begin(Burden::Light), Err(Refusal::Overloaded { .. })));
         }
         assert_eq!(gate.calls(), 3);
         drop(first);
-        assert!(modest.begin(false).is_ok());
+        assert!(modest.begin(Burden::Light).is_ok());
         drop((second, third));
-        assert_eq!((gate.calls(), gate.database_calls.0.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((gate.calls(), gate.reads.0.load(Ordering::Relaxed)), (0, 0));
         assert_eq!((greedy.calls.0.load(Ordering::Relaxed), modest.calls.0.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]
-    fn what_needs_the_database_has_a_ceiling_of_its_own() {
+    fn reads_and_batches_have_ceilings_of_their_own() {
         let gate = gate(10, 1);
         let (caller, _) = meter(&gate, 10, 0);
-        let writing = caller.begin(true).unwrap();
-        assert!(matches!(caller.begin(true), Err(Refusal::Overloaded { .. })));
-        let _reading = caller.begin(false).unwrap();
+        let writing = caller.begin(Burden::Read).unwrap();
+        assert!(matches!(caller.begin(Burden::Read), Err(Refusal::Overloaded { .. })));
+        let _reading = caller.begin(Burden::Light).unwrap();
         drop(writing);
-        assert!(caller.begin(true).is_ok());
+        assert!(caller.begin(Burden::Read).is_ok());
+        let batch = caller.begin(Burden::Batch).unwrap();
+        assert!(matches!(caller.begin(Burden::Batch), Err(Refusal::Overloaded { .. })));
+        let _writing = caller.begin(Burden::Write).unwrap();
+        drop(batch);
+        assert!(caller.begin(Burden::Batch).is_ok());
     }
 
     #[test]
@@ -221,12 +239,12 @@ mod tests {
         let gate = gate(10, 10);
         let (caller, clock) = meter(&gate, 10, 4);
         for _ in 0..4 {
-            caller.begin(false).unwrap();
+            caller.begin(Burden::Light).unwrap();
         }
-        let Err(Refusal::OverLimit { wait }) = caller.begin(false) else { panic!("the fifth is one too many") };
+        let Err(Refusal::OverLimit { wait }) = caller.begin(Burden::Light) else { panic!("the fifth is one too many") };
         assert_eq!(wait, Duration::from_millis(250));
         clock.advance(wait);
-        caller.begin(false).unwrap();
-        assert!(caller.begin(false).is_err());
+        caller.begin(Burden::Light).unwrap();
+        assert!(caller.begin(Burden::Light).is_err());
     }
 }

@@ -178,7 +178,7 @@ impl Callers {
             if !caller.may(operation) {
                 return Err(Refusal::NotAllowed(caller.clone()));
             }
-            Ok((caller.clone(), known.meter.begin(operation.needs_database())?))
+            Ok((caller.clone(), known.meter.begin(operation.burden())?))
         });
         if let Err(refusal) = &admitted {
             self.count_refusal(refusal);
@@ -193,6 +193,13 @@ impl Callers {
             self.count_refusal(&Refusal::Unknown);
         }
         is_known
+    }
+
+    /// Refuses a call that had been let in, because what it needs is taken.
+    pub fn overloaded(&self) -> Refusal {
+        let refusal = Refusal::Overloaded { wait: meter::SOON };
+        self.count_refusal(&refusal);
+        refusal
     }
 
     fn count_refusal(&self, refusal: &Refusal) {
@@ -243,7 +250,7 @@ mod tests {
 
     fn callers(registrations: Vec<Registration>) -> Callers {
         let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
-        Callers::new(registrations, Ceilings { calls: 100, database_calls: 100 }, clock)
+        Callers::new(registrations, Ceilings { calls: 100, reads: 100, batches: 100 }, clock)
     }
 
     fn key() -> ApiKey {

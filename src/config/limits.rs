@@ -1,6 +1,9 @@
 //! `[limits]`: what connections and calls may take, so that nobody can take everything.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +27,12 @@ pub struct Limits {
     pub max_metadata_bytes: u32,
     /// Most calls under way.
     pub max_calls: usize,
-    /// Most calls under way that need the database.
-    pub max_database_calls: usize,
+    /// Most calls under way that read the database.
+    pub max_reads: usize,
+    /// Most writes of a kind that wait for the database.
+    pub max_waiting_writes: usize,
+    /// Most calls to BatchValidate under way; 0 for four on each processor.
+    pub max_batches: usize,
     /// Most calls under way of one caller.
     pub max_calls_per_caller: usize,
     /// Calls a second of one caller; 0 for no limit.
@@ -57,7 +64,9 @@ impl Default for Limits {
             max_batch_bytes: 1 << 20,
             max_metadata_bytes: 16 << 10,
             max_calls: 8192,
-            max_database_calls: 1024,
+            max_reads: 64,
+            max_waiting_writes: 256,
+            max_batches: 0,
             max_calls_per_caller: 4096,
             calls_per_second_per_caller: 0,
             call_timeout: Duration::from_secs(30),
@@ -83,7 +92,8 @@ impl Limits {
             ("max_http_connections", self.max_http_connections),
             ("max_streams_per_connection", usize::try_from(self.max_streams_per_connection).unwrap_or(usize::MAX)),
             ("max_calls", self.max_calls),
-            ("max_database_calls", self.max_database_calls),
+            ("max_reads", self.max_reads),
+            ("max_waiting_writes", self.max_waiting_writes),
             ("max_calls_per_caller", self.max_calls_per_caller),
         ];
         for (name, count) in counts {
@@ -113,6 +123,14 @@ impl Limits {
             }
         }
         Ok(())
+    }
+
+    /// Most calls to BatchValidate under way.
+    pub fn batches(&self) -> usize {
+        match self.max_batches {
+            0 => 4 * std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            batches => batches,
+        }
     }
 
     /// The rate of a caller, if it has one.

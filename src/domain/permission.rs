@@ -29,6 +29,19 @@ pub enum Operation {
     RevokeKey,
 }
 
+/// What an operation keeps busy, and so what it can be in the way of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Burden {
+    /// A processor, for microseconds.
+    Light,
+    /// A processor, for milliseconds.
+    Batch,
+    /// A connection that reads the database.
+    Read,
+    /// The queue of those who write to the database.
+    Write,
+}
+
 use Operation::{
     BatchValidate, CreateSession, GetSession, ListKeys, ListSessions, Refresh, Revoke, RevokeKey, RevokeTenant,
     RotateKey, Validate,
@@ -79,9 +92,14 @@ impl Operation {
         matches!(self, ListKeys | RotateKey | RevokeKey)
     }
 
-    /// Whether it asks the database.
-    pub const fn needs_database(self) -> bool {
-        !matches!(self, Validate | BatchValidate)
+    /// What it keeps busy.
+    pub const fn burden(self) -> Burden {
+        match self {
+            Validate => Burden::Light,
+            BatchValidate => Burden::Batch,
+            GetSession | ListSessions | ListKeys => Burden::Read,
+            CreateSession | Refresh | Revoke | RevokeTenant | RotateKey | RevokeKey => Burden::Write,
+        }
     }
 }
 
