@@ -33,3 +33,5 @@ mod support;
 mod bad_input;
 #[path = "bad_input/grpc.rs"]
 mod grpc;
+#[path = "bad_input/operation.rs"]
+mod operation;

@@ -31,3 +31,5 @@ mod support;
 
 #[path = "bad_input/mod.rs"]
 mod bad_input;
+#[path = "bad_input/operation_on_postgres.rs"]
+mod operation_on_postgres;

@@ -527,16 +527,24 @@ async fn walk(site: &Site, rows: Vec<Row>) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Clients who do not even begin with HTTP/2: what is idle may be so for longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_begin() {
+    let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
+    let rows: Vec<Row> = vec![
+        ("nothing", first(b""), "closed"),
+        ("a letter", first(b"P"), "closed"),
+        ("all but the last of the preface", first(&PREFACE[..23]), "closed"),
+    ];
+    walk(&site, rows).await;
+    site.finish().await;
+}
+
 /// Clients who begin something and do not go on with it. What is waited for is the end that the service makes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_go_on() {
     let site = Site::quiet(SHORT).await;
     let rows: Vec<Row> = vec![
-        // Not even the beginning of HTTP/2.
-        ("nothing", first(b""), "closed"),
-        ("a letter", first(b"P"), "closed"),
-        ("all but the last of the preface", first(&PREFACE[..23]), "closed"),
-        // Nothing after it.
         ("the preface", first(PREFACE), "closed"),
         ("the preface and settings", then([]), "closed"),
         ("half the head of a frame", then(&ping(1)[..5]), "closed"),

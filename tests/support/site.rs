@@ -6,6 +6,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     sync::Mutex,
+    time::Duration,
 };
 
 use countersign::{
@@ -26,6 +27,9 @@ use crate::{
     server::{Rows, SignedIn},
     support::{Server as Process, countersign},
 };
+
+/// How often others call while something bad goes on, so that they leave room for it.
+const PACE: Duration = Duration::from_millis(2);
 
 /// A process that serves.
 pub struct Site {
@@ -157,7 +161,7 @@ impl Site {
         client.validate(ask).await.unwrap().into_inner().active
     }
 
-    /// Waits for something, and has others served meanwhile: on a connection of theirs, all the time, and at least once.
+    /// Waits for something, and has others served meanwhile: on a connection of theirs, again and again, and at least once.
     pub async fn while_others_are_served<T>(&self, event: impl Future<Output = T>) -> T {
         let mut client = SessionServiceClient::new(connect(self.address).await);
         let mut event = std::pin::pin!(event);
@@ -166,7 +170,7 @@ impl Site {
             tokio::select! {
                 biased;
                 done = &mut event => return done,
-                () = tokio::task::yield_now() => {}
+                () = tokio::time::sleep(PACE) => {}
             }
         }
     }

@@ -1,0 +1,100 @@
+//! What goes wrong around the service. Most of it has a test elsewhere, which is named here; the rest is below, and what PostgreSQL
+//! alone can do to us is in `operation_on_postgres.rs`.
+//!
+//! | what | held by |
+//! |---|---|
+//! | the database is down | `service/postgres_only.rs`: `while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes_on`; `service/faults.rs`: `while_the_database_fails_calls_say_so_and_validate_goes_on`; `cluster/failing.rs` |
+//! | it is slow, or silent | `cluster/slow.rs`; `cluster/stuck.rs`; `service/faults.rs`: `while_somebody_else_holds_the_database_writes_wait_and_validate_goes_on` |
+//! | it is full | `process/disk.rs`: `on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays`; `operation_on_postgres.rs` |
+//! | it is corrupt | `process/start.rs`: `a_file_that_is_no_database_is_refused` and the two after it; a row: `service/faults.rs`, `process/keys.rs` |
+//! | the pool is exhausted | `operation_on_postgres.rs`; `cluster/stuck.rs`: `readers_who_give_up_do_not_add_connections` |
+//! | a call is cancelled in the middle of its transaction | `cluster/cancelled.rs`; `service/faults.rs`: `a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_but_nothing_between` |
+//! | the wall clock jumps by an hour | `service/clock.rs`; `cluster/lapsed.rs`; `process/pauses.rs` |
+//! | `kill -9` at any instant | `process/crash.rs`; `cluster/killed.rs` |
+//! | a second process on the same file | `process/start.rs`: `a_directory_in_use_is_refused_and_its_owner_keeps_serving` |
+//! | a key file that is truncated, open to others, gone, another's | `process/start.rs`: `a_master_key_that_is_damaged_open_to_others_gone_or_foreign_is_refused`; of TLS: `process/tls.rs`: `what_is_wrong_with_certificates_is_one_line_at_the_start` |
+//! | a certificate that has expired, or does while the service runs | `process/tls.rs` |
+//! | two who migrate at once | below; `store/postgres_only.rs`: `of_many_who_migrate_at_once_one_does_it`; `cluster/starting.rs` |
+//! | a binary older than the schema | `process/start.rs`: `a_database_of_a_newer_version_is_refused`; `store/postgres_only.rs`: `the_schema_of_a_newer_version_is_refused_and_left_as_it_was` |
+//! | settings that cannot be | below; `process/start.rs`: `wrong_settings_are_refused_before_anything_is_made`; `process/settings.rs` |
+
+use std::{fs, thread};
+
+use crate::support::{Server, countersign, run, serve};
+
+/// Who is not first says so or finds the work done; and none of them leaves half of it.
+#[test]
+fn of_many_who_migrate_a_file_at_once_each_does_it_or_says_that_another_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let migrate = || run(countersign().args(["migrate", "--data-dir"]).arg(folder.path()));
+    let runs = thread::scope(|scope| {
+        let runs: Vec<_> = (0..8).map(|_| scope.spawn(migrate)).collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect::<Vec<_>>()
+    });
+    let made = runs.iter().filter(|run| run.stdout.starts_with("made migration ")).count();
+    assert_eq!(made, 1, "{runs:?}");
+    for run in &runs {
+        if run.code == Some(0) {
+            assert!(
+                run.stderr.is_empty() && (run.stdout.starts_with("made ") || run.stdout.contains("up to date")),
+                "{run:?}"
+            );
+        } else {
+            assert!(run.error(2).contains("in use by another process: stop that one"), "{run:?}");
+        }
+    }
+    assert_eq!(migrate().ok(), "the schema was up to date\n");
+    let server = Server::launch(serve(folder.path()).arg("--no-migrate"));
+    server.cli(["session", "create", "alice"]).ok();
+    server.stop();
+}
+
+/// A setting, values that it cannot have, and what the line says that names it.
+const SETTINGS: &[(&str, &[&str], &str)] = &[
+    ("limits.max_connections", &["0", "-1", "1000001", "many", "1.5", ""], "limits.max_connections"),
+    ("limits.max_http_connections", &["0", "99999999999999999999"], "limits.max_http_connections"),
+    ("limits.max_streams_per_connection", &["0", "4294967296"], "limits.max_streams_per_connection"),
+    ("limits.max_request_bytes", &["0", "16383", "67108865"], "limits.max_request_bytes"),
+    ("limits.max_batch_bytes", &["0", "1e6"], "limits.max_batch_bytes"),
+    ("limits.max_metadata_bytes", &["1023", "1048577"], "limits.max_metadata_bytes"),
+    ("limits.max_calls", &["0"], "limits.max_calls"),
+    ("limits.max_database_calls", &["0"], "limits.max_database_calls"),
+    ("limits.max_calls_per_caller", &["0"], "limits.max_calls_per_caller"),
+    ("limits.calls_per_second_per_caller", &["-1", "often"], "limits.calls_per_second_per_caller"),
+    ("limits.call_timeout", &["0s", "99ms", "25h", "-1s", "soon", "5"], "limits.call_timeout"),
+    ("limits.handshake_timeout", &["0s", "2d"], "limits.handshake_timeout"),
+    ("limits.idle_timeout", &["0s", "2d"], "limits.idle_timeout"),
+    ("limits.keepalive_interval", &["0s", "2d"], "limits.keepalive_interval"),
+    ("limits.keepalive_timeout", &["0s", "2d"], "limits.keepalive_timeout"),
+    ("limits.max_conections", &["7"], "max_connections"),
+    ("tokens.leeway", &["-1s", "2h", "5"], "tokens.leeway"),
+    ("tokens.max_access_token_ttl", &["0s", "99999999d"], "tokens.max_access_token_ttl"),
+    ("sweeper.schedule", &["", "* *", "99 * * * *"], "sweeper.schedule"),
+    ("sweeper.batch_size", &["0", "-5"], "sweeper.batch_size"),
+    ("keys.algorithm", &["none", "HS256", "eddsa"], "keys.algorithm"),
+    ("keys.rotation", &["1s", "soon"], "keys.rotation"),
+    ("log.level", &["!!", "loud=9"], "log.level"),
+    ("listen", &["", "here", "127.0.0.1", "127.0.0.1:99999"], "listen"),
+    ("database_url", &["mysql://h/d", "sqlite", "postgres://"], "database_url"),
+    ("issuer", &[""], "issuer"),
+];
+
+#[test]
+fn a_setting_that_cannot_be_is_one_line_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut wrong = vec![];
+    for (setting, values, says) in SETTINGS {
+        let variable = format!("COUNTERSIGN_{}", setting.replace('.', "__").to_uppercase());
+        for value in *values {
+            // What `serve` would say, too, and it ends where that would serve.
+            let run = run(countersign().args(["config", "check", "--data-dir"]).arg(&data).env(&variable, value));
+            let line = run.stderr.strip_prefix("countersign: ").unwrap_or_default();
+            if run.code != Some(2) || line.lines().count() != 1 || !line.contains(says) {
+                wrong.push(format!("{setting} = {value:?}: {run:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(!fs::exists(&data).unwrap(), "nothing is made");
+}
