@@ -197,7 +197,8 @@ impl Callers {
 
     /// Refuses a call that had been let in, because what it needs is taken.
     pub fn overloaded(&self) -> Refusal {
-        let refusal = Refusal::Overloaded { wait: meter::SOON };
+        // A queue is worked off sooner than calls come to their end.
+        let refusal = Refusal::Overloaded { wait: meter::SOON / 5 };
         self.count_refusal(&refusal);
         refusal
     }

@@ -140,10 +140,11 @@ async fn the_alerts_and_the_documentation_name_what_there_is_and_all_of_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| named(&fs::read_to_string(root.join(path)).unwrap());
 
-    let histogram = "countersign_acknowledgement_duration_seconds".to_owned();
+    // The first has samples of other names; the second is there with TLS alone.
+    let others = ["countersign_acknowledgement_duration_seconds", "countersign_certificate_expiry_timestamp_seconds"];
     for path in ["deploy/alerts.yaml", "docs/operations.md", "docs/guarantees.md"] {
         let unknown: Vec<_> =
-            read(path).into_iter().filter(|name| !samples.contains(name) && *name != histogram).collect();
+            read(path).into_iter().filter(|name| !samples.contains(name) && !others.contains(&name.as_str())).collect();
         assert!(unknown.is_empty(), "{path}: {unknown:?}");
     }
     let documented = read("docs/operations.md");

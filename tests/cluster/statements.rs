@@ -17,8 +17,10 @@ use crate::{
     replicas::{Cluster, Health, hold, in_time, question, revoke, sign_in},
 };
 
-/// Nothing is swept while a test runs: what is left is what replicas do all the time.
-const NO_SWEEP: [(&str, &str); 1] = [("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 29 2 *")];
+/// Nothing is swept while a test runs, and the audit of what was done before is not written: what is left is what replicas do all
+/// the time.
+const NO_SWEEP: [(&str, &str); 2] =
+    [("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 29 2 *"), ("COUNTERSIGN_AUDIT__TABLE", "false")];
 /// How often a replica renews its lease, and how often it looks at the head of the feed while nobody tells it.
 const RENEWAL: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(25);
