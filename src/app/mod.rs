@@ -268,8 +268,7 @@ pub async fn serve(
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
     let tls =
         config.tls.as_ref().map(|tls| Tls::open(tls.files.clone(), system.clock.now())).transpose()?.map(Arc::new);
-    let ceilings =
-        Ceilings { calls: config.limits.max_calls, reads: config.limits.max_reads, batches: config.limits.batches() };
+    let ceilings = Ceilings { calls: config.limits.max_calls, reads: config.limits.max_reads };
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let connections = Connections::default();
     descriptors::take(config.limits.max_connections.saturating_add(config.limits.max_http_connections));
@@ -422,6 +421,7 @@ fn call_limits(config: &Config) -> CallLimits {
     let limits = &config.limits;
     CallLimits {
         waiting_writes: limits.max_waiting_writes,
+        batches: limits.batches(),
         request_bytes: limits.max_request_bytes,
         batch_bytes: limits.max_batch_bytes,
         time: limits.call_timeout,

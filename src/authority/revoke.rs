@@ -148,6 +148,10 @@ impl Authority {
         }
         if outcome.wrote && !is_stopped {
             // Before it is acknowledged: it has been done.
+            // A session that was named by its identifier tells now whose it was.
+            if let (None, Some((tenant, subject))) = (&record.tenant, outcome.whose) {
+                (record.tenant, record.subject) = (Some(tenant), Some(subject));
+            }
             self.audit.record(AuditRecord { sessions: Some(outcome.sessions), ..record });
         }
         match outcome.wrote {

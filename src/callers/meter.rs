@@ -27,8 +27,6 @@ pub struct Ceilings {
     pub calls: usize,
     /// Of these, those that read the database.
     pub reads: usize,
-    /// Of these, those that keep a processor busy for long.
-    pub batches: usize,
 }
 
 /// What one caller may have.
@@ -67,13 +65,12 @@ pub struct Gate {
     ceilings: Ceilings,
     calls: Level,
     reads: Level,
-    batches: Level,
 }
 
 impl Gate {
     /// Lets nobody in beyond these.
     pub fn new(ceilings: Ceilings) -> Self {
-        Self { ceilings, calls: Level::default(), reads: Level::default(), batches: Level::default() }
+        Self { ceilings, calls: Level::default(), reads: Level::default() }
     }
 
     /// Calls under way.
@@ -84,9 +81,8 @@ impl Gate {
     /// What a kind of call must not exceed, besides the ceiling of all calls.
     fn of(&self, burden: Burden) -> Option<(&Level, usize)> {
         match burden {
-            Burden::Light | Burden::Write => None,
+            Burden::Light | Burden::Batch | Burden::Write => None,
             Burden::Read => Some((&self.reads, self.ceilings.reads)),
-            Burden::Batch => Some((&self.batches, self.ceilings.batches)),
         }
     }
 }
@@ -188,7 +184,7 @@ mod tests {
     use crate::{clock::SettableClock, domain::time::Timestamp};
 
     fn gate(calls: usize, reads: usize) -> Arc<Gate> {
-        Arc::new(Gate::new(Ceilings { calls, reads, batches: 1 }))
+        Arc::new(Gate::new(Ceilings { calls, reads }))
     }
 
     fn meter(gate: &Arc<Gate>, calls: usize, per_second: u32) -> (Arc<Meter>, Arc<SettableClock>) {
@@ -219,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_and_batches_have_ceilings_of_their_own() {
+    fn reads_have_a_ceiling_of_their_own() {
         let gate = gate(10, 1);
         let (caller, _) = meter(&gate, 10, 0);
         let writing = caller.begin(Burden::Read).unwrap();
@@ -227,11 +223,6 @@ mod tests {
         let _reading = caller.begin(Burden::Light).unwrap();
         drop(writing);
         assert!(caller.begin(Burden::Read).is_ok());
-        let batch = caller.begin(Burden::Batch).unwrap();
-        assert!(matches!(caller.begin(Burden::Batch), Err(Refusal::Overloaded { .. })));
-        let _writing = caller.begin(Burden::Write).unwrap();
-        drop(batch);
-        assert!(caller.begin(Burden::Batch).is_ok());
     }
 
     #[test]

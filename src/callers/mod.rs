@@ -251,7 +251,7 @@ mod tests {
 
     fn callers(registrations: Vec<Registration>) -> Callers {
         let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
-        Callers::new(registrations, Ceilings { calls: 100, reads: 100, batches: 100 }, clock)
+        Callers::new(registrations, Ceilings { calls: 100, reads: 100 }, clock)
     }
 
     fn key() -> ApiKey {

@@ -31,7 +31,7 @@ pub struct Limits {
     pub max_reads: usize,
     /// Most writes of a kind that wait for the database.
     pub max_waiting_writes: usize,
-    /// Most calls to BatchValidate under way; 0 for four on each processor.
+    /// Most batches of tokens that are being judged; 0 for four on each processor.
     pub max_batches: usize,
     /// Most calls under way of one caller.
     pub max_calls_per_caller: usize,
@@ -125,7 +125,7 @@ impl Limits {
         Ok(())
     }
 
-    /// Most calls to BatchValidate under way.
+    /// Most batches of tokens that are being judged.
     pub fn batches(&self) -> usize {
         match self.max_batches {
             0 => 4 * std::thread::available_parallelism().map_or(1, NonZeroUsize::get),

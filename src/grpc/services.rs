@@ -44,6 +44,8 @@ pub struct CallLimits {
     pub time: Duration,
     /// Writes of a kind that wait for the database.
     pub waiting_writes: usize,
+    /// Batches of tokens that are being judged.
+    pub batches: usize,
 }
 
 /// What the content of a call begins with.
@@ -68,7 +70,7 @@ pub struct Services {
 impl Services {
     /// Puts them together.
     pub fn new(ready: Ready, others: Routes, callers: Arc<Callers>, audit: Audit, limits: CallLimits) -> Self {
-        let sessions = Arc::new(Sessions(ready.clone()));
+        let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone(), limits.batches));
         let sized = |bytes| SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes);
         Self {
             sessions: sized(limits.request_bytes),

@@ -102,7 +102,7 @@ pub enum Refreshed {
 }
 
 /// What came of a revocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationOutcome {
     /// Whether there is such a session; always true for subjects and tenants.
     pub found: bool,
@@ -112,6 +112,8 @@ pub struct RevocationOutcome {
     pub wrote: bool,
     /// How many live sessions ended.
     pub sessions: i64,
+    /// Whose the last of them was, if an entry was written for it.
+    pub whose: Option<(Tenant, Subject)>,
     /// The entry that every index must have reached before the revocation holds: the last one written, or, if there was
     /// nothing to write, the newest there is, because what was revoked before may still be on its way.
     pub place: Place,

@@ -216,7 +216,7 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
         "action = 'session_revoked' AND subject = 'alice' AND tenant = 'acme' AND sessions = 1 AND {about}"
     ));
     revoke(&security, Target::SessionId(bob.id())).await;
-    expect(format!("action = 'session_revoked' AND subject IS NULL AND sessions = 1 AND {about}"));
+    expect(format!("action = 'session_revoked' AND subject = 'bob' AND tenant = 'acme' AND sessions = 1 AND {about}"));
     let only =
         RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..revocation(Target::Token(eve.access.clone())) };
     for _ in 0..3 {

@@ -74,6 +74,8 @@ impl BatchWrite for Revocation {
         lease.commit().await?;
         let outcomes = outcomes.into_iter().map(|(mut outcome, end)| {
             outcome.wrote = end.is_some();
+            let entry = end.and_then(|end| batch.entries.get(end - 1));
+            outcome.whose = entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?)));
             outcome.place = end.and_then(|end| places.get(end - 1)).copied().unwrap_or(head);
             Ok(outcome)
         });
@@ -193,8 +195,14 @@ impl Batch {
     /// Decides a revocation; the outcome still lacks its place in the feed.
     fn decide(&mut self, revocation: &Revocation, subject: &[SessionId], tenant: Option<Survey>) -> RevocationOutcome {
         let ended = &revocation.ended;
-        let nothing =
-            RevocationOutcome { found: true, full: false, wrote: false, sessions: 0, place: Place::default() };
+        let nothing = RevocationOutcome {
+            found: true,
+            full: false,
+            wrote: false,
+            sessions: 0,
+            whose: None,
+            place: Place::default(),
+        };
         match &revocation.target {
             RevocationTarget::Session(id) => match self.there.get(id) {
                 Some(session) if session.is_live(ended.at) => self.end_all(&[*id], revocation),
@@ -234,8 +242,14 @@ impl Batch {
     /// Ends those of these sessions that live, and stops their tokens.
     fn end_all(&mut self, ids: &[SessionId], revocation: &Revocation) -> RevocationOutcome {
         let ended = &revocation.ended;
-        let mut outcome =
-            RevocationOutcome { found: true, full: false, wrote: false, sessions: 0, place: Place::default() };
+        let mut outcome = RevocationOutcome {
+            found: true,
+            full: false,
+            wrote: false,
+            sessions: 0,
+            whose: None,
+            place: Place::default(),
+        };
         for id in ids {
             let Some(session) = self.there.get_mut(id).filter(|session| session.is_live(ended.at)) else { continue };
             if !revocation.may_add {
@@ -258,6 +272,7 @@ impl Batch {
             full: false,
             wrote: false,
             sessions: 0,
+            whose: None,
             place: Place::default(),
         };
         match &revocation.orphan {

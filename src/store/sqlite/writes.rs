@@ -131,7 +131,7 @@ fn write_revocation(
     revocation: &Revocation,
     newest: Place,
 ) -> Result<RevocationOutcome> {
-    let nothing = RevocationOutcome { found: true, full: false, wrote: false, sessions: 0, place: newest };
+    let nothing = RevocationOutcome { found: true, full: false, wrote: false, sessions: 0, whose: None, place: newest };
     let ended = &revocation.ended;
     match &revocation.target {
         RevocationTarget::Session(id) => match find(connection, *id)? {
@@ -231,6 +231,7 @@ fn end_all(
     }
     let mut outcome = nothing;
     for session in live {
+        outcome.whose = Some((session.tenant.clone(), session.subject.clone()));
         outcome.place = end_session(connection, session, revocation.ended.clone())?.1;
         outcome.wrote = true;
         outcome.sessions += 1;
