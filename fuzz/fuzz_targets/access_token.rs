@@ -91,6 +91,7 @@ fn as_what_was_signed(header: &[u8], payload: &[u8]) {
         }
     };
     assert!(token.len() <= MAX_BYTES);
+    assert!(str::from_utf8(header).is_ok() && str::from_utf8(payload).is_ok());
 
     let header: Header = serde_json::from_slice(header).expect("a header that was accepted");
     assert_eq!(

@@ -6,13 +6,14 @@ use std::{sync::Arc, time::Duration};
 
 use countersign::{
     authority::ready::Ready,
-    clock::SystemClock,
+    callers::meter::{Gate, Meter},
+    clock::{Clock, SystemClock},
     config::Config,
-    domain::policy::DEFAULT,
-    http::{self, health::Readiness},
-    metrics::Metrics,
+    domain::{permission::Burden, policy::DEFAULT},
+    http::health::Readiness,
     revocation::replica::Replica,
 };
+use countersign_fuzz::{ceilings, routes};
 use jiff::{Timestamp, tz::TimeZone};
 use libfuzzer_sys::fuzz_target;
 
@@ -38,6 +39,9 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(again.to_json().unwrap(), config.to_json().unwrap());
     assert_eq!(again.policies, config.policies);
     assert_eq!(again.lease, config.lease);
+    assert_eq!(again.callers, config.callers);
+    assert_eq!(again.tls, config.tls);
+    assert!(!again.differs_elsewhere(&config));
     assert_eq!(again.database.to_string(), config.database.to_string());
     assert_eq!(format!("{:?}{:?}", again.tenants, again.tokens), format!("{:?}{:?}", config.tenants, config.tokens));
 });
@@ -49,10 +53,11 @@ fn hides_a_password(text: &str) -> bool {
     let is_fine = |line: &str| match line.split_once(PASSWORD) {
         None => true,
         Some((before, after)) => {
-            let user = before.strip_prefix("database_url = \"postgres://");
-            let is_user =
-                |user: &str| user.strip_suffix(':').is_some_and(|user| user.chars().all(char::is_alphanumeric));
-            user.is_some_and(is_user) && after.starts_with('@') && !after.contains(PASSWORD)
+            let in_a_url = before.strip_prefix("database_url = \"postgres://").is_some_and(|user| {
+                user.strip_suffix(':').is_some_and(|user| user.chars().all(char::is_alphanumeric))
+                    && after.starts_with('@')
+            });
+            (in_a_url || before == "key_hashes = [\"cs_ck_") && !after.contains(PASSWORD)
         }
     };
     !text.contains("\"\"\"") && !text.contains("'''") && text.split(['\n', '\r']).all(is_fine)
@@ -71,9 +76,17 @@ fn promises(config: &Config) {
     let user = shown.strip_prefix("postgres://").and_then(|rest| rest.split_once('@'));
     assert!(user.is_none_or(|(user, _)| !user.contains(':')), "{shown}");
 
+    // Each caller may make a call.
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    for caller in &config.callers {
+        assert!(!caller.keys.is_empty() || !caller.certificate_names.is_empty(), "{caller:?}");
+        let meter = Meter::new(caller.allowance, Arc::new(Gate::new(ceilings(config))), clock.clone());
+        Arc::new(meter).begin(Burden::Read).expect("the first call");
+    }
+
     // Neither the routes below the issuer's path nor the next sweep may fail, and the latter is found soon.
-    let replica = Arc::new(Replica::new(Arc::new(SystemClock), config.lease));
-    let _ = http::routes(Readiness::new(), Arc::new(Metrics::new(replica)), &config.issuer, Ready::default());
+    let replica = Arc::new(Replica::new(clock.clone(), config.lease));
+    let _ = routes(config, clock, replica, Readiness::new(), Ready::default());
     let now = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
     if let Ok(next) = config.sweeper.schedule.find_next_occurrence(&now, false) {
         assert!(next > now);

@@ -14,7 +14,7 @@ use std::{
 
 use axum::Router;
 use countersign::{
-    authority::{Authority, Settings, ready::Ready},
+    authority::{Authority, Settings, audit::Audit, ready::Ready},
     clock::SettableClock,
     config::Config,
     domain::{
@@ -22,21 +22,18 @@ use countersign::{
         revocation::Place,
         time::Timestamp,
     },
-    http::{
-        self,
-        health::{Phase, Readiness},
-    },
+    http::health::{Phase, Readiness},
     keys::{
         generate,
         keeper::Keeper,
         ring::KeyRing,
         sealing::{MasterKey, MasterKeys},
     },
-    metrics::Metrics,
     revocation::replica::Replica,
     rng::{Rng, RngFailed},
     store::{ring::SealedRing, sqlite::SqliteStore},
 };
+use countersign_fuzz::routes;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -52,7 +49,7 @@ use tokio::{
 /// Time goes by at once when there is nothing to do but wait.
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().start_paused(true).build().unwrap());
-static ROUTES: LazyLock<Router> = LazyLock::new(routes);
+static ROUTES: LazyLock<Router> = LazyLock::new(ready);
 
 /// What a connection may send, and how long it may wait, are the server's own limits.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -108,7 +105,7 @@ async fn converse(routes: Router, data: &[u8], piece: usize) -> String {
 }
 
 /// The routes of a service that is ready, with keys that are the same each time.
-fn routes() -> Router {
+fn ready() -> Router {
     let config = Config::from_toml("issuer = 'https://issuer/path'").unwrap();
     let clock = Arc::new(SettableClock::at(Timestamp::from_seconds(1_800_000_000)));
     let rng = Arc::new(Counting::default());
@@ -124,28 +121,29 @@ fn routes() -> Router {
     let ring = KeyRing::open(&masters, sealed).unwrap();
     let keeper = Arc::new(Keeper::new(masters, ring));
     let replica = Arc::new(Replica::new(clock.clone(), config.lease));
-    let metrics = Arc::new(Metrics::new(replica.clone()));
     let settings = Settings {
         issuer: config.issuer.clone(),
         leeway: config.tokens.leeway,
         max_clock_skew: Duration::ZERO,
         max_access_token_ttl: config.tokens.max_access_token_ttl,
-        default_audience: config.tokens.default_audience,
-        policies: config.policies.into_iter().collect(),
-        tenants: config.tenants.into_iter().collect(),
+        default_audience: config.tokens.default_audience.clone(),
+        policies: config.policies.clone().into_iter().collect(),
+        tenants: config.tenants.clone().into_iter().collect(),
         max_blacklist_entries: config.max_blacklist_entries,
         sweep_batch: config.sweeper.batch_size,
         session_retention: config.sweeper.session_retention,
+        audit_retention: config.audit.retention,
         token_cache_bytes: 0,
         signing_rotation: config.keys.signing,
         refresh_rotation: config.keys.refresh,
         jwks_max_age: config.keys.jwks_max_age,
     };
+    let audit = Audit::of_log(clock.clone(), [0; 6]);
     let ready = Ready::default();
-    ready.set(Arc::new(Authority::new(store, keeper, replica, clock, rng, settings)));
+    ready.set(Arc::new(Authority::new(store, keeper, replica.clone(), clock.clone(), rng, audit, settings)));
     let readiness = Readiness::new();
     readiness.set(Phase::Serving);
-    http::routes(readiness, metrics, &config.issuer, ready)
+    routes(&config, clock, replica, readiness, ready)
 }
 
 /// Bytes that count, so that a run can be repeated.

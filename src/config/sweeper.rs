@@ -1,6 +1,6 @@
 //! `[sweeper]`: when expired rows are deleted, and how many at a time.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt::Display, str::FromStr, time::Duration};
 
 use croner::Cron;
 use serde::{Deserialize, Serialize};
@@ -40,10 +40,16 @@ const LARGEST_BATCH: u32 = 100_000;
 impl Sweeper {
     /// Checks the section.
     pub fn check(raw: &RawSweeper) -> Result<Self, ConfigError> {
-        let schedule = Cron::from_str(&raw.schedule).map_err(|error| {
+        let wrong = |error: &dyn Display| {
             let problem = format!("{:?} is not a cron pattern like \"*/5 * * * *\" ({error})", raw.schedule);
             invalid("sweeper.schedule", problem)
-        })?;
+        };
+        let schedule = Cron::from_str(&raw.schedule).map_err(|error| wrong(&error))?;
+        // The parser takes it for a set of nothing, and whoever asks for the next time waits while all minutes of thousands of
+        // years are tried.
+        if raw.schedule.split_whitespace().any(|field| field.split(',').all(str::is_empty)) {
+            return Err(wrong(&"a list is empty"));
+        }
         if !(1..=LARGEST_BATCH).contains(&raw.batch_size) {
             return Err(invalid("sweeper.batch_size", format!("must be from 1 to {LARGEST_BATCH}")));
         }

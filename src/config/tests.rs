@@ -101,6 +101,10 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
             "setting policies.p: refresh_grace must be shorter than access_token_ttl by at least a second",
         ),
         ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not configured; there are: default"),
+        (
+            "[sweeper]\nschedule = ', * 1 9 * *'",
+            "setting sweeper.schedule: \", * 1 9 * *\" is not a cron pattern like \"*/5 * * * *\" (a list is empty)",
+        ),
         ("[sweeper]\nbatch_size = 0", "setting sweeper.batch_size: must be from 1 to 100000"),
         (
             "[audit]\nretention = '0s'",
