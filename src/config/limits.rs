@@ -65,7 +65,7 @@ impl Default for Limits {
             max_metadata_bytes: 16 << 10,
             max_calls: 8192,
             max_reads: 64,
-            max_waiting_writes: 256,
+            max_waiting_writes: 1024,
             max_batches: 0,
             max_calls_per_caller: 4096,
             calls_per_second_per_caller: 0,
