@@ -26,7 +26,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 
 use self::{
     connect::{Options, Target},
@@ -65,6 +68,8 @@ const POLL_RETRY: Duration = Duration::from_millis(200);
 
 /// Sessions, blacklist and keys in a PostgreSQL database.
 pub struct PostgresStore {
+    /// Nobody tries to connect any more once the store is gone.
+    _open: DropGuard,
     shared: Arc<Shared>,
     target: Target,
     latest_timeline: Arc<LatestTimeline>,
@@ -120,6 +125,7 @@ impl PostgresStore {
             tokio::spawn(wake_up::listen(shared.clone(), target.clone(), hears)),
         ];
         Ok(Self {
+            _open: shared.pool.owner(),
             creations: shared.group(
                 CREATIONS,
                 |shared, creations| async move { create::commit(&shared.pool, &creations).await },

@@ -139,6 +139,10 @@ pub struct Manager {
 impl Manager {
     /// Takes note of why no connection can be made, and says so once.
     fn in_trouble(&self, error: &OpenError) {
+        // What fails because the process ends is no trouble.
+        if self.closed.is_cancelled() {
+            return;
+        }
         let problem = error.to_string();
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if trouble.is_none() {
@@ -173,8 +177,6 @@ impl bb8::ManageConnection for Manager {
         let timeline = self.latest.get();
         let connecting = (|| self.target.connect()).retry(retries).notify(|error, _| self.in_trouble(error));
         let Connected { connection: inner, warned, .. } = tokio::select! {
-            // First: what fails because the process ends is no trouble.
-            biased;
             () = self.closed.cancelled() => return Err(Closed),
             connected = connecting => connected.map_err(|_| Closed)?,
         };
@@ -204,7 +206,7 @@ pub struct Pool {
     trouble: Arc<Mutex<Option<String>>>,
     /// How long anything may take.
     patience: Duration,
-    _open: DropGuard,
+    closed: CancellationToken,
 }
 
 impl fmt::Debug for Pool {
@@ -228,8 +230,14 @@ impl Pool {
             connections: builder.build_unchecked(manager),
             trouble,
             patience: options.statement_timeout + MARGIN,
-            _open: closed.drop_guard(),
+            closed,
         }
+    }
+
+    /// What ends the attempts to connect when it is dropped: whoever owns the pool keeps it, because tasks that use the pool may
+    /// go on for a moment.
+    pub fn owner(&self) -> DropGuard {
+        self.closed.clone().drop_guard()
     }
 
     /// Gives up what takes longer than the server lets it take: then the connection is dead, and nobody says so.
