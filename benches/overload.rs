@@ -25,8 +25,6 @@ use tokio::{task::JoinSet, time::sleep_until};
 use self::client::{Connection, Failure};
 
 const CONNECTIONS: usize = 8;
-/// Calls that wait for each other, to learn the capacity.
-const CLOSED: usize = 256;
 const TICK: Duration = Duration::from_millis(1);
 /// Most calls under way on a connection, which the server allows.
 const MOST_STREAMS: usize = 1000;
@@ -51,8 +49,13 @@ impl Kind {
         }
     }
 
+    /// Calls that wait for each other, to learn the capacity: as many as may be under way for long.
     fn in_flight(&self) -> usize {
-        if self.name == "create" { CLOSED } else { CLOSED / 8 }
+        match self.name.as_str() {
+            "create" => 256,
+            "list" => 16,
+            _ => 8,
+        }
     }
 
     fn request(&self, number: u64) -> Vec<u8> {
@@ -134,17 +137,20 @@ impl Part {
                 None => sent + (self.in_flight - connection.under_way()) as u64,
             };
             while sent < due {
+                let request = self.kind.request(next);
                 // As clients do that keep to what the server allows: the rest waits for its turn on the client's side.
-                if connection.under_way() >= MOST_STREAMS {
-                    outcome.held_back += (due - sent) as usize;
-                    sent = due;
+                if connection.under_way() >= MOST_STREAMS || !connection.has_room_for(&request) {
+                    if self.rate.is_some() {
+                        outcome.held_back += (due - sent) as usize;
+                        sent = due;
+                    }
                     break;
                 }
                 if let Some(rate) = self.rate {
                     let should = Duration::from_secs_f64(sent as f64 / rate);
                     outcome.late = outcome.late.max(begun.elapsed().saturating_sub(should).saturating_sub(TICK));
                 }
-                asked.insert(connection.ask(&self.kind.request(next)), (next, Instant::now()));
+                asked.insert(connection.ask(&request), (next, Instant::now()));
                 (next, sent) = (next + 1, sent + 1);
             }
             if is_over && connection.under_way() == 0 {

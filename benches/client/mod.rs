@@ -1,5 +1,5 @@
-//! A client of HTTP/2 that costs little: it knows of the protocol what unary calls of one method need, and no more. What it sends
-//! stays far below the window that a server opens.
+//! A client of HTTP/2 that costs little: it knows of the protocol what unary calls of one method need, and no more. A request
+//! stays below the window that a server opens for a call.
 
 use std::collections::HashMap;
 
@@ -16,6 +16,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
@@ -27,6 +28,8 @@ pub struct Connection {
     headers: Vec<u8>,
     headers_again: Vec<u8>,
     last_stream: u32,
+    /// Bytes that may be sent until the server opens the connection's window further.
+    window: i64,
     /// What has been read, and how much of that has been looked at.
     input: Vec<u8>,
     read: usize,
@@ -52,6 +55,7 @@ impl Connection {
             headers: vec![],
             headers_again: vec![0x83, 0x86],
             last_stream: 0,
+            window: 65_535,
             input: Vec::with_capacity(1 << 16),
             read: 0,
             open: HashMap::new(),
@@ -93,6 +97,7 @@ impl Connection {
         let headers = std::mem::replace(&mut self.headers, self.headers_again.clone());
         self.frame(HEADERS, END_HEADERS, stream, &headers);
         let mut body = [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat();
+        self.window -= body.len() as i64;
         // No frame is longer than the peer takes unasked.
         while body.len() > 16_384 {
             let rest = body.split_off(16_384);
@@ -102,6 +107,12 @@ impl Connection {
         self.frame(DATA, END_STREAM, stream, &body);
         self.open.insert(stream, vec![]);
         stream
+    }
+
+    /// Whether a message can be sent at once.
+    #[allow(dead_code)] // Only small ones are sent elsewhere.
+    pub fn has_room_for(&self, message: &[u8]) -> bool {
+        self.window >= message.len() as i64 + 5
     }
 
     /// Calls under way.
@@ -148,7 +159,19 @@ impl Connection {
                         answered.push(Answered { stream, message: None });
                     }
                 }
+                WINDOW_UPDATE if stream == 0 => {
+                    let opened = payload.first_chunk().map_or(0, |opened| u32::from_be_bytes(*opened));
+                    self.window += i64::from(opened);
+                }
                 HEADERS | SETTINGS | PING | WINDOW_UPDATE => {}
+                GOAWAY => {
+                    let text = String::from_utf8_lossy(payload.get(8..).unwrap_or_default());
+                    return Err(format!(
+                        "the service has closed the connection, with error {:?} {text}",
+                        payload.get(4..8)
+                    )
+                    .into());
+                }
                 other => return Err(format!("the service has sent a frame of type {other}").into()),
             }
             if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {

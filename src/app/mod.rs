@@ -17,7 +17,7 @@ use crate::{
     },
     callers::{Callers, meter::Ceilings},
     clock::{Clock, SystemClock},
-    config::{Config, database::DatabaseUrl, keys::Keys},
+    config::{Config, database::DatabaseUrl, keys::Keys, limits::Limits},
     domain::{ids::Incarnation, time::brief},
     grpc::{
         health::{self, Health},
@@ -268,7 +268,8 @@ pub async fn serve(
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
     let tls =
         config.tls.as_ref().map(|tls| Tls::open(tls.files.clone(), system.clock.now())).transpose()?.map(Arc::new);
-    let ceilings = Ceilings { calls: config.limits.max_calls, reads: config.limits.max_reads };
+    let Limits { max_calls: calls, max_reads: reads, max_writes: writes, .. } = config.limits;
+    let ceilings = Ceilings { calls, reads, writes };
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let connections = Connections::default();
     descriptors::take(config.limits.max_connections.saturating_add(config.limits.max_http_connections));
@@ -420,7 +421,6 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
 fn call_limits(config: &Config) -> CallLimits {
     let limits = &config.limits;
     CallLimits {
-        waiting_writes: limits.max_waiting_writes,
         batches: limits.batches(),
         request_bytes: limits.max_request_bytes,
         batch_bytes: limits.max_batch_bytes,

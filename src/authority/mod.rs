@@ -25,7 +25,6 @@ use crate::{
     domain::{
         caller::Actor,
         key::RefreshKeyId,
-        permission::Operation,
         policy::{Policy, TenantRules},
         revocation::{Place, Seq},
         rotation::RotationRules,
@@ -34,7 +33,7 @@ use crate::{
     keys::keeper::Keeper,
     revocation::replica::{NotCertain, Replica},
     rng::{Rng, random},
-    store::{Store, WriteKind},
+    store::Store,
     token::{access::Expectations, verified_cache::VerifiedCache},
 };
 
@@ -127,16 +126,6 @@ impl Authority {
     /// Where to record what was done, and what was denied.
     pub fn audit(&self) -> &Audit {
         &self.audit
-    }
-
-    /// How many writes of the kind that an operation makes wait for the database.
-    pub fn waiting_writes(&self, operation: Operation) -> usize {
-        match operation {
-            Operation::CreateSession => self.store.waiting(WriteKind::Creation),
-            Operation::Refresh => self.store.waiting(WriteKind::Refresh),
-            Operation::Revoke | Operation::RevokeTenant => self.store.waiting(WriteKind::Revocation),
-            _ => 0,
-        }
     }
 
     /// A caller asks for what is out of its reach.

@@ -6,7 +6,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -25,8 +25,10 @@ use crate::{clock::Clock, domain::permission::Burden};
 pub struct Ceilings {
     /// Of all callers.
     pub calls: usize,
-    /// Of these, those that read the database.
+    /// Of these, those that read the database: so many for a moment, a quarter of that for longer.
     pub reads: usize,
+    /// Creations, and as many refreshes: so many for a moment, a quarter of that for longer.
+    pub writes: usize,
 }
 
 /// What one caller may have.
@@ -39,7 +41,9 @@ pub struct Allowance {
 }
 
 /// When to come again after having been refused because of what others, or the caller's own calls, keep busy.
-pub(super) const SOON: Duration = Duration::from_millis(500);
+const SOON: Duration = Duration::from_millis(500);
+/// The same where calls wait in a queue, which is worked off sooner.
+pub(super) const SOONER: Duration = Duration::from_millis(100);
 
 /// A number that must not exceed a ceiling.
 #[derive(Debug, Default)]
@@ -49,28 +53,105 @@ impl Level {
     fn rise(&self, ceiling: usize) -> bool {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         if before >= ceiling {
-            self.fall();
+            let _ = self.fall();
         }
         before < ceiling
     }
 
+    /// Returns what it was.
+    fn fall(&self) -> usize {
+        self.0.fetch_sub(1, Ordering::Relaxed)
+    }
+}
+
+/// For how long calls may crowd: many come together, or a disk pauses, and they are soon done.
+const BURST: Duration = Duration::from_millis(250);
+/// When nobody has been refused for this long, a crowd is over.
+const CALM: Duration = Duration::from_secs(1);
+
+/// Calls that wait for the same thing. Each makes those behind it wait, so what may be there for a moment must not be there for
+/// long: beyond a quarter of the ceiling, a crowd that has lasted for [`BURST`] grows no more until it is over.
+#[derive(Debug)]
+struct Crowd {
+    level: Level,
+    ceiling: usize,
+    /// Since when there have been more than a quarter, in microseconds; [`NOT_NOW`] if there are not.
+    since: AtomicU64,
+    /// Until when it is taken for a lasting one.
+    lasts_until: AtomicU64,
+}
+
+const NOT_NOW: u64 = u64::MAX;
+
+impl Crowd {
+    fn new(ceiling: usize) -> Self {
+        let (since, lasts_until) = (AtomicU64::new(NOT_NOW), AtomicU64::new(0));
+        Self { level: Level::default(), ceiling, since, lasts_until }
+    }
+
+    fn quarter(&self) -> usize {
+        self.ceiling.div_ceil(4)
+    }
+
+    fn rise(&self, clock: &dyn Clock) -> bool {
+        let before = self.level.0.fetch_add(1, Ordering::Relaxed);
+        let rises = before < self.quarter() || (before < self.ceiling && !self.lasts(clock.uptime()));
+        if !rises {
+            self.level.fall();
+        }
+        rises
+    }
+
+    fn lasts(&self, now: Duration) -> bool {
+        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        if micros(now) >= self.lasts_until.load(Ordering::Relaxed) {
+            let since = self.since.load(Ordering::Relaxed);
+            if since == NOT_NOW {
+                self.since.store(micros(now), Ordering::Relaxed);
+            }
+            if micros(now).saturating_sub(since) < micros(BURST) {
+                return false;
+            }
+            self.since.store(NOT_NOW, Ordering::Relaxed);
+        }
+        self.lasts_until.store(micros(now + CALM), Ordering::Relaxed);
+        true
+    }
+
     fn fall(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if self.level.fall() == self.quarter() + 1 {
+            self.since.store(NOT_NOW, Ordering::Relaxed);
+        }
     }
 }
 
 /// What is under way in all.
-#[derive(Debug)]
 pub struct Gate {
     ceilings: Ceilings,
     calls: Level,
-    reads: Level,
+    reads: Crowd,
+    creations: Crowd,
+    refreshes: Crowd,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("ceilings", &self.ceilings).field("calls", &self.calls).finish_non_exhaustive()
+    }
 }
 
 impl Gate {
     /// Lets nobody in beyond these.
-    pub fn new(ceilings: Ceilings) -> Self {
-        Self { ceilings, calls: Level::default(), reads: Level::default() }
+    pub fn new(ceilings: Ceilings, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            calls: Level::default(),
+            reads: Crowd::new(ceilings.reads),
+            creations: Crowd::new(ceilings.writes),
+            refreshes: Crowd::new(ceilings.writes),
+            ceilings,
+            clock,
+        }
     }
 
     /// Calls under way.
@@ -78,11 +159,13 @@ impl Gate {
         self.calls.0.load(Ordering::Relaxed)
     }
 
-    /// What a kind of call must not exceed, besides the ceiling of all calls.
-    fn of(&self, burden: Burden) -> Option<(&Level, usize)> {
+    /// What a call waits with, if it waits for something of which there is little.
+    fn crowd(&self, burden: Burden) -> Option<&Crowd> {
         match burden {
-            Burden::Light | Burden::Batch | Burden::Write => None,
-            Burden::Read => Some((&self.reads, self.ceilings.reads)),
+            Burden::Light | Burden::Batch | Burden::Change => None,
+            Burden::Read => Some(&self.reads),
+            Burden::Creation => Some(&self.creations),
+            Burden::Refresh => Some(&self.refreshes),
         }
     }
 }
@@ -147,9 +230,9 @@ impl Meter {
         if !under_way.in_gate {
             return Err(Refusal::Overloaded { wait: SOON });
         }
-        if let Some((level, ceiling)) = gate.of(burden) {
-            if !level.rise(ceiling) {
-                return Err(Refusal::Overloaded { wait: SOON });
+        if let Some(crowd) = gate.crowd(burden) {
+            if !crowd.rise(&*gate.clock) {
+                return Err(Refusal::Overloaded { wait: SOONER });
             }
             under_way.special = Some(burden);
         }
@@ -172,8 +255,8 @@ impl Drop for UnderWay {
         if self.in_gate {
             self.meter.gate.calls.fall();
         }
-        if let Some((level, _)) = self.special.and_then(|burden| self.meter.gate.of(burden)) {
-            level.fall();
+        if let Some(crowd) = self.special.and_then(|burden| self.meter.gate.crowd(burden)) {
+            crowd.fall();
         }
     }
 }
@@ -183,12 +266,16 @@ mod tests {
     use super::*;
     use crate::{clock::SettableClock, domain::time::Timestamp};
 
+    fn clock() -> Arc<SettableClock> {
+        Arc::new(SettableClock::at(Timestamp::from_micros(0)))
+    }
+
     fn gate(calls: usize, reads: usize) -> Arc<Gate> {
-        Arc::new(Gate::new(Ceilings { calls, reads }))
+        Arc::new(Gate::new(Ceilings { calls, reads, writes: 1 }, clock()))
     }
 
     fn meter(gate: &Arc<Gate>, calls: usize, per_second: u32) -> (Arc<Meter>, Arc<SettableClock>) {
-        let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
+        let clock = clock();
         let allowance = Allowance { calls, per_second: NonZeroU32::new(per_second) };
         (Arc::new(Meter::new(allowance, gate.clone(), clock.clone())), clock)
     }
@@ -210,7 +297,7 @@ mod tests {
         drop(first);
         assert!(modest.begin(Burden::Light).is_ok());
         drop((second, third));
-        assert_eq!((gate.calls(), gate.reads.0.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!((gate.calls(), gate.reads.level.0.load(Ordering::Relaxed)), (0, 0));
         assert_eq!((greedy.calls.0.load(Ordering::Relaxed), modest.calls.0.load(Ordering::Relaxed)), (0, 0));
     }
 
@@ -218,11 +305,51 @@ mod tests {
     fn reads_have_a_ceiling_of_their_own() {
         let gate = gate(10, 1);
         let (caller, _) = meter(&gate, 10, 0);
-        let writing = caller.begin(Burden::Read).unwrap();
+        let reading = caller.begin(Burden::Read).unwrap();
         assert!(matches!(caller.begin(Burden::Read), Err(Refusal::Overloaded { .. })));
-        let _reading = caller.begin(Burden::Light).unwrap();
-        drop(writing);
+        let _light = caller.begin(Burden::Light).unwrap();
+        drop(reading);
         assert!(caller.begin(Burden::Read).is_ok());
+    }
+
+    #[test]
+    fn creations_refreshes_and_revocations_are_not_in_each_others_way() {
+        let gate = gate(10, 1);
+        let (caller, _) = meter(&gate, 10, 0);
+        let _first = caller.begin(Burden::Creation).unwrap();
+        assert!(caller.begin(Burden::Creation).is_err());
+        let _other = caller.begin(Burden::Refresh).unwrap();
+        assert!(caller.begin(Burden::Refresh).is_err());
+        let _changes = [caller.begin(Burden::Change).unwrap(), caller.begin(Burden::Change).unwrap()];
+    }
+
+    #[test]
+    fn many_may_come_together_but_when_they_keep_coming_only_a_quarter_may_wait() {
+        let (crowd, clock) = (Crowd::new(8), clock());
+        let come = |most: usize| (0..most).filter(|_| crowd.rise(&*clock)).count();
+        let go = |many: usize| (0..many).for_each(|_| crowd.fall());
+        for _ in 0..20 {
+            assert_eq!(come(10), 8, "all that the ceiling allows");
+            clock.advance(BURST / 2);
+            go(8);
+        }
+        assert_eq!(come(10), 8);
+        for _ in 0..9 {
+            clock.advance(BURST / 10);
+            go(4);
+            assert_eq!(come(4), 4, "more than a quarter, but not for long");
+        }
+        clock.advance(BURST / 10);
+        go(1);
+        assert_eq!(come(1), 0, "they have crowded for too long");
+        go(7);
+        clock.advance(CALM / 2);
+        assert_eq!(come(10), 2, "a quarter");
+        clock.advance(CALM / 2);
+        assert_eq!(come(1), 0, "it begins to count anew with each that was refused");
+        go(2);
+        clock.advance(CALM);
+        assert_eq!(come(10), 8, "it is over");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Callers {
     pub fn new(registrations: Vec<Registration>, ceilings: Ceilings, clock: Arc<dyn Clock>) -> Self {
         let callers = Self {
             table: ArcSwap::default(),
-            gate: Arc::new(Gate::new(ceilings)),
+            gate: Arc::new(Gate::new(ceilings, clock.clone())),
             clock: ClockHandle(clock),
             refused: Refused::default(),
         };
@@ -197,8 +197,7 @@ impl Callers {
 
     /// Refuses a call that had been let in, because what it needs is taken.
     pub fn overloaded(&self) -> Refusal {
-        // A queue is worked off sooner than calls come to their end.
-        let refusal = Refusal::Overloaded { wait: meter::SOON / 5 };
+        let refusal = Refusal::Overloaded { wait: meter::SOONER };
         self.count_refusal(&refusal);
         refusal
     }
@@ -251,7 +250,7 @@ mod tests {
 
     fn callers(registrations: Vec<Registration>) -> Callers {
         let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
-        Callers::new(registrations, Ceilings { calls: 100, reads: 100 }, clock)
+        Callers::new(registrations, Ceilings { calls: 100, reads: 100, writes: 100 }, clock)
     }
 
     fn key() -> ApiKey {

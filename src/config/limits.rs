@@ -27,10 +27,10 @@ pub struct Limits {
     pub max_metadata_bytes: u32,
     /// Most calls under way.
     pub max_calls: usize,
-    /// Most calls under way that read the database.
+    /// Most calls under way that read the database, for a moment; for longer, a quarter of that.
     pub max_reads: usize,
-    /// Most writes of a kind that wait for the database.
-    pub max_waiting_writes: usize,
+    /// Most creations under way, and most refreshes, for a moment; for longer, a quarter of that.
+    pub max_writes: usize,
     /// Most batches of tokens that are being judged; 0 for four on each processor.
     pub max_batches: usize,
     /// Most calls under way of one caller.
@@ -65,7 +65,7 @@ impl Default for Limits {
             max_metadata_bytes: 16 << 10,
             max_calls: 8192,
             max_reads: 64,
-            max_waiting_writes: 1024,
+            max_writes: 1024,
             max_batches: 0,
             max_calls_per_caller: 4096,
             calls_per_second_per_caller: 0,
@@ -93,7 +93,7 @@ impl Limits {
             ("max_streams_per_connection", usize::try_from(self.max_streams_per_connection).unwrap_or(usize::MAX)),
             ("max_calls", self.max_calls),
             ("max_reads", self.max_reads),
-            ("max_waiting_writes", self.max_waiting_writes),
+            ("max_writes", self.max_writes),
             ("max_calls_per_caller", self.max_calls_per_caller),
         ];
         for (name, count) in counts {

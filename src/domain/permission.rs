@@ -38,8 +38,12 @@ pub enum Burden {
     Batch,
     /// A connection that reads the database.
     Read,
-    /// The queue of those who write to the database.
-    Write,
+    /// The queue of new sessions for the database.
+    Creation,
+    /// The queue of refreshes.
+    Refresh,
+    /// Little here: it waits for the database, and for other replicas.
+    Change,
 }
 
 use Operation::{
@@ -98,7 +102,9 @@ impl Operation {
             Validate => Burden::Light,
             BatchValidate => Burden::Batch,
             GetSession | ListSessions | ListKeys => Burden::Read,
-            CreateSession | Refresh | Revoke | RevokeTenant | RotateKey | RevokeKey => Burden::Write,
+            CreateSession => Burden::Creation,
+            Refresh => Burden::Refresh,
+            Revoke | RevokeTenant | RotateKey | RevokeKey => Burden::Change,
         }
     }
 }

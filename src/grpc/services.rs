@@ -42,8 +42,6 @@ pub struct CallLimits {
     pub batch_bytes: usize,
     /// How long a call may take, whatever its caller allows.
     pub time: Duration,
-    /// Writes of a kind that wait for the database.
-    pub waiting_writes: usize,
     /// Batches of tokens that are being judged.
     pub batches: usize,
 }
@@ -63,8 +61,6 @@ pub struct Services {
     callers: Arc<Callers>,
     audit: Audit,
     longest: Duration,
-    ready: Ready,
-    most_waiting: usize,
 }
 
 impl Services {
@@ -75,13 +71,11 @@ impl Services {
         Self {
             sessions: sized(limits.request_bytes),
             batches: sized(limits.batch_bytes),
-            keys: KeyServiceServer::new(Keys(ready.clone())).max_decoding_message_size(limits.request_bytes),
+            keys: KeyServiceServer::new(Keys(ready)).max_decoding_message_size(limits.request_bytes),
             others: others.prepare(),
             callers,
             audit,
             longest: limits.time,
-            ready,
-            most_waiting: limits.waiting_writes,
         }
     }
 
@@ -98,18 +92,8 @@ impl Services {
         }
     }
 
-    /// Whether so many writes wait for the database that one more would wait for too long.
-    fn is_congested(&self, path: &str) -> bool {
-        let Access::Allowed(operation) = needed(path) else { return false };
-        self.ready.get().is_ok_and(|authority| authority.waiting_writes(operation) >= self.most_waiting)
-    }
-
     async fn answer(mut self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
-        // Looked at here, where one call after the other joins the queue, and not when it was let in with many others.
-        if self.is_congested(path) {
-            return Status::from(self.callers.overloaded()).into_http();
-        }
         let answered = if path == "/countersign.v1.SessionService/BatchValidate" {
             self.batches.call(request).await
         } else if path.starts_with("/countersign.v1.SessionService/") {

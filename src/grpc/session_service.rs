@@ -15,7 +15,7 @@ use crate::{
 /// Most tokens in a batch.
 const MAX_BATCH: usize = 256;
 /// Tokens judged before other calls get a turn: a signature takes some 26 microseconds.
-const TURN: usize = 16;
+const TURN: usize = 4;
 
 /// The service. It is there from the start on, and says that it is not current until the authority is ready.
 #[derive(Debug)]

@@ -105,11 +105,6 @@ where
         self.queue.closed().await;
     }
 
-    /// How many writes wait for their turn.
-    pub fn waiting(&self) -> usize {
-        self.queue.max_capacity().saturating_sub(self.queue.capacity())
-    }
-
     /// Waits for a write to be committed. If the caller goes away before the write has started, it is not made.
     pub async fn write(&self, write: W) -> Result<O, StoreError> {
         let (reply, outcome) = oneshot::channel();

@@ -169,17 +169,6 @@ pub struct SessionQuery {
     pub limit: i64,
 }
 
-/// The kinds of writes that wait in a queue of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WriteKind {
-    /// [`Store::create_session`]
-    Creation,
-    /// [`Store::refresh_session`]
-    Refresh,
-    /// [`Store::revoke`]
-    Revocation,
-}
-
 /// A database that keeps sessions, the blacklist, the sealed keys and the audit. Every method is one transaction.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -191,9 +180,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends what is to end and writes the blacklist entries. What had ended before is left as it is.
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError>;
-
-    /// How many writes of a kind wait for their turn.
-    fn waiting(&self, kind: WriteKind) -> usize;
 
     /// Reads a session, whatever its state.
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError>;

@@ -22,7 +22,7 @@ use countersign::{
     },
     store::{
         Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
-        SweptRevocations, WriteKind,
+        SweptRevocations,
         replicas::{Members, Renewal, Renewals, Renewed},
         ring::{RingChange, SealedRing},
     },
@@ -213,10 +213,6 @@ impl Store for Double {
     async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>> {
         self.check()?;
         self.real.sessions(query).await
-    }
-
-    fn waiting(&self, kind: WriteKind) -> usize {
-        self.real.waiting(kind)
     }
 
     async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>> {

@@ -39,7 +39,6 @@ use self::{
 };
 use super::{
     Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError, SweptRevocations,
-    WriteKind,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::{Members, Renewals},
     ring::{RingChange, SealedRing},
@@ -286,14 +285,6 @@ impl Store for PostgresStore {
 
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
         self.revocations.write(revocation).await
-    }
-
-    fn waiting(&self, kind: WriteKind) -> usize {
-        match kind {
-            WriteKind::Creation => self.creations.waiting(),
-            WriteKind::Refresh => self.refreshes.waiting(),
-            WriteKind::Revocation => self.revocations.waiting(),
-        }
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {

@@ -38,7 +38,6 @@ use self::{
 };
 use super::{
     Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError, SweptRevocations,
-    WriteKind,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::Renewals,
     ring::{RingChange, SealedRing},
@@ -268,14 +267,6 @@ impl Store for SqliteStore {
         };
         let outcome = self.revocations.write(revocation).await?;
         Ok(RevocationOutcome { sessions: counted.unwrap_or(outcome.sessions), ..outcome })
-    }
-
-    fn waiting(&self, kind: WriteKind) -> usize {
-        match kind {
-            WriteKind::Creation => self.creations.waiting(),
-            WriteKind::Refresh => self.refreshes.waiting(),
-            WriteKind::Revocation => self.revocations.waiting(),
-        }
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
