@@ -6,13 +6,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text},
-    metrics::gauge::ConstGauge,
+    metrics::{MetricType, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
 
 use crate::{
     authority::audit::Audit,
     callers::Callers,
+    gateway::outcomes::Outcomes,
     net::{accept::Counts, tls::Tls},
     revocation::replica::Replica,
 };
@@ -36,6 +37,8 @@ pub struct Observed {
     pub tls: Option<Arc<Tls>>,
     /// What is recorded of their doings.
     pub audit: Audit,
+    /// How the requests of gateways were judged.
+    pub outcomes: Arc<Outcomes>,
 }
 
 /// The connections of both sides.
@@ -54,12 +57,13 @@ pub struct Metrics(Registry);
 impl Metrics {
     /// Those of a process.
     pub fn new(observed: Observed) -> Self {
-        let Observed { replica, callers, connections, tls, audit } = observed;
+        let Observed { replica, callers, connections, tls, audit, outcomes } = observed;
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(OfReplica(replica)));
         registry.register_collector(Box::new(OfCallers(callers)));
         registry.register_collector(Box::new(OfConnections(connections, tls)));
         registry.register_collector(Box::new(OfAudit(audit)));
+        registry.register_collector(Box::new(OfGateways(outcomes)));
         Self(registry)
     }
 
@@ -227,6 +231,20 @@ impl Collector for OfAudit {
         page.tell("audit_records_dropped", help, self.0.dropped())?;
         let help = "Records of denied callers that were left out of the log, because there were too many.";
         page.tell("audit_denials_left_out", help, self.0.left_out())
+    }
+}
+
+/// What is told of gateways.
+#[derive(Debug)]
+struct OfGateways(Arc<Outcomes>);
+
+impl Collector for OfGateways {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Requests that were judged for gateways, and tokens for callers that speak OAuth.";
+        let mut family = encoder.encode_descriptor("gateway_checks", help, None, MetricType::Counter)?;
+        self.0.iter().try_for_each(|(kind, outcome, counter)| {
+            counter.encode(family.encode_family(&[("kind", kind), ("outcome", outcome)])?)
+        })
     }
 }
 

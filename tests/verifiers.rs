@@ -1,4 +1,5 @@
-//! Verifiers that we did not write check our tokens by the published keys: PyJWT in Python, jose in JavaScript.
+//! Clients that we did not write: PyJWT and jose check our tokens by the published keys, Authlib and oauth4webapi introspect and
+//! revoke them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/process.rs"]
@@ -15,7 +16,7 @@ use std::{
 
 use serde_json::Value;
 
-use support::{Server, serve};
+use support::{Server, countersign, run as run_verb, serve};
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -31,7 +32,7 @@ fn libraries() -> &'static Path {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verifiers");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verifiers");
         fs::create_dir_all(&folder).unwrap();
-        for file in ["verify.py", "verify.mjs", "package.json", "requirements.txt"] {
+        for file in ["verify.py", "verify.mjs", "oauth.py", "oauth.mjs", "package.json", "requirements.txt"] {
             fs::copy(sources.join(file), folder.join(file)).unwrap();
         }
         let asked = ["requirements.txt", "package.json"].map(|file| fs::read_to_string(folder.join(file)).unwrap());
@@ -70,4 +71,36 @@ fn tokens_of_each_algorithm_are_verified_by_other_libraries() {
         }
         server.stop();
     }
+}
+
+#[test]
+fn tokens_are_introspected_and_revoked_by_other_libraries() {
+    let libraries = libraries();
+    let home = tempfile::tempdir().unwrap();
+    let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let issuer = format!("http://{http}");
+    let roles = ["issuer", "validator", "revoker"];
+    let made = ["caller", "new", "resource.server_1", "--json"]
+        .into_iter()
+        .chain(roles.iter().flat_map(|role| ["--role", role]));
+    let made: Value = run_verb(countersign().args(made)).json();
+    let (key, hash) = (made["api_key"].as_str().unwrap(), made["caller"]["key_hashes"][0].as_str().unwrap());
+    let config = home.path().join("countersign.toml");
+    let caller = format!("[[callers]]\nname = \"resource.server_1\"\nroles = {roles:?}\nkey_hashes = [{hash:?}]\n");
+    fs::write(&config, caller).unwrap();
+    let mut command = serve(home.path());
+    command.env("COUNTERSIGN_ISSUER", &issuer).env("COUNTERSIGN_HTTP_LISTEN", http.to_string());
+    let server = Server::launch(command.arg("--config").arg(config));
+    for (program, script, expected) in [
+        (libraries.join("venv/bin/python"), "oauth.py", "True alice {'active': False}"),
+        (PathBuf::from("node"), "oauth.mjs", "true alice {\"active\":false}"),
+    ] {
+        let mut create = server.verb(["session", "create", "alice", "--json"]);
+        let created: Value = run_verb(create.env("COUNTERSIGN_API_KEY", key)).json();
+        let token = created["tokens"]["access_token"].as_str().unwrap();
+        let arguments = [script, &issuer, "resource.server_1", key, token];
+        let said = run(Command::new(program).args(arguments).current_dir(libraries));
+        assert_eq!(said, expected, "{script}");
+    }
+    server.stop();
 }

@@ -19,13 +19,14 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{Config, database::DatabaseUrl, keys::Keys, limits::Limits},
     domain::{ids::Incarnation, time::brief},
+    gateway::{Gateway, outcomes::Outcomes},
     grpc::{
         health::{self, Health},
         server::{self, ConnectionLimits},
         services::{CallLimits, Services},
     },
     http::{
-        self,
+        self, Door, Gates,
         health::{Phase, Readiness},
     },
     keys::{generate::NotGenerated, keeper::Keeper, master_key::MasterKeyError, ring::RingError},
@@ -286,7 +287,10 @@ pub async fn serve(
         counts: connections.grpc.clone(),
     };
     let others = health::routes(&announcer.grpc, config.reflection);
-    let services = Services::new(ready.clone(), others, callers.clone(), audit.clone(), call_limits(config));
+    let outcomes = Arc::<Outcomes>::default();
+    let gateway = Arc::new(Gateway::new(config.gateway.clone(), outcomes.clone()));
+    let services =
+        Services::new(ready.clone(), others, callers.clone(), audit.clone(), gateway.clone(), call_limits(config));
     let server = server::serve(grpc, services, connection_limits(config), close.clone());
     let mut server = AbortOnDropHandle::new(tokio::spawn(server));
     let close_http = CancellationToken::new();
@@ -296,8 +300,12 @@ pub async fn serve(
         connections: connections.clone(),
         tls: tls.clone(),
         audit: audit.clone(),
+        outcomes: outcomes.clone(),
     };
-    let routes = http::routes(announcer.http.clone(), Arc::new(Metrics::new(observed)), &config.issuer, ready.clone());
+    let door = Door { callers: callers.clone(), audit: audit.clone(), is_private: config.http_is_private };
+    let patience = config.limits.call_timeout;
+    let gates = Gates { door, ready: ready.clone(), gateway, outcomes, patience };
+    let routes = http::routes(announcer.http.clone(), Arc::new(Metrics::new(observed)), &config.issuer, gates);
     let http = listeners.http.map(|listener| Entrance {
         listener,
         tls: tls.clone().filter(|_| config.tls.as_ref().is_some_and(|tls| tls.http)),

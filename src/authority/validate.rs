@@ -71,6 +71,42 @@ pub enum InactiveReason {
     ForeignTenant,
 }
 
+impl InactiveReason {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Malformed,
+        Self::BadSignature,
+        Self::UnknownKey,
+        Self::WrongType,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::WrongIssuer,
+        Self::WrongAudience,
+        Self::InsufficientScope,
+        Self::StepUpRequired,
+        Self::Revoked,
+        Self::ForeignTenant,
+    ];
+
+    /// Its name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::BadSignature => "bad_signature",
+            Self::UnknownKey => "unknown_key",
+            Self::WrongType => "wrong_type",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::WrongAudience => "wrong_audience",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::StepUpRequired => "step_up_required",
+            Self::Revoked => "revoked",
+            Self::ForeignTenant => "foreign_tenant",
+        }
+    }
+}
+
 impl From<Rejection> for InactiveReason {
     fn from(rejection: Rejection) -> Self {
         match rejection {

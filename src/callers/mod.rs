@@ -56,6 +56,8 @@ pub struct Shown<'a> {
     pub api_key: Option<&'a str>,
     /// The names in a certificate that was checked.
     pub certificate_names: &'a [String],
+    /// The name of the caller, where it is shown too. It must be the right one.
+    pub name: Option<&'a str>,
 }
 
 /// Calls that were refused, since the start.
@@ -219,12 +221,15 @@ impl Table {
         if let Some(anybody) = &self.anybody {
             return Some(anybody);
         }
-        if let Some(api_key) = shown.api_key {
-            let hash = ApiKeyHash::of(api_key);
-            let found = self.by_key.get(&hash.index())?;
-            return found.iter().find(|(key, _)| key.is(&hash)).map(|(_, known)| known);
-        }
-        shown.certificate_names.iter().find_map(|name| self.by_certificate.get(name))
+        let found = match shown.api_key {
+            Some(api_key) => {
+                let hash = ApiKeyHash::of(api_key);
+                let found = self.by_key.get(&hash.index())?;
+                found.iter().find(|(key, _)| key.is(&hash)).map(|(_, known)| known)
+            }
+            None => shown.certificate_names.iter().find_map(|name| self.by_certificate.get(name)),
+        };
+        found.filter(|known| shown.name.is_none_or(|name| name == &*known.registration.caller.name))
     }
 }
 
@@ -266,7 +271,7 @@ mod tests {
         ]);
         let name = |api_key, certificate_names: &[&str], operation| {
             let certificate_names: Vec<_> = certificate_names.iter().map(ToString::to_string).collect();
-            let shown = Shown { api_key, certificate_names: &certificate_names };
+            let shown = Shown { api_key, certificate_names: &certificate_names, name: None };
             callers.admit(shown, operation).map(|(caller, _)| caller.name.to_string())
         };
         assert_eq!(name(Some(login.reveal()), &[], Operation::Refresh).as_deref(), Ok("login"));

@@ -21,7 +21,7 @@ pub struct Limits {
     pub max_streams_per_connection: u32,
     /// Bytes of a request.
     pub max_request_bytes: usize,
-    /// Bytes of a request to BatchValidate.
+    /// Bytes of a request to BatchValidate, or to a gateway's Check.
     pub max_batch_bytes: usize,
     /// Bytes of a call's metadata.
     pub max_metadata_bytes: u32,
@@ -58,7 +58,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 4096,
-            max_http_connections: 256,
+            max_http_connections: 1024,
             max_streams_per_connection: 1024,
             max_request_bytes: 64 << 10,
             max_batch_bytes: 1 << 20,

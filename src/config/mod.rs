@@ -4,6 +4,7 @@ pub mod audit;
 pub mod callers;
 pub mod database;
 pub mod error;
+pub mod gateway;
 pub mod keys;
 pub mod lease;
 pub mod limits;
@@ -35,6 +36,7 @@ use self::{
     callers::RawCaller,
     database::{Database, DatabaseUrl, Password},
     error::{ConfigError, invalid},
+    gateway::RawGateway,
     keys::{Keys, RawKeys},
     lease::RawLease,
     limits::Limits,
@@ -74,6 +76,8 @@ pub struct Config {
     pub listen: Listen,
     /// Where HTTP listens, if it does.
     pub http_listen: Option<Listen>,
+    /// Whether keys and tokens may be sent to the HTTP side: others cannot read them, or somebody accepts that.
+    pub http_is_private: bool,
     /// Whether the service describes itself to clients.
     pub reflection: bool,
     /// How connections are encrypted, if they are.
@@ -82,6 +86,8 @@ pub struct Config {
     pub callers: Vec<Registration>,
     /// What connections and calls may take.
     pub limits: Limits,
+    /// How gateways are answered.
+    pub gateway: crate::gateway::Settings,
     /// Folder for the database, the master key and the lock.
     pub data_dir: PathBuf,
     /// Which database.
@@ -130,6 +136,7 @@ struct RawConfig {
     database_url: Option<String>,
     tls: RawTls,
     limits: Limits,
+    gateway: RawGateway,
     database: Database,
     tokens: RawTokens,
     policies: BTreeMap<String, RawPolicy>,
@@ -179,6 +186,7 @@ impl Default for RawConfig {
             reflection: Reflection::Auto,
             tls: RawTls::default(),
             limits: Limits::default(),
+            gateway: RawGateway::default(),
             data_dir: PathBuf::from("countersign-data"),
             database_url: None,
             database: Database::default(),
@@ -269,6 +277,8 @@ impl Config {
         let protection = Protection { tls: tls.is_some(), callers: !callers.is_empty(), insecure: raw.insecure };
         let listen = Listen::grpc(&raw.listen, protection)?;
         let http_listen = Listen::http(&raw.http_listen, protection)?;
+        let is_loopback = http_listen.is_none_or(|listen| listen.address.ip().is_loopback());
+        let http_is_private = is_loopback || raw.insecure || tls.as_ref().is_some_and(|tls| tls.http);
         let reflection = match raw.reflection {
             Reflection::Auto => listen.address.ip().is_loopback(),
             Reflection::On => true,
@@ -300,10 +310,12 @@ impl Config {
             issuer: raw.issuer.clone(),
             listen,
             http_listen,
+            http_is_private,
             reflection,
             tls,
             callers,
             limits: raw.limits.clone(),
+            gateway: raw.gateway.check()?,
             data_dir: raw.data_dir.clone(),
             database,
             database_options: raw.database.clone(),

@@ -35,13 +35,11 @@ impl Listen {
         Self::check("listen", GRPC_ADDRESS, address, protection)
     }
 
-    /// The address for HTTP; none if it is empty. What is told there is told to everybody.
+    /// The address for HTTP; none if it is empty.
     pub fn http(address: &str, protection: Protection) -> Result<Option<Self>, ConfigError> {
         match address {
             "" => Ok(None),
-            address => {
-                Self::check("http_listen", HTTP_ADDRESS, address, Protection { callers: true, ..protection }).map(Some)
-            }
+            address => Self::check("http_listen", HTTP_ADDRESS, address, protection).map(Some),
         }
     }
 

@@ -13,7 +13,13 @@ pub enum Operation {
     Validate,
     /// SessionService.BatchValidate
     BatchValidate,
-    /// SessionService.Revoke of a token, a session, a subject
+    /// Authorization.Check of Envoy
+    Check,
+    /// `/forward-auth`
+    ForwardAuth,
+    /// `/oauth2/introspect` (RFC 7662)
+    Introspect,
+    /// SessionService.Revoke of a token, a session, a subject; `/oauth2/revoke` (RFC 7009)
     Revoke,
     /// SessionService.Revoke of a tenant
     RevokeTenant,
@@ -47,20 +53,23 @@ pub enum Burden {
 }
 
 use Operation::{
-    BatchValidate, CreateSession, GetSession, ListKeys, ListSessions, Refresh, Revoke, RevokeKey, RevokeTenant,
-    RotateKey, Validate,
+    BatchValidate, Check, CreateSession, ForwardAuth, GetSession, Introspect, ListKeys, ListSessions, Refresh, Revoke,
+    RevokeKey, RevokeTenant, RotateKey, Validate,
 };
 
 /// Who may what, besides admins, who may everything.
 ///
 /// Open to everybody, without a name: health, the public keys (GetJwks), and reflection where it is on.
-pub const TABLE: [(Operation, &[Role]); 11] = [
+pub const TABLE: [(Operation, &[Role]); 14] = [
     (CreateSession, &[Issuer]),
     (Refresh, &[Issuer]),
     (GetSession, &[Issuer, Viewer]),
     (ListSessions, &[Issuer, Viewer]),
     (Validate, &[Validator]),
     (BatchValidate, &[Validator]),
+    (Check, &[Validator]),
+    (ForwardAuth, &[Validator]),
+    (Introspect, &[Validator]),
     (Revoke, &[Revoker]),
     (RevokeTenant, &[]),
     (ListKeys, &[]),
@@ -81,6 +90,9 @@ impl Operation {
             Refresh => "Refresh",
             Validate => "Validate",
             BatchValidate => "BatchValidate",
+            Check => "Check",
+            ForwardAuth => "forward-auth",
+            Introspect => "introspection",
             Revoke => "Revoke",
             RevokeTenant => "Revoke of a tenant",
             GetSession => "GetSession",
@@ -99,7 +111,7 @@ impl Operation {
     /// What it keeps busy.
     pub const fn burden(self) -> Burden {
         match self {
-            Validate => Burden::Light,
+            Validate | Check | ForwardAuth | Introspect => Burden::Light,
             BatchValidate => Burden::Batch,
             GetSession | ListSessions | ListKeys => Burden::Read,
             CreateSession => Burden::Creation,

@@ -13,6 +13,9 @@ pub enum Access {
     Allowed(Operation),
 }
 
+/// The call of Envoy and others who speak its protocol.
+pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
 /// What the call on this path needs.
 pub fn needed(path: &str) -> Access {
     use Access::{Allowed, Known, Open};
@@ -35,6 +38,7 @@ pub fn needed(path: &str) -> Access {
         "/countersign.v1.KeyService/ListKeys" => Allowed(Operation::ListKeys),
         "/countersign.v1.KeyService/RotateKey" => Allowed(Operation::RotateKey),
         "/countersign.v1.KeyService/RevokeKey" => Allowed(Operation::RevokeKey),
+        CHECK => Allowed(Operation::Check),
         "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch" => Open,
         _ => Known,
     }

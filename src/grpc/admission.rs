@@ -22,7 +22,7 @@ pub struct Admitted {
 
 /// Lets a call in, or says why not.
 pub fn admit(callers: &Callers, path: &str, headers: &HeaderMap, peer: &Peer) -> Result<Admitted, Refusal> {
-    let shown = || Shown { api_key: api_key(headers), certificate_names: &peer.certificate_names };
+    let shown = || Shown { api_key: api_key(headers), certificate_names: &peer.certificate_names, name: None };
     match needed(path) {
         Access::Open => Ok(Admitted { actor: None, under_way: None }),
         Access::Known if callers.knows(shown()) => Ok(Admitted { actor: None, under_way: None }),

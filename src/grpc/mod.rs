@@ -7,6 +7,7 @@ mod answers;
 mod claims;
 mod common;
 mod deadline;
+mod ext_authz;
 pub mod health;
 mod key_service;
 mod requests;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -18,10 +19,11 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{
-    access::{Access, needed},
+    access::{Access, CHECK, needed},
     activity::{Activity, Busy},
     admission::{Admitted, admit},
     deadline,
+    ext_authz::ExtAuthz,
     key_service::Keys,
     session_service::Sessions,
 };
@@ -29,6 +31,7 @@ use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::{Callers, Refusal},
     domain::audit::Who,
+    gateway::Gateway,
     net::connection::Peer,
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
@@ -38,7 +41,7 @@ use crate::{
 pub struct CallLimits {
     /// Bytes of a request.
     pub request_bytes: usize,
-    /// Bytes of a request to BatchValidate.
+    /// Bytes of a request to BatchValidate, or to Check, which may carry somebody's whole request.
     pub batch_bytes: usize,
     /// How long a call may take, whatever its caller allows.
     pub time: Duration,
@@ -56,6 +59,8 @@ pub struct Services {
     /// The same for requests that may be larger.
     batches: SessionServiceServer<Sessions>,
     keys: KeyServiceServer<Keys>,
+    /// For Envoy.
+    gateways: AuthorizationServer<ExtAuthz>,
     /// Health, and reflection where it is on.
     others: Routes,
     callers: Arc<Callers>,
@@ -65,12 +70,21 @@ pub struct Services {
 
 impl Services {
     /// Puts them together.
-    pub fn new(ready: Ready, others: Routes, callers: Arc<Callers>, audit: Audit, limits: CallLimits) -> Self {
+    pub fn new(
+        ready: Ready,
+        others: Routes,
+        callers: Arc<Callers>,
+        audit: Audit,
+        gateway: Arc<Gateway>,
+        limits: CallLimits,
+    ) -> Self {
         let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone(), limits.batches));
         let sized = |bytes| SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes);
         Self {
             sessions: sized(limits.request_bytes),
             batches: sized(limits.batch_bytes),
+            gateways: AuthorizationServer::new(ExtAuthz::new(ready.clone(), gateway))
+                .max_decoding_message_size(limits.batch_bytes),
             keys: KeyServiceServer::new(Keys(ready)).max_decoding_message_size(limits.request_bytes),
             others: others.prepare(),
             callers,
@@ -100,6 +114,8 @@ impl Services {
             self.sessions.call(request).await
         } else if path.starts_with("/countersign.v1.KeyService/") {
             self.keys.call(request).await
+        } else if path == CHECK {
+            self.gateways.call(request).await
         } else {
             self.others.call(request).await
         };

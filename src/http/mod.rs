@@ -1,19 +1,101 @@
-//! The HTTP side: what load balancers, probes, monitoring and verifiers ask, on a port of its own.
+//! The HTTP side, on a port of its own: what load balancers, probes, monitoring and verifiers ask, and what gateways and callers ask
+//! that speak OAuth.
 
+mod callers;
+mod forward_auth;
 pub mod health;
 mod metrics;
+mod oauth;
 pub mod server;
 mod well_known;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{
+    Router,
+    http::{
+        Extensions, HeaderName, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::Response,
+};
+use tokio::time::timeout;
 
-use self::health::Readiness;
-use crate::{authority::ready::Ready, metrics::Metrics};
+pub use self::callers::Door;
+use self::{callers::error, health::Readiness};
+use crate::{
+    authority::{error::AuthorityError, ready::Ready},
+    gateway::{Gateway, outcomes::Outcomes},
+    metrics::Metrics,
+    net::connection::Peer,
+};
+
+const NO_STORE: [(HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
+const JSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/json")];
+
+/// What those get who must be known.
+#[derive(Debug)]
+pub struct Gates {
+    /// Lets them in.
+    pub door: Door,
+    /// The use cases.
+    pub ready: Ready,
+    /// Judges requests.
+    pub gateway: Arc<Gateway>,
+    /// Counts how tokens were judged.
+    pub outcomes: Arc<Outcomes>,
+    /// How long anything may take.
+    pub patience: Duration,
+}
 
 /// All that is answered.
-pub fn routes(readiness: Readiness, metrics: Arc<Metrics>, issuer: &str, ready: Ready) -> Router {
+pub fn routes(readiness: Readiness, metrics: Arc<Metrics>, issuer: &str, gates: Gates) -> Router {
     let operations = Router::new().merge(health::routes(readiness)).merge(metrics::routes(metrics));
-    operations.merge(well_known::routes(issuer, ready))
+    let open = operations.merge(well_known::routes(issuer, gates.ready.clone()));
+    let gates = Arc::new(gates);
+    let path = well_known::path_of(issuer);
+    open.merge(forward_auth::routes(gates.clone())).merge(oauth::routes(gates, path))
+}
+
+impl Gates {
+    /// What comes of it, unless it takes too long.
+    async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Response> {
+        let too_late = |_| unavailable("it has taken too long: try again");
+        timeout(self.patience, future).await.map_err(too_late)
+    }
+}
+
+/// Who is at the other end of a request's connection.
+fn peer(extensions: &Extensions) -> Arc<Peer> {
+    extensions.get::<Arc<Peer>>().cloned().unwrap_or_default()
+}
+
+fn unavailable(problem: &str) -> Response {
+    let wait = Some(Duration::from_secs(1));
+    error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", problem, wait)
+}
+
+/// A use case failed.
+fn failed(failure: &AuthorityError) -> Response {
+    let told = failure.to_string();
+    match failure {
+        AuthorityError::NotCurrent
+        | AuthorityError::StoreUnavailable
+        | AuthorityError::Overloaded
+        | AuthorityError::BlacklistFull { .. } => unavailable(&told),
+        AuthorityError::CallerNotAllowed { .. } | AuthorityError::SessionNotFound => {
+            error(StatusCode::FORBIDDEN, "unauthorized_client", &told, None)
+        }
+        AuthorityError::InvalidField { .. } => error(StatusCode::BAD_REQUEST, "invalid_request", &told, None),
+        // What these calls do not do, and bugs.
+        AuthorityError::RefreshTokenInvalid
+        | AuthorityError::RefreshTokenReused
+        | AuthorityError::SessionRevoked
+        | AuthorityError::SessionExpiredIdle
+        | AuthorityError::SessionExpiredAbsolute
+        | AuthorityError::SessionQuotaExceeded { .. }
+        | AuthorityError::KeyNotFound
+        | AuthorityError::KeyNotRotated(_)
+        | AuthorityError::Internal => error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &told, None),
+    }
 }

@@ -1,8 +1,8 @@
-//! The server: few connections, small headers, and nobody who keeps a place without asking.
+//! The server: HTTP/1.1 within limits, and nobody who keeps a place without asking.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -16,19 +16,21 @@ use crate::net::{
     connection::{Connection, Peer},
 };
 
-/// Most bytes and most lines of a request's head.
-const MAX_HEAD_BYTES: usize = 16 << 10;
-const MAX_HEADERS: usize = 64;
+/// Most bytes and most lines of a request's head. Gateways send those of the requests that they ask about, with all their cookies, and
+/// accept up to about as much.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_HEADERS: usize = 128;
 /// How long a client may take for the head of a request, and how long a connection may be idle before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests may take that are under way when the server stops.
 const DRAIN: Duration = Duration::from_secs(1);
+
 /// Answers until `stop`, and then what is under way. Without an entrance it only waits.
 pub async fn serve(entrance: Option<Entrance>, routes: Router, stop: CancellationToken) {
     let Some(entrance) = entrance else { return stop.cancelled().await };
     let stopping = stop.clone();
-    let serve = move |connection, _: Peer| {
-        let (routes, stop) = (routes.clone(), stopping.clone());
+    let serve = move |connection, peer: Peer| {
+        let (routes, stop) = (routes.clone().layer(Extension(Arc::new(peer))), stopping.clone());
         async move {
             let mut served = pin!(http1(connection, routes));
             // How a connection ends is its client's affair.
@@ -57,8 +59,6 @@ fn http1(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},

@@ -13,6 +13,7 @@ use axum::{
 };
 use serde_json::json;
 
+use super::oauth::{INTROSPECT_PATH, REVOKE_PATH};
 use crate::authority::ready::Ready;
 
 const JWKS_PATH: &str = "/.well-known/jwks.json";
@@ -33,7 +34,7 @@ pub(super) fn routes(issuer: &str, ready: Ready) -> Router {
 }
 
 /// The path of an issuer without a slash at its end; empty if it has none, or one that is not plain.
-fn path_of(issuer: &str) -> &str {
+pub(super) fn path_of(issuer: &str) -> &str {
     let host_and_path = issuer.split_once("://").map_or(issuer, |(_, rest)| rest);
     let path = host_and_path.find('/').and_then(|at| host_and_path.get(at..)).unwrap_or_default();
     let path = path.trim_end_matches('/');
@@ -71,9 +72,15 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
 async fn metadata(State(ready): State<Ready>) -> Response {
     let Ok(authority) = ready.get() else { return starting() };
     let issuer = authority.issuer();
+    let below = |path| format!("{}{path}", issuer.trim_end_matches('/'));
     let metadata = json!({
         "issuer": issuer,
-        "jwks_uri": format!("{}{JWKS_PATH}", issuer.trim_end_matches('/')),
+        "jwks_uri": below(JWKS_PATH),
+        "introspection_endpoint": below(INTROSPECT_PATH),
+        // "Bearer" is a type of access tokens, which may stand here and not in the next list (RFC 8414, section 2).
+        "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "tls_client_auth", "Bearer"],
+        "revocation_endpoint": below(REVOKE_PATH),
+        "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "tls_client_auth"],
         // Required. There is no authorization endpoint, so there are none.
         "response_types_supported": [],
         "grant_types_supported": [],

@@ -53,7 +53,7 @@ pub struct Files {
 pub enum Side {
     /// HTTP/2 with gRPC. Clients may be asked for certificates.
     Grpc,
-    /// HTTP/1.1 with what is open to all.
+    /// HTTP/1.1. Clients may be asked for certificates, but much is open to all.
     Http,
 }
 
@@ -153,7 +153,7 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
         builder.map_err(|error| certificate_failed(error.to_string()))
     };
     let http = builder()?.with_no_client_auth().with_single_cert(chain.clone(), key.clone_key());
-    let http = http.map_err(|error| key_failed(format!("does not go with the certificate: {error}")))?;
+    let mut http = http.map_err(|error| key_failed(format!("does not go with the certificate: {error}")))?;
     let mut grpc = http.clone();
     if let (Some(path), true) = (&files.client_ca, files.client_certificates != ClientCertificates::None) {
         let ca_failed = |problem: String| failed("client_ca_file", path, problem);
@@ -163,14 +163,18 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
         for authority in certificates(&pem).map_err(ca_failed)? {
             authorities.add(authority).map_err(|error| ca_failed(error.to_string()))?;
         }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider.clone());
-        let verifier = match files.client_certificates {
-            ClientCertificates::Required => verifier,
-            ClientCertificates::Optional | ClientCertificates::None => verifier.allow_unauthenticated(),
+        let authorities = Arc::new(authorities);
+        let asking = |is_required| {
+            let verifier = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider.clone());
+            let verifier = if is_required { verifier } else { verifier.allow_unauthenticated() };
+            let verifier = verifier.build().map_err(|error| ca_failed(error.to_string()))?;
+            let asking = builder()?.with_client_cert_verifier(verifier);
+            let asking = asking.with_single_cert(chain.clone(), key.clone_key());
+            asking.map_err(|error| key_failed(error.to_string()))
         };
-        let verifier = verifier.build().map_err(|error| ca_failed(error.to_string()))?;
-        let with_clients = builder()?.with_client_cert_verifier(verifier).with_single_cert(chain, key);
-        grpc = with_clients.map_err(|error| key_failed(error.to_string()))?;
+        grpc = asking(files.client_certificates == ClientCertificates::Required)?;
+        // Probes have no certificate.
+        http = asking(false)?;
     }
     Ok(Loaded {
         grpc: Arc::new(speaking(grpc, b"h2")),

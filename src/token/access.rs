@@ -203,7 +203,7 @@ fn decode(part: &str) -> Result<Vec<u8>, Rejection> {
 }
 
 /// Writes claims as a JWT payload, without the members that are empty.
-struct Payload<'a>(&'a AccessClaims);
+pub struct Payload<'a>(pub &'a AccessClaims);
 
 impl Serialize for Payload<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -15,6 +15,7 @@ use tonic::{Code, Request, Status, service::interceptor::InterceptedService};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
+use super::gateways;
 use crate::{
     refusal::{Refusal, refused},
     server::{Home, Server, ShowKey, SignedIn, request, revocation},
@@ -24,11 +25,15 @@ const ROLES: [&str; 5] = ["issuer", "validator", "revoker", "viewer", "admin"];
 /// What a caller is limited to: nothing, the tenant of the sessions, another one.
 const REACHES: [&str; 3] = ["", "acme", "other"];
 
-const CALLS: [&str; 17] = [
+const CALLS: [&str; 21] = [
     "CreateSession",
     "Refresh",
     "Validate",
     "BatchValidate",
+    "Check",
+    "forward-auth",
+    "introspection",
+    "revocation over HTTP",
     "Revoke access token",
     "Revoke refresh token",
     "Revoke session",
@@ -86,6 +91,14 @@ async fn make(server: &Server, key: &str, call: &str, session: &SignedIn) -> Str
             Ok(answer) => verdict(&answer.get_ref().responses[0]),
             refused => outcome(refused),
         },
+        "Check" => match gateways::check_as(server, key, &session.access).await {
+            Ok(true) => "OK".to_owned(),
+            Ok(false) => "DENIED".to_owned(),
+            Err(status) => outcome::<()>(Err(status)),
+        },
+        "forward-auth" => gateways::forward_auth_as(server, key, &session.access).await,
+        "introspection" => gateways::oauth_as(server, key, "/oauth2/introspect", &session.access).await,
+        "revocation over HTTP" => gateways::oauth_as(server, key, "/oauth2/revoke", &session.access).await,
         "Revoke access token" => revoke(Target::Token(session.access.clone())).await,
         "Revoke refresh token" => revoke(Target::Token(session.refresh.clone())).await,
         "Revoke session" => revoke(Target::SessionId(session.id())).await,
@@ -118,8 +131,10 @@ async fn unknown_call(server: &Server, key: &str) -> String {
 fn expected(call: &str, role: &str, reach: &str) -> &'static str {
     let may: &[&str] = match role {
         "issuer" => &["CreateSession", "Refresh", "GetSession", "ListSessions"],
-        "validator" => &["Validate", "BatchValidate"],
-        "revoker" => &["Revoke access token", "Revoke refresh token", "Revoke session", "Revoke subject"],
+        "validator" => &["Validate", "BatchValidate", "Check", "forward-auth", "introspection"],
+        "revoker" => {
+            &["revocation over HTTP", "Revoke access token", "Revoke refresh token", "Revoke session", "Revoke subject"]
+        }
         "viewer" => &["GetSession", "ListSessions"],
         "admin" => &CALLS,
         _ => panic!("{role}"),
@@ -133,6 +148,7 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
         "RevokeKey" => "KEY_NOT_FOUND",
         _ if !is_foreign => "OK",
         "Validate" | "BatchValidate" => "INACTIVE_REASON_FOREIGN_TENANT",
+        "Check" | "forward-auth" | "introspection" => "DENIED",
         "Refresh" => "REFRESH_TOKEN_INVALID",
         "CreateSession" | "ListSessions" | "Revoke subject" | "Revoke tenant" => "CALLER_NOT_ALLOWED",
         _ => "SESSION_NOT_FOUND",

@@ -10,6 +10,7 @@ mod clock;
 mod create;
 mod faults;
 mod fields;
+mod gateways;
 mod health;
 mod http;
 mod inactive;

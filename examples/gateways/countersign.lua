@@ -1,0 +1,32 @@
+-- Asks Countersign whether a request may pass, for haproxy.cfg. Its answer is in the variable txn.session_status; what it says of who
+-- sends the request is put into headers.
+local url = "http://127.0.0.1:8080/forward-auth"
+-- Where callers must be known (`countersign caller new haproxy --role validator`), the key of this one.
+local key = nil
+local identity = { "x-auth-subject", "x-auth-session-id", "x-auth-tenant", "x-auth-client-id", "x-auth-scope" }
+
+-- The values of a header, which HAProxy numbers from 0.
+local function values(headers, name)
+    local found = {}
+    for index = 0, #(headers[name] or {}) do
+        if headers[name] then found[#found + 1] = headers[name][index] end
+    end
+    return found
+end
+
+core.register_action("countersign", { "http-req" }, function(txn, demands)
+    local headers = txn.http:req_get_headers()
+    local asked = { authorization = values(headers, "authorization"), cookie = values(headers, "cookie") }
+    if key then asked["x-countersign-key"] = { key } end
+    local query = demands == "none" and "" or "?" .. demands
+    local answer = core.httpclient():get({ url = url .. query, headers = asked, timeout = 5000 })
+    if not answer then return end
+    txn:set_var("txn.session_status", tostring(answer.status))
+    txn:set_var("txn.challenge", (values(answer.headers or {}, "www-authenticate"))[1] or "Bearer")
+    if answer.status == 200 then
+        for _, name in ipairs(identity) do
+            local value = values(answer.headers, name)[1]
+            if value and value ~= "" then txn.http:req_set_header(name, value) end
+        end
+    end
+end, 1)

@@ -1,0 +1,152 @@
+//! The token in somebody's request: `authorization: Bearer` (RFC 6750, section 2.1), or else a cookie.
+
+/// Where a token was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// In the header `authorization`.
+    Header,
+    /// In the cookie.
+    Cookie,
+}
+
+/// What a request shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Credential<'a> {
+    /// Nothing of ours.
+    None,
+    /// A token, or what stands in its place.
+    Token(&'a str, Found),
+    /// More than one, of which the application may take another than we do (RFC 6750, section 2).
+    Several,
+}
+
+/// A token is a secret.
+impl std::fmt::Debug for Credential<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Token(..) => "Token",
+            Self::Several => "Several",
+        })
+    }
+}
+
+/// Finds it among the values of the headers `authorization` and `cookie`.
+///
+/// A header with another scheme is the application's affair. A header that is ours counts before the cookie, because whoever sets it
+/// means it, while a browser sends cookies by itself.
+pub fn find<'a>(
+    authorization: impl Iterator<Item = &'a [u8]>,
+    cookies: impl Iterator<Item = &'a [u8]>,
+    cookie: Option<&str>,
+) -> Credential<'a> {
+    let in_header = only(authorization.filter_map(bearer), Found::Header);
+    match (in_header, cookie) {
+        (Credential::None, Some(name)) => {
+            only(cookies.flat_map(|value| cookies_named(value, name.as_bytes())), Found::Cookie)
+        }
+        _ => in_header,
+    }
+}
+
+fn only<'a>(mut tokens: impl Iterator<Item = &'a [u8]>, found: Found) -> Credential<'a> {
+    match (tokens.next(), tokens.next()) {
+        (None, _) => Credential::None,
+        // What is no text is no token either, and is judged as such.
+        (Some(token), None) => Credential::Token(std::str::from_utf8(token).unwrap_or_default(), found),
+        (Some(_), Some(_)) => Credential::Several,
+    }
+}
+
+/// What comes after `Bearer`.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer";
+    let value = value.trim_ascii();
+    let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
+    let is_bearer = scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(u8::is_ascii_whitespace);
+    is_bearer.then(|| rest.trim_ascii())
+}
+
+/// The values of a cookie (RFC 6265, section 4.2.1).
+fn cookies_named<'a>(value: &'a [u8], name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
+    value.split(|byte| *byte == b';').filter_map(move |pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let (found, value) = (pair.get(..at)?, pair.get(at + 1..)?);
+        (found.trim_ascii() == name).then(|| unquoted(value.trim_ascii()))
+    })
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// The values of a `cookie` header without the cookies of a name; none if nothing is left.
+pub fn without_cookie(value: &[u8], name: &str) -> Option<Vec<u8>> {
+    let is_other = |pair: &&[u8]| {
+        let found = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        found.trim_ascii() != name.as_bytes() && !pair.trim_ascii().is_empty()
+    };
+    let left: Vec<_> = value.split(|byte| *byte == b';').filter(is_other).map(<[u8]>::trim_ascii).collect();
+    (!left.is_empty()).then(|| left.join(&b"; "[..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found<'a>(authorization: &[&'a str], cookies: &[&'a str]) -> Credential<'a> {
+        let bytes = |values: &[&'a str]| values.iter().map(|value| value.as_bytes()).collect::<Vec<_>>();
+        find(bytes(authorization).into_iter(), bytes(cookies).into_iter(), Some("session"))
+    }
+
+    #[test]
+    fn a_token_comes_after_bearer_in_any_case() {
+        for value in ["Bearer t", "bearer t", "BEARER   t ", " Bearer\tt"] {
+            assert_eq!(found(&[value], &[]), Credential::Token("t", Found::Header), "{value:?}");
+        }
+        for value in ["", "t", "Basic dDp0", "DPoP t", "Bearert", "Beare", "Token t"] {
+            assert_eq!(found(&[value], &[]), Credential::None, "{value:?}");
+        }
+        for value in ["Bearer", "Bearer "] {
+            assert_eq!(found(&[value], &[]), Credential::Token("", Found::Header), "an empty one: {value:?}");
+        }
+        assert_eq!(found(&["Basic dDp0", "Bearer t"], &[]), Credential::Token("t", Found::Header));
+    }
+
+    #[test]
+    fn or_else_in_the_cookie() {
+        for value in ["session=t", " session = t ", "a=b; session=t; c=d", "session=\"t\"", "sessio=x;session=t;=;;"] {
+            assert_eq!(found(&[], &[value]), Credential::Token("t", Found::Cookie), "{value:?}");
+        }
+        assert_eq!(found(&["Basic dDp0"], &["a=b", "session=t"]), Credential::Token("t", Found::Cookie));
+        for value in ["", "Session=t", "xsession=t", "session", "sessionx=t", "a=session=t"] {
+            assert_eq!(found(&[], &[value]), Credential::None, "{value:?}");
+        }
+        assert_eq!(found(&["Bearer t"], &["session=u"]), Credential::Token("t", Found::Header), "the header counts");
+        let cookies = [&b"session=t"[..]];
+        assert_eq!(find([].into_iter(), cookies.into_iter(), None), Credential::None, "if one is configured");
+    }
+
+    #[test]
+    fn of_several_none_is_taken() {
+        assert_eq!(found(&["Bearer t", "Bearer t"], &[]), Credential::Several);
+        assert_eq!(found(&[], &["session=t; session=t"]), Credential::Several);
+        assert_eq!(found(&[], &["session=t", "session=u"]), Credential::Several);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_no_token() {
+        let authorization = [&b"Bearer a\xff"[..]];
+        assert_eq!(find(authorization.into_iter(), [].into_iter(), None), Credential::Token("", Found::Header));
+    }
+
+    #[test]
+    fn the_other_cookies_stay() {
+        let left =
+            |value: &str| without_cookie(value.as_bytes(), "session").map(|left| String::from_utf8(left).unwrap());
+        assert_eq!(left("a=b; session=t;c=d; session=u").as_deref(), Some("a=b; c=d"));
+        assert_eq!(left("session=t"), None);
+        assert_eq!(left(" session = t ;"), None);
+        assert_eq!(left("xsession=t").as_deref(), Some("xsession=t"));
+    }
+}

@@ -1,0 +1,147 @@
+//! What a route asks of a token, as its gateway says it: `audience`, `scope`, `acr_values`, `max_age`.
+
+use std::time::Duration;
+
+use crate::domain::text::{Acr, Audience, Scope};
+
+/// The names of demands: those of the parameters in RFC 6749 (section 3.3), RFC 9470 (section 3) and OpenID Connect Core
+/// (section 3.1.2.1).
+pub const NAMES: [&str; 4] = ["audience", "scope", "acr_values", "max_age"];
+
+/// Most scopes, and most acr values, that a route may ask for.
+const MAX_VALUES: usize = 64;
+
+/// What a route asks for. What is empty asks for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demands {
+    /// The token must be meant for this audience.
+    pub audience: String,
+    /// It must carry each of these scopes.
+    pub scopes: Vec<String>,
+    /// Its acr must be one of these.
+    pub acr_values: Vec<String>,
+    /// The user must have authenticated within this time.
+    pub max_age: Option<Duration>,
+}
+
+/// A gateway asks for something that cannot be understood. What may pass then is not known, so nothing may.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DemandsError {
+    /// There is no such demand.
+    #[error("the gateway asks for {name:?}, which is not known: there are {}", NAMES.join(", "))]
+    Unknown {
+        /// What it asks for.
+        name: String,
+    },
+    /// It stands there twice, and one may be the client's.
+    #[error("the gateway asks for {0} more than once")]
+    Twice(&'static str),
+    /// The value is not one.
+    #[error("the gateway asks for {name}, which {problem}")]
+    Invalid {
+        /// Which.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Demands {
+    /// Reads pairs of name and value.
+    pub fn read<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, DemandsError> {
+        let (mut demands, mut seen) = (Self::default(), [false; NAMES.len()]);
+        for (name, value) in pairs {
+            let known = NAMES.iter().zip(&mut seen).find(|(known, _)| **known == name);
+            let (&name, seen) = known.ok_or_else(|| DemandsError::Unknown { name: name.chars().take(64).collect() })?;
+            if std::mem::replace(seen, true) {
+                return Err(DemandsError::Twice(name));
+            }
+            demands.set(name, value).map_err(|problem| DemandsError::Invalid { name, problem })?;
+        }
+        Ok(demands)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "audience" => self.audience = checked::<Audience>(value)?,
+            "scope" => self.scopes = list::<Scope>(value)?,
+            "acr_values" => self.acr_values = list::<Acr>(value)?,
+            _ => {
+                let seconds = value.parse().map_err(|_| "must be a number of whole seconds".to_owned())?;
+                self.max_age = Some(Duration::from_secs(seconds));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn checked<T: TryFrom<String>>(value: &str) -> Result<String, String>
+where
+    T::Error: std::fmt::Display,
+{
+    T::try_from(value.to_owned()).map(|_| value.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Values with spaces between them. An empty list is a mistake: a variable of the gateway that is not set must not open a route.
+fn list<T: TryFrom<String>>(value: &str) -> Result<Vec<String>, String>
+where
+    T::Error: std::fmt::Display,
+{
+    let values = value.split_ascii_whitespace().map(checked::<T>).collect::<Result<Vec<_>, _>>()?;
+    if !value.bytes().all(|byte| matches!(byte, b'\t' | b' ' | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
+        return Err("must be printable ASCII without quote and backslash, which go into a header".to_owned());
+    }
+    match values.len() {
+        0 => Err("must not be empty".to_owned()),
+        1..=MAX_VALUES => Ok(values),
+        many => Err(format!("has {many} values, at most {MAX_VALUES} are allowed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_read() {
+        let pairs =
+            [("audience", "https://api.test"), ("scope", "read  write"), ("acr_values", "gold"), ("max_age", "300")];
+        assert_eq!(
+            Demands::read(pairs),
+            Ok(Demands {
+                audience: "https://api.test".to_owned(),
+                scopes: vec!["read".to_owned(), "write".to_owned()],
+                acr_values: vec!["gold".to_owned()],
+                max_age: Some(Duration::from_secs(300)),
+            })
+        );
+        assert_eq!(Demands::read([]), Ok(Demands::default()));
+        assert_eq!(Demands::read([("max_age", "0")]).unwrap().max_age, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn nothing_is_taken_for_no_demand_that_was_meant_as_one() {
+        for pairs in [
+            &[("audiance", "a")][..],
+            &[("Audience", "a")],
+            &[("", "")],
+            &[("audience", "")],
+            &[("audience", "a\nb")],
+            &[("scope", "")],
+            &[("scope", "  ")],
+            &[("scope", "a\"b")],
+            &[("acr_values", " ")],
+            &[("acr_values", "a\"b")],
+            &[("acr_values", "ü")],
+            &[("max_age", "")],
+            &[("max_age", "-1")],
+            &[("max_age", "1.5")],
+            &[("max_age", "5m")],
+            &[("scope", "a"), ("scope", "a")],
+        ] {
+            assert!(Demands::read(pairs.iter().copied()).is_err(), "{pairs:?}");
+        }
+        let many = vec!["a"; MAX_VALUES + 1].join(" ");
+        assert!(Demands::read([("scope", &*many)]).is_err());
+    }
+}

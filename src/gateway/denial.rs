@@ -1,0 +1,179 @@
+//! Why a request may not pass, as its client is told: a status and a challenge after RFC 6750 (section 3) and RFC 9470 (section 3).
+
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE},
+};
+use serde_json::json;
+
+use super::{
+    demands::{Demands, DemandsError},
+    identity::Untold,
+};
+use crate::authority::validate::InactiveReason;
+
+/// A request may not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// It shows no token.
+    NoCredential(Demands),
+    /// It shows several.
+    SeveralCredentials,
+    /// Its token is not good, or not good enough.
+    Inactive(InactiveReason, Demands),
+    /// The gateway asks for what cannot be understood.
+    Demands(DemandsError),
+    /// Who sends it cannot be told to the application.
+    Identity(Untold),
+}
+
+/// A code of RFC 6750 or RFC 9470, and what it means here.
+struct Error {
+    code: &'static str,
+    description: String,
+}
+
+impl Denial {
+    /// Its name in metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoCredential(_) => "no_credential",
+            Self::SeveralCredentials => "several_credentials",
+            Self::Inactive(reason, _) => reason.as_str(),
+            Self::Demands(_) => "bad_demand",
+            Self::Identity(_) => "identity_not_told",
+        }
+    }
+
+    /// 401 if another token would help, else 403. Gateways know no other.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Inactive(InactiveReason::InsufficientScope, _) | Self::Demands(_) | Self::Identity(_) => {
+                StatusCode::FORBIDDEN
+            }
+            Self::NoCredential(_) | Self::SeveralCredentials | Self::Inactive(..) => StatusCode::UNAUTHORIZED,
+        }
+    }
+
+    /// The headers of the answer. The realm is a URL, so it needs no quoting.
+    pub fn headers(&self, realm: &str) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(3);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = self.challenge(realm) {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        headers
+    }
+
+    /// The value of `WWW-Authenticate`; none if no token would help.
+    fn challenge(&self, realm: &str) -> Option<HeaderValue> {
+        let mut challenge = format!("Bearer realm=\"{realm}\"");
+        let mut add = |name: &str, value: &str| {
+            challenge.extend([", ", name, "=\"", value, "\""]);
+        };
+        match self {
+            // Who shows nothing is told no error (RFC 6750, section 3.1).
+            Self::NoCredential(_) => {}
+            Self::SeveralCredentials | Self::Inactive(..) => {
+                let Error { code, description } = self.error();
+                add("error", code);
+                add("error_description", &description);
+            }
+            Self::Demands(_) | Self::Identity(_) => return None,
+        }
+        if let Self::NoCredential(demands) | Self::Inactive(InactiveReason::InsufficientScope, demands) = self
+            && !demands.scopes.is_empty()
+        {
+            add("scope", &demands.scopes.join(" "));
+        }
+        if let Self::Inactive(InactiveReason::StepUpRequired, demands) = self {
+            if !demands.acr_values.is_empty() {
+                add("acr_values", &demands.acr_values.join(" "));
+            }
+            if let Some(age) = demands.max_age {
+                add("max_age", &age.as_secs().to_string());
+            }
+        }
+        // It is made of texts that a quoted string may hold.
+        HeaderValue::try_from(challenge).ok()
+    }
+
+    /// The same for those who read no headers, as JSON.
+    pub fn body(&self) -> String {
+        let Error { code, description } = self.error();
+        json!({ "error": code, "error_description": description }).to_string()
+    }
+
+    fn error(&self) -> Error {
+        let (code, description) = match self {
+            Self::NoCredential(_) => ("unauthorized", "an access token is needed"),
+            Self::SeveralCredentials => ("invalid_request", "more than one access token was sent"),
+            Self::Inactive(reason, _) => match reason {
+                InactiveReason::InsufficientScope => ("insufficient_scope", "the access token lacks a scope"),
+                InactiveReason::StepUpRequired => {
+                    ("insufficient_user_authentication", "a stronger or more recent authentication is needed")
+                }
+                InactiveReason::Expired => ("invalid_token", "the access token has expired"),
+                InactiveReason::NotYetValid => ("invalid_token", "the access token is not valid yet"),
+                InactiveReason::Revoked => ("invalid_token", "the access token has been revoked"),
+                InactiveReason::WrongAudience | InactiveReason::ForeignTenant => {
+                    ("invalid_token", "the access token is not meant for this resource")
+                }
+                InactiveReason::Malformed
+                | InactiveReason::BadSignature
+                | InactiveReason::UnknownKey
+                | InactiveReason::WrongType
+                | InactiveReason::WrongIssuer => ("invalid_token", "the access token is not valid"),
+            },
+            Self::Demands(error) => return Error { code: "access_denied", description: error.to_string() },
+            Self::Identity(error) => return Error { code: "access_denied", description: error.to_string() },
+        };
+        Error { code, description: description.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn challenge(denial: &Denial) -> String {
+        denial.challenge("https://auth.test").unwrap().to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_client_is_told_what_would_help() {
+        let demands =
+            Demands::read([("scope", "read write"), ("acr_values", "gold silver"), ("max_age", "300")]).unwrap();
+        let none = Denial::NoCredential(demands.clone());
+        assert_eq!(challenge(&none), "Bearer realm=\"https://auth.test\", scope=\"read write\"");
+        assert_eq!(challenge(&Denial::NoCredential(Demands::default())), "Bearer realm=\"https://auth.test\"");
+        let scope = Denial::Inactive(InactiveReason::InsufficientScope, demands.clone());
+        assert_eq!(
+            challenge(&scope),
+            "Bearer realm=\"https://auth.test\", error=\"insufficient_scope\", error_description=\"the access token \
+             lacks a scope\", scope=\"read write\""
+        );
+        assert_eq!(scope.status(), StatusCode::FORBIDDEN);
+        let step_up = Denial::Inactive(InactiveReason::StepUpRequired, demands);
+        assert_eq!(
+            challenge(&step_up),
+            "Bearer realm=\"https://auth.test\", error=\"insufficient_user_authentication\", error_description=\"a \
+             stronger or more recent authentication is needed\", acr_values=\"gold silver\", max_age=\"300\""
+        );
+        assert_eq!(step_up.status(), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn a_bad_token_is_always_a_401_and_a_mistake_of_the_gateway_a_403_without_challenge() {
+        for reason in InactiveReason::ALL {
+            let denial = Denial::Inactive(reason, Demands::default());
+            let is_scope = reason == InactiveReason::InsufficientScope;
+            assert_eq!(denial.status(), if is_scope { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED });
+            assert!(challenge(&denial).contains("error=\""));
+            assert!(serde_json::from_str::<serde_json::Value>(&denial.body()).unwrap()["error"].is_string());
+        }
+        let mistake = Denial::Demands(DemandsError::Unknown { name: "x\"\r\n".to_owned() });
+        assert_eq!((mistake.status(), mistake.challenge("r")), (StatusCode::FORBIDDEN, None));
+    }
+}

@@ -1,0 +1,263 @@
+//! Who sends a request, as the application behind the gateway is told: headers, each with what a claim of the token says.
+//!
+//! What a claim says may come from users, so it cannot break a header: all but visible ASCII and inner spaces, and `%` itself, is
+//! percent-encoded (RFC 3986, section 2.1). Texts stay as they are; lists of texts have spaces between their encoded members;
+//! numbers and booleans are as in JSON; anything else is JSON, encoded. What is longer than allowed is not cut off: nothing passes.
+
+use std::borrow::Cow;
+
+use http::{
+    HeaderName, HeaderValue,
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::Value;
+
+use crate::domain::claims::AccessClaims;
+
+/// What is encoded in a text.
+const IN_TEXT: &AsciiSet = &CONTROLS.add(b'%');
+/// What is encoded where a space would be lost, or taken for a separator.
+const IN_LIST: &AsciiSet = &IN_TEXT.add(b' ');
+
+/// Headers that carry the request itself.
+const NOT_OURS: [HeaderName; 11] = [
+    AUTHORIZATION,
+    CONNECTION,
+    CONTENT_LENGTH,
+    COOKIE,
+    EXPECT,
+    HOST,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// The headers where nothing else is configured, and the claims that they tell.
+pub const DEFAULT: [(&str, &str); 5] = [
+    ("X-Auth-Subject", "sub"),
+    ("X-Auth-Session-Id", "sid"),
+    ("X-Auth-Tenant", "tenant"),
+    ("X-Auth-Client-Id", "client_id"),
+    ("X-Auth-Scope", "scope"),
+];
+
+/// Which header tells which claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdentityHeaders(Vec<(HeaderName, String)>);
+
+/// A header would be too long.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the header {header} would have {bytes} bytes, gateway.max_header_bytes allows {limit}")]
+pub struct Untold {
+    /// Which.
+    pub header: HeaderName,
+    /// How long.
+    pub bytes: usize,
+    /// What is allowed.
+    pub limit: usize,
+}
+
+impl IdentityHeaders {
+    /// These headers, each with the name of a claim. Fails with the reason why one cannot be.
+    pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+        let mut checked: Vec<(HeaderName, String)> = vec![];
+        for (name, claim) in headers {
+            let header = HeaderName::try_from(name).map_err(|_| format!("{name:?} is not the name of a header"))?;
+            // CGI and its heirs take one for the other, so a client could send what the gateway does not know of.
+            if name.contains('_') {
+                return Err(format!("{name:?} must not have underscores: many applications take them for hyphens"));
+            }
+            if NOT_OURS.contains(&header) {
+                return Err(format!("{name:?} carries the request itself"));
+            }
+            if checked.iter().any(|(known, _)| *known == header) {
+                return Err(format!("{name:?} stands there twice"));
+            }
+            if claim.is_empty() {
+                return Err(format!("{name:?} needs the name of a claim"));
+            }
+            checked.push((header, claim.to_owned()));
+        }
+        Ok(Self(checked))
+    }
+
+    /// The headers.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.iter().map(|(name, _)| name)
+    }
+
+    /// What each says of a token; none if the token does not say it.
+    pub fn of(&self, claims: &AccessClaims, limit: usize) -> Result<Vec<(&HeaderName, Option<HeaderValue>)>, Untold> {
+        let told = self.0.iter().map(|(header, claim)| {
+            let text = told(claims, claim).filter(|text| !text.is_empty());
+            let too_long = |bytes| Untold { header: header.clone(), bytes, limit };
+            let value = text.map(|text| match text.len() {
+                // What is encoded is what a header can hold.
+                bytes if bytes <= limit => HeaderValue::from_str(&text).map_err(|_| too_long(bytes)),
+                bytes => Err(too_long(bytes)),
+            });
+            Ok((header, value.transpose()?))
+        });
+        told.collect()
+    }
+}
+
+/// What a token says under the name of a claim.
+fn told<'a>(claims: &'a AccessClaims, claim: &str) -> Option<Cow<'a, str>> {
+    Some(match claim {
+        "iss" => text(&claims.issuer),
+        "sub" => text(&claims.subject),
+        "tenant" => text(&claims.tenant),
+        "client_id" => text(&claims.client_id),
+        "acr" => text(&claims.acr),
+        "sid" => claims.session_id.to_string().into(),
+        "jti" => claims.token_id.to_string().into(),
+        "aud" => list(claims.audience.iter().map(String::as_str)),
+        "scope" => list(claims.scopes.iter().map(String::as_str)),
+        "amr" => list(claims.amr.iter().map(String::as_str)),
+        "iat" => claims.issued_at.seconds().to_string().into(),
+        "exp" => claims.expires_at.seconds().to_string().into(),
+        "nbf" => claims.not_before?.seconds().to_string().into(),
+        "auth_time" => claims.authenticated_at.seconds().to_string().into(),
+        custom => match claims.custom.get(custom)? {
+            Value::Null => return None,
+            Value::String(value) => text(value),
+            Value::Array(values) if values.iter().all(Value::is_string) => {
+                list(values.iter().filter_map(Value::as_str))
+            }
+            other => text(&other.to_string()).into_owned().into(),
+        },
+    })
+}
+
+fn text(value: &str) -> Cow<'_, str> {
+    // A header loses spaces at its ends (RFC 9110, section 5.5).
+    let set = if value.starts_with(' ') || value.ends_with(' ') { IN_LIST } else { IN_TEXT };
+    utf8_percent_encode(value, set).into()
+}
+
+fn list<'a>(values: impl Iterator<Item = &'a str>) -> Cow<'a, str> {
+    let mut told = String::new();
+    for (index, value) in values.enumerate() {
+        if index > 0 {
+            told.push(' ');
+        }
+        told.extend(utf8_percent_encode(value, IN_LIST));
+    }
+    told.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use percent_encoding::percent_decode_str;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::{
+        ids::{SessionId, TokenId},
+        time::Timestamp,
+    };
+
+    const LIMIT: usize = 64;
+
+    fn claims(custom: Value) -> AccessClaims {
+        let Value::Object(custom) = custom else { panic!("an object") };
+        AccessClaims {
+            issuer: "https://auth.test".to_owned(),
+            session_id: SessionId::from_bytes([1; 16]),
+            token_id: TokenId::from_bytes([2; 16]),
+            subject: "alice".to_owned(),
+            tenant: String::new(),
+            client_id: "web".to_owned(),
+            audience: vec!["https://api.test".to_owned(), "a b".to_owned()],
+            scopes: vec!["read".to_owned(), "write".to_owned()],
+            issued_at: Timestamp::from_seconds(1_000),
+            expires_at: Timestamp::from_seconds(1_600),
+            not_before: None,
+            authenticated_at: Timestamp::from_seconds(900),
+            acr: String::new(),
+            amr: vec!["pwd".to_owned()],
+            custom,
+        }
+    }
+
+    fn header(claim: &str, custom: Value) -> Result<Option<String>, Untold> {
+        let headers = IdentityHeaders::new([("x-it", claim)]).unwrap();
+        let told = headers.of(&claims(custom), LIMIT)?.remove(0).1;
+        Ok(told.map(|value| value.to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn each_claim_is_told_in_its_way() {
+        let custom = json!({
+            "text": "plain text", "number": 1.5, "yes": true, "list": ["a", "b c", "ü"], "mixed": [1, "a b"],
+            "object": { "a": 1 }, "nothing": null, "empty": "", "none": []
+        });
+        for (claim, told) in [
+            ("sub", Some("alice")),
+            ("iss", Some("https://auth.test")),
+            ("tenant", None),
+            ("client_id", Some("web")),
+            ("scope", Some("read write")),
+            ("aud", Some("https://api.test a%20b")),
+            ("amr", Some("pwd")),
+            ("acr", None),
+            ("iat", Some("1000")),
+            ("exp", Some("1600")),
+            ("nbf", None),
+            ("auth_time", Some("900")),
+            ("text", Some("plain text")),
+            ("number", Some("1.5")),
+            ("yes", Some("true")),
+            ("list", Some("a b%20c %C3%BC")),
+            ("mixed", Some("[1,\"a b\"]")),
+            ("object", Some("{\"a\":1}")),
+            ("nothing", None),
+            ("empty", None),
+            ("none", None),
+            ("absent", None),
+        ] {
+            assert_eq!(header(claim, custom.clone()).unwrap().as_deref(), told, "{claim}");
+        }
+        assert_eq!(header("sid", json!({})), Ok(Some(SessionId::from_bytes([1; 16]).to_string())));
+        assert_eq!(header("jti", json!({})), Ok(Some(TokenId::from_bytes([2; 16]).to_string())));
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_told_at_all() {
+        assert!(header("text", json!({ "text": "x".repeat(LIMIT) })).is_ok());
+        let told = header("text", json!({ "text": "x".repeat(LIMIT + 1) }));
+        assert_eq!(told.unwrap_err().bytes, LIMIT + 1);
+        assert!(header("text", json!({ "text": "ü".repeat(LIMIT / 6 + 1) })).is_err(), "as it is encoded");
+    }
+
+    #[test]
+    fn a_header_that_carries_the_request_is_not_ours_to_set() {
+        for name in ["authorization", "Cookie", "HOST", "transfer-encoding", "x_auth", "x auth", "", "ü"] {
+            assert!(IdentityHeaders::new([(name, "sub")]).is_err(), "{name:?}");
+        }
+        assert!(IdentityHeaders::new([("x-a", "sub"), ("X-A", "sid")]).is_err());
+        assert!(IdentityHeaders::new([("x-a", "")]).is_err());
+        assert!(IdentityHeaders::new(DEFAULT).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_claim_breaks_a_header_and_each_can_be_read_back(value in "(?s).{0,20}") {
+            let headers = IdentityHeaders::new([("x-it", "text")]).unwrap();
+            let claims = claims(json!({ "text": value }));
+            let told = headers.of(&claims, 1 << 12).unwrap().remove(0).1;
+            let told = told.as_ref().map(|told| told.to_str().unwrap()).unwrap_or_default();
+            prop_assert!(told.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+            prop_assert_eq!(told.trim(), told);
+            prop_assert_eq!(percent_decode_str(told).decode_utf8().unwrap(), value);
+        }
+    }
+}

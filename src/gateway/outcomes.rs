@@ -1,0 +1,96 @@
+//! How requests were judged, by the kind of who asked.
+
+use prometheus_client::metrics::counter::Counter;
+
+use crate::authority::validate::InactiveReason;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Envoy, and what speaks its protocol.
+    ExtAuthz,
+    /// Gateways that ask over HTTP.
+    ForwardAuth,
+    /// Those who introspect tokens by RFC 7662.
+    Introspection,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ExtAuthz, Self::ForwardAuth, Self::Introspection];
+
+    /// Its name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ExtAuthz => "ext_authz",
+            Self::ForwardAuth => "forward_auth",
+            Self::Introspection => "introspection",
+        }
+    }
+}
+
+/// It may pass.
+pub const PASSED: &str = "passed";
+/// Whether it may was not known, so it may not.
+pub const UNAVAILABLE: &str = "unavailable";
+/// Outcomes besides the reasons for which a token is inactive.
+const OTHERS: [&str; 6] =
+    [PASSED, UNAVAILABLE, "no_credential", "several_credentials", "bad_demand", "identity_not_told"];
+
+/// How many had which outcome.
+#[derive(Debug)]
+pub struct Outcomes(Vec<(Kind, &'static str, Counter)>);
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        let names = || OTHERS.into_iter().chain(InactiveReason::ALL.map(InactiveReason::as_str));
+        let of_kind = |kind| names().map(move |name| (kind, name, Counter::default()));
+        Self(Kind::ALL.into_iter().flat_map(of_kind).collect())
+    }
+}
+
+impl Outcomes {
+    /// One more.
+    pub fn count(&self, kind: Kind, outcome: &str) {
+        // A few dozen, of which the usual one comes first: nothing that all would have to lock.
+        if let Some((_, _, counter)) = self.0.iter().find(|(of, name, _)| *of == kind && *name == outcome) {
+            counter.inc();
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, &Counter)> {
+        self.0.iter().map(|(kind, name, counter)| (kind.as_str(), *name, counter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::{
+        demands::{Demands, DemandsError},
+        denial::Denial,
+        identity::Untold,
+    };
+
+    #[test]
+    fn every_outcome_counts() {
+        let outcomes = Outcomes::default();
+        let header = http::header::VIA;
+        let denials = [
+            Denial::NoCredential(Demands::default()),
+            Denial::SeveralCredentials,
+            Denial::Demands(DemandsError::Twice("scope")),
+            Denial::Identity(Untold { header, bytes: 1, limit: 0 }),
+        ];
+        let inactive = InactiveReason::ALL.map(|reason| Denial::Inactive(reason, Demands::default()));
+        for kind in Kind::ALL {
+            denials.iter().chain(&inactive).for_each(|denial| outcomes.count(kind, denial.as_str()));
+            outcomes.count(kind, PASSED);
+            outcomes.count(kind, UNAVAILABLE);
+        }
+        for (kind, name, counter) in outcomes.iter() {
+            assert_eq!(counter.get(), 1, "{kind} {name}");
+        }
+    }
+}

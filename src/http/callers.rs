@@ -1,0 +1,201 @@
+//! Who calls over HTTP, where that matters: by HTTP Basic (RFC 6749, section 2.3.1), `Bearer`, a header of its own, or a certificate.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    http::{
+        HeaderMap, HeaderName, StatusCode,
+        header::{AUTHORIZATION, RETRY_AFTER},
+    },
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::json;
+
+use crate::{
+    authority::audit::Audit,
+    callers::{Callers, Refusal, Shown, meter::UnderWay},
+    domain::{audit::Who, caller::Actor, permission::Operation},
+    net::connection::Peer,
+};
+
+/// Carries a gateway's own key, because `authorization` is that of the request which it asks about.
+pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-countersign-key");
+
+/// Lets callers in.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Who is known.
+    pub callers: Arc<Callers>,
+    /// Where it is recorded who was denied.
+    pub audit: Audit,
+    /// Whether keys and tokens may be sent here: others on the way would read them.
+    pub is_private: bool,
+}
+
+/// Somebody is not let in.
+#[derive(Debug)]
+pub enum Closed {
+    /// By the callers' limits and rights.
+    Refused(Refusal),
+    /// Nobody is, because all that is sent here could be read by others.
+    NotPrivate,
+}
+
+/// What a caller shows.
+#[derive(Default)]
+pub struct Proof {
+    key: Option<String>,
+    name: Option<String>,
+}
+
+impl Proof {
+    /// The key in [`KEY_HEADER`].
+    pub fn in_own_header(headers: &HeaderMap) -> Self {
+        let mut values = headers.get_all(KEY_HEADER).iter();
+        let key = values.next().map(|value| value.to_str().unwrap_or_default().trim().to_owned());
+        // Of two keys neither is believed.
+        Self { key: if values.next().is_some() { Some(String::new()) } else { key }, name: None }
+    }
+
+    /// What stands in `authorization`. Anything but a key is a key that nobody has: who means to be known must not be taken for
+    /// somebody else.
+    pub fn in_authorization(headers: &HeaderMap) -> Self {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let Some(first) = values.next() else { return Self::default() };
+        let nobody = Self { key: Some(String::new()), name: None };
+        let (None, Some((scheme, value))) =
+            (values.next(), first.to_str().ok().and_then(|value| value.trim().split_once(' ')))
+        else {
+            return nobody;
+        };
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Self { key: Some(value.trim().to_owned()), name: None };
+        }
+        let pair = || {
+            let decoded = STANDARD.decode(value.trim()).ok()?;
+            let (name, key) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+            Some(Self { key: Some(form_decoded(key)), name: Some(form_decoded(name)) })
+        };
+        if scheme.eq_ignore_ascii_case("basic") { pair().unwrap_or(nobody) } else { nobody }
+    }
+}
+
+/// Both parts are encoded as forms are, before they are put together (RFC 6749, section 2.3.1).
+fn form_decoded(text: &str) -> String {
+    // A pair of which only the name is looked at.
+    form_urlencoded::parse(text.as_bytes()).next().map(|(name, _)| name.into_owned()).unwrap_or_default()
+}
+
+impl Door {
+    /// Lets a call in, or says why not.
+    pub fn admit(&self, proof: &Proof, peer: &Peer, operation: Operation) -> Result<(Actor, UnderWay), Closed> {
+        if !self.is_private {
+            return Err(Closed::NotPrivate);
+        }
+        let shown = Shown {
+            api_key: proof.key.as_deref(),
+            certificate_names: &peer.certificate_names,
+            name: proof.name.as_deref(),
+        };
+        let (caller, under_way) = self.callers.admit(shown, operation).map_err(|refusal| {
+            let who = match &refusal {
+                Refusal::Unknown => Some(Who::Unknown),
+                Refusal::NotAllowed(caller) => Some(Who::from(&**caller)),
+                Refusal::OverLimit { .. } | Refusal::Overloaded { .. } => None,
+            };
+            if let Some(who) = who {
+                self.audit.denied(who, peer.address, operation.as_str());
+            }
+            Closed::Refused(refusal)
+        })?;
+        Ok((Actor { caller, peer: peer.address }, under_way))
+    }
+}
+
+impl Closed {
+    /// What stands against it, as the code of an OAuth error (RFC 6749, section 5.2), and a sentence.
+    pub fn told(&self) -> (StatusCode, &'static str, String) {
+        match self {
+            Self::Refused(Refusal::Unknown) => (
+                StatusCode::UNAUTHORIZED,
+                "invalid_client",
+                "the caller is not known: its API key or certificate is missing or wrong".to_owned(),
+            ),
+            Self::Refused(Refusal::NotAllowed(caller)) => (
+                StatusCode::FORBIDDEN,
+                "unauthorized_client",
+                format!("the caller {} has no role for this", &*caller.name),
+            ),
+            Self::Refused(Refusal::OverLimit { .. }) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "temporarily_unavailable",
+                "the caller has too many calls under way, or began too many of late".to_owned(),
+            ),
+            Self::Refused(Refusal::Overloaded { .. }) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                "the service has too much to do: try again later".to_owned(),
+            ),
+            Self::NotPrivate => (
+                StatusCode::FORBIDDEN,
+                "access_denied",
+                "this port is not encrypted and can be reached from other machines: set tls.http, or ask on 127.0.0.1"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    /// How long to wait, if that helps.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(Refusal::OverLimit { wait } | Refusal::Overloaded { wait }) => Some(*wait),
+            Self::Refused(Refusal::Unknown | Refusal::NotAllowed(_)) | Self::NotPrivate => None,
+        }
+    }
+}
+
+/// An error in JSON (RFC 6749, section 5.2).
+pub fn error(status: StatusCode, code: &str, description: &str, wait: Option<Duration>) -> Response {
+    let body = json!({ "error": code, "error_description": description }).to_string();
+    let mut response = (status, super::NO_STORE, super::JSON, body).into_response();
+    if let Some(wait) = wait {
+        // In whole seconds (RFC 9110, section 10.2.3).
+        let seconds = wait.as_secs_f64().ceil().max(1.0);
+        if let Ok(seconds) = format!("{seconds:.0}").parse() {
+            response.headers_mut().insert(RETRY_AFTER, seconds);
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(values: &[&str]) -> (Option<String>, Option<String>) {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, value.parse().unwrap());
+        }
+        let Proof { key, name } = Proof::in_authorization(&headers);
+        (key, name)
+    }
+
+    #[test]
+    fn a_key_stands_in_basic_with_its_callers_name_or_in_bearer() {
+        let some = |text: &str| Some(text.to_owned());
+        let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
+        assert_eq!(shown(&[]), (None, None));
+        assert_eq!(shown(&["Bearer cs_ck_1"]), (some("cs_ck_1"), None));
+        assert_eq!(shown(&["bearer  cs_ck_1"]), (some("cs_ck_1"), None));
+        assert_eq!(shown(&[&basic("login:cs_ck_1")]), (some("cs_ck_1"), some("login")));
+        assert_eq!(shown(&[&basic("a%2Eb:cs%5Fck_1")]), (some("cs_ck_1"), some("a.b")));
+        assert_eq!(shown(&[&basic("login:")]), (some(""), some("login")));
+        let wrong = ["Basic", "Basic !", &basic("login"), "Digest x", "cs_ck_1", ""];
+        for value in wrong {
+            assert_eq!(shown(&[value]), (some(""), None), "{value}");
+        }
+        assert_eq!(shown(&["Bearer cs_ck_1", "Bearer cs_ck_1"]), (some(""), None));
+    }
+}

@@ -1,0 +1,181 @@
+//! Real gateways in front of an application: each with the configuration in examples/gateways, in which only the ports are replaced.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "support/http.rs"]
+#[allow(dead_code)]
+mod http;
+#[path = "support/process.rs"]
+#[allow(dead_code)]
+mod support;
+
+#[path = "gateways/application.rs"]
+mod application;
+#[path = "gateways/gateway.rs"]
+mod gateway;
+#[path = "gateways/site.rs"]
+mod site;
+
+use countersign::proto::{CreateSessionRequest, RevokeRequest, revoke_request::Target};
+use prost_types::Timestamp;
+use serde_json::json;
+use tokio::time::{Duration, sleep};
+
+use gateway::Program;
+use site::Site;
+
+/// For the audience and with the scope that `/api/` demands, and an authentication that is too weak for `/account/`.
+fn usual(subject: &str) -> CreateSessionRequest {
+    CreateSessionRequest {
+        subject: subject.to_owned(),
+        tenant: "acme".to_owned(),
+        client_id: "web".to_owned(),
+        audience: vec!["https://api.example.com".to_owned()],
+        scopes: vec!["orders:read".to_owned(), "orders:write".to_owned()],
+        ..CreateSessionRequest::default()
+    }
+}
+
+/// What every gateway must do. The application answers each request that reaches it with the headers that it had.
+async fn guards(program: Program) {
+    let site = Site::start(program).await;
+    let mut sessions = site.authority.sessions().await;
+    let mut create = async |request: CreateSessionRequest| {
+        let created = sessions.create_session(request).await.unwrap().into_inner();
+        (created.session.unwrap().session_id, created.tokens.unwrap().access_token)
+    };
+    let (_, good) = create(usual("alice")).await;
+    let (_, elsewhere) =
+        create(CreateSessionRequest { audience: vec!["https://b.test".to_owned()], ..usual("bob") }).await;
+    let (_, weak) = create(CreateSessionRequest { scopes: vec!["orders:write".to_owned()], ..usual("carol") }).await;
+    let now = Timestamp::from(std::time::SystemTime::now());
+    let strong =
+        CreateSessionRequest { acr: "urn:example:mfa".to_owned(), authenticated_at: Some(now), ..usual("dave") };
+    let (_, strong) = create(strong).await;
+    let (_, brief) = create(CreateSessionRequest { policy: "brief".to_owned(), ..usual("erin") }).await;
+    let mut forged = good.clone();
+    forged.replace_range(forged.len() - 20..forged.len() - 10, "AAAAAAAAAA");
+
+    // What is refused does not reach the application, and the client learns what would help.
+    for (what, path, token, status, challenge) in [
+        ("nothing", "/", None, 401, "bearer realm="),
+        ("nothing", "/api/orders", None, 401, "bearer realm="),
+        ("garbage", "/", Some("garbage"), 401, "error=\"invalid_token\""),
+        ("a forgery", "/", Some(&*forged), 401, "error=\"invalid_token\""),
+        ("a token for another audience", "/api/orders", Some(&*elsewhere), 401, "error=\"invalid_token\""),
+        ("a token without the scope", "/api/orders", Some(&*weak), 403, "error=\"insufficient_scope\""),
+        ("a weak authentication", "/account/", Some(&*good), 401, "acr_values=\"urn:example:mfa\""),
+    ] {
+        let answer = site.ask(path, token, &[]).await;
+        assert_eq!(answer.status, status, "{what} at {path}: {answer:?}");
+        // nginx hands on the challenge of a 401 and not that of a 403.
+        if !(program == Program::Nginx && status == 403) {
+            assert!(answer.head.contains(challenge), "{what} at {path}: {answer:?}");
+        }
+    }
+    assert_eq!(site.application.requests(), 0, "nothing of that has reached the application");
+
+    // What passes comes with who it is, whatever else it says of that.
+    let lies: Vec<(&str, &str)> = ["Subject", "Session-Id", "Tenant", "Client-Id", "Scope", "Admin"]
+        .iter()
+        .flat_map(|name| [("X-Auth-", "-"), ("x-auth-", "-"), ("X_Auth_", "_")].map(|style| (*name, style)))
+        .map(|(name, (start, between))| (&*format!("{start}{}", name.replace('-', between)).leak(), "mallory"))
+        .filter(|(name, _)| !name.ends_with("dmin"))
+        .collect();
+    for (path, token, subject, scope) in [
+        ("/", &good, "alice", "orders:read orders:write"),
+        ("/api/orders?x=1", &good, "alice", "orders:read orders:write"),
+        ("/account/", &strong, "dave", "orders:read orders:write"),
+        ("/", &weak, "carol", "orders:write"),
+    ] {
+        let answer = site.ask(path, Some(token), &lies).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        let mut seen = site.application.identity_of(&answer);
+        let session = seen.remove("x-auth-session-id").unwrap();
+        assert_eq!(session.as_array().unwrap().len(), 1, "{path}");
+        let told = json!({
+            "x-auth-subject": [subject], "x-auth-tenant": ["acme"], "x-auth-client-id": ["web"], "x-auth-scope": [scope],
+        });
+        assert_eq!(json!(seen), told, "{path}");
+    }
+
+    // What the token does not say is not there at all.
+    let nameless = CreateSessionRequest { tenant: String::new(), scopes: vec![], ..usual("\u{e4}lice \u{1f600}%") };
+    let (_, nameless) = create(nameless).await;
+    let answer = site.ask("/", Some(&nameless), &lies).await;
+    let mut seen = site.application.identity_of(&answer);
+    seen.remove("x-auth-session-id").unwrap();
+    let told = json!({ "x-auth-subject": ["%C3%A4lice %F0%9F%98%80%25"], "x-auth-client-id": ["web"] });
+    assert_eq!(json!(seen), told);
+
+    // A token that has expired.
+    loop {
+        let answer = site.ask("/", Some(&brief), &[]).await;
+        if answer.status != 200 {
+            assert_eq!(answer.status, 401, "{answer:?}");
+            assert!(answer.head.contains("expired"), "{answer:?}");
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+
+    // A revocation holds for the very next request.
+    for number in 0..20 {
+        let (session, token) = create(usual(&format!("user-{number}"))).await;
+        assert_eq!(site.ask("/", Some(&token), &[]).await.status, 200);
+        let target = Some(Target::SessionId(session));
+        let mut client = site.authority.sessions().await;
+        client.revoke(RevokeRequest { target, ..RevokeRequest::default() }).await.unwrap();
+        let answer = site.ask("/", Some(&token), &[]).await;
+        assert_eq!(answer.status, 401, "{answer:?}");
+        assert!(answer.head.contains("revoked"), "{answer:?}");
+    }
+
+    // Where nobody can be asked, nothing passes.
+    let before = site.application.requests();
+    let site = site.without_authority();
+    for token in [None, Some(&*good)] {
+        let answer = site.ask("/", token, &[]).await;
+        assert!(answer.status >= 400, "{answer:?}");
+    }
+    assert_eq!(site.application.requests(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_guards_an_application() {
+    guards(Program::Envoy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_guards_an_application() {
+    guards(Program::Nginx).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn caddy_guards_an_application() {
+    guards(Program::Caddy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traefik_guards_an_application() {
+    guards(Program::Traefik).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_guards_an_application() {
+    guards(Program::Haproxy).await;
+}
+
+/// Gateways that are known by a key, which stands where the examples have a comment for it; and no other gateway is believed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_shows_its_key_where_callers_must_be_known() {
+    for program in [Program::Envoy, Program::Nginx, Program::Caddy, Program::Haproxy] {
+        for knows_its_key in [true, false] {
+            let site = Site::start_with_callers(program, knows_its_key).await;
+            let token = site.created_token();
+            let answer = site.ask("/", Some(&token), &[]).await;
+            assert_eq!(answer.status == 200, knows_its_key, "{program:?}: {answer:?}");
+            assert_eq!(site.application.requests(), usize::from(knows_its_key), "{program:?}");
+        }
+    }
+}

