@@ -49,17 +49,17 @@ use tokio::{
 /// Time goes by at once when there is nothing to do but wait.
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_time().start_paused(true).build().unwrap());
-static ROUTES: LazyLock<Router> = LazyLock::new(ready);
+static SERVICE: LazyLock<Service> = LazyLock::new(Service::ready);
 
 /// What a connection may send, and how long it may wait, are the server's own limits.
-const MAX_HEAD_BYTES: usize = 16 << 10;
-const MAX_HEADERS: usize = 64;
+const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_HEADERS: usize = 128;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// By then every connection has ended.
 const LONG: Duration = Duration::from_secs(3600);
 
 fuzz_target!(|data: &[u8]| {
-    let answers = |piece| RUNTIME.block_on(converse(ROUTES.clone(), data, piece));
+    let answers = |piece| RUNTIME.block_on(converse(SERVICE.routes(), data, piece));
     let (whole, pieces) = (answers(data.len().max(1)), answers(1 + data.len() % 7));
     check(&whole);
     check(&pieces);
@@ -71,7 +71,8 @@ fn check(answers: &str) {
     assert!(answers.is_empty() || answers.starts_with("HTTP/1."), "{answers:?}");
     for (at, _) in answers.match_indices("HTTP/1.") {
         let status = answers[at..].get(8..12).unwrap_or_default();
-        let is_known = [" 200", " 304", " 400", " 404", " 405", " 414", " 431"].contains(&status);
+        let is_known =
+            [" 200", " 304", " 400", " 401", " 403", " 404", " 405", " 414", " 431", " 503"].contains(&status);
         assert!(is_known, "{answers:?}");
     }
     assert!(!answers.contains("\"d\":"), "{answers:?}");
@@ -104,46 +105,63 @@ async fn converse(routes: Router, data: &[u8], piece: usize) -> String {
     answers.split("\r\n").filter(|line| !line.starts_with("date: ")).collect::<Vec<_>>().join("\r\n")
 }
 
-/// The routes of a service that is ready, with keys that are the same each time.
-fn ready() -> Router {
-    let config = Config::from_toml("issuer = 'https://issuer/path'").unwrap();
-    let clock = Arc::new(SettableClock::at(Timestamp::from_seconds(1_800_000_000)));
-    let rng = Arc::new(Counting::default());
-    // The store is there to be given, and no route asks it. Its runtime is never driven again, and its file is gone.
-    let folder = tempfile::tempdir().unwrap();
-    let of_the_store = Box::leak(Box::new(Builder::new_current_thread().enable_all().build().unwrap()));
-    let store = Arc::new(of_the_store.block_on(SqliteStore::open(&folder.path().join("countersign.db"))).unwrap());
+/// A service that is ready, with keys that are the same each time. It has no lease, so what is judged is not known.
+struct Service {
+    config: Config,
+    clock: Arc<SettableClock>,
+    replica: Arc<Replica>,
+    readiness: Readiness,
+    ready: Ready,
+}
 
-    let master = MasterKey::new([7; 32]).unwrap();
-    let keys = generate::first(&master, &*rng, KeyAlgorithm::EdDsa, Timestamp::from_seconds(1_700_000_000)).unwrap();
-    let sealed = SealedRing { version: RingVersion(1), keys, damaged: vec![], place: Place::default() };
-    let masters = MasterKeys { current: master, additional: None };
-    let ring = KeyRing::open(&masters, sealed).unwrap();
-    let keeper = Arc::new(Keeper::new(masters, ring));
-    let replica = Arc::new(Replica::new(clock.clone(), config.lease));
-    let settings = Settings {
-        issuer: config.issuer.clone(),
-        leeway: config.tokens.leeway,
-        max_clock_skew: Duration::ZERO,
-        max_access_token_ttl: config.tokens.max_access_token_ttl,
-        default_audience: config.tokens.default_audience.clone(),
-        policies: config.policies.clone().into_iter().collect(),
-        tenants: config.tenants.clone().into_iter().collect(),
-        max_blacklist_entries: config.max_blacklist_entries,
-        sweep_batch: config.sweeper.batch_size,
-        session_retention: config.sweeper.session_retention,
-        audit_retention: config.audit.retention,
-        token_cache_bytes: 0,
-        signing_rotation: config.keys.signing,
-        refresh_rotation: config.keys.refresh,
-        jwks_max_age: config.keys.jwks_max_age,
-    };
-    let audit = Audit::of_log(clock.clone(), [0; 6]);
-    let ready = Ready::default();
-    ready.set(Arc::new(Authority::new(store, keeper, replica.clone(), clock.clone(), rng, audit, settings)));
-    let readiness = Readiness::new();
-    readiness.set(Phase::Serving);
-    routes(&config, clock, replica, readiness, ready)
+impl Service {
+    /// Its routes, with nothing counted yet: what is answered tells what was asked before.
+    fn routes(&self) -> Router {
+        let Self { config, clock, replica, readiness, ready } = self;
+        routes(config, clock.clone(), replica.clone(), readiness.clone(), ready.clone())
+    }
+
+    fn ready() -> Self {
+        let config = Config::from_toml("issuer = 'https://issuer/path'").unwrap();
+        let clock = Arc::new(SettableClock::at(Timestamp::from_seconds(1_800_000_000)));
+        let rng = Arc::new(Counting::default());
+        // The store is there to be given, and no route asks it. Its runtime is never driven again, and its file is gone.
+        let folder = tempfile::tempdir().unwrap();
+        let of_the_store = Box::leak(Box::new(Builder::new_current_thread().enable_all().build().unwrap()));
+        let store = Arc::new(of_the_store.block_on(SqliteStore::open(&folder.path().join("countersign.db"))).unwrap());
+
+        let master = MasterKey::new([7; 32]).unwrap();
+        let keys =
+            generate::first(&master, &*rng, KeyAlgorithm::EdDsa, Timestamp::from_seconds(1_700_000_000)).unwrap();
+        let sealed = SealedRing { version: RingVersion(1), keys, damaged: vec![], place: Place::default() };
+        let masters = MasterKeys { current: master, additional: None };
+        let ring = KeyRing::open(&masters, sealed).unwrap();
+        let keeper = Arc::new(Keeper::new(masters, ring));
+        let replica = Arc::new(Replica::new(clock.clone(), config.lease));
+        let settings = Settings {
+            issuer: config.issuer.clone(),
+            leeway: config.tokens.leeway,
+            max_clock_skew: Duration::ZERO,
+            max_access_token_ttl: config.tokens.max_access_token_ttl,
+            default_audience: config.tokens.default_audience.clone(),
+            policies: config.policies.clone().into_iter().collect(),
+            tenants: config.tenants.clone().into_iter().collect(),
+            max_blacklist_entries: config.max_blacklist_entries,
+            sweep_batch: config.sweeper.batch_size,
+            session_retention: config.sweeper.session_retention,
+            audit_retention: config.audit.retention,
+            token_cache_bytes: 0,
+            signing_rotation: config.keys.signing,
+            refresh_rotation: config.keys.refresh,
+            jwks_max_age: config.keys.jwks_max_age,
+        };
+        let audit = Audit::of_log(clock.clone(), [0; 6]);
+        let ready = Ready::default();
+        ready.set(Arc::new(Authority::new(store, keeper, replica.clone(), clock.clone(), rng, audit, settings)));
+        let readiness = Readiness::new();
+        readiness.set(Phase::Serving);
+        Self { config, clock, replica, readiness, ready }
+    }
 }
 
 /// Bytes that count, so that a run can be repeated.

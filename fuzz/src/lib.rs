@@ -8,7 +8,8 @@ use countersign::{
     callers::{Callers, meter::Ceilings},
     clock::Clock,
     config::Config,
-    http::{self, health::Readiness},
+    gateway::{Gateway, outcomes::Outcomes},
+    http::{self, Door, Gates, health::Readiness},
     metrics::{Connections, Metrics, Observed},
     revocation::replica::Replica,
 };
@@ -27,12 +28,22 @@ pub fn routes(
     readiness: Readiness,
     ready: Ready,
 ) -> Router {
+    let callers = Arc::new(Callers::new(config.callers.clone(), ceilings(config), clock.clone()));
+    let (audit, outcomes) = (Audit::of_log(clock, [0; 6]), Arc::<Outcomes>::default());
     let observed = Observed {
         replica,
-        callers: Arc::new(Callers::new(config.callers.clone(), ceilings(config), clock.clone())),
+        callers: callers.clone(),
         connections: Connections::default(),
         tls: None,
-        audit: Audit::of_log(clock, [0; 6]),
+        audit: audit.clone(),
+        outcomes: outcomes.clone(),
     };
-    http::routes(readiness, Arc::new(Metrics::new(observed)), &config.issuer, ready)
+    let gates = Gates {
+        door: Door { callers, audit, is_private: config.http_is_private },
+        ready,
+        gateway: Arc::new(Gateway::new(config.gateway.clone(), outcomes.clone())),
+        outcomes,
+        patience: config.limits.call_timeout,
+    };
+    http::routes(readiness, Arc::new(Metrics::new(observed)), &config.issuer, gates)
 }
