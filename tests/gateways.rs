@@ -16,7 +16,10 @@ mod gateway;
 #[path = "gateways/site.rs"]
 mod site;
 
-use countersign::proto::{CreateSessionRequest, RevokeRequest, revoke_request::Target};
+use countersign::{
+    clock::{Clock, SystemClock},
+    proto::{CreateSessionRequest, RevokeRequest, revoke_request::Target},
+};
 use prost_types::Timestamp;
 use serde_json::json;
 use tokio::time::{Duration, sleep};
@@ -48,7 +51,7 @@ async fn guards(program: Program) {
     let (_, elsewhere) =
         create(CreateSessionRequest { audience: vec!["https://b.test".to_owned()], ..usual("bob") }).await;
     let (_, weak) = create(CreateSessionRequest { scopes: vec!["orders:write".to_owned()], ..usual("carol") }).await;
-    let now = Timestamp::from(std::time::SystemTime::now());
+    let now = Timestamp { seconds: SystemClock.now().seconds(), nanos: 0 };
     let strong =
         CreateSessionRequest { acr: "urn:example:mfa".to_owned(), authenticated_at: Some(now), ..usual("dave") };
     let (_, strong) = create(strong).await;

@@ -14,7 +14,7 @@ use countersign::proto::{GetJwksRequest, key_service_client::KeyServiceClient};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -130,11 +130,29 @@ fn shown_certificate(site: &Site, address: SocketAddr, protocol: &[u8]) -> Certi
 }
 
 fn handshake(site: &Site, address: SocketAddr, protocol: &[u8]) -> (ClientConnection, TcpStream) {
+    handshake_showing(site, address, protocol, None)
+}
+
+/// The same with a certificate of the client's.
+fn handshake_showing(
+    site: &Site,
+    address: SocketAddr,
+    protocol: &[u8],
+    certificate: Option<&str>,
+) -> (ClientConnection, TcpStream) {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(site.path("ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let builder = builder.with_root_certificates(roots);
+    let mut config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(name) => {
+            let chain = vec![CertificateDer::from_pem_file(site.path(&format!("{name}.pem"))).unwrap()];
+            let key = PrivateKeyDer::from_pem_file(site.path(&format!("{name}.key"))).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+    };
     config.alpn_protocols = vec![protocol.to_vec()];
     let name = ServerName::try_from("localhost").unwrap();
     let stream = TcpStream::connect(("127.0.0.1", address.port())).unwrap();
@@ -233,6 +251,64 @@ fn a_caller_is_known_by_a_name_in_its_certificate() {
         }
         let nameless = site.cli(&server, &["health"], &[]);
         assert_eq!(nameless.code, Some(if mode == "optional" { 0 } else { 1 }), "{mode}: {nameless:?}");
+    }
+}
+
+#[test]
+fn a_gateway_is_known_by_its_certificate_over_http_too_and_probes_need_none() {
+    let site = Site::new();
+    let callers = "[[callers]]\nname = 'gateway'\nroles = ['validator']\ncertificate_names = ['gateway.test']";
+    let ca = format!("client_ca_file = '{}'", site.path("ca.pem").display());
+    site.certificate("gateway", &["gateway.test"], |_| ());
+    site.certificate("other", &["other.test"], |_| ());
+    site.configure(&format!("{ca}\nclient_certificates = 'required'"), callers);
+    let server = Server::launch(&mut site.serve());
+    let ask = |certificate: Option<&str>, request: &str| {
+        let (mut connection, mut stream) = handshake_showing(&site, server.http(), b"http/1.1", certificate);
+        let mut encrypted = rustls::Stream::new(&mut connection, &mut stream);
+        encrypted.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        let _ = encrypted.read_to_string(&mut answer);
+        answer.lines().next().unwrap_or_default().to_owned()
+    };
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let form = "POST /oauth2/introspect HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 7\r\n\
+                content-type: application/x-www-form-urlencoded\r\n\r\ntoken=x";
+    for (certificate, forward_auth, introspect) in [
+        (Some("gateway"), "401 Unauthorized", "200 OK"),
+        (Some("other"), "403 Forbidden", "401 Unauthorized"),
+        (None, "403 Forbidden", "401 Unauthorized"),
+    ] {
+        assert_eq!(ask(certificate, &get("/forward-auth")), format!("HTTP/1.1 {forward_auth}"), "{certificate:?}");
+        assert_eq!(ask(certificate, form), format!("HTTP/1.1 {introspect}"), "{certificate:?}");
+        assert_eq!(ask(certificate, &get("/livez")), "HTTP/1.1 200 OK", "{certificate:?}");
+    }
+}
+
+#[test]
+fn where_others_could_read_it_nothing_is_asked_over_http() {
+    let site = Site::new();
+    let (key, stanza) = new_caller(&["gateway", "--role", "validator"]);
+    for (accepted, status) in [("", "403"), ("insecure = true\n", "401")] {
+        site.configure("http = false", &stanza);
+        let file = site.path("countersign.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        let open = text.replace("http_listen = '127.0.0.1:0'", "http_listen = '0.0.0.0:0'");
+        fs::write(&file, format!("{accepted}{open}")).unwrap();
+        let server = Server::launch(&mut site.serve());
+        let ask = |path: &str| {
+            let mut plain = TcpStream::connect(("127.0.0.1", server.http().port())).unwrap();
+            let request =
+                format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-countersign-key: {key}\r\nconnection: close\r\n\r\n");
+            plain.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            plain.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        let answer = ask("/forward-auth");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{accepted}: {answer}");
+        assert_eq!(answer.contains("tls.http"), status == "403", "it says what to do: {answer}");
+        assert!(ask("/livez").starts_with("HTTP/1.1 200"), "probes are open");
     }
 }
 
