@@ -44,6 +44,7 @@ pub fn routes(
         gateway: Arc::new(Gateway::new(config.gateway.clone(), outcomes.clone())),
         outcomes,
         patience: config.limits.call_timeout,
+        certificates: false,
     };
     http::routes(readiness, Arc::new(Metrics::new(observed)), &config.issuer, gates)
 }

@@ -304,7 +304,8 @@ pub async fn serve(
     };
     let door = Door { callers: callers.clone(), audit: audit.clone(), is_private: config.http_is_private };
     let patience = config.limits.call_timeout;
-    let gates = Gates { door, ready: ready.clone(), gateway, outcomes, patience };
+    let certificates = config.tls.as_ref().is_some_and(|tls| tls.http && tls.files.client_ca.is_some());
+    let gates = Gates { door, ready: ready.clone(), gateway, outcomes, patience, certificates };
     let routes = http::routes(announcer.http.clone(), Arc::new(Metrics::new(observed)), &config.issuer, gates);
     let http = listeners.http.map(|listener| Entrance {
         listener,

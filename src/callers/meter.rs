@@ -83,6 +83,10 @@ struct Crowd {
 
 const NOT_NOW: u64 = u64::MAX;
 
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Crowd {
     fn new(ceiling: usize) -> Self {
         let (since, lasts_until) = (AtomicU64::new(NOT_NOW), AtomicU64::new(0));
@@ -95,6 +99,10 @@ impl Crowd {
 
     fn rise(&self, clock: &dyn Clock) -> bool {
         let before = self.level.0.fetch_add(1, Ordering::Relaxed);
+        if before == self.quarter() {
+            // Whatever was left there by two who came and went at the same time.
+            self.since.store(micros(clock.uptime()), Ordering::Relaxed);
+        }
         let rises = before < self.quarter() || (before < self.ceiling && !self.lasts(clock.uptime()));
         if !rises {
             self.level.fall();
@@ -103,7 +111,6 @@ impl Crowd {
     }
 
     fn lasts(&self, now: Duration) -> bool {
-        let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         if micros(now) >= self.lasts_until.load(Ordering::Relaxed) {
             let since = self.since.load(Ordering::Relaxed);
             if since == NOT_NOW {

@@ -16,7 +16,7 @@ pub enum Credential<'a> {
     None,
     /// A token, or what stands in its place.
     Token(&'a str, Found),
-    /// More than one, of which the application may take another than we do (RFC 6750, section 2).
+    /// More than one, or what may be taken for that: the application may take another than we do (RFC 6750, section 2).
     Several,
 }
 
@@ -33,28 +33,28 @@ impl std::fmt::Debug for Credential<'_> {
 
 /// Finds it among the values of the headers `authorization` and `cookie`.
 ///
-/// A header with another scheme is the application's affair. A header that is ours counts before the cookie, because whoever sets it
-/// means it, while a browser sends cookies by itself.
+/// A header with another scheme is the application's affair.
 pub fn find<'a>(
-    authorization: impl Iterator<Item = &'a [u8]>,
+    mut authorization: impl Iterator<Item = &'a [u8]>,
     cookies: impl Iterator<Item = &'a [u8]>,
     cookie: Option<&str>,
 ) -> Credential<'a> {
-    let in_header = only(authorization.filter_map(bearer), Found::Header);
-    match (in_header, cookie) {
-        (Credential::None, Some(name)) => {
-            only(cookies.flat_map(|value| cookies_named(value, name.as_bytes())), Found::Cookie)
-        }
-        _ => in_header,
+    let (first, second) = (authorization.next(), authorization.next());
+    let in_header = first.and_then(bearer);
+    let (mut in_cookie, mut is_several) = (None, second.is_some());
+    if let Some(name) = cookie {
+        let mut named = cookies.flat_map(|value| cookies_named(value, name.as_bytes()));
+        in_cookie = named.next();
+        is_several |= named.next().is_some();
     }
-}
-
-fn only<'a>(mut tokens: impl Iterator<Item = &'a [u8]>, found: Found) -> Credential<'a> {
-    match (tokens.next(), tokens.next()) {
-        (None, _) => Credential::None,
-        // What is no text is no token either, and is judged as such.
-        (Some(token), None) => Credential::Token(std::str::from_utf8(token).unwrap_or_default(), found),
-        (Some(_), Some(_)) => Credential::Several,
+    is_several |= in_header.zip(in_cookie).is_some_and(|(in_header, in_cookie)| in_header != in_cookie);
+    // What is no text is no token either, and is judged as such.
+    let token = |token, found| Credential::Token(std::str::from_utf8(token).unwrap_or_default(), found);
+    match (in_header, in_cookie) {
+        _ if is_several => Credential::Several,
+        (Some(in_header), _) => token(in_header, Found::Header),
+        (None, Some(in_cookie)) => token(in_cookie, Found::Cookie),
+        (None, None) => Credential::None,
     }
 }
 
@@ -110,7 +110,6 @@ mod tests {
         for value in ["Bearer", "Bearer "] {
             assert_eq!(found(&[value], &[]), Credential::Token("", Found::Header), "an empty one: {value:?}");
         }
-        assert_eq!(found(&["Basic dDp0", "Bearer t"], &[]), Credential::Token("t", Found::Header));
     }
 
     #[test]
@@ -122,14 +121,17 @@ mod tests {
         for value in ["", "Session=t", "xsession=t", "session", "sessionx=t", "a=session=t"] {
             assert_eq!(found(&[], &[value]), Credential::None, "{value:?}");
         }
-        assert_eq!(found(&["Bearer t"], &["session=u"]), Credential::Token("t", Found::Header), "the header counts");
+        assert_eq!(found(&["Bearer t"], &["session=t"]), Credential::Token("t", Found::Header), "the same one");
         let cookies = [&b"session=t"[..]];
         assert_eq!(find([].into_iter(), cookies.into_iter(), None), Credential::None, "if one is configured");
     }
 
     #[test]
     fn of_several_none_is_taken() {
-        assert_eq!(found(&["Bearer t", "Bearer t"], &[]), Credential::Several);
+        for values in [["Bearer t", "Bearer t"], ["Basic dDp0", "Bearer t"], ["Bearer t", "Basic dDp0"]] {
+            assert_eq!(found(&values, &[]), Credential::Several, "{values:?}");
+        }
+        assert_eq!(found(&["Bearer t"], &["session=u"]), Credential::Several);
         assert_eq!(found(&[], &["session=t; session=t"]), Credential::Several);
         assert_eq!(found(&[], &["session=t", "session=u"]), Credential::Several);
     }

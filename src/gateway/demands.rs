@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::text::{Acr, Audience, Scope};
+use crate::domain::text::{Acr, Audience, Scope, TextError};
 
 /// The names of demands: those of the parameters in RFC 6749 (section 3.3), RFC 9470 (section 3) and OpenID Connect Core
 /// (section 3.1.2.1).
@@ -63,9 +63,9 @@ impl Demands {
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
-            "audience" => self.audience = checked::<Audience>(value)?,
-            "scope" => self.scopes = list::<Scope>(value)?,
-            "acr_values" => self.acr_values = list::<Acr>(value)?,
+            "audience" => self.audience = checked(value, Audience::into_string)?,
+            "scope" => self.scopes = list(value, Scope::into_string)?,
+            "acr_values" => self.acr_values = list(value, Acr::into_string)?,
             _ => {
                 let seconds = value.parse().map_err(|_| "must be a number of whole seconds".to_owned())?;
                 self.max_age = Some(Duration::from_secs(seconds));
@@ -75,19 +75,16 @@ impl Demands {
     }
 }
 
-fn checked<T: TryFrom<String>>(value: &str) -> Result<String, String>
-where
-    T::Error: std::fmt::Display,
-{
-    T::try_from(value.to_owned()).map(|_| value.to_owned()).map_err(|error| error.to_string())
+fn checked<T: TryFrom<String, Error = TextError>>(
+    value: &str,
+    text: impl FnOnce(T) -> String,
+) -> Result<String, String> {
+    T::try_from(value.to_owned()).map(text).map_err(|error| error.to_string())
 }
 
 /// Values with spaces between them. An empty list is a mistake: a variable of the gateway that is not set must not open a route.
-fn list<T: TryFrom<String>>(value: &str) -> Result<Vec<String>, String>
-where
-    T::Error: std::fmt::Display,
-{
-    let values = value.split_ascii_whitespace().map(checked::<T>).collect::<Result<Vec<_>, _>>()?;
+fn list<T: TryFrom<String, Error = TextError>>(value: &str, text: fn(T) -> String) -> Result<Vec<String>, String> {
+    let values = value.split_ascii_whitespace().map(|value| checked(value, text)).collect::<Result<Vec<_>, _>>()?;
     if !value.bytes().all(|byte| matches!(byte, b'\t' | b' ' | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
         return Err("must be printable ASCII without quote and backslash, which go into a header".to_owned());
     }

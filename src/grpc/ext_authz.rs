@@ -117,10 +117,14 @@ impl ExtAuthz {
     }
 
     fn remove_credential(&self, http: &HttpRequest, found: Found, answer: &mut OkHttpResponse) {
-        let cookie = match (found, &self.gateway.settings().cookie) {
-            (Found::Cookie, Some(cookie)) => cookie,
-            _ => return answer.headers_to_remove.push(AUTHORIZATION.to_string()),
-        };
+        if found == Found::Header {
+            answer.headers_to_remove.push(AUTHORIZATION.to_string());
+        }
+        // The same token may be here too.
+        let Some(cookie) = &self.gateway.settings().cookie else { return };
+        if values(http, COOKIE.as_str()).next().is_none() {
+            return;
+        }
         let left = values(http, COOKIE.as_str()).filter_map(|value| credential::without_cookie(value, cookie));
         let left = left.collect::<Vec<_>>().join(&b"; "[..]);
         match String::from_utf8(left) {

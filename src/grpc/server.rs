@@ -40,7 +40,7 @@ pub struct ConnectionLimits {
 
 /// Serves until `stop`, then lets the calls under way finish.
 pub async fn serve(entrance: Entrance, services: Services, limits: ConnectionLimits, stop: CancellationToken) {
-    let stopping = stop.clone();
+    let (services, stopping) = (Arc::new(services), stop.clone());
     let serve = move |connection, peer| serve_connection(connection, peer, services.clone(), limits, stopping.clone());
     entrance.accept(stop, serve).await;
 }
@@ -62,7 +62,7 @@ fn http2(limits: &ConnectionLimits) -> http2::Builder<TokioExecutor> {
 async fn serve_connection(
     connection: Connection,
     peer: Peer,
-    services: Services,
+    services: Arc<Services>,
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {

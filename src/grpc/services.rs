@@ -52,8 +52,10 @@ pub struct CallLimits {
 /// What the content of a call begins with.
 const GRPC: &[u8] = b"application/grpc";
 
+/// What a service makes of a call.
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
 /// All services.
-#[derive(Clone)]
 pub struct Services {
     sessions: SessionServiceServer<Sessions>,
     /// The same for requests that may be larger.
@@ -106,21 +108,20 @@ impl Services {
         }
     }
 
-    async fn answer(mut self, request: Request<Incoming>) -> Response<Body> {
+    /// Hands a call to its service.
+    fn hand_over(&self, request: Request<Incoming>) -> Answering {
         let path = request.uri().path();
-        let answered = if path == "/countersign.v1.SessionService/BatchValidate" {
-            self.batches.call(request).await
+        if path == "/countersign.v1.SessionService/BatchValidate" {
+            self.batches.clone().call(request)
         } else if path.starts_with("/countersign.v1.SessionService/") {
-            self.sessions.call(request).await
+            self.sessions.clone().call(request)
         } else if path.starts_with("/countersign.v1.KeyService/") {
-            self.keys.call(request).await
+            self.keys.clone().call(request)
         } else if path == CHECK {
-            self.gateways.call(request).await
+            self.gateways.clone().call(request)
         } else {
-            self.others.call(request).await
-        };
-        let Ok(answer) = answered;
-        answer
+            Box::pin(self.others.clone().call(request))
+        }
     }
 }
 
@@ -128,7 +129,7 @@ impl Services {
 #[derive(Clone)]
 pub struct OfConnection {
     /// The services.
-    pub services: Services,
+    pub services: Arc<Services>,
     /// Who is at the other end.
     pub peer: Arc<Peer>,
     /// What goes on there.
@@ -177,12 +178,12 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
         }
         let span =
             deadline::span(request.headers()).map_or(self.services.longest, |span| span.min(self.services.longest));
-        let answer = self.services.clone().answer(request);
+        let answering = self.services.hand_over(request);
         Box::pin(async move {
-            let answer = timeout(span, answer).await;
-            let exceeded = |_| Status::deadline_exceeded("the deadline of the call has passed").into_http();
+            let exceeded = |_| Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http());
+            let answer = timeout(span, answering).await.unwrap_or_else(exceeded)?;
             drop(under_way);
-            Ok(answer.unwrap_or_else(exceeded).map(|body| Answer { body, busy }))
+            Ok(answer.map(|body| Answer { body, busy }))
         })
     }
 }

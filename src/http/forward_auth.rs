@@ -43,8 +43,10 @@ const HEADERS: [(&str, &str); 4] = [
 
 pub(super) fn routes(gates: Arc<Gates>) -> Router {
     // Gateways ask by the method of the request or by GET.
-    let routes = Router::new().route("/forward-auth", any(judge)).route("/forward-auth/{*path}", any(judge_below));
-    routes.with_state(gates)
+    let routes = Router::new().route("/forward-auth", any(judge));
+    // Paths of their own: below `/forward-auth/` a mistaken slash before the query would make it the client's, and open a route.
+    let routes = routes.route("/forward-auth-path", any(judge_path)).route("/forward-auth-path/", any(judge_path));
+    routes.route("/forward-auth-path/{*path}", any(judge_path)).with_state(gates)
 }
 
 /// Asked with the query that the gateway is configured with.
@@ -53,7 +55,7 @@ async fn judge(State(gates): State<Arc<Gates>>, request: Parts) -> Response {
 }
 
 /// Asked with path and query of the request itself (the Gateway API's ExternalAuth over HTTP, Envoy's `path_prefix`): they demand nothing.
-async fn judge_below(State(gates): State<Arc<Gates>>, request: Parts) -> Response {
+async fn judge_path(State(gates): State<Arc<Gates>>, request: Parts) -> Response {
     judged(&gates, "", &request).await
 }
 

@@ -22,7 +22,7 @@ use axum::{
 use tokio::time::timeout;
 
 pub use self::callers::Door;
-use self::{callers::error, health::Readiness};
+use self::{callers::error, health::Readiness, well_known::Published};
 use crate::{
     authority::{error::AuthorityError, ready::Ready},
     gateway::{Gateway, outcomes::Outcomes},
@@ -46,12 +46,15 @@ pub struct Gates {
     pub outcomes: Arc<Outcomes>,
     /// How long anything may take.
     pub patience: Duration,
+    /// Whether callers may show certificates.
+    pub certificates: bool,
 }
 
 /// All that is answered.
 pub fn routes(readiness: Readiness, metrics: Arc<Metrics>, issuer: &str, gates: Gates) -> Router {
     let operations = Router::new().merge(health::routes(readiness)).merge(metrics::routes(metrics));
-    let open = operations.merge(well_known::routes(issuer, gates.ready.clone()));
+    let published = Published { ready: gates.ready.clone(), certificates: gates.certificates };
+    let open = operations.merge(well_known::routes(issuer, published));
     let gates = Arc::new(gates);
     let path = well_known::path_of(issuer);
     open.merge(forward_auth::routes(gates.clone())).merge(oauth::routes(gates, path))

@@ -8,7 +8,7 @@ use axum::{
     extract::{Request, State},
     http::{
         HeaderMap, StatusCode,
-        header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
+        header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
     routing::post,
@@ -112,7 +112,9 @@ fn answered(result: Result<Response, Response>) -> Response {
 async fn asked(gates: &Gates, request: Request, operation: Operation) -> Result<(Actor, UnderWay, String), Response> {
     let peer = peer(request.extensions());
     let proof = Proof::in_authorization(request.headers());
-    let (by, under_way) = gates.door.admit(&proof, &peer, operation).map_err(|closed| refused(&closed))?;
+    let has_shown = request.headers().contains_key(AUTHORIZATION);
+    let admitted = gates.door.admit(&proof, &peer, operation);
+    let (by, under_way) = admitted.map_err(|closed| refused(&closed, has_shown))?;
     if !is_form(request.headers()) {
         return Err(bad_request("the content type must be application/x-www-form-urlencoded"));
     }
@@ -144,11 +146,16 @@ fn bad_request(problem: &str) -> Response {
     error(StatusCode::BAD_REQUEST, "invalid_request", problem, None)
 }
 
-fn refused(closed: &Closed) -> Response {
+fn refused(closed: &Closed, has_shown: bool) -> Response {
     let (status, code, description) = closed.told();
     let mut response = error(status, code, &description, closed.wait());
     if let Closed::Refused(Refusal::Unknown) = closed {
-        for challenge in ["Basic realm=\"countersign\"", "Bearer realm=\"countersign\""] {
+        // Who shows nothing is told no error (RFC 6750, section 3.1).
+        let bearer = match has_shown {
+            true => "Bearer realm=\"countersign\", error=\"invalid_token\"",
+            false => "Bearer realm=\"countersign\"",
+        };
+        for challenge in ["Basic realm=\"countersign\"", bearer] {
             response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
     }

@@ -2,8 +2,9 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use axum::{Extension, Router};
-use hyper::server::conn::http1;
+use axum::Router;
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -30,9 +31,9 @@ pub async fn serve(entrance: Option<Entrance>, routes: Router, stop: Cancellatio
     let Some(entrance) = entrance else { return stop.cancelled().await };
     let stopping = stop.clone();
     let serve = move |connection, peer: Peer| {
-        let (routes, stop) = (routes.clone().layer(Extension(Arc::new(peer))), stopping.clone());
+        let (routes, peer, stop) = (routes.clone(), Arc::new(peer), stopping.clone());
         async move {
-            let mut served = pin!(http1(connection, routes));
+            let mut served = pin!(http1(connection, OfConnection { routes: TowerToHyperService::new(routes), peer }));
             // How a connection ends is its client's affair.
             tokio::select! {
                 _ = served.as_mut() => return,
@@ -45,16 +46,30 @@ pub async fn serve(entrance: Option<Entrance>, routes: Router, stop: Cancellatio
     entrance.accept(stop, serve).await;
 }
 
-fn http1(
-    connection: Connection,
-    routes: Router,
-) -> http1::Connection<TokioIo<Connection>, TowerToHyperService<Router>> {
+/// The routes as one connection has them: each request tells who is at the other end.
+struct OfConnection {
+    routes: TowerToHyperService<Router>,
+    peer: Arc<Peer>,
+}
+
+impl Service<Request<Incoming>> for OfConnection {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer.clone());
+        self.routes.call(request)
+    }
+}
+
+fn http1(connection: Connection, service: OfConnection) -> http1::Connection<TokioIo<Connection>, OfConnection> {
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(routes))
+        .serve_connection(TokioIo::new(connection), service)
 }
 
 #[cfg(test)]

@@ -21,7 +21,15 @@ const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 /// The metadata only change with the configuration.
 const METADATA_MAX_AGE: &str = "public, max-age=3600";
 
-pub(super) fn routes(issuer: &str, ready: Ready) -> Router {
+/// What is told from.
+#[derive(Clone)]
+pub(super) struct Published {
+    pub ready: Ready,
+    /// Whether callers may show certificates.
+    pub certificates: bool,
+}
+
+pub(super) fn routes(issuer: &str, published: Published) -> Router {
     let mut routes = Router::new().route(JWKS_PATH, get(jwks)).route(METADATA_PATH, get(metadata));
     // For an issuer with a path, that path comes after the well-known one (RFC 8414, section 3.1), and what the metadata name
     // is below it.
@@ -30,7 +38,7 @@ pub(super) fn routes(issuer: &str, ready: Ready) -> Router {
         routes = routes.route(&format!("{METADATA_PATH}{path}"), get(metadata));
         routes = routes.route(&format!("{path}{JWKS_PATH}"), get(jwks));
     }
-    routes.with_state(ready)
+    routes.with_state(published)
 }
 
 /// The path of an issuer without a slash at its end; empty if it has none, or one that is not plain.
@@ -46,7 +54,7 @@ fn starting() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "starting: the keys are being loaded\n").into_response()
 }
 
-async fn jwks(State(ready): State<Ready>, headers: HeaderMap) -> Response {
+async fn jwks(State(Published { ready, .. }): State<Published>, headers: HeaderMap) -> Response {
     let Ok(authority) = ready.get() else { return starting() };
     let public = authority.public_keys();
     let caching = match public.max_age.as_secs() {
@@ -69,18 +77,21 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     tags.any(|asked| asked == "*" || asked.strip_prefix("W/").unwrap_or(asked) == tag)
 }
 
-async fn metadata(State(ready): State<Ready>) -> Response {
+async fn metadata(State(Published { ready, certificates }): State<Published>) -> Response {
+    let methods: &[&str] =
+        if certificates { &["client_secret_basic", "tls_client_auth"] } else { &["client_secret_basic"] };
     let Ok(authority) = ready.get() else { return starting() };
     let issuer = authority.issuer();
     let below = |path| format!("{}{path}", issuer.trim_end_matches('/'));
+    let with_bearer = [methods, &["Bearer"]].concat();
     let metadata = json!({
         "issuer": issuer,
         "jwks_uri": below(JWKS_PATH),
         "introspection_endpoint": below(INTROSPECT_PATH),
         // "Bearer" is a type of access tokens, which may stand here and not in the next list (RFC 8414, section 2).
-        "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "tls_client_auth", "Bearer"],
+        "introspection_endpoint_auth_methods_supported": with_bearer,
         "revocation_endpoint": below(REVOKE_PATH),
-        "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "tls_client_auth"],
+        "revocation_endpoint_auth_methods_supported": methods,
         // Required. There is no authorization endpoint, so there are none.
         "response_types_supported": [],
         "grant_types_supported": [],

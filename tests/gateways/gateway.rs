@@ -84,7 +84,9 @@ impl Program {
                 "# initial_metadata: [{ key: authorization, value: \"Bearer cs_ck_…\" }]",
                 "initial_metadata: [{ key: authorization, value: \"Bearer KEY\" }]",
             ),
-            Self::Nginx => ("proxy_set_header X-Countersign-Key \"\";", "proxy_set_header X-Countersign-Key \"KEY\";"),
+            Self::Nginx => {
+                ("# proxy_set_header X-Countersign-Key \"cs_ck_…\";", "proxy_set_header X-Countersign-Key \"KEY\";")
+            }
             Self::Caddy => ("# header_up X-Countersign-Key cs_ck_…", "header_up X-Countersign-Key KEY"),
             Self::Haproxy => ("local key = nil", "local key = \"KEY\""),
             Self::Traefik => panic!("it shows a certificate"),

@@ -316,9 +316,11 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
         ("a cookie among others", texts(&[("cookie", &cookies)]), 200),
         ("a cookie in a header of its own", raw(&[("cookie", b"a=b"), ("cookie", cookie.as_bytes())]), 200),
         ("a cookie beside another scheme", texts(&[("authorization", "Basic eDp5"), ("cookie", &cookie)]), 200),
+        ("the same in header and cookie", texts(&[("authorization", &value), ("cookie", &cookie)]), 200),
         ("a bad header and a good cookie", texts(&[("authorization", "Bearer x"), ("cookie", &cookie)]), 401),
         ("two cookies of the name", texts(&[("cookie", &two_cookies)]), 401),
         ("two headers", raw(&twice), 401),
+        ("two schemes", raw(&[("authorization", b"Basic eDp5"), ("authorization", value.as_bytes())]), 401),
         ("two headers in one", texts(&[("authorization", &format!("{value},{value}"))]), 401),
         ("texts and bytes", both, 401),
         ("another scheme", texts(&[("authorization", &format!("DPoP {token}"))]), 401),
@@ -359,6 +361,10 @@ async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
     assert_eq!((answer.status, answer.header("cookie")), (200, Some("a=b; c=d")));
     let answer = check(&server, texts(&[("cookie", &format!("session={}", session.access))]), &[]).await;
     assert_eq!(answer.removed, ["cookie", "x-acr", "x-plan"]);
+    let both = [("authorization", &*authorization), ("cookie", &*cookies)];
+    let answer = check(&server, texts(&both), &[]).await;
+    assert_eq!(answer.header("cookie"), Some("a=b; c=d"), "it is taken from both places");
+    assert_eq!(answer.removed, ["authorization", "x-acr", "x-plan"]);
 
     // Over HTTP what is not said is empty: the gateway takes its headers from this answer alone.
     let answer = forward_auth(&server, "", &[("authorization", &authorization), ("x-plan", "gold")]).await;
@@ -399,7 +405,7 @@ async fn no_claim_breaks_a_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_path_below_is_the_clients_and_so_is_its_query() {
+async fn behind_a_prefix_path_and_query_are_the_clients_and_demand_nothing() {
     let server = Server::start().await;
     let session = sign_in(&server, |_| ()).await;
     let authorization = format!("Bearer {}", session.access);
@@ -408,10 +414,17 @@ async fn a_path_below_is_the_clients_and_so_is_its_query() {
         headers.extend(demand.map(|demand| ("x-countersign-scope", demand)));
         forward_auth(&server, path, &headers).await.status
     };
-    assert_eq!(asked("/orders/1?page=2&scope=delete", None).await, 200);
-    assert_eq!(asked("/orders/1?page=2", Some("read")).await, 200);
-    assert_eq!(asked("/orders/1?page=2", Some("delete")).await, 403);
+    for path in ["", "/", "/orders/1", "/orders/%2e%2e//x"] {
+        let path = format!("-path{path}?page=2&scope=delete");
+        assert_eq!(asked(&path, None).await, 200);
+        assert_eq!(asked(&path, Some("read")).await, 200);
+        assert_eq!(asked(&path, Some("delete")).await, 403);
+    }
     assert_eq!(asked("?page=2", None).await, 403);
+    // A slash too many before the demands does not open a route.
+    for path in ["/?scope=delete", "/orders?scope=delete"] {
+        assert_eq!(asked(path, None).await, 404, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
