@@ -5,7 +5,8 @@
 //! ```text
 //! grpc / cli / tasks  ->  authority (one use case a file)  ->  store (database)
 //!    proto <-> domain        decides, with `now` given     ->  keys, token (pure cryptography)
-//!                http    ->  metrics                       ->  revocation (in-memory index and its feed)
+//!    http (and grpc)     ->  gateway                       ->  revocation (in-memory index and its feed)
+//!                http    ->  metrics
 //!                 everything may use  ->  domain (pure types and rules)
 //! ```
 #![cfg_attr(

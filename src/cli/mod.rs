@@ -99,7 +99,7 @@ struct Settings {
     /// Address for gRPC [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Address for HTTP, which is health and metrics; empty for none [default: 127.0.0.1:8080]
+    /// Address for HTTP: health, metrics, public keys, gateways and OAuth; empty for none [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     http_listen: Option<String>,
     /// Listen on an address that others can reach although calls are neither encrypted nor authenticated.
