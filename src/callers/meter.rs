@@ -25,9 +25,9 @@ use crate::{clock::Clock, domain::permission::Burden};
 pub struct Ceilings {
     /// Of all callers.
     pub calls: usize,
-    /// Of these, those that read the database: so many for a moment, a quarter of that for longer.
+    /// Of these, those that read the database: so many for a moment, an eighth of that for longer.
     pub reads: usize,
-    /// Creations, and as many refreshes: so many for a moment, a quarter of that for longer.
+    /// Creations, and as many refreshes: so many for a moment, an eighth of that for longer.
     pub writes: usize,
 }
 
@@ -70,12 +70,12 @@ const BURST: Duration = Duration::from_millis(250);
 const CALM: Duration = Duration::from_secs(1);
 
 /// Calls that wait for the same thing. Each makes those behind it wait, so what may be there for a moment must not be there for
-/// long: beyond a quarter of the ceiling, a crowd that has lasted for [`BURST`] grows no more until it is over.
+/// long: beyond an eighth of the ceiling, a crowd that has lasted for [`BURST`] grows no more until it is over.
 #[derive(Debug)]
 struct Crowd {
     level: Level,
     ceiling: usize,
-    /// Since when there have been more than a quarter, in microseconds; [`NOT_NOW`] if there are not.
+    /// Since when there have been more than an eighth, in microseconds; [`NOT_NOW`] if there are not.
     since: AtomicU64,
     /// Until when it is taken for a lasting one.
     lasts_until: AtomicU64,
@@ -93,17 +93,17 @@ impl Crowd {
         Self { level: Level::default(), ceiling, since, lasts_until }
     }
 
-    fn quarter(&self) -> usize {
-        self.ceiling.div_ceil(4)
+    fn lasting_ceiling(&self) -> usize {
+        self.ceiling.div_ceil(8)
     }
 
     fn rise(&self, clock: &dyn Clock) -> bool {
         let before = self.level.0.fetch_add(1, Ordering::Relaxed);
-        if before == self.quarter() {
+        if before == self.lasting_ceiling() {
             // Whatever was left there by two who came and went at the same time.
             self.since.store(micros(clock.uptime()), Ordering::Relaxed);
         }
-        let rises = before < self.quarter() || (before < self.ceiling && !self.lasts(clock.uptime()));
+        let rises = before < self.lasting_ceiling() || (before < self.ceiling && !self.lasts(clock.uptime()));
         if !rises {
             self.level.fall();
         }
@@ -126,7 +126,7 @@ impl Crowd {
     }
 
     fn fall(&self) {
-        if self.level.fall() == self.quarter() + 1 {
+        if self.level.fall() == self.lasting_ceiling() + 1 {
             self.since.store(NOT_NOW, Ordering::Relaxed);
         }
     }
@@ -331,32 +331,32 @@ mod tests {
     }
 
     #[test]
-    fn many_may_come_together_but_when_they_keep_coming_only_a_quarter_may_wait() {
-        let (crowd, clock) = (Crowd::new(8), clock());
+    fn many_may_come_together_but_when_they_keep_coming_only_an_eighth_may_wait() {
+        let (crowd, clock) = (Crowd::new(16), clock());
         let come = |most: usize| (0..most).filter(|_| crowd.rise(&*clock)).count();
         let go = |many: usize| (0..many).for_each(|_| crowd.fall());
         for _ in 0..20 {
-            assert_eq!(come(10), 8, "all that the ceiling allows");
+            assert_eq!(come(20), 16, "all that the ceiling allows");
             clock.advance(BURST / 2);
-            go(8);
+            go(16);
         }
-        assert_eq!(come(10), 8);
+        assert_eq!(come(20), 16);
         for _ in 0..9 {
             clock.advance(BURST / 10);
             go(4);
-            assert_eq!(come(4), 4, "more than a quarter, but not for long");
+            assert_eq!(come(4), 4, "more than an eighth, but not for long");
         }
         clock.advance(BURST / 10);
         go(1);
         assert_eq!(come(1), 0, "they have crowded for too long");
-        go(7);
+        go(15);
         clock.advance(CALM / 2);
-        assert_eq!(come(10), 2, "a quarter");
+        assert_eq!(come(20), 2, "an eighth");
         clock.advance(CALM / 2);
         assert_eq!(come(1), 0, "it begins to count anew with each that was refused");
         go(2);
         clock.advance(CALM);
-        assert_eq!(come(10), 8, "it is over");
+        assert_eq!(come(20), 16, "it is over");
     }
 
     #[test]

@@ -27,9 +27,9 @@ pub struct Limits {
     pub max_metadata_bytes: u32,
     /// Most calls under way.
     pub max_calls: usize,
-    /// Most calls under way that read the database, for a moment; for longer, a quarter of that.
+    /// Most calls under way that read the database, for a moment; for longer, an eighth of that.
     pub max_reads: usize,
-    /// Most creations under way, and most refreshes, for a moment; for longer, a quarter of that.
+    /// Most creations under way, and most refreshes, for a moment; for longer, an eighth of that.
     pub max_writes: usize,
     /// Most batches of tokens that are being judged; 0 for four on each processor.
     pub max_batches: usize,
@@ -64,7 +64,7 @@ impl Default for Limits {
             max_batch_bytes: 1 << 20,
             max_metadata_bytes: 16 << 10,
             max_calls: 8192,
-            max_reads: 64,
+            max_reads: 96,
             max_writes: 1024,
             max_batches: 0,
             max_calls_per_caller: 4096,
