@@ -17,7 +17,7 @@ use countersign::{
 /// How much of each kind may be under way.
 pub fn ceilings(config: &Config) -> Ceilings {
     let limits = &config.limits;
-    Ceilings { calls: limits.max_calls, reads: limits.max_reads, writes: limits.max_writes }
+    Ceilings { calls: limits.max_calls, reads: limits.max_reads, writes: limits.max_writes, batches: limits.batches() }
 }
 
 /// What the HTTP side answers.

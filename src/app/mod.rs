@@ -270,7 +270,7 @@ pub async fn serve(
     let tls =
         config.tls.as_ref().map(|tls| Tls::open(tls.files.clone(), system.clock.now())).transpose()?.map(Arc::new);
     let Limits { max_calls: calls, max_reads: reads, max_writes: writes, .. } = config.limits;
-    let ceilings = Ceilings { calls, reads, writes };
+    let ceilings = Ceilings { calls, reads, writes, batches: config.limits.batches() };
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let connections = Connections::default();
     descriptors::take(config.limits.max_connections.saturating_add(config.limits.max_http_connections));
@@ -430,7 +430,6 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
 fn call_limits(config: &Config) -> CallLimits {
     let limits = &config.limits;
     CallLimits {
-        batches: limits.batches(),
         request_bytes: limits.max_request_bytes,
         batch_bytes: limits.max_batch_bytes,
         time: limits.call_timeout,

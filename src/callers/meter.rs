@@ -29,6 +29,8 @@ pub struct Ceilings {
     pub reads: usize,
     /// Creations, and as many refreshes: so many for a moment, an eighth of that for longer.
     pub writes: usize,
+    /// Batches of tokens that are being judged, for longer; for a moment, eight times as many.
+    pub batches: usize,
 }
 
 /// What one caller may have.
@@ -64,6 +66,8 @@ impl Level {
     }
 }
 
+/// What may be there for a moment may not be there for long, but only this part of it.
+const LASTING_PART: usize = 8;
 /// For how long calls may crowd: many come together, or a disk pauses, and they are soon done.
 const BURST: Duration = Duration::from_millis(250);
 /// When nobody has been refused for this long, a crowd is over.
@@ -94,7 +98,7 @@ impl Crowd {
     }
 
     fn lasting_ceiling(&self) -> usize {
-        self.ceiling.div_ceil(8)
+        self.ceiling.div_ceil(LASTING_PART)
     }
 
     fn rise(&self, clock: &dyn Clock) -> bool {
@@ -139,6 +143,7 @@ pub struct Gate {
     reads: Crowd,
     creations: Crowd,
     refreshes: Crowd,
+    batches: Crowd,
     clock: Arc<dyn Clock>,
 }
 
@@ -156,6 +161,7 @@ impl Gate {
             reads: Crowd::new(ceilings.reads),
             creations: Crowd::new(ceilings.writes),
             refreshes: Crowd::new(ceilings.writes),
+            batches: Crowd::new(ceilings.batches.saturating_mul(LASTING_PART)),
             ceilings,
             clock,
         }
@@ -166,6 +172,11 @@ impl Gate {
         self.calls.0.load(Ordering::Relaxed)
     }
 
+    /// A place for a batch that is being judged, until what is returned is dropped; none if there are too many.
+    pub fn batch(self: &Arc<Self>) -> Option<BatchPlace> {
+        self.batches.rise(&*self.clock).then(|| BatchPlace(self.clone()))
+    }
+
     /// What a call waits with, if it waits for something of which there is little.
     fn crowd(&self, burden: Burden) -> Option<&Crowd> {
         match burden {
@@ -174,6 +185,16 @@ impl Gate {
             Burden::Creation => Some(&self.creations),
             Burden::Refresh => Some(&self.refreshes),
         }
+    }
+}
+
+/// That a batch is being judged.
+#[derive(Debug)]
+pub struct BatchPlace(Arc<Gate>);
+
+impl Drop for BatchPlace {
+    fn drop(&mut self) {
+        self.0.batches.fall();
     }
 }
 
@@ -278,7 +299,7 @@ mod tests {
     }
 
     fn gate(calls: usize, reads: usize) -> Arc<Gate> {
-        Arc::new(Gate::new(Ceilings { calls, reads, writes: 1 }, clock()))
+        Arc::new(Gate::new(Ceilings { calls, reads, writes: 1, batches: 1 }, clock()))
     }
 
     fn meter(gate: &Arc<Gate>, calls: usize, per_second: u32) -> (Arc<Meter>, Arc<SettableClock>) {

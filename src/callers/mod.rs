@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use self::{
     api_key::ApiKeyHash,
-    meter::{Allowance, Ceilings, Gate, Meter, UnderWay},
+    meter::{Allowance, BatchPlace, Ceilings, Gate, Meter, UnderWay},
 };
 use crate::{
     clock::Clock,
@@ -197,11 +197,13 @@ impl Callers {
         is_known
     }
 
-    /// Refuses a call that had been let in, because what it needs is taken.
-    pub fn overloaded(&self) -> Refusal {
-        let refusal = Refusal::Overloaded { wait: meter::SOONER };
-        self.count_refusal(&refusal);
-        refusal
+    /// Lets a batch begin that was let in as a call. It is being judged until what is returned is dropped.
+    pub fn begin_batch(&self) -> Result<BatchPlace, Refusal> {
+        self.gate.batch().ok_or_else(|| {
+            let refusal = Refusal::Overloaded { wait: meter::SOONER };
+            self.count_refusal(&refusal);
+            refusal
+        })
     }
 
     fn count_refusal(&self, refusal: &Refusal) {
@@ -255,7 +257,7 @@ mod tests {
 
     fn callers(registrations: Vec<Registration>) -> Callers {
         let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
-        Callers::new(registrations, Ceilings { calls: 100, reads: 100, writes: 100 }, clock)
+        Callers::new(registrations, Ceilings { calls: 100, reads: 100, writes: 100, batches: 1 }, clock)
     }
 
     fn key() -> ApiKey {

@@ -45,8 +45,6 @@ pub struct CallLimits {
     pub batch_bytes: usize,
     /// How long a call may take, whatever its caller allows.
     pub time: Duration,
-    /// Batches of tokens that are being judged.
-    pub batches: usize,
 }
 
 /// What the content of a call begins with.
@@ -80,7 +78,7 @@ impl Services {
         gateway: Arc<Gateway>,
         limits: CallLimits,
     ) -> Self {
-        let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone(), limits.batches));
+        let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone()));
         let sized = |bytes| SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes);
         Self {
             sessions: sized(limits.request_bytes),

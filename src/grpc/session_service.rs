@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::{admission::actor, answers, common::timestamp, requests};
@@ -22,14 +21,12 @@ const TURN: usize = 4;
 pub struct Sessions {
     ready: Ready,
     callers: Arc<Callers>,
-    /// Places for batches that are being judged.
-    batches: Semaphore,
 }
 
 impl Sessions {
-    /// With room for so many batches at once.
-    pub fn new(ready: Ready, callers: Arc<Callers>, batches: usize) -> Self {
-        Self { ready, callers, batches: Semaphore::new(batches) }
+    /// For the authority, once it is ready.
+    pub fn new(ready: Ready, callers: Arc<Callers>) -> Self {
+        Self { ready, callers }
     }
 
     async fn judge(
@@ -95,7 +92,7 @@ impl SessionService for Sessions {
         for (index, request) in requests.iter().enumerate() {
             // Not before the first has been judged, which may have to wait for a lease: only what keeps a processor busy counts.
             if index > 0 && place.is_none() {
-                place = Some(self.batches.try_acquire().map_err(|_| self.callers.overloaded())?);
+                place = Some(self.callers.begin_batch()?);
             }
             if index % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
