@@ -22,6 +22,8 @@ const LEASES: &[(&str, &str)] = &[
 
 /// What all replicas of all runs are told.
 const SETTINGS: &[(&str, &str)] = &[
+    // After a lapse all batches go on at once, in slow builds of four replicas on a machine: what is too much is not the matter here.
+    ("COUNTERSIGN_LIMITS__MAX_BATCHES", "10000"),
     ("COUNTERSIGN_DATABASE__CONNECT_TIMEOUT", "1s"),
     ("COUNTERSIGN_DATABASE__ACQUIRE_TIMEOUT", "1s"),
     ("COUNTERSIGN_DATABASE__STATEMENT_TIMEOUT", "2s"),
