@@ -80,7 +80,7 @@ fn promises(config: &Config) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     for caller in &config.callers {
         assert!(!caller.keys.is_empty() || !caller.certificate_names.is_empty(), "{caller:?}");
-        let meter = Meter::new(caller.allowance, Arc::new(Gate::new(ceilings(config))), clock.clone());
+        let meter = Meter::new(caller.allowance, Arc::new(Gate::new(ceilings(config), clock.clone())), clock.clone());
         Arc::new(meter).begin(Burden::Read).expect("the first call");
     }
 
