@@ -70,6 +70,9 @@ pub enum AuthorityError {
     /// The blacklist in memory may not be trusted yet.
     #[error("this server does not know the latest revocations yet: try again")]
     NotCurrent,
+    /// No key makes tokens: its row was deleted or damaged, or its revocation was lost and is about to be repeated.
+    #[error("no key makes tokens at the moment, the next one is about to take its place: try again")]
+    NoActiveKey,
     /// A bug or a damaged row. The log says more.
     #[error("an internal error occurred; the server's log says more")]
     Internal,

@@ -136,11 +136,12 @@ impl Authority {
     }
 
     /// Waits until this replica knows what all others do: before it makes tokens, which must not be of a key that was revoked.
+    /// If none makes tokens, another replica may have put the next one in its place already.
     async fn current(&self) -> Result<(), AuthorityError> {
-        match self.replica.lease().remaining() {
-            Some(_) => Ok(()),
-            None => self.replica.renewed().await.map(drop).map_err(uncertain),
+        if self.replica.lease().remaining().is_none() || !self.keeper.ring().makes_tokens() {
+            self.replica.renewed().await.map_err(uncertain)?;
         }
+        if self.keeper.ring().makes_tokens() { Ok(()) } else { Err(no_key()) }
     }
 
     /// The key that new refresh tokens are made under.
@@ -170,10 +171,9 @@ impl Authority {
 }
 
 fn no_key() -> AuthorityError {
-    tracing::error!(
-        "no key makes tokens: its row has been deleted or damaged; the next one is about to take its place"
-    );
-    AuthorityError::Internal
+    let error = AuthorityError::NoActiveKey;
+    tracing::error!("{error}");
+    error
 }
 
 fn uncertain(error: NotCertain) -> AuthorityError {

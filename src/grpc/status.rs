@@ -35,6 +35,7 @@ impl From<AuthorityError> for Status {
             E::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             E::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
             E::NotCurrent => (Code::Unavailable, "NOT_CURRENT"),
+            E::NoActiveKey => (Code::Unavailable, "NO_ACTIVE_KEY"),
             E::Internal => (Code::Internal, "INTERNAL"),
         };
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
@@ -54,7 +55,7 @@ impl From<AuthorityError> for Status {
             E::KeyNotRotated(NotRotated::TooMany) => {
                 details.add_quota_failure_violation("keys", error.to_string());
             }
-            E::Overloaded | E::StoreUnavailable | E::NotCurrent => {
+            E::Overloaded | E::StoreUnavailable | E::NotCurrent | E::NoActiveKey => {
                 details.set_retry_info(Some(RETRY_DELAY));
             }
             _ => {}

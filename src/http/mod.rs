@@ -83,6 +83,7 @@ fn failed(failure: &AuthorityError) -> Response {
     let told = failure.to_string();
     match failure {
         AuthorityError::NotCurrent
+        | AuthorityError::NoActiveKey
         | AuthorityError::StoreUnavailable
         | AuthorityError::Overloaded
         | AuthorityError::BlacklistFull { .. } => unavailable(&told),

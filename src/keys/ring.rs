@@ -243,7 +243,12 @@ impl KeyRing {
 
     /// Whether something is to be done about it at once.
     pub fn is_in_trouble(&self) -> bool {
-        !self.forgotten.is_empty() || self.signing.is_none() || self.active_refresh.is_none()
+        !self.forgotten.is_empty() || !self.makes_tokens()
+    }
+
+    /// Whether there is an active key for each purpose.
+    pub fn makes_tokens(&self) -> bool {
+        self.signing.is_some() && self.active_refresh.is_some()
     }
 
     /// A key as it is stored.

@@ -194,6 +194,31 @@ async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_data
     }
 }
 
+/// Another replica may have put the next key in place by then, so who makes tokens looks before it refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_key_that_makes_tokens_callers_are_told_to_come_again_and_the_next_key_is_used_at_once() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    let refusal = Refusal::retry(Code::Unavailable, "NO_ACTIVE_KEY");
+    // The service would put the next one in its place by itself.
+    let gone = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$; \
+                CREATE TRIGGER refused BEFORE INSERT OR UPDATE ON signing_keys EXECUTE FUNCTION refuse(); \
+                CREATE TABLE kept AS SELECT * FROM signing_keys; \
+                DELETE FROM signing_keys WHERE activated_at IS NOT NULL AND purpose = 'access_token'; \
+                UPDATE feed_head SET seq = seq + 1, ring = ring + 1";
+    let back = "BEGIN; DROP TRIGGER refused ON signing_keys; DELETE FROM signing_keys; \
+                INSERT INTO signing_keys SELECT * FROM kept; \
+                UPDATE feed_head SET seq = seq + 1, ring = ring + 1; COMMIT";
+    server.home.database.execute(gone).await;
+    eventually("the key is gone", async || server.create(request("bob")).await.err()).await;
+    assert_eq!(refused(server.create(request("bob")).await), refusal);
+    assert_eq!(refused(server.refresh(&session.refresh).await), refusal);
+    server.home.database.execute(back).await;
+    server.create(request("bob")).await.unwrap();
+    assert!(!server.refresh(&session.refresh).await.unwrap().replayed, "the call that was refused changed nothing");
+    assert_eq!(server.verdict(&session.access).await, Ok(()));
+}
+
 /// What a failover to a standby that had received none of the revocations would leave, at an instant.
 const LOST: &str = "DELETE FROM blacklist; UPDATE feed_head SET seq = 0; DELETE FROM replicas; \
                     UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL";
