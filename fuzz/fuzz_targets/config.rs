@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use countersign::{
+    app::settings::ceilings,
     authority::ready::Ready,
     callers::meter::{Gate, Meter},
     clock::{Clock, SystemClock},
@@ -13,7 +14,7 @@ use countersign::{
     http::health::Readiness,
     revocation::replica::Replica,
 };
-use countersign_fuzz::{ceilings, routes};
+use countersign_fuzz::routes;
 use jiff::{Timestamp, tz::TimeZone};
 use libfuzzer_sys::fuzz_target;
 
@@ -80,7 +81,8 @@ fn promises(config: &Config) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     for caller in &config.callers {
         assert!(!caller.keys.is_empty() || !caller.certificate_names.is_empty(), "{caller:?}");
-        let meter = Meter::new(caller.allowance, Arc::new(Gate::new(ceilings(config), clock.clone())), clock.clone());
+        let meter =
+            Meter::new(caller.allowance, Arc::new(Gate::new(ceilings(&config.limits), clock.clone())), clock.clone());
         Arc::new(meter).begin(Burden::Read).expect("the first call");
     }
 

@@ -14,6 +14,7 @@ use std::{
 
 use axum::Router;
 use countersign::{
+    app::settings::settings,
     authority::{Authority, Settings, audit::Audit, ready::Ready},
     clock::SettableClock,
     config::Config,
@@ -138,23 +139,7 @@ impl Service {
         let ring = KeyRing::open(&masters, sealed).unwrap();
         let keeper = Arc::new(Keeper::new(masters, ring));
         let replica = Arc::new(Replica::new(clock.clone(), config.lease));
-        let settings = Settings {
-            issuer: config.issuer.clone(),
-            leeway: config.tokens.leeway,
-            max_clock_skew: Duration::ZERO,
-            max_access_token_ttl: config.tokens.max_access_token_ttl,
-            default_audience: config.tokens.default_audience.clone(),
-            policies: config.policies.clone().into_iter().collect(),
-            tenants: config.tenants.clone().into_iter().collect(),
-            max_blacklist_entries: config.max_blacklist_entries,
-            sweep_batch: config.sweeper.batch_size,
-            session_retention: config.sweeper.session_retention,
-            audit_retention: config.audit.retention,
-            token_cache_bytes: 0,
-            signing_rotation: config.keys.signing,
-            refresh_rotation: config.keys.refresh,
-            jwks_max_age: config.keys.jwks_max_age,
-        };
+        let settings = Settings { token_cache_bytes: 0, ..settings(&config) };
         let audit = Audit::of_log(clock.clone(), [0; 6]);
         let ready = Ready::default();
         ready.set(Arc::new(Authority::new(store, keeper, replica.clone(), clock.clone(), rng, audit, settings)));

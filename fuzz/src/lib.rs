@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use countersign::{
+    app::settings::ceilings,
     authority::{audit::Audit, ready::Ready},
-    callers::{Callers, meter::Ceilings},
+    callers::Callers,
     clock::Clock,
     config::Config,
     gateway::{Gateway, outcomes::Outcomes},
@@ -13,12 +14,6 @@ use countersign::{
     metrics::{Connections, Metrics, Observed},
     revocation::replica::Replica,
 };
-
-/// How much of each kind may be under way.
-pub fn ceilings(config: &Config) -> Ceilings {
-    let limits = &config.limits;
-    Ceilings { calls: limits.max_calls, reads: limits.max_reads, writes: limits.max_writes, batches: limits.batches() }
-}
 
 /// What the HTTP side answers.
 pub fn routes(
@@ -28,7 +23,7 @@ pub fn routes(
     readiness: Readiness,
     ready: Ready,
 ) -> Router {
-    let callers = Arc::new(Callers::new(config.callers.clone(), ceilings(config), clock.clone()));
+    let callers = Arc::new(Callers::new(config.callers.clone(), ceilings(&config.limits), clock.clone()));
     let (audit, outcomes) = (Audit::of_log(clock, [0; 6]), Arc::<Outcomes>::default());
     let observed = Observed {
         replica,

@@ -102,7 +102,7 @@ pub enum Refreshed {
 }
 
 /// What came of a revocation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RevocationOutcome {
     /// Whether there is such a session; always true for subjects and tenants.
     pub found: bool,

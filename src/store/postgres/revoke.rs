@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, Place, Revocation, RevocationTarget, Revoked},
+        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked},
         session::Session,
         text::Tenant,
         time::Timestamp,
@@ -195,14 +195,7 @@ impl Batch {
     /// Decides a revocation; the outcome still lacks its place in the feed.
     fn decide(&mut self, revocation: &Revocation, subject: &[SessionId], tenant: Option<Survey>) -> RevocationOutcome {
         let ended = &revocation.ended;
-        let nothing = RevocationOutcome {
-            found: true,
-            full: false,
-            wrote: false,
-            sessions: 0,
-            whose: None,
-            place: Place::default(),
-        };
+        let nothing = RevocationOutcome { found: true, ..RevocationOutcome::default() };
         match &revocation.target {
             RevocationTarget::Session(id) => match self.there.get(id) {
                 Some(session) if session.is_live(ended.at) => self.end_all(&[*id], revocation),
@@ -242,14 +235,7 @@ impl Batch {
     /// Ends those of these sessions that live, and stops their tokens.
     fn end_all(&mut self, ids: &[SessionId], revocation: &Revocation) -> RevocationOutcome {
         let ended = &revocation.ended;
-        let mut outcome = RevocationOutcome {
-            found: true,
-            full: false,
-            wrote: false,
-            sessions: 0,
-            whose: None,
-            place: Place::default(),
-        };
+        let mut outcome = RevocationOutcome { found: true, ..RevocationOutcome::default() };
         for id in ids {
             let Some(session) = self.there.get_mut(id).filter(|session| session.is_live(ended.at)) else { continue };
             if !revocation.may_add {
@@ -267,14 +253,7 @@ impl Batch {
     /// tokens; one that is unknown, or expired although a token of it lives, has none.
     fn stop_orphan(&mut self, id: SessionId, revocation: &Revocation) -> RevocationOutcome {
         let session = self.there.get(&id);
-        let outcome = RevocationOutcome {
-            found: session.is_some(),
-            full: false,
-            wrote: false,
-            sessions: 0,
-            whose: None,
-            place: Place::default(),
-        };
+        let outcome = RevocationOutcome { found: session.is_some(), ..RevocationOutcome::default() };
         match &revocation.orphan {
             Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
                 let full = !self.add(entry.clone(), revocation);

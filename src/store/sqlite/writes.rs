@@ -131,7 +131,7 @@ fn write_revocation(
     revocation: &Revocation,
     newest: Place,
 ) -> Result<RevocationOutcome> {
-    let nothing = RevocationOutcome { found: true, full: false, wrote: false, sessions: 0, whose: None, place: newest };
+    let nothing = RevocationOutcome { found: true, place: newest, ..RevocationOutcome::default() };
     let ended = &revocation.ended;
     match &revocation.target {
         RevocationTarget::Session(id) => match find(connection, *id)? {

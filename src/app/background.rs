@@ -1,0 +1,72 @@
+//! What runs beside the calls for as long as the service does.
+
+use std::sync::Arc;
+
+use tokio::{sync::Notify, task::JoinSet};
+
+use super::{System, reload::Reloading, settings::how_often};
+use crate::{
+    authority::{
+        Authority,
+        audit::{AuditQueue, AuditWriter},
+    },
+    config::Config,
+    revocation::renewing::Renewing,
+    store::Store,
+    tasks,
+};
+
+/// The tasks that run. They end when this is dropped.
+pub struct Background(JoinSet<&'static str>);
+
+impl Background {
+    /// Starts what every replica does.
+    pub fn start(
+        config: &Config,
+        store: Arc<dyn Store>,
+        renewing: Renewing,
+        authority: Arc<Authority>,
+        system: &System,
+    ) -> Self {
+        let mut tasks = Self(JoinSet::new());
+        tasks.spawn("the renewal of the lease", renewing.run());
+        let sweeper = tasks::sweeper::run(authority.clone(), system.clock.clone(), config.sweeper.schedule.clone());
+        tasks.spawn("the sweeper", sweeper);
+        tasks.spawn("the rotation of the keys", tasks::keys::run(authority.clone(), how_often(&config.keys)));
+        tasks.spawn("the end of revoked tenants' sessions", tasks::tenants::run(authority));
+        tasks.spawn("the database engine", async move { store.stopped().await });
+        tasks
+    }
+
+    /// Looks at certificates and callers whenever they may have changed.
+    pub fn reload(&mut self, reloading: Reloading, asked: Arc<Notify>) {
+        self.spawn("the look at certificates and callers", reloading.run(asked));
+    }
+
+    /// Writes what is recorded to the table of the audit.
+    pub fn write_audit(&mut self, store: Arc<dyn Store>, queue: AuditQueue) {
+        self.spawn("the writer of the audit", tasks::audit::run(AuditWriter::new(store, queue)));
+    }
+
+    /// None of the tasks ends by itself, so its name is its obituary.
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Waits until one has stopped, which none does by itself, and names it.
+    pub async fn stopped(&mut self) -> String {
+        match self.0.join_next().await {
+            Some(Ok(name)) => name.to_owned(),
+            Some(Err(error)) => format!("a background task ({error})"),
+            None => "every background task".to_owned(),
+        }
+    }
+
+    /// Ends them.
+    pub async fn end(mut self) {
+        self.0.shutdown().await;
+    }
+}

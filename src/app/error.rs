@@ -1,0 +1,95 @@
+//! Every way in which the service cannot start, or has to stop.
+
+use std::{io, path::PathBuf};
+
+use crate::{
+    keys::{generate::NotGenerated, master_key::MasterKeyError, ring::RingError},
+    net::tls::TlsError,
+    rng::RngFailed,
+    store::{StoreError, postgres, sqlite},
+};
+
+/// The service cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The data directory cannot be made or written.
+    #[error(
+        "data directory {path}: {source}: name another one in data_dir, or give this user the right to write there"
+    )]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database would be in a folder that does not exist.
+    #[error("database {path}: the folder {folder} does not exist: make it, or name another file in database_url")]
+    NoSuchFolder {
+        /// The database.
+        path: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// There is no database to work on.
+    #[error("database {0} does not exist: name the one that is meant by --data-dir or --database-url")]
+    NoDatabase(PathBuf),
+    /// The SQLite file cannot be opened.
+    #[error(transparent)]
+    Sqlite(#[from] sqlite::open::OpenError),
+    /// The PostgreSQL database cannot be used.
+    #[error(transparent)]
+    Postgres(#[from] postgres::open::OpenError),
+    /// The database failed while starting.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The master key cannot be used.
+    #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
+    /// The database has keys, and the file with the master key is gone.
+    #[error(
+        "master key file {0} does not exist, but the database holds keys that only it opens: restore it from a backup"
+    )]
+    MasterKeyGone(PathBuf),
+    /// A database that others may use too gets no master key that only this machine has.
+    #[error(
+        "master key file {path} does not exist; everyone who serves from this database needs the same one, so it is not \
+         made here: run `openssl rand -base64 32 > {path} && chmod 600 {path}`, and give every replica a copy"
+    )]
+    MasterKeyMissing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A key of one's own cannot be used.
+    #[error("private key {path}: {problem}")]
+    NotImported {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The first keys could not be made.
+    #[error(transparent)]
+    NotGenerated(#[from] NotGenerated),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// There is no randomness.
+    #[error(transparent)]
+    Rng(#[from] RngFailed),
+    /// A sweep stopped early.
+    #[error("the sweep stopped early, what is due stays due: {0}")]
+    Sweep(String),
+    /// A part that must run as long as the service does has stopped.
+    #[error("{0} has stopped unexpectedly")]
+    TaskStopped(String),
+}
+
+impl AppError {
+    /// Whether it happened before the service was up.
+    pub fn is_at_start(&self) -> bool {
+        !matches!(self, Self::Sweep(_) | Self::TaskStopped(_))
+    }
+}
