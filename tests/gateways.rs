@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "support/http.rs"]
 #[allow(dead_code)]
 mod http;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod support;
+#[path = "support/venv.rs"]
+mod venv;
 
 #[path = "gateways/application.rs"]
 mod application;
@@ -272,12 +276,24 @@ async fn haproxy_guards_an_application() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_shows_its_key_where_callers_must_be_known() {
     for program in [Program::Envoy, Program::Nginx, Program::Caddy, Program::Haproxy] {
-        for knows_its_key in [true, false] {
-            let site = Site::start_with_callers(program, knows_its_key).await;
-            let token = site.created_token();
-            let answer = site.ask("/", Some(&token), &[]).await;
-            assert_eq!(answer.status == 200, knows_its_key, "{program:?}: {answer:?}");
-            assert_eq!(site.application.requests(), usize::from(knows_its_key), "{program:?}");
+        for is_known in [true, false] {
+            let (site, token) = Site::start_with_callers(program, is_known).await;
+            passes(&site, &token, is_known, program).await;
         }
     }
+}
+
+/// The same for the one that has no place for a key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traefik_shows_its_certificate_where_callers_must_be_known() {
+    for is_known in [true, false] {
+        let (site, token) = Site::start_with_certificates(is_known).await;
+        passes(&site, &token, is_known, Program::Traefik).await;
+    }
+}
+
+async fn passes(site: &Site, token: &str, is_known: bool, program: Program) {
+    let answer = site.ask("/", Some(token), &[]).await;
+    assert_eq!(answer.status == 200, is_known, "{program:?}: {answer:?}");
+    assert_eq!(site.application.requests(), usize::from(is_known), "{program:?}");
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "support/ledger.rs"]
 mod ledger;
 #[path = "support/process.rs"]

