@@ -272,6 +272,33 @@ async fn haproxy_guards_an_application() {
     guards(Program::Haproxy).await;
 }
 
+/// Wherever a token was, the application does not see it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_takes_the_token_from_a_cookie_too_and_keeps_it_from_the_application() {
+    let site = Site::start_with(Program::Envoy, "[gateway]\ncookie = \"session\"\nremove_credential = true\n").await;
+    let created = site.authority.sessions().await.create_session(usual("alice")).await.unwrap().into_inner();
+    let token = created.tokens.unwrap().access_token;
+    let (alone, among) = (format!("session={token}"), format!("a=b; session={token}; c=d"));
+    for (header, cookie, left) in [
+        (None, Some(&alone), None),
+        (None, Some(&among), Some("a=b; c=d")),
+        (Some(&*token), None, None),
+        (Some(&*token), Some(&among), Some("a=b; c=d")),
+    ] {
+        let cookie: Vec<_> = cookie.map(|cookie| ("cookie", cookie.as_str())).into_iter().collect();
+        let answer = site.ask("/", header, &cookie).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(!answer.body.contains(&token), "{answer:?}");
+        let seen = site.application.headers_of(&answer);
+        assert_eq!(seen.get("authorization"), None);
+        assert_eq!(seen.get("cookie"), left.map(|left| json!([left])).as_ref());
+        assert_eq!(seen["x-auth-subject"], json!(["alice"]));
+    }
+    let other = [("cookie", "session=garbage")];
+    assert_eq!(site.ask("/", Some(&token), &other).await.status, 401, "two different ones");
+    assert_eq!(site.ask("/", None, &other).await.status, 401);
+}
+
 /// Gateways that are known by a key, which stands where the examples have a comment for it; and no other gateway is believed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_shows_its_key_where_callers_must_be_known() {

@@ -37,14 +37,21 @@ impl Application {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// What it was told of who sent a request, as applications read it that take an underscore for a hyphen.
-    pub fn identity_of(&self, answer: &Answer) -> Map<String, Value> {
+    /// The headers that a request had, as applications read them that take an underscore for a hyphen.
+    pub fn headers_of(&self, answer: &Answer) -> Map<String, Value> {
         let start = answer.body.find('{').unwrap_or_else(|| panic!("it is not from the application: {answer:?}"));
         let end = answer.body.rfind('}').unwrap();
-        let headers: Map<String, Value> = serde_json::from_str(&answer.body[start..=end]).unwrap();
+        serde_json::from_str(&answer.body[start..=end]).unwrap()
+    }
+
+    /// What it was told of who sent a request.
+    pub fn identity_of(&self, answer: &Answer) -> Map<String, Value> {
         // An empty header says nothing.
         let says = |values: &Value| values != &serde_json::json!([""]);
-        headers.into_iter().filter(|(name, values)| name.starts_with("x-auth-") && says(values)).collect()
+        self.headers_of(answer)
+            .into_iter()
+            .filter(|(name, values)| name.starts_with("x-auth-") && says(values))
+            .collect()
     }
 }
 

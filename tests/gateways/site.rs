@@ -53,7 +53,12 @@ fn create(verb: &mut Command) -> String {
 impl Site {
     /// Everybody on this machine may ask.
     pub async fn start(program: Program) -> Self {
-        let (folder, authority) = launch("");
+        Self::start_with(program, "").await
+    }
+
+    /// The same with these settings.
+    pub async fn start_with(program: Program, settings: &str) -> Self {
+        let (folder, authority) = launch(settings);
         Self::around(program, folder, authority, &[]).await
     }
 
