@@ -14,6 +14,7 @@ mod requests;
 pub mod server;
 pub mod services;
 mod session_service;
+mod spawner;
 mod status;
 
 /// The conversions that are no traits of public types.

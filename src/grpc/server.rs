@@ -3,13 +3,14 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     activity::Activity,
     services::{OfConnection, Services},
+    spawner::Spawner,
 };
 use crate::net::{
     accept::Entrance,
@@ -45,8 +46,8 @@ pub async fn serve(entrance: Entrance, services: Services, limits: ConnectionLim
     entrance.accept(stop, serve).await;
 }
 
-fn http2(limits: &ConnectionLimits) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2(limits: &ConnectionLimits, spawner: Spawner) -> http2::Builder<Spawner> {
+    let mut builder = http2::Builder::new(spawner);
     builder
         .timer(TokioTimer::new())
         .max_header_list_size(limits.metadata_bytes)
@@ -67,8 +68,9 @@ async fn serve_connection(
     stop: CancellationToken,
 ) {
     let (bytes_read, activity) = (connection.bytes_read(), Arc::new(Activity::default()));
-    let service = OfConnection { services, peer: Arc::new(peer), activity: activity.clone() };
-    let mut served = pin!(http2(&limits).serve_connection(TokioIo::new(connection), service));
+    let spawner = Spawner::default();
+    let service = OfConnection { services, peer: Arc::new(peer), activity: activity.clone(), spawner: spawner.clone() };
+    let mut served = pin!(http2(&limits, spawner).serve_connection(TokioIo::new(connection), service));
     // How a connection ends is its client's affair.
     tokio::select! {
         _ = served.as_mut() => return,

@@ -26,6 +26,7 @@ use super::{
     ext_authz::ExtAuthz,
     key_service::Keys,
     session_service::Sessions,
+    spawner::Spawner,
 };
 use crate::{
     authority::{audit::Audit, ready::Ready},
@@ -132,6 +133,8 @@ pub struct OfConnection {
     pub peer: Arc<Peer>,
     /// What goes on there.
     pub activity: Arc<Activity>,
+    /// What runs the answers.
+    pub spawner: Spawner,
 }
 
 impl OfConnection {
@@ -160,6 +163,7 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
         if let Err(status) = Services::is_call(&request) {
             let mut refusal = Response::new(Answer { body: Body::empty(), busy });
             *refusal.status_mut() = status;
+            self.spawner.next_is_ready();
             return Box::pin(std::future::ready(Ok(refusal)));
         }
         let Admitted { actor, under_way } =
@@ -167,6 +171,7 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
                 Ok(admitted) => admitted,
                 Err(refusal) => {
                     self.record(&refusal, request.uri().path());
+                    self.spawner.next_is_ready();
                     let body = Status::from(refusal).into_http::<Body>();
                     return Box::pin(std::future::ready(Ok(body.map(|body| Answer { body, busy }))));
                 }
