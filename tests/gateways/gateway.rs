@@ -102,7 +102,9 @@ impl Program {
             }
             Self::Nginx => {
                 let folder = folder.to_str().unwrap();
-                command("nginx", &["-p", folder, "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"])
+                // One process: who is killed leaves no workers behind.
+                let alone = "daemon off; master_process off;";
+                command("nginx", &["-p", folder, "-c", "nginx.conf", "-e", "stderr", "-g", alone])
             }
             Self::Caddy => command("caddy", &["run", "--config", "Caddyfile", "--adapter", "caddyfile"]),
             Self::Traefik => {
