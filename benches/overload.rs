@@ -26,8 +26,6 @@ use self::client::{Connection, Failure};
 
 const CONNECTIONS: usize = 8;
 const TICK: Duration = Duration::from_millis(1);
-/// Most calls under way on a connection, which the server allows.
-const MOST_STREAMS: usize = 1000;
 /// Tokens of a batch.
 const BATCH: usize = 64;
 /// How soon a refusal must come.
@@ -96,7 +94,7 @@ struct Outcome {
     accepted: Vec<Duration>,
     refused: Vec<Duration>,
     wrong: usize,
-    /// Calls that were not sent, because the connection had as many under way as the server allows.
+    /// Calls that were not sent, because the server allows no more on a connection.
     held_back: usize,
     /// How much later than it should have been a call was sent.
     late: Duration,
@@ -139,7 +137,7 @@ impl Part {
             while sent < due {
                 let request = self.kind.request(next);
                 // As clients do that keep to what the server allows: the rest waits for its turn on the client's side.
-                if connection.under_way() >= MOST_STREAMS || !connection.has_room_for(&request) {
+                if !connection.has_room_for(&request) {
                     if self.rate.is_some() {
                         outcome.held_back += (due - sent) as usize;
                         sent = due;

@@ -1,7 +1,6 @@
-//! A client of HTTP/2 that costs little: it knows of the protocol what unary calls of one method need, and no more. A request
-//! stays below the window that a server opens for a call.
+//! A client of HTTP/2 that costs little: it knows of the protocol what unary calls of one method need, and no more.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -22,6 +21,22 @@ const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
+// Settings (RFC 9113, section 6.5.2), and what holds until a server has sent them.
+const MAX_CONCURRENT_STREAMS: u16 = 3;
+const INITIAL_WINDOW_SIZE: u16 = 4;
+const WINDOW: i64 = 65_535;
+/// Bytes of a frame that a peer takes unasked.
+const FRAME: usize = 16_384;
+
+/// A call under way.
+struct Call {
+    /// What has not been sent yet, and how much of that the server takes.
+    unsent: Vec<u8>,
+    window: i64,
+    /// The beginning of the answer.
+    answer: Vec<u8>,
+}
+
 pub struct Connection {
     socket: TcpStream,
     out: Vec<u8>,
@@ -30,11 +45,13 @@ pub struct Connection {
     last_stream: u32,
     /// Bytes that may be sent until the server opens the connection's window further.
     window: i64,
+    /// What it has said of each call's window, and of how many may be under way.
+    window_of_calls: i64,
+    most_calls: usize,
     /// What has been read, and how much of that has been looked at.
     input: Vec<u8>,
     read: usize,
-    /// The beginnings of answers.
-    open: HashMap<u32, Vec<u8>>,
+    open: BTreeMap<u32, Call>,
 }
 
 /// A call that has ended.
@@ -55,15 +72,17 @@ impl Connection {
             headers: vec![],
             headers_again: vec![0x83, 0x86],
             last_stream: 0,
-            window: 65_535,
+            window: WINDOW,
+            window_of_calls: WINDOW,
+            most_calls: usize::MAX,
             input: Vec::with_capacity(1 << 16),
             read: 0,
-            open: HashMap::new(),
+            open: BTreeMap::new(),
         };
         // Windows as large as they get (the initial one is setting 4), so that none is ever to be opened further.
         let window = (1_u32 << 31) - 1;
-        connection.frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat());
-        connection.frame(WINDOW_UPDATE, 0, 0, &(window - 65_535).to_be_bytes());
+        connection.frame(SETTINGS, 0, 0, &[&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat());
+        connection.frame(WINDOW_UPDATE, 0, 0, &(window - WINDOW as u32).to_be_bytes());
         // The first headers fill the server's table (RFC 7541); `POST` and `http` are in it from the start.
         let literal = |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
         connection.headers = [
@@ -96,23 +115,49 @@ impl Connection {
         self.last_stream += 1;
         let headers = std::mem::replace(&mut self.headers, self.headers_again.clone());
         self.frame(HEADERS, END_HEADERS, stream, &headers);
-        let mut body = [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat();
-        self.window -= body.len() as i64;
-        // No frame is longer than the peer takes unasked.
-        while body.len() > 16_384 {
-            let rest = body.split_off(16_384);
-            self.frame(DATA, 0, stream, &body);
-            body = rest;
-        }
-        self.frame(DATA, END_STREAM, stream, &body);
-        self.open.insert(stream, vec![]);
+        let unsent = [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat();
+        self.open.insert(stream, Call { unsent, window: self.window_of_calls, answer: vec![] });
+        self.send(stream);
         stream
     }
 
-    /// Whether a message can be sent at once.
-    #[allow(dead_code)] // Only small ones are sent elsewhere.
+    /// Sends what the windows allow of a call's message.
+    fn send(&mut self, stream: u32) {
+        while let Some(call) = self.open.get_mut(&stream).filter(|call| !call.unsent.is_empty()) {
+            let allowed = usize::try_from(self.window.min(call.window)).unwrap_or(0);
+            let part: Vec<u8> = call.unsent.drain(..call.unsent.len().min(allowed).min(FRAME)).collect();
+            let flags = if call.unsent.is_empty() { END_STREAM } else { 0 };
+            if part.is_empty() {
+                return;
+            }
+            call.window -= part.len() as i64;
+            self.window -= part.len() as i64;
+            self.frame(DATA, flags, stream, &part);
+        }
+    }
+
+    /// Takes what the server allows.
+    fn set(&mut self, settings: &[u8]) {
+        for setting in settings.as_chunks::<6>().0 {
+            let [a, b, value @ ..] = *setting;
+            let value = u32::from_be_bytes(value);
+            match u16::from_be_bytes([a, b]) {
+                MAX_CONCURRENT_STREAMS => self.most_calls = value as usize,
+                INITIAL_WINDOW_SIZE => {
+                    // Also for the calls that are under way.
+                    let more = i64::from(value) - self.window_of_calls;
+                    self.window_of_calls += more;
+                    self.open.values_mut().for_each(|call| call.window += more);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the server takes another call now, and the whole of its message on this connection.
+    #[allow(dead_code)] // Only few and small ones are sent elsewhere.
     pub fn has_room_for(&self, message: &[u8]) -> bool {
-        self.window >= message.len() as i64 + 5
+        self.open.len() < self.most_calls && self.window >= message.len() as i64 + 5
     }
 
     /// Calls under way.
@@ -148,22 +193,33 @@ impl Connection {
             self.read += head.len() + length;
             let stream = u32::from_be_bytes(stream);
             match kind {
-                DATA => self.open.get_mut(&stream).ok_or("an answer to nothing")?.extend_from_slice(&payload),
-                SETTINGS | PING if flags & ACK == 0 => {
-                    let payload = if kind == PING { payload } else { vec![] };
-                    self.frame(kind, ACK, 0, &payload);
+                DATA => {
+                    self.open.get_mut(&stream).ok_or("an answer to nothing")?.answer.extend_from_slice(&payload);
                 }
+                SETTINGS if flags & ACK == 0 => {
+                    self.set(&payload);
+                    self.frame(SETTINGS, ACK, 0, &[]);
+                }
+                PING if flags & ACK == 0 => self.frame(PING, ACK, 0, &payload),
                 // After an answer to a call that was not read to its end; else the call itself is refused.
                 RST_STREAM => {
                     if self.open.remove(&stream).is_some() {
                         answered.push(Answered { stream, message: None });
                     }
                 }
-                WINDOW_UPDATE if stream == 0 => {
-                    let opened = payload.first_chunk().map_or(0, |opened| u32::from_be_bytes(*opened));
-                    self.window += i64::from(opened);
+                WINDOW_UPDATE => {
+                    let opened = i64::from(payload.first_chunk().map_or(0, |opened| u32::from_be_bytes(*opened)));
+                    if stream == 0 {
+                        self.window += opened;
+                        let waiting = self.open.iter().filter(|(_, call)| !call.unsent.is_empty());
+                        let calls: Vec<u32> = waiting.map(|(stream, _)| *stream).collect();
+                        calls.into_iter().for_each(|call| self.send(call));
+                    } else if let Some(call) = self.open.get_mut(&stream) {
+                        call.window += opened;
+                        self.send(stream);
+                    }
                 }
-                HEADERS | SETTINGS | PING | WINDOW_UPDATE => {}
+                HEADERS | SETTINGS | PING => {}
                 GOAWAY => {
                     let text = String::from_utf8_lossy(payload.get(8..).unwrap_or_default());
                     return Err(format!(
@@ -175,8 +231,8 @@ impl Connection {
                 other => return Err(format!("the service has sent a frame of type {other}").into()),
             }
             if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
-                let body = self.open.remove(&stream).ok_or("an answer to nothing")?;
-                answered.push(Answered { stream, message: body.get(5..).map(<[u8]>::to_vec) });
+                let call = self.open.remove(&stream).ok_or("an answer to nothing")?;
+                answered.push(Answered { stream, message: call.answer.get(5..).map(<[u8]>::to_vec) });
             }
         }
         Ok(answered)

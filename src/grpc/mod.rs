@@ -10,12 +10,14 @@ mod deadline;
 mod ext_authz;
 pub mod health;
 mod key_service;
+mod refused;
 mod requests;
 pub mod server;
 pub mod services;
 mod session_service;
 mod spawner;
 mod status;
+mod turns;
 
 /// The conversions that are no traits of public types.
 #[cfg(fuzzing)]

@@ -11,6 +11,7 @@ use super::{
     activity::Activity,
     services::{OfConnection, Services},
     spawner::Spawner,
+    turns::Turns,
 };
 use crate::net::{
     accept::Entrance,
@@ -67,25 +68,25 @@ async fn serve_connection(
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
-    let (bytes_read, activity) = (connection.bytes_read(), Arc::new(Activity::default()));
-    let spawner = Spawner::default();
-    let service = OfConnection { services, peer: Arc::new(peer), activity: activity.clone(), spawner: spawner.clone() };
+    let (spawner, activity) = (Spawner::default(), Arc::new(Activity::default()));
+    let turns = Turns { reading: connection.reading(), spawner: spawner.clone() };
+    let service = OfConnection::new(services, peer, activity.clone(), spawner.clone());
     let mut served = pin!(http2(&limits, spawner).serve_connection(TokioIo::new(connection), service));
     // How a connection ends is its client's affair.
     tokio::select! {
-        _ = served.as_mut() => return,
+        _ = turns.run(served.as_mut()) => return,
         () = stop.cancelled() => {}
-        () = silent(limits.handshake, || bytes_read.get() < PREFACE_BYTES) => return,
+        () = silent(limits.handshake, || turns.reading.bytes() < PREFACE_BYTES) => return,
         // What nobody takes would fill the memory: calls are counted no more once they have been answered.
         () = unread(limits.answer, &activity) => return,
         () = idle(limits.idle, &activity) => {
             served.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(limits.keepalive_timeout, served).await;
+            let _ = tokio::time::timeout(limits.keepalive_timeout, turns.run(served)).await;
             return;
         }
     }
     served.as_mut().graceful_shutdown();
-    let _ = served.await;
+    let _ = turns.run(served).await;
 }
 
 /// Ends if after this time there is still silence, and else never.

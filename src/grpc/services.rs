@@ -25,6 +25,7 @@ use super::{
     deadline,
     ext_authz::ExtAuthz,
     key_service::Keys,
+    refused::{Refused, take_rest},
     session_service::Sessions,
     spawner::Spawner,
 };
@@ -53,6 +54,9 @@ const GRPC: &[u8] = b"application/grpc";
 
 /// What a service makes of a call.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// What a connection makes of a call.
+type ToAnswer = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
 
 /// All services.
 pub struct Services {
@@ -125,19 +129,21 @@ impl Services {
 }
 
 /// The services as one connection has them.
-#[derive(Clone)]
 pub struct OfConnection {
-    /// The services.
-    pub services: Arc<Services>,
+    services: Arc<Services>,
     /// Who is at the other end.
-    pub peer: Arc<Peer>,
-    /// What goes on there.
-    pub activity: Arc<Activity>,
-    /// What runs the answers.
-    pub spawner: Spawner,
+    peer: Peer,
+    activity: Arc<Activity>,
+    spawner: Spawner,
+    refused: Refused,
 }
 
 impl OfConnection {
+    /// The services for a peer. What goes on there is told to `activity`, and what is ready to `spawner`.
+    pub fn new(services: Arc<Services>, peer: Peer, activity: Arc<Activity>, spawner: Spawner) -> Self {
+        Self { services, peer, activity, spawner, refused: Refused::default() }
+    }
+
     /// Records who was denied what. What a stranger asks for is named only if it is something of ours.
     fn record(&self, refusal: &Refusal, path: &str) {
         let who = match refusal {
@@ -151,31 +157,37 @@ impl OfConnection {
         };
         self.services.audit.denied(who, self.peer.address, asked);
     }
+
+    fn refuse(&self, request: Request<Incoming>, answer: Response<Body>, busy: Busy) -> ToAnswer {
+        self.spawner.next_is_ready();
+        let (answer, message) = (answer.map(|body| Answer { body, busy }), request.into_body());
+        Box::pin(async {
+            take_rest(message).await;
+            Ok(answer)
+        })
+    }
 }
 
 impl hyper::service::Service<Request<Incoming>> for OfConnection {
     type Response = Response<Answer>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = ToAnswer;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let busy = self.activity.begin();
         if let Err(status) = Services::is_call(&request) {
-            let mut refusal = Response::new(Answer { body: Body::empty(), busy });
-            *refusal.status_mut() = status;
-            self.spawner.next_is_ready();
-            return Box::pin(std::future::ready(Ok(refusal)));
+            let mut answer = Response::default();
+            *answer.status_mut() = status;
+            return self.refuse(request, answer, busy);
         }
-        let Admitted { actor, under_way } =
-            match admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer) {
-                Ok(admitted) => admitted,
-                Err(refusal) => {
-                    self.record(&refusal, request.uri().path());
-                    self.spawner.next_is_ready();
-                    let body = Status::from(refusal).into_http::<Body>();
-                    return Box::pin(std::future::ready(Ok(body.map(|body| Answer { body, busy }))));
-                }
-            };
+        let admitted = admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer);
+        let Admitted { actor, under_way } = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                self.record(&refusal, request.uri().path());
+                return self.refuse(request, self.refused.answer(refusal), busy);
+            }
+        };
         if let Some(actor) = actor {
             request.extensions_mut().insert(actor);
         }

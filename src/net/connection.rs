@@ -3,7 +3,7 @@
 use std::{
     io,
     net::IpAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,6 +14,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
     net::TcpStream,
+    task::yield_now,
 };
 use tokio_rustls::server::TlsStream;
 
@@ -26,14 +27,39 @@ pub struct Peer {
     pub certificate_names: Vec<String>,
 }
 
-/// How many bytes have been read from a connection.
-#[derive(Clone, Debug, Default)]
-pub struct BytesRead(Arc<AtomicUsize>);
+/// How much is read from a connection.
+#[derive(Clone, Debug)]
+pub struct Reading(Arc<Counters>);
 
-impl BytesRead {
-    /// So many.
-    pub fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+#[derive(Debug)]
+struct Counters {
+    /// Bytes so far.
+    read: AtomicUsize,
+    /// With so many, this turn is over.
+    turn_ends: AtomicUsize,
+}
+
+/// Bytes of a turn. A read that begins within them is done whole.
+pub(crate) const TURN_BYTES: usize = 8 * 1024;
+
+impl Reading {
+    fn new() -> Self {
+        let (read, turn_ends) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+        Self(Arc::new(Counters { read, turn_ends }))
+    }
+
+    /// How many bytes have been read so far.
+    pub fn bytes(&self) -> usize {
+        self.0.read.load(Ordering::Relaxed)
+    }
+
+    /// From now on no more is read than fits into a turn, until the next one begins.
+    pub fn begin_turn(&self) {
+        self.0.turn_ends.store(self.bytes().saturating_add(TURN_BYTES), Ordering::Relaxed);
+    }
+
+    fn turn_is_over(&self) -> bool {
+        self.bytes() >= self.0.turn_ends.load(Ordering::Relaxed)
     }
 }
 
@@ -51,25 +77,25 @@ enum Stream {
 #[derive(Debug)]
 pub struct Connection {
     stream: BufWriter<Stream>,
-    read: BytesRead,
+    reading: Reading,
 }
 
 impl Connection {
-    /// How many bytes have been read, now and later.
-    pub fn bytes_read(&self) -> BytesRead {
-        self.read.clone()
+    /// How much is read, now and later.
+    pub fn reading(&self) -> Reading {
+        self.reading.clone()
     }
 }
 
 impl From<TcpStream> for Connection {
     fn from(stream: TcpStream) -> Self {
-        Self { stream: BufWriter::new(Stream::Plain(stream)), read: BytesRead::default() }
+        Self { stream: BufWriter::new(Stream::Plain(stream)), reading: Reading::new() }
     }
 }
 
 impl From<TlsStream<TcpStream>> for Connection {
     fn from(stream: TlsStream<TcpStream>) -> Self {
-        Self { stream: BufWriter::new(Stream::Encrypted(Box::new(stream))), read: BytesRead::default() }
+        Self { stream: BufWriter::new(Stream::Encrypted(Box::new(stream))), reading: Reading::new() }
     }
 }
 
@@ -111,10 +137,14 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.reading.turn_is_over() {
+            // The task is asked again when those that are ready have had their turn.
+            return pin!(yield_now()).poll(context).map(Ok);
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(self.stream.get_mut()).poll_read(context, buffer);
         let read = buffer.filled().len().saturating_sub(before);
-        self.read.0.fetch_add(read, Ordering::Relaxed);
+        self.reading.0.read.fetch_add(read, Ordering::Relaxed);
         polled
     }
 }
@@ -151,7 +181,7 @@ mod tests {
         client.write_all(b"asked").await.unwrap();
         let mut asked = [0; 5];
         server.read_exact(&mut asked).await.unwrap();
-        assert_eq!(server.bytes_read().get(), 5);
+        assert_eq!(server.reading().bytes(), 5);
         for part in [&b"an"[..], b"swe", b"red"] {
             server.write_all(part).await.unwrap();
         }

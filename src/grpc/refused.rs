@@ -1,0 +1,135 @@
+//! The answers to calls that were refused.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use tokio::time::timeout;
+use tonic::{Status, body::Body};
+
+use crate::callers::Refusal;
+
+/// Makes them. Who calls too much is refused for the same reason again and again, and to say it takes longer than to find it: so
+/// what was said last is kept.
+#[derive(Debug, Default)]
+pub struct Refused(Mutex<Option<(Refusal, HeaderMap)>>);
+
+impl Refused {
+    /// What a call is answered.
+    pub fn answer(&self, refusal: Refusal) -> Response<Body> {
+        let mut answer = Response::new(Body::default());
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *answer.headers_mut() = match &*last {
+            Some((reason, headers)) if *reason == refusal => headers.clone(),
+            _ => {
+                let headers = Status::from(refusal.clone()).into_http::<Body>().into_parts().0.headers;
+                *last = Some((refusal, headers.clone()));
+                headers
+            }
+        };
+        answer
+    }
+}
+
+/// How long the rest of a refused call is waited for.
+const PATIENCE: Duration = Duration::from_millis(5);
+/// And how much of it is taken.
+const MOST_BYTES: usize = 64 * 1024;
+
+/// Takes what is still coming of a call that is refused, unless it is long in coming. What comes after the answer is taken for an
+/// error: HTTP/2 ends the connection, and all calls on it, at the 1024th (`max_local_error_reset_streams` of h2).
+pub async fn take_rest(mut body: impl http_body::Body<Data = Bytes> + Unpin) {
+    let rest = async {
+        let mut taken = 0;
+        while taken < MOST_BYTES
+            && !body.is_end_stream()
+            && let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
+        {
+            taken += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    let _ = timeout(PATIENCE, rest).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        task::{Context, Poll},
+    };
+
+    use http_body::Frame;
+    use tokio::{
+        sync::mpsc,
+        time::{Instant, sleep},
+    };
+
+    use super::*;
+
+    /// A message whose parts come through a channel.
+    struct Message(mpsc::UnboundedReceiver<usize>);
+
+    impl http_body::Body for Message {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.poll_recv(context).map(|part| part.map(|bytes| Ok(Frame::data(vec![0; bytes].into()))))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_of_a_call_is_taken_if_it_comes_soon_and_is_not_long() {
+        let begun = Instant::now();
+        let (parts, message) = mpsc::unbounded_channel();
+        let sending = async move {
+            for _ in 0..4 {
+                sleep(PATIENCE / 5).await;
+                parts.send(7).unwrap();
+            }
+            drop(parts);
+        };
+        tokio::join!(take_rest(Message(message)), sending);
+        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4, "until its end");
+
+        let (parts, message) = mpsc::unbounded_channel();
+        parts.send(7).unwrap();
+        take_rest(Message(message)).await;
+        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4 + PATIENCE, "its end has not come");
+
+        let (parts, message) = mpsc::unbounded_channel();
+        for _ in 0..100 {
+            parts.send(MOST_BYTES / 10).unwrap();
+        }
+        take_rest(Message(message)).await;
+        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4 + PATIENCE, "as much as may be");
+    }
+
+    #[test]
+    fn each_refusal_is_answered_as_if_it_were_the_first() {
+        let refused = Refused::default();
+        let (soon, later) = (Duration::from_millis(100), Duration::from_millis(500));
+        let overloaded = |wait| Refusal::Overloaded { wait };
+        let over_limit = |wait| Refusal::OverLimit { wait };
+        for refusal in [
+            overloaded(soon),
+            overloaded(soon),
+            overloaded(later),
+            over_limit(later),
+            over_limit(later),
+            Refusal::Unknown,
+        ] {
+            let answer = refused.answer(refusal.clone());
+            let expected = Status::from(refusal).into_http::<Body>();
+            assert_eq!((answer.status(), answer.headers()), (expected.status(), expected.headers()));
+        }
+    }
+}
