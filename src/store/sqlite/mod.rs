@@ -273,7 +273,7 @@ impl Store for SqliteStore {
         let row = sessions::table
             .find(id.bytes().to_vec())
             .select(SessionRow::as_select())
-            .first(&mut self.reader().await?)
+            .get_result(&mut self.reader().await?)
             .await
             .optional()?;
         row.map(Session::try_from).transpose()

@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub fn ring(connection: &mut SqliteConnection) -> Result<SealedRing, StoreError> {
-    let version = key_ring::table.select(key_ring::version).first(connection)?;
+    let version = key_ring::table.select(key_ring::version).get_result(connection)?;
     let rows: Vec<KeyRow> = signing_keys::table.select(KeyRow::as_select()).load(connection)?;
     let place = newest_place(connection)?;
     Ok(SealedRing::of_rows(RingVersion(version), place, rows.into_iter().map(KeyRow::named)))

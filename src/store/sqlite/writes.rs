@@ -1,4 +1,7 @@
 //! What is written within a transaction, statement by statement. Any error undoes the whole transaction.
+//!
+//! Where a key finds at most one row, there is no `first`: it adds a `LIMIT` by a parameter, and SQLite looks at its value when it plans
+//! (`sqlite3ExprIsInteger`), and so plans anew each time, which takes longer than all else that such a statement does.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName, RunQueryDsl,
@@ -40,7 +43,7 @@ pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<
         let earlier = sessions::table
             .filter(sessions::tenant.eq(&*session.tenant).and(sessions::request_id.eq(&**request_id)))
             .select(SessionRow::as_select())
-            .first(connection)
+            .get_result(connection)
             .optional()?;
         if let Some(row) = earlier {
             return Ok(Created::Repeated(Box::new(row.try_into()?)));
@@ -215,7 +218,7 @@ fn tenant_revoked_up_to(connection: &mut SqliteConnection, tenant: &Tenant) -> R
     let up_to: Option<Option<i64>> = blacklist::table
         .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq(tenant.as_bytes())))
         .select(blacklist::up_to)
-        .first(connection)
+        .get_result(connection)
         .optional()?;
     Ok(up_to.flatten().map(Timestamp::from_micros))
 }
@@ -263,7 +266,7 @@ fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()>
 
 /// Where the blacklist has come to.
 pub fn newest_place(connection: &mut SqliteConnection) -> Result<Place> {
-    let newest: Option<i64> = blacklist::table.select(dsl::max(blacklist::seq)).first(connection)?;
+    let newest: Option<i64> = blacklist::table.select(dsl::max(blacklist::seq)).get_result(connection)?;
     Ok(place(newest.unwrap_or_default()))
 }
 
@@ -282,8 +285,11 @@ fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Re
 }
 
 fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<Session>> {
-    let row =
-        sessions::table.find(id.bytes().as_slice()).select(SessionRow::as_select()).first(connection).optional()?;
+    let row = sessions::table
+        .find(id.bytes().as_slice())
+        .select(SessionRow::as_select())
+        .get_result(connection)
+        .optional()?;
     row.map(Session::try_from).transpose()
 }
 
@@ -376,7 +382,7 @@ pub fn delete_expired_revocations(
         .filter(sweeper::forgotten_until.lt(latest))
         .set(sweeper::forgotten_until.eq(latest))
         .execute(connection)?;
-    let forgotten_until = sweeper::table.select(sweeper::forgotten_until).first(connection)?;
+    let forgotten_until = sweeper::table.select(sweeper::forgotten_until).get_result(connection)?;
     Ok(SweptRevocations { deleted: deleted.len(), forgotten_until: Timestamp::from_micros(forgotten_until) })
 }
 
