@@ -50,7 +50,7 @@ impl Kind {
     /// Calls that wait for each other, to learn the capacity: as many as may be under way for long.
     fn in_flight(&self) -> usize {
         match self.name.as_str() {
-            "create" => 128,
+            "create" => 256,
             "list" => 12,
             _ => 8,
         }

@@ -27,7 +27,7 @@ pub struct Ceilings {
     pub calls: usize,
     /// Of these, those that read the database: so many for a moment, an eighth of that for longer.
     pub reads: usize,
-    /// Creations, and as many refreshes: so many for a moment, an eighth of that for longer.
+    /// Creations, and as many refreshes: so many for a moment, a quarter of that for longer.
     pub writes: usize,
     /// Batches of tokens that are being judged, for longer; for a moment, eight times as many.
     pub batches: usize,
@@ -68,18 +68,21 @@ impl Level {
 
 /// What may be there for a moment may not be there for long, but only this part of it.
 const LASTING_PART: usize = 8;
+/// Of writes: the more there are, the more of them share a commit.
+const LASTING_PART_OF_WRITES: usize = 4;
 /// For how long calls may crowd: many come together, or a disk pauses, and they are soon done.
 const BURST: Duration = Duration::from_millis(250);
 /// When nobody has been refused for this long, a crowd is over.
 const CALM: Duration = Duration::from_secs(1);
 
 /// Calls that wait for the same thing. Each makes those behind it wait, so what may be there for a moment must not be there for
-/// long: beyond an eighth of the ceiling, a crowd that has lasted for [`BURST`] grows no more until it is over.
+/// long: beyond a part of the ceiling, a crowd that has lasted for [`BURST`] grows no more until it is over.
 #[derive(Debug)]
 struct Crowd {
     level: Level,
     ceiling: usize,
-    /// Since when there have been more than an eighth, in microseconds; [`NOT_NOW`] if there are not.
+    lasting_ceiling: usize,
+    /// Since when there have been more than that, in microseconds; [`NOT_NOW`] if there are not.
     since: AtomicU64,
     /// Until when it is taken for a lasting one.
     lasts_until: AtomicU64,
@@ -92,24 +95,28 @@ fn micros(span: Duration) -> u64 {
 }
 
 impl Crowd {
-    fn new(ceiling: usize) -> Self {
+    fn new(ceiling: usize, lasting_part: usize) -> Self {
         let (since, lasts_until) = (AtomicU64::new(NOT_NOW), AtomicU64::new(0));
-        Self { level: Level::default(), ceiling, since, lasts_until }
-    }
-
-    fn lasting_ceiling(&self) -> usize {
-        self.ceiling.div_ceil(LASTING_PART)
+        Self { level: Level::default(), ceiling, lasting_ceiling: ceiling.div_ceil(lasting_part), since, lasts_until }
     }
 
     fn rise(&self, clock: &dyn Clock) -> bool {
         let before = self.level.0.fetch_add(1, Ordering::Relaxed);
-        if before == self.lasting_ceiling() {
+        if before == self.lasting_ceiling {
             // Whatever was left there by two who came and went at the same time.
             self.since.store(micros(clock.uptime()), Ordering::Relaxed);
         }
-        let rises = before < self.lasting_ceiling() || (before < self.ceiling && !self.lasts(clock.uptime()));
+        let rises = before < self.lasting_ceiling || (before < self.ceiling && !self.lasts(clock.uptime()));
         if !rises {
             self.level.fall();
+        }
+        rises
+    }
+
+    fn has_room(&self, clock: &dyn Clock) -> bool {
+        let rises = self.rise(clock);
+        if rises {
+            self.fall();
         }
         rises
     }
@@ -130,7 +137,7 @@ impl Crowd {
     }
 
     fn fall(&self) {
-        if self.level.fall() == self.lasting_ceiling() + 1 {
+        if self.level.fall() == self.lasting_ceiling + 1 {
             self.since.store(NOT_NOW, Ordering::Relaxed);
         }
     }
@@ -158,10 +165,10 @@ impl Gate {
     pub fn new(ceilings: Ceilings, clock: Arc<dyn Clock>) -> Self {
         Self {
             calls: Level::default(),
-            reads: Crowd::new(ceilings.reads),
-            creations: Crowd::new(ceilings.writes),
-            refreshes: Crowd::new(ceilings.writes),
-            batches: Crowd::new(ceilings.batches.saturating_mul(LASTING_PART)),
+            reads: Crowd::new(ceilings.reads, LASTING_PART),
+            creations: Crowd::new(ceilings.writes, LASTING_PART_OF_WRITES),
+            refreshes: Crowd::new(ceilings.writes, LASTING_PART_OF_WRITES),
+            batches: Crowd::new(ceilings.batches.saturating_mul(LASTING_PART), LASTING_PART),
             ceilings,
             clock,
         }
@@ -264,6 +271,10 @@ impl Meter {
             }
             under_way.special = Some(burden);
         }
+        // It takes its place when it is judged.
+        if burden == Burden::Batch && !gate.batches.has_room(&*gate.clock) {
+            return Err(Refusal::Overloaded { wait: SOONER });
+        }
         Ok(under_way)
     }
 }
@@ -352,8 +363,22 @@ mod tests {
     }
 
     #[test]
-    fn many_may_come_together_but_when_they_keep_coming_only_an_eighth_may_wait() {
-        let (crowd, clock) = (Crowd::new(16), clock());
+    fn a_batch_does_not_begin_while_there_is_no_room_to_judge_it() {
+        let gate = gate(10, 1);
+        let (caller, _) = meter(&gate, 10, 0);
+        let begun = caller.begin(Burden::Batch).unwrap();
+        let judged: Vec<_> = (0..LASTING_PART).map(|_| gate.batch().unwrap()).collect();
+        assert!(gate.batch().is_none());
+        assert!(matches!(caller.begin(Burden::Batch), Err(Refusal::Overloaded { .. })));
+        let _light = caller.begin(Burden::Light).unwrap();
+        drop(judged);
+        let _waits = [caller.begin(Burden::Batch).unwrap(), caller.begin(Burden::Batch).unwrap(), begun];
+        assert_eq!(gate.batches.level.0.load(Ordering::Relaxed), 0, "what is not judged yet takes no place");
+    }
+
+    #[test]
+    fn many_may_come_together_but_when_they_keep_coming_only_a_part_may_wait() {
+        let (crowd, clock) = (Crowd::new(16, 8), clock());
         let come = |most: usize| (0..most).filter(|_| crowd.rise(&*clock)).count();
         let go = |many: usize| (0..many).for_each(|_| crowd.fall());
         for _ in 0..20 {
@@ -365,14 +390,14 @@ mod tests {
         for _ in 0..9 {
             clock.advance(BURST / 10);
             go(4);
-            assert_eq!(come(4), 4, "more than an eighth, but not for long");
+            assert_eq!(come(4), 4, "more than the part, but not for long");
         }
         clock.advance(BURST / 10);
         go(1);
         assert_eq!(come(1), 0, "they have crowded for too long");
         go(15);
         clock.advance(CALM / 2);
-        assert_eq!(come(20), 2, "an eighth");
+        assert_eq!(come(20), 2, "the part");
         clock.advance(CALM / 2);
         assert_eq!(come(1), 0, "it begins to count anew with each that was refused");
         go(2);

@@ -29,7 +29,7 @@ pub struct Limits {
     pub max_calls: usize,
     /// Most calls under way that read the database, for a moment; for longer, an eighth of that.
     pub max_reads: usize,
-    /// Most creations under way, and most refreshes, for a moment; for longer, an eighth of that.
+    /// Most creations under way, and most refreshes, for a moment; for longer, a quarter of that.
     pub max_writes: usize,
     /// Most batches of tokens that are being judged; 0 for four on each processor.
     pub max_batches: usize,
@@ -59,7 +59,7 @@ impl Default for Limits {
         Self {
             max_connections: 4096,
             max_http_connections: 1024,
-            max_streams_per_connection: 1024,
+            max_streams_per_connection: 256,
             max_request_bytes: 64 << 10,
             max_batch_bytes: 1 << 20,
             max_metadata_bytes: 16 << 10,

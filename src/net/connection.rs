@@ -3,7 +3,7 @@
 use std::{
     io,
     net::IpAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +14,6 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
     net::TcpStream,
-    task::yield_now,
 };
 use tokio_rustls::server::TlsStream;
 
@@ -39,8 +38,8 @@ struct Counters {
     turn_ends: AtomicUsize,
 }
 
-/// Bytes of a turn. A read that begins within them is done whole.
-pub(crate) const TURN_BYTES: usize = 8 * 1024;
+/// Bytes of a turn: hundreds of calls, and any message that is not a large batch. A read that begins within them is done whole.
+pub(crate) const TURN_BYTES: usize = 64 * 1024;
 
 impl Reading {
     fn new() -> Self {
@@ -138,8 +137,9 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.reading.turn_is_over() {
-            // The task is asked again when those that are ready have had their turn.
-            return pin!(yield_now()).poll(context).map(Ok);
+            // The task is asked again when those before it have had their turn. (`yield_now` would wait until there are none.)
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let before = buffer.filled().len();
         let polled = Pin::new(self.stream.get_mut()).poll_read(context, buffer);
