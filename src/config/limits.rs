@@ -59,7 +59,7 @@ impl Default for Limits {
         Self {
             max_connections: 4096,
             max_http_connections: 1024,
-            max_streams_per_connection: 256,
+            max_streams_per_connection: 512,
             max_request_bytes: 64 << 10,
             max_batch_bytes: 1 << 20,
             max_metadata_bytes: 16 << 10,
