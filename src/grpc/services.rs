@@ -158,6 +158,7 @@ impl OfConnection {
         self.services.audit.denied(who, self.peer.address, asked);
     }
 
+    /// Answers a call that goes no further.
     fn refuse(&self, request: Request<Incoming>, answer: Response<Body>, busy: Busy) -> ToAnswer {
         self.spawner.next_is_ready();
         let (answer, message) = (answer.map(|body| Answer { body, busy }), request.into_body());
