@@ -27,7 +27,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(env::var("OUT_DIR")?).join("countersign.descriptors.bin");
     fs::write(path, descriptors.encode_to_vec())?;
 
+    // Claims stay encoded until they are needed: `src/proto/encoded_struct.rs`.
+    let encoded = (".google.protobuf.Struct", "crate::proto::EncodedStruct");
     // What carries tokens or claims prints without them: `src/proto.rs` writes these by hand.
-    tonic_prost_build::configure().skip_debug(WITH_SECRETS).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .extern_path(encoded.0, encoded.1)
+        .skip_debug(WITH_SECRETS)
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -2,7 +2,11 @@
 
 #![allow(missing_docs)] // The comments stand in `proto/`; the generator writes helpers without any.
 
+mod encoded_struct;
+
 use std::fmt;
+
+pub use encoded_struct::EncodedStruct;
 
 tonic::include_proto!("countersign.v1");
 

@@ -145,7 +145,7 @@ fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
     assert!(claims.issued_at <= claims.expires_at);
     assert!(claims.expires_at.since(claims.issued_at) <= EXPECTED.max_ttl);
 
-    assert!(members.iter().eq(claims.custom.iter()), "{members:?} {:?}", claims.custom);
+    assert!(members.iter().eq(claims.custom.to_map().iter()), "{members:?} {:?}", claims.custom);
 }
 
 /// The members of a payload, none of which stands twice.

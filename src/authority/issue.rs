@@ -76,7 +76,7 @@ impl Authority {
             authenticated_at: session.authentication.at.floor_to_second(),
             acr: session.authentication.acr.to_string(),
             amr: session.authentication.amr.iter().map(ToString::to_string).collect(),
-            custom: session.claims.as_map().clone(),
+            custom: session.claims.object().clone(),
         };
         let ring = self.keeper.ring();
         let key = ring.signing().ok_or_else(no_key)?;

@@ -185,7 +185,7 @@ impl Authority {
         let unverified = Unverified::parse(token)?;
         let key = accepted(ring.verifying(&unverified.kid))?;
         let claims = unverified.verify(key.algorithm, &key.decoding, &self.expectations)?;
-        let verified = Arc::new(VerifiedToken { kid: unverified.kid, claims, token_bytes: token.len() });
+        let verified = Arc::new(VerifiedToken { kid: unverified.kid, claims });
         self.verified.insert(digest, verified.clone());
         Ok(verified)
     }

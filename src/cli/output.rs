@@ -50,11 +50,12 @@ pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
 }
 
 /// A JSON object as a protocol message.
-pub fn to_struct(object: serde_json::Value) -> Result<prost_types::Struct, Failure> {
+pub fn to_struct(object: serde_json::Value) -> Result<proto::EncodedStruct, Failure> {
     let descriptor = dynamic("google.protobuf.Struct")?;
     DynamicMessage::deserialize_with_options(descriptor, object, &DeserializeOptions::new())
         .map_err(Failure::failed)?
-        .transcode_to()
+        .transcode_to::<prost_types::Struct>()
+        .map(Into::into)
         .map_err(Failure::failed)
 }
 

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod caller;
 pub mod claims;
 pub mod ids;
+pub mod json_object;
 pub mod key;
 pub mod lease;
 pub mod permission;

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use crate::domain::claims::AccessClaims;
 use http::{
     HeaderName, HeaderValue,
     header::{
@@ -14,9 +15,6 @@ use http::{
     },
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use serde_json::Value;
-
-use crate::domain::claims::AccessClaims;
 
 /// What is encoded in a text.
 const IN_TEXT: &AsciiSet = &CONTROLS.add(b'%');
@@ -125,15 +123,23 @@ fn told<'a>(claims: &'a AccessClaims, claim: &str) -> Option<Cow<'a, str>> {
         "exp" => claims.expires_at.seconds().to_string().into(),
         "nbf" => claims.not_before?.seconds().to_string().into(),
         "auth_time" => claims.authenticated_at.seconds().to_string().into(),
-        custom => match claims.custom.get(custom)? {
-            Value::Null => return None,
-            Value::String(value) => text(value),
-            Value::Array(values) if values.iter().all(Value::is_string) => {
-                list(values.iter().filter_map(Value::as_str))
-            }
-            other => text(&other.to_string()).into_owned().into(),
-        },
+        custom => own_claim(claims.custom.get(custom)?.get())?,
     })
+}
+
+/// What one of the session's own claims says, given as JSON.
+fn own_claim(json: &str) -> Option<Cow<'_, str>> {
+    if json == "null" {
+        return None;
+    }
+    if let Ok(value) = serde_json::from_str::<String>(json) {
+        return Some(text(&value).into_owned().into());
+    }
+    if let Ok(values) = serde_json::from_str::<Vec<String>>(json) {
+        return Some(list(values.iter().map(String::as_str)).into_owned().into());
+    }
+    // Numbers, booleans and everything else stand as they are in JSON.
+    Some(text(json))
 }
 
 fn text(value: &str) -> Cow<'_, str> {
@@ -157,7 +163,7 @@ fn list<'a>(values: impl Iterator<Item = &'a str>) -> Cow<'a, str> {
 mod tests {
     use percent_encoding::percent_decode_str;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::domain::{
@@ -168,7 +174,7 @@ mod tests {
     const LIMIT: usize = 64;
 
     fn claims(custom: Value) -> AccessClaims {
-        let Value::Object(custom) = custom else { panic!("an object") };
+        let custom = custom.as_object().unwrap().into();
         AccessClaims {
             issuer: "https://auth.test".to_owned(),
             session_id: SessionId::from_bytes([1; 16]),

@@ -1,7 +1,7 @@
 //! Domain types to messages.
 
 use super::{
-    claims::struct_of,
+    claims::encoded_struct,
     common::{duration, end_reason, timestamp},
 };
 use crate::{
@@ -41,7 +41,7 @@ pub fn validate_response(answer: &Answer, full: bool) -> proto::ValidateResponse
         authenticated_at: Some(timestamp(token.authenticated_at)),
         acr: token.acr.clone(),
         amr: token.amr.clone(),
-        claims: full.then(|| struct_of(&token.custom)),
+        claims: full.then(|| encoded_struct(&token.custom)),
         checked_at,
     }
 }
@@ -91,7 +91,7 @@ pub fn session(session: &Session, now: Timestamp) -> proto::Session {
         client_id: session.client_id.to_string(),
         audience: session.audience.iter().map(ToString::to_string).collect(),
         scopes: session.scopes.iter().map(ToString::to_string).collect(),
-        claims: Some(struct_of(session.claims.as_map())),
+        claims: Some(encoded_struct(session.claims.object())),
         acr: session.authentication.acr.to_string(),
         amr: session.authentication.amr.iter().map(ToString::to_string).collect(),
         authenticated_at: Some(timestamp(session.authentication.at)),

@@ -79,13 +79,19 @@ fn device(field: &str, device: proto::Device) -> Result<Device> {
     })
 }
 
+fn own_claims(message: proto::EncodedStruct) -> Result<CustomClaims> {
+    let wrong = |problem: &dyn Display| AuthorityError::field("claims", problem);
+    let broken = "are not a google.protobuf.Struct, or nest too deeply: send fewer lists and objects within each other";
+    let message = message.decode().map_err(|_| wrong(&broken))?;
+    let map = json_object(message).map_err(|problem| wrong(&problem))?;
+    CustomClaims::try_from(map).map_err(|problem| wrong(&problem))
+}
+
 impl TryFrom<proto::CreateSessionRequest> for NewSession {
     type Error = AuthorityError;
 
     fn try_from(request: proto::CreateSessionRequest) -> Result<Self> {
-        let claims = json_object(request.claims.unwrap_or_default())
-            .map_err(|error| AuthorityError::field("claims", error))
-            .and_then(|map| CustomClaims::try_from(map).map_err(|error| AuthorityError::field("claims", error)))?;
+        let claims = own_claims(request.claims.unwrap_or_default())?;
         Ok(Self {
             subject: text("subject", request.subject)?,
             tenant: text("tenant", request.tenant)?,

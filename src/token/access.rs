@@ -3,7 +3,7 @@
 //! Reading has two steps, because the key is looked up between them: [`Unverified::parse`] reads the header and nothing
 //! else, [`Unverified::verify`] checks the signature and only then reads the claims.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -12,11 +12,12 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
     ser::SerializeMap,
 };
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use crate::domain::{
     claims::AccessClaims,
     ids::{SessionId, TokenId},
+    json_object::JsonObject,
     time::Timestamp,
 };
 
@@ -233,8 +234,8 @@ impl Serialize for Payload<'_> {
         if !claims.amr.is_empty() {
             map.serialize_entry("amr", &claims.amr)?;
         }
-        for (name, value) in &claims.custom {
-            map.serialize_entry(name, value)?;
+        for (name, value) in claims.custom.members() {
+            map.serialize_entry(&name, value)?;
         }
         map.end()
     }
@@ -294,7 +295,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
         let (mut tenant, mut scope, mut acr) = (None, None, None);
         let (mut iat, mut exp, mut nbf, mut auth_time) = (None::<i64>, None::<i64>, None::<i64>, None::<i64>);
         let (mut aud, mut amr) = (None::<OneOrMany>, None::<Vec<String>>);
-        let mut custom = Map::new();
+        let mut custom = BTreeMap::new();
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
                 "iss" => set::<_, String>(&mut iss, "iss", &mut map)?,
@@ -312,7 +313,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
                 "acr" => set::<_, String>(&mut acr, "acr", &mut map)?,
                 "amr" => set(&mut amr, "amr", &mut map)?,
                 _ => {
-                    if custom.insert(name, map.next_value::<Value>()?).is_some() {
+                    if custom.insert(name, map.next_value::<&RawValue>()?).is_some() {
                         return Err(Error::custom("a claim stands twice"));
                     }
                 }
@@ -341,7 +342,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
             authenticated_at: instant(auth_time, "auth_time")?,
             acr: acr.unwrap_or_default(),
             amr: amr.unwrap_or_default(),
-            custom,
+            custom: JsonObject::try_from(&custom).map_err(Error::custom)?,
         }))
     }
 }

@@ -3,7 +3,7 @@
 //! Only the outcome of the signature check and the claims are kept. Everything that can change (time, revocation, the
 //! key's state, the caller's demands) is checked after the cache, each time.
 
-use std::sync::Arc;
+use std::{mem::size_of, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use quick_cache::{Weighter, sync::Cache};
@@ -17,8 +17,6 @@ pub struct VerifiedToken {
     pub kid: String,
     /// What the token says.
     pub claims: AccessClaims,
-    /// Length of the token, from which its weight in the cache follows.
-    pub token_bytes: usize,
 }
 
 /// SHA-256 of a whole token: its name in the cache.
@@ -37,26 +35,30 @@ impl TokenDigest {
     }
 }
 
-#[derive(Clone, Debug)]
-struct ByBytes;
+/// Bytes that the cache itself takes for an entry: its digest, its place in a list and a table, and
+/// the counts of its `Arc`.
+const ENTRY_BYTES: usize = 128;
 
-impl Weighter<TokenDigest, Arc<VerifiedToken>> for ByBytes {
+#[derive(Clone, Debug)]
+struct ByMemory;
+
+impl Weighter<TokenDigest, Arc<VerifiedToken>> for ByMemory {
     fn weight(&self, _: &TokenDigest, token: &Arc<VerifiedToken>) -> u64 {
-        // Decoded claims take about the room of their text, and the fixed parts that of two structs.
-        u64::try_from(token.token_bytes).unwrap_or(u64::MAX).saturating_add(512)
+        let bytes = ENTRY_BYTES + size_of::<VerifiedToken>() - size_of::<AccessClaims>() + token.kid.capacity();
+        u64::try_from(bytes + token.claims.memory()).unwrap_or(u64::MAX)
     }
 }
 
 /// A bounded cache, shared by all calls without a lock that all of them would take.
 #[derive(Debug)]
-pub struct VerifiedCache(Cache<TokenDigest, Arc<VerifiedToken>, ByBytes>);
+pub struct VerifiedCache(Cache<TokenDigest, Arc<VerifiedToken>, ByMemory>);
 
 impl VerifiedCache {
-    /// A cache that holds about this many bytes at most; zero for none.
+    /// A cache whose tokens take about this many bytes of memory at most; zero for none.
     pub fn with_capacity(bytes: u64) -> Self {
         const USUAL_TOKEN: u64 = 1024;
         let items = usize::try_from(bytes / USUAL_TOKEN).unwrap_or(usize::MAX);
-        Self(Cache::with_weighter(items, bytes, ByBytes))
+        Self(Cache::with_weighter(items, bytes, ByMemory))
     }
 
     /// What is known of this token.

@@ -92,7 +92,7 @@ fn heavy() -> CreateSessionRequest {
     let text = Value { kind: Some(Kind::StringValue("x".repeat(4000))) };
     CreateSessionRequest {
         subject: "flooded".to_owned(),
-        claims: Some(Struct { fields: [("text".to_owned(), text)].into() }),
+        claims: Some(Struct { fields: [("text".to_owned(), text)].into() }.into()),
         ..Default::default()
     }
 }

@@ -3,8 +3,8 @@
 use countersign::{
     domain::claims::RESERVED,
     proto::{
-        CreateSessionRequest, EndReason, InactiveReason, OnRefresh, Session, SessionState, ValidateRequest,
-        ValidateView,
+        CreateSessionRequest, EncodedStruct, EndReason, InactiveReason, OnRefresh, Session, SessionState,
+        ValidateRequest, ValidateView,
     },
 };
 use futures_util::future::join_all;
@@ -126,6 +126,7 @@ async fn claims_come_back_in_the_full_view_only() {
         ("nested", Value { kind: Some(Kind::StructValue(object(&[("sub", true.into())]))) }),
         ("list", Value { kind: Some(Kind::ListValue(list)) }),
     ]);
+    let own = EncodedStruct::from(own);
     let created = server.create(CreateSessionRequest { claims: Some(own.clone()), ..request("alice") }).await.unwrap();
     assert_eq!(created.session.claims, Some(own.clone()));
     assert_eq!(claims(&created.access)["level"], 7, "a whole number stays whole");
@@ -154,7 +155,7 @@ async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
     let list = numbers.map(Value::from).chain(texts.map(|text| text.to_owned().into()));
     let list = Value { kind: Some(Kind::ListValue(ListValue { values: list.collect() })) };
     let created = CreateSessionRequest {
-        claims: Some(object(&[("list", list), ("", true.into()), ("\u{1f980}\"", 1.5.into())])),
+        claims: Some(object(&[("list", list), ("", true.into()), ("\u{1f980}\"", 1.5.into())]).into()),
         acr: "'; DROP TABLE sessions; --".to_owned(),
         amr: vec!["{}".to_owned(), "a,b".to_owned(), "NULL".to_owned(), "\"\\".to_owned()],
         client_id: "%_".to_owned(),
@@ -182,7 +183,7 @@ async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
 async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
     let server = Server::start().await;
     let with = |name: &str, bytes: usize| CreateSessionRequest {
-        claims: Some(object(&[(name, "x".repeat(bytes).into())])),
+        claims: Some(object(&[(name, "x".repeat(bytes).into())]).into()),
         ..request("alice")
     };
     let overhead = r#"{"k":""}"#.len();
@@ -191,7 +192,8 @@ async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
     for name in RESERVED {
         assert_eq!(refused(server.create(with(name, 1)).await), Refusal::field("claims"), "{name}");
     }
-    let not_a_number = CreateSessionRequest { claims: Some(object(&[("n", f64::NAN.into())])), ..request("alice") };
+    let not_a_number =
+        CreateSessionRequest { claims: Some(object(&[("n", f64::NAN.into())]).into()), ..request("alice") };
     assert_eq!(refused(server.create(not_a_number).await), Refusal::field("claims"));
     assert_eq!(server.rows().await.sessions, 1);
 }

@@ -378,7 +378,7 @@ async fn no_claim_breaks_a_header() {
     let string = |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.to_owned())) };
     let with_note = async |note: &str| {
         let claims = prost_types::Struct { fields: [("note".to_owned(), string(note))].into() };
-        sign_in(&server, |asked| asked.claims = Some(claims)).await.access
+        sign_in(&server, |asked| asked.claims = Some(claims.into())).await.access
     };
     for (note, told) in [
         ("x\r\nX-Admin: yes\r\n\r\n<html>", "x%0d%0ax-admin: yes%0d%0a%0d%0a<html>"),
@@ -459,7 +459,7 @@ async fn introspection_tells_what_a_good_token_says_and_of_others_nothing() {
         (name.to_owned(), value)
     });
     let claims = prost_types::Struct { fields: fields.into() };
-    let good = sign_in(&server, |asked| asked.claims = Some(claims)).await;
+    let good = sign_in(&server, |asked| asked.claims = Some(claims.into())).await;
     let gone = sign_in(&server, |_| ()).await;
     server.revoke(revocation(Target::SessionId(gone.id()))).await.unwrap();
     let introspect = async |body: &str| post(server.http, "/oauth2/introspect", &[], body).await;

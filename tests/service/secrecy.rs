@@ -47,7 +47,7 @@ fn hidden_bytes(seen: &str, name: &str, bytes: &[u8]) {
 async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() {
     capture();
     let server = Server::start().await;
-    let own = || Struct { fields: [("secret".to_owned(), CANARY.to_owned().into())].into() };
+    let own = || Struct { fields: [("secret".to_owned(), CANARY.to_owned().into())].into() }.into();
     let create = |subject: &str| CreateSessionRequest { claims: Some(own()), ..request(subject) };
     let mut seen = String::new();
     let mut secrets = vec![];
@@ -89,7 +89,7 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     let Found::Good(key) = forge.ring.verifying(&unverified.kid) else { panic!("it is known") };
     let expected = Expectations { issuer: "https://auth.test".to_owned(), max_ttl: seconds(3600) };
     let verified = unverified.verify(key.algorithm, &key.decoding, &expected).unwrap();
-    assert_eq!(verified.custom["secret"], CANARY);
+    assert_eq!(verified.custom.to_map()["secret"], CANARY);
     print(&mut seen, &verified);
 
     // What is refused: each with a genuine secret in it.
@@ -106,7 +106,7 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
         print(&mut seen, &server.refresh(token).await.err().unwrap());
     }
     let reserved = CreateSessionRequest {
-        claims: Some(Struct { fields: [("sub".to_owned(), CANARY.to_owned().into())].into() }),
+        claims: Some(Struct { fields: [("sub".to_owned(), CANARY.to_owned().into())].into() }.into()),
         ..request("mallory")
     };
     print(&mut seen, &server.client().create_session(reserved).await.unwrap_err());

@@ -10,11 +10,12 @@ use serde_json::{Number, Value};
 use crate::domain::claims::CustomClaims;
 
 pub fn to_jsonb(claims: &CustomClaims) -> String {
-    if !claims.as_map().values().any(has_large) {
+    let map = claims.object().to_map();
+    if !map.values().any(has_large) {
         return claims.to_json();
     }
     let mut out = String::new();
-    write(&Value::Object(claims.as_map().clone()), &mut out);
+    write(&Value::Object(map), &mut out);
     out
 }
 

@@ -4,10 +4,12 @@ use std::{fmt, ops::Deref, time::Duration};
 
 use diesel::{
     data_types::{PgInterval, PgTimestamp},
+    deserialize::{self, FromSql, FromSqlRow},
+    pg::{Pg, PgValue},
     prelude::{Insertable, Queryable, Selectable},
-    sql_types::{Binary, Nullable, Text, Timestamptz},
+    sql_types::{Binary, Jsonb, Nullable, Text, Timestamptz},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::schema::{blacklist, sessions, signing_keys};
@@ -64,6 +66,21 @@ pub fn array<'a, T: Deref<Target = str> + 'a>(texts: impl IntoIterator<Item = &'
     literal
 }
 
+/// A value of type `jsonb` as its text: the rows of a whole page are loaded before the first is
+/// decoded, and decoded JSON may take many times as much memory.
+#[derive(FromSqlRow)]
+pub struct JsonbText(String);
+
+impl FromSql<Jsonb, Pg> for JsonbText {
+    fn from_sql(value: PgValue<'_>) -> deserialize::Result<Self> {
+        // The binary format is a version and the text (`jsonb_recv` in PostgreSQL's `jsonb.c`).
+        match value.as_bytes().split_first() {
+            Some((1, text)) => Ok(Self(str::from_utf8(text)?.to_owned())),
+            _ => Err("the version of a jsonb value is not 1".into()),
+        }
+    }
+}
+
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = sessions)]
 pub struct SessionRow {
@@ -85,7 +102,7 @@ pub struct SessionRow {
     client_id: String,
     audience: Vec<String>,
     scopes: Vec<String>,
-    claims: Value,
+    claims: JsonbText,
     acr: String,
     amr: Vec<String>,
     user_agent: String,
@@ -155,7 +172,8 @@ impl TryFrom<SessionRow> for Session {
 
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
         let id = row.id();
-        let Value::Object(claims) = row.claims else { return Err(damaged("sessions.claims", "is not a JSON object")) };
+        let claims = serde_json::from_str::<Map<String, Value>>(&row.claims.0)
+            .map_err(|_| damaged("sessions.claims", "is not a JSON object"))?;
         let ended = match (row.ended_at, row.end_reason) {
             (Some(at), Some(reason)) => Some(Ended {
                 at: timestamp(at),
