@@ -1,16 +1,30 @@
-//! Revokes what must not be revoked, as often as it is told, and looks at each answer. `scripts/abuse` runs it.
+//! Revokes what must not be revoked, as often as it is told, and looks at each answer.
+//! `scripts/abuse` runs it.
 //!
-//! `abuse ADDRESS CALLS PID`, with the variables API_KEY, a revoker's; EXPIRED and FOREIGN, an access token each that is expired,
-//! and of a tenant that is not the revoker's. Calls take turns: garbage, forged, expired, foreign. It prints the resident memory
-//! of the process on the way.
+//! `abuse ADDRESS CALLS PID`, with the variables API_KEY, a revoker's; EXPIRED and FOREIGN, an
+//! access token each that is expired, and of a tenant that is not the revoker's. Calls take turns:
+//! garbage, forged, expired, foreign. It prints the resident memory of the process on the way.
+//!
+//! `abuse ADDRESS others` validates a token again and again until its standard input is closed, and
+//! prints how long that took: what others notice of what is done to the service meanwhile.
 
 mod client;
 
-use std::{collections::HashMap, env, fs};
+use std::{
+    collections::HashMap,
+    env, fs,
+    io::Read,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
-use countersign::proto::{RevokeRequest, RevokeResponse, revoke_request::Target};
+use countersign::proto::{
+    CreateSessionRequest, CreateSessionResponse, RevokeRequest, RevokeResponse, ValidateRequest, ValidateResponse,
+    revoke_request::Target,
+};
 use prost::Message;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use self::client::{Connection, Failure};
 
@@ -86,14 +100,58 @@ fn resident(pid: &str) -> Result<u64, Failure> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
+/// One call.
+async fn call<A: Message + Default>(connection: &mut Connection, request: &impl Message) -> Result<A, Failure> {
+    connection.ask(&request.encode_to_vec());
+    connection.flush().await?;
+    loop {
+        connection.wait().await?;
+        if let Some(answer) = connection.answered()?.pop() {
+            return Ok(A::decode(answer.message.ok_or("the call failed")?.as_slice())?);
+        }
+    }
+}
+
+static IS_OVER: AtomicBool = AtomicBool::new(false);
+
+async fn others(address: &str) -> Result<(), Failure> {
+    thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut vec![]);
+        IS_OVER.store(true, Ordering::Relaxed);
+    });
+    let mut connection = Connection::open(address, "/countersign.v1.SessionService/CreateSession", None).await?;
+    let request = CreateSessionRequest { subject: "others".to_owned(), ..Default::default() };
+    let created: CreateSessionResponse = call(&mut connection, &request).await?;
+    let access_token = created.tokens.unwrap_or_default().access_token;
+    let mut connection = Connection::open(address, "/countersign.v1.SessionService/Validate", None).await?;
+    let request = ValidateRequest { access_token, ..Default::default() };
+    let mut latencies: Vec<Duration> = vec![];
+    while !IS_OVER.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        let answer: ValidateResponse = call(&mut connection, &request).await?;
+        latencies.push(began.elapsed());
+        if !answer.active {
+            return Err("a good token is not active".into());
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    latencies.sort_unstable();
+    let at = |part: f64| latencies.get((latencies.len() as f64 * part) as usize).or(latencies.last()).copied();
+    let milliseconds = |part| at(part).unwrap_or_default().as_secs_f64() * 1e3;
+    let [p50, p99, most] = [0.5, 0.99, 1.0].map(milliseconds);
+    println!("{} calls, p50 {p50:.1} ms, p99 {p99:.1} ms, at most {most:.1} ms", latencies.len());
+    Ok(())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let (address, calls, pid): (&str, u64, &str) = match arguments.as_slice() {
+        [address, what] if what == "others" => return others(address).await,
         [address, calls, pid] => (address, calls.parse()?, pid),
         // `cargo bench` without arguments has nothing to measure here.
         [] => return Ok(()),
-        _ => return Err("usage: ADDRESS CALLS PID".into()),
+        _ => return Err("usage: ADDRESS CALLS PID, or ADDRESS others".into()),
     };
     let tokens = Tokens { expired: env::var("EXPIRED")?, foreign: env::var("FOREIGN")? };
     let key = env::var("API_KEY")?;

@@ -59,6 +59,8 @@ pub fn call_limits(limits: &Limits) -> CallLimits {
     CallLimits {
         request_bytes: limits.max_request_bytes,
         batch_bytes: limits.max_batch_bytes,
+        answer_bytes: limits.max_answer_bytes,
+        unsent_bytes: limits.max_unsent_bytes,
         time: limits.call_timeout,
     }
 }

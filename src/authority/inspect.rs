@@ -30,16 +30,18 @@ pub struct Listing {
     pub page_token: String,
 }
 
-/// A page of sessions.
-#[derive(Debug)]
-pub struct Page {
-    /// The sessions, the newest first.
-    pub sessions: Vec<Session>,
-    /// For the next page; empty at the end.
-    pub next_page_token: String,
-    /// The instant for which they are shown.
-    pub now: Timestamp,
+/// Whether a page took the session that it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It did.
+    Taken,
+    /// It has no room for it: the session is the first of the next page.
+    Full,
 }
+
+/// Most sessions that are read at once. Sessions differ a hundredfold in size, so a long page is
+/// read in parts, and only as far as it has room.
+const READ_AT_ONCE: usize = 64;
 
 impl Authority {
     /// Reads a session, and the instant for which it is shown.
@@ -49,13 +51,20 @@ impl Authority {
         Ok((session, self.clock.now()))
     }
 
-    /// Lists sessions, a page at a time.
-    pub async fn sessions(&self, by: &Actor, listing: Listing) -> Result<Page, AuthorityError> {
+    /// Gives the sessions of a page to `take`, the newest first, each with the instant for which it
+    /// is shown, until the page is full. Returns the token of the next page, which is empty after
+    /// the last one.
+    pub async fn sessions(
+        &self,
+        by: &Actor,
+        listing: Listing,
+        mut take: impl FnMut(&Session, Timestamp) -> Result<Room, AuthorityError>,
+    ) -> Result<String, AuthorityError> {
         if !by.reach().has_tenant(&listing.tenant) {
             return Err(self.not_allowed(by, "tenant is not among its tenants"));
         }
         let now = self.clock.now();
-        let before = match listing.page_token.as_str() {
+        let mut before = match listing.page_token.as_str() {
             "" => None,
             token => Some(read_page_token(token, &listing).ok_or_else(|| {
                 AuthorityError::field(
@@ -64,24 +73,30 @@ impl Authority {
                 )
             })?),
         };
-        let page_size = usize::from(listing.page_size);
-        let query = SessionQuery {
-            tenant: listing.tenant.clone(),
-            subject: listing.subject.clone(),
-            live: listing.live,
-            now,
-            before,
-            // One more than asked for tells whether there is a next page.
-            limit: i64::from(listing.page_size) + 1,
-        };
-        let mut sessions = self.store.sessions(query).await?;
-        let more = sessions.len() > page_size;
-        sessions.truncate(page_size);
-        let next_page_token = match sessions.last() {
-            Some(last) if more => page_token(last.id, &listing),
-            _ => String::new(),
-        };
-        Ok(Page { sessions, next_page_token, now })
+        let mut room = usize::from(listing.page_size);
+        loop {
+            // One more than the page has room for tells whether there is a next page.
+            let limit = READ_AT_ONCE.min(room + 1);
+            let query = SessionQuery {
+                tenant: listing.tenant.clone(),
+                subject: listing.subject.clone(),
+                live: listing.live,
+                now,
+                before,
+                limit: i64::try_from(limit).unwrap_or(i64::MAX),
+            };
+            let sessions = self.store.sessions(query).await?;
+            for session in &sessions {
+                if room == 0 || take(session, now)? == Room::Full {
+                    return Ok(before.map_or_else(String::new, |last| page_token(last, &listing)));
+                }
+                room -= 1;
+                before = Some(session.id);
+            }
+            if sessions.len() < limit {
+                return Ok(String::new());
+            }
+        }
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Limits {
     pub max_request_bytes: usize,
     /// Bytes of a request to BatchValidate, or to a gateway's Check.
     pub max_batch_bytes: usize,
+    /// Bytes of an answer.
+    pub max_answer_bytes: usize,
+    /// Bytes of all answers that wait until their clients take them.
+    pub max_unsent_bytes: usize,
     /// Bytes of a call's metadata.
     pub max_metadata_bytes: u32,
     /// Most calls under way.
@@ -62,6 +66,8 @@ impl Default for Limits {
             max_streams_per_connection: 512,
             max_request_bytes: 64 << 10,
             max_batch_bytes: 1 << 20,
+            max_answer_bytes: 4 << 20,
+            max_unsent_bytes: 64 << 20,
             max_metadata_bytes: 16 << 10,
             max_calls: 8192,
             max_reads: 96,
@@ -80,6 +86,8 @@ impl Default for Limits {
 
 /// A token, and the longest demands that go with it.
 const SMALLEST_REQUEST: usize = 16 << 10;
+/// The longest session, or answer to one token.
+const SMALLEST_ANSWER: usize = 128 << 10;
 /// Names of services and methods, an API key, and what proxies add.
 const SMALLEST_METADATA: u32 = 1 << 10;
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -101,10 +109,16 @@ impl Limits {
                 return Err(invalid(format!("limits.{name}"), "must be from 1 to 1000000"));
             }
         }
-        for (name, bytes) in [("max_request_bytes", self.max_request_bytes), ("max_batch_bytes", self.max_batch_bytes)]
-        {
-            if !(SMALLEST_REQUEST..=64 << 20).contains(&bytes) {
-                return Err(invalid(format!("limits.{name}"), format!("must be from {SMALLEST_REQUEST} to 67108864")));
+        let sizes = [
+            ("max_request_bytes", self.max_request_bytes, SMALLEST_REQUEST..=64 << 20),
+            ("max_batch_bytes", self.max_batch_bytes, SMALLEST_REQUEST..=64 << 20),
+            ("max_answer_bytes", self.max_answer_bytes, SMALLEST_ANSWER..=64 << 20),
+            ("max_unsent_bytes", self.max_unsent_bytes, 8 * SMALLEST_ANSWER..=16 << 30),
+        ];
+        for (name, bytes, range) in sizes {
+            if !range.contains(&bytes) {
+                let (least, most) = (range.start(), range.end());
+                return Err(invalid(format!("limits.{name}"), format!("must be from {least} to {most}")));
             }
         }
         if !(SMALLEST_METADATA..=1 << 20).contains(&self.max_metadata_bytes) {

@@ -1,9 +1,15 @@
 //! Lets calls in: who makes them, whether they may, and whether there is room.
 
-use http::{HeaderMap, header::AUTHORIZATION};
-use tonic::{Request, Status};
+use std::sync::Arc;
 
-use super::access::{Access, needed};
+use http::{HeaderMap, header::AUTHORIZATION};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::{
+    access::{Access, needed},
+    unsent::{FREE_BYTES, Reserved, Unsent},
+};
 use crate::{
     authority::error::AuthorityError,
     callers::{Callers, Refusal, Shown, meter::UnderWay},
@@ -18,6 +24,15 @@ pub struct Admitted {
     pub actor: Option<Actor>,
     /// That it is under way.
     pub under_way: Option<UnderWay>,
+}
+
+/// What a service is told of a call, in the extensions of its request.
+#[derive(Clone, Debug)]
+pub struct CallContext {
+    /// Who makes it; none if it is open to everybody.
+    pub actor: Option<Actor>,
+    /// The answers that wait on its connection.
+    pub unsent: Arc<Unsent>,
 }
 
 /// Lets a call in, or says why not.
@@ -48,10 +63,37 @@ fn api_key(headers: &HeaderMap) -> Option<&str> {
 
 /// Who makes a call that was let in.
 pub fn actor<T>(request: &Request<T>) -> Result<Actor, Status> {
-    request.extensions().get::<Actor>().cloned().ok_or_else(|| {
-        tracing::error!("a call came to its service without having been let in");
-        AuthorityError::Internal.into()
-    })
+    context(request)?.actor.clone().ok_or_else(not_let_in)
+}
+
+fn context<T>(request: &Request<T>) -> Result<&CallContext, Status> {
+    request.extensions().get().ok_or_else(not_let_in)
+}
+
+fn not_let_in() -> Status {
+    tracing::error!("a call came to its service without having been let in");
+    AuthorityError::Internal.into()
+}
+
+/// What an answer takes until it has been sent. It is for calls that only read, so that nothing is
+/// lost if there is no room.
+pub fn reserve<T>(request: &Request<T>) -> Result<Reserved, Status> {
+    Ok(Reserved::new(context(request)?.unsent.clone()))
+}
+
+/// An answer that counts among the unsent ones, as far as it has not been reserved.
+pub fn counted<M: Message>(message: M, mut reserved: Reserved) -> Result<Response<M>, Status> {
+    let bytes = message.encoded_len();
+    if let Some(more) = bytes.checked_sub(reserved.bytes())
+        && bytes > FREE_BYTES
+    {
+        reserved.try_grow(more)?;
+    }
+    let mut response = Response::new(message);
+    if reserved.bytes() > 0 {
+        response.extensions_mut().insert(Arc::new(reserved));
+    }
+    Ok(response)
 }
 
 #[cfg(test)]

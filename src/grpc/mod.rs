@@ -8,9 +8,11 @@ mod claims;
 mod common;
 mod deadline;
 mod ext_authz;
+mod frame_budget;
 pub mod health;
 mod key_service;
 mod refused;
+mod request_body;
 mod requests;
 pub mod server;
 pub mod services;
@@ -18,6 +20,7 @@ mod session_service;
 mod spawner;
 mod status;
 mod turns;
+mod unsent;
 
 /// The conversions that are no traits of public types.
 #[cfg(fuzzing)]

@@ -1,8 +1,6 @@
 //! The answers to calls that were refused.
 
 use std::{
-    future::poll_fn,
-    pin::Pin,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -12,6 +10,7 @@ use http::{HeaderMap, Response};
 use tokio::time::timeout;
 use tonic::{Status, body::Body};
 
+use super::request_body::discard;
 use crate::callers::Refusal;
 
 /// Makes them. Who calls too much is refused for the same reason again and again, and to say it takes longer than to find it: so
@@ -36,30 +35,23 @@ impl Refused {
     }
 }
 
-/// How long the rest of a refused call is waited for.
+/// How long the message of a refused call is waited for before the answer.
 const PATIENCE: Duration = Duration::from_millis(5);
-/// And how much of it is taken.
+/// And how much of it is read before.
 const MOST_BYTES: usize = 64 * 1024;
 
-/// Takes what is still coming of a call that is refused, unless it is long in coming. What comes after the answer is taken for an
-/// error: HTTP/2 ends the connection, and all calls on it, at the 1024th (`max_local_error_reset_streams` of h2).
-pub async fn take_rest(mut body: impl http_body::Body<Data = Bytes> + Unpin) {
-    let rest = async {
-        let mut taken = 0;
-        while taken < MOST_BYTES
-            && !body.is_end_stream()
-            && let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
-        {
-            taken += frame.data_ref().map_or(0, Bytes::len);
-        }
-    };
-    let _ = timeout(PATIENCE, rest).await;
+/// Reads what is still coming of a refused call, unless it is long in coming: a message that has
+/// been read when the answer is sent costs no task of its own
+/// ([`RequestBody`](super::request_body::RequestBody)).
+pub async fn take_rest(body: &mut (impl http_body::Body<Data = Bytes> + Unpin)) {
+    let _ = timeout(PATIENCE, discard(body, MOST_BYTES)).await;
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
         convert::Infallible,
+        pin::Pin,
         task::{Context, Poll},
     };
 
@@ -97,19 +89,20 @@ mod tests {
             }
             drop(parts);
         };
-        tokio::join!(take_rest(Message(message)), sending);
+        let mut message = Message(message);
+        tokio::join!(take_rest(&mut message), sending);
         assert_eq!(begun.elapsed(), PATIENCE / 5 * 4, "until its end");
 
         let (parts, message) = mpsc::unbounded_channel();
         parts.send(7).unwrap();
-        take_rest(Message(message)).await;
+        take_rest(&mut Message(message)).await;
         assert_eq!(begun.elapsed(), PATIENCE / 5 * 4 + PATIENCE, "its end has not come");
 
         let (parts, message) = mpsc::unbounded_channel();
         for _ in 0..100 {
             parts.send(MOST_BYTES / 10).unwrap();
         }
-        take_rest(Message(message)).await;
+        take_rest(&mut Message(message)).await;
         assert_eq!(begun.elapsed(), PATIENCE / 5 * 4 + PATIENCE, "as much as may be");
     }
 

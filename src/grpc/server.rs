@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     activity::Activity,
+    frame_budget::FrameBudget,
     services::{OfConnection, Services},
     spawner::Spawner,
     turns::Turns,
@@ -20,6 +21,12 @@ use crate::net::{
 
 /// Bytes with which a client begins HTTP/2 (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
+
+/// Streams that a connection may see reset because of errors of its client, in its life.
+const MAX_ERROR_RESETS: usize = 16 << 10;
+
+/// How long a client that was told to go away has to read that.
+const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
 /// What a connection may take.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +63,10 @@ fn http2(limits: &ConnectionLimits, spawner: Spawner) -> http2::Builder<Spawner>
         // Calls that a client has given up before we have looked at them; one more closes the connection with all calls on
         // it. As many as may be under way: if we are held up, all their deadlines may pass at once. By default it is 20.
         .max_pending_accept_reset_streams(usize::try_from(limits.streams).unwrap_or(usize::MAX))
+        // Errors of a client that reset a stream, over the connection's whole life; one more closes
+        // it with all calls on it. Messages are read even if they are refused, so few are left; by
+        // default it is 1024.
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout);
     builder
@@ -71,6 +82,8 @@ async fn serve_connection(
     let (spawner, activity) = (Spawner::default(), Arc::new(Activity::default()));
     let turns = Turns { reading: connection.reading(), spawner: spawner.clone() };
     let service = OfConnection::new(services, peer, activity.clone(), spawner.clone());
+    let connection = FrameBudget::new(connection);
+    let exceeded = connection.exceeded();
     let mut served = pin!(http2(&limits, spawner).serve_connection(TokioIo::new(connection), service));
     // How a connection ends is its client's affair.
     tokio::select! {
@@ -79,6 +92,9 @@ async fn serve_connection(
         () = silent(limits.handshake, || turns.reading.bytes() < PREFACE_BYTES) => return,
         // What nobody takes would fill the memory: calls are counted no more once they have been answered.
         () = unread(limits.answer, &activity) => return,
+        // A reset, which the kernel sends when it closes a connection with unread bytes, may
+        // overtake the GOAWAY.
+        () = exceeded.wait() => return sleep(GOAWAY_GRACE).await,
         () = idle(limits.idle, &activity) => {
             served.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(limits.keepalive_timeout, turns.run(served)).await;

@@ -21,13 +21,15 @@ use tower::Service;
 use super::{
     access::{Access, CHECK, needed},
     activity::{Activity, Busy},
-    admission::{Admitted, admit},
+    admission::{Admitted, CallContext, admit},
     deadline,
     ext_authz::ExtAuthz,
     key_service::Keys,
     refused::{Refused, take_rest},
+    request_body::RequestBody,
     session_service::Sessions,
     spawner::Spawner,
+    unsent::{FREE_BYTES, Reserved, Unsent},
 };
 use crate::{
     authority::{audit::Audit, ready::Ready},
@@ -45,6 +47,10 @@ pub struct CallLimits {
     pub request_bytes: usize,
     /// Bytes of a request to BatchValidate, or to Check, which may carry somebody's whole request.
     pub batch_bytes: usize,
+    /// Bytes of an answer.
+    pub answer_bytes: usize,
+    /// Bytes of all answers that have not been sent.
+    pub unsent_bytes: usize,
     /// How long a call may take, whatever its caller allows.
     pub time: Duration,
 }
@@ -70,7 +76,10 @@ pub struct Services {
     others: Routes,
     callers: Arc<Callers>,
     audit: Audit,
+    unsent: Arc<Unsent>,
     longest: Duration,
+    /// Bytes of a message that are read although nobody wants them.
+    longest_rest: usize,
 }
 
 impl Services {
@@ -83,7 +92,7 @@ impl Services {
         gateway: Arc<Gateway>,
         limits: CallLimits,
     ) -> Self {
-        let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone()));
+        let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone(), limits.answer_bytes));
         let sized = |bytes| SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes);
         Self {
             sessions: sized(limits.request_bytes),
@@ -94,13 +103,15 @@ impl Services {
             others: others.prepare(),
             callers,
             audit,
+            unsent: Arc::new(Unsent::of_all(limits.unsent_bytes)),
             longest: limits.time,
+            longest_rest: limits.batch_bytes,
         }
     }
 
     /// Whether a request is a call: others are not looked at (gRPC over HTTP/2, "Requests"). What calls itself otherwise could come
     /// from a page in a browser, by which whoever looks at it would call with their own certificate.
-    fn is_call(request: &Request<Incoming>) -> Result<(), StatusCode> {
+    fn is_call<B>(request: &Request<B>) -> Result<(), StatusCode> {
         if request.method() != Method::POST {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
         }
@@ -112,7 +123,7 @@ impl Services {
     }
 
     /// Hands a call to its service.
-    fn hand_over(&self, request: Request<Incoming>) -> Answering {
+    fn hand_over(&self, request: Request<RequestBody<Incoming>>) -> Answering {
         let path = request.uri().path();
         if path == "/countersign.v1.SessionService/BatchValidate" {
             self.batches.clone().call(request)
@@ -136,12 +147,14 @@ pub struct OfConnection {
     activity: Arc<Activity>,
     spawner: Spawner,
     refused: Refused,
+    unsent: Arc<Unsent>,
 }
 
 impl OfConnection {
     /// The services for a peer. What goes on there is told to `activity`, and what is ready to `spawner`.
     pub fn new(services: Arc<Services>, peer: Peer, activity: Arc<Activity>, spawner: Spawner) -> Self {
-        Self { services, peer, activity, spawner, refused: Refused::default() }
+        let unsent = Arc::new(Unsent::of_connection(services.unsent.clone()));
+        Self { services, peer, activity, spawner, refused: Refused::default(), unsent }
     }
 
     /// Records who was denied what. What a stranger asks for is named only if it is something of ours.
@@ -159,11 +172,12 @@ impl OfConnection {
     }
 
     /// Answers a call that goes no further.
-    fn refuse(&self, request: Request<Incoming>, answer: Response<Body>, busy: Busy) -> ToAnswer {
+    fn refuse(&self, request: Request<RequestBody<Incoming>>, answer: Response<Body>, busy: Busy) -> ToAnswer {
         self.spawner.next_is_ready();
-        let (answer, message) = (answer.map(|body| Answer { body, busy }), request.into_body());
-        Box::pin(async {
-            take_rest(message).await;
+        let reserved = Reserved::new(self.unsent.clone());
+        let (answer, mut message) = (answer.map(|body| Answer::new(body, busy, reserved)), request.into_body());
+        Box::pin(async move {
+            take_rest(&mut message).await;
             Ok(answer)
         })
     }
@@ -174,7 +188,8 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
     type Error = Infallible;
     type Future = ToAnswer;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut request = request.map(|body| RequestBody::new(body, self.services.longest_rest));
         let busy = self.activity.begin();
         if let Err(status) = Services::is_call(&request) {
             let mut answer = Response::default();
@@ -189,9 +204,12 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
                 return self.refuse(request, self.refused.answer(refusal), busy);
             }
         };
-        if let Some(actor) = actor {
-            request.extensions_mut().insert(actor);
+        if let Err(too_many) = self.unsent.check() {
+            self.services.callers.refused().overloaded.inc();
+            return self.refuse(request, Status::from(too_many).into_http(), busy);
         }
+        request.extensions_mut().insert(CallContext { actor, unsent: self.unsent.clone() });
+        let unsent = self.unsent.clone();
         let span =
             deadline::span(request.headers()).map_or(self.services.longest, |span| span.min(self.services.longest));
         let answering = self.services.hand_over(request);
@@ -199,7 +217,10 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
             let exceeded = |_| Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http());
             let answer = timeout(span, answering).await.unwrap_or_else(exceeded)?;
             drop(under_way);
-            Ok(answer.map(|body| Answer { body, busy }))
+            let (mut head, body) = answer.into_parts();
+            let reserved = head.extensions.remove::<Arc<Reserved>>().and_then(Arc::into_inner);
+            let reserved = reserved.unwrap_or_else(|| Reserved::new(unsent));
+            Ok(Response::from_parts(head, Answer::new(body, busy, reserved)))
         })
     }
 }
@@ -210,6 +231,15 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
 pub struct Answer {
     body: Body,
     busy: Busy,
+    /// Whether a part has been given to the connection and not been taken by the client.
+    is_waiting: bool,
+    reserved: Reserved,
+}
+
+impl Answer {
+    fn new(body: Body, busy: Busy, reserved: Reserved) -> Self {
+        Self { body, busy, is_waiting: false, reserved }
+    }
 }
 
 impl http_body::Body for Answer {
@@ -217,10 +247,19 @@ impl http_body::Body for Answer {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.busy.taken();
+        if self.is_waiting {
+            self.is_waiting = false;
+            self.busy.taken();
+            self.reserved.release();
+        }
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.is_waiting = true;
             self.busy.owe();
+            if bytes > FREE_BYTES {
+                self.reserved.grow_to(bytes);
+            }
         }
         polled
     }

@@ -2,17 +2,29 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{admission::actor, answers, common::timestamp, requests};
+use super::{
+    admission::{actor, counted, reserve},
+    answers,
+    common::timestamp,
+    requests,
+};
 use crate::{
-    authority::{error::AuthorityError, ready::Ready, validate::Validation},
+    authority::{error::AuthorityError, inspect::Room, ready::Ready, validate::Validation},
     callers::Callers,
+    domain::session::Session,
     proto::{self, session_service_server::SessionService},
 };
 
 /// Most tokens in a batch.
 const MAX_BATCH: usize = 256;
+/// Most bytes of a page, besides its first session. A client reads it in one go, and others have
+/// their turn soon.
+const MAX_PAGE_BYTES: usize = 1 << 20;
+/// Most bytes that a message takes in the list of a message around it, besides its own.
+const FIELD_BYTES: usize = 8;
 /// Tokens judged before other calls get a turn: a signature takes some 26 microseconds.
 const TURN: usize = 4;
 
@@ -21,12 +33,13 @@ const TURN: usize = 4;
 pub struct Sessions {
     ready: Ready,
     callers: Arc<Callers>,
+    max_answer_bytes: usize,
 }
 
 impl Sessions {
-    /// For the authority, once it is ready.
-    pub fn new(ready: Ready, callers: Arc<Callers>) -> Self {
-        Self { ready, callers }
+    /// For the authority, once it is ready. An answer has at most so many bytes.
+    pub fn new(ready: Ready, callers: Arc<Callers>, max_answer_bytes: usize) -> Self {
+        Self { ready, callers, max_answer_bytes }
     }
 
     async fn judge(
@@ -73,7 +86,7 @@ impl SessionService for Sessions {
     ) -> Result<Response<proto::ValidateResponse>, Status> {
         let by = actor(&request)?;
         let mut validation = self.ready.get()?.validation(&by);
-        Ok(Response::new(Self::judge(&mut validation, "", request.get_ref()).await?))
+        counted(Self::judge(&mut validation, "", request.get_ref()).await?, reserve(&request)?)
     }
 
     async fn batch_validate(
@@ -88,6 +101,7 @@ impl SessionService for Sessions {
         }
         let mut validation = self.ready.get()?.validation(&by);
         let mut responses = Vec::with_capacity(requests.len());
+        let mut reserved = reserve(&request)?;
         let mut place = None;
         for (index, request) in requests.iter().enumerate() {
             // Not before the first has been judged, which may have to wait for a lease: only what keeps a processor busy counts.
@@ -97,9 +111,20 @@ impl SessionService for Sessions {
             if index % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
             }
-            responses.push(Self::judge(&mut validation, &format!("requests[{index}]."), request).await?);
+            let response = Self::judge(&mut validation, &format!("requests[{index}]."), request).await?;
+            let bytes = FIELD_BYTES + response.encoded_len();
+            if reserved.bytes() + bytes > self.max_answer_bytes {
+                let problem = format!(
+                    "would make the answer longer than {} bytes (limits.max_answer_bytes): send fewer tokens, or ask for \
+                     VALIDATE_VIEW_BASIC",
+                    self.max_answer_bytes
+                );
+                return Err(AuthorityError::field(format!("requests[{index}]"), problem).into());
+            }
+            reserved.try_grow(bytes)?;
+            responses.push(response);
         }
-        Ok(Response::new(proto::BatchValidateResponse { responses }))
+        counted(proto::BatchValidateResponse { responses }, reserved)
     }
 
     async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
@@ -117,7 +142,8 @@ impl SessionService for Sessions {
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
         let by = actor(&request)?;
         let (session, now) = self.ready.get()?.session(&by, requests::requested_session(request.get_ref())?).await?;
-        Ok(Response::new(proto::GetSessionResponse { session: Some(answers::session(&session, now)) }))
+        let response = proto::GetSessionResponse { session: Some(answers::session(&session, now)) };
+        counted(response, reserve(&request)?)
     }
 
     async fn list_sessions(
@@ -125,10 +151,25 @@ impl SessionService for Sessions {
         request: Request<proto::ListSessionsRequest>,
     ) -> Result<Response<proto::ListSessionsResponse>, Status> {
         let by = actor(&request)?;
-        let page = self.ready.get()?.sessions(&by, request.into_inner().try_into()?).await?;
-        Ok(Response::new(proto::ListSessionsResponse {
-            sessions: page.sessions.iter().map(|session| answers::session(session, page.now)).collect(),
-            next_page_token: page.next_page_token,
-        }))
+        let mut reserved = reserve(&request)?;
+        let max_bytes = MAX_PAGE_BYTES.min(self.max_answer_bytes);
+        let mut sessions = vec![];
+        let mut refused = Ok(());
+        let take = |session: &Session, now| {
+            let session = answers::session(session, now);
+            let bytes = FIELD_BYTES + session.encoded_len();
+            if !sessions.is_empty() && reserved.bytes() + bytes > max_bytes {
+                return Ok(Room::Full);
+            }
+            refused = reserved.try_grow(bytes);
+            if refused.is_err() {
+                return Err(AuthorityError::Overloaded);
+            }
+            sessions.push(session);
+            Ok(Room::Taken)
+        };
+        let listed = self.ready.get()?.sessions(&by, request.into_inner().try_into()?, take).await;
+        refused?;
+        counted(proto::ListSessionsResponse { sessions, next_page_token: listed? }, reserved)
     }
 }

@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::unsent::TooManyUnsent;
 use crate::{authority::error::AuthorityError, callers::Refusal, domain::rotation::NotRotated};
 
 /// The domain of every `ErrorInfo` (google/rpc/error_details.proto).
@@ -90,6 +91,14 @@ impl From<Refusal> for Status {
             details.set_retry_info(wait);
         }
         Status::with_error_details(code, message, details)
+    }
+}
+
+impl From<TooManyUnsent> for Status {
+    fn from(too_many: TooManyUnsent) -> Self {
+        let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, HashMap::new());
+        details.set_retry_info(Some(RETRY_DELAY));
+        Status::with_error_details(Code::ResourceExhausted, too_many.to_string(), details)
     }
 }
 

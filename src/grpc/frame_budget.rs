@@ -1,0 +1,299 @@
+//! Bounds how many HTTP/2 frames a client may send that are no part of a call.
+//!
+//! SETTINGS, PING, PRIORITY, WINDOW_UPDATE, RST_STREAM and unknown frames cost the server work, and
+//! neither HTTP/2 nor the library limits them. A client whose frames exceed the budget gets GOAWAY
+//! with ENHANCE_YOUR_CALM (RFC 9113, sections 7 and 10.5), and its connection is closed.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+    time::Instant,
+};
+
+/// Frames that a client may send in a [`PERIOD`], whatever it calls. Keep-alive takes a few.
+const FREE_FRAMES: u64 = 1_000;
+/// More frames for each part of a call, in either direction. Clients that measure the bandwidth
+/// send a PING and two WINDOW_UPDATEs after each answer, old browsers a PRIORITY with each call.
+const FRAMES_A_PART: u64 = 8;
+/// When the count begins anew.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Bytes with which a client begins (RFC 9113, section 3.4).
+const PREFACE_BYTES: usize = 24;
+/// Bytes of the header of a frame (RFC 9113, section 4.1).
+const HEADER_BYTES: usize = 9;
+
+const DATA: u8 = 0x0;
+const HEADERS: u8 = 0x1;
+const CONTINUATION: u8 = 0x9;
+
+/// GOAWAY on stream 0 that promises nothing about streams (RFC 9113, section 6.8): the last one is
+/// the highest there can be, and the error is ENHANCE_YOUR_CALM.
+const GOAWAY: [u8; HEADER_BYTES + 8] = [0, 0, 8, 0x7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb];
+
+/// What passed in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    /// Frames that carry a part of a call: HEADERS, CONTINUATION, and DATA that is not empty.
+    parts: u64,
+    /// All others.
+    others: u64,
+}
+
+/// Finds the frames in the bytes of one direction.
+#[derive(Debug, Default)]
+struct Scanner {
+    /// Bytes to pass over: the preface, or the payload of a frame.
+    skip: usize,
+    /// The beginning of a header whose end has not come yet.
+    header: [u8; HEADER_BYTES],
+    header_bytes: usize,
+    counts: Counts,
+}
+
+impl Scanner {
+    fn scan(&mut self, mut bytes: &[u8]) {
+        while let Some(rest) = bytes.get(self.skip..) {
+            bytes = rest;
+            self.skip = 0;
+            // Usually a header is there as a whole.
+            let header = match (self.header_bytes, bytes.split_first_chunk()) {
+                (0, Some((header, rest))) => {
+                    bytes = rest;
+                    *header
+                }
+                _ => {
+                    let missing = self.header.iter_mut().skip(self.header_bytes);
+                    let taken = missing.zip(bytes).map(|(to, from)| *to = *from).count();
+                    self.header_bytes += taken;
+                    bytes = bytes.get(taken..).unwrap_or_default();
+                    if self.header_bytes < HEADER_BYTES {
+                        return;
+                    }
+                    self.header_bytes = 0;
+                    self.header
+                }
+            };
+            let [high, middle, low, kind, ..] = header;
+            self.skip = (usize::from(high) << 16) | (usize::from(middle) << 8) | usize::from(low);
+            match kind {
+                HEADERS | CONTINUATION => self.counts.parts += 1,
+                DATA if self.skip > 0 => self.counts.parts += 1,
+                _ => self.counts.others += 1,
+            }
+        }
+        self.skip -= bytes.len();
+    }
+
+    /// Whether a new frame may begin here.
+    fn is_between_frames(&self) -> bool {
+        self.skip == 0 && self.header_bytes == 0
+    }
+}
+
+/// A connection whose frames are counted.
+#[derive(Debug)]
+pub struct FrameBudget<C> {
+    connection: C,
+    received: Scanner,
+    sent: Scanner,
+    period_began: Instant,
+    exceeded: Exceeded,
+    is_exceeded: bool,
+}
+
+/// Tells when the budget of a connection has been exceeded. From then on nothing is read from it.
+#[derive(Clone, Debug, Default)]
+pub struct Exceeded(Arc<Notify>);
+
+impl Exceeded {
+    /// Waits for it.
+    pub async fn wait(&self) {
+        self.0.notified().await;
+    }
+}
+
+impl<C> FrameBudget<C> {
+    /// A connection on which nothing has been read or written.
+    pub fn new(connection: C) -> Self {
+        Self {
+            connection,
+            received: Scanner { skip: PREFACE_BYTES, ..Scanner::default() },
+            sent: Scanner::default(),
+            period_began: Instant::now(),
+            exceeded: Exceeded::default(),
+            is_exceeded: false,
+        }
+    }
+
+    /// Tells when its budget has been exceeded.
+    pub fn exceeded(&self) -> Exceeded {
+        self.exceeded.clone()
+    }
+
+    /// Whether the client has sent more than it may. The clock is read only then.
+    fn is_over_budget(&mut self) -> bool {
+        let parts = self.received.counts.parts.saturating_add(self.sent.counts.parts);
+        if self.received.counts.others <= FREE_FRAMES.saturating_add(FRAMES_A_PART.saturating_mul(parts)) {
+            return false;
+        }
+        let now = Instant::now();
+        let is_over = now.duration_since(self.period_began) < PERIOD;
+        (self.received.counts, self.sent.counts) = Default::default();
+        self.period_began = now;
+        is_over
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameBudget<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.is_exceeded {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.connection).poll_read(context, buffer))?;
+        self.received.scan(buffer.filled().get(before..).unwrap_or_default());
+        if self.is_over_budget() {
+            self.is_exceeded = true;
+            buffer.set_filled(before);
+            if self.sent.is_between_frames() && Pin::new(&mut self.connection).poll_write(context, &GOAWAY).is_ready() {
+                // A client that does not read is not told.
+                let _ = Pin::new(&mut self.connection).poll_flush(context);
+            }
+            self.exceeded.0.notify_one();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for FrameBudget<C> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.connection).poll_write(context, bytes))?;
+        self.sent.scan(bytes.get(..written).unwrap_or_default());
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        time::{advance, timeout},
+    };
+
+    use super::*;
+
+    const PING: u8 = 0x6;
+
+    fn frame(kind: u8, payload: usize) -> Vec<u8> {
+        let [.., high, middle, low] = payload.to_be_bytes();
+        [&[high, middle, low, kind, 0, 0, 0, 0, 1][..], &vec![kind; payload]].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_counted_however_they_are_cut(
+            frames in proptest::collection::vec((0u8..12, prop_oneof![Just(0usize), 1..40usize, Just(70_000)]), 0..20),
+            cuts in proptest::collection::vec(1usize..60, 1..20),
+        ) {
+            let bytes: Vec<u8> = frames.iter().flat_map(|(kind, payload)| frame(*kind, *payload)).collect();
+            let mut scanner = Scanner::default();
+            let mut rest = &bytes[..];
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (now, later) = rest.split_at((*cut).min(rest.len()));
+                scanner.scan(now);
+                rest = later;
+            }
+            let is_part = |frame: &&(u8, usize)| matches!(frame, (HEADERS | CONTINUATION, _) | (DATA, 1..));
+            let parts = u64::try_from(frames.iter().filter(is_part).count()).unwrap();
+            let others = u64::try_from(frames.len()).unwrap() - parts;
+            prop_assert_eq!(scanner.counts, Counts { parts, others });
+            prop_assert!(scanner.is_between_frames());
+        }
+    }
+
+    /// A client that has sent the preface, and the connection as the server has it.
+    async fn connected() -> (DuplexStream, FrameBudget<DuplexStream>) {
+        let (mut client, server) = duplex(1 << 20);
+        client.write_all(&[0; PREFACE_BYTES]).await.unwrap();
+        let mut server = FrameBudget::new(server);
+        server.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
+        (client, server)
+    }
+
+    /// Sends frames, and says whether the server may read them.
+    async fn pass(client: &mut DuplexStream, server: &mut FrameBudget<DuplexStream>, frames: &[u8]) -> bool {
+        client.write_all(frames).await.unwrap();
+        timeout(Duration::from_millis(1), server.read_exact(&mut vec![0; frames.len()])).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_its_budget_a_client_is_told_to_be_calm() {
+        for kind in [0x2, 0x3, 0x4, PING, 0x8, 0x42, DATA] {
+            let (mut client, mut server) = connected().await;
+            let payload = if kind == DATA { 0 } else { 8 };
+            let allowed = frame(kind, payload).repeat(usize::try_from(FREE_FRAMES).unwrap());
+            assert!(pass(&mut client, &mut server, &allowed).await, "{kind}");
+            assert!(!pass(&mut client, &mut server, &frame(kind, payload)).await, "{kind}");
+            timeout(Duration::ZERO, server.exceeded().wait()).await.unwrap();
+            let mut told = [0; GOAWAY.len()];
+            client.read_exact(&mut told).await.unwrap();
+            assert_eq!(told, GOAWAY);
+            assert!(!pass(&mut client, &mut server, &frame(HEADERS, 1)).await, "nothing more is read");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_and_time_make_room_for_more() {
+        let (mut client, mut server) = connected().await;
+        let most = frame(PING, 8).repeat(usize::try_from(FREE_FRAMES).unwrap());
+        let for_a_part = frame(PING, 8).repeat(usize::try_from(FRAMES_A_PART).unwrap());
+        assert!(pass(&mut client, &mut server, &most).await);
+        for part in [frame(HEADERS, 20), frame(DATA, 1), frame(CONTINUATION, 20)] {
+            assert!(pass(&mut client, &mut server, &[part, for_a_part.clone()].concat()).await);
+        }
+        server.write_all(&frame(DATA, 300)).await.unwrap();
+        assert!(pass(&mut client, &mut server, &for_a_part).await, "an answer counts as well as a question");
+        advance(PERIOD).await;
+        assert!(pass(&mut client, &mut server, &frame(PING, 8)).await, "it begins the next period");
+        assert!(pass(&mut client, &mut server, &most).await);
+        assert!(!pass(&mut client, &mut server, &frame(PING, 8)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_written_into_the_middle_of_a_frame() {
+        let (mut client, mut server) = connected().await;
+        server.write_all(&frame(DATA, 300)[..100]).await.unwrap();
+        let flood = frame(PING, 8).repeat(2 * usize::try_from(FREE_FRAMES).unwrap() + 100);
+        assert!(!pass(&mut client, &mut server, &flood).await);
+        drop(server);
+        let mut told = vec![];
+        client.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told.len(), 100);
+    }
+}

@@ -1,0 +1,175 @@
+//! Bounds the memory of answers that wait until their clients take them.
+//!
+//! HTTP/2 lets a client ask and not read, for as long as `limits.call_timeout` and twice that at
+//! most. Each answer of more than [`FREE_BYTES`] therefore counts on its connection, and on all of
+//! them together, until it has been sent.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// Answers up to this size do not count: most answers of Validate are smaller, and pay nothing for
+/// the others.
+pub const FREE_BYTES: usize = 1024;
+
+/// A connection may hold this part of what all of them may hold.
+const PART_OF_CONNECTION: usize = 8;
+
+/// The bytes of unsent answers would exceed their limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "answers of {limit} bytes wait to be read, as many as limits.max_unsent_bytes allows{}: read them, then try again",
+    if *.of_connection { " on a connection" } else { "" }
+)]
+pub struct TooManyUnsent {
+    limit: usize,
+    of_connection: bool,
+}
+
+/// Counts the bytes of answers that have not been sent, of one connection or of all.
+#[derive(Debug)]
+pub struct Unsent {
+    bytes: AtomicUsize,
+    limit: usize,
+    /// Those of all connections; none if this counts them.
+    all: Option<Arc<Unsent>>,
+}
+
+impl Unsent {
+    /// Counts those of all connections.
+    pub fn of_all(limit: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), limit, all: None }
+    }
+
+    /// Counts those of one more connection.
+    pub fn of_connection(all: Arc<Unsent>) -> Self {
+        Self { bytes: AtomicUsize::new(0), limit: all.limit / PART_OF_CONNECTION, all: Some(all) }
+    }
+
+    /// Fails while there are as many as there may be, so that a call is refused before it costs
+    /// anything.
+    pub fn check(&self) -> Result<(), TooManyUnsent> {
+        if self.bytes.load(Ordering::Relaxed) < self.limit { Ok(()) } else { Err(self.too_many()) }
+    }
+
+    fn too_many(&self) -> TooManyUnsent {
+        TooManyUnsent { limit: self.limit, of_connection: self.all.is_some() }
+    }
+
+    /// Counts more bytes if there is room for them. One answer has room whatever its size, so that
+    /// none is refused for good.
+    fn try_add(&self, bytes: usize) -> Result<(), TooManyUnsent> {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let added = match (before, &self.all) {
+            (1.., _) if before.saturating_add(bytes) > self.limit => Err(self.too_many()),
+            (_, Some(all)) => all.try_add(bytes),
+            (_, None) => Ok(()),
+        };
+        if added.is_err() {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        added
+    }
+
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(all) = &self.all {
+            all.add(bytes);
+        }
+    }
+
+    fn subtract(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(all) = &self.all {
+            all.subtract(bytes);
+        }
+    }
+}
+
+/// The bytes of one answer, which count until this is dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    unsent: Arc<Unsent>,
+    bytes: usize,
+}
+
+impl Reserved {
+    /// Nothing yet.
+    pub fn new(unsent: Arc<Unsent>) -> Self {
+        Self { unsent, bytes: 0 }
+    }
+
+    /// How many bytes there are.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Counts more bytes, or fails and counts them not.
+    pub fn try_grow(&mut self, bytes: usize) -> Result<(), TooManyUnsent> {
+        self.unsent.try_add(bytes)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Counts at least so many bytes, because the answer is there and must be sent.
+    pub fn grow_to(&mut self, bytes: usize) {
+        if let Some(more) = bytes.checked_sub(self.bytes) {
+            self.unsent.add(more);
+            self.bytes = bytes;
+        }
+    }
+
+    /// Counts no more: a part of the answer has been sent.
+    pub fn release(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes > 0 {
+            self.unsent.subtract(bytes);
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_connections(limit: usize) -> (Arc<Unsent>, Arc<Unsent>) {
+        let all = Arc::new(Unsent::of_all(limit));
+        (Arc::new(Unsent::of_connection(all.clone())), Arc::new(Unsent::of_connection(all)))
+    }
+
+    #[test]
+    fn a_connection_holds_its_part_until_answers_are_sent() {
+        let (one, other) = two_connections(800);
+        let mut first = Reserved::new(one.clone());
+        assert_eq!(first.try_grow(60), Ok(()));
+        assert_eq!(first.try_grow(41), Err(TooManyUnsent { limit: 100, of_connection: true }));
+        assert_eq!(first.try_grow(40), Ok(()));
+        assert!(one.check().is_err() && other.check().is_ok(), "only this connection is full");
+        assert!(Reserved::new(other).try_grow(100).is_ok());
+        drop(first);
+        assert!(one.check().is_ok());
+    }
+
+    #[test]
+    fn one_answer_has_room_whatever_its_size_and_what_must_be_sent_counts() {
+        let (one, other) = two_connections(80);
+        let mut large = Reserved::new(one.clone());
+        assert_eq!(large.try_grow(500), Ok(()));
+        let refused = Reserved::new(other.clone()).try_grow(1);
+        assert_eq!(refused, Err(TooManyUnsent { limit: 80, of_connection: false }));
+        let mut small = Reserved::new(other.clone());
+        small.grow_to(7);
+        small.grow_to(5);
+        assert_eq!((small.bytes(), other.check()), (7, Ok(())));
+        drop((large, small));
+        assert_eq!(Reserved::new(other).try_grow(10), Ok(()), "nothing is left behind");
+        assert_eq!(one.all.as_ref().unwrap().bytes.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,170 @@
+//! Memory that clients can make the service hold: claims that are small as text and large when
+//! decoded, and answers that nobody reads. The limits are low, so that what exceeds them shows.
+
+use countersign::proto::{
+    BatchValidateRequest, CreateSessionRequest, ListSessionsRequest, ValidateRequest, ValidateView,
+};
+use futures_util::{StreamExt, future::join_all, stream};
+use prost::Message;
+use prost_types::{ListValue, Struct, Value, value::Kind};
+use tonic::Code;
+
+use crate::{
+    http2::{self, END_HEADERS, END_STREAM, INITIAL_WINDOW, Raw, frame, kind, message, stream as number},
+    refusal::{Refusal, refused},
+    server::in_time,
+    site::Site,
+};
+
+const LIST: &str = "/countersign.v1.SessionService/ListSessions";
+
+fn list(values: Vec<Value>) -> Value {
+    Value { kind: Some(Kind::ListValue(ListValue { values })) }
+}
+
+fn object(name: &str, value: Value) -> Value {
+    Value { kind: Some(Kind::StructValue(Struct { fields: [(name.to_owned(), value)].into() })) }
+}
+
+/// Claims of about 4 KiB as JSON.
+fn shapes() -> [(&'static str, Value); 5] {
+    let number = || Value::from(0.0);
+    let deep = || (0..14).fold(number(), |inner, _| list(vec![object("", inner)]));
+    [
+        ("many small objects", list(vec![object("", number()); 580])),
+        ("many small numbers", list(vec![number(); 2000])),
+        ("many empty lists", list(vec![list(vec![]); 1300])),
+        ("deep", list((0..40).map(|_| deep()).collect())),
+        ("text", "x".repeat(4000).into()),
+    ]
+}
+
+fn with_claims(subject: &str, value: Value) -> CreateSessionRequest {
+    let claims = Struct { fields: [("a".to_owned(), value)].into() };
+    CreateSessionRequest { subject: subject.to_owned(), claims: Some(claims.into()), ..Default::default() }
+}
+
+async fn create(site: &Site, request: CreateSessionRequest) -> String {
+    site.client().create_session(request).await.unwrap().into_inner().tokens.unwrap().access_token
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verified_tokens_take_as_much_memory_as_they_may_whatever_they_claim() {
+    const CACHE_MIB: u64 = 4;
+    const TOKENS: usize = 1500;
+    for (name, value) in shapes() {
+        let site =
+            Site::quiet("[tokens]\nverified_cache_bytes = 4194304\n[policies.default]\nmax_sessions_per_subject = 0")
+                .await;
+        let create = |n: usize| create(&site, with_claims(&format!("{n}"), value.clone()));
+        let tokens: Vec<_> = stream::iter(0..TOKENS).map(create).buffer_unordered(64).collect().await;
+        let before = site.resident();
+        for _ in 0..2 {
+            let validate = async |token: &String| {
+                let request = ValidateRequest { access_token: token.clone(), ..Default::default() };
+                assert!(site.client().validate(request).await.unwrap().into_inner().active);
+            };
+            for tokens in tokens.chunks(64) {
+                join_all(tokens.iter().map(validate)).await;
+            }
+        }
+        let grown = site.resident().saturating_sub(before);
+        // Half as much again, and what the process takes for the calls themselves.
+        assert!(grown <= CACHE_MIB * 3 / 2 + 4, "{name}: {grown} MiB");
+        site.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_whose_answer_would_be_too_long_is_refused_with_the_first_token_that_has_no_room() {
+    let site = Site::quiet("[limits]\nmax_answer_bytes = 131072").await;
+    let [_, (_, numbers), ..] = shapes();
+    let token = create(&site, with_claims("alice", numbers)).await;
+    let batch = |view: ValidateView, tokens: usize| {
+        let request = ValidateRequest { access_token: token.clone(), view: view.into(), ..Default::default() };
+        BatchValidateRequest { requests: vec![request; tokens] }
+    };
+    let answer = site.client().batch_validate(batch(ValidateView::Full, 5)).await.unwrap().into_inner();
+    let bytes = answer.encoded_len();
+    assert!(bytes > 131_072 * 5 / 6 && bytes <= 131_072, "{bytes}");
+    let too_long = refused(site.client().batch_validate(batch(ValidateView::Full, 40)).await);
+    assert_eq!(too_long, Refusal::field("requests[5]"));
+    let basic = site.client().batch_validate(batch(ValidateView::Basic, 40)).await.unwrap().into_inner();
+    assert!(basic.responses.iter().all(|answer| answer.active), "what was asked for has room without claims");
+    site.finish().await;
+}
+
+/// Calls of a method that go on until they are answered, on streams from `first` on.
+fn calls(path: &str, request: &impl Message, first: usize, count: usize) -> Vec<u8> {
+    let call = |n| {
+        let body = message(&request.encode_to_vec());
+        let headers = frame(kind::HEADERS, END_HEADERS, number(n), &http2::call(path));
+        [headers, frame(kind::DATA, END_STREAM, number(n), &body)].concat()
+    };
+    (first..first + count).flat_map(call).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_not_read_count_until_they_are() {
+    const CALLS: usize = 40;
+    let site =
+        Site::quiet("[limits]\nmax_unsent_bytes = 2097152\n[policies.default]\nmax_sessions_per_subject = 0").await;
+    let [_, _, _, _, (_, text)] = shapes();
+    let sign_in = |_| create(&site, with_claims("alice", text.clone()));
+    let _: Vec<_> = stream::iter(0..40).map(sign_in).buffer_unordered(8).collect().await;
+    // Some 160 KiB, of which a connection may hold one and a half: 256 KiB.
+    let page = ListSessionsRequest { page_size: 40, subject: "alice".to_owned(), ..Default::default() };
+    let mut greedy = Raw::with(site.address, &[(INITIAL_WINDOW, 0)]).await;
+    greedy.send(&calls(LIST, &page, 0, CALLS)).await;
+    let mut refused = vec![];
+    while refused.len() < CALLS - 1 {
+        let frame = in_time("a refusal", greedy.read.next()).await.expect("the connection stays open");
+        if frame.kind == kind::HEADERS && frame.flags & END_STREAM != 0 {
+            refused.push(frame.stream);
+        }
+    }
+    // Others are served, also by the same call.
+    assert_eq!(site.client().list_sessions(page.clone()).await.unwrap().into_inner().sessions.len(), 40);
+
+    // Once the answer is read, there is room for another.
+    let answered = (0..CALLS).map(number).find(|stream| !refused.contains(stream)).unwrap();
+    let window = |stream: u32| frame(kind::WINDOW_UPDATE, 0, stream, &(1u32 << 20).to_be_bytes());
+    greedy.send(&[window(0), window(answered)].concat()).await;
+    let mut bytes = 0;
+    loop {
+        let frame = in_time("the answer", greedy.read.next()).await.expect("the connection stays open");
+        if frame.stream == answered && frame.kind == kind::DATA {
+            bytes += frame.payload.len();
+        }
+        if frame.stream == answered && frame.flags & END_STREAM != 0 {
+            break;
+        }
+    }
+    assert!(bytes > 160_000, "{bytes}");
+    greedy.send(&[calls(LIST, &page, CALLS, 1), window(number(CALLS))].concat()).await;
+    let next = loop {
+        let frame = in_time("the next answer", greedy.read.next()).await.expect("the connection stays open");
+        if frame.stream == number(CALLS) && frame.kind == kind::HEADERS {
+            break frame;
+        }
+    };
+    assert_eq!(next.flags & END_STREAM, 0, "it is no refusal");
+    site.finish().await;
+}
+
+/// The message of a call may come after its answer. It is no error of the client, who would lose
+/// the connection by it, and all calls of others that share it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_outlives_the_refusals_of_its_large_messages() {
+    const CALLS: usize = 1500;
+    let site = Site::quiet("").await;
+    // Longer than a request to Validate may be: refused by the first bytes.
+    let large = ValidateRequest { access_token: "x".repeat(300_000), ..Default::default() };
+    let refuse = async |_| {
+        let refusal = site.client().validate(large.clone()).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::OutOfRange, "{refusal}");
+    };
+    // All on one connection.
+    stream::iter(0..CALLS).for_each_concurrent(64, refuse).await;
+    site.finish().await;
+}
