@@ -64,6 +64,8 @@ pub enum Created {
     },
     /// The request had been made before, and made this session.
     Repeated(Box<Session>),
+    /// Another request, or another caller's, had the same request id before. Nothing changed.
+    RequestIdReused,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
     /// The tenant was revoked, and the session's identifier is not after that: it needs a later one.
@@ -71,6 +73,16 @@ pub enum Created {
         /// The last instant that the revocation covers.
         up_to: Timestamp,
     },
+}
+
+impl Created {
+    /// What comes of asking for a session with a request id that an earlier session has.
+    pub fn for_used_request_id(asked: &Session, earlier: Session) -> Self {
+        match asked.has_same_request(&earlier) {
+            true => Self::Repeated(Box::new(earlier)),
+            false => Self::RequestIdReused,
+        }
+    }
 }
 
 /// What came of an attempt to refresh.

@@ -130,7 +130,10 @@ impl PostgresStore {
                 |shared, creations| async move { create::commit(&shared.pool, &creations).await },
                 |created| match created {
                     Created::New { place } => *place,
-                    Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
+                    Created::Repeated(_)
+                    | Created::RequestIdReused
+                    | Created::QuotaExceeded
+                    | Created::TenantRevoked { .. } => None,
                 },
             ),
             refreshes: shared.group(

@@ -138,7 +138,10 @@ impl SqliteStore {
         Ok(Self {
             creations: writer.group(writes::create, |created| match created {
                 Created::New { place } => *place,
-                Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
+                Created::Repeated(_)
+                | Created::RequestIdReused
+                | Created::QuotaExceeded
+                | Created::TenantRevoked { .. } => None,
             }),
             refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
                 Refreshed::Rotated { place, .. } => *place,

@@ -46,7 +46,7 @@ pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<
             .get_result(connection)
             .optional()?;
         if let Some(row) = earlier {
-            return Ok(Created::Repeated(Box::new(row.try_into()?)));
+            return Ok(Created::for_used_request_id(session, row.try_into()?));
         }
     }
     // Read here and not in the index, so that no session is created behind a revocation that is being committed.
