@@ -210,7 +210,8 @@ pub async fn revoke_token(store: &dyn Store, session: &Session, token: TokenId, 
 pub async fn end_tenant(store: &dyn Store, tenant: &RevokedTenant, limit: i64) -> usize {
     let mut last = None;
     let mut calls = 1;
-    while let Some(next) = store.end_tenant_sessions(tenant.clone(), last, limit).await.unwrap() {
+    while let Some(batch) = store.end_tenant_sessions(tenant.clone(), last, limit).await.unwrap() {
+        let next = batch.last;
         assert!(Some(next) > last, "it never goes back");
         last = Some(next);
         calls += 1;

@@ -38,7 +38,8 @@ use self::{
     renewals::PostgresRenewals,
 };
 use super::{
-    Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError, SweptRevocations,
+    Created, Creation, EndedBatch, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+    SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::{Members, Renewals},
     ring::{RingChange, SealedRing},
@@ -307,7 +308,7 @@ impl Store for PostgresStore {
         tenant: RevokedTenant,
         after: Option<SessionId>,
         limit: i64,
-    ) -> Result<Option<SessionId>, StoreError> {
+    ) -> Result<Option<EndedBatch>, StoreError> {
         with_connection!(self, sweep::end_tenant_sessions, &tenant, after, limit)
     }
 
