@@ -13,6 +13,9 @@ pub enum AuthorityError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The request id was used before, for another request or by another caller.
+    #[error("request_id was used before for another request or by another caller: use a new one")]
+    RequestIdReused,
     /// The caller is known, and may not do this. The text says what it may not.
     #[error("the caller {name} may not do this: {problem}")]
     CallerNotAllowed {

@@ -4,6 +4,7 @@ mod allowance;
 pub mod audit;
 pub mod create;
 pub mod error;
+mod fingerprint;
 pub mod inspect;
 pub mod issue;
 pub mod keys;

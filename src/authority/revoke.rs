@@ -1,5 +1,7 @@
 //! Revoke: ends sessions, or stops one access token. It answers once no replica accepts them any more.
 
+use std::sync::Arc;
+
 use super::{Authority, error::AuthorityError};
 use crate::{
     domain::{
@@ -14,6 +16,7 @@ use crate::{
         text::{Note, Subject, Tenant},
         time::Timestamp,
     },
+    store::{RevocationOutcome, StoreError},
     token::{access, refresh::PREFIX},
 };
 
@@ -72,8 +75,6 @@ impl Authority {
         let by_id = matches!(order.target, RevokeTarget::Session(_));
         let ended = Ended { at: now, reason: order.reason, note: order.note.clone() };
         let mut orphan = None;
-        // A token that is stopped once more is written anew, for its expiry; that is nothing to record.
-        let mut is_stopped = false;
         let mut record = AuditRecord {
             reason: Some(order.reason),
             note: order.note,
@@ -126,7 +127,6 @@ impl Authority {
                 if now.minus(self.settings.max_clock_skew.saturating_mul(2)) >= claims.expires_at {
                     return nothing;
                 }
-                is_stopped = self.replica.index().stops(claims.session_id, claims.token_id, &claims.tenant);
                 let entry = self.orphan(claims, token_only, &ended)?;
                 (record.tenant, record.subject) = (Some(entry.tenant.clone()), entry.subject.clone());
                 record.session_id = Some(claims.session_id);
@@ -142,17 +142,9 @@ impl Authority {
         };
         let limit = self.settings.max_blacklist_entries;
         let may_add = self.replica.index().len() < limit;
-        let outcome = self.store.revoke(Revocation { target, ended, may_add, orphan }).await?;
+        let outcome = self.write_and_record(Revocation { target, ended, may_add, orphan }, record).await?;
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
-        }
-        if outcome.wrote && !is_stopped {
-            // Before it is acknowledged: it has been done.
-            // A session that was named by its identifier tells now whose it was.
-            if let (None, Some((tenant, subject))) = (&record.tenant, outcome.whose) {
-                (record.tenant, record.subject) = (Some(tenant), Some(subject));
-            }
-            self.audit.record(AuditRecord { sessions: Some(outcome.sessions), ..record });
         }
         match outcome.wrote {
             true => self.acknowledged(outcome.place).await?,
@@ -162,6 +154,30 @@ impl Authority {
             return Err(AuthorityError::SessionNotFound);
         }
         Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
+    }
+
+    /// Writes a revocation, and records it if it has changed something: what was stopped before may be written once more, for
+    /// everybody to wait for. It is recorded before it is acknowledged, because it has been done.
+    ///
+    /// This goes on if the caller goes away. Whoever asks again finds nothing left to change, so it would never be recorded.
+    async fn write_and_record(
+        &self,
+        revocation: Revocation,
+        mut record: AuditRecord,
+    ) -> Result<RevocationOutcome, AuthorityError> {
+        let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
+        let writing = tokio::spawn(async move {
+            let outcome = store.revoke(revocation).await?;
+            if outcome.changed {
+                // A session that was named by its identifier tells now whose it was.
+                if let (None, Some((tenant, subject))) = (&record.tenant, &outcome.whose) {
+                    (record.tenant, record.subject) = (Some(tenant.clone()), Some(subject.clone()));
+                }
+                audit.record(AuditRecord { sessions: Some(outcome.sessions), ..record });
+            }
+            Ok::<_, StoreError>(outcome)
+        });
+        Ok(writing.await.map_err(|_| AuthorityError::Internal)??)
     }
 
     /// The entry that stops a token, or its session, if the database does not know that the session lives.

@@ -4,7 +4,7 @@ use super::{Authority, error::AuthorityError};
 
 impl Authority {
     /// Ends what is left to be ended. After a restart it starts anew, so that a crash in the middle loses nothing. Returns
-    /// how many tenants it went through.
+    /// how many sessions ended.
     pub async fn end_revoked_tenants(&self) -> Result<usize, AuthorityError> {
         let mut ended = self.ended_tenants.lock().await;
         // Before they are read, so that what is read later does not count as known.
@@ -17,13 +17,13 @@ impl Authority {
                 continue;
             }
             let mut after = None;
-            while let Some(last) =
+            while let Some(batch) =
                 self.store.end_tenant_sessions(tenant.clone(), after, self.settings.sweep_batch).await?
             {
-                after = Some(last);
+                after = Some(batch.last);
+                count += batch.sessions;
             }
             ended.insert(tenant.tenant.into_string(), (life, tenant.seq));
-            count += 1;
         }
         Ok(count)
     }

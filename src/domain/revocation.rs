@@ -121,6 +121,34 @@ impl BlacklistEntry {
     }
 }
 
+/// What there is of a tenant when it is revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantState {
+    /// Its newest session, live or not.
+    pub newest: Option<SessionId>,
+    /// The last instant that its entry covers, if it has one.
+    pub covered: Option<Timestamp>,
+}
+
+impl TenantState {
+    /// The last instant that a revocation at `now` covers: later than now if the clock has been set back since a session was
+    /// created or the tenant was revoked before. None if there is nothing of this tenant, so that made-up names add no rows.
+    pub fn up_to(&self, now: Timestamp) -> Option<Timestamp> {
+        let newest = self.newest.map(|id| Timestamp::from_micros(id.created_millis().saturating_mul(1000)));
+        newest.max(self.covered).map(|instant| instant.max(now))
+    }
+
+    /// Whether a revocation covers anything that the entry does not cover yet. While no session is created it does not, so
+    /// that repeating it counts as a change once, however often it is repeated.
+    pub fn has_uncovered(&self) -> bool {
+        match (self.newest, self.covered) {
+            (Some(newest), Some(covered)) => !tenant_covers(covered, newest),
+            (newest, None) => newest.is_some(),
+            (None, Some(_)) => false,
+        }
+    }
+}
+
 /// Whether a tenant's revocation up to this instant covers a session: by the millisecond of its creation.
 pub fn tenant_covers(up_to: Timestamp, session: SessionId) -> bool {
     session.created_millis() <= up_to.millis()
@@ -183,6 +211,27 @@ mod tests {
         let entry = BlacklistEntry::for_session(&session, &ended);
         assert!(entry.expires_at >= last_token.plus(RETENTION_MARGIN));
         assert!(entry.expires_at <= session.idle_expires_at.plus(RETENTION_MARGIN), "and not much longer");
+    }
+
+    #[test]
+    fn a_tenant_has_something_uncovered_once_a_session_came_after_its_entry() {
+        let created = |millis: u64| Some(SessionId::new(START.plus(Duration::from_millis(millis)), [0xff; 10]));
+        let covered = |micros: u64| Some(START.plus(Duration::from_micros(micros)));
+        for (newest, covered, is_change) in [
+            (None, None, false),
+            (created(5), None, true),
+            (None, covered(5_000), false),
+            (created(5), covered(4_999), true),
+            (created(5), covered(5_000), false),
+            (created(5), covered(9_000), false),
+        ] {
+            let state = TenantState { newest, covered };
+            assert_eq!(state.has_uncovered(), is_change, "{state:?}");
+            if let Some(up_to) = state.up_to(START) {
+                let after = TenantState { covered: Some(up_to), ..state };
+                assert!(!after.has_uncovered(), "repeating is no change: {after:?}");
+            }
+        }
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub struct Session {
     pub access_token_id: TokenId,
     /// The idempotency key of its creation.
     pub request_id: Option<RequestId>,
+    /// Tells the request of its creation from others with the same key. None without a key, and in rows that versions before
+    /// fingerprints wrote.
+    pub request_fingerprint: Option<RequestFingerprint>,
     /// Set when it was ended before its time.
     pub ended: Option<Ended>,
     /// Counts the changes of the row.
@@ -98,6 +101,11 @@ impl fmt::Debug for LineageSecret {
         f.write_str("[redacted]")
     }
 }
+
+/// A digest of everything that a request for a session says, and of who makes it. Two requests have the same fingerprint only
+/// if they are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestFingerprint(pub [u8; 32]);
 
 /// How a session was ended before its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,6 +219,15 @@ impl Session {
         self.state(now) == State::Live
     }
 
+    /// Whether the request for this session is the one that created the earlier session, which has the same tenant and
+    /// request id. A session without a fingerprint was created by a version that compared subject and client alone.
+    pub fn has_same_request(&self, earlier: &Self) -> bool {
+        match (self.request_fingerprint, earlier.request_fingerprint) {
+            (Some(asked), Some(earlier)) => asked == earlier,
+            _ => (&self.subject, &self.client_id) == (&earlier.subject, &earlier.client_id),
+        }
+    }
+
     /// The session after being ended.
     pub fn end(mut self, ended: Ended) -> Self {
         self.ended = Some(ended);
@@ -252,6 +269,7 @@ pub(crate) mod tests {
             lineage: Lineage { generation: 1, secret: LineageSecret([9; 16]), key: RefreshKeyId([1; 8]) },
             access_token_id: TokenId::new([3; 16]),
             request_id: None,
+            request_fingerprint: None,
             ended: None,
             revision: 1,
         }
@@ -285,6 +303,18 @@ pub(crate) mod tests {
         let ended = session.clone().end(Ended { at, reason: EndReason::SignedOut, note: Note::default() });
         let state = ended.state(session.expires_at.plus(Duration::from_secs(1)));
         assert_eq!(state, State::Ended { at, reason: EndReason::SignedOut });
+    }
+
+    #[test]
+    fn fingerprints_tell_requests_apart_and_without_one_subject_and_client_do() {
+        let with = |byte: u8| Session { request_fingerprint: Some(RequestFingerprint([byte; 32])), ..session() };
+        let of_bob = |session: Session| Session { subject: Subject::try_from("bob".to_owned()).unwrap(), ..session };
+        let of_app = |session: Session| Session { client_id: ClientId::try_from("app".to_owned()).unwrap(), ..session };
+        assert!(with(1).has_same_request(&with(1)));
+        assert!(!with(1).has_same_request(&with(2)));
+        assert!(with(1).has_same_request(&session()), "a row of an older version");
+        assert!(!of_bob(with(1)).has_same_request(&session()));
+        assert!(!of_app(with(1)).has_same_request(&session()));
     }
 
     #[test]

@@ -20,6 +20,7 @@ impl From<AuthorityError> for Status {
 
         let (code, reason) = match &error {
             E::InvalidField { .. } => (Code::InvalidArgument, "INVALID_FIELD"),
+            E::RequestIdReused => (Code::InvalidArgument, "REQUEST_ID_REUSED"),
             E::CallerNotAllowed { .. } => (Code::PermissionDenied, "CALLER_NOT_ALLOWED"),
             E::RefreshTokenInvalid => (Code::Unauthenticated, "REFRESH_TOKEN_INVALID"),
             E::RefreshTokenReused => (Code::Unauthenticated, "REFRESH_TOKEN_REUSED"),
@@ -43,6 +44,9 @@ impl From<AuthorityError> for Status {
         match &error {
             E::InvalidField { field, problem } => {
                 details.add_bad_request_violation(field, problem);
+            }
+            E::RequestIdReused => {
+                details.add_bad_request_violation("request_id", error.to_string());
             }
             E::SessionQuotaExceeded { policy, .. } => {
                 details.add_quota_failure_violation(format!("policy:{policy}"), error.to_string());

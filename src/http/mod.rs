@@ -92,7 +92,8 @@ fn failed(failure: &AuthorityError) -> Response {
         }
         AuthorityError::InvalidField { .. } => error(StatusCode::BAD_REQUEST, "invalid_request", &told, None),
         // What these calls do not do, and bugs.
-        AuthorityError::RefreshTokenInvalid
+        AuthorityError::RequestIdReused
+        | AuthorityError::RefreshTokenInvalid
         | AuthorityError::RefreshTokenReused
         | AuthorityError::SessionRevoked
         | AuthorityError::SessionExpiredIdle

@@ -64,6 +64,8 @@ pub enum Created {
     },
     /// The request had been made before, and made this session.
     Repeated(Box<Session>),
+    /// Another request, or another caller's, had the same request id before. Nothing changed.
+    RequestIdReused,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
     /// The tenant was revoked, and the session's identifier is not after that: it needs a later one.
@@ -71,6 +73,16 @@ pub enum Created {
         /// The last instant that the revocation covers.
         up_to: Timestamp,
     },
+}
+
+impl Created {
+    /// What comes of asking for a session with a request id that an earlier session has.
+    pub fn for_used_request_id(asked: &Session, earlier: Session) -> Self {
+        match asked.has_same_request(&earlier) {
+            true => Self::Repeated(Box::new(earlier)),
+            false => Self::RequestIdReused,
+        }
+    }
 }
 
 /// What came of an attempt to refresh.
@@ -108,9 +120,12 @@ pub struct RevocationOutcome {
     pub found: bool,
     /// Whether nothing was done because it would have added an entry without room for it.
     pub full: bool,
-    /// Whether an entry was written.
+    /// Whether an entry was written. What was stopped before may be written again, for a new place in the feed.
     pub wrote: bool,
-    /// How many live sessions ended.
+    /// Whether anything is stopped now that was not stopped before: a session ended, there was no entry for it yet, or a
+    /// tenant's entry covers a session that it did not cover.
+    pub changed: bool,
+    /// How many live sessions ended. Of a tenant those are counted that its entry did not cover yet.
     pub sessions: i64,
     /// Whose the last of them was, if an entry was written for it.
     pub whose: Option<(Tenant, Subject)>,
@@ -141,6 +156,15 @@ pub struct RevokedTenant {
     pub up_to: Timestamp,
     /// How they end.
     pub ended: Ended,
+}
+
+/// A batch of a revoked tenant's sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedBatch {
+    /// The last session looked at.
+    pub last: SessionId,
+    /// How many live sessions ended.
+    pub sessions: usize,
 }
 
 /// What a batch of the sweep did.
@@ -192,13 +216,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends a batch of a tenant's live sessions, without entries of their own: the tenant's entry stops their tokens, and
     /// is kept for as long as theirs would have been.
-    /// Looks at no more than `limit` sessions after `after`, and returns the last one looked at; none at the end.
+    /// Looks at no more than `limit` sessions after `after`. None if there was nothing to look at.
     async fn end_tenant_sessions(
         &self,
         tenant: RevokedTenant,
         after: Option<SessionId>,
         limit: i64,
-    ) -> Result<Option<SessionId>, StoreError>;
+    ) -> Result<Option<EndedBatch>, StoreError>;
 
     /// The way to learn what was revoked.
     fn renewals(&self) -> Box<dyn Renewals>;

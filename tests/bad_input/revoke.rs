@@ -216,7 +216,7 @@ async fn the_same_thousands_of_times_leaves_one_row_each() {
         calls.buffered(AT_ONCE).collect::<Vec<_>>().await
     };
     let answers = field.survives("again and again", &[&session.access, &session.refresh, &alone.access], 4, send).await;
-    // The sessions of a tenant are counted anew until they have been ended one by one, which comes later.
+    // Of those who revoke a tenant at the same moment, several may count its sessions.
     let of_tenants = |number: usize| matches!(orders[number % orders.len()].target, Some(Target::Tenant(_)));
     let ended = answers.into_iter().map(Result::unwrap).enumerate().filter(|(number, _)| !of_tenants(*number));
     assert_eq!(ended.map(|(_, ended)| ended).sum::<i64>(), 2, "each session ends once");

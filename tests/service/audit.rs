@@ -11,7 +11,7 @@ use countersign::{
     },
     proto::{
         CreateSessionRequest, EndReason, RefreshRequest, RevokeExtent, RevokeKeyRequest, RevokeRequest,
-        RotateKeyRequest, SubjectTarget, key_service_client::KeyServiceClient, revoke_request::Target,
+        RotateKeyRequest, Session, SubjectTarget, key_service_client::KeyServiceClient, revoke_request::Target,
     },
     store::StoreError,
     tasks,
@@ -20,8 +20,10 @@ use tokio::task::JoinHandle;
 
 use crate::{
     double::{AuditFailure, Double},
-    http_client::Metrics,
-    server::{Home, START, Server, ShowKey, SignedIn, eventually, in_time, request, revocation, seconds},
+    forge::header,
+    http_client::{Metrics, ask},
+    log::{capture, logged},
+    server::{Home, START, Server, ShowKey, SignedIn, eventually, in_time, of_token, request, revocation, seconds},
     service::callers::caller,
 };
 
@@ -262,6 +264,156 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
     assert_eq!(count("action <> 'caller_denied'").await, expected.len() as i64, "and nothing else");
     assert_eq!(count("caller = 'security' AND note = 'CreateSession'").await, 10);
     assert_eq!(count("caller = 'login' AND note LIKE 'tenant is not among%'").await, 10);
+}
+
+/// A call that revokes something.
+#[derive(Clone)]
+enum Call {
+    Revoke(RevokeRequest),
+    /// `/oauth2/revoke`, which hides that there was nothing to revoke.
+    OAuth(String),
+    /// A refresh token that was exchanged too long ago.
+    Refresh(String),
+    RevokeKey(String),
+}
+
+impl Call {
+    async fn make(self, server: &Server) {
+        match self {
+            Self::Revoke(request) => {
+                server.revoke(request).await.unwrap();
+            }
+            Self::OAuth(token) => {
+                let form = format!("token={token}");
+                let request = format!(
+                    "POST /oauth2/revoke HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\
+                     content-type: application/x-www-form-urlencoded\r\n\r\n{form}",
+                    form.len()
+                );
+                assert_eq!(ask(server.http, &request).await.status, 200);
+            }
+            Self::Refresh(token) => {
+                assert!(server.refresh(&token).await.is_err());
+            }
+            Self::RevokeKey(kid) => {
+                let mut keys = KeyServiceClient::new(server.channel.clone());
+                keys.revoke_key(RevokeKeyRequest { kid }).await.unwrap();
+            }
+        }
+    }
+}
+
+/// The lines of the audit about somebody or something, among those of all tests of this process.
+fn lines_about(action: &str, field: &str, value: &str) -> usize {
+    let parts = ["countersign::audit".to_owned(), format!("action=\"{action}\""), format!("{field}=\"{value}\"")];
+    logged().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+}
+
+/// Each call is made six times: the first is told of, the others change nothing. What it is about tells it from all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
+    capture();
+    let server = Server::start().await;
+    let sign_in = async |subject: &str| server.sign_in(subject).await;
+    let of_subject = |subject: &str, except: &SignedIn| {
+        let target = SubjectTarget {
+            tenant: "acme".to_owned(),
+            subject: subject.to_owned(),
+            except_session_id: except.session.session_id.clone(),
+        };
+        Call::Revoke(revocation(Target::Subject(target)))
+    };
+    let revoke = |target| Call::Revoke(revocation(target));
+    let mut calls = vec![];
+
+    let name = "again by access token";
+    calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&sign_in(name).await.access))));
+    let name = "again by refresh token";
+    calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&sign_in(name).await.refresh))));
+    let name = "again by an old refresh token";
+    let old = sign_in(name).await;
+    server.refresh(&old.refresh).await.unwrap();
+    calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&old.refresh))));
+    let name = "again by identifier";
+    calls.push(("session_revoked", "subject", name, revoke(Target::SessionId(sign_in(name).await.id()))));
+    let name = "again by a token of a session that is not there";
+    let gone = sign_in(name).await;
+    server.home.database.execute(&format!("DELETE FROM sessions WHERE subject = '{name}'")).await;
+    calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&gone.access))));
+    let name = "again the token only";
+    let only = of_token(&sign_in(name).await.access);
+    let only = RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..only };
+    calls.push(("token_revoked", "subject", name, Call::Revoke(only)));
+    let name = "again the subject";
+    sign_in(name).await;
+    sign_in(name).await;
+    let nobody = SignedIn { session: Session::default(), ..sign_in(name).await };
+    calls.push(("subject_revoked", "subject", name, of_subject(name, &nobody)));
+    let name = "again the subject but for one";
+    let stays = sign_in(name).await;
+    sign_in(name).await;
+    calls.push(("subject_revoked", "subject", name, of_subject(name, &stays)));
+    let name = "again the tenant";
+    let theirs = CreateSessionRequest { tenant: name.to_owned(), ..request("carol") };
+    let theirs = [server.create(theirs.clone()).await.unwrap(), server.create(theirs).await.unwrap()];
+    calls.push(("tenant_revoked", "tenant", name, revoke(Target::Tenant(name.to_owned()))));
+    let name = "again over HTTP by access token";
+    calls.push(("session_revoked", "subject", name, Call::OAuth(sign_in(name).await.access)));
+    let name = "again over HTTP by refresh token";
+    calls.push(("session_revoked", "subject", name, Call::OAuth(sign_in(name).await.refresh)));
+    let name = "again a token that was used before";
+    let reused = sign_in(name).await;
+    server.refresh(&reused.refresh).await.unwrap();
+    server.clock.advance(seconds(60));
+    calls.push(("refresh_reused", "subject", name, Call::Refresh(reused.refresh)));
+    let kid = header(&sign_in("whoever").await.access)["kid"].as_str().unwrap().to_owned();
+    calls.push(("key_revoked", "kid", &*kid, Call::RevokeKey(kid.clone())));
+
+    for (action, field, value, call) in &calls {
+        for time in 1..=6 {
+            call.clone().make(&server).await;
+            assert_eq!(lines_about(action, field, value), 1, "{value}, call {time}");
+        }
+    }
+    // A tenant that gets a session has something to be revoked again.
+    assert!(server.verdict(&theirs[0].access).await.is_err());
+    let tenant = "again the tenant";
+    server.create(CreateSessionRequest { tenant: tenant.to_owned(), ..request("carol") }).await.unwrap();
+    for time in 1..=6 {
+        revoke(Target::Tenant(tenant.to_owned())).make(&server).await;
+        assert_eq!(lines_about("tenant_revoked", "tenant", tenant), 2, "call {time}");
+    }
+
+    let home = server.stop().await;
+    for (action, field, value, _) in &calls {
+        let rows = format!("audit WHERE action = '{action}' AND {field} = '{value}'");
+        let expected = if *value == tenant { 2 } else { 1 };
+        assert_eq!(home.database.count(&rows).await, expected, "{rows}");
+    }
+    let others = "audit WHERE action NOT IN ('session_created', 'key_rotated')";
+    assert_eq!(home.database.count(others).await, calls.len() as i64 + 1, "and nothing else");
+}
+
+/// Whoever asks again has nothing to be recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    server.store.committed_revocations.shut();
+    let gone = {
+        let (mut client, order) = (server.client(), of_token(&session.access));
+        tokio::spawn(async move { client.revoke(order).await })
+    };
+    server.store.committed_revocations.held().await;
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    // The server has let go of the call when it answers another one of the same connection.
+    server.session(&session.id()).await.unwrap();
+    server.store.committed_revocations.open();
+    let rows = "audit WHERE action = 'session_revoked'";
+    eventually("it is recorded", async || (server.home.database.count(rows).await == 1).then_some(())).await;
+    server.revoke(of_token(&session.access)).await.unwrap();
+    assert_eq!(server.stop().await.database.count(rows).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

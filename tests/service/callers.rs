@@ -280,7 +280,7 @@ async fn the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_own_a
     };
     server.client_with(&admin).create_session(ask("https://stock.test")).await.unwrap();
     let answer = server.client_with(&limited).create_session(ask("https://orders.test")).await;
-    assert_eq!(refused(answer), Refusal::field("request_id"));
+    assert_eq!(refused(answer), Refusal::request_id_reused());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,22 +3,27 @@
 use countersign::{
     domain::claims::RESERVED,
     proto::{
-        CreateSessionRequest, EncodedStruct, EndReason, InactiveReason, OnRefresh, Session, SessionState,
+        CreateSessionRequest, Device, EncodedStruct, EndReason, InactiveReason, OnRefresh, Session, SessionState,
         ValidateRequest, ValidateView,
     },
 };
 use futures_util::future::join_all;
 use prost_types::{Duration, ListValue, Struct, Value, value::Kind};
+use tonic::Status;
 
 use crate::{
     forge::claims,
     refusal::{Refusal, refused},
-    server::{START, Server, TICK, at, request, request_under, seconds, start_plus},
+    server::{Home, START, Server, SignedIn, TICK, at, of_token, request, request_under, seconds, start_plus},
+    service::callers::caller,
 };
 
 fn object(members: &[(&str, Value)]) -> Struct {
     Struct { fields: members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect() }
 }
+
+/// Makes another request of one.
+type Change = fn(&mut CreateSessionRequest);
 
 fn span(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
@@ -224,7 +229,7 @@ async fn the_same_request_id_yields_the_same_session_even_at_once() {
         CreateSessionRequest { subject: "bob".to_owned(), ..once.clone() },
         CreateSessionRequest { client_id: "app".to_owned(), ..once.clone() },
     ] {
-        assert_eq!(refused(server.create(other).await), Refusal::field("request_id"));
+        assert_eq!(refused(server.create(other).await), Refusal::request_id_reused());
     }
     let elsewhere = server.create(CreateSessionRequest { tenant: "other".to_owned(), ..once.clone() }).await.unwrap();
     assert_ne!(elsewhere.id(), answers[0].id());
@@ -233,6 +238,102 @@ async fn the_same_request_id_yields_the_same_session_even_at_once() {
     assert_eq!(refused(server.create(once.clone()).await), Refusal::field("request_id"), "the client has its tokens");
     server.revoke(crate::server::of_token(&next.access)).await.unwrap();
     assert_eq!(refused(server.create(once).await), Refusal::unauthenticated("SESSION_REVOKED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_request_or_another_callers_with_the_same_id_is_refused_and_changes_nothing() {
+    let (login, first) = caller("login", "roles = [\"issuer\"]");
+    let (other, second) = caller("other", "roles = [\"issuer\"]");
+    let (admin, third) = caller("admin", "roles = [\"admin\"]");
+    let server = Home::new(&[first, second, third].concat()).await.start().await;
+    let create = async |key: &str, request: &CreateSessionRequest| -> Result<SignedIn, Status> {
+        let answer = server.client_with(key).create_session(request.clone()).await?.into_inner();
+        Ok((answer.session, answer.tokens).into())
+    };
+    let once = CreateSessionRequest {
+        scopes: vec!["read".to_owned(), "write".to_owned()],
+        claims: Some(object(&[("role", "user".to_owned().into())]).into()),
+        request_id: "once".to_owned(),
+        ..request("alice")
+    };
+    let created = create(&login, &once).await.unwrap();
+    let changes: [(&str, Change); 17] = [
+        ("subject", |new| new.subject = "bob".to_owned()),
+        ("client_id", |new| new.client_id = "app".to_owned()),
+        ("audience", |new| new.audience.push("https://orders.test".to_owned())),
+        ("the default audience by its name", |new| new.audience.push("https://auth.test".to_owned())),
+        ("scopes", |new| new.scopes.push("admin".to_owned())),
+        ("order of scopes", |new| new.scopes.reverse()),
+        ("claims", |new| new.claims = Some(object(&[("role", "admin".to_owned().into())]).into())),
+        ("acr", |new| new.acr = "gold".to_owned()),
+        ("amr", |new| new.amr.push("otp".to_owned())),
+        ("authenticated_at", |new| new.authenticated_at = Some(at(START))),
+        ("user agent", |new| new.device = Some(Device { user_agent: "curl".to_owned(), ..Default::default() })),
+        ("address", |new| new.device = Some(Device { ip_address: "192.0.2.7".to_owned(), ..Default::default() })),
+        ("label", |new| new.device = Some(Device { label: "laptop".to_owned(), ..Default::default() })),
+        ("policy", |new| new.policy = "strict".to_owned()),
+        ("the default policy by its name", |new| new.policy = "default".to_owned()),
+        ("access_token_ttl", |new| new.access_token_ttl = span(60)),
+        ("max_lifetime", |new| new.max_lifetime = span(3600)),
+    ];
+    let refuses = async || {
+        for (what, change) in changes {
+            let mut changed = once.clone();
+            change(&mut changed);
+            assert_eq!(refused(create(&login, &changed).await), Refusal::request_id_reused(), "{what}");
+        }
+        for key in [&other, &admin] {
+            assert_eq!(refused(create(key, &once).await), Refusal::request_id_reused(), "another caller");
+        }
+    };
+    refuses().await;
+    assert_eq!(server.rows().await.sessions, 1);
+    let repeats = async |request: &CreateSessionRequest| {
+        let again = create(&login, request).await.unwrap();
+        assert_eq!((&again.session, &again.tokens), (&created.session, &created.tokens));
+    };
+    repeats(&once).await;
+    repeats(&CreateSessionRequest { device: Some(Device::default()), ..once.clone() }).await;
+
+    // As a version before fingerprints has left it: then subject and client tell requests apart.
+    server.home.database.execute("UPDATE sessions SET request_fingerprint = NULL").await;
+    repeats(&CreateSessionRequest { scopes: vec![], ..once.clone() }).await;
+    let bobs = CreateSessionRequest { subject: "bob".to_owned(), ..once.clone() };
+    assert_eq!(refused(create(&login, &bobs).await), Refusal::request_id_reused());
+
+    let twice = CreateSessionRequest { request_id: "twice".to_owned(), ..once.clone() };
+    let second = create(&login, &twice).await.unwrap();
+    server.client_with(&admin).revoke(of_token(&second.access)).await.unwrap();
+    assert_eq!(refused(create(&login, &twice).await), Refusal::unauthenticated("SESSION_REVOKED"));
+    assert_eq!(refused(create(&other, &twice).await), Refusal::request_id_reused(), "also after its end");
+
+    let home = server.stop().await;
+    assert_eq!(home.database.count("audit WHERE action = 'session_created'").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_different_requests_with_one_id_at_once_one_is_answered() {
+    let server = Server::start().await;
+    for round in 0..4 {
+        let ask = |n: usize| CreateSessionRequest {
+            scopes: vec![["read", "write"][n % 2].to_owned()],
+            request_id: format!("round {round}"),
+            ..request("alice")
+        };
+        let answers = join_all((0..32).map(|n| server.create(ask(n)))).await;
+        let (good, refusals): (Vec<_>, Vec<_>) = (0..).zip(answers).partition(|(_, answer)| answer.is_ok());
+        assert_eq!((good.len(), refusals.len()), (16, 16), "all of one request, and none of the other");
+        let winner = good[0].0 % 2;
+        let first = good[0].1.as_ref().unwrap().clone();
+        for (n, answer) in good {
+            let answer = answer.unwrap();
+            assert_eq!((n % 2, &answer.session, &answer.tokens), (winner, &first.session, &first.tokens));
+        }
+        for (_, refusal) in refusals {
+            assert_eq!(refused(refusal), Refusal::request_id_reused());
+        }
+        assert_eq!(server.rows().await.sessions, round + 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use countersign::{
         key::RingVersion,
         policy::OnQuota,
         refresh::RefreshAttempt,
-        session::{Device, Session},
+        session::{Device, RequestFingerprint, Session},
         text::Tenant,
     },
     store::{Created, Creation, Refreshed, SessionQuery, Store, ring::RingChange},
@@ -70,6 +70,32 @@ pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
     assert_eq!(new.len(), 1);
     assert!(repeated.iter().all(|created| *created == Created::Repeated(Box::new(listed[0].clone()))));
     assert_eq!(entries(store).await, [], "nobody was evicted for a repetition");
+}
+
+pub async fn of_different_requests_with_one_id_at_once_one_gets_the_session(store: &dyn Store) {
+    let request = |n: u32| Session {
+        request_id: Some(text("r")),
+        request_fingerprint: Some(RequestFingerprint([u8::try_from(n % 2).unwrap(); 32])),
+        ..session(n)
+    };
+    let creations =
+        (0..32).map(|n| Creation { session: request(n), max_sessions: n % 3, on_quota: OnQuota::EvictOldest });
+    let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
+
+    let listed = store.sessions(query(&Tenant::default())).await.unwrap();
+    let [winner] = &listed[..] else { panic!("one session, not {listed:?}") };
+    let mut new = 0;
+    for (n, outcome) in (0..).zip(outcomes) {
+        let is_winners = request(n).request_fingerprint == winner.request_fingerprint;
+        match outcome.unwrap() {
+            Created::New { place: None } => new += 1,
+            Created::Repeated(session) => assert_eq!((is_winners, &*session), (true, winner)),
+            Created::RequestIdReused => assert!(!is_winners),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(new, 1);
+    assert_eq!(entries(store).await, [], "nobody was evicted");
 }
 
 pub async fn a_limit_holds_against_many_creations_at_once(store: &dyn Store) {

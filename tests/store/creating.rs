@@ -7,19 +7,19 @@ use countersign::{
         claims::{CustomClaims, MAX_CUSTOM_BYTES},
         ids::{SessionId, TokenId},
         key::RefreshKeyId,
-        policy::{OnRefresh, SessionPolicy},
-        session::{Authentication, Device, Lineage, LineageSecret, Session},
+        policy::{OnQuota, OnRefresh, SessionPolicy},
+        session::{Authentication, Device, Lineage, LineageSecret, RequestFingerprint, Session},
         text::Tenant,
         time::Timestamp,
     },
-    store::{Created, Store},
+    store::{Created, Creation, Store},
 };
 use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::{
-    after, assert_unchanged, claims, create, create_all, list, query, revoke_session, rich_session, rotate, session,
-    text, unlimited,
+    after, assert_unchanged, claims, create, create_all, entries, list, query, read, revoke_session, rich_session,
+    rotate, session, text, unlimited,
 };
 
 /// The first and the last instant that the protocol's timestamps can tell.
@@ -57,6 +57,7 @@ pub async fn the_least_values_are_read_back(store: &dyn Store) {
         lineage: Lineage { generation: 0, secret: LineageSecret([0; 16]), key: RefreshKeyId([0; 8]) },
         access_token_id: TokenId::from_bytes([0; 16]),
         request_id: None,
+        request_fingerprint: None,
         ended: None,
         revision: 0,
     };
@@ -97,6 +98,7 @@ pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
         lineage: Lineage { generation: u32::MAX, secret: LineageSecret([0xff; 16]), key: RefreshKeyId([0xff; 8]) },
         access_token_id: TokenId::from_bytes([0xff; 16]),
         request_id: Some(text(wide(128))),
+        request_fingerprint: Some(RequestFingerprint([0xff; 32])),
         ended: None,
         revision: u32::MAX,
     };
@@ -132,6 +134,49 @@ pub async fn the_same_request_gives_the_first_session_and_no_second_row(store: &
     assert_eq!(again, Created::Repeated(Box::new(first.clone())), "the first session as it now is");
     assert_eq!(store.session(request(2).id).await.unwrap(), None);
     assert_eq!(list(store, query(&Tenant::default())).await, [first.id]);
+    assert_unchanged(store, &[first]).await;
+}
+
+/// A session for a request with the id that all of them have.
+fn requested(n: u32, fingerprint: Option<u8>) -> Session {
+    let request_fingerprint = fingerprint.map(|byte| RequestFingerprint([byte; 32]));
+    Session { request_id: Some(text("r")), request_fingerprint, ..session(n) }
+}
+
+pub async fn another_request_with_the_same_id_is_refused_and_changes_nothing(store: &dyn Store) {
+    let first = create(store, requested(1, Some(7))).await;
+    let mut oldest = Creation { session: requested(2, Some(8)), max_sessions: 1, on_quota: OnQuota::EvictOldest };
+    for _ in 0..2 {
+        let outcome = store.create_session(oldest.clone()).await.unwrap();
+        assert_eq!(outcome, Created::RequestIdReused);
+        oldest.on_quota = OnQuota::Refuse;
+    }
+    assert_eq!(entries(store).await, [], "nobody was evicted for it");
+    assert_eq!(list(store, query(&Tenant::default())).await, [first.id]);
+    assert_unchanged(store, std::slice::from_ref(&first)).await;
+
+    revoke_session(store, &first, after(3)).await;
+    let outcome = store.create_session(unlimited(requested(4, Some(8)))).await.unwrap();
+    assert_eq!(outcome, Created::RequestIdReused, "also after the session has ended");
+    let again = store.create_session(unlimited(requested(5, Some(7)))).await.unwrap();
+    assert_eq!(again, Created::Repeated(Box::new(read(store, &first).await)));
+
+    // The id is kept for as long as the row.
+    assert_eq!(store.delete_old_sessions(after(100_000), 10).await.unwrap(), 1);
+    create(store, requested(6, Some(8))).await;
+}
+
+/// As they were before there were fingerprints, and as replicas of such a version write them during an upgrade.
+pub async fn a_row_without_a_fingerprint_is_told_by_its_subject_and_client(store: &dyn Store) {
+    let first = create(store, requested(1, None)).await;
+    let again = store.create_session(unlimited(requested(2, Some(7)))).await.unwrap();
+    assert_eq!(again, Created::Repeated(Box::new(first.clone())));
+    for other in [
+        Session { subject: text("bob"), ..requested(3, Some(7)) },
+        Session { client_id: text("app"), ..requested(4, Some(7)) },
+    ] {
+        assert_eq!(store.create_session(unlimited(other)).await.unwrap(), Created::RequestIdReused);
+    }
     assert_unchanged(store, &[first]).await;
 }
 

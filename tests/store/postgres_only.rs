@@ -12,7 +12,7 @@ use countersign::{
         policy::{OnQuota, OnRefresh},
         refresh::RefreshAttempt,
         revocation::{RevocationTarget, Seq},
-        session::Session,
+        session::{RequestFingerprint, Session},
         text::Tenant,
     },
     store::{
@@ -83,6 +83,20 @@ async fn a_migration_whose_process_dies_leaves_nothing() {
     driver.abort();
     drop(client);
     create(&opening.await.unwrap(), session(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() {
+    let url = new_database().await;
+    let request = |n| Session { request_id: Some(text("r")), ..session(n) };
+    let before = create(&open(&url).await, request(1)).await;
+    execute(&url, include_str!("../../migrations/postgres/0007_request_fingerprint/down.sql")).await;
+    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '0007'").await;
+
+    let store = open(&url).await;
+    let again = Session { request_fingerprint: Some(RequestFingerprint([7; 32])), ..request(2) };
+    assert_eq!(store.create_session(unlimited(again)).await.unwrap(), Created::Repeated(Box::new(before)));
+    create(&store, rich_session(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

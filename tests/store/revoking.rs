@@ -9,6 +9,7 @@ use countersign::{
     },
     store::{FeedEntry, RevocationOutcome, Store},
 };
+use futures_util::future::join_all;
 
 use crate::support::{
     after, assert_unchanged, create, create_all, ended, entries, read, revoke, revoke_session, revoke_token,
@@ -19,6 +20,7 @@ use crate::support::{
 #[track_caller]
 fn assert_nothing_new(outcome: &RevocationOutcome, entries: &[FeedEntry]) {
     assert_eq!((outcome.found, outcome.full, outcome.sessions), (true, false, 0), "{outcome:?}");
+    assert_eq!((outcome.wrote, outcome.changed), (false, false), "{outcome:?}");
     assert_eq!(outcome.place.seq, entries.last().map(|entry| entry.seq).unwrap_or_default());
 }
 
@@ -39,7 +41,9 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
     let entry = BlacklistEntry::for_session(&there[0], &ended);
     let place = outcome.place;
     let whose = Some((there[0].tenant.clone(), there[0].subject.clone()));
-    assert_eq!(outcome, RevocationOutcome { found: true, full: false, wrote: true, sessions: 1, whose, place });
+    let expected =
+        RevocationOutcome { found: true, full: false, wrote: true, changed: true, sessions: 1, whose, place };
+    assert_eq!(outcome, expected);
     assert_eq!(
         entries(store).await,
         [FeedEntry { seq: place.seq, revoked: entry.revoked, expires_at: entry.expires_at }]
@@ -134,7 +138,9 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
     // Who names a token says whose it is, so an engine may or may not look.
     let whose = outcome.whose.clone();
     assert!(whose.iter().all(|whose| *whose == (before.tenant.clone(), before.subject.clone())), "{whose:?}");
-    assert_eq!(outcome, RevocationOutcome { found: true, full: false, wrote: true, sessions: 0, whose, place });
+    let expected =
+        RevocationOutcome { found: true, full: false, wrote: true, changed: true, sessions: 0, whose, place };
+    assert_eq!(outcome, expected);
     let expires_at = after(2).plus(seconds(60)).plus(RETENTION_MARGIN);
     assert_eq!(entries(store).await, [FeedEntry { seq: place.seq, revoked: Revoked::Token(token), expires_at }]);
     assert_unchanged(store, &[before]).await;
@@ -147,8 +153,12 @@ pub async fn a_token_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Stor
     let second = revoke_token(store, &before, token, after(2)).await;
     assert!(second.place.seq > first.place.seq, "a reader that waits for it must see it come: {first:?} {second:?}");
 
-    let entries = entries(store).await;
-    assert_eq!(entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [second.place.seq]);
+    assert_eq!((first.changed, second.changed), (true, false), "the entry was there");
+    assert_eq!(entries(store).await.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [second.place.seq]);
+
+    let both = join_all((0..2).map(|_| revoke_token(store, &before, TokenId::new([8; 16]), after(3)))).await;
+    assert_eq!(both.iter().filter(|outcome| outcome.changed).count(), 1, "in one transaction or in two");
+    assert!(both.iter().all(|outcome| outcome.wrote));
 }
 
 pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &dyn Store) {
@@ -178,8 +188,11 @@ pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_l
         let target = RevocationTarget::Session(session.id);
         let order = Revocation { target, ended: ended(at), may_add: true, orphan: Some(orphan.clone()) };
         let count = entries(store).await.len();
-        assert_eq!(store.revoke(order).await.unwrap().sessions, 0);
+        let first = store.revoke(order.clone()).await.unwrap();
+        assert_eq!((first.sessions, first.changed), (0, adds));
         assert_eq!(entries(store).await.len() - count, usize::from(adds));
+        let again = store.revoke(order).await.unwrap();
+        assert_eq!((again.sessions, again.wrote, again.changed), (0, adds, false));
         let stopped = entries(store).await.into_iter().any(|entry| entry.revoked == orphan.revoked);
         assert!(stopped, "by its own entry or by this one");
     }

@@ -14,11 +14,11 @@ use countersign::{
         policy::{OnQuota, OnRefresh},
         refresh::RefreshAttempt,
         revocation::{RETENTION_MARGIN, RevocationTarget},
-        session::Session,
+        session::{RequestFingerprint, Session},
         text::Tenant,
     },
     store::{
-        Creation, Store, StoreError,
+        Created, Creation, Store, StoreError,
         ring::RingChange,
         sqlite::{SqliteStore, open::OpenError},
     },
@@ -28,7 +28,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     after, assert_unchanged, attempt, create, create_all, entries, query, read_feed, revoke, revoke_session,
-    revoke_tenant, revoke_token, rich_session, rotate, seconds, session, text,
+    revoke_tenant, revoke_token, rich_session, rotate, seconds, session, text, unlimited,
 };
 
 fn home() -> (TempDir, PathBuf) {
@@ -169,6 +169,20 @@ async fn a_database_cut_short_is_damaged() {
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
     let refused = refusal(&path).await;
     assert!(matches!(refused, OpenError::Damaged { .. }), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() {
+    let (_home, path) = home();
+    let request = |n| Session { request_id: Some(text("r")), ..session(n) };
+    let before = create(&open(&path).await, request(1)).await;
+    execute(&path, include_str!("../../migrations/sqlite/0004_request_fingerprint/down.sql"));
+    execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version = '0004'");
+
+    let store = open(&path).await;
+    let again = Session { request_fingerprint: Some(RequestFingerprint([7; 32])), ..request(2) };
+    assert_eq!(store.create_session(unlimited(again)).await.unwrap(), Created::Repeated(Box::new(before)));
+    create(&store, rich_session(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use countersign::{
         policy::{OnQuota, OnRefresh, SessionPolicy},
         refresh::RefreshAttempt,
         revocation::{Revocation, RevocationTarget, Seq},
-        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, Session},
+        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint, Session},
         text::{Note, Tenant},
         time::Timestamp,
     },
@@ -82,6 +82,7 @@ pub fn session(n: u32) -> Session {
         },
         access_token_id: TokenId::new([a, b, c, d, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3]),
         request_id: None,
+        request_fingerprint: None,
         ended: None,
         revision: 1,
     }
@@ -120,6 +121,7 @@ pub fn rich_session(n: u32) -> Session {
         expires_at: at.plus(seconds(7000)),
         lineage: Lineage { generation: 2, key: RefreshKeyId([0xf1; 8]), ..session(n).lineage },
         request_id: Some(text(format!("request {n}"))),
+        request_fingerprint: Some(RequestFingerprint([0xf2; 32])),
         revision: 3,
         ..session(n)
     }
@@ -208,7 +210,8 @@ pub async fn revoke_token(store: &dyn Store, session: &Session, token: TokenId, 
 pub async fn end_tenant(store: &dyn Store, tenant: &RevokedTenant, limit: i64) -> usize {
     let mut last = None;
     let mut calls = 1;
-    while let Some(next) = store.end_tenant_sessions(tenant.clone(), last, limit).await.unwrap() {
+    while let Some(batch) = store.end_tenant_sessions(tenant.clone(), last, limit).await.unwrap() {
+        let next = batch.last;
         assert!(Some(next) > last, "it never goes back");
         last = Some(next);
         calls += 1;

@@ -11,8 +11,9 @@ use countersign::{
         text::Tenant,
         time::Timestamp,
     },
-    store::{Created, FeedEntry, Refreshed, RevokedTenant, Store},
+    store::{Created, EndedBatch, FeedEntry, Refreshed, RevokedTenant, Store},
 };
+use futures_util::future::join_all;
 
 use crate::support::{
     after, assert_unchanged, attempt, create, create_all, end_tenant, ended, entries, read, revoke, revoke_session,
@@ -81,7 +82,51 @@ pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Sto
 
     let tenants = store.revoked_tenants().await.unwrap();
     end_tenant(store, &tenants[0], 10).await;
+    assert_eq!(store.end_tenant_sessions(tenants[0].clone(), None, 10).await.unwrap().unwrap().sessions, 0);
     assert_eq!(revoke_tenant(store, &acme(), after(4)).await.sessions, 0);
+}
+
+/// Whether or not the job has come to the sessions.
+pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since(store: &dyn Store) {
+    create_all(store, [of_acme(1), of_acme(2)]).await;
+    let revoke = async |at| {
+        let outcome = revoke_tenant(store, &acme(), after(at)).await;
+        assert!(outcome.wrote, "for everybody to wait for");
+        (outcome.changed, outcome.sessions)
+    };
+    assert_eq!(revoke(3).await, (true, 2));
+    assert_eq!(revoke(3).await, (false, 0), "by the same clock");
+    assert_eq!(revoke(4).await, (false, 0));
+    assert_eq!(revoke(2).await, (false, 0), "by a clock that was set back");
+    create(store, session(5)).await;
+    assert_eq!(revoke(6).await, (false, 0), "elsewhere there is a new one");
+
+    create_all(store, [of_acme(7), of_acme(8)]).await;
+    assert_eq!(revoke(9).await, (true, 2));
+    assert_eq!(revoke(10).await, (false, 0));
+    let over = create(store, of_acme(11)).await;
+    revoke_session(store, &over, after(12)).await;
+    assert_eq!(revoke(13).await, (true, 0), "its other tokens are covered now");
+    assert_eq!(revoke(13).await, (false, 0));
+    for tenant in store.revoked_tenants().await.unwrap() {
+        end_tenant(store, &tenant, 10).await;
+    }
+    assert_eq!(revoke(14).await, (false, 0));
+
+    assert_eq!(store.delete_expired_revocations(after(100_000), 10).await.unwrap().deleted, 2);
+    assert_eq!(revoke(15).await, (true, 0), "there was no entry");
+    assert_eq!(revoke(15).await, (false, 0));
+}
+
+/// They may come in one transaction or in several.
+pub async fn of_many_who_revoke_a_tenant_with_others_few_change_something(store: &dyn Store) {
+    create_all(store, (1..=5).map(of_acme)).await;
+    let outcomes = join_all((0..64).map(|n| revoke(store, RevocationTarget::Tenant(acme()), after(10 + n)))).await;
+    let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
+    let changes: Vec<_> = outcomes.iter().filter(|outcome| outcome.changed).collect();
+    // Of those that have begun before the first has committed each may find nothing.
+    assert!((1..=8).contains(&changes.len()), "{changes:?}");
+    assert!(outcomes.iter().all(|outcome| outcome.wrote && outcome.sessions == if outcome.changed { 5 } else { 0 }));
 }
 
 pub async fn sessions_that_are_over_are_not_counted(store: &dyn Store) {
@@ -145,9 +190,11 @@ pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dy
     let tenants = store.revoked_tenants().await.unwrap();
 
     let first = store.end_tenant_sessions(tenants[0].clone(), None, 3).await.unwrap();
-    assert_eq!(first, Some(up_to[2].id), "the last one looked at");
+    assert_eq!(first, Some(EndedBatch { last: up_to[2].id, sessions: 3 }), "the last one looked at");
+    let first = first.map(|batch| batch.last);
     assert_unchanged(store, &up_to[3..]).await;
-    assert_eq!(store.end_tenant_sessions(tenants[0].clone(), first, 3).await.unwrap(), Some(up_to[5].id));
+    let second = store.end_tenant_sessions(tenants[0].clone(), first, 3).await.unwrap();
+    assert_eq!(second, Some(EndedBatch { last: up_to[5].id, sessions: 3 }));
     assert_unchanged(store, &up_to[6..]).await;
 
     assert!(end_tenant(store, &tenants[0], 3).await >= 4, "three batches and the empty one after them");

@@ -21,7 +21,7 @@ use countersign::{
         time::Timestamp,
     },
     store::{
-        Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+        Created, Creation, EndedBatch, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
         SweptRevocations,
         replicas::{Members, Renewal, Renewals, Renewed},
         ring::{RingChange, SealedRing},
@@ -224,7 +224,7 @@ impl Store for Double {
         tenant: RevokedTenant,
         after: Option<SessionId>,
         limit: i64,
-    ) -> Result<Option<SessionId>> {
+    ) -> Result<Option<EndedBatch>> {
         self.real.end_tenant_sessions(tenant, after, limit).await
     }
 

@@ -87,7 +87,7 @@ async fn create(
 ) -> Result<Created, Fault> {
     let session = &creation.session;
     if let Some(earlier) = earlier(lease, session).await? {
-        return Ok(Created::Repeated(Box::new(earlier)));
+        return Ok(Created::for_used_request_id(session, earlier));
     }
     let revoked = writes::tenants_up_to(lease, [&session.tenant]).await?;
     if let Some(up_to) = revoked.get(&*session.tenant).filter(|up_to| tenant_covers(**up_to, session.id)) {
@@ -117,7 +117,7 @@ async fn create(
     Ok(Created::New { place: None })
 }
 
-/// The session that the same request made before.
+/// The session that was created before with the same request id.
 async fn earlier(lease: &mut Lease<'_>, session: &Session) -> Result<Option<Session>, Fault> {
     let Some(request_id) = &session.request_id else { return Ok(None) };
     let row: Option<SessionRow> = sessions::table

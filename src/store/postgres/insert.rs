@@ -28,16 +28,16 @@ macro_rules! insert_sessions {
             "INSERT INTO sessions (id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at, \
              expires_at, sweep_on, access_token_ttl, idle_timeout, refresh_grace, generation, revision, tenant, subject, \
              client_id, audience, scopes, claims, acr, amr, user_agent, ip_address, device_label, policy, on_refresh, \
-             lineage_secret, refresh_key, request_id) \
+             lineage_secret, refresh_key, request_id, request_fingerprint) \
              SELECT id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at, \
              expires_at, idle_expires_at, access_token_ttl, idle_timeout, refresh_grace, generation, revision, tenant, subject, \
              client_id, audience::text[], scopes::text[], claims::jsonb, acr, amr::text[], user_agent, ip_address, \
-             device_label, policy, on_refresh, lineage_secret, refresh_key, request_id FROM (SELECT ",
+             device_label, policy, on_refresh, lineage_secret, refresh_key, request_id, request_fingerprint FROM (SELECT ",
             insert_sessions!(@row $open, $close, "id", "access_token_id", "authenticated_at", "created_at",
                 "refreshed_at", "idle_expires_at", "expires_at", "access_token_ttl", "idle_timeout", "refresh_grace",
                 "generation", "revision", "tenant", "subject", "client_id", "audience", "scopes", "claims", "acr", "amr",
                 "user_agent", "ip_address", "device_label", "policy", "on_refresh", "lineage_secret", "refresh_key",
-                "request_id", "most_others"),
+                "request_id", "request_fingerprint", "most_others"),
             $open, "?", $close, " AS ", $turn, ") AS new WHERE (most_others IS NULL OR ", $live, " <= most_others) \
              AND (SELECT new.id < ", first_uncovered!(),
             " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = new.tenant) IS NOT TRUE ", $conflict, "RETURNING id"
@@ -153,6 +153,7 @@ pub async fn insert_sessions(lease: &Lease<'_>, creations: &[&Creation]) -> Resu
         .column::<Binary, _>(|new| new.session.lineage.secret.0.to_vec())
         .column::<Binary, _>(|new| new.session.lineage.key.0.to_vec())
         .column::<Nullable<Text>, _>(|new| new.session.request_id.as_deref())
+        .column::<Nullable<Binary>, _>(|new| new.session.request_fingerprint.map(|fingerprint| fingerprint.0.to_vec()))
         .column::<Nullable<BigInt>, _>(|new| new.most_others);
     let insert = match plain(&rows) {
         Some(_) => insert.statement.bind::<Nullable<BigInt>, _>(turns.iter().find_map(|turn| turn.key)),

@@ -38,7 +38,8 @@ use self::{
     renewals::PostgresRenewals,
 };
 use super::{
-    Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError, SweptRevocations,
+    Created, Creation, EndedBatch, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+    SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::{Members, Renewals},
     ring::{RingChange, SealedRing},
@@ -130,7 +131,10 @@ impl PostgresStore {
                 |shared, creations| async move { create::commit(&shared.pool, &creations).await },
                 |created| match created {
                     Created::New { place } => *place,
-                    Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
+                    Created::Repeated(_)
+                    | Created::RequestIdReused
+                    | Created::QuotaExceeded
+                    | Created::TenantRevoked { .. } => None,
                 },
             ),
             refreshes: shared.group(
@@ -304,7 +308,7 @@ impl Store for PostgresStore {
         tenant: RevokedTenant,
         after: Option<SessionId>,
         limit: i64,
-    ) -> Result<Option<SessionId>, StoreError> {
+    ) -> Result<Option<EndedBatch>, StoreError> {
         with_connection!(self, sweep::end_tenant_sessions, &tenant, after, limit)
     }
 

@@ -80,7 +80,7 @@ impl BatchWrite for Swift<'_> {
              s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, s.idle_timeout, s.refresh_grace, \
              s.generation, s.revision, s.tenant, s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, \
              s.user_agent, s.ip_address, s.device_label, s.policy, s.on_refresh, s.lineage_secret, s.refresh_key, \
-             s.request_id, s.end_reason, s.end_note"
+             s.request_id, s.request_fingerprint, s.end_reason, s.end_note"
         ))
         .bind::<Array<BigInt>, _>(
             sorted.iter().map(|(place, _)| i64::try_from(*place).unwrap_or(i64::MAX)).collect::<Vec<_>>(),

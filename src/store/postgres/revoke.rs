@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     pool::{BatchWrite, Fault, Lease},
     reads,
-    rows::{TENANT, instant, revoked_key, timestamp},
+    rows::{TENANT, instant, revoked_key, timestamp, uuid},
     schema::{blacklist, sessions},
     sql::statement,
     writes,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked},
+        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, TenantState},
         session::Session,
         text::Tenant,
         time::Timestamp,
@@ -40,12 +40,13 @@ impl BatchWrite for Revocation {
         lease.begin().await?;
         let of_subjects = of_subjects(lease, revocations).await?;
         // Before anything is locked: a big tenant takes a while.
-        let mut tenants = Vec::new();
+        let mut tenants = HashMap::new();
         for revocation in revocations {
-            tenants.push(match &revocation.target {
-                RevocationTarget::Tenant(tenant) => Some(survey(lease, tenant, revocation.ended.at).await?),
-                _ => None,
-            });
+            let RevocationTarget::Tenant(tenant) = &revocation.target else { continue };
+            if tenants.contains_key(tenant) {
+                continue;
+            }
+            tenants.insert(tenant.clone(), survey(lease, tenant, revocation.ended.at).await?);
         }
         let mut ids: Vec<SessionId> = of_subjects.iter().flatten().copied().collect();
         ids.extend(revocations.iter().filter_map(|revocation| match &revocation.target {
@@ -57,12 +58,13 @@ impl BatchWrite for Revocation {
         ids.dedup();
 
         let there = writes::lock(lease, &ids).await?;
-        let present = present(lease, revocations).await?;
-        let mut batch = Batch { there, present, changed: HashMap::new(), entries: vec![] };
+        let replaceable = revocations.iter().filter_map(|revocation| replaceable(revocation, &there));
+        let present = present(lease, replaceable.collect()).await?;
+        let mut batch = Batch { there, present, tenants, changed: HashMap::new(), entries: vec![] };
         let mut outcomes = Vec::with_capacity(revocations.len());
-        for ((revocation, subject), tenant) in revocations.iter().zip(&of_subjects).zip(tenants) {
+        for (revocation, subject) in revocations.iter().zip(&of_subjects) {
             let before = batch.entries.len();
-            let outcome = batch.decide(revocation, subject, tenant);
+            let outcome = batch.decide(revocation, subject);
             outcomes.push((outcome, (batch.entries.len() > before).then_some(batch.entries.len())));
         }
         let changed: Vec<_> = batch.changed.into_values().collect();
@@ -117,16 +119,26 @@ async fn of_subjects(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Resul
     Ok(found)
 }
 
-/// What a tenant has: its live sessions, counted, and the last instant that its revocation covers.
+/// What there is of a tenant.
 struct Survey {
-    live: i64,
-    /// None if there is nothing of this tenant, so that made-up names add no rows.
-    up_to: Option<Timestamp>,
+    state: TenantState,
+    /// Its live sessions that its entry does not cover. The covered ones have ended already, though the job that ends their
+    /// rows may not have come to them yet.
+    uncovered: i64,
 }
 
 async fn survey(lease: &mut Lease<'_>, tenant: &Tenant, now: Timestamp) -> Result<Survey, Fault> {
-    let live = sessions::table
-        .filter(sessions::tenant.eq(&**tenant))
+    let covered = blacklist::table
+        .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq(&**tenant)))
+        .select(blacklist::up_to)
+        .first(&mut **lease)
+        .await
+        .optional()?;
+    let covered = covered.flatten().map(timestamp);
+    // Without an entry all are uncovered. None has the identifier zero.
+    let last = covered.map_or(SessionId::from_bytes([0; 16]), SessionId::last_of_millisecond);
+    let uncovered = sessions::table
+        .filter(sessions::tenant.eq(&**tenant).and(sessions::id.gt(uuid(last.bytes()))))
         .filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(instant(now))))
         .count()
         .get_result(&mut **lease)
@@ -138,25 +150,12 @@ async fn survey(lease: &mut Lease<'_>, tenant: &Tenant, now: Timestamp) -> Resul
         .first(&mut **lease)
         .await
         .optional()?;
-    let newest = newest.map(|id| {
-        let millis = SessionId::from_bytes(id.into_bytes()).created_millis();
-        Timestamp::from_micros(millis.saturating_mul(1000))
-    });
-    let before = blacklist::table
-        .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq(&**tenant)))
-        .select(blacklist::up_to)
-        .first(&mut **lease)
-        .await
-        .optional()?;
-    // Now, or later if the clock has been set back since a session was created or the tenant was revoked before.
-    let up_to = newest.max(before.flatten().map(timestamp)).map(|instant| instant.max(now));
-    Ok(Survey { live, up_to })
+    let newest = newest.map(|id| SessionId::from_bytes(id.into_bytes()));
+    Ok(Survey { state: TenantState { newest, covered }, uncovered })
 }
 
-/// The entries there already are for what is revoked without room for new ones.
-async fn present(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<HashSet<EntryKey>, Fault> {
-    let without_room = revocations.iter().filter(|revocation| !revocation.may_add);
-    let keys: Vec<EntryKey> = without_room.filter_map(replaceable).collect();
+/// Those of these entries that are there.
+async fn present(lease: &mut Lease<'_>, keys: Vec<EntryKey>) -> Result<HashSet<EntryKey>, Fault> {
     if keys.is_empty() {
         return Ok(HashSet::new());
     }
@@ -170,12 +169,13 @@ async fn present(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<Ha
 
 type EntryKey = (&'static str, String);
 
-/// The entry that a revocation may write in the place of an older one.
-fn replaceable(revocation: &Revocation) -> Option<EntryKey> {
+/// The entry that a revocation may write in the place of an older one. What ends a live session writes one that is new, and
+/// the survey of a tenant tells whether it has one.
+fn replaceable(revocation: &Revocation, there: &HashMap<SessionId, Session>) -> Option<EntryKey> {
+    let is_live = |id: &SessionId| there.get(id).is_some_and(|session| session.is_live(revocation.ended.at));
     let revoked = match (&revocation.target, &revocation.orphan) {
         (RevocationTarget::Token { token, .. }, _) => Revoked::Token(*token),
-        (RevocationTarget::Tenant(tenant), _) => Revoked::Tenant { tenant: tenant.clone(), up_to: revocation.ended.at },
-        (_, Some(orphan)) => orphan.revoked.clone(),
+        (RevocationTarget::Session(id), Some(orphan)) if !is_live(id) => orphan.revoked.clone(),
         _ => return None,
     };
     Some(revoked_key(&revoked))
@@ -185,15 +185,16 @@ fn replaceable(revocation: &Revocation) -> Option<EntryKey> {
 struct Batch {
     /// The locked sessions as they will be.
     there: HashMap<SessionId, Session>,
-    /// Entries that may be replaced where there is no room for new ones.
+    /// Entries that would not be new.
     present: HashSet<EntryKey>,
+    tenants: HashMap<Tenant, Survey>,
     changed: HashMap<SessionId, Session>,
     entries: Vec<BlacklistEntry>,
 }
 
 impl Batch {
     /// Decides a revocation; the outcome still lacks its place in the feed.
-    fn decide(&mut self, revocation: &Revocation, subject: &[SessionId], tenant: Option<Survey>) -> RevocationOutcome {
+    fn decide(&mut self, revocation: &Revocation, subject: &[SessionId]) -> RevocationOutcome {
         let ended = &revocation.ended;
         let nothing = RevocationOutcome { found: true, ..RevocationOutcome::default() };
         match &revocation.target {
@@ -204,7 +205,7 @@ impl Batch {
             RevocationTarget::Token { token, session_id, expires_at } => match self.there.get(session_id) {
                 Some(session) if session.is_live(ended.at) => {
                     let entry = BlacklistEntry::for_token(session, *token, *expires_at, ended);
-                    RevocationOutcome { full: !self.add(entry, revocation), ..nothing }
+                    self.add(entry, revocation, nothing)
                 }
                 _ => self.stop_orphan(*session_id, revocation),
             },
@@ -212,24 +213,39 @@ impl Batch {
                 let ids: Vec<_> = subject.iter().copied().filter(|id| Some(*id) != *except).collect();
                 self.end_all(&ids, revocation)
             }
-            RevocationTarget::Tenant(name) => {
-                let Some(Survey { live, up_to: Some(up_to) }) = tenant else { return nothing };
-                let entry = BlacklistEntry::for_tenant(name, up_to, ended);
-                match self.add(entry, revocation) {
-                    true => RevocationOutcome { sessions: live, ..nothing },
-                    false => RevocationOutcome { full: true, ..nothing },
-                }
-            }
+            RevocationTarget::Tenant(tenant) => self.revoke_tenant(tenant, revocation, nothing),
         }
     }
 
-    /// Adds an entry that ends no session, if there is room or it takes the place of an older one.
-    fn add(&mut self, entry: BlacklistEntry, revocation: &Revocation) -> bool {
-        let fits = revocation.may_add || self.present.contains(&revoked_key(&entry.revoked));
-        if fits {
-            self.entries.push(entry);
+    /// Writes a tenant's entry. For the next one who revokes the tenant in this batch, it is there.
+    fn revoke_tenant(
+        &mut self,
+        tenant: &Tenant,
+        revocation: &Revocation,
+        nothing: RevocationOutcome,
+    ) -> RevocationOutcome {
+        let Some(survey) = self.tenants.get_mut(tenant) else { return nothing };
+        let Some(up_to) = survey.state.up_to(revocation.ended.at) else { return nothing };
+        if survey.state.covered.is_none() && !revocation.may_add {
+            return RevocationOutcome { full: true, ..nothing };
         }
-        fits
+        self.entries.push(BlacklistEntry::for_tenant(tenant, up_to, &revocation.ended));
+        let changed = survey.state.has_uncovered();
+        let sessions = survey.uncovered;
+        (survey.state.covered, survey.uncovered) = (Some(up_to), 0);
+        RevocationOutcome { changed, sessions, ..nothing }
+    }
+
+    /// Adds an entry that ends no session, if there is room or it takes the place of an older one.
+    fn add(&mut self, entry: BlacklistEntry, revocation: &Revocation, nothing: RevocationOutcome) -> RevocationOutcome {
+        let key = revoked_key(&entry.revoked);
+        let is_new = !self.present.contains(&key);
+        if is_new && !revocation.may_add {
+            return RevocationOutcome { full: true, ..nothing };
+        }
+        self.present.insert(key);
+        self.entries.push(entry);
+        RevocationOutcome { changed: is_new, ..nothing }
     }
 
     /// Ends those of these sessions that live, and stops their tokens.
@@ -244,6 +260,7 @@ impl Batch {
             self.entries.push(BlacklistEntry::for_session(session, ended));
             *session = session.clone().end(ended.clone());
             self.changed.insert(*id, session.clone());
+            outcome.changed = true;
             outcome.sessions += 1;
         }
         outcome
@@ -256,8 +273,7 @@ impl Batch {
         let outcome = RevocationOutcome { found: session.is_some(), ..RevocationOutcome::default() };
         match &revocation.orphan {
             Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
-                let full = !self.add(entry.clone(), revocation);
-                RevocationOutcome { full, ..outcome }
+                self.add(entry.clone(), revocation, outcome)
             }
             _ => outcome,
         }

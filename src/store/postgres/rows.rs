@@ -20,7 +20,7 @@ use crate::{
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         policy::{OnRefresh, SessionPolicy},
         revocation::{Revoked, Seq},
-        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, Session},
+        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint, Session},
         time::{Timestamp, micros},
     },
     store::{RevokedTenant, StoreError},
@@ -113,6 +113,7 @@ pub struct SessionRow {
     lineage_secret: Vec<u8>,
     refresh_key: Vec<u8>,
     request_id: Option<String>,
+    request_fingerprint: Option<Vec<u8>>,
     end_reason: Option<String>,
     end_note: Option<String>,
 }
@@ -219,6 +220,10 @@ impl TryFrom<SessionRow> for Session {
             },
             access_token_id: TokenId::from_bytes(row.access_token_id.into_bytes()),
             request_id: row.request_id.map(|id| text("sessions.request_id", id)).transpose()?,
+            request_fingerprint: row
+                .request_fingerprint
+                .map(|digest| bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint))
+                .transpose()?,
             ended,
             revision: number("sessions.revision", row.revision)?,
         })

@@ -32,6 +32,7 @@ diesel::table! {
         lineage_secret -> Binary,
         refresh_key -> Binary,
         request_id -> Nullable<Text>,
+        request_fingerprint -> Nullable<Binary>,
         end_reason -> Nullable<Text>,
         end_note -> Nullable<Text>,
     }

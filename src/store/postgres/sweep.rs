@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{ids::SessionId, revocation::RETENTION_MARGIN, time::Timestamp},
-    store::{RevokedTenant, SweptRevocations},
+    store::{EndedBatch, RevokedTenant, SweptRevocations},
 };
 
 pub async fn end_tenant_sessions(
@@ -22,7 +22,7 @@ pub async fn end_tenant_sessions(
     tenant: &RevokedTenant,
     after: Option<SessionId>,
     limit: i64,
-) -> Result<Option<SessionId>, Fault> {
+) -> Result<Option<EndedBatch>, Fault> {
     let first = match after.map(|id| u128::from_be_bytes(*id.bytes()).checked_add(1)) {
         None => [0; 16],
         Some(Some(next)) => next.to_be_bytes(),
@@ -30,18 +30,18 @@ pub async fn end_tenant_sessions(
     };
     let last = SessionId::last_of_millisecond(tenant.up_to);
     // The condition is asked again of a row that somebody else has just changed.
-    let looked_at: Vec<Uuid> = statement::<SqlUuid>(
+    let looked_at: Vec<(Uuid, i64)> = statement::<(SqlUuid, BigInt)>(
         "WITH looked_at AS MATERIALIZED (SELECT id FROM sessions WHERE tenant = ? AND id >= ? AND id <= ? \
          ORDER BY id LIMIT ?), \
          ended AS (UPDATE sessions AS s SET ended_at = given.at, sweep_on = given.at, end_reason = given.reason, \
          end_note = given.note, revision = least(s.revision + 1, 4294967295) \
          FROM looked_at, (SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note) AS given \
-         WHERE s.id = looked_at.id AND s.ended_at IS NULL AND s.idle_expires_at > given.at), \
+         WHERE s.id = looked_at.id AND s.ended_at IS NULL AND s.idle_expires_at > given.at RETURNING s.id), \
          kept AS (UPDATE blacklist AS b SET expires_at = greatest(b.expires_at, (SELECT max( \
          greatest(given.at, s.refreshed_at + s.refresh_grace) + s.access_token_ttl) FROM sessions AS s \
          JOIN looked_at ON s.id = looked_at.id) + given.margin) \
          FROM (SELECT ?::bigint AS seq, ?::timestamptz AS at, ?::interval AS margin) AS given WHERE b.seq = given.seq) \
-         SELECT id FROM looked_at ORDER BY id DESC LIMIT 1",
+         SELECT id, (SELECT count(*) FROM ended) FROM looked_at ORDER BY id DESC LIMIT 1",
     )
     .bind::<Text, _>(&*tenant.tenant)
     .bind::<SqlUuid, _>(uuid(&first))
@@ -55,7 +55,10 @@ pub async fn end_tenant_sessions(
     .bind::<Interval, _>(interval(RETENTION_MARGIN))
     .load(&mut **lease)
     .await?;
-    Ok(looked_at.into_iter().next().map(|id| SessionId::from_bytes(id.into_bytes())))
+    Ok(looked_at.into_iter().next().map(|(id, ended)| EndedBatch {
+        last: SessionId::from_bytes(id.into_bytes()),
+        sessions: usize::try_from(ended).unwrap_or_default(),
+    }))
 }
 
 pub async fn delete_expired_revocations(

@@ -37,7 +37,8 @@ use self::{
     schema::{blacklist, sessions},
 };
 use super::{
-    Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError, SweptRevocations,
+    Created, Creation, EndedBatch, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+    SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::Renewals,
     ring::{RingChange, SealedRing},
@@ -138,7 +139,10 @@ impl SqliteStore {
         Ok(Self {
             creations: writer.group(writes::create, |created| match created {
                 Created::New { place } => *place,
-                Created::Repeated(_) | Created::QuotaExceeded | Created::TenantRevoked { .. } => None,
+                Created::Repeated(_)
+                | Created::RequestIdReused
+                | Created::QuotaExceeded
+                | Created::TenantRevoked { .. } => None,
             }),
             refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
                 Refreshed::Rotated { place, .. } => *place,
@@ -153,10 +157,21 @@ impl SqliteStore {
         })
     }
 
-    async fn count_live(&self, tenant: Tenant, now: Timestamp) -> Result<i64, StoreError> {
+    /// Counts the live sessions of a tenant that its entry does not cover: the covered ones have ended already, though the
+    /// job that ends their rows may not have come to them yet.
+    async fn count_uncovered(&self, tenant: Tenant, now: Timestamp) -> Result<i64, StoreError> {
+        let mut reader = self.reader().await?;
+        let covered: Option<Option<i64>> = blacklist::table
+            .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq(tenant.as_bytes().to_vec())))
+            .select(blacklist::up_to)
+            .get_result(&mut reader)
+            .await
+            .optional()?;
+        let last = covered.flatten().map(|up_to| SessionId::last_of_millisecond(Timestamp::from_micros(up_to)));
+        let last = last.map(|id| id.bytes().to_vec()).unwrap_or_default();
         let live = sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(now.micros()));
-        let of_tenant = sessions::table.filter(sessions::tenant.eq(tenant.into_string()).and(live));
-        Ok(of_tenant.count().get_result(&mut self.reader().await?).await?)
+        let of_tenant = sessions::tenant.eq(tenant.into_string()).and(sessions::id.gt(last));
+        Ok(sessions::table.filter(of_tenant.and(live)).count().get_result(&mut reader).await?)
     }
 
     async fn reader(&self) -> Result<PooledConnection<'_, Connection>, StoreError> {
@@ -262,10 +277,12 @@ impl Store for SqliteStore {
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
         // A tenant may have very many sessions: they are counted beside the writer, not by it.
         let counted = match &revocation.target {
-            RevocationTarget::Tenant(tenant) => Some(self.count_live(tenant.clone(), revocation.ended.at).await?),
+            RevocationTarget::Tenant(tenant) => Some(self.count_uncovered(tenant.clone(), revocation.ended.at).await?),
             _ => None,
         };
         let outcome = self.revocations.write(revocation).await?;
+        // Without a change, those that were counted have been ended by somebody else meanwhile.
+        let counted = counted.map(|sessions| if outcome.changed { sessions } else { 0 });
         Ok(RevocationOutcome { sessions: counted.unwrap_or(outcome.sessions), ..outcome })
     }
 
@@ -316,7 +333,7 @@ impl Store for SqliteStore {
         tenant: RevokedTenant,
         after: Option<SessionId>,
         limit: i64,
-    ) -> Result<Option<SessionId>, StoreError> {
+    ) -> Result<Option<EndedBatch>, StoreError> {
         self.writer.transaction(move |connection| writes::end_tenant_sessions(connection, &tenant, after, limit)).await
     }
 

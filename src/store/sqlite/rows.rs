@@ -12,7 +12,7 @@ use crate::{
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         policy::{OnRefresh, SessionPolicy},
         revocation::{BlacklistEntry, Revoked, Seq},
-        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, Session},
+        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint, Session},
         text::Tenant,
         time::{Timestamp, micros},
     },
@@ -49,6 +49,7 @@ pub struct SessionRow {
     refresh_key: Vec<u8>,
     access_token_id: Vec<u8>,
     request_id: Option<String>,
+    request_fingerprint: Option<Vec<u8>>,
     ended_at: Option<i64>,
     end_reason: Option<String>,
     end_note: Option<String>,
@@ -128,6 +129,7 @@ impl From<&Session> for SessionRow {
             refresh_key: session.lineage.key.0.to_vec(),
             access_token_id: session.access_token_id.bytes().to_vec(),
             request_id: session.request_id.as_ref().map(|id| id.to_string()),
+            request_fingerprint: session.request_fingerprint.map(|fingerprint| fingerprint.0.to_vec()),
             ended_at: ended.map(|ended| ended.at.micros()),
             end_reason: ended.map(|ended| ended.reason.as_str().to_owned()),
             end_note: ended.map(|ended| ended.note.to_string()),
@@ -188,6 +190,10 @@ impl TryFrom<SessionRow> for Session {
             },
             access_token_id: TokenId::from_bytes(bytes("sessions.access_token_id", &row.access_token_id)?),
             request_id: row.request_id.map(|id| text("sessions.request_id", id)).transpose()?,
+            request_fingerprint: row
+                .request_fingerprint
+                .map(|digest| bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint))
+                .transpose()?,
             ended,
             revision: number("sessions.revision", row.revision)?,
         })

@@ -29,6 +29,7 @@ diesel::table! {
         refresh_key -> Binary,
         access_token_id -> Binary,
         request_id -> Nullable<Text>,
+        request_fingerprint -> Nullable<Binary>,
         ended_at -> Nullable<BigInt>,
         end_reason -> Nullable<Text>,
         end_note -> Nullable<Text>,

@@ -19,12 +19,14 @@ use crate::{
         ids::SessionId,
         policy::{OnQuota, OnRefresh},
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
-        revocation::{BlacklistEntry, Place, RETENTION_MARGIN, Revocation, RevocationTarget, Seq, tenant_covers},
+        revocation::{
+            BlacklistEntry, Place, RETENTION_MARGIN, Revocation, RevocationTarget, Seq, TenantState, tenant_covers,
+        },
         session::{EndReason, Ended, Session},
         text::{Note, Subject, Tenant},
         time::{Timestamp, micros},
     },
-    store::{Created, Creation, Refreshed, RevocationOutcome, RevokedTenant, StoreError, SweptRevocations},
+    store::{Created, Creation, EndedBatch, Refreshed, RevocationOutcome, RevokedTenant, StoreError, SweptRevocations},
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -46,7 +48,7 @@ pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<
             .get_result(connection)
             .optional()?;
         if let Some(row) = earlier {
-            return Ok(Created::Repeated(Box::new(row.try_into()?)));
+            return Ok(Created::for_used_request_id(session, row.try_into()?));
         }
     }
     // Read here and not in the index, so that no session is created behind a revocation that is being committed.
@@ -154,9 +156,11 @@ fn write_revocation(
             end_all(connection, live, revocation, nothing)
         }
         RevocationTarget::Tenant(tenant) => {
-            let Some(up_to) = tenant_up_to(connection, tenant, ended.at)? else { return Ok(nothing) };
+            let state = tenant_state(connection, tenant)?;
+            let Some(up_to) = state.up_to(ended.at) else { return Ok(nothing) };
             let entry = BlacklistEntry::for_tenant(tenant, up_to, ended);
-            add_entry(connection, &entry, revocation, nothing)
+            let outcome = add_entry(connection, &entry, revocation, nothing)?;
+            Ok(RevocationOutcome { changed: outcome.wrote && state.has_uncovered(), ..outcome })
         }
     }
 }
@@ -169,15 +173,14 @@ fn add_entry(
     nothing: RevocationOutcome,
 ) -> Result<RevocationOutcome> {
     let row = NewBlacklistRow::from(entry);
-    if !revocation.may_add {
-        let same = blacklist::kind.eq(row.kind).and(blacklist::key.eq(&row.key));
-        let present: i64 = blacklist::table.filter(same).count().get_result(connection)?;
-        if present == 0 {
-            return Ok(RevocationOutcome { full: true, ..nothing });
-        }
+    let same = blacklist::kind.eq(row.kind).and(blacklist::key.eq(&row.key));
+    let present: i64 = blacklist::table.filter(same).count().get_result(connection)?;
+    let is_new = present == 0;
+    if is_new && !revocation.may_add {
+        return Ok(RevocationOutcome { full: true, ..nothing });
     }
     let place = insert_entry(connection, entry)?;
-    Ok(RevocationOutcome { wrote: true, place, ..nothing })
+    Ok(RevocationOutcome { wrote: true, changed: is_new, place, ..nothing })
 }
 
 /// What is left to do for a session that does not live. One that was ended has an entry of its own, which stops all its
@@ -197,20 +200,15 @@ fn stop_orphan(
     Ok(RevocationOutcome { found: session.is_some(), ..outcome })
 }
 
-/// The last instant that a revocation of a tenant covers: now, or later if the clock has been set back since a session was
-/// created or the tenant was revoked before. None if there is nothing of this tenant, so that made-up names add no rows.
-fn tenant_up_to(connection: &mut SqliteConnection, tenant: &Tenant, now: Timestamp) -> Result<Option<Timestamp>> {
+fn tenant_state(connection: &mut SqliteConnection, tenant: &Tenant) -> Result<TenantState> {
     let newest: Option<Vec<u8>> = sessions::table
         .filter(sessions::tenant.eq(&**tenant))
         .order(sessions::id.desc())
         .select(sessions::id)
         .first(connection)
         .optional()?;
-    let newest = newest
-        .and_then(|id| id.try_into().ok())
-        .map(|id| Timestamp::from_micros(SessionId::from_bytes(id).created_millis().saturating_mul(1000)));
-    let before = tenant_revoked_up_to(connection, tenant)?;
-    Ok(newest.max(before).map(|instant| instant.max(now)))
+    let newest = newest.and_then(|id| id.try_into().ok()).map(SessionId::from_bytes);
+    Ok(TenantState { newest, covered: tenant_revoked_up_to(connection, tenant)? })
 }
 
 /// The last instant that the tenant's entry covers, if it has one.
@@ -236,7 +234,7 @@ fn end_all(
     for session in live {
         outcome.whose = Some((session.tenant.clone(), session.subject.clone()));
         outcome.place = end_session(connection, session, revocation.ended.clone())?.1;
-        outcome.wrote = true;
+        (outcome.wrote, outcome.changed) = (true, true);
         outcome.sessions += 1;
     }
     Ok(outcome)
@@ -314,7 +312,7 @@ pub fn end_tenant_sessions(
     tenant: &RevokedTenant,
     after: Option<SessionId>,
     limit: i64,
-) -> Result<Option<SessionId>> {
+) -> Result<Option<EndedBatch>> {
     let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
     let last = SessionId::last_of_millisecond(tenant.up_to);
     let looked_at: Vec<Vec<u8>> = sessions::table
@@ -327,7 +325,7 @@ pub fn end_tenant_sessions(
     let Some(last) = looked_at.last() else { return Ok(None) };
     let at = tenant.ended.at.micros();
     // Rows are not read as sessions: a damaged one must not keep the others from ending.
-    sql_query(
+    let sessions = sql_query(
         "UPDATE sessions SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295) \
          WHERE tenant = ? AND id > ? AND id <= ? AND ended_at IS NULL AND idle_expires_at > ?",
     )
@@ -352,7 +350,8 @@ pub fn end_tenant_sessions(
     .bind::<BigInt, _>(tenant.seq.0)
     .execute(connection)?;
     let wrong_size = |_| StoreError::Damaged("sessions.id is not 16 bytes".to_owned());
-    Ok(Some(SessionId::from_bytes(last.as_slice().try_into().map_err(wrong_size)?)))
+    let last = SessionId::from_bytes(last.as_slice().try_into().map_err(wrong_size)?);
+    Ok(Some(EndedBatch { last, sessions }))
 }
 
 #[derive(QueryableByName)]

@@ -1,0 +1,256 @@
+//! Fingerprints of requests for a session: they tell whether a request id comes again with the same request.
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::create::NewSession;
+use crate::domain::{
+    session::{Device, RequestFingerprint},
+    text::CallerName,
+};
+
+/// Begins every encoding, so that no other use of SHA-256 hashes the same bytes.
+const LABEL: &str = "countersign create-session request 1";
+
+/// The fingerprint of a caller's request.
+///
+/// It is kept with the session, so every version must compute the same one for the same request. A field that is added to
+/// the request later must be left out of the encoding while it has its default.
+pub(super) fn fingerprint(caller: &CallerName, request: &NewSession) -> RequestFingerprint {
+    let mut fingerprint = RequestFingerprint([0; 32]);
+    // SHA-256 has 32 bytes.
+    fingerprint.0.copy_from_slice(digest(&SHA256, &encode(caller, request)).as_ref());
+    fingerprint
+}
+
+/// Writes down a caller's request, field by field, as it was understood: what the configuration adds to it is no part of it.
+/// Different requests have different encodings, because each text begins with its length and each list with its count.
+fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
+    // Without `..`, so that a new field cannot be forgotten.
+    let NewSession {
+        subject,
+        tenant,
+        client_id,
+        audience,
+        scopes,
+        claims,
+        acr,
+        amr,
+        authenticated_at,
+        device: Device { user_agent, ip_address, label },
+        policy,
+        access_token_ttl,
+        max_lifetime,
+        request_id,
+    } = request;
+    let mut encoding = Encoding::default();
+    let whom: [&str; 5] = [LABEL, caller, subject, tenant, client_id];
+    whom.into_iter().for_each(|text| encoding.text(text));
+    encoding.list(audience.iter().map(|audience| &**audience));
+    encoding.list(scopes.iter().map(|scope| &**scope));
+    // An object's names are sorted in this text.
+    encoding.text(&claims.to_json());
+    encoding.text(acr);
+    encoding.list(amr.iter().map(|method| &**method));
+    encoding.number(authenticated_at.map(|at| at.micros().into()));
+    let device: [&str; 3] = [user_agent, ip_address, label];
+    device.into_iter().for_each(|text| encoding.text(text));
+    encoding.list(policy.iter().map(|name| &**name));
+    for span in [access_token_ttl, max_lifetime] {
+        encoding.number(span.map(|span| i128::try_from(span.as_nanos()).unwrap_or(i128::MAX)));
+    }
+    encoding.list(request_id.iter().map(|id| &**id));
+    encoding.0
+}
+
+/// Bytes from which each value can be read back.
+#[derive(Default)]
+struct Encoding(Vec<u8>);
+
+impl Encoding {
+    fn count(&mut self, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.0.extend_from_slice(&count.to_be_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.count(text.len());
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    /// An optional text is a list of at most one.
+    fn list<'a>(&mut self, texts: impl ExactSizeIterator<Item = &'a str>) {
+        self.count(texts.len());
+        texts.for_each(|text| self.text(text));
+    }
+
+    fn number(&mut self, number: Option<i128>) {
+        self.count(usize::from(number.is_some()));
+        if let Some(number) = number {
+            self.0.extend_from_slice(&number.to_be_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::{collection::vec, option, prelude::*};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::domain::{claims::CustomClaims, time::Timestamp};
+
+    fn text<T: TryFrom<String, Error: std::fmt::Debug>>(text: impl Into<String>) -> T {
+        T::try_from(text.into()).unwrap()
+    }
+
+    fn texts<T: TryFrom<String, Error: std::fmt::Debug>>(items: Vec<String>) -> Vec<T> {
+        items.into_iter().map(text).collect()
+    }
+
+    fn claims(value: Value) -> CustomClaims {
+        let Value::Object(map) = value else { panic!("an object") };
+        CustomClaims::try_from(map).unwrap()
+    }
+
+    fn least() -> NewSession {
+        NewSession {
+            subject: text("alice"),
+            tenant: text(""),
+            client_id: text(""),
+            audience: vec![],
+            scopes: vec![],
+            claims: CustomClaims::default(),
+            acr: text(""),
+            amr: vec![],
+            authenticated_at: None,
+            device: Device::default(),
+            policy: None,
+            access_token_ttl: None,
+            max_lifetime: None,
+            request_id: Some(text("once")),
+        }
+    }
+
+    fn full() -> NewSession {
+        NewSession {
+            subject: text("zoë"),
+            tenant: text("acme"),
+            client_id: text("app"),
+            audience: texts(vec!["orders".to_owned(), "stock".to_owned()]),
+            scopes: texts(vec!["read".to_owned(), "write".to_owned()]),
+            claims: claims(json!({ "b": [1, 0.5, null], "a": { "y": true, "x": "é" } })),
+            acr: text("gold"),
+            amr: texts(vec!["pwd".to_owned(), "otp".to_owned()]),
+            authenticated_at: Some(Timestamp::from_micros(1_700_000_000_123_456)),
+            device: Device { user_agent: text("Mozilla/5.0"), ip_address: text("192.0.2.7"), label: text("laptop") },
+            policy: Some(text("kiosk")),
+            access_token_ttl: Some(Duration::from_secs(60)),
+            max_lifetime: Some(Duration::from_secs(3600)),
+            request_id: Some(text("once")),
+        }
+    }
+
+    fn hex(request: &NewSession) -> String {
+        let RequestFingerprint(digest) = fingerprint(&text("login"), request);
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Sessions keep fingerprints, and the next version compares with them.
+    #[test]
+    fn a_request_has_the_same_fingerprint_in_every_version() {
+        assert_eq!(hex(&least()), "dcd87f1703ed22a716b44a28feb4fcf671f36636f2dba4474d3507c2b650a55d");
+        assert_eq!(hex(&full()), "9fa6341dadbc518ad423117ac55e44053a87050fc5388096126510aebd989ee8");
+    }
+
+    #[test]
+    fn the_order_of_names_in_claims_makes_no_other_request() {
+        let ordered = |json: &str| NewSession { claims: claims(serde_json::from_str(json).unwrap()), ..least() };
+        let [one, other] = [r#"{"a":1,"b":{"c":2,"d":3}}"#, r#"{"b":{"d":3,"c":2},"a":1}"#].map(ordered);
+        assert_eq!(hex(&one), hex(&other));
+    }
+
+    #[test]
+    fn each_field_and_the_caller_make_another_request() {
+        let changes: [(&str, fn(&mut NewSession)); 19] = [
+            ("subject", |new| new.subject = text("bob")),
+            ("tenant", |new| new.tenant = text("other")),
+            ("client_id", |new| new.client_id = text("")),
+            ("audience", |new| new.audience.truncate(1)),
+            ("order of audience", |new| new.audience.reverse()),
+            ("scopes", |new| new.scopes.truncate(1)),
+            ("order of scopes", |new| new.scopes.reverse()),
+            ("claims", |new| new.claims = claims(json!({ "b": [1, 0.5, null], "a": { "y": true, "x": "e" } }))),
+            ("acr", |new| new.acr = text("silver")),
+            ("amr", |new| new.amr.clear()),
+            ("authenticated_at", |new| new.authenticated_at = None),
+            ("device.user_agent", |new| new.device.user_agent = text("")),
+            ("device.ip_address", |new| new.device.ip_address = text("192.0.2.8")),
+            ("device.label", |new| new.device.label = text("phone")),
+            ("policy", |new| new.policy = None),
+            ("access_token_ttl", |new| new.access_token_ttl = Some(Duration::from_secs(61))),
+            ("max_lifetime", |new| new.max_lifetime = None),
+            ("spans changed round", |new| std::mem::swap(&mut new.access_token_ttl, &mut new.max_lifetime)),
+            ("request_id", |new| new.request_id = Some(text("twice"))),
+        ];
+        for (what, change) in changes {
+            let mut other = full();
+            change(&mut other);
+            assert_ne!(hex(&other), hex(&full()), "{what}");
+        }
+        assert_ne!(fingerprint(&text("login"), &full()), fingerprint(&text("other"), &full()));
+    }
+
+    /// Of few letters, so that texts which run into each other would often be the same.
+    fn requests() -> impl Strategy<Value = (CallerName, NewSession)> {
+        let short = || "[ab]{0,2}";
+        let some = || "[ab]{1,2}";
+        let list = || vec(some(), 0..3);
+        let whom = (some(), some(), short(), short(), list(), list(), option::of(some()));
+        let how = (short(), list(), option::of(0..3_i64), short(), short(), list());
+        let limits = (option::of(some()), option::of(0..3_u64), option::of(0..3_u64));
+        (whom, how, limits).prop_map(|(whom, how, limits)| {
+            let (caller, subject, tenant, client_id, audience, scopes, request_id) = whom;
+            let (acr, amr, at, user_agent, label, names) = how;
+            let (policy, access_token_ttl, max_lifetime) = limits;
+            let names = names.into_iter().map(|name| (name, Value::from(1))).collect();
+            let request = NewSession {
+                subject: text(subject),
+                tenant: text(tenant),
+                client_id: text(client_id),
+                audience: texts(audience),
+                scopes: texts(scopes),
+                claims: claims(Value::Object(names)),
+                acr: text(acr),
+                amr: texts(amr),
+                authenticated_at: at.map(Timestamp::from_micros),
+                device: Device { user_agent: text(user_agent), ip_address: text(""), label: text(label) },
+                policy: policy.map(text),
+                access_token_ttl: access_token_ttl.map(Duration::from_nanos),
+                max_lifetime: max_lifetime.map(Duration::from_nanos),
+                request_id: request_id.map(text),
+            };
+            (text(caller), request)
+        })
+    }
+
+    /// The same letters in the same order, in other texts.
+    fn shifted((caller, request): &(CallerName, NewSession)) -> (CallerName, NewSession) {
+        let mut shifted = request.clone();
+        shifted.client_id = text(format!("{}{}", &*request.tenant, &*request.client_id));
+        shifted.tenant = text("");
+        let joined: String = request.scopes.iter().map(|scope| scope.to_string()).collect();
+        shifted.scopes = if joined.is_empty() { vec![] } else { vec![text(joined)] };
+        (caller.clone(), shifted)
+    }
+
+    proptest! {
+        #[test]
+        fn different_requests_have_different_encodings(one in requests(), other in requests()) {
+            for other in [&one, &other, &shifted(&one)] {
+                prop_assert_eq!(encode(&one.0, &one.1) == encode(&other.0, &other.1), one == *other);
+            }
+        }
+    }
+}
