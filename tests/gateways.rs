@@ -17,6 +17,8 @@ mod venv;
 mod application;
 #[path = "gateways/gateway.rs"]
 mod gateway;
+#[path = "gateways/paths.rs"]
+mod paths;
 #[path = "gateways/site.rs"]
 mod site;
 
@@ -58,67 +60,56 @@ fn lies() -> Vec<String> {
     names
 }
 
-/// Paths that some application reads as `/api/…` or `/account/…`.
-const PATHS: [&str; 58] = [
-    "/api",
-    "/api?x",
-    "/api/",
-    "/api//orders",
-    "//api/orders",
-    "///api/orders",
-    "/./api/orders",
-    "/x/../api/orders",
-    "/%61pi/orders",
-    "/%61%70%69/orders",
-    "/API/orders",
-    "/Api/orders",
-    "/api;x/orders",
-    "/api;x=1/orders",
-    "/;/api/orders",
-    "/api%2forders",
-    "/api%2Forders",
-    "/%2fapi/orders",
-    "/%2Fapi/orders",
-    "/x%2f..%2fapi/orders",
-    "/x/%2e%2e/api/orders",
-    "/%2e/api/orders",
-    "/.;/api/orders",
-    "/x/..;/api/orders",
-    "/api/../api/orders",
-    "/account/../api/orders",
-    "/account/..;/api/orders",
-    "/account/..%2fapi/orders",
-    "/api%5corders",
-    "/\\api\\orders",
-    "/api\\orders",
-    "/x\\..\\api/orders",
-    "/api%00/orders",
-    "/%2561pi/orders",
-    "http://app.test/api/orders",
-    "http://app.test//api/orders",
-    "http://app.test/./api/orders",
-    "/x#/../api/orders",
-    "/#/../api/orders",
-    "/api/x/../../account/x",
-    "/account",
-    "/account?x",
-    "/account//",
-    "/ACCOUNT/",
-    "/account;x/",
-    "/x/.%2e/api/orders",
-    "/x/%2e./api/orders",
-    "/%2e%2e/api/orders",
-    "/api/%2e%2e/api/orders",
-    "/%2f%61pi/orders",
-    "/%5capi/orders",
-    "/%3b/api/orders",
-    "/x/%2e%2e%2fapi/orders",
-    "/..%2fapi/orders",
-    "/x/..%2fapi/orders",
-    "/x%2f../api/orders",
-    "/x%2f../%2e%2e/api/orders",
-    "/api/%2561",
-];
+/// A path is judged as the application reads it, whatever application it is. `tokens` are with the
+/// areas that each may enter; `all` may enter each.
+async fn judges_paths(site: &Site, program: Program, tokens: &[(&str, &[&str])], all: &str) {
+    let application = &site.application;
+    let mut entered = vec![];
+    for (method, target) in paths::hostile() {
+        for (token, allowed) in tokens {
+            let before = application.requests();
+            site.send(method, &target, Some(token), &[]).await;
+            for seen in application.targets_after(before) {
+                if paths::areas(&seen).iter().any(|area| !allowed.contains(area)) {
+                    entered.push(format!("{method} {target:?} as {:?}", String::from_utf8_lossy(&seen)));
+                }
+            }
+        }
+    }
+    entered.dedup();
+    assert!(entered.is_empty(), "{program:?}: {} have entered:\n{}", entered.len(), entered.join("\n"));
+
+    for target in paths::HARMLESS {
+        let before = application.requests();
+        let answer = site.ask(target, Some(all), &[]).await;
+        assert_eq!(answer.status, 200, "{program:?}: {target}: {answer:?}");
+        let seen = application.targets_after(before);
+        assert_eq!(seen.len(), 1, "{program:?}: {target}");
+        let ((path, query), (seen_path, seen_query)) = (paths::parts(target.as_bytes()), paths::parts(&seen[0]));
+        // A gateway may write a path in another way, and Traefik writes `&` for `;` in a query.
+        let separated = |query: Vec<u8>| String::from_utf8(query).unwrap().replace(';', "&");
+        assert_eq!(seen_path, path, "{program:?}: {target}");
+        assert_eq!(separated(seen_query), separated(query), "{program:?}: {target}");
+    }
+
+    // Nor does a client name another path in a header that some applications read it from.
+    let names = ["X-Original-URL", "X-Rewrite-URL", "X_Original-URL", "x-rewrite_url", "X_REWRITE_URL"];
+    let answer = site.ask("/", Some(all), &names.map(|name| (name, "/api/orders"))).await;
+    assert_eq!(answer.status, 200, "{program:?}: {answer:?}");
+    let seen = application.headers_of(&answer);
+    for name in ["x-original-url", "x-rewrite-url"] {
+        // An empty header says nothing.
+        assert!(seen.get(name).is_none_or(|values| values == &json!([""])), "{program:?}: {seen:?}");
+    }
+
+    // Nor does it get a connection to the application on which nothing is judged.
+    let upgrade =
+        [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAAP__")];
+    let answer = site.ask("/", Some(all), &upgrade).await;
+    if answer.status == 200 {
+        assert_eq!(application.headers_of(&answer).get("upgrade"), None, "{program:?}");
+    }
+}
 
 /// What every gateway must do. The application answers each request that reaches it with the headers that it had.
 async fn guards(program: Program) {
@@ -135,6 +126,8 @@ async fn guards(program: Program) {
     let now = Timestamp { seconds: SystemClock.now().seconds(), nanos: 0 };
     let strong =
         CreateSessionRequest { acr: "urn:example:mfa".to_owned(), authenticated_at: Some(now), ..usual("dave") };
+    let elsewhere_too = CreateSessionRequest { audience: vec!["https://b.test".to_owned()], ..strong.clone() };
+    let (_, strong_elsewhere) = create(elsewhere_too).await;
     let (_, strong) = create(strong).await;
     let (_, brief) = create(CreateSessionRequest { policy: "brief".to_owned(), ..usual("erin") }).await;
     let mut forged = good.clone();
@@ -186,13 +179,12 @@ async fn guards(program: Program) {
         assert_eq!(site.application.identity_of(&answer).len(), 5, "{answer:?}");
     }
 
-    // However a path is written that some application would take for one of those that demand more.
+    let tokens: [(&str, &[&str]); 4] =
+        [(&weak, &[]), (&elsewhere, &[]), (&good, &["/api"]), (&strong_elsewhere, &["/account"])];
+    judges_paths(&site, program, &tokens, &strong).await;
+
+    // Whatever is odd about the token.
     let before = site.application.requests();
-    for path in PATHS {
-        let answer = site.ask(path, Some(&weak), &[]).await;
-        assert!(answer.status != 200 && answer.status < 500, "{path}: {answer:?}");
-    }
-    // And whatever is odd about the token.
     let basic = [("authorization", "Basic eDp5")];
     for (what, token, headers) in [
         ("two headers", Some(&*good), &basic[..]),

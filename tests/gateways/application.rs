@@ -1,40 +1,47 @@
-//! The application behind a gateway: answers each request with the headers that it had.
+//! The application behind a gateway. It answers each request with the headers that it had, and
+//! keeps its target byte by byte: no HTTP library stands between, because one would refuse or
+//! normalize some of them.
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
-use axum::{Json, Router, extract::Request};
-use serde_json::{Map, Value};
-use tokio::net::TcpListener;
+use serde_json::{Map, Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 use crate::http::Answer;
 
 pub struct Application {
     pub address: SocketAddr,
-    requests: Arc<AtomicUsize>,
+    targets: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Application {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, requests) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
-        let count = requests.clone();
-        let routes = Router::new().fallback(move |request: Request| {
-            count.fetch_add(1, Ordering::SeqCst);
-            async move { Json(headers(&request)) }
+        let address = listener.local_addr().unwrap();
+        let targets = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let kept = targets.clone();
+        tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                tokio::spawn(answer(connection, kept.clone()));
+            }
         });
-        tokio::spawn(async move { axum::serve(listener, routes).await });
-        Self { address, requests }
+        Self { address, targets }
     }
 
     /// How many requests have reached it.
     pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+        self.targets.lock().unwrap().len()
+    }
+
+    /// The targets of the requests that have reached it after the first `requests` ones.
+    pub fn targets_after(&self, requests: usize) -> Vec<Vec<u8>> {
+        self.targets.lock().unwrap()[requests..].to_vec()
     }
 
     /// The headers that a request had, as applications read them that take an underscore for a hyphen.
@@ -55,11 +62,34 @@ impl Application {
     }
 }
 
-fn headers(request: &Request) -> Map<String, Value> {
+/// Reads the head of one request, which has no body, keeps its target and answers it.
+async fn answer(mut connection: TcpStream, targets: Arc<Mutex<Vec<Vec<u8>>>>) {
+    let mut request = vec![];
+    while !request.ends_with(b"\r\n\r\n") {
+        match connection.read_buf(&mut request).await {
+            Ok(read) if read > 0 => (),
+            _ => return,
+        }
+    }
+    let (line, headers) = request.split_at(request.windows(2).position(|pair| pair == b"\r\n").unwrap());
+    let start = line.iter().position(|byte| *byte == b' ').unwrap() + 1;
+    let end = line.iter().rposition(|byte| *byte == b' ').unwrap();
+    targets.lock().unwrap().push(line[start..end].to_vec());
+    let body = Value::Object(parse(headers)).to_string();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    let _ = connection.write_all((head + &body).as_bytes()).await;
+}
+
+/// The values of each header.
+fn parse(lines: &[u8]) -> Map<String, Value> {
     let mut headers = Map::new();
-    for (name, value) in request.headers() {
-        let values = headers.entry(name.as_str().replace('_', "-")).or_insert_with(|| Value::Array(vec![]));
-        values.as_array_mut().unwrap().push(String::from_utf8_lossy(value.as_bytes()).into());
+    for line in String::from_utf8_lossy(lines).lines().filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(':').unwrap();
+        let values = headers.entry(name.to_lowercase().replace('_', "-")).or_insert_with(|| json!([]));
+        values.as_array_mut().unwrap().push(value.trim().into());
     }
     headers
 }

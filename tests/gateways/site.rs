@@ -1,14 +1,18 @@
 //! An authority, a gateway that asks it, and an application behind that.
 
-use std::{fs, process::Command};
+use std::{fs, net::SocketAddr, process::Command};
 
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
     application::Application,
     certificates::Certificates,
     gateway::{Addresses, Edit, Gateway, Program},
-    http::{self, Answer},
+    http::Answer,
     support::{Server, countersign, run, serve},
 };
 
@@ -115,6 +119,11 @@ impl Site {
         ask(&self.gateway, path, token, headers).await
     }
 
+    /// The same for any method and request target, which are sent as they are.
+    pub async fn send(&self, method: &str, target: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Answer {
+        send(&self.gateway, method, target, token, headers).await
+    }
+
     /// Ends the authority as `kill -9` does.
     pub fn without_authority(mut self) -> Orphaned {
         self.authority.kill();
@@ -130,12 +139,43 @@ impl Orphaned {
 }
 
 async fn ask(gateway: &Gateway, path: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Answer {
-    let mut request = format!("GET {path} HTTP/1.1\r\nhost: app.test\r\nconnection: close\r\n");
+    send(gateway, "GET", path, token, headers).await
+}
+
+async fn send(gateway: &Gateway, method: &str, target: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Answer {
+    // Some refuse a host that is not the one of the target, so an attacker would send the same.
+    let host = target.split_once("://").map_or("app.test", |(_, rest)| rest.split('/').next().unwrap());
+    let mut request = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n");
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("connection")) {
+        request.push_str("connection: close\r\n");
+    }
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
     if let Some(token) = token {
         request.push_str(&format!("authorization: Bearer {token}\r\n"));
     }
-    http::ask(gateway.address, &(request + "\r\n")).await
+    exchange(gateway.address, &(request + "\r\n")).await
+}
+
+/// Sends a request and reads its answer, without waiting until the connection is closed: Envoy
+/// takes a second for that where it refuses.
+async fn exchange(address: SocketAddr, request: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = vec![];
+    // Whoever refuses a request may close without having read all of it.
+    while !is_complete(&bytes) && stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {}
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {request:?}: {text:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+}
+
+/// Whether an answer has all of the body that its head announces.
+fn is_complete(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    length.is_some_and(|length| body.len() >= length.trim().parse().unwrap())
 }
