@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod caller;
+pub mod certificate_name;
 pub mod claims;
 pub mod ids;
 pub mod key;
