@@ -18,6 +18,8 @@ mod crash;
 mod descriptors;
 #[path = "process/disk.rs"]
 mod disk;
+#[path = "process/files.rs"]
+mod files;
 #[path = "process/keys.rs"]
 mod keys;
 #[path = "process/logs.rs"]

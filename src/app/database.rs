@@ -1,13 +1,21 @@
 //! The database that the configuration names, and the folders around it.
 
-use std::{fs, os::unix::fs::DirBuilderExt, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::Path,
+    sync::Arc,
+};
 
 use super::AppError;
 use crate::{
     config::{
         Config,
         database::{DatabaseUrl, PostgresUrl},
+        keys::MasterKeySource,
     },
+    domain::file_access::{Access, Exposed, Role, Rule},
+    keys::private_file,
     store::{
         Store,
         postgres::{self, PostgresStore},
@@ -21,7 +29,15 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
     match &config.database {
         DatabaseUrl::Sqlite(path) if config.database_options.migrate => Ok(Arc::new(SqliteStore::open(path).await?)),
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_migrated(path).await?)),
-        DatabaseUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?)),
+        DatabaseUrl::Postgres(url) => {
+            if let Some(path) = &config.database_options.password_file
+                && let Some(exposure) = private_file::exposure(path)
+            {
+                let file = path.display();
+                tracing::warn!(%file, "the password file of the database {exposure}: run `chmod 600` on it");
+            }
+            Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?))
+        }
     }
 }
 
@@ -47,7 +63,8 @@ pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect
     }
 }
 
-/// Makes the data directory. A database elsewhere must have its folder: one that is made unasked is a typing error.
+/// Makes the data directory, and refuses one where others can exchange files. A database elsewhere
+/// must have its folder: one that is made unasked is a typing error.
 pub fn make_folders(config: &Config) -> Result<(), AppError> {
     if let DatabaseUrl::Sqlite(database) = &config.database {
         let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -57,7 +74,24 @@ pub fn make_folders(config: &Config) -> Result<(), AppError> {
     }
     let path = config.data_dir.clone();
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(&path).map_err(|source| AppError::DataDir { path, source })
+    builder.recursive(true).mode(0o700).create(&path).map_err(|source| AppError::DataDir { path, source })?;
+    // Without a file of ours in it there is nothing to exchange.
+    let has_master_key =
+        matches!(&config.keys.master, MasterKeySource::File(path) if path.parent() == Some(config.data_dir.as_path()));
+    if has_master_key || matches!(config.database, DatabaseUrl::Sqlite(_)) {
+        judge_folder(&config.data_dir)?;
+    }
+    Ok(())
+}
+
+/// Refuses a folder in which others can make and remove files.
+fn judge_folder(path: &Path) -> Result<(), AppError> {
+    let io_error = |source| AppError::DataDir { path: path.to_owned(), source };
+    let metadata = fs::metadata(path).map_err(io_error)?;
+    let access = Access { owner: metadata.uid(), mode: metadata.mode() };
+    let user = rustix::process::geteuid().as_raw();
+    let judged = Rule::OthersOnlyRead.judge(access, user);
+    judged.map_err(|exposure| Exposed { role: Role::Folder, path: path.to_owned(), exposure }.into())
 }
 
 /// Refuses to make a database where one is meant that exists.

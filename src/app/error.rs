@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use crate::{
+    domain::file_access::Exposed,
     keys::{generate::NotGenerated, master_key::MasterKeyError, ring::RingError},
     net::tls::TlsError,
     rng::RngFailed,
@@ -22,6 +23,9 @@ pub enum AppError {
         /// Why.
         source: io::Error,
     },
+    /// Others can exchange what the service keeps.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
     /// The database would be in a folder that does not exist.
     #[error("database {path}: the folder {folder} does not exist: make it, or name another file in database_url")]
     NoSuchFolder {

@@ -47,6 +47,7 @@ pub use self::{
 };
 pub use crate::{
     authority::sweep::Swept,
+    keys::private_file,
     store::replicas::{Member, Register},
 };
 

@@ -14,7 +14,7 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    domain::{caller::Caller, permission::Operation},
+    domain::{caller::Caller, certificate_name::CertificateName, permission::Operation},
 };
 
 /// A call is not let in. Nothing was done.
@@ -44,7 +44,7 @@ pub struct Registration {
     /// By which keys it is known.
     pub keys: Vec<ApiKeyHash>,
     /// By which names in certificates it is known.
-    pub certificate_names: Vec<String>,
+    pub certificate_names: Vec<CertificateName>,
     /// What it may have.
     pub allowance: Allowance,
 }
@@ -55,7 +55,7 @@ pub struct Shown<'a> {
     /// The API key, if one was shown.
     pub api_key: Option<&'a str>,
     /// The names in a certificate that was checked.
-    pub certificate_names: &'a [String],
+    pub certificate_names: &'a [CertificateName],
     /// The name of the caller, where it is shown too. It must be the right one.
     pub name: Option<&'a str>,
 }
@@ -84,7 +84,7 @@ struct Known {
 struct Table {
     /// By the first bytes of a key's hash.
     by_key: HashMap<[u8; 8], Vec<(ApiKeyHash, Arc<Known>)>>,
-    by_certificate: HashMap<String, Arc<Known>>,
+    by_certificate: HashMap<CertificateName, Arc<Known>>,
     all: Vec<Arc<Known>>,
     /// Whoever calls, where nobody is known.
     anybody: Option<Arc<Known>>,
@@ -251,7 +251,7 @@ mod tests {
     fn registration(name: &str, role: Role, key: &ApiKey, certificate: &str) -> Registration {
         let name = CallerName::try_from(name.to_owned()).unwrap();
         let caller = Arc::new(Caller { name, roles: BTreeSet::from([role]), ..Caller::anybody() });
-        let certificate_names = vec![certificate.to_owned()];
+        let certificate_names = vec![certificate.parse().unwrap()];
         Registration { caller, keys: vec![key.hash()], certificate_names, allowance: ALLOWANCE }
     }
 
@@ -269,15 +269,16 @@ mod tests {
         let (login, gateway) = (key(), key());
         let callers = callers(vec![
             registration("login", Role::Issuer, &login, "login.test"),
-            registration("gateway", Role::Validator, &gateway, "spiffe://test/gateway"),
+            registration("gateway", Role::Validator, &gateway, "uri:spiffe://test/gateway"),
         ]);
         let name = |api_key, certificate_names: &[&str], operation| {
-            let certificate_names: Vec<_> = certificate_names.iter().map(ToString::to_string).collect();
+            let certificate_names: Vec<CertificateName> =
+                certificate_names.iter().map(|name| name.parse().unwrap()).collect();
             let shown = Shown { api_key, certificate_names: &certificate_names, name: None };
             callers.admit(shown, operation).map(|(caller, _)| caller.name.to_string())
         };
         assert_eq!(name(Some(login.reveal()), &[], Operation::Refresh).as_deref(), Ok("login"));
-        assert_eq!(name(None, &["x", "spiffe://test/gateway"], Operation::Validate).as_deref(), Ok("gateway"));
+        assert_eq!(name(None, &["x", "uri:spiffe://test/gateway"], Operation::Validate).as_deref(), Ok("gateway"));
         assert!(matches!(name(Some(login.reveal()), &[], Operation::Validate), Err(Refusal::NotAllowed(_))));
         let stranger = key();
         for nobody in [None, Some(""), Some("cs_ck_"), Some(stranger.reveal())] {

@@ -1,6 +1,10 @@
 //! What the verbs that talk to a server share: the connection, who they are to it, and errors as one line.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use tonic::{
@@ -13,7 +17,10 @@ use tonic_types::StatusExt;
 use zeroize::Zeroizing;
 
 use super::Failure;
-use crate::proto::{key_service_client::KeyServiceClient, session_service_client::SessionServiceClient};
+use crate::{
+    app::private_file,
+    proto::{key_service_client::KeyServiceClient, session_service_client::SessionServiceClient},
+};
 
 /// How long to wait for a connection, and then for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,7 +90,7 @@ impl Server {
 
     fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {
         let key = match &self.api_key_file {
-            Some(path) => Some(read(path).map(Zeroizing::new)?),
+            Some(path) => Some(read_secret(path).map(Zeroizing::new)?),
             None => std::env::var(API_KEY_VARIABLE).ok().map(Zeroizing::new),
         };
         let Some(key) = key.filter(|key| !key.trim().is_empty()) else { return Ok(None) };
@@ -100,7 +107,7 @@ impl Server {
             None => ClientTlsConfig::new().with_native_roots(),
         };
         if let (Some(certificate), Some(key)) = (&self.client_certificate_file, &self.client_key_file) {
-            tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+            tls = tls.identity(Identity::from_pem(read(certificate)?, read_secret(key)?));
         }
         Ok(tls)
     }
@@ -116,8 +123,17 @@ impl Server {
     }
 }
 
-fn read(path: &PathBuf) -> Result<String, Failure> {
+fn read(path: &Path) -> Result<String, Failure> {
     fs::read_to_string(path).map_err(|error| Failure::at_start(format!("{}: {error}", path.display())))
+}
+
+/// The same of a file with a secret. That others can read it is no reason to do nothing, but to be
+/// told.
+fn read_secret(path: &Path) -> Result<String, Failure> {
+    if let Some(exposure) = private_file::exposure(path) {
+        eprintln!("countersign: warning: {0} {exposure}: run `chmod 600 {0}`", path.display());
+    }
+    read(path)
 }
 
 /// What lies behind an error of the transport, which says nothing by itself.

@@ -79,7 +79,8 @@ pub struct Revoke {
 
 #[derive(Debug, Args)]
 pub struct Import {
-    /// The private key in PEM: Ed25519, EC on P-256, or RSA of 2048 bits or more, as keys.algorithm in the configuration says.
+    /// The private key in PEM: Ed25519, EC on P-256, or RSA of 2048 to 8192 bits with an exponent
+    /// of at least 65537, as keys.algorithm in the configuration says.
     file: PathBuf,
     #[command(flatten)]
     database: Database,

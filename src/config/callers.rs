@@ -17,6 +17,7 @@ use crate::{
     callers::{Registration, meter::Allowance},
     domain::{
         caller::{Caller, Reach, Role},
+        certificate_name::CertificateName,
         text::CallerName,
     },
 };
@@ -87,10 +88,12 @@ impl RawCaller {
         };
         let keys = self.key_hashes.iter().map(|hash| hash.parse()).collect::<Result<Vec<_>, _>>();
         let keys = keys.map_err(|error| invalid(setting("key_hashes"), error))?;
-        if let Some(wrong) = self.certificate_names.iter().find(|name| name.is_empty() || name.starts_with('*')) {
-            return Err(invalid(setting("certificate_names"), format!("{wrong:?} must be a whole name")));
-        }
-        if keys.is_empty() && self.certificate_names.is_empty() {
+        let certificate_names = self.certificate_names.iter().map(|text| {
+            let name = text.parse::<CertificateName>();
+            name.map_err(|error| invalid(setting("certificate_names"), format!("{text:?} {error}")))
+        });
+        let certificate_names = certificate_names.collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() && certificate_names.is_empty() {
             let problem = "must have at least one, or certificate_names: `countersign caller new` makes a key";
             return Err(invalid(setting("key_hashes"), problem));
         }
@@ -102,7 +105,7 @@ impl RawCaller {
         Ok(Registration {
             caller: Arc::new(Caller { name, roles, reach: Arc::new(reach) }),
             keys,
-            certificate_names: self.certificate_names.clone(),
+            certificate_names,
             allowance: Allowance { calls, per_second },
         })
     }

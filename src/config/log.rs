@@ -13,6 +13,7 @@ pub struct Log {
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives as of tracing-subscriber's `EnvFilter`.
     pub level: String,
     /// The form of the lines.
+    #[serde(deserialize_with = "super::section::read_choice")]
     pub format: LogFormat,
 }
 

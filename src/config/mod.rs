@@ -10,6 +10,7 @@ pub mod lease;
 pub mod limits;
 pub mod log;
 pub mod policies;
+mod section;
 pub mod server;
 mod span;
 pub mod sweeper;
@@ -130,24 +131,40 @@ struct RawConfig {
     listen: String,
     http_listen: String,
     insecure: bool,
+    #[serde(deserialize_with = "section::read_choice")]
     reflection: Reflection,
     data_dir: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     database_url: Option<String>,
+    #[serde(deserialize_with = "section::read")]
     tls: RawTls,
+    #[serde(deserialize_with = "section::read")]
     limits: Limits,
+    #[serde(deserialize_with = "section::read")]
     gateway: RawGateway,
+    #[serde(deserialize_with = "section::read")]
     database: Database,
+    #[serde(deserialize_with = "section::read")]
     tokens: RawTokens,
+    #[serde(deserialize_with = "section::read_named")]
     policies: BTreeMap<String, RawPolicy>,
+    #[serde(deserialize_with = "section::read_named")]
     tenants: BTreeMap<String, RawTenant>,
+    #[serde(deserialize_with = "section::read")]
     blacklist: RawBlacklist,
+    #[serde(deserialize_with = "section::read")]
     lease: RawLease,
+    #[serde(deserialize_with = "section::read")]
     sweeper: RawSweeper,
+    #[serde(deserialize_with = "section::read")]
     keys: RawKeys,
+    #[serde(deserialize_with = "section::read")]
     audit: Audit,
+    #[serde(deserialize_with = "section::read")]
     shutdown: Shutdown,
+    #[serde(deserialize_with = "section::read")]
     log: Log,
+    #[serde(deserialize_with = "section::read_list")]
     callers: Vec<RawCaller>,
 }
 

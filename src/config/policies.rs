@@ -29,7 +29,9 @@ pub struct RawPolicy {
     #[serde(with = "super::span")]
     refresh_grace: Option<Duration>,
     max_sessions_per_subject: Option<u32>,
+    #[serde(deserialize_with = "super::section::read_optional_choice")]
     on_quota: Option<OnQuota>,
+    #[serde(deserialize_with = "super::section::read_optional_choice")]
     on_refresh: Option<OnRefresh>,
 }
 

@@ -140,6 +140,41 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
     assert!(load("[sweeper]\nschedule = 'often'").unwrap_err().starts_with("setting sweeper.schedule: "));
 }
 
+/// serde reads a list into a struct, and figment a number or a section into an enum.
+#[test]
+fn a_section_is_a_table_and_a_choice_is_named() {
+    // Every section that there is, so that a new one is not forgotten.
+    let everything: toml::Table = load("").unwrap().to_toml().unwrap().parse().unwrap();
+    let sections: Vec<_> = everything.iter().filter(|(_, value)| value.is_table()).map(|(name, _)| name).collect();
+    assert!(sections.len() >= 12, "{sections:?}");
+    for section in sections {
+        for list in ["[]", "['a']", "[true, '1d']"] {
+            let error = load(&format!("{section} = {list}")).err().unwrap();
+            assert_eq!(error, format!("setting {section} in FILE: must be a section, not sequence"), "{list}");
+        }
+    }
+    for (setting, toml) in [
+        ("policies.p", "[policies]\np = ['1m', '1d']"),
+        ("tenants.t", "[tenants]\nt = ['default']"),
+        ("callers.0", "callers = [['a', ['admin'], [], [], ['sha256:00']]]"),
+    ] {
+        let error = load(toml).err().unwrap();
+        assert_eq!(error, format!("setting {setting} in FILE: must be a section, not sequence"), "{toml}");
+    }
+    for (setting, value, problem) in [
+        ("reflection", "1", "must be a string, not signed int `1`"),
+        ("reflection", "{ on = {} }", "must be a string, not map"),
+        ("log.format", "0", "must be a string, not signed int `0`"),
+        ("tls.client_certificates", "1", "must be a string, not signed int `1`"),
+        ("policies.default.on_quota", "1", "must be a string, not signed int `1`"),
+        ("policies.default.on_refresh", "{ keep_access_token = 1 }", "must be a string, not map"),
+        ("policies.default.on_refresh", "'keep'", "\"keep\" must be one of keep_access_token, revoke_access_token"),
+    ] {
+        let error = load(&format!("{setting} = {value}")).err().unwrap();
+        assert_eq!(error, format!("setting {setting} in FILE: {problem}"), "{value}");
+    }
+}
+
 #[test]
 fn an_address_that_others_can_reach_needs_a_word() {
     for setting in ["listen", "http_listen"] {

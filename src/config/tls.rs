@@ -17,6 +17,7 @@ pub struct RawTls {
     private_key_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_ca_file: Option<PathBuf>,
+    #[serde(deserialize_with = "super::section::read_choice")]
     client_certificates: Asked,
     http: bool,
 }

@@ -2,7 +2,9 @@
 
 pub mod audit;
 pub mod caller;
+pub mod certificate_name;
 pub mod claims;
+pub mod file_access;
 pub mod ids;
 pub mod json_object;
 pub mod key;

@@ -14,7 +14,10 @@ use super::{
     private_file::{self, NotRead},
     sealing::{MasterKey, SealError},
 };
-use crate::rng::{Rng, RngFailed, random};
+use crate::{
+    domain::file_access::{Exposed, Role},
+    rng::{Rng, RngFailed, random},
+};
 
 /// The master key file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +30,9 @@ pub enum MasterKeyError {
         /// Why.
         source: io::Error,
     },
-    /// Others than its owner have rights on it.
-    #[error("master key file {path} has mode {mode:04o}, so others can read or change it: run `chmod 600 {path}`")]
-    OpenToOthers {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    /// Others have rights on it.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
     /// It is not 32 bytes in base64.
     #[error(
         "master key file {0} does not hold 32 bytes in base64, so it is damaged: restore it from a backup (a new one \
@@ -82,7 +80,7 @@ fn from_read(path: &Path, read: Result<Zeroizing<Vec<u8>>, NotRead>) -> Result<M
     match read {
         Ok(text) => Ok(MasterKey::new(parse(&text).ok_or(MasterKeyError::Damaged(path))?)?),
         Err(NotRead::Io(source)) => Err(MasterKeyError::Io { path, source }),
-        Err(NotRead::OpenToOthers(mode)) => Err(MasterKeyError::OpenToOthers { path, mode }),
+        Err(NotRead::Exposed(exposure)) => Err(Exposed { role: Role::MasterKey, path, exposure }.into()),
     }
 }
 
@@ -161,7 +159,7 @@ mod tests {
         let good = fs::read(&path).unwrap();
         for mode in [0o640, 0o604, 0o620, 0o666] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(matches!(read_file(&path), Err(MasterKeyError::OpenToOthers { .. })));
+            assert!(matches!(read_file(&path), Err(MasterKeyError::Exposed(_))));
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         for content in [&good[..good.len() / 2], b"", &[0xff; 44], &[b'A'; 4000]] {

@@ -1,6 +1,6 @@
 //! The key pairs that sign access tokens, of one of three algorithms, and their public halves.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 use aws_lc_rs::{
     encoding::{AsDer, Pkcs8V1Der},
@@ -21,6 +21,10 @@ use jsonwebtoken::{
     },
 };
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+use x509_cert::der::{
+    self, Decode, Reader, SliceReader,
+    asn1::{AnyRef, ObjectIdentifier, OctetStringRef, UintRef},
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -70,6 +74,19 @@ pub enum NotImported {
     /// A key of another kind, or too weak a one.
     #[error("it is not an Ed25519 key, nor an EC key on P-256, nor an RSA key of 2048 to 8192 bits")]
     NotSupported,
+    /// An RSA key that is too short, or longer than verifiers take.
+    #[error(
+        "it is an RSA key of {0} bits, and must be one of 2048 to 8192: `openssl genpkey -algorithm RSA -pkeyopt \
+         rsa_keygen_bits:2048` makes one"
+    )]
+    RsaSize(usize),
+    /// An RSA key whose public exponent is not one of those that NIST SP 800-56B, section 6.2,
+    /// allows.
+    #[error(
+        "it is an RSA key with the public exponent {0}, which must be odd, at least 65537, and have at most 33 bits: \
+         `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048` makes a key with 65537"
+    )]
+    RsaExponent(String),
     /// Its parts do not belong together.
     #[error("the key does not verify what it signs: it is damaged")]
     Damaged,
@@ -114,6 +131,11 @@ impl SigningPair {
     /// Reads a key that was made elsewhere. What is weak is refused.
     pub fn from_pem(pem: &[u8]) -> Result<(Self, Secret), NotImported> {
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| NotImported::NoPem)?;
+        // First of all, because the library refuses some of these keys without a word, and reads
+        // others.
+        if let Some(public) = RsaPublic::of_private(&key) {
+            public.check()?;
+        }
         let pair = match &key {
             PrivateKeyDer::Pkcs8(key) => {
                 let key = key.secret_pkcs8_der();
@@ -145,6 +167,13 @@ impl SigningPair {
             let signature = URL_SAFE_NO_PAD.encode(signature);
             jsonwebtoken::crypto::verify(&signature, TRIAL, &key, jose(self.algorithm())).unwrap_or(false)
         })
+    }
+
+    /// The public exponent, if it is an RSA key with one that is not imported any more.
+    pub fn weak_exponent(&self) -> Option<u64> {
+        let Self::Rsa(pair) = self else { return None };
+        let RsaPublicKeyComponents { n: modulus, e: exponent } = RsaPublicKeyComponents::from(pair.public_key());
+        RsaPublic { modulus, exponent }.exponent().filter(|exponent| *exponent < SMALLEST_RSA_EXPONENT)
     }
 
     /// What it computes.
@@ -219,6 +248,100 @@ impl SigningPair {
     }
 }
 
+/// Bits of the modulus of an RSA key. Fewer are too few (RFC 7518, section 3.3), and more than
+/// these the library does not read.
+const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
+/// The smallest public exponent of an RSA key: with smaller ones, mistakes of verifiers become
+/// forgeries.
+const SMALLEST_RSA_EXPONENT: u64 = 65_537;
+/// The largest one that the library reads.
+const LARGEST_RSA_EXPONENT: u64 = (1 << 33) - 1;
+/// What a PKCS #8 file calls an RSA key (RFC 8017, appendix A.1).
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// The numbers of a public RSA key, big-endian and without leading zeros.
+struct RsaPublic {
+    modulus: Vec<u8>,
+    exponent: Vec<u8>,
+}
+
+impl RsaPublic {
+    /// The public half of a private RSA key; none if it is of another kind, or not DER.
+    fn of_private(key: &PrivateKeyDer<'_>) -> Option<Self> {
+        match key {
+            PrivateKeyDer::Pkcs8(key) => Self::in_pkcs8(key.secret_pkcs8_der()).ok().flatten(),
+            PrivateKeyDer::Pkcs1(key) => Self::in_pkcs1(key.secret_pkcs1_der()).ok(),
+            _ => None,
+        }
+    }
+
+    /// Reads what RFC 5958 calls `OneAsymmetricKey`.
+    fn in_pkcs8(der: &[u8]) -> der::Result<Option<Self>> {
+        SliceReader::new(der)?.sequence(|reader| {
+            AnyRef::decode(reader)?; // The version.
+            let algorithm = reader.sequence(|reader| {
+                let algorithm = ObjectIdentifier::decode(reader)?;
+                pass_over(reader)?;
+                Ok(algorithm)
+            })?;
+            let key = OctetStringRef::decode(reader)?;
+            pass_over(reader)?;
+            (algorithm == RSA_ENCRYPTION).then(|| Self::in_pkcs1(key.as_bytes())).transpose()
+        })
+    }
+
+    /// Reads what RFC 8017, appendix A.1.2, calls `RSAPrivateKey`.
+    fn in_pkcs1(der: &[u8]) -> der::Result<Self> {
+        SliceReader::new(der)?.sequence(|reader| {
+            AnyRef::decode(reader)?; // The version.
+            let (modulus, exponent) = (UintRef::decode(reader)?, UintRef::decode(reader)?);
+            pass_over(reader)?;
+            Ok(Self { modulus: modulus.as_bytes().to_vec(), exponent: exponent.as_bytes().to_vec() })
+        })
+    }
+
+    /// The exponent; none if it is longer than 64 bits.
+    fn exponent(&self) -> Option<u64> {
+        (self.exponent.len() <= 8).then(|| self.exponent.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
+    }
+
+    /// Refuses what is weak, or no RSA key at all.
+    fn check(&self) -> Result<(), NotImported> {
+        let bits = bits(&self.modulus);
+        if !RSA_BITS.contains(&bits) {
+            return Err(NotImported::RsaSize(bits));
+        }
+        match self.exponent() {
+            Some(SMALLEST_RSA_EXPONENT..=LARGEST_RSA_EXPONENT) if is_odd(&self.exponent) => {}
+            Some(exponent) => return Err(NotImported::RsaExponent(exponent.to_string())),
+            None => {
+                let long = format!("of {} bits that it has", self::bits(&self.exponent));
+                return Err(NotImported::RsaExponent(long));
+            }
+        }
+        // A product of two odd primes.
+        is_odd(&self.modulus).then_some(()).ok_or(NotImported::Damaged)
+    }
+}
+
+/// Passes over the rest of a sequence.
+fn pass_over<'a>(reader: &mut impl Reader<'a>) -> der::Result<()> {
+    while !reader.is_finished() {
+        AnyRef::decode(reader)?;
+    }
+    Ok(())
+}
+
+/// Bits of a big-endian number without leading zeros.
+fn bits(number: &[u8]) -> usize {
+    let leading = number.first().map_or(0, |byte| byte.leading_zeros());
+    (number.len() * 8).saturating_sub(usize::try_from(leading).unwrap_or_default())
+}
+
+fn is_odd(number: &[u8]) -> bool {
+    number.last().is_some_and(|byte| byte % 2 == 1)
+}
+
 /// What the library asks for and does not use: RSA needs none here, and ECDSA takes its own.
 #[allow(clippy::disallowed_methods)]
 fn unused() -> SystemRandom {
@@ -237,6 +360,8 @@ pub fn jose(algorithm: KeyAlgorithm) -> Algorithm {
 
 #[cfg(test)]
 mod tests {
+    use x509_cert::der::{Encode, Tag};
+
     use super::*;
     use crate::rng::SystemRng;
 
@@ -270,12 +395,76 @@ mod tests {
         for label in ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"] {
             assert!(matches!(refusal(&pem(label, b"garbage")), NotImported::NotSupported), "{label}");
         }
-        // RSA of 1024 bits (RFC 7518, section 3.3, asks for 2048), and a curve that is none of ours.
-        for weak in [include_str!("test_keys/rsa1024.pem"), include_str!("test_keys/p384.pem")] {
-            assert!(matches!(refusal(weak), NotImported::NotSupported), "{weak}");
-        }
+        // A curve that is none of ours.
+        assert!(matches!(refusal(include_str!("test_keys/p384.pem")), NotImported::NotSupported));
         for good in [include_str!("test_keys/p256_sec1.pem"), include_str!("test_keys/rsa2048_pkcs1.pem")] {
             assert!(SigningPair::from_pem(good.as_bytes()).is_ok(), "{good}");
         }
+    }
+
+    /// What a file with an RSA key of these numbers begins with. The rest is not looked at before
+    /// they are.
+    fn rsa(modulus: &[u8], exponent: &[u8]) -> String {
+        let integer = |number: &[u8]| UintRef::new(number).unwrap().to_der().unwrap();
+        let numbers = [&[0][..], modulus, exponent, &[1]].map(integer).concat();
+        pem("RSA PRIVATE KEY", &AnyRef::new(Tag::Sequence, &numbers).unwrap().to_der().unwrap())
+    }
+
+    /// NIST SP 800-56B, section 6.2, asks for an odd exponent of at least 65537; RFC 7518, section
+    /// 3.3, for 2048 bits.
+    #[test]
+    fn an_rsa_key_with_a_weak_exponent_or_of_a_wrong_size_is_refused_with_what_is_wrong() {
+        let refusal = |text: &str| SigningPair::from_pem(text.as_bytes()).unwrap_err();
+        let modulus = [0xff; 256];
+        let of_exponent = |exponent: &[u8]| rsa(&modulus, exponent);
+        for (key, exponent) in [
+            (include_str!("test_keys/rsa2048_e3.pem").to_owned(), "3,"),
+            (include_str!("test_keys/rsa2048_e17_pkcs1.pem").to_owned(), "17,"),
+            (of_exponent(&[0]), "0,"),
+            (of_exponent(&[1]), "1,"),
+            (of_exponent(&[2]), "2,"),
+            (of_exponent(&[0xff, 0xff]), "65535,"),
+            (of_exponent(&[1, 0, 0]), "65536,"),
+            (of_exponent(&[1, 0, 2]), "65538,"),
+            (of_exponent(&[2, 0, 0, 0, 1]), "8589934593,"),
+            (of_exponent(&[1; 9]), "of 65 bits that it has,"),
+        ] {
+            let refused = refusal(&key);
+            assert!(matches!(refused, NotImported::RsaExponent(_)), "{exponent} {refused}");
+            let says = refused.to_string();
+            assert!(says.contains(&format!("the public exponent {exponent}")), "{says}");
+            assert!(says.contains("at least 65537") && says.contains("`openssl genpkey"), "{says}");
+        }
+        let good = [1, 0, 1];
+        let odd = |bits: usize| {
+            let mut modulus = vec![0xff; bits.div_ceil(8)];
+            modulus[0] >>= modulus.len() * 8 - bits;
+            modulus
+        };
+        for (key, bits) in [
+            (include_str!("test_keys/rsa1024.pem").to_owned(), 1024),
+            (rsa(&odd(2047), &good), 2047),
+            (rsa(&odd(8193), &good), 8193),
+            (rsa(&[1], &good), 1),
+        ] {
+            let refused = refusal(&key);
+            assert!(matches!(refused, NotImported::RsaSize(found) if found == bits), "{bits} {refused}");
+        }
+        let mut even = modulus;
+        even[255] = 0xfe;
+        assert!(matches!(refusal(&rsa(&even, &good)), NotImported::Damaged));
+        // Within the bounds it is for the library to say whether it is a key.
+        assert!(matches!(refusal(&rsa(&modulus, &good)), NotImported::NotSupported));
+    }
+
+    #[test]
+    fn a_stored_rsa_key_with_a_weak_exponent_is_known_as_such() {
+        let read = |pem: &str| {
+            let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+            SigningPair::read(KeyAlgorithm::Rs256, key.secret_der()).map(|pair| pair.weak_exponent())
+        };
+        assert_eq!(read(include_str!("test_keys/rsa2048_e3.pem")), Some(Some(3)));
+        let (good, _) = SigningPair::from_pem(include_bytes!("test_keys/rsa2048_pkcs1.pem")).unwrap();
+        assert_eq!(good.weak_exponent(), None);
     }
 }

@@ -126,6 +126,15 @@ impl Entry {
         let opened = match key.algorithm.purpose() {
             KeyPurpose::AccessToken => {
                 let pair = SigningPair::read(key.algorithm, &secret).ok_or_else(not_a_key)?;
+                // Such keys were imported once. To refuse them now would stop a service whose
+                // tokens are out.
+                if let Some(exponent) = pair.weak_exponent().filter(|_| key.state() != KeyState::Revoked) {
+                    tracing::warn!(
+                        kid = key.kid,
+                        exponent,
+                        "an RSA key has a public exponent below 65537: replace it by `countersign key rotate`"
+                    );
+                }
                 let jwk = pair.jwk().ok_or_else(not_a_key)?;
                 if jwk.common.key_id.as_ref() != Some(&key.kid) {
                     return Err(not_a_key());

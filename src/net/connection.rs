@@ -17,13 +17,15 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use crate::domain::certificate_name::CertificateName;
+
 /// Who is at the other end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// The address, if it is known.
     pub address: Option<IpAddr>,
     /// The names in its certificate, which has been checked; none without one.
-    pub certificate_names: Vec<String>,
+    pub certificate_names: Vec<CertificateName>,
 }
 
 /// How much is read from a connection.

@@ -16,10 +16,14 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use tokio_rustls::TlsAcceptor;
-use x509_cert::{Certificate, der::Decode};
+use x509_cert::{
+    Certificate,
+    der::Decode,
+    ext::pkix::{SubjectAltName, name::GeneralName},
+};
 
 use crate::{
-    domain::time::Timestamp,
+    domain::{certificate_name::CertificateName, time::Timestamp},
     keys::private_file::{self, NotRead},
 };
 
@@ -230,9 +234,69 @@ fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), 
     Ok((at(&validity.not_before), at(&validity.not_after).plus(Duration::from_secs(1))))
 }
 
-/// The names in the certificate that a client has shown and that was found good: of hosts, and URIs like SPIFFE's.
-pub fn certificate_names(connection: &ServerConnection) -> Vec<String> {
+/// The names in the certificate that a client has shown and that was found good.
+pub fn certificate_names(connection: &ServerConnection) -> Vec<CertificateName> {
     let shown = connection.peer_certificates().and_then(<[_]>::first);
-    let Some(certificate) = shown.and_then(|der| webpki::EndEntityCert::try_from(der).ok()) else { return vec![] };
-    certificate.valid_dns_names().chain(certificate.valid_uri_names()).map(str::to_owned).collect()
+    shown.map(subject_names).unwrap_or_default()
+}
+
+/// The subject's alternative names in a certificate (RFC 5280, section 4.2.1.6). One that cannot be
+/// read in full has none, and its common name is never one (RFC 9525, section 2). What no caller
+/// can be configured by is left out: wildcards and addresses among it.
+fn subject_names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
+    let Ok(certificate) = Certificate::from_der(certificate) else { return vec![] };
+    let Ok(Some((_, names))) = certificate.tbs_certificate.get::<SubjectAltName>() else { return vec![] };
+    let names = names.0.iter().filter_map(|name| match name {
+        GeneralName::DnsName(host) => CertificateName::dns(host.as_str()).ok(),
+        GeneralName::UniformResourceIdentifier(uri) => CertificateName::uri(uri.as_str()).ok(),
+        GeneralName::Rfc822Name(address) => CertificateName::email(address.as_str()).ok(),
+        _ => None,
+    });
+    names.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    /// The names in a certificate with these extensions, each the content of the subject's
+    /// alternative names.
+    fn names(names: Vec<SanType>, extensions: &[(&[u8], bool)]) -> Vec<String> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "gw.test");
+        params.subject_alt_names = names;
+        for (content, is_critical) in extensions {
+            let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], content.to_vec());
+            extension.set_criticality(*is_critical);
+            params.custom_extensions.push(extension);
+        }
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        subject_names(certificate.der()).iter().map(ToString::to_string).collect()
+    }
+
+    /// What reaches this from outside has been verified, but a verifier may be more lenient.
+    #[test]
+    fn a_certificate_whose_names_cannot_be_read_in_full_has_none() {
+        let host: &[u8] = b"\x30\x09\x82\x07gw.test";
+        for is_critical in [false, true] {
+            assert_eq!(names(vec![], &[(host, is_critical)]), ["dns:gw.test"]);
+            for (what, content) in [
+                ("cut short", &host[..8]),
+                ("nothing", &[]),
+                ("more than the names", b"\x30\x09\x82\x07gw.test\x00"),
+                ("a name that is cut short", b"\x30\x0b\x82\x07gw.test\x82\x05"),
+                ("a name that is no ASCII", b"\x30\x0c\x82\x07gw.test\x82\x01\xff"),
+                ("a name of no known kind", b"\x30\x0c\x82\x07gw.test\x9f\x01x"),
+                ("a name alone", b"\x82\x07gw.test"),
+            ] {
+                assert_eq!(names(vec![], &[(content, is_critical)]), [""; 0], "{what}, critical: {is_critical}");
+            }
+        }
+        assert_eq!(names(vec![], &[(host, false), (host, false)]), [""; 0], "twice");
+        assert_eq!(names(vec![], &[]), [""; 0], "the common name is none");
+        let wildcard = || SanType::DnsName("*.test".try_into().unwrap());
+        assert_eq!(names(vec![wildcard(), SanType::URI("a:b".try_into().unwrap()), wildcard()], &[]), ["uri:a:b"]);
+    }
 }

@@ -3,7 +3,12 @@
 //! Reading has two steps, because the key is looked up between them: [`Unverified::parse`] reads the header and nothing
 //! else, [`Unverified::verify`] checks the signature and only then reads the claims.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -110,24 +115,66 @@ pub struct Expectations {
     pub max_ttl: Duration,
 }
 
-#[derive(Deserialize)]
+/// A header: an object whose names are unique (RFC 7515, section 4). What serde derives for a
+/// struct would read a list of values too, and let unknown members stand there twice.
 struct Header<'a> {
-    #[serde(borrow)]
-    alg: Cow<'a, str>,
-    #[serde(borrow)]
-    kid: Cow<'a, str>,
-    #[serde(borrow, default)]
-    typ: Option<Cow<'a, str>>,
-    // Extensions that change how a token must be read: none is understood here, so none is accepted
-    // (RFC 7515, section 4.1.11; RFC 7797, section 3). A `null` counts as present.
-    #[serde(default, deserialize_with = "present")]
-    crit: bool,
-    #[serde(default, deserialize_with = "present")]
-    b64: bool,
+    alg: Borrowed<'a>,
+    kid: Borrowed<'a>,
+    typ: Option<Borrowed<'a>>,
+    /// Whether there is an extension that changes how a token must be read: none is understood
+    /// here, so none is accepted (RFC 7515, section 4.1.11; RFC 7797, section 3). A `null` counts
+    /// as present.
+    has_extension: bool,
 }
 
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(deserializer).map(|_| true)
+/// Text that is borrowed wherever it is written without escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Header<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the header of an access token")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Header<'de>, M::Error> {
+        use serde::de::Error;
+
+        let (mut alg, mut kid) = (None::<Borrowed<'de>>, None::<Borrowed<'de>>);
+        let mut typ = None::<Option<Borrowed<'de>>>;
+        let mut has_extension = false;
+        let mut others = BTreeSet::new();
+        while let Some(Borrowed(name)) = map.next_key()? {
+            match &*name {
+                "alg" => set(&mut alg, "alg", &mut map)?,
+                "kid" => set(&mut kid, "kid", &mut map)?,
+                "typ" => set(&mut typ, "typ", &mut map)?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    has_extension |= matches!(&*name, "crit" | "b64");
+                    if !others.insert(name) {
+                        return Err(Error::custom("a member stands twice"));
+                    }
+                }
+            }
+        }
+        Ok(Header {
+            alg: alg.ok_or_else(|| Error::missing_field("alg"))?,
+            kid: kid.ok_or_else(|| Error::missing_field("kid"))?,
+            typ: typ.flatten(),
+            has_extension,
+        })
+    }
 }
 
 impl<'a> Unverified<'a> {
@@ -148,13 +195,13 @@ impl<'a> Unverified<'a> {
         // All of it must be text, what is passed over too (RFC 7515, section 5.2, step 3).
         let header = str::from_utf8(&header).map_err(|_| Rejection::Malformed)?;
         let header: Header<'_> = serde_json::from_str(header).map_err(|_| Rejection::Malformed)?;
-        if header.crit || header.b64 {
+        if header.has_extension {
             return Err(Rejection::Malformed);
         }
-        if header.typ.as_deref() != Some(TYPE) {
+        if header.typ.is_none_or(|typ| typ.0 != TYPE) {
             return Err(Rejection::WrongType);
         }
-        Ok(Self { kid: header.kid.into_owned(), algorithm: header.alg.into_owned(), signed, payload, signature })
+        Ok(Self { kid: header.kid.0.into_owned(), algorithm: header.alg.0.into_owned(), signed, payload, signature })
     }
 
     /// Checks the signature, then reads the claims. The algorithm is the key's; the token only may agree with it.

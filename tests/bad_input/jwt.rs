@@ -343,6 +343,18 @@ impl Table<'_> {
         for header in ["", " ", "{}", "[]", "null", "7", "\"alg\"", "{", "}", "{{}}", "{\"alg\"}", "not json"] {
             self.header(format!("header is {header:?}"), header, MALFORMED);
         }
+        // serde reads a list into a struct, member after member in the order of declaration.
+        let own = self.forge.ring.signing().unwrap().kid.clone();
+        let list = [json!(self.algorithm()), json!(own), json!("at+jwt")];
+        for length in 1..=list.len() {
+            self.header(format!("header as a list of {length}"), &json!(list[..length]).to_string(), MALFORMED);
+        }
+        self.header("header in a list", &format!("[{good}]"), MALFORMED);
+        // Names are unique, those of members that nothing is read from too (RFC 7515, section 4).
+        for twins in [r#""x":1,"x":1"#, r#""x":1,"\u0078":2"#, r#""jku":"a","y":0,"jku":"a""#, r#""":1,"":2"#] {
+            self.one_more(twins, MALFORMED);
+        }
+        self.one_more(r#""x":1,"X":1,"x ":1"#, Active);
         self.header("header after a byte order mark", &format!("\u{feff}{good}"), MALFORMED);
         self.header("header and more", &format!("{good}{{}}"), MALFORMED);
         self.header("header and NUL", &format!("{good}\0"), MALFORMED);
@@ -473,6 +485,8 @@ impl Table<'_> {
         self.payload("payload and more", format!("{text}{text}"), MALFORMED);
         self.payload("payload and NUL", format!("{text}\0"), MALFORMED);
         self.payload("payload in a list", format!("[{text}]"), MALFORMED);
+        let values = Value::Array(self.claims.values().cloned().collect());
+        self.payload("payload as a list of values", values.to_string(), MALFORMED);
         self.payload("half a character", with_one_more(&text, r#""x":"\udc00""#), MALFORMED);
         self.payload("a control character", with_one_more(&text, "\"x\":\"\n\""), MALFORMED);
         for (name, bytes) in not_utf8(&text) {

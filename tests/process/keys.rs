@@ -16,6 +16,7 @@ use crate::support::{Run, Server, countersign, run, serve};
 
 const P256: &str = include_str!("../../src/keys/test_keys/p256_sec1.pem");
 const RSA: &str = include_str!("../../src/keys/test_keys/rsa2048_pkcs1.pem");
+const EXPONENT_3: &str = include_str!("../../src/keys/test_keys/rsa2048_e3.pem");
 const WEAK: &str = include_str!("../../src/keys/test_keys/rsa1024.pem");
 
 /// The variable that says how chatty the log is.
@@ -205,7 +206,8 @@ fn keys_that_are_weak_damaged_or_open_to_others_are_refused() {
     fs::set_permissions(&pem, Permissions::from_mode(0o644)).unwrap();
     refused(&import(&[]), &[&path, "mode 0644", "chmod 600"]);
     for (content, says) in [
-        (WEAK, "RSA key of 2048"),
+        (WEAK, "RSA key of 1024 bits"),
+        (EXPONENT_3, "public exponent 3, which must be odd, at least 65537"),
         ("hello", "no private key in PEM"),
         ("", "no private key in PEM"),
         (&RSA[..RSA.len() / 2], "no private key in PEM"),

@@ -37,7 +37,7 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
 
 /// Checks that a command refuses to start, says all of this, and leaves the folder as it was.
 #[track_caller]
-fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
+pub fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
     let before = snapshot(folder);
     let run = run(command);
     let line = run.error(2);
@@ -52,7 +52,7 @@ fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
 }
 
 /// A folder in which a service has run and stopped in good order.
-async fn used(sessions: usize) -> TempDir {
+pub async fn used(sessions: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
     let client = server.sessions().await;
@@ -72,8 +72,10 @@ async fn used(sessions: usize) -> TempDir {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_in_use_is_refused_and_its_owner_keeps_serving() {
     let folder = tempfile::tempdir().unwrap();
-    // Without sweeps, which would change the file.
-    let server = Server::launch(serve(folder.path()).env("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 30 2 *"));
+    // Without sweeps and without the table of the audit, which would change the file.
+    let mut command = serve(folder.path());
+    command.env("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 30 2 *").env("COUNTERSIGN_AUDIT__TABLE", "false");
+    let server = Server::launch(&mut command);
     server.cli(["session", "create", "alice"]).ok();
     refuses(
         &mut serve(folder.path()),
@@ -86,7 +88,9 @@ async fn a_directory_in_use_is_refused_and_its_owner_keeps_serving() {
 #[test]
 fn a_file_that_is_no_database_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("countersign.db"), b"no database ".repeat(1000)).unwrap();
+    let file = folder.path().join("countersign.db");
+    fs::write(&file, b"no database ".repeat(1000)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
     refuses(&mut serve(folder.path()), folder.path(), &["countersign.db is damaged", "restore it from a backup"]);
 }
 
@@ -214,6 +218,8 @@ fn wrong_settings_are_refused_before_anything_is_made() {
     variable("COUNTERSIGN_TOKENS__LEWAY", "3s", &["COUNTERSIGN_TOKENS__LEWAY", "did you mean leeway?"]);
     variable("COUNTERSIGN_TOKENS__LEEWAY", "soon", &["COUNTERSIGN_TOKENS__LEEWAY", "tokens.leeway", "\"soon\""]);
     variable("COUNTERSIGN_TOKENS__LEEWAY", "2h", &["tokens.leeway", "at most 1m"]);
+    variable("COUNTERSIGN_TLS", "[\"c.pem\",\"c.key\"]", &["COUNTERSIGN_TLS", "setting tls", "must be a section"]);
+    variable("COUNTERSIGN_REFLECTION", "1", &["COUNTERSIGN_REFLECTION", "setting reflection", "must be a string"]);
     variable("COUNTERSIGN_LOG__LEVEL", "!!", &["setting log.level", "\"!!\"", "info"]);
 
     let content = |content: &str, says: &[&str]| {
@@ -263,6 +269,7 @@ async fn without_the_right_to_migrate_the_schema_must_be_up_to_date() {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = folder.path().join("data");
     fs::create_dir(&data_dir).unwrap();
+    fs::set_permissions(&data_dir, Permissions::from_mode(0o755)).unwrap();
     let unmigrated = || {
         let mut command = serve(&data_dir);
         command.arg("--no-migrate");

@@ -11,7 +11,7 @@ use std::{
 };
 
 use countersign::proto::{GetJwksRequest, key_service_client::KeyServiceClient};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, IsCa, KeyPair, SanType};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -147,6 +147,7 @@ fn with_tls_and_callers_it_takes_calls_from_everywhere_from_those_it_knows() {
     site.cli(&server, &create, &[("COUNTERSIGN_API_KEY", &key)]).json();
     let file = site.path("api.key");
     fs::write(&file, format!("{key}\n")).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     let session = site.cli(&server, &create, &[("COUNTERSIGN_API_KEY_FILE", file.to_str().unwrap())]).json();
     let id = session["session"]["session_id"].as_str().unwrap();
     let denied = site.cli(&server, &["session", "revoke", id], &[("COUNTERSIGN_API_KEY", &key)]);
@@ -194,7 +195,7 @@ fn the_http_side_is_encrypted_too_and_tells_when_the_certificate_ends() {
 #[test]
 fn a_caller_is_known_by_a_name_in_its_certificate() {
     let site = Site::new();
-    let callers = "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['spiffe://test/gateway', 'gateway.test']";
+    let callers = "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['uri:spiffe://test/gateway', 'gateway.test']";
     let ca = format!("client_ca_file = '{}'", site.path("ca.pem").display());
     site.certificate("by-uri", &["spiffe://test/gateway"], |_| ());
     site.certificate("by-host", &["other.test", "gateway.test"], |_| ());
@@ -223,6 +224,108 @@ fn a_caller_is_known_by_a_name_in_its_certificate() {
         }
         let nameless = site.cli(&server, &["health"], &[]);
         assert_eq!(nameless.code, Some(if mode == "optional" { 0 } else { 1 }), "{mode}: {nameless:?}");
+    }
+}
+
+/// A name is a host, a URI or an e-mail address, and what is written alike is not the same name.
+#[test]
+fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
+    let site = Site::new();
+    let caller = |name: &str, names: &str| {
+        format!("[[callers]]\nname = '{name}'\nroles = ['validator']\ncertificate_names = [{names}]\n")
+    };
+    let callers = [
+        caller("untyped", "'Plain.test'"),
+        caller("host", "'dns:gw.test', 'dns:127-0-0-1.test'"),
+        caller("uri", "'uri:spiffe://gw.test/Gateway', 'uri:mailto:mail@gw.test'"),
+        caller("email", "'email:Ops@gw.test'"),
+    ];
+    site.configure(&format!("client_ca_file = '{}'", site.path("ca.pem").display()), &callers.concat());
+    let server = Server::launch(&mut site.serve());
+
+    let text = |name: &str| rcgen::string::Ia5String::try_from(name).unwrap();
+    let dns = |name: &str| SanType::DnsName(text(name));
+    let uri = |name: &str| SanType::URI(text(name));
+    let email = |name: &str| SanType::Rfc822Name(text(name));
+    // A subject's alternative names as they are encoded (RFC 5280, section 4.2.1.6).
+    let encoded = |content: &[u8], is_critical: bool| {
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], content.to_vec());
+        extension.set_criticality(is_critical);
+        vec![extension]
+    };
+    let host = b"\x30\x09\x82\x07gw.test";
+    let plain = |names: Vec<SanType>| (names, vec![]);
+    let nobody = None;
+    for (what, (names, extensions), known) in [
+        ("a host", plain(vec![dns("gw.test")]), Some("host")),
+        ("a host in capitals", plain(vec![dns("GW.Test")]), Some("host")),
+        ("a host that is configured without a type", plain(vec![dns("plain.test")]), Some("untyped")),
+        ("a host that is a URI", plain(vec![uri("gw.test")]), nobody),
+        ("a host that is an e-mail address", plain(vec![email("gw.test")]), nobody),
+        ("a host with its type", plain(vec![dns("dns:gw.test"), uri("dns:gw.test")]), nobody),
+        ("a host below it", plain(vec![dns("a.gw.test")]), nobody),
+        ("a host with a point at the end", plain(vec![dns("gw.test.")]), nobody),
+        ("all hosts", plain(vec![dns("*.test"), dns("*.gw.test"), dns("*")]), nobody),
+        ("a host and NUL", plain(vec![dns("gw.test\0"), dns("gw.test\0.other.test")]), nobody),
+        ("an address", plain(vec![SanType::IpAddress([127, 0, 0, 1].into())]), nobody),
+        ("no name", plain(vec![]), nobody),
+        ("a URI", plain(vec![uri("spiffe://gw.test/Gateway")]), Some("uri")),
+        ("a URI among others", plain(vec![dns("other.test"), uri("spiffe://gw.test/Gateway")]), Some("uri")),
+        ("a URI in other letters", plain(vec![uri("spiffe://gw.test/gateway")]), nobody),
+        ("a URI whose host is in capitals", plain(vec![uri("spiffe://GW.test/Gateway")]), nobody),
+        ("a URI that is a host", plain(vec![dns("spiffe://gw.test/Gateway")]), nobody),
+        ("a URI that is an e-mail address", plain(vec![email("spiffe://gw.test/Gateway")]), nobody),
+        ("a URI below it", plain(vec![uri("spiffe://gw.test/Gateway/x")]), nobody),
+        ("an e-mail address", plain(vec![email("Ops@gw.test")]), Some("email")),
+        ("an e-mail address, its host in capitals", plain(vec![email("Ops@GW.TEST")]), Some("email")),
+        ("an e-mail address in other letters", plain(vec![email("ops@gw.test")]), nobody),
+        ("an e-mail address that is a host", plain(vec![dns("Ops@gw.test")]), nobody),
+        ("an e-mail address that is a URI", plain(vec![uri("Ops@gw.test"), uri("mailto:Ops@gw.test")]), nobody),
+        ("a URI with an e-mail address as that", plain(vec![email("mail@gw.test")]), nobody),
+        ("as it is encoded", (vec![], encoded(host, false)), Some("host")),
+        ("as it is encoded, critical", (vec![], encoded(host, true)), Some("host")),
+        ("cut short", (vec![], encoded(&host[..8], false)), nobody),
+        ("cut short, critical", (vec![], encoded(&host[..8], true)), nobody),
+        ("and more", (vec![], encoded(&[&host[..], &[0]].concat(), false)), nobody),
+        ("and a name that cannot be read", (vec![], encoded(b"\x30\x0c\x82\x07gw.test\x82\x01\xff", false)), nobody),
+        ("twice", (vec![dns("other.test")], encoded(host, false)), nobody),
+    ] {
+        site.certificate("client", &[], |params| {
+            // It never counts, whatever it says (RFC 9525, section 2).
+            params.distinguished_name.push(DnType::CommonName, "gw.test");
+            params.subject_alt_names = names;
+            params.custom_extensions = extensions;
+        });
+        let variables = site.showing("client");
+        let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        // None of them may do this: the refusal says who it is.
+        let refused = site.cli(&server, &["session", "create", "alice"], &variables);
+        match known {
+            Some(name) => assert!(refused.error(1).contains(&format!("caller {name} ")), "{what}: {refused:?}"),
+            // Some that cannot be read are not even shown; `net::tls` has a test of what it does
+            // with them.
+            None => assert!(
+                ["(CALLER_UNKNOWN)", "invalid peer certificate"].iter().any(|says| refused.stderr.contains(says)),
+                "{what}: {refused:?}"
+            ),
+        }
+    }
+
+    for (name, says) in [
+        ("spiffe://gw.test/Gateway", "write \"uri:spiffe://gw.test/Gateway\""),
+        ("Ops@gw.test", "write \"email:Ops@gw.test\""),
+        ("DNS:gw.test", "write \"dns:gw.test\""),
+        ("ip:127.0.0.1", "write dns:HOST, uri:URI or email:ADDRESS"),
+        ("*.gw.test", "is not the whole name of one host"),
+        ("uri:gw.test", "is not a URI"),
+        ("dns:GW.test", "has a name twice, or one of another caller"),
+    ] {
+        let more = [&callers[..], &[caller("more", &format!("'{name}'"))]].concat();
+        site.configure(&format!("client_ca_file = '{}'", site.path("ca.pem").display()), &more.concat());
+        let refused = run(&mut site.serve());
+        for text in ["setting callers[4].certificate_names (caller \"more\")", says] {
+            assert!(refused.error(2).contains(text), "{name}: {text:?} is missing: {refused:?}");
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A PostgreSQL database for one test, reached behind the service's back.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::DirBuilderExt, path::Path};
 
 use countersign::{keys::master_key, rng::SystemRng};
 use tokio_postgres::{Client, NoTls};
@@ -28,7 +28,7 @@ pub const SECRETS: [(&str, &str); 1] = [("password of the database", PASSWORD)];
 impl Database {
     /// For a service with this data directory. The service does not make the master key, so it is there before.
     pub async fn new(data_dir: &Path) -> Self {
-        fs::create_dir(data_dir).unwrap();
+        fs::DirBuilder::new().mode(0o700).create(data_dir).unwrap();
         master_key::create(&data_dir.join("master.key"), &SystemRng::default()).unwrap();
         Self::at(&new_database().await)
     }

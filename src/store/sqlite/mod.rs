@@ -102,16 +102,26 @@ impl From<diesel::result::Error> for StoreError {
 
 /// Brings the schema of a file up to date, making it if there is none, and returns the migrations that were made.
 pub async fn migrate(path: &Path) -> Result<Vec<String>, OpenError> {
-    Ok(prepare(path, true).await?.1)
+    Ok(prepare(path, true).await?.made)
 }
 
-/// Takes the lock, and then looks at the file.
-async fn prepare(path: &Path, may_migrate: bool) -> Result<(File, Vec<String>), OpenError> {
+/// A file that may be opened.
+struct Prepared {
+    /// The file itself, where the name was that of a link.
+    path: PathBuf,
+    lock: File,
+    /// The migrations that were made.
+    made: Vec<String>,
+}
+
+/// Finds the file, takes the lock, and then looks at it.
+async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> {
     let owned = path.to_owned();
     let preparing = tokio::task::spawn_blocking(move || {
-        let lock = open::lock(&owned)?;
-        let made = open::prepare(&owned, may_migrate)?;
-        Ok((lock, made))
+        let path = open::resolve(&owned)?;
+        let lock = open::lock(&path)?;
+        let made = open::prepare(&path, may_migrate)?;
+        Ok(Prepared { path, lock, made })
     });
     preparing.await.map_err(|error| OpenError::Other { path: path.to_owned(), problem: error.to_string() })?
 }
@@ -129,13 +139,13 @@ impl SqliteStore {
 
     async fn open_with(path: &Path, may_migrate: bool) -> Result<Self, OpenError> {
         let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
-        let (lock, _) = prepare(path, may_migrate).await?;
+        let Prepared { path, lock, .. } = prepare(path, may_migrate).await?;
 
-        let readers = pool(path, READERS).await.map_err(|error| other(error.to_string()))?;
-        let feed = pool(path, FEED_READERS).await.map_err(|error| other(error.to_string()))?;
+        let readers = pool(&path, READERS).await.map_err(|error| other(error.to_string()))?;
+        let feed = pool(&path, FEED_READERS).await.map_err(|error| other(error.to_string()))?;
 
         let (hints, _) = watch::channel(Seq::default());
-        let writer = Arc::new(Writer { path: path.to_owned(), connection: Mutex::default(), hints });
+        let writer = Arc::new(Writer { path, connection: Mutex::default(), hints });
         Ok(Self {
             creations: writer.group(writes::create, |created| match created {
                 Created::New { place } => *place,

@@ -1,9 +1,9 @@
 //! Opening the file: one process at a time, an intact database, the newest schema.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, Permissions, TryLockError},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,10 @@ use diesel::{
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use crate::store::StoreError;
+use crate::{
+    domain::file_access::{Access, Exposed, Exposure, Role, Rule},
+    store::StoreError,
+};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
@@ -33,6 +36,34 @@ pub enum OpenError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// The name leads nowhere. SQLite would make a new database there.
+    #[error(
+        "database {path} is a symbolic link to {target}, where there is no file: correct the link, or remove it to have \
+         a new database made"
+    )]
+    LeadsNowhere {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// Neither a file nor a link to one.
+    #[error("database {0} is not a regular file: name a file in database_url")]
+    NotAFile(PathBuf),
+    /// Others have rights on it.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
+    /// Nothing can be written into it.
+    #[error(
+        "database {path} cannot be written ({problem}): give this user the right to write it and its folder, for \
+         instance by `chmod u+w {path}`, and mount their file system for writing"
+    )]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// What the database said.
+        problem: String,
     },
     /// It is not a database, or a damaged one.
     #[error("database {path} is damaged ({problem}): restore it from a backup")]
@@ -76,6 +107,73 @@ pub enum OpenError {
     },
 }
 
+/// Finds the file that a name stands for, through a symbolic link if it is one, and refuses a
+/// folder in which others could exchange it. From here on the file is used by the name that is
+/// returned.
+pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
+    let io_error = |source| OpenError::Io { path: path.to_owned(), source };
+    let file = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => path.canonicalize().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                let target = fs::read_link(path).unwrap_or_default();
+                OpenError::LeadsNowhere { path: path.to_owned(), target }
+            }
+            _ => io_error(error),
+        })?,
+        Ok(_) => path.to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(error) => return Err(io_error(error)),
+    };
+    if fs::metadata(&file).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(OpenError::NotAFile(file));
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    judge(folder, Role::Folder, Rule::OthersOnlyRead)?;
+    Ok(file)
+}
+
+/// Judges who has rights on a file or folder. Nothing is wrong with one that does not exist.
+fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
+    // Links to the database are resolved by now, and SQLite makes none beside it.
+    let metadata = if role == Role::Folder { fs::metadata(path) } else { fs::symlink_metadata(path) };
+    let metadata = match metadata {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(OpenError::Io { path: path.to_owned(), source }),
+    };
+    if role == Role::Database && !metadata.is_file() {
+        return Err(OpenError::NotAFile(path.to_owned()));
+    }
+    let access = Access { owner: metadata.uid(), mode: metadata.mode() };
+    let judged = rule.judge(access, rustix::process::geteuid().as_raw());
+    Ok(judged.map_err(|exposure| Exposed { role, path: path.to_owned(), exposure })?)
+}
+
+/// The database and the files that SQLite keeps beside it, which get its mode when they are made.
+fn files(path: &Path) -> impl Iterator<Item = PathBuf> {
+    ["", "-wal", "-shm", "-journal"].into_iter().map(|end| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        name.into()
+    })
+}
+
+/// Takes the right to read away from others, which backups and copies often grant.
+fn make_private(path: &Path) -> Result<(), OpenError> {
+    for file in files(path) {
+        let Err(error) = judge(&file, Role::Database, Rule::Private) else { continue };
+        let OpenError::Exposed(Exposed { exposure: Exposure::Mode(mode), .. }) = error else { return Err(error) };
+        // Who does not own it cannot change its mode.
+        fs::set_permissions(&file, Permissions::from_mode(mode & 0o700)).map_err(|_| error)?;
+        tracing::warn!(
+            file = %file.display(),
+            mode = format!("{mode:04o}"),
+            "others could read a file of the database; that right has been taken away from them"
+        );
+    }
+    Ok(())
+}
+
 /// Takes the lock that keeps other processes away from the database. It ends with the file's being closed.
 pub fn lock(path: &Path) -> Result<File, OpenError> {
     // By its true name, so that two names of one database have one lock.
@@ -101,6 +199,8 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
 const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
 /// What SQLite says once it has waited long enough. Diesel hands on its message alone, without its code.
 const LOCKED: &str = "database is locked";
+/// What it says if it cannot make the files beside the file.
+const NOT_WRITABLE: [&str; 2] = ["unable to open database file", "attempt to write a readonly database"];
 
 #[derive(QueryableByName)]
 struct Finding {
@@ -123,6 +223,10 @@ struct Header {
 /// migrations that were made.
 pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
+    for file in files(path) {
+        judge(&file, Role::Database, Rule::OthersOnlyRead)?;
+        require_writable(&file)?;
+    }
     let is_there = path.metadata().is_ok_and(|metadata| metadata.len() > 0);
     let applied = if is_there { check(path)? } else { vec![] };
     let is_ours = !applied.is_empty();
@@ -137,13 +241,29 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
     }
     let mut connection =
         SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| other(error.to_string()))?;
-    configure_writer(&mut connection).map_err(|error| other(error.to_string()))?;
+    configure_writer(&mut connection).map_err(|error| match error.to_string() {
+        problem if NOT_WRITABLE.contains(&problem.as_str()) => OpenError::ReadOnly { path: path.to_owned(), problem },
+        problem => other(problem),
+    })?;
+    make_private(path)?;
     if !is_ours {
         let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
         connection.batch_execute(&mark).map_err(|error| other(error.to_string()))?;
     }
     let made = connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
     Ok(made.iter().map(ToString::to_string).collect())
+}
+
+/// Refuses a file that cannot be written. SQLite would open it for reading without a word, and fail
+/// each write of a service that says that it serves. It is not opened for that: to close it would
+/// end the locks that connections of this process hold on it (fcntl(2)).
+fn require_writable(path: &Path) -> Result<(), OpenError> {
+    match rustix::fs::access(path, rustix::fs::Access::WRITE_OK).map_err(io::Error::from) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(OpenError::ReadOnly { path: path.to_owned(), problem: error.to_string() })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// The versions of all migrations, in order.

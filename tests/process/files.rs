@@ -1,0 +1,268 @@
+//! Who may read and change the files of the service: the table in docs/operations.md, row by row.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown, symlink},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    start::{refuses, used},
+    support::{Server, countersign, run, serve, without_settings},
+};
+
+/// A user who is not root, and owns nothing here.
+const NOBODY: u32 = 65_534;
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+/// Whether this test may give files to others.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// The binary as a user whom the modes of files hold up. Root may read and write everything, so
+/// where a test runs as root the binary is somebody else's, who needs a copy that he may read.
+struct User {
+    folder: TempDir,
+}
+
+impl User {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let user = Self { folder };
+        // By another process: had this one the file open for writing while a test beside forks, it
+        // could not be executed.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_countersign")).arg(user.binary()).status().unwrap();
+        assert!(copied.success());
+        set_mode(&user.binary(), 0o755);
+        set_mode(user.folder.path(), 0o755);
+        fs::create_dir(user.data()).unwrap();
+        set_mode(&user.data(), 0o700);
+        if is_root() {
+            chown(user.data(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        user
+    }
+
+    fn binary(&self) -> PathBuf {
+        self.folder.path().join("countersign")
+    }
+
+    /// A folder of the user's.
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn serve(&self) -> Command {
+        let mut command = Command::new(self.binary());
+        without_settings(&mut command);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(self.data()).current_dir("/");
+        command.env(crate::support::GRACE, "0s");
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    }
+}
+
+#[test]
+fn what_is_made_is_for_its_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("a/b");
+    let mut command = Command::new("sh");
+    without_settings(&mut command);
+    // Whatever the surroundings would grant to others.
+    command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(serve(&data).get_program());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).env(crate::support::GRACE, "0s");
+    let server = Server::launch(&mut command);
+    server.cli(["session", "create", "alice"]).ok();
+    for folder in [folder.path().join("a"), data.clone()] {
+        assert_eq!(mode(&folder), 0o700, "{folder:?}");
+    }
+    let names = ["countersign.db", "countersign.db-wal", "countersign.db-shm", "countersign.db.lock", "master.key"];
+    for name in names {
+        assert_eq!(mode(&data.join(name)), 0o600, "{name}");
+    }
+    assert_eq!(fs::read_dir(&data).unwrap().count(), names.len(), "and nothing else is there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_where_others_can_exchange_files_is_refused() {
+    let folder = used(1).await;
+    let data = folder.path();
+    for bad in [0o777, 0o770, 0o775, 0o707, 0o1777, 0o2775] {
+        set_mode(data, bad);
+        let reason = format!("folder {} has mode {bad:04o}", data.display());
+        refuses(&mut serve(data), data, &[&reason, "chmod go-w"]);
+        refuses(countersign().args(["sweep", "--data-dir"]).arg(data), data, &["chmod go-w"]);
+        refuses(countersign().args(["migrate", "--data-dir"]).arg(data), data, &["chmod go-w"]);
+    }
+    set_mode(data, 0o755);
+    Server::start(data).stop();
+
+    // So is a folder that has the database alone.
+    let elsewhere = tempfile::tempdir().unwrap();
+    set_mode(elsewhere.path(), 0o777);
+    let url = format!("sqlite://{}/sessions.db", elsewhere.path().display());
+    let mut command = serve(data);
+    refuses(command.args(["--database-url", &url]), elsewhere.path(), &[elsewhere.path().to_str().unwrap(), "0777"]);
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "nothing is made there");
+
+    // Where there is nothing to exchange, nothing is asked. (Nobody listens there.)
+    set_mode(data, 0o777);
+    let mut command = serve(data);
+    command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]);
+    assert!(run(&mut command).error(2).contains("chmod go-w"), "the master key is in it");
+    command.env("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    assert!(!run(&mut command).error(2).contains("chmod go-w"), "nothing is in it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_others_can_change_is_refused_and_one_that_they_can_read_is_made_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path();
+    let files = ["countersign.db", "countersign.db-wal", "countersign.db-shm"].map(|name| data.join(name));
+    // After a crash all three are there.
+    let mut server = Server::start(data);
+    server.cli(["session", "create", "alice"]).ok();
+    server.kill();
+    for file in &files {
+        for bad in [0o666, 0o660, 0o602] {
+            set_mode(file, bad);
+            let (path, reason) = (file.to_str().unwrap(), format!("has mode {bad:04o}, so others can change it"));
+            refuses(&mut serve(data), data, &[path, &reason, &format!("run `chmod 600 {path}`")]);
+        }
+        set_mode(file, 0o644);
+    }
+    let mut server = Server::start(data);
+    let made_private: Vec<_> = server.log().iter().filter(|line| line.contains("others could read")).cloned().collect();
+    assert_eq!(made_private.len(), files.len(), "{made_private:?}");
+    for file in &files {
+        assert!(made_private.iter().any(|line| line.contains(file.to_str().unwrap())), "{file:?} {made_private:?}");
+        assert_eq!(mode(file), 0o600, "{file:?}");
+    }
+    server.stop();
+    let mut server = Server::start(data);
+    assert!(!server.log().iter().any(|line| line.contains("others could read")), "it is told once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_belongs_to_another_user_is_refused() {
+    if !is_root() {
+        return; // Only root gives files to others.
+    }
+    let folder = used(1).await;
+    let data = folder.path().to_owned();
+    for name in ["", "countersign.db", "master.key"] {
+        let path = if name.is_empty() { data.clone() } else { data.join(name) };
+        chown(&path, Some(NOBODY), None).unwrap();
+        let path = path.display();
+        let says = [format!("{path} belongs to user {NOBODY}"), format!("run `chown 0 {path}`")];
+        refuses(&mut serve(&data), &data, &says.each_ref().map(String::as_str));
+        chown(path.to_string(), Some(0), None).unwrap();
+    }
+    // What root owns does: root can read and change everything.
+    let user = User::new();
+    Server::launch(&mut user.serve()).stop();
+    chown(user.data().join("countersign.db"), Some(0), Some(NOBODY)).unwrap();
+    refuses(&mut user.serve(), &user.data(), &["countersign.db"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_to_a_database_is_followed_once_and_one_that_leads_nowhere_is_refused() {
+    let (folder, elsewhere) = (used(1).await, tempfile::tempdir().unwrap());
+    let data = folder.path();
+    let (link, target) = (data.join("countersign.db"), elsewhere.path().join("sessions.db"));
+    fs::rename(&link, &target).unwrap();
+    symlink(elsewhere.path().join("none.db"), &link).unwrap();
+    let refused = |says: &[&str]| refuses(&mut serve(data), elsewhere.path(), says);
+    refused(&[link.to_str().unwrap(), "symbolic link to", "none.db", "no file", "correct the link"]);
+    assert!(!elsewhere.path().join("none.db").exists());
+    let relink = |to: &Path| {
+        fs::remove_file(&link).unwrap();
+        symlink(to, &link).unwrap();
+    };
+    relink(&link);
+    refused(&[link.to_str().unwrap()]);
+    relink(elsewhere.path());
+    refused(&[elsewhere.path().to_str().unwrap(), "not a regular file"]);
+
+    relink(&target);
+    set_mode(&target, 0o666);
+    refused(&[target.to_str().unwrap(), "mode 0666", "chmod 600"]);
+    set_mode(&target, 0o600);
+    set_mode(elsewhere.path(), 0o777);
+    refused(&[elsewhere.path().to_str().unwrap(), "mode 0777", "chmod go-w"]);
+    set_mode(elsewhere.path(), 0o700);
+    let server = Server::start(data);
+    assert_eq!(server.cli(["session", "list", "--json"]).json()["sessions"].as_array().unwrap().len(), 1);
+    let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let beside: Vec<_> = fs::read_dir(data).unwrap().map(|entry| name(entry.unwrap().path())).collect();
+    assert!(!beside.iter().any(|name| name.ends_with("-wal")), "the log is beside the file, not the link: {beside:?}");
+}
+
+#[test]
+fn a_database_that_cannot_be_written_is_refused() {
+    let user = User::new();
+    let (data, file) = (user.data(), user.data().join("countersign.db"));
+    Server::launch(&mut user.serve()).stop();
+    for bad in [0o400, 0o440] {
+        set_mode(&file, bad);
+        let says = ["countersign.db cannot be written (Permission denied", "chmod u+w"];
+        refuses(&mut user.serve(), &data, &says);
+    }
+    set_mode(&file, 0o600);
+    // Without the lock of before, which could be opened still.
+    fs::remove_file(data.join("countersign.db.lock")).unwrap();
+    set_mode(&data, 0o500);
+    refuses(&mut user.serve(), &data, &["countersign.db", "Permission denied"]);
+    set_mode(&data, 0o700);
+    Server::launch(&mut user.serve()).stop();
+    set_mode(&data, 0o500);
+    refuses(&mut user.serve(), &data, &["countersign.db cannot be written", "its folder"]);
+    set_mode(&data, 0o700);
+    Server::launch(&mut user.serve()).stop();
+}
+
+#[test]
+fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    fs::write(&file, "cs_ck_x").unwrap();
+    let path = file.to_str().unwrap();
+    for (mode, is_open) in [(0o600, false), (0o400, false), (0o640, true), (0o644, true), (0o666, true)] {
+        set_mode(&file, mode);
+        let reason = format!("mode {mode:04o}, so others can");
+        let is_told = |text: &str| text.lines().any(|line| line.contains(path) && line.contains(&reason));
+
+        // Nobody listens there.
+        let list = ["session", "list", "--server", "http://127.0.0.1:1", "--api-key-file", path];
+        let refused = run(countersign().args(list));
+        assert_eq!((refused.code, is_told(&refused.stderr)), (Some(1), is_open), "{mode:o} {refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1 + usize::from(is_open), "{refused:?}");
+
+        let list = ["session", "list", "--server", "https://127.0.0.1:1", "--client-key-file", path];
+        let refused = run(countersign().args(list).args(["--client-certificate-file", path]));
+        assert_eq!(is_told(&refused.stderr), is_open, "{mode:o} {refused:?}");
+
+        let mut command = serve(&folder.path().join("data"));
+        command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]).env("COUNTERSIGN_DATABASE__PASSWORD_FILE", path);
+        command.env("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+        let refused = run(&mut command);
+        assert_eq!((refused.code, is_told(&refused.stderr)), (Some(2), is_open), "{mode:o} {refused:?}");
+        assert!(!refused.stderr.contains("cs_ck_x"), "{refused:?}");
+    }
+}
