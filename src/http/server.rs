@@ -80,6 +80,7 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(MAX_HEAD_BYTES)
+        .max_header_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .keep_alive(!is_reserved);
     let mut served = http1.serve_connection(TokioIo::new(connection), service);

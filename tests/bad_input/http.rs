@@ -10,7 +10,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::server::{Home, eventually, in_time};
+use crate::{
+    bad_input::field::Field,
+    server::{Home, eventually, in_time},
+};
 
 /// Follows each request, on the same connection.
 const NEXT: &str = "GET /livez HTTP/1.1\r\nhost: next\r\nconnection: close\r\n\r\n";
@@ -44,6 +47,58 @@ async fn statuses_of(address: SocketAddr, request: &str) -> Vec<u16> {
 
 /// It is answered, and so is the next.
 const ANSWERED: &[u16] = &[200, 200];
+
+/// A head of so many bytes, whole, in one long line, in several lines, or in its target.
+fn head_of(bytes: usize, shape: &str) -> String {
+    let (start, end) = match shape {
+        "one line" => ("GET /livez HTTP/1.1\r\nhost: a\r\nx: ".to_owned(), "\r\n\r\n"),
+        "many lines" => (
+            "GET /livez HTTP/1.1\r\nhost: a\r\n".to_owned()
+                + &format!("x: {}\r\n", "y".repeat(600)).repeat(100)
+                + "z: ",
+            "\r\n\r\n",
+        ),
+        _ => ("GET /livez?".to_owned(), " HTTP/1.1\r\nhost: a\r\n\r\n"),
+    };
+    let filling = "f".repeat(bytes - start.len() - end.len());
+    start + &filling + end
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_has_64_kib_and_not_a_byte_more() {
+    const MOST: usize = 64 << 10;
+    let field = Field::start().await;
+    let address = field.server.http;
+    let good = "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut wrong = vec![];
+    for shape in ["one line", "many lines", "target"] {
+        // The target itself has one byte less at most than the library reads, and less than the
+        // head.
+        let most = if shape == "target" { MOST - 64 } else { MOST };
+        for (bytes, expected) in
+            [(most, 200), (MOST + 1, 431), (66_000, 431), (90_000, 431), (200_000, 431), (900_000, 431)]
+        {
+            let head = head_of(bytes, shape);
+            assert_eq!(head.len(), bytes);
+            for (before, piece) in [("", bytes), ("", 1000), (good, bytes), (good, 4096), (good, 65_000)] {
+                let all = format!("{before}{head}{NEXT}");
+                let told = statuses(&send(address, all.as_bytes().chunks(piece)).await);
+                let mut wanted = vec![200; usize::from(!before.is_empty())];
+                wanted.push(expected);
+                wanted.extend((expected == 200).then_some(200));
+                if told != wanted {
+                    wrong.push(format!(
+                        "{bytes} bytes in {shape}, after {} in pieces of {piece}: {told:?}",
+                        before.len()
+                    ));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    field.survives("long heads", &[], 0, async {}).await;
+    field.finish().await;
+}
 
 /// Requests without end.
 fn pipelined() -> Vec<u8> {
