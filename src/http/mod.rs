@@ -3,6 +3,7 @@
 
 mod callers;
 mod forward_auth;
+mod head;
 pub mod health;
 mod metrics;
 mod oauth;

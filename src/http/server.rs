@@ -1,8 +1,14 @@
 //! The server: HTTP/1.1 within limits, and nobody who keeps a place without asking.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Router, response::Response};
+use futures_util::future::Either;
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
@@ -15,6 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::head;
 use crate::net::{
     accept::Entrance,
     connection::{Connection, Peer},
@@ -125,13 +132,19 @@ struct ConnectionService {
 }
 
 impl Service<Request<Incoming>> for ConnectionService {
-    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
-    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<
+        Ready<Result<Response, Infallible>>,
+        <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future,
+    >;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Err(refusal) = head::check(&request) {
+            return Either::Left(ready(Ok(refusal)));
+        }
         request.extensions_mut().insert(self.peer.clone());
-        self.routes.call(request)
+        Either::Right(self.routes.call(request))
     }
 }
 
