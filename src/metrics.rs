@@ -195,6 +195,27 @@ impl Collector for OfConnections {
             None,
             &[("grpc", &grpc.refused), ("http", &http.refused)],
         )?;
+        page.by(
+            "side",
+            "connections_reserved_open",
+            "Of the open connections, those in the reserve: only probes are answered there.",
+            None,
+            &[("http", &http.reserved_open)],
+        )?;
+        page.by(
+            "side",
+            "connections_reserved",
+            "Of the accepted connections, those for which only the reserve had room.",
+            None,
+            &[("http", &http.reserved)],
+        )?;
+        page.by(
+            "side",
+            "connections_displaced",
+            "Connections in the reserve that were closed for a newer one.",
+            None,
+            &[("http", &http.displaced)],
+        )?;
         let help = "Connections closed because they were not encrypted as they must be, or too slow about it.";
         page.by(
             "side",

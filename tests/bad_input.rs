@@ -33,6 +33,8 @@ mod support;
 mod bad_input;
 #[path = "bad_input/grpc.rs"]
 mod grpc;
+#[path = "bad_input/http.rs"]
+mod http_port;
 #[path = "bad_input/memory.rs"]
 mod memory;
 #[path = "bad_input/operation.rs"]

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::settings::{call_limits, connection_limits, entrance_limits};
+use super::settings::{
+    call_limits, connection_limits, grpc_entrance_limits, http_connection_limits, http_entrance_limits, max_connections,
+};
 use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::Callers,
@@ -95,7 +97,7 @@ impl Ports {
     pub async fn open(config: &Config, listeners: Listeners, behind: Behind) -> Self {
         let Behind { ready, replica, callers, tls, audit } = behind;
         let limits = &config.limits;
-        descriptors::take(limits.max_connections.saturating_add(limits.max_http_connections));
+        descriptors::take(max_connections(limits));
         let announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
         let connections = Connections::default();
         let outcomes = Arc::<Outcomes>::default();
@@ -105,7 +107,7 @@ impl Ports {
             listener: listeners.grpc,
             tls: tls.clone(),
             side: Side::Grpc,
-            limits: entrance_limits(limits, limits.max_connections),
+            limits: grpc_entrance_limits(limits),
             counts: connections.grpc.clone(),
         };
         let others = health::routes(&announcer.grpc, config.reflection);
@@ -118,7 +120,7 @@ impl Ports {
             listener,
             tls: tls.clone().filter(|_| http_tls.is_some()),
             side: Side::Http,
-            limits: entrance_limits(limits, limits.max_http_connections),
+            limits: http_entrance_limits(limits),
             counts: connections.http.clone(),
         });
         let gates = Gates {
@@ -131,7 +133,8 @@ impl Ports {
         };
         let metrics = Arc::new(Metrics::new(Observed { replica, callers, connections, tls, audit, outcomes }));
         let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, gates);
-        let http = Port::open(|close| http::server::serve(entrance, routes, close));
+        let limits = http_connection_limits(limits);
+        let http = Port::open(|close| http::server::serve(entrance, routes, limits, close));
         Self { announcer, grpc, http }
     }
 

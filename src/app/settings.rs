@@ -7,7 +7,8 @@ use crate::{
     callers::meter::Ceilings,
     config::{Config, keys::Keys, limits::Limits},
     grpc::{server::ConnectionLimits, services::CallLimits},
-    net::accept,
+    http::server::{self as http_server, RESERVED_CONNECTIONS, RESERVED_TIME},
+    net::accept::{self, Reserve},
 };
 
 /// What the use cases are told.
@@ -36,9 +37,34 @@ pub fn ceilings(limits: &Limits) -> Ceilings {
     Ceilings { calls: limits.max_calls, reads: limits.max_reads, writes: limits.max_writes, batches: limits.batches() }
 }
 
-/// What may come through a port with room for so many connections.
-pub fn entrance_limits(limits: &Limits, connections: usize) -> accept::Limits {
-    accept::Limits { connections, handshake: limits.handshake_timeout }
+/// What may come through the port for gRPC.
+pub fn grpc_entrance_limits(limits: &Limits) -> accept::Limits {
+    accept::Limits { connections: limits.max_connections, reserve: None, handshake: limits.handshake_timeout }
+}
+
+/// What may come through the port for HTTP. Probes get in whoever fills it (decision 17).
+pub fn http_entrance_limits(limits: &Limits) -> accept::Limits {
+    let time = RESERVED_TIME.min(limits.handshake_timeout);
+    accept::Limits {
+        connections: limits.max_http_connections,
+        reserve: Some(Reserve { connections: RESERVED_CONNECTIONS, time }),
+        handshake: limits.handshake_timeout,
+    }
+}
+
+/// What a connection of the HTTP side may do.
+pub fn http_connection_limits(limits: &Limits) -> http_server::ConnectionLimits {
+    http_server::ConnectionLimits {
+        // The head is a part of the call.
+        head: limits.call_timeout.min(limits.idle_timeout),
+        // It may be up to twice as long.
+        answer: limits.call_timeout.min(limits.idle_timeout / 2),
+    }
+}
+
+/// How many connections there may be at once.
+pub fn max_connections(limits: &Limits) -> usize {
+    limits.max_connections.saturating_add(limits.max_http_connections).saturating_add(RESERVED_CONNECTIONS)
 }
 
 /// What a connection of the gRPC side may do.

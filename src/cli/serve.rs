@@ -1,9 +1,9 @@
 //! `countersign serve`
 
-use std::process::ExitCode;
+use std::{io, net::SocketAddr, process::ExitCode};
 
 use clap::Args;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::{Failure, Outcome, Settings, block_on};
 use crate::{
@@ -33,12 +33,10 @@ impl Serve {
 }
 
 async fn serve(config: Config) -> Outcome {
+    let backlog = config.limits.listen_backlog;
     let listeners = Listeners {
-        grpc: bind("listen", config.listen).await?,
-        http: match config.http_listen {
-            Some(listen) => Some(bind("http_listen", listen).await?),
-            None => None,
-        },
+        grpc: bind("listen", config.listen, backlog)?,
+        http: config.http_listen.map(|address| bind("http_listen", address, backlog)).transpose()?,
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
     let system = System::of_this_machine();
@@ -46,7 +44,44 @@ async fn serve(config: Config) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn bind(setting: &str, Listen { address }: Listen) -> Result<TcpListener, Failure> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| Failure::at_start(format!("cannot listen on {address}: {error} (setting {setting})")))
+fn bind(setting: &str, Listen { address }: Listen, backlog: u32) -> Result<TcpListener, Failure> {
+    listen(address, backlog)
+        .map_err(|error| Failure::at_start(format!("cannot listen on {address}: {error} (setting {setting})")))
+}
+
+/// Listens with room for so many connections that are not yet accepted, or as many as the system
+/// allows (`net.core.somaxconn`). The default of the libraries is 128: a burst of more clients
+/// would wait a second and longer, until they try again.
+fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A process that starts again must not wait until old connections are forgotten. On Windows it
+    // would mean something else.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use tokio::{net::TcpStream, time::timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn as_many_connections_wait_to_be_accepted_as_is_configured() {
+        let allowed = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+        let count = allowed.unwrap_or(128_usize).min(300);
+        let listener = listen("127.0.0.1:0".parse().unwrap(), 300).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = vec![];
+        for _ in 0..count {
+            let connected = timeout(Duration::from_secs(60), TcpStream::connect(address)).await;
+            waiting.push(connected.unwrap().unwrap());
+        }
+        // Nobody else can listen there.
+        assert!(listen(address, 1).is_err());
+    }
 }

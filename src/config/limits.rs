@@ -17,6 +17,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Most connections at once for HTTP.
     pub max_http_connections: usize,
+    /// Most connections of each port that the system holds until they are accepted.
+    pub listen_backlog: u32,
     /// Most calls under way on a connection.
     pub max_streams_per_connection: u32,
     /// Bytes of a request.
@@ -63,6 +65,7 @@ impl Default for Limits {
         Self {
             max_connections: 4096,
             max_http_connections: 1024,
+            listen_backlog: 1024,
             max_streams_per_connection: 512,
             max_request_bytes: 64 << 10,
             max_batch_bytes: 1 << 20,
@@ -98,6 +101,7 @@ impl Limits {
         let counts = [
             ("max_connections", self.max_connections),
             ("max_http_connections", self.max_http_connections),
+            ("listen_backlog", usize::try_from(self.listen_backlog).unwrap_or(usize::MAX)),
             ("max_streams_per_connection", usize::try_from(self.max_streams_per_connection).unwrap_or(usize::MAX)),
             ("max_calls", self.max_calls),
             ("max_reads", self.max_reads),

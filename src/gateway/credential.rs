@@ -40,7 +40,7 @@ pub fn find<'a>(
     cookie: Option<&str>,
 ) -> Credential<'a> {
     let (first, second) = (authorization.next(), authorization.next());
-    let in_header = first.and_then(bearer);
+    let in_header = first.and_then(bearer_token).map(str::as_bytes);
     let (mut in_cookie, mut is_several) = (None, second.is_some());
     if let Some(name) = cookie {
         let mut named = cookies.flat_map(|value| cookies_named(value, name.as_bytes()));
@@ -58,13 +58,25 @@ pub fn find<'a>(
     }
 }
 
-/// What comes after `Bearer`.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
+/// The token in a value of `authorization` whose scheme is `Bearer`: spaces, and one `b64token`
+/// (RFC 6750, section 2.1). If anything else comes after the scheme it is an empty token, which
+/// nobody has: what is read in two ways must not be believed in one of them.
+pub fn bearer_token(value: &[u8]) -> Option<&str> {
     const SCHEME: &[u8] = b"bearer";
     let value = value.trim_ascii();
     let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
     let is_bearer = scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(u8::is_ascii_whitespace);
-    is_bearer.then(|| rest.trim_ascii())
+    is_bearer.then(|| token68(rest).unwrap_or_default())
+}
+
+/// Spaces, and then what stands for a token in the schemes of HTTP: RFC 9110, section 11.2.
+pub fn token68(after_scheme: &[u8]) -> Option<&str> {
+    let token = std::str::from_utf8(after_scheme).ok()?.trim_start_matches(' ');
+    let is_separate = token.len() < after_scheme.len();
+    let unpadded = token.trim_end_matches('=');
+    let is_token =
+        !unpadded.is_empty() && unpadded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte));
+    (is_separate && is_token).then_some(token)
 }
 
 /// The values of a cookie (RFC 6265, section 4.2.1).
@@ -101,14 +113,31 @@ mod tests {
 
     #[test]
     fn a_token_comes_after_bearer_in_any_case() {
-        for value in ["Bearer t", "bearer t", "BEARER   t ", " Bearer\tt"] {
+        for value in ["Bearer t", "bearer t", "BEARER   t ", " Bearer t"] {
             assert_eq!(found(&[value], &[]), Credential::Token("t", Found::Header), "{value:?}");
+        }
+        for token in ["a.b-c_d~e+f/0", "t=", "t=="] {
+            let value = format!("Bearer {token}");
+            assert_eq!(found(&[&value], &[]), Credential::Token(token, Found::Header), "{value:?}");
         }
         for value in ["", "t", "Basic dDp0", "DPoP t", "Bearert", "Beare", "Token t"] {
             assert_eq!(found(&[value], &[]), Credential::None, "{value:?}");
         }
-        for value in ["Bearer", "Bearer "] {
-            assert_eq!(found(&[value], &[]), Credential::Token("", Found::Header), "an empty one: {value:?}");
+        let not_one = [
+            "Bearer",
+            "Bearer ",
+            "Bearer\tt",
+            "Bearer \tt",
+            "Bearer t u",
+            "Bearer t,u",
+            "Bearer t, Basic dDp0",
+            "Bearer t;",
+        ];
+        for value in
+            not_one.into_iter().chain(["Bearer \"t\"", "Bearer =", "Bearer t=t", "Bearer token=t", "Bearer \u{e4}"])
+        {
+            assert_eq!(found(&[value], &[]), Credential::Token("", Found::Header), "one that nobody has: {value:?}");
+            assert_eq!(found(&[value], &["session=t"]), Credential::Several, "{value:?}");
         }
     }
 

@@ -14,6 +14,7 @@ use crate::{
     authority::error::AuthorityError,
     callers::{Callers, Refusal, Shown, meter::UnderWay},
     domain::caller::Actor,
+    gateway::credential::bearer_token,
     net::connection::Peer,
 };
 
@@ -54,11 +55,8 @@ pub fn admit(callers: &Callers, path: &str, headers: &HeaderMap, peer: &Peer) ->
 fn api_key(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (first, second) = (values.next()?, values.next());
-    let key = || {
-        let (scheme, key) = first.to_str().ok()?.split_once(' ')?;
-        (second.is_none() && scheme.eq_ignore_ascii_case("bearer")).then(|| key.trim())
-    };
-    Some(key().unwrap_or_default())
+    let key = bearer_token(first.as_bytes()).filter(|_| second.is_none());
+    Some(key.unwrap_or_default())
 }
 
 /// Who makes a call that was let in.
@@ -113,7 +111,16 @@ mod tests {
         for good in ["Bearer cs_ck_1", "bearer cs_ck_1", "BEARER  cs_ck_1 "] {
             assert_eq!(read(&[good]).as_deref(), Some("cs_ck_1"), "{good}");
         }
-        for wrong in [&["cs_ck_1"][..], &["Basic cs_ck_1"], &[""], &["Bearer"], &["Bearer cs_ck_1", "Bearer cs_ck_1"]] {
+        for wrong in [
+            &["cs_ck_1"][..],
+            &["Basic cs_ck_1"],
+            &[""],
+            &["Bearer"],
+            &["Bearer\tcs_ck_1"],
+            &["Bearer cs_ck_1 x"],
+            &["Bearer cs_ck_1, x"],
+            &["Bearer cs_ck_1", "Bearer cs_ck_1"],
+        ] {
             assert_eq!(read(wrong).as_deref(), Some(""), "{wrong:?}");
         }
     }

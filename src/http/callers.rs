@@ -1,6 +1,6 @@
 //! Who calls over HTTP, where that matters: by HTTP Basic (RFC 6749, section 2.3.1), `Bearer`, a header of its own, or a certificate.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
     http::{
@@ -10,12 +10,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use crate::{
     authority::audit::Audit,
     callers::{Callers, Refusal, Shown, meter::UnderWay},
     domain::{audit::Who, caller::Actor, permission::Operation},
+    gateway::credential::{bearer_token, token68},
     net::connection::Peer,
 };
 
@@ -63,28 +65,42 @@ impl Proof {
     pub fn in_authorization(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(first) = values.next() else { return Self::default() };
-        let nobody = Self { key: Some(String::new()), name: None };
-        let (None, Some((scheme, value))) =
-            (values.next(), first.to_str().ok().and_then(|value| value.trim().split_once(' ')))
-        else {
-            return nobody;
+        let first = first.as_bytes();
+        let proof = match (values.next(), bearer_token(first)) {
+            (Some(_), _) => None,
+            (None, Some(key)) => Some(Self { key: Some(key.to_owned()), name: None }),
+            (None, None) => basic(first).map(|(name, key)| Self { key: Some(key), name: Some(name) }),
         };
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return Self { key: Some(value.trim().to_owned()), name: None };
-        }
-        let pair = || {
-            let decoded = STANDARD.decode(value.trim()).ok()?;
-            let (name, key) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-            Some(Self { key: Some(form_decoded(key)), name: Some(form_decoded(name)) })
-        };
-        if scheme.eq_ignore_ascii_case("basic") { pair().unwrap_or(nobody) } else { nobody }
+        proof.unwrap_or(Self { key: Some(String::new()), name: None })
     }
 }
 
-/// Both parts are encoded as forms are, before they are put together (RFC 6749, section 2.3.1).
-fn form_decoded(text: &str) -> String {
-    // A pair of which only the name is looked at.
-    form_urlencoded::parse(text.as_bytes()).next().map(|(name, _)| name.into_owned()).unwrap_or_default()
+/// Name and key in `Basic` (RFC 7617, section 2).
+fn basic(value: &[u8]) -> Option<(String, String)> {
+    let (scheme, rest) = value.split_at_checked(b"basic".len())?;
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    // With padding, and no bits left over: one pair has one encoding.
+    let decoded = STANDARD.decode(token68(rest)?).ok()?;
+    let (name, key) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some((form_decoded(name)?, form_decoded(key)?))
+}
+
+/// Both parts are encoded as values in forms are, before they are put together (RFC 6749, section
+/// 2.3.1 and appendix B). What is not encoded so is nothing: a lenient reader would find a key in
+/// what also holds something else.
+fn form_decoded(text: &str) -> Option<String> {
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = match (first, after) {
+            (b'%', [a, b, after @ ..]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => after,
+            (byte, after) if byte.is_ascii_alphanumeric() || b"*-._+".contains(byte) => after,
+            _ => return None,
+        };
+    }
+    let with_spaces = text.replace('+', " ");
+    percent_decode_str(&with_spaces).decode_utf8().ok().map(Cow::into_owned)
 }
 
 impl Door {
@@ -192,10 +208,51 @@ mod tests {
         assert_eq!(shown(&[&basic("login:cs_ck_1")]), (some("cs_ck_1"), some("login")));
         assert_eq!(shown(&[&basic("a%2Eb:cs%5Fck_1")]), (some("cs_ck_1"), some("a.b")));
         assert_eq!(shown(&[&basic("login:")]), (some(""), some("login")));
+        assert_eq!(shown(&[&basic("a+%2B%C3%A4:%63s_ck_1")]), (some("cs_ck_1"), some("a +\u{e4}")));
         let wrong = ["Basic", "Basic !", &basic("login"), "Digest x", "cs_ck_1", ""];
-        for value in wrong {
+        let not_bearer = ["Bearer", "Bearer\tcs_ck_1", "Bearer cs_ck_1 x", "Bearer cs_ck_1, x", "Bearer \"cs_ck_1\""];
+        let pairs = [
+            "login:cs_ck_1=junk",
+            "login:cs_ck_1&a=b",
+            "login:&&cs_ck_1",
+            "login:cs_ck_1&",
+            "login:=cs_ck_1",
+            "login:cs_ck_1=",
+            "login:cs_ck_1:",
+            "login:cs ck",
+            "login:cs_ck_1%",
+            "login:cs_ck_1%4",
+            "login:cs_ck_1%zz",
+            "login:%ff",
+            "login:\u{e4}",
+            "login&a:cs_ck_1",
+            "&login:cs_ck_1",
+            "login=x:cs_ck_1",
+            "log in:cs_ck_1",
+            "login:cs_ck_1\n",
+            "login:cs_ck_1\0",
+        ];
+        let pairs = pairs.map(basic);
+        let padded = STANDARD.encode("login:cs_ck_1");
+        let unpadded = padded.trim_end_matches('=');
+        // The last character has bits that stand for nothing, and here they are set.
+        let with_bits = format!("{}R==", unpadded.strip_suffix('Q').unwrap());
+        let encodings = [
+            format!("Basic {unpadded}"),
+            format!("Basic {padded}="),
+            format!("Basic {with_bits}"),
+            format!("Basic {padded} x"),
+            format!("Basic {padded},"),
+            format!("Basic\t{padded}"),
+            format!("Basic{padded}"),
+            format!("Basic {}", &padded[1..]),
+        ];
+        let encoded = encodings.iter().chain(&pairs).map(String::as_str);
+        for value in wrong.into_iter().chain(not_bearer).chain(encoded) {
             assert_eq!(shown(&[value]), (some(""), None), "{value}");
         }
-        assert_eq!(shown(&["Bearer cs_ck_1", "Bearer cs_ck_1"]), (some(""), None));
+        for twice in [["Bearer cs_ck_1", "Bearer cs_ck_1"], [basic("login:cs_ck_1").as_str(), "Bearer cs_ck_1"]] {
+            assert_eq!(shown(&twice), (some(""), None));
+        }
     }
 }

@@ -11,7 +11,7 @@ use axum::{
     extract::State,
     http::{
         HeaderMap, StatusCode,
-        header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderValue},
+        header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderValue},
         request::Parts,
     },
     response::{IntoResponse, Response},
@@ -42,7 +42,6 @@ const HEADERS: [(&str, &str); 4] = [
 ];
 
 pub(super) fn routes(gates: Arc<Gates>) -> Router {
-    // Gateways ask by the method of the request or by GET.
     let routes = Router::new().route("/forward-auth", any(judge));
     // Paths of their own: below `/forward-auth/` a mistaken slash before the query would make it the client's, and open a route.
     let routes = routes.route("/forward-auth-path", any(judge_path)).route("/forward-auth-path/", any(judge_path));
@@ -59,7 +58,46 @@ async fn judge_path(State(gates): State<Arc<Gates>>, request: Parts) -> Response
     judged(&gates, "", &request).await
 }
 
+/// Gateways ask by GET (nginx, Caddy, Traefik), or by the method of the request that they ask about
+/// (Envoy and the Gateway API over HTTP, Traefik if it is told to). So these are all methods by
+/// which applications are asked: RFC 9110, PATCH (RFC 5789), and those of WebDAV and calendars (RFC
+/// 4918, 3253, 3744, 5323, 4791). TRACE would show the request with its token to whoever sent it,
+/// and CONNECT asks for no application.
+const METHODS: [&str; 18] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "ACL",
+    "SEARCH",
+    "MKCALENDAR",
+];
+
+/// Another method is none for these routes. Methods are case-sensitive (RFC 9110, section 9.1).
+fn not_allowed() -> Response {
+    let problem = "the method is none by which gateways ask: the header Allow has those";
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", problem, None);
+    if let Ok(methods) = METHODS.join(", ").try_into() {
+        response.headers_mut().insert(ALLOW, methods);
+    }
+    response
+}
+
 async fn judged(gates: &Gates, query: &str, request: &Parts) -> Response {
+    if !METHODS.contains(&request.method.as_str()) {
+        return not_allowed();
+    }
     let headers = &request.headers;
     let peer = peer(&request.extensions);
     let proof = Proof::in_own_header(headers);

@@ -3,6 +3,7 @@
 
 mod callers;
 mod forward_auth;
+mod head;
 pub mod health;
 mod metrics;
 mod oauth;
@@ -22,7 +23,7 @@ use axum::{
 use tokio::time::timeout;
 
 pub use self::callers::Door;
-use self::{callers::error, health::Readiness, well_known::Published};
+use self::{callers::error, health::Readiness, server::Routes, well_known::Published};
 use crate::{
     authority::{error::AuthorityError, ready::Ready},
     gateway::{Gateway, outcomes::Outcomes},
@@ -51,13 +52,27 @@ pub struct Gates {
 }
 
 /// All that is answered.
-pub fn routes(readiness: Readiness, metrics: Arc<Metrics>, issuer: &str, gates: Gates) -> Router {
+pub fn routes(readiness: Readiness, metrics: Arc<Metrics>, issuer: &str, gates: Gates) -> Routes {
+    let reserved = reserved_routes(readiness.clone());
     let operations = Router::new().merge(health::routes(readiness)).merge(metrics::routes(metrics));
     let published = Published { ready: gates.ready.clone(), certificates: gates.certificates };
     let open = operations.merge(well_known::routes(issuer, published));
     let gates = Arc::new(gates);
     let path = well_known::path_of(issuer);
-    open.merge(forward_auth::routes(gates.clone())).merge(oauth::routes(gates, path))
+    let all = open.merge(forward_auth::routes(gates.clone())).merge(oauth::routes(gates, path));
+    Routes { all, reserved }
+}
+
+/// What is answered when only the reserve has room: probes.
+fn reserved_routes(readiness: Readiness) -> Router {
+    health::routes(readiness).fallback(no_room)
+}
+
+async fn no_room() -> Response {
+    unavailable(
+        "limits.max_http_connections are open: only /livez and /readyz are answered until one is closed; \
+         try again later, or ask another replica",
+    )
 }
 
 impl Gates {

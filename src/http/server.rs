@@ -1,17 +1,27 @@
 //! The server: HTTP/1.1 within limits, and nobody who keeps a place without asking.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Router, response::Response};
+use futures_util::future::Either;
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
+use super::head;
 use crate::net::{
     accept::Entrance,
     connection::{Connection, Peer},
@@ -21,80 +31,154 @@ use crate::net::{
 /// accept up to about as much.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 128;
-/// How long a client may take for the head of a request, and how long a connection may be idle before it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests may take that are under way when the server stops.
 const DRAIN: Duration = Duration::from_secs(1);
+/// How long, and how many bytes, a client may still send after its last answer. They are thrown
+/// away. Without that, the system would reset the connection, and the client might lose the answer
+/// (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Connections in the reserve: enough that a probe is answered before so many newer ones have
+/// displaced it.
+pub const RESERVED_CONNECTIONS: usize = 64;
+/// The longest that one of them may last.
+pub const RESERVED_TIME: Duration = Duration::from_secs(2);
+
+/// What a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// How long a client may take until the head of its first or next request is there.
+    pub head: Duration,
+    /// How long an answer may wait until its client takes it.
+    pub answer: Duration,
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    /// To everybody.
+    pub all: Router,
+    /// On connections in the reserve.
+    pub reserved: Router,
+}
 
 /// Answers until `stop`, and then what is under way. Without an entrance it only waits.
-pub async fn serve(entrance: Option<Entrance>, routes: Router, stop: CancellationToken) {
+pub async fn serve(entrance: Option<Entrance>, routes: Routes, limits: ConnectionLimits, stop: CancellationToken) {
     let Some(entrance) = entrance else { return stop.cancelled().await };
     let stopping = stop.clone();
-    let serve = move |connection, peer: Peer| {
-        let (routes, peer, stop) = (routes.clone(), Arc::new(peer), stopping.clone());
-        async move {
-            let mut served = pin!(http1(connection, OfConnection { routes: TowerToHyperService::new(routes), peer }));
-            // How a connection ends is its client's affair.
-            tokio::select! {
-                _ = served.as_mut() => return,
-                () = stop.cancelled() => served.as_mut().graceful_shutdown(),
-            }
-            // What takes longer is cut off.
-            let _ = timeout(DRAIN, served).await;
-        }
-    };
+    let serve =
+        move |connection, peer: Peer| serve_connection(connection, peer, routes.clone(), limits, stopping.clone());
     entrance.accept(stop, serve).await;
 }
 
+async fn serve_connection(
+    connection: Connection,
+    peer: Peer,
+    routes: Routes,
+    limits: ConnectionLimits,
+    stop: CancellationToken,
+) {
+    let (progress, is_reserved) = (connection.write_progress(), connection.is_reserved());
+    let routes = if is_reserved { routes.reserved } else { routes.all };
+    let service = ConnectionService { routes: TowerToHyperService::new(routes), peer: Arc::new(peer) };
+    let mut http1 = http1::Builder::new();
+    let http1 = http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_headers(MAX_HEADERS)
+        .keep_alive(!is_reserved);
+    let mut served = http1.serve_connection(TokioIo::new(connection), service);
+    tokio::select! {
+        ended = &mut served => match ended {
+            Ok(()) => {}
+            Err(error) if error.is_parse() => {}
+            // The client has gone, or was too slow: it waits for no answer.
+            Err(_) => return,
+        },
+        () = progress.stalled(limits.answer) => return,
+        () = stop.cancelled() => {
+            std::pin::Pin::new(&mut served).graceful_shutdown();
+            // What takes longer is cut off.
+            let _ = timeout(DRAIN, served).await;
+            return;
+        }
+    }
+    tokio::select! {
+        _ = timeout(LINGER, discard(served.into_parts().io.into_inner())) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Says that nothing more comes, which the library does not say after CONNECT, and reads what a
+/// client still sends.
+async fn discard(mut connection: Connection) {
+    let _ = connection.shutdown().await;
+    let (mut buffer, mut total) = (vec![0; 4 << 10], 0);
+    while let Ok(length @ 1..) = connection.read(&mut buffer).await {
+        total += length;
+        if total > LINGER_BYTES {
+            return;
+        }
+    }
+}
+
 /// The routes as one connection has them: each request tells who is at the other end.
-struct OfConnection {
+struct ConnectionService {
     routes: TowerToHyperService<Router>,
     peer: Arc<Peer>,
 }
 
-impl Service<Request<Incoming>> for OfConnection {
-    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
-    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+impl Service<Request<Incoming>> for ConnectionService {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<
+        Ready<Result<Response, Infallible>>,
+        <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future,
+    >;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Err(refusal) = head::check(&request) {
+            return Either::Left(ready(Ok(refusal)));
+        }
         request.extensions_mut().insert(self.peer.clone());
-        self.routes.call(request)
+        Either::Right(self.routes.call(request))
     }
-}
-
-fn http1(connection: Connection, service: OfConnection) -> http1::Connection<TokioIo<Connection>, OfConnection> {
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(connection), service)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
+        time::sleep,
     };
 
     use super::*;
     use crate::net::{
-        accept::{Counts, Limits},
+        accept::{Counts, Limits, Reserve},
         tls::Side,
     };
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    const HEAD: Duration = Duration::from_secs(30);
+    const ANSWER: Duration = Duration::from_secs(600);
+    const RESERVE: Reserve = Reserve { connections: 2, time: RESERVED_TIME };
 
-    /// Where a server without any route listens that has room for two.
-    async fn start() -> (std::net::SocketAddr, Arc<Counts>) {
+    /// Where a server listens that has room for two, and for so many in its reserve. It finds
+    /// nothing, and has nothing for those in the reserve but what is at `/livez`.
+    async fn start(reserve: Option<Reserve>) -> (SocketAddr, Arc<Counts>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let counts = Arc::<Counts>::default();
-        let limits = Limits { connections: 2, handshake: Duration::from_secs(1) };
+        let limits = Limits { connections: 2, reserve, handshake: Duration::from_secs(1) };
         let entrance = Entrance { listener, tls: None, side: Side::Http, limits, counts: counts.clone() };
-        tokio::spawn(serve(Some(entrance), Router::new(), CancellationToken::new()));
+        let routes = Routes { all: Router::new(), reserved: super::super::reserved_routes(Default::default()) };
+        let limits = ConnectionLimits { head: HEAD, answer: ANSWER };
+        tokio::spawn(serve(Some(entrance), routes, limits, CancellationToken::new()));
         (address, counts)
     }
 
@@ -104,10 +188,29 @@ mod tests {
         String::from_utf8_lossy(&answer[..length]).into_owned()
     }
 
+    /// What comes back for this until the connection is closed.
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// Two connections that are open and have been answered.
+    async fn fill(address: SocketAddr) -> [TcpStream; 2] {
+        let mut open = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+        for stream in &mut open {
+            stream.write_all(REQUEST).await.unwrap();
+            assert!(answer(stream).await.starts_with("HTTP/1.1 404"));
+        }
+        open
+    }
+
     /// The clock stands still while there is something to do, and jumps to the next timer when there is not.
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_or_half_of_it_is_closed_also_after_a_request() {
-        let (address, _) = start().await;
+        let (address, _) = start(None).await;
         for said in [&b""[..], b"GET / HTTP/1.1\r\nhost:"] {
             for requests in [0, 1] {
                 let mut stream = TcpStream::connect(address).await.unwrap();
@@ -116,26 +219,110 @@ mod tests {
                     assert!(answer(&mut stream).await.starts_with("HTTP/1.1 404"));
                 }
                 stream.write_all(said).await.unwrap();
-                let closed = timeout(2 * HEAD_TIMEOUT, stream.read_to_end(&mut vec![])).await;
+                let closed = timeout(2 * HEAD, stream.read_to_end(&mut vec![])).await;
                 assert!(closed.is_ok(), "after {requests} requests and {said:?}");
             }
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
+        let (address, counts) = start(None).await;
+        for before in [&b""[..], REQUEST] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(before).await.unwrap();
+            let trickling = async {
+                while stream.write_all(b"a").await.is_ok() {
+                    sleep(HEAD / 10).await;
+                }
+            };
+            assert!(timeout(2 * HEAD, trickling).await.is_ok());
+            assert_eq!(counts.open.get(), 0);
+        }
+    }
+
+    /// Sends requests until nothing takes them any more.
+    async fn pipeline(stream: &mut TcpStream) {
+        let requests = REQUEST.repeat(1000);
+        while let Ok(Ok(_)) = timeout(Duration::from_secs(1), stream.write(&requests)).await {}
+    }
+
+    /// Waits until nobody is connected, and says whether that was soon enough.
+    async fn all_leave(counts: &Counts, soon: Duration) -> bool {
+        let leaving = async {
+            while counts.open.get() > 0 {
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        timeout(soon, leaving).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_take_its_answers_is_cut_off_also_if_it_takes_a_byte_now_and_then() {
+        for is_nibbling in [false, true] {
+            let (address, counts) = start(None).await;
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            pipeline(&mut stream).await;
+            assert_eq!(counts.open.get(), 1);
+            let nibbling = async {
+                let mut byte = [0; 1];
+                while !is_nibbling || stream.read(&mut byte).await.is_ok() {
+                    sleep(ANSWER / 100).await;
+                }
+            };
+            tokio::select! {
+                () = nibbling => assert_eq!(counts.open.get(), 0),
+                is_soon = all_leave(&counts, 3 * ANSWER) => assert!(is_soon, "nibbling: {is_nibbling}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn probes_get_in_while_others_fill_the_port_and_its_reserve() {
+        let (address, counts) = start(Some(RESERVE)).await;
+        let open = fill(address).await;
+        let mut silent = vec![];
+        for _ in 0..10 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+            let probe = ask(address, "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.to_lowercase();
+            assert!(probe.starts_with("http/1.1 200") && probe.contains("\r\nconnection: close\r\n"), "{probe}");
+        }
+        // Whoever came first to the reserve has left it first.
+        assert_eq!(silent[0].read_to_end(&mut vec![]).await.unwrap_or(0), 0);
+        assert!(counts.reserved_open.get() <= 2 && counts.open.get() <= 4);
+        assert_eq!((counts.reserved.get(), counts.refused.get()), (20, 0));
+        assert!(counts.displaced.get() >= 8);
+        let other = ask(address, "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(other.starts_with("HTTP/1.1 503") && other.contains("max_http_connections"), "{other}");
+        let ready = "GET /readyz HTTP/1.1\r\nhost: a\r\n\r\n".repeat(2);
+        assert_eq!(ask(address, &ready).await.matches("HTTP/1.1 ").count(), 1, "one request");
+        drop(open);
+        while counts.open.get() > counts.reserved_open.get() {
+            tokio::task::yield_now().await;
+        }
+        let _others = fill(address).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_stays_in_the_reserve() {
+        let (address, counts) = start(Some(RESERVE)).await;
+        let _open = fill(address).await;
+        for said in [&b""[..], b"GET /livez HTTP/1.1\r\nhost:"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(said).await.unwrap();
+            assert!(timeout(2 * RESERVED_TIME, stream.read_to_end(&mut vec![])).await.is_ok());
+            assert_eq!((counts.reserved_open.get(), counts.open.get()), (0, 2));
+        }
+    }
+
     #[tokio::test]
     async fn beyond_the_most_connections_the_next_is_closed_and_there_is_room_again_when_one_goes() {
-        let (address, counts) = start().await;
-        let mut open = vec![];
-        for _ in 0..2 {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(REQUEST).await.unwrap();
-            assert!(answer(&mut stream).await.starts_with("HTTP/1.1 404"));
-            open.push(stream);
-        }
+        let (address, counts) = start(None).await;
+        let [first, _second] = fill(address).await;
         let mut third = TcpStream::connect(address).await.unwrap();
         assert_eq!(third.read_to_end(&mut vec![]).await.unwrap_or(0), 0, "it is closed without a word");
         assert_eq!((counts.open.get(), counts.refused.get()), (2, 1));
-        drop(open.pop());
+        drop(first);
         while counts.open.get() == 2 {
             tokio::task::yield_now().await;
         }

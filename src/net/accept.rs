@@ -1,12 +1,12 @@
 //! Accepts connections: no more than there is room for, and each by itself, so that nobody who is slow holds up others.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -25,10 +25,24 @@ const TELL_EVERY: u64 = 600;
 /// What connections may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most connections at once. One more is closed at once, so that its client turns to another replica.
+    /// Most connections at once. One more is closed at once, so that its client turns to another
+    /// replica, unless there is a reserve.
     pub connections: usize,
+    /// Connections beyond these, if any.
+    pub reserve: Option<Reserve>,
     /// How long a client may take until it is known that it speaks the protocol.
     pub handshake: Duration,
+}
+
+/// Connections beyond the limit, for clients that must get in while others fill the port. Their
+/// server answers little to them ([`Connection::is_reserved`]). When the reserve is full, the
+/// oldest connection in it is closed for the next one, so that it cannot be kept full.
+#[derive(Clone, Copy, Debug)]
+pub struct Reserve {
+    /// Most at once.
+    pub connections: usize,
+    /// How long each may last, from when it was accepted.
+    pub time: Duration,
 }
 
 /// What became of connections, since the start.
@@ -40,6 +54,12 @@ pub struct Counts {
     pub accepted: Counter,
     /// Closed at once, because there were too many.
     pub refused: Counter,
+    /// Of those that are open, those in the reserve.
+    pub reserved_open: Gauge,
+    /// Of those that were accepted, those for which there was room in the reserve alone.
+    pub reserved: Counter,
+    /// Of these, those that were closed for a newer one.
+    pub displaced: Counter,
     /// Closed because they were not encrypted, or not as they must be, or too slow about it.
     pub handshakes_failed: Counter,
 }
@@ -59,20 +79,59 @@ pub struct Entrance {
     pub counts: Arc<Counts>,
 }
 
-/// Counts a connection as open until it is dropped.
-struct Open(Arc<Counts>);
+/// Counts a connection as open, and takes its room, until it is dropped.
+struct Open {
+    counts: Arc<Counts>,
+    is_reserved: bool,
+    _permit: OwnedSemaphorePermit,
+}
 
 impl Open {
-    fn new(counts: Arc<Counts>) -> Self {
+    fn new(counts: Arc<Counts>, permit: OwnedSemaphorePermit, is_reserved: bool) -> Self {
         counts.accepted.inc();
         counts.open.inc();
-        Self(counts)
+        if is_reserved {
+            counts.reserved.inc();
+            counts.reserved_open.inc();
+        }
+        Self { counts, is_reserved, _permit: permit }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.dec();
+        self.counts.open.dec();
+        if self.is_reserved {
+            self.counts.reserved_open.dec();
+        }
+    }
+}
+
+/// The connections in the reserve.
+struct Reserved {
+    permits: Arc<Semaphore>,
+    time: Duration,
+    /// The oldest one first.
+    tasks: VecDeque<AbortHandle>,
+}
+
+impl Reserved {
+    fn new(reserve: Reserve) -> Self {
+        Self { permits: Arc::new(Semaphore::new(reserve.connections)), time: reserve.time, tasks: VecDeque::new() }
+    }
+
+    /// Makes room for one more.
+    async fn make_room(&mut self, counts: &Counts) -> Option<OwnedSemaphorePermit> {
+        self.tasks.retain(|task| !task.is_finished());
+        if self.permits.available_permits() == 0
+            && let Some(oldest) = self.tasks.pop_front()
+        {
+            oldest.abort();
+            counts.displaced.inc();
+        }
+        // The task gives its permit back as soon as it is dropped, and closes its connection then.
+        // It never waits with that.
+        self.permits.clone().acquire_owned().await.ok()
     }
 }
 
@@ -85,7 +144,8 @@ impl Entrance {
     ) where
         F: Future<Output = ()> + Send,
     {
-        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let permits = Arc::new(Semaphore::new(self.limits.connections));
+        let mut reserved = self.limits.reserve.map(Reserved::new);
         let mut connections = JoinSet::new();
         let mut failures: u64 = 0;
         loop {
@@ -105,16 +165,26 @@ impl Entrance {
                     continue;
                 }
             };
-            let Ok(place) = places.clone().try_acquire_owned() else {
+            let (permit, reserve) = match (permits.clone().try_acquire_owned(), &mut reserved) {
+                (Ok(permit), _) => (Some(permit), None),
+                (Err(_), Some(reserved)) => (reserved.make_room(&self.counts).await, Some(reserved)),
+                (Err(_), None) => (None, None),
+            };
+            let Some(permit) = permit else {
                 self.counts.refused.inc();
                 continue;
             };
-            let open = Open::new(self.counts.clone());
+            let open = Open::new(self.counts.clone(), permit, reserve.is_some());
             let (tls, serve) = (self.tls.as_ref().map(|tls| tls.acceptor(self.side)), serve.clone());
-            let (handshake, counts) = (self.limits.handshake, self.counts.clone());
-            connections.spawn(async move {
+            let (handshake, counts, is_reserved) = (self.limits.handshake, self.counts.clone(), reserve.is_some());
+            let serve_connection = async move {
                 match timeout(handshake, enter(stream, tls)).await {
-                    Ok(Ok((connection, peer))) => serve(connection, peer).await,
+                    Ok(Ok((mut connection, peer))) => {
+                        if is_reserved {
+                            connection.mark_reserved();
+                        }
+                        serve(connection, peer).await;
+                    }
                     Ok(Err(error)) => {
                         counts.handshakes_failed.inc();
                         tracing::debug!(%error, "a connection was not taken");
@@ -123,8 +193,18 @@ impl Entrance {
                         counts.handshakes_failed.inc();
                     }
                 }
-                drop((place, open));
-            });
+                drop(open);
+            };
+            match reserve {
+                None => drop(connections.spawn(serve_connection)),
+                Some(reserved) => {
+                    let in_time = timeout(reserved.time, serve_connection);
+                    reserved.tasks.push_back(connections.spawn(async {
+                        // It does not matter whether it was done in time.
+                        let _ = in_time.await;
+                    }));
+                }
+            }
         }
         drop(self.listener);
         while connections.join_next().await.is_some() {}

@@ -9,11 +9,13 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
     net::TcpStream,
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -64,6 +66,43 @@ impl Reading {
     }
 }
 
+/// Whether the client takes what is written to it.
+#[derive(Clone, Debug)]
+pub struct WriteProgress(Arc<AtomicUsize>);
+
+impl WriteProgress {
+    fn new() -> Self {
+        Self(Arc::new(AtomicUsize::new(0)))
+    }
+
+    /// Ends when something that was written has not been wholly taken for so long, and at most
+    /// twice as long. A client that takes a part of it now and then does not put this off.
+    pub async fn stalled(&self, patience: Duration) {
+        let mut looks = interval_at(Instant::now() + patience, patience);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before = self.blocked_write();
+        loop {
+            looks.tick().await;
+            let now = self.blocked_write();
+            if now.is_some() && now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// The number of the write that waits for the client, if one does.
+    fn blocked_write(&self) -> Option<usize> {
+        let changes = self.0.load(Ordering::Relaxed);
+        (changes % 2 == 1).then_some(changes)
+    }
+
+    /// A write begins to wait if none does, or no longer waits if one does.
+    fn change(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 enum Stream {
     Plain(TcpStream),
@@ -79,24 +118,67 @@ enum Stream {
 pub struct Connection {
     stream: BufWriter<Stream>,
     reading: Reading,
+    progress: WriteProgress,
+    /// Something that was written waits for the client.
+    is_blocked: bool,
+    is_reserved: bool,
 }
 
 impl Connection {
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream: BufWriter::new(stream),
+            reading: Reading::new(),
+            progress: WriteProgress::new(),
+            is_blocked: false,
+            is_reserved: false,
+        }
+    }
+
     /// How much is read, now and later.
     pub fn reading(&self) -> Reading {
         self.reading.clone()
+    }
+
+    /// Whether the client takes what is written, now and later.
+    pub fn write_progress(&self) -> WriteProgress {
+        self.progress.clone()
+    }
+
+    /// Says that only the reserve had room for it.
+    pub(super) fn mark_reserved(&mut self) {
+        self.is_reserved = true;
+    }
+
+    /// Whether there was room in the reserve alone ([`super::accept::Reserve`]).
+    pub fn is_reserved(&self) -> bool {
+        self.is_reserved
+    }
+
+    fn mark_blocked(&mut self) {
+        if !self.is_blocked {
+            self.is_blocked = true;
+            self.progress.change();
+        }
+    }
+
+    fn mark_taken(&mut self) {
+        if self.is_blocked {
+            self.is_blocked = false;
+            self.progress.change();
+        }
     }
 }
 
 impl From<TcpStream> for Connection {
     fn from(stream: TcpStream) -> Self {
-        Self { stream: BufWriter::new(Stream::Plain(stream)), reading: Reading::new() }
+        Self::new(Stream::Plain(stream))
     }
 }
 
 impl From<TlsStream<TcpStream>> for Connection {
     fn from(stream: TlsStream<TcpStream>) -> Self {
-        Self { stream: BufWriter::new(Stream::Encrypted(Box::new(stream))), reading: Reading::new() }
+        Self::new(Stream::Encrypted(Box::new(stream)))
     }
 }
 
@@ -153,15 +235,29 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if polled.is_pending() {
+            self.mark_blocked();
+        }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        match polled {
+            Poll::Pending => self.mark_blocked(),
+            Poll::Ready(_) => self.mark_taken(),
+        }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
+        match polled {
+            Poll::Pending => self.mark_blocked(),
+            Poll::Ready(_) => self.mark_taken(),
+        }
+        polled
     }
 }
 
@@ -191,5 +287,43 @@ mod tests {
         let mut answered = [0; 8];
         client.read_exact(&mut answered).await.unwrap();
         assert_eq!((&asked, &answered), (b"asked", b"answered"));
+    }
+
+    /// Both ends of a connection.
+    async fn pair() -> (TcpStream, Connection) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0.into())
+    }
+
+    /// Writes until nothing takes it any more.
+    async fn fill(server: &mut Connection) {
+        let bytes = vec![0; 1 << 20];
+        while let Ok(written) = tokio::time::timeout(Duration::from_secs(1), server.write_all(&bytes)).await {
+            written.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_has_stalled_when_it_was_not_wholly_taken_for_a_while_whatever_part_of_it_was() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let (mut client, mut server) = pair().await;
+        let progress = server.write_progress();
+        let stalled = async || tokio::time::timeout(3 * PATIENCE, progress.stalled(PATIENCE)).await.is_ok();
+        assert!(!stalled().await, "nothing was written");
+        server.write_all(b"x").await.unwrap();
+        server.flush().await.unwrap();
+        assert!(!stalled().await, "it went on its way at once");
+        fill(&mut server).await;
+        let nibbling = async {
+            let mut byte = [0; 1];
+            while client.read_exact(&mut byte).await.is_ok() {
+                tokio::time::sleep(PATIENCE / 10).await;
+            }
+        };
+        tokio::select! {
+            () = nibbling => panic!("it is open"),
+            stalled = stalled() => assert!(stalled),
+        }
     }
 }

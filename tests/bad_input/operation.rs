@@ -53,6 +53,7 @@ fn of_many_who_migrate_a_file_at_once_each_does_it_or_says_that_another_does() {
 const SETTINGS: &[(&str, &[&str], &str)] = &[
     ("limits.max_connections", &["0", "-1", "1000001", "many", "1.5", ""], "limits.max_connections"),
     ("limits.max_http_connections", &["0", "99999999999999999999"], "limits.max_http_connections"),
+    ("limits.listen_backlog", &["0", "-1", "1000001", "4294967296"], "limits.listen_backlog"),
     ("limits.max_streams_per_connection", &["0", "4294967296"], "limits.max_streams_per_connection"),
     ("limits.max_request_bytes", &["0", "16383", "67108865"], "limits.max_request_bytes"),
     ("limits.max_batch_bytes", &["0", "1e6"], "limits.max_batch_bytes"),

@@ -193,6 +193,30 @@ fn the_http_side_is_encrypted_too_and_tells_when_the_certificate_ends() {
 }
 
 #[test]
+fn over_tls_probes_get_in_too_while_others_fill_the_port_and_its_reserve() {
+    let site = Site::new();
+    site.configure(
+        "",
+        &format!(
+            "{}\n[limits]\nmax_http_connections = 1\nhandshake_timeout = '1m'",
+            new_caller(&["a", "--role", "admin"]).1
+        ),
+    );
+    let server = Server::launch(&mut site.serve());
+    let connect = || TcpStream::connect(("127.0.0.1", server.http().port())).unwrap();
+    let _silent: Vec<_> = (0..100).map(|_| connect()).collect();
+    for (path, status) in [("/readyz", "200 OK"), ("/livez", "200 OK"), ("/metrics", "503 Service Unavailable")] {
+        let (mut connection, mut stream) = handshake(&site, server.http(), b"http/1.1");
+        let mut encrypted = rustls::Stream::new(&mut connection, &mut stream);
+        encrypted.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        encrypted.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+    }
+    server.stop();
+}
+
+#[test]
 fn a_caller_is_known_by_a_name_in_its_certificate() {
     let site = Site::new();
     let callers = "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['uri:spiffe://test/gateway', 'gateway.test']";
