@@ -23,7 +23,10 @@ use countersign::{
         revocation::Place,
         time::Timestamp,
     },
-    http::health::{Phase, Readiness},
+    http::{
+        check_head,
+        health::{Phase, Readiness},
+    },
     keys::{
         generate,
         keeper::Keeper,
@@ -35,7 +38,10 @@ use countersign::{
     store::{ring::SealedRing, sqlite::SqliteStore},
 };
 use countersign_fuzz::routes;
-use hyper::server::conn::http1;
+use hyper::{
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -73,7 +79,7 @@ fn check(answers: &str) {
     for (at, _) in answers.match_indices("HTTP/1.") {
         let status = answers[at..].get(8..12).unwrap_or_default();
         let is_known =
-            [" 200", " 304", " 400", " 401", " 403", " 404", " 405", " 414", " 431", " 503"].contains(&status);
+            [" 200", " 304", " 400", " 401", " 403", " 404", " 405", " 414", " 431", " 501", " 503"].contains(&status);
         assert!(is_known, "{answers:?}");
     }
     assert!(!answers.contains("\"d\":"), "{answers:?}");
@@ -82,12 +88,24 @@ fn check(answers: &str) {
 /// What is answered to these bytes, without the dates.
 async fn converse(routes: Router, data: &[u8], piece: usize) -> String {
     let (client, server) = duplex(64 << 10);
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(|request| {
+        let refused = check_head(&request).err();
+        let answering = refused.is_none().then(|| routes.call(request));
+        async move {
+            match (refused, answering) {
+                (None, Some(answering)) => answering.await,
+                (refused, _) => Ok(refused.unwrap_or_default()),
+            }
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
+        .max_header_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(server), TowerToHyperService::new(routes));
+        .serve_connection(TokioIo::new(server), service);
     let (mut reader, mut writer) = split(client);
     let write = async {
         for piece in data.chunks(piece) {

@@ -41,5 +41,5 @@ pub fn routes(
         patience: config.limits.call_timeout,
         certificates: false,
     };
-    http::routes(readiness, Arc::new(Metrics::new(observed)), &config.issuer, gates)
+    http::routes(readiness, Arc::new(Metrics::new(observed)), &config.issuer, gates).all
 }

@@ -148,7 +148,8 @@ impl Authority {
 
     /// Answers a request that was made before, with the session that it made then.
     fn repeat(&self, by: &Actor, earlier: Session, now: Timestamp) -> Result<Issued, AuthorityError> {
-        // The caller may have lost an audience since. And a row of an older version does not tell whose request it was.
+        // The caller may have lost an audience since. And a row of an older version does not tell
+        // whose request it was.
         if !earlier.audience.iter().all(|audience| by.reach().has_audience(audience)) {
             return Err(AuthorityError::RequestIdReused);
         }

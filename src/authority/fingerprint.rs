@@ -1,4 +1,5 @@
-//! Fingerprints of requests for a session: they tell whether a request id comes again with the same request.
+//! Fingerprints of requests for a session: they tell whether a request id comes again with the same
+//! request.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -13,8 +14,9 @@ const LABEL: &str = "countersign create-session request 1";
 
 /// The fingerprint of a caller's request.
 ///
-/// It is kept with the session, so every version must compute the same one for the same request. A field that is added to
-/// the request later must be left out of the encoding while it has its default.
+/// It is kept with the session, so every version must compute the same one for the same request. A
+/// field that is added to the request later must be left out of the encoding while it has its
+/// default.
 pub(super) fn fingerprint(caller: &CallerName, request: &NewSession) -> RequestFingerprint {
     let mut fingerprint = RequestFingerprint([0; 32]);
     // SHA-256 has 32 bytes.
@@ -22,8 +24,9 @@ pub(super) fn fingerprint(caller: &CallerName, request: &NewSession) -> RequestF
     fingerprint
 }
 
-/// Writes down a caller's request, field by field, as it was understood: what the configuration adds to it is no part of it.
-/// Different requests have different encodings, because each text begins with its length and each list with its count.
+/// Writes down a caller's request, field by field, as it was understood: what the configuration
+/// adds to it is no part of it. Different requests have different encodings, because each text
+/// begins with its length and each list with its count.
 fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
     // Without `..`, so that a new field cannot be forgotten.
     let NewSession {

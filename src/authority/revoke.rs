@@ -156,10 +156,12 @@ impl Authority {
         Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
     }
 
-    /// Writes a revocation, and records it if it has changed something: what was stopped before may be written once more, for
-    /// everybody to wait for. It is recorded before it is acknowledged, because it has been done.
+    /// Writes a revocation, and records it if it has changed something: what was stopped before may
+    /// be written once more, for everybody to wait for. It is recorded before it is acknowledged,
+    /// because it has been done.
     ///
-    /// This goes on if the caller goes away. Whoever asks again finds nothing left to change, so it would never be recorded.
+    /// This goes on if the caller goes away. Whoever asks again finds nothing left to change, so it
+    /// would never be recorded.
     async fn write_and_record(
         &self,
         revocation: Revocation,

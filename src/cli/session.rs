@@ -57,7 +57,8 @@ pub struct Create {
     /// Shorter lifetime for the session, like 8h.
     #[arg(long, value_parser = humantime::parse_duration)]
     max_lifetime: Option<Duration>,
-    /// Idempotency key: repeating the command with it makes no second session. With other arguments it is refused.
+    /// Idempotency key: repeating the command with it makes no second session. With other arguments
+    /// it is refused.
     #[arg(long, default_value = "", hide_default_value = true)]
     request_id: String,
     /// User-Agent of the user's device.

@@ -131,15 +131,17 @@ pub struct TenantState {
 }
 
 impl TenantState {
-    /// The last instant that a revocation at `now` covers: later than now if the clock has been set back since a session was
-    /// created or the tenant was revoked before. None if there is nothing of this tenant, so that made-up names add no rows.
+    /// The last instant that a revocation at `now` covers: later than now if the clock has been set
+    /// back since a session was created or the tenant was revoked before. None if there is nothing
+    /// of this tenant, so that made-up names add no rows.
     pub fn up_to(&self, now: Timestamp) -> Option<Timestamp> {
         let newest = self.newest.map(|id| Timestamp::from_micros(id.created_millis().saturating_mul(1000)));
         newest.max(self.covered).map(|instant| instant.max(now))
     }
 
-    /// Whether a revocation covers anything that the entry does not cover yet. While no session is created it does not, so
-    /// that repeating it counts as a change once, however often it is repeated.
+    /// Whether a revocation covers anything that the entry does not cover yet. While no session is
+    /// created it does not, so that repeating it counts as a change once, however often it is
+    /// repeated.
     pub fn has_uncovered(&self) -> bool {
         match (self.newest, self.covered) {
             (Some(newest), Some(covered)) => !tenant_covers(covered, newest),

@@ -48,8 +48,8 @@ pub struct Session {
     pub access_token_id: TokenId,
     /// The idempotency key of its creation.
     pub request_id: Option<RequestId>,
-    /// Tells the request of its creation from others with the same key. None without a key, and in rows that versions before
-    /// fingerprints wrote.
+    /// Tells the request of its creation from others with the same key. None without a key, and in
+    /// rows that versions before fingerprints wrote.
     pub request_fingerprint: Option<RequestFingerprint>,
     /// Set when it was ended before its time.
     pub ended: Option<Ended>,
@@ -102,8 +102,8 @@ impl fmt::Debug for LineageSecret {
     }
 }
 
-/// A digest of everything that a request for a session says, and of who makes it. Two requests have the same fingerprint only
-/// if they are the same.
+/// A digest of everything that a request for a session says, and of who makes it. Two requests have
+/// the same fingerprint only if they are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestFingerprint(pub [u8; 32]);
 
@@ -219,8 +219,9 @@ impl Session {
         self.state(now) == State::Live
     }
 
-    /// Whether the request for this session is the one that created the earlier session, which has the same tenant and
-    /// request id. A session without a fingerprint was created by a version that compared subject and client alone.
+    /// Whether the request for this session is the one that created the earlier session, which has
+    /// the same tenant and request id. A session without a fingerprint was created by a version
+    /// that compared subject and client alone.
     pub fn has_same_request(&self, earlier: &Self) -> bool {
         match (self.request_fingerprint, earlier.request_fingerprint) {
             (Some(asked), Some(earlier)) => asked == earlier,

@@ -23,6 +23,8 @@ use axum::{
 use tokio::time::timeout;
 
 pub use self::callers::Door;
+#[cfg(fuzzing)]
+pub use self::head::check as check_head;
 use self::{callers::error, health::Readiness, server::Routes, well_known::Published};
 use crate::{
     authority::{error::AuthorityError, ready::Ready},

@@ -120,12 +120,14 @@ pub struct RevocationOutcome {
     pub found: bool,
     /// Whether nothing was done because it would have added an entry without room for it.
     pub full: bool,
-    /// Whether an entry was written. What was stopped before may be written again, for a new place in the feed.
+    /// Whether an entry was written. What was stopped before may be written again, for a new place
+    /// in the feed.
     pub wrote: bool,
-    /// Whether anything is stopped now that was not stopped before: a session ended, there was no entry for it yet, or a
-    /// tenant's entry covers a session that it did not cover.
+    /// Whether anything is stopped now that was not stopped before: a session ended, there was no
+    /// entry for it yet, or a tenant's entry covers a session that it did not cover.
     pub changed: bool,
-    /// How many live sessions ended. Of a tenant those are counted that its entry did not cover yet.
+    /// How many live sessions ended. Of a tenant those are counted that its entry did not cover
+    /// yet.
     pub sessions: i64,
     /// Whose the last of them was, if an entry was written for it.
     pub whose: Option<(Tenant, Subject)>,

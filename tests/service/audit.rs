@@ -309,7 +309,8 @@ fn lines_about(action: &str, field: &str, value: &str) -> usize {
     logged().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }
 
-/// Each call is made six times: the first is told of, the others change nothing. What it is about tells it from all others.
+/// Each call is made six times: the first is told of, the others change nothing. What it is about
+/// tells it from all others.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     capture();

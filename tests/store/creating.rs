@@ -166,7 +166,8 @@ pub async fn another_request_with_the_same_id_is_refused_and_changes_nothing(sto
     create(store, requested(6, Some(8))).await;
 }
 
-/// As they were before there were fingerprints, and as replicas of such a version write them during an upgrade.
+/// As they were before there were fingerprints, and as replicas of such a version write them during
+/// an upgrade.
 pub async fn a_row_without_a_fingerprint_is_told_by_its_subject_and_client(store: &dyn Store) {
     let first = create(store, requested(1, None)).await;
     let again = store.create_session(unlimited(requested(2, Some(7)))).await.unwrap();

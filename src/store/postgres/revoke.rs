@@ -122,8 +122,8 @@ async fn of_subjects(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Resul
 /// What there is of a tenant.
 struct Survey {
     state: TenantState,
-    /// Its live sessions that its entry does not cover. The covered ones have ended already, though the job that ends their
-    /// rows may not have come to them yet.
+    /// Its live sessions that its entry does not cover. The covered ones have ended already, though
+    /// the job that ends their rows may not have come to them yet.
     uncovered: i64,
 }
 
@@ -169,8 +169,8 @@ async fn present(lease: &mut Lease<'_>, keys: Vec<EntryKey>) -> Result<HashSet<E
 
 type EntryKey = (&'static str, String);
 
-/// The entry that a revocation may write in the place of an older one. What ends a live session writes one that is new, and
-/// the survey of a tenant tells whether it has one.
+/// The entry that a revocation may write in the place of an older one. What ends a live session
+/// writes one that is new, and the survey of a tenant tells whether it has one.
 fn replaceable(revocation: &Revocation, there: &HashMap<SessionId, Session>) -> Option<EntryKey> {
     let is_live = |id: &SessionId| there.get(id).is_some_and(|session| session.is_live(revocation.ended.at));
     let revoked = match (&revocation.target, &revocation.orphan) {

@@ -167,8 +167,8 @@ impl SqliteStore {
         })
     }
 
-    /// Counts the live sessions of a tenant that its entry does not cover: the covered ones have ended already, though the
-    /// job that ends their rows may not have come to them yet.
+    /// Counts the live sessions of a tenant that its entry does not cover: the covered ones have
+    /// ended already, though the job that ends their rows may not have come to them yet.
     async fn count_uncovered(&self, tenant: Tenant, now: Timestamp) -> Result<i64, StoreError> {
         let mut reader = self.reader().await?;
         let covered: Option<Option<i64>> = blacklist::table
