@@ -90,7 +90,7 @@ async fn converse(routes: Router, data: &[u8], piece: usize) -> String {
     let (client, server) = duplex(64 << 10);
     let routes = TowerToHyperService::new(routes);
     let service = service_fn(|request| {
-        let refused = check_head(&request).err();
+        let refused = check_head(&request).err().map(|refusal| refusal.answer());
         let answering = refused.is_none().then(|| routes.call(request));
         async move {
             match (refused, answering) {

@@ -11,11 +11,28 @@ use http::{
 
 use super::callers::error;
 
-/// Refuses a request with the answer that it gets, after which the connection is closed.
-pub fn check<B>(request: &Request<B>) -> Result<(), Response> {
-    check_target(request.method(), request.uri()).map_err(|problem| refuse(StatusCode::BAD_REQUEST, problem))?;
-    check_host(request.version(), request.headers()).map_err(|problem| refuse(StatusCode::BAD_REQUEST, problem))?;
-    check_transfer_encoding(request.headers()).map_err(|problem| refuse(StatusCode::NOT_IMPLEMENTED, problem))
+/// A request that is not read further.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    problem: &'static str,
+}
+
+impl Refusal {
+    /// What its client is told. The connection is closed then.
+    pub fn answer(&self) -> Response {
+        let mut response = error(self.status, "invalid_request", self.problem, None);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+}
+
+/// Refuses a request whose target, host or coding can be read in two ways, or in none.
+pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let refused = |status| move |problem| Refusal { status, problem };
+    check_target(request.method(), request.uri()).map_err(refused(StatusCode::BAD_REQUEST))?;
+    check_host(request.version(), request.headers()).map_err(refused(StatusCode::BAD_REQUEST))?;
+    check_transfer_encoding(request.headers()).map_err(refused(StatusCode::NOT_IMPLEMENTED))
 }
 
 /// A path or a whole URL; an authority for CONNECT alone, and `*` for OPTIONS alone.
@@ -84,12 +101,6 @@ fn is_registered_name(mut name: &[u8]) -> bool {
 
 fn is_port(port: &str) -> bool {
     port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
-}
-
-fn refuse(status: StatusCode, problem: &str) -> Response {
-    let mut response = error(status, "invalid_request", problem, None);
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 #[cfg(test)]

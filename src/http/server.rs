@@ -141,7 +141,7 @@ impl Service<Request<Incoming>> for ConnectionService {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         if let Err(refusal) = head::check(&request) {
-            return Either::Left(ready(Ok(refusal)));
+            return Either::Left(ready(Ok(refusal.answer())));
         }
         request.extensions_mut().insert(self.peer.clone());
         Either::Right(self.routes.call(request))

@@ -177,8 +177,14 @@ impl Entrance {
             let open = Open::new(self.counts.clone(), permit, reserve.is_some());
             let (tls, serve) = (self.tls.as_ref().map(|tls| tls.acceptor(self.side)), serve.clone());
             let (handshake, counts, is_reserved) = (self.limits.handshake, self.counts.clone(), reserve.is_some());
+            let stopping = stop.clone();
             let serve_connection = async move {
-                match timeout(handshake, enter(stream, tls)).await {
+                let entered = tokio::select! {
+                    entered = timeout(handshake, enter(stream, tls)) => entered,
+                    // Nobody has asked for anything yet.
+                    () = stopping.cancelled() => return,
+                };
+                match entered {
                     Ok(Ok((mut connection, peer))) => {
                         if is_reserved {
                             connection.mark_reserved();

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    bad_input::field::Field,
+    bad_input::Field,
     server::{Home, eventually, in_time},
 };
 
