@@ -1,5 +1,5 @@
-//! Fingerprints of requests for a session: they tell whether a request id comes again with the same
-//! request.
+//! Fingerprints of CreateSession requests. They show whether a repeated request id comes with the
+//! same request.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -9,10 +9,11 @@ use crate::domain::{
     text::CallerName,
 };
 
-/// Begins every encoding, so that no other use of SHA-256 hashes the same bytes.
+/// Domain separation: every encoding begins with it, so that no other use of SHA-256 hashes the
+/// same bytes.
 const LABEL: &str = "countersign create-session request 1";
 
-/// The fingerprint of a caller's request.
+/// Computes the fingerprint of a caller's request.
 ///
 /// It is kept with the session, so every version must compute the same one for the same request. A
 /// field that is added to the request later must be left out of the encoding while it has its
@@ -24,11 +25,11 @@ pub(super) fn fingerprint(caller: &CallerName, request: &NewSession) -> RequestF
     fingerprint
 }
 
-/// Writes down a caller's request, field by field, as it was understood: what the configuration
-/// adds to it is no part of it. Different requests have different encodings, because each text
-/// begins with its length and each list with its count.
+/// Encodes a caller's request, field by field, after parsing and before the configuration adds its
+/// defaults. Different requests have different encodings, because each text begins with its length
+/// and each list with its count.
 fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
-    // Without `..`, so that a new field cannot be forgotten.
+    // There is no `..`, so that the compiler reports a field that is added later.
     let NewSession {
         subject,
         tenant,
@@ -50,7 +51,7 @@ fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
     whom.into_iter().for_each(|text| encoding.text(text));
     encoding.list(audience.iter().map(|audience| &**audience));
     encoding.list(scopes.iter().map(|scope| &**scope));
-    // An object's names are sorted in this text.
+    // `to_json` sorts the names of each object.
     encoding.text(&claims.to_json());
     encoding.text(acr);
     encoding.list(amr.iter().map(|method| &**method));
@@ -65,7 +66,7 @@ fn encode(caller: &CallerName, request: &NewSession) -> Vec<u8> {
     encoding.0
 }
 
-/// Bytes from which each value can be read back.
+/// Encoded values that can be decoded unambiguously.
 #[derive(Default)]
 struct Encoding(Vec<u8>);
 
@@ -80,7 +81,7 @@ impl Encoding {
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    /// An optional text is a list of at most one.
+    /// Appends a list of texts. An optional text is a list with at most one element.
     fn list<'a>(&mut self, texts: impl ExactSizeIterator<Item = &'a str>) {
         self.count(texts.len());
         texts.for_each(|text| self.text(text));
@@ -160,7 +161,7 @@ mod tests {
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Sessions keep fingerprints, and the next version compares with them.
+    /// Sessions store fingerprints, and later versions compare theirs with them.
     #[test]
     fn a_request_has_the_same_fingerprint_in_every_version() {
         assert_eq!(hex(&least()), "dcd87f1703ed22a716b44a28feb4fcf671f36636f2dba4474d3507c2b650a55d");
@@ -205,7 +206,7 @@ mod tests {
         assert_ne!(fingerprint(&text("login"), &full()), fingerprint(&text("other"), &full()));
     }
 
-    /// Of few letters, so that texts which run into each other would often be the same.
+    /// Requests of few letters, so that an encoding without lengths would often be ambiguous.
     fn requests() -> impl Strategy<Value = (CallerName, NewSession)> {
         let short = || "[ab]{0,2}";
         let some = || "[ab]{1,2}";
@@ -238,7 +239,7 @@ mod tests {
         })
     }
 
-    /// The same letters in the same order, in other texts.
+    /// Keeps the letters and their order, but moves them to other texts.
     fn shifted((caller, request): &(CallerName, NewSession)) -> (CallerName, NewSession) {
         let mut shifted = request.clone();
         shifted.client_id = text(format!("{}{}", &*request.tenant, &*request.client_id));

@@ -1,9 +1,9 @@
-//! What is written as a section is read from a section alone, and what is one of some names from
-//! its name.
+//! Deserializes structs only from sections, and enums only from the name of a variant.
 //!
-//! serde reads a sequence into a struct too, field after field in the order of their declaration,
-//! and figment a number or a section into an enum. Nobody who writes a configuration means that,
-//! and another order of the fields would give the same text another meaning.
+//! By default, serde also deserializes a struct from a sequence, in the order in which its fields
+//! are declared, and figment deserializes an enum from a number or a section. Nobody who writes a
+//! configuration means that, and reordering the fields or variants in the code would change what
+//! the configuration means.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -15,7 +15,7 @@ use serde::{
     },
 };
 
-/// A struct that is read from a map alone.
+/// Deserializes a struct only from a map.
 struct Section<T>(T);
 
 struct SectionVisitor<T>(PhantomData<T>);
@@ -38,12 +38,12 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for SectionVisitor<T> {
     }
 }
 
-/// Reads a section.
+/// Deserializes a section.
 pub fn read<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Section::deserialize(deserializer).map(|section| section.0)
 }
 
-/// Reads sections in a list.
+/// Deserializes a list of sections.
 pub fn read_list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -53,7 +53,7 @@ where
     Ok(sections.into_iter().map(|section| section.0).collect())
 }
 
-/// Reads sections that have names.
+/// Deserializes a map of sections by name.
 pub fn read_named<'de, D, T>(deserializer: D) -> Result<BTreeMap<String, T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -63,13 +63,13 @@ where
     Ok(sections.into_iter().map(|(name, section)| (name, section.0)).collect())
 }
 
-/// Reads an enum by the name of its variant.
+/// Deserializes an enum from the name of its variant.
 pub fn read_choice<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     let name: StringDeserializer<D::Error> = String::deserialize(deserializer)?.into_deserializer();
     T::deserialize(name)
 }
 
-/// Reads an enum by the name of its variant, where there is one.
+/// Deserializes an enum for an optional setting from the name of its variant.
 pub fn read_optional_choice<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,45 +1,46 @@
-//! Names in certificates, each of its type: a host, a URI, and an e-mail address of the same text
-//! are three different names (RFC 5280, section 4.2.1.6).
+//! Typed names in certificates: a host, a URI, and an e-mail address with the same text are three
+//! different names (RFC 5280, section 4.2.1.6).
 
 use std::{fmt, str::FromStr};
 
-/// A name by which a certificate makes a caller known. Two names are equal if they mean the same.
+/// A name in a certificate that identifies a caller. Hosts are normalized, so that two names are
+/// equal if they mean the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateName {
-    /// A host, in lower case: hosts are compared without regard to case (RFC 4343).
+    /// A host, in lower case, because hosts are compared case-insensitively (RFC 4343).
     Dns(String),
-    /// A URI, like SPIFFE's. URIs are compared as they are written.
+    /// A URI, such as a SPIFFE ID. URIs are compared byte by byte.
     Uri(String),
-    /// An e-mail address. The host is in lower case, what stands in front of it as it is written.
+    /// An e-mail address. Its host is in lower case; its local part is kept as written.
     Email(String),
 }
 
-/// Longest name of a host, and longest part of it (RFC 1035, section 2.3.4).
+/// Longest host name, and longest label in it (RFC 1035, section 2.3.4).
 const MAX_HOST_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;
 /// Longest URI and longest e-mail address.
 const MAX_BYTES: usize = 2048;
 
-/// A text is not the name of a certificate that a caller can be known by. It prints as the end of a
+/// The reason why a text is not a name that can identify a caller. It displays as the rest of a
 /// sentence that starts with the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateNameError {
-    /// The host is not one, or stands for several.
+    /// The host is invalid, or a wildcard.
     #[error(
         "is not the whole name of one host, like gw.example or xn--bcher-kva.example: letters, digits, \
          - and _, without * and without a port"
     )]
     Host,
-    /// The URI is not one.
+    /// The URI is invalid.
     #[error("is not a URI, like uri:spiffe://example.org/gateway")]
     Uri,
-    /// The address is not one.
+    /// The e-mail address is invalid.
     #[error("is not an e-mail address, like email:ops@example.com")]
     Email,
-    /// There is no type, or none of ours.
+    /// The type is missing or unknown. This holds the name that was probably meant.
     #[error("has no known type: write \"{0}\"")]
     Meant(String),
-    /// There is a type that is none of ours.
+    /// The type is unknown, and there is nothing to suggest.
     #[error("has no known type: write dns:HOST, uri:URI or email:ADDRESS")]
     Type,
 }
@@ -47,12 +48,13 @@ pub enum CertificateNameError {
 use CertificateNameError as Error;
 
 impl CertificateName {
-    /// The name of a host, as it stands in a certificate.
+    /// Parses a host name as it stands in a certificate.
     pub fn dns(host: &str) -> Result<Self, Error> {
         is_host(host).then(|| Self::Dns(host.to_ascii_lowercase())).ok_or(Error::Host)
     }
 
-    /// A URI, as it stands in a certificate: with a scheme, and of the characters of RFC 3986.
+    /// Parses a URI as it stands in a certificate: it needs a scheme, and only characters of RFC
+    /// 3986.
     pub fn uri(uri: &str) -> Result<Self, Error> {
         let is_uri = uri.len() <= MAX_BYTES
             && uri.split_once(':').is_some_and(|(scheme, rest)| is_scheme(scheme) && !rest.is_empty())
@@ -60,10 +62,9 @@ impl CertificateName {
         is_uri.then(|| Self::Uri(uri.to_owned())).ok_or(Error::Uri)
     }
 
-    /// An e-mail address, as it stands in a certificate. What is in front of the host is not
-    /// quoted.
+    /// Parses an e-mail address as it stands in a certificate. The local part must not be quoted.
     pub fn email(address: &str) -> Result<Self, Error> {
-        // What stands there between points (RFC 5322, section 3.2.3).
+        // The local part is a dot-atom (RFC 5322, section 3.2.3).
         let is_text = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
         let is_atom = |atom: &str| !atom.is_empty() && atom.bytes().all(is_text);
         let (local, host) = address.rsplit_once('@').ok_or(Error::Email)?;
@@ -72,7 +73,8 @@ impl CertificateName {
     }
 }
 
-/// Whether a text is the whole name of one host. Where the last label is a number it is an address.
+/// Returns whether a text is the full name of one host. If the last label is a number, the text is
+/// an IP address, not a name.
 fn is_host(host: &str) -> bool {
     let is_label = |label: &str| {
         (1..=MAX_LABEL_BYTES).contains(&label.len())
@@ -84,7 +86,7 @@ fn is_host(host: &str) -> bool {
     host.len() <= MAX_HOST_BYTES && host.split('.').all(is_label) && !host.rsplit('.').next().is_some_and(is_number)
 }
 
-/// Whether a text is the scheme of a URI (RFC 3986, section 3.1).
+/// Returns whether a text is the scheme of a URI (RFC 3986, section 3.1).
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
@@ -100,7 +102,7 @@ impl fmt::Display for CertificateName {
     }
 }
 
-/// Reads a name as it is configured: with its type, or the name of a host without one.
+/// Parses a name from the configuration. A name without a type is a host.
 impl FromStr for CertificateName {
     type Err = Error;
 
@@ -120,7 +122,7 @@ impl FromStr for CertificateName {
         if let Some(parsed) = typed(name, rest) {
             return parsed;
         }
-        // The nearest form that is a name.
+        // Suggest the valid name that is closest to the text.
         let meant = typed(&name.to_ascii_lowercase(), rest)
             .or_else(|| rest.starts_with("//").then(|| Self::uri(text)))
             .or_else(|| name.eq_ignore_ascii_case("urn").then(|| Self::uri(text)))

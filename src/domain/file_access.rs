@@ -1,37 +1,38 @@
-//! Who may read and change a file: the one place that judges owners and modes. docs/operations.md
-//! has the table.
+//! Checks who may read and change a file, by its owner and mode. All such checks are here;
+//! docs/operations.md has a table of the rules.
 
 use std::{fmt, path::PathBuf};
 
-/// Who has rights on a file, as the file system says.
+/// The owner and mode of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// The number of its owner.
+    /// The user id of its owner.
     pub owner: u32,
-    /// Its mode. Only the permission bits count.
+    /// Its mode. Only the permission bits matter.
     pub mode: u32,
 }
 
-/// What a file must not let others do.
+/// The access that a file may give to others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Nobody else reads or changes it: it holds a secret.
+    /// Nobody else may read or change it, because it holds a secret.
     Private,
-    /// Its group may read it, as it must where a secret is mounted into a container, and whoever
-    /// renews it may own it.
+    /// Its group may read it, because secrets mounted into containers need that, and any user may
+    /// own it, because the tool that renews it may run as another user.
     PrivateToGroup,
-    /// Others may read it, and nobody else changes it.
+    /// Others may read it, but nobody else may change it.
     OthersOnlyRead,
 }
 
-/// Why a file does not do. It prints as the end of a sentence that starts with the file.
+/// The reason why a file breaks its rule. It displays as the rest of a sentence that starts with
+/// the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
     /// It belongs to another user, who can change it whatever its mode says.
     Owner {
-        /// The number of that user.
+        /// The id of that user.
         owner: u32,
-        /// The number of the user of this process.
+        /// The id of the user that runs this process.
         user: u32,
     },
     /// Its mode lets others read or change it.
@@ -42,7 +43,7 @@ const PERMISSIONS: u32 = 0o7777;
 const ROOT: u32 = 0;
 
 impl Rule {
-    /// The bits of a mode that must not be set.
+    /// The mode bits that must not be set.
     const fn forbidden(self) -> u32 {
         match self {
             Self::Private => 0o077,
@@ -51,8 +52,8 @@ impl Rule {
         }
     }
 
-    /// Judges a file for a process of this user. Root may own any file: it can read and change them
-    /// all.
+    /// Checks a file for a process that runs as `user`. Root may own any file, because it can read
+    /// and change all files anyway.
     pub fn judge(self, access: Access, user: u32) -> Result<(), Exposure> {
         let Access { owner, mode } = access;
         if self != Self::PrivateToGroup && owner != user && owner != ROOT {
@@ -78,7 +79,7 @@ impl fmt::Display for Exposure {
 }
 
 impl Exposure {
-    /// What to run on the file, if it is to be private.
+    /// The command, without its path, that makes the file private.
     pub fn command(self) -> String {
         match self {
             Self::Owner { user, .. } => format!("chown {user}"),
@@ -87,29 +88,29 @@ impl Exposure {
     }
 }
 
-/// What a file is to the service.
+/// The purpose of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The data directory, or the folder of the database.
+    /// The data directory, or the directory that contains the database.
     Folder,
-    /// The database, or a file that SQLite keeps beside it.
+    /// The SQLite database, or its `-wal`, `-shm` or `-journal` file.
     Database,
     /// A master key.
     MasterKey,
 }
 
-/// A file or folder of the service's that others have rights on.
+/// A file or directory of the service that breaks its rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Exposed {
-    /// What it is.
+    /// Its purpose.
     pub role: Role,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Who has rights on it.
+    /// The reason why it breaks its rule.
     pub exposure: Exposure,
 }
 
-/// A line that names the file, the reason, and the way out.
+/// Prints one line with the file, the reason, and the command that helps.
 impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
@@ -159,7 +160,7 @@ mod tests {
         ] {
             assert_eq!(rule.judge(Access { owner, mode: bits }, US), expected, "{rule:?} {owner} {bits:o}");
         }
-        // What root runs is not exempt from others' files.
+        // A process of root is refused the files of other users too.
         let refused = Rule::Private.judge(Access { owner: US, mode: 0o600 }, ROOT);
         assert_eq!(refused, Err(Exposure::Owner { owner: US, user: ROOT }));
     }

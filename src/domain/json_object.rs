@@ -1,4 +1,4 @@
-//! JSON objects kept as their text, because decoded they take up to some 65 times as much memory.
+//! JSON objects kept as text, because a decoded object may take 65 times as much memory.
 
 use std::{
     borrow::Cow,
@@ -12,20 +12,20 @@ use serde::{
 };
 use serde_json::{Map, Value, value::RawValue};
 
-/// A JSON object as compact text, its members in the order of their names.
+/// A JSON object as compact text, with its members sorted by name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JsonObject(Box<str>);
 
-/// Why a text is not a JSON object.
+/// A text is not a JSON object.
 #[derive(Debug, thiserror::Error)]
 #[error("is not a JSON object")]
 pub struct NotAnObject;
 
-/// A member of a [`JsonObject`]: its value is still text.
+/// The name of a member of a [`JsonObject`], and its value, which is not decoded.
 pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
 
 impl JsonObject {
-    /// Whether it has no members.
+    /// Returns whether the object has no members.
     pub fn is_empty(&self) -> bool {
         &*self.0 == "{}"
     }
@@ -35,7 +35,7 @@ impl JsonObject {
         &self.0
     }
 
-    /// The members of the top level, in the order of their names.
+    /// The members at the top level, sorted by name.
     pub fn members(&self) -> impl Iterator<Item = Member<'_>> {
         self.read::<Members<'_>>().unwrap_or_default().0.into_iter()
     }
@@ -48,12 +48,12 @@ impl JsonObject {
         Find(name).deserialize(&mut serde_json::Deserializer::from_str(&self.0)).ok().flatten()
     }
 
-    /// The decoded object, for as long as it is really needed.
+    /// Decodes the object. The result may take much memory, so do not keep it.
     pub fn to_map(&self) -> Map<String, Value> {
         self.read().unwrap_or_default()
     }
 
-    /// Reads the text, which is known to be an object.
+    /// Deserializes the text, which is always an object.
     fn read<'de, T: Deserialize<'de>>(&'de self) -> Option<T> {
         serde_json::from_str(&self.0).ok()
     }
@@ -65,7 +65,7 @@ impl Default for JsonObject {
     }
 }
 
-/// Objects hold people's data: only their size is printed.
+/// Prints only the size, because objects may hold personal data.
 impl fmt::Debug for JsonObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} bytes of JSON]", self.0.len())
@@ -79,7 +79,7 @@ impl From<&Map<String, Value>> for JsonObject {
     }
 }
 
-/// Members whose names differ and whose values satisfy [`check`].
+/// Accepts members whose values pass [`check`]. The map has each name once.
 impl TryFrom<&BTreeMap<String, &RawValue>> for JsonObject {
     type Error = serde_json::Error;
 
@@ -92,8 +92,9 @@ impl TryFrom<&BTreeMap<String, &RawValue>> for JsonObject {
     }
 }
 
-/// Checks a value that has not been decoded: it nests no deeper than serde_json decodes, its
-/// numbers are in range, and no object in it has two members of one name (RFC 8259, section 4).
+/// Checks a value without keeping it decoded: it must not nest deeper than serde_json allows, its
+/// numbers must be in range, and no object in it may have two members with the same name (RFC 8259,
+/// section 4).
 pub fn check(value: &RawValue) -> Result<(), serde_json::Error> {
     serde_json::from_str::<Checked>(value.get()).map(|_| ())
 }
@@ -157,7 +158,7 @@ impl<'de> Visitor<'de> for Check {
     }
 }
 
-/// The name of a member, borrowed where it has no escapes.
+/// The name of a member, borrowed if it has no escapes.
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -187,7 +188,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// Finds the member of a name.
+/// Finds the member with a name.
 struct Find<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for Find<'_> {

@@ -1,4 +1,4 @@
-//! Claims of one's own: `google.protobuf.Struct` to JSON and back.
+//! Converts a session's own claims from `google.protobuf.Struct` to JSON and back.
 
 use std::{borrow::Cow, fmt};
 
@@ -12,20 +12,20 @@ use serde_json::{Map, Number};
 
 use crate::{domain::json_object::JsonObject, proto::EncodedStruct};
 
-/// A message of the request as JSON. `Struct` has numbers of one kind; whole ones become integers again.
+/// Converts a message to JSON. All numbers of a `Struct` are doubles; whole ones become integers.
 pub fn json_object(message: Struct) -> Result<Map<String, serde_json::Value>, &'static str> {
     message.fields.into_iter().map(|(name, value)| Ok((name, json_value(value)?))).collect()
 }
 
 fn json_value(value: Value) -> Result<serde_json::Value, &'static str> {
-    /// Beyond this, not every whole number has a double of its own (RFC 8259, section 6).
+    /// Above this, several integers may share one double (RFC 8259, section 6).
     const EXACT: f64 = 9_007_199_254_740_991.0;
 
     Ok(match value.kind {
         None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
         Some(Kind::BoolValue(value)) => value.into(),
         Some(Kind::StringValue(value)) => value.into(),
-        #[allow(clippy::cast_possible_truncation)] // Checked: whole and within what an i64 holds.
+        #[allow(clippy::cast_possible_truncation)] // The guard checks the range.
         Some(Kind::NumberValue(value)) if value.fract() == 0.0 && value.abs() <= EXACT => (value as i64).into(),
         Some(Kind::NumberValue(value)) => {
             Number::from_f64(value).ok_or("holds a number that JSON cannot write")?.into()
@@ -35,18 +35,18 @@ fn json_value(value: Value) -> Result<serde_json::Value, &'static str> {
     })
 }
 
-/// A JSON object as a message. It is encoded at once, without a tree of values in between.
+/// Encodes a JSON object as a `Struct` directly from its text, without a tree of decoded values.
 pub fn encoded_struct(object: &JsonObject) -> EncodedStruct {
     let mut bytes = Vec::with_capacity(object.as_str().len());
     let mut json = serde_json::Deserializer::from_str(object.as_str());
     match (Encode { as_value: false, out: &mut bytes }).deserialize(&mut json) {
         Ok(()) => EncodedStruct::from_bytes(bytes),
-        // The text is that of an object, so this does not happen.
+        // A `JsonObject` is always valid JSON, so this does not happen.
         Err(_) => EncodedStruct::default(),
     }
 }
 
-// Keys of fields: their number and wire type, in one byte (google/protobuf/struct.proto).
+// Field keys: the field number and the wire type in one byte (google/protobuf/struct.proto).
 const ENTRY_KEY: u8 = (1 << 3) | 2;
 const ENTRY_VALUE: u8 = (2 << 3) | 2;
 const LIST_VALUES: u8 = (1 << 3) | 2;
@@ -58,13 +58,13 @@ const STRUCT_VALUE: u8 = (5 << 3) | 2;
 const LIST_VALUE: u8 = (6 << 3) | 2;
 const STRUCT_FIELDS: u8 = (1 << 3) | 2;
 
-/// Encodes JSON as a `Value`, or an object at the top as a `Struct`.
+/// Encodes JSON: as a `Value`, or the outermost object as a `Struct`.
 struct Encode<'a> {
     as_value: bool,
     out: &'a mut Vec<u8>,
 }
 
-/// Appends a field whose length is known once it has been written.
+/// Appends a length-delimited field. Its length is inserted after its content has been written.
 fn delimited<E>(out: &mut Vec<u8>, key: u8, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
     out.push(key);
     let start = out.len();
@@ -112,7 +112,7 @@ impl<'de> Visitor<'de> for Encode<'_> {
         Ok(())
     }
 
-    // Whatever number a token carries came from a double, so none is lost.
+    // The integers in claims came from doubles (`json_value`), so the cast loses nothing.
     #[allow(clippy::cast_precision_loss)]
     fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
         self.visit_f64(value as f64)
@@ -149,7 +149,7 @@ impl<'de> Visitor<'de> for Encode<'_> {
         let mut fields = |out: &mut Vec<u8>| {
             while let Some(name) = map.next_key::<Cow<'_, str>>()? {
                 delimited(out, STRUCT_FIELDS, |out| {
-                    // An empty name is the default, which is left out.
+                    // An empty name is the default value, which protobuf omits.
                     if !name.is_empty() {
                         put_text(out, ENTRY_KEY, &name);
                     }
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_is_no_struct_is_not_decoded() {
-        // A number cut short, and a text that is not UTF-8.
+        // A truncated number, and a string that is not UTF-8.
         for value in [&[NUMBER_VALUE, 1][..], &[STRING_VALUE, 1, 0xff]] {
             let entry = [&[ENTRY_VALUE, u8::try_from(value.len()).unwrap()], value].concat();
             let message = [&[STRUCT_FIELDS, u8::try_from(entry.len()).unwrap()], &entry[..]].concat();

@@ -1,4 +1,4 @@
-//! Bounds how many HTTP/2 frames a client may send that are no part of a call.
+//! Limits how many HTTP/2 frames a client may send that do not belong to a call.
 //!
 //! SETTINGS, PING, PRIORITY, WINDOW_UPDATE, RST_STREAM and unknown frames cost the server work, and
 //! neither HTTP/2 nor the library limits them. A client whose frames exceed the budget gets GOAWAY
@@ -18,42 +18,44 @@ use tokio::{
     time::Instant,
 };
 
-/// Frames that a client may send in a [`PERIOD`], whatever it calls. Keep-alive takes a few.
+/// Frames that a client may send in a [`PERIOD`] even if it makes no calls. Keep-alive needs a few.
 const FREE_FRAMES: u64 = 1_000;
-/// More frames for each part of a call, in either direction. Clients that measure the bandwidth
-/// send a PING and two WINDOW_UPDATEs after each answer, old browsers a PRIORITY with each call.
+/// Frames that each part of a call allows in addition, whichever side sent it. Clients that
+/// estimate the bandwidth send a PING and two WINDOW_UPDATEs after each answer; old browsers send a
+/// PRIORITY with each call.
 const FRAMES_A_PART: u64 = 8;
-/// When the count begins anew.
+/// A client may not use up its budget in less time than this. If it takes longer, counting starts
+/// again.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Bytes with which a client begins (RFC 9113, section 3.4).
+/// Length of the connection preface of a client (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
-/// Bytes of the header of a frame (RFC 9113, section 4.1).
+/// Length of a frame header (RFC 9113, section 4.1).
 const HEADER_BYTES: usize = 9;
 
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
 
-/// GOAWAY on stream 0 that promises nothing about streams (RFC 9113, section 6.8): the last one is
-/// the highest there can be, and the error is ENHANCE_YOUR_CALM.
+/// GOAWAY with ENHANCE_YOUR_CALM (RFC 9113, section 6.8). The last stream identifier is the highest
+/// possible, so that the client does not take any of its calls for unprocessed.
 const GOAWAY: [u8; HEADER_BYTES + 8] = [0, 0, 8, 0x7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb];
 
-/// What passed in one direction.
+/// The number of frames in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
     /// Frames that carry a part of a call: HEADERS, CONTINUATION, and DATA that is not empty.
     parts: u64,
-    /// All others.
+    /// All other frames.
     others: u64,
 }
 
-/// Finds the frames in the bytes of one direction.
+/// Counts the frames in the bytes of one direction.
 #[derive(Debug, Default)]
 struct Scanner {
-    /// Bytes to pass over: the preface, or the payload of a frame.
+    /// Bytes to skip: the rest of the preface, or of the payload of a frame.
     skip: usize,
-    /// The beginning of a header whose end has not come yet.
+    /// The first bytes of a header that has not arrived as a whole.
     header: [u8; HEADER_BYTES],
     header_bytes: usize,
     counts: Counts,
@@ -64,7 +66,7 @@ impl Scanner {
         while let Some(rest) = bytes.get(self.skip..) {
             bytes = rest;
             self.skip = 0;
-            // Usually a header is there as a whole.
+            // Fast path: the header has arrived as a whole.
             let header = match (self.header_bytes, bytes.split_first_chunk()) {
                 (0, Some((header, rest))) => {
                     bytes = rest;
@@ -93,13 +95,13 @@ impl Scanner {
         self.skip -= bytes.len();
     }
 
-    /// Whether a new frame may begin here.
+    /// Returns whether the bytes so far end at the end of a frame.
     fn is_between_frames(&self) -> bool {
         self.skip == 0 && self.header_bytes == 0
     }
 }
 
-/// A connection whose frames are counted.
+/// A connection that counts its frames, and is no longer read once they exceed the budget.
 #[derive(Debug)]
 pub struct FrameBudget<C> {
     connection: C,
@@ -110,19 +112,20 @@ pub struct FrameBudget<C> {
     is_exceeded: bool,
 }
 
-/// Tells when the budget of a connection has been exceeded. From then on nothing is read from it.
+/// Notifies one waiter that a connection has exceeded its budget. Nothing more is read from it
+/// then.
 #[derive(Clone, Debug, Default)]
 pub struct Exceeded(Arc<Notify>);
 
 impl Exceeded {
-    /// Waits for it.
+    /// Waits until the budget is exceeded.
     pub async fn wait(&self) {
         self.0.notified().await;
     }
 }
 
 impl<C> FrameBudget<C> {
-    /// A connection on which nothing has been read or written.
+    /// Wraps a connection on which nothing has been read or written.
     pub fn new(connection: C) -> Self {
         Self {
             connection,
@@ -134,12 +137,13 @@ impl<C> FrameBudget<C> {
         }
     }
 
-    /// Tells when its budget has been exceeded.
+    /// Returns a handle that notifies when the budget is exceeded.
     pub fn exceeded(&self) -> Exceeded {
         self.exceeded.clone()
     }
 
-    /// Whether the client has sent more than it may. The clock is read only then.
+    /// Returns whether the client has exceeded its budget. The clock is read only when the budget
+    /// is used up, and counting then starts again.
     fn is_over_budget(&mut self) -> bool {
         let parts = self.received.counts.parts.saturating_add(self.sent.counts.parts);
         if self.received.counts.others <= FREE_FRAMES.saturating_add(FRAMES_A_PART.saturating_mul(parts)) {
@@ -169,7 +173,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameBudget<C> {
             self.is_exceeded = true;
             buffer.set_filled(before);
             if self.sent.is_between_frames() && Pin::new(&mut self.connection).poll_write(context, &GOAWAY).is_ready() {
-                // A client that does not read is not told.
+                // Best effort: a client that does not read does not get it.
                 let _ = Pin::new(&mut self.connection).poll_flush(context);
             }
             self.exceeded.0.notify_one();
@@ -237,7 +241,7 @@ mod tests {
         }
     }
 
-    /// A client that has sent the preface, and the connection as the server has it.
+    /// A client that has sent the preface, and the server's end of the connection.
     async fn connected() -> (DuplexStream, FrameBudget<DuplexStream>) {
         let (mut client, server) = duplex(1 << 20);
         client.write_all(&[0; PREFACE_BYTES]).await.unwrap();
@@ -246,7 +250,7 @@ mod tests {
         (client, server)
     }
 
-    /// Sends frames, and says whether the server may read them.
+    /// Sends frames, and returns whether the server can read them.
     async fn pass(client: &mut DuplexStream, server: &mut FrameBudget<DuplexStream>, frames: &[u8]) -> bool {
         client.write_all(frames).await.unwrap();
         timeout(Duration::from_millis(1), server.read_exact(&mut vec![0; frames.len()])).await.is_ok()

@@ -1,9 +1,10 @@
-//! The body of a request, whose rest is read even if nobody wants it.
+//! A request body that is read to its end even if it is dropped earlier.
 //!
-//! A call may be answered before its message has arrived: it is refused, too long, or its deadline
-//! passes. HTTP/2 then resets the stream and takes what is still on its way for an error of the
-//! client. After some of these, the connection is closed with all calls on it
-//! (`max_local_error_reset_streams`), which may be those of many clients behind one proxy.
+//! A call may be answered before its message has arrived: because it is refused, because the
+//! message is too long, or because its deadline has passed. The HTTP/2 library then resets the
+//! stream and counts frames that are still on their way as errors of the client. After too many
+//! errors (`max_local_error_reset_streams`) it closes the connection and fails all calls on it.
+//! Behind a proxy these may be the calls of many clients.
 
 use std::{
     future::poll_fn,
@@ -16,29 +17,29 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
-/// How long the rest of a message is read.
+/// How long the rest of a dropped body is read at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A body that is read to its end, within limits, when it is dropped before.
+/// A body whose rest is read in the background, within limits, if it is dropped before its end.
 #[derive(Debug)]
 pub struct RequestBody<B: Unread> {
     body: Option<B>,
-    /// Most bytes that are read of a rest.
+    /// The most bytes that are read after the drop.
     rest: usize,
 }
 
-/// A body that can be read by a task of its own.
+/// A body that another task can read after the drop.
 pub trait Unread: Body<Data = Bytes> + Send + Unpin + 'static {}
 impl<B: Body<Data = Bytes> + Send + Unpin + 'static> Unread for B {}
 
 impl<B: Unread> RequestBody<B> {
-    /// Of a rest, so many bytes are read at most.
+    /// Wraps a body. After a drop, at most `rest` bytes of it are read.
     pub fn new(body: B, rest: usize) -> Self {
         Self { body: Some(body), rest }
     }
 }
 
-/// Reads a body until its end, for so many bytes at most.
+/// Reads and discards a body until it ends or `most_bytes` have been read.
 pub async fn discard(body: &mut (impl Body<Data = Bytes> + Unpin), most_bytes: usize) {
     let mut read = 0;
     while read < most_bytes
@@ -53,7 +54,7 @@ impl<B: Unread> Drop for RequestBody<B> {
     fn drop(&mut self) {
         let Some(mut body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         let rest = self.rest;
-        // Without a runtime the process is about to end.
+        // Without a runtime the process is about to end, so the rest does not matter.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { timeout(PATIENCE, discard(&mut body, rest)).await });
         }

@@ -1,22 +1,22 @@
-//! Bounds the memory of answers that wait until their clients take them.
+//! Limits the memory of answers that clients have not read yet.
 //!
-//! HTTP/2 lets a client ask and not read, for as long as `limits.call_timeout` and twice that at
-//! most. Each answer of more than [`FREE_BYTES`] therefore counts on its connection, and on all of
-//! them together, until it has been sent.
+//! HTTP/2 lets a client make calls without reading the answers. The server keeps them for
+//! `limits.call_timeout`, or up to twice as long. Each answer of more than [`FREE_BYTES`] therefore
+//! counts against the limits of its connection and of all connections until it has been sent.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Answers up to this size do not count: most answers of Validate are smaller, and pay nothing for
-/// the others.
+/// Answers up to this size do not count. Most answers of Validate are smaller, so counting costs
+/// them nothing.
 pub const FREE_BYTES: usize = 1024;
 
-/// A connection may hold this part of what all of them may hold.
+/// The limit of a connection is the limit of all connections divided by this.
 const PART_OF_CONNECTION: usize = 8;
 
-/// The bytes of unsent answers would exceed their limit.
+/// The unsent answers have reached their limit, or one more would exceed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "answers of {limit} bytes wait to be read, as many as limits.max_unsent_bytes allows{}: read them, then try again",
@@ -27,28 +27,27 @@ pub struct TooManyUnsent {
     of_connection: bool,
 }
 
-/// Counts the bytes of answers that have not been sent, of one connection or of all.
+/// Counts the bytes of unsent answers, either of one connection or of all connections.
 #[derive(Debug)]
 pub struct Unsent {
     bytes: AtomicUsize,
     limit: usize,
-    /// Those of all connections; none if this counts them.
+    /// The count of all connections; `None` if this is that count.
     all: Option<Arc<Unsent>>,
 }
 
 impl Unsent {
-    /// Counts those of all connections.
+    /// Creates the count of all connections.
     pub fn of_all(limit: usize) -> Self {
         Self { bytes: AtomicUsize::new(0), limit, all: None }
     }
 
-    /// Counts those of one more connection.
+    /// Creates the count of one connection, which also adds to the count of all.
     pub fn of_connection(all: Arc<Unsent>) -> Self {
         Self { bytes: AtomicUsize::new(0), limit: all.limit / PART_OF_CONNECTION, all: Some(all) }
     }
 
-    /// Fails while there are as many as there may be, so that a call is refused before it costs
-    /// anything.
+    /// Fails while the limit is reached, so that a call can be refused before it costs anything.
     pub fn check(&self) -> Result<(), TooManyUnsent> {
         if self.bytes.load(Ordering::Relaxed) < self.limit { Ok(()) } else { Err(self.too_many()) }
     }
@@ -57,8 +56,8 @@ impl Unsent {
         TooManyUnsent { limit: self.limit, of_connection: self.all.is_some() }
     }
 
-    /// Counts more bytes if there is room for them. One answer has room whatever its size, so that
-    /// none is refused for good.
+    /// Adds bytes if they do not exceed the limit. If no other answer waits there is always room,
+    /// so that a large answer is not refused again and again.
     fn try_add(&self, bytes: usize) -> Result<(), TooManyUnsent> {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let added = match (before, &self.all) {
@@ -87,7 +86,7 @@ impl Unsent {
     }
 }
 
-/// The bytes of one answer, which count until this is dropped.
+/// The bytes of one answer. They count until they are released or this is dropped.
 #[derive(Debug)]
 pub struct Reserved {
     unsent: Arc<Unsent>,
@@ -95,24 +94,25 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// Nothing yet.
+    /// Creates a reservation of no bytes.
     pub fn new(unsent: Arc<Unsent>) -> Self {
         Self { unsent, bytes: 0 }
     }
 
-    /// How many bytes there are.
+    /// The number of reserved bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Counts more bytes, or fails and counts them not.
+    /// Reserves more bytes, or fails and reserves none of them.
     pub fn try_grow(&mut self, bytes: usize) -> Result<(), TooManyUnsent> {
         self.unsent.try_add(bytes)?;
         self.bytes += bytes;
         Ok(())
     }
 
-    /// Counts at least so many bytes, because the answer is there and must be sent.
+    /// Raises the reservation to `bytes` regardless of the limit, because the answer already exists
+    /// and must be sent.
     pub fn grow_to(&mut self, bytes: usize) {
         if let Some(more) = bytes.checked_sub(self.bytes) {
             self.unsent.add(more);
@@ -120,7 +120,7 @@ impl Reserved {
         }
     }
 
-    /// Counts no more: a part of the answer has been sent.
+    /// Releases all bytes, once the client has taken this part of the answer.
     pub fn release(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes > 0 {

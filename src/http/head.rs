@@ -1,5 +1,5 @@
-//! What the head of a request must be beyond what the HTTP library looks at: RFC 9112, sections 3.2
-//! and 6.1.
+//! Checks the head of a request where the HTTP library does not: the target, `Host` and
+//! `Transfer-Encoding` (RFC 9112, sections 3.2 and 6.1).
 
 use std::net::Ipv6Addr;
 
@@ -11,7 +11,7 @@ use http::{
 
 use super::callers::error;
 
-/// A request that is not read further.
+/// The reason why a request is refused because of its head.
 #[derive(Debug)]
 pub struct Refusal {
     status: StatusCode,
@@ -19,7 +19,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// What its client is told. The connection is closed then.
+    /// The response, after which the connection is closed.
     pub fn answer(&self) -> Response {
         let mut response = error(self.status, "invalid_request", self.problem, None);
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -27,7 +27,7 @@ impl Refusal {
     }
 }
 
-/// Refuses a request whose target, host or coding can be read in two ways, or in none.
+/// Refuses a request whose target, host or transfer coding is ambiguous or invalid.
 pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
     let refused = |status| move |problem| Refusal { status, problem };
     check_target(request.method(), request.uri()).map_err(refused(StatusCode::BAD_REQUEST))?;
@@ -35,7 +35,7 @@ pub fn check<B>(request: &Request<B>) -> Result<(), Refusal> {
     check_transfer_encoding(request.headers()).map_err(refused(StatusCode::NOT_IMPLEMENTED))
 }
 
-/// A path or a whole URL; an authority for CONNECT alone, and `*` for OPTIONS alone.
+/// Accepts a path or an absolute URL, an authority only for CONNECT, and `*` only for OPTIONS.
 fn check_target(method: &Method, target: &Uri) -> Result<(), &'static str> {
     let is_good = match (target.scheme(), target.authority(), target.path()) {
         (Some(_), _, _) => true,
@@ -46,7 +46,7 @@ fn check_target(method: &Method, target: &Uri) -> Result<(), &'static str> {
     if is_good { Ok(()) } else { Err("the target of the request must begin with a slash") }
 }
 
-/// One `Host` that is a host, and none only in HTTP/1.0.
+/// Requires exactly one valid `Host`. HTTP/1.0 may omit it.
 fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
     let mut values = headers.get_all(HOST).iter();
     match (values.next(), values.next()) {
@@ -58,8 +58,8 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str>
     }
 }
 
-/// Only `chunked`, once. The library accepts whatever ends in it, and would hand on as the content
-/// what is still encoded.
+/// Accepts `chunked` alone, and once. The HTTP library accepts every list of codings that ends in
+/// `chunked`, and would pass on content that is still encoded with the others.
 fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut values = headers.get_all(TRANSFER_ENCODING).iter();
     let is_understood = match (values.next(), values.next()) {
@@ -70,8 +70,8 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), &'static str> {
     if is_understood { Ok(()) } else { Err("the only transfer coding that is understood is chunked, once") }
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110, section 7.2; RFC 3986, section 3.2.2). It may be empty, where
-/// a target has no host.
+/// Matches `uri-host [ ":" port ]` (RFC 9110, section 7.2; RFC 3986, section 3.2.2). The value may
+/// be empty, as it must be when the target has no authority.
 fn is_host(value: &[u8]) -> bool {
     let Ok(value) = std::str::from_utf8(value) else { return false };
     let (host, port) = match value.strip_prefix('[') {
@@ -87,7 +87,7 @@ fn is_host(value: &[u8]) -> bool {
     is_registered_name(host.as_bytes()) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
-/// `*( unreserved / pct-encoded / sub-delims )`: addresses of version 4 are such names too.
+/// Matches `*( unreserved / pct-encoded / sub-delims )`, which includes IPv4 addresses.
 fn is_registered_name(mut name: &[u8]) -> bool {
     while let [first, rest @ ..] = name {
         name = match (first, rest) {

@@ -1,4 +1,4 @@
-//! `google.protobuf.Struct` as its encoded bytes, because decoded it may take 75 times as much
+//! `google.protobuf.Struct` kept as encoded bytes, because a decoded one may take 75 times as much
 //! memory.
 
 use std::fmt;
@@ -9,18 +9,18 @@ use prost::{
     encoding::{DecodeContext, WireType, bytes, skip_field},
 };
 
-/// Number of the only field of `Struct`, the map `fields`.
+/// The number of the only field of `Struct`, the map `fields`.
 const FIELDS: u32 = 1;
 
-/// A `google.protobuf.Struct` that has not been decoded, so it may turn out not to be one.
+/// A `google.protobuf.Struct` that has not been decoded, so its bytes may be invalid.
 ///
-/// The generated messages have it wherever the protocol says `google.protobuf.Struct`; the bytes on
-/// the wire are the same.
+/// The generated messages use it in place of `google.protobuf.Struct`; the bytes on the wire are
+/// the same.
 #[derive(Clone, Default, PartialEq)]
 pub struct EncodedStruct(Vec<u8>);
 
 impl EncodedStruct {
-    /// A message from its encoded bytes.
+    /// Wraps encoded bytes, which are not checked.
     pub(crate) fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
@@ -37,7 +37,7 @@ impl From<prost_types::Struct> for EncodedStruct {
     }
 }
 
-/// A `Struct` holds people's data: only its size is printed.
+/// Prints only the size, because a `Struct` may hold personal data.
 impl fmt::Debug for EncodedStruct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} bytes]", self.0.len())
@@ -49,7 +49,7 @@ impl Message for EncodedStruct {
         buffer.put_slice(&self.0);
     }
 
-    /// Keeps an entry of the map as it is. Several messages merge by standing one after the other.
+    /// Appends an entry of the map without decoding it: protobuf messages merge by concatenation.
     fn merge_field(
         &mut self,
         tag: u32,
