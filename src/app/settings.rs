@@ -87,6 +87,7 @@ pub fn call_limits(limits: &Limits) -> CallLimits {
         batch_bytes: limits.max_batch_bytes,
         answer_bytes: limits.max_answer_bytes,
         unsent_bytes: limits.max_unsent_bytes,
+        unsent_bytes_of_connection: limits.unsent_bytes_of_connection(),
         time: limits.call_timeout,
     }
 }

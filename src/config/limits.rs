@@ -125,6 +125,10 @@ impl Limits {
                 return Err(invalid(format!("limits.{name}"), format!("must be from {least} to {most}")));
             }
         }
+        if self.unsent_bytes_of_connection() < self.max_answer_bytes {
+            let problem = "must be at least 8 times limits.max_answer_bytes: a connection may hold an eighth of it";
+            return Err(invalid("limits.max_unsent_bytes", problem));
+        }
         if !(SMALLEST_METADATA..=1 << 20).contains(&self.max_metadata_bytes) {
             return Err(invalid("limits.max_metadata_bytes", format!("must be from {SMALLEST_METADATA} to 1048576")));
         }
@@ -141,6 +145,11 @@ impl Limits {
             }
         }
         Ok(())
+    }
+
+    /// The part of `max_unsent_bytes` that one connection may hold.
+    pub fn unsent_bytes_of_connection(&self) -> usize {
+        self.max_unsent_bytes / 8
     }
 
     /// Most batches of tokens that are being judged.

@@ -65,6 +65,13 @@ impl Busy {
         self.owed = Some(interval);
     }
 
+    /// A part of the answer that waits for its reader by itself, also when the call has ended.
+    pub fn of_part(&self) -> Self {
+        let mut part = self.activity.begin();
+        part.owe();
+        part
+    }
+
     /// It waits no more.
     pub fn taken(&mut self) {
         if let Some(interval) = self.owed.take() {

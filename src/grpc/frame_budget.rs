@@ -20,12 +20,15 @@ use tokio::{
 
 /// Frames that a client may send in a [`PERIOD`] even if it makes no calls. Keep-alive needs a few.
 const FREE_FRAMES: u64 = 1_000;
-/// Frames that each part of a call allows in addition, whichever side sent it. Clients that
-/// estimate the bandwidth send a PING and two WINDOW_UPDATEs after each answer; old browsers send a
-/// PRIORITY with each call.
+/// Frames that each part of a call allows in addition: HEADERS in either direction, and DATA that
+/// the server has sent. Clients that estimate the bandwidth send a PING and two WINDOW_UPDATEs after
+/// each answer; old browsers send a PRIORITY with each call.
 const FRAMES_A_PART: u64 = 8;
-/// A client may not use up its budget in less time than this. If it takes longer, counting starts
-/// again.
+/// Shorter DATA is no part of a call: a client that opens its window byte by byte, or sends nothing
+/// but padding, would earn more frames with it.
+const LEAST_DATA_BYTES: usize = 64;
+/// Counting starts again at the first frame beyond [`FREE_FRAMES`] that comes so long after the last
+/// start. What calls allowed before is forgotten then.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Length of the connection preface of a client (RFC 9113, section 3.4).
@@ -35,7 +38,6 @@ const HEADER_BYTES: usize = 9;
 
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
-const CONTINUATION: u8 = 0x9;
 
 /// GOAWAY with ENHANCE_YOUR_CALM (RFC 9113, section 6.8). The last stream identifier is the highest
 /// possible, so that the client does not take any of its calls for unprocessed.
@@ -44,8 +46,10 @@ const GOAWAY: [u8; HEADER_BYTES + 8] = [0, 0, 8, 0x7, 0, 0, 0, 0, 0, 0x7f, 0xff,
 /// The number of frames in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
-    /// Frames that carry a part of a call: HEADERS, CONTINUATION, and DATA that is not empty.
-    parts: u64,
+    /// HEADERS.
+    headers: u64,
+    /// DATA of at least [`LEAST_DATA_BYTES`].
+    data: u64,
     /// All other frames.
     others: u64,
 }
@@ -87,8 +91,8 @@ impl Scanner {
             let [high, middle, low, kind, ..] = header;
             self.skip = (usize::from(high) << 16) | (usize::from(middle) << 8) | usize::from(low);
             match kind {
-                HEADERS | CONTINUATION => self.counts.parts += 1,
-                DATA if self.skip > 0 => self.counts.parts += 1,
+                HEADERS => self.counts.headers += 1,
+                DATA if self.skip >= LEAST_DATA_BYTES => self.counts.data += 1,
                 _ => self.counts.others += 1,
             }
         }
@@ -142,18 +146,22 @@ impl<C> FrameBudget<C> {
         self.exceeded.clone()
     }
 
-    /// Returns whether the client has exceeded its budget. The clock is read only when the budget
-    /// is used up, and counting then starts again.
-    fn is_over_budget(&mut self) -> bool {
-        let parts = self.received.counts.parts.saturating_add(self.sent.counts.parts);
-        if self.received.counts.others <= FREE_FRAMES.saturating_add(FRAMES_A_PART.saturating_mul(parts)) {
+    /// Checks the budget, and starts counting again after a [`PERIOD`]. The clock is read only when
+    /// the client has sent more than it always may.
+    fn exceeds_budget(&mut self) -> bool {
+        let (received, sent) = (self.received.counts, self.sent.counts);
+        if received.others <= FREE_FRAMES {
             return false;
         }
         let now = Instant::now();
-        let is_over = now.duration_since(self.period_began) < PERIOD;
-        (self.received.counts, self.sent.counts) = Default::default();
-        self.period_began = now;
-        is_over
+        if now.duration_since(self.period_began) >= PERIOD {
+            (self.received.counts, self.sent.counts) = Default::default();
+            self.period_began = now;
+            return false;
+        }
+        // DATA of the client is limited by flow control, and earns it nothing.
+        let parts = received.headers.saturating_add(sent.headers).saturating_add(sent.data);
+        received.others > FREE_FRAMES.saturating_add(FRAMES_A_PART.saturating_mul(parts))
     }
 }
 
@@ -169,7 +177,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameBudget<C> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.connection).poll_read(context, buffer))?;
         self.received.scan(buffer.filled().get(before..).unwrap_or_default());
-        if self.is_over_budget() {
+        if self.exceeds_budget() {
             self.is_exceeded = true;
             buffer.set_filled(before);
             if self.sent.is_between_frames() && Pin::new(&mut self.connection).poll_write(context, &GOAWAY).is_ready() {
@@ -219,7 +227,7 @@ mod tests {
     proptest! {
         #[test]
         fn frames_are_counted_however_they_are_cut(
-            frames in proptest::collection::vec((0u8..12, prop_oneof![Just(0usize), 1..40usize, Just(70_000)]), 0..20),
+            frames in proptest::collection::vec((0u8..12, prop_oneof![Just(0usize), 1..100usize, Just(70_000)]), 0..20),
             cuts in proptest::collection::vec(1usize..60, 1..20),
         ) {
             let bytes: Vec<u8> = frames.iter().flat_map(|(kind, payload)| frame(*kind, *payload)).collect();
@@ -233,10 +241,13 @@ mod tests {
                 scanner.scan(now);
                 rest = later;
             }
-            let is_part = |frame: &&(u8, usize)| matches!(frame, (HEADERS | CONTINUATION, _) | (DATA, 1..));
-            let parts = u64::try_from(frames.iter().filter(is_part).count()).unwrap();
-            let others = u64::try_from(frames.len()).unwrap() - parts;
-            prop_assert_eq!(scanner.counts, Counts { parts, others });
+            let count = |is_one: fn(&(u8, usize)) -> bool| {
+                u64::try_from(frames.iter().filter(|frame| is_one(frame)).count()).unwrap()
+            };
+            let headers = count(|frame| frame.0 == HEADERS);
+            let data = count(|frame| matches!(frame, (DATA, LEAST_DATA_BYTES..)));
+            let others = u64::try_from(frames.len()).unwrap() - headers - data;
+            prop_assert_eq!(scanner.counts, Counts { headers, data, others });
             prop_assert!(scanner.is_between_frames());
         }
     }
@@ -278,14 +289,23 @@ mod tests {
         let most = frame(PING, 8).repeat(usize::try_from(FREE_FRAMES).unwrap());
         let for_a_part = frame(PING, 8).repeat(usize::try_from(FRAMES_A_PART).unwrap());
         assert!(pass(&mut client, &mut server, &most).await);
-        for part in [frame(HEADERS, 20), frame(DATA, 1), frame(CONTINUATION, 20)] {
-            assert!(pass(&mut client, &mut server, &[part, for_a_part.clone()].concat()).await);
-        }
-        server.write_all(&frame(DATA, 300)).await.unwrap();
-        assert!(pass(&mut client, &mut server, &for_a_part).await, "an answer counts as well as a question");
+        assert!(pass(&mut client, &mut server, &[frame(HEADERS, 20), for_a_part.clone()].concat()).await);
+        server.write_all(&[frame(HEADERS, 20), frame(DATA, 300), frame(HEADERS, 20)].concat()).await.unwrap();
+        assert!(pass(&mut client, &mut server, &for_a_part.repeat(3)).await, "an answer has three parts");
         advance(PERIOD).await;
         assert!(pass(&mut client, &mut server, &frame(PING, 8)).await, "it begins the next period");
         assert!(pass(&mut client, &mut server, &most).await);
+        assert!(!pass(&mut client, &mut server, &frame(PING, 8)).await, "the parts of the last period are forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn data_of_the_client_and_data_byte_by_byte_earn_nothing() {
+        let (mut client, mut server) = connected().await;
+        let large = frame(DATA, 1000).repeat(100);
+        assert!(pass(&mut client, &mut server, &large).await, "flow control limits it");
+        server.write_all(&frame(DATA, LEAST_DATA_BYTES - 1).repeat(100)).await.unwrap();
+        let small = frame(DATA, 1).repeat(usize::try_from(FREE_FRAMES).unwrap());
+        assert!(pass(&mut client, &mut server, &small).await);
         assert!(!pass(&mut client, &mut server, &frame(PING, 8)).await);
     }
 

@@ -82,19 +82,27 @@ async fn serve_connection(
     let (spawner, activity) = (Spawner::default(), Arc::new(Activity::default()));
     let turns = Turns { reading: connection.reading(), spawner: spawner.clone() };
     let service = OfConnection::new(services, peer, activity.clone(), spawner.clone());
+    let progress = connection.write_progress();
     let connection = FrameBudget::new(connection);
     let exceeded = connection.exceeded();
     let mut served = pin!(http2(&limits, spawner).serve_connection(TokioIo::new(connection), service));
+    let mut abused = pin!(async {
+        tokio::select! {
+            // What nobody takes would fill the memory. A client may keep it from being sent by the
+            // windows of HTTP/2, or by not reading from its socket.
+            () = unread(limits.answer, &activity) => {}
+            () = progress.stalled(limits.answer) => {}
+            // A reset, which the kernel sends when it closes a connection with unread bytes, may
+            // overtake the GOAWAY.
+            () = exceeded.wait() => sleep(GOAWAY_GRACE).await,
+        }
+    });
     // How a connection ends is its client's affair.
     tokio::select! {
         _ = turns.run(served.as_mut()) => return,
+        () = &mut abused => return,
         () = stop.cancelled() => {}
         () = silent(limits.handshake, || turns.reading.bytes() < PREFACE_BYTES) => return,
-        // What nobody takes would fill the memory: calls are counted no more once they have been answered.
-        () = unread(limits.answer, &activity) => return,
-        // A reset, which the kernel sends when it closes a connection with unread bytes, may
-        // overtake the GOAWAY.
-        () = exceeded.wait() => return sleep(GOAWAY_GRACE).await,
         () = idle(limits.idle, &activity) => {
             served.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(limits.keepalive_timeout, turns.run(served)).await;
@@ -102,7 +110,10 @@ async fn serve_connection(
         }
     }
     served.as_mut().graceful_shutdown();
-    let _ = turns.run(served).await;
+    tokio::select! {
+        _ = turns.run(served) => {}
+        () = abused => {}
+    }
 }
 
 /// Ends if after this time there is still silence, and else never.

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -51,6 +51,8 @@ pub struct CallLimits {
     pub answer_bytes: usize,
     /// Bytes of all answers that have not been sent.
     pub unsent_bytes: usize,
+    /// Of these, bytes of one connection.
+    pub unsent_bytes_of_connection: usize,
     /// How long a call may take, whatever its caller allows.
     pub time: Duration,
 }
@@ -77,6 +79,7 @@ pub struct Services {
     callers: Arc<Callers>,
     audit: Audit,
     unsent: Arc<Unsent>,
+    unsent_bytes_of_connection: usize,
     longest: Duration,
     /// Bytes of a message that are read although nobody wants them.
     longest_rest: usize,
@@ -104,6 +107,7 @@ impl Services {
             callers,
             audit,
             unsent: Arc::new(Unsent::of_all(limits.unsent_bytes)),
+            unsent_bytes_of_connection: limits.unsent_bytes_of_connection,
             longest: limits.time,
             longest_rest: limits.batch_bytes,
         }
@@ -153,7 +157,7 @@ pub struct OfConnection {
 impl OfConnection {
     /// The services for a peer. What goes on there is told to `activity`, and what is ready to `spawner`.
     pub fn new(services: Arc<Services>, peer: Peer, activity: Arc<Activity>, spawner: Spawner) -> Self {
-        let unsent = Arc::new(Unsent::of_connection(services.unsent.clone()));
+        let unsent = Arc::new(Unsent::of_connection(services.unsent.clone(), services.unsent_bytes_of_connection));
         Self { services, peer, activity, spawner, refused: Refused::default(), unsent }
     }
 
@@ -240,6 +244,27 @@ impl Answer {
     fn new(body: Body, busy: Busy, reserved: Reserved) -> Self {
         Self { body, busy, is_waiting: false, reserved }
     }
+
+    /// Lets a part of the answer count until the last byte of it has been written. The library asks
+    /// for the next part, and ends the call, as soon as the client has room for a single byte.
+    fn unsent_part(&mut self, data: Bytes) -> Bytes {
+        let mut reserved = self.reserved.take();
+        reserved.grow_to(data.len());
+        Bytes::from_owner(UnsentPart { data, _reserved: reserved, _busy: self.busy.of_part() })
+    }
+}
+
+/// A part of an answer, which keeps its connection busy while the library holds it.
+struct UnsentPart {
+    data: Bytes,
+    _reserved: Reserved,
+    _busy: Busy,
+}
+
+impl AsRef<[u8]> for UnsentPart {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 impl http_body::Body for Answer {
@@ -250,18 +275,15 @@ impl http_body::Body for Answer {
         if self.is_waiting {
             self.is_waiting = false;
             self.busy.taken();
-            self.reserved.release();
         }
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            self.is_waiting = true;
-            self.busy.owe();
-            if bytes > FREE_BYTES {
-                self.reserved.grow_to(bytes);
-            }
-        }
-        polled
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)?) else { return Poll::Ready(None) };
+        self.is_waiting = true;
+        self.busy.owe();
+        Poll::Ready(Some(Ok(match frame.into_data() {
+            Ok(data) if data.len() > FREE_BYTES => Frame::data(self.unsent_part(data)),
+            Ok(data) => Frame::data(data),
+            Err(trailers) => trailers,
+        })))
     }
 
     fn is_end_stream(&self) -> bool {

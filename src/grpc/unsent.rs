@@ -13,9 +13,6 @@ use std::sync::{
 /// them nothing.
 pub const FREE_BYTES: usize = 1024;
 
-/// The limit of a connection is the limit of all connections divided by this.
-const PART_OF_CONNECTION: usize = 8;
-
 /// The unsent answers have reached their limit, or one more would exceed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -43,8 +40,8 @@ impl Unsent {
     }
 
     /// Creates the count of one connection, which also adds to the count of all.
-    pub fn of_connection(all: Arc<Unsent>) -> Self {
-        Self { bytes: AtomicUsize::new(0), limit: all.limit / PART_OF_CONNECTION, all: Some(all) }
+    pub fn of_connection(all: Arc<Unsent>, limit: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), limit, all: Some(all) }
     }
 
     /// Fails while the limit is reached, so that a call can be refused before it costs anything.
@@ -56,14 +53,13 @@ impl Unsent {
         TooManyUnsent { limit: self.limit, of_connection: self.all.is_some() }
     }
 
-    /// Adds bytes if they do not exceed the limit. If no other answer waits there is always room,
-    /// so that a large answer is not refused again and again.
+    /// Adds bytes if they do not exceed the limit.
     fn try_add(&self, bytes: usize) -> Result<(), TooManyUnsent> {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let added = match (before, &self.all) {
-            (1.., _) if before.saturating_add(bytes) > self.limit => Err(self.too_many()),
-            (_, Some(all)) => all.try_add(bytes),
-            (_, None) => Ok(()),
+        let added = match &self.all {
+            _ if before.saturating_add(bytes) > self.limit => Err(self.too_many()),
+            Some(all) => all.try_add(bytes),
+            None => Ok(()),
         };
         if added.is_err() {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -86,7 +82,7 @@ impl Unsent {
     }
 }
 
-/// The bytes of one answer. They count until they are released or this is dropped.
+/// The bytes of one answer. They count until this is dropped.
 #[derive(Debug)]
 pub struct Reserved {
     unsent: Arc<Unsent>,
@@ -120,18 +116,17 @@ impl Reserved {
         }
     }
 
-    /// Releases all bytes, once the client has taken this part of the answer.
-    pub fn release(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        if bytes > 0 {
-            self.unsent.subtract(bytes);
-        }
+    /// Moves the bytes to a reservation of their own.
+    pub fn take(&mut self) -> Self {
+        Self { unsent: self.unsent.clone(), bytes: std::mem::take(&mut self.bytes) }
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.release();
+        if self.bytes > 0 {
+            self.unsent.subtract(self.bytes);
+        }
     }
 }
 
@@ -141,7 +136,8 @@ mod tests {
 
     fn two_connections(limit: usize) -> (Arc<Unsent>, Arc<Unsent>) {
         let all = Arc::new(Unsent::of_all(limit));
-        (Arc::new(Unsent::of_connection(all.clone())), Arc::new(Unsent::of_connection(all)))
+        let connection = || Arc::new(Unsent::of_connection(all.clone(), limit / 8));
+        (connection(), connection())
     }
 
     #[test]
@@ -158,17 +154,21 @@ mod tests {
     }
 
     #[test]
-    fn one_answer_has_room_whatever_its_size_and_what_must_be_sent_counts() {
+    fn what_must_be_sent_counts_whatever_the_limits_and_once() {
         let (one, other) = two_connections(80);
         let mut large = Reserved::new(one.clone());
-        assert_eq!(large.try_grow(500), Ok(()));
-        let refused = Reserved::new(other.clone()).try_grow(1);
+        large.grow_to(75);
+        let refused = Reserved::new(other.clone()).try_grow(6);
         assert_eq!(refused, Err(TooManyUnsent { limit: 80, of_connection: false }));
+        let part = large.take();
+        assert_eq!((large.bytes(), part.bytes()), (0, 75));
+        drop(large);
+        assert!(one.check().is_err(), "its part still waits");
         let mut small = Reserved::new(other.clone());
         small.grow_to(7);
         small.grow_to(5);
         assert_eq!((small.bytes(), other.check()), (7, Ok(())));
-        drop((large, small));
+        drop((part, small));
         assert_eq!(Reserved::new(other).try_grow(10), Ok(()), "nothing is left behind");
         assert_eq!(one.all.as_ref().unwrap().bytes.load(Ordering::Relaxed), 0);
     }

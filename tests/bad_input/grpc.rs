@@ -729,6 +729,14 @@ async fn floods() {
         ("settings", then(http2::settings(&[]).repeat(FLOOD)), "ENHANCE_YOUR_CALM"),
         ("resets of nothing", then([begin(0, VALIDATE), reset(1).repeat(FLOOD)].concat()), "ENHANCE_YOUR_CALM"),
         (
+            "pings between data that is nothing but padding",
+            then(
+                [begin(0, VALIDATE), [frame(kind::DATA, 8, 1, &[0]), ping(1).repeat(8)].concat().repeat(FLOOD / 9)]
+                    .concat(),
+            ),
+            "ENHANCE_YOUR_CALM",
+        ),
+        (
             "a body of empty frames",
             then([begin(0, VALIDATE), frame(kind::DATA, 0, 1, &[]).repeat(FLOOD)].concat()),
             "ENHANCE_YOUR_CALM",

@@ -105,47 +105,50 @@ fn calls(path: &str, request: &impl Message, first: usize, count: usize) -> Vec<
 async fn answers_that_are_not_read_count_until_they_are() {
     const CALLS: usize = 40;
     let site =
-        Site::quiet("[limits]\nmax_unsent_bytes = 2097152\n[policies.default]\nmax_sessions_per_subject = 0").await;
+        Site::quiet("[limits]\nmax_unsent_bytes = 2097152\nmax_answer_bytes = 262144\n[policies.default]\nmax_sessions_per_subject = 0").await;
     let [_, _, _, _, (_, text)] = shapes();
     let sign_in = |_| create(&site, with_claims("alice", text.clone()));
     let _: Vec<_> = stream::iter(0..40).map(sign_in).buffer_unordered(8).collect().await;
     // Some 160 KiB, of which a connection may hold one and a half: 256 KiB.
     let page = ListSessionsRequest { page_size: 40, subject: "alice".to_owned(), ..Default::default() };
-    let mut greedy = Raw::with(site.address, &[(INITIAL_WINDOW, 0)]).await;
-    greedy.send(&calls(LIST, &page, 0, CALLS)).await;
-    let mut refused = vec![];
-    while refused.len() < CALLS - 1 {
-        let frame = in_time("a refusal", greedy.read.next()).await.expect("the connection stays open");
-        if frame.kind == kind::HEADERS && frame.flags & END_STREAM != 0 {
-            refused.push(frame.stream);
+    // A window of a byte lets the service begin to send, and end the call.
+    for initial_window in [0, 1] {
+        let mut greedy = Raw::with(site.address, &[(INITIAL_WINDOW, initial_window)]).await;
+        greedy.send(&calls(LIST, &page, 0, CALLS)).await;
+        let mut refused = vec![];
+        while refused.len() < CALLS - 1 {
+            let frame = in_time("a refusal", greedy.read.next()).await.expect("the connection stays open");
+            if frame.kind == kind::HEADERS && frame.flags & END_STREAM != 0 {
+                refused.push(frame.stream);
+            }
         }
-    }
-    // Others are served, also by the same call.
-    assert_eq!(site.client().list_sessions(page.clone()).await.unwrap().into_inner().sessions.len(), 40);
+        // Others are served, also by the same call.
+        assert_eq!(site.client().list_sessions(page.clone()).await.unwrap().into_inner().sessions.len(), 40);
 
-    // Once the answer is read, there is room for another.
-    let answered = (0..CALLS).map(number).find(|stream| !refused.contains(stream)).unwrap();
-    let window = |stream: u32| frame(kind::WINDOW_UPDATE, 0, stream, &(1u32 << 20).to_be_bytes());
-    greedy.send(&[window(0), window(answered)].concat()).await;
-    let mut bytes = 0;
-    loop {
-        let frame = in_time("the answer", greedy.read.next()).await.expect("the connection stays open");
-        if frame.stream == answered && frame.kind == kind::DATA {
-            bytes += frame.payload.len();
+        // Once the answer is read, there is room for another.
+        let answered = (0..CALLS).map(number).find(|stream| !refused.contains(stream)).unwrap();
+        let window = |stream: u32| frame(kind::WINDOW_UPDATE, 0, stream, &(1u32 << 20).to_be_bytes());
+        greedy.send(&[window(0), window(answered)].concat()).await;
+        let mut bytes = 0;
+        loop {
+            let frame = in_time("the answer", greedy.read.next()).await.expect("the connection stays open");
+            if frame.stream == answered && frame.kind == kind::DATA {
+                bytes += frame.payload.len();
+            }
+            if frame.stream == answered && frame.flags & END_STREAM != 0 {
+                break;
+            }
         }
-        if frame.stream == answered && frame.flags & END_STREAM != 0 {
-            break;
-        }
+        assert!(bytes > 160_000, "{bytes}");
+        greedy.send(&[calls(LIST, &page, CALLS, 1), window(number(CALLS))].concat()).await;
+        let next = loop {
+            let frame = in_time("the next answer", greedy.read.next()).await.expect("the connection stays open");
+            if frame.stream == number(CALLS) && frame.kind == kind::HEADERS {
+                break frame;
+            }
+        };
+        assert_eq!(next.flags & END_STREAM, 0, "it is no refusal");
     }
-    assert!(bytes > 160_000, "{bytes}");
-    greedy.send(&[calls(LIST, &page, CALLS, 1), window(number(CALLS))].concat()).await;
-    let next = loop {
-        let frame = in_time("the next answer", greedy.read.next()).await.expect("the connection stays open");
-        if frame.stream == number(CALLS) && frame.kind == kind::HEADERS {
-            break frame;
-        }
-    };
-    assert_eq!(next.flags & END_STREAM, 0, "it is no refusal");
     site.finish().await;
 }
 

@@ -149,9 +149,10 @@ fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     Ok(judged.map_err(|exposure| Exposed { role, path: path.to_owned(), exposure })?)
 }
 
-/// The database and the files that SQLite keeps beside it, which get its mode when they are made.
+/// The database, its lock, and the files that SQLite keeps beside it, which get its mode when they
+/// are made.
 fn files(path: &Path) -> impl Iterator<Item = PathBuf> {
-    ["", "-wal", "-shm", "-journal"].into_iter().map(|end| {
+    ["", ".lock", "-wal", "-shm", "-journal"].into_iter().map(|end| {
         let mut name = path.as_os_str().to_owned();
         name.push(end);
         name.into()
@@ -187,7 +188,9 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = PathBuf::from(lock_path);
     let io_error = |source| OpenError::Io { path: lock_path.clone(), source };
     let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(io_error)?;
+    // A link in its place could make a file elsewhere.
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(&lock_path).map_err(io_error)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
