@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn each_field_and_the_caller_make_another_request() {
-        let changes: [(&str, fn(&mut NewSession)); 19] = [
+        type Change = (&'static str, fn(&mut NewSession));
+        let changes: [Change; 19] = [
             ("subject", |new| new.subject = text("bob")),
             ("tenant", |new| new.tenant = text("other")),
             ("client_id", |new| new.client_id = text("")),
