@@ -283,8 +283,10 @@ fn readings(target: &[u8]) -> BTreeSet<Vec<u8>> {
     seen.into_iter().map(|(path, _)| path).collect()
 }
 
+type Reading = fn(&[u8]) -> Vec<u8>;
+
 /// What one application or another does to a path.
-const READINGS: [fn(&[u8]) -> Vec<u8>; 11] = [
+const READINGS: [Reading; 11] = [
     |path| cut(path, b'?'),
     |path| cut(path, b'#'),
     |path| cut(path, 0),
