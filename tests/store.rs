@@ -137,6 +137,7 @@ macro_rules! conformance {
             concurrency {
                 of_many_refreshes_at_once_one_rotates_and_the_others_replay,
                 sessions_refreshed_at_once_do_not_mix,
+                whoever_finds_a_session_ended_waits_for_the_entry_that_stops_it,
                 of_many_creations_for_one_request_one_is_new,
                 of_different_requests_with_one_id_at_once_one_gets_the_session,
                 a_limit_holds_against_many_creations_at_once,

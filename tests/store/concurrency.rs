@@ -8,6 +8,7 @@ use countersign::{
         key::RingVersion,
         policy::OnQuota,
         refresh::RefreshAttempt,
+        revocation::{RevocationTarget, Revoked},
         session::{Device, RequestFingerprint, Session},
         text::Tenant,
     },
@@ -19,7 +20,7 @@ use futures_util::{
 };
 
 use crate::support::{
-    after, assert_unchanged, attempt, create, create_all, end_tenant, ended, entries, list, query, read,
+    after, assert_unchanged, attempt, create, create_all, end_tenant, ended, entries, list, query, read, revoke,
     revoke_session, revoke_tenant, rotate, session, text,
 };
 
@@ -70,6 +71,21 @@ pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
     assert_eq!(new.len(), 1);
     assert!(repeated.iter().all(|created| *created == Created::Repeated(Box::new(listed[0].clone()))));
     assert_eq!(entries(store).await, [], "nobody was evicted for a repetition");
+}
+
+/// It may be written in the same transaction as the entry, and finds that nothing is left to do.
+pub async fn whoever_finds_a_session_ended_waits_for_the_entry_that_stops_it(store: &dyn Store) {
+    // So that the feed is not where it began.
+    revoke_session(store, &create(store, session(1)).await, after(2)).await;
+    let there = create(store, session(3)).await;
+    let (tenant, subject) = (there.tenant.clone(), there.subject.clone());
+    let targets = [RevocationTarget::Subject { tenant, subject, except: None }, RevocationTarget::Session(there.id)];
+    let outcomes = join_all(targets.into_iter().cycle().take(64).map(|target| revoke(store, target, after(4)))).await;
+    let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
+
+    let entry = entries(store).await.into_iter().find(|entry| entry.revoked == Revoked::Session(there.id)).unwrap();
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.wrote).count(), 1);
+    assert!(outcomes.iter().all(|outcome| outcome.place.seq >= entry.seq), "{entry:?} {outcomes:?}");
 }
 
 pub async fn of_different_requests_with_one_id_at_once_one_gets_the_session(store: &dyn Store) {

@@ -69,10 +69,14 @@ impl BatchWrite for Revocation {
         }
         let changed: Vec<_> = batch.changed.into_values().collect();
         writes::save(lease, &changed).await?;
-        // What was revoked before may still be on its way to some index: whoever adds nothing waits for all of it. The head
-        // tells, and not the newest row, which may have been swept.
-        let head = reads::feed_head(lease).await?;
         let places = writes::insert_entries(lease, &batch.entries).await?;
+        // Whoever adds nothing may have found what is still on its way to some index, and so waits
+        // for all of it, the entries of this batch included. The head tells where that ends, and not
+        // the newest row, which may have been swept.
+        let head = match places.iter().copied().max_by_key(|place| place.seq) {
+            Some(last) => last,
+            None => reads::feed_head(lease).await?,
+        };
         lease.commit().await?;
         let outcomes = outcomes.into_iter().map(|(mut outcome, end)| {
             outcome.wrote = end.is_some();
