@@ -18,9 +18,9 @@ pub mod validate;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
-use self::{audit::Audit, error::AuthorityError, keys::Rotating, sweep::Sweeper};
+use self::{audit::Audit, error::AuthorityError, inspect::PAGES_AT_ONCE, keys::Rotating, sweep::Sweeper};
 use crate::{
     clock::Clock,
     domain::{
@@ -86,6 +86,8 @@ pub struct Authority {
     settings: Settings,
     sweeper: Mutex<Sweeper>,
     rotating: Mutex<Rotating>,
+    /// A permit for each call that may read and convert sessions of a page.
+    pages: Semaphore,
     /// Tenants whose sessions have all been ended, with the entry under which. In another life of the replica an entry may
     /// have the number of one that was lost.
     ended_tenants: Mutex<HashMap<String, (u64, Seq)>>,
@@ -120,6 +122,7 @@ impl Authority {
             rng,
             audit,
             settings,
+            pages: Semaphore::new(PAGES_AT_ONCE),
             ended_tenants: Mutex::default(),
         }
     }

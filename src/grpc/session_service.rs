@@ -23,6 +23,9 @@ const MAX_BATCH: usize = 256;
 /// Most bytes of a page, besides its first session. A client reads it in one go, and others have
 /// their turn soon.
 const MAX_PAGE_BYTES: usize = 1 << 20;
+/// Bytes that a page counts as from the start on: a call for which there is no room is refused
+/// before it costs a look at the database.
+const FIRST_PAGE_BYTES: usize = 64 << 10;
 /// Most bytes that a message takes in the list of a message around it, besides its own.
 const FIELD_BYTES: usize = 8;
 /// Tokens judged before other calls get a turn: a signature takes some 26 microseconds.
@@ -153,23 +156,27 @@ impl SessionService for Sessions {
         let by = actor(&request)?;
         let mut reserved = reserve(&request)?;
         let max_bytes = MAX_PAGE_BYTES.min(self.max_answer_bytes);
+        reserved.try_grow(FIRST_PAGE_BYTES.min(max_bytes))?;
         let mut sessions = vec![];
+        let mut bytes = 0;
         let mut refused = Ok(());
         let take = |session: &Session, now| {
             let session = answers::session(session, now);
-            let bytes = FIELD_BYTES + session.encoded_len();
-            if !sessions.is_empty() && reserved.bytes() + bytes > max_bytes {
+            let with_it = bytes + FIELD_BYTES + session.encoded_len();
+            if !sessions.is_empty() && with_it > max_bytes {
                 return Ok(Room::Full);
             }
-            refused = reserved.try_grow(bytes);
+            refused = reserved.try_grow(with_it.saturating_sub(reserved.bytes()));
             if refused.is_err() {
                 return Err(AuthorityError::Overloaded);
             }
             sessions.push(session);
+            bytes = with_it;
             Ok(Room::Taken)
         };
         let listed = self.ready.get()?.sessions(&by, request.into_inner().try_into()?, take).await;
         refused?;
+        reserved.shrink_to(bytes);
         counted(proto::ListSessionsResponse { sessions, next_page_token: listed? }, reserved)
     }
 }

@@ -116,6 +116,14 @@ impl Reserved {
         }
     }
 
+    /// Gives back what exceeds `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        if let Some(spare) = self.bytes.checked_sub(bytes) {
+            self.unsent.subtract(spare);
+            self.bytes = bytes;
+        }
+    }
+
     /// Moves the bytes to a reservation of their own.
     pub fn take(&mut self) -> Self {
         Self { unsent: self.unsent.clone(), bytes: std::mem::take(&mut self.bytes) }
@@ -167,7 +175,10 @@ mod tests {
         let mut small = Reserved::new(other.clone());
         small.grow_to(7);
         small.grow_to(5);
+        small.shrink_to(8);
         assert_eq!((small.bytes(), other.check()), (7, Ok(())));
+        small.shrink_to(4);
+        assert_eq!(Reserved::new(other.clone()).try_grow(2), Ok(()), "what was given back is there for others");
         drop((part, small));
         assert_eq!(Reserved::new(other).try_grow(10), Ok(()), "nothing is left behind");
         assert_eq!(one.all.as_ref().unwrap().bytes.load(Ordering::Relaxed), 0);
