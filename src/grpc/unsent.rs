@@ -178,7 +178,7 @@ mod tests {
         small.shrink_to(8);
         assert_eq!((small.bytes(), other.check()), (7, Ok(())));
         small.shrink_to(4);
-        assert_eq!(Reserved::new(other.clone()).try_grow(2), Ok(()), "what was given back is there for others");
+        assert_eq!(Reserved::new(other.clone()).try_grow(1), Ok(()), "what was given back is there for others");
         drop((part, small));
         assert_eq!(Reserved::new(other).try_grow(10), Ok(()), "nothing is left behind");
         assert_eq!(one.all.as_ref().unwrap().bytes.load(Ordering::Relaxed), 0);
