@@ -5,7 +5,11 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
+
+use backon::{ExponentialBuilder, Retryable};
+use tokio::time::Instant;
 
 use super::AppError;
 use crate::{
@@ -14,7 +18,10 @@ use crate::{
         database::{DatabaseUrl, PostgresUrl},
         keys::MasterKeySource,
     },
-    domain::file_access::{Access, Exposed, Role, Rule},
+    domain::{
+        file_access::{Access, Exposed, Role, Rule},
+        time::brief,
+    },
     keys::private_file,
     store::{
         Store,
@@ -39,6 +46,46 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
             Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?))
         }
     }
+}
+
+/// How long to wait between two attempts to reach a database, at first and at most.
+const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+
+/// Opens the database that the configuration names. If it cannot be reached yet, this tries again
+/// for `database.startup_timeout`: machines and containers start in any order.
+pub async fn await_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
+    let patience = config.database_options.startup_timeout;
+    let began = Instant::now();
+    let [first, longest] = RETRY;
+    let backoff = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).with_jitter();
+    let mut logged = String::new();
+    let opened = (|| open_store(config))
+        .retry(backoff.without_max_times())
+        .when(|error| is_temporary(error) && began.elapsed() < patience)
+        .notify(|error, _| {
+            let problem = error.to_string();
+            if problem != logged {
+                tracing::warn!("{problem}: trying again for {} (database.startup_timeout)", brief(patience));
+                logged = problem;
+            }
+        })
+        .await;
+    match opened {
+        Ok(store) => {
+            if !logged.is_empty() {
+                tracing::info!(database = %config.database, "the database can be reached");
+            }
+            Ok(store)
+        }
+        Err(AppError::Postgres(error)) if error.is_temporary() && !patience.is_zero() => {
+            Err(AppError::NotReached { waited: began.elapsed(), error })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_temporary(error: &AppError) -> bool {
+    matches!(error, AppError::Postgres(error) if error.is_temporary())
 }
 
 /// What the PostgreSQL engine is opened with.

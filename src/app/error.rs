@@ -1,9 +1,9 @@
 //! Every way in which the service cannot start, or has to stop.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use crate::{
-    domain::file_access::Exposed,
+    domain::{file_access::Exposed, time::brief},
     keys::{generate::NotGenerated, master_key::MasterKeyError, ring::RingError},
     net::tls::TlsError,
     rng::RngFailed,
@@ -43,6 +43,14 @@ pub enum AppError {
     /// The PostgreSQL database cannot be used.
     #[error(transparent)]
     Postgres(#[from] postgres::open::OpenError),
+    /// The PostgreSQL database could not be reached for as long as was to be waited.
+    #[error("{error}: gave up after {} (setting database.startup_timeout)", brief(*.waited))]
+    NotReached {
+        /// How long it was waited for.
+        waited: Duration,
+        /// What the last attempt said.
+        error: postgres::open::OpenError,
+    },
     /// The database failed while starting.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -40,7 +40,7 @@ use crate::{
 };
 
 pub use self::{
-    database::open_store,
+    database::{await_store, open_store},
     error::AppError,
     keys::{import_key, reseal},
     ports::Listeners,

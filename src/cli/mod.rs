@@ -27,7 +27,8 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "Start with:  countersign serve\nThen try:    countersign session create alice\n\
-    Exit codes:  0 done, 1 failed (or: token inactive, server not serving), 2 wrong usage, configuration or start")]
+    Exit codes:  0 done, 1 failed (or: token inactive, server not serving), 2 wrong usage, configuration or start,\n\
+    \u{20}            3 database not reached in time")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -143,6 +144,8 @@ impl Settings {
 const FAILED: u8 = 1;
 /// Exit code when it could not start.
 const WRONG_START: u8 = 2;
+/// Exit code when the database could not be reached for as long as was to be waited.
+const NOT_REACHED: u8 = 3;
 
 /// A verb failed: one line for people, and the exit code.
 #[derive(Debug)]
@@ -163,7 +166,12 @@ impl Failure {
 
 impl From<AppError> for Failure {
     fn from(error: AppError) -> Self {
-        if error.is_at_start() { Self::at_start(error) } else { Self::failed(error) }
+        let code = match &error {
+            AppError::NotReached { .. } => NOT_REACHED,
+            _ if error.is_at_start() => WRONG_START,
+            _ => FAILED,
+        };
+        Self { line: error.to_string(), code }
     }
 }
 

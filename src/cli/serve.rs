@@ -40,7 +40,7 @@ async fn serve(config: Config) -> Outcome {
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
     let system = System::of_this_machine();
-    app::serve(&config, listeners, app::open_store(&config), system, shutdown).await?;
+    app::serve(&config, listeners, app::await_store(&config), system, shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -104,6 +104,10 @@ pub struct Database {
     /// How long a call waits for a connection before the database counts as away.
     #[serde(with = "super::span")]
     pub acquire_timeout: Duration,
+    /// How long `serve` waits at its start for a database that cannot be reached yet; zero to give
+    /// up at once.
+    #[serde(with = "super::span")]
+    pub startup_timeout: Duration,
     /// How long the server works on a statement before it gives up.
     #[serde(with = "super::span")]
     pub statement_timeout: Duration,
@@ -117,6 +121,7 @@ impl Default for Database {
             max_connections: 16,
             connect_timeout: Duration::from_secs(3),
             acquire_timeout: Duration::from_secs(3),
+            startup_timeout: Duration::from_secs(60),
             statement_timeout: Duration::from_secs(10),
         }
     }
@@ -124,6 +129,8 @@ impl Default for Database {
 
 /// Below this many, writes, reads and the feed would wait for each other's connection.
 const FEWEST_CONNECTIONS: u32 = 4;
+/// Beyond this, a container that never becomes ready should be seen as failed.
+const LONGEST_STARTUP: Duration = Duration::from_secs(3600);
 
 impl Database {
     /// Refuses what cannot work.
@@ -139,6 +146,9 @@ impl Database {
             if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&span) {
                 return Err(invalid(format!("database.{name}"), "must be from 100ms to 10m"));
             }
+        }
+        if self.startup_timeout > LONGEST_STARTUP {
+            return Err(invalid("database.startup_timeout", "must be from 0s to 1h"));
         }
         match url {
             DatabaseUrl::Postgres(url) if url.has_password && self.password_file.is_some() => {

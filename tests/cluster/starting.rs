@@ -1,9 +1,14 @@
 //! Replicas that start at the same instant, and starts that are killed in the middle of the migration.
 
+use std::net::TcpListener;
+
 use crate::{
+    http_client::get,
     ledger::{refresh, validate},
     postgres_server::{new_database, number},
+    proxy::Link,
     replicas::{Cluster, WAITING, becomes, eventually, hold, sign_in},
+    support::countersign,
 };
 
 /// What whoever migrates holds.
@@ -72,4 +77,40 @@ async fn a_start_waits_for_the_migration_of_another_for_as_long_as_it_takes() {
     .await;
     holding.release().await;
     replica.await_serving().await;
+}
+
+/// Machines and containers start in any order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_waits_for_a_database_that_cannot_be_reached_yet() {
+    let url = new_database().await;
+    let link = Link::to(&url).await;
+    link.refuse();
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (grpc, http) = (free(), free());
+    let cluster = Cluster::new(&url);
+    let settings = [("COUNTERSIGN_LISTEN", grpc.to_string()), ("COUNTERSIGN_HTTP_LISTEN", http.to_string())];
+    let mut replica = cluster.spawn(&link.url(), &settings.each_ref().map(|(name, value)| (*name, value.as_str())));
+    while !replica.next_line().contains("cannot be reached") {}
+    assert_eq!(get(http, "/livez").await.status, 200);
+    assert_eq!(get(http, "/readyz").await.status, 503);
+    let health = countersign().args(["health", "--server", &format!("http://{grpc}")]).output().unwrap();
+    assert_eq!(health.status.code(), Some(1), "{health:?}");
+
+    link.restore();
+    replica.await_serving().await;
+    assert_eq!(get(http, "/readyz").await.status, 200);
+    sign_in(&mut replica.sessions().await, "alice").await;
+    let warnings = replica.seen().iter().filter(|line| line.contains("cannot be reached")).count();
+    assert_eq!(warnings, 1, "one line a change: {:?}", replica.seen());
+}
+
+/// It will not come by waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_does_not_exist_ends_the_start_at_once() {
+    let url = new_database().await;
+    let cluster = Cluster::new(&url);
+    let mut replica = cluster.spawn(&format!("{url}_missing"), &[]);
+    assert_eq!(replica.exit().code(), Some(2), "{:?}", replica.seen());
+    let line = replica.seen().last().unwrap();
+    assert!(line.contains("_missing") && line.contains("does not exist"), "{line}");
 }

@@ -124,7 +124,7 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
     // Where there is nothing to exchange, nothing is asked. (Nobody listens there.)
     set_mode(data, 0o777);
     let mut command = serve(data);
-    command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]);
+    command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]).env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
     assert!(run(&mut command).error(2).contains("chmod go-w"), "the master key is in it");
     command.env("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     assert!(!run(&mut command).error(2).contains("chmod go-w"), "nothing is in it");
@@ -261,6 +261,7 @@ fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
         let mut command = serve(&folder.path().join("data"));
         command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]).env("COUNTERSIGN_DATABASE__PASSWORD_FILE", path);
         command.env("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+        command.env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
         let refused = run(&mut command);
         assert_eq!((refused.code, is_told(&refused.stderr)), (Some(2), is_open), "{mode:o} {refused:?}");
         assert!(!refused.stderr.contains("cs_ck_x"), "{refused:?}");

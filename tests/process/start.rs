@@ -284,3 +284,19 @@ async fn without_the_right_to_migrate_the_schema_must_be_up_to_date() {
     server.cli(["session", "create", "alice"]).ok();
     server.stop();
 }
+
+/// Scripts can tell it from a wrong configuration.
+#[test]
+fn a_database_that_is_not_reached_in_time_has_an_exit_code_of_its_own() {
+    for (timeout, code, says) in [("0s", 2, "cannot be reached"), ("300ms", 3, "gave up after")] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = serve(folder.path());
+        // Nobody listens there.
+        command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]);
+        let refused = run(command.env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", timeout));
+        let last = refused.stderr.lines().last().unwrap_or_default();
+        assert_eq!((refused.code, last.contains(says)), (Some(code), true), "{refused:?}");
+        let warnings = refused.stderr.lines().filter(|line| line.contains("trying again")).count();
+        assert_eq!(warnings, usize::from(code == 3), "one line a change: {refused:?}");
+    }
+}

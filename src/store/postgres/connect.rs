@@ -4,6 +4,7 @@ use std::{
     error::Error as _,
     fmt, fs,
     future::poll_fn,
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -12,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use diesel::sql_types::{BigInt, Text};
+use diesel::{
+    result::{DatabaseErrorKind, Error::DatabaseError},
+    sql_types::{BigInt, Text},
+};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::{sync::mpsc, task::AbortHandle, time::timeout};
 use tokio_postgres::{
@@ -169,19 +173,23 @@ impl Target {
         let patience = self.connect_timeout.saturating_mul(attempts);
         timeout(patience, self.connect_to_any()).await.unwrap_or_else(|_| {
             let problem = format!("no answer within {}", brief(patience));
-            Err(OpenError::Connect { database: self.name.clone(), problem })
+            Err(OpenError::Connect { database: self.name.clone(), problem, is_temporary: true })
         })
     }
 
     async fn connect_to_any(&self) -> Result<Connected, OpenError> {
-        let failed = |problem| OpenError::Connect { database: self.name.clone(), problem };
-        let (client, driver) =
-            self.config()?.connect(self.connector.clone()).await.map_err(|error| failed(chain(&error)))?;
+        let failed = |problem, is_temporary| OpenError::Connect { database: self.name.clone(), problem, is_temporary };
+        let connected = self.config()?.connect(self.connector.clone()).await;
+        let (client, driver) = connected.map_err(|error| failed(chain(&error), is_temporary(&error)))?;
         let warned = Arc::new(AtomicBool::new(false));
         let (sender, notifications) = mpsc::unbounded_channel();
         let driver = tokio::spawn(drive(driver, warned.clone(), sender)).abort_handle();
-        let mut connection = AsyncPgConnection::try_from(client).await.map_err(|error| failed(error.to_string()))?;
-        self.set_up(&mut connection).await.map_err(|error| failed(error.to_string()))?;
+        let mut connection =
+            AsyncPgConnection::try_from(client).await.map_err(|error| failed(error.to_string(), true))?;
+        self.set_up(&mut connection).await.map_err(|error| {
+            let is_closed = matches!(error, DatabaseError(DatabaseErrorKind::ClosedConnection, _));
+            failed(error.to_string(), is_closed)
+        })?;
         Ok(Connected { connection, warned, notifications, driver })
     }
 
@@ -248,6 +256,20 @@ async fn drive<T>(
             }
         }
     }
+}
+
+/// Returns whether the same attempt may succeed later: there is no network yet, no server, or the
+/// server is starting, stopping, only a standby, or busy.
+fn is_temporary(error: &tokio_postgres::Error) -> bool {
+    if let Some(code) = error.code() {
+        // 08: the connection failed. 53: no resources, such as free connections. 57P: the server
+        // starts or stops (PostgreSQL, appendix A).
+        let class = code.code();
+        return class.starts_with("08") || class.starts_with("53") || class.starts_with("57P");
+    }
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    // The TLS library reports a certificate that does not fit as invalid data.
+    error.is_closed() || cause.is_some_and(|cause| cause.kind() != io::ErrorKind::InvalidData)
 }
 
 /// An error in one line, with its causes.

@@ -51,6 +51,8 @@ pub enum OpenError {
         database: String,
         /// Why not.
         problem: String,
+        /// Whether a later attempt may succeed although nobody changes anything.
+        is_temporary: bool,
     },
     /// The server is too old.
     #[error("database {database} is of PostgreSQL {version}: 13 or newer is needed")]
@@ -110,6 +112,15 @@ pub enum OpenError {
         /// What it said.
         problem: String,
     },
+}
+
+impl OpenError {
+    /// Returns whether a later attempt may succeed although nobody changes anything, because the
+    /// server is still starting or its name does not resolve yet. A wrong password, a wrong
+    /// database or a certificate that does not fit stays as it is.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Connect { is_temporary: true, .. })
+    }
 }
 
 /// Checks the database and brings its schema up to date, if it may. Of several who do this at once, one does it and the
