@@ -82,7 +82,7 @@ fn own_claims(message: proto::EncodedStruct) -> Result<CustomClaims> {
     let broken = "are not a google.protobuf.Struct, or nest too deeply: send fewer lists and objects within each other";
     let message = message.decode().map_err(|_| wrong(&broken))?;
     let map = json_object(message).map_err(|problem| wrong(&problem))?;
-    CustomClaims::try_from(map).map_err(|problem| wrong(&problem))
+    CustomClaims::requested(map).map_err(|problem| wrong(&problem))
 }
 
 impl TryFrom<proto::CreateSessionRequest> for NewSession {
