@@ -3,8 +3,8 @@
 use countersign::{
     domain::claims::RESERVED,
     proto::{
-        CreateSessionRequest, Device, EncodedStruct, EndReason, InactiveReason, OnRefresh, Session, SessionState,
-        ValidateRequest, ValidateView,
+        CreateSessionRequest, Device, EncodedStruct, EndReason, InactiveReason, OnRefresh, Replay, Session,
+        SessionState, ValidateRequest, ValidateView,
     },
 };
 use futures_util::future::join_all;
@@ -44,7 +44,8 @@ async fn a_bare_request_gets_the_defaults() {
     assert_eq!(session.idle_expires_at, Some(start_plus(seconds(14 * 86_400))));
     assert_eq!(session.expires_at, Some(start_plus(seconds(90 * 86_400))));
     let policy = session.policy.as_ref().unwrap();
-    assert_eq!((&*policy.name, policy.access_token_ttl, policy.refresh_grace), ("default", span(600), span(10)));
+    assert_eq!((&*policy.name, policy.access_token_ttl, policy.refresh_grace), ("default", span(600), span(30)));
+    assert_eq!((policy.replay(), policy.replay_limit), (Replay::Grace, span(86_400)));
     assert_eq!(policy.on_refresh(), OnRefresh::KeepAccessToken);
     assert_eq!(created.tokens.token_type, "Bearer");
     assert_eq!(server.session(&created.id()).await.unwrap(), *session);
