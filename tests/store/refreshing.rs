@@ -87,7 +87,7 @@ pub async fn a_replay_until_use_goes_on_after_the_grace_and_ends_with_the_next_r
             other => panic!("{other:?}"),
         }
     }
-    assert_unchanged(store, &[current.clone()]).await;
+    assert_unchanged(store, std::slice::from_ref(&current)).await;
 
     let next = rotate(store, &current, after(320)).await;
     let old = RefreshAttempt { generation: 1, ..attempt(&next, after(320)) };
