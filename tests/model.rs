@@ -15,13 +15,17 @@ mod feed;
 mod forgetting;
 #[path = "model/protocol.rs"]
 mod protocol;
+#[path = "model/replaying.rs"]
+mod replaying;
 
 use std::{fmt::Debug, hash::Hash, time::Instant};
 
 use clocks::Clocks;
+use countersign::domain::policy::Replay;
 use feed::Feed;
 use forgetting::{Forgetting, Guard};
 use protocol::{Broken, Failover, Protocol};
+use replaying::Replaying;
 use stateright::{Checker, HasDiscoveries, Model};
 
 /// Explores everything that can be reached: no property is violated, and what should happen sometimes does.
@@ -279,4 +283,22 @@ fn what_the_sweeper_deletes_does_not_come_back() {
     holds("swept, by keeping entries longer", kept(2, Some(1)));
     is_violated("purge at the token's expiry", kept(0, Some(1)));
     is_violated("a clock set back by more than is tolerated", kept(2, None));
+}
+
+/// However many answers are lost, and whenever the client asks again.
+#[test]
+fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
+    let alone = |replay, lasts| Replaying { replay, lasts, has_thief: false };
+    holds("replays within the grace", alone(Replay::Grace, 1));
+    holds("replays until use", alone(Replay::UntilUsed, 4));
+    is_violated("a retry after the grace", alone(Replay::Grace, 2));
+    is_violated("a retry after the limit", alone(Replay::UntilUsed, 5));
+}
+
+/// Replays until use make it easier for a thief to keep up, and none yields a token twice.
+#[test]
+fn a_token_whose_successor_was_used_yields_nothing() {
+    for replay in [Replay::Grace, Replay::UntilUsed] {
+        holds("a thief", Replaying { replay, lasts: 6, has_thief: true });
+    }
 }

@@ -93,6 +93,7 @@ macro_rules! conformance {
                 a_rotation_writes_what_the_domain_decides_and_nothing_else,
                 a_device_is_updated_when_given_and_kept_when_not,
                 a_replay_changes_nothing,
+                a_replay_until_use_goes_on_after_the_grace_and_ends_with_the_next_rotation,
                 a_reuse_ends_the_session_and_stops_its_tokens,
                 a_refused_attempt_changes_nothing,
                 an_unknown_session_is_refused,

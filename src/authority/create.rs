@@ -73,9 +73,7 @@ impl Authority {
             access_token_ttl: shorten("access_token_ttl", new.access_token_ttl, policy.session.access_token_ttl)?,
             ..policy.session.clone()
         };
-        // A replay within the grace may have to repeat an access token, which must be active then. Its expiry is rounded
-        // down to a whole second.
-        let longest_grace = session_policy.access_token_ttl.saturating_sub(Duration::from_secs(1));
+        let longest_grace = policy::longest_grace(session_policy.access_token_ttl);
         let session_policy =
             SessionPolicy { refresh_grace: session_policy.refresh_grace.min(longest_grace), ..session_policy };
         let lifetime = shorten("max_lifetime", new.max_lifetime, policy.absolute_lifetime)?;

@@ -67,7 +67,8 @@ pub struct Revocations {
 }
 
 impl Authority {
-    /// Revokes. Only an authentic, unexpired token or a live session adds a row.
+    /// Revokes. An authentic token names its session whatever its age. Only an unexpired token or a
+    /// live session adds a row.
     pub async fn revoke(&self, by: &Actor, order: RevokeOrder) -> Result<Revocations, AuthorityError> {
         let reach = by.reach();
         let now = self.clock.now();
@@ -122,15 +123,20 @@ impl Authority {
                 if !reach.has_tenant(&claims.tenant) {
                     return Err(AuthorityError::SessionNotFound);
                 }
-                // Only the end counts: a token whose time has not come yet is to be stopped before it does. And it must have
-                // ended for everybody: others may be behind the time by as much as we are ahead of it.
-                if now.minus(self.settings.max_clock_skew.saturating_mul(2)) >= claims.expires_at {
+                // Only the end counts: a token whose time has not come yet is to be stopped before it
+                // does. And it must have ended for everybody: others may be behind the time by as
+                // much as we are ahead of it.
+                let behind = now.minus(self.settings.max_clock_skew.saturating_mul(2));
+                let has_expired = behind >= claims.expires_at;
+                if has_expired && token_only {
                     return nothing;
                 }
                 let entry = self.orphan(claims, token_only, &ended)?;
                 (record.tenant, record.subject) = (Some(entry.tenant.clone()), entry.subject.clone());
                 record.session_id = Some(claims.session_id);
-                orphan = Some(entry);
+                // An expired token still names its session, which ends if it lives. Old tokens are
+                // found in logs and backups, so they add no entry for a session that does not.
+                orphan = (!has_expired).then_some(entry);
                 if token_only {
                     record.action = AuditAction::TokenRevoked;
                     let (token, session_id, expires_at) = (claims.token_id, claims.session_id, claims.expires_at);

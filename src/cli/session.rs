@@ -9,7 +9,10 @@ use super::{
     client::{Server, refused},
     output::{self, line},
 };
-use crate::proto::{self, revoke_request::Target};
+use crate::{
+    domain::claims::find_large_integer,
+    proto::{self, revoke_request::Target},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Session {
@@ -168,7 +171,15 @@ impl Reason {
 
 fn parse_claim(text: &str) -> Result<(String, serde_json::Value), String> {
     let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
-    Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    // Checked here, where the text is known: on its way to the service each number becomes a double.
+    match find_large_integer(name, &value) {
+        None => Ok((name.to_owned(), value)),
+        Some(path) => Err(format!(
+            "holds an integer beyond 2^53 at {path}, which readers of JSON change to another one: \
+             write it as a string, like '{name}=\"9007199254740993\"'"
+        )),
+    }
 }
 
 /// A span for a message.

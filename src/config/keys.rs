@@ -126,6 +126,7 @@ impl RawKeys {
         data_dir: &Path,
         spreads_within: Duration,
         longest_token: Duration,
+        longest_replay: Duration,
     ) -> Result<Keys, ConfigError> {
         let algorithm = KeyAlgorithm::from_name(&self.algorithm)
             .filter(|algorithm| KeyAlgorithm::SIGNING.contains(algorithm))
@@ -142,22 +143,26 @@ impl RawKeys {
         if self.jwks_max_age < Duration::from_secs(1) {
             return Err(invalid("keys.jwks_max_age", "must be at least 1s"));
         }
-        let kept_for = longest_token.saturating_add(RETENTION_MARGIN * 2).saturating_add(spreads_within);
         // Half of them, so that there is room for those that are made by hand.
         let most = u32::try_from(MOST_KEYS / 2).unwrap_or(u32::MAX);
-        let shortest = (kept_for / most).max(self.publish_ahead.saturating_add(spreads_within));
-        let rules = |name: &str, algorithm, interval: Duration| {
+        let rules = |name: &str, algorithm, interval: Duration, needed: (Duration, &str)| {
+            let kept_for = needed.0.saturating_add(RETENTION_MARGIN * 2).saturating_add(spreads_within);
+            let shortest = (kept_for / most).max(self.publish_ahead.saturating_add(spreads_within));
             if !interval.is_zero() && interval < shortest {
                 let problem = format!(
-                    "must be at least {} with this keys.publish_ahead and tokens.max_access_token_ttl, or 0s for never",
-                    rounded_up(shortest)
+                    "must be at least {} with this keys.publish_ahead and {}, or 0s for never",
+                    rounded_up(shortest),
+                    needed.1
                 );
                 return Err(invalid(format!("keys.{name}"), problem));
             }
             Ok(RotationRules { algorithm, interval, publish_ahead: self.publish_ahead, spreads_within, kept_for })
         };
-        let signing = rules("rotation", algorithm, self.rotation)?;
-        let refresh = rules("refresh_rotation", KeyAlgorithm::Hs256, self.refresh_rotation)?;
+        let signing_needs = (longest_token, "tokens.max_access_token_ttl");
+        let signing = rules("rotation", algorithm, self.rotation, signing_needs)?;
+        // A replay comes with a token of the key before the session's own.
+        let refresh_needs = (longest_token.max(longest_replay), "policies.NAME.replay_limit");
+        let refresh = rules("refresh_rotation", KeyAlgorithm::Hs256, self.refresh_rotation, refresh_needs)?;
 
         let credential = environment.credentials.map(|folder| Path::new(&folder).join(CREDENTIAL));
         let master = match (&self.master_key_file, environment.master) {

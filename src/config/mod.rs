@@ -314,7 +314,10 @@ impl Config {
             true => lease.holds_for().saturating_add(lease.max_clock_skew.saturating_mul(2)),
             false => Duration::ZERO,
         };
-        let keys = raw.keys.check(environment, &raw.data_dir, spreads_within, tokens.max_access_token_ttl)?;
+        let windows = policies.values().map(|policy| policy.session.replay_window());
+        let longest_replay = windows.max().unwrap_or_default();
+        let longest_token = tokens.max_access_token_ttl;
+        let keys = raw.keys.check(environment, &raw.data_dir, spreads_within, longest_token, longest_replay)?;
         raw.audit.check()?;
         raw.log.filter()?;
         if raw.blacklist.max_entries == 0 {

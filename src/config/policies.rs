@@ -9,7 +9,7 @@ use super::{
     tokens::Tokens,
 };
 use crate::domain::{
-    policy::{DEFAULT, OnQuota, OnRefresh, Policy, SessionPolicy},
+    policy::{DEFAULT, OnQuota, OnRefresh, Policy, Replay, SessionPolicy, longest_grace},
     text::PolicyName,
 };
 
@@ -28,6 +28,10 @@ pub struct RawPolicy {
     absolute_lifetime: Option<Duration>,
     #[serde(with = "super::span")]
     refresh_grace: Option<Duration>,
+    #[serde(deserialize_with = "super::section::read_optional_choice")]
+    replay: Option<Replay>,
+    #[serde(with = "super::span")]
+    replay_limit: Option<Duration>,
     max_sessions_per_subject: Option<u32>,
     #[serde(deserialize_with = "super::section::read_optional_choice")]
     on_quota: Option<OnQuota>,
@@ -42,6 +46,8 @@ impl From<&Policy> for RawPolicy {
             idle_timeout: Some(policy.session.idle_timeout),
             absolute_lifetime: Some(policy.absolute_lifetime),
             refresh_grace: Some(policy.session.refresh_grace),
+            replay: Some(policy.session.replay),
+            replay_limit: Some(policy.session.replay_limit),
             max_sessions_per_subject: Some(policy.max_sessions_per_subject),
             on_quota: Some(policy.on_quota),
             on_refresh: Some(policy.session.on_refresh),
@@ -57,7 +63,9 @@ fn built_in(name: PolicyName) -> Policy {
             name,
             access_token_ttl: Duration::from_secs(600),
             idle_timeout: DAY * 14,
-            refresh_grace: Duration::from_secs(10),
+            refresh_grace: Duration::from_secs(30),
+            replay: Replay::Grace,
+            replay_limit: DAY,
             on_refresh: OnRefresh::KeepAccessToken,
         },
         absolute_lifetime: DAY * 90,
@@ -85,12 +93,17 @@ pub fn check(raw: &BTreeMap<String, RawPolicy>, tokens: &Tokens) -> Result<Polic
 
 fn complete(base: &Policy, raw: &RawPolicy, name: PolicyName) -> Policy {
     let session = &base.session;
+    let access_token_ttl = raw.access_token_ttl.unwrap_or(session.access_token_ttl);
+    // Whoever shortens the access tokens alone need not shorten the grace, too.
+    let inherited_grace = session.refresh_grace.min(longest_grace(access_token_ttl));
     Policy {
         session: SessionPolicy {
             name,
-            access_token_ttl: raw.access_token_ttl.unwrap_or(session.access_token_ttl),
+            access_token_ttl,
             idle_timeout: raw.idle_timeout.unwrap_or(session.idle_timeout),
-            refresh_grace: raw.refresh_grace.unwrap_or(session.refresh_grace),
+            refresh_grace: raw.refresh_grace.unwrap_or(inherited_grace),
+            replay: raw.replay.unwrap_or(session.replay),
+            replay_limit: raw.replay_limit.unwrap_or(session.replay_limit),
             on_refresh: raw.on_refresh.unwrap_or(session.on_refresh),
         },
         absolute_lifetime: raw.absolute_lifetime.unwrap_or(base.absolute_lifetime),

@@ -100,6 +100,10 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
             "[policies.p]\nrefresh_grace = '1h'",
             "setting policies.p: refresh_grace must be shorter than access_token_ttl by at least a second",
         ),
+        (
+            "[policies.p]\nreplay = 'until_used'\nreplay_limit = '5s'",
+            "setting policies.p: replay_limit must not be shorter than refresh_grace",
+        ),
         ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not configured; there are: default"),
         (
             "[sweeper]\nschedule = ', * 1 9 * *'",

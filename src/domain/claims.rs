@@ -50,6 +50,12 @@ pub enum ClaimsError {
     /// More bytes than allowed.
     #[error("has {0} bytes as JSON, at most {MAX_CUSTOM_BYTES} are allowed")]
     TooLong(usize),
+    /// An integer that JSON numbers cannot tell from its neighbours. The text is where it stands.
+    #[error(
+        "holds an integer beyond 2^53 at {0}, which readers of JSON change to another one: send it as \
+         a string"
+    )]
+    LargeInteger(String),
     /// A NUL character, which some databases cannot keep in a text.
     #[error("must not contain NUL characters")]
     Nul,
@@ -65,6 +71,46 @@ impl CustomClaims {
     pub fn to_json(&self) -> String {
         self.0.as_str().to_owned()
     }
+}
+
+/// Above this, integers may share one double, which is what most readers of JSON make of a number
+/// (RFC 8259, section 6; RFC 7493, section 2.2). The first one beyond it is 2^53.
+pub const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_991.0;
+
+/// Longest path to an integer that is told; a longer one is cut.
+const MAX_PATH_CHARS: usize = 64;
+
+impl CustomClaims {
+    /// Takes claims of a request, which must not hold integers that do not survive JSON. Claims that
+    /// were stored before may hold them.
+    pub fn requested(map: Map<String, Value>) -> Result<Self, ClaimsError> {
+        let large = map.iter().find_map(|(name, value)| find_large_integer(name, value));
+        let claims = Self::try_from(map)?;
+        match large {
+            Some(path) => Err(ClaimsError::LargeInteger(path)),
+            None => Ok(claims),
+        }
+    }
+}
+
+/// Finds an integer in a claim that is too large to be told exactly, at any depth, and returns the
+/// path to it.
+pub fn find_large_integer(name: &str, value: &Value) -> Option<String> {
+    // All floats from 2^53 on are whole.
+    let is_large = |number: f64| number.abs() > MAX_EXACT_INTEGER;
+    let path = match value {
+        Value::Number(number) if number.as_f64().is_some_and(is_large) => name.to_owned(),
+        Value::Array(values) => values
+            .iter()
+            .enumerate()
+            .find_map(|(index, value)| find_large_integer("", value).map(|path| format!("{name}[{index}]{path}")))?,
+        Value::Object(map) => map
+            .iter()
+            .find_map(|(inner, value)| find_large_integer(inner, value))
+            .map(|path| format!("{name}.{path}"))?,
+        _ => return None,
+    };
+    Some(path.chars().filter(|character| !character.is_control()).take(MAX_PATH_CHARS).collect())
 }
 
 impl TryFrom<Map<String, Value>> for CustomClaims {
@@ -184,6 +230,32 @@ mod tests {
             assert_eq!(claims(value), Err(ClaimsError::Nul));
         }
         assert!(claims(json!({ "a": "\u{1}" })).is_ok());
+    }
+
+    #[test]
+    fn integers_beyond_two_to_the_53rd_are_found_wherever_they_stand() {
+        let requested = |value: Value| {
+            let Value::Object(map) = value else { panic!("an object") };
+            CustomClaims::requested(map)
+        };
+        for (value, path) in [
+            (json!({ "id": 9_007_199_254_740_993_i64 }), "id"),
+            (json!({ "id": 9_007_199_254_740_992_i64 }), "id"),
+            (json!({ "id": -9_007_199_254_740_992_i64 }), "id"),
+            (json!({ "id": u64::MAX }), "id"),
+            (json!({ "id": i64::MIN }), "id"),
+            (json!({ "id": 1e300 }), "id"),
+            (json!({ "a": [0, [1e16]] }), "a[1][0]"),
+            (json!({ "a": { "b": [{ "c": 1e16 }] } }), "a.b[0].c"),
+            (json!({ "x".repeat(100): 1e16 }), &*"x".repeat(64)),
+        ] {
+            assert_eq!(requested(value.clone()), Err(ClaimsError::LargeInteger(path.to_owned())));
+            assert!(claims(value).is_ok(), "older versions have stored such ones");
+        }
+        for value in [json!(9_007_199_254_740_991_i64), json!(-9_007_199_254_740_991_i64), json!(0.1)] {
+            assert!(requested(json!({ "id": value })).is_ok());
+        }
+        assert!(requested(json!({ "id": "9007199254740993" })).is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod caller;
 pub mod certificate_name;
 pub mod claims;
+pub mod device;
 pub mod file_access;
 pub mod ids;
 pub mod json_object;

@@ -44,8 +44,12 @@ pub struct SessionPolicy {
     pub access_token_ttl: Duration,
     /// How long the session lives without a refresh.
     pub idle_timeout: Duration,
-    /// How long after a rotation the previous refresh token yields the current one.
+    /// How long after a rotation the previous refresh token yields the current one in any case.
     pub refresh_grace: Duration,
+    /// Whether it does so for longer if the current one has never been presented.
+    pub replay: Replay,
+    /// How long after a rotation it does so at most.
+    pub replay_limit: Duration,
     /// What a refresh does to the access token before it.
     pub on_refresh: OnRefresh,
 }
@@ -58,6 +62,31 @@ pub enum OnQuota {
     EvictOldest,
     /// The new session is refused.
     Refuse,
+}
+
+/// For how long the previous refresh token yields the current one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Replay {
+    /// Within the grace alone.
+    Grace,
+    /// Also later, until the current one is presented: until then it may never have arrived.
+    UntilUsed,
+}
+
+impl Replay {
+    /// The name under which it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Grace => "grace",
+            Self::UntilUsed => "until_used",
+        }
+    }
+
+    /// The value of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Grace, Self::UntilUsed].into_iter().find(|value| value.as_str() == name)
+    }
 }
 
 /// What a refresh does to the access token issued before it.
@@ -103,6 +132,12 @@ pub enum PolicyError {
     /// A replay could not repeat an access token that is still alive.
     #[error("refresh_grace must be shorter than access_token_ttl by at least a second")]
     GraceTooLong,
+    /// A replay until use would end before the grace does.
+    #[error("replay_limit must not be shorter than refresh_grace")]
+    ReplayLimitTooShort,
+    /// Beyond what instants can tell.
+    #[error("replay_limit must be at most 36500d")]
+    ReplayLimitTooLong,
     /// Beyond what instants can tell.
     #[error("absolute_lifetime must be at most 36500d")]
     AbsoluteTooLong,
@@ -114,7 +149,7 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(36_500 * 86_400);
 impl Policy {
     /// Refuses limits that contradict each other.
     pub fn check(&self, max_access_token_ttl: Duration) -> Result<(), PolicyError> {
-        let SessionPolicy { access_token_ttl, idle_timeout, refresh_grace, .. } = self.session;
+        let SessionPolicy { access_token_ttl, idle_timeout, refresh_grace, replay, replay_limit, .. } = self.session;
         if access_token_ttl < Duration::from_secs(1) {
             return Err(PolicyError::AccessTokenTooShort);
         }
@@ -130,15 +165,41 @@ impl Policy {
         if self.absolute_lifetime > LONGEST_LIFETIME {
             return Err(PolicyError::AbsoluteTooLong);
         }
-        // Expiries are rounded down to a whole second.
-        if refresh_grace > access_token_ttl.saturating_sub(Duration::from_secs(1)) {
+        if refresh_grace > longest_grace(access_token_ttl) {
             return Err(PolicyError::GraceTooLong);
+        }
+        if replay == Replay::UntilUsed && replay_limit < refresh_grace {
+            return Err(PolicyError::ReplayLimitTooShort);
+        }
+        if replay_limit > LONGEST_LIFETIME {
+            return Err(PolicyError::ReplayLimitTooLong);
         }
         Ok(())
     }
 }
 
+/// The longest grace for access tokens of this lifetime. A replay within the grace may have to repeat
+/// an access token, which must be active then; its expiry is rounded down to a whole second.
+pub fn longest_grace(access_token_ttl: Duration) -> Duration {
+    access_token_ttl.saturating_sub(Duration::from_secs(1))
+}
+
 impl SessionPolicy {
+    /// How long after a rotation the previous refresh token yields the current one, if that is not
+    /// presented meanwhile.
+    pub fn replay_window(&self) -> Duration {
+        match self.replay {
+            Replay::Grace => self.refresh_grace,
+            Replay::UntilUsed => self.refresh_grace.max(self.replay_limit),
+        }
+    }
+
+    /// Whether a replay issues an access token anew under the identifier that it had: where only one
+    /// may be active, and the first copy may have expired before the replay.
+    pub fn reissues_access_token(&self) -> bool {
+        self.on_refresh == OnRefresh::RevokeAccessToken && self.replay == Replay::UntilUsed
+    }
+
     /// When a session touched at `now` goes idle: never after its absolute end.
     pub fn idle_expiry(&self, now: Timestamp, expires_at: Timestamp) -> Timestamp {
         now.plus(self.idle_timeout).min(expires_at)
@@ -165,6 +226,8 @@ mod tests {
                 access_token_ttl: Duration::from_secs(access),
                 idle_timeout: Duration::from_secs(idle),
                 refresh_grace: Duration::from_secs(grace),
+                replay: Replay::Grace,
+                replay_limit: Duration::from_secs(86_400),
                 on_refresh: OnRefresh::KeepAccessToken,
             },
             absolute_lifetime: Duration::from_secs(absolute),
@@ -184,6 +247,30 @@ mod tests {
         assert_eq!(policy(600, 7200, 86400, 599).check(longest), Ok(()));
         assert_eq!(policy(600, 7200, 86400, 600).check(longest), Err(PolicyError::GraceTooLong));
         assert_eq!(policy(600, 7200, 4_000_000_000, 10).check(longest), Err(PolicyError::AbsoluteTooLong));
+        let replaying = |replay, limit| {
+            let mut policy = policy(600, 7200, 86400, 10);
+            policy.session.replay = replay;
+            policy.session.replay_limit = Duration::from_secs(limit);
+            policy.check(longest)
+        };
+        assert_eq!(replaying(Replay::UntilUsed, 10), Ok(()));
+        assert_eq!(replaying(Replay::UntilUsed, 1_000_000), Ok(()), "the session ends before");
+        assert_eq!(replaying(Replay::UntilUsed, 9), Err(PolicyError::ReplayLimitTooShort));
+        assert_eq!(replaying(Replay::Grace, 9), Ok(()), "it counts for nothing");
+        assert_eq!(replaying(Replay::UntilUsed, 4_000_000_000), Err(PolicyError::ReplayLimitTooLong));
+    }
+
+    #[test]
+    fn the_limit_counts_where_replays_last_until_use() {
+        let mut policy = policy(600, 7200, 86400, 10).session;
+        assert_eq!(policy.replay_window(), Duration::from_secs(10));
+        policy.replay = Replay::UntilUsed;
+        assert_eq!(policy.replay_window(), Duration::from_secs(86_400));
+        policy.replay_limit = Duration::ZERO;
+        assert_eq!(policy.replay_window(), Duration::from_secs(10), "the grace holds in any case");
+        for replay in [Replay::Grace, Replay::UntilUsed] {
+            assert_eq!(Replay::from_name(replay.as_str()), Some(replay));
+        }
     }
 
     proptest! {

@@ -39,9 +39,11 @@ pub struct RefreshAttempt {
 pub enum RefreshVerdict {
     /// The session moves on to this state.
     Rotate(Box<Session>),
-    /// The token was exchanged a moment ago: the answer repeats, nothing changes.
+    /// The token was exchanged before, and its successor may never have arrived: the answer repeats,
+    /// nothing changes.
     Replay,
-    /// The token was exchanged before the grace: it is in two hands, the session ends.
+    /// The token was exchanged too long ago, or its successor has been exchanged since: it is in two
+    /// hands, the session ends.
     Reuse,
     /// Nothing changes.
     Refuse(RefreshRefusal),
@@ -89,8 +91,10 @@ impl Session {
             return Refuse(RefreshRefusal::NeverIssued { current });
         }
         let is_previous = attempt.generation.checked_add(1) == Some(current);
-        let in_grace = attempt.now <= self.refreshed_at.plus(self.policy.refresh_grace);
-        if attempt.generation != current && !(is_previous && in_grace) {
+        // The successor of the previous token is the current one. Had it been exchanged, the current
+        // one would be another, so the row says by its generation alone that it has not.
+        let may_replay = is_previous && attempt.now <= self.last_replay();
+        if attempt.generation != current && !may_replay {
             return Reuse;
         }
         // After the reuse check: a thief must not learn by asking for too much that the token is dead.
@@ -126,7 +130,7 @@ mod tests {
             Ended,
             tests::{START, session},
         },
-        super::text::Note,
+        super::{policy::Replay, text::Note},
         *,
     };
 
@@ -174,6 +178,24 @@ mod tests {
         assert_eq!(next.judge_refresh(&attempt(&next, 1, past)), RefreshVerdict::Reuse);
     }
 
+    /// A phone that lost the answer, and asks again hours later.
+    #[test]
+    fn until_it_is_used_a_successor_is_yielded_again_up_to_the_limit() {
+        let mut first = session();
+        first.policy.replay = Replay::UntilUsed;
+        let now = START.plus(Duration::from_secs(30));
+        let next = rotate(&first, now);
+        let edge = now.plus(Duration::from_secs(300));
+        assert!(edge > now.plus(next.policy.access_token_ttl), "the limit has nothing to do with it");
+        assert_eq!(next.judge_refresh(&attempt(&next, 1, edge)), RefreshVerdict::Replay);
+        let past = edge.plus(Duration::from_micros(1));
+        assert_eq!(next.judge_refresh(&attempt(&next, 1, past)), RefreshVerdict::Reuse);
+
+        let last = rotate(&next, now);
+        assert_eq!(last.judge_refresh(&attempt(&last, 1, now)), RefreshVerdict::Reuse, "it was used");
+        assert_eq!(last.judge_refresh(&attempt(&last, 2, edge)), RefreshVerdict::Replay);
+    }
+
     #[test]
     fn a_generation_two_back_is_reuse_even_within_the_grace() {
         let now = START.plus(Duration::from_secs(30));
@@ -217,8 +239,11 @@ mod tests {
         /// Whatever is presented whenever, in whatever order: the generation only grows by one at a time, no expiry
         /// ever passes the absolute one, and only the current or the previous generation ever gets an answer.
         #[test]
-        fn any_history_keeps_one_lineage(steps in proptest::collection::vec((0u32..6, 0u64..400), 1..40)) {
+        fn any_history_keeps_one_lineage(
+            until_used: bool, steps in proptest::collection::vec((0u32..6, 0u64..400), 1..40),
+        ) {
             let mut session = session();
+            session.policy.replay = if until_used { Replay::UntilUsed } else { Replay::Grace };
             let mut now = START;
             for (back, wait) in steps {
                 now = now.plus(Duration::from_secs(wait));
@@ -234,9 +259,14 @@ mod tests {
                     }
                     RefreshVerdict::Replay => {
                         prop_assert_eq!(presented + 1, current);
-                        prop_assert!(now.since(session.refreshed_at) <= session.policy.refresh_grace);
+                        let window = if until_used { 300 } else { 10 };
+                        prop_assert!(now.since(session.refreshed_at) <= Duration::from_secs(window));
                     }
-                    RefreshVerdict::Reuse => prop_assert!(presented < current),
+                    RefreshVerdict::Reuse => {
+                        prop_assert!(presented < current);
+                        let replays = presented + 1 == current && now <= session.last_replay();
+                        prop_assert!(!replays, "whoever lost an answer is not signed out");
+                    }
                     RefreshVerdict::Refuse(refusal) => {
                         let ahead = refusal == RefreshRefusal::NeverIssued { current };
                         prop_assert!((ahead && presented > current) || !session.is_live(now));

@@ -67,8 +67,8 @@ pub struct BlacklistEntry {
 pub const RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
 impl BlacklistEntry {
-    /// Stops a session that ends now. None of its tokens was issued later than now, or, if the clock has been set back
-    /// since, later than the last replay of its last refresh.
+    /// Stops a session that ends now. None of its tokens was issued later than now, or, if the clock
+    /// has been set back since, later than the last replay of its last refresh.
     pub fn for_session(session: &Session, ended: &Ended) -> Self {
         Self {
             revoked: Revoked::Session(session.id),
@@ -106,16 +106,22 @@ impl BlacklistEntry {
 
     /// From when on an entry may be forgotten that stops every token of this session issued until `now`.
     pub fn expiry_for(session: &Session, now: Timestamp) -> Timestamp {
-        let last_issue = now.max(session.refreshed_at.plus(session.policy.refresh_grace));
+        let last_issue = now.max(session.last_replay());
         let last_expiry = session.policy.access_token_expiry(last_issue, session.idle_expires_at);
         last_expiry.max(now).plus(RETENTION_MARGIN)
     }
 
-    /// Stops one access token of a session, which expires at `token_expires_at`.
+    /// Stops one access token of a session, which expires at `token_expires_at`, and all copies of it
+    /// that replays have issued.
     pub fn for_token(session: &Session, token: TokenId, token_expires_at: Timestamp, ended: &Ended) -> Self {
+        let may_be_reissued = token == session.access_token_id && session.policy.reissues_access_token();
+        let last_expiry = match may_be_reissued {
+            true => session.policy.access_token_expiry(session.last_replay(), session.idle_expires_at),
+            false => token_expires_at,
+        };
         Self {
             revoked: Revoked::Token(token),
-            expires_at: token_expires_at.max(ended.at).plus(RETENTION_MARGIN),
+            expires_at: last_expiry.max(token_expires_at).max(ended.at).plus(RETENTION_MARGIN),
             ..Self::for_session(session, ended)
         }
     }
@@ -200,6 +206,7 @@ pub enum RevocationTarget {
 #[cfg(test)]
 mod tests {
     use super::{
+        super::policy::{OnRefresh, Replay},
         super::session::tests::{START, session},
         *,
     };
@@ -233,6 +240,33 @@ mod tests {
                 let after = TenantState { covered: Some(up_to), ..state };
                 assert!(!after.has_uncovered(), "repeating is no change: {after:?}");
             }
+        }
+    }
+
+    #[test]
+    fn an_entry_outlives_the_tokens_of_the_last_replay_whatever_the_clock_says() {
+        for (replay, window) in [(Replay::Grace, 10), (Replay::UntilUsed, 300)] {
+            let mut session = session();
+            session.policy.replay = replay;
+            session.policy.on_refresh = OnRefresh::RevokeAccessToken;
+            let last_replay = START.plus(Duration::from_secs(window));
+            let last_expiry = session.policy.access_token_expiry(last_replay, session.idle_expires_at);
+            let at = START.minus(Duration::from_secs(3600));
+            let ended = Ended { at, reason: EndReason::SignedOut, note: Note::default() };
+            let entry = BlacklistEntry::for_session(&session, &ended);
+            assert!(entry.expires_at >= last_expiry.plus(RETENTION_MARGIN), "{replay:?}");
+
+            // Beyond the grace the current access token is issued anew under its identifier.
+            let first_expiry = session.policy.access_token_expiry(START, session.idle_expires_at);
+            let copies_until = if replay == Replay::Grace { first_expiry } else { last_expiry };
+            for entry in [
+                BlacklistEntry::superseded(&session, START),
+                BlacklistEntry::for_token(&session, session.access_token_id, first_expiry, &ended),
+            ] {
+                assert_eq!(entry.expires_at, copies_until.plus(RETENTION_MARGIN), "{replay:?}");
+            }
+            let other = BlacklistEntry::for_token(&session, TokenId::new([9; 16]), first_expiry, &ended);
+            assert_eq!(other.expires_at, first_expiry.plus(RETENTION_MARGIN), "{replay:?}");
         }
     }
 

@@ -219,6 +219,11 @@ impl Session {
         self.state(now) == State::Live
     }
 
+    /// The last instant at which the refresh token before the current one yields the current one.
+    pub fn last_replay(&self) -> Timestamp {
+        self.refreshed_at.plus(self.policy.replay_window())
+    }
+
     /// Whether the request for this session is the one that created the earlier session, which has
     /// the same tenant and request id. A session without a fingerprint was created by a version
     /// that compared subject and client alone.
@@ -241,7 +246,11 @@ impl Session {
 pub(crate) mod tests {
     use std::time::Duration;
 
-    use super::{super::policy::OnRefresh, super::text::PolicyName, *};
+    use super::{
+        super::policy::{OnRefresh, Replay},
+        super::text::PolicyName,
+        *,
+    };
 
     pub(crate) const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
@@ -261,6 +270,8 @@ pub(crate) mod tests {
                 access_token_ttl: Duration::from_secs(60),
                 idle_timeout: Duration::from_secs(600),
                 refresh_grace: Duration::from_secs(10),
+                replay: Replay::Grace,
+                replay_limit: Duration::from_secs(300),
                 on_refresh: OnRefresh::KeepAccessToken,
             },
             created_at: START,

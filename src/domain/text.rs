@@ -79,6 +79,9 @@ macro_rules! text {
         pub struct $name(String);
 
         impl $name {
+            /// The most bytes that it may have.
+            pub const MAX_BYTES: usize = $limit;
+
             /// The text itself.
             pub fn into_string(self) -> String {
                 self.0

@@ -10,7 +10,7 @@ use crate::{
         validate::{Answer, InactiveReason},
     },
     domain::{
-        policy::{OnRefresh, SessionPolicy},
+        policy::{OnRefresh, Replay, SessionPolicy},
         session::{Session, State},
         time::Timestamp,
     },
@@ -118,11 +118,17 @@ fn policy(policy: &SessionPolicy) -> proto::SessionPolicy {
         OnRefresh::KeepAccessToken => proto::OnRefresh::KeepAccessToken,
         OnRefresh::RevokeAccessToken => proto::OnRefresh::RevokeAccessToken,
     };
+    let replay = match policy.replay {
+        Replay::Grace => proto::Replay::Grace,
+        Replay::UntilUsed => proto::Replay::UntilUsed,
+    };
     proto::SessionPolicy {
         name: policy.name.to_string(),
         access_token_ttl: Some(duration(policy.access_token_ttl)),
         idle_timeout: Some(duration(policy.idle_timeout)),
         refresh_grace: Some(duration(policy.refresh_grace)),
         on_refresh: on_refresh.into(),
+        replay: replay.into(),
+        replay_limit: Some(duration(policy.replay_limit)),
     }
 }

@@ -10,7 +10,10 @@ use serde::{
 };
 use serde_json::{Map, Number};
 
-use crate::{domain::json_object::JsonObject, proto::EncodedStruct};
+use crate::{
+    domain::{claims::MAX_EXACT_INTEGER, json_object::JsonObject},
+    proto::EncodedStruct,
+};
 
 /// Converts a message to JSON. All numbers of a `Struct` are doubles; whole ones become integers.
 pub fn json_object(message: Struct) -> Result<Map<String, serde_json::Value>, &'static str> {
@@ -18,15 +21,14 @@ pub fn json_object(message: Struct) -> Result<Map<String, serde_json::Value>, &'
 }
 
 fn json_value(value: Value) -> Result<serde_json::Value, &'static str> {
-    /// Above this, several integers may share one double (RFC 8259, section 6).
-    const EXACT: f64 = 9_007_199_254_740_991.0;
-
     Ok(match value.kind {
         None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
         Some(Kind::BoolValue(value)) => value.into(),
         Some(Kind::StringValue(value)) => value.into(),
         #[allow(clippy::cast_possible_truncation)] // The guard checks the range.
-        Some(Kind::NumberValue(value)) if value.fract() == 0.0 && value.abs() <= EXACT => (value as i64).into(),
+        Some(Kind::NumberValue(value)) if value.fract() == 0.0 && value.abs() <= MAX_EXACT_INTEGER => {
+            (value as i64).into()
+        }
         Some(Kind::NumberValue(value)) => {
             Number::from_f64(value).ok_or("holds a number that JSON cannot write")?.into()
         }

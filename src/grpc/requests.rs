@@ -71,12 +71,10 @@ fn session_id(field: &str, text: &str) -> Result<SessionId> {
     text.parse().map_err(|error| AuthorityError::field(field, error))
 }
 
-fn device(field: &str, device: proto::Device) -> Result<Device> {
-    Ok(Device {
-        user_agent: text(&format!("{field}.user_agent"), device.user_agent)?,
-        ip_address: text(&format!("{field}.ip_address"), device.ip_address)?,
-        label: text(&format!("{field}.label"), device.label)?,
-    })
+/// Display data refuses no call. A repeated request comes to the same device, even if its proxy has
+/// told another port, so it has the same fingerprint.
+fn device(device: &proto::Device) -> Device {
+    Device::from_display_data(&device.user_agent, &device.ip_address, &device.label)
 }
 
 fn own_claims(message: proto::EncodedStruct) -> Result<CustomClaims> {
@@ -84,7 +82,7 @@ fn own_claims(message: proto::EncodedStruct) -> Result<CustomClaims> {
     let broken = "are not a google.protobuf.Struct, or nest too deeply: send fewer lists and objects within each other";
     let message = message.decode().map_err(|_| wrong(&broken))?;
     let map = json_object(message).map_err(|problem| wrong(&problem))?;
-    CustomClaims::try_from(map).map_err(|problem| wrong(&problem))
+    CustomClaims::requested(map).map_err(|problem| wrong(&problem))
 }
 
 impl TryFrom<proto::CreateSessionRequest> for NewSession {
@@ -102,7 +100,7 @@ impl TryFrom<proto::CreateSessionRequest> for NewSession {
             acr: text("acr", request.acr)?,
             amr: texts("amr", request.amr, MAX_AMR)?,
             authenticated_at: request.authenticated_at.map(|at| instant("authenticated_at", at)).transpose()?,
-            device: device("device", request.device.unwrap_or_default())?,
+            device: device(&request.device.unwrap_or_default()),
             policy: optional("policy", request.policy)?,
             access_token_ttl: request.access_token_ttl.map(|ttl| span("access_token_ttl", ttl)).transpose()?,
             max_lifetime: request.max_lifetime.map(|lifetime| span("max_lifetime", lifetime)).transpose()?,
@@ -119,7 +117,7 @@ impl TryFrom<proto::RefreshRequest> for Exchange {
         Ok(Self {
             refresh_token: request.refresh_token,
             scopes: texts("scopes", request.scopes, MAX_SCOPES)?,
-            device: request.device.map(|given| device("device", given)).transpose()?,
+            device: request.device.as_ref().map(device),
         })
     }
 }

@@ -174,6 +174,23 @@ fn revoke_ends_what_it_names_and_nothing_else() {
     }
 }
 
+/// There is no server: the text is looked at before anything is sent.
+#[test]
+fn an_integer_that_would_become_another_is_refused_as_a_claim() {
+    for claim in [
+        "user_id=9007199254740993",
+        "user_id=-9007199254740992",
+        "user_id=1e16",
+        "user_id=[1,{\"a\":9007199254740993}]",
+    ] {
+        let refused = run(countersign().args(["session", "create", "bob", "--claim", claim]));
+        assert_eq!(refused.code, Some(2), "{claim}");
+        for words in ["--claim", "2^53", "string", "user_id"] {
+            assert!(refused.stderr.contains(words), "{claim}: {}", refused.stderr);
+        }
+    }
+}
+
 #[test]
 fn revoke_needs_exactly_one_target() {
     for args in [&["session", "revoke"][..], &["session", "revoke", "x", "--subject", "alice"]] {

@@ -3,8 +3,8 @@
 use countersign::{
     domain::claims::RESERVED,
     proto::{
-        CreateSessionRequest, Device, EncodedStruct, EndReason, InactiveReason, OnRefresh, Session, SessionState,
-        ValidateRequest, ValidateView,
+        CreateSessionRequest, Device, EncodedStruct, EndReason, InactiveReason, OnRefresh, Replay, Session,
+        SessionState, ValidateRequest, ValidateView,
     },
 };
 use futures_util::future::join_all;
@@ -44,7 +44,8 @@ async fn a_bare_request_gets_the_defaults() {
     assert_eq!(session.idle_expires_at, Some(start_plus(seconds(14 * 86_400))));
     assert_eq!(session.expires_at, Some(start_plus(seconds(90 * 86_400))));
     let policy = session.policy.as_ref().unwrap();
-    assert_eq!((&*policy.name, policy.access_token_ttl, policy.refresh_grace), ("default", span(600), span(10)));
+    assert_eq!((&*policy.name, policy.access_token_ttl, policy.refresh_grace), ("default", span(600), span(30)));
+    assert_eq!((policy.replay(), policy.replay_limit), (Replay::Grace, span(86_400)));
     assert_eq!(policy.on_refresh(), OnRefresh::KeepAccessToken);
     assert_eq!(created.tokens.token_type, "Bearer");
     assert_eq!(server.session(&created.id()).await.unwrap(), *session);
@@ -153,9 +154,12 @@ async fn claims_come_back_in_the_full_view_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
     let server = Server::start().await;
-    let numbers = [0.1, -0.0, 1e15, 9_007_199_254_740_992.0, 1e16, -1.5e17, 18_446_744_073_709_551_616.0, 1e22, 1e300]
-        .into_iter()
-        .chain([f64::MAX, f64::MIN_POSITIVE, 5e-324, 1.0 / 3.0]);
+    let numbers = [0.1, -0.0, 1e15, 9_007_199_254_740_991.0, -9_007_199_254_740_991.0, 1e-300].into_iter().chain([
+        4_503_599_627_370_495.5,
+        f64::MIN_POSITIVE,
+        5e-324,
+        1.0 / 3.0,
+    ]);
     let texts = ["\"\\\n", "\u{1}\u{7f}\u{fffd}\u{10ffff}", "é e\u{301}", "{\"a\":1}", "'; --"];
     let list = numbers.map(Value::from).chain(texts.map(|text| text.to_owned().into()));
     let list = Value { kind: Some(Kind::ListValue(ListValue { values: list.collect() })) };
@@ -182,6 +186,29 @@ async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
     assert_eq!(shown, next.session);
     let etag = first.session.etag.clone();
     assert_eq!(Session { etag, ..shown }, first.session, "the clock has stood still");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_integer_that_a_double_cannot_tell_from_its_neighbours_is_refused_at_any_depth() {
+    let server = Server::start().await;
+    for number in [9_007_199_254_740_992.0, -9_007_199_254_740_992.0, 1e16, 1e300, f64::MAX] {
+        let number = Value::from(number);
+        let list = Value { kind: Some(Kind::ListValue(ListValue { values: vec![number.clone()] })) };
+        let deep = Value { kind: Some(Kind::StructValue(object(&[("b", list.clone())]))) };
+        for (value, path) in [(number, "a"), (list, "a[0]"), (deep, "a.b[0]")] {
+            let own = CreateSessionRequest { claims: Some(object(&[("a", value)]).into()), ..request("alice") };
+            let refusal = server.create(own).await.err().unwrap();
+            let advice = format!("beyond 2^53 at {path}, ");
+            assert!(refusal.message().contains(&advice), "{}", refusal.message());
+            assert!(refusal.message().contains("send it as a string"), "{}", refusal.message());
+            assert_eq!(refused(Err::<(), _>(refusal)), Refusal::field("claims"));
+        }
+    }
+    let exact = object(&[("a", 9_007_199_254_740_991.0.into()), ("b", "9007199254740993".to_owned().into())]);
+    let own = CreateSessionRequest { claims: Some(exact.into()), ..request("alice") };
+    let created = server.create(own).await.unwrap();
+    assert_eq!(claims(&created.access)["a"], 9_007_199_254_740_991_i64);
+    assert_eq!(claims(&created.access)["b"], "9007199254740993");
 }
 
 #[tokio::test(flavor = "multi_thread")]

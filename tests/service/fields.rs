@@ -1,6 +1,6 @@
 //! The limits of every text and list of CreateSession, at the edge and over it.
 
-use countersign::proto::{CreateSessionRequest, Device};
+use countersign::proto::{CreateSessionRequest, Device, RefreshRequest};
 
 use crate::{
     refusal::{Refusal, refused},
@@ -10,12 +10,8 @@ use crate::{
 type Set = fn(&mut CreateSessionRequest, String);
 type Repeat = fn(&mut CreateSessionRequest, Vec<String>);
 
-fn device(request: &mut CreateSessionRequest) -> &mut Device {
-    request.device.get_or_insert_default()
-}
-
 /// Path, limit in bytes, whether it may be empty.
-const TEXTS: [(&str, usize, bool, Set); 10] = [
+const TEXTS: [(&str, usize, bool, Set); 8] = [
     ("subject", 256, false, |request, text| request.subject = text),
     ("tenant", 128, true, |request, text| request.tenant = text),
     ("client_id", 256, true, |request, text| request.client_id = text),
@@ -23,8 +19,6 @@ const TEXTS: [(&str, usize, bool, Set); 10] = [
     ("scopes[1]", 128, false, |request, text| request.scopes = vec!["a".to_owned(), text]),
     ("acr", 256, true, |request, text| request.acr = text),
     ("amr[1]", 64, false, |request, text| request.amr = vec!["a".to_owned(), text]),
-    ("device.user_agent", 512, true, |request, text| device(request).user_agent = text),
-    ("device.label", 128, true, |request, text| device(request).label = text),
     ("request_id", 128, true, |request, text| request.request_id = text),
 ];
 
@@ -84,21 +78,71 @@ async fn a_list_has_as_many_entries_as_its_limit_and_not_one_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scopes_and_addresses_have_a_form() {
+async fn scopes_and_policies_have_a_form() {
     let server = Server::start().await;
     for scope in ["a b", "a\"b", "a\\b", "é"] {
         let request = CreateSessionRequest { scopes: vec![scope.to_owned()], ..request("alice") };
         assert_eq!(refused(server.create(request).await), Refusal::field("scopes[0]"), "{scope}");
     }
-    let from = |address: &str| with(|request, text| device(request).ip_address = text, address);
-    for address in ["", "192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"] {
-        assert!(server.create(from(address)).await.is_ok(), "{address}");
-    }
-    for address in ["localhost", "192.0.2.1:80", "192.0.2.256", "[::1]"] {
-        assert_eq!(refused(server.create(from(address)).await), Refusal::field("device.ip_address"), "{address}");
-    }
     assert_eq!(
         refused(server.create(with(|request, text| request.policy = text, &"p".repeat(65))).await),
         Refusal::field("policy")
     );
+}
+
+/// What is sent of a device, and what is kept: user agent, address, label.
+const DEVICES: [([&str; 3], [&str; 3]); 12] = [
+    (["curl/8", "203.0.113.7", "Zoë's phone"], ["curl/8", "203.0.113.7", "Zoë's phone"]),
+    (["", "2001:DB8::1", ""], ["", "2001:DB8::1", ""]),
+    (["", "203.0.113.7:51234", ""], ["", "203.0.113.7", ""]),
+    (["", "[2001:db8::1]:443", ""], ["", "2001:db8::1", ""]),
+    (["", "203.0.113.7, 10.0.0.6", ""], ["", "203.0.113.7", ""]),
+    (["", "fe80::1%eth0", ""], ["", "fe80::1", ""]),
+    (["", " 203.0.113.7\t", ""], ["", "203.0.113.7", ""]),
+    (["", "unknown", ""], ["", "", ""]),
+    (["", "localhost", ""], ["", "", ""]),
+    (["", "192.0.2.256", ""], ["", "", ""]),
+    (["curl\t8", "", "my\nphone"], ["curl 8", "", "my phone"]),
+    (["\0", "", "\u{9b}"], ["", "", ""]),
+];
+
+fn device(texts: [&str; 3]) -> Device {
+    let [user_agent, ip_address, label] = texts.map(str::to_owned);
+    Device { user_agent, ip_address, label }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn display_data_refuses_no_session_and_no_refresh_and_the_answer_says_what_was_kept() {
+    let server = Server::start().await;
+    let (long_agent, long_label) = ("x".repeat(513), "é".repeat(65));
+    let long = ([&*long_agent, "", &*long_label], [&long_agent[..512], "", &long_label[..128]]);
+    for (sent, kept) in DEVICES.into_iter().chain([long]) {
+        let with_device = CreateSessionRequest { device: Some(device(sent)), ..request("alice") };
+        let created = server.create(with_device).await.unwrap();
+        assert_eq!(created.session.device, Some(device(kept)), "{sent:?}");
+
+        let plain = server.sign_in("alice").await;
+        let refresh =
+            RefreshRequest { refresh_token: plain.refresh.clone(), device: Some(device(sent)), ..Default::default() };
+        let refreshed = server.exchange(refresh).await.unwrap().now;
+        assert_eq!(refreshed.session.device, Some(device(kept)), "{sent:?}");
+        assert_eq!(server.session(&plain.id()).await.unwrap(), refreshed.session);
+    }
+}
+
+/// The same call comes again by another connection of its proxy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_request_is_the_same_if_what_is_kept_of_its_device_is() {
+    let server = Server::start().await;
+    let from = |address: &str| CreateSessionRequest {
+        device: Some(device(["\tcurl/8", address, ""])),
+        request_id: "once".to_owned(),
+        ..request("alice")
+    };
+    let first = server.create(from("203.0.113.7:51234")).await.unwrap();
+    for address in ["203.0.113.7:51234", "203.0.113.7:51235", "203.0.113.7"] {
+        assert_eq!(server.create(from(address)).await.unwrap().id(), first.id(), "{address}");
+    }
+    let refusal = refused(server.create(from("203.0.113.8:51234")).await);
+    assert_eq!(refusal, Refusal::request_id_reused());
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use countersign::{
-    proto::{CreateSessionRequest, ValidateRequest, revoke_request::Target},
+    proto::{CreateSessionRequest, InactiveReason, ValidateRequest, revoke_request::Target},
     store::StoreError,
 };
 use envoy_types::pb::envoy::{
@@ -510,6 +510,11 @@ async fn oauth_revokes_sessions_by_either_token_and_takes_no_notice_of_worthless
         assert!(server.refresh(&session.refresh).await.is_err());
         assert_eq!(revoke(&format!("token={token}")).await.status, 200, "once more");
     }
+    let idle = sign_in(&server, |_| ()).await;
+    server.clock.advance(seconds(3600));
+    assert_eq!(server.verdict(&idle.access).await, Err(InactiveReason::Expired));
+    assert_eq!(revoke(&format!("token={}", idle.access)).await.status, 200);
+    assert!(server.refresh(&idle.refresh).await.is_err(), "an expired access token signs out, too");
     for body in ["", "token=", "token=a&token=b"] {
         assert_eq!(revoke(body).await.status, 400, "{body}");
     }

@@ -1,16 +1,18 @@
 //! Refresh tokens: rotation, replay within the grace, reuse after it.
 
-use countersign::proto::{CreateSessionRequest, Device, EndReason, InactiveReason, RefreshRequest, SessionState};
+use countersign::proto::{
+    CreateSessionRequest, Device, EndReason, InactiveReason, RefreshRequest, Replay, SessionState,
+};
 use futures_util::future::join_all;
 
 use crate::{
     forge::claims,
     refusal::{Refusal, refused},
-    server::{Server, TICK, request, request_under, seconds, start_plus},
+    server::{Home, Server, TICK, request, request_under, seconds, start_plus},
 };
 
 /// The grace of every policy in these tests.
-const GRACE: u64 = 10;
+const GRACE: u64 = 30;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_refreshes_at_once_one_rotates_and_63_repeat_its_answer() {
@@ -135,7 +137,7 @@ async fn where_a_refresh_revokes_the_former_access_token_only_one_is_active_at_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_always_yields_an_access_token_that_is_active() {
     let server = Server::start().await;
-    for ttl in [2, 5, 10, 11] {
+    for ttl in [2, 5, 30, 31] {
         let ttl = prost_types::Duration { seconds: ttl, nanos: 0 };
         let short = CreateSessionRequest { access_token_ttl: Some(ttl), ..request_under("strict", "alice") };
         let first = server.create(short).await.unwrap();
@@ -184,4 +186,79 @@ async fn a_refresh_replaces_what_is_known_of_the_device_only_if_it_tells() {
     let third = server.exchange(told).await.unwrap().now;
     assert_eq!(third.session.device, Some(device("new")));
     assert_eq!(server.session(&first.id()).await.unwrap(), third.session);
+}
+
+/// The policies of phones, which may be out of reach for hours after a refresh.
+const UNTIL_USED: &str = "[policies.default]\nreplay = 'until_used'\n\
+     [policies.strict]\non_refresh = 'revoke_access_token'\n[tenants]";
+const DAY: u64 = 86_400;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn until_its_successor_is_used_a_token_yields_it_again_for_a_day() {
+    let server = Home::new(UNTIL_USED).await.start().await;
+    for policy in ["default", "strict"] {
+        let first = server.create(request_under(policy, "alice")).await.unwrap();
+        // The answer is lost.
+        let lost = server.refresh(&first.refresh).await.unwrap().now;
+        assert_eq!(lost.session.policy.clone().unwrap().replay(), Replay::UntilUsed);
+        let mut replays = vec![];
+        let mut waited = 0;
+        for until in [12, GRACE + 1, 3600, DAY] {
+            server.clock.advance(seconds(until - waited));
+            waited = until;
+            let replay = server.refresh(&first.refresh).await.unwrap();
+            assert!(replay.replayed, "{policy}, after {until} s");
+            assert_eq!(replay.now.refresh, lost.refresh, "{policy}, after {until} s");
+            assert_eq!(replay.now.session, lost.session, "nothing moves");
+            assert_eq!(server.verdict(&replay.now.access).await, Ok(()), "{policy}, after {until} s");
+            replays.push(replay.now);
+        }
+        // The answer has arrived, and its token is used.
+        let last = replays.pop().unwrap();
+        let next = server.refresh(&last.refresh).await.unwrap();
+        assert!(!next.replayed);
+        let expected = if policy == "strict" { Err(InactiveReason::Revoked) } else { Ok(()) };
+        assert_eq!(server.verdict(&last.access).await, expected, "{policy}");
+        assert_eq!(server.verdict(&next.now.access).await, Ok(()));
+
+        let reused = Refusal::unauthenticated("REFRESH_TOKEN_REUSED");
+        assert_eq!(refused(server.refresh(&first.refresh).await), reused, "{policy}: its successor was used");
+        for token in [&last.access, &next.now.access] {
+            assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked), "{policy}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_its_tokens() {
+    let server = Home::new(UNTIL_USED).await.start().await;
+    for policy in ["default", "strict"] {
+        let first = server.create(request_under(policy, "alice")).await.unwrap();
+        server.refresh(&first.refresh).await.unwrap();
+        server.clock.advance(seconds(DAY));
+        let replay = server.refresh(&first.refresh).await.unwrap().now;
+        server.clock.advance(TICK);
+        let reused = Refusal::unauthenticated("REFRESH_TOKEN_REUSED");
+        assert_eq!(refused(server.refresh(&first.refresh).await), reused, "{policy}");
+        assert_eq!(server.verdict(&replay.access).await, Err(InactiveReason::Revoked), "{policy}");
+        let session = server.session(&first.id()).await.unwrap();
+        assert_eq!(session.end_reason(), EndReason::RefreshTokenReused);
+    }
+}
+
+/// The session keeps the policy of its creation, whatever is configured later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_keeps_its_replay() {
+    let server = Home::new(UNTIL_USED).await.start().await;
+    let phone = server.sign_in("alice").await;
+    let home = server.stop().await;
+    let server = home.with("").start().await;
+    let lost = server.refresh(&phone.refresh).await.unwrap().now;
+    let browser = server.sign_in("alice").await;
+    server.refresh(&browser.refresh).await.unwrap();
+    server.clock.advance(seconds(GRACE) + TICK);
+    let replay = server.refresh(&phone.refresh).await.unwrap();
+    assert_eq!((replay.replayed, &replay.now.refresh), (true, &lost.refresh));
+    let reused = Refusal::unauthenticated("REFRESH_TOKEN_REUSED");
+    assert_eq!(refused(server.refresh(&browser.refresh).await), reused);
 }

@@ -178,18 +178,40 @@ async fn one_access_token_can_be_revoked_alone() {
     assert_eq!(server.verdict(&last.access).await, Ok(()));
 }
 
+/// A user who comes back after lunch signs out with whatever access token the client still has.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_expired_or_over_is_revoked_without_a_row() {
+async fn an_expired_access_token_ends_its_session_and_alone_it_ends_nothing() {
     let server = Server::start().await;
-    let session = server.create(request_under("short", "alice")).await.unwrap();
+    let first = server.create(request_under("short", "alice")).await.unwrap();
+    server.clock.advance(seconds(70));
+    let next = server.refresh(&first.refresh).await.unwrap().now;
     // By any clock that is allowed.
     server.clock.advance(seconds(70));
-    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Expired));
+    for token in [&first.access, &next.access] {
+        assert_eq!(server.verdict(token).await, Err(InactiveReason::Expired));
+        assert_eq!(server.revoke(token_only(token)).await.unwrap(), 0);
+    }
+    assert_eq!(server.session(&first.id()).await.unwrap().state(), SessionState::Live);
+    assert_eq!(server.rows().await.blacklist, 0);
+
+    let order =
+        RevokeRequest { reason: EndReason::SignedOut.into(), note: "lunch".to_owned(), ..of_token(&first.access) };
+    assert_eq!(server.revoke(order.clone()).await.unwrap(), 1);
+    let session = server.session(&first.id()).await.unwrap();
+    assert_eq!((session.end_reason(), &*session.end_note), (EndReason::SignedOut, "lunch"));
+    let refusal = Refusal::unauthenticated("SESSION_REVOKED");
+    assert_eq!(refused(server.refresh(&next.refresh).await), refusal);
+    assert_eq!(server.revoke(order).await.unwrap(), 0, "again");
+    assert_eq!(server.rows().await.blacklist, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_over_is_revoked_without_a_row() {
+    let server = Server::start().await;
+    let session = server.create(request_under("short", "alice")).await.unwrap();
+    server.clock.advance(seconds(300));
     assert_eq!(server.revoke(of_token(&session.access)).await.unwrap(), 0);
     assert_eq!(server.revoke(token_only(&session.access)).await.unwrap(), 0);
-    assert_eq!(server.session(&session.id()).await.unwrap().state(), SessionState::Live);
-
-    server.clock.advance(seconds(230));
     assert_eq!(server.revoke(of_token(&session.refresh)).await.unwrap(), 0);
     assert_eq!(server.revoke(revocation(Target::SessionId(session.id()))).await.unwrap(), 0);
     assert_eq!(server.session(&session.id()).await.unwrap().end_reason(), EndReason::ExpiredIdle);

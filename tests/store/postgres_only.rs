@@ -9,7 +9,7 @@ use countersign::{
     domain::{
         ids::TokenId,
         key::{Key, KeyAlgorithm, RingVersion, SealedKey},
-        policy::{OnQuota, OnRefresh},
+        policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
         refresh::RefreshAttempt,
         revocation::{RevocationTarget, Seq},
         session::{RequestFingerprint, Session},
@@ -28,7 +28,7 @@ use crate::{
     postgres_server::{Server, execute, new_database, number, options},
     support::{
         Reader, after, assert_unchanged, attempt, create, create_all, entries, list, query, read, revoke,
-        revoke_session, rich_session, rotate, session, text, unlimited,
+        revoke_session, rich_session, rotate, seconds, session, text, unlimited,
     },
 };
 
@@ -86,12 +86,25 @@ async fn a_migration_whose_process_dies_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
+    let url = new_database().await;
+    let strict = Session { policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy }, ..session(1) };
+    create(&open(&url).await, strict).await;
+    execute(&url, include_str!("../../migrations/postgres/0008_replay/down.sql")).await;
+    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '0008'").await;
+
+    let policy = read(&open(&url).await, &session(1)).await.policy;
+    assert_eq!((policy.replay, policy.replay_limit), (Replay::Grace, seconds(86_400)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() {
     let url = new_database().await;
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&url).await, request(1)).await;
+    execute(&url, include_str!("../../migrations/postgres/0008_replay/down.sql")).await;
     execute(&url, include_str!("../../migrations/postgres/0007_request_fingerprint/down.sql")).await;
-    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '0007'").await;
+    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version >= '0007'").await;
 
     let store = open(&url).await;
     let again = Session { request_fingerprint: Some(RequestFingerprint([7; 32])), ..request(2) };

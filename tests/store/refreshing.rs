@@ -3,7 +3,7 @@
 use countersign::{
     domain::{
         ids::TokenId,
-        policy::OnRefresh,
+        policy::{OnRefresh, Replay},
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
         revocation::{BlacklistEntry, RETENTION_MARGIN, Revoked},
         session::{Device, EndReason, LineageSecret, Session},
@@ -73,6 +73,30 @@ pub async fn a_replay_changes_nothing(store: &dyn Store) {
     }
     assert_unchanged(store, &[current]).await;
     assert_eq!(entries(store).await, entries_before);
+}
+
+pub async fn a_replay_until_use_goes_on_after_the_grace_and_ends_with_the_next_rotation(store: &dyn Store) {
+    let mut first = session(1);
+    first.policy.replay = Replay::UntilUsed;
+    first.policy.replay_limit = seconds(300);
+    let first = create(store, first).await;
+    let current = rotate(store, &first, after(20)).await;
+    for now in [after(31), after(320)] {
+        match store.refresh_session(with_previous_token(&current, now)).await.unwrap() {
+            Refreshed::Replayed { session, .. } => assert_eq!(*session, current),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_unchanged(store, std::slice::from_ref(&current)).await;
+
+    let next = rotate(store, &current, after(320)).await;
+    let old = RefreshAttempt { generation: 1, ..attempt(&next, after(320)) };
+    let reused = store.refresh_session(old).await.unwrap();
+    let Refreshed::Reused { .. } = reused else { panic!("its successor was used: {reused:?}") };
+    let entry = entries(store).await.pop().unwrap();
+    let ended = read(store, &next).await;
+    assert_eq!(entry.expires_at, BlacklistEntry::expiry_for(&ended, after(320)));
+    assert!(entry.expires_at >= after(620).plus(seconds(60)), "a replay may have come as late");
 }
 
 pub async fn a_reuse_ends_the_session_and_stops_its_tokens(store: &dyn Store) {

@@ -11,7 +11,7 @@ use countersign::{
     domain::{
         ids::TokenId,
         key::{Key, KeyAlgorithm, RingVersion, SealedKey},
-        policy::{OnQuota, OnRefresh},
+        policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
         refresh::RefreshAttempt,
         revocation::{RETENTION_MARGIN, RevocationTarget},
         session::{RequestFingerprint, Session},
@@ -27,7 +27,7 @@ use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 use tempfile::TempDir;
 
 use crate::support::{
-    after, assert_unchanged, attempt, create, create_all, entries, query, read_feed, revoke, revoke_session,
+    after, assert_unchanged, attempt, create, create_all, entries, query, read, read_feed, revoke, revoke_session,
     revoke_tenant, revoke_token, rich_session, rotate, seconds, session, text, unlimited,
 };
 
@@ -172,12 +172,25 @@ async fn a_database_cut_short_is_damaged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
+    let (_home, path) = home();
+    let until_used = Session { policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy }, ..session(1) };
+    create(&open(&path).await, until_used).await;
+    execute(&path, include_str!("../../migrations/sqlite/0005_replay/down.sql"));
+    execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version = '0005'");
+
+    let policy = read(&open(&path).await, &session(1)).await.policy;
+    assert_eq!((policy.replay, policy.replay_limit), (Replay::Grace, seconds(86_400)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() {
     let (_home, path) = home();
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&path).await, request(1)).await;
+    execute(&path, include_str!("../../migrations/sqlite/0005_replay/down.sql"));
     execute(&path, include_str!("../../migrations/sqlite/0004_request_fingerprint/down.sql"));
-    execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version = '0004'");
+    execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version >= '0004'");
 
     let store = open(&path).await;
     let again = Session { request_fingerprint: Some(RequestFingerprint([7; 32])), ..request(2) };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use countersign::{
     domain::{
         ids::SessionId,
+        policy::{Replay, SessionPolicy},
         refresh::RefreshRefusal,
         revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, Seq},
         session::{EndReason, Ended, Session},
@@ -231,6 +232,7 @@ pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(s
                 refreshed_at: after(90_000),
                 idle_expires_at: after(90_600),
                 expires_at: after(99_000),
+                policy: SessionPolicy { replay: Replay::UntilUsed, ..of_acme(3).policy },
                 ..of_acme(3)
             },
         )

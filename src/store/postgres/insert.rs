@@ -26,17 +26,17 @@ macro_rules! insert_sessions {
     ($open:literal, $close:literal, $turn:literal, $live:literal, $conflict:literal) => {
         concat!(
             "INSERT INTO sessions (id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at, \
-             expires_at, sweep_on, access_token_ttl, idle_timeout, refresh_grace, generation, revision, tenant, subject, \
-             client_id, audience, scopes, claims, acr, amr, user_agent, ip_address, device_label, policy, on_refresh, \
+             expires_at, sweep_on, access_token_ttl, idle_timeout, refresh_grace, replay_limit, generation, revision, tenant, subject, \
+             client_id, audience, scopes, claims, acr, amr, user_agent, ip_address, device_label, policy, on_refresh, replay, \
              lineage_secret, refresh_key, request_id, request_fingerprint) \
              SELECT id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at, \
-             expires_at, idle_expires_at, access_token_ttl, idle_timeout, refresh_grace, generation, revision, tenant, subject, \
+             expires_at, idle_expires_at, access_token_ttl, idle_timeout, refresh_grace, replay_limit, generation, revision, tenant, subject, \
              client_id, audience::text[], scopes::text[], claims::jsonb, acr, amr::text[], user_agent, ip_address, \
-             device_label, policy, on_refresh, lineage_secret, refresh_key, request_id, request_fingerprint FROM (SELECT ",
+             device_label, policy, on_refresh, replay, lineage_secret, refresh_key, request_id, request_fingerprint FROM (SELECT ",
             insert_sessions!(@row $open, $close, "id", "access_token_id", "authenticated_at", "created_at",
-                "refreshed_at", "idle_expires_at", "expires_at", "access_token_ttl", "idle_timeout", "refresh_grace",
+                "refreshed_at", "idle_expires_at", "expires_at", "access_token_ttl", "idle_timeout", "refresh_grace", "replay_limit",
                 "generation", "revision", "tenant", "subject", "client_id", "audience", "scopes", "claims", "acr", "amr",
-                "user_agent", "ip_address", "device_label", "policy", "on_refresh", "lineage_secret", "refresh_key",
+                "user_agent", "ip_address", "device_label", "policy", "on_refresh", "replay", "lineage_secret", "refresh_key",
                 "request_id", "request_fingerprint", "most_others"),
             $open, "?", $close, " AS ", $turn, ") AS new WHERE (most_others IS NULL OR ", $live, " <= most_others) \
              AND (SELECT new.id < ", first_uncovered!(),
@@ -135,6 +135,7 @@ pub async fn insert_sessions(lease: &Lease<'_>, creations: &[&Creation]) -> Resu
         .column::<Interval, _>(|new| interval(new.session.policy.access_token_ttl))
         .column::<Interval, _>(|new| interval(new.session.policy.idle_timeout))
         .column::<Interval, _>(|new| interval(new.session.policy.refresh_grace))
+        .column::<Interval, _>(|new| interval(new.session.policy.replay_limit))
         .column::<BigInt, _>(|new| i64::from(new.session.lineage.generation))
         .column::<BigInt, _>(|new| i64::from(new.session.revision))
         .column::<Text, _>(|new| &*new.session.tenant)
@@ -150,6 +151,7 @@ pub async fn insert_sessions(lease: &Lease<'_>, creations: &[&Creation]) -> Resu
         .column::<Text, _>(|new| &*new.session.device.label)
         .column::<Text, _>(|new| &*new.session.policy.name)
         .column::<Text, _>(|new| new.session.policy.on_refresh.as_str())
+        .column::<Text, _>(|new| new.session.policy.replay.as_str())
         .column::<Binary, _>(|new| new.session.lineage.secret.0.to_vec())
         .column::<Binary, _>(|new| new.session.lineage.key.0.to_vec())
         .column::<Nullable<Text>, _>(|new| new.session.request_id.as_deref())

@@ -38,7 +38,9 @@ pub async fn end_tenant_sessions(
          FROM looked_at, (SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note) AS given \
          WHERE s.id = looked_at.id AND s.ended_at IS NULL AND s.idle_expires_at > given.at RETURNING s.id), \
          kept AS (UPDATE blacklist AS b SET expires_at = greatest(b.expires_at, (SELECT max( \
-         greatest(given.at, s.refreshed_at + s.refresh_grace) + s.access_token_ttl) FROM sessions AS s \
+         greatest(given.at, s.refreshed_at + s.refresh_grace, \
+         CASE s.replay WHEN 'until_used' THEN s.refreshed_at + s.replay_limit END) \
+         + s.access_token_ttl) FROM sessions AS s \
          JOIN looked_at ON s.id = looked_at.id) + given.margin) \
          FROM (SELECT ?::bigint AS seq, ?::timestamptz AS at, ?::interval AS margin) AS given WHERE b.seq = given.seq) \
          SELECT id, (SELECT count(*) FROM ended) FROM looked_at ORDER BY id DESC LIMIT 1",

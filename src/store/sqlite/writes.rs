@@ -339,7 +339,8 @@ pub fn end_tenant_sessions(
     .execute(connection)?;
     // Whatever the state: a token may have been issued with a clock that was ahead.
     sql_query(
-        "UPDATE blacklist SET expires_at = max(expires_at, ? + (SELECT max(max(?, refreshed_at + refresh_grace) \
+        "UPDATE blacklist SET expires_at = max(expires_at, ? + (SELECT max(max(?, refreshed_at + refresh_grace, \
+         CASE replay WHEN 'until_used' THEN refreshed_at + replay_limit ELSE 0 END) \
          + access_token_ttl) FROM sessions WHERE tenant = ? AND id > ? AND id <= ?)) WHERE seq = ?",
     )
     .bind::<BigInt, _>(micros(RETENTION_MARGIN))

@@ -1,0 +1,2 @@
+ALTER TABLE sessions DROP COLUMN replay;
+ALTER TABLE sessions DROP COLUMN replay_limit;

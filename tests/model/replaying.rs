@@ -1,0 +1,207 @@
+//! Replays: a client whose answers get lost, a thief who copies its refresh token, and the rules of
+//! the service itself (`Session::judge_refresh`). For how long a lost answer signs nobody out, and
+//! what that costs in detection.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign::domain::{
+    claims::CustomClaims,
+    ids::{SessionId, TokenId},
+    key::RefreshKeyId,
+    policy::{OnRefresh, Replay, SessionPolicy},
+    refresh::{RefreshAttempt, RefreshVerdict},
+    session::{Authentication, Device, Lineage, LineageSecret, Session},
+    text::{Acr, ClientId, PolicyName, Subject, Tenant},
+    time::Timestamp,
+};
+use stateright::{Model, Property};
+
+const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
+/// Seconds after a rotation.
+const GRACE: u8 = 1;
+const LIMIT: u8 = 4;
+/// Most rotations.
+const ROTATIONS: u8 = 4;
+
+pub struct Replaying {
+    pub replay: Replay,
+    /// How long the world lasts, in seconds.
+    pub lasts: u8,
+    pub has_thief: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    now: u8,
+    /// Of the current refresh token.
+    generation: u8,
+    refreshed_at: u8,
+    /// The newest refresh token that the client has.
+    client: u8,
+    /// The newest that the thief has.
+    thief: Option<u8>,
+    has_ended: bool,
+    /// The thief got tokens after its theft.
+    thief_got_in: bool,
+    /// A token was answered whose successor had been exchanged already.
+    yielded_used: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    Tick,
+    ClientRefreshes { answer_arrives: bool },
+    Steal,
+    ThiefRefreshes,
+}
+
+impl Replaying {
+    fn session(&self, state: &State) -> Session {
+        let at = |seconds: u8| START.plus(Duration::from_secs(seconds.into()));
+        let end = START.plus(Duration::from_secs(1000));
+        Session {
+            id: SessionId::new(START, [1; 10]),
+            tenant: Tenant::default(),
+            subject: Subject::try_from("alice".to_owned()).unwrap(),
+            client_id: ClientId::default(),
+            audience: vec![],
+            scopes: vec![],
+            claims: CustomClaims::default(),
+            authentication: Authentication { acr: Acr::default(), amr: vec![], at: START },
+            device: Device::default(),
+            policy: SessionPolicy {
+                name: PolicyName::try_from("p".to_owned()).unwrap(),
+                access_token_ttl: Duration::from_secs(2),
+                idle_timeout: Duration::from_secs(1000),
+                refresh_grace: Duration::from_secs(GRACE.into()),
+                replay: self.replay,
+                replay_limit: Duration::from_secs(LIMIT.into()),
+                on_refresh: OnRefresh::KeepAccessToken,
+            },
+            created_at: START,
+            refreshed_at: at(state.refreshed_at),
+            idle_expires_at: end,
+            expires_at: end,
+            lineage: Lineage {
+                generation: state.generation.into(),
+                secret: LineageSecret([9; 16]),
+                key: RefreshKeyId([1; 8]),
+            },
+            access_token_id: TokenId::new([3; 16]),
+            request_id: None,
+            request_fingerprint: None,
+            ended: None,
+            revision: 1,
+        }
+    }
+
+    /// Presents a token, and returns the generation of the one in the answer.
+    fn refresh(&self, state: &mut State, presented: u8) -> Option<u8> {
+        if state.has_ended {
+            return None;
+        }
+        let session = self.session(state);
+        let attempt = RefreshAttempt {
+            session_id: session.id,
+            generation: presented.into(),
+            secret: session.lineage.secret,
+            scopes: vec![],
+            device: None,
+            reach: Arc::default(),
+            now: START.plus(Duration::from_secs(state.now.into())),
+            next_access_token_id: TokenId::new([4; 16]),
+            next_key: session.lineage.key,
+        };
+        match session.judge_refresh(&attempt) {
+            RefreshVerdict::Rotate(_) => {
+                state.generation += 1;
+                state.refreshed_at = state.now;
+                Some(state.generation)
+            }
+            RefreshVerdict::Replay => {
+                // Had its successor been exchanged, the current one would be yet another.
+                state.yielded_used |= presented + 1 != state.generation;
+                Some(state.generation)
+            }
+            RefreshVerdict::Reuse => {
+                state.has_ended = true;
+                None
+            }
+            RefreshVerdict::Refuse(refusal) => panic!("{refusal:?}"),
+        }
+    }
+}
+
+impl Model for Replaying {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State {
+            now: 0,
+            generation: 1,
+            refreshed_at: 0,
+            client: 1,
+            thief: None,
+            has_ended: false,
+            thief_got_in: false,
+            yielded_used: false,
+        }]
+    }
+
+    fn actions(&self, _: &State, actions: &mut Vec<Action>) {
+        actions.push(Action::Tick);
+        for answer_arrives in [true, false] {
+            actions.push(Action::ClientRefreshes { answer_arrives });
+        }
+        if self.has_thief {
+            actions.extend([Action::Steal, Action::ThiefRefreshes]);
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut next = *state;
+        let can = match action {
+            Action::Tick => {
+                next.now += 1;
+                next.now <= self.lasts
+            }
+            Action::ClientRefreshes { answer_arrives } => {
+                let answer = self.refresh(&mut next, state.client);
+                if let (true, Some(generation)) = (answer_arrives, answer) {
+                    next.client = generation;
+                }
+                true
+            }
+            Action::Steal => {
+                next.thief = Some(state.client);
+                state.thief.is_none()
+            }
+            Action::ThiefRefreshes => {
+                let answer = state.thief.and_then(|token| self.refresh(&mut next, token));
+                next.thief = answer.or(state.thief);
+                next.thief_got_in |= answer.is_some();
+                state.thief.is_some()
+            }
+        };
+        (can && next != *state && next.generation <= 1 + ROTATIONS).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties =
+            vec![Property::always("a used token yields nothing", |_, state: &State| !state.yielded_used)];
+        if self.has_thief {
+            properties.push(Property::sometimes("a thief is found out", |_, state: &State| {
+                state.has_ended && state.thief_got_in
+            }));
+            properties.push(Property::sometimes("a thief who keeps up is not", |_, state: &State| {
+                let both_go_on = state.client == 1 + ROTATIONS && state.thief == Some(1 + ROTATIONS);
+                both_go_on && !state.has_ended
+            }));
+        } else {
+            properties
+                .push(Property::always("a client alone is never signed out", |_, state: &State| !state.has_ended));
+        }
+        properties
+    }
+}
