@@ -1,6 +1,8 @@
 //! What operators watch, in the text of OpenMetrics 1.0: names, units and meanings of what the parts have counted, and of what
 //! is read from them at that moment.
 
+mod plain_text;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
@@ -18,8 +20,24 @@ use crate::{
     revocation::replica::Replica,
 };
 
-/// The media type of the text.
-pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// The text format of Prometheus, version 0.0.4.
+    PlainText,
+}
+
+impl Format {
+    /// Its media type.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::PlainText => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
 
 /// Before each name.
 const PREFIX: &str = "countersign";
@@ -68,10 +86,13 @@ impl Metrics {
     }
 
     /// As they are now.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
         let mut page = String::new();
         text::encode(&mut page, &self.0)?;
-        Ok(page)
+        Ok(match format {
+            Format::OpenMetrics => page,
+            Format::PlainText => plain_text::of_open_metrics(&page),
+        })
     }
 }
 
