@@ -15,7 +15,7 @@ use prometheus_client::{
 use crate::{
     authority::audit::Audit,
     callers::Callers,
-    gateway::outcomes::Outcomes,
+    gateway::outcomes::{CONFLICTING_COOKIES, Outcomes},
     net::{accept::Counts, tls::Tls},
     revocation::replica::Replica,
 };
@@ -286,7 +286,11 @@ impl Collector for OfGateways {
         let mut family = encoder.encode_descriptor("gateway_checks", help, None, MetricType::Counter)?;
         self.0.iter().try_for_each(|(kind, outcome, counter)| {
             counter.encode(family.encode_family(&[("kind", kind), ("outcome", outcome)])?)
-        })
+        })?;
+        let help = "Of the requests judged for gateways, those whose cookies for the token differ.";
+        let mut family = encoder.encode_descriptor("gateway_conflicting_cookies", help, None, MetricType::Counter)?;
+        let mut conflicting = self.0.iter().filter(|(_, outcome, _)| *outcome == CONFLICTING_COOKIES);
+        conflicting.try_for_each(|(kind, _, counter)| counter.encode(family.encode_family(&[("kind", kind)])?))
     }
 }
 
