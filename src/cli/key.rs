@@ -194,7 +194,8 @@ impl Import {
         let config = self.database.begin()?;
         let key = app::import_key(&config, &self.file, System::of_this_machine()).await?;
         if self.json {
-            let (algorithm, state) = (key.algorithm.as_str(), key.state().as_str());
+            let algorithm = key.algorithm.as_str();
+            let state = format!("KEY_STATE_{}", key.state().as_str().to_uppercase());
             line!("{:#}", json!({ "kid": key.kid, "algorithm": algorithm, "state": state }));
         } else {
             line!("{} ({}) is published, and becomes active with the next rotation", key.kid, key.algorithm);
