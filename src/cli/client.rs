@@ -146,8 +146,9 @@ impl Server {
         let builder = builder.with_root_certificates(self.authorities()?);
         let mut config = match (&self.client_certificate_file, &self.client_key_file) {
             (Some(certificate), Some(key)) => {
-                let chain = certificates("--client-certificate-file", certificate)?;
+                // The key first: the warning must come also if the certificate is no good.
                 let pem = Zeroizing::new(read_secret("--client-key-file", key)?);
+                let chain = certificates("--client-certificate-file", certificate)?;
                 let private_key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
                     Failure::at_start(format!("--client-key-file {} holds no private key in PEM", key.display()))
                 })?;
