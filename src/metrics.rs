@@ -1,6 +1,8 @@
 //! What operators watch, in the text of OpenMetrics 1.0: names, units and meanings of what the parts have counted, and of what
 //! is read from them at that moment.
 
+mod plain_text;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
@@ -13,13 +15,29 @@ use prometheus_client::{
 use crate::{
     authority::audit::Audit,
     callers::Callers,
-    gateway::outcomes::Outcomes,
+    gateway::outcomes::{CONFLICTING_COOKIES, Outcomes},
     net::{accept::Counts, tls::Tls},
     revocation::replica::Replica,
 };
 
-/// The media type of the text.
-pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// The text format of Prometheus, version 0.0.4.
+    PlainText,
+}
+
+impl Format {
+    /// Its media type.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::PlainText => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
 
 /// Before each name.
 const PREFIX: &str = "countersign";
@@ -68,10 +86,13 @@ impl Metrics {
     }
 
     /// As they are now.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
         let mut page = String::new();
         text::encode(&mut page, &self.0)?;
-        Ok(page)
+        Ok(match format {
+            Format::OpenMetrics => page,
+            Format::PlainText => plain_text::of_open_metrics(&page),
+        })
     }
 }
 
@@ -265,7 +286,11 @@ impl Collector for OfGateways {
         let mut family = encoder.encode_descriptor("gateway_checks", help, None, MetricType::Counter)?;
         self.0.iter().try_for_each(|(kind, outcome, counter)| {
             counter.encode(family.encode_family(&[("kind", kind), ("outcome", outcome)])?)
-        })
+        })?;
+        let help = "Of the requests judged for gateways, those whose cookies for the token differ.";
+        let mut family = encoder.encode_descriptor("gateway_conflicting_cookies", help, None, MetricType::Counter)?;
+        let mut conflicting = self.0.iter().filter(|(_, outcome, _)| *outcome == CONFLICTING_COOKIES);
+        conflicting.try_for_each(|(kind, _, counter)| counter.encode(family.encode_family(&[("kind", kind)])?))
     }
 }
 

@@ -12,6 +12,8 @@ mod support;
 
 #[path = "process/cli.rs"]
 mod cli;
+#[path = "process/client_messages.rs"]
+mod client_messages;
 #[path = "process/crash.rs"]
 mod crash;
 #[path = "process/descriptors.rs"]

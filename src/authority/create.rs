@@ -14,6 +14,7 @@ use crate::{
         caller::Actor,
         claims::CustomClaims,
         ids::{SessionId, TokenId},
+        permission::Operation,
         policy::{self, Policy, SessionPolicy},
         session::{Authentication, Device, Lineage, LineageSecret, Session},
         text::{Acr, Amr, Audience, ClientId, PolicyName, RequestId, Scope, Subject, Tenant},
@@ -59,11 +60,15 @@ impl Authority {
     /// Creates a session and issues its first tokens.
     pub async fn create_session(&self, by: &Actor, new: NewSession) -> Result<Issued, AuthorityError> {
         if !by.reach().has_tenant(&new.tenant) {
-            return Err(self.not_allowed(by, "tenant is not among its tenants"));
+            return Err(self.not_allowed(by, Operation::CreateSession, "tenant is not among its tenants"));
         }
         let audience = self.audience_of(&new)?;
         if let Some(index) = audience.iter().position(|audience| !by.reach().has_audience(audience)) {
-            return Err(self.not_allowed(by, format!("audience[{index}] is not among its audiences")));
+            return Err(self.not_allowed(
+                by,
+                Operation::CreateSession,
+                format!("audience[{index}] is not among its audiences"),
+            ));
         }
         let request_fingerprint = new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
         self.current().await?;

@@ -17,10 +17,12 @@ pub enum AuthorityError {
     #[error("request_id was used before for another request or by another caller: use a new one")]
     RequestIdReused,
     /// The caller is known, and may not do this. The text says what it may not.
-    #[error("the caller {name} may not do this: {problem}")]
+    #[error("the caller {name} may not call {call}: {problem}")]
     CallerNotAllowed {
         /// Who.
         name: String,
+        /// The call.
+        call: &'static str,
         /// What stands against it.
         problem: String,
     },

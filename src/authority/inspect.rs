@@ -9,6 +9,7 @@ use crate::{
     domain::{
         caller::Actor,
         ids::SessionId,
+        permission::Operation,
         session::Session,
         text::{Subject, Tenant},
         time::Timestamp,
@@ -70,7 +71,7 @@ impl Authority {
         mut take: impl FnMut(&Session, Timestamp) -> Result<Room, AuthorityError>,
     ) -> Result<String, AuthorityError> {
         if !by.reach().has_tenant(&listing.tenant) {
-            return Err(self.not_allowed(by, "tenant is not among its tenants"));
+            return Err(self.not_allowed(by, Operation::ListSessions, "tenant is not among its tenants"));
         }
         let now = self.clock.now();
         let mut before = match listing.page_token.as_str() {

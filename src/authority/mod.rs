@@ -26,6 +26,7 @@ use crate::{
     domain::{
         caller::Actor,
         key::RefreshKeyId,
+        permission::Operation,
         policy::{Policy, TenantRules},
         revocation::{Place, Seq},
         rotation::RotationRules,
@@ -133,10 +134,10 @@ impl Authority {
     }
 
     /// A caller asks for what is out of its reach.
-    fn not_allowed(&self, by: &Actor, problem: impl ToString) -> AuthorityError {
+    fn not_allowed(&self, by: &Actor, operation: Operation, problem: impl ToString) -> AuthorityError {
         let problem = problem.to_string();
         self.audit.denied(by.into(), by.peer, &problem);
-        AuthorityError::CallerNotAllowed { name: by.caller.name.to_string(), problem }
+        AuthorityError::CallerNotAllowed { name: by.caller.name.to_string(), call: operation.as_str(), problem }
     }
 
     /// Waits until this replica knows what all others do: before it makes tokens, which must not be of a key that was revoked.

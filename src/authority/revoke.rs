@@ -83,10 +83,10 @@ impl Authority {
         };
         let target = match order.target {
             RevokeTarget::Tenant(_) if !by.caller.may(Operation::RevokeTenant) => {
-                return Err(self.not_allowed(by, "all of a tenant is for the role admin"));
+                return Err(self.not_allowed(by, Operation::RevokeTenant, "all of a tenant is for the role admin"));
             }
             RevokeTarget::Subject { tenant, .. } | RevokeTarget::Tenant(tenant) if !reach.has_tenant(&tenant) => {
-                return Err(self.not_allowed(by, "tenant is not among its tenants"));
+                return Err(self.not_allowed(by, Operation::Revoke, "tenant is not among its tenants"));
             }
             RevokeTarget::Session(id) => {
                 // The tenant of a session never changes, so it may be looked at before.

@@ -22,8 +22,13 @@ use crate::{
 pub enum Refusal {
     /// Nobody is known by what was shown, or nothing was shown.
     Unknown,
-    /// The caller is known, and has no role for this.
-    NotAllowed(Arc<Caller>),
+    /// The caller is known, and may not do this.
+    NotAllowed {
+        /// Who.
+        caller: Arc<Caller>,
+        /// What was asked for.
+        operation: Operation,
+    },
     /// The caller has too many calls under way, or began too many of late.
     OverLimit {
         /// When the next one may come.
@@ -178,7 +183,7 @@ impl Callers {
         let admitted = self.table.load().identify(shown).ok_or(Refusal::Unknown).and_then(|known| {
             let caller = &known.registration.caller;
             if !caller.may(operation) {
-                return Err(Refusal::NotAllowed(caller.clone()));
+                return Err(Refusal::NotAllowed { caller: caller.clone(), operation });
             }
             Ok((caller.clone(), known.meter.begin(operation.burden())?))
         });
@@ -209,7 +214,7 @@ impl Callers {
     fn count_refusal(&self, refusal: &Refusal) {
         match refusal {
             Refusal::Unknown => &self.refused.unknown,
-            Refusal::NotAllowed(_) => &self.refused.not_allowed,
+            Refusal::NotAllowed { .. } => &self.refused.not_allowed,
             Refusal::OverLimit { .. } => &self.refused.over_limit,
             Refusal::Overloaded { .. } => &self.refused.overloaded,
         }
@@ -279,7 +284,7 @@ mod tests {
         };
         assert_eq!(name(Some(login.reveal()), &[], Operation::Refresh).as_deref(), Ok("login"));
         assert_eq!(name(None, &["x", "uri:spiffe://test/gateway"], Operation::Validate).as_deref(), Ok("gateway"));
-        assert!(matches!(name(Some(login.reveal()), &[], Operation::Validate), Err(Refusal::NotAllowed(_))));
+        assert!(matches!(name(Some(login.reveal()), &[], Operation::Validate), Err(Refusal::NotAllowed { .. })));
         let stranger = key();
         for nobody in [None, Some(""), Some("cs_ck_"), Some(stranger.reveal())] {
             assert_eq!(name(nobody, &["other.test"], Operation::Validate), Err(Refusal::Unknown), "{nobody:?}");

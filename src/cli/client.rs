@@ -1,22 +1,33 @@
 //! What the verbs that talk to a server share: the connection, who they are to it, and errors as one line.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use clap::Args;
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::{
+    Failure,
+    connection::{Address, Observations, TlsFiles},
+    warn,
+};
 use crate::{
     app::private_file,
     proto::{key_service_client::KeyServiceClient, session_service_client::SessionServiceClient},
@@ -48,6 +59,9 @@ pub struct Server {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+    /// What is seen of the server.
+    #[arg(skip)]
+    observations: Observations,
 }
 
 /// A connection that shows with each call who calls.
@@ -69,47 +83,108 @@ impl Interceptor for ShowKey {
 impl Server {
     /// Connects to the server.
     pub async fn connect(&self) -> Result<Connection, Failure> {
-        let endpoint = Endpoint::from_shared(self.server.clone()).ok();
-        let endpoint = endpoint.filter(|endpoint| endpoint.uri().scheme().is_some()).ok_or_else(|| {
-            Failure::at_start(format!("--server {:?} is not a URL like http://127.0.0.1:50051", self.server))
-        })?;
+        let address = self.address()?;
         let show_key = ShowKey(self.authorization()?);
-        let endpoint = match endpoint.uri().scheme_str() {
-            Some("https") => endpoint.tls_config(self.tls()?).map_err(|error| Failure::at_start(told(&error)))?,
-            _ => endpoint,
-        };
-        let channel = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect().await.map_err(|error| {
-            Failure::failed(format!(
-                "cannot reach {} ({}): is `countersign serve` running there?",
-                self.server,
-                told(&error)
-            ))
-        })?;
+        let tls = if address.is_tls { Some(self.tls()?) } else { None };
+        let stream = address.open(tls, &self.tls_files(), &self.observations, TIMEOUT).await;
+        let mut stream = Some(stream.map_err(Failure::failed)?);
+        // The stream is open and encrypted already: the library sees it as a plain one, but sends
+        // the real URL.
+        let endpoint = Endpoint::from_static("http://server").origin(address.url).timeout(TIMEOUT);
+        let connector = tower::service_fn(move |_| {
+            let stream = stream.take().map(TokioIo::new);
+            async { stream.ok_or_else(|| io::Error::other("the connection was closed")) }
+        });
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| self.unreachable(&error))?;
         Ok(InterceptedService::new(channel, show_key))
     }
 
+    fn address(&self) -> Result<Address, Failure> {
+        Address::parse(&self.server).ok_or_else(|| {
+            Failure::at_start(format!("--server {:?} is not a URL like http://127.0.0.1:50051", self.server))
+        })
+    }
+
+    fn unreachable(&self, error: &dyn std::error::Error) -> Failure {
+        self.mistake().unwrap_or_else(|| Failure::failed(format!("no answer from {}: {}", self.server, told(error))))
+    }
+
+    /// The mistake that keeps the connection from working, if it is a known one.
+    fn mistake(&self) -> Option<Failure> {
+        let address = Address::parse(&self.server)?;
+        address.explain(&self.observations, &self.tls_files()).map(Failure::failed)
+    }
+
+    fn tls_files(&self) -> TlsFiles {
+        let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        TlsFiles { ca: shown(&self.ca_file), client_certificate: shown(&self.client_certificate_file) }
+    }
+
     fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {
-        let key = match &self.api_key_file {
-            Some(path) => Some(read_secret(path).map(Zeroizing::new)?),
-            None => std::env::var(API_KEY_VARIABLE).ok().map(Zeroizing::new),
+        let (key, source) = match &self.api_key_file {
+            Some(path) => {
+                let key = Zeroizing::new(read_secret("--api-key-file", path)?);
+                let source = format!("--api-key-file {}", path.display());
+                if key.trim().is_empty() {
+                    return Err(Failure::at_start(format!("{source} is empty: `countersign caller new` makes keys")));
+                }
+                (Some(key), source)
+            }
+            None => (std::env::var(API_KEY_VARIABLE).ok().map(Zeroizing::new), API_KEY_VARIABLE.to_owned()),
         };
         let Some(key) = key.filter(|key| !key.trim().is_empty()) else { return Ok(None) };
         let header = Zeroizing::new(format!("Bearer {}", key.trim()));
         let mut value = MetadataValue::try_from(header.as_str())
-            .map_err(|_| Failure::at_start("the API key holds characters that no key has"))?;
+            .map_err(|_| Failure::at_start(format!("{source} holds characters that no API key has")))?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
 
-    fn tls(&self) -> Result<ClientTlsConfig, Failure> {
-        let mut tls = match &self.ca_file {
-            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
-            None => ClientTlsConfig::new().with_native_roots(),
+    fn tls(&self) -> Result<ClientConfig, Failure> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(Failure::failed)?;
+        let builder = builder.with_root_certificates(self.authorities()?);
+        let mut config = match (&self.client_certificate_file, &self.client_key_file) {
+            (Some(certificate), Some(key)) => {
+                // The key first: the warning must come also if the certificate is no good.
+                let pem = Zeroizing::new(read_secret("--client-key-file", key)?);
+                let chain = certificates("--client-certificate-file", certificate)?;
+                let private_key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
+                    Failure::at_start(format!("--client-key-file {} holds no private key in PEM", key.display()))
+                })?;
+                builder.with_client_auth_cert(chain, private_key).map_err(|error| {
+                    Failure::at_start(format!(
+                        "--client-key-file {} does not belong to --client-certificate-file {} ({error}): name the \
+                         two files of one pair",
+                        key.display(),
+                        certificate.display()
+                    ))
+                })?
+            }
+            _ => builder.with_no_client_auth(),
         };
-        if let (Some(certificate), Some(key)) = (&self.client_certificate_file, &self.client_key_file) {
-            tls = tls.identity(Identity::from_pem(read(certificate)?, read_secret(key)?));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+
+    /// The authorities by which the server's certificate is checked.
+    fn authorities(&self) -> Result<RootCertStore, Failure> {
+        let mut roots = RootCertStore::empty();
+        let Some(path) = &self.ca_file else {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(Failure::at_start(
+                    "this machine knows no certificate authorities: name a file by --ca-file",
+                ));
+            }
+            return Ok(roots);
+        };
+        for certificate in certificates("--ca-file", path)? {
+            roots
+                .add(certificate)
+                .map_err(|error| Failure::at_start(format!("--ca-file {}: {error}", path.display())))?;
         }
-        Ok(tls)
+        Ok(roots)
     }
 
     /// Connects to the server's sessions.
@@ -121,29 +196,82 @@ impl Server {
     pub async fn keys(&self) -> Result<KeyServiceClient<Connection>, Failure> {
         Ok(KeyServiceClient::new(self.connect().await?))
     }
-}
 
-fn read(path: &Path) -> Result<String, Failure> {
-    fs::read_to_string(path).map_err(|error| Failure::at_start(format!("{}: {error}", path.display())))
-}
-
-/// The same of a file with a secret. That others can read it is no reason to do nothing, but to be
-/// told.
-fn read_secret(path: &Path) -> Result<String, Failure> {
-    if let Some(exposure) = private_file::exposure(path) {
-        eprintln!("countersign: warning: {0} {exposure}: run `chmod 600 {0}`", path.display());
+    /// A call was answered with an error, or with nothing.
+    pub fn refused(&self, status: &Status) -> Failure {
+        let details = status.get_error_details();
+        let Some(info) = details.error_info() else { return self.without_reason(status) };
+        let message = match info.reason.as_str() {
+            "CALLER_UNKNOWN" => self.unknown_caller(),
+            _ => status.message().to_owned(),
+        };
+        let violation = details.bad_request().and_then(|request| request.field_violations.first());
+        Failure {
+            line: format!("{message} ({})", info.reason),
+            reason: Some(info.reason.clone()),
+            field: violation.map(|violation| violation.field.clone()),
+            ..Failure::failed(message)
+        }
     }
-    read(path)
+
+    fn without_reason(&self, status: &Status) -> Failure {
+        if let Some(mistake) = self.mistake() {
+            return mistake;
+        }
+        let is_of_transport = std::error::Error::source(status).is_some();
+        match status.code() {
+            Code::Cancelled | Code::DeadlineExceeded => {
+                let seconds = TIMEOUT.as_secs();
+                Failure::failed(format!("no answer from {} within {seconds} s: try again", self.server))
+            }
+            _ if is_of_transport => self.unreachable(status),
+            code => Failure::failed(format!("{} ({code:?})", status.message())),
+        }
+    }
+
+    /// The way out for a caller that the server does not know.
+    fn unknown_caller(&self) -> String {
+        let has_variable = std::env::var(API_KEY_VARIABLE).is_ok_and(|key| !key.trim().is_empty());
+        let problem = match (&self.api_key_file, &self.client_certificate_file) {
+            (Some(path), _) => format!("the API key in --api-key-file {} is not known there", path.display()),
+            (None, _) if has_variable => format!("the API key in {API_KEY_VARIABLE} is not known there"),
+            (None, Some(path)) if self.server.starts_with("https:") => {
+                format!("no caller is configured there by a name in --client-certificate-file {}", path.display())
+            }
+            _ => "no API key was sent".to_owned(),
+        };
+        let server = &self.server;
+        format!(
+            "{server} wants to know who calls, and {problem}: set {API_KEY_VARIABLE} or --api-key-file to a key of \
+             `countersign caller new` that is in its configuration"
+        )
+    }
 }
 
-/// What lies behind an error of the transport, which says nothing by itself.
+fn read(option: &str, path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|error| Failure::at_start(format!("{option} {}: {error}", path.display())))
+}
+
+/// Reads a file with a secret. If others can read it too, that is no reason to do nothing, but to
+/// warn.
+fn read_secret(option: &str, path: &Path) -> Result<String, Failure> {
+    if let Some(exposure) = private_file::exposure(path) {
+        warn(&format!("{option} {0} {exposure}: run `chmod 600 {0}`", path.display()));
+    }
+    read(option, path)
+}
+
+fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let pem = read(option, path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let found = found.map_err(|error| Failure::at_start(format!("{option} {} is not PEM: {error}", path.display())))?;
+    if found.is_empty() {
+        return Err(Failure::at_start(format!("{option} {} holds no certificate in PEM", path.display())));
+    }
+    Ok(found)
+}
+
+/// The cause of an error of the transport, which says nothing by itself.
 fn told(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |error| error.source()).last().unwrap_or(error).to_string()
-}
-
-/// A call was answered with an error.
-pub fn refused(status: Status) -> Failure {
-    let reason = status.get_details_error_info().map(|info| info.reason);
-    let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
-    Failure::failed(format!("{} ({reason})", status.message()))
 }

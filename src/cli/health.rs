@@ -5,11 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{
-    FAILED, Outcome,
-    client::{Server, refused},
-    output::line,
-};
+use super::{FAILED, Outcome, client::Server, output::line};
 
 #[derive(Debug, Args)]
 pub struct Health {
@@ -24,7 +20,7 @@ impl Health {
     pub async fn run(self) -> Outcome {
         let mut client = HealthClient::new(self.server.connect().await?);
         let request = HealthCheckRequest { service: self.service };
-        let status = client.check(request).await.map_err(refused)?.into_inner().status();
+        let status = client.check(request).await.map_err(|status| self.server.refused(&status))?.into_inner().status();
         if self.server.json {
             line!("{}", serde_json::json!({ "status": status.as_str_name() }));
         } else {

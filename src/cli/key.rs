@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Database, Outcome,
-    client::{Server, refused},
+    client::Server,
     output::{self, line},
 };
 use crate::{
@@ -112,8 +112,14 @@ impl Key {
 
 impl List {
     async fn run(self) -> Outcome {
-        let response =
-            self.server.keys().await?.list_keys(proto::ListKeysRequest {}).await.map_err(refused)?.into_inner();
+        let response = self
+            .server
+            .keys()
+            .await?
+            .list_keys(proto::ListKeysRequest {})
+            .await
+            .map_err(|status| self.server.refused(&status))?
+            .into_inner();
         if self.server.json {
             output::json(&response, "ListKeysResponse")?;
             return Ok(ExitCode::SUCCESS);
@@ -144,7 +150,14 @@ impl Rotate {
             Purpose::RefreshToken => proto::KeyPurpose::RefreshToken,
         };
         let request = proto::RotateKeyRequest { purpose: purpose.into(), force: self.force };
-        let response = self.server.keys().await?.rotate_key(request).await.map_err(refused)?.into_inner();
+        let response = self
+            .server
+            .keys()
+            .await?
+            .rotate_key(request)
+            .await
+            .map_err(|status| self.server.refused(&status))?
+            .into_inner();
         if self.server.json {
             output::json(&response, "RotateKeyResponse")?;
         } else {
@@ -158,7 +171,14 @@ impl Rotate {
 impl Revoke {
     async fn run(self) -> Outcome {
         let request = proto::RevokeKeyRequest { kid: self.kid };
-        let response = self.server.keys().await?.revoke_key(request).await.map_err(refused)?.into_inner();
+        let response = self
+            .server
+            .keys()
+            .await?
+            .revoke_key(request)
+            .await
+            .map_err(|status| self.server.refused(&status))?
+            .into_inner();
         if self.server.json {
             output::json(&response, "RevokeKeyResponse")?;
         } else {
@@ -174,7 +194,8 @@ impl Import {
         let config = self.database.begin()?;
         let key = app::import_key(&config, &self.file, System::of_this_machine()).await?;
         if self.json {
-            let (algorithm, state) = (key.algorithm.as_str(), key.state().as_str());
+            let algorithm = key.algorithm.as_str();
+            let state = format!("KEY_STATE_{}", key.state().as_str().to_uppercase());
             line!("{:#}", json!({ "kid": key.kid, "algorithm": algorithm, "state": state }));
         } else {
             line!("{} ({}) is published, and becomes active with the next rotation", key.kid, key.algorithm);

@@ -3,6 +3,7 @@
 mod caller;
 mod client;
 mod config;
+mod connection;
 mod health;
 mod key;
 mod migrate;
@@ -12,6 +13,7 @@ mod serve;
 mod session;
 mod sweep;
 mod token;
+mod usage;
 
 use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -140,6 +142,11 @@ impl Settings {
     }
 }
 
+/// Reads a time span.
+fn parse_span(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "not a time span like 10m or 1h 30m".to_owned())
+}
+
 /// Exit code when a verb did not succeed.
 const FAILED: u8 = 1;
 /// Exit code when it could not start.
@@ -147,20 +154,50 @@ const WRONG_START: u8 = 2;
 /// Exit code when the database could not be reached for as long as was to be waited.
 const NOT_REACHED: u8 = 3;
 
-/// A verb failed: one line for people, and the exit code.
+/// A verb failed: one line for people, the same as JSON for scripts, and the exit code.
 #[derive(Debug)]
 struct Failure {
     line: String,
+    /// The line without the reason.
+    message: String,
+    /// The reason in the server's answer (`ErrorInfo`).
+    reason: Option<String>,
+    /// The field of the request that is wrong, as the server names it.
+    field: Option<String>,
     code: u8,
 }
 
 impl Failure {
     fn failed(error: impl ToString) -> Self {
-        Self { line: error.to_string(), code: FAILED }
+        let message = error.to_string();
+        Self { line: message.clone(), message, reason: None, field: None, code: FAILED }
     }
 
     fn at_start(error: impl ToString) -> Self {
-        Self { line: error.to_string(), code: WRONG_START }
+        Self { code: WRONG_START, ..Self::failed(error) }
+    }
+
+    /// Prints it to standard error.
+    fn print(&self) {
+        if usage::wants_json() {
+            let Self { message, reason, field, .. } = self;
+            let mut error = serde_json::Map::from_iter([("message".to_owned(), message.as_str().into())]);
+            let details = [("reason", reason), ("field", field)];
+            let details = details.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+            error.extend(details.map(|(name, value)| (name.to_owned(), value.into())));
+            eprintln!("{}", serde_json::json!({ "error": error }));
+        } else {
+            eprintln!("countersign: {}", self.line);
+        }
+    }
+}
+
+/// Prints a warning to standard error.
+fn warn(message: &str) {
+    if usage::wants_json() {
+        eprintln!("{}", serde_json::json!({ "warning": { "message": message } }));
+    } else {
+        eprintln!("countersign: warning: {message}");
     }
 }
 
@@ -179,7 +216,11 @@ type Outcome = Result<ExitCode, Failure>;
 
 /// Parses the command line and runs the verb.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return usage::report(&error),
+    };
+    let outcome = match command {
         Command::Serve(verb) => verb.run(),
         Command::Session(verb) => block_on(verb.run()),
         Command::Token(verb) => block_on(verb.run()),
@@ -198,7 +239,7 @@ pub fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|failure| {
-        eprintln!("countersign: {}", failure.line);
+        failure.print();
         ExitCode::from(failure.code)
     })
 }

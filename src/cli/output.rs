@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, Write},
+    time::Duration,
 };
 
 use comfy_table::{Table, presets};
@@ -47,6 +48,12 @@ pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
     let text = String::from_utf8(serializer.into_inner()).map_err(Failure::failed)?;
     line!("{text}");
     Ok(())
+}
+
+/// A time span as the protocol's messages have it in JSON: seconds, to the millisecond, and `s`.
+pub fn span(span: Duration) -> String {
+    let (seconds, millis) = (span.as_secs(), span.subsec_millis());
+    if millis == 0 { format!("{seconds}s") } else { format!("{seconds}.{millis:03}s") }
 }
 
 /// A JSON object as a protocol message.
@@ -141,4 +148,16 @@ pub fn tokens(tokens: &proto::Tokens) {
         ("refresh token", tokens.refresh_token.clone()),
         ("  expires", instant(tokens.refresh_token_expires_at.as_ref())),
     ]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_those_of_the_protocol_in_json() {
+        for (millis, text) in [(0, "0s"), (600_000, "600s"), (2_254, "2.254s"), (50, "0.050s")] {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
+    }
 }

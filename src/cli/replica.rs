@@ -90,12 +90,12 @@ fn print_json(register: &Register) {
             "incarnation": member.incarnation.to_string(),
             "name": member.name,
             "version": member.version,
-            "state": state(member),
+            "state": if member.is_live() { "REPLICA_STATE_LIVE" } else { "REPLICA_STATE_GONE" },
             "joined_at": joined(member),
-            "renewed_ago_ms": millis(member.renewed_ago),
+            "renewed_ago": output::span(member.renewed_ago),
             "applied": member.applied.0,
             "lag": register.lag(member),
-            "wait_ms": millis(member.holds_for),
+            "wait": output::span(member.holds_for),
         })
     });
     let replicas: Vec<_> = replicas.collect();

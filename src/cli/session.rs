@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     Failure, Outcome,
-    client::{Server, refused},
+    client::Server,
     output::{self, line},
 };
 use crate::{
@@ -55,10 +55,10 @@ pub struct Create {
     #[arg(long, default_value = "", hide_default_value = true)]
     policy: String,
     /// Shorter lifetime for access tokens, like 2m.
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = super::parse_span)]
     access_token_ttl: Option<Duration>,
     /// Shorter lifetime for the session, like 8h.
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = super::parse_span)]
     max_lifetime: Option<Duration>,
     /// Idempotency key: repeating the command with it makes no second session. With other arguments
     /// it is refused.
@@ -217,7 +217,14 @@ impl Create {
             max_lifetime: self.max_lifetime.map(duration).transpose()?,
             request_id: self.request_id,
         };
-        let response = self.server.sessions().await?.create_session(request).await.map_err(refused)?.into_inner();
+        let response = self
+            .server
+            .sessions()
+            .await?
+            .create_session(request)
+            .await
+            .map_err(|status| self.server.refused(&status))?
+            .into_inner();
         if self.server.json {
             output::json(&response, "CreateSessionResponse")?;
         } else {
@@ -243,7 +250,14 @@ impl List {
             page_size: self.page_size,
             page_token: self.page_token,
         };
-        let response = self.server.sessions().await?.list_sessions(request).await.map_err(refused)?.into_inner();
+        let response = self
+            .server
+            .sessions()
+            .await?
+            .list_sessions(request)
+            .await
+            .map_err(|status| self.server.refused(&status))?
+            .into_inner();
         if self.server.json {
             output::json(&response, "ListSessionsResponse")?;
             return Ok(ExitCode::SUCCESS);
@@ -279,7 +293,14 @@ impl List {
 impl Show {
     async fn run(self) -> Outcome {
         let request = proto::GetSessionRequest { session_id: self.session_id };
-        let response = self.server.sessions().await?.get_session(request).await.map_err(refused)?.into_inner();
+        let response = self
+            .server
+            .sessions()
+            .await?
+            .get_session(request)
+            .await
+            .map_err(|status| self.server.refused(&status))?
+            .into_inner();
         if self.server.json {
             output::json(&response, "GetSessionResponse")?;
         } else {
@@ -308,7 +329,14 @@ impl Revoke {
             reason: self.reason.message().into(),
             note: self.note,
         };
-        let response = self.server.sessions().await?.revoke(request).await.map_err(refused)?.into_inner();
+        let response = self
+            .server
+            .sessions()
+            .await?
+            .revoke(request)
+            .await
+            .map_err(|status| self.server.refused(&status))?
+            .into_inner();
         if self.server.json {
             output::json(&response, "RevokeResponse")?;
         } else {

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     FAILED, Failure, Outcome,
-    client::{Server, refused},
+    client::Server,
     output::{self, line},
     session::duration,
 };
@@ -37,7 +37,7 @@ pub struct Validate {
     #[arg(long = "acr")]
     acr_values: Vec<String>,
     /// The user must have authenticated within this time, like 15m.
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = super::parse_span)]
     max_authentication_age: Option<Duration>,
     #[command(flatten)]
     server: Server,
@@ -93,7 +93,14 @@ impl Validate {
             max_authentication_age: self.max_authentication_age.map(duration).transpose()?,
             view: proto::ValidateView::Full.into(),
         };
-        let response = self.server.sessions().await?.validate(request).await.map_err(refused)?.into_inner();
+        let response = self
+            .server
+            .sessions()
+            .await?
+            .validate(request)
+            .await
+            .map_err(|status| self.server.refused(&status))?
+            .into_inner();
         if self.server.json {
             output::json(&response, "ValidateResponse")?;
         } else if response.active {
@@ -119,7 +126,14 @@ impl Validate {
 impl Refresh {
     async fn run(self) -> Outcome {
         let request = proto::RefreshRequest { refresh_token: read(self.token)?, scopes: self.scopes, device: None };
-        let response = self.server.sessions().await?.refresh(request).await.map_err(refused)?.into_inner();
+        let response = self
+            .server
+            .sessions()
+            .await?
+            .refresh(request)
+            .await
+            .map_err(|status| self.server.refused(&status))?
+            .into_inner();
         if self.server.json {
             output::json(&response, "RefreshResponse")?;
         } else {

@@ -103,6 +103,21 @@ impl Caller {
         let within = !operation.concerns_everybody() || self.reach.is_everything();
         within && self.roles.iter().any(|role| permission::allows(*role, operation))
     }
+
+    /// Says why it may not do something, and who may.
+    pub fn why_not(&self, operation: Operation) -> String {
+        let (name, call) = (&*self.name, operation.as_str());
+        let has_role = self.roles.iter().any(|role| permission::allows(*role, operation));
+        if has_role {
+            // Only its reach is in the way.
+            return format!(
+                "the caller {name} may not call {call}, which concerns all tenants and audiences: that takes a \
+                 caller with the role admin and without tenants and audiences"
+            );
+        }
+        let roles = permission::roles(operation).map(Role::as_str).collect::<Vec<_>>().join(" or ");
+        format!("the caller {name} may not call {call}: that takes the role {roles}")
+    }
 }
 
 /// Who makes a call, and from where.

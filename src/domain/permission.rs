@@ -82,6 +82,11 @@ pub fn allows(role: Role, operation: Operation) -> bool {
     role == Role::Admin || TABLE.iter().any(|(listed, roles)| *listed == operation && roles.contains(&role))
 }
 
+/// The roles that may do something.
+pub fn roles(operation: Operation) -> impl Iterator<Item = Role> {
+    Role::ALL.into_iter().filter(move |role| allows(*role, operation))
+}
+
 impl Operation {
     /// Its name in the protocol.
     pub const fn as_str(self) -> &'static str {

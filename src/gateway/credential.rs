@@ -18,6 +18,8 @@ pub enum Credential<'a> {
     Token(&'a str, Found),
     /// More than one, or what may be taken for that: the application may take another than we do (RFC 6750, section 2).
     Several,
+    /// Cookies of the name with different values, as when one of them is of a parent domain.
+    ConflictingCookies,
 }
 
 /// A token is a secret.
@@ -27,6 +29,7 @@ impl std::fmt::Debug for Credential<'_> {
             Self::None => "None",
             Self::Token(..) => "Token",
             Self::Several => "Several",
+            Self::ConflictingCookies => "ConflictingCookies",
         })
     }
 }
@@ -41,13 +44,17 @@ pub fn find<'a>(
 ) -> Credential<'a> {
     let (first, second) = (authorization.next(), authorization.next());
     let in_header = first.and_then(bearer_token).map(str::as_bytes);
-    let (mut in_cookie, mut is_several) = (None, second.is_some());
+    let mut in_cookie = None;
     if let Some(name) = cookie {
         let mut named = cookies.flat_map(|value| cookies_named(value, name.as_bytes()));
         in_cookie = named.next();
-        is_several |= named.next().is_some();
+        // An application may take any of them, which is the same if they are equal.
+        if named.any(|other| Some(other) != in_cookie) {
+            return Credential::ConflictingCookies;
+        }
     }
-    is_several |= in_header.zip(in_cookie).is_some_and(|(in_header, in_cookie)| in_header != in_cookie);
+    let is_several =
+        second.is_some() || in_header.zip(in_cookie).is_some_and(|(in_header, in_cookie)| in_header != in_cookie);
     // What is no text is no token either, and is judged as such.
     let token = |token, found| Credential::Token(std::str::from_utf8(token).unwrap_or_default(), found);
     match (in_header, in_cookie) {
@@ -79,12 +86,14 @@ pub fn token68(after_scheme: &[u8]) -> Option<&str> {
     (is_separate && is_token).then_some(token)
 }
 
-/// The values of a cookie (RFC 6265, section 4.2.1).
+/// The values of a cookie (RFC 6265, section 4.2.1). An empty one is left out: that is how
+/// applications clear a cookie.
 fn cookies_named<'a>(value: &'a [u8], name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
     value.split(|byte| *byte == b';').filter_map(move |pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
         let (found, value) = (pair.get(..at)?, pair.get(at + 1..)?);
-        (found.trim_ascii() == name).then(|| unquoted(value.trim_ascii()))
+        let value = unquoted(value.trim_ascii());
+        (found.trim_ascii() == name && !value.is_empty()).then_some(value)
     })
 }
 
@@ -161,8 +170,34 @@ mod tests {
             assert_eq!(found(&values, &[]), Credential::Several, "{values:?}");
         }
         assert_eq!(found(&["Bearer t"], &["session=u"]), Credential::Several);
-        assert_eq!(found(&[], &["session=t; session=t"]), Credential::Several);
-        assert_eq!(found(&[], &["session=t", "session=u"]), Credential::Several);
+    }
+
+    #[test]
+    fn equal_cookies_are_one_empty_cookies_are_none_and_of_different_ones_none_is_taken() {
+        for cookies in [
+            &["session=t; session=t"][..],
+            &["session=t", "session=t"],
+            &["session=t; session=\"t\"", "session = t"],
+            &["session=; session=t"],
+            &["session=t; session=\"\"", "session="],
+        ] {
+            assert_eq!(found(&[], cookies), Credential::Token("t", Found::Cookie), "{cookies:?}");
+            assert_eq!(found(&["Bearer t"], cookies), Credential::Token("t", Found::Header), "{cookies:?}");
+            assert_eq!(found(&["Bearer u"], cookies), Credential::Several, "{cookies:?}");
+        }
+        for cookies in [&["session="][..], &["session=\"\"; session= "], &["session=", "a=b"]] {
+            assert_eq!(found(&[], cookies), Credential::None, "{cookies:?}");
+            assert_eq!(found(&["Bearer t"], cookies), Credential::Token("t", Found::Header), "{cookies:?}");
+        }
+        for cookies in [
+            &["session=t; session=u"][..],
+            &["session=t", "session=u"],
+            &["session=t; session=t; session=u"],
+            &["session=u; session=; session=t"],
+        ] {
+            assert_eq!(found(&[], cookies), Credential::ConflictingCookies, "{cookies:?}");
+            assert_eq!(found(&["Bearer t"], cookies), Credential::ConflictingCookies, "{cookies:?}");
+        }
     }
 
     #[test]

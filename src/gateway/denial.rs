@@ -19,6 +19,8 @@ pub enum Denial {
     NoCredential(Demands),
     /// It shows several.
     SeveralCredentials,
+    /// It has several cookies for the token, with different values.
+    ConflictingCookies,
     /// Its token is not good, or not good enough.
     Inactive(InactiveReason, Demands),
     /// The gateway asks for what cannot be understood.
@@ -39,6 +41,7 @@ impl Denial {
         match self {
             Self::NoCredential(_) => "no_credential",
             Self::SeveralCredentials => "several_credentials",
+            Self::ConflictingCookies => super::outcomes::CONFLICTING_COOKIES,
             Self::Inactive(reason, _) => reason.as_str(),
             Self::Demands(_) => "bad_demand",
             Self::Identity(_) => "identity_not_told",
@@ -51,7 +54,9 @@ impl Denial {
             Self::Inactive(InactiveReason::InsufficientScope, _) | Self::Demands(_) | Self::Identity(_) => {
                 StatusCode::FORBIDDEN
             }
-            Self::NoCredential(_) | Self::SeveralCredentials | Self::Inactive(..) => StatusCode::UNAUTHORIZED,
+            Self::NoCredential(_) | Self::SeveralCredentials | Self::ConflictingCookies | Self::Inactive(..) => {
+                StatusCode::UNAUTHORIZED
+            }
         }
     }
 
@@ -75,7 +80,7 @@ impl Denial {
         match self {
             // Who shows nothing is told no error (RFC 6750, section 3.1).
             Self::NoCredential(_) => {}
-            Self::SeveralCredentials | Self::Inactive(..) => {
+            Self::SeveralCredentials | Self::ConflictingCookies | Self::Inactive(..) => {
                 let Error { code, description } = self.error();
                 add("error", code);
                 add("error_description", &description);
@@ -109,6 +114,11 @@ impl Denial {
         let (code, description) = match self {
             Self::NoCredential(_) => ("unauthorized", "an access token is needed"),
             Self::SeveralCredentials => ("invalid_request", "more than one access token was sent"),
+            Self::ConflictingCookies => (
+                "invalid_request",
+                "several cookies of the same name were sent with different values: clear the cookies of this site \
+                 and its parent domains, and sign in again",
+            ),
             Self::Inactive(reason, _) => match reason {
                 InactiveReason::InsufficientScope => ("insufficient_scope", "the access token lacks a scope"),
                 InactiveReason::StepUpRequired => {

@@ -102,6 +102,7 @@ impl Gateway {
             Credential::Token(token, found) => (token, found),
             Credential::None => return Ok(Err(Denial::NoCredential(demands))),
             Credential::Several => return Ok(Err(Denial::SeveralCredentials)),
+            Credential::ConflictingCookies => return Ok(Err(Denial::ConflictingCookies)),
         };
         let question = Question {
             access_token: token,

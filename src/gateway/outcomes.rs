@@ -33,9 +33,18 @@ impl Kind {
 pub const PASSED: &str = "passed";
 /// Whether it may was not known, so it may not.
 pub const UNAVAILABLE: &str = "unavailable";
+/// Its cookies for the token differ.
+pub const CONFLICTING_COOKIES: &str = "conflicting_cookies";
 /// Outcomes besides the reasons for which a token is inactive.
-const OTHERS: [&str; 6] =
-    [PASSED, UNAVAILABLE, "no_credential", "several_credentials", "bad_demand", "identity_not_told"];
+const OTHERS: [&str; 7] = [
+    PASSED,
+    UNAVAILABLE,
+    "no_credential",
+    "several_credentials",
+    CONFLICTING_COOKIES,
+    "bad_demand",
+    "identity_not_told",
+];
 
 /// How many had which outcome.
 #[derive(Debug)]
@@ -80,6 +89,7 @@ mod tests {
         let denials = [
             Denial::NoCredential(Demands::default()),
             Denial::SeveralCredentials,
+            Denial::ConflictingCookies,
             Denial::Demands(DemandsError::Twice("scope")),
             Denial::Identity(Untold { header, bytes: 1, limit: 0 }),
         ];

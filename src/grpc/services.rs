@@ -29,6 +29,7 @@ use super::{
     request_body::RequestBody,
     session_service::Sessions,
     spawner::Spawner,
+    status::{SizeLimit, with_reason},
     unsent::{FREE_BYTES, Reserved, Unsent},
 };
 use crate::{
@@ -81,8 +82,9 @@ pub struct Services {
     unsent: Arc<Unsent>,
     unsent_bytes_of_connection: usize,
     longest: Duration,
-    /// Bytes of a message that are read although nobody wants them.
-    longest_rest: usize,
+    request_limit: SizeLimit,
+    /// That of messages that may be larger. As many bytes are read although nobody wants them.
+    batch_limit: SizeLimit,
 }
 
 impl Services {
@@ -109,7 +111,8 @@ impl Services {
             unsent: Arc::new(Unsent::of_all(limits.unsent_bytes)),
             unsent_bytes_of_connection: limits.unsent_bytes_of_connection,
             longest: limits.time,
-            longest_rest: limits.batch_bytes,
+            request_limit: SizeLimit { setting: "limits.max_request_bytes", bytes: limits.request_bytes },
+            batch_limit: SizeLimit { setting: "limits.max_batch_bytes", bytes: limits.batch_bytes },
         }
     }
 
@@ -123,6 +126,14 @@ impl Services {
         match content.split_at_checked(GRPC.len()) {
             Some((start, [] | [b'+' | b';', ..])) if start.eq_ignore_ascii_case(GRPC) => Ok(()),
             _ => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        }
+    }
+
+    /// The limit on the message of a call.
+    fn size_limit(&self, path: &str) -> SizeLimit {
+        match path {
+            "/countersign.v1.SessionService/BatchValidate" | CHECK => self.batch_limit,
+            _ => self.request_limit,
         }
     }
 
@@ -165,7 +176,7 @@ impl OfConnection {
     fn record(&self, refusal: &Refusal, path: &str) {
         let who = match refusal {
             Refusal::Unknown => Who::Unknown,
-            Refusal::NotAllowed(caller) => Who::from(&**caller),
+            Refusal::NotAllowed { caller, .. } => Who::from(&**caller),
             Refusal::OverLimit { .. } | Refusal::Overloaded { .. } => return,
         };
         let asked = match needed(path) {
@@ -193,7 +204,7 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
     type Future = ToAnswer;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut request = request.map(|body| RequestBody::new(body, self.services.longest_rest));
+        let mut request = request.map(|body| RequestBody::new(body, self.services.batch_limit.bytes));
         let busy = self.activity.begin();
         if let Err(status) = Services::is_call(&request) {
             let mut answer = Response::default();
@@ -216,10 +227,11 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
         let unsent = self.unsent.clone();
         let span =
             deadline::span(request.headers()).map_or(self.services.longest, |span| span.min(self.services.longest));
+        let size_limit = self.services.size_limit(request.uri().path());
         let answering = self.services.hand_over(request);
         Box::pin(async move {
             let exceeded = |_| Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http());
-            let answer = timeout(span, answering).await.unwrap_or_else(exceeded)?;
+            let answer = with_reason(timeout(span, answering).await.unwrap_or_else(exceeded)?, size_limit);
             drop(under_way);
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reserved>>().and_then(Arc::into_inner);

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use tonic::{Code, Status};
+use http::Response;
+use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::unsent::TooManyUnsent;
@@ -77,9 +78,8 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let (code, reason, message, wait) = match refusal {
             Refusal::Unknown => (Code::Unauthenticated, "CALLER_UNKNOWN", UNKNOWN_CALLER.to_owned(), None),
-            Refusal::NotAllowed(caller) => {
-                let message = format!("the caller {} has no role that may do this", caller.name);
-                (Code::PermissionDenied, "CALLER_NOT_ALLOWED", message, None)
+            Refusal::NotAllowed { caller, operation } => {
+                (Code::PermissionDenied, "CALLER_NOT_ALLOWED", caller.why_not(operation), None)
             }
             Refusal::OverLimit { wait } => {
                 let message = "the caller has more calls under way, or began more of late, than it may".to_owned();
@@ -106,6 +106,52 @@ impl From<TooManyUnsent> for Status {
     }
 }
 
+/// The most bytes of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct SizeLimit {
+    /// The setting that says so.
+    pub setting: &'static str,
+    /// How many.
+    pub bytes: usize,
+}
+
+/// Gives an error that the library has answered by itself a reason, as all errors of ours have one.
+/// These come before the service sees the call: its message is too large or malformed, or there is
+/// no such call.
+pub fn with_reason(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
+    let headers = answer.headers();
+    if !headers.contains_key("grpc-status") || headers.contains_key(DETAILS) {
+        return answer;
+    }
+    let Some(status) = Status::from_header_map(headers) else { return answer };
+    let reason = match status.code() {
+        // Decided as a field that is too long.
+        Code::OutOfRange => return Status::from(TooLarge(size_limit)).into_http(),
+        Code::Internal => "MALFORMED_REQUEST",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        _ => return answer,
+    };
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(status.code(), status.message(), details).into_http()
+}
+
+/// Carries the details of an error (gRPC over HTTP/2, "Responses").
+const DETAILS: &str = "grpc-status-details-bin";
+
+/// A message has more bytes than it may.
+struct TooLarge(SizeLimit);
+
+impl From<TooLarge> for Status {
+    fn from(TooLarge(SizeLimit { setting, bytes }): TooLarge) -> Self {
+        let problem = format!("has more than {bytes} bytes ({setting}): send less, or raise the limit");
+        let metadata = HashMap::from([("limit".to_owned(), bytes.to_string())]);
+        let mut details = ErrorDetails::with_error_info("INVALID_FIELD", DOMAIN, metadata);
+        details.add_bad_request_violation("request", &problem);
+        Self::with_error_details(Code::InvalidArgument, format!("request {problem}"), details)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +174,27 @@ mod tests {
         let (code, quota) = details(AuthorityError::SessionQuotaExceeded { limit: 3, policy: "short".to_owned() });
         assert_eq!(code, Code::ResourceExhausted);
         assert_eq!(quota.quota_failure().unwrap().violations[0].subject, "policy:short");
+    }
+
+    #[test]
+    fn an_error_of_the_library_gets_a_reason_and_all_else_stays() {
+        let limit = SizeLimit { setting: "limits.max_request_bytes", bytes: 9 };
+        let answer = |status: Status| {
+            let answer = with_reason(status.into_http(), limit);
+            let status = Status::from_header_map(answer.headers()).unwrap();
+            (status.code(), status.get_details_error_info().map(|info| info.reason))
+        };
+        for (status, code, reason) in [
+            (Status::out_of_range("found 10 bytes"), Code::InvalidArgument, "INVALID_FIELD"),
+            (Status::internal("failed to decode"), Code::Internal, "MALFORMED_REQUEST"),
+            (Status::unimplemented(""), Code::Unimplemented, "UNIMPLEMENTED"),
+            (Status::deadline_exceeded("late"), Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+            (AuthorityError::Internal.into(), Code::Internal, "INTERNAL"),
+        ] {
+            assert_eq!(answer(status), (code, Some(reason.to_owned())));
+        }
+        assert_eq!(answer(Status::not_found("no such service")), (Code::NotFound, None), "of health");
+        let done = with_reason(Response::new(Body::default()), limit);
+        assert!(done.headers().is_empty());
     }
 }

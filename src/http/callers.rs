@@ -117,7 +117,7 @@ impl Door {
         let (caller, under_way) = self.callers.admit(shown, operation).map_err(|refusal| {
             let who = match &refusal {
                 Refusal::Unknown => Some(Who::Unknown),
-                Refusal::NotAllowed(caller) => Some(Who::from(&**caller)),
+                Refusal::NotAllowed { caller, .. } => Some(Who::from(&**caller)),
                 Refusal::OverLimit { .. } | Refusal::Overloaded { .. } => None,
             };
             if let Some(who) = who {
@@ -138,11 +138,9 @@ impl Closed {
                 "invalid_client",
                 "the caller is not known: its API key or certificate is missing or wrong".to_owned(),
             ),
-            Self::Refused(Refusal::NotAllowed(caller)) => (
-                StatusCode::FORBIDDEN,
-                "unauthorized_client",
-                format!("the caller {} has no role for this", &*caller.name),
-            ),
+            Self::Refused(Refusal::NotAllowed { caller, operation }) => {
+                (StatusCode::FORBIDDEN, "unauthorized_client", caller.why_not(*operation))
+            }
             Self::Refused(Refusal::OverLimit { .. }) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "temporarily_unavailable",
@@ -166,7 +164,7 @@ impl Closed {
     pub fn wait(&self) -> Option<Duration> {
         match self {
             Self::Refused(Refusal::OverLimit { wait } | Refusal::Overloaded { wait }) => Some(*wait),
-            Self::Refused(Refusal::Unknown | Refusal::NotAllowed(_)) | Self::NotPrivate => None,
+            Self::Refused(Refusal::Unknown | Refusal::NotAllowed { .. }) | Self::NotPrivate => None,
         }
     }
 }

@@ -1,22 +1,113 @@
-//! `/metrics`, for Prometheus and all who read OpenMetrics.
+//! `/metrics`, in OpenMetrics or, for those who prefer it, in the text format of Prometheus.
 
 use std::sync::Arc;
 
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE, VARY},
+    },
     response::IntoResponse,
     routing::get,
 };
 
-use crate::metrics::{MEDIA_TYPE, Metrics};
+use crate::metrics::{Format, Metrics};
 
 pub(super) fn routes(metrics: Arc<Metrics>) -> Router {
     Router::new().route("/metrics", get(tell)).with_state(metrics)
 }
 
-async fn tell(State(metrics): State<Arc<Metrics>>) -> Result<impl IntoResponse, StatusCode> {
-    let text = metrics.text().map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    Ok(([(CONTENT_TYPE, MEDIA_TYPE)], text))
+async fn tell(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Result<impl IntoResponse, StatusCode> {
+    let accept: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let format = preferred(&accept);
+    let text = metrics.text(format).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let varies = HeaderValue::from_static("accept");
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static(format.media_type())), (VARY, varies)], text))
+}
+
+/// The format that a client prefers (RFC 9110, section 12.5.1); OpenMetrics if it does not care or
+/// takes neither.
+fn preferred(accept: &[&str]) -> Format {
+    let quality = |format| quality(accept, format);
+    if quality(Format::PlainText) > quality(Format::OpenMetrics) { Format::PlainText } else { Format::OpenMetrics }
+}
+
+/// The quality that the values of `accept` give a format, in thousandths. The most specific range
+/// counts.
+fn quality(accept: &[&str], format: Format) -> u16 {
+    let (ours, version) = match format {
+        Format::OpenMetrics => ("application/openmetrics-text", "1.0.0"),
+        Format::PlainText => ("text/plain", "0.0.4"),
+    };
+    let group = ours.split('/').next().unwrap_or_default();
+    let ranges = accept.iter().flat_map(|value| value.split(',')).filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let range = parts.next()?.to_ascii_lowercase();
+        let mut is_ours = true;
+        let (mut quality, mut parameters) = (1000, 0);
+        for (name, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
+            match name.trim().to_ascii_lowercase().as_str() {
+                "q" => quality = thousandths(value.trim())?,
+                "version" => {
+                    is_ours = value.trim().trim_matches('"') == version;
+                    parameters = 1;
+                }
+                _ => {}
+            }
+        }
+        let specificity = match range.split_once('/')? {
+            _ if range == ours && is_ours => 2 + parameters,
+            (of, "*") if of == group => 1,
+            ("*", "*") => 0,
+            _ => return None,
+        };
+        Some((specificity, quality))
+    });
+    // Of ranges that are alike the best one.
+    ranges.max().map_or(0, |(_, quality)| quality)
+}
+
+/// A weight with at most three digits after the point (RFC 9110, section 12.4.2).
+fn thousandths(weight: &str) -> Option<u16> {
+    let weight: f64 = weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight))?;
+    // At most 1000.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Some((weight * 1000.0) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_prefers_plain_text_gets_it_and_all_others_open_metrics() {
+        // Prometheus 2.5x and 3.
+        let scraper = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;\
+                       q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+        let only_text = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for (accept, format) in [
+            (&[][..], Format::OpenMetrics),
+            (&[""], Format::OpenMetrics),
+            (&["*/*"], Format::OpenMetrics),
+            (&["application/json"], Format::OpenMetrics),
+            (&["text/html,application/xhtml+xml,*/*;q=0.8"], Format::OpenMetrics),
+            (&[scraper], Format::OpenMetrics),
+            (&["application/openmetrics-text"], Format::OpenMetrics),
+            (&["text/plain, application/openmetrics-text"], Format::OpenMetrics),
+            (&["text/plain;q=0"], Format::OpenMetrics),
+            (&["text/plain;version=1.0.0"], Format::OpenMetrics),
+            (&["text/plain;q=nonsense"], Format::OpenMetrics),
+            (&["text/plain"], Format::PlainText),
+            (&["Text/Plain; charset=utf-8"], Format::PlainText),
+            (&["text/*"], Format::PlainText),
+            (&[only_text], Format::PlainText),
+            (&["application/openmetrics-text;q=0.2", "text/plain;q=0.3"], Format::PlainText),
+            (&["application/openmetrics-text;version=0.0.1, text/plain;version=\"0.0.4\";q=0.5"], Format::PlainText),
+            (&["*/*, application/openmetrics-text;q=0"], Format::PlainText),
+        ] {
+            assert_eq!(preferred(accept), format, "{accept:?}");
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! Accepts connections: no more than there is room for, and each by itself, so that nobody who is slow holds up others.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{AbortHandle, JoinSet},
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     connection::{Connection, Peer},
+    refused_certificates::RefusedCertificates,
     tls::{self, Side, Tls},
 };
 
@@ -21,6 +23,11 @@ use super::{
 const RETRY: Duration = Duration::from_millis(100);
 /// Of failures to accept, one in so many is told: each takes at least [`RETRY`].
 const TELL_EVERY: u64 = 600;
+/// How long, and how many bytes, a client may still send after its handshake has failed. Without
+/// that, the system would reset the connection, and the client might lose the alert that tells it
+/// why (RFC 9112, section 9.6, says the same of HTTP).
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 64 << 10;
 
 /// What connections may take.
 #[derive(Clone, Copy, Debug)]
@@ -148,14 +155,15 @@ impl Entrance {
         let mut reserved = self.limits.reserve.map(Reserved::new);
         let mut connections = JoinSet::new();
         let mut failures: u64 = 0;
+        let refused_certificates = Arc::new(RefusedCertificates::default());
         loop {
             while connections.try_join_next().is_some() {}
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = stop.cancelled() => break,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     if failures.is_multiple_of(TELL_EVERY) {
                         tracing::warn!(%error, "a connection cannot be accepted");
@@ -177,10 +185,10 @@ impl Entrance {
             let open = Open::new(self.counts.clone(), permit, reserve.is_some());
             let (tls, serve) = (self.tls.as_ref().map(|tls| tls.acceptor(self.side)), serve.clone());
             let (handshake, counts, is_reserved) = (self.limits.handshake, self.counts.clone(), reserve.is_some());
-            let stopping = stop.clone();
+            let (stopping, refused_certificates) = (stop.clone(), refused_certificates.clone());
             let serve_connection = async move {
                 let entered = tokio::select! {
-                    entered = timeout(handshake, enter(stream, tls)) => entered,
+                    entered = timeout(handshake, enter(stream, address, tls)) => entered,
                     // Nobody has asked for anything yet.
                     () = stopping.cancelled() => return,
                 };
@@ -191,9 +199,16 @@ impl Entrance {
                         }
                         serve(connection, peer).await;
                     }
-                    Ok(Err(error)) => {
+                    Ok(Err(NotEntered { error, stream })) => {
                         counts.handshakes_failed.inc();
-                        tracing::debug!(%error, "a connection was not taken");
+                        match tls::refused_certificate(&error) {
+                            Some(reason) => refused_certificates.warn(address.ip(), &reason),
+                            None => tracing::debug!(%error, "a connection was not taken"),
+                        }
+                        tokio::select! {
+                            _ = timeout(LINGER, linger(stream)) => {}
+                            () = stopping.cancelled() => {}
+                        }
                     }
                     Err(_) => {
                         counts.handshakes_failed.inc();
@@ -217,16 +232,35 @@ impl Entrance {
     }
 }
 
+/// A connection that was not encrypted as it must be.
+struct NotEntered {
+    error: io::Error,
+    stream: TcpStream,
+}
+
 /// Makes a connection of a stream, encrypted if it must be.
-async fn enter(stream: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<(Connection, Peer)> {
-    stream.set_nodelay(true)?;
-    let address = stream.peer_addr().ok().map(|address| address.ip().to_canonical());
+async fn enter(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+) -> Result<(Connection, Peer), NotEntered> {
+    if let Err(error) = stream.set_nodelay(true) {
+        return Err(NotEntered { error, stream });
+    }
+    let address = Some(address.ip().to_canonical());
     match tls {
         None => Ok((stream.into(), Peer { address, certificate_names: vec![] })),
         Some(acceptor) => {
-            let stream = acceptor.accept(stream).await?;
+            let accepted = acceptor.accept(stream).into_fallible().await;
+            let stream = accepted.map_err(|(error, stream)| NotEntered { error, stream })?;
             let certificate_names = tls::certificate_names(stream.get_ref().1);
             Ok((stream.into(), Peer { address, certificate_names }))
         }
     }
+}
+
+/// Says that nothing more comes, and discards what the client still sends.
+async fn linger(mut stream: TcpStream) {
+    let _ = stream.shutdown().await;
+    let _ = tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await;
 }

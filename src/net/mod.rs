@@ -3,4 +3,5 @@
 pub mod accept;
 pub mod connection;
 pub mod descriptors;
+mod refused_certificates;
 pub mod tls;

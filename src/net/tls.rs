@@ -10,7 +10,7 @@ use std::{
 use ::aws_lc_rs::digest::{SHA256, digest};
 use arc_swap::ArcSwap;
 use rustls::{
-    RootCertStore, ServerConfig, ServerConnection,
+    CertificateError, RootCertStore, ServerConfig, ServerConnection,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
@@ -232,6 +232,31 @@ fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), 
     let at = |time: &x509_cert::time::Time| Timestamp::from_micros(0).plus(time.to_unix_duration());
     // It is good throughout its last second.
     Ok((at(&validity.not_before), at(&validity.not_after).plus(Duration::from_secs(1))))
+}
+
+/// The reason for which a handshake failed, if that was the certificate of the client.
+pub fn refused_certificate(error: &io::Error) -> Option<String> {
+    use CertificateError as E;
+
+    Some(match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::NoCertificatesPresented => {
+            "none was shown, and tls.client_certificates is \"required\"".to_owned()
+        }
+        rustls::Error::InvalidCertificate(problem) => match problem {
+            E::ExpiredContext { not_after, .. } => {
+                let seconds = i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX);
+                format!("it expired at {}", told(Timestamp::from_micros(seconds.saturating_mul(1_000_000))))
+            }
+            E::Expired => "it has expired".to_owned(),
+            E::NotValidYet | E::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+            E::UnknownIssuer | E::BadSignature => "it is of no authority in tls.client_ca_file".to_owned(),
+            E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
+                "it is not for clients (extended key usage)".to_owned()
+            }
+            problem => problem.to_string(),
+        },
+        _ => return None,
+    })
 }
 
 /// The names in the certificate that a client has shown and that was found good.

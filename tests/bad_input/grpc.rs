@@ -188,12 +188,12 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
             Grpc(Code::Ok),
         ),
         // Sizes.
-        ("a request too large", plain(&question(&"x".repeat(64 << 10))), Grpc(Code::OutOfRange)),
-        ("a request much too large", plain(&question(&"x".repeat(5 << 20))), Grpc(Code::OutOfRange)),
+        ("a request too large", plain(&question(&"x".repeat(64 << 10))), Grpc(Code::InvalidArgument)),
+        ("a request much too large", plain(&question(&"x".repeat(5 << 20))), Grpc(Code::InvalidArgument)),
         ("a batch that is larger than another request may be", batch(16, 8000), Grpc(Code::Ok)),
-        ("a batch too large", batch(256, 8000), Grpc(Code::OutOfRange)),
-        ("a length of 4 GiB", validate(framed(0, u32::MAX, &good)), Grpc(Code::OutOfRange)),
-        ("a length of 4 GiB and no more", validate(framed(0, u32::MAX, &[])), Grpc(Code::OutOfRange)),
+        ("a batch too large", batch(256, 8000), Grpc(Code::InvalidArgument)),
+        ("a length of 4 GiB", validate(framed(0, u32::MAX, &good)), Grpc(Code::InvalidArgument)),
+        ("a length of 4 GiB and no more", validate(framed(0, u32::MAX, &[])), Grpc(Code::InvalidArgument)),
         ("a length longer than the message", validate(framed(0, length + 1, &good)), Grpc(Code::Internal)),
         (
             "a length of all that may be sent, and little that is",

@@ -18,7 +18,7 @@ use countersign::{
 };
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Map, Value, json};
-use tonic::{Code, Status};
+use tonic::Status;
 use tonic_types::StatusExt;
 
 use crate::{
@@ -789,7 +789,7 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
     let expected = match row.verdict {
         Active => "active".to_owned(),
         Inactive(reason) => reason.as_str_name().to_owned(),
-        TooLarge => format!("{:?}", Code::OutOfRange),
+        TooLarge => "INVALID_FIELD".to_owned(),
     };
     let mut wrong = vec![];
     let check = |wrong: &mut Vec<String>, call: &str, is: String, should_be: &str| {

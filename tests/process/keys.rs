@@ -148,7 +148,9 @@ fn a_key_of_ones_own_signs_after_the_next_rotation() {
     let imported = run(&mut key(&data, &["import", path, "--json"], &es256));
     seen += &format!("{imported:?}");
     // At this level the log speaks on standard error.
-    let kid = serde_json::from_str::<Value>(&imported.stdout).unwrap()["kid"].as_str().unwrap().to_owned();
+    let imported: Value = serde_json::from_str(&imported.stdout).unwrap();
+    assert_eq!(imported["state"], "KEY_STATE_PENDING", "as key list has it");
+    let kid = imported["kid"].as_str().unwrap().to_owned();
     let again = run(&mut key(&data, &["import", path], &es256[..1]));
     assert!(again.error(2).contains(&format!("key {kid} is there already, pending")), "{again:?}");
 

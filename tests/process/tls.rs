@@ -142,7 +142,7 @@ fn with_tls_and_callers_it_takes_calls_from_everywhere_from_those_it_knows() {
     assert_eq!((&started["tls"], &started["callers"]), (&true.into(), &1.into()));
 
     let create = ["session", "create", "alice", "--json"];
-    let refused = site.cli(&server, &create, &[]);
+    let refused = site.cli(&server, &create[..3], &[]);
     assert!(refused.error(1).ends_with("(CALLER_UNKNOWN)"), "{refused:?}");
     site.cli(&server, &create, &[("COUNTERSIGN_API_KEY", &key)]).json();
     let file = site.path("api.key");

@@ -142,7 +142,7 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
     let (is_known, is_limited, is_foreign) = (may.contains(&call), !reach.is_empty(), reach == "other");
     match call {
         "GetJwks" | "Health" => "OK",
-        "a call that does not exist" => "Unimplemented",
+        "a call that does not exist" => "UNIMPLEMENTED",
         _ if !is_known => "CALLER_NOT_ALLOWED",
         "ListKeys" | "RotateKey" | "RevokeKey" if is_limited => "CALLER_NOT_ALLOWED",
         "RevokeKey" => "KEY_NOT_FOUND",

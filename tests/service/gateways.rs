@@ -306,6 +306,7 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
     let twice = [("authorization", value.as_bytes()), ("authorization", value.as_bytes())];
     let cookies = format!("a=b; {cookie}; c=\"d\"");
     let two_cookies = format!("{cookie}; session=other");
+    let (equal_cookies, empty_cookie) = (format!("{cookie}; {cookie}"), format!("session=; {cookie}"));
     for (what, http, status) in [
         ("pseudo headers", with_pseudo, 200),
         ("a name in capitals", texts(&[("Authorization", &value)]), 200),
@@ -319,6 +320,9 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
         ("the same in header and cookie", texts(&[("authorization", &value), ("cookie", &cookie)]), 200),
         ("a bad header and a good cookie", texts(&[("authorization", "Bearer x"), ("cookie", &cookie)]), 401),
         ("two cookies of the name", texts(&[("cookie", &two_cookies)]), 401),
+        ("the same cookie twice", texts(&[("cookie", &equal_cookies)]), 200),
+        ("an empty cookie beside it", texts(&[("cookie", &empty_cookie)]), 200),
+        ("an empty cookie alone", texts(&[("cookie", "session=")]), 401),
         ("two headers", raw(&twice), 401),
         ("two schemes", raw(&[("authorization", b"Basic eDp5"), ("authorization", value.as_bytes())]), 401),
         ("two headers in one", texts(&[("authorization", &format!("{value},{value}"))]), 401),
@@ -329,13 +333,17 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
     ] {
         assert_eq!(check(&server, http, &[]).await.status, status, "{what}");
     }
+    let metrics = Metrics::of(server.http).await;
+    assert_eq!(metrics.get("gateway_conflicting_cookies_total{kind=\"ext_authz\"}"), 1.0);
+    assert_eq!(metrics.get("gateway_checks_total{kind=\"ext_authz\",outcome=\"conflicting_cookies\"}"), 1.0);
+    assert_eq!(metrics.get("gateway_checks_total{kind=\"ext_authz\",outcome=\"no_credential\"}"), 4.0);
 
     // What is no request of HTTP cannot be judged.
     for nothing in [CheckRequest::default(), CheckRequest { attributes: Some(AttributeContext::default()) }] {
         assert_eq!(try_check(&server, nothing).await.unwrap_err().code(), Code::InvalidArgument);
     }
     let beyond = HttpRequest { body: "x".repeat(1 << 20), ..bearer(token) };
-    assert_eq!(try_check(&server, asking(beyond, &[])).await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(try_check(&server, asking(beyond, &[])).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(check(&server, bearer(token), &[]).await.status, 200, "and it goes on");
 }
 

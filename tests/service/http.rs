@@ -181,3 +181,41 @@ async fn a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted() {
     assert_eq!(metrics.acknowledged("failed"), 0.0);
     server.store.feed.open();
 }
+
+/// The older format is for scrapers that read nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_the_older_format_for_those_who_prefer_it() {
+    let server = Server::start().await;
+    let session = server.sign_in("alice").await;
+    server.revoke(of_token(&session.access)).await.unwrap();
+    let accept = async |value: &str| {
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: test\r\naccept: {value}\r\nconnection: close\r\n\r\n");
+        let answer = ask(server.http, &request).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.head.contains("\nvary: accept"), "{answer:?}");
+        answer
+    };
+    let text = accept("text/plain").await;
+    assert!(text.head.contains("\ncontent-type: text/plain; version=0.0.4; charset=utf-8"), "{text:?}");
+    assert!(text.body.contains("\n# TYPE countersign_lease_renewals_total counter\n"), "{text:?}");
+    let mut described = "";
+    for line in text.body.lines() {
+        let mut words = line.split_whitespace();
+        match (words.next().unwrap(), words.next(), words.next()) {
+            ("#", Some("HELP" | "TYPE"), Some(name)) => described = name,
+            ("#", ..) => panic!("what the older format does not have: {line}"),
+            // Of a histogram the samples have ends of their own.
+            (name, ..) => assert!(name.starts_with(described), "{line} comes after {described}"),
+        }
+    }
+    for value in ["application/openmetrics-text", "*/*", "application/json", "text/plain;q=0.5, */*"] {
+        let answer = accept(value).await;
+        assert!(answer.head.contains("\ncontent-type: application/openmetrics-text"), "{value}: {answer:?}");
+        assert!(answer.body.ends_with("# EOF\n"), "{value}");
+    }
+    let samples = |page: &str| {
+        let names = page.lines().filter(|line| !line.starts_with('#'));
+        names.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(samples(&text.body), samples(&get(server.http, "/metrics").await.body), "the same samples");
+}

@@ -1,10 +1,11 @@
 //! Calls that are refused: with which code, reason and details, and that nothing has changed after them.
 
 use countersign::proto::{
-    CreateSessionRequest, InactiveReason, ListSessionsRequest, RefreshRequest, RevokeRequest, SubjectTarget,
-    ValidateRequest, revoke_request::Target,
+    BatchValidateRequest, CreateSessionRequest, InactiveReason, ListSessionsRequest, RefreshRequest, RevokeRequest,
+    SubjectTarget, ValidateRequest, revoke_request::Target,
 };
 use tonic::Code;
+use tonic_types::StatusExt;
 
 use crate::{
     refusal::{Refusal, refused},
@@ -117,8 +118,18 @@ async fn a_message_over_a_megabyte_is_refused_and_the_connection_goes_on() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let huge = ValidateRequest { access_token: "x".repeat(5 << 20), ..Default::default() };
-    assert_eq!(server.validate(huge).await.unwrap_err().code(), Code::OutOfRange);
-    let huge = CreateSessionRequest { subject: "x".repeat(2 << 20), ..request("alice") };
-    assert_eq!(server.create(huge).await.err().unwrap().code(), Code::OutOfRange);
+    assert_eq!(refused(server.validate(huge).await), Refusal::field("request"));
+    for bytes in [70_000, 2 << 20] {
+        let huge = CreateSessionRequest { subject: "x".repeat(bytes), ..request("alice") };
+        let refusal = server.create(huge).await.err().unwrap();
+        assert!(refusal.message().contains("65536 bytes (limits.max_request_bytes)"), "{refusal:?}");
+        assert_eq!(refusal.get_details_error_info().unwrap().metadata["limit"], "65536");
+        assert_eq!(refused::<()>(Err(refusal)), Refusal::field("request"));
+    }
+    let ask = ValidateRequest { access_token: "x".repeat(8000), ..Default::default() };
+    let batch = BatchValidateRequest { requests: vec![ask; 256] };
+    let refusal = server.client().batch_validate(batch).await.unwrap_err();
+    assert!(refusal.message().contains("1048576 bytes (limits.max_batch_bytes)"), "{refusal:?}");
+    assert_eq!(refused::<()>(Err(refusal)), Refusal::field("request"));
     assert_eq!(server.verdict(&good.access).await, Ok(()));
 }

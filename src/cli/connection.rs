@@ -1,0 +1,359 @@
+//! The connection to a server, and the mistakes that keep it from working: each is named together
+//! with the option that mends it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::Uri;
+use rustls::{AlertDescription, CertificateError, ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+/// The server that a command talks to, as `--server` names it.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// The URL as it was given.
+    pub url: Uri,
+    /// The name or address, without the brackets of IPv6.
+    host: String,
+    port: u16,
+    /// The connection is encrypted.
+    pub is_tls: bool,
+}
+
+/// The files that the command line uses for TLS, as they were given, for messages.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// `--ca-file`
+    pub ca: Option<String>,
+    /// `--client-certificate-file`
+    pub client_certificate: Option<String>,
+}
+
+/// What was seen of a server, from which [`explain`] tells a mistake.
+#[derive(Clone, Debug, Default)]
+pub struct Observations(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// The first bytes that the server has sent.
+    first: Vec<u8>,
+    /// The first error of TLS.
+    error: Option<rustls::Error>,
+    /// The server has closed the connection, or reset it.
+    is_closed: bool,
+}
+
+/// How many of the first bytes are kept: enough to tell the protocol.
+const FIRST_BYTES: usize = 16;
+
+impl Observations {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record_bytes(&self, bytes: &[u8]) {
+        let mut seen = self.lock();
+        let free = FIRST_BYTES.saturating_sub(seen.first.len());
+        seen.first.extend(bytes.iter().take(free));
+    }
+
+    fn record_end(&self, error: Option<&io::Error>) {
+        let mut seen = self.lock();
+        seen.is_closed = true;
+        if seen.error.is_none() {
+            seen.error = error.and_then(tls_error).cloned();
+        }
+    }
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// A stream that notes what a server sends first, and how the connection ends.
+#[derive(Debug)]
+pub struct Observed<S> {
+    stream: S,
+    observations: Observations,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        match (&read, buffer.filled().get(before..).unwrap_or_default()) {
+            (Err(error), _) => self.observations.record_end(Some(error)),
+            (Ok(()), []) => self.observations.record_end(None),
+            (Ok(()), bytes) => self.observations.record_bytes(bytes),
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
+    /// A server that refuses something says why before it closes the connection. A write that
+    /// fails because of that must not hide it.
+    fn after_write<T>(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &written {
+            let mut space = [0; 512];
+            let _ = self.as_mut().poll_read(context, &mut ReadBuf::new(&mut space));
+            self.observations.record_end(Some(error));
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.after_write(context, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = Pin::new(&mut self.stream).poll_flush(context);
+        self.after_write(context, written)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A plain or an encrypted stream.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Address {
+    /// Reads `--server`; none if it is no URL of a server.
+    pub fn parse(text: &str) -> Option<Self> {
+        let url: Uri = text.parse().ok()?;
+        let is_tls = match url.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        (!host.is_empty()).then_some(Self { url, host, port, is_tls })
+    }
+
+    /// The same server with another scheme, for advice.
+    fn with_scheme(&self, scheme: &str) -> String {
+        let authority = self.url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+        format!("{scheme}://{authority}")
+    }
+
+    /// The URL without a path.
+    fn shown(&self) -> String {
+        self.with_scheme(if self.is_tls { "https" } else { "http" })
+    }
+
+    /// Opens a connection, encrypted if `tls` is given. The error is a line for people.
+    pub async fn open(
+        &self,
+        tls: Option<ClientConfig>,
+        files: &TlsFiles,
+        observations: &Observations,
+        patience: Duration,
+    ) -> Result<Observed<Box<dyn Stream>>, String> {
+        let cannot_reach = |problem: &dyn std::fmt::Display| {
+            format!("cannot reach {} ({problem}): is `countersign serve` running there?", self.shown())
+        };
+        let seconds = patience.as_secs();
+        let connected = timeout(patience, TcpStream::connect((self.host.as_str(), self.port))).await;
+        let stream = connected
+            .map_err(|_| cannot_reach(&format_args!("no answer within {seconds} s")))?
+            .map_err(|error| cannot_reach(&error))?;
+        stream.set_nodelay(true).map_err(|error| cannot_reach(&error))?;
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(stream),
+            Some(config) => {
+                let name = ServerName::try_from(self.host.clone())
+                    .map_err(|_| format!("--server {}: {:?} is no name of a host", self.shown(), self.host))?;
+                let below = Observations::default();
+                let observed = Observed { stream, observations: below.clone() };
+                let handshake = TlsConnector::from(Arc::new(config)).connect(name, observed);
+                let encrypted = timeout(patience, handshake).await.map_err(|_| {
+                    format!(
+                        "{} does not answer the TLS handshake within {seconds} s: does it speak TLS? If not, use \
+                         --server {}",
+                        self.shown(),
+                        self.with_scheme("http")
+                    )
+                })?;
+                Box::new(encrypted.map_err(|error| self.explain_handshake(&error, &below, files))?)
+            }
+        };
+        Ok(Observed { stream, observations: observations.clone() })
+    }
+
+    fn explain_handshake(&self, error: &io::Error, seen: &Observations, files: &TlsFiles) -> String {
+        let first = seen.lock().first.clone();
+        match tls_error(error) {
+            Some(rustls::Error::InvalidCertificate(problem)) => self.explain_certificate(problem, files),
+            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => self.no_grpc(),
+            Some(rustls::Error::AlertReceived(alert)) => self.explain_alert(*alert, files),
+            Some(_) if first.starts_with(b"HTTP/") => format!(
+                "{} does not speak TLS and answers in HTTP/1: use --server {} with the port for gRPC (setting `listen`)",
+                self.shown(),
+                self.with_scheme("http")
+            ),
+            Some(rustls::Error::InvalidMessage(_)) => self.no_tls(),
+            None if first.is_empty() => self.no_tls(),
+            _ => format!("{}: the TLS handshake failed: {error}", self.shown()),
+        }
+    }
+
+    fn no_tls(&self) -> String {
+        format!(
+            "{} does not speak TLS: use --server {}, or give the server a certificate (setting tls.certificate_file)",
+            self.shown(),
+            self.with_scheme("http")
+        )
+    }
+
+    fn no_grpc(&self) -> String {
+        format!(
+            "{} is no port for gRPC: use the one of the server's setting `listen` (50051 by default), not that of \
+             `http_listen`",
+            self.shown()
+        )
+    }
+
+    fn explain_certificate(&self, problem: &CertificateError, files: &TlsFiles) -> String {
+        use CertificateError as E;
+
+        let server = self.shown();
+        match problem {
+            E::NotValidForName => {
+                format!("the certificate of {server} is not for {:?}: use --server with a name in it", self.host)
+            }
+            E::NotValidForNameContext { presented, .. } => {
+                let names: Vec<_> = presented.iter().map(|name| readable(name)).collect();
+                let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+                let host = &self.host;
+                format!(
+                    "the certificate of {server} is not for {host:?} but for {names}: use --server with one of these"
+                )
+            }
+            E::Expired | E::ExpiredContext { .. } => format!(
+                "the certificate of {server} has expired: renew it there (setting tls.certificate_file), and check \
+                 the clock here"
+            ),
+            E::NotValidYet | E::NotValidYetContext { .. } => {
+                format!("the certificate of {server} is not valid yet: check the clocks of both machines")
+            }
+            E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
+                format!("the certificate of {server} is not for servers (extended key usage): give it another one")
+            }
+            E::UnknownIssuer | E::BadSignature | E::Other(_) => match &files.ca {
+                Some(ca) => format!(
+                    "the certificate of {server} is not of an authority in --ca-file {ca}: name the file with the \
+                     certificate of its authority"
+                ),
+                None => format!(
+                    "the certificate of {server} is of an authority that this machine does not know: name the file \
+                     with that authority's certificate by --ca-file"
+                ),
+            },
+            _ => format!("the certificate of {server} is not accepted: {problem}"),
+        }
+    }
+
+    /// The server has refused a certificate, or wants one.
+    fn explain_alert(&self, alert: AlertDescription, files: &TlsFiles) -> String {
+        use AlertDescription as A;
+
+        let server = self.shown();
+        let Some(file) = &files.client_certificate else {
+            return match alert {
+                A::CertificateRequired | A::HandshakeFailure | A::AccessDenied => format!(
+                    "{server} wants a client certificate: name one by --client-certificate-file and --client-key-file"
+                ),
+                _ => format!("{server} refuses the TLS connection (alert {alert:?})"),
+            };
+        };
+        let refuses = format!("{server} refuses --client-certificate-file {file}");
+        match alert {
+            A::CertificateExpired => format!("{refuses}: it has expired or is not valid yet: renew it"),
+            A::UnknownCA | A::DecryptError | A::BadCertificate => format!(
+                "{refuses}: it is not of an authority that the server knows (its setting tls.client_ca_file): name \
+                 another certificate"
+            ),
+            A::CertificateRevoked => format!("{refuses}: it has been revoked: name another one"),
+            A::UnsupportedCertificate | A::CertificateUnknown => {
+                format!("{refuses}: it is not a certificate for clients (alert {alert:?}): name another one")
+            }
+            _ => format!("{server} refuses the TLS connection (alert {alert:?})"),
+        }
+    }
+
+    /// Names the mistake behind a call that failed without an answer; none if there is no known
+    /// one.
+    pub fn explain(&self, observations: &Observations, files: &TlsFiles) -> Option<String> {
+        let seen = observations.lock();
+        match (&seen.error, seen.first.as_slice()) {
+            (Some(rustls::Error::AlertReceived(alert)), _) => Some(self.explain_alert(*alert, files)),
+            // A record of TLS: an alert or a handshake (RFC 8446, section 5.1).
+            (_, [0x15 | 0x16, 3, ..]) if !self.is_tls => {
+                Some(format!("{} speaks TLS: use --server {}", self.shown(), self.with_scheme("https")))
+            }
+            (_, first) if first.starts_with(b"HTTP/") => Some(self.no_grpc()),
+            // A server for gRPC begins with its settings, whatever it is sent (RFC 9113, 3.4).
+            (_, []) if seen.is_closed && self.is_tls && files.client_certificate.is_some() => Some(format!(
+                "{} closes the connection without a word: does it accept the certificate in \
+                 --client-certificate-file? Its log says more",
+                self.shown()
+            )),
+            (_, []) if seen.is_closed => Some(self.no_grpc()),
+            _ => None,
+        }
+    }
+}
+
+/// A name in a certificate without the name of its type: rustls writes `DnsName("localhost")`.
+fn readable(name: &str) -> String {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_a_url_with_a_host() {
+        let parts = |text| Address::parse(text).map(|address| (address.host, address.port, address.is_tls));
+        assert_eq!(parts("http://127.0.0.1:50051"), Some(("127.0.0.1".to_owned(), 50051, false)));
+        assert_eq!(parts("https://[::1]:443"), Some(("::1".to_owned(), 443, true)));
+        assert_eq!(parts("https://auth.example"), Some(("auth.example".to_owned(), 443, true)));
+        for none in ["", "localhost", "localhost:50051", "ftp://localhost", "http://", "/path"] {
+            assert_eq!(parts(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn names_in_a_certificate_are_shown_as_people_write_them() {
+        assert_eq!(readable("DnsName(\"localhost\")"), "localhost");
+        assert_eq!(readable("IpAddress(127.0.0.1)"), "127.0.0.1");
+        assert_eq!(readable("else"), "else");
+    }
+}

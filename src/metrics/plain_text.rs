@@ -1,0 +1,48 @@
+//! The text format of Prometheus, version 0.0.4, made of OpenMetrics: for scrapers that read nothing
+//! else.
+
+/// Writes a page of OpenMetrics in the older format. Samples are the same in both. The lines before
+/// them differ: a counter is described by the name of its samples, which ends with `_total`, some
+/// types have other names, and there are no units and no end.
+pub fn of_open_metrics(page: &str) -> String {
+    let mut text = String::with_capacity(page.len());
+    let mut help = None;
+    for line in page.lines() {
+        if let Some(described) = line.strip_prefix("# HELP ") {
+            help = described.split_once(' ');
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                "stateset" => ("", "gauge"),
+                "gauge" | "histogram" | "summary" => ("", kind),
+                _ => ("", "untyped"),
+            };
+            if let Some((_, help)) = help.take_if(|(described, _)| *described == name) {
+                text.extend(["# HELP ", name, suffix, " ", help, "\n"]);
+            }
+            text.extend(["# TYPE ", name, suffix, " ", kind, "\n"]);
+        } else if !line.starts_with('#') {
+            text.extend([line, "\n"]);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_is_described_as_the_older_format_does() {
+        let page = "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n# UNIT a_seconds seconds\n\
+                    a_seconds_sum 1.5\na_seconds_count 2\na_seconds_bucket{le=\"+Inf\"} 2\n\
+                    # HELP b How many.\n# TYPE b counter\nb_total{kind=\"# x\"} 3\n\
+                    # TYPE c info\nc_info{version=\"1\"} 1\n# TYPE d unknown\nd 4\n# EOF\n";
+        let text = "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n\
+                    a_seconds_sum 1.5\na_seconds_count 2\na_seconds_bucket{le=\"+Inf\"} 2\n\
+                    # HELP b_total How many.\n# TYPE b_total counter\nb_total{kind=\"# x\"} 3\n\
+                    # TYPE c_info gauge\nc_info{version=\"1\"} 1\n# TYPE d untyped\nd 4\n";
+        assert_eq!(of_open_metrics(page), text);
+    }
+}
