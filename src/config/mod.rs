@@ -12,6 +12,7 @@ pub mod log;
 pub mod policies;
 mod section;
 pub mod server;
+mod service_link;
 mod span;
 pub mod sweeper;
 pub mod tenants;
@@ -53,10 +54,9 @@ use self::{
 /// Prefix of the environment variables; sections are separated by two underscores.
 pub const ENV_PREFIX: &str = "COUNTERSIGN_";
 
-/// Whether an environment variable, without its prefix, is meant as a setting. `CONFIG` and `SERVER` are defaults of flags, the master
-/// keys are secrets;
-/// `SERVICE_HOST`, `PORT` and the like are what Kubernetes tells a container about a service named `countersign`.
-fn is_setting(name: &str) -> bool {
+/// Returns whether an environment variable, without its prefix, is meant as a setting. `CONFIG` and
+/// `SERVER` are defaults of flags, the master keys are secrets, and others are links to services.
+fn is_setting(name: &str, value: Option<&str>) -> bool {
     let name = name.to_ascii_lowercase();
     let flag = ["config", "server", "ca_file", "api_key_file", "client_certificate_file", "client_key_file"];
     let flag = flag.contains(&name.as_str());
@@ -64,8 +64,16 @@ fn is_setting(name: &str) -> bool {
     if cfg!(feature = "mutants") && (name == "mutant" || name == "wall_clock_offset") {
         return false;
     }
-    let service_link = name == "port" || name.starts_with("port_") || name.starts_with("service_");
-    !flag && !secret && !service_link
+    !flag && !secret && !service_link::is_link(&name, value)
+}
+
+/// The value of an environment variable whose name, without its prefix, figment has put into small
+/// letters.
+fn value_of(name: &str) -> Option<String> {
+    let variable = format!("{ENV_PREFIX}{name}");
+    let mut variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let (_, value) = variables.find(|(name, _)| name.eq_ignore_ascii_case(&variable))?;
+    value.into_string().ok()
 }
 
 /// All settings, checked.
@@ -263,7 +271,11 @@ impl Config {
             drop(text);
             figment = figment.merge(Toml::file_exact(path));
         }
-        let environment = Env::prefixed(ENV_PREFIX).filter(|name| is_setting(name.as_str())).split("__");
+        let environment = Env::prefixed(ENV_PREFIX).filter(|name| {
+            let value = value_of(name.as_str());
+            is_setting(name.as_str(), value.as_deref())
+        });
+        let environment = environment.split("__");
         let figment = figment.merge(environment).merge(Serialized::globals(flags));
         Self::check(figment.extract()?, (file.map(Path::to_owned), flags.clone()))
     }

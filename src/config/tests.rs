@@ -193,11 +193,19 @@ fn the_http_side_may_be_left_out_and_the_other_one_not() {
 
 #[test]
 fn what_kubernetes_says_of_a_service_of_our_name_is_no_setting() {
-    for name in ["SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_50051_TCP_ADDR", "CONFIG", "SERVER"] {
-        assert!(!is_setting(name), "{name}");
+    for (name, value) in [
+        ("SERVICE_HOST", "10.0.0.5"),
+        ("PORT", "tcp://10.0.0.5:50051"),
+        ("PORT_50051_TCP_ADDR", "10.0.0.5"),
+        ("HTTP_SERVICE_PORT", "8080"),
+        ("CONFIG", "x"),
+        ("SERVER", "x"),
+    ] {
+        assert!(!is_setting(name, Some(value)), "{name}");
     }
+    assert!(is_setting("PORT", Some("50051")), "a number is no link, and no setting has this name");
     for name in ["ISSUER", "SWEEPER__SCHEDULE", "POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "POLICY"] {
-        assert!(is_setting(name), "{name}");
+        assert!(is_setting(name, Some("x")), "{name}");
     }
 }
 
