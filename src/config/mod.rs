@@ -18,6 +18,7 @@ pub mod sweeper;
 pub mod tenants;
 pub mod tls;
 pub mod tokens;
+mod word;
 
 use std::{
     collections::BTreeMap,

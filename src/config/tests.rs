@@ -71,7 +71,7 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
             "setting blacklist.max_entries in FILE: must be a whole number, not string \"many\"",
         ),
         ("[log]\nlevel = 3", "setting log.level in FILE: must be a string, not signed int `3`"),
-        ("[log]\nformat = 'xml'", "setting log.format in FILE: \"xml\" must be one of auto, text, json"),
+        ("[log]\nformat = 'xml'", "setting log.format in FILE: \"xml\" is not one of auto, text, json"),
         ("issuer = 'auth'", "setting issuer: must start with https:// (or http:// for a trial)"),
         ("issuer = 'https://a?b'", "setting issuer: must be a URL with a host and without query and fragment"),
         ("listen = 'here'", "setting listen: \"here\" must be an address and a port like 127.0.0.1:50051"),
@@ -100,7 +100,7 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
             "[policies.p]\nrefresh_grace = '1h'",
             "setting policies.p: refresh_grace must be shorter than access_token_ttl by at least a second",
         ),
-        ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not configured; there are: default"),
+        ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not one of default"),
         (
             "[sweeper]\nschedule = ', * 1 9 * *'",
             "setting sweeper.schedule: \", * 1 9 * *\" is not a cron pattern like \"*/5 * * * *\" (a list is empty)",
@@ -162,13 +162,17 @@ fn a_section_is_a_table_and_a_choice_is_named() {
         assert_eq!(error, format!("setting {setting} in FILE: must be a section, not sequence"), "{toml}");
     }
     for (setting, value, problem) in [
-        ("reflection", "1", "must be a string, not signed int `1`"),
+        ("reflection", "1", "\"1\" is not one of auto, on, off"),
         ("reflection", "{ on = {} }", "must be a string, not map"),
-        ("log.format", "0", "must be a string, not signed int `0`"),
-        ("tls.client_certificates", "1", "must be a string, not signed int `1`"),
-        ("policies.default.on_quota", "1", "must be a string, not signed int `1`"),
+        ("log.format", "0", "\"0\" is not one of auto, text, json"),
+        ("tls.client_certificates", "1", "\"1\" is not one of optional, required"),
+        ("policies.default.on_quota", "1", "\"1\" is not one of evict_oldest, refuse"),
         ("policies.default.on_refresh", "{ keep_access_token = 1 }", "must be a string, not map"),
-        ("policies.default.on_refresh", "'keep'", "\"keep\" must be one of keep_access_token, revoke_access_token"),
+        (
+            "policies.default.on_refresh",
+            "'keep'",
+            "\"keep\" is not one of keep_access_token, revoke_access_token: did you mean keep_access_token?",
+        ),
     ] {
         let error = load(&format!("{setting} = {value}")).err().unwrap();
         assert_eq!(error, format!("setting {setting} in FILE: {problem}"), "{value}");
@@ -268,5 +272,34 @@ fn the_audit_is_logged_at_every_level_unless_it_is_named() {
             || tracing::enabled!(target: crate::domain::audit::TARGET, tracing::Level::INFO),
         );
         assert_eq!(logged, is_logged, "{level}");
+    }
+}
+
+/// To `EnvFilter` a word that is no level is the target of a directive, and silences all others.
+#[test]
+fn a_level_that_would_silence_the_log_is_refused() {
+    const LEVELS: &str = "error, warn, info, debug, trace, off";
+    for (level, problem) in [
+        ("warning", format!("\"warning\" is not one of {LEVELS}: did you mean warn?")),
+        ("inf", format!("\"inf\" is not one of {LEVELS}: did you mean info?")),
+        ("", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        (" ", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("info,", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("3", format!("\"3\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("h2", format!("\"h2\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("info,h2=warning", format!("\"warning\" is not one of {LEVELS}: did you mean warn?")),
+        ("info,h2=", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("[a{b=c}]=debg,info", format!("\"debg\" is not one of {LEVELS}: did you mean debug?")),
+        ("info,contersign=debug", "\"contersign\" is not a part of the service: did you mean countersign?".to_owned()),
+        (
+            "h2=debug",
+            "\"h2=debug\" logs nothing of the service: begin with a level, like info,countersign=debug".to_owned(),
+        ),
+    ] {
+        let error = load(&format!("log.level = '{level}'")).err().unwrap_or_default();
+        assert_eq!(error, format!("setting log.level: {problem}"), "{level:?}");
+    }
+    for level in ["warn", "WARN", "off", "info, h2=warn", "countersign=debug", "info,[span{a=1}]=trace", "info,[x]"] {
+        assert!(load(&format!("log.level = '{level}'")).is_ok(), "{level:?}");
     }
 }
