@@ -21,7 +21,7 @@ pub mod tokens;
 mod word;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -292,10 +292,20 @@ impl Config {
         Self::load(file.as_deref(), flags)
     }
 
-    /// Whether another one differs in more than who may call.
-    pub fn differs_elsewhere(&self, other: &Self) -> bool {
-        let others = |config: &Self| toml::to_string(&RawConfig { callers: vec![], ..config.effective.clone() }).ok();
-        others(self) != others(other)
+    /// The names of the settings, callers aside, that differ in another configuration. A setting
+    /// whose default derives from another one differs with it.
+    pub fn differences(&self, other: &Self) -> BTreeSet<String> {
+        let others = |config: &Self| {
+            let raw = RawConfig { callers: vec![], ..config.effective.clone() };
+            toml::Table::try_from(raw).unwrap_or_default()
+        };
+        let mut names = BTreeSet::new();
+        add_differences("", &others(self), &others(other), &mut names);
+        if self.database != other.database {
+            // A password differs that is not shown.
+            names.insert("database_url".to_owned());
+        }
+        names
     }
 
     fn check(mut raw: RawConfig, source: (Option<PathBuf>, Flags)) -> Result<Self, ConfigError> {
@@ -373,6 +383,23 @@ impl Config {
     /// All settings in force as JSON, without secrets.
     pub fn to_json(&self) -> Result<serde_json::Value, serde_json::Error> {
         serde_json::to_value(&self.effective)
+    }
+}
+
+/// Adds the names of the settings that differ in two sections of the same name.
+fn add_differences(section: &str, one: &toml::Table, other: &toml::Table, names: &mut BTreeSet<String>) {
+    let keys: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    for key in keys {
+        let name = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
+        match (one.get(key), other.get(key)) {
+            (one, other) if one == other => {}
+            (Some(toml::Value::Table(one)), Some(toml::Value::Table(other))) => {
+                add_differences(&name, one, other, names);
+            }
+            _ => {
+                names.insert(name);
+            }
+        }
     }
 }
 

@@ -303,3 +303,23 @@ fn a_level_that_would_silence_the_log_is_refused() {
         assert!(load(&format!("log.level = '{level}'")).is_ok(), "{level:?}");
     }
 }
+
+#[test]
+fn the_settings_that_differ_are_named() {
+    let base = "issuer = 'https://a.example'\ndatabase_url = 'postgres://u:one@h/d'\n[[callers]]\nname = 'a'\n\
+                roles = ['admin']\nkey_hashes = ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";
+    let names = |from: &str, to: &str| {
+        let changed = base.replace(from, to);
+        assert_ne!(base, changed);
+        let names = load(base).unwrap().differences(&load(&changed).unwrap());
+        names.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(load(base).unwrap().differences(&load(base).unwrap()).len(), 0);
+    assert_eq!(names("https://a.", "https://b."), "issuer tokens.default_audience");
+    assert_eq!(names(":one@", ":two@"), "database_url");
+    assert_eq!(names("'admin'", "'viewer'"), "");
+    let end = "\n[[callers]]";
+    assert_eq!(names(end, "\n[log]\nlevel = 'warn'\n[[callers]]"), "log.level");
+    let policy = "\n[policies.short]\naccess_token_ttl = '1m'\n[[callers]]";
+    assert_eq!(names(end, policy), "policies.short");
+}
