@@ -26,6 +26,8 @@ mod files;
 mod keys;
 #[path = "process/logs.rs"]
 mod logs;
+#[path = "process/messages.rs"]
+mod messages;
 #[path = "process/pauses.rs"]
 mod pauses;
 #[path = "process/settings.rs"]

@@ -71,11 +71,16 @@ impl Reloading {
             self.callers.replace(config.callers.clone());
             tracing::info!(callers = self.callers.count(), "callers have changed");
         }
-        let differs = config.differs_elsewhere(&self.config);
+        let differences: Vec<_> = config.differences(&self.config).into_iter().collect();
         self.config.callers = config.callers;
-        match differs {
-            true => tell_once(&mut told.callers, "settings have changed that take effect after a restart".to_owned()),
-            false => told.callers.clear(),
+        if differences.is_empty() {
+            return told.callers.clear();
+        }
+        let settings = differences.join(", ");
+        let problem = format!("settings have changed that take effect after a restart: {settings}");
+        if told.callers != problem {
+            tracing::warn!("{problem}");
+            told.callers = problem;
         }
     }
 

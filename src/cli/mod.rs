@@ -208,7 +208,7 @@ impl From<AppError> for Failure {
             _ if error.is_at_start() => WRONG_START,
             _ => FAILED,
         };
-        Self { line: error.to_string(), code }
+        Self { code, ..Self::failed(error) }
     }
 }
 

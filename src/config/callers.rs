@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     error::{ConfigError, invalid},
     limits::Limits,
+    word,
 };
 use crate::{
     callers::{Registration, meter::Allowance},
@@ -76,8 +77,11 @@ pub fn check(
 impl RawCaller {
     fn check(&self, limits: &Limits, setting: &impl Fn(&str) -> String) -> Result<Registration, ConfigError> {
         let name = CallerName::try_from(self.name.clone()).map_err(|error| invalid(setting("name"), error))?;
-        let roles = self.roles.iter().map(|role| role.parse::<Role>()).collect::<Result<BTreeSet<_>, _>>();
-        let roles = roles.map_err(|error| invalid(setting("roles"), error))?;
+        let roles = self.roles.iter().map(|name| {
+            let unknown = |_| word::refuse(setting("roles"), name, &Role::ALL.map(Role::as_str));
+            name.parse::<Role>().map_err(unknown)
+        });
+        let roles = roles.collect::<Result<BTreeSet<_>, _>>()?;
         if roles.is_empty() {
             let known = Role::ALL.map(Role::as_str).join(", ");
             return Err(invalid(setting("roles"), format!("must name at least one of {known}")));

@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{ConfigError, invalid};
+use super::{
+    error::{ConfigError, invalid},
+    word,
+};
 
 /// Which database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,10 +178,17 @@ pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigEr
         Some(("sqlite", path)) => Ok(DatabaseUrl::Sqlite(path.into())),
         Some(("postgres" | "postgresql", rest)) => postgres(url, rest).map(DatabaseUrl::Postgres),
         // The rest may hold a password, so it is not repeated.
-        Some((scheme, _)) => Err(invalid(
-            "database_url",
-            format!("{scheme}:// is not supported: use sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE"),
-        )),
+        Some((scheme, _)) => {
+            let hint = match word::nearest(scheme, &["sqlite", "postgres"]) {
+                Some(near) => format!("did you mean {near}://? Use"),
+                None => "use".to_owned(),
+            };
+            let problem = format!(
+                "{scheme}:// is not supported: {hint} sqlite://PATH or \
+                 postgres://USER:PASSWORD@HOST/DATABASE"
+            );
+            Err(invalid("database_url", problem))
+        }
         None => Err(invalid("database_url", "must be a URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE")),
     }
 }

@@ -4,6 +4,8 @@ use std::{fmt, io, path::PathBuf};
 
 use figment::{Metadata, Source, error::Kind};
 
+use super::word;
+
 /// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -34,7 +36,7 @@ impl From<figment::Error> for ConfigError {
                 // The path leads to the section or to the field itself, depending on where serde noticed.
                 let section = path.strip_suffix(name.as_str()).unwrap_or(&path).trim_end_matches('.');
                 let setting = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
-                match nearest(name, known) {
+                match word::nearest(name, known) {
                     Some(near) => format!("unknown setting {setting}{origin}: did you mean {near}?"),
                     None => format!("unknown setting {setting}{origin}: there are {}", known.join(", ")),
                 }
@@ -43,10 +45,10 @@ impl From<figment::Error> for ConfigError {
                 format!("setting {path}{origin}: must be {}, not {actual}", plain(expected))
             }
             Kind::InvalidValue(actual, expected) => {
-                format!("setting {path}{origin}: must be {expected}, not {actual}")
+                format!("setting {path}{origin}: must be {}, not {actual}", plain(expected))
             }
             Kind::UnknownVariant(name, known) => {
-                format!("setting {path}{origin}: {name:?} must be one of {}", known.join(", "))
+                format!("setting {path}{origin}: {}", word::unknown(name, known))
             }
             Kind::Message(message) if path.is_empty() => format!("configuration{origin}: {}", one_line(message)),
             Kind::Message(message) => format!("setting {path}{origin}: {}", one_line(message)),
@@ -75,6 +77,8 @@ fn plain(expected: &impl fmt::Display) -> String {
         name if ["u8", "u16", "u32", "u64", "usize", "i32", "i64"].contains(&name.as_str()) => {
             "a whole number".to_owned()
         }
+        name if name == "a duration" => "a duration like 10m, 14d or 1h 30m".to_owned(),
+        name if name == "a boolean" || name == "bool" => "true or false".to_owned(),
         name => name,
     }
 }
@@ -96,9 +100,4 @@ fn escaped(text: &str) -> String {
         }
     }
     line
-}
-
-fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let near = known.iter().map(|known| (strsim::jaro_winkler(name, known), *known));
-    near.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
 }

@@ -11,7 +11,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::error::{ConfigError, invalid};
+use super::{
+    error::{ConfigError, invalid},
+    word,
+};
 use crate::domain::{
     key::KeyAlgorithm,
     revocation::RETENTION_MARGIN,
@@ -130,7 +133,9 @@ impl RawKeys {
     ) -> Result<Keys, ConfigError> {
         let algorithm = KeyAlgorithm::from_name(&self.algorithm)
             .filter(|algorithm| KeyAlgorithm::SIGNING.contains(algorithm))
-            .ok_or_else(|| invalid("keys.algorithm", "must be EdDSA, ES256 or RS256"))?;
+            .ok_or_else(|| {
+                word::refuse("keys.algorithm", &self.algorithm, &KeyAlgorithm::SIGNING.map(KeyAlgorithm::as_str))
+            })?;
         let needed = self.jwks_max_age.saturating_add(spreads_within);
         if self.publish_ahead < needed {
             let problem = format!(

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
-use super::error::{ConfigError, invalid};
+use super::{
+    error::{ConfigError, invalid},
+    word,
+};
 use crate::domain::audit::TARGET;
 
 /// The section.
@@ -35,12 +38,60 @@ impl Default for Log {
     }
 }
 
+const SETTING: &str = "log.level";
+/// The words that `EnvFilter` takes for a level. It takes numbers, too, which say little.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+const EXAMPLE: &str = "like info,countersign=debug";
+/// The first part of the targets of this service.
+const CRATE: &str = "countersign";
+
+/// Refuses a directive whose level is no level, or whose target is a mistyped name of this service.
+fn check(directive: &str) -> Result<(), ConfigError> {
+    let unknown = |word: &str| match word::nearest(word, &LEVELS) {
+        Some(_) => word::refuse(SETTING, word, &LEVELS),
+        None => {
+            let levels = LEVELS.join(", ");
+            invalid(SETTING, format!("{word:?} is not one of {levels}, or directives {EXAMPLE}"))
+        }
+    };
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let (span_end, rest) = directive.rsplit_once(']').map_or(("", directive), |(span, rest)| (span, rest));
+    let (target, level) = match (span_end, rest.rsplit_once('=')) {
+        ("", None) => ("", rest),
+        // A span without a level means every level.
+        (_, None) => return Ok(()),
+        ("", Some((target, level))) => (target, level),
+        (span, Some((_, level))) => (span.split('[').next().unwrap_or(""), level),
+    };
+    if !is_level(level) {
+        return Err(unknown(level));
+    }
+    let name = target.split("::").next().unwrap_or("");
+    match word::nearest(name, &[CRATE]) {
+        Some(near) if near != name => {
+            Err(invalid(SETTING, format!("{name:?} is not a part of the service: did you mean {near}?")))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Log {
-    /// Which lines are logged, if the level says it well.
+    /// Returns the filter for the lines that are logged, or refuses a level that would silence
+    /// them unasked: to `EnvFilter`, any word that is no level is the target of a directive.
     pub fn filter(&self) -> Result<EnvFilter, ConfigError> {
-        let filter = EnvFilter::try_new(&self.level).map_err(|_| {
-            let problem = "must be error, warn, info, debug, trace, or directives like info,countersign=debug";
-            invalid("log.level", format!("{:?} {problem}", self.level))
+        let directives: Vec<_> = self.level.split(',').map(str::trim).collect();
+        for directive in &directives {
+            check(directive)?;
+        }
+        // Without a level for everything, all targets that are not named are silent.
+        let is_ours = |directive: &&str| !directive.contains('=') || directive.starts_with(CRATE);
+        if !directives.iter().any(is_ours) {
+            let problem = format!("{:?} logs nothing of the service: begin with a level, {EXAMPLE}", self.level);
+            return Err(invalid(SETTING, problem));
+        }
+        let filter = EnvFilter::try_new(directives.join(",")).map_err(|_| {
+            let problem = format!("{:?} is not one of {}, or directives {EXAMPLE}", self.level, LEVELS.join(", "));
+            invalid(SETTING, problem)
         })?;
         // The audit is no matter of how much one wants to read, so only its own name turns it off.
         match format!("{TARGET}=info").parse() {

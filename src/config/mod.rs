@@ -12,14 +12,16 @@ pub mod log;
 pub mod policies;
 mod section;
 pub mod server;
+mod service_link;
 mod span;
 pub mod sweeper;
 pub mod tenants;
 pub mod tls;
 pub mod tokens;
+mod word;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -53,10 +55,9 @@ use self::{
 /// Prefix of the environment variables; sections are separated by two underscores.
 pub const ENV_PREFIX: &str = "COUNTERSIGN_";
 
-/// Whether an environment variable, without its prefix, is meant as a setting. `CONFIG` and `SERVER` are defaults of flags, the master
-/// keys are secrets;
-/// `SERVICE_HOST`, `PORT` and the like are what Kubernetes tells a container about a service named `countersign`.
-fn is_setting(name: &str) -> bool {
+/// Returns whether an environment variable, without its prefix, is meant as a setting. `CONFIG` and
+/// `SERVER` are defaults of flags, the master keys are secrets, and others are links to services.
+fn is_setting(name: &str, value: Option<&str>) -> bool {
     let name = name.to_ascii_lowercase();
     let flag = ["config", "server", "ca_file", "api_key_file", "client_certificate_file", "client_key_file"];
     let flag = flag.contains(&name.as_str());
@@ -64,8 +65,16 @@ fn is_setting(name: &str) -> bool {
     if cfg!(feature = "mutants") && (name == "mutant" || name == "wall_clock_offset") {
         return false;
     }
-    let service_link = name == "port" || name.starts_with("port_") || name.starts_with("service_");
-    !flag && !secret && !service_link
+    !flag && !secret && !service_link::is_link(&name, value)
+}
+
+/// The value of an environment variable whose name, without its prefix, figment has put into small
+/// letters.
+fn value_of(name: &str) -> Option<String> {
+    let variable = format!("{ENV_PREFIX}{name}");
+    let mut variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let (_, value) = variables.find(|(name, _)| name.eq_ignore_ascii_case(&variable))?;
+    value.into_string().ok()
 }
 
 /// All settings, checked.
@@ -263,7 +272,11 @@ impl Config {
             drop(text);
             figment = figment.merge(Toml::file_exact(path));
         }
-        let environment = Env::prefixed(ENV_PREFIX).filter(|name| is_setting(name.as_str())).split("__");
+        let environment = Env::prefixed(ENV_PREFIX).filter(|name| {
+            let value = value_of(name.as_str());
+            is_setting(name.as_str(), value.as_deref())
+        });
+        let environment = environment.split("__");
         let figment = figment.merge(environment).merge(Serialized::globals(flags));
         Self::check(figment.extract()?, (file.map(Path::to_owned), flags.clone()))
     }
@@ -279,10 +292,20 @@ impl Config {
         Self::load(file.as_deref(), flags)
     }
 
-    /// Whether another one differs in more than who may call.
-    pub fn differs_elsewhere(&self, other: &Self) -> bool {
-        let others = |config: &Self| toml::to_string(&RawConfig { callers: vec![], ..config.effective.clone() }).ok();
-        others(self) != others(other)
+    /// The names of the settings, callers aside, that differ in another configuration. A setting
+    /// whose default derives from another one differs with it.
+    pub fn differences(&self, other: &Self) -> BTreeSet<String> {
+        let others = |config: &Self| {
+            let raw = RawConfig { callers: vec![], ..config.effective.clone() };
+            toml::Table::try_from(raw).unwrap_or_default()
+        };
+        let mut names = BTreeSet::new();
+        add_differences("", &others(self), &others(other), &mut names);
+        if self.database != other.database {
+            // A password differs that is not shown.
+            names.insert("database_url".to_owned());
+        }
+        names
     }
 
     fn check(mut raw: RawConfig, source: (Option<PathBuf>, Flags)) -> Result<Self, ConfigError> {
@@ -363,6 +386,23 @@ impl Config {
     /// All settings in force as JSON, without secrets.
     pub fn to_json(&self) -> Result<serde_json::Value, serde_json::Error> {
         serde_json::to_value(&self.effective)
+    }
+}
+
+/// Adds the names of the settings that differ in two sections of the same name.
+fn add_differences(section: &str, one: &toml::Table, other: &toml::Table, names: &mut BTreeSet<String>) {
+    let keys: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    for key in keys {
+        let name = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
+        match (one.get(key), other.get(key)) {
+            (one, other) if one == other => {}
+            (Some(toml::Value::Table(one)), Some(toml::Value::Table(other))) => {
+                add_differences(&name, one, other, names);
+            }
+            _ => {
+                names.insert(name);
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fmt, marker::PhantomData};
 use serde::{
     Deserialize, Deserializer,
     de::{
-        IntoDeserializer, MapAccess, Visitor,
+        Error, IntoDeserializer, MapAccess, Visitor,
         value::{MapAccessDeserializer, StringDeserializer},
     },
 };
@@ -63,9 +63,46 @@ where
     Ok(sections.into_iter().map(|(name, section)| (name, section.0)).collect())
 }
 
+/// A word, also where the environment or TOML reads a truth value or a number into it: then the
+/// error says which words there are.
+struct Word(String);
+
+impl<'de> Deserialize<'de> for Word {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WordVisitor)
+    }
+}
+
+struct WordVisitor;
+
+impl Visitor<'_> for WordVisitor {
+    type Value = Word;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, word: &str) -> Result<Word, E> {
+        Ok(Word(word.to_owned()))
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Word, E> {
+        Ok(Word(value.to_string()))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Word, E> {
+        Ok(Word(value.to_string()))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Word, E> {
+        Ok(Word(value.to_string()))
+    }
+}
+
 /// Deserializes an enum from the name of its variant.
 pub fn read_choice<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
-    let name: StringDeserializer<D::Error> = String::deserialize(deserializer)?.into_deserializer();
+    let Word(word) = Word::deserialize(deserializer)?;
+    let name: StringDeserializer<D::Error> = word.into_deserializer();
     T::deserialize(name)
 }
 

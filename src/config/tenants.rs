@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     error::{ConfigError, invalid},
     policies::Policies,
+    word,
 };
 use crate::domain::{
     policy::TenantRules,
@@ -36,10 +37,7 @@ pub fn check(raw: &BTreeMap<String, RawTenant>, policies: &Policies) -> Result<T
             Ok(policy) if policies.contains_key(&*policy) => Ok(policy),
             Ok(policy) => {
                 let known: Vec<_> = policies.keys().map(String::as_str).collect();
-                Err(invalid(
-                    section(".policy"),
-                    format!("{:?} is not configured; there are: {}", &*policy, known.join(", ")),
-                ))
+                Err(word::refuse(section(".policy"), &policy, &known))
             }
             Err(error) => Err(invalid(section(".policy"), error)),
         });

@@ -71,7 +71,7 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
             "setting blacklist.max_entries in FILE: must be a whole number, not string \"many\"",
         ),
         ("[log]\nlevel = 3", "setting log.level in FILE: must be a string, not signed int `3`"),
-        ("[log]\nformat = 'xml'", "setting log.format in FILE: \"xml\" must be one of auto, text, json"),
+        ("[log]\nformat = 'xml'", "setting log.format in FILE: \"xml\" is not one of auto, text, json"),
         ("issuer = 'auth'", "setting issuer: must start with https:// (or http:// for a trial)"),
         ("issuer = 'https://a?b'", "setting issuer: must be a URL with a host and without query and fragment"),
         ("listen = 'here'", "setting listen: \"here\" must be an address and a port like 127.0.0.1:50051"),
@@ -104,7 +104,7 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
             "[policies.p]\nreplay = 'until_used'\nreplay_limit = '5s'",
             "setting policies.p: replay_limit must not be shorter than refresh_grace",
         ),
-        ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not configured; there are: default"),
+        ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not one of default"),
         (
             "[sweeper]\nschedule = ', * 1 9 * *'",
             "setting sweeper.schedule: \", * 1 9 * *\" is not a cron pattern like \"*/5 * * * *\" (a list is empty)",
@@ -166,13 +166,17 @@ fn a_section_is_a_table_and_a_choice_is_named() {
         assert_eq!(error, format!("setting {setting} in FILE: must be a section, not sequence"), "{toml}");
     }
     for (setting, value, problem) in [
-        ("reflection", "1", "must be a string, not signed int `1`"),
+        ("reflection", "1", "\"1\" is not one of auto, on, off"),
         ("reflection", "{ on = {} }", "must be a string, not map"),
-        ("log.format", "0", "must be a string, not signed int `0`"),
-        ("tls.client_certificates", "1", "must be a string, not signed int `1`"),
-        ("policies.default.on_quota", "1", "must be a string, not signed int `1`"),
+        ("log.format", "0", "\"0\" is not one of auto, text, json"),
+        ("tls.client_certificates", "1", "\"1\" is not one of optional, required"),
+        ("policies.default.on_quota", "1", "\"1\" is not one of evict_oldest, refuse"),
         ("policies.default.on_refresh", "{ keep_access_token = 1 }", "must be a string, not map"),
-        ("policies.default.on_refresh", "'keep'", "\"keep\" must be one of keep_access_token, revoke_access_token"),
+        (
+            "policies.default.on_refresh",
+            "'keep'",
+            "\"keep\" is not one of keep_access_token, revoke_access_token: did you mean keep_access_token?",
+        ),
     ] {
         let error = load(&format!("{setting} = {value}")).err().unwrap();
         assert_eq!(error, format!("setting {setting} in FILE: {problem}"), "{value}");
@@ -197,11 +201,19 @@ fn the_http_side_may_be_left_out_and_the_other_one_not() {
 
 #[test]
 fn what_kubernetes_says_of_a_service_of_our_name_is_no_setting() {
-    for name in ["SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_50051_TCP_ADDR", "CONFIG", "SERVER"] {
-        assert!(!is_setting(name), "{name}");
+    for (name, value) in [
+        ("SERVICE_HOST", "10.0.0.5"),
+        ("PORT", "tcp://10.0.0.5:50051"),
+        ("PORT_50051_TCP_ADDR", "10.0.0.5"),
+        ("HTTP_SERVICE_PORT", "8080"),
+        ("CONFIG", "x"),
+        ("SERVER", "x"),
+    ] {
+        assert!(!is_setting(name, Some(value)), "{name}");
     }
+    assert!(is_setting("PORT", Some("50051")), "a number is no link, and no setting has this name");
     for name in ["ISSUER", "SWEEPER__SCHEDULE", "POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "POLICY"] {
-        assert!(is_setting(name), "{name}");
+        assert!(is_setting(name, Some("x")), "{name}");
     }
 }
 
@@ -265,4 +277,53 @@ fn the_audit_is_logged_at_every_level_unless_it_is_named() {
         );
         assert_eq!(logged, is_logged, "{level}");
     }
+}
+
+/// To `EnvFilter` a word that is no level is the target of a directive, and silences all others.
+#[test]
+fn a_level_that_would_silence_the_log_is_refused() {
+    const LEVELS: &str = "error, warn, info, debug, trace, off";
+    for (level, problem) in [
+        ("warning", format!("\"warning\" is not one of {LEVELS}: did you mean warn?")),
+        ("inf", format!("\"inf\" is not one of {LEVELS}: did you mean info?")),
+        ("", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        (" ", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("info,", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("3", format!("\"3\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("h2", format!("\"h2\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("info,h2=warning", format!("\"warning\" is not one of {LEVELS}: did you mean warn?")),
+        ("info,h2=", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        ("[a{b=c}]=debg,info", format!("\"debg\" is not one of {LEVELS}: did you mean debug?")),
+        ("info,contersign=debug", "\"contersign\" is not a part of the service: did you mean countersign?".to_owned()),
+        (
+            "h2=debug",
+            "\"h2=debug\" logs nothing of the service: begin with a level, like info,countersign=debug".to_owned(),
+        ),
+    ] {
+        let error = load(&format!("log.level = '{level}'")).err().unwrap_or_default();
+        assert_eq!(error, format!("setting log.level: {problem}"), "{level:?}");
+    }
+    for level in ["warn", "WARN", "off", "info, h2=warn", "countersign=debug", "info,[span{a=1}]=trace", "info,[x]"] {
+        assert!(load(&format!("log.level = '{level}'")).is_ok(), "{level:?}");
+    }
+}
+
+#[test]
+fn the_settings_that_differ_are_named() {
+    let base = "issuer = 'https://a.example'\ndatabase_url = 'postgres://u:one@h/d'\n[[callers]]\nname = 'a'\n\
+                roles = ['admin']\nkey_hashes = ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";
+    let names = |from: &str, to: &str| {
+        let changed = base.replace(from, to);
+        assert_ne!(base, changed);
+        let names = load(base).unwrap().differences(&load(&changed).unwrap());
+        names.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(load(base).unwrap().differences(&load(base).unwrap()).len(), 0);
+    assert_eq!(names("https://a.", "https://b."), "issuer tokens.default_audience");
+    assert_eq!(names(":one@", ":two@"), "database_url");
+    assert_eq!(names("'admin'", "'viewer'"), "");
+    let end = "\n[[callers]]";
+    assert_eq!(names(end, "\n[log]\nlevel = 'warn'\n[[callers]]"), "log.level");
+    let policy = "\n[policies.short]\naccess_token_ttl = '1m'\n[[callers]]";
+    assert_eq!(names(end, policy), "policies.short");
 }

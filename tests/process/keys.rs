@@ -248,8 +248,8 @@ fn the_master_key_comes_from_one_place() {
     let previous = ("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", "nowhere");
     refused(&run(&mut with(&data, [variable, previous])), &["nowhere", "does not exist"]);
     for (name, value, says) in [
-        ("ALGORITHM", "HS256", "EdDSA, ES256 or RS256"),
-        ("ALGORITHM", "none", "EdDSA, ES256 or RS256"),
+        ("ALGORITHM", "HS256", "EdDSA, ES256, RS256"),
+        ("ALGORITHM", "none", "EdDSA, ES256, RS256"),
         ("PUBLISH_AHEAD", "4m59s", "at least 5m"),
         ("JWKS_MAX_AGE", "0s", "at least 1s"),
         ("ROTATION", "1m", "at least"),

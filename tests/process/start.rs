@@ -219,7 +219,7 @@ fn wrong_settings_are_refused_before_anything_is_made() {
     variable("COUNTERSIGN_TOKENS__LEEWAY", "soon", &["COUNTERSIGN_TOKENS__LEEWAY", "tokens.leeway", "\"soon\""]);
     variable("COUNTERSIGN_TOKENS__LEEWAY", "2h", &["tokens.leeway", "at most 1m"]);
     variable("COUNTERSIGN_TLS", "[\"c.pem\",\"c.key\"]", &["COUNTERSIGN_TLS", "setting tls", "must be a section"]);
-    variable("COUNTERSIGN_REFLECTION", "1", &["COUNTERSIGN_REFLECTION", "setting reflection", "must be a string"]);
+    variable("COUNTERSIGN_REFLECTION", "1", &["COUNTERSIGN_REFLECTION", "setting reflection", "auto, on, off"]);
     variable("COUNTERSIGN_LOG__LEVEL", "!!", &["setting log.level", "\"!!\"", "info"]);
 
     let content = |content: &str, says: &[&str]| {

@@ -523,7 +523,8 @@ async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
     // By itself, and other settings are not taken for taken up.
     site.configure("", &format!("{first}\n{second}\n[log]\nlevel = 'debug'"));
     server.line("callers have changed");
-    server.line("settings have changed that take effect after a restart");
+    let line = server.line("settings have changed that take effect after a restart: log.level");
+    assert_eq!(line["level"], "WARN");
     assert_eq!((list(&old).await, list(&new).await), (Ok(()), Ok(())));
 }
 

@@ -128,7 +128,7 @@ fn mode(value: &str) -> Result<SslMode, String> {
         "require" => Ok(SslMode::Require),
         "verify-ca" => Ok(SslMode::VerifyCa),
         "verify-full" => Ok(SslMode::VerifyFull),
-        _ => Err("sslmode must be disable, prefer, require, verify-ca or verify-full".to_owned()),
+        _ => Err(format!("sslmode {value:?} is not one of disable, prefer, require, verify-ca, verify-full")),
     }
 }
 
