@@ -39,7 +39,7 @@ pub struct TlsFiles {
     pub client_certificate: Option<String>,
 }
 
-/// What was seen of a server, from which [`explain`] tells a mistake.
+/// What was seen of a server, from which [`Address::explain`] tells a mistake.
 #[derive(Clone, Debug, Default)]
 pub struct Observations(Arc<Mutex<Seen>>);
 
