@@ -199,7 +199,12 @@ impl Address {
                         self.with_scheme("http")
                     )
                 })?;
-                Box::new(encrypted.map_err(|error| self.explain_handshake(&error, &below, files))?)
+                let encrypted = encrypted.map_err(|error| self.explain_handshake(&error, &below, files))?;
+                // Nothing secret is sent to a server that has not agreed to HTTP/2.
+                if encrypted.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) {
+                    return Err(self.no_grpc());
+                }
+                Box::new(encrypted)
             }
         };
         Ok(Observed { stream, observations: observations.clone() })
@@ -217,7 +222,13 @@ impl Address {
                 self.with_scheme("http")
             ),
             Some(rustls::Error::InvalidMessage(_)) => self.no_tls(),
-            None if first.is_empty() => self.no_tls(),
+            // This says nothing of TLS, and whoever is on the way can provoke it: no advice to do
+            // without encryption.
+            None if first.is_empty() => format!(
+                "{} closed the connection during the TLS handshake: it may be overloaded, stopping, or not speak \
+                 TLS (setting tls.certificate_file)",
+                self.shown()
+            ),
             _ => format!("{}: the TLS handshake failed: {error}", self.shown()),
         }
     }
@@ -323,7 +334,11 @@ impl Address {
                  --client-certificate-file? Its log says more",
                 self.shown()
             )),
-            (_, []) if seen.is_closed => Some(self.no_grpc()),
+            (_, []) if seen.is_closed => Some(format!(
+                "{} closed the connection without an answer: it is overloaded or stopping, or is no port for gRPC \
+                 (use the one of the server's setting `listen`, not that of `http_listen`)",
+                self.shown()
+            )),
             _ => None,
         }
     }

@@ -101,6 +101,10 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
             "setting policies.p: refresh_grace must be shorter than access_token_ttl by at least a second",
         ),
         (
+            "[policies.p]\nreplay = 'until_used'\non_refresh = 'revoke_access_token'",
+            "setting policies.p: replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\"",
+        ),
+        (
             "[policies.p]\nreplay = 'until_used'\nreplay_limit = '5s'",
             "setting policies.p: replay_limit must not be shorter than refresh_grace",
         ),

@@ -135,6 +135,10 @@ pub enum PolicyError {
     /// A replay until use would end before the grace does.
     #[error("replay_limit must not be shorter than refresh_grace")]
     ReplayLimitTooShort,
+    /// Each refresh would leave a blacklist entry for as long as the replay may last, so that whoever
+    /// refreshes often could fill the blacklist.
+    #[error("replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\": choose one")]
+    ReplayOfRevokedTokens,
     /// Beyond what instants can tell.
     #[error("replay_limit must be at most 36500d")]
     ReplayLimitTooLong,
@@ -170,6 +174,9 @@ impl Policy {
         }
         if replay == Replay::UntilUsed && replay_limit < refresh_grace {
             return Err(PolicyError::ReplayLimitTooShort);
+        }
+        if replay == Replay::UntilUsed && self.session.on_refresh == OnRefresh::RevokeAccessToken {
+            return Err(PolicyError::ReplayOfRevokedTokens);
         }
         if replay_limit > LONGEST_LIFETIME {
             return Err(PolicyError::ReplayLimitTooLong);

@@ -133,7 +133,9 @@ pub fn with_reason(answer: Response<Body>, size_limit: SizeLimit) -> Response<Bo
         _ => return answer,
     };
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    Status::with_error_details(status.code(), status.message(), details).into_http()
+    // Its metadata tells, for instance, which encodings are accepted.
+    let metadata = status.metadata().clone();
+    Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata).into_http()
 }
 
 /// Carries the details of an error (gRPC over HTTP/2, "Responses").

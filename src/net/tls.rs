@@ -238,6 +238,9 @@ fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), 
 pub fn refused_certificate(error: &io::Error) -> Option<String> {
     use CertificateError as E;
 
+    /// Most characters of a problem with a certificate that are logged.
+    const MAX_PROBLEM_CHARS: usize = 200;
+
     Some(match error.get_ref()?.downcast_ref::<rustls::Error>()? {
         rustls::Error::NoCertificatesPresented => {
             "none was shown, and tls.client_certificates is \"required\"".to_owned()
@@ -253,7 +256,8 @@ pub fn refused_certificate(error: &io::Error) -> Option<String> {
             E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
                 "it is not for clients (extended key usage)".to_owned()
             }
-            problem => problem.to_string(),
+            // Some of these texts contain bytes of the certificate, as many as a stranger likes.
+            problem => problem.to_string().chars().take(MAX_PROBLEM_CHARS).collect(),
         },
         _ => return None,
     })

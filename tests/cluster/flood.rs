@@ -63,7 +63,9 @@ impl Flood {
 
 /// What an error says, if it is one that a caller may see.
 fn judge(status: &Status) -> String {
-    let is_deadline = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded) && reason(status).is_empty();
+    // By the client's clock there is no reason, by the server's there is one.
+    let is_deadline = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded)
+        && matches!(reason(status).as_str(), "" | "DEADLINE_EXCEEDED");
     assert!(is_deadline || is_retriable(status), "{status:?}");
     format!("{:?} {}", status.code(), reason(status))
 }

@@ -215,7 +215,7 @@ fn without_tls_each_mistake_is_named() {
         row(
             format!("session list --server https://{grpc} --ca-file {}", site.path("ca.pem")),
             1,
-            &["does not speak TLS", "--server http://127.0.0.1:", "tls.certificate_file"],
+            &["closed the connection during the TLS handshake", "tls.certificate_file"],
         ),
         row(
             format!("session list --server https://{http} --ca-file {}", site.path("ca.pem")),

@@ -187,7 +187,8 @@ impl Target {
         let mut connection =
             AsyncPgConnection::try_from(client).await.map_err(|error| failed(error.to_string(), true))?;
         self.set_up(&mut connection).await.map_err(|error| {
-            let is_closed = matches!(error, DatabaseError(DatabaseErrorKind::ClosedConnection, _));
+            use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
+            let is_closed = matches!(error, DatabaseError(ClosedConnection | UnableToSendCommand, _));
             failed(error.to_string(), is_closed)
         })?;
         Ok(Connected { connection, warned, notifications, driver })
@@ -264,8 +265,9 @@ fn is_temporary(error: &tokio_postgres::Error) -> bool {
     if let Some(code) = error.code() {
         // 08: the connection failed. 53: no resources, such as free connections. 57P: the server
         // starts or stops (PostgreSQL, appendix A).
-        let class = code.code();
-        return class.starts_with("08") || class.starts_with("53") || class.starts_with("57P");
+        // Poolers report a wrong setting as a violation of the protocol (08P01), which stays.
+        let (class, stays) = (code.code(), ["08004", "08P01"].contains(&code.code()));
+        return !stays && (class.starts_with("08") || class.starts_with("53") || class.starts_with("57P"));
     }
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     // The TLS library reports a certificate that does not fit as invalid data.
