@@ -141,7 +141,8 @@ fn no_secret_is_printed() {
     let with_password = [("COUNTERSIGN_DATABASE_URL", "postgres://user:hidden@127.0.0.1:1/database")];
     let print = run(countersign().args(["config", "print"]).envs(with_password)).ok();
     assert!(print.contains("postgres://user@127.0.0.1:1/database") && !print.contains("hidden"), "{print}");
-    let refused = run(serve(folder.path()).envs(with_password));
+    let at_once = ("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
+    let refused = run(serve(folder.path()).envs(with_password).envs([at_once]));
     assert_eq!(refused.code, Some(2), "nobody listens there");
     assert!(refused.stderr.contains("postgres://user@127.0.0.1:1/database"), "{refused:?}");
     assert!(!refused.stderr.contains("hidden"), "{refused:?}");
