@@ -4,8 +4,12 @@ use std::{path::Path, sync::Arc};
 
 use super::{AppError, System, database};
 use crate::{
+    authority::audit::AuditWriter,
     config::{Config, keys::MasterKeySource},
-    domain::key::{Key, KeyState},
+    domain::{
+        audit::{AuditAction, AuditRecord, Who},
+        key::{Key, KeyState},
+    },
     keys::{
         generate,
         keeper::Keeper,
@@ -95,6 +99,23 @@ async fn open(config: &Config, system: &System) -> Result<(Arc<dyn Store>, Maste
     Ok((store, keeper.into_masters()))
 }
 
+/// Records in the audit what was done to a key beside a service, in the log and in the table.
+async fn record(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    system: &System,
+    action: AuditAction,
+    key: &Key,
+) -> Result<(), AppError> {
+    let (audit, queue) = super::open_audit(config, system)?;
+    let record = AuditRecord::new(action, system.clock.now(), Who::Service, None);
+    audit.record(AuditRecord { kid: Some(key.kid.clone()), ..record });
+    if let Some(queue) = queue {
+        AuditWriter::new(Arc::clone(store), queue).write().await?;
+    }
+    Ok(())
+}
+
 /// Takes a private key that was made elsewhere as the next one that signs access tokens, in the place of the one that was to be.
 pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<Key, AppError> {
     let refused = |problem: String| AppError::NotImported { path: file.to_owned(), problem };
@@ -119,6 +140,7 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
         let sealed = masters.current.seal(&*system.rng, key.clone(), &secret).map_err(RingError::from)?;
         let change = RingChange { version: ring.version, put: vec![sealed], drop };
         if store.change_ring(change).await?.is_some() {
+            record(config, &store, &system, AuditAction::KeyImported, &key).await?;
             return Ok(key);
         }
     }
@@ -134,7 +156,10 @@ pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> 
         for key in &ring.keys {
             if let Some(new) = masters.reseal(&*system.rng, key).map_err(RingError::from)? {
                 let change = RingChange { version: ring.version, put: vec![new], drop: vec![] };
-                resealed += usize::from(store.change_ring(change).await?.is_some());
+                if store.change_ring(change).await?.is_some() {
+                    resealed += 1;
+                    record(config, &store, &system, AuditAction::KeyResealed, &key.key).await?;
+                }
                 // There is a new version of the ring now.
                 continue 'again;
             }

@@ -177,7 +177,8 @@ pub async fn serve(
     }
     tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
     let mut background = Background::start(config, store.clone(), renewing, authority, &system);
-    let reloading = Reloading { config: config.clone(), callers, tls, clock: system.clock.clone() };
+    let reloading =
+        Reloading { config: config.clone(), callers, tls, clock: system.clock.clone(), audit: audit.clone() };
     background.reload(reloading, shutdown.reload.clone());
     if let Some(queue) = audit_queue {
         background.write_audit(store.clone(), queue);

@@ -5,9 +5,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
+    authority::audit::Audit,
     callers::Callers,
     clock::Clock,
     config::Config,
+    domain::{
+        audit::{AuditAction, AuditRecord, Who},
+        text::Note,
+    },
     net::tls::{Files, Tls},
 };
 
@@ -27,6 +32,8 @@ pub struct Reloading {
     pub tls: Option<Arc<Tls>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Records what has changed.
+    pub audit: Audit,
 }
 
 /// What was told last, so that it is not told at each look.
@@ -70,6 +77,7 @@ impl Reloading {
         if config.callers != self.config.callers {
             self.callers.replace(config.callers.clone());
             tracing::info!(callers = self.callers.count(), "callers have changed");
+            self.record("callers");
         }
         let differences: Vec<_> = config.differences(&self.config).into_iter().collect();
         self.config.callers = config.callers;
@@ -84,6 +92,14 @@ impl Reloading {
         }
     }
 
+    /// Records that a part of the configuration has been replaced.
+    fn record(&self, part: &str) {
+        let note = Note::try_from(part.to_owned()).unwrap_or_default();
+        let action = AuditAction::ConfigurationReloaded;
+        let record = AuditRecord::new(action, self.clock.now(), Who::Service, None);
+        self.audit.record(AuditRecord { note, ..record });
+    }
+
     fn look_at_certificate(&self, tls: &Tls, told: &mut Told) {
         let now = self.clock.now();
         let Files { certificate, .. } = tls.files();
@@ -91,6 +107,7 @@ impl Reloading {
             Ok(true) => {
                 *told = Told::default();
                 tracing::info!(certificate = %certificate.display(), "the certificate has changed");
+                self.record("certificate");
             }
             Ok(false) => told.certificate.clear(),
             Err(error) => tell_once(&mut told.certificate, format!("the certificate stays as it is: {error}")),

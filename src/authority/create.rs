@@ -16,7 +16,7 @@ use crate::{
         ids::{SessionId, TokenId},
         permission::Operation,
         policy::{self, Policy, SessionPolicy},
-        session::{Authentication, Device, Lineage, LineageSecret, Session},
+        session::{Authentication, Device, EndReason, Lineage, LineageSecret, Session},
         text::{Acr, Amr, Audience, ClientId, PolicyName, RequestId, Scope, Subject, Tenant},
         time::{Timestamp, brief},
     },
@@ -119,10 +119,19 @@ impl Authority {
                 on_quota: policy.on_quota,
             };
             match self.store.create_session(creation).await? {
-                Created::New { place } => {
+                Created::New { eviction } => {
+                    for evicted in eviction.iter().flat_map(|eviction| &eviction.sessions) {
+                        let record = AuditRecord::by(by, AuditAction::SessionEvicted, now);
+                        self.audit.record(AuditRecord {
+                            session_id: Some(*evicted),
+                            reason: Some(EndReason::QuotaEvicted),
+                            sessions: Some(1),
+                            ..record.about(&session)
+                        });
+                    }
                     self.audit.record(AuditRecord::by(by, AuditAction::SessionCreated, now).about(&session));
-                    if let Some(evicted) = place {
-                        self.acknowledged(evicted).await?;
+                    if let Some(eviction) = eviction {
+                        self.acknowledged(eviction.place).await?;
                     }
                     return Ok(Issued { session, tokens, now });
                 }

@@ -20,6 +20,8 @@ pub const TARGET: &str = "countersign::audit";
 pub enum AuditAction {
     /// A session was created.
     SessionCreated,
+    /// A session was ended because its subject had too many.
+    SessionEvicted,
     /// A refresh token was used again after its grace, which ended its session.
     RefreshReused,
     /// One access token was stopped.
@@ -34,14 +36,21 @@ pub enum AuditAction {
     KeyRotated,
     /// A key was made worthless.
     KeyRevoked,
+    /// A key that was made elsewhere was put in as the next one.
+    KeyImported,
+    /// A key was sealed anew under another master key.
+    KeyResealed,
+    /// Callers or certificates were replaced while the service was running.
+    ConfigurationReloaded,
     /// Somebody asked for what they may not do.
     CallerDenied,
 }
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::SessionCreated,
+        Self::SessionEvicted,
         Self::RefreshReused,
         Self::TokenRevoked,
         Self::SessionRevoked,
@@ -49,6 +58,9 @@ impl AuditAction {
         Self::TenantRevoked,
         Self::KeyRotated,
         Self::KeyRevoked,
+        Self::KeyImported,
+        Self::KeyResealed,
+        Self::ConfigurationReloaded,
         Self::CallerDenied,
     ];
 
@@ -56,6 +68,7 @@ impl AuditAction {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SessionCreated => "session_created",
+            Self::SessionEvicted => "session_evicted",
             Self::RefreshReused => "refresh_reused",
             Self::TokenRevoked => "token_revoked",
             Self::SessionRevoked => "session_revoked",
@@ -63,6 +76,9 @@ impl AuditAction {
             Self::TenantRevoked => "tenant_revoked",
             Self::KeyRotated => "key_rotated",
             Self::KeyRevoked => "key_revoked",
+            Self::KeyImported => "key_imported",
+            Self::KeyResealed => "key_resealed",
+            Self::ConfigurationReloaded => "configuration_reloaded",
             Self::CallerDenied => "caller_denied",
         }
     }

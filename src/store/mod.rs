@@ -57,10 +57,10 @@ pub struct Creation {
 /// What came of a creation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Created {
-    /// The session is there. If others were evicted for it, the last of their blacklist entries is this one.
+    /// The session is there.
     New {
-        /// The last blacklist entry written.
-        place: Option<Place>,
+        /// What was ended for it.
+        eviction: Option<Eviction>,
     },
     /// The request had been made before, and made this session.
     Repeated(Box<Session>),
@@ -75,7 +75,24 @@ pub enum Created {
     },
 }
 
+/// Sessions that were ended because their subject asked for one too many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// The last of their blacklist entries.
+    pub place: Place,
+    /// The sessions, the oldest first.
+    pub sessions: Vec<SessionId>,
+}
+
 impl Created {
+    /// Where the blacklist entries that it wrote end.
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Self::New { eviction } => eviction.as_ref().map(|eviction| eviction.place),
+            Self::Repeated(_) | Self::RequestIdReused | Self::QuotaExceeded | Self::TenantRevoked { .. } => None,
+        }
+    }
+
     /// What comes of asking for a session with a request id that an earlier session has.
     pub fn for_used_request_id(asked: &Session, earlier: Session) -> Self {
         match asked.has_same_request(&earlier) {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types::BigInt};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,6 +19,27 @@ const P256: &str = include_str!("../../src/keys/test_keys/p256_sec1.pem");
 const RSA: &str = include_str!("../../src/keys/test_keys/rsa2048_pkcs1.pem");
 const EXPONENT_3: &str = include_str!("../../src/keys/test_keys/rsa2048_e3.pem");
 const WEAK: &str = include_str!("../../src/keys/test_keys/rsa1024.pem");
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+/// The keys of the records of an action: those in the log of a verb, which the table must have, too.
+fn audited(run: &Run, data: &Path, action: &str) -> Vec<String> {
+    let lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let records = lines.filter(|line| line["target"] == "countersign::audit" && line["action"] == action);
+    let logged: Vec<_> = records.map(|record| record["kid"].as_str().unwrap().to_owned()).collect();
+    let mut database = SqliteConnection::establish(data.join("countersign.db").to_str().unwrap()).unwrap();
+    for kid in &logged {
+        let rows = format!("audit WHERE action = '{action}' AND caller = 'countersign' AND kid = '{kid}'");
+        let count: Count =
+            sql_query(format!("SELECT count(*) AS count FROM {rows}")).get_result(&mut database).unwrap();
+        assert_eq!(count.count, 1, "{rows}");
+    }
+    logged
+}
 
 /// The variable that says how chatty the log is.
 const LEVEL: &str = "COUNTERSIGN_LOG__LEVEL";
@@ -97,7 +119,9 @@ fn keys_are_sealed_anew_under_another_master_key() {
     let refused = run(&mut key(&masters.data, &["reseal"], &masters.settings(1, true)));
     assert!(refused.error(2).contains("in use by another process"), "{refused:?}");
     server.stop();
-    let resealed = run(&mut key(&masters.data, &["reseal"], &masters.settings(1, true))).ok();
+    let resealed = run(&mut key(&masters.data, &["reseal"], &masters.settings(1, true)));
+    assert_eq!(audited(&resealed, &masters.data, "key_resealed").len(), 4);
+    let resealed = resealed.ok();
     assert_eq!(resealed, "encrypted 4 keys anew; all keys are under the present master key\n");
     let again = run(&mut key(&masters.data, &["reseal", "--json"], &masters.settings(1, true))).json();
     assert_eq!(again["resealed"], 0);
@@ -147,10 +171,12 @@ fn a_key_of_ones_own_signs_after_the_next_rotation() {
     let path = file.to_str().unwrap();
     let imported = run(&mut key(&data, &["import", path, "--json"], &es256));
     seen += &format!("{imported:?}");
+    let audited = audited(&imported, &data, "key_imported");
     // At this level the log speaks on standard error.
     let imported: Value = serde_json::from_str(&imported.stdout).unwrap();
     assert_eq!(imported["state"], "KEY_STATE_PENDING", "as key list has it");
     let kid = imported["kid"].as_str().unwrap().to_owned();
+    assert_eq!(audited, [kid.as_str()]);
     let again = run(&mut key(&data, &["import", path], &es256[..1]));
     assert!(again.error(2).contains(&format!("key {kid} is there already, pending")), "{again:?}");
 

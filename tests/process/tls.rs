@@ -496,6 +496,7 @@ async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
     site.configure("", &second);
     server.signal("HUP");
     server.line("callers have changed");
+    assert_eq!(server.line("audit")["action"], "configuration_reloaded");
     assert_eq!((list(&old).await, list(&new).await), (Err(tonic::Code::Unauthenticated), Ok(())));
 
     for (rest, told) in [

@@ -23,7 +23,10 @@ use crate::{
     forge::header,
     http_client::{Metrics, ask},
     log::{capture, logged},
-    server::{Home, START, Server, ShowKey, SignedIn, eventually, in_time, of_token, request, revocation, seconds},
+    server::{
+        Home, START, Server, ShowKey, SignedIn, eventually, in_time, of_token, request, request_under, revocation,
+        seconds,
+    },
     service::callers::caller,
 };
 
@@ -423,4 +426,23 @@ async fn what_was_recorded_last_is_in_the_table_when_the_service_has_stopped() {
     server.sign_in("alice").await;
     let home = server.stop().await;
     assert_eq!(home.database.count("audit WHERE subject = 'alice' AND caller = 'anybody'").await, 1);
+}
+
+/// Whoever creates one session too many ends another one, which has a record of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_session_that_the_quota_ends_has_a_record() {
+    capture();
+    let server = Server::start().await;
+    let sign_in = async || server.create(request_under("two", "alice")).await.unwrap().id();
+    let mut ids = vec![];
+    for _ in 0..4 {
+        ids.push(sign_in().await);
+    }
+    let count = async |rows: String| server.home.database.count(&format!("audit WHERE {rows}")).await;
+    let evicted = "action = 'session_evicted' AND reason = 'quota_evicted' AND sessions = 1";
+    let evicted = format!("{evicted} AND tenant = 'acme' AND subject = 'alice' AND caller = 'anybody'");
+    eventually("all is written", async || (count(evicted.clone()).await == 2).then_some(())).await;
+    let log = logged();
+    let is_told = |id: &String| log.lines().any(|line| line.contains("session_evicted") && line.contains(&**id));
+    assert_eq!(ids.iter().map(is_told).collect::<Vec<_>>(), [true, true, false, false]);
 }

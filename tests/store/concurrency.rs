@@ -67,7 +67,7 @@ pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
     let listed = store.sessions(query(&Tenant::default())).await.unwrap();
     assert_eq!(listed.len(), 1);
     let (new, repeated): (Vec<_>, Vec<_>) =
-        outcomes.into_iter().map(Result::unwrap).partition(|created| *created == Created::New { place: None });
+        outcomes.into_iter().map(Result::unwrap).partition(|created| *created == Created::New { eviction: None });
     assert_eq!(new.len(), 1);
     assert!(repeated.iter().all(|created| *created == Created::Repeated(Box::new(listed[0].clone()))));
     assert_eq!(entries(store).await, [], "nobody was evicted for a repetition");
@@ -104,7 +104,7 @@ pub async fn of_different_requests_with_one_id_at_once_one_gets_the_session(stor
     for (n, outcome) in (0..).zip(outcomes) {
         let is_winners = request(n).request_fingerprint == winner.request_fingerprint;
         match outcome.unwrap() {
-            Created::New { place: None } => new += 1,
+            Created::New { eviction: None } => new += 1,
             Created::Repeated(session) => assert_eq!((is_winners, &*session), (true, winner)),
             Created::RequestIdReused => assert!(!is_winners),
             other => panic!("{other:?}"),

@@ -216,7 +216,7 @@ pub async fn the_same_id_twice_is_an_error_and_hurts_nobody_else_in_flight(store
     for (n, outcome) in outcomes.iter().enumerate() {
         match n {
             20 => assert!(outcome.is_err(), "{outcome:?}"),
-            _ => assert_eq!(outcome.as_ref().unwrap(), &Created::New { place: None }),
+            _ => assert_eq!(outcome.as_ref().unwrap(), &Created::New { eviction: None }),
         }
     }
     assert_unchanged(store, &others).await;

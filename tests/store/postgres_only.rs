@@ -363,7 +363,7 @@ async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
         let session = Session { subject: text(format!("user {n}")), ..session(n) };
         store.create_session(Creation { session, max_sessions: 5, on_quota: OnQuota::Refuse })
     });
-    assert!(join_all(creations).await.iter().all(|outcome| matches!(outcome, Ok(Created::New { place: None }))));
+    assert!(join_all(creations).await.iter().all(|outcome| matches!(outcome, Ok(Created::New { eviction: None }))));
     let inserted = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'sessions'";
     in_time(async {
         while number(&url, inserted).await < i64::from(SUBJECTS) {
@@ -482,7 +482,7 @@ async fn whose_turn_does_not_come_creates_nothing() {
         outcome
     };
     let (first, second) = in_time(futures_util::future::join(first, second)).await;
-    assert_eq!(first.unwrap(), Created::New { place: None });
+    assert_eq!(first.unwrap(), Created::New { eviction: None });
     assert!(matches!(second, Err(StoreError::Unavailable(_))), "{second:?}");
     drop(client);
     driver.await.unwrap().unwrap();
@@ -509,7 +509,7 @@ async fn a_limit_holds_on_connections_that_nobody_has_used() {
             stores[m as usize % 2].create_session(Creation { session, max_sessions, on_quota: OnQuota::Refuse })
         }))
         .await;
-        let is_new = |outcome: &&Result<_, _>| matches!(outcome, Ok(Created::New { place: None }));
+        let is_new = |outcome: &&Result<_, _>| matches!(outcome, Ok(Created::New { eviction: None }));
         assert_eq!(outcomes.iter().take(8).filter(is_new).count(), 3, "{outcomes:?}");
         assert_eq!(outcomes.iter().skip(8).filter(is_new).count(), 8, "{outcomes:?}");
     }
@@ -601,7 +601,7 @@ async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Outpu
             };
             let fresh = session(n);
             match store.create_session(unlimited(fresh.clone())).await {
-                Ok(created) => assert_eq!(created, Created::New { place: None }),
+                Ok(created) => assert_eq!(created, Created::New { eviction: None }),
                 Err(error) => {
                     fail(error);
                     continue;

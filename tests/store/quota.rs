@@ -2,6 +2,7 @@
 
 use countersign::{
     domain::{
+        ids::SessionId,
         policy::OnQuota,
         revocation::{BlacklistEntry, Revoked},
         session::{EndReason, Session},
@@ -32,7 +33,15 @@ pub async fn one_too_many_is_refused_and_nobody_is_evicted(store: &dyn Store) {
     assert_eq!(entries(store).await, []);
 
     let room = store.create_session(limited(session(3), 3, OnQuota::Refuse)).await.unwrap();
-    assert_eq!(room, Created::New { place: None });
+    assert_eq!(room, Created::New { eviction: None });
+}
+
+/// The sessions that a creation ended.
+fn evicted_for(created: &Created) -> &[SessionId] {
+    match created {
+        Created::New { eviction: Some(eviction) } => &eviction.sessions,
+        other => panic!("it evicts: {other:?}"),
+    }
 }
 
 pub async fn one_too_many_evicts_the_oldest(store: &dyn Store) {
@@ -43,7 +52,8 @@ pub async fn one_too_many_evicts_the_oldest(store: &dyn Store) {
     let created = store.create_session(limited(session(5), 3, OnQuota::EvictOldest)).await.unwrap();
     let entries = entries(store).await;
     let [FeedEntry { seq, revoked, expires_at }] = &entries[..] else { panic!("one entry, not {entries:?}") };
-    assert!(matches!(created, Created::New { place: Some(place) } if place.seq == *seq), "{created:?}");
+    assert_eq!(created.place().map(|place| place.seq), Some(*seq));
+    assert_eq!(evicted_for(&created), [oldest.id]);
     assert_eq!(*revoked, Revoked::Session(oldest.id));
     let ended = found_out(after(5), EndReason::QuotaEvicted);
     assert_eq!(*expires_at, BlacklistEntry::for_session(&oldest, &ended).expires_at);
@@ -62,7 +72,8 @@ pub async fn a_lowered_limit_evicts_as_many_as_are_too_many(store: &dyn Store) {
         assert_unchanged(store, &[evicted(session, after(6))]).await;
     }
     let last = entries.last().unwrap().seq;
-    assert!(matches!(created, Created::New { place: Some(place) } if place.seq == last), "{created:?}");
+    assert_eq!(created.place().map(|place| place.seq), Some(last));
+    assert_eq!(evicted_for(&created), there[..4].iter().map(|session| session.id).collect::<Vec<_>>());
     assert_unchanged(store, &[there[4].clone(), session(6)]).await;
 }
 
@@ -77,7 +88,7 @@ pub async fn ended_and_expired_sessions_do_not_count(store: &dyn Store) {
 
     for (n, max_sessions, on_quota) in [(10, 2, OnQuota::Refuse), (11, 3, OnQuota::EvictOldest)] {
         let created = store.create_session(limited(session(n), max_sessions, on_quota)).await.unwrap();
-        assert_eq!(created, Created::New { place: None });
+        assert_eq!(created, Created::New { eviction: None });
     }
     assert_unchanged(store, &[live, ended, expired]).await;
     assert_eq!(entries(store).await, entries_before);
@@ -89,7 +100,7 @@ pub async fn sessions_of_others_do_not_count(store: &dyn Store) {
     let others = create_all(store, [bob, elsewhere]).await;
     for (n, subject, on_quota) in [(3, "alice", OnQuota::EvictOldest), (4, "carol", OnQuota::Refuse)] {
         let first = Session { subject: text(subject), ..session(n) };
-        assert_eq!(store.create_session(limited(first, 1, on_quota)).await.unwrap(), Created::New { place: None });
+        assert_eq!(store.create_session(limited(first, 1, on_quota)).await.unwrap(), Created::New { eviction: None });
     }
     assert_unchanged(store, &others).await;
 }
@@ -98,7 +109,7 @@ pub async fn zero_is_no_limit(store: &dyn Store) {
     for n in 0..20 {
         let on_quota = if n % 2 == 0 { OnQuota::Refuse } else { OnQuota::EvictOldest };
         let created = store.create_session(limited(session(n), 0, on_quota)).await.unwrap();
-        assert_eq!(created, Created::New { place: None });
+        assert_eq!(created, Created::New { eviction: None });
     }
     assert_eq!(entries(store).await, []);
 }
@@ -106,7 +117,7 @@ pub async fn zero_is_no_limit(store: &dyn Store) {
 pub async fn a_repeated_request_evicts_nobody_and_is_not_refused(store: &dyn Store) {
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let first = request(1);
-    assert_eq!(store.create_session(unlimited(first.clone())).await.unwrap(), Created::New { place: None });
+    assert_eq!(store.create_session(unlimited(first.clone())).await.unwrap(), Created::New { eviction: None });
     for on_quota in [OnQuota::Refuse, OnQuota::EvictOldest] {
         let again = store.create_session(limited(request(2), 1, on_quota)).await.unwrap();
         assert_eq!(again, Created::Repeated(Box::new(first.clone())));

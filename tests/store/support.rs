@@ -138,7 +138,7 @@ pub fn unlimited(session: Session) -> Creation {
 
 pub async fn create(store: &dyn Store, session: Session) -> Session {
     let created = store.create_session(unlimited(session.clone())).await.unwrap();
-    assert_eq!(created, Created::New { place: None });
+    assert_eq!(created, Created::New { eviction: None });
     session
 }
 

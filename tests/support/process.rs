@@ -53,10 +53,11 @@ pub struct Run {
 }
 
 impl Run {
-    /// Its standard output, if all went well.
+    /// Its standard output, if all went well. What it did may be in the audit.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""), "{self:?}");
+        let others = self.stderr.lines().filter(|line| !line.contains("countersign::audit")).count();
+        assert_eq!((self.code, others), (Some(0), 0), "{self:?}");
         self.stdout
     }
 

@@ -18,11 +18,11 @@ use crate::{
     domain::{
         ids::SessionId,
         policy::OnQuota,
-        revocation::{BlacklistEntry, tenant_covers},
+        revocation::{BlacklistEntry, Place, tenant_covers},
         session::{EndReason, Ended, Session},
         text::Note,
     },
-    store::{Created, Creation, StoreError, batch::BatchOutcome},
+    store::{Created, Creation, Eviction, StoreError, batch::BatchOutcome},
 };
 
 /// Commits a batch of creations.
@@ -46,7 +46,10 @@ impl BatchWrite for Swift<'_> {
         let inserted = insert_sessions(lease, &creations).await?;
         let inserted: HashSet<SessionId> = inserted.into_iter().collect();
         let is_new = |creation: &Creation| inserted.contains(&creation.session.id);
-        Ok(creations.into_iter().map(|creation| Ok(is_new(creation).then_some(Created::New { place: None }))).collect())
+        Ok(creations
+            .into_iter()
+            .map(|creation| Ok(is_new(creation).then_some(Created::New { eviction: None })))
+            .collect())
     }
 }
 
@@ -72,7 +75,10 @@ impl BatchWrite for Careful<'_> {
         let places = writes::insert_entries(lease, &entries).await?;
         lease.commit().await?;
         let outcomes = outcomes.into_iter().map(|(created, last)| match (created, last) {
-            (Created::New { .. }, Some(end)) => Ok(Created::New { place: places.get(end - 1).copied() }),
+            (Created::New { eviction: Some(eviction) }, Some(end)) => {
+                let place = places.get(end - 1).copied().unwrap_or(eviction.place);
+                Ok(Created::New { eviction: Some(Eviction { place, ..eviction }) })
+            }
             (created, _) => Ok(created),
         });
         Ok(outcomes.collect())
@@ -93,6 +99,7 @@ async fn create(
     if let Some(up_to) = revoked.get(&*session.tenant).filter(|up_to| tenant_covers(**up_to, session.id)) {
         return Ok(Created::TenantRevoked { up_to: *up_to });
     }
+    let mut eviction = None;
     if creation.max_sessions > 0 {
         let now = session.created_at;
         let live = lock_live(lease, session).await?;
@@ -108,13 +115,18 @@ async fn create(
             evicted.push(oldest.end(ended));
         }
         writes::save(lease, &evicted).await?;
+        if !evicted.is_empty() {
+            let sessions = evicted.iter().map(|session| session.id).collect();
+            // The place is known once the entries of the batch are written.
+            eviction = Some(Eviction { place: Place::default(), sessions });
+        }
     }
     let unlimited = Creation { max_sessions: 0, ..creation.clone() };
     if insert_sessions(lease, &[&unlimited]).await?.is_empty() {
         // Somebody else has made the same request since. What was evicted for it comes back with the transaction.
         return Err(Fault::Again(StoreError::Unavailable("the same request is being made by others".to_owned())));
     }
-    Ok(Created::New { place: None })
+    Ok(Created::New { eviction })
 }
 
 /// The session that was created before with the same request id.

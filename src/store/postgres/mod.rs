@@ -129,13 +129,7 @@ impl PostgresStore {
             creations: shared.group(
                 CREATIONS,
                 |shared, creations| async move { create::commit(&shared.pool, &creations).await },
-                |created| match created {
-                    Created::New { place } => *place,
-                    Created::Repeated(_)
-                    | Created::RequestIdReused
-                    | Created::QuotaExceeded
-                    | Created::TenantRevoked { .. } => None,
-                },
+                Created::place,
             ),
             refreshes: shared.group(
                 REFRESHES,

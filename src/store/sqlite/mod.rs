@@ -147,13 +147,7 @@ impl SqliteStore {
         let (hints, _) = watch::channel(Seq::default());
         let writer = Arc::new(Writer { path, connection: Mutex::default(), hints });
         Ok(Self {
-            creations: writer.group(writes::create, |created| match created {
-                Created::New { place } => *place,
-                Created::Repeated(_)
-                | Created::RequestIdReused
-                | Created::QuotaExceeded
-                | Created::TenantRevoked { .. } => None,
-            }),
+            creations: writer.group(writes::create, Created::place),
             refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
                 Refreshed::Rotated { place, .. } => *place,
                 Refreshed::Reused { place, .. } => Some(*place),

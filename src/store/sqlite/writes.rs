@@ -26,7 +26,10 @@ use crate::{
         text::{Note, Subject, Tenant},
         time::{Timestamp, micros},
     },
-    store::{Created, Creation, EndedBatch, Refreshed, RevocationOutcome, RevokedTenant, StoreError, SweptRevocations},
+    store::{
+        Created, Creation, EndedBatch, Eviction, Refreshed, RevocationOutcome, RevokedTenant, StoreError,
+        SweptRevocations,
+    },
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -57,7 +60,7 @@ pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<
     {
         return Ok(Created::TenantRevoked { up_to });
     }
-    let mut place = None;
+    let mut eviction = None;
     if creation.max_sessions > 0 {
         let now = session.created_at;
         let live = live_sessions(connection, &session.tenant, &session.subject, now)?;
@@ -66,13 +69,17 @@ pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<
         if surplus > 0 && creation.on_quota == OnQuota::Refuse {
             return Ok(Created::QuotaExceeded);
         }
+        let (mut last, mut sessions) = (None, vec![]);
         for oldest in live.into_iter().take(surplus) {
             let ended = Ended { at: now, reason: EndReason::QuotaEvicted, note: Note::default() };
-            place = Some(end_session(connection, oldest, ended)?.1);
+            let (evicted, place) = end_session(connection, oldest, ended)?;
+            sessions.push(evicted.id);
+            last = Some(place);
         }
+        eviction = last.map(|place| Eviction { place, sessions });
     }
     dsl::insert_into(sessions::table).values(SessionRow::from(session)).execute(connection)?;
-    Ok(Created::New { place })
+    Ok(Created::New { eviction })
 }
 
 pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> Result<Refreshed> {
