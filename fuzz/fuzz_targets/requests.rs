@@ -106,11 +106,17 @@ fn are_scopes<T: std::ops::Deref<Target = str>>(kept: &[T], asked: &[String]) {
     assert!(kept.iter().all(|scope| scope.chars().all(allowed)));
 }
 
+/// Display data is kept as far as it can be, and what is valid stays as it is.
 fn is_device(kept: &Device, asked: &proto::Device) {
-    is(&kept.user_agent, &asked.user_agent, 0, 512);
-    is(&kept.ip_address, &asked.ip_address, 0, 64);
-    is(&kept.label, &asked.label, 0, 128);
-    assert!(kept.ip_address.is_empty() || kept.ip_address.parse::<std::net::IpAddr>().is_ok());
+    let texts = [(&*kept.user_agent, &*asked.user_agent, 512), (&*kept.label, &*asked.label, 128)];
+    for (kept, asked, most) in texts {
+        let is_valid = asked.len() <= most && !asked.contains(char::is_control);
+        is(kept, if is_valid { asked } else { kept }, 0, most);
+    }
+    let is_address = |text: &str| text.parse::<std::net::IpAddr>().is_ok();
+    let (kept, asked) = (&*kept.ip_address, &*asked.ip_address);
+    is(kept, if is_address(asked) { asked } else { kept }, 0, 64);
+    assert!(kept.is_empty() || is_address(kept));
 }
 
 fn is_span(kept: Option<Duration>, asked: Option<prost_types::Duration>) {
