@@ -102,7 +102,8 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
         ),
         (
             "[policies.p]\nreplay = 'until_used'\non_refresh = 'revoke_access_token'",
-            "setting policies.p: replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\"",
+            "setting policies.p: replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\": \
+             choose one",
         ),
         (
             "[policies.p]\nreplay = 'until_used'\nreplay_limit = '5s'",
