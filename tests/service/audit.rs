@@ -437,6 +437,8 @@ async fn each_session_that_the_quota_ends_has_a_record() {
     let mut ids = vec![];
     for _ in 0..4 {
         ids.push(sign_in().await);
+        // Within a millisecond sessions have no order.
+        server.clock.advance(seconds(1));
     }
     let count = async |rows: String| server.home.database.count(&format!("audit WHERE {rows}")).await;
     let evicted = "action = 'session_evicted' AND reason = 'quota_evicted' AND sessions = 1";
