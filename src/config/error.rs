@@ -2,7 +2,10 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use figment::{Metadata, Source, error::Kind};
+use figment::{
+    Metadata, Source,
+    error::{Actual, Kind},
+};
 
 use super::word;
 
@@ -41,11 +44,16 @@ impl From<figment::Error> for ConfigError {
                     None => format!("unknown setting {setting}{origin}: there are {}", known.join(", ")),
                 }
             }
-            Kind::InvalidType(actual, expected) => {
-                format!("setting {path}{origin}: must be {}, not {actual}", plain(expected))
-            }
-            Kind::InvalidValue(actual, expected) => {
-                format!("setting {path}{origin}: must be {}, not {actual}", plain(expected))
+            Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
+                let expected = plain(expected);
+                // A URL with its password, put where a section stands, is not repeated.
+                let actual = match actual {
+                    Actual::Str(_) if ["a section", "a sequence", "a list"].contains(&expected.as_str()) => {
+                        "a string".to_owned()
+                    }
+                    actual => actual.to_string(),
+                };
+                format!("setting {path}{origin}: must be {expected}, not {actual}")
             }
             Kind::UnknownVariant(name, known) => {
                 format!("setting {path}{origin}: {}", word::unknown(name, known))

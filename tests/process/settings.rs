@@ -146,6 +146,17 @@ fn no_secret_is_printed() {
     assert_eq!(refused.code, Some(2), "nobody listens there");
     assert!(refused.stderr.contains("postgres://user@127.0.0.1:1/database"), "{refused:?}");
     assert!(!refused.stderr.contains("hidden"), "{refused:?}");
+    for (section, value) in [
+        ("DATABASE", "postgres://user:hidden@host/database"),
+        ("KEYS", "hidden"),
+        ("CALLERS", "hidden"),
+        ("TENANTS", "hidden"),
+        ("POLICIES", "hidden"),
+    ] {
+        let refused = run(serve(folder.path()).envs([(format!("COUNTERSIGN_{section}"), value)]));
+        let names_it = refused.error(2).contains(&section.to_lowercase());
+        assert!(names_it && !refused.stderr.contains("hidden"), "{refused:?}");
+    }
     for wrong in ["mysql://user:hidden@host/database", "postgres://user:hid@den@host/database"] {
         let refused = run(serve(folder.path()).envs([("COUNTERSIGN_DATABASE_URL", wrong)]));
         assert!(refused.error(2).contains("database_url") && !refused.stderr.contains("hid"), "{refused:?}");
