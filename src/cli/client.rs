@@ -15,7 +15,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
@@ -59,7 +59,7 @@ pub struct Server {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
-    /// What is seen of the server.
+    /// Notes on the server's answers, to explain failures.
     #[arg(skip)]
     observations: Observations,
 }
@@ -197,8 +197,13 @@ impl Server {
         Ok(KeyServiceClient::new(self.connect().await?))
     }
 
-    /// A call was answered with an error, or with nothing.
-    pub fn refused(&self, status: &Status) -> Failure {
+    /// Takes the message out of an answer.
+    pub fn answer<T>(&self, answered: Result<Response<T>, Status>) -> Result<T, Failure> {
+        answered.map(Response::into_inner).map_err(|status| self.refused(&status))
+    }
+
+    /// Explains a call that was answered with an error, or with nothing.
+    fn refused(&self, status: &Status) -> Failure {
         let details = status.get_error_details();
         let Some(info) = details.error_info() else { return self.without_reason(status) };
         let message = match info.reason.as_str() {
@@ -272,6 +277,6 @@ fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>
 }
 
 /// The cause of an error of the transport, which says nothing by itself.
-fn told(error: &dyn std::error::Error) -> String {
+pub fn told(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |error| error.source()).last().unwrap_or(error).to_string()
 }

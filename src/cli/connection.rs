@@ -10,13 +10,16 @@ use std::{
 };
 
 use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::{AlertDescription, CertificateError, ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tower::ServiceExt;
+
+use super::client::told;
 
 /// The server that a command talks to, as `--server` names it.
 #[derive(Clone, Debug)]
@@ -25,7 +28,6 @@ pub struct Address {
     pub url: Uri,
     /// The name or address, without the brackets of IPv6.
     host: String,
-    port: u16,
     /// The connection is encrypted.
     pub is_tls: bool,
 }
@@ -39,7 +41,7 @@ pub struct TlsFiles {
     pub client_certificate: Option<String>,
 }
 
-/// What was seen of a server, from which [`Address::explain`] tells a mistake.
+/// Notes on a server's first bytes and its end, from which [`Address::explain`] tells a mistake.
 #[derive(Clone, Debug, Default)]
 pub struct Observations(Arc<Mutex<Seen>>);
 
@@ -53,7 +55,7 @@ struct Seen {
     is_closed: bool,
 }
 
-/// How many of the first bytes are kept: enough to tell the protocol.
+/// The number of first bytes that are kept: enough to tell the protocol.
 const FIRST_BYTES: usize = 16;
 
 impl Observations {
@@ -151,8 +153,10 @@ impl Address {
             _ => return None,
         };
         let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        (!host.is_empty()).then_some(Self { url, host, port, is_tls })
+        let after_host = url.authority()?.as_str().rsplit([']', '@']).next()?;
+        // Without this, a port beyond 65535 would be taken for none, which means 80 or 443.
+        let has_wrong_port = after_host.contains(':') && url.port_u16().is_none();
+        (!host.is_empty() && !has_wrong_port).then_some(Self { url, host, is_tls })
     }
 
     /// The same server with another scheme, for advice.
@@ -178,11 +182,15 @@ impl Address {
             format!("cannot reach {} ({problem}): is `countersign serve` running there?", self.shown())
         };
         let seconds = patience.as_secs();
-        let connected = timeout(patience, TcpStream::connect((self.host.as_str(), self.port))).await;
+        // It tries the addresses of both families at once (RFC 8305).
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        let connected = timeout(patience, connector.oneshot(self.url.clone())).await;
         let stream = connected
             .map_err(|_| cannot_reach(&format_args!("no answer within {seconds} s")))?
-            .map_err(|error| cannot_reach(&error))?;
-        stream.set_nodelay(true).map_err(|error| cannot_reach(&error))?;
+            .map_err(|error| cannot_reach(&told(&error)))?
+            .into_inner();
         let stream: Box<dyn Stream> = match tls {
             None => Box::new(stream),
             Some(config) => {
@@ -217,7 +225,8 @@ impl Address {
             Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => self.no_grpc(),
             Some(rustls::Error::AlertReceived(alert)) => self.explain_alert(*alert, files),
             Some(_) if first.starts_with(b"HTTP/") => format!(
-                "{} does not speak TLS and answers in HTTP/1: use --server {} with the port for gRPC (setting `listen`)",
+                "{} does not speak TLS and answers in HTTP/1: use --server {} with the port for gRPC \
+                 (setting `listen`)",
                 self.shown(),
                 self.with_scheme("http")
             ),
@@ -356,11 +365,25 @@ mod tests {
 
     #[test]
     fn a_server_is_a_url_with_a_host() {
-        let parts = |text| Address::parse(text).map(|address| (address.host, address.port, address.is_tls));
-        assert_eq!(parts("http://127.0.0.1:50051"), Some(("127.0.0.1".to_owned(), 50051, false)));
-        assert_eq!(parts("https://[::1]:443"), Some(("::1".to_owned(), 443, true)));
-        assert_eq!(parts("https://auth.example"), Some(("auth.example".to_owned(), 443, true)));
-        for none in ["", "localhost", "localhost:50051", "ftp://localhost", "http://", "/path"] {
+        let parts = |text| {
+            let address = Address::parse(text)?;
+            Some((address.host, address.url.port_u16(), address.is_tls))
+        };
+        assert_eq!(parts("http://127.0.0.1:50051"), Some(("127.0.0.1".to_owned(), Some(50051), false)));
+        assert_eq!(parts("https://[::1]:443"), Some(("::1".to_owned(), Some(443), true)));
+        assert_eq!(parts("https://[::1]"), Some(("::1".to_owned(), None, true)));
+        assert_eq!(parts("https://auth.example"), Some(("auth.example".to_owned(), None, true)));
+        for none in [
+            "",
+            "localhost",
+            "localhost:50051",
+            "ftp://localhost",
+            "http://",
+            "/path",
+            "http://localhost:500511",
+            "http://localhost:",
+            "https://[::1]:65536",
+        ] {
             assert_eq!(parts(none), None, "{none:?}");
         }
     }

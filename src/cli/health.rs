@@ -20,7 +20,7 @@ impl Health {
     pub async fn run(self) -> Outcome {
         let mut client = HealthClient::new(self.server.connect().await?);
         let request = HealthCheckRequest { service: self.service };
-        let status = client.check(request).await.map_err(|status| self.server.refused(&status))?.into_inner().status();
+        let status = self.server.answer(client.check(request).await)?.status();
         if self.server.json {
             line!("{}", serde_json::json!({ "status": status.as_str_name() }));
         } else {

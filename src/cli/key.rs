@@ -112,14 +112,7 @@ impl Key {
 
 impl List {
     async fn run(self) -> Outcome {
-        let response = self
-            .server
-            .keys()
-            .await?
-            .list_keys(proto::ListKeysRequest {})
-            .await
-            .map_err(|status| self.server.refused(&status))?
-            .into_inner();
+        let response = self.server.answer(self.server.keys().await?.list_keys(proto::ListKeysRequest {}).await)?;
         if self.server.json {
             output::json(&response, "ListKeysResponse")?;
             return Ok(ExitCode::SUCCESS);
@@ -150,14 +143,7 @@ impl Rotate {
             Purpose::RefreshToken => proto::KeyPurpose::RefreshToken,
         };
         let request = proto::RotateKeyRequest { purpose: purpose.into(), force: self.force };
-        let response = self
-            .server
-            .keys()
-            .await?
-            .rotate_key(request)
-            .await
-            .map_err(|status| self.server.refused(&status))?
-            .into_inner();
+        let response = self.server.answer(self.server.keys().await?.rotate_key(request).await)?;
         if self.server.json {
             output::json(&response, "RotateKeyResponse")?;
         } else {
@@ -171,14 +157,7 @@ impl Rotate {
 impl Revoke {
     async fn run(self) -> Outcome {
         let request = proto::RevokeKeyRequest { kid: self.kid };
-        let response = self
-            .server
-            .keys()
-            .await?
-            .revoke_key(request)
-            .await
-            .map_err(|status| self.server.refused(&status))?
-            .into_inner();
+        let response = self.server.answer(self.server.keys().await?.revoke_key(request).await)?;
         if self.server.json {
             output::json(&response, "RevokeKeyResponse")?;
         } else {

@@ -217,14 +217,7 @@ impl Create {
             max_lifetime: self.max_lifetime.map(duration).transpose()?,
             request_id: self.request_id,
         };
-        let response = self
-            .server
-            .sessions()
-            .await?
-            .create_session(request)
-            .await
-            .map_err(|status| self.server.refused(&status))?
-            .into_inner();
+        let response = self.server.answer(self.server.sessions().await?.create_session(request).await)?;
         if self.server.json {
             output::json(&response, "CreateSessionResponse")?;
         } else {
@@ -250,14 +243,7 @@ impl List {
             page_size: self.page_size,
             page_token: self.page_token,
         };
-        let response = self
-            .server
-            .sessions()
-            .await?
-            .list_sessions(request)
-            .await
-            .map_err(|status| self.server.refused(&status))?
-            .into_inner();
+        let response = self.server.answer(self.server.sessions().await?.list_sessions(request).await)?;
         if self.server.json {
             output::json(&response, "ListSessionsResponse")?;
             return Ok(ExitCode::SUCCESS);
@@ -293,14 +279,7 @@ impl List {
 impl Show {
     async fn run(self) -> Outcome {
         let request = proto::GetSessionRequest { session_id: self.session_id };
-        let response = self
-            .server
-            .sessions()
-            .await?
-            .get_session(request)
-            .await
-            .map_err(|status| self.server.refused(&status))?
-            .into_inner();
+        let response = self.server.answer(self.server.sessions().await?.get_session(request).await)?;
         if self.server.json {
             output::json(&response, "GetSessionResponse")?;
         } else {
@@ -329,14 +308,7 @@ impl Revoke {
             reason: self.reason.message().into(),
             note: self.note,
         };
-        let response = self
-            .server
-            .sessions()
-            .await?
-            .revoke(request)
-            .await
-            .map_err(|status| self.server.refused(&status))?
-            .into_inner();
+        let response = self.server.answer(self.server.sessions().await?.revoke(request).await)?;
         if self.server.json {
             output::json(&response, "RevokeResponse")?;
         } else {

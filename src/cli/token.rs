@@ -93,14 +93,7 @@ impl Validate {
             max_authentication_age: self.max_authentication_age.map(duration).transpose()?,
             view: proto::ValidateView::Full.into(),
         };
-        let response = self
-            .server
-            .sessions()
-            .await?
-            .validate(request)
-            .await
-            .map_err(|status| self.server.refused(&status))?
-            .into_inner();
+        let response = self.server.answer(self.server.sessions().await?.validate(request).await)?;
         if self.server.json {
             output::json(&response, "ValidateResponse")?;
         } else if response.active {
@@ -126,14 +119,7 @@ impl Validate {
 impl Refresh {
     async fn run(self) -> Outcome {
         let request = proto::RefreshRequest { refresh_token: read(self.token)?, scopes: self.scopes, device: None };
-        let response = self
-            .server
-            .sessions()
-            .await?
-            .refresh(request)
-            .await
-            .map_err(|status| self.server.refused(&status))?
-            .into_inner();
+        let response = self.server.answer(self.server.sessions().await?.refresh(request).await)?;
         if self.server.json {
             output::json(&response, "RefreshResponse")?;
         } else {

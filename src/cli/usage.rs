@@ -14,7 +14,7 @@ use clap::{
 
 use super::{Cli, Failure, WRONG_START};
 
-/// Whether the command line asks for JSON, also if it is wrong in other ways.
+/// Returns whether the command line asks for JSON, even if it is wrong in other ways.
 pub fn wants_json() -> bool {
     env::args_os().skip(1).take_while(|argument| argument != "--").any(|argument| argument == OsStr::new("--json"))
 }
