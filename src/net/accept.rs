@@ -23,9 +23,9 @@ use super::{
 const RETRY: Duration = Duration::from_millis(100);
 /// Of failures to accept, one in so many is told: each takes at least [`RETRY`].
 const TELL_EVERY: u64 = 600;
-/// How long, and how many bytes, a client may still send after its handshake has failed. Without
-/// that, the system would reset the connection, and the client might lose the alert that tells it
-/// why (RFC 9112, section 9.6, says the same of HTTP).
+/// The time and the bytes that a client may still use after its handshake has failed. Without them
+/// the system would reset the connection, and the client might lose the alert that names the reason
+/// (RFC 9112, section 9.6, says the same of HTTP).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 64 << 10;
 
@@ -202,7 +202,7 @@ impl Entrance {
                     Ok(Err(NotEntered { error, stream })) => {
                         counts.handshakes_failed.inc();
                         match tls::refused_certificate(&error) {
-                            Some(reason) => refused_certificates.warn(address.ip(), &reason),
+                            Some(refused) => refused_certificates.warn(address.ip(), &refused),
                             None => tracing::debug!(%error, "a connection was not taken"),
                         }
                         tokio::select! {

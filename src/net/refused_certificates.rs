@@ -9,20 +9,42 @@ use std::{
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
+use super::tls::RefusedCertificate;
+
 /// After a burst, at most one line in this time.
 const PERIOD: Duration = Duration::from_secs(10);
 /// Lines that may come at once.
 const BURST: u32 = 10;
 
-/// The warnings of one port, so many at most: clients try again and again.
-#[derive(Debug)]
+/// The warnings of one port. Each kind has its own limit, so that probes without a certificate do
+/// not hide one that has expired.
+#[derive(Debug, Default)]
 pub struct RefusedCertificates {
+    missing: Warnings,
+    bad: Warnings,
+}
+
+impl RefusedCertificates {
+    /// Logs whose certificate was refused and why, unless there were too many of late.
+    pub fn warn(&self, peer: IpAddr, refused: &RefusedCertificate) {
+        match refused {
+            RefusedCertificate::Missing => {
+                self.missing.warn(peer, "none was shown, and tls.client_certificates is \"required\"");
+            }
+            RefusedCertificate::Bad(reason) => self.bad.warn(peer, reason),
+        }
+    }
+}
+
+/// Warnings of one kind. Their number is limited, because clients try again and again.
+#[derive(Debug)]
+struct Warnings {
     limiter: Option<DefaultDirectRateLimiter>,
     /// Refusals since the last line that have none of their own.
     omitted: AtomicU64,
 }
 
-impl Default for RefusedCertificates {
+impl Default for Warnings {
     fn default() -> Self {
         let burst = BURST.try_into().unwrap_or(std::num::NonZeroU32::MIN);
         let limiter = Quota::with_period(PERIOD).map(|quota| RateLimiter::direct(quota.allow_burst(burst)));
@@ -30,9 +52,8 @@ impl Default for RefusedCertificates {
     }
 }
 
-impl RefusedCertificates {
-    /// Logs who showed which bad certificate, unless there were too many of late.
-    pub fn warn(&self, peer: IpAddr, reason: &str) {
+impl Warnings {
+    fn warn(&self, peer: IpAddr, reason: &str) {
         if self.limiter.as_ref().is_some_and(|limiter| limiter.check().is_err()) {
             self.omitted.fetch_add(1, Ordering::Relaxed);
             return;
@@ -49,7 +70,17 @@ mod tests {
     #[test]
     fn most_of_many_refusals_have_no_line_of_their_own_but_are_counted() {
         let refused = RefusedCertificates::default();
-        (0..1000).for_each(|_| refused.warn([192, 0, 2, 1].into(), "it has expired"));
-        assert!(refused.omitted.load(Ordering::Relaxed) > 900);
+        let expired = RefusedCertificate::Bad("it has expired".to_owned());
+        (0..1000).for_each(|_| refused.warn([192, 0, 2, 1].into(), &expired));
+        assert!(refused.bad.omitted.load(Ordering::Relaxed) > 900);
+    }
+
+    #[test]
+    fn clients_without_a_certificate_hide_none_that_has_expired() {
+        let refused = RefusedCertificates::default();
+        (0..1000).for_each(|_| refused.warn([192, 0, 2, 1].into(), &RefusedCertificate::Missing));
+        refused.warn([192, 0, 2, 2].into(), &RefusedCertificate::Bad("it has expired".to_owned()));
+        assert!(refused.missing.omitted.load(Ordering::Relaxed) > 900);
+        assert_eq!(refused.bad.omitted.load(Ordering::Relaxed), 0);
     }
 }

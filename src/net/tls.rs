@@ -234,33 +234,39 @@ fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), 
     Ok((at(&validity.not_before), at(&validity.not_after).plus(Duration::from_secs(1))))
 }
 
-/// The reason for which a handshake failed, if that was the certificate of the client.
-pub fn refused_certificate(error: &io::Error) -> Option<String> {
+/// A handshake failed because of the client's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RefusedCertificate {
+    /// None was shown, although one is required.
+    Missing,
+    /// It is not good, for this reason.
+    Bad(String),
+}
+
+/// Most characters of a problem with a certificate that are logged. Some of these texts contain
+/// bytes of the certificate, as many as a stranger likes.
+const MAX_PROBLEM_CHARS: usize = 200;
+
+/// Tells whether a handshake failed because of the client's certificate.
+pub fn refused_certificate(error: &io::Error) -> Option<RefusedCertificate> {
     use CertificateError as E;
 
-    /// Most characters of a problem with a certificate that are logged.
-    const MAX_PROBLEM_CHARS: usize = 200;
-
-    Some(match error.get_ref()?.downcast_ref::<rustls::Error>()? {
-        rustls::Error::NoCertificatesPresented => {
-            "none was shown, and tls.client_certificates is \"required\"".to_owned()
-        }
-        rustls::Error::InvalidCertificate(problem) => match problem {
-            E::ExpiredContext { not_after, .. } => {
-                let seconds = i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX);
-                format!("it expired at {}", told(Timestamp::from_micros(seconds.saturating_mul(1_000_000))))
-            }
-            E::Expired => "it has expired".to_owned(),
-            E::NotValidYet | E::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
-            E::UnknownIssuer | E::BadSignature => "it is of no authority in tls.client_ca_file".to_owned(),
-            E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
-                "it is not for clients (extended key usage)".to_owned()
-            }
-            // Some of these texts contain bytes of the certificate, as many as a stranger likes.
-            problem => problem.to_string().chars().take(MAX_PROBLEM_CHARS).collect(),
-        },
+    let problem = match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::NoCertificatesPresented => return Some(RefusedCertificate::Missing),
+        rustls::Error::InvalidCertificate(problem) => problem,
         _ => return None,
-    })
+    };
+    Some(RefusedCertificate::Bad(match problem {
+        E::ExpiredContext { not_after, .. } => {
+            let seconds = i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX);
+            format!("it expired at {}", told(Timestamp::from_micros(seconds.saturating_mul(1_000_000))))
+        }
+        E::Expired => "it has expired".to_owned(),
+        E::NotValidYet | E::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+        E::UnknownIssuer | E::BadSignature => "it is of no authority in tls.client_ca_file".to_owned(),
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => "it is not for clients (extended key usage)".to_owned(),
+        problem => problem.to_string().chars().take(MAX_PROBLEM_CHARS).collect(),
+    }))
 }
 
 /// The names in the certificate that a client has shown and that was found good.
