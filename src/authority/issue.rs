@@ -105,8 +105,7 @@ impl Authority {
     /// Issues the current tokens of a session once more: the same refresh token, and an access token.
     ///
     /// Where a refresh revokes the access token before it, there must be only one to revoke: so the
-    /// same one is repeated, with the `jti` that stands in the row. Beyond the grace that one may have
-    /// expired, so it is issued anew under its `jti`. Elsewhere it is a fresh one.
+    /// same one is repeated, with the `jti` that stands in the row. Elsewhere it is a fresh one.
     pub(super) fn issue_again(
         &self,
         session: &Session,
@@ -115,11 +114,7 @@ impl Authority {
     ) -> Result<Tokens, AuthorityError> {
         match session.policy.on_refresh {
             OnRefresh::KeepAccessToken => self.issue(session, TokenId::new(self.random()?), now, scopes),
-            OnRefresh::RevokeAccessToken => {
-                let is_in_grace = now <= session.refreshed_at.plus(session.policy.refresh_grace);
-                let issued_at = if is_in_grace { session.refreshed_at } else { now };
-                self.issue(session, session.access_token_id, issued_at, scopes)
-            }
+            OnRefresh::RevokeAccessToken => self.issue(session, session.access_token_id, session.refreshed_at, scopes),
         }
     }
 }

@@ -56,7 +56,7 @@ fn bare_address(text: &str) -> Option<String> {
     address.parse::<IpAddr>().ok().map(|address| address.to_string())
 }
 
-/// Whether a text has the form of a port. Proxies may hide it behind letters (RFC 7239, section 6).
+/// Returns whether a text has the form of a port. Proxies may hide it behind letters (RFC 7239, section 6).
 fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }

@@ -44,11 +44,12 @@ pub struct SessionPolicy {
     pub access_token_ttl: Duration,
     /// How long the session lives without a refresh.
     pub idle_timeout: Duration,
-    /// How long after a rotation the previous refresh token yields the current one in any case.
+    /// The time after a rotation in which the previous refresh token yields the current one in any
+    /// case.
     pub refresh_grace: Duration,
-    /// Whether it does so for longer if the current one has never been presented.
+    /// Extends that time as long as the current refresh token has never been presented.
     pub replay: Replay,
-    /// How long after a rotation it does so at most.
+    /// The longest time after a rotation for which [`Replay::UntilUsed`] extends it.
     pub replay_limit: Duration,
     /// What a refresh does to the access token before it.
     pub on_refresh: OnRefresh,
@@ -135,8 +136,8 @@ pub enum PolicyError {
     /// A replay until use would end before the grace does.
     #[error("replay_limit must not be shorter than refresh_grace")]
     ReplayLimitTooShort,
-    /// Each refresh would leave a blacklist entry for as long as the replay may last, so that whoever
-    /// refreshes often could fill the blacklist.
+    /// An access token would have to be issued again under its identifier long after it expired, and
+    /// its blacklist entry kept as long: a client that refreshes often could fill the blacklist.
     #[error("replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\": choose one")]
     ReplayOfRevokedTokens,
     /// Beyond what instants can tell.
@@ -192,19 +193,13 @@ pub fn longest_grace(access_token_ttl: Duration) -> Duration {
 }
 
 impl SessionPolicy {
-    /// How long after a rotation the previous refresh token yields the current one, if that is not
-    /// presented meanwhile.
+    /// The time after a rotation in which the previous refresh token yields the current one, unless
+    /// the current one is presented meanwhile.
     pub fn replay_window(&self) -> Duration {
         match self.replay {
             Replay::Grace => self.refresh_grace,
             Replay::UntilUsed => self.refresh_grace.max(self.replay_limit),
         }
-    }
-
-    /// Whether a replay issues an access token anew under the identifier that it had: where only one
-    /// may be active, and the first copy may have expired before the replay.
-    pub fn reissues_access_token(&self) -> bool {
-        self.on_refresh == OnRefresh::RevokeAccessToken && self.replay == Replay::UntilUsed
     }
 
     /// When a session touched at `now` goes idle: never after its absolute end.

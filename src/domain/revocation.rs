@@ -111,17 +111,11 @@ impl BlacklistEntry {
         last_expiry.max(now).plus(RETENTION_MARGIN)
     }
 
-    /// Stops one access token of a session, which expires at `token_expires_at`, and all copies of it
-    /// that replays have issued.
+    /// Stops one access token of a session, which expires at `token_expires_at`.
     pub fn for_token(session: &Session, token: TokenId, token_expires_at: Timestamp, ended: &Ended) -> Self {
-        let may_be_reissued = token == session.access_token_id && session.policy.reissues_access_token();
-        let last_expiry = match may_be_reissued {
-            true => session.policy.access_token_expiry(session.last_replay(), session.idle_expires_at),
-            false => token_expires_at,
-        };
         Self {
             revoked: Revoked::Token(token),
-            expires_at: last_expiry.max(token_expires_at).max(ended.at).plus(RETENTION_MARGIN),
+            expires_at: token_expires_at.max(ended.at).plus(RETENTION_MARGIN),
             ..Self::for_session(session, ended)
         }
     }
@@ -206,7 +200,7 @@ pub enum RevocationTarget {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::policy::{OnRefresh, Replay},
+        super::policy::Replay,
         super::session::tests::{START, session},
         *,
     };
@@ -248,25 +242,12 @@ mod tests {
         for (replay, window) in [(Replay::Grace, 10), (Replay::UntilUsed, 300)] {
             let mut session = session();
             session.policy.replay = replay;
-            session.policy.on_refresh = OnRefresh::RevokeAccessToken;
             let last_replay = START.plus(Duration::from_secs(window));
             let last_expiry = session.policy.access_token_expiry(last_replay, session.idle_expires_at);
             let at = START.minus(Duration::from_secs(3600));
             let ended = Ended { at, reason: EndReason::SignedOut, note: Note::default() };
             let entry = BlacklistEntry::for_session(&session, &ended);
             assert!(entry.expires_at >= last_expiry.plus(RETENTION_MARGIN), "{replay:?}");
-
-            // Beyond the grace the current access token is issued anew under its identifier.
-            let first_expiry = session.policy.access_token_expiry(START, session.idle_expires_at);
-            let copies_until = if replay == Replay::Grace { first_expiry } else { last_expiry };
-            for entry in [
-                BlacklistEntry::superseded(&session, START),
-                BlacklistEntry::for_token(&session, session.access_token_id, first_expiry, &ended),
-            ] {
-                assert_eq!(entry.expires_at, copies_until.plus(RETENTION_MARGIN), "{replay:?}");
-            }
-            let other = BlacklistEntry::for_token(&session, TokenId::new([9; 16]), first_expiry, &ended);
-            assert_eq!(other.expires_at, first_expiry.plus(RETENTION_MARGIN), "{replay:?}");
         }
     }
 

@@ -195,53 +195,49 @@ const DAY: u64 = 86_400;
 #[tokio::test(flavor = "multi_thread")]
 async fn until_its_successor_is_used_a_token_yields_it_again_for_a_day() {
     let server = Home::new(UNTIL_USED).await.start().await;
-    for policy in ["default"] {
-        let first = server.create(request_under(policy, "alice")).await.unwrap();
-        // The answer is lost.
-        let lost = server.refresh(&first.refresh).await.unwrap().now;
-        assert_eq!(lost.session.policy.clone().unwrap().replay(), Replay::UntilUsed);
-        let mut replays = vec![];
-        let mut waited = 0;
-        for until in [12, GRACE + 1, 3600, DAY] {
-            server.clock.advance(seconds(until - waited));
-            waited = until;
-            let replay = server.refresh(&first.refresh).await.unwrap();
-            assert!(replay.replayed, "{policy}, after {until} s");
-            assert_eq!(replay.now.refresh, lost.refresh, "{policy}, after {until} s");
-            assert_eq!(replay.now.session, lost.session, "nothing moves");
-            assert_eq!(server.verdict(&replay.now.access).await, Ok(()), "{policy}, after {until} s");
-            replays.push(replay.now);
-        }
-        // The answer has arrived, and its token is used.
-        let last = replays.pop().unwrap();
-        let next = server.refresh(&last.refresh).await.unwrap();
-        assert!(!next.replayed);
-        assert_eq!(server.verdict(&last.access).await, Ok(()), "{policy}");
-        assert_eq!(server.verdict(&next.now.access).await, Ok(()));
+    let first = server.create(request_under("default", "alice")).await.unwrap();
+    // The answer is lost.
+    let lost = server.refresh(&first.refresh).await.unwrap().now;
+    assert_eq!(lost.session.policy.clone().unwrap().replay(), Replay::UntilUsed);
+    let mut replays = vec![];
+    let mut waited = 0;
+    for until in [12, GRACE + 1, 3600, DAY] {
+        server.clock.advance(seconds(until - waited));
+        waited = until;
+        let replay = server.refresh(&first.refresh).await.unwrap();
+        assert!(replay.replayed, "after {until} s");
+        assert_eq!(replay.now.refresh, lost.refresh, "after {until} s");
+        assert_eq!(replay.now.session, lost.session, "nothing moves");
+        assert_eq!(server.verdict(&replay.now.access).await, Ok(()), "after {until} s");
+        replays.push(replay.now);
+    }
+    // The answer has arrived, and its token is used.
+    let last = replays.pop().unwrap();
+    let next = server.refresh(&last.refresh).await.unwrap();
+    assert!(!next.replayed);
+    assert_eq!(server.verdict(&last.access).await, Ok(()));
+    assert_eq!(server.verdict(&next.now.access).await, Ok(()));
 
-        let reused = Refusal::unauthenticated("REFRESH_TOKEN_REUSED");
-        assert_eq!(refused(server.refresh(&first.refresh).await), reused, "{policy}: its successor was used");
-        for token in [&last.access, &next.now.access] {
-            assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked), "{policy}");
-        }
+    let reused = Refusal::unauthenticated("REFRESH_TOKEN_REUSED");
+    assert_eq!(refused(server.refresh(&first.refresh).await), reused, "its successor was used");
+    for token in [&last.access, &next.now.access] {
+        assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_its_tokens() {
     let server = Home::new(UNTIL_USED).await.start().await;
-    for policy in ["default"] {
-        let first = server.create(request_under(policy, "alice")).await.unwrap();
-        server.refresh(&first.refresh).await.unwrap();
-        server.clock.advance(seconds(DAY));
-        let replay = server.refresh(&first.refresh).await.unwrap().now;
-        server.clock.advance(TICK);
-        let reused = Refusal::unauthenticated("REFRESH_TOKEN_REUSED");
-        assert_eq!(refused(server.refresh(&first.refresh).await), reused, "{policy}");
-        assert_eq!(server.verdict(&replay.access).await, Err(InactiveReason::Revoked), "{policy}");
-        let session = server.session(&first.id()).await.unwrap();
-        assert_eq!(session.end_reason(), EndReason::RefreshTokenReused);
-    }
+    let first = server.create(request_under("default", "alice")).await.unwrap();
+    server.refresh(&first.refresh).await.unwrap();
+    server.clock.advance(seconds(DAY));
+    let replay = server.refresh(&first.refresh).await.unwrap().now;
+    server.clock.advance(TICK);
+    let reused = Refusal::unauthenticated("REFRESH_TOKEN_REUSED");
+    assert_eq!(refused(server.refresh(&first.refresh).await), reused);
+    assert_eq!(server.verdict(&replay.access).await, Err(InactiveReason::Revoked));
+    let session = server.session(&first.id()).await.unwrap();
+    assert_eq!(session.end_reason(), EndReason::RefreshTokenReused);
 }
 
 /// The session keeps the policy of its creation, whatever is configured later.
