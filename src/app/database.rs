@@ -32,34 +32,42 @@ use crate::{
 
 /// Opens the database that the configuration names.
 pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
+    warn_of_password_file(config);
+    connect(config).await
+}
+
+async fn connect(config: &Config) -> Result<Arc<dyn Store>, AppError> {
     make_folders(config)?;
     match &config.database {
         DatabaseUrl::Sqlite(path) if config.database_options.migrate => Ok(Arc::new(SqliteStore::open(path).await?)),
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_migrated(path).await?)),
-        DatabaseUrl::Postgres(url) => {
-            if let Some(path) = &config.database_options.password_file
-                && let Some(exposure) = private_file::exposure(path)
-            {
-                let file = path.display();
-                tracing::warn!(%file, "the password file of the database {exposure}: run `chmod 600` on it");
-            }
-            Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?))
-        }
+        DatabaseUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?)),
     }
 }
 
-/// How long to wait between two attempts to reach a database, at first and at most.
+fn warn_of_password_file(config: &Config) {
+    if let Some(path) = &config.database_options.password_file
+        && config.database.is_shared()
+        && let Some(exposure) = private_file::exposure(path)
+    {
+        let file = path.display();
+        tracing::warn!(%file, "the password file of the database {exposure}: run `chmod 600` on it");
+    }
+}
+
+/// The pause between two attempts to reach a database, at first and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
 
 /// Opens the database that the configuration names. If it cannot be reached yet, this tries again
 /// for `database.startup_timeout`: machines and containers start in any order.
 pub async fn await_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
+    warn_of_password_file(config);
     let patience = config.database_options.startup_timeout;
     let began = Instant::now();
     let [first, longest] = RETRY;
     let backoff = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).with_jitter();
     let mut logged = String::new();
-    let opened = (|| open_store(config))
+    let opened = (|| connect(config))
         .retry(backoff.without_max_times())
         .when(|error| is_temporary(error) && began.elapsed() < patience)
         .notify(|error, _| {

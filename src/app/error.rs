@@ -46,9 +46,9 @@ pub enum AppError {
     /// The PostgreSQL database could not be reached for as long as was to be waited.
     #[error("{error}: gave up after {} (setting database.startup_timeout)", brief(*.waited))]
     NotReached {
-        /// How long it was waited for.
+        /// The time that it was waited for.
         waited: Duration,
-        /// What the last attempt said.
+        /// The error of the last attempt.
         error: postgres::open::OpenError,
     },
     /// The database failed while starting.

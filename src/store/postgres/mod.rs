@@ -99,10 +99,11 @@ impl PostgresStore {
     /// Connects to a database and brings its schema up to date, if it may.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let mut target = Target::new(options)?;
+        open::prepare(&mut target, options.migrate).await?;
+        // Once: whoever waits for a database opens it again and again.
         if let Some(exposure) = target.exposure() {
             tracing::warn!(database = ?target, "{exposure}: use sslmode=verify-full");
         }
-        open::prepare(&mut target, options.migrate).await?;
 
         let latest_timeline = Arc::new(LatestTimeline::default());
         let shared = Arc::new(Shared {
