@@ -263,11 +263,12 @@ async fn drive<T>(
 /// server is starting, stopping, only a standby, or busy.
 fn is_temporary(error: &tokio_postgres::Error) -> bool {
     if let Some(code) = error.code() {
-        // 08: the connection failed. 53: no resources, such as free connections. 57P: the server
-        // starts or stops (PostgreSQL, appendix A).
-        // Poolers report a wrong setting as a violation of the protocol (08P01), which stays.
-        let (class, stays) = (code.code(), ["08004", "08P01"].contains(&code.code()));
-        return !stays && (class.starts_with("08") || class.starts_with("53") || class.starts_with("57P"));
+        let code = code.code();
+        // The connection failed, there is no free one, or the server starts or stops (PostgreSQL,
+        // appendix A). A refused connection and a violated protocol, as poolers report for wrong
+        // settings, do not mend themselves.
+        let is_passing = ["08", "53", "57P"].iter().any(|class| code.starts_with(class));
+        return is_passing && !["08004", "08P01"].contains(&code);
     }
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     // The TLS library reports a certificate that does not fit as invalid data.

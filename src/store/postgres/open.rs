@@ -52,7 +52,7 @@ pub enum OpenError {
         database: String,
         /// Why not.
         problem: String,
-        /// Whether a later attempt may succeed although nobody changes anything.
+        /// A later attempt may succeed although nobody changes anything.
         is_temporary: bool,
     },
     /// The server is too old.

@@ -76,11 +76,13 @@ impl BatchWrite for Swift<'_> {
              AND s.on_refresh = 'keep_access_token' AND s.generation < 4294967295 AND s.revision < 4294967295 \
              AND (SELECT s.id < ",
             first_uncovered!(),
-            " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = s.tenant) IS NOT TRUE RETURNING given.place, s.id, s.access_token_id, s.authenticated_at, s.created_at, s.refreshed_at, \
-             s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, s.idle_timeout, s.refresh_grace, s.replay_limit, \
-             s.generation, s.revision, s.tenant, s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, \
-             s.user_agent, s.ip_address, s.device_label, s.policy, s.on_refresh, s.replay, s.lineage_secret, s.refresh_key, \
-             s.request_id, s.request_fingerprint, s.end_reason, s.end_note"
+            " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = s.tenant) IS NOT TRUE \
+             RETURNING given.place, s.id, s.access_token_id, s.authenticated_at, s.created_at, \
+             s.refreshed_at, s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, \
+             s.idle_timeout, s.refresh_grace, s.replay_limit, s.generation, s.revision, s.tenant, \
+             s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, s.user_agent, \
+             s.ip_address, s.device_label, s.policy, s.on_refresh, s.replay, s.lineage_secret, \
+             s.refresh_key, s.request_id, s.request_fingerprint, s.end_reason, s.end_note"
         ))
         .bind::<Array<BigInt>, _>(
             sorted.iter().map(|(place, _)| i64::try_from(*place).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
