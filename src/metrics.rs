@@ -20,7 +20,7 @@ use crate::{
     revocation::replica::Replica,
 };
 
-/// How metrics are written.
+/// A format in which metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// OpenMetrics 1.0.

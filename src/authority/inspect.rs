@@ -95,7 +95,7 @@ impl Authority {
                 before,
                 limit: i64::try_from(limit).unwrap_or(i64::MAX),
             };
-            let _turn = self.pages.acquire().await.map_err(|_| AuthorityError::Internal)?;
+            let _permit = self.pages.acquire().await.map_err(|_| AuthorityError::Internal)?;
             let sessions = self.store.sessions(query).await?;
             for part in sessions.chunks(TURN) {
                 for session in part {

@@ -24,9 +24,9 @@ pub enum Refusal {
     Unknown,
     /// The caller is known, and may not do this.
     NotAllowed {
-        /// Who.
+        /// The caller.
         caller: Arc<Caller>,
-        /// What was asked for.
+        /// The operation that it asked for.
         operation: Operation,
     },
     /// The caller has too many calls under way, or began too many of late.

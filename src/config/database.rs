@@ -107,8 +107,8 @@ pub struct Database {
     /// How long a call waits for a connection before the database counts as away.
     #[serde(with = "super::span")]
     pub acquire_timeout: Duration,
-    /// How long `serve` waits at its start for a database that cannot be reached yet; zero to give
-    /// up at once.
+    /// The longest time that `serve` waits at its start for a database that cannot be reached yet;
+    /// zero to give up at once.
     #[serde(with = "super::span")]
     pub startup_timeout: Duration,
     /// How long the server works on a statement before it gives up.

@@ -109,9 +109,9 @@ impl From<TooManyUnsent> for Status {
 /// The most bytes of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeLimit {
-    /// The setting that says so.
+    /// The name of the setting that limits it.
     pub setting: &'static str,
-    /// How many.
+    /// The number of bytes.
     pub bytes: usize,
 }
 

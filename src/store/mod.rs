@@ -59,7 +59,7 @@ pub struct Creation {
 pub enum Created {
     /// The session is there.
     New {
-        /// What was ended for it.
+        /// The sessions that were ended for it, if any.
         eviction: Option<Eviction>,
     },
     /// The request had been made before, and made this session.
@@ -85,7 +85,7 @@ pub struct Eviction {
 }
 
 impl Created {
-    /// Where the blacklist entries that it wrote end.
+    /// Returns the place of the last blacklist entry that it wrote.
     pub fn place(&self) -> Option<Place> {
         match self {
             Self::New { eviction } => eviction.as_ref().map(|eviction| eviction.place),
