@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use http::Response;
+use http::{HeaderName, Response};
 use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -115,15 +115,27 @@ pub struct SizeLimit {
     pub bytes: usize,
 }
 
+/// Carries the code of an answer without a message; others have it in their trailers (gRPC over
+/// HTTP/2, "Responses").
+static CODE: HeaderName = HeaderName::from_static("grpc-status");
+/// Carries the details of an error.
+static DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+
 /// Gives an error that the library has answered by itself a reason, as all errors of ours have one.
 /// These come before the service sees the call: its message is too large or malformed, or there is
 /// no such call.
+#[inline]
 pub fn with_reason(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
     let headers = answer.headers();
-    if !headers.contains_key("grpc-status") || headers.contains_key(DETAILS) {
-        return answer;
+    match headers.contains_key(&CODE) && !headers.contains_key(&DETAILS) {
+        true => explain(answer, size_limit),
+        false => answer,
     }
-    let Some(status) = Status::from_header_map(headers) else { return answer };
+}
+
+#[cold]
+fn explain(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
+    let Some(status) = Status::from_header_map(answer.headers()) else { return answer };
     let reason = match status.code() {
         // Decided as a field that is too long.
         Code::OutOfRange => return Status::from(TooLarge(size_limit)).into_http(),
@@ -137,9 +149,6 @@ pub fn with_reason(answer: Response<Body>, size_limit: SizeLimit) -> Response<Bo
     let metadata = status.metadata().clone();
     Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata).into_http()
 }
-
-/// Carries the details of an error (gRPC over HTTP/2, "Responses").
-const DETAILS: &str = "grpc-status-details-bin";
 
 /// A message has more bytes than it may.
 struct TooLarge(SizeLimit);
