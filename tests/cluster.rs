@@ -43,6 +43,8 @@ mod metrics;
 mod refreshing;
 #[path = "cluster/replicas.rs"]
 mod replicas;
+#[path = "cluster/restore.rs"]
+mod restore;
 #[path = "cluster/revoking.rs"]
 mod revoking;
 #[path = "cluster/slow.rs"]

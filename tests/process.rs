@@ -30,6 +30,8 @@ mod logs;
 mod messages;
 #[path = "process/pauses.rs"]
 mod pauses;
+#[path = "process/restore.rs"]
+mod restore;
 #[path = "process/settings.rs"]
 mod settings;
 #[path = "process/signals.rs"]

@@ -1,19 +1,25 @@
-//! The README keeps its word: its tour runs as it stands, and its table has every setting.
+//! The README and the operator's guide keep their word: what they tell to type runs as it stands, and
+//! the table of settings has every setting.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{env, fs, net::TcpListener, path::Path, process::Command};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
 
-fn readme() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// The fenced blocks of a section, each with its language.
-fn blocks(section: &str) -> Vec<(String, String)> {
-    let text = readme();
-    let from = text.find(&format!("\n## {section}\n")).unwrap() + 1;
-    let section = text[from..].split("\n## ").next().unwrap().to_owned();
+fn readme() -> String {
+    page("README.md")
+}
+
+/// The fenced blocks of a section of a page, each with its language. The heading comes with its
+/// marks: `## Name`.
+fn blocks(page: &str, heading: &str) -> Vec<(String, String)> {
+    let marks = heading.split(' ').next().unwrap();
+    let from = page.find(&format!("\n{heading}\n")).unwrap() + 1;
+    let section = page[from..].split(&format!("\n{marks} ")).next().unwrap().to_owned();
     let mut blocks = vec![];
     let mut lines = section.lines();
     while let Some(line) = lines.next() {
@@ -45,11 +51,24 @@ fn matches(expected: &str, actual: &str) -> bool {
 
 #[test]
 fn the_tour_runs_word_for_word_and_prints_what_it_says() {
+    run_word_for_word(&blocks(&readme(), "## Five minutes"), "");
+}
+
+#[test]
+fn the_steps_of_backup_and_restore_run_word_for_word() {
+    let signed_in = "countersign serve 2> serve.log &\n\
+        until countersign health > health.txt 2>&1; do sleep 0.1; done\n\
+        countersign session create alice > created.txt\n";
+    run_word_for_word(&blocks(&page("docs/operations.md"), "### Step by step"), signed_in);
+}
+
+/// Runs the blocks of shell in one shell, after a beginning of which nothing is expected, and
+/// compares what each prints with the block of text behind it.
+fn run_word_for_word(blocks: &[(String, String)], beginning: &str) {
     const MARK: &str = "=====";
-    let blocks = blocks("Five minutes");
-    let mut script = String::from("set -eu\n");
+    let mut script = format!("set -eu\n{beginning}");
     let mut expected = vec![];
-    for (language, body) in &blocks {
+    for (language, body) in blocks {
         match language.as_str() {
             "sh" => {
                 script += &format!("{body}\necho '{MARK}'\n");
@@ -61,6 +80,8 @@ fn the_tour_runs_word_for_word_and_prints_what_it_says() {
     }
     assert!(expected.len() > 5, "the tour was found");
 
+    // A server that is left behind ends with the shell.
+    script += "kill $(jobs -p) 2> /dev/null || true\n";
     // The commands stand as they are; the address comes from the environment, so that tours run side by side.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let folder = tempfile::tempdir().unwrap();
@@ -148,7 +169,7 @@ fn the_table_has_every_setting_with_its_default() {
 
 #[test]
 fn the_example_configuration_is_good() {
-    let (_, toml) = blocks("Configuration").into_iter().find(|(language, _)| language == "toml").unwrap();
+    let (_, toml) = blocks(&readme(), "## Configuration").into_iter().find(|(language, _)| language == "toml").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     fs::write(&file, toml).unwrap();

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use super::restore::RestoreError;
 use crate::{
     domain::{file_access::Exposed, time::brief},
     keys::{generate::NotGenerated, master_key::MasterKeyError, ring::RingError},
@@ -91,6 +92,9 @@ pub enum AppError {
     /// There is no randomness.
     #[error(transparent)]
     Rng(#[from] RngFailed),
+    /// A backup or a restore was refused, or failed.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// A sweep stopped early.
     #[error("the sweep stopped early, what is due stays due: {0}")]
     Sweep(String),

@@ -2,12 +2,15 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{AppError, System, database};
+use super::{
+    AppError, System,
+    audit::{CommandAudit, by_command},
+    database,
+};
 use crate::{
-    authority::audit::{Audit, AuditWriter},
     config::{Config, keys::MasterKeySource},
     domain::{
-        audit::{AuditAction, AuditRecord, Who},
+        audit::{AuditAction, AuditRecord},
         key::{Key, KeyState},
         time::Timestamp,
     },
@@ -100,29 +103,9 @@ async fn open(config: &Config, system: &System) -> Result<(Arc<dyn Store>, Maste
     Ok((store, keeper.into_masters()))
 }
 
-/// The audit of what is done to keys beside a service.
-struct KeyAudit {
-    audit: Audit,
-    table: Option<AuditWriter>,
-}
-
-impl KeyAudit {
-    fn open(config: &Config, system: &System, store: &Arc<dyn Store>) -> Result<Self, AppError> {
-        let (audit, queue) = super::open_audit(config, system)?;
-        Ok(Self { audit, table: queue.map(|queue| AuditWriter::new(Arc::clone(store), queue)) })
-    }
-
-    /// Records a change in the log and in the table. The change has been made, so it does not fail
-    /// because the table cannot be written.
-    async fn record(&mut self, action: AuditAction, key: &Key, now: Timestamp) {
-        let record = AuditRecord::new(action, now, Who::Service, None);
-        self.audit.record(AuditRecord { kid: Some(key.kid.clone()), ..record });
-        if let Some(table) = &mut self.table
-            && let Err(error) = table.write().await
-        {
-            tracing::warn!(%error, "the table of the audit lacks this record: it is in the log alone");
-        }
-    }
+/// A record of a change of a key.
+pub fn about_key(action: AuditAction, key: &Key, at: Timestamp) -> AuditRecord {
+    AuditRecord { kid: Some(key.kid.clone()), ..by_command(action, at) }
 }
 
 /// Takes a private key that was made elsewhere as the next one that signs access tokens, in the place of the one that was to be.
@@ -137,7 +120,7 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
     }
     let kid = generate::name(&pair).ok_or_else(|| refused("it has no name".to_owned()))?;
     let (store, masters) = open(config, &system).await?;
-    let mut audit = KeyAudit::open(config, &system, &store)?;
+    let mut audit = CommandAudit::open(config, &system, &store)?;
     loop {
         let ring = store.ring().await?;
         let keys = || ring.keys.iter().map(|sealed| &sealed.key);
@@ -150,7 +133,7 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
         let sealed = masters.current.seal(&*system.rng, key.clone(), &secret).map_err(RingError::from)?;
         let change = RingChange { version: ring.version, put: vec![sealed], drop };
         if store.change_ring(change).await?.is_some() {
-            audit.record(AuditAction::KeyImported, &key, system.clock.now()).await;
+            audit.record(about_key(AuditAction::KeyImported, &key, system.clock.now())).await;
             return Ok(key);
         }
     }
@@ -160,7 +143,7 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
 /// how many there were.
 pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> {
     let (store, masters) = open(config, &system).await?;
-    let mut audit = KeyAudit::open(config, &system, &store)?;
+    let mut audit = CommandAudit::open(config, &system, &store)?;
     let mut resealed = 0;
     'again: loop {
         let ring = store.ring().await?;
@@ -169,7 +152,7 @@ pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> 
                 let change = RingChange { version: ring.version, put: vec![new], drop: vec![] };
                 if store.change_ring(change).await?.is_some() {
                     resealed += 1;
-                    audit.record(AuditAction::KeyResealed, &key.key, system.clock.now()).await;
+                    audit.record(about_key(AuditAction::KeyResealed, &key.key, system.clock.now())).await;
                 }
                 // There is a new version of the ring now.
                 continue 'again;

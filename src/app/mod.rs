@@ -1,11 +1,14 @@
 //! The composition root: puts the parts together, runs them, and takes them apart again. It reads as a script.
 
+mod audit;
+mod audit_log;
 mod background;
 mod database;
 mod error;
 mod keys;
 mod ports;
 mod reload;
+mod restore;
 pub mod settings;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -13,11 +16,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    authority::{
-        Authority,
-        audit::{Audit, AuditQueue},
-        ready::Ready,
-    },
+    authority::{Authority, audit::Audit, ready::Ready},
     callers::Callers,
     clock::{Clock, SystemClock},
     config::{Config, database::DatabaseUrl},
@@ -44,6 +43,7 @@ pub use self::{
     error::AppError,
     keys::{import_key, reseal},
     ports::Listeners,
+    restore::{EndedSince, RestoreOrder, Restored, back_up, restore},
 };
 pub use crate::{
     authority::sweep::Swept,
@@ -52,6 +52,7 @@ pub use crate::{
 };
 
 use self::{
+    audit::open_audit,
     background::Background,
     database::{make_folders, postgres_options, require_database},
     keys::{Masters, open_keeper},
@@ -238,16 +239,6 @@ fn draw(config: &Config, system: &System) -> Draw {
         let incarnation = Incarnation::new(random(&*rng)?);
         Ok(Newcomer { incarnation, name: name.clone(), version: env!("CARGO_PKG_VERSION"), holds_for })
     })
-}
-
-/// The audit, and where its records wait for the table, if there is to be one.
-fn open_audit(config: &Config, system: &System) -> Result<(Audit, Option<AuditQueue>), AppError> {
-    let salt = random(&*system.rng)?;
-    if !config.audit.table {
-        return Ok((Audit::of_log(system.clock.clone(), salt), None));
-    }
-    let (audit, queue) = Audit::with_table(system.clock.clone(), salt);
-    Ok((audit, Some(queue)))
 }
 
 /// Waits for a while until the table of the audit has what is recorded.

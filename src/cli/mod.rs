@@ -1,5 +1,6 @@
 //! The command line: one verb a file.
 
+mod backup;
 mod caller;
 mod client;
 mod config;
@@ -9,6 +10,7 @@ mod key;
 mod migrate;
 mod output;
 mod replica;
+mod restore;
 mod serve;
 mod session;
 mod sweep;
@@ -61,6 +63,17 @@ enum Command {
     /// `serve` does it by itself unless told not to (--no-migrate): for those who keep the right to change tables apart from
     /// the right to use them.
     Migrate(migrate::Migrate),
+    /// Copy the database to a new file, while the service runs. SQLite only.
+    ///
+    /// The copy is as the database stood at one instant, and is checked before it appears under its name. The master key is
+    /// not in it. On PostgreSQL the command says how it is done.
+    Backup(backup::Backup),
+    /// Put a backup in the place of the database, while no service runs.
+    ///
+    /// Checks the backup and that the master key opens it, moves the data before aside, and keeps what was revoked after
+    /// the backup from coming back to life: access tokens issued before the restore are refused unless
+    /// --accept-older-tokens is given, and sessions that ended since are ended again with --revocations-from or --end-all.
+    Restore(restore::Restore),
     /// Delete expired rows now, on a database that no service has open.
     ///
     /// A running service sweeps by itself, by the schedule in its configuration.
@@ -227,6 +240,8 @@ pub fn main() -> ExitCode {
         Command::Key(verb) => block_on(verb.run()),
         Command::Caller(verb) => verb.run(),
         Command::Migrate(verb) => block_on(verb.run()),
+        Command::Backup(verb) => block_on(verb.run()),
+        Command::Restore(verb) => block_on(verb.run()),
         Command::Sweep(verb) => block_on(verb.run()),
         Command::Replica(verb) => block_on(verb.run()),
         Command::Health(verb) => block_on(verb.run()),

@@ -42,13 +42,15 @@ pub enum AuditAction {
     KeyResealed,
     /// Callers or certificates were replaced while the service was running.
     ConfigurationReloaded,
+    /// A backup became the database, or was declared to be it.
+    DatabaseRestored,
     /// Somebody asked for what they may not do.
     CallerDenied,
 }
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SessionCreated,
         Self::SessionEvicted,
         Self::RefreshReused,
@@ -61,6 +63,7 @@ impl AuditAction {
         Self::KeyImported,
         Self::KeyResealed,
         Self::ConfigurationReloaded,
+        Self::DatabaseRestored,
         Self::CallerDenied,
     ];
 
@@ -79,6 +82,7 @@ impl AuditAction {
             Self::KeyImported => "key_imported",
             Self::KeyResealed => "key_resealed",
             Self::ConfigurationReloaded => "configuration_reloaded",
+            Self::DatabaseRestored => "database_restored",
             Self::CallerDenied => "caller_denied",
         }
     }

@@ -110,6 +110,19 @@ impl AuditId {
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
+
+    /// When the record was made, in milliseconds since the epoch.
+    pub fn millis(&self) -> i64 {
+        let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
+        i64::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+}
+
+impl FromStr for AuditId {
+    type Err = NotAnId;
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        parse_canonical(text).map(Self)
+    }
 }
 
 impl fmt::Display for AuditId {
@@ -180,6 +193,8 @@ mod tests {
         assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
         assert!(AuditId::new(at.plus(std::time::Duration::from_millis(1)), 0, [0; 6]) > ids[11]);
         assert_ne!(AuditId::new(at, 1, [0; 6]), AuditId::new(at, 1, [1, 0, 0, 0, 0, 0]));
+        let ids = ids.map(|id| id.to_string().parse::<AuditId>().unwrap());
+        assert!(ids.iter().all(|id| id.millis() == at.millis()), "{ids:?}");
     }
 
     #[test]

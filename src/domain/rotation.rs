@@ -66,6 +66,17 @@ impl Change {
     }
 }
 
+/// Several keys of one purpose that become worthless at once, and the new keys that this takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MassRevocation {
+    /// The keys as they are to be.
+    pub revoked: Vec<Key>,
+    /// Whether no key is left that makes tokens.
+    pub lacks_active: bool,
+    /// Whether no key is left that will.
+    pub lacks_pending: bool,
+}
+
 /// The keys of one purpose, seen under their rules.
 #[derive(Clone, Debug)]
 pub struct Rotation<'a> {
@@ -160,6 +171,17 @@ impl<'a> Rotation<'a> {
         })
     }
 
+    /// Makes all keys worthless that match. Keys that were pending count, too: after a restore of an
+    /// older state, it may be that they have made tokens.
+    pub fn revoke_all(&self, matches: impl Fn(&Key) -> bool, now: Timestamp) -> Result<MassRevocation, NotRotated> {
+        let usable = |key: &&&Key| key.state() != KeyState::Revoked;
+        let (revoked, kept): (Vec<&Key>, Vec<&Key>) = self.keys.iter().filter(usable).partition(|key| matches(key));
+        let lacks = |state| !revoked.is_empty() && kept.iter().all(|key| key.state() != state);
+        let (lacks_active, lacks_pending) = (lacks(KeyState::Active), lacks(KeyState::Pending));
+        let revoked = revoked.into_iter().map(|key| key.revoke(now)).collect::<Result<_, _>>()?;
+        Ok(MassRevocation { revoked, lacks_active, lacks_pending })
+    }
+
     fn publish(&self) -> Change {
         Change { publish: Some(self.rules.algorithm), ..Change::default() }
     }
@@ -249,6 +271,26 @@ mod tests {
             Err(NotRotated::TooSoon { kid: late.kid, wait: RULES.publish_ahead + RULES.spreads_within })
         );
         assert_eq!(rotation.rotate(due_at, true).unwrap().put.len(), 2);
+    }
+
+    #[test]
+    fn a_mass_revocation_names_the_keys_that_have_to_be_made() {
+        let mut keys = ring();
+        keys.push(key("retired", NOW).activate(NOW).unwrap().retire(NOW).unwrap());
+        keys.push(key("revoked", NOW).revoke(NOW).unwrap());
+        let rotation = Rotation::new(&keys, RULES);
+        for (names, lacks_active, lacks_pending) in [
+            (&["active", "next", "retired", "revoked"][..], true, true),
+            (&["active"], true, false),
+            (&["next", "retired"], false, true),
+            (&["revoked", "unknown"], false, false),
+        ] {
+            let all = rotation.revoke_all(|key| names.contains(&&*key.kid), NOW).unwrap();
+            assert_eq!((all.lacks_active, all.lacks_pending), (lacks_active, lacks_pending), "{names:?}");
+            let expected = names.iter().filter(|name| ["active", "next", "retired"].contains(name)).count();
+            assert_eq!(all.revoked.len(), expected, "{names:?}");
+            assert!(all.revoked.iter().all(|key| key.state() == KeyState::Revoked));
+        }
     }
 
     #[test]

@@ -47,6 +47,17 @@ pub fn generate(
     Ok(master.seal(rng, Key::new(kid, algorithm, now), &secret)?)
 }
 
+/// A new key that makes tokens from now on.
+pub fn generate_active(
+    master: &MasterKey,
+    rng: &dyn Rng,
+    algorithm: KeyAlgorithm,
+    now: Timestamp,
+) -> Result<SealedKey, NotGenerated> {
+    let SealedKey { key, sealed } = generate(master, rng, algorithm, now)?;
+    Ok(SealedKey { key: Key { activated_at: Some(now), ..key }, sealed })
+}
+
 /// The name of a signing key (RFC 7638, section 3, with SHA-256).
 pub fn name(pair: &SigningPair) -> Option<String> {
     pair.jwk()?.common.key_id
@@ -61,9 +72,7 @@ pub fn first(
 ) -> Result<Vec<SealedKey>, NotGenerated> {
     let mut keys = vec![];
     for algorithm in [signing, KeyAlgorithm::Hs256] {
-        let first = generate(master, rng, algorithm, now)?;
-        let activated = Key { activated_at: Some(now), ..first.key };
-        keys.push(SealedKey { key: activated, sealed: first.sealed });
+        keys.push(generate_active(master, rng, algorithm, now)?);
         keys.push(generate(master, rng, algorithm, now)?);
     }
     Ok(keys)

@@ -177,7 +177,7 @@ pub struct RevokedTenant {
     pub ended: Ended,
 }
 
-/// A batch of a revoked tenant's sessions.
+/// A batch of sessions that were looked at, and ended if they lived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedBatch {
     /// The last session looked at.
@@ -239,6 +239,16 @@ pub trait Store: Send + Sync + 'static {
     async fn end_tenant_sessions(
         &self,
         tenant: RevokedTenant,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<EndedBatch>, StoreError>;
+
+    /// Ends a batch of live sessions, whatever their tenant, without entries: for a database from
+    /// which nobody serves, and of whose access tokens none is accepted.
+    /// Looks at no more than `limit` sessions after `after`. None if there was nothing to look at.
+    async fn end_all_sessions(
+        &self,
+        ended: Ended,
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError>;

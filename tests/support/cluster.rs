@@ -4,6 +4,7 @@ use std::{
     fs::{self, Permissions},
     ops::{Deref, DerefMut},
     os::unix::fs::PermissionsExt,
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -149,6 +150,15 @@ impl Cluster {
     /// Starts a replica, and waits for nothing.
     pub fn spawn(&self, url: &str, settings: &[(&str, &str)]) -> Replica {
         self.home.spawn(url, settings)
+    }
+
+    /// A verb that works on the database.
+    #[allow(dead_code)] // Not every binary of tests runs one.
+    pub fn verb(&self, arguments: &[&str]) -> Command {
+        let mut command = support::countersign();
+        command.args(arguments).arg("--data-dir").arg(self.home.0.path());
+        command.env("COUNTERSIGN_DATABASE_URL", &self.url);
+        command
     }
 
     /// Ends a replica as `kill -9` does, and waits until the database has done with what it had under way.

@@ -124,6 +124,12 @@ fn binaries() -> PathBuf {
     )
 }
 
+/// A client program that comes with the server.
+#[allow(dead_code)] // Not every binary of tests runs one.
+pub fn program(name: &str) -> PathBuf {
+    binaries().join(name)
+}
+
 /// PostgreSQL refuses to run as root: somebody else, then.
 fn user() -> Option<(u32, u32)> {
     let is_root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);

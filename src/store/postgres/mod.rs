@@ -50,7 +50,7 @@ use crate::domain::{
     key::RefreshKeyId,
     refresh::RefreshAttempt,
     revocation::{Place, Revocation, Seq},
-    session::Session,
+    session::{Ended, Session},
     time::Timestamp,
 };
 
@@ -305,6 +305,15 @@ impl Store for PostgresStore {
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
         with_connection!(self, sweep::end_tenant_sessions, &tenant, after, limit)
+    }
+
+    async fn end_all_sessions(
+        &self,
+        ended: Ended,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<EndedBatch>, StoreError> {
+        with_connection!(self, sweep::end_all_sessions, &ended, after, limit)
     }
 
     fn renewals(&self) -> Box<dyn Renewals> {

@@ -13,9 +13,57 @@ use super::{
     sql::{first_uncovered, statement},
 };
 use crate::{
-    domain::{ids::SessionId, revocation::RETENTION_MARGIN, time::Timestamp},
+    domain::{ids::SessionId, revocation::RETENTION_MARGIN, session::Ended, time::Timestamp},
     store::{EndedBatch, RevokedTenant, SweptRevocations},
 };
+
+/// The first identifier that comes after this one, if there can be one.
+fn id_after(id: Option<SessionId>) -> Option<[u8; 16]> {
+    match id {
+        None => Some([0; 16]),
+        Some(id) => u128::from_be_bytes(*id.bytes()).checked_add(1).map(u128::to_be_bytes),
+    }
+}
+
+pub async fn end_all_sessions(
+    lease: &mut Lease<'_>,
+    ended: &Ended,
+    after: Option<SessionId>,
+    limit: i64,
+) -> Result<Option<EndedBatch>, Fault> {
+    let Some(first) = id_after(after) else { return Ok(None) };
+    let looked_at: Vec<(Uuid, i64)> = statement::<(SqlUuid, BigInt)>(
+        "WITH looked_at AS MATERIALIZED (
+             SELECT id FROM sessions WHERE id >= ? ORDER BY id LIMIT ?
+         ), ended AS (
+             UPDATE sessions AS s
+             SET ended_at = given.at,
+                 sweep_on = given.at,
+                 end_reason = given.reason,
+                 end_note = given.note,
+                 revision = least(s.revision + 1, 4294967295)
+             FROM looked_at, (SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note) AS given
+             WHERE s.id = looked_at.id AND s.ended_at IS NULL AND s.idle_expires_at > given.at
+             RETURNING s.id
+         )
+         SELECT id, (SELECT count(*) FROM ended) FROM looked_at ORDER BY id DESC LIMIT 1",
+    )
+    .bind::<SqlUuid, _>(uuid(&first))
+    .bind::<BigInt, _>(limit)
+    .bind::<Timestamptz, _>(instant(ended.at))
+    .bind::<Text, _>(ended.reason.as_str())
+    .bind::<Text, _>(&*ended.note)
+    .load(&mut **lease)
+    .await?;
+    Ok(looked_at.into_iter().next().map(ended_batch))
+}
+
+fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
+    EndedBatch {
+        last: SessionId::from_bytes(last.into_bytes()),
+        sessions: usize::try_from(sessions).unwrap_or_default(),
+    }
+}
 
 pub async fn end_tenant_sessions(
     lease: &mut Lease<'_>,
@@ -23,11 +71,7 @@ pub async fn end_tenant_sessions(
     after: Option<SessionId>,
     limit: i64,
 ) -> Result<Option<EndedBatch>, Fault> {
-    let first = match after.map(|id| u128::from_be_bytes(*id.bytes()).checked_add(1)) {
-        None => [0; 16],
-        Some(Some(next)) => next.to_be_bytes(),
-        Some(None) => return Ok(None),
-    };
+    let Some(first) = id_after(after) else { return Ok(None) };
     let last = SessionId::last_of_millisecond(tenant.up_to);
     // The condition is asked again of a row that somebody else has just changed.
     let looked_at: Vec<(Uuid, i64)> = statement::<(SqlUuid, BigInt)>(
@@ -57,10 +101,7 @@ pub async fn end_tenant_sessions(
     .bind::<Interval, _>(interval(RETENTION_MARGIN))
     .load(&mut **lease)
     .await?;
-    Ok(looked_at.into_iter().next().map(|(id, ended)| EndedBatch {
-        last: SessionId::from_bytes(id.into_bytes()),
-        sessions: usize::try_from(ended).unwrap_or_default(),
-    }))
+    Ok(looked_at.into_iter().next().map(ended_batch))
 }
 
 pub async fn delete_expired_revocations(

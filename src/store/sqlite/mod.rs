@@ -1,11 +1,13 @@
 //! The embedded engine: one file, one writer, WAL, every commit synced.
 
 mod audit;
+pub mod backup;
 pub mod open;
 mod renewals;
 mod ring;
 mod rows;
 mod schema;
+mod stamp;
 mod writes;
 
 use std::{
@@ -49,7 +51,7 @@ use crate::domain::{
     key::RefreshKeyId,
     refresh::RefreshAttempt,
     revocation::{Place, Revocation, RevocationTarget, Seq, Timeline},
-    session::Session,
+    session::{Ended, Session},
     text::Tenant,
     time::Timestamp,
 };
@@ -120,7 +122,7 @@ async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> 
     let preparing = tokio::task::spawn_blocking(move || {
         let path = open::resolve(&owned)?;
         let lock = open::lock(&path)?;
-        let made = open::prepare(&path, may_migrate)?;
+        let made = open::prepare(&path, &lock, may_migrate)?;
         Ok(Prepared { path, lock, made })
     });
     preparing.await.map_err(|error| OpenError::Other { path: path.to_owned(), problem: error.to_string() })?
@@ -339,6 +341,15 @@ impl Store for SqliteStore {
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
         self.writer.transaction(move |connection| writes::end_tenant_sessions(connection, &tenant, after, limit)).await
+    }
+
+    async fn end_all_sessions(
+        &self,
+        ended: Ended,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<EndedBatch>, StoreError> {
+        self.writer.transaction(move |connection| writes::end_all_sessions(connection, &ended, after, limit)).await
     }
 
     fn renewals(&self) -> Box<dyn Renewals> {

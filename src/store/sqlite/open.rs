@@ -10,12 +10,14 @@ use std::{
 use diesel::{
     Connection, QueryableByName, RunQueryDsl, SqliteConnection,
     connection::SimpleConnection,
+    dsl::sql,
     migration::MigrationSource,
     sql_query,
     sql_types::{BigInt, Integer, Text},
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
+use super::stamp;
 use crate::{
     domain::file_access::{Access, Exposed, Exposure, Role, Rule},
     store::StoreError,
@@ -86,6 +88,29 @@ pub enum OpenError {
         /// The first migration that this version does not know.
         migration: String,
     },
+    /// A write-ahead log lies there, and no database.
+    #[error(
+        "database {0} does not exist, but its log {0}-wal does, which holds changes of it: put the database back beside \
+         it, run `countersign restore` with a backup, or move the log away to have a new database made"
+    )]
+    LogAlone(PathBuf),
+    /// The write-ahead log is that of another file.
+    #[error(
+        "database {0} was exchanged while the log {0}-wal of the one before stayed, which would undo the exchange: run \
+         `countersign restore` with the backup, which keeps the data before, or move {0}-wal and {0}-shm away to go on \
+         with the file as it is"
+    )]
+    ForeignLog(PathBuf),
+    /// A restore was interrupted while files were being exchanged.
+    #[error(
+        "database {path}: a restore was interrupted ({ready} is still there): run the same `countersign restore` again"
+    )]
+    RestoreUnfinished {
+        /// The database.
+        path: PathBuf,
+        /// The file that was to become the database.
+        ready: PathBuf,
+    },
     /// The schema is of an older version, and is not to be changed by this process.
     #[error(
         "database {path} has the schema of an older countersign (migration {migration} is missing): run `countersign \
@@ -149,14 +174,22 @@ fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     Ok(judged.map_err(|exposure| Exposed { role, path: path.to_owned(), exposure })?)
 }
 
+/// The files that SQLite keeps beside a database; they belong to it.
+pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// The file beside a database whose lock keeps other processes away.
+pub const LOCK_FILE: &str = ".lock";
+
+/// The file beside a database whose name is that of the database with this end.
+pub fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
 /// The database, its lock, and the files that SQLite keeps beside it, which get its mode when they
 /// are made.
 fn files(path: &Path) -> impl Iterator<Item = PathBuf> {
-    ["", ".lock", "-wal", "-shm", "-journal"].into_iter().map(|end| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        name.into()
-    })
+    ["", LOCK_FILE].into_iter().chain(SIDE_FILES).map(|end| beside(path, end))
 }
 
 /// Takes the right to read away from others, which backups and copies often grant.
@@ -183,13 +216,11 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
         Err(source) => return Err(OpenError::Io { path: path.to_owned(), source }),
     };
-    let mut lock_path = true_path.into_os_string();
-    lock_path.push(".lock");
-    let lock_path = PathBuf::from(lock_path);
+    let lock_path = beside(&true_path, LOCK_FILE);
     let io_error = |source| OpenError::Io { path: lock_path.clone(), source };
     let mut options = OpenOptions::new();
     // A link in its place could make a file elsewhere.
-    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(&lock_path).map_err(io_error)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -205,10 +236,29 @@ const LOCKED: &str = "database is locked";
 /// What it says if it cannot make the files beside the file.
 const NOT_WRITABLE: [&str; 2] = ["unable to open database file", "attempt to write a readonly database"];
 
-#[derive(QueryableByName)]
-struct Finding {
-    #[diesel(sql_type = Text)]
-    quick_check: String,
+/// How closely a file is looked at for damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Each page by itself.
+    Quick,
+    /// Also each index against its table, which takes several times as long.
+    Full,
+}
+
+/// Opens a file with these options of SQLite (<https://www.sqlite.org/uri.html>).
+pub fn open_with(path: &Path, options: &str) -> Result<SqliteConnection, OpenError> {
+    let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
+    let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let mut connection =
+        SqliteConnection::establish(&format!("file:{name}?{options}")).map_err(|error| other(error.to_string()))?;
+    // A store of this process that was just dropped may still be writing back its log: that is no damage.
+    connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
+    Ok(connection)
+}
+
+/// Opens the file alone for reading, as if there were no log beside it.
+pub fn open_ignoring_log(path: &Path) -> Result<SqliteConnection, OpenError> {
+    open_with(path, "mode=ro&immutable=1")
 }
 
 /// What the header of our files says (`PRAGMA application_id`): "CSgn" in ASCII.
@@ -224,18 +274,21 @@ struct Header {
 
 /// Checks the file and brings its schema up to date, if it may. A file that is refused is left as it was. Returns the
 /// migrations that were made.
-pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError> {
+pub fn prepare(path: &Path, lock: &File, may_migrate: bool) -> Result<Vec<String>, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     for file in files(path) {
         judge(&file, Role::Database, Rule::OthersOnlyRead)?;
         require_writable(&file)?;
     }
+    stamp::refuse_unfinished_restore(path)?;
+    stamp::check(path, lock)?;
     let is_there = path.metadata().is_ok_and(|metadata| metadata.len() > 0);
-    let applied = if is_there { check(path)? } else { vec![] };
+    let applied = if is_there { check(path, Depth::Quick)? } else { vec![] };
     let is_ours = !applied.is_empty();
     if !may_migrate && let Some(migration) = known(path)?.into_iter().find(|version| !applied.contains(version)) {
         return Err(OpenError::Older { path: path.to_owned(), migration });
     }
+    stamp::forget(path, lock)?;
     if !is_there {
         // Made here, because SQLite would make it readable by all.
         let mut options = OpenOptions::new();
@@ -254,7 +307,9 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
         connection.batch_execute(&mark).map_err(|error| other(error.to_string()))?;
     }
     let made = connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
-    Ok(made.iter().map(ToString::to_string).collect())
+    let made = made.iter().map(ToString::to_string).collect();
+    stamp::renew(path, &mut connection, lock);
+    Ok(made)
 }
 
 /// Refuses a file that cannot be written. SQLite would open it for reading without a word, and fail
@@ -285,25 +340,25 @@ struct Applied {
 /// Refuses a file that is damaged, foreign or too new. Read-only: whoever closes a connection that could write, and be it a
 /// refused one, writes the log of an earlier crash back into the file.
 /// Otherwise it returns the versions of the migrations that the file has; without a table it has none.
-fn check(path: &Path) -> Result<Vec<String>, OpenError> {
+pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
-    let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     // Without a log to be read along, the file is all there is, and looking at it needs none of the files beside it.
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let options = if Path::new(&log).exists() { "mode=ro" } else { "mode=ro&immutable=1" };
-    let mut connection =
-        SqliteConnection::establish(&format!("file:{name}?{options}")).map_err(|error| other(error.to_string()))?;
-    // A store of this process that was just dropped may still be writing back its log: that is no damage.
-    connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
-    let findings: Vec<Finding> = sql_query("PRAGMA quick_check(1)").load(&mut connection).map_err(|error| {
+    let mut connection = match beside(path, "-wal").exists() {
+        true => open_with(path, "mode=ro")?,
+        false => open_ignoring_log(path)?,
+    };
+    let question = match depth {
+        Depth::Quick => "PRAGMA quick_check(1)",
+        Depth::Full => "PRAGMA integrity_check(1)",
+    };
+    let findings: Vec<String> = sql::<Text>(question).load(&mut connection).map_err(|error| {
         let problem = error.to_string();
         if problem == LOCKED { other(problem) } else { damaged(problem) }
     })?;
-    if let Some(finding) = findings.iter().find(|finding| finding.quick_check != "ok") {
+    if let Some(finding) = findings.iter().find(|finding| *finding != "ok") {
         // The finding goes over several lines, an error has one.
-        return Err(damaged(finding.quick_check.replace('\n', " ")));
+        return Err(damaged(finding.replace('\n', " ")));
     }
     let header: Header =
         sql_query("SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables FROM pragma_application_id")

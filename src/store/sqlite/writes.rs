@@ -357,9 +357,42 @@ pub fn end_tenant_sessions(
     .bind::<Binary, _>(last)
     .bind::<BigInt, _>(tenant.seq.0)
     .execute(connection)?;
+    Ok(Some(EndedBatch { last: session_id(last)?, sessions }))
+}
+
+fn session_id(bytes: &[u8]) -> Result<SessionId> {
     let wrong_size = |_| StoreError::Damaged("sessions.id is not 16 bytes".to_owned());
-    let last = SessionId::from_bytes(last.as_slice().try_into().map_err(wrong_size)?);
-    Ok(Some(EndedBatch { last, sessions }))
+    Ok(SessionId::from_bytes(bytes.try_into().map_err(wrong_size)?))
+}
+
+pub fn end_all_sessions(
+    connection: &mut SqliteConnection,
+    ended: &Ended,
+    after: Option<SessionId>,
+    limit: i64,
+) -> Result<Option<EndedBatch>> {
+    let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
+    let looked_at: Vec<Vec<u8>> = sessions::table
+        .filter(sessions::id.gt(&after))
+        .order(sessions::id.asc())
+        .limit(limit)
+        .select(sessions::id)
+        .load(connection)?;
+    let Some(last) = looked_at.last() else { return Ok(None) };
+    let at = ended.at.micros();
+    let sessions = sql_query(
+        "UPDATE sessions
+         SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295)
+         WHERE id > ? AND id <= ? AND ended_at IS NULL AND idle_expires_at > ?",
+    )
+    .bind::<BigInt, _>(at)
+    .bind::<Text, _>(ended.reason.as_str())
+    .bind::<Text, _>(&*ended.note)
+    .bind::<Binary, _>(&after)
+    .bind::<Binary, _>(last)
+    .bind::<BigInt, _>(at)
+    .execute(connection)?;
+    Ok(Some(EndedBatch { last: session_id(last)?, sessions }))
 }
 
 #[derive(QueryableByName)]

@@ -1,0 +1,55 @@
+//! The audit of what the command line does to a database beside a service.
+
+use std::sync::Arc;
+
+use super::{AppError, System};
+use crate::{
+    authority::audit::{Audit, AuditQueue, AuditWriter},
+    config::Config,
+    domain::{
+        audit::{AuditAction, AuditRecord, Who},
+        time::Timestamp,
+    },
+    rng::random,
+    store::Store,
+};
+
+/// Opens the audit, and the queue in which records wait for its table, if it is to have one.
+pub fn open_audit(config: &Config, system: &System) -> Result<(Audit, Option<AuditQueue>), AppError> {
+    let salt = random(&*system.rng)?;
+    if !config.audit.table {
+        return Ok((Audit::of_log(system.clock.clone(), salt), None));
+    }
+    let (audit, queue) = Audit::with_table(system.clock.clone(), salt);
+    Ok((audit, Some(queue)))
+}
+
+/// The audit of a command.
+pub struct CommandAudit {
+    audit: Audit,
+    table: Option<AuditWriter>,
+}
+
+impl CommandAudit {
+    /// Opens the audit of a command that works on this database.
+    pub fn open(config: &Config, system: &System, store: &Arc<dyn Store>) -> Result<Self, AppError> {
+        let (audit, queue) = open_audit(config, system)?;
+        Ok(Self { audit, table: queue.map(|queue| AuditWriter::new(Arc::clone(store), queue)) })
+    }
+
+    /// Records a change in the log and in the table. The change has been made, so this does not fail
+    /// because the table cannot be written.
+    pub async fn record(&mut self, record: AuditRecord) {
+        self.audit.record(record);
+        if let Some(table) = &mut self.table
+            && let Err(error) = table.write().await
+        {
+            tracing::warn!(%error, "the table of the audit lacks this record: it is in the log alone");
+        }
+    }
+}
+
+/// A record of something that the command line did.
+pub fn by_command(action: AuditAction, at: Timestamp) -> AuditRecord {
+    AuditRecord::new(action, at, Who::Service, None)
+}

@@ -1,0 +1,426 @@
+//! `countersign backup` and `countersign restore`: copying the database, putting a copy back, and
+//! keeping what was revoked meanwhile revoked.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use jiff::fmt::strtime;
+use tokio::task::spawn_blocking;
+
+use super::{
+    AppError, System,
+    audit::{CommandAudit, by_command},
+    audit_log::{self, LogError, LoggedEnd, LoggedRevocation, RevocationLog},
+    database::{self, make_folders},
+    keys::{Masters, about_key, open_keeper},
+    settings::settings,
+};
+use crate::{
+    config::{Config, database::DatabaseUrl},
+    domain::{
+        audit::{AuditAction, AuditRecord},
+        ids::SessionId,
+        key::{Key, KeyPurpose, SealedKey},
+        revocation::{Revocation, RevocationTarget},
+        rotation::Rotation,
+        session::{EndReason, Ended},
+        text::{Note, Subject, Tenant},
+        time::Timestamp,
+    },
+    keys::{generate, sealing::MasterKeys},
+    store::{
+        RevocationOutcome, SessionQuery, Store, StoreError,
+        ring::RingChange,
+        sqlite::backup::{self, BackupError, Restoration},
+    },
+};
+
+/// A backup or a restore was refused, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The SQLite file cannot be copied or replaced.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// PostgreSQL has programs of its own for that.
+    #[error(
+        "{database} is a PostgreSQL database, which is backed up by its own programs: run `pg_dump --format=custom \
+         --file=FILE` with its URL, or archive its log; docs/operations.md has the steps"
+    )]
+    BackUpByPostgres {
+        /// The database.
+        database: String,
+    },
+    /// PostgreSQL has programs of its own for that.
+    #[error(
+        "{database} is a PostgreSQL database, which is restored by its own programs: run `pg_restore` or restore the \
+         server, and then `countersign restore` without a file"
+    )]
+    RestoreByPostgres {
+        /// The database.
+        database: String,
+    },
+    /// Replicas serve from the database.
+    #[error(
+        "replica {name} ({incarnation}) serves from this database: stop all replicas first, and wait until \
+         `countersign replica list` shows none that is live"
+    )]
+    Serving {
+        /// The replica's name.
+        name: String,
+        /// Its identifier.
+        incarnation: String,
+    },
+    /// The log cannot be used.
+    #[error("log {path} {source}")]
+    Log {
+        /// The log.
+        path: PathBuf,
+        /// The reason.
+        source: LogError,
+    },
+}
+
+/// How it is known which sessions ended after the backup was made.
+#[derive(Clone, Debug)]
+pub enum EndedSince {
+    /// It is not.
+    Unknown,
+    /// By the records of the audit in these logs.
+    Logs(Vec<PathBuf>),
+    /// All sessions are to end.
+    All,
+}
+
+/// A restore, as it was asked for.
+#[derive(Clone, Debug)]
+pub struct RestoreOrder {
+    /// The backup. None: the database is in its place already.
+    pub backup: Option<PathBuf>,
+    /// Whether access tokens issued before the restore are accepted.
+    pub accepts_older_tokens: bool,
+    /// The sessions that are to be ended.
+    pub ended_since: EndedSince,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Where the files of the database before are, if there was one.
+    pub aside: Option<PathBuf>,
+    /// How many keys were revoked. What they made is not accepted.
+    pub keys_revoked: usize,
+    /// How many live sessions were ended.
+    pub sessions_ended: i64,
+    /// How many records of the audit the logs had.
+    pub records: usize,
+    /// How many of them are about single access tokens, which cannot be revoked again.
+    pub tokens_left: usize,
+}
+
+/// Runs something that takes its time with files.
+async fn with_files<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, AppError> {
+    let done = spawn_blocking(work).await.map_err(|error| AppError::TaskStopped(error.to_string()))?;
+    Ok(done.map_err(RestoreError::from)?)
+}
+
+/// Copies the database to a file, while services may use it.
+pub async fn back_up(config: &Config, backup: &Path) -> Result<(), AppError> {
+    let DatabaseUrl::Sqlite(path) = &config.database else {
+        return Err(RestoreError::BackUpByPostgres { database: config.database.to_string() }.into());
+    };
+    database::require_database(config)?;
+    let (path, backup) = (path.clone(), backup.to_owned());
+    with_files(move || backup::back_up(&path, &backup)).await
+}
+
+/// Puts a backup in the place of the database, if one is given. Then revokes what was revoked after
+/// the backup was made, as far as it is known.
+///
+/// On SQLite a backup becomes the database once all of this is done to it. If anything fails before,
+/// the database is as it was.
+pub async fn restore(config: &Config, order: &RestoreOrder, system: System) -> Result<Restored, AppError> {
+    let log = read_logs(&order.ended_since)?;
+    let Some(backup) = order.backup.clone() else {
+        database::require_database(config)?;
+        return revoke_again(config, order, log, &system).await;
+    };
+    let DatabaseUrl::Sqlite(path) = config.database.clone() else {
+        return Err(RestoreError::RestoreByPostgres { database: config.database.to_string() }.into());
+    };
+    make_folders(config)?;
+    let restoration = with_files(move || Restoration::begin(&path, &backup)).await?;
+    let mut of_copy = config.clone();
+    of_copy.database = DatabaseUrl::Sqlite(restoration.copy().to_owned());
+    of_copy.database_options.migrate = true;
+    let restored = revoke_again(&of_copy, order, log, &system).await?;
+    let aside = aside_end(system.clock.now());
+    let aside = with_files(move || restoration.finish(&aside)).await?;
+    Ok(Restored { aside, ..restored })
+}
+
+/// The end of the names that the files of the database before get.
+fn aside_end(now: Timestamp) -> String {
+    let instant = jiff::Timestamp::from_microsecond(now.micros()).unwrap_or_default();
+    let instant = strtime::format("%Y%m%dT%H%M%SZ", instant).unwrap_or_else(|_| now.seconds().to_string());
+    format!(".before-restore-{instant}")
+}
+
+fn read_logs(ended_since: &EndedSince) -> Result<RevocationLog, RestoreError> {
+    let mut all = RevocationLog::default();
+    if let EndedSince::Logs(paths) = ended_since {
+        for path in paths {
+            let log = audit_log::read(path).map_err(|source| RestoreError::Log { path: path.clone(), source })?;
+            all.records += log.records;
+            all.revocations.extend(log.revocations);
+        }
+    }
+    Ok(all)
+}
+
+/// Revokes in a database that was set back what was revoked since.
+async fn revoke_again(
+    config: &Config,
+    order: &RestoreOrder,
+    log: RevocationLog,
+    system: &System,
+) -> Result<Restored, AppError> {
+    let masters = Masters::read(config)?;
+    refuse_if_served(config).await?;
+    let store = database::open_store(config).await?;
+    let masters = open_keeper(config, masters, &*store, system).await?.into_masters();
+    let mut restoring = Restoring {
+        config,
+        audit: CommandAudit::open(config, system, &store)?,
+        system,
+        store,
+        masters,
+        now: system.clock.now(),
+    };
+    let mut restored = Restored { records: log.records, ..Restored::default() };
+    let logged_keys: Vec<&str> = log.revocations.iter().filter_map(LoggedRevocation::key).collect();
+    let is_revoked = |key: &Key| {
+        let is_older_signer = key.purpose() == KeyPurpose::AccessToken && !order.accepts_older_tokens;
+        is_older_signer || logged_keys.contains(&&*key.kid)
+    };
+    restored.keys_revoked = restoring.revoke_keys(&is_revoked).await?;
+    if order.accepts_older_tokens {
+        let is_token = |revocation: &&LoggedRevocation| matches!(revocation.end, LoggedEnd::Token(_));
+        restored.tokens_left = log.revocations.iter().filter(is_token).count();
+    }
+    restored.sessions_ended = match &order.ended_since {
+        EndedSince::Unknown => 0,
+        EndedSince::Logs(_) => restoring.end_logged(log.revocations).await?,
+        EndedSince::All => restoring.end_all().await?,
+    };
+    restoring.record(order, &restored).await;
+    Ok(restored)
+}
+
+/// Refuses a database from which replicas serve: what is done here would reach them in no order.
+/// A second process on SQLite is kept away by the lock.
+async fn refuse_if_served(config: &Config) -> Result<(), AppError> {
+    let Some(register) = super::register(config).await? else { return Ok(()) };
+    match register.members.iter().find(|member| member.is_live()) {
+        Some(member) => {
+            let (name, incarnation) = (member.name.clone(), member.incarnation.to_string());
+            Err(RestoreError::Serving { name, incarnation }.into())
+        }
+        None => Ok(()),
+    }
+}
+
+impl LoggedRevocation {
+    fn key(&self) -> Option<&str> {
+        match &self.end {
+            LoggedEnd::Key(kid) => Some(kid),
+            LoggedEnd::Session(_) | LoggedEnd::Subject { .. } | LoggedEnd::Tenant { .. } | LoggedEnd::Token(_) => None,
+        }
+    }
+}
+
+/// How many sessions are read or ended in one statement.
+const BATCH: i64 = 500;
+/// How many revocations are written at the same time, so that they share commits.
+const AT_ONCE: usize = 64;
+
+/// A database that was set back, and is being brought up to date.
+struct Restoring<'a> {
+    config: &'a Config,
+    system: &'a System,
+    store: Arc<dyn Store>,
+    masters: MasterKeys,
+    audit: CommandAudit,
+    now: Timestamp,
+}
+
+impl Restoring<'_> {
+    /// Makes keys worthless, and makes new ones in the place of those that are missing then.
+    async fn revoke_keys(&mut self, is_revoked: &dyn Fn(&Key) -> bool) -> Result<usize, AppError> {
+        let settings = settings(self.config);
+        loop {
+            let ring = self.store.ring().await?;
+            let (mut put, mut count) = (vec![], 0);
+            for rules in [settings.signing_rotation, settings.refresh_rotation] {
+                let keys = ring.keys.iter().map(|sealed| &sealed.key);
+                let change = Rotation::new(keys, rules)
+                    .revoke_all(is_revoked, self.now)
+                    .map_err(|error| StoreError::Damaged(error.to_string()))?;
+                count += change.revoked.len();
+                for key in change.revoked {
+                    let sealed = ring.keys.iter().find(|sealed| sealed.key.kid == key.kid);
+                    put.extend(sealed.map(|sealed| SealedKey { key, sealed: sealed.sealed.clone() }));
+                }
+                let (master, rng) = (&self.masters.current, &*self.system.rng);
+                if change.lacks_active {
+                    put.push(generate::generate_active(master, rng, rules.algorithm, self.now)?);
+                }
+                if change.lacks_pending {
+                    put.push(generate::generate(master, rng, rules.algorithm, self.now)?);
+                }
+            }
+            if count == 0 {
+                return Ok(0);
+            }
+            let keys: Vec<Key> = put.iter().map(|sealed| sealed.key.clone()).collect();
+            let change = RingChange { version: ring.version, put, drop: vec![] };
+            if self.store.change_ring(change).await?.is_some() {
+                for key in &keys {
+                    let action = match (key.revoked_at, key.activated_at) {
+                        (Some(_), _) => AuditAction::KeyRevoked,
+                        (None, Some(_)) => AuditAction::KeyRotated,
+                        (None, None) => continue,
+                    };
+                    self.audit.record(about_key(action, key, self.now)).await;
+                }
+                return Ok(count);
+            }
+        }
+    }
+
+    /// Ends what a log says was ended. Returns how many live sessions there were of it.
+    async fn end_logged(&mut self, revocations: Vec<LoggedRevocation>) -> Result<i64, AppError> {
+        let mut targets = vec![];
+        for LoggedRevocation { end, reason, note } in revocations {
+            let ended = Ended { at: self.now, reason, note };
+            let ends = match end {
+                LoggedEnd::Session(id) => vec![RevocationTarget::Session(id)],
+                LoggedEnd::Subject { tenant, subject, until_millis } => {
+                    self.ends_until(tenant, Some(subject), until_millis).await?
+                }
+                LoggedEnd::Tenant { tenant, until_millis } => self.ends_until(tenant, None, until_millis).await?,
+                LoggedEnd::Key(_) | LoggedEnd::Token(_) => vec![],
+            };
+            targets.extend(ends.into_iter().map(|target| (target, ended.clone())));
+        }
+        let store = &self.store;
+        let mut outcomes = stream::iter(targets)
+            .map(|(target, ended)| async move {
+                let order = Revocation { target: target.clone(), ended: ended.clone(), may_add: true, orphan: None };
+                Ok::<_, StoreError>((target, ended, store.revoke(order).await?))
+            })
+            .buffered(AT_ONCE);
+        let mut sessions = 0;
+        while let Some((target, ended, outcome)) = outcomes.try_next().await? {
+            sessions += outcome.sessions;
+            if outcome.changed {
+                record_end(&mut self.audit, target, ended, outcome).await;
+            }
+        }
+        Ok(sessions)
+    }
+
+    /// What ends the sessions of a tenant or subject that were created up to an instant. All of them
+    /// at once, unless some were created later: then the revocation is older than the backup.
+    async fn ends_until(
+        &self,
+        tenant: Tenant,
+        subject: Option<Subject>,
+        until_millis: i64,
+    ) -> Result<Vec<RevocationTarget>, StoreError> {
+        let is_covered = |id: SessionId| id.created_millis() <= until_millis;
+        let query = |before, limit| SessionQuery {
+            tenant: tenant.clone(),
+            subject: subject.clone(),
+            live: None,
+            now: self.now,
+            before,
+            limit,
+        };
+        match self.store.sessions(query(None, 1)).await?.first() {
+            None => return Ok(vec![]),
+            Some(newest) if is_covered(newest.id) => {
+                return Ok(vec![match subject {
+                    Some(subject) => RevocationTarget::Subject { tenant, subject, except: None },
+                    None => RevocationTarget::Tenant(tenant),
+                }]);
+            }
+            Some(_) => {}
+        }
+        let (mut ends, mut before) = (vec![], None);
+        loop {
+            let page = self.store.sessions(SessionQuery { live: Some(true), ..query(before, BATCH) }).await?;
+            before = page.last().map(|session| session.id);
+            let covered = page.iter().map(|session| session.id).filter(|id| is_covered(*id));
+            ends.extend(covered.map(RevocationTarget::Session));
+            if before.is_none() {
+                return Ok(ends);
+            }
+        }
+    }
+
+    /// Ends all sessions. No access token of theirs is accepted any more, so the blacklist needs no
+    /// entries for them.
+    async fn end_all(&self) -> Result<i64, AppError> {
+        let note = Note::try_from("countersign restore --end-all".to_owned()).unwrap_or_default();
+        let ended = Ended { at: self.now, reason: EndReason::Administrative, note };
+        let (mut after, mut sessions) = (None, 0);
+        while let Some(batch) = self.store.end_all_sessions(ended.clone(), after, BATCH).await? {
+            after = Some(batch.last);
+            sessions += i64::try_from(batch.sessions).unwrap_or(i64::MAX);
+        }
+        Ok(sessions)
+    }
+
+    async fn record(&mut self, order: &RestoreOrder, restored: &Restored) {
+        let ended = match &order.ended_since {
+            EndedSince::Unknown => "sessions ended since the backup: not known",
+            EndedSince::Logs(_) => "sessions ended since the backup: ended again by the log",
+            EndedSince::All => "sessions ended since the backup: all sessions were ended",
+        };
+        let tokens = match order.accepts_older_tokens {
+            true => "older access tokens: accepted",
+            false => "older access tokens: refused",
+        };
+        let note = Note::try_from(format!("{tokens}; {ended}")).unwrap_or_default();
+        let sessions = Some(restored.sessions_ended);
+        let record = by_command(AuditAction::DatabaseRestored, self.now);
+        self.audit.record(AuditRecord { note, sessions, ..record }).await;
+    }
+}
+
+/// Records that something was ended again.
+async fn record_end(audit: &mut CommandAudit, target: RevocationTarget, ended: Ended, outcome: RevocationOutcome) {
+    let record = by_command(AuditAction::SessionRevoked, ended.at);
+    let mut record =
+        AuditRecord { reason: Some(ended.reason), note: ended.note, sessions: Some(outcome.sessions), ..record };
+    match target {
+        RevocationTarget::Session(id) | RevocationTarget::Token { session_id: id, .. } => record.session_id = Some(id),
+        RevocationTarget::Subject { tenant, subject, .. } => {
+            record.action = AuditAction::SubjectRevoked;
+            (record.tenant, record.subject) = (Some(tenant), Some(subject));
+        }
+        RevocationTarget::Tenant(tenant) => {
+            record.action = AuditAction::TenantRevoked;
+            record.tenant = Some(tenant);
+        }
+    }
+    if let (None, Some((tenant, subject))) = (&record.tenant, outcome.whose) {
+        (record.tenant, record.subject) = (Some(tenant), Some(subject));
+    }
+    audit.record(record).await;
+}

@@ -1,0 +1,388 @@
+//! Backups, and what a restore does to tokens and sessions that were revoked after the backup.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types::BigInt};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    start::refuses,
+    support::{Run, Server, countersign, run, serve},
+};
+
+/// Folders and files of a test.
+struct Site {
+    folder: TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    fn database(&self) -> PathBuf {
+        self.data().join("countersign.db")
+    }
+
+    fn start(&self) -> Server {
+        Server::start(&self.data())
+    }
+
+    /// A verb on the data directory, whose log shows warnings and the audit alone.
+    fn verb(&self, arguments: &[&str]) -> Run {
+        let mut command = countersign();
+        command.args(arguments).arg("--data-dir").arg(self.data()).env("COUNTERSIGN_LOG__LEVEL", "warn");
+        run(command.current_dir(self.folder.path()))
+    }
+
+    fn back_up(&self) {
+        self.verb(&["backup", "backup.db"]).ok();
+    }
+
+    /// Writes the log of a server that has ended to `serve.log`.
+    fn keep_log(&self, mut server: Server) {
+        server.kill();
+        while server.comes("a line that never comes").is_some() {}
+        fs::write(self.path("serve.log"), server.seen().join("\n")).unwrap();
+    }
+
+    fn names_in_data(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.data()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// A session as its creation was answered.
+struct Created {
+    id: String,
+    access: String,
+    refresh: String,
+}
+
+fn create(server: &Server, arguments: &[&str]) -> Created {
+    let created = server.cli(["session", "create", "--json"].iter().chain(arguments).copied()).json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    Created {
+        id: text(&created["session"]["session_id"]),
+        access: text(&created["tokens"]["access_token"]),
+        refresh: text(&created["tokens"]["refresh_token"]),
+    }
+}
+
+fn is_active(server: &Server, access: &str) -> bool {
+    server.cli(["token", "validate", access]).code == Some(0)
+}
+
+fn is_live(server: &Server, session: &Created) -> bool {
+    server.cli(["session", "show", &session.id, "--json"]).json()["session"]["state"] == "SESSION_STATE_LIVE"
+}
+
+/// Refreshes, and returns whether the new access token is accepted.
+fn goes_on(server: &Server, session: &Created) -> bool {
+    let refreshed = server.cli(["token", "refresh", &session.refresh, "--json"]);
+    refreshed.code == Some(0) && is_active(server, refreshed.json()["tokens"]["access_token"].as_str().unwrap())
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+fn count(database: &Path, rows: &str) -> i64 {
+    let mut connection = SqliteConnection::establish(database.to_str().unwrap()).unwrap();
+    let count: Count = sql_query(format!("SELECT count(*) AS count FROM {rows}")).get_result(&mut connection).unwrap();
+    count.count
+}
+
+#[test]
+fn a_log_beside_another_file_than_its_own_refuses_the_start() {
+    let site = Site::new();
+    let backup = site.path("backup.db");
+    let server = site.start();
+    create(&server, &["alice"]);
+    site.back_up();
+    // The other way to copy a database that is in use, as the shell's `.backup` does it, leaves
+    // another mark; and a copy of the file from an earlier run has an older one.
+    let copies: [(&str, &dyn Fn()); 2] = [
+        ("by VACUUM INTO", &|| {}),
+        ("of the stopped service", &|| {
+            fs::remove_file(&backup).unwrap();
+            site.start().stop();
+            fs::copy(site.database(), &backup).unwrap();
+        }),
+    ];
+    let mut server = Some(server);
+    for (name, copy) in copies {
+        drop(server.take());
+        copy();
+        let mut crashed = site.start();
+        for _ in 0..5 {
+            create(&crashed, &["bob"]);
+        }
+        crashed.kill();
+        assert!(fs::metadata(site.data().join("countersign.db-wal")).unwrap().len() > 32, "{name}");
+        let intact = fs::read(site.database()).unwrap();
+
+        // The crash alone is no reason to refuse: nothing is lost.
+        let files = ["countersign.db", "countersign.db-wal", "countersign.db.lock"];
+        let other = site.path("elsewhere");
+        fs::create_dir(&other).unwrap();
+        for file in files.into_iter().chain(["master.key"]) {
+            fs::copy(site.data().join(file), other.join(file)).unwrap();
+        }
+        let moved = Server::start(&other);
+        assert!(count(&other.join("countersign.db"), "sessions WHERE subject = 'bob'") >= 5, "{name}");
+        moved.stop();
+        fs::remove_dir_all(&other).unwrap();
+
+        fs::copy(&backup, site.database()).unwrap();
+        for verb in [&mut serve(&site.data()), &mut countersign()] {
+            if verb.get_args().next().is_none() {
+                verb.args(["sweep", "--data-dir"]).arg(site.data());
+            }
+            refuses(verb, &site.data(), &["-wal of the one before stayed", "countersign restore"]);
+        }
+        fs::write(site.database(), intact).unwrap();
+        site.start().stop();
+    }
+}
+
+#[test]
+fn a_log_without_its_database_refuses_the_start() {
+    let site = Site::new();
+    let mut server = site.start();
+    create(&server, &["alice"]);
+    server.kill();
+    let away = site.path("away.db");
+    fs::rename(site.database(), &away).unwrap();
+    refuses(&mut serve(&site.data()), &site.data(), &["does not exist, but its log"]);
+    fs::rename(&away, site.database()).unwrap();
+    assert_eq!(count(&site.database(), "sessions"), 1);
+}
+
+#[test]
+fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
+    let site = Site::new();
+    let server = site.start();
+    let before = create(&server, &["alice"]);
+    let said = site.verb(&["backup", "backup.db"]).ok();
+    assert!(said.contains("master key is not in it"), "{said}");
+    assert!(site.verb(&["backup", "backup.db"]).error(2).contains("overwrites nothing"));
+    let after = create(&server, &["bob"]);
+
+    let error = site.verb(&["restore", "backup.db"]);
+    assert!(error.error(2).contains("in use by another process"), "{error:?}");
+    server.stop();
+    let said = site.verb(&["restore", "backup.db"]).ok();
+    assert!(said.contains("access tokens issued before now are refused"), "{said}");
+    assert!(said.contains("sessions that ended after the backup live again"), "{said}");
+
+    let server = site.start();
+    assert!(!server.seen().iter().any(|line| line.contains("not the database file that was used here last")));
+    assert!(!is_active(&server, &before.access), "it was issued before the restore");
+    assert!(is_live(&server, &before));
+    assert!(goes_on(&server, &before));
+    assert_eq!(server.cli(["session", "show", &after.id]).code, Some(1), "it is not in the backup");
+    let aside = site.names_in_data().into_iter().find(|name| name.contains(".before-restore-")).unwrap();
+    assert!(said.contains(&aside), "{said}");
+    assert_eq!(count(&site.data().join(aside), "sessions"), 2);
+    let audited = "audit WHERE action = 'database_restored' AND caller = 'countersign' AND note LIKE '%not known'";
+    assert_eq!(count(&site.database(), audited), 1);
+    assert!(count(&site.database(), "audit WHERE action = 'key_revoked'") >= 2);
+}
+
+#[test]
+fn what_the_log_says_was_ended_is_ended_again() {
+    let site = Site::new();
+    let server = site.start();
+    let [by_id, of_subject, of_tenant, reused] =
+        [&["alice"][..], &["bob"], &["carol", "--tenant", "acme"], &["dave"]].map(|of| create(&server, of));
+    let stays = create(&server, &["erin"]);
+    // Older than the backup, in which this session is newer than its revocation.
+    server.cli(["session", "revoke", "--subject", "frank"]).ok();
+    create(&server, &["frank"]);
+    server.cli(["session", "revoke", "--subject", "frank"]).ok();
+    let anew = create(&server, &["frank"]);
+    let refresh_key = |server: &Server| {
+        let keys = server.cli(["key", "list", "--json"]).json();
+        let is_active =
+            |key: &&Value| key["purpose"] == "KEY_PURPOSE_REFRESH_TOKEN" && key["state"] == "KEY_STATE_ACTIVE";
+        keys["keys"].as_array().unwrap().iter().find(is_active).unwrap()["kid"].as_str().unwrap().to_owned()
+    };
+    let key = refresh_key(&server);
+    site.back_up();
+
+    server.cli(["session", "revoke", &by_id.id, "--reason", "compromised", "--note", "laptop stolen"]).ok();
+    server.cli(["session", "revoke", "--subject", "bob"]).ok();
+    server.cli(["session", "revoke", "--all-of-tenant", "acme"]).ok();
+    server.cli(["session", "revoke", "--token", &reused.refresh]).ok();
+    server.cli(["key", "revoke", &key]).ok();
+    site.keep_log(server);
+
+    let said = site.verb(&["restore", "backup.db", "--revocations-from", "serve.log", "--json"]).json();
+    assert_eq!(said["ended_since_backup"], "from_log");
+    assert_eq!(said["older_access_tokens"], "refused");
+    assert_eq!(said["sessions_ended"], 4);
+    let server = site.start();
+    for ended in [&by_id, &of_subject, &of_tenant, &reused] {
+        assert!(!is_live(&server, ended));
+        assert!(!goes_on(&server, ended));
+    }
+    for live in [&stays, &anew] {
+        assert!(is_live(&server, live));
+        assert!(!goes_on(&server, live), "its refresh token is of a key that was revoked");
+    }
+    assert_ne!(refresh_key(&server), key);
+    let shown = server.cli(["session", "show", &by_id.id]).ok();
+    assert!(shown.contains("laptop stolen") && shown.contains("compromised"), "{shown}");
+    assert_eq!(count(&site.database(), "audit WHERE action = 'session_revoked' AND caller = 'countersign'"), 2);
+}
+
+#[test]
+fn older_tokens_are_accepted_if_asked_for_and_those_of_revoked_sessions_only_without_the_log() {
+    let site = Site::new();
+    let server = site.start();
+    let (revoked, stays) = (create(&server, &["alice"]), create(&server, &["bob"]));
+    site.back_up();
+    server.cli(["session", "revoke", &revoked.id]).ok();
+    site.keep_log(server);
+    for (log, comes_back) in [(&["--revocations-from", "serve.log"][..], false), (&[], true)] {
+        let said = site.verb(&[&["restore", "backup.db", "--accept-older-tokens"], log].concat()).ok();
+        assert!(said.contains("accepted, also those revoked since"), "{said}");
+        let server = site.start();
+        assert!(is_active(&server, &stays.access));
+        assert_eq!(is_active(&server, &revoked.access), comes_back);
+        server.stop();
+        // Another second, so that the next restore moves the data to another name.
+        thread::sleep(Duration::from_millis(1100));
+    }
+}
+
+#[test]
+fn all_sessions_are_ended_if_asked_for_also_after_the_restore() {
+    let site = Site::new();
+    let server = site.start();
+    let session = create(&server, &["alice"]);
+    site.back_up();
+    server.stop();
+    let refused = site.verb(&["restore", "backup.db", "--end-all", "--accept-older-tokens"]);
+    assert!(refused.error(2).contains("--accept-older-tokens"), "{refused:?}");
+    site.verb(&["restore", "backup.db"]).ok();
+    let said = site.verb(&["restore", "--end-all"]).ok();
+    assert!(said.contains("all 1 live sessions have been ended"), "{said}");
+    let server = site.start();
+    assert!(!is_live(&server, &session));
+    assert!(!goes_on(&server, &session));
+    assert!(goes_on(&server, &create(&server, &["alice"])), "new sessions are as good as ever");
+    let audited = "audit WHERE action = 'database_restored' AND sessions = 1";
+    assert_eq!(count(&site.database(), audited), 1);
+}
+
+#[test]
+fn a_backup_that_is_not_good_changes_nothing() {
+    let site = Site::new();
+    let server = site.start();
+    create(&server, &["alice"]);
+    site.back_up();
+    server.stop();
+    let good = fs::read(site.path("backup.db")).unwrap();
+    let refuse = |name: &str, prepare: &dyn Fn(&Path), says: &str| {
+        let (database, names) = (fs::read(site.database()).unwrap(), site.names_in_data());
+        prepare(&site.path("backup.db"));
+        let run = site.verb(&["restore", "backup.db"]);
+        assert!(run.error(2).contains(says), "{name}: {run:?}");
+        assert_eq!(fs::read(site.database()).unwrap(), database, "{name}");
+        assert_eq!(site.names_in_data(), names, "{name}");
+        fs::write(site.path("backup.db"), &good).unwrap();
+    };
+    refuse("gone", &|backup| fs::remove_file(backup).unwrap(), "backup.db: No such file");
+    refuse("cut", &|backup| fs::write(backup, &good[..good.len() / 2]).unwrap(), "backup.db is damaged");
+    refuse("foreign", &|backup| fs::write(backup, "text of another program, long enough").unwrap(), "backup.db");
+    refuse("empty", &|backup| fs::write(backup, "").unwrap(), "backup.db is an empty database");
+    let with_log = |backup: &Path| fs::write(backup.with_extension("db-wal"), [1; 64]).unwrap();
+    refuse("with a log", &with_log, "has a log beside it");
+    fs::remove_file(site.path("backup.db-wal")).unwrap();
+    let newer = |backup: &Path| {
+        let mut connection = SqliteConnection::establish(backup.to_str().unwrap()).unwrap();
+        let row = "INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')";
+        sql_query(row).execute(&mut connection).unwrap();
+    };
+    refuse("newer", &newer, "schema of a newer countersign");
+    let master = site.data().join("master.key");
+    let key = fs::read(&master).unwrap();
+    let other_key = |_: &Path| fs::write(&master, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
+    refuse("of another master key", &other_key, "master key");
+    fs::write(&master, key).unwrap();
+    let log = site.path("serve.log");
+    fs::write(&log, "no record\n").unwrap();
+    let run = site.verb(&["restore", "backup.db", "--revocations-from", "serve.log"]);
+    assert!(run.error(2).contains("serve.log has no record of the audit"), "{run:?}");
+    site.verb(&["restore", "backup.db"]).ok();
+}
+
+/// Killed at any instant, a restore leaves either database whole, and can be run again.
+#[test]
+fn a_restore_that_is_killed_loses_nothing() {
+    let site = Site::new();
+    let server = site.start();
+    create(&server, &["alice"]);
+    site.back_up();
+    let mut server = server;
+    create(&server, &["bob"]);
+    server.kill();
+    drop(server);
+    let whole = site.path("whole");
+    copy_folder(&site.data(), &whole);
+    for round in 0..12 {
+        fs::remove_dir_all(site.data()).unwrap();
+        copy_folder(&whole, &site.data());
+        let mut command = countersign();
+        command.args(["restore", "backup.db", "--data-dir"]).arg(site.data()).current_dir(site.folder.path());
+        let mut restore =
+            command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(15 * round));
+        let _ = restore.kill();
+        restore.wait().unwrap();
+
+        // A start goes on with one of the two databases, or says that the restore has to be run again.
+        let mut server = Server::spawn(&mut serve(&site.data()));
+        if server.listens() && server.comes("serving").is_some() {
+            let listed = server.cli(["session", "list", "--subject", "bob", "--json"]).json();
+            let has_bob = !listed["sessions"].as_array().is_none_or(Vec::is_empty);
+            let has_aside = site.names_in_data().iter().any(|name| name.contains(".before-restore-"));
+            assert!(has_bob || has_aside, "round {round}: {:?}", site.names_in_data());
+            server.stop();
+        } else {
+            assert!(server.seen().last().unwrap().contains("countersign restore"), "{:?}", server.seen());
+        }
+        thread::sleep(Duration::from_millis(if round % 4 == 3 { 1100 } else { 0 }));
+        let again = site.verb(&["restore", "backup.db"]);
+        assert!(again.code == Some(0) || again.stderr.contains("File exists"), "round {round}: {again:?}");
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
