@@ -10,6 +10,8 @@ mod ledger;
 #[allow(dead_code)]
 mod support;
 
+#[path = "process/audit.rs"]
+mod audit;
 #[path = "process/cli.rs"]
 mod cli;
 #[path = "process/client_messages.rs"]

@@ -126,7 +126,7 @@ fn settings(path: &str, value: &serde_json::Value) -> Vec<String> {
 fn the_table_has_every_setting_with_its_default() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
-    fs::write(&file, "[database]\npassword_file = 'p'\n[keys]\nadditional_master_key_file = 'p'\n[tls]\ncertificate_file = 'p'\nprivate_key_file = 'p'\nclient_ca_file = 'p'\n[tenants.t]\npolicy = 'default'\naudiences = ['a']").unwrap();
+    fs::write(&file, "[database]\npassword_file = 'p'\n[keys]\nadditional_master_key_file = 'p'\n[tls]\ncertificate_file = 'p'\nprivate_key_file = 'p'\nclient_ca_file = 'p'\n[replica]\nname = 'p'\n[tenants.t]\npolicy = 'default'\naudiences = ['a']").unwrap();
     let output = Command::new(BINARY).args(["config", "print", "--json", "--config"]).arg(&file).output().unwrap();
     let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let readme = readme();
@@ -151,6 +151,7 @@ fn the_table_has_every_setting_with_its_default() {
             "certificate_file",
             "private_key_file",
             "client_ca_file",
+            "replica.name",
         ];
         if derived.iter().any(|derived| name.contains(derived)) {
             continue;

@@ -182,6 +182,12 @@ macro_rules! conformance {
                 records_are_deleted_when_they_are_old_and_no_sooner,
                 records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first,
                 sweeps_at_once_delete_everything_once,
+                a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_not,
+                expiries_are_recorded_in_batches_however_many_are_of_one_instant,
+                a_refreshed_session_is_recorded_when_it_expires_at_last,
+                those_who_record_at_once_record_each_session_once,
+                a_session_that_expires_after_the_clock_was_set_back_is_recorded,
+                a_session_is_not_deleted_before_its_expiry_is_recorded,
                 the_documentation_asks_what_can_be_answered,
             }
         }

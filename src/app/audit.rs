@@ -34,17 +34,32 @@ impl CommandAudit {
     /// Opens the audit of a command that works on this database.
     pub fn open(config: &Config, system: &System, store: &Arc<dyn Store>) -> Result<Self, AppError> {
         let (audit, queue) = open_audit(config, system)?;
-        Ok(Self { audit, table: queue.map(|queue| AuditWriter::new(Arc::clone(store), queue)) })
+        Ok(Self::new(audit, queue, store))
     }
 
-    /// Records a change in the log and in the table. The change has been made, so this does not fail
-    /// because the table cannot be written.
+    /// The audit whose records wait in this queue, if they are to be in the table too.
+    pub fn new(audit: Audit, queue: Option<AuditQueue>, store: &Arc<dyn Store>) -> Self {
+        Self { audit, table: queue.map(|queue| AuditWriter::new(Arc::clone(store), queue)) }
+    }
+
+    /// Where others record what they do for the command.
+    pub fn log(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// Records a change in the log and in the table.
     pub async fn record(&mut self, record: AuditRecord) {
         self.audit.record(record);
+        self.write().await;
+    }
+
+    /// Writes the records that wait to the table. What they are about has been done, so this does not
+    /// fail because the table cannot be written.
+    pub async fn write(&mut self) {
         if let Some(table) = &mut self.table
             && let Err(error) = table.write().await
         {
-            tracing::warn!(%error, "the table of the audit lacks this record: it is in the log alone");
+            tracing::warn!(%error, "the table of the audit lacks records: they are in the log alone");
         }
     }
 }

@@ -167,6 +167,10 @@ fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
         AuditAction::TenantRevoked => LoggedEnd::Tenant { tenant: tenant()?, until_millis: until_millis()? },
         AuditAction::KeyRevoked => LoggedEnd::Key(line.kid.clone().ok_or_else(|| lacks("kid"))?),
         AuditAction::SessionCreated
+        | AuditAction::SessionExpired
+        | AuditAction::KeyPublished
+        | AuditAction::KeyRetired
+        | AuditAction::KeyDropped
         | AuditAction::KeyRotated
         | AuditAction::KeyImported
         | AuditAction::KeyResealed

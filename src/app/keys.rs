@@ -8,9 +8,10 @@ use super::{
     database,
 };
 use crate::{
+    authority::audit::Audit,
     config::{Config, keys::MasterKeySource},
     domain::{
-        audit::{AuditAction, AuditRecord},
+        audit::{AuditAction, AuditRecord, Who},
         key::{Key, KeyState},
         time::Timestamp,
     },
@@ -67,6 +68,7 @@ pub async fn open_keeper(
     masters: Masters,
     store: &dyn Store,
     system: &System,
+    audit: &Audit,
 ) -> Result<Keeper, AppError> {
     let mut ring = store.ring().await?;
     let is_new = ring.keys.is_empty() && ring.damaged.is_empty();
@@ -85,9 +87,16 @@ pub async fn open_keeper(
     };
     let masters = MasterKeys { current, additional: masters.additional };
     if is_new {
-        let first = generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, system.clock.now())?;
+        let now = system.clock.now();
+        let first = generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, now)?;
+        let keys: Vec<Key> = first.iter().map(|sealed| sealed.key.clone()).collect();
         // Whoever was faster made others, which are read below.
-        store.change_ring(RingChange { version: ring.version, put: first, drop: vec![] }).await?;
+        let change = RingChange { version: ring.version, put: first, drop: vec![] };
+        if store.change_ring(change).await?.is_some() {
+            for key in keys {
+                audit.record_key(AuditAction::of_key(key.state()), &key.kid, now, Who::Service, None);
+            }
+        }
         ring = store.ring().await?;
     }
     let ring = KeyRing::open(&masters, ring)?;
@@ -95,17 +104,18 @@ pub async fn open_keeper(
 }
 
 /// Opens a database that exists, and makes sure that all its keys open under these master keys.
-async fn open(config: &Config, system: &System) -> Result<(Arc<dyn Store>, MasterKeys), AppError> {
+async fn open(config: &Config, system: &System) -> Result<(Arc<dyn Store>, MasterKeys, CommandAudit), AppError> {
     database::require_database(config)?;
     let masters = Masters::read(config)?;
     let store = database::open_store(config).await?;
-    let keeper = open_keeper(config, masters, &*store, system).await?;
-    Ok((store, keeper.into_masters()))
+    let audit = CommandAudit::open(config, system, &store)?;
+    let keeper = open_keeper(config, masters, &*store, system, audit.log()).await?;
+    Ok((store, keeper.into_masters(), audit))
 }
 
 /// A record of a change of a key.
-pub fn about_key(action: AuditAction, key: &Key, at: Timestamp) -> AuditRecord {
-    AuditRecord { kid: Some(key.kid.clone()), ..by_command(action, at) }
+pub fn about_key(action: AuditAction, kid: &str, at: Timestamp) -> AuditRecord {
+    AuditRecord { kid: Some(kid.to_owned()), ..by_command(action, at) }
 }
 
 /// Takes a private key that was made elsewhere as the next one that signs access tokens, in the place of the one that was to be.
@@ -119,8 +129,7 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
         return Err(refused(problem));
     }
     let kid = generate::name(&pair).ok_or_else(|| refused("it has no name".to_owned()))?;
-    let (store, masters) = open(config, &system).await?;
-    let mut audit = CommandAudit::open(config, &system, &store)?;
+    let (store, masters, mut audit) = open(config, &system).await?;
     loop {
         let ring = store.ring().await?;
         let keys = || ring.keys.iter().map(|sealed| &sealed.key);
@@ -128,12 +137,16 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
             return Err(refused(format!("key {kid} is there already, {}", there.state().as_str())));
         }
         let waiting = keys().filter(|key| key.purpose() == wanted.purpose() && key.state() == KeyState::Pending);
-        let drop = waiting.map(|key| key.kid.clone()).collect();
+        let drop: Vec<String> = waiting.map(|key| key.kid.clone()).collect();
         let key = Key::new(kid.clone(), wanted, system.clock.now());
         let sealed = masters.current.seal(&*system.rng, key.clone(), &secret).map_err(RingError::from)?;
-        let change = RingChange { version: ring.version, put: vec![sealed], drop };
+        let change = RingChange { version: ring.version, put: vec![sealed], drop: drop.clone() };
         if store.change_ring(change).await?.is_some() {
-            audit.record(about_key(AuditAction::KeyImported, &key, system.clock.now())).await;
+            let now = system.clock.now();
+            audit.record(about_key(AuditAction::KeyImported, &key.kid, now)).await;
+            for kid in drop {
+                audit.record(about_key(AuditAction::KeyDropped, &kid, now)).await;
+            }
             return Ok(key);
         }
     }
@@ -142,8 +155,7 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
 /// Seals all keys anew that are not under the present master key, one after the other, so that it can be interrupted. Returns
 /// how many there were.
 pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> {
-    let (store, masters) = open(config, &system).await?;
-    let mut audit = CommandAudit::open(config, &system, &store)?;
+    let (store, masters, mut audit) = open(config, &system).await?;
     let mut resealed = 0;
     'again: loop {
         let ring = store.ring().await?;
@@ -152,7 +164,7 @@ pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> 
                 let change = RingChange { version: ring.version, put: vec![new], drop: vec![] };
                 if store.change_ring(change).await?.is_some() {
                     resealed += 1;
-                    audit.record(about_key(AuditAction::KeyResealed, &key.key, system.clock.now())).await;
+                    audit.record(about_key(AuditAction::KeyResealed, &key.key.kid, system.clock.now())).await;
                 }
                 // There is a new version of the ring now.
                 continue 'again;

@@ -48,11 +48,11 @@ pub use self::{
 pub use crate::{
     authority::sweep::Swept,
     keys::private_file,
-    store::replicas::{Member, Register},
+    store::replicas::{FormerState, Member, Register},
 };
 
 use self::{
-    audit::open_audit,
+    audit::{CommandAudit, open_audit},
     background::Background,
     database::{make_folders, postgres_options, require_database},
     keys::{Masters, open_keeper},
@@ -112,7 +112,7 @@ async fn open(
     make_folders(config)?;
     let masters = Masters::read(config)?;
     let store = store.await?;
-    let keeper = Arc::new(open_keeper(config, masters, &*store, system).await?);
+    let keeper = Arc::new(open_keeper(config, masters, &*store, system, &audit).await?);
     let (clock, rng) = (system.clock.clone(), system.rng.clone());
     let authority = Authority::new(store.clone(), keeper.clone(), replica, clock, rng, audit, settings(config));
     Ok((Arc::new(authority), store, keeper))
@@ -168,7 +168,7 @@ pub async fn serve(
     warn_of_risks(address, callers.is_open(), tls.is_some());
     ready.set(authority.clone());
 
-    let mut renewing = Renewing::new(replica.clone(), store.clone(), keeper.clone(), draw(config, &system));
+    let mut renewing = Renewing::new(replica.clone(), store.clone(), keeper.clone(), draw(config, address, &system));
     tokio::select! {
         loaded = renewing.load() => loaded?,
         () = shutdown.soft.cancelled() => {
@@ -231,13 +231,14 @@ fn warn_of_risks(address: SocketAddr, is_open: bool, is_encrypted: bool) {
 }
 
 /// Draws the lives of this replica.
-fn draw(config: &Config, system: &System) -> Draw {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+fn draw(config: &Config, address: SocketAddr, system: &System) -> Draw {
+    let (name, address) = (config.replica.name.clone(), address.to_string());
     let rng = system.rng.clone();
     let holds_for = config.lease.holds_for();
     Box::new(move || {
         let incarnation = Incarnation::new(random(&*rng)?);
-        Ok(Newcomer { incarnation, name: name.clone(), version: env!("CARGO_PKG_VERSION"), holds_for })
+        let (name, address) = (name.clone(), address.clone());
+        Ok(Newcomer { incarnation, name, address, version: env!("CARGO_PKG_VERSION"), holds_for })
     })
 }
 
@@ -281,7 +282,10 @@ async fn leave(store: &dyn Store, replica: &Replica) {
 pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
     require_database(config)?;
     let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
-    let audit = Audit::of_log(system.clock.clone(), random(&*system.rng)?);
-    let (authority, _, _) = open(config, open_store(config), &system, replica, audit).await?;
-    authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))
+    let (audit, queue) = open_audit(config, &system)?;
+    let (authority, store, _) = open(config, open_store(config), &system, replica, audit.clone()).await?;
+    let swept = authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))?;
+    // In a new database there are the first keys to be recorded.
+    CommandAudit::new(audit, queue, &store).write().await;
+    Ok(swept)
 }

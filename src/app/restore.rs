@@ -192,15 +192,9 @@ async fn revoke_again(
     let masters = Masters::read(config)?;
     refuse_if_served(config).await?;
     let store = database::open_store(config).await?;
-    let masters = open_keeper(config, masters, &*store, system).await?.into_masters();
-    let mut restoring = Restoring {
-        config,
-        audit: CommandAudit::open(config, system, &store)?,
-        system,
-        store,
-        masters,
-        now: system.clock.now(),
-    };
+    let audit = CommandAudit::open(config, system, &store)?;
+    let masters = open_keeper(config, masters, &*store, system, audit.log()).await?.into_masters();
+    let mut restoring = Restoring { config, audit, system, store, masters, now: system.clock.now() };
     let mut restored = Restored { records: log.records, ..Restored::default() };
     let logged_keys: Vec<&str> = log.revocations.iter().filter_map(LoggedRevocation::key).collect();
     let is_revoked = |key: &Key| {
@@ -290,12 +284,8 @@ impl Restoring<'_> {
             let change = RingChange { version: ring.version, put, drop: vec![] };
             if self.store.change_ring(change).await?.is_some() {
                 for key in &keys {
-                    let action = match (key.revoked_at, key.activated_at) {
-                        (Some(_), _) => AuditAction::KeyRevoked,
-                        (None, Some(_)) => AuditAction::KeyRotated,
-                        (None, None) => continue,
-                    };
-                    self.audit.record(about_key(action, key, self.now)).await;
+                    let action = AuditAction::of_key(key.state());
+                    self.audit.record(about_key(action, &key.kid, self.now)).await;
                 }
                 return Ok(count);
             }

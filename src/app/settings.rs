@@ -24,6 +24,7 @@ pub fn settings(config: &Config) -> Settings {
         max_blacklist_entries: config.max_blacklist_entries,
         sweep_batch: config.sweeper.batch_size,
         session_retention: config.sweeper.session_retention,
+        audit_table: config.audit.table,
         audit_retention: config.audit.retention,
         token_cache_bytes: config.tokens.verified_cache_bytes,
         signing_rotation: config.keys.signing,

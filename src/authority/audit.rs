@@ -21,6 +21,7 @@ use crate::{
         audit::{AuditAction, AuditEntry, AuditRecord, TARGET, Who},
         ids::AuditId,
         text::Note,
+        time::Timestamp,
     },
     store::{Store, StoreError},
 };
@@ -117,6 +118,16 @@ impl Audit {
         }
     }
 
+    /// Records what became of a key.
+    pub fn record_key(&self, action: AuditAction, kid: &str, at: Timestamp, by: Who, peer: Option<IpAddr>) {
+        self.record(AuditRecord { kid: Some(kid.to_owned()), ..AuditRecord::new(action, at, by, peer) });
+    }
+
+    /// Writes the line of a record that the database has in its table already.
+    pub fn log_stored(&self, AuditEntry { id, record, left_out }: &AuditEntry) {
+        log(*id, record, *left_out);
+    }
+
     /// Records that somebody may not do what they asked for.
     pub fn denied(&self, caller: Who, peer: Option<IpAddr>, asked: &str) {
         let at = self.0.clock.now();
@@ -176,8 +187,11 @@ impl Audit {
     }
 }
 
-/// One line. Texts are given as they are, and each form of the log quotes them in its own way.
+/// One line. Texts are given as they are, and each form of the log quotes them in its own way. An
+/// expiry is noticed after it happened, so the time of its line is not enough.
 fn log(id: AuditId, record: &AuditRecord, left_out: i64) {
+    let is_late = record.action == AuditAction::SessionExpired;
+    let at = is_late.then(|| jiff::Timestamp::from_microsecond(record.at.micros()).ok()).flatten();
     tracing::info!(
         target: TARGET,
         %id,
@@ -191,6 +205,7 @@ fn log(id: AuditId, record: &AuditRecord, left_out: i64) {
         reason = record.reason.map(|reason| reason.as_str()),
         note = Some(&*record.note).filter(|note| !note.is_empty()),
         sessions = record.sessions,
+        at = at.map(tracing::field::display),
         left_out = Some(left_out).filter(|left_out| *left_out > 0),
         "audit"
     );

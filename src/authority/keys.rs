@@ -7,7 +7,7 @@ use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
     clock::Clock,
     domain::{
-        audit::{AuditAction, AuditRecord, Who},
+        audit::{AuditAction, Who},
         caller::Actor,
         key::{Key, KeyPurpose, KeyState, RefreshKeyId, SealedKey},
         revocation::Place,
@@ -18,7 +18,10 @@ use crate::{
         generate::{NotGenerated, generate},
         ring::Jwks,
     },
-    store::ring::{RingChange, SealedRing},
+    store::{
+        StoreError,
+        ring::{RingChange, SealedRing},
+    },
 };
 
 /// How often the sessions are asked whether they still need a retired refresh key.
@@ -257,30 +260,35 @@ impl Authority {
             let made = tokio::task::spawn_blocking(move || generate(&keeper.masters().current, &*rng, algorithm, now));
             put.push(made.await.map_err(|_| AuthorityError::Internal)??);
         }
-        let keys: Vec<Key> = put.iter().map(|sealed| sealed.key.clone()).collect();
-        let change = RingChange { version: ring.version, put, drop: change.drop };
+        let kept = |key: &&SealedKey| ring.keys.iter().any(|there| there.key == key.key);
+        let keys: Vec<Key> = put.iter().filter(|key| !kept(key)).map(|sealed| sealed.key.clone()).collect();
         let dropped = change.drop.clone();
-        let place = self.store.change_ring(change).await?;
-        if place.is_some() {
-            for key in &keys {
-                let (kid, purpose, state) = (&*key.kid, key.purpose().as_str(), key.state().as_str());
-                match key.state() {
-                    KeyState::Revoked => tracing::warn!(kid, purpose, "a key has been revoked"),
-                    _ => tracing::info!(kid, purpose, algorithm = %key.algorithm, state, "a key has changed"),
+        let (by, peer) = by.map_or((Who::Service, None), |actor| (actor.into(), actor.peer));
+        let change = RingChange { version: ring.version, put, drop: change.drop };
+        let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
+        // This goes on if the caller goes away: a change that was made is recorded.
+        let changing = tokio::spawn(async move {
+            let place = store.change_ring(change).await?;
+            if place.is_some() {
+                for key in &keys {
+                    log_change(key);
+                    audit.record_key(AuditAction::of_key(key.state()), &key.kid, now, by.clone(), peer);
                 }
-                let action = match key.state() {
-                    KeyState::Revoked => AuditAction::KeyRevoked,
-                    KeyState::Active if key.activated_at == Some(now) => AuditAction::KeyRotated,
-                    KeyState::Pending | KeyState::Active | KeyState::Retired => continue,
-                };
-                let (who, peer) = by.map_or((Who::Service, None), |actor| (actor.into(), actor.peer));
-                let kid = Some(key.kid.clone());
-                self.audit.record(AuditRecord { kid, ..AuditRecord::new(action, now, who, peer) });
+                for kid in &dropped {
+                    tracing::info!(kid, "a key has been dropped");
+                    audit.record_key(AuditAction::KeyDropped, kid, now, by.clone(), peer);
+                }
             }
-            for kid in &dropped {
-                tracing::info!(kid, "a key has been dropped");
-            }
-        }
-        Ok(place)
+            Ok::<_, StoreError>(place)
+        });
+        Ok(changing.await.map_err(|_| AuthorityError::Internal)??)
+    }
+}
+
+fn log_change(key: &Key) {
+    let (kid, purpose, state) = (&*key.kid, key.purpose().as_str(), key.state().as_str());
+    match key.state() {
+        KeyState::Revoked => tracing::warn!(kid, purpose, "a key has been revoked"),
+        _ => tracing::info!(kid, purpose, algorithm = %key.algorithm, state, "a key has changed"),
     }
 }

@@ -62,6 +62,8 @@ pub struct Settings {
     pub sweep_batch: i64,
     /// How long a session is kept after it was over.
     pub session_retention: Duration,
+    /// Whether the audit has a table.
+    pub audit_table: bool,
     /// How long the table of the audit keeps a record.
     pub audit_retention: Duration,
     /// Bytes for tokens whose signature is known to be good.

@@ -1,5 +1,5 @@
-//! The sweeper's work: deletes expired blacklist rows, sessions that have been over for long, and old records of the audit, in
-//! bounded batches.
+//! The sweeper's work: deletes expired blacklist rows, records the sessions that have expired, and
+//! deletes sessions that have been over for long and old records of the audit, in bounded batches.
 
 use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
@@ -17,6 +17,8 @@ pub struct Swept {
     pub sessions: usize,
     /// Records of the audit deleted.
     pub audit: usize,
+    /// Sessions that were recorded as expired.
+    pub expired: usize,
 }
 
 /// What a sweep goes on from.
@@ -56,9 +58,11 @@ impl Authority {
             self.forget(forgotten_until).await?;
             sweeper.dropped_until = forgotten_until;
         }
+        let (expired, recorded_until) = self.record_expiries(now).await?;
+        swept.expired = expired;
         let until = now.minus(self.settings.session_retention);
         loop {
-            let deleted = self.store.delete_old_sessions(until, self.settings.sweep_batch).await?;
+            let deleted = self.store.delete_old_sessions(until, recorded_until, self.settings.sweep_batch).await?;
             swept.sessions += deleted;
             if self.is_last(deleted) {
                 break;
@@ -70,7 +74,29 @@ impl Authority {
             let deleted = self.store.delete_old_audit(until, self.settings.sweep_batch).await?;
             swept.audit += deleted;
             if self.is_last(deleted) {
-                return Ok(swept);
+                break;
+            }
+        }
+        if let Some(members) = self.store.members() {
+            members.delete_former_replicas().await?;
+        }
+        Ok(swept)
+    }
+
+    /// Records the sessions that have expired and were not ended before. Returns how many there
+    /// were, and the instant up to which all are recorded.
+    ///
+    /// A replica whose clock is behind may still refresh a session that has expired by ours, so
+    /// this waits for as long as clocks may differ.
+    async fn record_expiries(&self, now: Timestamp) -> Result<(usize, Timestamp), AuthorityError> {
+        let until = now.minus(RETENTION_MARGIN);
+        let mut expired = 0;
+        loop {
+            let batch = self.store.record_expiries(until, self.settings.sweep_batch, self.settings.audit_table).await?;
+            batch.entries.iter().for_each(|entry| self.audit.log_stored(entry));
+            expired += batch.entries.len();
+            if batch.is_last {
+                return Ok((expired, batch.until));
             }
         }
     }

@@ -11,8 +11,8 @@ use super::{
     output::{self, line},
 };
 use crate::{
-    app::{self, Member, Register},
-    domain::time::brief,
+    app::{self, FormerState, Member, Register},
+    domain::{self, time::brief},
 };
 
 #[derive(Debug, Subcommand)]
@@ -21,6 +21,8 @@ pub enum Replica {
     ///
     /// Reads the database, and talks to no replica. One is live as long as the others count on it: a revocation that it has
     /// not applied waits for it, but at most for the time under WAIT. One that is gone is about to be removed by them.
+    /// Those that have left (they stopped in good order) or were removed stay in the list for a day; UNTIL says when
+    /// they did.
     List(List),
 }
 
@@ -55,25 +57,47 @@ impl List {
     }
 }
 
+const HEADER: [&str; 11] =
+    ["REPLICA", "NAME", "ADDRESS", "VERSION", "STATE", "JOINED", "UNTIL", "RENEWED", "APPLIED", "LAG", "WAIT"];
+
+/// What a cell holds that says nothing of this replica.
+const NOTHING: &str = "-";
+
 fn print_table(register: &Register) {
-    let header = ["REPLICA", "NAME", "VERSION", "STATE", "JOINED", "RENEWED", "APPLIED", "LAG", "WAIT"];
-    if register.members.is_empty() {
+    if register.members.is_empty() && register.former.is_empty() {
         line!("no replicas");
     } else {
-        let rows = register.members.iter().map(|member| {
+        let members = register.members.iter().map(|member| {
             [
                 member.incarnation.to_string(),
                 member.name.clone(),
+                address(&member.address),
                 member.version.clone(),
                 state(member).to_owned(),
-                joined(member),
+                instant(member.joined_at),
+                NOTHING.to_owned(),
                 format!("{} ago", rounded(member.renewed_ago)),
                 member.applied.0.to_string(),
                 register.lag(member).to_string(),
                 rounded(member.holds_for),
             ]
         });
-        output::rows(header, rows);
+        let former = register.former.iter().map(|former| {
+            [
+                former.incarnation.to_string(),
+                former.name.clone(),
+                address(&former.address),
+                former.version.clone(),
+                former.state.as_str().to_owned(),
+                instant(former.joined_at),
+                instant(former.ended_at),
+                NOTHING.to_owned(),
+                former.applied.0.to_string(),
+                NOTHING.to_owned(),
+                NOTHING.to_owned(),
+            ]
+        });
+        output::rows(HEADER, members.chain(former));
     }
     let settled = match register.is_settled() {
         true => "all who may answer are listed",
@@ -85,20 +109,36 @@ fn print_table(register: &Register) {
 }
 
 fn print_json(register: &Register) {
-    let replicas = register.members.iter().map(|member| {
+    let members = register.members.iter().map(|member| {
         json!({
             "incarnation": member.incarnation.to_string(),
             "name": member.name,
+            "address": member.address,
             "version": member.version,
             "state": if member.is_live() { "REPLICA_STATE_LIVE" } else { "REPLICA_STATE_GONE" },
-            "joined_at": joined(member),
+            "joined_at": instant(member.joined_at),
             "renewed_ago": output::span(member.renewed_ago),
             "applied": member.applied.0,
             "lag": register.lag(member),
             "wait": output::span(member.holds_for),
         })
     });
-    let replicas: Vec<_> = replicas.collect();
+    let former = register.former.iter().map(|former| {
+        json!({
+            "incarnation": former.incarnation.to_string(),
+            "name": former.name,
+            "address": former.address,
+            "version": former.version,
+            "state": match former.state {
+                FormerState::Left => "REPLICA_STATE_LEFT",
+                FormerState::Removed => "REPLICA_STATE_REMOVED",
+            },
+            "joined_at": instant(former.joined_at),
+            "until": instant(former.ended_at),
+            "applied": former.applied.0,
+        })
+    });
+    let replicas: Vec<_> = members.chain(former).collect();
     line!("{:#}", json!({ "replicas": replicas, "head": register.head.seq.0, "settled": register.is_settled() }));
 }
 
@@ -106,8 +146,13 @@ fn state(member: &Member) -> &'static str {
     if member.is_live() { "live" } else { "gone" }
 }
 
-fn joined(member: &Member) -> String {
-    output::instant(Some(&Timestamp { seconds: member.joined_at.seconds(), nanos: 0 }))
+/// Where a replica listens; one of an older version has not told.
+fn address(address: &str) -> String {
+    if address.is_empty() { NOTHING } else { address }.to_owned()
+}
+
+fn instant(at: domain::time::Timestamp) -> String {
+    output::instant(Some(&Timestamp { seconds: at.seconds(), nanos: 0 }))
 }
 
 /// A span as exactly as people want it.

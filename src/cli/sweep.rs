@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::json;
 
 use super::{Database, Outcome, output::line};
 use crate::app::{self, Swept, System};
@@ -20,11 +21,20 @@ impl Sweep {
     pub async fn run(self) -> Outcome {
         let config = self.database.begin()?;
         let swept = app::sweep(&config, System::of_this_machine()).await?;
-        let Swept { revocations, sessions, audit } = swept;
+        let Swept { revocations, sessions, audit, expired } = swept;
         if self.json {
-            line!("{}", serde_json::json!({ "revocations": revocations, "sessions": sessions, "audit": audit }));
+            let swept = json!({
+                "revocations": revocations,
+                "sessions": sessions,
+                "audit": audit,
+                "expired": expired,
+            });
+            line!("{swept}");
         } else {
-            line!("deleted {revocations} blacklist rows, {sessions} sessions and {audit} audit records");
+            line!(
+                "deleted {revocations} blacklist rows, {sessions} sessions and {audit} audit records; \
+                 recorded {expired} expired sessions"
+            );
         }
         Ok(ExitCode::SUCCESS)
     }

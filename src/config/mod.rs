@@ -10,6 +10,7 @@ pub mod lease;
 pub mod limits;
 pub mod log;
 pub mod policies;
+pub mod replica;
 mod section;
 pub mod server;
 mod service_link;
@@ -45,6 +46,7 @@ use self::{
     limits::Limits,
     log::Log,
     policies::{Policies, RawPolicy},
+    replica::{RawReplica, Replica},
     server::{GRPC_ADDRESS, HTTP_ADDRESS, Listen, Protection, Shutdown},
     sweeper::{RawSweeper, Sweeper},
     tenants::{RawTenant, Tenants},
@@ -116,6 +118,8 @@ pub struct Config {
     pub tenants: Tenants,
     /// For how long a replica may believe what it knows.
     pub lease: Terms,
+    /// What this replica says of itself.
+    pub replica: Replica,
     /// Most blacklist entries.
     pub max_blacklist_entries: usize,
     /// The sweeper.
@@ -163,6 +167,8 @@ struct RawConfig {
     blacklist: RawBlacklist,
     #[serde(deserialize_with = "section::read")]
     lease: RawLease,
+    #[serde(deserialize_with = "section::read")]
+    replica: RawReplica,
     #[serde(deserialize_with = "section::read")]
     sweeper: RawSweeper,
     #[serde(deserialize_with = "section::read")]
@@ -221,6 +227,7 @@ impl Default for RawConfig {
             tenants: BTreeMap::new(),
             blacklist: RawBlacklist::default(),
             lease: RawLease::default(),
+            replica: RawReplica::default(),
             sweeper: RawSweeper::default(),
             keys: RawKeys::default(),
             audit: Audit::default(),
@@ -331,6 +338,7 @@ impl Config {
         let tenants = tenants::check(&raw.tenants, &policies)?;
         let sweeper = Sweeper::check(&raw.sweeper)?;
         let lease = raw.lease.check()?;
+        let replica = raw.replica.check(replica::host_name)?;
         let environment = keys::Environment::read();
         // Until all replicas know of a key, by whatever clock.
         let spreads_within = match database.is_shared() {
@@ -369,6 +377,7 @@ impl Config {
             tenants,
             max_blacklist_entries: raw.blacklist.max_entries,
             lease,
+            replica,
             sweeper,
             audit: raw.audit.clone(),
             shutdown: raw.shutdown.clone(),

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::{
     caller::{Actor, Caller},
     ids::{AuditId, SessionId},
+    key::KeyState,
     session::{EndReason, Session},
     text::{ANYBODY, CallerName, Note, SERVICE, Subject, Tenant, UNKNOWN},
     time::Timestamp,
@@ -32,14 +33,22 @@ pub enum AuditAction {
     SubjectRevoked,
     /// The sessions of a tenant were ended.
     TenantRevoked,
+    /// A session was not refreshed in time, or came to the end of its lifetime.
+    SessionExpired,
+    /// A key was made, and is known to verifiers as the next one.
+    KeyPublished,
     /// The next key took over.
     KeyRotated,
+    /// A key makes no new tokens any more.
+    KeyRetired,
     /// A key was made worthless.
     KeyRevoked,
     /// A key that was made elsewhere was put in as the next one.
     KeyImported,
     /// A key was sealed anew under another master key.
     KeyResealed,
+    /// A key was deleted.
+    KeyDropped,
     /// Callers or certificates were replaced while the service was running.
     ConfigurationReloaded,
     /// A backup became the database, or was declared to be it.
@@ -50,7 +59,7 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::SessionCreated,
         Self::SessionEvicted,
         Self::RefreshReused,
@@ -58,14 +67,28 @@ impl AuditAction {
         Self::SessionRevoked,
         Self::SubjectRevoked,
         Self::TenantRevoked,
+        Self::SessionExpired,
+        Self::KeyPublished,
         Self::KeyRotated,
+        Self::KeyRetired,
         Self::KeyRevoked,
         Self::KeyImported,
         Self::KeyResealed,
+        Self::KeyDropped,
         Self::ConfigurationReloaded,
         Self::DatabaseRestored,
         Self::CallerDenied,
     ];
+
+    /// What has become of a key that was made in this state, or has changed to it.
+    pub fn of_key(state: KeyState) -> Self {
+        match state {
+            KeyState::Pending => Self::KeyPublished,
+            KeyState::Active => Self::KeyRotated,
+            KeyState::Retired => Self::KeyRetired,
+            KeyState::Revoked => Self::KeyRevoked,
+        }
+    }
 
     /// The name under which it is logged and stored.
     pub fn as_str(self) -> &'static str {
@@ -77,10 +100,14 @@ impl AuditAction {
             Self::SessionRevoked => "session_revoked",
             Self::SubjectRevoked => "subject_revoked",
             Self::TenantRevoked => "tenant_revoked",
+            Self::SessionExpired => "session_expired",
+            Self::KeyPublished => "key_published",
             Self::KeyRotated => "key_rotated",
+            Self::KeyRetired => "key_retired",
             Self::KeyRevoked => "key_revoked",
             Self::KeyImported => "key_imported",
             Self::KeyResealed => "key_resealed",
+            Self::KeyDropped => "key_dropped",
             Self::ConfigurationReloaded => "configuration_reloaded",
             Self::DatabaseRestored => "database_restored",
             Self::CallerDenied => "caller_denied",
@@ -202,12 +229,48 @@ pub struct AuditEntry {
     pub left_out: i64,
 }
 
+/// A session that has expired without having been ended before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpiredSession {
+    /// Which.
+    pub id: SessionId,
+    /// Its tenant; none if the row holds what no tenant is called.
+    pub tenant: Option<Tenant>,
+    /// Whose it was; none if the row holds what no subject is called.
+    pub subject: Option<Subject>,
+    /// When it expired.
+    pub idle_expires_at: Timestamp,
+    /// When it would have expired at the latest.
+    pub expires_at: Timestamp,
+}
+
+impl From<ExpiredSession> for AuditEntry {
+    /// The record of the end of a session that nobody ended. Its identifier derives from that of
+    /// the session, so that whoever records it again adds nothing.
+    fn from(expired: ExpiredSession) -> Self {
+        let at = expired.idle_expires_at;
+        let reason = if at < expired.expires_at { EndReason::ExpiredIdle } else { EndReason::ExpiredAbsolute };
+        let record = AuditRecord {
+            tenant: expired.tenant,
+            subject: expired.subject,
+            session_id: Some(expired.id),
+            reason: Some(reason),
+            sessions: Some(1),
+            ..AuditRecord::new(AuditAction::SessionExpired, at, Who::Service, None)
+        };
+        Self { id: AuditId::of_session(at, expired.id), record, left_out: 0 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::domain::session::tests::{START, session};
+    use crate::domain::session::{
+        State,
+        tests::{START, session},
+    };
 
     #[test]
     fn each_action_has_a_name_of_its_own_by_which_it_is_found() {
@@ -232,6 +295,29 @@ mod tests {
         };
         assert_eq!(record("::ffff:192.0.2.7"), record("192.0.2.7"));
         assert_eq!(record("2001:db8::7").unwrap().to_string(), "2001:db8::7");
+    }
+
+    #[test]
+    fn a_session_that_expired_is_recorded_as_ending_then_for_the_reason_that_it_tells() {
+        let session = session();
+        let edges =
+            [(session.idle_expires_at, EndReason::ExpiredIdle), (session.expires_at, EndReason::ExpiredAbsolute)];
+        for (idle_expires_at, reason) in edges {
+            let session = Session { idle_expires_at, ..session.clone() };
+            assert_eq!(session.state(idle_expires_at), State::Ended { at: idle_expires_at, reason });
+            let expired = ExpiredSession {
+                id: session.id,
+                tenant: Some(session.tenant.clone()),
+                subject: Some(session.subject.clone()),
+                idle_expires_at,
+                expires_at: session.expires_at,
+            };
+            let entry = AuditEntry::from(expired.clone());
+            assert_eq!((entry.record.at, entry.record.reason), (idle_expires_at, Some(reason)));
+            assert_eq!(AuditEntry::from(expired.clone()).id, entry.id, "whoever records it again adds nothing");
+            let other = ExpiredSession { id: SessionId::new(START, [2; 10]), ..expired };
+            assert_ne!(AuditEntry::from(other).id, entry.id);
+        }
     }
 
     #[test]

@@ -106,6 +106,13 @@ impl AuditId {
         Self(Builder::from_unix_timestamp_millis(millis, &[first, second, b, c, d, e, f, g, h, i]).into_uuid())
     }
 
+    /// The identifier of the record that is made once for a session. It takes the place of count
+    /// and salt from the random bits of the session's identifier.
+    pub fn of_session(at: Timestamp, id: SessionId) -> Self {
+        let [.., a, b, c, d, e, f, g, h, i] = *id.bytes();
+        Self::new(at, u32::from_be_bytes([0, a, b, c]), [d, e, f, g, h, i])
+    }
+
     /// The 16 bytes, in the order in which they sort.
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()

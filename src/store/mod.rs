@@ -195,6 +195,17 @@ pub struct SweptRevocations {
     pub forgotten_until: Timestamp,
 }
 
+/// A batch of sessions whose expiry has been recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedExpiries {
+    /// Their records.
+    pub entries: Vec<AuditEntry>,
+    /// Every session is recorded that expired before this instant and had not been ended.
+    pub until: Timestamp,
+    /// Whether there was nothing left to record, or nothing that could be recorded now.
+    pub is_last: bool,
+}
+
 /// Which sessions to list, the newest first.
 #[derive(Clone, Debug)]
 pub struct SessionQuery {
@@ -263,8 +274,19 @@ pub trait Store: Send + Sync + 'static {
     /// The entry of a tenant stays as long as sessions are left to be ended under it.
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError>;
 
-    /// Deletes at most `limit` sessions that were over before `until`.
-    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
+    /// Makes the records of sessions that expired before `until` and had not been ended, once for
+    /// each session, whatever else sweeps. Looks at about `limit` sessions. The records go to the
+    /// table of the audit in the same transaction, if they are to be kept there.
+    async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries, StoreError>;
+
+    /// Deletes at most `limit` sessions that were over before `until`. Of those that had not been
+    /// ended, these are recorded that expired before `recorded_until`, and others are kept.
+    async fn delete_old_sessions(
+        &self,
+        until: Timestamp,
+        recorded_until: Timestamp,
+        limit: i64,
+    ) -> Result<usize, StoreError>;
 
     /// Adds records to the table of the audit, all or none. One that is there is left as it is, so that the same may be added
     /// again after an error.

@@ -19,8 +19,10 @@ use crate::domain::{
 pub struct Newcomer {
     /// Drawn anew by each process, and whenever it joins again.
     pub incarnation: Incarnation,
-    /// The name of its machine, for people.
+    /// Its name in the configuration, for people.
     pub name: String,
+    /// Where it listens for gRPC, for people.
+    pub address: String,
     /// Of the service, for people.
     pub version: &'static str,
     /// How long others wait for it before they count it as gone.
@@ -94,8 +96,10 @@ pub struct Other {
 pub struct Member {
     /// Which life of it.
     pub incarnation: Incarnation,
-    /// The name of its machine.
+    /// Its name in the configuration.
     pub name: String,
+    /// Where it listens for gRPC; empty if it is of an older version.
+    pub address: String,
     /// Of the service.
     pub version: String,
     /// When it joined, by the clock of the database.
@@ -117,11 +121,65 @@ impl Member {
     }
 }
 
+/// Why a replica serves no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormerState {
+    /// It stopped in good order.
+    Left,
+    /// Another one removed it, because it had gone without a word.
+    Removed,
+}
+
+impl FormerState {
+    /// The name under which it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Removed => "removed",
+        }
+    }
+
+    /// The state of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Left, Self::Removed].into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// A replica that serves no more, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormerReplica {
+    /// Which life of it.
+    pub incarnation: Incarnation,
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where it listened for gRPC; empty if it was of an older version.
+    pub address: String,
+    /// Of the service.
+    pub version: String,
+    /// Why it serves no more.
+    pub state: FormerState,
+    /// When it joined, by the clock of the database.
+    pub joined_at: Timestamp,
+    /// When it left or was removed, by the clock of the database.
+    pub ended_at: Timestamp,
+    /// Up to where it had reported to have applied the feed.
+    pub applied: Seq,
+}
+
+/// For how long a replica is listed that serves no more.
+pub const FORMER_REPLICA_RETENTION: Duration = Duration::from_secs(86_400);
+/// How many are listed at most, the latest of all.
+pub const MOST_FORMER_REPLICAS: i64 = 100;
+/// And how many of one name, so that one that starts again and again displaces no other.
+pub const MOST_FORMER_REPLICAS_OF_A_NAME: i64 = 10;
+
 /// The register at one instant, for people.
 #[derive(Clone, Debug)]
 pub struct Register {
     /// Who serves, the oldest first.
     pub members: Vec<Member>,
+    /// Who served during the last day, those that ended last first.
+    pub former: Vec<FormerReplica>,
     /// The last place given out in the feed.
     pub head: Place,
     /// The history in which the register is known to be complete.
@@ -160,12 +218,16 @@ pub trait Members: Send + Sync {
     /// All there is.
     async fn register(&self) -> Result<Register, StoreError>;
 
-    /// Removes a replica, unless it has renewed its row since this renewal.
+    /// Removes a replica, unless it has renewed its row since this renewal. It is listed as removed
+    /// for a while.
     async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool, StoreError>;
 
     /// Records that the register is complete again in a new history, if nobody else has yet.
     async fn settle(&self, before: Timeline, now: Timeline) -> Result<(), StoreError>;
 
-    /// Removes a replica that has stopped serving.
+    /// Removes a replica that has stopped serving. It is listed as left for a while.
     async fn leave(&self, incarnation: Incarnation) -> Result<(), StoreError>;
+
+    /// Deletes the replicas that are not listed any more. Returns how many there were.
+    async fn delete_former_replicas(&self) -> Result<usize, StoreError>;
 }

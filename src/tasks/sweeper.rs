@@ -25,8 +25,8 @@ pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cro
                 if swept == Swept::default() {
                     tracing::debug!(took_ms, "swept, nothing was due");
                 } else {
-                    let Swept { revocations, sessions, audit } = swept;
-                    tracing::info!(revocations, sessions, audit, took_ms, "swept");
+                    let Swept { revocations, sessions, audit, expired } = swept;
+                    tracing::info!(revocations, sessions, audit, expired, took_ms, "swept");
                 }
             }
             // What is due stays due; the next sweep takes it.

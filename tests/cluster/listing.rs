@@ -5,7 +5,7 @@ use tokio::task::block_in_place;
 
 use crate::{
     postgres_server::{execute, new_database, number},
-    replicas::{Cluster, eventually},
+    replicas::{Cluster, SHORT_LEASE, eventually},
     support::{Run, countersign, run},
 };
 
@@ -51,10 +51,16 @@ async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
     assert_eq!(each(&listed, "name"), [host.as_str(); 2]);
     let table = list(&reader, &[]).ok();
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["REPLICA", "NAME", "VERSION", "STATE", "JOINED", "RENEWED", "APPLIED", "LAG", "WAIT"]);
-    for (row, id) in rows[1..3].iter().zip(&ids) {
-        assert_eq!([row[0], row[1], row[3], row[6]], [id.as_str().unwrap(), &host, "live", "ago"], "{table}");
-        assert_eq!(row[7..], ["1", "0", "3256ms"], "{table}");
+    let header =
+        ["REPLICA", "NAME", "ADDRESS", "VERSION", "STATE", "JOINED", "UNTIL", "RENEWED", "APPLIED", "LAG", "WAIT"];
+    assert_eq!(rows[0], header);
+    let addresses = each(&listed, "address");
+    let ports: Vec<String> = cluster.replicas.iter().map(|replica| replica.address().to_string()).collect();
+    assert!(addresses[0] != addresses[1] && ports.iter().all(|port| addresses.contains(&json!(port))), "{listed}");
+    for ((row, id), address) in rows[1..3].iter().zip(&ids).zip(&addresses) {
+        let expected = [id.as_str().unwrap(), &host, address.as_str().unwrap(), "live", "-"];
+        assert_eq!([row[0], row[1], row[2], row[4], row[6]], expected, "{table}");
+        assert_eq!(row[8..], ["ago", "1", "0", "3256ms"], "{table}");
     }
     assert_eq!(table.lines().nth(3), Some("head of the feed: 1; all who may answer are listed"));
     assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 2, "who looks does not join");
@@ -78,6 +84,45 @@ async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
     execute(&url, "DELETE FROM replicas").await;
     assert!(list(&reader, &[]).ok().starts_with("no replicas\nhead of the feed: 7"));
     assert_eq!(list(&reader, &["--json"]).json()["replicas"], json!([]));
+}
+
+/// Two replicas on one host, by their names and by where they listen; and what became of those that serve no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
+    let url = new_database().await;
+    let settings = [SHORT_LEASE.as_slice(), &[("COUNTERSIGN_REPLICA__NAME", "auth-7")]].concat();
+    let mut cluster = Cluster::start_by([url.as_str(); 3], &url, &settings).await;
+    let reader = reading(&url).await;
+    let listed = list(&reader, &["--json"]).json();
+    assert_eq!(each(&listed, "name"), ["auth-7"; 3]);
+
+    let addresses: Vec<String> = cluster.replicas.iter().map(|replica| replica.address().to_string()).collect();
+    cluster.kill(1).await;
+    cluster.replicas[2].signal("TERM");
+    assert!(block_in_place(|| cluster.replicas[2].exit()).success());
+    let listed = eventually("they are told as former ones", async || {
+        let listed = list(&reader, &["--json"]).json();
+        let mut states = each(&listed, "state");
+        states.sort_by_key(|state| state.as_str().map(str::to_owned));
+        let expected = ["REPLICA_STATE_LEFT", "REPLICA_STATE_LIVE", "REPLICA_STATE_REMOVED"];
+        (states == expected).then_some(listed)
+    })
+    .await;
+    for (state, address) in [("LIVE", &addresses[0]), ("REMOVED", &addresses[1]), ("LEFT", &addresses[2])] {
+        let replicas = listed["replicas"].as_array().unwrap();
+        let replica = replicas.iter().find(|replica| replica["address"] == json!(address)).unwrap();
+        assert_eq!(replica["state"], json!(format!("REPLICA_STATE_{state}")), "{listed}");
+        assert_eq!(replica["until"].is_string(), state != "LIVE", "{listed}");
+    }
+    let table = list(&reader, &[]).ok();
+    let row = |address: &str| -> Vec<&str> {
+        table.lines().find(|line| line.contains(address)).unwrap().split_whitespace().collect()
+    };
+    for (state, address) in [("removed", &addresses[1]), ("left", &addresses[2])] {
+        let row = row(address);
+        assert_eq!([row[1], row[4], row[7], row[9], row[10]], ["auth-7", state, "-", "-", "-"], "{table}");
+        assert!(row[5].starts_with("20") && row[6].starts_with("20"), "when it joined, and until when: {table}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

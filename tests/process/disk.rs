@@ -147,8 +147,14 @@ fn sweep_works_on_a_stopped_database_and_is_refused_on_one_in_use() {
     server.cli(["session", "revoke", "--subject", "alice"]).ok();
     assert!(sweep(&[]).error(2).contains("in use by another process"));
     server.stop();
-    assert_eq!(sweep(&["--json"]).json(), serde_json::json!({ "revocations": 0, "sessions": 2, "audit": 0 }));
-    assert_eq!(sweep(&[]).ok(), "deleted 0 blacklist rows, 0 sessions and 0 audit records\n");
+    assert_eq!(
+        sweep(&["--json"]).json(),
+        serde_json::json!({ "revocations": 0, "sessions": 2, "audit": 0, "expired": 0 })
+    );
+    assert_eq!(
+        sweep(&[]).ok(),
+        "deleted 0 blacklist rows, 0 sessions and 0 audit records; recorded 0 expired sessions\n"
+    );
     let server = Server::start(folder.path());
     let left = server.cli(["session", "list", "--json"]).json();
     assert_eq!(left["sessions"].as_array().unwrap().len(), 1);

@@ -4,6 +4,7 @@
 //! They hold on every engine: a crate for each of them includes this list, and brings its own `engine`.
 
 mod audit;
+mod audit_walk;
 mod batch;
 mod callers;
 mod clock;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use countersign::{
     domain::{
         audit::{AuditAction, AuditEntry, AuditRecord, Who},
-        ids::AuditId,
-        session::EndReason,
+        ids::{AuditId, SessionId},
+        session::{EndReason, Session},
         time::Timestamp,
     },
     store::Store,
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     engines::Database,
-    support::{ALL, START, after, rich_session, text},
+    support::{ALL, START, after, create, create_all, revoke_session, rich_session, rotate, session, text},
 };
 
 const TICK: Duration = Duration::from_micros(1);
@@ -157,6 +157,113 @@ pub async fn sweeps_at_once_delete_everything_once(store: &dyn Store, database: 
         deleted += sweeps.into_iter().map(Result::unwrap).sum::<usize>();
     }
     assert_eq!(deleted, 500);
+}
+
+/// Records all that is due, a batch after the other.
+async fn record_expiries(store: &dyn Store, until: Timestamp, limit: i64) -> Vec<AuditEntry> {
+    let mut recorded = vec![];
+    loop {
+        let batch = store.record_expiries(until, limit, true).await.unwrap();
+        recorded.extend(batch.entries);
+        if batch.is_last {
+            assert!(batch.until >= until);
+            return recorded;
+        }
+    }
+}
+
+fn about(entries: &[AuditEntry]) -> Vec<SessionId> {
+    entries.iter().map(|entry| entry.record.session_id.unwrap()).collect()
+}
+
+pub async fn a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_not(
+    store: &dyn Store,
+    database: &Database,
+) {
+    let idle = create(store, Session { idle_expires_at: after(60), ..rich_session(1) }).await;
+    let absolute = create(store, Session { idle_expires_at: after(70), expires_at: after(70), ..session(2) }).await;
+    let ended = create(store, Session { idle_expires_at: after(65), ..session(3) }).await;
+    revoke_session(store, &ended, after(50)).await;
+    create(store, session(4)).await;
+
+    assert_eq!(record_expiries(store, after(60), ALL).await, []);
+    let first = record_expiries(store, after(70), ALL).await;
+    let record = &first[0].record;
+    assert_eq!((about(&first), record.at, record.reason), (vec![idle.id], after(60), Some(EndReason::ExpiredIdle)));
+    let (tenant, subject) = (record.tenant.as_ref(), record.subject.as_ref());
+    assert_eq!((tenant, subject, &record.caller), (Some(&idle.tenant), Some(&idle.subject), &Who::Service));
+    let second = record_expiries(store, after(70).plus(TICK), ALL).await;
+    let record = &second[0].record;
+    assert_eq!((about(&second), record.reason), (vec![absolute.id], Some(EndReason::ExpiredAbsolute)));
+    assert_eq!(record_expiries(store, after(500), ALL).await, []);
+    assert_eq!(database.audit().await, rows(first.iter().chain(&second)));
+
+    // Without a table the records are told all the same.
+    let batch = store.record_expiries(after(9000), ALL, false).await.unwrap();
+    assert_eq!((batch.entries.len(), database.audit().await.len()), (1, 2));
+}
+
+pub async fn expiries_are_recorded_in_batches_however_many_are_of_one_instant(store: &dyn Store, database: &Database) {
+    let sessions =
+        (1..=9).map(|n| Session { idle_expires_at: after(if n < 6 { 100 } else { 100 + u64::from(n) }), ..session(n) });
+    let sessions = create_all(store, sessions).await;
+    let mut largest = 0;
+    let mut seen = vec![];
+    loop {
+        let batch = store.record_expiries(after(1000), 2, true).await.unwrap();
+        largest = largest.max(batch.entries.len());
+        seen.extend(about(&batch.entries));
+        if batch.is_last {
+            break;
+        }
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, sessions.iter().map(|session| session.id).collect::<Vec<_>>());
+    assert_eq!((largest, database.audit().await.len()), (5, 9), "those of one instant are of one batch");
+}
+
+pub async fn a_refreshed_session_is_recorded_when_it_expires_at_last(store: &dyn Store, _: &Database) {
+    let first = create(store, session(1)).await;
+    let refreshed = rotate(store, &first, after(500)).await;
+    assert!(refreshed.idle_expires_at > after(1000));
+    for until in [after(400), first.idle_expires_at.plus(TICK), refreshed.idle_expires_at] {
+        assert_eq!(record_expiries(store, until, 1).await, [], "{until:?}");
+    }
+    let again = rotate(store, &refreshed, after(1050)).await;
+    assert_eq!(record_expiries(store, refreshed.idle_expires_at.plus(TICK), ALL).await, []);
+    let recorded = record_expiries(store, again.idle_expires_at.plus(TICK), ALL).await;
+    assert_eq!((about(&recorded), recorded[0].record.at), (vec![first.id], again.idle_expires_at));
+}
+
+/// Every replica sweeps at the same instant.
+pub async fn those_who_record_at_once_record_each_session_once(store: &dyn Store, database: &Database) {
+    let sessions = (1..=100).map(|n| Session { idle_expires_at: after(100 + u64::from(n) % 7), ..session(n) });
+    create_all(store, sessions).await;
+    let recorders = join_all((0..4).map(|_| record_expiries(store, after(1000), 10))).await;
+    let mut seen: Vec<_> = recorders.iter().flat_map(|recorded| about(recorded)).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!((seen.len(), recorders.iter().map(Vec::len).sum::<usize>()), (100, 100));
+    assert_eq!(database.audit().await.len(), 100);
+}
+
+pub async fn a_session_that_expires_after_the_clock_was_set_back_is_recorded(store: &dyn Store, database: &Database) {
+    assert_eq!(record_expiries(store, after(100_000), ALL).await, []);
+    let session = create(store, session(1)).await;
+    // By this much, clocks of replicas may differ.
+    assert!(store.record_expiries(after(99_950), ALL, true).await.unwrap().until >= after(100_000));
+    record_expiries(store, after(100), ALL).await;
+    let recorded = record_expiries(store, after(1000), ALL).await;
+    assert_eq!((about(&recorded), database.audit().await.len()), (vec![session.id], 1));
+}
+
+pub async fn a_session_is_not_deleted_before_its_expiry_is_recorded(store: &dyn Store, _: &Database) {
+    let sessions = create_all(store, (1..=3).map(session)).await;
+    revoke_session(store, &sessions[2], after(50)).await;
+    assert_eq!(store.delete_old_sessions(after(9000), after(100), 1).await.unwrap(), 1, "the one that was ended");
+    assert_eq!(store.delete_old_sessions(after(9000), after(100), 1).await.unwrap(), 0);
+    assert_eq!(record_expiries(store, after(9000), ALL).await.len(), 2);
+    assert_eq!(store.delete_old_sessions(after(9000), after(9000), ALL).await.unwrap(), 2);
 }
 
 pub async fn the_documentation_asks_what_can_be_answered(store: &dyn Store, database: &Database) {

@@ -189,7 +189,7 @@ pub async fn a_caller_that_goes_away_does_no_harm(store: &dyn Store) {
         abandon(store.create_session(creation)).await;
         abandon(store.refresh_session(attempt(&there, after(1)))).await;
         abandon(store.delete_expired_revocations(after(1), 10)).await;
-        abandon(store.delete_old_sessions(after(1), 10)).await;
+        abandon(store.delete_old_sessions(after(1), after(1), 10)).await;
         abandon(store.session(there.id)).await;
         abandon(store.change_ring(RingChange { version: RingVersion(99), put: vec![], drop: vec![] })).await;
     }

@@ -7,7 +7,8 @@ use std::{
 
 use countersign::{
     domain::{
-        ids::TokenId,
+        audit::AuditEntry,
+        ids::{Incarnation, TokenId},
         key::{Key, KeyAlgorithm, RingVersion, SealedKey},
         policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
         refresh::RefreshAttempt,
@@ -18,6 +19,7 @@ use countersign::{
     store::{
         Created, Creation, Refreshed, Store, StoreError,
         postgres::{PostgresStore, connect::Options, open::OpenError},
+        replicas::{FormerState, Newcomer, Register},
         ring::RingChange,
     },
 };
@@ -27,7 +29,7 @@ use tokio_postgres::{AsyncMessage, NoTls};
 use crate::{
     postgres_server::{Server, execute, new_database, number, options},
     support::{
-        Reader, after, assert_unchanged, attempt, create, create_all, entries, list, query, read, revoke,
+        Reader, after, assert_unchanged, attempt, create, create_all, entries, list, newcomer, query, read, revoke,
         revoke_session, rich_session, rotate, seconds, session, text, unlimited,
     },
 };
@@ -90,8 +92,9 @@ async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
     let url = new_database().await;
     let strict = Session { policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy }, ..session(1) };
     create(&open(&url).await, strict).await;
+    execute(&url, include_str!("../../migrations/postgres/0009_former_replicas/down.sql")).await;
     execute(&url, include_str!("../../migrations/postgres/0008_replay/down.sql")).await;
-    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '0008'").await;
+    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version >= '0008'").await;
 
     let policy = read(&open(&url).await, &session(1)).await.policy;
     assert_eq!((policy.replay, policy.replay_limit), (Replay::Grace, seconds(86_400)));
@@ -102,6 +105,7 @@ async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() 
     let url = new_database().await;
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&url).await, request(1)).await;
+    execute(&url, include_str!("../../migrations/postgres/0009_former_replicas/down.sql")).await;
     execute(&url, include_str!("../../migrations/postgres/0008_replay/down.sql")).await;
     execute(&url, include_str!("../../migrations/postgres/0007_request_fingerprint/down.sql")).await;
     execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version >= '0007'").await;
@@ -110,6 +114,117 @@ async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() 
     let again = Session { request_fingerprint: Some(RequestFingerprint([7; 32])), ..request(2) };
     assert_eq!(store.create_session(unlimited(again)).await.unwrap(), Created::Repeated(Box::new(before)));
     create(&store, rich_session(3)).await;
+}
+
+/// Somebody else's transaction must neither be waited for nor be passed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_being_written_to_is_looked_at_when_its_expiry_is_recorded_again() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let expired = create(&store, session(1)).await;
+    // It comes due before it has expired.
+    let live = rotate(&store, &create(&store, session(2)).await, after(500)).await;
+    let late = create(&store, session(3)).await;
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    client.batch_execute(&format!("BEGIN; SELECT FROM sessions WHERE id = '{}' FOR UPDATE", live.id)).await.unwrap();
+
+    let about =
+        |entries: &[AuditEntry]| entries.iter().map(|entry| entry.record.session_id.unwrap()).collect::<Vec<_>>();
+    for recorded in [vec![expired.id], vec![]] {
+        let batch = in_time(store.record_expiries(after(1000), 10, true)).await.unwrap();
+        assert_eq!((about(&batch.entries), batch.is_last), (recorded, true));
+        assert!(batch.until < after(1000), "{:?}", batch.until);
+    }
+    client.batch_execute("ROLLBACK").await.unwrap();
+    drop(client);
+    driver.await.unwrap().unwrap();
+    let batch = store.record_expiries(after(1000), 10, true).await.unwrap();
+    assert_eq!((about(&batch.entries), batch.until), (vec![late.id], after(1000)));
+    let batch = store.record_expiries(after(2000), 10, true).await.unwrap();
+    assert_eq!(about(&batch.entries), [live.id]);
+}
+
+/// A name, and how many replicas of it are to end.
+async fn end_replicas(store: &PostgresStore, name: &str, count: u32, first: u32) {
+    let members = store.members().unwrap();
+    for n in first..first + count {
+        let [a, b, c, d] = n.to_be_bytes();
+        let incarnation = Incarnation::new([8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, a, b, c, d]);
+        members.join(Newcomer { name: name.to_owned(), ..newcomer(incarnation) }).await.unwrap();
+        members.leave(incarnation).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_serve_no_more_are_listed_for_a_day_and_fill_nothing() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let members = store.members().unwrap();
+    end_replicas(&store, "steady", 1, 0).await;
+    // One that starts again and again displaces no other.
+    end_replicas(&store, "crashing", 30, 1).await;
+    let register = members.register().await.unwrap();
+    let named = |register: &Register, name: &str| register.former.iter().filter(|former| former.name == name).count();
+    assert_eq!([named(&register, "crashing"), named(&register, "steady")], [10, 1]);
+    let last = &register.former[0];
+    assert_eq!((last.state, &*last.address, &*last.version), (FormerState::Left, "192.0.2.7:50051", "1.2.3"));
+    assert!(last.ended_at >= last.joined_at);
+    for n in 0..100 {
+        end_replicas(&store, &format!("pod-{n}"), 1, 100 + n).await;
+    }
+    let register = members.register().await.unwrap();
+    assert_eq!((register.former.len(), &*register.former[0].name), (100, "pod-99"));
+    assert_eq!([named(&register, "pod-0"), named(&register, "steady")], [1, 0]);
+
+    execute(&url, "UPDATE former_replicas SET ended_at = ended_at - interval '1 day' WHERE name <> 'pod-7'").await;
+    assert_eq!(members.register().await.unwrap().former.len(), 1, "they are not listed, whether or not they are swept");
+    assert_eq!(members.delete_former_replicas().await.unwrap(), 99);
+    assert_eq!(number(&url, "SELECT count(*) FROM former_replicas").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_removed_even_if_it_cannot_be_listed_afterwards() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let members = store.members().unwrap();
+    let gone = |byte| Incarnation::new([byte; 16]);
+    for byte in [1, 2, 3] {
+        members.join(newcomer(gone(byte))).await.unwrap();
+    }
+    assert!(!members.remove(gone(1), 7).await.unwrap(), "it has renewed its row since");
+    assert!(members.remove(gone(1), 0).await.unwrap());
+    let listed = async || members.register().await.unwrap().former;
+    in_time(async { while listed().await.is_empty() {} }).await;
+    let [former] = &*listed().await else { panic!("one was removed") };
+    assert_eq!((former.incarnation, former.state), (gone(1), FormerState::Removed));
+    execute(&url, "DROP TABLE former_replicas").await;
+    assert!(members.remove(gone(2), 0).await.unwrap());
+    members.leave(gone(3)).await.unwrap();
+    assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 0);
+}
+
+/// While replicas are replaced one after the other, some are of the version before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_the_version_before_addresses_joins_sweeps_and_leaves() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let sql = "INSERT INTO replicas (incarnation, name, version, holds_for, applied) \
+               SELECT '00000000-0000-0000-0000-000000000001', 'old', '0.1.0', '2 s', seq FROM feed_head";
+    execute(&url, sql).await;
+    let members = store.members().unwrap();
+    let register = members.register().await.unwrap();
+    assert_eq!((&*register.members[0].name, &*register.members[0].address), ("old", ""));
+    // The sweep of that version.
+    create(&store, session(1)).await;
+    let sql = "WITH due AS MATERIALIZED (SELECT id FROM sessions WHERE sweep_on < now() ORDER BY sweep_on LIMIT 10 \
+               FOR UPDATE SKIP LOCKED), record AS (UPDATE sweeper SET forgotten_until = now()) \
+               DELETE FROM sessions AS s USING due WHERE s.id = due.id";
+    execute(&url, sql).await;
+    execute(&url, "DELETE FROM replicas WHERE incarnation = '00000000-0000-0000-0000-000000000001'").await;
+    let register = members.register().await.unwrap();
+    assert_eq!((register.members.len(), register.former.len()), (0, 0));
+    assert_eq!(number(&url, "SELECT count(*) FROM sessions").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -176,8 +176,9 @@ async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
     let (_home, path) = home();
     let until_used = Session { policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy }, ..session(1) };
     create(&open(&path).await, until_used).await;
+    execute(&path, include_str!("../../migrations/sqlite/0006_expiries/down.sql"));
     execute(&path, include_str!("../../migrations/sqlite/0005_replay/down.sql"));
-    execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version = '0005'");
+    execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version >= '0005'");
 
     let policy = read(&open(&path).await, &session(1)).await.policy;
     assert_eq!((policy.replay, policy.replay_limit), (Replay::Grace, seconds(86_400)));
@@ -188,6 +189,7 @@ async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() 
     let (_home, path) = home();
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&path).await, request(1)).await;
+    execute(&path, include_str!("../../migrations/sqlite/0006_expiries/down.sql"));
     execute(&path, include_str!("../../migrations/sqlite/0005_replay/down.sql"));
     execute(&path, include_str!("../../migrations/sqlite/0004_request_fingerprint/down.sql"));
     execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version >= '0004'");

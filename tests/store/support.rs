@@ -279,7 +279,13 @@ impl Reader {
 }
 
 pub fn newcomer(incarnation: Incarnation) -> Newcomer {
-    Newcomer { incarnation, name: "host".to_owned(), version: "1.2.3", holds_for: seconds(3) }
+    Newcomer {
+        incarnation,
+        name: "host".to_owned(),
+        address: "192.0.2.7:50051".to_owned(),
+        version: "1.2.3",
+        holds_for: seconds(3),
+    }
 }
 
 /// The whole blacklist, in the order of the feed.

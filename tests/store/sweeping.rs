@@ -160,10 +160,14 @@ pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
     let left = |expected: &[&Session]| ids(expected.iter().copied());
     let all = query(&Tenant::default());
 
-    assert_eq!(store.delete_old_sessions(after(50), ALL).await.unwrap(), 0, "it was not over before this instant");
-    assert_eq!(store.delete_old_sessions(after(50).plus(TICK), ALL).await.unwrap(), 1);
+    assert_eq!(
+        store.delete_old_sessions(after(50), after(50), ALL).await.unwrap(),
+        0,
+        "it was not over before this instant"
+    );
+    assert_eq!(store.delete_old_sessions(after(50).plus(TICK), after(50).plus(TICK), ALL).await.unwrap(), 1);
     assert_eq!(list(store, all.clone()).await, left(&[&live, &edge, &idle]));
-    assert_eq!(store.delete_old_sessions(after(70), ALL).await.unwrap(), 1);
+    assert_eq!(store.delete_old_sessions(after(70), after(70), ALL).await.unwrap(), 1);
     assert_eq!(list(store, all).await, left(&[&live, &edge]));
     assert_unchanged(store, &[edge, live]).await;
 }
@@ -171,7 +175,7 @@ pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
 pub async fn sessions_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) {
     create_all(store, (1..=5).map(session)).await;
     for (deleted, left) in [(2, 3), (2, 1), (1, 0), (0, 0)] {
-        assert_eq!(store.delete_old_sessions(LATE, 2).await.unwrap(), deleted);
+        assert_eq!(store.delete_old_sessions(LATE, LATE, 2).await.unwrap(), deleted);
         assert_eq!(list(store, query(&Tenant::default())).await.len(), left);
     }
 }

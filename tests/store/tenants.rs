@@ -154,7 +154,7 @@ pub async fn a_clock_set_back_does_not_uncover_what_was_covered(store: &dyn Stor
     let before = create(store, of_acme(90)).await;
     revoke_tenant(store, &acme(), after(100)).await;
     let covered = up_to(store).await;
-    store.delete_old_sessions(after(100_000), 10).await.unwrap();
+    store.delete_old_sessions(after(100_000), after(100_000), 10).await.unwrap();
     assert_eq!(store.session(before.id).await.unwrap(), None);
 
     revoke_tenant(store, &acme(), after(10)).await;

@@ -21,8 +21,8 @@ use countersign::{
         time::Timestamp,
     },
     store::{
-        Created, Creation, EndedBatch, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
-        SweptRevocations,
+        Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery,
+        Store, StoreError, SweptRevocations,
         replicas::{Members, Renewal, Renewals, Renewed},
         ring::{RingChange, SealedRing},
     },
@@ -250,8 +250,12 @@ impl Store for Double {
         self.real.stopped().await;
     }
 
-    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize> {
-        self.real.delete_old_sessions(until, limit).await
+    async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries> {
+        self.real.record_expiries(until, limit, keep).await
+    }
+
+    async fn delete_old_sessions(&self, until: Timestamp, recorded_until: Timestamp, limit: i64) -> Result<usize> {
+        self.real.delete_old_sessions(until, recorded_until, limit).await
     }
 
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<()> {

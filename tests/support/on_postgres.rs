@@ -25,6 +25,10 @@ const PASSWORD: &str = "password-of-the-database";
 /// What the settings hold that nobody may read, by name.
 pub const SECRETS: [(&str, &str); 1] = [("password of the database", PASSWORD)];
 
+/// The identifier of a record of the audit in small hexadecimal digits.
+#[allow(dead_code)] // Not every binary of tests looks at the audit.
+pub const AUDIT_ID: &str = "replace(id::text, '-', '')";
+
 impl Database {
     /// For a service with this data directory. The service does not make the master key, so it is there before.
     pub async fn new(data_dir: &Path) -> Self {

@@ -31,6 +31,10 @@ struct Count {
     count: i64,
 }
 
+/// The identifier of a record of the audit in small hexadecimal digits.
+#[allow(dead_code)] // Not every binary of tests looks at the audit.
+pub const AUDIT_ID: &str = "lower(hex(id))";
+
 impl Database {
     /// For a service with this data directory. The service makes it at its first start, and the master key with it.
     pub async fn new(data_dir: &Path) -> Self {

@@ -4,6 +4,7 @@ mod audit;
 mod claims;
 pub mod connect;
 mod create;
+mod expiries;
 mod insert;
 pub mod open;
 mod pool;
@@ -38,8 +39,8 @@ use self::{
     renewals::PostgresRenewals,
 };
 use super::{
-    Created, Creation, EndedBatch, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
-    SweptRevocations,
+    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store,
+    StoreError, SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::{Members, Renewals},
     ring::{RingChange, SealedRing},
@@ -346,8 +347,17 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
-        with_connection!(self, sweep::delete_old_sessions, until, limit)
+    async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries, StoreError> {
+        with_connection!(self, expiries::record, until, limit, keep)
+    }
+
+    async fn delete_old_sessions(
+        &self,
+        until: Timestamp,
+        recorded_until: Timestamp,
+        limit: i64,
+    ) -> Result<usize, StoreError> {
+        with_connection!(self, sweep::delete_old_sessions, until, recorded_until, limit)
     }
 
     fn members(&self) -> Option<&dyn Members> {

@@ -12,7 +12,7 @@ use crate::mutants::broken;
 ///
 /// The version before must be able to work on what a migration leaves behind, because replicas are replaced one after the
 /// other: a migration only adds (`a_migration_only_adds` below), and what it makes needless goes with the version after.
-const MIGRATIONS: [(&str, &str); 8] = [
+const MIGRATIONS: [(&str, &str); 9] = [
     ("0001", include_str!("../../../migrations/postgres/0001_initial/up.sql")),
     ("0002", include_str!("../../../migrations/postgres/0002_replicas/up.sql")),
     ("0003", include_str!("../../../migrations/postgres/0003_turns/up.sql")),
@@ -21,6 +21,7 @@ const MIGRATIONS: [(&str, &str); 8] = [
     ("0006", include_str!("../../../migrations/postgres/0006_audit/up.sql")),
     ("0007", include_str!("../../../migrations/postgres/0007_request_fingerprint/up.sql")),
     ("0008", include_str!("../../../migrations/postgres/0008_replay/up.sql")),
+    ("0009", include_str!("../../../migrations/postgres/0009_former_replicas/up.sql")),
 ];
 /// How the tables are stored. Not a migration, because an engine may do without.
 const TUNING: &str = include_str!("tuning.sql");

@@ -1,10 +1,10 @@
 //! The register of the replicas.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use diesel::{
-    ExpressionMethods, QueryDsl,
+    ExpressionMethods, OptionalExtension, QueryDsl,
     data_types::PgTimestamp,
     sql_types::{BigInt, Interval, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
@@ -12,7 +12,7 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
-    PostgresStore,
+    PostgresStore, Shared,
     pool::{Fault, Lease},
     rows::{interval, timestamp, uuid},
     schema::{feed_head, replicas},
@@ -26,9 +26,47 @@ use crate::{
     },
     store::{
         StoreError,
-        replicas::{Member, Members, Newcomer, Register},
+        replicas::{
+            FORMER_REPLICA_RETENTION, FormerReplica, FormerState, MOST_FORMER_REPLICAS, MOST_FORMER_REPLICAS_OF_A_NAME,
+            Member, Members, Newcomer, Register,
+        },
     },
 };
+
+/// The store's connections, for a task that the store need not wait for.
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    async fn remember(
+        self,
+        incarnation: Incarnation,
+        row: DeletedRow,
+        state: FormerState,
+    ) -> Result<usize, StoreError> {
+        with_connection!(self, remember, incarnation, row, state)
+    }
+}
+
+impl PostgresStore {
+    /// Has people see for a while that a replica served. This is not part of the statement that
+    /// deletes its row, on which revocations wait: whatever goes wrong here, nobody waits for the
+    /// replica any more.
+    fn remember(
+        &self,
+        incarnation: Incarnation,
+        row: DeletedRow,
+        state: FormerState,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let handle = Handle { shared: Arc::clone(&self.shared) };
+        async move {
+            if let Err(error) = handle.remember(incarnation, row, state).await {
+                tracing::warn!(%error, state = state.as_str(), "a replica that serves no more will not be listed");
+            }
+        }
+    }
+}
 
 #[async_trait]
 impl Members for PostgresStore {
@@ -41,7 +79,10 @@ impl Members for PostgresStore {
     }
 
     async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool, StoreError> {
-        with_connection!(self, remove, incarnation, renewals)
+        let removed: Result<_, StoreError> = with_connection!(self, remove, incarnation, renewals);
+        let Some(row) = removed? else { return Ok(false) };
+        tokio::spawn(self.remember(incarnation, row, FormerState::Removed));
+        Ok(true)
     }
 
     async fn settle(&self, before: Timeline, now: Timeline) -> Result<(), StoreError> {
@@ -49,17 +90,27 @@ impl Members for PostgresStore {
     }
 
     async fn leave(&self, incarnation: Incarnation) -> Result<(), StoreError> {
-        with_connection!(self, leave, incarnation)
+        let left: Result<_, StoreError> = with_connection!(self, leave, incarnation);
+        if let Some(row) = left? {
+            self.remember(incarnation, row, FormerState::Left).await;
+        }
+        Ok(())
+    }
+
+    async fn delete_former_replicas(&self) -> Result<usize, StoreError> {
+        with_connection!(self, delete_former_replicas)
     }
 }
 
 async fn join(lease: &mut Lease<'_>, newcomer: Newcomer) -> Result<Seq, Fault> {
     let applied: i64 = statement::<BigInt>(
-        "INSERT INTO replicas (incarnation, name, version, holds_for, applied) SELECT ?, ?, ?, ?, seq FROM feed_head \
-         RETURNING applied",
+        "INSERT INTO replicas (incarnation, name, address, version, holds_for, applied)
+        SELECT ?, ?, ?, ?, ?, seq FROM feed_head
+        RETURNING applied",
     )
     .bind::<SqlUuid, _>(uuid(newcomer.incarnation.bytes()))
     .bind::<Text, _>(newcomer.name)
+    .bind::<Text, _>(newcomer.address)
     .bind::<Text, _>(newcomer.version)
     .bind::<Interval, _>(interval(newcomer.holds_for))
     .get_result(&mut **lease)
@@ -67,16 +118,17 @@ async fn join(lease: &mut Lease<'_>, newcomer: Newcomer) -> Result<Seq, Fault> {
     Ok(Seq(applied))
 }
 
-type MemberRow = (Uuid, String, String, PgTimestamp, i64, i64, i64, i64);
-type SqlMember = Nullable<(SqlUuid, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt)>;
+type MemberRow = (Uuid, String, String, String, PgTimestamp, i64, i64, i64, i64);
+type SqlMember = Nullable<(SqlUuid, Text, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt)>;
 
-/// One statement, so one snapshot: nobody has applied more than the head that is told.
+/// Members and head are one statement, so one snapshot: nobody has applied more than the head that is told.
 async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
     let rows: Vec<(i64, i64, i64, Option<MemberRow>)> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
-        "SELECT feed_timeline(), h.seq, h.timeline, incarnation, name, version, joined_at, \
-         (extract(epoch FROM clock_timestamp() - renewed_at) * 1000000)::bigint, renewals, applied, \
-         (extract(epoch FROM holds_for) * 1000000)::bigint FROM feed_head AS h LEFT JOIN replicas ON true \
-         ORDER BY joined_at, incarnation",
+        "SELECT feed_timeline(), h.seq, h.timeline, incarnation, name, address, version, joined_at,
+            (extract(epoch FROM clock_timestamp() - renewed_at) * 1000000)::bigint, renewals, applied,
+            (extract(epoch FROM holds_for) * 1000000)::bigint
+        FROM feed_head AS h LEFT JOIN replicas ON true
+        ORDER BY joined_at, incarnation",
     )
     .load(&mut **lease)
     .await?;
@@ -85,19 +137,54 @@ async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
     };
     let head = Place { timeline: Timeline(*timeline), seq: Seq(*seq) };
     let settled = Timeline(*settled);
-    let member =
-        |(incarnation, name, version, joined_at, renewed_ago, renewals, applied, holds_for): MemberRow| Member {
+    let member = |row: MemberRow| {
+        let (incarnation, name, address, version, joined_at, renewed_ago, renewals, applied, holds_for) = row;
+        Member {
             incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
             name,
+            address,
             version,
             joined_at: timestamp(joined_at),
             renewed_ago: span(renewed_ago),
             renewals,
             applied: Seq(applied),
             holds_for: span(holds_for),
-        };
-    let members = rows.into_iter().filter_map(|(_, _, _, row)| row.map(member)).collect();
-    Ok(Register { members, head, settled })
+        }
+    };
+    let members: Vec<_> = rows.into_iter().filter_map(|(_, _, _, row)| row.map(member)).collect();
+    let mut former = former_replicas(lease).await?;
+    // One that ended between the two statements is told as it was before.
+    former.retain(|former| members.iter().all(|member| member.incarnation != former.incarnation));
+    Ok(Register { members, former, head, settled })
+}
+
+type FormerRow = (Uuid, String, String, String, String, PgTimestamp, PgTimestamp, i64);
+type SqlFormer = (SqlUuid, Text, Text, Text, Text, Timestamptz, Timestamptz, BigInt);
+
+async fn former_replicas(lease: &mut Lease<'_>) -> Result<Vec<FormerReplica>, Fault> {
+    let rows: Vec<FormerRow> = statement::<SqlFormer>(
+        "SELECT incarnation, name, address, version, state, joined_at, ended_at, applied
+        FROM former_replicas
+        WHERE ended_at > clock_timestamp() - ?
+        ORDER BY ended_at DESC, incarnation",
+    )
+    .bind::<Interval, _>(interval(FORMER_REPLICA_RETENTION))
+    .load(&mut **lease)
+    .await?;
+    let former = |(incarnation, name, address, version, state, joined_at, ended_at, applied): FormerRow| {
+        let damaged = || StoreError::Damaged(format!("former_replicas.state is {state:?}"));
+        Ok(FormerReplica {
+            incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
+            name,
+            address,
+            version,
+            state: FormerState::from_name(&state).ok_or_else(damaged)?,
+            joined_at: timestamp(joined_at),
+            ended_at: timestamp(ended_at),
+            applied: Seq(applied),
+        })
+    };
+    Ok(rows.into_iter().map(former).collect::<Result<_, StoreError>>()?)
 }
 
 /// Microseconds as a span: none if they are negative, as between two readings of a clock that was set back.
@@ -105,9 +192,14 @@ pub fn span(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or_default())
 }
 
-async fn remove(lease: &mut Lease<'_>, incarnation: Incarnation, renewals: i64) -> Result<bool, Fault> {
+/// What is kept of a row that was deleted.
+const DELETED: (replicas::joined_at, replicas::applied, replicas::name, replicas::address, replicas::version) =
+    (replicas::joined_at, replicas::applied, replicas::name, replicas::address, replicas::version);
+type DeletedRow = (PgTimestamp, i64, String, String, String);
+
+async fn remove(lease: &mut Lease<'_>, incarnation: Incarnation, renewals: i64) -> Result<Option<DeletedRow>, Fault> {
     let row = replicas::table.find(uuid(incarnation.bytes())).filter(replicas::renewals.eq(renewals));
-    Ok(diesel::delete(row).execute(&mut **lease).await? > 0)
+    Ok(diesel::delete(row).returning(DELETED).get_result(&mut **lease).await.optional()?)
 }
 
 async fn settle(lease: &mut Lease<'_>, before: Timeline, now: Timeline) -> Result<(), Fault> {
@@ -118,7 +210,53 @@ async fn settle(lease: &mut Lease<'_>, before: Timeline, now: Timeline) -> Resul
     Ok(())
 }
 
-async fn leave(lease: &mut Lease<'_>, incarnation: Incarnation) -> Result<(), Fault> {
-    diesel::delete(replicas::table.find(uuid(incarnation.bytes()))).execute(&mut **lease).await?;
-    Ok(())
+async fn leave(lease: &mut Lease<'_>, incarnation: Incarnation) -> Result<Option<DeletedRow>, Fault> {
+    let row = replicas::table.find(uuid(incarnation.bytes()));
+    Ok(diesel::delete(row).returning(DELETED).get_result(&mut **lease).await.optional()?)
+}
+
+async fn remember(
+    lease: &mut Lease<'_>,
+    incarnation: Incarnation,
+    row: DeletedRow,
+    state: FormerState,
+) -> Result<usize, Fault> {
+    let (joined_at, applied, name, address, version) = row;
+    statement::<()>(
+        "INSERT INTO former_replicas (incarnation, joined_at, applied, state, name, address, version)
+        VALUES (?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (incarnation) DO NOTHING",
+    )
+    .bind::<SqlUuid, _>(uuid(incarnation.bytes()))
+    .bind::<Timestamptz, _>(joined_at)
+    .bind::<BigInt, _>(applied)
+    .bind::<Text, _>(state.as_str())
+    .bind::<Text, _>(name)
+    .bind::<Text, _>(address)
+    .bind::<Text, _>(version)
+    .execute(&mut **lease)
+    .await?;
+    // So that a replica that starts again and again fills nothing until the next sweep.
+    delete_former_replicas(lease).await
+}
+
+async fn delete_former_replicas(lease: &mut Lease<'_>) -> Result<usize, Fault> {
+    let deleted = statement::<()>(
+        "WITH ranked AS (
+            SELECT incarnation, ended_at,
+                row_number() OVER (ORDER BY ended_at DESC, incarnation) AS rank,
+                row_number() OVER (PARTITION BY name ORDER BY ended_at DESC, incarnation) AS rank_in_name
+            FROM former_replicas
+        )
+        DELETE FROM former_replicas AS f
+        USING ranked AS r
+        WHERE f.incarnation = r.incarnation
+        AND (r.rank > ? OR r.rank_in_name > ? OR r.ended_at <= clock_timestamp() - ?)",
+    )
+    .bind::<BigInt, _>(MOST_FORMER_REPLICAS)
+    .bind::<BigInt, _>(MOST_FORMER_REPLICAS_OF_A_NAME)
+    .bind::<Interval, _>(interval(FORMER_REPLICA_RETENTION))
+    .execute(&mut **lease)
+    .await?;
+    Ok(deleted)
 }

@@ -69,6 +69,7 @@ diesel::table! {
     sweeper (id) {
         id -> Bool,
         forgotten_until -> Timestamptz,
+        expiries_recorded_until -> Timestamptz,
     }
 }
 
@@ -82,6 +83,7 @@ diesel::table! {
         name -> Text,
         version -> Text,
         holds_for -> Interval,
+        address -> Text,
     }
 }
 

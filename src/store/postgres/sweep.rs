@@ -129,20 +129,37 @@ pub async fn delete_expired_revocations(
 }
 
 /// Deletes sessions that are over. One that was refreshed since the sweeper was told to look at it is looked at later.
-pub async fn delete_old_sessions(lease: &mut Lease<'_>, until: Timestamp, limit: i64) -> Result<usize, Fault> {
+/// What has expired is recorded if it came due before `recorded_until`.
+pub async fn delete_old_sessions(
+    lease: &mut Lease<'_>,
+    until: Timestamp,
+    recorded_until: Timestamp,
+    limit: i64,
+) -> Result<usize, Fault> {
     let mut all_deleted = 0;
     loop {
         let step = limit - all_deleted;
         let (due, deleted): (i64, i64) = statement::<(BigInt, BigInt)>(
-            "WITH due AS MATERIALIZED (SELECT id FROM sessions WHERE sweep_on < ? ORDER BY sweep_on LIMIT ? \
-             FOR UPDATE SKIP LOCKED), \
-             deleted AS (DELETE FROM sessions AS s USING due WHERE s.id = due.id \
-             AND coalesce(s.ended_at, s.idle_expires_at) < ? RETURNING 1), \
-             later AS (UPDATE sessions AS s SET sweep_on = coalesce(s.ended_at, s.idle_expires_at) FROM due \
-             WHERE s.id = due.id AND coalesce(s.ended_at, s.idle_expires_at) >= ?) \
-             SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM deleted)",
+            "WITH due AS MATERIALIZED (
+                SELECT id FROM sessions
+                WHERE sweep_on < ? AND (ended_at IS NOT NULL OR sweep_on < ?)
+                ORDER BY sweep_on
+                LIMIT ?
+                FOR UPDATE SKIP LOCKED
+            ),
+            deleted AS (
+                DELETE FROM sessions AS s USING due
+                WHERE s.id = due.id AND coalesce(s.ended_at, s.idle_expires_at) < ?
+                RETURNING 1
+            ),
+            later AS (
+                UPDATE sessions AS s SET sweep_on = coalesce(s.ended_at, s.idle_expires_at) FROM due
+                WHERE s.id = due.id AND coalesce(s.ended_at, s.idle_expires_at) >= ?
+            )
+            SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM deleted)",
         )
         .bind::<Timestamptz, _>(instant(until))
+        .bind::<Timestamptz, _>(instant(recorded_until))
         .bind::<BigInt, _>(step)
         .bind::<Timestamptz, _>(instant(until))
         .bind::<Timestamptz, _>(instant(until))

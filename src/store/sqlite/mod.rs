@@ -2,6 +2,7 @@
 
 mod audit;
 pub mod backup;
+mod expiries;
 pub mod open;
 mod renewals;
 mod ring;
@@ -39,8 +40,8 @@ use self::{
     schema::{blacklist, sessions},
 };
 use super::{
-    Created, Creation, EndedBatch, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
-    SweptRevocations,
+    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store,
+    StoreError, SweptRevocations,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::Renewals,
     ring::{RingChange, SealedRing},
@@ -364,8 +365,19 @@ impl Store for SqliteStore {
         self.writer.transaction(move |connection| writes::delete_expired_revocations(connection, until, limit)).await
     }
 
-    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
-        self.writer.transaction(move |connection| writes::delete_old_sessions(connection, until, limit)).await
+    async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries, StoreError> {
+        self.writer.transaction(move |connection| expiries::record(connection, until, limit, keep)).await
+    }
+
+    async fn delete_old_sessions(
+        &self,
+        until: Timestamp,
+        recorded_until: Timestamp,
+        limit: i64,
+    ) -> Result<usize, StoreError> {
+        self.writer
+            .transaction(move |connection| writes::delete_old_sessions(connection, until, recorded_until, limit))
+            .await
     }
 
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {

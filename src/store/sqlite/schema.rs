@@ -59,6 +59,7 @@ diesel::table! {
     sweeper (id) {
         id -> BigInt,
         forgotten_until -> BigInt,
+        expiries_recorded_until -> BigInt,
     }
 }
 

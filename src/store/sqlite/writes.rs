@@ -426,12 +426,23 @@ pub fn delete_expired_revocations(
     Ok(SweptRevocations { deleted: deleted.len(), forgotten_until: Timestamp::from_micros(forgotten_until) })
 }
 
-pub fn delete_old_sessions(connection: &mut SqliteConnection, until: Timestamp, limit: i64) -> Result<usize> {
+pub fn delete_old_sessions(
+    connection: &mut SqliteConnection,
+    until: Timestamp,
+    recorded_until: Timestamp,
+    limit: i64,
+) -> Result<usize> {
     let deleted = sql_query(
-        "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions \
-         WHERE coalesce(ended_at, idle_expires_at) < ? ORDER BY coalesce(ended_at, idle_expires_at) LIMIT ?)",
+        "DELETE FROM sessions
+        WHERE id IN (
+            SELECT id FROM sessions
+            WHERE coalesce(ended_at, idle_expires_at) < ? AND (ended_at IS NOT NULL OR idle_expires_at < ?)
+            ORDER BY coalesce(ended_at, idle_expires_at)
+            LIMIT ?
+        )",
     )
     .bind::<BigInt, _>(until.micros())
+    .bind::<BigInt, _>(recorded_until.micros())
     .bind::<BigInt, _>(limit)
     .execute(connection)?;
     Ok(deleted)

@@ -1,0 +1,1 @@
+ALTER TABLE sweeper DROP COLUMN expiries_recorded_until;

@@ -1,0 +1,168 @@
+//! Every verb of the command line that changes something leaves a record, in the log and in the table.
+//!
+//! The verbs are read from the help of the binary: one that this file does not know fails the test.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use diesel::{
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
+    sql_types::BigInt,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{Server, countersign, run, serve};
+
+/// What is known of a verb.
+enum Effect {
+    /// It changes neither sessions nor keys of a database.
+    Nothing,
+    /// It calls this function of a running service, for which tests/service/audit_walk.rs answers.
+    Calls(&'static str),
+    /// It leaves records of these actions.
+    Records(&'static [&'static str]),
+}
+
+use Effect::{Calls, Nothing, Records};
+
+fn effect(verb: &str) -> Option<Effect> {
+    Some(match verb {
+        // A new database gets its first keys.
+        "serve" => Records(&["key_rotated", "key_published"]),
+        "sweep" => Records(&["session_expired"]),
+        "key import" => Records(&["key_imported", "key_dropped"]),
+        "key reseal" => Records(&["key_resealed"]),
+        "restore" => Records(&["database_restored", "key_revoked", "key_rotated", "key_published"]),
+        "session create" => Calls("CreateSession"),
+        "session revoke" => Calls("Revoke"),
+        "session list" => Calls("ListSessions"),
+        "session show" => Calls("GetSession"),
+        "token refresh" => Calls("Refresh"),
+        "token validate" => Calls("Validate"),
+        "key list" => Calls("ListKeys"),
+        "key rotate" => Calls("RotateKey"),
+        "key revoke" => Calls("RevokeKey"),
+        "migrate" | "backup" => Nothing,
+        "token decode" | "caller new" | "replica list" | "health" | "config check" | "config print" | "completions" => {
+            Nothing
+        }
+        _ => return None,
+    })
+}
+
+/// The verbs of the command line, each with its group.
+fn verbs() -> Vec<String> {
+    let mut verbs = vec![];
+    let mut groups = vec![vec![]];
+    while let Some(group) = groups.pop() {
+        let help = run(countersign().args(&group).arg("--help")).ok();
+        let Some((_, commands)) = help.split_once("\nCommands:\n") else {
+            verbs.push(group.join(" "));
+            continue;
+        };
+        let commands = commands.lines().take_while(|line| !line.trim().is_empty());
+        // What goes on from the line before is indented further.
+        let names = commands.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+        for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+            groups.push([group.clone(), vec![name.to_owned()]].concat());
+        }
+    }
+    verbs
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+fn database(data: &Path) -> SqliteConnection {
+    SqliteConnection::establish(data.join("countersign.db").to_str().unwrap()).unwrap()
+}
+
+fn private(path: &Path, text: &str) -> String {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A place where verbs that work on a database have something to do.
+struct Place {
+    folder: TempDir,
+    data: std::path::PathBuf,
+}
+
+const P256: &str = include_str!("../../src/keys/test_keys/p256_sec1.pem");
+
+impl Place {
+    /// What the verb writes to standard error.
+    fn perform(&self, verb: &str) -> String {
+        let on_data = |args: &[&str]| -> Command {
+            let mut command = countersign();
+            command.args(args).arg("--data-dir").arg(&self.data);
+            command.env("COUNTERSIGN_KEYS__ALGORITHM", "ES256");
+            command
+        };
+        match verb {
+            "serve" => {
+                let server = Server::launch(serve(&self.data).env("COUNTERSIGN_KEYS__ALGORITHM", "ES256"));
+                server.cli(["session", "create", "alice"]).ok();
+                server.stop().join("\n")
+            }
+            "sweep" => {
+                let expired = "UPDATE sessions SET idle_expires_at = idle_expires_at - 30 * 86400 * 1000000";
+                database(&self.data).batch_execute(expired).unwrap();
+                run(&mut on_data(&["sweep"])).stderr
+            }
+            "restore" => run(&mut on_data(&["restore", "--end-all"])).stderr,
+            "key import" => {
+                let file = private(&self.folder.path().join("own.pem"), P256);
+                run(&mut on_data(&["key", "import", &file])).stderr
+            }
+            "key reseal" => {
+                let old = self.data.join("master.key");
+                let new = private(&self.folder.path().join("new"), "Y291bnRlcnNpZ24tdGVzdC1tYXN0ZXIta2V5LTMyYiE=\n");
+                let mut command = on_data(&["key", "reseal"]);
+                command.env("COUNTERSIGN_KEYS__MASTER_KEY_FILE", new);
+                run(command.env("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", old)).stderr
+            }
+            other => panic!("{other} is to leave records, so have it change something here"),
+        }
+    }
+}
+
+#[test]
+fn each_verb_that_changes_something_leaves_a_record() {
+    let verbs = verbs();
+    assert!(verbs.len() >= 15 && verbs.contains(&"key import".to_owned()), "they are found: {verbs:?}");
+    let unknown: Vec<_> = verbs.iter().filter(|verb| effect(verb).is_none()).collect();
+    assert!(unknown.is_empty(), "say in effect() which records they leave: {unknown:?}");
+    let protocol = String::from_utf8_lossy(countersign::proto::DESCRIPTORS);
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place { data: folder.path().join("data"), folder };
+    // In the order in which each finds something to do: the keys of the database come with `serve`.
+    let mut changing: Vec<&str> = vec![];
+    for verb in &verbs {
+        match effect(verb) {
+            Some(Calls(function)) => assert!(protocol.contains(function), "{verb}: {function}"),
+            Some(Records(_)) => changing.push(verb),
+            Some(Nothing) | None => {}
+        }
+    }
+    changing.sort_by_key(|verb| (*verb != "serve", *verb == "key reseal"));
+    for verb in changing {
+        let Some(Records(actions)) = effect(verb) else { continue };
+        let log = place.perform(verb);
+        let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        for action in actions {
+            let is_meant = |line: &&Value| line["target"] == "countersign::audit" && line["action"] == *action;
+            let line = lines.iter().find(is_meant).unwrap_or_else(|| panic!("{verb}: no line of {action} in {log}"));
+            let id = line["id"].as_str().unwrap().replace('-', "");
+            let rows = format!("audit WHERE action = '{action}' AND lower(hex(id)) = '{id}'");
+            let count: Count = sql_query(format!("SELECT count(*) AS count FROM {rows}"))
+                .get_result(&mut database(&place.data))
+                .unwrap();
+            assert_eq!(count.count, 1, "{verb}: {rows}");
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Every way to change something leaves a record, in the log and in the table.
+//!
+//! The ways are read from the service itself: its protocol, its use cases, its store and what runs in
+//! the background. One that this file does not know fails the test until somebody says what it leaves.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use countersign::{
+    app,
+    proto::{
+        CreateSessionRequest, DESCRIPTORS, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest, SubjectTarget,
+        key_service_client::KeyServiceClient, revoke_request::Target,
+    },
+};
+use prost::Message;
+use prost_types::FileDescriptorSet;
+
+use crate::{
+    engine::AUDIT_ID,
+    log::{capture, logged},
+    server::{Home, Server, eventually, of_token, request, request_under, revocation, seconds},
+};
+
+/// Keys that rotate in minutes of the test's clock, for which is looked several times a second.
+const SETTINGS: &str = r#"
+[tokens]
+max_access_token_ttl = "60s"
+[policies.default]
+access_token_ttl = "60s"
+idle_timeout = "1h"
+absolute_lifetime = "2h"
+refresh_grace = "10s"
+[policies.short]
+access_token_ttl = "30s"
+[policies.two]
+max_sessions_per_subject = 2
+[lease]
+max_clock_skew = "100ms"
+[keys]
+publish_ahead = "4s"
+jwks_max_age = "1s"
+rotation = "1d"
+refresh_rotation = "1d"
+"#;
+
+/// What is known of a way to change something.
+enum Effect {
+    /// It changes neither sessions, nor keys, nor the configuration in force; or it does only what
+    /// the way of this name does.
+    Nothing(&'static str),
+    /// It leaves records of these actions, and this does it.
+    Records(&'static [&'static str], Change),
+}
+
+use Effect::{Nothing, Records};
+
+/// A change that is made by asking the service, or by waiting for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    Create,
+    CreateOneTooMany,
+    ReuseRefreshToken,
+    Revoke,
+    RotateKey,
+    RevokeKey,
+    RotateKeysBySchedule,
+    ExpireAndSweep,
+}
+
+/// What each way does; nothing is known of a way that is missing.
+fn effect(way: &str) -> Option<Effect> {
+    Some(match way {
+        // The protocol.
+        "rpc CreateSession" => Records(&["session_created"], Change::Create),
+        "rpc Refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
+        "rpc Revoke" => Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke),
+        "rpc RotateKey" => Records(&["key_rotated", "key_published", "key_retired"], Change::RotateKey),
+        "rpc RevokeKey" => Records(&["key_revoked"], Change::RevokeKey),
+        "rpc Validate" | "rpc BatchValidate" | "rpc GetSession" | "rpc ListSessions" | "rpc GetJwks"
+        | "rpc ListKeys" => Nothing("it reads"),
+
+        // The use cases.
+        "use case create_session" => Records(&["session_evicted", "session_created"], Change::CreateOneTooMany),
+        "use case refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
+        "use case revoke" => Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke),
+        "use case rotate_key" => Records(&["key_rotated"], Change::RotateKey),
+        "use case revoke_key" => Records(&["key_revoked"], Change::RevokeKey),
+        "use case rotate_what_is_due" => Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule),
+        "use case sweep" => Records(&["session_expired"], Change::ExpireAndSweep),
+        "use case end_revoked_tenants" => Nothing("tenant_revoked counts the sessions that this ends"),
+        "use case session" | "use case sessions" | "use case list_keys" | "use case judge" => Nothing("it reads"),
+        "use case keys_wanted" | "use case tenant_revoked" => Nothing("it waits"),
+        "use case written" | "use case wait" | "use case write" => Nothing("it is the audit"),
+
+        // What runs in the background.
+        "task the sweeper" => Records(&["session_expired"], Change::ExpireAndSweep),
+        "task the rotation of the keys" => Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule),
+        "task the end of revoked tenants' sessions" => Nothing("tenant_revoked counts the sessions that this ends"),
+        "task the look at certificates and callers" => Nothing("tests/process/tls.rs looks for its records"),
+        "task the renewal of the lease" => Nothing("it writes again what a failover lost, which was recorded"),
+        "task the database engine" | "task the writer of the audit" => Nothing("it does what others ask for"),
+
+        // What a database can be asked for.
+        "store create_session" => Records(&["session_evicted"], Change::CreateOneTooMany),
+        "store refresh_session" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
+        "store revoke" => Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke),
+        "store change_ring" => Records(&["key_rotated"], Change::RotateKey),
+        "store record_expiries" => Records(&["session_expired"], Change::ExpireAndSweep),
+        "store end_all_sessions" => Nothing("`restore` calls it: tests/process/audit.rs answers for that"),
+        "store end_tenant_sessions" => Nothing("tenant_revoked counts the sessions that this ends"),
+        "store delete_expired_revocations" | "store delete_old_sessions" | "store delete_old_audit" => {
+            Nothing("what it deletes was over, and its end is recorded")
+        }
+        "store append_audit" => Nothing("it is the audit"),
+        "store session" | "store sessions" | "store revoked_tenants" | "store ring" | "store is_refresh_key_held" => {
+            Nothing("it reads")
+        }
+        "store stopped" => Nothing("it waits"),
+        _ => return None,
+    })
+}
+
+fn source(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+/// The names that stand in a text between these two.
+fn between<'a>(text: &'a str, before: &str, after: char) -> Vec<&'a str> {
+    text.split(before).skip(1).filter_map(|rest| rest.split(after).next()).collect()
+}
+
+/// Every way to change something, as the service itself has it.
+fn ways() -> BTreeSet<String> {
+    let mut ways = BTreeSet::new();
+    let protocol = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+    let files = protocol.file.iter().filter(|file| file.package() == "countersign.v1");
+    for method in files.flat_map(|file| &file.service).flat_map(|service| &service.method) {
+        ways.insert(format!("rpc {}", method.name()));
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/authority");
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        ways.extend(between(&text, "    pub async fn ", '(').iter().map(|name| format!("use case {name}")));
+    }
+    let background = source("src/app/background.rs");
+    ways.extend(between(&background, "spawn(\"", '"').iter().map(|name| format!("task {name}")));
+    let store = source("src/store/mod.rs");
+    let contract = store.split("pub trait Store").nth(1).unwrap();
+    ways.extend(between(contract, "    async fn ", '(').iter().map(|name| format!("store {name}")));
+    ways
+}
+
+#[test]
+fn each_way_to_change_something_is_known() {
+    let ways = ways();
+    for kind in ["rpc ", "use case ", "task ", "store "] {
+        let count = ways.iter().filter(|way| way.starts_with(kind)).count();
+        assert!(count >= 5, "they are found: {kind}{count}");
+    }
+    let unknown: Vec<_> = ways.iter().filter(|way| effect(way).is_none()).collect();
+    assert!(unknown.is_empty(), "say in effect() which records they leave: {unknown:?}");
+}
+
+/// How many rows of an action the table has.
+async fn count(server: &Server, action: &str) -> i64 {
+    server.home.database.count(&format!("audit WHERE action = '{action}'")).await
+}
+
+/// The identifiers of the records of an action in the log, of all tests of this process.
+fn logged_ids(action: &str) -> BTreeSet<String> {
+    let action = format!("action=\"{action}\"");
+    let log = logged();
+    let lines = log.lines().filter(|line| line.contains("countersign::audit") && line.contains(&action));
+    lines.flat_map(|line| between(line, " id=", ' ')).map(str::to_owned).collect()
+}
+
+/// Whether a record of an action that was logged since then is in the table too.
+async fn is_recorded(server: &Server, action: &str, before: &BTreeSet<String>) -> bool {
+    for id in logged_ids(action).difference(before) {
+        let row = format!("audit WHERE action = '{action}' AND {AUDIT_ID} = '{}'", id.replace('-', ""));
+        if server.home.database.count(&row).await == 1 {
+            return true;
+        }
+    }
+    false
+}
+
+impl Change {
+    async fn make(self, server: &Server) {
+        let keys = || KeyServiceClient::new(server.channel.clone());
+        match self {
+            Self::Create => {
+                server.sign_in("created").await;
+            }
+            Self::CreateOneTooMany => {
+                for _ in 0..3 {
+                    server.create(request_under("two", "one too many")).await.unwrap();
+                }
+            }
+            Self::ReuseRefreshToken => {
+                let session = server.sign_in("reused").await;
+                server.refresh(&session.refresh).await.unwrap();
+                server.clock.advance(seconds(11));
+                assert!(server.refresh(&session.refresh).await.is_err());
+            }
+            Self::Revoke => {
+                server.revoke(of_token(&server.sign_in("revoked").await.access)).await.unwrap();
+                let session = server.sign_in("revoked with others").await.session;
+                let subject = SubjectTarget { tenant: session.tenant, subject: session.subject, ..Default::default() };
+                server.revoke(revocation(Target::Subject(subject))).await.unwrap();
+                let other = CreateSessionRequest { tenant: "globex".to_owned(), ..request("revoked with all") };
+                server.create(other).await.unwrap();
+                server.revoke(revocation(Target::Tenant("globex".to_owned()))).await.unwrap();
+            }
+            Self::RotateKey => {
+                keys().rotate_key(RotateKeyRequest { force: true, ..Default::default() }).await.unwrap();
+            }
+            Self::RevokeKey => {
+                let listed = keys().list_keys(ListKeysRequest {}).await.unwrap().into_inner().keys;
+                keys().revoke_key(RevokeKeyRequest { kid: listed[0].kid.clone() }).await.unwrap();
+            }
+            Self::RotateKeysBySchedule => {
+                // A key takes over a day after the one before. That one is dropped when its tokens
+                // have expired.
+                for action in ["key_rotated", "key_dropped"] {
+                    let before = count(server, action).await;
+                    server.clock.advance(seconds(86_400));
+                    eventually(action, async || (count(server, action).await > before).then_some(())).await;
+                }
+            }
+            Self::ExpireAndSweep => {
+                let before = count(server, "session_expired").await;
+                server.sign_in("expired").await;
+                server.clock.advance(seconds(3600 + 120));
+                let swept = async || (count(server, "session_expired").await > before).then_some(());
+                eventually("it is swept", swept).await;
+            }
+        }
+    }
+}
+
+/// Each change is made once, and whatever ways lead to it must have left their records.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_to_change_something_leaves_a_record() {
+    capture();
+    let server = Home::new(&format!("{SETTINGS}\n[sweeper]\nschedule = '* * * * * *'")).await.start().await;
+    let mut changes: BTreeSet<(Change, String)> = BTreeSet::new();
+    for way in ways() {
+        match effect(&way) {
+            Some(Records(actions, change)) => {
+                changes.extend(actions.iter().map(|action| (change, (*action).to_owned())));
+            }
+            Some(Nothing(reason)) => assert!(!reason.is_empty()),
+            None => {}
+        }
+    }
+    let kinds: BTreeSet<Change> = changes.iter().map(|(change, _)| *change).collect();
+    for change in kinds {
+        let actions: Vec<&str> =
+            changes.iter().filter(|(of, _)| *of == change).map(|(_, action)| action.as_str()).collect();
+        let before: Vec<_> = actions.iter().map(|action| logged_ids(action)).collect();
+        change.make(&server).await;
+        for (action, before) in actions.iter().zip(&before) {
+            eventually(&format!("{change:?}: log and table have {action}"), async || {
+                is_recorded(&server, action, before).await.then_some(())
+            })
+            .await;
+        }
+    }
+    server.stop().await;
+}
+
+/// A line of the audit about a session that expired.
+fn line_of_expiry(session: &str) -> Option<String> {
+    let session = format!("session_id={session}");
+    let is_meant = |line: &&str| line.contains("action=\"session_expired\"") && line.contains(&session);
+    logged().lines().find(is_meant).map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_expires_is_recorded_by_the_next_sweep_and_its_line_tells_when() {
+    capture();
+    let server = Server::start().await;
+    let idle = server.create(request_under("short", "idle")).await.unwrap();
+    let live = server.sign_in("live").await;
+    let ended = server.create(request_under("short", "ended")).await.unwrap();
+    server.revoke(of_token(&ended.access)).await.unwrap();
+    let clock = server.clock.clone();
+    let mut home = server.stop().await;
+    let sweep = async |home: &Home| {
+        let swept = app::sweep(&home.config(), home.system()).await.unwrap();
+        home.database.released().await;
+        swept.expired
+    };
+    clock.advance(seconds(301));
+    assert_eq!(sweep(&home).await, 0, "a replica whose clock is behind may refresh it yet");
+    clock.advance(seconds(60));
+    assert_eq!([sweep(&home).await, sweep(&home).await], [1, 0], "once");
+    let line = line_of_expiry(&idle.id()).unwrap();
+    assert!(line.contains("reason=\"expired_idle\"") && line.contains(" at=2027-01-15T08:05:00.25Z"), "{line}");
+    assert_eq!([line_of_expiry(&live.id()), line_of_expiry(&ended.id())], [None, None]);
+    let rows = "audit WHERE action = 'session_expired' AND caller = 'countersign' AND subject = 'idle' \
+                AND reason = 'expired_idle' AND sessions = 1";
+    assert_eq!(home.database.count(rows).await, 1);
+    assert_eq!(home.database.count("audit WHERE action = 'session_expired'").await, 1);
+
+    // Without a table there is the line.
+    home = home.with("[audit]\ntable = false");
+    clock.advance(seconds(15 * 86_400));
+    assert_eq!(sweep(&home).await, 1);
+    assert!(line_of_expiry(&live.id()).is_some());
+    assert_eq!(home.database.count("audit WHERE action = 'session_expired'").await, 1);
+}
