@@ -1,6 +1,7 @@
 //! The composition root: puts the parts together, runs them, and takes them apart again. It reads as a script.
 
 mod background;
+mod check;
 mod database;
 mod error;
 mod keys;
@@ -40,6 +41,7 @@ use crate::{
 };
 
 pub use self::{
+    check::{FileFindings, check_files},
     database::{await_store, open_store},
     error::AppError,
     keys::{import_key, reseal},
@@ -54,7 +56,7 @@ pub use crate::{
 use self::{
     background::Background,
     database::{make_folders, postgres_options, require_database},
-    keys::{Masters, open_keeper},
+    keys::{Masters, open_keeper, require_master_key},
     ports::{Announcer, Behind, Ports},
     reload::Reloading,
     settings::{ceilings, settings},
@@ -108,6 +110,7 @@ async fn open(
     replica: Arc<Replica>,
     audit: Audit,
 ) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Keeper>), AppError> {
+    require_master_key(config)?;
     make_folders(config)?;
     let masters = Masters::read(config)?;
     let store = store.await?;

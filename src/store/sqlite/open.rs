@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -17,7 +17,10 @@ use diesel::{
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::{
-    domain::file_access::{Access, Exposed, Exposure, Role, Rule},
+    domain::{
+        disk::{self, io_hint},
+        file_access::{Access, Exposed, Identity, Role, Rule},
+    },
     store::StoreError,
 };
 
@@ -30,7 +33,7 @@ pub enum OpenError {
     #[error("database {0} is in use by another process: stop that one, or give this one a data directory of its own")]
     InUse(PathBuf),
     /// The file system refused.
-    #[error("database {path}: {source}")]
+    #[error("database {path}: {source}{hint}", hint = io_hint(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -98,7 +101,7 @@ pub enum OpenError {
         migration: String,
     },
     /// Anything else that the database said.
-    #[error("database {path} cannot be opened: {problem}")]
+    #[error("database {path} cannot be opened: {problem}", problem = disk::explain(problem))]
     Other {
         /// The file.
         path: PathBuf,
@@ -127,8 +130,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     if fs::metadata(&file).is_ok_and(|metadata| !metadata.is_file()) {
         return Err(OpenError::NotAFile(file));
     }
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    judge(folder, Role::Folder, Rule::OthersOnlyRead)?;
+    judge(folder_of(&file), Role::Folder, Rule::OthersOnlyRead)?;
     Ok(file)
 }
 
@@ -144,9 +146,21 @@ fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     if role == Role::Database && !metadata.is_file() {
         return Err(OpenError::NotAFile(path.to_owned()));
     }
-    let access = Access { owner: metadata.uid(), mode: metadata.mode() };
-    let judged = rule.judge(access, rustix::process::geteuid().as_raw());
+    let access = Access::from(&metadata);
+    let folder = match role {
+        Role::Folder => access,
+        Role::Database | Role::MasterKey => {
+            let folder = fs::metadata(folder_of(path));
+            Access::from(&folder.map_err(|source| OpenError::Io { path: path.to_owned(), source })?)
+        }
+    };
+    let judged = rule.judge(access, folder, &Identity::of_this_process());
     Ok(judged.map_err(|exposure| Exposed { role, path: path.to_owned(), exposure })?)
+}
+
+/// The folder that contains a file.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The database, its lock, and the files that SQLite keeps beside it, which get its mode when they
@@ -163,7 +177,8 @@ fn files(path: &Path) -> impl Iterator<Item = PathBuf> {
 fn make_private(path: &Path) -> Result<(), OpenError> {
     for file in files(path) {
         let Err(error) = judge(&file, Role::Database, Rule::Private) else { continue };
-        let OpenError::Exposed(Exposed { exposure: Exposure::Mode(mode), .. }) = error else { return Err(error) };
+        let OpenError::Exposed(Exposed { exposure, .. }) = &error else { return Err(error) };
+        let Some(mode) = exposure.mode() else { return Err(error) };
         // Who does not own it cannot change its mode.
         fs::set_permissions(&file, Permissions::from_mode(mode & 0o700)).map_err(|_| error)?;
         tracing::warn!(
@@ -299,7 +314,8 @@ fn check(path: &Path) -> Result<Vec<String>, OpenError> {
     connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
     let findings: Vec<Finding> = sql_query("PRAGMA quick_check(1)").load(&mut connection).map_err(|error| {
         let problem = error.to_string();
-        if problem == LOCKED { other(problem) } else { damaged(problem) }
+        // A full disk is no damage: a backup must not take the place of the file for that.
+        if problem == LOCKED || disk::remedy(&problem).is_some() { other(problem) } else { damaged(problem) }
     })?;
     if let Some(finding) = findings.iter().find(|finding| finding.quick_check != "ok") {
         // The finding goes over several lines, an error has one.
@@ -328,7 +344,8 @@ fn check(path: &Path) -> Result<Vec<String>, OpenError> {
 
 /// Opens the connection that writes. What it has committed survives a power cut (`synchronous=FULL`).
 pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let unavailable = |error: &dyn std::fmt::Display| StoreError::Unavailable(error.to_string());
+    let unavailable =
+        |error: &dyn std::fmt::Display| StoreError::Unavailable(disk::explain(&error.to_string()).into_owned());
     // Without this, SQLite would make a new, empty database in the place of one that was moved away.
     if !path.exists() {
         return Err(StoreError::Unavailable(format!("{} is gone", path.display())));
