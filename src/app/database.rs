@@ -1,12 +1,6 @@
 //! The database that the configuration names, and the folders around it.
 
-use std::{
-    fs,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::Instant;
@@ -19,7 +13,7 @@ use crate::{
         keys::MasterKeySource,
     },
     domain::{
-        file_access::{Access, Exposed, Role, Rule},
+        file_access::{Access, Exposed, Identity, Role, Rule},
         time::brief,
     },
     keys::private_file,
@@ -46,13 +40,17 @@ async fn connect(config: &Config) -> Result<Arc<dyn Store>, AppError> {
 }
 
 fn warn_of_password_file(config: &Config) {
-    if let Some(path) = &config.database_options.password_file
-        && config.database.is_shared()
-        && let Some(exposure) = private_file::exposure(path)
-    {
-        let file = path.display();
-        tracing::warn!(%file, "the password file of the database {exposure}: run `chmod 600` on it");
+    if let Some(warning) = password_file_warning(config) {
+        tracing::warn!("{warning}");
     }
+}
+
+/// The warning of a password file on which others have rights.
+pub fn password_file_warning(config: &Config) -> Option<String> {
+    let path = config.database_options.password_file.as_ref().filter(|_| config.database.is_shared())?;
+    let exposure = private_file::exposure(path)?;
+    let (path, command) = (path.display(), exposure.command());
+    Some(format!("setting database.password_file: {path} {exposure}: run `{command} {path}`"))
 }
 
 /// The pause between two attempts to reach a database, at first and at most.
@@ -131,8 +129,8 @@ pub fn make_folders(config: &Config) -> Result<(), AppError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(&path).map_err(|source| AppError::DataDir { path, source })?;
     // Without a file of ours in it there is nothing to exchange.
-    let has_master_key =
-        matches!(&config.keys.master, MasterKeySource::File(path) if path.parent() == Some(config.data_dir.as_path()));
+    let has_master_key = matches!(&config.keys.master, MasterKeySource::File(path) | MasterKeySource::DefaultFile(path)
+            if path.parent() == Some(config.data_dir.as_path()));
     if has_master_key || matches!(config.database, DatabaseUrl::Sqlite(_)) {
         judge_folder(&config.data_dir)?;
     }
@@ -143,9 +141,8 @@ pub fn make_folders(config: &Config) -> Result<(), AppError> {
 fn judge_folder(path: &Path) -> Result<(), AppError> {
     let io_error = |source| AppError::DataDir { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(io_error)?;
-    let access = Access { owner: metadata.uid(), mode: metadata.mode() };
-    let user = rustix::process::geteuid().as_raw();
-    let judged = Rule::OthersOnlyRead.judge(access, user);
+    let access = Access::from(&metadata);
+    let judged = Rule::OthersOnlyRead.judge(access, access, &Identity::of_this_process());
     judged.map_err(|exposure| Exposed { role: Role::Folder, path: path.to_owned(), exposure }.into())
 }
 

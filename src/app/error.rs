@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use super::restore::RestoreError;
 use crate::{
-    domain::{file_access::Exposed, time::brief},
+    domain::{disk::io_hint, file_access::Exposed, time::brief},
     keys::{generate::NotGenerated, master_key::MasterKeyError, ring::RingError},
     net::tls::TlsError,
     rng::RngFailed,
@@ -16,7 +16,8 @@ use crate::{
 pub enum AppError {
     /// The data directory cannot be made or written.
     #[error(
-        "data directory {path}: {source}: name another one in data_dir, or give this user the right to write there"
+        "data directory {path}: {source}: name another one in data_dir, or give this user the right to write there{hint}",
+        hint = io_hint(source)
     )]
     DataDir {
         /// The directory.
@@ -58,6 +59,27 @@ pub enum AppError {
     /// The master key cannot be used.
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),
+    /// The master key in a file cannot be used.
+    #[error("setting {setting}: {error}")]
+    MasterKeyFile {
+        /// The setting that names the file.
+        setting: &'static str,
+        /// Why.
+        error: MasterKeyError,
+    },
+    /// A setting names a file that does not exist. None is made where it was named by mistake.
+    #[error(
+        "setting keys.master_key_file: {0} does not exist, and is not made: correct the path, or restore the file from a \
+         backup, or for a new database run `openssl rand -base64 32 > {path} && chmod 600 {path}`",
+        path = .0.display()
+    )]
+    NoMasterKeyFile(PathBuf),
+    /// The same of the second one.
+    #[error(
+        "setting keys.additional_master_key_file: {0} does not exist: correct the path, or leave the setting out if \
+         `countersign key reseal` has sealed all keys under the other one"
+    )]
+    NoAdditionalMasterKeyFile(PathBuf),
     /// The database has keys, and the file with the master key is gone.
     #[error(
         "master key file {0} does not exist, but the database holds keys that only it opens: restore it from a backup"

@@ -27,19 +27,29 @@ use crate::{
     store::{Store, ring::RingChange},
 };
 
+/// The setting that names the file with the master key.
+const MASTER_KEY_FILE: &str = "keys.master_key_file";
+/// The one that names the file with a second one.
+const ADDITIONAL_MASTER_KEY_FILE: &str = "keys.additional_master_key_file";
+
 /// Reads a master key; nothing if it is in a file that does not exist.
-fn read_master_key(source: &MasterKeySource) -> Result<Option<MasterKey>, MasterKeyError> {
+fn read_master_key(setting: &'static str, source: &MasterKeySource) -> Result<Option<MasterKey>, AppError> {
+    let in_file = |error| AppError::MasterKeyFile { setting, error };
     match source {
-        MasterKeySource::File(path) => master_key::read_file(path),
-        MasterKeySource::Credential(path) => master_key::read_credential(path).map(Some),
-        MasterKeySource::Environment(name, text) => master_key::from_variable(name, text).map(Some),
+        MasterKeySource::File(path) | MasterKeySource::DefaultFile(path) => {
+            master_key::read_file(path).map_err(in_file)
+        }
+        MasterKeySource::Credential(path) => Ok(Some(master_key::read_credential(path)?)),
+        MasterKeySource::Environment(name, text) => Ok(Some(master_key::from_variable(name, text)?)),
     }
 }
 
-fn gone(source: &MasterKeySource) -> AppError {
-    match source {
-        MasterKeySource::File(path) | MasterKeySource::Credential(path) => AppError::MasterKeyGone(path.clone()),
-        MasterKeySource::Environment(name, _) => MasterKeyError::NotInVariable(name).into(),
+/// Refuses to go on if a setting names a file that does not exist. None is made there: after a
+/// typing error, the new key would be where nobody looks for it.
+pub fn require_master_key(config: &Config) -> Result<(), AppError> {
+    match &config.keys.master {
+        MasterKeySource::File(path) if !path.exists() => Err(AppError::NoMasterKeyFile(path.clone())),
+        _ => Ok(()),
     }
 }
 
@@ -52,12 +62,17 @@ pub struct Masters {
 impl Masters {
     /// Reads them.
     pub fn read(config: &Config) -> Result<Self, AppError> {
-        let current = read_master_key(&config.keys.master)?;
+        let current = read_master_key(MASTER_KEY_FILE, &config.keys.master)?;
         let additional = match &config.keys.additional_master {
-            Some(source) => Some(read_master_key(source)?.ok_or_else(|| gone(source))?),
+            Some(source) => read_master_key(ADDITIONAL_MASTER_KEY_FILE, source)?,
             None => None,
         };
-        Ok(Self { current, additional })
+        match &config.keys.additional_master {
+            Some(MasterKeySource::File(path)) if additional.is_none() => {
+                Err(AppError::NoAdditionalMasterKeyFile(path.clone()))
+            }
+            _ => Ok(Self { current, additional }),
+        }
     }
 }
 
@@ -74,16 +89,20 @@ pub async fn open_keeper(
     let is_new = ring.keys.is_empty() && ring.damaged.is_empty();
     let current = match (masters.current, &config.keys.master) {
         (Some(current), _) => current,
-        (None, MasterKeySource::File(path)) if !is_new => return Err(AppError::MasterKeyGone(path.clone())),
-        (None, MasterKeySource::File(path)) if config.database.is_shared() => {
+        (None, MasterKeySource::File(path)) => return Err(AppError::NoMasterKeyFile(path.clone())),
+        (None, MasterKeySource::DefaultFile(path) | MasterKeySource::Credential(path)) if !is_new => {
+            return Err(AppError::MasterKeyGone(path.clone()));
+        }
+        (None, MasterKeySource::DefaultFile(path)) if config.database.is_shared() => {
             return Err(AppError::MasterKeyMissing { path: path.clone() });
         }
-        (None, MasterKeySource::File(path)) => {
+        (None, MasterKeySource::DefaultFile(path)) => {
             let master = master_key::create(path, &*system.rng)?;
             tracing::info!(file = %path.display(), "made a master key: back it up, without it the database is useless");
             master
         }
-        (None, source) => return Err(gone(source)),
+        (None, MasterKeySource::Credential(path)) => return Err(AppError::MasterKeyGone(path.clone())),
+        (None, MasterKeySource::Environment(name, _)) => return Err(MasterKeyError::NotInVariable(name).into()),
     };
     let masters = MasterKeys { current, additional: masters.additional };
     if is_new {
@@ -106,6 +125,7 @@ pub async fn open_keeper(
 /// Opens a database that exists, and makes sure that all its keys open under these master keys.
 async fn open(config: &Config, system: &System) -> Result<(Arc<dyn Store>, MasterKeys, CommandAudit), AppError> {
     database::require_database(config)?;
+    require_master_key(config)?;
     let masters = Masters::read(config)?;
     let store = database::open_store(config).await?;
     let audit = CommandAudit::open(config, system, &store)?;

@@ -3,6 +3,7 @@
 mod audit;
 mod audit_log;
 mod background;
+mod check;
 mod database;
 mod error;
 mod keys;
@@ -39,6 +40,7 @@ use crate::{
 };
 
 pub use self::{
+    check::{FileFindings, check_files},
     database::{await_store, open_store},
     error::AppError,
     keys::{import_key, reseal},
@@ -55,7 +57,7 @@ use self::{
     audit::{CommandAudit, open_audit},
     background::Background,
     database::{make_folders, postgres_options, require_database},
-    keys::{Masters, open_keeper},
+    keys::{Masters, open_keeper, require_master_key},
     ports::{Announcer, Behind, Ports},
     reload::Reloading,
     settings::{ceilings, settings},
@@ -109,6 +111,7 @@ async fn open(
     replica: Arc<Replica>,
     audit: Audit,
 ) -> Result<(Arc<Authority>, Arc<dyn Store>, Arc<Keeper>), AppError> {
+    require_master_key(config)?;
     make_folders(config)?;
     let masters = Masters::read(config)?;
     let store = store.await?;

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     app::private_file,
+    domain::file_access::secret_hint,
     proto::{key_service_client::KeyServiceClient, session_service_client::SessionServiceClient},
 };
 
@@ -261,9 +262,11 @@ fn read(option: &str, path: &Path) -> Result<String, Failure> {
 /// warn.
 fn read_secret(option: &str, path: &Path) -> Result<String, Failure> {
     if let Some(exposure) = private_file::exposure(path) {
-        warn(&format!("{option} {0} {exposure}: run `chmod 600 {0}`", path.display()));
+        let command = exposure.command();
+        warn(&format!("{option} {0} {exposure}: run `{command} {0}`", path.display()));
     }
-    read(option, path)
+    fs::read_to_string(path)
+        .map_err(|error| Failure::at_start(format!("{option} {}: {error}{}", path.display(), secret_hint(&error))))
 }
 
 fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {

@@ -4,11 +4,18 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{Failure, Outcome, Settings, output::line};
+use super::{Failure, Outcome, Settings, output::line, warn};
+use crate::{
+    app::{self, FileFindings},
+    clock::{Clock, SystemClock},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Say whether `serve` would accept these settings; nothing is opened.
+    /// Say whether `serve` would accept these settings and the files that they name.
+    ///
+    /// Certificates, keys, authorities, the password file and the master key are opened as `serve` opens them, so run it as the
+    /// user of the service. Nothing is made, and the database is not opened.
     Check {
         #[command(flatten)]
         settings: Settings,
@@ -27,7 +34,15 @@ impl ConfigCommand {
     pub fn run(self) -> Outcome {
         match self {
             Self::Check { settings } => {
-                settings.load().map_err(Failure::at_start)?;
+                let config = settings.load().map_err(Failure::at_start)?;
+                let FileFindings { errors, warnings } = app::check_files(&config, SystemClock.now());
+                for warning in warnings {
+                    warn(&warning);
+                }
+                if !errors.is_empty() {
+                    let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                    return Err(Failure::at_start(errors.join("; ")));
+                }
                 line!("the configuration is good");
             }
             Self::Print { settings, json: false } => {

@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::{
     error::{ConfigError, invalid},
+    file::resolve_path,
     word,
 };
 
@@ -193,8 +195,33 @@ pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigEr
     }
 }
 
+/// Returns the URL with its path made absolute, if it has a relative one: the file of SQLite, or
+/// the authorities of PostgreSQL.
+pub fn resolve(url: &str, folder: &Path) -> Result<Option<String>, String> {
+    if let Some(path) = url.strip_prefix("sqlite://") {
+        return Ok(resolve_path(path, folder)?.map(|path| format!("sqlite://{path}")));
+    }
+    let Some((start, query)) = url.split_once('?').filter(|_| url.starts_with("postgres")) else { return Ok(None) };
+    let mut is_changed = false;
+    let mut pairs = vec![];
+    for pair in query.split('&') {
+        let path = pair.strip_prefix("sslrootcert=").filter(|path| *path != "system");
+        let path = path.and_then(|path| percent_decode_str(path).decode_utf8().ok());
+        let resolved = path.map(|path| resolve_path(&path, folder)).transpose()?.flatten();
+        is_changed |= resolved.is_some();
+        pairs.push(match resolved {
+            Some(path) => format!("sslrootcert={}", utf8_percent_encode(&path, ENCODED_IN_PATHS)),
+            None => pair.to_owned(),
+        });
+    }
+    Ok(is_changed.then(|| format!("{start}?{}", pairs.join("&"))))
+}
+
+/// The characters of a path that have a meaning in a URL, or may have one.
+const ENCODED_IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
+
 /// SQLite reads more into some names: a database in memory, or options that would undo its durability.
-fn means_more(path: &str) -> bool {
+pub fn means_more(path: &str) -> bool {
     path.starts_with([':', '?']) || path.starts_with("file:")
 }
 

@@ -67,8 +67,10 @@ impl Default for RawKeys {
 /// Where a master key comes from.
 #[derive(Clone)]
 pub enum MasterKeySource {
-    /// From this file.
+    /// From this file, which a setting names.
     File(PathBuf),
+    /// From this file in the data directory, because nothing else is set.
+    DefaultFile(PathBuf),
     /// From this file, which systemd gives to the service.
     Credential(PathBuf),
     /// From the environment: the name of the variable and its value.
@@ -79,6 +81,7 @@ impl fmt::Debug for MasterKeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::DefaultFile(path) => f.debug_tuple("DefaultFile").field(path).finish(),
             Self::Credential(path) => f.debug_tuple("Credential").field(path).finish(),
             Self::Environment(name, _) => f.debug_tuple("Environment").field(name).finish(),
         }
@@ -179,14 +182,14 @@ impl RawKeys {
             (None, Some(text)) => MasterKeySource::Environment(MASTER_KEY_VARIABLE, text.into()),
             (None, None) => match credential.filter(|path| path.exists()) {
                 Some(path) => MasterKeySource::Credential(path),
-                None => MasterKeySource::File(data_dir.join("master.key")),
+                None => MasterKeySource::DefaultFile(data_dir.join("master.key")),
             },
         };
         let additional_master = match (&self.additional_master_key_file, environment.additional) {
             (Some(path), _) => Some(MasterKeySource::File(path.clone())),
             (None, text) => text.map(|text| MasterKeySource::Environment(ADDITIONAL_MASTER_KEY_VARIABLE, text.into())),
         };
-        if let MasterKeySource::File(path) = &master {
+        if let MasterKeySource::DefaultFile(path) = &master {
             self.master_key_file = Some(path.clone());
         }
         Ok(Keys { master, additional_master, signing, refresh, jwks_max_age: self.jwks_max_age })

@@ -4,12 +4,14 @@ pub mod audit;
 pub mod callers;
 pub mod database;
 pub mod error;
+mod file;
 pub mod gateway;
 pub mod keys;
 pub mod lease;
 pub mod limits;
 pub mod log;
 pub mod policies;
+mod print;
 pub mod replica;
 mod section;
 pub mod server;
@@ -29,7 +31,7 @@ use std::{
 
 use figment::{
     Figment,
-    providers::{Env, Format, Serialized, Toml},
+    providers::{Env, Serialized},
 };
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +42,7 @@ use self::{
     callers::RawCaller,
     database::{Database, DatabaseUrl, Password},
     error::{ConfigError, invalid},
+    file::ConfigFile,
     gateway::RawGateway,
     keys::{Keys, RawKeys},
     lease::RawLease,
@@ -53,6 +56,9 @@ use self::{
     tls::{RawTls, Tls},
     tokens::{RawTokens, Tokens},
 };
+
+/// The data directory where none is set, in the working directory.
+const DATA_DIR: &str = "countersign-data";
 
 /// Prefix of the environment variables; sections are separated by two underscores.
 pub const ENV_PREFIX: &str = "COUNTERSIGN_";
@@ -130,8 +136,10 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What is logged, and how.
     pub log: Log,
-    /// As `config print` shows it.
+    /// All settings, those among them that follow from others.
     effective: RawConfig,
+    /// Without these.
+    written: RawConfig,
     /// Where it comes from.
     source: (Option<PathBuf>, Flags),
 }
@@ -146,7 +154,8 @@ struct RawConfig {
     insecure: bool,
     #[serde(deserialize_with = "section::read_choice")]
     reflection: Reflection,
-    data_dir: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     database_url: Option<String>,
     #[serde(deserialize_with = "section::read")]
@@ -219,7 +228,7 @@ impl Default for RawConfig {
             tls: RawTls::default(),
             limits: Limits::default(),
             gateway: RawGateway::default(),
-            data_dir: PathBuf::from("countersign-data"),
+            data_dir: None,
             database_url: None,
             database: Database::default(),
             tokens: RawTokens::default(),
@@ -273,11 +282,7 @@ impl Config {
     pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Self, ConfigError> {
         let mut figment = Figment::new();
         if let Some(path) = file {
-            // Figment takes a file that is not there for an empty one; here it was named, so it must be there.
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-            drop(text);
-            figment = figment.merge(Toml::file_exact(path));
+            figment = figment.merge(ConfigFile::read(path)?);
         }
         let environment = Env::prefixed(ENV_PREFIX).filter(|name| {
             let value = value_of(name.as_str());
@@ -288,9 +293,10 @@ impl Config {
         Self::check(figment.extract()?, (file.map(Path::to_owned), flags.clone()))
     }
 
-    /// Reads and checks the text of a file as if nothing else were given. There is nothing to read it from again.
+    /// Reads and checks the text of a file in the working directory as if nothing else were given. There is nothing to read
+    /// it from again.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        Self::check(Figment::from(Toml::string(text)).extract()?, (None, Flags::default()))
+        Self::check(Figment::from(ConfigFile::from_text(text)?).extract()?, (None, Flags::default()))
     }
 
     /// Reads and checks all settings anew, from where these came.
@@ -331,7 +337,9 @@ impl Config {
             Reflection::On => true,
             Reflection::Off => false,
         };
-        let database = database::parse(raw.database_url.as_deref(), &raw.data_dir)?;
+        let mut written = raw.clone();
+        let data_dir = raw.data_dir.clone().unwrap_or_else(|| PathBuf::from(DATA_DIR));
+        let database = database::parse(raw.database_url.as_deref(), &data_dir)?;
         raw.database.check(&database)?;
         let tokens = Tokens::check(&raw.tokens, &raw.issuer)?;
         let policies = policies::check(&raw.policies, &tokens)?;
@@ -348,12 +356,14 @@ impl Config {
         let windows = policies.values().map(|policy| policy.session.replay_window());
         let longest_replay = windows.max().unwrap_or_default();
         let longest_token = tokens.max_access_token_ttl;
-        let keys = raw.keys.check(environment, &raw.data_dir, spreads_within, longest_token, longest_replay)?;
+        let keys = raw.keys.check(environment, &data_dir, spreads_within, longest_token, longest_replay)?;
         raw.audit.check()?;
         raw.log.filter()?;
         if raw.blacklist.max_entries == 0 {
             return Err(invalid("blacklist.max_entries", "must be at least 1"));
         }
+        written.policies = policies::written(&raw.policies, &policies);
+        raw.data_dir = Some(data_dir.clone());
         raw.tokens.default_audience = Some(tokens.default_audience.to_string());
         raw.policies = policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
         raw.database_url = Some(database.to_string());
@@ -367,7 +377,7 @@ impl Config {
             callers,
             limits: raw.limits.clone(),
             gateway: raw.gateway.check()?,
-            data_dir: raw.data_dir.clone(),
+            data_dir,
             database,
             database_options: raw.database.clone(),
             database_password: Password::from_environment(),
@@ -383,13 +393,16 @@ impl Config {
             shutdown: raw.shutdown.clone(),
             log: raw.log.clone(),
             effective: raw,
+            written,
             source,
         })
     }
 
-    /// All settings in force as TOML, without secrets.
+    /// All settings in force as TOML, without secrets. What follows from others is a comment.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
-        toml::to_string(&self.effective)
+        let [effective, written] = [&self.effective, &self.written].map(toml::Table::try_from);
+        let folder = file::working_directory().unwrap_or_default();
+        print::to_toml(&effective?, &written?, &folder)
     }
 
     /// All settings in force as JSON, without secrets.

@@ -91,6 +91,17 @@ pub fn check(raw: &BTreeMap<String, RawPolicy>, tokens: &Tokens) -> Result<Polic
     Ok(policies)
 }
 
+/// The policies without the limits that follow from others: those that a policy takes from the
+/// default one, and a grace that is cut to the lifetime of access tokens.
+pub fn written(raw: &BTreeMap<String, RawPolicy>, policies: &Policies) -> BTreeMap<String, RawPolicy> {
+    let mut written = raw.clone();
+    if let Some(policy) = policies.get(DEFAULT) {
+        let refresh_grace = raw.get(DEFAULT).and_then(|policy| policy.refresh_grace);
+        written.insert(DEFAULT.to_owned(), RawPolicy { refresh_grace, ..RawPolicy::from(policy) });
+    }
+    written
+}
+
 fn complete(base: &Policy, raw: &RawPolicy, name: PolicyName) -> Policy {
     let session = &base.session;
     let access_token_ttl = raw.access_token_ttl.unwrap_or(session.access_token_ttl);

@@ -1,6 +1,6 @@
 //! What a configuration may say, and what its errors say.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -331,4 +331,116 @@ fn the_settings_that_differ_are_named() {
     assert_eq!(names(end, "\n[log]\nlevel = 'warn'\n[[callers]]"), "log.level");
     let policy = "\n[policies.short]\naccess_token_ttl = '1m'\n[[callers]]";
     assert_eq!(names(end, policy), "policies.short");
+}
+
+/// The values of all settings, by their dotted names.
+fn leaves(path: &str, value: &serde_json::Value, found: &mut BTreeMap<String, String>) {
+    match value {
+        serde_json::Value::Object(section) => {
+            for (name, value) in section {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                leaves(&path, value, found);
+            }
+        }
+        serde_json::Value::String(text) => drop(found.insert(path.to_owned(), text.clone())),
+        other => drop(found.insert(path.to_owned(), other.to_string())),
+    }
+}
+
+fn values(config: &Config) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    leaves("", &config.to_json().unwrap(), &mut found);
+    found
+}
+
+#[test]
+fn a_relative_path_in_a_file_starts_from_the_folder_of_the_file() {
+    let text = "data_dir = 'data'\ndatabase_url = 'sqlite://./db/../s.db'\n[database]\npassword_file = 'p'\n[tls]\n\
+                certificate_file = 'c'\nprivate_key_file = '../k'\nclient_ca_file = 'ca'\n[keys]\nmaster_key_file = 'm'\n\
+                additional_master_key_file = 'a/b'\n[gateway.headers]\nx_file = 'sub'";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("countersign.toml");
+    fs::write(&path, text).unwrap();
+    let config = Config::load(Some(&path), &Flags::default()).unwrap();
+    let folder = folder.path().display().to_string();
+    let is_path = |name: &str| name.ends_with("_file") || name.ends_with("_dir") || name == "database_url";
+    let values = values(&config);
+    let paths: Vec<_> = values.iter().filter(|(name, _)| is_path(name) && !name.starts_with("gateway.")).collect();
+    assert_eq!(paths.len(), 8, "the text above names all paths: {paths:?}");
+    for (name, value) in paths {
+        assert!(value.trim_start_matches("sqlite://").starts_with(&folder), "{name} = {value}");
+    }
+    assert_eq!(values["gateway.headers.x_file"], "sub", "no path");
+    assert_eq!(config.data_dir, Path::new(&folder).join("data"));
+    assert_eq!(config.database, DatabaseUrl::Sqlite(Path::new(&folder).join("db/../s.db")));
+
+    // Absolute ones stay, and so do those that come from elsewhere.
+    fs::write(&path, "data_dir = '/data'\ndatabase_url = 'sqlite:///s.db'").unwrap();
+    let config = Config::load(Some(&path), &Flags::default()).unwrap();
+    assert_eq!((config.data_dir, config.database), ("/data".into(), DatabaseUrl::Sqlite("/s.db".into())));
+    let flags = Flags { data_dir: Some("data".into()), database_url: Some("sqlite://s.db".into()), ..Flags::default() };
+    let config = Config::load(Some(&path), &flags).unwrap();
+    assert_eq!((config.data_dir, config.database), ("data".into(), DatabaseUrl::Sqlite("s.db".into())));
+}
+
+#[test]
+fn a_relative_path_in_a_url_starts_from_there_too() {
+    for (path, expected) in [
+        ("sslrootcert=ca%2B1.pem", "sslrootcert=/etc/a%20b/ca%2B1.pem"),
+        ("sslmode=require&sslrootcert=../ca.pem&x=y", "sslmode=require&sslrootcert=/etc/a%20b/../ca.pem&x=y"),
+        ("sslrootcert=system", "sslrootcert=system"),
+        ("sslrootcert=/ca.pem", "sslrootcert=/ca.pem"),
+        ("sslmode=require", "sslmode=require"),
+    ] {
+        let url = |query: &str| format!("postgres://u:s%40cret@h/d?{query}");
+        let resolved = database::resolve(&url(path), Path::new("/etc/a b")).unwrap();
+        assert_eq!(resolved.unwrap_or_else(|| url(path)), url(expected));
+    }
+}
+
+#[test]
+fn what_follows_from_other_settings_is_printed_as_a_comment_and_goes_on_to_follow() {
+    let text = "issuer = 'https://a.example'\ndata_dir = '/a'\n[policies.default]\naccess_token_ttl = '20s'\n\
+                [policies.\"a b\"]\nidle_timeout = '1d'\n[tenants.t]\npolicy = 'a b'\n[[callers]]\nname = 'c'\n\
+                roles = ['admin']\nkey_hashes = ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";
+    let printed = load(text).unwrap().to_toml().unwrap();
+    let is_comment = |line: &str| printed.lines().any(|printed| printed == format!("# {line}"));
+    for line in [
+        "database_url = \"sqlite:///a/countersign.db\"",
+        "master_key_file = \"/a/master.key\"",
+        "default_audience = \"https://a.example\"",
+        "refresh_grace = \"19s\"",
+        "access_token_ttl = \"20s\"",
+    ] {
+        assert!(is_comment(line), "{line} in {printed}");
+    }
+    for line in ["data_dir = \"/a\"", "issuer = \"https://a.example\"", "idle_timeout = \"1d\"", "[policies.\"a b\"]"] {
+        assert!(printed.lines().any(|printed| printed == line), "{line} in {printed}");
+    }
+    assert_eq!(values(&load(&printed).unwrap()), values(&load(text).unwrap()));
+    assert_eq!(load(&printed).unwrap().to_toml().unwrap(), printed);
+
+    let changed = printed.replace("data_dir = \"/a\"", "data_dir = \"/b\"").replace("= \"20s\"", "= \"40s\"");
+    let changed = load(&changed.replace("issuer = \"https://a.", "issuer = \"https://b.")).unwrap();
+    let values = values(&changed);
+    for (name, value) in [
+        ("database_url", "sqlite:///b/countersign.db"),
+        ("keys.master_key_file", "/b/master.key"),
+        ("tokens.default_audience", "https://b.example"),
+        ("policies.default.refresh_grace", "30s"),
+        ("policies.a b.access_token_ttl", "40s"),
+        ("policies.a b.refresh_grace", "30s"),
+        ("policies.a b.idle_timeout", "1d"),
+    ] {
+        assert_eq!(values[name], value, "{name}");
+    }
+    assert_eq!(changed.callers.len(), 1);
+
+    // A path of a flag starts from the working directory, and in a file it would not.
+    let strange = "a\n[tokens]\u{7f}\"";
+    let flags = Flags { data_dir: Some(strange.into()), ..Flags::default() };
+    let printed = Config::load(None, &flags).unwrap().to_toml().unwrap();
+    let printed = load(&printed).unwrap();
+    assert_eq!(printed.data_dir, std::env::current_dir().unwrap().join(strange));
+    assert_eq!(printed.database, DatabaseUrl::Sqlite(printed.data_dir.join("countersign.db")));
 }

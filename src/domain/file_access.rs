@@ -1,25 +1,67 @@
-//! Checks who may read and change a file, by its owner and mode. All such checks are here;
+//! Checks who may read and change a file, by its owner, group and mode. All such checks are here;
 //! docs/operations.md has a table of the rules.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, fs::Metadata, io, os::unix::fs::MetadataExt, path::PathBuf};
 
-/// The owner and mode of a file.
+/// The owner, group and mode of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// The user id of its owner.
     pub owner: u32,
+    /// The id of its group.
+    pub group: u32,
     /// Its mode. Only the permission bits matter.
     pub mode: u32,
 }
 
-/// The access that a file may give to others.
+impl From<&Metadata> for Access {
+    fn from(metadata: &Metadata) -> Self {
+        Self { owner: metadata.uid(), group: metadata.gid(), mode: metadata.mode() }
+    }
+}
+
+/// The user and the groups of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The effective user id.
+    pub user: u32,
+    /// The effective group id and the supplementary ones.
+    pub groups: Vec<u32>,
+}
+
+impl Identity {
+    /// Returns those of this process.
+    pub fn of_this_process() -> Self {
+        let supplementary = rustix::process::getgroups().unwrap_or_default();
+        let groups = supplementary.into_iter().chain([rustix::process::getegid()]);
+        Self { user: rustix::process::geteuid().as_raw(), groups: groups.map(rustix::process::Gid::as_raw).collect() }
+    }
+
+    /// Returns whether a file of this owner is safe from other users. Root may own any file,
+    /// because it can read and change all files anyway.
+    fn trusts_owner(&self, owner: u32) -> bool {
+        owner == self.user || owner == ROOT
+    }
+
+    /// Returns whether a folder is shared with a group of the process: the group may write there,
+    /// and the set-group-ID bit hands the group on to what is made there. Nobody sets that bit by
+    /// accident, as a umask of 002 grants the right to write. Kubernetes makes both of each folder
+    /// of a volume with `fsGroup`.
+    fn shares(&self, folder: Access) -> bool {
+        let is_shared = folder.mode & SET_GROUP_ID != 0 && folder.mode & OTHERS & WRITE == 0;
+        is_shared && self.trusts_owner(folder.owner) && self.groups.contains(&folder.group)
+    }
+}
+
+/// The access that a file may give to others. A group of the process in a folder that is
+/// [shared](Identity::shares) with it may do what the owner may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Nobody else may read or change it, because it holds a secret.
+    /// Nobody else may read or change it, but a group of the process may read it, because secrets
+    /// that are mounted into a container belong to root and are readable by a group.
+    Secret,
+    /// Nobody else may read or change it.
     Private,
-    /// Its group may read it, because secrets mounted into containers need that, and any user may
-    /// own it, because the tool that renews it may run as another user.
-    PrivateToGroup,
     /// Others may read it, but nobody else may change it.
     OthersOnlyRead,
 }
@@ -37,30 +79,44 @@ pub enum Exposure {
     },
     /// Its mode lets others read or change it.
     Mode(u32),
+    /// Its mode lets a group read or change it to which this process does not belong.
+    Group {
+        /// Its mode.
+        mode: u32,
+        /// The id of that group.
+        group: u32,
+    },
 }
 
 const PERMISSIONS: u32 = 0o7777;
+const SET_GROUP_ID: u32 = 0o2000;
+const GROUP: u32 = 0o070;
+const OTHERS: u32 = 0o007;
+const WRITE: u32 = 0o022;
 const ROOT: u32 = 0;
 
 impl Rule {
-    /// The mode bits that must not be set.
-    const fn forbidden(self) -> u32 {
+    /// The mode bits that must not be set, if the process belongs to the group of the file or not.
+    const fn forbidden(self, is_member: bool) -> u32 {
         match self {
-            Self::Private => 0o077,
-            Self::PrivateToGroup => 0o027,
-            Self::OthersOnlyRead => 0o022,
+            Self::Secret if is_member => OTHERS | WRITE,
+            Self::Secret | Self::Private => GROUP | OTHERS,
+            Self::OthersOnlyRead => WRITE,
         }
     }
 
-    /// Checks a file for a process that runs as `user`. Root may own any file, because it can read
-    /// and change all files anyway.
-    pub fn judge(self, access: Access, user: u32) -> Result<(), Exposure> {
-        let Access { owner, mode } = access;
-        if self != Self::PrivateToGroup && owner != user && owner != ROOT {
-            return Err(Exposure::Owner { owner, user });
+    /// Checks a file in a folder for a process. A folder is checked as if it contained itself.
+    pub fn judge(self, access: Access, folder: Access, process: &Identity) -> Result<(), Exposure> {
+        let Access { owner, group, mode } = access;
+        if !process.trusts_owner(owner) {
+            return Err(Exposure::Owner { owner, user: process.user });
         }
-        match mode & self.forbidden() {
+        let is_member = process.groups.contains(&group);
+        let is_shared = is_member && group == folder.group && process.shares(folder);
+        let forbidden = if is_shared { self.forbidden(true) & OTHERS } else { self.forbidden(is_member) };
+        match mode & forbidden {
             0 => Ok(()),
+            exposed if exposed & OTHERS == 0 && !is_member => Err(Exposure::Group { mode: mode & PERMISSIONS, group }),
             _ => Err(Exposure::Mode(mode & PERMISSIONS)),
         }
     }
@@ -68,12 +124,19 @@ impl Rule {
 
 impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let right = |mode: u32| if mode & WRITE == 0 { "read" } else { "change" };
         match self {
             Self::Owner { owner, user } => {
                 write!(f, "belongs to user {owner}, who can read and change it, and this process is user {user}")
             }
-            Self::Mode(mode) if mode & 0o022 == 0 => write!(f, "has mode {mode:04o}, so others can read it"),
-            Self::Mode(mode) => write!(f, "has mode {mode:04o}, so others can change it"),
+            Self::Mode(mode) => write!(f, "has mode {mode:04o}, so others can {} it", right(*mode)),
+            Self::Group { mode, group } => {
+                write!(
+                    f,
+                    "has mode {mode:04o}, so others can {} it: this process is not in group {group}",
+                    right(*mode)
+                )
+            }
         }
     }
 }
@@ -83,8 +146,27 @@ impl Exposure {
     pub fn command(self) -> String {
         match self {
             Self::Owner { user, .. } => format!("chown {user}"),
-            Self::Mode(_) => "chmod 600".to_owned(),
+            Self::Mode(_) | Self::Group { .. } => "chmod 600".to_owned(),
         }
+    }
+
+    /// The mode that lets others read or change the file.
+    pub fn mode(self) -> Option<u32> {
+        match self {
+            Self::Owner { .. } => None,
+            Self::Mode(mode) | Self::Group { mode, .. } => Some(mode),
+        }
+    }
+}
+
+/// Returns the way out of an error at reading a file with a secret as the end of its message, empty
+/// if the rights on the file are not the reason.
+pub fn secret_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            ": let this user own it, or let one of its groups read it (in Kubernetes, set fsGroup)"
+        }
+        _ => "",
     }
 }
 
@@ -121,7 +203,7 @@ impl fmt::Display for Exposed {
         };
         write!(f, "{name} {path} {}: ", self.exposure)?;
         match (self.exposure, self.role) {
-            (Exposure::Mode(_), Role::Folder) => {
+            (Exposure::Mode(_) | Exposure::Group { .. }, Role::Folder) => {
                 write!(f, "run `chmod go-w {path}`, or name a folder inside it, which is made for this user alone")
             }
             (exposure, _) => write!(f, "run `{} {path}`", exposure.command()),
@@ -135,34 +217,95 @@ mod tests {
 
     const US: u32 = 1000;
     const THEM: u32 = 1001;
+    const OUR_GROUP: u32 = 2000;
+    const THEIR_GROUP: u32 = 3000;
+
+    fn process() -> Identity {
+        Identity { user: US, groups: vec![100, OUR_GROUP] }
+    }
+
+    fn access(owner: u32, group: u32, mode: u32) -> Access {
+        Access { owner, group, mode }
+    }
+
+    /// The modes of kubelet: a secret with `fsGroup`, and what it makes of a data volume.
+    const MODES: [u32; 12] =
+        [0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660, 0o604, 0o602, 0o644, 0o664, 0o101_601];
 
     #[test]
     fn each_rule_refuses_what_others_must_not_do() {
-        let owned_by_another = |owner| Err(Exposure::Owner { owner, user: US });
-        let mode = |mode| Err(Exposure::Mode(mode));
-        for (rule, owner, bits, expected) in [
-            (Rule::Private, US, 0o600, Ok(())),
-            (Rule::Private, US, 0o100_700, Ok(())),
-            (Rule::Private, ROOT, 0o400, Ok(())),
-            (Rule::Private, US, 0o640, mode(0o640)),
-            (Rule::Private, ROOT, 0o604, mode(0o604)),
-            (Rule::Private, US, 0o101_601, mode(0o1601)),
-            (Rule::Private, THEM, 0o600, owned_by_another(THEM)),
-            (Rule::PrivateToGroup, US, 0o640, Ok(())),
-            (Rule::PrivateToGroup, THEM, 0o440, Ok(())),
-            (Rule::PrivateToGroup, US, 0o660, mode(0o660)),
-            (Rule::PrivateToGroup, US, 0o644, mode(0o644)),
-            (Rule::OthersOnlyRead, US, 0o755, Ok(())),
-            (Rule::OthersOnlyRead, ROOT, 0o700, Ok(())),
-            (Rule::OthersOnlyRead, US, 0o770, mode(0o770)),
-            (Rule::OthersOnlyRead, US, 0o1777, mode(0o1777)),
-            (Rule::OthersOnlyRead, THEM, 0o700, owned_by_another(THEM)),
+        let private = access(US, US, 0o700);
+        let shared = access(ROOT, OUR_GROUP, 0o2770);
+        let open = access(ROOT, OUR_GROUP, 0o2775);
+        for (rule, group, folder, accepted) in [
+            (Rule::Secret, OUR_GROUP, private, &[0o400, 0o600, 0o100_700, 0o440, 0o640][..]),
+            (Rule::Secret, THEIR_GROUP, private, &[0o400, 0o600, 0o100_700]),
+            (Rule::Secret, OUR_GROUP, shared, &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660]),
+            (Rule::Secret, THEIR_GROUP, shared, &[0o400, 0o600, 0o100_700]),
+            (Rule::Private, OUR_GROUP, private, &[0o400, 0o600, 0o100_700]),
+            (Rule::Private, THEIR_GROUP, private, &[0o400, 0o600, 0o100_700]),
+            (Rule::Private, OUR_GROUP, open, &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660]),
+            (Rule::Private, THEIR_GROUP, open, &[0o400, 0o600, 0o100_700]),
+            (
+                Rule::OthersOnlyRead,
+                OUR_GROUP,
+                private,
+                &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o604, 0o644, 0o101_601],
+            ),
+            (
+                Rule::OthersOnlyRead,
+                OUR_GROUP,
+                shared,
+                &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660, 0o604, 0o644, 0o664, 0o101_601],
+            ),
+            (
+                Rule::OthersOnlyRead,
+                THEIR_GROUP,
+                shared,
+                &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o604, 0o644, 0o101_601],
+            ),
         ] {
-            assert_eq!(rule.judge(Access { owner, mode: bits }, US), expected, "{rule:?} {owner} {bits:o}");
+            for mode in MODES {
+                for owner in [US, ROOT] {
+                    let judged = rule.judge(access(owner, group, mode), folder, &process());
+                    let row = format!("{rule:?} {owner} {group} {mode:o} in {folder:?}: {judged:?}");
+                    assert_eq!(judged.is_ok(), accepted.contains(&mode), "{row}");
+                    let is_of_group = |exposure| matches!(exposure, Exposure::Group { .. });
+                    assert!(group == THEIR_GROUP || !judged.is_err_and(is_of_group), "{row}");
+                }
+                let judged = rule.judge(access(THEM, group, mode), folder, &process());
+                assert_eq!(judged, Err(Exposure::Owner { owner: THEM, user: US }), "{rule:?} {group} {mode:o}");
+            }
         }
         // A process of root is refused the files of other users too.
-        let refused = Rule::Private.judge(Access { owner: US, mode: 0o600 }, ROOT);
+        let root = Identity { user: ROOT, groups: vec![ROOT] };
+        let refused = Rule::Private.judge(access(US, US, 0o600), private, &root);
         assert_eq!(refused, Err(Exposure::Owner { owner: US, user: ROOT }));
+    }
+
+    #[test]
+    fn only_a_folder_that_is_shared_on_purpose_with_a_group_of_the_process_may_be_written_by_it() {
+        let refused = |exposure| Err(exposure);
+        for (owner, group, mode, expected) in [
+            (US, OUR_GROUP, 0o755, Ok(())),
+            (ROOT, THEIR_GROUP, 0o700, Ok(())),
+            (US, OUR_GROUP, 0o2770, Ok(())),
+            (ROOT, OUR_GROUP, 0o42_770, Ok(())),
+            (ROOT, 100, 0o2775, Ok(())),
+            (US, OUR_GROUP, 0o770, refused(Exposure::Mode(0o770))),
+            (US, OUR_GROUP, 0o775, refused(Exposure::Mode(0o775))),
+            (US, OUR_GROUP, 0o1777, refused(Exposure::Mode(0o1777))),
+            (ROOT, OUR_GROUP, 0o2777, refused(Exposure::Mode(0o2777))),
+            (ROOT, OUR_GROUP, 0o2772, refused(Exposure::Mode(0o2772))),
+            (ROOT, THEIR_GROUP, 0o2770, refused(Exposure::Group { mode: 0o2770, group: THEIR_GROUP })),
+            (THEM, OUR_GROUP, 0o2770, refused(Exposure::Owner { owner: THEM, user: US })),
+        ] {
+            let folder = access(owner, group, mode);
+            assert_eq!(Rule::OthersOnlyRead.judge(folder, folder, &process()), expected, "{owner} {group} {mode:o}");
+            // What is not accepted as a folder gives nobody a right on a file in it.
+            let file = Rule::Private.judge(access(US, group, 0o660), folder, &process());
+            assert_eq!(file.is_ok(), mode & 0o2000 != 0 && expected.is_ok(), "{owner} {group} {mode:o}");
+        }
     }
 
     #[test]
@@ -176,6 +319,11 @@ mod tests {
         assert_eq!(
             told(Role::Database, Exposure::Mode(0o644)),
             "database file /data has mode 0644, so others can read it: run `chmod 600 /data`"
+        );
+        assert_eq!(
+            told(Role::MasterKey, Exposure::Group { mode: 0o640, group: 7 }),
+            "master key file /data has mode 0640, so others can read it: this process is not in group 7: run \
+             `chmod 600 /data`"
         );
         assert_eq!(
             told(Role::Database, Exposure::Owner { owner: 7, user: 0 }),

@@ -5,6 +5,7 @@ pub mod caller;
 pub mod certificate_name;
 pub mod claims;
 pub mod device;
+pub mod disk;
 pub mod file_access;
 pub mod ids;
 pub mod json_object;

@@ -15,7 +15,10 @@ use super::{
     sealing::{MasterKey, SealError},
 };
 use crate::{
-    domain::file_access::{Exposed, Role},
+    domain::{
+        disk::io_hint,
+        file_access::{Exposed, Role, secret_hint},
+    },
     rng::{Rng, RngFailed, random},
 };
 
@@ -23,7 +26,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum MasterKeyError {
     /// It cannot be read or written.
-    #[error("master key file {path}: {source}")]
+    #[error("master key file {path}: {source}{}{}", secret_hint(source), io_hint(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -157,7 +160,7 @@ mod tests {
         let path = folder.path().join("master.key");
         create(&path, &SystemRng::default()).unwrap();
         let good = fs::read(&path).unwrap();
-        for mode in [0o640, 0o604, 0o620, 0o666] {
+        for mode in [0o644, 0o604, 0o620, 0o666] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert!(matches!(read_file(&path), Err(MasterKeyError::Exposed(_))));
         }

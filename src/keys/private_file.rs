@@ -1,15 +1,15 @@
-//! Files with secrets: small, and read only if others have no rights on them.
+//! Files with secrets: small, and judged by one rule ([`Rule::Secret`]).
 
 use std::{
-    fs::{File, Metadata, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, ErrorKind, Read},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use zeroize::Zeroizing;
 
-use crate::domain::file_access::{Access, Exposure, Rule};
+use crate::domain::file_access::{Access, Exposure, Identity, Rule, secret_hint};
 
 /// Bytes of the longest file that is read: more than any key has, so that a wrong path does not fill the memory.
 const MOST: u64 = 64 << 10;
@@ -18,7 +18,7 @@ const MOST: u64 = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum NotRead {
     /// The file system refused.
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = secret_hint(.0))]
     Io(#[from] io::Error),
     /// Others have rights on it.
     #[error("{0}: run `{command}` on it", command = .0.command())]
@@ -31,42 +31,30 @@ impl From<Exposure> for NotRead {
     }
 }
 
-/// Reads such a file.
+/// Reads such a file. It is refused if others than the user and the groups of this process have
+/// rights on it.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     let file = open(path)?;
-    judge(&file, Rule::Private)?;
+    // The file that was opened, and not what may have taken its name since.
+    judge(path, &file.metadata()?)?;
     read_all(file)
 }
 
-/// Reads a file that a group may share, as one that is mounted into a container is: others may not read it, and the group not
-/// change it.
-pub fn read_shared(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
-    let file = open(path)?;
-    judge(&file, Rule::PrivateToGroup)?;
-    read_all(file)
-}
-
-/// Whether others can read a file with a secret that is read all the same, to be warned of. Who
-/// owns it is not judged, because whoever gave it to us may. A pipe or a terminal has no lasting
-/// content.
+/// Judges such a file that is used all the same, so that the user can be warned. A pipe or a
+/// terminal has no lasting content.
 pub fn exposure(path: &Path) -> Option<Exposure> {
-    let access = std::fs::metadata(path).ok().filter(Metadata::is_file).map(|metadata| access(&metadata))?;
-    Rule::Private.judge(access, access.owner).err()
+    let metadata = fs::metadata(path).ok().filter(Metadata::is_file)?;
+    judge(path, &metadata).err()
 }
 
-/// The rights on a file.
-fn access(metadata: &Metadata) -> Access {
-    Access { owner: metadata.uid(), mode: metadata.mode() }
-}
-
-/// The number of the user of this process.
-fn user() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
-
-/// Judges the file that was opened, and not what may have taken its name since.
-fn judge(file: &File, rule: Rule) -> Result<(), NotRead> {
-    Ok(rule.judge(access(&file.metadata()?), user())?)
+fn judge(path: &Path, metadata: &Metadata) -> Result<(), Exposure> {
+    let file = Access::from(metadata);
+    // A mounted secret is a link to a file in another folder.
+    let true_path = path.canonicalize();
+    let folder = true_path.ok().and_then(|path| fs::metadata(path.parent()?).ok());
+    // A folder that cannot be looked at is shared with nobody.
+    let folder = folder.as_ref().map_or(Access { mode: 0, ..file }, Access::from);
+    Rule::Secret.judge(file, folder, &Identity::of_this_process())
 }
 
 /// Reads a file whose rights are the business of whoever gave it to us, as systemd does.
@@ -79,7 +67,7 @@ fn open(path: &Path) -> Result<File, NotRead> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(NotRead::Io(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))),
+        false => Err(NotRead::Io(io::Error::new(ErrorKind::InvalidInput, "not a regular file"))),
     }
 }
 

@@ -144,8 +144,7 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
     if now >= expires_at {
         return Err(certificate_failed(format!("the certificate expired at {}: renew it", told(expires_at))));
     }
-    let key_pem =
-        private_file::read_shared(&files.private_key).map_err(|error: NotRead| key_failed(error.to_string()))?;
+    let key_pem = private_file::read(&files.private_key).map_err(|error: NotRead| key_failed(error.to_string()))?;
     let key =
         PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| key_failed("holds no private key in PEM".to_owned()))?;
     let mut fingerprint = digest(&SHA256, &pem).as_ref().to_vec();

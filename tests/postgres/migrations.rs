@@ -55,6 +55,44 @@ async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_ma
     }
 }
 
+/// The advice in the error is followed to the letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_a_right_is_told_which_and_how_to_get_it() {
+    let url = new_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = url.rsplit_once('/').unwrap().1.to_owned();
+    execute(&url, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE ROLE {user} LOGIN")).await;
+    let restricted = url.replace("postgres@", &format!("{user}@"));
+    let granted = async |refused: AppError, reason: &str| {
+        let line = refused.to_string();
+        let has_ways =
+            ["`countersign migrate`", "--no-migrate", "docs/postgresql.md"].iter().all(|way| line.contains(way));
+        assert!(line.contains(reason) && has_ways && !line.contains('\n'), "{line}");
+        let grant = line.split('`').find(|command| command.starts_with("GRANT ")).unwrap_or_else(|| panic!("{line}"));
+        execute(&url, grant).await;
+    };
+    let migrate = async || app::migrate(&config(&restricted, folder.path())).await;
+    granted(migrate().await.unwrap_err(), "no schema has been selected to create in").await;
+    execute(&url, &format!("REVOKE CREATE ON SCHEMA public FROM {user}")).await;
+    granted(migrate().await.unwrap_err(), "permission denied for schema public").await;
+    migrate().await.unwrap();
+
+    // Of tables that are another role's, it needs rights to use them, and cannot change them.
+    let url = new_database().await;
+    app::migrate(&config(&url, folder.path())).await.unwrap();
+    execute(&url, &format!("GRANT USAGE ON SCHEMA public TO {user}")).await;
+    let restricted = url.replace("postgres@", &format!("{user}@"));
+    let open = async || app::open_store(&without_migrating(&restricted)).await;
+    let refused = open().await.map(drop).unwrap_err().to_string();
+    assert!(refused.contains("permission denied for table"), "{refused}");
+    let grant = refused.split('`').find(|command| command.starts_with("GRANT ")).unwrap();
+    execute(&url, grant).await;
+    assert_eq!(open().await.unwrap().ring().await.unwrap().keys, []);
+    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '0008'").await;
+    let refused = app::migrate(&config(&restricted, folder.path())).await.unwrap_err().to_string();
+    assert!(refused.contains("must be owner of") && refused.contains("as their owner"), "{refused}");
+}
+
 /// As docs/postgresql.md has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {

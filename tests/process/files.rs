@@ -13,12 +13,17 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
+    certificates::Certificates,
     start::{refuses, used},
     support::{Server, countersign, run, serve, without_settings},
 };
 
 /// A user who is not root, and owns nothing here.
 const NOBODY: u32 = 65_534;
+/// A group of that user, as `fsGroup` of a pod gives one to its process.
+const OUR_GROUP: u32 = 2000;
+/// A group that the user is not in.
+const THEIR_GROUP: u32 = 3000;
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -66,6 +71,21 @@ impl User {
         self.folder.path().join("data")
     }
 
+    /// The binary as a member of this group, too. Only root can do that.
+    fn in_group(&self, group: u32) -> Command {
+        let mut command = Command::new("setpriv");
+        without_settings(&mut command);
+        let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), format!("--groups={group}")];
+        command.args(ids).arg(self.binary()).current_dir("/").env(crate::support::GRACE, "0s");
+        command
+    }
+
+    fn serve_in_group(&self, group: u32, data: &Path) -> Command {
+        let mut command = self.in_group(group);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data);
+        command
+    }
+
     fn serve(&self) -> Command {
         let mut command = Command::new(self.binary());
         without_settings(&mut command);
@@ -103,7 +123,14 @@ fn what_is_made_is_for_its_owner_alone() {
 async fn a_folder_where_others_can_exchange_files_is_refused() {
     let folder = used(1).await;
     let data = folder.path();
-    for bad in [0o777, 0o770, 0o775, 0o707, 0o1777, 0o2775] {
+    for bad in [0o777, 0o770, 0o775, 0o707, 0o1777, 0o2777, 0o2775] {
+        if bad == 0o2775 {
+            // With a group of this process it would be shared on purpose.
+            if !is_root() {
+                continue;
+            }
+            chown(data, None, Some(THEIR_GROUP)).unwrap();
+        }
         set_mode(data, bad);
         let reason = format!("folder {} has mode {bad:04o}", data.display());
         refuses(&mut serve(data), data, &[&reason, "chmod go-w"]);
@@ -243,7 +270,8 @@ fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
     let file = folder.path().join("secret");
     fs::write(&file, "cs_ck_x").unwrap();
     let path = file.to_str().unwrap();
-    for (mode, is_open) in [(0o600, false), (0o400, false), (0o640, true), (0o644, true), (0o666, true)] {
+    for (mode, is_open) in [(0o600, false), (0o400, false), (0o640, false), (0o620, true), (0o644, true), (0o666, true)]
+    {
         set_mode(&file, mode);
         let reason = format!("mode {mode:04o}, so others can");
         let is_told = |text: &str| text.lines().any(|line| line.contains(path) && line.contains(&reason));
@@ -265,5 +293,176 @@ fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
         let refused = run(&mut command);
         assert_eq!((refused.code, is_told(&refused.stderr)), (Some(2), is_open), "{mode:o} {refused:?}");
         assert!(!refused.stderr.contains("cs_ck_x"), "{refused:?}");
+    }
+}
+
+/// Does what kubelet does to a volume with `fsGroup` at each mount.
+fn mount_for_group(path: &Path, group: u32) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    chown(path, None, Some(group)).unwrap();
+    if metadata.is_dir() {
+        set_mode(path, metadata.mode() & 0o7777 | 0o2770);
+        for entry in fs::read_dir(path).unwrap() {
+            mount_for_group(&entry.unwrap().path(), group);
+        }
+    } else {
+        set_mode(path, metadata.mode() & 0o7777 | 0o660);
+    }
+}
+
+#[test]
+fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again() {
+    if !is_root() {
+        return; // Only root gives files and processes to groups.
+    }
+    let user = User::new();
+    let volume = user.folder.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    set_mode(&volume, 0o755);
+    // At the root of the volume, and in a folder that the service makes.
+    for data in [volume.clone(), volume.join("below")] {
+        for sessions in 0..3 {
+            mount_for_group(&volume, OUR_GROUP);
+            let mut server = Server::launch(&mut user.serve_in_group(OUR_GROUP, &data));
+            let listed = server.cli(["session", "list", "--json"]).json();
+            let count = listed["sessions"].as_array().map_or(0, Vec::len);
+            assert_eq!(count, sessions, "{data:?} {listed}");
+            server.cli(["session", "create", "alice"]).ok();
+            assert!(!server.log().iter().any(|line| line.contains("others could")), "{:#?}", server.log());
+            // After a crash there are the files beside the database, too.
+            if sessions == 1 { server.kill() } else { drop(server.stop()) }
+        }
+    }
+    let (database, key) = (volume.join("countersign.db"), volume.join("master.key"));
+    mount_for_group(&volume, OUR_GROUP);
+    assert_eq!((mode(&volume), mode(&database), mode(&key)), (0o2775, 0o660, 0o660));
+    let refused = |group, says: &[&str]| refuses(&mut user.serve_in_group(group, &volume), &volume, says);
+    refused(THEIR_GROUP, &["mode 2775", "others can change it", "not in group 2000", "chmod go-w"]);
+    for path in [&database, &key] {
+        let name = path.to_str().unwrap();
+        set_mode(path, 0o666);
+        refused(OUR_GROUP, &[name, "mode 0666", "others can change it"]);
+        set_mode(path, 0o660);
+        chown(path, None, Some(THEIR_GROUP)).unwrap();
+        refused(OUR_GROUP, &[name, "mode 0660", "not in group 3000"]);
+        chown(path, Some(1), Some(OUR_GROUP)).unwrap();
+        refused(OUR_GROUP, &[name, "belongs to user 1"]);
+        chown(path, Some(NOBODY), None).unwrap();
+    }
+    // A right to write that no mount has given, and a umask may have.
+    set_mode(&volume, 0o775);
+    refused(OUR_GROUP, &["mode 0775", "others can change it", "chmod go-w"]);
+    set_mode(&volume, 0o755);
+    refused(OUR_GROUP, &["master.key", "mode 0660", "others can change it"]);
+    set_mode(&volume, 0o2770);
+    Server::launch(&mut user.serve_in_group(OUR_GROUP, &volume)).stop();
+}
+
+/// Each file with a secret, and who may read it: one rule for all of them.
+#[test]
+fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
+    if !is_root() {
+        return; // Only root gives files and processes to groups.
+    }
+    let user = User::new();
+    let folder = user.folder.path();
+    let certificates = Certificates::new(folder);
+    for name in ["server.pem", "ca.pem"] {
+        set_mode(&certificates.path(name), 0o644);
+    }
+    let [pem, tls_key] = ["server.pem", "server.key"].map(|name| certificates.path(name).display().to_string());
+    let ca = certificates.path("ca.pem").display().to_string();
+    let secret = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let master = secret("master.key", &format!("{}=", "A".repeat(43)));
+    let password = secret("password", "hidden");
+    let api_key = secret("api.key", "cs_ck_x");
+    let own_key = secret("own.pem", "no key at all");
+    let nowhere = folder.join("data/none").display().to_string();
+    let certificate = ["--client-certificate-file", &pem, "--client-key-file", &tls_key];
+    // The exit code with a good file, the setting or option, and the arguments.
+    let check = vec!["config", "check"];
+    let list = |server: &'static str| vec!["session", "list", "--server", server];
+    let variable = |name: &'static str, value: &str| vec![(name, value.to_owned())];
+    let rows = [
+        (0, &master, "keys.master_key_file", check.clone(), variable("COUNTERSIGN_KEYS__MASTER_KEY_FILE", &master)),
+        (
+            0,
+            &master,
+            "keys.additional_master_key_file",
+            check.clone(),
+            variable("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", &master),
+        ),
+        (
+            0,
+            &tls_key,
+            "tls.private_key_file",
+            check.clone(),
+            vec![
+                ("COUNTERSIGN_TLS__CERTIFICATE_FILE", pem.clone()),
+                ("COUNTERSIGN_TLS__PRIVATE_KEY_FILE", tls_key.clone()),
+            ],
+        ),
+        (
+            0,
+            &password,
+            "database.password_file",
+            check,
+            vec![
+                ("COUNTERSIGN_DATABASE__PASSWORD_FILE", password.clone()),
+                ("COUNTERSIGN_DATABASE_URL", "postgres://u@127.0.0.1:1/d".to_owned()),
+                ("COUNTERSIGN_MASTER_KEY", format!("{}=", "A".repeat(43))),
+            ],
+        ),
+        (
+            1,
+            &api_key,
+            "--api-key-file",
+            [list("http://127.0.0.1:1"), vec!["--api-key-file", &api_key]].concat(),
+            vec![],
+        ),
+        (
+            1,
+            &tls_key,
+            "--client-key-file",
+            [list("https://127.0.0.1:1"), certificate.to_vec(), vec!["--ca-file", &ca]].concat(),
+            vec![],
+        ),
+        (2, &own_key, "private key", vec!["key", "import", &own_key, "--data-dir", &nowhere], vec![]),
+    ];
+    for (code, path, setting, arguments, variables) in rows {
+        let is_warned_of = setting.starts_with("--") || setting == "database.password_file";
+        for (owner, group, mode, problem) in [
+            (0, OUR_GROUP, 0o440, None),
+            (0, OUR_GROUP, 0o640, None),
+            (NOBODY, OUR_GROUP, 0o640, None),
+            (NOBODY, THEIR_GROUP, 0o600, None),
+            (NOBODY, THEIR_GROUP, 0o640, Some("mode 0640, so others can read it: this process is not in group 3000")),
+            (NOBODY, OUR_GROUP, 0o660, Some("mode 0660, so others can change it")),
+            (0, OUR_GROUP, 0o444, Some("mode 0444, so others can read it")),
+            (1, OUR_GROUP, 0o440, Some("belongs to user 1")),
+            (0, 0, 0o400, Some("Permission denied")),
+        ] {
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+            chown(path, Some(owner), Some(group)).unwrap();
+            let mut command = user.in_group(OUR_GROUP);
+            let run = run(command.args(&arguments).envs(variables.iter().map(|(name, value)| (name, value))));
+            let row = format!("{setting} {owner}:{group} {mode:o}: {run:?}");
+            let denied = problem == Some("Permission denied");
+            let expected = match problem {
+                Some(_) if denied || !is_warned_of => 2,
+                _ => code,
+            };
+            assert_eq!(run.code, Some(expected), "{row}");
+            let is_told = |words: &str| run.stderr.lines().any(|line| line.contains(path) && line.contains(words));
+            match problem {
+                Some(problem) => assert!(is_told(problem) && is_told(setting), "{row}"),
+                None => assert!(!is_told("others can") && !is_told("belongs"), "{row}"),
+            }
+            assert!(!run.stderr.contains("hidden") && !run.stderr.contains("cs_ck_x"), "{row}");
+        }
     }
 }

@@ -1,9 +1,15 @@
 //! The messages for operators: each row is an invocation, its exit code, and the words of its one
 //! line.
 
-use std::fs;
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+};
 
-use crate::support::{countersign, run};
+use crate::{
+    certificates::Certificates,
+    support::{countersign, run},
+};
 
 /// An invocation that fails, or not.
 #[derive(Default)]
@@ -95,6 +101,85 @@ fn a_span_of_time_says_how_it_is_written() {
         file_is_refused(&format!("[policies.default]\naccess_token_ttl = {value}"), &says);
         file_is_refused(&format!("[tokens]\nleeway = {value}"), &["tokens.leeway", "like 10m", given]);
     }
+}
+
+/// As `nginx -t` does, `config check` opens what the settings name; `serve` says the same.
+#[test]
+fn a_file_that_a_setting_names_is_opened_and_told_by_the_name_of_the_setting() {
+    const MASTER: (&str, &str) = ("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    const POSTGRES: &str = "data_dir = 'data'\ndatabase_url = 'postgres://u@127.0.0.1:1/d'\n";
+    let folder = tempfile::tempdir().unwrap();
+    let certificates = Certificates::new(folder.path());
+    let path = |name: &str| certificates.path(name).display().to_string();
+    certificates.certificate("expired", &["a.test"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    certificates.certificate("other", &["a.test"], |_| ());
+    let write = |name: &str, text: &str, mode| {
+        fs::write(certificates.path(name), text).unwrap();
+        fs::set_permissions(certificates.path(name), Permissions::from_mode(mode)).unwrap();
+        path(name)
+    };
+    let (garbage, open) = (write("garbage", "x", 0o600), write("open", MASTER.1, 0o644));
+    let (good, empty) = (write("good", MASTER.1, 0o600), write("empty", "", 0o600));
+    let tls = |certificate: &str, key: &str, more: &str| {
+        format!("[tls]\ncertificate_file = '{certificate}'\nprivate_key_file = '{key}'\n{more}")
+    };
+    let (pem, key) = (path("server.pem"), path("server.key"));
+    let keys = |file: &str| format!("data_dir = 'data'\n[keys]\nmaster_key_file = '{file}'");
+    let additional = |file: &str| format!("[keys]\nadditional_master_key_file = '{file}'");
+    let password = |file: &str| format!("{POSTGRES}[database]\npassword_file = '{file}'");
+    let roots = |file: &str| {
+        format!("data_dir = 'data'\ndatabase_url = 'postgres://u@127.0.0.1:1/d?sslmode=verify-full&sslrootcert={file}'")
+    };
+    let rows: Vec<(String, &[(&str, &str)], &[&str])> = vec![
+        (tls("none.pem", &key, ""), &[], &["setting tls.certificate_file: ", "none.pem", "No such file"]),
+        (tls(&garbage, &key, ""), &[], &["setting tls.certificate_file: ", "garbage", "no certificate in PEM"]),
+        (tls(&path("expired.pem"), &path("expired.key"), ""), &[], &["tls.certificate_file", "expired at", "renew it"]),
+        (tls(&pem, "none.key", ""), &[], &["setting tls.private_key_file: ", "none.key", "No such file"]),
+        (tls(&pem, &garbage, ""), &[], &["setting tls.private_key_file: ", "no private key in PEM"]),
+        (
+            tls(&pem, &open, ""),
+            &[],
+            &["setting tls.private_key_file: ", "mode 0644, so others can read it", "chmod 600"],
+        ),
+        (tls(&pem, &path("other.key"), ""), &[], &["setting tls.private_key_file: ", "does not go with"]),
+        (tls(&pem, &key, "client_ca_file = 'none'"), &[], &["setting tls.client_ca_file: ", "none", "No such file"]),
+        (keys("none"), &[], &["setting keys.master_key_file: ", "none does not exist", "openssl rand"]),
+        (keys(&garbage), &[], &["setting keys.master_key_file: ", "garbage", "32 bytes"]),
+        (keys(&open), &[], &["setting keys.master_key_file: ", "mode 0644", "chmod 600"]),
+        (additional("none"), &[], &["setting keys.additional_master_key_file: ", "none does not exist"]),
+        (additional(&open), &[], &["setting keys.additional_master_key_file: ", "mode 0644"]),
+        ("".to_owned(), &[("COUNTERSIGN_MASTER_KEY", "x")], &["COUNTERSIGN_MASTER_KEY", "32 bytes"]),
+        (password("none"), &[MASTER], &["setting database.password_file: ", "none", "No such file"]),
+        (roots("none.pem"), &[MASTER], &["setting database_url: ", "sslrootcert", "none.pem", "cannot be read"]),
+        (roots(&garbage), &[MASTER], &["setting database_url: ", "sslrootcert", "garbage"]),
+        (POSTGRES.to_owned(), &[], &["master.key does not exist", "everyone who serves", "openssl rand"]),
+    ];
+    for (configuration, environment, says) in &rows {
+        for arguments in
+            [&["config", "check", "--config", "FILE"][..], &["serve", "--config", "FILE", "--listen", "127.0.0.1:0"]]
+        {
+            if arguments.contains(&"serve")
+                && configuration.starts_with("data_dir")
+                && configuration.contains("postgres")
+            {
+                // It asks the server first, which is not there.
+                continue;
+            }
+            Row { arguments, environment, configuration, code: 2, says }.check();
+        }
+    }
+    // All at once, in one line.
+    let both = tls("none.pem", &key, "[keys]\nmaster_key_file = 'none.key'");
+    file_is_refused(&both, &["setting tls.certificate_file: ", "; setting keys.master_key_file: "]);
+
+    let authorities = format!("client_ca_file = '{}'\n[keys]\nmaster_key_file = '{good}'", path("ca.pem"));
+    for configuration in [tls(&pem, &key, &authorities), password(&empty), roots(&path("ca.pem")), String::new()] {
+        let environment = if configuration.contains("master_key_file") { &[][..] } else { &[MASTER] };
+        let says = &["the configuration is good"];
+        let arguments = &["config", "check", "--config", "FILE"];
+        Row { arguments, environment, configuration: &configuration, code: 0, says }.check();
+    }
+    assert!(!folder.path().join("data").exists(), "nothing is made");
 }
 
 #[test]

@@ -130,6 +130,55 @@ fn what_config_prints_can_be_loaded_and_prints_the_same() {
     assert_eq!(in_force(&first, &[], &[]), in_force(&second, &[], &[]));
 }
 
+/// A file means the same wherever the service is started.
+#[test]
+fn relative_paths_start_from_the_file_and_those_of_flags_and_variables_from_the_working_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let sub = folder.path().join("etc");
+    fs::create_dir(&sub).unwrap();
+    fs::write(sub.join("c.toml"), "data_dir = 'data'\ndatabase_url = 'sqlite://s.db'\n[keys]\nmaster_key_file = 'm'")
+        .unwrap();
+    let print = |config: &str, working_directory: &Path, flags: &[&str], variables: &[(&str, &str)]| {
+        let mut command = countersign();
+        command.args(["config", "print", "--json", "--config", config]).args(flags).envs(variables.iter().copied());
+        run(command.current_dir(working_directory)).json()
+    };
+    let path = |name: &str| sub.join(name).display().to_string();
+    for (config, working_directory) in
+        [("etc/c.toml", folder.path()), ("c.toml", &sub), (&path("c.toml"), Path::new("/"))]
+    {
+        let config = print(config, working_directory, &[], &[]);
+        assert_eq!(config["data_dir"], path("data"));
+        assert_eq!(config["database_url"], format!("sqlite://{}", path("s.db")));
+        assert_eq!(config["keys"]["master_key_file"], path("m"));
+    }
+    let variables = [("COUNTERSIGN_KEYS__MASTER_KEY_FILE", "v")];
+    let config = print("etc/c.toml", folder.path(), &["--data-dir", "flag"], &variables);
+    assert_eq!([&config["data_dir"], &config["keys"]["master_key_file"]], ["flag", "v"]);
+
+    // A service does what is printed.
+    let mut command = countersign();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--config", "etc/c.toml"]).current_dir(folder.path());
+    fs::write(sub.join("c.toml"), "data_dir = 'data'").unwrap();
+    Server::launch(command.env(crate::support::GRACE, "0s")).stop();
+    assert!(sub.join("data/countersign.db").exists() && sub.join("data/master.key").exists());
+}
+
+#[test]
+fn what_follows_from_a_setting_follows_it_after_it_was_printed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    let printed = run(countersign().args(["config", "print", "--data-dir", "/a"])).ok();
+    let changed =
+        printed.replace("\"/a\"", "\"/b\"").replace("issuer = \"http://127.0.0.1:8080\"", "issuer = \"https://b\"");
+    assert_ne!(printed, changed);
+    fs::write(&file, changed).unwrap();
+    let config = in_force(&file, &[], &[]);
+    assert_eq!(config["database_url"], "sqlite:///b/countersign.db");
+    assert_eq!(config["keys"]["master_key_file"], "/b/master.key");
+    assert_eq!(config["tokens"]["default_audience"], "https://b");
+}
+
 #[test]
 fn no_secret_is_printed() {
     let folder = tempfile::tempdir().unwrap();

@@ -251,17 +251,30 @@ async fn a_refused_start_after_a_crash_leaves_the_log_of_the_database_as_it_was(
     refuses(&mut serve(folder.path()), folder.path(), &["master.key has mode 0644", "chmod 600"]);
 }
 
-#[test]
-fn a_master_key_in_the_working_directory_is_made_and_found_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let command = || {
-        let mut command = serve(&folder.path().join("data"));
-        command.current_dir(folder.path()).env("COUNTERSIGN_KEYS__MASTER_KEY_FILE", "master.key");
-        command
-    };
-    Server::launch(&mut command()).stop();
-    assert!(folder.path().join("master.key").exists());
-    Server::launch(&mut command()).stop();
+/// After a typing error, a key that is made would be where nobody looks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_key_file_that_a_setting_names_is_never_made() {
+    const SETTING: &str = "COUNTERSIGN_KEYS__MASTER_KEY_FILE";
+    let (new, old) = (tempfile::tempdir().unwrap(), used(1).await);
+    for folder in [new.path(), old.path()] {
+        let data = if folder == new.path() { folder.join("data") } else { folder.to_owned() };
+        for path in ["other.key".to_owned(), folder.join("other.key").display().to_string()] {
+            let says = ["setting keys.master_key_file: ", &path, "does not exist", "openssl rand -base64 32"];
+            refuses(serve(&data).current_dir(folder).env(SETTING, &path), folder, &says);
+        }
+        let mut check = countersign();
+        check.args(["config", "check", "--data-dir"]).arg(&data).env(SETTING, "other.key").current_dir(folder);
+        refuses(&mut check, folder, &["setting keys.master_key_file: other.key does not exist"]);
+    }
+    for args in [&["sweep"][..], &["key", "reseal"]] {
+        let mut command = countersign();
+        command.args(args).arg("--data-dir").arg(old.path()).env(SETTING, "other.key").current_dir(old.path());
+        refuses(&mut command, old.path(), &["setting keys.master_key_file: other.key does not exist"]);
+    }
+    // One that is there is used, from the working directory.
+    fs::rename(old.path().join("master.key"), old.path().join("other.key")).unwrap();
+    Server::launch(serve(old.path()).current_dir(old.path()).env(SETTING, "other.key")).stop();
+    assert!(!old.path().join("master.key").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -123,6 +123,43 @@ impl OpenError {
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Connect { is_temporary: true, .. })
     }
+
+    /// Adds the way out to what the database said, if it is about a right that this role lacks.
+    fn with_remedy(self, role: &str) -> Self {
+        let explain = |problem: String| match missing_right(&problem, role) {
+            Some(remedy) => format!("{problem}: {remedy} (docs/postgresql.md, Roles and rights)"),
+            None => problem,
+        };
+        match self {
+            Self::Migration { database, migration, problem } => {
+                Self::Migration { database, migration, problem: explain(problem) }
+            }
+            Self::Other { database, problem } => Self::Other { database, problem: explain(problem) },
+            other => other,
+        }
+    }
+}
+
+/// Returns the way out for a role that lacks a right. Diesel does not hand on the code of the
+/// error, so this looks at the text; in another language of the server there is no advice.
+fn missing_right(problem: &str, role: &str) -> Option<String> {
+    const MIGRATE: &str = "run `countersign migrate` as their owner, and then `countersign serve --no-migrate`";
+    let schema = problem.strip_prefix("permission denied for schema ");
+    if let Some(schema) = schema.or_else(|| problem.starts_with("no schema has been selected").then_some("public")) {
+        return Some(format!(
+            "run `countersign migrate` as the owner of the database, and then `countersign serve --no-migrate`, or let \
+             this role make the tables by `GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}`"
+        ));
+    }
+    if problem.starts_with("must be owner of ") {
+        return Some(MIGRATE.to_owned());
+    }
+    problem.starts_with("permission denied for ").then(|| {
+        format!(
+            "let their owner run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}`; to change \
+             tables, {MIGRATE}"
+        )
+    })
 }
 
 /// Checks the database and brings its schema up to date, if it may. Of several who do this at once, one does it and the
@@ -132,8 +169,9 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'sta
     let database = target.name().to_owned();
     let other =
         |error: diesel::result::Error| OpenError::Other { database: database.clone(), problem: error.to_string() };
-    let (version, encoding): (i64, String) = statement::<(BigInt, Text)>(
-        "SELECT current_setting('server_version_num')::bigint, current_setting('server_encoding')",
+    let (version, encoding, role): (i64, String, String) = statement::<(BigInt, Text, Text)>(
+        "SELECT current_setting('server_version_num')::bigint, current_setting('server_encoding'), \
+         quote_ident(current_user)",
     )
     .get_result(&mut connection)
     .await
@@ -144,12 +182,24 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'sta
     if encoding != "UTF8" {
         return Err(OpenError::Encoding { database, encoding });
     }
+    let updated = update_schema(target, &mut connection, may_migrate).await;
+    updated.map_err(|error| error.with_remedy(&role))
+}
 
+/// Makes pending migrations, if it may, and returns them.
+async fn update_schema(
+    target: &mut Target,
+    connection: &mut AsyncPgConnection,
+    may_migrate: bool,
+) -> Result<Vec<&'static str>, OpenError> {
+    let database = target.name().to_owned();
+    let other =
+        |error: diesel::result::Error| OpenError::Other { database: database.clone(), problem: error.to_string() };
     // An engine without such locks fails here and not in the transaction; there, who comes second fails and starts again.
-    let is_free = try_lock(&mut connection).await;
+    let is_free = try_lock(connection).await;
     target.has_locks = is_free.is_ok();
     if !may_migrate {
-        let pending = pending(target, &mut connection).await?;
+        let pending = pending(target, connection).await?;
         return match pending.as_slice().first() {
             Some((migration, _)) => Err(OpenError::Older { database, migration: (*migration).to_owned() }),
             None => Ok(vec![]),
@@ -161,9 +211,9 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'sta
     connection.batch_execute("BEGIN; SET LOCAL statement_timeout = '10min'").await.map_err(other)?;
     if target.has_locks {
         let lock = statement::<()>("SELECT pg_advisory_xact_lock(?)").bind::<BigInt, _>(MIGRATION_LOCK);
-        lock.execute(&mut connection).await.map_err(other)?;
+        lock.execute(connection).await.map_err(other)?;
     }
-    let made = migrate(target, &mut connection).await?;
+    let made = migrate(target, connection).await?;
     connection.batch_execute("COMMIT").await.map_err(other)?;
     for version in &made {
         tracing::info!(migration = version, "database migrated");

@@ -13,7 +13,7 @@ use diesel::{RunQueryDsl, dsl::sql, sql_query, sql_types::Text};
 use tempfile::NamedTempFile;
 
 use super::{
-    open::{self, Depth, LOCK_FILE, OpenError, SIDE_FILES, beside},
+    open::{self, Depth, LOCK_FILE, OpenError, SIDE_FILES, beside, folder_of},
     stamp,
 };
 
@@ -78,10 +78,6 @@ pub enum BackupError {
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     let path = path.to_owned();
     move |source| BackupError::Io { path, source }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes what was done to the names in a folder durable.

@@ -48,6 +48,7 @@ use super::{
 };
 use crate::domain::{
     audit::AuditEntry,
+    disk,
     ids::SessionId,
     key::RefreshKeyId,
     refresh::RefreshAttempt,
@@ -92,7 +93,7 @@ impl From<diesel::result::Error> for StoreError {
         match error {
             // Locked, full, I/O error, file gone: the engine gives all of these without a kind of their own.
             Error::DatabaseError(DatabaseErrorKind::Unknown | DatabaseErrorKind::ClosedConnection, info) => {
-                Self::Unavailable(info.message().to_owned())
+                Self::Unavailable(disk::explain(info.message()).into_owned())
             }
             Error::DeserializationError(error) => Self::Damaged(error.to_string()),
             Error::BrokenTransactionManager | Error::AlreadyInTransaction | Error::RollbackErrorOnCommit { .. } => {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -19,7 +19,10 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::stamp;
 use crate::{
-    domain::file_access::{Access, Exposed, Exposure, Role, Rule},
+    domain::{
+        disk::{self, io_hint},
+        file_access::{Access, Exposed, Identity, Role, Rule},
+    },
     store::StoreError,
 };
 
@@ -32,7 +35,7 @@ pub enum OpenError {
     #[error("database {0} is in use by another process: stop that one, or give this one a data directory of its own")]
     InUse(PathBuf),
     /// The file system refused.
-    #[error("database {path}: {source}")]
+    #[error("database {path}: {source}{hint}", hint = io_hint(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -123,7 +126,7 @@ pub enum OpenError {
         migration: String,
     },
     /// Anything else that the database said.
-    #[error("database {path} cannot be opened: {problem}")]
+    #[error("database {path} cannot be opened: {problem}", problem = disk::explain(problem))]
     Other {
         /// The file.
         path: PathBuf,
@@ -152,8 +155,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     if fs::metadata(&file).is_ok_and(|metadata| !metadata.is_file()) {
         return Err(OpenError::NotAFile(file));
     }
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    judge(folder, Role::Folder, Rule::OthersOnlyRead)?;
+    judge(folder_of(&file), Role::Folder, Rule::OthersOnlyRead)?;
     Ok(file)
 }
 
@@ -169,8 +171,15 @@ fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     if role == Role::Database && !metadata.is_file() {
         return Err(OpenError::NotAFile(path.to_owned()));
     }
-    let access = Access { owner: metadata.uid(), mode: metadata.mode() };
-    let judged = rule.judge(access, rustix::process::geteuid().as_raw());
+    let access = Access::from(&metadata);
+    let folder = match role {
+        Role::Folder => access,
+        Role::Database | Role::MasterKey => {
+            let folder = fs::metadata(folder_of(path));
+            Access::from(&folder.map_err(|source| OpenError::Io { path: path.to_owned(), source })?)
+        }
+    };
+    let judged = rule.judge(access, folder, &Identity::of_this_process());
     Ok(judged.map_err(|exposure| Exposed { role, path: path.to_owned(), exposure })?)
 }
 
@@ -186,6 +195,11 @@ pub fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
+/// The folder that contains a file.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// The database, its lock, and the files that SQLite keeps beside it, which get its mode when they
 /// are made.
 fn files(path: &Path) -> impl Iterator<Item = PathBuf> {
@@ -196,7 +210,8 @@ fn files(path: &Path) -> impl Iterator<Item = PathBuf> {
 fn make_private(path: &Path) -> Result<(), OpenError> {
     for file in files(path) {
         let Err(error) = judge(&file, Role::Database, Rule::Private) else { continue };
-        let OpenError::Exposed(Exposed { exposure: Exposure::Mode(mode), .. }) = error else { return Err(error) };
+        let OpenError::Exposed(Exposed { exposure, .. }) = &error else { return Err(error) };
+        let Some(mode) = exposure.mode() else { return Err(error) };
         // Who does not own it cannot change its mode.
         fs::set_permissions(&file, Permissions::from_mode(mode & 0o700)).map_err(|_| error)?;
         tracing::warn!(
@@ -354,7 +369,8 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     };
     let findings: Vec<String> = sql::<Text>(question).load(&mut connection).map_err(|error| {
         let problem = error.to_string();
-        if problem == LOCKED { other(problem) } else { damaged(problem) }
+        // A full disk is no damage: a backup must not take the place of the file for that.
+        if problem == LOCKED || disk::remedy(&problem).is_some() { other(problem) } else { damaged(problem) }
     })?;
     if let Some(finding) = findings.iter().find(|finding| *finding != "ok") {
         // The finding goes over several lines, an error has one.
@@ -383,7 +399,8 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
 
 /// Opens the connection that writes. What it has committed survives a power cut (`synchronous=FULL`).
 pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let unavailable = |error: &dyn std::fmt::Display| StoreError::Unavailable(error.to_string());
+    let unavailable =
+        |error: &dyn std::fmt::Display| StoreError::Unavailable(disk::explain(&error.to_string()).into_owned());
     // Without this, SQLite would make a new, empty database in the place of one that was moved away.
     if !path.exists() {
         return Err(StoreError::Unavailable(format!("{} is gone", path.display())));

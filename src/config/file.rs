@@ -1,0 +1,99 @@
+//! The configuration file. Relative paths in it are relative to its folder, so that it means the
+//! same wherever the service is started.
+
+use std::{
+    fs,
+    path::{self, Path, PathBuf},
+};
+
+use figment::{
+    Metadata, Profile, Provider,
+    providers::{Format, Toml},
+    value::{Dict, Map, Value},
+};
+
+use super::{
+    database,
+    error::{ConfigError, invalid},
+};
+
+/// The text of a configuration file and the folder that its relative paths start from.
+pub struct ConfigFile {
+    text: String,
+    path: Option<PathBuf>,
+    folder: PathBuf,
+}
+
+impl ConfigFile {
+    /// Reads a file. Its folder is the one in its name, also where that is a symbolic link, because
+    /// mounted configurations are links into folders that come and go.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        let text = fs::read_to_string(path).map_err(unreadable)?;
+        let folder = path::absolute(path).map_err(unreadable)?.parent().unwrap_or(Path::new("/")).to_owned();
+        Ok(Self { text, path: Some(path.to_owned()), folder })
+    }
+
+    /// Takes a text as if it were a file in the working directory.
+    pub fn from_text(text: &str) -> Result<Self, ConfigError> {
+        Ok(Self { text: text.to_owned(), path: None, folder: working_directory()? })
+    }
+
+    fn resolve_all(&self, section: &mut Dict) -> Result<(), String> {
+        for (name, value) in section {
+            if let Value::String(_, text) = value
+                && let Some(resolved) = resolve(name, text, &self.folder)?
+            {
+                *text = resolved;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Provider for ConfigFile {
+    fn metadata(&self) -> Metadata {
+        match &self.path {
+            Some(path) => Metadata::from("TOML file", path.as_path()),
+            None => Metadata::named("TOML text"),
+        }
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut settings: Dict = Toml::from_str(&self.text).map_err(|error| error.to_string())?;
+        self.resolve_all(&mut settings)?;
+        for value in settings.values_mut() {
+            if let Value::Dict(_, section) = value {
+                self.resolve_all(section)?;
+            }
+        }
+        Ok(Profile::Default.collect(settings))
+    }
+}
+
+/// The folder that relative paths start from which no file has given.
+pub fn working_directory() -> Result<PathBuf, ConfigError> {
+    std::env::current_dir().map_err(|error| invalid("data_dir", format!("there is no working directory: {error}")))
+}
+
+/// Returns the value of a setting with its path made absolute, if it has a relative one. A name
+/// tells whether a setting is a path: all of them end in `_file` or `_dir`, but for the URL of the
+/// database.
+pub fn resolve(name: &str, text: &str, folder: &Path) -> Result<Option<String>, String> {
+    match name {
+        "database_url" => database::resolve(text, folder),
+        name if name.ends_with("_file") || name.ends_with("_dir") => resolve_path(text, folder),
+        _ => Ok(None),
+    }
+}
+
+/// Makes a path absolute, if it is not.
+pub fn resolve_path(path: &str, folder: &Path) -> Result<Option<String>, String> {
+    // What is no path is refused later.
+    if path.is_empty() || Path::new(path).is_absolute() || database::means_more(path) {
+        return Ok(None);
+    }
+    let path: PathBuf = folder.join(path).components().collect();
+    let text = path.to_str().ok_or("the name of the folder of a relative path is no UTF-8: use absolute paths")?;
+    Ok(Some(text.to_owned()))
+}
