@@ -45,6 +45,8 @@ mod refreshing;
 mod replicas;
 #[path = "cluster/revoking.rs"]
 mod revoking;
+#[path = "cluster/set_back.rs"]
+mod set_back;
 #[path = "cluster/slow.rs"]
 mod slow;
 #[path = "cluster/starting.rs"]
