@@ -47,6 +47,8 @@ mod replicas;
 mod restore;
 #[path = "cluster/revoking.rs"]
 mod revoking;
+#[path = "cluster/set_back.rs"]
+mod set_back;
 #[path = "cluster/slow.rs"]
 mod slow;
 #[path = "cluster/starting.rs"]

@@ -118,6 +118,7 @@ impl Authority {
                 max_sessions: policy.max_sessions_per_subject,
                 on_quota: policy.on_quota,
             };
+            let epoch = self.replica.epoch();
             match self.store.create_session(creation).await? {
                 Created::New { eviction } => {
                     for evicted in eviction.iter().flat_map(|eviction| &eviction.sessions) {
@@ -131,7 +132,7 @@ impl Authority {
                     }
                     self.audit.record(AuditRecord::by(by, AuditAction::SessionCreated, now).about(&session));
                     if let Some(eviction) = eviction {
-                        self.acknowledged(eviction.place).await?;
+                        self.acknowledged(epoch, eviction.place).await?;
                     }
                     return Ok(Issued { session, tokens, now });
                 }

@@ -126,9 +126,10 @@ impl Authority {
         // The first one that was to be the next: if others were faster, there is nothing left to do.
         let mut wanted: Option<String> = None;
         loop {
+            let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
             // The next key is known to every replica before it makes tokens.
-            self.acknowledged_as_read(ring.place).await?;
+            self.acknowledged(epoch, ring.place).await?;
             let now = self.clock.now();
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
             let is_wanted = |key: &&Key| key.state() == KeyState::Active && Some(&key.kid) == wanted.as_ref();
@@ -156,10 +157,11 @@ impl Authority {
     /// The same, also by the service itself.
     async fn end_key(&self, by: Option<&Actor>, kid: &str) -> Result<Key, AuthorityError> {
         loop {
+            let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
             // Whatever comes next was decided by a database that is in charge, and the next key is known to every replica
             // before it makes tokens.
-            self.acknowledged_as_read(ring.place).await?;
+            self.acknowledged(epoch, ring.place).await?;
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
             let key = keys().find(|key| key.kid == kid).ok_or(AuthorityError::KeyNotFound)?;
             if key.state() == KeyState::Revoked {
@@ -216,9 +218,10 @@ impl Authority {
             return Ok(());
         }
         // If others were faster, there is nothing left to do.
+        let epoch = self.replica.epoch();
         if let Some(place) = self.change_ring(None, &ring, change, now).await? {
             // Until all know of it, this replica too.
-            self.acknowledged_as_read(place).await?;
+            self.acknowledged(epoch, place).await?;
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ use crate::{
         text::Audience,
     },
     keys::keeper::Keeper,
-    revocation::replica::{NotCertain, Replica},
+    revocation::replica::{Epoch, NotCertain, Replica},
     rng::{Rng, random},
     store::Store,
     token::{access::Expectations, verified_cache::VerifiedCache},
@@ -91,9 +91,8 @@ pub struct Authority {
     rotating: Mutex<Rotating>,
     /// A permit for each call that may read and convert sessions of a page.
     pages: Semaphore,
-    /// Tenants whose sessions have all been ended, with the entry under which. In another life of the replica an entry may
-    /// have the number of one that was lost.
-    ended_tenants: Mutex<HashMap<String, (u64, Seq)>>,
+    /// Tenants whose sessions have all been ended, with the entry under which. In another epoch an entry may have the number of one that was lost.
+    ended_tenants: Mutex<HashMap<String, (Epoch, Seq)>>,
 }
 
 impl fmt::Debug for Authority {
@@ -166,14 +165,10 @@ impl Authority {
         self.replica.renewed().await.map(drop).map_err(uncertain)
     }
 
-    /// Waits until what was committed at this place holds everywhere.
-    async fn acknowledged(&self, place: Place) -> Result<(), AuthorityError> {
-        self.replica.acknowledged(place).await.map_err(uncertain)
-    }
-
-    /// The same for a call that found nothing to write when the feed had come to this place.
-    async fn acknowledged_as_read(&self, place: Place) -> Result<(), AuthorityError> {
-        self.replica.acknowledged_as_read(place).await.map_err(uncertain)
+    /// Waits until what was committed at this place, by a transaction that began in this epoch, holds
+    /// everywhere. A call that found nothing to write gives the place to which the feed had come.
+    async fn acknowledged(&self, epoch: Epoch, place: Place) -> Result<(), AuthorityError> {
+        self.replica.acknowledged(epoch, place).await.map_err(uncertain)
     }
 }
 

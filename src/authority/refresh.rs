@@ -10,6 +10,7 @@ use crate::{
         session::Device,
         text::Scope,
     },
+    revocation::replica::Epoch,
     store::Refreshed,
     token::refresh::{RefreshClaims, Unverified},
 };
@@ -51,17 +52,18 @@ impl Authority {
             next_access_token_id: TokenId::new(self.random()?),
             next_key: self.refresh_key()?,
         };
-        match self.exchange(attempt).await? {
+        let (epoch, refreshed) = self.exchange(attempt).await?;
+        match refreshed {
             Refreshed::Rotated { session, place } => {
                 if let Some(superseded) = place {
-                    self.acknowledged(superseded).await?;
+                    self.acknowledged(epoch, superseded).await?;
                 }
                 let tokens = self.issue(&session, session.access_token_id, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: false })
             }
             Refreshed::Replayed { session, place } => {
                 if let Some(superseded) = place {
-                    self.acknowledged(superseded).await?;
+                    self.acknowledged(epoch, superseded).await?;
                 }
                 let tokens = self.issue_again(&session, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: true })
@@ -72,7 +74,7 @@ impl Authority {
                     "a refresh token was used again after its grace; the session has ended"
                 );
                 self.audit.record(AuditRecord::by(by, AuditAction::RefreshReused, now).about(&session));
-                self.acknowledged(place).await?;
+                self.acknowledged(epoch, place).await?;
                 Err(AuthorityError::RefreshTokenReused)
             }
             Refreshed::Refused(refusal) => Err(self.refused(refusal, &claims)),
@@ -80,10 +82,10 @@ impl Authority {
     }
 
     /// Lets the database decide. What it has only read it must be in charge for: if it has been replaced meanwhile, the one in
-    /// its place decides.
-    async fn exchange(&self, attempt: RefreshAttempt) -> Result<Refreshed, AuthorityError> {
+    /// its place decides. Returns the epoch in which it was decided.
+    async fn exchange(&self, attempt: RefreshAttempt) -> Result<(Epoch, Refreshed), AuthorityError> {
         loop {
-            let timeline = self.replica.timeline();
+            let (epoch, timeline) = (self.replica.epoch(), self.replica.timeline());
             let refreshed = self.store.refresh_session(attempt.clone()).await?;
             let was_read = matches!(
                 refreshed,
@@ -94,7 +96,7 @@ impl Authority {
                 self.confirmed().await?;
             }
             if !was_read || self.replica.timeline() == timeline {
-                return Ok(refreshed);
+                return Ok((epoch, refreshed));
             }
         }
     }

@@ -148,14 +148,12 @@ impl Authority {
         };
         let limit = self.settings.max_blacklist_entries;
         let may_add = self.replica.index().len() < limit;
+        let epoch = self.replica.epoch();
         let outcome = self.write_and_record(Revocation { target, ended, may_add, orphan }, record).await?;
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
         }
-        match outcome.wrote {
-            true => self.acknowledged(outcome.place).await?,
-            false => self.acknowledged_as_read(outcome.place).await?,
-        }
+        self.acknowledged(epoch, outcome.place).await?;
         if by_id && !outcome.found {
             return Err(AuthorityError::SessionNotFound);
         }

@@ -8,12 +8,12 @@ impl Authority {
     pub async fn end_revoked_tenants(&self) -> Result<usize, AuthorityError> {
         let mut ended = self.ended_tenants.lock().await;
         // Before they are read, so that what is read later does not count as known.
-        let life = self.replica.life();
+        let epoch = self.replica.epoch();
         let tenants = self.store.revoked_tenants().await?;
         ended.retain(|name, _| tenants.iter().any(|tenant| *tenant.tenant == **name));
         let mut count = 0;
         for tenant in tenants {
-            if ended.get(&*tenant.tenant) == Some(&(life, tenant.seq)) {
+            if ended.get(&*tenant.tenant) == Some(&(epoch, tenant.seq)) {
                 continue;
             }
             let mut after = None;
@@ -23,7 +23,7 @@ impl Authority {
                 after = Some(batch.last);
                 count += batch.sessions;
             }
-            ended.insert(tenant.tenant.into_string(), (life, tenant.seq));
+            ended.insert(tenant.tenant.into_string(), (epoch, tenant.seq));
         }
         Ok(count)
     }

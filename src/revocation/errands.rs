@@ -121,6 +121,7 @@ fn restoration(revoked: Revoked, expires_at: Timestamp, now: Timestamp) -> Revoc
 }
 
 async fn restore(store: &dyn Store, replica: &Replica, revocation: &Revocation) -> Result<(), StoreError> {
+    let epoch = replica.epoch();
     let place = store.revoke(revocation.clone()).await?.place;
-    replica.acknowledged(place).await.map_err(|error| StoreError::Unavailable(error.to_string()))
+    replica.acknowledged(epoch, place).await.map_err(|error| StoreError::Unavailable(error.to_string()))
 }

@@ -75,6 +75,9 @@ struct Life {
     /// What the feed has brought, while it is read from its beginning by a process that knew something before.
     brought: Option<Index>,
     others: Others,
+    /// When it began, by the clock of uptime, if it is not the first life of this process: then the
+    /// database may have been set back, and may have forgotten who else has a lease.
+    begun_again: Option<Duration>,
     /// The history in which the register may lack somebody, and since when we know that.
     unsettled: Option<(Timeline, Duration)>,
 }
@@ -243,6 +246,7 @@ impl Renewing {
             cursor: Seq::default(),
             brought: knows_something.then(Index::default),
             others: Others::default(),
+            begun_again: self.replica.has_lived_before().then(|| self.replica.lease().uptime()),
             unsettled: None,
         });
         Ok(())
@@ -290,11 +294,12 @@ impl Renewing {
         let holds_for = answer.others.iter().map(|other| other.holds_for).fold(own, Duration::max);
         let others_applied = answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
         let is_settled = answer.settled == answer.head.timeline;
+        let is_complete = is_settled && life.begun_again.is_none_or(|begun| received.saturating_sub(begun) > holds_for);
         let everywhere = match shared {
             // What we have applied, everybody has.
             false => answer.head.seq,
             true if broken("acknowledge-skips-a-member") => renewal.applied,
-            true if is_settled => renewal.applied.min(others_applied),
+            true if is_complete => renewal.applied.min(others_applied),
             true => Seq::default(),
         };
         let lost = life.brought.take().map(|brought| replica.index().missing_from(&brought)).unwrap_or_default();

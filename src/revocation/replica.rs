@@ -27,6 +27,7 @@ use crate::{
         lease::Terms,
         revocation::{Place, Revoked, Seq, Timeline},
     },
+    mutants::broken,
     store::FeedEntry,
 };
 
@@ -46,10 +47,15 @@ pub enum NotCertain {
     NotAcknowledged,
 }
 
+/// A span of time in which this process was one member of one database, which was not set back. Taken
+/// before a transaction, it tells afterwards whether a position in the feed still means what it meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epoch(u64);
+
 /// What the last confirmed renewal has shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
-    /// Counts the times that this process was taken for gone.
+    /// Counts the times that this process was taken for gone, or the database was set back.
     pub life: u64,
     /// Number of that renewal among all that were sent; zero before the index is loaded.
     pub renewal: u64,
@@ -196,23 +202,22 @@ impl Replica {
         }
     }
 
-    /// Waits until no replica accepts any more what was revoked at `place`: every one has applied it, or so much time has
-    /// passed that those who have not have stopped answering.
-    pub async fn acknowledged(&self, place: Place) -> Result<(), NotCertain> {
-        self.acknowledged_after(0, place).await
+    /// The epoch of a transaction that is about to begin.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.progress.borrow().life)
     }
 
-    /// The same for a call that found nothing to write when the feed had come to `place`. An entry of its own would come back
-    /// by a confirmed renewal, and so prove that its database is in charge. This has none: a primary that was replaced knows
-    /// nothing of the sessions that were created since, and says so. Only a renewal that was sent after it proves the same.
-    pub async fn acknowledged_as_read(&self, place: Place) -> Result<(), NotCertain> {
-        self.acknowledged_after(self.sent.load(Ordering::SeqCst), place).await
-    }
-
-    /// By what the renewals after this one show.
-    async fn acknowledged_after(&self, renewal: u64, place: Place) -> Result<(), NotCertain> {
+    /// Waits until no replica accepts any more what was revoked at `place` by a transaction that has
+    /// ended: every one has applied it, or so much time has passed that those who have not have
+    /// stopped answering. A call that found nothing to write gives the place to which the feed had come.
+    ///
+    /// Only a renewal that is sent from now on counts, and only in the epoch that was taken before the
+    /// transaction. What is known from before may be of a database that was replaced or set back
+    /// meanwhile, whose positions mean something else; and a primary that was replaced says of
+    /// sessions that were created since that there is nothing to revoke.
+    pub async fn acknowledged(&self, epoch: Epoch, place: Place) -> Result<(), NotCertain> {
         let mut waiting = self.waiting();
-        let certain = self.certain(renewal, place).await;
+        let certain = self.certain(epoch, place).await;
         let outcomes = &self.counts.acknowledgements;
         waiting.outcome = match certain {
             Ok(Certain::Everywhere) => &outcomes.everywhere,
@@ -225,15 +230,15 @@ impl Replica {
         certain.map(|_| ())
     }
 
-    async fn certain(&self, renewal: u64, place: Place) -> Result<Certain, NotCertain> {
+    async fn certain(&self, epoch: Epoch, place: Place) -> Result<Certain, NotCertain> {
         let mut progress = self.progress.subscribe();
-        let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, renewal, place));
+        let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, epoch, place));
         let begun = ours.await.map_err(|_| NotCertain::NotAcknowledged)??;
         // Nothing that was asked for before this instant holds longer.
         let over = self.lease.uptime() + begun.holds_for;
         loop {
             let current = *progress.borrow_and_update();
-            if current.life != begun.life || current.applied.timeline != place.timeline {
+            if Epoch(current.life) != epoch || current.applied.timeline != place.timeline {
                 return Err(NotCertain::NotAcknowledged);
             }
             if current.everywhere >= place.seq {
@@ -251,23 +256,24 @@ impl Replica {
         }
     }
 
-    /// Waits until a renewal after this one has shown that the index has applied a place.
+    /// Waits until a renewal that is sent from now on has shown that the index has applied a place.
     async fn reached(
         &self,
         progress: &mut watch::Receiver<Progress>,
-        renewal: u64,
+        epoch: Epoch,
         place: Place,
     ) -> Result<Progress, NotCertain> {
-        let before = self.sent.load(Ordering::SeqCst);
-        let reached = progress.wait_for(|progress| match progress.applied.timeline == place.timeline {
-            true => progress.renewal > renewal && progress.applied.seq >= place.seq,
-            // An older answer may be of an older history; a newer one says that this one is over.
-            false => progress.renewal > before,
+        let sent = if broken("acknowledge-by-an-earlier-renewal") { 0 } else { self.sent.load(Ordering::SeqCst) };
+        let is_over = |progress: &Progress| Epoch(progress.life) != epoch;
+        let is_other = |progress: &Progress| progress.applied.timeline != place.timeline;
+        let reached = progress.wait_for(|progress| {
+            let is_new = progress.renewal > sent;
+            is_over(progress) || (is_new && (is_other(progress) || progress.applied.seq >= place.seq))
         });
         let reached = *reached.await.map_err(|_| NotCertain::NotAcknowledged)?;
-        match reached.applied.timeline == place.timeline {
-            true => Ok(reached),
-            false => Err(NotCertain::NotAcknowledged),
+        match is_over(&reached) || is_other(&reached) {
+            true => Err(NotCertain::NotAcknowledged),
+            false => Ok(reached),
         }
     }
 
@@ -286,12 +292,6 @@ impl Replica {
                  `countersign replica list` shows which one is late, or whether there was a failover"
             );
         }
-    }
-
-    /// How many times this process was taken for gone, or the database was set back. What was known of places in the feed
-    /// holds for one life.
-    pub fn life(&self) -> u64 {
-        self.progress.borrow().life
     }
 
     /// The history that the last confirmed renewal was in.
@@ -362,6 +362,11 @@ impl Replica {
     /// Takes note that this process has joined.
     pub(super) fn begin_life(&self, incarnation: Incarnation) {
         *self.incarnation.lock().unwrap_or_else(PoisonError::into_inner) = Some(incarnation);
+    }
+
+    /// Whether this process was a member before.
+    pub(super) fn has_lived_before(&self) -> bool {
+        self.progress.borrow().life > 0
     }
 
     /// Takes note that this process is no member any more. It knows what it knew, but nothing is certain of it.

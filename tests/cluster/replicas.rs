@@ -12,7 +12,7 @@ use countersign::proto::{
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -194,6 +194,17 @@ fn access_token(created: &CreateSessionResponse) -> RevokeRequest {
 /// Creates a session.
 pub async fn sign_in(client: &mut Client, subject: &str) -> Tokens {
     create(client, subject).await.tokens.unwrap()
+}
+
+/// The same, which may fail.
+pub async fn try_sign_in(client: &mut Client, subject: &str) -> Result<Tokens, Status> {
+    let request = CreateSessionRequest { subject: subject.to_owned(), ..Default::default() };
+    Ok(ledger::create(client, request).await?.tokens.unwrap())
+}
+
+/// Whether a replica accepts a token.
+pub async fn is_active_at(replica: &Replica, token: &str) -> bool {
+    validate(&mut replica.sessions().await, token).await.active
 }
 
 pub async fn create(client: &mut Client, subject: &str) -> CreateSessionResponse {

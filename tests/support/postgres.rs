@@ -106,6 +106,17 @@ pub async fn number(url: &str, sql: &str) -> i64 {
     number
 }
 
+/// The texts that a question is answered with, a row each.
+#[allow(dead_code)] // Not every binary of tests asks for texts.
+pub async fn texts(url: &str, sql: &str) -> Vec<String> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let texts = client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    drop(client);
+    driver.await.unwrap().unwrap();
+    texts
+}
+
 /// The newest server on this machine: in the PATH, or where Debian has it.
 fn binaries() -> PathBuf {
     let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
