@@ -53,7 +53,8 @@ async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_act
         let folder = tempfile::tempdir().unwrap();
         let dump = folder.path().join("dump");
         let make_dump = || {
-            let made = Command::new(program("pg_dump")).args(["--format=custom", "--file"]).arg(&dump).arg(&url).status();
+            let made =
+                Command::new(program("pg_dump")).args(["--format=custom", "--file"]).arg(&dump).arg(&url).status();
             assert!(made.unwrap().success());
         };
         if !is_in_the_dump {
@@ -74,7 +75,8 @@ async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_act
         let frozen = Frozen::processes_of(&url, &cluster.replicas[1]).await;
         let put_back = ["--clean", "--if-exists", "--single-transaction", "--dbname", &url];
         assert!(Command::new(program("pg_restore")).args(put_back).arg(&dump).status().unwrap().success());
-        let tokens = eventually("sessions are created again", async || try_sign_in(&mut client, "after").await.ok()).await;
+        let tokens =
+            eventually("sessions are created again", async || try_sign_in(&mut client, "after").await.ok()).await;
         assert!(is_active_at(&cluster.replicas[1], &tokens.access_token).await, "its lease is not over yet");
         let witness = Witness::of(&cluster.replicas[1..], &tokens.access_token).await;
         revoke_at_last(&mut client, &tokens.access_token).await;
