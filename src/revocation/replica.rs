@@ -27,7 +27,6 @@ use crate::{
         lease::Terms,
         revocation::{Place, Revoked, Seq, Timeline},
     },
-    mutants::broken,
     store::FeedEntry,
 };
 
@@ -263,7 +262,7 @@ impl Replica {
         epoch: Epoch,
         place: Place,
     ) -> Result<Progress, NotCertain> {
-        let sent = if broken("acknowledge-by-an-earlier-renewal") { 0 } else { self.sent.load(Ordering::SeqCst) };
+        let sent = self.sent.load(Ordering::SeqCst);
         let is_over = |progress: &Progress| Epoch(progress.life) != epoch;
         let is_other = |progress: &Progress| progress.applied.timeline != place.timeline;
         let reached = progress.wait_for(|progress| {

@@ -17,7 +17,7 @@ use countersign::{
         key::RefreshKeyId,
         refresh::RefreshAttempt,
         revocation::{Place, Revocation, Seq},
-        session::Session,
+        session::{Ended, Session},
         time::Timestamp,
     },
     store::{
@@ -226,6 +226,10 @@ impl Store for Double {
         limit: i64,
     ) -> Result<Option<EndedBatch>> {
         self.real.end_tenant_sessions(tenant, after, limit).await
+    }
+
+    async fn end_all_sessions(&self, ended: Ended, after: Option<SessionId>, limit: i64) -> Result<Option<EndedBatch>> {
+        self.real.end_all_sessions(ended, after, limit).await
     }
 
     fn renewals(&self) -> Box<dyn Renewals> {
