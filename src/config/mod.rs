@@ -367,6 +367,8 @@ impl Config {
         raw.tokens.default_audience = Some(tokens.default_audience.to_string());
         raw.policies = policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
         raw.database_url = Some(database.to_string());
+        // Neither of the two may hold the password.
+        written.database_url = written.database_url.and(raw.database_url.clone());
         Ok(Self {
             issuer: raw.issuer.clone(),
             listen,

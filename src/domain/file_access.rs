@@ -228,7 +228,7 @@ mod tests {
         Access { owner, group, mode }
     }
 
-    /// The modes of kubelet: a secret with `fsGroup`, and what it makes of a data volume.
+    /// Those that kubelet gives to secrets and to the files of a volume, and others.
     const MODES: [u32; 12] =
         [0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660, 0o604, 0o602, 0o644, 0o664, 0o101_601];
 

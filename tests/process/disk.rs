@@ -51,7 +51,7 @@ fn assert_store_unavailable(status: &Status) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::launch(&mut serve_on_a_small_disk(folder.path()));
+    let mut server = Server::launch(&mut serve_on_a_small_disk(folder.path()));
     let mut client = server.sessions().await;
 
     let (revoked, its_tokens) = create(&mut client, "revoked".to_owned()).await.unwrap();
@@ -65,6 +65,9 @@ async fn on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays() {
         }
     };
     assert_store_unavailable(&full);
+    let failed = server.line("a call failed");
+    let error = failed["error"].as_str().unwrap();
+    assert!(error.contains("disk I/O error: free space"), "the way out: {failed}");
     // Smaller writes may still find room for a while.
     let full = loop {
         let (_, tokens) = live.last_mut().unwrap();
@@ -110,6 +113,46 @@ async fn on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays() {
         assert!(!validate(&mut client, &tokens.access_token).await.active);
         assert_eq!(state(&mut client, id).await.unwrap(), SessionState::Ended);
     }
+}
+
+/// `serve` by a shell that runs these commands before.
+fn serve_after(commands: &str, data_dir: &Path, shell: &[&str]) -> Command {
+    let mut command = Command::new(shell[0]);
+    without_settings(&mut command);
+    command
+        .args(&shell[1..])
+        .args(["-c", &format!("{commands}; exec \"$@\""), "sh"])
+        .arg(serve(data_dir).get_program());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+    command
+}
+
+#[test]
+fn a_start_without_room_on_the_disk_ends_with_the_way_out() {
+    for blocks in [8, 64] {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = run(&mut serve_after(&format!("ulimit -f {blocks}"), folder.path(), &["sh"]));
+        let line = refused.error(2);
+        assert!(line.contains("countersign.db") && line.contains("disk I/O error: free space"), "{line}");
+    }
+    // Only root mounts, and some containers let not even root do it.
+    const MOUNTING: [&str; 3] = ["unshare", "--mount", "sh"];
+    let may_mount = Command::new(MOUNTING[0]).args(&MOUNTING[1..]).args(["-c", "mount -t tmpfs none /tmp"]).status();
+    if !may_mount.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().display();
+    for size in ["4k", "16k", "100k"] {
+        let mount = format!("mount -t tmpfs -o mode=700,size={size} none {data}");
+        let refused = run(&mut serve_after(&mount, folder.path(), &MOUNTING));
+        let line = refused.error(2);
+        assert!(line.contains("countersign.db") && line.contains(": free space on its disk"), "{size}: {line}");
+    }
+    Server::start(folder.path()).stop();
+    let mount = format!("mount --bind {data} {data} && mount -o remount,ro,bind {data}");
+    let refused = run(&mut serve_after(&mount, folder.path(), &MOUNTING));
+    assert!(refused.error(2).contains("mount their file system for writing"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -130,7 +130,9 @@ fn a_file_that_a_setting_names_is_opened_and_told_by_the_name_of_the_setting() {
     let roots = |file: &str| {
         format!("data_dir = 'data'\ndatabase_url = 'postgres://u@127.0.0.1:1/d?sslmode=verify-full&sslrootcert={file}'")
     };
-    let rows: Vec<(String, &[(&str, &str)], &[&str])> = vec![
+    type Words<'a> = &'a [&'a str];
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let rows: Vec<(String, Variables<'_>, Words<'_>)> = vec![
         (tls("none.pem", &key, ""), &[], &["setting tls.certificate_file: ", "none.pem", "No such file"]),
         (tls(&garbage, &key, ""), &[], &["setting tls.certificate_file: ", "garbage", "no certificate in PEM"]),
         (tls(&path("expired.pem"), &path("expired.key"), ""), &[], &["tls.certificate_file", "expired at", "renew it"]),
