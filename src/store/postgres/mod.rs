@@ -2,8 +2,10 @@
 
 mod audit;
 mod claims;
+mod coded_stream;
 pub mod connect;
 mod create;
+mod hosts;
 mod insert;
 pub mod open;
 mod pool;
@@ -16,6 +18,7 @@ mod ring;
 mod rows;
 mod schema;
 mod sql;
+mod sqlstate;
 mod sweep;
 mod tls;
 mod turns;
@@ -254,7 +257,7 @@ macro_rules! with_connection {
                         lease.release();
                         Ok(outcome)
                     }
-                    Err(fault) => Err(lease.clear(fault).await),
+                    Err(fault) => Err(fault),
                 },
                 Err(fault) => Err(fault),
             };
