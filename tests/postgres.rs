@@ -9,6 +9,9 @@ mod postgres_server;
 mod connections;
 #[path = "postgres/migrations.rs"]
 mod migrations;
+#[path = "support/proxy.rs"]
+#[allow(dead_code)] // These tests let nothing happen to a link.
+mod proxy;
 
 use std::{path::Path, process::Command, sync::Arc};
 

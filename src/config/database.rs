@@ -103,7 +103,7 @@ pub struct Database {
     pub password_file: Option<PathBuf>,
     /// Most connections of this process.
     pub max_connections: u32,
-    /// How long each host may take to answer when it is being connected to.
+    /// How long each server may take until a connection to it can be used.
     #[serde(with = "super::span")]
     pub connect_timeout: Duration,
     /// How long a call waits for a connection before the database counts as away.

@@ -11,7 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use crate::{
     ledger::{Client, reason, refresh, validate},
     load::{Load, Trouble},
-    postgres_server::number,
+    postgres_server::{Server, number},
     proxy::Link,
     replicas::{
         Cluster, Health, Replica, SHORT_LEASE, WAYS, assert_not_current, becomes, dice, eventually, in_time, revoke,
@@ -71,6 +71,33 @@ async fn a_standby_that_commits_wait_for_takes_over_with_all_that_was_acknowledg
     assert_acknowledged_by_word(&cluster).await;
     cluster.verify(&mut accounts).await;
     assert!(!cluster.replicas.iter_mut().any(has_alarm), "nothing was lost");
+}
+
+/// A primary that is stopped where it is accepts connections and acknowledges what it is sent, and nothing comes back. Whatever
+/// is under way there is given up once the new primary is known, however patient everything else is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_stands_still_is_left_for_the_next_one_wherever_the_url_names_it() {
+    for is_first in [true, false] {
+        let pair = Pair::synchronous().await;
+        let mut hosts = [&pair.primary, &pair.standby];
+        if !is_first {
+            hosts.reverse();
+        }
+        let url = Server::url_of(&hosts, "postgres");
+        let patient =
+            [("COUNTERSIGN_DATABASE__STATEMENT_TIMEOUT", "1h"), ("COUNTERSIGN_DATABASE__CONNECT_TIMEOUT", "1h")];
+        let settings = [SHORT_LEASE.as_slice(), &patient].concat();
+        let mut cluster = Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &settings).await;
+        let load = Load::start(&cluster, "frozen", &mut dice(), |_| Trouble::Database).await;
+        load.all_answered(50).await;
+        pair.primary.freeze();
+        load.all_failed().await;
+        pair.promote().await;
+        load.all_answered(50).await;
+        let mut accounts = load.stop().await;
+        cluster.url = pair.standby.url("postgres");
+        cluster.verify(&mut accounts).await;
+    }
 }
 
 /// A session that is to be revoked, and in which way.

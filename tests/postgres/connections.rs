@@ -1,18 +1,31 @@
 //! How the database is reached: TLS, several hosts, passwords.
 
-use std::{fs, net::TcpListener, path::PathBuf};
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use countersign::store::{
-    Store,
-    postgres::{
-        PostgresStore,
-        connect::{Options, Password},
+use countersign::{
+    app,
+    store::{
+        Store,
+        postgres::{
+            PostgresStore,
+            connect::{Options, Password},
+        },
     },
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
-use crate::postgres_server::{Server, execute, new_database, options};
+use crate::{
+    config,
+    postgres_server::{Server, execute, new_database, options},
+    proxy::Link,
+};
 
 /// The name in the server's certificate. The host is reached by an address, which is not in it.
 const NAME: &str = "localhost";
@@ -28,6 +41,12 @@ struct Protected {
 impl Protected {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let (key, certificate) = Self::certificate(&folder);
+        Self::start_by(folder, &key, &certificate, "TLSv1.3")
+    }
+
+    /// A key and a certificate for the name, in PEM, of an authority in ca.pem.
+    fn certificate(folder: &TempDir) -> (String, String) {
         let authority = |name: &str| {
             let mut params = CertificateParams::new(vec![]).unwrap();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,21 +59,26 @@ impl Protected {
         let key = KeyPair::generate().unwrap();
         let certificate =
             CertificateParams::new(vec![NAME.to_owned()]).unwrap().signed_by(&key, &authority).unwrap().pem();
+        (key.serialize_pem(), certificate)
+    }
 
+    /// A server with this key and certificate, and what others are to find in the folder.
+    fn start_by(folder: TempDir, key: &str, certificate: &str, version: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = Server::start_with(|dir| {
             let file = |name: &str, text: &str| {
                 fs::write(dir.join(name), text).unwrap();
                 dir.join(name).display().to_string()
             };
-            let private = file("server.key", &key.serialize_pem());
+            let private = file("server.key", key);
             fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
             vec![
                 format!("port={port}"),
                 "listen_addresses=127.0.0.1".to_owned(),
                 "ssl=on".to_owned(),
                 format!("ssl_key_file={private}"),
-                format!("ssl_cert_file={}", file("server.pem", &certificate)),
+                format!("ssl_cert_file={}", file("server.pem", certificate)),
+                format!("ssl_max_protocol_version={version}"),
                 format!("hba_file={}", file("hba", "local all all trust\nhostssl all all all scram-sha-256\n")),
             ]
         });
@@ -113,6 +137,48 @@ async fn each_mode_of_tls_demands_what_it_says() {
     }
 }
 
+/// Makes a key and a certificate that it signs itself, of version 1 of X.509, as the tools of some images do.
+fn version_1(folder: &Path, algorithm: &[&str]) -> [String; 2] {
+    let openssl = |arguments: &[&str]| {
+        let made = Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl");
+        assert!(made.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).unwrap()
+    };
+    openssl(&[&["genpkey", "-out", "v1.key"], algorithm].concat());
+    openssl(&["req", "-new", "-key", "v1.key", "-subj", "/CN=localhost", "-out", "v1.csr"]);
+    openssl(&["x509", "-req", "-in", "v1.csr", "-signkey", "v1.key", "-days", "2", "-out", "v1.pem"]);
+    if !openssl(&["x509", "-in", "v1.pem", "-noout", "-text"]).contains("Version: 1 ") {
+        // Newer versions of openssl make version 3 unless they are asked for the old one.
+        openssl(&["req", "-x509v1", "-key", "v1.key", "-subj", "/CN=localhost", "-days", "2", "-out", "v1.pem"]);
+    }
+    ["v1.key", "v1.pem"].map(|name| fs::read_to_string(folder.join(name)).unwrap())
+}
+
+/// libpq does not look at the certificate in the modes that do not verify it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_the_first_version_does_where_none_is_verified() {
+    for (algorithm, version) in [
+        (["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"].as_slice(), "TLSv1.3"),
+        (&["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], "TLSv1.3"),
+        (&["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], "TLSv1.2"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let [key, certificate] = version_1(folder.path(), algorithm);
+        let server = Protected::start_by(folder, &key, &certificate, version).with_role().await;
+        let root = server.root("v1.pem");
+        for mode in ["prefer", "require"] {
+            attempt(&options(&server.url("127.0.0.1", &format!("sslmode={mode}")))).await.unwrap();
+        }
+        for mode in ["verify-ca", "verify-full"] {
+            let url = server.url("localhost", &format!("sslmode={mode}&sslrootcert={root}"));
+            let refused = attempt(&options(&url)).await.unwrap_err();
+            for part in ["X.509 version 1", "version 3", "sslmode=require"] {
+                assert!(refused.contains(part) && !refused.contains('\n'), "{refused}");
+            }
+        }
+    }
+}
+
 /// A certificate proves whose key it is only if the key is used.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_tls_is_refused_where_it_is_demanded() {
@@ -156,4 +222,87 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() {
     let url = format!("postgres://postgres@127.0.0.1:1,{first}:5432,{last}:5432/{name}");
     attempt(&options(&url)).await.unwrap();
     execute(&writing.url(name), "SELECT seq FROM feed_head").await;
+}
+
+/// Fails rather than hang. No attempt of these tests may take as long as the time-out that it is given.
+async fn in_time<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), event).await.expect("it comes")
+}
+
+/// An address that accepts connections, by the backlog of the system, and never answers: so does a server that is stopped.
+fn silent() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    (listener, host)
+}
+
+/// Databases of one name on two servers, of which the first one only reads, and their hosts.
+async fn reading_and_writing() -> ([String; 2], [String; 2], Server, String) {
+    let reading = new_database().await;
+    let server = Server::start();
+    let name = reading.rsplit_once('/').unwrap().1.to_owned();
+    execute(&server.url("postgres"), &format!("CREATE DATABASE {name}")).await;
+    execute(&reading, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    let urls = [reading, server.url(&name)];
+    let hosts = urls.each_ref().map(|url| {
+        let host = url.split_once('@').unwrap().1.rsplit_once('/').unwrap().0;
+        format!("{host}:5432")
+    });
+    (urls, hosts, server, name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_answers_keeps_nobody_from_the_others() {
+    let (_, [reading, writing], _server, name) = reading_and_writing().await;
+    let ((_one, mute), (_two, other_mute)) = (silent(), silent());
+    let refusing = "127.0.0.1:1".to_owned();
+    for hosts in [
+        vec![&mute, &writing],
+        vec![&writing, &mute],
+        vec![&mute, &other_mute, &writing],
+        vec![&reading, &mute, &writing],
+        vec![&mute, &reading, &writing],
+        vec![&refusing, &mute, &reading, &writing],
+    ] {
+        let hosts = hosts.into_iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        let url = format!("postgres://postgres@{hosts}/{name}");
+        let patient = Options { connect_timeout: Duration::from_secs(600), ..options(&url) };
+        in_time(attempt(&patient)).await.unwrap_or_else(|error| panic!("{hosts}: {error}"));
+        let folder = tempfile::tempdir().unwrap();
+        in_time(app::migrate(&config(&format!("{url}?connect_timeout=600"), folder.path()))).await.unwrap();
+    }
+}
+
+/// The one that never answers is the primary of yesterday, and the other one is to be the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_takes_over_is_found_while_another_server_is_waited_for() {
+    let ([reading, _], _, _server, name) = reading_and_writing().await;
+    let (_listener, mute) = silent();
+    let link = Link::to(&reading).await;
+    let address = link.url().split_once('@').unwrap().1.rsplit_once('/').unwrap().0.to_owned();
+    for hosts in [[&mute, &address], [&address, &mute]] {
+        let alter = |how: &str| format!("BEGIN READ WRITE; ALTER DATABASE {name} {how}; COMMIT");
+        execute(&reading, &alter("SET default_transaction_read_only = on")).await;
+        let before = link.connections();
+        let url = format!("postgres://postgres@{},{}/{name}", hosts[0], hosts[1]);
+        let patient = Options { connect_timeout: Duration::from_secs(600), ..options(&url) };
+        let taking_over = async {
+            link.connected(before + 1).await;
+            execute(&reading, &alter("RESET ALL")).await;
+        };
+        let (attempted, ()) = in_time(futures_util::future::join(attempt(&patient), taking_over)).await;
+        attempted.unwrap();
+    }
+}
+
+/// The time-out covers what comes after the connection is accepted, and the error names the hosts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_has_its_time_for_the_whole_start_up() {
+    let ((_one, mute), (_two, other)) = (silent(), silent());
+    let url = format!("postgres://postgres@{mute},{other}/d?sslmode=disable");
+    let hasty = Options { connect_timeout: Duration::from_millis(200), ..options(&url) };
+    let refused = in_time(attempt(&hasty)).await.unwrap_err();
+    for part in [mute, other, "no answer within 200ms".to_owned()] {
+        assert!(refused.contains(&part) && !refused.contains('\n'), "{refused}");
+    }
 }

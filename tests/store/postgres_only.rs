@@ -27,7 +27,7 @@ use futures_util::future::join_all;
 use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::{
-    postgres_server::{Server, execute, new_database, number, options},
+    postgres_server::{GERMAN, Server, execute, lc_messages, new_database, number, options},
     support::{
         Reader, after, assert_unchanged, attempt, create, create_all, entries, list, newcomer, query, read, revoke,
         revoke_session, rich_session, rotate, seconds, session, text, unlimited,
@@ -560,8 +560,9 @@ async fn what_fails_when_it_is_committed_is_not_acknowledged() {
          FOR EACH ROW EXECUTE FUNCTION late()",
     )
     .await;
+    // Where the commit is a statement of its own, nobody knows what became of it.
     for outcome in join_all((1..100).map(|n| store.create_session(limited(n)))).await {
-        assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Refused(_))), "{outcome:?}");
     }
     assert_eq!(number(&url, "SELECT count(*) FROM sessions").await, 1);
     execute(&url, "DROP TRIGGER late ON sessions").await;
@@ -891,4 +892,109 @@ async fn rows_that_are_no_keys_are_named() {
     let mut ring = store.ring().await.unwrap();
     ring.damaged.sort();
     assert_eq!((ring.keys, ring.damaged), (vec![key("c")], vec!["a".to_owned(), "b".to_owned()]));
+}
+
+/// A store on a server that speaks German, whose messages tell nothing to whoever looks for English words.
+async fn german() -> (Server, String, PostgresStore) {
+    let start = || Server::start_with(|_| vec![lc_messages(GERMAN)]);
+    let server = tokio::task::spawn_blocking(start).await.unwrap();
+    let url = server.url("postgres");
+    let store = open(&url).await;
+    (server, url, store)
+}
+
+/// A client that does not go through the store, and what moves its bytes.
+async fn outsider(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_is_tried_again_whatever_language_the_server_speaks() {
+    let (_server, url, store) = german().await;
+    let [first, second] = [1, 2].map(|n| session(n).id.to_string());
+    let lock = |id: &str| format!("SELECT FROM sessions WHERE id = '{id}' FOR UPDATE");
+    create_all(&store, [session(1), session(2)]).await;
+    // The store looks for a deadlock after a second, and the other transaction only after it.
+    let client = outsider(&url).await;
+    client.batch_execute("SET deadlock_timeout = '1min'").await.unwrap();
+    client.batch_execute(&format!("BEGIN; {}", lock(&second))).await.unwrap();
+    let subject = RevocationTarget::Subject { tenant: Tenant::default(), subject: text("alice"), except: None };
+    let locking = async {
+        while number(&url, &locks("locktype IN ('transactionid', 'tuple') AND NOT granted")).await == 0 {
+            tokio::task::yield_now().await;
+        }
+        client.batch_execute(&lock(&first)).await.unwrap();
+        client.batch_execute("COMMIT").await.unwrap();
+    };
+    let (revoked, ()) = in_time(futures_util::future::join(revoke(&store, subject, after(9)), locking)).await;
+    revoked.unwrap();
+    assert_eq!(number(&url, "SELECT count(*) FROM sessions WHERE ended_at IS NOT NULL").await, 2);
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    in_time(async { while number(&url, deadlocks).await == 0 {} }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_the_server_ends_is_unavailability_whatever_language_it_speaks() {
+    let (_server, url, store) = german().await;
+    let there = create(&store, session(1)).await;
+    for setting in ["lock_timeout", "statement_timeout"] {
+        execute(&url, &format!("ALTER DATABASE postgres SET {setting} = '300ms'")).await;
+        let hasty = Options { statement_timeout: Duration::from_millis(300), ..options(&url) };
+        let options = if setting == "lock_timeout" { options(&url) } else { hasty };
+        let store = PostgresStore::open(&options).await.unwrap();
+        let client = outsider(&url).await;
+        client.batch_execute("BEGIN; LOCK TABLE sessions IN SHARE ROW EXCLUSIVE MODE").await.unwrap();
+        let created = store.create_session(unlimited(session(2))).await.map(drop);
+        let refreshed = store.refresh_session(attempt(&there, after(3))).await.map(drop);
+        for outcome in [created, refreshed] {
+            let Err(StoreError::Unavailable(problem)) = outcome else { panic!("{setting}: {outcome:?}") };
+            assert!(problem.contains("storniere Anfrage"), "the server does not speak German: {problem}");
+        }
+        drop(client);
+        execute(&url, &format!("ALTER DATABASE postgres RESET {setting}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_code_of_an_error_decides_what_becomes_of_a_write() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    execute(
+        &url,
+        "CREATE SEQUENCE attempts; CREATE FUNCTION failing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM nextval('attempts'); \
+         RAISE EXCEPTION 'anything (SQLSTATE 42601)' USING ERRCODE = NEW.subject; END $$; \
+         CREATE TRIGGER failing BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION failing()",
+    )
+    .await;
+    for (n, (code, attempts, is_passing)) in (0..).zip([
+        ("40001", 2, true),
+        ("40P01", 2, true),
+        ("55P03", 1, true),
+        ("57014", 1, true),
+        ("57P01", 1, true),
+        ("57P02", 1, true),
+        ("57P03", 1, true),
+        ("53000", 1, true),
+        ("53100", 1, true),
+        ("53200", 1, true),
+        ("53300", 1, true),
+        ("25006", 1, true),
+        ("08006", 1, true),
+        ("23514", 1, false),
+        ("42501", 1, false),
+        ("P0001", 1, false),
+    ]) {
+        execute(&url, "ALTER SEQUENCE attempts RESTART").await;
+        let session = Session { subject: text(code), ..session(n) };
+        let outcome = store.create_session(unlimited(session)).await;
+        match &outcome {
+            Err(StoreError::Unavailable(problem)) if is_passing => assert!(problem.contains(code), "{problem}"),
+            Err(StoreError::Refused(problem)) if !is_passing => assert!(problem.contains(code), "{problem}"),
+            _ => panic!("{code}: {outcome:?}"),
+        }
+        assert_eq!(number(&url, "SELECT last_value FROM attempts").await, attempts, "{code}");
+    }
 }

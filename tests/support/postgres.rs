@@ -28,6 +28,7 @@ serve() {
     server=$!
 }
 stop() {
+    kill -CONT "$server" $(cat "/proc/$server/task/$server/children") 2>>"$dir/log"
     while kill -0 "$server" 2>/dev/null; do
         "$bin/pg_ctl" -D "$dir/data" -m immediate stop >>"$dir/log" 2>&1 || sleep 0.1
     done
@@ -47,6 +48,13 @@ done
 stop
 rm -rf "$dir"
 "#;
+
+/// A locale whose messages differ from those that the code might have been written for.
+#[allow(dead_code)] // Not every binary of tests has a server that speaks it.
+pub const GERMAN: &str = "de_DE.UTF-8";
+
+/// Names the locale in which all servers speak. `scripts/test` runs the contract of the store once more with it.
+const LOCALE: &str = "COUNTERSIGN_TEST_LC_MESSAGES";
 
 /// How long the server may take to start on a busy machine.
 const START: Duration = Duration::from_secs(120);
@@ -141,6 +149,21 @@ pub fn program(name: &str) -> PathBuf {
     binaries().join(name)
 }
 
+/// The setting that makes a server speak the language of a locale.
+pub fn lc_messages(locale: &str) -> String {
+    format!("lc_messages={locale}")
+}
+
+/// Compiles a locale into a folder, which takes no rights and leaves the machine as it is.
+fn make_locale(folder: &Path, locale: &str) {
+    let (name, charset) = locale.split_once('.').expect("a locale such as de_DE.UTF-8");
+    let made =
+        Command::new("localedef").args(["--no-archive", "-i", name, "-f", charset]).arg(folder.join(locale)).output();
+    let made = made.expect("localedef, which is part of the C library");
+    let problem = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "no locale {locale} (Debian: `apt-get install locales`): {problem}");
+}
+
 /// PostgreSQL refuses to run as root: somebody else, then.
 fn user() -> Option<(u32, u32)> {
     let is_root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
@@ -176,9 +199,15 @@ impl Server {
         let bin = binaries();
         let user = user();
         let dir = tempfile::Builder::new().prefix("countersign-pg-").tempdir().unwrap().keep();
+        let mut settings = settings(&dir);
+        settings.extend(env::var(LOCALE).ok().filter(|name| !name.is_empty()).map(|name| lc_messages(&name)));
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "sh"]).arg(&bin).arg(&dir).arg(primary).current_dir(&dir);
-        command.args(settings(&dir).into_iter().flat_map(|setting| ["-c".to_owned(), setting]));
+        if let Some(locale) = settings.iter().find_map(|setting| setting.strip_prefix("lc_messages=")) {
+            make_locale(&dir, locale);
+            command.env("LOCPATH", &dir);
+        }
+        command.args(settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         if let Some((uid, gid)) = user {
             chown(&dir, Some(uid), Some(gid)).unwrap();
@@ -205,6 +234,22 @@ impl Server {
         while pid_file.exists() {
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Stops all its processes where they are: it still accepts connections, and never answers.
+    #[allow(dead_code)] // Not every binary of tests does.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid_file = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
+        let postmaster = pid_file.lines().next().unwrap();
+        // The postmaster first, so that it starts no others meanwhile.
+        let send = |pids: &[&str]| Command::new("kill").arg(signal).args(pids).status().unwrap();
+        assert!(send(&[postmaster]).success());
+        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
+        send(&children.split_whitespace().collect::<Vec<_>>());
     }
 
     /// Starts it again.

@@ -73,6 +73,18 @@ impl Link {
         format!("postgres://postgres@{}/{}", self.address, self.database)
     }
 
+    /// How many connections have come since the beginning.
+    #[allow(dead_code)] // Not every binary of tests counts them.
+    pub fn connections(&self) -> u64 {
+        *self.next.borrow()
+    }
+
+    /// Waits until this many connections have come since the beginning.
+    #[allow(dead_code)] // Not every binary of tests counts them.
+    pub async fn connected(&self, count: u64) {
+        self.next.clone().wait_for(|next| *next >= count).await.unwrap();
+    }
+
     /// Everything takes this long from now on, also what is under way: so long to the server, and so long back.
     pub fn delay(&self, to_server: Duration, to_client: Duration) {
         self.conditions.send_modify(|link| (link.to_server, link.to_client) = (Some(to_server), Some(to_client)));

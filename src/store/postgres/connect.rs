@@ -8,28 +8,37 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use diesel::{
-    result::{DatabaseErrorKind, Error::DatabaseError},
+    ConnectionError,
     sql_types::{BigInt, Text},
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
-use tokio::{sync::mpsc, task::AbortHandle, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+    task::AbortHandle,
+    time::timeout,
+};
 use tokio_postgres::{
-    AsyncMessage, Config, Socket,
-    config::{Host, TargetSessionAttrs},
+    AsyncMessage, Client, Config, SimpleQueryMessage,
+    config::{Host, LoadBalanceHosts, SslMode as Negotiation, SslNegotiation, TargetSessionAttrs},
     error::Severity,
-    tls::TlsStream,
+    tls::{MakeTlsConnect, TlsStream},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    coded_stream::{CodedStream, CodedTls},
+    hosts::{self, Address, Failure, Server, Transport, first_success, open},
     open::OpenError,
     sql::statement,
+    sqlstate::{self, Class},
     tls::{SslMode, Tls},
 };
 use crate::domain::time::brief;
@@ -53,7 +62,7 @@ pub struct Options {
     pub migrate: bool,
     /// Most connections.
     pub max_connections: u32,
-    /// How long a host may take to answer when it is being connected to, unless the URL says it.
+    /// How long each server may take until a connection to it can be used, unless the URL says it.
     pub connect_timeout: Duration,
     /// How long to wait for a connection before the database counts as away.
     pub acquire_timeout: Duration,
@@ -82,6 +91,10 @@ impl fmt::Debug for Options {
 #[derive(Clone)]
 pub struct Target {
     config: Config,
+    /// In the order of the URL.
+    servers: Vec<Server>,
+    /// How often a connection was asked for.
+    attempts: Arc<AtomicUsize>,
     tls: Tls,
     connector: MakeRustlsConnect,
     password_file: Option<PathBuf>,
@@ -108,11 +121,11 @@ impl Target {
             config.application_name("countersign");
         }
         let connect_timeout = config.get_connect_timeout().copied().unwrap_or(options.connect_timeout);
-        config.connect_timeout(connect_timeout);
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             // After a failover the standby of yesterday answers, and the primary of yesterday only reads.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
+        let servers = hosts::servers(&config).map_err(OpenError::Url)?;
         config.keepalives_idle(SILENCE).tcp_user_timeout(SILENCE);
         let password_file = match &options.password {
             Password::InUrl => None,
@@ -124,6 +137,8 @@ impl Target {
         };
         Ok(Self {
             config,
+            servers,
+            attempts: Arc::default(),
             connector: tls.connector().map_err(OpenError::Url)?,
             tls,
             password_file,
@@ -166,31 +181,69 @@ impl Target {
         Ok(config)
     }
 
-    /// Makes a connection. Each host has its time to accept, and all that follows has it once more: the start-up may get no
-    /// answer either.
+    /// Makes a connection to the first server that will do. Each address has `connect_timeout` for all of it: the network, TLS,
+    /// the password, whether the server takes writes, and our settings.
     pub async fn connect(&self) -> Result<Connected, OpenError> {
-        let attempts = u32::try_from(self.config.get_hosts().len()).unwrap_or(u32::MAX).saturating_add(1);
-        let patience = self.connect_timeout.saturating_mul(attempts);
-        timeout(patience, self.connect_to_any()).await.unwrap_or_else(|_| {
-            let problem = format!("no answer within {}", brief(patience));
-            Err(OpenError::Connect { database: self.name.clone(), problem, is_temporary: true })
+        let config = self.config()?;
+        let mut servers = self.servers.clone();
+        if config.get_load_balance_hosts() == LoadBalanceHosts::Random {
+            let first = self.attempts.fetch_add(1, Ordering::Relaxed) % servers.len().max(1);
+            servers.rotate_left(first);
+        }
+        let attempt = |server| self.connect_to(server, &config);
+        first_success(&servers, attempt).await.map_err(|failures| {
+            let names = servers.iter().map(ToString::to_string);
+            let Failure { problem, is_temporary } = summarize(names.zip(failures));
+            OpenError::Connect { database: self.name.clone(), problem, is_temporary }
         })
     }
 
-    async fn connect_to_any(&self) -> Result<Connected, OpenError> {
-        let failed = |problem, is_temporary| OpenError::Connect { database: self.name.clone(), problem, is_temporary };
-        let connected = self.config()?.connect(self.connector.clone()).await;
-        let (client, driver) = connected.map_err(|error| failed(chain(&error), is_temporary(&error)))?;
+    /// Tries the addresses of a server.
+    async fn connect_to(&self, server: Server, config: &Config) -> Result<Connected, Failure> {
+        let resolving = async {
+            let unknown = |error| unreachable(&error);
+            server.resolve().await.map_err(unknown)
+        };
+        let addresses = self.in_time(resolving).await?;
+        let attempt = |address| self.in_time(self.connect_at(address, &server.name, config));
+        first_success(&addresses, attempt).await.map_err(|failures| {
+            let names = addresses.iter().map(|address| format!("{address:?}"));
+            summarize(names.zip(failures))
+        })
+    }
+
+    /// Gives up what takes too long.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        timeout(self.connect_timeout, work).await.unwrap_or_else(|_| {
+            let problem = format!("no answer within {}", brief(self.connect_timeout));
+            Err(Failure { problem, is_temporary: true })
+        })
+    }
+
+    async fn connect_at(&self, address: Address, name: &str, config: &Config) -> Result<Connected, Failure> {
+        let transport = open(&address, config).await.map_err(|error| unreachable(&error))?;
+        let is_negotiated =
+            config.get_ssl_mode() != Negotiation::Disable && config.get_ssl_negotiation() == SslNegotiation::Postgres;
+        let stream = CodedStream::new(transport, is_negotiated);
+        let Ok(tls) = MakeTlsConnect::<Transport>::make_tls_connect(&mut self.connector.clone(), name);
+        let connected = config.connect_raw(stream, CodedTls(tls)).await;
+        let (client, driver) = connected.map_err(|error| Failure::from(&error))?;
+
         let warned = Arc::new(AtomicBool::new(false));
         let (sender, notifications) = mpsc::unbounded_channel();
-        let driver = tokio::spawn(drive(driver, warned.clone(), sender)).abort_handle();
-        let mut connection =
-            AsyncPgConnection::try_from(client).await.map_err(|error| failed(error.to_string(), true))?;
-        self.set_up(&mut connection).await.map_err(|error| {
-            use DatabaseErrorKind::{ClosedConnection, UnableToSendCommand};
-            let is_closed = matches!(error, DatabaseError(ClosedConnection | UnableToSendCommand, _));
-            failed(error.to_string(), is_closed)
+        // An attempt that is given up closes its connection.
+        let driver = AbortOnDropHandle::new(tokio::spawn(drive(driver, warned.clone(), sender)));
+        check_session(&client, config.get_target_session_attrs()).await?;
+        let failed = |error: &diesel::result::Error| Failure {
+            problem: error.to_string(),
+            is_temporary: Class::of(error).is_temporary(),
+        };
+        let mut connection = AsyncPgConnection::try_from(client).await.map_err(|error| match error {
+            ConnectionError::CouldntSetupConfiguration(error) => failed(&error),
+            other => Failure { problem: other.to_string(), is_temporary: false },
         })?;
+        self.set_up(&mut connection).await.map_err(|error| failed(&error))?;
+        let driver = driver.detach().abort_handle();
         Ok(Connected { connection, warned, notifications, driver })
     }
 
@@ -234,11 +287,12 @@ pub struct Connected {
 }
 
 /// Moves the bytes of a connection until it is closed from either side.
-async fn drive<T>(
-    mut driver: tokio_postgres::Connection<Socket, T>,
+async fn drive<S, T>(
+    mut driver: tokio_postgres::Connection<S, T>,
     warned: Arc<AtomicBool>,
     notifications: mpsc::UnboundedSender<String>,
 ) where
+    S: AsyncRead + AsyncWrite + Unpin,
     T: TlsStream + Unpin,
 {
     while let Some(message) = poll_fn(|context| driver.poll_message(context)).await {
@@ -259,20 +313,52 @@ async fn drive<T>(
     }
 }
 
-/// Returns whether the same attempt may succeed later: there is no network yet, no server, or the
-/// server is starting, stopping, only a standby, or busy.
-fn is_temporary(error: &tokio_postgres::Error) -> bool {
-    if let Some(code) = error.code() {
-        let code = code.code();
-        // The connection failed, there is no free one, or the server starts or stops (PostgreSQL,
-        // appendix A). A refused connection and a violated protocol, as poolers report for wrong
-        // settings, do not mend themselves.
-        let is_passing = ["08", "53", "57P"].iter().any(|class| code.starts_with(class));
-        return is_passing && !["08004", "08P01"].contains(&code);
+/// Checks that the server does what the URL asks for.
+async fn check_session(client: &Client, wanted: TargetSessionAttrs) -> Result<(), Failure> {
+    let asked = client.simple_query("SHOW transaction_read_only").await;
+    let rows = asked.map_err(|error| Failure::from(&error))?;
+    let read_only = rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten(),
+        _ => None,
+    });
+    let problem = match (read_only, wanted) {
+        (Some("on"), TargetSessionAttrs::ReadWrite) => "database does not allow writes",
+        (Some("off"), TargetSessionAttrs::ReadOnly) => "database is not read only",
+        _ => return Ok(()),
+    };
+    // It may become what is asked for.
+    Err(Failure { problem: problem.to_owned(), is_temporary: true })
+}
+
+/// The network or the system lets nobody through.
+fn unreachable(error: &io::Error) -> Failure {
+    Failure { problem: format!("error connecting to server: {error}"), is_temporary: true }
+}
+
+impl From<&tokio_postgres::Error> for Failure {
+    fn from(error: &tokio_postgres::Error) -> Self {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        let is_temporary = match error.code() {
+            Some(code) => sqlstate::classify(code.code()).is_temporary(),
+            // The TLS library reports a certificate that does not fit as invalid data.
+            None => error.is_closed() || cause.is_some_and(|cause| cause.kind() != io::ErrorKind::InvalidData),
+        };
+        Self { problem: chain(error), is_temporary }
     }
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    // The TLS library reports a certificate that does not fit as invalid data.
-    error.is_closed() || cause.is_some_and(|cause| cause.kind() != io::ErrorKind::InvalidData)
+}
+
+/// Makes one failure of several, each of which says where it happened unless there is only one. As long as one of them may
+/// pass, all together may.
+fn summarize(failures: impl Iterator<Item = (String, Failure)>) -> Failure {
+    let mut failures: Vec<_> = failures.collect();
+    if let [_] = failures.as_slice()
+        && let Some((_, failure)) = failures.pop()
+    {
+        return failure;
+    }
+    let is_temporary = failures.iter().any(|(_, failure)| failure.is_temporary);
+    let problems = failures.into_iter().map(|(place, failure)| format!("{place}: {}", failure.problem));
+    Failure { problem: problems.collect::<Vec<_>>().join("; "), is_temporary }
 }
 
 /// An error in one line, with its causes.
@@ -329,6 +415,20 @@ mod tests {
         ] {
             assert_eq!(Target::new(&options(url)).unwrap().exposure().is_some(), is_exposed, "{url}");
         }
+    }
+
+    #[test]
+    fn one_failure_says_what_another_does_not_and_lasts_only_if_all_do() {
+        let failure =
+            |problem: &str, is_temporary| ("h:1".to_owned(), Failure { problem: problem.to_owned(), is_temporary });
+        let summary = |failures: Vec<_>| {
+            let Failure { problem, is_temporary } = summarize(failures.into_iter());
+            (problem, is_temporary)
+        };
+        assert_eq!(summary(vec![failure("no", true)]), ("no".to_owned(), true));
+        let both = "h:1: wrong; h:1: no".to_owned();
+        assert_eq!(summary(vec![failure("wrong", false), failure("no", true)]), (both.clone(), true));
+        assert_eq!(summary(vec![failure("wrong", false), failure("no", false)]), (both, false));
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 mod audit;
 mod claims;
+mod coded_stream;
 pub mod connect;
 mod create;
 mod expiries;
+mod hosts;
 mod insert;
 pub mod open;
 mod pool;
@@ -17,6 +19,7 @@ mod ring;
 mod rows;
 mod schema;
 mod sql;
+mod sqlstate;
 mod sweep;
 mod tls;
 mod turns;
@@ -255,7 +258,7 @@ macro_rules! with_connection {
                         lease.release();
                         Ok(outcome)
                     }
-                    Err(fault) => Err(lease.clear(fault).await),
+                    Err(fault) => Err(fault),
                 },
                 Err(fault) => Err(fault),
             };

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use super::{connect::Target, sql::statement};
+use super::{connect::Target, sql::statement, sqlstate::Class};
 use crate::mutants::broken;
 
 /// Each migration with its version, in order. The table that records them is the one that Diesel's own tool uses.
@@ -105,6 +105,8 @@ pub enum OpenError {
         migration: String,
         /// What the database said.
         problem: String,
+        /// A later attempt may succeed although nobody changes anything.
+        is_temporary: bool,
     },
     /// Anything else that the database said.
     #[error("database {database} cannot be opened: {problem}")]
@@ -113,6 +115,8 @@ pub enum OpenError {
         database: String,
         /// What it said.
         problem: String,
+        /// A later attempt may succeed although nobody changes anything.
+        is_temporary: bool,
     },
 }
 
@@ -121,7 +125,18 @@ impl OpenError {
     /// server is still starting or its name does not resolve yet. A wrong password, a wrong
     /// database or a certificate that does not fit stays as it is.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Connect { is_temporary: true, .. })
+        matches!(
+            self,
+            Self::Connect { is_temporary: true, .. }
+                | Self::Migration { is_temporary: true, .. }
+                | Self::Other { is_temporary: true, .. }
+        )
+    }
+
+    /// The error of a statement.
+    fn other(database: &str, error: &diesel::result::Error) -> Self {
+        let is_temporary = Class::of(error).is_temporary();
+        Self::Other { database: database.to_owned(), problem: error.to_string(), is_temporary }
     }
 
     /// Adds the way out to what the database said, if it is about a right that this role lacks.
@@ -131,10 +146,12 @@ impl OpenError {
             None => problem,
         };
         match self {
-            Self::Migration { database, migration, problem } => {
-                Self::Migration { database, migration, problem: explain(problem) }
+            Self::Migration { database, migration, problem, is_temporary } => {
+                Self::Migration { database, migration, problem: explain(problem), is_temporary }
             }
-            Self::Other { database, problem } => Self::Other { database, problem: explain(problem) },
+            Self::Other { database, problem, is_temporary } => {
+                Self::Other { database, problem: explain(problem), is_temporary }
+            }
             other => other,
         }
     }
@@ -167,8 +184,7 @@ fn missing_right(problem: &str, role: &str) -> Option<String> {
 pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'static str>, OpenError> {
     let mut connection = target.connect().await?.connection;
     let database = target.name().to_owned();
-    let other =
-        |error: diesel::result::Error| OpenError::Other { database: database.clone(), problem: error.to_string() };
+    let other = |error: diesel::result::Error| OpenError::other(&database, &error);
     let (version, encoding, role): (i64, String, String) = statement::<(BigInt, Text, Text)>(
         "SELECT current_setting('server_version_num')::bigint, current_setting('server_encoding'), \
          quote_ident(current_user)",
@@ -193,8 +209,7 @@ async fn update_schema(
     may_migrate: bool,
 ) -> Result<Vec<&'static str>, OpenError> {
     let database = target.name().to_owned();
-    let other =
-        |error: diesel::result::Error| OpenError::Other { database: database.clone(), problem: error.to_string() };
+    let other = |error: diesel::result::Error| OpenError::other(&database, &error);
     // An engine without such locks fails here and not in the transaction; there, who comes second fails and starts again.
     let is_free = try_lock(connection).await;
     target.has_locks = is_free.is_ok();
@@ -234,10 +249,7 @@ async fn pending(
     target: &Target,
     connection: &mut AsyncPgConnection,
 ) -> Result<Vec<&'static (&'static str, &'static str)>, OpenError> {
-    let other = |error: diesel::result::Error| OpenError::Other {
-        database: target.name().to_owned(),
-        problem: error.to_string(),
-    };
+    let other = |error: diesel::result::Error| OpenError::other(target.name(), &error);
     if !is_recorded(connection).await.map_err(other)? {
         return Ok(MIGRATIONS.iter().collect());
     }
@@ -259,10 +271,7 @@ async fn is_recorded(connection: &mut AsyncPgConnection) -> diesel::QueryResult<
 
 /// Makes pending migrations in the transaction that is open: all of them or none.
 async fn migrate(target: &Target, connection: &mut AsyncPgConnection) -> Result<Vec<&'static str>, OpenError> {
-    let other = |error: diesel::result::Error| OpenError::Other {
-        database: target.name().to_owned(),
-        problem: error.to_string(),
-    };
+    let other = |error: diesel::result::Error| OpenError::other(target.name(), &error);
     if !is_recorded(connection).await.map_err(other)? {
         connection
             .batch_execute(
@@ -277,6 +286,7 @@ async fn migrate(target: &Target, connection: &mut AsyncPgConnection) -> Result<
         let failed = |error: diesel::result::Error| OpenError::Migration {
             database: target.name().to_owned(),
             migration: (*version).to_owned(),
+            is_temporary: Class::of(&error).is_temporary(),
             problem: error.to_string(),
         };
         connection.batch_execute(sql).await.map_err(failed)?;

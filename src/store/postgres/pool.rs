@@ -6,10 +6,11 @@
 
 use std::{
     fmt,
+    future::pending,
     ops::{Deref, DerefMut},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -17,14 +18,18 @@ use std::{
 use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use bb8::QueueStrategy;
-use diesel::result::{DatabaseErrorKind, Error};
+use diesel::result::Error;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     connect::{Connected, Options, Target},
     open::OpenError,
+    sqlstate::Class,
 };
 use crate::{
     domain::revocation::Timeline,
@@ -37,7 +42,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_millis(350);
 /// A connection that nobody used for this long is asked whether it still answers.
 const DOUBTFUL_AFTER: Duration = Duration::from_secs(5);
-/// How long it may take to answer.
+/// How long it may take to answer, and how long work goes on at a server that has been replaced.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// How much longer than a statement anything may take: the server gives up before we do.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -47,16 +52,26 @@ const SLOW: Duration = Duration::from_secs(2);
 /// The timeline that the lease was last renewed in. A connection made before may still lead to a primary that has been replaced,
 /// which goes on telling what was true there.
 #[derive(Debug, Default)]
-pub struct LatestTimeline(AtomicI64);
+pub struct LatestTimeline(watch::Sender<Option<Timeline>>);
 
 impl LatestTimeline {
     /// Takes note of it.
     pub fn set(&self, timeline: Timeline) {
-        self.0.store(timeline.0, Ordering::SeqCst);
+        self.0.send_if_modified(|latest| latest.replace(timeline) != Some(timeline));
     }
 
-    fn get(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
+    fn get(&self) -> Option<Timeline> {
+        *self.0.borrow()
+    }
+
+    /// Returns once another one has taken the place of the one that is the latest now.
+    async fn replaced(&self) {
+        let mut latest = self.0.subscribe();
+        let is_known = |latest: &Option<Timeline>| latest.is_some();
+        let Ok(now) = latest.wait_for(is_known).await.map(|now| *now) else { return pending().await };
+        if latest.wait_for(|latest| *latest != now).await.is_err() {
+            pending().await
+        }
     }
 }
 
@@ -67,35 +82,22 @@ pub enum Fault {
     Again(StoreError),
     /// The connection is lost, or there was none. Whether a commit that was under way took effect is not known.
     Away(StoreError),
-    /// The database gave an error that it does not classify. It may have closed the connection.
-    Unclear(StoreError),
-    /// Nothing was written, and the same again would fail again.
+    /// Nothing was written, and the same again would fail again, at once at least.
     Final(StoreError),
 }
 
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
-        use DatabaseErrorKind::{
-            ClosedConnection, ReadOnlyTransaction, SerializationFailure, UnableToSendCommand, Unknown,
+        let message = match &error {
+            Error::DatabaseError(_, information) => information.message().to_owned(),
+            other => other.to_string(),
         };
-        match error {
-            Error::DatabaseError(kind, info) => {
-                let message = info.message().to_owned();
-                match kind {
-                    SerializationFailure => Self::Again(StoreError::Unavailable(message)),
-                    ClosedConnection | UnableToSendCommand | ReadOnlyTransaction => {
-                        Self::Away(StoreError::Unavailable(message))
-                    }
-                    // Diesel does not tell the code. An error in the text of a statement has a position, but so has the end of
-                    // the connection if it comes while the server reads the text.
-                    Unknown if info.statement_position().is_some() => Self::Unclear(StoreError::Refused(message)),
-                    Unknown if message.contains("deadlock") => Self::Again(StoreError::Unavailable(message)),
-                    Unknown => Self::Unclear(StoreError::Unavailable(message)),
-                    _ => Self::Final(StoreError::Refused(message)),
-                }
-            }
-            Error::DeserializationError(error) => Self::Final(StoreError::Damaged(error.to_string())),
-            other => Self::Final(StoreError::Refused(other.to_string())),
+        match Class::of(&error) {
+            Class::Retry | Class::Outdated => Self::Again(StoreError::Unavailable(message)),
+            Class::Unavailable => Self::Final(StoreError::Unavailable(message)),
+            Class::Lost | Class::Rejected => Self::Away(StoreError::Unavailable(message)),
+            Class::Bug if matches!(error, Error::DeserializationError(_)) => Self::Final(StoreError::Damaged(message)),
+            Class::Bug => Self::Final(StoreError::Refused(message)),
         }
     }
 }
@@ -109,7 +111,7 @@ impl From<StoreError> for Fault {
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Again(error) | Fault::Away(error) | Fault::Unclear(error) | Fault::Final(error) => error,
+            Fault::Again(error) | Fault::Away(error) | Fault::Final(error) => error,
         }
     }
 }
@@ -123,7 +125,7 @@ pub struct Connection {
     has_locks: bool,
     used_at: Instant,
     /// The timeline that was the latest one when it was made.
-    timeline: i64,
+    timeline: Option<Timeline>,
 }
 
 /// Makes connections.
@@ -203,6 +205,7 @@ impl bb8::ManageConnection for Manager {
 /// The connections of a store.
 pub struct Pool {
     connections: bb8::Pool<Manager>,
+    latest: Arc<LatestTimeline>,
     trouble: Arc<Mutex<Option<String>>>,
     /// How long anything may take.
     patience: Duration,
@@ -219,7 +222,8 @@ impl Pool {
     /// A pool that makes its connections when they are needed.
     pub fn new(target: Target, latest: Arc<LatestTimeline>, options: &Options) -> Self {
         let (trouble, closed) = (Arc::default(), CancellationToken::new());
-        let manager = Manager { target, latest, trouble: Arc::clone(&trouble), closed: closed.clone() };
+        let manager =
+            Manager { target, latest: Arc::clone(&latest), trouble: Arc::clone(&trouble), closed: closed.clone() };
         let builder = bb8::Pool::builder()
             .max_size(options.max_connections)
             .connection_timeout(options.acquire_timeout)
@@ -228,6 +232,7 @@ impl Pool {
             .test_on_check_out(true);
         Self {
             connections: builder.build_unchecked(manager),
+            latest,
             trouble,
             patience: options.statement_timeout + MARGIN,
             closed,
@@ -240,10 +245,20 @@ impl Pool {
         self.closed.clone().drop_guard()
     }
 
-    /// Gives up what takes longer than the server lets it take: then the connection is dead, and nobody says so.
+    /// Gives up what takes longer than the server lets it take: then the connection is dead, and nobody says so. Once another
+    /// server is known to be in charge, what is still under way at the one before is given up soon.
     pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-        let silent = |_| Err(Fault::Away(StoreError::Unavailable("it does not answer".to_owned())));
-        timeout(self.patience, work).await.unwrap_or_else(silent)
+        let away = |problem: &str| Err(Fault::Away(StoreError::Unavailable(problem.to_owned())));
+        let replaced = async {
+            self.latest.replaced().await;
+            sleep(ANSWER_TIMEOUT).await;
+        };
+        tokio::select! {
+            biased;
+            outcome = work => outcome,
+            () = replaced => away("another server has taken its place"),
+            () = sleep(self.patience) => away("it does not answer"),
+        }
     }
 
     /// Lends a connection.
@@ -298,7 +313,7 @@ impl Lease<'_> {
     pub async fn commit(&self) -> Result<(), Fault> {
         // What fails here may have been done.
         self.run("COMMIT").await.map_err(|fault| match fault {
-            Fault::Unclear(error) | Fault::Final(error) => Fault::Away(error),
+            Fault::Final(error) => Fault::Away(error),
             other => other,
         })
     }
@@ -312,16 +327,6 @@ impl Lease<'_> {
     pub fn release(mut self) {
         self.0.in_doubt = false;
         self.0.used_at = Instant::now();
-    }
-
-    /// Makes an unclear fault clear: by whether the connection still answers.
-    pub async fn clear(&self, fault: Fault) -> Fault {
-        let Fault::Unclear(error) = fault else { return fault };
-        match (timeout(ANSWER_TIMEOUT, self.run("ROLLBACK")).await, error) {
-            (Ok(Ok(())), error) => Fault::Final(error),
-            (_, StoreError::Refused(message)) => Fault::Away(StoreError::Unavailable(message)),
-            (_, error) => Fault::Away(error),
-        }
     }
 }
 
@@ -368,7 +373,7 @@ async fn apply<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Result<Vec<Result<W:
             lease.release();
             Ok(outcomes)
         }
-        Err(fault) => Err(lease.clear(fault).await),
+        Err(fault) => Err(fault),
     }
 }
 

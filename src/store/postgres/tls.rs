@@ -1,19 +1,29 @@
 //! TLS to the server, in the terms of libpq's `sslmode` and `sslrootcert` (PostgreSQL manual, section 34.19).
+//!
+//! `prefer` and `require` accept any certificate, and take nothing from it but the key, which the server must prove to own.
+//! They do not ask webpki, which reads certificates of version 3 of X.509 alone, while libpq accepts those of version 1 that
+//! some images make for themselves. So the key is read here, whatever the rest of the certificate says.
+//! `verify-ca` and `verify-full` leave everything to webpki, and refuse version 1 with a line that says so.
 
 use std::{path::PathBuf, sync::Arc};
 
 use percent_encoding::percent_decode_str;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, OtherError, PeerMisbehaved,
+    RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature_with_raw_key},
+    pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime, pem::PemObject},
 };
 use tokio_postgres::config::SslMode as Negotiation;
 use tokio_postgres_rustls::MakeRustlsConnect;
+use x509_cert::{
+    der::{self, AnyRef, Decode, Encode, Reader, SliceReader, TagNumber, asn1::ContextSpecific},
+    spki::SubjectPublicKeyInfoRef,
+};
 
 /// How much a connection is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,23 +85,27 @@ impl Tls {
 
     /// Makes what makes the connections' TLS.
     pub fn connector(&self) -> Result<MakeRustlsConnect, String> {
+        self.client_config().map(MakeRustlsConnect::new)
+    }
+
+    fn client_config(&self) -> Result<ClientConfig, String> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
         let config = match self.mode {
-            SslMode::VerifyFull => builder.with_root_certificates(self.roots()?),
-            SslMode::VerifyCa => {
-                let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots()?), provider)
+            SslMode::VerifyCa | SslMode::VerifyFull => {
+                let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots()?), provider)
                     .build()
                     .map_err(|error| error.to_string())?;
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier)))
+                let verifier = KnownAuthority { webpki, checks_name: self.mode == SslMode::VerifyFull };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
             SslMode::Disable | SslMode::Prefer | SslMode::Require => {
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
             }
         };
-        Ok(MakeRustlsConnect::new(config.with_no_client_auth()))
+        Ok(config.with_no_client_auth())
     }
 
     /// The authorities that are known.
@@ -132,11 +146,14 @@ fn mode(value: &str) -> Result<SslMode, String> {
     }
 }
 
-/// Accepts a certificate of a known authority whatever name it is for: `verify-ca`.
+/// Accepts a certificate of a known authority: `verify-full`, or whatever name it is for: `verify-ca`.
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+struct KnownAuthority {
+    webpki: Arc<WebPkiServerVerifier>,
+    checks_name: bool,
+}
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for KnownAuthority {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -145,11 +162,14 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        match self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The name is looked at last: all else is good.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
+            )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
+            Err(_) if Subject::of(end_entity).is_ok_and(|subject| !subject.is_version_3) => {
+                Err(TlsError::Other(OtherError(Arc::new(OldVersion))))
+            }
             verdict => verdict,
         }
     }
@@ -160,7 +180,7 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.0.verify_tls12_signature(message, certificate, signed)
+        self.webpki.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -169,13 +189,21 @@ impl ServerCertVerifier for AnyName {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.0.verify_tls13_signature(message, certificate, signed)
+        self.webpki.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.webpki.supported_verify_schemes()
     }
 }
+
+/// A certificate is too old to be verified.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the server's certificate is of X.509 version 1, which verify-ca and verify-full do not accept: give the server one of \
+     version 3, or use sslmode=require, which verifies none"
+)]
+struct OldVersion;
 
 /// Accepts whoever can prove to own the certificate that is shown: `prefer` and `require`.
 #[derive(Debug)]
@@ -199,7 +227,19 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        // As rustls does for the keys in certificates: any algorithm will do that the scheme stands for and the key fits.
+        let subject = Subject::of(certificate)?;
+        let mapping = self.0.signature_verification_algorithms.mapping;
+        let algorithms = mapping.iter().filter(|(scheme, _)| *scheme == signed.scheme).flat_map(|(_, all)| *all);
+        let fitting = algorithms.filter(|algorithm| algorithm.public_key_alg_id().as_ref() == subject.algorithm);
+        let mut outcome = Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        for algorithm in fitting {
+            match algorithm.verify_signature(&subject.key, message, signed.signature()) {
+                Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
+                Err(_) => outcome = Err(CertificateError::BadSignature.into()),
+            }
+        }
+        outcome
     }
 
     fn verify_tls13_signature(
@@ -208,7 +248,8 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        let info = SubjectPublicKeyInfoDer::from(Subject::of(certificate)?.info);
+        verify_tls13_signature_with_raw_key(message, &info, signed, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -216,9 +257,141 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
+/// What a certificate says of the key that it is for.
+struct Subject {
+    is_version_3: bool,
+    /// The SubjectPublicKeyInfo (RFC 5280, section 4.1), and what it is made of: the contents of the AlgorithmIdentifier,
+    /// and the key.
+    info: Vec<u8>,
+    algorithm: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Subject {
+    /// Reads a certificate of any version up to its key, and looks at nothing else in it.
+    fn of(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
+        Self::read(certificate).map_err(|_| CertificateError::BadEncoding.into())
+    }
+
+    fn read(certificate: &[u8]) -> der::Result<Self> {
+        let mut reader = SliceReader::new(certificate)?;
+        let fields: AnyRef<'_> = reader.sequence(|outer| {
+            let fields = outer.decode()?;
+            // The algorithm and the signature of whoever made the certificate.
+            outer.decode::<AnyRef<'_>>()?;
+            outer.decode::<AnyRef<'_>>()?;
+            Ok(fields)
+        })?;
+        let fields = reader.finish(fields)?;
+        let (version, info) = fields.sequence(|inner| {
+            let version = ContextSpecific::<u8>::decode_explicit(inner, TagNumber::N0)?.map(|version| version.value);
+            // The serial number, the algorithm, the issuer, the validity and the subject.
+            for _ in 0..5 {
+                inner.decode::<AnyRef<'_>>()?;
+            }
+            let info = inner.decode::<AnyRef<'_>>()?;
+            while !inner.is_finished() {
+                inner.decode::<AnyRef<'_>>()?;
+            }
+            Ok((version, info))
+        })?;
+        let info = info.to_der()?;
+        let SubjectPublicKeyInfoRef { algorithm, subject_public_key } = SubjectPublicKeyInfoRef::from_der(&info)?;
+        let mut identifier = algorithm.oid.to_der()?;
+        algorithm.parameters.encode_to_vec(&mut identifier)?;
+        let key = subject_public_key.as_bytes().ok_or(der::ErrorKind::Value { tag: der::Tag::BitString })?.to_vec();
+        // Versions are counted from zero.
+        Ok(Self { is_version_3: version == Some(2), algorithm: identifier, key, info })
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, KeyPair, SignatureAlgorithm};
+    use rustls::{
+        ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
+        pki_types::PrivateKeyDer,
+        server::{ClientHello, ResolvesServerCert},
+        sign::CertifiedKey,
+        version::{TLS12, TLS13},
+    };
+
     use super::*;
+
+    /// Shows a certificate, whether or not it has its key.
+    #[derive(Debug)]
+    struct Shows(Arc<CertifiedKey>);
+
+    impl ResolvesServerCert for Shows {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+    }
+
+    /// Makes a connection that verifies nothing, to a server with the certificate of a key that signs by another.
+    fn shake_hands(
+        version: &'static SupportedProtocolVersion,
+        certified: &KeyPair,
+        used: &KeyPair,
+    ) -> Result<(), TlsError> {
+        let certificate = CertificateParams::new(vec!["h".to_owned()]).unwrap().self_signed(certified).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let key = provider.key_provider.load_private_key(PrivateKeyDer::try_from(used.serialize_der()).unwrap());
+        let shows = Shows(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key.unwrap())));
+        let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let server = server.with_no_client_auth().with_cert_resolver(Arc::new(shows));
+        let (tls, _) = Tls::take("postgres://h/d?sslmode=require").unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let mut client =
+            ClientConnection::new(Arc::new(tls.client_config().unwrap()), "h".try_into().unwrap()).unwrap();
+        while client.is_handshaking() {
+            let mut bytes = vec![];
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut bytes = vec![];
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_shows_a_certificate_must_have_its_key_even_where_none_is_verified() {
+        let kinds: [&SignatureAlgorithm; 4] = [
+            &rcgen::PKCS_ECDSA_P256_SHA256,
+            &rcgen::PKCS_ECDSA_P384_SHA384,
+            &rcgen::PKCS_ED25519,
+            &rcgen::PKCS_RSA_SHA256,
+        ];
+        for kind in kinds {
+            let [ours, other] = [0, 1].map(|_| KeyPair::generate_for(kind).unwrap());
+            for version in [&TLS12, &TLS13] {
+                shake_hands(version, &ours, &ours).unwrap();
+                let refused = shake_hands(version, &ours, &other).unwrap_err();
+                assert_eq!(refused, CertificateError::BadSignature.into(), "{kind:?} {version:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_key() {
+        let key = KeyPair::generate().unwrap();
+        let good = CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap().der().to_vec();
+        let subject = Subject::read(&good).unwrap();
+        assert!(subject.is_version_3);
+        assert_eq!(subject.key, rcgen::PublicKeyData::der_bytes(&key));
+        for length in 0..good.len() {
+            assert!(Subject::read(&good[..length]).is_err(), "{length}");
+        }
+        // A bit that is changed may do no harm; it must not be a panic.
+        for index in 0..good.len() {
+            let mut bad = good.clone();
+            bad[index] ^= 0xff;
+            let _ = Subject::read(&bad);
+        }
+    }
 
     fn take(url: &str) -> (SslMode, Option<PathBuf>, String) {
         let (tls, rest) = Tls::take(url).unwrap();

@@ -10,6 +10,7 @@ use super::{
     Shared,
     connect::{Connected, Target},
     pool::{Fault, Pool},
+    sqlstate::Class,
 };
 use crate::{domain::revocation::Seq, store::StoreError};
 
@@ -75,8 +76,10 @@ pub async fn listen(shared: Arc<Shared>, target: Target, hears: watch::Sender<bo
 
 async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<bool>) -> End {
     let Ok(Connected { mut connection, mut notifications, .. }) = target.connect().await else { return End::Lost };
-    if connection.batch_execute(&format!("LISTEN {CHANNEL}")).await.is_err() {
-        return End::Deaf;
+    match timeout(ECHO, connection.batch_execute(&format!("LISTEN {CHANNEL}"))).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if Class::of(&error) == Class::Bug => return End::Deaf,
+        Ok(Err(_)) | Err(_) => return End::Lost,
     }
     loop {
         let wait = if *hears.borrow() { SILENCE } else { Duration::ZERO };
@@ -88,6 +91,8 @@ async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<boo
                 }
                 match timeout(ECHO, notifications.recv()).await {
                     Ok(heard) => heard,
+                    // It did hear before: the server stands still, or is no longer the one where the others call.
+                    Err(_) if *hears.borrow() => return End::Lost,
                     Err(_) => return End::Deaf,
                 }
             }

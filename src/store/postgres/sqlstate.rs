@@ -1,0 +1,184 @@
+//! What an error of the database means for whoever met it, by its SQLSTATE (PostgreSQL manual, appendix A).
+//!
+//! This is the only place that decides it. Texts do not: the server writes them in the language that it is set up with.
+//! Diesel drops the code of most errors, so [`super::coded_stream`] writes it behind the message on its way to Diesel.
+
+use diesel::result::{DatabaseErrorKind, Error};
+
+/// How the service goes on after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Others wrote at the same time. Nothing was written, and the same may succeed at once.
+    Retry,
+    /// What the connection had prepared is no longer valid. Nothing was written, and a new connection helps.
+    Outdated,
+    /// The server could not do it now. Nothing was written, and the same may succeed later.
+    Unavailable,
+    /// The connection ends or leads to a server that cannot help. A commit that was under way may have taken effect.
+    Lost,
+    /// Like [`Class::Lost`], but no later attempt to connect succeeds unless somebody changes a setting.
+    Rejected,
+    /// The statement is wrong, or the database is not as it must be: the same fails again.
+    Bug,
+}
+
+/// The classes by the beginning of the code; of several that fit, the longest counts. What is missing is a [`Class::Bug`].
+const CLASSES: &[(&str, Class)] = &[
+    // Connection exceptions. Poolers report wrong settings as a violated protocol.
+    ("08", Class::Lost),
+    ("08004", Class::Rejected),
+    ("08P01", Class::Rejected),
+    // "cached plan must not change result type": a migration came after the statement was prepared.
+    ("0A000", Class::Outdated),
+    // The server is a standby, or was made one.
+    ("25006", Class::Lost),
+    // The transaction was idle for too long, or took too long, and the server has closed the connection.
+    ("25P03", Class::Lost),
+    ("25P04", Class::Lost),
+    // A pooler has exchanged the server's side of the connection, which knows other prepared statements.
+    ("26000", Class::Outdated),
+    ("42P05", Class::Outdated),
+    // Serialization failure, deadlock and other rollbacks, but for a commit of which the server does not know the outcome.
+    ("40", Class::Retry),
+    ("40002", Class::Bug),
+    ("40003", Class::Lost),
+    // Insufficient resources: disk, memory, connections.
+    ("53", Class::Unavailable),
+    // Objects that are in use or not ready; 55P03 is lock_timeout.
+    ("55", Class::Unavailable),
+    // The database takes no connections, or the server is a standby.
+    ("55000", Class::Rejected),
+    // Intervention: 57014 is statement_timeout or pg_cancel_backend, and 57P the server's start, stop or crash.
+    ("57", Class::Unavailable),
+    ("57P", Class::Lost),
+    // I/O errors outside of PostgreSQL.
+    ("58", Class::Unavailable),
+    // "snapshot too old", up to PostgreSQL 16.
+    ("72", Class::Retry),
+];
+
+/// Returns the class of a code.
+pub fn classify(code: &str) -> Class {
+    let matching = CLASSES.iter().filter(|(prefix, _)| code.starts_with(prefix));
+    matching.max_by_key(|(prefix, _)| prefix.len()).map_or(Class::Bug, |(_, class)| *class)
+}
+
+impl Class {
+    /// Returns the class of an error of Diesel.
+    pub fn of(error: &Error) -> Self {
+        match error {
+            Error::DatabaseError(kind, information) => match (coded(information.message()), kind) {
+                (Some((_, code)), _) => classify(code),
+                // The driver has no code where the server did not answer.
+                (None, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand) => Self::Lost,
+                (None, _) => Self::Bug,
+            },
+            _ => Self::Bug,
+        }
+    }
+
+    /// Returns whether the same attempt to connect may succeed later although nobody changes anything.
+    pub fn is_temporary(self) -> bool {
+        match self {
+            Self::Retry | Self::Unavailable | Self::Lost => true,
+            Self::Outdated | Self::Rejected | Self::Bug => false,
+        }
+    }
+}
+
+const START: &str = " (SQLSTATE ";
+const END: &str = ")";
+
+/// Returns a message with its code behind it.
+pub fn with_code(message: &str, code: &str) -> String {
+    format!("{message}{START}{code}{END}")
+}
+
+/// Splits what [`with_code`] has put together.
+pub fn coded(message: &str) -> Option<(&str, &str)> {
+    message.strip_suffix(END)?.rsplit_once(START)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_has_its_class() {
+        for (code, class) in [
+            ("08000", Class::Lost),
+            ("08001", Class::Lost),
+            ("08003", Class::Lost),
+            ("08004", Class::Rejected),
+            ("08006", Class::Lost),
+            ("08007", Class::Lost),
+            ("08P01", Class::Rejected),
+            ("0A000", Class::Outdated),
+            ("0AZZZ", Class::Bug),
+            ("22001", Class::Bug),
+            ("22021", Class::Bug),
+            ("23502", Class::Bug),
+            ("23503", Class::Bug),
+            ("23505", Class::Bug),
+            ("23514", Class::Bug),
+            ("25001", Class::Bug),
+            ("25006", Class::Lost),
+            ("25P02", Class::Bug),
+            ("25P03", Class::Lost),
+            ("25P04", Class::Lost),
+            ("26000", Class::Outdated),
+            ("28000", Class::Bug),
+            ("28P01", Class::Bug),
+            ("3D000", Class::Bug),
+            ("40000", Class::Retry),
+            ("40001", Class::Retry),
+            ("40002", Class::Bug),
+            ("40003", Class::Lost),
+            ("40P01", Class::Retry),
+            ("42501", Class::Bug),
+            ("42601", Class::Bug),
+            ("42703", Class::Bug),
+            ("42P01", Class::Bug),
+            ("42P05", Class::Outdated),
+            ("53000", Class::Unavailable),
+            ("53100", Class::Unavailable),
+            ("53200", Class::Unavailable),
+            ("53300", Class::Unavailable),
+            ("53400", Class::Unavailable),
+            ("54001", Class::Bug),
+            ("55000", Class::Rejected),
+            ("55006", Class::Unavailable),
+            ("55P03", Class::Unavailable),
+            ("57000", Class::Unavailable),
+            ("57014", Class::Unavailable),
+            ("57P01", Class::Lost),
+            ("57P02", Class::Lost),
+            ("57P03", Class::Lost),
+            ("57P04", Class::Lost),
+            ("57P05", Class::Lost),
+            ("58030", Class::Unavailable),
+            ("72000", Class::Retry),
+            ("P0001", Class::Bug),
+            ("XX000", Class::Bug),
+            ("XX001", Class::Bug),
+            ("99999", Class::Bug),
+        ] {
+            assert_eq!(classify(code), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn only_the_code_behind_the_message_counts() {
+        let error = |kind, message: &str| Error::DatabaseError(kind, Box::new(message.to_owned()));
+        for (kind, message, class) in [
+            (DatabaseErrorKind::Unknown, with_code("Verklemmung entdeckt", "40P01"), Class::Retry),
+            (DatabaseErrorKind::Unknown, with_code("deadlock (SQLSTATE 40P01)", "42601"), Class::Bug),
+            (DatabaseErrorKind::UniqueViolation, with_code("…", "23505"), Class::Bug),
+            (DatabaseErrorKind::UnableToSendCommand, "connection closed".to_owned(), Class::Lost),
+            (DatabaseErrorKind::Unknown, "deadlock detected".to_owned(), Class::Bug),
+        ] {
+            assert_eq!(Class::of(&error(kind, &message)), class, "{message}");
+        }
+        assert_eq!(Class::of(&Error::NotFound), Class::Bug);
+    }
+}
