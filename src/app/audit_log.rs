@@ -245,7 +245,7 @@ mod tests {
             &line(r#""action":"session_revoked","session_id":"nonsense""#),
             &line(r#""action":"session_revoked""#),
             &line(r#""action":"session_forgotten""#),
-            good.get(..good.len() - 3).unwrap(),
+            good.get(..good.len() - 1).unwrap(),
             r#"{"log":"{\"target\":\"countersign::audit\"}"}"#,
         ] {
             let error = read(&format!("{good}\n{bad}\n")).unwrap_err().to_string();

@@ -106,9 +106,7 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
         return Err(BackupError::Exists(backup.to_owned()));
     }
     stamp::refuse_unfinished_restore(&path)?;
-    if let Ok(lock) = File::open(beside(&path, LOCK_FILE)) {
-        stamp::check(&path, &lock)?;
-    }
+    stamp::check(&path)?;
     let folder = folder_of(backup);
     let copy = NamedTempFile::with_prefix_in(".countersign-backup-", folder).map_err(io_error(folder))?;
     let problem = |problem: String| BackupError::NotCopied {
@@ -140,14 +138,14 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
 pub struct Restoration {
     path: PathBuf,
     copy: PathBuf,
-    lock: File,
+    _lock: File,
 }
 
 impl Restoration {
     /// Checks a backup and copies it next to the database.
     pub fn begin(database: &Path, backup: &Path) -> Result<Self, BackupError> {
         let path = open::resolve(database)?;
-        let lock = open::lock(&path)?;
+        let _lock = open::lock(&path)?;
         let true_name = backup.canonicalize().map_err(io_error(backup))?;
         if path.canonicalize().is_ok_and(|path| path == true_name) {
             return Err(BackupError::Same(backup.to_owned()));
@@ -159,7 +157,7 @@ impl Restoration {
             return Err(BackupError::Empty(backup.to_owned()));
         }
         let copy = beside(&path, COPY);
-        let restoration = Self { path, copy, lock };
+        let restoration = Self { path, copy, _lock };
         // Those of a restore that was interrupted.
         remove_if_there(&beside(&restoration.path, READY))?;
         restoration.remove_copy()?;
@@ -199,7 +197,7 @@ impl Restoration {
         // The database goes first: a start refuses a log without a database.
         remove_all(&self.path)?;
         sync_folder(&self.path)?;
-        stamp::forget(&self.path, &self.lock)?;
+        stamp::forget(&self.path)?;
         fs::rename(&ready, &self.path).map_err(io_error(&self.path))?;
         sync_folder(&self.path)?;
         Ok(aside.exists().then_some(aside))

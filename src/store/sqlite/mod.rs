@@ -15,7 +15,10 @@ use std::{
     fmt,
     fs::File,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -124,7 +127,7 @@ async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> 
     let preparing = tokio::task::spawn_blocking(move || {
         let path = open::resolve(&owned)?;
         let lock = open::lock(&path)?;
-        let made = open::prepare(&path, &lock, may_migrate)?;
+        let made = open::prepare(&path, may_migrate)?;
         Ok(Prepared { path, lock, made })
     });
     preparing.await.map_err(|error| OpenError::Other { path: path.to_owned(), problem: error.to_string() })?
@@ -149,7 +152,7 @@ impl SqliteStore {
         let feed = pool(&path, FEED_READERS).await.map_err(|error| other(error.to_string()))?;
 
         let (hints, _) = watch::channel(Seq::default());
-        let writer = Arc::new(Writer { path, connection: Mutex::default(), hints });
+        let writer = Arc::new(Writer { path, connection: Mutex::default(), has_written: AtomicBool::default(), hints });
         Ok(Self {
             creations: writer.group(writes::create, Created::place),
             refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
@@ -213,6 +216,8 @@ struct Writer {
     path: PathBuf,
     /// Taken out while in use and put back only after success, so that a connection in doubt is never used again.
     connection: Mutex<Option<Connection>>,
+    /// Whether there has been a connection.
+    has_written: AtomicBool,
     hints: watch::Sender<Seq>,
 }
 
@@ -227,7 +232,8 @@ impl Writer {
             Some(connection) => connection,
             None => {
                 let path = self.path.clone();
-                let opened = tokio::task::spawn_blocking(move || open::writer(&path)).await;
+                let is_first = !self.has_written.swap(true, Ordering::Relaxed);
+                let opened = tokio::task::spawn_blocking(move || open::writer(&path, is_first)).await;
                 Connection::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??)
             }
         };

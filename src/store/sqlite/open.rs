@@ -235,7 +235,7 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     let io_error = |source| OpenError::Io { path: lock_path.clone(), source };
     let mut options = OpenOptions::new();
     // A link in its place could make a file elsewhere.
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(&lock_path).map_err(io_error)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -289,21 +289,23 @@ struct Header {
 
 /// Checks the file and brings its schema up to date, if it may. A file that is refused is left as it was. Returns the
 /// migrations that were made.
-pub fn prepare(path: &Path, lock: &File, may_migrate: bool) -> Result<Vec<String>, OpenError> {
+pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     for file in files(path) {
         judge(&file, Role::Database, Rule::OthersOnlyRead)?;
         require_writable(&file)?;
     }
     stamp::refuse_unfinished_restore(path)?;
-    stamp::check(path, lock)?;
+    stamp::check(path)?;
     let is_there = path.metadata().is_ok_and(|metadata| metadata.len() > 0);
     let applied = if is_there { check(path, Depth::Quick)? } else { vec![] };
     let is_ours = !applied.is_empty();
-    if !may_migrate && let Some(migration) = known(path)?.into_iter().find(|version| !applied.contains(version)) {
-        return Err(OpenError::Older { path: path.to_owned(), migration });
+    if let Some(migration) = known(path)?.into_iter().find(|version| !applied.contains(version)) {
+        if !may_migrate {
+            return Err(OpenError::Older { path: path.to_owned(), migration });
+        }
+        stamp::forget(path)?;
     }
-    stamp::forget(path, lock)?;
     if !is_there {
         // Made here, because SQLite would make it readable by all.
         let mut options = OpenOptions::new();
@@ -322,9 +324,7 @@ pub fn prepare(path: &Path, lock: &File, may_migrate: bool) -> Result<Vec<String
         connection.batch_execute(&mark).map_err(|error| other(error.to_string()))?;
     }
     let made = connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
-    let made = made.iter().map(ToString::to_string).collect();
-    stamp::renew(path, &mut connection, lock);
-    Ok(made)
+    Ok(made.iter().map(ToString::to_string).collect())
 }
 
 /// Refuses a file that cannot be written. SQLite would open it for reading without a word, and fail
@@ -398,7 +398,8 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
 }
 
 /// Opens the connection that writes. What it has committed survives a power cut (`synchronous=FULL`).
-pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
+/// The first one of a process stamps the file.
+pub fn writer(path: &Path, is_first: bool) -> Result<SqliteConnection, StoreError> {
     let unavailable =
         |error: &dyn std::fmt::Display| StoreError::Unavailable(disk::explain(&error.to_string()).into_owned());
     // Without this, SQLite would make a new, empty database in the place of one that was moved away.
@@ -407,6 +408,9 @@ pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
     }
     let mut connection = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| unavailable(&error))?;
     configure_writer(&mut connection).map_err(|error| unavailable(&error))?;
+    if is_first {
+        stamp::renew(path, &mut connection);
+    }
     Ok(connection)
 }
 

@@ -2,16 +2,18 @@
 //! applied to the wrong one.
 //!
 //! SQLite applies a log to whatever file lies beside it. After a crash, a backup that is copied over
-//! the database would silently become the data before the copy again. So each start stamps the file:
-//! it writes a random number into the header (`PRAGMA user_version`), and records that number and
-//! the schema version in the lock file beside the database. Neither changes while the service runs.
+//! the database would silently become the data before the copy again. So each process stamps the file
+//! before it writes for the first time: it writes a random number into the header
+//! (`PRAGMA user_version`), and records that number and the schema version in the lock file beside the
+//! database. Neither changes until the next process writes.
 //! A copy made earlier has an older number, and copies made by SQLite's backup or by VACUUM INTO
 //! have another schema version.
 
 use std::{
     fmt,
-    fs::File,
-    io::{self, Seek, SeekFrom, Write},
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -23,7 +25,7 @@ use diesel::{
     sql_types::{BigInt, Integer},
 };
 
-use super::open::{OpenError, beside, open_ignoring_log};
+use super::open::{LOCK_FILE, OpenError, beside, open_ignoring_log};
 
 /// The part of a file's header by which it is told from its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
@@ -65,13 +67,13 @@ const LOG_HEADER: u64 = 32;
 
 /// Refuses a log that does not belong to the file. A file without a log that is not the one used
 /// here last is a backup that was put back by hand, and is worth a warning.
-pub fn check(path: &Path, lock: &File) -> Result<(), OpenError> {
+pub fn check(path: &Path) -> Result<(), OpenError> {
     let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > LOG_HEADER);
     let is_there = path.metadata().is_ok_and(|file| file.len() > 0);
     if has_log && !is_there {
         return Err(OpenError::LogAlone(path.to_owned()));
     }
-    let (Some(recorded), true) = (recorded(lock), is_there) else { return Ok(()) };
+    let (Some(recorded), true) = (recorded(path), is_there) else { return Ok(()) };
     // What cannot be read is found to be damaged by the check that comes next.
     let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| sql_query(READ).get_result(&mut file).ok())
     else {
@@ -92,15 +94,16 @@ pub fn check(path: &Path, lock: &File) -> Result<(), OpenError> {
 }
 
 /// Forgets the recorded stamp, before anything is written that may change the stamp of the file.
-pub fn forget(path: &Path, lock: &File) -> Result<(), OpenError> {
-    let forgotten = lock.set_len(0).and_then(|()| lock.sync_all());
-    forgotten.map_err(|source| OpenError::Io { path: beside(path, ".lock"), source })
+pub fn forget(path: &Path) -> Result<(), OpenError> {
+    let path = beside(path, LOCK_FILE);
+    let forgotten = record_file(&path).and_then(|record| record.set_len(0).and_then(|()| record.sync_all()));
+    forgotten.map_err(|source| OpenError::Io { path, source })
 }
 
 /// Stamps the file anew and records it. The service can do without: on a disk that is full it
 /// still validates, so nothing fails because of this.
-pub fn renew(path: &Path, connection: &mut SqliteConnection, lock: &File) {
-    if let Err(problem) = try_renew(connection, lock) {
+pub fn renew(path: &Path, connection: &mut SqliteConnection) {
+    if let Err(problem) = forget(path).map_err(|error| error.to_string()).and_then(|()| try_renew(path, connection)) {
         tracing::warn!(
             database = %path.display(), problem,
             "the database file could not be stamped: a -wal file that belongs to another file would not be noticed"
@@ -120,7 +123,7 @@ struct Checkpoint {
     busy: i64,
 }
 
-fn try_renew(connection: &mut SqliteConnection, mut lock: &File) -> Result<(), String> {
+fn try_renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
     let database = |error: diesel::result::Error| error.to_string();
     let drawn: Drawn =
         sql_query("SELECT abs(random() % 2147483647) AS number").get_result(connection).map_err(database)?;
@@ -133,13 +136,19 @@ fn try_renew(connection: &mut SqliteConnection, mut lock: &File) -> Result<(), S
     }
     let stamp: Stamp = sql_query(READ).get_result(connection).map_err(database)?;
     let text = format!("# Tells whether the -wal file belongs to the database file. Do not edit.\n{stamp}\n");
-    let written = lock.seek(SeekFrom::Start(0)).and_then(|_| lock.write_all(text.as_bytes()));
-    written.and_then(|()| lock.sync_all()).map_err(|error| error.to_string())
+    let mut record = record_file(&beside(path, LOCK_FILE)).map_err(|error| error.to_string())?;
+    let written = record.write_all(text.as_bytes()).and_then(|()| record.sync_all());
+    written.map_err(|error| error.to_string())
 }
 
-fn recorded(mut lock: &File) -> Option<Stamp> {
-    lock.seek(SeekFrom::Start(0)).ok()?;
-    io::read_to_string(lock).ok()?.lines().find_map(|line| line.parse().ok())
+fn record_file(path: &Path) -> io::Result<File> {
+    // Nobody else writes it, because its lock is held.
+    OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+fn recorded(path: &Path) -> Option<Stamp> {
+    let text = fs::read_to_string(beside(path, LOCK_FILE)).ok()?;
+    text.lines().find_map(|line| line.parse().ok())
 }
 
 /// Refuses a database into which a backup was being put when the process was killed.
