@@ -245,7 +245,7 @@ async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password
     let (server, _) = url.rsplit_once('/').unwrap();
     for (url, expected) in [
         (format!("{server}/latin"), "has the encoding LATIN1"),
-        (format!("{server}/nowhere"), "database \"nowhere\" does not exist"),
+        (format!("{server}/nowhere"), "(SQLSTATE 3D000)"),
         ("postgres://u:secret@127.0.0.1:1/d".to_owned(), "cannot be reached: error connecting to server"),
         ("postgres://u:secret@h/d?sslmode=always".to_owned(), "sslmode \"always\" is not one of"),
         ("postgres://u:secret@h/d?sslmode=verify-ca&sslrootcert=/nowhere".to_owned(), "sslrootcert /nowhere: "),
