@@ -5,7 +5,11 @@ use std::{io, path::PathBuf};
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use super::{connect::Target, sql::statement, sqlstate::Class};
+use super::{
+    connect::Target,
+    sql::statement,
+    sqlstate::{Class, coded},
+};
 use crate::mutants::broken;
 
 /// Each migration with its version, in order. The table that records them is the one that Diesel's own tool uses.
@@ -157,26 +161,30 @@ impl OpenError {
     }
 }
 
-/// Returns the way out for a role that lacks a right. Diesel does not hand on the code of the
-/// error, so this looks at the text; in another language of the server there is no advice.
+/// Returns the way out for a role that lacks a right, by the code of the error. The text says which
+/// schema it is about; a server that speaks another language is answered for the usual one.
 fn missing_right(problem: &str, role: &str) -> Option<String> {
     const MIGRATE: &str = "run `countersign migrate` as their owner, and then `countersign serve --no-migrate`";
-    let schema = problem.strip_prefix("permission denied for schema ");
-    if let Some(schema) = schema.or_else(|| problem.starts_with("no schema has been selected").then_some("public")) {
+    const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    const INVALID_SCHEMA_NAME: &str = "3F000";
+    let (text, code) = coded(problem)?;
+    if ![INSUFFICIENT_PRIVILEGE, INVALID_SCHEMA_NAME].contains(&code) {
+        return None;
+    }
+    let schema = text.strip_prefix("permission denied for schema ");
+    if let Some(schema) = schema.or_else(|| (code == INVALID_SCHEMA_NAME).then_some("public")) {
         return Some(format!(
             "run `countersign migrate` as the owner of the database, and then `countersign serve --no-migrate`, or let \
              this role make the tables by `GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}`"
         ));
     }
-    if problem.starts_with("must be owner of ") {
+    if text.starts_with("must be owner of ") {
         return Some(MIGRATE.to_owned());
     }
-    problem.starts_with("permission denied for ").then(|| {
-        format!(
-            "let their owner run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}`; to change \
-             tables, {MIGRATE}"
-        )
-    })
+    Some(format!(
+        "let their owner run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}`; to change \
+         tables, {MIGRATE}"
+    ))
 }
 
 /// Checks the database and brings its schema up to date, if it may. Of several who do this at once, one does it and the
