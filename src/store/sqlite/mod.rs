@@ -24,7 +24,8 @@ use std::{
 
 use async_trait::async_trait;
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, SqliteConnection,
+    BoolExpressionMethods, Connection as _, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
+    SqliteConnection,
 };
 use diesel_async::{
     AsyncConnection, RunQueryDsl, SimpleAsyncConnection,
@@ -404,8 +405,10 @@ impl Store for SqliteStore {
     }
 
     async fn ring(&self) -> Result<SealedRing, StoreError> {
-        // By the writer: then keys and version belong together.
-        self.writer.transaction(ring::ring).await
+        let mut reader = self.reader().await?;
+        // One transaction, so that keys and version belong together.
+        let read = reader.spawn_blocking(|connection| Ok(connection.transaction(ring::ring))).await;
+        read.map_err(StoreError::from).flatten()
     }
 
     async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError> {
