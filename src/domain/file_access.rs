@@ -54,7 +54,7 @@ impl Identity {
 }
 
 /// The access that a file may give to others. A group of the process in a folder that is
-/// [shared](Identity::shares) with it may do what the owner may.
+/// shared with it may do what the owner may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Nobody else may read or change it, but a group of the process may read it, because secrets
