@@ -76,8 +76,7 @@ impl Authority {
     /// The public keys that verify access tokens.
     pub fn public_keys(&self) -> PublicKeys {
         // Looked at before the ring: keys that come later are published long before they are used.
-        let is_current = self.replica.lease().remaining().is_some();
-        let max_age = if is_current { self.settings.jwks_max_age } else { Duration::ZERO };
+        let max_age = if self.is_current() { self.settings.jwks_max_age } else { Duration::ZERO };
         PublicKeys { jwks: self.keeper.ring().jwks().clone(), max_age }
     }
 
@@ -126,6 +125,10 @@ impl Authority {
         // The first one that was to be the next: if others were faster, there is nothing left to do.
         let mut wanted: Option<String> = None;
         loop {
+            if !self.is_current() {
+                // The clock may be off, and says how long verifiers have known the next key.
+                self.confirmed().await?;
+            }
             let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
             // The next key is known to every replica before it makes tokens.
@@ -183,8 +186,7 @@ impl Authority {
         // Held throughout: two at once would do each other's work.
         let mut rotating = self.rotating.lock().await;
         let now = rotating.clock.advance(&*self.clock);
-        if self.replica.lease().remaining().is_none() {
-            // The clock may be off, or the database is away.
+        if !self.is_current() {
             return Ok(());
         }
         let forgotten = self.keeper.ring().forgotten().to_vec();

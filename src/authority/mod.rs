@@ -91,7 +91,8 @@ pub struct Authority {
     rotating: Mutex<Rotating>,
     /// A permit for each call that may read and convert sessions of a page.
     pages: Semaphore,
-    /// Tenants whose sessions have all been ended, with the entry under which. In another epoch an entry may have the number of one that was lost.
+    /// Tenants whose sessions have all been ended, with the entry under which. In another epoch an
+    /// entry may have the number of one that was lost.
     ended_tenants: Mutex<HashMap<String, (Epoch, Seq)>>,
 }
 
@@ -141,10 +142,16 @@ impl Authority {
         AuthorityError::CallerNotAllowed { name: by.caller.name.to_string(), call: operation.as_str(), problem }
     }
 
+    /// Returns whether this replica holds a lease. One that holds none may have a clock that is off,
+    /// or no way to the database.
+    pub fn is_current(&self) -> bool {
+        self.replica.lease().remaining().is_some()
+    }
+
     /// Waits until this replica knows what all others do: before it makes tokens, which must not be of a key that was revoked.
     /// If none makes tokens, another replica may have put the next one in its place already.
     async fn current(&self) -> Result<(), AuthorityError> {
-        if self.replica.lease().remaining().is_none() || !self.keeper.ring().makes_tokens() {
+        if !self.is_current() || !self.keeper.ring().makes_tokens() {
             self.replica.renewed().await.map_err(uncertain)?;
         }
         if self.keeper.ring().makes_tokens() { Ok(()) } else { Err(no_key()) }

@@ -15,7 +15,7 @@ use super::{
     index::Index,
     lease::Start,
     others::Others,
-    replica::{Progress, Replica},
+    replica::{ClockCheck, Progress, Replica},
 };
 use crate::{
     domain::{
@@ -58,7 +58,7 @@ pub struct Renewing {
     /// What is done meanwhile.
     errands: Errands,
     trouble: bool,
-    clock_is_off: bool,
+    clock: ClockCheck,
 }
 
 /// What is known since this process has joined.
@@ -75,9 +75,9 @@ struct Life {
     /// What the feed has brought, while it is read from its beginning by a process that knew something before.
     brought: Option<Index>,
     others: Others,
-    /// When it began, by the clock of uptime, if it is not the first life of this process: then the
+    /// When this process joined again, by the clock of uptime, if it was a member before: then the
     /// database may have been set back, and may have forgotten who else has a lease.
-    begun_again: Option<Duration>,
+    rejoined_at: Option<Duration>,
     /// The history in which the register may lack somebody, and since when we know that.
     unsettled: Option<(Timeline, Duration)>,
 }
@@ -104,7 +104,7 @@ impl Renewing {
             database: None,
             life: None,
             trouble: false,
-            clock_is_off: false,
+            clock: ClockCheck::Right,
         }
     }
 
@@ -163,7 +163,8 @@ impl Renewing {
             () = sleep_until(due) => {}
             () = sleep(*pause), if is_waited_for => {}
             // Those who want a lease get none by a clock that is off, however often it is asked for.
-            () = self.replica.wanted.notified(), if !self.clock_is_off => *pause = Duration::ZERO,
+            () = self.replica.wanted.notified(), if self.clock == ClockCheck::Right => *pause = Duration::ZERO,
+            () = self.replica.revocation_waits.notified() => *pause = Duration::ZERO,
             changed = self.hints.changed() => if changed.is_err() {
                 // The store is being closed.
                 std::future::pending::<()>().await;
@@ -189,7 +190,7 @@ impl Renewing {
         // From here on, whoever comes waits for the next one. The lease runs from here.
         let sent = self.replica.count_renewal();
         let start = self.replica.lease().start();
-        let is_loading = self.replica.progress.borrow().renewal == 0;
+        let is_loading = self.replica.progress.borrow().confirmed == 0;
         let duration = self.replica.terms.duration;
         let renewal = Renewal {
             incarnation: life.newcomer.incarnation,
@@ -246,7 +247,7 @@ impl Renewing {
             cursor: Seq::default(),
             brought: knows_something.then(Index::default),
             others: Others::default(),
-            begun_again: self.replica.has_lived_before().then(|| self.replica.lease().uptime()),
+            rejoined_at: self.replica.has_rejoined().then(|| self.replica.lease().uptime()),
             unsettled: None,
         });
         Ok(())
@@ -266,7 +267,7 @@ impl Renewing {
         let Some(life) = &mut self.life else { return Ok(Next::AtOnce) };
         let replica = &self.replica;
         life.confirmed = renewal.number;
-        if broken("load-before-joining") && replica.progress.borrow().renewal == 0 {
+        if broken("load-before-joining") && replica.progress.borrow().confirmed == 0 {
             life.confirmed = 0;
         }
         for entry in &answer.entries {
@@ -294,7 +295,8 @@ impl Renewing {
         let holds_for = answer.others.iter().map(|other| other.holds_for).fold(own, Duration::max);
         let others_applied = answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
         let is_settled = answer.settled == answer.head.timeline;
-        let is_complete = is_settled && life.begun_again.is_none_or(|begun| received.saturating_sub(begun) > holds_for);
+        let is_complete =
+            is_settled && life.rejoined_at.is_none_or(|joined| received.saturating_sub(joined) > holds_for);
         let everywhere = match shared {
             // What we have applied, everybody has.
             false => answer.head.seq,
@@ -315,11 +317,11 @@ impl Renewing {
             life.unsettled = Some((timeline, received));
         }
 
-        let clock_is_right = self.compare_clocks(start.now, answer.now);
+        let clock = self.compare_clocks(start.now, answer.now);
         let replica = &self.replica;
         match shared {
             false => replica.lease().take_for_ever(),
-            true if !clock_is_right => {}
+            true if clock != ClockCheck::Right => {}
             true if broken("deadline-from-reply") => {
                 replica.lease().take(replica.lease().start(), replica.terms.duration);
             }
@@ -327,9 +329,11 @@ impl Renewing {
         }
         replica.progress.send_modify(|progress| {
             *progress = Progress {
-                life: progress.life,
+                epoch: progress.epoch,
+                confirmed: sent,
                 // With a clock that is off, nobody is to judge the time of a token.
-                renewal: if clock_is_right { sent } else { progress.renewal },
+                renewal: if clock == ClockCheck::Right { sent } else { progress.renewal },
+                clock,
                 applied: answer.head,
                 everywhere,
                 holds_for,
@@ -352,25 +356,34 @@ impl Renewing {
 }
 
 impl Renewing {
-    /// Whether our wall clock is near enough to the one of the database: it was between these two instants of ours that the
-    /// database read its own.
-    fn compare_clocks(&mut self, before: Timestamp, database: Option<Timestamp>) -> bool {
-        let Some(database) = database else { return true };
+    /// Compares our wall clock with the one of the database, which was read between these two
+    /// instants of ours.
+    fn compare_clocks(&mut self, before: Timestamp, database: Option<Timestamp>) -> ClockCheck {
+        let Some(database) = database else { return ClockCheck::Right };
         let after = self.replica.lease().start().now;
         let skew = self.replica.terms.max_clock_skew;
-        let is_right = before.minus(skew) <= database && database <= after.plus(skew);
-        if is_right == self.clock_is_off {
-            self.clock_is_off = !is_right;
-            match is_right {
-                true => tracing::info!("the clock agrees with the one of the database again"),
-                false => tracing::error!(
-                    ahead_ms = (after.micros() - database.micros()) / 1000,
+        let check = match () {
+            () if database < before.minus(skew) => ClockCheck::Ahead,
+            () if database > after.plus(skew) => ClockCheck::Behind,
+            () => ClockCheck::Right,
+        };
+        if std::mem::replace(&mut self.clock, check) != check {
+            let ahead_ms = (after.micros() - database.micros()) / 1000;
+            match check {
+                ClockCheck::Right => tracing::info!("the clock agrees with the one of the database again"),
+                ClockCheck::Behind => tracing::error!(
+                    ahead_ms,
                     "the clock is further from the one of the database than lease.max_clock_skew allows; nothing is \
                      validated here until they agree"
                 ),
+                ClockCheck::Ahead => tracing::error!(
+                    ahead_ms,
+                    "the clock is further from the one of the database than lease.max_clock_skew allows; nothing is \
+                     validated here, and no revocation acknowledged, until they agree"
+                ),
             }
         }
-        is_right
+        check
     }
 
     fn in_trouble(&mut self, error: &StoreError) {

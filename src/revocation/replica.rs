@@ -48,16 +48,39 @@ pub enum NotCertain {
 
 /// A span of time in which this process was one member of one database, which was not set back. Taken
 /// before a transaction, it tells afterwards whether a position in the feed still means what it meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(u64);
+
+impl Epoch {
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// How the wall clock compares with the one of the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum ClockCheck {
+    /// They agree within `lease.max_clock_skew`.
+    #[default]
+    Right,
+    /// Ours is further behind.
+    Behind,
+    /// Ours is further ahead. It may take for expired what is still accepted elsewhere.
+    Ahead,
+}
 
 /// What the last confirmed renewal has shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
-    /// Counts the times that this process was taken for gone, or the database was set back.
-    pub life: u64,
+    /// Ends when this process is taken for gone, or the database was set back.
+    pub epoch: Epoch,
     /// Number of that renewal among all that were sent; zero before the index is loaded.
+    pub confirmed: u64,
+    /// The same of the last one by which the wall clock was right, so that the time of a token could
+    /// be judged.
     pub renewal: u64,
+    /// What that renewal has shown of the wall clock.
+    pub clock: ClockCheck,
     /// Up to where the index has applied the feed.
     pub applied: Place,
     /// Up to where every replica has.
@@ -73,7 +96,7 @@ pub(super) struct Progress {
 impl Progress {
     /// Whether nothing is known yet, which may take a while.
     fn is_fresh(&self) -> bool {
-        self.life == 0 && self.renewal == 0
+        self.epoch == Epoch::default() && self.renewal == 0
     }
 }
 
@@ -111,8 +134,10 @@ pub struct Replica {
     pub(super) progress: watch::Sender<Progress>,
     /// The number of the last renewal that was sent, or is about to be.
     sent: AtomicU64,
-    /// Somebody waits for what the next renewals show.
+    /// Somebody without a lease waits for the next renewal.
     pub(super) wanted: Notify,
+    /// Somebody waits until all know of a revocation.
+    pub(super) revocation_waits: Notify,
     /// How many wait until all know of a revocation.
     unacknowledged: AtomicUsize,
     lapsed: Semaphore,
@@ -143,6 +168,7 @@ impl Replica {
             progress: watch::Sender::default(),
             sent: AtomicU64::new(0),
             wanted: Notify::new(),
+            revocation_waits: Notify::new(),
             unacknowledged: AtomicUsize::new(0),
             lapsed: Semaphore::new(MAX_LAPSED),
             tenant_revoked: Notify::new(),
@@ -203,7 +229,7 @@ impl Replica {
 
     /// The epoch of a transaction that is about to begin.
     pub fn epoch(&self) -> Epoch {
-        Epoch(self.progress.borrow().life)
+        self.progress.borrow().epoch
     }
 
     /// Waits until no replica accepts any more what was revoked at `place` by a transaction that has
@@ -214,6 +240,10 @@ impl Replica {
     /// transaction. What is known from before may be of a database that was replaced or set back
     /// meanwhile, whose positions mean something else; and a primary that was replaced says of
     /// sessions that were created since that there is nothing to revoke.
+    ///
+    /// It takes no lease, so a clock that is behind does no harm: what it takes for live may have
+    /// expired, and is stopped all the same. A clock that is further ahead than it may be is another
+    /// matter: the call may have found nothing to revoke, because by that clock it had expired.
     pub async fn acknowledged(&self, epoch: Epoch, place: Place) -> Result<(), NotCertain> {
         let mut waiting = self.waiting();
         let certain = self.certain(epoch, place).await;
@@ -237,7 +267,7 @@ impl Replica {
         let over = self.lease.uptime() + begun.holds_for;
         loop {
             let current = *progress.borrow_and_update();
-            if Epoch(current.life) != epoch || current.applied.timeline != place.timeline {
+            if current.epoch != epoch || current.applied.timeline != place.timeline {
                 return Err(NotCertain::NotAcknowledged);
             }
             if current.everywhere >= place.seq {
@@ -263,14 +293,15 @@ impl Replica {
         place: Place,
     ) -> Result<Progress, NotCertain> {
         let sent = self.sent.load(Ordering::SeqCst);
-        let is_over = |progress: &Progress| Epoch(progress.life) != epoch;
-        let is_other = |progress: &Progress| progress.applied.timeline != place.timeline;
+        let is_over = |progress: &Progress| progress.epoch != epoch;
+        let is_void =
+            |progress: &Progress| progress.applied.timeline != place.timeline || progress.clock == ClockCheck::Ahead;
         let reached = progress.wait_for(|progress| {
-            let is_new = progress.renewal > sent;
-            is_over(progress) || (is_new && (is_other(progress) || progress.applied.seq >= place.seq))
+            let is_new = progress.confirmed > sent;
+            is_over(progress) || (is_new && (is_void(progress) || progress.applied.seq >= place.seq))
         });
         let reached = *reached.await.map_err(|_| NotCertain::NotAcknowledged)?;
-        match is_over(&reached) || is_other(&reached) {
+        match is_over(&reached) || is_void(&reached) {
             true => Err(NotCertain::NotAcknowledged),
             false => Ok(reached),
         }
@@ -278,7 +309,7 @@ impl Replica {
 
     fn waiting(&self) -> Waiting<'_> {
         self.unacknowledged.fetch_add(1, Ordering::SeqCst);
-        self.wanted.notify_one();
+        self.revocation_waits.notify_one();
         Waiting { replica: self, since: self.lease.uptime(), outcome: &self.counts.acknowledgements.given_up }
     }
 
@@ -364,8 +395,8 @@ impl Replica {
     }
 
     /// Whether this process was a member before.
-    pub(super) fn has_lived_before(&self) -> bool {
-        self.progress.borrow().life > 0
+    pub(super) fn has_rejoined(&self) -> bool {
+        self.progress.borrow().epoch != Epoch::default()
     }
 
     /// Takes note that this process is no member any more. It knows what it knew, but nothing is certain of it.
@@ -373,7 +404,7 @@ impl Replica {
         self.lease.end();
         self.incarnation.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.progress.send_modify(|progress| {
-            *progress = Progress { life: progress.life + 1, received: progress.received, ..Progress::default() };
+            *progress = Progress { epoch: progress.epoch.next(), received: progress.received, ..Progress::default() };
         });
     }
 }

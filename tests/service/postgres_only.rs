@@ -303,6 +303,39 @@ async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_although_it_validates_nothing() {
+    let behind = Server::start().await;
+    let right = replica(&behind).await;
+    let session = behind.sign_in("alice").await;
+    let mut watch = behind.watch_health("").await;
+    assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
+    behind.store.skew.store(6, Ordering::SeqCst);
+    // The lease that it had is over.
+    behind.clock.advance(seconds(2));
+    assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
+
+    assert_eq!(behind.revoke(of_token(&session.access)).await.unwrap(), 1);
+    assert_eq!(right.verdict(&session.access).await, REVOKED);
+    let question = ValidateRequest { access_token: session.access, ..Default::default() };
+    let refusal = refused(behind.validate(question).await);
+    assert_eq!(refusal, Refusal::retry(Code::Unavailable, "NOT_CURRENT"));
+}
+
+/// By its clock the session has expired, so it finds nothing to revoke.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
+    let ahead = Server::start().await;
+    let right = replica(&ahead).await;
+    let session = ahead.create(request_under("short", "alice")).await.unwrap();
+    ahead.clock.advance(seconds(3600));
+    ahead.store.skew.store(-3600, Ordering::SeqCst);
+
+    let refusal = refused(ahead.revoke(revocation(Target::SessionId(session.id()))).await);
+    assert_eq!(right.verdict(&session.access).await, Ok(()));
+    assert_eq!(refusal, Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_right() {
     let home = Home::new("").await;
     let begun = Instant::now();
