@@ -14,10 +14,15 @@ use crate::{
 /// How long to wait if the schedule has no next time within what a clock can tell.
 const NEVER: Duration = Duration::from_secs(86_400);
 
-/// Sweeps whenever the schedule says so.
+/// Sweeps whenever the schedule says so, unless this replica holds no lease then: its clock may be
+/// off, and would take for expired what still lives. Another replica sweeps, or this one next time.
 pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cron) {
     loop {
         tokio::time::sleep(until_next(&schedule, clock.now())).await;
+        if !authority.is_current() {
+            tracing::info!("there is no lease, so this sweep is left out");
+            continue;
+        }
         let started = clock.uptime();
         match authority.sweep().await {
             Ok(swept) => {

@@ -335,6 +335,30 @@ async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
     assert_eq!(refusal, Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE"));
 }
 
+/// By a clock that is ahead, what others still accept has expired long ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
+    let home = Home::new("[sweeper]\nschedule = '* * * * * *'").await;
+    // Right before the next sweep.
+    home.clock.jump_to(START.floor_to_second().plus(seconds(1)).minus(TICK));
+    let server = home.start().await;
+    server.store.whole_sweep().await;
+    let mut watch = server.watch_health("").await;
+    assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
+    server.store.skew.store(-6, Ordering::SeqCst);
+    server.clock.advance(seconds(2));
+    assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
+
+    // One may have been under way.
+    let most = server.store.sweeps() + 1;
+    let before = renewals(&server).await;
+    eventually("time passes", async || (renewals(&server).await >= before + 3).then_some(())).await;
+    assert!(server.store.sweeps() <= most, "{} sweeps, {most} at most", server.store.sweeps());
+
+    server.store.skew.store(0, Ordering::SeqCst);
+    server.store.whole_sweep().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_right() {
     let home = Home::new("").await;

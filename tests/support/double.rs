@@ -135,6 +135,12 @@ impl Double {
         *self.failure.lock().unwrap() = failure;
     }
 
+    /// How many sweeps have begun.
+    #[allow(dead_code)] // Not every binary of tests counts them.
+    pub fn sweeps(&self) -> usize {
+        self.sweeps.borrow().0
+    }
+
     /// Waits until a sweep that began after now has ended. Returns up to when it deleted.
     pub async fn whole_sweep(&self) -> Timestamp {
         let mut sweeps = self.sweeps.subscribe();
