@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use diesel::result::Error;
 use diesel_async::SimpleAsyncConnection;
 use tokio::{sync::watch, time::timeout};
 
@@ -25,11 +26,24 @@ const RETRY: Duration = Duration::from_millis(500);
 const RETRY_DEAF: Duration = Duration::from_secs(60);
 
 /// Why a listener has stopped.
+#[derive(Debug, PartialEq, Eq)]
 enum End {
     /// Its connection is lost, or could not be made.
     Lost,
     /// It does not hear itself.
     Deaf,
+}
+
+impl End {
+    /// The end of a listener that was not let listen.
+    fn of_refusal(error: &Error) -> Self {
+        match Class::of(error) {
+            // LISTEN prepares no statement, so an outdated one means "feature not supported", which
+            // some engines that speak the protocol of PostgreSQL and some poolers answer.
+            Class::Bug | Class::Outdated => Self::Deaf,
+            Class::Retry | Class::Unavailable | Class::Lost | Class::Rejected => Self::Lost,
+        }
+    }
 }
 
 /// Tells others of each entry that this process has committed, the newest alone if there are many at once.
@@ -78,8 +92,8 @@ async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<boo
     let Ok(Connected { mut connection, mut notifications, .. }) = target.connect().await else { return End::Lost };
     match timeout(ECHO, connection.batch_execute(&format!("LISTEN {CHANNEL}"))).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) if Class::of(&error) == Class::Bug => return End::Deaf,
-        Ok(Err(_)) | Err(_) => return End::Lost,
+        Ok(Err(error)) => return End::of_refusal(&error),
+        Err(_) => return End::Lost,
     }
     loop {
         let wait = if *hears.borrow() { SILENCE } else { Duration::ZERO };
@@ -101,6 +115,29 @@ async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<boo
         hears.send_if_modified(|hears| !std::mem::replace(hears, true));
         if let Ok(seq) = payload.parse() {
             shared.hint(Seq(seq));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::result::DatabaseErrorKind;
+
+    use super::{super::sqlstate::with_code, *};
+
+    #[test]
+    fn a_server_without_notifications_is_told_from_one_that_is_lost() {
+        for (code, end) in [
+            ("0A000", End::Deaf),
+            ("42501", End::Deaf),
+            ("42601", End::Deaf),
+            ("57P01", End::Lost),
+            ("53300", End::Lost),
+            ("08006", End::Lost),
+        ] {
+            let message = with_code("LISTEN was refused", code);
+            let error = Error::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message));
+            assert_eq!(End::of_refusal(&error), end, "{code}");
         }
     }
 }
