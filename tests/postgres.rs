@@ -13,7 +13,7 @@ mod migrations;
 #[allow(dead_code)] // These tests let nothing happen to a link.
 mod proxy;
 
-use std::{path::Path, process::Command, sync::Arc};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use countersign::{
     app::{self, AppError, System},
@@ -26,6 +26,11 @@ use countersign::{
 fn config(url: &str, data_dir: &Path) -> Config {
     let flags = Flags { database_url: Some(url.to_owned()), data_dir: Some(data_dir.to_owned()), ..Flags::default() };
     Config::load(None, &flags).unwrap()
+}
+
+/// Fails rather than hang. No attempt of these tests may take as long as the time-out that it is given.
+async fn in_time<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), event).await.expect("it comes")
 }
 
 async fn sweep(config: &Config) -> Result<Swept, AppError> {

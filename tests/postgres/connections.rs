@@ -22,7 +22,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 use crate::{
-    config,
+    config, in_time,
     postgres_server::{Server, execute, new_database, options},
     proxy::Link,
 };
@@ -222,11 +222,6 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() {
     let url = format!("postgres://postgres@127.0.0.1:1,{first}:5432,{last}:5432/{name}");
     attempt(&options(&url)).await.unwrap();
     execute(&writing.url(name), "SELECT seq FROM feed_head").await;
-}
-
-/// Fails rather than hang. No attempt of these tests may take as long as the time-out that it is given.
-async fn in_time<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), event).await.expect("it comes")
 }
 
 /// An address that accepts connections, by the backlog of the system, and never answers: so does a server that is stopped.

@@ -14,8 +14,8 @@ use countersign::{
 };
 
 use crate::{
-    config,
-    postgres_server::{execute, new_database, try_execute},
+    config, in_time,
+    postgres_server::{execute, new_database, number, try_execute},
 };
 
 fn without_migrating(url: &str) -> Config {
@@ -91,6 +91,35 @@ async fn a_role_without_a_right_is_told_which_and_how_to_get_it() {
     execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '0008'").await;
     let refused = app::migrate(&config(&restricted, folder.path())).await.unwrap_err().to_string();
     assert!(refused.contains("must be owner of") && refused.contains("as their owner"), "{refused}");
+}
+
+/// Whoever writes would wait behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_does_not_wait_long_for_a_table_that_somebody_holds() {
+    let url = new_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&url, folder.path());
+    app::migrate(&config).await.unwrap();
+    execute(&url, include_str!("../../migrations/postgres/0009_former_replicas/down.sql")).await;
+    execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '0009'").await;
+
+    let (holder, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    holder.batch_execute("BEGIN; LOCK TABLE sweeper IN ACCESS SHARE MODE").await.unwrap();
+    let migrating = async { app::migrate(&config).await.unwrap_err().to_string() };
+    let writing = async {
+        const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE relation = 'sweeper'::regclass AND NOT granted";
+        while number(&url, WAITING).await == 0 {
+            tokio::task::yield_now().await;
+        }
+        execute(&url, "UPDATE sweeper SET forgotten_until = forgotten_until").await;
+    };
+    let (refused, ()) = in_time(futures_util::future::join(migrating, writing)).await;
+    for part in ["migrated to 0009", "SQLSTATE 55P03", "some session holds the table", "`countersign migrate` again"] {
+        assert!(refused.contains(part) && !refused.contains('\n'), "{refused}");
+    }
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(app::migrate(&config).await.unwrap(), ["0009"]);
 }
 
 /// As docs/postgresql.md has it.

@@ -1,3 +1,5 @@
+-- First, because a sweep holds this row for longest: whoever waits for it should hold nothing yet.
+ALTER TABLE sweeper ADD COLUMN expiries_recorded_until timestamptz NOT NULL DEFAULT '1970-01-01 00:00:00+00';
 ALTER TABLE replicas ADD COLUMN address text NOT NULL DEFAULT '';
 
 COMMENT ON COLUMN replicas.name IS 'Its name in the configuration; by default that of its machine';
@@ -18,8 +20,6 @@ COMMENT ON TABLE former_replicas IS 'Replicas that do not serve any more, for pe
 COMMENT ON COLUMN former_replicas.ended_at IS 'When its row of replicas was deleted, by the clock of the database';
 COMMENT ON COLUMN former_replicas.applied IS 'The last seq that it had reported as applied';
 COMMENT ON COLUMN former_replicas.state IS 'left (it stopped in good order) or removed (by another one, because it had gone without a word)';
-
-ALTER TABLE sweeper ADD COLUMN expiries_recorded_until timestamptz NOT NULL DEFAULT '1970-01-01 00:00:00+00';
 
 COMMENT ON TABLE sweeper IS 'How far sweeps have come: one row.';
 COMMENT ON COLUMN sweeper.forgotten_until IS 'The latest expires_at of a blacklist row that was ever deleted. What had expired by then stays expired, even if the clock goes back';

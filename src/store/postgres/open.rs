@@ -1,9 +1,10 @@
 //! Checking the database, and bringing its schema up to date.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use tokio::time::sleep;
 
 use super::{
     connect::Target,
@@ -35,6 +36,13 @@ const OLDEST_VERSION: i64 = 130_000;
 
 /// The name of the lock under which migrations run: "CSgn" in ASCII.
 const MIGRATION_LOCK: i64 = 1_129_539_438;
+
+/// How long each statement of a migration waits for a table, attempt by attempt. Whoever wants to
+/// write to the table meanwhile waits behind it. The last attempt outlasts the server's
+/// `deadlock_timeout` (1 second), after which an automatic vacuum gives way.
+const LOCK_TIMEOUTS: [&str; 5] = ["500ms", "500ms", "500ms", "500ms", "1500ms"];
+/// The pause between two attempts, in which those who waited behind the migration are served.
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
 /// The database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -143,11 +151,13 @@ impl OpenError {
         Self::Other { database: database.to_owned(), problem: error.to_string(), is_temporary }
     }
 
-    /// Adds the way out to what the database said, if it is about a right that this role lacks.
+    /// Adds the way out to what the database said, if it is about a right that this role lacks, or
+    /// about a table that somebody else holds.
     fn with_remedy(self, role: &str) -> Self {
-        let explain = |problem: String| match missing_right(&problem, role) {
-            Some(remedy) => format!("{problem}: {remedy} (docs/postgresql.md, Roles and rights)"),
-            None => problem,
+        let explain = |problem: String| match (missing_right(&problem, role), is_held(&problem)) {
+            (Some(remedy), _) => format!("{problem}: {remedy} (docs/postgresql.md, Roles and rights)"),
+            (None, true) => format!("{problem}: {HELD} (docs/postgresql.md, Upgrades)"),
+            (None, false) => problem,
         };
         match self {
             Self::Migration { database, migration, problem, is_temporary } => {
@@ -159,6 +169,16 @@ impl OpenError {
             other => other,
         }
     }
+}
+
+/// The way out if somebody else holds a table.
+const HELD: &str = "some session holds the table, and the service's own writes must not wait behind a migration: see \
+                    pg_stat_activity for it, and run `countersign migrate` again when it is idle";
+
+/// Returns whether the problem is a table that somebody else holds.
+fn is_held(problem: &str) -> bool {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    coded(problem).is_some_and(|(_, code)| code == LOCK_NOT_AVAILABLE)
 }
 
 /// Returns the way out for a role that lacks a right, by the code of the error. The text says which
@@ -231,11 +251,33 @@ async fn update_schema(
     if is_free == Ok(false) {
         tracing::info!("another process is migrating the database; waiting for it");
     }
+    let mut lock_timeouts = LOCK_TIMEOUTS.iter().peekable();
+    loop {
+        let lock_timeout = lock_timeouts.next().copied().unwrap_or_default();
+        match try_to_migrate(target, connection, lock_timeout).await {
+            Err(OpenError::Migration { problem, .. }) if is_held(&problem) && lock_timeouts.peek().is_some() => {
+                connection.batch_execute("ROLLBACK").await.map_err(other)?;
+                sleep(LOCK_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Makes pending migrations in a transaction of its own, or none. They wait this long for a table.
+async fn try_to_migrate(
+    target: &Target,
+    connection: &mut AsyncPgConnection,
+    lock_timeout: &str,
+) -> Result<Vec<&'static str>, OpenError> {
+    let other = |error: diesel::result::Error| OpenError::other(target.name(), &error);
     connection.batch_execute("BEGIN; SET LOCAL statement_timeout = '10min'").await.map_err(other)?;
     if target.has_locks {
         let lock = statement::<()>("SELECT pg_advisory_xact_lock(?)").bind::<BigInt, _>(MIGRATION_LOCK);
         lock.execute(connection).await.map_err(other)?;
     }
+    // Not before: for another process that migrates one waits as long as it takes.
+    connection.batch_execute(&format!("SET LOCAL lock_timeout = '{lock_timeout}'")).await.map_err(other)?;
     let made = migrate(target, connection).await?;
     connection.batch_execute("COMMIT").await.map_err(other)?;
     for version in &made {
