@@ -233,9 +233,9 @@ impl Shared {
 
     async fn feed_head(&self) -> Result<Place, Fault> {
         let mut lease = self.pool.lease().await?;
-        let head = self.pool.in_time(reads::feed_head(&mut lease)).await?;
-        lease.release();
-        Ok(head)
+        let head = self.pool.in_time(lease.timeline(), reads::feed_head(&mut lease)).await;
+        lease.end(&head);
+        head
     }
 }
 
@@ -253,13 +253,13 @@ macro_rules! with_connection {
                 () = answer.closed() => return,
             };
             let outcome = match leased {
-                Ok(mut lease) => match shared.pool.in_time($function(&mut lease $(, $argument)*)).await {
-                    Ok(outcome) => {
-                        lease.release();
-                        Ok(outcome)
-                    }
-                    Err(fault) => Err(fault),
-                },
+                Ok(mut lease) => {
+                    let timeline = lease.timeline();
+                    let work = $function(&mut lease $(, $argument)*);
+                    let outcome = shared.pool.in_time(timeline, work).await;
+                    lease.end(&outcome);
+                    outcome
+                }
                 Err(fault) => Err(fault),
             };
             // Whoever asked may have gone away.

@@ -22,6 +22,7 @@ use diesel::result::Error;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection};
 use tokio::{
     sync::watch,
+    task::AbortHandle,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -64,12 +65,14 @@ impl LatestTimeline {
         *self.0.borrow()
     }
 
-    /// Returns once another one has taken the place of the one that is the latest now.
-    async fn replaced(&self) {
+    /// Returns once the latest timeline is another one than that of a connection. One that was made
+    /// before any was known is of the first that comes to be known.
+    async fn replaced(&self, own: Option<Timeline>) {
         let mut latest = self.0.subscribe();
-        let is_known = |latest: &Option<Timeline>| latest.is_some();
-        let Ok(now) = latest.wait_for(is_known).await.map(|now| *now) else { return pending().await };
-        if latest.wait_for(|latest| *latest != now).await.is_err() {
+        let first = latest.wait_for(Option::is_some).await.map(|first| *first);
+        let Ok(first) = first else { return pending().await };
+        let own = own.or(first);
+        if latest.wait_for(|latest| *latest != own).await.is_err() {
             pending().await
         }
     }
@@ -120,12 +123,27 @@ impl From<Fault> for StoreError {
 pub struct Connection {
     inner: AsyncPgConnection,
     in_doubt: bool,
+    /// The server may yet have to answer something.
+    is_pending: bool,
     /// Whether the server has warned of something since it was lent.
     warned: Arc<AtomicBool>,
     has_locks: bool,
     used_at: Instant,
     /// The timeline that was the latest one when it was made.
     timeline: Option<Timeline>,
+    /// Moves its bytes.
+    driver: AbortHandle,
+}
+
+impl Drop for Connection {
+    /// Closes it at once if the server may yet have to answer: the driver would wait for the answer to
+    /// what was given up, which may be never. Otherwise the driver takes its leave of the server, which
+    /// would log a connection that just ends.
+    fn drop(&mut self) {
+        if self.is_pending {
+            self.driver.abort();
+        }
+    }
 }
 
 /// Makes connections.
@@ -178,21 +196,23 @@ impl bb8::ManageConnection for Manager {
             .without_max_times();
         let timeline = self.latest.get();
         let connecting = (|| self.target.connect()).retry(retries).notify(|error, _| self.in_trouble(error));
-        let Connected { connection: inner, warned, .. } = tokio::select! {
+        let Connected { connection: inner, warned, driver, .. } = tokio::select! {
             () = self.closed.cancelled() => return Err(Closed),
             connected = connecting => connected.map_err(|_| Closed)?,
         };
         self.out_of_trouble();
         let has_locks = self.target.has_locks;
-        Ok(Connection { inner, in_doubt: false, warned, has_locks, used_at: Instant::now(), timeline })
+        let (in_doubt, is_pending) = (false, false);
+        Ok(Connection { inner, in_doubt, is_pending, warned, has_locks, used_at: Instant::now(), timeline, driver })
     }
 
     /// Asks only where what the driver has noticed may not be all: a firewall forgets a connection that says nothing.
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Closed> {
         if connection.used_at.elapsed() > DOUBTFUL_AFTER {
-            connection.in_doubt = true;
+            (connection.in_doubt, connection.is_pending) = (true, true);
             let answer = timeout(ANSWER_TIMEOUT, connection.inner.batch_execute("")).await;
-            connection.in_doubt = !matches!(answer, Ok(Ok(())));
+            let is_good = matches!(answer, Ok(Ok(())));
+            (connection.in_doubt, connection.is_pending) = (!is_good, !is_good);
         }
         if self.has_broken(connection) { Err(Closed) } else { Ok(()) }
     }
@@ -245,12 +265,17 @@ impl Pool {
         self.closed.clone().drop_guard()
     }
 
-    /// Gives up what takes longer than the server lets it take: then the connection is dead, and nobody says so. Once another
-    /// server is known to be in charge, what is still under way at the one before is given up soon.
-    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    /// Gives up what takes longer than the server lets it take: then the connection is dead, and
+    /// nobody says so. Once another server is known to be in charge than the one to which the
+    /// connection of this timeline leads, the work is given up soon.
+    pub async fn in_time<T>(
+        &self,
+        timeline: Option<Timeline>,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
         let away = |problem: &str| Err(Fault::Away(StoreError::Unavailable(problem.to_owned())));
         let replaced = async {
-            self.latest.replaced().await;
+            self.latest.replaced(timeline).await;
             sleep(ANSWER_TIMEOUT).await;
         };
         tokio::select! {
@@ -265,7 +290,7 @@ impl Pool {
     pub async fn lease(&self) -> Result<Lease<'_>, Fault> {
         match self.connections.get().await {
             Ok(mut connection) => {
-                connection.in_doubt = true;
+                (connection.in_doubt, connection.is_pending) = (true, true);
                 connection.warned.store(false, Ordering::SeqCst);
                 Ok(Lease(connection))
             }
@@ -318,14 +343,20 @@ impl Lease<'_> {
         })
     }
 
+    /// The timeline that was the latest one when the connection was made.
+    pub fn timeline(&self) -> Option<Timeline> {
+        self.0.timeline
+    }
+
     /// Whether the database has advisory locks.
     pub fn has_locks(&self) -> bool {
         self.0.has_locks
     }
 
-    /// Gives the connection back in good order.
-    pub fn release(mut self) {
-        self.0.in_doubt = false;
+    /// Gives the connection back: in good order if its work has succeeded, else to be closed.
+    pub fn end<T>(mut self, outcome: &Result<T, Fault>) {
+        self.0.in_doubt = outcome.is_err();
+        self.0.is_pending = matches!(outcome, Err(Fault::Away(_)));
         self.0.used_at = Instant::now();
     }
 }
@@ -345,7 +376,7 @@ pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W:
     let started = Instant::now();
     let mut is_first_try = true;
     loop {
-        let fault = match pool.in_time(apply(pool, writes)).await {
+        let fault = match apply(pool, writes).await {
             Ok(outcomes) => return Ok(outcomes),
             Err(fault) => fault,
         };
@@ -364,17 +395,14 @@ pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W:
 
 async fn apply<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
     let mut lease = pool.lease().await?;
-    match W::apply(&mut lease, writes).await {
-        // What has been cancelled may be a commit's wait for the standbys: it is visible, and may yet be lost with the primary.
-        Ok(_) if lease.0.warned.load(Ordering::SeqCst) => {
-            Err(Fault::Away(StoreError::Unavailable("it gave a warning".to_owned())))
-        }
-        Ok(outcomes) => {
-            lease.release();
-            Ok(outcomes)
-        }
-        Err(fault) => Err(fault),
+    let mut outcomes = pool.in_time(lease.timeline(), W::apply(&mut lease, writes)).await;
+    // What has been cancelled may be a commit's wait for the standbys: it is visible, and may yet be
+    // lost with the primary.
+    if outcomes.is_ok() && lease.0.warned.load(Ordering::SeqCst) {
+        outcomes = Err(Fault::Away(StoreError::Unavailable("it gave a warning".to_owned())));
     }
+    lease.end(&outcomes);
+    outcomes
 }
 
 /// Commits a batch in two steps: all of it the swift way, which leaves out what is not plain, and that the careful way. What
@@ -423,4 +451,25 @@ async fn commit_each<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Vec<Result<W::
         });
     }
     outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// It may have been lent just before the failover was noticed, and used just after.
+    #[test]
+    fn a_connection_is_replaced_once_the_latest_timeline_is_not_its_own() {
+        let latest = LatestTimeline::default();
+        let is_replaced = |own: Option<i64>| latest.replaced(own.map(Timeline)).now_or_never().is_some();
+        assert!(!is_replaced(None), "no timeline is known");
+        latest.set(Timeline(1));
+        assert_eq!([is_replaced(None), is_replaced(Some(1))], [false, false]);
+        let unknown = latest.replaced(None);
+        latest.set(Timeline(2));
+        assert_eq!([is_replaced(None), is_replaced(Some(1)), is_replaced(Some(2))], [false, true, false]);
+        drop(unknown);
+    }
 }

@@ -64,9 +64,9 @@ async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
     let Seq(number) = seq;
     let notify =
         format!("BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('{CHANNEL}', '{number}'); COMMIT");
-    pool.in_time(async { Ok(lease.batch_execute(&notify).await?) }).await?;
-    lease.release();
-    Ok(())
+    let outcome = pool.in_time(lease.timeline(), async { Ok(lease.batch_execute(&notify).await?) }).await;
+    lease.end(&outcome);
+    outcome
 }
 
 /// Listens to others, on a connection of its own, and says whether it hears.
