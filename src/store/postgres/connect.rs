@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_postgres::{
     AsyncMessage, Client, Config, SimpleQueryMessage,
-    config::{Host, LoadBalanceHosts, SslMode as Negotiation, SslNegotiation, TargetSessionAttrs},
+    config::{LoadBalanceHosts, SslMode as Negotiation, SslNegotiation, TargetSessionAttrs},
     error::Severity,
     tls::{MakeTlsConnect, TlsStream},
 };
@@ -156,14 +156,8 @@ impl Target {
 
     /// What somebody between us and the server could do, if anything.
     pub fn exposure(&self) -> Option<&'static str> {
-        let is_remote = self.config.get_hosts().iter().any(|host| match host {
-            Host::Tcp(name) => {
-                name != "localhost" && !name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-            }
-            Host::Unix(_) => false,
-        });
         match self.tls.mode {
-            _ if !is_remote => None,
+            _ if !self.servers.iter().any(Server::is_remote) => None,
             SslMode::Disable => Some("anybody on the way to the database can read and change what is sent"),
             SslMode::Prefer | SslMode::Require => Some("anybody on the way to the database can pose as it"),
             SslMode::VerifyCa | SslMode::VerifyFull => None,
@@ -207,7 +201,7 @@ impl Target {
         let addresses = self.in_time(resolving).await?;
         let attempt = |address| self.in_time(self.connect_at(address, &server.name, config));
         first_success(&addresses, attempt).await.map_err(|failures| {
-            let names = addresses.iter().map(|address| format!("{address:?}"));
+            let names = addresses.iter().map(ToString::to_string);
             summarize(names.zip(failures))
         })
     }
@@ -411,6 +405,9 @@ mod tests {
             ("postgres://db.internal/d?sslmode=verify-full", false),
             ("postgres://localhost/d?sslmode=disable", false),
             ("postgres://127.0.0.1/d", false),
+            ("postgres://[::1]/d", false),
+            ("host=localhost hostaddr=10.0.0.1 dbname=d", true),
+            ("host=db.internal hostaddr=127.0.0.1 dbname=d", false),
             ("postgres://u@%2Frun%2Fpostgresql/d", false),
         ] {
             assert_eq!(Target::new(&options(url)).unwrap().exposure().is_some(), is_exposed, "{url}");

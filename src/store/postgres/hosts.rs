@@ -5,7 +5,7 @@
 //! the first statement of the caller.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -21,7 +21,8 @@ use tokio_util::either::Either;
 
 /// How long a server is tried alone before the next one is tried as well (RFC 8305, section 8).
 const HEAD_START: Duration = Duration::from_millis(250);
-/// How soon a server that said no is asked again while others have yet to answer: it may be the standby that takes over.
+/// How soon a server that said no for now is asked again while others have yet to answer: it may be
+/// the standby that takes over.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A server as the URL names it.
@@ -88,7 +89,28 @@ pub fn servers(config: &Config) -> Result<Vec<Server>, String> {
     Ok((0..count).map(server).collect())
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
 impl Server {
+    /// Returns whether others may be on the way to it. Nobody is on the way to a Unix socket or a
+    /// loopback address.
+    pub fn is_remote(&self) -> bool {
+        match &self.place {
+            Place::Socket(_) => false,
+            Place::Name(name, _) => {
+                let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+                name != "localhost" && !name.parse().is_ok_and(is_loopback)
+            }
+        }
+    }
+
     /// Finds the addresses.
     pub async fn resolve(&self) -> io::Result<Vec<Address>> {
         match &self.place {
@@ -101,8 +123,8 @@ impl Server {
     }
 }
 
-impl std::fmt::Display for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Place::Name(name, port) if name.contains(':') => write!(f, "[{name}]:{port}"),
             Place::Name(name, port) => write!(f, "{name}:{port}"),
@@ -148,8 +170,10 @@ fn notice_silence(stream: &TcpStream, config: &Config) -> io::Result<()> {
     Ok(())
 }
 
-/// Tries all candidates until one succeeds. The next one starts when the one before has failed, or has had its head start. One
-/// that fails is tried again as long as others have yet to answer for the first time. Returns how each failed once all have.
+/// Tries all candidates until one succeeds. The next one starts when the one before has failed, or
+/// has had its head start. One that fails for now is tried again as long as others have yet to answer
+/// for the first time; one that refuses for good, as for a wrong password, is not. Returns how each
+/// failed once all have.
 pub async fn first_success<C, T, A>(candidates: &[C], attempt: impl Fn(C) -> A) -> Result<T, Vec<Failure>>
 where
     C: Clone,
@@ -185,10 +209,12 @@ where
                 Some((index, candidate, is_first, outcome)) = running.next() => match outcome {
                     Ok(success) => return Ok(success),
                     Err(failure) => {
+                        if failure.is_temporary {
+                            running.push(run(index, candidate, false));
+                        }
                         if let Some(place) = failures.get_mut(index) {
                             *place = Some(failure);
                         }
-                        running.push(run(index, candidate, false));
                         open -= usize::from(is_first);
                         if is_first && !is_last {
                             break;
@@ -292,18 +318,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_fails_is_not_asked_in_a_loop_without_a_pause() {
+        assert_eq!(times_asked(true).await, 20);
+    }
+
+    /// Asked again and again, it would lock the account after so many wrong passwords.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_refuses_for_good_is_asked_once() {
+        assert_eq!(times_asked(false).await, 1);
+    }
+
+    /// How often a candidate that fails is asked while another one is waited for, for ten seconds.
+    async fn times_asked(is_temporary: bool) -> u32 {
         let asked = AtomicU32::new(0);
         let asked = &asked;
         let attempt = |hangs: bool| async move {
             if !hangs {
                 asked.fetch_add(1, Relaxed);
-                return Err::<(), _>(Failure { problem: String::new(), is_temporary: true });
+                return Err::<(), _>(Failure { problem: String::new(), is_temporary });
             }
             sleep(Duration::from_secs(10)).await;
             Err(Failure { problem: String::new(), is_temporary: true })
         };
-        first_success(&[true, false], attempt).await.unwrap_err();
-        assert_eq!(asked.load(Relaxed), 20);
+        assert_eq!(first_success(&[true, false], attempt).await.unwrap_err().len(), 2);
+        asked.load(Relaxed)
     }
 
     #[test]
