@@ -204,6 +204,19 @@ async fn a_replica_is_removed_even_if_it_cannot_be_listed_afterwards() {
     assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 0);
 }
 
+/// Replicas of a newer version write to the same table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_replica_in_a_state_of_a_newer_version_is_left_out_of_the_list() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    end_replicas(&store, "known", 1, 0).await;
+    end_replicas(&store, "unknown", 1, 1).await;
+    execute(&url, "UPDATE former_replicas SET state = 'paused' WHERE name = 'unknown'").await;
+    let register = store.members().unwrap().register().await.unwrap();
+    let names: Vec<_> = register.former.iter().map(|former| &*former.name).collect();
+    assert_eq!(names, ["known"]);
+}
+
 /// While replicas are replaced one after the other, some are of the version before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_the_version_before_addresses_joins_sweeps_and_leaves() {

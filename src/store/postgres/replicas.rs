@@ -9,6 +9,7 @@ use diesel::{
     sql_types::{BigInt, Interval, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
@@ -32,6 +33,10 @@ use crate::{
         },
     },
 };
+
+/// How long leaving may take. The process is about to end, and a database that does not answer must
+/// not keep it; the others find out by themselves that it is gone.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The store's connections, for a task that the store need not wait for.
 struct Handle {
@@ -90,11 +95,15 @@ impl Members for PostgresStore {
     }
 
     async fn leave(&self, incarnation: Incarnation) -> Result<(), StoreError> {
-        let left: Result<_, StoreError> = with_connection!(self, leave, incarnation);
-        if let Some(row) = left? {
-            self.remember(incarnation, row, FormerState::Left).await;
-        }
-        Ok(())
+        let leaving = async {
+            let left: Result<_, StoreError> = with_connection!(self, leave, incarnation);
+            if let Some(row) = left? {
+                self.remember(incarnation, row, FormerState::Left).await;
+            }
+            Ok(())
+        };
+        let silent = |_| Err(StoreError::Unavailable("it does not answer".to_owned()));
+        timeout(LEAVE_TIMEOUT, leaving).await.unwrap_or_else(silent)
     }
 
     async fn delete_former_replicas(&self) -> Result<usize, StoreError> {
@@ -172,19 +181,21 @@ async fn former_replicas(lease: &mut Lease<'_>) -> Result<Vec<FormerReplica>, Fa
     .load(&mut **lease)
     .await?;
     let former = |(incarnation, name, address, version, state, joined_at, ended_at, applied): FormerRow| {
-        let damaged = || StoreError::Damaged(format!("former_replicas.state is {state:?}"));
-        Ok(FormerReplica {
+        // A newer version may know more states. Nothing is decided by these rows, so the others are
+        // listed without it.
+        let state = FormerState::from_name(&state)?;
+        Some(FormerReplica {
             incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
             name,
             address,
             version,
-            state: FormerState::from_name(&state).ok_or_else(damaged)?,
+            state,
             joined_at: timestamp(joined_at),
             ended_at: timestamp(ended_at),
             applied: Seq(applied),
         })
     };
-    Ok(rows.into_iter().map(former).collect::<Result<_, StoreError>>()?)
+    Ok(rows.into_iter().filter_map(former).collect())
 }
 
 /// Microseconds as a span: none if they are negative, as between two readings of a clock that was set back.
