@@ -28,7 +28,8 @@ fn config(url: &str, data_dir: &Path) -> Config {
     Config::load(None, &flags).unwrap()
 }
 
-/// Fails rather than hang. No attempt of these tests may take as long as the time-out that it is given.
+/// Fails rather than hang. No attempt of these tests may take as long as the time-out that it is
+/// given.
 async fn in_time<T>(event: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), event).await.expect("it comes")
 }

@@ -1,5 +1,6 @@
-//! The keys: told, rotated by schedule or by hand, revoked. The rules are those of [`crate::domain::rotation`]; the database
-//! lets one replica at a time carry them out, and a key makes no tokens before every replica knows of it.
+//! The keys: told, rotated by schedule or by hand, revoked. The rules are those of
+//! [`crate::domain::rotation`]; the database lets one replica at a time carry them out, and a key
+//! makes no tokens before every replica knows of it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,14 +25,15 @@ use crate::{
     },
 };
 
-/// How often the sessions are asked whether they still need a retired refresh key.
+/// The pause between two times that the sessions are asked whether they still need a retired
+/// refresh key.
 const ASK_SESSIONS: Duration = Duration::from_secs(3600);
 
-/// What the scheduled rotation goes on from.
+/// The state from which the scheduled rotation goes on.
 #[derive(Debug)]
 pub struct Rotating {
     clock: SlowClock,
-    /// When the sessions were last asked, by the clock of uptime.
+    /// The instant at which the sessions were last asked, by the clock of uptime.
     asked: Option<Duration>,
     /// Refresh keys that no session needed then, and since when.
     unheld: HashMap<String, Timestamp>,
@@ -49,7 +51,8 @@ impl Rotating {
 pub struct PublicKeys {
     /// The document.
     pub jwks: Jwks,
-    /// How long it may be used without asking again. Zero if there may be keys that are not known here.
+    /// The time for which it may be used without asking again. Zero if there may be keys that are
+    /// not known here.
     pub max_age: Duration,
 }
 
@@ -80,7 +83,7 @@ impl Authority {
         PublicKeys { jwks: self.keeper.ring().jwks().clone(), max_age }
     }
 
-    /// Who issues the tokens that these keys verify.
+    /// The issuer of the tokens that these keys verify.
     pub fn issuer(&self) -> &str {
         &self.settings.issuer
     }
@@ -90,7 +93,8 @@ impl Authority {
         self.replica.keys_wanted().await;
     }
 
-    /// The keys as they are stored. In the place of a damaged row, what is known of its key: then a change puts it right.
+    /// The keys as they are stored. In the place of a damaged row, what is known of its key: then a
+    /// change puts it right.
     async fn stored_ring(&self) -> Result<SealedRing, AuthorityError> {
         let mut ring = self.store.ring().await?;
         let known = self.keeper.ring();
@@ -119,10 +123,11 @@ impl Authority {
         }
     }
 
-    /// Lets the next key of a purpose make all tokens from now on, and returns it. Unless it is forced, every verifier must have
-    /// had time to learn of it.
+    /// Lets the next key of a purpose make all tokens from now on, and returns it. Unless it is
+    /// forced, every verifier must have had time to learn of it.
     pub async fn rotate_key(&self, by: &Actor, purpose: KeyPurpose, force: bool) -> Result<Key, AuthorityError> {
-        // The first one that was to be the next: if others were faster, there is nothing left to do.
+        // The first one that was to be the next: if others were faster, there is nothing left to
+        // do.
         let mut wanted: Option<String> = None;
         loop {
             if !self.is_current() {
@@ -147,12 +152,13 @@ impl Authority {
                 }
                 None => rotation.due(now)?,
             };
-            // Whether it was this one or another, the next turn finds out what came of it.
+            // The next turn finds out what came of it, be it by this change or another's.
             self.change_ring(Some(by), &ring, change, now).await?;
         }
     }
 
-    /// Makes a key worthless: when this returns, no replica accepts any token of it. If it made tokens, the next one does now.
+    /// Makes a key worthless: when this returns, no replica accepts any token of it. If it made
+    /// tokens, the next one does now.
     pub async fn revoke_key(&self, by: &Actor, kid: &str) -> Result<Key, AuthorityError> {
         self.end_key(Some(by), kid).await
     }
@@ -162,8 +168,8 @@ impl Authority {
         loop {
             let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
-            // Whatever comes next was decided by a database that is in charge, and the next key is known to every replica
-            // before it makes tokens.
+            // Whatever comes next was decided by a database that is in charge, and the next key is
+            // known to every replica before it makes tokens.
             self.acknowledged(epoch, ring.place).await?;
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
             let key = keys().find(|key| key.kid == kid).ok_or(AuthorityError::KeyNotFound)?;
@@ -176,7 +182,8 @@ impl Authority {
                 Err(NotRotated::NoNext) => rotation.due(now)?,
                 change => change?,
             };
-            // Whether it was this one or another, the next turn finds out what came of it, and waits until all know.
+            // The next turn finds out what came of it, be it by this change or another's, and waits
+            // until all know.
             self.change_ring(by, &ring, change, now).await?;
         }
     }
@@ -228,8 +235,9 @@ impl Authority {
         Ok(())
     }
 
-    /// Notes which retired refresh keys no session has a token of, and since when. It takes the longest grace until nobody may
-    /// come again with the token before, which can be of such a key too.
+    /// Notes which retired refresh keys no session has a token of, and since when. It takes the
+    /// longest grace until nobody may come again with the token before, which can be of such a key
+    /// too.
     async fn ask_sessions(
         &self,
         unheld: &mut HashMap<String, Timestamp>,

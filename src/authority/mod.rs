@@ -39,14 +39,15 @@ use crate::{
     token::{access::Expectations, verified_cache::VerifiedCache},
 };
 
-/// What the use cases need to know of the configuration.
+/// The part of the configuration that the use cases need.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The `iss` of access tokens.
     pub issuer: String,
-    /// How far clocks of issuers may be ahead of the clock of validators.
+    /// The time by which clocks of issuers may be ahead of the clock of validators.
     pub leeway: Duration,
-    /// How far the clocks of replicas may be from the one of the database; zero if there is one process.
+    /// The time by which the clocks of replicas may differ from the one of the database; zero if
+    /// there is one process.
     pub max_clock_skew: Duration,
     /// The longest lifetime that an access token may have.
     pub max_access_token_ttl: Duration,
@@ -54,25 +55,25 @@ pub struct Settings {
     pub default_audience: Audience,
     /// The policies by name; one is [`crate::domain::policy::DEFAULT`].
     pub policies: HashMap<String, Policy>,
-    /// What is special about some tenants, by name.
+    /// The rules of tenants that have rules of their own, by name.
     pub tenants: HashMap<String, TenantRules>,
     /// Beyond this many blacklist entries, Revoke refuses.
     pub max_blacklist_entries: usize,
     /// Rows deleted in one transaction.
     pub sweep_batch: i64,
-    /// How long a session is kept after it was over.
+    /// The time for which a session is kept after it was over.
     pub session_retention: Duration,
-    /// Whether the audit has a table.
+    /// Set if the audit has a table.
     pub audit_table: bool,
-    /// How long the table of the audit keeps a record.
+    /// The time for which the table of the audit keeps a record.
     pub audit_retention: Duration,
     /// Bytes for tokens whose signature is known to be good.
     pub token_cache_bytes: u64,
-    /// How the keys of access tokens rotate.
+    /// The rotation of the keys of access tokens.
     pub signing_rotation: RotationRules,
-    /// How the keys of refresh tokens rotate.
+    /// The rotation of the keys of refresh tokens.
     pub refresh_rotation: RotationRules,
-    /// How long a verifier may use the public keys without asking again.
+    /// The time for which a verifier may use the public keys without asking again.
     pub jwks_max_age: Duration,
 }
 
@@ -130,7 +131,7 @@ impl Authority {
         }
     }
 
-    /// Where to record what was done, and what was denied.
+    /// Records what was done, and what was denied.
     pub fn audit(&self) -> &Audit {
         &self.audit
     }
@@ -142,14 +143,15 @@ impl Authority {
         AuthorityError::CallerNotAllowed { name: by.caller.name.to_string(), call: operation.as_str(), problem }
     }
 
-    /// Returns whether this replica holds a lease. One that holds none may have a clock that is off,
-    /// or no way to the database.
+    /// Returns whether this replica holds a lease. One that holds none may have a clock that is
+    /// off, or no way to the database.
     pub fn is_current(&self) -> bool {
         self.replica.lease().remaining().is_some()
     }
 
-    /// Waits until this replica knows what all others do: before it makes tokens, which must not be of a key that was revoked.
-    /// If none makes tokens, another replica may have put the next one in its place already.
+    /// Waits until this replica knows what all others do: before it makes tokens, which must not be
+    /// of a key that was revoked. If none makes tokens, another replica may have put the next one
+    /// in its place already.
     async fn current(&self) -> Result<(), AuthorityError> {
         if !self.is_current() || !self.keeper.ring().makes_tokens() {
             self.replica.renewed().await.map_err(uncertain)?;
@@ -166,14 +168,16 @@ impl Authority {
         Ok(random(&*self.rng)?)
     }
 
-    /// Waits until a renewal that is sent now is confirmed. Whoever tells something that was only read needs it: a primary that
-    /// was replaced goes on answering reads, and knows nothing of what was written since. Only its commits do not come through.
+    /// Waits until a renewal that is sent now is confirmed. Whoever tells something that was only
+    /// read needs it: a primary that was replaced goes on answering reads, and knows nothing of
+    /// what was written since. Only its commits do not come through.
     async fn confirmed(&self) -> Result<(), AuthorityError> {
         self.replica.renewed().await.map(drop).map_err(uncertain)
     }
 
-    /// Waits until what was committed at this place, by a transaction that began in this epoch, holds
-    /// everywhere. A call that found nothing to write gives the place to which the feed had come.
+    /// Waits until what was committed at this place, by a transaction that began in this epoch,
+    /// holds everywhere. A call that found nothing to write gives the place to which the feed had
+    /// come.
     async fn acknowledged(&self, epoch: Epoch, place: Place) -> Result<(), AuthorityError> {
         self.replica.acknowledged(epoch, place).await.map_err(uncertain)
     }

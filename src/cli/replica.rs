@@ -19,10 +19,10 @@ use crate::{
 pub enum Replica {
     /// List the replicas in the register, and how far each has come in the feed of revocations.
     ///
-    /// Reads the database, and talks to no replica. One is live as long as the others count on it: a revocation that it has
-    /// not applied waits for it, but at most for the time under WAIT. One that is gone is about to be removed by them.
-    /// Those that have left (they stopped in good order) or were removed stay in the list for a day; UNTIL says when
-    /// they did.
+    /// Reads the database, and talks to no replica. One is live as long as the others count on it:
+    /// a revocation that it has not applied waits for it, but at most for the time under WAIT. One
+    /// that is gone is about to be removed by them. Those that have left (they stopped in good
+    /// order) or were removed stay in the list for a day; UNTIL says when they did.
     List(List),
 }
 
@@ -60,7 +60,7 @@ impl List {
 const HEADER: [&str; 11] =
     ["REPLICA", "NAME", "ADDRESS", "VERSION", "STATE", "JOINED", "UNTIL", "RENEWED", "APPLIED", "LAG", "WAIT"];
 
-/// What a cell holds that says nothing of this replica.
+/// Fills a cell that says nothing of this replica.
 const NOTHING: &str = "-";
 
 fn print_table(register: &Register) {
@@ -146,7 +146,7 @@ fn state(member: &Member) -> &'static str {
     if member.is_live() { "live" } else { "gone" }
 }
 
-/// Where a replica listens; one of an older version has not told.
+/// The address at which a replica listens; one of an older version has not told.
 fn address(address: &str) -> String {
     if address.is_empty() { NOTHING } else { address }.to_owned()
 }

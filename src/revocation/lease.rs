@@ -1,5 +1,5 @@
-//! Until when the index may be believed: a promise of the others, who wait for its end before they say that something is
-//! revoked which this replica may not have heard of.
+//! Until when the index may be believed: a promise of the others, who wait for its end before they
+//! say that something is revoked which this replica may not have heard of.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ pub struct Lease {
     margin: i64,
     /// In microseconds of uptime.
     deadline: AtomicU64,
-    /// How far the wall clock was ahead of the uptime when the lease was asked for, in microseconds.
+    /// The wall clock less the uptime when the lease was asked for, in microseconds.
     offset: AtomicI64,
 }
 
@@ -77,7 +77,7 @@ impl Lease {
         self.deadline.store(FOR_EVER, Ordering::Release);
     }
 
-    /// Whether it does not end.
+    /// Returns whether it does not end.
     pub fn is_for_ever(&self) -> bool {
         self.deadline.load(Ordering::Acquire) == FOR_EVER
     }
@@ -87,7 +87,8 @@ impl Lease {
         self.deadline.store(OVER, Ordering::Release);
     }
 
-    /// The lease as it is, to be loaded *before* a look-up: one that is taken later knows of what was applied later.
+    /// The lease as it is, to be loaded *before* a look-up: one that is taken later knows of what
+    /// was applied later.
     pub fn load(&self) -> Held {
         let deadline = self.deadline.load(Ordering::Acquire);
         Held { deadline, offset: self.offset.load(Ordering::Acquire) }
@@ -95,7 +96,8 @@ impl Lease {
 
     /// The time by the wall clock, if the lease still holds *after* the look-up.
     ///
-    /// It is void, too, if the clocks have moved apart: then the machine was stopped, and the clock of uptime with it.
+    /// It is void, too, if the clocks have moved apart: then the machine was stopped, and the clock
+    /// of uptime with it.
     pub fn check(&self, held: Held) -> Option<Timestamp> {
         if held.deadline == FOR_EVER {
             return Some(self.clock.now());
@@ -107,7 +109,7 @@ impl Lease {
         (unsigned(uptime) < held.deadline && is_one_time).then_some(now)
     }
 
-    /// How much of it is left; none if it is over, or void; [`Duration::MAX`] if it does not end.
+    /// Returns the rest of it; none if it is over, or void; [`Duration::MAX`] if it does not end.
     pub fn remaining(&self) -> Option<Duration> {
         let held = self.load();
         self.check(held)?;

@@ -1,6 +1,6 @@
-//! The renewals of this process, one after the other: each proves that it is there, brings what was revoked and lets it
-//! believe its index for a while. Nothing else reads the feed. The rules are argued in
-//! `docs/decisions/0009-the-lease-protocol.md`.
+//! The renewals of this process, one after the other: each proves that it is there, brings what was
+//! revoked and lets it believe its index for a while. Nothing else reads the feed. The rules are
+//! argued in `docs/decisions/0009-the-lease-protocol.md`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,12 +33,13 @@ use crate::{
 
 /// Entries read at a time.
 const PAGE: i64 = 10_000;
-/// How long to wait before asking again after the database failed.
+/// The pause before asking again after the database failed.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
-/// The pause between two renewals while somebody waits for what others report: each is longer by a step, up to the longest.
+/// The pause between two renewals while somebody waits for what others report: each is longer by a
+/// step, up to the longest.
 const STEP: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
-/// How long the database may take for an answer while the index is being loaded, at least.
+/// The time that the database has for an answer while the index is being loaded, at least.
 const LOADING_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Draws the lives of a replica.
@@ -55,34 +56,36 @@ pub struct Renewing {
     /// Which database it was at first.
     database: Option<Uuid>,
     life: Option<Life>,
-    /// What is done meanwhile.
+    /// Work that goes on beside the renewals.
     errands: Errands,
     trouble: bool,
     clock: ClockCheck,
 }
 
-/// What is known since this process has joined.
+/// The knowledge of this process since it joined.
 struct Life {
     newcomer: Newcomer,
     /// Number of the last renewal that was sent.
     number: i64,
     /// Of the last that was confirmed.
     confirmed: i64,
-    /// What we report.
+    /// The position that we report.
     applied: Seq,
     /// Up to where the feed has been read.
     cursor: Seq,
-    /// What the feed has brought, while it is read from its beginning by a process that knew something before.
+    /// The entries that the feed has brought, while it is read from its beginning by a process that
+    /// knew something before.
     brought: Option<Index>,
     others: Others,
-    /// When this process joined again, by the clock of uptime, if it was a member before: then the
-    /// database may have been set back, and may have forgotten who else has a lease.
+    /// The instant, by the clock of uptime, at which this process joined again, if it was a member
+    /// before: then the database may have been set back, and may have forgotten who else has a
+    /// lease.
     rejoined_at: Option<Duration>,
     /// The history in which the register may lack somebody, and since when we know that.
     unsettled: Option<(Timeline, Duration)>,
 }
 
-/// What to do next.
+/// The next step.
 enum Next {
     /// Renew at once.
     AtOnce,
@@ -162,7 +165,8 @@ impl Renewing {
         tokio::select! {
             () = sleep_until(due) => {}
             () = sleep(*pause), if is_waited_for => {}
-            // Those who want a lease get none by a clock that is off, however often it is asked for.
+            // Those who want a lease get none by a clock that is off, however often it is asked
+            // for.
             () = self.replica.wanted.notified(), if self.clock == ClockCheck::Right => *pause = Duration::ZERO,
             () = self.replica.revocation_waits.notified() => *pause = Duration::ZERO,
             changed = self.hints.changed() => if changed.is_err() {
@@ -172,7 +176,7 @@ impl Renewing {
         }
     }
 
-    /// Whether other processes may use the database.
+    /// Returns whether other processes may use the database.
     fn shared(&self) -> bool {
         self.store.members().is_some()
     }
@@ -282,7 +286,8 @@ impl Renewing {
         let is_last = i64::try_from(answer.entries.len()).is_ok_and(|count| count < renewal.limit);
         if !is_last {
             counts.applied.set(life.cursor.0);
-            // More entries follow, and one of those that were to be next may have moved behind them.
+            // More entries follow, and one of those that were to be next may have moved behind
+            // them.
             return Ok(Next::AtOnce);
         }
         replica.index().set_forgotten_until(answer.forgotten_until);
@@ -298,7 +303,7 @@ impl Renewing {
         let is_complete =
             is_settled && life.rejoined_at.is_none_or(|joined| received.saturating_sub(joined) > holds_for);
         let everywhere = match shared {
-            // What we have applied, everybody has.
+            // There is nobody else who would have to apply it.
             false => answer.head.seq,
             true if broken("acknowledge-skips-a-member") => renewal.applied,
             true if is_complete => renewal.applied.min(others_applied),
@@ -399,7 +404,7 @@ impl Renewing {
     }
 }
 
-/// What a replica must not do: by now it has a lease.
+/// Joins after the lease was taken, which a replica must not do.
 async fn join_late(store: &dyn Store, life: &Life) -> Result<(), StoreError> {
     match store.members() {
         Some(members) => members.join(life.newcomer.clone()).await.map(drop),

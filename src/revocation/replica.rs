@@ -1,4 +1,5 @@
-//! This process among those that serve from one database: what it knows, how long it may believe that, and when all know it.
+//! This process among those that serve from one database: what it knows, how long it may believe
+//! that, and when all know it.
 
 use std::{
     fmt,
@@ -32,22 +33,23 @@ use crate::{
 
 /// Calls that may wait for a renewal at once; more are refused.
 const MAX_LAPSED: usize = 4096;
-/// How long an entry that has been committed may take to reach our own index.
+/// The time that a committed entry has to reach our own index.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a caller waits for has not come.
+/// The reason why a caller waited in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotCertain {
     /// The latest revocations are not known here.
     #[error("the latest revocations are not known here")]
     NotCurrent,
-    /// Whether all know of a revocation cannot be told.
+    /// It cannot be told whether all know of a revocation.
     #[error("whether every replica knows of the revocation cannot be told")]
     NotAcknowledged,
 }
 
-/// A span of time in which this process was one member of one database, which was not set back. Taken
-/// before a transaction, it tells afterwards whether a position in the feed still means what it meant.
+/// A span of time in which this process was one member of one database, which was not set back.
+/// Taken before a transaction, it tells afterwards whether a position in the feed still means what
+/// it meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(u64);
 
@@ -57,7 +59,7 @@ impl Epoch {
     }
 }
 
-/// How the wall clock compares with the one of the database.
+/// The wall clock compared with the one of the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ClockCheck {
     /// They agree within `lease.max_clock_skew`.
@@ -69,17 +71,17 @@ pub(super) enum ClockCheck {
     Ahead,
 }
 
-/// What the last confirmed renewal has shown.
+/// The state that the last confirmed renewal has shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
     /// Ends when this process is taken for gone, or the database was set back.
     pub epoch: Epoch,
     /// Number of that renewal among all that were sent; zero before the index is loaded.
     pub confirmed: u64,
-    /// The same of the last one by which the wall clock was right, so that the time of a token could
-    /// be judged.
+    /// The same of the last one by which the wall clock was right, so that the time of a token
+    /// could be judged.
     pub renewal: u64,
-    /// What that renewal has shown of the wall clock.
+    /// The wall clock, as that renewal has shown it.
     pub clock: ClockCheck,
     /// Up to where the index has applied the feed.
     pub applied: Place,
@@ -87,25 +89,25 @@ pub(super) struct Progress {
     pub everywhere: Seq,
     /// After how long what any replica did up to then holds no more.
     pub holds_for: Duration,
-    /// How many other replicas there are.
+    /// The number of other replicas.
     pub others: usize,
-    /// When its answer was received, by the clock of uptime.
+    /// The instant at which its answer was received, by the clock of uptime.
     pub received: Option<Duration>,
 }
 
 impl Progress {
-    /// Whether nothing is known yet, which may take a while.
+    /// Returns whether nothing is known yet, which may take a while.
     fn is_fresh(&self) -> bool {
         self.epoch == Epoch::default() && self.renewal == 0
     }
 }
 
-/// What there is to tell of a replica at one instant.
+/// The state of a replica at one instant, to be told.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
-    /// How much is left of the lease, if there is one; [`Duration::MAX`] if it does not end.
+    /// The rest of the lease, if there is one; [`Duration::MAX`] if it does not end.
     pub lease: Option<Duration>,
-    /// How long ago the last confirmed renewal was, if there was one.
+    /// The time since the last confirmed renewal, if there was one.
     pub renewed_ago: Option<Duration>,
     /// Other replicas in the register, as that renewal has shown.
     pub others: usize,
@@ -126,7 +128,7 @@ enum Certain {
     AfterWait,
 }
 
-/// What a replica is to others: the index, and what is certain of it.
+/// A replica as others see it: the index, and what is certain of it.
 pub struct Replica {
     index: Index,
     lease: Lease,
@@ -138,7 +140,7 @@ pub struct Replica {
     pub(super) wanted: Notify,
     /// Somebody waits until all know of a revocation.
     pub(super) revocation_waits: Notify,
-    /// How many wait until all know of a revocation.
+    /// The number of those who wait until all know of a revocation.
     unacknowledged: AtomicUsize,
     lapsed: Semaphore,
     /// Wakes the job that ends the sessions of revoked tenants.
@@ -179,7 +181,8 @@ impl Replica {
         }
     }
 
-    /// The index. What it does not stop is only good by a lease that was loaded before, see [`Lease::load`].
+    /// The index. What it does not stop is only good by a lease that was loaded before, see
+    /// [`Lease::load`].
     pub fn index(&self) -> &Index {
         &self.index
     }
@@ -189,12 +192,12 @@ impl Replica {
         &self.lease
     }
 
-    /// What it has counted.
+    /// Its counters.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// How it is now.
+    /// Its state now.
     pub fn standing(&self) -> Standing {
         let progress = *self.progress.borrow();
         Standing {
@@ -207,8 +210,8 @@ impl Replica {
         }
     }
 
-    /// Waits for a renewal that was sent after this call and has come to the end of the feed. What was acknowledged before
-    /// the call is in the index then, and a look-up needs no lease.
+    /// Waits for a renewal that was sent after this call and has come to the end of the feed. What
+    /// was acknowledged before the call is in the index then, and a look-up needs no lease.
     pub async fn renewed(&self) -> Result<Held, NotCertain> {
         if self.progress.borrow().is_fresh() {
             return Err(NotCertain::NotCurrent);
@@ -232,18 +235,20 @@ impl Replica {
         self.progress.borrow().epoch
     }
 
-    /// Waits until no replica accepts any more what was revoked at `place` by a transaction that has
-    /// ended: every one has applied it, or so much time has passed that those who have not have
-    /// stopped answering. A call that found nothing to write gives the place to which the feed had come.
+    /// Waits until no replica accepts any more what was revoked at `place` by a transaction that
+    /// has ended: every one has applied it, or so much time has passed that those who have not have
+    /// stopped answering. A call that found nothing to write gives the place to which the feed had
+    /// come.
     ///
-    /// Only a renewal that is sent from now on counts, and only in the epoch that was taken before the
-    /// transaction. What is known from before may be of a database that was replaced or set back
-    /// meanwhile, whose positions mean something else; and a primary that was replaced says of
+    /// Only a renewal that is sent from now on counts, and only in the epoch that was taken before
+    /// the transaction. What is known from before may be of a database that was replaced or set
+    /// back meanwhile, whose positions mean something else; and a primary that was replaced says of
     /// sessions that were created since that there is nothing to revoke.
     ///
     /// It takes no lease, so a clock that is behind does no harm: what it takes for live may have
-    /// expired, and is stopped all the same. A clock that is further ahead than it may be is another
-    /// matter: the call may have found nothing to revoke, because by that clock it had expired.
+    /// expired, and is stopped all the same. A clock that is further ahead than it may be is
+    /// another matter: the call may have found nothing to revoke, because by that clock it had
+    /// expired.
     pub async fn acknowledged(&self, epoch: Epoch, place: Place) -> Result<(), NotCertain> {
         let mut waiting = self.waiting();
         let certain = self.certain(epoch, place).await;
@@ -279,7 +284,8 @@ impl Replica {
             }
             tokio::select! {
                 changed = progress.changed() => changed.map_err(|_| NotCertain::NotAcknowledged)?,
-                // May wake a little early, or long before the clock of uptime: then it is looked at once more.
+                // May wake a little early, or long before the clock of uptime: then it is looked at
+                // once more.
                 () = tokio::time::sleep(rest) => {}
             }
         }
@@ -384,7 +390,7 @@ impl Replica {
         self.sent.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Whether somebody waits for what others report.
+    /// Returns whether somebody waits for what others report.
     pub(super) fn is_waited_for(&self) -> bool {
         self.unacknowledged.load(Ordering::SeqCst) > 0
     }
@@ -394,12 +400,13 @@ impl Replica {
         *self.incarnation.lock().unwrap_or_else(PoisonError::into_inner) = Some(incarnation);
     }
 
-    /// Whether this process was a member before.
+    /// Returns whether this process was a member before.
     pub(super) fn has_rejoined(&self) -> bool {
         self.progress.borrow().epoch != Epoch::default()
     }
 
-    /// Takes note that this process is no member any more. It knows what it knew, but nothing is certain of it.
+    /// Takes note that this process is no member any more. It knows what it knew, but nothing is
+    /// certain of it.
     pub(super) fn end_life(&self) {
         self.lease.end();
         self.incarnation.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -409,7 +416,8 @@ impl Replica {
     }
 }
 
-/// Counts among those that wait, and when it is dropped, among those that have waited: whoever asked may go away.
+/// Counts among those that wait, and when it is dropped, among those that have waited: whoever
+/// asked may go away.
 struct Waiting<'a> {
     replica: &'a Replica,
     since: Duration,

@@ -11,7 +11,7 @@ use crate::{
     domain::time::Timestamp,
 };
 
-/// How long to wait if the schedule has no next time within what a clock can tell.
+/// The wait if the schedule has no next time within what a clock can tell.
 const NEVER: Duration = Duration::from_secs(86_400);
 
 /// Sweeps whenever the schedule says so, unless this replica holds no lease then: its clock may be
@@ -34,14 +34,14 @@ pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cro
                     tracing::info!(revocations, sessions, audit, expired, took_ms, "swept");
                 }
             }
-            // What is due stays due; the next sweep takes it.
+            // Rows that are due stay due; the next sweep takes them.
             Err(AuthorityError::StoreUnavailable) => tracing::warn!("the sweep stopped early; the next one goes on"),
             Err(error) => tracing::error!(%error, "the sweep stopped early; the next one goes on"),
         }
     }
 }
 
-/// How long until the schedule's next time, which is in UTC.
+/// Returns the time until the schedule's next time, which is in UTC.
 fn until_next(schedule: &Cron, now: Timestamp) -> Duration {
     let next = jiff::Timestamp::from_microsecond(now.micros())
         .ok()

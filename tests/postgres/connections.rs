@@ -1,4 +1,4 @@
-//! How the database is reached: TLS, several hosts, passwords.
+//! Ways to reach the database: TLS, several hosts, passwords.
 
 use std::{
     fs,
@@ -137,7 +137,8 @@ async fn each_mode_of_tls_demands_what_it_says() {
     }
 }
 
-/// Makes a key and a certificate that it signs itself, of version 1 of X.509, as the tools of some images do.
+/// Makes a key and a certificate that it signs itself, of version 1 of X.509, as the tools of some
+/// images do.
 fn version_1(folder: &Path, algorithm: &[&str]) -> [String; 2] {
     let openssl = |arguments: &[&str]| {
         let made = Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl");
@@ -224,7 +225,8 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() {
     execute(&writing.url(name), "SELECT seq FROM feed_head").await;
 }
 
-/// An address that accepts connections, by the backlog of the system, and never answers: so does a server that is stopped.
+/// An address that accepts connections, by the backlog of the system, and never answers: so does a
+/// server that is stopped.
 fn silent() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();

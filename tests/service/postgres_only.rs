@@ -1,4 +1,5 @@
-//! What there is on PostgreSQL alone: a server that may be away, and others who serve from the same database.
+//! Rules of PostgreSQL alone: a server that may be away, and others who serve from the same
+//! database.
 
 use std::{
     fs,
@@ -86,7 +87,8 @@ async fn services_on_one_database_find_what_the_others_have_revoked() {
     assert_eq!(two.verdict(&all[0].access).await, REVOKED);
 }
 
-/// Who repeats what another replica has revoked gets an acknowledgement too, so it must hold.
+/// A caller who repeats what another replica has revoked gets an acknowledgement too, so it must
+/// hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_of_what_another_service_has_revoked_is_not_acknowledged_before_the_index_knows_of_it() {
     let one = Server::start().await;
@@ -147,7 +149,7 @@ async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes
     }
 }
 
-/// Whether a call is answered, to be waited for later.
+/// The answer to a call, to be waited for later.
 fn asked<'a, T>(call: impl Future<Output = Result<T, Status>> + Send + 'a) -> BoxFuture<'a, Result<(), Refusal>> {
     async { call.await.map(drop).map_err(|status| refused::<()>(Err(status))) }.boxed()
 }
@@ -194,7 +196,8 @@ async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_data
     }
 }
 
-/// Another replica may have put the next key in place by then, so who makes tokens looks before it refuses.
+/// Another replica may have put the next key in place by then, so who makes tokens looks before it
+/// refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_key_that_makes_tokens_callers_are_told_to_come_again_and_the_next_key_is_used_at_once() {
     let server = Server::start().await;
@@ -219,7 +222,8 @@ async fn without_a_key_that_makes_tokens_callers_are_told_to_come_again_and_the_
     assert_eq!(server.verdict(&session.access).await, Ok(()));
 }
 
-/// What a failover to a standby that had received none of the revocations would leave, at an instant.
+/// Leaves what a failover to a standby that had received none of the revocations would leave, at an
+/// instant.
 const LOST: &str = "DELETE FROM blacklist; UPDATE feed_head SET seq = 0; DELETE FROM replicas; \
                     UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL";
 const LIVE: &str = "SELECT count(*) FROM sessions WHERE ended_at IS NULL";
@@ -259,10 +263,10 @@ async fn the_sessions_of_a_tenant_whose_revocation_was_lost_end_again() {
     assert_eq!(server.verdict(&session.access).await, REVOKED);
 }
 
-/// How often a lease is renewed.
+/// The pause between two renewals of a lease.
 const RENEWAL: Duration = Duration::from_millis(500);
 
-/// How many renewals there have been.
+/// Counts the renewals until now.
 async fn renewals(server: &Server) -> u128 {
     let url = server.home.database.url();
     number(&url, "SELECT coalesce(sum(renewals), 0)::bigint FROM replicas").await.try_into().unwrap()

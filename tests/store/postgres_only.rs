@@ -1,4 +1,5 @@
-//! What the PostgreSQL engine promises beyond the contract: several processes on one database, and a database that fails.
+//! Promises of the PostgreSQL engine beyond the contract: several processes on one database, and a
+//! database that fails.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -418,8 +419,8 @@ async fn without_notifications_revocations_are_found_by_looking() {
     }
 }
 
-/// Who cancels a commit's wait for its standby makes it visible, with a warning, and it is lost if the primary is. The answer
-/// must not say that it is done.
+/// A commit whose wait for its standby is cancelled becomes visible, with a warning, and it is lost
+/// if the primary is. The answer must not say that it is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
     let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
@@ -481,7 +482,8 @@ async fn a_refresh_changes_no_index() {
     assert!(cold < 10, "{cold} of 50");
 }
 
-/// While the tables are empty, all indexes seem to cost the same: plans made then must do later, too.
+/// While the tables are empty, all indexes seem to cost the same: plans made then must do later,
+/// too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
     const SUBJECTS: u32 = 100;
@@ -573,7 +575,7 @@ async fn what_fails_when_it_is_committed_is_not_acknowledged() {
          FOR EACH ROW EXECUTE FUNCTION late()",
     )
     .await;
-    // Where the commit is a statement of its own, nobody knows what became of it.
+    // If the commit is a statement of its own, nobody knows what became of it.
     for outcome in join_all((1..100).map(|n| store.create_session(limited(n)))).await {
         assert!(matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Refused(_))), "{outcome:?}");
     }
@@ -620,7 +622,8 @@ async fn whose_turn_does_not_come_creates_nothing() {
     assert_eq!(number(&url, &locks("locktype = 'advisory'")).await, 0);
 }
 
-/// Counts locks that are held or waited for in this database: others on the server are other tests'.
+/// Counts locks that are held or waited for in this database: others on the server are other
+/// tests'.
 fn locks(which: &str) -> String {
     format!(
         "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND {which}"
@@ -668,7 +671,8 @@ async fn sessions_are_not_counted_where_the_count_may_be_stale() {
     driver.await.unwrap().unwrap();
 }
 
-/// The tables are read by name: a row that this service never writes is an error, not a session with a guess in it.
+/// The tables are read by name: a row that this service never writes is an error, not a session
+/// with a guess in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
     let url = new_database().await;
@@ -709,12 +713,13 @@ async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
     assert_eq!(timeout, Duration::from_secs(25 * 3600), "days that an operator wrote are days");
 }
 
-/// What a call that failed with the database down may say.
+/// Errors of a call that failed with the database down.
 fn assert_unavailable(error: &StoreError) {
     assert!(matches!(error, StoreError::Unavailable(_) | StoreError::Overloaded), "{error:?}");
 }
 
-/// Creates, refreshes and revokes over and over, remembers what was acknowledged, and holds the database to it.
+/// Creates, refreshes and revokes over and over, remembers what was acknowledged, and holds the
+/// database to it.
 async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Output = ()>) {
     let done = AtomicBool::new(false);
     let failures = AtomicU32::new(0);
@@ -799,8 +804,8 @@ async fn lost_connections_under_load_are_felt_as_unavailable_and_nothing_else() 
     assert_keeps_its_word(&store, trouble).await;
 }
 
-/// The server reads the text of a statement when it meets the table, so it says at which character the end came, as if the
-/// text were wrong.
+/// The server reads the text of a statement when it meets the table, so it says at which character
+/// the end came, as if the text were wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_lost_while_a_statement_is_read_is_felt_as_unavailable() {
     let url = new_database().await;
@@ -870,7 +875,7 @@ async fn callers_that_go_away_do_not_add_connections() {
     assert_unchanged(&store, &[there]).await;
 }
 
-/// What is written over a connection with somebody else's open transaction would never be committed.
+/// A write over a connection with somebody else's open transaction would never be committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_goes_away_leaves_no_open_transaction() {
     let url = new_database().await;
@@ -891,7 +896,8 @@ async fn a_caller_that_goes_away_leaves_no_open_transaction() {
     assert_eq!(number(&url, open).await, 0);
 }
 
-/// Who edits the database can do this, and must not keep the other keys from being used.
+/// An operator who edits the database can do this, and must not keep the other keys from being
+/// used.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_no_keys_are_named() {
     let url = new_database().await;
@@ -907,7 +913,8 @@ async fn rows_that_are_no_keys_are_named() {
     assert_eq!((ring.keys, ring.damaged), (vec![key("c")], vec!["a".to_owned(), "b".to_owned()]));
 }
 
-/// A store on a server that speaks German, whose messages tell nothing to whoever looks for English words.
+/// A store on a server that speaks German, whose messages tell nothing to whoever looks for English
+/// words.
 async fn german() -> (Server, String, PostgresStore) {
     let start = || Server::start_with(|_| vec![lc_messages(GERMAN)]);
     let server = tokio::task::spawn_blocking(start).await.unwrap();

@@ -69,14 +69,14 @@ impl Gate {
     }
 }
 
-/// How the table of the audit fails.
+/// A failure of the table of the audit.
 #[derive(Clone)]
 pub struct AuditFailure {
     /// Which records make their batch fail.
     pub of: fn(&AuditEntry) -> bool,
-    /// What it fails with.
+    /// The error of the failure.
     pub error: StoreError,
-    /// Whether the batch has been written all the same.
+    /// Set if the batch has been written all the same.
     pub after: bool,
 }
 
@@ -85,7 +85,7 @@ pub struct Double {
     real: Arc<dyn Store>,
     /// The one of the test, which the database does not know.
     clock: Arc<dyn Clock>,
-    /// What calls of sessions fail with. The feed goes on.
+    /// The error of all calls of sessions. The feed goes on.
     failure: Mutex<Option<StoreError>>,
     /// Before a session is created.
     pub creations: Gate,
@@ -93,17 +93,17 @@ pub struct Double {
     pub committed_revocations: Gate,
     /// Before the feed reads.
     pub feed: Arc<Gate>,
-    /// How far the clock of the database is ahead of ours, in seconds.
+    /// The seconds by which the clock of the database is ahead of ours.
     pub skew: Arc<AtomicI64>,
-    /// How many sweeps have begun, and up to when the last one deleted.
+    /// The number of sweeps that have begun, and up to when the last one deleted.
     sweeps: watch::Sender<(usize, Timestamp)>,
     /// Before a batch is written to the table of the audit.
     pub audit: Gate,
     /// Which records of the audit make their batch fail.
     failing_audit: Mutex<Option<AuditFailure>>,
-    /// How many records there were in each batch for the table of the audit.
+    /// The number of records in each batch for the table of the audit.
     audits: watch::Sender<Vec<usize>>,
-    /// How often it was asked whether a session needs a refresh key.
+    /// Counts the times it was asked whether a session needs a refresh key.
     holders_asked: watch::Sender<usize>,
 }
 
@@ -135,7 +135,7 @@ impl Double {
         *self.failure.lock().unwrap() = failure;
     }
 
-    /// How many sweeps have begun.
+    /// Counts the sweeps that have begun.
     #[allow(dead_code)] // Not every binary of tests counts them.
     pub fn sweeps(&self) -> usize {
         self.sweeps.borrow().0
@@ -145,7 +145,8 @@ impl Double {
     pub async fn whole_sweep(&self) -> Timestamp {
         let mut sweeps = self.sweeps.subscribe();
         let (before, _) = *sweeps.borrow_and_update();
-        // The next may have read the clock already; the one after it has not, and has ended when a third begins.
+        // The next may have read the clock already; the one after it has not, and has ended when a
+        // third begins.
         let (_, until) = *in_time("a sweep", sweeps.wait_for(|(count, _)| *count >= before + 2)).await.unwrap();
         in_time("another sweep", sweeps.wait_for(|(count, _)| *count >= before + 3)).await.unwrap();
         until
@@ -156,7 +157,7 @@ impl Double {
         *self.failing_audit.lock().unwrap() = failure;
     }
 
-    /// How many records there were in each batch for the table of the audit, failed or not.
+    /// The number of records in each batch for the table of the audit, failed or not.
     pub fn audits(&self) -> watch::Receiver<Vec<usize>> {
         self.audits.subscribe()
     }

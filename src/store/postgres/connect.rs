@@ -1,4 +1,4 @@
-//! Where the database is, and making a connection to it.
+//! The place of the database, and making a connection to it.
 
 use std::{
     error::Error as _,
@@ -43,34 +43,35 @@ use super::{
 };
 use crate::domain::time::brief;
 
-/// How long a transaction may wait for its next statement. One that writes to the blacklist holds the head of the feed, and
-/// everybody who revokes waits for it: a process that is stopped in the middle must not keep it.
+/// The time that a transaction may wait for its next statement. One that writes to the blacklist
+/// holds the head of the feed, and everybody who revokes waits for it: a process that is stopped in
+/// the middle must not keep it.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
-/// How long a silent network may keep a connection.
+/// The time for which a silent network may keep a connection.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// Where the database is, and what is asked of it. Prints without the password.
+/// The place of the database, and what is asked of it. Prints without the password.
 #[derive(Clone)]
 pub struct Options {
     /// In the form of libpq: `postgres://USER:PASSWORD@HOST,HOST/DATABASE?sslmode=verify-full`.
     pub url: String,
-    /// What it is called wherever it is printed.
+    /// Its name wherever it is printed.
     pub name: String,
-    /// Where the password is, if not in the URL.
+    /// The source of the password, if it is not in the URL.
     pub password: Password,
-    /// Whether pending migrations are made.
+    /// Makes pending migrations.
     pub migrate: bool,
     /// Most connections.
     pub max_connections: u32,
-    /// How long each server may take until a connection to it can be used, unless the URL says it.
+    /// The time that each server has until a connection to it can be used, unless the URL says it.
     pub connect_timeout: Duration,
-    /// How long to wait for a connection before the database counts as away.
+    /// The wait for a connection after which the database counts as away.
     pub acquire_timeout: Duration,
-    /// How long the server works on a statement.
+    /// The time that the server works on a statement at most.
     pub statement_timeout: Duration,
 }
 
-/// Where the password is.
+/// The source of the password.
 #[derive(Clone)]
 pub enum Password {
     /// In the URL, or nowhere.
@@ -93,7 +94,7 @@ pub struct Target {
     config: Config,
     /// In the order of the URL.
     servers: Vec<Server>,
-    /// How often a connection was asked for.
+    /// Counts the connections that were asked for.
     attempts: Arc<AtomicUsize>,
     tls: Tls,
     connector: MakeRustlsConnect,
@@ -101,7 +102,8 @@ pub struct Target {
     connect_timeout: Duration,
     statement_timeout: Duration,
     name: String,
-    /// Whether there are advisory locks. Where there are none, what they order is ordered less strictly.
+    /// Set if there are advisory locks. Where there are none, what they order is ordered less
+    /// strictly.
     pub has_locks: bool,
 }
 
@@ -122,7 +124,8 @@ impl Target {
         }
         let connect_timeout = config.get_connect_timeout().copied().unwrap_or(options.connect_timeout);
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
-            // After a failover the standby of yesterday answers, and the primary of yesterday only reads.
+            // After a failover the standby of yesterday answers, and the primary of yesterday only
+            // reads.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         let servers = hosts::servers(&config).map_err(OpenError::Url)?;
@@ -149,12 +152,12 @@ impl Target {
         })
     }
 
-    /// What the database is called.
+    /// The name of the database.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What somebody between us and the server could do, if anything.
+    /// Tells what somebody between us and the server could do, if anything.
     pub fn exposure(&self) -> Option<&'static str> {
         match self.tls.mode {
             _ if !self.servers.iter().any(Server::is_remote) => None,
@@ -175,8 +178,9 @@ impl Target {
         Ok(config)
     }
 
-    /// Makes a connection to the first server that will do. Each address has `connect_timeout` for all of it: the network, TLS,
-    /// the password, whether the server takes writes, and our settings.
+    /// Makes a connection to the first server that will do. Each address has `connect_timeout` for
+    /// all of it: the network, TLS, the password, whether the server takes writes, and our
+    /// settings.
     pub async fn connect(&self) -> Result<Connected, OpenError> {
         let config = self.config()?;
         let mut servers = self.servers.clone();
@@ -243,12 +247,15 @@ impl Target {
 
     /// Sets what differs from how we need it, and what the server knows at all.
     ///
-    /// Nothing acknowledged may be lost, so commits wait for the disk, and for the standbys that the server waits for, even
-    /// where it is set up not to. A statement or a transaction that nobody waits for any more must not keep its locks. Each
-    /// statement has its index, and reads it in order, also where a plan was made while the table was still empty; so it is
-    /// planned once, and not anew for each batch that looks smaller than usual, which takes longer than the batch.
+    /// Nothing acknowledged may be lost, so commits wait for the disk, and for the standbys that
+    /// the server waits for, even where it is set up not to. A statement or a transaction that
+    /// nobody waits for any more must not keep its locks. Each statement has its index, and reads
+    /// it in order, also where a plan was made while the table was still empty; so it is planned
+    /// once, and not anew for each batch that looks smaller than usual, which takes longer than the
+    /// batch.
     ///
-    /// What the role has been given already is left alone, so that a pooler may hand on its connections as they are.
+    /// Settings that the role has been given already are left alone, so that a pooler may hand on
+    /// its connections as they are.
     async fn set_up(&self, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
         let statement_timeout = i64::try_from(self.statement_timeout.as_millis()).unwrap_or(i64::MAX);
         let _: Vec<String> = statement::<Text>(
@@ -272,9 +279,10 @@ impl Target {
 pub struct Connected {
     /// The connection.
     pub connection: AsyncPgConnection,
-    /// Whether the server has warned of something since this was last reset. It does so *before* it answers the statement.
+    /// Set once the server has warned of something since this was last reset. It does so *before* it
+    /// answers the statement.
     pub warned: Arc<AtomicBool>,
-    /// What others have notified it of.
+    /// The notifications of others.
     pub notifications: mpsc::UnboundedReceiver<String>,
     /// Moves its bytes. Ended, the connection is closed, whatever the server has yet to answer.
     pub driver: AbortHandle,
@@ -341,8 +349,8 @@ impl From<&tokio_postgres::Error> for Failure {
     }
 }
 
-/// Makes one failure of several, each of which says where it happened unless there is only one. As long as one of them may
-/// pass, all together may.
+/// Makes one failure of several, each of which says where it happened unless there is only one. As
+/// long as one of them may pass, all together may.
 fn summarize(failures: impl Iterator<Item = (String, Failure)>) -> Failure {
     let mut failures: Vec<_> = failures.collect();
     if let [_] = failures.as_slice()

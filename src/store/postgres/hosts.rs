@@ -1,8 +1,8 @@
 //! The servers that a URL names: finding their addresses, and trying them until one will do.
 //!
-//! A server may accept a connection and then say nothing, because it is stopped or its disk hangs. So the next one is tried
-//! while it is waited for, as RFC 8305 has it for the addresses of a name; and each has its own time for all that comes before
-//! the first statement of the caller.
+//! A server may accept a connection and then say nothing, because it is stopped or its disk hangs.
+//! So the next one is tried while it is waited for, as RFC 8305 has it for the addresses of a name;
+//! and each has its own time for all that comes before the first statement of the caller.
 
 use std::{
     fmt, io,
@@ -19,28 +19,29 @@ use tokio::{
 use tokio_postgres::{Config, config::Host};
 use tokio_util::either::Either;
 
-/// How long a server is tried alone before the next one is tried as well (RFC 8305, section 8).
+/// The time for which a server is tried alone before the next one is tried as well (RFC 8305,
+/// section 8).
 const HEAD_START: Duration = Duration::from_millis(250);
-/// How soon a server that said no for now is asked again while others have yet to answer: it may be
-/// the standby that takes over.
+/// The pause after which a server that said no for now is asked again while others have yet to
+/// answer: it may be the standby that takes over.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A server as the URL names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// What its certificate must be for; nothing for a Unix socket.
+    /// The name that its certificate must be for; empty for a Unix socket.
     pub name: String,
     place: Place,
 }
 
-/// Where a server is to be found.
+/// The place at which a server is to be found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     Name(String, u16),
     Socket(PathBuf),
 }
 
-/// Where to connect to.
+/// An address to connect to.
 #[derive(Clone, Debug)]
 pub enum Address {
     /// An address of the network.
@@ -52,7 +53,7 @@ pub enum Address {
 /// Why a server will not do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What is wrong, in one line.
+    /// The problem, in one line.
     pub problem: String,
     /// A later attempt may succeed although nobody changes anything.
     pub is_temporary: bool,
@@ -148,8 +149,8 @@ pub async fn open(address: &Address, config: &Config) -> io::Result<Transport> {
     }
 }
 
-/// Makes the system close a connection on which the network has become silent. It does not notice a process that is stopped:
-/// the system of the server answers in its place.
+/// Makes the system close a connection on which the network has become silent. It does not notice a
+/// process that is stopped: the system of the server answers in its place.
 fn notice_silence(stream: &TcpStream, config: &Config) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
@@ -171,9 +172,9 @@ fn notice_silence(stream: &TcpStream, config: &Config) -> io::Result<()> {
 }
 
 /// Tries all candidates until one succeeds. The next one starts when the one before has failed, or
-/// has had its head start. One that fails for now is tried again as long as others have yet to answer
-/// for the first time; one that refuses for good, as for a wrong password, is not. Returns how each
-/// failed once all have.
+/// has had its head start. One that fails for now is tried again as long as others have yet to
+/// answer for the first time; one that refuses for good, as for a wrong password, is not. Returns
+/// how each failed once all have.
 pub async fn first_success<C, T, A>(candidates: &[C], attempt: impl Fn(C) -> A) -> Result<T, Vec<Failure>>
 where
     C: Clone,
@@ -239,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    /// What a candidate does, after so many milliseconds.
+    /// The conduct of a candidate, after so many milliseconds.
     #[derive(Clone, Copy, Debug)]
     enum Does {
         Succeed(u64),
@@ -327,7 +328,8 @@ mod tests {
         assert_eq!(times_asked(false).await, 1);
     }
 
-    /// How often a candidate that fails is asked while another one is waited for, for ten seconds.
+    /// Counts how often a candidate that fails is asked while another one is waited for, for ten
+    /// seconds.
     async fn times_asked(is_temporary: bool) -> u32 {
         let asked = AtomicU32::new(0);
         let asked = &asked;

@@ -1,4 +1,5 @@
-//! PostgreSQL: native types, group commit with one statement for many rows, a feed in the order of the commits.
+//! PostgreSQL: native types, group commit with one statement for many rows, a feed in the order of
+//! the commits.
 
 mod audit;
 mod claims;
@@ -58,16 +59,18 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Two are enough to keep the database busy; with more, batches are smaller and each write costs more. Each creation of a
-/// limited subject takes a lock, of which a server has some thousands for all its clients.
+/// Two are enough to keep the database busy; with more, batches are smaller and each write costs
+/// more. Each creation of a limited subject takes a lock, of which a server has some thousands for
+/// all its clients.
 const CREATIONS: Shape = Shape { workers: 2, most: 128 };
 const REFRESHES: Shape = Shape { workers: 2, most: 512 };
 /// They take turns at the head of the feed anyway.
 const REVOCATIONS: Shape = Shape { workers: 2, most: 512 };
 
-/// How often the head of the feed is looked at, for entries of other processes, while no notifications arrive.
+/// The pause between two looks at the head of the feed, for entries of other processes, while no
+/// notifications arrive.
 const POLL: Duration = Duration::from_millis(25);
-/// How long to wait before looking again after the database failed.
+/// The pause before looking again after the database failed.
 const POLL_RETRY: Duration = Duration::from_millis(200);
 
 /// Sessions, blacklist and keys in a PostgreSQL database.
@@ -80,7 +83,7 @@ pub struct PostgresStore {
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
-    /// What goes on as long as the store is open.
+    /// The tasks that go on as long as the store is open.
     _tasks: [AbortOnDropHandle<()>; 3],
     poll_stopped: CancellationToken,
 }
@@ -195,8 +198,8 @@ impl Shared {
         outcomes
     }
 
-    /// Takes note of where the feed may have come to. Whatever it was told last is replaced by what it is told now, so that
-    /// a wrong word is put right by the next look at the head.
+    /// Takes note of where the feed may have come to. Whatever it was told last is replaced by what
+    /// it is told now, so that a wrong word is put right by the next look at the head.
     fn hint(&self, seq: Seq) {
         self.hints.send_if_modified(|newest| std::mem::replace(newest, seq) != seq);
     }
@@ -209,7 +212,7 @@ impl Shared {
     /// Looks at the head of the feed again and again, but while notifications arrive.
     async fn poll(self: Arc<Self>, mut hearing: watch::Receiver<bool>) {
         loop {
-            // What was said while nobody heard it is found by looking once more.
+            // A notification that nobody heard is made up for by looking once more.
             let hears = *hearing.borrow_and_update();
             let wait = match self.feed_head().await {
                 Ok(place) => {
@@ -241,8 +244,9 @@ impl Shared {
 
 /// Lends a connection to one function and takes it back.
 ///
-/// In a task of its own, which a caller who goes away does not end: the server would go on with the statement all the same,
-/// over a connection that the pool no longer counts, and impatient callers would use up all that the server has.
+/// In a task of its own, which a caller who goes away does not end: the server would go on with the
+/// statement all the same, over a connection that the pool no longer counts, and impatient callers
+/// would use up all that the server has.
 macro_rules! with_connection {
     ($store:expr, $function:path $(, $argument:expr)*) => {{
         let (mut answer, outcome) = tokio::sync::oneshot::channel();
@@ -345,7 +349,8 @@ impl Store for PostgresStore {
             () = self.creations.stopped() => {}
             () = self.refreshes.stopped() => {}
             () = self.revocations.stopped() => {}
-            // Who looks at the head of the feed holds a sender of hints like everybody else, so its end is told apart.
+            // The task that polls holds a sender of hints like everybody else, so its end is told
+            // apart.
             () = self.poll_stopped.cancelled() => {}
         }
     }

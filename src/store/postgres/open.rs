@@ -13,10 +13,12 @@ use super::{
 };
 use crate::mutants::broken;
 
-/// Each migration with its version, in order. The table that records them is the one that Diesel's own tool uses.
+/// Each migration with its version, in order. The table that records them is the one that Diesel's
+/// own tool uses.
 ///
-/// The version before must be able to work on what a migration leaves behind, because replicas are replaced one after the
-/// other: a migration only adds (`a_migration_only_adds` below), and what it makes needless goes with the version after.
+/// The version before must be able to work on what a migration leaves behind, because replicas are
+/// replaced one after the other: a migration only adds (`a_migration_only_adds` below), and what it
+/// makes needless goes with the version after.
 const MIGRATIONS: [(&str, &str); 9] = [
     ("0001", include_str!("../../../migrations/postgres/0001_initial/up.sql")),
     ("0002", include_str!("../../../migrations/postgres/0002_replicas/up.sql")),
@@ -28,7 +30,7 @@ const MIGRATIONS: [(&str, &str); 9] = [
     ("0008", include_str!("../../../migrations/postgres/0008_replay/up.sql")),
     ("0009", include_str!("../../../migrations/postgres/0009_former_replicas/up.sql")),
 ];
-/// How the tables are stored. Not a migration, because an engine may do without.
+/// The storage settings of the tables. Not a migration, because an engine may do without.
 const TUNING: &str = include_str!("tuning.sql");
 
 /// The oldest version that works, as `server_version_num` has it.
@@ -37,8 +39,8 @@ const OLDEST_VERSION: i64 = 130_000;
 /// The name of the lock under which migrations run: "CSgn" in ASCII.
 const MIGRATION_LOCK: i64 = 1_129_539_438;
 
-/// How long each statement of a migration waits for a table, attempt by attempt. Whoever wants to
-/// write to the table meanwhile waits behind it. The last attempt outlasts the server's
+/// The time that each statement of a migration waits for a table, attempt by attempt. Whoever wants
+/// to write to the table meanwhile waits behind it. The last attempt outlasts the server's
 /// `deadlock_timeout` (1 second), after which an automatic vacuum gives way.
 const LOCK_TIMEOUTS: [&str; 5] = ["500ms", "500ms", "500ms", "500ms", "1500ms"];
 /// The pause between two attempts, in which those who waited behind the migration are served.
@@ -115,7 +117,7 @@ pub enum OpenError {
         database: String,
         /// The migration.
         migration: String,
-        /// What the database said.
+        /// The message of the database.
         problem: String,
         /// A later attempt may succeed although nobody changes anything.
         is_temporary: bool,
@@ -125,7 +127,7 @@ pub enum OpenError {
     Other {
         /// Which.
         database: String,
-        /// What it said.
+        /// Its message.
         problem: String,
         /// A later attempt may succeed although nobody changes anything.
         is_temporary: bool,
@@ -207,8 +209,8 @@ fn missing_right(problem: &str, role: &str) -> Option<String> {
     ))
 }
 
-/// Checks the database and brings its schema up to date, if it may. Of several who do this at once, one does it and the
-/// others wait. Returns the migrations that were made.
+/// Checks the database and brings its schema up to date, if it may. Of several who do this at once,
+/// one does it and the others wait. Returns the migrations that were made.
 pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'static str>, OpenError> {
     let mut connection = target.connect().await?.connection;
     let database = target.name().to_owned();
@@ -238,7 +240,8 @@ async fn update_schema(
 ) -> Result<Vec<&'static str>, OpenError> {
     let database = target.name().to_owned();
     let other = |error: diesel::result::Error| OpenError::other(&database, &error);
-    // An engine without such locks fails here and not in the transaction; there, who comes second fails and starts again.
+    // An engine without such locks fails here and not in the transaction; there, who comes second
+    // fails and starts again.
     let is_free = try_lock(connection).await;
     target.has_locks = is_free.is_ok();
     if !may_migrate {
@@ -286,7 +289,7 @@ async fn try_to_migrate(
     Ok(made)
 }
 
-/// Whether nobody is migrating now.
+/// Returns whether nobody is migrating now.
 async fn try_lock(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
     statement::<Bool>("SELECT pg_try_advisory_xact_lock(?)")
         .bind::<BigInt, _>(MIGRATION_LOCK)
@@ -314,7 +317,8 @@ async fn pending(
     Ok(MIGRATIONS.iter().filter(|(version, _)| !applied.iter().any(|applied| applied == version)).collect())
 }
 
-/// Whether there is a table of migrations. A role without the right to create may not even say IF NOT EXISTS.
+/// Returns whether there is a table of migrations. A role without the right to create may not even
+/// say IF NOT EXISTS.
 async fn is_recorded(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
     statement::<Bool>("SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL").get_result(connection).await
 }
@@ -377,8 +381,8 @@ mod tests {
         assert_eq!(versions, MIGRATIONS.map(|(version, _)| version));
     }
 
-    /// What takes something away, or demands more of a row than before, breaks the replicas that are still of the version
-    /// before.
+    /// A migration that takes something away, or demands more of a row than before, breaks the
+    /// replicas that are still of the version before.
     #[test]
     fn a_migration_only_adds() {
         for (version, sql) in &MIGRATIONS[1..] {

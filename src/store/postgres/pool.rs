@@ -1,8 +1,9 @@
 //! Connections, and what their errors mean for a batch of writes.
 //!
-//! A connection is in doubt from the moment it is lent until its work has succeeded. One that comes back in doubt, because a
-//! statement failed or because the caller went away in the middle, is closed, which undoes what it had not committed. So is one
-//! that was made before the latest failover.
+//! A connection is in doubt from the moment it is lent until its work has succeeded. One that comes
+//! back in doubt, because a statement failed or because the caller went away in the middle, is
+//! closed, which undoes what it had not committed. So is one that was made before the latest
+//! failover.
 
 use std::{
     fmt,
@@ -37,21 +38,22 @@ use crate::{
     store::{StoreError, batch::BatchOutcome},
 };
 
-/// How soon a connection that could not be made is tried again, at first and at last, each with up to as much again by
-/// chance, so that replicas do not come back all at once.
+/// The pause before a connection that could not be made is tried again, at first and at last, each
+/// with up to as much again by chance, so that replicas do not come back all at once.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_millis(350);
 /// A connection that nobody used for this long is asked whether it still answers.
 const DOUBTFUL_AFTER: Duration = Duration::from_secs(5);
-/// How long it may take to answer, and how long work goes on at a server that has been replaced.
+/// The time that it has to answer, and that work goes on at a server that has been replaced.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// How much longer than a statement anything may take: the server gives up before we do.
+/// The time that anything may take beyond that of a statement: the server gives up before we do.
 const MARGIN: Duration = Duration::from_secs(5);
-/// A batch that failed only after this long is not tried again write by write: that would take as long each time.
+/// A batch that failed only after this long is not tried again write by write: that would take as
+/// long each time.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// The timeline that the lease was last renewed in. A connection made before may still lead to a primary that has been replaced,
-/// which goes on telling what was true there.
+/// The timeline that the lease was last renewed in. A connection made before may still lead to a
+/// primary that has been replaced, which goes on telling what was true there.
 #[derive(Debug, Default)]
 pub struct LatestTimeline(watch::Sender<Option<Timeline>>);
 
@@ -78,12 +80,13 @@ impl LatestTimeline {
     }
 }
 
-/// What went wrong.
+/// The way in which work has failed.
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Nothing was written, because of others who wrote at the same time: worth another try.
     Again(StoreError),
-    /// The connection is lost, or there was none. Whether a commit that was under way took effect is not known.
+    /// The connection is lost, or there was none. Whether a commit that was under way took effect
+    /// is not known.
     Away(StoreError),
     /// Nothing was written, and the same again would fail again, at once at least.
     Final(StoreError),
@@ -125,7 +128,7 @@ pub struct Connection {
     in_doubt: bool,
     /// The server may yet have to answer something.
     is_pending: bool,
-    /// Whether the server has warned of something since it was lent.
+    /// Set once the server has warned of something since it was lent.
     warned: Arc<AtomicBool>,
     has_locks: bool,
     used_at: Instant,
@@ -136,9 +139,9 @@ pub struct Connection {
 }
 
 impl Drop for Connection {
-    /// Closes it at once if the server may yet have to answer: the driver would wait for the answer to
-    /// what was given up, which may be never. Otherwise the driver takes its leave of the server, which
-    /// would log a connection that just ends.
+    /// Closes it at once if the server may yet have to answer: the driver would wait for the answer
+    /// to what was given up, which may be never. Otherwise the driver takes its leave of the
+    /// server, which would log a connection that just ends.
     fn drop(&mut self) {
         if self.is_pending {
             self.driver.abort();
@@ -159,7 +162,7 @@ pub struct Manager {
 impl Manager {
     /// Takes note of why no connection can be made, and says so once.
     fn in_trouble(&self, error: &OpenError) {
-        // What fails because the process ends is no trouble.
+        // A failure because the process ends is no trouble.
         if self.closed.is_cancelled() {
             return;
         }
@@ -206,7 +209,8 @@ impl bb8::ManageConnection for Manager {
         Ok(Connection { inner, in_doubt, is_pending, warned, has_locks, used_at: Instant::now(), timeline, driver })
     }
 
-    /// Asks only where what the driver has noticed may not be all: a firewall forgets a connection that says nothing.
+    /// Asks only where what the driver has noticed may not be all: a firewall forgets a connection
+    /// that says nothing.
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Closed> {
         if connection.used_at.elapsed() > DOUBTFUL_AFTER {
             (connection.in_doubt, connection.is_pending) = (true, true);
@@ -227,7 +231,7 @@ pub struct Pool {
     connections: bb8::Pool<Manager>,
     latest: Arc<LatestTimeline>,
     trouble: Arc<Mutex<Option<String>>>,
-    /// How long anything may take.
+    /// The time that anything may take.
     patience: Duration,
     closed: CancellationToken,
 }
@@ -247,7 +251,8 @@ impl Pool {
         let builder = bb8::Pool::builder()
             .max_size(options.max_connections)
             .connection_timeout(options.acquire_timeout)
-            // What the server keeps for a connection is still in the processor's cache if it was used just now.
+            // The server's state of a connection that was used just now is still in the processor's
+            // cache.
             .queue_strategy(QueueStrategy::Lifo)
             .test_on_check_out(true);
         Self {
@@ -259,8 +264,8 @@ impl Pool {
         }
     }
 
-    /// What ends the attempts to connect when it is dropped: whoever owns the pool keeps it, because tasks that use the pool may
-    /// go on for a moment.
+    /// A guard that ends the attempts to connect when it is dropped: whoever owns the pool keeps
+    /// it, because tasks that use the pool may go on for a moment.
     pub fn owner(&self) -> DropGuard {
         self.closed.clone().drop_guard()
     }
@@ -323,7 +328,8 @@ impl DerefMut for Lease<'_> {
 pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 impl Lease<'_> {
-    /// Runs statements that have no values. What is polled at once with others is sent without waiting for them.
+    /// Runs statements that have no values. What is polled at once with others is sent without
+    /// waiting for them.
     pub async fn run(&self, statements: &str) -> Result<(), Fault> {
         let mut connection: &AsyncPgConnection = self;
         Ok(connection.batch_execute(statements).await?)
@@ -336,7 +342,7 @@ impl Lease<'_> {
 
     /// Ends the transaction.
     pub async fn commit(&self) -> Result<(), Fault> {
-        // What fails here may have been done.
+        // A commit that fails may have been done.
         self.run("COMMIT").await.map_err(|fault| match fault {
             Fault::Final(error) => Fault::Away(error),
             other => other,
@@ -348,7 +354,7 @@ impl Lease<'_> {
         self.0.timeline
     }
 
-    /// Whether the database has advisory locks.
+    /// Returns whether the database has advisory locks.
     pub fn has_locks(&self) -> bool {
         self.0.has_locks
     }
@@ -364,10 +370,11 @@ impl Lease<'_> {
 /// A write that is made together with others of its kind.
 #[async_trait]
 pub trait BatchWrite: Send + Sync + Sized {
-    /// What comes of it.
+    /// The result of it.
     type Outcome: Send + 'static;
 
-    /// Makes all of them. A fault means that none has been made, or, if the connection is lost, that nobody knows.
+    /// Makes all of them. A fault means that none has been made, or, if the connection is lost,
+    /// that nobody knows.
     async fn apply(lease: &mut Lease<'_>, writes: &[Self]) -> Result<Vec<Result<Self::Outcome, StoreError>>, Fault>;
 }
 
@@ -396,7 +403,7 @@ pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W:
 async fn apply<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
     let mut lease = pool.lease().await?;
     let mut outcomes = pool.in_time(lease.timeline(), W::apply(&mut lease, writes)).await;
-    // What has been cancelled may be a commit's wait for the standbys: it is visible, and may yet be
+    // It may be a commit whose wait for the standbys was cancelled: that is visible, and may yet be
     // lost with the primary.
     if outcomes.is_ok() && lease.0.warned.load(Ordering::SeqCst) {
         outcomes = Err(Fault::Away(StoreError::Unavailable("it gave a warning".to_owned())));
@@ -405,8 +412,9 @@ async fn apply<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Result<Vec<Result<W:
     outcomes
 }
 
-/// Commits a batch in two steps: all of it the swift way, which leaves out what is not plain, and that the careful way. What
-/// the first step has committed is committed, whatever becomes of the second.
+/// Commits a batch in two steps: all of it the swift way, which leaves out what is not plain, and
+/// that the careful way. What the first step has committed is committed, whatever becomes of the
+/// second.
 pub async fn commit_in_two<'a, W, S, C>(
     pool: &Pool,
     writes: &'a [W],
@@ -444,7 +452,8 @@ async fn commit_each<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Vec<Result<W::
     let started = Instant::now();
     let mut outcomes = Vec::with_capacity(writes.len());
     for write in writes.chunks(1) {
-        // Where the database takes its time to say no, the rest do not wait for it one after the other.
+        // If the database takes its time to say no, the rest do not wait for it one after the
+        // other.
         outcomes.push(match started.elapsed() > SLOW {
             true => Err(error.clone()),
             false => commit(pool, write).await.and_then(|mut outcome| outcome.pop().unwrap_or(Err(error.clone()))),

@@ -34,8 +34,8 @@ use crate::{
     },
 };
 
-/// How long leaving may take. The process is about to end, and a database that does not answer must
-/// not keep it; the others find out by themselves that it is gone.
+/// The time that leaving may take. The process is about to end, and a database that does not answer
+/// must not keep it; the others find out by themselves that it is gone.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The store's connections, for a task that the store need not wait for.
@@ -130,7 +130,8 @@ async fn join(lease: &mut Lease<'_>, newcomer: Newcomer) -> Result<Seq, Fault> {
 type MemberRow = (Uuid, String, String, String, PgTimestamp, i64, i64, i64, i64);
 type SqlMember = Nullable<(SqlUuid, Text, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt)>;
 
-/// Members and head are one statement, so one snapshot: nobody has applied more than the head that is told.
+/// Members and head are one statement, so one snapshot: nobody has applied more than the head that
+/// is told.
 async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
     let rows: Vec<(i64, i64, i64, Option<MemberRow>)> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
         "SELECT feed_timeline(), h.seq, h.timeline, incarnation, name, address, version, joined_at,
@@ -198,12 +199,13 @@ async fn former_replicas(lease: &mut Lease<'_>) -> Result<Vec<FormerReplica>, Fa
     Ok(rows.into_iter().filter_map(former).collect())
 }
 
-/// Microseconds as a span: none if they are negative, as between two readings of a clock that was set back.
+/// Microseconds as a span: none if they are negative, as between two readings of a clock that was
+/// set back.
 pub fn span(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or_default())
 }
 
-/// What is kept of a row that was deleted.
+/// The columns that are kept of a row that was deleted.
 const DELETED: (replicas::joined_at, replicas::applied, replicas::name, replicas::address, replicas::version) =
     (replicas::joined_at, replicas::applied, replicas::name, replicas::address, replicas::version);
 type DeletedRow = (PgTimestamp, i64, String, String, String);

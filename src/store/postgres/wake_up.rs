@@ -1,5 +1,6 @@
-//! Wake-ups between the processes on one database, by LISTEN and NOTIFY. They are hints, which cut the time until a
-//! revocation is found; without them, as on the far side of a pooler in transaction mode, looking at the head of the feed does.
+//! Wake-ups between the processes on one database, by LISTEN and NOTIFY. They are hints, which cut
+//! the time until a revocation is found; without them, as on the far side of a pooler in
+//! transaction mode, looking at the head of the feed does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,11 +18,11 @@ use crate::{domain::revocation::Seq, store::StoreError};
 
 const CHANNEL: &str = "countersign_feed";
 
-/// How long a listener waits before it calls, so as to hear itself.
+/// The time that a listener waits before it calls, so as to hear itself.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long it takes at most until a listener hears itself. One that does not is deaf.
+/// The time within which a listener hears itself. One that does not is deaf.
 const ECHO: Duration = Duration::from_secs(2);
-/// How long before a lost listener tries again, and one that turned out to be deaf.
+/// The pause before a lost listener tries again, and before one that turned out to be deaf does.
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_DEAF: Duration = Duration::from_secs(60);
 
@@ -46,7 +47,8 @@ impl End {
     }
 }
 
-/// Tells others of each entry that this process has committed, the newest alone if there are many at once.
+/// Tells others of each entry that this process has committed, the newest alone if there are many
+/// at once.
 pub async fn call(shared: Arc<Shared>) {
     let mut committed = shared.committed.subscribe();
     while committed.changed().await.is_ok() {
@@ -58,7 +60,8 @@ pub async fn call(shared: Arc<Shared>) {
     }
 }
 
-/// The notification is a transaction that nobody needs to survive a crash, so it does not wait for the disk.
+/// The notification is a transaction that nobody needs to survive a crash, so it does not wait for
+/// the disk.
 async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
     let mut lease = pool.lease().await?;
     let Seq(number) = seq;
@@ -105,7 +108,8 @@ async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<boo
                 }
                 match timeout(ECHO, notifications.recv()).await {
                     Ok(heard) => heard,
-                    // It did hear before: the server stands still, or is no longer the one where the others call.
+                    // It did hear before: the server stands still, or is no longer the one where
+                    // the others call.
                     Err(_) if *hears.borrow() => return End::Lost,
                     Err(_) => return End::Deaf,
                 }
