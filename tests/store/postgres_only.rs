@@ -218,6 +218,23 @@ async fn a_former_replica_in_a_state_of_a_newer_version_is_left_out_of_the_list(
     assert_eq!(names, ["known"]);
 }
 
+/// The process is about to end, long before the statement would be given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_does_not_wait_for_a_database_that_is_silent() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    let members = store.members().unwrap();
+    let incarnation = Incarnation::new([7; 16]);
+    members.join(newcomer(incarnation)).await.unwrap();
+    let (holder, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    holder.batch_execute("BEGIN; LOCK TABLE replicas IN SHARE MODE").await.unwrap();
+    let left = members.leave(incarnation).await;
+    assert!(matches!(&left, Err(StoreError::Unavailable(problem)) if problem == "it does not answer"), "{left:?}");
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    in_time(async { while number(&url, "SELECT count(*) FROM replicas").await > 0 {} }).await;
+}
+
 /// While replicas are replaced one after the other, some are of the version before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_the_version_before_addresses_joins_sweeps_and_leaves() {
