@@ -10,6 +10,7 @@ use std::{
 
 use countersign::{
     app,
+    domain::ids::SessionId,
     store::{
         Store,
         postgres::{
@@ -23,7 +24,7 @@ use tempfile::TempDir;
 
 use crate::{
     config, in_time,
-    postgres_server::{Server, execute, new_database, options},
+    postgres_server::{Server, execute, new_database, number, options},
     proxy::Link,
 };
 
@@ -302,4 +303,27 @@ async fn a_host_has_its_time_for_the_whole_start_up() {
     for part in [mute, other, "no answer within 200ms".to_owned()] {
         assert!(refused.contains(&part) && !refused.contains('\n'), "{refused}");
     }
+}
+
+/// The server goes on with nothing that nobody waits for, and the pool has room for another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_answer_is_given_up_is_closed_at_once() {
+    let url = new_database().await;
+    let link = Link::to(&url).await;
+    let hasty = Options { statement_timeout: Duration::from_millis(200), ..options(&link.url()) };
+    let store = PostgresStore::open(&hasty).await.unwrap();
+    let ask = || store.session(SessionId::from_bytes([1; 16]));
+    assert_eq!(ask().await.unwrap(), None);
+
+    let instant = number(&url, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await;
+    let asked = format!(
+        "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%sessions%'
+        AND extract(epoch FROM query_start) * 1000000 > {instant}"
+    );
+    let becomes = async |expected: i64| while number(&url, &asked).await != expected {};
+    link.hold_replies();
+    let (answer, ()) = in_time(futures_util::future::join(ask(), becomes(1))).await;
+    answer.unwrap_err();
+    in_time(becomes(0)).await;
 }
