@@ -279,8 +279,8 @@ impl Target {
 pub struct Connected {
     /// The connection.
     pub connection: AsyncPgConnection,
-    /// Set once the server has warned of something since this was last reset. It does so *before* it
-    /// answers the statement.
+    /// Set once the server has warned of something since this was last reset. It does so *before*
+    /// it answers the statement.
     pub warned: Arc<AtomicBool>,
     /// The notifications of others.
     pub notifications: mpsc::UnboundedReceiver<String>,
