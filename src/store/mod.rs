@@ -292,7 +292,10 @@ pub trait Store: Send + Sync + 'static {
     /// again after an error.
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError>;
 
-    /// Deletes at most `limit` records of the audit from before `until`, the oldest first.
+    /// Deletes records of the audit from before `until`, the oldest first, and returns how many.
+    ///
+    /// At most `limit` of them one by one. An engine with a table a day drops the days that have
+    /// passed altogether, and leaves the records of the last one until it has passed as well.
     async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
 
     /// Waits until a part of the engine that must go on has stopped. Usually for ever.

@@ -1,13 +1,16 @@
-//! The table of the audit: rows are added many at a time, and deleted when they are old. None is ever changed or locked, so
-//! that the right to do so can be taken from the service.
+//! The table of the audit: rows are added many at a time, and go when they are old, most of them with
+//! the partition of their day. None is ever changed or locked, so that the right to do so can be
+//! taken from the service.
 
 use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 
 use super::{
+    partitions::{self, Maintained},
     pool::{Fault, Lease},
     rows::{instant, uuid},
     sql::statement,
+    sqlstate::Class,
 };
 use crate::domain::{audit::AuditEntry, time::Timestamp};
 
@@ -40,14 +43,47 @@ pub async fn append(lease: &mut Lease<'_>, entries: &[AuditEntry]) -> Result<(),
     Ok(())
 }
 
+/// Deletes the oldest rows.
+macro_rules! delete_from {
+    ($table:literal) => {
+        concat!(
+            "WITH old AS MATERIALIZED (SELECT at, id FROM ",
+            $table,
+            " WHERE at < ? ORDER BY at, id LIMIT ?) DELETE FROM ",
+            $table,
+            " AS a USING old WHERE a.at = old.at AND a.id = old.id"
+        )
+    };
+}
+
+/// Drops the days that are old, and deletes the other old records, which have no partition of a day.
 pub async fn delete_old(lease: &mut Lease<'_>, until: Timestamp, limit: i64) -> Result<usize, Fault> {
-    let deleted = statement::<()>(
-        "WITH old AS MATERIALIZED (SELECT at, id FROM audit WHERE at < ? ORDER BY at, id LIMIT ?) \
-         DELETE FROM audit AS a USING old WHERE a.at = old.at AND a.id = old.id",
-    )
-    .bind::<Timestamptz, _>(instant(until))
-    .bind::<BigInt, _>(limit)
-    .execute(&mut **lease)
-    .await?;
+    let maintained = match partitions::maintain(lease, until).await {
+        Ok(maintained) => maintained,
+        Err(error) if Class::of(&error) == Class::Lost => return Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%error, "the partitions of the audit are left as they are");
+            lease.run("ROLLBACK").await?;
+            None
+        }
+    };
+    let Some(Maintained { dropped, has_audit_before }) = maintained else {
+        return delete(lease, delete_from!("audit"), until, limit).await;
+    };
+    let mut deleted = 0;
+    if has_audit_before {
+        deleted += delete(lease, delete_from!("audit_before"), until, limit).await?;
+    }
+    let limit = limit.saturating_sub(i64::try_from(deleted).unwrap_or(limit));
+    deleted += delete(lease, delete_from!("audit_default"), until, limit).await?;
+    Ok(dropped.saturating_add(deleted))
+}
+
+async fn delete(lease: &mut Lease<'_>, sql: &'static str, until: Timestamp, limit: i64) -> Result<usize, Fault> {
+    let deleted = statement::<()>(sql)
+        .bind::<Timestamptz, _>(instant(until))
+        .bind::<BigInt, _>(limit)
+        .execute(&mut **lease)
+        .await?;
     Ok(deleted)
 }

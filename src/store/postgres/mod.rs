@@ -10,6 +10,7 @@ mod expiries;
 mod hosts;
 mod insert;
 pub mod open;
+mod partitions;
 mod pool;
 mod reads;
 mod refresh;

@@ -86,6 +86,15 @@ impl Class {
     }
 }
 
+/// Somebody else has held a table for longer than `lock_timeout`.
+pub const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// Returns whether somebody else has held a table for longer than `lock_timeout`.
+pub fn is_lock_not_available(error: &Error) -> bool {
+    let Error::DatabaseError(_, information) = error else { return false };
+    coded(information.message()).is_some_and(|(_, code)| code == LOCK_NOT_AVAILABLE)
+}
+
 const START: &str = " (SQLSTATE ";
 const END: &str = ")";
 

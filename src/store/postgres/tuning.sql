@@ -10,10 +10,14 @@ ALTER TABLE sessions SET (
 );
 
 -- Queues: rows come at one end and leave at the other.
-ALTER TABLE audit SET (
+ALTER TABLE IF EXISTS audit_before SET (
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_analyze_scale_factor = 0.05,
     vacuum_truncate = false
+);
+ALTER TABLE IF EXISTS audit_default SET (
+    autovacuum_vacuum_scale_factor = 0.05,
+    autovacuum_analyze_scale_factor = 0.05
 );
 ALTER TABLE blacklist SET (
     autovacuum_vacuum_scale_factor = 0.05,

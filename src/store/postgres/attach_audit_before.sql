@@ -1,0 +1,25 @@
+-- Attaches the records of the audit from before it was partitioned, which
+-- migrations/postgres/0011_audit_by_day has set aside. Does nothing unless their CHECK has been
+-- validated, because the server would read the whole table under a lock otherwise.
+DO $$
+DECLARE
+    next_day timestamptz;
+BEGIN
+    LOCK TABLE ONLY audit IN SHARE UPDATE EXCLUSIVE MODE;
+    SELECT substring(pg_get_constraintdef(c.oid) FROM '''([^'']+)''')::timestamptz INTO next_day
+    FROM pg_constraint AS c
+    JOIN pg_class AS t ON t.oid = c.conrelid
+    WHERE t.oid = to_regclass('audit_before')
+        AND NOT t.relispartition
+        AND c.conname = 'audit_before_at'
+        AND c.convalidated;
+    IF next_day IS NULL THEN
+        RETURN;
+    END IF;
+    -- Records since the migration.
+    LOCK TABLE audit_default IN ACCESS EXCLUSIVE MODE;
+    WITH moved AS (DELETE FROM audit_default WHERE at < next_day RETURNING *)
+    INSERT INTO audit_before SELECT * FROM moved ON CONFLICT DO NOTHING;
+    EXECUTE format('ALTER TABLE audit ATTACH PARTITION audit_before FOR VALUES FROM (MINVALUE) TO (%L)', next_day);
+END
+$$;

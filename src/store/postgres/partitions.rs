@@ -1,0 +1,303 @@
+//! The partitions of the audit, one a day: made some days ahead, and dropped when they are old.
+//!
+//! Every replica that sweeps does this, and a writer needs none of it: a record for whose day there
+//! is no partition goes to `audit_default`. All days are of UTC and of the database's clock, so a
+//! replica whose clock leaps makes no partitions.
+
+use std::sync::Once;
+
+use diesel::{
+    OptionalExtension, QueryResult,
+    sql_types::{BigInt, Bool, Text, Timestamptz},
+};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+
+use super::{rows::instant, sql::statement, sqlstate::is_lock_not_available};
+use crate::domain::time::Timestamp;
+
+/// The number of days after today that have a partition.
+const DAYS_AHEAD: i64 = 3;
+
+/// The size of `audit_default` beyond which no partition is made: the server would read all of it,
+/// while those who write to it wait.
+const LARGEST_DEFAULT: i64 = 64 << 20;
+
+/// Begins a transaction in which one sweeper at a time changes partitions. Whoever writes to the
+/// audit waits behind it for no longer than the time-out, and it tries again with the next sweep.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '100ms'; \
+                     LOCK TABLE ONLY audit IN SHARE UPDATE EXCLUSIVE MODE";
+
+/// Attaches the records from before there were partitions, once their CHECK has been validated.
+pub const ATTACH_AUDIT_BEFORE: &str = include_str!("attach_audit_before.sql");
+
+/// The partitions with their bounds, as a part of a statement that has more of them.
+macro_rules! partition {
+    () => {
+        "WITH partition AS (
+            SELECT
+                c.oid,
+                c.relname,
+                c.relkind,
+                c.relowner,
+                c.relpages,
+                c.reltuples,
+                coalesce(substring(b.bounds FROM 'FROM \\(''([^'']+)''\\)')::timestamptz, '-infinity') AS first,
+                coalesce(substring(b.bounds FROM 'TO \\(''([^'']+)''\\)')::timestamptz, 'infinity') AS until
+            FROM pg_inherits AS i
+            JOIN pg_class AS c ON c.oid = i.inhrelid
+            CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bounds) AS b
+            WHERE i.inhparent = to_regclass('audit') AND b.bounds <> 'DEFAULT'
+        )"
+    };
+}
+
+/// Makes and drops partitions. Returns the number of records that were dropped, and `None` if this
+/// process does not keep the partitions, so that old records have to be deleted from the whole
+/// table.
+pub async fn maintain(connection: &mut AsyncPgConnection, until: Timestamp) -> QueryResult<Option<Maintained>> {
+    let Some(mut audit) = Audit::read(connection).await? else { return Ok(None) };
+    if !audit.is_ours {
+        static NOTICE: Once = Once::new();
+        NOTICE.call_once(|| {
+            tracing::info!(
+                "the role may not make partitions of the audit, so old records are deleted one by one \
+                 (docs/postgresql.md, Partitions of the audit)"
+            );
+        });
+        return Ok(None);
+    }
+    if audit.has_detached_records {
+        let attached = attach_audit_before(connection).await;
+        unless_held(connection, attached).await?;
+        let Some(read) = Audit::read(connection).await? else { return Ok(None) };
+        audit = read;
+    }
+    if audit.default_size > LARGEST_DEFAULT {
+        static NOTICE: Once = Once::new();
+        NOTICE.call_once(|| {
+            tracing::warn!(
+                bytes = audit.default_size,
+                "no partitions of the audit are made, because audit_default is too large to be read under a lock: \
+                 replace it by an empty one (docs/postgresql.md, Partitions of the audit)"
+            );
+        });
+    } else if !audit.has_detached_records {
+        let made = make_missing(connection, &audit).await;
+        unless_held(connection, made).await?;
+    }
+    let mut dropped = 0;
+    let all = drop_old(connection, &audit.schema, until, &mut dropped).await;
+    unless_held(connection, all).await?;
+    Ok(Some(Maintained { dropped, has_audit_before: audit.has_audit_before }))
+}
+
+/// The result of [`maintain`].
+#[derive(Clone, Copy, Debug)]
+pub struct Maintained {
+    /// The number of records in the partitions that were dropped, as far as the server knew it.
+    pub dropped: usize,
+    /// There is a partition with the records from before there was one a day.
+    pub has_audit_before: bool,
+}
+
+/// Passes over a change that has waited too long for a lock.
+async fn unless_held(connection: &mut AsyncPgConnection, changed: QueryResult<()>) -> QueryResult<()> {
+    let Err(error) = changed else { return Ok(()) };
+    if !is_lock_not_available(&error) {
+        return Err(error);
+    }
+    tracing::debug!("the audit is in use; its partitions are left for the next sweep");
+    connection.batch_execute("ROLLBACK").await
+}
+
+/// The table with its partitions.
+struct Audit {
+    schema: String,
+    /// Its owner, if that is another role than this one.
+    owner: Option<String>,
+    /// This role may change it.
+    is_ours: bool,
+    default_size: i64,
+    has_audit_before: bool,
+    /// The table of the records from before is there, but not yet a partition.
+    has_detached_records: bool,
+}
+
+impl Audit {
+    /// `None` if the table has not the partitions that the migration has made.
+    async fn read(connection: &mut AsyncPgConnection) -> QueryResult<Option<Self>> {
+        let row: Option<(String, String, bool, bool, i64, bool, bool)> =
+            statement::<(Text, Text, Bool, Bool, BigInt, Bool, Bool)>(
+                "SELECT
+                    quote_ident(n.nspname),
+                    quote_ident(pg_get_userbyid(a.relowner)),
+                    pg_get_userbyid(a.relowner) = current_user,
+                    pg_has_role(a.relowner, 'USAGE') AND pg_has_role(d.relowner, 'USAGE')
+                        AND has_schema_privilege(n.oid, 'CREATE'),
+                    pg_relation_size(d.oid),
+                    coalesce(b.relispartition, false),
+                    coalesce(NOT b.relispartition, false)
+                FROM pg_class AS a
+                JOIN pg_namespace AS n ON n.oid = a.relnamespace
+                JOIN pg_inherits AS i ON i.inhparent = a.oid
+                JOIN pg_class AS d ON d.oid = i.inhrelid AND d.oid = to_regclass('audit_default')
+                LEFT JOIN pg_class AS b ON b.oid = to_regclass('audit_before')
+                WHERE a.oid = to_regclass('audit') AND a.relkind = 'p'",
+            )
+            .get_result(connection)
+            .await
+            .optional()?;
+        Ok(row.map(|(schema, owner, owned, is_ours, default_size, has_audit_before, has_detached_records)| Self {
+            schema,
+            owner: (!owned).then_some(owner),
+            is_ours,
+            default_size,
+            has_audit_before,
+            has_detached_records,
+        }))
+    }
+}
+
+async fn attach_audit_before(connection: &mut AsyncPgConnection) -> QueryResult<()> {
+    connection.batch_execute(BEGIN).await?;
+    connection.batch_execute(ATTACH_AUDIT_BEFORE).await?;
+    connection.batch_execute("COMMIT").await
+}
+
+/// Makes a partition for each day that has none, all or none of them.
+async fn make_missing(connection: &mut AsyncPgConnection, audit: &Audit) -> QueryResult<()> {
+    if missing_days(connection).await?.is_empty() {
+        return Ok(());
+    }
+    connection.batch_execute(BEGIN).await?;
+    // Another sweeper may have been here since.
+    for day in missing_days(connection).await? {
+        connection.batch_execute(&day.sql(audit)).await?;
+    }
+    connection.batch_execute("COMMIT").await
+}
+
+/// A day of UTC without a partition: the names that SQL gives to it and to the next one.
+struct Day {
+    name: String,
+    first: String,
+    until: String,
+}
+
+impl Day {
+    /// The statements that make its partition, and move there what has landed in the default one.
+    fn sql(&self, Audit { schema, owner, .. }: &Audit) -> String {
+        let Self { name, first, until } = self;
+        let owned = owner.as_ref().map(|owner| format!("ALTER TABLE {schema}.audit_{name} OWNER TO {owner};"));
+        format!(
+            "CREATE TABLE {schema}.audit_{name} (LIKE {schema}.audit INCLUDING ALL);
+            {owned}
+            LOCK TABLE {schema}.audit_default IN ACCESS EXCLUSIVE MODE;
+            WITH moved AS (
+                DELETE FROM {schema}.audit_default WHERE at >= '{first}' AND at < '{until}' RETURNING *
+            )
+            INSERT INTO {schema}.audit_{name} SELECT * FROM moved;
+            ALTER TABLE {schema}.audit ATTACH PARTITION {schema}.audit_{name}
+                FOR VALUES FROM ('{first}') TO ('{until}')",
+            owned = owned.unwrap_or_default()
+        )
+    }
+}
+
+/// The days from today on that no partition has a part of. One whose name is taken, because somebody
+/// has detached it, is left alone.
+async fn missing_days(connection: &mut AsyncPgConnection) -> QueryResult<Vec<Day>> {
+    let days: Vec<(String, String, String)> = statement::<(Text, Text, Text)>(concat!(
+        partition!(),
+        ", day AS (
+            SELECT
+                to_char(d.day, 'YYYYMMDD') AS name,
+                d.day AT TIME ZONE 'UTC' AS first,
+                (d.day + interval '1 day') AT TIME ZONE 'UTC' AS until
+            FROM generate_series(0, ?) AS n
+            CROSS JOIN LATERAL (
+                SELECT date_trunc('day', now() AT TIME ZONE 'UTC') + n * interval '1 day' AS day
+            ) AS d
+        )
+        SELECT name, first::text, until::text
+        FROM day
+        WHERE to_regclass('audit_' || name) IS NULL
+            AND NOT EXISTS (SELECT FROM partition AS p WHERE p.first < day.until AND p.until > day.first)
+        ORDER BY first"
+    ))
+    .bind::<BigInt, _>(DAYS_AHEAD)
+    .load(connection)
+    .await?;
+    Ok(days.into_iter().map(|(name, first, until)| Day { name, first, until }).collect())
+}
+
+/// Drops the partitions that lie before the instant with all of their day, one after the other, and
+/// adds up the records in them. One that may still be written to, by the clock of the database,
+/// stays.
+async fn drop_old(
+    connection: &mut AsyncPgConnection,
+    schema: &str,
+    until: Timestamp,
+    dropped: &mut usize,
+) -> QueryResult<()> {
+    while oldest_before(connection, until).await?.is_some() {
+        connection.batch_execute(BEGIN).await?;
+        // Another sweeper may have been here since.
+        let Some(oldest) = oldest_before(connection, until).await? else {
+            return connection.batch_execute("COMMIT").await;
+        };
+        let records = match oldest.estimate {
+            Some(estimate) => estimate,
+            None => oldest.count(connection).await?,
+        };
+        connection.batch_execute(&format!("DROP TABLE {schema}.{}; COMMIT", oldest.name)).await?;
+        tracing::debug!(partition = oldest.name, records, "dropped a partition of the audit");
+        *dropped += usize::try_from(records).unwrap_or(0);
+    }
+    Ok(())
+}
+
+/// A partition that is to be dropped.
+struct Partition {
+    name: String,
+    first: String,
+    until: String,
+    /// The number of its rows, if the server has looked at it.
+    estimate: Option<i64>,
+}
+
+impl Partition {
+    /// Counts its rows. It has few: the server looks at a table once it has grown.
+    async fn count(&self, connection: &mut AsyncPgConnection) -> QueryResult<i64> {
+        statement::<BigInt>("SELECT count(*) FROM audit WHERE at >= ?::timestamptz AND at < ?::timestamptz")
+            .bind::<Text, _>(&self.first)
+            .bind::<Text, _>(&self.until)
+            .get_result(connection)
+            .await
+    }
+}
+
+async fn oldest_before(connection: &mut AsyncPgConnection, until: Timestamp) -> QueryResult<Option<Partition>> {
+    let oldest: Option<(String, String, String, i64)> = statement::<(Text, Text, Text, BigInt)>(concat!(
+        partition!(),
+        " SELECT
+            quote_ident(relname),
+            first::text,
+            until::text,
+            CASE WHEN relpages > 0 THEN reltuples::bigint ELSE -1 END
+        FROM partition
+        WHERE until <= least(?, now()) AND relkind = 'r' AND pg_has_role(relowner, 'USAGE')
+        ORDER BY until
+        LIMIT 1"
+    ))
+    .bind::<Timestamptz, _>(instant(until))
+    .get_result(connection)
+    .await
+    .optional()?;
+    Ok(oldest.map(|(name, first, until, estimate)| Partition {
+        name,
+        first,
+        until,
+        estimate: (estimate >= 0).then_some(estimate),
+    }))
+}
