@@ -18,6 +18,8 @@ mod feed;
 mod keys;
 #[path = "store/listing.rs"]
 mod listing;
+#[path = "store/partitions.rs"]
+mod partitions;
 #[path = "store/postgres_only.rs"]
 mod postgres_only;
 #[path = "support/postgres.rs"]

@@ -26,7 +26,7 @@ fn entry(count: u32, record: AuditRecord) -> AuditEntry {
 }
 
 /// The least that there is to say.
-fn plain(count: u32, at: Timestamp) -> AuditEntry {
+pub fn plain(count: u32, at: Timestamp) -> AuditEntry {
     entry(count, AuditRecord::new(AuditAction::KeyRotated, at, Who::Service, None))
 }
 
