@@ -289,6 +289,24 @@ async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password
     }
 }
 
+/// YugabyteDB has this function, and runs READ COMMITTED as something else unless it is told not to.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_isolates_otherwise_than_it_is_asked_to_is_refused() {
+    let url = new_database().await;
+    let answer = async |level: &str| {
+        let function = "CREATE OR REPLACE FUNCTION yb_get_effective_transaction_isolation_level() RETURNS text \
+                        LANGUAGE sql AS";
+        execute(&url, &format!("{function} $$SELECT '{level}'$$")).await;
+    };
+    answer("repeatable read").await;
+    let refused = refusal(&url).await;
+    assert!(matches!(&refused, OpenError::Isolation { level, .. } if level == "repeatable read"), "{refused:?}");
+    let line = refused.to_string();
+    assert!(line.contains("--yb_enable_read_committed_isolation=true") && !line.contains('\n'), "{line}");
+    answer("read committed").await;
+    create(&open(&url).await, session(1)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_refreshes_over_several_replicas_one_rotates_and_the_others_replay() {
     let (_, stores) = replicas().await;

@@ -90,6 +90,17 @@ pub enum OpenError {
         /// Its encoding.
         encoding: String,
     },
+    /// The engine does not isolate transactions as it is asked to.
+    #[error(
+        "database {database} is a YugabyteDB that runs READ COMMITTED as {level}, under which limits of sessions do not \
+         hold: start its servers with --yb_enable_read_committed_isolation=true (docs/scale.md)"
+    )]
+    Isolation {
+        /// Which.
+        database: String,
+        /// The level that it uses instead.
+        level: String,
+    },
     /// A newer version of the service has changed it.
     #[error(
         "database {database} has the schema of a newer countersign (migration {migration}): run that version or a newer \
@@ -229,6 +240,9 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'sta
     if encoding != "UTF8" {
         return Err(OpenError::Encoding { database, encoding });
     }
+    if let Some(level) = other_isolation(&mut connection).await.map_err(other)? {
+        return Err(OpenError::Isolation { database, level });
+    }
     let updated = update_schema(target, &mut connection, may_migrate).await;
     let made = updated.map_err(|error| error.with_remedy(&role))?;
     if may_migrate && let Err(error) = attach_audit_before(target, &mut connection).await {
@@ -240,6 +254,20 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'sta
         );
     }
     Ok(made)
+}
+
+/// Returns the isolation level that YugabyteDB uses in the place of READ COMMITTED, if it does, as it
+/// does unless it is told not to. Other engines have no such function.
+async fn other_isolation(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<String>> {
+    const EXISTS: &str = "SELECT to_regproc('yb_get_effective_transaction_isolation_level') IS NOT NULL";
+    if !statement::<Bool>(EXISTS).get_result(connection).await? {
+        return Ok(None);
+    }
+    connection.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+    let level: String =
+        statement::<Text>("SELECT yb_get_effective_transaction_isolation_level()::text").get_result(connection).await?;
+    connection.batch_execute("ROLLBACK").await?;
+    Ok((!level.eq_ignore_ascii_case("read committed")).then_some(level))
 }
 
 /// Makes the records of the audit from before it had partitions one of these, unless that is done
