@@ -89,7 +89,7 @@ impl Authority {
         }
         let token_id = TokenId::new(self.random()?);
         let mut session = Session {
-            id: SessionId::new(now, self.random()?),
+            id: SessionId::of_subject(now, &new.tenant, &new.subject, self.random()?),
             audience,
             tenant: new.tenant,
             subject: new.subject,
@@ -153,7 +153,8 @@ impl Authority {
                 // In the same millisecond, or with a clock that has been set back: the identifier, which tells when the
                 // session was created, must come after the revocation. Each turn goes further, so this ends.
                 Created::TenantRevoked { up_to } => {
-                    session.id = SessionId::new(up_to.plus(Duration::from_millis(1)), self.random()?);
+                    let at = up_to.plus(Duration::from_millis(1));
+                    session.id = SessionId::of_subject(at, &session.tenant, &session.subject, self.random()?);
                 }
             }
         }

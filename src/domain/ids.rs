@@ -2,16 +2,52 @@
 
 use std::{fmt, str::FromStr};
 
+use aws_lc_rs::digest::{Context, SHA256};
 use uuid::{Builder, Uuid};
 
-use super::time::Timestamp;
+use super::{
+    text::{Subject, Tenant},
+    time::Timestamp,
+};
 
 /// The `sid` of a session: a UUID of version 7, so that its first 48 bits tell when it was created.
+/// The 12 bits of `rand_a` tell whose it is, as far as they can ([`subject_hash`]), unless an older
+/// version has made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Uuid);
 
+/// The 12 bits that stand for a subject in the identifiers of its sessions: the first of SHA-256 over
+/// the tenant, a zero byte and the subject, in UTF-8. No text has a zero byte.
+///
+/// They are the same for ever, because databases may be divided by them (decision 25).
+pub fn subject_hash(tenant: &Tenant, subject: &Subject) -> u16 {
+    let mut context = Context::new(&SHA256);
+    context.update(tenant.as_bytes());
+    context.update(&[0]);
+    context.update(subject.as_bytes());
+    match *context.finish().as_ref() {
+        [first, second, ..] => u16::from_be_bytes([first, second]) >> 4,
+        _ => 0,
+    }
+}
+
 impl SessionId {
-    /// An identifier for a session created at `at`, with ten random bytes (RFC 9562, section 5.7).
+    /// An identifier for a session of a subject created at `at`. Of the eight random bytes 62 bits
+    /// are kept.
+    pub fn of_subject(at: Timestamp, tenant: &Tenant, subject: &Subject, random: [u8; 8]) -> Self {
+        let [high, low] = subject_hash(tenant, subject).to_be_bytes();
+        let [a, b, c, d, e, f, g, h] = random;
+        Self::new(at, [high, low, a, b, c, d, e, f, g, h])
+    }
+
+    /// The 12 bits that stand for its subject. Older versions drew them at random.
+    pub fn subject_hash(self) -> u16 {
+        let [_, _, _, _, _, _, high, low, ..] = *self.0.as_bytes();
+        u16::from_be_bytes([high, low]) & 0x0fff
+    }
+
+    /// An identifier for a session created at `at`, with these ten bytes behind the instant, of which
+    /// 74 bits are kept (RFC 9562, section 5.7).
     pub fn new(at: Timestamp, random: [u8; 10]) -> Self {
         let millis = u64::try_from(at.millis()).unwrap_or(0);
         Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
@@ -190,6 +226,32 @@ mod tests {
         assert!(
             SessionId::new(Timestamp::from_micros(at.micros() + 1_000), [0; 10]) > SessionId::last_of_millisecond(at)
         );
+    }
+
+    /// Other programs find a session's database by these bits: they are in decision 25, too.
+    #[test]
+    fn a_session_id_carries_the_published_hash_of_its_subject() {
+        let at = Timestamp::from_micros(1_700_000_000_123_456);
+        for (tenant, subject, hash) in [
+            ("", "alice", 0x125),
+            ("acme", "alice", 0xdea),
+            ("", "bob", 0x680),
+            ("acme", "zoë@example.com", 0xfc6),
+            ("a", "bc", 0x40b),
+            ("ab", "c", 0x6c0),
+        ] {
+            let (tenant, subject) =
+                (Tenant::try_from(tenant.to_owned()).unwrap(), Subject::try_from(subject.to_owned()).unwrap());
+            assert_eq!(subject_hash(&tenant, &subject), hash, "{tenant} {subject}");
+            let ids = [[0; 8], [0xff; 8]].map(|random| SessionId::of_subject(at, &tenant, &subject, random));
+            assert_eq!(ids.map(SessionId::subject_hash), [hash; 2]);
+            assert!(ids.iter().all(|id| id.created_millis() == at.millis()), "{ids:?}");
+            assert!(ids[0] < ids[1] && ids[1] <= SessionId::last_of_millisecond(at), "{ids:?}");
+            assert_eq!(ids[1].bytes()[6] >> 4, 7, "the version");
+        }
+        let alice = Subject::try_from("alice".to_owned()).unwrap();
+        let id = SessionId::of_subject(at, &Tenant::default(), &alice, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(id.to_string(), "018bcfe5-687b-7125-8102-030405060708");
     }
 
     #[test]
