@@ -143,4 +143,30 @@ async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
         store.append_audit(vec![entry.clone()]).await.unwrap();
     }
     assert_eq!(store.delete_old_audit(at.plus(Duration::from_secs(1)), 10).await.unwrap(), 1);
+    const DAYS: &str = "SELECT count(*) FROM pg_tables WHERE tablename ~ '^audit_[0-9]+$' AND tableowner ~ '_audit$'";
+    assert_eq!(number(&url, DAYS).await, 0);
+
+    // It may make partitions once it has the rights that the documentation names for that.
+    let text = include_str!("../../docs/postgresql.md");
+    let recipe = text.split("```").find(|block| block.contains("CREATE ROLE countersign_audit;")).unwrap();
+    let recipe = recipe.strip_prefix("sql\n").unwrap().replace("countersign_audit", &format!("{user}_audit"));
+    let recipe = recipe.replace("countersign_owner", "postgres").replace("countersign_service", &user);
+    execute(&url, &recipe).await;
+    store.append_audit(vec![entry.clone()]).await.unwrap();
+    assert_eq!(store.delete_old_audit(at.plus(Duration::from_secs(1)), 10).await.unwrap(), 1);
+    assert!(number(&url, DAYS).await >= 3);
+}
+
+/// As docs/postgresql.md has it, too, for a default partition that has become large.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_without_a_partition_can_be_set_aside() {
+    let url = new_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = app::open_store(&config(&url, folder.path())).await.unwrap();
+    let text = include_str!("../../docs/postgresql.md");
+    let script = text.split("```").find(|block| block.contains("DETACH PARTITION audit_default;")).unwrap();
+    execute(&url, script.strip_prefix("sql\n").unwrap()).await;
+    store.delete_old_audit(Timestamp::from_seconds(0), 10).await.unwrap();
+    let days = number(&url, "SELECT count(*) FROM pg_tables WHERE tablename ~ '^audit_[0-9]+$'").await;
+    assert!(days >= 3, "{days}");
 }

@@ -2,6 +2,8 @@
 //! the partition of their day. None is ever changed or locked, so that the right to do so can be
 //! taken from the service.
 
+use std::sync::{Mutex, PoisonError};
+
 use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 
@@ -62,7 +64,7 @@ pub async fn delete_old(lease: &mut Lease<'_>, until: Timestamp, limit: i64) -> 
         Ok(maintained) => maintained,
         Err(error) if Class::of(&error) == Class::Lost => return Err(error.into()),
         Err(error) => {
-            tracing::warn!(%error, "the partitions of the audit are left as they are");
+            warn_once(error.to_string());
             lease.run("ROLLBACK").await?;
             None
         }
@@ -77,6 +79,16 @@ pub async fn delete_old(lease: &mut Lease<'_>, until: Timestamp, limit: i64) -> 
     let limit = limit.saturating_sub(i64::try_from(deleted).unwrap_or(limit));
     deleted += delete(lease, delete_from!("audit_default"), until, limit).await?;
     Ok(dropped.saturating_add(deleted))
+}
+
+/// Says why the partitions are left as they are, and not again with each sweep for the same reason.
+fn warn_once(problem: String) {
+    static LAST: Mutex<String> = Mutex::new(String::new());
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if *last != problem {
+        tracing::warn!(problem, "the partitions of the audit are left as they are, and old records deleted one by one");
+        *last = problem;
+    }
 }
 
 async fn delete(lease: &mut Lease<'_>, sql: &'static str, until: Timestamp, limit: i64) -> Result<usize, Fault> {
