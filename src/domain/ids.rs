@@ -16,8 +16,8 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Uuid);
 
-/// The 12 bits that stand for a subject in the identifiers of its sessions: the first of SHA-256 over
-/// the tenant, a zero byte and the subject, in UTF-8. No text has a zero byte.
+/// The 12 bits that stand for a subject in the identifiers of its sessions: the first of SHA-256
+/// over the tenant, a zero byte and the subject, in UTF-8. No text has a zero byte.
 ///
 /// They are the same for ever, because databases may be divided by them (decision 25).
 pub fn subject_hash(tenant: &Tenant, subject: &Subject) -> u16 {
@@ -46,8 +46,8 @@ impl SessionId {
         u16::from_be_bytes([high, low]) & 0x0fff
     }
 
-    /// An identifier for a session created at `at`, with these ten bytes behind the instant, of which
-    /// 74 bits are kept (RFC 9562, section 5.7).
+    /// An identifier for a session created at `at`, with these ten bytes behind the instant, of
+    /// which 74 bits are kept (RFC 9562, section 5.7).
     pub fn new(at: Timestamp, random: [u8; 10]) -> Self {
         let millis = u64::try_from(at.millis()).unwrap_or(0);
         Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())

@@ -1,6 +1,6 @@
-//! The table of the audit: rows are added many at a time, and go when they are old, most of them with
-//! the partition of their day. None is ever changed or locked, so that the right to do so can be
-//! taken from the service.
+//! The table of the audit: rows are added many at a time, and go when they are old, most of them
+//! with the partition of their day. None is ever changed or locked, so that the right to do so can
+//! be taken from the service.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -58,7 +58,8 @@ macro_rules! delete_from {
     };
 }
 
-/// Drops the days that are old, and deletes the other old records, which have no partition of a day.
+/// Drops the days that are old, and deletes the other old records, which have no partition of a
+/// day.
 pub async fn delete_old(lease: &mut Lease<'_>, until: Timestamp, limit: i64) -> Result<usize, Fault> {
     let maintained = match partitions::maintain(lease, until).await {
         Ok(maintained) => maintained,

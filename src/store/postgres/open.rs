@@ -256,8 +256,8 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'sta
     Ok(made)
 }
 
-/// Returns the isolation level that YugabyteDB uses in the place of READ COMMITTED, if it does, as it
-/// does unless it is told not to. Other engines have no such function.
+/// Returns the isolation level that YugabyteDB uses in the place of READ COMMITTED, if it does, as
+/// it does unless it is told not to. Other engines have no such function.
 async fn other_isolation(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<String>> {
     const EXISTS: &str = "SELECT to_regproc('yb_get_effective_transaction_isolation_level') IS NOT NULL";
     if !statement::<Bool>(EXISTS).get_result(connection).await? {
@@ -273,8 +273,8 @@ async fn other_isolation(connection: &mut AsyncPgConnection) -> diesel::QueryRes
 /// Makes the records of the audit from before it had partitions one of these, unless that is done
 /// or another process is at it.
 ///
-/// Not in the transaction of the migration, because the whole table is read first, for minutes if it
-/// is large. Nobody writes to it any more meanwhile.
+/// Not in the transaction of the migration, because the whole table is read first, for minutes if
+/// it is large. Nobody writes to it any more meanwhile.
 async fn attach_audit_before(target: &Target, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
     if !has_detached_records(connection).await? {
         return Ok(());

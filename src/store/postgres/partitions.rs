@@ -35,7 +35,6 @@ macro_rules! partition {
     () => {
         "WITH partition AS (
             SELECT
-                c.oid,
                 c.relname,
                 c.relkind,
                 c.relowner,
@@ -51,9 +50,8 @@ macro_rules! partition {
     };
 }
 
-/// Makes and drops partitions. Returns the number of records that were dropped, and `None` if this
-/// process does not keep the partitions, so that old records have to be deleted from the whole
-/// table.
+/// Makes and drops partitions. Returns `None` if this process does not keep them, so that old
+/// records have to be deleted from the whole table.
 pub async fn maintain(connection: &mut AsyncPgConnection, until: Timestamp) -> QueryResult<Option<Maintained>> {
     let Some(mut audit) = Audit::read(connection).await? else { return Ok(None) };
     if !audit.is_ours {
@@ -88,7 +86,8 @@ pub async fn maintain(connection: &mut AsyncPgConnection, until: Timestamp) -> Q
     let mut dropped = 0;
     let all = drop_old(connection, &audit.schema, until, &mut dropped).await;
     unless_held(connection, all).await?;
-    Ok(Some(Maintained { dropped, has_audit_before: audit.has_audit_before }))
+    let left = Audit::read(connection).await?;
+    Ok(left.map(|left| Maintained { dropped, has_audit_before: left.has_audit_before }))
 }
 
 /// The result of [`maintain`].
@@ -204,8 +203,8 @@ impl Day {
     }
 }
 
-/// The days from today on that no partition has a part of. One whose name is taken, because somebody
-/// has detached it, is left alone.
+/// The days from today on that no partition has a part of. One whose name is taken, because
+/// somebody has detached it, is left alone.
 async fn missing_days(connection: &mut AsyncPgConnection) -> QueryResult<Vec<Day>> {
     let days: Vec<(String, String, String)> = statement::<(Text, Text, Text)>(concat!(
         partition!(),
