@@ -11,6 +11,6 @@ BEGIN
     DROP TABLE audit;
     DROP TABLE IF EXISTS audit_before;
     ALTER TABLE audit_whole RENAME TO audit;
-    ALTER INDEX audit_whole_pkey RENAME TO audit_pkey;
+    ALTER TABLE audit ADD CONSTRAINT audit_pkey PRIMARY KEY USING INDEX audit_whole_at_id_idx;
 END
 $$;

@@ -4,6 +4,9 @@
 -- the partition of all days up to this one once its CHECK has been validated, which reads the whole
 -- table and is therefore done after this transaction (attach_audit_before.sql).
 --
+-- Its key is a unique index and no constraint: pg_restore --clean tries to remove the constraint of
+-- each partition by itself, which the server refuses, and does not try that with indexes.
+--
 -- A table that its owner has divided already, and an engine that knows no partitions, are left
 -- alone.
 DO $$
@@ -18,6 +21,8 @@ BEGIN
     ALTER TABLE audit RENAME TO audit_before;
     ALTER INDEX audit_pkey RENAME TO audit_before_pkey;
     CREATE TABLE audit (LIKE audit_before INCLUDING ALL) PARTITION BY RANGE (at);
+    ALTER TABLE audit DROP CONSTRAINT audit_pkey;
+    CREATE UNIQUE INDEX audit_key ON audit (at, id);
     CREATE TABLE audit_default PARTITION OF audit DEFAULT;
 
     -- By clocks that are ahead: rarely any.
@@ -50,7 +55,7 @@ BEGIN
     COMMENT ON TABLE audit IS 'Who did what to whose sessions, why, when and from where. Rows are added and never changed. One partition a day (UTC), made by the sweeper some days ahead and dropped when it is old.';
     COMMENT ON TABLE audit_default IS 'Records of the audit for whose day there is no partition. The sweeper deletes them row by row.';
     COMMENT ON TABLE audit_before IS 'Records of the audit from before it had a partition a day. The sweeper deletes them row by row, and drops the table at last.';
-    COMMENT ON INDEX audit_pkey IS 'By time: who asks later. What is written twice is there once';
+    COMMENT ON INDEX audit_key IS 'By time: who asks later. What is written twice is there once';
 EXCEPTION
     WHEN feature_not_supported OR syntax_error OR undefined_function OR wrong_object_type THEN
         RAISE NOTICE 'the audit stays one table: %', SQLERRM;

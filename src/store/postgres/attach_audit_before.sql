@@ -1,6 +1,6 @@
 -- Attaches the records of the audit from before it was partitioned, which
--- migrations/postgres/0011_audit_by_day has set aside. Does nothing unless their CHECK has been
--- validated, because the server would read the whole table under a lock otherwise.
+-- migrations/postgres/0011_audit_by_day has set aside. Does nothing unless audit_before_key has been
+-- made and their CHECK validated, because the server would do both under a lock otherwise.
 DO $$
 DECLARE
     next_day timestamptz;
@@ -12,7 +12,8 @@ BEGIN
     WHERE t.oid = to_regclass('audit_before')
         AND NOT t.relispartition
         AND c.conname = 'audit_before_at'
-        AND c.convalidated;
+        AND c.convalidated
+        AND to_regclass('audit_before_key') IS NOT NULL;
     IF next_day IS NULL THEN
         RETURN;
     END IF;
@@ -20,6 +21,7 @@ BEGIN
     LOCK TABLE audit_default IN ACCESS EXCLUSIVE MODE;
     WITH moved AS (DELETE FROM audit_default WHERE at < next_day RETURNING *)
     INSERT INTO audit_before SELECT * FROM moved ON CONFLICT DO NOTHING;
+    ALTER TABLE audit_before DROP CONSTRAINT IF EXISTS audit_before_pkey;
     EXECUTE format('ALTER TABLE audit ATTACH PARTITION audit_before FOR VALUES FROM (MINVALUE) TO (%L)', next_day);
 END
 $$;

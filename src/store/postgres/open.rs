@@ -273,8 +273,8 @@ async fn other_isolation(connection: &mut AsyncPgConnection) -> diesel::QueryRes
 /// Makes the records of the audit from before it had partitions one of these, unless that is done
 /// or another process is at it.
 ///
-/// Not in the transaction of the migration, because the whole table is read first, for minutes if
-/// it is large. Nobody writes to it any more meanwhile.
+/// Not in the transaction of the migration, because the whole table is read and an index of it made
+/// first, for minutes if it is large. Nobody writes to it any more meanwhile.
 async fn attach_audit_before(target: &Target, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
     if !has_detached_records(connection).await? {
         return Ok(());
@@ -284,8 +284,9 @@ async fn attach_audit_before(target: &Target, connection: &mut AsyncPgConnection
         return connection.batch_execute("ROLLBACK").await;
     }
     if has_detached_records(connection).await? {
-        let validate = "ALTER TABLE audit_before VALIDATE CONSTRAINT audit_before_at";
-        connection.batch_execute(validate).await?;
+        let prepare = "CREATE UNIQUE INDEX IF NOT EXISTS audit_before_key ON audit_before (at, id); \
+                       ALTER TABLE audit_before VALIDATE CONSTRAINT audit_before_at";
+        connection.batch_execute(prepare).await?;
     }
     connection.batch_execute("COMMIT").await?;
     let mut lock_timeouts = LOCK_TIMEOUTS.iter().peekable();
@@ -467,9 +468,12 @@ mod tests {
 
     /// These leave a table of the same name that takes the same statements:
     /// `a_replica_of_the_version_before_partitions_writes_and_sweeps` in `tests/store`.
-    const EXCEPTIONS: [(&str, &str); 3] = [
+    const EXCEPTIONS: [(&str, &str); 5] = [
         ("0011", "ALTER TABLE audit RENAME TO audit_before;"),
         ("0011", "ALTER INDEX audit_pkey RENAME TO audit_before_pkey;"),
+        // Of the new table, and for the same statements.
+        ("0011", "ALTER TABLE audit DROP CONSTRAINT audit_pkey;"),
+        ("0011", "CREATE UNIQUE INDEX audit_key ON audit (at, id);"),
         // Nobody writes to this table any more.
         ("0011", "'ALTER TABLE audit_before ADD CONSTRAINT audit_before_at CHECK (at < %L) NOT VALID'"),
     ];
