@@ -20,7 +20,7 @@ use crate::{
     store::{
         Store,
         postgres::{self, PostgresStore},
-        sqlite::SqliteStore,
+        sqlite::{SqliteStore, open::is_restore_unfinished},
     },
 };
 
@@ -149,7 +149,10 @@ fn judge_folder(path: &Path) -> Result<(), AppError> {
 /// Refuses to make a database where one is meant that exists.
 pub fn require_database(config: &Config) -> Result<(), AppError> {
     match &config.database {
-        DatabaseUrl::Sqlite(path) if !path.exists() => Err(AppError::NoDatabase(path.clone())),
+        // Where a restore was interrupted there may be none, and opening it says so.
+        DatabaseUrl::Sqlite(path) if !path.exists() && !is_restore_unfinished(path) => {
+            Err(AppError::NoDatabase(path.clone()))
+        }
         DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
     }
 }

@@ -15,10 +15,7 @@ use std::{
     fmt,
     fs::File,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -42,6 +39,7 @@ use self::{
     renewals::SqliteRenewals,
     rows::{RevokedTenantRow, SessionRow, TENANT},
     schema::{blacklist, sessions},
+    stamp::Stamping,
 };
 use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store,
@@ -153,7 +151,8 @@ impl SqliteStore {
         let feed = pool(&path, FEED_READERS).await.map_err(|error| other(error.to_string()))?;
 
         let (hints, _) = watch::channel(Seq::default());
-        let writer = Arc::new(Writer { path, connection: Mutex::default(), has_written: AtomicBool::default(), hints });
+        let stamping = Arc::new(std::sync::Mutex::new(Stamping::new()));
+        let writer = Arc::new(Writer { path, connection: Mutex::default(), stamping, hints });
         Ok(Self {
             creations: writer.group(writes::create, Created::place),
             refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
@@ -217,8 +216,8 @@ struct Writer {
     path: PathBuf,
     /// Taken out while in use and put back only after success, so that a connection in doubt is never used again.
     connection: Mutex<Option<Connection>>,
-    /// Whether there has been a connection.
-    has_written: AtomicBool,
+    /// The mark in the file by which its log is known to belong to it.
+    stamping: Arc<std::sync::Mutex<Stamping>>,
     hints: watch::Sender<Seq>,
 }
 
@@ -233,12 +232,20 @@ impl Writer {
             Some(connection) => connection,
             None => {
                 let path = self.path.clone();
-                let is_first = !self.has_written.swap(true, Ordering::Relaxed);
-                let opened = tokio::task::spawn_blocking(move || open::writer(&path, is_first)).await;
+                let opened = tokio::task::spawn_blocking(move || open::writer(&path)).await;
                 Connection::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??)
             }
         };
-        let outcome = connection.spawn_blocking(move |connection| Ok(writes::transaction(connection, work))).await;
+        let (path, stamping) = (self.path.clone(), self.stamping.clone());
+        let transact = move |connection: &mut SqliteConnection| {
+            let mut stamping = stamping.lock().unwrap_or_else(PoisonError::into_inner);
+            if stamping.is_due() {
+                stamping.renew(&path, connection);
+            }
+            drop(stamping);
+            Ok(writes::transaction(connection, work))
+        };
+        let outcome = connection.spawn_blocking(transact).await;
         let outcome = outcome.map_err(StoreError::from).flatten();
         if outcome.is_ok() {
             *slot = Some(connection);

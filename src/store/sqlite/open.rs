@@ -141,13 +141,18 @@ pub enum OpenError {
 pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     let io_error = |source| OpenError::Io { path: path.to_owned(), source };
     let file = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_symlink() => path.canonicalize().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                let target = fs::read_link(path).unwrap_or_default();
-                OpenError::LeadsNowhere { path: path.to_owned(), target }
-            }
-            _ => io_error(error),
-        })?,
+        Ok(metadata) if metadata.is_symlink() => match path.canonicalize() {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match end_of_links(path) {
+                // A restore was interrupted, and will put the file there again.
+                Some(file) if stamp::is_restore_unfinished(&file) => file,
+                _ => {
+                    let target = fs::read_link(path).unwrap_or_default();
+                    return Err(OpenError::LeadsNowhere { path: path.to_owned(), target });
+                }
+            },
+            Err(error) => return Err(io_error(error)),
+        },
         Ok(_) => path.to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
         Err(error) => return Err(io_error(error)),
@@ -159,8 +164,27 @@ pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(file)
 }
 
+/// Follows symbolic links to the file that they lead to, whether there is one or not.
+fn end_of_links(path: &Path) -> Option<PathBuf> {
+    /// As many as Linux follows.
+    const MOST: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST {
+        match fs::read_link(&path) {
+            Ok(target) => path = folder_of(&path).join(target),
+            Err(_) => return Some(folder_of(&path).canonicalize().ok()?.join(path.file_name()?)),
+        }
+    }
+    None
+}
+
+/// Returns whether a restore into the database of this name was interrupted.
+pub fn is_restore_unfinished(path: &Path) -> bool {
+    end_of_links(path).is_some_and(|file| stamp::is_restore_unfinished(&file))
+}
+
 /// Judges who has rights on a file or folder. Nothing is wrong with one that does not exist.
-fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
+pub fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     // Links to the database are resolved by now, and SQLite makes none beside it.
     let metadata = if role == Role::Folder { fs::metadata(path) } else { fs::symlink_metadata(path) };
     let metadata = match metadata {
@@ -174,7 +198,7 @@ fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     let access = Access::from(&metadata);
     let folder = match role {
         Role::Folder => access,
-        Role::Database | Role::MasterKey => {
+        Role::Database | Role::Backup | Role::MasterKey => {
             let folder = fs::metadata(folder_of(path));
             Access::from(&folder.map_err(|source| OpenError::Io { path: path.to_owned(), source })?)
         }
@@ -398,8 +422,7 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
 }
 
 /// Opens the connection that writes. What it has committed survives a power cut (`synchronous=FULL`).
-/// The first one of a process stamps the file.
-pub fn writer(path: &Path, is_first: bool) -> Result<SqliteConnection, StoreError> {
+pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
     let unavailable =
         |error: &dyn std::fmt::Display| StoreError::Unavailable(disk::explain(&error.to_string()).into_owned());
     // Without this, SQLite would make a new, empty database in the place of one that was moved away.
@@ -408,9 +431,6 @@ pub fn writer(path: &Path, is_first: bool) -> Result<SqliteConnection, StoreErro
     }
     let mut connection = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| unavailable(&error))?;
     configure_writer(&mut connection).map_err(|error| unavailable(&error))?;
-    if is_first {
-        stamp::renew(path, &mut connection);
-    }
     Ok(connection)
 }
 
