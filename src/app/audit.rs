@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{AppError, System};
 use crate::{
-    authority::audit::{Audit, AuditQueue, AuditWriter},
+    authority::audit::{Audit, AuditQueue, AuditWriter, BATCH},
     config::Config,
     domain::{
         audit::{AuditAction, AuditRecord, Who},
@@ -51,6 +51,15 @@ impl CommandAudit {
     pub async fn record(&mut self, record: AuditRecord) {
         self.audit.record(record);
         self.write().await;
+    }
+
+    /// Records a change in the log at once, and in the table with many others: a transaction for each
+    /// would take the longest part of a command that changes much. [`Self::write`] comes at its end.
+    pub async fn record_in_batches(&mut self, record: AuditRecord) {
+        self.audit.record(record);
+        if self.audit.waiting() >= BATCH {
+            self.write().await;
+        }
     }
 
     /// Writes the records that wait to the table. What they are about has been done, so this does not

@@ -25,7 +25,13 @@ impl SessionId {
 
     /// The identifier that sorts after those of all sessions created up to the end of this millisecond.
     pub fn last_of_millisecond(at: Timestamp) -> Self {
-        let millis = u64::try_from(at.millis()).unwrap_or(0);
+        Self::last_created(at.millis())
+    }
+
+    /// The same, by milliseconds since the epoch. What 48 bits cannot tell is after all sessions.
+    pub fn last_created(millis: i64) -> Self {
+        const LAST: u64 = (1 << 48) - 1;
+        let millis = u64::try_from(millis).unwrap_or(0).min(LAST);
         Self(Builder::from_unix_timestamp_millis(millis, &[0xff; 10]).into_uuid())
     }
 

@@ -362,10 +362,13 @@ impl Store for SqliteStore {
     async fn end_all_sessions(
         &self,
         ended: Ended,
+        until: Timestamp,
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
-        self.writer.transaction(move |connection| writes::end_all_sessions(connection, &ended, after, limit)).await
+        self.writer
+            .transaction(move |connection| writes::end_all_sessions(connection, &ended, until, after, limit))
+            .await
     }
 
     fn renewals(&self) -> Box<dyn Renewals> {
