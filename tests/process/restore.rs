@@ -267,7 +267,9 @@ fn older_tokens_are_accepted_if_asked_for_and_those_of_revoked_sessions_only_wit
     site.keep_log(server);
     for (log, comes_back) in [(&["--revocations-from", "serve.log"][..], false), (&[], true)] {
         let said = site.verb(&[&["restore", "backup.db", "--accept-older-tokens"], log].concat()).ok();
-        assert!(said.contains("accepted, also those revoked since"), "{said}");
+        let says =
+            if comes_back { "accepted, also those revoked since" } else { "except those of sessions that the log" };
+        assert!(said.contains(says), "{said}");
         let server = site.start();
         assert!(is_active(&server, &stays.access));
         assert_eq!(is_active(&server, &revoked.access), comes_back);
@@ -286,13 +288,55 @@ fn all_sessions_are_ended_if_asked_for_also_after_the_restore() {
     assert!(refused.error(2).contains("--accept-older-tokens"), "{refused:?}");
     site.verb(&["restore", "backup.db"]).ok();
     let said = site.verb(&["restore", "--end-all"]).ok();
-    assert!(said.contains("all 1 live sessions have been ended"), "{said}");
+    assert!(said.contains("all sessions have been ended (live sessions: 1)"), "{said}");
     let server = site.start();
     assert!(!is_live(&server, &session));
     assert!(!goes_on(&server, &session));
     assert!(goes_on(&server, &create(&server, &["alice"])), "new sessions are as good as ever");
     let audited = "audit WHERE action = 'database_restored' AND sessions = 1";
     assert_eq!(count(&site.database(), audited), 1);
+}
+
+/// The backup knows none of them, so that nothing but entries of their own stops their tokens.
+#[test]
+fn sessions_that_came_and_ended_after_the_backup_are_stopped_also_if_older_tokens_are_accepted() {
+    let site = Site::new();
+    let server = site.start();
+    create(&server, &["alice"]);
+    site.back_up();
+    let [by_id, of_subject, of_tenant, stays] =
+        [&["bob"][..], &["carol"], &["dave", "--tenant", "acme"], &["erin"]].map(|of| create(&server, of));
+    server.cli(["session", "revoke", &by_id.id]).ok();
+    server.cli(["session", "revoke", "--subject", "carol"]).ok();
+    server.cli(["session", "revoke", "--all-of-tenant", "acme"]).ok();
+    site.keep_log(server);
+    site.verb(&["restore", "backup.db", "--accept-older-tokens", "--revocations-from", "serve.log"]).ok();
+    let server = site.start();
+    for ended in [&by_id, &of_subject, &of_tenant] {
+        assert!(!is_active(&server, &ended.access));
+    }
+    assert!(is_active(&server, &stays.access), "without an entry it would be accepted");
+    let whose = "blacklist WHERE kind = 'session' AND subject IN ('bob', 'carol', 'dave')";
+    assert_eq!(count(&site.database(), whose), 3);
+}
+
+#[test]
+fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
+    let site = Site::new();
+    let server = site.start();
+    let session = create(&server, &["alice"]);
+    site.back_up();
+    server.stop();
+    let first = site.verb(&["restore", "backup.db", "--end-all"]);
+    fs::write(site.path("restore.log"), &first.stderr).unwrap();
+    // Without the lines about its keys, which stop the tokens by themselves.
+    let lines = first.stderr.lines().filter(|line| line.contains("database_restored"));
+    fs::write(site.path("restore.log"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let arguments = ["restore", "backup.db", "--accept-older-tokens", "--revocations-from", "restore.log"];
+    site.verb(&arguments).ok();
+    let server = site.start();
+    assert!(!is_live(&server, &session));
+    assert!(!is_active(&server, &session.access));
 }
 
 #[test]
