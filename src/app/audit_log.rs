@@ -75,7 +75,7 @@ pub enum LoggedEnd {
 /// Something that was ended, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedRevocation {
-    /// What was ended.
+    /// The thing that was ended.
     pub end: LoggedEnd,
     /// Why.
     pub reason: EndReason,
@@ -97,12 +97,12 @@ pub struct LoggedSession {
 /// The end of the note of a restore that ended all sessions ([`AuditAction::DatabaseRestored`]).
 pub const ENDED_ALL: &str = "sessions ended since the backup: all sessions were ended";
 
-/// What a log says.
+/// The content of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RevocationLog {
-    /// How many records of the audit it has.
+    /// The number of records of the audit in it.
     pub records: usize,
-    /// What they say was ended, in their order.
+    /// The ends that they tell of, in their order.
     pub revocations: Vec<LoggedRevocation>,
     /// The sessions that they say were created, if they were asked for.
     pub created: Vec<LoggedSession>,
@@ -123,8 +123,8 @@ struct Line {
     note: String,
 }
 
-/// Reads a log from a file, or from standard input if its name is `-`. The sessions that were created
-/// may be very many, and are read on demand.
+/// Reads a log from a file, or from standard input if its name is `-`. The sessions that were
+/// created may be very many, and are read on demand.
 pub fn read(path: &Path, with_creations: bool) -> Result<RevocationLog, LogError> {
     match path.as_os_str() == "-" {
         true => read_from(io::stdin().lock(), with_creations),
@@ -191,7 +191,8 @@ fn records_in(text: &str) -> Result<Vec<Line>, String> {
                 take_records(value, &mut records)?;
                 rest = rest.get(end..).unwrap_or_default();
             }
-            // A bracket in what a collector has put in front, or an array that goes on in the next line.
+            // A bracket in what a collector has put in front, or an array that goes on in the next
+            // line.
             _ if rest.starts_with('[') => rest = rest.get(1..).unwrap_or_default(),
             Some(Err(error)) if error.is_eof() && (has_mark(rest) || may_begin_record(rest)) => {
                 return Err("its end is missing".to_owned());
@@ -382,7 +383,8 @@ mod tests {
         }
         for at in 3..record.len() {
             let (begin, end) = record.split_at(at);
-            // The first line is the last of a log, and is followed by the next record in the same line.
+            // The first line is the last of a log, and is followed by the next record in the same
+            // line.
             for text in [format!("{good}\n{begin}"), format!("{good}\n{begin}{good}")] {
                 let error = read(&text).unwrap_err().to_string();
                 assert!(error.starts_with("line 2 is a record"), "{begin}: {error}");

@@ -86,7 +86,7 @@ pub enum RestoreError {
     },
 }
 
-/// How it is known which sessions ended after the backup was made.
+/// The way to know which sessions ended after the backup was made.
 #[derive(Clone, Debug)]
 pub enum EndedSince {
     /// It is not.
@@ -102,24 +102,24 @@ pub enum EndedSince {
 pub struct RestoreOrder {
     /// The backup. None: the database is in its place already.
     pub backup: Option<PathBuf>,
-    /// Whether access tokens issued before the restore are accepted.
+    /// True if access tokens issued before the restore are accepted.
     pub accepts_older_tokens: bool,
     /// The sessions that are to be ended.
     pub ended_since: EndedSince,
 }
 
-/// What a restore did.
+/// The outcome of a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// Where the files of the database before are, if there was one.
+    /// The place of the files of the database before, if there was one.
     pub aside: Option<PathBuf>,
-    /// How many keys were revoked. What they made is not accepted.
+    /// The number of keys that were revoked. Their tokens are not accepted.
     pub keys_revoked: usize,
-    /// How many live sessions were ended.
+    /// The number of live sessions that were ended.
     pub sessions_ended: i64,
-    /// How many records of the audit the logs had.
+    /// The number of records of the audit in the logs.
     pub records: usize,
-    /// How many of them are about single access tokens, which cannot be revoked again.
+    /// The number of those about single access tokens, which cannot be revoked again.
     pub tokens_left: usize,
 }
 
@@ -144,8 +144,8 @@ pub async fn back_up(config: &Config, backup: &Path) -> Result<(), AppError> {
 /// Puts a backup in the place of the database, if one is given. Then revokes what was revoked after
 /// the backup was made, as far as it is known.
 ///
-/// On SQLite a backup becomes the database once all of this is done to it. If anything fails before,
-/// the database is as it was.
+/// On SQLite a backup becomes the database once all of this is done to it. If anything fails
+/// before, the database is as it was.
 pub async fn restore(config: &Config, order: &RestoreOrder, system: System) -> Result<Restored, AppError> {
     let log = read_logs(order)?;
     let Some(backup) = order.backup.clone() else {
@@ -200,8 +200,8 @@ async fn revoke_again(
     // A dump of an older version has to get its schema before the register can be read.
     let store = database::open_store(config).await?;
     refuse_if_served(config).await?;
-    // Replicas differ from the database by up to the tolerance each, and so from each other by twice
-    // as much. Rather a session more is ended than one too few.
+    // Replicas differ from the database by up to the tolerance each, and so from each other by
+    // twice as much. Rather a session more is ended than one too few.
     let tolerance = settings(config).max_clock_skew.saturating_mul(2);
     log.revocations.iter_mut().for_each(|revocation| revocation.extend(tolerance));
     let audit = CommandAudit::open(config, system, &store)?;
@@ -249,9 +249,9 @@ impl LoggedRevocation {
     }
 }
 
-/// How many sessions are read or ended in one statement.
+/// Sessions that are read or ended in one statement.
 const BATCH: i64 = 500;
-/// How many revocations are written at the same time, so that they share commits.
+/// Revocations that are written at the same time, so that they share commits.
 const AT_ONCE: usize = 64;
 
 /// A database that was set back, and is being brought up to date.
@@ -385,8 +385,9 @@ impl Restoring<'_> {
         Ok(sessions)
     }
 
-    /// What ends the sessions of a tenant or subject that were created up to an instant. All of them
-    /// at once, unless some were created later: then the revocation is older than the backup.
+    /// Finds targets that end the sessions of a tenant or subject that were created up to an
+    /// instant. All of them at once, unless some were created later: then the revocation is older
+    /// than the backup.
     async fn ends_until(
         &self,
         tenant: Tenant,
@@ -455,7 +456,7 @@ impl Restoring<'_> {
 /// Sessions of which the log tells and which the database may not know, because they were created
 /// after the backup. Nothing but an entry of their own stops their access tokens.
 struct LostSessions {
-    /// Whether their access tokens would be accepted without entries.
+    /// True if their access tokens would be accepted without entries.
     are_stopped: bool,
     created: HashMap<(Tenant, Subject), Vec<SessionId>>,
     whose: HashMap<SessionId, (Tenant, Subject)>,

@@ -8,7 +8,7 @@ const FAILING: &str =
 const WRITABLE: &str =
     "give this user the right to write the file and its folder, and mount their file system for writing";
 
-/// What SQLite says, as a part of its message, and the way out.
+/// Parts of messages of SQLite, each with the way out.
 const SQLITE: [(&str, &str); 4] = [
     ("database or disk is full", FREE_SPACE),
     ("disk I/O error", FAILING),

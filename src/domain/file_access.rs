@@ -296,7 +296,8 @@ mod tests {
             (US, OUR_GROUP, 0o2770, Ok(())),
             (ROOT, OUR_GROUP, 0o42_770, Ok(())),
             (ROOT, 100, 0o2775, Ok(())),
-            // The bit alone, as Debian sets it on homes: the group may not write, so nothing is shared.
+            // The bit alone, as Debian sets it on homes: the group may not write, so nothing is
+            // shared.
             (US, OUR_GROUP, 0o2750, Ok(())),
             (US, OUR_GROUP, 0o2755, Ok(())),
             (US, OUR_GROUP, 0o770, refused(Exposure::Mode(0o770))),
@@ -309,7 +310,7 @@ mod tests {
         ] {
             let folder = access(owner, group, mode);
             assert_eq!(Rule::OthersOnlyRead.judge(folder, folder, &process()), expected, "{owner} {group} {mode:o}");
-            // What is not accepted as a folder gives nobody a right on a file in it.
+            // A folder that is not accepted gives nobody a right on a file in it.
             let file = Rule::Private.judge(access(US, group, 0o660), folder, &process());
             assert_eq!(file.is_ok(), mode & 0o2020 == 0o2020 && expected.is_ok(), "{owner} {group} {mode:o}");
         }

@@ -406,7 +406,8 @@ fn a_restore_that_is_killed_loses_nothing() {
         let _ = restore.kill();
         restore.wait().unwrap();
 
-        // A start goes on with one of the two databases, or says that the restore has to be run again.
+        // A start goes on with one of the two databases, or says that the restore has to be run
+        // again.
         let mut server = Server::spawn(&mut serve(&site.data()));
         if server.listens() && server.comes("serving").is_some() {
             let listed = server.cli(["session", "list", "--subject", "bob", "--json"]).json();

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::domain::{ids::SessionId, time::Timestamp};
 
-/// Counts at most `limit` sessions after one, down to the last that was created up to the end of the
-/// millisecond of `until`.
+/// Counts at most `limit` sessions after one, down to the last that was created up to the end of
+/// the millisecond of `until`.
 pub async fn count_sessions(
     lease: &mut Lease<'_>,
     until: Timestamp,

@@ -29,7 +29,7 @@ const COPY: &str = ".restoring";
 /// finds for a database while there is a file of this name.
 pub const READY: &str = ".restored";
 
-/// How long to wait for connections to a copy to be closed, and how often.
+/// The pauses between looks whether all connections to a copy are closed, and their number.
 const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 const CLOSING_ATTEMPTS: usize = 500;
 
@@ -63,7 +63,7 @@ pub enum BackupError {
         path: PathBuf,
         /// The copy.
         backup: PathBuf,
-        /// What SQLite said.
+        /// The message of SQLite.
         problem: String,
     },
     /// The backup is the database.
@@ -89,7 +89,7 @@ pub enum BackupError {
     NotSettled {
         /// The copy.
         path: PathBuf,
-        /// What SQLite said.
+        /// The message of SQLite.
         problem: String,
     },
 }
@@ -299,8 +299,8 @@ impl Restoration {
     /// free names that begin with that of the database and this end. Returns the name of the old
     /// database, if there was one. The copy must have been closed.
     ///
-    /// The process may be killed at any instant: the old files are complete under their old names or
-    /// under the new ones, and no start takes a part of them for the whole.
+    /// The process may be killed at any instant: the old files are complete under their old names
+    /// or under the new ones, and no start takes a part of them for the whole.
     pub fn finish(self, aside_end: &str) -> Result<Option<PathBuf>, BackupError> {
         self.settle()?;
         let ready = beside(&self.path, READY);
@@ -373,7 +373,7 @@ impl Restoration {
 
 impl Drop for Restoration {
     fn drop(&mut self) {
-        // What stays is removed by the next restore.
+        // Files that stay are removed by the next restore.
         let _ = self.remove_copy();
     }
 }

@@ -62,13 +62,14 @@ use crate::domain::{
 
 type Connection = SyncConnectionWrapper<SqliteConnection>;
 
-/// Connections that the feed reads by: its own, so that slow listings never hold up an acknowledgement.
+/// Connections that the feed reads by: its own, so that slow listings never hold up an
+/// acknowledgement.
 const FEED_READERS: u32 = 1;
 /// Connections that read. Each runs on a blocking thread; more than this many reads at once wait.
 const READERS: u32 = 4;
 /// The file has one history: nothing that was committed is lost.
 const TIMELINE: Timeline = Timeline(0);
-/// How long a read waits for a connection before the database counts as away.
+/// The time that a read waits for a connection before the database counts as away.
 const READER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sessions, blacklist and keys in one SQLite file.
@@ -79,7 +80,8 @@ pub struct SqliteStore {
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
-    /// Held open for its lock. A batch under way when the store is dropped outlives it; nobody waits for its answer.
+    /// Held open for its lock. A batch under way when the store is dropped outlives it; nobody
+    /// waits for its answer.
     _lock: File,
 }
 
@@ -93,7 +95,8 @@ impl From<diesel::result::Error> for StoreError {
     fn from(error: diesel::result::Error) -> Self {
         use diesel::result::{DatabaseErrorKind, Error};
         match error {
-            // Locked, full, I/O error, file gone: the engine gives all of these without a kind of their own.
+            // Locked, full, I/O error, file gone: the engine gives all of these without a kind of
+            // their own.
             Error::DatabaseError(DatabaseErrorKind::Unknown | DatabaseErrorKind::ClosedConnection, info) => {
                 Self::Unavailable(disk::explain(info.message()).into_owned())
             }
@@ -106,7 +109,8 @@ impl From<diesel::result::Error> for StoreError {
     }
 }
 
-/// Brings the schema of a file up to date, making it if there is none, and returns the migrations that were made.
+/// Brings the schema of a file up to date, making it if there is none, and returns the migrations
+/// that were made.
 pub async fn migrate(path: &Path) -> Result<Vec<String>, OpenError> {
     Ok(prepare(path, true).await?.made)
 }
@@ -193,7 +197,8 @@ impl SqliteStore {
 /// Connections that read a file.
 async fn pool(path: &Path, size: u32) -> Result<Pool<Connection>, PoolError> {
     let mut config = ManagerConfig::default();
-    // A connection to a file does not go away by itself: no question whether it is there before each use.
+    // A connection to a file does not go away by itself: no question whether it is there before
+    // each use.
     config.recycling_method = RecyclingMethod::Fast;
     config.custom_setup = Box::new(|path| {
         Box::pin(async move {
@@ -214,7 +219,8 @@ async fn connection(pool: &Pool<Connection>) -> Result<PooledConnection<'_, Conn
 /// The one connection that writes.
 struct Writer {
     path: PathBuf,
-    /// Taken out while in use and put back only after success, so that a connection in doubt is never used again.
+    /// Taken out while in use and put back only after success, so that a connection in doubt is
+    /// never used again.
     connection: Mutex<Option<Connection>>,
     /// The mark in the file by which its log is known to belong to it.
     stamping: Arc<std::sync::Mutex<Stamping>>,
@@ -423,7 +429,8 @@ impl Store for SqliteStore {
 
     async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError> {
         let writer = self.writer.clone();
-        // To its end, whatever becomes of the caller: this process must look at the keys once they have changed.
+        // To its end, whatever becomes of the caller: this process must look at the keys once they
+        // have changed.
         let changing = tokio::spawn(async move {
             let place = writer.transaction(move |connection| ring::change_ring(connection, change)).await?;
             if let Some(Place { seq, .. }) = place {

@@ -50,7 +50,7 @@ pub enum OpenError {
     LeadsNowhere {
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// The name to which it leads.
         target: PathBuf,
     },
     /// Neither a file nor a link to one.
@@ -67,7 +67,7 @@ pub enum OpenError {
     ReadOnly {
         /// The file.
         path: PathBuf,
-        /// What the database said.
+        /// The message of the database.
         problem: String,
     },
     /// It is not a database, or a damaged one.
@@ -75,7 +75,7 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the check found.
+        /// The finding of the check.
         problem: String,
     },
     /// It belongs to another program.
@@ -130,7 +130,7 @@ pub enum OpenError {
     Other {
         /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The message of the database.
         problem: String,
     },
 }
@@ -236,7 +236,7 @@ fn make_private(path: &Path) -> Result<(), OpenError> {
         let Err(error) = judge(&file, Role::Database, Rule::Private) else { continue };
         let OpenError::Exposed(Exposed { exposure, .. }) = &error else { return Err(error) };
         let Some(mode) = exposure.mode() else { return Err(error) };
-        // Who does not own it cannot change its mode.
+        // A user who does not own it cannot change its mode.
         fs::set_permissions(&file, Permissions::from_mode(mode & 0o700)).map_err(|_| error)?;
         tracing::warn!(
             file = %file.display(),
@@ -247,7 +247,8 @@ fn make_private(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Takes the lock that keeps other processes away from the database. It ends with the file's being closed.
+/// Takes the lock that keeps other processes away from the database. It ends with the file's being
+/// closed.
 pub fn lock(path: &Path) -> Result<File, OpenError> {
     // By its true name, so that two names of one database have one lock.
     let true_path = match path.canonicalize() {
@@ -268,14 +269,15 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// How long a statement waits for a lock that another connection holds.
+/// Lets a statement wait for a lock that another connection holds.
 const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
-/// What SQLite says once it has waited long enough. Diesel hands on its message alone, without its code.
+/// The message of SQLite once it has waited long enough. Diesel hands on its message alone, without
+/// its code.
 const LOCKED: &str = "database is locked";
-/// What it says if it cannot make the files beside the file.
+/// Its messages if it cannot make the files beside the file.
 const NOT_WRITABLE: [&str; 2] = ["unable to open database file", "attempt to write a readonly database"];
 
-/// How closely a file is looked at for damage.
+/// The care with which a file is searched for damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// Each page by itself.
@@ -290,7 +292,8 @@ pub fn open_with(path: &Path, options: &str) -> Result<SqliteConnection, OpenErr
     let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     let mut connection =
         SqliteConnection::establish(&format!("file:{name}?{options}")).map_err(|error| other(error.to_string()))?;
-    // A store of this process that was just dropped may still be writing back its log: that is no damage.
+    // A store of this process that was just dropped may still be writing back its log: that is no
+    // damage.
     connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
     Ok(connection)
 }
@@ -300,7 +303,7 @@ pub fn open_ignoring_log(path: &Path) -> Result<SqliteConnection, OpenError> {
     open_with(path, "mode=ro&immutable=1")
 }
 
-/// What the header of our files says (`PRAGMA application_id`): "CSgn" in ASCII.
+/// The mark in the header of our files (`PRAGMA application_id`): "CSgn" in ASCII.
 const APPLICATION_ID: i32 = 0x4353_676e;
 
 #[derive(QueryableByName)]
@@ -311,8 +314,8 @@ struct Header {
     tables: i64,
 }
 
-/// Checks the file and brings its schema up to date, if it may. A file that is refused is left as it was. Returns the
-/// migrations that were made.
+/// Checks the file and brings its schema up to date, if it may. A file that is refused is left as
+/// it was. Returns the migrations that were made.
 pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     for file in files(path) {
@@ -376,13 +379,15 @@ struct Applied {
     version: String,
 }
 
-/// Refuses a file that is damaged, foreign or too new. Read-only: whoever closes a connection that could write, and be it a
-/// refused one, writes the log of an earlier crash back into the file.
-/// Otherwise it returns the versions of the migrations that the file has; without a table it has none.
+/// Refuses a file that is damaged, foreign or too new. Read-only: whoever closes a connection that
+/// could write, and be it a refused one, writes the log of an earlier crash back into the file.
+/// Otherwise it returns the versions of the migrations that the file has; without a table it has
+/// none.
 pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
-    // Without a log to be read along, the file is all there is, and looking at it needs none of the files beside it.
+    // Without a log to be read along, the file is all there is, and looking at it needs none of the
+    // files beside it.
     let mut connection = match beside(path, "-wal").exists() {
         true => open_with(path, "mode=ro")?,
         false => open_ignoring_log(path)?,
@@ -421,11 +426,13 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     }
 }
 
-/// Opens the connection that writes. What it has committed survives a power cut (`synchronous=FULL`).
+/// Opens the connection that writes. What it has committed survives a power cut
+/// (`synchronous=FULL`).
 pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
     let unavailable =
         |error: &dyn std::fmt::Display| StoreError::Unavailable(disk::explain(&error.to_string()).into_owned());
-    // Without this, SQLite would make a new, empty database in the place of one that was moved away.
+    // Without this, SQLite would make a new, empty database in the place of one that was moved
+    // away.
     if !path.exists() {
         return Err(StoreError::Unavailable(format!("{} is gone", path.display())));
     }
@@ -441,5 +448,5 @@ fn configure_writer(connection: &mut SqliteConnection) -> diesel::QueryResult<()
     )
 }
 
-/// What a connection that only reads is set to.
+/// The settings of a connection that only reads.
 pub const READER_SETTINGS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;";

@@ -1,16 +1,16 @@
 //! Tells a write-ahead log (`-wal`) that belongs to another database file, so that it is not
 //! applied to the wrong one.
 //!
-//! SQLite applies a log to whatever file lies beside it. After a crash, a backup that is copied over
-//! the database would silently become the data before the copy again. So each process stamps the file
-//! soon after it writes for the first time: it writes a random number into the header
-//! (`PRAGMA user_version`), and records that number and the schema version in the lock file beside the
-//! database. The number does not change until the next process writes.
+//! SQLite applies a log to whatever file lies beside it. After a crash, a backup that is copied
+//! over the database would silently become the data before the copy again. So each process stamps
+//! the file soon after it writes for the first time: it writes a random number into the header
+//! (`PRAGMA user_version`), and records that number and the schema version in the lock file beside
+//! the database. The number does not change until the next process writes.
 //!
-//! A copy made earlier has an older number, and one made by `countersign backup` a mark in its place.
-//! Copies by SQLite's backup have a lower schema version. A higher one alone is no reason to refuse a
-//! file, because an operator may add an index: then the log must have the same number, and not an
-//! older schema.
+//! A copy made earlier has an older number, and one made by `countersign backup` a mark in its
+//! place. Copies by SQLite's backup have a lower schema version. A higher one alone is no reason to
+//! refuse a file, because an operator may add an index: then the log must have the same number, and
+//! not an older schema.
 
 use std::{
     fmt,
@@ -115,7 +115,8 @@ fn continues(path: &Path, recorded: Stamp, found: Stamp, has_log: bool) -> bool 
 }
 
 /// Returns whether the log beside a file leads on from it: seen through the log, the number must be
-/// the same, and the schema not older. A log that cannot be read is left to the check that comes next.
+/// the same, and the schema not older. A log that cannot be read is left to the check that comes
+/// next.
 fn log_continues(path: &Path, found: Stamp) -> bool {
     let seen = open_with(path, "mode=ro").ok().and_then(|mut both| read(&mut both));
     seen.is_none_or(|seen| seen.user_version == found.user_version && seen.schema_version >= found.schema_version)
@@ -148,7 +149,7 @@ pub fn forget(path: &Path) -> Result<(), OpenError> {
     forgotten.map_err(|source| OpenError::Io { path, source })
 }
 
-/// How long to wait after the file could not be stamped, as while somebody reads an old snapshot.
+/// The pause after the file could not be stamped, as while somebody reads an old snapshot.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// The stamp of a process that writes to a file.
