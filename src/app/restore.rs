@@ -37,7 +37,10 @@ use crate::{
     store::{
         RevocationOutcome, SessionQuery, Store, StoreError,
         ring::RingChange,
-        sqlite::backup::{self, BackupError, Restoration},
+        sqlite::{
+            backup::{self, BackupError, Restoration},
+            open,
+        },
     },
 };
 
@@ -62,6 +65,15 @@ pub enum RestoreError {
          server, and then `countersign restore` without a file"
     )]
     RestoreByPostgres {
+        /// The database.
+        database: String,
+    },
+    /// PostgreSQL has programs of its own for that.
+    #[error(
+        "{database} is a PostgreSQL database, which is checked by its own programs: turn on data checksums, and run \
+         `pg_amcheck`"
+    )]
+    CheckByPostgres {
         /// The database.
         database: String,
     },
@@ -139,6 +151,16 @@ pub async fn back_up(config: &Config, backup: &Path) -> Result<(), AppError> {
     database::require_database(config)?;
     let (path, backup) = (path.clone(), backup.to_owned());
     with_files(move || backup::back_up(&path, &backup)).await
+}
+
+/// Looks through all of the database for damage, while services may use it.
+pub async fn check_database(config: &Config) -> Result<(), AppError> {
+    let DatabaseUrl::Sqlite(path) = &config.database else {
+        return Err(RestoreError::CheckByPostgres { database: config.database.to_string() }.into());
+    };
+    database::require_database(config)?;
+    let path = path.clone();
+    with_files(move || Ok(open::check_whole(&path)?)).await
 }
 
 /// Puts a backup in the place of the database, if one is given. Then revokes what was revoked after

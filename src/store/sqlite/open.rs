@@ -280,6 +280,8 @@ const NOT_WRITABLE: [&str; 2] = ["unable to open database file", "attempt to wri
 /// The care with which a file is searched for damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
+    /// The header, the length of the file and the schema.
+    Header,
     /// Each page by itself.
     Quick,
     /// Also each index against its table, which takes several times as long.
@@ -323,9 +325,10 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
         require_writable(&file)?;
     }
     stamp::refuse_unfinished_restore(path)?;
-    stamp::check(path)?;
+    // A look at all pages takes seconds for each gigabyte.
+    let depth = if stamp::check(path)? { Depth::Header } else { Depth::Quick };
     let is_there = path.metadata().is_ok_and(|metadata| metadata.len() > 0);
-    let applied = if is_there { check(path, Depth::Quick)? } else { vec![] };
+    let applied = if is_there { check(path, depth)? } else { vec![] };
     let is_ours = !applied.is_empty();
     if let Some(migration) = known(path)?.into_iter().find(|version| !applied.contains(version)) {
         if !may_migrate {
@@ -392,15 +395,20 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
         true => open_with(path, "mode=ro")?,
         false => open_ignoring_log(path)?,
     };
-    let question = match depth {
-        Depth::Quick => "PRAGMA quick_check(1)",
-        Depth::Full => "PRAGMA integrity_check(1)",
-    };
-    let findings: Vec<String> = sql::<Text>(question).load(&mut connection).map_err(|error| {
+    let refused = |error: diesel::result::Error| {
         let problem = error.to_string();
         // A full disk is no damage: a backup must not take the place of the file for that.
         if problem == LOCKED || disk::remedy(&problem).is_some() { other(problem) } else { damaged(problem) }
-    })?;
+    };
+    let findings: Vec<String> = match depth {
+        Depth::Header => vec![],
+        Depth::Quick => sql::<Text>("PRAGMA quick_check(1)").load(&mut connection).map_err(refused)?,
+        Depth::Full => sql::<Text>("PRAGMA integrity_check(1)").load(&mut connection).map_err(refused)?,
+    };
+    // A page that cannot be read may be in order.
+    if let Some(problem) = findings.iter().find_map(|finding| disk::io_error_in(finding)) {
+        return Err(other(problem));
+    }
     if let Some(finding) = findings.iter().find(|finding| *finding != "ok") {
         // The finding goes over several lines, an error has one.
         return Err(damaged(finding.replace('\n', " ")));
@@ -408,7 +416,7 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     let header: Header =
         sql_query("SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables FROM pragma_application_id")
             .get_result(&mut connection)
-            .map_err(|error| other(error.to_string()))?;
+            .map_err(refused)?;
     if header.tables == 0 {
         return Ok(vec![]);
     }
@@ -417,13 +425,20 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     }
     let applied: Vec<Applied> = sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version")
         .load(&mut connection)
-        .map_err(|error| other(error.to_string()))?;
+        .map_err(refused)?;
     let known = known(path)?;
     let applied: Vec<String> = applied.into_iter().map(|applied| applied.version).collect();
     match applied.iter().find(|version| !known.contains(version)) {
         Some(newer) => Err(OpenError::Newer { path: path.to_owned(), migration: newer.clone() }),
         None => Ok(applied),
     }
+}
+
+/// Looks through all of a database for damage, also while a service uses it.
+pub fn check_whole(path: &Path) -> Result<(), OpenError> {
+    let path = resolve(path)?;
+    stamp::refuse_unfinished_restore(&path)?;
+    check(&path, Depth::Full).map(drop)
 }
 
 /// Opens the connection that writes. What it has committed survives a power cut

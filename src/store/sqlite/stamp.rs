@@ -75,14 +75,16 @@ const LOG_HEADER: u64 = 32;
 
 /// Refuses a log that does not belong to the file. A file without a log that is a copy, or not the
 /// one used here last, is a backup that was put back by hand, and is worth a warning.
-pub fn check(path: &Path) -> Result<(), OpenError> {
+///
+/// Returns whether the file was closed in good order by the process that used it here last.
+pub fn check(path: &Path) -> Result<bool, OpenError> {
     let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > LOG_HEADER);
     let is_there = path.metadata().is_ok_and(|file| file.len() > 0);
     if !is_there {
-        return if has_log { Err(OpenError::LogAlone(path.to_owned())) } else { Ok(()) };
+        return if has_log { Err(OpenError::LogAlone(path.to_owned())) } else { Ok(false) };
     }
     // A file that cannot be read is found to be damaged by the check that comes next.
-    let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| read(&mut file)) else { return Ok(()) };
+    let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| read(&mut file)) else { return Ok(false) };
     let (is_known, is_the_same) = match recorded(path) {
         Some(recorded) => (true, recorded == found || continues(path, recorded, found, has_log)),
         None => (false, false),
@@ -104,7 +106,7 @@ pub fn check(path: &Path) -> Result<(), OpenError> {
         ),
         (false, false) => {}
     }
-    Ok(())
+    Ok(is_the_same && !has_log)
 }
 
 /// Returns whether a file is the recorded one after changes of its schema, as an operator makes
