@@ -452,6 +452,13 @@ fn a_restore_that_was_interrupted_is_ended_by_the_next_one_also_through_a_link()
     fs::set_permissions(site.path("bad.db"), Permissions::from_mode(0o600)).unwrap();
     site.verb(&["restore", "bad.db"]).error(2);
     refused(&mut serve(&site.data()));
+    // Nor does one that fails later, when the copy has been made.
+    let master = site.data().join("master.key");
+    let key = fs::read(&master).unwrap();
+    fs::write(&master, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
+    assert!(site.verb(&["restore", "backup.db"]).error(2).contains("master key"));
+    fs::write(&master, key).unwrap();
+    refused(&mut serve(&site.data()));
 
     site.verb(&["restore", "backup.db"]).ok();
     assert!(file.exists() && !ready.exists());
