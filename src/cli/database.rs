@@ -12,8 +12,8 @@ use crate::app;
 pub enum DatabaseCommand {
     /// Look through all of an SQLite database for damage, also while a service uses it.
     ///
-    /// `serve` does this by itself after it was killed, and else looks at the header and the schema alone. It takes several
-    /// seconds for each gigabyte. Exit code 2 if the database is damaged.
+    /// `serve` does this by itself after it was killed, and else looks at the header and the schema
+    /// alone. It takes several seconds for each gigabyte. Exit code 2 if the database is damaged.
     Check(Check),
 }
 
