@@ -131,6 +131,7 @@ macro_rules! conformance {
                 the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live,
                 a_tenant_that_nothing_is_known_of_adds_no_entry,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant,
+                all_sessions_end_in_batches_up_to_an_instant,
             }
             feed {
                 entries_come_in_the_order_of_their_seq_page_by_page,

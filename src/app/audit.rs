@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{AppError, System};
 use crate::{
-    authority::audit::{Audit, AuditQueue, AuditWriter},
+    authority::audit::{Audit, AuditQueue, AuditWriter, BATCH},
     config::Config,
     domain::{
         audit::{AuditAction, AuditRecord, Who},
@@ -42,7 +42,7 @@ impl CommandAudit {
         Self { audit, table: queue.map(|queue| AuditWriter::new(Arc::clone(store), queue)) }
     }
 
-    /// Where others record what they do for the command.
+    /// Returns the audit in which others record what they do for the command.
     pub fn log(&self) -> &Audit {
         &self.audit
     }
@@ -53,8 +53,18 @@ impl CommandAudit {
         self.write().await;
     }
 
-    /// Writes the records that wait to the table. What they are about has been done, so this does not
-    /// fail because the table cannot be written.
+    /// Records a change in the log at once, and in the table with many others: a transaction for
+    /// each would take the longest part of a command that changes much. [`Self::write`] comes at
+    /// its end.
+    pub async fn record_in_batches(&mut self, record: AuditRecord) {
+        self.audit.record(record);
+        if self.audit.waiting() >= BATCH {
+            self.write().await;
+        }
+    }
+
+    /// Writes the records that wait to the table. What they are about has been done, so this does
+    /// not fail because the table cannot be written.
     pub async fn write(&mut self) {
         if let Some(table) = &mut self.table
             && let Err(error) = table.write().await

@@ -7,12 +7,14 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::domain::{
     audit::{AuditAction, TARGET},
     ids::{AuditId, SessionId},
     session::EndReason,
     text::{Note, Subject, Tenant},
+    time::Timestamp,
 };
 
 /// A log cannot be used.
@@ -24,7 +26,8 @@ pub enum LogError {
     /// A line about the audit is not understood.
     #[error(
         "line {line} is a record of the audit that cannot be read ({problem}): give the log as the service wrote it, \
-         in the form of log.format = \"json\""
+         in the form of log.format = \"json\" and without lines being wrapped or cut; if a part of the line is lost for \
+         good, delete the line, and after the restore end by hand what it is about"
     )]
     Unreadable {
         /// The line's number, from 1.
@@ -48,15 +51,20 @@ pub enum LoggedEnd {
         tenant: Tenant,
         /// The subject.
         subject: Subject,
-        /// In milliseconds since the epoch.
-        until_millis: i64,
+        /// The instant.
+        until: Timestamp,
     },
     /// The sessions of a tenant that were created up to this instant.
     Tenant {
         /// The tenant.
         tenant: Tenant,
-        /// In milliseconds since the epoch.
-        until_millis: i64,
+        /// The instant.
+        until: Timestamp,
+    },
+    /// All sessions that were created up to this instant.
+    All {
+        /// The instant.
+        until: Timestamp,
     },
     /// A key.
     Key(String),
@@ -67,7 +75,7 @@ pub enum LoggedEnd {
 /// Something that was ended, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedRevocation {
-    /// What was ended.
+    /// The thing that was ended.
     pub end: LoggedEnd,
     /// Why.
     pub reason: EndReason,
@@ -75,13 +83,29 @@ pub struct LoggedRevocation {
     pub note: Note,
 }
 
-/// What a log says.
+/// A session that was created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedSession {
+    /// Which.
+    pub id: SessionId,
+    /// Its tenant.
+    pub tenant: Tenant,
+    /// Whose it is.
+    pub subject: Subject,
+}
+
+/// The end of the note of a restore that ended all sessions ([`AuditAction::DatabaseRestored`]).
+pub const ENDED_ALL: &str = "sessions ended since the backup: all sessions were ended";
+
+/// The content of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RevocationLog {
-    /// How many records of the audit it has.
+    /// The number of records of the audit in it.
     pub records: usize,
-    /// What they say was ended, in their order.
+    /// The ends that they tell of, in their order.
     pub revocations: Vec<LoggedRevocation>,
+    /// The sessions that they say were created, if they were asked for.
+    pub created: Vec<LoggedSession>,
 }
 
 /// The fields of a line that matter. Those of other lines may be of other types, so they are read
@@ -99,15 +123,16 @@ struct Line {
     note: String,
 }
 
-/// Reads a log from a file, or from standard input if its name is `-`.
-pub fn read(path: &Path) -> Result<RevocationLog, LogError> {
+/// Reads a log from a file, or from standard input if its name is `-`. The sessions that were
+/// created may be very many, and are read on demand.
+pub fn read(path: &Path, with_creations: bool) -> Result<RevocationLog, LogError> {
     match path.as_os_str() == "-" {
-        true => read_from(io::stdin().lock()),
-        false => read_from(BufReader::new(File::open(path)?)),
+        true => read_from(io::stdin().lock(), with_creations),
+        false => read_from(BufReader::new(File::open(path)?), with_creations),
     }
 }
 
-fn read_from(mut reader: impl BufRead) -> Result<RevocationLog, LogError> {
+fn read_from(mut reader: impl BufRead, with_creations: bool) -> Result<RevocationLog, LogError> {
     let (mut log, mut number, mut line) = (RevocationLog::default(), 0, vec![]);
     loop {
         line.clear();
@@ -116,55 +141,130 @@ fn read_from(mut reader: impl BufRead) -> Result<RevocationLog, LogError> {
             break;
         }
         let text = String::from_utf8_lossy(&line);
-        if !text.contains(TARGET) {
-            continue;
-        }
         let unreadable = |problem: String| LogError::Unreadable { line: number, problem };
-        let Some(record) = record_in(&text).map_err(unreadable)? else { continue };
-        log.records += 1;
-        log.revocations.extend(revocation(record).map_err(unreadable)?);
+        for record in records_in(text.trim_end()).map_err(unreadable)? {
+            log.records += 1;
+            match AuditAction::from_name(&record.action) {
+                Some(AuditAction::SessionCreated) if with_creations => {
+                    log.created.push(record.created().map_err(unreadable)?);
+                }
+                _ => log.revocations.extend(revocation(record).map_err(unreadable)?),
+            }
+        }
     }
     if log.records == 0 { Err(LogError::NoRecord) } else { Ok(log) }
 }
 
-/// The record in a line, if it is one. Collectors put a prefix of their own in front of lines.
-fn record_in(text: &str) -> Result<Option<Line>, String> {
-    let json = text.find('{').and_then(|start| text.get(start..)).unwrap_or_default();
-    let mut values = serde_json::Deserializer::from_str(json).into_iter::<serde_json::Value>();
-    let value = match values.next() {
-        Some(Ok(value)) => value,
-        Some(Err(error)) => return Err(error.to_string()),
-        None => return Err("it is not JSON".to_owned()),
-    };
-    match value.get("target").and_then(serde_json::Value::as_str) {
-        Some(TARGET) => serde_json::from_value(value).map(Some).map_err(|error| error.to_string()),
-        // Another line that happens to name the target.
-        Some(_) => Ok(None),
-        None => Err("it has no field `target`".to_owned()),
+/// The texts of which each record of ours has one: the target is at its end, the message near its
+/// beginning. The last is that of a record inside the JSON of a collector.
+const MARKS: [&str; 3] = [TARGET, r#""message":"audit""#, ESCAPED_MARK];
+const ESCAPED_MARK: &str = r#"\"message\":\"audit\""#;
+
+fn has_mark(text: &str) -> bool {
+    MARKS.iter().any(|mark| text.contains(mark))
+}
+
+/// Returns whether the beginning of a line may be that of a record whose end is missing.
+fn may_begin_record(text: &str) -> bool {
+    const START: &str = r#"{"timestamp":""#;
+    const SHORTEST: usize = r#"{"t"#.len();
+    let is_of_ours = text.starts_with(START) || text.len() >= SHORTEST && START.starts_with(text);
+    let message = text.split_once(r#""message":""#);
+    is_of_ours && message.is_none_or(|(_, message)| r#"audit""#.starts_with(message))
+}
+
+/// The records in a line. Collectors put a prefix of their own in front of lines, join lines, and
+/// make arrays of them.
+fn records_in(text: &str) -> Result<Vec<Line>, String> {
+    let mut records = vec![];
+    let mut rest = text;
+    while let Some(start) = rest.find(['{', '[']) {
+        let (before, json) = rest.split_at(start);
+        if has_mark(before) {
+            break;
+        }
+        rest = json;
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        match values.next() {
+            Some(Ok(value)) => {
+                let end = values.byte_offset();
+                take_records(value, &mut records)?;
+                rest = rest.get(end..).unwrap_or_default();
+            }
+            // A bracket in what a collector has put in front, or an array that goes on in the next
+            // line.
+            _ if rest.starts_with('[') => rest = rest.get(1..).unwrap_or_default(),
+            Some(Err(error)) if error.is_eof() && (has_mark(rest) || may_begin_record(rest)) => {
+                return Err("its end is missing".to_owned());
+            }
+            Some(Err(error)) if has_mark(rest) => return Err(error.to_string()),
+            // Text of others.
+            Some(Err(_)) | None => return Ok(records),
+        }
+    }
+    if has_mark(rest) { Err("it is not JSON".to_owned()) } else { Ok(records) }
+}
+
+/// Takes the records out of a value of a line.
+fn take_records(value: Value, records: &mut Vec<Line>) -> Result<(), String> {
+    if let Value::Array(values) = value {
+        return values.into_iter().try_for_each(|value| take_records(value, records));
+    }
+    match value.get("target").and_then(Value::as_str) {
+        Some(TARGET) => {
+            records.push(serde_json::from_value(value).map_err(|error| error.to_string())?);
+            Ok(())
+        }
+        // Another line that may happen to name the target.
+        Some(_) if !value.to_string().contains(ESCAPED_MARK) => Ok(()),
+        None if !has_mark(&value.to_string()) => Ok(()),
+        Some(_) | None => Err("it is inside another value: take it out of there".to_owned()),
     }
 }
 
-fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
-    let lacks = |name: &str| format!("it has no good {name}");
-    let session = || line.session_id.as_deref().and_then(|id| id.parse().ok()).ok_or_else(|| lacks("session_id"));
-    let tenant = || {
-        let tenant = line.tenant.clone().ok_or_else(|| lacks("tenant"))?;
+impl Line {
+    fn session(&self) -> Result<SessionId, String> {
+        self.session_id.as_deref().and_then(|id| id.parse().ok()).ok_or_else(|| lacks("session_id"))
+    }
+
+    fn tenant(&self) -> Result<Tenant, String> {
+        let tenant = self.tenant.clone().ok_or_else(|| lacks("tenant"))?;
         Tenant::try_from(tenant).map_err(|_| lacks("tenant"))
-    };
-    let until_millis = || line.id.parse().map(|id: AuditId| id.millis()).map_err(|_| lacks("id"));
+    }
+
+    fn subject(&self) -> Result<Subject, String> {
+        let subject = self.subject.clone().ok_or_else(|| lacks("subject"))?;
+        Subject::try_from(subject).map_err(|_| lacks("subject"))
+    }
+
+    /// The instant at which it was recorded.
+    fn instant(&self) -> Result<Timestamp, String> {
+        let id: AuditId = self.id.parse().map_err(|_| lacks("id"))?;
+        Ok(Timestamp::from_micros(id.millis().saturating_mul(1000)))
+    }
+
+    fn created(&self) -> Result<LoggedSession, String> {
+        Ok(LoggedSession { id: self.session()?, tenant: self.tenant()?, subject: self.subject()? })
+    }
+}
+
+fn lacks(name: &str) -> String {
+    format!("it has no good {name}")
+}
+
+fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
     let action = AuditAction::from_name(&line.action)
         .ok_or_else(|| format!("this version does not know the action {:?}", line.action))?;
     let end = match action {
         AuditAction::SessionEvicted | AuditAction::RefreshReused | AuditAction::SessionRevoked => {
-            LoggedEnd::Session(session()?)
+            LoggedEnd::Session(line.session()?)
         }
-        AuditAction::TokenRevoked => LoggedEnd::Token(session()?),
+        AuditAction::TokenRevoked => LoggedEnd::Token(line.session()?),
         AuditAction::SubjectRevoked => {
-            let subject = line.subject.clone().ok_or_else(|| lacks("subject"))?;
-            let subject = Subject::try_from(subject).map_err(|_| lacks("subject"))?;
-            LoggedEnd::Subject { tenant: tenant()?, subject, until_millis: until_millis()? }
+            LoggedEnd::Subject { tenant: line.tenant()?, subject: line.subject()?, until: line.instant()? }
         }
-        AuditAction::TenantRevoked => LoggedEnd::Tenant { tenant: tenant()?, until_millis: until_millis()? },
+        AuditAction::TenantRevoked => LoggedEnd::Tenant { tenant: line.tenant()?, until: line.instant()? },
+        AuditAction::DatabaseRestored if line.note.ends_with(ENDED_ALL) => LoggedEnd::All { until: line.instant()? },
         AuditAction::KeyRevoked => LoggedEnd::Key(line.kid.clone().ok_or_else(|| lacks("kid"))?),
         AuditAction::SessionCreated
         | AuditAction::SessionExpired
@@ -196,7 +296,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<RevocationLog, LogError> {
-        read_from(text.as_bytes())
+        read_from(text.as_bytes(), false)
     }
 
     #[test]
@@ -211,14 +311,16 @@ mod tests {
             line(r#""action":"session_created","tenant":"","subject":"a""#),
             line(r#""action":"subject_revoked","tenant":"acme","subject":"alice""#),
             line(r#""action":"tenant_revoked","tenant":"acme""#) + " stream=stderr",
+            line(&format!(r#""action":"database_restored","note":"older access tokens: refused; {ENDED_ALL}""#)),
+            line(r#""action":"database_restored","note":"sessions ended since the backup: not known""#),
             line(r#""action":"key_revoked","kid":"k1""#),
             line(&format!(r#""action":"token_revoked",{session}"#)),
         ];
         let log = read(&lines.join("\n")).unwrap();
-        assert_eq!(log.records, 8);
+        assert_eq!(log.records, 10);
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         let subject = Subject::try_from("alice".to_owned()).unwrap();
-        let (id, until_millis) = (SESSION.parse().unwrap(), 0x019b_8d2c_5c61);
+        let (id, until) = (SESSION.parse().unwrap(), Timestamp::from_micros(0x019b_8d2c_5c61 * 1000));
         let ends: Vec<_> = log.revocations.iter().map(|revocation| revocation.end.clone()).collect();
         assert_eq!(
             ends,
@@ -226,8 +328,9 @@ mod tests {
                 LoggedEnd::Session(id),
                 LoggedEnd::Session(id),
                 LoggedEnd::Session(id),
-                LoggedEnd::Subject { tenant: tenant.clone(), subject, until_millis },
-                LoggedEnd::Tenant { tenant, until_millis },
+                LoggedEnd::Subject { tenant: tenant.clone(), subject, until },
+                LoggedEnd::Tenant { tenant, until },
+                LoggedEnd::All { until },
                 LoggedEnd::Key("k1".to_owned()),
                 LoggedEnd::Token(id),
             ]
@@ -235,6 +338,60 @@ mod tests {
         let first = &log.revocations[0];
         assert_eq!((first.reason, &*first.note), (EndReason::Compromised, "laptop stolen"));
         assert_eq!(log.revocations[1].reason, EndReason::Unspecified);
+    }
+
+    #[test]
+    fn records_are_found_that_a_collector_has_joined() {
+        let record = |kid: &str| line(&format!(r#""action":"key_revoked","kid":"{kid}""#));
+        let [a, b] = ["a", "b"].map(record);
+        for text in [
+            format!("{a}{b}"),
+            format!("<14>1 host[7]: {a} {{\"of\":\"others\"}} {b} stream=stderr"),
+            format!("[{a}, {b}]"),
+            format!("[\n{a},\n{b}\n]\n"),
+            format!("{{\n{a}\n[cut\n{b}"),
+        ] {
+            let log = read(&text).unwrap();
+            let keys: Vec<_> = log.revocations.into_iter().map(|revocation| revocation.end).collect();
+            assert_eq!(keys, ["a", "b"].map(|kid| LoggedEnd::Key(kid.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn sessions_that_were_created_are_read_on_demand() {
+        let created =
+            line(&format!(r#""action":"session_created","tenant":"acme","subject":"alice","session_id":"{SESSION}""#));
+        assert_eq!(read(&created).unwrap().created, []);
+        let log = read_from(created.as_bytes(), true).unwrap();
+        let tenant = Tenant::try_from("acme".to_owned()).unwrap();
+        let subject = Subject::try_from("alice".to_owned()).unwrap();
+        assert_eq!(log.created, [LoggedSession { id: SESSION.parse().unwrap(), tenant, subject }]);
+        assert_eq!((log.records, log.revocations), (1, vec![]));
+    }
+
+    #[test]
+    fn a_record_that_was_cut_off_or_wrapped_anywhere_is_never_passed_over() {
+        let good = line(r#""action":"key_revoked","kid":"k1""#);
+        let record = line(&format!(
+            r#""action":"session_revoked","session_id":"{SESSION}","reason":"compromised","note":"laptop [{{ \"stolen""#
+        ));
+        let escaped = serde_json::json!({ "log": record }).to_string();
+        let within = serde_json::json!({ "target": "collector", "log": record }).to_string();
+        for whole in [escaped, within] {
+            let error = read(&format!("{good}\n{whole}\n")).unwrap_err().to_string();
+            assert!(error.starts_with("line 2 is a record"), "{whole}: {error}");
+        }
+        for at in 3..record.len() {
+            let (begin, end) = record.split_at(at);
+            // The first line is the last of a log, and is followed by the next record in the same
+            // line.
+            for text in [format!("{good}\n{begin}"), format!("{good}\n{begin}{good}")] {
+                let error = read(&text).unwrap_err().to_string();
+                assert!(error.starts_with("line 2 is a record"), "{begin}: {error}");
+            }
+            let error = read(&format!("{good}\n{begin}\n{end}\n")).unwrap_err().to_string();
+            assert!(error.contains("is a record of the audit that cannot be read"), "{begin}: {error}");
+        }
     }
 
     #[test]

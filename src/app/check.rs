@@ -17,9 +17,9 @@ use crate::{
 /// The findings about the files that the settings name.
 #[derive(Debug, Default)]
 pub struct FileFindings {
-    /// What keeps `serve` from starting.
+    /// Errors that keep `serve` from starting.
     pub errors: Vec<AppError>,
-    /// What `serve` warns of.
+    /// Warnings that `serve` gives.
     pub warnings: Vec<String>,
 }
 

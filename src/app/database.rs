@@ -20,7 +20,7 @@ use crate::{
     store::{
         Store,
         postgres::{self, PostgresStore},
-        sqlite::SqliteStore,
+        sqlite::{SqliteStore, open::is_restore_unfinished},
     },
 };
 
@@ -94,7 +94,7 @@ fn is_temporary(error: &AppError) -> bool {
     matches!(error, AppError::Postgres(error) if error.is_temporary())
 }
 
-/// What the PostgreSQL engine is opened with.
+/// The options with which the PostgreSQL engine is opened.
 pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect::Options {
     use postgres::connect::{Options, Password};
 
@@ -149,7 +149,10 @@ fn judge_folder(path: &Path) -> Result<(), AppError> {
 /// Refuses to make a database where one is meant that exists.
 pub fn require_database(config: &Config) -> Result<(), AppError> {
     match &config.database {
-        DatabaseUrl::Sqlite(path) if !path.exists() => Err(AppError::NoDatabase(path.clone())),
+        // There may be none because a restore was interrupted, and opening it says so.
+        DatabaseUrl::Sqlite(path) if !path.exists() && !is_restore_unfinished(path) => {
+            Err(AppError::NoDatabase(path.clone()))
+        }
         DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => Ok(()),
     }
 }

@@ -126,7 +126,7 @@ pub enum AppError {
 }
 
 impl AppError {
-    /// Whether it happened before the service was up.
+    /// Returns whether it happened before the service was up.
     pub fn is_at_start(&self) -> bool {
         !matches!(self, Self::Sweep(_) | Self::TaskStopped(_))
     }

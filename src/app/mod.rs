@@ -45,7 +45,7 @@ pub use self::{
     error::AppError,
     keys::{import_key, reseal},
     ports::Listeners,
-    restore::{EndedSince, RestoreOrder, Restored, back_up, restore},
+    restore::{EndedSince, RestoreOrder, Restored, back_up, check_database, restore},
 };
 pub use crate::{
     authority::sweep::Swept,

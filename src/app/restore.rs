@@ -2,8 +2,10 @@
 //! keeping what was revoked meanwhile revoked.
 
 use std::{
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -13,7 +15,7 @@ use tokio::task::spawn_blocking;
 use super::{
     AppError, System,
     audit::{CommandAudit, by_command},
-    audit_log::{self, LogError, LoggedEnd, LoggedRevocation, RevocationLog},
+    audit_log::{self, ENDED_ALL, LogError, LoggedEnd, LoggedRevocation, LoggedSession, RevocationLog},
     database::{self, make_folders},
     keys::{Masters, about_key, open_keeper},
     settings::settings,
@@ -24,7 +26,8 @@ use crate::{
         audit::{AuditAction, AuditRecord},
         ids::SessionId,
         key::{Key, KeyPurpose, SealedKey},
-        revocation::{Revocation, RevocationTarget},
+        policy::LONGEST_ACCESS_TOKEN_TTL,
+        revocation::{RETENTION_MARGIN, Revocation, RevocationTarget, Revoked, tenant_covers},
         rotation::Rotation,
         session::{EndReason, Ended},
         text::{Note, Subject, Tenant},
@@ -34,7 +37,10 @@ use crate::{
     store::{
         RevocationOutcome, SessionQuery, Store, StoreError,
         ring::RingChange,
-        sqlite::backup::{self, BackupError, Restoration},
+        sqlite::{
+            backup::{self, BackupError, Restoration},
+            open,
+        },
     },
 };
 
@@ -62,6 +68,15 @@ pub enum RestoreError {
         /// The database.
         database: String,
     },
+    /// PostgreSQL has programs of its own for that.
+    #[error(
+        "{database} is a PostgreSQL database, which is checked by its own programs: turn on data checksums, and run \
+         `pg_amcheck`"
+    )]
+    CheckByPostgres {
+        /// The database.
+        database: String,
+    },
     /// Replicas serve from the database.
     #[error(
         "replica {name} ({incarnation}) serves from this database: stop all replicas first, and wait until \
@@ -83,7 +98,7 @@ pub enum RestoreError {
     },
 }
 
-/// How it is known which sessions ended after the backup was made.
+/// The way to know which sessions ended after the backup was made.
 #[derive(Clone, Debug)]
 pub enum EndedSince {
     /// It is not.
@@ -99,24 +114,24 @@ pub enum EndedSince {
 pub struct RestoreOrder {
     /// The backup. None: the database is in its place already.
     pub backup: Option<PathBuf>,
-    /// Whether access tokens issued before the restore are accepted.
+    /// True if access tokens issued before the restore are accepted.
     pub accepts_older_tokens: bool,
     /// The sessions that are to be ended.
     pub ended_since: EndedSince,
 }
 
-/// What a restore did.
+/// The outcome of a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// Where the files of the database before are, if there was one.
+    /// The place of the files of the database before, if there was one.
     pub aside: Option<PathBuf>,
-    /// How many keys were revoked. What they made is not accepted.
+    /// The number of keys that were revoked. Their tokens are not accepted.
     pub keys_revoked: usize,
-    /// How many live sessions were ended.
+    /// The number of live sessions that were ended.
     pub sessions_ended: i64,
-    /// How many records of the audit the logs had.
+    /// The number of records of the audit in the logs.
     pub records: usize,
-    /// How many of them are about single access tokens, which cannot be revoked again.
+    /// The number of those about single access tokens, which cannot be revoked again.
     pub tokens_left: usize,
 }
 
@@ -138,13 +153,23 @@ pub async fn back_up(config: &Config, backup: &Path) -> Result<(), AppError> {
     with_files(move || backup::back_up(&path, &backup)).await
 }
 
+/// Looks through all of the database for damage, while services may use it.
+pub async fn check_database(config: &Config) -> Result<(), AppError> {
+    let DatabaseUrl::Sqlite(path) = &config.database else {
+        return Err(RestoreError::CheckByPostgres { database: config.database.to_string() }.into());
+    };
+    database::require_database(config)?;
+    let path = path.clone();
+    with_files(move || Ok(open::check_whole(&path)?)).await
+}
+
 /// Puts a backup in the place of the database, if one is given. Then revokes what was revoked after
 /// the backup was made, as far as it is known.
 ///
-/// On SQLite a backup becomes the database once all of this is done to it. If anything fails before,
-/// the database is as it was.
+/// On SQLite a backup becomes the database once all of this is done to it. If anything fails
+/// before, the database is as it was.
 pub async fn restore(config: &Config, order: &RestoreOrder, system: System) -> Result<Restored, AppError> {
-    let log = read_logs(&order.ended_since)?;
+    let log = read_logs(order)?;
     let Some(backup) = order.backup.clone() else {
         database::require_database(config)?;
         return revoke_again(config, order, log, &system).await;
@@ -170,13 +195,17 @@ fn aside_end(now: Timestamp) -> String {
     format!(".before-restore-{instant}")
 }
 
-fn read_logs(ended_since: &EndedSince) -> Result<RevocationLog, RestoreError> {
+fn read_logs(order: &RestoreOrder) -> Result<RevocationLog, RestoreError> {
     let mut all = RevocationLog::default();
-    if let EndedSince::Logs(paths) = ended_since {
+    if let EndedSince::Logs(paths) = &order.ended_since {
+        // Which sessions were created matters for their access tokens alone.
+        let with_creations = order.accepts_older_tokens;
         for path in paths {
-            let log = audit_log::read(path).map_err(|source| RestoreError::Log { path: path.clone(), source })?;
+            let log = audit_log::read(path, with_creations);
+            let log = log.map_err(|source| RestoreError::Log { path: path.clone(), source })?;
             all.records += log.records;
             all.revocations.extend(log.revocations);
+            all.created.extend(log.created);
         }
     }
     Ok(all)
@@ -186,33 +215,24 @@ fn read_logs(ended_since: &EndedSince) -> Result<RevocationLog, RestoreError> {
 async fn revoke_again(
     config: &Config,
     order: &RestoreOrder,
-    log: RevocationLog,
+    mut log: RevocationLog,
     system: &System,
 ) -> Result<Restored, AppError> {
     let masters = Masters::read(config)?;
-    refuse_if_served(config).await?;
+    // A dump of an older version has to get its schema before the register can be read.
     let store = database::open_store(config).await?;
+    refuse_if_served(config).await?;
+    // Replicas differ from the database by up to the tolerance each, and so from each other by
+    // twice as much. Rather a session more is ended than one too few.
+    let tolerance = settings(config).max_clock_skew.saturating_mul(2);
+    log.revocations.iter_mut().for_each(|revocation| revocation.extend(tolerance));
     let audit = CommandAudit::open(config, system, &store)?;
     let masters = open_keeper(config, masters, &*store, system, audit.log()).await?.into_masters();
     let mut restoring = Restoring { config, audit, system, store, masters, now: system.clock.now() };
-    let mut restored = Restored { records: log.records, ..Restored::default() };
-    let logged_keys: Vec<&str> = log.revocations.iter().filter_map(LoggedRevocation::key).collect();
-    let is_revoked = |key: &Key| {
-        let is_older_signer = key.purpose() == KeyPurpose::AccessToken && !order.accepts_older_tokens;
-        is_older_signer || logged_keys.contains(&&*key.kid)
-    };
-    restored.keys_revoked = restoring.revoke_keys(&is_revoked).await?;
-    if order.accepts_older_tokens {
-        let is_token = |revocation: &&LoggedRevocation| matches!(revocation.end, LoggedEnd::Token(_));
-        restored.tokens_left = log.revocations.iter().filter(is_token).count();
-    }
-    restored.sessions_ended = match &order.ended_since {
-        EndedSince::Unknown => 0,
-        EndedSince::Logs(_) => restoring.end_logged(log.revocations).await?,
-        EndedSince::All => restoring.end_all().await?,
-    };
-    restoring.record(order, &restored).await;
-    Ok(restored)
+    let restored = restoring.run(order, log).await;
+    // Also of a restore that failed in the middle: what is recorded has been done.
+    restoring.audit.write().await;
+    restored
 }
 
 /// Refuses a database from which replicas serve: what is done here would reach them in no order.
@@ -232,14 +252,28 @@ impl LoggedRevocation {
     fn key(&self) -> Option<&str> {
         match &self.end {
             LoggedEnd::Key(kid) => Some(kid),
-            LoggedEnd::Session(_) | LoggedEnd::Subject { .. } | LoggedEnd::Tenant { .. } | LoggedEnd::Token(_) => None,
+            LoggedEnd::Session(_)
+            | LoggedEnd::Subject { .. }
+            | LoggedEnd::Tenant { .. }
+            | LoggedEnd::All { .. }
+            | LoggedEnd::Token(_) => None,
+        }
+    }
+
+    /// Lets it cover what was created this much later, by another clock.
+    fn extend(&mut self, tolerance: Duration) {
+        match &mut self.end {
+            LoggedEnd::Subject { until, .. } | LoggedEnd::Tenant { until, .. } | LoggedEnd::All { until } => {
+                *until = until.plus(tolerance);
+            }
+            LoggedEnd::Session(_) | LoggedEnd::Key(_) | LoggedEnd::Token(_) => {}
         }
     }
 }
 
-/// How many sessions are read or ended in one statement.
+/// Sessions that are read or ended in one statement.
 const BATCH: i64 = 500;
-/// How many revocations are written at the same time, so that they share commits.
+/// Revocations that are written at the same time, so that they share commits.
 const AT_ONCE: usize = 64;
 
 /// A database that was set back, and is being brought up to date.
@@ -253,6 +287,41 @@ struct Restoring<'a> {
 }
 
 impl Restoring<'_> {
+    async fn run(&mut self, order: &RestoreOrder, log: RevocationLog) -> Result<Restored, AppError> {
+        let mut restored = Restored { records: log.records, ..Restored::default() };
+        let logged_keys: HashSet<&str> = log.revocations.iter().filter_map(LoggedRevocation::key).collect();
+        // An earlier restore that ended all sessions has refused their access tokens too.
+        let all_until = log.revocations.iter().filter_map(|revocation| match revocation.end {
+            LoggedEnd::All { until } => Some(until),
+            _ => None,
+        });
+        let all_until = all_until.max();
+        let is_revoked = |key: &Key| {
+            let is_signer = key.purpose() == KeyPurpose::AccessToken;
+            let is_older = !order.accepts_older_tokens || all_until.is_some_and(|until| key.created_at <= until);
+            is_signer && is_older || logged_keys.contains(&*key.kid)
+        };
+        restored.keys_revoked = self.revoke_keys(&is_revoked).await?;
+        if order.accepts_older_tokens {
+            let is_token = |revocation: &&LoggedRevocation| matches!(revocation.end, LoggedEnd::Token(_));
+            restored.tokens_left = log.revocations.iter().filter(is_token).count();
+        }
+        restored.sessions_ended = match &order.ended_since {
+            EndedSince::Unknown => 0,
+            EndedSince::Logs(_) => {
+                let lost = LostSessions::new(order.accepts_older_tokens, log.created);
+                self.end_logged(log.revocations, &lost).await?
+            }
+            EndedSince::All => {
+                let note = Note::try_from("countersign restore --end-all".to_owned()).unwrap_or_default();
+                let ended = Ended { at: self.now, reason: EndReason::Administrative, note };
+                self.end_all(ended, Timestamp::from_micros(i64::MAX)).await?
+            }
+        };
+        self.record(order, &restored).await;
+        Ok(restored)
+    }
+
     /// Makes keys worthless, and makes new ones in the place of those that are missing then.
     async fn revoke_keys(&mut self, is_revoked: &dyn Fn(&Key) -> bool) -> Result<usize, AppError> {
         let settings = settings(self.config);
@@ -285,7 +354,7 @@ impl Restoring<'_> {
             if self.store.change_ring(change).await?.is_some() {
                 for key in &keys {
                     let action = AuditAction::of_key(key.state());
-                    self.audit.record(about_key(action, &key.kid, self.now)).await;
+                    self.audit.record_in_batches(about_key(action, &key.kid, self.now)).await;
                 }
                 return Ok(count);
             }
@@ -293,28 +362,42 @@ impl Restoring<'_> {
     }
 
     /// Ends what a log says was ended. Returns how many live sessions there were of it.
-    async fn end_logged(&mut self, revocations: Vec<LoggedRevocation>) -> Result<i64, AppError> {
-        let mut targets = vec![];
+    async fn end_logged(&mut self, revocations: Vec<LoggedRevocation>, lost: &LostSessions) -> Result<i64, AppError> {
+        let (mut orders, mut sessions) = (vec![], 0);
         for LoggedRevocation { end, reason, note } in revocations {
             let ended = Ended { at: self.now, reason, note };
-            let ends = match end {
-                LoggedEnd::Session(id) => vec![RevocationTarget::Session(id)],
-                LoggedEnd::Subject { tenant, subject, until_millis } => {
-                    self.ends_until(tenant, Some(subject), until_millis).await?
+            let (targets, created) = match end {
+                LoggedEnd::Session(id) if lost.are_stopped => (vec![], vec![id]),
+                LoggedEnd::Session(id) => (vec![RevocationTarget::Session(id)], vec![]),
+                LoggedEnd::Subject { tenant, subject, until } => {
+                    let created = lost.of_subject(&tenant, &subject, until);
+                    (self.ends_until(tenant, Some(subject), until).await?, created)
                 }
-                LoggedEnd::Tenant { tenant, until_millis } => self.ends_until(tenant, None, until_millis).await?,
-                LoggedEnd::Key(_) | LoggedEnd::Token(_) => vec![],
+                LoggedEnd::Tenant { tenant, until } => {
+                    let created = lost.of_tenant(&tenant, until);
+                    (self.ends_until(tenant, None, until).await?, created)
+                }
+                LoggedEnd::All { until } => {
+                    sessions += self.end_all(ended.clone(), until).await?;
+                    (vec![], lost.of_all(until))
+                }
+                LoggedEnd::Key(_) | LoggedEnd::Token(_) => continue,
             };
-            targets.extend(ends.into_iter().map(|target| (target, ended.clone())));
+            orders.extend(targets.into_iter().map(|target| Revocation {
+                target,
+                ended: ended.clone(),
+                may_add: true,
+                orphan: None,
+            }));
+            orders.extend(created.into_iter().map(|id| lost.stop(id, ended.clone())));
         }
         let store = &self.store;
-        let mut outcomes = stream::iter(targets)
-            .map(|(target, ended)| async move {
-                let order = Revocation { target: target.clone(), ended: ended.clone(), may_add: true, orphan: None };
+        let mut outcomes = stream::iter(orders)
+            .map(|order| async move {
+                let (target, ended) = (order.target.clone(), order.ended.clone());
                 Ok::<_, StoreError>((target, ended, store.revoke(order).await?))
             })
             .buffered(AT_ONCE);
-        let mut sessions = 0;
         while let Some((target, ended, outcome)) = outcomes.try_next().await? {
             sessions += outcome.sessions;
             if outcome.changed {
@@ -324,15 +407,16 @@ impl Restoring<'_> {
         Ok(sessions)
     }
 
-    /// What ends the sessions of a tenant or subject that were created up to an instant. All of them
-    /// at once, unless some were created later: then the revocation is older than the backup.
+    /// Finds targets that end the sessions of a tenant or subject that were created up to an
+    /// instant. All of them at once, unless some were created later: then the revocation is older
+    /// than the backup.
     async fn ends_until(
         &self,
         tenant: Tenant,
         subject: Option<Subject>,
-        until_millis: i64,
+        until: Timestamp,
     ) -> Result<Vec<RevocationTarget>, StoreError> {
-        let is_covered = |id: SessionId| id.created_millis() <= until_millis;
+        let is_covered = |id: SessionId| tenant_covers(until, id);
         let query = |before, limit| SessionQuery {
             tenant: tenant.clone(),
             subject: subject.clone(),
@@ -363,13 +447,11 @@ impl Restoring<'_> {
         }
     }
 
-    /// Ends all sessions. No access token of theirs is accepted any more, so the blacklist needs no
-    /// entries for them.
-    async fn end_all(&self) -> Result<i64, AppError> {
-        let note = Note::try_from("countersign restore --end-all".to_owned()).unwrap_or_default();
-        let ended = Ended { at: self.now, reason: EndReason::Administrative, note };
+    /// Ends all sessions that were created up to an instant. No older access token of theirs is
+    /// accepted any more, so the blacklist needs no entries for them.
+    async fn end_all(&self, ended: Ended, until: Timestamp) -> Result<i64, AppError> {
         let (mut after, mut sessions) = (None, 0);
-        while let Some(batch) = self.store.end_all_sessions(ended.clone(), after, BATCH).await? {
+        while let Some(batch) = self.store.end_all_sessions(ended.clone(), until, after, BATCH).await? {
             after = Some(batch.last);
             sessions += i64::try_from(batch.sessions).unwrap_or(i64::MAX);
         }
@@ -380,7 +462,7 @@ impl Restoring<'_> {
         let ended = match &order.ended_since {
             EndedSince::Unknown => "sessions ended since the backup: not known",
             EndedSince::Logs(_) => "sessions ended since the backup: ended again by the log",
-            EndedSince::All => "sessions ended since the backup: all sessions were ended",
+            EndedSince::All => ENDED_ALL,
         };
         let tokens = match order.accepts_older_tokens {
             true => "older access tokens: accepted",
@@ -389,7 +471,48 @@ impl Restoring<'_> {
         let note = Note::try_from(format!("{tokens}; {ended}")).unwrap_or_default();
         let sessions = Some(restored.sessions_ended);
         let record = by_command(AuditAction::DatabaseRestored, self.now);
-        self.audit.record(AuditRecord { note, sessions, ..record }).await;
+        self.audit.record_in_batches(AuditRecord { note, sessions, ..record }).await;
+    }
+}
+
+/// Sessions of which the log tells and which the database may not know, because they were created
+/// after the backup. Nothing but an entry of their own stops their access tokens.
+struct LostSessions {
+    /// True if their access tokens would be accepted without entries.
+    are_stopped: bool,
+    created: HashMap<(Tenant, Subject), Vec<SessionId>>,
+    whose: HashMap<SessionId, (Tenant, Subject)>,
+}
+
+impl LostSessions {
+    fn new(are_stopped: bool, logged: Vec<LoggedSession>) -> Self {
+        let (mut created, mut whose) = (HashMap::<_, Vec<_>>::new(), HashMap::new());
+        for LoggedSession { id, tenant, subject } in logged {
+            whose.insert(id, (tenant.clone(), subject.clone()));
+            created.entry((tenant, subject)).or_default().push(id);
+        }
+        Self { are_stopped, created, whose }
+    }
+
+    fn of_subject(&self, tenant: &Tenant, subject: &Subject, until: Timestamp) -> Vec<SessionId> {
+        let created = self.created.get(&(tenant.clone(), subject.clone()));
+        created.into_iter().flatten().copied().filter(|id| tenant_covers(until, *id)).collect()
+    }
+
+    fn of_tenant(&self, tenant: &Tenant, until: Timestamp) -> Vec<SessionId> {
+        let of_tenant = self.whose.iter().filter(|(_, whose)| whose.0 == *tenant);
+        of_tenant.map(|(id, _)| *id).filter(|id| tenant_covers(until, *id)).collect()
+    }
+
+    fn of_all(&self, until: Timestamp) -> Vec<SessionId> {
+        self.whose.keys().copied().filter(|id| tenant_covers(until, *id)).collect()
+    }
+
+    /// Stops the tokens of a session, and ends it if the database has it. Nothing is known of its
+    /// policy, so none of its tokens lives longer than any configuration allows.
+    fn stop(&self, id: SessionId, ended: Ended) -> Revocation {
+        let expires_at = ended.at.plus(LONGEST_ACCESS_TOKEN_TTL).plus(RETENTION_MARGIN);
+        Revocation::of_lost(Revoked::Session(id), self.whose.get(&id).cloned(), ended, expires_at)
     }
 }
 
@@ -412,5 +535,5 @@ async fn record_end(audit: &mut CommandAudit, target: RevocationTarget, ended: E
     if let (None, Some((tenant, subject))) = (&record.tenant, outcome.whose) {
         (record.tenant, record.subject) = (Some(tenant), Some(subject));
     }
-    audit.record(record).await;
+    audit.record_in_batches(record).await;
 }

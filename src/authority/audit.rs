@@ -30,7 +30,7 @@ use crate::{
 const MOST_WAITING: usize = 16_384;
 
 /// Most records in one transaction, so that no other write waits long.
-const BATCH: usize = 512;
+pub const BATCH: usize = 512;
 
 /// Of one caller who is denied: lines in the log, ten a second.
 const DENIED_LINES: Allowance = Allowance::new(10, Duration::from_millis(100));

@@ -5,6 +5,7 @@ mod caller;
 mod client;
 mod config;
 mod connection;
+mod database;
 mod health;
 mod key;
 mod migrate;
@@ -74,6 +75,9 @@ enum Command {
     /// the backup from coming back to life: access tokens issued before the restore are refused unless
     /// --accept-older-tokens is given, and sessions that ended since are ended again with --revocations-from or --end-all.
     Restore(restore::Restore),
+    /// Look after the database.
+    #[command(subcommand)]
+    Database(database::DatabaseCommand),
     /// Delete expired rows now, on a database that no service has open.
     ///
     /// A running service sweeps by itself, by the schedule in its configuration.
@@ -242,6 +246,7 @@ pub fn main() -> ExitCode {
         Command::Migrate(verb) => block_on(verb.run()),
         Command::Backup(verb) => block_on(verb.run()),
         Command::Restore(verb) => block_on(verb.run()),
+        Command::Database(verb) => block_on(verb.run()),
         Command::Sweep(verb) => block_on(verb.run()),
         Command::Replica(verb) => block_on(verb.run()),
         Command::Health(verb) => block_on(verb.run()),

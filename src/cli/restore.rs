@@ -83,21 +83,26 @@ fn print_text(database: &str, order: &RestoreOrder, restored: &Restored) {
     }
     let keys = restored.keys_revoked;
     match order.accepts_older_tokens {
-        false => line!("access tokens issued before now are refused ({keys} keys revoked)"),
+        false => line!("access tokens issued before now are refused (keys revoked: {keys})"),
+        true if matches!(order.ended_since, EndedSince::Logs(_)) => line!(
+            "access tokens issued before now are accepted, except those of sessions that the log says were ended (keys \
+             revoked: {keys})"
+        ),
         true => line!("access tokens issued before now are accepted, also those revoked since the backup"),
     }
     let sessions = restored.sessions_ended;
     match &order.ended_since {
         EndedSince::Logs(_) => {
             line!(
-                "what the log says was ended has been ended again: {sessions} live sessions, {} records",
+                "what the log says was ended has been ended again (live sessions: {sessions}, records: {})",
                 restored.records
             );
             if restored.tokens_left > 0 {
-                line!("{} access tokens that were revoked alone are accepted again", restored.tokens_left);
+                let tokens = restored.tokens_left;
+                line!("those that were revoked alone are accepted again (access tokens: {tokens})");
             }
         }
-        EndedSince::All => line!("all {sessions} live sessions have been ended"),
+        EndedSince::All => line!("all sessions have been ended (live sessions: {sessions})"),
         EndedSince::Unknown => {
             line!("sessions that ended after the backup live again: to end them, run `countersign restore` without a");
             line!("file and with --revocations-from LOG or --end-all, before the service starts");

@@ -1,6 +1,7 @@
 //! The audit: who did what to whose sessions, why, when and from where, for those who ask later.
 //!
-//! A record names sessions, subjects and keys. It never holds a token, a secret, a claim's value or a header's value.
+//! A record names sessions, subjects and keys. It never holds a token, a secret, a claim's value or
+//! a header's value.
 
 use std::net::IpAddr;
 
@@ -16,7 +17,7 @@ use super::{
 /// The log target of the records.
 pub const TARGET: &str = "countersign::audit";
 
-/// What was done.
+/// An action that is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuditAction {
     /// A session was created.
@@ -80,7 +81,7 @@ impl AuditAction {
         Self::CallerDenied,
     ];
 
-    /// What has become of a key that was made in this state, or has changed to it.
+    /// Returns what has become of a key that was made in this state, or has changed to it.
     pub fn of_key(state: KeyState) -> Self {
         match state {
             KeyState::Pending => Self::KeyPublished,
@@ -120,14 +121,15 @@ impl AuditAction {
     }
 }
 
-/// Who it was.
+/// The one who did it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
     /// One that the configuration names.
     Named(CallerName),
     /// Callers are not told apart: whoever reaches the port may do everything.
     Anybody,
-    /// Somebody who did not say who it is, or could not prove it. The table has no row of theirs: anybody could fill it.
+    /// Somebody who did not say who it is, or could not prove it. The table has no row of theirs:
+    /// anybody could fill it.
     Unknown,
     /// The service itself, by its schedule or by its command line.
     Service,
@@ -145,14 +147,14 @@ impl Who {
     }
 }
 
-/// What is recorded. What an action has nothing to say about stays empty.
+/// The content of a record. Fields that say nothing about an action stay empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
-    /// When.
+    /// The instant.
     pub at: Timestamp,
-    /// What.
+    /// The action.
     pub action: AuditAction,
-    /// Who.
+    /// The one who did it.
     pub caller: Who,
     /// From where.
     pub peer: Option<IpAddr>,
@@ -166,9 +168,9 @@ pub struct AuditRecord {
     pub kid: Option<String>,
     /// Why.
     pub reason: Option<EndReason>,
-    /// What the caller gave as a note; of a denied caller, what was asked for.
+    /// The caller's note; of a denied caller, what was asked for.
     pub note: Note,
-    /// How many live sessions ended.
+    /// The number of live sessions that ended.
     pub sessions: Option<i64>,
 }
 
@@ -193,7 +195,8 @@ impl AuditRecord {
         Self::new(action, at, actor.into(), actor.peer)
     }
 
-    /// A record that says who did what, when and from where. An IPv4 address is told as one, however the socket has it.
+    /// A record that says who did what, when and from where. An IPv4 address is told as one,
+    /// however the socket has it.
     pub fn new(action: AuditAction, at: Timestamp, caller: Who, peer: Option<IpAddr>) -> Self {
         Self {
             at,
@@ -223,9 +226,10 @@ impl AuditRecord {
 pub struct AuditEntry {
     /// Its name in the log and in the table. Whoever writes it twice writes it once.
     pub id: AuditId,
-    /// What is recorded.
+    /// The record.
     pub record: AuditRecord,
-    /// How many like it came before and were not written down, because there were too many.
+    /// The number of records like it that came before and were not written down, because there were
+    /// too many.
     pub left_out: i64,
 }
 
@@ -238,9 +242,9 @@ pub struct ExpiredSession {
     pub tenant: Option<Tenant>,
     /// Whose it was; none if the row holds what no subject is called.
     pub subject: Option<Subject>,
-    /// When it expired.
+    /// The instant at which it expired.
     pub idle_expires_at: Timestamp,
-    /// When it would have expired at the latest.
+    /// The instant at which it would have expired at the latest.
     pub expires_at: Timestamp,
 }
 

@@ -8,7 +8,7 @@ const FAILING: &str =
 const WRITABLE: &str =
     "give this user the right to write the file and its folder, and mount their file system for writing";
 
-/// What SQLite says, as a part of its message, and the way out.
+/// Parts of messages of SQLite, each with the way out.
 const SQLITE: [(&str, &str); 4] = [
     ("database or disk is full", FREE_SPACE),
     ("disk I/O error", FAILING),
@@ -29,6 +29,29 @@ pub fn explain(message: &str) -> Cow<'_, str> {
     }
 }
 
+/// The code of SQLite for errors of input and output; an extended code has it in its last byte.
+const IOERR: u32 = 10;
+/// The extended codes of reads, by their names (<https://www.sqlite.org/rescode.html>).
+const IOERR_NAMES: [(u32, &str); 6] = [
+    (266, "SQLITE_IOERR_READ"),
+    (522, "SQLITE_IOERR_SHORT_READ"),
+    (1802, "SQLITE_IOERR_FSTAT"),
+    (3338, "SQLITE_IOERR_ACCESS"),
+    (6154, "SQLITE_IOERR_MMAP"),
+    (8202, "SQLITE_IOERR_DATA"),
+];
+
+/// Returns the error of input or output that a check of a database met, as SQLite would say it. A
+/// check reports such an error among the damage that it finds.
+pub fn io_error_in(finding: &str) -> Option<String> {
+    finding.match_indices("error code").find_map(|(at, words)| {
+        let rest = finding.get(at + words.len()..)?.trim_start_matches(['=', ' ']);
+        let code: u32 = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+        let name = IOERR_NAMES.iter().find(|(named, _)| *named == code).map_or("SQLITE_IOERR", |(_, name)| *name);
+        (code & 0xff == IOERR).then(|| format!("disk I/O error ({name}, code {code})"))
+    })
+}
+
 /// Returns the way out of an error of the system as the end of its message, empty if it is no
 /// matter of the disk.
 pub fn io_hint(error: &io::Error) -> String {
@@ -43,6 +66,31 @@ pub fn io_hint(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_cannot_be_read_is_no_damage() {
+        for (finding, problem) in [
+            (
+                "Tree 4 page 9: unable to get the page. error code=266",
+                Some("disk I/O error (SQLITE_IOERR_READ, code 266)"),
+            ),
+            (
+                "*** in database main ***\nTree 4 page 9 cell 0: btreeInitPage() returns error code 522",
+                Some("SHORT_READ"),
+            ),
+            ("Page 9: unable to get the page. error code=10", Some("(SQLITE_IOERR, code 10)")),
+            ("Tree 4 page 9: btreeInitPage() returns error code 11", None),
+            ("Tree 4 page 9: unable to get the page. error code=267", None),
+            ("row 3 missing from index a", None),
+            ("ok", None),
+        ] {
+            let found = io_error_in(finding);
+            assert_eq!(found.is_some(), problem.is_some(), "{finding}: {found:?}");
+            if let (Some(found), Some(problem)) = (&found, problem) {
+                assert!(found.contains(problem) && explain(found).contains("`dmesg`"), "{found}");
+            }
+        }
+    }
 
     #[test]
     fn trouble_with_the_disk_is_told_with_its_way_out() {

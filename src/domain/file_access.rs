@@ -48,7 +48,8 @@ impl Identity {
     /// accident, as a umask of 002 grants the right to write. Kubernetes makes both of each folder
     /// of a volume with `fsGroup`.
     fn shares(&self, folder: Access) -> bool {
-        let is_shared = folder.mode & SET_GROUP_ID != 0 && folder.mode & OTHERS & WRITE == 0;
+        let group_may_write = folder.mode & GROUP & WRITE != 0;
+        let is_shared = folder.mode & SET_GROUP_ID != 0 && group_may_write && folder.mode & OTHERS & WRITE == 0;
         is_shared && self.trusts_owner(folder.owner) && self.groups.contains(&folder.group)
     }
 }
@@ -177,6 +178,8 @@ pub enum Role {
     Folder,
     /// The SQLite database, or its `-wal`, `-shm` or `-journal` file.
     Database,
+    /// A copy of the database that is to be restored.
+    Backup,
     /// A master key.
     MasterKey,
 }
@@ -199,6 +202,7 @@ impl fmt::Display for Exposed {
         let name = match self.role {
             Role::Folder => "folder",
             Role::Database => "database file",
+            Role::Backup => "backup file",
             Role::MasterKey => "master key file",
         };
         write!(f, "{name} {path} {}: ", self.exposure)?;
@@ -292,6 +296,10 @@ mod tests {
             (US, OUR_GROUP, 0o2770, Ok(())),
             (ROOT, OUR_GROUP, 0o42_770, Ok(())),
             (ROOT, 100, 0o2775, Ok(())),
+            // The bit alone, as Debian sets it on homes: the group may not write, so nothing is
+            // shared.
+            (US, OUR_GROUP, 0o2750, Ok(())),
+            (US, OUR_GROUP, 0o2755, Ok(())),
             (US, OUR_GROUP, 0o770, refused(Exposure::Mode(0o770))),
             (US, OUR_GROUP, 0o775, refused(Exposure::Mode(0o775))),
             (US, OUR_GROUP, 0o1777, refused(Exposure::Mode(0o1777))),
@@ -302,9 +310,9 @@ mod tests {
         ] {
             let folder = access(owner, group, mode);
             assert_eq!(Rule::OthersOnlyRead.judge(folder, folder, &process()), expected, "{owner} {group} {mode:o}");
-            // What is not accepted as a folder gives nobody a right on a file in it.
+            // A folder that is not accepted gives nobody a right on a file in it.
             let file = Rule::Private.judge(access(US, group, 0o660), folder, &process());
-            assert_eq!(file.is_ok(), mode & 0o2000 != 0 && expected.is_ok(), "{owner} {group} {mode:o}");
+            assert_eq!(file.is_ok(), mode & 0o2020 == 0o2020 && expected.is_ok(), "{owner} {group} {mode:o}");
         }
     }
 

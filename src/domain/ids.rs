@@ -53,15 +53,22 @@ impl SessionId {
         Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
-    /// When the session was created, in milliseconds since the epoch.
+    /// The instant at which the session was created, in milliseconds since the epoch.
     pub fn created_millis(self) -> i64 {
         let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
         i64::from_be_bytes([0, 0, a, b, c, d, e, f])
     }
 
-    /// The identifier that sorts after those of all sessions created up to the end of this millisecond.
+    /// The identifier that sorts after those of all sessions created up to the end of this
+    /// millisecond.
     pub fn last_of_millisecond(at: Timestamp) -> Self {
-        let millis = u64::try_from(at.millis()).unwrap_or(0);
+        Self::last_created(at.millis())
+    }
+
+    /// The same, by milliseconds since the epoch. What 48 bits cannot tell is after all sessions.
+    pub fn last_created(millis: i64) -> Self {
+        const LAST: u64 = (1 << 48) - 1;
+        let millis = u64::try_from(millis).unwrap_or(0).min(LAST);
         Self(Builder::from_unix_timestamp_millis(millis, &[0xff; 10]).into_uuid())
     }
 
@@ -124,14 +131,15 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// Names a record of the audit, in the log and in the table: a UUID of version 7, so that those of a process sort in the order
-/// in which they were made.
+/// Names a record of the audit, in the log and in the table: a UUID of version 7, so that those of
+/// a process sort in the order in which they were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AuditId(Uuid);
 
 impl AuditId {
-    /// The `count`th of a process that has drawn `salt` at random (RFC 9562, section 6.2, method 1). The last 26 bits of the
-    /// count are told: as many as come between two leaps of the clock to the same millisecond.
+    /// The `count`th of a process that has drawn `salt` at random (RFC 9562, section 6.2, method
+    /// 1). The last 26 bits of the count are told: as many as come between two leaps of the clock
+    /// to the same millisecond.
     pub fn new(at: Timestamp, count: u32, salt: [u8; 6]) -> Self {
         let millis = u64::try_from(at.millis()).unwrap_or(0);
         // Four bits of the first byte and six of the third are ours.
@@ -154,7 +162,7 @@ impl AuditId {
         self.0.as_bytes()
     }
 
-    /// When the record was made, in milliseconds since the epoch.
+    /// The instant at which the record was made, in milliseconds since the epoch.
     pub fn millis(&self) -> i64 {
         let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
         i64::from_be_bytes([0, 0, a, b, c, d, e, f])

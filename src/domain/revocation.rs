@@ -170,6 +170,36 @@ pub struct Revocation {
     pub orphan: Option<BlacklistEntry>,
 }
 
+impl Revocation {
+    /// Writes the entry of something that was revoked and that the database has lost, and ends the
+    /// session that it stops, if the database has it. The tenant and the subject are for people to
+    /// read, and may be unknown.
+    pub fn of_lost(revoked: Revoked, whose: Option<(Tenant, Subject)>, ended: Ended, expires_at: Timestamp) -> Self {
+        let session_id = match &revoked {
+            Revoked::Session(id) => Some(*id),
+            Revoked::Token(_) | Revoked::Tenant { .. } => None,
+        };
+        let (tenant, subject) = match (&revoked, whose) {
+            (Revoked::Tenant { tenant, .. }, _) => (tenant.clone(), None),
+            (_, Some((tenant, subject))) => (tenant, Some(subject)),
+            (_, None) => (Tenant::default(), None),
+        };
+        let orphan = BlacklistEntry {
+            revoked,
+            tenant,
+            subject,
+            session_id,
+            reason: ended.reason,
+            note: ended.note.clone(),
+            revoked_at: ended.at,
+            expires_at,
+        };
+        // No session has the identifier zero: then there is only the entry to be written.
+        let target = RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
+        Self { target, ended, may_add: true, orphan: Some(orphan) }
+    }
+}
+
 /// What a call for revocation is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RevocationTarget {

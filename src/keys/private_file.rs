@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::domain::file_access::{Access, Exposure, Identity, Rule, secret_hint};
 
-/// Bytes of the longest file that is read: more than any key has, so that a wrong path does not fill the memory.
+/// Bytes of the longest file that is read: more than any key has, so that a wrong path does not
+/// fill the memory.
 const MOST: u64 = 64 << 10;
 
 /// Why a file is not read.

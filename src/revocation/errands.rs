@@ -8,10 +8,9 @@ use tokio::{task::JoinSet, time::sleep};
 use super::{renewing::RETRY, replica::Replica};
 use crate::{
     domain::{
-        ids::SessionId,
-        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, Timeline},
+        revocation::{Revocation, Revoked, Timeline},
         session::{EndReason, Ended},
-        text::{Note, Tenant},
+        text::Note,
         time::Timestamp,
     },
     store::{Store, StoreError, replicas::Other},
@@ -53,7 +52,8 @@ impl Errands {
         self.tasks.spawn(async move {
             // Each waits until all know of it, so none waits for the others to be written.
             let restoring = stream::iter(lost).for_each_concurrent(RESTORED_AT_ONCE, async |(revoked, expires_at)| {
-                let revocation = restoration(revoked, expires_at, now);
+                let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
+                let revocation = Revocation::of_lost(revoked, None, ended, expires_at);
                 while let Err(error) = restore(&*store, &replica, &revocation).await {
                     tracing::warn!(%error, "a lost revocation cannot be written again yet");
                     sleep(RETRY).await;
@@ -91,33 +91,6 @@ impl Errands {
             }
         });
     }
-}
-
-/// What writes an entry again, and ends the session that it stops.
-fn restoration(revoked: Revoked, expires_at: Timestamp, now: Timestamp) -> Revocation {
-    let session_id = match &revoked {
-        Revoked::Session(id) => Some(*id),
-        Revoked::Token(_) | Revoked::Tenant { .. } => None,
-    };
-    let tenant = match &revoked {
-        Revoked::Tenant { tenant, .. } => tenant.clone(),
-        // Not known here; it is there for people to read.
-        Revoked::Session(_) | Revoked::Token(_) => Tenant::default(),
-    };
-    let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
-    let orphan = BlacklistEntry {
-        revoked,
-        tenant,
-        subject: None,
-        session_id,
-        reason: ended.reason,
-        note: ended.note.clone(),
-        revoked_at: now,
-        expires_at,
-    };
-    // No session has the identifier zero: then there is only the entry to be written.
-    let target = RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
-    Revocation { target, ended, may_add: true, orphan: Some(orphan) }
 }
 
 async fn restore(store: &dyn Store, replica: &Replica, revocation: &Revocation) -> Result<(), StoreError> {

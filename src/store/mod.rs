@@ -254,12 +254,14 @@ pub trait Store: Send + Sync + 'static {
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError>;
 
-    /// Ends a batch of live sessions, whatever their tenant, without entries: for a database from
-    /// which nobody serves, and of whose access tokens none is accepted.
+    /// Ends a batch of live sessions that were created up to the end of the millisecond of `until`,
+    /// whatever their tenant, without entries: for a database from which nobody serves, and of whose
+    /// older access tokens none is accepted.
     /// Looks at no more than `limit` sessions after `after`. None if there was nothing to look at.
     async fn end_all_sessions(
         &self,
         ended: Ended,
+        until: Timestamp,
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError>;

@@ -42,7 +42,7 @@ fn effect(verb: &str) -> Option<Effect> {
         "key list" => Calls("ListKeys"),
         "key rotate" => Calls("RotateKey"),
         "key revoke" => Calls("RevokeKey"),
-        "migrate" | "backup" => Nothing,
+        "migrate" | "backup" | "database check" => Nothing,
         "token decode" | "caller new" | "replica list" | "health" | "config check" | "config print" | "completions" => {
             Nothing
         }

@@ -14,7 +14,8 @@ use crate::{
     support::{Server, countersign, run, serve, without_settings},
 };
 
-/// `serve` in a process whose files may not grow beyond 256 KiB: from then on the disk is full for it.
+/// `serve` in a process whose files may not grow beyond 256 KiB: from then on the disk is full for
+/// it.
 fn serve_on_a_small_disk(data_dir: &Path) -> Command {
     let mut command = Command::new("sh");
     without_settings(&mut command);

@@ -1,4 +1,5 @@
-//! Who may read and change the files of the service: the table in docs/operations.md, row by row.
+//! The rights to read and change the files of the service: the table in docs/operations.md, row by
+//! row.
 
 use std::{
     fs::{self, Permissions},
@@ -33,7 +34,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o7777
 }
 
-/// Whether this test may give files to others.
+/// Returns whether this test may give files to others.
 fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
@@ -148,7 +149,7 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
     refuses(command.args(["--database-url", &url]), elsewhere.path(), &[elsewhere.path().to_str().unwrap(), "0777"]);
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "nothing is made there");
 
-    // Where there is nothing to exchange, nothing is asked. (Nobody listens there.)
+    // A folder with nothing to exchange is not judged. (Nobody listens there.)
     set_mode(data, 0o777);
     let mut command = serve(data);
     command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]).env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
@@ -201,7 +202,7 @@ async fn what_belongs_to_another_user_is_refused() {
         refuses(&mut serve(&data), &data, &says.each_ref().map(String::as_str));
         chown(path.to_string(), Some(0), None).unwrap();
     }
-    // What root owns does: root can read and change everything.
+    // A file of root's does: root can read and change everything.
     let user = User::new();
     Server::launch(&mut user.serve()).stop();
     chown(user.data().join("countersign.db"), Some(0), Some(NOBODY)).unwrap();

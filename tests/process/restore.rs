@@ -1,8 +1,10 @@
 //! Backups, and what a restore does to tokens and sessions that were revoked after the backup.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -265,13 +267,13 @@ fn older_tokens_are_accepted_if_asked_for_and_those_of_revoked_sessions_only_wit
     site.keep_log(server);
     for (log, comes_back) in [(&["--revocations-from", "serve.log"][..], false), (&[], true)] {
         let said = site.verb(&[&["restore", "backup.db", "--accept-older-tokens"], log].concat()).ok();
-        assert!(said.contains("accepted, also those revoked since"), "{said}");
+        let says =
+            if comes_back { "accepted, also those revoked since" } else { "except those of sessions that the log" };
+        assert!(said.contains(says), "{said}");
         let server = site.start();
         assert!(is_active(&server, &stays.access));
         assert_eq!(is_active(&server, &revoked.access), comes_back);
         server.stop();
-        // Another second, so that the next restore moves the data to another name.
-        thread::sleep(Duration::from_millis(1100));
     }
 }
 
@@ -286,13 +288,55 @@ fn all_sessions_are_ended_if_asked_for_also_after_the_restore() {
     assert!(refused.error(2).contains("--accept-older-tokens"), "{refused:?}");
     site.verb(&["restore", "backup.db"]).ok();
     let said = site.verb(&["restore", "--end-all"]).ok();
-    assert!(said.contains("all 1 live sessions have been ended"), "{said}");
+    assert!(said.contains("all sessions have been ended (live sessions: 1)"), "{said}");
     let server = site.start();
     assert!(!is_live(&server, &session));
     assert!(!goes_on(&server, &session));
     assert!(goes_on(&server, &create(&server, &["alice"])), "new sessions are as good as ever");
     let audited = "audit WHERE action = 'database_restored' AND sessions = 1";
     assert_eq!(count(&site.database(), audited), 1);
+}
+
+/// The backup knows none of them, so that nothing but entries of their own stops their tokens.
+#[test]
+fn sessions_that_came_and_ended_after_the_backup_are_stopped_also_if_older_tokens_are_accepted() {
+    let site = Site::new();
+    let server = site.start();
+    create(&server, &["alice"]);
+    site.back_up();
+    let [by_id, of_subject, of_tenant, stays] =
+        [&["bob"][..], &["carol"], &["dave", "--tenant", "acme"], &["erin"]].map(|of| create(&server, of));
+    server.cli(["session", "revoke", &by_id.id]).ok();
+    server.cli(["session", "revoke", "--subject", "carol"]).ok();
+    server.cli(["session", "revoke", "--all-of-tenant", "acme"]).ok();
+    site.keep_log(server);
+    site.verb(&["restore", "backup.db", "--accept-older-tokens", "--revocations-from", "serve.log"]).ok();
+    let server = site.start();
+    for ended in [&by_id, &of_subject, &of_tenant] {
+        assert!(!is_active(&server, &ended.access));
+    }
+    assert!(is_active(&server, &stays.access), "without an entry it would be accepted");
+    let whose = "blacklist WHERE kind = 'session' AND subject IN ('bob', 'carol', 'dave')";
+    assert_eq!(count(&site.database(), whose), 3);
+}
+
+#[test]
+fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
+    let site = Site::new();
+    let server = site.start();
+    let session = create(&server, &["alice"]);
+    site.back_up();
+    server.stop();
+    let first = site.verb(&["restore", "backup.db", "--end-all"]);
+    fs::write(site.path("restore.log"), &first.stderr).unwrap();
+    // Without the lines about its keys, which stop the tokens by themselves.
+    let lines = first.stderr.lines().filter(|line| line.contains("database_restored"));
+    fs::write(site.path("restore.log"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let arguments = ["restore", "backup.db", "--accept-older-tokens", "--revocations-from", "restore.log"];
+    site.verb(&arguments).ok();
+    let server = site.start();
+    assert!(!is_live(&server, &session));
+    assert!(!is_active(&server, &session.access));
 }
 
 #[test]
@@ -311,6 +355,7 @@ fn a_backup_that_is_not_good_changes_nothing() {
         assert_eq!(fs::read(site.database()).unwrap(), database, "{name}");
         assert_eq!(site.names_in_data(), names, "{name}");
         fs::write(site.path("backup.db"), &good).unwrap();
+        fs::set_permissions(site.path("backup.db"), Permissions::from_mode(0o600)).unwrap();
     };
     refuse("gone", &|backup| fs::remove_file(backup).unwrap(), "backup.db: No such file");
     refuse("cut", &|backup| fs::write(backup, &good[..good.len() / 2]).unwrap(), "backup.db is damaged");
@@ -361,7 +406,8 @@ fn a_restore_that_is_killed_loses_nothing() {
         let _ = restore.kill();
         restore.wait().unwrap();
 
-        // A start goes on with one of the two databases, or says that the restore has to be run again.
+        // A start goes on with one of the two databases, or says that the restore has to be run
+        // again.
         let mut server = Server::spawn(&mut serve(&site.data()));
         if server.listens() && server.comes("serving").is_some() {
             let listed = server.cli(["session", "list", "--subject", "bob", "--json"]).json();
@@ -372,10 +418,149 @@ fn a_restore_that_is_killed_loses_nothing() {
         } else {
             assert!(server.seen().last().unwrap().contains("countersign restore"), "{:?}", server.seen());
         }
-        thread::sleep(Duration::from_millis(if round % 4 == 3 { 1100 } else { 0 }));
-        let again = site.verb(&["restore", "backup.db"]);
-        assert!(again.code == Some(0) || again.stderr.contains("File exists"), "round {round}: {again:?}");
+        site.verb(&["restore", "backup.db"]).ok();
+        let server = site.start();
+        assert!(server.cli(["session", "list", "--json"]).ok().contains("alice"), "round {round}");
     }
+}
+
+/// The instants of a restore at which it is decided which files are there.
+#[test]
+fn a_restore_that_was_interrupted_is_ended_by_the_next_one_also_through_a_link() {
+    let site = Site::new();
+    let server = site.start();
+    create(&server, &["alice"]);
+    site.back_up();
+    server.stop();
+    let elsewhere = site.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::set_permissions(&elsewhere, Permissions::from_mode(0o700)).unwrap();
+    let file = elsewhere.join("sessions.db");
+    let ready = elsewhere.join("sessions.db.restored");
+    fs::rename(site.database(), &file).unwrap();
+    symlink(&file, site.database()).unwrap();
+    // The old files have got their names aside, and the database is gone.
+    fs::rename(&file, elsewhere.join("sessions.db.before-restore-1")).unwrap();
+    fs::copy(site.path("backup.db"), &ready).unwrap();
+
+    let refused = |verb: &mut Command| refuses(verb, &elsewhere, &["a restore was interrupted", "run the same"]);
+    refused(&mut serve(&site.data()));
+    refused(countersign().args(["sweep", "--data-dir"]).arg(site.data()));
+    refused(countersign().args(["backup", "other.db", "--data-dir"]).arg(site.data()));
+    // A restore that is refused changes nothing about that.
+    fs::write(site.path("bad.db"), "no database, but long enough to be looked at").unwrap();
+    fs::set_permissions(site.path("bad.db"), Permissions::from_mode(0o600)).unwrap();
+    site.verb(&["restore", "bad.db"]).error(2);
+    refused(&mut serve(&site.data()));
+    // Nor does one that fails later, when the copy has been made.
+    let master = site.data().join("master.key");
+    let key = fs::read(&master).unwrap();
+    fs::write(&master, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
+    assert!(site.verb(&["restore", "backup.db"]).error(2).contains("master key"));
+    fs::write(&master, key).unwrap();
+    refused(&mut serve(&site.data()));
+
+    site.verb(&["restore", "backup.db"]).ok();
+    assert!(file.exists() && !ready.exists());
+    let server = site.start();
+    assert!(server.cli(["session", "list", "--json"]).ok().contains("alice"));
+}
+
+#[test]
+fn data_is_moved_aside_under_names_that_nobody_has() {
+    let site = Site::new();
+    let server = site.start();
+    create(&server, &["alice"]);
+    site.back_up();
+    server.stop();
+    // In one second, so that the names would be the same without a count.
+    for _ in 0..3 {
+        site.verb(&["restore", "backup.db"]).ok();
+    }
+    let aside = |name: &&String| name.contains(".before-restore-");
+    assert_eq!(site.names_in_data().iter().filter(aside).count(), 3, "{:?}", site.names_in_data());
+}
+
+#[test]
+fn a_backup_is_known_by_its_true_name_and_its_rights_are_judged() {
+    let site = Site::new();
+    let server = site.start();
+    create(&server, &["alice"]);
+    site.back_up();
+    server.stop();
+    let backup = site.path("backup.db");
+    fs::create_dir(site.path("links")).unwrap();
+    for (name, make) in [("links/soft.db", true), ("links/hard.db", false)] {
+        match make {
+            true => symlink(&backup, site.path(name)).unwrap(),
+            false => fs::hard_link(&backup, site.path(name)).unwrap(),
+        }
+        site.verb(&["restore", name]).ok();
+    }
+    // Its log lies beside the file, and not beside the link.
+    fs::write(site.path("backup.db-wal"), [1; 64]).unwrap();
+    assert!(site.verb(&["restore", "links/soft.db"]).error(2).contains("backup.db has a log beside it"));
+    fs::remove_file(site.path("backup.db-wal")).unwrap();
+    // A second name of the database is the database.
+    fs::hard_link(site.database(), site.path("links/database.db")).unwrap();
+    assert!(site.verb(&["restore", "links/database.db"]).error(2).contains("is the database itself"));
+    fs::remove_file(site.path("links/database.db")).unwrap();
+
+    fs::set_permissions(&backup, Permissions::from_mode(0o660)).unwrap();
+    let says = "backup.db has mode 0660, so others can change it: run `chmod 600";
+    assert!(site.verb(&["restore", "backup.db"]).error(2).contains(says));
+    fs::set_permissions(&backup, Permissions::from_mode(0o644)).unwrap();
+    let restored = site.verb(&["restore", "backup.db"]);
+    let says = "backup.db has mode 0644, so others can read it";
+    assert!(restored.code == Some(0) && restored.stderr.contains(says), "{restored:?}");
+}
+
+#[test]
+fn a_copy_that_was_put_in_place_by_hand_is_told_from_the_database() {
+    let site = Site::new();
+    let server = site.start();
+    create(&server, &["alice"]);
+    fs::write(site.path("backup.db.partial"), "of another backup").unwrap();
+    assert!(site.verb(&["backup", "backup.db"]).error(2).contains("backup.db.partial exists: another backup"));
+    fs::remove_file(site.path("backup.db.partial")).unwrap();
+    site.back_up();
+    assert!(!site.path("backup.db.partial").exists());
+    server.stop();
+    // Also on a machine that has seen no other file.
+    fs::remove_file(site.data().join("countersign.db.lock")).unwrap();
+    fs::copy(site.path("backup.db"), site.database()).unwrap();
+    let told = |server: &mut Server| {
+        server.await_serving();
+        server.log().iter().any(|line| line.contains("is a copy that was made by `countersign backup`"))
+    };
+    assert!(told(&mut Server::spawn(&mut serve(&site.data()))));
+    site.verb(&["restore", "backup.db"]).ok();
+    assert!(!told(&mut Server::spawn(&mut serve(&site.data()))));
+}
+
+/// The way back that docs/operations.md describes.
+#[test]
+fn a_restore_can_be_undone() {
+    let site = Site::new();
+    let server = site.start();
+    create(&server, &["alice"]);
+    site.back_up();
+    let mut server = server;
+    let later = create(&server, &["bob"]);
+    server.kill();
+    site.verb(&["restore", "backup.db"]).ok();
+    let aside = |name: &String| name.contains(".before-restore-") && !name.ends_with("-wal") && !name.ends_with("-shm");
+    let aside = site.data().join(site.names_in_data().into_iter().find(aside).unwrap());
+    let error = site.verb(&["restore", aside.to_str().unwrap()]);
+    assert!(error.error(2).contains("has a log beside it"));
+    let url = format!("sqlite://{}", aside.display());
+    let mut backup = countersign();
+    backup.args(["backup", "before.db", "--database-url", &url, "--data-dir"]).arg(site.data());
+    run(backup.current_dir(site.folder.path()).env("COUNTERSIGN_LOG__LEVEL", "warn")).ok();
+    site.verb(&["restore", "before.db", "--accept-older-tokens"]).ok();
+    let server = site.start();
+    assert!(is_active(&server, &later.access));
+    assert!(goes_on(&server, &later));
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -101,9 +101,45 @@ async fn a_database_with_a_damaged_page_is_refused() {
     let mut content = fs::read(&path).unwrap();
     let pages = content.len() / 4096;
     assert!(pages > 20, "{pages}");
+    let check = || {
+        let mut command = countersign();
+        command.args(["database", "check", "--data-dir"]).arg(folder.path());
+        command
+    };
+    assert!(run(&mut check()).ok().contains("is in order"));
     content[pages / 2 * 4096..][..4096].fill(0xff);
     fs::write(&path, content).unwrap();
-    refuses(&mut serve(folder.path()), folder.path(), &["countersign.db is damaged", "restore it from a backup"]);
+    let says = ["countersign.db is damaged", "restore it from a backup"];
+    refuses(&mut check(), folder.path(), &says);
+    // All pages are looked at if it is not known that the file was closed in good order.
+    let lock = folder.path().join("countersign.db.lock");
+    let record = fs::read(&lock).unwrap();
+    fs::write(&lock, "").unwrap();
+    refuses(&mut serve(folder.path()), folder.path(), &says);
+    fs::write(&lock, record).unwrap();
+    Server::start(folder.path());
+}
+
+#[test]
+fn after_a_crash_all_of_the_database_is_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("countersign.db");
+    Server::start(folder.path()).stop();
+    let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    // In no table that the service reads.
+    let filler = "CREATE TABLE own AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 99)
+        SELECT i, zeroblob(3000) AS filler FROM n";
+    sql_query(filler).execute(&mut connection).unwrap();
+    drop(connection);
+    let mut content = fs::read(&path).unwrap();
+    let last = content.len() - 20 * 4096;
+    content[last..][..4096].fill(0xff);
+    fs::write(&path, content).unwrap();
+    let mut server = Server::start(folder.path());
+    server.cli(["session", "create", "alice"]).ok();
+    server.kill();
+    let refused = run(&mut serve(folder.path()));
+    assert!(refused.error(2).contains("countersign.db is damaged"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

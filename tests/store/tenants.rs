@@ -269,3 +269,24 @@ pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant
     assert_eq!(store.session(behind.id).await.unwrap(), None);
     create(store, of_acme(11)).await;
 }
+
+pub async fn all_sessions_end_in_batches_up_to_an_instant(store: &dyn Store) {
+    let there = create_all(store, [session(1), of_acme(2), session(3), of_acme(4), session(5)]).await;
+    let over = revoke_session(store, &there[0], after(6)).await;
+    assert!(over.changed);
+    let over = read(store, &there[0]).await;
+    let entries_before = entries(store).await.len();
+    let ended = ended(after(10));
+    let (mut last, mut sessions) = (None, vec![]);
+    while let Some(batch) = store.end_all_sessions(ended.clone(), after(4), last, 3).await.unwrap() {
+        last = Some(batch.last);
+        sessions.push(batch.sessions);
+    }
+    assert_eq!((sessions, last), (vec![2, 1], Some(there[3].id)));
+    let mut expected: Vec<_> = there.iter().map(|session| session.clone().end(ended.clone())).collect();
+    (expected[0], expected[4]) = (over, there[4].clone());
+    assert_unchanged(store, &expected).await;
+    assert_eq!(entries(store).await.len(), entries_before, "and no entries are added");
+    let all = Timestamp::from_micros(i64::MAX);
+    assert_eq!(store.end_all_sessions(ended, all, last, 3).await.unwrap().map(|batch| batch.sessions), Some(1));
+}

@@ -235,8 +235,14 @@ impl Store for Double {
         self.real.end_tenant_sessions(tenant, after, limit).await
     }
 
-    async fn end_all_sessions(&self, ended: Ended, after: Option<SessionId>, limit: i64) -> Result<Option<EndedBatch>> {
-        self.real.end_all_sessions(ended, after, limit).await
+    async fn end_all_sessions(
+        &self,
+        ended: Ended,
+        until: Timestamp,
+        after: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Option<EndedBatch>> {
+        self.real.end_all_sessions(ended, until, after, limit).await
     }
 
     fn renewals(&self) -> Box<dyn Renewals> {

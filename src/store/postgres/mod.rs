@@ -2,6 +2,7 @@
 //! the commits.
 
 mod audit;
+mod bounds;
 mod claims;
 mod coded_stream;
 pub mod connect;
@@ -277,6 +278,13 @@ macro_rules! with_connection {
 
 use with_connection;
 
+impl PostgresStore {
+    /// Counts at most `limit` sessions after one, down to the last that was created up to an instant.
+    async fn count_sessions(&self, until: Timestamp, after: Option<SessionId>, limit: i64) -> Result<i64, StoreError> {
+        with_connection!(self, bounds::count_sessions, until, after, limit)
+    }
+}
+
 async fn read_ring(lease: &mut Lease<'_>) -> Result<SealedRing, Fault> {
     ring::ring(lease).await
 }
@@ -319,9 +327,16 @@ impl Store for PostgresStore {
     async fn end_all_sessions(
         &self,
         ended: Ended,
+        until: Timestamp,
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
+        // Nobody serves from the database, so that what is counted is what is looked at then.
+        let meant = self.count_sessions(until, after, limit).await?;
+        if meant == 0 {
+            return Ok(None);
+        }
+        let limit = meant;
         with_connection!(self, sweep::end_all_sessions, &ended, after, limit)
     }
 

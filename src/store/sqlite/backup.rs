@@ -3,26 +3,33 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use backon::{BlockingRetryable, ConstantBuilder};
 use diesel::{RunQueryDsl, dsl::sql, sql_query, sql_types::Text};
-use tempfile::NamedTempFile;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{
     open::{self, Depth, LOCK_FILE, OpenError, SIDE_FILES, beside, folder_of},
     stamp,
 };
+use crate::domain::{
+    disk::{self, io_hint},
+    file_access::{Role, Rule},
+};
 
+/// The end of the name of a backup that is being written.
+const PARTIAL: &str = ".partial";
 /// The end of the name of a backup that is being prepared to become the database.
 const COPY: &str = ".restoring";
-/// The end of its name once it is prepared and files are being exchanged.
+/// The end of its name once it is prepared and files are being exchanged. No start takes what it
+/// finds for a database while there is a file of this name.
 pub const READY: &str = ".restored";
 
-/// How long to wait for connections to a copy to be closed, and how often.
+/// The pauses between looks whether all connections to a copy are closed, and their number.
 const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 const CLOSING_ATTEMPTS: usize = 500;
 
@@ -33,7 +40,7 @@ pub enum BackupError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The file system refused.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}{hint}", hint = io_hint(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -43,34 +50,46 @@ pub enum BackupError {
     /// There is a file of that name.
     #[error("{0} exists: a backup overwrites nothing, so name a file that does not exist")]
     Exists(PathBuf),
+    /// There is a file of the name under which the backup is written first.
+    #[error(
+        "{0} exists: another backup is being written to it, or was interrupted: if none is running, remove it and run \
+         the same command again"
+    )]
+    PartialExists(PathBuf),
     /// The database could not be copied.
-    #[error("database {path} could not be copied to {backup}: {problem}")]
+    #[error("database {path} could not be copied to {backup}: {problem}", problem = disk::explain(problem))]
     NotCopied {
         /// The database.
         path: PathBuf,
         /// The copy.
         backup: PathBuf,
-        /// What SQLite said.
+        /// The message of SQLite.
         problem: String,
     },
     /// The backup is the database.
     #[error("backup {0} is the database itself: name the file that `countersign backup` made")]
     Same(PathBuf),
+    /// The backup is a folder or a device.
+    #[error("backup {0} is not a regular file: name the file that `countersign backup` made")]
+    NotAFile(PathBuf),
     /// The backup is not a whole database.
     #[error(
-        "backup {0} has a log beside it, {0}-wal, without which it is not whole: make the backup by `countersign backup` \
-         or, if it is whole, move the log away"
+        "backup {0} has a log beside it, {0}-wal, without which it is not whole: make a whole copy by `countersign \
+         backup --database-url sqlite://{0} FILE` and restore that, or, if it is whole, move the log away"
     )]
     HasLog(PathBuf),
     /// The backup holds nothing.
     #[error("backup {0} is an empty database: name the file that `countersign backup` made")]
     Empty(PathBuf),
     /// The prepared copy cannot become the database.
-    #[error("the restored database {path} cannot be closed: {problem}: run the same command again")]
+    #[error(
+        "the restored database {path} cannot be closed: {problem}: run the same command again",
+        problem = disk::explain(problem)
+    )]
     NotSettled {
         /// The copy.
         path: PathBuf,
-        /// What SQLite said.
+        /// The message of SQLite.
         problem: String,
     },
 }
@@ -98,8 +117,52 @@ fn remove_all(path: &Path) -> Result<(), BackupError> {
     [""].into_iter().chain(SIDE_FILES).try_for_each(|end| remove_if_there(&beside(path, end)))
 }
 
+/// A backup that is being written, under a name of its own. It is removed if it is not published.
+struct Partial {
+    path: PathBuf,
+    file: File,
+    is_there: bool,
+}
+
+impl Partial {
+    fn create(backup: &Path) -> Result<Self, BackupError> {
+        let path = beside(backup, PARTIAL);
+        let mut options = OpenOptions::new();
+        match options.write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(file) => Ok(Self { path, file, is_there: true }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(BackupError::PartialExists(path)),
+            Err(error) => Err(io_error(&path)(error)),
+        }
+    }
+
+    /// Gives it the name of the backup, which nobody else may have taken meanwhile.
+    fn publish(mut self, backup: &Path) -> Result<(), BackupError> {
+        let published = match fs::hard_link(&self.path, backup) {
+            // Some file systems have no links.
+            Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+                let renamed = renameat_with(CWD, &self.path, CWD, backup, RenameFlags::NOREPLACE);
+                self.is_there = renamed.is_err();
+                renamed.map_err(io::Error::from)
+            }
+            linked => linked,
+        };
+        published.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => BackupError::Exists(backup.to_owned()),
+            _ => io_error(backup)(error),
+        })
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if self.is_there {
+            let _ = remove_all(&self.path);
+        }
+    }
+}
+
 /// Copies a database to a new file, as it stands at one instant, while others read and write it.
-/// The file appears under its name once it is whole, checked and durable.
+/// The file appears under its name once it is whole, checked, durable and marked as a copy.
 pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     let path = open::resolve(database)?;
     if backup.symlink_metadata().is_ok() {
@@ -107,29 +170,76 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     }
     stamp::refuse_unfinished_restore(&path)?;
     stamp::check(&path)?;
-    let folder = folder_of(backup);
-    let copy = NamedTempFile::with_prefix_in(".countersign-backup-", folder).map_err(io_error(folder))?;
-    let problem = |problem: String| BackupError::NotCopied {
-        path: path.clone(),
-        backup: backup.to_owned(),
-        problem: format!("{problem}: is there enough space?"),
-    };
+    let copy = Partial::create(backup)?;
+    let problem = |problem: String| BackupError::NotCopied { path: path.clone(), backup: backup.to_owned(), problem };
     // Nobody has the database open if there is no log. To make one takes the right to write.
     let options = if beside(&path, "-wal").exists() { "mode=ro" } else { "mode=rw" };
     let mut connection = open::open_with(&path, options)?;
     sql_query("VACUUM INTO ?")
-        .bind::<Text, _>(copy.path().to_string_lossy())
+        .bind::<Text, _>(copy.path.to_string_lossy())
         .execute(&mut connection)
         .map_err(|error| problem(error.to_string()))?;
     drop(connection);
-    open::check(copy.path(), Depth::Full)?;
+    stamp::mark_as_copy(&copy.path).map_err(problem)?;
+    open::check(&copy.path, Depth::Full)?;
     // SQLite leaves that to whoever asked for the copy.
-    copy.as_file().sync_all().map_err(io_error(backup))?;
-    copy.persist_noclobber(backup).map_err(|error| match error.error.kind() {
-        io::ErrorKind::AlreadyExists => BackupError::Exists(backup.to_owned()),
-        _ => io_error(backup)(error.error),
-    })?;
+    copy.file.sync_all().map_err(io_error(backup))?;
+    copy.publish(backup)?;
     sync_folder(backup)
+}
+
+/// Judges who can change a backup as it is judged who can change the database, which it is to
+/// become. One that others can read is worth a warning: it holds what the database holds.
+fn judge_backup(backup: &Path) -> Result<(), BackupError> {
+    let metadata = fs::metadata(backup).map_err(io_error(backup))?;
+    if !metadata.is_file() {
+        return Err(BackupError::NotAFile(backup.to_owned()));
+    }
+    open::judge(backup, Role::Backup, Rule::OthersOnlyRead)?;
+    match open::judge(backup, Role::Backup, Rule::Private) {
+        Err(OpenError::Exposed(exposed)) => tracing::warn!("{exposed}"),
+        judged => judged?,
+    }
+    Ok(())
+}
+
+/// Returns whether two names are of one file.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    match (fs::metadata(one), fs::metadata(other)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    }
+}
+
+/// Names that were made for the files of a database that are to be moved aside.
+#[derive(Default)]
+struct Links(Vec<PathBuf>);
+
+impl Links {
+    /// Gives the files of a database that exist second names, all of which must be free.
+    fn make(&mut self, path: &Path, aside: &Path) -> Result<(), BackupError> {
+        let ends = || [""].into_iter().chain(SIDE_FILES);
+        if let Some(taken) = ends().map(|end| beside(aside, end)).find(|name| name.symlink_metadata().is_ok()) {
+            return Err(BackupError::Exists(taken));
+        }
+        for end in ends() {
+            let (from, to) = (beside(path, end), beside(aside, end));
+            match fs::hard_link(&from, &to) {
+                Ok(()) => self.0.push(to),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(BackupError::Exists(to)),
+                Err(error) => return Err(io_error(&to)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes those that were made, and no file that somebody else has put there.
+    fn remove(self) {
+        for name in self.0 {
+            let _ = fs::remove_file(name);
+        }
+    }
 }
 
 /// A backup on its way to the place of the database, which nobody else can open meanwhile. Until
@@ -146,22 +256,29 @@ impl Restoration {
     pub fn begin(database: &Path, backup: &Path) -> Result<Self, BackupError> {
         let path = open::resolve(database)?;
         let _lock = open::lock(&path)?;
-        let true_name = backup.canonicalize().map_err(io_error(backup))?;
-        if path.canonicalize().is_ok_and(|path| path == true_name) {
-            return Err(BackupError::Same(backup.to_owned()));
+        // The name of the file itself: its log lies beside that, and not beside a link.
+        let backup = backup.canonicalize().map_err(io_error(backup))?;
+        if is_same_file(&path, &backup) {
+            return Err(BackupError::Same(backup));
         }
-        if beside(backup, "-wal").metadata().is_ok_and(|log| log.len() > 0) {
-            return Err(BackupError::HasLog(backup.to_owned()));
+        judge_backup(&backup)?;
+        if beside(&backup, "-wal").metadata().is_ok_and(|log| log.len() > 0) {
+            return Err(BackupError::HasLog(backup));
         }
-        if open::check(backup, Depth::Full)?.is_empty() {
-            return Err(BackupError::Empty(backup.to_owned()));
+        if open::check(&backup, Depth::Full)?.is_empty() {
+            return Err(BackupError::Empty(backup));
         }
         let copy = beside(&path, COPY);
         let restoration = Self { path, copy, _lock };
-        // Those of a restore that was interrupted.
-        remove_if_there(&beside(&restoration.path, READY))?;
+        // That of a restore that was interrupted. Its other file (`READY`) stays until this one has
+        // come to its end, because the database may be gone already.
         restoration.remove_copy()?;
-        restoration.copy_from(backup)?;
+        restoration.copy_from(&backup)?;
+        stamp::clear_mark(&restoration.copy).map_err(|problem| BackupError::NotCopied {
+            path: backup,
+            backup: restoration.copy.clone(),
+            problem,
+        })?;
         Ok(restoration)
     }
 
@@ -179,19 +296,16 @@ impl Restoration {
     }
 
     /// Puts the copy in the place of the database, and moves the files of the database aside under
-    /// names with this end. Returns the name of the old database, if there was one. The copy must
-    /// have been closed.
+    /// free names that begin with that of the database and this end. Returns the name of the old
+    /// database, if there was one. The copy must have been closed.
     ///
-    /// The process may be killed at any instant: the old files are complete under their old names or
-    /// under the new ones, and no start takes a part of them for the whole.
+    /// The process may be killed at any instant: the old files are complete under their old names
+    /// or under the new ones, and no start takes a part of them for the whole.
     pub fn finish(self, aside_end: &str) -> Result<Option<PathBuf>, BackupError> {
         self.settle()?;
-        let aside = beside(&self.path, aside_end);
-        self.link_aside(&aside).inspect_err(|_| {
-            let _ = remove_all(&aside);
-        })?;
-        // From here until the end, no start takes what it finds for a database.
         let ready = beside(&self.path, READY);
+        let aside = self.link_aside(aside_end, &ready)?;
+        // From here until the end, no start takes what it finds for a database.
         fs::rename(&self.copy, &ready).map_err(io_error(&ready))?;
         sync_folder(&self.path)?;
         // The database goes first: a start refuses a log without a database.
@@ -200,19 +314,34 @@ impl Restoration {
         stamp::forget(&self.path)?;
         fs::rename(&ready, &self.path).map_err(io_error(&self.path))?;
         sync_folder(&self.path)?;
-        Ok(aside.exists().then_some(aside))
+        Ok(aside)
     }
 
     /// Gives the files of the database a second name each.
-    fn link_aside(&self, aside: &Path) -> Result<(), BackupError> {
-        for end in [""].into_iter().chain(SIDE_FILES) {
-            let (from, to) = (beside(&self.path, end), beside(aside, end));
-            match fs::hard_link(&from, &to) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(&to)(error)),
-                Ok(()) | Err(_) => {}
-            }
+    fn link_aside(&self, end: &str, ready: &Path) -> Result<Option<PathBuf>, BackupError> {
+        let was_there = self.path.exists();
+        if !was_there && ready.exists() {
+            // A restore was interrupted after all of them had got second names.
+            return Ok(None);
         }
-        sync_folder(&self.path)
+        let mut names = (1_u32..).map(|count| match count {
+            1 => beside(&self.path, end),
+            _ => beside(&self.path, &format!("{end}-{count}")),
+        });
+        let aside = loop {
+            let Some(aside) = names.next() else { return Ok(None) };
+            let mut links = Links::default();
+            match links.make(&self.path, &aside) {
+                Ok(()) => break aside,
+                Err(BackupError::Exists(_)) => links.remove(),
+                Err(error) => {
+                    links.remove();
+                    return Err(error);
+                }
+            }
+        };
+        sync_folder(&self.path)?;
+        Ok(was_there.then_some(aside))
     }
 
     /// Makes the copy one file. This waits until nobody has it open any more: a pool closes its
@@ -244,7 +373,7 @@ impl Restoration {
 
 impl Drop for Restoration {
     fn drop(&mut self) {
-        // What stays is removed by the next restore.
+        // Files that stay are removed by the next restore.
         let _ = self.remove_copy();
     }
 }

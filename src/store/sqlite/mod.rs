@@ -15,10 +15,7 @@ use std::{
     fmt,
     fs::File,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -42,6 +39,7 @@ use self::{
     renewals::SqliteRenewals,
     rows::{RevokedTenantRow, SessionRow, TENANT},
     schema::{blacklist, sessions},
+    stamp::Stamping,
 };
 use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store,
@@ -64,13 +62,14 @@ use crate::domain::{
 
 type Connection = SyncConnectionWrapper<SqliteConnection>;
 
-/// Connections that the feed reads by: its own, so that slow listings never hold up an acknowledgement.
+/// Connections that the feed reads by: its own, so that slow listings never hold up an
+/// acknowledgement.
 const FEED_READERS: u32 = 1;
 /// Connections that read. Each runs on a blocking thread; more than this many reads at once wait.
 const READERS: u32 = 4;
 /// The file has one history: nothing that was committed is lost.
 const TIMELINE: Timeline = Timeline(0);
-/// How long a read waits for a connection before the database counts as away.
+/// The time that a read waits for a connection before the database counts as away.
 const READER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sessions, blacklist and keys in one SQLite file.
@@ -81,7 +80,8 @@ pub struct SqliteStore {
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
-    /// Held open for its lock. A batch under way when the store is dropped outlives it; nobody waits for its answer.
+    /// Held open for its lock. A batch under way when the store is dropped outlives it; nobody
+    /// waits for its answer.
     _lock: File,
 }
 
@@ -95,7 +95,8 @@ impl From<diesel::result::Error> for StoreError {
     fn from(error: diesel::result::Error) -> Self {
         use diesel::result::{DatabaseErrorKind, Error};
         match error {
-            // Locked, full, I/O error, file gone: the engine gives all of these without a kind of their own.
+            // Locked, full, I/O error, file gone: the engine gives all of these without a kind of
+            // their own.
             Error::DatabaseError(DatabaseErrorKind::Unknown | DatabaseErrorKind::ClosedConnection, info) => {
                 Self::Unavailable(disk::explain(info.message()).into_owned())
             }
@@ -108,7 +109,8 @@ impl From<diesel::result::Error> for StoreError {
     }
 }
 
-/// Brings the schema of a file up to date, making it if there is none, and returns the migrations that were made.
+/// Brings the schema of a file up to date, making it if there is none, and returns the migrations
+/// that were made.
 pub async fn migrate(path: &Path) -> Result<Vec<String>, OpenError> {
     Ok(prepare(path, true).await?.made)
 }
@@ -153,7 +155,8 @@ impl SqliteStore {
         let feed = pool(&path, FEED_READERS).await.map_err(|error| other(error.to_string()))?;
 
         let (hints, _) = watch::channel(Seq::default());
-        let writer = Arc::new(Writer { path, connection: Mutex::default(), has_written: AtomicBool::default(), hints });
+        let stamping = Arc::new(std::sync::Mutex::new(Stamping::new()));
+        let writer = Arc::new(Writer { path, connection: Mutex::default(), stamping, hints });
         Ok(Self {
             creations: writer.group(writes::create, Created::place),
             refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
@@ -194,7 +197,8 @@ impl SqliteStore {
 /// Connections that read a file.
 async fn pool(path: &Path, size: u32) -> Result<Pool<Connection>, PoolError> {
     let mut config = ManagerConfig::default();
-    // A connection to a file does not go away by itself: no question whether it is there before each use.
+    // A connection to a file does not go away by itself: no question whether it is there before
+    // each use.
     config.recycling_method = RecyclingMethod::Fast;
     config.custom_setup = Box::new(|path| {
         Box::pin(async move {
@@ -215,10 +219,11 @@ async fn connection(pool: &Pool<Connection>) -> Result<PooledConnection<'_, Conn
 /// The one connection that writes.
 struct Writer {
     path: PathBuf,
-    /// Taken out while in use and put back only after success, so that a connection in doubt is never used again.
+    /// Taken out while in use and put back only after success, so that a connection in doubt is
+    /// never used again.
     connection: Mutex<Option<Connection>>,
-    /// Whether there has been a connection.
-    has_written: AtomicBool,
+    /// The mark in the file by which its log is known to belong to it.
+    stamping: Arc<std::sync::Mutex<Stamping>>,
     hints: watch::Sender<Seq>,
 }
 
@@ -233,12 +238,20 @@ impl Writer {
             Some(connection) => connection,
             None => {
                 let path = self.path.clone();
-                let is_first = !self.has_written.swap(true, Ordering::Relaxed);
-                let opened = tokio::task::spawn_blocking(move || open::writer(&path, is_first)).await;
+                let opened = tokio::task::spawn_blocking(move || open::writer(&path)).await;
                 Connection::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??)
             }
         };
-        let outcome = connection.spawn_blocking(move |connection| Ok(writes::transaction(connection, work))).await;
+        let (path, stamping) = (self.path.clone(), self.stamping.clone());
+        let transact = move |connection: &mut SqliteConnection| {
+            let mut stamping = stamping.lock().unwrap_or_else(PoisonError::into_inner);
+            if stamping.is_due() {
+                stamping.renew(&path, connection);
+            }
+            drop(stamping);
+            Ok(writes::transaction(connection, work))
+        };
+        let outcome = connection.spawn_blocking(transact).await;
         let outcome = outcome.map_err(StoreError::from).flatten();
         if outcome.is_ok() {
             *slot = Some(connection);
@@ -355,10 +368,13 @@ impl Store for SqliteStore {
     async fn end_all_sessions(
         &self,
         ended: Ended,
+        until: Timestamp,
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
-        self.writer.transaction(move |connection| writes::end_all_sessions(connection, &ended, after, limit)).await
+        self.writer
+            .transaction(move |connection| writes::end_all_sessions(connection, &ended, until, after, limit))
+            .await
     }
 
     fn renewals(&self) -> Box<dyn Renewals> {
@@ -413,7 +429,8 @@ impl Store for SqliteStore {
 
     async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError> {
         let writer = self.writer.clone();
-        // To its end, whatever becomes of the caller: this process must look at the keys once they have changed.
+        // To its end, whatever becomes of the caller: this process must look at the keys once they
+        // have changed.
         let changing = tokio::spawn(async move {
             let place = writer.transaction(move |connection| ring::change_ring(connection, change)).await?;
             if let Some(Place { seq, .. }) = place {

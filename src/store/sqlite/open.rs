@@ -50,7 +50,7 @@ pub enum OpenError {
     LeadsNowhere {
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// The name to which it leads.
         target: PathBuf,
     },
     /// Neither a file nor a link to one.
@@ -67,7 +67,7 @@ pub enum OpenError {
     ReadOnly {
         /// The file.
         path: PathBuf,
-        /// What the database said.
+        /// The message of the database.
         problem: String,
     },
     /// It is not a database, or a damaged one.
@@ -75,7 +75,7 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the check found.
+        /// The finding of the check.
         problem: String,
     },
     /// It belongs to another program.
@@ -130,7 +130,7 @@ pub enum OpenError {
     Other {
         /// The file.
         path: PathBuf,
-        /// What it said.
+        /// The message of the database.
         problem: String,
     },
 }
@@ -141,13 +141,18 @@ pub enum OpenError {
 pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     let io_error = |source| OpenError::Io { path: path.to_owned(), source };
     let file = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_symlink() => path.canonicalize().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                let target = fs::read_link(path).unwrap_or_default();
-                OpenError::LeadsNowhere { path: path.to_owned(), target }
-            }
-            _ => io_error(error),
-        })?,
+        Ok(metadata) if metadata.is_symlink() => match path.canonicalize() {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match end_of_links(path) {
+                // A restore was interrupted, and will put the file there again.
+                Some(file) if stamp::is_restore_unfinished(&file) => file,
+                _ => {
+                    let target = fs::read_link(path).unwrap_or_default();
+                    return Err(OpenError::LeadsNowhere { path: path.to_owned(), target });
+                }
+            },
+            Err(error) => return Err(io_error(error)),
+        },
         Ok(_) => path.to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
         Err(error) => return Err(io_error(error)),
@@ -159,8 +164,27 @@ pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(file)
 }
 
+/// Follows symbolic links to the file that they lead to, whether there is one or not.
+fn end_of_links(path: &Path) -> Option<PathBuf> {
+    /// As many as Linux follows.
+    const MOST: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MOST {
+        match fs::read_link(&path) {
+            Ok(target) => path = folder_of(&path).join(target),
+            Err(_) => return Some(folder_of(&path).canonicalize().ok()?.join(path.file_name()?)),
+        }
+    }
+    None
+}
+
+/// Returns whether a restore into the database of this name was interrupted.
+pub fn is_restore_unfinished(path: &Path) -> bool {
+    end_of_links(path).is_some_and(|file| stamp::is_restore_unfinished(&file))
+}
+
 /// Judges who has rights on a file or folder. Nothing is wrong with one that does not exist.
-fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
+pub fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     // Links to the database are resolved by now, and SQLite makes none beside it.
     let metadata = if role == Role::Folder { fs::metadata(path) } else { fs::symlink_metadata(path) };
     let metadata = match metadata {
@@ -174,7 +198,7 @@ fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     let access = Access::from(&metadata);
     let folder = match role {
         Role::Folder => access,
-        Role::Database | Role::MasterKey => {
+        Role::Database | Role::Backup | Role::MasterKey => {
             let folder = fs::metadata(folder_of(path));
             Access::from(&folder.map_err(|source| OpenError::Io { path: path.to_owned(), source })?)
         }
@@ -212,7 +236,7 @@ fn make_private(path: &Path) -> Result<(), OpenError> {
         let Err(error) = judge(&file, Role::Database, Rule::Private) else { continue };
         let OpenError::Exposed(Exposed { exposure, .. }) = &error else { return Err(error) };
         let Some(mode) = exposure.mode() else { return Err(error) };
-        // Who does not own it cannot change its mode.
+        // A user who does not own it cannot change its mode.
         fs::set_permissions(&file, Permissions::from_mode(mode & 0o700)).map_err(|_| error)?;
         tracing::warn!(
             file = %file.display(),
@@ -223,7 +247,8 @@ fn make_private(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Takes the lock that keeps other processes away from the database. It ends with the file's being closed.
+/// Takes the lock that keeps other processes away from the database. It ends with the file's being
+/// closed.
 pub fn lock(path: &Path) -> Result<File, OpenError> {
     // By its true name, so that two names of one database have one lock.
     let true_path = match path.canonicalize() {
@@ -244,16 +269,19 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// How long a statement waits for a lock that another connection holds.
+/// Lets a statement wait for a lock that another connection holds.
 const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
-/// What SQLite says once it has waited long enough. Diesel hands on its message alone, without its code.
+/// The message of SQLite once it has waited long enough. Diesel hands on its message alone, without
+/// its code.
 const LOCKED: &str = "database is locked";
-/// What it says if it cannot make the files beside the file.
+/// Its messages if it cannot make the files beside the file.
 const NOT_WRITABLE: [&str; 2] = ["unable to open database file", "attempt to write a readonly database"];
 
-/// How closely a file is looked at for damage.
+/// The care with which a file is searched for damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
+    /// The header, the length of the file and the schema.
+    Header,
     /// Each page by itself.
     Quick,
     /// Also each index against its table, which takes several times as long.
@@ -266,7 +294,8 @@ pub fn open_with(path: &Path, options: &str) -> Result<SqliteConnection, OpenErr
     let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     let mut connection =
         SqliteConnection::establish(&format!("file:{name}?{options}")).map_err(|error| other(error.to_string()))?;
-    // A store of this process that was just dropped may still be writing back its log: that is no damage.
+    // A store of this process that was just dropped may still be writing back its log: that is no
+    // damage.
     connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
     Ok(connection)
 }
@@ -276,7 +305,7 @@ pub fn open_ignoring_log(path: &Path) -> Result<SqliteConnection, OpenError> {
     open_with(path, "mode=ro&immutable=1")
 }
 
-/// What the header of our files says (`PRAGMA application_id`): "CSgn" in ASCII.
+/// The mark in the header of our files (`PRAGMA application_id`): "CSgn" in ASCII.
 const APPLICATION_ID: i32 = 0x4353_676e;
 
 #[derive(QueryableByName)]
@@ -287,8 +316,8 @@ struct Header {
     tables: i64,
 }
 
-/// Checks the file and brings its schema up to date, if it may. A file that is refused is left as it was. Returns the
-/// migrations that were made.
+/// Checks the file and brings its schema up to date, if it may. A file that is refused is left as
+/// it was. Returns the migrations that were made.
 pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     for file in files(path) {
@@ -296,9 +325,10 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
         require_writable(&file)?;
     }
     stamp::refuse_unfinished_restore(path)?;
-    stamp::check(path)?;
+    // A look at all pages takes seconds for each gigabyte.
+    let depth = if stamp::check(path)? { Depth::Header } else { Depth::Quick };
     let is_there = path.metadata().is_ok_and(|metadata| metadata.len() > 0);
-    let applied = if is_there { check(path, Depth::Quick)? } else { vec![] };
+    let applied = if is_there { check(path, depth)? } else { vec![] };
     let is_ours = !applied.is_empty();
     if let Some(migration) = known(path)?.into_iter().find(|version| !applied.contains(version)) {
         if !may_migrate {
@@ -352,26 +382,33 @@ struct Applied {
     version: String,
 }
 
-/// Refuses a file that is damaged, foreign or too new. Read-only: whoever closes a connection that could write, and be it a
-/// refused one, writes the log of an earlier crash back into the file.
-/// Otherwise it returns the versions of the migrations that the file has; without a table it has none.
+/// Refuses a file that is damaged, foreign or too new. Read-only: whoever closes a connection that
+/// could write, and be it a refused one, writes the log of an earlier crash back into the file.
+/// Otherwise it returns the versions of the migrations that the file has; without a table it has
+/// none.
 pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
-    // Without a log to be read along, the file is all there is, and looking at it needs none of the files beside it.
+    // Without a log to be read along, the file is all there is, and looking at it needs none of the
+    // files beside it.
     let mut connection = match beside(path, "-wal").exists() {
         true => open_with(path, "mode=ro")?,
         false => open_ignoring_log(path)?,
     };
-    let question = match depth {
-        Depth::Quick => "PRAGMA quick_check(1)",
-        Depth::Full => "PRAGMA integrity_check(1)",
-    };
-    let findings: Vec<String> = sql::<Text>(question).load(&mut connection).map_err(|error| {
+    let refused = |error: diesel::result::Error| {
         let problem = error.to_string();
         // A full disk is no damage: a backup must not take the place of the file for that.
         if problem == LOCKED || disk::remedy(&problem).is_some() { other(problem) } else { damaged(problem) }
-    })?;
+    };
+    let findings: Vec<String> = match depth {
+        Depth::Header => vec![],
+        Depth::Quick => sql::<Text>("PRAGMA quick_check(1)").load(&mut connection).map_err(refused)?,
+        Depth::Full => sql::<Text>("PRAGMA integrity_check(1)").load(&mut connection).map_err(refused)?,
+    };
+    // A page that cannot be read may be in order.
+    if let Some(problem) = findings.iter().find_map(|finding| disk::io_error_in(finding)) {
+        return Err(other(problem));
+    }
     if let Some(finding) = findings.iter().find(|finding| *finding != "ok") {
         // The finding goes over several lines, an error has one.
         return Err(damaged(finding.replace('\n', " ")));
@@ -379,7 +416,7 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     let header: Header =
         sql_query("SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables FROM pragma_application_id")
             .get_result(&mut connection)
-            .map_err(|error| other(error.to_string()))?;
+            .map_err(refused)?;
     if header.tables == 0 {
         return Ok(vec![]);
     }
@@ -388,7 +425,7 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     }
     let applied: Vec<Applied> = sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version")
         .load(&mut connection)
-        .map_err(|error| other(error.to_string()))?;
+        .map_err(refused)?;
     let known = known(path)?;
     let applied: Vec<String> = applied.into_iter().map(|applied| applied.version).collect();
     match applied.iter().find(|version| !known.contains(version)) {
@@ -397,20 +434,25 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     }
 }
 
-/// Opens the connection that writes. What it has committed survives a power cut (`synchronous=FULL`).
-/// The first one of a process stamps the file.
-pub fn writer(path: &Path, is_first: bool) -> Result<SqliteConnection, StoreError> {
+/// Looks through all of a database for damage, also while a service uses it.
+pub fn check_whole(path: &Path) -> Result<(), OpenError> {
+    let path = resolve(path)?;
+    stamp::refuse_unfinished_restore(&path)?;
+    check(&path, Depth::Full).map(drop)
+}
+
+/// Opens the connection that writes. What it has committed survives a power cut
+/// (`synchronous=FULL`).
+pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
     let unavailable =
         |error: &dyn std::fmt::Display| StoreError::Unavailable(disk::explain(&error.to_string()).into_owned());
-    // Without this, SQLite would make a new, empty database in the place of one that was moved away.
+    // Without this, SQLite would make a new, empty database in the place of one that was moved
+    // away.
     if !path.exists() {
         return Err(StoreError::Unavailable(format!("{} is gone", path.display())));
     }
     let mut connection = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| unavailable(&error))?;
     configure_writer(&mut connection).map_err(|error| unavailable(&error))?;
-    if is_first {
-        stamp::renew(path, &mut connection);
-    }
     Ok(connection)
 }
 
@@ -421,5 +463,5 @@ fn configure_writer(connection: &mut SqliteConnection) -> diesel::QueryResult<()
     )
 }
 
-/// What a connection that only reads is set to.
+/// The settings of a connection that only reads.
 pub const READER_SETTINGS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;";

@@ -1,21 +1,25 @@
 //! Tells a write-ahead log (`-wal`) that belongs to another database file, so that it is not
 //! applied to the wrong one.
 //!
-//! SQLite applies a log to whatever file lies beside it. After a crash, a backup that is copied over
-//! the database would silently become the data before the copy again. So each process stamps the file
-//! before it writes for the first time: it writes a random number into the header
-//! (`PRAGMA user_version`), and records that number and the schema version in the lock file beside the
-//! database. Neither changes until the next process writes.
-//! A copy made earlier has an older number, and copies made by SQLite's backup or by VACUUM INTO
-//! have another schema version.
+//! SQLite applies a log to whatever file lies beside it. After a crash, a backup that is copied
+//! over the database would silently become the data before the copy again. So each process stamps
+//! the file soon after it writes for the first time: it writes a random number into the header
+//! (`PRAGMA user_version`), and records that number and the schema version in the lock file beside
+//! the database. The number does not change until the next process writes.
+//!
+//! A copy made earlier has an older number, and one made by `countersign backup` a mark in its
+//! place. Copies by SQLite's backup have a lower schema version. A higher one alone is no reason to
+//! refuse a file, because an operator may add an index: then the log must have the same number, and
+//! not an older schema.
 
 use std::{
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     str::FromStr,
+    time::Duration,
 };
 
 use diesel::{
@@ -24,19 +28,23 @@ use diesel::{
     sql_query,
     sql_types::{BigInt, Integer},
 };
+use tokio::time::Instant;
 
-use super::open::{LOCK_FILE, OpenError, beside, open_ignoring_log};
+use super::open::{LOCK_FILE, OpenError, beside, open_ignoring_log, open_with};
 
 /// The part of a file's header by which it is told from its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
 struct Stamp {
-    /// Drawn at random by each start.
+    /// Drawn at random by each process that writes, and never negative; or [`COPY`].
     #[diesel(sql_type = Integer)]
     user_version: i32,
-    /// Counted up by each change of the schema, and by each tool that copies the file.
+    /// Counted up by each change of the schema. A copy by SQLite's backup counts from 1.
     #[diesel(sql_type = Integer)]
     schema_version: i32,
 }
+
+/// The number in a copy that was made by `countersign backup`.
+const COPY: i32 = -1;
 
 const WORD: &str = "stamp";
 
@@ -65,32 +73,75 @@ const READ: &str = "SELECT user_version, schema_version FROM pragma_user_version
 /// The length of a log's header. A log that is not longer holds no change.
 const LOG_HEADER: u64 = 32;
 
-/// Refuses a log that does not belong to the file. A file without a log that is not the one used
-/// here last is a backup that was put back by hand, and is worth a warning.
-pub fn check(path: &Path) -> Result<(), OpenError> {
+/// Refuses a log that does not belong to the file. A file without a log that is a copy, or not the
+/// one used here last, is a backup that was put back by hand, and is worth a warning.
+///
+/// Returns whether the file was closed in good order by the process that used it here last.
+pub fn check(path: &Path) -> Result<bool, OpenError> {
     let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > LOG_HEADER);
     let is_there = path.metadata().is_ok_and(|file| file.len() > 0);
-    if has_log && !is_there {
-        return Err(OpenError::LogAlone(path.to_owned()));
+    if !is_there {
+        return if has_log { Err(OpenError::LogAlone(path.to_owned())) } else { Ok(false) };
     }
-    let (Some(recorded), true) = (recorded(path), is_there) else { return Ok(()) };
-    // What cannot be read is found to be damaged by the check that comes next.
-    let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| sql_query(READ).get_result(&mut file).ok())
-    else {
-        return Ok(());
+    // A file that cannot be read is found to be damaged by the check that comes next.
+    let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| read(&mut file)) else { return Ok(false) };
+    let (is_known, is_the_same) = match recorded(path) {
+        Some(recorded) => (true, recorded == found || continues(path, recorded, found, has_log)),
+        None => (false, false),
     };
-    match recorded == found {
-        true => Ok(()),
-        false if has_log => Err(OpenError::ForeignLog(path.to_owned())),
-        false => {
-            tracing::warn!(
-                database = %path.display(),
-                "this is not the database file that was used here last: if it is a backup, stop the service and run \
-                 `countersign restore` without a file, so that what was revoked since the backup stays revoked"
-            );
-            Ok(())
-        }
+    match (is_known, has_log) {
+        (true, _) if is_the_same => {}
+        (true, true) => return Err(OpenError::ForeignLog(path.to_owned())),
+        // Without a record, as after an upgrade, any log is accepted.
+        (false, true) => {}
+        (_, false) if found.user_version == COPY => tracing::warn!(
+            database = %path.display(),
+            "this database file is a copy that was made by `countersign backup`: stop the service and run `countersign \
+             restore` without a file, so that what was revoked since the backup stays revoked"
+        ),
+        (true, false) => tracing::warn!(
+            database = %path.display(),
+            "this is not the database file that was used here last: if it is a backup, stop the service and run \
+             `countersign restore` without a file, so that what was revoked since the backup stays revoked"
+        ),
+        (false, false) => {}
     }
+    Ok(is_the_same && !has_log)
+}
+
+/// Returns whether a file is the recorded one after changes of its schema, as an operator makes
+/// them (`CREATE INDEX`).
+fn continues(path: &Path, recorded: Stamp, found: Stamp, has_log: bool) -> bool {
+    let is_changed = found.user_version == recorded.user_version && found.schema_version > recorded.schema_version;
+    is_changed && (!has_log || log_continues(path, found))
+}
+
+/// Returns whether the log beside a file leads on from it: seen through the log, the number must be
+/// the same, and the schema not older. A log that cannot be read is left to the check that comes
+/// next.
+fn log_continues(path: &Path, found: Stamp) -> bool {
+    let seen = open_with(path, "mode=ro").ok().and_then(|mut both| read(&mut both));
+    seen.is_none_or(|seen| seen.user_version == found.user_version && seen.schema_version >= found.schema_version)
+}
+
+fn read(connection: &mut SqliteConnection) -> Option<Stamp> {
+    sql_query(READ).get_result(connection).ok()
+}
+
+fn set_number(path: &Path, number: i32) -> Result<(), String> {
+    let mut connection = open_with(path, "mode=rw").map_err(|error| error.to_string())?;
+    connection.batch_execute(&format!("PRAGMA user_version = {number}")).map_err(|error| error.to_string())
+}
+
+/// Marks a file that nobody has open as a copy.
+pub fn mark_as_copy(path: &Path) -> Result<(), String> {
+    set_number(path, COPY)
+}
+
+/// Takes the mark of a copy away from a file that nobody has open, because it is to become the
+/// database in good order.
+pub fn clear_mark(path: &Path) -> Result<(), String> {
+    set_number(path, 0)
 }
 
 /// Forgets the recorded stamp, before anything is written that may change the stamp of the file.
@@ -100,14 +151,40 @@ pub fn forget(path: &Path) -> Result<(), OpenError> {
     forgotten.map_err(|source| OpenError::Io { path, source })
 }
 
-/// Stamps the file anew and records it. The service can do without: on a disk that is full it
-/// still validates, so nothing fails because of this.
-pub fn renew(path: &Path, connection: &mut SqliteConnection) {
-    if let Err(problem) = forget(path).map_err(|error| error.to_string()).and_then(|()| try_renew(path, connection)) {
-        tracing::warn!(
-            database = %path.display(), problem,
-            "the database file could not be stamped: a -wal file that belongs to another file would not be noticed"
-        );
+/// The pause after the file could not be stamped, as while somebody reads an old snapshot.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// The stamp of a process that writes to a file.
+#[derive(Debug)]
+pub struct Stamping {
+    /// From when on the file may be stamped. None: it has been.
+    due: Option<Instant>,
+}
+
+impl Stamping {
+    /// The stamp of a process that has not written yet.
+    pub fn new() -> Self {
+        Self { due: Some(Instant::now()) }
+    }
+
+    /// Returns whether the file is to be stamped now.
+    pub fn is_due(&self) -> bool {
+        self.due.is_some_and(|due| due <= Instant::now())
+    }
+
+    /// Stamps the file anew and records it, and waits for nobody who reads. If it fails, it is due
+    /// again later. The service can do without: on a disk that is full it still validates, so
+    /// nothing else fails because of this.
+    pub fn renew(&mut self, path: &Path, connection: &mut SqliteConnection) {
+        let renewed = forget(path).map_err(|error| error.to_string()).and_then(|()| renew(path, connection));
+        self.due = renewed.err().map(|problem| {
+            tracing::warn!(
+                database = %path.display(), problem,
+                "the database file could not be stamped: a -wal file that belongs to another file would not be \
+                 noticed; it is tried again in a minute"
+            );
+            Instant::now() + RETRY
+        });
     }
 }
 
@@ -117,24 +194,27 @@ struct Drawn {
     number: i32,
 }
 
+/// The frames of a log, and how many of them are in the file.
 #[derive(QueryableByName)]
 struct Checkpoint {
     #[diesel(sql_type = BigInt)]
-    busy: i64,
+    log: i64,
+    #[diesel(sql_type = BigInt)]
+    checkpointed: i64,
 }
 
-fn try_renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
+fn renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
     let database = |error: diesel::result::Error| error.to_string();
     let drawn: Drawn =
         sql_query("SELECT abs(random() % 2147483647) AS number").get_result(connection).map_err(database)?;
     connection.batch_execute(&format!("PRAGMA user_version = {}", drawn.number)).map_err(database)?;
-    // From the log into the file, where the stamp is looked for.
-    let checkpoint: Checkpoint =
-        sql_query("PRAGMA wal_checkpoint(TRUNCATE)").get_result(connection).map_err(database)?;
-    if checkpoint.busy != 0 {
+    // From the log into the file, where the stamp is looked for. This kind waits for nobody.
+    let Checkpoint { log, checkpointed } =
+        sql_query("PRAGMA wal_checkpoint(PASSIVE)").get_result(connection).map_err(database)?;
+    if checkpointed < log {
         return Err("another connection reads it".to_owned());
     }
-    let stamp: Stamp = sql_query(READ).get_result(connection).map_err(database)?;
+    let stamp = read(connection).ok_or("its header cannot be read")?;
     let text = format!("# Tells whether the -wal file belongs to the database file. Do not edit.\n{stamp}\n");
     let mut record = record_file(&beside(path, LOCK_FILE)).map_err(|error| error.to_string())?;
     let written = record.write_all(text.as_bytes()).and_then(|()| record.sync_all());
@@ -151,11 +231,118 @@ fn recorded(path: &Path) -> Option<Stamp> {
     text.lines().find_map(|line| line.parse().ok())
 }
 
+/// Returns whether a backup was being put into this database when the process was killed.
+pub fn is_restore_unfinished(path: &Path) -> bool {
+    beside(path, super::backup::READY).symlink_metadata().is_ok()
+}
+
 /// Refuses a database into which a backup was being put when the process was killed.
 pub fn refuse_unfinished_restore(path: &Path) -> Result<(), OpenError> {
-    let ready: PathBuf = beside(path, super::backup::READY);
-    match ready.exists() {
-        true => Err(OpenError::RestoreUnfinished { path: path.to_owned(), ready }),
+    match is_restore_unfinished(path) {
+        true => {
+            let ready = beside(path, super::backup::READY);
+            Err(OpenError::RestoreUnfinished { path: path.to_owned(), ready })
+        }
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A database with a lock file, and a connection to it that has written.
+    fn stamped() -> (TempDir, PathBuf, SqliteConnection) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let mut connection = open_with(&path, "mode=rwc").unwrap();
+        connection
+            .batch_execute(
+                "PRAGMA journal_mode = WAL; CREATE TABLE t (a); CREATE TABLE u (a); INSERT INTO t VALUES (1)",
+            )
+            .unwrap();
+        fs::write(beside(&path, LOCK_FILE), "").unwrap();
+        let mut stamping = Stamping::new();
+        assert!(stamping.is_due());
+        stamping.renew(&path, &mut connection);
+        assert!(!stamping.is_due() && recorded(&path).is_some());
+        (folder, path, connection)
+    }
+
+    /// The database as a crash would leave it now.
+    fn crashed(folder: &TempDir, path: &Path, name: &str) -> PathBuf {
+        let copy = folder.path().join(name);
+        for end in ["", "-wal", LOCK_FILE] {
+            fs::copy(beside(path, end), beside(&copy, end)).unwrap();
+        }
+        copy
+    }
+
+    #[test]
+    fn a_schema_that_an_operator_has_changed_is_no_reason_to_refuse_the_log() {
+        let (folder, path, mut service) = stamped();
+        let mut operator = open_with(&path, "mode=rw").unwrap();
+        operator.batch_execute("CREATE INDEX own ON t (a); PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        let stamp = recorded(&path).unwrap();
+        assert_ne!(read(&mut open_ignoring_log(&path).unwrap()), Some(stamp), "the index is in the file");
+        service.batch_execute("INSERT INTO t VALUES (2)").unwrap();
+        let crashed_path = crashed(&folder, &path, "with_index.db");
+        check(&crashed_path).unwrap();
+        let mut opened = open_with(&crashed_path, "mode=rw").unwrap();
+        let rows: Drawn = sql_query("SELECT count(*) AS number FROM t").get_result(&mut opened).unwrap();
+        assert_eq!(rows.number, 2);
+    }
+
+    #[test]
+    fn a_log_is_refused_beside_each_kind_of_copy() {
+        let (folder, path, mut service) = stamped();
+        let copy = folder.path().join("vacuumed.db");
+        service.batch_execute(&format!("VACUUM INTO '{}'", copy.display())).unwrap();
+        // The schema is written too, so the log has the page with its version.
+        service.batch_execute("INSERT INTO t VALUES (2); CREATE TABLE v (a); DROP TABLE v; DROP TABLE u").unwrap();
+        let marked = folder.path().join("marked.db");
+        fs::copy(&copy, &marked).unwrap();
+        mark_as_copy(&marked).unwrap();
+        let crashed = crashed(&folder, &path, "crashed.db");
+        check(&crashed).unwrap();
+        let older = |number: i32, schema: i32| {
+            let older = folder.path().join("older.db");
+            fs::copy(&copy, &older).unwrap();
+            let pragmas = format!("PRAGMA user_version = {number}; PRAGMA schema_version = {schema}");
+            open_with(&older, "mode=rw").unwrap().batch_execute(&pragmas).unwrap();
+            older
+        };
+        let stamp = recorded(&path).unwrap();
+        let far = stamp.schema_version + 100;
+        for (name, copy) in
+            [("marked", marked.clone()), ("of another run", older(stamp.user_version ^ 1, stamp.schema_version))]
+        {
+            fs::copy(copy, &crashed).unwrap();
+            assert!(matches!(check(&crashed), Err(OpenError::ForeignLog(_))), "{name}");
+        }
+        // SQLite's backup counts the schema of the copy from 1; and this log has an older schema.
+        for schema in [1, far] {
+            fs::copy(older(stamp.user_version, schema), &crashed).unwrap();
+            assert!(matches!(check(&crashed), Err(OpenError::ForeignLog(_))), "{schema}");
+        }
+    }
+
+    #[test]
+    fn a_stamp_that_a_reader_holds_up_is_due_again() {
+        let (_folder, path, mut service) = stamped();
+        let mut reader = open_with(&path, "mode=ro").unwrap();
+        reader.batch_execute("BEGIN; SELECT * FROM t").unwrap();
+        let mut stamping = Stamping::new();
+        stamping.renew(&path, &mut service);
+        assert!(stamping.due.is_some_and(|due| due > Instant::now()), "but not at once");
+        assert_eq!(recorded(&path), None, "a stamp that may not be in the file is not recorded");
+        reader.batch_execute("COMMIT").unwrap();
+        stamping.renew(&path, &mut service);
+        assert!(stamping.due.is_none());
+        assert_eq!(recorded(&path), read(&mut open_ignoring_log(&path).unwrap()));
     }
 }

@@ -368,12 +368,13 @@ fn session_id(bytes: &[u8]) -> Result<SessionId> {
 pub fn end_all_sessions(
     connection: &mut SqliteConnection,
     ended: &Ended,
+    until: Timestamp,
     after: Option<SessionId>,
     limit: i64,
 ) -> Result<Option<EndedBatch>> {
     let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
     let looked_at: Vec<Vec<u8>> = sessions::table
-        .filter(sessions::id.gt(&after))
+        .filter(sessions::id.gt(&after).and(sessions::id.le(SessionId::last_of_millisecond(until).bytes().to_vec())))
         .order(sessions::id.asc())
         .limit(limit)
         .select(sessions::id)
