@@ -27,6 +27,7 @@ use crate::{
         lease::Terms,
         revocation::{Place, Revoked, Seq, Timeline},
     },
+    mutants::broken,
     store::FeedEntry,
 };
 
@@ -237,7 +238,7 @@ impl Replica {
         let over = self.lease.uptime() + begun.holds_for;
         loop {
             let current = *progress.borrow_and_update();
-            if Epoch(current.life) != epoch || current.applied.timeline != place.timeline {
+            if !is_same_epoch(current.life, epoch) || current.applied.timeline != place.timeline {
                 return Err(NotCertain::NotAcknowledged);
             }
             if current.everywhere >= place.seq {
@@ -263,10 +264,10 @@ impl Replica {
         place: Place,
     ) -> Result<Progress, NotCertain> {
         let sent = self.sent.load(Ordering::SeqCst);
-        let is_over = |progress: &Progress| Epoch(progress.life) != epoch;
+        let is_over = |progress: &Progress| !is_same_epoch(progress.life, epoch);
         let is_other = |progress: &Progress| progress.applied.timeline != place.timeline;
         let reached = progress.wait_for(|progress| {
-            let is_new = progress.renewal > sent;
+            let is_new = progress.renewal > sent || broken("earlier-renewal-counts");
             is_over(progress) || (is_new && (is_other(progress) || progress.applied.seq >= place.seq))
         });
         let reached = *reached.await.map_err(|_| NotCertain::NotAcknowledged)?;
@@ -376,6 +377,10 @@ impl Replica {
             *progress = Progress { life: progress.life + 1, received: progress.received, ..Progress::default() };
         });
     }
+}
+
+fn is_same_epoch(life: u64, epoch: Epoch) -> bool {
+    Epoch(life) == epoch || broken("epoch-not-compared")
 }
 
 /// Counts among those that wait, and when it is dropped, among those that have waited: whoever asked may go away.

@@ -171,6 +171,21 @@ impl Fleet {
         fallen
     }
 
+    /// Waits until whoever has said that revocations were lost has said that they hold again.
+    pub async fn restored(&self) {
+        for place in &self.places {
+            let is_restored = || async {
+                let mut process = place.process.lock().await;
+                let log = process.as_mut().map_or(&[][..], |replica| replica.log());
+                let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+                count("the database has lost revocations") == count("the lost revocations hold again")
+            };
+            while !is_restored().await {
+                sleep(AGAIN).await;
+            }
+        }
+    }
+
     /// The last lines that the processes of each place have logged.
     pub async fn logs(&self) -> Vec<String> {
         let mut lines = vec![];

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
-use crate::history::{Call, Fault, Healed, History, Moment, Outage, Session, SessionNumber, TokenNumber};
+use crate::history::{Call, Fault, Healed, History, Moment, Outage, Session, SessionNumber, SetBack, TokenNumber};
 
 /// A history in the making, and the tokens as they are sent.
 pub struct Recorder {
@@ -40,6 +40,12 @@ impl Recorder {
     pub fn fault(&self, from: Moment, what: String) {
         let to = self.now();
         self.made().history.faults.push(Fault { what, from, to });
+    }
+
+    /// Since `from` the database has been set back to what it was at `kept`.
+    pub fn set_back(&self, kept: Moment, from: Moment) {
+        let to = self.now();
+        self.made().history.set_backs.push(SetBack { kept, from, to });
     }
 
     pub fn session(&self, session: Session) -> SessionNumber {

@@ -75,7 +75,7 @@ impl Figures {
                 Ask::Refresh { .. } => figures.refreshes += 1,
                 Ask::Validate(token) => {
                     figures.validations += 1;
-                    let was_revoked = fates.revoked(*token, call.begin).is_some();
+                    let was_revoked = fates.revoked(*token, call).is_some();
                     figures.checked += usize::from(was_revoked && call.answer.is_known());
                 }
                 Ask::Revoke(_) => {
