@@ -32,6 +32,8 @@ mod checker_tests;
 mod database;
 #[path = "torture/faults.rs"]
 mod faults;
+#[path = "torture/finishing.rs"]
+mod finishing;
 #[path = "torture/fleet.rs"]
 mod fleet;
 #[path = "torture/history.rs"]

@@ -172,7 +172,7 @@ fn make_locale(folder: &Path, locale: &str) {
 }
 
 /// PostgreSQL refuses to run as root: somebody else, then.
-fn user() -> Option<(u32, u32)> {
+pub fn user() -> Option<(u32, u32)> {
     let is_root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if !is_root {
         return None;

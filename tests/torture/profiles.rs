@@ -192,6 +192,11 @@ impl Profile {
         self.database.contains(&Disaster::RestoreDump)
     }
 
+    /// How long an acknowledgement waits for a replica that does not report, at most.
+    pub fn wait(&self) -> Duration {
+        if self.is_set_back() { LONG_WAIT } else { WAIT }
+    }
+
     /// The settings of a place.
     pub fn settings(&self, place: usize) -> Settings {
         let leases = if self.is_set_back() { LONG_LEASES } else { LEASES };

@@ -1,0 +1,127 @@
+//! The server in charge is replaced under load. Nothing is active after its revocation was acknowledged, nothing that was
+//! acknowledged is lost, nobody is signed out who retried, and the service goes on by itself.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::{
+    asking::Asker,
+    callers::Callers,
+    checker::check,
+    cluster::eventually,
+    finishing::finish,
+    fleet::{Fleet, PERMANENT},
+    history::{Answer, History},
+    ledger::Dice,
+    patroni::{NODES, Part, Patroni},
+    postgres_server::execute,
+    recorder::Recorder,
+};
+
+const SETTINGS: &[(&str, &str)] = &[
+    ("COUNTERSIGN_LIMITS__MAX_BATCHES", "10000"),
+    ("COUNTERSIGN_POLICIES__DEFAULT__MAX_SESSIONS_PER_SUBJECT", "0"),
+    ("COUNTERSIGN_POLICIES__STRICT__REFRESH_GRACE", "0s"),
+    ("COUNTERSIGN_POLICIES__SUPERSEDING__ON_REFRESH", "revoke_access_token"),
+];
+/// How long callers call before the fault, and after the service is back.
+const CALM: Duration = Duration::from_secs(2);
+/// Violations that are told.
+const SHOWN: usize = 8;
+
+/// What is done to the server in charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// It hands over in good order.
+    SwitchOver,
+    /// `kill -9` of all its processes and its Patroni: the machine is gone.
+    KillNode,
+    /// `kill -9` of the server, which Patroni notices.
+    KillPostmaster,
+    /// SIGSTOP of all its processes and its Patroni, and SIGCONT once another is in charge: it does not know.
+    Stop,
+}
+
+/// The way to the server in charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By a URL that names all servers, this one at this position.
+    Position(usize),
+    HaProxy,
+}
+
+async fn replace(cluster: &Patroni, fault: Fault, way: Way, seed: u64) {
+    let leader = cluster.await_complete().await;
+    let database = format!("ha_{seed}");
+    execute(&cluster.url_of(leader, "postgres"), &format!("CREATE DATABASE {database}")).await;
+    let url = match way {
+        Way::Position(position) => cluster.url(leader, position, &database),
+        Way::HaProxy => cluster.url_by_haproxy(&database),
+    };
+    let fleet = Arc::new(Fleet::start(&url, SETTINGS).await);
+    let recorder = Arc::new(Recorder::new(History::default()));
+    let asker = Arc::new(Asker { fleet: fleet.clone(), recorder: recorder.clone(), tokens_expire: false });
+    let mut dice = Dice(seed);
+    let callers = Callers::start(&asker, &mut dice.split());
+    sleep(CALM).await;
+
+    let struck = recorder.now();
+    match fault {
+        Fault::SwitchOver => cluster.switch_over(leader).await,
+        Fault::KillNode => cluster.signal(leader, Part::All, "KILL"),
+        Fault::KillPostmaster => cluster.signal(leader, Part::Postmaster, "KILL"),
+        Fault::Stop => cluster.signal(leader, Part::All, "STOP"),
+    }
+    cluster.accepts_a_commit(&database).await;
+    let accepted = recorder.now();
+    let mut back = vec![];
+    for place in 0..PERMANENT {
+        let created = async || recorder.created_since(place, accepted);
+        back.push(eventually("sessions are created again", created).await.saturating_sub(accepted));
+    }
+    match fault {
+        Fault::KillNode => cluster.start_again(leader),
+        Fault::Stop => cluster.signal(leader, Part::All, "CONT"),
+        Fault::SwitchOver | Fault::KillPostmaster => {}
+    }
+    sleep(CALM).await;
+
+    let held = callers.stop().await;
+    recorder.heals((0..PERMANENT).collect(), fleet.fallen());
+    finish(&asker, held, &mut dice).await;
+    let history = recorder.finish();
+    let acknowledged = history.calls.iter().filter(|call| call.answer == Answer::Done).count();
+    println!(
+        "{fault:?} by {way:?}: a commit was accepted after {:.1?}, sessions were created {back:.1?} later; {} calls, of which \
+         {acknowledged} were writes that were acknowledged",
+        accepted.saturating_sub(struck),
+        history.calls.len(),
+    );
+    let violations = check(&history);
+    if !violations.is_empty() {
+        violations.iter().take(SHOWN).for_each(|violation| println!("  {:?}: {violation}", violation.rule));
+        fleet.logs().iter().for_each(|line| println!("  {line}"));
+    }
+    assert!(violations.is_empty(), "{fault:?} by {way:?}: {} violations", violations.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_in_charge_that_is_gone_is_replaced_and_nothing_is_lost() {
+    let cluster = Patroni::start().await;
+    replace(&cluster, Fault::KillNode, Way::Position(0), 0).await;
+}
+
+#[ignore = "a quarter of an hour: scripts/torture ha"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_in_charge_is_replaced_in_every_way() {
+    let mut cluster = Patroni::start().await;
+    cluster.start_haproxy();
+    let mut seed = 0;
+    for way in (0..NODES).map(Way::Position).chain([Way::HaProxy]) {
+        for fault in [Fault::SwitchOver, Fault::KillNode, Fault::KillPostmaster, Fault::Stop] {
+            seed += 1;
+            replace(&cluster, fault, way, seed).await;
+        }
+    }
+}
