@@ -141,6 +141,10 @@ fn words(command: &str) -> Vec<String> {
 impl Patroni {
     /// Starts all of it, but HAProxy.
     pub async fn start() -> Self {
+        for program in ["patroni", "etcd"] {
+            let there = Command::new(program).arg("--version").output().is_ok();
+            assert!(there, "these tests run {program}: install it (Debian: `apt-get install patroni etcd-server`)");
+        }
         let [client, peer] = ports();
         let etcd = Kept::start(|dir| {
             let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
