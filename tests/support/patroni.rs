@@ -23,6 +23,8 @@ use crate::{
 pub const NODES: usize = 3;
 /// Nothing takes this long unless it hangs.
 const HANGS: Duration = Duration::from_secs(180);
+/// Lines of a log that are told.
+const LOG: usize = 60;
 /// How soon to look again at what has no event to wait for.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -95,6 +97,9 @@ struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Postmaster,
+    /// The postmaster and its children.
+    Server,
+    /// And Patroni.
     All,
 }
 
@@ -114,7 +119,8 @@ impl Node {
             return vec![postmaster];
         }
         let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
-        let mut pids = vec![first_line("pid"), postmaster];
+        let mut pids = if part == Part::All { vec![first_line("pid")] } else { vec![] };
+        pids.push(postmaster);
         pids.extend(children.split_whitespace().map(str::to_owned));
         pids
     }
@@ -220,15 +226,19 @@ impl Patroni {
         };
         match timeout(HANGS, looking).await {
             Ok(seen) => seen,
-            Err(_) => {
-                let logs = self.nodes.iter().map(|node| {
-                    let log = fs::read_to_string(node.process.dir.join("log")).unwrap_or_default();
-                    let lines: Vec<_> = log.lines().rev().take(20).map(str::to_owned).collect();
-                    lines.into_iter().rev().collect::<Vec<_>>()
-                });
-                panic!("not within {HANGS:?}: {what}: {:#?}", logs.collect::<Vec<_>>())
-            }
+            Err(_) => panic!("not within {HANGS:?}: {what}: {:#?}", self.logs()),
         }
+    }
+
+    /// The last lines that each Patroni and its server have logged.
+    pub fn logs(&self) -> Vec<String> {
+        let mut lines = vec![];
+        for (index, node) in self.nodes.iter().enumerate() {
+            let log = fs::read_to_string(node.process.dir.join("log")).unwrap_or_default();
+            let first = log.lines().count().saturating_sub(LOG);
+            lines.extend(log.lines().skip(first).map(|line| format!("{}: {line}", Node::name(index))));
+        }
+        lines
     }
 
     /// The members as any Patroni knows them.
