@@ -19,6 +19,7 @@ use crate::{
     recorder::Recorder,
 };
 
+const DATABASE: &str = "countersign";
 const SETTINGS: &[(&str, &str)] = &[
     ("COUNTERSIGN_LIMITS__MAX_BATCHES", "10000"),
     ("COUNTERSIGN_POLICIES__DEFAULT__MAX_SESSIONS_PER_SUBJECT", "0"),
@@ -52,13 +53,14 @@ enum Way {
     HaProxy,
 }
 
-async fn replace(cluster: &Patroni, fault: Fault, way: Way, seed: u64) {
+/// A cluster that is not used again: an old server that Patroni has not brought back in order is another matter.
+async fn replace(fault: Fault, way: Way, seed: u64) {
+    let mut cluster = Patroni::start().await;
     let leader = cluster.await_complete().await;
-    let database = format!("ha_{seed}");
-    execute(&cluster.url_of(leader, "postgres"), &format!("CREATE DATABASE {database}")).await;
+    execute(&cluster.url_of(leader, "postgres"), &format!("CREATE DATABASE {DATABASE}")).await;
     let url = match way {
-        Way::Position(position) => cluster.url(leader, position, &database),
-        Way::HaProxy => cluster.url_by_haproxy(&database),
+        Way::Position(position) => cluster.url(leader, position, DATABASE),
+        Way::HaProxy => cluster.start_haproxy(DATABASE).await,
     };
     let fleet = Arc::new(Fleet::start(&url, SETTINGS).await);
     let recorder = Arc::new(Recorder::new(History::default()));
@@ -74,7 +76,7 @@ async fn replace(cluster: &Patroni, fault: Fault, way: Way, seed: u64) {
         Fault::KillPostmaster => cluster.signal(leader, Part::Postmaster, "KILL"),
         Fault::Stop => cluster.signal(leader, Part::All, "STOP"),
     }
-    cluster.accepts_a_commit(&database).await;
+    cluster.accepts_a_commit(DATABASE).await;
     let accepted = recorder.now();
     let mut back = vec![];
     for place in 0..PERMANENT {
@@ -85,14 +87,6 @@ async fn replace(cluster: &Patroni, fault: Fault, way: Way, seed: u64) {
         cluster.signal(leader, Part::Server, "CONT");
     }
     sleep(CALM).await;
-    match fault {
-        Fault::KillNode => cluster.start_again(leader),
-        Fault::Stop => {
-            cluster.signal(leader, Part::All, "KILL");
-            cluster.start_again(leader);
-        }
-        Fault::SwitchOver | Fault::KillPostmaster => {}
-    }
 
     let held = callers.stop().await;
     recorder.heals((0..PERMANENT).collect(), fleet.fallen());
@@ -115,20 +109,17 @@ async fn replace(cluster: &Patroni, fault: Fault, way: Way, seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_server_in_charge_that_is_gone_is_replaced_and_nothing_is_lost() {
-    let cluster = Patroni::start().await;
-    replace(&cluster, Fault::KillNode, Way::Position(0), 0).await;
+    replace(Fault::KillNode, Way::Position(0), 0).await;
 }
 
 #[ignore = "a quarter of an hour: scripts/torture ha"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_server_in_charge_is_replaced_in_every_way() {
-    let mut cluster = Patroni::start().await;
-    cluster.start_haproxy();
     let mut seed = 0;
-    for way in (0..NODES).map(Way::Position).chain([Way::HaProxy]) {
+    for way in [Way::HaProxy].into_iter().chain((0..NODES).rev().map(Way::Position)) {
         for fault in [Fault::SwitchOver, Fault::KillNode, Fault::KillPostmaster, Fault::Stop] {
             seed += 1;
-            replace(&cluster, fault, way, seed).await;
+            replace(fault, way, seed).await;
         }
     }
 }

@@ -1097,9 +1097,9 @@ impl Model for Protocol {
         if self.first_to_be_lost {
             database.write(0);
             revokes[0] = Revoke::Acknowledged;
-            for at in 0..self.members {
-                database.rows[at] = Some(database.head);
-                replicas[at] = Replica { index: 1, held: 1, cursor: database.head, ahead: true, ..replicas[at] };
+            for (replica, row) in replicas.iter_mut().zip(&mut database.rows).take(self.members) {
+                *row = Some(database.head);
+                *replica = Replica { index: 1, held: 1, cursor: database.head, ahead: true, ..*replica };
             }
         }
         let state = State {

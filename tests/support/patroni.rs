@@ -3,12 +3,10 @@
 
 use std::{
     fs,
-    io::Write,
     net::{SocketAddr, TcpListener},
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Mutex,
     time::Duration,
 };
 
@@ -28,19 +26,16 @@ const LOG: usize = 60;
 /// How soon to look again at what has no event to wait for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Runs a command beside the tests, and again when it is told to. It lives as long as its standard input is open, which ends
+/// Runs a command beside the tests. It lives as long as its standard input is open, which ends
 /// with this process however that ends, and leaves nothing behind: no postmaster either.
 const KEEPER: &str = r#"
 set -u
 dir=$1
 shift
-start() {
-    "$@" >>"$dir/log" 2>&1 &
-    pid=$!
-    echo "$pid" >"$dir/pid.new" && mv "$dir/pid.new" "$dir/pid"
-}
-start "$@"
-while read -r order; do start "$@"; done
+"$@" >"$dir/log" 2>&1 &
+pid=$!
+echo "$pid" >"$dir/pid"
+while read -r _; do :; done
 kill -9 "$pid" 2>/dev/null
 if read -r postmaster <"$dir/data/postmaster.pid" 2>/dev/null; then
     kill -CONT "$postmaster" 2>/dev/null
@@ -52,7 +47,7 @@ rm -rf "$dir"
 /// A process with a folder of its own.
 struct Kept {
     dir: PathBuf,
-    keeper: Mutex<Child>,
+    keeper: Child,
 }
 
 impl Kept {
@@ -70,19 +65,14 @@ impl Kept {
             }
             keeper.uid(uid).gid(gid);
         }
-        Self { dir, keeper: Mutex::new(keeper.spawn().unwrap()) }
-    }
-
-    fn start_again(&self) {
-        writeln!(self.keeper.lock().unwrap().stdin.as_mut().unwrap(), "start").unwrap();
+        Self { dir, keeper: keeper.spawn().unwrap() }
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let keeper = self.keeper.get_mut().unwrap();
-        drop(keeper.stdin.take());
-        let _ = keeper.wait();
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
 }
 
@@ -129,7 +119,7 @@ impl Node {
 /// The servers, what decides which of them is in charge, and what leads there.
 pub struct Patroni {
     nodes: Vec<Node>,
-    haproxy: Option<(Kept, u16)>,
+    haproxy: Option<Kept>,
     // Dropped last: the others ask it.
     _etcd: Kept,
 }
@@ -175,8 +165,9 @@ impl Patroni {
         cluster
     }
 
-    /// Starts HAProxy in front of them, as `docs/postgresql.md` has it.
-    pub fn start_haproxy(&mut self) {
+    /// Starts HAProxy in front of them, as `docs/postgresql.md` has it. Returns the URL of a database by way of it, once that leads
+    /// there.
+    pub async fn start_haproxy(&mut self, database: &str) -> String {
         let [port] = ports();
         let process = Kept::start(|dir| {
             let servers = self.nodes.iter().enumerate().map(|(index, node)| {
@@ -194,7 +185,10 @@ impl Patroni {
             fs::write(&file, text).unwrap();
             vec!["haproxy".to_owned(), "-db".to_owned(), "-f".to_owned(), file.display().to_string()]
         });
-        self.haproxy = Some((process, port));
+        self.haproxy = Some(process);
+        let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
+        self.wait("HAProxy has found the leader", async || try_execute(&url, "SELECT 1").await.ok()).await;
+        url
     }
 
     /// Waits until there is a leader, a synchronous standby, and nobody is missing. Returns the leader.
@@ -260,12 +254,6 @@ impl Patroni {
         format!("postgres://postgres@{}/{database}?target_session_attrs=read-write", hosts.join(","))
     }
 
-    /// A database by way of HAProxy.
-    pub fn url_by_haproxy(&self, database: &str) -> String {
-        let (_, port) = self.haproxy.as_ref().expect("HAProxy was started");
-        format!("postgres://postgres@127.0.0.1:{port}/{database}")
-    }
-
     /// One server's own.
     pub fn url_of(&self, index: usize, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.nodes[index].postgres)
@@ -283,11 +271,6 @@ impl Patroni {
         let pids = self.nodes[index].pids(part);
         // Those of them that follow may have ended with the first.
         let _ = Command::new("kill").args(["-s", signal]).args(pids).stderr(Stdio::null()).status().unwrap();
-    }
-
-    /// Starts a node's Patroni again, which starts its server.
-    pub fn start_again(&self, index: usize) {
-        self.nodes[index].process.start_again();
     }
 
     /// Waits until some server accepts a commit, which a server that only believes to be in charge does not.
