@@ -187,7 +187,15 @@ impl Patroni {
         });
         self.haproxy = Some(process);
         let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
-        self.wait("HAProxy has found the leader", async || try_execute(&url, "SELECT 1").await.ok()).await;
+        // Before its first checks it takes all of them for good, and leads to each in turn.
+        let is_leader = "DO $$ BEGIN IF pg_is_in_recovery() THEN RAISE EXCEPTION 'a standby'; END IF; END $$";
+        self.wait("HAProxy has found the leader", async || {
+            for _ in 0..2 * NODES {
+                try_execute(&url, is_leader).await.ok()?;
+            }
+            Some(())
+        })
+        .await;
         url
     }
 
