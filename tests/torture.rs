@@ -5,6 +5,9 @@
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "support/http.rs"]
+#[allow(dead_code)]
+mod http_client;
 #[path = "support/ledger.rs"]
 #[allow(dead_code)]
 mod ledger;

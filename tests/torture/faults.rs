@@ -187,12 +187,12 @@ impl Fault<Disaster> {
         let kept = fleet.recorder.now();
         keep();
         // A replica that has not renewed since could not notice.
-        sleep(LONG_LEASE / 2 + self.lasts).await;
+        sleep(LONG_LEASE + self.lasts).await;
         let from = fleet.recorder.now();
         put_back();
         fleet.recorder.set_back(kept, from);
-        // Until the list of replicas is believed again, and what was lost is written again.
-        sleep(LONG_WAIT + LONG_LEASE / 3).await;
+        // Until no lease from before is in force and the list of replicas is believed again, and what was lost is written again.
+        sleep(LONG_WAIT + LONG_LEASE / 2).await;
         in_time("lost revocations are written again", fleet.restored()).await;
     }
 

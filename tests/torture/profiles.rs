@@ -13,9 +13,9 @@ use crate::{
 pub const LEASE: Duration = Duration::from_millis(600);
 pub const WAIT: Duration = Duration::from_millis(701);
 
-/// The same where replicas are to have their leases still when the database is back.
-pub const LONG_LEASE: Duration = Duration::from_secs(3);
-pub const LONG_WAIT: Duration = Duration::from_millis(3106);
+/// The same where replicas are to have their leases still when the database is back. Callers are more patient than that.
+pub const LONG_LEASE: Duration = Duration::from_secs(2);
+pub const LONG_WAIT: Duration = Duration::from_millis(2104);
 
 /// The settings that say so.
 const LEASES: &[(&str, &str)] = &[
@@ -25,8 +25,8 @@ const LEASES: &[(&str, &str)] = &[
 ];
 
 const LONG_LEASES: &[(&str, &str)] = &[
-    ("COUNTERSIGN_LEASE__DURATION", "3s"),
-    ("COUNTERSIGN_LEASE__RENEWAL", "750ms"),
+    ("COUNTERSIGN_LEASE__DURATION", "2s"),
+    ("COUNTERSIGN_LEASE__RENEWAL", "500ms"),
     ("COUNTERSIGN_LEASE__MARGIN", "100ms"),
 ];
 
