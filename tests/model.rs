@@ -97,6 +97,21 @@ fn asynchronous() -> Protocol {
     Protocol { failover: Failover::Asynchronous, ..one() }
 }
 
+/// Two members that share a database which is set back once, to what it was at any moment before.
+fn set_back() -> Protocol {
+    two_members(Protocol { failover: Failover::SetBack, ..one() })
+}
+
+/// What has been acknowledged is lost, so that its place in the feed is given out again.
+fn place_given_out_twice() -> Protocol {
+    Protocol { revocations: 2, first_to_be_lost: true, ..set_back() }
+}
+
+/// One member, and who joins since it was dumped is not in the register that is put back.
+fn joined_since_the_dump() -> Protocol {
+    Protocol { members: 1, joins: true, standby_behind: true, ..set_back() }
+}
+
 mod the_protocol_holds {
     use super::*;
 
@@ -150,6 +165,12 @@ mod the_protocol_holds {
         holds("asynchronous failover at any moment", two_members(asynchronous()));
     }
 
+    #[test]
+    fn a_database_that_is_set_back_on_the_same_timeline() {
+        holds("set back", set_back());
+        holds("set back, a place is given out twice", Protocol { by_wait: false, ..place_given_out_twice() });
+    }
+
     /// Rules 5 and 9 as they were first written. They hold too, as long as every cancelled wait is noticed.
     #[test]
     fn a_wait_from_the_commit_on_with_every_retry_written_again() {
@@ -191,6 +212,15 @@ mod larger_worlds {
         holds("asynchronous failover at any moment, three members", asynchronous());
         holds("asynchronous failover, one joins", Protocol { members: 2, ..asynchronous() });
         holds("asynchronous failover, two revocations", two_members(Protocol { revocations: 2, ..asynchronous() }));
+    }
+
+    #[test]
+    #[ignore = "large"]
+    fn a_database_that_is_set_back() {
+        let to_the_beginning = Protocol { revocations: 2, standby_behind: true, ..set_back() };
+        holds("set back to the beginning, two revocations", to_the_beginning);
+        holds("set back, a place is given out twice, by either way", place_given_out_twice());
+        holds("set back, one joined since the dump", joined_since_the_dump());
     }
 }
 
@@ -243,6 +273,31 @@ mod each_rule_is_needed {
         without(Broken::FeedReadApart, one_member(asynchronous()));
         let joined = Protocol { members: 1, standby_behind: true, ..asynchronous() };
         without(Broken::MembersTrustedAfterFailover, joined);
+    }
+
+    #[test]
+    fn with_a_database_that_is_set_back() {
+        without(Broken::EarlierRenewalCounts, Protocol { revocations: 2, standby_behind: true, ..set_back() });
+        without(Broken::EpochNotCompared, one_member(set_back()));
+        without(Broken::MembersTrustedAfterFailover, Protocol { by_wait: false, ..joined_since_the_dump() });
+        without(Broken::ReloadReplacesMemory, set_back());
+    }
+}
+
+/// A database that is set back loses its register of members with the rest, and who has nothing to compare it with cannot know.
+/// Decision 9 says so under "Limits".
+mod not_promised_after_a_set_back {
+    use super::*;
+
+    #[test]
+    fn what_is_revoked_at_a_process_that_starts_while_leases_from_before_are_in_force() {
+        let world = Protocol { starts_after_set_back: true, by_wait: false, ..joined_since_the_dump() };
+        is_violated("a process that starts", world);
+    }
+
+    #[test]
+    fn what_is_revoked_at_a_member_that_has_not_renewed_since_the_dump() {
+        is_violated("not noticed", Protocol { set_back_unnoticed: true, revocations: 2, ..set_back() });
     }
 }
 

@@ -5,6 +5,9 @@
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "support/http.rs"]
+#[allow(dead_code)]
+mod http_client;
 #[path = "support/ledger.rs"]
 #[allow(dead_code)]
 mod ledger;
@@ -32,6 +35,8 @@ mod checker_tests;
 mod database;
 #[path = "torture/faults.rs"]
 mod faults;
+#[path = "torture/finishing.rs"]
+mod finishing;
 #[path = "torture/fleet.rs"]
 mod fleet;
 #[path = "torture/history.rs"]

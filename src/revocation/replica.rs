@@ -28,6 +28,7 @@ use crate::{
         lease::Terms,
         revocation::{Place, Revoked, Seq, Timeline},
     },
+    mutants::broken,
     store::FeedEntry,
 };
 
@@ -272,7 +273,7 @@ impl Replica {
         let over = self.lease.uptime() + begun.holds_for;
         loop {
             let current = *progress.borrow_and_update();
-            if current.epoch != epoch || current.applied.timeline != place.timeline {
+            if !is_same_epoch(current.epoch, epoch) || current.applied.timeline != place.timeline {
                 return Err(NotCertain::NotAcknowledged);
             }
             if current.everywhere >= place.seq {
@@ -299,11 +300,11 @@ impl Replica {
         place: Place,
     ) -> Result<Progress, NotCertain> {
         let sent = self.sent.load(Ordering::SeqCst);
-        let is_over = |progress: &Progress| progress.epoch != epoch;
+        let is_over = |progress: &Progress| !is_same_epoch(progress.epoch, epoch);
         let is_void =
             |progress: &Progress| progress.applied.timeline != place.timeline || progress.clock == ClockCheck::Ahead;
         let reached = progress.wait_for(|progress| {
-            let is_new = progress.confirmed > sent;
+            let is_new = progress.confirmed > sent || broken("earlier-renewal-counts");
             is_over(progress) || (is_new && (is_void(progress) || progress.applied.seq >= place.seq))
         });
         let reached = *reached.await.map_err(|_| NotCertain::NotAcknowledged)?;
@@ -414,6 +415,10 @@ impl Replica {
             *progress = Progress { epoch: progress.epoch.next(), received: progress.received, ..Progress::default() };
         });
     }
+}
+
+fn is_same_epoch(one: Epoch, other: Epoch) -> bool {
+    one == other || broken("epoch-not-compared")
 }
 
 /// Counts among those that wait, and when it is dropped, among those that have waited: whoever

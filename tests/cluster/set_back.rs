@@ -1,12 +1,15 @@
 //! The database is set back to an older state under running replicas, by a dump that is restored: its
 //! history keeps its name, and positions in the feed are given out a second time.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
+
+use countersign::proto::{RevokeRequest, revoke_request::Target};
 
 use crate::{
-    cluster::Replica,
-    postgres_server::{new_database, number, program, texts},
-    replicas::{Cluster, eventually, is_active_at, revoke_at_last, sign_in, try_sign_in},
+    cluster::{Replica, becomes, in_time},
+    ledger::reason,
+    postgres_server::{execute, new_database, number, program, texts},
+    replicas::{Cluster, SHORT_LEASE, eventually, is_active_at, revoke_at_last, sign_in, try_sign_in},
     witness::Witness,
 };
 
@@ -17,18 +20,28 @@ const LONG_LEASE: [(&str, &str); 1] = [("COUNTERSIGN_LEASE__DURATION", "8s")];
 struct Frozen(Vec<String>);
 
 impl Frozen {
-    /// Stops them while they hold no lock, for which a restore would wait.
+    /// Stops the one that renews the lease, between two renewals: the others go on.
+    async fn renewals_of(url: &str, replica: &Replica) -> Self {
+        Self::stop(url, replica, "AND query LIKE 'WITH mine AS%'").await
+    }
+
+    /// Stops all of them.
     async fn processes_of(url: &str, replica: &Replica) -> Self {
+        Self::stop(url, replica, "").await
+    }
+
+    /// Stops them while they hold no lock, for which a restore would wait.
+    async fn stop(url: &str, replica: &Replica, which: &str) -> Self {
         let name = replica.name();
         eventually("its processes hold no lock", async || {
-            let pids = format!("SELECT pid::text FROM pg_stat_activity WHERE application_name = '{name}'");
+            let pids = format!("SELECT pid::text FROM pg_stat_activity WHERE application_name = '{name}' {which}");
             let frozen = Self(texts(url, &pids).await);
             signal("STOP", &frozen.0);
             let locks = format!(
                 "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
-                 WHERE application_name = '{name}' AND relation IS NOT NULL"
+                 WHERE application_name = '{name}' AND relation IS NOT NULL {which}"
             );
-            (number(url, &locks).await == 0).then_some(frozen)
+            (!frozen.0.is_empty() && number(url, &locks).await == 0).then_some(frozen)
         })
         .await
     }
@@ -44,6 +57,16 @@ fn signal(name: &str, pids: &[String]) {
     let _ = Command::new("kill").args(["-s", name]).args(pids).status();
 }
 
+fn make_dump(url: &str, dump: &Path) {
+    let made = Command::new(program("pg_dump")).args(["--format=custom", "--file"]).arg(dump).arg(url).status();
+    assert!(made.unwrap().success());
+}
+
+fn put_back(url: &str, dump: &Path) {
+    let arguments = ["--clean", "--if-exists", "--single-transaction", "--dbname", url];
+    assert!(Command::new(program("pg_restore")).args(arguments).arg(dump).status().unwrap().success());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_active_nowhere() {
     // The other replica is in the register that comes back, or is not.
@@ -52,19 +75,14 @@ async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_act
         let mut cluster = Cluster::start_by([url.as_str()], &url, &LONG_LEASE).await;
         let folder = tempfile::tempdir().unwrap();
         let dump = folder.path().join("dump");
-        let make_dump = || {
-            let made =
-                Command::new(program("pg_dump")).args(["--format=custom", "--file"]).arg(&dump).arg(&url).status();
-            assert!(made.unwrap().success());
-        };
         if !is_in_the_dump {
-            make_dump();
+            make_dump(&url, &dump);
         }
         let mut other = cluster.spawn(&url, &LONG_LEASE);
         other.await_serving().await;
         cluster.replicas.push(other);
         if is_in_the_dump {
-            make_dump();
+            make_dump(&url, &dump);
         }
         let mut client = cluster.replicas[0].sessions().await;
         for _ in 0..8 {
@@ -73,8 +91,7 @@ async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_act
         }
 
         let frozen = Frozen::processes_of(&url, &cluster.replicas[1]).await;
-        let put_back = ["--clean", "--if-exists", "--single-transaction", "--dbname", &url];
-        assert!(Command::new(program("pg_restore")).args(put_back).arg(&dump).status().unwrap().success());
+        put_back(&url, &dump);
         let tokens =
             eventually("sessions are created again", async || try_sign_in(&mut client, "after").await.ok()).await;
         assert!(is_active_at(&cluster.replicas[1], &tokens.access_token).await, "its lease is not over yet");
@@ -84,4 +101,93 @@ async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_act
         witness.stop().await;
         drop(frozen);
     }
+}
+
+const HEAD: &str = "SELECT seq FROM feed_head";
+
+/// A revocation is committed, and lost before its replica has read it: a dump is put back, and another entry gets its place.
+/// Whether it is acknowledged, and whether the token is active then.
+async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
+    let url = new_database().await;
+    let cluster = Cluster::start_by([url.as_str()], &url, settings).await;
+    let replica = &cluster.replicas[0];
+    let mut client = replica.sessions().await;
+    let token = sign_in(&mut client, "alice").await.access_token;
+    let folder = tempfile::tempdir().unwrap();
+    let dump = folder.path().join("dump");
+    make_dump(&url, &dump);
+    // A replica that has not renewed since then could not notice.
+    let renewals = "SELECT renewals FROM replicas";
+    let before = number(&url, renewals).await;
+    eventually("it renews", async || (number(&url, renewals).await > before + 1).then_some(())).await;
+
+    let head = number(&url, HEAD).await;
+    let frozen = Frozen::renewals_of(&url, replica).await;
+    let message = RevokeRequest { target: Some(Target::Token(token.clone())), ..Default::default() };
+    let mut caller = client.clone();
+    let revoking = tokio::spawn(async move { caller.revoke(message).await });
+    becomes(&url, HEAD, head + 1).await;
+    put_back(&url, &dump);
+    execute(&url, "UPDATE feed_head SET seq = seq + 1").await;
+    assert_eq!(number(&url, HEAD).await, head + 1);
+    let answer = in_time("it is answered", revoking).await.unwrap();
+    drop(frozen);
+
+    let is_active = is_active_at(replica, &token).await;
+    if let Err(status) = &answer {
+        assert_eq!(reason(status), "STORE_UNAVAILABLE", "{status:?}");
+        revoke_at_last(&mut client, &token).await;
+        assert!(!is_active_at(replica, &token).await, "it was asked for again");
+    }
+    (answer.is_ok(), is_active)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_revoked_before_and_is_lost_is_not_acknowledged_by_another_entry_at_its_place() {
+    assert_eq!(acknowledges_what_is_lost(&SHORT_LEASE).await, (false, true));
+}
+
+/// Two replicas have applied an entry that is lost when a dump is put back. Before the first has renewed since, a revocation is
+/// given its place there. Whether that is acknowledged, and whether the token is active at the other, which has a lease still.
+async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (bool, bool) {
+    let url = new_database().await;
+    let settings = [&LONG_LEASE[..], settings].concat();
+    let cluster = Cluster::start_by([url.as_str(); 2], &url, &settings).await;
+    let [replica, other] = &cluster.replicas[..] else { panic!("two replicas") };
+    let mut client = replica.sessions().await;
+    let token = sign_in(&mut client, "alice").await.access_token;
+    let lost = sign_in(&mut client, "bob").await.access_token;
+    let folder = tempfile::tempdir().unwrap();
+    let dump = folder.path().join("dump");
+    make_dump(&url, &dump);
+    let head = number(&url, HEAD).await;
+    revoke_at_last(&mut client, &lost).await;
+
+    let frozen = [Frozen::renewals_of(&url, replica).await, Frozen::processes_of(&url, other).await];
+    put_back(&url, &dump);
+    assert_eq!(number(&url, HEAD).await, head);
+    let message = RevokeRequest { target: Some(Target::Token(token.clone())), ..Default::default() };
+    let answer = in_time("it is answered", client.revoke(message)).await;
+    assert_eq!(number(&url, HEAD).await, head + 1, "it has the place of the one that is lost");
+    let is_active = is_active_at(other, &token).await;
+    drop(frozen);
+    if let Err(status) = &answer {
+        assert_eq!(reason(status), "STORE_UNAVAILABLE", "{status:?}");
+    }
+    (answer.is_ok(), is_active)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_applied_before_a_dump_was_put_back_acknowledges_nothing() {
+    assert_eq!(acknowledges_by_what_was_applied_before(&[]).await, (false, true));
+}
+
+/// Builds in which a rule is broken acknowledge both, so the two tests above tell something.
+#[cfg(feature = "mutants")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_broken_rule_is_found() {
+    let broken = [("COUNTERSIGN_MUTANT", "epoch-not-compared")];
+    assert_eq!(acknowledges_what_is_lost(&[&SHORT_LEASE[..], &broken].concat()).await, (true, true));
+    let broken = [("COUNTERSIGN_MUTANT", "earlier-renewal-counts")];
+    assert_eq!(acknowledges_by_what_was_applied_before(&broken).await, (true, true));
 }

@@ -80,6 +80,10 @@ pub struct Replica {
     ahead: bool,
     /// Entries that it holds and the database has lost: to be offered again.
     set_aside: u8,
+    /// It has joined again after the database was set back, and knows that the list of members may lack somebody.
+    doubts_members: bool,
+    /// What its renewals have shown every member to have applied. Only where it makes a difference.
+    everywhere: u8,
 }
 
 const DOWN: Replica = Replica {
@@ -92,6 +96,8 @@ const DOWN: Replica = Replica {
     renewal: Renewal::Idle,
     ahead: false,
     set_aside: 0,
+    doubts_members: false,
+    everywhere: 0,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,6 +133,8 @@ pub struct Order {
     asks: u8,
     /// Not a caller's, but of a replica that offers what was lost.
     restores: bool,
+    /// Its replica has sent a renewal since the entry was written. Always, where it makes no difference.
+    asked_since: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -207,6 +215,9 @@ pub enum Failover {
     Synchronous,
     /// They do not. The old primary is dead.
     Asynchronous,
+    /// No failover: a dump or a snapshot is put back under running replicas, and the timeline stays what it was. Here a
+    /// state's history is known to nobody; `standby` is what was dumped.
+    SetBack,
 }
 
 /// A rule that is not kept.
@@ -238,6 +249,8 @@ pub enum Broken {
     CounterNotCompared,
     MembersTrustedAfterFailover,
     FeedReadApart,
+    EarlierRenewalCounts,
+    EpochNotCompared,
 }
 
 /// What is explored: the protocol with its rules, a bounded part of the world, and perhaps a broken rule.
@@ -259,8 +272,15 @@ pub struct Protocol {
     pub failover: Failover,
     /// Somebody cancels waits for the standby.
     pub cancels: bool,
-    /// The standby of an asynchronous primary has heard nothing from the beginning on, and not only from some moment on.
+    /// The standby of an asynchronous primary has heard nothing from the beginning on, and not only from some moment on; what is
+    /// put back was dumped at the beginning.
     pub standby_behind: bool,
+    /// At the beginning revocation 0 has been acknowledged and read by all members, and it is not in what is put back.
+    pub first_to_be_lost: bool,
+    /// The database may be set back before every member has renewed since it was dumped.
+    pub set_back_unnoticed: bool,
+    /// Processes may start after the database was set back, while leases from before may still be in force.
+    pub starts_after_set_back: bool,
     /// Replica 2 is configured with a longer lease than the others.
     pub one_longer_lease: bool,
     /// A replica that has to join again empties its index first, which a process with calls under way should not do.
@@ -286,6 +306,9 @@ impl Default for Protocol {
             failover: Failover::None,
             cancels: true,
             standby_behind: false,
+            first_to_be_lost: false,
+            set_back_unnoticed: false,
+            starts_after_set_back: false,
             one_longer_lease: false,
             clears_index: false,
             waits_from_commit: false,
@@ -407,12 +430,14 @@ impl State {
         }
     }
 
-    /// OK is returned. If the standby had lost the entry before, that promises nothing until it is restored.
+    /// OK is returned. If the entry was lost before, that promises nothing until it is restored, which only those can do who
+    /// hold it.
     fn acknowledge(&mut self, key: usize, may_be_lost: bool) {
         self.stop(1 << key);
         let Some(order) = self.revokes[key].order() else { return };
+        let is_held = self.replicas[usize::from(order.by)].held & (1 << key) != 0;
         self.revokes[key] = match order.restores {
-            _ if may_be_lost && order.history != self.database.history => Revoke::Lost,
+            _ if may_be_lost && is_held && order.history != self.database.history => Revoke::Lost,
             true => Revoke::Restored,
             false => Revoke::Acknowledged,
         };
@@ -436,8 +461,37 @@ impl Protocol {
         if self.breaks(Broken::RowSharedByTwo) && at == 2 { 1 } else { at }
     }
 
-    fn is_asynchronous(&self) -> bool {
-        self.failover == Failover::Asynchronous
+    fn loses_commits(&self) -> bool {
+        matches!(self.failover, Failover::Asynchronous | Failover::SetBack)
+    }
+
+    fn sets_back(&self) -> bool {
+        self.failover == Failover::SetBack
+    }
+
+    /// Whether a replica sees that a place is of another history.
+    fn compares_histories(&self) -> bool {
+        !self.sets_back() && !self.breaks(Broken::SeqWithoutHistory)
+    }
+
+    /// A call to Revoke that has just written or found its entry.
+    fn order(&self, by: usize, database: &Database, asks: u8, restores: bool) -> Order {
+        let (seq, history) = (database.head, database.history);
+        let asked_since = !self.sets_back() || self.breaks(Broken::EarlierRenewalCounts);
+        Order { by: by as u8, seq, history, asks, restores, asked_since }
+    }
+
+    /// The call begins to wait. With a rule broken, it may find at once that the index has come so far, or even that all have.
+    fn begin_to_reach(&self, state: &mut State, key: usize, order: Order) {
+        state.revokes[key] = Revoke::Reaching(order);
+        let replica = state.replicas[usize::from(order.by)];
+        if self.breaks(Broken::EarlierRenewalCounts) && replica.cursor >= order.seq {
+            state.revokes[key] = Revoke::Waiting(order);
+            self.start_wait(state, key, ALL);
+            if self.by_members && replica.everywhere >= order.seq {
+                state.acknowledge(key, self.loses_commits());
+            }
+        }
     }
 
     /// The database is about to change by a commit.
@@ -453,7 +507,7 @@ impl Protocol {
             (Failover::Synchronous, Commit::Cancelled) => {
                 state.standby.get_or_insert(state.database);
             }
-            (Failover::None | Failover::Asynchronous, _) => {}
+            (Failover::None | Failover::Asynchronous | Failover::SetBack, _) => {}
         }
     }
 
@@ -485,6 +539,7 @@ impl Protocol {
         let covered = others.iter().filter_map(|&row| rows[row]).fold(state.replicas[at].cursor, u8::min);
         // Left out where no call here waits for it, which keeps the number of states down.
         let asks = self.waits_from_commit
+            || self.breaks(Broken::EarlierRenewalCounts)
             || state
                 .revokes
                 .iter()
@@ -498,7 +553,7 @@ impl Protocol {
             listed,
             history: database.history,
             settled: database.settled,
-            unreplicated: self.is_asynchronous() && state.standby.is_some(),
+            unreplicated: self.loses_commits() && state.standby.is_some(),
         })
     }
 
@@ -518,7 +573,7 @@ impl Protocol {
         let loads = state.replicas[at].cursor == 0;
         let replica = &mut state.replicas[at];
         replica.renewal = Renewal::Idle;
-        if self.is_asynchronous() && loads {
+        if self.loses_commits() && loads {
             replica.set_aside = replica.index & !reply.entries;
         }
         if self.breaks(Broken::LeaseBeforeApplied) {
@@ -530,6 +585,10 @@ impl Protocol {
             replica.cursor = reply.head;
         }
         replica.ahead |= reply.unreplicated;
+        if self.breaks(Broken::EarlierRenewalCounts) {
+            replica.everywhere = reply.covered;
+        }
+        let trusts_members = !(replica.doubts_members && state.settling);
         let began_again = replica.history != reply.history;
         replica.history = reply.history;
         if lease.is_some() {
@@ -540,7 +599,7 @@ impl Protocol {
         // A seq means something within its history only.
         for key in 0..KEYS {
             let Some(order) = state.revokes[key].order().filter(|order| usize::from(order.by) == at) else { continue };
-            if began_again && order.history != reply.history && !self.breaks(Broken::SeqWithoutHistory) {
+            if began_again && order.history != reply.history && self.compares_histories() {
                 if !(self.waits_from_commit && matches!(state.revokes[key], Revoke::Waiting(_))) {
                     state.stop(1 << key);
                     state.revokes[key] = Revoke::Failed;
@@ -550,7 +609,8 @@ impl Protocol {
             match state.revokes[key] {
                 Revoke::Reaching(order)
                     if cursor >= order.seq
-                        && (order.history == reply.history || self.breaks(Broken::SeqWithoutHistory)) =>
+                        && order.asked_since
+                        && (order.history == reply.history || !self.compares_histories()) =>
                 {
                     state.revokes[key] = Revoke::Waiting(order);
                     if !self.breaks(Broken::WaitFromRequest) && !self.waits_from_commit {
@@ -565,8 +625,9 @@ impl Protocol {
                             .filter(|row| order.asks & (1 << row) != 0)
                             .all(|row| state.database.rows[row].is_none_or(|applied| applied >= order.seq))
                     };
-                    if told && (reply.settled || self.breaks(Broken::MembersTrustedAfterFailover)) {
-                        state.acknowledge(key, self.is_asynchronous());
+                    let is_complete = reply.settled && trusts_members;
+                    if told && (is_complete || self.breaks(Broken::MembersTrustedAfterFailover)) {
+                        state.acknowledge(key, self.loses_commits());
                     }
                 }
                 _ => {}
@@ -592,7 +653,7 @@ impl Protocol {
             Action::Ask { key, by } => {
                 when(matches!(state.revokes[key], Revoke::NotCalled))?;
                 when(state.replicas[by].process == Process::Member)?;
-                let mut order = Order { by: by as u8, seq: 0, history: 0, asks: ALL, restores: false };
+                let mut order = Order { seq: 0, history: 0, ..self.order(by, &state.database, ALL, false) };
                 if self.breaks(Broken::MembersListedBeforeCommit) {
                     order.asks =
                         (0..REPLICAS).filter(|&row| state.database.rows[row].is_some()).map(|row| 1 << row).sum();
@@ -628,9 +689,8 @@ impl Protocol {
                     Server::Old => state.old.as_mut()?,
                 };
                 database.write(key);
-                let order =
-                    Order { by: by as u8, seq: database.head, history: database.history, asks, restores: false };
-                state.revokes[key] = Revoke::Reaching(order);
+                let order = self.order(by, &database.clone(), asks, false);
+                self.begin_to_reach(state, key, order);
                 if self.breaks(Broken::CancelledCommitAcknowledged)
                     || self.waits_from_commit && commit == Commit::Waited
                 {
@@ -646,9 +706,8 @@ impl Protocol {
                 when(state.replicas[by].process == Process::Member)?;
                 let database = state.server(server)?;
                 when(database.place[key] != 0)?;
-                let order =
-                    Order { by: by as u8, seq: database.head, history: database.history, asks: ALL, restores: false };
-                state.revokes[key] = Revoke::Reaching(order);
+                let order = self.order(by, database, ALL, false);
+                self.begin_to_reach(state, key, order);
                 if self.breaks(Broken::RetryAcknowledgedFromRead) {
                     state.revokes[key] = Revoke::Waiting(order);
                     self.start_wait(state, key, ALL);
@@ -657,7 +716,7 @@ impl Protocol {
             Action::WaitIsOver { key } => {
                 when(matches!(state.revokes[key], Revoke::Waiting(_)))?;
                 state.fire(1 << key);
-                state.acknowledge(key, self.is_asynchronous());
+                state.acknowledge(key, self.loses_commits());
             }
             Action::CallerGoesAway { key } => {
                 when(matches!(state.revokes[key], Revoke::Reaching(_) | Revoke::Waiting(_)))?;
@@ -669,6 +728,13 @@ impl Protocol {
                 let replica = &mut state.replicas[at];
                 when(replica.process == Process::Member && replica.renewal == Renewal::Idle)?;
                 replica.renewal = Renewal::Sent(FRESH);
+                for revoke in &mut state.revokes {
+                    if let Revoke::Reaching(order) = revoke
+                        && usize::from(order.by) == at
+                    {
+                        order.asked_since = true;
+                    }
+                }
                 if let Some(Call { at: place, step: Step::Parked(sent_after), .. }) = &mut state.call
                     && usize::from(*place) == at
                 {
@@ -725,11 +791,14 @@ impl Protocol {
                 }
                 Renewal::Refused => {
                     // A newcomer from here on. Its memory stays, and what the database lacks of it is written again.
-                    state.fail_orders_of(at);
+                    if !self.breaks(Broken::EpochNotCompared) {
+                        state.fail_orders_of(at);
+                    }
                     let replica = &mut state.replicas[at];
                     let index = replica.index;
                     let held = replica.held;
-                    *replica = Replica { process: Process::Joining, index, held, ..DOWN };
+                    let doubts_members = self.sets_back();
+                    *replica = Replica { process: Process::Joining, index, held, doubts_members, ..DOWN };
                     if self.clears_index || self.breaks(Broken::ReloadReplacesMemory) {
                         replica.index = 0;
                     }
@@ -783,7 +852,7 @@ impl Protocol {
             }
             Action::Join { at, commit } => {
                 when(match state.replicas[at].process {
-                    Process::Down => self.joins,
+                    Process::Down => self.joins && (self.starts_after_set_back || !state.settling || !self.sets_back()),
                     Process::Joining => true,
                     Process::Member | Process::Leaving => false,
                 })?;
@@ -889,20 +958,31 @@ impl Protocol {
             }
 
             Action::StandbyFallsBehind => {
-                when(self.is_asynchronous() && state.standby.is_none() && state.database.history == 0)?;
+                when(self.loses_commits() && state.standby.is_none() && state.database.history == 0)?;
                 state.standby = Some(state.database);
             }
             Action::Promote => {
                 when(self.failover != Failover::None && state.database.history == 0)?;
-                when(state.standby.is_some() || !self.is_asynchronous())?;
+                when(state.standby.is_some() || !self.loses_commits())?;
                 if self.failover == Failover::Synchronous {
                     state.old = Some(state.database);
                 }
+                let is_noticed =
+                    |replica: &Replica| replica.ahead || matches!(replica.process, Process::Down | Process::Joining);
+                when(!self.sets_back() || self.set_back_unnoticed || state.replicas.iter().all(is_noticed))?;
                 let before = state.standby.take().unwrap_or(state.database);
-                state.database = Database { history: 1, settled: false, ..before };
+                // Nothing tells a database that was set back that its list of members may lack somebody.
+                state.database = Database { history: 1, settled: self.sets_back(), ..before };
                 for key in 0..KEYS {
+                    if let Revoke::Reaching(order) | Revoke::Waiting(order) = &mut state.revokes[key]
+                        && self.sets_back()
+                        && before.place[key] != 0
+                    {
+                        // It is in what was put back.
+                        order.history = 1;
+                    }
                     let acknowledged = matches!(state.revokes[key], Revoke::Acknowledged | Revoke::Restored);
-                    if acknowledged && state.database.place[key] == 0 && self.is_asynchronous() {
+                    if acknowledged && state.database.place[key] == 0 && self.loses_commits() {
                         state.revokes[key] = Revoke::Lost;
                         // What is lost is promised only by those who have known it.
                         state.call = state.call.filter(|call| {
@@ -921,16 +1001,15 @@ impl Protocol {
             }
             Action::Offer { at, key } => {
                 let replica = &mut state.replicas[at];
-                when(self.is_asynchronous() && replica.set_aside & (1 << key) != 0)?;
+                when(self.loses_commits() && replica.set_aside & (1 << key) != 0)?;
                 when(replica.process == Process::Member)?;
                 replica.set_aside &= !(1 << key);
                 if state.database.place[key] == 0 {
                     state.database.write(key);
                 }
                 if state.revokes[key] == Revoke::Lost {
-                    let (seq, history) = (state.database.head, state.database.history);
-                    state.revokes[key] =
-                        Revoke::Reaching(Order { by: at as u8, seq, history, asks: ALL, restores: true });
+                    let order = self.order(at, &state.database, ALL, true);
+                    self.begin_to_reach(state, key, order);
                 }
             }
         }
@@ -1012,13 +1091,23 @@ impl Model for Protocol {
         if self.breaks(Broken::RowSharedByTwo) {
             rows[2] = None;
         }
-        let database = Database { head: 0, place: [0; KEYS], rows, history: 0, settled: true };
+        let empty = Database { head: 0, place: [0; KEYS], rows, history: 0, settled: true };
+        let mut database = empty;
+        let mut revokes = [Revoke::NotCalled; KEYS];
+        if self.first_to_be_lost {
+            database.write(0);
+            revokes[0] = Revoke::Acknowledged;
+            for (replica, row) in replicas.iter_mut().zip(&mut database.rows).take(self.members) {
+                *row = Some(database.head);
+                *replica = Replica { index: 1, held: 1, cursor: database.head, ahead: true, ..*replica };
+            }
+        }
         let state = State {
             replicas,
             database,
-            standby: self.standby_behind.then_some(database),
+            standby: (self.standby_behind || self.first_to_be_lost).then_some(empty),
             old: None,
-            revokes: [Revoke::NotCalled; KEYS],
+            revokes,
             suspect: None,
             settling: false,
             call: None,
@@ -1124,7 +1213,7 @@ impl Model for Protocol {
                 },
             ),
         ];
-        if self.is_asynchronous() {
+        if self.loses_commits() {
             properties.push(Property::sometimes("a revocation that was lost is restored", |_, state: &State| {
                 state.revokes[0] == Revoke::Restored
             }));

@@ -107,7 +107,9 @@ impl Home {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("replica {}", COUNT.fetch_add(1, Ordering::Relaxed));
         let mut command = support::serve(self.0.path());
-        command.env("COUNTERSIGN_DATABASE_URL", format!("{url}?application_name={}", name.replace(' ', "%20")));
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let parameter = format!("{separator}application_name={}", name.replace(' ', "%20"));
+        command.env("COUNTERSIGN_DATABASE_URL", format!("{url}{parameter}"));
         command.envs([
             ("COUNTERSIGN_TOKENS__MAX_ACCESS_TOKEN_TTL", "2d"),
             ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "2d"),

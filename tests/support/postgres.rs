@@ -43,6 +43,13 @@ while read -r order; do
     case $order in
     stop) stop ;;
     start) serve "$@" ;;
+    # Made under another name, and complete once it has its own.
+    copy)
+        rm -rf "$dir/copy" "$dir/copying"
+        "$bin/pg_basebackup" -h "$dir" -U postgres -D "$dir/copying" --checkpoint=fast --no-sync >>"$dir/log" 2>&1 &&
+            mv "$dir/copying" "$dir/copy"
+        ;;
+    put_back) rm -rf "$dir/data" && mv "$dir/copy" "$dir/data" ;;
     esac
 done
 stop
@@ -165,7 +172,7 @@ fn make_locale(folder: &Path, locale: &str) {
 }
 
 /// PostgreSQL refuses to run as root: somebody else, then.
-fn user() -> Option<(u32, u32)> {
+pub fn user() -> Option<(u32, u32)> {
     let is_root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if !is_root {
         return None;
@@ -250,6 +257,23 @@ impl Server {
         assert!(send(&[postmaster]).success());
         let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
         send(&children.split_whitespace().collect::<Vec<_>>());
+    }
+
+    /// Copies its files while it runs.
+    #[allow(dead_code)] // Not every binary of tests does.
+    pub fn copy(&self) {
+        self.order("copy");
+        while !self.dir.join("copy").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Stops it as a crash would, and starts it with the files that were copied: the same timeline, earlier.
+    #[allow(dead_code)] // Not every binary of tests does.
+    pub fn put_copy_back(&self) {
+        self.crash();
+        self.order("put_back");
+        self.restart();
     }
 
     /// Starts it again.

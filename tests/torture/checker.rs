@@ -5,7 +5,9 @@ use std::fmt;
 
 use countersign::proto::InactiveReason;
 
-use crate::history::{Answer, Ask, Call, Healed, History, Moment, SessionNumber, Target, TokenNumber};
+use crate::history::{
+    Answer, Ask, Call, Healed, History, Moment, Session, SessionNumber, SetBack, Target, TokenNumber,
+};
 
 /// What must not have happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,12 +47,13 @@ fn violation(rule: Rule, story: impl IntoIterator<Item = impl fmt::Display>) -> 
 }
 
 /// What is said of a session or a token by all calls together.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Fate<'a> {
     /// The first call that may have revoked it: it may be inactive from its begin on.
     attempted: Option<&'a Call>,
-    /// The revocation that was acknowledged first: it must be inactive from its end on.
-    acknowledged: Option<&'a Call>,
+    /// The revocations that were acknowledged: it must be inactive from the end of the first on, unless the database was set
+    /// back in between.
+    acknowledged: Vec<&'a Call>,
 }
 
 impl<'a> Fate<'a> {
@@ -61,9 +64,7 @@ impl<'a> Fate<'a> {
     }
 
     fn acknowledge(&mut self, call: &'a Call) {
-        if self.acknowledged.is_none_or(|first| call.end < first.end) {
-            self.acknowledged = Some(call);
-        }
+        self.acknowledged.push(call);
     }
 
     /// Both fates together.
@@ -71,9 +72,7 @@ impl<'a> Fate<'a> {
         if let Some(call) = other.attempted {
             self.attempt(call);
         }
-        if let Some(call) = other.acknowledged {
-            self.acknowledge(call);
-        }
+        self.acknowledged.extend(other.acknowledged);
         self
     }
 
@@ -81,13 +80,16 @@ impl<'a> Fate<'a> {
         self.attempted.is_some_and(|call| call.begin < at)
     }
 
-    fn acknowledged_before(&self, at: Moment) -> Option<&'a Call> {
-        self.acknowledged.filter(|call| call.end < at)
+    /// The revocation by which a call must find it revoked.
+    fn holds_for(&self, history: &History, call: &Call) -> Option<&'a Call> {
+        let holds = self.acknowledged.iter().filter(|made| made.end < call.begin && history.promises(made, call));
+        holds.min_by_key(|made| made.end).copied()
     }
 }
 
 /// The fates of all sessions and tokens.
 pub struct Fates<'a> {
+    history: &'a History,
     sessions: Vec<Fate<'a>>,
     /// Of a token itself and its session.
     tokens: Vec<Fate<'a>>,
@@ -114,7 +116,12 @@ impl<'a> Fates<'a> {
                         if is_meant && (call.answer != Answer::Done || session.asked < call.end + slack) {
                             fate.attempt(call);
                         }
-                        if is_meant && call.answer == Answer::Done && session.known < call.begin {
+                        let is_known = match target {
+                            // By the time of their creation, also those that are lost.
+                            Target::Tenant(_) => true,
+                            _ => !history.may_have_lost(session, call),
+                        };
+                        if is_meant && call.answer == Answer::Done && session.known < call.begin && is_known {
                             fate.acknowledge(call);
                         }
                     }
@@ -133,14 +140,41 @@ impl<'a> Fates<'a> {
                 Ask::Create | Ask::Validate(_) => {}
             }
         }
-        let of_session = |SessionNumber(session): SessionNumber| sessions[session];
+        // Of a session that is lost, a refresh token or an identifier does not lead to its access tokens any more.
+        for (session, fate) in history.sessions.iter().zip(&mut sessions) {
+            fate.acknowledged.retain(|call| {
+                !matches!(call.ask, Ask::Revoke(Target::Session(_))) || !history.may_have_lost(session, call)
+            });
+        }
+        let of_session = |SessionNumber(session): SessionNumber| sessions[session].clone();
         let tokens = tokens.into_iter().zip(&history.tokens).map(|(fate, session)| fate.or(of_session(*session)));
-        Self { tokens: tokens.collect(), sessions }
+        Self { tokens: tokens.collect(), history, sessions }
     }
 
-    /// The revocation of a token that was acknowledged before.
-    pub fn revoked(&self, TokenNumber(token): TokenNumber, at: Moment) -> Option<&'a Call> {
-        self.tokens[token].acknowledged_before(at)
+    /// The revocation by which a call about a token must find it revoked.
+    pub fn revoked(&self, TokenNumber(token): TokenNumber, call: &Call) -> Option<&'a Call> {
+        self.tokens[token].holds_for(self.history, call)
+    }
+}
+
+/// What a set-back of the database excuses: that was not there any more which was acknowledged before it.
+impl History {
+    /// Whether the session may be unknown to a call, because the database was set back to what it was before its creation.
+    fn may_have_lost(&self, session: &Session, call: &Call) -> bool {
+        let lost = |at: &SetBack| session.known > at.kept && session.asked < at.to && call.end > at.from;
+        self.set_backs.iter().any(lost)
+    }
+
+    /// Whether a session may be as it was before, because the database was set back.
+    fn may_have_set_back(&self, session: &Session, call: &Call) -> bool {
+        self.set_backs.iter().any(|at| session.asked < at.to && call.end > at.from)
+    }
+
+    /// Whether a revocation that was acknowledged must hold for a call. What may have been written before the database was set
+    /// back holds again once those who remember it have written it again: at the latest when all is well.
+    fn promises(&self, revocation: &Call, call: &Call) -> bool {
+        let is_well = self.healed.as_ref().is_some_and(|healed| call.begin >= healed.at);
+        is_well || !self.set_backs.iter().any(|at| revocation.begin < at.to && call.end > at.from)
     }
 }
 
@@ -165,6 +199,8 @@ pub fn check(history: &History) -> Vec<Violation> {
 fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Violation> {
     let broken = |rule| Some(violation(rule, [call]));
     match (&call.ask, &call.answer) {
+        // Tables and functions are replaced.
+        (_, Answer::Wrong(_)) if history.set_backs.iter().any(|at| call.begin < at.to && call.end > at.from) => None,
         (_, Answer::Wrong(_)) => broken(Rule::WrongError),
         (_, Answer::Disconnected) => {
             let excuse = history.outages.iter().any(|outage| {
@@ -174,7 +210,7 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
         }
         (_, Answer::NotNow(_) | Answer::GivenUp) => None,
         (Ask::Validate(token), Answer::Active) => {
-            let revocation = fates.revoked(*token, call.begin)?;
+            let revocation = fates.revoked(*token, call)?;
             let session = history.tokens[token.0];
             let of = format!("{token:?} is of {session:?}, {:?}", history.sessions[session.0]);
             Some(violation(Rule::ActiveAfterRevoked, [revocation.to_string(), call.to_string(), of]))
@@ -187,18 +223,24 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
         }
         (Ask::Validate(_), _) => broken(Rule::InactiveUnasked),
         (Ask::Refresh { session: SessionNumber(session), .. }, Answer::Done) => {
-            let revocation = fates.sessions[*session].acknowledged_before(call.begin)?;
+            let revocation = fates.sessions[*session].holds_for(history, call)?;
             Some(violation(Rule::RefreshedAfterRevoked, [revocation, call]))
         }
         (Ask::Refresh { session: SessionNumber(session), is_reuse, .. }, Answer::Refused(reason)) => {
             let is_fair = match reason.as_str() {
                 "SESSION_REVOKED" => fates.sessions[*session].may_be_revoked(call.end),
                 "REFRESH_TOKEN_REUSED" => *is_reuse,
+                "REFRESH_TOKEN_INVALID" => history.may_have_set_back(&history.sessions[*session], call),
                 _ => false,
             };
             if is_fair { None } else { broken(Rule::RefusedUnasked) }
         }
         (Ask::Create | Ask::Revoke(_), Answer::Done) => None,
+        (Ask::Revoke(Target::Session(SessionNumber(session))), Answer::Refused(_))
+            if history.may_have_set_back(&history.sessions[*session], call) =>
+        {
+            None
+        }
         (Ask::Create | Ask::Refresh { .. } | Ask::Revoke(_), _) => broken(Rule::RefusedUnasked),
     }
 }

@@ -6,7 +6,9 @@ use countersign::proto::InactiveReason;
 
 use crate::{
     checker::{Rule, check},
-    history::{Answer, Ask, Call, Healed, History, Moment, Outage, Session, SessionNumber, Target, TokenNumber},
+    history::{
+        Answer, Ask, Call, Healed, History, Moment, Outage, Session, SessionNumber, SetBack, Target, TokenNumber,
+    },
 };
 
 const S: SessionNumber = SessionNumber(0);
@@ -240,4 +242,51 @@ fn in_the_end_every_replica_answers_for_every_token_and_revokes() {
     assert_eq!(with(&all, None), [Rule::Unanswered]);
     let unsure = [&all[1..], &[ask(0, Ask::Validate(T), not_now())]].concat();
     assert_eq!(with(&unsure, healed(50, &[0, 1])), [Rule::Unanswered]);
+}
+
+/// The database was set back from 40 to 50 ms, to what it was at 1 ms, and all is well from 90 ms on.
+fn set_back(kept: u64, calls: impl Into<Vec<Call>>) -> History {
+    History {
+        set_backs: vec![SetBack { kept: at(kept), from: at(40), to: at(50) }],
+        healed: Some(Healed { at: at(90), ..Default::default() }),
+        ..history(calls)
+    }
+}
+
+#[test]
+fn what_was_revoked_before_a_set_back_holds_until_then_and_again_in_the_end() {
+    let revoked = || revoke(10, 20, Target::Session(S), Answer::Done);
+    assert_eq!(check(&set_back(5, [revoked(), validate(51, 60, Answer::Active), refresh(61, 70, Answer::Done)])), []);
+    for (begin, end) in [(21, 39), (90, 95)] {
+        let active = set_back(5, [revoked(), validate(begin, end, Answer::Active)]);
+        assert_eq!(rules(&active), [Rule::ActiveAfterRevoked]);
+    }
+}
+
+#[test]
+fn what_is_revoked_after_a_set_back_holds_if_the_session_was_there_or_is_named_by_its_token() {
+    for (kept, target, is_promised) in [
+        (5, Target::Session(S), true),
+        (5, subject(), true),
+        (1, Target::Session(S), false),
+        (1, subject(), false),
+        (1, Target::Token(T), true),
+        (1, Target::Tenant("acme".to_owned()), true),
+    ] {
+        let calls = [revoke(51, 60, target.clone(), Answer::Done), validate(61, 70, Answer::Active)];
+        let expected = if is_promised { vec![Rule::ActiveAfterRevoked] } else { vec![] };
+        assert_eq!(rules(&set_back(kept, calls)), expected, "{target:?}");
+    }
+}
+
+#[test]
+fn a_set_back_excuses_that_a_session_is_not_known_any_more() {
+    let calls = |after: u64| {
+        [
+            refresh(after, after + 1, refused("REFRESH_TOKEN_INVALID")),
+            revoke(after + 2, after + 3, Target::Session(S), refused("SESSION_NOT_FOUND")),
+        ]
+    };
+    assert_eq!(check(&set_back(1, calls(51))), []);
+    assert_eq!(rules(&set_back(1, calls(10))), [Rule::RefusedUnasked; 2]);
 }

@@ -1,11 +1,11 @@
 //! The database of a run: on a server that is shared by runs, or on one of its own with a standby that takes over.
 
-use std::sync::Arc;
+use std::{path::Path, process::Command, sync::Arc};
 
 use tokio::{sync::Mutex, task::block_in_place};
 
 use crate::{
-    postgres_server::{Server, execute, try_execute},
+    postgres_server::{Server, execute, program, try_execute},
     replication::Pair,
 };
 
@@ -60,6 +60,31 @@ impl Database {
     /// Starts it again.
     pub fn restart(&self) {
         block_in_place(|| self.primary.restart());
+    }
+
+    /// Dumps it into a file.
+    pub fn dump(&self, file: &Path) {
+        let mut dump = Command::new(program("pg_dump"));
+        dump.args(["--format=custom", "--file"]).arg(file).arg(self.url());
+        assert!(block_in_place(|| dump.status()).unwrap().success());
+    }
+
+    /// Puts a dump back, all at once.
+    pub fn restore(&self, file: &Path) {
+        let mut restore = Command::new(program("pg_restore"));
+        restore.args(["--clean", "--if-exists", "--single-transaction", "--dbname"]).arg(self.url()).arg(file);
+        // Those who write at the same time may make it the victim of a deadlock.
+        while !block_in_place(|| restore.output()).unwrap().status.success() {}
+    }
+
+    /// Copies the server's files while it runs.
+    pub fn copy(&self) {
+        block_in_place(|| self.primary.copy());
+    }
+
+    /// Goes on with the files that were copied.
+    pub fn put_copy_back(&self) {
+        block_in_place(|| self.primary.put_copy_back());
     }
 
     /// Lets the standby take over, while the primary goes on alone; returns the URL of the one in charge. None if there

@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::{
+    cluster::in_time,
     database::Database,
     fleet::{Fleet, PERMANENT, PLACES},
     ledger::Dice,
-    profiles::{LEASE, WAIT},
+    profiles::{LEASE, LONG_LEASE, LONG_WAIT, WAIT},
 };
 
 /// What may be done to a replica.
@@ -55,6 +56,10 @@ pub enum Disaster {
     Terminate,
     /// It crashes and is started again.
     Crash,
+    /// A dump is put back under the running replicas.
+    RestoreDump,
+    /// A copy of the server's files is put back under the running replicas.
+    PutCopyBack,
     /// The standby takes over, and one of the replicas stays with the old primary for a while, which does not know.
     FailOver,
 }
@@ -177,6 +182,20 @@ impl Fault<Kind> {
 }
 
 impl Fault<Disaster> {
+    /// Keeps a state of the database, and puts it back later.
+    async fn set_back(&self, fleet: &Fleet, keep: impl FnOnce(), put_back: impl FnOnce()) {
+        let kept = fleet.recorder.now();
+        keep();
+        // A replica that has not renewed since could not notice.
+        sleep(LONG_LEASE + self.lasts).await;
+        let from = fleet.recorder.now();
+        put_back();
+        fleet.recorder.set_back(kept, from);
+        // Until no lease from before is in force and the list of replicas is believed again, and what was lost is written again.
+        sleep(LONG_WAIT + LONG_LEASE / 2).await;
+        in_time("lost revocations are written again", fleet.restored()).await;
+    }
+
     /// Does it, and undoes it.
     pub async fn strike(&self, fleet: &Fleet, database: &Database) {
         match self.kind {
@@ -190,6 +209,12 @@ impl Fault<Disaster> {
                 sleep(self.lasts / 2).await;
                 database.restart();
             }
+            Disaster::RestoreDump => {
+                let folder = tempfile::tempdir().unwrap();
+                let dump = folder.path().join("dump");
+                self.set_back(fleet, || database.dump(&dump), || database.restore(&dump)).await;
+            }
+            Disaster::PutCopyBack => self.set_back(fleet, || database.copy(), || database.put_copy_back()).await,
             Disaster::FailOver => {
                 let Some(url) = database.promote().await else { return };
                 for place in (0..PLACES).filter(|place| *place != self.place) {

@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     cluster::{Home, Replica},
     database::Database,
+    http_client::get,
     ledger::Client,
     profiles::Settings,
     proxy::Link,
@@ -169,6 +170,24 @@ impl Fleet {
             }
         }
         fallen
+    }
+
+    /// Waits until every replica has a lease, and whoever has said that revocations were lost has said that they hold again. A
+    /// lease that was taken since the database was set back comes after the first of the two lines.
+    pub async fn restored(&self) {
+        for place in &self.places[..PERMANENT] {
+            let is_restored = async || {
+                let mut process = place.process.lock().await;
+                let Some(replica) = process.as_mut() else { return true };
+                let is_ready = get(replica.http(), "/readyz").await.status == 200;
+                let log = replica.log();
+                let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+                is_ready && count("the database has lost revocations") == count("the lost revocations hold again")
+            };
+            while !is_restored().await {
+                sleep(AGAIN).await;
+            }
+        }
     }
 
     /// The last lines that the processes of each place have logged.

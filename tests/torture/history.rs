@@ -121,6 +121,16 @@ impl fmt::Display for Fault {
     }
 }
 
+/// The database was set back under running replicas.
+#[derive(Clone, Copy, Debug)]
+pub struct SetBack {
+    /// To what it was then, or a little later.
+    pub kept: Moment,
+    /// Between these two.
+    pub from: Moment,
+    pub to: Moment,
+}
+
 /// The end of a run, when nothing is wrong any more.
 #[derive(Clone, Debug, Default)]
 pub struct Healed {
@@ -140,6 +150,7 @@ pub struct History {
     pub calls: Vec<Call>,
     pub faults: Vec<Fault>,
     pub outages: Vec<Outage>,
+    pub set_backs: Vec<SetBack>,
     /// Replicas whose process ended although nobody ended it.
     pub fallen: Vec<usize>,
     /// None: it has never been.

@@ -13,10 +13,20 @@ use crate::{
 pub const LEASE: Duration = Duration::from_millis(600);
 pub const WAIT: Duration = Duration::from_millis(701);
 
+/// The same where replicas are to have their leases still when the database is back. Callers are more patient than that.
+pub const LONG_LEASE: Duration = Duration::from_secs(2);
+pub const LONG_WAIT: Duration = Duration::from_millis(2104);
+
 /// The settings that say so.
 const LEASES: &[(&str, &str)] = &[
     ("COUNTERSIGN_LEASE__DURATION", "600ms"),
     ("COUNTERSIGN_LEASE__RENEWAL", "150ms"),
+    ("COUNTERSIGN_LEASE__MARGIN", "100ms"),
+];
+
+const LONG_LEASES: &[(&str, &str)] = &[
+    ("COUNTERSIGN_LEASE__DURATION", "2s"),
+    ("COUNTERSIGN_LEASE__RENEWAL", "500ms"),
     ("COUNTERSIGN_LEASE__MARGIN", "100ms"),
 ];
 
@@ -154,6 +164,15 @@ pub const PROFILES: &[Profile] = &[
         calm: Duration::from_millis(3000),
         expires: false,
     },
+    // Nobody starts and nobody stands still: what is promised then is less (decision 9, Limits).
+    Profile {
+        name: "set back",
+        replicas: &[Kind::Slow],
+        visitor: NOBODY,
+        database: &[Disaster::RestoreDump, Disaster::PutCopyBack],
+        calm: Duration::from_millis(1000),
+        expires: false,
+    },
 ];
 
 impl Profile {
@@ -168,9 +187,20 @@ impl Profile {
         self.database.contains(&Disaster::FailOver)
     }
 
+    /// Whether the database is set back.
+    pub fn is_set_back(&self) -> bool {
+        self.database.contains(&Disaster::RestoreDump)
+    }
+
+    /// How long an acknowledgement waits for a replica that does not report, at most.
+    pub fn wait(&self) -> Duration {
+        if self.is_set_back() { LONG_WAIT } else { WAIT }
+    }
+
     /// The settings of a place.
     pub fn settings(&self, place: usize) -> Settings {
-        let mut settings = [SETTINGS, LEASES].concat();
+        let leases = if self.is_set_back() { LONG_LEASES } else { LEASES };
+        let mut settings = [SETTINGS, leases].concat();
         if self.expires {
             settings.extend(EXPIRING);
             if cfg!(feature = "mutants") {

@@ -4,7 +4,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
-use crate::history::{Call, Fault, Healed, History, Moment, Outage, Session, SessionNumber, TokenNumber};
+use crate::history::{
+    Answer, Ask, Call, Fault, Healed, History, Moment, Outage, Session, SessionNumber, SetBack, TokenNumber,
+};
 
 /// A history in the making, and the tokens as they are sent.
 pub struct Recorder {
@@ -42,6 +44,12 @@ impl Recorder {
         self.made().history.faults.push(Fault { what, from, to });
     }
 
+    /// Since `from` the database has been set back to what it was at `kept`.
+    pub fn set_back(&self, kept: Moment, from: Moment) {
+        let to = self.now();
+        self.made().history.set_backs.push(SetBack { kept, from, to });
+    }
+
     pub fn session(&self, session: Session) -> SessionNumber {
         let sessions = &mut self.made().history.sessions;
         sessions.push(session);
@@ -53,6 +61,15 @@ impl Recorder {
         made.history.tokens.push(session);
         made.texts.push(text);
         TokenNumber(made.texts.len() - 1)
+    }
+
+    /// When a session was first created by a replica that was asked since then.
+    #[allow(dead_code)] // Not every binary of tests waits for it.
+    pub fn created_since(&self, replica: usize, since: Moment) -> Option<Moment> {
+        let made = self.made();
+        let mut calls = made.history.calls.iter();
+        let is_created = |call: &&Call| (&call.ask, &call.answer) == (&Ask::Create, &Answer::Done);
+        calls.find(|call| call.replica == replica && call.begin >= since && is_created(call)).map(|call| call.end)
     }
 
     /// How many tokens there are.

@@ -2,7 +2,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use countersign::proto::RevokeRequest;
 use futures_util::future::join_all;
 use tokio::{
     task::JoinSet,
@@ -10,34 +9,29 @@ use tokio::{
 };
 
 use crate::{
-    asking::{Asker, Held, by_id},
+    asking::Asker,
     callers::Callers,
     checker::{Fates, Violation, check},
     cluster::in_time,
     database::Database,
     faults::schedule,
+    finishing::finish,
     fleet::{Fleet, PERMANENT, PLACES},
-    history::{Answer, Ask, Fault, History, Target, TokenNumber},
+    history::{Answer, Ask, Fault, History},
     ledger::Dice,
     postgres_server::Server,
-    profiles::{Profile, Settings, WAIT},
+    profiles::{Profile, Settings},
     recorder::Recorder,
 };
 
 /// How long faults happen.
 const SPAN: Duration = Duration::from_secs(10);
-/// How long, once all is well again, a replica may take until it answers for everything.
-const RECOVERY: Duration = Duration::from_secs(30);
-/// Before what failed is tried again in the end.
-const RETRY: Duration = Duration::from_millis(50);
-/// Tokens that are asked for in one call, as many as the service takes.
-const BATCH: usize = 256;
-/// Refreshes under way at the same time in the end.
-const REFRESHING: usize = 16;
 
 /// What a run came to.
 pub struct Report {
     pub profile: &'static str,
+    /// How long an acknowledgement waits for a replica that does not report.
+    pub wait: Duration,
     pub seed: u64,
     pub figures: Figures,
     pub violations: Vec<Violation>,
@@ -75,7 +69,7 @@ impl Figures {
                 Ask::Refresh { .. } => figures.refreshes += 1,
                 Ask::Validate(token) => {
                     figures.validations += 1;
-                    let was_revoked = fates.revoked(*token, call.begin).is_some();
+                    let was_revoked = fates.revoked(*token, call).is_some();
                     figures.checked += usize::from(was_revoked && call.answer.is_known());
                 }
                 Ask::Revoke(_) => {
@@ -93,11 +87,11 @@ impl Figures {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { profile, seed, figures, violations, faults, .. } = self;
+        let Self { profile, wait, seed, figures, violations, faults, .. } = self;
         let Figures { creates, refreshes, validations, checked, revocations, acknowledged, .. } = figures;
         let median = acknowledged.get(acknowledged.len() / 2).copied().unwrap_or_default();
         let longest = acknowledged.last().copied().unwrap_or_default();
-        let waited = acknowledged.iter().filter(|taken| **taken >= WAIT).count();
+        let waited = acknowledged.iter().filter(|taken| **taken >= *wait).count();
         write!(
             f,
             "seed {seed} ({profile}): {} faults; {creates} creates, {refreshes} refreshes, {validations} validations, \
@@ -140,7 +134,7 @@ pub async fn run(server: &Arc<Server>, profile: &'static Profile, seed: u64, set
     let violations = check(&history);
     let logs = fleet.logs().await;
     let figures = Figures { recovery, ..Figures::of(&history) };
-    Report { profile: profile.name, seed, figures, violations, faults: history.faults, logs }
+    Report { profile: profile.name, wait: profile.wait(), seed, figures, violations, faults: history.faults, logs }
 }
 
 /// Lets faults happen, in each place and to the database by itself.
@@ -175,45 +169,4 @@ async fn strike(fleet: &Arc<Fleet>, database: &Arc<Database>, profile: &'static 
     // Without any faults there would be nothing to wait for.
     sleep_until(end).await;
     lanes.join_all().await;
-}
-
-/// Everything works again: each replica is asked for every token, and revokes; every session that lives is refreshed. The
-/// checker finds what is missing.
-async fn finish(asker: &Arc<Asker>, held: Vec<Held>, dice: &mut Dice) {
-    let deadline = Instant::now() + RECOVERY;
-    let all: Vec<_> = (0..asker.recorder.tokens()).map(TokenNumber).collect();
-    let validating = (0..PERMANENT).map(async |place| {
-        for tokens in all.chunks(BATCH) {
-            while !asker.validate(place, RECOVERY, tokens).await && Instant::now() < deadline {
-                sleep(RETRY).await;
-            }
-        }
-    });
-    join_all(validating).await;
-    let mut refreshing = JoinSet::new();
-    for mut held in held {
-        if refreshing.len() >= REFRESHING {
-            refreshing.join_next().await;
-        }
-        let (asker, place) = (asker.clone(), dice.roll(PERMANENT));
-        refreshing.spawn(async move {
-            asker.refresh(place, RECOVERY, &mut held).await;
-        });
-    }
-    refreshing.join_all().await;
-    for place in 0..PERMANENT {
-        while !revokes(asker, place).await && Instant::now() < deadline {
-            sleep(RETRY).await;
-        }
-    }
-}
-
-/// Creates a session and revokes it. Whether both were acknowledged.
-async fn revokes(asker: &Asker, place: usize) -> bool {
-    let Some(held) = asker.create(place, RECOVERY, "default", "", "the last one").await else { return false };
-    let message = RevokeRequest { target: Some(by_id(&held)), ..Default::default() };
-    let answer = asker.revoke(place, RECOVERY, Target::Session(held.number), message).await;
-    let token = [held.access_token];
-    join_all((0..PERMANENT).map(|place| asker.validate(place, RECOVERY, &token))).await;
-    answer == Some(Answer::Done)
 }

@@ -1,0 +1,68 @@
+//! The replicas of a run, which live as long as it does.
+
+use std::{collections::VecDeque, sync::Mutex};
+
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    cluster::{Home, Replica},
+    ledger::Client,
+};
+
+/// All replicas are always there.
+pub const PERMANENT: usize = 2;
+pub const PLACES: usize = PERMANENT;
+/// Connections to each replica.
+const CHANNELS: usize = 12;
+
+/// All of them.
+pub struct Fleet {
+    replicas: Mutex<Vec<Replica>>,
+    channels: Vec<Mutex<VecDeque<Channel>>>,
+    _home: Home,
+}
+
+impl Fleet {
+    /// Starts them on this database, and waits until they serve.
+    pub async fn start(url: &str, settings: &[(&str, &str)]) -> Self {
+        let home = Home::new();
+        let mut replicas: Vec<_> = (0..PLACES).map(|_| home.spawn(url, settings)).collect();
+        let mut channels = vec![];
+        for replica in &mut replicas {
+            replica.await_serving().await;
+            let endpoint = Endpoint::from_shared(format!("http://{}", replica.address())).unwrap();
+            channels.push(Mutex::new((0..CHANNELS).map(|_| endpoint.connect_lazy()).collect()));
+        }
+        Self { replicas: Mutex::new(replicas), channels, _home: home }
+    }
+
+    /// A client of the process there.
+    pub fn client(&self, place: usize) -> Option<Client> {
+        let mut channels = self.channels[place].lock().unwrap();
+        let next = channels.pop_front()?;
+        channels.push_back(next.clone());
+        Some(Client::new(next))
+    }
+
+    /// Nobody waits for a revocation to be sent.
+    pub fn revokes(&self, _place: usize) {}
+
+    /// The places whose process has ended.
+    pub fn fallen(&self) -> Vec<usize> {
+        let mut replicas = self.replicas.lock().unwrap();
+        (0..PLACES).filter(|place| replicas[*place].has_ended()).collect()
+    }
+
+    /// The last lines that each of them has logged.
+    pub fn logs(&self) -> Vec<String> {
+        let mut replicas = self.replicas.lock().unwrap();
+        let last = |(place, replica): (usize, &mut Replica)| {
+            let log = replica.log();
+            log[log.len().saturating_sub(40)..]
+                .iter()
+                .map(|line| format!("replica {place}: {line}"))
+                .collect::<Vec<_>>()
+        };
+        replicas.iter_mut().enumerate().flat_map(last).collect()
+    }
+}

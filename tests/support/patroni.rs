@@ -1,0 +1,352 @@
+//! Three PostgreSQL servers that Patroni keeps in charge one of, by one etcd, and HAProxy in front of them: all of Debian's
+//! packages, as throw-away processes.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    os::unix::{fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    http_client::ask,
+    postgres_server::{program, try_execute, user},
+};
+
+pub const NODES: usize = 3;
+/// Nothing takes this long unless it hangs.
+const HANGS: Duration = Duration::from_secs(180);
+/// Lines of a log that are told.
+const LOG: usize = 60;
+/// How soon to look again at what has no event to wait for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs a command beside the tests. It lives as long as its standard input is open, which ends
+/// with this process however that ends, and leaves nothing behind: no postmaster either.
+const KEEPER: &str = r#"
+set -u
+dir=$1
+shift
+"$@" >"$dir/log" 2>&1 &
+pid=$!
+echo "$pid" >"$dir/pid"
+while read -r _; do :; done
+kill -9 "$pid" 2>/dev/null
+if read -r postmaster <"$dir/data/postmaster.pid" 2>/dev/null; then
+    kill -CONT "$postmaster" 2>/dev/null
+    kill -QUIT "$postmaster" 2>/dev/null && while kill -0 "$postmaster" 2>/dev/null; do sleep 0.1; done
+fi
+rm -rf "$dir"
+"#;
+
+/// A process with a folder of its own.
+struct Kept {
+    dir: PathBuf,
+    keeper: Child,
+}
+
+impl Kept {
+    /// Runs it in a new folder, which `prepare` may put files into before it names the command.
+    fn start(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        let dir = tempfile::Builder::new().prefix("countersign-ha-").tempdir().unwrap().keep();
+        let command = prepare(&dir);
+        let mut keeper = Command::new("sh");
+        keeper.args(["-c", KEEPER, "sh"]).arg(&dir).args(command).current_dir(&dir).env("HOME", &dir);
+        keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        if let Some((uid, gid)) = user() {
+            chown(&dir, Some(uid), Some(gid)).unwrap();
+            for made in fs::read_dir(&dir).unwrap() {
+                chown(made.unwrap().path(), Some(uid), Some(gid)).unwrap();
+            }
+            keeper.uid(uid).gid(gid);
+        }
+        Self { dir, keeper: keeper.spawn().unwrap() }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+/// A PostgreSQL server and the Patroni that looks after it.
+struct Node {
+    process: Kept,
+    postgres: u16,
+    patroni: SocketAddr,
+}
+
+/// Which of a node's processes a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Postmaster,
+    /// The postmaster and its children.
+    Server,
+    /// And Patroni.
+    All,
+}
+
+impl Node {
+    fn name(index: usize) -> String {
+        format!("node{index}")
+    }
+
+    /// Patroni first, so that it does nothing about it, and the postmaster before its children.
+    fn pids(&self, part: Part) -> Vec<String> {
+        let first_line = |file: &str| {
+            let text = fs::read_to_string(self.process.dir.join(file)).unwrap();
+            text.lines().next().unwrap().trim().to_owned()
+        };
+        let postmaster = first_line("data/postmaster.pid");
+        if part == Part::Postmaster {
+            return vec![postmaster];
+        }
+        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
+        let mut pids = if part == Part::All { vec![first_line("pid")] } else { vec![] };
+        pids.push(postmaster);
+        pids.extend(children.split_whitespace().map(str::to_owned));
+        pids
+    }
+}
+
+/// The servers, what decides which of them is in charge, and what leads there.
+pub struct Patroni {
+    nodes: Vec<Node>,
+    haproxy: Option<Kept>,
+    // Dropped last: the others ask it.
+    _etcd: Kept,
+}
+
+/// Ports that are free now.
+fn ports<const N: usize>() -> [u16; N] {
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+fn words(command: &str) -> Vec<String> {
+    command.split_whitespace().map(str::to_owned).collect()
+}
+
+impl Patroni {
+    /// Starts all of it, but HAProxy.
+    pub async fn start() -> Self {
+        for program in ["patroni", "etcd"] {
+            let there = Command::new(program).arg("--version").output().is_ok();
+            assert!(there, "these tests run {program}: install it (Debian: `apt-get install patroni etcd-server`)");
+        }
+        let [client, peer] = ports();
+        let etcd = Kept::start(|dir| {
+            let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+            words(&format!(
+                "etcd --name one --data-dir {}/data --listen-client-urls {client} --advertise-client-urls {client}
+                 --listen-peer-urls {peer} --initial-advertise-peer-urls {peer} --initial-cluster one={peer}",
+                dir.display()
+            ))
+        });
+        let mut nodes = vec![];
+        for index in 0..NODES {
+            let [postgres, patroni] = ports();
+            let process = Kept::start(|dir| {
+                let file = dir.join("patroni.yml");
+                fs::write(&file, configuration(dir, index, client, postgres, patroni)).unwrap();
+                vec!["patroni".to_owned(), file.display().to_string()]
+            });
+            nodes.push(Node { process, postgres, patroni: SocketAddr::from(([127, 0, 0, 1], patroni)) });
+        }
+        let cluster = Self { nodes, haproxy: None, _etcd: etcd };
+        cluster.await_complete().await;
+        cluster
+    }
+
+    /// Starts HAProxy in front of them, as `docs/postgresql.md` has it. Returns the URL of a database by way of it, once that leads
+    /// there.
+    pub async fn start_haproxy(&mut self, database: &str) -> String {
+        let [port] = ports();
+        let process = Kept::start(|dir| {
+            let servers = self.nodes.iter().enumerate().map(|(index, node)| {
+                let check = node.patroni.port();
+                format!("    server {} 127.0.0.1:{} check port {check}\n", Node::name(index), node.postgres)
+            });
+            let text = format!(
+                "defaults\n    mode tcp\n    timeout connect 1s\n    timeout check 1s\n    timeout client 1h\n    timeout server 1h\n\
+                 listen primary\n    bind 127.0.0.1:{port}\n    option httpchk OPTIONS /primary\n    \
+                 http-check expect status 200\n    \
+                 default-server inter 1s fall 2 rise 1 on-marked-down shutdown-sessions\n{}",
+                servers.collect::<String>()
+            );
+            let file = dir.join("haproxy.cfg");
+            fs::write(&file, text).unwrap();
+            vec!["haproxy".to_owned(), "-db".to_owned(), "-f".to_owned(), file.display().to_string()]
+        });
+        self.haproxy = Some(process);
+        let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
+        // Before its first checks it takes all of them for good, and leads to each in turn.
+        let is_leader = "DO $$ BEGIN IF pg_is_in_recovery() THEN RAISE EXCEPTION 'a standby'; END IF; END $$";
+        self.wait("HAProxy has found the leader", async || {
+            for _ in 0..2 * NODES {
+                try_execute(&url, is_leader).await.ok()?;
+            }
+            Some(())
+        })
+        .await;
+        url
+    }
+
+    /// Waits until there is a leader, a synchronous standby, and nobody is missing. Returns the leader.
+    pub async fn await_complete(&self) -> usize {
+        self.wait("the cluster is complete", async || {
+            let mut leader = None;
+            let (mut sync, mut running) = (0, 0);
+            for member in self.members().await? {
+                let is_running = matches!(member["state"].as_str(), Some("running" | "streaming"));
+                running += usize::from(is_running);
+                sync += usize::from(member["role"] == "sync_standby");
+                if member["role"] == "leader" && is_running {
+                    leader = (0..NODES).find(|index| member["name"] == Node::name(*index));
+                }
+            }
+            leader.filter(|_| sync == 1 && running == NODES)
+        })
+        .await
+    }
+
+    async fn wait<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+        let looking = async {
+            loop {
+                match look().await {
+                    Some(seen) => return seen,
+                    None => sleep(LOOK).await,
+                }
+            }
+        };
+        match timeout(HANGS, looking).await {
+            Ok(seen) => seen,
+            Err(_) => panic!("not within {HANGS:?}: {what}: {:#?}", self.logs()),
+        }
+    }
+
+    /// The last lines that each Patroni and its server have logged.
+    pub fn logs(&self) -> Vec<String> {
+        let mut lines = vec![];
+        for (index, node) in self.nodes.iter().enumerate() {
+            let log = fs::read_to_string(node.process.dir.join("log")).unwrap_or_default();
+            let first = log.lines().count().saturating_sub(LOG);
+            lines.extend(log.lines().skip(first).map(|line| format!("{}: {line}", Node::name(index))));
+        }
+        lines
+    }
+
+    /// The members as any Patroni knows them.
+    async fn members(&self) -> Option<Vec<Value>> {
+        for node in &self.nodes {
+            if let Some(text) = request(node.patroni, "GET", "/cluster", "").await {
+                let cluster: Value = serde_json::from_str(&text).ok()?;
+                return cluster["members"].as_array().cloned();
+            }
+        }
+        None
+    }
+
+    /// A database by the names of all servers, this one at this position.
+    pub fn url(&self, leader: usize, position: usize, database: &str) -> String {
+        let mut order: Vec<_> = (0..NODES).filter(|index| *index != leader).collect();
+        order.insert(position, leader);
+        let hosts: Vec<_> = order.iter().map(|index| format!("127.0.0.1:{}", self.nodes[*index].postgres)).collect();
+        format!("postgres://postgres@{}/{database}?target_session_attrs=read-write", hosts.join(","))
+    }
+
+    /// One server's own.
+    pub fn url_of(&self, index: usize, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.nodes[index].postgres)
+    }
+
+    /// Hands the lead over in good order.
+    pub async fn switch_over(&self, leader: usize) {
+        let body = format!(r#"{{"leader": "{}"}}"#, Node::name(leader));
+        // The answer comes once it is done.
+        let _ = request(self.nodes[leader].patroni, "POST", "/switchover", &body).await;
+    }
+
+    /// Sends a signal to processes of a node.
+    pub fn signal(&self, index: usize, part: Part, signal: &str) {
+        let pids = self.nodes[index].pids(part);
+        // Those of them that follow may have ended with the first.
+        let _ = Command::new("kill").args(["-s", signal]).args(pids).stderr(Stdio::null()).status().unwrap();
+    }
+
+    /// Waits until some server accepts a commit, which a server that only believes to be in charge does not.
+    pub async fn accepts_a_commit(&self, database: &str) {
+        self.wait("a commit is accepted", async || {
+            let commits = (0..NODES).map(async |index| {
+                let url = self.url_of(index, database);
+                let commit =
+                    "CREATE TABLE IF NOT EXISTS ha_probe (at timestamptz); INSERT INTO ha_probe VALUES (now())";
+                matches!(timeout(Duration::from_secs(1), try_execute(&url, commit)).await, Ok(Ok(())))
+            });
+            futures_util::future::join_all(commits).await.contains(&true).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The body of an answer of Patroni, if there is one that says it is all right.
+async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<String> {
+    tokio::net::TcpStream::connect(address).await.ok()?;
+    let length = body.len();
+    let text = format!("{method} {path} HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{body}");
+    let answer = tokio::spawn(async move { ask(address, &text).await });
+    // A Patroni that is stopped accepts connections; one that is killed meanwhile does not answer.
+    let answer = timeout(Duration::from_secs(20), answer).await.ok()?.ok()?;
+    (answer.status == 200).then_some(answer.body)
+}
+
+fn configuration(dir: &Path, index: usize, etcd: u16, postgres: u16, patroni: u16) -> String {
+    let dir = dir.display();
+    let name = Node::name(index);
+    let bin = program("postgres");
+    let bin = bin.parent().unwrap().display();
+    format!(
+        r#"
+scope: countersign
+name: {name}
+restapi: {{listen: "127.0.0.1:{patroni}", connect_address: "127.0.0.1:{patroni}"}}
+etcd3: {{host: "127.0.0.1:{etcd}"}}
+bootstrap:
+  dcs:
+    # The least that Patroni takes.
+    ttl: 20
+    loop_wait: 1
+    retry_timeout: 3
+    synchronous_mode: true
+    synchronous_mode_strict: true
+    synchronous_node_count: 1
+    postgresql:
+      use_pg_rewind: true
+      use_slots: true
+      parameters: {{max_connections: 200, synchronous_commit: "on"}}
+  initdb: [encoding: UTF8, locale: C, data-checksums]
+  pg_hba:
+    - local all all trust
+    - host all all 127.0.0.1/32 trust
+    - host replication all 127.0.0.1/32 trust
+postgresql:
+  listen: 127.0.0.1:{postgres}
+  connect_address: 127.0.0.1:{postgres}
+  bin_dir: {bin}
+  data_dir: {dir}/data
+  pgpass: {dir}/pgpass
+  authentication:
+    superuser: {{username: postgres}}
+    replication: {{username: replicator}}
+  basebackup: {{checkpoint: fast}}
+  parameters: {{unix_socket_directories: "{dir}", lc_messages: C}}
+"#
+    )
+}

@@ -1,0 +1,67 @@
+//! The end of a run, when everything works again.
+
+use std::{sync::Arc, time::Duration};
+
+use countersign::proto::RevokeRequest;
+use futures_util::future::join_all;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    asking::{Asker, Held, by_id},
+    fleet::PERMANENT,
+    history::{Answer, Target, TokenNumber},
+    ledger::Dice,
+};
+
+/// How long, once all is well again, a replica may take until it answers for everything.
+const RECOVERY: Duration = Duration::from_secs(30);
+/// Before what failed is tried again in the end.
+const RETRY: Duration = Duration::from_millis(50);
+/// Tokens that are asked for in one call, as many as the service takes.
+const BATCH: usize = 256;
+/// Refreshes under way at the same time in the end.
+const REFRESHING: usize = 16;
+
+/// Everything works again: each replica is asked for every token, and revokes; every session that lives is refreshed. The
+/// checker finds what is missing.
+pub async fn finish(asker: &Arc<Asker>, held: Vec<Held>, dice: &mut Dice) {
+    let deadline = Instant::now() + RECOVERY;
+    let all: Vec<_> = (0..asker.recorder.tokens()).map(TokenNumber).collect();
+    let validating = (0..PERMANENT).map(async |place| {
+        for tokens in all.chunks(BATCH) {
+            while !asker.validate(place, RECOVERY, tokens).await && Instant::now() < deadline {
+                sleep(RETRY).await;
+            }
+        }
+    });
+    join_all(validating).await;
+    let mut refreshing = JoinSet::new();
+    for mut held in held {
+        if refreshing.len() >= REFRESHING {
+            refreshing.join_next().await;
+        }
+        let (asker, place) = (asker.clone(), dice.roll(PERMANENT));
+        refreshing.spawn(async move {
+            asker.refresh(place, RECOVERY, &mut held).await;
+        });
+    }
+    refreshing.join_all().await;
+    for place in 0..PERMANENT {
+        while !revokes(asker, place).await && Instant::now() < deadline {
+            sleep(RETRY).await;
+        }
+    }
+}
+
+/// Creates a session and revokes it. Whether both were acknowledged.
+async fn revokes(asker: &Asker, place: usize) -> bool {
+    let Some(held) = asker.create(place, RECOVERY, "default", "", "the last one").await else { return false };
+    let message = RevokeRequest { target: Some(by_id(&held)), ..Default::default() };
+    let answer = asker.revoke(place, RECOVERY, Target::Session(held.number), message).await;
+    let token = [held.access_token];
+    join_all((0..PERMANENT).map(|place| asker.validate(place, RECOVERY, &token))).await;
+    answer == Some(Answer::Done)
+}
