@@ -1,7 +1,11 @@
 //! The time as a parameter: the system's in production, a settable one in tests.
 
 use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -41,6 +45,50 @@ impl Clock for SystemClock {
     }
 }
 
+/// The clock of this machine, put right by the clock of a database that other machines use, too: so
+/// they judge by one time when a session expires and for how long a token may be replayed.
+pub struct SharedClock {
+    own: Arc<dyn Clock>,
+    /// Microseconds by which the database is ahead.
+    ahead: AtomicI64,
+}
+
+impl SharedClock {
+    /// One that has not heard of another yet.
+    pub fn new(own: Arc<dyn Clock>) -> Self {
+        Self { own, ahead: AtomicI64::new(0) }
+    }
+
+    /// The clock of this machine as it is.
+    pub fn own(&self) -> &Arc<dyn Clock> {
+        &self.own
+    }
+
+    /// Takes note of what the other clock has shown between two instants of ours. As long as that
+    /// may be what we think, nothing changes, so that the time does not tremble.
+    pub fn agree(&self, before: Timestamp, shared: Timestamp, after: Timestamp) {
+        let least = shared.micros().saturating_sub(after.micros());
+        let most = shared.micros().saturating_sub(before.micros()).max(least);
+        self.ahead.store(self.ahead.load(Ordering::Relaxed).clamp(least, most), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for SharedClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedClock").field("ahead", &self.ahead).finish_non_exhaustive()
+    }
+}
+
+impl Clock for SharedClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.own.now().micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
+    }
+
+    fn uptime(&self) -> Duration {
+        self.own.uptime()
+    }
+}
+
 /// A clock that stands still until it is moved. For tests.
 #[derive(Debug)]
 pub struct SettableClock {
@@ -73,5 +121,27 @@ impl Clock for SettableClock {
 
     fn uptime(&self) -> Duration {
         Duration::from_micros(self.uptime_micros.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_clock_follows_as_far_as_it_must_and_no_further() {
+        let own = Arc::new(SettableClock::at(Timestamp::from_seconds(1000)));
+        let clock = SharedClock::new(own.clone());
+        let at = |millis: u64| Timestamp::from_seconds(1000).plus(Duration::from_millis(millis));
+        // It was asked at 0 ms, and the answer came at 10 ms.
+        for (shared, ahead) in [(5, 0), (4_010, 4_000), (4_009, 4_000), (4_000, 4_000), (3_990, 3_990), (3_995, 3_990)]
+        {
+            clock.agree(at(0), at(shared), at(10));
+            assert_eq!(clock.now(), at(ahead), "{shared}");
+        }
+        clock.agree(at(6_000), at(2_000), at(6_010));
+        assert_eq!(clock.now(), Timestamp::from_seconds(996), "also if it is behind");
+        own.advance(Duration::from_secs(1));
+        assert_eq!((clock.now(), clock.uptime()), (Timestamp::from_seconds(997), Duration::from_secs(1)));
     }
 }

@@ -36,7 +36,7 @@ async fn in_time<T>(event: impl Future<Output = T>) -> T {
 
 async fn sweep(config: &Config) -> Result<Swept, AppError> {
     let system = System { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) };
-    app::sweep(config, system).await
+    app::sweep(config, system, false).await
 }
 
 /// A key that only one machine has would lock out all others, or be gone with its container.

@@ -89,6 +89,9 @@ macro_rules! conformance {
                 ended_and_expired_sessions_do_not_count,
                 sessions_of_others_do_not_count,
                 zero_is_no_limit,
+                a_limit_lowered_far_is_reached_step_by_step,
+                a_limit_too_great_to_read_all_sessions_holds_too,
+                many_creations_of_one_subject_at_once_end_what_is_too_much,
                 a_repeated_request_evicts_nobody_and_is_not_refused,
             }
             refreshing {
@@ -108,7 +111,10 @@ macro_rules! conformance {
                 an_expired_session_is_not_ended,
                 an_unknown_session_is_not_found,
                 all_sessions_of_a_subject_end_but_one,
-                a_subject_revoked_twice_ends_nothing_more,
+                a_subject_revoked_twice_ends_nothing_more_and_has_one_entry,
+                a_subject_without_sessions_is_revoked_all_the_same,
+                a_session_that_was_revoked_with_its_subject_is_not_spared_later,
+                no_session_is_created_or_refreshed_under_a_revocation_of_its_subject,
                 expired_sessions_of_a_subject_are_not_counted,
                 a_revoked_token_leaves_its_session_alone,
                 a_token_revoked_twice_has_one_entry_with_a_new_seq,
@@ -129,7 +135,7 @@ macro_rules! conformance {
                 sessions_end_in_batches_up_to_the_instant_and_no_further,
                 what_had_ended_before_its_tenant_is_left_as_it_was,
                 the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live,
-                a_tenant_that_nothing_is_known_of_adds_no_entry,
+                a_tenant_that_nothing_is_known_of_is_revoked_all_the_same,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant,
                 all_sessions_end_in_batches_up_to_an_instant,
             }
@@ -167,7 +173,7 @@ macro_rules! conformance {
             listing {
                 the_newest_comes_first,
                 tenant_subject_and_state_select,
-                a_session_is_over_at_the_instant_of_its_idle_expiry,
+                a_session_is_live_until_its_idle_expiry_and_over_once_that_is_recorded,
                 pages_cover_everything_once,
                 texts_that_look_alike_are_different_texts,
             }
@@ -186,12 +192,15 @@ macro_rules! conformance {
                 records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first,
                 sweeps_at_once_delete_everything_once,
                 a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_not,
-                expiries_are_recorded_in_batches_however_many_are_of_one_instant,
+                expiries_are_recorded_in_batches_no_larger_than_asked,
                 a_refreshed_session_is_recorded_when_it_expires_at_last,
                 those_who_record_at_once_record_each_session_once,
                 a_session_that_expires_after_the_clock_was_set_back_is_recorded,
                 a_session_is_not_deleted_before_its_expiry_is_recorded,
                 the_documentation_asks_what_can_be_answered,
+            }
+            sweeping {
+                an_entry_that_covers_a_live_session_is_not_finished,
             }
         }
     };

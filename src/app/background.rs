@@ -33,7 +33,7 @@ impl Background {
         let sweeper = tasks::sweeper::run(authority.clone(), system.clock.clone(), config.sweeper.schedule.clone());
         tasks.spawn("the sweeper", sweeper);
         tasks.spawn("the rotation of the keys", tasks::keys::run(authority.clone(), how_often(&config.keys)));
-        tasks.spawn("the end of revoked tenants' sessions", tasks::tenants::run(authority));
+        tasks.spawn("the end of revoked sessions", tasks::cut_offs::run(authority));
         tasks.spawn("the database engine", async move { store.stopped().await });
         tasks
     }

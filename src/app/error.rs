@@ -4,9 +4,13 @@ use std::{io, path::PathBuf, time::Duration};
 
 use super::restore::RestoreError;
 use crate::{
-    domain::{disk::io_hint, file_access::Exposed, time::brief},
+    domain::{
+        disk::io_hint,
+        file_access::Exposed,
+        time::{Timestamp, brief},
+    },
     keys::{generate::NotGenerated, master_key::MasterKeyError, ring::RingError},
-    net::tls::TlsError,
+    net::tls::{TlsError, told},
     rng::RngFailed,
     store::{StoreError, postgres, sqlite},
 };
@@ -117,6 +121,19 @@ pub enum AppError {
     /// A backup or a restore was refused, or failed.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// A sweep would go by a clock that may be wrong.
+    #[error(
+        "it is {now} by the clock of this machine, and the newest row of the database is of {newest}: if the clock is \
+         wrong, a sweep deletes what is still needed. Set the clock, or say --clock-is-right",
+        now = told(*now),
+        newest = told(*newest)
+    )]
+    DoubtfulClock {
+        /// The clock.
+        now: Timestamp,
+        /// The newest row.
+        newest: Timestamp,
+    },
     /// A sweep stopped early.
     #[error("the sweep stopped early, what is due stays due: {0}")]
     Sweep(String),
@@ -128,6 +145,6 @@ pub enum AppError {
 impl AppError {
     /// Returns whether it happened before the service was up.
     pub fn is_at_start(&self) -> bool {
-        !matches!(self, Self::Sweep(_) | Self::TaskStopped(_))
+        !matches!(self, Self::Sweep(_) | Self::DoubtfulClock { .. } | Self::TaskStopped(_))
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     authority::{Authority, audit::Audit, ready::Ready},
     callers::Callers,
-    clock::{Clock, SystemClock},
+    clock::{Clock, SharedClock, SystemClock},
     config::{Config, database::DatabaseUrl},
     domain::{ids::Incarnation, time::brief},
     http::health::Phase,
@@ -134,7 +134,9 @@ pub async fn serve(
 ) -> Result<(), AppError> {
     let address = listeners.grpc.local_addr().unwrap_or(config.listen.address);
     let http_address = listeners.http.as_ref().and_then(|listener| listener.local_addr().ok());
-    let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
+    let clock = Arc::new(SharedClock::new(system.clock.clone()));
+    let replica = Arc::new(Replica::new(clock.clone(), config.lease));
+    let system = System { clock, ..system };
     let tls =
         config.tls.as_ref().map(|tls| Tls::open(tls.files.clone(), system.clock.now())).transpose()?.map(Arc::new);
     let ceilings = ceilings(&config.limits);
@@ -281,12 +283,25 @@ async fn leave(store: &dyn Store, replica: &Replica) {
     }
 }
 
-/// Sweeps once, without serving.
-pub async fn sweep(config: &Config, system: System) -> Result<Swept, AppError> {
+/// How far behind its newest row a clock may be that is not to be wrong.
+const BEHIND: Duration = Duration::from_secs(60);
+/// How far ahead of it.
+const AHEAD: Duration = Duration::from_secs(86_400);
+
+/// Sweeps once, without serving. Where no database says what time it is, a clock that does not fit
+/// the newest row must be confirmed: a sweep by a clock that is ahead deletes what is still needed.
+pub async fn sweep(config: &Config, system: System, is_clock_right: bool) -> Result<Swept, AppError> {
     require_database(config)?;
-    let replica = Arc::new(Replica::new(system.clock.clone(), config.lease));
+    let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(system.clock.clone())), config.lease));
     let (audit, queue) = open_audit(config, &system)?;
     let (authority, store, _) = open(config, open_store(config), &system, replica, audit.clone()).await?;
+    if !is_clock_right
+        && let Some(newest) = store.newest().await?
+        && let now = system.clock.now()
+        && (now < newest.minus(BEHIND) || now > newest.plus(AHEAD))
+    {
+        return Err(AppError::DoubtfulClock { now, newest });
+    }
     let swept = authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))?;
     // In a new database there are the first keys to be recorded.
     CommandAudit::new(audit, queue, &store).write().await;

@@ -27,7 +27,7 @@ use crate::{
         ids::SessionId,
         key::{Key, KeyPurpose, SealedKey},
         policy::LONGEST_ACCESS_TOKEN_TTL,
-        revocation::{RETENTION_MARGIN, Revocation, RevocationTarget, Revoked, tenant_covers},
+        revocation::{CutOff, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
         rotation::Rotation,
         session::{EndReason, Ended},
         text::{Note, Subject, Tenant},
@@ -387,6 +387,7 @@ impl Restoring<'_> {
                 target,
                 ended: ended.clone(),
                 may_add: true,
+                longest_token: LONGEST_ACCESS_TOKEN_TTL,
                 orphan: None,
             }));
             orders.extend(created.into_iter().map(|id| lost.stop(id, ended.clone())));
@@ -416,7 +417,7 @@ impl Restoring<'_> {
         subject: Option<Subject>,
         until: Timestamp,
     ) -> Result<Vec<RevocationTarget>, StoreError> {
-        let is_covered = |id: SessionId| tenant_covers(until, id);
+        let is_covered = |id: SessionId| CutOff { up_to: until, spared: None }.covers(id);
         let query = |before, limit| SessionQuery {
             tenant: tenant.clone(),
             subject: subject.clone(),
@@ -496,16 +497,16 @@ impl LostSessions {
 
     fn of_subject(&self, tenant: &Tenant, subject: &Subject, until: Timestamp) -> Vec<SessionId> {
         let created = self.created.get(&(tenant.clone(), subject.clone()));
-        created.into_iter().flatten().copied().filter(|id| tenant_covers(until, *id)).collect()
+        created.into_iter().flatten().copied().filter(|id| CutOff { up_to: until, spared: None }.covers(*id)).collect()
     }
 
     fn of_tenant(&self, tenant: &Tenant, until: Timestamp) -> Vec<SessionId> {
         let of_tenant = self.whose.iter().filter(|(_, whose)| whose.0 == *tenant);
-        of_tenant.map(|(id, _)| *id).filter(|id| tenant_covers(until, *id)).collect()
+        of_tenant.map(|(id, _)| *id).filter(|id| CutOff { up_to: until, spared: None }.covers(*id)).collect()
     }
 
     fn of_all(&self, until: Timestamp) -> Vec<SessionId> {
-        self.whose.keys().copied().filter(|id| tenant_covers(until, *id)).collect()
+        self.whose.keys().copied().filter(|id| CutOff { up_to: until, spared: None }.covers(*id)).collect()
     }
 
     /// Stops the tokens of a session, and ends it if the database has it. Nothing is known of its

@@ -152,7 +152,7 @@ impl Authority {
                 }
                 // In the same millisecond, or with a clock that has been set back: the identifier, which tells when the
                 // session was created, must come after the revocation. Each turn goes further, so this ends.
-                Created::TenantRevoked { up_to } => {
+                Created::Revoked { up_to } => {
                     let at = up_to.plus(Duration::from_millis(1));
                     session.id = SessionId::of_subject(at, &session.tenant, &session.subject, self.random()?);
                 }

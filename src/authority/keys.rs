@@ -42,7 +42,7 @@ pub struct Rotating {
 impl Rotating {
     /// Has done nothing.
     pub fn new(clock: &dyn Clock) -> Self {
-        Self { clock: SlowClock::new(clock), asked: None, unheld: HashMap::new() }
+        Self { clock: SlowClock::at(clock.now(), clock.uptime()), asked: None, unheld: HashMap::new() }
     }
 }
 
@@ -192,7 +192,7 @@ impl Authority {
     pub async fn rotate_what_is_due(&self) -> Result<(), AuthorityError> {
         // Held throughout: two at once would do each other's work.
         let mut rotating = self.rotating.lock().await;
-        let now = rotating.clock.advance(&*self.clock);
+        let now = rotating.clock.advance(self.clock.now(), self.clock.uptime());
         if !self.is_current() {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 mod allowance;
 pub mod audit;
 pub mod create;
+pub mod cut_offs;
 pub mod error;
 mod fingerprint;
 pub mod inspect;
@@ -13,7 +14,6 @@ pub mod refresh;
 pub mod revoke;
 mod slow_clock;
 pub mod sweep;
-pub mod tenants;
 pub mod validate;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
@@ -28,7 +28,7 @@ use crate::{
         key::RefreshKeyId,
         permission::Operation,
         policy::{Policy, TenantRules},
-        revocation::{Place, Seq},
+        revocation::Place,
         rotation::RotationRules,
         text::Audience,
     },
@@ -92,9 +92,6 @@ pub struct Authority {
     rotating: Mutex<Rotating>,
     /// A permit for each call that may read and convert sessions of a page.
     pages: Semaphore,
-    /// Tenants whose sessions have all been ended, with the entry under which. In another epoch an
-    /// entry may have the number of one that was lost.
-    ended_tenants: Mutex<HashMap<String, (Epoch, Seq)>>,
 }
 
 impl fmt::Debug for Authority {
@@ -127,7 +124,6 @@ impl Authority {
             audit,
             settings,
             pages: Semaphore::new(PAGES_AT_ONCE),
-            ended_tenants: Mutex::default(),
         }
     }
 

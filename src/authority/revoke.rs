@@ -113,8 +113,10 @@ impl Authority {
                 if token_only {
                     return Err(AuthorityError::field("extent", "TOKEN_ONLY goes with an access token only"));
                 }
-                let id = self.session_of_refresh_token(reach, &token).await?;
+                let (id, is_there) = self.session_of_refresh_token(reach, &token).await?;
                 record.session_id = Some(id);
+                // Its row was lost, and its access tokens live on.
+                orphan = (!is_there).then(|| self.lost_session(id, &ended));
                 RevocationTarget::Session(id)
             }
             RevokeTarget::Token { token, token_only } => {
@@ -129,6 +131,8 @@ impl Authority {
                 let behind = now.minus(self.settings.max_clock_skew.saturating_mul(2));
                 let has_expired = behind >= claims.expires_at;
                 if has_expired && token_only {
+                    // Not by a clock that is not to be trusted.
+                    self.current().await?;
                     return nothing;
                 }
                 let entry = self.orphan(claims, token_only, &ended)?;
@@ -148,8 +152,10 @@ impl Authority {
         };
         let limit = self.settings.max_blacklist_entries;
         let may_add = self.replica.index().len() < limit;
+        let longest_token = self.settings.max_access_token_ttl;
         let epoch = self.replica.epoch();
-        let outcome = self.write_and_record(Revocation { target, ended, may_add, orphan }, record).await?;
+        let outcome =
+            self.write_and_record(Revocation { target, ended, may_add, longest_token, orphan }, record).await?;
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
         }
@@ -205,19 +211,39 @@ impl Authority {
             note: ended.note.clone(),
             revoked_at: ended.at,
             expires_at: last_expiry.plus(RETENTION_MARGIN),
+            unfinished: false,
         })
     }
 
-    /// The session of an authentic refresh token of any generation that was issued. It may be gone.
-    async fn session_of_refresh_token(&self, reach: &Reach, token: &str) -> Result<SessionId, AuthorityError> {
+    /// The entry that stops a session of which there is no row. Its tenant and subject are not known, and none of its
+    /// access tokens lives longer than any may.
+    fn lost_session(&self, id: SessionId, ended: &Ended) -> BlacklistEntry {
+        BlacklistEntry {
+            revoked: Revoked::Session(id),
+            tenant: Tenant::default(),
+            subject: None,
+            session_id: Some(id),
+            reason: ended.reason,
+            note: ended.note.clone(),
+            revoked_at: ended.at,
+            expires_at: ended.at.plus(self.settings.max_access_token_ttl).plus(RETENTION_MARGIN),
+            unfinished: false,
+        }
+    }
+
+    /// The session of an authentic refresh token of any generation that was issued, and whether there is a row of it. If
+    /// there is none, whoever holds the token may revoke the session, whatever its tenant was.
+    async fn session_of_refresh_token(&self, reach: &Reach, token: &str) -> Result<(SessionId, bool), AuthorityError> {
         let claims = self.read_refresh_token(token).ok_or_else(not_authentic)?;
         loop {
             let timeline = self.replica.timeline();
-            let Some(session) = self.store.session(claims.session_id).await? else { return Ok(claims.session_id) };
+            let Some(session) = self.store.session(claims.session_id).await? else {
+                return Ok((claims.session_id, false));
+            };
             let is_of_session = claims.lineage.secret == session.lineage.secret;
             if is_of_session && claims.lineage.generation <= session.lineage.generation {
                 let is_in_reach = reach.has_tenant(&session.tenant);
-                return if is_in_reach { Ok(session.id) } else { Err(AuthorityError::SessionNotFound) };
+                return if is_in_reach { Ok((session.id, true)) } else { Err(AuthorityError::SessionNotFound) };
             }
             // It was only read: if the database has been replaced meanwhile, the one in its place may know better.
             self.confirmed().await?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{clock::Clock, domain::time::Timestamp};
+use crate::domain::time::Timestamp;
 
 /// Never ahead of the wall clock, and never faster than twice the real time.
 ///
@@ -15,17 +15,16 @@ pub struct SlowClock {
 }
 
 impl SlowClock {
-    /// A clock that agrees with the wall clock.
-    pub fn new(clock: &dyn Clock) -> Self {
-        Self { now: clock.now(), uptime: clock.uptime() }
+    /// A clock that agrees with a wall clock, at this uptime of the machine.
+    pub fn at(now: Timestamp, uptime: Duration) -> Self {
+        Self { now, uptime }
     }
 
-    /// What it says now.
-    pub fn advance(&mut self, clock: &dyn Clock) -> Timestamp {
-        let uptime = clock.uptime();
+    /// The time that it shows when the wall clock shows `now`.
+    pub fn advance(&mut self, now: Timestamp, uptime: Duration) -> Timestamp {
         let passed = uptime.saturating_sub(self.uptime);
         self.uptime = uptime;
-        self.now = clock.now().min(self.now.plus(passed.saturating_mul(2)));
+        self.now = now.min(self.now.plus(passed.saturating_mul(2)));
         self.now
     }
 }
@@ -33,7 +32,7 @@ impl SlowClock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SettableClock;
+    use crate::clock::{Clock, SettableClock};
 
     const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
     const HOUR: Duration = Duration::from_secs(3600);
@@ -41,19 +40,19 @@ mod tests {
     #[test]
     fn a_leap_of_the_wall_clock_moves_it_by_what_really_passed() {
         let clock = SettableClock::at(START);
-        let mut slow = SlowClock::new(&clock);
+        let mut slow = SlowClock::at(clock.now(), clock.uptime());
         clock.advance(Duration::from_secs(60));
-        assert_eq!(slow.advance(&clock), clock.now());
+        assert_eq!(slow.advance(clock.now(), clock.uptime()), clock.now());
 
         clock.jump_to(clock.now().plus(HOUR));
         let before = slow.now;
         clock.advance(Duration::from_secs(60));
-        assert_eq!(slow.advance(&clock), before.plus(Duration::from_secs(120)));
+        assert_eq!(slow.advance(clock.now(), clock.uptime()), before.plus(Duration::from_secs(120)));
 
         clock.advance(HOUR);
-        assert_eq!(slow.advance(&clock), clock.now(), "a leap that lasts is caught up with");
+        assert_eq!(slow.advance(clock.now(), clock.uptime()), clock.now(), "a leap that lasts is caught up with");
 
         clock.jump_to(START);
-        assert_eq!(slow.advance(&clock), START, "never ahead of the wall clock");
+        assert_eq!(slow.advance(clock.now(), clock.uptime()), START, "never ahead of the wall clock");
     }
 }

@@ -4,7 +4,10 @@
 use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
     clock::Clock,
-    domain::{revocation::RETENTION_MARGIN, time::Timestamp},
+    domain::{
+        revocation::{RETENTION_MARGIN, cut_off_key},
+        time::Timestamp,
+    },
     mutants::broken,
 };
 
@@ -25,6 +28,8 @@ pub struct Swept {
 #[derive(Debug)]
 pub struct Sweeper {
     clock: SlowClock,
+    /// The earlier one of this clock and that of the database, if it has one.
+    shared: Option<SlowClock>,
     /// What expired up to here is no longer in the index.
     dropped_until: Timestamp,
 }
@@ -32,7 +37,11 @@ pub struct Sweeper {
 impl Sweeper {
     /// Has dropped nothing.
     pub fn new(clock: &dyn Clock) -> Self {
-        Self { clock: SlowClock::new(clock), dropped_until: Timestamp::from_micros(i64::MIN) }
+        Self {
+            clock: SlowClock::at(clock.now(), clock.uptime()),
+            shared: None,
+            dropped_until: Timestamp::from_micros(i64::MIN),
+        }
     }
 }
 
@@ -41,7 +50,7 @@ impl Authority {
     pub async fn sweep(&self) -> Result<Swept, AuthorityError> {
         // Held throughout: two sweeps at once would do each other's work.
         let mut sweeper = self.sweeper.lock().await;
-        let mut now = sweeper.clock.advance(&*self.clock);
+        let mut now = self.time_to_sweep_by(&mut sweeper).await?;
         if broken("purge-at-expiry") {
             now = now.plus(RETENTION_MARGIN);
         }
@@ -58,11 +67,10 @@ impl Authority {
             self.forget(forgotten_until).await?;
             sweeper.dropped_until = forgotten_until;
         }
-        let (expired, recorded_until) = self.record_expiries(now).await?;
-        swept.expired = expired;
+        swept.expired = self.record_expiries(now).await?;
         let until = now.minus(self.settings.session_retention);
         loop {
-            let deleted = self.store.delete_old_sessions(until, recorded_until, self.settings.sweep_batch).await?;
+            let deleted = self.store.delete_old_sessions(until, self.settings.sweep_batch).await?;
             swept.sessions += deleted;
             if self.is_last(deleted) {
                 break;
@@ -83,12 +91,24 @@ impl Authority {
         Ok(swept)
     }
 
-    /// Records the sessions that have expired and were not ended before. Returns how many there
-    /// were, and the instant up to which all are recorded.
+    /// The earlier one of our clock and the clock of the database, if it has one: by a clock that is ahead, what all others
+    /// still need would be deleted.
+    async fn time_to_sweep_by(&self, sweeper: &mut Sweeper) -> Result<Timestamp, AuthorityError> {
+        let uptime = self.clock.uptime();
+        Ok(match self.store.now().await? {
+            None => sweeper.clock.advance(self.clock.now(), uptime),
+            Some(now) => {
+                let now = now.min(self.clock.now());
+                sweeper.shared.get_or_insert(SlowClock::at(now, uptime)).advance(now, uptime)
+            }
+        })
+    }
+
+    /// Records the sessions that have expired and were not ended before. Returns how many there were.
     ///
     /// A replica whose clock is behind may still refresh a session that has expired by ours, so
     /// this waits for as long as clocks may differ.
-    async fn record_expiries(&self, now: Timestamp) -> Result<(usize, Timestamp), AuthorityError> {
+    async fn record_expiries(&self, now: Timestamp) -> Result<usize, AuthorityError> {
         let until = now.minus(RETENTION_MARGIN);
         let mut expired = 0;
         loop {
@@ -96,7 +116,7 @@ impl Authority {
             batch.entries.iter().for_each(|entry| self.audit.log_stored(entry));
             expired += batch.entries.len();
             if batch.is_last {
-                return Ok((expired, batch.until));
+                return Ok(expired);
             }
         }
     }
@@ -105,8 +125,8 @@ impl Authority {
     async fn forget(&self, until: Timestamp) -> Result<(), AuthorityError> {
         // Before the index forgets: until then its entries stop what they did.
         self.replica.index().set_forgotten_until(until);
-        let kept = self.store.revoked_tenants().await?;
-        let kept = kept.into_iter().map(|revoked| revoked.tenant.into_string()).collect();
+        let kept = self.store.unfinished().await?;
+        let kept = kept.iter().map(|entry| cut_off_key(&entry.tenant, entry.subject.as_deref())).collect();
         let replica = self.replica.clone();
         let forgotten = tokio::task::spawn_blocking(move || replica.index().forget(until, &kept)).await;
         forgotten.map_err(|_| AuthorityError::Internal)

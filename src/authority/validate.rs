@@ -196,16 +196,18 @@ impl Authority {
         {
             return Err(InactiveReason::Expired);
         }
-        // Only here clocks may differ: a token of a replica whose clock is ahead must be good at once.
+        // Only here clocks may differ: a token of a replica whose clock is ahead must be good at once. The signature is ours,
+        // so no clock that made it was further off than any replica's may be.
         let begins = claims.not_before.map_or(claims.issued_at, |not_before| not_before.max(claims.issued_at));
-        if begins > now.plus(self.settings.leeway) {
+        let ahead = self.settings.leeway.max(self.settings.max_clock_skew.saturating_mul(2));
+        if begins > now.plus(ahead) {
             return Err(InactiveReason::NotYetValid);
         }
         Ok(())
     }
 
     fn check_revocation(&self, claims: &AccessClaims) -> Result<(), InactiveReason> {
-        if self.replica.index().stops(claims.session_id, claims.token_id, &claims.tenant) {
+        if self.replica.index().stops(claims.session_id, claims.token_id, &claims.tenant, &claims.subject) {
             return Err(InactiveReason::Revoked);
         }
         Ok(())

@@ -12,6 +12,10 @@ use crate::app::{self, Swept, System};
 pub struct Sweep {
     #[command(flatten)]
     database: Database,
+    /// Go by the clock of this machine although the newest row of the SQLite file is of more than a
+    /// day ago, or of later than now.
+    #[arg(long)]
+    clock_is_right: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -20,7 +24,7 @@ pub struct Sweep {
 impl Sweep {
     pub async fn run(self) -> Outcome {
         let config = self.database.begin()?;
-        let swept = app::sweep(&config, System::of_this_machine()).await?;
+        let swept = app::sweep(&config, System::of_this_machine(), self.clock_is_right).await?;
         let Swept { revocations, sessions, audit, expired } = swept;
         if self.json {
             let swept = json!({

@@ -13,6 +13,7 @@ pub mod key;
 pub mod lease;
 pub mod permission;
 pub mod policy;
+pub mod quota;
 pub mod refresh;
 pub mod revocation;
 pub mod rotation;

@@ -40,6 +40,76 @@ pub enum Revoked {
         /// The last instant covered.
         up_to: Timestamp,
     },
+    /// Every session of a subject that the cut-off covers.
+    Subject {
+        /// The subject's tenant.
+        tenant: Tenant,
+        /// The subject.
+        subject: Subject,
+        /// Which sessions.
+        cut_off: CutOff,
+    },
+}
+
+/// Which sessions of a tenant or subject are covered when all of them were revoked: by the
+/// millisecond of their creation, which their identifiers tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CutOff {
+    /// The last instant covered.
+    pub up_to: Timestamp,
+    /// A session that is not covered, although it is as old.
+    pub spared: Option<SessionId>,
+}
+
+impl CutOff {
+    /// Whether it covers a session.
+    pub fn covers(&self, session: SessionId) -> bool {
+        session.created_millis() <= self.up_to.millis() && self.spared != Some(session)
+    }
+
+    /// Covers what either of two covers: at most one session is spared by both.
+    pub fn union(self, other: Self) -> Self {
+        let (earlier, later) = if self.up_to <= other.up_to { (self, other) } else { (other, self) };
+        Self { spared: later.spared.filter(|spared| !earlier.covers(*spared)), ..later }
+    }
+}
+
+/// Between the name of a tenant and that of a subject. It is a control character, so it is in neither.
+const SEPARATOR: char = '\u{1f}';
+
+/// What the entry of a tenant, or of one of its subjects, is found by.
+pub fn cut_off_key(tenant: &str, subject: Option<&str>) -> String {
+    match subject {
+        None => tenant.to_owned(),
+        Some(subject) => format!("{tenant}{SEPARATOR}{subject}"),
+    }
+}
+
+/// The tenant and the subject out of a [`cut_off_key`].
+pub fn read_cut_off_key(key: &str) -> (&str, Option<&str>) {
+    match key.split_once(SEPARATOR) {
+        None => (key, None),
+        Some((tenant, subject)) => (tenant, Some(subject)),
+    }
+}
+
+impl Revoked {
+    /// Which sessions it covers, if it is about all of a tenant's or a subject's.
+    pub fn cut_off(&self) -> Option<CutOff> {
+        match self {
+            Self::Session(_) | Self::Token(_) => None,
+            Self::Tenant { up_to, .. } => Some(CutOff { up_to: *up_to, spared: None }),
+            Self::Subject { cut_off, .. } => Some(*cut_off),
+        }
+    }
+
+    /// All sessions of a tenant, or of one of its subjects, that a cut-off covers.
+    pub fn all(tenant: Tenant, subject: Option<Subject>, cut_off: CutOff) -> Self {
+        match subject {
+            None => Self::Tenant { tenant, up_to: cut_off.up_to },
+            Some(subject) => Self::Subject { tenant, subject, cut_off },
+        }
+    }
 }
 
 /// A row of the blacklist.
@@ -61,6 +131,8 @@ pub struct BlacklistEntry {
     pub revoked_at: Timestamp,
     /// From when on it may be forgotten: every token that it stops has expired by then.
     pub expires_at: Timestamp,
+    /// Whether sessions that it covers may be left to be ended.
+    pub unfinished: bool,
 }
 
 /// How much longer than its tokens an entry is kept, for clocks that disagree.
@@ -79,6 +151,7 @@ impl BlacklistEntry {
             note: ended.note.clone(),
             revoked_at: ended.at,
             expires_at: Self::expiry_for(session, ended.at),
+            unfinished: false,
         }
     }
 
@@ -89,18 +162,26 @@ impl BlacklistEntry {
         Self::for_token(session, session.access_token_id, token_expires_at, &ended)
     }
 
-    /// Stops all sessions of a tenant created up to this instant. It is kept at least while sessions are left to be ended
-    /// under it, each of which prolongs it as its tokens need.
-    pub fn for_tenant(tenant: &Tenant, up_to: Timestamp, ended: &Ended) -> Self {
+    /// Stops all sessions of a tenant, or of one of its subjects, that a cut-off covers, also those
+    /// of which no row is left. It is kept as long as a token of the longest lifetime lives, and at
+    /// least while sessions are left to be ended under it.
+    pub fn for_all(
+        tenant: &Tenant,
+        subject: Option<&Subject>,
+        cut_off: CutOff,
+        ended: &Ended,
+        longest_token: Duration,
+    ) -> Self {
         Self {
-            revoked: Revoked::Tenant { tenant: tenant.clone(), up_to },
+            revoked: Revoked::all(tenant.clone(), subject.cloned(), cut_off),
             tenant: tenant.clone(),
-            subject: None,
+            subject: subject.cloned(),
             session_id: None,
             reason: ended.reason,
             note: ended.note.clone(),
             revoked_at: ended.at,
-            expires_at: up_to.max(ended.at).plus(RETENTION_MARGIN),
+            expires_at: cut_off.up_to.max(ended.at).plus(longest_token).plus(RETENTION_MARGIN),
+            unfinished: true,
         }
     }
 
@@ -121,39 +202,32 @@ impl BlacklistEntry {
     }
 }
 
-/// What there is of a tenant when it is revoked.
+/// What there is of a tenant or a subject when all its sessions are revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TenantState {
+pub struct Coverage {
     /// Its newest session, live or not.
     pub newest: Option<SessionId>,
-    /// The last instant that its entry covers, if it has one.
-    pub covered: Option<Timestamp>,
+    /// Which sessions its entry covers, if it has one.
+    pub covered: Option<CutOff>,
 }
 
-impl TenantState {
-    /// The last instant that a revocation at `now` covers: later than now if the clock has been set
-    /// back since a session was created or the tenant was revoked before. None if there is nothing
-    /// of this tenant, so that made-up names add no rows.
-    pub fn up_to(&self, now: Timestamp) -> Option<Timestamp> {
+impl Coverage {
+    /// Which sessions a revocation at `now` covers, together with those before: up to a later
+    /// instant than now if the clock has been set back since a session was created.
+    pub fn cut_off(&self, now: Timestamp, spared: Option<SessionId>) -> CutOff {
         let newest = self.newest.map(|id| Timestamp::from_micros(id.created_millis().saturating_mul(1000)));
-        newest.max(self.covered).map(|instant| instant.max(now))
+        let up_to = newest.map_or(now, |newest| newest.max(now));
+        let up_to = self.covered.map_or(up_to, |covered| covered.up_to.max(up_to));
+        let cut_off = CutOff { up_to, spared };
+        self.covered.map_or(cut_off, |covered| covered.union(cut_off))
     }
 
-    /// Whether a revocation covers anything that the entry does not cover yet. While no session is
-    /// created it does not, so that repeating it counts as a change once, however often it is
-    /// repeated.
-    pub fn has_uncovered(&self) -> bool {
-        match (self.newest, self.covered) {
-            (Some(newest), Some(covered)) => !tenant_covers(covered, newest),
-            (newest, None) => newest.is_some(),
-            (None, Some(_)) => false,
-        }
+    /// Whether a cut-off covers a session that was not covered yet, as far as the newest one tells,
+    /// or is the first one. While no session is created, repeating it is no change.
+    pub fn is_changed_by(&self, cut_off: CutOff) -> bool {
+        let Some(covered) = self.covered else { return true };
+        self.newest.is_some_and(|newest| cut_off.covers(newest) && !covered.covers(newest))
     }
-}
-
-/// Whether a tenant's revocation up to this instant covers a session: by the millisecond of its creation.
-pub fn tenant_covers(up_to: Timestamp, session: SessionId) -> bool {
-    session.created_millis() <= up_to.millis()
 }
 
 /// A call for revocation.
@@ -165,6 +239,8 @@ pub struct Revocation {
     pub ended: Ended,
     /// Whether new entries may be added. Without room, what would add one is not done.
     pub may_add: bool,
+    /// The longest lifetime of an access token: that of one whose session is not in the database.
+    pub longest_token: Duration,
     /// Written if the database does not know that the session lives, although an authentic token says so: the database
     /// was set back to an older state, and nothing else would stop the token.
     pub orphan: Option<BlacklistEntry>,
@@ -177,10 +253,12 @@ impl Revocation {
     pub fn of_lost(revoked: Revoked, whose: Option<(Tenant, Subject)>, ended: Ended, expires_at: Timestamp) -> Self {
         let session_id = match &revoked {
             Revoked::Session(id) => Some(*id),
-            Revoked::Token(_) | Revoked::Tenant { .. } => None,
+            Revoked::Token(_) | Revoked::Tenant { .. } | Revoked::Subject { .. } => None,
         };
+        let unfinished = revoked.cut_off().is_some();
         let (tenant, subject) = match (&revoked, whose) {
             (Revoked::Tenant { tenant, .. }, _) => (tenant.clone(), None),
+            (Revoked::Subject { tenant, subject, .. }, _) => (tenant.clone(), Some(subject.clone())),
             (_, Some((tenant, subject))) => (tenant, Some(subject)),
             (_, None) => (Tenant::default(), None),
         };
@@ -193,10 +271,11 @@ impl Revocation {
             note: ended.note.clone(),
             revoked_at: ended.at,
             expires_at,
+            unfinished,
         };
         // No session has the identifier zero: then there is only the entry to be written.
         let target = RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
-        Self { target, ended, may_add: true, orphan: Some(orphan) }
+        Self { target, ended, may_add: true, longest_token: Duration::ZERO, orphan: Some(orphan) }
     }
 }
 
@@ -246,23 +325,48 @@ mod tests {
         assert!(entry.expires_at <= session.idle_expires_at.plus(RETENTION_MARGIN), "and not much longer");
     }
 
+    fn session_at(millis: u64) -> SessionId {
+        SessionId::new(START.plus(Duration::from_millis(millis)), [0xff; 10])
+    }
+
+    fn up_to(micros: u64, spared: Option<u64>) -> CutOff {
+        CutOff { up_to: START.plus(Duration::from_micros(micros)), spared: spared.map(session_at) }
+    }
+
     #[test]
-    fn a_tenant_has_something_uncovered_once_a_session_came_after_its_entry() {
-        let created = |millis: u64| Some(SessionId::new(START.plus(Duration::from_millis(millis)), [0xff; 10]));
-        let covered = |micros: u64| Some(START.plus(Duration::from_micros(micros)));
-        for (newest, covered, is_change) in [
-            (None, None, false),
-            (created(5), None, true),
-            (None, covered(5_000), false),
-            (created(5), covered(4_999), true),
-            (created(5), covered(5_000), false),
-            (created(5), covered(9_000), false),
+    fn what_covers_a_session_for_the_first_time_is_a_change() {
+        for (newest, covered, spared, is_change) in [
+            (None, None, None, true),
+            (Some(5), None, None, true),
+            (None, Some(up_to(5_000, None)), None, false),
+            (Some(5), Some(up_to(4_999, None)), None, true),
+            (Some(5), Some(up_to(4_999, None)), Some(5), false),
+            (Some(5), Some(up_to(5_000, None)), None, false),
+            (Some(5), Some(up_to(5_000, Some(5))), None, true),
+            (Some(5), Some(up_to(5_000, Some(5))), Some(5), false),
         ] {
-            let state = TenantState { newest, covered };
-            assert_eq!(state.has_uncovered(), is_change, "{state:?}");
-            if let Some(up_to) = state.up_to(START) {
-                let after = TenantState { covered: Some(up_to), ..state };
-                assert!(!after.has_uncovered(), "repeating is no change: {after:?}");
+            let there = Coverage { newest: newest.map(session_at), covered };
+            let cut_off = there.cut_off(START, spared.map(session_at));
+            assert_eq!(there.is_changed_by(cut_off), is_change, "{there:?}");
+            let after = Coverage { covered: Some(cut_off), ..there };
+            let again = after.cut_off(START, spared.map(session_at));
+            assert!(!after.is_changed_by(again), "repeating is no change: {after:?}");
+        }
+    }
+
+    /// The one that is spared by the later word may have been revoked by the earlier one.
+    #[test]
+    fn two_cut_offs_cover_what_either_covers() {
+        let spared = [None, Some(1), Some(3), Some(5), Some(9)];
+        let cut_offs =
+            || [0, 2_000, 4_000, 6_000].into_iter().flat_map(|micros| spared.map(|spared| up_to(micros, spared)));
+        for one in cut_offs() {
+            for other in cut_offs() {
+                for session in (0..10).map(session_at) {
+                    let either = one.covers(session) || other.covers(session);
+                    assert_eq!(one.union(other).covers(session), either, "{one:?} {other:?} {session:?}");
+                }
+                assert_eq!(one.union(other).union(other), one.union(other), "also when it is heard twice");
             }
         }
     }

@@ -199,7 +199,7 @@ fn failed(setting: &'static str, path: &Path, problem: String) -> TlsError {
 }
 
 /// As people write it (RFC 3339).
-fn told(instant: Timestamp) -> String {
+pub fn told(instant: Timestamp) -> String {
     jiff::Timestamp::from_second(instant.seconds()).map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string())
 }
 

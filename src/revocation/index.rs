@@ -11,14 +11,15 @@ use dashmap::DashMap;
 use crate::{
     domain::{
         ids::{SessionId, TokenId},
-        revocation::{RETENTION_MARGIN, Revoked, tenant_covers},
-        text::Tenant,
+        revocation::{CutOff, RETENTION_MARGIN, Revoked},
         time::Timestamp,
     },
     store::FeedEntry,
 };
 
-/// Sessions, tokens and tenants that are no longer accepted. Shared by all calls; no lock is common to all of them.
+use super::cut_offs::CutOffs;
+
+/// Sessions, tokens, subjects and tenants that are no longer accepted. Shared by all calls; no lock is common to all of them.
 ///
 /// Session and token identifiers share one map: both are UUIDs, of different versions, so none is ever both.
 /// An entry takes 21 bytes and the map's slack, which is 48 at most.
@@ -27,8 +28,7 @@ pub struct Index {
     /// Identifier to the second after which it may be forgotten.
     ids: DashMap<[u8; 16], u32>,
     id_count: AtomicUsize,
-    tenants: DashMap<String, TenantEntry>,
-    tenant_count: AtomicUsize,
+    cut_offs: CutOffs,
     /// Microseconds; see [`Index::is_forgotten`].
     forgotten_until: AtomicI64,
 }
@@ -45,19 +45,12 @@ fn revoked_id(id: [u8; 16]) -> Revoked {
 /// long as a look-up may wait.
 const SHARDS: usize = 256;
 
-#[derive(Clone, Copy, Debug)]
-struct TenantEntry {
-    up_to: Timestamp,
-    expires_at: Timestamp,
-}
-
 impl Default for Index {
     fn default() -> Self {
         Self {
             ids: DashMap::with_shard_amount(SHARDS),
             id_count: AtomicUsize::new(0),
-            tenants: DashMap::new(),
-            tenant_count: AtomicUsize::new(0),
+            cut_offs: CutOffs::new(SHARDS),
             forgotten_until: AtomicI64::new(i64::MIN),
         }
     }
@@ -70,18 +63,11 @@ impl Index {
             Revoked::Session(id) => self.insert_id(*id.bytes(), entry.expires_at),
             Revoked::Token(id) => self.insert_id(*id.bytes(), entry.expires_at),
             Revoked::Tenant { tenant, up_to } => {
-                let added = TenantEntry { up_to: *up_to, expires_at: entry.expires_at };
-                let mut is_new = false;
-                let mut there = self.tenants.entry(tenant.to_string()).or_insert_with(|| {
-                    is_new = true;
-                    added
-                });
-                there.up_to = there.up_to.max(added.up_to);
-                there.expires_at = there.expires_at.max(added.expires_at);
-                drop(there);
-                if is_new {
-                    self.tenant_count.fetch_add(1, Ordering::Release);
-                }
+                let cut_off = CutOff { up_to: *up_to, spared: None };
+                self.cut_offs.apply(tenant, None, cut_off, entry.expires_at);
+            }
+            Revoked::Subject { tenant, subject, cut_off } => {
+                self.cut_offs.apply(tenant, Some(subject), *cut_off, entry.expires_at);
             }
         }
     }
@@ -99,23 +85,16 @@ impl Index {
         }
     }
 
-    /// Whether a token is stopped, by itself, by its session or by its tenant.
-    pub fn stops(&self, session: SessionId, token: TokenId, tenant: &str) -> bool {
+    /// Whether a token is stopped, by itself, by its session, by its subject or by its tenant.
+    pub fn stops(&self, session: SessionId, token: TokenId, tenant: &str, subject: &str) -> bool {
         self.ids.contains_key(session.bytes())
             || self.ids.contains_key(token.bytes())
-            || self.stops_tenant(session, tenant)
-    }
-
-    fn stops_tenant(&self, session: SessionId, tenant: &str) -> bool {
-        if self.tenant_count.load(Ordering::Acquire) == 0 {
-            return false;
-        }
-        self.tenants.get(tenant).is_some_and(|entry| tenant_covers(entry.up_to, session))
+            || self.cut_offs.cover(session, tenant, subject)
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.id_count.load(Ordering::Relaxed) + self.tenant_count.load(Ordering::Relaxed)
+        self.id_count.load(Ordering::Relaxed) + self.cut_offs.len()
     }
 
     /// Whether there is no entry.
@@ -143,17 +122,11 @@ impl Index {
             let is_missing = expires_at.minus(Duration::from_secs(1)) > swept && !other.ids.contains_key(entry.key());
             is_missing.then(|| (revoked_id(*entry.key()), expires_at))
         });
-        let tenants = self.tenants.iter().filter_map(|entry| {
-            let (tenant, TenantEntry { up_to, expires_at }) =
-                (Tenant::try_from(entry.key().clone()).ok()?, *entry.value());
-            // Its expiry does not tell whether it was swept: the database has prolonged it while sessions were left to end.
-            let is_missing = other.tenants.get(entry.key()).is_none_or(|there| there.up_to < up_to);
-            is_missing.then_some((Revoked::Tenant { tenant, up_to }, expires_at))
-        });
-        ids.chain(tenants).collect()
+        // The expiry of a cut-off does not tell whether it was swept: the database keeps it while sessions are left to end.
+        ids.chain(self.cut_offs.missing_from(&other.cut_offs)).collect()
     }
 
-    /// Drops the entries that expired up to `until`, which must have been recorded. The entries of tenants in `kept` stay.
+    /// Drops the entries that expired up to `until`, which must have been recorded. Cut-offs with a key in `kept` stay.
     ///
     /// Only what the record covers, whatever the clock says: a token counts as expired then. Tokens expire at whole seconds,
     /// so the fractions of entries make no difference.
@@ -166,13 +139,7 @@ impl Index {
         });
         self.id_count.fetch_sub(gone, Ordering::Relaxed);
 
-        let mut gone = 0;
-        self.tenants.retain(|tenant, entry| {
-            let keep = entry.expires_at > until || kept.contains(tenant);
-            gone += usize::from(!keep);
-            keep
-        });
-        self.tenant_count.fetch_sub(gone, Ordering::Release);
+        self.cut_offs.forget(until, kept);
     }
 }
 
@@ -181,7 +148,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::{revocation::Seq, text::Tenant};
+    use crate::domain::{
+        revocation::Seq,
+        text::{Subject, Tenant},
+    };
 
     const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
 
@@ -195,15 +165,26 @@ mod tests {
 
     const TOKEN: [u8; 16] = [2; 16];
 
+    /// Of a subject all of whose sessions were revoked, but one perhaps.
+    fn of_alice(tenant: &Tenant, up_to: Timestamp, spared: Option<SessionId>) -> Revoked {
+        let subject = Subject::try_from("alice".to_owned()).unwrap();
+        Revoked::Subject { tenant: tenant.clone(), subject, cut_off: CutOff { up_to, spared } }
+    }
+
     #[test]
-    fn a_token_is_stopped_by_itself_by_its_session_and_by_its_tenant() {
+    fn a_token_is_stopped_by_itself_by_its_session_by_its_subject_and_by_its_tenant() {
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         let stops = |revoked| {
             let index = Index::default();
-            assert!(!index.stops(session(NOW), TokenId::new(TOKEN), "acme"));
+            assert!(!index.stops(session(NOW), TokenId::new(TOKEN), "acme", "alice"));
             index.apply(&entry(revoked, NOW));
-            index.stops(session(NOW), TokenId::new(TOKEN), "acme")
+            index.stops(session(NOW), TokenId::new(TOKEN), "acme", "alice")
         };
+        let before = NOW.minus(Duration::from_millis(1));
+        assert!(stops(of_alice(&tenant, NOW, None)));
+        assert!(!stops(of_alice(&tenant, before, None)));
+        assert!(!stops(of_alice(&tenant, NOW, Some(session(NOW)))));
+        assert!(!stops(of_alice(&Tenant::default(), NOW, None)));
         assert!(stops(Revoked::Session(session(NOW))));
         assert!(stops(Revoked::Token(TokenId::new(TOKEN))));
         assert!(stops(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }));
@@ -220,7 +201,7 @@ mod tests {
         assert_eq!(index.len(), 1);
         index.forget(NOW, &HashSet::new());
         assert!(index.is_empty());
-        assert!(!index.stops(session(NOW), TokenId::new(TOKEN), ""));
+        assert!(!index.stops(session(NOW), TokenId::new(TOKEN), "", ""));
     }
 
     #[test]
@@ -229,8 +210,9 @@ mod tests {
         for _ in 0..3 {
             index.apply(&entry(Revoked::Session(session(NOW)), NOW));
             index.apply(&entry(Revoked::Tenant { tenant: Tenant::default(), up_to: NOW }, NOW));
+            index.apply(&entry(of_alice(&Tenant::default(), NOW, None), NOW));
         }
-        assert_eq!(index.len(), 2);
+        assert_eq!(index.len(), 3);
     }
 
     #[test]
@@ -250,9 +232,20 @@ mod tests {
         let rounded_up = later.plus(Duration::from_secs(1));
         assert_eq!(missing, [(Revoked::Token(token), rounded_up), (tenant_up_to(later), later)]);
         assert_eq!(there.missing_from(&index), []);
+        // A subject's is told with its names, and also where only a session was spared too long.
+        let alices = |spared| of_alice(&acme, NOW, spared);
+        there.apply(&entry(alices(Some(session(NOW))), later));
+        assert!(index.missing_from(&there).iter().all(|(revoked, _)| !matches!(revoked, Revoked::Subject { .. })));
+        index.apply(&entry(alices(None), later));
+        assert!(index.missing_from(&there).contains(&(alices(None), later)));
+        there.apply(&entry(alices(None), later));
+        assert!(!index.missing_from(&there).contains(&(alices(None), later)));
 
         index.apply(&entry(tenant_up_to(NOW), NOW));
-        assert!(index.stops_tenant(session(later), "acme"), "the older word does not undo the newer");
+        assert!(
+            index.stops(session(later), TokenId::new([3; 16]), "acme", "bob"),
+            "the older word does not undo the newer"
+        );
         index.set_forgotten_until(later);
         assert_eq!(index.missing_from(&there), [(tenant_up_to(later), later)], "the identifiers may have been swept");
     }
@@ -276,8 +269,8 @@ mod tests {
         index.apply(&entry(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }, NOW));
         let later = NOW.plus(Duration::from_secs(10));
         index.forget(later, &HashSet::from([tenant.to_string()]));
-        assert!(index.stops_tenant(session(NOW), "acme"));
+        assert!(index.stops(session(NOW), TokenId::new([3; 16]), "acme", "bob"));
         index.forget(later, &HashSet::new());
-        assert!(!index.stops_tenant(session(NOW), "acme"));
+        assert!(!index.stops(session(NOW), TokenId::new([3; 16]), "acme", "bob"));
     }
 }

@@ -1,6 +1,7 @@
 //! What was revoked, in memory, and whether this memory may be believed.
 
 pub mod counts;
+mod cut_offs;
 mod errands;
 pub mod index;
 pub mod lease;

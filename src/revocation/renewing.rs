@@ -372,6 +372,9 @@ impl Renewing {
             () if database > after.plus(skew) => ClockCheck::Behind,
             () => ClockCheck::Right,
         };
+        if check == ClockCheck::Right {
+            self.replica.clock.agree(before, database, after);
+        }
         if std::mem::replace(&mut self.clock, check) != check {
             let ahead_ms = (after.micros() - database.micros()) / 1000;
             match check {

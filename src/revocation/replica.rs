@@ -22,11 +22,11 @@ use super::{
     lease::{Held, Lease},
 };
 use crate::{
-    clock::Clock,
+    clock::SharedClock,
     domain::{
         ids::Incarnation,
         lease::Terms,
-        revocation::{Place, Revoked, Seq, Timeline},
+        revocation::{Place, Seq, Timeline},
     },
     mutants::broken,
     store::FeedEntry,
@@ -133,6 +133,8 @@ enum Certain {
 pub struct Replica {
     index: Index,
     lease: Lease,
+    /// Follows the clock of the database.
+    pub(super) clock: Arc<SharedClock>,
     pub(super) terms: Terms,
     pub(super) progress: watch::Sender<Progress>,
     /// The number of the last renewal that was sent, or is about to be.
@@ -144,8 +146,8 @@ pub struct Replica {
     /// The number of those who wait until all know of a revocation.
     unacknowledged: AtomicUsize,
     lapsed: Semaphore,
-    /// Wakes the job that ends the sessions of revoked tenants.
-    tenant_revoked: Notify,
+    /// Wakes the job that ends the sessions of revoked tenants and subjects.
+    all_revoked: Notify,
     /// Something is to be done about the keys.
     keys_wanted: Notify,
     /// The life whose row there is.
@@ -163,10 +165,11 @@ impl fmt::Debug for Replica {
 
 impl Replica {
     /// One that knows nothing yet.
-    pub fn new(clock: Arc<dyn Clock>, terms: Terms) -> Self {
+    pub fn new(clock: Arc<SharedClock>, terms: Terms) -> Self {
         Self {
             index: Index::default(),
-            lease: Lease::new(clock, &terms),
+            lease: Lease::new(Arc::clone(clock.own()), &terms),
+            clock,
             terms,
             progress: watch::Sender::default(),
             sent: AtomicU64::new(0),
@@ -174,7 +177,7 @@ impl Replica {
             revocation_waits: Notify::new(),
             unacknowledged: AtomicUsize::new(0),
             lapsed: Semaphore::new(MAX_LAPSED),
-            tenant_revoked: Notify::new(),
+            all_revoked: Notify::new(),
             keys_wanted: Notify::new(),
             incarnation: Mutex::default(),
             counts: Counts::default(),
@@ -336,9 +339,9 @@ impl Replica {
         self.progress.borrow().applied.timeline
     }
 
-    /// Waits until a tenant's entry has been applied, if none has since the last time.
-    pub async fn tenant_revoked(&self) {
-        self.tenant_revoked.notified().await;
+    /// Waits until the entry of a tenant or of a subject has been applied, if none has since the last time.
+    pub async fn all_revoked(&self) {
+        self.all_revoked.notified().await;
     }
 
     /// Waits until something is to be done about the keys at once.
@@ -381,8 +384,8 @@ impl Replica {
     /// Adds an entry to the index.
     pub(super) fn apply(&self, entry: &FeedEntry) {
         self.index.apply(entry);
-        if matches!(entry.revoked, Revoked::Tenant { .. }) {
-            self.tenant_revoked.notify_one();
+        if entry.revoked.cut_off().is_some() {
+            self.all_revoked.notify_one();
         }
     }
 

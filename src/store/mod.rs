@@ -6,6 +6,8 @@ pub mod replicas;
 pub mod ring;
 pub mod sqlite;
 
+use std::{collections::BTreeMap, time::Duration};
+
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -20,7 +22,7 @@ use crate::domain::{
     key::RefreshKeyId,
     policy::OnQuota,
     refresh::{RefreshAttempt, RefreshRefusal},
-    revocation::{Place, Revocation, Revoked, Seq},
+    revocation::{BlacklistEntry, CutOff, Place, Revocation, Revoked, Seq},
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
@@ -68,8 +70,9 @@ pub enum Created {
     RequestIdReused,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
-    /// The tenant was revoked, and the session's identifier is not after that: it needs a later one.
-    TenantRevoked {
+    /// All sessions of the tenant or of the subject were revoked, and the session's identifier is not
+    /// after that: it needs a later one.
+    Revoked {
         /// The last instant that the revocation covers.
         up_to: Timestamp,
     },
@@ -89,7 +92,7 @@ impl Created {
     pub fn place(&self) -> Option<Place> {
         match self {
             Self::New { eviction } => eviction.as_ref().map(|eviction| eviction.place),
-            Self::Repeated(_) | Self::RequestIdReused | Self::QuotaExceeded | Self::TenantRevoked { .. } => None,
+            Self::Repeated(_) | Self::RequestIdReused | Self::QuotaExceeded | Self::Revoked { .. } => None,
         }
     }
 
@@ -141,10 +144,10 @@ pub struct RevocationOutcome {
     /// in the feed.
     pub wrote: bool,
     /// Whether anything is stopped now that was not stopped before: a session ended, there was no
-    /// entry for it yet, or a tenant's entry covers a session that it did not cover.
+    /// entry for it yet, or the entry of a tenant or subject covers a session that it did not cover.
     pub changed: bool,
-    /// How many live sessions ended. Of a tenant those are counted that its entry did not cover
-    /// yet.
+    /// How many live sessions ended. Of a tenant or subject those are counted that its entry did not
+    /// cover yet.
     pub sessions: i64,
     /// Whose the last of them was, if an entry was written for it.
     pub whose: Option<(Tenant, Subject)>,
@@ -164,17 +167,31 @@ pub struct FeedEntry {
     pub expires_at: Timestamp,
 }
 
-/// A tenant whose sessions are to be ended, down to the last.
+/// An entry of a tenant or subject under which sessions may be left to be ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RevokedTenant {
-    /// Place of its entry in the order of commits; another one if it was revoked again.
+pub struct Unfinished {
+    /// Its place in the order of commits; another one if the same was revoked again.
     pub seq: Seq,
     /// The tenant.
     pub tenant: Tenant,
-    /// Its sessions created up to the end of this millisecond.
-    pub up_to: Timestamp,
+    /// The subject, if it is not about the whole tenant.
+    pub subject: Option<Subject>,
+    /// Which sessions are to be ended.
+    pub cut_off: CutOff,
     /// How they end.
     pub ended: Ended,
+    /// From when on the entry may be forgotten.
+    pub expires_at: Timestamp,
+}
+
+impl Unfinished {
+    /// The entry, kept longer.
+    pub fn until(&self, expires_at: Timestamp) -> BlacklistEntry {
+        BlacklistEntry {
+            expires_at,
+            ..BlacklistEntry::for_all(&self.tenant, self.subject.as_ref(), self.cut_off, &self.ended, Duration::ZERO)
+        }
+    }
 }
 
 /// A batch of sessions that were looked at, and ended if they lived.
@@ -200,8 +217,6 @@ pub struct SweptRevocations {
 pub struct RecordedExpiries {
     /// Their records.
     pub entries: Vec<AuditEntry>,
-    /// Every session is recorded that expired before this instant and had not been ended.
-    pub until: Timestamp,
     /// Whether there was nothing left to record, or nothing that could be recorded now.
     pub is_last: bool,
 }
@@ -213,7 +228,8 @@ pub struct SessionQuery {
     pub tenant: Tenant,
     /// Of this subject, or of all.
     pub subject: Option<Subject>,
-    /// Live ones (true), ended ones (false), or both.
+    /// Live ones (true), those that are over (false), or both. One that has expired is among those
+    /// that are over once [`Store::record_expiries`] has recorded it.
     pub live: Option<bool>,
     /// The instant at which they live or not.
     pub now: Timestamp,
@@ -221,6 +237,15 @@ pub struct SessionQuery {
     pub before: Option<SessionId>,
     /// How many at most.
     pub limit: i64,
+}
+
+impl SessionQuery {
+    /// The page out of two, each the newest first, in which a session may be twice: the second is the newer.
+    fn merge(&self, first: Vec<Session>, second: Vec<Session>) -> Vec<Session> {
+        let mut page: BTreeMap<SessionId, Session> = first.into_iter().map(|session| (session.id, session)).collect();
+        page.extend(second.into_iter().map(|session| (session.id, session)));
+        page.into_values().rev().take(usize::try_from(self.limit).unwrap_or_default()).collect()
+    }
 }
 
 /// A database that keeps sessions, the blacklist, the sealed keys and the audit. Every method is one transaction.
@@ -241,15 +266,16 @@ pub trait Store: Send + Sync + 'static {
     /// Lists sessions.
     async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError>;
 
-    /// The tenants in the blacklist, whose sessions [`Store::end_tenant_sessions`] ends.
-    async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>, StoreError>;
+    /// The entries of tenants and subjects whose sessions [`Store::end_covered_sessions`] ends.
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError>;
 
-    /// Ends a batch of a tenant's live sessions, without entries of their own: the tenant's entry stops their tokens, and
-    /// is kept for as long as theirs would have been.
-    /// Looks at no more than `limit` sessions after `after`. None if there was nothing to look at.
-    async fn end_tenant_sessions(
+    /// Ends a batch of the live sessions that an entry covers, without entries of their own: this one
+    /// stops their tokens, and is written again if it must be kept longer for that.
+    /// Looks at no more than `limit` sessions after `after`. None if there was nothing to look at; then
+    /// the entry is finished.
+    async fn end_covered_sessions(
         &self,
-        tenant: RevokedTenant,
+        entry: Unfinished,
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError>;
@@ -272,23 +298,29 @@ pub trait Store: Send + Sync + 'static {
     /// Changes whenever there may be new blacklist entries. A hint: what counts is what [`Store::renewals`] read.
     fn revocation_hints(&self) -> watch::Receiver<Seq>;
 
+    /// The instant of the newest row, if the database has no clock of its own and is not empty.
+    async fn newest(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
+    /// The time, if the database has a clock of its own, by which all replicas can judge alike.
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
     /// Deletes at most `limit` blacklist entries that expired before `until`, and records the latest expiry among them.
-    /// The entry of a tenant stays as long as sessions are left to be ended under it.
+    /// The entry of a tenant or subject stays as long as sessions are left to be ended under it, and counts as
+    /// unfinished then.
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError>;
 
     /// Makes the records of sessions that expired before `until` and had not been ended, once for
-    /// each session, whatever else sweeps. Looks at about `limit` sessions. The records go to the
+    /// each session, whatever else sweeps. Looks at no more than `limit` sessions. The records go to the
     /// table of the audit in the same transaction, if they are to be kept there.
     async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries, StoreError>;
 
-    /// Deletes at most `limit` sessions that were over before `until`. Of those that had not been
-    /// ended, these are recorded that expired before `recorded_until`, and others are kept.
-    async fn delete_old_sessions(
-        &self,
-        until: Timestamp,
-        recorded_until: Timestamp,
-        limit: i64,
-    ) -> Result<usize, StoreError>;
+    /// Deletes at most `limit` sessions that were over before `until`. One that has expired is kept
+    /// until [`Store::record_expiries`] has recorded it.
+    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
 
     /// Adds records to the table of the audit, all or none. One that is there is left as it is, so that the same may be added
     /// again after an error.

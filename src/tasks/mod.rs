@@ -1,6 +1,6 @@
 //! What runs by itself: timers and watchers that call use cases. Each runs until it is dropped.
 
 pub mod audit;
+pub mod cut_offs;
 pub mod keys;
 pub mod sweeper;
-pub mod tenants;

@@ -117,7 +117,7 @@ async fn a_revocation_that_the_database_has_lost_breaks_the_guarantee_and_is_cou
     let replica = &cluster.replicas[0];
     revoke_one(replica).await;
     let lose = "DELETE FROM blacklist; DELETE FROM replicas; \
-                UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL";
+                UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL, is_over = false";
     execute(&url, lose).await;
     let metrics =
         shows(replica, "it is noticed", |metrics| metrics.get("guarantee_broken_revocations_total") > 0.0).await;

@@ -106,11 +106,14 @@ impl Cluster {
             (
                 "sessions that ended without an entry although a token of them may live",
                 "SELECT count(*) FROM sessions AS s WHERE s.ended_at + s.access_token_ttl > now() AND NOT EXISTS \
-                 (SELECT 1 FROM blacklist AS b WHERE b.kind = 'session' AND b.key = s.id::text)",
+                 (SELECT 1 FROM blacklist AS b WHERE b.kind = 'session' AND b.key = s.id::text) AND NOT EXISTS \
+                 (SELECT 1 FROM blacklist AS b WHERE b.kind = 'subject' AND (b.tenant, b.subject) = \
+                 (s.tenant, s.subject) AND s.ended_at <= b.up_to)",
             ),
             (
                 "sessions that live on although their tokens are stopped",
                 "SELECT count(*) FROM blacklist AS b JOIN sessions AS s ON s.id::text = b.key AND b.kind = 'session' \
+                 OR b.kind = 'subject' AND (b.tenant, b.subject) = (s.tenant, s.subject) AND s.created_at <= b.up_to \
                  WHERE s.ended_at IS NULL",
             ),
             (

@@ -105,14 +105,14 @@ async fn a_migration_does_not_wait_long_for_a_table_that_somebody_holds() {
 
     let (holder, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    holder.batch_execute("BEGIN; LOCK TABLE sweeper IN ACCESS SHARE MODE").await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE replicas IN ACCESS SHARE MODE").await.unwrap();
     let migrating = async { app::migrate(&config).await.unwrap_err().to_string() };
     let writing = async {
-        const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE relation = 'sweeper'::regclass AND NOT granted";
+        const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE relation = 'replicas'::regclass AND NOT granted";
         while number(&url, WAITING).await == 0 {
             tokio::task::yield_now().await;
         }
-        execute(&url, "UPDATE sweeper SET forgotten_until = forgotten_until").await;
+        execute(&url, "UPDATE replicas SET name = name").await;
     };
     let (refused, ()) = in_time(futures_util::future::join(migrating, writing)).await;
     for part in ["migrated to 0009", "SQLSTATE 55P03", "some session holds the table", "`countersign migrate` again"] {

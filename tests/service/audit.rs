@@ -165,7 +165,7 @@ async fn old_records_are_swept_whether_or_not_more_come() {
         store.append_audit(entries.collect()).await.unwrap();
         drop(store);
         home.database.released().await;
-        let swept = app::sweep(&home.config(), home.system()).await.unwrap();
+        let swept = app::sweep(&home.config(), home.system(), true).await.unwrap();
         home.database.released().await;
         // A new database has records of its first keys besides.
         let left = home.database.count("audit WHERE kid IS NULL").await;

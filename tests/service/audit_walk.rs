@@ -87,15 +87,19 @@ fn effect(way: &str) -> Option<Effect> {
         "use case revoke_key" => Records(&["key_revoked"], Change::RevokeKey),
         "use case rotate_what_is_due" => Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule),
         "use case sweep" => Records(&["session_expired"], Change::ExpireAndSweep),
-        "use case end_revoked_tenants" => Nothing("tenant_revoked counts the sessions that this ends"),
+        "use case end_covered_sessions" => {
+            Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
+        }
         "use case session" | "use case sessions" | "use case list_keys" | "use case judge" => Nothing("it reads"),
-        "use case keys_wanted" | "use case tenant_revoked" => Nothing("it waits"),
+        "use case keys_wanted" | "use case all_revoked" => Nothing("it waits"),
         "use case written" | "use case wait" | "use case write" => Nothing("it is the audit"),
 
         // What runs in the background.
         "task the sweeper" => Records(&["session_expired"], Change::ExpireAndSweep),
         "task the rotation of the keys" => Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule),
-        "task the end of revoked tenants' sessions" => Nothing("tenant_revoked counts the sessions that this ends"),
+        "task the end of revoked sessions" => {
+            Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
+        }
         "task the look at certificates and callers" => Nothing("tests/process/tls.rs looks for its records"),
         "task the renewal of the lease" => Nothing("it writes again what a failover lost, which was recorded"),
         "task the database engine" | "task the writer of the audit" => Nothing("it does what others ask for"),
@@ -107,14 +111,18 @@ fn effect(way: &str) -> Option<Effect> {
         "store change_ring" => Records(&["key_rotated"], Change::RotateKey),
         "store record_expiries" => Records(&["session_expired"], Change::ExpireAndSweep),
         "store end_all_sessions" => Nothing("`restore` calls it: tests/process/audit.rs answers for that"),
-        "store end_tenant_sessions" => Nothing("tenant_revoked counts the sessions that this ends"),
+        "store end_covered_sessions" => Nothing("tenant_revoked and subject_revoked count the sessions that this ends"),
         "store delete_expired_revocations" | "store delete_old_sessions" | "store delete_old_audit" => {
             Nothing("what it deletes was over, and its end is recorded")
         }
         "store append_audit" => Nothing("it is the audit"),
-        "store session" | "store sessions" | "store revoked_tenants" | "store ring" | "store is_refresh_key_held" => {
-            Nothing("it reads")
-        }
+        "store session"
+        | "store sessions"
+        | "store unfinished"
+        | "store ring"
+        | "store is_refresh_key_held"
+        | "store newest"
+        | "store now" => Nothing("it reads"),
         "store stopped" => Nothing("it waits"),
         _ => return None,
     })
@@ -289,7 +297,7 @@ async fn a_session_that_expires_is_recorded_by_the_next_sweep_and_its_line_tells
     let clock = server.clock.clone();
     let mut home = server.stop().await;
     let sweep = async |home: &Home| {
-        let swept = app::sweep(&home.config(), home.system()).await.unwrap();
+        let swept = app::sweep(&home.config(), home.system(), true).await.unwrap();
         home.database.released().await;
         swept.expired
     };

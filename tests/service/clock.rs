@@ -76,7 +76,7 @@ async fn a_session_revoked_after_the_clock_went_back_stays_revoked_when_it_is_ri
     assert_eq!(server.revoke(of_token(&session.refresh)).await.unwrap(), 1);
     let home = server.stop().await;
     home.clock.jump_to(START.plus(seconds(1)));
-    app::sweep(&home.config(), home.system()).await.unwrap();
+    app::sweep(&home.config(), home.system(), true).await.unwrap();
     assert_eq!(home.rows().await.blacklist, 1);
     let server = home.start().await;
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
@@ -105,12 +105,32 @@ async fn sessions_that_have_been_over_for_long_are_deleted_and_others_are_kept()
     let home = server.stop().await;
     // 300 s until it goes idle, 30 days of retention.
     home.clock.advance(seconds(300 + 30 * 86_400));
-    app::sweep(&home.config(), home.system()).await.unwrap();
+    app::sweep(&home.config(), home.system(), true).await.unwrap();
     assert_eq!(home.rows().await.sessions, 2, "at the last instant of its retention");
     home.clock.advance(TICK);
-    app::sweep(&home.config(), home.system()).await.unwrap();
+    app::sweep(&home.config(), home.system(), true).await.unwrap();
     assert_eq!(home.rows().await.sessions, 1);
     let server = home.start().await;
     assert!(server.session(&over.id()).await.is_err());
     assert!(server.session(&live.id()).await.is_ok());
+}
+
+/// Only where no database says what time it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_by_command_does_not_trust_a_clock_that_does_not_fit_the_newest_row() {
+    let server = Server::start().await;
+    server.sign_in("alice").await;
+    let home = server.stop().await;
+    let swept = async |at, is_clock_right| {
+        home.clock.jump_to(at);
+        app::sweep(&home.config(), home.system(), is_clock_right).await.map_err(|error| error.to_string())
+    };
+    for at in [START.plus(seconds(86_400)).plus(seconds(60)), START.minus(seconds(61))] {
+        match home.config().database.is_shared() {
+            true => assert!(swept(at, false).await.is_ok()),
+            false => assert!(swept(at, false).await.unwrap_err().contains("--clock-is-right")),
+        }
+    }
+    assert!(swept(START.plus(seconds(3600)), false).await.is_ok());
+    assert!(swept(START.plus(seconds(200_000)), true).await.is_ok());
 }

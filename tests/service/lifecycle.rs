@@ -73,7 +73,7 @@ async fn a_master_key_that_is_missing_or_of_another_database_is_refused_and_the_
     let other = Server::start().await.stop().await;
     let (file, kept) = (home.master_key_file(), home.master_key_file().with_extension("kept"));
     fs::rename(&file, &kept).unwrap();
-    let sweep = async || app::sweep(&home.config(), home.system()).await;
+    let sweep = async || app::sweep(&home.config(), home.system(), true).await;
     assert!(matches!(sweep().await, Err(AppError::MasterKeyGone(_))));
     assert!(!file.exists(), "none is made");
     fs::copy(other.master_key_file(), &file).unwrap();

@@ -6,7 +6,7 @@ use prost_types::Struct;
 
 use crate::{
     refusal::{Refusal, refused},
-    server::{Server, of_token, request, request_under, seconds},
+    server::{Home, Server, of_token, request, request_under, seconds},
 };
 
 fn listing(page_size: i32) -> ListSessionsRequest {
@@ -115,7 +115,7 @@ async fn a_page_token_of_another_request_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn states_are_those_of_the_instant_of_the_answer() {
-    let server = Server::start().await;
+    let server = Home::new("[sweeper]\nschedule = '* * * * * *'").await.start().await;
     let revoked = server.sign_in("alice").await;
     server.revoke(of_token(&revoked.access)).await.unwrap();
     server.clock.advance(seconds(1));
@@ -124,6 +124,9 @@ async fn states_are_those_of_the_instant_of_the_answer() {
     let live = server.sign_in("alice").await;
     let of_state = |state: SessionState| ids(&server, ListSessionsRequest { state: state.into(), ..listing(0) });
     assert_eq!(of_state(SessionState::Live).await.concat(), [live.id()]);
+    assert_eq!(of_state(SessionState::Ended).await.concat(), [revoked.id()], "the other has yet to be recorded");
+    server.clock.advance(seconds(61));
+    server.store.whole_sweep().await;
     assert_eq!(of_state(SessionState::Ended).await.concat(), [idle.id(), revoked.id()]);
     assert_eq!(of_state(SessionState::Unspecified).await.concat(), [live.id(), idle.id(), revoked.id()]);
 }

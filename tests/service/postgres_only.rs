@@ -9,6 +9,8 @@ use std::{
 
 use countersign::{
     app,
+    clock::Clock,
+    domain::time::Timestamp,
     proto::{
         CreateSessionRequest, InactiveReason, ListSessionsRequest, RevokeExtent, RevokeRequest, SubjectTarget,
         ValidateRequest, revoke_request::Target,
@@ -225,7 +227,7 @@ async fn without_a_key_that_makes_tokens_callers_are_told_to_come_again_and_the_
 /// Leaves what a failover to a standby that had received none of the revocations would leave, at an
 /// instant.
 const LOST: &str = "DELETE FROM blacklist; UPDATE feed_head SET seq = 0; DELETE FROM replicas; \
-                    UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL";
+                    UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL, is_over = false";
 const LIVE: &str = "SELECT count(*) FROM sessions WHERE ended_at IS NULL";
 
 async fn becomes(server: &Server, sql: &str, expected: i64) {
@@ -409,4 +411,62 @@ async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_anothe
     assert_eq!(behind.verdict(&late).await, Err(InactiveReason::Expired));
     ahead.revoke(token_only(&late)).await.unwrap();
     assert_eq!(ahead.rows().await.blacklist, 1);
+}
+
+/// What one replica's clock takes for expired may be what all others still need.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_goes_by_the_clock_of_the_database() {
+    let server = Home::new("[sweeper]\nschedule = '* * * * * *'").await.start().await;
+    server.store.skew.store(-3, Ordering::SeqCst);
+    assert_eq!(server.store.whole_sweep().await, server.clock.now().minus(seconds(3)));
+}
+
+/// Each within what `lease.max_clock_skew` allows. They judge by the clock of the database, so they agree.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused() {
+    let first = Server::start().await;
+    let servers = [replica(&first).await, replica(&first).await, first];
+    for (server, off) in servers.iter().zip([-4_i64, 4, 0]) {
+        server.clock.jump_to(Timestamp::from_micros(START.micros() + off * 1_000_000));
+        server.store.skew.store(-off, Ordering::SeqCst);
+        // A lease that begins now knows the clock of the database.
+        server.clock.advance(seconds(3));
+        server.sign_in("anybody").await;
+    }
+    for maker in &servers {
+        for other in &servers {
+            let fresh = maker.sign_in("alice").await;
+            assert_eq!(other.verdict(&fresh.access).await, Ok(()), "at once");
+            let next = maker.refresh(&fresh.refresh).await.unwrap();
+            servers.iter().for_each(|server| server.clock.advance(seconds(9)));
+            assert!(other.refresh(&fresh.refresh).await.unwrap().replayed, "within the grace of 10 s");
+            servers.iter().for_each(|server| server.clock.advance(seconds(2)));
+            let reused = refused(other.refresh(&fresh.refresh).await);
+            assert_eq!(reused, Refusal::unauthenticated("REFRESH_TOKEN_REUSED"), "after it");
+            assert_eq!(maker.verdict(&next.now.access).await, REVOKED);
+        }
+    }
+}
+
+/// With the clock of each replica for itself, the one that was created last would seem the oldest.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_session_is_the_one_that_was_created_first_whichever_replicas_created_them() {
+    let ahead = Server::start().await;
+    let behind = replica(&ahead).await;
+    for (server, off) in [(&ahead, 4_i64), (&behind, -4)] {
+        server.clock.jump_to(Timestamp::from_micros(START.micros() + off * 1_000_000));
+        server.store.skew.store(-off, Ordering::SeqCst);
+        server.clock.advance(seconds(3));
+        server.sign_in("anybody").await;
+    }
+    let mut created = vec![];
+    for server in [&ahead, &behind, &ahead] {
+        created.push(server.create(request_under("two", "alice")).await.unwrap());
+        for server in [&ahead, &behind] {
+            server.clock.advance(seconds(1));
+        }
+    }
+    for (session, expected) in created.iter().zip([REVOKED, Ok(()), Ok(())]) {
+        assert_eq!(behind.verdict(&session.access).await, expected);
+    }
 }

@@ -1,8 +1,8 @@
 //! Operators act: the database is set back to an older state, limits are lowered. What is acknowledged holds all the same.
 
-use countersign::proto::{InactiveReason, revoke_request::Target};
+use countersign::proto::{CreateSessionRequest, InactiveReason, SubjectTarget, revoke_request::Target};
 
-use crate::server::{Home, Server, eventually, of_token, request_under, revocation, seconds};
+use crate::server::{Home, Server, eventually, of_token, request, request_under, revocation, seconds};
 
 /// Stops a service, lets something happen that its database then does not remember, and starts it again.
 async fn forgetting<T>(home: Home, happening: impl AsyncFnOnce(&Server) -> T) -> (Server, T) {
@@ -23,6 +23,34 @@ async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoke
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
     let server = server.restart().await;
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+}
+
+/// By their refresh token, their subject or their tenant: the answer is OK, so their access tokens must be inactive.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
+    let (server, [alice, bob, carol]) = forgetting(Home::new("").await, async |server| {
+        let elsewhere = CreateSessionRequest { tenant: "globex".to_owned(), ..request("carol") };
+        [server.sign_in("alice").await, server.sign_in("bob").await, server.create(elsewhere).await.unwrap()]
+    })
+    .await;
+    let subject = SubjectTarget { tenant: "acme".to_owned(), subject: "bob".to_owned(), ..Default::default() };
+    let orders = [
+        (&alice, of_token(&alice.refresh)),
+        (&bob, revocation(Target::Subject(subject))),
+        (&carol, revocation(Target::Tenant("globex".to_owned()))),
+    ];
+    for (session, order) in orders {
+        assert_eq!(server.verdict(&session.access).await, Ok(()));
+        for _ in 0..2 {
+            assert_eq!(server.revoke(order.clone()).await.unwrap(), 0, "no session that is known to live");
+            assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+        }
+    }
+    assert_eq!(server.rows().await.blacklist, 3, "repeating adds nothing");
+    let server = server.restart().await;
+    for session in [&alice, &bob, &carol] {
+        assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

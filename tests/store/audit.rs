@@ -166,7 +166,6 @@ async fn record_expiries(store: &dyn Store, until: Timestamp, limit: i64) -> Vec
         let batch = store.record_expiries(until, limit, true).await.unwrap();
         recorded.extend(batch.entries);
         if batch.is_last {
-            assert!(batch.until >= until);
             return recorded;
         }
     }
@@ -203,7 +202,7 @@ pub async fn a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_n
     assert_eq!((batch.entries.len(), database.audit().await.len()), (1, 2));
 }
 
-pub async fn expiries_are_recorded_in_batches_however_many_are_of_one_instant(store: &dyn Store, database: &Database) {
+pub async fn expiries_are_recorded_in_batches_no_larger_than_asked(store: &dyn Store, database: &Database) {
     let sessions =
         (1..=9).map(|n| Session { idle_expires_at: after(if n < 6 { 100 } else { 100 + u64::from(n) }), ..session(n) });
     let sessions = create_all(store, sessions).await;
@@ -219,7 +218,7 @@ pub async fn expiries_are_recorded_in_batches_however_many_are_of_one_instant(st
     }
     seen.sort_unstable();
     assert_eq!(seen, sessions.iter().map(|session| session.id).collect::<Vec<_>>());
-    assert_eq!((largest, database.audit().await.len()), (5, 9), "those of one instant are of one batch");
+    assert_eq!((largest, database.audit().await.len()), (2, 9), "also where many are of one instant");
 }
 
 pub async fn a_refreshed_session_is_recorded_when_it_expires_at_last(store: &dyn Store, _: &Database) {
@@ -250,9 +249,7 @@ pub async fn those_who_record_at_once_record_each_session_once(store: &dyn Store
 pub async fn a_session_that_expires_after_the_clock_was_set_back_is_recorded(store: &dyn Store, database: &Database) {
     assert_eq!(record_expiries(store, after(100_000), ALL).await, []);
     let session = create(store, session(1)).await;
-    // By this much, clocks of replicas may differ.
-    assert!(store.record_expiries(after(99_950), ALL, true).await.unwrap().until >= after(100_000));
-    record_expiries(store, after(100), ALL).await;
+    assert_eq!(record_expiries(store, after(100), ALL).await, []);
     let recorded = record_expiries(store, after(1000), ALL).await;
     assert_eq!((about(&recorded), database.audit().await.len()), (vec![session.id], 1));
 }
@@ -260,10 +257,9 @@ pub async fn a_session_that_expires_after_the_clock_was_set_back_is_recorded(sto
 pub async fn a_session_is_not_deleted_before_its_expiry_is_recorded(store: &dyn Store, _: &Database) {
     let sessions = create_all(store, (1..=3).map(session)).await;
     revoke_session(store, &sessions[2], after(50)).await;
-    assert_eq!(store.delete_old_sessions(after(9000), after(100), 1).await.unwrap(), 1, "the one that was ended");
-    assert_eq!(store.delete_old_sessions(after(9000), after(100), 1).await.unwrap(), 0);
+    assert_eq!(store.delete_old_sessions(after(9000), ALL).await.unwrap(), 1, "the one that was ended");
     assert_eq!(record_expiries(store, after(9000), ALL).await.len(), 2);
-    assert_eq!(store.delete_old_sessions(after(9000), after(9000), ALL).await.unwrap(), 2);
+    assert_eq!(store.delete_old_sessions(after(9000), ALL).await.unwrap(), 2);
 }
 
 pub async fn the_documentation_asks_what_can_be_answered(store: &dyn Store, database: &Database) {

@@ -166,7 +166,7 @@ pub async fn another_request_with_the_same_id_is_refused_and_changes_nothing(sto
     assert_eq!(again, Created::Repeated(Box::new(read(store, &first).await)));
 
     // The id is kept for as long as the row.
-    assert_eq!(store.delete_old_sessions(after(100_000), after(100_000), 10).await.unwrap(), 1);
+    assert_eq!(store.delete_old_sessions(after(100_000), 10).await.unwrap(), 1);
     create(store, requested(6, Some(8))).await;
 }
 

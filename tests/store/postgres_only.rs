@@ -93,8 +93,14 @@ async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
     let url = new_database().await;
     let strict = Session { policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy }, ..session(1) };
     create(&open(&url).await, strict).await;
-    execute(&url, include_str!("../../migrations/postgres/0009_former_replicas/down.sql")).await;
-    execute(&url, include_str!("../../migrations/postgres/0008_replay/down.sql")).await;
+    for down in [
+        include_str!("../../migrations/postgres/0011_audit_by_day/down.sql"),
+        include_str!("../../migrations/postgres/0010_sessions_over/down.sql"),
+        include_str!("../../migrations/postgres/0009_former_replicas/down.sql"),
+        include_str!("../../migrations/postgres/0008_replay/down.sql"),
+    ] {
+        execute(&url, down).await;
+    }
     execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version >= '0008'").await;
 
     let policy = read(&open(&url).await, &session(1)).await.policy;
@@ -106,9 +112,15 @@ async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() 
     let url = new_database().await;
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&url).await, request(1)).await;
-    execute(&url, include_str!("../../migrations/postgres/0009_former_replicas/down.sql")).await;
-    execute(&url, include_str!("../../migrations/postgres/0008_replay/down.sql")).await;
-    execute(&url, include_str!("../../migrations/postgres/0007_request_fingerprint/down.sql")).await;
+    for down in [
+        include_str!("../../migrations/postgres/0011_audit_by_day/down.sql"),
+        include_str!("../../migrations/postgres/0010_sessions_over/down.sql"),
+        include_str!("../../migrations/postgres/0009_former_replicas/down.sql"),
+        include_str!("../../migrations/postgres/0008_replay/down.sql"),
+        include_str!("../../migrations/postgres/0007_request_fingerprint/down.sql"),
+    ] {
+        execute(&url, down).await;
+    }
     execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version >= '0007'").await;
 
     let store = open(&url).await;
@@ -132,16 +144,14 @@ async fn a_session_that_is_being_written_to_is_looked_at_when_its_expiry_is_reco
 
     let about =
         |entries: &[AuditEntry]| entries.iter().map(|entry| entry.record.session_id.unwrap()).collect::<Vec<_>>();
-    for recorded in [vec![expired.id], vec![]] {
+    for recorded in [vec![expired.id, late.id], vec![]] {
         let batch = in_time(store.record_expiries(after(1000), 10, true)).await.unwrap();
         assert_eq!((about(&batch.entries), batch.is_last), (recorded, true));
-        assert!(batch.until < after(1000), "{:?}", batch.until);
     }
     client.batch_execute("ROLLBACK").await.unwrap();
     drop(client);
     driver.await.unwrap().unwrap();
-    let batch = store.record_expiries(after(1000), 10, true).await.unwrap();
-    assert_eq!((about(&batch.entries), batch.until), (vec![late.id], after(1000)));
+    assert_eq!(store.record_expiries(after(1000), 10, true).await.unwrap().entries, []);
     let batch = store.record_expiries(after(2000), 10, true).await.unwrap();
     assert_eq!(about(&batch.entries), [live.id]);
 }
@@ -583,7 +593,7 @@ async fn a_write_that_the_database_refuses_hurts_nobody_else_in_flight() {
          CREATE TRIGGER picky BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION picky()",
     )
     .await;
-    for (first, max_sessions) in [(0, 0), (1000, 500), (2000, 500)] {
+    for (first, max_sessions) in [(0, 0), (1000, 200), (2000, 200)] {
         let outcomes = join_all((0..200).map(|n| {
             let subject = if n % 50 == 25 { "mallory" } else { "alice" };
             let session = Session { subject: text(subject), ..session(first + n) };
@@ -692,7 +702,7 @@ async fn sessions_are_not_counted_where_the_count_may_be_stale() {
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
     let count = format!(
-        "SELECT live_sessions_in_turn(1, '{}', '{}', '2000-01-01 00:00:00Z')",
+        "SELECT sessions_in_turn(1, '{}', '{}', '2000-01-01 00:00:00Z', 49, 1)",
         &*session(1).tenant,
         &*session(1).subject
     );

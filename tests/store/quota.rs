@@ -4,16 +4,19 @@ use countersign::{
     domain::{
         ids::SessionId,
         policy::OnQuota,
+        quota::{MOST_EVICTED, MOST_READ},
         revocation::{BlacklistEntry, Revoked},
         session::{EndReason, Session},
+        text::Tenant,
         time::Timestamp,
     },
-    store::{Created, Creation, FeedEntry, Store},
+    store::{Created, Creation, FeedEntry, SessionQuery, Store},
 };
+use futures_util::future::join_all;
 
 use crate::support::{
-    after, assert_unchanged, create, create_all, entries, found_out, read, revoke_session, rotate, session, text,
-    unlimited,
+    ALL, after, assert_unchanged, create, create_all, entries, found_out, list, query, read, revoke_session, rotate,
+    session, text, unlimited,
 };
 
 fn limited(session: Session, max_sessions: u32, on_quota: OnQuota) -> Creation {
@@ -124,4 +127,75 @@ pub async fn a_repeated_request_evicts_nobody_and_is_not_refused(store: &dyn Sto
     }
     assert_unchanged(store, &[first]).await;
     assert_eq!(entries(store).await, []);
+}
+
+/// However far a limit was lowered, one creation ends a bounded number, the oldest first.
+pub async fn a_limit_lowered_far_is_reached_step_by_step(store: &dyn Store) {
+    let there = create_all(store, (1..=40).map(session)).await;
+    let mut evicted = vec![];
+    let mut sizes = vec![];
+    for n in 41..=44 {
+        let created = store.create_session(limited(session(n), 3, OnQuota::EvictOldest)).await.unwrap();
+        sizes.push(evicted_for(&created).len());
+        evicted.extend_from_slice(evicted_for(&created));
+    }
+    assert_eq!(sizes, [MOST_EVICTED, MOST_EVICTED, 8, 1]);
+    assert_eq!(evicted[..40], there.iter().map(|session| session.id).collect::<Vec<_>>());
+}
+
+/// Which of the subject's sessions live.
+async fn live(store: &dyn Store) -> Vec<SessionId> {
+    let query = SessionQuery { live: Some(true), now: after(400), ..query(&Tenant::default()) };
+    let mut live = list(store, query).await;
+    live.reverse();
+    live
+}
+
+/// Where the live sessions are too many to be read each time, their number is kept.
+pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store) {
+    let max = MOST_READ + 4;
+    let there = create_all(store, (1..=MOST_READ).map(session)).await;
+    let mut created = vec![];
+    for n in 1..=6 {
+        let session = session(MOST_READ + n);
+        created.push(store.create_session(limited(session, max, OnQuota::EvictOldest)).await.unwrap());
+    }
+    for created in &created[..4] {
+        assert_eq!(*created, Created::New { eviction: None });
+    }
+    assert_eq!((evicted_for(&created[4]), evicted_for(&created[5])), (&[there[0].id][..], &[there[1].id][..]));
+    assert_eq!(live(store).await.len(), usize::try_from(max).unwrap());
+
+    // What was ended makes room once they are counted again.
+    revoke_session(store, &there[9], after(300)).await;
+    let next = |n| limited(session(n), max, OnQuota::Refuse);
+    let at = MOST_READ + 8;
+    assert_eq!(store.create_session(next(at)).await.unwrap(), Created::New { eviction: None });
+    assert_eq!(store.create_session(next(at + 2)).await.unwrap(), Created::QuotaExceeded);
+}
+
+/// They may come in one transaction or in several.
+pub async fn many_creations_of_one_subject_at_once_end_what_is_too_much(store: &dyn Store) {
+    for max in [5, MOST_READ + 5] {
+        let subject = |n: u32| Session { subject: text(format!("up to {max}")), ..session(n + 1000 * (max % 7)) };
+        create_all(store, (1..max - 2).map(subject)).await;
+        let creations = (0..40).map(|n| store.create_session(limited(subject(max + n), max, OnQuota::EvictOldest)));
+        let evicted: usize = join_all(creations)
+            .await
+            .into_iter()
+            .map(|created| match created.unwrap() {
+                Created::New { eviction } => eviction.map_or(0, |eviction| eviction.sessions.len()),
+                other => panic!("{other:?}"),
+            })
+            .sum();
+        assert_eq!(evicted, 40 - 3, "of {max}");
+        let query = SessionQuery {
+            subject: Some(subject(0).subject),
+            live: Some(true),
+            now: after(400),
+            limit: ALL,
+            ..query(&Tenant::default())
+        };
+        assert_eq!(list(store, query).await.len(), usize::try_from(max).unwrap());
+    }
 }

@@ -87,7 +87,7 @@ async fn everything_is_there_after_opening_again() {
     store.change_ring(change).await.unwrap().unwrap();
     let sessions = store.sessions(query(&text("acme"))).await.unwrap();
     let entries_before = entries(&store).await;
-    let tenants = store.revoked_tenants().await.unwrap();
+    let tenants = store.unfinished().await.unwrap();
     assert_eq!((sessions.len(), entries_before.len(), tenants.len()), (3, 3, 1));
 
     drop(store);
@@ -95,7 +95,7 @@ async fn everything_is_there_after_opening_again() {
     assert_eq!(store.sessions(query(&text("acme"))).await.unwrap(), sessions);
     assert_unchanged(&store, &[rotated]).await;
     assert_eq!(entries(&store).await, entries_before);
-    assert_eq!(store.revoked_tenants().await.unwrap(), tenants);
+    assert_eq!(store.unfinished().await.unwrap(), tenants);
     assert_eq!(
         read_feed(&store, countersign::domain::revocation::Seq::default(), 1).await.forgotten_until,
         forgotten_until
@@ -178,7 +178,7 @@ async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
     let (_home, path) = home();
     let until_used = Session { policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy }, ..session(1) };
     create(&open(&path).await, until_used).await;
-    execute(&path, include_str!("../../migrations/sqlite/0006_expiries/down.sql"));
+    execute(&path, include_str!("../../migrations/sqlite/0006_sessions_over/down.sql"));
     execute(&path, include_str!("../../migrations/sqlite/0005_replay/down.sql"));
     execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version >= '0005'");
 
@@ -191,7 +191,7 @@ async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() 
     let (_home, path) = home();
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let before = create(&open(&path).await, request(1)).await;
-    execute(&path, include_str!("../../migrations/sqlite/0006_expiries/down.sql"));
+    execute(&path, include_str!("../../migrations/sqlite/0006_sessions_over/down.sql"));
     execute(&path, include_str!("../../migrations/sqlite/0005_replay/down.sql"));
     execute(&path, include_str!("../../migrations/sqlite/0004_request_fingerprint/down.sql"));
     execute(&path, "DELETE FROM __diesel_schema_migrations WHERE version >= '0004'");

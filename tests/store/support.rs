@@ -18,13 +18,16 @@ use countersign::{
         time::Timestamp,
     },
     store::{
-        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store, StoreError,
+        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError, Unfinished,
         replicas::{Answer, Newcomer, Renewal, Renewals, Renewed},
     },
 };
 use serde_json::{Value, json};
 
 pub const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
+
+/// The longest lifetime of an access token.
+pub const LONGEST_TOKEN: Duration = Duration::from_secs(3600);
 
 /// More rows than any test writes.
 pub const ALL: i64 = 1_000_000;
@@ -136,6 +139,11 @@ pub fn unlimited(session: Session) -> Creation {
     Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse }
 }
 
+/// Records every session that expired before an instant, as the sweeper does.
+pub async fn record_expiries(store: &dyn Store, until: Timestamp) {
+    while !store.record_expiries(until, ALL, false).await.unwrap().is_last {}
+}
+
 pub async fn create(store: &dyn Store, session: Session) -> Session {
     let created = store.create_session(unlimited(session.clone())).await.unwrap();
     assert_eq!(created, Created::New { eviction: None });
@@ -192,7 +200,9 @@ pub async fn revoke(
     target: RevocationTarget,
     at: Timestamp,
 ) -> Result<RevocationOutcome, StoreError> {
-    store.revoke(Revocation { target, ended: ended(at), may_add: true, orphan: None }).await
+    store
+        .revoke(Revocation { target, ended: ended(at), may_add: true, longest_token: LONGEST_TOKEN, orphan: None })
+        .await
 }
 
 pub async fn revoke_session(store: &dyn Store, session: &Session, at: Timestamp) -> RevocationOutcome {
@@ -211,10 +221,10 @@ pub async fn revoke_token(store: &dyn Store, session: &Session, token: TokenId, 
 }
 
 /// Ends a tenant's sessions, at most `limit` at a time, and returns how often it had to be asked.
-pub async fn end_tenant(store: &dyn Store, tenant: &RevokedTenant, limit: i64) -> usize {
+pub async fn end_covered(store: &dyn Store, entry: &Unfinished, limit: i64) -> usize {
     let mut last = None;
     let mut calls = 1;
-    while let Some(batch) = store.end_tenant_sessions(tenant.clone(), last, limit).await.unwrap() {
+    while let Some(batch) = store.end_covered_sessions(entry.clone(), last, limit).await.unwrap() {
         let next = batch.last;
         assert!(Some(next) > last, "it never goes back");
         last = Some(next);

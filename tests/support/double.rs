@@ -21,8 +21,8 @@ use countersign::{
         time::Timestamp,
     },
     store::{
-        Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery,
-        Store, StoreError, SweptRevocations,
+        Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError,
+        SweptRevocations, Unfinished,
         replicas::{Members, Renewal, Renewals, Renewed},
         ring::{RingChange, SealedRing},
     },
@@ -222,17 +222,17 @@ impl Store for Double {
         self.real.sessions(query).await
     }
 
-    async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>> {
-        self.real.revoked_tenants().await
+    async fn unfinished(&self) -> Result<Vec<Unfinished>> {
+        self.real.unfinished().await
     }
 
-    async fn end_tenant_sessions(
+    async fn end_covered_sessions(
         &self,
-        tenant: RevokedTenant,
+        entry: Unfinished,
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>> {
-        self.real.end_tenant_sessions(tenant, after, limit).await
+        self.real.end_covered_sessions(entry, after, limit).await
     }
 
     async fn end_all_sessions(
@@ -258,6 +258,15 @@ impl Store for Double {
         self.real.revocation_hints()
     }
 
+    async fn newest(&self) -> Result<Option<Timestamp>> {
+        self.real.newest().await
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>> {
+        let micros = self.clock.now().micros() + self.skew.load(Ordering::SeqCst) * 1_000_000;
+        Ok(self.real.now().await?.map(|_| Timestamp::from_micros(micros)))
+    }
+
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations> {
         self.sweeps.send_modify(|(count, last)| (*count, *last) = (*count + 1, until));
         self.real.delete_expired_revocations(until, limit).await
@@ -271,8 +280,8 @@ impl Store for Double {
         self.real.record_expiries(until, limit, keep).await
     }
 
-    async fn delete_old_sessions(&self, until: Timestamp, recorded_until: Timestamp, limit: i64) -> Result<usize> {
-        self.real.delete_old_sessions(until, recorded_until, limit).await
+    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize> {
+        self.real.delete_old_sessions(until, limit).await
     }
 
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<()> {

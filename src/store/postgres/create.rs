@@ -1,26 +1,34 @@
-//! Creating sessions, within the limits of their subjects: where there is room it takes one statement, the rest is made one
-//! by one.
+//! Creating sessions, within the limits of their subjects: where there is room it takes one statement, the rest is decided
+//! one by one on what a few statements have read for all of them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
-use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper};
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, QueryDsl, SelectableHelper,
+    data_types::PgTimestamp,
+    sql_types::{Array, BigInt, Text, Timestamptz, Uuid as SqlUuid},
+};
 use diesel_async::RunQueryDsl;
+use uuid::Uuid;
 
 use super::{
-    insert::insert_sessions,
+    insert::{Limits, insert_sessions},
     pool::{self, BatchWrite, Fault, Lease, Pool},
-    rows::{SessionRow, instant},
+    rows::{SessionRow, instant, timestamp},
     schema::sessions,
-    turns, writes,
+    sql::statement,
+    turns,
+    writes::{self, CutOffs},
 };
 use crate::{
     domain::{
         ids::SessionId,
-        policy::OnQuota,
-        revocation::{BlacklistEntry, Place, tenant_covers},
+        quota::{LiveSessions, MOST_READ, Tally},
+        revocation::{BlacklistEntry, Place},
         session::{EndReason, Ended, Session},
         text::Note,
+        time::Timestamp,
     },
     store::{Created, Creation, Eviction, StoreError, batch::BatchOutcome},
 };
@@ -43,7 +51,7 @@ impl BatchWrite for Swift<'_> {
         creations: &[Self],
     ) -> Result<Vec<Result<Option<Created>, StoreError>>, Fault> {
         let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
-        let inserted = insert_sessions(lease, &creations).await?;
+        let inserted = insert_sessions(lease, &creations, Limits::Check).await?;
         let inserted: HashSet<SessionId> = inserted.into_iter().collect();
         let is_new = |creation: &Creation| inserted.contains(&creation.session.id);
         Ok(creations
@@ -64,92 +72,294 @@ impl BatchWrite for Careful<'_> {
         let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
         let begin = turns::begin(&turns::turns(lease, &creations));
         lease.run(&begin).await?;
-        let mut entries = vec![];
-        // Each with the number of entries after its own evictions, if it had any.
-        let mut outcomes = Vec::with_capacity(creations.len());
-        for creation in creations {
-            let before = entries.len();
-            let created = create(lease, creation, &mut entries).await?;
-            outcomes.push((created, (entries.len() > before).then_some(entries.len())));
+        let mut batch = Batch {
+            earlier: earlier(lease, &creations).await?,
+            cut_offs: writes::cut_offs(lease, creations.iter().map(|creation| &creation.session)).await?,
+            live: Live::read(lease, &creations).await?,
+            evicted: HashMap::new(),
+            new: vec![],
+        };
+        let decided: Vec<Decision> = creations.iter().map(|creation| batch.decide(creation)).collect();
+
+        if !batch.new.is_empty() && insert_sessions(lease, &batch.new, Limits::Checked).await?.len() < batch.new.len() {
+            // Somebody else has made the same request since.
+            let problem = "the same request is being made by others";
+            return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
         }
-        let places = writes::insert_entries(lease, &entries).await?;
-        lease.commit().await?;
-        let outcomes = outcomes.into_iter().map(|(created, last)| match (created, last) {
-            (Created::New { eviction: Some(eviction) }, Some(end)) => {
-                let place = places.get(end - 1).copied().unwrap_or(eviction.place);
-                Ok(Created::New { eviction: Some(Eviction { place, ..eviction }) })
+        // After the new ones, of which some may have to go for others.
+        let mut evicted: Vec<SessionId> = batch.evicted.keys().copied().collect();
+        evicted.sort_unstable();
+        // One that somebody else has ended meanwhile is left as it is.
+        let there = writes::lock(lease, &evicted).await?;
+        let (mut ended, mut entries, mut places) = (vec![], vec![], HashMap::new());
+        for (id, session) in there {
+            let at = batch.evicted.get(&id).copied().unwrap_or(session.created_at);
+            if session.ended.is_some() {
+                continue;
             }
-            (created, _) => Ok(created),
+            let end = Ended { at, reason: EndReason::QuotaEvicted, note: Note::default() };
+            places.insert(id, entries.len());
+            entries.push(BlacklistEntry::for_session(&session, &end));
+            ended.push(session.end(end));
+        }
+        writes::save(lease, &ended).await?;
+        batch.live.keep_counts(lease).await?;
+        let written = writes::insert_entries(lease, &entries).await?;
+        lease.commit().await?;
+
+        let place = |id: &SessionId| written.get(*places.get(id)?).copied();
+        let created = decided.into_iter().map(|decision| match decision {
+            Decision::New { evicted } => {
+                let last: Option<Place> = evicted.iter().filter_map(place).max_by_key(|place| place.seq);
+                let sessions = evicted.into_iter().filter(|id| places.contains_key(id)).collect();
+                Created::New { eviction: last.map(|place| Eviction { place, sessions }) }
+            }
+            Decision::Other(created) => created,
         });
-        Ok(outcomes.collect())
+        Ok(created.map(Ok).collect())
     }
 }
 
-/// Creates one session for which there may be an earlier one, or no room.
-async fn create(
-    lease: &mut Lease<'_>,
-    creation: &Creation,
-    entries: &mut Vec<BlacklistEntry>,
-) -> Result<Created, Fault> {
-    let session = &creation.session;
-    if let Some(earlier) = earlier(lease, session).await? {
-        return Ok(Created::for_used_request_id(session, earlier));
-    }
-    let revoked = writes::tenants_up_to(lease, [&session.tenant]).await?;
-    if let Some(up_to) = revoked.get(&*session.tenant).filter(|up_to| tenant_covers(**up_to, session.id)) {
-        return Ok(Created::TenantRevoked { up_to: *up_to });
-    }
-    let mut eviction = None;
-    if creation.max_sessions > 0 {
-        let now = session.created_at;
-        let live = lock_live(lease, session).await?;
-        let keep = usize::try_from(creation.max_sessions - 1).unwrap_or(usize::MAX);
-        let surplus = live.len().saturating_sub(keep);
-        if surplus > 0 && creation.on_quota == OnQuota::Refuse {
-            return Ok(Created::QuotaExceeded);
+/// What is done for a creation.
+enum Decision {
+    /// It is created, and these are evicted for it.
+    New { evicted: Vec<SessionId> },
+    /// Something else comes of it.
+    Other(Created),
+}
+
+/// What creations are decided on, and what has been decided so far.
+struct Batch<'a> {
+    /// Sessions by the request that made them.
+    earlier: HashMap<(String, String), Session>,
+    cut_offs: CutOffs,
+    live: Live<'a>,
+    /// When each is evicted.
+    evicted: HashMap<SessionId, Timestamp>,
+    new: Vec<&'a Creation>,
+}
+
+impl<'a> Batch<'a> {
+    fn decide(&mut self, creation: &'a Creation) -> Decision {
+        let session = &creation.session;
+        let request = session.request_id.as_ref().map(|id| (session.tenant.to_string(), id.to_string()));
+        if let Some(earlier) = request.as_ref().and_then(|request| self.earlier.get(request)) {
+            return Decision::Other(Created::for_used_request_id(session, earlier.clone()));
+        }
+        if let Some(up_to) = self.cut_offs.covering(session) {
+            return Decision::Other(Created::Revoked { up_to });
         }
         let mut evicted = vec![];
-        for oldest in live.into_iter().take(surplus) {
-            let ended = Ended { at: now, reason: EndReason::QuotaEvicted, note: Note::default() };
-            entries.push(BlacklistEntry::for_session(&oldest, &ended));
-            evicted.push(oldest.end(ended));
+        if let Some(live) = self.live.of.get_mut(&(&*session.tenant, &*session.subject)) {
+            if creation.max_sessions > 0 {
+                match live.make_room(session.created_at, creation.max_sessions, creation.on_quota) {
+                    Ok(ids) => evicted = ids,
+                    Err(_) => return Decision::Other(Created::QuotaExceeded),
+                }
+            }
+            live.add(session.id, session.idle_expires_at, creation.max_sessions);
         }
-        writes::save(lease, &evicted).await?;
-        if !evicted.is_empty() {
-            let sessions = evicted.iter().map(|session| session.id).collect();
-            // The place is known once the entries of the batch are written.
-            eviction = Some(Eviction { place: Place::default(), sessions });
+        if let Some(request) = request {
+            self.earlier.insert(request, session.clone());
         }
+        self.evicted.extend(evicted.iter().map(|id| (*id, session.created_at)));
+        self.new.push(creation);
+        Decision::New { evicted }
     }
-    let unlimited = Creation { max_sessions: 0, ..creation.clone() };
-    if insert_sessions(lease, &[&unlimited]).await?.is_empty() {
-        // Somebody else has made the same request since. What was evicted for it comes back with the transaction.
-        return Err(Fault::Again(StoreError::Unavailable("the same request is being made by others".to_owned())));
-    }
-    Ok(Created::New { eviction })
 }
 
-/// The session that was created before with the same request id.
-async fn earlier(lease: &mut Lease<'_>, session: &Session) -> Result<Option<Session>, Fault> {
-    let Some(request_id) = &session.request_id else { return Ok(None) };
-    let row: Option<SessionRow> = sessions::table
-        .filter(sessions::tenant.eq(&*session.tenant).and(sessions::request_id.eq(&**request_id)))
-        .select(SessionRow::as_select())
-        .first(&mut **lease)
-        .await
-        .optional()?;
-    Ok(row.map(Session::try_from).transpose()?)
+/// The sessions that were created before with the request ids of these creations.
+async fn earlier(lease: &mut Lease<'_>, creations: &[&Creation]) -> Result<HashMap<(String, String), Session>, Fault> {
+    let mut found = HashMap::new();
+    let mut requests: HashMap<&str, Vec<&str>> = HashMap::new();
+    for Creation { session, .. } in creations {
+        if let Some(request_id) = &session.request_id {
+            requests.entry(&session.tenant).or_default().push(request_id);
+        }
+    }
+    for (tenant, request_ids) in requests {
+        let rows: Vec<SessionRow> = sessions::table
+            .filter(sessions::tenant.eq(tenant).and(sessions::request_id.eq_any(request_ids)))
+            .select(SessionRow::as_select())
+            .load(&mut **lease)
+            .await?;
+        for row in rows {
+            let session = Session::try_from(row)?;
+            if let Some(request_id) = &session.request_id {
+                found.insert((session.tenant.to_string(), request_id.to_string()), session);
+            }
+        }
+    }
+    Ok(found)
 }
 
-/// The live sessions of a session's subject, the oldest first.
-async fn lock_live(lease: &mut Lease<'_>, session: &Session) -> Result<Vec<Session>, Fault> {
-    let rows: Vec<SessionRow> = sessions::table
-        .filter(sessions::tenant.eq(&*session.tenant).and(sessions::subject.eq(&*session.subject)))
-        .filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(instant(session.created_at))))
-        .order(sessions::id.asc())
-        .for_update()
-        .select(SessionRow::as_select())
-        .load(&mut **lease)
-        .await?;
-    Ok(rows.into_iter().map(Session::try_from).collect::<Result<_, _>>()?)
+/// The live sessions of limited subjects.
+struct Live<'a> {
+    of: HashMap<(&'a str, &'a str), LiveSessions>,
+    /// Subjects whose number of sessions is kept.
+    large: Vec<(&'a str, &'a str)>,
+}
+
+/// A subject, the greatest limit that it is given, and the instant of its first creation.
+struct Limited<'a> {
+    tenant: &'a str,
+    subject: &'a str,
+    max: u32,
+    at: Timestamp,
+    creations: usize,
+}
+
+impl<'a> Live<'a> {
+    /// Reads as many as the limits need.
+    async fn read(lease: &mut Lease<'_>, creations: &[&'a Creation]) -> Result<Self, Fault> {
+        let mut limited: Vec<Limited<'a>> = vec![];
+        let mut places = HashMap::new();
+        for Creation { session, max_sessions: max, .. } in creations {
+            if *max == 0 {
+                continue;
+            }
+            let place = *places.entry((&*session.tenant, &*session.subject)).or_insert_with(|| {
+                let (tenant, subject, at) = (&*session.tenant, &*session.subject, session.created_at);
+                limited.push(Limited { tenant, subject, max: *max, at, creations: 0 });
+                limited.len() - 1
+            });
+            let Some(subject) = limited.get_mut(place) else { continue };
+            if (subject.max <= MOST_READ) != (*max <= MOST_READ) {
+                let problem = "limits of both kinds are asked for a subject at once";
+                return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
+            }
+            subject.max = subject.max.max(*max);
+            subject.creations += 1;
+        }
+        let mut live = Self { of: HashMap::new(), large: vec![] };
+        let mut counts = Vec::with_capacity(limited.len());
+        for subject in &limited {
+            if subject.max <= MOST_READ {
+                counts.push(None);
+                continue;
+            }
+            let (count, is_kept) = count(lease, subject).await?;
+            live.large.extend(is_kept.then_some((subject.tenant, subject.subject)));
+            counts.push(Some(count));
+        }
+        let most = limited.iter().zip(&counts).map(|(subject, count)| match count {
+            Some(count) => LiveSessions::to_read_of(*count, subject.max, subject.creations),
+            None => LiveSessions::to_read(subject.max),
+        });
+        let most: Vec<usize> = most.collect();
+        let oldest = oldest(lease, &limited, most).await?;
+        for ((subject, count), oldest) in limited.iter().zip(counts).zip(oldest) {
+            let sessions = match count {
+                Some(count) => LiveSessions { count, oldest: oldest.into() },
+                None => LiveSessions::all(oldest.into()),
+            };
+            live.of.insert((subject.tenant, subject.subject), sessions);
+        }
+        Ok(live)
+    }
+
+    /// Writes how many sessions there are now, where the number is kept.
+    async fn keep_counts(&self, lease: &mut Lease<'_>) -> Result<(), Fault> {
+        for (tenant, subject) in &self.large {
+            let Some(live) = self.of.get(&(*tenant, *subject)) else { continue };
+            statement::<()>("UPDATE large_subjects SET sessions = ? WHERE tenant = ? AND subject = ?")
+                .bind::<BigInt, _>(i64::try_from(live.count).unwrap_or(i64::MAX))
+                .bind::<Text, _>(*tenant)
+                .bind::<Text, _>(*subject)
+                .execute(&mut **lease)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// For each subject as many of its live sessions with their idle expiries, the oldest first.
+async fn oldest(
+    lease: &mut Lease<'_>,
+    limited: &[Limited<'_>],
+    most: Vec<usize>,
+) -> Result<Vec<Vec<(SessionId, Timestamp)>>, Fault> {
+    let mut found = vec![vec![]; limited.len()];
+    if limited.is_empty() {
+        return Ok(found);
+    }
+    let rows: Vec<(i64, Uuid, PgTimestamp)> = statement::<(BigInt, SqlUuid, Timestamptz)>(
+        "SELECT given.place, s.id, s.idle_expires_at
+        FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS given (tenant, subject, at, most, place)
+        CROSS JOIN LATERAL (
+            SELECT id, idle_expires_at
+            FROM sessions
+            WHERE tenant = given.tenant AND subject = given.subject AND NOT is_over
+                AND ended_at IS NULL AND idle_expires_at > given.at
+            ORDER BY id
+            LIMIT given.most
+        ) AS s
+        ORDER BY given.place, s.id",
+    )
+    .bind::<Array<Text>, _>(limited.iter().map(|subject| subject.tenant).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(limited.iter().map(|subject| subject.subject).collect::<Vec<_>>())
+    .bind::<Array<Timestamptz>, _>(limited.iter().map(|subject| instant(subject.at)).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(most.into_iter().map(|most| i64::try_from(most).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+    .load(&mut **lease)
+    .await?;
+    for (place, id, idle_expires_at) in rows {
+        let place = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
+        if let Some(sessions) = place.and_then(|place| found.get_mut(place)) {
+            sessions.push((SessionId::from_bytes(id.into_bytes()), timestamp(idle_expires_at)));
+        }
+    }
+    Ok(found)
+}
+
+/// At least as many as a subject's live sessions, for a limit that is too great to read them all, and
+/// whether the number is kept.
+async fn count(lease: &mut Lease<'_>, subject: &Limited<'_>) -> Result<(u64, bool), Fault> {
+    let kept: Vec<(i64, PgTimestamp)> = statement::<(BigInt, Timestamptz)>(
+        "SELECT sessions, counted_at FROM large_subjects WHERE tenant = ? AND subject = ?",
+    )
+    .bind::<Text, _>(subject.tenant)
+    .bind::<Text, _>(subject.subject)
+    .load(&mut **lease)
+    .await?;
+    let tally = kept.into_iter().next().map(|(sessions, counted_at)| Tally {
+        sessions: sessions.try_into().unwrap_or_default(),
+        counted_at: timestamp(counted_at),
+    });
+    if let Some(tally) = tally.filter(|tally| tally.is_trusted(subject.at, subject.max)) {
+        return Ok((tally.sessions, true));
+    }
+    if tally.is_none() {
+        let few = there(lease, subject, i64::from(MOST_READ) + 1).await?;
+        if few <= MOST_READ.into() {
+            return Ok((few, false));
+        }
+    }
+    let counted = there(lease, subject, i64::MAX).await?;
+    statement::<()>(
+        "INSERT INTO large_subjects (tenant, subject, sessions, counted_at) VALUES (?, ?, ?, ?)
+        ON CONFLICT (tenant, subject) DO UPDATE
+        SET sessions = excluded.sessions, counted_at = excluded.counted_at",
+    )
+    .bind::<Text, _>(subject.tenant)
+    .bind::<Text, _>(subject.subject)
+    .bind::<BigInt, _>(i64::try_from(counted).unwrap_or(i64::MAX))
+    .bind::<Timestamptz, _>(instant(subject.at))
+    .execute(&mut **lease)
+    .await?;
+    Ok((counted, true))
+}
+
+/// How many sessions of a subject are not over, or this many if there are more.
+async fn there(lease: &mut Lease<'_>, subject: &Limited<'_>, most: i64) -> Result<u64, Fault> {
+    let count: i64 = statement::<BigInt>(
+        "SELECT count(*) FROM (
+            SELECT FROM sessions WHERE tenant = ? AND subject = ? AND NOT is_over LIMIT ?
+        ) AS few",
+    )
+    .bind::<Text, _>(subject.tenant)
+    .bind::<Text, _>(subject.subject)
+    .bind::<BigInt, _>(most)
+    .get_result(&mut **lease)
+    .await?;
+    Ok(count.try_into().unwrap_or_default())
 }

@@ -13,7 +13,7 @@ use super::{
     claims::to_jsonb,
     pool::{Fault, Lease},
     rows::{array, instant, interval, uuid},
-    sql::{Statement, first_uncovered, statement},
+    sql::{Statement, first_uncovered, is_uncovered, statement},
     turns::turns,
 };
 use crate::{
@@ -43,9 +43,7 @@ macro_rules! insert_sessions {
                 "client_id", "audience", "scopes", "claims", "acr", "amr", "user_agent",
                 "ip_address", "device_label", "policy", "on_refresh", "replay", "lineage_secret",
                 "refresh_key", "request_id", "request_fingerprint", "most_others"),
-            $open, "?", $close, " AS ", $turn, ") AS new WHERE (most_others IS NULL OR ", $live, " <= most_others) \
-             AND (SELECT new.id < ", first_uncovered!(),
-            " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = new.tenant) IS NOT TRUE ", $conflict, "RETURNING id"
+            $open, "?", $close, " AS ", $turn, ") AS new WHERE (most_others IS NULL OR ", $live, " <= most_others) AND ", is_uncovered!("new"), $conflict, "RETURNING id"
         )
     };
     (@row $open:literal, $close:literal, $($column:literal),+) => {
@@ -55,13 +53,14 @@ macro_rules! insert_sessions {
 
 /// For one session that no request before can have made, which is the most frequent case and the one that somebody waits for
 /// alone: what the other statement has for the rest takes a third of its time.
-const ONE: &str = insert_sessions!("", "", "turn", "live_sessions_in_turn(turn, tenant, subject, created_at)", "");
+const ONE: &str =
+    insert_sessions!("", "", "turn", "sessions_in_turn(turn, tenant, subject, created_at, most_others, 1)", "");
 const MANY: &str = insert_sessions!(
     "unnest(",
     ")",
     "place",
-    "(ARRAY(SELECT live_sessions_in_turn(turn, of_tenant, of_subject, at) FROM unnest(?, ?, ?, ?) \
-     AS given (turn, of_tenant, of_subject, at)))[place]",
+    "(ARRAY(SELECT sessions_in_turn(turn, of_tenant, of_subject, at, others, added) FROM unnest(?, ?, ?, ?, ?, ?) \
+     AS given (turn, of_tenant, of_subject, at, others, added)))[place]",
     "ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING "
 );
 
@@ -109,12 +108,28 @@ fn plain<'r, 'a>(rows: &'r [New<'a>]) -> Option<&'r New<'a>> {
     }
 }
 
+/// Whether the limits of subjects are still to be looked at.
+#[derive(Clone, Copy, Debug)]
+pub enum Limits {
+    /// In their turns, which are taken for it.
+    Check,
+    /// The turns were taken, and there is room.
+    Checked,
+}
+
 /// Writes new sessions, and returns which. It leaves out those whose request was made before, those that the revocation of
 /// their tenant covers, and of limited subjects those that may be too many.
 ///
 /// All turns are taken, in their order, before the first row is written.
-pub async fn insert_sessions(lease: &Lease<'_>, creations: &[&Creation]) -> Result<Vec<SessionId>, Fault> {
-    let turns = turns(lease, creations);
+pub async fn insert_sessions(
+    lease: &Lease<'_>,
+    creations: &[&Creation],
+    limits: Limits,
+) -> Result<Vec<SessionId>, Fault> {
+    let turns = match limits {
+        Limits::Check => turns(lease, creations),
+        Limits::Checked => vec![],
+    };
     let places: HashMap<_, _> = (1..).zip(&turns).map(|(place, turn)| ((turn.tenant, turn.subject), place)).collect();
     // Those of its subject that come before it will be there, too.
     let mut before = HashMap::new();
@@ -123,7 +138,8 @@ pub async fn insert_sessions(lease: &Lease<'_>, creations: &[&Creation]) -> Resu
         let subject = (&*session.tenant, &*session.subject);
         let before: &mut i64 = before.entry(subject).or_default();
         *before += 1;
-        let most_others = (*max_sessions > 0).then(|| i64::from(*max_sessions) - *before);
+        let is_limited = *max_sessions > 0 && matches!(limits, Limits::Check);
+        let most_others = is_limited.then(|| i64::from(*max_sessions) - *before);
         let place = most_others.and_then(|_| places.get(&subject).copied());
         rows.push(New { session, most_others, place });
     }
@@ -170,7 +186,9 @@ pub async fn insert_sessions(lease: &Lease<'_>, creations: &[&Creation]) -> Resu
             .bind::<Array<Nullable<BigInt>>, _>(turns.iter().map(|turn| turn.key).collect::<Vec<_>>())
             .bind::<Array<Text>, _>(turns.iter().map(|turn| turn.tenant).collect::<Vec<_>>())
             .bind::<Array<Text>, _>(turns.iter().map(|turn| turn.subject).collect::<Vec<_>>())
-            .bind::<Array<Timestamptz>, _>(turns.iter().map(|turn| instant(turn.at)).collect::<Vec<_>>()),
+            .bind::<Array<Timestamptz>, _>(turns.iter().map(|turn| instant(turn.at)).collect::<Vec<_>>())
+            .bind::<Array<BigInt>, _>(turns.iter().map(|turn| turn.others).collect::<Vec<_>>())
+            .bind::<Array<BigInt>, _>(turns.iter().map(|turn| turn.added).collect::<Vec<_>>()),
     };
     let mut connection: &AsyncPgConnection = lease;
     let ids: Vec<uuid::Uuid> = insert.load(&mut connection).await?;

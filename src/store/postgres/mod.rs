@@ -2,7 +2,6 @@
 //! the commits.
 
 mod audit;
-mod bounds;
 mod claims;
 mod coded_stream;
 pub mod connect;
@@ -45,8 +44,8 @@ use self::{
     renewals::PostgresRenewals,
 };
 use super::{
-    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store,
-    StoreError, SweptRevocations,
+    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError,
+    SweptRevocations, Unfinished,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::{Members, Renewals},
     ring::{RingChange, SealedRing},
@@ -278,13 +277,6 @@ macro_rules! with_connection {
 
 use with_connection;
 
-impl PostgresStore {
-    /// Counts at most `limit` sessions after one, down to the last that was created up to an instant.
-    async fn count_sessions(&self, until: Timestamp, after: Option<SessionId>, limit: i64) -> Result<i64, StoreError> {
-        with_connection!(self, bounds::count_sessions, until, after, limit)
-    }
-}
-
 async fn read_ring(lease: &mut Lease<'_>) -> Result<SealedRing, Fault> {
     ring::ring(lease).await
 }
@@ -311,17 +303,17 @@ impl Store for PostgresStore {
         with_connection!(self, reads::sessions, query)
     }
 
-    async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>, StoreError> {
-        with_connection!(self, reads::revoked_tenants)
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {
+        with_connection!(self, reads::unfinished)
     }
 
-    async fn end_tenant_sessions(
+    async fn end_covered_sessions(
         &self,
-        tenant: RevokedTenant,
+        entry: Unfinished,
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
-        with_connection!(self, sweep::end_tenant_sessions, &tenant, after, limit)
+        with_connection!(self, sweep::end_covered_sessions, &entry, after, limit)
     }
 
     async fn end_all_sessions(
@@ -331,13 +323,7 @@ impl Store for PostgresStore {
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
-        // Nobody serves from the database, so that what is counted is what is looked at then.
-        let meant = self.count_sessions(until, after, limit).await?;
-        if meant == 0 {
-            return Ok(None);
-        }
-        let limit = meant;
-        with_connection!(self, sweep::end_all_sessions, &ended, after, limit)
+        with_connection!(self, sweep::end_all_sessions, &ended, until, after, limit)
     }
 
     fn renewals(&self) -> Box<dyn Renewals> {
@@ -346,6 +332,10 @@ impl Store for PostgresStore {
 
     fn revocation_hints(&self) -> watch::Receiver<Seq> {
         self.shared.hints.subscribe()
+    }
+
+    async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
+        with_connection!(self, reads::now)
     }
 
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError> {
@@ -375,13 +365,8 @@ impl Store for PostgresStore {
         with_connection!(self, expiries::record, until, limit, keep)
     }
 
-    async fn delete_old_sessions(
-        &self,
-        until: Timestamp,
-        recorded_until: Timestamp,
-        limit: i64,
-    ) -> Result<usize, StoreError> {
-        with_connection!(self, sweep::delete_old_sessions, until, recorded_until, limit)
+    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
+        with_connection!(self, sweep::delete_old_sessions, until, limit)
     }
 
     fn members(&self) -> Option<&dyn Members> {

@@ -1,13 +1,14 @@
 //! What is read.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, sql_types::BigInt,
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, dsl,
+    sql_types::{BigInt, Bool, Timestamptz},
 };
 use diesel_async::RunQueryDsl;
 
 use super::{
     pool::{Fault, Lease},
-    rows::{RevokedTenantRow, SessionRow, TENANT, instant, uuid},
+    rows::{SessionRow, UnfinishedRow, instant, timestamp, uuid},
     schema::{blacklist, sessions},
     sql::statement,
 };
@@ -16,9 +17,10 @@ use crate::{
         ids::SessionId,
         revocation::{Place, Seq, Timeline},
         session::Session,
+        time::Timestamp,
     },
     mutants::broken,
-    store::{RevokedTenant, SessionQuery},
+    store::{SessionQuery, Unfinished},
 };
 
 pub async fn session(lease: &mut Lease<'_>, id: SessionId) -> Result<Option<Session>, Fault> {
@@ -28,35 +30,53 @@ pub async fn session(lease: &mut Lease<'_>, id: SessionId) -> Result<Option<Sess
 }
 
 pub async fn sessions(lease: &mut Lease<'_>, query: SessionQuery) -> Result<Vec<Session>, Fault> {
-    let now = instant(query.now);
+    match query.live {
+        Some(live) => listed(lease, &query, live).await,
+        None => {
+            // In this order: one that ends meanwhile is in both, and not in neither.
+            let live = listed(lease, &query, true).await?;
+            let over = listed(lease, &query, false).await?;
+            Ok(query.merge(live, over))
+        }
+    }
+}
+
+/// Lists sessions that are not over, and of a query for live ones those that live; or those that are over.
+async fn listed(lease: &mut Lease<'_>, query: &SessionQuery, live: bool) -> Result<Vec<Session>, Fault> {
     let mut statement = sessions::table
-        .filter(sessions::tenant.eq(query.tenant.into_string()))
+        .filter(sessions::tenant.eq(&*query.tenant))
+        .filter(dsl::sql::<Bool>(if live { "NOT is_over" } else { "is_over" }))
         .order(sessions::id.desc())
         .limit(query.limit)
         .select(SessionRow::as_select())
         .into_boxed();
-    if let Some(subject) = query.subject {
-        statement = statement.filter(sessions::subject.eq(subject.into_string()));
+    if let Some(subject) = &query.subject {
+        statement = statement.filter(sessions::subject.eq(&**subject));
     }
     if let Some(before) = query.before {
         statement = statement.filter(sessions::id.lt(uuid(before.bytes())));
     }
-    statement = match query.live {
-        None => statement,
-        Some(true) => statement.filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(now))),
-        Some(false) => statement.filter(sessions::ended_at.is_not_null().or(sessions::idle_expires_at.le(now))),
-    };
+    if query.live == Some(true) {
+        let is_live = sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(instant(query.now)));
+        statement = statement.filter(is_live);
+    }
     let rows: Vec<SessionRow> = statement.load(&mut **lease).await?;
     Ok(rows.into_iter().map(Session::try_from).collect::<Result<_, _>>()?)
 }
 
-pub async fn revoked_tenants(lease: &mut Lease<'_>) -> Result<Vec<RevokedTenant>, Fault> {
-    let rows: Vec<RevokedTenantRow> = blacklist::table
-        .filter(blacklist::kind.eq(TENANT))
-        .select(RevokedTenantRow::as_select())
+pub async fn unfinished(lease: &mut Lease<'_>) -> Result<Vec<Unfinished>, Fault> {
+    let rows: Vec<UnfinishedRow> = blacklist::table
+        .filter(dsl::sql::<Bool>("unfinished"))
+        .order(blacklist::seq.asc())
+        .select(UnfinishedRow::as_select())
         .load(&mut **lease)
         .await?;
-    Ok(rows.into_iter().map(RevokedTenant::try_from).collect::<Result<_, _>>()?)
+    Ok(rows.into_iter().map(Unfinished::try_from).collect::<Result<_, _>>()?)
+}
+
+/// The clock of the database.
+pub async fn now(lease: &mut Lease<'_>) -> Result<Option<Timestamp>, Fault> {
+    Ok(Some(timestamp(statement::<Timestamptz>("SELECT clock_timestamp()").get_result(&mut **lease).await?)))
 }
 
 /// The last place given out in the feed.

@@ -14,18 +14,17 @@ use super::{
     reads,
     rows::{SessionRow, array, instant, uuid},
     schema::sessions,
-    sql::{first_uncovered, statement},
-    writes,
+    sql::{first_uncovered, is_uncovered, statement},
+    writes::{self, CutOffs},
 };
 use crate::{
     domain::{
         ids::SessionId,
         policy::OnRefresh,
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
-        revocation::{BlacklistEntry, Place, tenant_covers},
+        revocation::{BlacklistEntry, Place},
         session::{Device, EndReason, Ended, Session},
         text::Note,
-        time::Timestamp,
     },
     store::{Refreshed, StoreError, batch::BatchOutcome},
 };
@@ -74,10 +73,9 @@ impl BatchWrite for Swift<'_> {
              AND (given.tenants IS NULL OR s.tenant = ANY (given.tenants::text[])) \
              AND (given.audiences IS NULL OR s.audience <@ given.audiences::text[]) \
              AND s.on_refresh = 'keep_access_token' AND s.generation < 4294967295 AND s.revision < 4294967295 \
-             AND (SELECT s.id < ",
-            first_uncovered!(),
-            " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = s.tenant) IS NOT TRUE \
-             RETURNING given.place, s.id, s.access_token_id, s.authenticated_at, s.created_at, \
+             AND ",
+            is_uncovered!("s"),
+            "RETURNING given.place, s.id, s.access_token_id, s.authenticated_at, s.created_at, \
              s.refreshed_at, s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, \
              s.idle_timeout, s.refresh_grace, s.replay_limit, s.generation, s.revision, s.tenant, \
              s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, s.user_agent, \
@@ -127,8 +125,8 @@ impl BatchWrite for Careful<'_> {
         ids.dedup();
         // Most are replays and refusals, which change nothing and need no lock.
         let there = read(lease, &ids).await?;
-        let tenants = writes::tenants_up_to(lease, there.values().map(|session| &session.tenant)).await?;
-        let judged: Vec<_> = attempts.iter().map(|Self(attempt)| judge(attempt, &there, &tenants).0).collect();
+        let cut_offs = writes::cut_offs(lease, there.values()).await?;
+        let judged: Vec<_> = attempts.iter().map(|Self(attempt)| judge(attempt, &there, &cut_offs).0).collect();
         if judged.iter().all(Option::is_some) {
             let mut outcomes: Vec<Refreshed> = judged.into_iter().flatten().collect();
             wait_for_entries(lease, &mut outcomes).await?;
@@ -137,12 +135,12 @@ impl BatchWrite for Careful<'_> {
 
         lease.begin().await?;
         let mut there = writes::lock(lease, &ids).await?;
-        let tenants = writes::tenants_up_to(lease, there.values().map(|session| &session.tenant)).await?;
+        let cut_offs = writes::cut_offs(lease, there.values()).await?;
         let mut changed = HashMap::new();
         let mut entries = vec![];
         let mut outcomes = Vec::with_capacity(attempts.len());
         for Self(attempt) in attempts {
-            let (outcome, change) = judge(attempt, &there, &tenants);
+            let (outcome, change) = judge(attempt, &there, &cut_offs);
             let refreshed = match (outcome, change) {
                 (Some(refreshed), _) => (refreshed, None),
                 (None, Some(change)) => {
@@ -207,16 +205,14 @@ struct Change {
 fn judge(
     attempt: &RefreshAttempt,
     there: &HashMap<SessionId, Session>,
-    tenants: &HashMap<String, Timestamp>,
+    cut_offs: &CutOffs,
 ) -> (Option<Refreshed>, Option<Change>) {
     let Some(session) = there.get(&attempt.session_id) else {
         return (Some(Refreshed::Refused(RefreshRefusal::Unknown)), None);
     };
     let verdict = session.judge_refresh(attempt);
-    // The job that ends a revoked tenant's sessions may not have come to this one yet.
-    if !matches!(verdict, RefreshVerdict::Refuse(_))
-        && tenants.get(&*session.tenant).is_some_and(|up_to| tenant_covers(*up_to, session.id))
-    {
+    // The job that ends the sessions of a revoked tenant or subject may not have come to this one yet.
+    if !matches!(verdict, RefreshVerdict::Refuse(_)) && cut_offs.covering(session).is_some() {
         return (Some(Refreshed::Refused(RefreshRefusal::Ended)), None);
     }
     match verdict {

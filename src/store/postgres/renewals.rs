@@ -109,13 +109,21 @@ type Page = (
     Option<Vec<String>>,
     Option<Vec<String>>,
     Option<Vec<Option<PgTimestamp>>>,
+    Option<Vec<Option<Uuid>>>,
     Option<Vec<PgTimestamp>>,
 );
 type Others = (Option<Vec<Uuid>>, Option<Vec<i64>>, Option<Vec<i64>>, Option<Vec<i64>>);
 type Row = (bool, i64, i64, i64, i64, Uuid, PgTimestamp, PgTimestamp, Page, Others);
 
 type Values<T> = Nullable<Array<T>>;
-type SqlPage = (Values<BigInt>, Values<Text>, Values<Text>, Values<Nullable<Timestamptz>>, Values<Timestamptz>);
+type SqlPage = (
+    Values<BigInt>,
+    Values<Text>,
+    Values<Text>,
+    Values<Nullable<Timestamptz>>,
+    Values<Nullable<SqlUuid>>,
+    Values<Timestamptz>,
+);
 type SqlOthers = (Values<SqlUuid>, Values<BigInt>, Values<BigInt>, Values<BigInt>);
 type SqlRow = (Bool, BigInt, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
 
@@ -136,7 +144,8 @@ macro_rules! renewal {
             "), \
              page AS (SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(kind ORDER BY seq) AS kinds, \
              array_agg(key ORDER BY seq) AS keys, array_agg(up_to ORDER BY seq) AS up_tos, \
-             array_agg(expires_at ORDER BY seq) AS expiries FROM (SELECT seq, kind, key, up_to, expires_at \
+             array_agg(session_id ORDER BY seq) AS session_ids, \
+             array_agg(expires_at ORDER BY seq) AS expiries FROM (SELECT seq, kind, key, up_to, session_id, expires_at \
              FROM blacklist WHERE seq > ? ORDER BY seq LIMIT ?) AS next), \
              others AS (SELECT array_agg(incarnation ORDER BY incarnation) AS incarnations, \
              array_agg(applied ORDER BY incarnation) AS applied, array_agg(renewals ORDER BY incarnation) AS renewals, \
@@ -145,7 +154,7 @@ macro_rules! renewal {
              SELECT EXISTS (SELECT FROM mine), ",
             $head,
             ", h.timeline, feed_timeline(), h.ring, h.database, s.forgotten_until, clock_timestamp(), page.seqs, page.kinds, \
-             page.keys, page.up_tos, page.expiries, others.incarnations, others.applied, others.renewals, \
+             page.keys, page.up_tos, page.session_ids, page.expiries, others.incarnations, others.applied, others.renewals, \
              others.holds_for FROM feed_head AS h, sweeper AS s, page, others"
         )
     };
@@ -196,14 +205,15 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
     }))
 }
 
-fn entries((seqs, kinds, keys, up_tos, expiries): Page) -> Result<Vec<FeedEntry>, StoreError> {
-    let (Some(seqs), Some(kinds), Some(keys), Some(up_tos), Some(expiries)) = (seqs, kinds, keys, up_tos, expiries)
+fn entries((seqs, kinds, keys, up_tos, session_ids, expiries): Page) -> Result<Vec<FeedEntry>, StoreError> {
+    let (Some(seqs), Some(kinds), Some(keys), Some(up_tos), Some(session_ids), Some(expiries)) =
+        (seqs, kinds, keys, up_tos, session_ids, expiries)
     else {
         return Ok(vec![]);
     };
-    let rows = seqs.into_iter().zip(kinds).zip(keys).zip(up_tos).zip(expiries);
-    rows.map(|((((seq, kind), key), up_to), expires_at)| {
-        let revoked = revoked(&kind, key, up_to)?;
+    let rows = seqs.into_iter().zip(kinds).zip(keys).zip(up_tos).zip(session_ids).zip(expiries);
+    rows.map(|(((((seq, kind), key), up_to), session_id), expires_at)| {
+        let revoked = revoked(&kind, key, up_to, session_id)?;
         Ok(FeedEntry { seq: Seq(seq), revoked, expires_at: timestamp(expires_at) })
     })
     .collect()

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl,
-    sql_types::{Array, BigInt, Text, Timestamptz, Uuid as SqlUuid},
+    ExpressionMethods, QueryDsl,
+    data_types::PgTimestamp,
+    sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
@@ -13,17 +14,17 @@ use uuid::Uuid;
 use super::{
     pool::{BatchWrite, Fault, Lease},
     reads,
-    rows::{TENANT, instant, revoked_key, timestamp, uuid},
-    schema::{blacklist, sessions},
+    rows::{instant, revoked_key, timestamp, uuid},
+    schema::blacklist,
     sql::statement,
     writes,
 };
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, Revocation, RevocationTarget, Revoked, TenantState},
+        revocation::{BlacklistEntry, Coverage, CutOff, Revocation, RevocationTarget, Revoked, cut_off_key},
         session::Session,
-        text::Tenant,
+        text::{Subject, Tenant},
         time::Timestamp,
     },
     store::{RevocationOutcome, StoreError},
@@ -39,6 +40,7 @@ impl BatchWrite for Revocation {
     ) -> Result<Vec<Result<RevocationOutcome, StoreError>>, Fault> {
         lease.begin().await?;
         let of_subjects = of_subjects(lease, revocations).await?;
+        let mut subjects = coverage(lease, revocations).await?;
         // Before anything is locked: a big tenant takes a while.
         let mut tenants = HashMap::new();
         for revocation in revocations {
@@ -48,7 +50,8 @@ impl BatchWrite for Revocation {
             }
             tenants.insert(tenant.clone(), survey(lease, tenant, revocation.ended.at).await?);
         }
-        let mut ids: Vec<SessionId> = of_subjects.iter().flatten().copied().collect();
+        let mut ids: Vec<SessionId> =
+            of_subjects.iter().flat_map(|ids| ids.iter().take(ENDED_AT_ONCE)).copied().collect();
         ids.extend(revocations.iter().filter_map(|revocation| match &revocation.target {
             RevocationTarget::Session(id) => Some(*id),
             RevocationTarget::Token { session_id, .. } => Some(*session_id),
@@ -60,7 +63,12 @@ impl BatchWrite for Revocation {
         let there = writes::lock(lease, &ids).await?;
         let replaceable = revocations.iter().filter_map(|revocation| replaceable(revocation, &there));
         let present = present(lease, replaceable.collect()).await?;
-        let mut batch = Batch { there, present, tenants, changed: HashMap::new(), entries: vec![] };
+        for (revocation, ids) in revocations.iter().zip(&of_subjects) {
+            if ids.len() > ENDED_AT_ONCE {
+                count_uncovered(lease, revocation, &mut subjects).await?;
+            }
+        }
+        let mut batch = Batch { there, present, tenants, subjects, changed: HashMap::new(), entries: vec![] };
         let mut outcomes = Vec::with_capacity(revocations.len());
         for (revocation, subject) in revocations.iter().zip(&of_subjects) {
             let before = batch.entries.len();
@@ -89,7 +97,12 @@ impl BatchWrite for Revocation {
     }
 }
 
-/// For each revocation, the live sessions of the subject that it names, the oldest first.
+/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left to
+/// the job that ends what entries cover.
+pub const ENDED_AT_ONCE: usize = 256;
+
+/// For each revocation, the live sessions of the subject that it names, the oldest first: no more
+/// than can be ended at once, and one that tells that there are more.
 async fn of_subjects(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<Vec<Vec<SessionId>>, Fault> {
     let mut found: Vec<Vec<SessionId>> = vec![vec![]; revocations.len()];
     let (mut places, mut tenants, mut subjects, mut instants) = (vec![], vec![], vec![], vec![]);
@@ -105,14 +118,23 @@ async fn of_subjects(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Resul
         return Ok(found);
     }
     let rows: Vec<(i64, Uuid)> = statement::<(BigInt, SqlUuid)>(
-        "SELECT given.place, s.id FROM unnest(?, ?, ?, ?) AS given (place, tenant, subject, instant) \
-         JOIN sessions AS s ON s.tenant = given.tenant AND s.subject = given.subject \
-         WHERE s.ended_at IS NULL AND s.idle_expires_at > given.instant ORDER BY given.place, s.id",
+        "SELECT given.place, s.id
+        FROM unnest(?, ?, ?, ?) AS given (place, tenant, subject, instant)
+        CROSS JOIN LATERAL (
+            SELECT id
+            FROM sessions
+            WHERE tenant = given.tenant AND subject = given.subject AND NOT is_over
+                AND ended_at IS NULL AND idle_expires_at > given.instant
+            ORDER BY id
+            LIMIT ?
+        ) AS s
+        ORDER BY given.place, s.id",
     )
     .bind::<Array<BigInt>, _>(places)
     .bind::<Array<Text>, _>(tenants)
     .bind::<Array<Text>, _>(subjects)
     .bind::<Array<Timestamptz>, _>(instants)
+    .bind::<BigInt, _>(i64::try_from(ENDED_AT_ONCE).unwrap_or(i64::MAX) + 1)
     .load(&mut **lease)
     .await?;
     for (place, id) in rows {
@@ -123,39 +145,126 @@ async fn of_subjects(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Resul
     Ok(found)
 }
 
-/// What there is of a tenant.
+/// What there is of a tenant or of a subject.
+#[derive(Default)]
 struct Survey {
-    state: TenantState,
+    coverage: Coverage,
     /// Its live sessions that its entry does not cover. The covered ones have ended already, though
-    /// the job that ends their rows may not have come to them yet.
-    uncovered: i64,
+    /// the job that ends their rows may not have come to them yet. Of a subject without very many,
+    /// they are counted when they are ended.
+    uncovered: Option<i64>,
+}
+
+type Subjects = HashMap<String, Survey>;
+
+/// What there is of the subjects that these revocations name, by the keys of their entries.
+async fn coverage(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<Subjects, Fault> {
+    let mut surveys = Subjects::new();
+    let (mut keys, mut tenants, mut subjects) = (vec![], vec![], vec![]);
+    for revocation in revocations {
+        let RevocationTarget::Subject { tenant, subject, .. } = &revocation.target else { continue };
+        let key = cut_off_key(tenant, Some(subject));
+        if surveys.insert(key.clone(), Survey::default()).is_none() {
+            keys.push(key);
+            tenants.push(&**tenant);
+            subjects.push(&**subject);
+        }
+    }
+    if keys.is_empty() {
+        return Ok(surveys);
+    }
+    type Row = (String, Option<Uuid>, Option<PgTimestamp>, Option<Uuid>);
+    let rows: Vec<Row> = statement::<(Text, Nullable<SqlUuid>, Nullable<Timestamptz>, Nullable<SqlUuid>)>(
+        "SELECT
+            given.key,
+            greatest(
+                (
+                    SELECT id FROM sessions AS s
+                    WHERE s.tenant = given.tenant AND s.subject = given.subject AND NOT s.is_over
+                    ORDER BY id DESC LIMIT 1
+                ),
+                (
+                    SELECT id FROM sessions AS s
+                    WHERE s.tenant = given.tenant AND s.subject = given.subject AND s.is_over
+                    ORDER BY id DESC LIMIT 1
+                )
+            ),
+            b.up_to,
+            b.session_id
+        FROM unnest(?, ?, ?) AS given (key, tenant, subject)
+        LEFT JOIN blacklist AS b ON b.kind = 'subject' AND b.key = given.key",
+    )
+    .bind::<Array<Text>, _>(keys)
+    .bind::<Array<Text>, _>(tenants)
+    .bind::<Array<Text>, _>(subjects)
+    .load(&mut **lease)
+    .await?;
+    let session_id = |id: Uuid| SessionId::from_bytes(id.into_bytes());
+    for (key, newest, up_to, spared) in rows {
+        let covered = up_to.map(|up_to| CutOff { up_to: timestamp(up_to), spared: spared.map(session_id) });
+        let coverage = Coverage { newest: newest.map(session_id), covered };
+        surveys.insert(key, Survey { coverage, uncovered: None });
+    }
+    Ok(surveys)
+}
+
+/// Counts the live sessions of a subject that has too many to be ended at once.
+async fn count_uncovered(lease: &mut Lease<'_>, revocation: &Revocation, subjects: &mut Subjects) -> Result<(), Fault> {
+    let RevocationTarget::Subject { tenant, subject, except } = &revocation.target else { return Ok(()) };
+    let Some(survey) = subjects.get_mut(&cut_off_key(tenant, Some(subject))) else { return Ok(()) };
+    let covered = survey.coverage.covered;
+    let last = covered.map_or(SessionId::from_bytes([0; 16]), |covered| SessionId::last_of_millisecond(covered.up_to));
+    let spared = covered.and_then(|covered| covered.spared);
+    let uncovered = statement::<BigInt>(
+        "SELECT count(*)
+        FROM sessions
+        WHERE tenant = ? AND subject = ? AND NOT is_over AND (id > ? OR id = ?) AND id IS DISTINCT FROM ?
+            AND ended_at IS NULL AND idle_expires_at > ?",
+    )
+    .bind::<Text, _>(&**tenant)
+    .bind::<Text, _>(&**subject)
+    .bind::<SqlUuid, _>(uuid(last.bytes()))
+    .bind::<Nullable<SqlUuid>, _>(spared.map(|id| uuid(id.bytes())))
+    .bind::<Nullable<SqlUuid>, _>(except.map(|id| uuid(id.bytes())))
+    .bind::<Timestamptz, _>(instant(revocation.ended.at))
+    .get_result(&mut **lease)
+    .await?;
+    survey.uncovered = Some(uncovered);
+    Ok(())
 }
 
 async fn survey(lease: &mut Lease<'_>, tenant: &Tenant, now: Timestamp) -> Result<Survey, Fault> {
-    let covered = blacklist::table
-        .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq(&**tenant)))
-        .select(blacklist::up_to)
-        .first(&mut **lease)
-        .await
-        .optional()?;
-    let covered = covered.flatten().map(timestamp);
+    let up_to: Vec<Option<PgTimestamp>> =
+        statement::<Nullable<Timestamptz>>("SELECT up_to FROM blacklist WHERE kind = 'tenant' AND key = ?")
+            .bind::<Text, _>(cut_off_key(tenant, None))
+            .load(&mut **lease)
+            .await?;
+    let up_to = up_to.into_iter().next().flatten().map(timestamp);
+    let covered = up_to.map(|up_to| CutOff { up_to, spared: None });
     // Without an entry all are uncovered. None has the identifier zero.
-    let last = covered.map_or(SessionId::from_bytes([0; 16]), SessionId::last_of_millisecond);
-    let uncovered = sessions::table
-        .filter(sessions::tenant.eq(&**tenant).and(sessions::id.gt(uuid(last.bytes()))))
-        .filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(instant(now))))
-        .count()
-        .get_result(&mut **lease)
-        .await?;
-    let newest: Option<Uuid> = sessions::table
-        .filter(sessions::tenant.eq(&**tenant))
-        .order(sessions::id.desc())
-        .select(sessions::id)
-        .first(&mut **lease)
-        .await
-        .optional()?;
+    let last = up_to.map_or(SessionId::from_bytes([0; 16]), SessionId::last_of_millisecond);
+    let uncovered = statement::<BigInt>(
+        "SELECT count(*)
+        FROM sessions
+        WHERE tenant = ? AND NOT is_over AND id > ? AND ended_at IS NULL AND idle_expires_at > ?",
+    )
+    .bind::<Text, _>(&**tenant)
+    .bind::<SqlUuid, _>(uuid(last.bytes()))
+    .bind::<Timestamptz, _>(instant(now))
+    .get_result(&mut **lease)
+    .await?;
+    let newest: Option<Uuid> = statement::<Nullable<SqlUuid>>(
+        "SELECT greatest(
+            (SELECT id FROM sessions WHERE tenant = ? AND NOT is_over ORDER BY id DESC LIMIT 1),
+            (SELECT id FROM sessions WHERE tenant = ? AND is_over ORDER BY id DESC LIMIT 1)
+        )",
+    )
+    .bind::<Text, _>(&**tenant)
+    .bind::<Text, _>(&**tenant)
+    .get_result(&mut **lease)
+    .await?;
     let newest = newest.map(|id| SessionId::from_bytes(id.into_bytes()));
-    Ok(Survey { state: TenantState { newest, covered }, uncovered })
+    Ok(Survey { coverage: Coverage { newest, covered }, uncovered: Some(uncovered) })
 }
 
 /// Those of these entries that are there.
@@ -192,6 +301,7 @@ struct Batch {
     /// Entries that would not be new.
     present: HashSet<EntryKey>,
     tenants: HashMap<Tenant, Survey>,
+    subjects: Subjects,
     changed: HashMap<SessionId, Session>,
     entries: Vec<BlacklistEntry>,
 }
@@ -203,7 +313,7 @@ impl Batch {
         let nothing = RevocationOutcome { found: true, ..RevocationOutcome::default() };
         match &revocation.target {
             RevocationTarget::Session(id) => match self.there.get(id) {
-                Some(session) if session.is_live(ended.at) => self.end_all(&[*id], revocation),
+                Some(session) if session.is_live(ended.at) => self.end(*id, revocation),
                 _ => self.stop_orphan(*id, revocation),
             },
             RevocationTarget::Token { token, session_id, expires_at } => match self.there.get(session_id) {
@@ -213,9 +323,8 @@ impl Batch {
                 }
                 _ => self.stop_orphan(*session_id, revocation),
             },
-            RevocationTarget::Subject { except, .. } => {
-                let ids: Vec<_> = subject.iter().copied().filter(|id| Some(*id) != *except).collect();
-                self.end_all(&ids, revocation)
+            RevocationTarget::Subject { tenant, subject: name, except } => {
+                self.revoke_subject((tenant, name, *except), subject, revocation, nothing)
             }
             RevocationTarget::Tenant(tenant) => self.revoke_tenant(tenant, revocation, nothing),
         }
@@ -229,14 +338,49 @@ impl Batch {
         nothing: RevocationOutcome,
     ) -> RevocationOutcome {
         let Some(survey) = self.tenants.get_mut(tenant) else { return nothing };
-        let Some(up_to) = survey.state.up_to(revocation.ended.at) else { return nothing };
-        if survey.state.covered.is_none() && !revocation.may_add {
+        if survey.coverage.covered.is_none() && !revocation.may_add {
             return RevocationOutcome { full: true, ..nothing };
         }
-        self.entries.push(BlacklistEntry::for_tenant(tenant, up_to, &revocation.ended));
-        let changed = survey.state.has_uncovered();
-        let sessions = survey.uncovered;
-        (survey.state.covered, survey.uncovered) = (Some(up_to), 0);
+        let cut_off = survey.coverage.cut_off(revocation.ended.at, None);
+        let entry = BlacklistEntry::for_all(tenant, None, cut_off, &revocation.ended, revocation.longest_token);
+        self.entries.push(entry);
+        let changed = survey.coverage.is_changed_by(cut_off);
+        survey.coverage.covered = Some(cut_off);
+        RevocationOutcome { changed, sessions: survey.uncovered.replace(0).unwrap_or_default(), ..nothing }
+    }
+
+    /// Writes a subject's entry, and ends its sessions as far as that is done at once. They need no
+    /// entries of their own.
+    fn revoke_subject(
+        &mut self,
+        (tenant, subject, except): (&Tenant, &Subject, Option<SessionId>),
+        live: &[SessionId],
+        revocation: &Revocation,
+        nothing: RevocationOutcome,
+    ) -> RevocationOutcome {
+        let ended = &revocation.ended;
+        let Some(survey) = self.subjects.get_mut(&cut_off_key(tenant, Some(subject))) else { return nothing };
+        let covered = survey.coverage.covered;
+        if covered.is_none() && !revocation.may_add {
+            return RevocationOutcome { full: true, ..nothing };
+        }
+        let cut_off = survey.coverage.cut_off(ended.at, except);
+        let mut entry = BlacklistEntry::for_all(tenant, Some(subject), cut_off, ended, revocation.longest_token);
+        entry.unfinished = live.len() > ENDED_AT_ONCE;
+        let mut sessions = 0;
+        for id in live.iter().take(ENDED_AT_ONCE).filter(|id| cut_off.covers(**id)) {
+            let Some(session) = self.there.get_mut(id).filter(|session| session.is_live(ended.at)) else { continue };
+            entry.expires_at = entry.expires_at.max(BlacklistEntry::expiry_for(session, ended.at));
+            *session = session.clone().end(ended.clone());
+            self.changed.insert(*id, session.clone());
+            sessions += i64::from(covered.is_none_or(|covered| !covered.covers(*id)));
+        }
+        if let Some(uncovered) = &mut survey.uncovered {
+            sessions = std::mem::take(uncovered);
+        }
+        let changed = survey.coverage.is_changed_by(cut_off) || sessions > 0;
+        survey.coverage.covered = Some(cut_off);
+        self.entries.push(entry);
         RevocationOutcome { changed, sessions, ..nothing }
     }
 
@@ -252,22 +396,17 @@ impl Batch {
         RevocationOutcome { changed: is_new, ..nothing }
     }
 
-    /// Ends those of these sessions that live, and stops their tokens.
-    fn end_all(&mut self, ids: &[SessionId], revocation: &Revocation) -> RevocationOutcome {
-        let ended = &revocation.ended;
-        let mut outcome = RevocationOutcome { found: true, ..RevocationOutcome::default() };
-        for id in ids {
-            let Some(session) = self.there.get_mut(id).filter(|session| session.is_live(ended.at)) else { continue };
-            if !revocation.may_add {
-                return RevocationOutcome { full: true, ..outcome };
-            }
-            self.entries.push(BlacklistEntry::for_session(session, ended));
-            *session = session.clone().end(ended.clone());
-            self.changed.insert(*id, session.clone());
-            outcome.changed = true;
-            outcome.sessions += 1;
+    /// Ends a live session, and stops its tokens.
+    fn end(&mut self, id: SessionId, revocation: &Revocation) -> RevocationOutcome {
+        let outcome = RevocationOutcome { found: true, ..RevocationOutcome::default() };
+        let Some(session) = self.there.get_mut(&id) else { return outcome };
+        if !revocation.may_add {
+            return RevocationOutcome { full: true, ..outcome };
         }
-        outcome
+        self.entries.push(BlacklistEntry::for_session(session, &revocation.ended));
+        *session = session.clone().end(revocation.ended.clone());
+        self.changed.insert(id, session.clone());
+        RevocationOutcome { changed: true, sessions: 1, ..outcome }
     }
 
     /// What is left to do for a session that does not live. One that was ended has an entry of its own, which stops all its

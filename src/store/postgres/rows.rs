@@ -19,11 +19,11 @@ use crate::{
         ids::{SessionId, TokenId},
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         policy::{OnRefresh, Replay, SessionPolicy},
-        revocation::{Revoked, Seq},
+        revocation::{CutOff, Revoked, Seq, cut_off_key, read_cut_off_key},
         session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint, Session},
         time::{Timestamp, micros},
     },
-    store::{RevokedTenant, StoreError},
+    store::{StoreError, Unfinished},
 };
 
 /// PostgreSQL counts from 2000-01-01T00:00:00Z.
@@ -236,54 +236,79 @@ impl TryFrom<SessionRow> for Session {
 
 const SESSION: &str = "session";
 const TOKEN: &str = "token";
-/// The kind of a tenant's entry, which queries select by.
-pub const TENANT: &str = "tenant";
+const TENANT: &str = "tenant";
+const SUBJECT: &str = "subject";
 
 /// What identifies an entry: its kind and its key.
 pub fn revoked_key(revoked: &Revoked) -> (&'static str, String) {
     match revoked {
         Revoked::Session(id) => (SESSION, id.to_string()),
         Revoked::Token(id) => (TOKEN, id.to_string()),
-        Revoked::Tenant { tenant, .. } => (TENANT, tenant.to_string()),
+        Revoked::Tenant { tenant, .. } => (TENANT, cut_off_key(tenant, None)),
+        Revoked::Subject { tenant, subject, .. } => (SUBJECT, cut_off_key(tenant, Some(subject))),
     }
 }
 
 /// What an entry stops, out of the columns that say it.
-pub fn revoked(kind: &str, key: String, up_to: Option<PgTimestamp>) -> Result<Revoked, StoreError> {
+pub fn revoked(
+    kind: &str,
+    key: String,
+    up_to: Option<PgTimestamp>,
+    session_id: Option<Uuid>,
+) -> Result<Revoked, StoreError> {
     let not_an_id = |error| damaged("blacklist.key", error);
     match (kind, up_to) {
         (SESSION, None) => Ok(Revoked::Session(key.parse().map_err(not_an_id)?)),
         (TOKEN, None) => Ok(Revoked::Token(key.parse().map_err(not_an_id)?)),
-        (TENANT, Some(up_to)) => Ok(Revoked::Tenant { tenant: text("blacklist.key", key)?, up_to: timestamp(up_to) }),
+        (TENANT | SUBJECT, Some(up_to)) => {
+            let (tenant, subject) = read_cut_off_key(&key);
+            let tenant = text("blacklist.key", tenant.to_owned())?;
+            let subject = subject.map(|subject| text("blacklist.key", subject.to_owned())).transpose()?;
+            let spared = session_id.filter(|_| subject.is_some()).map(|id| SessionId::from_bytes(id.into_bytes()));
+            Ok(Revoked::all(tenant, subject, CutOff { up_to: timestamp(up_to), spared }))
+        }
         _ => Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
     }
 }
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = blacklist)]
-pub struct RevokedTenantRow {
+pub struct UnfinishedRow {
     seq: i64,
-    key: String,
+    session_id: Option<Uuid>,
     up_to: Option<PgTimestamp>,
+    revoked_at: PgTimestamp,
+    expires_at: PgTimestamp,
+    kind: String,
+    key: String,
     reason: String,
     note: String,
-    revoked_at: PgTimestamp,
 }
 
-impl TryFrom<RevokedTenantRow> for RevokedTenant {
+impl TryFrom<UnfinishedRow> for Unfinished {
     type Error = StoreError;
 
-    fn try_from(row: RevokedTenantRow) -> Result<Self, StoreError> {
-        let up_to = row.up_to.ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant"))?;
+    fn try_from(row: UnfinishedRow) -> Result<Self, StoreError> {
+        let revoked = revoked(&row.kind, row.key, row.up_to, row.session_id)?;
+        let cut_off = revoked.cut_off().ok_or_else(|| damaged("blacklist.unfinished", "is set for one token"))?;
+        let (tenant, subject) = match revoked {
+            Revoked::Tenant { tenant, .. } => (tenant, None),
+            Revoked::Subject { tenant, subject, .. } => (tenant, Some(subject)),
+            Revoked::Session(_) | Revoked::Token(_) => {
+                return Err(damaged("blacklist.unfinished", "is set for one token"));
+            }
+        };
         Ok(Self {
             seq: Seq(row.seq),
-            tenant: text("blacklist.key", row.key)?,
-            up_to: timestamp(up_to),
+            tenant,
+            subject,
+            cut_off,
             ended: Ended {
                 at: timestamp(row.revoked_at),
                 reason: named("blacklist.reason", &row.reason, EndReason::from_name)?,
                 note: text("blacklist.note", row.note)?,
             },
+            expires_at: timestamp(row.expires_at),
         })
     }
 }

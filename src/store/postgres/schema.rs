@@ -1,7 +1,8 @@
 //! The tables as Diesel sees them; `migrations/postgres` says what the columns mean.
 
 diesel::table! {
-    /// Without `sweep_on`, which is no part of a session: statements that write set it in passing.
+    /// Without `sweep_on` and `is_over`, which are no part of a session: statements that write set them
+    /// in passing.
     sessions (id) {
         id -> Uuid,
         access_token_id -> Uuid,
@@ -53,6 +54,7 @@ diesel::table! {
         subject -> Nullable<Text>,
         reason -> Text,
         note -> Text,
+        unfinished -> Bool,
     }
 }
 
@@ -69,7 +71,6 @@ diesel::table! {
     sweeper (id) {
         id -> Bool,
         forgotten_until -> Timestamptz,
-        expiries_recorded_until -> Timestamptz,
     }
 }
 

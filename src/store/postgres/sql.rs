@@ -76,12 +76,44 @@ impl<Row> Query for Statement<'_, Row> {
     type SqlType = Row;
 }
 
-/// The least identifier that a tenant's entry `b` does not cover: it covers sessions by the millisecond that their
-/// identifiers tell (`SessionId::created_millis`).
+/// The least identifier that the entry `b` of a tenant or subject does not cover: it covers sessions by the millisecond
+/// that their identifiers tell (`SessionId::created_millis`).
 macro_rules! first_uncovered {
     () => {
-        "(lpad(to_hex((extract(epoch FROM date_trunc('milliseconds', b.up_to)) * 1000)::bigint + 1), 12, '0') \
-         || repeat('0', 20))::uuid"
+        first_uncovered!("b")
+    };
+    ($entry:literal) => {
+        concat!(
+            "(lpad(to_hex((extract(epoch FROM date_trunc('milliseconds', ",
+            $entry,
+            ".up_to)) * 1000)::bigint + 1), 12, '0') || repeat('0', 20))::uuid"
+        )
     };
 }
 pub(super) use first_uncovered;
+
+/// The condition that no entry of its tenant or of its subject covers a session.
+macro_rules! is_uncovered {
+    ($session:literal) => {
+        concat!(
+            "(SELECT ",
+            $session,
+            ".id < ",
+            first_uncovered!(),
+            " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = ",
+            $session,
+            ".tenant) IS NOT TRUE AND (SELECT ",
+            $session,
+            ".id < ",
+            first_uncovered!(),
+            " AND ",
+            $session,
+            ".id IS DISTINCT FROM b.session_id FROM blacklist AS b WHERE b.kind = 'subject' AND b.key = ",
+            $session,
+            ".tenant || chr(31) || ",
+            $session,
+            ".subject) IS NOT TRUE "
+        )
+    };
+}
+pub(super) use is_uncovered;

@@ -2,19 +2,20 @@
 
 use diesel::{
     data_types::PgTimestamp,
-    sql_types::{BigInt, Interval, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
     pool::{Fault, Lease},
-    rows::{instant, interval, timestamp, uuid},
+    rows::{instant, timestamp, uuid},
     sql::{first_uncovered, statement},
+    writes,
 };
 use crate::{
     domain::{ids::SessionId, revocation::RETENTION_MARGIN, session::Ended, time::Timestamp},
-    store::{EndedBatch, RevokedTenant, SweptRevocations},
+    store::{EndedBatch, SweptRevocations, Unfinished},
 };
 
 /// The first identifier that comes after this one, if there can be one.
@@ -28,17 +29,20 @@ fn id_after(id: Option<SessionId>) -> Option<[u8; 16]> {
 pub async fn end_all_sessions(
     lease: &mut Lease<'_>,
     ended: &Ended,
+    until: Timestamp,
     after: Option<SessionId>,
     limit: i64,
 ) -> Result<Option<EndedBatch>, Fault> {
     let Some(first) = id_after(after) else { return Ok(None) };
+    let last = SessionId::last_of_millisecond(until);
     let looked_at: Vec<(Uuid, i64)> = statement::<(SqlUuid, BigInt)>(
         "WITH looked_at AS MATERIALIZED (
-             SELECT id FROM sessions WHERE id >= ? ORDER BY id LIMIT ?
+             SELECT id FROM sessions WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?
          ), ended AS (
              UPDATE sessions AS s
              SET ended_at = given.at,
                  sweep_on = given.at,
+                 is_over = true,
                  end_reason = given.reason,
                  end_note = given.note,
                  revision = least(s.revision + 1, 4294967295)
@@ -49,6 +53,7 @@ pub async fn end_all_sessions(
          SELECT id, (SELECT count(*) FROM ended) FROM looked_at ORDER BY id DESC LIMIT 1",
     )
     .bind::<SqlUuid, _>(uuid(&first))
+    .bind::<SqlUuid, _>(uuid(last.bytes()))
     .bind::<BigInt, _>(limit)
     .bind::<Timestamptz, _>(instant(ended.at))
     .bind::<Text, _>(ended.reason.as_str())
@@ -65,43 +70,99 @@ fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
     }
 }
 
-pub async fn end_tenant_sessions(
+/// One transaction. Sessions of which an entry of a tenant or subject is to stop the tokens may need it
+/// for longer, and then it is written again, so that replicas keep it as long.
+pub async fn end_covered_sessions(
     lease: &mut Lease<'_>,
-    tenant: &RevokedTenant,
+    entry: &Unfinished,
     after: Option<SessionId>,
     limit: i64,
 ) -> Result<Option<EndedBatch>, Fault> {
     let Some(first) = id_after(after) else { return Ok(None) };
-    let last = SessionId::last_of_millisecond(tenant.up_to);
+    lease.begin().await?;
+    let last = SessionId::last_of_millisecond(entry.cut_off.up_to);
     // The condition is asked again of a row that somebody else has just changed.
-    let looked_at: Vec<(Uuid, i64)> = statement::<(SqlUuid, BigInt)>(
-        "WITH looked_at AS MATERIALIZED (SELECT id FROM sessions WHERE tenant = ? AND id >= ? AND id <= ? \
-         ORDER BY id LIMIT ?), \
-         ended AS (UPDATE sessions AS s SET ended_at = given.at, sweep_on = given.at, end_reason = given.reason, \
-         end_note = given.note, revision = least(s.revision + 1, 4294967295) \
-         FROM looked_at, (SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note) AS given \
-         WHERE s.id = looked_at.id AND s.ended_at IS NULL AND s.idle_expires_at > given.at RETURNING s.id), \
-         kept AS (UPDATE blacklist AS b SET expires_at = greatest(b.expires_at, (SELECT max( \
-         greatest(given.at, s.refreshed_at + s.refresh_grace, \
-         CASE s.replay WHEN 'until_used' THEN s.refreshed_at + s.replay_limit END) \
-         + s.access_token_ttl) FROM sessions AS s \
-         JOIN looked_at ON s.id = looked_at.id) + given.margin) \
-         FROM (SELECT ?::bigint AS seq, ?::timestamptz AS at, ?::interval AS margin) AS given WHERE b.seq = given.seq) \
-         SELECT id, (SELECT count(*) FROM ended) FROM looked_at ORDER BY id DESC LIMIT 1",
-    )
-    .bind::<Text, _>(&*tenant.tenant)
-    .bind::<SqlUuid, _>(uuid(&first))
-    .bind::<SqlUuid, _>(uuid(last.bytes()))
-    .bind::<BigInt, _>(limit)
-    .bind::<Timestamptz, _>(instant(tenant.ended.at))
-    .bind::<Text, _>(tenant.ended.reason.as_str())
-    .bind::<Text, _>(&*tenant.ended.note)
-    .bind::<BigInt, _>(tenant.seq.0)
-    .bind::<Timestamptz, _>(instant(tenant.ended.at))
-    .bind::<Interval, _>(interval(RETENTION_MARGIN))
-    .load(&mut **lease)
-    .await?;
-    Ok(looked_at.into_iter().next().map(ended_batch))
+    macro_rules! end {
+        ($of_subject:literal) => {
+            concat!(
+                "WITH given AS (
+                    SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note, ?::uuid AS spared
+                ),
+                looked_at AS MATERIALIZED (
+                    SELECT id
+                    FROM sessions
+                    WHERE tenant = ? AND ",
+                $of_subject,
+                " NOT is_over AND id >= ? AND id <= ?
+                    ORDER BY id
+                    LIMIT ?
+                ),
+                ended AS (
+                    UPDATE sessions AS s
+                    SET ended_at = given.at,
+                        sweep_on = given.at,
+                        is_over = true,
+                        end_reason = given.reason,
+                        end_note = given.note,
+                        revision = least(s.revision + 1, 4294967295)
+                    FROM looked_at, given
+                    WHERE s.id = looked_at.id AND s.id IS DISTINCT FROM given.spared
+                        AND s.ended_at IS NULL AND s.idle_expires_at > given.at
+                    RETURNING s.id
+                )
+                SELECT
+                    looked_at.id,
+                    (SELECT count(*) FROM ended),
+                    (
+                        SELECT max(
+                            greatest(
+                                given.at,
+                                s.refreshed_at + s.refresh_grace,
+                                CASE s.replay WHEN 'until_used' THEN s.refreshed_at + s.replay_limit END
+                            ) + s.access_token_ttl
+                        )
+                        FROM sessions AS s JOIN looked_at ON s.id = looked_at.id, given
+                    )
+                FROM looked_at
+                ORDER BY looked_at.id DESC
+                LIMIT 1"
+            )
+        };
+    }
+    let text = match entry.subject {
+        None => end!(""),
+        Some(_) => end!("subject = ? AND"),
+    };
+    let mut ending = statement::<(SqlUuid, BigInt, Nullable<Timestamptz>)>(text)
+        .bind::<Timestamptz, _>(instant(entry.ended.at))
+        .bind::<Text, _>(entry.ended.reason.as_str())
+        .bind::<Text, _>(&*entry.ended.note)
+        .bind::<Nullable<SqlUuid>, _>(entry.cut_off.spared.map(|id| uuid(id.bytes())))
+        .bind::<Text, _>(&*entry.tenant);
+    if let Some(subject) = &entry.subject {
+        ending = ending.bind::<Text, _>(&**subject);
+    }
+    let looked_at: Vec<(Uuid, i64, Option<PgTimestamp>)> = ending
+        .bind::<SqlUuid, _>(uuid(&first))
+        .bind::<SqlUuid, _>(uuid(last.bytes()))
+        .bind::<BigInt, _>(limit)
+        .load(&mut **lease)
+        .await?;
+    let Some((last, sessions, needed_until)) = looked_at.into_iter().next() else {
+        // Unless the same was revoked again.
+        statement::<()>("UPDATE blacklist SET unfinished = false WHERE seq = ?")
+            .bind::<BigInt, _>(entry.seq.0)
+            .execute(&mut **lease)
+            .await?;
+        lease.commit().await?;
+        return Ok(None);
+    };
+    let needed_until = needed_until.map(|needed_until| timestamp(needed_until).plus(RETENTION_MARGIN));
+    if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at) {
+        writes::insert_entries(lease, &[entry.until(needed_until)]).await?;
+    }
+    lease.commit().await?;
+    Ok(Some(ended_batch((last, sessions))))
 }
 
 pub async fn delete_expired_revocations(
@@ -109,65 +170,74 @@ pub async fn delete_expired_revocations(
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations, Fault> {
-    let (deleted, forgotten_until): (i64, PgTimestamp) = statement::<(BigInt, Timestamptz)>(concat!(
-        "WITH expired AS MATERIALIZED (SELECT b.seq FROM blacklist AS b WHERE b.expires_at < ? \
-         AND NOT (b.kind = 'tenant' AND EXISTS (SELECT 1 FROM sessions AS s WHERE s.tenant = b.tenant AND s.id < ",
+    // The entry of a tenant or subject may cover a session that was being created when it was written.
+    lease.begin().await?;
+    statement::<()>(concat!(
+        "UPDATE blacklist AS b
+        SET unfinished = true
+        WHERE b.expires_at < ? AND NOT b.unfinished
+            AND (
+                b.kind = 'tenant' AND EXISTS (
+                    SELECT FROM sessions AS s
+                    WHERE s.tenant = b.tenant AND NOT s.is_over AND s.id < ",
         first_uncovered!(),
-        " AND s.ended_at IS NULL AND s.idle_expires_at > b.revoked_at)) \
-         ORDER BY b.expires_at LIMIT ? FOR UPDATE OF b SKIP LOCKED), \
-         deleted AS (DELETE FROM blacklist AS b USING expired WHERE b.seq = expired.seq RETURNING b.expires_at), \
-         record AS (UPDATE sweeper SET forgotten_until = greatest(forgotten_until, (SELECT max(expires_at) FROM deleted)) \
-         RETURNING forgotten_until) \
-         SELECT (SELECT count(*) FROM deleted), forgotten_until FROM record"
+        "               AND s.ended_at IS NULL AND s.idle_expires_at > b.revoked_at
+                )
+                OR b.kind = 'subject' AND EXISTS (
+                    SELECT FROM sessions AS s
+                    WHERE s.tenant = b.tenant AND s.subject = b.subject AND NOT s.is_over AND s.id < ",
+        first_uncovered!(),
+        "               AND s.id IS DISTINCT FROM b.session_id
+                        AND s.ended_at IS NULL AND s.idle_expires_at > b.revoked_at
+                )
+            )"
     ))
+    .bind::<Timestamptz, _>(instant(until))
+    .execute(&mut **lease)
+    .await?;
+    let (deleted, forgotten_until): (i64, PgTimestamp) = statement::<(BigInt, Timestamptz)>(
+        "WITH expired AS MATERIALIZED (
+            SELECT b.seq
+            FROM blacklist AS b
+            WHERE b.expires_at < ? AND NOT b.unfinished
+            ORDER BY b.expires_at
+            LIMIT ?
+            FOR UPDATE OF b SKIP LOCKED
+        ),
+        deleted AS (
+            DELETE FROM blacklist AS b USING expired WHERE b.seq = expired.seq RETURNING b.expires_at
+        ),
+        record AS (
+            UPDATE sweeper
+            SET forgotten_until = greatest(forgotten_until, (SELECT max(expires_at) FROM deleted))
+            RETURNING forgotten_until
+        )
+        SELECT (SELECT count(*) FROM deleted), forgotten_until FROM record",
+    )
     .bind::<Timestamptz, _>(instant(until))
     .bind::<BigInt, _>(limit)
     .get_result(&mut **lease)
     .await?;
+    lease.commit().await?;
     let deleted = usize::try_from(deleted).unwrap_or_default();
     Ok(SweptRevocations { deleted, forgotten_until: timestamp(forgotten_until) })
 }
 
-/// Deletes sessions that are over. One that was refreshed since the sweeper was told to look at it is looked at later.
-/// What has expired is recorded if it came due before `recorded_until`.
-pub async fn delete_old_sessions(
-    lease: &mut Lease<'_>,
-    until: Timestamp,
-    recorded_until: Timestamp,
-    limit: i64,
-) -> Result<usize, Fault> {
-    let mut all_deleted = 0;
-    loop {
-        let step = limit - all_deleted;
-        let (due, deleted): (i64, i64) = statement::<(BigInt, BigInt)>(
-            "WITH due AS MATERIALIZED (
-                SELECT id FROM sessions
-                WHERE sweep_on < ? AND (ended_at IS NOT NULL OR sweep_on < ?)
-                ORDER BY sweep_on
-                LIMIT ?
-                FOR UPDATE SKIP LOCKED
-            ),
-            deleted AS (
-                DELETE FROM sessions AS s USING due
-                WHERE s.id = due.id AND coalesce(s.ended_at, s.idle_expires_at) < ?
-                RETURNING 1
-            ),
-            later AS (
-                UPDATE sessions AS s SET sweep_on = coalesce(s.ended_at, s.idle_expires_at) FROM due
-                WHERE s.id = due.id AND coalesce(s.ended_at, s.idle_expires_at) >= ?
-            )
-            SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM deleted)",
+/// Deletes sessions that are over, and kept numbers that nobody has asked for since. One that somebody else is writing to is left for the next sweep.
+pub async fn delete_old_sessions(lease: &mut Lease<'_>, until: Timestamp, limit: i64) -> Result<usize, Fault> {
+    let deleted = statement::<()>(
+        "WITH old AS MATERIALIZED (
+            SELECT id FROM sessions WHERE is_over AND sweep_on < ? ORDER BY sweep_on LIMIT ? FOR UPDATE SKIP LOCKED
+        ),
+        unused AS (
+            DELETE FROM large_subjects WHERE counted_at < ?
         )
-        .bind::<Timestamptz, _>(instant(until))
-        .bind::<Timestamptz, _>(instant(recorded_until))
-        .bind::<BigInt, _>(step)
-        .bind::<Timestamptz, _>(instant(until))
-        .bind::<Timestamptz, _>(instant(until))
-        .get_result(&mut **lease)
-        .await?;
-        all_deleted += deleted;
-        if due < step || all_deleted >= limit {
-            return Ok(usize::try_from(all_deleted).unwrap_or_default());
-        }
-    }
+        DELETE FROM sessions AS s USING old WHERE s.id = old.id",
+    )
+    .bind::<Timestamptz, _>(instant(until))
+    .bind::<BigInt, _>(limit)
+    .bind::<Timestamptz, _>(instant(until))
+    .execute(&mut **lease)
+    .await?;
+    Ok(deleted)
 }

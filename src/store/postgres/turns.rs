@@ -15,21 +15,34 @@ pub struct Turn<'a> {
     pub subject: &'a str,
     /// When the first of its new sessions was created.
     pub at: Timestamp,
+    /// How many others there may be beside one of them, by the greatest of their limits.
+    pub others: i64,
+    /// How many they are.
+    pub added: i64,
 }
 
 /// The turns that creations need, in the order in which everybody takes them.
 pub fn turns<'a>(lease: &Lease<'_>, creations: &[&'a Creation]) -> Vec<Turn<'a>> {
     let limited = creations.iter().filter(|creation| creation.max_sessions > 0);
     let mut turns: Vec<_> = limited
-        .map(|Creation { session, .. }| Turn {
+        .map(|Creation { session, max_sessions, .. }| Turn {
             key: lease.has_locks().then(|| lock_key(session)),
             tenant: &session.tenant,
             subject: &session.subject,
             at: session.created_at,
+            others: i64::from(*max_sessions) - 1,
+            added: 1,
         })
         .collect();
     turns.sort_unstable_by_key(|turn| (turn.key, turn.tenant, turn.subject, turn.at));
-    turns.dedup_by_key(|turn| (turn.tenant, turn.subject));
+    turns.dedup_by(|next, turn| {
+        let is_same = (next.tenant, next.subject) == (turn.tenant, turn.subject);
+        if is_same {
+            turn.others = turn.others.max(next.others);
+            turn.added += next.added;
+        }
+        is_same
+    });
     turns
 }
 

@@ -8,22 +8,22 @@ use std::collections::HashMap;
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, QueryDsl, SelectableHelper,
     data_types::PgTimestamp,
-    sql_types::{Array, BigInt, Binary, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
+use uuid::Uuid;
 
 use super::{
     pool::{Fault, Lease},
-    rows::{SessionRow, TENANT, instant, revoked_key, timestamp, uuid},
+    rows::{SessionRow, instant, revoked, revoked_key, uuid},
     schema::{blacklist, sessions},
-    sql::statement,
+    sql::{first_uncovered, statement},
 };
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, Place, Revoked, Seq, Timeline},
+        revocation::{BlacklistEntry, CutOff, Place, Revoked, Seq, Timeline, cut_off_key},
         session::Session,
-        text::Tenant,
         time::Timestamp,
     },
     mutants::broken,
@@ -60,7 +60,8 @@ pub async fn save(lease: &mut Lease<'_>, changed: &[Session]) -> Result<(), Faul
     let ended = |session: &Session| session.ended.clone();
     statement::<()>(
         "UPDATE sessions AS s SET refreshed_at = given.refreshed_at, idle_expires_at = given.idle_expires_at, \
-         sweep_on = least(s.sweep_on, given.idle_expires_at, given.ended_at), generation = given.generation, \
+         sweep_on = coalesce(given.ended_at, least(s.sweep_on, given.idle_expires_at)), \
+         is_over = given.ended_at IS NOT NULL, generation = given.generation, \
          refresh_key = given.refresh_key, access_token_id = given.access_token_id, user_agent = given.user_agent, \
          ip_address = given.ip_address, device_label = given.device_label, ended_at = given.ended_at, \
          end_reason = given.end_reason, end_note = given.end_note, revision = given.revision \
@@ -86,6 +87,22 @@ pub async fn save(lease: &mut Lease<'_>, changed: &[Session]) -> Result<(), Faul
     Ok(())
 }
 
+/// The session of the entry that takes the place of `b`: of a subject the one that neither covers, as
+/// `CutOff::union` has it.
+macro_rules! spared_by_both {
+    () => {
+        concat!(
+            "CASE WHEN b.kind <> 'subject' THEN excluded.session_id \
+             WHEN excluded.up_to >= b.up_to THEN CASE WHEN excluded.session_id >= ",
+            first_uncovered!("b"),
+            " OR excluded.session_id = b.session_id THEN excluded.session_id END \
+             WHEN b.session_id >= ",
+            first_uncovered!("excluded"),
+            " OR excluded.session_id = b.session_id THEN b.session_id END"
+        )
+    };
+}
+
 /// The statement that writes entries behind the head of the feed.
 macro_rules! insertion {
     ($head:literal) => {
@@ -94,15 +111,17 @@ macro_rules! insertion {
             $head,
             ") \
          INSERT INTO blacklist AS b \
-         (seq, kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at) \
+         (seq, kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, unfinished) \
          SELECT head.seq + given.place, given.kind, given.key, given.up_to, given.tenant, given.subject, \
-         given.session_id, given.reason, given.note, given.revoked_at, given.expires_at \
-         FROM head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given \
-         (kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, place) \
+         given.session_id, given.reason, given.note, given.revoked_at, given.expires_at, given.unfinished \
+         FROM head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given \
+         (kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, unfinished, place) \
          ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = greatest(b.up_to, excluded.up_to), \
-         tenant = excluded.tenant, subject = excluded.subject, session_id = excluded.session_id, \
-         reason = excluded.reason, note = excluded.note, revoked_at = excluded.revoked_at, \
-         expires_at = greatest(b.expires_at, excluded.expires_at) RETURNING b.seq, feed_timeline()"
+         tenant = excluded.tenant, subject = excluded.subject, session_id = ",
+            spared_by_both!(),
+            ", reason = excluded.reason, note = excluded.note, revoked_at = excluded.revoked_at, \
+         expires_at = greatest(b.expires_at, excluded.expires_at), \
+         unfinished = b.unfinished OR excluded.unfinished RETURNING b.seq, feed_timeline()"
         )
     };
 }
@@ -136,9 +155,10 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
     fn column<'a, T>(rows: &'a [BlacklistEntry], of: impl Fn(&'a BlacklistEntry) -> T) -> Vec<T> {
         rows.iter().map(of).collect()
     }
-    let up_to = |entry: &BlacklistEntry| match &entry.revoked {
-        Revoked::Tenant { up_to, .. } => Some(instant(*up_to)),
-        Revoked::Session(_) | Revoked::Token(_) => None,
+    let up_to = |entry: &BlacklistEntry| entry.revoked.cut_off().map(|cut_off| instant(cut_off.up_to));
+    let session_id = |entry: &BlacklistEntry| {
+        let id = entry.revoked.cut_off().map_or(entry.session_id, |cut_off| cut_off.spared);
+        id.map(|id| uuid(id.bytes()))
     };
     let text = match broken("feed-by-bigserial") {
         true => insertion!("SELECT nextval('broken_feed') + 0 * (?::bigint + ?::bigint) AS seq"),
@@ -152,11 +172,12 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
         .bind::<Array<OptionalInstant>, _>(column(&rows, up_to))
         .bind::<Array<Text>, _>(column(&rows, |entry| &*entry.tenant))
         .bind::<Array<OptionalText>, _>(column(&rows, |entry| entry.subject.as_deref()))
-        .bind::<Array<Nullable<SqlUuid>>, _>(column(&rows, |entry| entry.session_id.map(|id| uuid(id.bytes()))))
+        .bind::<Array<Nullable<SqlUuid>>, _>(column(&rows, session_id))
         .bind::<Array<Text>, _>(column(&rows, |entry| entry.reason.as_str()))
         .bind::<Array<Text>, _>(column(&rows, |entry| &*entry.note))
         .bind::<Array<Timestamptz>, _>(column(&rows, |entry| instant(entry.revoked_at)))
         .bind::<Array<Timestamptz>, _>(column(&rows, |entry| instant(entry.expires_at)))
+        .bind::<Array<Bool>, _>(column(&rows, |entry| entry.unfinished))
         .load(&mut **lease)
         .await?;
     match written.iter().min() {
@@ -172,24 +193,46 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
 fn later_of(one: &BlacklistEntry, newer: &BlacklistEntry) -> BlacklistEntry {
     let mut entry = newer.clone();
     entry.expires_at = one.expires_at.max(newer.expires_at);
-    if let (Revoked::Tenant { up_to: before, .. }, Revoked::Tenant { up_to, .. }) = (&one.revoked, &mut entry.revoked) {
-        *up_to = (*up_to).max(*before);
+    if let (Some(before), Some(cut_off)) = (one.revoked.cut_off(), newer.revoked.cut_off()) {
+        entry.revoked = Revoked::all(newer.tenant.clone(), newer.subject.clone(), before.union(cut_off));
+        entry.unfinished |= one.unfinished;
     }
     entry
 }
 
-/// The last instants that the entries of tenants cover, of those that have one.
-pub async fn tenants_up_to<'a>(
+/// The cut-offs of tenants and subjects that have one.
+pub struct CutOffs(HashMap<String, CutOff>);
+
+impl CutOffs {
+    /// The last instant up to which a session's tenant and subject were revoked, if that covers it.
+    pub fn covering(&self, session: &Session) -> Option<Timestamp> {
+        let keys = [cut_off_key(&session.tenant, None), cut_off_key(&session.tenant, Some(&session.subject))];
+        let cut_offs = keys.iter().filter_map(|key| self.0.get(key));
+        cut_offs.filter(|cut_off| cut_off.covers(session.id)).map(|cut_off| cut_off.up_to).max()
+    }
+}
+
+/// The cut-offs that may cover these sessions.
+pub async fn cut_offs<'a>(
     lease: &mut Lease<'_>,
-    tenants: impl IntoIterator<Item = &'a Tenant>,
-) -> Result<HashMap<String, Timestamp>, Fault> {
-    let mut names: Vec<&str> = tenants.into_iter().map(|tenant| &**tenant).collect();
-    names.sort_unstable();
-    names.dedup();
-    let rows: Vec<(String, Option<PgTimestamp>)> = blacklist::table
-        .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq_any(names)))
-        .select((blacklist::key, blacklist::up_to))
+    sessions: impl IntoIterator<Item = &'a Session>,
+) -> Result<CutOffs, Fault> {
+    let mut keys: Vec<String> = sessions
+        .into_iter()
+        .flat_map(|session| [cut_off_key(&session.tenant, None), cut_off_key(&session.tenant, Some(&session.subject))])
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let rows: Vec<(String, String, Option<PgTimestamp>, Option<Uuid>)> = blacklist::table
+        .filter(blacklist::kind.eq_any(["tenant", "subject"]).and(blacklist::key.eq_any(keys)))
+        .select((blacklist::kind, blacklist::key, blacklist::up_to, blacklist::session_id))
         .load(&mut **lease)
         .await?;
-    Ok(rows.into_iter().filter_map(|(name, up_to)| Some((name, timestamp(up_to?)))).collect())
+    let mut cut_offs = HashMap::new();
+    for (kind, key, up_to, session_id) in rows {
+        if let Some(cut_off) = revoked(&kind, key.clone(), up_to, session_id)?.cut_off() {
+            cut_offs.insert(key, cut_off);
+        }
+    }
+    Ok(CutOffs(cut_offs))
 }

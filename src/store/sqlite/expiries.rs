@@ -1,16 +1,15 @@
 //! Recording the sessions that have expired, once for each.
 
 use diesel::{
-    ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName, RunQueryDsl, SqliteConnection, dsl, sql_query,
+    QueryableByName, RunQueryDsl, SqliteConnection, sql_query,
     sql_types::{BigInt, Binary, Text},
 };
 
-use super::{audit, schema::sweeper};
+use super::audit;
 use crate::{
     domain::{
         audit::{AuditEntry, ExpiredSession},
         ids::SessionId,
-        revocation::RETENTION_MARGIN,
         text::{Subject, Tenant},
         time::Timestamp,
     },
@@ -31,58 +30,33 @@ struct ExpiredRow {
     expires_at: i64,
 }
 
-#[derive(QueryableByName)]
-struct Over {
-    #[diesel(sql_type = BigInt)]
-    at: i64,
-}
-
 pub fn record(
     connection: &mut SqliteConnection,
     until: Timestamp,
     limit: i64,
     keep: bool,
 ) -> Result<RecordedExpiries, StoreError> {
-    let since: i64 = sweeper::table.select(sweeper::expiries_recorded_until).get_result(connection)?;
-    if since > until.plus(RETENTION_MARGIN).micros() {
-        // By a clock that has been set back since. What expires meanwhile is to be recorded too.
-        dsl::update(sweeper::table).set(sweeper::expiries_recorded_until.eq(until.micros())).execute(connection)?;
-        return Ok(RecordedExpiries { entries: vec![], until, is_last: true });
-    }
-    if since >= until.micros() {
-        return Ok(RecordedExpiries { entries: vec![], until: Timestamp::from_micros(since), is_last: true });
-    }
-    let next: Option<Over> = sql_query(
-        "SELECT coalesce(ended_at, idle_expires_at) AS at
-        FROM sessions
-        WHERE coalesce(ended_at, idle_expires_at) >= ? AND coalesce(ended_at, idle_expires_at) < ?
-        ORDER BY coalesce(ended_at, idle_expires_at)
-        LIMIT 1 OFFSET ?",
+    let mut rows: Vec<ExpiredRow> = sql_query(
+        "UPDATE sessions
+        SET is_over = TRUE
+        WHERE id IN (
+            SELECT id FROM sessions
+            WHERE NOT is_over AND idle_expires_at < ?
+            ORDER BY idle_expires_at
+            LIMIT ?
+        )
+        RETURNING id, tenant, subject, idle_expires_at, expires_at",
     )
-    .bind::<BigInt, _>(since)
     .bind::<BigInt, _>(until.micros())
     .bind::<BigInt, _>(limit)
-    .get_result(connection)
-    .optional()?;
-    let is_last = next.is_none();
-    // All sessions of one instant are of one batch, however many there are.
-    let end = next.map_or(until.micros(), |next| next.at.max(since.saturating_add(1)));
-    let rows: Vec<ExpiredRow> = sql_query(
-        "SELECT id, tenant, subject, idle_expires_at, expires_at
-        FROM sessions
-        WHERE coalesce(ended_at, idle_expires_at) >= ? AND coalesce(ended_at, idle_expires_at) < ?
-        AND ended_at IS NULL
-        ORDER BY coalesce(ended_at, idle_expires_at)",
-    )
-    .bind::<BigInt, _>(since)
-    .bind::<BigInt, _>(end)
     .load(connection)?;
+    let is_last = i64::try_from(rows.len()).unwrap_or(i64::MAX) < limit;
+    rows.sort_by_key(|row| row.idle_expires_at);
     let entries: Vec<_> = rows.into_iter().filter_map(entry).collect();
     if keep {
         audit::append(connection, &entries)?;
     }
-    dsl::update(sweeper::table).set(sweeper::expiries_recorded_until.eq(end)).execute(connection)?;
-    Ok(RecordedExpiries { entries, until: Timestamp::from_micros(end), is_last })
+    Ok(RecordedExpiries { entries, is_last })
 }
 
 /// What is damaged must not keep the other sessions from being recorded.

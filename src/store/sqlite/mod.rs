@@ -2,6 +2,7 @@
 
 mod audit;
 pub mod backup;
+mod create;
 mod expiries;
 pub mod open;
 mod renewals;
@@ -22,7 +23,7 @@ use std::{
 use async_trait::async_trait;
 use diesel::{
     BoolExpressionMethods, Connection as _, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
-    SqliteConnection,
+    SqliteConnection, dsl, sql_types::Bool,
 };
 use diesel_async::{
     AsyncConnection, RunQueryDsl, SimpleAsyncConnection,
@@ -37,13 +38,13 @@ use tokio::sync::{Mutex, watch};
 use self::{
     open::OpenError,
     renewals::SqliteRenewals,
-    rows::{RevokedTenantRow, SessionRow, TENANT},
+    rows::{SessionRow, UnfinishedRow},
     schema::{blacklist, sessions},
     stamp::Stamping,
 };
 use super::{
-    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, RevokedTenant, SessionQuery, Store,
-    StoreError, SweptRevocations,
+    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError,
+    SweptRevocations, Unfinished,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::Renewals,
     ring::{RingChange, SealedRing},
@@ -56,7 +57,7 @@ use crate::domain::{
     refresh::RefreshAttempt,
     revocation::{Place, Revocation, RevocationTarget, Seq, Timeline},
     session::{Ended, Session},
-    text::Tenant,
+    text::{Subject, Tenant},
     time::Timestamp,
 };
 
@@ -158,13 +159,19 @@ impl SqliteStore {
         let stamping = Arc::new(std::sync::Mutex::new(Stamping::new()));
         let writer = Arc::new(Writer { path, connection: Mutex::default(), stamping, hints });
         Ok(Self {
-            creations: writer.group(writes::create, Created::place),
-            refreshes: writer.group(writes::refresh, |refreshed| match refreshed {
-                Refreshed::Rotated { place, .. } => *place,
-                Refreshed::Reused { place, .. } => Some(*place),
-                Refreshed::Replayed { .. } | Refreshed::Refused(_) => None,
-            }),
-            revocations: writer.group(writes::revoke, |outcome| Some(outcome.place)),
+            creations: writer.group(create::create_all, Created::place),
+            refreshes: writer.group(
+                |connection, attempts| each(connection, attempts, writes::refresh),
+                |refreshed| match refreshed {
+                    Refreshed::Rotated { place, .. } => *place,
+                    Refreshed::Reused { place, .. } => Some(*place),
+                    Refreshed::Replayed { .. } | Refreshed::Refused(_) => None,
+                },
+            ),
+            revocations: writer.group(
+                |connection, revocations| each(connection, revocations, writes::revoke),
+                |outcome| Some(outcome.place),
+            ),
             writer,
             readers,
             feed,
@@ -172,26 +179,56 @@ impl SqliteStore {
         })
     }
 
-    /// Counts the live sessions of a tenant that its entry does not cover: the covered ones have
-    /// ended already, though the job that ends their rows may not have come to them yet.
-    async fn count_uncovered(&self, tenant: Tenant, now: Timestamp) -> Result<i64, StoreError> {
+    /// Counts the live sessions of a tenant, or of a subject but for one, that its entry does not cover:
+    /// the covered ones have ended already, though the job that ends their rows may not have come to
+    /// them yet.
+    async fn count_uncovered(
+        &self,
+        tenant: Tenant,
+        subject: Option<(Subject, Option<SessionId>)>,
+        now: Timestamp,
+    ) -> Result<i64, StoreError> {
         let mut reader = self.reader().await?;
-        let covered: Option<Option<i64>> = blacklist::table
-            .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq(tenant.as_bytes().to_vec())))
-            .select(blacklist::up_to)
-            .get_result(&mut reader)
-            .await
-            .optional()?;
-        let last = covered.flatten().map(|up_to| SessionId::last_of_millisecond(Timestamp::from_micros(up_to)));
-        let last = last.map(|id| id.bytes().to_vec()).unwrap_or_default();
-        let live = sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(now.micros()));
-        let of_tenant = sessions::tenant.eq(tenant.into_string()).and(sessions::id.gt(last));
-        Ok(sessions::table.filter(of_tenant.and(live)).count().get_result(&mut reader).await?)
+        let count = move |connection: &mut SqliteConnection| {
+            let (subject, except) = subject.unzip();
+            writes::count_uncovered(connection, &tenant, subject.as_ref(), except.flatten(), now)
+        };
+        reader.spawn_blocking(move |connection| Ok(count(connection))).await?
     }
 
     async fn reader(&self) -> Result<PooledConnection<'_, Connection>, StoreError> {
         connection(&self.readers).await
     }
+}
+
+/// Lists sessions that are not over, and of a query for live ones those that have not expired; or those that are over.
+async fn listed(reader: &mut Connection, query: &SessionQuery, live: bool) -> Result<Vec<Session>, StoreError> {
+    let mut statement = sessions::table
+        .filter(sessions::tenant.eq(&*query.tenant).and(sessions::is_over.eq(!live)))
+        .order(sessions::id.desc())
+        .limit(query.limit)
+        .select(SessionRow::as_select())
+        .into_boxed();
+    if let Some(subject) = &query.subject {
+        statement = statement.filter(sessions::subject.eq(&**subject));
+    }
+    if let Some(before) = query.before {
+        statement = statement.filter(sessions::id.lt(before.bytes().to_vec()));
+    }
+    if query.live == Some(true) {
+        statement = statement.filter(sessions::idle_expires_at.gt(query.now.micros()));
+    }
+    let rows = statement.load(reader).await?;
+    rows.into_iter().map(Session::try_from).collect()
+}
+
+/// Makes one write after the other.
+fn each<W, O>(
+    connection: &mut SqliteConnection,
+    writes: &[W],
+    apply: fn(&mut SqliteConnection, &W) -> Result<O, StoreError>,
+) -> Result<Vec<O>, StoreError> {
+    writes.iter().map(|write| apply(connection, write)).collect()
 }
 
 /// Connections that read a file.
@@ -262,7 +299,7 @@ impl Writer {
     /// Starts the group commit of one kind of write.
     fn group<W, O>(
         self: &Arc<Self>,
-        apply: fn(&mut SqliteConnection, &W) -> Result<O, StoreError>,
+        apply: fn(&mut SqliteConnection, &[W]) -> Result<Vec<O>, StoreError>,
         last_entry: fn(&O) -> Option<Place>,
     ) -> GroupCommit<W, O>
     where
@@ -274,9 +311,7 @@ impl Writer {
             let writer = writer.clone();
             async move {
                 let outcomes: BatchOutcome<O> = writer
-                    .transaction(move |connection| {
-                        writes.iter().map(|write| apply(connection, write).map(Ok)).collect()
-                    })
+                    .transaction(move |connection| Ok(apply(connection, &writes)?.into_iter().map(Ok).collect()))
                     .await;
                 let newest = outcomes.iter().flatten().flatten().filter_map(last_entry).map(|place| place.seq).max();
                 if let Some(seq) = newest {
@@ -303,15 +338,26 @@ impl Store for SqliteStore {
     }
 
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
-        // A tenant may have very many sessions: they are counted beside the writer, not by it.
+        // A tenant or subject may have very many sessions: they are counted beside the writer, not by it.
+        let at = revocation.ended.at;
+        let is_of_tenant = matches!(revocation.target, RevocationTarget::Tenant(_));
         let counted = match &revocation.target {
-            RevocationTarget::Tenant(tenant) => Some(self.count_uncovered(tenant.clone(), revocation.ended.at).await?),
-            _ => None,
+            RevocationTarget::Tenant(tenant) => self.count_uncovered(tenant.clone(), None, at).await?,
+            RevocationTarget::Subject { tenant, subject, except } => {
+                self.count_uncovered(tenant.clone(), Some((subject.clone(), *except)), at).await?
+            }
+            RevocationTarget::Session(_) | RevocationTarget::Token { .. } => 0,
         };
         let outcome = self.revocations.write(revocation).await?;
         // Without a change, those that were counted have been ended by somebody else meanwhile.
-        let counted = counted.map(|sessions| if outcome.changed { sessions } else { 0 });
-        Ok(RevocationOutcome { sessions: counted.unwrap_or(outcome.sessions), ..outcome })
+        // One of those that were looked at may have been spared.
+        let is_all = outcome.sessions + 1 < i64::try_from(writes::ENDED_AT_ONCE).unwrap_or(i64::MAX);
+        let sessions = match (outcome.changed, is_of_tenant || !is_all) {
+            (false, _) => 0,
+            (true, true) => counted,
+            (true, false) => outcome.sessions,
+        };
+        Ok(RevocationOutcome { sessions, ..outcome })
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
@@ -325,44 +371,35 @@ impl Store for SqliteStore {
     }
 
     async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError> {
-        let now = query.now.micros();
-        let mut statement = sessions::table
-            .filter(sessions::tenant.eq(query.tenant.into_string()))
-            .order(sessions::id.desc())
-            .limit(query.limit)
-            .select(SessionRow::as_select())
-            .into_boxed();
-        if let Some(subject) = query.subject {
-            statement = statement.filter(sessions::subject.eq(subject.into_string()));
+        let mut reader = self.reader().await?;
+        match query.live {
+            Some(live) => listed(&mut reader, &query, live).await,
+            None => {
+                // In this order: one that ends meanwhile is in both, and not in neither.
+                let live = listed(&mut reader, &query, true).await?;
+                let over = listed(&mut reader, &query, false).await?;
+                Ok(query.merge(live, over))
+            }
         }
-        if let Some(before) = query.before {
-            statement = statement.filter(sessions::id.lt(before.bytes().to_vec()));
-        }
-        statement = match query.live {
-            None => statement,
-            Some(true) => statement.filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(now))),
-            Some(false) => statement.filter(sessions::ended_at.is_not_null().or(sessions::idle_expires_at.le(now))),
-        };
-        let rows = statement.load(&mut self.reader().await?).await?;
-        rows.into_iter().map(Session::try_from).collect()
     }
 
-    async fn revoked_tenants(&self) -> Result<Vec<RevokedTenant>, StoreError> {
+    async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {
         let rows = blacklist::table
-            .filter(blacklist::kind.eq(TENANT))
-            .select(RevokedTenantRow::as_select())
+            .filter(dsl::sql::<Bool>("unfinished"))
+            .order(blacklist::seq.asc())
+            .select(UnfinishedRow::as_select())
             .load(&mut self.reader().await?)
             .await?;
-        rows.into_iter().map(RevokedTenant::try_from).collect()
+        rows.into_iter().map(Unfinished::try_from).collect()
     }
 
-    async fn end_tenant_sessions(
+    async fn end_covered_sessions(
         &self,
-        tenant: RevokedTenant,
+        entry: Unfinished,
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
-        self.writer.transaction(move |connection| writes::end_tenant_sessions(connection, &tenant, after, limit)).await
+        self.writer.transaction(move |connection| writes::end_covered_sessions(connection, &entry, after, limit)).await
     }
 
     async fn end_all_sessions(
@@ -385,6 +422,11 @@ impl Store for SqliteStore {
         self.writer.hints.subscribe()
     }
 
+    async fn newest(&self) -> Result<Option<Timestamp>, StoreError> {
+        let mut reader = self.reader().await?;
+        reader.spawn_blocking(|connection| Ok(writes::newest(connection))).await?
+    }
+
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError> {
         self.writer.transaction(move |connection| writes::delete_expired_revocations(connection, until, limit)).await
     }
@@ -393,15 +435,8 @@ impl Store for SqliteStore {
         self.writer.transaction(move |connection| expiries::record(connection, until, limit, keep)).await
     }
 
-    async fn delete_old_sessions(
-        &self,
-        until: Timestamp,
-        recorded_until: Timestamp,
-        limit: i64,
-    ) -> Result<usize, StoreError> {
-        self.writer
-            .transaction(move |connection| writes::delete_old_sessions(connection, until, recorded_until, limit))
-            .await
+    async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
+        self.writer.transaction(move |connection| writes::delete_old_sessions(connection, until, limit)).await
     }
 
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {

@@ -11,12 +11,12 @@ use crate::{
         ids::{SessionId, TokenId},
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         policy::{OnRefresh, Replay, SessionPolicy},
-        revocation::{BlacklistEntry, Revoked, Seq},
+        revocation::{BlacklistEntry, CutOff, Revoked, Seq, cut_off_key},
         session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint, Session},
-        text::Tenant,
+        text::{Subject, Tenant},
         time::{Timestamp, micros},
     },
-    store::{FeedEntry, RevokedTenant, StoreError},
+    store::{FeedEntry, StoreError, Unfinished},
 };
 
 #[derive(Queryable, Selectable, Insertable)]
@@ -217,6 +217,8 @@ const SESSION: &str = "session";
 const TOKEN: &str = "token";
 /// The kind of a tenant's entry, which queries select by.
 pub const TENANT: &str = "tenant";
+/// That of a subject's.
+pub const SUBJECT: &str = "subject";
 
 #[derive(Insertable)]
 #[diesel(table_name = blacklist)]
@@ -231,26 +233,31 @@ pub struct NewBlacklistRow {
     note: String,
     revoked_at: i64,
     expires_at: i64,
+    unfinished: bool,
 }
 
 impl From<&BlacklistEntry> for NewBlacklistRow {
     fn from(entry: &BlacklistEntry) -> Self {
-        let (kind, key, up_to) = match &entry.revoked {
-            Revoked::Session(id) => (SESSION, id.bytes().to_vec(), None),
-            Revoked::Token(id) => (TOKEN, id.bytes().to_vec(), None),
-            Revoked::Tenant { tenant, up_to } => (TENANT, tenant.as_bytes().to_vec(), Some(up_to.micros())),
+        let cut_off = entry.revoked.cut_off();
+        let session_id = cut_off.map_or(entry.session_id, |cut_off| cut_off.spared);
+        let (kind, key) = match &entry.revoked {
+            Revoked::Session(id) => (SESSION, id.bytes().to_vec()),
+            Revoked::Token(id) => (TOKEN, id.bytes().to_vec()),
+            Revoked::Tenant { tenant, .. } => (TENANT, cut_off_key(tenant, None).into_bytes()),
+            Revoked::Subject { tenant, subject, .. } => (SUBJECT, cut_off_key(tenant, Some(subject)).into_bytes()),
         };
         Self {
             kind,
             key,
-            up_to,
+            up_to: cut_off.map(|cut_off| cut_off.up_to.micros()),
             tenant: entry.tenant.to_string(),
             subject: entry.subject.as_ref().map(|subject| subject.to_string()),
-            session_id: entry.session_id.map(|id| id.bytes().to_vec()),
+            session_id: session_id.map(|id| id.bytes().to_vec()),
             reason: entry.reason.as_str(),
             note: entry.note.to_string(),
             revoked_at: entry.revoked_at.micros(),
             expires_at: entry.expires_at.micros(),
+            unfinished: entry.unfinished,
         }
     }
 }
@@ -263,7 +270,25 @@ pub struct FeedRow {
     key: Vec<u8>,
     up_to: Option<i64>,
     tenant: String,
+    subject: Option<String>,
+    session_id: Option<Vec<u8>>,
     expires_at: i64,
+}
+
+/// The cut-off out of the columns that say it.
+pub fn cut_off(up_to: i64, session_id: Option<Vec<u8>>) -> Result<CutOff, StoreError> {
+    let spared = session_id.map(|id| bytes("blacklist.session_id", &id).map(SessionId::from_bytes)).transpose()?;
+    Ok(CutOff { up_to: Timestamp::from_micros(up_to), spared })
+}
+
+/// Who is meant by the entry of a tenant or subject.
+fn whose(kind: &str, tenant: String, subject: Option<String>) -> Result<(Tenant, Option<Subject>), StoreError> {
+    let subject = match (kind, subject) {
+        (TENANT, _) => None,
+        (SUBJECT, Some(subject)) => Some(text("blacklist.subject", subject)?),
+        (kind, _) => return Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
+    };
+    Ok((text("blacklist.tenant", tenant)?, subject))
 }
 
 impl TryFrom<FeedRow> for FeedEntry {
@@ -273,10 +298,10 @@ impl TryFrom<FeedRow> for FeedEntry {
         let revoked = match (row.kind.as_str(), row.up_to) {
             (SESSION, None) => Revoked::Session(SessionId::from_bytes(bytes("blacklist.key", &row.key)?)),
             (TOKEN, None) => Revoked::Token(TokenId::from_bytes(bytes("blacklist.key", &row.key)?)),
-            (TENANT, Some(up_to)) => Revoked::Tenant {
-                tenant: text::<Tenant>("blacklist.tenant", row.tenant)?,
-                up_to: Timestamp::from_micros(up_to),
-            },
+            (kind @ (TENANT | SUBJECT), Some(up_to)) => {
+                let (tenant, subject) = whose(kind, row.tenant, row.subject)?;
+                Revoked::all(tenant, subject, cut_off(up_to, row.session_id)?)
+            }
             (kind, _) => return Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
         };
         Ok(Self { seq: Seq(row.seq), revoked, expires_at: Timestamp::from_micros(row.expires_at) })
@@ -285,24 +310,31 @@ impl TryFrom<FeedRow> for FeedEntry {
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = blacklist)]
-pub struct RevokedTenantRow {
+pub struct UnfinishedRow {
     seq: i64,
-    tenant: String,
+    kind: String,
     up_to: Option<i64>,
+    tenant: String,
+    subject: Option<String>,
+    session_id: Option<Vec<u8>>,
     reason: String,
     note: String,
     revoked_at: i64,
+    expires_at: i64,
 }
 
-impl TryFrom<RevokedTenantRow> for RevokedTenant {
+impl TryFrom<UnfinishedRow> for Unfinished {
     type Error = StoreError;
 
-    fn try_from(row: RevokedTenantRow) -> Result<Self, StoreError> {
-        let up_to = row.up_to.ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant"))?;
+    fn try_from(row: UnfinishedRow) -> Result<Self, StoreError> {
+        let up_to = row.up_to.ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant or subject"))?;
+        let (tenant, subject) = whose(&row.kind, row.tenant, row.subject)?;
         Ok(Self {
             seq: Seq(row.seq),
-            tenant: text("blacklist.tenant", row.tenant)?,
-            up_to: Timestamp::from_micros(up_to),
+            tenant,
+            subject,
+            cut_off: cut_off(up_to, row.session_id)?,
+            expires_at: Timestamp::from_micros(row.expires_at),
             ended: Ended {
                 at: Timestamp::from_micros(row.revoked_at),
                 reason: named("blacklist.reason", &row.reason, EndReason::from_name)?,

@@ -36,6 +36,7 @@ diesel::table! {
         end_reason -> Nullable<Text>,
         end_note -> Nullable<Text>,
         revision -> BigInt,
+        is_over -> Bool,
     }
 }
 
@@ -52,6 +53,16 @@ diesel::table! {
         note -> Text,
         revoked_at -> BigInt,
         expires_at -> BigInt,
+        unfinished -> Bool,
+    }
+}
+
+diesel::table! {
+    large_subjects (tenant, subject) {
+        tenant -> Text,
+        subject -> Text,
+        sessions -> BigInt,
+        counted_at -> BigInt,
     }
 }
 
@@ -59,7 +70,6 @@ diesel::table! {
     sweeper (id) {
         id -> BigInt,
         forgotten_until -> BigInt,
-        expiries_recorded_until -> BigInt,
     }
 }
 

@@ -5,31 +5,30 @@
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName, RunQueryDsl,
-    SelectableHelper, SqliteConnection, dsl, sql_query,
-    sql_types::{BigInt, Binary, Text},
+    SelectableHelper, SqliteConnection,
+    connection::DefaultLoadingMode,
+    dsl, sql_query,
+    sql_types::{BigInt, Binary, Bool, Nullable, Text},
 };
 
 use super::{
     TIMELINE,
-    rows::{NewBlacklistRow, SessionRow, TENANT},
-    schema::{blacklist, sessions, sweeper},
+    rows::{NewBlacklistRow, SUBJECT, SessionRow, TENANT, cut_off},
+    schema::{blacklist, large_subjects, sessions, sweeper},
 };
 use crate::{
     domain::{
         ids::SessionId,
-        policy::{OnQuota, OnRefresh},
+        policy::OnRefresh,
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
         revocation::{
-            BlacklistEntry, Place, RETENTION_MARGIN, Revocation, RevocationTarget, Seq, TenantState, tenant_covers,
+            BlacklistEntry, Coverage, CutOff, Place, RETENTION_MARGIN, Revocation, RevocationTarget, Seq, cut_off_key,
         },
         session::{EndReason, Ended, Session},
         text::{Note, Subject, Tenant},
-        time::{Timestamp, micros},
+        time::Timestamp,
     },
-    store::{
-        Created, Creation, EndedBatch, Eviction, Refreshed, RevocationOutcome, RevokedTenant, StoreError,
-        SweptRevocations,
-    },
+    store::{EndedBatch, Refreshed, RevocationOutcome, StoreError, SweptRevocations, Unfinished},
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -42,55 +41,13 @@ pub fn transaction<T>(
     connection.immediate_transaction(work)
 }
 
-pub fn create(connection: &mut SqliteConnection, creation: &Creation) -> Result<Created> {
-    let session = &creation.session;
-    if let Some(request_id) = &session.request_id {
-        let earlier = sessions::table
-            .filter(sessions::tenant.eq(&*session.tenant).and(sessions::request_id.eq(&**request_id)))
-            .select(SessionRow::as_select())
-            .get_result(connection)
-            .optional()?;
-        if let Some(row) = earlier {
-            return Ok(Created::for_used_request_id(session, row.try_into()?));
-        }
-    }
-    // Read here and not in the index, so that no session is created behind a revocation that is being committed.
-    if let Some(up_to) = tenant_revoked_up_to(connection, &session.tenant)?
-        && tenant_covers(up_to, session.id)
-    {
-        return Ok(Created::TenantRevoked { up_to });
-    }
-    let mut eviction = None;
-    if creation.max_sessions > 0 {
-        let now = session.created_at;
-        let live = live_sessions(connection, &session.tenant, &session.subject, now)?;
-        let keep = usize::try_from(creation.max_sessions - 1).unwrap_or(usize::MAX);
-        let surplus = live.len().saturating_sub(keep);
-        if surplus > 0 && creation.on_quota == OnQuota::Refuse {
-            return Ok(Created::QuotaExceeded);
-        }
-        let (mut last, mut sessions) = (None, vec![]);
-        for oldest in live.into_iter().take(surplus) {
-            let ended = Ended { at: now, reason: EndReason::QuotaEvicted, note: Note::default() };
-            let (evicted, place) = end_session(connection, oldest, ended)?;
-            sessions.push(evicted.id);
-            last = Some(place);
-        }
-        eviction = last.map(|place| Eviction { place, sessions });
-    }
-    dsl::insert_into(sessions::table).values(SessionRow::from(session)).execute(connection)?;
-    Ok(Created::New { eviction })
-}
-
 pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> Result<Refreshed> {
     let Some(session) = find(connection, attempt.session_id)? else {
         return Ok(Refreshed::Refused(RefreshRefusal::Unknown));
     };
     let verdict = session.judge_refresh(attempt);
-    // The job that ends a revoked tenant's sessions may not have come to this one yet.
-    if !matches!(verdict, RefreshVerdict::Refuse(_))
-        && tenant_revoked_up_to(connection, &session.tenant)?.is_some_and(|up_to| tenant_covers(up_to, session.id))
-    {
+    // The job that ends the sessions of a revoked tenant or subject may not have come to this one yet.
+    if !matches!(verdict, RefreshVerdict::Refuse(_)) && covered_up_to(connection, &session)?.is_some() {
         return Ok(Refreshed::Refused(RefreshRefusal::Ended));
     }
     match verdict {
@@ -147,7 +104,7 @@ fn write_revocation(
     let ended = &revocation.ended;
     match &revocation.target {
         RevocationTarget::Session(id) => match find(connection, *id)? {
-            Some(session) if session.is_live(ended.at) => end_all(connection, vec![session], revocation, nothing),
+            Some(session) if session.is_live(ended.at) => end_named(connection, session, revocation, nothing),
             session => stop_orphan(connection, session.as_ref(), revocation, nothing),
         },
         RevocationTarget::Token { token, session_id, expires_at } => match find(connection, *session_id)? {
@@ -158,18 +115,49 @@ fn write_revocation(
             session => stop_orphan(connection, session.as_ref(), revocation, nothing),
         },
         RevocationTarget::Subject { tenant, subject, except } => {
-            let mut live = live_sessions(connection, tenant, subject, ended.at)?;
-            live.retain(|session| Some(session.id) != *except);
-            end_all(connection, live, revocation, nothing)
+            revoke_subject(connection, (tenant, subject, *except), revocation, nothing)
         }
         RevocationTarget::Tenant(tenant) => {
-            let state = tenant_state(connection, tenant)?;
-            let Some(up_to) = state.up_to(ended.at) else { return Ok(nothing) };
-            let entry = BlacklistEntry::for_tenant(tenant, up_to, ended);
+            let coverage = coverage(connection, tenant, None)?;
+            let cut_off = coverage.cut_off(ended.at, None);
+            let entry = BlacklistEntry::for_all(tenant, None, cut_off, ended, revocation.longest_token);
             let outcome = add_entry(connection, &entry, revocation, nothing)?;
-            Ok(RevocationOutcome { changed: outcome.wrote && state.has_uncovered(), ..outcome })
+            Ok(RevocationOutcome { changed: outcome.wrote && coverage.is_changed_by(cut_off), ..outcome })
         }
     }
+}
+
+/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left to
+/// the job that ends what entries cover.
+pub const ENDED_AT_ONCE: usize = 256;
+
+/// Writes a subject's entry, and ends its sessions as far as that is done at once. They need no
+/// entries of their own.
+fn revoke_subject(
+    connection: &mut SqliteConnection,
+    (tenant, subject, except): (&Tenant, &Subject, Option<SessionId>),
+    revocation: &Revocation,
+    nothing: RevocationOutcome,
+) -> Result<RevocationOutcome> {
+    let ended = &revocation.ended;
+    let coverage = coverage(connection, tenant, Some(subject))?;
+    let cut_off = coverage.cut_off(ended.at, except);
+    let mut entry = BlacklistEntry::for_all(tenant, Some(subject), cut_off, ended, revocation.longest_token);
+    if coverage.covered.is_none() && !revocation.may_add {
+        return Ok(RevocationOutcome { full: true, ..nothing });
+    }
+    let mut live = live_sessions(connection, tenant, subject, ended.at)?;
+    entry.unfinished = live.len() > ENDED_AT_ONCE;
+    live.truncate(ENDED_AT_ONCE);
+    let mut sessions = 0;
+    for session in live.into_iter().filter(|session| cut_off.covers(session.id)) {
+        entry.expires_at = entry.expires_at.max(BlacklistEntry::expiry_for(&session, ended.at));
+        sessions += i64::from(coverage.covered.is_none_or(|covered| !covered.covers(session.id)));
+        write_end(connection, &session.end(ended.clone()))?;
+    }
+    let place = insert_entry(connection, &entry)?;
+    let changed = coverage.is_changed_by(cut_off) || sessions > 0;
+    Ok(RevocationOutcome { wrote: true, changed, sessions, place, ..nothing })
 }
 
 /// Writes an entry that ends no session, if there is room or it takes the place of an older one.
@@ -207,48 +195,84 @@ fn stop_orphan(
     Ok(RevocationOutcome { found: session.is_some(), ..outcome })
 }
 
-fn tenant_state(connection: &mut SqliteConnection, tenant: &Tenant) -> Result<TenantState> {
-    let newest: Option<Vec<u8>> = sessions::table
-        .filter(sessions::tenant.eq(&**tenant))
-        .order(sessions::id.desc())
-        .select(sessions::id)
-        .first(connection)
+/// What there is of a tenant or of a subject.
+fn coverage(connection: &mut SqliteConnection, tenant: &Tenant, subject: Option<&Subject>) -> Result<Coverage> {
+    let mut newest = None;
+    for is_over in [false, true] {
+        let of_tenant = sessions::table
+            .filter(sessions::tenant.eq(&**tenant).and(sessions::is_over.eq(is_over)))
+            .order(sessions::id.desc())
+            .select(sessions::id);
+        let id: Option<Vec<u8>> = match subject {
+            None => of_tenant.first(connection),
+            Some(subject) => of_tenant.filter(sessions::subject.eq(&**subject)).first(connection),
+        }
         .optional()?;
-    let newest = newest.and_then(|id| id.try_into().ok()).map(SessionId::from_bytes);
-    Ok(TenantState { newest, covered: tenant_revoked_up_to(connection, tenant)? })
+        newest = newest.max(id.as_deref().map(session_id).transpose()?);
+    }
+    Ok(Coverage { newest, covered: covered(connection, tenant, subject)? })
 }
 
-/// The last instant that the tenant's entry covers, if it has one.
-fn tenant_revoked_up_to(connection: &mut SqliteConnection, tenant: &Tenant) -> Result<Option<Timestamp>> {
-    let up_to: Option<Option<i64>> = blacklist::table
-        .filter(blacklist::kind.eq(TENANT).and(blacklist::key.eq(tenant.as_bytes())))
-        .select(blacklist::up_to)
+/// Which sessions the entry of a tenant or of a subject covers, if it has one.
+pub fn covered(connection: &mut SqliteConnection, tenant: &str, subject: Option<&Subject>) -> Result<Option<CutOff>> {
+    let kind = if subject.is_some() { SUBJECT } else { TENANT };
+    let key = cut_off_key(tenant, subject.map(|subject| &**subject));
+    let entry: Option<(Option<i64>, Option<Vec<u8>>)> = blacklist::table
+        .filter(blacklist::kind.eq(kind).and(blacklist::key.eq(key.as_bytes())))
+        .select((blacklist::up_to, blacklist::session_id))
         .get_result(connection)
         .optional()?;
-    Ok(up_to.flatten().map(Timestamp::from_micros))
+    entry.and_then(|(up_to, session_id)| Some(cut_off(up_to?, session_id))).transpose()
 }
 
-fn end_all(
+/// How many live sessions of a tenant, or of a subject but for one, its entry does not cover.
+pub fn count_uncovered(
     connection: &mut SqliteConnection,
-    live: Vec<Session>,
+    tenant: &Tenant,
+    subject: Option<&Subject>,
+    except: Option<SessionId>,
+    now: Timestamp,
+) -> Result<i64> {
+    let covered = covered(connection, tenant, subject)?;
+    let bytes = |id: SessionId| id.bytes().to_vec();
+    let last = covered.map(|covered| bytes(SessionId::last_of_millisecond(covered.up_to))).unwrap_or_default();
+    let spared = covered.and_then(|covered| covered.spared).map(bytes).unwrap_or_default();
+    let uncovered = sessions::table
+        .filter(sessions::tenant.eq(&**tenant).and(sessions::is_over.eq(false)))
+        .filter(sessions::idle_expires_at.gt(now.micros()))
+        .filter(sessions::id.gt(last).or(sessions::id.eq(spared)))
+        .filter(sessions::id.ne(except.map(bytes).unwrap_or_default()));
+    Ok(match subject {
+        None => uncovered.count().get_result(connection)?,
+        Some(subject) => uncovered.filter(sessions::subject.eq(&**subject)).count().get_result(connection)?,
+    })
+}
+
+/// The last instant up to which all of a session's tenant or subject was revoked, if that covers it.
+pub fn covered_up_to(connection: &mut SqliteConnection, session: &Session) -> Result<Option<Timestamp>> {
+    let of_tenant = covered(connection, &session.tenant, None)?;
+    let of_subject = covered(connection, &session.tenant, Some(&session.subject))?;
+    let covering = [of_tenant, of_subject].into_iter().flatten().filter(|cut_off| cut_off.covers(session.id));
+    Ok(covering.map(|cut_off| cut_off.up_to).max())
+}
+
+/// Ends the session that a revocation names.
+fn end_named(
+    connection: &mut SqliteConnection,
+    session: Session,
     revocation: &Revocation,
     nothing: RevocationOutcome,
 ) -> Result<RevocationOutcome> {
-    if !live.is_empty() && !revocation.may_add {
+    if !revocation.may_add {
         return Ok(RevocationOutcome { full: true, ..nothing });
     }
-    let mut outcome = nothing;
-    for session in live {
-        outcome.whose = Some((session.tenant.clone(), session.subject.clone()));
-        outcome.place = end_session(connection, session, revocation.ended.clone())?.1;
-        (outcome.wrote, outcome.changed) = (true, true);
-        outcome.sessions += 1;
-    }
-    Ok(outcome)
+    let whose = Some((session.tenant.clone(), session.subject.clone()));
+    let (_, place) = end_session(connection, session, revocation.ended.clone())?;
+    Ok(RevocationOutcome { wrote: true, changed: true, sessions: 1, whose, place, ..nothing })
 }
 
 /// Ends a live session and stops its tokens: two statements, one transaction.
-fn end_session(connection: &mut SqliteConnection, session: Session, ended: Ended) -> Result<(Session, Place)> {
+pub fn end_session(connection: &mut SqliteConnection, session: Session, ended: Ended) -> Result<(Session, Place)> {
     let entry = BlacklistEntry::for_session(&session, &ended);
     let session = session.end(ended);
     write_end(connection, &session)?;
@@ -264,6 +288,7 @@ fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()>
             sessions::end_reason.eq(ended.map(|ended| ended.reason.as_str())),
             sessions::end_note.eq(ended.map(|ended| &*ended.note)),
             sessions::revision.eq(i64::from(session.revision)),
+            sessions::is_over.eq(session.ended.is_some()),
         ))
         .execute(connection)?;
     Ok(())
@@ -280,7 +305,8 @@ fn place(seq: i64) -> Place {
     Place { timeline: TIMELINE, seq: Seq(seq) }
 }
 
-/// Writes an entry in the place of an older one for the same thing, so that repeating a revocation adds no row.
+/// Writes an entry in the place of an older one for the same thing, so that repeating a revocation adds no row. Of a
+/// tenant or subject it must cover what the older one covers: [`Coverage::cut_off`] sees to that.
 fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Result<Place> {
     let seq = dsl::replace_into(blacklist::table)
         .values(NewBlacklistRow::from(entry))
@@ -289,7 +315,7 @@ fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Re
     Ok(place(seq))
 }
 
-fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<Session>> {
+pub fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<Session>> {
     let row = sessions::table
         .find(id.bytes().as_slice())
         .select(SessionRow::as_select())
@@ -298,7 +324,8 @@ fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<Sessi
     row.map(Session::try_from).transpose()
 }
 
-/// A subject's live sessions, the oldest first.
+/// A subject's live sessions, the oldest first: no more than can be ended at once, and one that tells
+/// that there are more.
 fn live_sessions(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
@@ -307,60 +334,91 @@ fn live_sessions(
 ) -> Result<Vec<Session>> {
     let rows = sessions::table
         .filter(sessions::tenant.eq(&**tenant).and(sessions::subject.eq(&**subject)))
-        .filter(sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(now.micros())))
+        .filter(sessions::is_over.eq(false).and(sessions::idle_expires_at.gt(now.micros())))
         .order(sessions::id.asc())
         .select(SessionRow::as_select())
-        .load(connection)?;
-    rows.into_iter().map(Session::try_from).collect()
+        .load_iter::<SessionRow, DefaultLoadingMode>(connection)?;
+    rows.take(ENDED_AT_ONCE + 1).map(|row| row?.try_into()).collect()
 }
 
-pub fn end_tenant_sessions(
+pub fn end_covered_sessions(
     connection: &mut SqliteConnection,
-    tenant: &RevokedTenant,
+    entry: &Unfinished,
     after: Option<SessionId>,
     limit: i64,
 ) -> Result<Option<EndedBatch>> {
     let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
-    let last = SessionId::last_of_millisecond(tenant.up_to);
-    let looked_at: Vec<Vec<u8>> = sessions::table
-        .filter(sessions::tenant.eq(&*tenant.tenant))
+    let last = SessionId::last_of_millisecond(entry.cut_off.up_to);
+    let covered = sessions::table
+        .filter(sessions::tenant.eq(&*entry.tenant).and(sessions::is_over.eq(false)))
         .filter(sessions::id.gt(&after).and(sessions::id.le(last.bytes().as_slice())))
         .order(sessions::id.asc())
         .limit(limit)
-        .select(sessions::id)
-        .load(connection)?;
-    let Some(last) = looked_at.last() else { return Ok(None) };
-    let at = tenant.ended.at.micros();
+        .select(sessions::id);
+    let looked_at: Vec<Vec<u8>> = match &entry.subject {
+        None => covered.load(connection)?,
+        Some(subject) => covered.filter(sessions::subject.eq(&**subject)).load(connection)?,
+    };
+    let Some(last) = looked_at.last() else {
+        // Unless the same was revoked again.
+        dsl::update(blacklist::table.find(entry.seq.0)).set(blacklist::unfinished.eq(false)).execute(connection)?;
+        return Ok(None);
+    };
+    let (subject, any_subject) = (entry.subject.as_deref().unwrap_or_default(), entry.subject.is_none());
+    let spared = entry.cut_off.spared.map(|id| id.bytes().to_vec());
+    let at = entry.ended.at.micros();
+    // Whether or not they live: a token may have been issued with a clock that was ahead.
+    let needed_until: NeededUntil = sql_query(
+        "SELECT max(
+            max(
+                ?,
+                refreshed_at + refresh_grace,
+                CASE replay WHEN 'until_used' THEN refreshed_at + replay_limit ELSE 0 END
+            ) + access_token_ttl
+        ) AS at
+        FROM sessions
+        WHERE tenant = ? AND (? OR subject = ?) AND is_over = FALSE AND id > ? AND id <= ?",
+    )
+    .bind::<BigInt, _>(at)
+    .bind::<Text, _>(&*entry.tenant)
+    .bind::<Bool, _>(any_subject)
+    .bind::<Text, _>(subject)
+    .bind::<Binary, _>(&after)
+    .bind::<Binary, _>(last)
+    .get_result(connection)?;
     // Rows are not read as sessions: a damaged one must not keep the others from ending.
     let sessions = sql_query(
-        "UPDATE sessions SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295) \
-         WHERE tenant = ? AND id > ? AND id <= ? AND ended_at IS NULL AND idle_expires_at > ?",
+        "UPDATE sessions
+        SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295), is_over = TRUE
+        WHERE tenant = ? AND (? OR subject = ?) AND is_over = FALSE AND id > ? AND id <= ?
+            AND id IS NOT ? AND idle_expires_at > ?",
     )
     .bind::<BigInt, _>(at)
-    .bind::<Text, _>(tenant.ended.reason.as_str())
-    .bind::<Text, _>(&*tenant.ended.note)
-    .bind::<Text, _>(&*tenant.tenant)
+    .bind::<Text, _>(entry.ended.reason.as_str())
+    .bind::<Text, _>(&*entry.ended.note)
+    .bind::<Text, _>(&*entry.tenant)
+    .bind::<Bool, _>(any_subject)
+    .bind::<Text, _>(subject)
     .bind::<Binary, _>(&after)
     .bind::<Binary, _>(last)
+    .bind::<Nullable<Binary>, _>(spared)
     .bind::<BigInt, _>(at)
     .execute(connection)?;
-    // Whatever the state: a token may have been issued with a clock that was ahead.
-    sql_query(
-        "UPDATE blacklist SET expires_at = max(expires_at, ? + (SELECT max(max(?, refreshed_at + refresh_grace, \
-         CASE replay WHEN 'until_used' THEN refreshed_at + replay_limit ELSE 0 END) \
-         + access_token_ttl) FROM sessions WHERE tenant = ? AND id > ? AND id <= ?)) WHERE seq = ?",
-    )
-    .bind::<BigInt, _>(micros(RETENTION_MARGIN))
-    .bind::<BigInt, _>(at)
-    .bind::<Text, _>(&*tenant.tenant)
-    .bind::<Binary, _>(&after)
-    .bind::<Binary, _>(last)
-    .bind::<BigInt, _>(tenant.seq.0)
-    .execute(connection)?;
+    // Written again, so that the index keeps it as long.
+    let needed_until = needed_until.at.map(|at| Timestamp::from_micros(at).plus(RETENTION_MARGIN));
+    if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at) {
+        insert_entry(connection, &entry.until(needed_until))?;
+    }
     Ok(Some(EndedBatch { last: session_id(last)?, sessions }))
 }
 
-fn session_id(bytes: &[u8]) -> Result<SessionId> {
+#[derive(QueryableByName)]
+struct NeededUntil {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    at: Option<i64>,
+}
+
+pub fn session_id(bytes: &[u8]) -> Result<SessionId> {
     let wrong_size = |_| StoreError::Damaged("sessions.id is not 16 bytes".to_owned());
     Ok(SessionId::from_bytes(bytes.try_into().map_err(wrong_size)?))
 }
@@ -383,8 +441,8 @@ pub fn end_all_sessions(
     let at = ended.at.micros();
     let sessions = sql_query(
         "UPDATE sessions
-         SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295)
-         WHERE id > ? AND id <= ? AND ended_at IS NULL AND idle_expires_at > ?",
+         SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295), is_over = TRUE
+         WHERE id > ? AND id <= ? AND NOT is_over AND idle_expires_at > ?",
     )
     .bind::<BigInt, _>(at)
     .bind::<Text, _>(ended.reason.as_str())
@@ -394,6 +452,23 @@ pub fn end_all_sessions(
     .bind::<BigInt, _>(at)
     .execute(connection)?;
     Ok(Some(EndedBatch { last: session_id(last)?, sessions }))
+}
+
+#[derive(QueryableByName)]
+struct Newest {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    at: Option<i64>,
+}
+
+/// The instant of the newest session, revocation or record of the audit.
+pub fn newest(connection: &mut SqliteConnection) -> Result<Option<Timestamp>> {
+    let rows: Vec<Newest> = sql_query(
+        "SELECT refreshed_at AS at FROM (SELECT refreshed_at FROM sessions ORDER BY id DESC LIMIT 1)
+        UNION ALL SELECT revoked_at FROM (SELECT revoked_at FROM blacklist ORDER BY seq DESC LIMIT 1)
+        UNION ALL SELECT max(at) FROM audit",
+    )
+    .load(connection)?;
+    Ok(rows.into_iter().filter_map(|row| row.at).max().map(Timestamp::from_micros))
 }
 
 #[derive(QueryableByName)]
@@ -407,13 +482,35 @@ pub fn delete_expired_revocations(
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations> {
-    // A tenant's entry covers sessions by the millisecond that their identifiers tell, as `end_tenant_sessions` does.
+    // The entry of a tenant or subject covers sessions by the millisecond that their identifiers tell, as
+    // `end_covered_sessions` does.
+    sql_query(
+        "UPDATE blacklist AS b
+        SET unfinished = TRUE
+        WHERE b.expires_at < ? AND NOT b.unfinished
+            AND (
+                b.kind = 'tenant' AND EXISTS (
+                    SELECT 1 FROM sessions AS s
+                    WHERE s.tenant = b.tenant AND s.is_over = FALSE
+                        AND s.id < unhex(printf('%012X', b.up_to / 1000 + 1))
+                        AND s.idle_expires_at > b.revoked_at
+                )
+                OR b.kind = 'subject' AND EXISTS (
+                    SELECT 1 FROM sessions AS s
+                    WHERE s.tenant = b.tenant AND s.subject = b.subject AND s.is_over = FALSE
+                        AND s.id < unhex(printf('%012X', b.up_to / 1000 + 1)) AND s.id IS NOT b.session_id
+                        AND s.idle_expires_at > b.revoked_at
+                )
+            )",
+    )
+    .bind::<BigInt, _>(until.micros())
+    .execute(connection)?;
     let deleted: Vec<Deleted> = sql_query(
-        "DELETE FROM blacklist WHERE seq IN (SELECT seq FROM blacklist AS b WHERE b.expires_at < ? \
-         AND NOT (b.kind = 'tenant' AND EXISTS (SELECT 1 FROM sessions AS s WHERE s.tenant = b.tenant \
-         AND s.id < unhex(printf('%012X', b.up_to / 1000 + 1)) \
-         AND s.ended_at IS NULL AND s.idle_expires_at > b.revoked_at)) \
-         ORDER BY b.expires_at LIMIT ?) RETURNING expires_at",
+        "DELETE FROM blacklist
+        WHERE seq IN (
+            SELECT seq FROM blacklist WHERE expires_at < ? AND NOT unfinished ORDER BY expires_at LIMIT ?
+        )
+        RETURNING expires_at",
     )
     .bind::<BigInt, _>(until.micros())
     .bind::<BigInt, _>(limit)
@@ -427,23 +524,18 @@ pub fn delete_expired_revocations(
     Ok(SweptRevocations { deleted: deleted.len(), forgotten_until: Timestamp::from_micros(forgotten_until) })
 }
 
-pub fn delete_old_sessions(
-    connection: &mut SqliteConnection,
-    until: Timestamp,
-    recorded_until: Timestamp,
-    limit: i64,
-) -> Result<usize> {
+pub fn delete_old_sessions(connection: &mut SqliteConnection, until: Timestamp, limit: i64) -> Result<usize> {
+    dsl::delete(large_subjects::table.filter(large_subjects::counted_at.lt(until.micros()))).execute(connection)?;
     let deleted = sql_query(
         "DELETE FROM sessions
         WHERE id IN (
             SELECT id FROM sessions
-            WHERE coalesce(ended_at, idle_expires_at) < ? AND (ended_at IS NOT NULL OR idle_expires_at < ?)
+            WHERE is_over AND coalesce(ended_at, idle_expires_at) < ?
             ORDER BY coalesce(ended_at, idle_expires_at)
             LIMIT ?
         )",
     )
     .bind::<BigInt, _>(until.micros())
-    .bind::<BigInt, _>(recorded_until.micros())
     .bind::<BigInt, _>(limit)
     .execute(connection)?;
     Ok(deleted)

@@ -1,0 +1,10 @@
+ALTER TABLE blacklist DROP COLUMN unfinished;
+DROP FUNCTION sessions_in_turn;
+DROP TABLE large_subjects;
+CREATE INDEX sessions_by_tenant ON sessions (tenant, id);
+CREATE INDEX sessions_by_subject ON sessions (tenant, subject, id);
+CREATE INDEX sessions_by_sweep ON sessions (sweep_on);
+DROP INDEX sessions_to_sweep;
+DROP INDEX sessions_of_subject;
+DROP INDEX sessions_of_tenant;
+ALTER TABLE sessions DROP COLUMN is_over;

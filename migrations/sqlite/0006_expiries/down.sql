@@ -1,1 +1,0 @@
-ALTER TABLE sweeper DROP COLUMN expiries_recorded_until;

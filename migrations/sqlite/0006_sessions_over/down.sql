@@ -1,0 +1,11 @@
+DROP INDEX blacklist_unfinished;
+ALTER TABLE blacklist DROP COLUMN unfinished;
+DROP TABLE large_subjects;
+DROP INDEX sessions_by_end;
+DROP INDEX sessions_by_expiry;
+DROP INDEX sessions_by_tenant;
+DROP INDEX sessions_by_subject;
+ALTER TABLE sessions DROP COLUMN is_over;
+CREATE INDEX sessions_by_subject ON sessions (tenant, subject, id);
+CREATE INDEX sessions_by_tenant ON sessions (tenant, id);
+CREATE INDEX sessions_by_end ON sessions (coalesce(ended_at, idle_expires_at));

@@ -1,0 +1,96 @@
+//! Tenants and subjects all of whose sessions were revoked, up to an instant.
+
+use std::{
+    collections::HashSet,
+    hash::RandomState,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use dashmap::DashMap;
+
+use crate::domain::{
+    ids::SessionId,
+    revocation::{CutOff, Revoked, cut_off_key, read_cut_off_key},
+    text::{Subject, Tenant},
+    time::Timestamp,
+};
+
+/// Cut-offs, each with the instant after which it may be forgotten.
+#[derive(Debug)]
+pub struct CutOffs {
+    of: DashMap<String, (CutOff, Timestamp)>,
+    tenants: AtomicUsize,
+    subjects: AtomicUsize,
+}
+
+impl CutOffs {
+    /// None, in so many parts that are locked one by one.
+    pub fn new(shards: usize) -> Self {
+        Self {
+            of: DashMap::with_hasher_and_shard_amount(RandomState::new(), shards),
+            tenants: AtomicUsize::new(0),
+            subjects: AtomicUsize::new(0),
+        }
+    }
+
+    /// Adds one. Whatever was covered before stays so.
+    pub fn apply(&self, tenant: &str, subject: Option<&str>, cut_off: CutOff, expires_at: Timestamp) {
+        let mut is_new = false;
+        let mut there = self.of.entry(cut_off_key(tenant, subject)).or_insert_with(|| {
+            is_new = true;
+            (cut_off, expires_at)
+        });
+        *there = (there.0.union(cut_off), there.1.max(expires_at));
+        drop(there);
+        if is_new {
+            self.count(subject.is_some()).fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn count(&self, is_subject: bool) -> &AtomicUsize {
+        if is_subject { &self.subjects } else { &self.tenants }
+    }
+
+    /// Whether a session is covered by the cut-off of its tenant or of its subject. It costs next
+    /// to nothing while there is none.
+    pub fn cover(&self, session: SessionId, tenant: &str, subject: &str) -> bool {
+        let is_covered = |key: &str| self.of.get(key).is_some_and(|there| there.0.covers(session));
+        (self.tenants.load(Ordering::Acquire) > 0 && is_covered(tenant))
+            || (self.subjects.load(Ordering::Acquire) > 0 && is_covered(&cut_off_key(tenant, Some(subject))))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.tenants.load(Ordering::Relaxed) + self.subjects.load(Ordering::Relaxed)
+    }
+
+    /// Those of which another does not cover all, with their expiries.
+    pub fn missing_from<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (Revoked, Timestamp)> + 'a {
+        self.of.iter().filter_map(|entry| {
+            let (cut_off, expires_at) = *entry.value();
+            let there = other.of.get(entry.key()).map(|there| there.0);
+            if there.is_some_and(|there| there.union(cut_off) == there) {
+                return None;
+            }
+            let (tenant, subject) = read_cut_off_key(entry.key());
+            let tenant = Tenant::try_from(tenant.to_owned()).ok()?;
+            let subject = subject.map(|subject| Subject::try_from(subject.to_owned())).transpose().ok()?;
+            Some((Revoked::all(tenant, subject, cut_off), expires_at))
+        })
+    }
+
+    /// Drops those that expired up to `until`, but for those with a key ([`cut_off_key`]) in `kept`.
+    pub fn forget(&self, until: Timestamp, kept: &HashSet<String>) {
+        let mut gone = [0, 0];
+        self.of.retain(|key, (_, expires_at)| {
+            let keep = *expires_at > until || kept.contains(key);
+            let [tenants, subjects] = &mut gone;
+            let count = if read_cut_off_key(key).1.is_some() { subjects } else { tenants };
+            *count += usize::from(!keep);
+            keep
+        });
+        let [tenants, subjects] = gone;
+        self.tenants.fetch_sub(tenants, Ordering::Release);
+        self.subjects.fetch_sub(subjects, Ordering::Release);
+    }
+}

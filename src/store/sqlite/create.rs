@@ -1,0 +1,208 @@
+//! Creating sessions within the limits of their subjects, a batch in one transaction.
+
+use std::collections::{HashMap, VecDeque};
+
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
+    SqliteConnection, connection::DefaultLoadingMode, dsl,
+};
+
+use super::{
+    rows::SessionRow,
+    schema::{large_subjects, sessions},
+    writes,
+};
+use crate::{
+    domain::{
+        ids::SessionId,
+        quota::{LiveSessions, MOST_READ, QuotaExceeded, Tally},
+        session::{EndReason, Ended, Session},
+        text::{Note, Subject, Tenant},
+        time::Timestamp,
+    },
+    store::{Created, Creation, Eviction, StoreError},
+};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Subjects whose live sessions have been read in this transaction, each with the limit that they were read for.
+type Known = HashMap<(Tenant, Subject), (u32, LiveSessions)>;
+
+/// Creates one after the other.
+pub fn create_all(connection: &mut SqliteConnection, creations: &[Creation]) -> Result<Vec<Created>> {
+    let mut known = Known::new();
+    let created: Result<Vec<_>> =
+        creations.iter().map(|creation| create(connection, creation, &mut known, creations.len())).collect();
+    let created = created?;
+    for (subject, (max, live)) in &known {
+        keep_count(connection, subject, *max, live)?;
+    }
+    Ok(created)
+}
+
+/// `creations` is how many there are in the batch.
+fn create(
+    connection: &mut SqliteConnection,
+    creation: &Creation,
+    known: &mut Known,
+    creations: usize,
+) -> Result<Created> {
+    let session = &creation.session;
+    if let Some(request_id) = &session.request_id {
+        let earlier = sessions::table
+            .filter(sessions::tenant.eq(&*session.tenant).and(sessions::request_id.eq(&**request_id)))
+            .select(SessionRow::as_select())
+            .get_result(connection)
+            .optional()?;
+        if let Some(row) = earlier {
+            return Ok(Created::for_used_request_id(session, row.try_into()?));
+        }
+    }
+    // Read here and not in the index, so that no session is created behind a revocation that is being committed.
+    if let Some(up_to) = writes::covered_up_to(connection, session)? {
+        return Ok(Created::Revoked { up_to });
+    }
+    let eviction = match make_room(connection, creation, known, creations)? {
+        Ok(eviction) => eviction,
+        Err(QuotaExceeded) => return Ok(Created::QuotaExceeded),
+    };
+    dsl::insert_into(sessions::table).values(SessionRow::from(session)).execute(connection)?;
+    Ok(Created::New { eviction })
+}
+
+/// Ends sessions for a new one, if its subject has too many.
+fn make_room(
+    connection: &mut SqliteConnection,
+    creation: &Creation,
+    known: &mut Known,
+    creations: usize,
+) -> Result<std::result::Result<Option<Eviction>, QuotaExceeded>> {
+    let (session, max) = (&creation.session, creation.max_sessions);
+    let subject = (session.tenant.clone(), session.subject.clone());
+    if max == 0 {
+        if let Some((read_for, live)) = known.get_mut(&subject) {
+            live.add(session.id, session.idle_expires_at, *read_for);
+        }
+        return Ok(Ok(None));
+    }
+    let mut live = match known.remove(&subject) {
+        Some((read_for, live)) if read_for == max => live,
+        other => {
+            if let Some((read_for, live)) = other {
+                keep_count(connection, &subject, read_for, &live)?;
+            }
+            live_sessions(connection, session, max, creations)?
+        }
+    };
+    let outcome = match live.make_room(session.created_at, max, creation.on_quota) {
+        Ok(evicted) => {
+            live.add(session.id, session.idle_expires_at, max);
+            Ok(evict(connection, &evicted, session.created_at)?)
+        }
+        Err(exceeded) => Err(exceeded),
+    };
+    known.insert(subject, (max, live));
+    Ok(outcome)
+}
+
+fn evict(connection: &mut SqliteConnection, evicted: &[SessionId], now: Timestamp) -> Result<Option<Eviction>> {
+    let mut eviction: Option<Eviction> = None;
+    for id in evicted {
+        let Some(session) = writes::find(connection, *id)? else { continue };
+        let ended = Ended { at: now, reason: EndReason::QuotaEvicted, note: Note::default() };
+        let (_, place) = writes::end_session(connection, session, ended)?;
+        let eviction = eviction.get_or_insert(Eviction { place, sessions: vec![] });
+        eviction.place = place;
+        eviction.sessions.push(*id);
+    }
+    Ok(eviction)
+}
+
+/// The live sessions of a session's subject, as far as a limit needs them.
+fn live_sessions(
+    connection: &mut SqliteConnection,
+    session: &Session,
+    max: u32,
+    creations: usize,
+) -> Result<LiveSessions> {
+    if max <= MOST_READ {
+        return Ok(LiveSessions::all(oldest(connection, session, LiveSessions::to_read(max))?));
+    }
+    let count = count(connection, session, max)?;
+    let oldest = oldest(connection, session, LiveSessions::to_read_of(count, max, creations))?;
+    Ok(LiveSessions { count, oldest })
+}
+
+/// This many of the live sessions of a session's subject, the oldest first.
+fn oldest(
+    connection: &mut SqliteConnection,
+    session: &Session,
+    most: usize,
+) -> Result<VecDeque<(SessionId, Timestamp)>> {
+    let now = session.created_at;
+    // Taken as far as needed, instead of by a `LIMIT`, which would be planned anew each time.
+    let rows = sessions::table
+        .filter(sessions::tenant.eq(&*session.tenant).and(sessions::subject.eq(&*session.subject)))
+        .filter(sessions::is_over.eq(false).and(sessions::idle_expires_at.gt(now.micros())))
+        .order(sessions::id.asc())
+        .select((sessions::id, sessions::idle_expires_at))
+        .load_iter::<(Vec<u8>, i64), DefaultLoadingMode>(connection)?;
+    rows.take(most)
+        .map(|row| {
+            let (id, idle_expires_at) = row?;
+            Ok((writes::session_id(&id)?, Timestamp::from_micros(idle_expires_at)))
+        })
+        .collect()
+}
+
+/// At least as many as a subject's live sessions, for a limit that is too great to read them all.
+fn count(connection: &mut SqliteConnection, session: &Session, max: u32) -> Result<u64> {
+    let (tenant, subject, now) = (&*session.tenant, &*session.subject, session.created_at);
+    let kept: Option<(i64, i64)> = large_subjects::table
+        .find((tenant, subject))
+        .select((large_subjects::sessions, large_subjects::counted_at))
+        .get_result(connection)
+        .optional()?;
+    let tally = kept.map(|(sessions, counted_at)| Tally {
+        sessions: sessions.try_into().unwrap_or_default(),
+        counted_at: Timestamp::from_micros(counted_at),
+    });
+    if let Some(tally) = tally.filter(|tally| tally.is_trusted(now, max)) {
+        return Ok(tally.sessions);
+    }
+    let there = sessions::table
+        .filter(sessions::tenant.eq(tenant).and(sessions::subject.eq(subject)).and(sessions::is_over.eq(false)));
+    if tally.is_none() {
+        let most = usize::try_from(MOST_READ).unwrap_or(usize::MAX);
+        let few = there.select(sessions::id).load_iter::<Vec<u8>, DefaultLoadingMode>(connection)?;
+        let few = few.take(most + 1).count();
+        if few <= most {
+            return Ok(u64::try_from(few).unwrap_or_default());
+        }
+    }
+    let counted: i64 = there.count().get_result(connection)?;
+    dsl::replace_into(large_subjects::table)
+        .values((
+            large_subjects::tenant.eq(tenant),
+            large_subjects::subject.eq(subject),
+            large_subjects::sessions.eq(counted),
+            large_subjects::counted_at.eq(now.micros()),
+        ))
+        .execute(connection)?;
+    Ok(counted.try_into().unwrap_or_default())
+}
+
+/// Writes how many sessions a subject has now, if its number is kept.
+fn keep_count(
+    connection: &mut SqliteConnection,
+    (tenant, subject): &(Tenant, Subject),
+    max: u32,
+    live: &LiveSessions,
+) -> Result<()> {
+    if max > MOST_READ {
+        dsl::update(large_subjects::table.find((&**tenant, &**subject)))
+            .set(large_subjects::sessions.eq(i64::try_from(live.count).unwrap_or(i64::MAX)))
+            .execute(connection)?;
+    }
+    Ok(())
+}
