@@ -31,7 +31,7 @@ fn config(url: &str, data_dir: &Path) -> Config {
 /// Fails rather than hang. No attempt of these tests may take as long as the time-out that it is
 /// given.
 async fn in_time<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), event).await.expect("it comes")
+    tokio::time::timeout(Duration::from_secs(120), event).await.expect("it comes")
 }
 
 async fn sweep(config: &Config) -> Result<Swept, AppError> {

@@ -136,6 +136,7 @@ macro_rules! conformance {
                 what_had_ended_before_its_tenant_is_left_as_it_was,
                 the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live,
                 a_tenant_that_nothing_is_known_of_is_revoked_all_the_same,
+                a_job_that_is_late_takes_nothing_back_from_a_newer_revocation,
                 no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant,
                 all_sessions_end_in_batches_up_to_an_instant,
             }
@@ -168,6 +169,7 @@ macro_rules! conformance {
                 a_tenant_that_stays_does_not_use_up_the_limit,
                 a_seq_is_not_used_again_after_the_newest_entries_are_gone,
                 sessions_are_deleted_by_when_they_were_over,
+                a_session_whose_expiry_was_recorded_stays_over_by_a_clock_that_went_back,
                 sessions_are_deleted_at_most_the_limit_at_a_time,
             }
             listing {

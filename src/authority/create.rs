@@ -108,6 +108,7 @@ impl Authority {
             request_id: new.request_id,
             request_fingerprint,
             ended: None,
+            expiry_recorded: false,
             revision: 1,
         };
         loop {

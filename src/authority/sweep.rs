@@ -62,6 +62,8 @@ impl Authority {
                 break batch.forgotten_until;
             }
         };
+        // An entry that has expired may still cover a session that nobody had seen.
+        self.end_covered_sessions().await?;
         // Also what other replicas have swept.
         if forgotten_until > sweeper.dropped_until {
             self.forget(forgotten_until).await?;

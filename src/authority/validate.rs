@@ -155,7 +155,8 @@ impl Authority {
         });
         // After the look-up: an entry that is forgotten in between, because its token must have expired, is one that the
         // judgement of the time knows of.
-        let checked_at = self.replica.lease().check(held)?;
+        self.replica.lease().check(held)?;
+        let checked_at = self.clock.now();
         let outcome = looked_up.and_then(|(token, revocation)| {
             if !reach.has_tenant(&token.claims.tenant) {
                 return Err(InactiveReason::ForeignTenant);

@@ -89,10 +89,11 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether it decides about one more session without another count.
-    pub fn is_trusted(&self, now: Timestamp, max: u32) -> bool {
+    /// Whether it decides about so many more sessions without another count.
+    pub fn is_trusted(&self, now: Timestamp, max: u32, creations: usize) -> bool {
         let age = now.since(self.counted_at).max(self.counted_at.since(now));
-        age <= if self.sessions < max.into() { ROOM_FOR } else { FULL_FOR }
+        let after = self.sessions.saturating_add(u64::try_from(creations).unwrap_or(u64::MAX));
+        age <= if after <= max.into() { ROOM_FOR } else { FULL_FOR }
     }
 }
 
@@ -144,9 +145,10 @@ mod tests {
         let tally = Tally { sessions: 1000, counted_at: NOW };
         let tick = Duration::from_micros(1);
         for (max, age) in [(1001, Duration::from_secs(60)), (1000, Duration::from_secs(1))] {
-            assert!(tally.is_trusted(NOW.plus(age), max));
-            assert!(!tally.is_trusted(NOW.plus(age).plus(tick), max));
-            assert!(!tally.is_trusted(NOW.minus(age).minus(tick), max));
+            assert!(tally.is_trusted(NOW.plus(age), max, 1));
+            assert!(!tally.is_trusted(NOW.plus(Duration::from_secs(2)), max, 2), "not for two");
+            assert!(!tally.is_trusted(NOW.plus(age).plus(tick), max, 1));
+            assert!(!tally.is_trusted(NOW.minus(age).minus(tick), max, 1));
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Session {
     pub request_fingerprint: Option<RequestFingerprint>,
     /// Set when it was ended before its time.
     pub ended: Option<Ended>,
+    /// Whether its expiry has been recorded. It stays over then, also by a clock that goes back.
+    pub expiry_recorded: bool,
     /// Counts the changes of the row.
     pub revision: u32,
 }
@@ -204,11 +206,12 @@ impl Session {
         if let Some(ended) = &self.ended {
             return State::Ended { at: ended.at, reason: ended.reason };
         }
+        let has_expired = |at: Timestamp| now >= at || self.expiry_recorded;
         // The idle end never passes the absolute one, so when both are reached they were one and the same instant.
-        if now >= self.expires_at && self.idle_expires_at == self.expires_at {
+        if has_expired(self.expires_at) && self.idle_expires_at == self.expires_at {
             return State::Ended { at: self.expires_at, reason: EndReason::ExpiredAbsolute };
         }
-        if now >= self.idle_expires_at {
+        if has_expired(self.idle_expires_at) {
             return State::Ended { at: self.idle_expires_at, reason: EndReason::ExpiredIdle };
         }
         State::Live
@@ -283,6 +286,7 @@ pub(crate) mod tests {
             request_id: None,
             request_fingerprint: None,
             ended: None,
+            expiry_recorded: false,
             revision: 1,
         }
     }
@@ -306,6 +310,18 @@ pub(crate) mod tests {
         let session = session();
         let state = session.state(session.expires_at.plus(Duration::from_secs(1)));
         assert_eq!(state, State::Ended { at: session.idle_expires_at, reason: EndReason::ExpiredIdle });
+    }
+
+    #[test]
+    fn a_session_whose_expiry_was_recorded_is_over_also_by_a_clock_that_went_back() {
+        let expired = Session { expiry_recorded: true, ..session() };
+        let reason = |session: &Session| match session.state(START) {
+            State::Ended { reason, .. } => Some(reason),
+            State::Live => None,
+        };
+        assert_eq!(reason(&expired), Some(EndReason::ExpiredIdle));
+        let absolute = Session { idle_expires_at: expired.expires_at, ..expired };
+        assert_eq!(reason(&absolute), Some(EndReason::ExpiredAbsolute));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// So long that a replica still has its lease when all is done.
-const LONG_LEASE: [(&str, &str); 1] = [("COUNTERSIGN_LEASE__DURATION", "8s")];
+const LONG_LEASE: [(&str, &str); 1] = [("COUNTERSIGN_LEASE__DURATION", "20s")];
 
 /// Server processes of a replica that have been stopped, so that it hears nothing of the database.
 struct Frozen(Vec<String>);

@@ -91,6 +91,7 @@ impl Replaying {
             request_id: None,
             request_fingerprint: None,
             ended: None,
+            expiry_recorded: false,
             revision: 1,
         }
     }

@@ -61,6 +61,7 @@ pub async fn the_least_values_are_read_back(store: &dyn Store) {
         request_id: None,
         request_fingerprint: None,
         ended: None,
+        expiry_recorded: false,
         revision: 0,
     };
     create(store, written.clone()).await;
@@ -104,6 +105,7 @@ pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
         request_id: Some(text(wide(128))),
         request_fingerprint: Some(RequestFingerprint([0xff; 32])),
         ended: None,
+        expiry_recorded: false,
         revision: u32::MAX,
     };
     create(store, written.clone()).await;

@@ -55,7 +55,7 @@ async fn replicas() -> (String, [PostgresStore; 3]) {
 
 /// Waits for what must come, and fails rather than hang.
 pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), event).await.expect("it comes")
+    tokio::time::timeout(Duration::from_secs(120), event).await.expect("it comes")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,6 +89,7 @@ pub fn session(n: u32) -> Session {
         request_id: None,
         request_fingerprint: None,
         ended: None,
+        expiry_recorded: false,
         revision: 1,
     }
 }

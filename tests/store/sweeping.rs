@@ -5,18 +5,19 @@ use std::time::Duration;
 use countersign::{
     domain::{
         ids::{SessionId, TokenId},
+        refresh::RefreshRefusal,
         revocation::RevocationTarget,
         session::Session,
         text::Tenant,
         time::Timestamp,
     },
-    store::{FeedEntry, Store},
+    store::{FeedEntry, Refreshed, Store},
 };
 
 use crate::engines::Database;
 
 use crate::support::{
-    ALL, after, assert_unchanged, create, create_all, end_covered, entries, forgotten_until, ids, list, query,
+    ALL, after, assert_unchanged, attempt, create, create_all, end_covered, entries, forgotten_until, ids, list, query,
     record_expiries, revoke, revoke_session, revoke_tenant, revoke_token, session, text,
 };
 
@@ -191,7 +192,20 @@ pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
     assert_eq!(list(store, all.clone()).await, left(&[&live, &edge, &idle]));
     assert_eq!(store.delete_old_sessions(after(70), ALL).await.unwrap(), 1);
     assert_eq!(list(store, all).await, left(&[&live, &edge]));
-    assert_unchanged(store, &[edge, live]).await;
+    assert_unchanged(store, &[Session { expiry_recorded: true, ..edge }, live]).await;
+}
+
+/// By the clock of whoever recorded it. Afterwards nobody ends it any more, so nothing may bring it back.
+pub async fn a_session_whose_expiry_was_recorded_stays_over_by_a_clock_that_went_back(store: &dyn Store) {
+    let there = create(store, session(1)).await;
+    record_expiries(store, LATE).await;
+    let refreshed = store.refresh_session(attempt(&there, after(5))).await.unwrap();
+    assert_eq!(refreshed, Refreshed::Refused(RefreshRefusal::ExpiredIdle));
+    let subject = RevocationTarget::Subject { tenant: Tenant::default(), subject: text("alice"), except: None };
+    assert_eq!(revoke(store, subject, after(6)).await.unwrap().sessions, 0);
+    assert_eq!(revoke_session(store, &there, after(7)).await.sessions, 0);
+    let refreshed = store.refresh_session(attempt(&there, after(8))).await.unwrap();
+    assert_eq!(refreshed, Refreshed::Refused(RefreshRefusal::ExpiredIdle));
 }
 
 pub async fn sessions_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) {

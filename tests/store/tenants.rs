@@ -258,6 +258,32 @@ pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(s
     }
 }
 
+/// It goes on with what it read before, and needs the entry for longer than that says.
+pub async fn a_job_that_is_late_takes_nothing_back_from_a_newer_revocation(store: &dyn Store) {
+    let policy = SessionPolicy { replay: Replay::UntilUsed, ..of_acme(1).policy };
+    let [first, second] = [of_acme(1), of_acme(5)].map(|session| Session { policy: policy.clone(), ..session });
+    create(store, first).await;
+    revoke_tenant(store, &acme(), after(2)).await;
+    let before = store.unfinished().await.unwrap().remove(0);
+    let second = create(store, second).await;
+    let newer = Ended { at: after(10), reason: EndReason::Compromised, note: text("newer") };
+    let (target, orphan) = (RevocationTarget::Tenant(acme()), None);
+    let order = Revocation { target, ended: newer.clone(), may_add: true, longest_token: LONGEST_TOKEN, orphan };
+    store.revoke(order).await.unwrap();
+    store.end_covered_sessions(before.clone(), None, 10).await.unwrap();
+    assert!(entries(store).await[0].expires_at > before.expires_at, "it is kept for as long as the first one needs");
+    assert_eq!(up_to(store).await, after(10));
+    let refreshed = store.refresh_session(attempt(&second, after(11))).await.unwrap();
+    assert_eq!(refreshed, Refreshed::Refused(RefreshRefusal::Ended));
+    for entry in store.unfinished().await.unwrap() {
+        end_covered(store, &entry, 10).await;
+    }
+    assert_eq!(read(store, &second).await.ended, Some(newer));
+    let kept_until = entries(store).await[0].expires_at;
+    revoke_tenant(store, &acme(), after(12)).await;
+    assert!(entries(store).await[0].expires_at >= kept_until, "nor does a repetition shorten it");
+}
+
 /// Rows may have been lost: access tokens of theirs live on.
 pub async fn a_tenant_that_nothing_is_known_of_is_revoked_all_the_same(store: &dyn Store) {
     create(store, session(1)).await;

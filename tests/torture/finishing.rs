@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long, once all is well again, a replica may take until it answers for everything.
-const RECOVERY: Duration = Duration::from_secs(30);
+const RECOVERY: Duration = Duration::from_secs(60);
 /// Before what failed is tried again in the end.
 const RETRY: Duration = Duration::from_millis(50);
 /// Tokens that are asked for in one call, as many as the service takes.

@@ -1,3 +1,4 @@
+DROP INDEX blacklist_of_all;
 ALTER TABLE blacklist DROP COLUMN unfinished;
 DROP FUNCTION sessions_in_turn;
 DROP TABLE large_subjects;

@@ -1,3 +1,6 @@
+-- All at once, before the indexes are built: whoever holds one of them undoes this at once, and not at the end.
+LOCK TABLE sessions, blacklist IN ACCESS EXCLUSIVE MODE;
+
 ALTER TABLE sessions ADD COLUMN is_over boolean NOT NULL DEFAULT false;
 
 COMMENT ON COLUMN sessions.is_over IS 'Set when it is ended, and when the sweeper has recorded that it expired. Until then it may have expired: idle_expires_at tells. A replica of an older version ends it without this; the sweeper sets it then';
@@ -71,6 +74,8 @@ COMMENT ON FUNCTION sessions_in_turn IS 'At least as many live sessions as a sub
 ALTER TABLE blacklist ADD COLUMN unfinished boolean NOT NULL DEFAULT false;
 UPDATE blacklist SET unfinished = true WHERE kind = 'tenant';
 CREATE INDEX blacklist_unfinished ON blacklist (seq) WHERE unfinished;
+CREATE INDEX blacklist_of_all ON blacklist (expires_at) WHERE kind IN ('tenant', 'subject');
+COMMENT ON INDEX blacklist_of_all IS 'The sweeper: entries of tenants and subjects that have expired, among however many others';
 
 COMMENT ON COLUMN blacklist.unfinished IS 'Whether sessions that the entry of a tenant or subject covers may be left to be ended';
 COMMENT ON COLUMN blacklist.up_to IS 'Of a tenant or subject: sessions created up to here have ended';

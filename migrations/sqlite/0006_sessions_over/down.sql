@@ -1,3 +1,4 @@
+DROP INDEX blacklist_of_all;
 DROP INDEX blacklist_unfinished;
 ALTER TABLE blacklist DROP COLUMN unfinished;
 DROP TABLE large_subjects;

@@ -28,3 +28,5 @@ CREATE TABLE large_subjects (
 ALTER TABLE blacklist ADD COLUMN unfinished BOOLEAN NOT NULL DEFAULT FALSE;
 UPDATE blacklist SET unfinished = TRUE WHERE kind = 'tenant';
 CREATE INDEX blacklist_unfinished ON blacklist (seq) WHERE unfinished;
+-- The sweeper: entries of tenants and subjects that have expired, among however many others.
+CREATE INDEX blacklist_of_all ON blacklist (expires_at) WHERE kind IN ('tenant', 'subject');

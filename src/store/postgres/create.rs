@@ -325,7 +325,7 @@ async fn count(lease: &mut Lease<'_>, subject: &Limited<'_>) -> Result<(u64, boo
         sessions: sessions.try_into().unwrap_or_default(),
         counted_at: timestamp(counted_at),
     });
-    if let Some(tally) = tally.filter(|tally| tally.is_trusted(subject.at, subject.max)) {
+    if let Some(tally) = tally.filter(|tally| tally.is_trusted(subject.at, subject.max, subject.creations)) {
         return Ok((tally.sessions, true));
     }
     if tally.is_none() {
@@ -349,15 +349,19 @@ async fn count(lease: &mut Lease<'_>, subject: &Limited<'_>) -> Result<(u64, boo
     Ok((counted, true))
 }
 
-/// How many sessions of a subject are not over, or this many if there are more.
+/// How many sessions of a subject live, or this many if there are more.
 async fn there(lease: &mut Lease<'_>, subject: &Limited<'_>, most: i64) -> Result<u64, Fault> {
     let count: i64 = statement::<BigInt>(
         "SELECT count(*) FROM (
-            SELECT FROM sessions WHERE tenant = ? AND subject = ? AND NOT is_over LIMIT ?
+            SELECT
+            FROM sessions
+            WHERE tenant = ? AND subject = ? AND NOT is_over AND ended_at IS NULL AND idle_expires_at > ?
+            LIMIT ?
         ) AS few",
     )
     .bind::<Text, _>(subject.tenant)
     .bind::<Text, _>(subject.subject)
+    .bind::<Timestamptz, _>(instant(subject.at))
     .bind::<BigInt, _>(most)
     .get_result(&mut **lease)
     .await?;

@@ -41,6 +41,8 @@ const OLDEST_VERSION: i64 = 130_000;
 
 /// The name of the lock under which migrations run: "CSgn" in ASCII.
 const MIGRATION_LOCK: i64 = 1_129_539_438;
+/// That of whoever attaches the audit from before, for which nobody else has to wait.
+const ATTACH_LOCK: i64 = MIGRATION_LOCK + 1;
 
 /// The time that each statement of a migration waits for a table, attempt by attempt. Whoever wants
 /// to write to the table meanwhile waits behind it. The last attempt outlasts the server's
@@ -281,7 +283,7 @@ async fn attach_audit_before(target: &Target, connection: &mut AsyncPgConnection
         return Ok(());
     }
     connection.batch_execute("BEGIN; SET LOCAL statement_timeout = '1h'; SET LOCAL lock_timeout = '500ms'").await?;
-    if target.has_locks && !try_lock(connection).await? {
+    if target.has_locks && !try_lock(connection, ATTACH_LOCK).await? {
         return connection.batch_execute("ROLLBACK").await;
     }
     if has_detached_records(connection).await? {
@@ -328,7 +330,7 @@ async fn update_schema(
     let other = |error: diesel::result::Error| OpenError::other(&database, &error);
     // An engine without such locks fails here and not in the transaction; there, who comes second
     // fails and starts again.
-    let is_free = try_lock(connection).await;
+    let is_free = try_lock(connection, MIGRATION_LOCK).await;
     target.has_locks = is_free.is_ok();
     if !may_migrate {
         let pending = pending(target, connection).await?;
@@ -375,12 +377,9 @@ async fn try_to_migrate(
     Ok(made)
 }
 
-/// Returns whether nobody is migrating now.
-async fn try_lock(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
-    statement::<Bool>("SELECT pg_try_advisory_xact_lock(?)")
-        .bind::<BigInt, _>(MIGRATION_LOCK)
-        .get_result(connection)
-        .await
+/// Returns whether nobody else had this lock, which the transaction has now.
+async fn try_lock(connection: &mut AsyncPgConnection, lock: i64) -> diesel::QueryResult<bool> {
+    statement::<Bool>("SELECT pg_try_advisory_xact_lock(?)").bind::<BigInt, _>(lock).get_result(connection).await
 }
 
 /// The migrations that the database lacks. It must not have one that we do not know.

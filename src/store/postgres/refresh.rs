@@ -69,7 +69,7 @@ impl BatchWrite for Swift<'_> {
              unnest(?) AS user_agent, unnest(?) AS ip_address, unnest(?) AS device_label, unnest(?) AS tenants, \
              unnest(?) AS audiences) AS given \
              WHERE s.id = given.id AND s.lineage_secret = given.lineage_secret AND s.generation = given.generation \
-             AND s.ended_at IS NULL AND s.idle_expires_at > given.instant AND s.scopes @> given.scopes::text[] \
+             AND s.ended_at IS NULL AND NOT s.is_over AND s.idle_expires_at > given.instant AND s.scopes @> given.scopes::text[] \
              AND (given.tenants IS NULL OR s.tenant = ANY (given.tenants::text[])) \
              AND (given.audiences IS NULL OR s.audience <@ given.audiences::text[]) \
              AND s.on_refresh = 'keep_access_token' AND s.generation < 4294967295 AND s.revision < 4294967295 \
@@ -80,7 +80,7 @@ impl BatchWrite for Swift<'_> {
              s.idle_timeout, s.refresh_grace, s.replay_limit, s.generation, s.revision, s.tenant, \
              s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, s.user_agent, \
              s.ip_address, s.device_label, s.policy, s.on_refresh, s.replay, s.lineage_secret, \
-             s.refresh_key, s.request_id, s.request_fingerprint, s.end_reason, s.end_note"
+             s.refresh_key, s.request_id, s.request_fingerprint, s.end_reason, s.end_note, s.is_over"
         ))
         .bind::<Array<BigInt>, _>(
             sorted.iter().map(|(place, _)| i64::try_from(*place).unwrap_or(i64::MAX)).collect::<Vec<_>>(),

@@ -118,6 +118,7 @@ pub struct SessionRow {
     request_fingerprint: Option<Vec<u8>>,
     end_reason: Option<String>,
     end_note: Option<String>,
+    is_over: bool,
 }
 
 /// A column that does not hold what its type says.
@@ -228,6 +229,7 @@ impl TryFrom<SessionRow> for Session {
                 .request_fingerprint
                 .map(|digest| bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint))
                 .transpose()?,
+            expiry_recorded: row.is_over && ended.is_none(),
             ended,
             revision: number("sessions.revision", row.revision)?,
         })

@@ -1,8 +1,7 @@
 //! The tables as Diesel sees them; `migrations/postgres` says what the columns mean.
 
 diesel::table! {
-    /// Without `sweep_on` and `is_over`, which are no part of a session: statements that write set them
-    /// in passing.
+    /// Without `sweep_on`, which is no part of a session: statements that write set it in passing.
     sessions (id) {
         id -> Uuid,
         access_token_id -> Uuid,
@@ -38,6 +37,7 @@ diesel::table! {
         request_fingerprint -> Nullable<Binary>,
         end_reason -> Nullable<Text>,
         end_note -> Nullable<Text>,
+        is_over -> Bool,
     }
 }
 

@@ -175,7 +175,7 @@ pub async fn delete_expired_revocations(
     statement::<()>(concat!(
         "UPDATE blacklist AS b
         SET unfinished = true
-        WHERE b.expires_at < ? AND NOT b.unfinished
+        WHERE b.expires_at < ? AND b.kind IN ('tenant', 'subject') AND NOT b.unfinished
             AND (
                 b.kind = 'tenant' AND EXISTS (
                     SELECT FROM sessions AS s

@@ -61,7 +61,7 @@ pub async fn save(lease: &mut Lease<'_>, changed: &[Session]) -> Result<(), Faul
     statement::<()>(
         "UPDATE sessions AS s SET refreshed_at = given.refreshed_at, idle_expires_at = given.idle_expires_at, \
          sweep_on = coalesce(given.ended_at, least(s.sweep_on, given.idle_expires_at)), \
-         is_over = given.ended_at IS NOT NULL, generation = given.generation, \
+         is_over = s.is_over OR given.ended_at IS NOT NULL, generation = given.generation, \
          refresh_key = given.refresh_key, access_token_id = given.access_token_id, user_agent = given.user_agent, \
          ip_address = given.ip_address, device_label = given.device_label, ended_at = given.ended_at, \
          end_reason = given.end_reason, end_note = given.end_note, revision = given.revision \
@@ -119,7 +119,9 @@ macro_rules! insertion {
          ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = greatest(b.up_to, excluded.up_to), \
          tenant = excluded.tenant, subject = excluded.subject, session_id = ",
             spared_by_both!(),
-            ", reason = excluded.reason, note = excluded.note, revoked_at = excluded.revoked_at, \
+            ", reason = CASE WHEN b.up_to > excluded.up_to THEN b.reason ELSE excluded.reason END, \
+         note = CASE WHEN b.up_to > excluded.up_to THEN b.note ELSE excluded.note END, \
+         revoked_at = CASE WHEN b.up_to > excluded.up_to THEN b.revoked_at ELSE excluded.revoked_at END, \
          expires_at = greatest(b.expires_at, excluded.expires_at), \
          unfinished = b.unfinished OR excluded.unfinished RETURNING b.seq, feed_timeline()"
         )

@@ -128,7 +128,7 @@ fn live_sessions(
     if max <= MOST_READ {
         return Ok(LiveSessions::all(oldest(connection, session, LiveSessions::to_read(max))?));
     }
-    let count = count(connection, session, max)?;
+    let count = count(connection, session, max, creations)?;
     let oldest = oldest(connection, session, LiveSessions::to_read_of(count, max, creations))?;
     Ok(LiveSessions { count, oldest })
 }
@@ -156,7 +156,7 @@ fn oldest(
 }
 
 /// At least as many as a subject's live sessions, for a limit that is too great to read them all.
-fn count(connection: &mut SqliteConnection, session: &Session, max: u32) -> Result<u64> {
+fn count(connection: &mut SqliteConnection, session: &Session, max: u32, creations: usize) -> Result<u64> {
     let (tenant, subject, now) = (&*session.tenant, &*session.subject, session.created_at);
     let kept: Option<(i64, i64)> = large_subjects::table
         .find((tenant, subject))
@@ -167,7 +167,7 @@ fn count(connection: &mut SqliteConnection, session: &Session, max: u32) -> Resu
         sessions: sessions.try_into().unwrap_or_default(),
         counted_at: Timestamp::from_micros(counted_at),
     });
-    if let Some(tally) = tally.filter(|tally| tally.is_trusted(now, max)) {
+    if let Some(tally) = tally.filter(|tally| tally.is_trusted(now, max, creations)) {
         return Ok(tally.sessions);
     }
     let there = sessions::table

@@ -56,6 +56,7 @@ pub struct SessionRow {
     end_reason: Option<String>,
     end_note: Option<String>,
     revision: i64,
+    is_over: bool,
 }
 
 /// A column that does not hold what its type says.
@@ -138,6 +139,7 @@ impl From<&Session> for SessionRow {
             end_reason: ended.map(|ended| ended.reason.as_str().to_owned()),
             end_note: ended.map(|ended| ended.note.to_string()),
             revision: session.revision.into(),
+            is_over: ended.is_some() || session.expiry_recorded,
         }
     }
 }
@@ -200,6 +202,7 @@ impl TryFrom<SessionRow> for Session {
                 .request_fingerprint
                 .map(|digest| bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint))
                 .transpose()?,
+            expiry_recorded: row.is_over && ended.is_none(),
             ended,
             revision: number("sessions.revision", row.revision)?,
         })
@@ -234,6 +237,38 @@ pub struct NewBlacklistRow {
     revoked_at: i64,
     expires_at: i64,
     unfinished: bool,
+}
+
+/// A row of the blacklist, in whose place another one for the same thing is written.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = blacklist)]
+pub struct EarlierRow {
+    up_to: Option<i64>,
+    session_id: Option<Vec<u8>>,
+    reason: String,
+    note: String,
+    revoked_at: i64,
+    expires_at: i64,
+    unfinished: bool,
+}
+
+impl NewBlacklistRow {
+    /// Covers what the earlier one covers, for as long. Of two cut-offs the one that covers more says why.
+    pub fn in_place_of(mut self, earlier: EarlierRow) -> Result<Self, StoreError> {
+        if let (Some(before), Some(up_to)) = (earlier.up_to, self.up_to) {
+            let (one, other) = (cut_off(before, earlier.session_id)?, cut_off(up_to, self.session_id.take())?);
+            let both = one.union(other);
+            self.up_to = Some(both.up_to.micros());
+            self.session_id = both.spared.map(|id| id.bytes().to_vec());
+            if before > up_to {
+                let reason = named("blacklist.reason", &earlier.reason, EndReason::from_name)?;
+                (self.reason, self.note, self.revoked_at) = (reason.as_str(), earlier.note, earlier.revoked_at);
+            }
+        }
+        self.expires_at = self.expires_at.max(earlier.expires_at);
+        self.unfinished |= earlier.unfinished;
+        Ok(self)
+    }
 }
 
 impl From<&BlacklistEntry> for NewBlacklistRow {

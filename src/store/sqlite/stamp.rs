@@ -194,9 +194,12 @@ struct Drawn {
     number: i32,
 }
 
-/// The frames of a log, and how many of them are in the file.
+/// The frames of a log, and how many of them are in the file; and whether another connection kept
+/// them from being copied.
 #[derive(QueryableByName)]
 struct Checkpoint {
+    #[diesel(sql_type = BigInt)]
+    busy: i64,
     #[diesel(sql_type = BigInt)]
     log: i64,
     #[diesel(sql_type = BigInt)]
@@ -209,9 +212,10 @@ fn renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
         sql_query("SELECT abs(random() % 2147483647) AS number").get_result(connection).map_err(database)?;
     connection.batch_execute(&format!("PRAGMA user_version = {}", drawn.number)).map_err(database)?;
     // From the log into the file, where the stamp is looked for. This kind waits for nobody.
-    let Checkpoint { log, checkpointed } =
+    let Checkpoint { busy, log, checkpointed } =
         sql_query("PRAGMA wal_checkpoint(PASSIVE)").get_result(connection).map_err(database)?;
-    if checkpointed < log {
+    // One that another connection keeps from running at all answers busy, and -1 for both numbers.
+    if busy != 0 || checkpointed < log {
         return Err("another connection reads it".to_owned());
     }
     let stamp = read(connection).ok_or("its header cannot be read")?;

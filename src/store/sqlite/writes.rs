@@ -8,12 +8,13 @@ use diesel::{
     SelectableHelper, SqliteConnection,
     connection::DefaultLoadingMode,
     dsl, sql_query,
-    sql_types::{BigInt, Binary, Bool, Nullable, Text},
+    sql_types::{BigInt, Binary, Nullable, Text},
+    sqlite::Sqlite,
 };
 
 use super::{
     TIMELINE,
-    rows::{NewBlacklistRow, SUBJECT, SessionRow, TENANT, cut_off},
+    rows::{EarlierRow, NewBlacklistRow, SUBJECT, SessionRow, TENANT, cut_off},
     schema::{blacklist, large_subjects, sessions, sweeper},
 };
 use crate::{
@@ -305,13 +306,20 @@ fn place(seq: i64) -> Place {
     Place { timeline: TIMELINE, seq: Seq(seq) }
 }
 
-/// Writes an entry in the place of an older one for the same thing, so that repeating a revocation adds no row. Of a
-/// tenant or subject it must cover what the older one covers: [`Coverage::cut_off`] sees to that.
+/// Writes an entry in the place of an older one for the same thing, so that repeating a revocation adds no row, and takes
+/// nothing back.
 fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Result<Place> {
-    let seq = dsl::replace_into(blacklist::table)
-        .values(NewBlacklistRow::from(entry))
-        .returning(blacklist::seq)
-        .get_result(connection)?;
+    let row = NewBlacklistRow::from(entry);
+    let earlier = blacklist::table
+        .filter(blacklist::kind.eq(row.kind).and(blacklist::key.eq(&row.key)))
+        .select(EarlierRow::as_select())
+        .get_result(connection)
+        .optional()?;
+    let row = match earlier {
+        Some(earlier) => row.in_place_of(earlier)?,
+        None => row,
+    };
+    let seq = dsl::replace_into(blacklist::table).values(row).returning(blacklist::seq).get_result(connection)?;
     Ok(place(seq))
 }
 
@@ -364,11 +372,24 @@ pub fn end_covered_sessions(
         dsl::update(blacklist::table.find(entry.seq.0)).set(blacklist::unfinished.eq(false)).execute(connection)?;
         return Ok(None);
     };
-    let (subject, any_subject) = (entry.subject.as_deref().unwrap_or_default(), entry.subject.is_none());
     let spared = entry.cut_off.spared.map(|id| id.bytes().to_vec());
     let at = entry.ended.at.micros();
+    let looked_at = match entry.subject {
+        None => "tenant = ? AND is_over = FALSE AND id > ? AND id <= ?",
+        Some(_) => "tenant = ? AND subject = ? AND is_over = FALSE AND id > ? AND id <= ?",
+    };
+    macro_rules! bind_looked_at {
+        ($statement:expr) => {{
+            let statement = $statement.bind::<Text, _>(&*entry.tenant);
+            let statement = match &entry.subject {
+                None => statement,
+                Some(subject) => statement.bind::<Text, _>(&**subject),
+            };
+            statement.bind::<Binary, _>(&after).bind::<Binary, _>(last)
+        }};
+    }
     // Whether or not they live: a token may have been issued with a clock that was ahead.
-    let needed_until: NeededUntil = sql_query(
+    let needed_until = sql_query(format!(
         "SELECT max(
             max(
                 ?,
@@ -377,33 +398,23 @@ pub fn end_covered_sessions(
             ) + access_token_ttl
         ) AS at
         FROM sessions
-        WHERE tenant = ? AND (? OR subject = ?) AND is_over = FALSE AND id > ? AND id <= ?",
-    )
-    .bind::<BigInt, _>(at)
-    .bind::<Text, _>(&*entry.tenant)
-    .bind::<Bool, _>(any_subject)
-    .bind::<Text, _>(subject)
-    .bind::<Binary, _>(&after)
-    .bind::<Binary, _>(last)
-    .get_result(connection)?;
+        WHERE {looked_at}"
+    ))
+    .into_boxed::<Sqlite>()
+    .bind::<BigInt, _>(at);
+    let needed_until: NeededUntil = bind_looked_at!(needed_until).get_result(connection)?;
     // Rows are not read as sessions: a damaged one must not keep the others from ending.
-    let sessions = sql_query(
+    let ending = sql_query(format!(
         "UPDATE sessions
         SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295), is_over = TRUE
-        WHERE tenant = ? AND (? OR subject = ?) AND is_over = FALSE AND id > ? AND id <= ?
-            AND id IS NOT ? AND idle_expires_at > ?",
-    )
+        WHERE {looked_at} AND id IS NOT ? AND idle_expires_at > ?"
+    ))
+    .into_boxed::<Sqlite>()
     .bind::<BigInt, _>(at)
     .bind::<Text, _>(entry.ended.reason.as_str())
-    .bind::<Text, _>(&*entry.ended.note)
-    .bind::<Text, _>(&*entry.tenant)
-    .bind::<Bool, _>(any_subject)
-    .bind::<Text, _>(subject)
-    .bind::<Binary, _>(&after)
-    .bind::<Binary, _>(last)
-    .bind::<Nullable<Binary>, _>(spared)
-    .bind::<BigInt, _>(at)
-    .execute(connection)?;
+    .bind::<Text, _>(&*entry.ended.note);
+    let sessions =
+        bind_looked_at!(ending).bind::<Nullable<Binary>, _>(spared).bind::<BigInt, _>(at).execute(connection)?;
     // Written again, so that the index keeps it as long.
     let needed_until = needed_until.at.map(|at| Timestamp::from_micros(at).plus(RETENTION_MARGIN));
     if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at) {
@@ -487,7 +498,7 @@ pub fn delete_expired_revocations(
     sql_query(
         "UPDATE blacklist AS b
         SET unfinished = TRUE
-        WHERE b.expires_at < ? AND NOT b.unfinished
+        WHERE b.expires_at < ? AND b.kind IN ('tenant', 'subject') AND NOT b.unfinished
             AND (
                 b.kind = 'tenant' AND EXISTS (
                     SELECT 1 FROM sessions AS s
