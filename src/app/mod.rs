@@ -290,6 +290,7 @@ const AHEAD: Duration = Duration::from_secs(86_400);
 
 /// Sweeps once, without serving. Where no database says what time it is, a clock that does not fit
 /// the newest row must be confirmed: a sweep by a clock that is ahead deletes what is still needed.
+/// One that was confirmed is gone by alone.
 pub async fn sweep(config: &Config, system: System, is_clock_right: bool) -> Result<Swept, AppError> {
     require_database(config)?;
     let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(system.clock.clone())), config.lease));
@@ -302,7 +303,8 @@ pub async fn sweep(config: &Config, system: System, is_clock_right: bool) -> Res
     {
         return Err(AppError::DoubtfulClock { now, newest });
     }
-    let swept = authority.sweep().await.map_err(|error| AppError::Sweep(error.to_string()))?;
+    let sweeping = if is_clock_right { authority.sweep_by_own_clock().await } else { authority.sweep().await };
+    let swept = sweeping.map_err(|error| AppError::Sweep(error.to_string()))?;
     // In a new database there are the first keys to be recorded.
     CommandAudit::new(audit, queue, &store).write().await;
     Ok(swept)

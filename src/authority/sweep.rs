@@ -45,12 +45,29 @@ impl Sweeper {
     }
 }
 
+/// The clocks that a sweep goes by.
+#[derive(Clone, Copy, Debug)]
+enum Clocks {
+    Own,
+    Both,
+}
+
 impl Authority {
-    /// Deletes all that is due, a batch a transaction, so that no other write waits long.
+    /// Deletes all that is due, a batch a transaction, so that no other write waits long. It goes by
+    /// the earlier one of our clock and the clock of the database, if it has one.
     pub async fn sweep(&self) -> Result<Swept, AuthorityError> {
+        self.sweep_by(Clocks::Both).await
+    }
+
+    /// The same by our clock alone, which somebody says is right.
+    pub async fn sweep_by_own_clock(&self) -> Result<Swept, AuthorityError> {
+        self.sweep_by(Clocks::Own).await
+    }
+
+    async fn sweep_by(&self, clocks: Clocks) -> Result<Swept, AuthorityError> {
         // Held throughout: two sweeps at once would do each other's work.
         let mut sweeper = self.sweeper.lock().await;
-        let mut now = self.time_to_sweep_by(&mut sweeper).await?;
+        let mut now = self.time_to_sweep_by(clocks, &mut sweeper).await?;
         if broken("purge-at-expiry") {
             now = now.plus(RETENTION_MARGIN);
         }
@@ -93,11 +110,14 @@ impl Authority {
         Ok(swept)
     }
 
-    /// The earlier one of our clock and the clock of the database, if it has one: by a clock that is ahead, what all others
-    /// still need would be deleted.
-    async fn time_to_sweep_by(&self, sweeper: &mut Sweeper) -> Result<Timestamp, AuthorityError> {
+    /// By a clock that is ahead, what all others still need would be deleted.
+    async fn time_to_sweep_by(&self, clocks: Clocks, sweeper: &mut Sweeper) -> Result<Timestamp, AuthorityError> {
         let uptime = self.clock.uptime();
-        Ok(match self.store.now().await? {
+        let shared = match clocks {
+            Clocks::Own => None,
+            Clocks::Both => self.store.now().await?,
+        };
+        Ok(match shared {
             None => sweeper.clock.advance(self.clock.now(), uptime),
             Some(now) => {
                 let now = now.min(self.clock.now());

@@ -86,7 +86,7 @@ fn effect(way: &str) -> Option<Effect> {
         "use case rotate_key" => Records(&["key_rotated"], Change::RotateKey),
         "use case revoke_key" => Records(&["key_revoked"], Change::RevokeKey),
         "use case rotate_what_is_due" => Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule),
-        "use case sweep" => Records(&["session_expired"], Change::ExpireAndSweep),
+        "use case sweep" | "use case sweep_by_own_clock" => Records(&["session_expired"], Change::ExpireAndSweep),
         "use case end_covered_sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }

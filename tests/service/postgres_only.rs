@@ -421,6 +421,12 @@ async fn a_sweep_goes_by_the_clock_of_the_database() {
     assert_eq!(server.store.whole_sweep().await, server.clock.now().minus(seconds(3)));
 }
 
+/// Whether a token is active, by whatever time it is there.
+async fn is_active(server: &Server, token: &str) -> bool {
+    let question = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
+    server.validate(question).await.unwrap().active
+}
+
 /// Each within what `lease.max_clock_skew` allows. They judge by the clock of the database, so they agree.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused() {
@@ -436,14 +442,14 @@ async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_an
     for maker in &servers {
         for other in &servers {
             let fresh = maker.sign_in("alice").await;
-            assert_eq!(other.verdict(&fresh.access).await, Ok(()), "at once");
+            assert!(is_active(other, &fresh.access).await, "at once");
             let next = maker.refresh(&fresh.refresh).await.unwrap();
-            servers.iter().for_each(|server| server.clock.advance(seconds(9)));
-            assert!(other.refresh(&fresh.refresh).await.unwrap().replayed, "within the grace of 10 s");
+            servers.iter().for_each(|server| server.clock.advance(seconds(29)));
+            assert!(other.refresh(&fresh.refresh).await.unwrap().replayed, "within the grace of 30 s");
             servers.iter().for_each(|server| server.clock.advance(seconds(2)));
             let reused = refused(other.refresh(&fresh.refresh).await);
             assert_eq!(reused, Refusal::unauthenticated("REFRESH_TOKEN_REUSED"), "after it");
-            assert_eq!(maker.verdict(&next.now.access).await, REVOKED);
+            assert!(!is_active(maker, &next.now.access).await);
         }
     }
 }
@@ -466,7 +472,7 @@ async fn the_oldest_session_is_the_one_that_was_created_first_whichever_replicas
             server.clock.advance(seconds(1));
         }
     }
-    for (session, expected) in created.iter().zip([REVOKED, Ok(()), Ok(())]) {
-        assert_eq!(behind.verdict(&session.access).await, expected);
+    for (session, expected) in created.iter().zip([false, true, true]) {
+        assert_eq!(is_active(&behind, &session.access).await, expected);
     }
 }
