@@ -8,7 +8,7 @@ use countersign::{
     app::settings::ceilings,
     authority::ready::Ready,
     callers::meter::{Gate, Meter},
-    clock::{Clock, SystemClock},
+    clock::{Clock, SharedClock, SystemClock},
     config::Config,
     domain::{permission::Burden, policy::DEFAULT},
     http::health::Readiness,
@@ -88,7 +88,7 @@ fn promises(config: &Config) {
     }
 
     // Neither the routes below the issuer's path nor the next sweep may fail, and the latter is found soon.
-    let replica = Arc::new(Replica::new(clock.clone(), config.lease));
+    let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease));
     let _ = routes(config, clock, replica, Readiness::new(), Ready::default());
     let now = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
     if let Ok(next) = config.sweeper.schedule.find_next_occurrence(&now, false) {

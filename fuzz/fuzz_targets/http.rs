@@ -16,7 +16,7 @@ use axum::Router;
 use countersign::{
     app::settings::settings,
     authority::{Authority, Settings, audit::Audit, ready::Ready},
-    clock::SettableClock,
+    clock::{SettableClock, SharedClock},
     config::Config,
     domain::{
         key::{KeyAlgorithm, RingVersion},
@@ -156,7 +156,7 @@ impl Service {
         let masters = MasterKeys { current: master, additional: None };
         let ring = KeyRing::open(&masters, sealed).unwrap();
         let keeper = Arc::new(Keeper::new(masters, ring));
-        let replica = Arc::new(Replica::new(clock.clone(), config.lease));
+        let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease));
         let settings = Settings { token_cache_bytes: 0, ..settings(&config) };
         let audit = Audit::of_log(clock.clone(), [0; 6]);
         let ready = Ready::default();
