@@ -64,6 +64,11 @@ impl SharedClock {
         &self.own
     }
 
+    /// The shared time at an instant of our own clock.
+    pub fn shared(&self, own: Timestamp) -> Timestamp {
+        Timestamp::from_micros(own.micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
+    }
+
     /// Takes note of what the other clock has shown between two instants of ours. As long as that
     /// may be what we think, nothing changes, so that the time does not tremble.
     pub fn agree(&self, before: Timestamp, shared: Timestamp, after: Timestamp) {
@@ -81,7 +86,7 @@ impl fmt::Debug for SharedClock {
 
 impl Clock for SharedClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.own.now().micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
+        self.shared(self.own.now())
     }
 
     fn uptime(&self) -> Duration {

@@ -155,8 +155,7 @@ impl Authority {
         });
         // After the look-up: an entry that is forgotten in between, because its token must have expired, is one that the
         // judgement of the time knows of.
-        self.replica.lease().check(held)?;
-        let checked_at = self.clock.now();
+        let checked_at = self.replica.check(held)?;
         let outcome = looked_up.and_then(|(token, revocation)| {
             if !reach.has_tenant(&token.claims.tenant) {
                 return Err(InactiveReason::ForeignTenant);
@@ -197,8 +196,9 @@ impl Authority {
         {
             return Err(InactiveReason::Expired);
         }
-        // Only here clocks may differ: a token of a replica whose clock is ahead must be good at once. The signature is ours,
-        // so no clock that made it was further off than any replica's may be.
+        // Only here clocks may differ: a token of a replica whose clock is ahead must be good at
+        // once. The signature is ours, so no clock that made it was further off than any replica's
+        // may be.
         let begins = claims.not_before.map_or(claims.issued_at, |not_before| not_before.max(claims.issued_at));
         let ahead = self.settings.leeway.max(self.settings.max_clock_skew.saturating_mul(2));
         if begins > now.plus(ahead) {

@@ -7,6 +7,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 use super::{renewing::RETRY, replica::Replica};
 use crate::{
+    clock::Clock,
     domain::{
         revocation::{Revocation, Revoked, Timeline},
         session::{EndReason, Ended},
@@ -48,7 +49,7 @@ impl Errands {
         self.replica.counts().lost_revocations.inc_by(lost.len() as u64);
         let store = self.store.clone();
         let replica = self.replica.clone();
-        let now = replica.lease().start().now;
+        let now = replica.clock.now();
         self.tasks.spawn(async move {
             // Each waits until all know of it, so none waits for the others to be written.
             let restoring = stream::iter(lost).for_each_concurrent(RESTORED_AT_ONCE, async |(revoked, expires_at)| {

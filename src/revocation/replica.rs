@@ -27,6 +27,7 @@ use crate::{
         ids::Incarnation,
         lease::Terms,
         revocation::{Place, Seq, Timeline},
+        time::Timestamp,
     },
     mutants::broken,
     store::FeedEntry,
@@ -196,6 +197,12 @@ impl Replica {
         &self.lease
     }
 
+    /// The time, if a lease that was loaded before the look-up still holds after it, as
+    /// [`Lease::check`] has it.
+    pub fn check(&self, held: Held) -> Option<Timestamp> {
+        self.lease.check(held).map(|now| self.clock.shared(now))
+    }
+
     /// Its counters.
     pub fn counts(&self) -> &Counts {
         &self.counts
@@ -339,7 +346,8 @@ impl Replica {
         self.progress.borrow().applied.timeline
     }
 
-    /// Waits until the entry of a tenant or of a subject has been applied, if none has since the last time.
+    /// Waits until the entry of a tenant or of a subject has been applied, if none has since the
+    /// last time.
     pub async fn all_revoked(&self) {
         self.all_revoked.notified().await;
     }
