@@ -102,7 +102,7 @@ fn set_back() -> Protocol {
     two_members(Protocol { failover: Failover::SetBack, ..one() })
 }
 
-/// What has been acknowledged is lost, so that its place in the feed is given out again.
+/// An acknowledged entry is lost, so that its place in the feed is given out again.
 fn place_given_out_twice() -> Protocol {
     Protocol { revocations: 2, first_to_be_lost: true, ..set_back() }
 }
@@ -284,8 +284,8 @@ mod each_rule_is_needed {
     }
 }
 
-/// A database that is set back loses its register of members with the rest, and who has nothing to compare it with cannot know.
-/// Decision 9 says so under "Limits".
+/// A database that is set back loses its register of members with the rest, and who has nothing to
+/// compare it with cannot know. Decision 9 says so under "Limits".
 mod not_promised_after_a_set_back {
     use super::*;
 

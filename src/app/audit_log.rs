@@ -90,7 +90,7 @@ pub struct LoggedSession {
     pub id: SessionId,
     /// Its tenant.
     pub tenant: Tenant,
-    /// Whose it is.
+    /// Its tenant and subject.
     pub subject: Subject,
 }
 

@@ -283,9 +283,9 @@ async fn leave(store: &dyn Store, replica: &Replica) {
     }
 }
 
-/// How far behind its newest row a clock may be that is not to be wrong.
+/// The most that a clock may be behind the newest row without being doubted.
 const BEHIND: Duration = Duration::from_secs(60);
-/// How far ahead of it.
+/// The most that it may be ahead of it.
 const AHEAD: Duration = Duration::from_secs(86_400);
 
 /// Sweeps once, without serving. Where no database says what time it is, a clock that does not fit

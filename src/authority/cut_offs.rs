@@ -1,4 +1,5 @@
-//! Ends the sessions of revoked tenants and subjects, in batches. Their tokens are inactive already: an entry stops them.
+//! Ends the sessions of revoked tenants and subjects, in batches. Their tokens are inactive
+//! already: an entry stops them.
 
 use super::{Authority, error::AuthorityError};
 
@@ -19,7 +20,8 @@ impl Authority {
         Ok(count)
     }
 
-    /// Waits until the entry of a tenant or of a subject has been applied, if none has since the last time.
+    /// Waits until the entry of a tenant or of a subject has been applied, if none has since the
+    /// last time.
     pub async fn all_revoked(&self) {
         self.replica.all_revoked().await;
     }

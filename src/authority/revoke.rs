@@ -215,8 +215,8 @@ impl Authority {
         })
     }
 
-    /// The entry that stops a session of which there is no row. Its tenant and subject are not known, and none of its
-    /// access tokens lives longer than any may.
+    /// The entry that stops a session of which there is no row. Its tenant and subject are not
+    /// known, and none of its access tokens lives longer than any may.
     fn lost_session(&self, id: SessionId, ended: &Ended) -> BlacklistEntry {
         BlacklistEntry {
             revoked: Revoked::Session(id),
@@ -231,8 +231,9 @@ impl Authority {
         }
     }
 
-    /// The session of an authentic refresh token of any generation that was issued, and whether there is a row of it. If
-    /// there is none, whoever holds the token may revoke the session, whatever its tenant was.
+    /// The session of an authentic refresh token of any generation that was issued, and whether
+    /// there is a row of it. If there is none, whoever holds the token may revoke the session,
+    /// whatever its tenant was.
     async fn session_of_refresh_token(&self, reach: &Reach, token: &str) -> Result<(SessionId, bool), AuthorityError> {
         let claims = self.read_refresh_token(token).ok_or_else(not_authentic)?;
         loop {

@@ -53,8 +53,8 @@ enum Clocks {
 }
 
 impl Authority {
-    /// Deletes all that is due, a batch a transaction, so that no other write waits long. It goes by
-    /// the earlier one of our clock and the clock of the database, if it has one.
+    /// Deletes all that is due, a batch a transaction, so that no other write waits long. It goes
+    /// by the earlier one of our clock and the clock of the database, if it has one.
     pub async fn sweep(&self) -> Result<Swept, AuthorityError> {
         self.sweep_by(Clocks::Both).await
     }
@@ -127,7 +127,8 @@ impl Authority {
         })
     }
 
-    /// Records the sessions that have expired and were not ended before. Returns how many there were.
+    /// Records the sessions that have expired and were not ended before. Returns how many there
+    /// were.
     ///
     /// A replica whose clock is behind may still refresh a session that has expired by ours, so
     /// this waits for as long as clocks may differ.

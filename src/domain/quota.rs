@@ -23,7 +23,7 @@ const ROOM_FOR: Duration = Duration::from_secs(60);
 /// Live sessions of a subject, as they are while creations are decided one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveSessions {
-    /// How many there are. It may be too many, but never too few.
+    /// Their number: never too low, but it may be too high.
     pub count: u64,
     /// The oldest, the first of all in front, each with its idle expiry. These are all of them if
     /// the limit is no greater than [`MOST_READ`].
@@ -40,13 +40,14 @@ impl LiveSessions {
         Self { count: u64::try_from(oldest.len()).unwrap_or(u64::MAX), oldest }
     }
 
-    /// How many of the oldest must be read for a limit that is no greater than [`MOST_READ`].
+    /// The number of the oldest that must be read for a limit that is no greater than
+    /// [`MOST_READ`].
     pub fn to_read(max: u32) -> usize {
         usize::try_from(max.min(MOST_READ)).unwrap_or(usize::MAX) + MOST_EVICTED
     }
 
-    /// How many of the oldest must be read for a greater limit, of `count` live sessions and before
-    /// this many creations.
+    /// The number of the oldest that must be read for a greater limit, of `count` live sessions and
+    /// before this many creations.
     pub fn to_read_of(count: u64, max: u32, creations: usize) -> usize {
         let after = count.saturating_add(u64::try_from(creations).unwrap_or(u64::MAX));
         if after <= max.into() { 0 } else { MOST_EVICTED + creations }
@@ -84,12 +85,12 @@ pub struct Tally {
     /// At least as many as there are, but for sessions that were created without a limit since they
     /// were counted.
     pub sessions: u64,
-    /// When they were counted last.
+    /// The instant at which they were counted last.
     pub counted_at: Timestamp,
 }
 
 impl Tally {
-    /// Whether it decides about so many more sessions without another count.
+    /// Returns whether it decides about so many more sessions without another count.
     pub fn is_trusted(&self, now: Timestamp, max: u32, creations: usize) -> bool {
         let age = now.since(self.counted_at).max(self.counted_at.since(now));
         let after = self.sessions.saturating_add(u64::try_from(creations).unwrap_or(u64::MAX));

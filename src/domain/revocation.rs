@@ -62,7 +62,7 @@ pub struct CutOff {
 }
 
 impl CutOff {
-    /// Whether it covers a session.
+    /// Returns whether it covers a session.
     pub fn covers(&self, session: SessionId) -> bool {
         session.created_millis() <= self.up_to.millis() && self.spared != Some(session)
     }
@@ -74,10 +74,11 @@ impl CutOff {
     }
 }
 
-/// Between the name of a tenant and that of a subject. It is a control character, so it is in neither.
+/// Between the name of a tenant and that of a subject. It is a control character, so it is in
+/// neither.
 const SEPARATOR: char = '\u{1f}';
 
-/// What the entry of a tenant, or of one of its subjects, is found by.
+/// The key of the entry of a tenant, or of one of its subjects.
 pub fn cut_off_key(tenant: &str, subject: Option<&str>) -> String {
     match subject {
         None => tenant.to_owned(),
@@ -131,7 +132,7 @@ pub struct BlacklistEntry {
     pub revoked_at: Timestamp,
     /// From when on it may be forgotten: every token that it stops has expired by then.
     pub expires_at: Timestamp,
-    /// Whether sessions that it covers may be left to be ended.
+    /// Sessions that it covers may be left to be ended.
     pub unfinished: bool,
 }
 
@@ -202,7 +203,7 @@ impl BlacklistEntry {
     }
 }
 
-/// What there is of a tenant or a subject when all its sessions are revoked.
+/// The state of a tenant or a subject before all its sessions are revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Its newest session, live or not.
@@ -222,8 +223,8 @@ impl Coverage {
         self.covered.map_or(cut_off, |covered| covered.union(cut_off))
     }
 
-    /// Whether a cut-off covers a session that was not covered yet, as far as the newest one tells,
-    /// or is the first one. While no session is created, repeating it is no change.
+    /// Returns whether a cut-off covers a session that was not covered yet, as far as the newest
+    /// one tells, or is the first one. While no session is created, repeating it is no change.
     pub fn is_changed_by(&self, cut_off: CutOff) -> bool {
         let Some(covered) = self.covered else { return true };
         self.newest.is_some_and(|newest| cut_off.covers(newest) && !covered.covers(newest))

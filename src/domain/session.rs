@@ -53,7 +53,7 @@ pub struct Session {
     pub request_fingerprint: Option<RequestFingerprint>,
     /// Set when it was ended before its time.
     pub ended: Option<Ended>,
-    /// Whether its expiry has been recorded. It stays over then, also by a clock that goes back.
+    /// Set once its expiry has been recorded. It stays over then, also by a clock that goes back.
     pub expiry_recorded: bool,
     /// Counts the changes of the row.
     pub revision: u32,

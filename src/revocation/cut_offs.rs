@@ -51,7 +51,7 @@ impl CutOffs {
         if is_subject { &self.subjects } else { &self.tenants }
     }
 
-    /// Whether a session is covered by the cut-off of its tenant or of its subject. It costs next
+    /// Returns whether the cut-off of its tenant or of its subject covers a session. It costs next
     /// to nothing while there is none.
     pub fn cover(&self, session: SessionId, tenant: &str, subject: &str) -> bool {
         let is_covered = |key: &str| self.of.get(key).is_some_and(|there| there.0.covers(session));
@@ -59,7 +59,7 @@ impl CutOffs {
             || (self.subjects.load(Ordering::Acquire) > 0 && is_covered(&cut_off_key(tenant, Some(subject))))
     }
 
-    /// How many there are.
+    /// Their number.
     pub fn len(&self) -> usize {
         self.tenants.load(Ordering::Relaxed) + self.subjects.load(Ordering::Relaxed)
     }
@@ -79,7 +79,8 @@ impl CutOffs {
         })
     }
 
-    /// Drops those that expired up to `until`, but for those with a key ([`cut_off_key`]) in `kept`.
+    /// Drops those that expired up to `until`, but for those with a key ([`cut_off_key`]) in
+    /// `kept`.
     pub fn forget(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = [0, 0];
         self.of.retain(|key, (_, expires_at)| {

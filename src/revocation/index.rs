@@ -19,7 +19,8 @@ use crate::{
 
 use super::cut_offs::CutOffs;
 
-/// Sessions, tokens, subjects and tenants that are no longer accepted. Shared by all calls; no lock is common to all of them.
+/// Sessions, tokens, subjects and tenants that are no longer accepted. Shared by all calls; no lock
+/// is common to all of them.
 ///
 /// Session and token identifiers share one map: both are UUIDs, of different versions, so none is ever both.
 /// An entry takes 21 bytes and the map's slack, which is 48 at most.
@@ -85,7 +86,8 @@ impl Index {
         }
     }
 
-    /// Whether a token is stopped, by itself, by its session, by its subject or by its tenant.
+    /// Returns whether a token is stopped, by itself, by its session, by its subject or by its
+    /// tenant.
     pub fn stops(&self, session: SessionId, token: TokenId, tenant: &str, subject: &str) -> bool {
         self.ids.contains_key(session.bytes())
             || self.ids.contains_key(token.bytes())
@@ -122,11 +124,13 @@ impl Index {
             let is_missing = expires_at.minus(Duration::from_secs(1)) > swept && !other.ids.contains_key(entry.key());
             is_missing.then(|| (revoked_id(*entry.key()), expires_at))
         });
-        // The expiry of a cut-off does not tell whether it was swept: the database keeps it while sessions are left to end.
+        // The expiry of a cut-off does not tell whether it was swept: the database keeps it while
+        // sessions are left to end.
         ids.chain(self.cut_offs.missing_from(&other.cut_offs)).collect()
     }
 
-    /// Drops the entries that expired up to `until`, which must have been recorded. Cut-offs with a key in `kept` stay.
+    /// Drops the entries that expired up to `until`, which must have been recorded. Cut-offs with a
+    /// key in `kept` stay.
     ///
     /// Only what the record covers, whatever the clock says: a token counts as expired then. Tokens expire at whole seconds,
     /// so the fractions of entries make no difference.

@@ -70,8 +70,8 @@ pub enum Created {
     RequestIdReused,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
-    /// All sessions of the tenant or of the subject were revoked, and the session's identifier is not
-    /// after that: it needs a later one.
+    /// All sessions of the tenant or of the subject were revoked, and the session's identifier is
+    /// not after that: it needs a later one.
     Revoked {
         /// The last instant that the revocation covers.
         up_to: Timestamp,
@@ -144,10 +144,11 @@ pub struct RevocationOutcome {
     /// in the feed.
     pub wrote: bool,
     /// Whether anything is stopped now that was not stopped before: a session ended, there was no
-    /// entry for it yet, or the entry of a tenant or subject covers a session that it did not cover.
+    /// entry for it yet, or the entry of a tenant or subject covers a session that it did not
+    /// cover.
     pub changed: bool,
-    /// How many live sessions ended. Of a tenant or subject those are counted that its entry did not
-    /// cover yet.
+    /// The number of live sessions that ended. Of a tenant or subject those are counted that its
+    /// entry did not cover yet.
     pub sessions: i64,
     /// Whose the last of them was, if an entry was written for it.
     pub whose: Option<(Tenant, Subject)>,
@@ -240,7 +241,8 @@ pub struct SessionQuery {
 }
 
 impl SessionQuery {
-    /// The page out of two, each the newest first, in which a session may be twice: the second is the newer.
+    /// The page out of two, each the newest first, in which a session may be twice: the second is
+    /// the newer.
     fn merge(&self, first: Vec<Session>, second: Vec<Session>) -> Vec<Session> {
         let mut page: BTreeMap<SessionId, Session> = first.into_iter().map(|session| (session.id, session)).collect();
         page.extend(second.into_iter().map(|session| (session.id, session)));
@@ -269,10 +271,10 @@ pub trait Store: Send + Sync + 'static {
     /// The entries of tenants and subjects whose sessions [`Store::end_covered_sessions`] ends.
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError>;
 
-    /// Ends a batch of the live sessions that an entry covers, without entries of their own: this one
-    /// stops their tokens, and is written again if it must be kept longer for that.
-    /// Looks at no more than `limit` sessions after `after`. None if there was nothing to look at; then
-    /// the entry is finished.
+    /// Ends a batch of the live sessions that an entry covers, without entries of their own: this
+    /// one stops their tokens, and is written again if it must be kept longer for that. Looks at no
+    /// more than `limit` sessions after `after`. None if there was nothing to look at; then the
+    /// entry is finished.
     async fn end_covered_sessions(
         &self,
         entry: Unfinished,
@@ -281,9 +283,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<EndedBatch>, StoreError>;
 
     /// Ends a batch of live sessions that were created up to the end of the millisecond of `until`,
-    /// whatever their tenant, without entries: for a database from which nobody serves, and of whose
-    /// older access tokens none is accepted.
-    /// Looks at no more than `limit` sessions after `after`. None if there was nothing to look at.
+    /// whatever their tenant, without entries: for a database from which nobody serves, and of
+    /// whose older access tokens none is accepted. Looks at no more than `limit` sessions after
+    /// `after`. None if there was nothing to look at.
     async fn end_all_sessions(
         &self,
         ended: Ended,
@@ -308,14 +310,14 @@ pub trait Store: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Deletes at most `limit` blacklist entries that expired before `until`, and records the latest expiry among them.
-    /// The entry of a tenant or subject stays as long as sessions are left to be ended under it, and counts as
-    /// unfinished then.
+    /// Deletes at most `limit` blacklist entries that expired before `until`, and records the
+    /// latest expiry among them. The entry of a tenant or subject stays as long as sessions are
+    /// left to be ended under it, and counts as unfinished then.
     async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError>;
 
     /// Makes the records of sessions that expired before `until` and had not been ended, once for
-    /// each session, whatever else sweeps. Looks at no more than `limit` sessions. The records go to the
-    /// table of the audit in the same transaction, if they are to be kept there.
+    /// each session, whatever else sweeps. Looks at no more than `limit` sessions. The records go
+    /// to the table of the audit in the same transaction, if they are to be kept there.
     async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries, StoreError>;
 
     /// Deletes at most `limit` sessions that were over before `until`. One that has expired is kept

@@ -105,8 +105,9 @@ async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_act
 
 const HEAD: &str = "SELECT seq FROM feed_head";
 
-/// A revocation is committed, and lost before its replica has read it: a dump is put back, and another entry gets its place.
-/// Whether it is acknowledged, and whether the token is active then.
+/// A revocation is committed, and lost before its replica has read it: a dump is put back, and
+/// another entry gets its place. Returns whether it is acknowledged, and whether the token is
+/// active then.
 async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
     let url = new_database().await;
     let cluster = Cluster::start_by([url.as_str()], &url, settings).await;
@@ -147,8 +148,9 @@ async fn what_was_revoked_before_and_is_lost_is_not_acknowledged_by_another_entr
     assert_eq!(acknowledges_what_is_lost(&SHORT_LEASE).await, (false, true));
 }
 
-/// Two replicas have applied an entry that is lost when a dump is put back. Before the first has renewed since, a revocation is
-/// given its place there. Whether that is acknowledged, and whether the token is active at the other, which has a lease still.
+/// Two replicas have applied an entry that is lost when a dump is put back. Before the first has
+/// renewed since, a revocation is given its place there. Whether that is acknowledged, and whether
+/// the token is active at the other, which has a lease still.
 async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (bool, bool) {
     let url = new_database().await;
     let settings = [&LONG_LEASE[..], settings].concat();

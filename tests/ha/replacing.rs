@@ -1,5 +1,6 @@
-//! The server in charge is replaced under load. Nothing is active after its revocation was acknowledged, nothing that was
-//! acknowledged is lost, nobody is signed out who retried, and the service goes on by itself.
+//! The server in charge is replaced under load. Nothing is active after its revocation was
+//! acknowledged, nothing that was acknowledged is lost, nobody is signed out who retried, and the
+//! service goes on by itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,12 +27,12 @@ const SETTINGS: &[(&str, &str)] = &[
     ("COUNTERSIGN_POLICIES__STRICT__REFRESH_GRACE", "0s"),
     ("COUNTERSIGN_POLICIES__SUPERSEDING__ON_REFRESH", "revoke_access_token"),
 ];
-/// How long callers call before the fault, and after the service is back.
+/// The time for which callers call before the fault, and after the service is back.
 const CALM: Duration = Duration::from_secs(2);
 /// Violations that are told.
 const SHOWN: usize = 8;
 
-/// What is done to the server in charge.
+/// The fault of the server in charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     /// It hands over in good order.
@@ -40,8 +41,9 @@ enum Fault {
     KillNode,
     /// `kill -9` of the server, which Patroni notices.
     KillPostmaster,
-    /// SIGSTOP of all its processes and its Patroni. Once another is in charge the server goes on, and does not know. Its Patroni
-    /// does not: that of version 3.0.2 would take the lead back from who has it, and lose commits (docs/postgresql.md).
+    /// SIGSTOP of all its processes and its Patroni. Once another is in charge the server goes on,
+    /// and does not know. Its Patroni does not: that of version 3.0.2 would take the lead back from
+    /// who has it, and lose commits (docs/postgresql.md).
     Stop,
 }
 
@@ -53,7 +55,8 @@ enum Way {
     HaProxy,
 }
 
-/// A cluster that is not used again: an old server that Patroni has not brought back in order is another matter.
+/// A cluster that is not used again: an old server that Patroni has not brought back in order is
+/// another matter.
 async fn replace(fault: Fault, way: Way, seed: u64) {
     let mut cluster = Patroni::start().await;
     let leader = cluster.await_complete().await;

@@ -80,9 +80,11 @@ pub struct Replica {
     ahead: bool,
     /// Entries that it holds and the database has lost: to be offered again.
     set_aside: u8,
-    /// It has joined again after the database was set back, and knows that the list of members may lack somebody.
+    /// It has joined again after the database was set back, and knows that the list of members may
+    /// lack somebody.
     doubts_members: bool,
-    /// What its renewals have shown every member to have applied. Only where it makes a difference.
+    /// The position that every member has applied, as its renewals have shown. Only where it makes
+    /// a difference.
     everywhere: u8,
 }
 
@@ -133,7 +135,8 @@ pub struct Order {
     asks: u8,
     /// Not a caller's, but of a replica that offers what was lost.
     restores: bool,
-    /// Its replica has sent a renewal since the entry was written. Always, where it makes no difference.
+    /// Its replica has sent a renewal since the entry was written. Always, where it makes no
+    /// difference.
     asked_since: bool,
 }
 
@@ -215,8 +218,8 @@ pub enum Failover {
     Synchronous,
     /// They do not. The old primary is dead.
     Asynchronous,
-    /// No failover: a dump or a snapshot is put back under running replicas, and the timeline stays what it was. Here a
-    /// state's history is known to nobody; `standby` is what was dumped.
+    /// No failover: a dump or a snapshot is put back under running replicas, and the timeline stays
+    /// what it was. Here a state's history is known to nobody; `standby` is what was dumped.
     SetBack,
 }
 
@@ -272,14 +275,16 @@ pub struct Protocol {
     pub failover: Failover,
     /// Somebody cancels waits for the standby.
     pub cancels: bool,
-    /// The standby of an asynchronous primary has heard nothing from the beginning on, and not only from some moment on; what is
-    /// put back was dumped at the beginning.
+    /// The standby of an asynchronous primary has heard nothing from the beginning on, and not only
+    /// from some moment on; what is put back was dumped at the beginning.
     pub standby_behind: bool,
-    /// At the beginning revocation 0 has been acknowledged and read by all members, and it is not in what is put back.
+    /// At the beginning revocation 0 has been acknowledged and read by all members, and it is not
+    /// in what is put back.
     pub first_to_be_lost: bool,
     /// The database may be set back before every member has renewed since it was dumped.
     pub set_back_unnoticed: bool,
-    /// Processes may start after the database was set back, while leases from before may still be in force.
+    /// Processes may start after the database was set back, while leases from before may still be
+    /// in force.
     pub starts_after_set_back: bool,
     /// Replica 2 is configured with a longer lease than the others.
     pub one_longer_lease: bool,
@@ -430,8 +435,8 @@ impl State {
         }
     }
 
-    /// OK is returned. If the entry was lost before, that promises nothing until it is restored, which only those can do who
-    /// hold it.
+    /// OK is returned. If the entry was lost before, that promises nothing until it is restored,
+    /// which only those can do who hold it.
     fn acknowledge(&mut self, key: usize, may_be_lost: bool) {
         self.stop(1 << key);
         let Some(order) = self.revokes[key].order() else { return };
@@ -469,7 +474,7 @@ impl Protocol {
         self.failover == Failover::SetBack
     }
 
-    /// Whether a replica sees that a place is of another history.
+    /// Returns whether a replica sees that a place is of another history.
     fn compares_histories(&self) -> bool {
         !self.sets_back() && !self.breaks(Broken::SeqWithoutHistory)
     }
@@ -481,7 +486,8 @@ impl Protocol {
         Order { by: by as u8, seq, history, asks, restores, asked_since }
     }
 
-    /// The call begins to wait. With a rule broken, it may find at once that the index has come so far, or even that all have.
+    /// The call begins to wait. With a rule broken, it may find at once that the index has come so
+    /// far, or even that all have.
     fn begin_to_reach(&self, state: &mut State, key: usize, order: Order) {
         state.revokes[key] = Revoke::Reaching(order);
         let replica = state.replicas[usize::from(order.by)];
@@ -971,7 +977,8 @@ impl Protocol {
                     |replica: &Replica| replica.ahead || matches!(replica.process, Process::Down | Process::Joining);
                 when(!self.sets_back() || self.set_back_unnoticed || state.replicas.iter().all(is_noticed))?;
                 let before = state.standby.take().unwrap_or(state.database);
-                // Nothing tells a database that was set back that its list of members may lack somebody.
+                // Nothing tells a database that was set back that its list of members may lack
+                // somebody.
                 state.database = Database { history: 1, settled: self.sets_back(), ..before };
                 for key in 0..KEYS {
                     if let Revoke::Reaching(order) | Revoke::Waiting(order) = &mut state.revokes[key]

@@ -413,7 +413,7 @@ async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_anothe
     assert_eq!(ahead.rows().await.blacklist, 1);
 }
 
-/// What one replica's clock takes for expired may be what all others still need.
+/// All others may still need the entries that are expired by one replica's clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_goes_by_the_clock_of_the_database() {
     let server = Home::new("[sweeper]\nschedule = '* * * * * *'").await.start().await;
@@ -421,13 +421,14 @@ async fn a_sweep_goes_by_the_clock_of_the_database() {
     assert_eq!(server.store.whole_sweep().await, server.clock.now().minus(seconds(3)));
 }
 
-/// Whether a token is active, by whatever time it is there.
+/// Returns whether a token is active, by the time of that replica.
 async fn is_active(server: &Server, token: &str) -> bool {
     let question = ValidateRequest { access_token: token.to_owned(), ..Default::default() };
     server.validate(question).await.unwrap().active
 }
 
-/// Each within what `lease.max_clock_skew` allows. They judge by the clock of the database, so they agree.
+/// Each within what `lease.max_clock_skew` allows. They judge by the clock of the database, so they
+/// agree.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused() {
     let first = Server::start().await;

@@ -25,7 +25,8 @@ async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoke
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-/// By their refresh token, their subject or their tenant: the answer is OK, so their access tokens must be inactive.
+/// By their refresh token, their subject or their tenant: the answer is OK, so their access tokens
+/// must be inactive.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
     let (server, [alice, bob, carol]) = forgetting(Home::new("").await, async |server| {

@@ -299,7 +299,8 @@ async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password
     }
 }
 
-/// YugabyteDB has this function, and runs READ COMMITTED as something else unless it is told not to.
+/// YugabyteDB has this function, and runs READ COMMITTED as something else unless it is told not
+/// to.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_isolates_otherwise_than_it_is_asked_to_is_refused() {
     let url = new_database().await;

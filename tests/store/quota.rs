@@ -151,7 +151,7 @@ async fn live(store: &dyn Store) -> Vec<SessionId> {
     live
 }
 
-/// Where the live sessions are too many to be read each time, their number is kept.
+/// The number of live sessions is kept if they are too many to be read each time.
 pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store) {
     let max = MOST_READ + 4;
     let there = create_all(store, (1..=MOST_READ).map(session)).await;
@@ -166,7 +166,7 @@ pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store)
     assert_eq!((evicted_for(&created[4]), evicted_for(&created[5])), (&[there[0].id][..], &[there[1].id][..]));
     assert_eq!(live(store).await.len(), usize::try_from(max).unwrap());
 
-    // What was ended makes room once they are counted again.
+    // One that was ended makes room once they are counted again.
     revoke_session(store, &there[9], after(300)).await;
     let next = |n| limited(session(n), max, OnQuota::Refuse);
     let at = MOST_READ + 8;

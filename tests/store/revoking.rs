@@ -108,7 +108,7 @@ pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
     assert_eq!(store.unfinished().await.unwrap(), [], "nothing is left to be ended");
 }
 
-/// What stops all of alice's sessions up to an instant, but for one.
+/// Stops all of alice's sessions up to an instant, but for one.
 fn alices_up_to(up_to: Timestamp, spared: Option<&Session>) -> Revoked {
     let cut_off = CutOff { up_to, spared: spared.map(|session| session.id) };
     Revoked::Subject { tenant: Tenant::default(), subject: text("alice"), cut_off }
@@ -127,7 +127,8 @@ pub async fn a_subject_revoked_twice_ends_nothing_more_and_has_one_entry(store: 
     assert_eq!(entries(store).await.len(), 1);
 }
 
-/// Rows may have been lost: access tokens of theirs live on. A made-up name has one entry, too, and no more.
+/// Rows may have been lost: access tokens of theirs live on. A made-up name has one entry, too, and
+/// no more.
 pub async fn a_subject_without_sessions_is_revoked_all_the_same(store: &dyn Store) {
     create(store, Session { subject: text("bob"), ..session(1) }).await;
     for changed in [true, false] {

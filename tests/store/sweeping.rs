@@ -140,7 +140,8 @@ pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store:
     assert_unchanged(store, &[uncovered]).await;
 }
 
-/// It was being created, by somebody else, when its tenant or subject was revoked, and nobody has seen it until then.
+/// It was being created, by somebody else, when its tenant or subject was revoked, and nobody has
+/// seen it until then.
 pub async fn an_entry_that_covers_a_live_session_is_not_finished(store: &dyn Store, database: &Database) {
     create_all(store, [session(1), Session { tenant: acme(), ..session(2) }]).await;
     revoke_tenant(store, &acme(), after(10)).await;
@@ -195,7 +196,8 @@ pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
     assert_unchanged(store, &[Session { expiry_recorded: true, ..edge }, live]).await;
 }
 
-/// By the clock of whoever recorded it. Afterwards nobody ends it any more, so nothing may bring it back.
+/// By the clock of whoever recorded it. Afterwards nobody ends it any more, so nothing may bring it
+/// back.
 pub async fn a_session_whose_expiry_was_recorded_stays_over_by_a_clock_that_went_back(store: &dyn Store) {
     let there = create(store, session(1)).await;
     record_expiries(store, LATE).await;

@@ -168,8 +168,8 @@ impl Raw {
         Self::with(address, &[]).await
     }
 
-    /// The same with settings. The server has opened the connection's window: what comes before that
-    /// may fill no more than the 65,535 bytes of RFC 9113, section 6.9.2.
+    /// The same with settings. The server has opened the connection's window: what comes before
+    /// that may fill no more than the 65,535 bytes of RFC 9113, section 6.9.2.
     pub async fn with(address: SocketAddr, values: &[(u16, u32)]) -> Self {
         let mut raw = Self::silent(address).await;
         raw.send(&[PREFACE, &settings(values)].concat()).await;

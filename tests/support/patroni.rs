@@ -1,5 +1,5 @@
-//! Three PostgreSQL servers that Patroni keeps in charge one of, by one etcd, and HAProxy in front of them: all of Debian's
-//! packages, as throw-away processes.
+//! Three PostgreSQL servers that Patroni keeps in charge one of, by one etcd, and HAProxy in front
+//! of them: all of Debian's packages, as throw-away processes.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ pub const NODES: usize = 3;
 const HANGS: Duration = Duration::from_secs(180);
 /// Lines of a log that are told.
 const LOG: usize = 60;
-/// How soon to look again at what has no event to wait for.
+/// The pause before another look at something that has no event to wait for.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs a command beside the tests. It lives as long as its standard input is open, which ends
@@ -165,8 +165,8 @@ impl Patroni {
         cluster
     }
 
-    /// Starts HAProxy in front of them, as `docs/postgresql.md` has it. Returns the URL of a database by way of it, once that leads
-    /// there.
+    /// Starts HAProxy in front of them, as `docs/postgresql.md` has it. Returns the URL of a
+    /// database by way of it, once that leads there.
     pub async fn start_haproxy(&mut self, database: &str) -> String {
         let [port] = ports();
         let process = Kept::start(|dir| {
@@ -199,7 +199,8 @@ impl Patroni {
         url
     }
 
-    /// Waits until there is a leader, a synchronous standby, and nobody is missing. Returns the leader.
+    /// Waits until there is a leader, a synchronous standby, and nobody is missing. Returns the
+    /// leader.
     pub async fn await_complete(&self) -> usize {
         self.wait("the cluster is complete", async || {
             let mut leader = None;
@@ -281,7 +282,8 @@ impl Patroni {
         let _ = Command::new("kill").args(["-s", signal]).args(pids).stderr(Stdio::null()).status().unwrap();
     }
 
-    /// Waits until some server accepts a commit, which a server that only believes to be in charge does not.
+    /// Waits until some server accepts a commit, which a server that only believes to be in charge
+    /// does not.
     pub async fn accepts_a_commit(&self, database: &str) {
         self.wait("a commit is accepted", async || {
             let commits = (0..NODES).map(async |index| {

@@ -268,7 +268,8 @@ impl Server {
         }
     }
 
-    /// Stops it as a crash would, and starts it with the files that were copied: the same timeline, earlier.
+    /// Stops it as a crash would, and starts it with the files that were copied: the same timeline,
+    /// earlier.
     #[allow(dead_code)] // Not every binary of tests does.
     pub fn put_copy_back(&self) {
         self.crash();

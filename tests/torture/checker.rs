@@ -51,8 +51,8 @@ fn violation(rule: Rule, story: impl IntoIterator<Item = impl fmt::Display>) -> 
 struct Fate<'a> {
     /// The first call that may have revoked it: it may be inactive from its begin on.
     attempted: Option<&'a Call>,
-    /// The revocations that were acknowledged: it must be inactive from the end of the first on, unless the database was set
-    /// back in between.
+    /// The revocations that were acknowledged: it must be inactive from the end of the first on,
+    /// unless the database was set back in between.
     acknowledged: Vec<&'a Call>,
 }
 
@@ -140,7 +140,8 @@ impl<'a> Fates<'a> {
                 Ask::Create | Ask::Validate(_) => {}
             }
         }
-        // Of a session that is lost, a refresh token or an identifier does not lead to its access tokens any more.
+        // Of a session that is lost, a refresh token or an identifier does not lead to its access
+        // tokens any more.
         for (session, fate) in history.sessions.iter().zip(&mut sessions) {
             fate.acknowledged.retain(|call| {
                 !matches!(call.ask, Ask::Revoke(Target::Session(_))) || !history.may_have_lost(session, call)
@@ -157,21 +158,23 @@ impl<'a> Fates<'a> {
     }
 }
 
-/// What a set-back of the database excuses: that was not there any more which was acknowledged before it.
+/// The excuses of a set-back of the database, which lost what was acknowledged before it.
 impl History {
-    /// Whether the session may be unknown to a call, because the database was set back to what it was before its creation.
+    /// Returns whether the session may be unknown to a call, because the database was set back to
+    /// what it was before its creation.
     fn may_have_lost(&self, session: &Session, call: &Call) -> bool {
         let lost = |at: &SetBack| session.known > at.kept && session.asked < at.to && call.end > at.from;
         self.set_backs.iter().any(lost)
     }
 
-    /// Whether a session may be as it was before, because the database was set back.
+    /// Returns whether a session may be as it was before, because the database was set back.
     fn may_have_set_back(&self, session: &Session, call: &Call) -> bool {
         self.set_backs.iter().any(|at| session.asked < at.to && call.end > at.from)
     }
 
-    /// Whether a revocation that was acknowledged must hold for a call. What may have been written before the database was set
-    /// back holds again once those who remember it have written it again: at the latest when all is well.
+    /// Returns whether a revocation that was acknowledged must hold for a call. One that may have
+    /// been written before the database was set back holds again once those who remember it have
+    /// written it again: at the latest when all is well.
     fn promises(&self, revocation: &Call, call: &Call) -> bool {
         let is_well = self.healed.as_ref().is_some_and(|healed| call.begin >= healed.at);
         is_well || !self.set_backs.iter().any(|at| revocation.begin < at.to && call.end > at.from)

@@ -244,7 +244,8 @@ fn in_the_end_every_replica_answers_for_every_token_and_revokes() {
     assert_eq!(with(&unsure, healed(50, &[0, 1])), [Rule::Unanswered]);
 }
 
-/// The database was set back from 40 to 50 ms, to what it was at 1 ms, and all is well from 90 ms on.
+/// The database was set back from 40 to 50 ms, to what it was at 1 ms, and all is well from 90 ms
+/// on.
 fn set_back(kept: u64, calls: impl Into<Vec<Call>>) -> History {
     History {
         set_backs: vec![SetBack { kept: at(kept), from: at(40), to: at(50) }],

@@ -191,7 +191,8 @@ impl Fault<Disaster> {
         let from = fleet.recorder.now();
         put_back();
         fleet.recorder.set_back(kept, from);
-        // Until no lease from before is in force and the list of replicas is believed again, and what was lost is written again.
+        // Until no lease from before is in force and the list of replicas is believed again, and
+        // what was lost is written again.
         sleep(LONG_WAIT + LONG_LEASE / 2).await;
         in_time("lost revocations are written again", fleet.restored()).await;
     }

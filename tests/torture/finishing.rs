@@ -16,7 +16,7 @@ use crate::{
     ledger::Dice,
 };
 
-/// How long, once all is well again, a replica may take until it answers for everything.
+/// The most time that a replica may take, once all is well again, until it answers for everything.
 const RECOVERY: Duration = Duration::from_secs(60);
 /// Before what failed is tried again in the end.
 const RETRY: Duration = Duration::from_millis(50);
@@ -25,8 +25,8 @@ const BATCH: usize = 256;
 /// Refreshes under way at the same time in the end.
 const REFRESHING: usize = 16;
 
-/// Everything works again: each replica is asked for every token, and revokes; every session that lives is refreshed. The
-/// checker finds what is missing.
+/// Everything works again: each replica is asked for every token, and revokes; every session that
+/// lives is refreshed. The checker finds what is missing.
 pub async fn finish(asker: &Arc<Asker>, held: Vec<Held>, dice: &mut Dice) {
     let deadline = Instant::now() + RECOVERY;
     let all: Vec<_> = (0..asker.recorder.tokens()).map(TokenNumber).collect();

@@ -172,8 +172,9 @@ impl Fleet {
         fallen
     }
 
-    /// Waits until every replica has a lease, and whoever has said that revocations were lost has said that they hold again. A
-    /// lease that was taken since the database was set back comes after the first of the two lines.
+    /// Waits until every replica has a lease, and whoever has said that revocations were lost has
+    /// said that they hold again. A lease that was taken since the database was set back comes
+    /// after the first of the two lines.
     pub async fn restored(&self) {
         for place in &self.places[..PERMANENT] {
             let is_restored = async || {

@@ -13,7 +13,8 @@ use crate::{
 pub const LEASE: Duration = Duration::from_millis(600);
 pub const WAIT: Duration = Duration::from_millis(701);
 
-/// The same where replicas are to have their leases still when the database is back. Callers are more patient than that.
+/// The same where replicas are to have their leases still when the database is back. Callers are
+/// more patient than that.
 pub const LONG_LEASE: Duration = Duration::from_secs(2);
 pub const LONG_WAIT: Duration = Duration::from_millis(2104);
 
@@ -187,12 +188,12 @@ impl Profile {
         self.database.contains(&Disaster::FailOver)
     }
 
-    /// Whether the database is set back.
+    /// Returns whether the database is set back.
     pub fn is_set_back(&self) -> bool {
         self.database.contains(&Disaster::RestoreDump)
     }
 
-    /// How long an acknowledgement waits for a replica that does not report, at most.
+    /// The most time that an acknowledgement waits for a replica that does not report.
     pub fn wait(&self) -> Duration {
         if self.is_set_back() { LONG_WAIT } else { WAIT }
     }

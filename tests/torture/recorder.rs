@@ -63,7 +63,7 @@ impl Recorder {
         TokenNumber(made.texts.len() - 1)
     }
 
-    /// When a session was first created by a replica that was asked since then.
+    /// The instant at which a session was first created by a replica that was asked since then.
     #[allow(dead_code)] // Not every binary of tests waits for it.
     pub fn created_since(&self, replica: usize, since: Moment) -> Option<Moment> {
         let made = self.made();

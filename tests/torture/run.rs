@@ -30,7 +30,7 @@ const SPAN: Duration = Duration::from_secs(10);
 /// What a run came to.
 pub struct Report {
     pub profile: &'static str,
-    /// How long an acknowledgement waits for a replica that does not report.
+    /// The time that an acknowledgement waits for a replica that does not report.
     pub wait: Duration,
     pub seed: u64,
     pub figures: Figures,

@@ -1,4 +1,5 @@
--- All at once, before the indexes are built: whoever holds one of them undoes this at once, and not at the end.
+-- All at once, before the indexes are built: whoever holds one of them undoes this at once, and not
+-- at the end.
 LOCK TABLE sessions, blacklist IN ACCESS EXCLUSIVE MODE;
 
 ALTER TABLE sessions ADD COLUMN is_over boolean NOT NULL DEFAULT false;
@@ -8,7 +9,8 @@ COMMENT ON COLUMN sessions.sweep_on IS 'When the sweeper is to look at the row: 
 
 CREATE INDEX sessions_of_tenant ON sessions (tenant, is_over, id);
 COMMENT ON INDEX sessions_of_tenant IS 'Revoke and listing of a tenant';
--- After the one above: while the table is empty both seem to cost the same for a subject, and then the newer one is taken.
+-- After the one above: while the table is empty both seem to cost the same for a subject, and then
+-- the newer one is taken.
 CREATE INDEX sessions_of_subject ON sessions (tenant, subject, is_over, id);
 COMMENT ON INDEX sessions_of_subject IS 'Quota, Revoke of a subject, listing of a subject. Those that live are found beside any number that are over';
 CREATE INDEX sessions_to_sweep ON sessions (is_over, sweep_on);

@@ -6,7 +6,8 @@ UPDATE sessions SET is_over = TRUE WHERE ended_at IS NOT NULL;
 DROP INDEX sessions_by_subject;
 DROP INDEX sessions_by_tenant;
 DROP INDEX sessions_by_end;
--- Quota, Revoke of a subject, listing of a subject. Those that live are found beside any number that are over.
+-- Quota, Revoke of a subject, listing of a subject. Those that live are found beside any number
+-- that are over.
 CREATE INDEX sessions_by_subject ON sessions (tenant, subject, is_over, id);
 -- Revoke and listing of a tenant.
 CREATE INDEX sessions_by_tenant ON sessions (tenant, is_over, id);
@@ -23,8 +24,9 @@ CREATE TABLE large_subjects (
     PRIMARY KEY (tenant, subject)
 ) WITHOUT ROWID;
 
--- Entries of kind 'subject': the key is the tenant, the byte 1F and the subject, and session_id is the session that stays.
--- Whether sessions that an entry of a tenant or subject covers may be left to be ended.
+-- Entries of kind 'subject': the key is the tenant, the byte 1F and the subject, and session_id is
+-- the session that stays. Set while sessions that an entry of a tenant or subject covers may be
+-- left to be ended.
 ALTER TABLE blacklist ADD COLUMN unfinished BOOLEAN NOT NULL DEFAULT FALSE;
 UPDATE blacklist SET unfinished = TRUE WHERE kind = 'tenant';
 CREATE INDEX blacklist_unfinished ON blacklist (seq) WHERE unfinished;

@@ -1,6 +1,6 @@
 -- Attaches the records of the audit from before it was partitioned, which
--- migrations/postgres/0011_audit_by_day has set aside. Does nothing unless audit_before_key has been
--- made and their CHECK validated, because the server would do both under a lock otherwise.
+-- migrations/postgres/0011_audit_by_day has set aside. Does nothing unless audit_before_key has
+-- been made and their CHECK validated, because the server would do both under a lock otherwise.
 DO $$
 DECLARE
     next_day timestamptz;

@@ -1,5 +1,5 @@
-//! Creating sessions, within the limits of their subjects: where there is room it takes one statement, the rest is decided
-//! one by one on what a few statements have read for all of them.
+//! Creating sessions, within the limits of their subjects: where there is room it takes one
+//! statement, the rest is decided one by one on what a few statements have read for all of them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -120,7 +120,7 @@ impl BatchWrite for Careful<'_> {
     }
 }
 
-/// What is done for a creation.
+/// The decision on a creation.
 enum Decision {
     /// It is created, and these are evicted for it.
     New { evicted: Vec<SessionId> },
@@ -128,13 +128,13 @@ enum Decision {
     Other(Created),
 }
 
-/// What creations are decided on, and what has been decided so far.
+/// The state that creations are decided on, and the decisions so far.
 struct Batch<'a> {
     /// Sessions by the request that made them.
     earlier: HashMap<(String, String), Session>,
     cut_offs: CutOffs,
     live: Live<'a>,
-    /// When each is evicted.
+    /// Sessions to be evicted, each with the instant of its end.
     evicted: HashMap<SessionId, Timestamp>,
     new: Vec<&'a Creation>,
 }
@@ -311,8 +311,8 @@ async fn oldest(
     Ok(found)
 }
 
-/// At least as many as a subject's live sessions, for a limit that is too great to read them all, and
-/// whether the number is kept.
+/// At least as many as a subject's live sessions, for a limit that is too great to read them all,
+/// and whether the number is kept.
 async fn count(lease: &mut Lease<'_>, subject: &Limited<'_>) -> Result<(u64, bool), Fault> {
     let kept: Vec<(i64, PgTimestamp)> = statement::<(BigInt, Timestamptz)>(
         "SELECT sessions, counted_at FROM large_subjects WHERE tenant = ? AND subject = ?",
@@ -349,7 +349,7 @@ async fn count(lease: &mut Lease<'_>, subject: &Limited<'_>) -> Result<(u64, boo
     Ok((counted, true))
 }
 
-/// How many sessions of a subject live, or this many if there are more.
+/// Counts the live sessions of a subject, up to `most`.
 async fn there(lease: &mut Lease<'_>, subject: &Limited<'_>, most: i64) -> Result<u64, Fault> {
     let count: i64 = statement::<BigInt>(
         "SELECT count(*) FROM (

@@ -108,7 +108,7 @@ fn plain<'r, 'a>(rows: &'r [New<'a>]) -> Option<&'r New<'a>> {
     }
 }
 
-/// Whether the limits of subjects are still to be looked at.
+/// Says who looks at the limits of subjects.
 #[derive(Clone, Copy, Debug)]
 pub enum Limits {
     /// In their turns, which are taken for it.

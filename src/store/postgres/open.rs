@@ -479,7 +479,8 @@ mod tests {
     ];
 
     /// A migration that takes something away, or demands more of a row than before, breaks the
-    /// replicas that are still of the version before. An index may go where another one serves them.
+    /// replicas that are still of the version before. An index may go where another one serves
+    /// them.
     #[test]
     fn a_migration_only_adds() {
         for (version, sql) in &MIGRATIONS[1..] {

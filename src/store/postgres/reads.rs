@@ -41,7 +41,8 @@ pub async fn sessions(lease: &mut Lease<'_>, query: SessionQuery) -> Result<Vec<
     }
 }
 
-/// Lists sessions that are not over, and of a query for live ones those that live; or those that are over.
+/// Lists sessions that are not over, and of a query for live ones those that live; or those that
+/// are over.
 async fn listed(lease: &mut Lease<'_>, query: &SessionQuery, live: bool) -> Result<Vec<Session>, Fault> {
     let mut statement = sessions::table
         .filter(sessions::tenant.eq(&*query.tenant))

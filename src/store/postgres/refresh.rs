@@ -211,7 +211,8 @@ fn judge(
         return (Some(Refreshed::Refused(RefreshRefusal::Unknown)), None);
     };
     let verdict = session.judge_refresh(attempt);
-    // The job that ends the sessions of a revoked tenant or subject may not have come to this one yet.
+    // The job that ends the sessions of a revoked tenant or subject may not have come to this one
+    // yet.
     if !matches!(verdict, RefreshVerdict::Refuse(_)) && cut_offs.covering(session).is_some() {
         return (Some(Refreshed::Refused(RefreshRefusal::Ended)), None);
     }

@@ -97,8 +97,8 @@ impl BatchWrite for Revocation {
     }
 }
 
-/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left to
-/// the job that ends what entries cover.
+/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left
+/// to the job that ends what entries cover.
 pub const ENDED_AT_ONCE: usize = 256;
 
 /// For each revocation, the live sessions of the subject that it names, the oldest first: no more
@@ -145,7 +145,7 @@ async fn of_subjects(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Resul
     Ok(found)
 }
 
-/// What there is of a tenant or of a subject.
+/// The state of a tenant or of a subject.
 #[derive(Default)]
 struct Survey {
     coverage: Coverage,
@@ -157,7 +157,7 @@ struct Survey {
 
 type Subjects = HashMap<String, Survey>;
 
-/// What there is of the subjects that these revocations name, by the keys of their entries.
+/// Reads the state of the subjects that these revocations name, by the keys of their entries.
 async fn coverage(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<Subjects, Fault> {
     let mut surveys = Subjects::new();
     let (mut keys, mut tenants, mut subjects) = (vec![], vec![], vec![]);

@@ -76,8 +76,8 @@ impl<Row> Query for Statement<'_, Row> {
     type SqlType = Row;
 }
 
-/// The least identifier that the entry `b` of a tenant or subject does not cover: it covers sessions by the millisecond
-/// that their identifiers tell (`SessionId::created_millis`).
+/// The least identifier that the entry `b` of a tenant or subject does not cover: it covers
+/// sessions by the millisecond that their identifiers tell (`SessionId::created_millis`).
 macro_rules! first_uncovered {
     () => {
         first_uncovered!("b")

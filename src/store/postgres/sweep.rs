@@ -70,8 +70,8 @@ fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
     }
 }
 
-/// One transaction. Sessions of which an entry of a tenant or subject is to stop the tokens may need it
-/// for longer, and then it is written again, so that replicas keep it as long.
+/// One transaction. Sessions of which an entry of a tenant or subject is to stop the tokens may
+/// need it for longer, and then it is written again, so that replicas keep it as long.
 pub async fn end_covered_sessions(
     lease: &mut Lease<'_>,
     entry: &Unfinished,
@@ -170,7 +170,8 @@ pub async fn delete_expired_revocations(
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations, Fault> {
-    // The entry of a tenant or subject may cover a session that was being created when it was written.
+    // The entry of a tenant or subject may cover a session that was being created when it was
+    // written.
     lease.begin().await?;
     statement::<()>(concat!(
         "UPDATE blacklist AS b
@@ -223,7 +224,8 @@ pub async fn delete_expired_revocations(
     Ok(SweptRevocations { deleted, forgotten_until: timestamp(forgotten_until) })
 }
 
-/// Deletes sessions that are over, and kept numbers that nobody has asked for since. One that somebody else is writing to is left for the next sweep.
+/// Deletes sessions that are over, and kept numbers that nobody has asked for since. One that
+/// somebody else is writing to is left for the next sweep.
 pub async fn delete_old_sessions(lease: &mut Lease<'_>, until: Timestamp, limit: i64) -> Result<usize, Fault> {
     let deleted = statement::<()>(
         "WITH old AS MATERIALIZED (

@@ -15,9 +15,9 @@ pub struct Turn<'a> {
     pub subject: &'a str,
     /// When the first of its new sessions was created.
     pub at: Timestamp,
-    /// How many others there may be beside one of them, by the greatest of their limits.
+    /// The most other sessions beside one of them, by the greatest of their limits.
     pub others: i64,
-    /// How many they are.
+    /// The number of the new sessions.
     pub added: i64,
 }
 

@@ -25,7 +25,8 @@ use crate::{
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Subjects whose live sessions have been read in this transaction, each with the limit that they were read for.
+/// Subjects whose live sessions have been read in this transaction, each with the limit that they
+/// were read for.
 type Known = HashMap<(Tenant, Subject), (u32, LiveSessions)>;
 
 /// Creates one after the other.
@@ -58,7 +59,8 @@ fn create(
             return Ok(Created::for_used_request_id(session, row.try_into()?));
         }
     }
-    // Read here and not in the index, so that no session is created behind a revocation that is being committed.
+    // Read here and not in the index, so that no session is created behind a revocation that is
+    // being committed.
     if let Some(up_to) = writes::covered_up_to(connection, session)? {
         return Ok(Created::Revoked { up_to });
     }

@@ -179,9 +179,9 @@ impl SqliteStore {
         })
     }
 
-    /// Counts the live sessions of a tenant, or of a subject but for one, that its entry does not cover:
-    /// the covered ones have ended already, though the job that ends their rows may not have come to
-    /// them yet.
+    /// Counts the live sessions of a tenant, or of a subject but for one, that its entry does not
+    /// cover: the covered ones have ended already, though the job that ends their rows may not have
+    /// come to them yet.
     async fn count_uncovered(
         &self,
         tenant: Tenant,
@@ -201,7 +201,8 @@ impl SqliteStore {
     }
 }
 
-/// Lists sessions that are not over, and of a query for live ones those that have not expired; or those that are over.
+/// Lists sessions that are not over, and of a query for live ones those that have not expired; or
+/// those that are over.
 async fn listed(reader: &mut Connection, query: &SessionQuery, live: bool) -> Result<Vec<Session>, StoreError> {
     let mut statement = sessions::table
         .filter(sessions::tenant.eq(&*query.tenant).and(sessions::is_over.eq(!live)))
@@ -338,7 +339,8 @@ impl Store for SqliteStore {
     }
 
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
-        // A tenant or subject may have very many sessions: they are counted beside the writer, not by it.
+        // A tenant or subject may have very many sessions: they are counted beside the writer, not
+        // by it.
         let at = revocation.ended.at;
         let is_of_tenant = matches!(revocation.target, RevocationTarget::Tenant(_));
         let counted = match &revocation.target {

@@ -253,7 +253,8 @@ pub struct EarlierRow {
 }
 
 impl NewBlacklistRow {
-    /// Covers what the earlier one covers, for as long. Of two cut-offs the one that covers more says why.
+    /// Covers what the earlier one covers, for as long. Of two cut-offs the one that covers more
+    /// says why.
     pub fn in_place_of(mut self, earlier: EarlierRow) -> Result<Self, StoreError> {
         if let (Some(before), Some(up_to)) = (earlier.up_to, self.up_to) {
             let (one, other) = (cut_off(before, earlier.session_id)?, cut_off(up_to, self.session_id.take())?);
@@ -316,7 +317,7 @@ pub fn cut_off(up_to: i64, session_id: Option<Vec<u8>>) -> Result<CutOff, StoreE
     Ok(CutOff { up_to: Timestamp::from_micros(up_to), spared })
 }
 
-/// Who is meant by the entry of a tenant or subject.
+/// The tenant, and the subject if there is one, of an entry for all their sessions.
 fn whose(kind: &str, tenant: String, subject: Option<String>) -> Result<(Tenant, Option<Subject>), StoreError> {
     let subject = match (kind, subject) {
         (TENANT, _) => None,

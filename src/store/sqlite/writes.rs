@@ -47,7 +47,8 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
         return Ok(Refreshed::Refused(RefreshRefusal::Unknown));
     };
     let verdict = session.judge_refresh(attempt);
-    // The job that ends the sessions of a revoked tenant or subject may not have come to this one yet.
+    // The job that ends the sessions of a revoked tenant or subject may not have come to this one
+    // yet.
     if !matches!(verdict, RefreshVerdict::Refuse(_)) && covered_up_to(connection, &session)?.is_some() {
         return Ok(Refreshed::Refused(RefreshRefusal::Ended));
     }
@@ -128,8 +129,8 @@ fn write_revocation(
     }
 }
 
-/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left to
-/// the job that ends what entries cover.
+/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left
+/// to the job that ends what entries cover.
 pub const ENDED_AT_ONCE: usize = 256;
 
 /// Writes a subject's entry, and ends its sessions as far as that is done at once. They need no
@@ -196,7 +197,7 @@ fn stop_orphan(
     Ok(RevocationOutcome { found: session.is_some(), ..outcome })
 }
 
-/// What there is of a tenant or of a subject.
+/// Reads the state of a tenant or of a subject.
 fn coverage(connection: &mut SqliteConnection, tenant: &Tenant, subject: Option<&Subject>) -> Result<Coverage> {
     let mut newest = None;
     for is_over in [false, true] {
@@ -226,7 +227,8 @@ pub fn covered(connection: &mut SqliteConnection, tenant: &str, subject: Option<
     entry.and_then(|(up_to, session_id)| Some(cut_off(up_to?, session_id))).transpose()
 }
 
-/// How many live sessions of a tenant, or of a subject but for one, its entry does not cover.
+/// Counts the live sessions of a tenant, or of a subject but for one, that its entry does not
+/// cover.
 pub fn count_uncovered(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
@@ -249,7 +251,8 @@ pub fn count_uncovered(
     })
 }
 
-/// The last instant up to which all of a session's tenant or subject was revoked, if that covers it.
+/// The last instant up to which all of a session's tenant or subject was revoked, if that covers
+/// it.
 pub fn covered_up_to(connection: &mut SqliteConnection, session: &Session) -> Result<Option<Timestamp>> {
     let of_tenant = covered(connection, &session.tenant, None)?;
     let of_subject = covered(connection, &session.tenant, Some(&session.subject))?;
@@ -306,8 +309,8 @@ fn place(seq: i64) -> Place {
     Place { timeline: TIMELINE, seq: Seq(seq) }
 }
 
-/// Writes an entry in the place of an older one for the same thing, so that repeating a revocation adds no row, and takes
-/// nothing back.
+/// Writes an entry in the place of an older one for the same thing, so that repeating a revocation
+/// adds no row, and takes nothing back.
 fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Result<Place> {
     let row = NewBlacklistRow::from(entry);
     let earlier = blacklist::table
@@ -332,8 +335,8 @@ pub fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<S
     row.map(Session::try_from).transpose()
 }
 
-/// A subject's live sessions, the oldest first: no more than can be ended at once, and one that tells
-/// that there are more.
+/// A subject's live sessions, the oldest first: no more than can be ended at once, and one that
+/// tells that there are more.
 fn live_sessions(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
@@ -388,7 +391,7 @@ pub fn end_covered_sessions(
             statement.bind::<Binary, _>(&after).bind::<Binary, _>(last)
         }};
     }
-    // Whether or not they live: a token may have been issued with a clock that was ahead.
+    // Also of those that have expired: a token may have been issued with a clock that was ahead.
     let needed_until = sql_query(format!(
         "SELECT max(
             max(
