@@ -188,6 +188,32 @@ async fn an_upgrade_to_partitions_keeps_records_rights_and_indexes() {
     assert_ne!(places(&url).await[3], "audit_default", "it has moved to its day");
 }
 
+/// Nobody who is to serve waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_records_from_before_partitions_are_attached_while_the_store_is_open() {
+    let url = before_partitions().await;
+    let insert = "INSERT INTO audit (at, id, left_out, action, caller, note) \
+                  SELECT now() - n * interval '1 minute', gen_random_uuid(), 0, 'key_rotated', 'countersign', repeat('x', 100) \
+                  FROM generate_series(1, 60000) AS n";
+    execute(&url, insert).await;
+    assert!(number(&url, "SELECT pg_relation_size('audit')").await > 8 << 20, "else it is done in passing");
+    let store = open(&url).await;
+    // They land in the default partition, and are moved.
+    append(&store, &[day(0), day(1)]).await;
+    in_time(async { while count(&url).await < 60_002 {} }).await;
+    assert_eq!(number(&url, "SELECT count(*) FROM audit_before").await, 60_002);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_of_all_tables_keeps_no_old_record() {
+    let url = new_database().await;
+    let store = open(&url).await;
+    make_days(&url).await;
+    execute(&url, "CREATE PUBLICATION everything FOR ALL TABLES").await;
+    append(&store, &[day(0).minus(HOUR), day(1), day(4)]).await;
+    assert_eq!(store.delete_old_audit(day(4).plus(HOUR), ALL).await.unwrap(), 3);
+}
+
 /// While replicas are replaced one after the other, some are of the version before. Their
 /// statements are prepared.
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,8 @@ BEGIN
     ALTER TABLE audit DROP CONSTRAINT audit_pkey;
     CREATE UNIQUE INDEX audit_key ON audit (at, id);
     CREATE TABLE audit_default PARTITION OF audit DEFAULT;
+    -- Without a primary key, a publication of all tables would forbid to delete from it.
+    ALTER TABLE audit_default REPLICA IDENTITY FULL;
 
     -- By clocks that are ahead: rarely any.
     INSERT INTO audit SELECT * FROM audit_before WHERE at >= next_day;
@@ -31,12 +33,13 @@ BEGIN
     EXECUTE format('ALTER TABLE audit_before ADD CONSTRAINT audit_before_at CHECK (at < %L) NOT VALID', next_day);
 
     -- Default privileges may have granted what had been taken from the table.
+    -- Access by the whole needs no right on a part.
     FOR grantee IN
         SELECT DISTINCT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
         FROM pg_class AS c, aclexplode(c.relacl) AS acl
-        WHERE c.oid = 'audit'::regclass AND acl.grantee <> c.relowner
+        WHERE c.oid IN ('audit'::regclass, 'audit_default'::regclass) AND acl.grantee <> c.relowner
     LOOP
-        EXECUTE format('REVOKE ALL ON audit FROM %s', grantee);
+        EXECUTE format('REVOKE ALL ON audit, audit_default FROM %s', grantee);
     END LOOP;
     FOR granted IN
         SELECT acl.privilege_type AS privilege, acl.is_grantable,

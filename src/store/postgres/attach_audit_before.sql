@@ -22,6 +22,7 @@ BEGIN
     WITH moved AS (DELETE FROM audit_default WHERE at < next_day RETURNING *)
     INSERT INTO audit_before SELECT * FROM moved ON CONFLICT DO NOTHING;
     ALTER TABLE audit_before DROP CONSTRAINT IF EXISTS audit_before_pkey;
+    ALTER TABLE audit_before REPLICA IDENTITY FULL;
     EXECUTE format('ALTER TABLE audit ATTACH PARTITION audit_before FOR VALUES FROM (MINVALUE) TO (%L)', next_day);
 END
 $$;

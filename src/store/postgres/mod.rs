@@ -85,7 +85,7 @@ pub struct PostgresStore {
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
     /// The tasks that go on as long as the store is open.
-    _tasks: [AbortOnDropHandle<()>; 3],
+    _tasks: Vec<AbortOnDropHandle<()>>,
     poll_stopped: CancellationToken,
 }
 
@@ -107,7 +107,7 @@ impl PostgresStore {
     /// Connects to a database and brings its schema up to date, if it may.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let mut target = Target::new(options)?;
-        open::prepare(&mut target, options.migrate).await?;
+        let prepared = open::prepare(&mut target, options.migrate).await?;
         // Once: whoever waits for a database opens it again and again.
         if let Some(exposure) = target.exposure() {
             tracing::warn!(database = ?target, "{exposure}: use sslmode=verify-full");
@@ -128,11 +128,15 @@ impl PostgresStore {
                 shared.poll(hearing).await;
             }
         };
-        let tasks = [
+        let mut tasks = vec![
             tokio::spawn(poll),
             tokio::spawn(wake_up::call(shared.clone())),
             tokio::spawn(wake_up::listen(shared.clone(), target.clone(), hears)),
         ];
+        if prepared.has_detached_records {
+            let target = target.clone();
+            tasks.push(tokio::spawn(async move { open::attach_audit(&target).await }));
+        }
         Ok(Self {
             _open: shared.pool.owner(),
             creations: shared.group(
@@ -154,7 +158,7 @@ impl PostgresStore {
                 |shared, revocations| async move { pool::commit(&shared.pool, &revocations).await },
                 |outcome: &RevocationOutcome| Some(outcome.place),
             ),
-            _tasks: tasks.map(AbortOnDropHandle::new),
+            _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
             poll_stopped,
             target,
             latest_timeline,
@@ -165,7 +169,12 @@ impl PostgresStore {
 
 /// Brings the schema up to date, and returns the migrations that were made.
 pub async fn migrate(options: &Options) -> Result<Vec<&'static str>, OpenError> {
-    open::prepare(&mut Target::new(options)?, true).await
+    let mut target = Target::new(options)?;
+    let prepared = open::prepare(&mut target, true).await?;
+    if prepared.has_detached_records {
+        open::attach_audit(&target).await;
+    }
+    Ok(prepared.made)
 }
 
 impl Shared {

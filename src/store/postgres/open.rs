@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::{
     connect::Target,
-    partitions::ATTACH_AUDIT_BEFORE,
+    partitions::{ATTACH_AUDIT_BEFORE, MOVE_TO_AUDIT_BEFORE},
     sql::statement,
     sqlstate::{Class, LOCK_NOT_AVAILABLE, coded, is_lock_not_available},
 };
@@ -224,9 +224,21 @@ fn missing_right(problem: &str, role: &str) -> Option<String> {
     ))
 }
 
+/// The largest table of records from before the audit had partitions that is attached in passing, in
+/// bytes: it takes less than a second. For a larger one nobody waits who is to serve.
+const LARGEST_IN_PASSING: i64 = 8 << 20;
+
+/// The result of [`prepare`].
+pub struct Prepared {
+    /// The migrations that were made.
+    pub made: Vec<&'static str>,
+    /// Records from before the audit had partitions are left, for [`attach_audit`].
+    pub has_detached_records: bool,
+}
+
 /// Checks the database and brings its schema up to date, if it may. Of several who do this at once,
-/// one does it and the others wait. Returns the migrations that were made.
-pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'static str>, OpenError> {
+/// one does it and the others wait.
+pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared, OpenError> {
     let mut connection = target.connect().await?.connection;
     let database = target.name().to_owned();
     let other = |error: diesel::result::Error| OpenError::other(&database, &error);
@@ -248,15 +260,31 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Vec<&'sta
     }
     let updated = update_schema(target, &mut connection, may_migrate).await;
     let made = updated.map_err(|error| error.with_remedy(&role))?;
-    if may_migrate && let Err(error) = attach_audit_before(target, &mut connection).await {
-        // The rows are safe, and the service needs none of them.
-        tracing::warn!(
-            %error,
-            "records of the audit from before the upgrade are still in audit_before, and not yet in audit: run \
-             `countersign migrate` again"
-        );
+    let mut detached = detached_bytes(&mut connection).await.map_err(other)?.filter(|_| may_migrate);
+    if detached.is_some_and(|bytes| bytes <= LARGEST_IN_PASSING) {
+        warn_of_detached(attach_audit_before(target, &mut connection).await);
+        detached = None;
     }
-    Ok(made)
+    Ok(Prepared { made, has_detached_records: detached.is_some() })
+}
+
+/// Makes the records of the audit from before it had partitions one of these, over a connection of
+/// its own.
+pub async fn attach_audit(target: &Target) {
+    match target.connect().await {
+        Ok(mut connected) => warn_of_detached(attach_audit_before(target, &mut connected.connection).await),
+        Err(error) => tracing::warn!(%error, "{DETACHED}"),
+    }
+}
+
+const DETACHED: &str = "records of the audit from before the upgrade are still in audit_before, and not yet in audit: \
+                        run `countersign migrate` again";
+
+/// The records are safe, and the service needs none of them.
+fn warn_of_detached(attached: diesel::QueryResult<()>) {
+    if let Err(error) = attached {
+        tracing::warn!(%error, "{DETACHED}");
+    }
 }
 
 /// Returns the isolation level that YugabyteDB uses in the place of READ COMMITTED, if it does, as
@@ -279,19 +307,22 @@ async fn other_isolation(connection: &mut AsyncPgConnection) -> diesel::QueryRes
 /// Not in the transaction of the migration, because the whole table is read and an index of it made
 /// first, for minutes if it is large. Nobody writes to it any more meanwhile.
 async fn attach_audit_before(target: &Target, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
-    if !has_detached_records(connection).await? {
+    if detached_bytes(connection).await?.is_none() {
         return Ok(());
     }
     connection.batch_execute("BEGIN; SET LOCAL statement_timeout = '1h'; SET LOCAL lock_timeout = '500ms'").await?;
     if target.has_locks && !try_lock(connection, ATTACH_LOCK).await? {
         return connection.batch_execute("ROLLBACK").await;
     }
-    if has_detached_records(connection).await? {
+    let is_left = detached_bytes(connection).await?.is_some();
+    if is_left {
         let prepare = "CREATE UNIQUE INDEX IF NOT EXISTS audit_before_key ON audit_before (at, id); \
                        ALTER TABLE audit_before VALIDATE CONSTRAINT audit_before_at";
         connection.batch_execute(prepare).await?;
     }
     connection.batch_execute("COMMIT").await?;
+    // Records since the migration, of which few are left to be moved under a lock.
+    while is_left && statement::<()>(MOVE_TO_AUDIT_BEFORE).execute(connection).await? > 0 {}
     let mut lock_timeouts = LOCK_TIMEOUTS.iter().peekable();
     while let Some(lock_timeout) = lock_timeouts.next() {
         connection.batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = '{lock_timeout}'")).await?;
@@ -309,15 +340,14 @@ async fn attach_audit_before(target: &Target, connection: &mut AsyncPgConnection
     Ok(())
 }
 
-/// Returns whether the records of the audit from before it had partitions are a table by
+/// Returns the size of the records of the audit from before it had partitions, if they are a table by
 /// themselves.
-async fn has_detached_records(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
-    let sql = "SELECT EXISTS (
-            SELECT FROM pg_class AS c
-            JOIN pg_constraint AS k ON k.conrelid = c.oid AND k.conname = 'audit_before_at'
-            WHERE c.oid = to_regclass('audit_before') AND NOT c.relispartition
-        )";
-    statement::<Bool>(sql).get_result(connection).await
+async fn detached_bytes(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<i64>> {
+    let sql = "SELECT pg_relation_size(c.oid)
+        FROM pg_class AS c
+        JOIN pg_constraint AS k ON k.conrelid = c.oid AND k.conname = 'audit_before_at'
+        WHERE c.oid = to_regclass('audit_before') AND NOT c.relispartition";
+    Ok(statement::<BigInt>(sql).load(connection).await?.into_iter().next())
 }
 
 /// Makes pending migrations, if it may, and returns them.

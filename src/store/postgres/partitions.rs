@@ -30,6 +30,22 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeou
 /// Attaches the records from before there were partitions, once their CHECK has been validated.
 pub const ATTACH_AUDIT_BEFORE: &str = include_str!("attach_audit_before.sql");
 
+/// Moves some records that came since the migration to where they will be found once all are
+/// attached: a few in a transaction, so that no writer waits.
+pub const MOVE_TO_AUDIT_BEFORE: &str = "WITH bound AS (
+        SELECT substring(pg_get_constraintdef(oid) FROM '''([^'']+)''')::timestamptz AS next_day
+        FROM pg_constraint
+        WHERE conrelid = to_regclass('audit_before') AND conname = 'audit_before_at' AND convalidated
+    ),
+    moved AS (
+        DELETE FROM audit_default
+        WHERE ctid = ANY (ARRAY(
+            SELECT d.ctid FROM audit_default AS d, bound WHERE d.at < bound.next_day LIMIT 5000
+        ))
+        RETURNING *
+    )
+    INSERT INTO audit_before SELECT * FROM moved ON CONFLICT DO NOTHING";
+
 /// The partitions with their bounds, as a part of a statement that has more of them.
 macro_rules! partition {
     () => {
@@ -190,7 +206,22 @@ impl Day {
         let owned = owner.as_ref().map(|owner| format!("ALTER TABLE {schema}.audit_{name} OWNER TO {owner};"));
         format!(
             "CREATE TABLE {schema}.audit_{name} (LIKE {schema}.audit INCLUDING ALL);
+            ALTER TABLE {schema}.audit_{name} REPLICA IDENTITY FULL;
             {owned}
+            DO $$
+            DECLARE
+                grantee text;
+            BEGIN
+                -- Access by the whole needs no right on a part, and default privileges may have given some.
+                FOR grantee IN
+                    SELECT DISTINCT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
+                    FROM pg_class AS c, aclexplode(c.relacl) AS acl
+                    WHERE c.oid = '{schema}.audit_{name}'::regclass AND acl.grantee <> c.relowner
+                LOOP
+                    EXECUTE format('REVOKE ALL ON {schema}.audit_{name} FROM %s', grantee);
+                END LOOP;
+            END
+            $$;
             LOCK TABLE {schema}.audit_default IN ACCESS EXCLUSIVE MODE;
             WITH moved AS (
                 DELETE FROM {schema}.audit_default WHERE at >= '{first}' AND at < '{until}' RETURNING *
