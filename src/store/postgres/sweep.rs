@@ -26,6 +26,18 @@ fn id_after(id: Option<SessionId>) -> Option<[u8; 16]> {
     }
 }
 
+/// Ends a row of `sessions AS s` as `given` says.
+macro_rules! end_as_given {
+    () => {
+        "ended_at = given.at,
+        sweep_on = given.at,
+        is_over = true,
+        end_reason = given.reason,
+        end_note = given.note,
+        revision = least(s.revision + 1, 4294967295)"
+    };
+}
+
 pub async fn end_all_sessions(
     lease: &mut Lease<'_>,
     ended: &Ended,
@@ -35,23 +47,19 @@ pub async fn end_all_sessions(
 ) -> Result<Option<EndedBatch>, Fault> {
     let Some(first) = id_after(after) else { return Ok(None) };
     let last = SessionId::last_of_millisecond(until);
-    let looked_at: Vec<(Uuid, i64)> = statement::<(SqlUuid, BigInt)>(
+    let looked_at: Vec<(Uuid, i64)> = statement::<(SqlUuid, BigInt)>(concat!(
         "WITH looked_at AS MATERIALIZED (
              SELECT id FROM sessions WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?
          ), ended AS (
              UPDATE sessions AS s
-             SET ended_at = given.at,
-                 sweep_on = given.at,
-                 is_over = true,
-                 end_reason = given.reason,
-                 end_note = given.note,
-                 revision = least(s.revision + 1, 4294967295)
-             FROM looked_at, (SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note) AS given
+             SET ",
+        end_as_given!(),
+        "    FROM looked_at, (SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note) AS given
              WHERE s.id = looked_at.id AND s.ended_at IS NULL AND s.idle_expires_at > given.at
              RETURNING s.id
          )
-         SELECT id, (SELECT count(*) FROM ended) FROM looked_at ORDER BY id DESC LIMIT 1",
-    )
+         SELECT id, (SELECT count(*) FROM ended) FROM looked_at ORDER BY id DESC LIMIT 1"
+    ))
     .bind::<SqlUuid, _>(uuid(&first))
     .bind::<SqlUuid, _>(uuid(last.bytes()))
     .bind::<BigInt, _>(limit)
@@ -99,13 +107,9 @@ pub async fn end_covered_sessions(
                 ),
                 ended AS (
                     UPDATE sessions AS s
-                    SET ended_at = given.at,
-                        sweep_on = given.at,
-                        is_over = true,
-                        end_reason = given.reason,
-                        end_note = given.note,
-                        revision = least(s.revision + 1, 4294967295)
-                    FROM looked_at, given
+                    SET ",
+                end_as_given!(),
+                "   FROM looked_at, given
                     WHERE s.id = looked_at.id AND s.id IS DISTINCT FROM given.spared
                         AND s.ended_at IS NULL AND s.idle_expires_at > given.at
                     RETURNING s.id
@@ -115,11 +119,14 @@ pub async fn end_covered_sessions(
                     (SELECT count(*) FROM ended),
                     (
                         SELECT max(
-                            greatest(
-                                given.at,
-                                s.refreshed_at + s.refresh_grace,
-                                CASE s.replay WHEN 'until_used' THEN s.refreshed_at + s.replay_limit END
-                            ) + s.access_token_ttl
+                            least(
+                                greatest(
+                                    given.at,
+                                    s.refreshed_at + s.refresh_grace,
+                                    CASE s.replay WHEN 'until_used' THEN s.refreshed_at + s.replay_limit END
+                                ) + s.access_token_ttl,
+                                s.idle_expires_at
+                            )
                         )
                         FROM sessions AS s JOIN looked_at ON s.id = looked_at.id, given
                     )

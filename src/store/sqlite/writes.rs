@@ -394,11 +394,14 @@ pub fn end_covered_sessions(
     // Also of those that have expired: a token may have been issued with a clock that was ahead.
     let needed_until = sql_query(format!(
         "SELECT max(
-            max(
-                ?,
-                refreshed_at + refresh_grace,
-                CASE replay WHEN 'until_used' THEN refreshed_at + replay_limit ELSE 0 END
-            ) + access_token_ttl
+            min(
+                max(
+                    ?,
+                    refreshed_at + refresh_grace,
+                    CASE replay WHEN 'until_used' THEN refreshed_at + replay_limit ELSE 0 END
+                ) + access_token_ttl,
+                idle_expires_at
+            )
         ) AS at
         FROM sessions
         WHERE {looked_at}"
