@@ -8,6 +8,8 @@ mod cluster;
 mod http_client;
 #[path = "support/ledger.rs"]
 mod ledger;
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/postgres.rs"]
 mod postgres_server;
 #[path = "support/proxy.rs"]

@@ -7,6 +7,8 @@ mod certificates;
 #[path = "support/http.rs"]
 #[allow(dead_code)]
 mod http;
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod support;

@@ -14,6 +14,8 @@ mod http_client;
 mod ledger;
 #[path = "support/patroni.rs"]
 mod patroni;
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres_server;

@@ -1,6 +1,8 @@
 //! The service on PostgreSQL, from its configuration on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/postgres.rs"]
 #[allow(dead_code)]
 mod postgres_server;

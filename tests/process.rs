@@ -6,6 +6,8 @@
 mod certificates;
 #[path = "support/ledger.rs"]
 mod ledger;
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod support;

@@ -2,7 +2,12 @@
 //! the table of settings has every setting.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::{env, fs, net::TcpListener, path::Path, process::Command};
+#[path = "support/ports.rs"]
+mod ports;
+
+use std::{env, fs, path::Path, process::Command};
+
+use ports::free_address;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
 
@@ -83,7 +88,7 @@ fn run_word_for_word(blocks: &[(String, String)], beginning: &str) {
     // A server that is left behind ends with the shell.
     script += "kill $(jobs -p) 2> /dev/null || true\n";
     // The commands stand as they are; the address comes from the environment, so that tours run side by side.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_address().port();
     let folder = tempfile::tempdir().unwrap();
     let path = format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), env::var("PATH").unwrap());
     let output = Command::new("bash")

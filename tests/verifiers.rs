@@ -2,6 +2,8 @@
 //! revoke them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/ports.rs"]
+mod ports;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod support;
@@ -10,7 +12,6 @@ mod venv;
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -18,6 +19,7 @@ use std::{
 
 use serde_json::Value;
 
+use ports::free_address;
 use support::{Server, countersign, run, serve};
 use venv::{ran, venv};
 
@@ -47,7 +49,7 @@ fn tokens_of_each_algorithm_are_verified_by_other_libraries() {
     for algorithm in ["EdDSA", "ES256", "RS256"] {
         let home = tempfile::tempdir().unwrap();
         // The issuer is where the keys are, so its port is chosen before.
-        let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let http = free_address();
         let issuer = format!("http://{http}");
         let mut command = serve(home.path());
         command.env("COUNTERSIGN_ISSUER", &issuer).env("COUNTERSIGN_HTTP_LISTEN", http.to_string());
@@ -71,7 +73,7 @@ fn tokens_of_each_algorithm_are_verified_by_other_libraries() {
 fn tokens_are_introspected_and_revoked_by_other_libraries() {
     let libraries = libraries();
     let home = tempfile::tempdir().unwrap();
-    let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let http = free_address();
     let issuer = format!("http://{http}");
     let roles = ["issuer", "validator", "revoker"];
     let made = ["caller", "new", "resource.server_1", "--json"]

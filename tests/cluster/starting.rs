@@ -1,10 +1,9 @@
 //! Replicas that start at the same instant, and starts that are killed in the middle of the migration.
 
-use std::net::TcpListener;
-
 use crate::{
     http_client::get,
     ledger::{refresh, validate},
+    ports::free_address,
     postgres_server::{new_database, number},
     proxy::Link,
     replicas::{Cluster, WAITING, becomes, eventually, hold, sign_in},
@@ -85,8 +84,7 @@ async fn a_start_waits_for_a_database_that_cannot_be_reached_yet() {
     let url = new_database().await;
     let link = Link::to(&url).await;
     link.refuse();
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (grpc, http) = (free(), free());
+    let (grpc, http) = (free_address(), free_address());
     let cluster = Cluster::new(&url);
     let settings = [("COUNTERSIGN_LISTEN", grpc.to_string()), ("COUNTERSIGN_HTTP_LISTEN", http.to_string())];
     let mut replica = cluster.spawn(&link.url(), &settings.each_ref().map(|(name, value)| (*name, value.as_str())));

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
@@ -14,7 +14,7 @@ use tokio::{
     time::{Duration, sleep},
 };
 
-use crate::{http, venv::venv};
+use crate::{http, ports::free_address, venv::venv};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
@@ -122,7 +122,7 @@ impl Gateway {
     pub async fn start(program: Program, addresses: &Addresses, edits: &[Edit]) -> Self {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateways");
         let folder = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let ports =
             [("8000", address), ("50051", addresses.grpc), ("8080", addresses.http), ("9000", addresses.application)];
         let mut text: Vec<String> =

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 
 use crate::{
     config, in_time,
+    ports::free_address,
     postgres_server::{Server, execute, new_database, number, options},
     proxy::Link,
 };
@@ -65,7 +66,7 @@ impl Protected {
 
     /// A server with this key and certificate, and what others are to find in the folder.
     fn start_by(folder: TempDir, key: &str, certificate: &str, version: &str) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().port();
         let server = Server::start_with(|dir| {
             let file = |name: &str, text: &str| {
                 fs::write(dir.join(name), text).unwrap();

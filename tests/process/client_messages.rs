@@ -4,7 +4,7 @@
 use std::{
     fs::{self, Permissions},
     io::Write,
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
 };
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     certificates::Certificates,
+    ports::free_address,
     support::{Run, Server, countersign, run},
 };
 
@@ -141,11 +142,6 @@ fn caller(name: &str, role: &str) -> (String, String) {
     (key, made[made.find("[[callers]]").unwrap()..].to_owned())
 }
 
-/// A port at which nobody listens.
-fn closed_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 #[test]
 fn usage_errors_are_one_line_with_the_way_out() {
     check(&[
@@ -190,7 +186,7 @@ fn without_tls_each_mistake_is_named() {
             let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
         }
     });
-    let closed = closed_port();
+    let closed = free_address();
     let empty = site.write("empty", "");
     let strange = site.write("strange", "two\nlines");
     let to_plain =
@@ -365,7 +361,7 @@ fn with_json_errors_are_json_too() {
     assert_eq!(refused["reason"], "REFRESH_TOKEN_INVALID");
     let wrong = error(&["session", "list", "--json", "--sever", "x"], 2);
     assert!(wrong["message"].as_str().unwrap().contains("did you mean --server?"), "{wrong}");
-    let closed = format!("http://{}", closed_port());
+    let closed = format!("http://{}", free_address());
     let unreachable = error(&["health", "--json", "--server", &closed], 1);
     assert!(unreachable["message"].as_str().unwrap().starts_with("cannot reach"), "{unreachable}");
     let decoded = error(&["token", "decode", "garbage", "--json"], 1);

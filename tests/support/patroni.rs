@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,12 +15,17 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     http_client::ask,
+    ports::free_address,
     postgres_server::{program, try_execute, user},
 };
 
 pub const NODES: usize = 3;
 /// Nothing takes this long unless it hangs.
 const HANGS: Duration = Duration::from_secs(180);
+/// The time for a cluster to start in, which takes ten seconds.
+const STARTED: Duration = Duration::from_secs(90);
+/// Clusters that are started until one is complete.
+const STARTS: usize = 3;
 /// Lines of a log that are told.
 const LOG: usize = 60;
 /// The pause before another look at something that has no event to wait for.
@@ -124,24 +129,32 @@ pub struct Patroni {
     _etcd: Kept,
 }
 
-/// Ports that are free now.
-fn ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
-}
-
 fn words(command: &str) -> Vec<String> {
     command.split_whitespace().map(str::to_owned).collect()
 }
 
 impl Patroni {
-    /// Starts all of it, but HAProxy.
+    /// Starts all of it, but HAProxy, and waits until it is complete. A cluster that does not get
+    /// that far is not what these tests are about: another takes its place.
     pub async fn start() -> Self {
+        for _ in 1..STARTS {
+            let cluster = Self::begin();
+            if seen(STARTED, async || cluster.complete().await).await.is_some() {
+                return cluster;
+            }
+            println!("a cluster was not complete within {STARTED:?}: {:#?}", cluster.logs());
+        }
+        let cluster = Self::begin();
+        cluster.await_complete().await;
+        cluster
+    }
+
+    fn begin() -> Self {
         for program in ["patroni", "etcd"] {
             let there = Command::new(program).arg("--version").output().is_ok();
             assert!(there, "these tests run {program}: install it (Debian: `apt-get install patroni etcd-server`)");
         }
-        let [client, peer] = ports();
+        let (client, peer) = (free_address().port(), free_address().port());
         let etcd = Kept::start(|dir| {
             let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
             words(&format!(
@@ -152,23 +165,21 @@ impl Patroni {
         });
         let mut nodes = vec![];
         for index in 0..NODES {
-            let [postgres, patroni] = ports();
+            let (postgres, patroni) = (free_address().port(), free_address());
             let process = Kept::start(|dir| {
                 let file = dir.join("patroni.yml");
                 fs::write(&file, configuration(dir, index, client, postgres, patroni)).unwrap();
                 vec!["patroni".to_owned(), file.display().to_string()]
             });
-            nodes.push(Node { process, postgres, patroni: SocketAddr::from(([127, 0, 0, 1], patroni)) });
+            nodes.push(Node { process, postgres, patroni });
         }
-        let cluster = Self { nodes, haproxy: None, _etcd: etcd };
-        cluster.await_complete().await;
-        cluster
+        Self { nodes, haproxy: None, _etcd: etcd }
     }
 
     /// Starts HAProxy in front of them, as `docs/postgresql.md` has it. Returns the URL of a
     /// database by way of it, once that leads there.
     pub async fn start_haproxy(&mut self, database: &str) -> String {
-        let [port] = ports();
+        let port = free_address().port();
         let process = Kept::start(|dir| {
             let servers = self.nodes.iter().enumerate().map(|(index, node)| {
                 let check = node.patroni.port();
@@ -202,44 +213,38 @@ impl Patroni {
     /// Waits until there is a leader, a synchronous standby, and nobody is missing. Returns the
     /// leader.
     pub async fn await_complete(&self) -> usize {
-        self.wait("the cluster is complete", async || {
-            let mut leader = None;
-            let (mut sync, mut running) = (0, 0);
-            for member in self.members().await? {
-                let is_running = matches!(member["state"].as_str(), Some("running" | "streaming"));
-                running += usize::from(is_running);
-                sync += usize::from(member["role"] == "sync_standby");
-                if member["role"] == "leader" && is_running {
-                    leader = (0..NODES).find(|index| member["name"] == Node::name(*index));
-                }
-            }
-            leader.filter(|_| sync == 1 && running == NODES)
-        })
-        .await
+        self.wait("the cluster is complete", async || self.complete().await).await
     }
 
-    async fn wait<T>(&self, what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-        let looking = async {
-            loop {
-                match look().await {
-                    Some(seen) => return seen,
-                    None => sleep(LOOK).await,
-                }
+    async fn complete(&self) -> Option<usize> {
+        let mut leader = None;
+        let (mut sync, mut running) = (0, 0);
+        for member in self.members().await? {
+            let is_running = matches!(member["state"].as_str(), Some("running" | "streaming"));
+            running += usize::from(is_running);
+            sync += usize::from(member["role"] == "sync_standby");
+            if member["role"] == "leader" && is_running {
+                leader = (0..NODES).find(|index| member["name"] == Node::name(*index));
             }
-        };
-        match timeout(HANGS, looking).await {
-            Ok(seen) => seen,
-            Err(_) => panic!("not within {HANGS:?}: {what}: {:#?}", self.logs()),
+        }
+        leader.filter(|_| sync == 1 && running == NODES)
+    }
+
+    async fn wait<T>(&self, what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+        match seen(HANGS, look).await {
+            Some(seen) => seen,
+            None => panic!("not within {HANGS:?}: {what}: {:#?}", self.logs()),
         }
     }
 
-    /// The last lines that each Patroni and its server have logged.
+    /// The last lines that each Patroni and its server have logged, without details below a line.
     pub fn logs(&self) -> Vec<String> {
         let mut lines = vec![];
         for (index, node) in self.nodes.iter().enumerate() {
             let log = fs::read_to_string(node.process.dir.join("log")).unwrap_or_default();
-            let first = log.lines().count().saturating_sub(LOG);
-            lines.extend(log.lines().skip(first).map(|line| format!("{}: {line}", Node::name(index))));
+            let log: Vec<_> = log.lines().filter(|line| !line.starts_with(' ')).collect();
+            let last = log.iter().skip(log.len().saturating_sub(LOG));
+            lines.extend(last.map(|line| format!("{}: {line}", Node::name(index))));
         }
         lines
     }
@@ -298,6 +303,19 @@ impl Patroni {
     }
 }
 
+/// The first thing that is seen within this time.
+async fn seen<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let looking = async {
+        loop {
+            match look().await {
+                Some(seen) => return seen,
+                None => sleep(LOOK).await,
+            }
+        }
+    };
+    timeout(limit, looking).await.ok()
+}
+
 /// The body of an answer of Patroni, if there is one that says it is all right.
 async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<String> {
     tokio::net::TcpStream::connect(address).await.ok()?;
@@ -309,7 +327,7 @@ async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> O
     (answer.status == 200).then_some(answer.body)
 }
 
-fn configuration(dir: &Path, index: usize, etcd: u16, postgres: u16, patroni: u16) -> String {
+fn configuration(dir: &Path, index: usize, etcd: u16, postgres: u16, patroni: SocketAddr) -> String {
     let dir = dir.display();
     let name = Node::name(index);
     let bin = program("postgres");
@@ -318,14 +336,14 @@ fn configuration(dir: &Path, index: usize, etcd: u16, postgres: u16, patroni: u1
         r#"
 scope: countersign
 name: {name}
-restapi: {{listen: "127.0.0.1:{patroni}", connect_address: "127.0.0.1:{patroni}"}}
+restapi: {{listen: "{patroni}", connect_address: "{patroni}"}}
 etcd3: {{host: "127.0.0.1:{etcd}"}}
 bootstrap:
   dcs:
-    # The least that Patroni takes.
+    # The least that Patroni takes, and as patient with etcd as that lets it be.
     ttl: 20
     loop_wait: 1
-    retry_timeout: 3
+    retry_timeout: 9
     synchronous_mode: true
     synchronous_mode_strict: true
     synchronous_node_count: 1

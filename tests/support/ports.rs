@@ -1,0 +1,30 @@
+//! Addresses for programs that are told where to listen.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// The first port that is given away: those below are where people run their own services.
+const FIRST: u32 = 10_000;
+
+/// An address of this machine at which nobody listens, and which nobody else is given. A port that
+/// the kernel chooses would not do: once it is free, and while a program restarts, the kernel may
+/// give it to any connection that goes out.
+pub fn free_address() -> SocketAddr {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let chosen_by_kernel = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let last = chosen_by_kernel.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
+    let ports = last.max(FIRST + 10_000) - FIRST;
+    // Test programs that run side by side begin far from each other.
+    let first = process::id().wrapping_mul(1_009);
+    loop {
+        let next = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(FIRST + next % ports).unwrap()));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
