@@ -1,5 +1,6 @@
 //! The sweeper's work: deletes expired blacklist rows, records the sessions that have expired, and
-//! deletes sessions that have been over for long and old records of the audit, in bounded batches.
+//! deletes sessions that have been over for long and old records of the audit, in bounded batches,
+//! and gives the space back.
 
 use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
@@ -108,6 +109,7 @@ impl Authority {
         if let Some(members) = self.store.members() {
             members.delete_former_replicas().await?;
         }
+        while self.store.release_space().await? {}
         Ok(swept)
     }
 

@@ -334,6 +334,12 @@ pub trait Store: Send + Sync + 'static {
     /// passed altogether, and leaves the records of the last one until it has passed as well.
     async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
 
+    /// Gives a bounded part of the space that deleted rows have left back to the file system, where
+    /// the engine does not see to that itself. Returns whether there is more to give back.
+    async fn release_space(&self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     /// Waits until a part of the engine that must go on has stopped. Usually for ever.
     async fn stopped(&self);
 

@@ -115,6 +115,7 @@ fn effect(way: &str) -> Option<Effect> {
         "store delete_expired_revocations" | "store delete_old_sessions" | "store delete_old_audit" => {
             Nothing("what it deletes was over, and its end is recorded")
         }
+        "store release_space" => Nothing("it moves what is stored, and changes none of it"),
         "store append_audit" => Nothing("it is the audit"),
         "store session"
         | "store sessions"

@@ -20,15 +20,19 @@ use countersign::{
     store::{
         Created, Creation, Store, StoreError,
         ring::RingChange,
-        sqlite::{SqliteStore, open::OpenError},
+        sqlite::{
+            SqliteStore,
+            backup::back_up,
+            open::{OpenError, check_whole},
+        },
     },
 };
-use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+use diesel::{Connection, RunQueryDsl, SqliteConnection, connection::SimpleConnection, dsl::sql, sql_types::BigInt};
 use tempfile::TempDir;
 
 use crate::support::{
-    after, assert_unchanged, attempt, create, create_all, entries, query, read, read_feed, revoke, revoke_session,
-    revoke_tenant, revoke_token, rich_session, rotate, seconds, session, text, unlimited,
+    after, assert_unchanged, attempt, create, create_all, entries, list, query, read, read_feed, record_expiries,
+    revoke, revoke_session, revoke_tenant, revoke_token, rich_session, rotate, seconds, session, text, unlimited,
 };
 
 fn home() -> (TempDir, PathBuf) {
@@ -310,4 +314,67 @@ async fn rows_that_are_no_keys_are_named() {
     connection.batch_execute(edits).unwrap();
     let ring = store.ring().await.unwrap();
     assert_eq!((ring.keys, ring.damaged), (vec![key("c")], vec!["a".to_owned(), "b".to_owned()]));
+}
+
+/// Pages of a database that are free, of all that it has.
+fn pages(path: &Path) -> (i64, i64) {
+    let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+    connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+    let mut value = |pragma| sql::<BigInt>(pragma).get_result(&mut connection).unwrap();
+    (value("PRAGMA freelist_count"), value("PRAGMA page_count"))
+}
+
+/// Fills a database, and deletes all of it but 100 sessions.
+async fn mostly_empty(path: &Path) -> SqliteStore {
+    let store = open(path).await;
+    let creations = (0..1500).map(|n| store.create_session(unlimited(rich_session(n))));
+    for created in futures_util::future::join_all(creations).await {
+        created.unwrap();
+    }
+    record_expiries(&store, after(1_000_000)).await;
+    assert_eq!(store.delete_old_sessions(after(1_000_000), 1400).await.unwrap(), 1400);
+    store
+}
+
+/// Gives all space back, and returns how many calls that took.
+async fn release(store: &SqliteStore) -> usize {
+    let mut calls = 1;
+    while store.release_space().await.unwrap() {
+        calls += 1;
+    }
+    calls
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_space_of_deleted_rows_is_given_back_in_bounded_parts() {
+    let (_home, path) = home();
+    let store = mostly_empty(&path).await;
+    assert!(release(&store).await > 1, "so many pages are not given back at once");
+    let (free, all) = pages(&path);
+    assert!(free * 8 <= all, "{free} of {all}");
+    drop(store);
+    execute(&path, "PRAGMA wal_checkpoint(TRUNCATE)");
+    assert_eq!(fs::metadata(&path).unwrap().len(), u64::try_from(all * 4096).unwrap());
+    check_whole(&path).unwrap();
+    let store = open(&path).await;
+    assert_eq!(list(&store, query(&rich_session(0).tenant)).await.len(), 100);
+}
+
+/// To make an old file so is to write all of it anew, which is nothing that a start may do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_an_older_version_gives_space_back_once_it_was_restored_from_a_backup() {
+    let (home, path) = home();
+    drop(open(&path).await);
+    execute(&path, "PRAGMA auto_vacuum = NONE; VACUUM");
+    let store = mostly_empty(&path).await;
+    release(&store).await;
+    let (free, all) = pages(&path);
+    assert!(free * 2 > all, "{free} of {all}");
+    let backup = home.path().join("backup.db");
+    back_up(&path, &backup).unwrap();
+    let restored = open(&backup).await;
+    restored.delete_old_sessions(after(1_000_000), 100).await.unwrap();
+    release(&restored).await;
+    let (free, all) = pages(&backup);
+    assert!(free * 8 <= all, "{free} of {all}");
 }

@@ -299,6 +299,10 @@ impl Store for Double {
         self.real.append_audit(entries).await
     }
 
+    async fn release_space(&self) -> Result<bool> {
+        self.real.release_space().await
+    }
+
     async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize> {
         self.real.delete_old_audit(until, limit).await
     }

@@ -9,11 +9,12 @@ use std::{
 };
 
 use backon::{BlockingRetryable, ConstantBuilder};
-use diesel::{RunQueryDsl, dsl::sql, sql_query, sql_types::Text};
+use diesel::{RunQueryDsl, connection::SimpleConnection, dsl::sql, sql_query, sql_types::Text};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{
     open::{self, Depth, LOCK_FILE, OpenError, SIDE_FILES, beside, folder_of},
+    space::KEEP_TRACK,
     stamp,
 };
 use crate::domain::{
@@ -175,6 +176,8 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     // Nobody has the database open if there is no log. To make one takes the right to write.
     let options = if beside(&path, "-wal").exists() { "mode=ro" } else { "mode=rw" };
     let mut connection = open::open_with(&path, options)?;
+    // Also of a database that was made by a version that did not.
+    connection.batch_execute(KEEP_TRACK).map_err(|error| problem(error.to_string()))?;
     sql_query("VACUUM INTO ?")
         .bind::<Text, _>(copy.path.to_string_lossy())
         .execute(&mut connection)

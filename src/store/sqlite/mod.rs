@@ -9,6 +9,7 @@ mod renewals;
 mod ring;
 mod rows;
 mod schema;
+mod space;
 mod stamp;
 mod writes;
 
@@ -447,6 +448,17 @@ impl Store for SqliteStore {
 
     async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
         self.writer.transaction(move |connection| audit::delete_old(connection, until, limit)).await
+    }
+
+    async fn release_space(&self) -> Result<bool, StoreError> {
+        // A look beside the writer, so that nobody waits for it while there is nothing to do.
+        let mut reader = self.reader().await?;
+        let surplus = reader.spawn_blocking(|connection| Ok(space::surplus(connection))).await??;
+        drop(reader);
+        if surplus > 0 {
+            self.writer.transaction(move |connection| space::release(connection, surplus)).await?;
+        }
+        Ok(surplus > space::RELEASED_AT_ONCE)
     }
 
     async fn stopped(&self) {

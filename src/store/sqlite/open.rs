@@ -17,7 +17,7 @@ use diesel::{
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::stamp;
+use super::{space::KEEP_TRACK, stamp};
 use crate::{
     domain::{
         disk::{self, io_hint},
@@ -344,7 +344,9 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
     }
     let mut connection =
         SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| other(error.to_string()))?;
-    configure_writer(&mut connection).map_err(|error| match error.to_string() {
+    // A database that has tables is not changed by the second of these.
+    let kept_track = connection.batch_execute(BUSY_TIMEOUT).and_then(|()| connection.batch_execute(KEEP_TRACK));
+    kept_track.and_then(|()| configure_writer(&mut connection)).map_err(|error| match error.to_string() {
         problem if NOT_WRITABLE.contains(&problem.as_str()) => OpenError::ReadOnly { path: path.to_owned(), problem },
         problem => other(problem),
     })?;
