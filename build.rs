@@ -1,11 +1,15 @@
-//! Compiles the protocol without `protoc`, keeps its descriptors for reflection and JSON, and watches the migrations.
+//! Compiles the protocol without `protoc`, keeps its descriptors for reflection and JSON, and
+//! watches the migrations.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const PROTOS: [&str; 3] =
-    ["countersign/v1/key_service.proto", "countersign/v1/session.proto", "countersign/v1/session_service.proto"];
+const PROTOS: [&str; 3] = [
+    "countersign/v1/key_service.proto",
+    "countersign/v1/session.proto",
+    "countersign/v1/session_service.proto",
+];
 
 const WITH_SECRETS: [&str; 8] = [
     ".countersign.v1.Tokens",

@@ -20,8 +20,8 @@ use std::{
 };
 
 use countersign::proto::{
-    CreateSessionRequest, CreateSessionResponse, RevokeRequest, RevokeResponse, ValidateRequest, ValidateResponse,
-    revoke_request::Target,
+    CreateSessionRequest, CreateSessionResponse, RevokeRequest, RevokeResponse, ValidateRequest,
+    ValidateResponse, revoke_request::Target,
 };
 use prost::Message;
 use tokio::{task::JoinSet, time::Instant};
@@ -48,7 +48,13 @@ impl Tokens {
             1 => {
                 let (signed, signature) = self.foreign.rsplit_once('.').unwrap_or_default();
                 let number = format!("{number:08}");
-                (format!("{signed}.{number}{}", signature.get(number.len()..).unwrap_or_default()), false)
+                (
+                    format!(
+                        "{signed}.{number}{}",
+                        signature.get(number.len()..).unwrap_or_default()
+                    ),
+                    false,
+                )
             }
             2 => (self.expired.clone(), true),
             _ => (self.foreign.clone(), false),
@@ -69,7 +75,8 @@ async fn drive(
     loop {
         while next < end && (connection.under_way() as u64) < IN_FLIGHT {
             let (token, is_answered) = tokens.of(next);
-            let request = RevokeRequest { target: Some(Target::Token(token)), ..RevokeRequest::default() };
+            let request =
+                RevokeRequest { target: Some(Target::Token(token)), ..RevokeRequest::default() };
             asked.insert(connection.ask(&request.encode_to_vec()), is_answered);
             next += 1;
         }
@@ -80,7 +87,10 @@ async fn drive(
         connection.wait().await?;
         for answer in connection.answered()? {
             let is_answered = asked.remove(&answer.stream).ok_or("an answer to nothing")?;
-            let revoked = answer.message.map(|message| RevokeResponse::decode(message.as_slice())).transpose()?;
+            let revoked = answer
+                .message
+                .map(|message| RevokeResponse::decode(message.as_slice()))
+                .transpose()?;
             match revoked {
                 Some(answer) if is_answered && answer.revoked_sessions == 0 => {}
                 None if !is_answered => {}
@@ -101,7 +111,10 @@ fn resident(pid: &str) -> Result<u64, Failure> {
 }
 
 /// One call.
-async fn call<A: Message + Default>(connection: &mut Connection, request: &impl Message) -> Result<A, Failure> {
+async fn call<A: Message + Default>(
+    connection: &mut Connection,
+    request: &impl Message,
+) -> Result<A, Failure> {
     connection.ask(&request.encode_to_vec());
     connection.flush().await?;
     loop {
@@ -119,11 +132,13 @@ async fn others(address: &str) -> Result<(), Failure> {
         let _ = std::io::stdin().read_to_end(&mut vec![]);
         IS_OVER.store(true, Ordering::Relaxed);
     });
-    let mut connection = Connection::open(address, "/countersign.v1.SessionService/CreateSession", None).await?;
+    let mut connection =
+        Connection::open(address, "/countersign.v1.SessionService/CreateSession", None).await?;
     let request = CreateSessionRequest { subject: "others".to_owned(), ..Default::default() };
     let created: CreateSessionResponse = call(&mut connection, &request).await?;
     let access_token = created.tokens.unwrap_or_default().access_token;
-    let mut connection = Connection::open(address, "/countersign.v1.SessionService/Validate", None).await?;
+    let mut connection =
+        Connection::open(address, "/countersign.v1.SessionService/Validate", None).await?;
     let request = ValidateRequest { access_token, ..Default::default() };
     let mut latencies: Vec<Duration> = vec![];
     while !IS_OVER.load(Ordering::Relaxed) {
@@ -136,7 +151,9 @@ async fn others(address: &str) -> Result<(), Failure> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     latencies.sort_unstable();
-    let at = |part: f64| latencies.get((latencies.len() as f64 * part) as usize).or(latencies.last()).copied();
+    let at = |part: f64| {
+        latencies.get((latencies.len() as f64 * part) as usize).or(latencies.last()).copied()
+    };
     let milliseconds = |part| at(part).unwrap_or_default().as_secs_f64() * 1e3;
     let [p50, p99, most] = [0.5, 0.99, 1.0].map(milliseconds);
     println!("{} calls, p50 {p50:.1} ms, p99 {p99:.1} ms, at most {most:.1} ms", latencies.len());
@@ -145,7 +162,8 @@ async fn others(address: &str) -> Result<(), Failure> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
-    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> =
+        env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let (address, calls, pid): (&str, u64, &str) = match arguments.as_slice() {
         [address, what] if what == "others" => return others(address).await,
         [address, calls, pid] => (address, calls.parse()?, pid),

@@ -1,9 +1,11 @@
-//! Calls the service as fast as it answers, for what `h2load` cannot do: each call with a body of its own.
+//! Calls the service as fast as it answers, for what `h2load` cannot do: each call with a body of
+//! its own.
 //!
-//! `scripts/bench` runs it. Modes: `create ADDRESS SECONDS IN_FLIGHT POLICY`, each call for another subject, `refresh
-//! ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call with the token that the last refresh of its session gave, and `revoke
-//! ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call for another session. After a second of warm-up it counts, and prints calls
-//! a second, and of their latencies the median, the 99th percentile and the greatest in microseconds.
+//! `scripts/bench` runs it. Modes: `create ADDRESS SECONDS IN_FLIGHT POLICY`, each call for another
+//! subject, `refresh ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call with the token that the last
+//! refresh of its session gave, and `revoke ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call for
+//! another session. After a second of warm-up it counts, and prints calls a second, and of their
+//! latencies the median, the 99th percentile and the greatest in microseconds.
 //!
 //! Client, service and database share the machine, so a client that costs much measures itself.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
@@ -17,8 +19,8 @@ use std::{
 };
 
 use countersign::proto::{
-    CreateSessionRequest, CreateSessionResponse, RefreshRequest, RefreshResponse, RevokeRequest, RevokeResponse,
-    revoke_request::Target,
+    CreateSessionRequest, CreateSessionResponse, RefreshRequest, RefreshResponse, RevokeRequest,
+    RevokeResponse, revoke_request::Target,
 };
 use prost::Message;
 use tokio::task::JoinSet;
@@ -32,7 +34,8 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
-    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> =
+        env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (address, seconds, in_flight): (&str, u64, usize) = match arguments.as_slice() {
         [_, address, seconds, in_flight, _] => (address, seconds.parse()?, in_flight.parse()?),
@@ -40,17 +43,27 @@ async fn main() -> Result<(), Failure> {
         [] => return Ok(()),
         _ => {
             return Err(
-                "usage: create ADDRESS SECONDS IN_FLIGHT POLICY | refresh|revoke ADDRESS SECONDS IN_FLIGHT SESSIONS"
+                "usage: create ADDRESS SECONDS IN_FLIGHT POLICY | refresh|revoke ADDRESS SECONDS \
+                 IN_FLIGHT SESSIONS"
                     .into(),
             );
         }
     };
     let connections = CONNECTIONS.min(in_flight);
     let each = in_flight / connections;
-    let timed = |from: Instant| Timed { from: from + WARM_UP, to: from + WARM_UP + Duration::from_secs(seconds) };
+    let timed = |from: Instant| Timed {
+        from: from + WARM_UP,
+        to: from + WARM_UP + Duration::from_secs(seconds),
+    };
     let creations = |count: usize, policy: &str, until: Option<Timed>| {
-        let creations =
-            |connection| Creations { connection, next: 0, count, policy: policy.to_owned(), until, created: vec![] };
+        let creations = |connection| Creations {
+            connection,
+            next: 0,
+            count,
+            policy: policy.to_owned(),
+            until,
+            created: vec![],
+        };
         (0..connections).map(creations).collect::<Vec<_>>()
     };
     let (times, calls) = match arguments[..] {
@@ -63,15 +76,17 @@ async fn main() -> Result<(), Failure> {
             let (created, _) = drive(address, each, creations(count, "", None)).await?;
             let times = timed(Instant::now());
             let tokens = |(_, token)| token;
-            let refreshes = created
-                .into_iter()
-                .map(|made| Refreshes { tokens: made.created.into_iter().map(tokens).collect(), until: times });
+            let refreshes = created.into_iter().map(|made| Refreshes {
+                tokens: made.created.into_iter().map(tokens).collect(),
+                until: times,
+            });
             (times, drive(address, each, refreshes.collect()).await?.1)
         }
         ["revoke", .., sessions] => {
             let count = sessions.parse::<usize>()? / connections;
             // Many at once, so that there are enough soon.
-            let (created, _) = drive(address, CREATED_AT_ONCE, creations(count, "unlimited", None)).await?;
+            let (created, _) =
+                drive(address, CREATED_AT_ONCE, creations(count, "unlimited", None)).await?;
             let times = timed(Instant::now());
             let revocations = created.into_iter().map(|made| Revocations {
                 sessions: made.created.into_iter().map(|(session, _)| session).collect(),
@@ -84,7 +99,9 @@ async fn main() -> Result<(), Failure> {
     let counted = calls.into_iter().filter(|call| (times.from..times.to).contains(&call.answered));
     let mut latencies: Vec<Duration> = counted.map(|call| call.answered - call.asked).collect();
     latencies.sort_unstable();
-    let part = |of_100: usize| latencies.get((latencies.len() * of_100 / 100).min(latencies.len().saturating_sub(1)));
+    let part = |of_100: usize| {
+        latencies.get((latencies.len() * of_100 / 100).min(latencies.len().saturating_sub(1)))
+    };
     let [Some(median), Some(p99), Some(greatest)] = [50, 99, 100].map(part) else {
         return Err("nothing was answered in time".into());
     };
@@ -181,7 +198,10 @@ impl Calls for Revocations {
 
     fn next(&mut self) -> Option<Vec<u8>> {
         let session = self.sessions.pop().filter(|_| Instant::now() <= self.until.to)?;
-        Some(RevokeRequest { target: Some(Target::SessionId(session)), ..RevokeRequest::default() }.encode_to_vec())
+        Some(
+            RevokeRequest { target: Some(Target::SessionId(session)), ..RevokeRequest::default() }
+                .encode_to_vec(),
+        )
     }
 
     fn answer(&mut self, message: &[u8]) -> Result<(), Failure> {
@@ -197,8 +217,13 @@ struct Call {
     answered: Instant,
 }
 
-/// Makes all calls, on as many connections as there are lists of them, with so many in flight on each.
-async fn drive<C: Calls>(address: &str, in_flight: usize, all: Vec<C>) -> Result<(Vec<C>, Vec<Call>), Failure> {
+/// Makes all calls, on as many connections as there are lists of them, with so many in flight on
+/// each.
+async fn drive<C: Calls>(
+    address: &str,
+    in_flight: usize,
+    all: Vec<C>,
+) -> Result<(Vec<C>, Vec<Call>), Failure> {
     let mut tasks = JoinSet::new();
     for calls in all {
         let connection = Connection::open(address, C::PATH, None).await?;

@@ -1,8 +1,10 @@
-//! Asks for more than the service can do, and looks at what it does then. `scripts/overload` runs it.
+//! Asks for more than the service can do, and looks at what it does then. `scripts/overload` runs
+//! it.
 //!
-//! `overload ADDRESS KIND SECONDS`: measures the capacity with calls that wait for each other, and then sends calls at half the
-//! capacity, at twice, at ten times, and at half again, whatever the service answers (an open loop). Kinds: `create`, each for
-//! another subject; `batch`, BatchValidate of tokens with wrong signatures, each of which must be checked; `list`, a page of
+//! `overload ADDRESS KIND SECONDS`: measures the capacity with calls that wait for each other, and
+//! then sends calls at half the capacity, at twice, at ten times, and at half again, whatever the
+//! service answers (an open loop). Kinds: `create`, each for another subject; `batch`,
+//! BatchValidate of tokens with wrong signatures, each of which must be checked; `list`, a page of
 //! 500 sessions.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
 
@@ -16,8 +18,8 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::proto::{
-    BatchValidateRequest, BatchValidateResponse, CreateSessionRequest, CreateSessionResponse, InactiveReason,
-    ListSessionsRequest, ListSessionsResponse, ValidateRequest,
+    BatchValidateRequest, BatchValidateResponse, CreateSessionRequest, CreateSessionResponse,
+    InactiveReason, ListSessionsRequest, ListSessionsResponse, ValidateRequest,
 };
 use prost::Message;
 use tokio::{task::JoinSet, time::sleep_until};
@@ -62,14 +64,17 @@ impl Kind {
                 let (signed, signature) = self.token.rsplit_once('.').unwrap_or_default();
                 let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap_or_default();
                 let requests = (0..BATCH as u64).map(|place| {
-                    signature[8..16].copy_from_slice(&(number * BATCH as u64 + place).to_be_bytes());
+                    signature[8..16]
+                        .copy_from_slice(&(number * BATCH as u64 + place).to_be_bytes());
                     let access_token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&signature));
                     ValidateRequest { access_token, ..ValidateRequest::default() }
                 });
                 BatchValidateRequest { requests: requests.collect() }.encode_to_vec()
             }
-            "list" => ListSessionsRequest { page_size: 500, ..ListSessionsRequest::default() }.encode_to_vec(),
-            _ => CreateSessionRequest { subject: format!("user-{number}"), ..Default::default() }.encode_to_vec(),
+            "list" => ListSessionsRequest { page_size: 500, ..ListSessionsRequest::default() }
+                .encode_to_vec(),
+            _ => CreateSessionRequest { subject: format!("user-{number}"), ..Default::default() }
+                .encode_to_vec(),
         }
     }
 
@@ -81,9 +86,11 @@ impl Kind {
                 };
                 answer.responses.len() == BATCH && answer.responses.iter().all(bad)
             }),
-            "list" => ListSessionsResponse::decode(message).is_ok_and(|answer| !answer.sessions.is_empty()),
-            _ => CreateSessionResponse::decode(message)
-                .is_ok_and(|answer| answer.session.unwrap_or_default().subject == format!("user-{number}")),
+            "list" => ListSessionsResponse::decode(message)
+                .is_ok_and(|answer| !answer.sessions.is_empty()),
+            _ => CreateSessionResponse::decode(message).is_ok_and(|answer| {
+                answer.session.unwrap_or_default().subject == format!("user-{number}")
+            }),
         }
     }
 }
@@ -136,7 +143,8 @@ impl Part {
             };
             while sent < due {
                 let request = self.kind.request(next);
-                // As clients do that keep to what the server allows: the rest waits for its turn on the client's side.
+                // As clients do that keep to what the server allows: the rest waits for its turn on
+                // the client's side.
                 if !connection.has_room_for(&request) {
                     if self.rate.is_some() {
                         outcome.held_back += (due - sent) as usize;
@@ -146,7 +154,9 @@ impl Part {
                 }
                 if let Some(rate) = self.rate {
                     let should = Duration::from_secs_f64(sent as f64 / rate);
-                    outcome.late = outcome.late.max(begun.elapsed().saturating_sub(should).saturating_sub(TICK));
+                    outcome.late = outcome
+                        .late
+                        .max(begun.elapsed().saturating_sub(should).saturating_sub(TICK));
                 }
                 asked.insert(connection.ask(&request), (next, Instant::now()));
                 (next, sent) = (next + 1, sent + 1);
@@ -211,7 +221,10 @@ impl Load<'_> {
 }
 
 fn part_of(sorted: &[Duration], of_1000: usize) -> Duration {
-    sorted.get((sorted.len() * of_1000 / 1000).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+    sorted
+        .get((sorted.len() * of_1000 / 1000).min(sorted.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or_default()
 }
 
 fn millis(span: Duration) -> String {
@@ -220,7 +233,8 @@ fn millis(span: Duration) -> String {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
-    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> =
+        env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let (address, kind, seconds): (&str, &str, u64) = match arguments.as_slice() {
         [address, kind, seconds] => (address, kind, seconds.parse()?),
         // `cargo bench` without arguments has nothing to measure here.
@@ -237,7 +251,8 @@ async fn main() -> Result<(), Failure> {
     }
     let capacity = closed.accepted.len() as f64 / span.as_secs_f64();
     println!(
-        "| load | offered | accepted | of the capacity | p50 | p99 | p99 of half load | refused | p50 | p99.9 | within 10 ms | held back | sent late |"
+        "| load | offered | accepted | of the capacity | p50 | p99 | p99 of half load | refused | \
+         p50 | p99.9 | within 10 ms | held back | sent late |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     println!(
@@ -258,10 +273,15 @@ async fn main() -> Result<(), Failure> {
         let p99 = part_of(&outcome.accepted, 990);
         let half = *half_p99.get_or_insert(p99);
         let soon = outcome.refused.partition_point(|latency| *latency <= SOON);
-        let share = if outcome.refused.is_empty() { 100.0 } else { soon as f64 * 100.0 / outcome.refused.len() as f64 };
+        let share = if outcome.refused.is_empty() {
+            100.0
+        } else {
+            soon as f64 * 100.0 / outcome.refused.len() as f64
+        };
         let rate = outcome.accepted.len() as f64 / span.as_secs_f64();
         println!(
-            "| {name} | {:.0}/s | {rate:.0}/s | {:.2} | {} ms | {} ms | {:.1} | {:.0}/s | {} ms | {} ms | {share:.2} % | {:.0}/s | {} ms |",
+            "| {name} | {:.0}/s | {rate:.0}/s | {:.2} | {} ms | {} ms | {:.1} | {:.0}/s | {} ms | \
+             {} ms | {share:.2} % | {:.0}/s | {} ms |",
             capacity * times,
             rate / capacity,
             millis(part_of(&outcome.accepted, 500)),

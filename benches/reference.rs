@@ -1,13 +1,17 @@
-//! The references that the service is measured against: a bare gRPC call, a loop of single-row commits, and a signature.
+//! The references that the service is measured against: a bare gRPC call, a loop of single-row
+//! commits, and a signature.
 //!
-//! `scripts/bench` runs them beside the service and prints ratios. Modes: `echo ADDRESS RESPONSE_BYTES`, which serves until
-//! it is killed, `commits FILE SECONDS`, which prints commits a second, and `signatures`, which prints signatures a second.
+//! `scripts/bench` runs them beside the service and prints ratios. Modes: `echo ADDRESS
+//! RESPONSE_BYTES`, which serves until it is killed, `commits FILE SECONDS`, which prints commits a
+//! second, and `signatures`, which prints signatures a second.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
 
 use std::{convert::Infallible, env, error::Error, hint::black_box, pin::Pin, time::Instant};
 
 use aws_lc_rs::signature::Ed25519KeyPair;
-use diesel::{Connection, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query, sql_types};
+use diesel::{
+    Connection, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query, sql_types,
+};
 use tokio::net::TcpListener;
 use tonic::{
     Request, Response, Status,
@@ -19,9 +23,12 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> =
+        env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["echo", address, bytes] => tokio::runtime::Runtime::new()?.block_on(echo(address.to_string(), bytes.parse()?)),
+        ["echo", address, bytes] => {
+            tokio::runtime::Runtime::new()?.block_on(echo(address.to_string(), bytes.parse()?))
+        }
         ["commits", file, seconds] => commits(file, seconds.parse()?),
         ["signatures"] => signatures(),
         // `cargo bench` without arguments has nothing to measure here.
@@ -36,7 +43,8 @@ async fn echo(address: String, response_bytes: usize) -> Result<(), Box<dyn Erro
     Ok(Server::builder().add_service(echo).serve_with_incoming(incoming).await?)
 }
 
-/// A unary call that takes bytes and answers bytes: all that remains of a call when nothing is done.
+/// A unary call that takes bytes and answers bytes: all that remains of a call when nothing is
+/// done.
 #[derive(Clone)]
 struct Echo {
     response: Vec<u8>,
@@ -69,11 +77,14 @@ impl Service<http::Request<Body>> for Echo {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let echo = self.clone();
-        Box::pin(async move { Ok(Grpc::new(ProstCodec::<Vec<u8>, Vec<u8>>::default()).unary(echo, request).await) })
+        Box::pin(async move {
+            Ok(Grpc::new(ProstCodec::<Vec<u8>, Vec<u8>>::default()).unary(echo, request).await)
+        })
     }
 }
 
-/// Inserts rows of the size of a session, each in a transaction of its own, with the durability that the service promises.
+/// Inserts rows of the size of a session, each in a transaction of its own, with the durability
+/// that the service promises.
 fn commits(file: &str, seconds: u64) -> Result<(), Box<dyn Error>> {
     let mut connection = SqliteConnection::establish(file)?;
     connection.batch_execute(

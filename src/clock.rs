@@ -39,9 +39,13 @@ impl Clock for SystemClock {
     }
 
     fn uptime(&self) -> Duration {
-        // CLOCK_MONOTONIC, and with it the standard library's Instant, stands still while the machine sleeps.
+        // CLOCK_MONOTONIC, and with it the standard library's Instant, stands still while the
+        // machine sleeps.
         let since_boot = clock_gettime(ClockId::Boottime);
-        Duration::new(since_boot.tv_sec.unsigned_abs(), u32::try_from(since_boot.tv_nsec).unwrap_or_default())
+        Duration::new(
+            since_boot.tv_sec.unsigned_abs(),
+            u32::try_from(since_boot.tv_nsec).unwrap_or_default(),
+        )
     }
 }
 
@@ -139,7 +143,8 @@ mod tests {
         let clock = SharedClock::new(own.clone());
         let at = |millis: u64| Timestamp::from_seconds(1000).plus(Duration::from_millis(millis));
         // It was asked at 0 ms, and the answer came at 10 ms.
-        for (shared, ahead) in [(5, 0), (4_010, 4_000), (4_009, 4_000), (4_000, 4_000), (3_990, 3_990), (3_995, 3_990)]
+        for (shared, ahead) in
+            [(5, 0), (4_010, 4_000), (4_009, 4_000), (4_000, 4_000), (3_990, 3_990), (3_995, 3_990)]
         {
             clock.agree(at(0), at(shared), at(10));
             assert_eq!(clock.now(), at(ahead), "{shared}");
@@ -147,6 +152,9 @@ mod tests {
         clock.agree(at(6_000), at(2_000), at(6_010));
         assert_eq!(clock.now(), Timestamp::from_seconds(996), "also if it is behind");
         own.advance(Duration::from_secs(1));
-        assert_eq!((clock.now(), clock.uptime()), (Timestamp::from_seconds(997), Duration::from_secs(1)));
+        assert_eq!(
+            (clock.now(), clock.uptime()),
+            (Timestamp::from_seconds(997), Duration::from_secs(1))
+        );
     }
 }

@@ -1,11 +1,11 @@
-//! Countersign, a session authority: creates, refreshes, validates and revokes JWT sessions over gRPC. The README says how to
-//! use it, `docs/architecture.md` how it is made.
+//! Countersign, a session authority: creates, refreshes, validates and revokes JWT sessions over
+//! gRPC. The README says how to use it, `docs/architecture.md` how it is made.
 //!
 //! # The way through the code
 //! ```text
 //! grpc / cli / tasks  ->  authority (one use case a file)  ->  store (database)
 //!    proto <-> domain        decides, with `now` given     ->  keys, token (pure cryptography)
-//!    http (and grpc)     ->  gateway                       ->  revocation (in-memory index and its feed)
+//!    http (and grpc)     ->  gateway                       ->  revocation (index and lease)
 //!                http    ->  metrics
 //!                 everything may use  ->  domain (pure types and rules)
 //! ```

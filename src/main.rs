@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// A call makes and drops a few dozen small things, which the system's allocator takes a tenth of its time for.
+/// A call makes and drops a few dozen small things, which the system's allocator takes a tenth of
+/// its time for.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

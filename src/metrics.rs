@@ -1,5 +1,5 @@
-//! What operators watch, in the text of OpenMetrics 1.0: names, units and meanings of what the parts have counted, and of what
-//! is read from them at that moment.
+//! What operators watch, in the text of OpenMetrics 1.0: names, units and meanings of what the
+//! parts have counted, and of what is read from them at that moment.
 
 mod plain_text;
 
@@ -105,16 +105,22 @@ impl Collector for OfReplica {
         let (standing, counts) = (self.0.standing(), self.0.counts());
         let mut page = Page(encoder);
 
-        page.number("lease_current", "1 while there is a lease, and what is validated here is good; else 0.", {
-            u32::from(standing.lease.is_some())
-        })?;
+        page.number(
+            "lease_current",
+            "1 while there is a lease, and what is validated here is good; else 0.",
+            u32::from(standing.lease.is_some()),
+        )?;
         // Without other replicas it does not end.
         let remaining = standing.lease.unwrap_or_default();
         if remaining != Duration::MAX {
             page.seconds("lease_remaining", "What is left of the lease.", remaining)?;
         }
         if let Some(ago) = standing.renewed_ago {
-            page.seconds("lease_renewal_age", "Time since a renewal of the lease was last confirmed.", ago)?;
+            page.seconds(
+                "lease_renewal_age",
+                "Time since a renewal of the lease was last confirmed.",
+                ago,
+            )?;
         }
         page.by_outcome(
             "lease_renewals",
@@ -122,27 +128,58 @@ impl Collector for OfReplica {
             None,
             &[("confirmed", &counts.renewals.confirmed), ("failed", &counts.renewals.failed)],
         )?;
-        page.tell("lease_lapses", "Times that the lease ended before it was renewed.", &counts.lapses)?;
-        page.number("lease_waiting_calls", "Calls that wait for a renewal, because there is no lease.", {
-            count(standing.lapsed_calls)
-        })?;
+        page.tell(
+            "lease_lapses",
+            "Times that the lease ended before it was renewed.",
+            &counts.lapses,
+        )?;
+        page.number(
+            "lease_waiting_calls",
+            "Calls that wait for a renewal, because there is no lease.",
+            count(standing.lapsed_calls),
+        )?;
 
         page.tell(
             "feed_applied_seq",
             "Number of the last revocation in the feed that is known here.",
             &counts.applied,
         )?;
-        page.tell("feed_head_seq", "Number of the last revocation in the feed, at the last renewal.", &counts.head)?;
-        page.number("blacklist_entries", "Entries of the blacklist in memory.", count(standing.blacklist_entries))?;
+        page.tell(
+            "feed_head_seq",
+            "Number of the last revocation in the feed, at the last renewal.",
+            &counts.head,
+        )?;
+        page.number(
+            "blacklist_entries",
+            "Entries of the blacklist in memory.",
+            count(standing.blacklist_entries),
+        )?;
 
-        page.number("other_replicas", "Other replicas in the register, at the last renewal.", count(standing.others))?;
-        page.tell("replicas_removed", "Replicas that had gone without a word, removed by this one.", &counts.removals)?;
-        page.tell("rejoins", "Times that this replica was taken for gone and joined again.", &counts.rejoins)?;
+        page.number(
+            "other_replicas",
+            "Other replicas in the register, at the last renewal.",
+            count(standing.others),
+        )?;
+        page.tell(
+            "replicas_removed",
+            "Replicas that had gone without a word, removed by this one.",
+            &counts.removals,
+        )?;
+        page.tell(
+            "rejoins",
+            "Times that this replica was taken for gone and joined again.",
+            &counts.rejoins,
+        )?;
 
         let unacknowledged = count(standing.unacknowledged);
-        page.number("unacknowledged_revocations", "Revocations that wait until all replicas know.", unacknowledged)?;
+        page.number(
+            "unacknowledged_revocations",
+            "Revocations that wait until all replicas know.",
+            unacknowledged,
+        )?;
         let outcomes = &counts.acknowledgements;
-        let help = "Time from the commit of a revocation until no replica accepts any more what it stops.";
+        let help =
+            "Time from the commit of a revocation until no replica accepts any more what it stops.";
         page.by_outcome(
             "acknowledgement_duration",
             help,
@@ -154,8 +191,8 @@ impl Collector for OfReplica {
                 ("given_up", &outcomes.given_up),
             ],
         )?;
-        let help =
-            "Acknowledged revocations that the database had lost: the guarantee was broken. They were written again.";
+        let help = "Acknowledged revocations that the database had lost: the guarantee was \
+                    broken. They were written again.";
         page.tell("guarantee_broken_revocations", help, &counts.lost_revocations)
     }
 }
@@ -168,7 +205,11 @@ impl Collector for OfCallers {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let refused = self.0.refused();
         let mut page = Page(encoder);
-        page.number("callers", "Callers that are known; 0 if everybody may do everything.", count(self.0.count()))?;
+        page.number(
+            "callers",
+            "Callers that are known; 0 if everybody may do everything.",
+            count(self.0.count()),
+        )?;
         page.number("calls_under_way", "Calls that have been let in and not yet answered.", {
             count(self.0.calls_under_way())
         })?;
@@ -237,7 +278,8 @@ impl Collector for OfConnections {
             None,
             &[("http", &http.displaced)],
         )?;
-        let help = "Connections closed because they were not encrypted as they must be, or too slow about it.";
+        let help = "Connections closed because they were not encrypted as they must be, or too \
+                    slow about it.";
         page.by(
             "side",
             "handshakes_failed",
@@ -266,12 +308,15 @@ struct OfAudit(Audit);
 impl Collector for OfAudit {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
-        page.number("audit_records_waiting", "Records of the audit that are not in its table yet.", {
-            count(self.0.waiting())
-        })?;
+        page.number(
+            "audit_records_waiting",
+            "Records of the audit that are not in its table yet.",
+            count(self.0.waiting()),
+        )?;
         let help = "Records of the audit that its table will never have. They are in the log.";
         page.tell("audit_records_dropped", help, self.0.dropped())?;
-        let help = "Records of denied callers that were left out of the log, because there were too many.";
+        let help =
+            "Records of denied callers that were left out of the log, because there were too many.";
         page.tell("audit_denials_left_out", help, self.0.left_out())
     }
 }
@@ -282,15 +327,25 @@ struct OfGateways(Arc<Outcomes>);
 
 impl Collector for OfGateways {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Requests that were judged for gateways, and tokens for callers that speak OAuth.";
-        let mut family = encoder.encode_descriptor("gateway_checks", help, None, MetricType::Counter)?;
+        let help =
+            "Requests that were judged for gateways, and tokens for callers that speak OAuth.";
+        let mut family =
+            encoder.encode_descriptor("gateway_checks", help, None, MetricType::Counter)?;
         self.0.iter().try_for_each(|(kind, outcome, counter)| {
             counter.encode(family.encode_family(&[("kind", kind), ("outcome", outcome)])?)
         })?;
         let help = "Of the requests judged for gateways, those whose cookies for the token differ.";
-        let mut family = encoder.encode_descriptor("gateway_conflicting_cookies", help, None, MetricType::Counter)?;
-        let mut conflicting = self.0.iter().filter(|(_, outcome, _)| *outcome == CONFLICTING_COOKIES);
-        conflicting.try_for_each(|(kind, _, counter)| counter.encode(family.encode_family(&[("kind", kind)])?))
+        let mut family = encoder.encode_descriptor(
+            "gateway_conflicting_cookies",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
+        let mut conflicting =
+            self.0.iter().filter(|(_, outcome, _)| *outcome == CONFLICTING_COOKIES);
+        conflicting.try_for_each(|(kind, _, counter)| {
+            counter.encode(family.encode_family(&[("kind", kind)])?)
+        })
     }
 }
 
@@ -308,7 +363,12 @@ impl Page<'_> {
 
     fn seconds(&mut self, name: &str, help: &str, value: Duration) -> fmt::Result {
         let gauge = ConstGauge::new(value.as_secs_f64());
-        gauge.encode(self.0.encode_descriptor(name, help, Some(&Unit::Seconds), gauge.metric_type())?)
+        gauge.encode(self.0.encode_descriptor(
+            name,
+            help,
+            Some(&Unit::Seconds),
+            gauge.metric_type(),
+        )?)
     }
 
     fn by_outcome<M: EncodeMetric>(
@@ -332,7 +392,9 @@ impl Page<'_> {
     ) -> fmt::Result {
         let Some((_, first)) = metrics.first() else { return Ok(()) };
         let mut family = self.0.encode_descriptor(name, help, unit, first.metric_type())?;
-        metrics.iter().try_for_each(|(kind, metric)| metric.encode(family.encode_family(&[(label, *kind)])?))
+        metrics
+            .iter()
+            .try_for_each(|(kind, metric)| metric.encode(family.encode_family(&[(label, *kind)])?))
     }
 }
 

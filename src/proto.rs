@@ -1,4 +1,5 @@
-//! The generated protocol, its descriptors, and how messages that carry tokens or claims print: without them.
+//! The generated protocol, its descriptors, and how messages that carry tokens or claims print:
+//! without them.
 
 #![allow(missing_docs)] // The comments stand in `proto/`; the generator writes helpers without any.
 
@@ -11,7 +12,8 @@ pub use encoded_struct::EncodedStruct;
 tonic::include_proto!("countersign.v1");
 
 /// The encoded `FileDescriptorSet` of the protocol, for reflection and for JSON.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/countersign.descriptors.bin"));
+pub const DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/countersign.descriptors.bin"));
 
 macro_rules! redacted {
     ($($message:ty),+) => {

@@ -8,7 +8,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Two steps of stopping, and a wish. All are arguments of whatever runs, so that tests do as signals do.
+/// Two steps of stopping, and a wish. All are arguments of whatever runs, so that tests do as
+/// signals do.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     /// Finish what is in flight, then stop.
@@ -23,7 +24,8 @@ impl Shutdown {
     /// Stops at SIGTERM and SIGINT, and reads anew at SIGHUP.
     pub fn on_signals() -> std::io::Result<Self> {
         let shutdown = Self::default();
-        // A file at its size limit must fail the write, which callers are told, and not kill the process.
+        // A file at its size limit must fail the write, which callers are told, and not kill the
+        // process.
         let _ = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

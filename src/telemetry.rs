@@ -1,4 +1,5 @@
-//! Log lines: text on a terminal, JSON elsewhere, on standard error. Tokens, keys and claims never get here.
+//! Log lines: text on a terminal, JSON elsewhere, on standard error. Tokens, keys and claims never
+//! get here.
 
 use std::io::{self, IsTerminal};
 
@@ -21,7 +22,8 @@ pub enum TelemetryError {
     Twice,
 }
 
-/// The driver of PostgreSQL logs the values of every statement, and with them secrets, whatever level was asked for.
+/// The driver of PostgreSQL logs the values of every statement, and with them secrets, whatever
+/// level was asked for.
 fn is_harmless(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::INFO || !metadata.target().starts_with("tokio_postgres")
 }
@@ -38,7 +40,9 @@ pub fn start(log: &Log) -> Result<(), TelemetryError> {
     let started = if json {
         registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr)).try_init()
+        registry
+            .with(fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(io::stderr))
+            .try_init()
     };
     started.map_err(|_| TelemetryError::Twice)
 }

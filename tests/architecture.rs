@@ -1,4 +1,5 @@
-//! The arrows of docs/architecture.md: which part may use which. Rules kept in prose rot, so the code is read.
+//! The arrows of docs/architecture.md: which part may use which. Rules kept in prose rot, so the
+//! code is read.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{
@@ -48,7 +49,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "tasks",
         ],
     ),
-    ("cli", &["app", "callers", "clock", "config", "proto", "rng", "shutdown", "telemetry", "token"]),
+    (
+        "cli",
+        &["app", "callers", "clock", "config", "proto", "rng", "shutdown", "telemetry", "token"],
+    ),
 ];
 
 /// Crates that a part must not name.
@@ -59,7 +63,15 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("revocation", &["axum", "diesel", "tonic", "crate::store::postgres", "crate::store::sqlite"]),
     (
         "authority",
-        &["axum", "diesel", "tonic", "prost", "crate::proto", "crate::store::postgres", "crate::store::sqlite"],
+        &[
+            "axum",
+            "diesel",
+            "tonic",
+            "prost",
+            "crate::proto",
+            "crate::store::postgres",
+            "crate::store::sqlite",
+        ],
     ),
     ("config", &["tokio", "diesel", "tonic"]),
     ("tasks", &["diesel", "tonic", "crate::store"]),
@@ -91,7 +103,14 @@ fn parts() -> Vec<(String, PathBuf, String)> {
         .into_iter()
         .filter(|path| !path.file_name().unwrap().to_string_lossy().contains("tests"))
         .map(|path| {
-            let first = path.strip_prefix(&root).unwrap().components().next().unwrap().as_os_str().to_owned();
+            let first = path
+                .strip_prefix(&root)
+                .unwrap()
+                .components()
+                .next()
+                .unwrap()
+                .as_os_str()
+                .to_owned();
             let part = first.to_string_lossy().trim_end_matches(".rs").to_owned();
             let text = fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
@@ -122,7 +141,8 @@ fn used(code: &str) -> Vec<String> {
             names.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
         }
     }
-    let first = |name: &String| name.trim().split("::").next().unwrap_or_default().trim().to_owned();
+    let first =
+        |name: &String| name.trim().split("::").next().unwrap_or_default().trim().to_owned();
     names.iter().map(first).filter(|name| !name.is_empty()).collect()
 }
 
@@ -132,8 +152,10 @@ fn every_arrow_is_one_that_the_table_allows() {
         if part == "lib" || part == "main" {
             continue;
         }
-        let (_, allowed) =
-            ALLOWED.iter().find(|(name, _)| *name == part).unwrap_or_else(|| panic!("no rule for {part}"));
+        let (_, allowed) = ALLOWED
+            .iter()
+            .find(|(name, _)| *name == part)
+            .unwrap_or_else(|| panic!("no rule for {part}"));
         for name in used(&code) {
             let fine = name == "domain" || name == part || allowed.contains(&name.as_str());
             assert!(fine, "{}: {part} must not use {name}", path.display());
@@ -152,16 +174,19 @@ fn no_part_names_a_crate_that_it_must_not_know() {
     }
 }
 
-/// Cargo finds the files beside this one by itself, but a module that nobody names is not even compiled.
+/// Cargo finds the files beside this one by itself, but a module that nobody names is not even
+/// compiled.
 #[test]
 fn no_file_of_tests_is_forgotten() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let files = sources(&root);
     let all: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     for path in files.iter().filter(|path| path.parent() != Some(&root)) {
-        let (file, folder) = (path.file_stem().unwrap(), path.parent().unwrap().file_name().unwrap());
+        let (file, folder) =
+            (path.file_stem().unwrap(), path.parent().unwrap().file_name().unwrap());
         let (file, folder) = (file.to_string_lossy(), folder.to_string_lossy());
-        let is_named = all.contains(&format!("\"{folder}/{file}.rs\"")) || all.contains(&format!("\nmod {file};"));
+        let is_named = all.contains(&format!("\"{folder}/{file}.rs\""))
+            || all.contains(&format!("\nmod {file};"));
         assert!(is_named, "{}", path.display());
     }
 }

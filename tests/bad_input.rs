@@ -1,4 +1,5 @@
-//! Bad input and its answer, on SQLite; and what is bad below the level of calls, whatever the engine.
+//! Bad input and its answer, on SQLite; and what is bad below the level of calls, whatever the
+//! engine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/double.rs"]

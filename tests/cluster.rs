@@ -1,4 +1,5 @@
-//! Replicas of the real binary on one PostgreSQL database, and what must hold while processes, connections and servers fail.
+//! Replicas of the real binary on one PostgreSQL database, and what must hold while processes,
+//! connections and servers fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/cluster.rs"]

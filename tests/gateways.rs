@@ -1,4 +1,5 @@
-//! Real gateways in front of an application: each with the configuration in examples/gateways, in which only the ports are replaced.
+//! Real gateways in front of an application: each with the configuration in examples/gateways, in
+//! which only the ports are replaced.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -35,7 +36,8 @@ use tokio::time::{Duration, sleep};
 use gateway::Program;
 use site::Site;
 
-/// For the audience and with the scope that `/api/` demands, and an authentication that is too weak for `/account/`.
+/// For the audience and with the scope that `/api/` demands, and an authentication that is too weak
+/// for `/account/`.
 fn usual(subject: &str) -> CreateSessionRequest {
     CreateSessionRequest {
         subject: subject.to_owned(),
@@ -47,17 +49,32 @@ fn usual(subject: &str) -> CreateSessionRequest {
     }
 }
 
-/// Names that applications take for ours, as they are read by those who take an underscore for a hyphen, and any case.
+/// Names that applications take for ours, as they are read by those who take an underscore for a
+/// hyphen, and any case.
 fn lies() -> Vec<String> {
     let mut names = vec![];
-    for parts in [&["X", "Auth", "Subject"][..], &["X", "Auth", "Session", "Id"], &["x", "auth", "client", "id"]] {
+    for parts in [
+        &["X", "Auth", "Subject"][..],
+        &["X", "Auth", "Session", "Id"],
+        &["x", "auth", "client", "id"],
+    ] {
         for between in 0..1_u32 << (parts.len() - 1) {
             let separators = (0..).map(|place| if between >> place & 1 == 1 { "_" } else { "-" });
-            let pairs = parts[1..].iter().zip(separators).map(|(part, separator)| format!("{separator}{part}"));
+            let pairs = parts[1..]
+                .iter()
+                .zip(separators)
+                .map(|(part, separator)| format!("{separator}{part}"));
             names.push(parts[0].to_owned() + &pairs.collect::<String>());
         }
     }
-    let others = ["x-auth-tenant", "X_AUTH_TENANT", "X-Auth_Tenant", "X_Auth-Tenant", "X-AUTH-SCOPE", "x_auth_scope"];
+    let others = [
+        "x-auth-tenant",
+        "X_AUTH_TENANT",
+        "X-Auth_Tenant",
+        "X_Auth-Tenant",
+        "X-AUTH-SCOPE",
+        "x_auth_scope",
+    ];
     names.extend(others.map(str::to_owned));
     names
 }
@@ -73,13 +90,21 @@ async fn judges_paths(site: &Site, program: Program, tokens: &[(&str, &[&str])],
             site.send(method, &target, Some(token), &[]).await;
             for seen in application.targets_after(before) {
                 if paths::areas(&seen).iter().any(|area| !allowed.contains(area)) {
-                    entered.push(format!("{method} {target:?} as {:?}", String::from_utf8_lossy(&seen)));
+                    entered.push(format!(
+                        "{method} {target:?} as {:?}",
+                        String::from_utf8_lossy(&seen)
+                    ));
                 }
             }
         }
     }
     entered.dedup();
-    assert!(entered.is_empty(), "{program:?}: {} have entered:\n{}", entered.len(), entered.join("\n"));
+    assert!(
+        entered.is_empty(),
+        "{program:?}: {} have entered:\n{}",
+        entered.len(),
+        entered.join("\n")
+    );
 
     for target in paths::HARMLESS {
         let before = application.requests();
@@ -87,7 +112,8 @@ async fn judges_paths(site: &Site, program: Program, tokens: &[(&str, &[&str])],
         assert_eq!(answer.status, 200, "{program:?}: {target}: {answer:?}");
         let seen = application.targets_after(before);
         assert_eq!(seen.len(), 1, "{program:?}: {target}");
-        let ((path, query), (seen_path, seen_query)) = (paths::parts(target.as_bytes()), paths::parts(&seen[0]));
+        let ((path, query), (seen_path, seen_query)) =
+            (paths::parts(target.as_bytes()), paths::parts(&seen[0]));
         // A gateway may write a path in another way, and Traefik writes `&` for `;` in a query.
         let separated = |query: Vec<u8>| String::from_utf8(query).unwrap().replace(';', "&");
         assert_eq!(seen_path, path, "{program:?}: {target}");
@@ -95,25 +121,33 @@ async fn judges_paths(site: &Site, program: Program, tokens: &[(&str, &[&str])],
     }
 
     // Nor does a client name another path in a header that some applications read it from.
-    let names = ["X-Original-URL", "X-Rewrite-URL", "X_Original-URL", "x-rewrite_url", "X_REWRITE_URL"];
+    let names =
+        ["X-Original-URL", "X-Rewrite-URL", "X_Original-URL", "x-rewrite_url", "X_REWRITE_URL"];
     let answer = site.ask("/", Some(all), &names.map(|name| (name, "/api/orders"))).await;
     assert_eq!(answer.status, 200, "{program:?}: {answer:?}");
     let seen = application.headers_of(&answer);
     for name in ["x-original-url", "x-rewrite-url"] {
         // An empty header says nothing.
-        assert!(seen.get(name).is_none_or(|values| values == &json!([""])), "{program:?}: {seen:?}");
+        assert!(
+            seen.get(name).is_none_or(|values| values == &json!([""])),
+            "{program:?}: {seen:?}"
+        );
     }
 
     // Nor does it get a connection to the application on which nothing is judged.
-    let upgrade =
-        [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAAP__")];
+    let upgrade = [
+        ("connection", "Upgrade, HTTP2-Settings"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMAAABkAAQAAP__"),
+    ];
     let answer = site.ask("/", Some(all), &upgrade).await;
     if answer.status == 200 {
         assert_eq!(application.headers_of(&answer).get("upgrade"), None, "{program:?}");
     }
 }
 
-/// What every gateway must do. The application answers each request that reaches it with the headers that it had.
+/// What every gateway must do. The application answers each request that reaches it with the
+/// headers that it had.
 async fn guards(program: Program) {
     let site = Site::start(program).await;
     let mut sessions = site.authority.sessions().await;
@@ -122,16 +156,26 @@ async fn guards(program: Program) {
         (created.session.unwrap().session_id, created.tokens.unwrap().access_token)
     };
     let (_, good) = create(usual("alice")).await;
-    let (_, elsewhere) =
-        create(CreateSessionRequest { audience: vec!["https://b.test".to_owned()], ..usual("bob") }).await;
-    let (_, weak) = create(CreateSessionRequest { scopes: vec!["orders:write".to_owned()], ..usual("carol") }).await;
+    let (_, elsewhere) = create(CreateSessionRequest {
+        audience: vec!["https://b.test".to_owned()],
+        ..usual("bob")
+    })
+    .await;
+    let (_, weak) =
+        create(CreateSessionRequest { scopes: vec!["orders:write".to_owned()], ..usual("carol") })
+            .await;
     let now = Timestamp { seconds: SystemClock.now().seconds(), nanos: 0 };
-    let strong =
-        CreateSessionRequest { acr: "urn:example:mfa".to_owned(), authenticated_at: Some(now), ..usual("dave") };
-    let elsewhere_too = CreateSessionRequest { audience: vec!["https://b.test".to_owned()], ..strong.clone() };
+    let strong = CreateSessionRequest {
+        acr: "urn:example:mfa".to_owned(),
+        authenticated_at: Some(now),
+        ..usual("dave")
+    };
+    let elsewhere_too =
+        CreateSessionRequest { audience: vec!["https://b.test".to_owned()], ..strong.clone() };
     let (_, strong_elsewhere) = create(elsewhere_too).await;
     let (_, strong) = create(strong).await;
-    let (_, brief) = create(CreateSessionRequest { policy: "brief".to_owned(), ..usual("erin") }).await;
+    let (_, brief) =
+        create(CreateSessionRequest { policy: "brief".to_owned(), ..usual("erin") }).await;
     let mut forged = good.clone();
     forged.replace_range(forged.len() - 20..forged.len() - 10, "AAAAAAAAAA");
 
@@ -141,8 +185,20 @@ async fn guards(program: Program) {
         ("nothing", "/api/orders", None, 401, "bearer realm="),
         ("garbage", "/", Some("garbage"), 401, "error=\"invalid_token\""),
         ("a forgery", "/", Some(&*forged), 401, "error=\"invalid_token\""),
-        ("a token for another audience", "/api/orders", Some(&*elsewhere), 401, "error=\"invalid_token\""),
-        ("a token without the scope", "/api/orders", Some(&*weak), 403, "error=\"insufficient_scope\""),
+        (
+            "a token for another audience",
+            "/api/orders",
+            Some(&*elsewhere),
+            401,
+            "error=\"invalid_token\"",
+        ),
+        (
+            "a token without the scope",
+            "/api/orders",
+            Some(&*weak),
+            403,
+            "error=\"insufficient_scope\"",
+        ),
         ("a weak authentication", "/account/", Some(&*good), 401, "acr_values=\"urn:example:mfa\""),
     ] {
         let answer = site.ask(path, token, &[]).await;
@@ -175,7 +231,10 @@ async fn guards(program: Program) {
     }
 
     // Nor does a client take away what is said of it.
-    let drops = [("Connection", "X-Auth-Subject, x-auth-scope"), ("Connection", "X-Auth-Tenant, X-Auth-Session-Id")];
+    let drops = [
+        ("Connection", "X-Auth-Subject, x-auth-scope"),
+        ("Connection", "X-Auth-Tenant, X-Auth-Session-Id"),
+    ];
     let answer = site.ask("/", Some(&good), &drops).await;
     if answer.status == 200 {
         assert_eq!(site.application.identity_of(&answer).len(), 5, "{answer:?}");
@@ -200,12 +259,17 @@ async fn guards(program: Program) {
     assert_eq!(site.application.requests(), before);
 
     // What the token does not say is not there at all.
-    let nameless = CreateSessionRequest { tenant: String::new(), scopes: vec![], ..usual("\u{e4}lice \u{1f600}%") };
+    let nameless = CreateSessionRequest {
+        tenant: String::new(),
+        scopes: vec![],
+        ..usual("\u{e4}lice \u{1f600}%")
+    };
     let (_, nameless) = create(nameless).await;
     let answer = site.ask("/", Some(&nameless), &lies).await;
     let mut seen = site.application.identity_of(&answer);
     seen.remove("x-auth-session-id").unwrap();
-    let told = json!({ "x-auth-subject": ["%C3%A4lice %F0%9F%98%80%25"], "x-auth-client-id": ["web"] });
+    let told =
+        json!({ "x-auth-subject": ["%C3%A4lice %F0%9F%98%80%25"], "x-auth-client-id": ["web"] });
     assert_eq!(json!(seen), told);
 
     // A token that has expired.
@@ -269,8 +333,13 @@ async fn haproxy_guards_an_application() {
 /// Wherever a token was, the application does not see it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_takes_the_token_from_a_cookie_too_and_keeps_it_from_the_application() {
-    let site = Site::start_with(Program::Envoy, "[gateway]\ncookie = \"session\"\nremove_credential = true\n").await;
-    let created = site.authority.sessions().await.create_session(usual("alice")).await.unwrap().into_inner();
+    let site = Site::start_with(
+        Program::Envoy,
+        "[gateway]\ncookie = \"session\"\nremove_credential = true\n",
+    )
+    .await;
+    let created =
+        site.authority.sessions().await.create_session(usual("alice")).await.unwrap().into_inner();
     let token = created.tokens.unwrap().access_token;
     let (alone, among) = (format!("session={token}"), format!("a=b; session={token}; c=d"));
     for (header, cookie, left) in [
@@ -293,7 +362,8 @@ async fn envoy_takes_the_token_from_a_cookie_too_and_keeps_it_from_the_applicati
     assert_eq!(site.ask("/", None, &other).await.status, 401);
 }
 
-/// Gateways that are known by a key, which stands where the examples have a comment for it; and no other gateway is believed.
+/// Gateways that are known by a key, which stands where the examples have a comment for it; and no
+/// other gateway is believed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_shows_its_key_where_callers_must_be_known() {
     for program in [Program::Envoy, Program::Nginx, Program::Caddy, Program::Haproxy] {

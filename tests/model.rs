@@ -1,8 +1,10 @@
-//! The protocol by which an acknowledged revocation holds on every replica, explored to the last reachable state, and each
-//! of its rules shown to be needed: without it the checker finds how a revoked session is answered with `active`.
+//! The protocol by which an acknowledged revocation holds on every replica, explored to the last
+//! reachable state, and each of its rules shown to be needed: without it the checker finds how a
+//! revoked session is answered with `active`.
 //!
-//! `docs/decisions/0009-the-lease-protocol.md` has the protocol in words, and what each of these models bounds.
-//! `cargo test --test model -- --nocapture` prints the number of states, `--ignored` explores larger worlds.
+//! `docs/decisions/0009-the-lease-protocol.md` has the protocol in words, and what each of these
+//! models bounds. `cargo test --test model -- --nocapture` prints the number of states, `--ignored`
+//! explores larger worlds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // Only to report how long the exploration took.
 #![allow(clippy::disallowed_methods)]
@@ -28,7 +30,8 @@ use protocol::{Broken, Failover, Protocol};
 use replaying::Replaying;
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Explores everything that can be reached: no property is violated, and what should happen sometimes does.
+/// Explores everything that can be reached: no property is violated, and what should happen
+/// sometimes does.
 fn holds<M>(name: &str, model: M)
 where
     M: Model + Send + Sync + 'static,
@@ -37,7 +40,11 @@ where
 {
     let begin = Instant::now();
     let checker = model.checker().threads(2).spawn_bfs().join();
-    println!("{name}: {} states, {:.1} s", checker.unique_state_count(), begin.elapsed().as_secs_f64());
+    println!(
+        "{name}: {} states, {:.1} s",
+        checker.unique_state_count(),
+        begin.elapsed().as_secs_f64()
+    );
     checker.assert_properties();
 }
 
@@ -49,16 +56,21 @@ where
     M::Action: Debug + Clone + PartialEq,
 {
     let begin = Instant::now();
-    let checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let checker =
+        model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let violated = checker.model().properties().into_iter().find(|property| {
-        matches!(property.expectation, stateright::Expectation::Always) && checker.discovery(property.name).is_some()
+        matches!(property.expectation, stateright::Expectation::Always)
+            && checker.discovery(property.name).is_some()
     });
     let Some(property) = violated else {
         panic!("{name}: nothing is violated in {} states", checker.unique_state_count());
     };
     let steps = checker.discovery(property.name).unwrap().into_actions();
     let (states, seconds) = (checker.unique_state_count(), begin.elapsed().as_secs_f64());
-    println!("{name}: {} steps lead to a violation; found among {states} states, {seconds:.1} s", steps.len());
+    println!(
+        "{name}: {} steps lead to a violation; found among {states} states, {seconds:.1} s",
+        steps.len()
+    );
     for step in &steps {
         println!("    {step:?}");
     }
@@ -117,7 +129,10 @@ mod the_protocol_holds {
 
     #[test]
     fn leases_renewals_and_acknowledgements_of_one_revocation() {
-        holds("one revocation", Protocol { leases_end_early: true, reads_before_it_writes: true, ..one() });
+        holds(
+            "one revocation",
+            Protocol { leases_end_early: true, reads_before_it_writes: true, ..one() },
+        );
     }
 
     #[test]
@@ -168,10 +183,14 @@ mod the_protocol_holds {
     #[test]
     fn a_database_that_is_set_back_on_the_same_timeline() {
         holds("set back", set_back());
-        holds("set back, a place is given out twice", Protocol { by_wait: false, ..place_given_out_twice() });
+        holds(
+            "set back, a place is given out twice",
+            Protocol { by_wait: false, ..place_given_out_twice() },
+        );
     }
 
-    /// Rules 5 and 9 as they were first written. They hold too, as long as every cancelled wait is noticed.
+    /// Rules 5 and 9 as they were first written. They hold too, as long as every cancelled wait is
+    /// noticed.
     #[test]
     fn a_wait_from_the_commit_on_with_every_retry_written_again() {
         let from_commit = |world| Protocol { waits_from_commit: true, ..world };
@@ -187,7 +206,10 @@ mod larger_worlds {
     #[test]
     #[ignore = "large"]
     fn crash_and_join_with_two_revocations() {
-        holds("crash and join, two revocations", Protocol { members: 2, crashes: 1, ..Protocol::default() });
+        holds(
+            "crash and join, two revocations",
+            Protocol { members: 2, crashes: 1, ..Protocol::default() },
+        );
     }
 
     #[test]
@@ -203,7 +225,10 @@ mod larger_worlds {
     fn synchronous_failover() {
         holds("synchronous failover, cancelled waits, three members", synchronous());
         holds("synchronous failover, one joins", Protocol { members: 2, ..synchronous() });
-        holds("synchronous failover, two revocations", two_members(Protocol { revocations: 2, ..synchronous() }));
+        holds(
+            "synchronous failover, two revocations",
+            two_members(Protocol { revocations: 2, ..synchronous() }),
+        );
     }
 
     #[test]
@@ -211,7 +236,10 @@ mod larger_worlds {
     fn asynchronous_failover() {
         holds("asynchronous failover at any moment, three members", asynchronous());
         holds("asynchronous failover, one joins", Protocol { members: 2, ..asynchronous() });
-        holds("asynchronous failover, two revocations", two_members(Protocol { revocations: 2, ..asynchronous() }));
+        holds(
+            "asynchronous failover, two revocations",
+            two_members(Protocol { revocations: 2, ..asynchronous() }),
+        );
     }
 
     #[test]
@@ -232,7 +260,10 @@ mod each_rule_is_needed {
         without(Broken::DeadlineFromReply, one());
         without(Broken::LeaseBeforeApplied, one());
         without(Broken::LeaseReadAfterLookUp, one());
-        without(Broken::LeaseCheckedBeforeLookUp, Protocol { clears_index: true, ..two_members(removal()) });
+        without(
+            Broken::LeaseCheckedBeforeLookUp,
+            Protocol { clears_index: true, ..two_members(removal()) },
+        );
         without(Broken::FreedByEarlierRenewal, one());
     }
 
@@ -263,7 +294,10 @@ mod each_rule_is_needed {
         without(Broken::RetryAcknowledgedFromRead, synchronous());
         without(Broken::SeqWithoutHistory, one_member(synchronous()));
         without(Broken::FeedReadApart, one_member(synchronous()));
-        without(Broken::MembersOfOldPrimary, Protocol { members: 1, cancels: false, ..synchronous() });
+        without(
+            Broken::MembersOfOldPrimary,
+            Protocol { members: 1, cancels: false, ..synchronous() },
+        );
     }
 
     #[test]
@@ -277,9 +311,15 @@ mod each_rule_is_needed {
 
     #[test]
     fn with_a_database_that_is_set_back() {
-        without(Broken::EarlierRenewalCounts, Protocol { revocations: 2, standby_behind: true, ..set_back() });
+        without(
+            Broken::EarlierRenewalCounts,
+            Protocol { revocations: 2, standby_behind: true, ..set_back() },
+        );
         without(Broken::EpochNotCompared, one_member(set_back()));
-        without(Broken::MembersTrustedAfterFailover, Protocol { by_wait: false, ..joined_since_the_dump() });
+        without(
+            Broken::MembersTrustedAfterFailover,
+            Protocol { by_wait: false, ..joined_since_the_dump() },
+        );
         without(Broken::ReloadReplacesMemory, set_back());
     }
 }
@@ -291,13 +331,17 @@ mod not_promised_after_a_set_back {
 
     #[test]
     fn what_is_revoked_at_a_process_that_starts_while_leases_from_before_are_in_force() {
-        let world = Protocol { starts_after_set_back: true, by_wait: false, ..joined_since_the_dump() };
+        let world =
+            Protocol { starts_after_set_back: true, by_wait: false, ..joined_since_the_dump() };
         is_violated("a process that starts", world);
     }
 
     #[test]
     fn what_is_revoked_at_a_member_that_has_not_renewed_since_the_dump() {
-        is_violated("not noticed", Protocol { set_back_unnoticed: true, revocations: 2, ..set_back() });
+        is_violated(
+            "not noticed",
+            Protocol { set_back_unnoticed: true, revocations: 2, ..set_back() },
+        );
     }
 }
 
@@ -317,7 +361,9 @@ fn no_lease_outlives_a_wait_that_began_later() {
 #[test]
 fn what_a_replica_says_it_has_applied_it_holds() {
     holds("feed", Feed { broken: None });
-    for broken in [feed::Broken::Bigserial, feed::Broken::FullPageCounts, feed::Broken::HeadReadLater] {
+    for broken in
+        [feed::Broken::Bigserial, feed::Broken::FullPageCounts, feed::Broken::HeadReadLater]
+    {
         is_violated(&format!("{broken:?}"), Feed { broken: Some(broken) });
     }
 }

@@ -26,7 +26,11 @@ use countersign::{
 };
 
 fn config(url: &str, data_dir: &Path) -> Config {
-    let flags = Flags { database_url: Some(url.to_owned()), data_dir: Some(data_dir.to_owned()), ..Flags::default() };
+    let flags = Flags {
+        database_url: Some(url.to_owned()),
+        data_dir: Some(data_dir.to_owned()),
+        ..Flags::default()
+    };
     Config::load(None, &flags).unwrap()
 }
 

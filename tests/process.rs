@@ -1,4 +1,5 @@
-//! The real binary as a process: what only a process can show. Crashes, start-up errors, signals, the command line, logs.
+//! The real binary as a process: what only a process can show. Crashes, start-up errors, signals,
+//! the command line, logs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

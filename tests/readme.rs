@@ -1,5 +1,5 @@
-//! The README and the operator's guide keep their word: what they tell to type runs as it stands, and
-//! the table of settings has every setting.
+//! The README and the operator's guide keep their word: what they tell to type runs as it stands,
+//! and the table of settings has every setting.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/ports.rs"]
@@ -36,7 +36,8 @@ fn blocks(page: &str, heading: &str) -> Vec<(String, String)> {
     blocks
 }
 
-/// Whether a line is as expected, where `…` stands for anything. White space counts once, since columns follow their content.
+/// Whether a line is as expected, where `…` stands for anything. White space counts once, since
+/// columns follow their content.
 fn matches(expected: &str, actual: &str) -> bool {
     let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (expected, actual) = (squeeze(expected), squeeze(actual));
@@ -87,10 +88,12 @@ fn run_word_for_word(blocks: &[(String, String)], beginning: &str) {
 
     // A server that is left behind ends with the shell.
     script += "kill $(jobs -p) 2> /dev/null || true\n";
-    // The commands stand as they are; the address comes from the environment, so that tours run side by side.
+    // The commands stand as they are; the address comes from the environment, so that tours run
+    // side by side.
     let port = free_address().port();
     let folder = tempfile::tempdir().unwrap();
-    let path = format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), env::var("PATH").unwrap());
+    let path =
+        format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), env::var("PATH").unwrap());
     let output = Command::new("bash")
         // Job control, which `kill %1` needs, is off in scripts unless asked for.
         .args(["-m", "-c", &script])
@@ -102,11 +105,13 @@ fn run_word_for_word(blocks: &[(String, String)], beginning: &str) {
         .output()
         .unwrap();
     let log = fs::read_to_string(folder.path().join("serve.log")).unwrap_or_default();
-    let (printed, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (printed, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "the tour failed\n{printed}\n{errors}\n{log}");
     let printed: Vec<_> = printed.split(&format!("{MARK}\n")).collect();
     for (expected, printed) in expected.iter().zip(&printed) {
-        let (expected, printed): (Vec<_>, Vec<_>) = (expected.lines().collect(), printed.lines().collect());
+        let (expected, printed): (Vec<_>, Vec<_>) =
+            (expected.lines().collect(), printed.lines().collect());
         assert_eq!(expected.len(), printed.len(), "expected {expected:#?}, printed {printed:#?}");
         for (expected, printed) in expected.iter().zip(printed) {
             assert!(matches(expected, printed), "expected {expected:?}, printed {printed:?}");
@@ -131,8 +136,19 @@ fn settings(path: &str, value: &serde_json::Value) -> Vec<String> {
 fn the_table_has_every_setting_with_its_default() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
-    fs::write(&file, "[database]\npassword_file = 'p'\n[keys]\nadditional_master_key_file = 'p'\n[tls]\ncertificate_file = 'p'\nprivate_key_file = 'p'\nclient_ca_file = 'p'\n[replica]\nname = 'p'\n[tenants.t]\npolicy = 'default'\naudiences = ['a']").unwrap();
-    let output = Command::new(BINARY).args(["config", "print", "--json", "--config"]).arg(&file).output().unwrap();
+    fs::write(
+        &file,
+        "[database]\npassword_file = 'p'\n[keys]\nadditional_master_key_file = \
+                      'p'\n[tls]\ncertificate_file = 'p'\nprivate_key_file = 'p'\nclient_ca_file \
+                      = 'p'\n[replica]\nname = 'p'\n[tenants.t]\npolicy = 'default'\naudiences = \
+                      ['a']",
+    )
+    .unwrap();
+    let output = Command::new(BINARY)
+        .args(["config", "print", "--json", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
     let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let readme = readme();
     let mut names = settings("", &printed);
@@ -141,7 +157,9 @@ fn the_table_has_every_setting_with_its_default() {
     names.push("gateway.headers".to_owned());
     assert!(names.len() > 20, "{names:?}");
     for name in &names {
-        let shown = name.replace("policies.default.", "policies.NAME.").replace("tenants.t.", "tenants.NAME.");
+        let shown = name
+            .replace("policies.default.", "policies.NAME.")
+            .replace("tenants.t.", "tenants.NAME.");
         assert!(readme.contains(&format!("| `{shown}` |")), "the README lacks {shown}");
         let value = name.split('.').fold(&printed, |value, part| &value[part]);
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -169,17 +187,24 @@ fn the_table_has_every_setting_with_its_default() {
                 .is_some_and(|span| Some(span) == humantime::parse_duration(&value).ok());
         assert!(same, "the README says that {shown} is {short}, but it is {value}");
     }
-    let rows = readme.lines().filter(|line| line.starts_with("| `") && line.matches('|').count() == 4).count();
+    let rows = readme
+        .lines()
+        .filter(|line| line.starts_with("| `") && line.matches('|').count() == 4)
+        .count();
     assert_eq!(rows, names.len(), "the table has rows for settings that do not exist");
 }
 
 #[test]
 fn the_example_configuration_is_good() {
-    let (_, toml) = blocks(&readme(), "## Configuration").into_iter().find(|(language, _)| language == "toml").unwrap();
+    let (_, toml) = blocks(&readme(), "## Configuration")
+        .into_iter()
+        .find(|(language, _)| language == "toml")
+        .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     fs::write(&file, toml).unwrap();
-    let output = Command::new(BINARY).args(["config", "check", "--config"]).arg(&file).output().unwrap();
+    let output =
+        Command::new(BINARY).args(["config", "check", "--config"]).arg(&file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -1,7 +1,8 @@
 //! The contract of [`countersign::store::Store`], held against every engine.
 //!
-//! Each rule is one function over `&dyn Store`, written once. The list below makes a test of it for each engine, with a
-//! database of its own. A function that is not on the list is dead code, so `-D warnings` finds a forgotten one.
+//! Each rule is one function over `&dyn Store`, written once. The list below makes a test of it for
+//! each engine, with a database of its own. A function that is not on the list is dead code, so `-D
+//! warnings` finds a forgotten one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "store/audit.rs"]
@@ -41,7 +42,8 @@ mod sweeping;
 #[path = "store/tenants.rs"]
 mod tenants;
 
-/// Makes a test of each rule on one engine. Those of what has no reader in the contract look at the table itself.
+/// Makes a test of each rule on one engine. Those of what has no reader in the contract look at the
+/// table itself.
 macro_rules! tests {
     ($engine:ident: $($area:ident { $($rule:ident,)* })*; $($table:ident { $($of_table:ident,)* })*) => {
         mod $engine {

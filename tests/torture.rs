@@ -1,5 +1,6 @@
-//! Replicas of the real binary on a real PostgreSQL server, while processes, links and the server fail at random: every call is
-//! written down, and a checker reads whether an acknowledged revocation held everywhere.
+//! Replicas of the real binary on a real PostgreSQL server, while processes, links and the server
+//! fail at random: every call is written down, and a checker reads whether an acknowledged
+//! revocation held everywhere.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/cluster.rs"]

@@ -1,5 +1,5 @@
-//! Clients that we did not write: PyJWT and jose check our tokens by the published keys, Authlib and oauth4webapi introspect and
-//! revoke them.
+//! Clients that we did not write: PyJWT and jose check our tokens by the published keys, Authlib
+//! and oauth4webapi introspect and revoke them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/ports.rs"]
@@ -30,13 +30,18 @@ fn libraries() -> &'static Path {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verifiers");
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verifiers");
         fs::create_dir_all(&folder).unwrap();
-        for file in ["verify.py", "verify.mjs", "oauth.py", "oauth.mjs", "package.json", "requirements.txt"] {
+        for file in
+            ["verify.py", "verify.mjs", "oauth.py", "oauth.mjs", "package.json", "requirements.txt"]
+        {
             fs::copy(sources.join(file), folder.join(file)).unwrap();
         }
         venv(&folder, &fs::read_to_string(folder.join("requirements.txt")).unwrap());
-        let (wanted, installed) = (fs::read_to_string(folder.join("package.json")).unwrap(), folder.join("npm-has"));
+        let (wanted, installed) =
+            (fs::read_to_string(folder.join("package.json")).unwrap(), folder.join("npm-has"));
         if fs::read_to_string(&installed).unwrap_or_default() != wanted {
-            ran(Command::new("npm").args(["install", "--no-audit", "--no-fund", "--silent"]).current_dir(&folder));
+            ran(Command::new("npm")
+                .args(["install", "--no-audit", "--no-fund", "--silent"])
+                .current_dir(&folder));
             fs::write(&installed, wanted).unwrap();
         }
         folder
@@ -55,14 +60,27 @@ fn tokens_of_each_algorithm_are_verified_by_other_libraries() {
         command.env("COUNTERSIGN_ISSUER", &issuer).env("COUNTERSIGN_HTTP_LISTEN", http.to_string());
         command.env("COUNTERSIGN_KEYS__ALGORITHM", algorithm);
         let server = Server::launch(&mut command);
-        let created = ["session", "create", "alice", "--client-id", "web", "--audience", "https://api.test", "--json"];
+        let created = [
+            "session",
+            "create",
+            "alice",
+            "--client-id",
+            "web",
+            "--audience",
+            "https://api.test",
+            "--json",
+        ];
         let created: Value = server.cli(created).json();
         let token = created["tokens"]["access_token"].as_str().unwrap();
         let verifiers = [("venv/bin/python", "verify.py"), ("node", "verify.mjs")];
         for (program, script) in verifiers {
-            let program = if program == "node" { PathBuf::from(program) } else { libraries.join(program) };
+            let program =
+                if program == "node" { PathBuf::from(program) } else { libraries.join(program) };
             let mut verify = Command::new(program);
-            let said = ran(verify.arg(script).args([&issuer, "https://api.test", token]).current_dir(libraries));
+            let said = ran(verify
+                .arg(script)
+                .args([&issuer, "https://api.test", token])
+                .current_dir(libraries));
             assert_eq!(said, format!("{algorithm} alice"), "{script}");
         }
         server.stop();
@@ -80,9 +98,12 @@ fn tokens_are_introspected_and_revoked_by_other_libraries() {
         .into_iter()
         .chain(roles.iter().flat_map(|role| ["--role", role]));
     let made: Value = run(countersign().args(made)).json();
-    let (key, hash) = (made["api_key"].as_str().unwrap(), made["caller"]["key_hashes"][0].as_str().unwrap());
+    let (key, hash) =
+        (made["api_key"].as_str().unwrap(), made["caller"]["key_hashes"][0].as_str().unwrap());
     let config = home.path().join("countersign.toml");
-    let caller = format!("[[callers]]\nname = \"resource.server_1\"\nroles = {roles:?}\nkey_hashes = [{hash:?}]\n");
+    let caller = format!(
+        "[[callers]]\nname = \"resource.server_1\"\nroles = {roles:?}\nkey_hashes = [{hash:?}]\n"
+    );
     fs::write(&config, caller).unwrap();
     let mut command = serve(home.path());
     command.env("COUNTERSIGN_ISSUER", &issuer).env("COUNTERSIGN_HTTP_LISTEN", http.to_string());

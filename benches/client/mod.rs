@@ -1,4 +1,5 @@
-//! A client of HTTP/2 that costs little: it knows of the protocol what unary calls of one method need, and no more.
+//! A client of HTTP/2 that costs little: it knows of the protocol what unary calls of one method
+//! need, and no more.
 
 use std::collections::BTreeMap;
 
@@ -79,12 +80,20 @@ impl Connection {
             read: 0,
             open: BTreeMap::new(),
         };
-        // Windows as large as they get (the initial one is setting 4), so that none is ever to be opened further.
+        // Windows as large as they get (the initial one is setting 4), so that none is ever to be
+        // opened further.
         let window = (1_u32 << 31) - 1;
-        connection.frame(SETTINGS, 0, 0, &[&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat());
+        connection.frame(
+            SETTINGS,
+            0,
+            0,
+            &[&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat(),
+        );
         connection.frame(WINDOW_UPDATE, 0, 0, &(window - WINDOW as u32).to_be_bytes());
-        // The first headers fill the server's table (RFC 7541); `POST` and `http` are in it from the start.
-        let literal = |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
+        // The first headers fill the server's table (RFC 7541); `POST` and `http` are in it from
+        // the start.
+        let literal =
+            |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
         connection.headers = [
             &[0x83, 0x86][..],
             &literal(&[0x44], path),
@@ -125,7 +134,8 @@ impl Connection {
     fn send(&mut self, stream: u32) {
         while let Some(call) = self.open.get_mut(&stream).filter(|call| !call.unsent.is_empty()) {
             let allowed = usize::try_from(self.window.min(call.window)).unwrap_or(0);
-            let part: Vec<u8> = call.unsent.drain(..call.unsent.len().min(allowed).min(FRAME)).collect();
+            let part: Vec<u8> =
+                call.unsent.drain(..call.unsent.len().min(allowed).min(FRAME)).collect();
             let flags = if call.unsent.is_empty() { END_STREAM } else { 0 };
             if part.is_empty() {
                 return;
@@ -194,21 +204,28 @@ impl Connection {
             let stream = u32::from_be_bytes(stream);
             match kind {
                 DATA => {
-                    self.open.get_mut(&stream).ok_or("an answer to nothing")?.answer.extend_from_slice(&payload);
+                    self.open
+                        .get_mut(&stream)
+                        .ok_or("an answer to nothing")?
+                        .answer
+                        .extend_from_slice(&payload);
                 }
                 SETTINGS if flags & ACK == 0 => {
                     self.set(&payload);
                     self.frame(SETTINGS, ACK, 0, &[]);
                 }
                 PING if flags & ACK == 0 => self.frame(PING, ACK, 0, &payload),
-                // After an answer to a call that was not read to its end; else the call itself is refused.
+                // After an answer to a call that was not read to its end; else the call itself is
+                // refused.
                 RST_STREAM => {
                     if self.open.remove(&stream).is_some() {
                         answered.push(Answered { stream, message: None });
                     }
                 }
                 WINDOW_UPDATE => {
-                    let opened = i64::from(payload.first_chunk().map_or(0, |opened| u32::from_be_bytes(*opened)));
+                    let opened = i64::from(
+                        payload.first_chunk().map_or(0, |opened| u32::from_be_bytes(*opened)),
+                    );
                     if stream == 0 {
                         self.window += opened;
                         let waiting = self.open.iter().filter(|(_, call)| !call.unsent.is_empty());
@@ -232,7 +249,8 @@ impl Connection {
             }
             if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
                 let call = self.open.remove(&stream).ok_or("an answer to nothing")?;
-                answered.push(Answered { stream, message: call.answer.get(5..).map(<[u8]>::to_vec) });
+                answered
+                    .push(Answered { stream, message: call.answer.get(5..).map(<[u8]>::to_vec) });
             }
         }
         Ok(answered)

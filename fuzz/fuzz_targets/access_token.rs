@@ -1,8 +1,9 @@
-//! Access tokens. Whatever the text: it is genuine only if the key wrote that very text. Whatever the key has signed: what is
-//! accepted is what an independent reader finds in it, and within the limits.
+//! Access tokens. Whatever the text: it is genuine only if the key wrote that very text. Whatever
+//! the key has signed: what is accepted is what an independent reader finds in it, and within the
+//! limits.
 //!
-//! The input is taken for a token, and, if it has a line feed, for a header and a payload to be signed; without a header for
-//! the payload under a good one.
+//! The input is taken for a token, and, if it has a line feed, for a header and a payload to be
+//! signed; without a header for the payload under a good one.
 #![no_main]
 
 use std::{collections::BTreeMap, fmt, sync::LazyLock, time::Duration};
@@ -28,10 +29,14 @@ use serde_json::Value;
 const KID: &str = "the-key";
 const GOOD_HEADER: &[u8] = br#"{"typ":"at+jwt","alg":"EdDSA","kid":"the-key"}"#;
 
-static KEY: LazyLock<Ed25519KeyPair> = LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap());
-static PUBLIC: LazyLock<DecodingKey> = LazyLock::new(|| DecodingKey::from_ed_der(KEY.public_key().as_ref()));
-static EXPECTED: LazyLock<Expectations> =
-    LazyLock::new(|| Expectations { issuer: "https://issuer".to_owned(), max_ttl: Duration::from_secs(3600) });
+static KEY: LazyLock<Ed25519KeyPair> =
+    LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap());
+static PUBLIC: LazyLock<DecodingKey> =
+    LazyLock::new(|| DecodingKey::from_ed_der(KEY.public_key().as_ref()));
+static EXPECTED: LazyLock<Expectations> = LazyLock::new(|| Expectations {
+    issuer: "https://issuer".to_owned(),
+    max_ttl: Duration::from_secs(3600),
+});
 
 /// Keys of the other algorithms, which have signed nothing.
 static OTHERS: LazyLock<Vec<(Algorithm, DecodingKey)>> = LazyLock::new(|| {
@@ -64,7 +69,8 @@ fn read(token: &str) -> Result<AccessClaims, Rejection> {
     unverified.verify(Algorithm::EdDSA, &PUBLIC, &EXPECTED)
 }
 
-/// A signature of this kind is always the same: whoever shows another text has made it without the key.
+/// A signature of this kind is always the same: whoever shows another text has made it without the
+/// key.
 fn as_a_token(text: &str) {
     if read(text).is_err() {
         return;
@@ -80,13 +86,17 @@ fn with_signature(signed: String) -> String {
 }
 
 fn as_what_was_signed(header: &[u8], payload: &[u8]) {
-    let [encoded_header, encoded_payload] = [header, payload].map(|part| URL_SAFE_NO_PAD.encode(part));
+    let [encoded_header, encoded_payload] =
+        [header, payload].map(|part| URL_SAFE_NO_PAD.encode(part));
     let token = with_signature(format!("{encoded_header}.{encoded_payload}"));
     let claims = match read(&token) {
         Ok(claims) => claims,
         Err(rejection) => {
             let is_forged = rejection == Rejection::BadSignature;
-            assert!(!is_forged || alg(header).as_deref() != Some("EdDSA"), "a genuine signature was refused");
+            assert!(
+                !is_forged || alg(header).as_deref() != Some("EdDSA"),
+                "a genuine signature was refused"
+            );
             return;
         }
     };
@@ -96,13 +106,16 @@ fn as_what_was_signed(header: &[u8], payload: &[u8]) {
     let header: Header = serde_json::from_slice(header).expect("a header that was accepted");
     assert_eq!(
         header.0,
-        [("alg", "EdDSA".to_owned()), ("kid", header.0["kid"].clone()), ("typ", TYPE.to_owned())].into()
+        [("alg", "EdDSA".to_owned()), ("kid", header.0["kid"].clone()), ("typ", TYPE.to_owned())]
+            .into()
     );
 
-    let Members(mut members) = serde_json::from_slice(payload).expect("a payload that was accepted");
+    let Members(mut members) =
+        serde_json::from_slice(payload).expect("a payload that was accepted");
     agree(&mut members, &claims);
 
-    // The service can issue what it accepts, and then reads the same. Beyond what instants can tell there are none to write.
+    // The service can issue what it accepts, and then reads the same. Beyond what instants can tell
+    // there are none to write.
     let instants = [claims.issued_at, claims.expires_at, claims.authenticated_at];
     let all = instants.into_iter().chain(claims.not_before);
     if all.into_iter().all(|instant| Timestamp::from_seconds(instant.seconds()) == instant) {
@@ -115,8 +128,12 @@ fn as_what_was_signed(header: &[u8], payload: &[u8]) {
 /// Each claim is what stands in the payload under its name, and within its limits.
 fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
     let mut take = |name: &str| members.remove(name);
-    let text = |value: Option<Value>| value.map_or_else(String::new, |value| value.as_str().unwrap().to_owned());
-    let texts = |value: &Value| value.as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect();
+    let text = |value: Option<Value>| {
+        value.map_or_else(String::new, |value| value.as_str().unwrap().to_owned())
+    };
+    let texts = |value: &Value| {
+        value.as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect()
+    };
     let seconds = |value: Option<Value>| value.unwrap().as_i64().unwrap();
 
     assert_eq!(claims.issuer, EXPECTED.issuer);
@@ -140,7 +157,10 @@ fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
     assert_eq!(claims.issued_at, Timestamp::from_seconds(issued));
     assert_eq!(claims.expires_at, Timestamp::from_seconds(expires));
     assert_eq!(claims.authenticated_at, Timestamp::from_seconds(seconds(take("auth_time"))));
-    assert_eq!(claims.not_before, take("nbf").map(|value| Timestamp::from_seconds(seconds(Some(value)))));
+    assert_eq!(
+        claims.not_before,
+        take("nbf").map(|value| Timestamp::from_seconds(seconds(Some(value))))
+    );
     assert!(issued >= 0);
     assert!(claims.issued_at <= claims.expires_at);
     assert!(claims.expires_at.since(claims.issued_at) <= EXPECTED.max_ttl);
@@ -151,7 +171,8 @@ fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
 /// The members of a payload, none of which stands twice.
 struct Members(BTreeMap<String, Value>);
 
-/// Those members of a header that are understood. None stands twice, and none changes how a token is to be read.
+/// Those members of a header that are understood. None stands twice, and none changes how a token
+/// is to be read.
 struct Header(BTreeMap<&'static str, String>);
 
 fn alg(header: &[u8]) -> Option<String> {
@@ -169,7 +190,10 @@ impl<'de> Deserialize<'de> for Members {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Members, M::Error> {
                 let mut members = BTreeMap::new();
                 while let Some((name, value)) = map.next_entry::<String, Value>()? {
-                    assert!(members.insert(name, value).is_none(), "a claim that stands twice was accepted");
+                    assert!(
+                        members.insert(name, value).is_none(),
+                        "a claim that stands twice was accepted"
+                    );
                 }
                 Ok(Members(members))
             }
@@ -195,7 +219,9 @@ impl<'de> Deserialize<'de> for Header {
                             return Err(M::Error::custom("twice"));
                         }
                         Some(_) => {}
-                        None if name == "crit" || name == "b64" => return Err(M::Error::custom("not understood")),
+                        None if name == "crit" || name == "b64" => {
+                            return Err(M::Error::custom("not understood"));
+                        }
                         None => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }

@@ -1,5 +1,5 @@
-//! The configuration. Whatever the text: what is wrong with it is told in one line; and what is accepted keeps its promises, and
-//! means the same when it has been printed and read again.
+//! The configuration. Whatever the text: what is wrong with it is told in one line; and what is
+//! accepted keeps its promises, and means the same when it has been printed and read again.
 #![no_main]
 
 use std::{sync::Arc, time::Duration};
@@ -35,7 +35,8 @@ fuzz_target!(|data: &[u8]| {
         assert!(!all.contains(PASSWORD), "{all}");
     }
     let printed = config.to_toml().expect("what is accepted can be printed");
-    let again = Config::from_toml(&printed).unwrap_or_else(|error| panic!("{error}, in\n{printed}"));
+    let again =
+        Config::from_toml(&printed).unwrap_or_else(|error| panic!("{error}, in\n{printed}"));
     assert_eq!(again.to_toml().unwrap(), printed);
     assert_eq!(again.to_json().unwrap(), config.to_json().unwrap());
     assert_eq!(again.policies, config.policies);
@@ -45,20 +46,26 @@ fuzz_target!(|data: &[u8]| {
     // A password in the URL is not printed.
     assert!(again.differences(&config).iter().all(|name| name == "database_url"));
     assert_eq!(again.database.to_string(), config.database.to_string());
-    assert_eq!(format!("{:?}{:?}", again.tenants, again.tokens), format!("{:?}{:?}", config.tenants, config.tokens));
+    assert_eq!(
+        format!("{:?}{:?}", again.tenants, again.tokens),
+        format!("{:?}{:?}", config.tenants, config.tokens)
+    );
 });
 
 const PASSWORD: &str = "hunter2";
 
-/// Whether the password stands where passwords belong and nowhere else. (Within a text of several lines, a line means nothing.)
+/// Whether the password stands where passwords belong and nowhere else. (Within a text of several
+/// lines, a line means nothing.)
 fn hides_a_password(text: &str) -> bool {
     let is_fine = |line: &str| match line.split_once(PASSWORD) {
         None => true,
         Some((before, after)) => {
-            let in_a_url = before.strip_prefix("database_url = \"postgres://").is_some_and(|user| {
-                user.strip_suffix(':').is_some_and(|user| user.chars().all(char::is_alphanumeric))
-                    && after.starts_with('@')
-            });
+            let in_a_url =
+                before.strip_prefix("database_url = \"postgres://").is_some_and(|user| {
+                    user.strip_suffix(':')
+                        .is_some_and(|user| user.chars().all(char::is_alphanumeric))
+                        && after.starts_with('@')
+                });
             (in_a_url || before == "key_hashes = [\"cs_ck_") && !after.contains(PASSWORD)
         }
     };
@@ -82,12 +89,16 @@ fn promises(config: &Config) {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     for caller in &config.callers {
         assert!(!caller.keys.is_empty() || !caller.certificate_names.is_empty(), "{caller:?}");
-        let meter =
-            Meter::new(caller.allowance, Arc::new(Gate::new(ceilings(&config.limits), clock.clone())), clock.clone());
+        let meter = Meter::new(
+            caller.allowance,
+            Arc::new(Gate::new(ceilings(&config.limits), clock.clone())),
+            clock.clone(),
+        );
         Arc::new(meter).begin(Burden::Read).expect("the first call");
     }
 
-    // Neither the routes below the issuer's path nor the next sweep may fail, and the latter is found soon.
+    // Neither the routes below the issuer's path nor the next sweep may fail, and the latter is
+    // found soon.
     let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease));
     let _ = routes(config, clock, replica, Readiness::new(), Ready::default());
     let now = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);

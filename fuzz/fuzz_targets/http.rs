@@ -1,5 +1,6 @@
-//! The HTTP side. Whatever the bytes of a connection: it comes to an end, each answer is one that the routes or the parser give,
-//! none tells a secret, and in which pieces the bytes come only matters for how soon the connection ends.
+//! The HTTP side. Whatever the bytes of a connection: it comes to an end, each answer is one that
+//! the routes or the parser give, none tells a secret, and in which pieces the bytes come only
+//! matters for how soon the connection ends.
 //!
 //! The input is what a client sends.
 #![no_main]
@@ -54,8 +55,9 @@ use tokio::{
 };
 
 /// Time goes by at once when there is nothing to do but wait.
-static RUNTIME: LazyLock<Runtime> =
-    LazyLock::new(|| Builder::new_current_thread().enable_time().start_paused(true).build().unwrap());
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+});
 static SERVICE: LazyLock<Service> = LazyLock::new(Service::ready);
 
 /// What a connection may send, and how long it may wait, are the server's own limits.
@@ -78,8 +80,10 @@ fn check(answers: &str) {
     assert!(answers.is_empty() || answers.starts_with("HTTP/1."), "{answers:?}");
     for (at, _) in answers.match_indices("HTTP/1.") {
         let status = answers[at..].get(8..12).unwrap_or_default();
-        let is_known =
-            [" 200", " 304", " 400", " 401", " 403", " 404", " 405", " 414", " 431", " 501", " 503"].contains(&status);
+        let is_known = [
+            " 200", " 304", " 400", " 401", " 403", " 404", " 405", " 414", " 431", " 501", " 503",
+        ]
+        .contains(&status);
         assert!(is_known, "{answers:?}");
     }
     assert!(!answers.contains("\"d\":"), "{answers:?}");
@@ -121,10 +125,15 @@ async fn converse(routes: Router, data: &[u8], piece: usize) -> String {
     let (_, (), read) = timeout(LONG, all).await.expect("the connection ends");
     read.expect("what was answered");
     let answers = String::from_utf8(answers).expect("text");
-    answers.split("\r\n").filter(|line| !line.starts_with("date: ")).collect::<Vec<_>>().join("\r\n")
+    answers
+        .split("\r\n")
+        .filter(|line| !line.starts_with("date: "))
+        .collect::<Vec<_>>()
+        .join("\r\n")
 }
 
-/// A service that is ready, with keys that are the same each time. It has no lease, so what is judged is not known.
+/// A service that is ready, with keys that are the same each time. It has no lease, so what is
+/// judged is not known.
 struct Service {
     config: Config,
     clock: Arc<SettableClock>,
@@ -144,23 +153,44 @@ impl Service {
         let config = Config::from_toml("issuer = 'https://issuer/path'").unwrap();
         let clock = Arc::new(SettableClock::at(Timestamp::from_seconds(1_800_000_000)));
         let rng = Arc::new(Counting::default());
-        // The store is there to be given, and no route asks it. Its runtime is never driven again, and its file is gone.
+        // The store is there to be given, and no route asks it. Its runtime is never driven again,
+        // and its file is gone.
         let folder = tempfile::tempdir().unwrap();
-        let of_the_store = Box::leak(Box::new(Builder::new_current_thread().enable_all().build().unwrap()));
-        let store = Arc::new(of_the_store.block_on(SqliteStore::open(&folder.path().join("countersign.db"))).unwrap());
+        let of_the_store =
+            Box::leak(Box::new(Builder::new_current_thread().enable_all().build().unwrap()));
+        let store = Arc::new(
+            of_the_store
+                .block_on(SqliteStore::open(&folder.path().join("countersign.db")))
+                .unwrap(),
+        );
 
         let master = MasterKey::new([7; 32]).unwrap();
-        let keys =
-            generate::first(&master, &*rng, KeyAlgorithm::EdDsa, Timestamp::from_seconds(1_700_000_000)).unwrap();
-        let sealed = SealedRing { version: RingVersion(1), keys, damaged: vec![], place: Place::default() };
+        let keys = generate::first(
+            &master,
+            &*rng,
+            KeyAlgorithm::EdDsa,
+            Timestamp::from_seconds(1_700_000_000),
+        )
+        .unwrap();
+        let sealed =
+            SealedRing { version: RingVersion(1), keys, damaged: vec![], place: Place::default() };
         let masters = MasterKeys { current: master, additional: None };
         let ring = KeyRing::open(&masters, sealed).unwrap();
         let keeper = Arc::new(Keeper::new(masters, ring));
-        let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease));
+        let replica =
+            Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease));
         let settings = Settings { token_cache_bytes: 0, ..settings(&config) };
         let audit = Audit::of_log(clock.clone(), [0; 6]);
         let ready = Ready::default();
-        ready.set(Arc::new(Authority::new(store, keeper, replica.clone(), clock.clone(), rng, audit, settings)));
+        ready.set(Arc::new(Authority::new(
+            store,
+            keeper,
+            replica.clone(),
+            clock.clone(),
+            rng,
+            audit,
+            settings,
+        )));
         let readiness = Readiness::new();
         readiness.set(Phase::Serving);
         Self { config, clock, replica, readiness, ready }

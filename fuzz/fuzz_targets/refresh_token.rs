@@ -1,7 +1,8 @@
-//! Refresh tokens. Whatever the text: it has one spelling and says what stands in it, and it is genuine only if the key wrote it.
-//! A genuine one is read back, and refused after any change.
+//! Refresh tokens. Whatever the text: it has one spelling and says what stands in it, and it is
+//! genuine only if the key wrote it. A genuine one is read back, and refused after any change.
 //!
-//! The input is taken for a token; and its first bytes for what a genuine one says, the others for changes of it.
+//! The input is taken for a token; and its first bytes for what a genuine one says, the others for
+//! changes of it.
 #![no_main]
 
 use std::sync::LazyLock;

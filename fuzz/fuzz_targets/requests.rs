@@ -1,5 +1,6 @@
-//! Requests. Whatever the bytes: a wrong field is named, in an answer of bounded size; and what is accepted says what was asked,
-//! within the limits that the protocol documents, and fits into a token that is read back.
+//! Requests. Whatever the bytes: a wrong field is named, in an answer of bounded size; and what is
+//! accepted says what was asked, within the limits that the protocol documents, and fits into a
+//! token that is read back.
 //!
 //! The input is decoded as each of the messages.
 #![no_main]
@@ -24,8 +25,8 @@ use countersign::{
     },
     grpc::{question, requested_session},
     proto::{
-        self, BatchValidateRequest, CreateSessionRequest, GetSessionRequest, ListSessionsRequest, RefreshRequest,
-        RevokeRequest, ValidateRequest, revoke_request::Target,
+        self, BatchValidateRequest, CreateSessionRequest, GetSessionRequest, ListSessionsRequest,
+        RefreshRequest, RevokeRequest, ValidateRequest, revoke_request::Target,
     },
     token::access::{Expectations, MAX_BYTES, Signer, Unverified, sign},
 };
@@ -69,7 +70,8 @@ fuzz_target!(|data: &[u8]| {
 /// The error names a field of the message, and is no burden for whoever gets it.
 fn names(path: &str, fields: &[&str], error: AuthorityError) {
     let AuthorityError::InvalidField { field, problem } = &error else { panic!("{error:?}") };
-    let known = field.strip_prefix(path).unwrap_or_else(|| panic!("{field:?} is not below {path:?}"));
+    let known =
+        field.strip_prefix(path).unwrap_or_else(|| panic!("{field:?} is not below {path:?}"));
     let known = known.split_once('[').map_or(known, |(known, index)| {
         let index = index.strip_suffix(']').and_then(|index| index.parse::<usize>().ok());
         assert!(index.is_some(), "{field:?}");
@@ -82,12 +84,15 @@ fn names(path: &str, fields: &[&str], error: AuthorityError) {
     let status = Status::from(error);
     assert_eq!(status.code(), Code::InvalidArgument);
     let details = status.get_error_details();
-    let [violation] = &details.bad_request().unwrap().field_violations[..] else { panic!("{details:?}") };
+    let [violation] = &details.bad_request().unwrap().field_violations[..] else {
+        panic!("{details:?}")
+    };
     assert_eq!((&violation.field, &violation.description), (&field, &problem));
     assert!(status.message().len() + status.details().len() < 1024, "{status:?}");
 }
 
-/// A text that is kept is the one that was asked for: within its limits, and without control characters.
+/// A text that is kept is the one that was asked for: within its limits, and without control
+/// characters.
 fn is(kept: &str, asked: &str, least: usize, most: usize) {
     assert_eq!(kept, asked);
     assert!((least..=most).contains(&kept.len()), "{kept:?}");
@@ -121,7 +126,9 @@ fn is_device(kept: &Device, asked: &proto::Device) {
 
 fn is_span(kept: Option<Duration>, asked: Option<prost_types::Duration>) {
     let asked = asked.map(|asked| (asked.seconds, asked.nanos));
-    let told = |span: Duration| (i64::try_from(span.as_secs()).unwrap(), i32::try_from(span.subsec_nanos()).unwrap());
+    let told = |span: Duration| {
+        (i64::try_from(span.as_secs()).unwrap(), i32::try_from(span.subsec_nanos()).unwrap())
+    };
     assert_eq!(kept.map(told), asked);
 }
 
@@ -169,7 +176,10 @@ fn create(request: CreateSessionRequest) {
     assert_eq!(new.authenticated_at.map(Timestamp::micros), request.authenticated_at.map(micros));
     assert!(new.claims.to_json().len() <= MAX_CUSTOM_BYTES);
     assert!(new.claims.object().to_map().keys().all(|name| !RESERVED.contains(&name.as_str())));
-    is_object(&new.claims.object().to_map(), &request.claims.clone().unwrap_or_default().decode().unwrap());
+    is_object(
+        &new.claims.object().to_map(),
+        &request.claims.clone().unwrap_or_default().decode().unwrap(),
+    );
     fits_into_a_token(&new);
 }
 
@@ -186,19 +196,27 @@ fn is_value(kept: &Value, asked: Option<&Kind>) {
     match (kept, asked) {
         (Value::Null, None | Some(Kind::NullValue(_))) => {}
         (Value::Bool(kept), Some(Kind::BoolValue(asked))) => assert_eq!(kept, asked),
-        (Value::Number(kept), Some(Kind::NumberValue(asked))) => assert_eq!(kept.as_f64(), Some(*asked)),
-        (Value::String(kept), Some(Kind::StringValue(asked))) => assert!(kept == asked && !kept.contains('\0')),
+        (Value::Number(kept), Some(Kind::NumberValue(asked))) => {
+            assert_eq!(kept.as_f64(), Some(*asked))
+        }
+        (Value::String(kept), Some(Kind::StringValue(asked))) => {
+            assert!(kept == asked && !kept.contains('\0'))
+        }
         (Value::Array(kept), Some(Kind::ListValue(asked))) => {
             assert_eq!(kept.len(), asked.values.len());
-            kept.iter().zip(&asked.values).for_each(|(kept, asked)| is_value(kept, asked.kind.as_ref()));
+            kept.iter()
+                .zip(&asked.values)
+                .for_each(|(kept, asked)| is_value(kept, asked.kind.as_ref()));
         }
         (Value::Object(kept), Some(Kind::StructValue(asked))) => is_object(kept, asked),
         _ => panic!("{kept:?} for {asked:?}"),
     }
 }
 
-static KEY: LazyLock<Ed25519KeyPair> = LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap());
-static PUBLIC: LazyLock<DecodingKey> = LazyLock::new(|| DecodingKey::from_ed_der(KEY.public_key().as_ref()));
+static KEY: LazyLock<Ed25519KeyPair> =
+    LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap());
+static PUBLIC: LazyLock<DecodingKey> =
+    LazyLock::new(|| DecodingKey::from_ed_der(KEY.public_key().as_ref()));
 
 /// Its tokens say what it asked for, if they are not too long to be issued.
 fn fits_into_a_token(new: &NewSession) {
@@ -226,8 +244,11 @@ fn fits_into_a_token(new: &NewSession) {
     let with = |message: &[u8]| Some(KEY.sign(message).as_ref().to_vec());
     let token = sign(&claims, Signer { kid: "the-key", algorithm: "EdDSA", sign: with }).unwrap();
     if token.len() <= MAX_BYTES {
-        let read =
-            Unverified::parse(&token).unwrap().verify(Algorithm::EdDSA, &PUBLIC, &Expectations { issuer, max_ttl });
+        let read = Unverified::parse(&token).unwrap().verify(
+            Algorithm::EdDSA,
+            &PUBLIC,
+            &Expectations { issuer, max_ttl },
+        );
         assert_eq!(read, Ok(claims), "{token}");
     }
 }
@@ -244,7 +265,13 @@ fn refresh(request: RefreshRequest) {
             }
         }
         Err(error) => {
-            let fields = ["refresh_token", "scopes", "device.user_agent", "device.ip_address", "device.label"];
+            let fields = [
+                "refresh_token",
+                "scopes",
+                "device.user_agent",
+                "device.ip_address",
+                "device.label",
+            ];
             names("", &fields, error);
         }
     }
@@ -261,7 +288,11 @@ fn validate(path: &str, request: &ValidateRequest) {
             is_span(max_authentication_age, request.max_authentication_age);
         }
         Err(error) => {
-            names(path, &["access_token", "audience", "scopes", "acr_values", "max_authentication_age"], error);
+            names(
+                path,
+                &["access_token", "audience", "scopes", "acr_values", "max_authentication_age"],
+                error,
+            );
         }
     }
 }
@@ -302,7 +333,10 @@ fn revoke(request: RevokeRequest) {
         (RevokeTarget::Subject { tenant, subject, except }, Target::Subject(asked)) => {
             is(&tenant, &asked.tenant, 0, 128);
             is(&subject, &asked.subject, 1, 256);
-            assert_eq!(except.map_or_else(String::new, |id| id.to_string()), asked.except_session_id);
+            assert_eq!(
+                except.map_or_else(String::new, |id| id.to_string()),
+                asked.except_session_id
+            );
         }
         _ => panic!("another target than was asked for"),
     }
@@ -314,10 +348,16 @@ fn list(request: ListSessionsRequest) {
         Ok(listing) => {
             is(&listing.tenant, &request.tenant, 0, 128);
             is(listing.subject.as_deref().unwrap_or_default(), &request.subject, 0, 256);
-            assert_eq!(i32::from(listing.page_size), if request.page_size == 0 { 50 } else { request.page_size });
+            assert_eq!(
+                i32::from(listing.page_size),
+                if request.page_size == 0 { 50 } else { request.page_size }
+            );
             assert!((1..=500).contains(&listing.page_size));
             assert_eq!(listing.page_token, request.page_token);
-            assert_eq!(listing.live, [None, Some(true), Some(false)][usize::try_from(request.state).unwrap()]);
+            assert_eq!(
+                listing.live,
+                [None, Some(true), Some(false)][usize::try_from(request.state).unwrap()]
+            );
         }
         Err(error) => names("", &["tenant", "subject", "state", "page_size"], error),
     }

@@ -23,7 +23,8 @@ pub fn routes(
     readiness: Readiness,
     ready: Ready,
 ) -> Router {
-    let callers = Arc::new(Callers::new(config.callers.clone(), ceilings(&config.limits), clock.clone()));
+    let callers =
+        Arc::new(Callers::new(config.callers.clone(), ceilings(&config.limits), clock.clone()));
     let (audit, outcomes) = (Audit::of_log(clock, [0; 6]), Arc::<Outcomes>::default());
     let observed = Observed {
         replica,

@@ -15,7 +15,10 @@ use crate::{
 };
 
 /// Opens the audit, and the queue in which records wait for its table, if it is to have one.
-pub fn open_audit(config: &Config, system: &System) -> Result<(Audit, Option<AuditQueue>), AppError> {
+pub fn open_audit(
+    config: &Config,
+    system: &System,
+) -> Result<(Audit, Option<AuditQueue>), AppError> {
     let salt = random(&*system.rng)?;
     if !config.audit.table {
         return Ok((Audit::of_log(system.clock.clone(), salt), None));
@@ -32,7 +35,11 @@ pub struct CommandAudit {
 
 impl CommandAudit {
     /// Opens the audit of a command that works on this database.
-    pub fn open(config: &Config, system: &System, store: &Arc<dyn Store>) -> Result<Self, AppError> {
+    pub fn open(
+        config: &Config,
+        system: &System,
+        store: &Arc<dyn Store>,
+    ) -> Result<Self, AppError> {
         let (audit, queue) = open_audit(config, system)?;
         Ok(Self::new(audit, queue, store))
     }
@@ -69,7 +76,8 @@ impl CommandAudit {
         if let Some(table) = &mut self.table
             && let Err(error) = table.write().await
         {
-            tracing::warn!(%error, "the table of the audit lacks records: they are in the log alone");
+            tracing::warn!(%error, "the table of the audit lacks records: they are in the log \
+                                    alone");
         }
     }
 }

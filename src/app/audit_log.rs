@@ -25,9 +25,10 @@ pub enum LogError {
     Io(#[from] io::Error),
     /// A line about the audit is not understood.
     #[error(
-        "line {line} is a record of the audit that cannot be read ({problem}): give the log as the service wrote it, \
-         in the form of log.format = \"json\" and without lines being wrapped or cut; if a part of the line is lost for \
-         good, delete the line, and after the restore end by hand what it is about"
+        "line {line} is a record of the audit that cannot be read ({problem}): give the log as \
+         the service wrote it, in the form of log.format = \"json\" and without lines being \
+         wrapped or cut; if a part of the line is lost for good, delete the line, and after the \
+         restore end by hand what it is about"
     )]
     Unreadable {
         /// The line's number, from 1.
@@ -36,7 +37,10 @@ pub enum LogError {
         problem: String,
     },
     /// There is nothing in it.
-    #[error("has no record of the audit: name the log of the service, with the lines of the target {TARGET}")]
+    #[error(
+        "has no record of the audit: name the log of the service, with the lines of the target \
+         {TARGET}"
+    )]
     NoRecord,
 }
 
@@ -260,11 +264,17 @@ fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
             LoggedEnd::Session(line.session()?)
         }
         AuditAction::TokenRevoked => LoggedEnd::Token(line.session()?),
-        AuditAction::SubjectRevoked => {
-            LoggedEnd::Subject { tenant: line.tenant()?, subject: line.subject()?, until: line.instant()? }
+        AuditAction::SubjectRevoked => LoggedEnd::Subject {
+            tenant: line.tenant()?,
+            subject: line.subject()?,
+            until: line.instant()?,
+        },
+        AuditAction::TenantRevoked => {
+            LoggedEnd::Tenant { tenant: line.tenant()?, until: line.instant()? }
         }
-        AuditAction::TenantRevoked => LoggedEnd::Tenant { tenant: line.tenant()?, until: line.instant()? },
-        AuditAction::DatabaseRestored if line.note.ends_with(ENDED_ALL) => LoggedEnd::All { until: line.instant()? },
+        AuditAction::DatabaseRestored if line.note.ends_with(ENDED_ALL) => {
+            LoggedEnd::All { until: line.instant()? }
+        }
         AuditAction::KeyRevoked => LoggedEnd::Key(line.kid.clone().ok_or_else(|| lacks("kid"))?),
         AuditAction::SessionCreated
         | AuditAction::SessionExpired
@@ -278,7 +288,8 @@ fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
         | AuditAction::DatabaseRestored
         | AuditAction::CallerDenied => return Ok(None),
     };
-    let reason = line.reason.as_deref().and_then(EndReason::from_name).unwrap_or(EndReason::Unspecified);
+    let reason =
+        line.reason.as_deref().and_then(EndReason::from_name).unwrap_or(EndReason::Unspecified);
     let note = Note::try_from(line.note).unwrap_or_default();
     Ok(Some(LoggedRevocation { end, reason, note }))
 }
@@ -303,16 +314,26 @@ mod tests {
     fn every_end_is_found_whatever_a_collector_writes_around_it() {
         let session = format!(r#""session_id":"{SESSION}""#);
         let lines = [
-            line(&format!(r#""action":"session_revoked",{session},"reason":"compromised","note":"laptop stolen""#)),
-            format!("Jan 05 host countersign[7]: {}", line(&format!(r#""action":"session_evicted",{session}"#))),
-            r#"{"level":"INFO","message":"{ not countersign::audit","target":"countersign::app"}"#.to_owned(),
+            line(&format!(
+                r#""action":"session_revoked",{session},"reason":"compromised","note":"laptop stolen""#
+            )),
+            format!(
+                "Jan 05 host countersign[7]: {}",
+                line(&format!(r#""action":"session_evicted",{session}"#))
+            ),
+            r#"{"level":"INFO","message":"{ not countersign::audit","target":"countersign::app"}"#
+                .to_owned(),
             "text of another program".to_owned(),
             line(&format!(r#""action":"refresh_reused",{session}"#)),
             line(r#""action":"session_created","tenant":"","subject":"a""#),
             line(r#""action":"subject_revoked","tenant":"acme","subject":"alice""#),
             line(r#""action":"tenant_revoked","tenant":"acme""#) + " stream=stderr",
-            line(&format!(r#""action":"database_restored","note":"older access tokens: refused; {ENDED_ALL}""#)),
-            line(r#""action":"database_restored","note":"sessions ended since the backup: not known""#),
+            line(&format!(
+                r#""action":"database_restored","note":"older access tokens: refused; {ENDED_ALL}""#
+            )),
+            line(
+                r#""action":"database_restored","note":"sessions ended since the backup: not known""#,
+            ),
             line(r#""action":"key_revoked","kid":"k1""#),
             line(&format!(r#""action":"token_revoked",{session}"#)),
         ];
@@ -320,8 +341,10 @@ mod tests {
         assert_eq!(log.records, 10);
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         let subject = Subject::try_from("alice".to_owned()).unwrap();
-        let (id, until) = (SESSION.parse().unwrap(), Timestamp::from_micros(0x019b_8d2c_5c61 * 1000));
-        let ends: Vec<_> = log.revocations.iter().map(|revocation| revocation.end.clone()).collect();
+        let (id, until) =
+            (SESSION.parse().unwrap(), Timestamp::from_micros(0x019b_8d2c_5c61 * 1000));
+        let ends: Vec<_> =
+            log.revocations.iter().map(|revocation| revocation.end.clone()).collect();
         assert_eq!(
             ends,
             [
@@ -352,15 +375,17 @@ mod tests {
             format!("{{\n{a}\n[cut\n{b}"),
         ] {
             let log = read(&text).unwrap();
-            let keys: Vec<_> = log.revocations.into_iter().map(|revocation| revocation.end).collect();
+            let keys: Vec<_> =
+                log.revocations.into_iter().map(|revocation| revocation.end).collect();
             assert_eq!(keys, ["a", "b"].map(|kid| LoggedEnd::Key(kid.to_owned())), "{text}");
         }
     }
 
     #[test]
     fn sessions_that_were_created_are_read_on_demand() {
-        let created =
-            line(&format!(r#""action":"session_created","tenant":"acme","subject":"alice","session_id":"{SESSION}""#));
+        let created = line(&format!(
+            r#""action":"session_created","tenant":"acme","subject":"alice","session_id":"{SESSION}""#
+        ));
         assert_eq!(read(&created).unwrap().created, []);
         let log = read_from(created.as_bytes(), true).unwrap();
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
@@ -390,7 +415,10 @@ mod tests {
                 assert!(error.starts_with("line 2 is a record"), "{begin}: {error}");
             }
             let error = read(&format!("{good}\n{begin}\n{end}\n")).unwrap_err().to_string();
-            assert!(error.contains("is a record of the audit that cannot be read"), "{begin}: {error}");
+            assert!(
+                error.contains("is a record of the audit that cannot be read"),
+                "{begin}: {error}"
+            );
         }
     }
 

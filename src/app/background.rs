@@ -30,9 +30,16 @@ impl Background {
     ) -> Self {
         let mut tasks = Self(JoinSet::new());
         tasks.spawn("the renewal of the lease", renewing.run());
-        let sweeper = tasks::sweeper::run(authority.clone(), system.clock.clone(), config.sweeper.schedule.clone());
+        let sweeper = tasks::sweeper::run(
+            authority.clone(),
+            system.clock.clone(),
+            config.sweeper.schedule.clone(),
+        );
         tasks.spawn("the sweeper", sweeper);
-        tasks.spawn("the rotation of the keys", tasks::keys::run(authority.clone(), how_often(&config.keys)));
+        tasks.spawn(
+            "the rotation of the keys",
+            tasks::keys::run(authority.clone(), how_often(&config.keys)),
+        );
         tasks.spawn("the end of revoked sessions", tasks::cut_offs::run(authority));
         tasks.spawn("the database engine", async move { store.stopped().await });
         tasks

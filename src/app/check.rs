@@ -36,11 +36,16 @@ pub fn check_files(config: &Config, now: Timestamp) -> FileFindings {
         note(Target::new(&postgres_options(config, url)).map(drop).map_err(AppError::from));
         if let Some(path) = &config.database_options.password_file {
             let read = fs::read_to_string(path).map(drop);
-            note(read.map_err(|source| OpenError::PasswordFile { path: path.clone(), source }.into()));
+            note(
+                read.map_err(|source| {
+                    OpenError::PasswordFile { path: path.clone(), source }.into()
+                }),
+            );
         }
     }
     note(require_master_key(config));
-    if let (MasterKeySource::DefaultFile(path), true) = (&config.keys.master, config.database.is_shared())
+    if let (MasterKeySource::DefaultFile(path), true) =
+        (&config.keys.master, config.database.is_shared())
         && !path.exists()
     {
         note(Err(AppError::MasterKeyMissing { path: path.clone() }));

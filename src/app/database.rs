@@ -33,9 +33,13 @@ pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
 async fn connect(config: &Config) -> Result<Arc<dyn Store>, AppError> {
     make_folders(config)?;
     match &config.database {
-        DatabaseUrl::Sqlite(path) if config.database_options.migrate => Ok(Arc::new(SqliteStore::open(path).await?)),
+        DatabaseUrl::Sqlite(path) if config.database_options.migrate => {
+            Ok(Arc::new(SqliteStore::open(path).await?))
+        }
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_migrated(path).await?)),
-        DatabaseUrl::Postgres(url) => Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?)),
+        DatabaseUrl::Postgres(url) => {
+            Ok(Arc::new(PostgresStore::open(&postgres_options(config, url)).await?))
+        }
     }
 }
 
@@ -47,7 +51,8 @@ fn warn_of_password_file(config: &Config) {
 
 /// The warning of a password file on which others have rights.
 pub fn password_file_warning(config: &Config) -> Option<String> {
-    let path = config.database_options.password_file.as_ref().filter(|_| config.database.is_shared())?;
+    let path =
+        config.database_options.password_file.as_ref().filter(|_| config.database.is_shared())?;
     let exposure = private_file::exposure(path)?;
     let (path, command) = (path.display(), exposure.command());
     Some(format!("setting database.password_file: {path} {exposure}: run `{command} {path}`"))
@@ -63,7 +68,8 @@ pub async fn await_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
     let patience = config.database_options.startup_timeout;
     let began = Instant::now();
     let [first, longest] = RETRY;
-    let backoff = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).with_jitter();
+    let backoff =
+        ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).with_jitter();
     let mut logged = String::new();
     let opened = (|| connect(config))
         .retry(backoff.without_max_times())
@@ -71,7 +77,10 @@ pub async fn await_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
         .notify(|error, _| {
             let problem = error.to_string();
             if problem != logged {
-                tracing::warn!("{problem}: trying again for {} (database.startup_timeout)", brief(patience));
+                tracing::warn!(
+                    "{problem}: trying again for {} (database.startup_timeout)",
+                    brief(patience)
+                );
                 logged = problem;
             }
         })
@@ -101,7 +110,9 @@ pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect
     let asked = &config.database_options;
     let password = match (&asked.password_file, &config.database_password) {
         (Some(path), _) => Password::File(path.clone()),
-        (None, Some(password)) if !url.has_password() => Password::Text(password.reveal().to_owned()),
+        (None, Some(password)) if !url.has_password() => {
+            Password::Text(password.reveal().to_owned())
+        }
         (None, _) => Password::InUrl,
     };
     Options {
@@ -121,16 +132,28 @@ pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect
 pub fn make_folders(config: &Config) -> Result<(), AppError> {
     if let DatabaseUrl::Sqlite(database) = &config.database {
         let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir) {
-            return Err(AppError::NoSuchFolder { path: database.clone(), folder: folder.to_owned() });
+        if let Some(folder) = folder.filter(|folder| !folder.exists() && *folder != config.data_dir)
+        {
+            return Err(AppError::NoSuchFolder {
+                path: database.clone(),
+                folder: folder.to_owned(),
+            });
         }
     }
     let path = config.data_dir.clone();
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(&path).map_err(|source| AppError::DataDir { path, source })?;
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(&path)
+        .map_err(|source| AppError::DataDir { path, source })?;
     // Without a file of ours in it there is nothing to exchange.
-    let has_master_key = matches!(&config.keys.master, MasterKeySource::File(path) | MasterKeySource::DefaultFile(path)
-            if path.parent() == Some(config.data_dir.as_path()));
+    let has_master_key = match &config.keys.master {
+        MasterKeySource::File(path) | MasterKeySource::DefaultFile(path) => {
+            path.parent() == Some(config.data_dir.as_path())
+        }
+        _ => false,
+    };
     if has_master_key || matches!(config.database, DatabaseUrl::Sqlite(_)) {
         judge_folder(&config.data_dir)?;
     }
@@ -143,7 +166,8 @@ fn judge_folder(path: &Path) -> Result<(), AppError> {
     let metadata = fs::metadata(path).map_err(io_error)?;
     let access = Access::from(&metadata);
     let judged = Rule::OthersOnlyRead.judge(access, access, &Identity::of_this_process());
-    judged.map_err(|exposure| Exposed { role: Role::Folder, path: path.to_owned(), exposure }.into())
+    judged
+        .map_err(|exposure| Exposed { role: Role::Folder, path: path.to_owned(), exposure }.into())
 }
 
 /// Refuses to make a database where one is meant that exists.

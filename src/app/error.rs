@@ -20,7 +20,8 @@ use crate::{
 pub enum AppError {
     /// The data directory cannot be made or written.
     #[error(
-        "data directory {path}: {source}: name another one in data_dir, or give this user the right to write there{hint}",
+        "data directory {path}: {source}: name another one in data_dir, or give this user the \
+         right to write there{hint}",
         hint = io_hint(source)
     )]
     DataDir {
@@ -33,7 +34,10 @@ pub enum AppError {
     #[error(transparent)]
     Exposed(#[from] Exposed),
     /// The database would be in a folder that does not exist.
-    #[error("database {path}: the folder {folder} does not exist: make it, or name another file in database_url")]
+    #[error(
+        "database {path}: the folder {folder} does not exist: make it, or name another file in \
+         database_url"
+    )]
     NoSuchFolder {
         /// The database.
         path: PathBuf,
@@ -41,7 +45,9 @@ pub enum AppError {
         folder: PathBuf,
     },
     /// There is no database to work on.
-    #[error("database {0} does not exist: name the one that is meant by --data-dir or --database-url")]
+    #[error(
+        "database {0} does not exist: name the one that is meant by --data-dir or --database-url"
+    )]
     NoDatabase(PathBuf),
     /// The SQLite file cannot be opened.
     #[error(transparent)]
@@ -73,26 +79,29 @@ pub enum AppError {
     },
     /// A setting names a file that does not exist. None is made where it was named by mistake.
     #[error(
-        "setting keys.master_key_file: {0} does not exist, and is not made: correct the path, or restore the file from a \
-         backup, or for a new database run `openssl rand -base64 32 > {path} && chmod 600 {path}`",
+        "setting keys.master_key_file: {0} does not exist, and is not made: correct the path, or \
+         restore the file from a backup, or for a new database run `openssl rand -base64 32 > \
+         {path} && chmod 600 {path}`",
         path = .0.display()
     )]
     NoMasterKeyFile(PathBuf),
     /// The same of the second one.
     #[error(
-        "setting keys.additional_master_key_file: {0} does not exist: correct the path, or leave the setting out if \
-         `countersign key reseal` has sealed all keys under the other one"
+        "setting keys.additional_master_key_file: {0} does not exist: correct the path, or leave \
+         the setting out if `countersign key reseal` has sealed all keys under the other one"
     )]
     NoAdditionalMasterKeyFile(PathBuf),
     /// The database has keys, and the file with the master key is gone.
     #[error(
-        "master key file {0} does not exist, but the database holds keys that only it opens: restore it from a backup"
+        "master key file {0} does not exist, but the database holds keys that only it opens: \
+         restore it from a backup"
     )]
     MasterKeyGone(PathBuf),
     /// A database that others may use too gets no master key that only this machine has.
     #[error(
-        "master key file {path} does not exist; everyone who serves from this database needs the same one, so it is not \
-         made here: run `openssl rand -base64 32 > {path} && chmod 600 {path}`, and give every replica a copy"
+        "master key file {path} does not exist; everyone who serves from this database needs the \
+         same one, so it is not made here: run `openssl rand -base64 32 > {path} && chmod 600 \
+         {path}`, and give every replica a copy"
     )]
     MasterKeyMissing {
         /// The file.
@@ -123,8 +132,9 @@ pub enum AppError {
     Restore(#[from] RestoreError),
     /// A sweep would go by a clock that may be wrong.
     #[error(
-        "it is {now} by the clock of this machine, and the newest row of the database is of {newest}: if the clock is \
-         wrong, a sweep deletes what is still needed. Set the clock, or say --clock-is-right",
+        "it is {now} by the clock of this machine, and the newest row of the database is of \
+         {newest}: if the clock is wrong, a sweep deletes what is still needed. Set the clock, or \
+         say --clock-is-right",
         now = told(*now),
         newest = told(*newest)
     )]

@@ -1,4 +1,5 @@
-//! The master keys, the ring that they open, and what is done to it beside a service: importing a key, sealing all anew.
+//! The master keys, the ring that they open, and what is done to it beside a service: importing a
+//! key, sealing all anew.
 
 use std::{path::Path, sync::Arc};
 
@@ -33,14 +34,19 @@ const MASTER_KEY_FILE: &str = "keys.master_key_file";
 const ADDITIONAL_MASTER_KEY_FILE: &str = "keys.additional_master_key_file";
 
 /// Reads a master key; nothing if it is in a file that does not exist.
-fn read_master_key(setting: &'static str, source: &MasterKeySource) -> Result<Option<MasterKey>, AppError> {
+fn read_master_key(
+    setting: &'static str,
+    source: &MasterKeySource,
+) -> Result<Option<MasterKey>, AppError> {
     let in_file = |error| AppError::MasterKeyFile { setting, error };
     match source {
         MasterKeySource::File(path) | MasterKeySource::DefaultFile(path) => {
             master_key::read_file(path).map_err(in_file)
         }
         MasterKeySource::Credential(path) => Ok(Some(master_key::read_credential(path)?)),
-        MasterKeySource::Environment(name, text) => Ok(Some(master_key::from_variable(name, text)?)),
+        MasterKeySource::Environment(name, text) => {
+            Ok(Some(master_key::from_variable(name, text)?))
+        }
     }
 }
 
@@ -48,7 +54,9 @@ fn read_master_key(setting: &'static str, source: &MasterKeySource) -> Result<Op
 /// typing error, the new key would be where nobody looks for it.
 pub fn require_master_key(config: &Config) -> Result<(), AppError> {
     match &config.keys.master {
-        MasterKeySource::File(path) if !path.exists() => Err(AppError::NoMasterKeyFile(path.clone())),
+        MasterKeySource::File(path) if !path.exists() => {
+            Err(AppError::NoMasterKeyFile(path.clone()))
+        }
         _ => Ok(()),
     }
 }
@@ -76,8 +84,8 @@ impl Masters {
     }
 }
 
-/// Opens the key ring, making the first keys of a new database. The master key is read before the database is opened, so
-/// that a wrong one leaves the database as it was.
+/// Opens the key ring, making the first keys of a new database. The master key is read before the
+/// database is opened, so that a wrong one leaves the database as it was.
 pub async fn open_keeper(
     config: &Config,
     masters: Masters,
@@ -90,7 +98,9 @@ pub async fn open_keeper(
     let current = match (masters.current, &config.keys.master) {
         (Some(current), _) => current,
         (None, MasterKeySource::File(path)) => return Err(AppError::NoMasterKeyFile(path.clone())),
-        (None, MasterKeySource::DefaultFile(path) | MasterKeySource::Credential(path)) if !is_new => {
+        (None, MasterKeySource::DefaultFile(path) | MasterKeySource::Credential(path))
+            if !is_new =>
+        {
             return Err(AppError::MasterKeyGone(path.clone()));
         }
         (None, MasterKeySource::DefaultFile(path)) if config.database.is_shared() => {
@@ -98,22 +108,34 @@ pub async fn open_keeper(
         }
         (None, MasterKeySource::DefaultFile(path)) => {
             let master = master_key::create(path, &*system.rng)?;
-            tracing::info!(file = %path.display(), "made a master key: back it up, without it the database is useless");
+            tracing::info!(file = %path.display(), "made a master key: back it up, without it the \
+                                                    database is useless");
             master
         }
-        (None, MasterKeySource::Credential(path)) => return Err(AppError::MasterKeyGone(path.clone())),
-        (None, MasterKeySource::Environment(name, _)) => return Err(MasterKeyError::NotInVariable(name).into()),
+        (None, MasterKeySource::Credential(path)) => {
+            return Err(AppError::MasterKeyGone(path.clone()));
+        }
+        (None, MasterKeySource::Environment(name, _)) => {
+            return Err(MasterKeyError::NotInVariable(name).into());
+        }
     };
     let masters = MasterKeys { current, additional: masters.additional };
     if is_new {
         let now = system.clock.now();
-        let first = generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, now)?;
+        let first =
+            generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, now)?;
         let keys: Vec<Key> = first.iter().map(|sealed| sealed.key.clone()).collect();
         // Whoever was faster made others, which are read below.
         let change = RingChange { version: ring.version, put: first, drop: vec![] };
         if store.change_ring(change).await?.is_some() {
             for key in keys {
-                audit.record_key(AuditAction::of_key(key.state()), &key.kid, now, Who::Service, None);
+                audit.record_key(
+                    AuditAction::of_key(key.state()),
+                    &key.kid,
+                    now,
+                    Who::Service,
+                    None,
+                );
             }
         }
         ring = store.ring().await?;
@@ -123,7 +145,10 @@ pub async fn open_keeper(
 }
 
 /// Opens a database that exists, and makes sure that all its keys open under these master keys.
-async fn open(config: &Config, system: &System) -> Result<(Arc<dyn Store>, MasterKeys, CommandAudit), AppError> {
+async fn open(
+    config: &Config,
+    system: &System,
+) -> Result<(Arc<dyn Store>, MasterKeys, CommandAudit), AppError> {
     database::require_database(config)?;
     require_master_key(config)?;
     let masters = Masters::read(config)?;
@@ -138,14 +163,18 @@ pub fn about_key(action: AuditAction, kid: &str, at: Timestamp) -> AuditRecord {
     AuditRecord { kid: Some(kid.to_owned()), ..by_command(action, at) }
 }
 
-/// Takes a private key that was made elsewhere as the next one that signs access tokens, in the place of the one that was to be.
+/// Takes a private key that was made elsewhere as the next one that signs access tokens, in the
+/// place of the one that was to be.
 pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<Key, AppError> {
     let refused = |problem: String| AppError::NotImported { path: file.to_owned(), problem };
     let pem = private_file::read(file).map_err(|error| refused(error.to_string()))?;
     let (pair, secret) = SigningPair::from_pem(&pem).map_err(|error| refused(error.to_string()))?;
     let wanted = config.keys.signing.algorithm;
     if pair.algorithm() != wanted {
-        let problem = format!("it is a key for {0}; keys.algorithm is {wanted}: set it to {0} first", pair.algorithm());
+        let problem = format!(
+            "it is a key for {0}; keys.algorithm is {wanted}: set it to {0} first",
+            pair.algorithm()
+        );
         return Err(refused(problem));
     }
     let kid = generate::name(&pair).ok_or_else(|| refused("it has no name".to_owned()))?;
@@ -156,10 +185,12 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
         if let Some(there) = keys().find(|key| key.kid == kid) {
             return Err(refused(format!("key {kid} is there already, {}", there.state().as_str())));
         }
-        let waiting = keys().filter(|key| key.purpose() == wanted.purpose() && key.state() == KeyState::Pending);
+        let waiting = keys()
+            .filter(|key| key.purpose() == wanted.purpose() && key.state() == KeyState::Pending);
         let drop: Vec<String> = waiting.map(|key| key.kid.clone()).collect();
         let key = Key::new(kid.clone(), wanted, system.clock.now());
-        let sealed = masters.current.seal(&*system.rng, key.clone(), &secret).map_err(RingError::from)?;
+        let sealed =
+            masters.current.seal(&*system.rng, key.clone(), &secret).map_err(RingError::from)?;
         let change = RingChange { version: ring.version, put: vec![sealed], drop: drop.clone() };
         if store.change_ring(change).await?.is_some() {
             let now = system.clock.now();
@@ -172,8 +203,8 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
     }
 }
 
-/// Seals all keys anew that are not under the present master key, one after the other, so that it can be interrupted. Returns
-/// how many there were.
+/// Seals all keys anew that are not under the present master key, one after the other, so that it
+/// can be interrupted. Returns how many there were.
 pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> {
     let (store, masters, mut audit) = open(config, &system).await?;
     let mut resealed = 0;
@@ -184,7 +215,13 @@ pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> 
                 let change = RingChange { version: ring.version, put: vec![new], drop: vec![] };
                 if store.change_ring(change).await?.is_some() {
                     resealed += 1;
-                    audit.record(about_key(AuditAction::KeyResealed, &key.key.kid, system.clock.now())).await;
+                    audit
+                        .record(about_key(
+                            AuditAction::KeyResealed,
+                            &key.key.kid,
+                            system.clock.now(),
+                        ))
+                        .await;
                 }
                 // There is a new version of the ring now.
                 continue 'again;

@@ -1,4 +1,5 @@
-//! The composition root: puts the parts together, runs them, and takes them apart again. It reads as a script.
+//! The composition root: puts the parts together, runs them, and takes them apart again. It reads
+//! as a script.
 
 mod audit;
 mod audit_log;
@@ -91,7 +92,8 @@ pub async fn migrate(config: &Config) -> Result<Vec<String>, AppError> {
     }
 }
 
-/// Who serves from the database, as it stands there; none where only one process can. Nothing is changed for that.
+/// Who serves from the database, as it stands there; none where only one process can. Nothing is
+/// changed for that.
 pub async fn register(config: &Config) -> Result<Option<Register>, AppError> {
     let DatabaseUrl::Postgres(url) = &config.database else { return Ok(None) };
     let options = postgres::connect::Options { migrate: false, ..postgres_options(config, url) };
@@ -103,7 +105,8 @@ pub async fn register(config: &Config) -> Result<Option<Register>, AppError> {
 pub trait OpeningStore: Future<Output = Result<Arc<dyn Store>, AppError>> + Send {}
 impl<F: Future<Output = Result<Arc<dyn Store>, AppError>> + Send> OpeningStore for F {}
 
-/// Opens everything that the use cases need. They are ready but for the blacklist, which has yet to be loaded.
+/// Opens everything that the use cases need. They are ready but for the blacklist, which has yet to
+/// be loaded.
 async fn open(
     config: &Config,
     store: impl OpeningStore,
@@ -117,7 +120,8 @@ async fn open(
     let store = store.await?;
     let keeper = Arc::new(open_keeper(config, masters, &*store, system, &audit).await?);
     let (clock, rng) = (system.clock.clone(), system.rng.clone());
-    let authority = Authority::new(store.clone(), keeper.clone(), replica, clock, rng, audit, settings(config));
+    let authority =
+        Authority::new(store.clone(), keeper.clone(), replica, clock, rng, audit, settings(config));
     Ok((Arc::new(authority), store, keeper))
 }
 
@@ -137,13 +141,18 @@ pub async fn serve(
     let clock = Arc::new(SharedClock::new(system.clock.clone()));
     let replica = Arc::new(Replica::new(clock.clone(), config.lease));
     let system = System { clock, ..system };
-    let tls =
-        config.tls.as_ref().map(|tls| Tls::open(tls.files.clone(), system.clock.now())).transpose()?.map(Arc::new);
+    let tls = config
+        .tls
+        .as_ref()
+        .map(|tls| Tls::open(tls.files.clone(), system.clock.now()))
+        .transpose()?
+        .map(Arc::new);
     let ceilings = ceilings(&config.limits);
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let (audit, audit_queue) = open_audit(config, &system)?;
     let ready = Ready::default();
-    // Both ports answer from here on, and say that the service is not ready until the blacklist is loaded.
+    // Both ports answer from here on, and say that the service is not ready until the blacklist is
+    // loaded.
     let behind = Behind {
         ready: ready.clone(),
         replica: replica.clone(),
@@ -173,7 +182,12 @@ pub async fn serve(
     warn_of_risks(address, callers.is_open(), tls.is_some());
     ready.set(authority.clone());
 
-    let mut renewing = Renewing::new(replica.clone(), store.clone(), keeper.clone(), draw(config, address, &system));
+    let mut renewing = Renewing::new(
+        replica.clone(),
+        store.clone(),
+        keeper.clone(),
+        draw(config, address, &system),
+    );
     tokio::select! {
         loaded = renewing.load() => loaded?,
         () = shutdown.soft.cancelled() => {
@@ -183,15 +197,21 @@ pub async fn serve(
     }
     tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
     let mut background = Background::start(config, store.clone(), renewing, authority, &system);
-    let reloading =
-        Reloading { config: config.clone(), callers, tls, clock: system.clock.clone(), audit: audit.clone() };
+    let reloading = Reloading {
+        config: config.clone(),
+        callers,
+        tls,
+        clock: system.clock.clone(),
+        audit: audit.clone(),
+    };
     background.reload(reloading, shutdown.reload.clone());
     if let Some(queue) = audit_queue {
         background.write_audit(store.clone(), queue);
     }
     ports.announcer().announce(Phase::Serving).await;
     tracing::info!("serving");
-    let mut reporting = AbortOnDropHandle::new(tokio::spawn(report(replica.clone(), ports.announcer().clone())));
+    let mut reporting =
+        AbortOnDropHandle::new(tokio::spawn(report(replica.clone(), ports.announcer().clone())));
 
     let failure = tokio::select! {
         () = shutdown.soft.cancelled() => None,
@@ -227,8 +247,12 @@ pub async fn serve(
 fn warn_of_risks(address: SocketAddr, is_open: bool, is_encrypted: bool) {
     match (is_open, address.ip().is_loopback()) {
         (false, _) => {}
-        (true, true) => tracing::info!("no callers are configured: everybody on this machine may do everything"),
-        (true, false) => tracing::warn!("no callers are configured: whoever reaches {address} may do everything"),
+        (true, true) => {
+            tracing::info!("no callers are configured: everybody on this machine may do everything")
+        }
+        (true, false) => {
+            tracing::warn!("no callers are configured: whoever reaches {address} may do everything")
+        }
     }
     if !is_encrypted && !address.ip().is_loopback() {
         tracing::warn!("what is sent to {address} is not encrypted (setting insecure)");
@@ -256,7 +280,10 @@ async fn write_audit(audit: &Audit, shutdown: &Shutdown) {
     }
     let records = audit.waiting();
     if records > 0 {
-        tracing::warn!(records, "the table of the audit lacks the last records: they are in the log alone");
+        tracing::warn!(
+            records,
+            "the table of the audit lacks the last records: they are in the log alone"
+        );
     }
 }
 
@@ -273,8 +300,8 @@ async fn report(replica: Arc<Replica>, announcer: Announcer) {
     }
 }
 
-/// Stops answering, and then leaves the register: nobody needs to wait for this replica any more. If this fails, the others
-/// find out.
+/// Stops answering, and then leaves the register: nobody needs to wait for this replica any more.
+/// If this fails, the others find out.
 async fn leave(store: &dyn Store, replica: &Replica) {
     if let (Some(incarnation), Some(members)) = (replica.stop(), store.members())
         && let Err(error) = members.leave(incarnation).await
@@ -291,11 +318,17 @@ const AHEAD: Duration = Duration::from_secs(86_400);
 /// Sweeps once, without serving. Where no database says what time it is, a clock that does not fit
 /// the newest row must be confirmed: a sweep by a clock that is ahead deletes what is still needed.
 /// One that was confirmed is gone by alone.
-pub async fn sweep(config: &Config, system: System, is_clock_right: bool) -> Result<Swept, AppError> {
+pub async fn sweep(
+    config: &Config,
+    system: System,
+    is_clock_right: bool,
+) -> Result<Swept, AppError> {
     require_database(config)?;
-    let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(system.clock.clone())), config.lease));
+    let replica =
+        Arc::new(Replica::new(Arc::new(SharedClock::new(system.clock.clone())), config.lease));
     let (audit, queue) = open_audit(config, &system)?;
-    let (authority, store, _) = open(config, open_store(config), &system, replica, audit.clone()).await?;
+    let (authority, store, _) =
+        open(config, open_store(config), &system, replica, audit.clone()).await?;
     if !is_clock_right
         && let Some(newest) = store.newest().await?
         && let now = system.clock.now()
@@ -303,7 +336,8 @@ pub async fn sweep(config: &Config, system: System, is_clock_right: bool) -> Res
     {
         return Err(AppError::DoubtfulClock { now, newest });
     }
-    let sweeping = if is_clock_right { authority.sweep_by_own_clock().await } else { authority.sweep().await };
+    let sweeping =
+        if is_clock_right { authority.sweep_by_own_clock().await } else { authority.sweep().await };
     let swept = sweeping.map_err(|error| AppError::Sweep(error.to_string()))?;
     // In a new database there are the first keys to be recorded.
     CommandAudit::new(audit, queue, &store).write().await;

@@ -1,4 +1,5 @@
-//! The two ports: what answers behind them, what they say of how far the service has come, and how they close.
+//! The two ports: what answers behind them, what they say of how far the service has come, and how
+//! they close.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +7,8 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::settings::{
-    call_limits, connection_limits, grpc_entrance_limits, http_connection_limits, http_entrance_limits, max_connections,
+    call_limits, connection_limits, grpc_entrance_limits, http_connection_limits,
+    http_entrance_limits, max_connections,
 };
 use crate::{
     authority::{audit::Audit, ready::Ready},
@@ -78,7 +80,9 @@ struct Port {
 }
 
 impl Port {
-    fn open<F: Future<Output = ()> + Send + 'static>(serve: impl FnOnce(CancellationToken) -> F) -> Self {
+    fn open<F: Future<Output = ()> + Send + 'static>(
+        serve: impl FnOnce(CancellationToken) -> F,
+    ) -> Self {
         let close = CancellationToken::new();
         let server = AbortOnDropHandle::new(tokio::spawn(serve(close.clone())));
         Self { server, close }
@@ -112,7 +116,14 @@ impl Ports {
         };
         let others = health::routes(&announcer.grpc, config.reflection);
         let (calls, streams) = (call_limits(limits), connection_limits(limits));
-        let services = Services::new(ready.clone(), others, callers.clone(), audit.clone(), gateway.clone(), calls);
+        let services = Services::new(
+            ready.clone(),
+            others,
+            callers.clone(),
+            audit.clone(),
+            gateway.clone(),
+            calls,
+        );
         let grpc = Port::open(|close| server::serve(entrance, services, streams, close));
 
         let http_tls = config.tls.as_ref().filter(|tls| tls.http);
@@ -124,14 +135,25 @@ impl Ports {
             counts: connections.http.clone(),
         });
         let gates = Gates {
-            door: Door { callers: callers.clone(), audit: audit.clone(), is_private: config.http_is_private },
+            door: Door {
+                callers: callers.clone(),
+                audit: audit.clone(),
+                is_private: config.http_is_private,
+            },
             ready,
             gateway,
             outcomes: outcomes.clone(),
             patience: limits.call_timeout,
             certificates: http_tls.is_some_and(|tls| tls.files.client_ca.is_some()),
         };
-        let metrics = Arc::new(Metrics::new(Observed { replica, callers, connections, tls, audit, outcomes }));
+        let metrics = Arc::new(Metrics::new(Observed {
+            replica,
+            callers,
+            connections,
+            tls,
+            audit,
+            outcomes,
+        }));
         let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, gates);
         let limits = http_connection_limits(limits);
         let http = Port::open(|close| http::server::serve(entrance, routes, limits, close));
@@ -151,7 +173,8 @@ impl Ports {
         }
     }
 
-    /// Takes no more calls, and lets those under way finish until the time is over or it is told to hurry.
+    /// Takes no more calls, and lets those under way finish until the time is over or it is told to
+    /// hurry.
     pub async fn drain(&mut self, time: Duration, hurry: &CancellationToken) {
         self.grpc.close.cancel();
         self.announcer.grpc.end().await;

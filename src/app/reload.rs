@@ -1,4 +1,5 @@
-//! Certificates and callers are read anew when their files change, and at SIGHUP. What is not good changes nothing.
+//! Certificates and callers are read anew when their files change, and at SIGHUP. What is not good
+//! changes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,8 +17,8 @@ use crate::{
     net::tls::{Files, Tls},
 };
 
-/// How often it is looked whether a file has changed. Files are read, not watched: what is mounted into a container changes in
-/// ways that watching misses.
+/// How often it is looked whether a file has changed. Files are read, not watched: what is mounted
+/// into a container changes in ways that watching misses.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often it is told that the certificate is about to end.
 const TELL_EVERY: Duration = Duration::from_secs(3600);
@@ -67,12 +68,14 @@ impl Reloading {
     fn look_at_callers(&mut self, told: &mut Told) {
         let config = match self.config.read_again() {
             Ok(config) if config.callers.is_empty() && !self.callers.is_open() => {
-                let problem =
-                    "the configuration names no callers any more; they stay, and only a restart opens the service";
+                let problem = "the configuration names no callers any more; they stay, and only a \
+                               restart opens the service";
                 return tell_once(&mut told.callers, problem.to_owned());
             }
             Ok(config) => config,
-            Err(error) => return tell_once(&mut told.callers, format!("callers stay as they are: {error}")),
+            Err(error) => {
+                return tell_once(&mut told.callers, format!("callers stay as they are: {error}"));
+            }
         };
         if config.callers != self.config.callers {
             self.callers.replace(config.callers.clone());
@@ -110,7 +113,9 @@ impl Reloading {
                 self.record("certificate");
             }
             Ok(false) => told.certificate.clear(),
-            Err(error) => tell_once(&mut told.certificate, format!("the certificate stays as it is: {error}")),
+            Err(error) => {
+                tell_once(&mut told.certificate, format!("the certificate stays as it is: {error}"))
+            }
         }
         let uptime = self.clock.uptime();
         let is_due = told.expiry_at.is_none_or(|at| uptime.saturating_sub(at) >= TELL_EVERY);
@@ -121,7 +126,8 @@ impl Reloading {
             match left.is_zero() {
                 true => tracing::error!(%certificate, "the certificate has expired: renew it"),
                 false => {
-                    tracing::warn!(%certificate, hours_left = left.as_secs() / 3600, "the certificate expires soon")
+                    let hours_left = left.as_secs() / 3600;
+                    tracing::warn!(%certificate, hours_left, "the certificate expires soon");
                 }
             }
         }

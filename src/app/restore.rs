@@ -15,7 +15,9 @@ use tokio::task::spawn_blocking;
 use super::{
     AppError, System,
     audit::{CommandAudit, by_command},
-    audit_log::{self, ENDED_ALL, LogError, LoggedEnd, LoggedRevocation, LoggedSession, RevocationLog},
+    audit_log::{
+        self, ENDED_ALL, LogError, LoggedEnd, LoggedRevocation, LoggedSession, RevocationLog,
+    },
     database::{self, make_folders},
     keys::{Masters, about_key, open_keeper},
     settings::settings,
@@ -52,8 +54,9 @@ pub enum RestoreError {
     Backup(#[from] BackupError),
     /// PostgreSQL has programs of its own for that.
     #[error(
-        "{database} is a PostgreSQL database, which is backed up by its own programs: run `pg_dump --format=custom \
-         --file=FILE` with its URL, or archive its log; docs/operations.md has the steps"
+        "{database} is a PostgreSQL database, which is backed up by its own programs: run \
+         `pg_dump --format=custom --file=FILE` with its URL, or archive its log; \
+         docs/operations.md has the steps"
     )]
     BackUpByPostgres {
         /// The database.
@@ -61,8 +64,8 @@ pub enum RestoreError {
     },
     /// PostgreSQL has programs of its own for that.
     #[error(
-        "{database} is a PostgreSQL database, which is restored by its own programs: run `pg_restore` or restore the \
-         server, and then `countersign restore` without a file"
+        "{database} is a PostgreSQL database, which is restored by its own programs: run \
+         `pg_restore` or restore the server, and then `countersign restore` without a file"
     )]
     RestoreByPostgres {
         /// The database.
@@ -70,8 +73,8 @@ pub enum RestoreError {
     },
     /// PostgreSQL has programs of its own for that.
     #[error(
-        "{database} is a PostgreSQL database, which is checked by its own programs: turn on data checksums, and run \
-         `pg_amcheck`"
+        "{database} is a PostgreSQL database, which is checked by its own programs: turn on data \
+         checksums, and run `pg_amcheck`"
     )]
     CheckByPostgres {
         /// The database.
@@ -79,8 +82,8 @@ pub enum RestoreError {
     },
     /// Replicas serve from the database.
     #[error(
-        "replica {name} ({incarnation}) serves from this database: stop all replicas first, and wait until \
-         `countersign replica list` shows none that is live"
+        "replica {name} ({incarnation}) serves from this database: stop all replicas first, and \
+         wait until `countersign replica list` shows none that is live"
     )]
     Serving {
         /// The replica's name.
@@ -139,7 +142,8 @@ pub struct Restored {
 async fn with_files<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
 ) -> Result<T, AppError> {
-    let done = spawn_blocking(work).await.map_err(|error| AppError::TaskStopped(error.to_string()))?;
+    let done =
+        spawn_blocking(work).await.map_err(|error| AppError::TaskStopped(error.to_string()))?;
     Ok(done.map_err(RestoreError::from)?)
 }
 
@@ -168,14 +172,20 @@ pub async fn check_database(config: &Config) -> Result<(), AppError> {
 ///
 /// On SQLite a backup becomes the database once all of this is done to it. If anything fails
 /// before, the database is as it was.
-pub async fn restore(config: &Config, order: &RestoreOrder, system: System) -> Result<Restored, AppError> {
+pub async fn restore(
+    config: &Config,
+    order: &RestoreOrder,
+    system: System,
+) -> Result<Restored, AppError> {
     let log = read_logs(order)?;
     let Some(backup) = order.backup.clone() else {
         database::require_database(config)?;
         return revoke_again(config, order, log, &system).await;
     };
     let DatabaseUrl::Sqlite(path) = config.database.clone() else {
-        return Err(RestoreError::RestoreByPostgres { database: config.database.to_string() }.into());
+        return Err(
+            RestoreError::RestoreByPostgres { database: config.database.to_string() }.into()
+        );
     };
     make_folders(config)?;
     let restoration = with_files(move || Restoration::begin(&path, &backup)).await?;
@@ -191,7 +201,8 @@ pub async fn restore(config: &Config, order: &RestoreOrder, system: System) -> R
 /// The end of the names that the files of the database before get.
 fn aside_end(now: Timestamp) -> String {
     let instant = jiff::Timestamp::from_microsecond(now.micros()).unwrap_or_default();
-    let instant = strtime::format("%Y%m%dT%H%M%SZ", instant).unwrap_or_else(|_| now.seconds().to_string());
+    let instant =
+        strtime::format("%Y%m%dT%H%M%SZ", instant).unwrap_or_else(|_| now.seconds().to_string());
     format!(".before-restore-{instant}")
 }
 
@@ -228,7 +239,8 @@ async fn revoke_again(
     log.revocations.iter_mut().for_each(|revocation| revocation.extend(tolerance));
     let audit = CommandAudit::open(config, system, &store)?;
     let masters = open_keeper(config, masters, &*store, system, audit.log()).await?.into_masters();
-    let mut restoring = Restoring { config, audit, system, store, masters, now: system.clock.now() };
+    let mut restoring =
+        Restoring { config, audit, system, store, masters, now: system.clock.now() };
     let restored = restoring.run(order, log).await;
     // Also of a restore that failed in the middle: what is recorded has been done.
     restoring.audit.write().await;
@@ -263,7 +275,9 @@ impl LoggedRevocation {
     /// Lets it cover what was created this much later, by another clock.
     fn extend(&mut self, tolerance: Duration) {
         match &mut self.end {
-            LoggedEnd::Subject { until, .. } | LoggedEnd::Tenant { until, .. } | LoggedEnd::All { until } => {
+            LoggedEnd::Subject { until, .. }
+            | LoggedEnd::Tenant { until, .. }
+            | LoggedEnd::All { until } => {
                 *until = until.plus(tolerance);
             }
             LoggedEnd::Session(_) | LoggedEnd::Key(_) | LoggedEnd::Token(_) => {}
@@ -287,9 +301,14 @@ struct Restoring<'a> {
 }
 
 impl Restoring<'_> {
-    async fn run(&mut self, order: &RestoreOrder, log: RevocationLog) -> Result<Restored, AppError> {
+    async fn run(
+        &mut self,
+        order: &RestoreOrder,
+        log: RevocationLog,
+    ) -> Result<Restored, AppError> {
         let mut restored = Restored { records: log.records, ..Restored::default() };
-        let logged_keys: HashSet<&str> = log.revocations.iter().filter_map(LoggedRevocation::key).collect();
+        let logged_keys: HashSet<&str> =
+            log.revocations.iter().filter_map(LoggedRevocation::key).collect();
         // An earlier restore that ended all sessions has refused their access tokens too.
         let all_until = log.revocations.iter().filter_map(|revocation| match revocation.end {
             LoggedEnd::All { until } => Some(until),
@@ -298,12 +317,14 @@ impl Restoring<'_> {
         let all_until = all_until.max();
         let is_revoked = |key: &Key| {
             let is_signer = key.purpose() == KeyPurpose::AccessToken;
-            let is_older = !order.accepts_older_tokens || all_until.is_some_and(|until| key.created_at <= until);
+            let is_older = !order.accepts_older_tokens
+                || all_until.is_some_and(|until| key.created_at <= until);
             is_signer && is_older || logged_keys.contains(&*key.kid)
         };
         restored.keys_revoked = self.revoke_keys(&is_revoked).await?;
         if order.accepts_older_tokens {
-            let is_token = |revocation: &&LoggedRevocation| matches!(revocation.end, LoggedEnd::Token(_));
+            let is_token =
+                |revocation: &&LoggedRevocation| matches!(revocation.end, LoggedEnd::Token(_));
             restored.tokens_left = log.revocations.iter().filter(is_token).count();
         }
         restored.sessions_ended = match &order.ended_since {
@@ -313,7 +334,8 @@ impl Restoring<'_> {
                 self.end_logged(log.revocations, &lost).await?
             }
             EndedSince::All => {
-                let note = Note::try_from("countersign restore --end-all".to_owned()).unwrap_or_default();
+                let note =
+                    Note::try_from("countersign restore --end-all".to_owned()).unwrap_or_default();
                 let ended = Ended { at: self.now, reason: EndReason::Administrative, note };
                 self.end_all(ended, Timestamp::from_micros(i64::MAX)).await?
             }
@@ -336,7 +358,9 @@ impl Restoring<'_> {
                 count += change.revoked.len();
                 for key in change.revoked {
                     let sealed = ring.keys.iter().find(|sealed| sealed.key.kid == key.kid);
-                    put.extend(sealed.map(|sealed| SealedKey { key, sealed: sealed.sealed.clone() }));
+                    put.extend(
+                        sealed.map(|sealed| SealedKey { key, sealed: sealed.sealed.clone() }),
+                    );
                 }
                 let (master, rng) = (&self.masters.current, &*self.system.rng);
                 if change.lacks_active {
@@ -362,7 +386,11 @@ impl Restoring<'_> {
     }
 
     /// Ends what a log says was ended. Returns how many live sessions there were of it.
-    async fn end_logged(&mut self, revocations: Vec<LoggedRevocation>, lost: &LostSessions) -> Result<i64, AppError> {
+    async fn end_logged(
+        &mut self,
+        revocations: Vec<LoggedRevocation>,
+        lost: &LostSessions,
+    ) -> Result<i64, AppError> {
         let (mut orders, mut sessions) = (vec![], 0);
         for LoggedRevocation { end, reason, note } in revocations {
             let ended = Ended { at: self.now, reason, note };
@@ -438,7 +466,10 @@ impl Restoring<'_> {
         }
         let (mut ends, mut before) = (vec![], None);
         loop {
-            let page = self.store.sessions(SessionQuery { live: Some(true), ..query(before, BATCH) }).await?;
+            let page = self
+                .store
+                .sessions(SessionQuery { live: Some(true), ..query(before, BATCH) })
+                .await?;
             before = page.last().map(|session| session.id);
             let covered = page.iter().map(|session| session.id).filter(|id| is_covered(*id));
             ends.extend(covered.map(RevocationTarget::Session));
@@ -452,7 +483,9 @@ impl Restoring<'_> {
     /// accepted any more, so the blacklist needs no entries for them.
     async fn end_all(&self, ended: Ended, until: Timestamp) -> Result<i64, AppError> {
         let (mut after, mut sessions) = (None, 0);
-        while let Some(batch) = self.store.end_all_sessions(ended.clone(), until, after, BATCH).await? {
+        while let Some(batch) =
+            self.store.end_all_sessions(ended.clone(), until, after, BATCH).await?
+        {
             after = Some(batch.last);
             sessions += i64::try_from(batch.sessions).unwrap_or(i64::MAX);
         }
@@ -497,16 +530,28 @@ impl LostSessions {
 
     fn of_subject(&self, tenant: &Tenant, subject: &Subject, until: Timestamp) -> Vec<SessionId> {
         let created = self.created.get(&(tenant.clone(), subject.clone()));
-        created.into_iter().flatten().copied().filter(|id| CutOff { up_to: until, spared: None }.covers(*id)).collect()
+        created
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|id| CutOff { up_to: until, spared: None }.covers(*id))
+            .collect()
     }
 
     fn of_tenant(&self, tenant: &Tenant, until: Timestamp) -> Vec<SessionId> {
         let of_tenant = self.whose.iter().filter(|(_, whose)| whose.0 == *tenant);
-        of_tenant.map(|(id, _)| *id).filter(|id| CutOff { up_to: until, spared: None }.covers(*id)).collect()
+        of_tenant
+            .map(|(id, _)| *id)
+            .filter(|id| CutOff { up_to: until, spared: None }.covers(*id))
+            .collect()
     }
 
     fn of_all(&self, until: Timestamp) -> Vec<SessionId> {
-        self.whose.keys().copied().filter(|id| CutOff { up_to: until, spared: None }.covers(*id)).collect()
+        self.whose
+            .keys()
+            .copied()
+            .filter(|id| CutOff { up_to: until, spared: None }.covers(*id))
+            .collect()
     }
 
     /// Stops the tokens of a session, and ends it if the database has it. Nothing is known of its
@@ -518,12 +563,23 @@ impl LostSessions {
 }
 
 /// Records that something was ended again.
-async fn record_end(audit: &mut CommandAudit, target: RevocationTarget, ended: Ended, outcome: RevocationOutcome) {
+async fn record_end(
+    audit: &mut CommandAudit,
+    target: RevocationTarget,
+    ended: Ended,
+    outcome: RevocationOutcome,
+) {
     let record = by_command(AuditAction::SessionRevoked, ended.at);
-    let mut record =
-        AuditRecord { reason: Some(ended.reason), note: ended.note, sessions: Some(outcome.sessions), ..record };
+    let mut record = AuditRecord {
+        reason: Some(ended.reason),
+        note: ended.note,
+        sessions: Some(outcome.sessions),
+        ..record
+    };
     match target {
-        RevocationTarget::Session(id) | RevocationTarget::Token { session_id: id, .. } => record.session_id = Some(id),
+        RevocationTarget::Session(id) | RevocationTarget::Token { session_id: id, .. } => {
+            record.session_id = Some(id)
+        }
         RevocationTarget::Subject { tenant, subject, .. } => {
             record.action = AuditAction::SubjectRevoked;
             (record.tenant, record.subject) = (Some(tenant), Some(subject));

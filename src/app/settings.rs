@@ -16,7 +16,11 @@ pub fn settings(config: &Config) -> Settings {
     Settings {
         issuer: config.issuer.clone(),
         leeway: config.tokens.leeway,
-        max_clock_skew: if config.database.is_shared() { config.lease.max_clock_skew } else { Duration::ZERO },
+        max_clock_skew: if config.database.is_shared() {
+            config.lease.max_clock_skew
+        } else {
+            Duration::ZERO
+        },
         max_access_token_ttl: config.tokens.max_access_token_ttl,
         default_audience: config.tokens.default_audience.clone(),
         policies: config.policies.clone().into_iter().collect(),
@@ -35,12 +39,21 @@ pub fn settings(config: &Config) -> Settings {
 
 /// How many calls there may be under way at once, of all callers together.
 pub fn ceilings(limits: &Limits) -> Ceilings {
-    Ceilings { calls: limits.max_calls, reads: limits.max_reads, writes: limits.max_writes, batches: limits.batches() }
+    Ceilings {
+        calls: limits.max_calls,
+        reads: limits.max_reads,
+        writes: limits.max_writes,
+        batches: limits.batches(),
+    }
 }
 
 /// What may come through the port for gRPC.
 pub fn grpc_entrance_limits(limits: &Limits) -> accept::Limits {
-    accept::Limits { connections: limits.max_connections, reserve: None, handshake: limits.handshake_timeout }
+    accept::Limits {
+        connections: limits.max_connections,
+        reserve: None,
+        handshake: limits.handshake_timeout,
+    }
 }
 
 /// What may come through the port for HTTP. Probes get in whoever fills it (decision 17).
@@ -65,7 +78,10 @@ pub fn http_connection_limits(limits: &Limits) -> http_server::ConnectionLimits 
 
 /// How many connections there may be at once.
 pub fn max_connections(limits: &Limits) -> usize {
-    limits.max_connections.saturating_add(limits.max_http_connections).saturating_add(RESERVED_CONNECTIONS)
+    limits
+        .max_connections
+        .saturating_add(limits.max_http_connections)
+        .saturating_add(RESERVED_CONNECTIONS)
 }
 
 /// What a connection of the gRPC side may do.
@@ -93,7 +109,8 @@ pub fn call_limits(limits: &Limits) -> CallLimits {
     }
 }
 
-/// How often it is looked whether a key is due: often enough for the shortest span that the schedule is made of.
+/// How often it is looked whether a key is due: often enough for the shortest span that the
+/// schedule is made of.
 pub fn how_often(keys: &Keys) -> Duration {
     (keys.signing.publish_ahead / 10).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }

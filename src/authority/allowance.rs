@@ -2,7 +2,8 @@
 
 use std::{mem, time::Duration};
 
-/// Allows some at once, and then one each time that a span has passed. Counts what it has not allowed.
+/// Allows some at once, and then one each time that a span has passed. Counts what it has not
+/// allowed.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance {
     every: Duration,
@@ -20,7 +21,8 @@ impl Allowance {
         Self { every, slack, used_until: Duration::ZERO, left_out: 0 }
     }
 
-    /// Whether it may be done now, by a clock that never goes back; if so, how often it was not allowed since it last was.
+    /// Whether it may be done now, by a clock that never goes back; if so, how often it was not
+    /// allowed since it last was.
     pub fn take(&mut self, uptime: Duration) -> Option<i64> {
         let used_until = self.used_until.max(uptime);
         if used_until.saturating_sub(uptime) > self.slack {

@@ -26,7 +26,8 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// Most records that wait for the table; what comes beyond is in the log alone, so that a slow database fills no memory.
+/// Most records that wait for the table; what comes beyond is in the log alone, so that a slow
+/// database fills no memory.
 const MOST_WAITING: usize = 16_384;
 
 /// Most records in one transaction, so that no other write waits long.
@@ -93,10 +94,12 @@ impl Audit {
         }))
     }
 
-    /// Writes a record to the log, now, and sends it to the table. It neither waits for the database nor fails.
+    /// Writes a record to the log, now, and sends it to the table. It neither waits for the
+    /// database nor fails.
     ///
-    /// What has no known caller is in the log alone, since anybody could make rows of it. Of that, and of what a caller is
-    /// denied, there are so many lines and rows and no more; the next one says how many were left out.
+    /// What has no known caller is in the log alone, since anybody could make rows of it. Of that,
+    /// and of what a caller is denied, there are so many lines and rows and no more; the next one
+    /// says how many were left out.
     pub fn record(&self, record: AuditRecord) {
         let (line, row) = self.allowed(&record);
         if line.is_none() && row.is_none() {
@@ -119,8 +122,18 @@ impl Audit {
     }
 
     /// Records what became of a key.
-    pub fn record_key(&self, action: AuditAction, kid: &str, at: Timestamp, by: Who, peer: Option<IpAddr>) {
-        self.record(AuditRecord { kid: Some(kid.to_owned()), ..AuditRecord::new(action, at, by, peer) });
+    pub fn record_key(
+        &self,
+        action: AuditAction,
+        kid: &str,
+        at: Timestamp,
+        by: Who,
+        peer: Option<IpAddr>,
+    ) {
+        self.record(AuditRecord {
+            kid: Some(kid.to_owned()),
+            ..AuditRecord::new(action, at, by, peer)
+        });
     }
 
     /// Writes the line of a record that the database has in its table already.
@@ -133,7 +146,10 @@ impl Audit {
         let at = self.0.clock.now();
         // What asks is named by us, so it is a good note.
         let note = Note::try_from(asked.to_owned()).unwrap_or_default();
-        self.record(AuditRecord { note, ..AuditRecord::new(AuditAction::CallerDenied, at, caller, peer) });
+        self.record(AuditRecord {
+            note,
+            ..AuditRecord::new(AuditAction::CallerDenied, at, caller, peer)
+        });
     }
 
     /// Whether a record may have a line and a row, and with each how many before it had none.
@@ -144,8 +160,9 @@ impl Audit {
         }
         let now = self.0.clock.uptime();
         let mut denied = self.0.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_caller =
-            denied.entry(record.caller.clone()).or_insert(Denied { lines: DENIED_LINES, rows: DENIED_ROWS });
+        let of_caller = denied
+            .entry(record.caller.clone())
+            .or_insert(Denied { lines: DENIED_LINES, rows: DENIED_ROWS });
         let line = of_caller.lines.take(now);
         if line.is_none() {
             self.0.left_out.inc();
@@ -245,9 +262,9 @@ impl AuditWriter {
         }
     }
 
-    /// Writes what is there, a batch a transaction; what comes meanwhile waits for the next time, so that transactions are few.
-    /// After an error all that is left is kept, and can be written again: what was written in spite of the error is not
-    /// written twice.
+    /// Writes what is there, a batch a transaction; what comes meanwhile waits for the next time,
+    /// so that transactions are few. After an error all that is left is kept, and can be written
+    /// again: what was written in spite of the error is not written twice.
     pub async fn write(&mut self) -> Result<(), StoreError> {
         loop {
             while self.held.len() < BATCH
@@ -280,7 +297,8 @@ impl AuditWriter {
                 Ok(()) => {}
                 Err(error) if may_pass(&error) => return Err(error),
                 Err(error) => {
-                    tracing::error!(id = %entry.id, %error, "a record of the audit is in the log alone");
+                    tracing::error!(id = %entry.id, %error, "a record of the audit is in the log \
+                                                             alone");
                     self.queue.audit.dropped().inc();
                 }
             }

@@ -47,7 +47,11 @@ impl Lines {
     /// Of what is done, as JSON.
     fn of(work: impl FnOnce()) -> Vec<Value> {
         let lines = Self::default();
-        let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(lines.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(lines.clone())
+            .finish();
         tracing::subscriber::with_default(subscriber, work);
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -82,8 +86,13 @@ fn a_record_is_a_line_with_its_fields_and_a_row_of_the_same_name() {
         reason: Some(EndReason::Compromised),
         note: Note::try_from("\"stolen\" caller=root".to_owned()).unwrap(),
         sessions: Some(3),
-        ..AuditRecord::new(AuditAction::SessionRevoked, START, named("helpdesk"), Some([192, 0, 2, 7].into()))
-            .about(&session)
+        ..AuditRecord::new(
+            AuditAction::SessionRevoked,
+            START,
+            named("helpdesk"),
+            Some([192, 0, 2, 7].into()),
+        )
+        .about(&session)
     };
     let least = AuditRecord::new(AuditAction::KeyRotated, START, Who::Service, None);
     let lines = Lines::of(|| {
@@ -91,7 +100,10 @@ fn a_record_is_a_line_with_its_fields_and_a_row_of_the_same_name() {
         audit.record(least.clone());
     });
     let rows = rows(&mut queue);
-    assert_eq!(rows.iter().map(|row| (&row.record, row.left_out)).collect::<Vec<_>>(), [(&full, 0), (&least, 0)]);
+    assert_eq!(
+        rows.iter().map(|row| (&row.record, row.left_out)).collect::<Vec<_>>(),
+        [(&full, 0), (&least, 0)]
+    );
     assert!(rows[0].id < rows[1].id);
 
     let fields = |line: &Value| {
@@ -100,14 +112,18 @@ fn a_record_is_a_line_with_its_fields_and_a_row_of_the_same_name() {
         Value::Object(fields)
     };
     let expected = serde_json::json!({
-        "level": "INFO", "target": "countersign::audit", "message": "audit", "id": rows[0].id.to_string(),
-        "action": "session_revoked", "caller": "helpdesk", "peer": "192.0.2.7", "tenant": &*session.tenant,
-        "subject": &*session.subject, "session_id": session.id.to_string(), "kid": "key 1", "reason": "compromised",
+        "level": "INFO", "target": "countersign::audit", "message": "audit",
+        "id": rows[0].id.to_string(),
+        "action": "session_revoked", "caller": "helpdesk", "peer": "192.0.2.7",
+        "tenant": &*session.tenant,
+        "subject": &*session.subject, "session_id": session.id.to_string(), "kid": "key 1",
+        "reason": "compromised",
         "note": "\"stolen\" caller=root", "sessions": 3,
     });
     assert_eq!(fields(&lines[0]), expected);
     let expected = serde_json::json!({
-        "level": "INFO", "target": "countersign::audit", "message": "audit", "id": rows[1].id.to_string(),
+        "level": "INFO", "target": "countersign::audit", "message": "audit",
+        "id": rows[1].id.to_string(),
         "action": "key_rotated", "caller": "countersign",
     });
     assert_eq!(fields(&lines[1]), expected, "what is not there is not told");
@@ -179,7 +195,9 @@ async fn what_finds_the_queue_full_is_in_the_log_and_counted() {
 #[tokio::test]
 async fn without_a_table_there_are_lines_and_nothing_waits() {
     let audit = Audit::of_log(Arc::new(SettableClock::at(START)), [7; 6]);
-    let lines = Lines::of(|| audit.record(AuditRecord::new(AuditAction::KeyRevoked, START, named("admin"), None)));
+    let lines = Lines::of(|| {
+        audit.record(AuditRecord::new(AuditAction::KeyRevoked, START, named("admin"), None))
+    });
     assert_eq!(lines.len(), 1);
     audit.written().await;
     assert_eq!((audit.waiting(), audit.dropped().get()), (0, 0));

@@ -58,29 +58,45 @@ pub struct NewSession {
 
 impl Authority {
     /// Creates a session and issues its first tokens.
-    pub async fn create_session(&self, by: &Actor, new: NewSession) -> Result<Issued, AuthorityError> {
+    pub async fn create_session(
+        &self,
+        by: &Actor,
+        new: NewSession,
+    ) -> Result<Issued, AuthorityError> {
         if !by.reach().has_tenant(&new.tenant) {
-            return Err(self.not_allowed(by, Operation::CreateSession, "tenant is not among its tenants"));
+            return Err(self.not_allowed(
+                by,
+                Operation::CreateSession,
+                "tenant is not among its tenants",
+            ));
         }
         let audience = self.audience_of(&new)?;
-        if let Some(index) = audience.iter().position(|audience| !by.reach().has_audience(audience)) {
+        if let Some(index) = audience.iter().position(|audience| !by.reach().has_audience(audience))
+        {
             return Err(self.not_allowed(
                 by,
                 Operation::CreateSession,
                 format!("audience[{index}] is not among its audiences"),
             ));
         }
-        let request_fingerprint = new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
+        let request_fingerprint =
+            new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
         self.current().await?;
         let now = self.clock.now();
         let policy = self.policy_of(&new)?;
         let session_policy = SessionPolicy {
-            access_token_ttl: shorten("access_token_ttl", new.access_token_ttl, policy.session.access_token_ttl)?,
+            access_token_ttl: shorten(
+                "access_token_ttl",
+                new.access_token_ttl,
+                policy.session.access_token_ttl,
+            )?,
             ..policy.session.clone()
         };
         let longest_grace = policy::longest_grace(session_policy.access_token_ttl);
-        let session_policy =
-            SessionPolicy { refresh_grace: session_policy.refresh_grace.min(longest_grace), ..session_policy };
+        let session_policy = SessionPolicy {
+            refresh_grace: session_policy.refresh_grace.min(longest_grace),
+            ..session_policy
+        };
         let lifetime = shorten("max_lifetime", new.max_lifetime, policy.absolute_lifetime)?;
         let expires_at = now.plus(lifetime);
         let authenticated_at = new.authenticated_at.unwrap_or(now);
@@ -103,7 +119,11 @@ impl Authority {
             created_at: now,
             refreshed_at: now,
             expires_at,
-            lineage: Lineage { generation: 1, secret: LineageSecret(self.random()?), key: self.refresh_key()? },
+            lineage: Lineage {
+                generation: 1,
+                secret: LineageSecret(self.random()?),
+                key: self.refresh_key()?,
+            },
             access_token_id: token_id,
             request_id: new.request_id,
             request_fingerprint,
@@ -131,7 +151,9 @@ impl Authority {
                             ..record.about(&session)
                         });
                     }
-                    self.audit.record(AuditRecord::by(by, AuditAction::SessionCreated, now).about(&session));
+                    self.audit.record(
+                        AuditRecord::by(by, AuditAction::SessionCreated, now).about(&session),
+                    );
                     if let Some(eviction) = eviction {
                         self.acknowledged(epoch, eviction.place).await?;
                     }
@@ -151,27 +173,40 @@ impl Authority {
                         policy: policy.session.name.to_string(),
                     });
                 }
-                // In the same millisecond, or with a clock that has been set back: the identifier, which tells when the
-                // session was created, must come after the revocation. Each turn goes further, so this ends.
+                // In the same millisecond, or with a clock that has been set back: the identifier,
+                // which tells when the session was created, must come after the revocation. Each
+                // turn goes further, so this ends.
                 Created::Revoked { up_to } => {
                     let at = up_to.plus(Duration::from_millis(1));
-                    session.id = SessionId::of_subject(at, &session.tenant, &session.subject, self.random()?);
+                    session.id = SessionId::of_subject(
+                        at,
+                        &session.tenant,
+                        &session.subject,
+                        self.random()?,
+                    );
                 }
             }
         }
     }
 
     /// Answers a request that was made before, with the session that it made then.
-    fn repeat(&self, by: &Actor, earlier: Session, now: Timestamp) -> Result<Issued, AuthorityError> {
+    fn repeat(
+        &self,
+        by: &Actor,
+        earlier: Session,
+        now: Timestamp,
+    ) -> Result<Issued, AuthorityError> {
         // The caller may have lost an audience since. And a row of an older version does not tell
         // whose request it was.
         if !earlier.audience.iter().all(|audience| by.reach().has_audience(audience)) {
             return Err(AuthorityError::RequestIdReused);
         }
         require_live(&earlier, now)?;
-        // After a refresh the client has its tokens for sure, and the current refresh token belongs to it alone.
+        // After a refresh the client has its tokens for sure, and the current refresh token belongs
+        // to it alone.
         if earlier.lineage.generation != 1 {
-            let problem = "was used for a session that has been refreshed since: use a new one for a new session";
+            let problem = "was used for a session that has been refreshed since: use a new one \
+                           for a new session";
             return Err(AuthorityError::field("request_id", problem));
         }
         let tokens = self.issue(&earlier, earlier.access_token_id, earlier.refreshed_at, &[])?;
@@ -179,17 +214,22 @@ impl Authority {
     }
 
     fn policy_of(&self, new: &NewSession) -> Result<&Policy, AuthorityError> {
-        let of_tenant = self.settings.tenants.get(&*new.tenant).and_then(|tenant| tenant.policy.as_ref());
+        let of_tenant =
+            self.settings.tenants.get(&*new.tenant).and_then(|tenant| tenant.policy.as_ref());
         let name = new.policy.as_ref().or(of_tenant).map_or(policy::DEFAULT, |name| &**name);
         self.settings.policies.get(name).ok_or_else(|| {
             let mut known: Vec<_> = self.settings.policies.keys().map(String::as_str).collect();
             known.sort_unstable();
-            AuthorityError::field("policy", format!("{name:?} is not configured; there are: {}", known.join(", ")))
+            AuthorityError::field(
+                "policy",
+                format!("{name:?} is not configured; there are: {}", known.join(", ")),
+            )
         })
     }
 
     fn audience_of(&self, new: &NewSession) -> Result<Vec<Audience>, AuthorityError> {
-        let allowed = self.settings.tenants.get(&*new.tenant).map_or(&[][..], |tenant| &tenant.audiences);
+        let allowed =
+            self.settings.tenants.get(&*new.tenant).map_or(&[][..], |tenant| &tenant.audiences);
         if new.audience.is_empty() {
             let default = std::slice::from_ref(&self.settings.default_audience);
             return Ok(if allowed.is_empty() { default } else { allowed }.to_vec());
@@ -198,22 +238,30 @@ impl Authority {
             return Ok(new.audience.clone());
         }
         match new.audience.iter().position(|audience| !allowed.contains(audience)) {
-            Some(index) => {
-                Err(AuthorityError::field(format!("audience[{index}]"), "is not among the audiences of this tenant"))
-            }
+            Some(index) => Err(AuthorityError::field(
+                format!("audience[{index}]"),
+                "is not among the audiences of this tenant",
+            )),
             None => Ok(new.audience.clone()),
         }
     }
 }
 
 /// A span that may only shorten a limit.
-fn shorten(field: &str, asked: Option<Duration>, limit: Duration) -> Result<Duration, AuthorityError> {
+fn shorten(
+    field: &str,
+    asked: Option<Duration>,
+    limit: Duration,
+) -> Result<Duration, AuthorityError> {
     match asked {
         None => Ok(limit),
-        Some(asked) if asked < Duration::from_secs(1) => Err(AuthorityError::field(field, "must be at least 1s")),
-        Some(asked) if asked > limit => {
-            Err(AuthorityError::field(field, format!("must not be longer than the policy's {}", brief(limit))))
+        Some(asked) if asked < Duration::from_secs(1) => {
+            Err(AuthorityError::field(field, "must be at least 1s"))
         }
+        Some(asked) if asked > limit => Err(AuthorityError::field(
+            field,
+            format!("must not be longer than the policy's {}", brief(limit)),
+        )),
         Some(asked) => Ok(asked),
     }
 }

@@ -10,8 +10,10 @@ impl Authority {
         let mut count = 0;
         for entry in self.store.unfinished().await? {
             let mut after = None;
-            while let Some(batch) =
-                self.store.end_covered_sessions(entry.clone(), after, self.settings.sweep_batch).await?
+            while let Some(batch) = self
+                .store
+                .end_covered_sessions(entry.clone(), after, self.settings.sweep_batch)
+                .await?
             {
                 after = Some(batch.last);
                 count += batch.sessions;

@@ -1,11 +1,15 @@
-//! Every way in which a use case can fail: a closed list, which each transport maps to its own codes in one place.
+//! Every way in which a use case can fail: a closed list, which each transport maps to its own
+//! codes in one place.
 
-use crate::{domain::rotation::NotRotated, rng::RngFailed, store::StoreError, token::access::SignError};
+use crate::{
+    domain::rotation::NotRotated, rng::RngFailed, store::StoreError, token::access::SignError,
+};
 
 /// A use case failed. Nothing was changed, unless the variant says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
-    /// A field of the request is wrong. The problem reads as the end of a sentence that starts with the field's name.
+    /// A field of the request is wrong. The problem reads as the end of a sentence that starts with
+    /// the field's name.
     #[error("{field} {problem}")]
     InvalidField {
         /// Path of the field in the request.
@@ -30,7 +34,10 @@ pub enum AuthorityError {
     #[error("the refresh token is not valid: sign in again")]
     RefreshTokenInvalid,
     /// The token was exchanged before, and not a moment ago. The session has ended.
-    #[error("the refresh token was used before, so it may be in two hands; the session has ended: sign in again")]
+    #[error(
+        "the refresh token was used before, so it may be in two hands; the session has ended: \
+         sign in again"
+    )]
     RefreshTokenReused,
     /// The session was ended.
     #[error("the session has ended: sign in again")]
@@ -42,7 +49,9 @@ pub enum AuthorityError {
     #[error("the session has reached the end of its lifetime: sign in again")]
     SessionExpiredAbsolute,
     /// The subject has as many live sessions as its policy allows.
-    #[error("the subject has {limit} live sessions, as many as policy {policy:?} allows: end one first")]
+    #[error(
+        "the subject has {limit} live sessions, as many as policy {policy:?} allows: end one first"
+    )]
     SessionQuotaExceeded {
         /// How many it may have.
         limit: u32,
@@ -60,7 +69,8 @@ pub enum AuthorityError {
     KeyNotRotated(NotRotated),
     /// The blacklist is full.
     #[error(
-        "the blacklist holds {limit} entries, as many as blacklist.max_entries allows: raise it, or wait for entries to expire"
+        "the blacklist holds {limit} entries, as many as blacklist.max_entries allows: raise it, \
+         or wait for entries to expire"
     )]
     BlacklistFull {
         /// How many it may hold.
@@ -69,14 +79,18 @@ pub enum AuthorityError {
     /// Too many writes wait for the database. This one was not started.
     #[error("too many calls are waiting for the database: try again later")]
     Overloaded,
-    /// The database is away. Whether a write took effect is not known; the same call may be made again.
+    /// The database is away. Whether a write took effect is not known; the same call may be made
+    /// again.
     #[error("the database is not available: try again")]
     StoreUnavailable,
     /// The blacklist in memory may not be trusted yet.
     #[error("this server does not know the latest revocations yet: try again")]
     NotCurrent,
-    /// No key makes tokens: its row was deleted or damaged, or its revocation was lost and is about to be repeated.
-    #[error("no key makes tokens at the moment, the next one is about to take its place: try again")]
+    /// No key makes tokens: its row was deleted or damaged, or its revocation was lost and is about
+    /// to be repeated.
+    #[error(
+        "no key makes tokens at the moment, the next one is about to take its place: try again"
+    )]
     NoActiveKey,
     /// A bug or a damaged row. The log says more.
     #[error("an internal error occurred; the server's log says more")]

@@ -148,7 +148,11 @@ mod tests {
             acr: text("gold"),
             amr: texts(vec!["pwd".to_owned(), "otp".to_owned()]),
             authenticated_at: Some(Timestamp::from_micros(1_700_000_000_123_456)),
-            device: Device { user_agent: text("Mozilla/5.0"), ip_address: text("192.0.2.7"), label: text("laptop") },
+            device: Device {
+                user_agent: text("Mozilla/5.0"),
+                ip_address: text("192.0.2.7"),
+                label: text("laptop"),
+            },
             policy: Some(text("kiosk")),
             access_token_ttl: Some(Duration::from_secs(60)),
             max_lifetime: Some(Duration::from_secs(3600)),
@@ -164,14 +168,24 @@ mod tests {
     /// Sessions store fingerprints, and later versions compare theirs with them.
     #[test]
     fn a_request_has_the_same_fingerprint_in_every_version() {
-        assert_eq!(hex(&least()), "dcd87f1703ed22a716b44a28feb4fcf671f36636f2dba4474d3507c2b650a55d");
-        assert_eq!(hex(&full()), "9fa6341dadbc518ad423117ac55e44053a87050fc5388096126510aebd989ee8");
+        assert_eq!(
+            hex(&least()),
+            "dcd87f1703ed22a716b44a28feb4fcf671f36636f2dba4474d3507c2b650a55d"
+        );
+        assert_eq!(
+            hex(&full()),
+            "9fa6341dadbc518ad423117ac55e44053a87050fc5388096126510aebd989ee8"
+        );
     }
 
     #[test]
     fn the_order_of_names_in_claims_makes_no_other_request() {
-        let ordered = |json: &str| NewSession { claims: claims(serde_json::from_str(json).unwrap()), ..least() };
-        let [one, other] = [r#"{"a":1,"b":{"c":2,"d":3}}"#, r#"{"b":{"d":3,"c":2},"a":1}"#].map(ordered);
+        let ordered = |json: &str| NewSession {
+            claims: claims(serde_json::from_str(json).unwrap()),
+            ..least()
+        };
+        let [one, other] =
+            [r#"{"a":1,"b":{"c":2,"d":3}}"#, r#"{"b":{"d":3,"c":2},"a":1}"#].map(ordered);
         assert_eq!(hex(&one), hex(&other));
     }
 
@@ -186,7 +200,9 @@ mod tests {
             ("order of audience", |new| new.audience.reverse()),
             ("scopes", |new| new.scopes.truncate(1)),
             ("order of scopes", |new| new.scopes.reverse()),
-            ("claims", |new| new.claims = claims(json!({ "b": [1, 0.5, null], "a": { "y": true, "x": "e" } }))),
+            ("claims", |new| {
+                new.claims = claims(json!({ "b": [1, 0.5, null], "a": { "y": true, "x": "e" } }))
+            }),
             ("acr", |new| new.acr = text("silver")),
             ("amr", |new| new.amr.clear()),
             ("authenticated_at", |new| new.authenticated_at = None),
@@ -196,7 +212,9 @@ mod tests {
             ("policy", |new| new.policy = None),
             ("access_token_ttl", |new| new.access_token_ttl = Some(Duration::from_secs(61))),
             ("max_lifetime", |new| new.max_lifetime = None),
-            ("spans changed round", |new| std::mem::swap(&mut new.access_token_ttl, &mut new.max_lifetime)),
+            ("spans changed round", |new| {
+                std::mem::swap(&mut new.access_token_ttl, &mut new.max_lifetime)
+            }),
             ("request_id", |new| new.request_id = Some(text("twice"))),
         ];
         for (what, change) in changes {
@@ -230,7 +248,11 @@ mod tests {
                 acr: text(acr),
                 amr: texts(amr),
                 authenticated_at: at.map(Timestamp::from_micros),
-                device: Device { user_agent: text(user_agent), ip_address: text(""), label: text(label) },
+                device: Device {
+                    user_agent: text(user_agent),
+                    ip_address: text(""),
+                    label: text(label),
+                },
                 policy: policy.map(text),
                 access_token_ttl: access_token_ttl.map(Duration::from_nanos),
                 max_lifetime: max_lifetime.map(Duration::from_nanos),
@@ -254,7 +276,8 @@ mod tests {
         #[test]
         fn different_requests_have_different_encodings(one in requests(), other in requests()) {
             for other in [&one, &other, &shifted(&one)] {
-                prop_assert_eq!(encode(&one.0, &one.1) == encode(&other.0, &other.1), one == *other);
+                let is_same = encode(&one.0, &one.1) == encode(&other.0, &other.1);
+                prop_assert_eq!(is_same, one == *other);
             }
         }
     }

@@ -55,8 +55,13 @@ const TURN: usize = 8;
 
 impl Authority {
     /// Reads a session, and the instant for which it is shown.
-    pub async fn session(&self, by: &Actor, id: SessionId) -> Result<(Session, Timestamp), AuthorityError> {
-        let session = self.store.session(id).await?.filter(|session| by.reach().has_tenant(&session.tenant));
+    pub async fn session(
+        &self,
+        by: &Actor,
+        id: SessionId,
+    ) -> Result<(Session, Timestamp), AuthorityError> {
+        let session =
+            self.store.session(id).await?.filter(|session| by.reach().has_tenant(&session.tenant));
         let session = session.ok_or(AuthorityError::SessionNotFound)?;
         Ok((session, self.clock.now()))
     }
@@ -71,7 +76,11 @@ impl Authority {
         mut take: impl FnMut(&Session, Timestamp) -> Result<Room, AuthorityError>,
     ) -> Result<String, AuthorityError> {
         if !by.reach().has_tenant(&listing.tenant) {
-            return Err(self.not_allowed(by, Operation::ListSessions, "tenant is not among its tenants"));
+            return Err(self.not_allowed(
+                by,
+                Operation::ListSessions,
+                "tenant is not among its tenants",
+            ));
         }
         let now = self.clock.now();
         let mut before = match listing.page_token.as_str() {
@@ -100,7 +109,9 @@ impl Authority {
             for part in sessions.chunks(TURN) {
                 for session in part {
                     if room == 0 || take(session, now)? == Room::Full {
-                        return Ok(before.map_or_else(String::new, |last| page_token(last, &listing)));
+                        return Ok(
+                            before.map_or_else(String::new, |last| page_token(last, &listing))
+                        );
                     }
                     room -= 1;
                     before = Some(session.id);

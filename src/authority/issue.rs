@@ -48,7 +48,8 @@ impl fmt::Debug for Tokens {
 }
 
 impl Authority {
-    /// Issues tokens for a session as it stands. The access token says that it was issued at `issued_at`.
+    /// Issues tokens for a session as it stands. The access token says that it was issued at
+    /// `issued_at`.
     pub(super) fn issue(
         &self,
         session: &Session,
@@ -57,10 +58,12 @@ impl Authority {
         scopes: &[Scope],
     ) -> Result<Tokens, AuthorityError> {
         let scopes = if scopes.is_empty() { &session.scopes } else { scopes };
-        // A session keeps its policy, but the limit for all tokens may have been lowered since: a token beyond it would not
-        // validate.
-        let longest = issued_at.floor_to_second().plus(self.settings.max_access_token_ttl).floor_to_second();
-        let expires_at = session.policy.access_token_expiry(issued_at, session.idle_expires_at).min(longest);
+        // A session keeps its policy, but the limit for all tokens may have been lowered since: a
+        // token beyond it would not validate.
+        let longest =
+            issued_at.floor_to_second().plus(self.settings.max_access_token_ttl).floor_to_second();
+        let expires_at =
+            session.policy.access_token_expiry(issued_at, session.idle_expires_at).min(longest);
         let claims = AccessClaims {
             issuer: self.settings.issuer.clone(),
             session_id: session.id,
@@ -81,17 +84,20 @@ impl Authority {
         let ring = self.keeper.ring();
         let key = ring.signing().ok_or_else(no_key)?;
         let algorithm = key.pair.algorithm().as_str();
-        let signer = Signer { kid: &key.kid, algorithm, sign: |message: &[u8]| key.pair.sign(message) };
+        let signer =
+            Signer { kid: &key.kid, algorithm, sign: |message: &[u8]| key.pair.sign(message) };
         let access_token = access::sign(&claims, signer)?;
         if access_token.len() > MAX_BYTES {
             let problem = format!(
-                "together with audience and scopes make an access token of {} bytes, at most {MAX_BYTES} are allowed",
+                "together with audience and scopes make an access token of {} bytes, at most \
+                 {MAX_BYTES} are allowed",
                 access_token.len()
             );
             return Err(AuthorityError::field("claims", problem));
         }
         let Some(refresh_key) = ring.refresh(session.lineage.key) else {
-            tracing::warn!(session = %session.id, key = %session.lineage.key, "the refresh key of a session was revoked");
+            let (session, key) = (session.id, session.lineage.key);
+            tracing::warn!(%session, %key, "the refresh key of a session was revoked");
             return Err(AuthorityError::RefreshTokenInvalid);
         };
         Ok(Tokens {
@@ -102,7 +108,8 @@ impl Authority {
         })
     }
 
-    /// Issues the current tokens of a session once more: the same refresh token, and an access token.
+    /// Issues the current tokens of a session once more: the same refresh token, and an access
+    /// token.
     ///
     /// Where a refresh revokes the access token before it, there must be only one to revoke: so the
     /// same one is repeated, with the `jti` that stands in the row. Elsewhere it is a fresh one.
@@ -113,8 +120,12 @@ impl Authority {
         scopes: &[Scope],
     ) -> Result<Tokens, AuthorityError> {
         match session.policy.on_refresh {
-            OnRefresh::KeepAccessToken => self.issue(session, TokenId::new(self.random()?), now, scopes),
-            OnRefresh::RevokeAccessToken => self.issue(session, session.access_token_id, session.refreshed_at, scopes),
+            OnRefresh::KeepAccessToken => {
+                self.issue(session, TokenId::new(self.random()?), now, scopes)
+            }
+            OnRefresh::RevokeAccessToken => {
+                self.issue(session, session.access_token_id, session.refreshed_at, scopes)
+            }
         }
     }
 }
@@ -123,8 +134,12 @@ impl Authority {
 pub(super) fn require_live(session: &Session, now: Timestamp) -> Result<(), AuthorityError> {
     match session.state(now) {
         State::Live => Ok(()),
-        State::Ended { reason: EndReason::ExpiredIdle, .. } => Err(AuthorityError::SessionExpiredIdle),
-        State::Ended { reason: EndReason::ExpiredAbsolute, .. } => Err(AuthorityError::SessionExpiredAbsolute),
+        State::Ended { reason: EndReason::ExpiredIdle, .. } => {
+            Err(AuthorityError::SessionExpiredIdle)
+        }
+        State::Ended { reason: EndReason::ExpiredAbsolute, .. } => {
+            Err(AuthorityError::SessionExpiredAbsolute)
+        }
         State::Ended { .. } => Err(AuthorityError::SessionRevoked),
     }
 }

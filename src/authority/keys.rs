@@ -42,7 +42,11 @@ pub struct Rotating {
 impl Rotating {
     /// Has done nothing.
     pub fn new(clock: &dyn Clock) -> Self {
-        Self { clock: SlowClock::at(clock.now(), clock.uptime()), asked: None, unheld: HashMap::new() }
+        Self {
+            clock: SlowClock::at(clock.now(), clock.uptime()),
+            asked: None,
+            unheld: HashMap::new(),
+        }
     }
 }
 
@@ -111,7 +115,10 @@ impl Authority {
         let mut keys: Vec<Key> = ring.keys.into_iter().map(|sealed| sealed.key).collect();
         keys.sort_by(|a, b| {
             let order = |key: &Key| key.purpose() != KeyPurpose::AccessToken;
-            order(a).cmp(&order(b)).then(b.created_at.cmp(&a.created_at)).then(a.state().cmp(&b.state()))
+            order(a)
+                .cmp(&order(b))
+                .then(b.created_at.cmp(&a.created_at))
+                .then(a.state().cmp(&b.state()))
         });
         Ok(keys)
     }
@@ -125,7 +132,12 @@ impl Authority {
 
     /// Lets the next key of a purpose make all tokens from now on, and returns it. Unless it is
     /// forced, every verifier must have had time to learn of it.
-    pub async fn rotate_key(&self, by: &Actor, purpose: KeyPurpose, force: bool) -> Result<Key, AuthorityError> {
+    pub async fn rotate_key(
+        &self,
+        by: &Actor,
+        purpose: KeyPurpose,
+        force: bool,
+    ) -> Result<Key, AuthorityError> {
         // The first one that was to be the next: if others were faster, there is nothing left to
         // do.
         let mut wanted: Option<String> = None;
@@ -140,7 +152,8 @@ impl Authority {
             self.acknowledged(epoch, ring.place).await?;
             let now = self.clock.now();
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
-            let is_wanted = |key: &&Key| key.state() == KeyState::Active && Some(&key.kid) == wanted.as_ref();
+            let is_wanted =
+                |key: &&Key| key.state() == KeyState::Active && Some(&key.kid) == wanted.as_ref();
             if let Some(key) = keys().find(is_wanted) {
                 return Ok(key.clone());
             }
@@ -208,20 +221,33 @@ impl Authority {
         let refresh_rules = self.rules(KeyPurpose::RefreshToken);
         rotating.unheld.retain(|kid, _| self.keeper.ring().sealed(kid).is_some());
         let is_over = |since: &Timestamp| now >= since.plus(refresh_rules.kept_for);
-        let unneeded = rotating.unheld.iter().filter(|(_, since)| is_over(since)).map(|(kid, _)| kid.clone()).collect();
+        let unneeded = rotating
+            .unheld
+            .iter()
+            .filter(|(_, since)| is_over(since))
+            .map(|(kid, _)| kid.clone())
+            .collect();
         let access = self.carry_out(KeyPurpose::AccessToken, now, vec![]).await;
         let refresh = self.carry_out(KeyPurpose::RefreshToken, now, unneeded).await;
         access.and(refresh)
     }
 
     /// Carries out what is due for a purpose, and drops these keys.
-    async fn carry_out(&self, purpose: KeyPurpose, now: Timestamp, drop: Vec<String>) -> Result<(), AuthorityError> {
-        let is_due = !Rotation::new(self.keeper.ring().keys(), self.rules(purpose)).due(now)?.is_empty();
+    async fn carry_out(
+        &self,
+        purpose: KeyPurpose,
+        now: Timestamp,
+        drop: Vec<String>,
+    ) -> Result<(), AuthorityError> {
+        let is_due =
+            !Rotation::new(self.keeper.ring().keys(), self.rules(purpose)).due(now)?.is_empty();
         if !is_due && drop.is_empty() {
             return Ok(());
         }
         let ring = self.stored_ring().await?;
-        let mut change = Rotation::new(ring.keys.iter().map(|sealed| &sealed.key), self.rules(purpose)).due(now)?;
+        let mut change =
+            Rotation::new(ring.keys.iter().map(|sealed| &sealed.key), self.rules(purpose))
+                .due(now)?;
         change.drop.extend(drop);
         if change.is_empty() {
             return Ok(());
@@ -244,7 +270,10 @@ impl Authority {
         now: Timestamp,
     ) -> Result<(), AuthorityError> {
         let ring = self.stored_ring().await?;
-        let rotation = Rotation::new(ring.keys.iter().map(|sealed| &sealed.key), self.rules(KeyPurpose::RefreshToken));
+        let rotation = Rotation::new(
+            ring.keys.iter().map(|sealed| &sealed.key),
+            self.rules(KeyPurpose::RefreshToken),
+        );
         for key in rotation.retired(now) {
             let Ok(id) = key.kid.parse::<RefreshKeyId>() else { continue };
             match self.store.is_refresh_key_held(id, now).await? {
@@ -265,16 +294,23 @@ impl Authority {
     ) -> Result<Option<Place>, AuthorityError> {
         let mut put: Vec<SealedKey> = vec![];
         for key in change.put {
-            let there = ring.keys.iter().find(|there| there.key.kid == key.kid).ok_or(AuthorityError::Internal)?;
+            let there = ring
+                .keys
+                .iter()
+                .find(|there| there.key.kid == key.kid)
+                .ok_or(AuthorityError::Internal)?;
             put.push(SealedKey { key, sealed: there.sealed.clone() });
         }
         if let Some(algorithm) = change.publish {
             let (keeper, rng) = (Arc::clone(&self.keeper), Arc::clone(&self.rng));
-            let made = tokio::task::spawn_blocking(move || generate(&keeper.masters().current, &*rng, algorithm, now));
+            let made = tokio::task::spawn_blocking(move || {
+                generate(&keeper.masters().current, &*rng, algorithm, now)
+            });
             put.push(made.await.map_err(|_| AuthorityError::Internal)??);
         }
         let kept = |key: &&SealedKey| ring.keys.iter().any(|there| there.key == key.key);
-        let keys: Vec<Key> = put.iter().filter(|key| !kept(key)).map(|sealed| sealed.key.clone()).collect();
+        let keys: Vec<Key> =
+            put.iter().filter(|key| !kept(key)).map(|sealed| sealed.key.clone()).collect();
         let dropped = change.drop.clone();
         let (by, peer) = by.map_or((Who::Service, None), |actor| (actor.into(), actor.peer));
         let change = RingChange { version: ring.version, put, drop: change.drop };
@@ -285,7 +321,13 @@ impl Authority {
             if place.is_some() {
                 for key in &keys {
                     log_change(key);
-                    audit.record_key(AuditAction::of_key(key.state()), &key.kid, now, by.clone(), peer);
+                    audit.record_key(
+                        AuditAction::of_key(key.state()),
+                        &key.kid,
+                        now,
+                        by.clone(),
+                        peer,
+                    );
                 }
                 for kid in &dropped {
                     tracing::info!(kid, "a key has been dropped");

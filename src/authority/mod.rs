@@ -20,7 +20,9 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, Semaphore};
 
-use self::{audit::Audit, error::AuthorityError, inspect::PAGES_AT_ONCE, keys::Rotating, sweep::Sweeper};
+use self::{
+    audit::Audit, error::AuthorityError, inspect::PAGES_AT_ONCE, keys::Rotating, sweep::Sweeper,
+};
 use crate::{
     clock::Clock,
     domain::{
@@ -116,7 +118,10 @@ impl Authority {
             keeper,
             replica,
             verified: VerifiedCache::with_capacity(settings.token_cache_bytes),
-            expectations: Expectations { issuer: settings.issuer.clone(), max_ttl: settings.max_access_token_ttl },
+            expectations: Expectations {
+                issuer: settings.issuer.clone(),
+                max_ttl: settings.max_access_token_ttl,
+            },
             sweeper: Mutex::new(Sweeper::new(&*clock)),
             rotating: Mutex::new(Rotating::new(&*clock)),
             clock,
@@ -133,10 +138,19 @@ impl Authority {
     }
 
     /// A caller asks for what is out of its reach.
-    fn not_allowed(&self, by: &Actor, operation: Operation, problem: impl ToString) -> AuthorityError {
+    fn not_allowed(
+        &self,
+        by: &Actor,
+        operation: Operation,
+        problem: impl ToString,
+    ) -> AuthorityError {
         let problem = problem.to_string();
         self.audit.denied(by.into(), by.peer, &problem);
-        AuthorityError::CallerNotAllowed { name: by.caller.name.to_string(), call: operation.as_str(), problem }
+        AuthorityError::CallerNotAllowed {
+            name: by.caller.name.to_string(),
+            call: operation.as_str(),
+            problem,
+        }
     }
 
     /// Returns whether this replica holds a lease. One that holds none may have a clock that is

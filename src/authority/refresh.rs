@@ -36,8 +36,14 @@ pub struct Exchanged {
 
 impl Authority {
     /// Exchanges a refresh token. Garbage costs no look at the database.
-    pub async fn refresh(&self, by: &Actor, exchange: Exchange) -> Result<Exchanged, AuthorityError> {
-        let claims = self.read_refresh_token(&exchange.refresh_token).ok_or(AuthorityError::RefreshTokenInvalid)?;
+    pub async fn refresh(
+        &self,
+        by: &Actor,
+        exchange: Exchange,
+    ) -> Result<Exchanged, AuthorityError> {
+        let claims = self
+            .read_refresh_token(&exchange.refresh_token)
+            .ok_or(AuthorityError::RefreshTokenInvalid)?;
         self.current().await?;
         let now = self.clock.now();
         let scopes = exchange.scopes.clone();
@@ -70,10 +76,12 @@ impl Authority {
             }
             Refreshed::Reused { session, place } => {
                 tracing::warn!(
-                    session = %session.id, generation = claims.lineage.generation, current = session.lineage.generation,
+                    session = %session.id, generation = claims.lineage.generation,
+                    current = session.lineage.generation,
                     "a refresh token was used again after its grace; the session has ended"
                 );
-                self.audit.record(AuditRecord::by(by, AuditAction::RefreshReused, now).about(&session));
+                self.audit
+                    .record(AuditRecord::by(by, AuditAction::RefreshReused, now).about(&session));
                 self.acknowledged(epoch, place).await?;
                 Err(AuthorityError::RefreshTokenReused)
             }
@@ -81,16 +89,21 @@ impl Authority {
         }
     }
 
-    /// Lets the database decide. What it has only read it must be in charge for: if it has been replaced meanwhile, the one in
-    /// its place decides. Returns the epoch in which it was decided.
-    async fn exchange(&self, attempt: RefreshAttempt) -> Result<(Epoch, Refreshed), AuthorityError> {
+    /// Lets the database decide. What it has only read it must be in charge for: if it has been
+    /// replaced meanwhile, the one in its place decides. Returns the epoch in which it was decided.
+    async fn exchange(
+        &self,
+        attempt: RefreshAttempt,
+    ) -> Result<(Epoch, Refreshed), AuthorityError> {
         loop {
             let (epoch, timeline) = (self.replica.epoch(), self.replica.timeline());
             let refreshed = self.store.refresh_session(attempt.clone()).await?;
             let was_read = matches!(
                 refreshed,
                 Refreshed::Replayed { .. }
-                    | Refreshed::Refused(RefreshRefusal::Unknown | RefreshRefusal::NeverIssued { .. })
+                    | Refreshed::Refused(
+                        RefreshRefusal::Unknown | RefreshRefusal::NeverIssued { .. }
+                    )
             );
             if was_read {
                 self.confirmed().await?;
@@ -107,17 +120,18 @@ impl Authority {
             RefreshRefusal::NeverIssued { current } => {
                 tracing::error!(
                     session = %claims.session_id, generation = claims.lineage.generation, current,
-                    "a refresh token of a generation that was never issued has the right MAC: the database was set back to \
-                     an older state, or a refresh key has leaked"
+                    "a refresh token of a generation that was never issued has the right MAC: the \
+                     database was set back to an older state, or a refresh key has leaked"
                 );
                 AuthorityError::RefreshTokenInvalid
             }
             RefreshRefusal::Ended => AuthorityError::SessionRevoked,
             RefreshRefusal::ExpiredIdle => AuthorityError::SessionExpiredIdle,
             RefreshRefusal::ExpiredAbsolute => AuthorityError::SessionExpiredAbsolute,
-            RefreshRefusal::ScopeNotGranted(scope) => {
-                AuthorityError::field("scopes", format!("asks for {:?}, which the session does not have", &*scope))
-            }
+            RefreshRefusal::ScopeNotGranted(scope) => AuthorityError::field(
+                "scopes",
+                format!("asks for {:?}, which the session does not have", &*scope),
+            ),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Revoke: ends sessions, or stops one access token. It answers once no replica accepts them any more.
+//! Revoke: ends sessions, or stops one access token. It answers once no replica accepts them any
+//! more.
 
 use std::sync::Arc;
 
@@ -69,7 +70,11 @@ pub struct Revocations {
 impl Authority {
     /// Revokes. An authentic token names its session whatever its age. Only an unexpired token or a
     /// live session adds a row.
-    pub async fn revoke(&self, by: &Actor, order: RevokeOrder) -> Result<Revocations, AuthorityError> {
+    pub async fn revoke(
+        &self,
+        by: &Actor,
+        order: RevokeOrder,
+    ) -> Result<Revocations, AuthorityError> {
         let reach = by.reach();
         let now = self.clock.now();
         let nothing = Ok(Revocations { sessions: 0, effective_at: now });
@@ -83,10 +88,20 @@ impl Authority {
         };
         let target = match order.target {
             RevokeTarget::Tenant(_) if !by.caller.may(Operation::RevokeTenant) => {
-                return Err(self.not_allowed(by, Operation::RevokeTenant, "all of a tenant is for the role admin"));
+                return Err(self.not_allowed(
+                    by,
+                    Operation::RevokeTenant,
+                    "all of a tenant is for the role admin",
+                ));
             }
-            RevokeTarget::Subject { tenant, .. } | RevokeTarget::Tenant(tenant) if !reach.has_tenant(&tenant) => {
-                return Err(self.not_allowed(by, Operation::Revoke, "tenant is not among its tenants"));
+            RevokeTarget::Subject { tenant, .. } | RevokeTarget::Tenant(tenant)
+                if !reach.has_tenant(&tenant) =>
+            {
+                return Err(self.not_allowed(
+                    by,
+                    Operation::Revoke,
+                    "tenant is not among its tenants",
+                ));
             }
             RevokeTarget::Session(id) => {
                 // The tenant of a session never changes, so it may be looked at before.
@@ -111,7 +126,10 @@ impl Authority {
             }
             RevokeTarget::Token { token, token_only } if token.starts_with(PREFIX) => {
                 if token_only {
-                    return Err(AuthorityError::field("extent", "TOKEN_ONLY goes with an access token only"));
+                    return Err(AuthorityError::field(
+                        "extent",
+                        "TOKEN_ONLY goes with an access token only",
+                    ));
                 }
                 let (id, is_there) = self.session_of_refresh_token(reach, &token).await?;
                 record.session_id = Some(id);
@@ -125,9 +143,9 @@ impl Authority {
                 if !reach.has_tenant(&claims.tenant) {
                     return Err(AuthorityError::SessionNotFound);
                 }
-                // Only the end counts: a token whose time has not come yet is to be stopped before it
-                // does. And it must have ended for everybody: others may be behind the time by as
-                // much as we are ahead of it.
+                // Only the end counts: a token whose time has not come yet is to be stopped before
+                // it does. And it must have ended for everybody: others may be behind the time by
+                // as much as we are ahead of it.
                 let behind = now.minus(self.settings.max_clock_skew.saturating_mul(2));
                 let has_expired = behind >= claims.expires_at;
                 if has_expired && token_only {
@@ -136,14 +154,16 @@ impl Authority {
                     return nothing;
                 }
                 let entry = self.orphan(claims, token_only, &ended)?;
-                (record.tenant, record.subject) = (Some(entry.tenant.clone()), entry.subject.clone());
+                (record.tenant, record.subject) =
+                    (Some(entry.tenant.clone()), entry.subject.clone());
                 record.session_id = Some(claims.session_id);
                 // An expired token still names its session, which ends if it lives. Old tokens are
                 // found in logs and backups, so they add no entry for a session that does not.
                 orphan = (!has_expired).then_some(entry);
                 if token_only {
                     record.action = AuditAction::TokenRevoked;
-                    let (token, session_id, expires_at) = (claims.token_id, claims.session_id, claims.expires_at);
+                    let (token, session_id, expires_at) =
+                        (claims.token_id, claims.session_id, claims.expires_at);
                     RevocationTarget::Token { token, session_id, expires_at }
                 } else {
                     RevocationTarget::Session(claims.session_id)
@@ -154,8 +174,9 @@ impl Authority {
         let may_add = self.replica.index().len() < limit;
         let longest_token = self.settings.max_access_token_ttl;
         let epoch = self.replica.epoch();
-        let outcome =
-            self.write_and_record(Revocation { target, ended, may_add, longest_token, orphan }, record).await?;
+        let outcome = self
+            .write_and_record(Revocation { target, ended, may_add, longest_token, orphan }, record)
+            .await?;
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
         }
@@ -192,13 +213,20 @@ impl Authority {
         Ok(writing.await.map_err(|_| AuthorityError::Internal)??)
     }
 
-    /// The entry that stops a token, or its session, if the database does not know that the session lives.
-    fn orphan(&self, claims: &AccessClaims, token_only: bool, ended: &Ended) -> Result<BlacklistEntry, AuthorityError> {
+    /// The entry that stops a token, or its session, if the database does not know that the session
+    /// lives.
+    fn orphan(
+        &self,
+        claims: &AccessClaims,
+        token_only: bool,
+        ended: &Ended,
+    ) -> Result<BlacklistEntry, AuthorityError> {
         let damaged = |_| AuthorityError::Internal;
         let (revoked, last_expiry) = if token_only {
             (Revoked::Token(claims.token_id), claims.expires_at)
         } else {
-            // Of its other tokens nothing is known, so none lives longer than any configuration allows.
+            // Of its other tokens nothing is known, so none lives longer than any configuration
+            // allows.
             let longest = ended.at.max(claims.issued_at).plus(LONGEST_ACCESS_TOKEN_TTL);
             (Revoked::Session(claims.session_id), longest)
         };
@@ -234,7 +262,11 @@ impl Authority {
     /// The session of an authentic refresh token of any generation that was issued, and whether
     /// there is a row of it. If there is none, whoever holds the token may revoke the session,
     /// whatever its tenant was.
-    async fn session_of_refresh_token(&self, reach: &Reach, token: &str) -> Result<(SessionId, bool), AuthorityError> {
+    async fn session_of_refresh_token(
+        &self,
+        reach: &Reach,
+        token: &str,
+    ) -> Result<(SessionId, bool), AuthorityError> {
         let claims = self.read_refresh_token(token).ok_or_else(not_authentic)?;
         loop {
             let timeline = self.replica.timeline();
@@ -244,9 +276,14 @@ impl Authority {
             let is_of_session = claims.lineage.secret == session.lineage.secret;
             if is_of_session && claims.lineage.generation <= session.lineage.generation {
                 let is_in_reach = reach.has_tenant(&session.tenant);
-                return if is_in_reach { Ok((session.id, true)) } else { Err(AuthorityError::SessionNotFound) };
+                return if is_in_reach {
+                    Ok((session.id, true))
+                } else {
+                    Err(AuthorityError::SessionNotFound)
+                };
             }
-            // It was only read: if the database has been replaced meanwhile, the one in its place may know better.
+            // It was only read: if the database has been replaced meanwhile, the one in its place
+            // may know better.
             self.confirmed().await?;
             if self.replica.timeline() == timeline {
                 return Err(not_authentic());

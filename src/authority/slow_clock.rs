@@ -6,8 +6,9 @@ use crate::domain::time::Timestamp;
 
 /// Never ahead of the wall clock, and never faster than twice the real time.
 ///
-/// What is deleted is gone. If the wall clock leaps ahead and back again, this one has moved on only by what really
-/// passed, times two; a leap that lasts is caught up with. See `docs/decisions/0004-clock-jumps.md`.
+/// What is deleted is gone. If the wall clock leaps ahead and back again, this one has moved on
+/// only by what really passed, times two; a leap that lasts is caught up with. See
+/// `docs/decisions/0004-clock-jumps.md`.
 #[derive(Debug)]
 pub struct SlowClock {
     now: Timestamp,
@@ -47,12 +48,23 @@ mod tests {
         clock.jump_to(clock.now().plus(HOUR));
         let before = slow.now;
         clock.advance(Duration::from_secs(60));
-        assert_eq!(slow.advance(clock.now(), clock.uptime()), before.plus(Duration::from_secs(120)));
+        assert_eq!(
+            slow.advance(clock.now(), clock.uptime()),
+            before.plus(Duration::from_secs(120))
+        );
 
         clock.advance(HOUR);
-        assert_eq!(slow.advance(clock.now(), clock.uptime()), clock.now(), "a leap that lasts is caught up with");
+        assert_eq!(
+            slow.advance(clock.now(), clock.uptime()),
+            clock.now(),
+            "a leap that lasts is caught up with"
+        );
 
         clock.jump_to(START);
-        assert_eq!(slow.advance(clock.now(), clock.uptime()), START, "never ahead of the wall clock");
+        assert_eq!(
+            slow.advance(clock.now(), clock.uptime()),
+            START,
+            "never ahead of the wall clock"
+        );
     }
 }

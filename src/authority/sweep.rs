@@ -75,7 +75,8 @@ impl Authority {
         }
         let mut swept = Swept::default();
         let forgotten_until = loop {
-            let batch = self.store.delete_expired_revocations(now, self.settings.sweep_batch).await?;
+            let batch =
+                self.store.delete_expired_revocations(now, self.settings.sweep_batch).await?;
             swept.revocations += batch.deleted;
             if self.is_last(batch.deleted) {
                 break batch.forgotten_until;
@@ -114,7 +115,11 @@ impl Authority {
     }
 
     /// By a clock that is ahead, what all others still need would be deleted.
-    async fn time_to_sweep_by(&self, clocks: Clocks, sweeper: &mut Sweeper) -> Result<Timestamp, AuthorityError> {
+    async fn time_to_sweep_by(
+        &self,
+        clocks: Clocks,
+        sweeper: &mut Sweeper,
+    ) -> Result<Timestamp, AuthorityError> {
         let uptime = self.clock.uptime();
         let shared = match clocks {
             Clocks::Own => None,
@@ -138,7 +143,10 @@ impl Authority {
         let until = now.minus(RETENTION_MARGIN);
         let mut expired = 0;
         loop {
-            let batch = self.store.record_expiries(until, self.settings.sweep_batch, self.settings.audit_table).await?;
+            let batch = self
+                .store
+                .record_expiries(until, self.settings.sweep_batch, self.settings.audit_table)
+                .await?;
             batch.entries.iter().for_each(|entry| self.audit.log_stored(entry));
             expired += batch.entries.len();
             if batch.is_last {
@@ -147,14 +155,17 @@ impl Authority {
         }
     }
 
-    /// Drops from the index what has been deleted, on a thread of its own: there may be millions of entries.
+    /// Drops from the index what has been deleted, on a thread of its own: there may be millions of
+    /// entries.
     async fn forget(&self, until: Timestamp) -> Result<(), AuthorityError> {
         // Before the index forgets: until then its entries stop what they did.
         self.replica.index().set_forgotten_until(until);
         let kept = self.store.unfinished().await?;
-        let kept = kept.iter().map(|entry| cut_off_key(&entry.tenant, entry.subject.as_deref())).collect();
+        let kept =
+            kept.iter().map(|entry| cut_off_key(&entry.tenant, entry.subject.as_deref())).collect();
         let replica = self.replica.clone();
-        let forgotten = tokio::task::spawn_blocking(move || replica.index().forget(until, &kept)).await;
+        let forgotten =
+            tokio::task::spawn_blocking(move || replica.index().forget(until, &kept)).await;
         forgotten.map_err(|_| AuthorityError::Internal)
     }
 

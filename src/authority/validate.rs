@@ -1,4 +1,5 @@
-//! Validate: whether an access token is good now. The hot path: no database, no lock that all calls share.
+//! Validate: whether an access token is good now. The hot path: no database, no lock that all calls
+//! share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,8 +42,8 @@ pub struct Answer {
     pub checked_at: Timestamp,
 }
 
-/// Why a token is inactive. If several reasons apply, the order is: form and signature, tenant, time,
-/// revocation, audience and demands.
+/// Why a token is inactive. If several reasons apply, the order is: form and signature, tenant,
+/// time, revocation, audience and demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InactiveReason {
     /// Not a JWT of the form that this service issues.
@@ -123,12 +124,14 @@ pub struct Validation<'a> {
     authority: &'a Authority,
     /// What the caller may see.
     reach: &'a Reach,
-    /// Set once a renewal has been waited for, which was sent after the call came: the rest needs no lease.
+    /// Set once a renewal has been waited for, which was sent after the call came: the rest needs
+    /// no lease.
     renewed: Option<Held>,
 }
 
 impl Validation<'_> {
-    /// Judges a token: at once by the lease, or, if there is none, after a renewal. Fails only if that does not come.
+    /// Judges a token: at once by the lease, or, if there is none, after a renewal. Fails only if
+    /// that does not come.
     pub async fn judge(&mut self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
         let replica = &self.authority.replica;
         let held = self.renewed.unwrap_or_else(|| replica.lease().load());
@@ -153,8 +156,8 @@ impl Authority {
             let revocation = self.check_revocation(&token.claims);
             (token, revocation)
         });
-        // After the look-up: an entry that is forgotten in between, because its token must have expired, is one that the
-        // judgement of the time knows of.
+        // After the look-up: an entry that is forgotten in between, because its token must have
+        // expired, is one that the judgement of the time knows of.
         let checked_at = self.replica.check(held)?;
         let outcome = looked_up.and_then(|(token, revocation)| {
             if !reach.has_tenant(&token.claims.tenant) {
@@ -199,7 +202,9 @@ impl Authority {
         // Only here clocks may differ: a token of a replica whose clock is ahead must be good at
         // once. The signature is ours, so no clock that made it was further off than any replica's
         // may be.
-        let begins = claims.not_before.map_or(claims.issued_at, |not_before| not_before.max(claims.issued_at));
+        let begins = claims
+            .not_before
+            .map_or(claims.issued_at, |not_before| not_before.max(claims.issued_at));
         let ahead = self.settings.leeway.max(self.settings.max_clock_skew.saturating_mul(2));
         if begins > now.plus(ahead) {
             return Err(InactiveReason::NotYetValid);
@@ -208,7 +213,12 @@ impl Authority {
     }
 
     fn check_revocation(&self, claims: &AccessClaims) -> Result<(), InactiveReason> {
-        if self.replica.index().stops(claims.session_id, claims.token_id, &claims.tenant, &claims.subject) {
+        if self.replica.index().stops(
+            claims.session_id,
+            claims.token_id,
+            &claims.tenant,
+            &claims.subject,
+        ) {
             return Err(InactiveReason::Revoked);
         }
         Ok(())
@@ -223,8 +233,14 @@ fn accepted(found: Found<'_>) -> Result<&VerifyingKey, InactiveReason> {
     }
 }
 
-fn check_demands(claims: &AccessClaims, question: &Question<'_>, now: Timestamp) -> Result<(), InactiveReason> {
-    if !question.audience.is_empty() && !claims.audience.iter().any(|audience| audience == question.audience) {
+fn check_demands(
+    claims: &AccessClaims,
+    question: &Question<'_>,
+    now: Timestamp,
+) -> Result<(), InactiveReason> {
+    if !question.audience.is_empty()
+        && !claims.audience.iter().any(|audience| audience == question.audience)
+    {
         return Err(InactiveReason::WrongAudience);
     }
     if !question.scopes.iter().all(|scope| claims.scopes.contains(scope)) {

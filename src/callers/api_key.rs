@@ -47,12 +47,14 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// The SHA-256 of a key. With 32 random bytes behind it nobody finds the key, so a fast hash is enough (decision 13).
+/// The SHA-256 of a key. With 32 random bytes behind it nobody finds the key, so a fast hash is
+/// enough (decision 13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApiKeyHash([u8; 32]);
 
 impl ApiKeyHash {
-    /// The hash of what somebody shows as a key. Of what cannot be one it is a hash too, that of no key.
+    /// The hash of what somebody shows as a key. Of what cannot be one it is a hash too, that of no
+    /// key.
     pub fn of(shown: &str) -> Self {
         let mut hash = [0; 32];
         let shown = if shown.len() == KEY_CHARACTERS { shown.as_bytes() } else { &[] };
@@ -60,9 +62,11 @@ impl ApiKeyHash {
         Self(hash)
     }
 
-    /// By which it is found. Whoever learns from timing that the first bytes are right has learnt nothing of a key.
+    /// By which it is found. Whoever learns from timing that the first bytes are right has learnt
+    /// nothing of a key.
     pub fn index(&self) -> [u8; 8] {
-        let [index @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = self.0;
+        let [index @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
+            self.0;
         index
     }
 
@@ -85,12 +89,19 @@ impl FromStr for ApiKeyHash {
         if text.starts_with(PREFIX) {
             // It must not be repeated in an error.
             return Err(
-                "this is a key, and its hash belongs here: make a new key with `countersign caller new`".to_owned()
+                "this is a key, and its hash belongs here: make a new key with `countersign \
+                 caller new`"
+                    .to_owned(),
             );
         }
-        let hash = text.strip_prefix(HASH_PREFIX).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        let hash =
+            text.strip_prefix(HASH_PREFIX).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
         let hash = hash.and_then(|bytes| bytes.try_into().ok()).map(Self);
-        hash.ok_or_else(|| format!("must be {HASH_PREFIX} and 43 characters, as `countersign caller new` prints it"))
+        hash.ok_or_else(|| {
+            format!(
+                "must be {HASH_PREFIX} and 43 characters, as `countersign caller new` prints it"
+            )
+        })
     }
 }
 
@@ -107,7 +118,9 @@ mod tests {
         assert!(key.reveal().starts_with(PREFIX));
         assert!(ApiKeyHash::of(key.reveal()).is(&key.hash()));
         let hash = key.hash().to_string();
-        for wrong in [other.reveal(), "", "cs_ck_", &key.reveal()[1..], &format!("{} ", key.reveal()), &hash] {
+        for wrong in
+            [other.reveal(), "", "cs_ck_", &key.reveal()[1..], &format!("{} ", key.reveal()), &hash]
+        {
             assert!(!ApiKeyHash::of(wrong).is(&key.hash()), "{wrong}");
         }
         assert_eq!(hash.parse(), Ok(key.hash()));

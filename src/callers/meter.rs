@@ -1,5 +1,5 @@
-//! How much is under way, and how much of that is one caller's: beyond the limits a call is refused at once, before it costs
-//! anything.
+//! How much is under way, and how much of that is one caller's: beyond the limits a call is refused
+//! at once, before it costs anything.
 
 use std::{
     fmt,
@@ -42,7 +42,8 @@ pub struct Allowance {
     pub per_second: Option<NonZeroU32>,
 }
 
-/// When to come again after having been refused because of what others, or the caller's own calls, keep busy.
+/// When to come again after having been refused because of what others, or the caller's own calls,
+/// keep busy.
 const SOON: Duration = Duration::from_millis(500);
 /// The same where calls wait in a queue, which is worked off sooner.
 pub(super) const SOONER: Duration = Duration::from_millis(100);
@@ -75,8 +76,9 @@ const BURST: Duration = Duration::from_millis(250);
 /// When nobody has been refused for this long, a crowd is over.
 const CALM: Duration = Duration::from_secs(1);
 
-/// Calls that wait for the same thing. Each makes those behind it wait, so what may be there for a moment must not be there for
-/// long: beyond a part of the ceiling, a crowd that has lasted for [`BURST`] grows no more until it is over.
+/// Calls that wait for the same thing. Each makes those behind it wait, so what may be there for a
+/// moment must not be there for long: beyond a part of the ceiling, a crowd that has lasted for
+/// [`BURST`] grows no more until it is over.
 #[derive(Debug)]
 struct Crowd {
     level: Level,
@@ -97,7 +99,13 @@ fn micros(span: Duration) -> u64 {
 impl Crowd {
     fn new(ceiling: usize, lasting_part: usize) -> Self {
         let (since, lasts_until) = (AtomicU64::new(NOT_NOW), AtomicU64::new(0));
-        Self { level: Level::default(), ceiling, lasting_ceiling: ceiling.div_ceil(lasting_part), since, lasts_until }
+        Self {
+            level: Level::default(),
+            ceiling,
+            lasting_ceiling: ceiling.div_ceil(lasting_part),
+            since,
+            lasts_until,
+        }
     }
 
     fn rise(&self, clock: &dyn Clock) -> bool {
@@ -106,7 +114,8 @@ impl Crowd {
             // Whatever was left there by two who came and went at the same time.
             self.since.store(micros(clock.uptime()), Ordering::Relaxed);
         }
-        let rises = before < self.lasting_ceiling || (before < self.ceiling && !self.lasts(clock.uptime()));
+        let rises =
+            before < self.lasting_ceiling || (before < self.ceiling && !self.lasts(clock.uptime()));
         if !rises {
             self.level.fall();
         }
@@ -156,7 +165,10 @@ pub struct Gate {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("ceilings", &self.ceilings).field("calls", &self.calls).finish_non_exhaustive()
+        f.debug_struct("Gate")
+            .field("ceilings", &self.ceilings)
+            .field("calls", &self.calls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -179,7 +191,8 @@ impl Gate {
         self.calls.0.load(Ordering::Relaxed)
     }
 
-    /// A place for a batch that is being judged, until what is returned is dropped; none if there are too many.
+    /// A place for a batch that is being judged, until what is returned is dropped; none if there
+    /// are too many.
     pub fn batch(self: &Arc<Self>) -> Option<BatchPlace> {
         self.batches.rise(&*self.clock).then(|| BatchPlace(self.clone()))
     }
@@ -229,7 +242,10 @@ pub struct Meter {
 
 impl fmt::Debug for Meter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Meter").field("allowance", &self.allowance).field("calls", &self.calls).finish_non_exhaustive()
+        f.debug_struct("Meter")
+            .field("allowance", &self.allowance)
+            .field("calls", &self.calls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -248,7 +264,8 @@ impl Meter {
         self.allowance
     }
 
-    /// Lets a call in, unless one too many is there already. It is under way until what is returned is dropped.
+    /// Lets a call in, unless one too many is there already. It is under way until what is returned
+    /// is dropped.
     pub fn begin(self: &Arc<Self>, burden: Burden) -> Result<UnderWay, Refusal> {
         if !self.calls.rise(self.allowance.calls) {
             return Err(Refusal::OverLimit { wait: SOON });
@@ -258,7 +275,9 @@ impl Meter {
         if let Some((limiter, clock)) = &self.rate
             && let Err(not_until) = limiter.check()
         {
-            return Err(Refusal::OverLimit { wait: not_until.wait_time_from(clock::Clock::now(clock)) });
+            return Err(Refusal::OverLimit {
+                wait: not_until.wait_time_from(clock::Clock::now(clock)),
+            });
         }
         let gate = &self.gate;
         under_way.in_gate = gate.calls.rise(gate.ceilings.calls);
@@ -337,7 +356,10 @@ mod tests {
         assert!(modest.begin(Burden::Light).is_ok());
         drop((second, third));
         assert_eq!((gate.calls(), gate.reads.level.0.load(Ordering::Relaxed)), (0, 0));
-        assert_eq!((greedy.calls.0.load(Ordering::Relaxed), modest.calls.0.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!(
+            (greedy.calls.0.load(Ordering::Relaxed), modest.calls.0.load(Ordering::Relaxed)),
+            (0, 0)
+        );
     }
 
     #[test]
@@ -359,7 +381,8 @@ mod tests {
         assert!(caller.begin(Burden::Creation).is_err());
         let _other = caller.begin(Burden::Refresh).unwrap();
         assert!(caller.begin(Burden::Refresh).is_err());
-        let _changes = [caller.begin(Burden::Change).unwrap(), caller.begin(Burden::Change).unwrap()];
+        let _changes =
+            [caller.begin(Burden::Change).unwrap(), caller.begin(Burden::Change).unwrap()];
     }
 
     #[test]
@@ -372,8 +395,13 @@ mod tests {
         assert!(matches!(caller.begin(Burden::Batch), Err(Refusal::Overloaded { .. })));
         let _light = caller.begin(Burden::Light).unwrap();
         drop(judged);
-        let _waits = [caller.begin(Burden::Batch).unwrap(), caller.begin(Burden::Batch).unwrap(), begun];
-        assert_eq!(gate.batches.level.0.load(Ordering::Relaxed), 0, "what is not judged yet takes no place");
+        let _waits =
+            [caller.begin(Burden::Batch).unwrap(), caller.begin(Burden::Batch).unwrap(), begun];
+        assert_eq!(
+            gate.batches.level.0.load(Ordering::Relaxed),
+            0,
+            "what is not judged yet takes no place"
+        );
     }
 
     #[test]
@@ -412,7 +440,9 @@ mod tests {
         for _ in 0..4 {
             caller.begin(Burden::Light).unwrap();
         }
-        let Err(Refusal::OverLimit { wait }) = caller.begin(Burden::Light) else { panic!("the fifth is one too many") };
+        let Err(Refusal::OverLimit { wait }) = caller.begin(Burden::Light) else {
+            panic!("the fifth is one too many")
+        };
         assert_eq!(wait, Duration::from_millis(250));
         clock.advance(wait);
         caller.begin(Burden::Light).unwrap();

@@ -115,7 +115,11 @@ impl std::fmt::Debug for ClockHandle {
 
 impl Callers {
     /// Knows these. If there are none, everybody may do everything.
-    pub fn new(registrations: Vec<Registration>, ceilings: Ceilings, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        registrations: Vec<Registration>,
+        ceilings: Ceilings,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let callers = Self {
             table: ArcSwap::default(),
             gate: Arc::new(Gate::new(ceilings, clock.clone())),
@@ -126,16 +130,19 @@ impl Callers {
         callers
     }
 
-    /// Knows these from now on. What a caller has under way goes on counting if it has the same name and limits as before.
+    /// Knows these from now on. What a caller has under way goes on counting if it has the same
+    /// name and limits as before.
     pub fn replace(&self, registrations: Vec<Registration>) {
         let before = self.table.load();
         let mut table = Table::default();
         for registration in registrations {
             let name = &registration.caller.name;
             let same = before.all.iter().find(|known| {
-                known.registration.caller.name == *name && known.meter.allowance() == registration.allowance
+                known.registration.caller.name == *name
+                    && known.meter.allowance() == registration.allowance
             });
-            let meter = same.map_or_else(|| self.meter(registration.allowance), |known| known.meter.clone());
+            let meter = same
+                .map_or_else(|| self.meter(registration.allowance), |known| known.meter.clone());
             let known = Arc::new(Known { registration, meter });
             for key in &known.registration.keys {
                 table.by_key.entry(key.index()).or_default().push((*key, known.clone()));
@@ -148,7 +155,8 @@ impl Callers {
         if table.all.is_empty() {
             let allowance = Allowance { calls: usize::MAX, per_second: None };
             let caller = Arc::new(Caller::anybody());
-            let registration = Registration { caller, keys: vec![], certificate_names: vec![], allowance };
+            let registration =
+                Registration { caller, keys: vec![], certificate_names: vec![], allowance };
             table.anybody = Some(Arc::new(Known { registration, meter: self.meter(allowance) }));
         }
         self.table.store(Arc::new(table));
@@ -179,14 +187,19 @@ impl Callers {
     }
 
     /// Lets a call in if it is one of a known caller, who may make it and is within its limits.
-    pub fn admit(&self, shown: Shown<'_>, operation: Operation) -> Result<(Arc<Caller>, UnderWay), Refusal> {
-        let admitted = self.table.load().identify(shown).ok_or(Refusal::Unknown).and_then(|known| {
-            let caller = &known.registration.caller;
-            if !caller.may(operation) {
-                return Err(Refusal::NotAllowed { caller: caller.clone(), operation });
-            }
-            Ok((caller.clone(), known.meter.begin(operation.burden())?))
-        });
+    pub fn admit(
+        &self,
+        shown: Shown<'_>,
+        operation: Operation,
+    ) -> Result<(Arc<Caller>, UnderWay), Refusal> {
+        let admitted =
+            self.table.load().identify(shown).ok_or(Refusal::Unknown).and_then(|known| {
+                let caller = &known.registration.caller;
+                if !caller.may(operation) {
+                    return Err(Refusal::NotAllowed { caller: caller.clone(), operation });
+                }
+                Ok((caller.clone(), known.meter.begin(operation.burden())?))
+            });
         if let Err(refusal) = &admitted {
             self.count_refusal(refusal);
         }
@@ -202,7 +215,8 @@ impl Callers {
         is_known
     }
 
-    /// Lets a batch begin that was let in as a call. It is being judged until what is returned is dropped.
+    /// Lets a batch begin that was let in as a call. It is being judged until what is returned is
+    /// dropped.
     pub fn begin_batch(&self) -> Result<BatchPlace, Refusal> {
         self.gate.batch().ok_or_else(|| {
             let refusal = Refusal::Overloaded { wait: meter::SOONER };
@@ -262,7 +276,11 @@ mod tests {
 
     fn callers(registrations: Vec<Registration>) -> Callers {
         let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
-        Callers::new(registrations, Ceilings { calls: 100, reads: 100, writes: 100, batches: 1 }, clock)
+        Callers::new(
+            registrations,
+            Ceilings { calls: 100, reads: 100, writes: 100, batches: 1 },
+            clock,
+        )
     }
 
     fn key() -> ApiKey {
@@ -283,11 +301,21 @@ mod tests {
             callers.admit(shown, operation).map(|(caller, _)| caller.name.to_string())
         };
         assert_eq!(name(Some(login.reveal()), &[], Operation::Refresh).as_deref(), Ok("login"));
-        assert_eq!(name(None, &["x", "uri:spiffe://test/gateway"], Operation::Validate).as_deref(), Ok("gateway"));
-        assert!(matches!(name(Some(login.reveal()), &[], Operation::Validate), Err(Refusal::NotAllowed { .. })));
+        assert_eq!(
+            name(None, &["x", "uri:spiffe://test/gateway"], Operation::Validate).as_deref(),
+            Ok("gateway")
+        );
+        assert!(matches!(
+            name(Some(login.reveal()), &[], Operation::Validate),
+            Err(Refusal::NotAllowed { .. })
+        ));
         let stranger = key();
         for nobody in [None, Some(""), Some("cs_ck_"), Some(stranger.reveal())] {
-            assert_eq!(name(nobody, &["other.test"], Operation::Validate), Err(Refusal::Unknown), "{nobody:?}");
+            assert_eq!(
+                name(nobody, &["other.test"], Operation::Validate),
+                Err(Refusal::Unknown),
+                "{nobody:?}"
+            );
         }
         assert_eq!(
             name(Some(stranger.reveal()), &["login.test"], Operation::Refresh),
@@ -310,12 +338,19 @@ mod tests {
     fn who_is_known_may_change_and_what_is_under_way_goes_on_counting() {
         let (old, new) = (key(), key());
         let callers = callers(vec![registration("login", Role::Issuer, &old, "a")]);
-        let admit =
-            |key: &ApiKey| callers.admit(Shown { api_key: Some(key.reveal()), ..Shown::default() }, Operation::Refresh);
+        let admit = |key: &ApiKey| {
+            callers.admit(
+                Shown { api_key: Some(key.reveal()), ..Shown::default() },
+                Operation::Refresh,
+            )
+        };
         let under_way = admit(&old).unwrap();
         callers.replace(vec![registration("login", Role::Issuer, &new, "a")]);
         assert_eq!(admit(&old).unwrap_err(), Refusal::Unknown, "its key is gone");
-        assert!(matches!(admit(&new), Err(Refusal::OverLimit { .. })), "the call of before is still under way");
+        assert!(
+            matches!(admit(&new), Err(Refusal::OverLimit { .. })),
+            "the call of before is still under way"
+        );
         drop(under_way);
         assert!(admit(&new).is_ok());
         callers.replace(vec![]);

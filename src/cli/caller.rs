@@ -19,7 +19,8 @@ use crate::{
 pub enum CallerCommand {
     /// Make an API key, print it once, and the lines for the configuration file.
     ///
-    /// Nothing is stored: the service knows the key by the hash in those lines. It takes them up within some seconds.
+    /// Nothing is stored: the service knows the key by the hash in those lines. It takes them up
+    /// within some seconds.
     New(New),
 }
 
@@ -28,7 +29,8 @@ pub struct New {
     /// The caller's name, for the log: letters, digits, and . _ -
     name: String,
     /// What it is there for; may be repeated.
-    #[arg(long = "role", required = true, value_parser = PossibleValuesParser::new(Role::ALL.map(Role::as_str)))]
+    #[arg(long = "role", required = true,
+        value_parser = PossibleValuesParser::new(Role::ALL.map(Role::as_str)))]
     roles: Vec<String>,
     /// Limit it to this tenant; may be repeated. "" is the default tenant.
     #[arg(long = "tenant")]
@@ -86,7 +88,8 @@ impl New {
         if self.json {
             line!("{}", serde_json::json!({ "api_key": key.reveal(), "caller": stanza }));
         } else {
-            let configuration = toml::to_string(&Configuration { callers: [stanza] }).map_err(Failure::failed)?;
+            let configuration =
+                toml::to_string(&Configuration { callers: [stanza] }).map_err(Failure::failed)?;
             line!("The API key, which is not shown again:\n\n{}\n", key.reveal());
             line!("For the configuration file of the service:\n\n{}", configuration.trim_end());
         }

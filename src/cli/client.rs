@@ -1,4 +1,5 @@
-//! What the verbs that talk to a server share: the connection, who they are to it, and errors as one line.
+//! What the verbs that talk to a server share: the connection, who they are to it, and errors as
+//! one line.
 
 use std::{
     fs, io,
@@ -43,19 +44,35 @@ const API_KEY_VARIABLE: &str = "COUNTERSIGN_API_KEY";
 #[derive(Debug, Args)]
 pub struct Server {
     /// The server to talk to; https:// if it has a certificate.
-    #[arg(long, value_name = "URL", env = "COUNTERSIGN_SERVER", default_value = "http://127.0.0.1:50051")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "COUNTERSIGN_SERVER",
+        default_value = "http://127.0.0.1:50051"
+    )]
     pub server: String,
     /// File with the API key to show; or the key itself in COUNTERSIGN_API_KEY.
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
-    /// File with the authorities by which to check the server's certificate, in PEM [default: those of this machine]
+    /// File with the authorities by which to check the server's certificate, in PEM [default: those
+    /// of this machine]
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CA_FILE")]
     ca_file: Option<PathBuf>,
     /// File with the certificate to show, in PEM.
-    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CLIENT_CERTIFICATE_FILE", requires = "client_key_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "COUNTERSIGN_CLIENT_CERTIFICATE_FILE",
+        requires = "client_key_file"
+    )]
     client_certificate_file: Option<PathBuf>,
     /// File with its private key, in PEM.
-    #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CLIENT_KEY_FILE", requires = "client_certificate_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "COUNTERSIGN_CLIENT_KEY_FILE",
+        requires = "client_certificate_file"
+    )]
     client_key_file: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long)]
@@ -96,18 +113,26 @@ impl Server {
             let stream = stream.take().map(TokioIo::new);
             async { stream.ok_or_else(|| io::Error::other("the connection was closed")) }
         });
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| self.unreachable(&error))?;
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| self.unreachable(&error))?;
         Ok(InterceptedService::new(channel, show_key))
     }
 
     fn address(&self) -> Result<Address, Failure> {
         Address::parse(&self.server).ok_or_else(|| {
-            Failure::at_start(format!("--server {:?} is not a URL like http://127.0.0.1:50051", self.server))
+            Failure::at_start(format!(
+                "--server {:?} is not a URL like http://127.0.0.1:50051",
+                self.server
+            ))
         })
     }
 
     fn unreachable(&self, error: &dyn std::error::Error) -> Failure {
-        self.mistake().unwrap_or_else(|| Failure::failed(format!("no answer from {}: {}", self.server, told(error))))
+        self.mistake().unwrap_or_else(|| {
+            Failure::failed(format!("no answer from {}: {}", self.server, told(error)))
+        })
     }
 
     /// The mistake that keeps the connection from working, if it is a known one.
@@ -118,7 +143,10 @@ impl Server {
 
     fn tls_files(&self) -> TlsFiles {
         let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        TlsFiles { ca: shown(&self.ca_file), client_certificate: shown(&self.client_certificate_file) }
+        TlsFiles {
+            ca: shown(&self.ca_file),
+            client_certificate: shown(&self.client_certificate_file),
+        }
     }
 
     fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Failure> {
@@ -127,16 +155,22 @@ impl Server {
                 let key = Zeroizing::new(read_secret("--api-key-file", path)?);
                 let source = format!("--api-key-file {}", path.display());
                 if key.trim().is_empty() {
-                    return Err(Failure::at_start(format!("{source} is empty: `countersign caller new` makes keys")));
+                    return Err(Failure::at_start(format!(
+                        "{source} is empty: `countersign caller new` makes keys"
+                    )));
                 }
                 (Some(key), source)
             }
-            None => (std::env::var(API_KEY_VARIABLE).ok().map(Zeroizing::new), API_KEY_VARIABLE.to_owned()),
+            None => (
+                std::env::var(API_KEY_VARIABLE).ok().map(Zeroizing::new),
+                API_KEY_VARIABLE.to_owned(),
+            ),
         };
         let Some(key) = key.filter(|key| !key.trim().is_empty()) else { return Ok(None) };
         let header = Zeroizing::new(format!("Bearer {}", key.trim()));
-        let mut value = MetadataValue::try_from(header.as_str())
-            .map_err(|_| Failure::at_start(format!("{source} holds characters that no API key has")))?;
+        let mut value = MetadataValue::try_from(header.as_str()).map_err(|_| {
+            Failure::at_start(format!("{source} holds characters that no API key has"))
+        })?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
@@ -151,12 +185,15 @@ impl Server {
                 let pem = Zeroizing::new(read_secret("--client-key-file", key)?);
                 let chain = certificates("--client-certificate-file", certificate)?;
                 let private_key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
-                    Failure::at_start(format!("--client-key-file {} holds no private key in PEM", key.display()))
+                    Failure::at_start(format!(
+                        "--client-key-file {} holds no private key in PEM",
+                        key.display()
+                    ))
                 })?;
                 builder.with_client_auth_cert(chain, private_key).map_err(|error| {
                     Failure::at_start(format!(
-                        "--client-key-file {} does not belong to --client-certificate-file {} ({error}): name the \
-                         two files of one pair",
+                        "--client-key-file {} does not belong to --client-certificate-file {} \
+                         ({error}): name the two files of one pair",
                         key.display(),
                         certificate.display()
                     ))
@@ -181,9 +218,9 @@ impl Server {
             return Ok(roots);
         };
         for certificate in certificates("--ca-file", path)? {
-            roots
-                .add(certificate)
-                .map_err(|error| Failure::at_start(format!("--ca-file {}: {error}", path.display())))?;
+            roots.add(certificate).map_err(|error| {
+                Failure::at_start(format!("--ca-file {}: {error}", path.display()))
+            })?;
         }
         Ok(roots)
     }
@@ -228,7 +265,10 @@ impl Server {
         match status.code() {
             Code::Cancelled | Code::DeadlineExceeded => {
                 let seconds = TIMEOUT.as_secs();
-                Failure::failed(format!("no answer from {} within {seconds} s: try again", self.server))
+                Failure::failed(format!(
+                    "no answer from {} within {seconds} s: try again",
+                    self.server
+                ))
             }
             _ if is_of_transport => self.unreachable(status),
             code => Failure::failed(format!("{} ({code:?})", status.message())),
@@ -239,23 +279,31 @@ impl Server {
     fn unknown_caller(&self) -> String {
         let has_variable = std::env::var(API_KEY_VARIABLE).is_ok_and(|key| !key.trim().is_empty());
         let problem = match (&self.api_key_file, &self.client_certificate_file) {
-            (Some(path), _) => format!("the API key in --api-key-file {} is not known there", path.display()),
-            (None, _) if has_variable => format!("the API key in {API_KEY_VARIABLE} is not known there"),
+            (Some(path), _) => {
+                format!("the API key in --api-key-file {} is not known there", path.display())
+            }
+            (None, _) if has_variable => {
+                format!("the API key in {API_KEY_VARIABLE} is not known there")
+            }
             (None, Some(path)) if self.server.starts_with("https:") => {
-                format!("no caller is configured there by a name in --client-certificate-file {}", path.display())
+                format!(
+                    "no caller is configured there by a name in --client-certificate-file {}",
+                    path.display()
+                )
             }
             _ => "no API key was sent".to_owned(),
         };
         let server = &self.server;
         format!(
-            "{server} wants to know who calls, and {problem}: set {API_KEY_VARIABLE} or --api-key-file to a key of \
-             `countersign caller new` that is in its configuration"
+            "{server} wants to know who calls, and {problem}: set {API_KEY_VARIABLE} or \
+             --api-key-file to a key of `countersign caller new` that is in its configuration"
         )
     }
 }
 
 fn read(option: &str, path: &Path) -> Result<String, Failure> {
-    fs::read_to_string(path).map_err(|error| Failure::at_start(format!("{option} {}: {error}", path.display())))
+    fs::read_to_string(path)
+        .map_err(|error| Failure::at_start(format!("{option} {}: {error}", path.display())))
 }
 
 /// Reads a file with a secret. If others can read it too, that is no reason to do nothing, but to
@@ -265,21 +313,30 @@ fn read_secret(option: &str, path: &Path) -> Result<String, Failure> {
         let command = exposure.command();
         warn(&format!("{option} {0} {exposure}: run `{command} {0}`", path.display()));
     }
-    fs::read_to_string(path)
-        .map_err(|error| Failure::at_start(format!("{option} {}: {error}{}", path.display(), secret_hint(&error))))
+    fs::read_to_string(path).map_err(|error| {
+        Failure::at_start(format!("{option} {}: {error}{}", path.display(), secret_hint(&error)))
+    })
 }
 
 fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let pem = read(option, path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let found = found.map_err(|error| Failure::at_start(format!("{option} {} is not PEM: {error}", path.display())))?;
+    let found = found.map_err(|error| {
+        Failure::at_start(format!("{option} {} is not PEM: {error}", path.display()))
+    })?;
     if found.is_empty() {
-        return Err(Failure::at_start(format!("{option} {} holds no certificate in PEM", path.display())));
+        return Err(Failure::at_start(format!(
+            "{option} {} holds no certificate in PEM",
+            path.display()
+        )));
     }
     Ok(found)
 }
 
 /// The cause of an error of the transport, which says nothing by itself.
 pub fn told(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source()).last().unwrap_or(error).to_string()
+    std::iter::successors(error.source(), |error| error.source())
+        .last()
+        .unwrap_or(error)
+        .to_string()
 }

@@ -14,8 +14,9 @@ use crate::{
 pub enum ConfigCommand {
     /// Say whether `serve` would accept these settings and the files that they name.
     ///
-    /// Certificates, keys, authorities, the password file and the master key are opened as `serve` opens them, so run it as the
-    /// user of the service. Nothing is made, and the database is not opened.
+    /// Certificates, keys, authorities, the password file and the master key are opened as `serve`
+    /// opens them, so run it as the user of the service. Nothing is made, and the database is not
+    /// opened.
     Check {
         #[command(flatten)]
         settings: Settings,
@@ -35,7 +36,8 @@ impl ConfigCommand {
         match self {
             Self::Check { settings } => {
                 let config = settings.load().map_err(Failure::at_start)?;
-                let FileFindings { errors, warnings } = app::check_files(&config, SystemClock.now());
+                let FileFindings { errors, warnings } =
+                    app::check_files(&config, SystemClock.now());
                 for warning in warnings {
                     warn(&warning);
                 }

@@ -124,7 +124,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Observed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.after_write(context, written)
     }
@@ -179,7 +183,10 @@ impl Address {
         patience: Duration,
     ) -> Result<Observed<Box<dyn Stream>>, String> {
         let cannot_reach = |problem: &dyn std::fmt::Display| {
-            format!("cannot reach {} ({problem}): is `countersign serve` running there?", self.shown())
+            format!(
+                "cannot reach {} ({problem}): is `countersign serve` running there?",
+                self.shown()
+            )
         };
         let seconds = patience.as_secs();
         // It tries the addresses of both families at once (RFC 8305).
@@ -194,20 +201,22 @@ impl Address {
         let stream: Box<dyn Stream> = match tls {
             None => Box::new(stream),
             Some(config) => {
-                let name = ServerName::try_from(self.host.clone())
-                    .map_err(|_| format!("--server {}: {:?} is no name of a host", self.shown(), self.host))?;
+                let name = ServerName::try_from(self.host.clone()).map_err(|_| {
+                    format!("--server {}: {:?} is no name of a host", self.shown(), self.host)
+                })?;
                 let below = Observations::default();
                 let observed = Observed { stream, observations: below.clone() };
                 let handshake = TlsConnector::from(Arc::new(config)).connect(name, observed);
                 let encrypted = timeout(patience, handshake).await.map_err(|_| {
                     format!(
-                        "{} does not answer the TLS handshake within {seconds} s: does it speak TLS? If not, use \
-                         --server {}",
+                        "{} does not answer the TLS handshake within {seconds} s: does it speak \
+                         TLS? If not, use --server {}",
                         self.shown(),
                         self.with_scheme("http")
                     )
                 })?;
-                let encrypted = encrypted.map_err(|error| self.explain_handshake(&error, &below, files))?;
+                let encrypted =
+                    encrypted.map_err(|error| self.explain_handshake(&error, &below, files))?;
                 // Nothing secret is sent to a server that has not agreed to HTTP/2.
                 if encrypted.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) {
                     return Err(self.no_grpc());
@@ -218,15 +227,24 @@ impl Address {
         Ok(Observed { stream, observations: observations.clone() })
     }
 
-    fn explain_handshake(&self, error: &io::Error, seen: &Observations, files: &TlsFiles) -> String {
+    fn explain_handshake(
+        &self,
+        error: &io::Error,
+        seen: &Observations,
+        files: &TlsFiles,
+    ) -> String {
         let first = seen.lock().first.clone();
         match tls_error(error) {
-            Some(rustls::Error::InvalidCertificate(problem)) => self.explain_certificate(problem, files),
-            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => self.no_grpc(),
+            Some(rustls::Error::InvalidCertificate(problem)) => {
+                self.explain_certificate(problem, files)
+            }
+            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                self.no_grpc()
+            }
             Some(rustls::Error::AlertReceived(alert)) => self.explain_alert(*alert, files),
             Some(_) if first.starts_with(b"HTTP/") => format!(
-                "{} does not speak TLS and answers in HTTP/1: use --server {} with the port for gRPC \
-                 (setting `listen`)",
+                "{} does not speak TLS and answers in HTTP/1: use --server {} with the port for \
+                 gRPC (setting `listen`)",
                 self.shown(),
                 self.with_scheme("http")
             ),
@@ -234,8 +252,8 @@ impl Address {
             // This says nothing of TLS, and whoever is on the way can provoke it: no advice to do
             // without encryption.
             None if first.is_empty() => format!(
-                "{} closed the connection during the TLS handshake: it may be overloaded, stopping, or not speak \
-                 TLS (setting tls.certificate_file)",
+                "{} closed the connection during the TLS handshake: it may be overloaded, \
+                 stopping, or not speak TLS (setting tls.certificate_file)",
                 self.shown()
             ),
             _ => format!("{}: the TLS handshake failed: {error}", self.shown()),
@@ -244,7 +262,8 @@ impl Address {
 
     fn no_tls(&self) -> String {
         format!(
-            "{} does not speak TLS: use --server {}, or give the server a certificate (setting tls.certificate_file)",
+            "{} does not speak TLS: use --server {}, or give the server a certificate (setting \
+             tls.certificate_file)",
             self.shown(),
             self.with_scheme("http")
         )
@@ -252,8 +271,8 @@ impl Address {
 
     fn no_grpc(&self) -> String {
         format!(
-            "{} is no port for gRPC: use the one of the server's setting `listen` (50051 by default), not that of \
-             `http_listen`",
+            "{} is no port for gRPC: use the one of the server's setting `listen` (50051 by \
+             default), not that of `http_listen`",
             self.shown()
         )
     }
@@ -264,34 +283,44 @@ impl Address {
         let server = self.shown();
         match problem {
             E::NotValidForName => {
-                format!("the certificate of {server} is not for {:?}: use --server with a name in it", self.host)
+                format!(
+                    "the certificate of {server} is not for {:?}: use --server with a name in it",
+                    self.host
+                )
             }
             E::NotValidForNameContext { presented, .. } => {
                 let names: Vec<_> = presented.iter().map(|name| readable(name)).collect();
                 let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
                 let host = &self.host;
                 format!(
-                    "the certificate of {server} is not for {host:?} but for {names}: use --server with one of these"
+                    "the certificate of {server} is not for {host:?} but for {names}: use \
+                     --server with one of these"
                 )
             }
             E::Expired | E::ExpiredContext { .. } => format!(
-                "the certificate of {server} has expired: renew it there (setting tls.certificate_file), and check \
-                 the clock here"
+                "the certificate of {server} has expired: renew it there (setting \
+                 tls.certificate_file), and check the clock here"
             ),
             E::NotValidYet | E::NotValidYetContext { .. } => {
-                format!("the certificate of {server} is not valid yet: check the clocks of both machines")
+                format!(
+                    "the certificate of {server} is not valid yet: check the clocks of both \
+                     machines"
+                )
             }
             E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
-                format!("the certificate of {server} is not for servers (extended key usage): give it another one")
+                format!(
+                    "the certificate of {server} is not for servers (extended key usage): give it \
+                     another one"
+                )
             }
             E::UnknownIssuer | E::BadSignature | E::Other(_) => match &files.ca {
                 Some(ca) => format!(
-                    "the certificate of {server} is not of an authority in --ca-file {ca}: name the file with the \
-                     certificate of its authority"
+                    "the certificate of {server} is not of an authority in --ca-file {ca}: name \
+                     the file with the certificate of its authority"
                 ),
                 None => format!(
-                    "the certificate of {server} is of an authority that this machine does not know: name the file \
-                     with that authority's certificate by --ca-file"
+                    "the certificate of {server} is of an authority that this machine does not \
+                     know: name the file with that authority's certificate by --ca-file"
                 ),
             },
             _ => format!("the certificate of {server} is not accepted: {problem}"),
@@ -306,21 +335,27 @@ impl Address {
         let Some(file) = &files.client_certificate else {
             return match alert {
                 A::CertificateRequired | A::HandshakeFailure | A::AccessDenied => format!(
-                    "{server} wants a client certificate: name one by --client-certificate-file and --client-key-file"
+                    "{server} wants a client certificate: name one by --client-certificate-file \
+                     and --client-key-file"
                 ),
                 _ => format!("{server} refuses the TLS connection (alert {alert:?})"),
             };
         };
         let refuses = format!("{server} refuses --client-certificate-file {file}");
         match alert {
-            A::CertificateExpired => format!("{refuses}: it has expired or is not valid yet: renew it"),
+            A::CertificateExpired => {
+                format!("{refuses}: it has expired or is not valid yet: renew it")
+            }
             A::UnknownCA | A::DecryptError | A::BadCertificate => format!(
-                "{refuses}: it is not of an authority that the server knows (its setting tls.client_ca_file): name \
-                 another certificate"
+                "{refuses}: it is not of an authority that the server knows (its setting \
+                 tls.client_ca_file): name another certificate"
             ),
             A::CertificateRevoked => format!("{refuses}: it has been revoked: name another one"),
             A::UnsupportedCertificate | A::CertificateUnknown => {
-                format!("{refuses}: it is not a certificate for clients (alert {alert:?}): name another one")
+                format!(
+                    "{refuses}: it is not a certificate for clients (alert {alert:?}): name \
+                     another one"
+                )
             }
             _ => format!("{server} refuses the TLS connection (alert {alert:?})"),
         }
@@ -331,21 +366,28 @@ impl Address {
     pub fn explain(&self, observations: &Observations, files: &TlsFiles) -> Option<String> {
         let seen = observations.lock();
         match (&seen.error, seen.first.as_slice()) {
-            (Some(rustls::Error::AlertReceived(alert)), _) => Some(self.explain_alert(*alert, files)),
-            // A record of TLS: an alert or a handshake (RFC 8446, section 5.1).
-            (_, [0x15 | 0x16, 3, ..]) if !self.is_tls => {
-                Some(format!("{} speaks TLS: use --server {}", self.shown(), self.with_scheme("https")))
+            (Some(rustls::Error::AlertReceived(alert)), _) => {
+                Some(self.explain_alert(*alert, files))
             }
+            // A record of TLS: an alert or a handshake (RFC 8446, section 5.1).
+            (_, [0x15 | 0x16, 3, ..]) if !self.is_tls => Some(format!(
+                "{} speaks TLS: use --server {}",
+                self.shown(),
+                self.with_scheme("https")
+            )),
             (_, first) if first.starts_with(b"HTTP/") => Some(self.no_grpc()),
             // A server for gRPC begins with its settings, whatever it is sent (RFC 9113, 3.4).
-            (_, []) if seen.is_closed && self.is_tls && files.client_certificate.is_some() => Some(format!(
-                "{} closes the connection without a word: does it accept the certificate in \
+            (_, []) if seen.is_closed && self.is_tls && files.client_certificate.is_some() => {
+                Some(format!(
+                    "{} closes the connection without a word: does it accept the certificate in \
                  --client-certificate-file? Its log says more",
-                self.shown()
-            )),
+                    self.shown()
+                ))
+            }
             (_, []) if seen.is_closed => Some(format!(
-                "{} closed the connection without an answer: it is overloaded or stopping, or is no port for gRPC \
-                 (use the one of the server's setting `listen`, not that of `http_listen`)",
+                "{} closed the connection without an answer: it is overloaded or stopping, or is \
+                 no port for gRPC (use the one of the server's setting `listen`, not that of \
+                 `http_listen`)",
                 self.shown()
             )),
             _ => None,
@@ -369,7 +411,10 @@ mod tests {
             let address = Address::parse(text)?;
             Some((address.host, address.url.port_u16(), address.is_tls))
         };
-        assert_eq!(parts("http://127.0.0.1:50051"), Some(("127.0.0.1".to_owned(), Some(50051), false)));
+        assert_eq!(
+            parts("http://127.0.0.1:50051"),
+            Some(("127.0.0.1".to_owned(), Some(50051), false))
+        );
         assert_eq!(parts("https://[::1]:443"), Some(("::1".to_owned(), Some(443), true)));
         assert_eq!(parts("https://[::1]"), Some(("::1".to_owned(), None, true)));
         assert_eq!(parts("https://auth.example"), Some(("auth.example".to_owned(), None, true)));

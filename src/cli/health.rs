@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use super::{FAILED, Outcome, client::Server, output::line};
 
@@ -26,6 +28,10 @@ impl Health {
         } else {
             line!("{}", status.as_str_name());
         }
-        Ok(if status == ServingStatus::Serving { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        Ok(if status == ServingStatus::Serving {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(FAILED)
+        })
     }
 }

@@ -21,23 +21,25 @@ pub enum Key {
     List(List),
     /// Let the pending key make all tokens from now on, and publish another one.
     ///
-    /// The service does it by itself, by keys.rotation and keys.refresh_rotation in its configuration.
+    /// The service does it by itself, by keys.rotation and keys.refresh_rotation in its
+    /// configuration.
     Rotate(Rotate),
     /// Make a key worthless: when this returns, no replica accepts any token of it.
     ///
-    /// The pending key takes the place of an active one, and sessions live on. To revoke a key of refresh tokens signs out all
-    /// whose refresh token it made.
+    /// The pending key takes the place of an active one, and sessions live on. To revoke a key of
+    /// refresh tokens signs out all whose refresh token it made.
     Revoke(Revoke),
     /// Take a private key of your own as the next one that signs access tokens.
     ///
-    /// Works on the database, with the master key: run it where the service runs, on SQLite while it is stopped. The key is
-    /// published at once and becomes active with the next rotation.
+    /// Works on the database, with the master key: run it where the service runs, on SQLite while
+    /// it is stopped. The key is published at once and becomes active with the next rotation.
     Import(Import),
     /// Encrypt all keys anew under a new master key.
     ///
-    /// Give every replica the new one as keys.master_key_file and the old one as keys.additional_master_key_file, and restart
-    /// them; then run this once, with the same configuration, on SQLite while the service is stopped. After that the old one can
-    /// go. If it is interrupted, run it again.
+    /// Give every replica the new one as keys.master_key_file and the old one as
+    /// keys.additional_master_key_file, and restart them; then run this once, with the same
+    /// configuration, on SQLite while the service is stopped. After that the old one can go. If it
+    /// is interrupted, run it again.
     Reseal(Reseal),
 }
 
@@ -112,7 +114,9 @@ impl Key {
 
 impl List {
     async fn run(self) -> Outcome {
-        let response = self.server.answer(self.server.keys().await?.list_keys(proto::ListKeysRequest {}).await)?;
+        let response = self
+            .server
+            .answer(self.server.keys().await?.list_keys(proto::ListKeysRequest {}).await)?;
         if self.server.json {
             output::json(&response, "ListKeysResponse")?;
             return Ok(ExitCode::SUCCESS);
@@ -162,7 +166,11 @@ impl Revoke {
             output::json(&response, "RevokeKeyResponse")?;
         } else {
             let key = response.revoked.unwrap_or_default();
-            line!("revoked {}, effective since {}", key.kid, output::instant(key.revoked_at.as_ref()));
+            line!(
+                "revoked {}, effective since {}",
+                key.kid,
+                output::instant(key.revoked_at.as_ref())
+            );
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -177,7 +185,11 @@ impl Import {
             let state = format!("KEY_STATE_{}", key.state().as_str().to_uppercase());
             line!("{:#}", json!({ "kid": key.kid, "algorithm": algorithm, "state": state }));
         } else {
-            line!("{} ({}) is published, and becomes active with the next rotation", key.kid, key.algorithm);
+            line!(
+                "{} ({}) is published, and becomes active with the next rotation",
+                key.kid,
+                key.algorithm
+            );
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -31,9 +31,10 @@ use crate::{
 /// A session authority: creates, refreshes, validates and revokes JWT sessions over gRPC.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, arg_required_else_help = true, max_term_width = 100)]
-#[command(after_help = "Start with:  countersign serve\nThen try:    countersign session create alice\n\
-    Exit codes:  0 done, 1 failed (or: token inactive, server not serving), 2 wrong usage, configuration or start,\n\
-    \u{20}            3 database not reached in time")]
+#[command(after_help = "Start with:  countersign serve\nThen try:    countersign session create \
+                  alice\nExit codes:  0 done, 1 failed (or: token inactive, server not serving), \
+                  2 wrong usage, configuration or start,\n\u{20}            3 database not \
+                  reached in time")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -43,9 +44,9 @@ struct Cli {
 enum Command {
     /// Run the service until SIGTERM or Ctrl-C.
     ///
-    /// Settings come from flags, then from COUNTERSIGN_… variables, then from the file, then from defaults; `countersign
-    /// config print` shows them. The first signal stops softly: health says NOT_SERVING, and calls in flight finish. A
-    /// second signal stops at once.
+    /// Settings come from flags, then from COUNTERSIGN_… variables, then from the file, then from
+    /// defaults; `countersign config print` shows them. The first signal stops softly: health says
+    /// NOT_SERVING, and calls in flight finish. A second signal stops at once.
     Serve(serve::Serve),
     /// Create, list, show and revoke sessions.
     #[command(subcommand)]
@@ -61,19 +62,20 @@ enum Command {
     Caller(caller::CallerCommand),
     /// Bring the schema of the database up to date, and exit.
     ///
-    /// `serve` does it by itself unless told not to (--no-migrate): for those who keep the right to change tables apart from
-    /// the right to use them.
+    /// `serve` does it by itself unless told not to (--no-migrate): for those who keep the right to
+    /// change tables apart from the right to use them.
     Migrate(migrate::Migrate),
     /// Copy the database to a new file, while the service runs. SQLite only.
     ///
-    /// The copy is as the database stood at one instant, and is checked before it appears under its name. The master key is
-    /// not in it. On PostgreSQL the command says how it is done.
+    /// The copy is as the database stood at one instant, and is checked before it appears under its
+    /// name. The master key is not in it. On PostgreSQL the command says how it is done.
     Backup(backup::Backup),
     /// Put a backup in the place of the database, while no service runs.
     ///
-    /// Checks the backup and that the master key opens it, moves the data before aside, and keeps what was revoked after
-    /// the backup from coming back to life: access tokens issued before the restore are refused unless
-    /// --accept-older-tokens is given, and sessions that ended since are ended again with --revocations-from or --end-all.
+    /// Checks the backup and that the master key opens it, moves the data before aside, and keeps
+    /// what was revoked after the backup from coming back to life: access tokens issued before the
+    /// restore are refused unless --accept-older-tokens is given, and sessions that ended since are
+    /// ended again with --revocations-from or --end-all.
     Restore(restore::Restore),
     /// Look after the database.
     #[command(subcommand)]
@@ -119,17 +121,23 @@ struct Settings {
     /// Address for gRPC [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Address for HTTP: health, metrics, public keys, gateways and OAuth; empty for none [default: 127.0.0.1:8080]
+    /// Address for HTTP: health, metrics, public keys, gateways and OAuth; empty for none [default:
+    /// 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     http_listen: Option<String>,
-    /// Listen on an address that others can reach although calls are neither encrypted nor authenticated.
+    /// Listen on an address that others can reach although calls are neither encrypted nor
+    /// authenticated.
     #[arg(long)]
     insecure: bool,
 }
 
 impl Database {
     fn flags(&self) -> Flags {
-        Flags { database_url: self.database_url.clone(), data_dir: self.data_dir.clone(), ..Flags::default() }
+        Flags {
+            database_url: self.database_url.clone(),
+            data_dir: self.data_dir.clone(),
+            ..Flags::default()
+        }
     }
 
     fn load(&self) -> Result<Config, ConfigError> {
@@ -198,9 +206,11 @@ impl Failure {
     fn print(&self) {
         if usage::wants_json() {
             let Self { message, reason, field, .. } = self;
-            let mut error = serde_json::Map::from_iter([("message".to_owned(), message.as_str().into())]);
+            let mut error =
+                serde_json::Map::from_iter([("message".to_owned(), message.as_str().into())]);
             let details = [("reason", reason), ("field", field)];
-            let details = details.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
+            let details =
+                details.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
             error.extend(details.map(|(name, value)| (name.to_owned(), value.into())));
             eprintln!("{}", serde_json::json!({ "error": error }));
         } else {
@@ -267,7 +277,8 @@ pub fn main() -> ExitCode {
 fn block_on(verb: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::at_start)?;
     let outcome = runtime.block_on(verb);
-    // Long enough to close a database, but not to check a large one to its end: a commit is whole or not at all.
+    // Long enough to close a database, but not to check a large one to its end: a commit is whole
+    // or not at all.
     runtime.shutdown_timeout(Duration::from_secs(10));
     outcome
 }

@@ -20,8 +20,8 @@ macro_rules! line {
 }
 pub(super) use line;
 
-/// Writes to standard output. Whoever reads it may have seen enough, as `head` has: the verb goes on unheard, so that its exit
-/// code says the same as ever.
+/// Writes to standard output. Whoever reads it may have seen enough, as `head` has: the verb goes
+/// on unheard, so that its exit code says the same as ever.
 pub fn write(text: fmt::Arguments<'_>) {
     match io::stdout().write_fmt(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -34,15 +34,19 @@ pub fn write(text: fmt::Arguments<'_>) {
 
 fn dynamic(type_name: &str) -> Result<prost_reflect::MessageDescriptor, Failure> {
     let pool = DescriptorPool::decode(DESCRIPTORS).map_err(Failure::failed)?;
-    pool.get_message_by_name(type_name).ok_or_else(|| Failure::failed(format!("no message {type_name}")))
+    pool.get_message_by_name(type_name)
+        .ok_or_else(|| Failure::failed(format!("no message {type_name}")))
 }
 
 /// Prints a message as JSON, with the field names of the protocol and every field present.
 pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
     let descriptor = dynamic(&format!("countersign.v1.{type_name}"))?;
-    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).map_err(Failure::failed)?;
-    let options =
-        SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false).stringify_64_bit_integers(false);
+    let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
+        .map_err(Failure::failed)?;
+    let options = SerializeOptions::new()
+        .use_proto_field_name(true)
+        .skip_default_fields(false)
+        .stringify_64_bit_integers(false);
     let mut serializer = serde_json::Serializer::pretty(vec![]);
     message.serialize_with_options(&mut serializer, &options).map_err(Failure::failed)?;
     let text = String::from_utf8(serializer.into_inner()).map_err(Failure::failed)?;
@@ -127,7 +131,10 @@ pub fn session(session: &proto::Session) {
         ("scopes", session.scopes.join(" ")),
         ("acr", session.acr.clone()),
         ("amr", session.amr.join(" ")),
-        ("device", [device.label, device.user_agent, device.ip_address].join(" ").trim().to_owned()),
+        (
+            "device",
+            [device.label, device.user_agent, device.ip_address].join(" ").trim().to_owned(),
+        ),
         ("policy", policy.name),
         ("state", state(session)),
         ("end reason", end_reason(session)),

@@ -50,15 +50,19 @@ impl List {
         match register {
             Some(register) if self.json => print_json(&register),
             Some(register) => print_table(&register),
-            None if self.json => line!("{:#}", json!({ "replicas": null, "head": null, "settled": null })),
+            None if self.json => {
+                line!("{:#}", json!({ "replicas": null, "head": null, "settled": null }))
+            }
             None => line!("no replicas: one process at a time serves from SQLite"),
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-const HEADER: [&str; 11] =
-    ["REPLICA", "NAME", "ADDRESS", "VERSION", "STATE", "JOINED", "UNTIL", "RENEWED", "APPLIED", "LAG", "WAIT"];
+const HEADER: [&str; 11] = [
+    "REPLICA", "NAME", "ADDRESS", "VERSION", "STATE", "JOINED", "UNTIL", "RENEWED", "APPLIED",
+    "LAG", "WAIT",
+];
 
 /// Fills a cell that says nothing of this replica.
 const NOTHING: &str = "-";
@@ -102,7 +106,8 @@ fn print_table(register: &Register) {
     let settled = match register.is_settled() {
         true => "all who may answer are listed",
         false => {
-            "there was a failover: some who may answer may not be listed yet, and revocations wait for all of them"
+            "there was a failover: some who may answer may not be listed yet, and revocations \
+             wait for all of them"
         }
     };
     line!("head of the feed: {}; {settled}", register.head.seq.0);
@@ -139,7 +144,14 @@ fn print_json(register: &Register) {
         })
     });
     let replicas: Vec<_> = members.chain(former).collect();
-    line!("{:#}", json!({ "replicas": replicas, "head": register.head.seq.0, "settled": register.is_settled() }));
+    line!(
+        "{:#}",
+        json!({
+            "replicas": replicas,
+            "head": register.head.seq.0,
+            "settled": register.is_settled(),
+        })
+    );
 }
 
 fn state(member: &Member) -> &'static str {

@@ -39,8 +39,11 @@ impl Restore {
             (false, false) => EndedSince::Logs(self.revocations_from.clone()),
             (false, true) => EndedSince::Unknown,
         };
-        let order =
-            RestoreOrder { backup: self.file.clone(), accepts_older_tokens: self.accept_older_tokens, ended_since };
+        let order = RestoreOrder {
+            backup: self.file.clone(),
+            accepts_older_tokens: self.accept_older_tokens,
+            ended_since,
+        };
         let restored = app::restore(&config, &order, System::of_this_machine()).await?;
         let database = config.database.to_string();
         match self.json {
@@ -85,16 +88,19 @@ fn print_text(database: &str, order: &RestoreOrder, restored: &Restored) {
     match order.accepts_older_tokens {
         false => line!("access tokens issued before now are refused (keys revoked: {keys})"),
         true if matches!(order.ended_since, EndedSince::Logs(_)) => line!(
-            "access tokens issued before now are accepted, except those of sessions that the log says were ended (keys \
-             revoked: {keys})"
+            "access tokens issued before now are accepted, except those of sessions that the log \
+             says were ended (keys revoked: {keys})"
         ),
-        true => line!("access tokens issued before now are accepted, also those revoked since the backup"),
+        true => line!(
+            "access tokens issued before now are accepted, also those revoked since the backup"
+        ),
     }
     let sessions = restored.sessions_ended;
     match &order.ended_since {
         EndedSince::Logs(_) => {
             line!(
-                "what the log says was ended has been ended again (live sessions: {sessions}, records: {})",
+                "what the log says was ended has been ended again (live sessions: {sessions}, \
+                 records: {})",
                 restored.records
             );
             if restored.tokens_left > 0 {
@@ -104,7 +110,10 @@ fn print_text(database: &str, order: &RestoreOrder, restored: &Restored) {
         }
         EndedSince::All => line!("all sessions have been ended (live sessions: {sessions})"),
         EndedSince::Unknown => {
-            line!("sessions that ended after the backup live again: to end them, run `countersign restore` without a");
+            line!(
+                "sessions that ended after the backup live again: to end them, run `countersign \
+                 restore` without a"
+            );
             line!("file and with --revocations-from LOG or --end-all, before the service starts");
         }
     }

@@ -26,7 +26,8 @@ impl Serve {
     pub fn run(self) -> Outcome {
         let database = self.no_migrate.then_some(DatabaseFlags { migrate: false });
         let flags = Flags { database, ..self.settings.flags() };
-        let config = Config::load(self.settings.database.config.as_deref(), &flags).map_err(Failure::at_start)?;
+        let config = Config::load(self.settings.database.config.as_deref(), &flags)
+            .map_err(Failure::at_start)?;
         telemetry::start(&config.log).map_err(Failure::at_start)?;
         block_on(serve(config))
     }
@@ -36,7 +37,10 @@ async fn serve(config: Config) -> Outcome {
     let backlog = config.limits.listen_backlog;
     let listeners = Listeners {
         grpc: bind("listen", config.listen, backlog)?,
-        http: config.http_listen.map(|address| bind("http_listen", address, backlog)).transpose()?,
+        http: config
+            .http_listen
+            .map(|address| bind("http_listen", address, backlog))
+            .transpose()?,
     };
     let shutdown = Shutdown::on_signals().map_err(Failure::at_start)?;
     let system = System::of_this_machine();
@@ -45,8 +49,9 @@ async fn serve(config: Config) -> Outcome {
 }
 
 fn bind(setting: &str, Listen { address }: Listen, backlog: u32) -> Result<TcpListener, Failure> {
-    listen(address, backlog)
-        .map_err(|error| Failure::at_start(format!("cannot listen on {address}: {error} (setting {setting})")))
+    listen(address, backlog).map_err(|error| {
+        Failure::at_start(format!("cannot listen on {address}: {error} (setting {setting})"))
+    })
 }
 
 /// Listens with room for so many connections that are not yet accepted, or as many as the system
@@ -72,7 +77,9 @@ mod tests {
 
     #[tokio::test]
     async fn as_many_connections_wait_to_be_accepted_as_is_configured() {
-        let allowed = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|text| text.trim().parse().ok());
+        let allowed = fs::read_to_string("/proc/sys/net/core/somaxconn")
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
         let count = allowed.unwrap_or(128_usize).min(300);
         let listener = listen("127.0.0.1:0".parse().unwrap(), 300).unwrap();
         let address = listener.local_addr().unwrap();

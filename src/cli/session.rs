@@ -114,7 +114,9 @@ pub struct Show {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("target").required(true).args(["session_id", "token", "subject", "all_of_tenant"]))]
+#[command(group = clap::ArgGroup::new("target")
+    .required(true)
+    .args(["session_id", "token", "subject", "all_of_tenant"]))]
 pub struct Revoke {
     /// The session to end.
     session_id: Option<String>,
@@ -131,7 +133,13 @@ pub struct Revoke {
     #[arg(long, default_value = "", hide_default_value = true, requires = "subject")]
     tenant: String,
     /// But not this session: "sign out my other devices".
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "SESSION_ID", requires = "subject")]
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "SESSION_ID",
+        requires = "subject"
+    )]
     except: String,
     /// End every session of this tenant; "" is the default tenant.
     #[arg(long, value_name = "TENANT")]
@@ -172,7 +180,8 @@ impl Reason {
 fn parse_claim(text: &str) -> Result<(String, serde_json::Value), String> {
     let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-    // Checked here, where the text is known: on its way to the service each number becomes a double.
+    // Checked here, where the text is known: on its way to the service each number becomes a
+    // double.
     match find_large_integer(name, &value) {
         None => Ok((name.to_owned(), value)),
         Some(path) => Err(format!(
@@ -207,17 +216,24 @@ impl Create {
             client_id: self.client_id,
             audience: self.audience,
             scopes: self.scopes,
-            claims: Some(output::to_struct(self.claims.into_iter().collect::<serde_json::Map<_, _>>().into())?),
+            claims: Some(output::to_struct(
+                self.claims.into_iter().collect::<serde_json::Map<_, _>>().into(),
+            )?),
             acr: self.acr,
             amr: self.amr,
             authenticated_at: None,
-            device: Some(proto::Device { user_agent: self.user_agent, ip_address: self.ip_address, label: self.label }),
+            device: Some(proto::Device {
+                user_agent: self.user_agent,
+                ip_address: self.ip_address,
+                label: self.label,
+            }),
             policy: self.policy,
             access_token_ttl: self.access_token_ttl.map(duration).transpose()?,
             max_lifetime: self.max_lifetime.map(duration).transpose()?,
             request_id: self.request_id,
         };
-        let response = self.server.answer(self.server.sessions().await?.create_session(request).await)?;
+        let response =
+            self.server.answer(self.server.sessions().await?.create_session(request).await)?;
         if self.server.json {
             output::json(&response, "CreateSessionResponse")?;
         } else {
@@ -243,7 +259,8 @@ impl List {
             page_size: self.page_size,
             page_token: self.page_token,
         };
-        let response = self.server.answer(self.server.sessions().await?.list_sessions(request).await)?;
+        let response =
+            self.server.answer(self.server.sessions().await?.list_sessions(request).await)?;
         if self.server.json {
             output::json(&response, "ListSessionsResponse")?;
             return Ok(ExitCode::SUCCESS);
@@ -256,9 +273,13 @@ impl List {
             ["SESSION", "SUBJECT", "STATE", "CREATED", "REFRESHED", "DEVICE"],
             response.sessions.iter().map(|session| {
                 let device = session.device.clone().unwrap_or_default();
-                let shown =
-                    [device.label, device.user_agent, device.ip_address].into_iter().find(|text| !text.is_empty());
-                let state = [output::state(session), output::end_reason(session)].join(" ").trim().to_owned();
+                let shown = [device.label, device.user_agent, device.ip_address]
+                    .into_iter()
+                    .find(|text| !text.is_empty());
+                let state = [output::state(session), output::end_reason(session)]
+                    .join(" ")
+                    .trim()
+                    .to_owned();
                 [
                     session.session_id.clone(),
                     session.subject.clone(),
@@ -279,7 +300,8 @@ impl List {
 impl Show {
     async fn run(self) -> Outcome {
         let request = proto::GetSessionRequest { session_id: self.session_id };
-        let response = self.server.answer(self.server.sessions().await?.get_session(request).await)?;
+        let response =
+            self.server.answer(self.server.sessions().await?.get_session(request).await)?;
         if self.server.json {
             output::json(&response, "GetSessionResponse")?;
         } else {
@@ -296,12 +318,20 @@ impl Revoke {
         } else if let Some(token) = self.token {
             Target::Token(super::token::read(token)?)
         } else if let Some(subject) = self.subject {
-            Target::Subject(proto::SubjectTarget { tenant: self.tenant, subject, except_session_id: self.except })
+            Target::Subject(proto::SubjectTarget {
+                tenant: self.tenant,
+                subject,
+                except_session_id: self.except,
+            })
         } else {
             Target::Tenant(self.all_of_tenant.unwrap_or_default())
         };
         let token_only = self.token_only;
-        let extent = if self.token_only { proto::RevokeExtent::TokenOnly } else { proto::RevokeExtent::Session };
+        let extent = if self.token_only {
+            proto::RevokeExtent::TokenOnly
+        } else {
+            proto::RevokeExtent::Session
+        };
         let request = proto::RevokeRequest {
             target: Some(target),
             extent: extent.into(),
@@ -317,7 +347,10 @@ impl Revoke {
             if token_only {
                 line!("revoked the token, effective since {since}");
             } else {
-                line!("revoked {} session{plural}, effective since {since}", response.revoked_sessions);
+                line!(
+                    "revoked {} session{plural}, effective since {since}",
+                    response.revoked_sessions
+                );
             }
         }
         Ok(ExitCode::SUCCESS)

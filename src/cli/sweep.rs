@@ -36,8 +36,8 @@ impl Sweep {
             line!("{swept}");
         } else {
             line!(
-                "deleted {revocations} blacklist rows, {sessions} sessions and {audit} audit records; \
-                 recorded {expired} expired sessions"
+                "deleted {revocations} blacklist rows, {sessions} sessions and {audit} audit \
+                 records; recorded {expired} expired sessions"
             );
         }
         Ok(ExitCode::SUCCESS)

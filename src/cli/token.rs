@@ -45,7 +45,8 @@ pub struct Validate {
 
 #[derive(Debug, Args)]
 pub struct Refresh {
-    /// The refresh token; - reads it from standard input, where it stays out of the shell's history.
+    /// The refresh token; - reads it from standard input, where it stays out of the shell's
+    /// history.
     token: String,
     /// Only this scope for the next access token; may be repeated.
     #[arg(long = "scope")]
@@ -118,13 +119,19 @@ impl Validate {
 
 impl Refresh {
     async fn run(self) -> Outcome {
-        let request = proto::RefreshRequest { refresh_token: read(self.token)?, scopes: self.scopes, device: None };
+        let request = proto::RefreshRequest {
+            refresh_token: read(self.token)?,
+            scopes: self.scopes,
+            device: None,
+        };
         let response = self.server.answer(self.server.sessions().await?.refresh(request).await)?;
         if self.server.json {
             output::json(&response, "RefreshResponse")?;
         } else {
             if response.replayed {
-                line!("this token had been exchanged a moment ago; the same refresh token follows\n");
+                line!(
+                    "this token had been exchanged a moment ago; the same refresh token follows\n"
+                );
             }
             output::tokens(&response.tokens.unwrap_or_default());
         }
@@ -141,7 +148,8 @@ impl Decode {
                 .map_err(|_| Failure::failed("not a refresh token of this service"))?;
             if self.json {
                 let shown = serde_json::json!({
-                    "session_id": session.to_string(), "generation": generation, "key": key.to_string(),
+                    "session_id": session.to_string(), "generation": generation,
+                    "key": key.to_string(),
                 });
                 line!("{shown:#}");
                 return Ok(ExitCode::SUCCESS);
@@ -156,7 +164,9 @@ impl Decode {
         }
         let parts: Vec<_> = token.split('.').collect();
         let [header, payload, _] = parts.as_slice() else {
-            return Err(Failure::failed("not a token: a JWT has three parts, a refresh token starts with cs_rt_"));
+            return Err(Failure::failed(
+                "not a token: a JWT has three parts, a refresh token starts with cs_rt_",
+            ));
         };
         let (header, payload) = (decoded("header", header)?, decoded("payload", payload)?);
         if self.json {

@@ -16,21 +16,31 @@ use super::{Cli, Failure, WRONG_START};
 
 /// Returns whether the command line asks for JSON, even if it is wrong in other ways.
 pub fn wants_json() -> bool {
-    env::args_os().skip(1).take_while(|argument| argument != "--").any(|argument| argument == OsStr::new("--json"))
+    env::args_os()
+        .skip(1)
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == OsStr::new("--json"))
 }
 
 /// Prints help where it was asked for, and otherwise the error. Returns the exit code.
 pub fn report(error: &Error) -> ExitCode {
     let is_help = matches!(
         error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
     if is_help {
         // Whoever reads it may have seen enough.
         let _ = error.print();
         return if error.use_stderr() { ExitCode::from(WRONG_START) } else { ExitCode::SUCCESS };
     }
-    Failure::at_start(format!("{}: see `{} --help`", describe(error), verb(env::args_os().skip(1)))).print();
+    Failure::at_start(format!(
+        "{}: see `{} --help`",
+        describe(error),
+        verb(env::args_os().skip(1))
+    ))
+    .print();
     ExitCode::from(WRONG_START)
 }
 
@@ -42,7 +52,9 @@ fn describe(error: &Error) -> String {
     let value = one(ContextKind::InvalidValue);
     let advice = advice(error);
     match error.kind() {
-        ErrorKind::UnknownArgument => format!("{argument} is not an argument of this command{advice}"),
+        ErrorKind::UnknownArgument => {
+            format!("{argument} is not an argument of this command{advice}")
+        }
         ErrorKind::InvalidSubcommand => {
             format!("{:?} is not a command{advice}", one(ContextKind::InvalidSubcommand))
         }
@@ -51,7 +63,8 @@ fn describe(error: &Error) -> String {
             format!("missing {}", texts(error, ContextKind::InvalidArg).join(", "))
         }
         ErrorKind::ArgumentConflict => {
-            let others: Vec<_> = texts(error, ContextKind::PriorArg).into_iter().map(option).collect();
+            let others: Vec<_> =
+                texts(error, ContextKind::PriorArg).into_iter().map(option).collect();
             match others.is_empty() || others == [argument.as_str()] {
                 true => format!("{argument} is given more than once"),
                 false => format!("{argument} cannot be combined with {}", others.join(", ")),
@@ -60,11 +73,16 @@ fn describe(error: &Error) -> String {
         ErrorKind::InvalidValue if value.is_empty() => format!("{argument} needs a value"),
         ErrorKind::InvalidValue => {
             let valid = texts(error, ContextKind::ValidValue);
-            let choice = if valid.is_empty() { String::new() } else { format!(" is not one of {}", valid.join(", ")) };
+            let choice = if valid.is_empty() {
+                String::new()
+            } else {
+                format!(" is not one of {}", valid.join(", "))
+            };
             format!("{argument} {value:?}{choice}{advice}")
         }
         ErrorKind::ValueValidation => {
-            let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            let reason =
+                std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             format!("{argument} {value:?}: {reason}")
         }
         // The first line says it, and the rest is usage.

@@ -61,13 +61,22 @@ pub fn check(
             return Err(invalid(setting("name"), "is the name of another caller too"));
         }
         if !registration.keys.iter().all(|key| keys.insert(*key)) {
-            return Err(invalid(setting("key_hashes"), "has a key twice, or one of another caller"));
+            return Err(invalid(
+                setting("key_hashes"),
+                "has a key twice, or one of another caller",
+            ));
         }
         if !registration.certificate_names.iter().all(|name| certificates.insert(name.clone())) {
-            return Err(invalid(setting("certificate_names"), "has a name twice, or one of another caller"));
+            return Err(invalid(
+                setting("certificate_names"),
+                "has a name twice, or one of another caller",
+            ));
         }
         if !registration.certificate_names.is_empty() && !certificates_are_checked {
-            return Err(invalid(setting("certificate_names"), "needs tls.client_ca_file, by which they are checked"));
+            return Err(invalid(
+                setting("certificate_names"),
+                "needs tls.client_ca_file, by which they are checked",
+            ));
         }
         registrations.push(registration);
     }
@@ -75,8 +84,13 @@ pub fn check(
 }
 
 impl RawCaller {
-    fn check(&self, limits: &Limits, setting: &impl Fn(&str) -> String) -> Result<Registration, ConfigError> {
-        let name = CallerName::try_from(self.name.clone()).map_err(|error| invalid(setting("name"), error))?;
+    fn check(
+        &self,
+        limits: &Limits,
+        setting: &impl Fn(&str) -> String,
+    ) -> Result<Registration, ConfigError> {
+        let name = CallerName::try_from(self.name.clone())
+            .map_err(|error| invalid(setting("name"), error))?;
         let roles = self.roles.iter().map(|name| {
             let unknown = |_| word::refuse(setting("roles"), name, &Role::ALL.map(Role::as_str));
             name.parse::<Role>().map_err(unknown)
@@ -87,8 +101,10 @@ impl RawCaller {
             return Err(invalid(setting("roles"), format!("must name at least one of {known}")));
         }
         let reach = Reach {
-            tenants: limited_to(&self.tenants).map_err(|error| invalid(setting("tenants"), error))?,
-            audiences: limited_to(&self.audiences).map_err(|error| invalid(setting("audiences"), error))?,
+            tenants: limited_to(&self.tenants)
+                .map_err(|error| invalid(setting("tenants"), error))?,
+            audiences: limited_to(&self.audiences)
+                .map_err(|error| invalid(setting("audiences"), error))?,
         };
         let keys = self.key_hashes.iter().map(|hash| hash.parse()).collect::<Result<Vec<_>, _>>();
         let keys = keys.map_err(|error| invalid(setting("key_hashes"), error))?;
@@ -98,7 +114,8 @@ impl RawCaller {
         });
         let certificate_names = certificate_names.collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() && certificate_names.is_empty() {
-            let problem = "must have at least one, or certificate_names: `countersign caller new` makes a key";
+            let problem = "must have at least one, or certificate_names: `countersign caller new` \
+                           makes a key";
             return Err(invalid(setting("key_hashes"), problem));
         }
         if self.max_calls == Some(0) {
@@ -125,6 +142,7 @@ where
     if names.is_empty() {
         return Err("must name at least one; leave it out for all".to_owned());
     }
-    let read = |name: &String| T::try_from(name.clone()).map_err(|error| format!("{name:?} {error}"));
+    let read =
+        |name: &String| T::try_from(name.clone()).map_err(|error| format!("{name:?} {error}"));
     names.iter().map(read).collect::<Result<_, _>>().map(Some)
 }

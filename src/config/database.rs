@@ -141,7 +141,10 @@ impl Database {
     /// Refuses what cannot work.
     pub fn check(&self, url: &DatabaseUrl) -> Result<(), ConfigError> {
         if self.max_connections < FEWEST_CONNECTIONS {
-            return Err(invalid("database.max_connections", format!("must be at least {FEWEST_CONNECTIONS}")));
+            return Err(invalid(
+                "database.max_connections",
+                format!("must be at least {FEWEST_CONNECTIONS}"),
+            ));
         }
         for (name, span) in [
             ("connect_timeout", self.connect_timeout),
@@ -157,7 +160,10 @@ impl Database {
         }
         match url {
             DatabaseUrl::Postgres(url) if url.has_password && self.password_file.is_some() => {
-                Err(invalid("database.password_file", "there is a password in database_url too: leave one of them out"))
+                Err(invalid(
+                    "database.password_file",
+                    "there is a password in database_url too: leave one of them out",
+                ))
             }
             DatabaseUrl::Postgres(_) | DatabaseUrl::Sqlite(_) => Ok(()),
         }
@@ -169,7 +175,10 @@ pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigEr
     let Some(url) = url else {
         let path = data_dir.join("countersign.db");
         if path.to_str().is_some_and(means_more) {
-            return Err(invalid("data_dir", "must not begin with : or ? or file: (put ./ in front)"));
+            return Err(invalid(
+                "data_dir",
+                "must not begin with : or ? or file: (put ./ in front)",
+            ));
         }
         return Ok(DatabaseUrl::Sqlite(path));
     };
@@ -191,7 +200,10 @@ pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigEr
             );
             Err(invalid("database_url", problem))
         }
-        None => Err(invalid("database_url", "must be a URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE")),
+        None => Err(invalid(
+            "database_url",
+            "must be a URL: sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE",
+        )),
     }
 }
 
@@ -201,7 +213,9 @@ pub fn resolve(url: &str, folder: &Path) -> Result<Option<String>, String> {
     if let Some(path) = url.strip_prefix("sqlite://") {
         return Ok(resolve_path(path, folder)?.map(|path| format!("sqlite://{path}")));
     }
-    let Some((start, query)) = url.split_once('?').filter(|_| url.starts_with("postgres")) else { return Ok(None) };
+    let Some((start, query)) = url.split_once('?').filter(|_| url.starts_with("postgres")) else {
+        return Ok(None);
+    };
     let mut is_changed = false;
     let mut pairs = vec![];
     for pair in query.split('&') {
@@ -218,9 +232,11 @@ pub fn resolve(url: &str, folder: &Path) -> Result<Option<String>, String> {
 }
 
 /// The characters of a path that have a meaning in a URL, or may have one.
-const ENCODED_IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
+const ENCODED_IN_PATHS: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
-/// SQLite reads more into some names: a database in memory, or options that would undo its durability.
+/// SQLite reads more into some names: a database in memory, or options that would undo its
+/// durability.
 pub fn means_more(path: &str) -> bool {
     path.starts_with([':', '?']) || path.starts_with("file:")
 }
@@ -230,14 +246,23 @@ fn postgres(url: &str, rest: &str) -> Result<PostgresUrl, ConfigError> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
     if authority.matches('@').count() > 1 || tail.contains('@') {
-        return Err(invalid("database_url", "@ / ? and # in a user or a password are written as %40 %2F %3F and %23"));
+        return Err(invalid(
+            "database_url",
+            "@ / ? and # in a user or a password are written as %40 %2F %3F and %23",
+        ));
     }
     if tail.to_ascii_lowercase().contains("password") {
-        return Err(invalid("database_url", "the password belongs in front of the host: USER:PASSWORD@HOST"));
+        return Err(invalid(
+            "database_url",
+            "the password belongs in front of the host: USER:PASSWORD@HOST",
+        ));
     }
     let (user, hosts) = authority.split_once('@').unwrap_or(("", authority));
     if hosts.is_empty() && !tail.contains("host=") {
-        return Err(invalid("database_url", "must name a host: postgres://USER:PASSWORD@HOST/DATABASE"));
+        return Err(invalid(
+            "database_url",
+            "must name a host: postgres://USER:PASSWORD@HOST/DATABASE",
+        ));
     }
     let (user, password) = user.split_once(':').unwrap_or((user, ""));
     let shown = match user {

@@ -36,19 +36,28 @@ impl From<figment::Error> for ConfigError {
         let path = error.path.join(".");
         let text = match &error.kind {
             Kind::UnknownField(name, known) => {
-                // The path leads to the section or to the field itself, depending on where serde noticed.
-                let section = path.strip_suffix(name.as_str()).unwrap_or(&path).trim_end_matches('.');
-                let setting = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
+                // The path leads to the section or to the field itself, depending on where serde
+                // noticed.
+                let section =
+                    path.strip_suffix(name.as_str()).unwrap_or(&path).trim_end_matches('.');
+                let setting =
+                    if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
                 match word::nearest(name, known) {
-                    Some(near) => format!("unknown setting {setting}{origin}: did you mean {near}?"),
-                    None => format!("unknown setting {setting}{origin}: there are {}", known.join(", ")),
+                    Some(near) => {
+                        format!("unknown setting {setting}{origin}: did you mean {near}?")
+                    }
+                    None => {
+                        format!("unknown setting {setting}{origin}: there are {}", known.join(", "))
+                    }
                 }
             }
             Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
                 let expected = plain(expected);
                 // A URL with its password, put where a section stands, is not repeated.
                 let actual = match actual {
-                    Actual::Str(_) if ["a section", "a sequence", "a list"].contains(&expected.as_str()) => {
+                    Actual::Str(_)
+                        if ["a section", "a sequence", "a list"].contains(&expected.as_str()) =>
+                    {
                         "a string".to_owned()
                     }
                     actual => actual.to_string(),
@@ -58,7 +67,9 @@ impl From<figment::Error> for ConfigError {
             Kind::UnknownVariant(name, known) => {
                 format!("setting {path}{origin}: {}", word::unknown(name, known))
             }
-            Kind::Message(message) if path.is_empty() => format!("configuration{origin}: {}", one_line(message)),
+            Kind::Message(message) if path.is_empty() => {
+                format!("configuration{origin}: {}", one_line(message))
+            }
             Kind::Message(message) => format!("setting {path}{origin}: {}", one_line(message)),
             other => format!("setting {path}{origin}: {other}"),
         };
@@ -68,8 +79,11 @@ impl From<figment::Error> for ConfigError {
 
 fn origin(error: &figment::Error) -> String {
     match &error.metadata {
-        // As it was given: figment would print it relative to the working directory, which logs do not tell.
-        Some(Metadata { source: Some(Source::File(path)), .. }) => format!(" in {}", path.display()),
+        // As it was given: figment would print it relative to the working directory, which logs do
+        // not tell.
+        Some(Metadata { source: Some(Source::File(path)), .. }) => {
+            format!(" in {}", path.display())
+        }
         Some(metadata) if metadata.name.contains("environment") => {
             let variable = format!("COUNTERSIGN_{}", error.path.join("__").to_uppercase());
             format!(" (environment variable {variable})")
@@ -93,8 +107,14 @@ fn plain(expected: &impl fmt::Display) -> String {
 
 /// A parser's message without its picture of the line: passwords stand in lines.
 fn one_line(text: &str) -> String {
-    let is_picture = |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
-    let lines = text.lines().filter(|line| !is_picture(line)).map(str::trim).filter(|line| !line.is_empty());
+    let is_picture = |line: &str| {
+        line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
+    };
+    let lines = text
+        .lines()
+        .filter(|line| !is_picture(line))
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     lines.collect::<Vec<_>>().join(": ")
 }
 

@@ -30,7 +30,8 @@ impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         let text = fs::read_to_string(path).map_err(unreadable)?;
-        let folder = path::absolute(path).map_err(unreadable)?.parent().unwrap_or(Path::new("/")).to_owned();
+        let folder =
+            path::absolute(path).map_err(unreadable)?.parent().unwrap_or(Path::new("/")).to_owned();
         Ok(Self { text, path: Some(path.to_owned()), folder })
     }
 
@@ -73,7 +74,8 @@ impl Provider for ConfigFile {
 
 /// The folder that relative paths start from which no file has given.
 pub fn working_directory() -> Result<PathBuf, ConfigError> {
-    std::env::current_dir().map_err(|error| invalid("data_dir", format!("there is no working directory: {error}")))
+    std::env::current_dir()
+        .map_err(|error| invalid("data_dir", format!("there is no working directory: {error}")))
 }
 
 /// Returns the value of a setting with its path made absolute, if it has a relative one. A name
@@ -94,6 +96,8 @@ pub fn resolve_path(path: &str, folder: &Path) -> Result<Option<String>, String>
         return Ok(None);
     }
     let path: PathBuf = folder.join(path).components().collect();
-    let text = path.to_str().ok_or("the name of the folder of a relative path is no UTF-8: use absolute paths")?;
+    let text = path
+        .to_str()
+        .ok_or("the name of the folder of a relative path is no UTF-8: use absolute paths")?;
     Ok(Some(text.to_owned()))
 }

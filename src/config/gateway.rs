@@ -38,7 +38,10 @@ impl RawGateway {
         // What a cookie's name may hold (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
         let in_name = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         if !self.cookie.chars().all(in_name) {
-            return Err(invalid("gateway.cookie", "must be the name of a cookie, or empty for none"));
+            return Err(invalid(
+                "gateway.cookie",
+                "must be the name of a cookie, or empty for none",
+            ));
         }
         if !(64..=16_384).contains(&self.max_header_bytes) {
             return Err(invalid("gateway.max_header_bytes", "must be from 64 to 16384"));
@@ -46,7 +49,8 @@ impl RawGateway {
         let headers = self.headers.iter().map(|(header, claim)| (header.as_str(), claim.as_str()));
         Ok(Settings {
             cookie: (!self.cookie.is_empty()).then(|| self.cookie.clone()),
-            headers: IdentityHeaders::new(headers).map_err(|problem| invalid("gateway.headers", problem))?,
+            headers: IdentityHeaders::new(headers)
+                .map_err(|problem| invalid("gateway.headers", problem))?,
             max_header_bytes: self.max_header_bytes,
             remove_credential: self.remove_credential,
         })

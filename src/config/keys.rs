@@ -114,8 +114,11 @@ impl Environment {
     /// That of this process.
     pub fn read() -> Self {
         // What is no UTF-8 is no base64 either, and refused as such.
-        let text =
-            |name| env::var_os(name).map(|text| text.to_string_lossy().into_owned()).filter(|text| !text.is_empty());
+        let text = |name| {
+            env::var_os(name)
+                .map(|text| text.to_string_lossy().into_owned())
+                .filter(|text| !text.is_empty())
+        };
         Self {
             master: text(MASTER_KEY_VARIABLE),
             additional: text(ADDITIONAL_MASTER_KEY_VARIABLE),
@@ -137,12 +140,17 @@ impl RawKeys {
         let algorithm = KeyAlgorithm::from_name(&self.algorithm)
             .filter(|algorithm| KeyAlgorithm::SIGNING.contains(algorithm))
             .ok_or_else(|| {
-                word::refuse("keys.algorithm", &self.algorithm, &KeyAlgorithm::SIGNING.map(KeyAlgorithm::as_str))
+                word::refuse(
+                    "keys.algorithm",
+                    &self.algorithm,
+                    &KeyAlgorithm::SIGNING.map(KeyAlgorithm::as_str),
+                )
             })?;
         let needed = self.jwks_max_age.saturating_add(spreads_within);
         if self.publish_ahead < needed {
             let problem = format!(
-                "must be at least {}: keys.jwks_max_age, and the {} until every replica knows of a key",
+                "must be at least {}: keys.jwks_max_age, and the {} until every replica knows of \
+                 a key",
                 rounded_up(needed),
                 rounded_up(spreads_within)
             );
@@ -154,7 +162,8 @@ impl RawKeys {
         // Half of them, so that there is room for those that are made by hand.
         let most = u32::try_from(MOST_KEYS / 2).unwrap_or(u32::MAX);
         let rules = |name: &str, algorithm, interval: Duration, needed: (Duration, &str)| {
-            let kept_for = needed.0.saturating_add(RETENTION_MARGIN * 2).saturating_add(spreads_within);
+            let kept_for =
+                needed.0.saturating_add(RETENTION_MARGIN * 2).saturating_add(spreads_within);
             let shortest = (kept_for / most).max(self.publish_ahead.saturating_add(spreads_within));
             if !interval.is_zero() && interval < shortest {
                 let problem = format!(
@@ -164,18 +173,26 @@ impl RawKeys {
                 );
                 return Err(invalid(format!("keys.{name}"), problem));
             }
-            Ok(RotationRules { algorithm, interval, publish_ahead: self.publish_ahead, spreads_within, kept_for })
+            Ok(RotationRules {
+                algorithm,
+                interval,
+                publish_ahead: self.publish_ahead,
+                spreads_within,
+                kept_for,
+            })
         };
         let signing_needs = (longest_token, "tokens.max_access_token_ttl");
         let signing = rules("rotation", algorithm, self.rotation, signing_needs)?;
         // A replay comes with a token of the key before the session's own.
         let refresh_needs = (longest_token.max(longest_replay), "policies.NAME.replay_limit");
-        let refresh = rules("refresh_rotation", KeyAlgorithm::Hs256, self.refresh_rotation, refresh_needs)?;
+        let refresh =
+            rules("refresh_rotation", KeyAlgorithm::Hs256, self.refresh_rotation, refresh_needs)?;
 
         let credential = environment.credentials.map(|folder| Path::new(&folder).join(CREDENTIAL));
         let master = match (&self.master_key_file, environment.master) {
             (Some(_), Some(_)) => {
-                let problem = format!("there is one in {MASTER_KEY_VARIABLE} too: leave one of them out");
+                let problem =
+                    format!("there is one in {MASTER_KEY_VARIABLE} too: leave one of them out");
                 return Err(invalid("keys.master_key_file", problem));
             }
             (Some(path), None) => MasterKeySource::File(path.clone()),
@@ -187,7 +204,9 @@ impl RawKeys {
         };
         let additional_master = match (&self.additional_master_key_file, environment.additional) {
             (Some(path), _) => Some(MasterKeySource::File(path.clone())),
-            (None, text) => text.map(|text| MasterKeySource::Environment(ADDITIONAL_MASTER_KEY_VARIABLE, text.into())),
+            (None, text) => text.map(|text| {
+                MasterKeySource::Environment(ADDITIONAL_MASTER_KEY_VARIABLE, text.into())
+            }),
         };
         if let MasterKeySource::DefaultFile(path) = &master {
             self.master_key_file = Some(path.clone());

@@ -1,4 +1,5 @@
-//! `[lease]`: for how long a replica may believe what it knows of revocations, and what is granted to clocks.
+//! `[lease]`: for how long a replica may believe what it knows of revocations, and what is granted
+//! to clocks.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use crate::domain::{lease::Terms, revocation::RETENTION_MARGIN, time::brief};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLease {
-    /// How long a lease lasts. A revocation waits for this long, and a little more, for a replica that is cut off.
+    /// How long a lease lasts. A revocation waits for this long, and a little more, for a replica
+    /// that is cut off.
     #[serde(with = "super::span")]
     duration: Duration,
     /// How often it is renewed.
@@ -40,7 +42,8 @@ const SHORTEST_RENEWAL: Duration = Duration::from_millis(10);
 const LONGEST_LEASE: Duration = Duration::from_secs(20);
 /// A lease must outlive some renewals, so that one that is late does no harm.
 const FEWEST_RENEWALS: u32 = 3;
-/// What the formula of the waiting time leaves out is some parts in a million of a lease; the margin must cover it by far.
+/// What the formula of the waiting time leaves out is some parts in a million of a lease; the
+/// margin must cover it by far.
 const SHORTEST_MARGIN: Duration = Duration::from_millis(10);
 
 impl RawLease {
@@ -49,18 +52,29 @@ impl RawLease {
         let Self { duration, renewal, margin, max_clock_skew } = *self;
         let terms = Terms { duration, renewal, margin, max_clock_skew };
         if renewal < SHORTEST_RENEWAL {
-            return Err(invalid("lease.renewal", format!("must be at least {}", brief(SHORTEST_RENEWAL))));
+            return Err(invalid(
+                "lease.renewal",
+                format!("must be at least {}", brief(SHORTEST_RENEWAL)),
+            ));
         }
         if duration < renewal.saturating_mul(FEWEST_RENEWALS) {
-            let problem = format!("must be at least {FEWEST_RENEWALS} times lease.renewal, so that one may be late");
+            let problem = format!(
+                "must be at least {FEWEST_RENEWALS} times lease.renewal, so that one may be late"
+            );
             return Err(invalid("lease.duration", problem));
         }
         if duration > LONGEST_LEASE {
-            return Err(invalid("lease.duration", format!("must be at most {}", brief(LONGEST_LEASE))));
+            return Err(invalid(
+                "lease.duration",
+                format!("must be at most {}", brief(LONGEST_LEASE)),
+            ));
         }
         if margin < SHORTEST_MARGIN || margin > duration {
             let shortest = brief(SHORTEST_MARGIN);
-            return Err(invalid("lease.margin", format!("must be from {shortest} to lease.duration")));
+            return Err(invalid(
+                "lease.margin",
+                format!("must be from {shortest} to lease.duration"),
+            ));
         }
         // Whoever sweeps may be ahead of the database by this, and whoever validates behind it.
         let needed = max_clock_skew.saturating_mul(2).saturating_add(terms.holds_for());

@@ -102,7 +102,10 @@ impl Limits {
             ("max_connections", self.max_connections),
             ("max_http_connections", self.max_http_connections),
             ("listen_backlog", usize::try_from(self.listen_backlog).unwrap_or(usize::MAX)),
-            ("max_streams_per_connection", usize::try_from(self.max_streams_per_connection).unwrap_or(usize::MAX)),
+            (
+                "max_streams_per_connection",
+                usize::try_from(self.max_streams_per_connection).unwrap_or(usize::MAX),
+            ),
             ("max_calls", self.max_calls),
             ("max_reads", self.max_reads),
             ("max_writes", self.max_writes),
@@ -122,15 +125,22 @@ impl Limits {
         for (name, bytes, range) in sizes {
             if !range.contains(&bytes) {
                 let (least, most) = (range.start(), range.end());
-                return Err(invalid(format!("limits.{name}"), format!("must be from {least} to {most}")));
+                return Err(invalid(
+                    format!("limits.{name}"),
+                    format!("must be from {least} to {most}"),
+                ));
             }
         }
         if self.unsent_bytes_of_connection() < self.max_answer_bytes {
-            let problem = "must be at least 8 times limits.max_answer_bytes: a connection may hold an eighth of it";
+            let problem = "must be at least 8 times limits.max_answer_bytes: a connection may \
+                           hold an eighth of it";
             return Err(invalid("limits.max_unsent_bytes", problem));
         }
         if !(SMALLEST_METADATA..=1 << 20).contains(&self.max_metadata_bytes) {
-            return Err(invalid("limits.max_metadata_bytes", format!("must be from {SMALLEST_METADATA} to 1048576")));
+            return Err(invalid(
+                "limits.max_metadata_bytes",
+                format!("must be from {SMALLEST_METADATA} to 1048576"),
+            ));
         }
         let spans = [
             ("call_timeout", self.call_timeout),

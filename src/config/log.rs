@@ -13,7 +13,8 @@ use crate::domain::audit::TARGET;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives as of tracing-subscriber's `EnvFilter`.
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives as of tracing-subscriber's
+    /// `EnvFilter`.
     pub level: String,
     /// The form of the lines.
     #[serde(deserialize_with = "super::section::read_choice")]
@@ -55,7 +56,8 @@ fn check(directive: &str) -> Result<(), ConfigError> {
         }
     };
     let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
-    let (span_end, rest) = directive.rsplit_once(']').map_or(("", directive), |(span, rest)| (span, rest));
+    let (span_end, rest) =
+        directive.rsplit_once(']').map_or(("", directive), |(span, rest)| (span, rest));
     let (target, level) = match (span_end, rest.rsplit_once('=')) {
         ("", None) => ("", rest),
         // A span without a level means every level.
@@ -68,9 +70,10 @@ fn check(directive: &str) -> Result<(), ConfigError> {
     }
     let name = target.split("::").next().unwrap_or("");
     match word::nearest(name, &[CRATE]) {
-        Some(near) if near != name => {
-            Err(invalid(SETTING, format!("{name:?} is not a part of the service: did you mean {near}?")))
-        }
+        Some(near) if near != name => Err(invalid(
+            SETTING,
+            format!("{name:?} is not a part of the service: did you mean {near}?"),
+        )),
         _ => Ok(()),
     }
 }
@@ -86,11 +89,18 @@ impl Log {
         // Without a level for everything, all targets that are not named are silent.
         let is_ours = |directive: &&str| !directive.contains('=') || directive.starts_with(CRATE);
         if !directives.iter().any(is_ours) {
-            let problem = format!("{:?} logs nothing of the service: begin with a level, {EXAMPLE}", self.level);
+            let problem = format!(
+                "{:?} logs nothing of the service: begin with a level, {EXAMPLE}",
+                self.level
+            );
             return Err(invalid(SETTING, problem));
         }
         let filter = EnvFilter::try_new(directives.join(",")).map_err(|_| {
-            let problem = format!("{:?} is not one of {}, or directives {EXAMPLE}", self.level, LEVELS.join(", "));
+            let problem = format!(
+                "{:?} is not one of {}, or directives {EXAMPLE}",
+                self.level,
+                LEVELS.join(", ")
+            );
             invalid(SETTING, problem)
         })?;
         // The audit is no matter of how much one wants to read, so only its own name turns it off.

@@ -1,4 +1,5 @@
-//! The configuration: flags over environment over file over defaults, valid before anything is opened.
+//! The configuration: flags over environment over file over defaults, valid before anything is
+//! opened.
 
 pub mod audit;
 pub mod callers;
@@ -67,7 +68,14 @@ pub const ENV_PREFIX: &str = "COUNTERSIGN_";
 /// `SERVER` are defaults of flags, the master keys are secrets, and others are links to services.
 fn is_setting(name: &str, value: Option<&str>) -> bool {
     let name = name.to_ascii_lowercase();
-    let flag = ["config", "server", "ca_file", "api_key_file", "client_certificate_file", "client_key_file"];
+    let flag = [
+        "config",
+        "server",
+        "ca_file",
+        "api_key_file",
+        "client_certificate_file",
+        "client_key_file",
+    ];
     let flag = flag.contains(&name.as_str());
     let secret = ["master_key", "additional_master_key", "api_key"].contains(&name.as_str());
     if cfg!(feature = "mutants") && (name == "mutant" || name == "wall_clock_offset") {
@@ -80,7 +88,8 @@ fn is_setting(name: &str, value: Option<&str>) -> bool {
 /// letters.
 fn value_of(name: &str) -> Option<String> {
     let variable = format!("{ENV_PREFIX}{name}");
-    let mut variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let mut variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
     let (_, value) = variables.find(|(name, _)| name.eq_ignore_ascii_case(&variable))?;
     value.into_string().ok()
 }
@@ -94,7 +103,8 @@ pub struct Config {
     pub listen: Listen,
     /// Where HTTP listens, if it does.
     pub http_listen: Option<Listen>,
-    /// Whether keys and tokens may be sent to the HTTP side: others cannot read them, or somebody accepts that.
+    /// Whether keys and tokens may be sent to the HTTP side: others cannot read them, or somebody
+    /// accepts that.
     pub http_is_private: bool,
     /// Whether the service describes itself to clients.
     pub reflection: bool,
@@ -293,10 +303,13 @@ impl Config {
         Self::check(figment.extract()?, (file.map(Path::to_owned), flags.clone()))
     }
 
-    /// Reads and checks the text of a file in the working directory as if nothing else were given. There is nothing to read
-    /// it from again.
+    /// Reads and checks the text of a file in the working directory as if nothing else were given.
+    /// There is nothing to read it from again.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        Self::check(Figment::from(ConfigFile::from_text(text)?).extract()?, (None, Flags::default()))
+        Self::check(
+            Figment::from(ConfigFile::from_text(text)?).extract()?,
+            (None, Flags::default()),
+        )
     }
 
     /// Reads and checks all settings anew, from where these came.
@@ -325,13 +338,16 @@ impl Config {
         check_issuer(&raw.issuer)?;
         raw.limits.check()?;
         let tls = raw.tls.check()?;
-        let certificates_are_checked = tls.as_ref().is_some_and(|tls| tls.files.client_ca.is_some());
+        let certificates_are_checked =
+            tls.as_ref().is_some_and(|tls| tls.files.client_ca.is_some());
         let callers = callers::check(&raw.callers, &raw.limits, certificates_are_checked)?;
-        let protection = Protection { tls: tls.is_some(), callers: !callers.is_empty(), insecure: raw.insecure };
+        let protection =
+            Protection { tls: tls.is_some(), callers: !callers.is_empty(), insecure: raw.insecure };
         let listen = Listen::grpc(&raw.listen, protection)?;
         let http_listen = Listen::http(&raw.http_listen, protection)?;
         let is_loopback = http_listen.is_none_or(|listen| listen.address.ip().is_loopback());
-        let http_is_private = is_loopback || raw.insecure || tls.as_ref().is_some_and(|tls| tls.http);
+        let http_is_private =
+            is_loopback || raw.insecure || tls.as_ref().is_some_and(|tls| tls.http);
         let reflection = match raw.reflection {
             Reflection::Auto => listen.address.ip().is_loopback(),
             Reflection::On => true,
@@ -356,7 +372,13 @@ impl Config {
         let windows = policies.values().map(|policy| policy.session.replay_window());
         let longest_replay = windows.max().unwrap_or_default();
         let longest_token = tokens.max_access_token_ttl;
-        let keys = raw.keys.check(environment, &data_dir, spreads_within, longest_token, longest_replay)?;
+        let keys = raw.keys.check(
+            environment,
+            &data_dir,
+            spreads_within,
+            longest_token,
+            longest_replay,
+        )?;
         raw.audit.check()?;
         raw.log.filter()?;
         if raw.blacklist.max_entries == 0 {
@@ -365,7 +387,8 @@ impl Config {
         written.policies = policies::written(&raw.policies, &policies);
         raw.data_dir = Some(data_dir.clone());
         raw.tokens.default_audience = Some(tokens.default_audience.to_string());
-        raw.policies = policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
+        raw.policies =
+            policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
         raw.database_url = Some(database.to_string());
         // Neither of the two may hold the password.
         written.database_url = written.database_url.and(raw.database_url.clone());
@@ -414,7 +437,12 @@ impl Config {
 }
 
 /// Adds the names of the settings that differ in two sections of the same name.
-fn add_differences(section: &str, one: &toml::Table, other: &toml::Table, names: &mut BTreeSet<String>) {
+fn add_differences(
+    section: &str,
+    one: &toml::Table,
+    other: &toml::Table,
+    names: &mut BTreeSet<String>,
+) {
     let keys: BTreeSet<_> = one.keys().chain(other.keys()).collect();
     for key in keys {
         let name = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
@@ -433,7 +461,8 @@ fn add_differences(section: &str, one: &toml::Table, other: &toml::Table, names:
 /// An issuer is a URL without query and fragment (RFC 8414, section 2).
 fn check_issuer(issuer: &str) -> Result<(), ConfigError> {
     let host = issuer.strip_prefix("https://").or_else(|| issuer.strip_prefix("http://"));
-    let host = host.ok_or_else(|| invalid("issuer", "must start with https:// (or http:// for a trial)"))?;
+    let host =
+        host.ok_or_else(|| invalid("issuer", "must start with https:// (or http:// for a trial)"))?;
     let clean = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"' | '\\' | '<' | '>');
     if host.is_empty() || host.starts_with('/') || !host.chars().all(clean) {
         return Err(invalid("issuer", "must be a URL with a host and without query and fragment"));

@@ -1,4 +1,5 @@
-//! `[policies.NAME]`: the limits of sessions. What a policy leaves out it takes from `policies.default`.
+//! `[policies.NAME]`: the limits of sessions. What a policy leaves out it takes from
+//! `policies.default`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -77,23 +78,30 @@ fn built_in(name: PolicyName) -> Policy {
 /// Completes and checks the policies.
 pub fn check(raw: &BTreeMap<String, RawPolicy>, tokens: &Tokens) -> Result<Policies, ConfigError> {
     let named = |name: &str| {
-        PolicyName::try_from(name.to_owned()).map_err(|error| invalid(format!("policies.{name:?}"), error))
+        PolicyName::try_from(name.to_owned())
+            .map_err(|error| invalid(format!("policies.{name:?}"), error))
     };
     let empty = RawPolicy::default();
-    let default = complete(&built_in(named(DEFAULT)?), raw.get(DEFAULT).unwrap_or(&empty), named(DEFAULT)?);
+    let default =
+        complete(&built_in(named(DEFAULT)?), raw.get(DEFAULT).unwrap_or(&empty), named(DEFAULT)?);
     let mut policies = Policies::from([(DEFAULT.to_owned(), default.clone())]);
     for (name, policy) in raw.iter().filter(|(name, _)| *name != DEFAULT) {
         policies.insert(name.clone(), complete(&default, policy, named(name)?));
     }
     for (name, policy) in &policies {
-        policy.check(tokens.max_access_token_ttl).map_err(|error| invalid(format!("policies.{name}"), error))?;
+        policy
+            .check(tokens.max_access_token_ttl)
+            .map_err(|error| invalid(format!("policies.{name}"), error))?;
     }
     Ok(policies)
 }
 
 /// The policies without the limits that follow from others: those that a policy takes from the
 /// default one, and a grace that is cut to the lifetime of access tokens.
-pub fn written(raw: &BTreeMap<String, RawPolicy>, policies: &Policies) -> BTreeMap<String, RawPolicy> {
+pub fn written(
+    raw: &BTreeMap<String, RawPolicy>,
+    policies: &Policies,
+) -> BTreeMap<String, RawPolicy> {
     let mut written = raw.clone();
     if let Some(policy) = policies.get(DEFAULT) {
         let refresh_grace = raw.get(DEFAULT).and_then(|policy| policy.refresh_grace);
@@ -118,7 +126,9 @@ fn complete(base: &Policy, raw: &RawPolicy, name: PolicyName) -> Policy {
             on_refresh: raw.on_refresh.unwrap_or(session.on_refresh),
         },
         absolute_lifetime: raw.absolute_lifetime.unwrap_or(base.absolute_lifetime),
-        max_sessions_per_subject: raw.max_sessions_per_subject.unwrap_or(base.max_sessions_per_subject),
+        max_sessions_per_subject: raw
+            .max_sessions_per_subject
+            .unwrap_or(base.max_sessions_per_subject),
         on_quota: raw.on_quota.unwrap_or(base.on_quota),
     }
 }

@@ -14,7 +14,11 @@ const HEADER: &str = "\
 /// Prints settings. Those that nobody has written, and that follow from others, are comments: as
 /// settings they would stay when what they follow from is changed. Relative paths become absolute,
 /// because in a file they would start from another folder.
-pub fn to_toml(effective: &Table, written: &Table, working_directory: &Path) -> Result<String, Error> {
+pub fn to_toml(
+    effective: &Table,
+    written: &Table,
+    working_directory: &Path,
+) -> Result<String, Error> {
     let mut text = HEADER.to_owned();
     print_section(&mut text, "", effective, written, working_directory)?;
     Ok(text)
@@ -44,7 +48,9 @@ fn print_section(
     for (name, value) in derived {
         text.push_str(&format!("# {name} = {}\n", literal(value)));
     }
-    for (name, section) in effective.iter().filter_map(|(name, value)| Some((name, value.as_table()?))) {
+    for (name, section) in
+        effective.iter().filter_map(|(name, value)| Some((name, value.as_table()?)))
+    {
         let path = if path.is_empty() { key(name) } else { format!("{path}.{}", key(name)) };
         text.push_str(&format!("\n[{path}]\n"));
         let empty = Table::new();

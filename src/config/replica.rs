@@ -28,14 +28,20 @@ impl RawReplica {
         let Some(name) = &self.name else { return Ok(Replica { name: readable(&host_name()) }) };
         let length = name.chars().count();
         if name.is_empty() {
-            return Err(invalid("replica.name", "must not be empty: leave it out for the host name"));
+            return Err(invalid(
+                "replica.name",
+                "must not be empty: leave it out for the host name",
+            ));
         }
         if length > LONGEST_NAME {
             let problem = format!("has {length} characters, at most {LONGEST_NAME} are allowed");
             return Err(invalid("replica.name", problem));
         }
         if !name.chars().all(is_visible) {
-            return Err(invalid("replica.name", "may only contain visible characters, and no spaces"));
+            return Err(invalid(
+                "replica.name",
+                "may only contain visible characters, and no spaces",
+            ));
         }
         Ok(Replica { name: name.clone() })
     }
@@ -48,7 +54,8 @@ pub fn host_name() -> String {
 
 /// A host name as a name of a replica: whatever a machine is called, the service starts.
 fn readable(host_name: &str) -> String {
-    let name: String = host_name.chars().filter(|&character| is_visible(character)).take(LONGEST_NAME).collect();
+    let name: String =
+        host_name.chars().filter(|&character| is_visible(character)).take(LONGEST_NAME).collect();
     if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
@@ -56,7 +63,8 @@ fn readable(host_name: &str) -> String {
 fn is_visible(character: char) -> bool {
     let moves = matches!(
         character,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
     );
     !character.is_control() && !character.is_whitespace() && !moves
 }
@@ -93,7 +101,8 @@ mod tests {
     #[test]
     fn without_a_name_it_is_that_of_the_machine() {
         let long = "b".repeat(70);
-        for (host, name) in [("vm", "vm"), ("a b\n", "ab"), ("", "unnamed"), (&*long, &long[..64])] {
+        for (host, name) in [("vm", "vm"), ("a b\n", "ab"), ("", "unnamed"), (&*long, &long[..64])]
+        {
             let checked = RawReplica::default().check(|| host.to_owned()).unwrap();
             assert_eq!(checked, Replica { name: name.to_owned() });
         }

@@ -39,7 +39,9 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for SectionVisitor<T> {
 }
 
 /// Deserializes a section.
-pub fn read<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub fn read<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Section::deserialize(deserializer).map(|section| section.0)
 }
 
@@ -100,7 +102,9 @@ impl Visitor<'_> for WordVisitor {
 }
 
 /// Deserializes an enum from the name of its variant.
-pub fn read_choice<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub fn read_choice<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     let Word(word) = Word::deserialize(deserializer)?;
     let name: StringDeserializer<D::Error> = word.into_deserializer();
     T::deserialize(name)

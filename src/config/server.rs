@@ -1,4 +1,5 @@
-//! `listen`, `http_listen`, `insecure` and `[shutdown]`: where the service listens, and how it stops.
+//! `listen`, `http_listen`, `insecure` and `[shutdown]`: where the service listens, and how it
+//! stops.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -43,26 +44,33 @@ impl Listen {
         }
     }
 
-    /// Refuses an address that others can reach without what protects it, unless somebody accepts the risk.
-    fn check(setting: &str, example: &str, listen: &str, protection: Protection) -> Result<Self, ConfigError> {
-        let address: SocketAddr = listen
-            .parse()
-            .map_err(|_| invalid(setting, format!("{listen:?} must be an address and a port like {example}")))?;
+    /// Refuses an address that others can reach without what protects it, unless somebody accepts
+    /// the risk.
+    fn check(
+        setting: &str,
+        example: &str,
+        listen: &str,
+        protection: Protection,
+    ) -> Result<Self, ConfigError> {
+        let address: SocketAddr = listen.parse().map_err(|_| {
+            invalid(setting, format!("{listen:?} must be an address and a port like {example}"))
+        })?;
         let missing = match (protection.tls, protection.callers) {
             (true, true) => return Ok(Self { address }),
             (false, true) => "TLS (tls.certificate_file and tls.private_key_file)",
             (true, false) => "callers ([[callers]], as `countersign caller new` prints them)",
             (false, false) => {
-                "TLS (tls.certificate_file and tls.private_key_file) and callers ([[callers]], as `countersign caller new` \
-                 prints them)"
+                "TLS (tls.certificate_file and tls.private_key_file) and callers ([[callers]], as \
+                 `countersign caller new` prints them)"
             }
         };
         if !address.ip().is_loopback() && !protection.insecure {
             return Err(invalid(
                 setting,
                 format!(
-                    "{address} can be reached from other machines: configure {missing}, or listen on 127.0.0.1, or \
-                     accept the risk with --insecure (for instance behind a proxy that does both)"
+                    "{address} can be reached from other machines: configure {missing}, or listen \
+                     on 127.0.0.1, or accept the risk with --insecure (for instance behind a \
+                     proxy that does both)"
                 ),
             ));
         }
@@ -74,7 +82,8 @@ impl Listen {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
-    /// After the signal, this long health says NOT_SERVING while calls are still taken, so that load balancers turn away.
+    /// After the signal, this long health says NOT_SERVING while calls are still taken, so that
+    /// load balancers turn away.
     #[serde(with = "super::span")]
     pub grace: Duration,
     /// After that, calls in flight get this long to finish.

@@ -66,7 +66,8 @@ fn form(name: &str) -> Option<Value> {
 fn transport_port(name: &str) -> Option<()> {
     let (name, transport) = name.rsplit_once('_')?;
     let (name, number) = name.rsplit_once('_')?;
-    let is_port = TRANSPORTS.contains(&transport) && number.parse::<u16>().is_ok() && name.ends_with("_port");
+    let is_port =
+        TRANSPORTS.contains(&transport) && number.parse::<u16>().is_ok() && name.ends_with("_port");
     is_port.then_some(())
 }
 

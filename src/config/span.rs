@@ -15,7 +15,8 @@ where
     humantime_serde::deserialize(deserializer)
 }
 
-/// Writes a span in its largest exact unit, or in several: of a small unit, centuries are more than can be read.
+/// Writes a span in its largest exact unit, or in several: of a small unit, centuries are more than
+/// can be read.
 pub fn serialize<S: Serializer>(span: &impl AsSpan, serializer: S) -> Result<S::Ok, S::Error> {
     match span.as_span() {
         Some(span) => {

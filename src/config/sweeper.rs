@@ -19,7 +19,11 @@ pub struct RawSweeper {
 
 impl Default for RawSweeper {
     fn default() -> Self {
-        Self { schedule: "* * * * *".to_owned(), batch_size: 1000, session_retention: Duration::from_secs(30 * 86_400) }
+        Self {
+            schedule: "* * * * *".to_owned(),
+            batch_size: 1000,
+            session_retention: Duration::from_secs(30 * 86_400),
+        }
     }
 }
 
@@ -41,18 +45,26 @@ impl Sweeper {
     /// Checks the section.
     pub fn check(raw: &RawSweeper) -> Result<Self, ConfigError> {
         let wrong = |error: &dyn Display| {
-            let problem = format!("{:?} is not a cron pattern like \"*/5 * * * *\" ({error})", raw.schedule);
+            let problem =
+                format!("{:?} is not a cron pattern like \"*/5 * * * *\" ({error})", raw.schedule);
             invalid("sweeper.schedule", problem)
         };
         let schedule = Cron::from_str(&raw.schedule).map_err(|error| wrong(&error))?;
-        // The parser takes it for a set of nothing, and whoever asks for the next time waits while all minutes of thousands of
-        // years are tried.
+        // The parser takes it for a set of nothing, and whoever asks for the next time waits while
+        // all minutes of thousands of years are tried.
         if raw.schedule.split_whitespace().any(|field| field.split(',').all(str::is_empty)) {
             return Err(wrong(&"a list is empty"));
         }
         if !(1..=LARGEST_BATCH).contains(&raw.batch_size) {
-            return Err(invalid("sweeper.batch_size", format!("must be from 1 to {LARGEST_BATCH}")));
+            return Err(invalid(
+                "sweeper.batch_size",
+                format!("must be from 1 to {LARGEST_BATCH}"),
+            ));
         }
-        Ok(Self { schedule, batch_size: raw.batch_size.into(), session_retention: raw.session_retention })
+        Ok(Self {
+            schedule,
+            batch_size: raw.batch_size.into(),
+            session_retention: raw.session_retention,
+        })
     }
 }

@@ -27,7 +27,10 @@ pub struct RawTenant {
 pub type Tenants = BTreeMap<String, TenantRules>;
 
 /// Checks the tenants.
-pub fn check(raw: &BTreeMap<String, RawTenant>, policies: &Policies) -> Result<Tenants, ConfigError> {
+pub fn check(
+    raw: &BTreeMap<String, RawTenant>,
+    policies: &Policies,
+) -> Result<Tenants, ConfigError> {
     let mut tenants = Tenants::new();
     for (name, tenant) in raw {
         let section = |field: &str| format!("tenants.{name}{field}");
@@ -41,7 +44,8 @@ pub fn check(raw: &BTreeMap<String, RawTenant>, policies: &Policies) -> Result<T
             }
             Err(error) => Err(invalid(section(".policy"), error)),
         });
-        let audiences = tenant.audiences.iter().cloned().map(Audience::try_from).collect::<Result<Vec<_>, _>>();
+        let audiences =
+            tenant.audiences.iter().cloned().map(Audience::try_from).collect::<Result<Vec<_>, _>>();
         let audiences = audiences.map_err(|error| invalid(section(".audiences"), error))?;
         tenants.insert(name.clone(), TenantRules { policy: policy.transpose()?, audiences });
     }

@@ -20,7 +20,10 @@ fn nothing_at_all_is_a_configuration() {
     assert_eq!(config.listen.address.to_string(), "127.0.0.1:50051");
     assert_eq!(config.http_listen.unwrap().address.to_string(), "127.0.0.1:8080");
     assert_eq!(config.database, DatabaseUrl::Sqlite("countersign-data/countersign.db".into()));
-    assert_eq!(config.policies[crate::domain::policy::DEFAULT].session.access_token_ttl, Duration::from_secs(600));
+    assert_eq!(
+        config.policies[crate::domain::policy::DEFAULT].session.access_token_ttl,
+        Duration::from_secs(600)
+    );
     assert_eq!(*config.tokens.default_audience, *config.issuer);
 }
 
@@ -30,26 +33,41 @@ fn a_password_is_used_and_never_shown() {
     let config = load(&format!("database_url = '{url}'")).unwrap();
     let DatabaseUrl::Postgres(postgres) = &config.database else { panic!("{config:?}") };
     assert_eq!(postgres.with_password(), url);
-    assert_eq!(config.database.to_string(), "postgres://u@h1:5432,h2/d?target_session_attrs=read-write");
-    let everything = format!("{config:?}{:?}{}", config.to_json().unwrap(), config.to_toml().unwrap());
+    assert_eq!(
+        config.database.to_string(),
+        "postgres://u@h1:5432,h2/d?target_session_attrs=read-write"
+    );
+    let everything =
+        format!("{config:?}{:?}{}", config.to_json().unwrap(), config.to_toml().unwrap());
     assert!(!everything.contains("cret"), "{everything}");
 
-    for (url, shown) in [("postgres://h", "postgres://h"), ("postgres://u:@%2Frun/d", "postgres://u@%2Frun/d")] {
+    for (url, shown) in
+        [("postgres://h", "postgres://h"), ("postgres://u:@%2Frun/d", "postgres://u@%2Frun/d")]
+    {
         assert_eq!(load(&format!("database_url = '{url}'")).unwrap().database.to_string(), shown);
     }
 }
 
 #[test]
 fn a_password_in_a_line_that_is_no_toml_is_not_shown() {
-    for toml in ["database_url = 'postgres://u:s3cret@h/d", "database_url = postgres://u:s3cret@h/d", "s3cret"] {
+    for toml in [
+        "database_url = 'postgres://u:s3cret@h/d",
+        "database_url = postgres://u:s3cret@h/d",
+        "s3cret",
+    ] {
         let error = load(toml).unwrap_err();
-        assert!(!error.contains("s3cret") && error.starts_with("configuration in FILE: TOML parse error at line 1"));
+        assert!(
+            !error.contains("s3cret")
+                && error.starts_with("configuration in FILE: TOML parse error at line 1")
+        );
     }
 }
 
 #[test]
 fn a_policy_takes_from_the_default_one_what_it_leaves_out() {
-    let config = load("[policies.default]\nidle_timeout = '1d'\n[policies.short]\naccess_token_ttl = '1m'").unwrap();
+    let config =
+        load("[policies.default]\nidle_timeout = '1d'\n[policies.short]\naccess_token_ttl = '1m'")
+            .unwrap();
     let short = &config.policies["short"];
     assert_eq!(short.session.access_token_ttl, Duration::from_secs(60));
     assert_eq!(short.session.idle_timeout, Duration::from_secs(86_400));
@@ -62,31 +80,50 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
         ("isuer = 'x'", "unknown setting isuer in FILE: did you mean issuer?"),
         (
             "[policies.default]\naccess_token_tll = '1m'",
-            "unknown setting policies.default.access_token_tll in FILE: did you mean access_token_ttl?",
+            "unknown setting policies.default.access_token_tll in FILE: did you mean \
+             access_token_ttl?",
         ),
-        ("[sweeper]\nbatchsize = 3", "unknown setting sweeper.batchsize in FILE: did you mean batch_size?"),
+        (
+            "[sweeper]\nbatchsize = 3",
+            "unknown setting sweeper.batchsize in FILE: did you mean batch_size?",
+        ),
         ("sweeper = 3", "setting sweeper in FILE: must be a section, not signed int `3`"),
         (
             "[blacklist]\nmax_entries = 'many'",
             "setting blacklist.max_entries in FILE: must be a whole number, not string \"many\"",
         ),
         ("[log]\nlevel = 3", "setting log.level in FILE: must be a string, not signed int `3`"),
-        ("[log]\nformat = 'xml'", "setting log.format in FILE: \"xml\" is not one of auto, text, json"),
+        (
+            "[log]\nformat = 'xml'",
+            "setting log.format in FILE: \"xml\" is not one of auto, text, json",
+        ),
         ("issuer = 'auth'", "setting issuer: must start with https:// (or http:// for a trial)"),
-        ("issuer = 'https://a?b'", "setting issuer: must be a URL with a host and without query and fragment"),
-        ("listen = 'here'", "setting listen: \"here\" must be an address and a port like 127.0.0.1:50051"),
-        ("http_listen = '8080'", "setting http_listen: \"8080\" must be an address and a port like 127.0.0.1:8080"),
+        (
+            "issuer = 'https://a?b'",
+            "setting issuer: must be a URL with a host and without query and fragment",
+        ),
+        (
+            "listen = 'here'",
+            "setting listen: \"here\" must be an address and a port like 127.0.0.1:50051",
+        ),
+        (
+            "http_listen = '8080'",
+            "setting http_listen: \"8080\" must be an address and a port like 127.0.0.1:8080",
+        ),
         (
             "database_url = 'mysql://u:secret@h/d'",
-            "setting database_url: mysql:// is not supported: use sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE",
+            "setting database_url: mysql:// is not supported: use sqlite://PATH or \
+             postgres://USER:PASSWORD@HOST/DATABASE",
         ),
         (
             "database_url = 'postgres://u:p@ss@h/d'",
-            "setting database_url: @ / ? and # in a user or a password are written as %40 %2F %3F and %23",
+            "setting database_url: @ / ? and # in a user or a password are written as %40 %2F %3F \
+             and %23",
         ),
         (
             "database_url = 'postgres://u:p/ss@h/d'",
-            "setting database_url: @ / ? and # in a user or a password are written as %40 %2F %3F and %23",
+            "setting database_url: @ / ? and # in a user or a password are written as %40 %2F %3F \
+             and %23",
         ),
         (
             "database_url = 'postgres://u@h/d?password=secret'",
@@ -98,38 +135,53 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
         ),
         (
             "[policies.p]\nrefresh_grace = '1h'",
-            "setting policies.p: refresh_grace must be shorter than access_token_ttl by at least a second",
+            "setting policies.p: refresh_grace must be shorter than access_token_ttl by at least \
+             a second",
         ),
         (
             "[policies.p]\nreplay = 'until_used'\non_refresh = 'revoke_access_token'",
-            "setting policies.p: replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\": \
-             choose one",
+            "setting policies.p: replay = \"until_used\" does not go with on_refresh = \
+             \"revoke_access_token\": choose one",
         ),
         (
             "[policies.p]\nreplay = 'until_used'\nreplay_limit = '5s'",
             "setting policies.p: replay_limit must not be shorter than refresh_grace",
         ),
-        ("[tenants.acme]\npolicy = 'p'", "setting tenants.acme.policy: \"p\" is not one of default"),
+        (
+            "[tenants.acme]\npolicy = 'p'",
+            "setting tenants.acme.policy: \"p\" is not one of default",
+        ),
         (
             "[sweeper]\nschedule = ', * 1 9 * *'",
-            "setting sweeper.schedule: \", * 1 9 * *\" is not a cron pattern like \"*/5 * * * *\" (a list is empty)",
+            "setting sweeper.schedule: \", * 1 9 * *\" is not a cron pattern like \"*/5 * * * *\" \
+             (a list is empty)",
         ),
         ("[sweeper]\nbatch_size = 0", "setting sweeper.batch_size: must be from 1 to 100000"),
         (
             "[audit]\nretention = '0s'",
-            "setting audit.retention: must be more than 0s: to keep no records, set audit.table to false",
+            "setting audit.retention: must be more than 0s: to keep no records, set audit.table \
+             to false",
         ),
         ("[audit]\ntables = true", "unknown setting audit.tables in FILE: did you mean table?"),
         (
             "[lease]\nrenewal = '18446744073709551615s'",
-            "setting lease.duration: must be at least 3 times lease.renewal, so that one may be late",
+            "setting lease.duration: must be at least 3 times lease.renewal, so that one may be \
+             late",
         ),
         ("[blacklist]\nmax_entries = 0", "setting blacklist.max_entries: must be at least 1"),
-        ("[tokens]\nleeway = '2m'", "setting tokens.leeway: must be at most 1m: synchronize the clocks instead"),
+        (
+            "[tokens]\nleeway = '2m'",
+            "setting tokens.leeway: must be at most 1m: synchronize the clocks instead",
+        ),
     ] {
         assert_eq!(load(toml).unwrap_err(), expected, "{toml}");
     }
-    for toml in ["issuer = ", "[sweeper]\nschedule = 'often'", "[tokens]\nleeway = 'soon'", "[tokens]\nleeway = 5"] {
+    for toml in [
+        "issuer = ",
+        "[sweeper]\nschedule = 'often'",
+        "[tokens]\nleeway = 'soon'",
+        "[tokens]\nleeway = 5",
+    ] {
         let error = load(toml).unwrap_err();
         assert!(!error.contains('\n') && error.len() < 300, "{error}");
     }
@@ -145,8 +197,16 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
         let error = load(toml).unwrap_err();
         assert!(!error.contains(char::is_control), "{error:?}");
     }
-    assert!(load("[tokens]\nleeway = 'soon'").unwrap_err().starts_with("setting tokens.leeway in FILE: "));
-    assert!(load("[sweeper]\nschedule = 'often'").unwrap_err().starts_with("setting sweeper.schedule: "));
+    assert!(
+        load("[tokens]\nleeway = 'soon'")
+            .unwrap_err()
+            .starts_with("setting tokens.leeway in FILE: ")
+    );
+    assert!(
+        load("[sweeper]\nschedule = 'often'")
+            .unwrap_err()
+            .starts_with("setting sweeper.schedule: ")
+    );
 }
 
 /// serde reads a list into a struct, and figment a number or a section into an enum.
@@ -154,12 +214,17 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
 fn a_section_is_a_table_and_a_choice_is_named() {
     // Every section that there is, so that a new one is not forgotten.
     let everything: toml::Table = load("").unwrap().to_toml().unwrap().parse().unwrap();
-    let sections: Vec<_> = everything.iter().filter(|(_, value)| value.is_table()).map(|(name, _)| name).collect();
+    let sections: Vec<_> =
+        everything.iter().filter(|(_, value)| value.is_table()).map(|(name, _)| name).collect();
     assert!(sections.len() >= 12, "{sections:?}");
     for section in sections {
         for list in ["[]", "['a']", "[true, '1d']"] {
             let error = load(&format!("{section} = {list}")).err().unwrap();
-            assert_eq!(error, format!("setting {section} in FILE: must be a section, not sequence"), "{list}");
+            assert_eq!(
+                error,
+                format!("setting {section} in FILE: must be a section, not sequence"),
+                "{list}"
+            );
         }
     }
     for (setting, toml) in [
@@ -168,7 +233,11 @@ fn a_section_is_a_table_and_a_choice_is_named() {
         ("callers.0", "callers = [['a', ['admin'], [], [], ['sha256:00']]]"),
     ] {
         let error = load(toml).err().unwrap();
-        assert_eq!(error, format!("setting {setting} in FILE: must be a section, not sequence"), "{toml}");
+        assert_eq!(
+            error,
+            format!("setting {setting} in FILE: must be a section, not sequence"),
+            "{toml}"
+        );
     }
     for (setting, value, problem) in [
         ("reflection", "1", "\"1\" is not one of auto, on, off"),
@@ -180,7 +249,8 @@ fn a_section_is_a_table_and_a_choice_is_named() {
         (
             "policies.default.on_refresh",
             "'keep'",
-            "\"keep\" is not one of keep_access_token, revoke_access_token: did you mean keep_access_token?",
+            "\"keep\" is not one of keep_access_token, revoke_access_token: did you mean \
+             keep_access_token?",
         ),
     ] {
         let error = load(&format!("{setting} = {value}")).err().unwrap();
@@ -192,7 +262,10 @@ fn a_section_is_a_table_and_a_choice_is_named() {
 fn an_address_that_others_can_reach_needs_a_word() {
     for setting in ["listen", "http_listen"] {
         let refused = load(&format!("{setting} = '0.0.0.0:50051'")).unwrap_err();
-        assert!(refused.starts_with(&format!("setting {setting}: ")) && refused.contains("--insecure"), "{refused}");
+        assert!(
+            refused.starts_with(&format!("setting {setting}: ")) && refused.contains("--insecure"),
+            "{refused}"
+        );
         assert!(load(&format!("{setting} = '0.0.0.0:50051'\ninsecure = true")).is_ok());
         assert!(load(&format!("{setting} = '[::1]:50051'")).is_ok());
     }
@@ -229,7 +302,10 @@ fn a_name_that_sqlite_reads_more_into_is_refused() {
     }
     assert!(load("database_url = 'sqlite:///var/lib/countersign.db'").is_ok());
     for folder in [":memory:", "file:x", "?x"] {
-        assert!(load(&format!("data_dir = '{folder}'")).unwrap_err().starts_with("setting data_dir: "), "{folder}");
+        assert!(
+            load(&format!("data_dir = '{folder}'")).unwrap_err().starts_with("setting data_dir: "),
+            "{folder}"
+        );
         assert!(load(&format!("data_dir = './{folder}'")).is_ok());
     }
 }
@@ -247,20 +323,27 @@ fn flags_win_over_the_file() {
 
 #[test]
 fn what_is_printed_can_be_read_again_and_says_the_same() {
-    let text =
-        load("issuer = 'https://a.example'\n[policies.short]\naccess_token_ttl = '1m'").unwrap().to_toml().unwrap();
+    let text = load("issuer = 'https://a.example'\n[policies.short]\naccess_token_ttl = '1m'")
+        .unwrap()
+        .to_toml()
+        .unwrap();
     assert_eq!(load(&text).unwrap().to_toml().unwrap(), text);
     assert_eq!(Config::from_toml(&text).unwrap().to_toml().unwrap(), text);
 
     for span in ["2710y 5821ms", "18446744073709551615s 999999999ns"] {
         let config = load(&format!("shutdown.drain = '{span}'")).unwrap();
-        assert_eq!(load(&config.to_toml().unwrap()).unwrap().shutdown.drain, config.shutdown.drain, "{span}");
+        assert_eq!(
+            load(&config.to_toml().unwrap()).unwrap().shutdown.drain,
+            config.shutdown.drain,
+            "{span}"
+        );
     }
 }
 
 #[test]
 fn a_file_that_is_not_there_is_an_error() {
-    let error = Config::load(Some(Path::new("/nowhere/countersign.toml")), &Flags::default()).unwrap_err();
+    let error =
+        Config::load(Some(Path::new("/nowhere/countersign.toml")), &Flags::default()).unwrap_err();
     assert!(error.to_string().starts_with("configuration file /nowhere/countersign.toml: "));
 }
 
@@ -293,30 +376,58 @@ fn a_level_that_would_silence_the_log_is_refused() {
         ("inf", format!("\"inf\" is not one of {LEVELS}: did you mean info?")),
         ("", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
         (" ", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
-        ("info,", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        (
+            "info,",
+            format!(
+                "\"\" is not one of {LEVELS}, or directives like \
+                           info,countersign=debug"
+            ),
+        ),
         ("3", format!("\"3\" is not one of {LEVELS}, or directives like info,countersign=debug")),
         ("h2", format!("\"h2\" is not one of {LEVELS}, or directives like info,countersign=debug")),
         ("info,h2=warning", format!("\"warning\" is not one of {LEVELS}: did you mean warn?")),
-        ("info,h2=", format!("\"\" is not one of {LEVELS}, or directives like info,countersign=debug")),
+        (
+            "info,h2=",
+            format!(
+                "\"\" is not one of {LEVELS}, or directives like \
+                              info,countersign=debug"
+            ),
+        ),
         ("[a{b=c}]=debg,info", format!("\"debg\" is not one of {LEVELS}: did you mean debug?")),
-        ("info,contersign=debug", "\"contersign\" is not a part of the service: did you mean countersign?".to_owned()),
+        (
+            "info,contersign=debug",
+            "\"contersign\" is not a part of the service: did you mean \
+                                   countersign?"
+                .to_owned(),
+        ),
         (
             "h2=debug",
-            "\"h2=debug\" logs nothing of the service: begin with a level, like info,countersign=debug".to_owned(),
+            "\"h2=debug\" logs nothing of the service: begin with a level, like \
+             info,countersign=debug"
+                .to_owned(),
         ),
     ] {
         let error = load(&format!("log.level = '{level}'")).err().unwrap_or_default();
         assert_eq!(error, format!("setting log.level: {problem}"), "{level:?}");
     }
-    for level in ["warn", "WARN", "off", "info, h2=warn", "countersign=debug", "info,[span{a=1}]=trace", "info,[x]"] {
+    for level in [
+        "warn",
+        "WARN",
+        "off",
+        "info, h2=warn",
+        "countersign=debug",
+        "info,[span{a=1}]=trace",
+        "info,[x]",
+    ] {
         assert!(load(&format!("log.level = '{level}'")).is_ok(), "{level:?}");
     }
 }
 
 #[test]
 fn the_settings_that_differ_are_named() {
-    let base = "issuer = 'https://a.example'\ndatabase_url = 'postgres://u:one@h/d'\n[[callers]]\nname = 'a'\n\
-                roles = ['admin']\nkey_hashes = ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";
+    let base = "issuer = 'https://a.example'\ndatabase_url = \
+                'postgres://u:one@h/d'\n[[callers]]\nname = 'a'\nroles = ['admin']\nkey_hashes = \
+                ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";
     let names = |from: &str, to: &str| {
         let changed = base.replace(from, to);
         assert_ne!(base, changed);
@@ -355,15 +466,17 @@ fn values(config: &Config) -> BTreeMap<String, String> {
 
 #[test]
 fn a_relative_path_in_a_file_starts_from_the_folder_of_the_file() {
-    let text = "data_dir = 'data'\ndatabase_url = 'sqlite://./db/../s.db'\n[database]\npassword_file = 'p'\n[tls]\n\
-                certificate_file = 'c'\nprivate_key_file = '../k'\nclient_ca_file = 'ca'\n[keys]\nmaster_key_file = 'm'\n\
-                additional_master_key_file = 'a/b'";
+    let text = "data_dir = 'data'\ndatabase_url = \
+                'sqlite://./db/../s.db'\n[database]\npassword_file = 'p'\n[tls]\ncertificate_file \
+                = 'c'\nprivate_key_file = '../k'\nclient_ca_file = 'ca'\n[keys]\nmaster_key_file \
+                = 'm'\nadditional_master_key_file = 'a/b'";
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("countersign.toml");
     fs::write(&path, text).unwrap();
     let config = Config::load(Some(&path), &Flags::default()).unwrap();
     let folder = folder.path().display().to_string();
-    let is_path = |name: &str| name.ends_with("_file") || name.ends_with("_dir") || name == "database_url";
+    let is_path =
+        |name: &str| name.ends_with("_file") || name.ends_with("_dir") || name == "database_url";
     let values = values(&config);
     let paths: Vec<_> = values.iter().filter(|(name, _)| is_path(name)).collect();
     assert_eq!(paths.len(), 8, "the text above names all paths: {paths:?}");
@@ -376,17 +489,30 @@ fn a_relative_path_in_a_file_starts_from_the_folder_of_the_file() {
     // Absolute ones stay, and so do those that come from elsewhere.
     fs::write(&path, "data_dir = '/data'\ndatabase_url = 'sqlite:///s.db'").unwrap();
     let config = Config::load(Some(&path), &Flags::default()).unwrap();
-    assert_eq!((config.data_dir, config.database), ("/data".into(), DatabaseUrl::Sqlite("/s.db".into())));
-    let flags = Flags { data_dir: Some("data".into()), database_url: Some("sqlite://s.db".into()), ..Flags::default() };
+    assert_eq!(
+        (config.data_dir, config.database),
+        ("/data".into(), DatabaseUrl::Sqlite("/s.db".into()))
+    );
+    let flags = Flags {
+        data_dir: Some("data".into()),
+        database_url: Some("sqlite://s.db".into()),
+        ..Flags::default()
+    };
     let config = Config::load(Some(&path), &flags).unwrap();
-    assert_eq!((config.data_dir, config.database), ("data".into(), DatabaseUrl::Sqlite("s.db".into())));
+    assert_eq!(
+        (config.data_dir, config.database),
+        ("data".into(), DatabaseUrl::Sqlite("s.db".into()))
+    );
 }
 
 #[test]
 fn a_relative_path_in_a_url_starts_from_there_too() {
     for (path, expected) in [
         ("sslrootcert=ca%2B1.pem", "sslrootcert=/etc/a%20b/ca%2B1.pem"),
-        ("sslmode=require&sslrootcert=../ca.pem&x=y", "sslmode=require&sslrootcert=/etc/a%20b/../ca.pem&x=y"),
+        (
+            "sslmode=require&sslrootcert=../ca.pem&x=y",
+            "sslmode=require&sslrootcert=/etc/a%20b/../ca.pem&x=y",
+        ),
         ("sslrootcert=system", "sslrootcert=system"),
         ("sslrootcert=/ca.pem", "sslrootcert=/ca.pem"),
         ("sslmode=require", "sslmode=require"),
@@ -399,9 +525,11 @@ fn a_relative_path_in_a_url_starts_from_there_too() {
 
 #[test]
 fn what_follows_from_other_settings_is_printed_as_a_comment_and_goes_on_to_follow() {
-    let text = "issuer = 'https://a.example'\ndata_dir = '/a'\n[policies.default]\naccess_token_ttl = '20s'\n\
-                [policies.\"a b\"]\nidle_timeout = '1d'\n[tenants.t]\npolicy = 'a b'\n[[callers]]\nname = 'c'\n\
-                roles = ['admin']\nkey_hashes = ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";
+    let text = "issuer = 'https://a.example'\ndata_dir = \
+                '/a'\n[policies.default]\naccess_token_ttl = '20s'\n[policies.\"a \
+                b\"]\nidle_timeout = '1d'\n[tenants.t]\npolicy = 'a b'\n[[callers]]\nname = \
+                'c'\nroles = ['admin']\nkey_hashes = \
+                ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";
     let printed = load(text).unwrap().to_toml().unwrap();
     let is_comment = |line: &str| printed.lines().any(|printed| printed == format!("# {line}"));
     for line in [
@@ -413,13 +541,19 @@ fn what_follows_from_other_settings_is_printed_as_a_comment_and_goes_on_to_follo
     ] {
         assert!(is_comment(line), "{line} in {printed}");
     }
-    for line in ["data_dir = \"/a\"", "issuer = \"https://a.example\"", "idle_timeout = \"1d\"", "[policies.\"a b\"]"] {
+    for line in [
+        "data_dir = \"/a\"",
+        "issuer = \"https://a.example\"",
+        "idle_timeout = \"1d\"",
+        "[policies.\"a b\"]",
+    ] {
         assert!(printed.lines().any(|printed| printed == line), "{line} in {printed}");
     }
     assert_eq!(values(&load(&printed).unwrap()), values(&load(text).unwrap()));
     assert_eq!(load(&printed).unwrap().to_toml().unwrap(), printed);
 
-    let changed = printed.replace("data_dir = \"/a\"", "data_dir = \"/b\"").replace("= \"20s\"", "= \"40s\"");
+    let changed =
+        printed.replace("data_dir = \"/a\"", "data_dir = \"/b\"").replace("= \"20s\"", "= \"40s\"");
     let changed = load(&changed.replace("issuer = \"https://a.", "issuer = \"https://b.")).unwrap();
     let values = values(&changed);
     for (name, value) in [

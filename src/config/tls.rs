@@ -61,23 +61,36 @@ impl RawTls {
             (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
             (None, None) => {
                 if self.client_ca_file.is_some() || self.client_certificates == Asked::Required {
-                    let problem = "is needed, and tls.private_key_file, where clients show certificates";
+                    let problem =
+                        "is needed, and tls.private_key_file, where clients show certificates";
                     return Err(invalid("tls.certificate_file", problem));
                 }
                 return Ok(None);
             }
-            (Some(_), None) => return Err(invalid("tls.private_key_file", "is needed with tls.certificate_file")),
-            (None, Some(_)) => return Err(invalid("tls.certificate_file", "is needed with tls.private_key_file")),
+            (Some(_), None) => {
+                return Err(invalid("tls.private_key_file", "is needed with tls.certificate_file"));
+            }
+            (None, Some(_)) => {
+                return Err(invalid("tls.certificate_file", "is needed with tls.private_key_file"));
+            }
         };
         let client_certificates = match (&self.client_ca_file, self.client_certificates) {
             (None, Asked::Optional) => ClientCertificates::None,
             (None, Asked::Required) => {
-                return Err(invalid("tls.client_ca_file", "is needed to check the certificates that are required"));
+                return Err(invalid(
+                    "tls.client_ca_file",
+                    "is needed to check the certificates that are required",
+                ));
             }
             (Some(_), Asked::Optional) => ClientCertificates::Optional,
             (Some(_), Asked::Required) => ClientCertificates::Required,
         };
-        let files = Files { certificate, private_key, client_ca: self.client_ca_file.clone(), client_certificates };
+        let files = Files {
+            certificate,
+            private_key,
+            client_ca: self.client_ca_file.clone(),
+            client_certificates,
+        };
         Ok(Some(Tls { files, http: self.http }))
     }
 }

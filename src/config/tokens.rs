@@ -51,7 +51,10 @@ impl Tokens {
     /// Checks the section.
     pub fn check(raw: &RawTokens, issuer: &str) -> Result<Self, ConfigError> {
         if raw.leeway > LARGEST_LEEWAY {
-            return Err(invalid("tokens.leeway", "must be at most 1m: synchronize the clocks instead"));
+            return Err(invalid(
+                "tokens.leeway",
+                "must be at most 1m: synchronize the clocks instead",
+            ));
         }
         if raw.max_access_token_ttl > LONGEST_ACCESS_TOKEN_TTL {
             return Err(invalid("tokens.max_access_token_ttl", "must be at most 7d"));

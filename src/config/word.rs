@@ -10,8 +10,11 @@ const SIMILAR: f64 = 0.75;
 /// The known word that is most like this one, whatever the case of its letters.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
-    let near = known.iter().map(|known| (strsim::jaro_winkler(&word, &known.to_lowercase()), *known));
-    near.filter(|(score, _)| *score > SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, known)| known)
+    let near =
+        known.iter().map(|known| (strsim::jaro_winkler(&word, &known.to_lowercase()), *known));
+    near.filter(|(score, _)| *score > SIMILAR)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| known)
 }
 
 /// The problem with a word that is none of the known ones.

@@ -253,7 +253,11 @@ impl From<ExpiredSession> for AuditEntry {
     /// the session, so that whoever records it again adds nothing.
     fn from(expired: ExpiredSession) -> Self {
         let at = expired.idle_expires_at;
-        let reason = if at < expired.expires_at { EndReason::ExpiredIdle } else { EndReason::ExpiredAbsolute };
+        let reason = if at < expired.expires_at {
+            EndReason::ExpiredIdle
+        } else {
+            EndReason::ExpiredAbsolute
+        };
         let record = AuditRecord {
             tenant: expired.tenant,
             subject: expired.subject,
@@ -281,7 +285,11 @@ mod tests {
         let names = AuditAction::ALL.map(AuditAction::as_str);
         assert_eq!(names.map(AuditAction::from_name), AuditAction::ALL.map(Some));
         assert_eq!(HashSet::from(names).len(), names.len());
-        assert!(names.iter().all(|name| name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase())));
+        assert!(
+            names
+                .iter()
+                .all(|name| name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
+        );
         assert_eq!(AuditAction::from_name("session_listed"), None);
     }
 
@@ -289,13 +297,22 @@ mod tests {
     fn no_caller_can_be_taken_for_another() {
         let named = CallerName::try_from("login".to_owned()).map(Who::Named).unwrap();
         let callers = [named, Who::Anybody, Who::Unknown, Who::Service];
-        assert_eq!(callers.each_ref().map(Who::as_str), ["login", "anybody", "unknown", "countersign"]);
+        assert_eq!(
+            callers.each_ref().map(Who::as_str),
+            ["login", "anybody", "unknown", "countersign"]
+        );
     }
 
     #[test]
     fn an_address_has_one_form() {
         let record = |peer: &str| {
-            AuditRecord::new(AuditAction::CallerDenied, START, Who::Unknown, Some(peer.parse().unwrap())).peer
+            AuditRecord::new(
+                AuditAction::CallerDenied,
+                START,
+                Who::Unknown,
+                Some(peer.parse().unwrap()),
+            )
+            .peer
         };
         assert_eq!(record("::ffff:192.0.2.7"), record("192.0.2.7"));
         assert_eq!(record("2001:db8::7").unwrap().to_string(), "2001:db8::7");
@@ -304,11 +321,16 @@ mod tests {
     #[test]
     fn a_session_that_expired_is_recorded_as_ending_then_for_the_reason_that_it_tells() {
         let session = session();
-        let edges =
-            [(session.idle_expires_at, EndReason::ExpiredIdle), (session.expires_at, EndReason::ExpiredAbsolute)];
+        let edges = [
+            (session.idle_expires_at, EndReason::ExpiredIdle),
+            (session.expires_at, EndReason::ExpiredAbsolute),
+        ];
         for (idle_expires_at, reason) in edges {
             let session = Session { idle_expires_at, ..session.clone() };
-            assert_eq!(session.state(idle_expires_at), State::Ended { at: idle_expires_at, reason });
+            assert_eq!(
+                session.state(idle_expires_at),
+                State::Ended { at: idle_expires_at, reason }
+            );
             let expired = ExpiredSession {
                 id: session.id,
                 tenant: Some(session.tenant.clone()),
@@ -318,7 +340,11 @@ mod tests {
             };
             let entry = AuditEntry::from(expired.clone());
             assert_eq!((entry.record.at, entry.record.reason), (idle_expires_at, Some(reason)));
-            assert_eq!(AuditEntry::from(expired.clone()).id, entry.id, "whoever records it again adds nothing");
+            assert_eq!(
+                AuditEntry::from(expired.clone()).id,
+                entry.id,
+                "whoever records it again adds nothing"
+            );
             let other = ExpiredSession { id: SessionId::new(START, [2; 10]), ..expired };
             assert_ne!(AuditEntry::from(other).id, entry.id);
         }
@@ -327,8 +353,12 @@ mod tests {
     #[test]
     fn a_record_about_a_session_says_whose_it_is() {
         let session = session();
-        let record = AuditRecord::new(AuditAction::SessionCreated, START, Who::Anybody, None).about(&session);
+        let record = AuditRecord::new(AuditAction::SessionCreated, START, Who::Anybody, None)
+            .about(&session);
         assert_eq!((record.tenant, record.subject), (Some(session.tenant), Some(session.subject)));
-        assert_eq!((record.session_id, record.action), (Some(session.id), AuditAction::SessionCreated));
+        assert_eq!(
+            (record.session_id, record.action),
+            (Some(session.id), AuditAction::SessionCreated)
+        );
     }
 }

@@ -24,7 +24,8 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Issuer, Self::Validator, Self::Revoker, Self::Viewer, Self::Admin];
+    pub const ALL: [Self; 5] =
+        [Self::Issuer, Self::Validator, Self::Revoker, Self::Viewer, Self::Admin];
 
     /// Its name in the configuration.
     pub const fn as_str(self) -> &'static str {
@@ -72,12 +73,16 @@ impl Reach {
 
     /// Whether a tenant is within it.
     pub fn has_tenant(&self, tenant: &str) -> bool {
-        self.tenants.as_ref().is_none_or(|tenants| tenants.iter().any(|allowed| **allowed == *tenant))
+        self.tenants
+            .as_ref()
+            .is_none_or(|tenants| tenants.iter().any(|allowed| **allowed == *tenant))
     }
 
     /// Whether an audience is within it.
     pub fn has_audience(&self, audience: &str) -> bool {
-        self.audiences.as_ref().is_none_or(|audiences| audiences.iter().any(|allowed| **allowed == *audience))
+        self.audiences
+            .as_ref()
+            .is_none_or(|audiences| audiences.iter().any(|allowed| **allowed == *audience))
     }
 }
 
@@ -95,7 +100,11 @@ pub struct Caller {
 impl Caller {
     /// Whoever reaches a service that knows no callers: may everything.
     pub fn anybody() -> Self {
-        Self { name: CallerName::anybody(), roles: BTreeSet::from([Role::Admin]), reach: Arc::default() }
+        Self {
+            name: CallerName::anybody(),
+            roles: BTreeSet::from([Role::Admin]),
+            reach: Arc::default(),
+        }
     }
 
     /// Whether it may do something at all. To what, its reach says.
@@ -111,8 +120,8 @@ impl Caller {
         if has_role {
             // Only its reach is in the way.
             return format!(
-                "the caller {name} may not call {call}, which concerns all tenants and audiences: that takes a \
-                 caller with the role admin and without tenants and audiences"
+                "the caller {name} may not call {call}, which concerns all tenants and audiences: \
+                 that takes a caller with the role admin and without tenants and audiences"
             );
         }
         let roles = permission::roles(operation).map(Role::as_str).collect::<Vec<_>>().join(" or ");
@@ -141,8 +150,9 @@ mod tests {
     use super::*;
 
     fn caller(role: Role, tenants: Option<&[&str]>) -> Caller {
-        let tenants =
-            tenants.map(|names| names.iter().map(|name| Tenant::try_from((*name).to_owned()).unwrap()).collect());
+        let tenants = tenants.map(|names| {
+            names.iter().map(|name| Tenant::try_from((*name).to_owned()).unwrap()).collect()
+        });
         Caller {
             roles: BTreeSet::from([role]),
             reach: Arc::new(Reach { tenants, audiences: None }),

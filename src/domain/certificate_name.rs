@@ -27,8 +27,8 @@ const MAX_BYTES: usize = 2048;
 pub enum CertificateNameError {
     /// The host is invalid, or a wildcard.
     #[error(
-        "is not the whole name of one host, like gw.example or xn--bcher-kva.example: letters, digits, \
-         - and _, without * and without a port"
+        "is not the whole name of one host, like gw.example or xn--bcher-kva.example: letters, \
+         digits, - and _, without * and without a port"
     )]
     Host,
     /// The URI is invalid.
@@ -57,7 +57,9 @@ impl CertificateName {
     /// 3986.
     pub fn uri(uri: &str) -> Result<Self, Error> {
         let is_uri = uri.len() <= MAX_BYTES
-            && uri.split_once(':').is_some_and(|(scheme, rest)| is_scheme(scheme) && !rest.is_empty())
+            && uri
+                .split_once(':')
+                .is_some_and(|(scheme, rest)| is_scheme(scheme) && !rest.is_empty())
             && uri.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte));
         is_uri.then(|| Self::Uri(uri.to_owned())).ok_or(Error::Uri)
     }
@@ -65,11 +67,15 @@ impl CertificateName {
     /// Parses an e-mail address as it stands in a certificate. The local part must not be quoted.
     pub fn email(address: &str) -> Result<Self, Error> {
         // The local part is a dot-atom (RFC 5322, section 3.2.3).
-        let is_text = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
+        let is_text =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
         let is_atom = |atom: &str| !atom.is_empty() && atom.bytes().all(is_text);
         let (local, host) = address.rsplit_once('@').ok_or(Error::Email)?;
-        let is_address = address.len() <= MAX_BYTES && local.split('.').all(is_atom) && is_host(host);
-        is_address.then(|| Self::Email(format!("{local}@{}", host.to_ascii_lowercase()))).ok_or(Error::Email)
+        let is_address =
+            address.len() <= MAX_BYTES && local.split('.').all(is_atom) && is_host(host);
+        is_address
+            .then(|| Self::Email(format!("{local}@{}", host.to_ascii_lowercase())))
+            .ok_or(Error::Email)
     }
 }
 
@@ -78,12 +84,16 @@ impl CertificateName {
 fn is_host(host: &str) -> bool {
     let is_label = |label: &str| {
         (1..=MAX_LABEL_BYTES).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-    host.len() <= MAX_HOST_BYTES && host.split('.').all(is_label) && !host.rsplit('.').next().is_some_and(is_number)
+    host.len() <= MAX_HOST_BYTES
+        && host.split('.').all(is_label)
+        && !host.rsplit('.').next().is_some_and(is_number)
 }
 
 /// Returns whether a text is the scheme of a URI (RFC 3986, section 3.1).
@@ -139,7 +149,9 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<String, String> {
-        text.parse::<CertificateName>().map(|name| name.to_string()).map_err(|error| error.to_string())
+        text.parse::<CertificateName>()
+            .map(|name| name.to_string())
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -177,18 +189,49 @@ mod tests {
         }
         for text in ["ip:10.0.0.1", "gw.test:443", ":gw.test", "cn:gw", "://", "spiffe://a b"] {
             let refused = read(text).unwrap_err();
-            assert_eq!(refused, "has no known type: write dns:HOST, uri:URI or email:ADDRESS", "{text}");
+            assert_eq!(
+                refused, "has no known type: write dns:HOST, uri:URI or email:ADDRESS",
+                "{text}"
+            );
         }
         let long = format!("{}.test", "a".repeat(64));
-        let hosts = ["", "dns:", "*", "*.gw.test", "dns:*.test", "a..b", ".a", "a.", "-a", "a-", "a b", "a\0b", &long];
-        let others = ["10.0.0.1", "dns:[::1]", "b\u{fc}cher.example", "a/b", "dns:uri:x:y", "@", "a@"];
+        let hosts = [
+            "",
+            "dns:",
+            "*",
+            "*.gw.test",
+            "dns:*.test",
+            "a..b",
+            ".a",
+            "a.",
+            "-a",
+            "a-",
+            "a b",
+            "a\0b",
+            &long,
+        ];
+        let others =
+            ["10.0.0.1", "dns:[::1]", "b\u{fc}cher.example", "a/b", "dns:uri:x:y", "@", "a@"];
         for text in hosts.into_iter().chain(others) {
-            assert!(read(text).unwrap_err().starts_with("is not the whole name of one host"), "{text}");
+            assert!(
+                read(text).unwrap_err().starts_with("is not the whole name of one host"),
+                "{text}"
+            );
         }
-        for text in ["uri:", "uri:gw.test", "uri::x", "uri:a:", "uri:1a:x", "uri:s://a b", "uri:s://\u{fc}"] {
+        for text in
+            ["uri:", "uri:gw.test", "uri::x", "uri:a:", "uri:1a:x", "uri:s://a b", "uri:s://\u{fc}"]
+        {
             assert!(read(text).unwrap_err().starts_with("is not a URI"), "{text}");
         }
-        for text in ["email:", "email:a", "email:@b", "email:a@", "email:a@*.b", "email:\"a\"@b", "email:a@b@c"] {
+        for text in [
+            "email:",
+            "email:a",
+            "email:@b",
+            "email:a@",
+            "email:a@*.b",
+            "email:\"a\"@b",
+            "email:a@b@c",
+        ] {
             assert!(read(text).unwrap_err().starts_with("is not an e-mail address"), "{text}");
         }
     }

@@ -1,4 +1,5 @@
-//! What an access token says (RFC 9068, section 2.2), and which claims a session may add of its own.
+//! What an access token says (RFC 9068, section 2.2), and which claims a session may add of its
+//! own.
 
 use std::{fmt, mem::size_of};
 
@@ -10,7 +11,8 @@ use super::{
     time::Timestamp,
 };
 
-/// Names that a session's own claims may not take, because the service or a standard gives them a meaning.
+/// Names that a session's own claims may not take, because the service or a standard gives them a
+/// meaning.
 pub const RESERVED: [&str; 20] = [
     "iss",
     "sub",
@@ -52,8 +54,8 @@ pub enum ClaimsError {
     TooLong(usize),
     /// An integer that JSON numbers cannot tell from its neighbours. The text is where it stands.
     #[error(
-        "holds an integer beyond 2^53 at {0}, which readers of JSON change to another one: send it as \
-         a string"
+        "holds an integer beyond 2^53 at {0}, which readers of JSON change to another one: send \
+         it as a string"
     )]
     LargeInteger(String),
     /// A NUL character, which some databases cannot keep in a text.
@@ -81,8 +83,8 @@ pub const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_991.0;
 const MAX_PATH_CHARS: usize = 64;
 
 impl CustomClaims {
-    /// Takes claims of a request, which must not hold integers that do not survive JSON. Claims that
-    /// were stored before may hold them.
+    /// Takes claims of a request, which must not hold integers that do not survive JSON. Claims
+    /// that were stored before may hold them.
     pub fn requested(map: Map<String, Value>) -> Result<Self, ClaimsError> {
         let large = map.iter().find_map(|(name, value)| find_large_integer(name, value));
         let claims = Self::try_from(map)?;
@@ -100,10 +102,9 @@ pub fn find_large_integer(name: &str, value: &Value) -> Option<String> {
     let is_large = |number: f64| number.abs() > MAX_EXACT_INTEGER;
     let path = match value {
         Value::Number(number) if number.as_f64().is_some_and(is_large) => name.to_owned(),
-        Value::Array(values) => values
-            .iter()
-            .enumerate()
-            .find_map(|(index, value)| find_large_integer("", value).map(|path| format!("{name}[{index}]{path}")))?,
+        Value::Array(values) => values.iter().enumerate().find_map(|(index, value)| {
+            find_large_integer("", value).map(|path| format!("{name}[{index}]{path}"))
+        })?,
         Value::Object(map) => map
             .iter()
             .find_map(|(inner, value)| find_large_integer(inner, value))
@@ -141,7 +142,8 @@ fn has_nul(value: &Value) -> bool {
     }
 }
 
-/// The content of an access token whose form is right. Instants have whole seconds, as the token has.
+/// The content of an access token whose form is right. Instants have whole seconds, as the token
+/// has.
 #[derive(Clone, PartialEq)]
 pub struct AccessClaims {
     /// `iss`: who issued it.
@@ -224,9 +226,12 @@ mod tests {
 
     #[test]
     fn nul_is_refused_wherever_it_stands() {
-        for value in
-            [json!({ "\0": 1 }), json!({ "a": "\0" }), json!({ "a": [{ "b\0": 1 }] }), json!({ "a": [["\0"]] })]
-        {
+        for value in [
+            json!({ "\0": 1 }),
+            json!({ "a": "\0" }),
+            json!({ "a": [{ "b\0": 1 }] }),
+            json!({ "a": [["\0"]] }),
+        ] {
             assert_eq!(claims(value), Err(ClaimsError::Nul));
         }
         assert!(claims(json!({ "a": "\u{1}" })).is_ok());
@@ -252,7 +257,9 @@ mod tests {
             assert_eq!(requested(value.clone()), Err(ClaimsError::LargeInteger(path.to_owned())));
             assert!(claims(value).is_ok(), "older versions have stored such ones");
         }
-        for value in [json!(9_007_199_254_740_991_i64), json!(-9_007_199_254_740_991_i64), json!(0.1)] {
+        for value in
+            [json!(9_007_199_254_740_991_i64), json!(-9_007_199_254_740_991_i64), json!(0.1)]
+        {
             assert!(requested(json!({ "id": value })).is_ok());
         }
         assert!(requested(json!({ "id": "9007199254740993" })).is_ok());

@@ -27,7 +27,10 @@ fn printable(text: &str, limit: usize) -> String {
     if text.len() <= limit && !text.chars().any(char::is_control) {
         return text.to_owned();
     }
-    let replaced: String = text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+    let replaced: String = text
+        .chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .collect();
     let trimmed = replaced.trim();
     let end = (0..=limit.min(trimmed.len())).rev().find(|end| trimmed.is_char_boundary(*end));
     end.and_then(|end| trimmed.get(..end)).unwrap_or_default().trim_end().to_owned()
@@ -56,7 +59,8 @@ fn bare_address(text: &str) -> Option<String> {
     address.parse::<IpAddr>().ok().map(|address| address.to_string())
 }
 
-/// Returns whether a text has the form of a port. Proxies may hide it behind letters (RFC 7239, section 6).
+/// Returns whether a text has the form of a port. Proxies may hide it behind letters (RFC 7239,
+/// section 6).
 fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
@@ -117,7 +121,10 @@ mod tests {
         let long = device(&"x".repeat(513), &"é".repeat(65));
         assert_eq!(&*long.user_agent, "x".repeat(512));
         assert_eq!(&*long.label, "é".repeat(64));
-        assert_eq!(&*device("", &format!("x{}", "é".repeat(64))).label, format!("x{}", "é".repeat(63)));
+        assert_eq!(
+            &*device("", &format!("x{}", "é".repeat(64))).label,
+            format!("x{}", "é".repeat(63))
+        );
         let mended = device("\tcurl\t8\n", " Zoë's phone ");
         assert_eq!((&*mended.user_agent, &*mended.label), ("curl 8", " Zoë's phone "));
         assert_eq!(&*device("\0\u{9b}\n", "").user_agent, "");
@@ -126,7 +133,11 @@ mod tests {
     proptest! {
         /// A repeated request must come to the same device, and so must what was kept.
         #[test]
-        fn keeping_again_changes_nothing(agent in "(?s).{0,600}", address in "(?s).{0,80}", label in "(?s).{0,140}") {
+        fn keeping_again_changes_nothing(
+            agent in "(?s).{0,600}",
+            address in "(?s).{0,80}",
+            label in "(?s).{0,140}",
+        ) {
             let once = Device::from_display_data(&agent, &address, &label);
             let again = Device::from_display_data(&once.user_agent, &once.ip_address, &once.label);
             prop_assert_eq!(again, once);

@@ -2,11 +2,12 @@
 
 use std::{borrow::Cow, io};
 
-const FREE_SPACE: &str = "free space on its disk (`df`), or raise the quota or the limit on the size of files";
-const FAILING: &str =
-    "free space on its disk (`df`), and look for errors of the disk in the log of the system (`dmesg`)";
-const WRITABLE: &str =
-    "give this user the right to write the file and its folder, and mount their file system for writing";
+const FREE_SPACE: &str =
+    "free space on its disk (`df`), or raise the quota or the limit on the size of files";
+const FAILING: &str = "free space on its disk (`df`), and look for errors of the disk in the log \
+                       of the system (`dmesg`)";
+const WRITABLE: &str = "give this user the right to write the file and its folder, and mount \
+                        their file system for writing";
 
 /// Parts of messages of SQLite, each with the way out.
 const SQLITE: [(&str, &str); 4] = [
@@ -47,7 +48,10 @@ pub fn io_error_in(finding: &str) -> Option<String> {
     finding.match_indices("error code").find_map(|(at, words)| {
         let rest = finding.get(at + words.len()..)?.trim_start_matches(['=', ' ']);
         let code: u32 = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
-        let name = IOERR_NAMES.iter().find(|(named, _)| *named == code).map_or("SQLITE_IOERR", |(_, name)| *name);
+        let name = IOERR_NAMES
+            .iter()
+            .find(|(named, _)| *named == code)
+            .map_or("SQLITE_IOERR", |(_, name)| *name);
         (code & 0xff == IOERR).then(|| format!("disk I/O error ({name}, code {code})"))
     })
 }
@@ -75,7 +79,8 @@ mod tests {
                 Some("disk I/O error (SQLITE_IOERR_READ, code 266)"),
             ),
             (
-                "*** in database main ***\nTree 4 page 9 cell 0: btreeInitPage() returns error code 522",
+                "*** in database main ***\nTree 4 page 9 cell 0: btreeInitPage() returns error \
+                 code 522",
                 Some("SHORT_READ"),
             ),
             ("Page 9: unable to get the page. error code=10", Some("(SQLITE_IOERR, code 10)")),
@@ -105,7 +110,9 @@ mod tests {
             assert!(explained.starts_with(message) && explained.contains(words), "{explained}");
         }
         assert_eq!(explain("database is locked"), "database is locked");
-        for (code, words) in [(28, "free space"), (122, "quota"), (27, "size of files"), (30, "for writing")] {
+        for (code, words) in
+            [(28, "free space"), (122, "quota"), (27, "size of files"), (30, "for writing")]
+        {
             let error = io::Error::from_raw_os_error(code);
             assert!(io_hint(&error).contains(words), "{error}");
         }

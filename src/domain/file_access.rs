@@ -34,7 +34,10 @@ impl Identity {
     pub fn of_this_process() -> Self {
         let supplementary = rustix::process::getgroups().unwrap_or_default();
         let groups = supplementary.into_iter().chain([rustix::process::getegid()]);
-        Self { user: rustix::process::geteuid().as_raw(), groups: groups.map(rustix::process::Gid::as_raw).collect() }
+        Self {
+            user: rustix::process::geteuid().as_raw(),
+            groups: groups.map(rustix::process::Gid::as_raw).collect(),
+        }
     }
 
     /// Returns whether a file of this owner is safe from other users. Root may own any file,
@@ -49,7 +52,8 @@ impl Identity {
     /// of a volume with `fsGroup`.
     fn shares(&self, folder: Access) -> bool {
         let group_may_write = folder.mode & GROUP & WRITE != 0;
-        let is_shared = folder.mode & SET_GROUP_ID != 0 && group_may_write && folder.mode & OTHERS & WRITE == 0;
+        let is_shared =
+            folder.mode & SET_GROUP_ID != 0 && group_may_write && folder.mode & OTHERS & WRITE == 0;
         is_shared && self.trusts_owner(folder.owner) && self.groups.contains(&folder.group)
     }
 }
@@ -114,10 +118,13 @@ impl Rule {
         }
         let is_member = process.groups.contains(&group);
         let is_shared = is_member && group == folder.group && process.shares(folder);
-        let forbidden = if is_shared { self.forbidden(true) & OTHERS } else { self.forbidden(is_member) };
+        let forbidden =
+            if is_shared { self.forbidden(true) & OTHERS } else { self.forbidden(is_member) };
         match mode & forbidden {
             0 => Ok(()),
-            exposed if exposed & OTHERS == 0 && !is_member => Err(Exposure::Group { mode: mode & PERMISSIONS, group }),
+            exposed if exposed & OTHERS == 0 && !is_member => {
+                Err(Exposure::Group { mode: mode & PERMISSIONS, group })
+            }
             _ => Err(Exposure::Mode(mode & PERMISSIONS)),
         }
     }
@@ -128,13 +135,18 @@ impl fmt::Display for Exposure {
         let right = |mode: u32| if mode & WRITE == 0 { "read" } else { "change" };
         match self {
             Self::Owner { owner, user } => {
-                write!(f, "belongs to user {owner}, who can read and change it, and this process is user {user}")
+                write!(
+                    f,
+                    "belongs to user {owner}, who can read and change it, and this process is \
+                     user {user}"
+                )
             }
             Self::Mode(mode) => write!(f, "has mode {mode:04o}, so others can {} it", right(*mode)),
             Self::Group { mode, group } => {
                 write!(
                     f,
-                    "has mode {mode:04o}, so others can {} it: this process is not in group {group}",
+                    "has mode {mode:04o}, so others can {} it: this process is not in group \
+                     {group}",
                     right(*mode)
                 )
             }
@@ -208,7 +220,11 @@ impl fmt::Display for Exposed {
         write!(f, "{name} {path} {}: ", self.exposure)?;
         match (self.exposure, self.role) {
             (Exposure::Mode(_) | Exposure::Group { .. }, Role::Folder) => {
-                write!(f, "run `chmod go-w {path}`, or name a folder inside it, which is made for this user alone")
+                write!(
+                    f,
+                    "run `chmod go-w {path}`, or name a folder inside it, which is made for this \
+                     user alone"
+                )
             }
             (exposure, _) => write!(f, "run `{} {path}`", exposure.command()),
         }
@@ -233,8 +249,9 @@ mod tests {
     }
 
     /// Those that kubelet gives to secrets and to the files of a volume, and others.
-    const MODES: [u32; 12] =
-        [0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660, 0o604, 0o602, 0o644, 0o664, 0o101_601];
+    const MODES: [u32; 12] = [
+        0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660, 0o604, 0o602, 0o644, 0o664, 0o101_601,
+    ];
 
     #[test]
     fn each_rule_refuses_what_others_must_not_do() {
@@ -244,11 +261,21 @@ mod tests {
         for (rule, group, folder, accepted) in [
             (Rule::Secret, OUR_GROUP, private, &[0o400, 0o600, 0o100_700, 0o440, 0o640][..]),
             (Rule::Secret, THEIR_GROUP, private, &[0o400, 0o600, 0o100_700]),
-            (Rule::Secret, OUR_GROUP, shared, &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660]),
+            (
+                Rule::Secret,
+                OUR_GROUP,
+                shared,
+                &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660],
+            ),
             (Rule::Secret, THEIR_GROUP, shared, &[0o400, 0o600, 0o100_700]),
             (Rule::Private, OUR_GROUP, private, &[0o400, 0o600, 0o100_700]),
             (Rule::Private, THEIR_GROUP, private, &[0o400, 0o600, 0o100_700]),
-            (Rule::Private, OUR_GROUP, open, &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660]),
+            (
+                Rule::Private,
+                OUR_GROUP,
+                open,
+                &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660],
+            ),
             (Rule::Private, THEIR_GROUP, open, &[0o400, 0o600, 0o100_700]),
             (
                 Rule::OthersOnlyRead,
@@ -260,7 +287,10 @@ mod tests {
                 Rule::OthersOnlyRead,
                 OUR_GROUP,
                 shared,
-                &[0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660, 0o604, 0o644, 0o664, 0o101_601],
+                &[
+                    0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660, 0o604, 0o644, 0o664,
+                    0o101_601,
+                ],
             ),
             (
                 Rule::OthersOnlyRead,
@@ -272,13 +302,18 @@ mod tests {
             for mode in MODES {
                 for owner in [US, ROOT] {
                     let judged = rule.judge(access(owner, group, mode), folder, &process());
-                    let row = format!("{rule:?} {owner} {group} {mode:o} in {folder:?}: {judged:?}");
+                    let row =
+                        format!("{rule:?} {owner} {group} {mode:o} in {folder:?}: {judged:?}");
                     assert_eq!(judged.is_ok(), accepted.contains(&mode), "{row}");
                     let is_of_group = |exposure| matches!(exposure, Exposure::Group { .. });
                     assert!(group == THEIR_GROUP || !judged.is_err_and(is_of_group), "{row}");
                 }
                 let judged = rule.judge(access(THEM, group, mode), folder, &process());
-                assert_eq!(judged, Err(Exposure::Owner { owner: THEM, user: US }), "{rule:?} {group} {mode:o}");
+                assert_eq!(
+                    judged,
+                    Err(Exposure::Owner { owner: THEM, user: US }),
+                    "{rule:?} {group} {mode:o}"
+                );
             }
         }
         // A process of root is refused the files of other users too.
@@ -305,14 +340,27 @@ mod tests {
             (US, OUR_GROUP, 0o1777, refused(Exposure::Mode(0o1777))),
             (ROOT, OUR_GROUP, 0o2777, refused(Exposure::Mode(0o2777))),
             (ROOT, OUR_GROUP, 0o2772, refused(Exposure::Mode(0o2772))),
-            (ROOT, THEIR_GROUP, 0o2770, refused(Exposure::Group { mode: 0o2770, group: THEIR_GROUP })),
+            (
+                ROOT,
+                THEIR_GROUP,
+                0o2770,
+                refused(Exposure::Group { mode: 0o2770, group: THEIR_GROUP }),
+            ),
             (THEM, OUR_GROUP, 0o2770, refused(Exposure::Owner { owner: THEM, user: US })),
         ] {
             let folder = access(owner, group, mode);
-            assert_eq!(Rule::OthersOnlyRead.judge(folder, folder, &process()), expected, "{owner} {group} {mode:o}");
+            assert_eq!(
+                Rule::OthersOnlyRead.judge(folder, folder, &process()),
+                expected,
+                "{owner} {group} {mode:o}"
+            );
             // A folder that is not accepted gives nobody a right on a file in it.
             let file = Rule::Private.judge(access(US, group, 0o660), folder, &process());
-            assert_eq!(file.is_ok(), mode & 0o2020 == 0o2020 && expected.is_ok(), "{owner} {group} {mode:o}");
+            assert_eq!(
+                file.is_ok(),
+                mode & 0o2020 == 0o2020 && expected.is_ok(),
+                "{owner} {group} {mode:o}"
+            );
         }
     }
 
@@ -321,8 +369,8 @@ mod tests {
         let told = |role, exposure| Exposed { role, path: "/data".into(), exposure }.to_string();
         assert_eq!(
             told(Role::Folder, Exposure::Mode(0o777)),
-            "folder /data has mode 0777, so others can change it: run `chmod go-w /data`, or name a folder inside it, \
-             which is made for this user alone"
+            "folder /data has mode 0777, so others can change it: run `chmod go-w /data`, or name \
+             a folder inside it, which is made for this user alone"
         );
         assert_eq!(
             told(Role::Database, Exposure::Mode(0o644)),
@@ -330,13 +378,13 @@ mod tests {
         );
         assert_eq!(
             told(Role::MasterKey, Exposure::Group { mode: 0o640, group: 7 }),
-            "master key file /data has mode 0640, so others can read it: this process is not in group 7: run \
-             `chmod 600 /data`"
+            "master key file /data has mode 0640, so others can read it: this process is not in \
+             group 7: run `chmod 600 /data`"
         );
         assert_eq!(
             told(Role::Database, Exposure::Owner { owner: 7, user: 0 }),
-            "database file /data belongs to user 7, who can read and change it, and this process is user 0: run \
-             `chown 0 /data`"
+            "database file /data belongs to user 7, who can read and change it, and this process \
+             is user 0: run `chown 0 /data`"
         );
     }
 }

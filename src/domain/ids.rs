@@ -147,7 +147,10 @@ impl AuditId {
         let [first, ..] = (count >> 22).to_le_bytes();
         let second = (a << 2) | (b >> 6);
         let [d, e, f, g, h, i] = salt;
-        Self(Builder::from_unix_timestamp_millis(millis, &[first, second, b, c, d, e, f, g, h, i]).into_uuid())
+        Self(
+            Builder::from_unix_timestamp_millis(millis, &[first, second, b, c, d, e, f, g, h, i])
+                .into_uuid(),
+        )
     }
 
     /// The identifier of the record that is made once for a session. It takes the place of count
@@ -232,7 +235,8 @@ mod tests {
         assert!(id < SessionId::new(Timestamp::from_micros(at.micros() + 1_000), [0; 10]));
         assert!(id <= SessionId::last_of_millisecond(at));
         assert!(
-            SessionId::new(Timestamp::from_micros(at.micros() + 1_000), [0; 10]) > SessionId::last_of_millisecond(at)
+            SessionId::new(Timestamp::from_micros(at.micros() + 1_000), [0; 10])
+                > SessionId::last_of_millisecond(at)
         );
     }
 
@@ -248,10 +252,13 @@ mod tests {
             ("a", "bc", 0x40b),
             ("ab", "c", 0x6c0),
         ] {
-            let (tenant, subject) =
-                (Tenant::try_from(tenant.to_owned()).unwrap(), Subject::try_from(subject.to_owned()).unwrap());
+            let (tenant, subject) = (
+                Tenant::try_from(tenant.to_owned()).unwrap(),
+                Subject::try_from(subject.to_owned()).unwrap(),
+            );
             assert_eq!(subject_hash(&tenant, &subject), hash, "{tenant} {subject}");
-            let ids = [[0; 8], [0xff; 8]].map(|random| SessionId::of_subject(at, &tenant, &subject, random));
+            let ids = [[0; 8], [0xff; 8]]
+                .map(|random| SessionId::of_subject(at, &tenant, &subject, random));
             assert_eq!(ids.map(SessionId::subject_hash), [hash; 2]);
             assert!(ids.iter().all(|id| id.created_millis() == at.millis()), "{ids:?}");
             assert!(ids[0] < ids[1] && ids[1] <= SessionId::last_of_millisecond(at), "{ids:?}");
@@ -265,7 +272,8 @@ mod tests {
     #[test]
     fn records_of_a_process_sort_in_their_order_and_no_two_are_the_same() {
         let at = Timestamp::from_micros(1_700_000_000_123_456);
-        let counts = [0, 1, 63, 64, 255, 256, 16_383, 16_384, 65_536, 4_194_303, 4_194_304, 0x03ff_ffff];
+        let counts =
+            [0, 1, 63, 64, 255, 256, 16_383, 16_384, 65_536, 4_194_303, 4_194_304, 0x03ff_ffff];
         let ids = counts.map(|count| AuditId::new(at, count, [0xff; 6]));
         assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
         assert!(AuditId::new(at.plus(std::time::Duration::from_millis(1)), 0, [0; 6]) > ids[11]);
@@ -278,9 +286,13 @@ mod tests {
     fn only_the_canonical_spelling_is_an_id() {
         let id = SessionId::new(Timestamp::from_micros(1), [0xab; 10]).to_string();
         assert!(id.parse::<SessionId>().is_ok());
-        for wrong in
-            [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), format!("urn:uuid:{id}"), String::new()]
-        {
+        for wrong in [
+            id.to_uppercase(),
+            id.replace('-', ""),
+            format!("{{{id}}}"),
+            format!("urn:uuid:{id}"),
+            String::new(),
+        ] {
             assert_eq!(wrong.parse::<SessionId>(), Err(NotAnId), "{wrong}");
         }
     }

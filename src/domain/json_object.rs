@@ -240,7 +240,8 @@ mod tests {
         let value = json!({ "b": [1, { "c": null }], "a": "x", "\"\u{1f980}": 1.5 });
         let object = object(value.clone());
         assert_eq!(Value::Object(object.to_map()), value);
-        let members: Vec<_> = object.members().map(|(name, value)| format!("{name}={value}")).collect();
+        let members: Vec<_> =
+            object.members().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(members, ["\"\u{1f980}=1.5", "a=\"x\"", "b=[1,{\"c\":null}]"]);
         assert_eq!(object.get("b").unwrap().get(), "[1,{\"c\":null}]");
         assert_eq!(object.get("\"\u{1f980}").unwrap().get(), "1.5");
@@ -253,11 +254,19 @@ mod tests {
     #[test]
     fn values_are_as_strict_inside_as_at_the_top() {
         let checked = |text: &str| check(serde_json::from_str(text).unwrap()).is_ok();
-        for good in ["{}", "[[],{},null,true,-1,1.5e300,\"\\u0041\"]", r#"{"a":{"b":1},"b":[{"b":1},{"b":1}]}"#] {
+        for good in [
+            "{}",
+            "[[],{},null,true,-1,1.5e300,\"\\u0041\"]",
+            r#"{"a":{"b":1},"b":[{"b":1},{"b":1}]}"#,
+        ] {
             assert!(checked(good), "{good}");
         }
-        for bad in [r#"{"a":1,"a":1}"#, r#"[{"a":{"b":1,"\u0062":2}}]"#, "1e400", &"[".repeat(200)] {
-            let text = format!("{bad}{}", if bad.starts_with("[[") { "]".repeat(200) } else { String::new() });
+        for bad in [r#"{"a":1,"a":1}"#, r#"[{"a":{"b":1,"\u0062":2}}]"#, "1e400", &"[".repeat(200)]
+        {
+            let text = format!(
+                "{bad}{}",
+                if bad.starts_with("[[") { "]".repeat(200) } else { String::new() }
+            );
             assert!(!checked(&text), "{text}");
         }
     }

@@ -60,7 +60,9 @@ impl KeyAlgorithm {
 
     /// The algorithm of this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::EdDsa, Self::Es256, Self::Rs256, Self::Hs256].into_iter().find(|algorithm| algorithm.as_str() == name)
+        [Self::EdDsa, Self::Es256, Self::Rs256, Self::Hs256]
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == name)
     }
 
     /// The algorithm of this name, if it serves the purpose of that name.
@@ -140,7 +142,14 @@ pub struct Key {
 impl Key {
     /// A pending key.
     pub fn new(kid: String, algorithm: KeyAlgorithm, now: Timestamp) -> Self {
-        Self { kid, algorithm, created_at: now, activated_at: None, retired_at: None, revoked_at: None }
+        Self {
+            kid,
+            algorithm,
+            created_at: now,
+            activated_at: None,
+            retired_at: None,
+            revoked_at: None,
+        }
     }
 
     /// What it is for.
@@ -233,7 +242,8 @@ mod tests {
         let active = pending.activate(NOW).unwrap();
         let retired = active.retire(NOW).unwrap();
         let revoked = retired.revoke(NOW).unwrap();
-        let keys = [(Pending, &pending), (Active, &active), (Retired, &retired), (Revoked, &revoked)];
+        let keys =
+            [(Pending, &pending), (Active, &active), (Retired, &retired), (Revoked, &revoked)];
         type Step = fn(&Key, Timestamp) -> Result<Key, NoSuchStep>;
         let steps: [(Step, KeyState, &[KeyState]); 3] = [
             (Key::activate, Active, &[Pending]),
@@ -244,7 +254,10 @@ mod tests {
             assert_eq!(key.state(), state);
             for (step, to, from) in steps {
                 match step(key, NOW) {
-                    Ok(next) => assert!(from.contains(&state) && next.state() == to && to > state, "{state:?} {to:?}"),
+                    Ok(next) => assert!(
+                        from.contains(&state) && next.state() == to && to > state,
+                        "{state:?} {to:?}"
+                    ),
                     Err(error) => {
                         assert!(!from.contains(&state), "{state:?} {to:?}");
                         assert_eq!(error, NoSuchStep { kid: "k".to_owned(), from: state, to });

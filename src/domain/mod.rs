@@ -1,4 +1,5 @@
-//! Pure types and rules: what a session is, when it lives, how it refreshes and ends. No clock, no I/O.
+//! Pure types and rules: what a session is, when it lives, how it refreshes and ends. No clock, no
+//! I/O.
 
 pub mod audit;
 pub mod caller;

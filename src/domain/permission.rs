@@ -53,13 +53,14 @@ pub enum Burden {
 }
 
 use Operation::{
-    BatchValidate, Check, CreateSession, ForwardAuth, GetSession, Introspect, ListKeys, ListSessions, Refresh, Revoke,
-    RevokeKey, RevokeTenant, RotateKey, Validate,
+    BatchValidate, Check, CreateSession, ForwardAuth, GetSession, Introspect, ListKeys,
+    ListSessions, Refresh, Revoke, RevokeKey, RevokeTenant, RotateKey, Validate,
 };
 
 /// Who may what, besides admins, who may everything.
 ///
-/// Open to everybody, without a name: health, the public keys (GetJwks), and reflection where it is on.
+/// Open to everybody, without a name: health, the public keys (GetJwks), and reflection where it is
+/// on.
 pub const TABLE: [(Operation, &[Role]); 14] = [
     (CreateSession, &[Issuer]),
     (Refresh, &[Issuer]),
@@ -79,7 +80,8 @@ pub const TABLE: [(Operation, &[Role]); 14] = [
 
 /// Whether a role may do something.
 pub fn allows(role: Role, operation: Operation) -> bool {
-    role == Role::Admin || TABLE.iter().any(|(listed, roles)| *listed == operation && roles.contains(&role))
+    role == Role::Admin
+        || TABLE.iter().any(|(listed, roles)| *listed == operation && roles.contains(&role))
 }
 
 /// The roles that may do something.
@@ -108,7 +110,8 @@ impl Operation {
         }
     }
 
-    /// Whether it touches what all tenants share, so that a caller who is limited to some may not do it.
+    /// Whether it touches what all tenants share, so that a caller who is limited to some may not
+    /// do it.
     pub const fn concerns_everybody(self) -> bool {
         matches!(self, ListKeys | RotateKey | RevokeKey)
     }
@@ -133,7 +136,10 @@ mod tests {
     #[test]
     fn each_operation_stands_in_the_table_once() {
         for (index, (operation, _)) in TABLE.iter().enumerate() {
-            assert!(TABLE.iter().skip(index + 1).all(|(other, _)| other != operation), "{operation:?}");
+            assert!(
+                TABLE.iter().skip(index + 1).all(|(other, _)| other != operation),
+                "{operation:?}"
+            );
             assert!(allows(Role::Admin, *operation));
         }
     }

@@ -1,4 +1,5 @@
-//! The limits of a session: how long its tokens and it itself live, and how many a subject may have.
+//! The limits of a session: how long its tokens and it itself live, and how many a subject may
+//! have.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use super::{
 /// Name of the policy that is always there.
 pub const DEFAULT: &str = "default";
 
-/// The longest lifetime that any configuration may give an access token: beyond it, a token is no longer short-lived.
+/// The longest lifetime that any configuration may give an access token: beyond it, a token is no
+/// longer short-lived.
 pub const LONGEST_ACCESS_TOKEN_TTL: Duration = Duration::from_secs(7 * 86_400);
 
 /// What is special about a tenant, as configured.
@@ -111,11 +113,14 @@ impl OnRefresh {
 
     /// The value of this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::KeepAccessToken, Self::RevokeAccessToken].into_iter().find(|value| value.as_str() == name)
+        [Self::KeepAccessToken, Self::RevokeAccessToken]
+            .into_iter()
+            .find(|value| value.as_str() == name)
     }
 }
 
-/// Limits that contradict each other. It prints as the end of a sentence that starts with the policy's name.
+/// Limits that contradict each other. It prints as the end of a sentence that starts with the
+/// policy's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// Tokens carry whole seconds.
@@ -136,9 +141,12 @@ pub enum PolicyError {
     /// A replay until use would end before the grace does.
     #[error("replay_limit must not be shorter than refresh_grace")]
     ReplayLimitTooShort,
-    /// An access token would have to be issued again under its identifier long after it expired, and
-    /// its blacklist entry kept as long: a client that refreshes often could fill the blacklist.
-    #[error("replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\": choose one")]
+    /// An access token would have to be issued again under its identifier long after it expired,
+    /// and its blacklist entry kept as long: a client that refreshes often could fill the
+    /// blacklist.
+    #[error(
+        "replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\": choose one"
+    )]
     ReplayOfRevokedTokens,
     /// Beyond what instants can tell.
     #[error("replay_limit must be at most 36500d")]
@@ -154,7 +162,14 @@ const LONGEST_LIFETIME: Duration = Duration::from_secs(36_500 * 86_400);
 impl Policy {
     /// Refuses limits that contradict each other.
     pub fn check(&self, max_access_token_ttl: Duration) -> Result<(), PolicyError> {
-        let SessionPolicy { access_token_ttl, idle_timeout, refresh_grace, replay, replay_limit, .. } = self.session;
+        let SessionPolicy {
+            access_token_ttl,
+            idle_timeout,
+            refresh_grace,
+            replay,
+            replay_limit,
+            ..
+        } = self.session;
         if access_token_ttl < Duration::from_secs(1) {
             return Err(PolicyError::AccessTokenTooShort);
         }
@@ -186,8 +201,8 @@ impl Policy {
     }
 }
 
-/// The longest grace for access tokens of this lifetime. A replay within the grace may have to repeat
-/// an access token, which must be active then; its expiry is rounded down to a whole second.
+/// The longest grace for access tokens of this lifetime. A replay within the grace may have to
+/// repeat an access token, which must be active then; its expiry is rounded down to a whole second.
 pub fn longest_grace(access_token_ttl: Duration) -> Duration {
     access_token_ttl.saturating_sub(Duration::from_secs(1))
 }
@@ -209,7 +224,8 @@ impl SessionPolicy {
 
     /// When an access token issued at `now` expires: never after the session, in whole seconds.
     ///
-    /// The session's idle end bounds it too, so that a session that has gone idle has no token that still validates.
+    /// The session's idle end bounds it too, so that a session that has gone idle has no token that
+    /// still validates.
     pub fn access_token_expiry(&self, now: Timestamp, idle_expires_at: Timestamp) -> Timestamp {
         now.floor_to_second().plus(self.access_token_ttl).min(idle_expires_at).floor_to_second()
     }
@@ -243,12 +259,24 @@ mod tests {
         let longest = Duration::from_secs(3600);
         assert_eq!(policy(600, 7200, 86400, 10).check(longest), Ok(()));
         assert_eq!(policy(0, 7200, 86400, 0).check(longest), Err(PolicyError::AccessTokenTooShort));
-        assert_eq!(policy(3601, 7200, 86400, 10).check(longest), Err(PolicyError::AccessTokenTooLong));
-        assert_eq!(policy(600, 599, 86400, 10).check(longest), Err(PolicyError::IdleShorterThanAccessToken));
-        assert_eq!(policy(600, 7200, 7199, 10).check(longest), Err(PolicyError::AbsoluteShorterThanIdle));
+        assert_eq!(
+            policy(3601, 7200, 86400, 10).check(longest),
+            Err(PolicyError::AccessTokenTooLong)
+        );
+        assert_eq!(
+            policy(600, 599, 86400, 10).check(longest),
+            Err(PolicyError::IdleShorterThanAccessToken)
+        );
+        assert_eq!(
+            policy(600, 7200, 7199, 10).check(longest),
+            Err(PolicyError::AbsoluteShorterThanIdle)
+        );
         assert_eq!(policy(600, 7200, 86400, 599).check(longest), Ok(()));
         assert_eq!(policy(600, 7200, 86400, 600).check(longest), Err(PolicyError::GraceTooLong));
-        assert_eq!(policy(600, 7200, 4_000_000_000, 10).check(longest), Err(PolicyError::AbsoluteTooLong));
+        assert_eq!(
+            policy(600, 7200, 4_000_000_000, 10).check(longest),
+            Err(PolicyError::AbsoluteTooLong)
+        );
         let replaying = |replay, limit| {
             let mut policy = policy(600, 7200, 86400, 10);
             policy.session.replay = replay;
@@ -259,7 +287,10 @@ mod tests {
         assert_eq!(replaying(Replay::UntilUsed, 1_000_000), Ok(()), "the session ends before");
         assert_eq!(replaying(Replay::UntilUsed, 9), Err(PolicyError::ReplayLimitTooShort));
         assert_eq!(replaying(Replay::Grace, 9), Ok(()), "it counts for nothing");
-        assert_eq!(replaying(Replay::UntilUsed, 4_000_000_000), Err(PolicyError::ReplayLimitTooLong));
+        assert_eq!(
+            replaying(Replay::UntilUsed, 4_000_000_000),
+            Err(PolicyError::ReplayLimitTooLong)
+        );
     }
 
     #[test]

@@ -55,15 +55,23 @@ impl LiveSessions {
 
     /// Makes room for a session that is created at `now`. Returns those that are evicted for it,
     /// the oldest first.
-    pub fn make_room(&mut self, now: Timestamp, max: u32, on_quota: OnQuota) -> Result<Vec<SessionId>, QuotaExceeded> {
+    pub fn make_room(
+        &mut self,
+        now: Timestamp,
+        max: u32,
+        on_quota: OnQuota,
+    ) -> Result<Vec<SessionId>, QuotaExceeded> {
         let before = self.oldest.len();
         self.oldest.retain(|(_, idle_expires_at)| *idle_expires_at > now);
-        self.count = self.count.saturating_sub(u64::try_from(before - self.oldest.len()).unwrap_or(u64::MAX));
+        self.count = self
+            .count
+            .saturating_sub(u64::try_from(before - self.oldest.len()).unwrap_or(u64::MAX));
         let surplus = (self.count + 1).saturating_sub(max.into());
         if surplus > 0 && on_quota == OnQuota::Refuse {
             return Err(QuotaExceeded);
         }
-        let surplus = usize::try_from(surplus).unwrap_or(usize::MAX).min(MOST_EVICTED).min(self.oldest.len());
+        let surplus =
+            usize::try_from(surplus).unwrap_or(usize::MAX).min(MOST_EVICTED).min(self.oldest.len());
         let evicted: Vec<_> = self.oldest.drain(..surplus).map(|(id, _)| id).collect();
         self.count = self.count.saturating_sub(u64::try_from(surplus).unwrap_or(u64::MAX));
         Ok(evicted)
@@ -115,10 +123,16 @@ mod tests {
 
     #[test]
     fn as_many_of_the_oldest_go_as_are_too_many_and_a_bounded_number_at_once() {
-        for (count, max, evicted) in [(0, 1, 0), (1, 1, 1), (2, 3, 0), (3, 3, 1), (5, 3, 3), (100, 3, MOST_EVICTED)] {
+        for (count, max, evicted) in
+            [(0, 1, 0), (1, 1, 1), (2, 3, 0), (3, 3, 1), (5, 3, 3), (100, 3, MOST_EVICTED)]
+        {
             let mut sessions = live(count);
             let expected: Vec<_> = (0..).take(evicted).map(id).collect();
-            assert_eq!(sessions.make_room(NOW, max, OnQuota::EvictOldest), Ok(expected), "{count} of {max}");
+            assert_eq!(
+                sessions.make_room(NOW, max, OnQuota::EvictOldest),
+                Ok(expected),
+                "{count} of {max}"
+            );
             assert_eq!(sessions.count, count - u64::try_from(evicted).unwrap());
             let refused = live(count).make_room(NOW, max, OnQuota::Refuse).is_err();
             assert_eq!(refused, evicted > 0, "{count} of {max}");

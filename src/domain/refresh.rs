@@ -1,4 +1,5 @@
-//! The refresh state machine: what a presented generation means for a session (RFC 9700, section 4.14.2).
+//! The refresh state machine: what a presented generation means for a session (RFC 9700, section
+//! 4.14.2).
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use super::{
     time::Timestamp,
 };
 
-/// An authentic refresh token put to use. Its MAC has been checked; whether its session exists has not.
+/// An authentic refresh token put to use. Its MAC has been checked; whether its session exists has
+/// not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshAttempt {
     /// The session that the token names.
@@ -39,11 +41,11 @@ pub struct RefreshAttempt {
 pub enum RefreshVerdict {
     /// The session moves on to this state.
     Rotate(Box<Session>),
-    /// The token was exchanged before, and its successor may never have arrived: the answer repeats,
-    /// nothing changes.
+    /// The token was exchanged before, and its successor may never have arrived: the answer
+    /// repeats, nothing changes.
     Replay,
-    /// The token was exchanged too long ago, or its successor has been exchanged since: it is in two
-    /// hands, the session ends.
+    /// The token was exchanged too long ago, or its successor has been exchanged since: it is in
+    /// two hands, the session ends.
     Reuse,
     /// Nothing changes.
     Refuse(RefreshRefusal),
@@ -52,7 +54,8 @@ pub enum RefreshVerdict {
 /// Why an attempt is refused without any change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefreshRefusal {
-    /// There is no such session, or the token does not carry its secret, or the session is out of the caller's reach.
+    /// There is no such session, or the token does not carry its secret, or the session is out of
+    /// the caller's reach.
     Unknown,
     /// The generation has not been issued: the database was set back, or a ring key leaked.
     NeverIssued {
@@ -77,13 +80,19 @@ impl Session {
         if attempt.session_id != self.id || attempt.secret != self.lineage.secret {
             return Refuse(RefreshRefusal::Unknown);
         }
-        if !attempt.reach.has_tenant(&self.tenant) || !self.audience.iter().all(|one| attempt.reach.has_audience(one)) {
+        if !attempt.reach.has_tenant(&self.tenant)
+            || !self.audience.iter().all(|one| attempt.reach.has_audience(one))
+        {
             return Refuse(RefreshRefusal::Unknown);
         }
         match self.state(attempt.now) {
             State::Live => {}
-            State::Ended { reason: EndReason::ExpiredIdle, .. } => return Refuse(RefreshRefusal::ExpiredIdle),
-            State::Ended { reason: EndReason::ExpiredAbsolute, .. } => return Refuse(RefreshRefusal::ExpiredAbsolute),
+            State::Ended { reason: EndReason::ExpiredIdle, .. } => {
+                return Refuse(RefreshRefusal::ExpiredIdle);
+            }
+            State::Ended { reason: EndReason::ExpiredAbsolute, .. } => {
+                return Refuse(RefreshRefusal::ExpiredAbsolute);
+            }
             State::Ended { .. } => return Refuse(RefreshRefusal::Ended),
         }
         let current = self.lineage.generation;
@@ -91,13 +100,14 @@ impl Session {
             return Refuse(RefreshRefusal::NeverIssued { current });
         }
         let is_previous = attempt.generation.checked_add(1) == Some(current);
-        // The successor of the previous token is the current one. Had it been exchanged, the current
-        // one would be another, so the row says by its generation alone that it has not.
+        // The successor of the previous token is the current one. Had it been exchanged, the
+        // current one would be another, so the row says by its generation alone that it has not.
         let may_replay = is_previous && attempt.now <= self.last_replay();
         if attempt.generation != current && !may_replay {
             return Reuse;
         }
-        // After the reuse check: a thief must not learn by asking for too much that the token is dead.
+        // After the reuse check: a thief must not learn by asking for too much that the token is
+        // dead.
         if let Some(scope) = attempt.scopes.iter().find(|scope| !self.scopes.contains(scope)) {
             return Refuse(RefreshRefusal::ScopeNotGranted(scope.clone()));
         }
@@ -186,13 +196,20 @@ mod tests {
         let now = START.plus(Duration::from_secs(30));
         let next = rotate(&first, now);
         let edge = now.plus(Duration::from_secs(300));
-        assert!(edge > now.plus(next.policy.access_token_ttl), "the limit has nothing to do with it");
+        assert!(
+            edge > now.plus(next.policy.access_token_ttl),
+            "the limit has nothing to do with it"
+        );
         assert_eq!(next.judge_refresh(&attempt(&next, 1, edge)), RefreshVerdict::Replay);
         let past = edge.plus(Duration::from_micros(1));
         assert_eq!(next.judge_refresh(&attempt(&next, 1, past)), RefreshVerdict::Reuse);
 
         let last = rotate(&next, now);
-        assert_eq!(last.judge_refresh(&attempt(&last, 1, now)), RefreshVerdict::Reuse, "it was used");
+        assert_eq!(
+            last.judge_refresh(&attempt(&last, 1, now)),
+            RefreshVerdict::Reuse,
+            "it was used"
+        );
         assert_eq!(last.judge_refresh(&attempt(&last, 2, edge)), RefreshVerdict::Replay);
     }
 
@@ -212,7 +229,8 @@ mod tests {
 
     #[test]
     fn a_wrong_secret_is_unknown_before_anything_else_is_told() {
-        let session = session().end(Ended { at: START, reason: EndReason::SignedOut, note: Note::default() });
+        let session =
+            session().end(Ended { at: START, reason: EndReason::SignedOut, note: Note::default() });
         let mut wrong = attempt(&session, 7, START);
         wrong.secret = LineageSecret([0; 16]);
         assert_eq!(session.judge_refresh(&wrong), RefreshVerdict::Refuse(RefreshRefusal::Unknown));
@@ -224,7 +242,9 @@ mod tests {
         let scope = |name: &str| Scope::try_from(name.to_owned()).unwrap();
         let mut narrower = attempt(&session, 1, START);
         narrower.scopes = vec![scope("read")];
-        let RefreshVerdict::Rotate(next) = session.judge_refresh(&narrower) else { panic!("rotates") };
+        let RefreshVerdict::Rotate(next) = session.judge_refresh(&narrower) else {
+            panic!("rotates")
+        };
         assert_eq!(next.scopes, session.scopes, "the session keeps what it has");
 
         let mut wider = attempt(&session, 1, START);
@@ -236,8 +256,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is presented whenever, in whatever order: the generation only grows by one at a time, no expiry
-        /// ever passes the absolute one, and only the current or the previous generation ever gets an answer.
+        /// Whatever is presented whenever, in whatever order: the generation only grows by one at a
+        /// time, no expiry ever passes the absolute one, and only the current or the previous
+        /// generation ever gets an answer.
         #[test]
         fn any_history_keeps_one_lineage(
             until_used: bool, steps in proptest::collection::vec((0u32..6, 0u64..400), 1..40),
@@ -260,7 +281,8 @@ mod tests {
                     RefreshVerdict::Replay => {
                         prop_assert_eq!(presented + 1, current);
                         let window = if until_used { 300 } else { 10 };
-                        prop_assert!(now.since(session.refreshed_at) <= Duration::from_secs(window));
+                        let age = now.since(session.refreshed_at);
+                        prop_assert!(age <= Duration::from_secs(window));
                     }
                     RefreshVerdict::Reuse => {
                         prop_assert!(presented < current);

@@ -13,7 +13,8 @@ use super::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seq(pub i64);
 
-/// A history of the database. A standby that takes over begins a new one, which may lack the last commits of the one before.
+/// A history of the database. A standby that takes over begins a new one, which may lack the last
+/// commits of the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeline(pub i64);
 
@@ -69,7 +70,8 @@ impl CutOff {
 
     /// Covers what either of two covers: at most one session is spared by both.
     pub fn union(self, other: Self) -> Self {
-        let (earlier, later) = if self.up_to <= other.up_to { (self, other) } else { (other, self) };
+        let (earlier, later) =
+            if self.up_to <= other.up_to { (self, other) } else { (other, self) };
         Self { spared: later.spared.filter(|spared| !earlier.covers(*spared)), ..later }
     }
 }
@@ -140,8 +142,8 @@ pub struct BlacklistEntry {
 pub const RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
 impl BlacklistEntry {
-    /// Stops a session that ends now. None of its tokens was issued later than now, or, if the clock
-    /// has been set back since, later than the last replay of its last refresh.
+    /// Stops a session that ends now. None of its tokens was issued later than now, or, if the
+    /// clock has been set back since, later than the last replay of its last refresh.
     pub fn for_session(session: &Session, ended: &Ended) -> Self {
         Self {
             revoked: Revoked::Session(session.id),
@@ -158,7 +160,8 @@ impl BlacklistEntry {
 
     /// Stops the access token that a session had before a refresh at `now`.
     pub fn superseded(session: &Session, now: Timestamp) -> Self {
-        let token_expires_at = session.policy.access_token_expiry(session.refreshed_at, session.idle_expires_at);
+        let token_expires_at =
+            session.policy.access_token_expiry(session.refreshed_at, session.idle_expires_at);
         let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
         Self::for_token(session, session.access_token_id, token_expires_at, &ended)
     }
@@ -186,7 +189,8 @@ impl BlacklistEntry {
         }
     }
 
-    /// From when on an entry may be forgotten that stops every token of this session issued until `now`.
+    /// From when on an entry may be forgotten that stops every token of this session issued until
+    /// `now`.
     pub fn expiry_for(session: &Session, now: Timestamp) -> Timestamp {
         let last_issue = now.max(session.last_replay());
         let last_expiry = session.policy.access_token_expiry(last_issue, session.idle_expires_at);
@@ -194,7 +198,12 @@ impl BlacklistEntry {
     }
 
     /// Stops one access token of a session, which expires at `token_expires_at`.
-    pub fn for_token(session: &Session, token: TokenId, token_expires_at: Timestamp, ended: &Ended) -> Self {
+    pub fn for_token(
+        session: &Session,
+        token: TokenId,
+        token_expires_at: Timestamp,
+        ended: &Ended,
+    ) -> Self {
         Self {
             revoked: Revoked::Token(token),
             expires_at: token_expires_at.max(ended.at).plus(RETENTION_MARGIN),
@@ -216,7 +225,8 @@ impl Coverage {
     /// Which sessions a revocation at `now` covers, together with those before: up to a later
     /// instant than now if the clock has been set back since a session was created.
     pub fn cut_off(&self, now: Timestamp, spared: Option<SessionId>) -> CutOff {
-        let newest = self.newest.map(|id| Timestamp::from_micros(id.created_millis().saturating_mul(1000)));
+        let newest =
+            self.newest.map(|id| Timestamp::from_micros(id.created_millis().saturating_mul(1000)));
         let up_to = newest.map_or(now, |newest| newest.max(now));
         let up_to = self.covered.map_or(up_to, |covered| covered.up_to.max(up_to));
         let cut_off = CutOff { up_to, spared };
@@ -242,8 +252,8 @@ pub struct Revocation {
     pub may_add: bool,
     /// The longest lifetime of an access token: that of one whose session is not in the database.
     pub longest_token: Duration,
-    /// Written if the database does not know that the session lives, although an authentic token says so: the database
-    /// was set back to an older state, and nothing else would stop the token.
+    /// Written if the database does not know that the session lives, although an authentic token
+    /// says so: the database was set back to an older state, and nothing else would stop the token.
     pub orphan: Option<BlacklistEntry>,
 }
 
@@ -251,7 +261,12 @@ impl Revocation {
     /// Writes the entry of something that was revoked and that the database has lost, and ends the
     /// session that it stops, if the database has it. The tenant and the subject are for people to
     /// read, and may be unknown.
-    pub fn of_lost(revoked: Revoked, whose: Option<(Tenant, Subject)>, ended: Ended, expires_at: Timestamp) -> Self {
+    pub fn of_lost(
+        revoked: Revoked,
+        whose: Option<(Tenant, Subject)>,
+        ended: Ended,
+        expires_at: Timestamp,
+    ) -> Self {
         let session_id = match &revoked {
             Revoked::Session(id) => Some(*id),
             Revoked::Token(_) | Revoked::Tenant { .. } | Revoked::Subject { .. } => None,
@@ -259,7 +274,9 @@ impl Revocation {
         let unfinished = revoked.cut_off().is_some();
         let (tenant, subject) = match (&revoked, whose) {
             (Revoked::Tenant { tenant, .. }, _) => (tenant.clone(), None),
-            (Revoked::Subject { tenant, subject, .. }, _) => (tenant.clone(), Some(subject.clone())),
+            (Revoked::Subject { tenant, subject, .. }, _) => {
+                (tenant.clone(), Some(subject.clone()))
+            }
             (_, Some((tenant, subject))) => (tenant, Some(subject)),
             (_, None) => (Tenant::default(), None),
         };
@@ -275,7 +292,8 @@ impl Revocation {
             unfinished,
         };
         // No session has the identifier zero: then there is only the entry to be written.
-        let target = RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
+        let target =
+            RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
         Self { target, ended, may_add: true, longest_token: Duration::ZERO, orphan: Some(orphan) }
     }
 }
@@ -323,7 +341,10 @@ mod tests {
         let last_token = session.policy.access_token_expiry(at, session.idle_expires_at);
         let entry = BlacklistEntry::for_session(&session, &ended);
         assert!(entry.expires_at >= last_token.plus(RETENTION_MARGIN));
-        assert!(entry.expires_at <= session.idle_expires_at.plus(RETENTION_MARGIN), "and not much longer");
+        assert!(
+            entry.expires_at <= session.idle_expires_at.plus(RETENTION_MARGIN),
+            "and not much longer"
+        );
     }
 
     fn session_at(millis: u64) -> SessionId {
@@ -359,15 +380,26 @@ mod tests {
     #[test]
     fn two_cut_offs_cover_what_either_covers() {
         let spared = [None, Some(1), Some(3), Some(5), Some(9)];
-        let cut_offs =
-            || [0, 2_000, 4_000, 6_000].into_iter().flat_map(|micros| spared.map(|spared| up_to(micros, spared)));
+        let cut_offs = || {
+            [0, 2_000, 4_000, 6_000]
+                .into_iter()
+                .flat_map(|micros| spared.map(|spared| up_to(micros, spared)))
+        };
         for one in cut_offs() {
             for other in cut_offs() {
                 for session in (0..10).map(session_at) {
                     let either = one.covers(session) || other.covers(session);
-                    assert_eq!(one.union(other).covers(session), either, "{one:?} {other:?} {session:?}");
+                    assert_eq!(
+                        one.union(other).covers(session),
+                        either,
+                        "{one:?} {other:?} {session:?}"
+                    );
                 }
-                assert_eq!(one.union(other).union(other), one.union(other), "also when it is heard twice");
+                assert_eq!(
+                    one.union(other).union(other),
+                    one.union(other),
+                    "also when it is heard twice"
+                );
             }
         }
     }
@@ -378,7 +410,8 @@ mod tests {
             let mut session = session();
             session.policy.replay = replay;
             let last_replay = START.plus(Duration::from_secs(window));
-            let last_expiry = session.policy.access_token_expiry(last_replay, session.idle_expires_at);
+            let last_expiry =
+                session.policy.access_token_expiry(last_replay, session.idle_expires_at);
             let at = START.minus(Duration::from_secs(3600));
             let ended = Ended { at, reason: EndReason::SignedOut, note: Note::default() };
             let entry = BlacklistEntry::for_session(&session, &ended);
@@ -391,7 +424,8 @@ mod tests {
         let session = session();
         let at = START.minus(Duration::from_secs(3600));
         let ended = Ended { at, reason: EndReason::SignedOut, note: Note::default() };
-        let issued_before_the_jump = session.policy.access_token_expiry(START, session.idle_expires_at);
+        let issued_before_the_jump =
+            session.policy.access_token_expiry(START, session.idle_expires_at);
         assert!(BlacklistEntry::for_session(&session, &ended).expires_at >= issued_before_the_jump);
     }
 }

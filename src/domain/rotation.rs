@@ -1,5 +1,5 @@
-//! When keys are published, activated, withdrawn and dropped: one is active for each purpose, and the next one is known to
-//! all verifiers long before it is.
+//! When keys are published, activated, withdrawn and dropped: one is active for each purpose, and
+//! the next one is known to all verifiers long before it is.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use super::{
     time::{Timestamp, brief},
 };
 
-/// Most keys of one purpose. More would make a document that every verifier fetches needlessly long.
+/// Most keys of one purpose. More would make a document that every verifier fetches needlessly
+/// long.
 pub const MOST_KEYS: usize = 64;
 
 /// How the keys of one purpose rotate.
@@ -22,7 +23,8 @@ pub struct RotationRules {
     pub publish_ahead: Duration,
     /// How long it takes at most until all replicas know of a key, or have stopped answering.
     pub spreads_within: Duration,
-    /// How long a key is kept that makes no access tokens any more: until the last one has expired everywhere.
+    /// How long a key is kept that makes no access tokens any more: until the last one has expired
+    /// everywhere.
     pub kept_for: Duration,
 }
 
@@ -30,7 +32,10 @@ pub struct RotationRules {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotRotated {
     /// The next key is not yet known to every verifier.
-    #[error("the next key, {kid}, is not known to every verifier yet: wait {}, or force it", brief(*wait))]
+    #[error(
+        "the next key, {kid}, is not known to every verifier yet: wait {}, or force it",
+        brief(*wait)
+    )]
     TooSoon {
         /// The next key.
         kid: String,
@@ -41,7 +46,10 @@ pub enum NotRotated {
     #[error("there is no next key yet")]
     NoNext,
     /// There are as many keys as there may be.
-    #[error("there are {MOST_KEYS} keys already, which is as many as there may be: wait until old ones are dropped")]
+    #[error(
+        "there are {MOST_KEYS} keys already, which is as many as there may be: wait until old \
+         ones are dropped"
+    )]
     TooMany,
     /// A key cannot take the step.
     #[error(transparent)]
@@ -87,7 +95,8 @@ pub struct Rotation<'a> {
 impl<'a> Rotation<'a> {
     /// Those keys out of all that serve the purpose of the rules.
     pub fn new(keys: impl IntoIterator<Item = &'a Key>, rules: RotationRules) -> Self {
-        let mut keys: Vec<_> = keys.into_iter().filter(|key| key.purpose() == rules.algorithm.purpose()).collect();
+        let mut keys: Vec<_> =
+            keys.into_iter().filter(|key| key.purpose() == rules.algorithm.purpose()).collect();
         keys.sort_by_key(|key| key.created_at);
         Self { keys, rules }
     }
@@ -119,11 +128,18 @@ impl<'a> Rotation<'a> {
             (_, None) => self.publish(),
             // Written by a clock that was ahead: it would not be ready for as long as that.
             (_, Some(next)) if self.is_of_the_future(next.created_at, now) => withdraw(next),
-            // A key of another algorithm than is wanted now has made nothing yet. Not at once: replicas that are configured
-            // differently, as while one after the other is being restarted, would replace it again and again.
-            (_, Some(next)) if next.algorithm != self.rules.algorithm && now >= self.ready_at(next) => withdraw(next),
+            // A key of another algorithm than is wanted now has made nothing yet. Not at once:
+            // replicas that are configured differently, as while one after the other is being
+            // restarted, would replace it again and again.
+            (_, Some(next))
+                if next.algorithm != self.rules.algorithm && now >= self.ready_at(next) =>
+            {
+                withdraw(next)
+            }
             (None, Some(_)) => self.replace(now)?,
-            (Some(active), Some(next)) if self.is_due(active, now) && now >= self.ready_at(next) => {
+            (Some(active), Some(next))
+                if self.is_due(active, now) && now >= self.ready_at(next) =>
+            {
                 self.replace(now)?
             }
             _ => Change::default(),
@@ -132,7 +148,8 @@ impl<'a> Rotation<'a> {
     }
 
     fn is_due(&self, active: &Key, now: Timestamp) -> bool {
-        let is_over = |at: Timestamp| now >= at.plus(self.rules.interval) || self.is_of_the_future(at, now);
+        let is_over =
+            |at: Timestamp| now >= at.plus(self.rules.interval) || self.is_of_the_future(at, now);
         !self.rules.interval.is_zero() && active.activated_at.is_some_and(is_over)
     }
 
@@ -146,11 +163,13 @@ impl<'a> Rotation<'a> {
         let ready_at = self.ready_at(next);
         if now < ready_at && !force {
             // In whole seconds, for people.
-            let wait =
-                Duration::from_secs(ready_at.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+            let wait = Duration::from_secs(
+                ready_at.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
+            );
             return Err(NotRotated::TooSoon { kid: next.kid.clone(), wait });
         }
-        // Only who rotates by hand can have too many: the schedule is not that fast, and an emergency must not be refused.
+        // Only who rotates by hand can have too many: the schedule is not that fast, and an
+        // emergency must not be refused.
         if self.keys.len() >= MOST_KEYS {
             return Err(NotRotated::TooMany);
         }
@@ -167,15 +186,22 @@ impl<'a> Rotation<'a> {
                 Change { put: vec![revoked, next], ..self.publish() }
             }
             KeyState::Pending => Change { put: vec![revoked], ..self.publish() },
-            KeyState::Retired | KeyState::Revoked => Change { put: vec![revoked], ..Change::default() },
+            KeyState::Retired | KeyState::Revoked => {
+                Change { put: vec![revoked], ..Change::default() }
+            }
         })
     }
 
-    /// Makes all keys worthless that match. Keys that were pending count, too: after a restore of an
-    /// older state, it may be that they have made tokens.
-    pub fn revoke_all(&self, matches: impl Fn(&Key) -> bool, now: Timestamp) -> Result<MassRevocation, NotRotated> {
+    /// Makes all keys worthless that match. Keys that were pending count, too: after a restore of
+    /// an older state, it may be that they have made tokens.
+    pub fn revoke_all(
+        &self,
+        matches: impl Fn(&Key) -> bool,
+        now: Timestamp,
+    ) -> Result<MassRevocation, NotRotated> {
         let usable = |key: &&&Key| key.state() != KeyState::Revoked;
-        let (revoked, kept): (Vec<&Key>, Vec<&Key>) = self.keys.iter().filter(usable).partition(|key| matches(key));
+        let (revoked, kept): (Vec<&Key>, Vec<&Key>) =
+            self.keys.iter().filter(usable).partition(|key| matches(key));
         let lacks = |state| !revoked.is_empty() && kept.iter().all(|key| key.state() != state);
         let (lacks_active, lacks_pending) = (lacks(KeyState::Active), lacks(KeyState::Pending));
         let revoked = revoked.into_iter().map(|key| key.revoke(now)).collect::<Result<_, _>>()?;
@@ -199,7 +225,8 @@ impl<'a> Rotation<'a> {
     fn outlived(&self, now: Timestamp) -> Vec<String> {
         let is_over = |at: Timestamp| now >= at.plus(self.rules.kept_for);
         let is_outlived = |key: &Key| match (key.state(), key.purpose()) {
-            (KeyState::Pending | KeyState::Active, _) | (KeyState::Retired, KeyPurpose::RefreshToken) => false,
+            (KeyState::Pending | KeyState::Active, _)
+            | (KeyState::Retired, KeyPurpose::RefreshToken) => false,
             (KeyState::Retired, KeyPurpose::AccessToken) => key.retired_at.is_some_and(is_over),
             (KeyState::Revoked, _) => key.revoked_at.is_some_and(is_over),
         };
@@ -210,7 +237,9 @@ impl<'a> Rotation<'a> {
     pub fn retired(&self, now: Timestamp) -> impl Iterator<Item = &'a Key> {
         let is_over = move |at: Timestamp| now >= at.plus(self.rules.kept_for);
         let retired = self.keys.iter().filter(|key| key.state() == KeyState::Retired).copied();
-        retired.filter(move |key| key.purpose() == KeyPurpose::RefreshToken && key.retired_at.is_some_and(is_over))
+        retired.filter(move |key| {
+            key.purpose() == KeyPurpose::RefreshToken && key.retired_at.is_some_and(is_over)
+        })
     }
 }
 
@@ -258,7 +287,10 @@ mod tests {
         assert!(rotation.due(due_at.minus(Duration::from_micros(1))).unwrap().is_empty());
         let change = rotation.due(due_at).unwrap();
         assert_eq!(change.publish, Some(KeyAlgorithm::EdDsa));
-        assert_eq!(change.put, [keys[0].retire(due_at).unwrap(), keys[1].activate(due_at).unwrap()]);
+        assert_eq!(
+            change.put,
+            [keys[0].retire(due_at).unwrap(), keys[1].activate(due_at).unwrap()]
+        );
 
         let late = Key { created_at: due_at, ..keys[1].clone() };
         let keys = [keys[0].clone(), late.clone()];
@@ -268,7 +300,10 @@ mod tests {
         assert_eq!(rotation.due(ready_at).unwrap().put.len(), 2);
         assert_eq!(
             rotation.rotate(due_at, false),
-            Err(NotRotated::TooSoon { kid: late.kid, wait: RULES.publish_ahead + RULES.spreads_within })
+            Err(NotRotated::TooSoon {
+                kid: late.kid,
+                wait: RULES.publish_ahead + RULES.spreads_within
+            })
         );
         assert_eq!(rotation.rotate(due_at, true).unwrap().put.len(), 2);
     }
@@ -286,8 +321,13 @@ mod tests {
             (&["revoked", "unknown"], false, false),
         ] {
             let all = rotation.revoke_all(|key| names.contains(&&*key.kid), NOW).unwrap();
-            assert_eq!((all.lacks_active, all.lacks_pending), (lacks_active, lacks_pending), "{names:?}");
-            let expected = names.iter().filter(|name| ["active", "next", "retired"].contains(name)).count();
+            assert_eq!(
+                (all.lacks_active, all.lacks_pending),
+                (lacks_active, lacks_pending),
+                "{names:?}"
+            );
+            let expected =
+                names.iter().filter(|name| ["active", "next", "retired"].contains(name)).count();
             assert_eq!(all.revoked.len(), expected, "{names:?}");
             assert!(all.revoked.iter().all(|key| key.state() == KeyState::Revoked));
         }
@@ -305,10 +345,20 @@ mod tests {
     fn another_algorithm_comes_with_the_next_key() {
         let mut keys = ring();
         let rules = RotationRules { algorithm: KeyAlgorithm::Rs256, ..RULES };
-        assert!(Rotation::new(&keys, rules).due(NOW).unwrap().is_empty(), "replicas may be of two minds for a while");
+        assert!(
+            Rotation::new(&keys, rules).due(NOW).unwrap().is_empty(),
+            "replicas may be of two minds for a while"
+        );
         let later = NOW.plus(HOUR * 2);
         let change = Rotation::new(&keys, rules).due(later).unwrap();
-        assert_eq!(change, Change { put: vec![], publish: Some(KeyAlgorithm::Rs256), drop: vec!["next".to_owned()] });
+        assert_eq!(
+            change,
+            Change {
+                put: vec![],
+                publish: Some(KeyAlgorithm::Rs256),
+                drop: vec!["next".to_owned()]
+            }
+        );
         carry_out(&mut keys, change, later);
         let due_at = NOW.plus(RULES.interval);
         let change = Rotation::new(&keys, rules).due(due_at).unwrap();
@@ -335,7 +385,11 @@ mod tests {
         let retired = Key { algorithm: KeyAlgorithm::Hs256, ..key("refresh", NOW) };
         let retired = [retired.activate(NOW).unwrap().retire(NOW).unwrap()];
         let rotation = Rotation::new(&retired, refresh);
-        assert_eq!(rotation.outlived(over.plus(HOUR)), Vec::<String>::new(), "sessions may hold tokens of it");
+        assert_eq!(
+            rotation.outlived(over.plus(HOUR)),
+            Vec::<String>::new(),
+            "sessions may hold tokens of it"
+        );
         assert_eq!(rotation.retired(over).count(), 1);
         assert_eq!(rotation.retired(over.minus(Duration::from_micros(1))).count(), 0);
     }
@@ -351,7 +405,10 @@ mod tests {
         carry_out(&mut keys, change, NOW);
         assert_eq!(Rotation::new(&keys, RULES).active().unwrap().kid, "next");
         assert!(Rotation::new(&keys, RULES).next().is_some());
-        assert!(matches!(Rotation::new(&keys, RULES).revoke(&keys[0], NOW), Err(NotRotated::Step(_))));
+        assert!(matches!(
+            Rotation::new(&keys, RULES).revoke(&keys[0], NOW),
+            Err(NotRotated::Step(_))
+        ));
         let alone = [keys[1].clone()];
         assert_eq!(Rotation::new(&alone, RULES).revoke(&alone[0], NOW), Err(NotRotated::NoNext));
     }
@@ -367,10 +424,16 @@ mod tests {
         assert_eq!(keys.len(), MOST_KEYS);
         assert_eq!(Rotation::new(&keys, RULES).rotate(now, true), Err(NotRotated::TooMany));
         let rotation = Rotation::new(&keys, RULES);
-        assert!(rotation.revoke(rotation.active().unwrap(), now).is_ok(), "an emergency is one all the same");
+        assert!(
+            rotation.revoke(rotation.active().unwrap(), now).is_ok(),
+            "an emergency is one all the same"
+        );
         let later = now.plus(RULES.interval);
         let change = rotation.due(later).unwrap();
-        assert!(change.put.len() == 2 && change.drop.len() > 50, "the schedule goes on: {change:?}");
+        assert!(
+            change.put.len() == 2 && change.drop.len() > 50,
+            "the schedule goes on: {change:?}"
+        );
     }
 
     #[test]
@@ -378,10 +441,18 @@ mod tests {
         let ahead = NOW.plus(HOUR * 24 * 365);
         let keys = [key("active", ahead).activate(ahead).unwrap(), key("next", ahead)];
         let change = Rotation::new(&keys, RULES).due(NOW).unwrap();
-        assert_eq!((change.drop, change.publish), (vec!["next".to_owned()], Some(KeyAlgorithm::EdDsa)));
+        assert_eq!(
+            (change.drop, change.publish),
+            (vec!["next".to_owned()], Some(KeyAlgorithm::EdDsa))
+        );
         let keys = [keys[0].clone(), key("fresh", NOW)];
         let ready_at = NOW.plus(RULES.publish_ahead).plus(RULES.spreads_within);
-        assert!(Rotation::new(&keys, RULES).due(ready_at.minus(Duration::from_micros(1))).unwrap().is_empty());
+        assert!(
+            Rotation::new(&keys, RULES)
+                .due(ready_at.minus(Duration::from_micros(1)))
+                .unwrap()
+                .is_empty()
+        );
         assert_eq!(Rotation::new(&keys, RULES).due(ready_at).unwrap().put.len(), 2);
     }
 
@@ -405,7 +476,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, there is one active key, and unless it was forced or an emergency, all verifiers knew it.
+        /// Whatever happens, there is one active key, and unless it was forced or an emergency, all
+        /// verifiers knew it.
         #[test]
         fn one_key_is_active_and_was_known_before(events in prop::collection::vec(event(), 1..60)) {
             let mut rules = RULES;
@@ -427,16 +499,19 @@ mod tests {
                 if let Ok(change) = change {
                     carry_out(&mut keys, change, now);
                 }
-                let active: Vec<_> = keys.iter().filter(|key| key.state() == KeyState::Active).collect();
+                let are = |state| keys.iter().filter(move |key| key.state() == state);
+                let active: Vec<_> = are(KeyState::Active).collect();
                 prop_assert_eq!(active.len(), 1);
                 let activated_now = active[0].activated_at == Some(now) && now > NOW;
                 if in_order && activated_now {
-                    prop_assert!(now.since(active[0].created_at) >= rules.publish_ahead + rules.spreads_within);
+                    let known_for = now.since(active[0].created_at);
+                    prop_assert!(known_for >= rules.publish_ahead + rules.spreads_within);
                 }
-                prop_assert!(keys.iter().filter(|key| key.state() == KeyState::Pending).count() <= 1);
+                prop_assert!(are(KeyState::Pending).count() <= 1);
                 for key in &before {
                     let now_there = keys.iter().find(|there| there.kid == key.kid);
-                    prop_assert!(now_there.is_none_or(|there| there.state() >= key.state()), "only forward");
+                    let is_forward = now_there.is_none_or(|there| there.state() >= key.state());
+                    prop_assert!(is_forward, "only forward");
                 }
             }
         }

@@ -7,7 +7,10 @@ use super::{
     ids::{SessionId, TokenId},
     key::RefreshKeyId,
     policy::SessionPolicy,
-    text::{Acr, Amr, Audience, ClientId, DeviceLabel, IpAddress, Note, RequestId, Scope, Subject, Tenant, UserAgent},
+    text::{
+        Acr, Amr, Audience, ClientId, DeviceLabel, IpAddress, Note, RequestId, Scope, Subject,
+        Tenant, UserAgent,
+    },
     time::Timestamp,
 };
 
@@ -81,20 +84,24 @@ pub struct Device {
     pub label: DeviceLabel,
 }
 
-/// Everything that the current refresh token is computed from, besides the session's id and the key's secret.
+/// Everything that the current refresh token is computed from, besides the session's id and the
+/// key's secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lineage {
     /// Counts the rotations, from 1.
     pub generation: u32,
-    /// Ties every refresh token of the session to its row, so that a leaked ring key alone forges none.
+    /// Ties every refresh token of the session to its row, so that a leaked ring key alone forges
+    /// none.
     pub secret: LineageSecret,
-    /// The ring key of the current generation. Kept, so that a replay after a key rotation yields the same token.
+    /// The ring key of the current generation. Kept, so that a replay after a key rotation yields
+    /// the same token.
     pub key: RefreshKeyId,
 }
 
 /// Sixteen random bytes that every refresh token of a session carries.
 ///
-/// Compared without care for timing: a caller gets here only with a token whose MAC is right, so there is nothing to guess.
+/// Compared without care for timing: a caller gets here only with a token whose MAC is right, so
+/// there is nothing to guess.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct LineageSecret(pub [u8; 16]);
 
@@ -182,7 +189,13 @@ impl EndReason {
 
     /// Whether a caller of Revoke may give this reason; the others are the service's own findings.
     pub fn may_be_given(self) -> bool {
-        !matches!(self, Self::RefreshTokenReused | Self::QuotaEvicted | Self::ExpiredIdle | Self::ExpiredAbsolute)
+        !matches!(
+            self,
+            Self::RefreshTokenReused
+                | Self::QuotaEvicted
+                | Self::ExpiredIdle
+                | Self::ExpiredAbsolute
+        )
     }
 }
 
@@ -207,7 +220,8 @@ impl Session {
             return State::Ended { at: ended.at, reason: ended.reason };
         }
         let has_expired = |at: Timestamp| now >= at || self.expiry_recorded;
-        // The idle end never passes the absolute one, so when both are reached they were one and the same instant.
+        // The idle end never passes the absolute one, so when both are reached they were one and
+        // the same instant.
         if has_expired(self.expires_at) && self.idle_expires_at == self.expires_at {
             return State::Ended { at: self.expires_at, reason: EndReason::ExpiredAbsolute };
         }
@@ -264,7 +278,9 @@ pub(crate) mod tests {
             subject: Subject::try_from("alice".to_owned()).unwrap(),
             client_id: ClientId::default(),
             audience: vec![Audience::try_from("api".to_owned()).unwrap()],
-            scopes: ["read", "write"].map(|scope| Scope::try_from(scope.to_owned()).unwrap()).to_vec(),
+            scopes: ["read", "write"]
+                .map(|scope| Scope::try_from(scope.to_owned()).unwrap())
+                .to_vec(),
             claims: CustomClaims::default(),
             authentication: Authentication { acr: Acr::default(), amr: vec![], at: START },
             device: Device::default(),
@@ -281,7 +297,11 @@ pub(crate) mod tests {
             refreshed_at: START,
             idle_expires_at: START.plus(Duration::from_secs(600)),
             expires_at: START.plus(Duration::from_secs(1000)),
-            lineage: Lineage { generation: 1, secret: LineageSecret([9; 16]), key: RefreshKeyId([1; 8]) },
+            lineage: Lineage {
+                generation: 1,
+                secret: LineageSecret([9; 16]),
+                key: RefreshKeyId([1; 8]),
+            },
             access_token_id: TokenId::new([3; 16]),
             request_id: None,
             request_fingerprint: None,
@@ -302,14 +322,20 @@ pub(crate) mod tests {
         session.idle_expires_at = session.expires_at;
         let edge = session.expires_at;
         assert_eq!(session.state(edge.minus(tick)), State::Live);
-        assert_eq!(session.state(edge), State::Ended { at: edge, reason: EndReason::ExpiredAbsolute });
+        assert_eq!(
+            session.state(edge),
+            State::Ended { at: edge, reason: EndReason::ExpiredAbsolute }
+        );
     }
 
     #[test]
     fn the_first_expiry_is_the_reason_even_when_both_are_long_past() {
         let session = session();
         let state = session.state(session.expires_at.plus(Duration::from_secs(1)));
-        assert_eq!(state, State::Ended { at: session.idle_expires_at, reason: EndReason::ExpiredIdle });
+        assert_eq!(
+            state,
+            State::Ended { at: session.idle_expires_at, reason: EndReason::ExpiredIdle }
+        );
     }
 
     #[test]
@@ -328,16 +354,26 @@ pub(crate) mod tests {
     fn an_ended_session_keeps_its_reason_after_its_expiry() {
         let session = session();
         let at = START.plus(Duration::from_secs(5));
-        let ended = session.clone().end(Ended { at, reason: EndReason::SignedOut, note: Note::default() });
+        let ended =
+            session.clone().end(Ended { at, reason: EndReason::SignedOut, note: Note::default() });
         let state = ended.state(session.expires_at.plus(Duration::from_secs(1)));
         assert_eq!(state, State::Ended { at, reason: EndReason::SignedOut });
     }
 
     #[test]
     fn fingerprints_tell_requests_apart_and_without_one_subject_and_client_do() {
-        let with = |byte: u8| Session { request_fingerprint: Some(RequestFingerprint([byte; 32])), ..session() };
-        let of_bob = |session: Session| Session { subject: Subject::try_from("bob".to_owned()).unwrap(), ..session };
-        let of_app = |session: Session| Session { client_id: ClientId::try_from("app".to_owned()).unwrap(), ..session };
+        let with = |byte: u8| Session {
+            request_fingerprint: Some(RequestFingerprint([byte; 32])),
+            ..session()
+        };
+        let of_bob = |session: Session| Session {
+            subject: Subject::try_from("bob".to_owned()).unwrap(),
+            ..session
+        };
+        let of_app = |session: Session| Session {
+            client_id: ClientId::try_from("app".to_owned()).unwrap(),
+            ..session
+        };
         assert!(with(1).has_same_request(&with(1)));
         assert!(!with(1).has_same_request(&with(2)));
         assert!(with(1).has_same_request(&session()), "a row of an older version");

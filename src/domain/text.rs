@@ -1,4 +1,5 @@
-//! Bounded texts: valid UTF-8 without control characters, limits in bytes. Each has a type of its own.
+//! Bounded texts: valid UTF-8 without control characters, limits in bytes. Each has a type of its
+//! own.
 
 use std::{fmt, ops::Deref};
 
@@ -20,7 +21,10 @@ pub enum TextError {
     #[error("must not contain control characters")]
     ControlCharacter,
     /// A scope holds a character that scopes cannot hold.
-    #[error("may only contain printable ASCII without space, quote and backslash (RFC 6749, section 3.3)")]
+    #[error(
+        "may only contain printable ASCII without space, quote and backslash (RFC 6749, section \
+         3.3)"
+    )]
     NotAScope,
     /// The text is not an IP address.
     #[error("is not an IP address")]
@@ -53,7 +57,11 @@ fn scope_characters(text: &str) -> Result<(), TextError> {
 }
 
 fn ip_address(text: &str) -> Result<(), TextError> {
-    if text.is_empty() || text.parse::<std::net::IpAddr>().is_ok() { Ok(()) } else { Err(TextError::NotAnAddress) }
+    if text.is_empty() || text.parse::<std::net::IpAddr>().is_ok() {
+        Ok(())
+    } else {
+        Err(TextError::NotAnAddress)
+    }
 }
 
 fn name_characters(text: &str) -> Result<(), TextError> {
@@ -169,7 +177,10 @@ mod tests {
     #[test]
     fn limits_are_in_bytes_and_inclusive() {
         assert!(Subject::try_from("é".repeat(128)).is_ok());
-        assert_eq!(Subject::try_from("é".repeat(128) + "x"), Err(TextError::TooLong { length: 257, limit: 256 }));
+        assert_eq!(
+            Subject::try_from("é".repeat(128) + "x"),
+            Err(TextError::TooLong { length: 257, limit: 256 })
+        );
         assert_eq!(Subject::try_from(String::new()), Err(TextError::Empty));
         assert!(Tenant::try_from(String::new()).is_ok());
     }

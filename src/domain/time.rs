@@ -12,7 +12,8 @@ impl Timestamp {
         Self(micros)
     }
 
-    /// The instant this many seconds after the epoch; the farthest one that can be told if there is none.
+    /// The instant this many seconds after the epoch; the farthest one that can be told if there is
+    /// none.
     pub const fn from_seconds(seconds: i64) -> Self {
         Self(seconds.saturating_mul(1_000_000))
     }

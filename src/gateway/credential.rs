@@ -1,4 +1,5 @@
-//! The token in somebody's request: `authorization: Bearer` (RFC 6750, section 2.1), or else a cookie.
+//! The token in somebody's request: `authorization: Bearer` (RFC 6750, section 2.1), or else a
+//! cookie.
 
 /// Where a token was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +17,8 @@ pub enum Credential<'a> {
     None,
     /// A token, or what stands in its place.
     Token(&'a str, Found),
-    /// More than one, or what may be taken for that: the application may take another than we do (RFC 6750, section 2).
+    /// More than one, or what may be taken for that: the application may take another than we do
+    /// (RFC 6750, section 2).
     Several,
     /// Cookies of the name with different values, as when one of them is of a parent domain.
     ConflictingCookies,
@@ -53,10 +55,11 @@ pub fn find<'a>(
             return Credential::ConflictingCookies;
         }
     }
-    let is_several =
-        second.is_some() || in_header.zip(in_cookie).is_some_and(|(in_header, in_cookie)| in_header != in_cookie);
+    let is_several = second.is_some()
+        || in_header.zip(in_cookie).is_some_and(|(in_header, in_cookie)| in_header != in_cookie);
     // What is no text is no token either, and is judged as such.
-    let token = |token, found| Credential::Token(std::str::from_utf8(token).unwrap_or_default(), found);
+    let token =
+        |token, found| Credential::Token(std::str::from_utf8(token).unwrap_or_default(), found);
     match (in_header, in_cookie) {
         _ if is_several => Credential::Several,
         (Some(in_header), _) => token(in_header, Found::Header),
@@ -72,7 +75,8 @@ pub fn bearer_token(value: &[u8]) -> Option<&str> {
     const SCHEME: &[u8] = b"bearer";
     let value = value.trim_ascii();
     let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
-    let is_bearer = scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(u8::is_ascii_whitespace);
+    let is_bearer =
+        scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(u8::is_ascii_whitespace);
     is_bearer.then(|| token68(rest).unwrap_or_default())
 }
 
@@ -81,8 +85,8 @@ pub fn token68(after_scheme: &[u8]) -> Option<&str> {
     let token = std::str::from_utf8(after_scheme).ok()?.trim_start_matches(' ');
     let is_separate = token.len() < after_scheme.len();
     let unpadded = token.trim_end_matches('=');
-    let is_token =
-        !unpadded.is_empty() && unpadded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte));
+    let is_token = !unpadded.is_empty()
+        && unpadded.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte));
     (is_separate && is_token).then_some(token)
 }
 
@@ -107,7 +111,8 @@ pub fn without_cookie(value: &[u8], name: &str) -> Option<Vec<u8>> {
         let found = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
         found.trim_ascii() != name.as_bytes() && !pair.trim_ascii().is_empty()
     };
-    let left: Vec<_> = value.split(|byte| *byte == b';').filter(is_other).map(<[u8]>::trim_ascii).collect();
+    let left: Vec<_> =
+        value.split(|byte| *byte == b';').filter(is_other).map(<[u8]>::trim_ascii).collect();
     (!left.is_empty()).then(|| left.join(&b"; "[..]))
 }
 
@@ -116,7 +121,8 @@ mod tests {
     use super::*;
 
     fn found<'a>(authorization: &[&'a str], cookies: &[&'a str]) -> Credential<'a> {
-        let bytes = |values: &[&'a str]| values.iter().map(|value| value.as_bytes()).collect::<Vec<_>>();
+        let bytes =
+            |values: &[&'a str]| values.iter().map(|value| value.as_bytes()).collect::<Vec<_>>();
         find(bytes(authorization).into_iter(), bytes(cookies).into_iter(), Some("session"))
     }
 
@@ -142,31 +148,58 @@ mod tests {
             "Bearer t, Basic dDp0",
             "Bearer t;",
         ];
-        for value in
-            not_one.into_iter().chain(["Bearer \"t\"", "Bearer =", "Bearer t=t", "Bearer token=t", "Bearer \u{e4}"])
-        {
-            assert_eq!(found(&[value], &[]), Credential::Token("", Found::Header), "one that nobody has: {value:?}");
+        for value in not_one.into_iter().chain([
+            "Bearer \"t\"",
+            "Bearer =",
+            "Bearer t=t",
+            "Bearer token=t",
+            "Bearer \u{e4}",
+        ]) {
+            assert_eq!(
+                found(&[value], &[]),
+                Credential::Token("", Found::Header),
+                "one that nobody has: {value:?}"
+            );
             assert_eq!(found(&[value], &["session=t"]), Credential::Several, "{value:?}");
         }
     }
 
     #[test]
     fn or_else_in_the_cookie() {
-        for value in ["session=t", " session = t ", "a=b; session=t; c=d", "session=\"t\"", "sessio=x;session=t;=;;"] {
+        for value in [
+            "session=t",
+            " session = t ",
+            "a=b; session=t; c=d",
+            "session=\"t\"",
+            "sessio=x;session=t;=;;",
+        ] {
             assert_eq!(found(&[], &[value]), Credential::Token("t", Found::Cookie), "{value:?}");
         }
-        assert_eq!(found(&["Basic dDp0"], &["a=b", "session=t"]), Credential::Token("t", Found::Cookie));
+        assert_eq!(
+            found(&["Basic dDp0"], &["a=b", "session=t"]),
+            Credential::Token("t", Found::Cookie)
+        );
         for value in ["", "Session=t", "xsession=t", "session", "sessionx=t", "a=session=t"] {
             assert_eq!(found(&[], &[value]), Credential::None, "{value:?}");
         }
-        assert_eq!(found(&["Bearer t"], &["session=t"]), Credential::Token("t", Found::Header), "the same one");
+        assert_eq!(
+            found(&["Bearer t"], &["session=t"]),
+            Credential::Token("t", Found::Header),
+            "the same one"
+        );
         let cookies = [&b"session=t"[..]];
-        assert_eq!(find([].into_iter(), cookies.into_iter(), None), Credential::None, "if one is configured");
+        assert_eq!(
+            find([].into_iter(), cookies.into_iter(), None),
+            Credential::None,
+            "if one is configured"
+        );
     }
 
     #[test]
     fn of_several_none_is_taken() {
-        for values in [["Bearer t", "Bearer t"], ["Basic dDp0", "Bearer t"], ["Bearer t", "Basic dDp0"]] {
+        for values in
+            [["Bearer t", "Bearer t"], ["Basic dDp0", "Bearer t"], ["Bearer t", "Basic dDp0"]]
+        {
             assert_eq!(found(&values, &[]), Credential::Several, "{values:?}");
         }
         assert_eq!(found(&["Bearer t"], &["session=u"]), Credential::Several);
@@ -182,12 +215,20 @@ mod tests {
             &["session=t; session=\"\"", "session="],
         ] {
             assert_eq!(found(&[], cookies), Credential::Token("t", Found::Cookie), "{cookies:?}");
-            assert_eq!(found(&["Bearer t"], cookies), Credential::Token("t", Found::Header), "{cookies:?}");
+            assert_eq!(
+                found(&["Bearer t"], cookies),
+                Credential::Token("t", Found::Header),
+                "{cookies:?}"
+            );
             assert_eq!(found(&["Bearer u"], cookies), Credential::Several, "{cookies:?}");
         }
         for cookies in [&["session="][..], &["session=\"\"; session= "], &["session=", "a=b"]] {
             assert_eq!(found(&[], cookies), Credential::None, "{cookies:?}");
-            assert_eq!(found(&["Bearer t"], cookies), Credential::Token("t", Found::Header), "{cookies:?}");
+            assert_eq!(
+                found(&["Bearer t"], cookies),
+                Credential::Token("t", Found::Header),
+                "{cookies:?}"
+            );
         }
         for cookies in [
             &["session=t; session=u"][..],
@@ -196,20 +237,28 @@ mod tests {
             &["session=u; session=; session=t"],
         ] {
             assert_eq!(found(&[], cookies), Credential::ConflictingCookies, "{cookies:?}");
-            assert_eq!(found(&["Bearer t"], cookies), Credential::ConflictingCookies, "{cookies:?}");
+            assert_eq!(
+                found(&["Bearer t"], cookies),
+                Credential::ConflictingCookies,
+                "{cookies:?}"
+            );
         }
     }
 
     #[test]
     fn bytes_that_are_no_text_are_no_token() {
         let authorization = [&b"Bearer a\xff"[..]];
-        assert_eq!(find(authorization.into_iter(), [].into_iter(), None), Credential::Token("", Found::Header));
+        assert_eq!(
+            find(authorization.into_iter(), [].into_iter(), None),
+            Credential::Token("", Found::Header)
+        );
     }
 
     #[test]
     fn the_other_cookies_stay() {
-        let left =
-            |value: &str| without_cookie(value.as_bytes(), "session").map(|left| String::from_utf8(left).unwrap());
+        let left = |value: &str| {
+            without_cookie(value.as_bytes(), "session").map(|left| String::from_utf8(left).unwrap())
+        };
         assert_eq!(left("a=b; session=t;c=d; session=u").as_deref(), Some("a=b; c=d"));
         assert_eq!(left("session=t"), None);
         assert_eq!(left(" session = t ;"), None);

@@ -1,11 +1,12 @@
-//! What a route asks of a token, as its gateway says it: `audience`, `scope`, `acr_values`, `max_age`.
+//! What a route asks of a token, as its gateway says it: `audience`, `scope`, `acr_values`,
+//! `max_age`.
 
 use std::time::Duration;
 
 use crate::domain::text::{Acr, Audience, Scope, TextError};
 
-/// The names of demands: those of the parameters in RFC 6749 (section 3.3), RFC 9470 (section 3) and OpenID Connect Core
-/// (section 3.1.2.1).
+/// The names of demands: those of the parameters in RFC 6749 (section 3.3), RFC 9470 (section 3)
+/// and OpenID Connect Core (section 3.1.2.1).
 pub const NAMES: [&str; 4] = ["audience", "scope", "acr_values", "max_age"];
 
 /// Most scopes, and most acr values, that a route may ask for.
@@ -24,7 +25,8 @@ pub struct Demands {
     pub max_age: Option<Duration>,
 }
 
-/// A gateway asks for something that cannot be understood. What may pass then is not known, so nothing may.
+/// A gateway asks for something that cannot be understood. What may pass then is not known, so
+/// nothing may.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DemandsError {
     /// There is no such demand.
@@ -48,11 +50,14 @@ pub enum DemandsError {
 
 impl Demands {
     /// Reads pairs of name and value.
-    pub fn read<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, DemandsError> {
+    pub fn read<'a>(
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, DemandsError> {
         let (mut demands, mut seen) = (Self::default(), [false; NAMES.len()]);
         for (name, value) in pairs {
             let known = NAMES.iter().zip(&mut seen).find(|(known, _)| **known == name);
-            let (&name, seen) = known.ok_or_else(|| DemandsError::Unknown { name: name.chars().take(64).collect() })?;
+            let (&name, seen) = known
+                .ok_or_else(|| DemandsError::Unknown { name: name.chars().take(64).collect() })?;
             if std::mem::replace(seen, true) {
                 return Err(DemandsError::Twice(name));
             }
@@ -67,7 +72,8 @@ impl Demands {
             "scope" => self.scopes = list(value, Scope::into_string)?,
             "acr_values" => self.acr_values = list(value, Acr::into_string)?,
             _ => {
-                let seconds = value.parse().map_err(|_| "must be a number of whole seconds".to_owned())?;
+                let seconds =
+                    value.parse().map_err(|_| "must be a number of whole seconds".to_owned())?;
                 self.max_age = Some(Duration::from_secs(seconds));
             }
         }
@@ -82,11 +88,19 @@ fn checked<T: TryFrom<String, Error = TextError>>(
     T::try_from(value.to_owned()).map(text).map_err(|error| error.to_string())
 }
 
-/// Values with spaces between them. An empty list is a mistake: a variable of the gateway that is not set must not open a route.
-fn list<T: TryFrom<String, Error = TextError>>(value: &str, text: fn(T) -> String) -> Result<Vec<String>, String> {
-    let values = value.split_ascii_whitespace().map(|value| checked(value, text)).collect::<Result<Vec<_>, _>>()?;
+/// Values with spaces between them. An empty list is a mistake: a variable of the gateway that is
+/// not set must not open a route.
+fn list<T: TryFrom<String, Error = TextError>>(
+    value: &str,
+    text: fn(T) -> String,
+) -> Result<Vec<String>, String> {
+    let values = value
+        .split_ascii_whitespace()
+        .map(|value| checked(value, text))
+        .collect::<Result<Vec<_>, _>>()?;
     if !value.bytes().all(|byte| matches!(byte, b'\t' | b' ' | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
-        return Err("must be printable ASCII without quote and backslash, which go into a header".to_owned());
+        return Err("must be printable ASCII without quote and backslash, which go into a header"
+            .to_owned());
     }
     match values.len() {
         0 => Err("must not be empty".to_owned()),
@@ -101,8 +115,12 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_read() {
-        let pairs =
-            [("audience", "https://api.test"), ("scope", "read  write"), ("acr_values", "gold"), ("max_age", "300")];
+        let pairs = [
+            ("audience", "https://api.test"),
+            ("scope", "read  write"),
+            ("acr_values", "gold"),
+            ("max_age", "300"),
+        ];
         assert_eq!(
             Demands::read(pairs),
             Ok(Demands {

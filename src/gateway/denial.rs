@@ -1,4 +1,5 @@
-//! Why a request may not pass, as its client is told: a status and a challenge after RFC 6750 (section 3) and RFC 9470 (section 3).
+//! Why a request may not pass, as its client is told: a status and a challenge after RFC 6750
+//! (section 3) and RFC 9470 (section 3).
 
 use http::{
     HeaderMap, HeaderValue, StatusCode,
@@ -51,12 +52,13 @@ impl Denial {
     /// 401 if another token would help, else 403. Gateways know no other.
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::Inactive(InactiveReason::InsufficientScope, _) | Self::Demands(_) | Self::Identity(_) => {
-                StatusCode::FORBIDDEN
-            }
-            Self::NoCredential(_) | Self::SeveralCredentials | Self::ConflictingCookies | Self::Inactive(..) => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::Inactive(InactiveReason::InsufficientScope, _)
+            | Self::Demands(_)
+            | Self::Identity(_) => StatusCode::FORBIDDEN,
+            Self::NoCredential(_)
+            | Self::SeveralCredentials
+            | Self::ConflictingCookies
+            | Self::Inactive(..) => StatusCode::UNAUTHORIZED,
         }
     }
 
@@ -87,7 +89,8 @@ impl Denial {
             }
             Self::Demands(_) | Self::Identity(_) => return None,
         }
-        if let Self::NoCredential(demands) | Self::Inactive(InactiveReason::InsufficientScope, demands) = self
+        if let Self::NoCredential(demands)
+        | Self::Inactive(InactiveReason::InsufficientScope, demands) = self
             && !demands.scopes.is_empty()
         {
             add("scope", &demands.scopes.join(" "));
@@ -116,16 +119,21 @@ impl Denial {
             Self::SeveralCredentials => ("invalid_request", "more than one access token was sent"),
             Self::ConflictingCookies => (
                 "invalid_request",
-                "several cookies of the same name were sent with different values: clear the cookies of this site \
-                 and its parent domains, and sign in again",
+                "several cookies of the same name were sent with different values: clear the \
+                 cookies of this site and its parent domains, and sign in again",
             ),
             Self::Inactive(reason, _) => match reason {
-                InactiveReason::InsufficientScope => ("insufficient_scope", "the access token lacks a scope"),
-                InactiveReason::StepUpRequired => {
-                    ("insufficient_user_authentication", "a stronger or more recent authentication is needed")
+                InactiveReason::InsufficientScope => {
+                    ("insufficient_scope", "the access token lacks a scope")
                 }
+                InactiveReason::StepUpRequired => (
+                    "insufficient_user_authentication",
+                    "a stronger or more recent authentication is needed",
+                ),
                 InactiveReason::Expired => ("invalid_token", "the access token has expired"),
-                InactiveReason::NotYetValid => ("invalid_token", "the access token is not valid yet"),
+                InactiveReason::NotYetValid => {
+                    ("invalid_token", "the access token is not valid yet")
+                }
                 InactiveReason::Revoked => ("invalid_token", "the access token has been revoked"),
                 InactiveReason::WrongAudience | InactiveReason::ForeignTenant => {
                     ("invalid_token", "the access token is not meant for this resource")
@@ -136,8 +144,12 @@ impl Denial {
                 | InactiveReason::WrongType
                 | InactiveReason::WrongIssuer => ("invalid_token", "the access token is not valid"),
             },
-            Self::Demands(error) => return Error { code: "access_denied", description: error.to_string() },
-            Self::Identity(error) => return Error { code: "access_denied", description: error.to_string() },
+            Self::Demands(error) => {
+                return Error { code: "access_denied", description: error.to_string() };
+            }
+            Self::Identity(error) => {
+                return Error { code: "access_denied", description: error.to_string() };
+            }
         };
         Error { code, description: description.to_owned() }
     }
@@ -153,23 +165,31 @@ mod tests {
 
     #[test]
     fn a_client_is_told_what_would_help() {
-        let demands =
-            Demands::read([("scope", "read write"), ("acr_values", "gold silver"), ("max_age", "300")]).unwrap();
+        let demands = Demands::read([
+            ("scope", "read write"),
+            ("acr_values", "gold silver"),
+            ("max_age", "300"),
+        ])
+        .unwrap();
         let none = Denial::NoCredential(demands.clone());
         assert_eq!(challenge(&none), "Bearer realm=\"https://auth.test\", scope=\"read write\"");
-        assert_eq!(challenge(&Denial::NoCredential(Demands::default())), "Bearer realm=\"https://auth.test\"");
+        assert_eq!(
+            challenge(&Denial::NoCredential(Demands::default())),
+            "Bearer realm=\"https://auth.test\""
+        );
         let scope = Denial::Inactive(InactiveReason::InsufficientScope, demands.clone());
         assert_eq!(
             challenge(&scope),
-            "Bearer realm=\"https://auth.test\", error=\"insufficient_scope\", error_description=\"the access token \
-             lacks a scope\", scope=\"read write\""
+            "Bearer realm=\"https://auth.test\", error=\"insufficient_scope\", \
+             error_description=\"the access token lacks a scope\", scope=\"read write\""
         );
         assert_eq!(scope.status(), StatusCode::FORBIDDEN);
         let step_up = Denial::Inactive(InactiveReason::StepUpRequired, demands);
         assert_eq!(
             challenge(&step_up),
-            "Bearer realm=\"https://auth.test\", error=\"insufficient_user_authentication\", error_description=\"a \
-             stronger or more recent authentication is needed\", acr_values=\"gold silver\", max_age=\"300\""
+            "Bearer realm=\"https://auth.test\", error=\"insufficient_user_authentication\", \
+             error_description=\"a stronger or more recent authentication is needed\", \
+             acr_values=\"gold silver\", max_age=\"300\""
         );
         assert_eq!(step_up.status(), StatusCode::UNAUTHORIZED);
     }
@@ -179,9 +199,15 @@ mod tests {
         for reason in InactiveReason::ALL {
             let denial = Denial::Inactive(reason, Demands::default());
             let is_scope = reason == InactiveReason::InsufficientScope;
-            assert_eq!(denial.status(), if is_scope { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED });
+            assert_eq!(
+                denial.status(),
+                if is_scope { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED }
+            );
             assert!(challenge(&denial).contains("error=\""));
-            assert!(serde_json::from_str::<serde_json::Value>(&denial.body()).unwrap()["error"].is_string());
+            assert!(
+                serde_json::from_str::<serde_json::Value>(&denial.body()).unwrap()["error"]
+                    .is_string()
+            );
         }
         let mistake = Denial::Demands(DemandsError::Unknown { name: "x\"\r\n".to_owned() });
         assert_eq!((mistake.status(), mistake.challenge("r")), (StatusCode::FORBIDDEN, None));

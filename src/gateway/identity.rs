@@ -1,8 +1,11 @@
-//! Who sends a request, as the application behind the gateway is told: headers, each with what a claim of the token says.
+//! Who sends a request, as the application behind the gateway is told: headers, each with what a
+//! claim of the token says.
 //!
-//! What a claim says may come from users, so it cannot break a header: all but visible ASCII and inner spaces, and `%` itself, is
-//! percent-encoded (RFC 3986, section 2.1). Texts stay as they are; lists of texts have spaces between their encoded members;
-//! numbers and booleans are as in JSON; anything else is JSON, encoded. What is longer than allowed is not cut off: nothing passes.
+//! What a claim says may come from users, so it cannot break a header: all but visible ASCII and
+//! inner spaces, and `%` itself, is percent-encoded (RFC 3986, section 2.1). Texts stay as they
+//! are; lists of texts have spaces between their encoded members; numbers and booleans are as in
+//! JSON; anything else is JSON, encoded. What is longer than allowed is not cut off: nothing
+//! passes.
 
 use std::borrow::Cow;
 
@@ -10,8 +13,8 @@ use crate::domain::claims::AccessClaims;
 use http::{
     HeaderName, HeaderValue,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
-        TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -66,10 +69,14 @@ impl IdentityHeaders {
     pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut checked: Vec<(HeaderName, String)> = vec![];
         for (name, claim) in headers {
-            let header = HeaderName::try_from(name).map_err(|_| format!("{name:?} is not the name of a header"))?;
-            // CGI and its heirs take one for the other, so a client could send what the gateway does not know of.
+            let header = HeaderName::try_from(name)
+                .map_err(|_| format!("{name:?} is not the name of a header"))?;
+            // CGI and its heirs take one for the other, so a client could send what the gateway
+            // does not know of.
             if name.contains('_') {
-                return Err(format!("{name:?} must not have underscores: many applications take them for hyphens"));
+                return Err(format!(
+                    "{name:?} must not have underscores: many applications take them for hyphens"
+                ));
             }
             if NOT_OURS.contains(&header) {
                 return Err(format!("{name:?} carries the request itself"));
@@ -91,13 +98,19 @@ impl IdentityHeaders {
     }
 
     /// What each says of a token; none if the token does not say it.
-    pub fn of(&self, claims: &AccessClaims, limit: usize) -> Result<Vec<(&HeaderName, Option<HeaderValue>)>, Untold> {
+    pub fn of(
+        &self,
+        claims: &AccessClaims,
+        limit: usize,
+    ) -> Result<Vec<(&HeaderName, Option<HeaderValue>)>, Untold> {
         let told = self.0.iter().map(|(header, claim)| {
             let text = told(claims, claim).filter(|text| !text.is_empty());
             let too_long = |bytes| Untold { header: header.clone(), bytes, limit };
             let value = text.map(|text| match text.len() {
                 // What is encoded is what a header can hold.
-                bytes if bytes <= limit => HeaderValue::from_str(&text).map_err(|_| too_long(bytes)),
+                bytes if bytes <= limit => {
+                    HeaderValue::from_str(&text).map_err(|_| too_long(bytes))
+                }
                 bytes => Err(too_long(bytes)),
             });
             Ok((header, value.transpose()?))
@@ -203,7 +216,8 @@ mod tests {
     #[test]
     fn each_claim_is_told_in_its_way() {
         let custom = json!({
-            "text": "plain text", "number": 1.5, "yes": true, "list": ["a", "b c", "ü"], "mixed": [1, "a b"],
+            "text": "plain text", "number": 1.5, "yes": true, "list": ["a", "b c", "ü"],
+            "mixed": [1, "a b"],
             "object": { "a": 1 }, "nothing": null, "empty": "", "none": []
         });
         for (claim, told) in [
@@ -241,12 +255,17 @@ mod tests {
         assert!(header("text", json!({ "text": "x".repeat(LIMIT) })).is_ok());
         let told = header("text", json!({ "text": "x".repeat(LIMIT + 1) }));
         assert_eq!(told.unwrap_err().bytes, LIMIT + 1);
-        assert!(header("text", json!({ "text": "ü".repeat(LIMIT / 6 + 1) })).is_err(), "as it is encoded");
+        assert!(
+            header("text", json!({ "text": "ü".repeat(LIMIT / 6 + 1) })).is_err(),
+            "as it is encoded"
+        );
     }
 
     #[test]
     fn a_header_that_carries_the_request_is_not_ours_to_set() {
-        for name in ["authorization", "Cookie", "HOST", "transfer-encoding", "x_auth", "x auth", "", "ü"] {
+        for name in
+            ["authorization", "Cookie", "HOST", "transfer-encoding", "x_auth", "x auth", "", "ü"]
+        {
             assert!(IdentityHeaders::new([(name, "sub")]).is_err(), "{name:?}");
         }
         assert!(IdentityHeaders::new([("x-a", "sub"), ("X-A", "sid")]).is_err());

@@ -1,7 +1,9 @@
-//! What gateways ask about requests that others have sent them: may this one pass, and who sends it.
+//! What gateways ask about requests that others have sent them: may this one pass, and who sends
+//! it.
 //!
-//! One judgement for all kinds of gateways: [`credential`] finds the token, [`demands`] reads what the route asks for, [`identity`]
-//! tells the application who it is, [`denial`] tells the client why not.
+//! One judgement for all kinds of gateways: [`credential`] finds the token, [`demands`] reads what
+//! the route asks for, [`identity`] tells the application who it is, [`denial`] tells the client
+//! why not.
 
 pub mod credential;
 pub mod demands;
@@ -28,18 +30,20 @@ use crate::{
 /// How gateways are answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The cookie that carries the access token where there is no `authorization: Bearer`; none if only that counts.
+    /// The cookie that carries the access token where there is no `authorization: Bearer`; none if
+    /// only that counts.
     pub cookie: Option<String>,
     /// What the application is told, and in which headers.
     pub headers: IdentityHeaders,
     /// Most bytes that one of these may have.
     pub max_header_bytes: usize,
-    /// Whether the token is taken away from a request that passes, where the gateway leaves that to us.
+    /// Whether the token is taken away from a request that passes, where the gateway leaves that to
+    /// us.
     pub remove_credential: bool,
 }
 
-/// What passes: each header that we answer for, with its value if it has one. What has none must be taken away, because the
-/// client may have sent it.
+/// What passes: each header that we answer for, with its value if it has one. What has none must be
+/// taken away, because the client may have sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed<'a> {
     /// The headers.

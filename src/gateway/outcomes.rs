@@ -62,7 +62,9 @@ impl Outcomes {
     /// One more.
     pub fn count(&self, kind: Kind, outcome: &str) {
         // A few dozen, of which the usual one comes first: nothing that all would have to lock.
-        if let Some((_, _, counter)) = self.0.iter().find(|(of, name, _)| *of == kind && *name == outcome) {
+        if let Some((_, _, counter)) =
+            self.0.iter().find(|(of, name, _)| *of == kind && *name == outcome)
+        {
             counter.inc();
         }
     }
@@ -93,9 +95,13 @@ mod tests {
             Denial::Demands(DemandsError::Twice("scope")),
             Denial::Identity(Untold { header, bytes: 1, limit: 0 }),
         ];
-        let inactive = InactiveReason::ALL.map(|reason| Denial::Inactive(reason, Demands::default()));
+        let inactive =
+            InactiveReason::ALL.map(|reason| Denial::Inactive(reason, Demands::default()));
         for kind in Kind::ALL {
-            denials.iter().chain(&inactive).for_each(|denial| outcomes.count(kind, denial.as_str()));
+            denials
+                .iter()
+                .chain(&inactive)
+                .for_each(|denial| outcomes.count(kind, denial.as_str()));
             outcomes.count(kind, PASSED);
             outcomes.count(kind, UNAVAILABLE);
         }

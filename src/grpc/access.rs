@@ -7,7 +7,8 @@ use crate::domain::permission::Operation;
 pub enum Access {
     /// Nothing: health, and the public keys.
     Open,
-    /// A caller who is known: reflection, and calls that do not exist, so that a stranger does not learn which do.
+    /// A caller who is known: reflection, and calls that do not exist, so that a stranger does not
+    /// learn which do.
     Known,
     /// A caller who may do this.
     Allowed(Operation),
@@ -60,14 +61,25 @@ mod tests {
                 let path = format!("/{}/{}", service.full_name(), method.name());
                 let access = needed(&path);
                 assert_ne!(access, Access::Known, "{path} has been forgotten");
-                assert!(access == Access::Open || !seen.contains(&access), "{path} is taken for another");
+                assert!(
+                    access == Access::Open || !seen.contains(&access),
+                    "{path} is taken for another"
+                );
                 seen.push(access);
             }
         }
-        assert_eq!(seen.iter().filter(|access| **access == Access::Open).count(), 1, "only GetJwks");
-        for path in
-            ["", "/", "/countersign.v1.SessionService/validate", "/countersign.v1.SessionService/Validate/", "/x"]
-        {
+        assert_eq!(
+            seen.iter().filter(|access| **access == Access::Open).count(),
+            1,
+            "only GetJwks"
+        );
+        for path in [
+            "",
+            "/",
+            "/countersign.v1.SessionService/validate",
+            "/countersign.v1.SessionService/Validate/",
+            "/x",
+        ] {
             assert_eq!(needed(path), Access::Known, "{path}");
         }
     }

@@ -1,5 +1,5 @@
-//! Whether a connection is used: one on which nobody calls is closed after a while, and so is one whose client does not take
-//! what it has asked for.
+//! Whether a connection is used: one on which nobody calls is closed after a while, and so is one
+//! whose client does not take what it has asked for.
 
 use std::sync::{
     Arc,
@@ -13,8 +13,9 @@ pub struct Activity {
     busy: AtomicUsize,
     /// The number of the interval.
     interval: AtomicUsize,
-    /// Answers that wait for their reader, by whether the interval in which they began to has an even number. Two are enough:
-    /// when an interval begins, none is left of the one before the last.
+    /// Answers that wait for their reader, by whether the interval in which they began to has an
+    /// even number. Two are enough: when an interval begins, none is left of the one before the
+    /// last.
     owed: [AtomicUsize; 2],
 }
 
@@ -26,7 +27,8 @@ impl Activity {
         Busy { activity: self.clone(), owed: None }
     }
 
-    /// Begins an interval. False, if some answer has waited for its reader throughout the one that ends.
+    /// Begins an interval. False, if some answer has waited for its reader throughout the one that
+    /// ends.
     pub fn next_interval(&self) -> bool {
         let next = self.interval.load(Ordering::Relaxed).wrapping_add(1);
         let is_taken = self.owed(next).load(Ordering::Relaxed) == 0;

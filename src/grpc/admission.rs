@@ -37,21 +37,34 @@ pub struct CallContext {
 }
 
 /// Lets a call in, or says why not.
-pub fn admit(callers: &Callers, path: &str, headers: &HeaderMap, peer: &Peer) -> Result<Admitted, Refusal> {
-    let shown = || Shown { api_key: api_key(headers), certificate_names: &peer.certificate_names, name: None };
+pub fn admit(
+    callers: &Callers,
+    path: &str,
+    headers: &HeaderMap,
+    peer: &Peer,
+) -> Result<Admitted, Refusal> {
+    let shown = || Shown {
+        api_key: api_key(headers),
+        certificate_names: &peer.certificate_names,
+        name: None,
+    };
     match needed(path) {
         Access::Open => Ok(Admitted { actor: None, under_way: None }),
         Access::Known if callers.knows(shown()) => Ok(Admitted { actor: None, under_way: None }),
         Access::Known => Err(Refusal::Unknown),
         Access::Allowed(operation) => {
             let (caller, under_way) = callers.admit(shown(), operation)?;
-            Ok(Admitted { actor: Some(Actor { caller, peer: peer.address }), under_way: Some(under_way) })
+            Ok(Admitted {
+                actor: Some(Actor { caller, peer: peer.address }),
+                under_way: Some(under_way),
+            })
         }
     }
 }
 
-/// The API key of a call: what comes after `Bearer` (RFC 6750, section 2.1). If there is something else it is a key that nobody
-/// has, because who means to be known must not be taken for somebody else.
+/// The API key of a call: what comes after `Bearer` (RFC 6750, section 2.1). If there is something
+/// else it is a key that nobody has, because who means to be known must not be taken for somebody
+/// else.
 fn api_key(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (first, second) = (values.next()?, values.next());

@@ -82,7 +82,9 @@ fn tokens(tokens: Tokens) -> proto::Tokens {
 pub fn session(session: &Session, now: Timestamp) -> proto::Session {
     let (state, ended_at, reason) = match session.state(now) {
         State::Live => (proto::SessionState::Live, None, proto::EndReason::Unspecified),
-        State::Ended { at, reason } => (proto::SessionState::Ended, Some(timestamp(at)), end_reason(reason)),
+        State::Ended { at, reason } => {
+            (proto::SessionState::Ended, Some(timestamp(at)), end_reason(reason))
+        }
     };
     proto::Session {
         session_id: session.id.to_string(),

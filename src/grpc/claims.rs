@@ -26,13 +26,17 @@ fn json_value(value: Value) -> Result<serde_json::Value, &'static str> {
         Some(Kind::BoolValue(value)) => value.into(),
         Some(Kind::StringValue(value)) => value.into(),
         #[allow(clippy::cast_possible_truncation)] // The guard checks the range.
-        Some(Kind::NumberValue(value)) if value.fract() == 0.0 && value.abs() <= MAX_EXACT_INTEGER => {
+        Some(Kind::NumberValue(value))
+            if value.fract() == 0.0 && value.abs() <= MAX_EXACT_INTEGER =>
+        {
             (value as i64).into()
         }
         Some(Kind::NumberValue(value)) => {
             Number::from_f64(value).ok_or("holds a number that JSON cannot write")?.into()
         }
-        Some(Kind::ListValue(list)) => list.values.into_iter().map(json_value).collect::<Result<_, _>>()?,
+        Some(Kind::ListValue(list)) => {
+            list.values.into_iter().map(json_value).collect::<Result<_, _>>()?
+        }
         Some(Kind::StructValue(object)) => json_object(object)?.into(),
     })
 }
@@ -67,7 +71,11 @@ struct Encode<'a> {
 }
 
 /// Appends a length-delimited field. Its length is inserted after its content has been written.
-fn delimited<E>(out: &mut Vec<u8>, key: u8, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+fn delimited<E>(
+    out: &mut Vec<u8>,
+    key: u8,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
     out.push(key);
     let start = out.len();
     write(out)?;
@@ -155,7 +163,9 @@ impl<'de> Visitor<'de> for Encode<'_> {
                     if !name.is_empty() {
                         put_text(out, ENTRY_KEY, &name);
                     }
-                    delimited(out, ENTRY_VALUE, |out| map.next_value_seed(Encode { as_value: true, out }))
+                    delimited(out, ENTRY_VALUE, |out| {
+                        map.next_value_seed(Encode { as_value: true, out })
+                    })
                 })?;
             }
             Ok(())
@@ -176,7 +186,11 @@ mod tests {
         let map = claims.as_object().unwrap();
         let encoded = encoded_struct(&map.into());
         let decoded = encoded.decode().unwrap();
-        assert_eq!(EncodedStruct::from(decoded.clone()), encoded, "the bytes are those that prost writes");
+        assert_eq!(
+            EncodedStruct::from(decoded.clone()),
+            encoded,
+            "the bytes are those that prost writes"
+        );
         assert_eq!(<EncodedStruct as Message>::decode(&*encoded.encode_to_vec()).unwrap(), encoded);
         assert_eq!(&json_object(decoded).unwrap(), map);
     }
@@ -184,8 +198,10 @@ mod tests {
     #[test]
     fn claims_survive_the_way_through_a_struct() {
         round_trip(json!({
-            "text": "é", "whole": 42, "negative": -7, "fraction": 0.5, "large": 9_007_199_254_740_991i64, "null": null,
-            "list": [1, [true, {}], "x"], "deep": { "a": { "b": [] } }, "": [{ "": 0 }, { "": "" }, null, []],
+            "text": "é", "whole": 42, "negative": -7, "fraction": 0.5,
+            "large": 9_007_199_254_740_991i64, "null": null,
+            "list": [1, [true, {}], "x"], "deep": { "a": { "b": [] } },
+            "": [{ "": 0 }, { "": "" }, null, []],
             "long": "x".repeat(300), "no": false,
         }));
         round_trip(json!({}));
@@ -230,9 +246,16 @@ mod tests {
         // A truncated number, and a string that is not UTF-8.
         for value in [&[NUMBER_VALUE, 1][..], &[STRING_VALUE, 1, 0xff]] {
             let entry = [&[ENTRY_VALUE, u8::try_from(value.len()).unwrap()], value].concat();
-            let message = [&[STRUCT_FIELDS, u8::try_from(entry.len()).unwrap()], &entry[..]].concat();
-            assert!(<EncodedStruct as Message>::decode(&*message).unwrap().decode().is_err(), "{value:?}");
+            let message =
+                [&[STRUCT_FIELDS, u8::try_from(entry.len()).unwrap()], &entry[..]].concat();
+            assert!(
+                <EncodedStruct as Message>::decode(&*message).unwrap().decode().is_err(),
+                "{value:?}"
+            );
         }
-        assert!(<EncodedStruct as Message>::decode(&[STRUCT_FIELDS, 9, 0][..]).is_err(), "it ends within a field");
+        assert!(
+            <EncodedStruct as Message>::decode(&[STRUCT_FIELDS, 9, 0][..]).is_err(),
+            "it ends within a field"
+        );
     }
 }

@@ -12,15 +12,20 @@ use crate::{
 };
 
 /// An instant of a request, in whole microseconds.
-pub fn instant(field: &str, timestamp: prost_types::Timestamp) -> Result<Timestamp, AuthorityError> {
+pub fn instant(
+    field: &str,
+    timestamp: prost_types::Timestamp,
+) -> Result<Timestamp, AuthorityError> {
     let wrong = || AuthorityError::field(field, "is not an instant between the years 1 and 9999");
     if !(0..1_000_000_000).contains(&timestamp.nanos)
         || !(-62_135_596_800..=253_402_300_799).contains(&timestamp.seconds)
     {
         return Err(wrong());
     }
-    let micros =
-        timestamp.seconds.checked_mul(1_000_000).and_then(|m| m.checked_add(i64::from(timestamp.nanos) / 1000));
+    let micros = timestamp
+        .seconds
+        .checked_mul(1_000_000)
+        .and_then(|m| m.checked_add(i64::from(timestamp.nanos) / 1000));
     micros.map(Timestamp::from_micros).ok_or_else(wrong)
 }
 
@@ -28,7 +33,10 @@ pub fn instant(field: &str, timestamp: prost_types::Timestamp) -> Result<Timesta
 pub fn span(field: &str, duration: prost_types::Duration) -> Result<Duration, AuthorityError> {
     let wrong = || AuthorityError::field(field, "must not be negative");
     let seconds = u64::try_from(duration.seconds).map_err(|_| wrong())?;
-    let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(wrong)?;
+    let nanos = u32::try_from(duration.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)
+        .ok_or_else(wrong)?;
     Ok(Duration::new(seconds, nanos))
 }
 
@@ -85,14 +93,18 @@ mod tests {
 
     #[test]
     fn instants_outside_the_calendar_are_refused() {
-        for (seconds, nanos) in [(0, -1), (0, 1_000_000_000), (i64::MAX, 0), (i64::MIN, 0), (253_402_300_800, 0)] {
+        for (seconds, nanos) in
+            [(0, -1), (0, 1_000_000_000), (i64::MAX, 0), (i64::MIN, 0), (253_402_300_800, 0)]
+        {
             assert!(instant("t", prost_types::Timestamp { seconds, nanos }).is_err());
         }
     }
 
     #[test]
     fn spans_that_are_negative_or_malformed_are_refused() {
-        for (seconds, nanos) in [(-1, 0), (0, -1), (i64::MIN, 0), (i64::MIN, i32::MIN), (0, 1_000_000_000)] {
+        for (seconds, nanos) in
+            [(-1, 0), (0, -1), (i64::MIN, 0), (i64::MIN, i32::MIN), (0, 1_000_000_000)]
+        {
             assert!(span("t", prost_types::Duration { seconds, nanos }).is_err());
         }
         let longest = prost_types::Duration { seconds: i64::MAX, nanos: 999_999_999 };
@@ -109,7 +121,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn instants_survive_to_the_microsecond(micros in -62_135_596_800_000_000i64..253_402_300_799_000_000) {
+        fn instants_survive_to_the_microsecond(
+            micros in -62_135_596_800_000_000i64..253_402_300_799_000_000,
+        ) {
             let at = Timestamp::from_micros(micros);
             prop_assert_eq!(instant("t", timestamp(at)).unwrap(), at);
         }

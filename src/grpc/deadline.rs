@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-/// The span that a caller gives a call: up to eight digits and a unit (gRPC over HTTP/2, "Timeout").
+/// The span that a caller gives a call: up to eight digits and a unit (gRPC over HTTP/2,
+/// "Timeout").
 pub fn span(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -34,8 +35,15 @@ mod tests {
             headers.insert("grpc-timeout", text.parse().unwrap());
             span(&headers)
         };
-        let units = [("2H", 7_200_000_000_000), ("3M", 180_000_000_000), ("4S", 4_000_000_000), ("5m", 5_000_000)];
-        for (text, nanos) in units.into_iter().chain([("6u", 6_000), ("7n", 7), ("99999999n", 99_999_999)]) {
+        let units = [
+            ("2H", 7_200_000_000_000),
+            ("3M", 180_000_000_000),
+            ("4S", 4_000_000_000),
+            ("5m", 5_000_000),
+        ];
+        for (text, nanos) in
+            units.into_iter().chain([("6u", 6_000), ("7n", 7), ("99999999n", 99_999_999)])
+        {
             assert_eq!(read(text), Some(Duration::from_nanos(nanos)), "{text}");
         }
         for text in ["", "S", "5", "5x", "-5S", "+5S", "1.5S", "999999999n"] {

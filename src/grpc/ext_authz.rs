@@ -1,13 +1,17 @@
-//! `envoy.service.auth.v3.Authorization`: what Envoy, and others who speak its protocol, ask about each request that they get.
+//! `envoy.service.auth.v3.Authorization`: what Envoy, and others who speak its protocol, ask about
+//! each request that they get.
 
 use std::sync::Arc;
 
 use envoy_types::pb::{
     envoy::{
-        config::core::v3::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
+        config::core::v3::{
+            HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+        },
         service::auth::v3::{
-            CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse, attribute_context::HttpRequest,
-            authorization_server::Authorization, check_response::HttpResponse,
+            CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
+            attribute_context::HttpRequest, authorization_server::Authorization,
+            check_response::HttpResponse,
         },
         r#type::v3::HttpStatus,
     },
@@ -47,14 +51,20 @@ impl ExtAuthz {
 
 #[tonic::async_trait]
 impl Authorization for ExtAuthz {
-    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
         let by = actor(&request)?;
         let attributes = request.into_inner().attributes.unwrap_or_default();
         let Some(http) = attributes.request.and_then(|request| request.http) else {
-            return Err(AuthorityError::field("attributes.request.http", "must not be empty").into());
+            return Err(
+                AuthorityError::field("attributes.request.http", "must not be empty").into()
+            );
         };
         let extensions = attributes.context_extensions;
-        let demands = Demands::read(extensions.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let demands =
+            Demands::read(extensions.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let settings = self.gateway.settings();
         let credential = credential::find(
             values(&http, AUTHORIZATION.as_str()),
@@ -62,7 +72,8 @@ impl Authorization for ExtAuthz {
             settings.cookie.as_deref(),
         );
         let authority = self.ready.get()?;
-        let judged = self.gateway.judge(Kind::ExtAuthz, authority, &by, credential, demands).await?;
+        let judged =
+            self.gateway.judge(Kind::ExtAuthz, authority, &by, credential, demands).await?;
         Ok(Response::new(match judged {
             Ok(passed) => self.passed(&http, passed),
             Err(denial) => denied(&denial, authority.issuer()),
@@ -72,13 +83,16 @@ impl Authorization for ExtAuthz {
 
 /// The values of a header, as text or, with `encode_raw_headers`, as bytes.
 fn values<'a>(http: &'a HttpRequest, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    names_and_values(http).filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    names_and_values(http)
+        .filter(move |(found, _)| found.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
 }
 
 fn names_and_values(http: &HttpRequest) -> impl Iterator<Item = (&str, &[u8])> {
     let texts = http.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|header| {
-        let value = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
+        let value =
+            if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
         (header.key.as_str(), value)
     });
     texts.chain(raw)
@@ -97,9 +111,12 @@ impl ExtAuthz {
                     .names()
                     .any(|ours| name.replace('_', "-").eq_ignore_ascii_case(ours.as_str()))
         };
-        answer
-            .headers_to_remove
-            .extend(names_and_values(http).map(|(name, _)| name).filter(|name| is_alike(name)).map(str::to_owned));
+        answer.headers_to_remove.extend(
+            names_and_values(http)
+                .map(|(name, _)| name)
+                .filter(|name| is_alike(name))
+                .map(str::to_owned),
+        );
         for (name, value) in passed.identity {
             match value.as_ref().and_then(|value| value.to_str().ok()) {
                 Some(value) => answer.headers.push(header(name.as_str(), value.to_owned())),
@@ -125,7 +142,8 @@ impl ExtAuthz {
         if values(http, COOKIE.as_str()).next().is_none() {
             return;
         }
-        let left = values(http, COOKIE.as_str()).filter_map(|value| credential::without_cookie(value, cookie));
+        let left = values(http, COOKIE.as_str())
+            .filter_map(|value| credential::without_cookie(value, cookie));
         let left = left.collect::<Vec<_>>().join(&b"; "[..]);
         match String::from_utf8(left) {
             Ok(left) if !left.is_empty() => answer.headers.push(header(COOKIE.as_str(), left)),
@@ -140,8 +158,9 @@ fn denied(denial: &Denial, issuer: &str) -> CheckResponse {
         StatusCode::UNAUTHORIZED => (Code::Unauthenticated, 401),
         _ => (Code::PermissionDenied, 403),
     };
-    let told =
-        |(name, value): (&HeaderName, &http::HeaderValue)| Some(header(name.as_str(), value.to_str().ok()?.to_owned()));
+    let told = |(name, value): (&HeaderName, &http::HeaderValue)| {
+        Some(header(name.as_str(), value.to_str().ok()?.to_owned()))
+    };
     CheckResponse {
         status: Some(status(code)),
         http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {

@@ -21,14 +21,14 @@ use tokio::{
 /// Frames that a client may send in a [`PERIOD`] even if it makes no calls. Keep-alive needs a few.
 const FREE_FRAMES: u64 = 1_000;
 /// Frames that each part of a call allows in addition: HEADERS in either direction, and DATA that
-/// the server has sent. Clients that estimate the bandwidth send a PING and two WINDOW_UPDATEs after
-/// each answer; old browsers send a PRIORITY with each call.
+/// the server has sent. Clients that estimate the bandwidth send a PING and two WINDOW_UPDATEs
+/// after each answer; old browsers send a PRIORITY with each call.
 const FRAMES_A_PART: u64 = 8;
 /// Shorter DATA is no part of a call: a client that opens its window byte by byte, or sends nothing
 /// but padding, would earn more frames with it.
 const LEAST_DATA_BYTES: usize = 64;
-/// Counting starts again at the first frame beyond [`FREE_FRAMES`] that comes so long after the last
-/// start. What calls allowed before is forgotten then.
+/// Counting starts again at the first frame beyond [`FREE_FRAMES`] that comes so long after the
+/// last start. What calls allowed before is forgotten then.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Length of the connection preface of a client (RFC 9113, section 3.4).
@@ -41,7 +41,8 @@ const HEADERS: u8 = 0x1;
 
 /// GOAWAY with ENHANCE_YOUR_CALM (RFC 9113, section 6.8). The last stream identifier is the highest
 /// possible, so that the client does not take any of its calls for unprocessed.
-const GOAWAY: [u8; HEADER_BYTES + 8] = [0, 0, 8, 0x7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb];
+const GOAWAY: [u8; HEADER_BYTES + 8] =
+    [0, 0, 8, 0x7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb];
 
 /// The number of frames in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,7 +181,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameBudget<C> {
         if self.exceeds_budget() {
             self.is_exceeded = true;
             buffer.set_filled(before);
-            if self.sent.is_between_frames() && Pin::new(&mut self.connection).poll_write(context, &GOAWAY).is_ready() {
+            if self.sent.is_between_frames()
+                && Pin::new(&mut self.connection).poll_write(context, &GOAWAY).is_ready()
+            {
                 // Best effort: a client that does not read does not get it.
                 let _ = Pin::new(&mut self.connection).poll_flush(context);
             }
@@ -192,7 +195,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameBudget<C> {
 }
 
 impl<C: AsyncWrite + Unpin> AsyncWrite for FrameBudget<C> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.connection).poll_write(context, bytes))?;
         self.sent.scan(bytes.get(..written).unwrap_or_default());
         Poll::Ready(Ok(written))
@@ -227,10 +234,14 @@ mod tests {
     proptest! {
         #[test]
         fn frames_are_counted_however_they_are_cut(
-            frames in proptest::collection::vec((0u8..12, prop_oneof![Just(0usize), 1..100usize, Just(70_000)]), 0..20),
+            frames in proptest::collection::vec(
+                (0u8..12, prop_oneof![Just(0usize), 1..100usize, Just(70_000)]),
+                0..20,
+            ),
             cuts in proptest::collection::vec(1usize..60, 1..20),
         ) {
-            let bytes: Vec<u8> = frames.iter().flat_map(|(kind, payload)| frame(*kind, *payload)).collect();
+            let written = frames.iter().flat_map(|(kind, payload)| frame(*kind, *payload));
+            let bytes: Vec<u8> = written.collect();
             let mut scanner = Scanner::default();
             let mut rest = &bytes[..];
             for cut in cuts.iter().cycle() {
@@ -262,9 +273,15 @@ mod tests {
     }
 
     /// Sends frames, and returns whether the server can read them.
-    async fn pass(client: &mut DuplexStream, server: &mut FrameBudget<DuplexStream>, frames: &[u8]) -> bool {
+    async fn pass(
+        client: &mut DuplexStream,
+        server: &mut FrameBudget<DuplexStream>,
+        frames: &[u8],
+    ) -> bool {
         client.write_all(frames).await.unwrap();
-        timeout(Duration::from_millis(1), server.read_exact(&mut vec![0; frames.len()])).await.is_ok()
+        timeout(Duration::from_millis(1), server.read_exact(&mut vec![0; frames.len()]))
+            .await
+            .is_ok()
     }
 
     #[tokio::test(start_paused = true)]
@@ -279,7 +296,10 @@ mod tests {
             let mut told = [0; GOAWAY.len()];
             client.read_exact(&mut told).await.unwrap();
             assert_eq!(told, GOAWAY);
-            assert!(!pass(&mut client, &mut server, &frame(HEADERS, 1)).await, "nothing more is read");
+            assert!(
+                !pass(&mut client, &mut server, &frame(HEADERS, 1)).await,
+                "nothing more is read"
+            );
         }
     }
 
@@ -289,13 +309,25 @@ mod tests {
         let most = frame(PING, 8).repeat(usize::try_from(FREE_FRAMES).unwrap());
         let for_a_part = frame(PING, 8).repeat(usize::try_from(FRAMES_A_PART).unwrap());
         assert!(pass(&mut client, &mut server, &most).await);
-        assert!(pass(&mut client, &mut server, &[frame(HEADERS, 20), for_a_part.clone()].concat()).await);
-        server.write_all(&[frame(HEADERS, 20), frame(DATA, 300), frame(HEADERS, 20)].concat()).await.unwrap();
-        assert!(pass(&mut client, &mut server, &for_a_part.repeat(3)).await, "an answer has three parts");
+        assert!(
+            pass(&mut client, &mut server, &[frame(HEADERS, 20), for_a_part.clone()].concat())
+                .await
+        );
+        server
+            .write_all(&[frame(HEADERS, 20), frame(DATA, 300), frame(HEADERS, 20)].concat())
+            .await
+            .unwrap();
+        assert!(
+            pass(&mut client, &mut server, &for_a_part.repeat(3)).await,
+            "an answer has three parts"
+        );
         advance(PERIOD).await;
         assert!(pass(&mut client, &mut server, &frame(PING, 8)).await, "it begins the next period");
         assert!(pass(&mut client, &mut server, &most).await);
-        assert!(!pass(&mut client, &mut server, &frame(PING, 8)).await, "the parts of the last period are forgotten");
+        assert!(
+            !pass(&mut client, &mut server, &frame(PING, 8)).await,
+            "the parts of the last period are forgotten"
+        );
     }
 
     #[tokio::test(start_paused = true)]

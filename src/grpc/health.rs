@@ -50,7 +50,8 @@ impl Health {
 
 /// The services that are not ours: health, and reflection if it is wanted.
 pub fn routes(health: &Health, reflect: bool) -> Routes {
-    let mut routes = Routes::new(HealthServer::new(HealthService::from_health_reporter(health.0.clone())));
+    let mut routes =
+        Routes::new(HealthServer::new(HealthService::from_health_reporter(health.0.clone())));
     if reflect {
         // Most clients in the field still ask for the older one.
         if let (Ok(newer), Ok(older)) = (reflection().build_v1(), reflection().build_v1alpha()) {

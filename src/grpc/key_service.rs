@@ -12,19 +12,26 @@ use crate::{
 /// Longest name of a key.
 const MAX_KID_BYTES: usize = 128;
 
-/// The service. It is there from the start on, and says that it is not current until the authority is ready.
+/// The service. It is there from the start on, and says that it is not current until the authority
+/// is ready.
 #[derive(Clone, Debug)]
 pub struct Keys(pub Ready);
 
 #[tonic::async_trait]
 impl KeyService for Keys {
-    async fn get_jwks(&self, _: Request<proto::GetJwksRequest>) -> Result<Response<proto::GetJwksResponse>, Status> {
+    async fn get_jwks(
+        &self,
+        _: Request<proto::GetJwksRequest>,
+    ) -> Result<Response<proto::GetJwksResponse>, Status> {
         let public = self.0.get()?.public_keys();
         let max_age = prost_types::Duration::try_from(public.max_age).ok();
         Ok(Response::new(proto::GetJwksResponse { jwks: public.jwks.json, max_age }))
     }
 
-    async fn list_keys(&self, _: Request<proto::ListKeysRequest>) -> Result<Response<proto::ListKeysResponse>, Status> {
+    async fn list_keys(
+        &self,
+        _: Request<proto::ListKeysRequest>,
+    ) -> Result<Response<proto::ListKeysResponse>, Status> {
         let keys = self.0.get()?.list_keys().await?;
         Ok(Response::new(proto::ListKeysResponse { keys: keys.iter().map(message).collect() }))
     }
@@ -36,7 +43,9 @@ impl KeyService for Keys {
         let by = actor(&request)?;
         let proto::RotateKeyRequest { purpose, force } = request.into_inner();
         let purpose = match proto::KeyPurpose::try_from(purpose) {
-            Ok(proto::KeyPurpose::Unspecified | proto::KeyPurpose::AccessToken) => KeyPurpose::AccessToken,
+            Ok(proto::KeyPurpose::Unspecified | proto::KeyPurpose::AccessToken) => {
+                KeyPurpose::AccessToken
+            }
             Ok(proto::KeyPurpose::RefreshToken) => KeyPurpose::RefreshToken,
             Err(_) => return Err(AuthorityError::field("purpose", "is not known").into()),
         };

@@ -13,8 +13,8 @@ use tonic::{Status, body::Body};
 use super::request_body::discard;
 use crate::callers::Refusal;
 
-/// Makes them. Who calls too much is refused for the same reason again and again, and to say it takes longer than to find it: so
-/// what was said last is kept.
+/// Makes them. Who calls too much is refused for the same reason again and again, and to say it
+/// takes longer than to find it: so what was said last is kept.
 #[derive(Debug, Default)]
 pub struct Refused(Mutex<Option<(Refusal, HeaderMap)>>);
 
@@ -26,7 +26,8 @@ impl Refused {
         *answer.headers_mut() = match &*last {
             Some((reason, headers)) if *reason == refusal => headers.clone(),
             _ => {
-                let headers = Status::from(refusal.clone()).into_http::<Body>().into_parts().0.headers;
+                let headers =
+                    Status::from(refusal.clone()).into_http::<Body>().into_parts().0.headers;
                 *last = Some((refusal, headers.clone()));
                 headers
             }
@@ -74,7 +75,9 @@ mod tests {
             mut self: Pin<&mut Self>,
             context: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            self.0.poll_recv(context).map(|part| part.map(|bytes| Ok(Frame::data(vec![0; bytes].into()))))
+            self.0
+                .poll_recv(context)
+                .map(|part| part.map(|bytes| Ok(Frame::data(vec![0; bytes].into()))))
         }
     }
 
@@ -122,7 +125,10 @@ mod tests {
         ] {
             let answer = refused.answer(refusal.clone());
             let expected = Status::from(refusal).into_http::<Body>();
-            assert_eq!((answer.status(), answer.headers()), (expected.status(), expected.headers()));
+            assert_eq!(
+                (answer.status(), answer.headers()),
+                (expected.status(), expected.headers())
+            );
         }
     }
 }

@@ -52,12 +52,19 @@ where
     T::Error: Display,
 {
     at_most(field, values.len(), limit)?;
-    values.into_iter().enumerate().map(|(index, value)| text(&format!("{field}[{index}]"), value)).collect()
+    values
+        .into_iter()
+        .enumerate()
+        .map(|(index, value)| text(&format!("{field}[{index}]"), value))
+        .collect()
 }
 
 fn at_most(field: &str, count: usize, limit: usize) -> Result<()> {
     if count > limit {
-        return Err(AuthorityError::field(field, format!("has {count} entries, at most {limit} are allowed")));
+        return Err(AuthorityError::field(
+            field,
+            format!("has {count} entries, at most {limit} are allowed"),
+        ));
     }
     Ok(())
 }
@@ -79,7 +86,8 @@ fn device(device: &proto::Device) -> Device {
 
 fn own_claims(message: proto::EncodedStruct) -> Result<CustomClaims> {
     let wrong = |problem: &dyn Display| AuthorityError::field("claims", problem);
-    let broken = "are not a google.protobuf.Struct, or nest too deeply: send fewer lists and objects within each other";
+    let broken = "are not a google.protobuf.Struct, or nest too deeply: send fewer lists and \
+                  objects within each other";
     let message = message.decode().map_err(|_| wrong(&broken))?;
     let map = json_object(message).map_err(|problem| wrong(&problem))?;
     CustomClaims::requested(map).map_err(|problem| wrong(&problem))
@@ -99,11 +107,20 @@ impl TryFrom<proto::CreateSessionRequest> for NewSession {
             claims,
             acr: text("acr", request.acr)?,
             amr: texts("amr", request.amr, MAX_AMR)?,
-            authenticated_at: request.authenticated_at.map(|at| instant("authenticated_at", at)).transpose()?,
+            authenticated_at: request
+                .authenticated_at
+                .map(|at| instant("authenticated_at", at))
+                .transpose()?,
             device: device(&request.device.unwrap_or_default()),
             policy: optional("policy", request.policy)?,
-            access_token_ttl: request.access_token_ttl.map(|ttl| span("access_token_ttl", ttl)).transpose()?,
-            max_lifetime: request.max_lifetime.map(|lifetime| span("max_lifetime", lifetime)).transpose()?,
+            access_token_ttl: request
+                .access_token_ttl
+                .map(|ttl| span("access_token_ttl", ttl))
+                .transpose()?,
+            max_lifetime: request
+                .max_lifetime
+                .map(|lifetime| span("max_lifetime", lifetime))
+                .transpose()?,
             request_id: optional("request_id", request.request_id)?,
         })
     }
@@ -132,7 +149,9 @@ pub fn question<'a>(path: &str, request: &'a proto::ValidateRequest) -> Result<Q
         request.max_authentication_age.map(|age| span("max_authentication_age", age)).transpose()
     };
     let max_authentication_age = check().map_err(|error| match error {
-        AuthorityError::InvalidField { field, problem } => AuthorityError::field(format!("{path}{field}"), problem),
+        AuthorityError::InvalidField { field, problem } => {
+            AuthorityError::field(format!("{path}{field}"), problem)
+        }
         other => other,
     })?;
     Ok(Question {
@@ -154,7 +173,11 @@ fn demand(field: &str, text: &str) -> Result<()> {
 
 fn demands(field: &str, texts: &[String], limit: usize) -> Result<()> {
     at_most(field, texts.len(), limit)?;
-    match texts.iter().enumerate().find_map(|(index, text)| Some((index, demand(field, text).err()?))) {
+    match texts
+        .iter()
+        .enumerate()
+        .find_map(|(index, text)| Some((index, demand(field, text).err()?)))
+    {
         Some((index, AuthorityError::InvalidField { problem, .. })) => {
             Err(AuthorityError::field(format!("{field}[{index}]"), problem))
         }
@@ -171,29 +194,43 @@ impl TryFrom<proto::RevokeRequest> for RevokeOrder {
             Ok(proto::RevokeExtent::TokenOnly) => true,
             Err(_) => return Err(AuthorityError::field("extent", "is not known")),
         };
-        let reason =
-            proto::EndReason::try_from(request.reason).map_err(|_| AuthorityError::field("reason", "is not known"))?;
+        let reason = proto::EndReason::try_from(request.reason)
+            .map_err(|_| AuthorityError::field("reason", "is not known"))?;
         let reason = end_reason_of(reason);
         if !reason.may_be_given() {
-            return Err(AuthorityError::field("reason", "is set by the service only: give another one, or none"));
+            return Err(AuthorityError::field(
+                "reason",
+                "is set by the service only: give another one, or none",
+            ));
         }
         let Some(target) = request.target else {
-            return Err(AuthorityError::field("target", "must be one of token, session_id, subject and tenant"));
+            return Err(AuthorityError::field(
+                "target",
+                "must be one of token, session_id, subject and tenant",
+            ));
         };
         if token_only && !matches!(target, proto::revoke_request::Target::Token(_)) {
-            return Err(AuthorityError::field("extent", "TOKEN_ONLY goes with an access token only"));
+            return Err(AuthorityError::field(
+                "extent",
+                "TOKEN_ONLY goes with an access token only",
+            ));
         }
         let target = match target {
             proto::revoke_request::Target::Token(token) => {
                 required("token", &token)?;
                 if token.len() > MAX_TOKEN_BYTES {
-                    let problem = format!("has {} bytes, at most {MAX_TOKEN_BYTES} are allowed", token.len());
+                    let problem =
+                        format!("has {} bytes, at most {MAX_TOKEN_BYTES} are allowed", token.len());
                     return Err(AuthorityError::field("token", problem));
                 }
                 RevokeTarget::Token { token, token_only }
             }
-            proto::revoke_request::Target::SessionId(id) => RevokeTarget::Session(session_id("session_id", &id)?),
-            proto::revoke_request::Target::Tenant(tenant) => RevokeTarget::Tenant(text::<Tenant>("tenant", tenant)?),
+            proto::revoke_request::Target::SessionId(id) => {
+                RevokeTarget::Session(session_id("session_id", &id)?)
+            }
+            proto::revoke_request::Target::Tenant(tenant) => {
+                RevokeTarget::Tenant(text::<Tenant>("tenant", tenant)?)
+            }
             proto::revoke_request::Target::Subject(subject) => RevokeTarget::Subject {
                 tenant: text("subject.tenant", subject.tenant)?,
                 subject: text("subject.subject", subject.subject)?,

@@ -48,9 +48,16 @@ pub struct ConnectionLimits {
 }
 
 /// Serves until `stop`, then lets the calls under way finish.
-pub async fn serve(entrance: Entrance, services: Services, limits: ConnectionLimits, stop: CancellationToken) {
+pub async fn serve(
+    entrance: Entrance,
+    services: Services,
+    limits: ConnectionLimits,
+    stop: CancellationToken,
+) {
     let (services, stopping) = (Arc::new(services), stop.clone());
-    let serve = move |connection, peer| serve_connection(connection, peer, services.clone(), limits, stopping.clone());
+    let serve = move |connection, peer| {
+        serve_connection(connection, peer, services.clone(), limits, stopping.clone())
+    };
     entrance.accept(stop, serve).await;
 }
 
@@ -60,8 +67,9 @@ fn http2(limits: &ConnectionLimits, spawner: Spawner) -> http2::Builder<Spawner>
         .timer(TokioTimer::new())
         .max_header_list_size(limits.metadata_bytes)
         .max_concurrent_streams(limits.streams)
-        // Calls that a client has given up before we have looked at them; one more closes the connection with all calls on
-        // it. As many as may be under way: if we are held up, all their deadlines may pass at once. By default it is 20.
+        // Calls that a client has given up before we have looked at them; one more closes the
+        // connection with all calls on it. As many as may be under way: if we are held up, all
+        // their deadlines may pass at once. By default it is 20.
         .max_pending_accept_reset_streams(usize::try_from(limits.streams).unwrap_or(usize::MAX))
         // Errors of a client that reset a stream, over the connection's whole life; one more closes
         // it with all calls on it. Messages are read even if they are refused, so few are left; by
@@ -85,7 +93,8 @@ async fn serve_connection(
     let progress = connection.write_progress();
     let connection = FrameBudget::new(connection);
     let exceeded = connection.exceeded();
-    let mut served = pin!(http2(&limits, spawner).serve_connection(TokioIo::new(connection), service));
+    let mut served =
+        pin!(http2(&limits, spawner).serve_connection(TokioIo::new(connection), service));
     let mut abused = pin!(async {
         tokio::select! {
             // What nobody takes would fill the memory. A client may keep it from being sent by the

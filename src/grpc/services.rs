@@ -98,26 +98,33 @@ impl Services {
         limits: CallLimits,
     ) -> Self {
         let sessions = Arc::new(Sessions::new(ready.clone(), callers.clone(), limits.answer_bytes));
-        let sized = |bytes| SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes);
+        let sized = |bytes| {
+            SessionServiceServer::from_arc(sessions.clone()).max_decoding_message_size(bytes)
+        };
         Self {
             sessions: sized(limits.request_bytes),
             batches: sized(limits.batch_bytes),
             gateways: AuthorizationServer::new(ExtAuthz::new(ready.clone(), gateway))
                 .max_decoding_message_size(limits.batch_bytes),
-            keys: KeyServiceServer::new(Keys(ready)).max_decoding_message_size(limits.request_bytes),
+            keys: KeyServiceServer::new(Keys(ready))
+                .max_decoding_message_size(limits.request_bytes),
             others: others.prepare(),
             callers,
             audit,
             unsent: Arc::new(Unsent::of_all(limits.unsent_bytes)),
             unsent_bytes_of_connection: limits.unsent_bytes_of_connection,
             longest: limits.time,
-            request_limit: SizeLimit { setting: "limits.max_request_bytes", bytes: limits.request_bytes },
+            request_limit: SizeLimit {
+                setting: "limits.max_request_bytes",
+                bytes: limits.request_bytes,
+            },
             batch_limit: SizeLimit { setting: "limits.max_batch_bytes", bytes: limits.batch_bytes },
         }
     }
 
-    /// Whether a request is a call: others are not looked at (gRPC over HTTP/2, "Requests"). What calls itself otherwise could come
-    /// from a page in a browser, by which whoever looks at it would call with their own certificate.
+    /// Whether a request is a call: others are not looked at (gRPC over HTTP/2, "Requests"). What
+    /// calls itself otherwise could come from a page in a browser, by which whoever looks at it
+    /// would call with their own certificate.
     fn is_call<B>(request: &Request<B>) -> Result<(), StatusCode> {
         if request.method() != Method::POST {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
@@ -166,13 +173,23 @@ pub struct OfConnection {
 }
 
 impl OfConnection {
-    /// The services for a peer. What goes on there is told to `activity`, and what is ready to `spawner`.
-    pub fn new(services: Arc<Services>, peer: Peer, activity: Arc<Activity>, spawner: Spawner) -> Self {
-        let unsent = Arc::new(Unsent::of_connection(services.unsent.clone(), services.unsent_bytes_of_connection));
+    /// The services for a peer. What goes on there is told to `activity`, and what is ready to
+    /// `spawner`.
+    pub fn new(
+        services: Arc<Services>,
+        peer: Peer,
+        activity: Arc<Activity>,
+        spawner: Spawner,
+    ) -> Self {
+        let unsent = Arc::new(Unsent::of_connection(
+            services.unsent.clone(),
+            services.unsent_bytes_of_connection,
+        ));
         Self { services, peer, activity, spawner, refused: Refused::default(), unsent }
     }
 
-    /// Records who was denied what. What a stranger asks for is named only if it is something of ours.
+    /// Records who was denied what. What a stranger asks for is named only if it is something of
+    /// ours.
     fn record(&self, refusal: &Refusal, path: &str) {
         let who = match refusal {
             Refusal::Unknown => Who::Unknown,
@@ -187,10 +204,16 @@ impl OfConnection {
     }
 
     /// Answers a call that goes no further.
-    fn refuse(&self, request: Request<RequestBody<Incoming>>, answer: Response<Body>, busy: Busy) -> ToAnswer {
+    fn refuse(
+        &self,
+        request: Request<RequestBody<Incoming>>,
+        answer: Response<Body>,
+        busy: Busy,
+    ) -> ToAnswer {
         self.spawner.next_is_ready();
         let reserved = Reserved::new(self.unsent.clone());
-        let (answer, mut message) = (answer.map(|body| Answer::new(body, busy, reserved)), request.into_body());
+        let (answer, mut message) =
+            (answer.map(|body| Answer::new(body, busy, reserved)), request.into_body());
         Box::pin(async move {
             take_rest(&mut message).await;
             Ok(answer)
@@ -204,14 +227,16 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
     type Future = ToAnswer;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut request = request.map(|body| RequestBody::new(body, self.services.batch_limit.bytes));
+        let mut request =
+            request.map(|body| RequestBody::new(body, self.services.batch_limit.bytes));
         let busy = self.activity.begin();
         if let Err(status) = Services::is_call(&request) {
             let mut answer = Response::default();
             *answer.status_mut() = status;
             return self.refuse(request, answer, busy);
         }
-        let admitted = admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer);
+        let admitted =
+            admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer);
         let Admitted { actor, under_way } = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
@@ -225,13 +250,16 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
         }
         request.extensions_mut().insert(CallContext { actor, unsent: self.unsent.clone() });
         let unsent = self.unsent.clone();
-        let span =
-            deadline::span(request.headers()).map_or(self.services.longest, |span| span.min(self.services.longest));
+        let span = deadline::span(request.headers())
+            .map_or(self.services.longest, |span| span.min(self.services.longest));
         let size_limit = self.services.size_limit(request.uri().path());
         let answering = self.services.hand_over(request);
         Box::pin(async move {
-            let exceeded = |_| Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http());
-            let answer = with_reason(timeout(span, answering).await.unwrap_or_else(exceeded)?, size_limit);
+            let exceeded = |_| {
+                Ok(Status::deadline_exceeded("the deadline of the call has passed").into_http())
+            };
+            let answer =
+                with_reason(timeout(span, answering).await.unwrap_or_else(exceeded)?, size_limit);
             drop(under_way);
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reserved>>().and_then(Arc::into_inner);
@@ -241,8 +269,8 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
     }
 }
 
-/// The body of an answer: as long as it is being sent, its connection is not idle. Its next part is asked for when the one before
-/// has been taken.
+/// The body of an answer: as long as it is being sent, its connection is not idle. Its next part is
+/// asked for when the one before has been taken.
 #[derive(Debug)]
 pub struct Answer {
     body: Body,
@@ -283,12 +311,17 @@ impl http_body::Body for Answer {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.is_waiting {
             self.is_waiting = false;
             self.busy.taken();
         }
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)?) else { return Poll::Ready(None) };
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)?) else {
+            return Poll::Ready(None);
+        };
         self.is_waiting = true;
         self.busy.owe();
         Poll::Ready(Some(Ok(match frame.into_data() {

@@ -31,7 +31,8 @@ const FIELD_BYTES: usize = 8;
 /// Tokens judged before other calls get a turn: a signature takes some 26 microseconds.
 const TURN: usize = 4;
 
-/// The service. It is there from the start on, and says that it is not current until the authority is ready.
+/// The service. It is there from the start on, and says that it is not current until the authority
+/// is ready.
 #[derive(Debug)]
 pub struct Sessions {
     ready: Ready,
@@ -67,9 +68,13 @@ impl SessionService for Sessions {
         request: Request<proto::CreateSessionRequest>,
     ) -> Result<Response<proto::CreateSessionResponse>, Status> {
         let by = actor(&request)?;
-        let issued = self.ready.get()?.create_session(&by, request.into_inner().try_into()?).await?;
+        let issued =
+            self.ready.get()?.create_session(&by, request.into_inner().try_into()?).await?;
         let (session, tokens) = answers::issued(issued);
-        Ok(Response::new(proto::CreateSessionResponse { session: Some(session), tokens: Some(tokens) }))
+        Ok(Response::new(proto::CreateSessionResponse {
+            session: Some(session),
+            tokens: Some(tokens),
+        }))
     }
 
     async fn refresh(
@@ -80,7 +85,11 @@ impl SessionService for Sessions {
         let exchanged = self.ready.get()?.refresh(&by, request.into_inner().try_into()?).await?;
         let (session, tokens) = answers::issued(exchanged.issued);
         let replayed = exchanged.replayed;
-        Ok(Response::new(proto::RefreshResponse { session: Some(session), tokens: Some(tokens), replayed }))
+        Ok(Response::new(proto::RefreshResponse {
+            session: Some(session),
+            tokens: Some(tokens),
+            replayed,
+        }))
     }
 
     async fn validate(
@@ -107,19 +116,21 @@ impl SessionService for Sessions {
         let mut reserved = reserve(&request)?;
         let mut place = None;
         for (index, request) in requests.iter().enumerate() {
-            // Not before the first has been judged, which may have to wait for a lease: only what keeps a processor busy counts.
+            // Not before the first has been judged, which may have to wait for a lease: only what
+            // keeps a processor busy counts.
             if index > 0 && place.is_none() {
                 place = Some(self.callers.begin_batch()?);
             }
             if index % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
             }
-            let response = Self::judge(&mut validation, &format!("requests[{index}]."), request).await?;
+            let response =
+                Self::judge(&mut validation, &format!("requests[{index}]."), request).await?;
             let bytes = FIELD_BYTES + response.encoded_len();
             if reserved.bytes() + bytes > self.max_answer_bytes {
                 let problem = format!(
-                    "would make the answer longer than {} bytes (limits.max_answer_bytes): send fewer tokens, or ask for \
-                     VALIDATE_VIEW_BASIC",
+                    "would make the answer longer than {} bytes (limits.max_answer_bytes): send \
+                     fewer tokens, or ask for VALIDATE_VIEW_BASIC",
                     self.max_answer_bytes
                 );
                 return Err(AuthorityError::field(format!("requests[{index}]"), problem).into());
@@ -130,7 +141,10 @@ impl SessionService for Sessions {
         counted(proto::BatchValidateResponse { responses }, reserved)
     }
 
-    async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
+    async fn revoke(
+        &self,
+        request: Request<proto::RevokeRequest>,
+    ) -> Result<Response<proto::RevokeResponse>, Status> {
         let by = actor(&request)?;
         let revoked = self.ready.get()?.revoke(&by, request.into_inner().try_into()?).await?;
         Ok(Response::new(proto::RevokeResponse {
@@ -144,7 +158,8 @@ impl SessionService for Sessions {
         request: Request<proto::GetSessionRequest>,
     ) -> Result<Response<proto::GetSessionResponse>, Status> {
         let by = actor(&request)?;
-        let (session, now) = self.ready.get()?.session(&by, requests::requested_session(request.get_ref())?).await?;
+        let (session, now) =
+            self.ready.get()?.session(&by, requests::requested_session(request.get_ref())?).await?;
         let response = proto::GetSessionResponse { session: Some(answers::session(&session, now)) };
         counted(response, reserve(&request)?)
     }

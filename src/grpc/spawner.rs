@@ -1,6 +1,7 @@
-//! Runs the answers of a connection's calls, each as a task of its own; but those that are ready when they are begun, as refusals are,
-//! together at the end of the connection's turn. As tasks they would wait behind the very work that they refuse to add to; and one by
-//! one, as they are begun, each would be sent by a system call of its own.
+//! Runs the answers of a connection's calls, each as a task of its own; but those that are ready
+//! when they are begun, as refusals are, together at the end of the connection's turn. As tasks
+//! they would wait behind the very work that they refuse to add to; and one by one, as they are
+//! begun, each would be sent by a system call of its own.
 
 use std::{
     fmt,
@@ -35,7 +36,8 @@ impl fmt::Debug for Spawner {
 }
 
 impl Spawner {
-    /// Says that the answer that is run next is ready. Hyper runs each when it has been given it, before it takes the next call.
+    /// Says that the answer that is run next is ready. Hyper runs each when it has been given it,
+    /// before it takes the next call.
     pub fn next_is_ready(&self) {
         self.0.next_is_ready.store(true, Ordering::Relaxed);
     }
@@ -83,7 +85,10 @@ mod tests {
         assert!(is_done.try_recv().is_ok(), "before anything else runs");
         let (done, mut is_done) = oneshot::channel();
         spawner.execute(async { _ = done.send(()) });
-        assert!(!spawner.answer_ready() && is_done.try_recv().is_err(), "it is for the next one alone");
+        assert!(
+            !spawner.answer_ready() && is_done.try_recv().is_err(),
+            "it is for the next one alone"
+        );
         is_done.await.unwrap();
     }
 

@@ -31,9 +31,13 @@ impl From<AuthorityError> for Status {
             E::SessionQuotaExceeded { .. } => (Code::ResourceExhausted, "SESSION_QUOTA_EXCEEDED"),
             E::SessionNotFound => (Code::NotFound, "SESSION_NOT_FOUND"),
             E::KeyNotFound => (Code::NotFound, "KEY_NOT_FOUND"),
-            E::KeyNotRotated(NotRotated::TooSoon { .. }) => (Code::FailedPrecondition, "KEY_TOO_NEW"),
+            E::KeyNotRotated(NotRotated::TooSoon { .. }) => {
+                (Code::FailedPrecondition, "KEY_TOO_NEW")
+            }
             E::KeyNotRotated(NotRotated::TooMany) => (Code::ResourceExhausted, "TOO_MANY_KEYS"),
-            E::KeyNotRotated(NotRotated::NoNext | NotRotated::Step(_)) => (Code::Internal, "INTERNAL"),
+            E::KeyNotRotated(NotRotated::NoNext | NotRotated::Step(_)) => {
+                (Code::Internal, "INTERNAL")
+            }
             E::BlacklistFull { .. } => (Code::ResourceExhausted, "BLACKLIST_FULL"),
             E::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             E::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
@@ -71,22 +75,27 @@ impl From<AuthorityError> for Status {
 }
 
 /// What a stranger is told, whatever was wrong with what they showed.
-const UNKNOWN_CALLER: &str =
-    "the caller is not known: send `authorization: Bearer` with an API key, or a client certificate";
+const UNKNOWN_CALLER: &str = "the caller is not known: send `authorization: Bearer` with an API \
+                              key, or a client certificate";
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let (code, reason, message, wait) = match refusal {
-            Refusal::Unknown => (Code::Unauthenticated, "CALLER_UNKNOWN", UNKNOWN_CALLER.to_owned(), None),
+            Refusal::Unknown => {
+                (Code::Unauthenticated, "CALLER_UNKNOWN", UNKNOWN_CALLER.to_owned(), None)
+            }
             Refusal::NotAllowed { caller, operation } => {
                 (Code::PermissionDenied, "CALLER_NOT_ALLOWED", caller.why_not(operation), None)
             }
             Refusal::OverLimit { wait } => {
-                let message = "the caller has more calls under way, or began more of late, than it may".to_owned();
+                let message =
+                    "the caller has more calls under way, or began more of late, than it may"
+                        .to_owned();
                 (Code::ResourceExhausted, "CALLER_OVER_LIMIT", message, Some(wait))
             }
             Refusal::Overloaded { wait } => {
-                let message = "the server has as many calls under way as it can: try again later".to_owned();
+                let message =
+                    "the server has as many calls under way as it can: try again later".to_owned();
                 (Code::ResourceExhausted, "OVERLOADED", message, Some(wait))
             }
         };
@@ -147,7 +156,8 @@ fn explain(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     // Its metadata tells, for instance, which encodings are accepted.
     let metadata = status.metadata().clone();
-    Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata).into_http()
+    Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
+        .into_http()
 }
 
 /// A message has more bytes than it may.
@@ -155,7 +165,8 @@ struct TooLarge(SizeLimit);
 
 impl From<TooLarge> for Status {
     fn from(TooLarge(SizeLimit { setting, bytes }): TooLarge) -> Self {
-        let problem = format!("has more than {bytes} bytes ({setting}): send less, or raise the limit");
+        let problem =
+            format!("has more than {bytes} bytes ({setting}): send less, or raise the limit");
         let metadata = HashMap::from([("limit".to_owned(), bytes.to_string())]);
         let mut details = ErrorDetails::with_error_info("INVALID_FIELD", DOMAIN, metadata);
         details.add_bad_request_violation("request", &problem);
@@ -182,7 +193,8 @@ mod tests {
         assert_eq!(code, Code::Unavailable);
         assert!(away.retry_info().unwrap().retry_delay.is_some());
 
-        let (code, quota) = details(AuthorityError::SessionQuotaExceeded { limit: 3, policy: "short".to_owned() });
+        let (code, quota) =
+            details(AuthorityError::SessionQuotaExceeded { limit: 3, policy: "short".to_owned() });
         assert_eq!(code, Code::ResourceExhausted);
         assert_eq!(quota.quota_failure().unwrap().violations[0].subject, "policy:short");
     }
@@ -204,7 +216,11 @@ mod tests {
         ] {
             assert_eq!(answer(status), (code, Some(reason.to_owned())));
         }
-        assert_eq!(answer(Status::not_found("no such service")), (Code::NotFound, None), "of health");
+        assert_eq!(
+            answer(Status::not_found("no such service")),
+            (Code::NotFound, None),
+            "of health"
+        );
         let done = with_reason(Response::new(Body::default()), limit);
         assert!(done.headers().is_empty());
     }

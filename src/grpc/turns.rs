@@ -1,4 +1,5 @@
-//! Runs a connection in turns: in each it reads only so much, and sends what it has refused of that, before others have theirs.
+//! Runs a connection in turns: in each it reads only so much, and sends what it has refused of
+//! that, before others have theirs.
 
 use std::{
     future::{Future, poll_fn},
@@ -73,7 +74,10 @@ mod tests {
         });
         turns.run(pin!(served)).await;
         assert_eq!(reads.iter().sum::<usize>(), 5 * TURN_BYTES);
-        assert!(reads.len() >= 5 && reads.iter().all(|read| *read < TURN_BYTES + TURN_BYTES / 8), "{reads:?}");
+        assert!(
+            reads.len() >= 5 && reads.iter().all(|read| *read < TURN_BYTES + TURN_BYTES / 8),
+            "{reads:?}"
+        );
     }
 
     #[tokio::test]

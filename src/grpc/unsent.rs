@@ -16,7 +16,8 @@ pub const FREE_BYTES: usize = 1024;
 /// The unsent answers have reached their limit, or one more would exceed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "answers of {limit} bytes wait to be read, as many as limits.max_unsent_bytes allows{}: read them, then try again",
+    "answers of {limit} bytes wait to be read, as many as limits.max_unsent_bytes allows{}: read \
+     them, then try again",
     if *.of_connection { " on a connection" } else { "" }
 )]
 pub struct TooManyUnsent {
@@ -178,7 +179,11 @@ mod tests {
         small.shrink_to(8);
         assert_eq!((small.bytes(), other.check()), (7, Ok(())));
         small.shrink_to(4);
-        assert_eq!(Reserved::new(other.clone()).try_grow(1), Ok(()), "what was given back is there for others");
+        assert_eq!(
+            Reserved::new(other.clone()).try_grow(1),
+            Ok(()),
+            "what was given back is there for others"
+        );
         drop((part, small));
         assert_eq!(Reserved::new(other).try_grow(10), Ok(()), "nothing is left behind");
         assert_eq!(one.all.as_ref().unwrap().bytes.load(Ordering::Relaxed), 0);

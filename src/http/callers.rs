@@ -1,4 +1,5 @@
-//! Who calls over HTTP, where that matters: by HTTP Basic (RFC 6749, section 2.3.1), `Bearer`, a header of its own, or a certificate.
+//! Who calls over HTTP, where that matters: by HTTP Basic (RFC 6749, section 2.3.1), `Bearer`, a
+//! header of its own, or a certificate.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -60,8 +61,8 @@ impl Proof {
         Self { key: if values.next().is_some() { Some(String::new()) } else { key }, name: None }
     }
 
-    /// What stands in `authorization`. Anything but a key is a key that nobody has: who means to be known must not be taken for
-    /// somebody else.
+    /// What stands in `authorization`. Anything but a key is a key that nobody has: who means to be
+    /// known must not be taken for somebody else.
     pub fn in_authorization(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(first) = values.next() else { return Self::default() };
@@ -69,7 +70,9 @@ impl Proof {
         let proof = match (values.next(), bearer_token(first)) {
             (Some(_), _) => None,
             (None, Some(key)) => Some(Self { key: Some(key.to_owned()), name: None }),
-            (None, None) => basic(first).map(|(name, key)| Self { key: Some(key), name: Some(name) }),
+            (None, None) => {
+                basic(first).map(|(name, key)| Self { key: Some(key), name: Some(name) })
+            }
         };
         proof.unwrap_or(Self { key: Some(String::new()), name: None })
     }
@@ -105,7 +108,12 @@ fn form_decoded(text: &str) -> Option<String> {
 
 impl Door {
     /// Lets a call in, or says why not.
-    pub fn admit(&self, proof: &Proof, peer: &Peer, operation: Operation) -> Result<(Actor, UnderWay), Closed> {
+    pub fn admit(
+        &self,
+        proof: &Proof,
+        peer: &Peer,
+        operation: Operation,
+    ) -> Result<(Actor, UnderWay), Closed> {
         if !self.is_private {
             return Err(Closed::NotPrivate);
         }
@@ -130,13 +138,15 @@ impl Door {
 }
 
 impl Closed {
-    /// What stands against it, as the code of an OAuth error (RFC 6749, section 5.2), and a sentence.
+    /// What stands against it, as the code of an OAuth error (RFC 6749, section 5.2), and a
+    /// sentence.
     pub fn told(&self) -> (StatusCode, &'static str, String) {
         match self {
             Self::Refused(Refusal::Unknown) => (
                 StatusCode::UNAUTHORIZED,
                 "invalid_client",
-                "the caller is not known: its API key or certificate is missing or wrong".to_owned(),
+                "the caller is not known: its API key or certificate is missing or wrong"
+                    .to_owned(),
             ),
             Self::Refused(Refusal::NotAllowed { caller, operation }) => {
                 (StatusCode::FORBIDDEN, "unauthorized_client", caller.why_not(*operation))
@@ -154,7 +164,8 @@ impl Closed {
             Self::NotPrivate => (
                 StatusCode::FORBIDDEN,
                 "access_denied",
-                "this port is not encrypted and can be reached from other machines: set tls.http, or ask on 127.0.0.1"
+                "this port is not encrypted and can be reached from other machines: set tls.http, \
+                 or ask on 127.0.0.1"
                     .to_owned(),
             ),
         }
@@ -163,14 +174,21 @@ impl Closed {
     /// How long to wait, if that helps.
     pub fn wait(&self) -> Option<Duration> {
         match self {
-            Self::Refused(Refusal::OverLimit { wait } | Refusal::Overloaded { wait }) => Some(*wait),
+            Self::Refused(Refusal::OverLimit { wait } | Refusal::Overloaded { wait }) => {
+                Some(*wait)
+            }
             Self::Refused(Refusal::Unknown | Refusal::NotAllowed { .. }) | Self::NotPrivate => None,
         }
     }
 }
 
 /// An error in JSON (RFC 6749, section 5.2).
-pub fn error(status: StatusCode, code: &str, description: &str, wait: Option<Duration>) -> Response {
+pub fn error(
+    status: StatusCode,
+    code: &str,
+    description: &str,
+    wait: Option<Duration>,
+) -> Response {
     let body = json!({ "error": code, "error_description": description }).to_string();
     let mut response = (status, super::NO_STORE, super::JSON, body).into_response();
     if let Some(wait) = wait {
@@ -208,7 +226,13 @@ mod tests {
         assert_eq!(shown(&[&basic("login:")]), (some(""), some("login")));
         assert_eq!(shown(&[&basic("a+%2B%C3%A4:%63s_ck_1")]), (some("cs_ck_1"), some("a +\u{e4}")));
         let wrong = ["Basic", "Basic !", &basic("login"), "Digest x", "cs_ck_1", ""];
-        let not_bearer = ["Bearer", "Bearer\tcs_ck_1", "Bearer cs_ck_1 x", "Bearer cs_ck_1, x", "Bearer \"cs_ck_1\""];
+        let not_bearer = [
+            "Bearer",
+            "Bearer\tcs_ck_1",
+            "Bearer cs_ck_1 x",
+            "Bearer cs_ck_1, x",
+            "Bearer \"cs_ck_1\"",
+        ];
         let pairs = [
             "login:cs_ck_1=junk",
             "login:cs_ck_1&a=b",
@@ -249,7 +273,10 @@ mod tests {
         for value in wrong.into_iter().chain(not_bearer).chain(encoded) {
             assert_eq!(shown(&[value]), (some(""), None), "{value}");
         }
-        for twice in [["Bearer cs_ck_1", "Bearer cs_ck_1"], [basic("login:cs_ck_1").as_str(), "Bearer cs_ck_1"]] {
+        for twice in [
+            ["Bearer cs_ck_1", "Bearer cs_ck_1"],
+            [basic("login:cs_ck_1").as_str(), "Bearer cs_ck_1"],
+        ] {
             assert_eq!(shown(&twice), (some(""), None));
         }
     }

@@ -1,8 +1,9 @@
-//! `/forward-auth`: what nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth) and others ask about each request that
-//! they get.
+//! `/forward-auth`: what nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth) and
+//! others ask about each request that they get.
 //!
-//! The request's own `authorization` and `cookie` are looked at. What the route demands stands in the query of the URL that the gateway
-//! asks, or in headers that it sets; each in one place only, so that a client who sends such a header cannot ask for less.
+//! The request's own `authorization` and `cookie` are looked at. What the route demands stands in
+//! the query of the URL that the gateway asks, or in headers that it sets; each in one place only,
+//! so that a client who sends such a header cannot ask for less.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -43,8 +44,11 @@ const HEADERS: [(&str, &str); 4] = [
 
 pub(super) fn routes(gates: Arc<Gates>) -> Router {
     let routes = Router::new().route("/forward-auth", any(judge));
-    // Paths of their own: below `/forward-auth/` a mistaken slash before the query would make it the client's, and open a route.
-    let routes = routes.route("/forward-auth-path", any(judge_path)).route("/forward-auth-path/", any(judge_path));
+    // Paths of their own: below `/forward-auth/` a mistaken slash before the query would make it
+    // the client's, and open a route.
+    let routes = routes
+        .route("/forward-auth-path", any(judge_path))
+        .route("/forward-auth-path/", any(judge_path));
     routes.route("/forward-auth-path/{*path}", any(judge_path)).with_state(gates)
 }
 
@@ -53,7 +57,8 @@ async fn judge(State(gates): State<Arc<Gates>>, request: Parts) -> Response {
     judged(&gates, request.uri.query().unwrap_or_default(), &request).await
 }
 
-/// Asked with path and query of the request itself (the Gateway API's ExternalAuth over HTTP, Envoy's `path_prefix`): they demand nothing.
+/// Asked with path and query of the request itself (the Gateway API's ExternalAuth over HTTP,
+/// Envoy's `path_prefix`): they demand nothing.
 async fn judge_path(State(gates): State<Arc<Gates>>, request: Parts) -> Response {
     judged(&gates, "", &request).await
 }
@@ -107,33 +112,45 @@ async fn judged(gates: &Gates, query: &str, request: &Parts) -> Response {
     };
     let settings = gates.gateway.settings();
     let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let credential = credential::find(values(AUTHORIZATION), values(COOKIE), settings.cookie.as_deref());
+    let credential =
+        credential::find(values(AUTHORIZATION), values(COOKIE), settings.cookie.as_deref());
     let demands = demands(query, headers);
     let authority = match gates.ready.get() {
         Ok(authority) => authority,
         Err(error) => return failed(&error),
     };
-    match gates.in_time(gates.gateway.judge(Kind::ForwardAuth, authority, &by, credential, demands)).await {
+    match gates
+        .in_time(gates.gateway.judge(Kind::ForwardAuth, authority, &by, credential, demands))
+        .await
+    {
         Err(response) => response,
         Ok(Err(error)) => failed(&error),
-        Ok(Ok(Err(denial))) => (denial.status(), denial.headers(authority.issuer()), denial.body()).into_response(),
+        Ok(Ok(Err(denial))) => {
+            (denial.status(), denial.headers(authority.issuer()), denial.body()).into_response()
+        }
         Ok(Ok(Ok(passed))) => {
             let mut told = HeaderMap::with_capacity(passed.identity.len() + 1);
             told.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            // What the token does not say is said to be nothing: some gateways leave what the client has sent where the answer has no
-            // such header, and Caddy puts the name of a variable there.
+            // What the token does not say is said to be nothing: some gateways leave what the
+            // client has sent where the answer has no such header, and Caddy puts the name of a
+            // variable there.
             let nothing = HeaderValue::from_static("");
             let identity = passed.identity.into_iter();
-            told.extend(identity.map(|(name, value)| (name.clone(), value.unwrap_or_else(|| nothing.clone()))));
+            told.extend(
+                identity
+                    .map(|(name, value)| (name.clone(), value.unwrap_or_else(|| nothing.clone()))),
+            );
             (StatusCode::OK, told).into_response()
         }
     }
 }
 
-/// A gateway that is not let in. That is no affair of who sent the request, so it is not told to show another token.
+/// A gateway that is not let in. That is no affair of who sent the request, so it is not told to
+/// show another token.
 fn refused(closed: &Closed) -> Response {
     let (status, code, description) = closed.told();
-    let status = if let Closed::Refused(Refusal::Unknown) = closed { StatusCode::FORBIDDEN } else { status };
+    let status =
+        if let Closed::Refused(Refusal::Unknown) = closed { StatusCode::FORBIDDEN } else { status };
     error(status, code, &description, closed.wait())
 }
 
@@ -166,7 +183,10 @@ mod tests {
         };
         let expected = Demands::read([("audience", "https://api.test"), ("scope", "read write")]);
         assert_eq!(read("audience=https%3A%2F%2Fapi.test&scope=read+write", &[]), expected);
-        assert_eq!(read("audience=https://api.test", &[("x-countersign-scope", "read write")]), expected);
+        assert_eq!(
+            read("audience=https://api.test", &[("x-countersign-scope", "read write")]),
+            expected
+        );
         for (query, headers) in [
             ("scope=read&scope=write", &[][..]),
             ("scope=read", &[("x-countersign-scope", "read")]),

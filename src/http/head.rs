@@ -67,7 +67,11 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), &'static str> {
         (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
         (Some(_), Some(_)) => false,
     };
-    if is_understood { Ok(()) } else { Err("the only transfer coding that is understood is chunked, once") }
+    if is_understood {
+        Ok(())
+    } else {
+        Err("the only transfer coding that is understood is chunked, once")
+    }
 }
 
 /// Matches `uri-host [ ":" port ]` (RFC 9110, section 7.2; RFC 3986, section 3.2.2). The value may
@@ -84,7 +88,8 @@ fn is_host(value: &[u8]) -> bool {
         }
         None => value.split_at(value.find(':').unwrap_or(value.len())),
     };
-    is_registered_name(host.as_bytes()) && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+    is_registered_name(host.as_bytes())
+        && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// Matches `*( unreserved / pct-encoded / sub-delims )`, which includes IPv4 addresses.
@@ -92,7 +97,9 @@ fn is_registered_name(mut name: &[u8]) -> bool {
     while let [first, rest @ ..] = name {
         name = match (first, rest) {
             (b'%', [a, b, rest @ ..]) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => rest,
-            (byte, rest) if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => rest,
+            (byte, rest) if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => {
+                rest
+            }
             _ => return false,
         };
     }
@@ -100,7 +107,8 @@ fn is_registered_name(mut name: &[u8]) -> bool {
 }
 
 fn is_port(port: &str) -> bool {
-    port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+    port.is_empty()
+        || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -127,8 +135,9 @@ mod tests {
             assert!(is_host(good.as_bytes()), "{good}");
         }
         for wrong in [
-            "a b", "a,b c", "a/b", "a?b", "a#b", "user@a", "a:b", "a:+80", "a:65536", "a:80:80", "::1", "[::1",
-            "[::1]x", "[a]", "%4", "%zz", "a\"", "<a>", "\u{e4}", "http://a", "a\t", "[::1]80", "[[::1]]",
+            "a b", "a,b c", "a/b", "a?b", "a#b", "user@a", "a:b", "a:+80", "a:65536", "a:80:80",
+            "::1", "[::1", "[::1]x", "[a]", "%4", "%zz", "a\"", "<a>", "\u{e4}", "http://a", "a\t",
+            "[::1]80", "[[::1]]",
         ] {
             assert!(!is_host(wrong.as_bytes()), "{wrong}");
         }

@@ -49,8 +49,13 @@ async fn live() -> &'static str {
 async fn ready(State(Readiness(phase)): State<Readiness>) -> (StatusCode, &'static str) {
     match *phase.borrow() {
         Phase::Serving => (StatusCode::OK, "serving\n"),
-        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting: the blacklist is being loaded\n"),
-        Phase::Lapsed => (StatusCode::SERVICE_UNAVAILABLE, "the lease has lapsed: the database is away or slow\n"),
+        Phase::Starting => {
+            (StatusCode::SERVICE_UNAVAILABLE, "starting: the blacklist is being loaded\n")
+        }
+        Phase::Lapsed => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the lease has lapsed: the database is away or slow\n",
+        ),
         Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
     }
 }

@@ -19,8 +19,12 @@ pub(super) fn routes(metrics: Arc<Metrics>) -> Router {
     Router::new().route("/metrics", get(tell)).with_state(metrics)
 }
 
-async fn tell(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Result<impl IntoResponse, StatusCode> {
-    let accept: Vec<_> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+async fn tell(
+    State(metrics): State<Arc<Metrics>>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, StatusCode> {
+    let accept: Vec<_> =
+        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = preferred(&accept);
     let text = metrics.text(format).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     let varies = HeaderValue::from_static("accept");
@@ -31,7 +35,11 @@ async fn tell(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Result
 /// takes neither.
 fn preferred(accept: &[&str]) -> Format {
     let quality = |format| quality(accept, format);
-    if quality(Format::PlainText) > quality(Format::OpenMetrics) { Format::PlainText } else { Format::OpenMetrics }
+    if quality(Format::PlainText) > quality(Format::OpenMetrics) {
+        Format::PlainText
+    } else {
+        Format::OpenMetrics
+    }
 }
 
 /// The quality that the values of `accept` give a format, in thousandths. The most specific range
@@ -84,7 +92,8 @@ mod tests {
     #[test]
     fn who_prefers_plain_text_gets_it_and_all_others_open_metrics() {
         // Prometheus 2.5x and 3.
-        let scraper = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;\
+        let scraper = "application/openmetrics-text;version=1.0.0;q=0.5,\
+                       application/openmetrics-text;version=0.0.1;\
                        q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
         let only_text = "text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         for (accept, format) in [
@@ -104,7 +113,10 @@ mod tests {
             (&["text/*"], Format::PlainText),
             (&[only_text], Format::PlainText),
             (&["application/openmetrics-text;q=0.2", "text/plain;q=0.3"], Format::PlainText),
-            (&["application/openmetrics-text;version=0.0.1, text/plain;version=\"0.0.4\";q=0.5"], Format::PlainText),
+            (
+                &["application/openmetrics-text;version=0.0.1, text/plain;version=\"0.0.4\";q=0.5"],
+                Format::PlainText,
+            ),
             (&["*/*, application/openmetrics-text;q=0"], Format::PlainText),
         ] {
             assert_eq!(preferred(accept), format, "{accept:?}");

@@ -1,5 +1,5 @@
-//! The HTTP side, on a port of its own: what load balancers, probes, monitoring and verifiers ask, and what gateways and callers ask
-//! that speak OAuth.
+//! The HTTP side, on a port of its own: what load balancers, probes, monitoring and verifiers ask,
+//! and what gateways and callers ask that speak OAuth.
 
 mod callers;
 mod forward_auth;
@@ -72,8 +72,8 @@ fn reserved_routes(readiness: Readiness) -> Router {
 
 async fn no_room() -> Response {
     unavailable(
-        "limits.max_http_connections are open: only /livez and /readyz are answered until one is closed; \
-         try again later, or ask another replica",
+        "limits.max_http_connections are open: only /livez and /readyz are answered until one is \
+         closed; try again later, or ask another replica",
     )
 }
 
@@ -107,7 +107,9 @@ fn failed(failure: &AuthorityError) -> Response {
         AuthorityError::CallerNotAllowed { .. } | AuthorityError::SessionNotFound => {
             error(StatusCode::FORBIDDEN, "unauthorized_client", &told, None)
         }
-        AuthorityError::InvalidField { .. } => error(StatusCode::BAD_REQUEST, "invalid_request", &told, None),
+        AuthorityError::InvalidField { .. } => {
+            error(StatusCode::BAD_REQUEST, "invalid_request", &told, None)
+        }
         // What these calls do not do, and bugs.
         AuthorityError::RequestIdReused
         | AuthorityError::RefreshTokenInvalid
@@ -118,6 +120,8 @@ fn failed(failure: &AuthorityError) -> Response {
         | AuthorityError::SessionQuotaExceeded { .. }
         | AuthorityError::KeyNotFound
         | AuthorityError::KeyNotRotated(_)
-        | AuthorityError::Internal => error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &told, None),
+        | AuthorityError::Internal => {
+            error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &told, None)
+        }
     }
 }

@@ -41,7 +41,8 @@ pub const REVOKE_PATH: &str = "/oauth2/revoke";
 const MAX_FORM_BYTES: usize = 16 << 10;
 
 pub(super) fn routes(gates: Arc<Gates>, path: &str) -> Router {
-    let mut routes = Router::new().route(INTROSPECT_PATH, post(introspect)).route(REVOKE_PATH, post(revoke));
+    let mut routes =
+        Router::new().route(INTROSPECT_PATH, post(introspect)).route(REVOKE_PATH, post(revoke));
     if !path.is_empty() {
         routes = routes.route(&format!("{path}{INTROSPECT_PATH}"), post(introspect));
         routes = routes.route(&format!("{path}{REVOKE_PATH}"), post(revoke));
@@ -57,8 +58,13 @@ async fn introspected(gates: &Gates, request: Request) -> Result<Response, Respo
     let (by, _under_way, token) = asked(gates, request, Operation::Introspect).await?;
     let authority = gates.ready.get().map_err(|error| failed(&error))?;
     // What it is demanded for is not known here, so nothing is demanded.
-    let question =
-        Question { access_token: &token, audience: "", scopes: &[], acr_values: &[], max_authentication_age: None };
+    let question = Question {
+        access_token: &token,
+        audience: "",
+        scopes: &[],
+        acr_values: &[],
+        max_authentication_age: None,
+    };
     let judging = async { authority.validation(&by).judge(&question).await };
     let judged = gates.in_time(judging).await?;
     gates.outcomes.count(
@@ -98,7 +104,9 @@ async fn revoked(gates: &Gates, request: Request) -> Result<Response, Response> 
     };
     match gates.in_time(authority.revoke(&by, order)).await? {
         // A token that is worthless anyway is none to complain about (RFC 7009, section 2.2).
-        Ok(_) | Err(AuthorityError::InvalidField { .. }) => Ok((StatusCode::OK, NO_STORE).into_response()),
+        Ok(_) | Err(AuthorityError::InvalidField { .. }) => {
+            Ok((StatusCode::OK, NO_STORE).into_response())
+        }
         Err(error) => Err(failed(&error)),
     }
 }
@@ -109,7 +117,11 @@ fn answered(result: Result<Response, Response>) -> Response {
 }
 
 /// Who asks, and about which token.
-async fn asked(gates: &Gates, request: Request, operation: Operation) -> Result<(Actor, UnderWay, String), Response> {
+async fn asked(
+    gates: &Gates,
+    request: Request,
+    operation: Operation,
+) -> Result<(Actor, UnderWay, String), Response> {
     let peer = peer(request.extensions());
     let proof = Proof::in_authorization(request.headers());
     let has_shown = request.headers().contains_key(AUTHORIZATION);
@@ -124,12 +136,14 @@ async fn asked(gates: &Gates, request: Request, operation: Operation) -> Result<
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
-    let content = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content =
+        headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content.split(';').next().unwrap_or_default().trim();
     media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
-/// The token in a form. What else there is may be ignored (RFC 6749, section 3.1), a hint of its kind among it: its kind shows.
+/// The token in a form. What else there is may be ignored (RFC 6749, section 3.1), a hint of its
+/// kind among it: its kind shows.
 fn token_in(body: &[u8]) -> Result<String, &'static str> {
     let mut token = None;
     for (name, value) in form_urlencoded::parse(body) {

@@ -27,8 +27,8 @@ use crate::net::{
     connection::{Connection, Peer},
 };
 
-/// Most bytes and most lines of a request's head. Gateways send those of the requests that they ask about, with all their cookies, and
-/// accept up to about as much.
+/// Most bytes and most lines of a request's head. Gateways send those of the requests that they ask
+/// about, with all their cookies, and accept up to about as much.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 128;
 /// How long requests may take that are under way when the server stops.
@@ -64,11 +64,17 @@ pub struct Routes {
 }
 
 /// Answers until `stop`, and then what is under way. Without an entrance it only waits.
-pub async fn serve(entrance: Option<Entrance>, routes: Routes, limits: ConnectionLimits, stop: CancellationToken) {
+pub async fn serve(
+    entrance: Option<Entrance>,
+    routes: Routes,
+    limits: ConnectionLimits,
+    stop: CancellationToken,
+) {
     let Some(entrance) = entrance else { return stop.cancelled().await };
     let stopping = stop.clone();
-    let serve =
-        move |connection, peer: Peer| serve_connection(connection, peer, routes.clone(), limits, stopping.clone());
+    let serve = move |connection, peer: Peer| {
+        serve_connection(connection, peer, routes.clone(), limits, stopping.clone())
+    };
     entrance.accept(stop, serve).await;
 }
 
@@ -81,7 +87,8 @@ async fn serve_connection(
 ) {
     let (progress, is_reserved) = (connection.write_progress(), connection.is_reserved());
     let routes = if is_reserved { routes.reserved } else { routes.all };
-    let service = ConnectionService { routes: TowerToHyperService::new(routes), peer: Arc::new(peer) };
+    let service =
+        ConnectionService { routes: TowerToHyperService::new(routes), peer: Arc::new(peer) };
     let mut http1 = http1::Builder::new();
     let http1 = http1
         .timer(TokioTimer::new())
@@ -175,8 +182,12 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let counts = Arc::<Counts>::default();
         let limits = Limits { connections: 2, reserve, handshake: Duration::from_secs(1) };
-        let entrance = Entrance { listener, tls: None, side: Side::Http, limits, counts: counts.clone() };
-        let routes = Routes { all: Router::new(), reserved: super::super::reserved_routes(Default::default()) };
+        let entrance =
+            Entrance { listener, tls: None, side: Side::Http, limits, counts: counts.clone() };
+        let routes = Routes {
+            all: Router::new(),
+            reserved: super::super::reserved_routes(Default::default()),
+        };
         let limits = ConnectionLimits { head: HEAD, answer: ANSWER };
         tokio::spawn(serve(Some(entrance), routes, limits, CancellationToken::new()));
         (address, counts)
@@ -199,7 +210,10 @@ mod tests {
 
     /// Two connections that are open and have been answered.
     async fn fill(address: SocketAddr) -> [TcpStream; 2] {
-        let mut open = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+        let mut open = [
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+        ];
         for stream in &mut open {
             stream.write_all(REQUEST).await.unwrap();
             assert!(answer(stream).await.starts_with("HTTP/1.1 404"));
@@ -207,7 +221,8 @@ mod tests {
         open
     }
 
-    /// The clock stands still while there is something to do, and jumps to the next timer when there is not.
+    /// The clock stands still while there is something to do, and jumps to the next timer when
+    /// there is not.
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_says_nothing_or_half_of_it_is_closed_also_after_a_request() {
         let (address, _) = start(None).await;
@@ -258,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_does_not_take_its_answers_is_cut_off_also_if_it_takes_a_byte_now_and_then() {
+    async fn a_client_that_takes_its_answers_too_slowly_is_cut_off() {
         for is_nibbling in [false, true] {
             let (address, counts) = start(None).await;
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -272,7 +287,9 @@ mod tests {
             };
             tokio::select! {
                 () = nibbling => assert_eq!(counts.open.get(), 0),
-                is_soon = all_leave(&counts, 3 * ANSWER) => assert!(is_soon, "nibbling: {is_nibbling}"),
+                is_soon = all_leave(&counts, 3 * ANSWER) => {
+                    assert!(is_soon, "nibbling: {is_nibbling}");
+                }
             }
         }
     }
@@ -285,7 +302,10 @@ mod tests {
         for _ in 0..10 {
             silent.push(TcpStream::connect(address).await.unwrap());
             let probe = ask(address, "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n").await.to_lowercase();
-            assert!(probe.starts_with("http/1.1 200") && probe.contains("\r\nconnection: close\r\n"), "{probe}");
+            assert!(
+                probe.starts_with("http/1.1 200") && probe.contains("\r\nconnection: close\r\n"),
+                "{probe}"
+            );
         }
         // Whoever came first to the reserve has left it first.
         assert_eq!(silent[0].read_to_end(&mut vec![]).await.unwrap_or(0), 0);
@@ -293,7 +313,10 @@ mod tests {
         assert_eq!((counts.reserved.get(), counts.refused.get()), (20, 0));
         assert!(counts.displaced.get() >= 8);
         let other = ask(address, "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        assert!(other.starts_with("HTTP/1.1 503") && other.contains("max_http_connections"), "{other}");
+        assert!(
+            other.starts_with("HTTP/1.1 503") && other.contains("max_http_connections"),
+            "{other}"
+        );
         let ready = "GET /readyz HTTP/1.1\r\nhost: a\r\n\r\n".repeat(2);
         assert_eq!(ask(address, &ready).await.matches("HTTP/1.1 ").count(), 1, "one request");
         drop(open);
@@ -316,11 +339,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_most_connections_the_next_is_closed_and_there_is_room_again_when_one_goes() {
+    async fn beyond_the_most_connections_the_next_is_closed_and_there_is_room_again_when_one_goes()
+    {
         let (address, counts) = start(None).await;
         let [first, _second] = fill(address).await;
         let mut third = TcpStream::connect(address).await.unwrap();
-        assert_eq!(third.read_to_end(&mut vec![]).await.unwrap_or(0), 0, "it is closed without a word");
+        assert_eq!(
+            third.read_to_end(&mut vec![]).await.unwrap_or(0),
+            0,
+            "it is closed without a word"
+        );
         assert_eq!((counts.open.get(), counts.refused.get()), (2, 1));
         drop(first);
         while counts.open.get() == 2 {

@@ -1,5 +1,5 @@
-//! `/.well-known/jwks.json` (RFC 7517) and `/.well-known/oauth-authorization-server` (RFC 8414): what verifiers need to check
-//! tokens by themselves.
+//! `/.well-known/jwks.json` (RFC 7517) and `/.well-known/oauth-authorization-server` (RFC 8414):
+//! what verifiers need to check tokens by themselves.
 
 use axum::{
     Router,
@@ -31,8 +31,8 @@ pub(super) struct Published {
 
 pub(super) fn routes(issuer: &str, published: Published) -> Router {
     let mut routes = Router::new().route(JWKS_PATH, get(jwks)).route(METADATA_PATH, get(metadata));
-    // For an issuer with a path, that path comes after the well-known one (RFC 8414, section 3.1), and what the metadata name
-    // is below it.
+    // For an issuer with a path, that path comes after the well-known one (RFC 8414, section 3.1),
+    // and what the metadata name is below it.
     let path = path_of(issuer);
     if !path.is_empty() {
         routes = routes.route(&format!("{METADATA_PATH}{path}"), get(metadata));
@@ -41,12 +41,14 @@ pub(super) fn routes(issuer: &str, published: Published) -> Router {
     routes.with_state(published)
 }
 
-/// The path of an issuer without a slash at its end; empty if it has none, or one that is not plain.
+/// The path of an issuer without a slash at its end; empty if it has none, or one that is not
+/// plain.
 pub(super) fn path_of(issuer: &str) -> &str {
     let host_and_path = issuer.split_once("://").map_or(issuer, |(_, rest)| rest);
     let path = host_and_path.find('/').and_then(|at| host_and_path.get(at..)).unwrap_or_default();
     let path = path.trim_end_matches('/');
-    let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~'));
+    let is_plain =
+        path.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '~'));
     if is_plain && !path.starts_with("/.well-known") { path } else { "" }
 }
 
@@ -78,8 +80,11 @@ fn is_known(headers: &HeaderMap, tag: &str) -> bool {
 }
 
 async fn metadata(State(Published { ready, certificates }): State<Published>) -> Response {
-    let methods: &[&str] =
-        if certificates { &["client_secret_basic", "tls_client_auth"] } else { &["client_secret_basic"] };
+    let methods: &[&str] = if certificates {
+        &["client_secret_basic", "tls_client_auth"]
+    } else {
+        &["client_secret_basic"]
+    };
     let Ok(authority) = ready.get() else { return starting() };
     let issuer = authority.issuer();
     let below = |path| format!("{}{path}", issuer.trim_end_matches('/'));
@@ -88,7 +93,8 @@ async fn metadata(State(Published { ready, certificates }): State<Published>) ->
         "issuer": issuer,
         "jwks_uri": below(JWKS_PATH),
         "introspection_endpoint": below(INTROSPECT_PATH),
-        // "Bearer" is a type of access tokens, which may stand here and not in the next list (RFC 8414, section 2).
+        // "Bearer" is a type of access tokens, which may stand here and not in the next list (RFC
+        // 8414, section 2).
         "introspection_endpoint_auth_methods_supported": with_bearer,
         "revocation_endpoint": below(REVOKE_PATH),
         "revocation_endpoint_auth_methods_supported": methods,
@@ -96,7 +102,8 @@ async fn metadata(State(Published { ready, certificates }): State<Published>) ->
         "response_types_supported": [],
         "grant_types_supported": [],
     });
-    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, METADATA_MAX_AGE)], metadata.to_string()).into_response()
+    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, METADATA_MAX_AGE)], metadata.to_string())
+        .into_response()
 }
 
 #[cfg(test)]
@@ -126,7 +133,8 @@ mod tests {
             }
             is_known(&headers, "\"a\"")
         };
-        for known in [&["\"a\""][..], &["W/\"a\""], &["\"b\", \"a\""], &["\"b\"", "\"a\""], &["*"]] {
+        for known in [&["\"a\""][..], &["W/\"a\""], &["\"b\", \"a\""], &["\"b\"", "\"a\""], &["*"]]
+        {
             assert!(asked(known), "{known:?}");
         }
         for unknown in [&[][..], &["\"b\""], &["a"], &["\"a"]] {

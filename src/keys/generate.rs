@@ -63,7 +63,8 @@ pub fn name(pair: &SigningPair) -> Option<String> {
     pair.jwk()?.common.key_id
 }
 
-/// The first keys of a new database: for each purpose one that makes tokens from now on, and one that will.
+/// The first keys of a new database: for each purpose one that makes tokens from now on, and one
+/// that will.
 pub fn first(
     master: &MasterKey,
     rng: &dyn Rng,
@@ -86,10 +87,14 @@ mod tests {
     fn the_name_of_a_key_is_its_thumbprint() {
         // The private key of RFC 8037, appendix A.1, and its thumbprint of appendix A.3.
         let seed = [
-            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec, 0x2c, 0xc4, 0x44, 0x49,
-            0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03, 0x1c, 0xae, 0x7f, 0x60,
+            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec,
+            0x2c, 0xc4, 0x44, 0x49, 0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03,
+            0x1c, 0xae, 0x7f, 0x60,
         ];
         let pair = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
-        assert_eq!(name(&SigningPair::Ed25519(pair)).unwrap(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        assert_eq!(
+            name(&SigningPair::Ed25519(pair)).unwrap(),
+            "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+        );
     }
 }

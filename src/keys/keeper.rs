@@ -43,8 +43,8 @@ impl Keeper {
         &self.masters
     }
 
-    /// Takes note of a version of which the database has told, and reads the ring anew if it is another one, and says whether it
-    /// was. Numbers of another history say nothing.
+    /// Takes note of a version of which the database has told, and reads the ring anew if it is
+    /// another one, and says whether it was. Numbers of another history say nothing.
     pub async fn follow(
         &self,
         renewals: &mut dyn Renewals,
@@ -80,7 +80,8 @@ impl Keeper {
         if after.forgotten() != before.forgotten() && !after.forgotten().is_empty() {
             tracing::error!(
                 keys = ?after.forgotten(),
-                "the database has lost the revocation of keys that had been acknowledged; they are revoked again"
+                "the database has lost the revocation of keys that had been acknowledged; they \
+                 are revoked again"
             );
         }
         self.ring.store(Arc::new(after));

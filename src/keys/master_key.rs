@@ -1,4 +1,5 @@
-//! The master key: 32 bytes in base64, in a file that its owner alone can read, or in the environment.
+//! The master key: 32 bytes in base64, in a file that its owner alone can read, or in the
+//! environment.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -38,13 +39,14 @@ pub enum MasterKeyError {
     Exposed(#[from] Exposed),
     /// It is not 32 bytes in base64.
     #[error(
-        "master key file {0} does not hold 32 bytes in base64, so it is damaged: restore it from a backup (a new one \
-         would not open the keys in the database)"
+        "master key file {0} does not hold 32 bytes in base64, so it is damaged: restore it from \
+         a backup (a new one would not open the keys in the database)"
     )]
     Damaged(PathBuf),
     /// The variable does not hold 32 bytes in base64.
     #[error(
-        "the environment variable {0} does not hold 32 bytes in base64: `openssl rand -base64 32` makes such a key"
+        "the environment variable {0} does not hold 32 bytes in base64: `openssl rand -base64 32` \
+         makes such a key"
     )]
     NotInVariable(&'static str),
     /// No randomness for a new one.
@@ -78,16 +80,22 @@ pub fn read_credential(path: &Path) -> Result<MasterKey, MasterKeyError> {
     from_read(path, private_file::read_given(path))
 }
 
-fn from_read(path: &Path, read: Result<Zeroizing<Vec<u8>>, NotRead>) -> Result<MasterKey, MasterKeyError> {
+fn from_read(
+    path: &Path,
+    read: Result<Zeroizing<Vec<u8>>, NotRead>,
+) -> Result<MasterKey, MasterKeyError> {
     let path = path.to_owned();
     match read {
         Ok(text) => Ok(MasterKey::new(parse(&text).ok_or(MasterKeyError::Damaged(path))?)?),
         Err(NotRead::Io(source)) => Err(MasterKeyError::Io { path, source }),
-        Err(NotRead::Exposed(exposure)) => Err(Exposed { role: Role::MasterKey, path, exposure }.into()),
+        Err(NotRead::Exposed(exposure)) => {
+            Err(Exposed { role: Role::MasterKey, path, exposure }.into())
+        }
     }
 }
 
-/// Makes a new key and its file, which must not exist. After a crash there is the whole file or none.
+/// Makes a new key and its file, which must not exist. After a crash there is the whole file or
+/// none.
 pub fn create(path: &Path, rng: &dyn Rng) -> Result<MasterKey, MasterKeyError> {
     let io_error = |source| MasterKeyError::Io { path: path.to_owned(), source };
     let bytes = Zeroizing::new(random::<32>(rng)?);
@@ -95,14 +103,16 @@ pub fn create(path: &Path, rng: &dyn Rng) -> Result<MasterKey, MasterKeyError> {
     let mut half_written = path.as_os_str().to_owned();
     half_written.push(".half-written");
     let half_written = PathBuf::from(half_written);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
         // What a crash left behind belongs to no key in any database.
         match fs::remove_file(&half_written) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half_written)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half_written)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         // A link, unlike a rename, never replaces a file.

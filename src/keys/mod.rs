@@ -1,4 +1,5 @@
-//! Keys: sealed at rest under a master key, opened into a ring that signs and verifies, and how a process follows their changes.
+//! Keys: sealed at rest under a master key, opened into a ring that signs and verifies, and how a
+//! process follows their changes.
 
 pub mod generate;
 pub mod keeper;

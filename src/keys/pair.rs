@@ -7,17 +7,17 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa::KeySize,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
-        RsaPublicKeyComponents,
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
+        RsaKeyPair, RsaPublicKeyComponents,
     },
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     Algorithm,
     jwk::{
-        AlgorithmParameters, CommonParameters, EllipticCurve, EllipticCurveKeyParameters, EllipticCurveKeyType, Jwk,
-        KeyAlgorithm as JwkAlgorithm, OctetKeyPairParameters, OctetKeyPairType, PublicKeyUse, RSAKeyParameters,
-        RSAKeyType, ThumbprintHash,
+        AlgorithmParameters, CommonParameters, EllipticCurve, EllipticCurveKeyParameters,
+        EllipticCurveKeyType, Jwk, KeyAlgorithm as JwkAlgorithm, OctetKeyPairParameters,
+        OctetKeyPairType, PublicKeyUse, RSAKeyParameters, RSAKeyType, ThumbprintHash,
     },
 };
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
@@ -67,24 +67,27 @@ pub enum PairError {
 pub enum NotImported {
     /// Not a private key in PEM.
     #[error(
-        "it holds no private key in PEM (`BEGIN PRIVATE KEY`, `BEGIN EC PRIVATE KEY` or `BEGIN RSA PRIVATE KEY`, not \
-         encrypted)"
+        "it holds no private key in PEM (`BEGIN PRIVATE KEY`, `BEGIN EC PRIVATE KEY` or `BEGIN \
+         RSA PRIVATE KEY`, not encrypted)"
     )]
     NoPem,
     /// A key of another kind, or too weak a one.
-    #[error("it is not an Ed25519 key, nor an EC key on P-256, nor an RSA key of 2048 to 8192 bits")]
+    #[error(
+        "it is not an Ed25519 key, nor an EC key on P-256, nor an RSA key of 2048 to 8192 bits"
+    )]
     NotSupported,
     /// An RSA key that is too short, or longer than verifiers take.
     #[error(
-        "it is an RSA key of {0} bits, and must be one of 2048 to 8192: `openssl genpkey -algorithm RSA -pkeyopt \
-         rsa_keygen_bits:2048` makes one"
+        "it is an RSA key of {0} bits, and must be one of 2048 to 8192: `openssl genpkey \
+         -algorithm RSA -pkeyopt rsa_keygen_bits:2048` makes one"
     )]
     RsaSize(usize),
     /// An RSA key whose public exponent is not one of those that NIST SP 800-56B, section 6.2,
     /// allows.
     #[error(
-        "it is an RSA key with the public exponent {0}, which must be odd, at least 65537, and have at most 33 bits: \
-         `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048` makes a key with 65537"
+        "it is an RSA key with the public exponent {0}, which must be odd, at least 65537, and \
+         have at most 33 bits: `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048` \
+         makes a key with 65537"
     )]
     RsaExponent(String),
     /// Its parts do not belong together.
@@ -103,13 +106,16 @@ impl SigningPair {
             KeyAlgorithm::EdDsa => {
                 let seed = Zeroizing::new(random::<32>(rng)?);
                 Self::Ed25519(
-                    Ed25519KeyPair::from_seed_unchecked(seed.as_slice()).map_err(|_| PairError::Refused(algorithm))?,
+                    Ed25519KeyPair::from_seed_unchecked(seed.as_slice())
+                        .map_err(|_| PairError::Refused(algorithm))?,
                 )
             }
-            KeyAlgorithm::Es256 => {
-                Self::P256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(refused)?)
+            KeyAlgorithm::Es256 => Self::P256(
+                EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(refused)?,
+            ),
+            KeyAlgorithm::Rs256 => {
+                Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).map_err(refused)?)
             }
-            KeyAlgorithm::Rs256 => Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).map_err(refused)?),
             KeyAlgorithm::Hs256 => return Err(PairError::Refused(algorithm)),
         };
         let secret = pair.secret().ok_or(PairError::Refused(algorithm))?;
@@ -121,7 +127,9 @@ impl SigningPair {
         match algorithm {
             KeyAlgorithm::EdDsa => Ed25519KeyPair::from_pkcs8(secret).ok().map(Self::Ed25519),
             KeyAlgorithm::Es256 => {
-                EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, secret).ok().map(Self::P256)
+                EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, secret)
+                    .ok()
+                    .map(Self::P256)
             }
             KeyAlgorithm::Rs256 => RsaKeyPair::from_pkcs8(secret).ok().map(Self::Rsa),
             KeyAlgorithm::Hs256 => None,
@@ -143,12 +151,15 @@ impl SigningPair {
                 // Some tools write the public half along (RFC 5958, version 2).
                 all.filter_map(|algorithm| Self::read(algorithm, key)).next()
             }
-            PrivateKeyDer::Sec1(key) => {
-                EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_sec1_der())
-                    .ok()
-                    .map(Self::P256)
+            PrivateKeyDer::Sec1(key) => EcdsaKeyPair::from_private_key_der(
+                &ECDSA_P256_SHA256_FIXED_SIGNING,
+                key.secret_sec1_der(),
+            )
+            .ok()
+            .map(Self::P256),
+            PrivateKeyDer::Pkcs1(key) => {
+                RsaKeyPair::from_der(key.secret_pkcs1_der()).ok().map(Self::Rsa)
             }
-            PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()).ok().map(Self::Rsa),
             _ => None,
         };
         let pair = pair.ok_or(NotImported::NotSupported)?;
@@ -165,15 +176,19 @@ impl SigningPair {
         let Ok(key) = jsonwebtoken::DecodingKey::from_jwk(&jwk) else { return false };
         self.sign(TRIAL).is_some_and(|signature| {
             let signature = URL_SAFE_NO_PAD.encode(signature);
-            jsonwebtoken::crypto::verify(&signature, TRIAL, &key, jose(self.algorithm())).unwrap_or(false)
+            jsonwebtoken::crypto::verify(&signature, TRIAL, &key, jose(self.algorithm()))
+                .unwrap_or(false)
         })
     }
 
     /// The public exponent, if it is an RSA key with one that is not imported any more.
     pub fn weak_exponent(&self) -> Option<u64> {
         let Self::Rsa(pair) = self else { return None };
-        let RsaPublicKeyComponents { n: modulus, e: exponent } = RsaPublicKeyComponents::from(pair.public_key());
-        RsaPublic { modulus, exponent }.exponent().filter(|exponent| *exponent < SMALLEST_RSA_EXPONENT)
+        let RsaPublicKeyComponents { n: modulus, e: exponent } =
+            RsaPublicKeyComponents::from(pair.public_key());
+        RsaPublic { modulus, exponent }
+            .exponent()
+            .filter(|exponent| *exponent < SMALLEST_RSA_EXPONENT)
     }
 
     /// What it computes.
@@ -233,7 +248,11 @@ impl SigningPair {
             }
             Self::Rsa(pair) => {
                 let public = RsaPublicKeyComponents::<Vec<u8>>::from(pair.public_key());
-                let parameters = RSAKeyParameters { key_type: RSAKeyType::RSA, n: text(&public.n), e: text(&public.e) };
+                let parameters = RSAKeyParameters {
+                    key_type: RSAKeyType::RSA,
+                    n: text(&public.n),
+                    e: text(&public.e),
+                };
                 (JwkAlgorithm::RS256, AlgorithmParameters::RSA(parameters))
             }
         };
@@ -296,13 +315,17 @@ impl RsaPublic {
             AnyRef::decode(reader)?; // The version.
             let (modulus, exponent) = (UintRef::decode(reader)?, UintRef::decode(reader)?);
             pass_over(reader)?;
-            Ok(Self { modulus: modulus.as_bytes().to_vec(), exponent: exponent.as_bytes().to_vec() })
+            Ok(Self {
+                modulus: modulus.as_bytes().to_vec(),
+                exponent: exponent.as_bytes().to_vec(),
+            })
         })
     }
 
     /// The exponent; none if it is longer than 64 bits.
     fn exponent(&self) -> Option<u64> {
-        (self.exponent.len() <= 8).then(|| self.exponent.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
+        (self.exponent.len() <= 8)
+            .then(|| self.exponent.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
     }
 
     /// Refuses what is weak, or no RSA key at all.
@@ -380,7 +403,8 @@ mod tests {
             for other in KeyAlgorithm::SIGNING.into_iter().filter(|other| *other != algorithm) {
                 assert!(SigningPair::read(other, &secret).is_none(), "{algorithm} as {other}");
             }
-            let (imported, _) = SigningPair::from_pem(pem("PRIVATE KEY", &secret).as_bytes()).unwrap();
+            let (imported, _) =
+                SigningPair::from_pem(pem("PRIVATE KEY", &secret).as_bytes()).unwrap();
             assert_eq!(imported.jwk(), pair.jwk());
         }
         assert!(SigningPair::generate(KeyAlgorithm::Hs256, &SystemRng::default()).is_err());
@@ -389,15 +413,21 @@ mod tests {
     #[test]
     fn what_is_no_strong_key_is_not_imported() {
         let refusal = |text: &str| SigningPair::from_pem(text.as_bytes()).unwrap_err();
-        for nothing in ["", "hello", &pem("PUBLIC KEY", b"x"), &pem("ENCRYPTED PRIVATE KEY", b"x")] {
+        for nothing in ["", "hello", &pem("PUBLIC KEY", b"x"), &pem("ENCRYPTED PRIVATE KEY", b"x")]
+        {
             assert!(matches!(refusal(nothing), NotImported::NoPem), "{nothing}");
         }
         for label in ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"] {
-            assert!(matches!(refusal(&pem(label, b"garbage")), NotImported::NotSupported), "{label}");
+            assert!(
+                matches!(refusal(&pem(label, b"garbage")), NotImported::NotSupported),
+                "{label}"
+            );
         }
         // A curve that is none of ours.
         assert!(matches!(refusal(include_str!("test_keys/p384.pem")), NotImported::NotSupported));
-        for good in [include_str!("test_keys/p256_sec1.pem"), include_str!("test_keys/rsa2048_pkcs1.pem")] {
+        for good in
+            [include_str!("test_keys/p256_sec1.pem"), include_str!("test_keys/rsa2048_pkcs1.pem")]
+        {
             assert!(SigningPair::from_pem(good.as_bytes()).is_ok(), "{good}");
         }
     }
@@ -448,7 +478,10 @@ mod tests {
             (rsa(&[1], &good), 1),
         ] {
             let refused = refusal(&key);
-            assert!(matches!(refused, NotImported::RsaSize(found) if found == bits), "{bits} {refused}");
+            assert!(
+                matches!(refused, NotImported::RsaSize(found) if found == bits),
+                "{bits} {refused}"
+            );
         }
         let mut even = modulus;
         even[255] = 0xfe;
@@ -461,10 +494,12 @@ mod tests {
     fn a_stored_rsa_key_with_a_weak_exponent_is_known_as_such() {
         let read = |pem: &str| {
             let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
-            SigningPair::read(KeyAlgorithm::Rs256, key.secret_der()).map(|pair| pair.weak_exponent())
+            SigningPair::read(KeyAlgorithm::Rs256, key.secret_der())
+                .map(|pair| pair.weak_exponent())
         };
         assert_eq!(read(include_str!("test_keys/rsa2048_e3.pem")), Some(Some(3)));
-        let (good, _) = SigningPair::from_pem(include_bytes!("test_keys/rsa2048_pkcs1.pem")).unwrap();
+        let (good, _) =
+            SigningPair::from_pem(include_bytes!("test_keys/rsa2048_pkcs1.pem")).unwrap();
         assert_eq!(good.weak_exponent(), None);
     }
 }

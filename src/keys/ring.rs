@@ -41,7 +41,9 @@ pub enum RingError {
     #[error("the row of key {0} is damaged: restore it from a backup")]
     Damaged(String),
     /// There is no key for a purpose.
-    #[error("the database holds keys, but none that makes tokens now for {0}: restore it from a backup")]
+    #[error(
+        "the database holds keys, but none that makes tokens now for {0}: restore it from a backup"
+    )]
     Missing(&'static str),
 }
 
@@ -128,11 +130,14 @@ impl Entry {
                 let pair = SigningPair::read(key.algorithm, &secret).ok_or_else(not_a_key)?;
                 // Such keys were imported once. To refuse them now would stop a service whose
                 // tokens are out.
-                if let Some(exponent) = pair.weak_exponent().filter(|_| key.state() != KeyState::Revoked) {
+                if let Some(exponent) =
+                    pair.weak_exponent().filter(|_| key.state() != KeyState::Revoked)
+                {
                     tracing::warn!(
                         kid = key.kid,
                         exponent,
-                        "an RSA key has a public exponent below 65537: replace it by `countersign key rotate`"
+                        "an RSA key has a public exponent below 65537: replace it by `countersign \
+                         key rotate`"
                     );
                 }
                 let jwk = pair.jwk().ok_or_else(not_a_key)?;
@@ -160,13 +165,15 @@ impl Entry {
 }
 
 impl KeyRing {
-    /// Opens the keys of a database. Every one must open, and for each purpose there must be one that makes tokens.
+    /// Opens the keys of a database. Every one must open, and for each purpose there must be one
+    /// that makes tokens.
     pub fn open(masters: &MasterKeys, ring: SealedRing) -> Result<Self, RingError> {
         if let Some(kid) = ring.damaged.into_iter().next() {
             return Err(RingError::Damaged(kid));
         }
         let (version, timeline) = (ring.version, ring.place.timeline);
-        let entries = ring.keys.into_iter().map(|key| Entry::open(masters, key)).collect::<Result<_, _>>()?;
+        let entries =
+            ring.keys.into_iter().map(|key| Entry::open(masters, key)).collect::<Result<_, _>>()?;
         let opened = Self::assemble(version, timeline, entries);
         let missing = |purpose: KeyPurpose| RingError::Missing(purpose.as_str());
         opened.signing().ok_or(missing(KeyPurpose::AccessToken))?;
@@ -174,7 +181,8 @@ impl KeyRing {
         Ok(opened)
     }
 
-    /// The ring after a change, and what is wrong with it. A row that is not good is not used: the secret that is known stays.
+    /// The ring after a change, and what is wrong with it. A row that is not good is not used: the
+    /// secret that is known stays.
     pub fn follow(&self, masters: &MasterKeys, ring: SealedRing) -> (Self, Vec<RingError>) {
         let mut problems = vec![];
         let mut entries = vec![];
@@ -185,8 +193,10 @@ impl KeyRing {
         for sealed in ring.keys {
             let known = self.entries.get(&sealed.key.kid);
             // A seal is bound to the algorithm too.
-            let is_same =
-                |known: &&Entry| known.sealed.sealed == sealed.sealed && known.key().algorithm == sealed.key.algorithm;
+            let is_same = |known: &&Entry| {
+                known.sealed.sealed == sealed.sealed
+                    && known.key().algorithm == sealed.key.algorithm
+            };
             if let Some(known) = known.filter(is_same) {
                 entries.push(Entry { sealed, opened: known.opened.clone() });
                 continue;
@@ -195,10 +205,14 @@ impl KeyRing {
                 Ok(entry) => entries.push(entry),
                 Err(problem) => {
                     problems.push(problem);
-                    // How far it has come is believed all the same: to be taken out of use, a key need not open.
+                    // How far it has come is believed all the same: to be taken out of use, a key
+                    // need not open.
                     entries.extend(known.map(|known| {
                         let key = Key { algorithm: known.key().algorithm, ..sealed.key };
-                        Entry { sealed: SealedKey { key, ..known.sealed.clone() }, opened: known.opened.clone() }
+                        Entry {
+                            sealed: SealedKey { key, ..known.sealed.clone() },
+                            opened: known.opened.clone(),
+                        }
                     }));
                 }
             }
@@ -232,7 +246,16 @@ impl KeyRing {
         }
         let jwks = Jwks::of(&entries);
         let entries = entries.into_iter().map(|entry| (entry.key().kid.clone(), entry)).collect();
-        Self { version, timeline, entries, refresh, signing, active_refresh, jwks, forgotten: vec![] }
+        Self {
+            version,
+            timeline,
+            entries,
+            refresh,
+            signing,
+            active_refresh,
+            jwks,
+            forgotten: vec![],
+        }
     }
 
     /// Counts the changes of the ring up to this one.
@@ -280,7 +303,9 @@ impl KeyRing {
         match self.entries.get(kid) {
             Some(Entry { opened: Opened::Signing(key), sealed }) => match sealed.key.state() {
                 KeyState::Revoked => Found::Revoked,
-                KeyState::Pending | KeyState::Active | KeyState::Retired => Found::Good(&key.verifying),
+                KeyState::Pending | KeyState::Active | KeyState::Retired => {
+                    Found::Good(&key.verifying)
+                }
             },
             Some(_) | None => Found::Unknown,
         }
@@ -364,7 +389,9 @@ mod tests {
         let retired = with(&retired, retired.key.retire(NOW).unwrap());
         let revoked = new(KeyAlgorithm::EdDsa);
         let revoked = with(&revoked, revoked.key.revoke(NOW).unwrap());
-        let ring = KeyRing::open(&masters(), ring(1, &[&refresh, &signing, &pending, &retired, &revoked])).unwrap();
+        let ring =
+            KeyRing::open(&masters(), ring(1, &[&refresh, &signing, &pending, &retired, &revoked]))
+                .unwrap();
         assert_eq!(ring.signing().unwrap().kid, signing.key.kid);
         let published: JwkSet = serde_json::from_str(&ring.jwks().json).unwrap();
         for good in [&signing, &pending, &retired] {
@@ -374,7 +401,10 @@ mod tests {
         }
         assert_eq!(published.keys.len(), 3);
         assert!(matches!(ring.verifying(&revoked.key.kid), Found::Revoked));
-        assert!(matches!(ring.verifying(&refresh.key.kid), Found::Unknown), "a key has one purpose");
+        assert!(
+            matches!(ring.verifying(&refresh.key.kid), Found::Unknown),
+            "a key has one purpose"
+        );
         assert!(matches!(ring.verifying("another"), Found::Unknown));
         assert!(ring.refresh(ring.active_refresh().unwrap()).is_some());
         assert!(!ring.jwks().json.contains(r#""d":"#), "no private half");
@@ -383,10 +413,16 @@ mod tests {
     #[test]
     fn half_a_ring_is_refused_at_the_start() {
         for one in [active(KeyAlgorithm::Hs256), active(KeyAlgorithm::EdDsa)] {
-            assert!(matches!(KeyRing::open(&masters(), ring(1, &[&one])), Err(RingError::Missing(_))));
+            assert!(matches!(
+                KeyRing::open(&masters(), ring(1, &[&one])),
+                Err(RingError::Missing(_))
+            ));
         }
         let both = [&new(KeyAlgorithm::Hs256), &new(KeyAlgorithm::EdDsa)];
-        assert!(matches!(KeyRing::open(&masters(), ring(1, &both)), Err(RingError::Missing(_))), "none is active");
+        assert!(
+            matches!(KeyRing::open(&masters(), ring(1, &both)), Err(RingError::Missing(_))),
+            "none is active"
+        );
     }
 
     #[test]
@@ -398,23 +434,34 @@ mod tests {
         // Swapped with another, truncated, of another master key: what was known goes on.
         let swapped = SealedKey { sealed: next.sealed.clone(), ..signing.clone() };
         let truncated = SealedKey { sealed: next.sealed[..30].to_vec(), ..next.clone() };
-        let (followed, problems) = opened.follow(&masters(), ring(2, &[&refresh, &swapped, &truncated]));
+        let (followed, problems) =
+            opened.follow(&masters(), ring(2, &[&refresh, &swapped, &truncated]));
         let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        assert!(told.len() == 2 && told[0].contains(&signing.key.kid) && told[1].contains(&next.key.kid), "{told:?}");
+        assert!(
+            told.len() == 2
+                && told[0].contains(&signing.key.kid)
+                && told[1].contains(&next.key.kid),
+            "{told:?}"
+        );
         assert_eq!(followed.signing().unwrap().kid, signing.key.kid);
         assert!(matches!(followed.verifying(&next.key.kid), Found::Unknown));
 
         // Of another algorithm, as the row says: the seal knows better.
-        let relabelled = with(&signing, Key { algorithm: KeyAlgorithm::Es256, ..signing.key.clone() });
+        let relabelled =
+            with(&signing, Key { algorithm: KeyAlgorithm::Es256, ..signing.key.clone() });
         let (followed, problems) = opened.follow(&masters(), ring(2, &[&refresh, &relabelled]));
-        assert!(problems.len() == 1 && problems[0].to_string().contains(&signing.key.kid), "{problems:?}");
+        assert!(
+            problems.len() == 1 && problems[0].to_string().contains(&signing.key.kid),
+            "{problems:?}"
+        );
         assert_eq!(followed.signing().unwrap().kid, signing.key.kid);
         assert_eq!(followed.sealed(&signing.key.kid), Some(&signing));
 
         // A key whose row is damaged can be taken out of use all the same.
         let revoked = with(&swapped, signing.key.revoke(NOW).unwrap());
         let activated = with(&next, next.key.activate(NOW).unwrap());
-        let (followed, problems) = opened.follow(&masters(), ring(3, &[&refresh, &revoked, &activated]));
+        let (followed, problems) =
+            opened.follow(&masters(), ring(3, &[&refresh, &revoked, &activated]));
         assert_eq!(problems.len(), 1);
         assert!(matches!(followed.verifying(&signing.key.kid), Found::Revoked));
         assert_eq!(followed.signing().unwrap().kid, next.key.kid);
@@ -423,8 +470,12 @@ mod tests {
         let again = ring(4, &[&refresh, &signing, &activated]);
         let (kept, _) = followed.follow(&masters(), again.clone());
         assert_eq!(kept.forgotten(), std::slice::from_ref(&signing.key.kid));
-        assert!(matches!(kept.verifying(&signing.key.kid), Found::Revoked), "what is worthless stays so");
-        let with_revoked = ring(5, &[&refresh, &with(&signing, signing.key.revoke(NOW).unwrap()), &activated]);
+        assert!(
+            matches!(kept.verifying(&signing.key.kid), Found::Revoked),
+            "what is worthless stays so"
+        );
+        let with_revoked =
+            ring(5, &[&refresh, &with(&signing, signing.key.revoke(NOW).unwrap()), &activated]);
         assert!(kept.follow(&masters(), with_revoked).0.forgotten().is_empty());
 
         let damaged = SealedRing { damaged: vec![signing.key.kid.clone()], ..ring(4, &[&refresh]) };
@@ -432,7 +483,10 @@ mod tests {
         let (followed, problems) = opened.follow(&masters(), damaged);
         assert!(problems.len() == 1 && followed.signing().is_some());
         let (followed, problems) = opened.follow(&masters(), ring(5, &[&refresh]));
-        assert!(problems.is_empty() && followed.signing().is_none(), "whoever deletes a row means it");
+        assert!(
+            problems.is_empty() && followed.signing().is_none(),
+            "whoever deletes a row means it"
+        );
     }
 
     #[test]

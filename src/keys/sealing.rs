@@ -1,4 +1,5 @@
-//! Sealing: AES-256-GCM under the master key, bound to the key's name, purpose and algorithm, so that rows cannot be swapped.
+//! Sealing: AES-256-GCM under the master key, bound to the key's name, purpose and algorithm, so
+//! that rows cannot be swapped.
 
 use std::fmt;
 
@@ -24,8 +25,8 @@ impl fmt::Debug for MasterKey {
 pub enum SealError {
     /// The seal does not open: another master key, or a row that was edited.
     #[error(
-        "key {kid} ({purpose}) cannot be opened with this master key: restore the master key file that belongs to this \
-         database, or the row from a backup"
+        "key {kid} ({purpose}) cannot be opened with this master key: restore the master key file \
+         that belongs to this database, or the row from a backup"
     )]
     DoesNotOpen {
         /// The key's name.
@@ -44,7 +45,8 @@ pub enum SealError {
 impl MasterKey {
     /// From its 32 bytes, which are wiped.
     pub fn new(mut bytes: [u8; 32]) -> Result<Self, SealError> {
-        let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| SealError::Refused("master".to_owned()));
+        let key = UnboundKey::new(&AES_256_GCM, &bytes)
+            .map_err(|_| SealError::Refused("master".to_owned()));
         bytes.zeroize();
         Ok(Self(LessSafeKey::new(key?)))
     }
@@ -65,7 +67,8 @@ impl MasterKey {
         let nonce: [u8; NONCE_LEN] = random(rng)?;
         let mut in_out = secret.to_vec();
         let aad = Aad::from(Self::binding(&key));
-        let outcome = self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut in_out);
+        let outcome =
+            self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut in_out);
         if outcome.is_err() {
             in_out.zeroize();
             return Err(SealError::Refused(key.kid));
@@ -74,8 +77,12 @@ impl MasterKey {
     }
 
     /// Opens a sealed key.
-    pub fn open(&self, SealedKey { key, sealed }: &SealedKey) -> Result<Zeroizing<Vec<u8>>, SealError> {
-        let does_not_open = || SealError::DoesNotOpen { kid: key.kid.clone(), purpose: key.purpose().as_str() };
+    pub fn open(
+        &self,
+        SealedKey { key, sealed }: &SealedKey,
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let does_not_open =
+            || SealError::DoesNotOpen { kid: key.kid.clone(), purpose: key.purpose().as_str() };
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(does_not_open)?;
         let mut in_out = Zeroizing::new(sealed.to_vec());
         let aad = Aad::from(Self::binding(key));
@@ -132,7 +139,13 @@ mod tests {
     }
 
     fn sealed(master: &MasterKey) -> SealedKey {
-        master.seal(&SystemRng::default(), Key::new("k".to_owned(), KeyAlgorithm::EdDsa, NOW), b"secret").unwrap()
+        master
+            .seal(
+                &SystemRng::default(),
+                Key::new("k".to_owned(), KeyAlgorithm::EdDsa, NOW),
+                b"secret",
+            )
+            .unwrap()
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The text format of Prometheus, version 0.0.4, made of OpenMetrics: for scrapers that read nothing
-//! else.
+//! The text format of Prometheus, version 0.0.4, made of OpenMetrics: for scrapers that read
+//! nothing else.
 
 /// Writes a page of OpenMetrics in the older format. Samples are the same in both. The lines before
 /// them differ: a counter is described by the name of its samples, which ends with `_total`, some
@@ -10,7 +10,9 @@ pub fn of_open_metrics(page: &str) -> String {
     for line in page.lines() {
         if let Some(described) = line.strip_prefix("# HELP ") {
             help = described.split_once(' ');
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
+        } else if let Some((name, kind)) =
+            line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' '))
+        {
             let (suffix, kind) = match kind {
                 "counter" => ("_total", "counter"),
                 "info" => ("_info", "gauge"),
@@ -35,10 +37,10 @@ mod tests {
 
     #[test]
     fn each_type_is_described_as_the_older_format_does() {
-        let page = "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n# UNIT a_seconds seconds\n\
-                    a_seconds_sum 1.5\na_seconds_count 2\na_seconds_bucket{le=\"+Inf\"} 2\n\
-                    # HELP b How many.\n# TYPE b counter\nb_total{kind=\"# x\"} 3\n\
-                    # TYPE c info\nc_info{version=\"1\"} 1\n# TYPE d unknown\nd 4\n# EOF\n";
+        let page = "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n# UNIT a_seconds \
+                    seconds\na_seconds_sum 1.5\na_seconds_count 2\na_seconds_bucket{le=\"+Inf\"} \
+                    2\n# HELP b How many.\n# TYPE b counter\nb_total{kind=\"# x\"} 3\n# TYPE c \
+                    info\nc_info{version=\"1\"} 1\n# TYPE d unknown\nd 4\n# EOF\n";
         let text = "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n\
                     a_seconds_sum 1.5\na_seconds_count 2\na_seconds_bucket{le=\"+Inf\"} 2\n\
                     # HELP b_total How many.\n# TYPE b_total counter\nb_total{kind=\"# x\"} 3\n\

@@ -1,4 +1,5 @@
-//! Accepts connections: no more than there is room for, and each by itself, so that nobody who is slow holds up others.
+//! Accepts connections: no more than there is room for, and each by itself, so that nobody who is
+//! slow holds up others.
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -124,7 +125,11 @@ struct Reserved {
 
 impl Reserved {
     fn new(reserve: Reserve) -> Self {
-        Self { permits: Arc::new(Semaphore::new(reserve.connections)), time: reserve.time, tasks: VecDeque::new() }
+        Self {
+            permits: Arc::new(Semaphore::new(reserve.connections)),
+            time: reserve.time,
+            tasks: VecDeque::new(),
+        }
     }
 
     /// Makes room for one more.
@@ -143,7 +148,8 @@ impl Reserved {
 }
 
 impl Entrance {
-    /// Serves each connection until `stop`; then waits until all of them have ended, which `serve` must see to.
+    /// Serves each connection until `stop`; then waits until all of them have ended, which `serve`
+    /// must see to.
     pub async fn accept<F>(
         self,
         stop: CancellationToken,
@@ -175,7 +181,9 @@ impl Entrance {
             };
             let (permit, reserve) = match (permits.clone().try_acquire_owned(), &mut reserved) {
                 (Ok(permit), _) => (Some(permit), None),
-                (Err(_), Some(reserved)) => (reserved.make_room(&self.counts).await, Some(reserved)),
+                (Err(_), Some(reserved)) => {
+                    (reserved.make_room(&self.counts).await, Some(reserved))
+                }
                 (Err(_), None) => (None, None),
             };
             let Some(permit) = permit else {
@@ -183,8 +191,10 @@ impl Entrance {
                 continue;
             };
             let open = Open::new(self.counts.clone(), permit, reserve.is_some());
-            let (tls, serve) = (self.tls.as_ref().map(|tls| tls.acceptor(self.side)), serve.clone());
-            let (handshake, counts, is_reserved) = (self.limits.handshake, self.counts.clone(), reserve.is_some());
+            let (tls, serve) =
+                (self.tls.as_ref().map(|tls| tls.acceptor(self.side)), serve.clone());
+            let (handshake, counts, is_reserved) =
+                (self.limits.handshake, self.counts.clone(), reserve.is_some());
             let (stopping, refused_certificates) = (stop.clone(), refused_certificates.clone());
             let serve_connection = async move {
                 let entered = tokio::select! {

@@ -42,7 +42,8 @@ struct Counters {
     turn_ends: AtomicUsize,
 }
 
-/// Bytes of a turn: hundreds of calls, and any message that is not a large batch. A read that begins within them is done whole.
+/// Bytes of a turn: hundreds of calls, and any message that is not a large batch. A read that
+/// begins within them is done whole.
 pub(crate) const TURN_BYTES: usize = 64 * 1024;
 
 impl Reading {
@@ -111,9 +112,10 @@ enum Stream {
 
 /// Does not say that it could write from several places at once.
 ///
-/// Where a connection can, HTTP/2 sends each message of more than 256 bytes by itself, and what ends the answer, or the next
-/// one, in another write: two system calls, and a client that wakes up twice. Where it cannot, that begins beyond 1024 bytes,
-/// and the buffer keeps a longer message together with its header.
+/// Where a connection can, HTTP/2 sends each message of more than 256 bytes by itself, and what
+/// ends the answer, or the next one, in another write: two system calls, and a client that wakes up
+/// twice. Where it cannot, that begins beyond 1024 bytes, and the buffer keeps a longer message
+/// together with its header.
 #[derive(Debug)]
 pub struct Connection {
     stream: BufWriter<Stream>,
@@ -183,7 +185,11 @@ impl From<TlsStream<TcpStream>> for Connection {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Encrypted(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -192,7 +198,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Encrypted(stream) => Pin::new(stream).poll_write(context, bytes),
@@ -221,7 +231,8 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.reading.turn_is_over() {
-            // The task is asked again when those before it have had their turn. (`yield_now` would wait until there are none.)
+            // The task is asked again when those before it have had their turn. (`yield_now` would
+            // wait until there are none.)
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -234,7 +245,11 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         if polled.is_pending() {
             self.mark_blocked();
@@ -299,17 +314,21 @@ mod tests {
     /// Writes until nothing takes it any more.
     async fn fill(server: &mut Connection) {
         let bytes = vec![0; 1 << 20];
-        while let Ok(written) = tokio::time::timeout(Duration::from_secs(1), server.write_all(&bytes)).await {
+        while let Ok(written) =
+            tokio::time::timeout(Duration::from_secs(1), server.write_all(&bytes)).await
+        {
             written.unwrap();
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_has_stalled_when_it_was_not_wholly_taken_for_a_while_whatever_part_of_it_was() {
+    async fn a_write_has_stalled_when_it_was_not_wholly_taken_for_a_while_whatever_part_of_it_was()
+    {
         const PATIENCE: Duration = Duration::from_secs(10);
         let (mut client, mut server) = pair().await;
         let progress = server.write_progress();
-        let stalled = async || tokio::time::timeout(3 * PATIENCE, progress.stalled(PATIENCE)).await.is_ok();
+        let stalled =
+            async || tokio::time::timeout(3 * PATIENCE, progress.stalled(PATIENCE)).await.is_ok();
         assert!(!stalled().await, "nothing was written");
         server.write_all(b"x").await.unwrap();
         server.flush().await.unwrap();

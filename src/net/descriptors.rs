@@ -1,11 +1,13 @@
-//! File descriptors: each connection takes one, and most systems give a process few until it asks for more.
+//! File descriptors: each connection takes one, and most systems give a process few until it asks
+//! for more.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// What the service needs besides connections of clients: files, the database, itself.
 const OTHERS: u64 = 64;
 
-/// Takes as many as the system allows, and says so if they are not enough for this many connections.
+/// Takes as many as the system allows, and says so if they are not enough for this many
+/// connections.
 pub fn take(connections: usize) {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -20,8 +22,8 @@ pub fn take(connections: usize) {
         tracing::warn!(
             available,
             needed,
-            "there are fewer file descriptors than connections may need: raise the limit (ulimit -n, LimitNOFILE), or lower \
-             limits.max_connections"
+            "there are fewer file descriptors than connections may need: raise the limit (ulimit \
+             -n, LimitNOFILE), or lower limits.max_connections"
         );
     }
 }

@@ -1,4 +1,5 @@
-//! Connections: accepted within limits, encrypted if so configured, and handed to whoever speaks the protocol.
+//! Connections: accepted within limits, encrypted if so configured, and handed to whoever speaks
+//! the protocol.
 
 pub mod accept;
 pub mod connection;

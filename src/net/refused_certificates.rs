@@ -29,7 +29,8 @@ impl RefusedCertificates {
     pub fn warn(&self, peer: IpAddr, refused: &RefusedCertificate) {
         match refused {
             RefusedCertificate::Missing => {
-                self.missing.warn(peer, "none was shown, and tls.client_certificates is \"required\"");
+                self.missing
+                    .warn(peer, "none was shown, and tls.client_certificates is \"required\"");
             }
             RefusedCertificate::Bad(reason) => self.bad.warn(peer, reason),
         }
@@ -47,7 +48,8 @@ struct Warnings {
 impl Default for Warnings {
     fn default() -> Self {
         let burst = BURST.try_into().unwrap_or(std::num::NonZeroU32::MIN);
-        let limiter = Quota::with_period(PERIOD).map(|quota| RateLimiter::direct(quota.allow_burst(burst)));
+        let limiter =
+            Quota::with_period(PERIOD).map(|quota| RateLimiter::direct(quota.allow_burst(burst)));
         Self { limiter, omitted: AtomicU64::new(0) }
     }
 }
@@ -59,7 +61,12 @@ impl Warnings {
             return;
         }
         let omitted = self.omitted.swap(0, Ordering::Relaxed);
-        tracing::warn!(peer = %peer.to_canonical(), reason, omitted, "a client's certificate was refused");
+        tracing::warn!(
+            peer = %peer.to_canonical(),
+            reason,
+            omitted,
+            "a client's certificate was refused"
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! TLS for those who connect to us: certificate and key from files, which may change while connections are open.
+//! TLS for those who connect to us: certificate and key from files, which may change while
+//! connections are open.
 
 use std::{
     fs, io,
@@ -95,8 +96,8 @@ impl Tls {
         Ok(Self { files, loaded })
     }
 
-    /// Reads the files anew: connections from now on have what they say, and those that are open stay. Returns whether
-    /// something has changed. If they are not good, all stays as it is.
+    /// Reads the files anew: connections from now on have what they say, and those that are open
+    /// stay. Returns whether something has changed. If they are not good, all stays as it is.
     pub fn reload(&self, now: Timestamp) -> Result<bool, TlsError> {
         let loaded = load(&self.files, now)?;
         let is_new = loaded.fingerprint != self.loaded.load().fingerprint;
@@ -116,7 +117,8 @@ impl Tls {
         self.loaded.load().expires_at
     }
 
-    /// Whether the certificate's end is near: less than a fifth of its time is left. Tools renew with a third left.
+    /// Whether the certificate's end is near: less than a fifth of its time is left. Tools renew
+    /// with a third left.
     pub fn expires_soon(&self, now: Timestamp) -> bool {
         let loaded = self.loaded.load();
         let lifetime = loaded.expires_at.since(loaded.begins_at);
@@ -134,31 +136,43 @@ impl Tls {
 }
 
 fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
-    let certificate_failed = |problem: String| failed("certificate_file", &files.certificate, problem);
+    let certificate_failed =
+        |problem: String| failed("certificate_file", &files.certificate, problem);
     let key_failed = |problem: String| failed("private_key_file", &files.private_key, problem);
 
     let pem = read(&files.certificate).map_err(|error| certificate_failed(error.to_string()))?;
     let chain = certificates(&pem).map_err(certificate_failed)?;
-    let (begins_at, expires_at) =
-        chain.first().map(validity).unwrap_or(Err("holds no certificate".to_owned())).map_err(certificate_failed)?;
+    let (begins_at, expires_at) = chain
+        .first()
+        .map(validity)
+        .unwrap_or(Err("holds no certificate".to_owned()))
+        .map_err(certificate_failed)?;
     if now >= expires_at {
-        return Err(certificate_failed(format!("the certificate expired at {}: renew it", told(expires_at))));
+        return Err(certificate_failed(format!(
+            "the certificate expired at {}: renew it",
+            told(expires_at)
+        )));
     }
-    let key_pem = private_file::read(&files.private_key).map_err(|error: NotRead| key_failed(error.to_string()))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(&key_pem).map_err(|_| key_failed("holds no private key in PEM".to_owned()))?;
+    let key_pem = private_file::read(&files.private_key)
+        .map_err(|error: NotRead| key_failed(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(&key_pem)
+        .map_err(|_| key_failed("holds no private key in PEM".to_owned()))?;
     let mut fingerprint = digest(&SHA256, &pem).as_ref().to_vec();
     fingerprint.extend(digest(&SHA256, &key_pem).as_ref());
 
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = || {
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions();
         builder.map_err(|error| certificate_failed(error.to_string()))
     };
     let http = builder()?.with_no_client_auth().with_single_cert(chain.clone(), key.clone_key());
-    let mut http = http.map_err(|error| key_failed(format!("does not go with the certificate: {error}")))?;
+    let mut http =
+        http.map_err(|error| key_failed(format!("does not go with the certificate: {error}")))?;
     let mut grpc = http.clone();
-    if let (Some(path), true) = (&files.client_ca, files.client_certificates != ClientCertificates::None) {
+    if let (Some(path), true) =
+        (&files.client_ca, files.client_certificates != ClientCertificates::None)
+    {
         let ca_failed = |problem: String| failed("client_ca_file", path, problem);
         let pem = read(path).map_err(|error| ca_failed(error.to_string()))?;
         fingerprint.extend(digest(&SHA256, &pem).as_ref());
@@ -168,7 +182,8 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
         }
         let authorities = Arc::new(authorities);
         let asking = |is_required| {
-            let verifier = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider.clone());
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider.clone());
             let verifier = if is_required { verifier } else { verifier.allow_unauthenticated() };
             let verifier = verifier.build().map_err(|error| ca_failed(error.to_string()))?;
             let asking = builder()?.with_client_cert_verifier(verifier);
@@ -200,7 +215,8 @@ fn failed(setting: &'static str, path: &Path, problem: String) -> TlsError {
 
 /// As people write it (RFC 3339).
 pub fn told(instant: Timestamp) -> String {
-    jiff::Timestamp::from_second(instant.seconds()).map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string())
+    jiff::Timestamp::from_second(instant.seconds())
+        .map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string())
 }
 
 /// Most bytes of a file with certificates.
@@ -217,7 +233,9 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
-        Ok(certificates) if certificates.is_empty() => Err("holds no certificate in PEM".to_owned()),
+        Ok(certificates) if certificates.is_empty() => {
+            Err("holds no certificate in PEM".to_owned())
+        }
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(format!("is not PEM: {error}")),
     }
@@ -225,8 +243,8 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 
 /// From when to when a certificate is good (RFC 5280, section 4.1.2.5).
 fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), String> {
-    let certificate =
-        Certificate::from_der(certificate).map_err(|error| format!("holds a damaged certificate: {error}"))?;
+    let certificate = Certificate::from_der(certificate)
+        .map_err(|error| format!("holds a damaged certificate: {error}"))?;
     let validity = &certificate.tbs_certificate.validity;
     let at = |time: &x509_cert::time::Time| Timestamp::from_micros(0).plus(time.to_unix_duration());
     // It is good throughout its last second.
@@ -258,12 +276,19 @@ pub fn refused_certificate(error: &io::Error) -> Option<RefusedCertificate> {
     Some(RefusedCertificate::Bad(match problem {
         E::ExpiredContext { not_after, .. } => {
             let seconds = i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX);
-            format!("it expired at {}", told(Timestamp::from_micros(seconds.saturating_mul(1_000_000))))
+            format!(
+                "it expired at {}",
+                told(Timestamp::from_micros(seconds.saturating_mul(1_000_000)))
+            )
         }
         E::Expired => "it has expired".to_owned(),
         E::NotValidYet | E::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
-        E::UnknownIssuer | E::BadSignature => "it is of no authority in tls.client_ca_file".to_owned(),
-        E::InvalidPurpose | E::InvalidPurposeContext { .. } => "it is not for clients (extended key usage)".to_owned(),
+        E::UnknownIssuer | E::BadSignature => {
+            "it is of no authority in tls.client_ca_file".to_owned()
+        }
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
+            "it is not for clients (extended key usage)".to_owned()
+        }
         problem => problem.to_string().chars().take(MAX_PROBLEM_CHARS).collect(),
     }))
 }
@@ -279,7 +304,9 @@ pub fn certificate_names(connection: &ServerConnection) -> Vec<CertificateName> 
 /// can be configured by is left out: wildcards and addresses among it.
 fn subject_names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
     let Ok(certificate) = Certificate::from_der(certificate) else { return vec![] };
-    let Ok(Some((_, names))) = certificate.tbs_certificate.get::<SubjectAltName>() else { return vec![] };
+    let Ok(Some((_, names))) = certificate.tbs_certificate.get::<SubjectAltName>() else {
+        return vec![];
+    };
     let names = names.0.iter().filter_map(|name| match name {
         GeneralName::DnsName(host) => CertificateName::dns(host.as_str()).ok(),
         GeneralName::UniformResourceIdentifier(uri) => CertificateName::uri(uri.as_str()).ok(),
@@ -302,7 +329,8 @@ mod tests {
         params.distinguished_name.push(DnType::CommonName, "gw.test");
         params.subject_alt_names = names;
         for (content, is_critical) in extensions {
-            let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], content.to_vec());
+            let mut extension =
+                CustomExtension::from_oid_content(&[2, 5, 29, 17], content.to_vec());
             extension.set_criticality(*is_critical);
             params.custom_extensions.push(extension);
         }
@@ -325,12 +353,19 @@ mod tests {
                 ("a name of no known kind", b"\x30\x0c\x82\x07gw.test\x9f\x01x"),
                 ("a name alone", b"\x82\x07gw.test"),
             ] {
-                assert_eq!(names(vec![], &[(content, is_critical)]), [""; 0], "{what}, critical: {is_critical}");
+                assert_eq!(
+                    names(vec![], &[(content, is_critical)]),
+                    [""; 0],
+                    "{what}, critical: {is_critical}"
+                );
             }
         }
         assert_eq!(names(vec![], &[(host, false), (host, false)]), [""; 0], "twice");
         assert_eq!(names(vec![], &[]), [""; 0], "the common name is none");
         let wildcard = || SanType::DnsName("*.test".try_into().unwrap());
-        assert_eq!(names(vec![wildcard(), SanType::URI("a:b".try_into().unwrap()), wildcard()], &[]), ["uri:a:b"]);
+        assert_eq!(
+            names(vec![wildcard(), SanType::URI("a:b".try_into().unwrap()), wildcard()], &[]),
+            ["uri:a:b"]
+        );
     }
 }

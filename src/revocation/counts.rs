@@ -1,4 +1,5 @@
-//! What a replica counts of its own doings. Names and meanings for people are given where it is told, in `metrics.rs`.
+//! What a replica counts of its own doings. Names and meanings for people are given where it is
+//! told, in `metrics.rs`.
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 
@@ -45,8 +46,10 @@ pub struct Acknowledgements {
     pub given_up: Histogram,
 }
 
-/// In seconds. A healthy acknowledgement takes some milliseconds, and the longest wait some seconds.
-const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// In seconds. A healthy acknowledgement takes some milliseconds, and the longest wait some
+/// seconds.
+const BUCKETS: [f64; 13] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 impl Default for Acknowledgements {
     fn default() -> Self {

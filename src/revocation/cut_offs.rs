@@ -34,7 +34,13 @@ impl CutOffs {
     }
 
     /// Adds one. Whatever was covered before stays so.
-    pub fn apply(&self, tenant: &str, subject: Option<&str>, cut_off: CutOff, expires_at: Timestamp) {
+    pub fn apply(
+        &self,
+        tenant: &str,
+        subject: Option<&str>,
+        cut_off: CutOff,
+        expires_at: Timestamp,
+    ) {
         let mut is_new = false;
         let mut there = self.of.entry(cut_off_key(tenant, subject)).or_insert_with(|| {
             is_new = true;
@@ -56,7 +62,8 @@ impl CutOffs {
     pub fn cover(&self, session: SessionId, tenant: &str, subject: &str) -> bool {
         let is_covered = |key: &str| self.of.get(key).is_some_and(|there| there.0.covers(session));
         (self.tenants.load(Ordering::Acquire) > 0 && is_covered(tenant))
-            || (self.subjects.load(Ordering::Acquire) > 0 && is_covered(&cut_off_key(tenant, Some(subject))))
+            || (self.subjects.load(Ordering::Acquire) > 0
+                && is_covered(&cut_off_key(tenant, Some(subject))))
     }
 
     /// Their number.
@@ -65,7 +72,10 @@ impl CutOffs {
     }
 
     /// Those of which another does not cover all, with their expiries.
-    pub fn missing_from<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (Revoked, Timestamp)> + 'a {
+    pub fn missing_from<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (Revoked, Timestamp)> + 'a {
         self.of.iter().filter_map(|entry| {
             let (cut_off, expires_at) = *entry.value();
             let there = other.of.get(entry.key()).map(|there| there.0);
@@ -74,7 +84,8 @@ impl CutOffs {
             }
             let (tenant, subject) = read_cut_off_key(entry.key());
             let tenant = Tenant::try_from(tenant.to_owned()).ok()?;
-            let subject = subject.map(|subject| Subject::try_from(subject.to_owned())).transpose().ok()?;
+            let subject =
+                subject.map(|subject| Subject::try_from(subject.to_owned())).transpose().ok()?;
             Some((Revoked::all(tenant, subject, cut_off), expires_at))
         })
     }

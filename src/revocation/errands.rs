@@ -1,4 +1,5 @@
-//! What a renewal gives occasion to, and nobody waits for: lost revocations are written again, replicas that are gone removed.
+//! What a renewal gives occasion to, and nobody waits for: lost revocations are written again,
+//! replicas that are gone removed.
 
 use std::sync::Arc;
 
@@ -38,13 +39,13 @@ impl Errands {
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Writes again what this process knows and the database has lost. The entries alone would not do: with them the ends of
-    /// the sessions were lost.
+    /// Writes again what this process knows and the database has lost. The entries alone would not
+    /// do: with them the ends of the sessions were lost.
     pub fn restore(&mut self, lost: Vec<(Revoked, Timestamp)>) {
         tracing::error!(
             revocations = lost.len(),
-            "the database has lost revocations that had been acknowledged, as in a failover to a standby that had not \
-             received them; they are written again"
+            "the database has lost revocations that had been acknowledged, as in a failover to a \
+             standby that had not received them; they are written again"
         );
         self.replica.counts().lost_revocations.inc_by(lost.len() as u64);
         let store = self.store.clone();
@@ -52,14 +53,18 @@ impl Errands {
         let now = replica.clock.now();
         self.tasks.spawn(async move {
             // Each waits until all know of it, so none waits for the others to be written.
-            let restoring = stream::iter(lost).for_each_concurrent(RESTORED_AT_ONCE, async |(revoked, expires_at)| {
-                let ended = Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
-                let revocation = Revocation::of_lost(revoked, None, ended, expires_at);
-                while let Err(error) = restore(&*store, &replica, &revocation).await {
-                    tracing::warn!(%error, "a lost revocation cannot be written again yet");
-                    sleep(RETRY).await;
-                }
-            });
+            let restoring = stream::iter(lost).for_each_concurrent(
+                RESTORED_AT_ONCE,
+                async |(revoked, expires_at)| {
+                    let ended =
+                        Ended { at: now, reason: EndReason::Unspecified, note: Note::default() };
+                    let revocation = Revocation::of_lost(revoked, None, ended, expires_at);
+                    while let Err(error) = restore(&*store, &replica, &revocation).await {
+                        tracing::warn!(%error, "a lost revocation cannot be written again yet");
+                        sleep(RETRY).await;
+                    }
+                },
+            );
             restoring.await;
             tracing::info!("the lost revocations hold again");
         });
@@ -73,7 +78,8 @@ impl Errands {
             match members.remove(other.incarnation, other.renewals).await {
                 Ok(true) => {
                     replica.counts().removals.inc();
-                    tracing::warn!(replica = %other.incarnation, "a replica has gone without a word");
+                    let replica = &other.incarnation;
+                    tracing::warn!(%replica, "a replica has gone without a word");
                 }
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "a replica that is gone cannot be removed"),
@@ -88,14 +94,23 @@ impl Errands {
             let Some(members) = store.members() else { return };
             match members.settle(before, now).await {
                 Ok(()) => tracing::info!("the replicas are complete again after a failover"),
-                Err(error) => tracing::debug!(%error, "that the replicas are complete cannot be recorded"),
+                Err(error) => {
+                    tracing::debug!(%error, "that the replicas are complete cannot be recorded")
+                }
             }
         });
     }
 }
 
-async fn restore(store: &dyn Store, replica: &Replica, revocation: &Revocation) -> Result<(), StoreError> {
+async fn restore(
+    store: &dyn Store,
+    replica: &Replica,
+    revocation: &Revocation,
+) -> Result<(), StoreError> {
     let epoch = replica.epoch();
     let place = store.revoke(revocation.clone()).await?.place;
-    replica.acknowledged(epoch, place).await.map_err(|error| StoreError::Unavailable(error.to_string()))
+    replica
+        .acknowledged(epoch, place)
+        .await
+        .map_err(|error| StoreError::Unavailable(error.to_string()))
 }

@@ -22,8 +22,8 @@ use super::cut_offs::CutOffs;
 /// Sessions, tokens, subjects and tenants that are no longer accepted. Shared by all calls; no lock
 /// is common to all of them.
 ///
-/// Session and token identifiers share one map: both are UUIDs, of different versions, so none is ever both.
-/// An entry takes 21 bytes and the map's slack, which is 48 at most.
+/// Session and token identifiers share one map: both are UUIDs, of different versions, so none is
+/// ever both. An entry takes 21 bytes and the map's slack, which is 48 at most.
 #[derive(Debug)]
 pub struct Index {
     /// Identifier to the second after which it may be forgotten.
@@ -42,8 +42,8 @@ fn revoked_id(id: [u8; 16]) -> Revoked {
     }
 }
 
-/// Parts of the map that are locked one by one. Many, so that dropping what has expired from one of them takes only as
-/// long as a look-up may wait.
+/// Parts of the map that are locked one by one. Many, so that dropping what has expired from one of
+/// them takes only as long as a look-up may wait.
 const SHARDS: usize = 256;
 
 impl Default for Index {
@@ -58,7 +58,8 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Adds an entry, or prolongs the one for the same thing: a database that was set back may know less than is known here.
+    /// Adds an entry, or prolongs the one for the same thing: a database that was set back may know
+    /// less than is known here.
     pub fn apply(&self, entry: &FeedEntry) {
         match &entry.revoked {
             Revoked::Session(id) => self.insert_id(*id.bytes(), entry.expires_at),
@@ -104,24 +105,29 @@ impl Index {
         self.len() == 0
     }
 
-    /// Whether an entry that stops a token of this expiry may have been swept. Such a token counts as expired whatever the
-    /// clock says, so that a clock that goes back after a sweep does not bring a revoked token back.
+    /// Whether an entry that stops a token of this expiry may have been swept. Such a token counts
+    /// as expired whatever the clock says, so that a clock that goes back after a sweep does not
+    /// bring a revoked token back.
     pub fn is_forgotten(&self, token_expires_at: Timestamp) -> bool {
-        token_expires_at.plus(RETENTION_MARGIN).micros() <= self.forgotten_until.load(Ordering::Acquire)
+        token_expires_at.plus(RETENTION_MARGIN).micros()
+            <= self.forgotten_until.load(Ordering::Acquire)
     }
 
-    /// Records the latest expiry of an entry that has been deleted, before it is forgotten here. It never goes back.
+    /// Records the latest expiry of an entry that has been deleted, before it is forgotten here. It
+    /// never goes back.
     pub fn set_forgotten_until(&self, latest: Timestamp) {
         self.forgotten_until.fetch_max(latest.micros(), Ordering::AcqRel);
     }
 
-    /// What is in here and not in another, with its expiry, and may have been lost: of identifiers what cannot have been swept.
+    /// What is in here and not in another, with its expiry, and may have been lost: of identifiers
+    /// what cannot have been swept.
     pub fn missing_from(&self, other: &Self) -> Vec<(Revoked, Timestamp)> {
         let swept = Timestamp::from_micros(self.forgotten_until.load(Ordering::Acquire));
         let ids = self.ids.iter().filter_map(|entry| {
             // It was rounded up.
             let expires_at = Timestamp::from_seconds(i64::from(*entry.value()));
-            let is_missing = expires_at.minus(Duration::from_secs(1)) > swept && !other.ids.contains_key(entry.key());
+            let is_missing = expires_at.minus(Duration::from_secs(1)) > swept
+                && !other.ids.contains_key(entry.key());
             is_missing.then(|| (revoked_id(*entry.key()), expires_at))
         });
         // The expiry of a cut-off does not tell whether it was swept: the database keeps it while
@@ -132,8 +138,8 @@ impl Index {
     /// Drops the entries that expired up to `until`, which must have been recorded. Cut-offs with a
     /// key in `kept` stay.
     ///
-    /// Only what the record covers, whatever the clock says: a token counts as expired then. Tokens expire at whole seconds,
-    /// so the fractions of entries make no difference.
+    /// Only what the record covers, whatever the clock says: a token counts as expired then. Tokens
+    /// expire at whole seconds, so the fractions of entries make no difference.
     pub fn forget(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = 0;
         self.ids.retain(|_, second| {
@@ -192,7 +198,10 @@ mod tests {
         assert!(stops(Revoked::Session(session(NOW))));
         assert!(stops(Revoked::Token(TokenId::new(TOKEN))));
         assert!(stops(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW }));
-        assert!(!stops(Revoked::Tenant { tenant: tenant.clone(), up_to: NOW.minus(Duration::from_millis(1)) }));
+        assert!(!stops(Revoked::Tenant {
+            tenant: tenant.clone(),
+            up_to: NOW.minus(Duration::from_millis(1))
+        }));
         assert!(!stops(Revoked::Tenant { tenant: Tenant::default(), up_to: NOW }));
         assert!(!stops(Revoked::Session(session(NOW.plus(Duration::from_millis(1))))));
     }
@@ -225,7 +234,8 @@ mod tests {
         let (token, later) = (TokenId::new(TOKEN), NOW.plus(Duration::from_secs(9)));
         let tenant_up_to = |up_to| Revoked::Tenant { tenant: acme.clone(), up_to };
         let index = Index::default();
-        for revoked in [Revoked::Session(session(NOW)), Revoked::Token(token), tenant_up_to(later)] {
+        for revoked in [Revoked::Session(session(NOW)), Revoked::Token(token), tenant_up_to(later)]
+        {
             index.apply(&entry(revoked, later));
         }
         let there = Index::default();
@@ -239,7 +249,12 @@ mod tests {
         // A subject's is told with its names, and also where only a session was spared too long.
         let alices = |spared| of_alice(&acme, NOW, spared);
         there.apply(&entry(alices(Some(session(NOW))), later));
-        assert!(index.missing_from(&there).iter().all(|(revoked, _)| !matches!(revoked, Revoked::Subject { .. })));
+        assert!(
+            index
+                .missing_from(&there)
+                .iter()
+                .all(|(revoked, _)| !matches!(revoked, Revoked::Subject { .. }))
+        );
         index.apply(&entry(alices(None), later));
         assert!(index.missing_from(&there).contains(&(alices(None), later)));
         there.apply(&entry(alices(None), later));
@@ -251,7 +266,11 @@ mod tests {
             "the older word does not undo the newer"
         );
         index.set_forgotten_until(later);
-        assert_eq!(index.missing_from(&there), [(tenant_up_to(later), later)], "the identifiers may have been swept");
+        assert_eq!(
+            index.missing_from(&there),
+            [(tenant_up_to(later), later)],
+            "the identifiers may have been swept"
+        );
     }
 
     #[test]

@@ -54,7 +54,12 @@ pub struct Start {
 impl Lease {
     /// None yet.
     pub fn new(clock: Arc<dyn Clock>, terms: &Terms) -> Self {
-        Self { clock, margin: micros(terms.margin), deadline: AtomicU64::new(OVER), offset: AtomicI64::new(0) }
+        Self {
+            clock,
+            margin: micros(terms.margin),
+            deadline: AtomicU64::new(OVER),
+            offset: AtomicI64::new(0),
+        }
     }
 
     /// Reads the clocks, before the lease is asked for.
@@ -68,7 +73,8 @@ impl Lease {
     /// Takes the lease, if it is not over yet. The index must have applied what came with it.
     pub fn take(&self, start: Start, duration: Duration) {
         // Whoever finds the new deadline must not find an older offset.
-        self.offset.store(start.now.micros().saturating_sub(micros(start.uptime)), Ordering::Release);
+        self.offset
+            .store(start.now.micros().saturating_sub(micros(start.uptime)), Ordering::Release);
         self.deadline.store(unsigned(start.uptime + duration), Ordering::Release);
     }
 

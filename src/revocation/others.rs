@@ -9,13 +9,17 @@ use crate::{domain::ids::Incarnation, store::replicas::Other};
 pub struct Others(HashMap<Incarnation, (i64, Duration)>);
 
 impl Others {
-    /// Takes note of what an answer says, which was received at `uptime`. Returns those that have stood still for as long as
-    /// what they did may hold: none of them has a lease any more. Each is named again only after as long again.
+    /// Takes note of what an answer says, which was received at `uptime`. Returns those that have
+    /// stood still for as long as what they did may hold: none of them has a lease any more. Each
+    /// is named again only after as long again.
     pub fn look(&mut self, others: &[Other], uptime: Duration) -> Vec<Other> {
-        self.0.retain(|incarnation, _| others.iter().any(|other| other.incarnation == *incarnation));
+        self.0
+            .retain(|incarnation, _| others.iter().any(|other| other.incarnation == *incarnation));
         let gone = others.iter().filter(|other| {
-            let (renewals, since) = self.0.entry(other.incarnation).or_insert((other.renewals, uptime));
-            let is_gone = *renewals == other.renewals && uptime.saturating_sub(*since) > other.holds_for;
+            let (renewals, since) =
+                self.0.entry(other.incarnation).or_insert((other.renewals, uptime));
+            let is_gone =
+                *renewals == other.renewals && uptime.saturating_sub(*since) > other.holds_for;
             if *renewals != other.renewals || is_gone {
                 (*renewals, *since) = (other.renewals, uptime);
             }
@@ -42,7 +46,11 @@ mod tests {
         assert_eq!(others.look(&[other(1, 5), other(2, 5)], at(100)), []);
         assert_eq!(others.look(&[other(1, 6), other(2, 5)], at(109)), []);
         assert_eq!(others.look(&[other(1, 6), other(2, 5), other(3, 0)], at(111)), [other(2, 5)]);
-        assert_eq!(others.look(&[other(1, 6), other(2, 5), other(3, 0)], at(112)), [], "once in a while is enough");
+        assert_eq!(
+            others.look(&[other(1, 6), other(2, 5), other(3, 0)], at(112)),
+            [],
+            "once in a while is enough"
+        );
         assert_eq!(others.look(&[other(1, 6), other(3, 0)], at(120)), [other(1, 6)]);
         assert_eq!(others.look(&[other(2, 5)], at(122)), [], "who comes back is looked at anew");
     }

@@ -95,7 +95,12 @@ enum Next {
 
 impl Renewing {
     /// Begins with nothing.
-    pub fn new(replica: Arc<Replica>, store: Arc<dyn Store>, keeper: Arc<Keeper>, draw: Draw) -> Self {
+    pub fn new(
+        replica: Arc<Replica>,
+        store: Arc<dyn Store>,
+        keeper: Arc<Keeper>,
+        draw: Draw,
+    ) -> Self {
         Self {
             renewals: store.renewals(),
             hints: store.revocation_hints(),
@@ -167,7 +172,9 @@ impl Renewing {
             () = sleep(*pause), if is_waited_for => {}
             // Those who want a lease get none by a clock that is off, however often it is asked
             // for.
-            () = self.replica.wanted.notified(), if self.clock == ClockCheck::Right => *pause = Duration::ZERO,
+            () = self.replica.wanted.notified(), if self.clock == ClockCheck::Right => {
+                *pause = Duration::ZERO;
+            }
             () = self.replica.revocation_waits.notified() => *pause = Duration::ZERO,
             changed = self.hints.changed() => if changed.is_err() {
                 // The store is being closed.
@@ -187,7 +194,10 @@ impl Renewing {
             self.join().await?;
             return Ok(Next::AtOnce);
         };
-        if broken("load-before-joining") && life.confirmed == 0 && self.replica.lease().remaining().is_some() {
+        if broken("load-before-joining")
+            && life.confirmed == 0
+            && self.replica.lease().remaining().is_some()
+        {
             join_late(&*self.store, life).await?;
         }
         life.number += 1;
@@ -210,13 +220,16 @@ impl Renewing {
                 self.gone();
                 return Ok(Next::AtOnce);
             }
-            Ok(Renewed::Answer(answer)) if *self.database.get_or_insert(answer.database) != answer.database => {
+            Ok(Renewed::Answer(answer))
+                if *self.database.get_or_insert(answer.database) != answer.database =>
+            {
                 Err(StoreError::Unavailable("it is another database than before".to_owned()))
             }
             Ok(Renewed::Answer(answer)) => {
                 // Before we say that we have applied the feed up to here: the keys are part of it.
                 let (ring, timeline) = (answer.ring, answer.head.timeline);
-                let followed = self.keeper.follow(&mut *self.renewals, ring, timeline, renewal.patience).await;
+                let followed =
+                    self.keeper.follow(&mut *self.renewals, ring, timeline, renewal.patience).await;
                 followed.and_then(|has_changed| {
                     if has_changed && self.keeper.ring().is_in_trouble() {
                         self.replica.want_keys();
@@ -262,11 +275,19 @@ impl Renewing {
         self.replica.end_life();
         self.replica.counts().rejoins.inc();
         self.life = None;
-        tracing::warn!("this replica was taken for gone, or the database was set back; it joins again");
+        tracing::warn!(
+            "this replica was taken for gone, or the database was set back; it joins again"
+        );
     }
 
     /// Takes what a confirmed answer brings. The order matters.
-    fn apply(&mut self, renewal: &Renewal, answer: Answer, start: Start, sent: u64) -> Result<Next, StoreError> {
+    fn apply(
+        &mut self,
+        renewal: &Renewal,
+        answer: Answer,
+        start: Start,
+        sent: u64,
+    ) -> Result<Next, StoreError> {
         let shared = self.shared();
         let Some(life) = &mut self.life else { return Ok(Next::AtOnce) };
         let replica = &self.replica;
@@ -298,10 +319,11 @@ impl Renewing {
         let received = replica.lease().uptime();
         let own = life.newcomer.holds_for;
         let holds_for = answer.others.iter().map(|other| other.holds_for).fold(own, Duration::max);
-        let others_applied = answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
+        let others_applied =
+            answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
         let is_settled = answer.settled == answer.head.timeline;
-        let is_complete =
-            is_settled && life.rejoined_at.is_none_or(|joined| received.saturating_sub(joined) > holds_for);
+        let is_complete = is_settled
+            && life.rejoined_at.is_none_or(|joined| received.saturating_sub(joined) > holds_for);
         let everywhere = match shared {
             // There is nobody else who would have to apply it.
             false => answer.head.seq,
@@ -309,14 +331,19 @@ impl Renewing {
             true if is_complete => renewal.applied.min(others_applied),
             true => Seq::default(),
         };
-        let lost = life.brought.take().map(|brought| replica.index().missing_from(&brought)).unwrap_or_default();
+        let lost = life
+            .brought
+            .take()
+            .map(|brought| replica.index().missing_from(&brought))
+            .unwrap_or_default();
         let gone = life.others.look(&answer.others, received);
         life.unsettled = match life.unsettled {
             _ if is_settled => None,
             Some((timeline, since)) if timeline == answer.head.timeline => Some((timeline, since)),
             _ => Some((answer.head.timeline, received)),
         };
-        let to_settle = life.unsettled.filter(|(_, since)| received.saturating_sub(*since) > holds_for);
+        let to_settle =
+            life.unsettled.filter(|(_, since)| received.saturating_sub(*since) > holds_for);
         if let Some((timeline, _)) = to_settle {
             // If this fails, it is tried again after as long.
             life.unsettled = Some((timeline, received));
@@ -378,16 +405,19 @@ impl Renewing {
         if std::mem::replace(&mut self.clock, check) != check {
             let ahead_ms = (after.micros() - database.micros()) / 1000;
             match check {
-                ClockCheck::Right => tracing::info!("the clock agrees with the one of the database again"),
+                ClockCheck::Right => {
+                    tracing::info!("the clock agrees with the one of the database again")
+                }
                 ClockCheck::Behind => tracing::error!(
                     ahead_ms,
-                    "the clock is further from the one of the database than lease.max_clock_skew allows; nothing is \
-                     validated here until they agree"
+                    "the clock is further from the one of the database than lease.max_clock_skew \
+                     allows; nothing is validated here until they agree"
                 ),
                 ClockCheck::Ahead => tracing::error!(
                     ahead_ms,
-                    "the clock is further from the one of the database than lease.max_clock_skew allows; nothing is \
-                     validated here, and no revocation acknowledged, until they agree"
+                    "the clock is further from the one of the database than lease.max_clock_skew \
+                     allows; nothing is validated here, and no revocation acknowledged, until \
+                     they agree"
                 ),
             }
         }
@@ -396,7 +426,8 @@ impl Renewing {
 
     fn in_trouble(&mut self, error: &StoreError) {
         if !std::mem::replace(&mut self.trouble, true) {
-            tracing::error!(%error, "the lease cannot be renewed; trying again, no revocation is acknowledged meanwhile");
+            tracing::error!(%error, "the lease cannot be renewed; trying again, no revocation is \
+                                     acknowledged meanwhile");
         }
     }
 

@@ -213,7 +213,9 @@ impl Replica {
         let progress = *self.progress.borrow();
         Standing {
             lease: self.lease.remaining(),
-            renewed_ago: progress.received.map(|received| self.lease.uptime().saturating_sub(received)),
+            renewed_ago: progress
+                .received
+                .map(|received| self.lease.uptime().saturating_sub(received)),
             others: progress.others,
             unacknowledged: self.unacknowledged.load(Ordering::SeqCst),
             lapsed_calls: MAX_LAPSED.saturating_sub(self.lapsed.available_permits()),
@@ -311,11 +313,13 @@ impl Replica {
     ) -> Result<Progress, NotCertain> {
         let sent = self.sent.load(Ordering::SeqCst);
         let is_over = |progress: &Progress| !is_same_epoch(progress.epoch, epoch);
-        let is_void =
-            |progress: &Progress| progress.applied.timeline != place.timeline || progress.clock == ClockCheck::Ahead;
+        let is_void = |progress: &Progress| {
+            progress.applied.timeline != place.timeline || progress.clock == ClockCheck::Ahead
+        };
         let reached = progress.wait_for(|progress| {
             let is_new = progress.confirmed > sent || broken("earlier-renewal-counts");
-            is_over(progress) || (is_new && (is_void(progress) || progress.applied.seq >= place.seq))
+            is_over(progress)
+                || (is_new && (is_void(progress) || progress.applied.seq >= place.seq))
         });
         let reached = *reached.await.map_err(|_| NotCertain::NotAcknowledged)?;
         match is_over(&reached) || is_void(&reached) {
@@ -327,7 +331,11 @@ impl Replica {
     fn waiting(&self) -> Waiting<'_> {
         self.unacknowledged.fetch_add(1, Ordering::SeqCst);
         self.revocation_waits.notify_one();
-        Waiting { replica: self, since: self.lease.uptime(), outcome: &self.counts.acknowledgements.given_up }
+        Waiting {
+            replica: self,
+            since: self.lease.uptime(),
+            outcome: &self.counts.acknowledgements.given_up,
+        }
     }
 
     /// Says that a revocation had to wait, but only once a second.
@@ -335,8 +343,9 @@ impl Replica {
         let second = self.lease.uptime().as_secs();
         if self.complained.swap(second, Ordering::Relaxed) != second {
             tracing::warn!(
-                "a revocation had to wait until every lease was over that a replica may have had which did not report: \
-                 `countersign replica list` shows which one is late, or whether there was a failover"
+                "a revocation had to wait until every lease was over that a replica may have had \
+                 which did not report: `countersign replica list` shows which one is late, or \
+                 whether there was a failover"
             );
         }
     }
@@ -423,7 +432,11 @@ impl Replica {
         self.lease.end();
         self.incarnation.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.progress.send_modify(|progress| {
-            *progress = Progress { epoch: progress.epoch.next(), received: progress.received, ..Progress::default() };
+            *progress = Progress {
+                epoch: progress.epoch.next(),
+                received: progress.received,
+                ..Progress::default()
+            };
         });
     }
 }

@@ -1,7 +1,9 @@
-//! Group commit: writes that arrive while a transaction is under way wait and leave together in the next one.
+//! Group commit: writes that arrive while a transaction is under way wait and leave together in the
+//! next one.
 //!
-//! There is no timer, so an idle service adds no delay: the first write goes at once, and those that come while it is being
-//! committed make up the next batch. Each write succeeds or fails alone.
+//! There is no timer, so an idle service adds no delay: the first write goes at once, and those
+//! that come while it is being committed make up the next batch. Each write succeeds or fails
+//! alone.
 
 use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -32,7 +34,8 @@ const MAX_WAITING: usize = 8192;
 /// How long the members of a failed batch are tried one by one.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a commit gives back: an outcome for each write, or an error if nothing was committed at all.
+/// What a commit gives back: an outcome for each write, or an error if nothing was committed at
+/// all.
 pub type BatchOutcome<O> = Result<Vec<Result<O, StoreError>>, StoreError>;
 
 struct Pending<W, O> {
@@ -48,7 +51,8 @@ struct Line<W, O> {
 }
 
 impl<W, O> Line<W, O> {
-    /// Waits for a write, and takes it together with all others that are there; none if the queue is closed.
+    /// Waits for a write, and takes it together with all others that are there; none if the queue
+    /// is closed.
     async fn take(&mut self, most: usize) -> Vec<Pending<W, O>> {
         let mut batch = Vec::from_iter(self.next.take());
         if batch.is_empty() {
@@ -105,14 +109,19 @@ where
         self.queue.closed().await;
     }
 
-    /// Waits for a write to be committed. If the caller goes away before the write has started, it is not made.
+    /// Waits for a write to be committed. If the caller goes away before the write has started, it
+    /// is not made.
     pub async fn write(&self, write: W) -> Result<O, StoreError> {
         let (reply, outcome) = oneshot::channel();
         self.queue.try_send(Pending { write, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable("it is being closed".to_owned()),
+            mpsc::error::TrySendError::Closed(_) => {
+                StoreError::Unavailable("it is being closed".to_owned())
+            }
         })?;
-        outcome.await.unwrap_or_else(|_| Err(StoreError::Unavailable("it is being closed".to_owned())))
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("it is being closed".to_owned())))
     }
 }
 
@@ -146,8 +155,8 @@ where
                 Err(error) => vec![Err(error)],
             }
         });
-        // The next worker is called once there is something for it to do: where one write comes at a time, it would wake up
-        // another thread for nothing.
+        // The next worker is called once there is something for it to do: where one write comes at
+        // a time, it would wake up another thread for nothing.
         let (outcomes, kept) = tokio::select! {
             biased;
             outcomes = &mut committing => (outcomes, Some(head)),
@@ -167,8 +176,9 @@ where
     }
 }
 
-/// Nothing was committed. One bad write may have spoilt it for all, so each is tried once by itself; but where the database
-/// takes its time to say no, the rest do not wait for it one after the other.
+/// Nothing was committed. One bad write may have spoilt it for all, so each is tried once by
+/// itself; but where the database takes its time to say no, the rest do not wait for it one after
+/// the other.
 async fn each_alone<W, O, F, R>(writes: &[W], commit: &F) -> Vec<Result<O, StoreError>>
 where
     W: Clone,
@@ -192,7 +202,9 @@ where
 }
 
 fn single<O>(outcome: BatchOutcome<O>) -> Result<O, StoreError> {
-    outcome?.pop().unwrap_or_else(|| Err(StoreError::Refused("a write without an outcome".to_owned())))
+    outcome?
+        .pop()
+        .unwrap_or_else(|| Err(StoreError::Refused("a write without an outcome".to_owned())))
 }
 
 #[cfg(test)]
@@ -292,7 +304,8 @@ mod tests {
     async fn one_that_fails_or_spoils_the_batch_hurts_nobody_else() {
         let recorder = recorder(0);
         let group = start(&recorder);
-        let handles = queue(&group, &[1]).await.into_iter().chain(queue(&group, &[2, 13, 666, 3]).await);
+        let handles =
+            queue(&group, &[1]).await.into_iter().chain(queue(&group, &[2, 13, 666, 3]).await);
         recorder.gate.add_permits(100);
         let mut outcomes = vec![];
         for handle in handles {
@@ -305,7 +318,8 @@ mod tests {
     async fn a_database_that_takes_its_time_to_say_no_is_not_asked_for_each() {
         let recorder = recorder(0);
         let group = start(&recorder);
-        let handles = queue(&group, &[1]).await.into_iter().chain(queue(&group, &[999, 2, 999, 3, 4]).await);
+        let handles =
+            queue(&group, &[1]).await.into_iter().chain(queue(&group, &[999, 2, 999, 3, 4]).await);
         recorder.gate.add_permits(100);
         let mut outcomes = vec![];
         for handle in handles {

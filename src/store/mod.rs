@@ -1,4 +1,5 @@
-//! The contract between the use cases and a database: one method, one transaction. It speaks domain types only.
+//! The contract between the use cases and a database: one method, one transaction. It speaks domain
+//! types only.
 
 pub mod batch;
 pub mod postgres;
@@ -28,7 +29,8 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// The database did not do what it was asked. Whether a write took effect is not known, unless said otherwise.
+/// The database did not do what it was asked. Whether a write took effect is not known, unless said
+/// otherwise.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database is away, full, or failing; the same call may work later.
@@ -92,7 +94,10 @@ impl Created {
     pub fn place(&self) -> Option<Place> {
         match self {
             Self::New { eviction } => eviction.as_ref().map(|eviction| eviction.place),
-            Self::Repeated(_) | Self::RequestIdReused | Self::QuotaExceeded | Self::Revoked { .. } => None,
+            Self::Repeated(_)
+            | Self::RequestIdReused
+            | Self::QuotaExceeded
+            | Self::Revoked { .. } => None,
         }
     }
 
@@ -119,7 +124,8 @@ pub enum Refreshed {
     Replayed {
         /// The session.
         session: Box<Session>,
-        /// If the policy stops the previous access token: where the blacklist had come to. Its entry may still be on its way.
+        /// If the policy stops the previous access token: where the blacklist had come to. Its
+        /// entry may still be on its way.
         place: Option<Place>,
     },
     /// The session as it ended.
@@ -152,8 +158,9 @@ pub struct RevocationOutcome {
     pub sessions: i64,
     /// Whose the last of them was, if an entry was written for it.
     pub whose: Option<(Tenant, Subject)>,
-    /// The entry that every index must have reached before the revocation holds: the last one written, or, if there was
-    /// nothing to write, the newest there is, because what was revoked before may still be on its way.
+    /// The entry that every index must have reached before the revocation holds: the last one
+    /// written, or, if there was nothing to write, the newest there is, because what was revoked
+    /// before may still be on its way.
     pub place: Place,
 }
 
@@ -190,7 +197,13 @@ impl Unfinished {
     pub fn until(&self, expires_at: Timestamp) -> BlacklistEntry {
         BlacklistEntry {
             expires_at,
-            ..BlacklistEntry::for_all(&self.tenant, self.subject.as_ref(), self.cut_off, &self.ended, Duration::ZERO)
+            ..BlacklistEntry::for_all(
+                &self.tenant,
+                self.subject.as_ref(),
+                self.cut_off,
+                &self.ended,
+                Duration::ZERO,
+            )
         }
     }
 }
@@ -209,7 +222,8 @@ pub struct EndedBatch {
 pub struct SweptRevocations {
     /// How many entries were deleted.
     pub deleted: usize,
-    /// The latest expiry of an entry that was ever deleted, now: tokens that live longer have lost no entry.
+    /// The latest expiry of an entry that was ever deleted, now: tokens that live longer have lost
+    /// no entry.
     pub forgotten_until: Timestamp,
 }
 
@@ -244,22 +258,26 @@ impl SessionQuery {
     /// The page out of two, each the newest first, in which a session may be twice: the second is
     /// the newer.
     fn merge(&self, first: Vec<Session>, second: Vec<Session>) -> Vec<Session> {
-        let mut page: BTreeMap<SessionId, Session> = first.into_iter().map(|session| (session.id, session)).collect();
+        let mut page: BTreeMap<SessionId, Session> =
+            first.into_iter().map(|session| (session.id, session)).collect();
         page.extend(second.into_iter().map(|session| (session.id, session)));
         page.into_values().rev().take(usize::try_from(self.limit).unwrap_or_default()).collect()
     }
 }
 
-/// A database that keeps sessions, the blacklist, the sealed keys and the audit. Every method is one transaction.
+/// A database that keeps sessions, the blacklist, the sealed keys and the audit. Every method is
+/// one transaction.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Creates a session, evicting others if its quota says so.
     async fn create_session(&self, creation: Creation) -> Result<Created, StoreError>;
 
-    /// Lets [`Session::judge_refresh`] decide an attempt on the row as it is then, and writes what it decides.
+    /// Lets [`Session::judge_refresh`] decide an attempt on the row as it is then, and writes what
+    /// it decides.
     async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed, StoreError>;
 
-    /// Ends what is to end and writes the blacklist entries. What had ended before is left as it is.
+    /// Ends what is to end and writes the blacklist entries. What had ended before is left as it
+    /// is.
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError>;
 
     /// Reads a session, whatever its state.
@@ -297,7 +315,8 @@ pub trait Store: Send + Sync + 'static {
     /// The way to learn what was revoked.
     fn renewals(&self) -> Box<dyn Renewals>;
 
-    /// Changes whenever there may be new blacklist entries. A hint: what counts is what [`Store::renewals`] read.
+    /// Changes whenever there may be new blacklist entries. A hint: what counts is what
+    /// [`Store::renewals`] read.
     fn revocation_hints(&self) -> watch::Receiver<Seq>;
 
     /// The instant of the newest row, if the database has no clock of its own and is not empty.
@@ -313,19 +332,28 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes at most `limit` blacklist entries that expired before `until`, and records the
     /// latest expiry among them. The entry of a tenant or subject stays as long as sessions are
     /// left to be ended under it, and counts as unfinished then.
-    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError>;
+    async fn delete_expired_revocations(
+        &self,
+        until: Timestamp,
+        limit: i64,
+    ) -> Result<SweptRevocations, StoreError>;
 
     /// Makes the records of sessions that expired before `until` and had not been ended, once for
     /// each session, whatever else sweeps. Looks at no more than `limit` sessions. The records go
     /// to the table of the audit in the same transaction, if they are to be kept there.
-    async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries, StoreError>;
+    async fn record_expiries(
+        &self,
+        until: Timestamp,
+        limit: i64,
+        keep: bool,
+    ) -> Result<RecordedExpiries, StoreError>;
 
     /// Deletes at most `limit` sessions that were over before `until`. One that has expired is kept
     /// until [`Store::record_expiries`] has recorded it.
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
 
-    /// Adds records to the table of the audit, all or none. One that is there is left as it is, so that the same may be added
-    /// again after an error.
+    /// Adds records to the table of the audit, all or none. One that is there is left as it is, so
+    /// that the same may be added again after an error.
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError>;
 
     /// Deletes records of the audit from before `until`, the oldest first, and returns how many.
@@ -351,10 +379,14 @@ pub trait Store: Send + Sync + 'static {
     /// All keys.
     async fn ring(&self) -> Result<SealedRing, StoreError>;
 
-    /// Changes the keys, if they still are as the change expects. The change takes a place in the feed, at which it is known to
-    /// all who have applied it; none if it was not made.
+    /// Changes the keys, if they still are as the change expects. The change takes a place in the
+    /// feed, at which it is known to all who have applied it; none if it was not made.
     async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError>;
 
     /// Whether the current refresh token of a live session is under a key. Looks at all sessions.
-    async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool, StoreError>;
+    async fn is_refresh_key_held(
+        &self,
+        key: RefreshKeyId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 }

@@ -1,5 +1,6 @@
-//! What the replicas on one database share: a register of them, and the question that each asks again and again, by which
-//! it proves that it is there and learns what was revoked. See `docs/decisions/0009-the-lease-protocol.md`.
+//! What the replicas on one database share: a register of them, and the question that each asks
+//! again and again, by which it proves that it is there and learns what was revoked. See
+//! `docs/decisions/0009-the-lease-protocol.md`.
 
 use std::time::Duration;
 
@@ -201,7 +202,8 @@ impl Register {
 /// Asks the database, over a connection of its own.
 #[async_trait]
 pub trait Renewals: Send {
-    /// Renews a row by a write that is as durable as any, and reads on in the feed. An error may mean that it was renewed.
+    /// Renews a row by a write that is as durable as any, and reads on in the feed. An error may
+    /// mean that it was renewed.
     async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed, StoreError>;
 
     /// Reads all keys from where the last renewal was answered. The database may take this long.
@@ -211,8 +213,8 @@ pub trait Renewals: Send {
 /// Who serves from the database. Each method is one transaction.
 #[async_trait]
 pub trait Members: Send + Sync {
-    /// Enters a replica, as one that has applied all there is, and returns up to where that is: it must accept nothing
-    /// before it has.
+    /// Enters a replica, as one that has applied all there is, and returns up to where that is: it
+    /// must accept nothing before it has.
     async fn join(&self, newcomer: Newcomer) -> Result<Seq, StoreError>;
 
     /// All there is.

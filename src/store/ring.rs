@@ -20,7 +20,11 @@ pub struct SealedRing {
 
 impl SealedRing {
     /// What rows hold, each given with the name of its key.
-    pub fn of_rows<Row>(version: RingVersion, place: Place, rows: impl IntoIterator<Item = (String, Row)>) -> Self
+    pub fn of_rows<Row>(
+        version: RingVersion,
+        place: Place,
+        rows: impl IntoIterator<Item = (String, Row)>,
+    ) -> Self
     where
         Row: TryInto<SealedKey>,
     {

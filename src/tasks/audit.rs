@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use crate::authority::audit::AuditWriter;
 
-/// How long others may join a record: a transaction for each would keep the writes waiting that somebody waits for.
+/// How long others may join a record: a transaction for each would keep the writes waiting that
+/// somebody waits for.
 const GATHERING: Duration = Duration::from_millis(200);
 
 /// How long to wait after the database failed, at first and at last.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
-/// Writes whenever there is something to write. While the database is away, records are kept as far as there is room.
+/// Writes whenever there is something to write. While the database is away, records are kept as far
+/// as there is room.
 pub async fn run(mut writer: AuditWriter) {
     let mut retry = FIRST_RETRY;
     let mut is_in_trouble = false;

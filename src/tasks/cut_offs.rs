@@ -14,12 +14,16 @@ pub async fn run(authority: Arc<Authority>) {
             Ok(sessions) => {
                 // Whoever revokes the same again and again must not fill the log.
                 if sessions > 0 {
-                    tracing::info!(sessions, "the sessions of revoked tenants and subjects have been ended");
+                    tracing::info!(
+                        sessions,
+                        "the sessions of revoked tenants and subjects have been ended"
+                    );
                 }
                 authority.all_revoked().await;
             }
             Err(error) => {
-                tracing::warn!(%error, "the sessions of revoked tenants and subjects are not all ended yet; trying again");
+                tracing::warn!(%error, "the sessions of revoked tenants and subjects are not all \
+                                        ended yet; trying again");
                 tokio::time::sleep(RETRY).await;
             }
         }

@@ -10,7 +10,9 @@ pub async fn run(authority: Arc<Authority>, every: Duration) {
         match authority.rotate_what_is_due().await {
             Ok(()) => {}
             // What is due stays due.
-            Err(AuthorityError::StoreUnavailable) => tracing::debug!("the keys are looked at again later"),
+            Err(AuthorityError::StoreUnavailable) => {
+                tracing::debug!("the keys are looked at again later")
+            }
             Err(error) => tracing::warn!(%error, "the keys could not be rotated; trying again"),
         }
         tokio::select! {

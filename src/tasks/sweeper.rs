@@ -26,7 +26,8 @@ pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cro
         let started = clock.uptime();
         match authority.sweep().await {
             Ok(swept) => {
-                let took_ms = u64::try_from(clock.uptime().saturating_sub(started).as_millis()).unwrap_or(u64::MAX);
+                let took_ms = u64::try_from(clock.uptime().saturating_sub(started).as_millis())
+                    .unwrap_or(u64::MAX);
                 if swept == Swept::default() {
                     tracing::debug!(took_ms, "swept, nothing was due");
                 } else {
@@ -35,7 +36,9 @@ pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cro
                 }
             }
             // Rows that are due stay due; the next sweep takes them.
-            Err(AuthorityError::StoreUnavailable) => tracing::warn!("the sweep stopped early; the next one goes on"),
+            Err(AuthorityError::StoreUnavailable) => {
+                tracing::warn!("the sweep stopped early; the next one goes on")
+            }
             Err(error) => tracing::error!(%error, "the sweep stopped early; the next one goes on"),
         }
     }

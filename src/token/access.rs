@@ -1,7 +1,8 @@
 //! Access tokens: JWTs after RFC 9068, read as strictly as RFC 8725 asks.
 //!
-//! Reading has two steps, because the key is looked up between them: [`Unverified::parse`] reads the header and nothing
-//! else, [`Unverified::verify`] checks the signature and only then reads the claims.
+//! Reading has two steps, because the key is looked up between them: [`Unverified::parse`] reads
+//! the header and nothing else, [`Unverified::verify`] checks the signature and only then reads the
+//! claims.
 
 use std::{
     borrow::Cow,
@@ -68,7 +69,8 @@ pub struct Signer<'a, F> {
 
 /// Signs claims. The result is a compact JWS (RFC 7515, section 7.1).
 ///
-/// `jsonwebtoken` would read the key anew each time, which takes more than half as long as the signature.
+/// `jsonwebtoken` would read the key anew each time, which takes more than half as long as the
+/// signature.
 pub fn sign<F>(claims: &AccessClaims, signer: Signer<'_, F>) -> Result<String, SignError>
 where
     F: FnOnce(&[u8]) -> Option<Vec<u8>>,
@@ -201,10 +203,17 @@ impl<'a> Unverified<'a> {
         if header.typ.is_none_or(|typ| typ.0 != TYPE) {
             return Err(Rejection::WrongType);
         }
-        Ok(Self { kid: header.kid.0.into_owned(), algorithm: header.alg.0.into_owned(), signed, payload, signature })
+        Ok(Self {
+            kid: header.kid.0.into_owned(),
+            algorithm: header.alg.0.into_owned(),
+            signed,
+            payload,
+            signature,
+        })
     }
 
-    /// Checks the signature, then reads the claims. The algorithm is the key's; the token only may agree with it.
+    /// Checks the signature, then reads the claims. The algorithm is the key's; the token only may
+    /// agree with it.
     pub fn verify(
         &self,
         algorithm: Algorithm,
@@ -214,19 +223,22 @@ impl<'a> Unverified<'a> {
         if self.algorithm != algorithm_name(algorithm) {
             return Err(Rejection::BadSignature);
         }
-        // Not base64url: no signature at all. Everything else that fails is a signature that the key did not make.
+        // Not base64url: no signature at all. Everything else that fails is a signature that the
+        // key did not make.
         decode(self.signature)?;
         match jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), key, algorithm) {
             Ok(true) => {}
             Ok(false) | Err(_) => return Err(Rejection::BadSignature),
         }
-        let claims: Claims = serde_json::from_slice(&decode(self.payload)?).map_err(|_| Rejection::Malformed)?;
+        let claims: Claims =
+            serde_json::from_slice(&decode(self.payload)?).map_err(|_| Rejection::Malformed)?;
         let claims = claims.0;
         if claims.issuer != expected.issuer {
             return Err(Rejection::WrongIssuer);
         }
         // Equal in the last second of a session, whose token has expired when it is issued.
-        let ordered = claims.issued_at <= claims.expires_at && claims.issued_at >= Timestamp::from_seconds(0);
+        let ordered =
+            claims.issued_at <= claims.expires_at && claims.issued_at >= Timestamp::from_seconds(0);
         if !ordered || claims.expires_at.since(claims.issued_at) > expected.max_ttl {
             return Err(Rejection::Malformed);
         }
@@ -340,7 +352,8 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
 
         let (mut iss, mut sub, mut client_id, mut jti, mut sid) = (None, None, None, None, None);
         let (mut tenant, mut scope, mut acr) = (None, None, None);
-        let (mut iat, mut exp, mut nbf, mut auth_time) = (None::<i64>, None::<i64>, None::<i64>, None::<i64>);
+        let (mut iat, mut exp, mut nbf, mut auth_time) =
+            (None::<i64>, None::<i64>, None::<i64>, None::<i64>);
         let (mut aud, mut amr) = (None::<OneOrMany>, None::<Vec<String>>);
         let mut custom = BTreeMap::new();
         while let Some(name) = map.next_key::<String>()? {
@@ -366,9 +379,11 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
                 }
             }
         }
-        let required = |claim: Option<String>, name| claim.ok_or_else(|| Error::missing_field(name));
-        let instant =
-            |claim: Option<i64>, name| claim.map(Timestamp::from_seconds).ok_or_else(|| Error::missing_field(name));
+        let required =
+            |claim: Option<String>, name| claim.ok_or_else(|| Error::missing_field(name));
+        let instant = |claim: Option<i64>, name| {
+            claim.map(Timestamp::from_seconds).ok_or_else(|| Error::missing_field(name))
+        };
         let audience = match aud.ok_or_else(|| Error::missing_field("aud"))? {
             OneOrMany::One(one) => vec![one],
             OneOrMany::Many(many) if !many.is_empty() => many,
@@ -382,7 +397,12 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
             tenant: tenant.unwrap_or_default(),
             client_id: required(client_id, "client_id")?,
             audience,
-            scopes: scope.unwrap_or_default().split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect(),
+            scopes: scope
+                .unwrap_or_default()
+                .split(' ')
+                .filter(|scope| !scope.is_empty())
+                .map(str::to_owned)
+                .collect(),
             issued_at: instant(iat, "iat")?,
             expires_at: instant(exp, "exp")?,
             not_before: nbf.map(Timestamp::from_seconds),

@@ -1,4 +1,5 @@
-//! Each row of what a strict reader refuses, signed by the right key so that nothing but the row's fault is left.
+//! Each row of what a strict reader refuses, signed by the right key so that nothing but the row's
+//! fault is left.
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use proptest::prelude::*;
@@ -19,7 +20,10 @@ fn signed(claims: &AccessClaims) -> Result<String, SignError> {
     sign_with(claims, sign)
 }
 
-fn sign_with(claims: &AccessClaims, with: impl FnOnce(&[u8]) -> Option<Vec<u8>>) -> Result<String, SignError> {
+fn sign_with(
+    claims: &AccessClaims,
+    with: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+) -> Result<String, SignError> {
     sign(claims, Signer { kid: KID, algorithm: "EdDSA", sign: with })
 }
 
@@ -104,7 +108,10 @@ fn a_header_of_another_kind_is_refused() {
         (format!(r#"{{"typ":"at+jwt",{kid}}}"#), Rejection::Malformed),
         (format!(r#"{{"alg":7,"typ":"at+jwt",{kid}}}"#), Rejection::Malformed),
         (format!(r#"{{"alg":"EdDSA","alg":"EdDSA","typ":"at+jwt",{kid}}}"#), Rejection::Malformed),
-        (format!(r#"{{"alg":"EdDSA","\u0061lg":"none","typ":"at+jwt",{kid}}}"#), Rejection::Malformed),
+        (
+            format!(r#"{{"alg":"EdDSA","\u0061lg":"none","typ":"at+jwt",{kid}}}"#),
+            Rejection::Malformed,
+        ),
         (r#"{"alg":"EdDSA","typ":"at+jwt"}"#.to_owned(), Rejection::Malformed),
         (r#"{"alg":"EdDSA","typ":"at+jwt","kid":7}"#.to_owned(), Rejection::Malformed),
         (r#"{"alg":"EdDSA","typ":"at+jwt","kid":null}"#.to_owned(), Rejection::Malformed),
@@ -138,9 +145,17 @@ fn a_required_claim_that_is_missing_or_of_another_type_is_refused() {
     for name in ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "sid", "auth_time"] {
         let mut payload = good_payload();
         payload.remove(name);
-        assert_eq!(with_payload(&Value::Object(payload).to_string()), Err(Rejection::Malformed), "no {name}");
+        assert_eq!(
+            with_payload(&Value::Object(payload).to_string()),
+            Err(Rejection::Malformed),
+            "no {name}"
+        );
         for value in [json!(null), json!({}), json!([1]), json!(true)] {
-            assert_eq!(with_claim(name, value.clone()), Err(Rejection::Malformed), "{name} {value}");
+            assert_eq!(
+                with_claim(name, value.clone()),
+                Err(Rejection::Malformed),
+                "{name} {value}"
+            );
         }
     }
     for (name, value) in [
@@ -155,13 +170,23 @@ fn a_required_claim_that_is_missing_or_of_another_type_is_refused() {
     ] {
         assert_eq!(with_claim(name, value.clone()), Err(Rejection::Malformed), "{name} {value}");
     }
-    assert!(with_claim("aud", json!("api")).is_ok(), "a single audience may be a string (RFC 7519, section 4.1.3)");
+    assert!(
+        with_claim("aud", json!("api")).is_ok(),
+        "a single audience may be a string (RFC 7519, section 4.1.3)"
+    );
 }
 
 #[test]
 fn instants_are_integers_within_reason() {
     for name in ["exp", "nbf", "iat", "auth_time"] {
-        for value in ["\"1700000600\"", "1700000600.0", "1700000600.5", "1e19", "null", "99999999999999999999"] {
+        for value in [
+            "\"1700000600\"",
+            "1700000600.0",
+            "1700000600.5",
+            "1e19",
+            "null",
+            "99999999999999999999",
+        ] {
             let mut payload = good_payload();
             payload.remove(name);
             let text = Value::Object(payload).to_string();
@@ -179,17 +204,28 @@ fn instants_are_integers_within_reason() {
     ] {
         assert_eq!(with_claim(name, value.clone()), Err(Rejection::Malformed), "{name} {value}");
     }
-    assert!(with_claim("exp", json!(1_700_003_600)).is_ok(), "the longest lifetime itself is allowed");
+    assert!(
+        with_claim("exp", json!(1_700_003_600)).is_ok(),
+        "the longest lifetime itself is allowed"
+    );
 }
 
 #[test]
 fn no_claim_stands_twice() {
     let text = Value::Object(good_payload()).to_string();
     let text = text.strip_suffix('}').unwrap();
-    for twice in
-        [r#""sub":"mallory""#, r#""\u0073ub":"mallory""#, r#""role":"x""#, r#""aud":"x""#, r#""exp":1700000600"#]
-    {
-        assert_eq!(with_payload(&format!("{text},{twice}}}")), Err(Rejection::Malformed), "{twice}");
+    for twice in [
+        r#""sub":"mallory""#,
+        r#""\u0073ub":"mallory""#,
+        r#""role":"x""#,
+        r#""aud":"x""#,
+        r#""exp":1700000600"#,
+    ] {
+        assert_eq!(
+            with_payload(&format!("{text},{twice}}}")),
+            Err(Rejection::Malformed),
+            "{twice}"
+        );
     }
 }
 
@@ -214,7 +250,8 @@ fn the_payload_is_json_within_reason() {
 #[test]
 fn bytes_that_are_not_utf8_are_refused() {
     let payload = [b"{\"sub\":\"".as_slice(), &[0xff, 0xfe], b"\"}"].concat();
-    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(good_header()), URL_SAFE_NO_PAD.encode(payload));
+    let signed =
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(good_header()), URL_SAFE_NO_PAD.encode(payload));
     let signature = URL_SAFE_NO_PAD.encode(keys().0.sign(signed.as_bytes()));
     assert_eq!(read(&format!("{signed}.{signature}")), Err(Rejection::Malformed));
 }
@@ -241,7 +278,8 @@ fn the_compact_form_is_exact() {
     ] {
         assert_eq!(read(&wrong), Err(Rejection::Malformed), "{wrong}");
     }
-    // 64 bytes leave four loose bits in the last of 86 characters: another character with the same meaning is refused.
+    // 64 bytes leave four loose bits in the last of 86 characters: another character with the same
+    // meaning is refused.
     let last = signature.chars().last().unwrap();
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let index = alphabet.find(last).unwrap();
@@ -259,8 +297,8 @@ fn a_signature_that_the_key_did_not_make_is_refused() {
     let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
     // S + L is a second encoding of the same scalar; RFC 8032, section 5.1.7 demands S < L.
     let order: [u8; 32] = [
-        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0,
-        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+        0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde,
+        0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
     ];
     let mut malleable = bytes.clone();
     let mut carry = 0u16;
@@ -297,16 +335,24 @@ fn a_signature_that_the_key_did_not_make_is_refused() {
 
 proptest! {
     #[test]
-    fn no_text_makes_the_reader_panic(text in "\\PC*", a in "[A-Za-z0-9_-]{0,60}", b in "[A-Za-z0-9_-]{0,60}") {
+    fn no_text_makes_the_reader_panic(
+        text in "\\PC*",
+        a in "[A-Za-z0-9_-]{0,60}",
+        b in "[A-Za-z0-9_-]{0,60}",
+    ) {
         prop_assert!(read(&text).is_err());
         let token = format!("{a}.{b}.{a}");
         prop_assert!(read(&token).is_err());
     }
 
     #[test]
-    fn no_signed_bytes_make_the_reader_panic(header in proptest::collection::vec(any::<u8>(), 0..80), payload in proptest::collection::vec(any::<u8>(), 0..80)) {
+    fn no_signed_bytes_make_the_reader_panic(
+        header in proptest::collection::vec(any::<u8>(), 0..80),
+        payload in proptest::collection::vec(any::<u8>(), 0..80),
+    ) {
         for header in [header, good_header().into_bytes()] {
-            let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(&payload));
+            let (header, claims) = (URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(&payload));
+            let signed = format!("{header}.{claims}");
             let signature = URL_SAFE_NO_PAD.encode(keys().0.sign(signed.as_bytes()));
             let token = format!("{signed}.{signature}");
             prop_assert!(read(&token).is_err());
@@ -315,8 +361,10 @@ proptest! {
 
     #[test]
     fn claims_survive_the_round_trip(
-        subject in "\\PC{1,40}", tenant in "\\PC{0,20}", scopes in proptest::collection::vec("[!#-\\[\\]-~]{1,12}", 0..5),
-        audience in proptest::collection::vec("\\PC{1,12}", 1..4), ttl in 1u64..3600, custom in "\\PC{0,30}",
+        subject in "\\PC{1,40}", tenant in "\\PC{0,20}",
+        scopes in proptest::collection::vec("[!#-\\[\\]-~]{1,12}", 0..5),
+        audience in proptest::collection::vec("\\PC{1,12}", 1..4),
+        ttl in 1u64..3600, custom in "\\PC{0,30}",
     ) {
         let mut claims = claims();
         claims.subject = subject;

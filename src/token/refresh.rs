@@ -1,9 +1,11 @@
-//! Refresh tokens: opaque to clients, authenticated by a MAC, so that garbage is refused without a look at the database.
+//! Refresh tokens: opaque to clients, authenticated by a MAC, so that garbage is refused without a
+//! look at the database.
 //!
-//! `cs_rt_` and then, in base64url, `version | key id | session id | generation | secret | MAC`. The MAC is HMAC-SHA-256
-//! (RFC 2104) under the named ring key over all that precedes it. The secret is the session's own and stands in its row:
-//! a copy of the database forges nothing without the ring key, the ring key forges nothing without the row. The token can
-//! be computed again from the row, which is what makes a replay yield the same successor.
+//! `cs_rt_` and then, in base64url, `version | key id | session id | generation | secret | MAC`.
+//! The MAC is HMAC-SHA-256 (RFC 2104) under the named ring key over all that precedes it. The
+//! secret is the session's own and stands in its row: a copy of the database forges nothing without
+//! the ring key, the ring key forges nothing without the row. The token can be computed again from
+//! the row, which is what makes a replay yield the same successor.
 
 use std::fmt;
 
@@ -106,7 +108,8 @@ impl Reader<'_> {
     }
 }
 
-/// The refresh token of a session in its given generation. The key must be the one that the lineage names.
+/// The refresh token of a session in its given generation. The key must be the one that the lineage
+/// names.
 pub fn issue(session_id: SessionId, lineage: &Lineage, key: &hmac::Key) -> String {
     let mut bytes = Vec::with_capacity(BODY + MAC);
     bytes.push(VERSION);
@@ -155,7 +158,8 @@ mod tests {
         for position in 0..bytes.len() * 8 {
             bytes[position / 8] ^= 1 << (position % 8);
             let forged = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(&bytes));
-            let outcome = Unverified::parse(&forged).and_then(|unverified| unverified.verify(&key(1)));
+            let outcome =
+                Unverified::parse(&forged).and_then(|unverified| unverified.verify(&key(1)));
             assert_eq!(outcome, Err(NotAuthentic), "bit {position}");
             bytes[position / 8] ^= 1 << (position % 8);
         }
@@ -164,10 +168,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_issued_is_read_back(
-            session in any::<[u8; 16]>(), generation in any::<u32>(), secret in any::<[u8; 16]>(), id in any::<[u8; 8]>(),
+            session in any::<[u8; 16]>(), generation in any::<u32>(), secret in any::<[u8; 16]>(),
+            id in any::<[u8; 8]>(),
         ) {
             let session_id = SessionId::from_bytes(session);
-            let lineage = Lineage { generation, secret: LineageSecret(secret), key: RefreshKeyId(id) };
+            let secret = LineageSecret(secret);
+            let lineage = Lineage { generation, secret, key: RefreshKeyId(id) };
             let read = Unverified::parse(&issue(session_id, &lineage, &key(1))).unwrap();
             prop_assert_eq!(read.key(), lineage.key);
             prop_assert_eq!(read.verify(&key(1)), Ok(RefreshClaims { session_id, lineage }));

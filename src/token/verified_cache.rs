@@ -1,7 +1,8 @@
-//! Remembers which tokens have a good signature, so that a token seen again costs a hash and a look-up.
+//! Remembers which tokens have a good signature, so that a token seen again costs a hash and a
+//! look-up.
 //!
-//! Only the outcome of the signature check and the claims are kept. Everything that can change (time, revocation, the
-//! key's state, the caller's demands) is checked after the cache, each time.
+//! Only the outcome of the signature check and the claims are kept. Everything that can change
+//! (time, revocation, the key's state, the caller's demands) is checked after the cache, each time.
 
 use std::{mem::size_of, sync::Arc};
 
@@ -27,7 +28,8 @@ impl TokenDigest {
     /// The digest of a token.
     pub fn of(token: &str) -> Self {
         let mut bytes = [0; 32];
-        // SHA-256 always has 32 bytes; a digest of zeros, should that ever change, is merely a cache that never hits.
+        // SHA-256 always has 32 bytes; a digest of zeros, should that ever change, is merely a
+        // cache that never hits.
         if let Some(whole) = digest(&SHA256, token.as_bytes()).as_ref().first_chunk() {
             bytes = *whole;
         }
@@ -44,7 +46,8 @@ struct ByMemory;
 
 impl Weighter<TokenDigest, Arc<VerifiedToken>> for ByMemory {
     fn weight(&self, _: &TokenDigest, token: &Arc<VerifiedToken>) -> u64 {
-        let bytes = ENTRY_BYTES + size_of::<VerifiedToken>() - size_of::<AccessClaims>() + token.kid.capacity();
+        let bytes = ENTRY_BYTES + size_of::<VerifiedToken>() - size_of::<AccessClaims>()
+            + token.kid.capacity();
         u64::try_from(bytes + token.claims.memory()).unwrap_or(u64::MAX)
     }
 }

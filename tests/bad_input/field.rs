@@ -1,4 +1,5 @@
-//! A service in this process, with callers of several rights, that bad input is sent to; and what must be true after each.
+//! A service in this process, with callers of several rights, that bad input is sent to; and what
+//! must be true after each.
 
 use std::sync::Mutex;
 
@@ -30,7 +31,8 @@ pub struct Field {
 
 fn caller(name: &str, lines: &str) -> (String, String) {
     let key = ApiKey::generate(&SystemRng::default()).unwrap();
-    let stanza = format!("[[callers]]\nname = \"{name}\"\nkey_hashes = [\"{}\"]\n{lines}\n", key.hash());
+    let stanza =
+        format!("[[callers]]\nname = \"{name}\"\nkey_hashes = [\"{}\"]\n{lines}\n", key.hash());
     (key.reveal().to_owned(), stanza)
 }
 
@@ -39,11 +41,15 @@ impl Field {
         capture();
         let callers = [
             ("admin", "roles = ['admin']"),
-            ("foreign", "roles = ['issuer', 'validator', 'revoker', 'viewer']\ntenants = ['other']"),
+            (
+                "foreign",
+                "roles = ['issuer', 'validator', 'revoker', 'viewer']\ntenants = ['other']",
+            ),
             ("validator", "roles = ['validator']"),
             ("issuer", "roles = ['issuer']"),
         ];
-        let (keys, settings): (Vec<_>, Vec<_>) = callers.iter().map(|(name, lines)| caller(name, lines)).unzip();
+        let (keys, settings): (Vec<_>, Vec<_>) =
+            callers.iter().map(|(name, lines)| caller(name, lines)).unzip();
         let [admin, foreign, validator, issuer] = keys.try_into().unwrap();
         let server = Home::new(&settings.concat()).await.start().await;
         let good = sign_in(&server, &admin, "good").await;
@@ -56,9 +62,16 @@ impl Field {
         sign_in(&self.server, &self.admin, subject).await
     }
 
-    /// Sends what is bad, with secrets in it, and then looks: as many entries have come to the blacklist as should, and no other
-    /// row, and good calls are answered, those that need the database too.
-    pub async fn survives<T>(&self, name: &str, secrets: &[&str], entries: i64, send: impl Future<Output = T>) -> T {
+    /// Sends what is bad, with secrets in it, and then looks: as many entries have come to the
+    /// blacklist as should, and no other row, and good calls are answered, those that need the
+    /// database too.
+    pub async fn survives<T>(
+        &self,
+        name: &str,
+        secrets: &[&str],
+        entries: i64,
+        send: impl Future<Output = T>,
+    ) -> T {
         secrets.iter().for_each(|secret| self.secrets.lock().unwrap().keep(name, secret));
         let before = self.server.rows().await;
         let sent = send.await;
@@ -103,6 +116,7 @@ impl Field {
 }
 
 async fn sign_in(server: &Server, key: &str, subject: &str) -> SignedIn {
-    let answer = server.client_with(key).create_session(request(subject)).await.unwrap().into_inner();
+    let answer =
+        server.client_with(key).create_session(request(subject)).await.unwrap().into_inner();
     (answer.session, answer.tokens).into()
 }

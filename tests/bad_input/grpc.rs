@@ -1,6 +1,7 @@
-//! What is bad below the level of calls: messages, headers, frames, connections. It is sent to the real binary by sockets, with
-//! ceilings that are low and time-outs that are short. Each row is what is sent and what must come back; meanwhile others are served
-//! on their own connections, and afterwards all is as before ([`Site::survives`]).
+//! What is bad below the level of calls: messages, headers, frames, connections. It is sent to the
+//! real binary by sockets, with ceilings that are low and time-outs that are short. Each row is
+//! what is sent and what must come back; meanwhile others are served on their own connections, and
+//! afterwards all is as before ([`Site::survives`]).
 
 use std::{
     convert::Infallible,
@@ -12,7 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use countersign::proto::{
-    BatchValidateRequest, CreateSessionRequest, ValidateRequest, session_service_client::SessionServiceClient,
+    BatchValidateRequest, CreateSessionRequest, ValidateRequest,
+    session_service_client::SessionServiceClient,
 };
 use futures_util::{
     StreamExt,
@@ -32,8 +34,8 @@ use tower::{Service, ServiceExt};
 
 use crate::{
     http2::{
-        self, ACK, END_HEADERS, END_STREAM, Ended, INITIAL_WINDOW, PREFACE, Raw, code, frame, kind, message, ping,
-        reset, stream as number,
+        self, ACK, END_HEADERS, END_STREAM, Ended, INITIAL_WINDOW, PREFACE, Raw, code, frame, kind,
+        message, ping, reset, stream as number,
     },
     server::in_time,
     site::{Site, connect},
@@ -69,7 +71,8 @@ struct Sent {
 
 /// A call as it should be, with this body.
 fn call(path: &str, body: Vec<u8>) -> Sent {
-    let headers = vec![("content-type", "application/grpc".to_owned()), ("te", "trailers".to_owned())];
+    let headers =
+        vec![("content-type", "application/grpc".to_owned()), ("te", "trailers".to_owned())];
     Sent { method: "POST", path: path.to_owned(), headers, body: vec![body], ends: true }
 }
 
@@ -85,7 +88,8 @@ async fn ask(address: SocketAddr, sent: Sent) -> Answer {
     for (name, value) in sent.headers {
         request = request.header(name, value);
     }
-    let frames = stream::iter(sent.body).map(|bytes| Ok::<_, Infallible>(BodyFrame::data(Bytes::from(bytes))));
+    let frames = stream::iter(sent.body)
+        .map(|bytes| Ok::<_, Infallible>(BodyFrame::data(Bytes::from(bytes))));
     let body: Pin<Box<dyn futures_util::Stream<Item = _> + Send>> = match sent.ends {
         true => Box::pin(frames),
         false => Box::pin(frames.chain(stream::pending())),
@@ -98,8 +102,10 @@ async fn ask(address: SocketAddr, sent: Sent) -> Answer {
         let status = answer.status().as_u16();
         let (head, mut body): (_, Body) = Response::into_parts(answer);
         let mut trailers = head.headers;
-        while let Some(frame) =
-            std::future::poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context)).await
+        while let Some(frame) = std::future::poll_fn(|context| {
+            http_body::Body::poll_frame(Pin::new(&mut body), context)
+        })
+        .await
         {
             if let Ok(last) = frame.ok()?.into_trailers() {
                 trailers.extend(last);
@@ -112,7 +118,9 @@ async fn ask(address: SocketAddr, sent: Sent) -> Answer {
 }
 
 /// A body of frames as they come.
-struct Streamed(Pin<Box<dyn futures_util::Stream<Item = Result<BodyFrame<Bytes>, Infallible>> + Send>>);
+struct Streamed(
+    Pin<Box<dyn futures_util::Stream<Item = Result<BodyFrame<Bytes>, Infallible>> + Send>>,
+);
 
 impl http_body::Body for Streamed {
     type Data = Bytes;
@@ -138,7 +146,8 @@ fn framed(flag: u8, length: u32, bytes: &[u8]) -> Vec<u8> {
 /// A field of a message with its length (proto3, wire type 2).
 fn nested(bytes: &[u8], depth: usize) -> Vec<u8> {
     (0..depth).fold(bytes.to_vec(), |inner, _| {
-        // A list in a value in a list: field 1 of ListValue is a Value, field 6 of Value a ListValue.
+        // A list in a value in a list: field 1 of ListValue is a Value, field 6 of Value a
+        // ListValue.
         let mut list = vec![0x32];
         prost::encoding::encode_varint(inner.len() as u64, &mut list);
         list.extend(inner);
@@ -156,9 +165,12 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
     let plain = |bytes: &[u8]| validate(message(bytes));
     let good_call = || plain(&good);
     let claims = |depth| {
-        let mut request = CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() }.encode_to_vec();
+        let mut request =
+            CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() }
+                .encode_to_vec();
         // claims = Struct { fields: { "a": Value { list: … } } }
-        let value = [&[0x12][..], &sized(&[&[0x32][..], &sized(&nested(&[], depth))].concat())].concat();
+        let value =
+            [&[0x12][..], &sized(&[&[0x32][..], &sized(&nested(&[], depth))].concat())].concat();
         let entry = [&[0x0a, 1, b'a'][..], &value].concat();
         let fields = [&[0x0a][..], &sized(&entry)].concat();
         let tag = u8::try_from(claims_field() << 3 | 2).unwrap();
@@ -184,23 +196,46 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         ("byte by byte", split, Grpc(Code::Ok)),
         (
             "empty frames in between",
-            Sent { body: [vec![vec![]; 50], vec![message(&good)], vec![vec![]; 50]].concat(), ..good_call() },
+            Sent {
+                body: [vec![vec![]; 50], vec![message(&good)], vec![vec![]; 50]].concat(),
+                ..good_call()
+            },
             Grpc(Code::Ok),
         ),
         // Sizes.
-        ("a request too large", plain(&question(&"x".repeat(64 << 10))), Grpc(Code::InvalidArgument)),
-        ("a request much too large", plain(&question(&"x".repeat(5 << 20))), Grpc(Code::InvalidArgument)),
+        (
+            "a request too large",
+            plain(&question(&"x".repeat(64 << 10))),
+            Grpc(Code::InvalidArgument),
+        ),
+        (
+            "a request much too large",
+            plain(&question(&"x".repeat(5 << 20))),
+            Grpc(Code::InvalidArgument),
+        ),
         ("a batch that is larger than another request may be", batch(16, 8000), Grpc(Code::Ok)),
         ("a batch too large", batch(256, 8000), Grpc(Code::InvalidArgument)),
         ("a length of 4 GiB", validate(framed(0, u32::MAX, &good)), Grpc(Code::InvalidArgument)),
-        ("a length of 4 GiB and no more", validate(framed(0, u32::MAX, &[])), Grpc(Code::InvalidArgument)),
-        ("a length longer than the message", validate(framed(0, length + 1, &good)), Grpc(Code::Internal)),
+        (
+            "a length of 4 GiB and no more",
+            validate(framed(0, u32::MAX, &[])),
+            Grpc(Code::InvalidArgument),
+        ),
+        (
+            "a length longer than the message",
+            validate(framed(0, length + 1, &good)),
+            Grpc(Code::Internal),
+        ),
         (
             "a length of all that may be sent, and little that is",
             validate(framed(0, 64 << 10, &good)),
             Grpc(Code::Internal),
         ),
-        ("a length shorter than the message", validate(framed(0, length - 1, &good)), Grpc(Code::Internal)),
+        (
+            "a length shorter than the message",
+            validate(framed(0, length - 1, &good)),
+            Grpc(Code::Internal),
+        ),
         ("no length", validate(good.clone()), Grpc(Code::Internal)),
         ("half a length", validate(vec![0, 0, 0]), Grpc(Code::Internal)),
         ("nothing", validate(vec![]), Grpc(Code::Internal)),
@@ -217,7 +252,11 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
             with(good_call(), "grpc-encoding", "gzip"),
             Grpc(Code::Unimplemented),
         ),
-        ("a bomb", with(validate(compressed.clone()), "grpc-encoding", "gzip"), Grpc(Code::Unimplemented)),
+        (
+            "a bomb",
+            with(validate(compressed.clone()), "grpc-encoding", "gzip"),
+            Grpc(Code::Unimplemented),
+        ),
         (
             "a bomb not called compressed",
             with(validate(compressed.clone()), "grpc-encoding", "identity"),
@@ -225,7 +264,11 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         ),
         ("flag 2", validate(framed(2, length, &good)), Grpc(Code::Internal)),
         ("flag 255", validate(framed(255, length, &good)), Grpc(Code::Internal)),
-        ("not compressed, and said so", with(good_call(), "grpc-encoding", "identity"), Grpc(Code::Ok)),
+        (
+            "not compressed, and said so",
+            with(good_call(), "grpc-encoding", "identity"),
+            Grpc(Code::Ok),
+        ),
         // Protocol buffers.
         ("a field cut off", plain(&good[..good.len() - 1]), Grpc(Code::Internal)),
         ("a length in it beyond the end", plain(&[0x0a, 0x7f, b'x']), Grpc(Code::Internal)),
@@ -247,18 +290,34 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         ("text that is none", plain(&[0x0a, 2, 0xff, 0xfe]), Grpc(Code::Internal)),
         (
             "random bytes",
-            plain(&(0..2000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>()),
+            plain(
+                &(0..2000u32)
+                    .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+                    .collect::<Vec<_>>(),
+            ),
             Grpc(Code::Internal),
         ),
-        ("a field that nobody knows", plain(&[&good[..], &[0xfa, 0x7f, 1, b'x']].concat()), Grpc(Code::Ok)),
-        ("an enum that nobody knows", plain(&[&good[..], &[0x30, 0x63]].concat()), Grpc(Code::InvalidArgument)),
+        (
+            "a field that nobody knows",
+            plain(&[&good[..], &[0xfa, 0x7f, 1, b'x']].concat()),
+            Grpc(Code::Ok),
+        ),
+        (
+            "an enum that nobody knows",
+            plain(&[&good[..], &[0x30, 0x63]].concat()),
+            Grpc(Code::InvalidArgument),
+        ),
         ("claims 2000 deep", claims(2000), Grpc(Code::InvalidArgument)),
         // Headers.
         ("a deadline that is none", with(good_call(), "grpc-timeout", "soon"), Grpc(Code::Ok)),
         ("a deadline after ages", with(good_call(), "grpc-timeout", "99999999H"), Grpc(Code::Ok)),
         ("metadata that claim to be binary", with(good_call(), "x-bin", "&&&"), Grpc(Code::Ok)),
         ("much metadata", with(good_call(), "x", &"x".repeat(5000)), Http(431)),
-        ("a key that is none, where nobody has one", with(good_call(), "authorization", "Basic x"), Grpc(Code::Ok)),
+        (
+            "a key that is none, where nobody has one",
+            with(good_call(), "authorization", "Basic x"),
+            Grpc(Code::Ok),
+        ),
     ];
     for encoding in ["deflate", "zstd", "br", "snappy", "x", "", "GZIP", "gzip, identity"] {
         rows.push((
@@ -285,7 +344,11 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         "/livez",
         "/metrics",
     ] {
-        rows.push(("a call that there is not", call(path, message(&good)), Grpc(Code::Unimplemented)));
+        rows.push((
+            "a call that there is not",
+            call(path, message(&good)),
+            Grpc(Code::Unimplemented),
+        ));
     }
     for content in [
         "",
@@ -303,9 +366,17 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
     let mut none = good_call();
     none.headers.retain(|(name, _)| *name != "content-type");
     rows.push(("what does not say that it is a call", none, Http(415)));
-    for content in ["application/grpc", "application/grpc+proto", "application/grpc;charset=utf-8", "application/GRPC"]
-    {
-        rows.push(("a call, in other words", with(good_call(), "content-type", content), Grpc(Code::Ok)));
+    for content in [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc;charset=utf-8",
+        "application/GRPC",
+    ] {
+        rows.push((
+            "a call, in other words",
+            with(good_call(), "content-type", content),
+            Grpc(Code::Ok),
+        ));
     }
     for method in ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "X"] {
         rows.push(("another method than POST", Sent { method, ..good_call() }, Http(405)));
@@ -336,7 +407,10 @@ async fn requests_and_messages() {
         let what = format!("{name}: {} {} {:?}", sent.method, sent.path, sent.headers);
         let is = site.survives(name, &[&token], ask(site.address, sent)).await;
         if is != expected {
-            wrong.push(format!("{}: {is:?}, not {expected:?}", what.chars().take(300).collect::<String>()));
+            wrong.push(format!(
+                "{}: {is:?}, not {expected:?}",
+                what.chars().take(300).collect::<String>()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -344,8 +418,9 @@ async fn requests_and_messages() {
 }
 
 /// Time-outs that are short, and yet longer than a good call takes on a busy machine.
-const SHORT: &str = "[limits]\ncall_timeout = '3s'\nhandshake_timeout = '3s'\nidle_timeout = '3s'\nkeepalive_timeout = '1s'\n\
-                     max_streams_per_connection = 64\nmax_metadata_bytes = 4096";
+const SHORT: &str = "[limits]\ncall_timeout = '3s'\nhandshake_timeout = '3s'\nidle_timeout = \
+                     '3s'\nkeepalive_timeout = '1s'\nmax_streams_per_connection = \
+                     64\nmax_metadata_bytes = 4096";
 /// Calls under way on a connection, by these settings.
 const STREAMS: usize = 64;
 /// How many frames a flood has.
@@ -425,7 +500,9 @@ impl Attack {
                 };
                 raw.answers().await.map_or_else(|ended| told(&ended), |_| said)
             }
-            Self::Endless(bytes) => told(&Raw::open(address).await.flood(|| Some(bytes.clone())).await),
+            Self::Endless(bytes) => {
+                told(&Raw::open(address).await.flood(|| Some(bytes.clone())).await)
+            }
             Self::Unread(bytes) => {
                 let mut raw = Raw::open(address).await;
                 while raw.try_send(&bytes).await.is_ok() {}
@@ -515,12 +592,16 @@ async fn walk(site: &Site, rows: Vec<Row>) {
         // Each by itself, so that none of them waits for the others.
         let runs: Vec<_> = rows
             .into_iter()
-            .map(|(name, attack, expected)| (name, tokio::spawn(attack.run(site.address)), expected))
+            .map(|(name, attack, expected)| {
+                (name, tokio::spawn(attack.run(site.address)), expected)
+            })
             .collect();
         let send = join_all(runs.into_iter().map(async |(name, run, expected)| {
             (name, run.await.unwrap_or_else(|error| panic!("{name}: {error}")), expected)
         }));
-        for (name, is, expected) in site.survives(&names.join(" / "), &[], site.while_others_are_served(send)).await {
+        for (name, is, expected) in
+            site.survives(&names.join(" / "), &[], site.while_others_are_served(send)).await
+        {
             if is != expected {
                 wrong.push(format!("{name}: {is}, not {expected}"));
             }
@@ -542,7 +623,8 @@ async fn what_does_not_begin() {
     site.finish().await;
 }
 
-/// Clients who begin something and do not go on with it. What is waited for is the end that the service makes.
+/// Clients who begin something and do not go on with it. What is waited for is the end that the
+/// service makes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_go_on() {
     let site = Site::quiet(SHORT).await;
@@ -551,32 +633,52 @@ async fn what_does_not_go_on() {
         ("the preface and settings", then([]), "closed"),
         ("half the head of a frame", then(&ping(1)[..5]), "closed"),
         ("half a frame", then(&ping(1)[..12]), "closed"),
-        ("headers whose end does not come", then(frame(kind::HEADERS, 0, 1, &http2::call(VALIDATE))), "closed"),
+        (
+            "headers whose end does not come",
+            then(frame(kind::HEADERS, 0, 1, &http2::call(VALIDATE))),
+            "closed",
+        ),
         ("a body without an end, of nothing", Attack::Body(vec![]), "Grpc(DeadlineExceeded)"),
         (
             "a body without an end, after its message",
             Attack::Body(vec![message(&question("x"))]),
             "Grpc(DeadlineExceeded)",
         ),
-        ("a body without an end, in its message", Attack::Body(vec![framed(0, 9, b"x")]), "Grpc(DeadlineExceeded)"),
+        (
+            "a body without an end, in its message",
+            Attack::Body(vec![framed(0, 9, b"x")]),
+            "Grpc(DeadlineExceeded)",
+        ),
         ("answers that are not taken", Attack::Untaken(1), "closed"),
         ("answers that are not taken, on all streams", Attack::Untaken(STREAMS), "closed"),
         // Something, and never what matters.
         ("pings without end", Attack::Endless(ping(1).repeat(500)), "ENHANCE_YOUR_CALM"),
-        ("settings without end", Attack::Endless(http2::settings(&[]).repeat(500)), "ENHANCE_YOUR_CALM"),
+        (
+            "settings without end",
+            Attack::Endless(http2::settings(&[]).repeat(500)),
+            "ENHANCE_YOUR_CALM",
+        ),
         (
             "priorities without end",
             Attack::Endless(frame(kind::PRIORITY, 0, 1, &[0, 0, 0, 0, 1]).repeat(500)),
             "ENHANCE_YOUR_CALM",
         ),
-        ("unknown frames without end", Attack::Endless(frame(0xbe, 0, 0, &[0; 100]).repeat(500)), "ENHANCE_YOUR_CALM"),
+        (
+            "unknown frames without end",
+            Attack::Endless(frame(0xbe, 0, 0, &[0; 100]).repeat(500)),
+            "ENHANCE_YOUR_CALM",
+        ),
         (
             "more room without end",
             Attack::Endless(frame(kind::WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()).repeat(500)),
             "ENHANCE_YOUR_CALM",
         ),
         ("pings, and no look at the answers", Attack::Unread(ping(1).repeat(500)), "closed"),
-        ("settings, and no look at the answers", Attack::Unread(http2::settings(&[]).repeat(500)), "closed"),
+        (
+            "settings, and no look at the answers",
+            Attack::Unread(http2::settings(&[]).repeat(500)),
+            "closed",
+        ),
     ];
     let before = site.resident();
     walk(&site, rows).await;
@@ -591,26 +693,53 @@ async fn broken_frames() {
     let site = Site::quiet("[limits]\nmax_metadata_bytes = 4096").await;
     let rows: Vec<Row> = vec![
         ("HTTP/1.1", first(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"), "closed"),
-        ("a TLS handshake", first([&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 600]].concat()), "closed"),
+        (
+            "a TLS handshake",
+            first([&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 600]].concat()),
+            "closed",
+        ),
         ("another preface", first(b"PRI * HTTP/3.0\r\n\r\nSM\r\n\r\n"), "closed"),
         ("zeros", first([0; 4096]), "closed"),
-        ("a frame longer than any may be", then(frame(kind::DATA, 0, 1, &[0; 20_000])), "FRAME_SIZE_ERROR"),
-        ("headers of no stream", then(frame(kind::HEADERS, END_HEADERS, 0, &http2::call(VALIDATE))), "PROTOCOL_ERROR"),
+        (
+            "a frame longer than any may be",
+            then(frame(kind::DATA, 0, 1, &[0; 20_000])),
+            "FRAME_SIZE_ERROR",
+        ),
+        (
+            "headers of no stream",
+            then(frame(kind::HEADERS, END_HEADERS, 0, &http2::call(VALIDATE))),
+            "PROTOCOL_ERROR",
+        ),
         (
             "headers of a server's stream",
             then(frame(kind::HEADERS, END_HEADERS, 2, &http2::call(VALIDATE))),
             "PROTOCOL_ERROR",
         ),
         ("data of no stream", then(frame(kind::DATA, 0, 0, b"x")), "PROTOCOL_ERROR"),
-        ("data of a stream that has not begun", then(frame(kind::DATA, 0, 1, b"x")), "PROTOCOL_ERROR"),
-        ("a reset of a stream that has not begun", then(reset(1)), "PROTOCOL_ERROR"),
-        ("an older stream", then([begin(5, VALIDATE), begin(1, VALIDATE)].concat()), "PROTOCOL_ERROR"),
         (
-            "a promise",
-            then([begin(0, VALIDATE), frame(kind::PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])].concat()),
+            "data of a stream that has not begun",
+            then(frame(kind::DATA, 0, 1, b"x")),
             "PROTOCOL_ERROR",
         ),
-        ("more of no headers", then(frame(kind::CONTINUATION, END_HEADERS, 1, &[])), "PROTOCOL_ERROR"),
+        ("a reset of a stream that has not begun", then(reset(1)), "PROTOCOL_ERROR"),
+        (
+            "an older stream",
+            then([begin(5, VALIDATE), begin(1, VALIDATE)].concat()),
+            "PROTOCOL_ERROR",
+        ),
+        (
+            "a promise",
+            then(
+                [begin(0, VALIDATE), frame(kind::PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])]
+                    .concat(),
+            ),
+            "PROTOCOL_ERROR",
+        ),
+        (
+            "more of no headers",
+            then(frame(kind::CONTINUATION, END_HEADERS, 1, &[])),
+            "PROTOCOL_ERROR",
+        ),
         (
             "a ping within headers",
             then([frame(kind::HEADERS, 0, 1, &http2::call(VALIDATE)), ping(1)].concat()),
@@ -625,8 +754,16 @@ async fn broken_frames() {
         ("a ping of a stream", then(frame(kind::PING, 0, 1, &[0; 8])), "PROTOCOL_ERROR"),
         ("settings of 5 bytes", then(frame(kind::SETTINGS, 0, 0, &[0; 5])), "PROTOCOL_ERROR"),
         ("settings of a stream", then(frame(kind::SETTINGS, 0, 1, &[])), "PROTOCOL_ERROR"),
-        ("an acknowledgement that says something", then(frame(kind::SETTINGS, ACK, 0, &[0; 6])), "PROTOCOL_ERROR"),
-        ("a window of 2 GiB", then(http2::settings(&[(INITIAL_WINDOW, 1 << 31)])), "PROTOCOL_ERROR"),
+        (
+            "an acknowledgement that says something",
+            then(frame(kind::SETTINGS, ACK, 0, &[0; 6])),
+            "PROTOCOL_ERROR",
+        ),
+        (
+            "a window of 2 GiB",
+            then(http2::settings(&[(INITIAL_WINDOW, 1 << 31)])),
+            "PROTOCOL_ERROR",
+        ),
         ("frames of a byte", then(http2::settings(&[(5, 1)])), "PROTOCOL_ERROR"),
         ("no more room", then(frame(kind::WINDOW_UPDATE, 0, 0, &[0; 4])), "PROTOCOL_ERROR"),
         (
@@ -639,8 +776,16 @@ async fn broken_frames() {
             then(frame(kind::HEADERS, END_HEADERS, 1, &[0xff, 0x80, 1])),
             "PROTOCOL_ERROR",
         ),
-        ("headers by index 0", then(frame(kind::HEADERS, END_HEADERS, 1, &[0x80])), "PROTOCOL_ERROR"),
-        ("headers that end too soon", then(frame(kind::HEADERS, END_HEADERS, 1, &[0, 9, b'x'])), "PROTOCOL_ERROR"),
+        (
+            "headers by index 0",
+            then(frame(kind::HEADERS, END_HEADERS, 1, &[0x80])),
+            "PROTOCOL_ERROR",
+        ),
+        (
+            "headers that end too soon",
+            then(frame(kind::HEADERS, END_HEADERS, 1, &[0, 9, b'x'])),
+            "PROTOCOL_ERROR",
+        ),
         (
             "a table larger than agreed",
             then(frame(kind::HEADERS, END_HEADERS, 1, &[0x3f, 0xff, 0xff, 0xff, 0x7f])),
@@ -685,12 +830,14 @@ async fn broken_frames() {
     site.finish().await;
 }
 
-/// As much as a client can send of what costs it nothing. Each costs it the connection, and nobody else anything.
+/// As much as a client can send of what costs it nothing. Each costs it the connection, and nobody
+/// else anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods() {
     let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
     let large = http2::fields(&[("x", &"x".repeat(8000))]);
-    // Into the table of headers, where its index is 62, and then named again and again: small to send, and large to read.
+    // Into the table of headers, where its index is 62, and then named again and again: small to
+    // send, and large to read.
     let entry = [&[0x40][..], &http2::fields(&[("x", &"x".repeat(3000))])[1..]].concat();
     let bomb = [http2::call(VALIDATE), entry, vec![0x80 | 62; 8000]].concat();
     let rows: Vec<Row> = vec![
@@ -709,7 +856,11 @@ async fn floods() {
             then(each(FLOOD, |n| [begin(n, VALIDATE), too_much_room(number(n))].concat())),
             "ENHANCE_YOUR_CALM",
         ),
-        ("calls begun, far more than may be", then(each(FLOOD, |n| begin(n, VALIDATE))), "ENHANCE_YOUR_CALM"),
+        (
+            "calls begun, far more than may be",
+            then(each(FLOOD, |n| begin(n, VALIDATE))),
+            "ENHANCE_YOUR_CALM",
+        ),
         (
             "headers of nothing without end",
             then([unfinished(), frame(kind::CONTINUATION, 0, 1, &[]).repeat(FLOOD)].concat()),
@@ -717,7 +868,9 @@ async fn floods() {
         ),
         (
             "headers without end",
-            then([unfinished(), frame(kind::CONTINUATION, 0, 1, &large).repeat(FLOOD / 20)].concat()),
+            then(
+                [unfinished(), frame(kind::CONTINUATION, 0, 1, &large).repeat(FLOOD / 20)].concat(),
+            ),
             "ENHANCE_YOUR_CALM",
         ),
         (
@@ -727,12 +880,19 @@ async fn floods() {
         ),
         ("pings", then(each(FLOOD, |n| ping(n as u64))), "ENHANCE_YOUR_CALM"),
         ("settings", then(http2::settings(&[]).repeat(FLOOD)), "ENHANCE_YOUR_CALM"),
-        ("resets of nothing", then([begin(0, VALIDATE), reset(1).repeat(FLOOD)].concat()), "ENHANCE_YOUR_CALM"),
+        (
+            "resets of nothing",
+            then([begin(0, VALIDATE), reset(1).repeat(FLOOD)].concat()),
+            "ENHANCE_YOUR_CALM",
+        ),
         (
             "pings between data that is nothing but padding",
             then(
-                [begin(0, VALIDATE), [frame(kind::DATA, 8, 1, &[0]), ping(1).repeat(8)].concat().repeat(FLOOD / 9)]
-                    .concat(),
+                [
+                    begin(0, VALIDATE),
+                    [frame(kind::DATA, 8, 1, &[0]), ping(1).repeat(8)].concat().repeat(FLOOD / 9),
+                ]
+                .concat(),
             ),
             "ENHANCE_YOUR_CALM",
         ),
@@ -793,17 +953,24 @@ async fn on_the_port_of_tls() {
     fs::write(path("server.key"), made.signing_key.serialize_pem()).unwrap();
     fs::set_permissions(path("server.key"), Permissions::from_mode(0o600)).unwrap();
     let mut command = serve(&path("data"));
-    for (name, value) in [("CERTIFICATE_FILE", path("server.pem")), ("PRIVATE_KEY_FILE", path("server.key"))] {
+    for (name, value) in
+        [("CERTIFICATE_FILE", path("server.pem")), ("PRIVATE_KEY_FILE", path("server.key"))]
+    {
         command.env(format!("COUNTERSIGN_TLS__{name}"), value);
     }
-    command.env("COUNTERSIGN_LIMITS__HANDSHAKE_TIMEOUT", "3s").env("COUNTERSIGN_LOG__LEVEL", "trace");
+    command
+        .env("COUNTERSIGN_LIMITS__HANDSHAKE_TIMEOUT", "3s")
+        .env("COUNTERSIGN_LOG__LEVEL", "trace");
     let server = Process::launch(&mut command);
     let port = server.address().port();
     let certificate = Certificate::from_pem(made.cert.pem());
     let good_call = async || {
         let endpoint = Endpoint::from_shared(format!("https://localhost:{port}")).unwrap();
-        let channel =
-            endpoint.tls_config(ClientTlsConfig::new().ca_certificate(certificate.clone())).unwrap().connect().await;
+        let channel = endpoint
+            .tls_config(ClientTlsConfig::new().ca_certificate(certificate.clone()))
+            .unwrap()
+            .connect()
+            .await;
         let request = CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() };
         SessionServiceClient::new(channel.unwrap()).create_session(request).await.unwrap();
     };
@@ -817,7 +984,10 @@ async fn on_the_port_of_tls() {
         ("SSL 2", vec![0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10]),
         ("a heartbeat", vec![0x18, 3, 2, 0, 3, 1, 0x40, 0]),
         ("zeros", vec![0; 100_000]),
-        ("random bytes", (0..50_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()),
+        (
+            "random bytes",
+            (0..50_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect(),
+        ),
     ];
     let answers = join_all(rows.iter().map(async |(name, bytes)| {
         let mut raw = Raw::silent(server.address()).await;
@@ -827,7 +997,10 @@ async fn on_the_port_of_tls() {
     let (answers, ()) = join(answers, good_call()).await;
     for (name, answer) in answers {
         // An alert (RFC 8446, section 6) or nothing.
-        assert!(answer.is_empty() || (answer[0] == 0x15 && answer.len() == 7), "{name}: {answer:?}");
+        assert!(
+            answer.is_empty() || (answer[0] == 0x15 && answer.len() == 7),
+            "{name}: {answer:?}"
+        );
     }
     good_call().await;
     server.stop();

@@ -31,7 +31,8 @@ async fn send(address: SocketAddr, pieces: impl Iterator<Item = &[u8]>) -> Strin
         }
     };
     let mut bytes = vec![];
-    let (read, ()) = tokio::join!(in_time("the connection is closed", reader.read_to_end(&mut bytes)), writing);
+    let (read, ()) =
+        tokio::join!(in_time("the connection is closed", reader.read_to_end(&mut bytes)), writing);
     read.unwrap_or_else(|error| panic!("the answer is lost: {error}"));
     String::from_utf8(bytes).unwrap()
 }
@@ -119,15 +120,27 @@ const HEADS: &[(&str, &[u16])] = &[
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \"chunked\"\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked;a=b\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n", REFUSED),
-    ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: identity\r\n", REFUSED),
+    (
+        "GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: \
+         identity\r\n",
+        REFUSED,
+    ),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding : chunked\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \u{b}chunked\r\n", REFUSED),
     ("GET /livez HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n", REFUSED),
     // What the library takes for chunked, and is more than that.
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n", &[501]),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, chunked\r\n", &[501]),
-    ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: identity\r\ntransfer-encoding: chunked\r\n", &[501]),
-    ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", &[501]),
+    (
+        "GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: identity\r\ntransfer-encoding: \
+         chunked\r\n",
+        &[501],
+    ),
+    (
+        "GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntransfer-encoding: \
+         chunked\r\n",
+        &[501],
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,8 +212,10 @@ async fn content_ends_where_the_standard_has_it_or_is_refused_and_the_connection
     let hidden = "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n";
     for method in ["GET", "POST", "OPTIONS", "get"] {
         for path in ["/livez", "/none", "/forward-auth"] {
-            let request =
-                format!("{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{hidden}", hidden.len());
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{hidden}",
+                hidden.len()
+            );
             let told = statuses_of(field.server.http, &request).await;
             assert!(told.len() <= 2, "{method} {path}: {told:?}");
         }
@@ -236,12 +251,19 @@ async fn a_head_has_64_kib_and_not_a_byte_more() {
         // The target itself has one byte less at most than the library reads, and less than the
         // head.
         let most = if shape == "target" { MOST - 64 } else { MOST };
-        for (bytes, expected) in
-            [(most, 200), (MOST + 1, 431), (66_000, 431), (90_000, 431), (200_000, 431), (900_000, 431)]
-        {
+        for (bytes, expected) in [
+            (most, 200),
+            (MOST + 1, 431),
+            (66_000, 431),
+            (90_000, 431),
+            (200_000, 431),
+            (900_000, 431),
+        ] {
             let head = head_of(bytes, shape);
             assert_eq!(head.len(), bytes);
-            for (before, piece) in [("", bytes), ("", 1000), (good, bytes), (good, 4096), (good, 65_000)] {
+            for (before, piece) in
+                [("", bytes), ("", 1000), (good, bytes), (good, 4096), (good, 65_000)]
+            {
                 let all = format!("{before}{head}{NEXT}");
                 let told = statuses(&send(address, all.as_bytes().chunks(piece)).await);
                 let mut wanted = vec![200; usize::from(!before.is_empty())];
@@ -290,7 +312,8 @@ async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it_doe
     let address = field.server.http;
     let ask = async |method: &str, path: &str| {
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: a\r\nx-countersign-key: {}\r\nconnection: close\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nx-countersign-key: {}\r\nconnection: \
+             close\r\n\r\n",
             field.validator
         );
         send(address, [request.as_bytes()].into_iter()).await
@@ -300,7 +323,9 @@ async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it_doe
         let line = head.lines().find_map(|line| line.strip_prefix("allow: ")).unwrap_or_default();
         line.split(',').map(|method| method.trim().to_uppercase()).collect::<Vec<_>>()
     };
-    for path in ["/forward-auth", "/forward-auth?scope=read", "/forward-auth-path/x", "/forward-auth-path"] {
+    for path in
+        ["/forward-auth", "/forward-auth?scope=read", "/forward-auth-path/x", "/forward-auth-path"]
+    {
         for method in ASKED {
             assert_eq!(statuses(&ask(method, path).await), [401], "{method} {path}");
         }
@@ -310,10 +335,18 @@ async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it_doe
             assert_eq!(allowed(&answer), ASKED, "{method} {path}");
         }
     }
-    let reads = ["/livez", "/readyz", "/metrics", "/.well-known/jwks.json", "/.well-known/oauth-authorization-server"];
+    let reads = [
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/.well-known/jwks.json",
+        "/.well-known/oauth-authorization-server",
+    ];
     let writes = ["/oauth2/introspect", "/oauth2/revoke"];
-    let paths =
-        reads.map(|path| (path, &["GET", "HEAD"][..])).into_iter().chain(writes.map(|path| (path, &["POST"][..])));
+    let paths = reads
+        .map(|path| (path, &["GET", "HEAD"][..]))
+        .into_iter()
+        .chain(writes.map(|path| (path, &["POST"][..])));
     for (path, known) in paths {
         for method in ASKED.into_iter().chain(NEVER) {
             let answer = ask(method, path).await;
@@ -398,8 +431,9 @@ async fn a_key_is_two_encoded_strings_in_basic_or_one_token_in_bearer_and_nothin
     ]);
     let ask = async |path: &str, authorization: &str| {
         let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: a\r\nauthorization: {authorization}\r\nconnection: close\r\n\
-             content-type: application/x-www-form-urlencoded\r\ncontent-length: 7\r\n\r\ntoken=x"
+            "POST {path} HTTP/1.1\r\nhost: a\r\nauthorization: {authorization}\r\nconnection: \
+             close\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: \
+             7\r\n\r\ntoken=x"
         );
         statuses(&send(field.server.http, [request.as_bytes()].into_iter()).await)
     };
@@ -452,7 +486,10 @@ async fn while_clients_that_read_nothing_fill_the_port_and_its_reserve_probes_ge
     for path in ["/metrics", "/forward-auth", "/none", "/.well-known/jwks.json"] {
         let answer = status(path).await;
         assert_eq!(statuses(&answer), [503], "{path}");
-        assert!(answer.contains("limits.max_http_connections") && answer.contains("retry-after: 1"), "{answer}");
+        assert!(
+            answer.contains("limits.max_http_connections") && answer.contains("retry-after: 1"),
+            "{answer}"
+        );
     }
     silent.iter().for_each(|writing| writing.abort());
     let metrics = eventually("there is room again", async || {
@@ -468,7 +505,10 @@ async fn while_clients_that_read_nothing_fill_the_port_and_its_reserve_probes_ge
             .parse()
             .unwrap()
     };
-    assert!(counted("connections_reserved_total") >= 106.0 && counted("connections_reserved_open") <= 64.0);
+    assert!(
+        counted("connections_reserved_total") >= 106.0
+            && counted("connections_reserved_open") <= 64.0
+    );
     assert!(counted("connections_displaced_total") > 0.0);
     assert_eq!(counted("connections_refused_total"), 0.0);
     drop(others);
@@ -477,7 +517,8 @@ async fn while_clients_that_read_nothing_fill_the_port_and_its_reserve_probes_ge
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_or_sends_nothing_or_little_does_not_keep_its_connection() {
-    let settings = "[limits]\nmax_http_connections = 4\ncall_timeout = '500ms'\nidle_timeout = '1s'";
+    let settings =
+        "[limits]\nmax_http_connections = 4\ncall_timeout = '500ms'\nidle_timeout = '1s'";
     let server = Home::new(settings).await.start().await;
     // Takes nothing; takes a byte now and then; sends a head, and the content of a form, byte by
     // byte.
@@ -506,7 +547,8 @@ async fn a_client_that_takes_or_sends_nothing_or_little_does_not_keep_its_connec
             sleep(Duration::from_millis(10)).await;
         }
     };
-    let form = "POST /oauth2/introspect HTTP/1.1\r\nhost: a\r\ncontent-type: application/x-www-form-urlencoded\r\n";
+    let form = "POST /oauth2/introspect HTTP/1.1\r\nhost: a\r\ncontent-type: \
+                application/x-www-form-urlencoded\r\n";
     let length = format!("{form}content-length: 16000\r\n\r\n");
     let chunk = format!("{form}transfer-encoding: chunked\r\n\r\n1;");
     let unread = "GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
@@ -515,6 +557,9 @@ async fn a_client_that_takes_or_sends_nothing_or_little_does_not_keep_its_connec
         tokio::join!(trickles("GET /"), trickles(&length), trickles(&chunk), trickles(unread));
     })
     .await;
-    assert_eq!(statuses_of(server.http, "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await, ANSWERED);
+    assert_eq!(
+        statuses_of(server.http, "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await,
+        ANSWERED
+    );
     server.stop().await;
 }

@@ -1,8 +1,10 @@
-//! JWTs that are not good. Each row is a token and what Validate says of it; the first time, the second, and in a batch. No other
-//! call takes what Validate does not: Refresh none at all, and Revoke what has a good signature alone.
+//! JWTs that are not good. Each row is a token and what Validate says of it; the first time, the
+//! second, and in a batch. No other call takes what Validate does not: Refresh none at all, and
+//! Revoke what has a good signature alone.
 //!
-//! What the rows need more than a token for stands elsewhere: an audience or a tenant that is another caller's in
-//! `service/callers.rs`, a key that has been revoked in `service/keys.rs`, a bit flipped anywhere in `service/inactive.rs`.
+//! What the rows need more than a token for stands elsewhere: an audience or a tenant that is
+//! another caller's in `service/callers.rs`, a key that has been revoked in `service/keys.rs`, a
+//! bit flipped anywhere in `service/inactive.rs`.
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -71,13 +73,21 @@ impl Table<'_> {
 
     /// A good header with these members, or by a null without them.
     fn member(&mut self, changes: Value, verdict: Verdict) {
-        self.header(format!("header {}", short(&changes.to_string())), &self.forge.header(changes), verdict);
+        self.header(
+            format!("header {}", short(&changes.to_string())),
+            &self.forge.header(changes),
+            verdict,
+        );
     }
 
     /// A good header with one more member as it is written, though it may be there already.
     fn one_more(&mut self, member: &str, verdict: Verdict) {
         let header = self.forge.header(json!({}));
-        self.header(format!("header and {}", short(member)), &with_one_more(&header, member), verdict);
+        self.header(
+            format!("header and {}", short(member)),
+            &with_one_more(&header, member),
+            verdict,
+        );
     }
 
     /// A payload as it is written, with a good header and a good signature.
@@ -92,8 +102,16 @@ impl Table<'_> {
         let mut claims = self.claims.clone();
         claims.remove(name);
         let text = Value::Object(claims).to_string();
-        let text = if value.is_empty() { text } else { with_one_more(&text, &format!("\"{name}\":{value}")) };
-        self.payload(format!("{name}: {}", if value.is_empty() { "missing" } else { value }), text, verdict);
+        let text = if value.is_empty() {
+            text
+        } else {
+            with_one_more(&text, &format!("\"{name}\":{value}"))
+        };
+        self.payload(
+            format!("{name}: {}", if value.is_empty() { "missing" } else { value }),
+            text,
+            verdict,
+        );
     }
 
     /// Other bytes in the place of the good signature.
@@ -107,7 +125,8 @@ impl Table<'_> {
         self.forge.ring.signing().unwrap().pair.algorithm().as_str()
     }
 
-    /// The algorithm that the header names, the key that it names, and the key that has signed, do not belong together.
+    /// The algorithm that the header names, the key that it names, and the key that has signed, do
+    /// not belong together.
     fn algorithms(&mut self) {
         let [_, payload, signature] = parts(&self.good).map(str::to_owned);
         let kid = self.forge.ring.signing().unwrap().kid.clone();
@@ -122,12 +141,16 @@ impl Table<'_> {
         }
 
         let jwk = public_key(self.forge);
-        let bytes = |member: &str| URL_SAFE_NO_PAD.decode(jwk[member].as_str().unwrap_or_default()).unwrap();
+        let bytes = |member: &str| {
+            URL_SAFE_NO_PAD.decode(jwk[member].as_str().unwrap_or_default()).unwrap()
+        };
         let (x, y, n) = (bytes("x"), bytes("y"), bytes("n"));
         let mut point = vec![4];
         point.extend([&x[..], &y].concat());
         let der = match self.algorithm() {
-            "EdDSA" => [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0][..], &x].concat(),
+            "EdDSA" => {
+                [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0][..], &x].concat()
+            }
             "ES256" => [
                 &[0x30, 0x59, 0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8][..],
                 &[0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7, 3, 0x42, 0],
@@ -136,7 +159,10 @@ impl Table<'_> {
             .concat(),
             _ => n.clone(),
         };
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der));
+        let pem = format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            STANDARD.encode(&der)
+        );
         let jwk = jwk.to_string();
         let secrets: [(&str, &[u8]); 9] = [
             ("x", &x),
@@ -150,11 +176,23 @@ impl Table<'_> {
             ("nothing", &[]),
         ];
         for (what, secret) in secrets {
-            for (alg, hmac) in [("HS256", Algorithm::HS256), ("HS384", Algorithm::HS384), ("HS512", Algorithm::HS512)] {
+            for (alg, hmac) in [
+                ("HS256", Algorithm::HS256),
+                ("HS384", Algorithm::HS384),
+                ("HS512", Algorithm::HS512),
+            ] {
                 let header = URL_SAFE_NO_PAD.encode(self.forge.header(json!({ "alg": alg })));
                 let signed = format!("{header}.{payload}");
-                let mac = jsonwebtoken::crypto::sign(signed.as_bytes(), &EncodingKey::from_secret(secret), hmac);
-                self.row(format!("{alg} under {what}"), format!("{signed}.{}", mac.unwrap()), BAD_SIGNATURE);
+                let mac = jsonwebtoken::crypto::sign(
+                    signed.as_bytes(),
+                    &EncodingKey::from_secret(secret),
+                    hmac,
+                );
+                self.row(
+                    format!("{alg} under {what}"),
+                    format!("{signed}.{}", mac.unwrap()),
+                    BAD_SIGNATURE,
+                );
             }
         }
 
@@ -190,7 +228,11 @@ impl Table<'_> {
         self.member(json!({ "alg": null }), MALFORMED);
         for value in ["null", "7", "true", "[\"EdDSA\"]", "{\"EdDSA\":1}"] {
             let header = self.forge.header(json!({ "alg": null }));
-            self.header(format!("alg {value}"), &with_one_more(&header, &format!("\"alg\":{value}")), MALFORMED);
+            self.header(
+                format!("alg {value}"),
+                &with_one_more(&header, &format!("\"alg\":{value}")),
+                MALFORMED,
+            );
         }
         for twin in ["alg", r"\u0061lg", r"al\u0067"] {
             for value in [own, "none", "HS256"] {
@@ -202,7 +244,8 @@ impl Table<'_> {
     /// The header names a key that is not there, or no key.
     fn keys(&mut self, orphan: &str) {
         let own = self.forge.ring.signing().unwrap().kid.clone();
-        let refresh: Vec<_> = self.forge.ring.keys().map(|key| key.kid.clone()).filter(|kid| *kid != own).collect();
+        let refresh: Vec<_> =
+            self.forge.ring.keys().map(|key| key.kid.clone()).filter(|kid| *kid != own).collect();
         assert!(refresh.len() >= 2, "the one to come, and that of refresh tokens");
         let kids = [
             "",
@@ -234,8 +277,9 @@ impl Table<'_> {
         for kid in kids {
             self.member(json!({ "kid": kid }), UNKNOWN_KEY);
         }
-        let is_refresh =
-            |kid: &&String| matches!(self.forge.ring.verifying(kid), countersign::keys::ring::Found::Unknown);
+        let is_refresh = |kid: &&String| {
+            matches!(self.forge.ring.verifying(kid), countersign::keys::ring::Found::Unknown)
+        };
         let macs: Vec<_> = refresh.iter().filter(is_refresh).cloned().collect();
         assert!(!macs.is_empty());
         for kid in macs {
@@ -247,10 +291,22 @@ impl Table<'_> {
         self.member(json!({ "kid": gone }), UNKNOWN_KEY);
         self.member(json!({ "kid": "k".repeat(10 << 10) }), MALFORMED);
         self.member(json!({ "kid": null }), MALFORMED);
-        for value in ["null", "7", "0", "true", "[]", "{}", &format!("[\"{own}\"]"), &format!("{{\"kid\":\"{own}\"}}")]
-        {
+        for value in [
+            "null",
+            "7",
+            "0",
+            "true",
+            "[]",
+            "{}",
+            &format!("[\"{own}\"]"),
+            &format!("{{\"kid\":\"{own}\"}}"),
+        ] {
             let header = self.forge.header(json!({ "kid": null }));
-            self.header(format!("kid {value}"), &with_one_more(&header, &format!("\"kid\":{value}")), MALFORMED);
+            self.header(
+                format!("kid {value}"),
+                &with_one_more(&header, &format!("\"kid\":{value}")),
+                MALFORMED,
+            );
         }
         for twin in ["kid", r"\u006bid"] {
             for kid in [&own, "other"] {
@@ -286,7 +342,9 @@ impl Table<'_> {
             let name = short(&offer.to_string());
             // Signed as it should be: what the header offers is not looked at.
             self.member(offer.clone(), Active);
-            for (kid, verdict) in [(None, BAD_SIGNATURE), (Some("mine"), UNKNOWN_KEY), (Some(&*trap), UNKNOWN_KEY)] {
+            for (kid, verdict) in
+                [(None, BAD_SIGNATURE), (Some("mine"), UNKNOWN_KEY), (Some(&*trap), UNKNOWN_KEY)]
+            {
                 let mut changes = offer.clone();
                 changes["alg"] = "EdDSA".into();
                 if let Some(kid) = kid {
@@ -298,12 +356,25 @@ impl Table<'_> {
         }
         let mut claims = self.claims.clone();
         claims.insert("iss".to_owned(), self.trap.clone().into());
-        self.payload("an issuer that could be asked", Value::Object(claims).to_string(), Inactive(WrongIssuer));
+        self.payload(
+            "an issuer that could be asked",
+            Value::Object(claims).to_string(),
+            Inactive(WrongIssuer),
+        );
     }
 
     /// Extensions that change how a token must be read, and tokens of another kind.
     fn headers(&mut self) {
-        for value in ["[\"exp\"]", "[\"b64\"]", "[]", "null", "\"exp\"", "{}", "false", "[\"https://x.test/y\"]"] {
+        for value in [
+            "[\"exp\"]",
+            "[\"b64\"]",
+            "[]",
+            "null",
+            "\"exp\"",
+            "{}",
+            "false",
+            "[\"https://x.test/y\"]",
+        ] {
             self.one_more(&format!("\"crit\":{value}"), MALFORMED);
         }
         self.one_more(r#""crit":["b64"],"b64":false"#, MALFORMED);
@@ -335,23 +406,38 @@ impl Table<'_> {
         }
         for typ in ["7", "[\"at+jwt\"]", "{}", "true"] {
             let header = self.forge.header(json!({ "typ": null }));
-            self.header(format!("typ {typ}"), &with_one_more(&header, &format!("\"typ\":{typ}")), MALFORMED);
+            self.header(
+                format!("typ {typ}"),
+                &with_one_more(&header, &format!("\"typ\":{typ}")),
+                MALFORMED,
+            );
         }
         self.one_more(r#""typ":"JWT""#, MALFORMED);
 
         let good = self.forge.header(json!({}));
-        for header in ["", " ", "{}", "[]", "null", "7", "\"alg\"", "{", "}", "{{}}", "{\"alg\"}", "not json"] {
+        for header in
+            ["", " ", "{}", "[]", "null", "7", "\"alg\"", "{", "}", "{{}}", "{\"alg\"}", "not json"]
+        {
             self.header(format!("header is {header:?}"), header, MALFORMED);
         }
         // serde reads a list into a struct, member after member in the order of declaration.
         let own = self.forge.ring.signing().unwrap().kid.clone();
         let list = [json!(self.algorithm()), json!(own), json!("at+jwt")];
         for length in 1..=list.len() {
-            self.header(format!("header as a list of {length}"), &json!(list[..length]).to_string(), MALFORMED);
+            self.header(
+                format!("header as a list of {length}"),
+                &json!(list[..length]).to_string(),
+                MALFORMED,
+            );
         }
         self.header("header in a list", &format!("[{good}]"), MALFORMED);
         // Names are unique, those of members that nothing is read from too (RFC 7515, section 4).
-        for twins in [r#""x":1,"x":1"#, r#""x":1,"\u0078":2"#, r#""jku":"a","y":0,"jku":"a""#, r#""":1,"":2"#] {
+        for twins in [
+            r#""x":1,"x":1"#,
+            r#""x":1,"\u0078":2"#,
+            r#""jku":"a","y":0,"jku":"a""#,
+            r#""":1,"":2"#,
+        ] {
             self.one_more(twins, MALFORMED);
         }
         self.one_more(r#""x":1,"X":1,"x ":1"#, Active);
@@ -362,7 +448,8 @@ impl Table<'_> {
         self.header("header with single quotes", &good.replace('"', "'"), MALFORMED);
         self.header("header of brackets", &"[".repeat(5000), MALFORMED);
         self.header("header of braces", &"{\"a\":".repeat(1000), MALFORMED);
-        // Members that nothing is read from are passed over, without recursion. Nobody but us signs such a header.
+        // Members that nothing is read from are passed over, without recursion. Nobody but us signs
+        // such a header.
         self.one_more(&format!("\"x\":{}{}", "[".repeat(2500), "]".repeat(2500)), Active);
         self.one_more(r#""x":"\ud800""#, Active);
         let payload = parts(&self.good)[1].to_owned();
@@ -399,8 +486,15 @@ impl Table<'_> {
         ] {
             self.claim("iss", &json!(issuer).to_string(), Inactive(WrongIssuer));
         }
-        for id in ["", "1", "null", "0190a5c8", "' OR 1=1", "{0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22}", &"0".repeat(4000)]
-        {
+        for id in [
+            "",
+            "1",
+            "null",
+            "0190a5c8",
+            "' OR 1=1",
+            "{0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22}",
+            &"0".repeat(4000),
+        ] {
             self.claim("sid", &json!(id).to_string(), MALFORMED);
             self.claim("jti", &json!(id).to_string(), MALFORMED);
         }
@@ -449,7 +543,11 @@ impl Table<'_> {
             ("expired", at(json!({ "iat": now - 60, "exp": now })), Inactive(Expired)),
             ("expired as soon as it was issued", at(json!({ "exp": now })), Inactive(Expired)),
             ("of 1970", at(json!({ "iat": 0, "exp": 1 })), Inactive(Expired)),
-            ("issued in an hour", at(json!({ "iat": now + 3600, "exp": now + 4200 })), Inactive(NotYetValid)),
+            (
+                "issued in an hour",
+                at(json!({ "iat": now + 3600, "exp": now + 4200 })),
+                Inactive(NotYetValid),
+            ),
             ("good in an hour", at(json!({ "nbf": now + 3600 })), Inactive(NotYetValid)),
             ("good at the end of time", at(json!({ "nbf": i64::MAX })), Inactive(NotYetValid)),
             ("good since the beginning of time", at(json!({ "nbf": i64::MIN })), Active),
@@ -494,7 +592,11 @@ impl Table<'_> {
         }
         for (name, open, close) in [("lists", "[", "]"), ("objects", "{\"a\":", "}")] {
             let deep = format!("\"x\":{}1{}", open.repeat(200), close.repeat(200));
-            self.payload(format!("200 {name} in each other"), with_one_more(&text, &deep), MALFORMED);
+            self.payload(
+                format!("200 {name} in each other"),
+                with_one_more(&text, &deep),
+                MALFORMED,
+            );
             self.payload(
                 format!("{name} without an end"),
                 with_one_more(&text, &format!("\"x\":{}", open.repeat(700))),
@@ -507,7 +609,10 @@ impl Table<'_> {
     fn forms(&mut self) {
         let good = self.good.clone();
         let [header, payload, signature] = parts(&good);
-        for text in ["x", ".", "..", "...", "a.b.c", "a.b", "\0", " ", "null", "{}", "Bearer", "cs_at_x", "\u{feff}"] {
+        for text in [
+            "x", ".", "..", "...", "a.b.c", "a.b", "\0", " ", "null", "{}", "Bearer", "cs_at_x",
+            "\u{feff}",
+        ] {
             self.row(format!("{text:?}"), text, MALFORMED);
         }
         let rows = [
@@ -529,12 +634,16 @@ impl Table<'_> {
             ("padded header", format!("{header}=.{payload}.{signature}")),
             ("padded signature", format!("{header}.{payload}.{signature}==")),
             ("padding alone", "=.=.=".to_owned()),
-            ("a line feed in the signature", format!("{header}.{payload}.{}\n{}", &signature[..40], &signature[40..])),
+            (
+                "a line feed in the signature",
+                format!("{header}.{payload}.{}\n{}", &signature[..40], &signature[40..]),
+            ),
             ("a line feed after the header", format!("{header}\n.{payload}.{signature}")),
             ("+ and / in the signature", format!("{header}.{payload}.+/{}", &signature[2..])),
             (
                 "as JSON (RFC 7515, section 7.2)",
-                json!({ "payload": payload, "protected": header, "signature": signature }).to_string(),
+                json!({ "payload": payload, "protected": header, "signature": signature })
+                    .to_string(),
             ),
         ];
         for (name, token) in rows {
@@ -552,9 +661,17 @@ impl Table<'_> {
         for spaces in 1..3 {
             text.push(' ');
             let loose = loose_bits(&URL_SAFE_NO_PAD.encode(&text));
-            self.row(format!("loose bits in the header, {spaces}"), self.forge.sign_parts(&loose, payload), MALFORMED);
+            self.row(
+                format!("loose bits in the header, {spaces}"),
+                self.forge.sign_parts(&loose, payload),
+                MALFORMED,
+            );
             let padded = base64::engine::general_purpose::URL_SAFE.encode(&text);
-            self.row(format!("padding in the header, {spaces}"), self.forge.sign_parts(&padded, payload), MALFORMED);
+            self.row(
+                format!("padding in the header, {spaces}"),
+                self.forge.sign_parts(&padded, payload),
+                MALFORMED,
+            );
         }
         let mut text = Value::Object(self.claims.clone()).to_string();
         while !text.len().is_multiple_of(3) {
@@ -563,24 +680,40 @@ impl Table<'_> {
         for spaces in 1..3 {
             text.push(' ');
             let loose = loose_bits(&URL_SAFE_NO_PAD.encode(&text));
-            self.row(format!("loose bits in the payload, {spaces}"), self.forge.sign_parts(header, &loose), MALFORMED);
+            self.row(
+                format!("loose bits in the payload, {spaces}"),
+                self.forge.sign_parts(header, &loose),
+                MALFORMED,
+            );
             let padded = base64::engine::general_purpose::URL_SAFE.encode(&text);
-            self.row(format!("padding in the payload, {spaces}"), self.forge.sign_parts(header, &padded), MALFORMED);
+            self.row(
+                format!("padding in the payload, {spaces}"),
+                self.forge.sign_parts(header, &padded),
+                MALFORMED,
+            );
         }
         let standard = with_one_more(text.trim_end(), r#""x":"~~~???>>>""#);
         let standard = (0..3).map(|spaces| {
-            base64::engine::general_purpose::STANDARD_NO_PAD.encode(format!("{}{standard}", " ".repeat(spaces)))
+            base64::engine::general_purpose::STANDARD_NO_PAD
+                .encode(format!("{}{standard}", " ".repeat(spaces)))
         });
         let standard = standard.into_iter().find(|text| text.contains(['+', '/'])).unwrap();
         self.row("+ and / in the payload", self.forge.sign_parts(header, &standard), MALFORMED);
-        self.row("loose bits in the signature", format!("{header}.{payload}.{}", loose_bits(signature)), MALFORMED);
+        self.row(
+            "loose bits in the signature",
+            format!("{header}.{payload}.{}", loose_bits(signature)),
+            MALFORMED,
+        );
 
         // The largest token, and larger ones.
         let of_size = |size: usize| {
             let text = Value::Object(self.claims.clone()).to_string();
             (0..)
                 .map(|spaces| {
-                    self.forge.sign(&own, &format!("{text}{}", " ".repeat(size * 3 / 4 - good.len() + spaces)))
+                    self.forge.sign(
+                        &own,
+                        &format!("{text}{}", " ".repeat(size * 3 / 4 - good.len() + spaces)),
+                    )
                 })
                 .find(|token| token.len() >= size)
                 .unwrap()
@@ -643,7 +776,8 @@ impl Table<'_> {
         let message = self.good.rsplit_once('.').unwrap().0.to_owned();
         match &self.forge.ring.signing().unwrap().pair {
             SigningPair::Ed25519(_) => {
-                // S + L is another encoding of the same number; RFC 8032, section 5.1.7 demands S < L.
+                // S + L is another encoding of the same number; RFC 8032, section 5.1.7 demands S <
+                // L.
                 let malleable = add_bytes(&reversed(s), &ORDER_25519);
                 self.signature("S + L", &[r, &reversed(&malleable)].concat(), BAD_SIGNATURE);
                 let zero_s = [r, &[0; 32]].concat();
@@ -659,23 +793,33 @@ impl Table<'_> {
                 self.signature("s = 0", &[r, &zero].concat(), BAD_SIGNATURE);
                 self.signature("s = n", &[r, &ORDER_P256].concat(), BAD_SIGNATURE);
                 self.signature("r = n", &[&ORDER_P256, s].concat(), BAD_SIGNATURE);
-                self.signature("r = s = 1", &[&zero[1..], &[1], &zero[1..], &[1]].concat(), BAD_SIGNATURE);
+                self.signature(
+                    "r = s = 1",
+                    &[&zero[1..], &[1], &zero[1..], &[1]].concat(),
+                    BAD_SIGNATURE,
+                );
                 self.signature("DER", &der(r, s), BAD_SIGNATURE);
-                // Whoever has a signature can write another one that is as good: RFC 7518 does not say which of the two it is.
-                // Nothing is keyed on it, see `revoke.rs`.
+                // Whoever has a signature can write another one that is as good: RFC 7518 does not
+                // say which of the two it is. Nothing is keyed on it, see `revoke.rs`.
                 self.signature("n - s", &[r, &subtract(&ORDER_P256, s)].concat(), Active);
             }
             SigningPair::Rsa(pair) => {
-                let n = URL_SAFE_NO_PAD.decode(public_key(self.forge)["n"].as_str().unwrap()).unwrap();
+                let n =
+                    URL_SAFE_NO_PAD.decode(public_key(self.forge)["n"].as_str().unwrap()).unwrap();
                 self.signature("n", &n, BAD_SIGNATURE);
-                self.signature("s + n", &[&[1][..], &add_bytes(&bytes, &n)].concat()[1..], BAD_SIGNATURE);
+                self.signature(
+                    "s + n",
+                    &[&[1][..], &add_bytes(&bytes, &n)].concat()[1..],
+                    BAD_SIGNATURE,
+                );
                 for (name, padding) in [
                     ("PSS", &signature::RSA_PSS_SHA256 as &'static dyn signature::RsaEncoding),
                     ("SHA-384", &signature::RSA_PKCS1_SHA384),
                     ("SHA-512", &signature::RSA_PKCS1_SHA512),
                 ] {
                     let mut other = vec![0; length];
-                    pair.sign(padding, &SystemRandom::new(), message.as_bytes(), &mut other).unwrap();
+                    pair.sign(padding, &SystemRandom::new(), message.as_bytes(), &mut other)
+                        .unwrap();
                     self.signature(name, &other, BAD_SIGNATURE);
                 }
             }
@@ -685,13 +829,13 @@ impl Table<'_> {
 
 /// The order of the group (RFC 8032, section 5.1), the highest byte first.
 const ORDER_25519: [u8; 32] = [
-    0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x14, 0xde, 0xf9, 0xde, 0xa2, 0xf7, 0x9c, 0xd6, 0x58, 0x12,
-    0x63, 0x1a, 0x5c, 0xf5, 0xd3, 0xed,
+    0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x14, 0xde, 0xf9, 0xde, 0xa2, 0xf7, 0x9c,
+    0xd6, 0x58, 0x12, 0x63, 0x1a, 0x5c, 0xf5, 0xd3, 0xed,
 ];
 /// The same of P-256 (FIPS 186).
 pub const ORDER_P256: [u8; 32] = [
-    0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
-    0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6,
+    0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
 ];
 
 fn reversed(bytes: &[u8]) -> Vec<u8> {
@@ -778,9 +922,9 @@ fn said(answer: Result<&countersign::proto::ValidateResponse, &Status>) -> Strin
     match answer {
         Ok(answer) if answer.active => "active".to_owned(),
         Ok(answer) => answer.inactive_reason().as_str_name().to_owned(),
-        Err(status) => {
-            status.get_details_error_info().map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
-        }
+        Err(status) => status
+            .get_details_error_info()
+            .map_or_else(|| format!("{:?}", status.code()), |info| info.reason),
     }
 }
 
@@ -814,10 +958,17 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
         );
     }
     let exchange = RefreshRequest { refresh_token: row.token.clone(), ..Default::default() };
-    let done = |answer: Result<(), Status>| answer.map_or_else(|status| said(Err(&status)), |()| "OK".to_owned());
+    let done = |answer: Result<(), Status>| {
+        answer.map_or_else(|status| said(Err(&status)), |()| "OK".to_owned())
+    };
     let refreshed = done(client.refresh(exchange).await.map(|_| ()));
     let too_large = row.verdict == TooLarge;
-    check(&mut wrong, "Refresh", refreshed, if too_large { &expected } else { "REFRESH_TOKEN_INVALID" });
+    check(
+        &mut wrong,
+        "Refresh",
+        refreshed,
+        if too_large { &expected } else { "REFRESH_TOKEN_INVALID" },
+    );
     // What is good but for its time can be revoked, which is not for a token in this table to be.
     if wrong.is_empty() && !matches!(row.verdict, Active | Inactive(Expired | NotYetValid)) {
         let revoked = done(client.revoke(of_token(&row.token)).await.map(|_| ()));
@@ -827,9 +978,11 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
 }
 
 async fn walk(algorithm: &str) {
-    let (site, Keys { forge, orphan }) = Site::with_keys(&format!("[keys]\nalgorithm = '{algorithm}'")).await;
+    let (site, Keys { forge, orphan }) =
+        Site::with_keys(&format!("[keys]\nalgorithm = '{algorithm}'")).await;
     let good = site.good().access;
-    let mut table = Table { forge: &forge, claims: claims(&good), good, trap: site.trap(), rows: vec![] };
+    let mut table =
+        Table { forge: &forge, claims: claims(&good), good, trap: site.trap(), rows: vec![] };
     assert_eq!(table.algorithm(), algorithm);
     table.row("the forge is a good one", forge.resign(&table.good, json!({})), Active);
     table.algorithms();
@@ -854,8 +1007,17 @@ async fn walk(algorithm: &str) {
     // A good refresh token is no access token, and good for nothing but what it is for.
     let refresh = site.good().refresh;
     let ask = ValidateRequest { access_token: refresh, ..Default::default() };
-    assert_eq!(site.client().validate(ask).await.unwrap().into_inner().inactive_reason(), WrongType);
-    assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), table.rows.len(), wrong.join("\n"));
+    assert_eq!(
+        site.client().validate(ask).await.unwrap().into_inner().inactive_reason(),
+        WrongType
+    );
+    assert!(
+        wrong.is_empty(),
+        "{} of {} rows:\n{}",
+        wrong.len(),
+        table.rows.len(),
+        wrong.join("\n")
+    );
     site.finish().await;
 }
 

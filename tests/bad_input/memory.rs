@@ -10,7 +10,9 @@ use prost_types::{ListValue, Struct, Value, value::Kind};
 use tonic::Code;
 
 use crate::{
-    http2::{self, END_HEADERS, END_STREAM, INITIAL_WINDOW, Raw, frame, kind, message, stream as number},
+    http2::{
+        self, END_HEADERS, END_STREAM, INITIAL_WINDOW, Raw, frame, kind, message, stream as number,
+    },
     refusal::{Refusal, refused},
     server::in_time,
     site::Site,
@@ -41,7 +43,11 @@ fn shapes() -> [(&'static str, Value); 5] {
 
 fn with_claims(subject: &str, value: Value) -> CreateSessionRequest {
     let claims = Struct { fields: [("a".to_owned(), value)].into() };
-    CreateSessionRequest { subject: subject.to_owned(), claims: Some(claims.into()), ..Default::default() }
+    CreateSessionRequest {
+        subject: subject.to_owned(),
+        claims: Some(claims.into()),
+        ..Default::default()
+    }
 }
 
 async fn create(site: &Site, request: CreateSessionRequest) -> String {
@@ -56,7 +62,10 @@ async fn verified_tokens_take_as_much_memory_as_they_may_whatever_they_claim() {
     let mut tokens = vec![];
     for (name, value) in shapes() {
         let create = |n: usize| create(&site, with_claims(&format!("{name} {n}"), value.clone()));
-        tokens.push((name, stream::iter(0..TOKENS).map(create).buffer_unordered(64).collect::<Vec<_>>().await));
+        tokens.push((
+            name,
+            stream::iter(0..TOKENS).map(create).buffer_unordered(64).collect::<Vec<_>>().await,
+        ));
     }
     let before = site.resident();
     for (name, tokens) in tokens {
@@ -78,16 +87,25 @@ async fn a_batch_whose_answer_would_be_too_long_is_refused_with_the_first_token_
     let [_, (_, numbers), ..] = shapes();
     let token = create(&site, with_claims("alice", numbers)).await;
     let batch = |view: ValidateView, tokens: usize| {
-        let request = ValidateRequest { access_token: token.clone(), view: view.into(), ..Default::default() };
+        let request = ValidateRequest {
+            access_token: token.clone(),
+            view: view.into(),
+            ..Default::default()
+        };
         BatchValidateRequest { requests: vec![request; tokens] }
     };
-    let answer = site.client().batch_validate(batch(ValidateView::Full, 5)).await.unwrap().into_inner();
+    let answer =
+        site.client().batch_validate(batch(ValidateView::Full, 5)).await.unwrap().into_inner();
     let bytes = answer.encoded_len();
     assert!(bytes > 131_072 * 5 / 6 && bytes <= 131_072, "{bytes}");
     let too_long = refused(site.client().batch_validate(batch(ValidateView::Full, 40)).await);
     assert_eq!(too_long, Refusal::field("requests[5]"));
-    let basic = site.client().batch_validate(batch(ValidateView::Basic, 40)).await.unwrap().into_inner();
-    assert!(basic.responses.iter().all(|answer| answer.active), "what was asked for has room without claims");
+    let basic =
+        site.client().batch_validate(batch(ValidateView::Basic, 40)).await.unwrap().into_inner();
+    assert!(
+        basic.responses.iter().all(|answer| answer.active),
+        "what was asked for has room without claims"
+    );
     site.finish().await;
 }
 
@@ -104,22 +122,28 @@ fn calls(path: &str, request: &impl Message, first: usize, count: usize) -> Vec<
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_are_not_read_count_until_they_are() {
     const CALLS: usize = 40;
-    let site =
-        Site::quiet("[limits]\nmax_unsent_bytes = 2097152\nmax_answer_bytes = 262144\n[policies.default]\nmax_sessions_per_subject = 0").await;
+    let site = Site::quiet(
+        "[limits]\nmax_unsent_bytes = 2097152\nmax_answer_bytes = \
+                     262144\n[policies.default]\nmax_sessions_per_subject = 0",
+    )
+    .await;
     let [_, _, _, _, (_, text)] = shapes();
     let sign_in = |_| create(&site, with_claims("alice", text.clone()));
     let _: Vec<_> = stream::iter(0..40).map(sign_in).buffer_unordered(8).collect().await;
     // Some 160 KiB, of which a connection may hold one and a half: 256 KiB.
-    let page = ListSessionsRequest { page_size: 40, subject: "alice".to_owned(), ..Default::default() };
+    let page =
+        ListSessionsRequest { page_size: 40, subject: "alice".to_owned(), ..Default::default() };
     // A window of a byte lets the service begin to send, and end the call.
     for initial_window in [0, 1] {
         let mut greedy = Raw::with(site.address, &[(INITIAL_WINDOW, initial_window)]).await;
-        // The first answer is there before the others are asked for: at the same time they could all
-        // find too little room beside each other.
+        // The first answer is there before the others are asked for: at the same time they could
+        // all find too little room beside each other.
         greedy.send(&calls(LIST, &page, 0, 1)).await;
         let answered = number(0);
         loop {
-            let frame = in_time("the first answer", greedy.read.next()).await.expect("the connection stays open");
+            let frame = in_time("the first answer", greedy.read.next())
+                .await
+                .expect("the connection stays open");
             if frame.kind == kind::HEADERS && frame.stream == answered {
                 assert!(frame.flags & END_STREAM == 0, "it is not refused");
                 break;
@@ -128,18 +152,24 @@ async fn answers_that_are_not_read_count_until_they_are() {
         greedy.send(&calls(LIST, &page, 1, CALLS - 1)).await;
         let mut refused = 0;
         while refused < CALLS - 1 {
-            let frame = in_time("a refusal", greedy.read.next()).await.expect("the connection stays open");
+            let frame =
+                in_time("a refusal", greedy.read.next()).await.expect("the connection stays open");
             refused += usize::from(frame.kind == kind::HEADERS && frame.flags & END_STREAM != 0);
         }
         // Others are served, also by the same call.
-        assert_eq!(site.client().list_sessions(page.clone()).await.unwrap().into_inner().sessions.len(), 40);
+        assert_eq!(
+            site.client().list_sessions(page.clone()).await.unwrap().into_inner().sessions.len(),
+            40
+        );
 
         // Once the answer is read, there is room for another.
-        let window = |stream: u32| frame(kind::WINDOW_UPDATE, 0, stream, &(1u32 << 20).to_be_bytes());
+        let window =
+            |stream: u32| frame(kind::WINDOW_UPDATE, 0, stream, &(1u32 << 20).to_be_bytes());
         greedy.send(&[window(0), window(answered)].concat()).await;
         let mut bytes = 0;
         loop {
-            let frame = in_time("the answer", greedy.read.next()).await.expect("the connection stays open");
+            let frame =
+                in_time("the answer", greedy.read.next()).await.expect("the connection stays open");
             if frame.stream == answered && frame.kind == kind::DATA {
                 bytes += frame.payload.len();
             }
@@ -150,7 +180,9 @@ async fn answers_that_are_not_read_count_until_they_are() {
         assert!(bytes > 160_000, "{bytes}");
         greedy.send(&[calls(LIST, &page, CALLS, 1), window(number(CALLS))].concat()).await;
         let next = loop {
-            let frame = in_time("the next answer", greedy.read.next()).await.expect("the connection stays open");
+            let frame = in_time("the next answer", greedy.read.next())
+                .await
+                .expect("the connection stays open");
             if frame.stream == number(CALLS) && frame.kind == kind::HEADERS {
                 break frame;
             }

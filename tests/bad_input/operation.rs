@@ -1,5 +1,5 @@
-//! What goes wrong around the service. Most of it has a test elsewhere, which is named here; the rest is below, and what PostgreSQL
-//! alone can do to us is in `operation_on_postgres.rs`.
+//! What goes wrong around the service. Most of it has a test elsewhere, which is named here; the
+//! rest is below, and what PostgreSQL alone can do to us is in `operation_on_postgres.rs`.
 //!
 //! | what | held by |
 //! |---|---|
@@ -36,7 +36,8 @@ fn of_many_who_migrate_a_file_at_once_each_does_it_or_says_that_another_does() {
     for run in &runs {
         if run.code == Some(0) {
             assert!(
-                run.stderr.is_empty() && (run.stdout.starts_with("made ") || run.stdout.contains("up to date")),
+                run.stderr.is_empty()
+                    && (run.stdout.starts_with("made ") || run.stdout.contains("up to date")),
                 "{run:?}"
             );
         } else {
@@ -51,10 +52,18 @@ fn of_many_who_migrate_a_file_at_once_each_does_it_or_says_that_another_does() {
 
 /// A setting, values that it cannot have, and what the line says that names it.
 const SETTINGS: &[(&str, &[&str], &str)] = &[
-    ("limits.max_connections", &["0", "-1", "1000001", "many", "1.5", ""], "limits.max_connections"),
+    (
+        "limits.max_connections",
+        &["0", "-1", "1000001", "many", "1.5", ""],
+        "limits.max_connections",
+    ),
     ("limits.max_http_connections", &["0", "99999999999999999999"], "limits.max_http_connections"),
     ("limits.listen_backlog", &["0", "-1", "1000001", "4294967296"], "limits.listen_backlog"),
-    ("limits.max_streams_per_connection", &["0", "4294967296"], "limits.max_streams_per_connection"),
+    (
+        "limits.max_streams_per_connection",
+        &["0", "4294967296"],
+        "limits.max_streams_per_connection",
+    ),
     ("limits.max_request_bytes", &["0", "16383", "67108865"], "limits.max_request_bytes"),
     ("limits.max_batch_bytes", &["0", "1e6"], "limits.max_batch_bytes"),
     ("limits.max_metadata_bytes", &["1023", "1048577"], "limits.max_metadata_bytes"),
@@ -89,7 +98,10 @@ fn a_setting_that_cannot_be_is_one_line_that_names_it() {
         let variable = format!("COUNTERSIGN_{}", setting.replace('.', "__").to_uppercase());
         for value in *values {
             // What `serve` would say, too, and it ends where that would serve.
-            let run = run(countersign().args(["config", "check", "--data-dir"]).arg(&data).env(&variable, value));
+            let run = run(countersign()
+                .args(["config", "check", "--data-dir"])
+                .arg(&data)
+                .env(&variable, value));
             let line = run.stderr.strip_prefix("countersign: ").unwrap_or_default();
             if run.code != Some(2) || line.lines().count() != 1 || !line.contains(says) {
                 wrong.push(format!("{setting} = {value:?}: {run:?}"));

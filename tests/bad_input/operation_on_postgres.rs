@@ -12,37 +12,51 @@ fn away() -> Refusal {
     Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE")
 }
 
-/// As the server answers when its disk is full, or that of a tablespace (53100), or its memory (53200).
+/// As the server answers when its disk is full, or that of a tablespace (53100), or its memory
+/// (53200).
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_room_is_refused_and_done_once_there_is() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     for code in ["53100", "53200", "53000"] {
         let sql = format!(
-            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION \
-             'could not extend file \"base/1\"' USING ERRCODE = '{code}'; END $$; \
-             CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON sessions EXECUTE FUNCTION full_disk(); \
-             CREATE TRIGGER full_disk BEFORE INSERT ON blacklist EXECUTE FUNCTION full_disk()"
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE \
+             EXCEPTION 'could not extend file \"base/1\"' USING ERRCODE = '{code}'; END $$; \
+             CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON sessions EXECUTE FUNCTION \
+             full_disk(); CREATE TRIGGER full_disk BEFORE INSERT ON blacklist EXECUTE FUNCTION \
+             full_disk()"
         );
         let rows = server.rows().await;
         server.home.database.execute(&sql).await;
-        let (created, refreshed, revoked) =
-            join3(server.create(request("bob")), server.refresh(&good.refresh), server.revoke(of_token(&good.access)))
-                .await;
-        assert_eq!([refused(created), refused(refreshed), refused(revoked)], [(); 3].map(|()| away()), "{code}");
+        let (created, refreshed, revoked) = join3(
+            server.create(request("bob")),
+            server.refresh(&good.refresh),
+            server.revoke(of_token(&good.access)),
+        )
+        .await;
+        assert_eq!(
+            [refused(created), refused(refreshed), refused(revoked)],
+            [(); 3].map(|()| away()),
+            "{code}"
+        );
         assert_eq!(server.verdict(&good.access).await, Ok(()), "{code}");
         assert_eq!(server.rows().await, rows, "{code}");
         server.home.database.execute("DROP FUNCTION full_disk CASCADE").await;
         assert!(server.create(request("bob")).await.is_ok(), "{code}: by itself");
     }
-    assert!(!server.refresh(&good.refresh).await.unwrap().replayed, "what was refused has changed nothing");
+    assert!(
+        !server.refresh(&good.refresh).await.unwrap().replayed,
+        "what was refused has changed nothing"
+    );
     assert_eq!(server.revoke(of_token(&good.access)).await.unwrap(), 1);
 }
 
-/// All connections wait for somebody. Whoever comes then is told so, instead of waiting too, and Validate needs none.
+/// All connections wait for somebody. Whoever comes then is told so, instead of waiting too, and
+/// Validate needs none.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_free_connection_calls_are_refused_and_nothing_is_lost() {
-    let settings = "[database]\nmax_connections = 4\nacquire_timeout = '500ms'\nstatement_timeout = '60s'";
+    let settings =
+        "[database]\nmax_connections = 4\nacquire_timeout = '500ms'\nstatement_timeout = '60s'";
     let server = Home::new(settings).await.start().await;
     let [good, other] = [server.sign_in("alice").await, server.sign_in("bob").await];
     let held = server.home.database.hold().await;
@@ -50,18 +64,22 @@ async fn without_a_free_connection_calls_are_refused_and_nothing_is_lost() {
     for number in 0..8 {
         let mut client = server.client();
         let subject = format!("subject {number}");
-        writes.push(tokio::spawn(async move { client.create_session(request(&subject)).await.map(drop) }));
+        writes.push(tokio::spawn(async move {
+            client.create_session(request(&subject)).await.map(drop)
+        }));
     }
     for token in [good.refresh.clone(), other.refresh.clone()] {
         let mut client = server.client();
-        let exchange = countersign::proto::RefreshRequest { refresh_token: token, ..Default::default() };
+        let exchange =
+            countersign::proto::RefreshRequest { refresh_token: token, ..Default::default() };
         writes.push(tokio::spawn(async move { client.refresh(exchange).await.map(drop) }));
     }
     let mut client = server.client();
     let revocation = of_token(&other.access);
     writes.push(tokio::spawn(async move { client.revoke(revocation).await.map(drop) }));
 
-    let refusal = eventually("no connection is free", async || server.session(&good.id()).await.err()).await;
+    let refusal =
+        eventually("no connection is free", async || server.session(&good.id()).await.err()).await;
     assert_eq!(refused::<()>(Err(refusal)), away());
     assert_eq!(server.verdict(&good.access).await, Ok(()));
     drop(held);

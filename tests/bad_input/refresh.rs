@@ -1,8 +1,8 @@
 //! Refresh tokens that are not good, or not for who shows them, or shown too often.
 //!
-//! Held elsewhere: 64 refreshes at once, replays within the grace and after it, and tokens two generations old, each to the
-//! microsecond, in `service/refresh.rs`; races over several replicas in `cluster/refreshing.rs`; what each role may in
-//! `service/callers.rs`.
+//! Held elsewhere: 64 refreshes at once, replays within the grace and after it, and tokens two
+//! generations old, each to the microsecond, in `service/refresh.rs`; races over several replicas
+//! in `cluster/refreshing.rs`; what each role may in `service/callers.rs`.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{clock::Clock, proto::SessionState};
@@ -17,7 +17,8 @@ use crate::{
 
 /// How many wrong tokens are tried for one session.
 const GUESSES: usize = 2000;
-/// How many sessions have tokens that expire at the same instant, and how many of their clients ask at once.
+/// How many sessions have tokens that expire at the same instant, and how many of their clients ask
+/// at once.
 const STORM: (usize, usize) = (200, 4);
 /// Calls under way at once.
 const AT_ONCE: usize = 64;
@@ -75,12 +76,18 @@ async fn what_is_not_authentic_is_refused_and_changes_nothing() {
         ("an access token", good.access.clone()),
         ("of another service", other.refresh),
         ("SQL", "cs_rt_' OR '1'='1".to_owned()),
-        ("of a generation to come", forge.refresh_token(server, &good.id(), |lineage| lineage.generation += 1).await),
+        (
+            "of a generation to come",
+            forge.refresh_token(server, &good.id(), |lineage| lineage.generation += 1).await,
+        ),
         (
             "of the last generation",
             forge.refresh_token(server, &good.id(), |lineage| lineage.generation = u32::MAX).await,
         ),
-        ("of another secret", forge.refresh_token(server, &good.id(), |lineage| lineage.secret.0[0] ^= 1).await),
+        (
+            "of another secret",
+            forge.refresh_token(server, &good.id(), |lineage| lineage.secret.0[0] ^= 1).await,
+        ),
         (
             "of another session's secret",
             forge.refresh_token(server, &good.id(), |lineage| lineage.secret = secret_of_bob).await,
@@ -93,7 +100,11 @@ async fn what_is_not_authentic_is_refused_and_changes_nothing() {
         let token = changed(bit / 8, bytes[bit / 8] ^ (1 << (bit % 8)));
         rows.push(Row { name: format!("bit {bit} flipped"), token, expected: invalid() });
     }
-    rows.push(Row { name: "nothing".to_owned(), token: String::new(), expected: Refusal::field("refresh_token") });
+    rows.push(Row {
+        name: "nothing".to_owned(),
+        token: String::new(),
+        expected: Refusal::field("refresh_token"),
+    });
 
     for Row { name, token, expected } in rows {
         let send = async { refused(field.refresh(&field.admin, &token).await) };
@@ -142,7 +153,11 @@ async fn of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_
         ("a caller of another tenant", &*field.foreign, invalid()),
         ("a caller who may only validate", &field.validator, not_allowed),
         ("nobody", "", Refusal::unauthenticated("CALLER_UNKNOWN")),
-        ("a stranger", "cs_ck_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Refusal::unauthenticated("CALLER_UNKNOWN")),
+        (
+            "a stranger",
+            "cs_ck_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+            Refusal::unauthenticated("CALLER_UNKNOWN"),
+        ),
         ("the token as the key", &good.refresh, Refusal::unauthenticated("CALLER_UNKNOWN")),
     ] {
         let send = async { refused(field.refresh(key, &good.refresh).await) };
@@ -164,7 +179,8 @@ async fn a_stolen_token_shown_a_hundred_times_leaves_one_row() {
         join_all(calls).await.into_iter().map(refused).collect::<Vec<_>>()
     };
     let answers = field.survives("a stolen token", &[&stolen.refresh], 1, send).await;
-    let [reused, revoked] = ["REFRESH_TOKEN_REUSED", "SESSION_REVOKED"].map(Refusal::unauthenticated);
+    let [reused, revoked] =
+        ["REFRESH_TOKEN_REUSED", "SESSION_REVOKED"].map(Refusal::unauthenticated);
     assert!(answers.iter().all(|answer| *answer == reused || *answer == revoked), "{answers:?}");
     assert!(answers.contains(&reused));
     assert!(!field.is_active(&next.access).await);
@@ -175,7 +191,9 @@ async fn a_stolen_token_shown_a_hundred_times_leaves_one_row() {
 async fn patient(field: &Field, token: &str) -> crate::server::SignedIn {
     loop {
         match field.refresh(&field.admin, token).await {
-            Err(status) if status.code() == tonic::Code::ResourceExhausted => tokio::task::yield_now().await,
+            Err(status) if status.code() == tonic::Code::ResourceExhausted => {
+                tokio::task::yield_now().await
+            }
             answer => return answer.unwrap(),
         }
     }
@@ -195,13 +213,17 @@ async fn a_storm_at_the_same_expiry_rotates_each_session_once() {
         .collect()
         .await;
     let expiry = all[0].tokens.access_token_expires_at;
-    assert!(all.iter().all(|session| session.tokens.access_token_expires_at == expiry), "the clock stands still");
+    assert!(
+        all.iter().all(|session| session.tokens.access_token_expires_at == expiry),
+        "the clock stands still"
+    );
     field.server.clock.advance(seconds(600));
     assert!(!field.is_active(&all[0].access).await, "{:?}", field.server.clock.now());
     let good = field.sign_in("alice").await;
 
     let send = async {
-        let calls = all.iter().flat_map(|session| (0..tabs).map(|_| patient(&field, &session.refresh)));
+        let calls =
+            all.iter().flat_map(|session| (0..tabs).map(|_| patient(&field, &session.refresh)));
         join_all(calls).await
     };
     let secrets: Vec<_> = all.iter().map(|session| &*session.refresh).collect();

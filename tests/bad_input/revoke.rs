@@ -1,12 +1,13 @@
-//! Revocations of what there is not, of what is not one's own, and of the same again and again: none fills the table. And tokens
-//! that say the same as a revoked one are as revoked as it.
+//! Revocations of what there is not, of what is not one's own, and of the same again and again:
+//! none fills the table. And tokens that say the same as a revoked one are as revoked as it.
 //!
-//! Held elsewhere: what Revoke ends and leaves alone in `service/revoke.rs`; what each role may in `service/callers.rs`; wrong
-//! fields in `service/refusals.rs`.
+//! Held elsewhere: what Revoke ends and leaves alone in `service/revoke.rs`; what each role may in
+//! `service/callers.rs`; wrong fields in `service/refusals.rs`.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::proto::{
-    CreateSessionRequest, InactiveReason, RevokeExtent, RevokeRequest, SubjectTarget, revoke_request::Target,
+    CreateSessionRequest, InactiveReason, RevokeExtent, RevokeRequest, SubjectTarget,
+    revoke_request::Target,
 };
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -27,7 +28,8 @@ const TIMES: usize = 3000;
 /// Calls under way at once.
 const AT_ONCE: usize = 64;
 
-/// A revocation, by whom, and what must come of it: that so many sessions ended, or why it is refused.
+/// A revocation, by whom, and what must come of it: that so many sessions ended, or why it is
+/// refused.
 struct Row {
     name: &'static str,
     by: String,
@@ -99,29 +101,53 @@ async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
             of_token(&forge.resign(&good.access, json!({ "iss": "https://other.test" }))),
             invalid(),
         ),
-        ("without a name", admin, of_token(&forge.resign(&good.access, json!({ "jti": null }))), invalid()),
+        (
+            "without a name",
+            admin,
+            of_token(&forge.resign(&good.access, json!({ "jti": null }))),
+            invalid(),
+        ),
         ("alg none", admin, of_token(&none), invalid()),
         (
             "a refresh token of a generation to come",
             admin,
-            of_token(&forge.refresh_token(server, &good.id(), |lineage| lineage.generation += 1).await),
+            of_token(
+                &forge.refresh_token(server, &good.id(), |lineage| lineage.generation += 1).await,
+            ),
             invalid(),
         ),
         (
             "a refresh token of another secret",
             admin,
-            of_token(&forge.refresh_token(server, &good.id(), |lineage| lineage.secret.0[3] ^= 8).await),
+            of_token(
+                &forge.refresh_token(server, &good.id(), |lineage| lineage.secret.0[3] ^= 8).await,
+            ),
             invalid(),
         ),
         ("of 8193 bytes", admin, of_token(&"x".repeat(8193)), invalid()),
         ("nothing", admin, of_token(""), invalid()),
         ("a refresh token alone", admin, token_only(&good.refresh), Err(Refusal::field("extent"))),
         ("expired, of a session that is not there", admin, of_token(&expired(&gone)), Ok(0)),
-        ("expired, of a session that is not there, alone", admin, token_only(&expired(&gone)), Ok(0)),
+        (
+            "expired, of a session that is not there, alone",
+            admin,
+            token_only(&expired(&gone)),
+            Ok(0),
+        ),
         ("expired, alone", admin, token_only(&expired(&good.access)), Ok(0)),
-        ("signed and expired in 1970", admin, of_token(&forge.resign(&gone, json!({ "iat": 0, "exp": 1 }))), Ok(0)),
+        (
+            "signed and expired in 1970",
+            admin,
+            of_token(&forge.resign(&gone, json!({ "iat": 0, "exp": 1 }))),
+            Ok(0),
+        ),
         ("another tenant's expired token", foreign, of_token(&expired(&good.access)), not_found()),
-        ("a session that is not there", admin, revocation(Target::SessionId(unknown.to_owned())), not_found()),
+        (
+            "a session that is not there",
+            admin,
+            revocation(Target::SessionId(unknown.to_owned())),
+            not_found(),
+        ),
         (
             "SQL for a session",
             admin,
@@ -137,7 +163,12 @@ async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
         ("another tenant's access token", foreign, of_token(&good.access), not_found()),
         ("another tenant's access token, alone", foreign, token_only(&good.access), not_found()),
         ("another tenant's refresh token", foreign, of_token(&good.refresh), not_found()),
-        ("another tenant's session", foreign, revocation(Target::SessionId(good.id())), not_found()),
+        (
+            "another tenant's session",
+            foreign,
+            revocation(Target::SessionId(good.id())),
+            not_found(),
+        ),
         ("another tenant's subject", foreign, subject("acme", "alice"), not_allowed()),
         ("another tenant", foreign, tenant("acme"), not_allowed()),
         ("the own tenant, without the role", foreign, tenant("other"), not_allowed()),
@@ -148,14 +179,22 @@ async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
         ("garbage by who may issue", &field.issuer, of_token("x"), not_allowed()),
         ("by nobody", "", of_token(&good.access), strange()),
         ("by who shows the token", &good.access, of_token(&good.access), strange()),
-        ("by a stranger", "cs_ck_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", tenant("acme"), strange()),
+        (
+            "by a stranger",
+            "cs_ck_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+            tenant("acme"),
+            strange(),
+        ),
     ];
-    let rows = rows.map(|(name, by, order, expected)| Row { name, by: by.to_owned(), order, expected });
+    let rows =
+        rows.map(|(name, by, order, expected)| Row { name, by: by.to_owned(), order, expected });
     for Row { name, by, order, expected } in rows {
         // Sessions of a name may have been lost, so it gets an entry, which expires.
         let is_name = matches!(order.target, Some(Target::Subject(_) | Target::Tenant(_)));
         let entries = i64::from(is_name && expected.is_ok());
-        let is = field.survives(name, &[secret(&order), &by], entries, revoke(&field, &by, order.clone())).await;
+        let is = field
+            .survives(name, &[secret(&order), &by], entries, revoke(&field, &by, order.clone()))
+            .await;
         assert_eq!(is, expected, "{name}");
     }
     assert!(field.is_active(&good.access).await);
@@ -170,18 +209,25 @@ async fn thousands_of_garbage_tokens_add_no_row() {
     let [header, payload, signature] = parts(&good.access);
     let garbage = |number: usize| match number % 4 {
         0 => format!("{header}.{payload}.{}{number:06}", &signature[..signature.len() - 6]),
-        1 => format!("{header}.{}.{signature}", URL_SAFE_NO_PAD.encode(format!("{{\"jti\":\"{number}\"}}"))),
+        1 => format!(
+            "{header}.{}.{signature}",
+            URL_SAFE_NO_PAD.encode(format!("{{\"jti\":\"{number}\"}}"))
+        ),
         2 => format!("cs_rt_{}{number:06}", &good.refresh[6..good.refresh.len() - 6]),
         _ => format!("{number}.{number}.{number}"),
     };
     let tokens: Vec<_> = (0..TIMES).map(garbage).collect();
     let send = async {
-        let calls = stream::iter(&tokens).map(|token| revoke(&field, &field.admin, of_token(token)));
+        let calls =
+            stream::iter(&tokens).map(|token| revoke(&field, &field.admin, of_token(token)));
         calls.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await
     };
     let secrets: Vec<_> = tokens.iter().map(String::as_str).collect();
     let answers = field.survives("garbage", &secrets, 0, send).await;
-    assert!(answers.len() == TIMES && answers.iter().all(|answer| *answer == Err(Refusal::field("token"))));
+    assert!(
+        answers.len() == TIMES
+            && answers.iter().all(|answer| *answer == Err(Refusal::field("token")))
+    );
     assert!(field.is_active(&good.access).await);
     field.finish().await;
 }
@@ -211,17 +257,25 @@ async fn the_same_thousands_of_times_leaves_one_row_each() {
         let calls = calls.map(|order| revoke(&field, &field.admin, order.clone()));
         calls.buffered(AT_ONCE).collect::<Vec<_>>().await
     };
-    let answers = field.survives("again and again", &[&session.access, &session.refresh, &alone.access], 6, send).await;
+    let answers = field
+        .survives("again and again", &[&session.access, &session.refresh, &alone.access], 6, send)
+        .await;
     // Of those who revoke a tenant at the same moment, several may count its sessions.
-    let of_tenants = |number: usize| matches!(orders[number % orders.len()].target, Some(Target::Tenant(_)));
-    let ended = answers.into_iter().map(Result::unwrap).enumerate().filter(|(number, _)| !of_tenants(*number));
+    let of_tenants =
+        |number: usize| matches!(orders[number % orders.len()].target, Some(Target::Tenant(_)));
+    let ended = answers
+        .into_iter()
+        .map(Result::unwrap)
+        .enumerate()
+        .filter(|(number, _)| !of_tenants(*number));
     assert_eq!(ended.map(|(_, ended)| ended).sum::<i64>(), 3, "each session ends once");
     assert!(!field.is_active(&session.access).await && !field.is_active(&alone.access).await);
     assert!(field.refresh(&field.admin, &alone.refresh).await.is_ok(), "its session lives on");
     field.finish().await;
 }
 
-/// What is revoked is what a token says, never how it is written: whoever holds one can write others that are as good.
+/// What is revoked is what a token says, never how it is written: whoever holds one can write
+/// others that are as good.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
     for algorithm in ["EdDSA", "ES256"] {
@@ -230,16 +284,29 @@ async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
         let forge = Forge::of(&server).await;
         let payload = claims(&session.access);
         let text = Value::Object(payload.clone()).to_string();
-        let reversed: Vec<_> = payload.iter().rev().map(|(name, value)| format!("{}: {value}", json!(name))).collect();
+        let reversed: Vec<_> =
+            payload.iter().rev().map(|(name, value)| format!("{}: {value}", json!(name))).collect();
         let header = forge.header(json!({}));
         let mut twins = vec![
             ("spaces in the header", forge.sign(&header.replace(',', " ,\n"), &text)),
-            ("spaces in the payload", forge.sign(&header, &text.replace(':', " : ").replace("https : ", "https:"))),
+            (
+                "spaces in the payload",
+                forge.sign(&header, &text.replace(':', " : ").replace("https : ", "https:")),
+            ),
             ("another order", forge.sign(&header, &format!("{{ {} }}", reversed.join(" , ")))),
-            ("a member more", forge.sign(&forge.header(json!({ "jku": "https://evil.test" })), &text)),
+            (
+                "a member more",
+                forge.sign(&forge.header(json!({ "jku": "https://evil.test" })), &text),
+            ),
             ("an escape", forge.sign(&header, &text.replace("\"jti\"", "\"\\u006ati\""))),
             ("a claim more", forge.resign(&session.access, json!({ "mine": 1 }))),
-            ("a later end", forge.resign(&session.access, json!({ "exp": payload["exp"].as_i64().unwrap() + 60 }))),
+            (
+                "a later end",
+                forge.resign(
+                    &session.access,
+                    json!({ "exp": payload["exp"].as_i64().unwrap() + 60 }),
+                ),
+            ),
             ("other scopes", forge.resign(&session.access, json!({ "scope": "admin" }))),
         ];
         if algorithm == "ES256" {
@@ -247,7 +314,8 @@ async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
             twins.push(("signed again", forge.resign(&session.access, json!({}))));
             let [header, payload, signature] = parts(&session.access);
             let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
-            let other = URL_SAFE_NO_PAD.encode([&bytes[..32], &subtract(&ORDER_P256, &bytes[32..])].concat());
+            let other = URL_SAFE_NO_PAD
+                .encode([&bytes[..32], &subtract(&ORDER_P256, &bytes[32..])].concat());
             twins.push(("n - s", format!("{header}.{payload}.{other}")));
         }
         for (name, twin) in &twins {
@@ -256,16 +324,25 @@ async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
         }
         server.revoke(token_only(&session.access)).await.unwrap();
         for (name, twin) in &twins {
-            assert_eq!(server.verdict(twin).await, Err(InactiveReason::Revoked), "{algorithm}, {name}");
+            assert_eq!(
+                server.verdict(twin).await,
+                Err(InactiveReason::Revoked),
+                "{algorithm}, {name}"
+            );
         }
         assert_eq!(server.rows().await.blacklist, 1);
 
         // And the other way round: the twin stops the first, also where neither has been seen.
         let session = server.sign_in("bob").await;
-        let twin = forge.sign(&header.replace(',', " ,"), &Value::Object(claims(&session.access)).to_string());
+        let twin = forge
+            .sign(&header.replace(',', " ,"), &Value::Object(claims(&session.access)).to_string());
         server.revoke(token_only(&twin)).await.unwrap();
         server.clock.advance(seconds(1));
-        assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked), "{algorithm}");
+        assert_eq!(
+            server.verdict(&session.access).await,
+            Err(InactiveReason::Revoked),
+            "{algorithm}"
+        );
         assert_eq!(server.rows().await.blacklist, 2);
     }
 }

@@ -1,8 +1,11 @@
-//! Clients that drop their calls at any moment: what they asked for is done as a whole or not at all.
+//! Clients that drop their calls at any moment: what they asked for is done as a whole or not at
+//! all.
 
 use std::time::Duration;
 
-use countersign::proto::{CreateSessionRequest, RefreshRequest, RevokeRequest, SubjectTarget, revoke_request::Target};
+use countersign::proto::{
+    CreateSessionRequest, RefreshRequest, RevokeRequest, SubjectTarget, revoke_request::Target,
+};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
@@ -28,7 +31,8 @@ struct Caller {
 }
 
 impl Caller {
-    /// Makes a call and drops it at any moment. Some are answered before, however fast the machine is.
+    /// Makes a call and drops it at any moment. Some are answered before, however fast the machine
+    /// is.
     async fn drop_call<T>(&mut self, call: impl AsyncFnOnce(&mut Client) -> Result<T, Status>) {
         let moment = self.usual * self.dice.roll(200).try_into().unwrap() / 100;
         match timeout(moment, call(&mut self.client)).await {
@@ -42,7 +46,8 @@ impl Caller {
 
     async fn create(&mut self, request: &CreateSessionRequest) -> (String, String) {
         let started = Instant::now();
-        let tokens = self.client.create_session(request.clone()).await.unwrap().into_inner().tokens.unwrap();
+        let tokens =
+            self.client.create_session(request.clone()).await.unwrap().into_inner().tokens.unwrap();
         self.usual = started.elapsed();
         (tokens.access_token, tokens.refresh_token)
     }
@@ -79,7 +84,8 @@ impl Caller {
     /// A session whose refresh supersedes its access token, and is repeated.
     async fn refresh(&mut self, name: &str) {
         let (subject, policy) = (format!("strict {name}"), "strict".to_owned());
-        let (_, refresh_token) = self.create(&CreateSessionRequest { subject, policy, ..Default::default() }).await;
+        let (_, refresh_token) =
+            self.create(&CreateSessionRequest { subject, policy, ..Default::default() }).await;
         let request = RefreshRequest { refresh_token: refresh_token.clone(), ..Default::default() };
         self.drop_call(async |client| client.refresh(request).await).await;
         refresh(&mut self.client, &refresh_token).await.unwrap();
@@ -104,8 +110,9 @@ fn revocation(target: Target) -> RevokeRequest {
 /// Subjects of a kind, by how many sessions each has (`n`) and how many of them live (`live`).
 async fn subjects(cluster: &Cluster, kind: &str, condition: &str) -> i64 {
     let sql = format!(
-        "SELECT count(*) FROM (SELECT count(*) AS n, count(*) FILTER (WHERE ended_at IS NULL) AS live FROM sessions \
-         WHERE subject LIKE '{kind} %' GROUP BY subject) AS subjects WHERE {condition}"
+        "SELECT count(*) FROM (SELECT count(*) AS n, count(*) FILTER (WHERE ended_at IS NULL) AS \
+         live FROM sessions WHERE subject LIKE '{kind} %' GROUP BY subject) AS subjects WHERE \
+         {condition}"
     );
     number(&cluster.url, &sql).await
 }
@@ -123,7 +130,9 @@ async fn a_call_that_its_client_drops_is_done_as_a_whole_or_not_at_all() {
     for n in 0..CALLERS {
         let dice = Dice(dice.roll(usize::MAX).try_into().unwrap());
         let client = cluster.replicas[n % 3].sessions().await;
-        callers.push(tokio::spawn(Caller { client, dice, usual: Duration::ZERO, dropped: 0, answered: 0 }.run(n)));
+        callers.push(tokio::spawn(
+            Caller { client, dice, usual: Duration::ZERO, dropped: 0, answered: 0 }.run(n),
+        ));
     }
     let (mut dropped, mut answered) = (0, 0);
     for caller in in_time("all callers come to an end", join_all(callers)).await {
@@ -137,14 +146,25 @@ async fn a_call_that_its_client_drops_is_done_as_a_whole_or_not_at_all() {
     cluster.rest().await;
     cluster.assert_consistent().await;
     let each = i64::try_from(CALLERS * EACH).unwrap();
-    let (all, none) = (subjects(&cluster, "whole", "live = 0").await, subjects(&cluster, "whole", "live = 3").await);
+    let (all, none) = (
+        subjects(&cluster, "whole", "live = 0").await,
+        subjects(&cluster, "whole", "live = 3").await,
+    );
     println!("of {each} subjects {all} were revoked and {none} were not");
     assert_eq!(all + none, each, "a subject is revoked by halves");
-    let (evicted, not) = (subjects(&cluster, "two", "n = 3").await, subjects(&cluster, "two", "n = 2").await);
-    println!("of {each} subjects {evicted} have a session in the place of another and {not} have not");
+    let (evicted, not) =
+        (subjects(&cluster, "two", "n = 3").await, subjects(&cluster, "two", "n = 2").await);
+    println!(
+        "of {each} subjects {evicted} have a session in the place of another and {not} have not"
+    );
     assert_eq!(evicted + not, each);
-    assert_eq!(subjects(&cluster, "two", "live <> 2").await, 0, "an eviction without its creation, or the reverse");
-    let unpaired = "SELECT count(*) FROM sessions AS s WHERE policy = 'strict' AND (generation, 1) <> \
-         (2, (SELECT count(*) FROM blacklist AS b WHERE b.kind = 'token' AND b.session_id = s.id))";
+    assert_eq!(
+        subjects(&cluster, "two", "live <> 2").await,
+        0,
+        "an eviction without its creation, or the reverse"
+    );
+    let unpaired = "SELECT count(*) FROM sessions AS s WHERE policy = 'strict' AND (generation, \
+                    1) <> (2, (SELECT count(*) FROM blacklist AS b WHERE b.kind = 'token' AND \
+                    b.session_id = s.id))";
     assert_eq!(number(&url, unpaired).await, 0, "a rotation without its entry, or another one");
 }

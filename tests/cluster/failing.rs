@@ -1,4 +1,5 @@
-//! The database fails under load: every error says so and when to come back, and once it is back all is as it was told.
+//! The database fails under load: every error says so and when to come back, and once it is back
+//! all is as it was told.
 
 use std::sync::Arc;
 
@@ -21,7 +22,9 @@ async fn a_crash_of_the_database_is_felt_as_unavailable_and_over_once_it_is_back
     let mut dice = dice();
     let mut all = vec![];
     for round in 0..rounds(2) {
-        let load = Load::start(&cluster, &format!("crash {round}"), &mut dice, |_| Trouble::Database).await;
+        let load =
+            Load::start(&cluster, &format!("crash {round}"), &mut dice, |_| Trouble::Database)
+                .await;
         load.all_answered(50).await;
         order(Server::crash).await;
         load.all_failed().await;

@@ -1,5 +1,5 @@
-//! The primary fails and its standby takes over: what was acknowledged holds, and where the standby had not received it, it is
-//! written again by those who know.
+//! The primary fails and its standby takes over: what was acknowledged holds, and where the standby
+//! had not received it, it is written again by those who know.
 
 use countersign::proto::{
     CreateSessionRequest, Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest,
@@ -14,8 +14,8 @@ use crate::{
     postgres_server::{Server, number},
     proxy::Link,
     replicas::{
-        Cluster, Health, Replica, SHORT_LEASE, WAYS, assert_not_current, becomes, dice, eventually, in_time, revoke,
-        revoke_at_last, sign_in,
+        Cluster, Health, Replica, SHORT_LEASE, WAYS, assert_not_current, becomes, dice, eventually,
+        in_time, revoke, revoke_at_last, sign_in,
     },
     replication::Pair,
     witness::Witness,
@@ -24,10 +24,12 @@ use crate::{
 /// Whether the register of the replicas counts as complete in the history that the server is in.
 const SETTLED: &str = "SELECT count(*) FROM feed_head WHERE timeline = feed_timeline()";
 
-/// So many that they take longer than a test may if each waits until the leases of the others would be over.
+/// So many that they take longer than a test may if each waits until the leases of the others would
+/// be over.
 const MANY: usize = 200;
 
-/// Waits until the word of the replicas counts again, and checks that their word is what revocations are acknowledged by.
+/// Waits until the word of the replicas counts again, and checks that their word is what
+/// revocations are acknowledged by.
 async fn assert_acknowledged_by_word(cluster: &Cluster) {
     becomes(&cluster.url, SETTLED, 1).await;
     let mut client = cluster.replicas[0].sessions().await;
@@ -37,7 +39,8 @@ async fn assert_acknowledged_by_word(cluster: &Cluster) {
             assert_eq!(revoke(&mut client, Target::Token(token)).await, 1);
         }
     };
-    in_time("replicas say what they know, and nobody waits for the end of leases", revocations).await;
+    in_time("replicas say what they know, and nobody waits for the end of leases", revocations)
+        .await;
 }
 
 /// What an alarm is raised by.
@@ -45,7 +48,8 @@ fn has_alarm(replica: &mut Replica) -> bool {
     replica.log().iter().any(|line| {
         let line: Value = serde_json::from_str(line).unwrap_or_default();
         let message = line["message"].as_str().unwrap_or_default();
-        line["level"] == "ERROR" && message.starts_with("the database has lost revocations that had been acknowledged")
+        line["level"] == "ERROR"
+            && message.starts_with("the database has lost revocations that had been acknowledged")
     })
 }
 
@@ -53,12 +57,14 @@ fn has_alarm(replica: &mut Replica) -> bool {
 async fn a_standby_that_commits_wait_for_takes_over_with_all_that_was_acknowledged() {
     let pair = Pair::synchronous().await;
     let url = pair.url("postgres");
-    let mut cluster = Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &SHORT_LEASE).await;
+    let mut cluster =
+        Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &SHORT_LEASE).await;
     let load = Load::start(&cluster, "failover", &mut dice(), |_| Trouble::Database).await;
     load.all_answered(50).await;
     // The last writes reach the primary alone, and wait there.
     pair.part().await;
-    let waiting = "SELECT count(DISTINCT application_name) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let waiting = "SELECT count(DISTINCT application_name) FROM pg_stat_activity WHERE wait_event \
+                   = 'SyncRep'";
     becomes(&cluster.url, waiting, 3).await;
     pair.crash();
     load.all_failed().await;
@@ -73,8 +79,9 @@ async fn a_standby_that_commits_wait_for_takes_over_with_all_that_was_acknowledg
     assert!(!cluster.replicas.iter_mut().any(has_alarm), "nothing was lost");
 }
 
-/// A primary that is stopped where it is accepts connections and acknowledges what it is sent, and nothing comes back. Whatever
-/// is under way there is given up once the new primary is known, however patient everything else is.
+/// A primary that is stopped where it is accepts connections and acknowledges what it is sent, and
+/// nothing comes back. Whatever is under way there is given up once the new primary is known,
+/// however patient everything else is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_stands_still_is_left_for_the_next_one_wherever_the_url_names_it() {
     for is_first in [true, false] {
@@ -84,13 +91,17 @@ async fn a_primary_that_stands_still_is_left_for_the_next_one_wherever_the_url_n
             hosts.reverse();
         }
         let url = Server::url_of(&hosts, "postgres");
-        let patient =
-            [("COUNTERSIGN_DATABASE__STATEMENT_TIMEOUT", "10m"), ("COUNTERSIGN_DATABASE__CONNECT_TIMEOUT", "10m")];
+        let patient = [
+            ("COUNTERSIGN_DATABASE__STATEMENT_TIMEOUT", "10m"),
+            ("COUNTERSIGN_DATABASE__CONNECT_TIMEOUT", "10m"),
+        ];
         let settings = [SHORT_LEASE.as_slice(), &patient].concat();
-        let mut cluster = Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &settings).await;
+        let mut cluster =
+            Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &settings).await;
         let load = Load::start(&cluster, "frozen", &mut dice(), |_| Trouble::Database).await;
         load.all_answered(50).await;
-        // Nobody waits for a call to fail: what is under way is patient until there is somewhere else to go.
+        // Nobody waits for a call to fail: what is under way is patient until there is somewhere
+        // else to go.
         pair.primary.freeze();
         pair.promote().await;
         load.all_answered(50).await;
@@ -121,13 +132,17 @@ async fn assert_revoked(client: &mut Client, doomed: &Doomed) {
 async fn what_a_failover_has_lost_is_revoked_again_by_those_who_know_and_an_alarm_is_raised() {
     let pair = Pair::asynchronous().await;
     let url = pair.url("postgres");
-    let mut cluster = Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &SHORT_LEASE).await;
+    let mut cluster =
+        Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &SHORT_LEASE).await;
     let mut clients = cluster.clients().await;
     let bystander = sign_in(&mut clients[0], "bystander").await;
     let mut created = vec![];
     for (way, choose) in WAYS {
-        let request =
-            CreateSessionRequest { subject: "alice".to_owned(), tenant: way.to_owned(), ..Default::default() };
+        let request = CreateSessionRequest {
+            subject: "alice".to_owned(),
+            tenant: way.to_owned(),
+            ..Default::default()
+        };
         created.push((way, choose, clients[0].create_session(request).await.unwrap().into_inner()));
     }
     pair.part().await;
@@ -144,13 +159,21 @@ async fn what_a_failover_has_lost_is_revoked_again_by_those_who_know_and_an_alar
 
     pair.crash();
     cluster.url = pair.standby.url("postgres");
-    let (entries, live) = ("SELECT count(*) FROM blacklist", "SELECT count(*) FROM sessions WHERE ended_at IS NULL");
-    assert_eq!((number(&cluster.url, entries).await, number(&cluster.url, live).await), (0, 6), "all is lost");
+    let (entries, live) =
+        ("SELECT count(*) FROM blacklist", "SELECT count(*) FROM sessions WHERE ended_at IS NULL");
+    assert_eq!(
+        (number(&cluster.url, entries).await, number(&cluster.url, live).await),
+        (0, 6),
+        "all is lost"
+    );
     pair.promote().await;
     becomes(&cluster.url, entries, 6).await;
     // The bystander, and the one of which a token alone was revoked.
     becomes(&cluster.url, live, 2).await;
-    eventually("an alarm is raised", async || cluster.replicas.iter_mut().any(has_alarm).then_some(())).await;
+    eventually("an alarm is raised", async || {
+        cluster.replicas.iter_mut().any(has_alarm).then_some(())
+    })
+    .await;
     witness.stop().await;
 
     let mut newcomer = cluster.spawn(&url, &SHORT_LEASE);
@@ -219,10 +242,15 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
     }
 
     // It has read of no such token, and has no lease to believe that by: the new one decides.
-    let issued = refresh(&mut clients[0], &refreshed.refresh_token).await.unwrap().tokens.unwrap().refresh_token;
+    let issued = refresh(&mut clients[0], &refreshed.refresh_token)
+        .await
+        .unwrap()
+        .tokens
+        .unwrap()
+        .refresh_token;
     let has_read = format!(
-        "SELECT least(count(*), 1) FROM pg_stat_activity WHERE application_name = '{}' AND state = 'idle' \
-         AND query LIKE '%FROM \"sessions\"%'",
+        "SELECT least(count(*), 1) FROM pg_stat_activity WHERE application_name = '{}' AND state \
+         = 'idle' AND query LIKE '%FROM \"sessions\"%'",
         cluster.replicas[2].name()
     );
     let failover = async {
@@ -244,13 +272,15 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
 async fn the_revocation_of_a_key_that_a_failover_has_lost_is_repeated_by_those_who_know() {
     let pair = Pair::asynchronous().await;
     let url = pair.url("postgres");
-    let mut cluster = Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &SHORT_LEASE).await;
+    let mut cluster =
+        Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &SHORT_LEASE).await;
     let mut clients = cluster.clients().await;
     let session = sign_in(&mut clients[0], "alice").await;
     pair.part().await;
     let mut keys = KeyServiceClient::new(cluster.replicas[0].channel().await);
     let listed = keys.list_keys(ListKeysRequest {}).await.unwrap().into_inner().keys;
-    let is_active = |key: &&Key| key.purpose() == KeyPurpose::AccessToken && key.state() == KeyState::Active;
+    let is_active =
+        |key: &&Key| key.purpose() == KeyPurpose::AccessToken && key.state() == KeyState::Active;
     let kid = listed.iter().find(is_active).unwrap().kid.clone();
     keys.revoke_key(RevokeKeyRequest { kid }).await.unwrap();
     let witness = Witness::of(&cluster.replicas, &session.access_token).await;

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use countersign::proto::{
-    CreateSessionRequest, GetSessionRequest, RefreshRequest, RevokeRequest, Tokens, revoke_request::Target,
+    CreateSessionRequest, GetSessionRequest, RefreshRequest, RevokeRequest, Tokens,
+    revoke_request::Target,
 };
 use futures_util::future::join_all;
 use prost_types::{Struct, Value, value::Kind};
@@ -34,8 +35,14 @@ impl Flood {
         Self { clients, sessions }
     }
 
-    /// Makes this many calls to write, none of which may succeed. Returns how often which answer came.
-    pub async fn run(&self, attempts: usize, patience: Duration, dice: &mut Dice) -> BTreeMap<String, usize> {
+    /// Makes this many calls to write, none of which may succeed. Returns how often which answer
+    /// came.
+    pub async fn run(
+        &self,
+        attempts: usize,
+        patience: Duration,
+        dice: &mut Dice,
+    ) -> BTreeMap<String, usize> {
         let callers = (0..CALLERS).map(|caller| {
             let mut client = self.clients[caller % self.clients.len()].clone();
             let sessions = self.sessions.clone();
@@ -44,8 +51,9 @@ impl Flood {
                 let mut answers = BTreeMap::<_, usize>::new();
                 for _ in 0..attempts.div_ceil(CALLERS) {
                     let tokens = &sessions[dice.roll(sessions.len())];
-                    let refused =
-                        attempt(&mut client, tokens, patience, &mut dice).await.expect_err("nothing is written");
+                    let refused = attempt(&mut client, tokens, patience, &mut dice)
+                        .await
+                        .expect_err("nothing is written");
                     *answers.entry(judge(&refused)).or_default() += 1;
                 }
                 answers
@@ -70,7 +78,12 @@ fn judge(status: &Status) -> String {
     format!("{:?} {}", status.code(), reason(status))
 }
 
-async fn attempt(client: &mut Client, tokens: &Tokens, patience: Duration, dice: &mut Dice) -> Result<(), Status> {
+async fn attempt(
+    client: &mut Client,
+    tokens: &Tokens,
+    patience: Duration,
+    dice: &mut Dice,
+) -> Result<(), Status> {
     fn within<T>(patience: Duration, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(patience);
@@ -80,11 +93,17 @@ async fn attempt(client: &mut Client, tokens: &Tokens, patience: Duration, dice:
         0..4 => client.create_session(within(patience, heavy())).await.map(drop),
         4 => {
             let refresh_token = tokens.refresh_token.clone();
-            client.refresh(within(patience, RefreshRequest { refresh_token, ..Default::default() })).await.map(drop)
+            client
+                .refresh(within(patience, RefreshRequest { refresh_token, ..Default::default() }))
+                .await
+                .map(drop)
         }
         _ => {
             let target = Some(Target::Token(tokens.access_token.clone()));
-            client.revoke(within(patience, RevokeRequest { target, ..Default::default() })).await.map(drop)
+            client
+                .revoke(within(patience, RevokeRequest { target, ..Default::default() }))
+                .await
+                .map(drop)
         }
     }
 }

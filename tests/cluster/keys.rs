@@ -1,4 +1,5 @@
-//! The keys of several replicas: rotated under load without anybody noticing, and revoked so that it holds everywhere.
+//! The keys of several replicas: rotated under load without anybody noticing, and revoked so that
+//! it holds everywhere.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,7 +28,9 @@ use crate::{
     ledger::{refresh, validate},
     postgres_server::{new_database, number},
     proxy::Link,
-    replicas::{Cluster, Replica, SHORT_LEASE, assert_not_current, eventually, question, rounds, sign_in},
+    replicas::{
+        Cluster, Replica, SHORT_LEASE, assert_not_current, eventually, question, rounds, sign_in,
+    },
     witness::Witness,
 };
 
@@ -55,8 +58,10 @@ async fn list(replica: &Replica) -> Vec<Key> {
 
 async fn signing(replica: &Replica, state: KeyState) -> String {
     let keys = list(replica).await;
-    let found: Vec<_> =
-        keys.iter().filter(|key| key.purpose() == KeyPurpose::AccessToken && key.state() == state).collect();
+    let found: Vec<_> = keys
+        .iter()
+        .filter(|key| key.purpose() == KeyPurpose::AccessToken && key.state() == state)
+        .collect();
     assert_eq!(found.len(), 1, "{keys:#?}");
     found[0].kid.clone()
 }
@@ -70,9 +75,14 @@ fn kid(token: &str) -> String {
 async fn fetch(address: SocketAddr) -> (HashSet<String>, Duration) {
     let answer = get(address, "/.well-known/jwks.json").await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    let max_age = answer.head.split("max-age=").nth(1).and_then(|rest| rest.lines().next()?.trim().parse().ok());
+    let max_age = answer
+        .head
+        .split("max-age=")
+        .nth(1)
+        .and_then(|rest| rest.lines().next()?.trim().parse().ok());
     let set: Value = serde_json::from_str(&answer.body).unwrap();
-    let kids = set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned());
+    let kids =
+        set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned());
     (kids.collect(), Duration::from_secs(max_age.unwrap_or(0)))
 }
 
@@ -93,7 +103,8 @@ fn watch(replica: &Replica, stop: Arc<AtomicBool>) -> JoinHandle<HashMap<String,
     })
 }
 
-/// A verifier that fetches the keys from wherever the balancer sends it, and only when what it has may be too old.
+/// A verifier that fetches the keys from wherever the balancer sends it, and only when what it has
+/// may be too old.
 #[derive(Default)]
 struct Verifier {
     kids: HashSet<String>,
@@ -117,8 +128,10 @@ async fn a_rotation_under_load_is_noticed_by_nobody() {
     let settings: Vec<_> = FAST.into_iter().chain(SHORT_LEASE).collect();
     let cluster = Cluster::start_by([url.as_str(); 3], &url, &settings).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let watching: Vec<_> = cluster.replicas.iter().map(|replica| watch(replica, stop.clone())).collect();
-    let first: HashSet<String> = list(&cluster.replicas[0]).await.into_iter().map(|key| key.kid).collect();
+    let watching: Vec<_> =
+        cluster.replicas.iter().map(|replica| watch(replica, stop.clone())).collect();
+    let first: HashSet<String> =
+        list(&cluster.replicas[0]).await.into_iter().map(|key| key.kid).collect();
     let mut clients = cluster.clients().await;
     let mut verifier = Verifier::default();
 
@@ -148,7 +161,12 @@ async fn a_rotation_under_load_is_noticed_by_nobody() {
             let old = (n * 7 + m * 13) % tokens.len();
             for (token, _) in [&tokens[newest], &tokens[old]] {
                 let answer = validate(client, token).await;
-                assert!(answer.active, "replica {m}: {:?} of {}", answer.inactive_reason(), kid(token));
+                assert!(
+                    answer.active,
+                    "replica {m}: {:?} of {}",
+                    answer.inactive_reason(),
+                    kid(token)
+                );
             }
         }
         n += 1;
@@ -162,7 +180,8 @@ async fn a_rotation_under_load_is_noticed_by_nobody() {
         }
     }
     println!("{n} rounds, {} keys", signed.len());
-    let active = "SELECT count(*) FROM signing_keys WHERE activated_at IS NOT NULL AND retired_at IS NULL";
+    let active =
+        "SELECT count(*) FROM signing_keys WHERE activated_at IS NOT NULL AND retired_at IS NULL";
     assert_eq!(number(&url, active).await, 2, "one for each purpose");
 }
 
@@ -170,12 +189,18 @@ async fn a_rotation_under_load_is_noticed_by_nobody() {
 async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged() {
     let (cluster, links) = Cluster::linked(&new_database().await, &SHORT_LEASE).await;
     let mut clients = cluster.clients().await;
-    for (what, cut_off) in [("all are there", None), ("one is cut off", Some(Link::stall as fn(&Link)))] {
+    for (what, cut_off) in
+        [("all are there", None), ("one is cut off", Some(Link::stall as fn(&Link)))]
+    {
         let session = sign_in(&mut clients[1], "alice").await;
         let token = session.access_token;
         eventually("every replica has a lease", async || {
             for client in &mut clients.clone() {
-                if !client.validate(question(&token)).await.is_ok_and(|answer| answer.into_inner().active) {
+                if !client
+                    .validate(question(&token))
+                    .await
+                    .is_ok_and(|answer| answer.into_inner().active)
+                {
                     return None;
                 }
             }
@@ -189,8 +214,10 @@ async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged()
         let leaked = kid(&token);
         let next = signing(&cluster.replicas[0], KeyState::Pending).await;
         let request = RevokeKeyRequest { kid: leaked.clone() };
-        eventually("it revokes", async || keys_of(&cluster.replicas[0]).await.revoke_key(request.clone()).await.ok())
-            .await;
+        eventually("it revokes", async || {
+            keys_of(&cluster.replicas[0]).await.revoke_key(request.clone()).await.ok()
+        })
+        .await;
         witness.acknowledged();
         for (n, client) in clients.iter_mut().enumerate() {
             if n == 2 && cut_off.is_some() {
@@ -201,15 +228,20 @@ async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged()
             let created = sign_in(client, "bob").await.access_token;
             assert_eq!(kid(&created), next, "{what}: replica {n}");
         }
-        let refreshed = refresh(&mut clients[1], &session.refresh_token).await.unwrap().tokens.unwrap();
+        let refreshed =
+            refresh(&mut clients[1], &session.refresh_token).await.unwrap().tokens.unwrap();
         assert_eq!(kid(&refreshed.access_token), next);
-        assert!(validate(&mut clients[0], &refreshed.access_token).await.active, "{what}: sessions live on");
+        assert!(
+            validate(&mut clients[0], &refreshed.access_token).await.active,
+            "{what}: sessions live on"
+        );
         links[2].restore();
         witness.stop().await;
     }
 }
 
-/// It is published everywhere before it signs anywhere, so whoever has yet to hear that it signs now knows it.
+/// It is published everywhere before it signs anywhere, so whoever has yet to hear that it signs
+/// now knows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_hears_late_of_a_rotation_accepts_what_the_next_key_signs() {
     const LATE: Duration = Duration::from_millis(200);
@@ -221,14 +253,17 @@ async fn a_replica_that_hears_late_of_a_rotation_accepts_what_the_next_key_signs
         let session = sign_in(&mut clients[0], "alice").await;
         links[2].delay(LATE, LATE);
         let mut keys = keys_of(&cluster.replicas[0]).await;
-        let rotating =
-            tokio::spawn(
-                async move { keys.rotate_key(RotateKeyRequest { purpose: purpose.into(), force: true }).await },
-            );
+        let rotating = tokio::spawn(async move {
+            keys.rotate_key(RotateKeyRequest { purpose: purpose.into(), force: true }).await
+        });
         let mut refresh_token = session.refresh_token;
         while !rotating.is_finished() {
             let tokens = refresh(&mut clients[0], &refresh_token).await.unwrap().tokens.unwrap();
-            assert!(validate(&mut clients[2], &tokens.access_token).await.active, "{}", kid(&tokens.access_token));
+            assert!(
+                validate(&mut clients[2], &tokens.access_token).await.active,
+                "{}",
+                kid(&tokens.access_token)
+            );
             refresh_token = tokens.refresh_token;
         }
         rotating.await.unwrap().unwrap();
@@ -238,7 +273,8 @@ async fn a_replica_that_hears_late_of_a_rotation_accepts_what_the_next_key_signs
     }
 }
 
-/// Whoever rotates may be killed at any instant: the next one finds the keys as they were or as they are to be.
+/// Whoever rotates may be killed at any instant: the next one finds the keys as they were or as
+/// they are to be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_in_the_middle_of_a_rotation_leaves_one_key_active() {
     let url = new_database().await;
@@ -248,8 +284,14 @@ async fn a_kill_in_the_middle_of_a_rotation_leaves_one_key_active() {
         let replica = &cluster.replicas[0];
         let mut keys = keys_of(replica).await;
         let rotating = tokio::spawn(async move {
-            for purpose in [KeyPurpose::AccessToken, KeyPurpose::RefreshToken].into_iter().cycle().take(8) {
-                if keys.rotate_key(RotateKeyRequest { purpose: purpose.into(), force: true }).await.is_err() {
+            for purpose in
+                [KeyPurpose::AccessToken, KeyPurpose::RefreshToken].into_iter().cycle().take(8)
+            {
+                if keys
+                    .rotate_key(RotateKeyRequest { purpose: purpose.into(), force: true })
+                    .await
+                    .is_err()
+                {
                     break;
                 }
             }
@@ -262,7 +304,9 @@ async fn a_kill_in_the_middle_of_a_rotation_leaves_one_key_active() {
             "activated_at IS NULL AND revoked_at IS NULL",
         ] {
             for purpose in ["access_token", "refresh_token"] {
-                let sql = format!("SELECT count(*) FROM signing_keys WHERE purpose = '{purpose}' AND {state}");
+                let sql = format!(
+                    "SELECT count(*) FROM signing_keys WHERE purpose = '{purpose}' AND {state}"
+                );
                 assert_eq!(number(&url, &sql).await, 1, "{purpose}: {state}");
             }
         }

@@ -1,4 +1,5 @@
-//! `kill -9` of one replica after the other under load: the others do not notice, and nothing acknowledged is lost.
+//! `kill -9` of one replica after the other under load: the others do not notice, and nothing
+//! acknowledged is lost.
 
 use crate::{
     load::{Load, Trouble},

@@ -1,4 +1,5 @@
-//! Replicas that cannot renew their lease: they say so, and nobody waits for them for longer than their lease may last.
+//! Replicas that cannot renew their lease: they say so, and nobody waits for them for longer than
+//! their lease may last.
 
 use std::time::Duration;
 
@@ -11,7 +12,10 @@ use crate::{
     load::is_retriable,
     postgres_server::{new_database, number},
     proxy::Link,
-    replicas::{Cluster, Health, SHORT_LEASE, assert_not_current, becomes_inactive, question, revoke, sign_in},
+    replicas::{
+        Cluster, Health, SHORT_LEASE, assert_not_current, becomes_inactive, question, revoke,
+        sign_in,
+    },
     witness::Witness,
 };
 
@@ -35,7 +39,11 @@ async fn a_replica_that_is_cut_off_says_so_and_serves_again_once_it_is_not() {
         let refused = clients[0].batch_validate(batch).await.unwrap_err();
         assert!(reason(&refused) == "NOT_CURRENT" && is_retriable(&refused), "{refused:?}");
 
-        assert_eq!(revoke(&mut clients[1], Target::Token(bad.clone())).await, 1, "it is not waited for in vain");
+        assert_eq!(
+            revoke(&mut clients[1], Target::Token(bad.clone())).await,
+            1,
+            "it is not waited for in vain"
+        );
         witness.acknowledged();
         assert_not_current(&mut clients[0], &bad).await;
         for client in &mut clients[1..] {
@@ -51,9 +59,11 @@ async fn a_replica_that_is_cut_off_says_so_and_serves_again_once_it_is_not() {
     }
 }
 
-/// Whoever does not wait for the acknowledgement is told so, and what was written takes effect all the same.
+/// Whoever does not wait for the acknowledgement is told so, and what was written takes effect all
+/// the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_whose_caller_does_not_wait_for_a_replica_that_is_stopped_takes_effect_all_the_same() {
+async fn a_revocation_whose_caller_does_not_wait_for_a_replica_that_is_stopped_takes_effect_all_the_same()
+ {
     const PATIENCE: Duration = Duration::from_millis(100);
 
     // A lease of the usual length: callers give up long before it can be over.
@@ -66,9 +76,13 @@ async fn a_revocation_whose_caller_does_not_wait_for_a_replica_that_is_stopped_t
     stopped.signal("STOP");
     let target = Some(Target::Token(token.clone()));
     loop {
-        let mut request = Request::new(RevokeRequest { target: target.clone(), ..Default::default() });
+        let mut request =
+            Request::new(RevokeRequest { target: target.clone(), ..Default::default() });
         request.set_timeout(PATIENCE);
-        let refused = clients[0].revoke(request).await.expect_err("one that is stopped has not said what it knows");
+        let refused = clients[0]
+            .revoke(request)
+            .await
+            .expect_err("one that is stopped has not said what it knows");
         assert!(matches!(refused.code(), Code::DeadlineExceeded | Code::Cancelled), "{refused:?}");
         // On a machine that is busy the caller may have gone before it was written.
         if number(&cluster.url, "SELECT count(*) FROM blacklist").await == 1 {
@@ -78,7 +92,11 @@ async fn a_revocation_whose_caller_does_not_wait_for_a_replica_that_is_stopped_t
     for client in &mut clients[..2] {
         becomes_inactive(client, &token).await;
     }
-    assert_eq!(revoke(&mut clients[1], Target::Token(token.clone())).await, 0, "it is acknowledged to who waits");
+    assert_eq!(
+        revoke(&mut clients[1], Target::Token(token.clone())).await,
+        0,
+        "it is acknowledged to who waits"
+    );
     witness.acknowledged();
     stopped.signal("CONT");
     becomes_inactive(&mut clients[2], &token).await;

@@ -12,7 +12,13 @@ use crate::{
 /// A URL under which the database may be read and nothing else. The verb needs no more.
 async fn reading(url: &str) -> String {
     let reader = format!("{}_reader", url.rsplit_once('/').unwrap().1);
-    execute(url, &format!("CREATE ROLE {reader} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}")).await;
+    execute(
+        url,
+        &format!(
+            "CREATE ROLE {reader} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}"
+        ),
+    )
+    .await;
     url.replace("postgres@", &format!("{reader}@"))
 }
 
@@ -20,7 +26,10 @@ async fn reading(url: &str) -> String {
 fn list(url: &str, args: &[&str]) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let mut command = countersign();
-    command.args(["replica", "list", "--database-url", url]).args(args).env("COUNTERSIGN_LOG__LEVEL", "error");
+    command
+        .args(["replica", "list", "--database-url", url])
+        .args(args)
+        .env("COUNTERSIGN_LOG__LEVEL", "error");
     let run = block_in_place(|| run(command.current_dir(folder.path())));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
     run
@@ -50,13 +59,20 @@ async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     assert_eq!(each(&listed, "name"), [host.as_str(); 2]);
     let table = list(&reader, &[]).ok();
-    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    let header =
-        ["REPLICA", "NAME", "ADDRESS", "VERSION", "STATE", "JOINED", "UNTIL", "RENEWED", "APPLIED", "LAG", "WAIT"];
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let header = [
+        "REPLICA", "NAME", "ADDRESS", "VERSION", "STATE", "JOINED", "UNTIL", "RENEWED", "APPLIED",
+        "LAG", "WAIT",
+    ];
     assert_eq!(rows[0], header);
     let addresses = each(&listed, "address");
-    let ports: Vec<String> = cluster.replicas.iter().map(|replica| replica.address().to_string()).collect();
-    assert!(addresses[0] != addresses[1] && ports.iter().all(|port| addresses.contains(&json!(port))), "{listed}");
+    let ports: Vec<String> =
+        cluster.replicas.iter().map(|replica| replica.address().to_string()).collect();
+    assert!(
+        addresses[0] != addresses[1] && ports.iter().all(|port| addresses.contains(&json!(port))),
+        "{listed}"
+    );
     for ((row, id), address) in rows[1..3].iter().zip(&ids).zip(&addresses) {
         let expected = [id.as_str().unwrap(), &host, address.as_str().unwrap(), "live", "-"];
         assert_eq!([row[0], row[1], row[2], row[4], row[6]], expected, "{table}");
@@ -75,18 +91,23 @@ async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
     })
     .await;
     assert_eq!([each(&listed, "lag"), each(&listed, "applied")], [[6; 2], [1; 2]]);
-    let seconds = |span: &Value| span.as_str().unwrap().strip_suffix('s').unwrap().parse::<f64>().unwrap();
+    let seconds =
+        |span: &Value| span.as_str().unwrap().strip_suffix('s').unwrap().parse::<f64>().unwrap();
     assert!(each(&listed, "renewed_ago").iter().all(|ago| seconds(ago) >= 3.256), "{listed}");
     assert_eq!([&listed["head"], &listed["settled"]], [&json!(7), &json!(false)]);
     let table = list(&reader, &[]).ok();
-    assert!(table.lines().nth(3).unwrap().starts_with("head of the feed: 7; there was a failover"), "{table}");
+    assert!(
+        table.lines().nth(3).unwrap().starts_with("head of the feed: 7; there was a failover"),
+        "{table}"
+    );
 
     execute(&url, "DELETE FROM replicas").await;
     assert!(list(&reader, &[]).ok().starts_with("no replicas\nhead of the feed: 7"));
     assert_eq!(list(&reader, &["--json"]).json()["replicas"], json!([]));
 }
 
-/// Two replicas on one host, by their names and by where they listen; and what became of those that serve no more.
+/// Two replicas on one host, by their names and by where they listen; and what became of those that
+/// serve no more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
     let url = new_database().await;
@@ -96,7 +117,8 @@ async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
     let listed = list(&reader, &["--json"]).json();
     assert_eq!(each(&listed, "name"), ["auth-7"; 3]);
 
-    let addresses: Vec<String> = cluster.replicas.iter().map(|replica| replica.address().to_string()).collect();
+    let addresses: Vec<String> =
+        cluster.replicas.iter().map(|replica| replica.address().to_string()).collect();
     cluster.kill(1).await;
     cluster.replicas[2].signal("TERM");
     assert!(block_in_place(|| cluster.replicas[2].exit()).success());
@@ -108,7 +130,9 @@ async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
         (states == expected).then_some(listed)
     })
     .await;
-    for (state, address) in [("LIVE", &addresses[0]), ("REMOVED", &addresses[1]), ("LEFT", &addresses[2])] {
+    for (state, address) in
+        [("LIVE", &addresses[0]), ("REMOVED", &addresses[1]), ("LEFT", &addresses[2])]
+    {
         let replicas = listed["replicas"].as_array().unwrap();
         let replica = replicas.iter().find(|replica| replica["address"] == json!(address)).unwrap();
         assert_eq!(replica["state"], json!(format!("REPLICA_STATE_{state}")), "{listed}");
@@ -120,8 +144,15 @@ async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
     };
     for (state, address) in [("removed", &addresses[1]), ("left", &addresses[2])] {
         let row = row(address);
-        assert_eq!([row[1], row[4], row[7], row[9], row[10]], ["auth-7", state, "-", "-", "-"], "{table}");
-        assert!(row[5].starts_with("20") && row[6].starts_with("20"), "when it joined, and until when: {table}");
+        assert_eq!(
+            [row[1], row[4], row[7], row[9], row[10]],
+            ["auth-7", state, "-", "-", "-"],
+            "{table}"
+        );
+        assert!(
+            row[5].starts_with("20") && row[6].starts_with("20"),
+            "when it joined, and until when: {table}"
+        );
     }
 }
 

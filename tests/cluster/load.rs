@@ -1,4 +1,5 @@
-//! Load on all replicas of a cluster, whose callers tell good errors from bad ones and remember what they were told.
+//! Load on all replicas of a cluster, whose callers tell good errors from bad ones and remember
+//! what they were told.
 
 use std::time::Duration;
 
@@ -38,7 +39,9 @@ pub enum Trouble {
 pub fn is_retriable(status: &Status) -> bool {
     let retry = status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some());
     let is_known = match status.code() {
-        Code::Unavailable => ["STORE_UNAVAILABLE", "NOT_CURRENT"].contains(&reason(status).as_str()),
+        Code::Unavailable => {
+            ["STORE_UNAVAILABLE", "NOT_CURRENT"].contains(&reason(status).as_str())
+        }
         Code::ResourceExhausted => reason(status) == "OVERLOADED",
         _ => false,
     };
@@ -67,7 +70,12 @@ pub struct Load {
 
 impl Load {
     /// Starts callers at each replica. `trouble` says what those of which replica put up with.
-    pub async fn start(cluster: &Cluster, name: &str, dice: &mut Dice, trouble: impl Fn(usize) -> Trouble) -> Self {
+    pub async fn start(
+        cluster: &Cluster,
+        name: &str,
+        dice: &mut Dice,
+        trouble: impl Fn(usize) -> Trouble,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut sides = vec![];
         for (index, replica) in cluster.replicas.iter().enumerate() {
@@ -98,7 +106,10 @@ impl Load {
 
     /// Waits until a replica has answered this many more writes.
     pub async fn answered(&self, replica: usize, more: usize) {
-        self.wait(replica, "writes are answered", |before, now| now.answers >= before.answers + more).await;
+        self.wait(replica, "writes are answered", |before, now| {
+            now.answers >= before.answers + more
+        })
+        .await;
     }
 
     /// The same for all replicas.
@@ -144,9 +155,13 @@ struct Caller {
 }
 
 impl Caller {
-    /// Makes random calls until it is told to stop or its replica is gone. What a call that failed was about is put aside:
-    /// nobody knows what became of it, and the account says what may have.
-    async fn drive(mut self, count: watch::Sender<Count>, stop: watch::Receiver<bool>) -> Vec<Account> {
+    /// Makes random calls until it is told to stop or its replica is gone. What a call that failed
+    /// was about is put aside: nobody knows what became of it, and the account says what may have.
+    async fn drive(
+        mut self,
+        count: watch::Sender<Count>,
+        stop: watch::Receiver<bool>,
+    ) -> Vec<Account> {
         let mut open: Vec<Account> = vec![];
         let mut aside = vec![];
         let mut opened = 0;
@@ -167,7 +182,11 @@ impl Caller {
                         Trouble::Database => is_retriable(&status),
                         Trouble::Death => reason(&status).is_empty(),
                     };
-                    assert!(is_good, "{:?} does not excuse {status:?} of {account:?}", self.trouble);
+                    assert!(
+                        is_good,
+                        "{:?} does not excuse {status:?} of {account:?}",
+                        self.trouble
+                    );
                     count.send_modify(|count| count.failures += 1);
                     aside.push(account);
                     if self.trouble == Trouble::Death && reason(&status).is_empty() {
@@ -181,8 +200,8 @@ impl Caller {
     }
 }
 
-/// Somebody who asks a replica again and again whether a token that is good is, and one that is not, and puts up with no
-/// other answer, and with none only if the replica dies.
+/// Somebody who asks a replica again and again whether a token that is good is, and one that is
+/// not, and puts up with no other answer, and with none only if the replica dies.
 pub struct Validator {
     stop: watch::Sender<bool>,
     asking: JoinHandle<usize>,
@@ -204,9 +223,15 @@ impl Validator {
                 for (token, is_good) in [(&good, true), (&bad, false)] {
                     match client.validate(question(token)).await {
                         Ok(answer) => assert_eq!(answer.into_inner().active, is_good),
-                        Err(status) if trouble == Trouble::Death && reason(&status).is_empty() => return answers,
+                        Err(status) if trouble == Trouble::Death && reason(&status).is_empty() => {
+                            return answers;
+                        }
                         // Without the database there is no lease after a while.
-                        Err(status) if trouble == Trouble::Database && reason(&status) == "NOT_CURRENT" => continue,
+                        Err(status)
+                            if trouble == Trouble::Database && reason(&status) == "NOT_CURRENT" =>
+                        {
+                            continue;
+                        }
                         Err(status) => panic!("Validate goes on: {status:?}"),
                     }
                     answers += 1;

@@ -32,18 +32,33 @@ async fn healthy_replicas_know_each_other_renew_their_leases_and_report_what_the
     revoke_one(&cluster.replicas[0]).await;
     for (n, replica) in cluster.replicas.iter().enumerate() {
         // A replica that was loaded before the last one joined learns of it by its next renewal.
-        let metrics = shows(replica, "two others", |metrics| metrics.get("other_replicas") == 2.0).await;
+        let metrics =
+            shows(replica, "two others", |metrics| metrics.get("other_replicas") == 2.0).await;
         let names = ["lease_current", "blacklist_entries"];
         assert_eq!(names.map(|name| metrics.get(name)), [1.0; 2], "replica {n}");
         // The first one is that of the first keys.
-        assert_eq!(["feed_applied_seq", "feed_head_seq"].map(|name| metrics.get(name)), [2.0; 2], "replica {n}");
+        assert_eq!(
+            ["feed_applied_seq", "feed_head_seq"].map(|name| metrics.get(name)),
+            [2.0; 2],
+            "replica {n}"
+        );
         let remaining = metrics.get("lease_remaining_seconds");
         assert!(0.0 < remaining && remaining <= 20.0, "replica {n}: {remaining}");
-        assert_eq!(metrics.acknowledged("everywhere") > 0.0, n == 0, "it counts where it was waited for");
+        assert_eq!(
+            metrics.acknowledged("everywhere") > 0.0,
+            n == 0,
+            "it counts where it was waited for"
+        );
         let renewals = metrics.renewals("confirmed");
-        let later = shows(replica, "another renewal", |metrics| metrics.renewals("confirmed") > renewals).await;
-        let troubles =
-            ["lease_lapses_total", "rejoins_total", "replicas_removed_total", "guarantee_broken_revocations_total"];
+        let later =
+            shows(replica, "another renewal", |metrics| metrics.renewals("confirmed") > renewals)
+                .await;
+        let troubles = [
+            "lease_lapses_total",
+            "rejoins_total",
+            "replicas_removed_total",
+            "guarantee_broken_revocations_total",
+        ];
         assert_eq!(troubles.map(|name| later.get(name)), [0.0; 4], "replica {n}");
     }
 }
@@ -58,9 +73,12 @@ async fn a_replica_that_is_cut_off_has_no_lease_and_is_not_ready_until_it_has_jo
     assert_eq!(get(cut_off.http(), "/readyz").await.status, 200);
 
     link.stall();
-    let metrics = shows(cut_off, "the lease ends", |metrics| metrics.get("lease_current") == 0.0).await;
+    let metrics =
+        shows(cut_off, "the lease ends", |metrics| metrics.get("lease_current") == 0.0).await;
     assert_eq!(metrics.get("lease_remaining_seconds"), 0.0);
-    let lapsed = |metrics: &Metrics| metrics.get("lease_lapses_total") > 0.0 && metrics.renewals("failed") > 0.0;
+    let lapsed = |metrics: &Metrics| {
+        metrics.get("lease_lapses_total") > 0.0 && metrics.renewals("failed") > 0.0
+    };
     let metrics = shows(cut_off, "it is counted", lapsed).await;
     // Older than the lease lasts, or it would be there.
     assert!(metrics.get("lease_renewal_age_seconds") > 1.0);
@@ -70,13 +88,17 @@ async fn a_replica_that_is_cut_off_has_no_lease_and_is_not_ready_until_it_has_jo
     })
     .await;
     assert_eq!(get(cut_off.http(), "/livez").await.status, 200, "it is not to be killed for that");
-    let removed =
-        |metrics: &Metrics| metrics.get("replicas_removed_total") > 0.0 && metrics.get("other_replicas") == 0.0;
+    let removed = |metrics: &Metrics| {
+        metrics.get("replicas_removed_total") > 0.0 && metrics.get("other_replicas") == 0.0
+    };
     shows(well, "it is removed", removed).await;
 
     link.restore();
     shows(cut_off, "there is a lease again", |metrics| metrics.get("lease_current") == 1.0).await;
-    eventually("it is ready", async || (get(cut_off.http(), "/readyz").await.status == 200).then_some(())).await;
+    eventually("it is ready", async || {
+        (get(cut_off.http(), "/readyz").await.status == 200).then_some(())
+    })
+    .await;
     let metrics = Metrics::of(cut_off.http()).await;
     assert!(metrics.get("rejoins_total") > 0.0, "its row was gone");
     shows(well, "it is back", |metrics| metrics.get("other_replicas") == 1.0).await;
@@ -84,7 +106,8 @@ async fn a_replica_that_is_cut_off_has_no_lease_and_is_not_ready_until_it_has_jo
 
 /// One that is in the register, cannot be removed from it, and does not come forward in the feed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wait_for_a_replica_that_does_not_report_is_counted_with_its_length_and_told_but_not_each_time() {
+async fn a_wait_for_a_replica_that_does_not_report_is_counted_with_its_length_and_told_but_not_each_time()
+ {
     let url = new_database().await;
     let settings = [
         ("COUNTERSIGN_LEASE__DURATION", "600ms"),
@@ -92,19 +115,23 @@ async fn a_wait_for_a_replica_that_does_not_report_is_counted_with_its_length_an
         ("COUNTERSIGN_LEASE__MARGIN", "50ms"),
     ];
     let mut cluster = Cluster::start_by([url.as_str()], &url, &settings).await;
-    let late = "INSERT INTO replicas (incarnation, name, version, holds_for, applied) \
-                VALUES (gen_random_uuid(), 'late', '0', '100ms', 0); \
-                CREATE RULE keep AS ON DELETE TO replicas WHERE OLD.name = 'late' DO INSTEAD NOTHING";
+    let late = "INSERT INTO replicas (incarnation, name, version, holds_for, applied) VALUES \
+                (gen_random_uuid(), 'late', '0', '100ms', 0); CREATE RULE keep AS ON DELETE TO \
+                replicas WHERE OLD.name = 'late' DO INSTEAD NOTHING";
     execute(&url, late).await;
     join_all((0..10).map(|_| revoke_one(&cluster.replicas[0]))).await;
     let metrics = Metrics::of(cluster.replicas[0].http()).await;
-    assert_eq!([metrics.acknowledged("after_wait"), metrics.acknowledged("everywhere")], [10.0, 0.0]);
+    assert_eq!(
+        [metrics.acknowledged("after_wait"), metrics.acknowledged("everywhere")],
+        [10.0, 0.0]
+    );
     let within = |bound: &str| {
         let name = "acknowledgement_duration_seconds_bucket";
         metrics.get(&format!("{name}{{le=\"{bound}\",outcome=\"after_wait\"}}"))
     };
     assert_eq!(within("0.5"), 0.0, "none was shorter than the longest of all leases");
-    let is_told = |line: &&String| line.contains("a revocation had to wait") && line.contains("WARN");
+    let is_told =
+        |line: &&String| line.contains("a revocation had to wait") && line.contains("WARN");
     let told = cluster.replicas[0].log().iter().filter(is_told).count();
     assert!((1..10).contains(&told), "{told} lines");
 }
@@ -116,12 +143,17 @@ async fn a_revocation_that_the_database_has_lost_breaks_the_guarantee_and_is_cou
     let cluster = Cluster::start_by([url.as_str()], &url, &[]).await;
     let replica = &cluster.replicas[0];
     revoke_one(replica).await;
-    let lose = "DELETE FROM blacklist; DELETE FROM replicas; \
-                UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL, is_over = false";
+    let lose = "DELETE FROM blacklist; DELETE FROM replicas; UPDATE sessions SET ended_at = NULL, \
+                end_reason = NULL, end_note = NULL, is_over = false";
     execute(&url, lose).await;
-    let metrics =
-        shows(replica, "it is noticed", |metrics| metrics.get("guarantee_broken_revocations_total") > 0.0).await;
-    assert_eq!(["guarantee_broken_revocations_total", "rejoins_total"].map(|name| metrics.get(name)), [1.0; 2]);
+    let metrics = shows(replica, "it is noticed", |metrics| {
+        metrics.get("guarantee_broken_revocations_total") > 0.0
+    })
+    .await;
+    assert_eq!(
+        ["guarantee_broken_revocations_total", "rejoins_total"].map(|name| metrics.get(name)),
+        [1.0; 2]
+    );
     shows(replica, "it is written again", |metrics| metrics.get("feed_applied_seq") == 3.0).await;
 }
 
@@ -136,19 +168,28 @@ async fn the_alerts_and_the_documentation_name_what_there_is_and_all_of_it() {
     let url = new_database().await;
     let cluster = Cluster::start_by([url.as_str()], &url, &[]).await;
     let page = get(cluster.replicas[0].http(), "/metrics").await.body;
-    let samples: BTreeSet<_> = page.lines().filter(|line| !line.starts_with('#')).flat_map(named).collect();
+    let samples: BTreeSet<_> =
+        page.lines().filter(|line| !line.starts_with('#')).flat_map(named).collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &str| named(&fs::read_to_string(root.join(path)).unwrap());
 
     // The first has samples of other names; the second is there with TLS alone.
-    let others = ["countersign_acknowledgement_duration_seconds", "countersign_certificate_expiry_timestamp_seconds"];
+    let others = [
+        "countersign_acknowledgement_duration_seconds",
+        "countersign_certificate_expiry_timestamp_seconds",
+    ];
     for path in ["deploy/alerts.yaml", "docs/operations.md", "docs/guarantees.md"] {
-        let unknown: Vec<_> =
-            read(path).into_iter().filter(|name| !samples.contains(name) && !others.contains(&name.as_str())).collect();
+        let unknown: Vec<_> = read(path)
+            .into_iter()
+            .filter(|name| !samples.contains(name) && !others.contains(&name.as_str()))
+            .collect();
         assert!(unknown.is_empty(), "{path}: {unknown:?}");
     }
     let documented = read("docs/operations.md");
-    let silent: Vec<_> = samples.iter().filter(|name| !documented.iter().any(|told| name.starts_with(told))).collect();
+    let silent: Vec<_> = samples
+        .iter()
+        .filter(|name| !documented.iter().any(|told| name.starts_with(told)))
+        .collect();
     assert!(silent.is_empty(), "docs/operations.md lacks {silent:?}");
     assert!(samples.len() > 10, "{page}");
 }

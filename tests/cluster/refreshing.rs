@@ -29,7 +29,8 @@ async fn of_many_refreshes_over_all_replicas_one_rotates_and_the_others_repeat_i
             let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
             assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1, "one rotates");
             let tokens: Vec<_> = answers.into_iter().map(|answer| answer.tokens.unwrap()).collect();
-            let successors: HashSet<_> = tokens.iter().map(|tokens| &tokens.refresh_token).collect();
+            let successors: HashSet<_> =
+                tokens.iter().map(|tokens| &tokens.refresh_token).collect();
             assert_eq!(successors.len(), 1, "all get the same successor");
             assert!(!successors.contains(&token));
             for (call, tokens) in tokens.iter().enumerate() {

@@ -6,15 +6,16 @@ use std::{
 };
 
 use countersign::proto::{
-    CreateSessionRequest, CreateSessionResponse, RevokeExtent, RevokeRequest, SubjectTarget, Tokens, ValidateRequest,
-    revoke_request::Target,
+    CreateSessionRequest, CreateSessionResponse, RevokeExtent, RevokeRequest, SubjectTarget,
+    Tokens, ValidateRequest, revoke_request::Target,
 };
 use futures_util::future::join_all;
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 use tonic::{Status, Streaming};
 use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
 };
 
 pub use crate::cluster::{Cluster, Replica, becomes, eventually, in_time};
@@ -52,8 +53,8 @@ impl Holding {
 }
 
 /// How many connections of this database wait for a lock.
-pub const WAITING: &str =
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+pub const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = \
+                           current_database() AND wait_event_type = 'Lock'";
 
 /// Random numbers from `COUNTERSIGN_TEST_SEED`, or from a new seed, which is printed.
 pub fn dice() -> Dice {
@@ -68,10 +69,13 @@ pub fn dice() -> Dice {
 /// How often to do it: this often, or as `COUNTERSIGN_TEST_CRASH_ROUNDS` says.
 pub fn rounds(default: usize) -> usize {
     let rounds = env::var("COUNTERSIGN_TEST_CRASH_ROUNDS");
-    rounds.map_or(default, |rounds| rounds.parse().expect("COUNTERSIGN_TEST_CRASH_ROUNDS is a number"))
+    rounds.map_or(default, |rounds| {
+        rounds.parse().expect("COUNTERSIGN_TEST_CRASH_ROUNDS is a number")
+    })
 }
 
-/// A lease that ends soon, for those who wait for that, and what it makes others wait is a fraction of a second more.
+/// A lease that ends soon, for those who wait for that, and what it makes others wait is a fraction
+/// of a second more.
 pub const SHORT_LEASE: [(&str, &str); 3] = [
     ("COUNTERSIGN_LEASE__DURATION", "600ms"),
     ("COUNTERSIGN_LEASE__RENEWAL", "150ms"),
@@ -105,16 +109,17 @@ impl Cluster {
         for (what, sql) in [
             (
                 "sessions that ended without an entry although a token of them may live",
-                "SELECT count(*) FROM sessions AS s WHERE s.ended_at + s.access_token_ttl > now() AND NOT EXISTS \
-                 (SELECT 1 FROM blacklist AS b WHERE b.kind = 'session' AND b.key = s.id::text) AND NOT EXISTS \
-                 (SELECT 1 FROM blacklist AS b WHERE b.kind = 'subject' AND (b.tenant, b.subject) = \
-                 (s.tenant, s.subject) AND s.ended_at <= b.up_to)",
+                "SELECT count(*) FROM sessions AS s WHERE s.ended_at + s.access_token_ttl > now() \
+                 AND NOT EXISTS (SELECT 1 FROM blacklist AS b WHERE b.kind = 'session' AND b.key \
+                 = s.id::text) AND NOT EXISTS (SELECT 1 FROM blacklist AS b WHERE b.kind = \
+                 'subject' AND (b.tenant, b.subject) = (s.tenant, s.subject) AND s.ended_at <= \
+                 b.up_to)",
             ),
             (
                 "sessions that live on although their tokens are stopped",
-                "SELECT count(*) FROM blacklist AS b JOIN sessions AS s ON s.id::text = b.key AND b.kind = 'session' \
-                 OR b.kind = 'subject' AND (b.tenant, b.subject) = (s.tenant, s.subject) AND s.created_at <= b.up_to \
-                 WHERE s.ended_at IS NULL",
+                "SELECT count(*) FROM blacklist AS b JOIN sessions AS s ON s.id::text = b.key AND \
+                 b.kind = 'session' OR b.kind = 'subject' AND (b.tenant, b.subject) = (s.tenant, \
+                 s.subject) AND s.created_at <= b.up_to WHERE s.ended_at IS NULL",
             ),
             (
                 "entries after the head of the feed",
@@ -125,8 +130,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until all replicas know all that has been revoked so far. The feed has the order of the commits, so who knows
-    /// the last entry knows all.
+    /// Waits until all replicas know all that has been revoked so far. The feed has the order of
+    /// the commits, so who knows the last entry knows all.
     pub async fn agree(&self) {
         let mut client = self.replicas[0].sessions().await;
         let tokens = sign_in(&mut client, "the last one").await;
@@ -136,7 +141,8 @@ impl Cluster {
         }
     }
 
-    /// Checks that the cluster, asked through any replica, knows all that was acknowledged and nothing by halves.
+    /// Checks that the cluster, asked through any replica, knows all that was acknowledged and
+    /// nothing by halves.
     pub async fn verify(&self, accounts: &mut [Account]) {
         self.agree().await;
         let share = accounts.len().div_ceil(CHECKERS * self.replicas.len()).max(1);
@@ -165,7 +171,9 @@ impl Health {
 
     /// Waits until it says this.
     pub async fn becomes(&mut self, expected: ServingStatus) {
-        let said = async { while self.0.message().await.unwrap().expect("it goes on").status() != expected {} };
+        let said = async {
+            while self.0.message().await.unwrap().expect("it goes on").status() != expected {}
+        };
         in_time("health changes", said).await;
     }
 }
@@ -177,10 +185,17 @@ type Choose = fn(&CreateSessionResponse) -> RevokeRequest;
 pub const WAYS: [(&str, Choose); 5] = [
     ("session", |created| target(Target::SessionId(created.session.clone().unwrap().session_id))),
     ("token", access_token),
-    ("token only", |created| RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..access_token(created) }),
+    ("token only", |created| RevokeRequest {
+        extent: RevokeExtent::TokenOnly.into(),
+        ..access_token(created)
+    }),
     ("subject", |created| {
         let session = created.session.clone().unwrap();
-        let subject = SubjectTarget { tenant: session.tenant, subject: session.subject, ..Default::default() };
+        let subject = SubjectTarget {
+            tenant: session.tenant,
+            subject: session.subject,
+            ..Default::default()
+        };
         target(Target::Subject(subject))
     }),
     ("tenant", |created| target(Target::Tenant(created.session.clone().unwrap().tenant))),
@@ -230,7 +245,8 @@ pub async fn revoke_at_last(client: &mut Client, token: &str) {
     .await;
 }
 
-/// Checks that a replica says nothing of a token, which may be revoked for all it knows, but when to come back.
+/// Checks that a replica says nothing of a token, which may be revoked for all it knows, but when
+/// to come back.
 pub async fn assert_not_current(client: &mut Client, token: &str) {
     let refused = client.validate(question(token)).await.expect_err("it has no lease");
     assert!(reason(&refused) == "NOT_CURRENT" && is_retriable(&refused), "{refused:?}");
@@ -238,7 +254,10 @@ pub async fn assert_not_current(client: &mut Client, token: &str) {
 
 /// Waits until a replica has heard that a token is revoked.
 pub async fn becomes_inactive(client: &mut Client, token: &str) {
-    eventually("the revocation arrives", async || (!validate(client, token).await.active).then_some(())).await;
+    eventually("the revocation arrives", async || {
+        (!validate(client, token).await.active).then_some(())
+    })
+    .await;
 }
 
 pub fn question(token: &str) -> ValidateRequest {
@@ -251,7 +270,8 @@ pub async fn assert_works_again(cluster: &Cluster, dice: &mut Dice) {
     for (n, replica) in cluster.replicas.iter().enumerate() {
         let mut client = replica.sessions().await;
         eventually("it writes again", async || {
-            let request = CreateSessionRequest { subject: "first".to_owned(), ..Default::default() };
+            let request =
+                CreateSessionRequest { subject: "first".to_owned(), ..Default::default() };
             let created = client.create_session(request).await;
             created.inspect_err(|status| assert!(is_retriable(status), "{status:?}")).ok()
         })

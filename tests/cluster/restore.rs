@@ -24,18 +24,27 @@ async fn what_was_revoked_after_a_dump_stays_revoked_after_its_restore() {
     ];
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("dump");
-    let made = Command::new(program("pg_dump")).args(["--format=custom", "--file"]).arg(&dump).arg(&url).status();
+    let made = Command::new(program("pg_dump"))
+        .args(["--format=custom", "--file"])
+        .arg(&dump)
+        .arg(&url)
+        .status();
     assert!(made.unwrap().success());
 
     // On each replica one, so that both logs are needed.
-    let id = |created: &countersign::proto::CreateSessionResponse| created.session.clone().unwrap().session_id;
+    let id = |created: &countersign::proto::CreateSessionResponse| {
+        created.session.clone().unwrap().session_id
+    };
     assert_eq!(revoke(&mut clients[0], Target::SessionId(id(&revoked))).await, 1);
-    let subject = countersign::proto::SubjectTarget { subject: "bob".to_owned(), ..Default::default() };
+    let subject =
+        countersign::proto::SubjectTarget { subject: "bob".to_owned(), ..Default::default() };
     assert_eq!(revoke(&mut clients[1], Target::Subject(subject)).await, 1);
 
     let logs = ["0.log", "1.log"].map(|name| folder.path().join(name));
-    let options: Vec<_> =
-        logs.iter().flat_map(|log| ["--revocations-from".to_owned(), log.display().to_string()]).collect();
+    let options: Vec<_> = logs
+        .iter()
+        .flat_map(|log| ["--revocations-from".to_owned(), log.display().to_string()])
+        .collect();
     let restore = |cluster: &Cluster| {
         let mut verb = cluster.verb(&["restore", "--json"]);
         run(verb.args(&options).env("COUNTERSIGN_LOG__LEVEL", "error"))
@@ -57,7 +66,8 @@ async fn what_was_revoked_after_a_dump_stays_revoked_after_its_restore() {
     let restored = Command::new(program("pg_restore")).args(put_back).arg(&dump).status().unwrap();
     assert!(restored.success());
     assert_eq!(number(&url, "SELECT count(*) FROM sessions WHERE ended_at IS NULL").await, 3);
-    // The dump has the replicas as they were. They are gone once they have been silent for long enough.
+    // The dump has the replicas as they were. They are gone once they have been silent for long
+    // enough.
     let live = "SELECT count(*) FROM replicas WHERE renewed_at + holds_for > statement_timestamp()";
     crate::cluster::becomes(&url, live, 0).await;
 
@@ -92,7 +102,9 @@ async fn what_was_revoked_after_a_dump_stays_revoked_after_its_restore() {
 async fn a_file_is_refused_and_postgresql_named() {
     let url = new_database().await;
     let cluster = Cluster::new(&url);
-    for (arguments, says) in [(["backup", "f"], "pg_dump --format=custom"), (["restore", "f"], "pg_restore")] {
+    for (arguments, says) in
+        [(["backup", "f"], "pg_dump --format=custom"), (["restore", "f"], "pg_restore")]
+    {
         let refused = run(&mut cluster.verb(&arguments));
         assert!(refused.error(2).contains(says), "{refused:?}");
     }

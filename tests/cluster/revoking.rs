@@ -20,13 +20,17 @@ async fn a_revocation_at_one_replica_reaches_the_others() {
                 tenant: format!("{way} {revoking}"),
                 ..Default::default()
             };
-            let created = clients[(revoking + 1) % 3].create_session(request).await.unwrap().into_inner();
+            let created =
+                clients[(revoking + 1) % 3].create_session(request).await.unwrap().into_inner();
             let token = created.tokens.clone().unwrap().access_token;
             for client in &mut clients {
                 assert!(validate(client, &token).await.active);
             }
             clients[revoking].revoke(choose(&created)).await.unwrap();
-            assert!(!validate(&mut clients[revoking], &token).await.active, "{way}: at once where it was revoked");
+            assert!(
+                !validate(&mut clients[revoking], &token).await.active,
+                "{way}: at once where it was revoked"
+            );
             for client in &mut clients {
                 becomes_inactive(client, &token).await;
                 assert!(validate(client, &bystander).await.active, "{way}: nothing else");

@@ -1,5 +1,5 @@
-//! The database is set back to an older state under running replicas, by a dump that is restored: its
-//! history keeps its name, and positions in the feed are given out a second time.
+//! The database is set back to an older state under running replicas, by a dump that is restored:
+//! its history keeps its name, and positions in the feed are given out a second time.
 
 use std::{path::Path, process::Command};
 
@@ -9,7 +9,9 @@ use crate::{
     cluster::{Replica, becomes, in_time},
     ledger::reason,
     postgres_server::{execute, new_database, number, program, texts},
-    replicas::{Cluster, SHORT_LEASE, eventually, is_active_at, revoke_at_last, sign_in, try_sign_in},
+    replicas::{
+        Cluster, SHORT_LEASE, eventually, is_active_at, revoke_at_last, sign_in, try_sign_in,
+    },
     witness::Witness,
 };
 
@@ -34,7 +36,9 @@ impl Frozen {
     async fn stop(url: &str, replica: &Replica, which: &str) -> Self {
         let name = replica.name();
         eventually("its processes hold no lock", async || {
-            let pids = format!("SELECT pid::text FROM pg_stat_activity WHERE application_name = '{name}' {which}");
+            let pids = format!(
+                "SELECT pid::text FROM pg_stat_activity WHERE application_name = '{name}' {which}"
+            );
             let frozen = Self(texts(url, &pids).await);
             signal("STOP", &frozen.0);
             let locks = format!(
@@ -58,13 +62,19 @@ fn signal(name: &str, pids: &[String]) {
 }
 
 fn make_dump(url: &str, dump: &Path) {
-    let made = Command::new(program("pg_dump")).args(["--format=custom", "--file"]).arg(dump).arg(url).status();
+    let made = Command::new(program("pg_dump"))
+        .args(["--format=custom", "--file"])
+        .arg(dump)
+        .arg(url)
+        .status();
     assert!(made.unwrap().success());
 }
 
 fn put_back(url: &str, dump: &Path) {
     let arguments = ["--clean", "--if-exists", "--single-transaction", "--dbname", url];
-    assert!(Command::new(program("pg_restore")).args(arguments).arg(dump).status().unwrap().success());
+    assert!(
+        Command::new(program("pg_restore")).args(arguments).arg(dump).status().unwrap().success()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,9 +102,14 @@ async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_act
 
         let frozen = Frozen::processes_of(&url, &cluster.replicas[1]).await;
         put_back(&url, &dump);
-        let tokens =
-            eventually("sessions are created again", async || try_sign_in(&mut client, "after").await.ok()).await;
-        assert!(is_active_at(&cluster.replicas[1], &tokens.access_token).await, "its lease is not over yet");
+        let tokens = eventually("sessions are created again", async || {
+            try_sign_in(&mut client, "after").await.ok()
+        })
+        .await;
+        assert!(
+            is_active_at(&cluster.replicas[1], &tokens.access_token).await,
+            "its lease is not over yet"
+        );
         let witness = Witness::of(&cluster.replicas[1..], &tokens.access_token).await;
         revoke_at_last(&mut client, &tokens.access_token).await;
         witness.acknowledged();
@@ -120,11 +135,13 @@ async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
     // A replica that has not renewed since then could not notice.
     let renewals = "SELECT renewals FROM replicas";
     let before = number(&url, renewals).await;
-    eventually("it renews", async || (number(&url, renewals).await > before + 1).then_some(())).await;
+    eventually("it renews", async || (number(&url, renewals).await > before + 1).then_some(()))
+        .await;
 
     let head = number(&url, HEAD).await;
     let frozen = Frozen::renewals_of(&url, replica).await;
-    let message = RevokeRequest { target: Some(Target::Token(token.clone())), ..Default::default() };
+    let message =
+        RevokeRequest { target: Some(Target::Token(token.clone())), ..Default::default() };
     let mut caller = client.clone();
     let revoking = tokio::spawn(async move { caller.revoke(message).await });
     becomes(&url, HEAD, head + 1).await;
@@ -165,10 +182,12 @@ async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (
     let head = number(&url, HEAD).await;
     revoke_at_last(&mut client, &lost).await;
 
-    let frozen = [Frozen::renewals_of(&url, replica).await, Frozen::processes_of(&url, other).await];
+    let frozen =
+        [Frozen::renewals_of(&url, replica).await, Frozen::processes_of(&url, other).await];
     put_back(&url, &dump);
     assert_eq!(number(&url, HEAD).await, head);
-    let message = RevokeRequest { target: Some(Target::Token(token.clone())), ..Default::default() };
+    let message =
+        RevokeRequest { target: Some(Target::Token(token.clone())), ..Default::default() };
     let answer = in_time("it is answered", client.revoke(message)).await;
     assert_eq!(number(&url, HEAD).await, head + 1, "it has the place of the one that is lost");
     let is_active = is_active_at(other, &token).await;
@@ -189,7 +208,10 @@ async fn what_was_applied_before_a_dump_was_put_back_acknowledges_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_broken_rule_is_found() {
     let broken = [("COUNTERSIGN_MUTANT", "epoch-not-compared")];
-    assert_eq!(acknowledges_what_is_lost(&[&SHORT_LEASE[..], &broken].concat()).await, (true, true));
+    assert_eq!(
+        acknowledges_what_is_lost(&[&SHORT_LEASE[..], &broken].concat()).await,
+        (true, true)
+    );
     let broken = [("COUNTERSIGN_MUTANT", "earlier-renewal-counts")];
     assert_eq!(acknowledges_by_what_was_applied_before(&broken).await, (true, true));
 }

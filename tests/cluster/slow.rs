@@ -38,7 +38,10 @@ async fn a_database_that_answers_after_ages_costs_writes_and_nothing_else() {
     }
     let after = memory();
     println!("MiB resident: {before:?}, in the end {after:?}");
-    assert!(before.iter().zip(&after).all(|(before, after)| *after <= before + SLACK), "{before:?}, {after:?}");
+    assert!(
+        before.iter().zip(&after).all(|(before, after)| *after <= before + SLACK),
+        "{before:?}, {after:?}"
+    );
 
     for link in &links {
         link.restore();

@@ -1,4 +1,5 @@
-//! Replicas that start at the same instant, and starts that are killed in the middle of the migration.
+//! Replicas that start at the same instant, and starts that are killed in the middle of the
+//! migration.
 
 use crate::{
     http_client::get,
@@ -21,7 +22,11 @@ async fn replicas_that_start_together_on_an_empty_database_share_one_schema_and_
         let cluster = Cluster::start_by([url.as_str(); 2], &url, &[]).await;
         let logs = cluster.replicas.iter().flat_map(|replica| replica.seen());
         let migrated = logs.filter(|line| line.contains("database migrated")).count();
-        assert_eq!(number(&url, MIGRATIONS).await, i64::try_from(migrated).unwrap(), "each is applied once");
+        assert_eq!(
+            number(&url, MIGRATIONS).await,
+            i64::try_from(migrated).unwrap(),
+            "each is applied once"
+        );
         assert!(migrated > 0);
         for (one, other) in [(0, 1), (1, 0)] {
             let tokens = sign_in(&mut cluster.replicas[one].sessions().await, "alice").await;
@@ -49,7 +54,9 @@ async fn a_migration_that_is_killed_in_the_middle_is_made_by_the_next_start() {
         holding.release().await;
         cluster.replicas[1].await_serving().await;
         sign_in(&mut cluster.replicas[1].sessions().await, "alice").await;
-        let all = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres")).unwrap().count();
+        let all = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres"))
+            .unwrap()
+            .count();
         assert_eq!(number(&url, MIGRATIONS).await, i64::try_from(all).unwrap());
 
         // And by one that starts after all is over.
@@ -59,15 +66,16 @@ async fn a_migration_that_is_killed_in_the_middle_is_made_by_the_next_start() {
     }
 }
 
-/// A migration of a large table takes minutes. Who starts meanwhile waits for it, longer than any statement may take.
+/// A migration of a large table takes minutes. Who starts meanwhile waits for it, longer than any
+/// statement may take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_waits_for_the_migration_of_another_for_as_long_as_it_takes() {
     let url = new_database().await;
     let holding = hold(&url, MIGRATION_LOCK).await;
     let cluster = Cluster::new(&url);
     let mut replica = cluster.spawn(&url, &[]);
-    let patient = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory' \
-        AND backend_start < now() - interval '11 s'";
+    let patient = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND \
+                   wait_event = 'advisory' AND backend_start < now() - interval '11 s'";
     eventually("it waits for longer than a statement may take", async || {
         let is_there = "SELECT count(*) FROM pg_class WHERE relname = 'sessions'";
         assert_eq!(number(&url, is_there).await, 0, "it migrates although another is at it");
@@ -86,12 +94,15 @@ async fn a_start_waits_for_a_database_that_cannot_be_reached_yet() {
     link.refuse();
     let (grpc, http) = (free_address(), free_address());
     let cluster = Cluster::new(&url);
-    let settings = [("COUNTERSIGN_LISTEN", grpc.to_string()), ("COUNTERSIGN_HTTP_LISTEN", http.to_string())];
-    let mut replica = cluster.spawn(&link.url(), &settings.each_ref().map(|(name, value)| (*name, value.as_str())));
+    let settings =
+        [("COUNTERSIGN_LISTEN", grpc.to_string()), ("COUNTERSIGN_HTTP_LISTEN", http.to_string())];
+    let mut replica = cluster
+        .spawn(&link.url(), &settings.each_ref().map(|(name, value)| (*name, value.as_str())));
     while !replica.next_line().contains("cannot be reached") {}
     assert_eq!(get(http, "/livez").await.status, 200);
     assert_eq!(get(http, "/readyz").await.status, 503);
-    let health = countersign().args(["health", "--server", &format!("http://{grpc}")]).output().unwrap();
+    let health =
+        countersign().args(["health", "--server", &format!("http://{grpc}")]).output().unwrap();
     assert_eq!(health.status.code(), Some(1), "{health:?}");
 
     link.restore();

@@ -1,4 +1,5 @@
-//! What the database is asked, by its own log: Validate asks it nothing, with a lease and without one.
+//! What the database is asked, by its own log: Validate asks it nothing, with a lease and without
+//! one.
 
 use std::time::Duration;
 
@@ -17,11 +18,12 @@ use crate::{
     replicas::{Cluster, Health, hold, in_time, question, revoke, sign_in},
 };
 
-/// Nothing is swept while a test runs, and the audit of what was done before is not written: what is left is what replicas do all
-/// the time.
+/// Nothing is swept while a test runs, and the audit of what was done before is not written: what
+/// is left is what replicas do all the time.
 const NO_SWEEP: [(&str, &str); 2] =
     [("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 29 2 *"), ("COUNTERSIGN_AUDIT__TABLE", "false")];
-/// How often a replica renews its lease, and how often it looks at the head of the feed while nobody tells it.
+/// How often a replica renews its lease, and how often it looks at the head of the feed while
+/// nobody tells it.
 const RENEWAL: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(25);
 /// What each of them may ask besides, for what was written before or because its lease had lapsed.
@@ -55,8 +57,8 @@ impl Recorded {
         Self { server, cluster, links, clients, good, bad }
     }
 
-    /// Makes calls, all connections at once, each of which makes one after the other. Returns how many were refused for want
-    /// of a lease; others must be answered, and rightly.
+    /// Makes calls, all connections at once, each of which makes one after the other. Returns how
+    /// many were refused for want of a lease; others must be answered, and rightly.
     fn ask(&self, callers: usize, each: usize) -> JoinHandle<usize> {
         let callers = (0..callers).map(|n| {
             let mut client = self.clients[n % self.clients.len()].clone();
@@ -65,19 +67,27 @@ impl Recorded {
                 let mut refused = 0;
                 for n in 0..each {
                     let answered = match requests.get(n % 3) {
-                        Some(request) => {
-                            client.validate(request.clone()).await.map(|answer| vec![answer.into_inner().active])
-                        }
+                        Some(request) => client
+                            .validate(request.clone())
+                            .await
+                            .map(|answer| vec![answer.into_inner().active]),
                         None => {
                             let batch = BatchValidateRequest { requests: requests.clone() };
                             let answers = client.batch_validate(batch).await;
                             answers.map(|answers| {
-                                answers.into_inner().responses.iter().map(|answer| answer.active).collect()
+                                answers
+                                    .into_inner()
+                                    .responses
+                                    .iter()
+                                    .map(|answer| answer.active)
+                                    .collect()
                             })
                         }
                     };
                     match answered {
-                        Ok(active) => assert_eq!(active, [&[true][..], &[false], &[true, false]][n % 3]),
+                        Ok(active) => {
+                            assert_eq!(active, [&[true][..], &[false], &[true, false]][n % 3])
+                        }
                         Err(status) => {
                             assert_eq!(reason(&status), "NOT_CURRENT", "{status:?}");
                             refused += 1;
@@ -101,12 +111,14 @@ impl Recorded {
     /// What replicas have asked the database so far.
     fn statements(&self) -> Vec<String> {
         let is_asked = |line: &&str| {
-            line.starts_with("[replica ") && (line.contains("] LOG:  statement: ") || line.contains("] LOG:  execute "))
+            line.starts_with("[replica ")
+                && (line.contains("] LOG:  statement: ") || line.contains("] LOG:  execute "))
         };
         self.server.log().lines().filter(is_asked).map(str::to_owned).collect()
     }
 
-    /// Checks that since then the database was asked nothing but what replicas ask as time goes by, and no more of that.
+    /// Checks that since then the database was asked nothing but what replicas ask as time goes by,
+    /// and no more of that.
     fn assert_nothing_asked(&self, before: usize, begun: Instant) {
         let since = self.statements().split_off(before);
         // After it was counted: what was asked meanwhile was asked within this time.
@@ -115,8 +127,13 @@ impl Recorded {
             let times = usize::try_from(elapsed.as_millis() / interval.as_millis()).unwrap();
             (times + BESIDES) * self.cluster.replicas.len()
         };
-        let (renewals, others): (Vec<_>, Vec<_>) = since.iter().partition(|text| text.contains("UPDATE replicas SET"));
-        println!("{} renewals and {} other statements in {elapsed:?}", renewals.len(), others.len());
+        let (renewals, others): (Vec<_>, Vec<_>) =
+            since.iter().partition(|text| text.contains("UPDATE replicas SET"));
+        println!(
+            "{} renewals and {} other statements in {elapsed:?}",
+            renewals.len(),
+            others.len()
+        );
         assert!(!since.iter().any(|statement| statement.contains("sessions")));
         assert!(renewals.len() <= times(RENEWAL), "{} renewals in {elapsed:?}", renewals.len());
         assert!(others.len() <= times(LOOK), "{} other statements in {elapsed:?}", others.len());

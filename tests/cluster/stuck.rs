@@ -1,4 +1,5 @@
-//! Somebody holds a lock that every write and read of sessions needs: they stall, and nothing else does.
+//! Somebody holds a lock that every write and read of sessions needs: they stall, and nothing else
+//! does.
 
 use std::time::Duration;
 
@@ -14,8 +15,9 @@ use crate::{
 const ALL_SESSIONS: &str = "LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE";
 /// How long callers wait: less than any time-out of the service.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// What all queues take up when they are full of the largest writes, in MiB: callers who have gone leave theirs behind until
-/// the database answers. Without an end to the queues the attempts below would take twice as much.
+/// What all queues take up when they are full of the largest writes, in MiB: callers who have gone
+/// leave theirs behind until the database answers. Without an end to the queues the attempts below
+/// would take twice as much.
 const FULL_QUEUES: u64 = 96;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,7 +26,9 @@ async fn writes_that_stall_are_given_up_in_time_and_fill_no_memory() {
     let replica = &cluster.replicas[0];
     let mut dice = dice();
     let flood = Flood::prepare(replica).await;
-    let validators = join_all(cluster.replicas.iter().map(|replica| Validator::start(replica, Trouble::None))).await;
+    let validators =
+        join_all(cluster.replicas.iter().map(|replica| Validator::start(replica, Trouble::None)))
+            .await;
     let idle = replica.resident();
 
     let holding = hold(&cluster.url, ALL_SESSIONS).await;
@@ -40,7 +44,8 @@ async fn writes_that_stall_are_given_up_in_time_and_fill_no_memory() {
     assert_works_again(&cluster, &mut dice).await;
 }
 
-/// A caller who is gone must not leave a connection behind that still waits, while others take its place.
+/// A caller who is gone must not leave a connection behind that still waits, while others take its
+/// place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_who_give_up_do_not_add_connections() {
     let cluster = Cluster::start(&new_database().await).await;

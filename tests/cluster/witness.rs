@@ -1,4 +1,5 @@
-//! Somebody who asks replicas about a token all the time while it is revoked, and hears no wrong answer.
+//! Somebody who asks replicas about a token all the time while it is revoked, and hears no wrong
+//! answer.
 
 use std::time::Duration;
 
@@ -44,9 +45,14 @@ impl Witness {
                     match client.validate(question(&token)).await {
                         Ok(answer) => {
                             let is_wrong = is_revoked && answer.into_inner().active;
-                            assert!(!is_wrong, "{name} says active after the revocation was acknowledged");
+                            assert!(
+                                !is_wrong,
+                                "{name} says active after the revocation was acknowledged"
+                            );
                         }
-                        Err(status) => assert_eq!(reason(&status), "NOT_CURRENT", "{name}: {status:?}"),
+                        Err(status) => {
+                            assert_eq!(reason(&status), "NOT_CURRENT", "{name}: {status:?}")
+                        }
                     }
                     asked_since += usize::from(is_revoked);
                 }

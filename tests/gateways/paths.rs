@@ -249,10 +249,15 @@ pub fn hostile() -> Vec<(&'static str, String)> {
     let steps = SHAPES.iter().flat_map(|shape| STEPS.map(|step| shape.replace("STEP", step)));
     let paths: Vec<String> = steps.chain(OTHERS.map(str::to_owned)).collect();
     for path in &paths {
-        assert!(!areas(path.as_bytes()).is_empty(), "no application reads {path} as one of an area");
+        assert!(
+            !areas(path.as_bytes()).is_empty(),
+            "no application reads {path} as one of an area"
+        );
     }
     // A method decides how some servers read a target.
-    let others = ["CONNECT", "OPTIONS"].into_iter().flat_map(|method| OTHERS.map(|path| (method, path.to_owned())));
+    let others = ["CONNECT", "OPTIONS"]
+        .into_iter()
+        .flat_map(|method| OTHERS.map(|path| (method, path.to_owned())));
     let no_paths = NO_PATHS.map(|(method, target)| (method, target.to_owned()));
     paths.iter().map(|path| ("GET", path.clone())).chain(others).chain(no_paths).collect()
 }
@@ -262,7 +267,8 @@ pub fn areas(target: &[u8]) -> BTreeSet<&'static str> {
     let readings = readings(target);
     let is_below = |path: &[u8], area: &str| {
         let path = path.to_ascii_lowercase();
-        path.strip_prefix(area.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        path.strip_prefix(area.as_bytes())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
     AREAS.into_iter().filter(|area| readings.iter().any(|path| is_below(path, area))).collect()
 }
@@ -292,7 +298,12 @@ const READINGS: [Reading; 11] = [
     |path| cut(path, 0),
     |path| path.iter().copied().filter(|byte| !byte.is_ascii_control()).collect(),
     |path| path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect(),
-    |path| path.split(|byte| *byte == b'/').map(|segment| cut(segment, b';')).collect::<Vec<_>>().join(&b'/'),
+    |path| {
+        path.split(|byte| *byte == b'/')
+            .map(|segment| cut(segment, b';'))
+            .collect::<Vec<_>>()
+            .join(&b'/')
+    },
     |path| {
         let mut merged = path.to_vec();
         merged.dedup_by(|next, last| (*next, *last) == (b'/', b'/'));
@@ -332,7 +343,8 @@ fn remove_dot_segments(path: &[u8]) -> Vec<u8> {
 
 /// `http:` away.
 fn without_scheme(target: &[u8]) -> Vec<u8> {
-    let end = target.iter().position(|byte| !(byte.is_ascii_alphanumeric() || b"+-.".contains(byte)));
+    let end =
+        target.iter().position(|byte| !(byte.is_ascii_alphanumeric() || b"+-.".contains(byte)));
     let end = end.filter(|end| *end > 0 && target[*end] == b':');
     end.map_or(target, |end| &target[end + 1..]).to_vec()
 }
@@ -346,7 +358,8 @@ fn without_authority(target: &[u8]) -> Vec<u8> {
 
 /// What is percent-encoded, also as `%u002f`. What cannot be decoded stays.
 pub fn decode(path: &[u8]) -> Vec<u8> {
-    let hex = |digits: Option<&[u8]>| u8::from_str_radix(std::str::from_utf8(digits?).ok()?, 16).ok();
+    let hex =
+        |digits: Option<&[u8]>| u8::from_str_radix(std::str::from_utf8(digits?).ok()?, 16).ok();
     let mut decoded = vec![];
     let mut rest = path;
     while let Some((first, after)) = rest.split_first() {

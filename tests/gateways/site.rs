@@ -33,7 +33,8 @@ pub struct Orphaned {
 fn caller(name: &str, role: &str) -> (String, String) {
     let made = run(countersign().args(["caller", "new", name, "--role", role, "--json"])).json();
     let hash = made["caller"]["key_hashes"][0].as_str().unwrap();
-    let lines = format!("[[callers]]\nname = {name:?}\nroles = [{role:?}]\nkey_hashes = [{hash:?}]\n");
+    let lines =
+        format!("[[callers]]\nname = {name:?}\nroles = [{role:?}]\nkey_hashes = [{hash:?}]\n");
     (made["api_key"].as_str().unwrap().to_owned(), lines)
 }
 
@@ -80,19 +81,26 @@ impl Site {
     pub async fn start_with_certificates(is_known: bool) -> (Self, String) {
         let certified = tempfile::tempdir().unwrap();
         let certificates = Certificates::new(certified.path());
-        certificates.certificate("traefik", &[if is_known { "gateway.test" } else { "stranger.test" }], |_| ());
+        certificates.certificate(
+            "traefik",
+            &[if is_known { "gateway.test" } else { "stranger.test" }],
+            |_| (),
+        );
         let path = |name| certificates.path(name).display().to_string();
         let (admin, as_admin) = caller("admin", "admin");
         let (folder, authority) = launch(&format!(
-            "{as_admin}[[callers]]\nname = \"gateway\"\nroles = [\"validator\"]\ncertificate_names = [\"gateway.test\"]\n\
-             [tls]\ncertificate_file = {:?}\nprivate_key_file = {:?}\nclient_ca_file = {:?}\n",
+            "{as_admin}[[callers]]\nname = \"gateway\"\nroles = \
+             [\"validator\"]\ncertificate_names = [\"gateway.test\"]\n[tls]\ncertificate_file = \
+             {:?}\nprivate_key_file = {:?}\nclient_ca_file = {:?}\n",
             path("server.pem"),
             path("server.key"),
             path("ca.pem"),
         ));
         let mut verb = authority.verb(CREATE);
         verb.env("COUNTERSIGN_SERVER", format!("https://{}", authority.address()));
-        let token = create(verb.env("COUNTERSIGN_API_KEY", admin).env("COUNTERSIGN_CA_FILE", path("ca.pem")));
+        let token = create(
+            verb.env("COUNTERSIGN_API_KEY", admin).env("COUNTERSIGN_CA_FILE", path("ca.pem")),
+        );
         let files = [path("ca.pem"), path("traefik.pem"), path("traefik.key")];
         let [ca, certificate, key] = files;
         let http = authority.http();
@@ -108,8 +116,11 @@ impl Site {
 
     async fn around(program: Program, folder: TempDir, authority: Server, edits: &[Edit]) -> Self {
         let application = Application::start().await;
-        let addresses =
-            Addresses { grpc: authority.address(), http: authority.http(), application: application.address };
+        let addresses = Addresses {
+            grpc: authority.address(),
+            http: authority.http(),
+            application: application.address,
+        };
         let gateway = Gateway::start(program, &addresses, edits).await;
         Self { authority, gateway, application, _folder: folder }
     }
@@ -120,7 +131,13 @@ impl Site {
     }
 
     /// The same for any method and request target, which are sent as they are.
-    pub async fn send(&self, method: &str, target: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Answer {
+    pub async fn send(
+        &self,
+        method: &str,
+        target: &str,
+        token: Option<&str>,
+        headers: &[(&str, &str)],
+    ) -> Answer {
         send(&self.gateway, method, target, token, headers).await
     }
 
@@ -138,13 +155,25 @@ impl Orphaned {
     }
 }
 
-async fn ask(gateway: &Gateway, path: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Answer {
+async fn ask(
+    gateway: &Gateway,
+    path: &str,
+    token: Option<&str>,
+    headers: &[(&str, &str)],
+) -> Answer {
     send(gateway, "GET", path, token, headers).await
 }
 
-async fn send(gateway: &Gateway, method: &str, target: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Answer {
+async fn send(
+    gateway: &Gateway,
+    method: &str,
+    target: &str,
+    token: Option<&str>,
+    headers: &[(&str, &str)],
+) -> Answer {
     // Some refuse a host that is not the one of the target, so an attacker would send the same.
-    let host = target.split_once("://").map_or("app.test", |(_, rest)| rest.split('/').next().unwrap());
+    let host =
+        target.split_once("://").map_or("app.test", |(_, rest)| rest.split('/').next().unwrap());
     let mut request = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("connection")) {
         request.push_str("connection: close\r\n");
@@ -167,7 +196,8 @@ async fn exchange(address: SocketAddr, request: &str) -> Answer {
     // Whoever refuses a request may close without having read all of it.
     while !is_complete(&bytes) && stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {}
     let text = String::from_utf8(bytes).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {request:?}: {text:?}"));
+    let (head, body) =
+        text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {request:?}: {text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }

@@ -67,7 +67,8 @@ async fn replace(fault: Fault, way: Way, seed: u64) {
     };
     let fleet = Arc::new(Fleet::start(&url, SETTINGS).await);
     let recorder = Arc::new(Recorder::new(History::default()));
-    let asker = Arc::new(Asker { fleet: fleet.clone(), recorder: recorder.clone(), tokens_expire: false });
+    let asker =
+        Arc::new(Asker { fleet: fleet.clone(), recorder: recorder.clone(), tokens_expire: false });
     let mut dice = Dice(seed);
     let callers = Callers::start(&asker, &mut dice.split());
     sleep(CALM).await;
@@ -97,14 +98,17 @@ async fn replace(fault: Fault, way: Way, seed: u64) {
     let history = recorder.finish();
     let acknowledged = history.calls.iter().filter(|call| call.answer == Answer::Done).count();
     println!(
-        "{fault:?} by {way:?}: a commit was accepted after {:.1?}, sessions were created {back:.1?} later; {} calls, of which \
-         {acknowledged} were writes that were acknowledged",
+        "{fault:?} by {way:?}: a commit was accepted after {:.1?}, sessions were created \
+         {back:.1?} later; {} calls, of which {acknowledged} were writes that were acknowledged",
         accepted.saturating_sub(struck),
         history.calls.len(),
     );
     let violations = check(&history);
     if !violations.is_empty() {
-        violations.iter().take(SHOWN).for_each(|violation| println!("  {:?}: {violation}", violation.rule));
+        violations
+            .iter()
+            .take(SHOWN)
+            .for_each(|violation| println!("  {:?}: {violation}", violation.rule));
         fleet.logs().iter().chain(&cluster.logs()).for_each(|line| println!("  {line}"));
     }
     assert!(violations.is_empty(), "{fault:?} by {way:?}: {} violations", violations.len());

@@ -1,16 +1,18 @@
-//! The numbers behind [`super::protocol`]'s only statement about time: a lease that was asked for before a wait began is
-//! over when the wait ends. Two machines, each with a clock of its own that runs up to a tenth too fast or too slow.
+//! The numbers behind [`super::protocol`]'s only statement about time: a lease that was asked for
+//! before a wait began is over when the wait ends. Two machines, each with a clock of its own that
+//! runs up to a tenth too fast or too slow.
 
 use stateright::{Model, Property};
 
-/// In a real instant a right clock goes on by this much; others by one less or one more, which is the drift of a tenth.
+/// In a real instant a right clock goes on by this much; others by one less or one more, which is
+/// the drift of a tenth.
 const INSTANT: i16 = 10;
 /// How long a lease lasts.
 const LEASE: i16 = 90;
 /// For the drift of both clocks.
 const DRIFT: i16 = LEASE * 2 / 10;
-/// For what the drift's square adds (2 here; with a thousandth, four millionths of a second), and for a machine that stood
-/// still for an instant without its clock noticing.
+/// For what the drift's square adds (2 here; with a thousandth, four millionths of a second), and
+/// for a machine that stood still for an instant without its clock noticing.
 const MARGIN: i16 = 14;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +51,8 @@ impl Model for Clocks {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        // The renewal is just being sent. It reads the database before the revocation commits, so before the wait begins.
+        // The renewal is just being sent. It reads the database before the revocation commits, so
+        // before the wait begins.
         vec![State { lease: LEASE, has_reply: false, wait: None, stood_still: false }]
     }
 

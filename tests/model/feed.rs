@@ -1,5 +1,6 @@
-//! The feed: a replica that says it has applied everything up to a place holds every entry that was committed there.
-//! Three transactions, of which the last revokes again what the first did and so moves its entry; pages of one entry.
+//! The feed: a replica that says it has applied everything up to a place holds every entry that was
+//! committed there. Three transactions, of which the last revokes again what the first did and so
+//! moves its entry; pages of one entry.
 
 use stateright::{Model, Property};
 
@@ -91,13 +92,15 @@ impl Model for Feed {
         let mut next = *state;
         match action {
             Action::Place(writer) => {
-                let comes_too_early = writer == 2 && !matches!(state.writers[0], Writer::Committed(_));
+                let comes_too_early =
+                    writer == 2 && !matches!(state.writers[0], Writer::Committed(_));
                 if state.writers[writer] != Writer::Idle || comes_too_early {
                     return None;
                 }
                 next.last += 1;
                 next.writers[writer] = Writer::Placed(next.last);
-                // The head's row is locked from here to the commit: nobody else can do anything between the two.
+                // The head's row is locked from here to the commit: nobody else can do anything
+                // between the two.
                 if self.broken != Some(Broken::Bigserial) {
                     self.commit(&mut next, writer, state.last + 1);
                 }
@@ -107,8 +110,9 @@ impl Model for Feed {
                 self.commit(&mut next, writer, place);
             }
             Action::Page => {
-                let found =
-                    (0..2).filter(|&key| state.entries[key] > state.cursor).min_by_key(|&key| state.entries[key]);
+                let found = (0..2)
+                    .filter(|&key| state.entries[key] > state.cursor)
+                    .min_by_key(|&key| state.entries[key]);
                 match found {
                     Some(key) => {
                         next.index |= 1 << key;
@@ -140,11 +144,15 @@ impl Model for Feed {
         vec![
             Property::always("what is applied is held", |_, state: &State| {
                 (0..WRITERS).all(|writer| match state.writers[writer] {
-                    Writer::Committed(place) if place <= state.applied => state.index & (1 << KEY[writer]) != 0,
+                    Writer::Committed(place) if place <= state.applied => {
+                        state.index & (1 << KEY[writer]) != 0
+                    }
                     _ => true,
                 })
             }),
-            Property::sometimes("all is applied", |_, state: &State| state.applied == WRITERS as u8),
+            Property::sometimes("all is applied", |_, state: &State| {
+                state.applied == WRITERS as u8
+            }),
             Property::sometimes("an entry moves away before it is read", |_, state: &State| {
                 state.index == 0 && state.entries[0] == 3
             }),

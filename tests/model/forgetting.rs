@@ -1,5 +1,5 @@
-//! Forgetting: a revocation that was acknowledged, its entry, which the sweeper deletes, and a token that must not come back.
-//! Wall clocks differ; that of the replica may be set back.
+//! Forgetting: a revocation that was acknowledged, its entry, which the sweeper deletes, and a
+//! token that must not come back. Wall clocks differ; that of the replica may be set back.
 
 use stateright::{Model, Property};
 
@@ -21,8 +21,8 @@ pub enum Broken {
 /// What keeps a swept revocation from coming back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// The sweeper records the latest expiry of what it deletes, in the same transaction. A renewal reads it with the
-    /// entries. A token that expires no later counts as expired.
+    /// The sweeper records the latest expiry of what it deletes, in the same transaction. A renewal
+    /// reads it with the entries. A token that expires no later counts as expired.
     Record,
     /// Entries are kept longer, and clocks differ by less.
     Retention,
@@ -130,7 +130,13 @@ impl Model for Forgetting {
                 state.sweeper_clock >= EXPIRY + self.kept
             }
             Action::Restart => {
-                next = State { is_in_index: false, knows: false, has_lease: false, call: false, ..*state };
+                next = State {
+                    is_in_index: false,
+                    knows: false,
+                    has_lease: false,
+                    call: false,
+                    ..*state
+                };
                 true
             }
             Action::ReadRecord => {
@@ -151,7 +157,8 @@ impl Model for Forgetting {
             }
             Action::Forget => {
                 next.is_in_index = false;
-                if self.guard == Guard::Retention || self.broken == Some(Broken::ForgetsByOwnClock) {
+                if self.guard == Guard::Retention || self.broken == Some(Broken::ForgetsByOwnClock)
+                {
                     state.replica_clock >= EXPIRY + self.kept
                 } else {
                     state.knows

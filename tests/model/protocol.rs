@@ -1,9 +1,12 @@
-//! The protocol by which an acknowledged revocation holds on every replica, as a machine whose every step is explored.
+//! The protocol by which an acknowledged revocation holds on every replica, as a machine whose
+//! every step is explored.
 //!
-//! Time is a relation here, not a number. All that the protocol may rely on is: *a lease that was asked for before a wait
-//! began is over when the wait ends* ([`super::clocks`] proves it of the numbers). So a lease carries the waits that it is
-//! older than, a wait that ends takes those leases with it, and otherwise leases end, waits end, processes pause and messages
-//! travel when they like. A process that makes no step is paused; a message that is not taken yet is delayed or held.
+//! Time is a relation here, not a number. All that the protocol may rely on is: *a lease that was
+//! asked for before a wait began is over when the wait ends* ([`super::clocks`] proves it of the
+//! numbers). So a lease carries the waits that it is older than, a wait that ends takes those
+//! leases with it, and otherwise leases end, waits end, processes pause and messages travel when
+//! they like. A process that makes no step is paused; a message that is not taken yet is delayed or
+//! held.
 
 use stateright::{Model, Property};
 
@@ -11,12 +14,14 @@ pub const REPLICAS: usize = 3;
 const KEYS: usize = 2;
 const ALL: u8 = 0b111;
 
-/// Bits, one a wait that is running: that of revocation 0 and 1, of a removal, and of the time after a failover.
+/// Bits, one a wait that is running: that of revocation 0 and 1, of a removal, and of the time
+/// after a failover.
 type Waits = u8;
 const REMOVAL: Waits = 1 << 2;
 const SETTLING: Waits = 1 << 3;
 
-/// A lease, or the right to one that travels with a renewal: the running waits that began after it was asked for.
+/// A lease, or the right to one that travels with a renewal: the running waits that began after it
+/// was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lease {
     older_than: Waits,
@@ -168,7 +173,8 @@ impl Revoke {
     }
 }
 
-/// A call to Validate that began after the revocation of `key` was acknowledged. One at a time is enough to go wrong.
+/// A call to Validate that began after the revocation of `key` was acknowledged. One at a time is
+/// enough to go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Call {
     at: u8,
@@ -200,7 +206,8 @@ pub struct State {
     database: Database,
     /// What the standby has, where that is less.
     standby: Option<Database>,
-    /// The primary before the failover. It is cut off from its standby; some replicas still reach it.
+    /// The primary before the failover. It is cut off from its standby; some replicas still reach
+    /// it.
     old: Option<Database>,
     revokes: [Revoke; KEYS],
     suspect: Option<Suspect>,
@@ -256,7 +263,8 @@ pub enum Broken {
     EpochNotCompared,
 }
 
-/// What is explored: the protocol with its rules, a bounded part of the world, and perhaps a broken rule.
+/// What is explored: the protocol with its rules, a bounded part of the world, and perhaps a broken
+/// rule.
 #[derive(Clone, Debug)]
 pub struct Protocol {
     pub revocations: usize,
@@ -268,7 +276,8 @@ pub struct Protocol {
     pub removals: u8,
     /// Leases end before they must: by themselves, and not only when a wait has outlasted them.
     pub leases_end_early: bool,
-    /// Something may happen between a renewal's snapshot and its write. It matters if rows are deleted.
+    /// Something may happen between a renewal's snapshot and its write. It matters if rows are
+    /// deleted.
     pub reads_before_it_writes: bool,
     /// Replicas that are down may join.
     pub joins: bool,
@@ -288,9 +297,11 @@ pub struct Protocol {
     pub starts_after_set_back: bool,
     /// Replica 2 is configured with a longer lease than the others.
     pub one_longer_lease: bool,
-    /// A replica that has to join again empties its index first, which a process with calls under way should not do.
+    /// A replica that has to join again empties its index first, which a process with calls under
+    /// way should not do.
     pub clears_index: bool,
-    /// The wait begins when the commit has returned, and not when the replica's own index holds the entry.
+    /// The wait begins when the commit has returned, and not when the replica's own index holds the
+    /// entry.
     pub waits_from_commit: bool,
     /// Acknowledgements by the members' word, and by the wait.
     pub by_members: bool,
@@ -331,7 +342,8 @@ pub enum Server {
     Old,
 }
 
-/// Whether a commit waited for the standby, or somebody cancelled its wait: then it is visible, and may yet be lost.
+/// Whether a commit waited for the standby, or somebody cancelled its wait: then it is visible, and
+/// may yet be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Commit {
     Waited,
@@ -408,11 +420,15 @@ impl State {
         for (at, replica) in self.replicas.iter_mut().enumerate() {
             change(at, &mut replica.lease);
             match &mut replica.renewal {
-                Renewal::Sent(lease) | Renewal::Reading(lease, _) | Renewal::Answered(lease, _) => change(at, lease),
+                Renewal::Sent(lease) | Renewal::Reading(lease, _) | Renewal::Answered(lease, _) => {
+                    change(at, lease)
+                }
                 Renewal::Idle | Renewal::Refused => {}
             }
         }
-        if let Some(Call { at, step: Step::HasLease(lease) | Step::FoundNothing(lease), .. }) = &mut self.call {
+        if let Some(Call { at, step: Step::HasLease(lease) | Step::FoundNothing(lease), .. }) =
+            &mut self.call
+        {
             change(usize::from(*at), lease);
         }
     }
@@ -517,7 +533,8 @@ impl Protocol {
         }
     }
 
-    /// The replicas whose leases are known to be shorter than the wait of a Revoke that was told of these members.
+    /// The replicas whose leases are known to be shorter than the wait of a Revoke that was told of
+    /// these members.
     fn outlasted(&self, listed: u8) -> u8 {
         match self.one_longer_lease {
             true if self.breaks(Broken::WaitByOwnLeaseLength) => ALL & !(1 << 2),
@@ -542,16 +559,17 @@ impl Protocol {
             others.pop();
         }
         let rows = self.members(state, database).rows;
-        let covered = others.iter().filter_map(|&row| rows[row]).fold(state.replicas[at].cursor, u8::min);
+        let covered =
+            others.iter().filter_map(|&row| rows[row]).fold(state.replicas[at].cursor, u8::min);
         // Left out where no call here waits for it, which keeps the number of states down.
         let asks = self.waits_from_commit
             || self.breaks(Broken::EarlierRenewalCounts)
-            || state
-                .revokes
-                .iter()
-                .any(|revoke| matches!(revoke, Revoke::Waiting(order) if usize::from(order.by) == at));
+            || state.revokes.iter().any(
+                |revoke| matches!(revoke, Revoke::Waiting(order) if usize::from(order.by) == at),
+            );
         let covered = if asks { covered } else { 0 };
-        let listed = if self.one_longer_lease { others.iter().map(|row| 1 << row).sum() } else { ALL };
+        let listed =
+            if self.one_longer_lease { others.iter().map(|row| 1 << row).sum() } else { ALL };
         Some(Reply {
             head: database.head,
             entries: database.entries_after(state.replicas[at].cursor),
@@ -604,7 +622,11 @@ impl Protocol {
 
         // A seq means something within its history only.
         for key in 0..KEYS {
-            let Some(order) = state.revokes[key].order().filter(|order| usize::from(order.by) == at) else { continue };
+            let Some(order) =
+                state.revokes[key].order().filter(|order| usize::from(order.by) == at)
+            else {
+                continue;
+            };
             if began_again && order.history != reply.history && self.compares_histories() {
                 if !(self.waits_from_commit && matches!(state.revokes[key], Revoke::Waiting(_))) {
                     state.stop(1 << key);
@@ -627,9 +649,9 @@ impl Protocol {
                     let told = if order.asks == ALL {
                         reply.covered >= order.seq && cursor >= order.seq
                     } else {
-                        (0..REPLICAS)
-                            .filter(|row| order.asks & (1 << row) != 0)
-                            .all(|row| state.database.rows[row].is_none_or(|applied| applied >= order.seq))
+                        (0..REPLICAS).filter(|row| order.asks & (1 << row) != 0).all(|row| {
+                            state.database.rows[row].is_none_or(|applied| applied >= order.seq)
+                        })
                     };
                     let is_complete = reply.settled && trusts_members;
                     if told && (is_complete || self.breaks(Broken::MembersTrustedAfterFailover)) {
@@ -640,7 +662,8 @@ impl Protocol {
             }
         }
 
-        // A call that waits is freed by a renewal that was sent after it arrived, whatever the time is now.
+        // A call that waits is freed by a renewal that was sent after it arrived, whatever the time
+        // is now.
         if let Some(Call { at: place, key, step: Step::Parked(sent_after) }) = state.call
             && usize::from(place) == at
             && (sent_after || self.breaks(Broken::FreedByEarlierRenewal))
@@ -659,10 +682,13 @@ impl Protocol {
             Action::Ask { key, by } => {
                 when(matches!(state.revokes[key], Revoke::NotCalled))?;
                 when(state.replicas[by].process == Process::Member)?;
-                let mut order = Order { seq: 0, history: 0, ..self.order(by, &state.database, ALL, false) };
+                let mut order =
+                    Order { seq: 0, history: 0, ..self.order(by, &state.database, ALL, false) };
                 if self.breaks(Broken::MembersListedBeforeCommit) {
-                    order.asks =
-                        (0..REPLICAS).filter(|&row| state.database.rows[row].is_some()).map(|row| 1 << row).sum();
+                    order.asks = (0..REPLICAS)
+                        .filter(|&row| state.database.rows[row].is_some())
+                        .map(|row| 1 << row)
+                        .sum();
                 }
                 if self.breaks(Broken::WaitFromRequest) {
                     self.start_wait(state, key, ALL);
@@ -682,7 +708,8 @@ impl Protocol {
                 when(state.replicas[by].process == Process::Member)?;
                 // The revocation that is committed first is called 0.
                 when(key == 0 || state.revokes[0] != Revoke::NotCalled)?;
-                // An entry that is there is not written again: Retry waits for it. Unless the commit's answer is what counts.
+                // An entry that is there is not written again: Retry waits for it. Unless the
+                // commit's answer is what counts.
                 let target = state.server(server)?;
                 when(target.place[key] == 0 || self.waits_from_commit && target.head < 2)?;
                 // A commit at a primary without its standby waits until it is cancelled.
@@ -741,7 +768,8 @@ impl Protocol {
                         order.asked_since = true;
                     }
                 }
-                if let Some(Call { at: place, step: Step::Parked(sent_after), .. }) = &mut state.call
+                if let Some(Call { at: place, step: Step::Parked(sent_after), .. }) =
+                    &mut state.call
                     && usize::from(*place) == at
                 {
                     *sent_after = true;
@@ -753,24 +781,30 @@ impl Protocol {
                 if self.breaks(Broken::RenewalByRead) {
                     state.replicas[at].renewal = Renewal::Answered(lease, reply);
                     if server == Server::Primary {
-                        state.database.rows[at] = state.database.rows[at].map(|_| state.replicas[at].cursor);
+                        state.database.rows[at] =
+                            state.database.rows[at].map(|_| state.replicas[at].cursor);
                     }
                     return Some(());
                 }
                 state.replicas[at].renewal = Renewal::Reading(lease, reply);
                 if !self.reads_before_it_writes {
-                    let commit = if server == Server::Old { Commit::Cancelled } else { Commit::Waited };
+                    let commit =
+                        if server == Server::Old { Commit::Cancelled } else { Commit::Waited };
                     self.step(state, Action::Execute { at, server, commit })?;
                 }
             }
             Action::Execute { at, server, commit } => {
-                let Renewal::Reading(lease, reply) = state.replicas[at].renewal else { return None };
+                let Renewal::Reading(lease, reply) = state.replicas[at].renewal else {
+                    return None;
+                };
                 let row = self.row(at);
                 when(state.server(server)?.history == reply.history)?;
                 when(server == Server::Primary || commit == Commit::Cancelled)?;
                 let is_behind = state.database.history > 0 && state.replicas[at].ahead;
                 let found = state.server(server)?.rows[row].is_some()
-                    && (!is_behind || self.breaks(Broken::CounterNotCompared) || server == Server::Old);
+                    && (!is_behind
+                        || self.breaks(Broken::CounterNotCompared)
+                        || server == Server::Old);
                 if !found && !self.breaks(Broken::RenewalRevivesRow) {
                     state.replicas[at].renewal = Renewal::Refused;
                     return Some(());
@@ -796,7 +830,8 @@ impl Protocol {
                     self.receive(state, at, lease, reply);
                 }
                 Renewal::Refused => {
-                    // A newcomer from here on. Its memory stays, and what the database lacks of it is written again.
+                    // A newcomer from here on. Its memory stays, and what the database lacks of it
+                    // is written again.
                     if !self.breaks(Broken::EpochNotCompared) {
                         state.fail_orders_of(at);
                     }
@@ -804,7 +839,8 @@ impl Protocol {
                     let index = replica.index;
                     let held = replica.held;
                     let doubts_members = self.sets_back();
-                    *replica = Replica { process: Process::Joining, index, held, doubts_members, ..DOWN };
+                    *replica =
+                        Replica { process: Process::Joining, index, held, doubts_members, ..DOWN };
                     if self.clears_index || self.breaks(Broken::ReloadReplacesMemory) {
                         replica.index = 0;
                     }
@@ -821,7 +857,8 @@ impl Protocol {
                     Renewal::Idle | Renewal::Sent(_) | Renewal::Refused => false,
                 })?;
                 replica.renewal = Renewal::Idle;
-                if let Some(Call { at: place, step: Step::Parked(sent_after), .. }) = &mut state.call
+                if let Some(Call { at: place, step: Step::Parked(sent_after), .. }) =
+                    &mut state.call
                     && usize::from(*place) == at
                 {
                     *sent_after = false;
@@ -836,9 +873,13 @@ impl Protocol {
                 replica.set_aside = 0;
             }
             Action::ReadFeed { at, server } => {
-                when(self.breaks(Broken::FeedReadApart) && state.replicas[at].process == Process::Member)?;
+                when(
+                    self.breaks(Broken::FeedReadApart)
+                        && state.replicas[at].process == Process::Member,
+                )?;
                 let database = state.server(server)?;
-                let (head, entries) = (database.head, database.entries_after(state.replicas[at].cursor));
+                let (head, entries) =
+                    (database.head, database.entries_after(state.replicas[at].cursor));
                 let replica = &mut state.replicas[at];
                 when(replica.renewal == Renewal::Idle && head > replica.cursor)?;
                 replica.index |= entries;
@@ -852,13 +893,19 @@ impl Protocol {
 
             Action::Load { at } => {
                 when(self.breaks(Broken::SnapshotBeforeRegistering))?;
-                when(state.replicas[at].process == Process::Down && state.replicas[at].renewal == Renewal::Idle)?;
+                when(
+                    state.replicas[at].process == Process::Down
+                        && state.replicas[at].renewal == Renewal::Idle,
+                )?;
                 let reply = self.read(state, at, Server::Primary)?;
                 state.replicas[at].renewal = Renewal::Answered(FRESH, reply);
             }
             Action::Join { at, commit } => {
                 when(match state.replicas[at].process {
-                    Process::Down => self.joins && (self.starts_after_set_back || !state.settling || !self.sets_back()),
+                    Process::Down => {
+                        self.joins
+                            && (self.starts_after_set_back || !state.settling || !self.sets_back())
+                    }
                     Process::Joining => true,
                     Process::Member | Process::Leaving => false,
                 })?;
@@ -875,7 +922,11 @@ impl Protocol {
                 state.drop_suspicion(at);
             }
             Action::Suspect { row } => {
-                when(state.suspect.is_none() && state.removals < self.removals && state.database.rows[row].is_some())?;
+                when(
+                    state.suspect.is_none()
+                        && state.removals < self.removals
+                        && state.database.rows[row].is_some(),
+                )?;
                 let moved = self.breaks(Broken::RemovalWaitFromQuestion);
                 state.suspect = Some(Suspect { row: row as u8, moved });
                 state.start(REMOVAL, 1 << row);
@@ -895,7 +946,9 @@ impl Protocol {
                 }
             }
             Action::Leave { at } => {
-                when(state.replicas[at].process == Process::Member && state.crashes < self.crashes)?;
+                when(
+                    state.replicas[at].process == Process::Member && state.crashes < self.crashes,
+                )?;
                 state.crashes += 1;
                 state.fail_orders_of(at);
                 let replica = &mut state.replicas[at];
@@ -910,10 +963,14 @@ impl Protocol {
             }
             Action::Crash { at } => {
                 let left = state.replicas[at].process == Process::Leaving;
-                when(state.replicas[at].process != Process::Down && (left || state.crashes < self.crashes))?;
+                when(
+                    state.replicas[at].process != Process::Down
+                        && (left || state.crashes < self.crashes),
+                )?;
                 state.crashes += u8::from(!left);
                 state.fail_orders_of(at);
-                // A renewal under way may be executed; it writes to a row that no process will ask for again.
+                // A renewal under way may be executed; it writes to a row that no process will ask
+                // for again.
                 state.replicas[at] = DOWN;
                 if state.call.is_some_and(|call| usize::from(call.at) == at) {
                     state.call = None;
@@ -964,7 +1021,9 @@ impl Protocol {
             }
 
             Action::StandbyFallsBehind => {
-                when(self.loses_commits() && state.standby.is_none() && state.database.history == 0)?;
+                when(
+                    self.loses_commits() && state.standby.is_none() && state.database.history == 0,
+                )?;
                 state.standby = Some(state.database);
             }
             Action::Promote => {
@@ -973,27 +1032,35 @@ impl Protocol {
                 if self.failover == Failover::Synchronous {
                     state.old = Some(state.database);
                 }
-                let is_noticed =
-                    |replica: &Replica| replica.ahead || matches!(replica.process, Process::Down | Process::Joining);
-                when(!self.sets_back() || self.set_back_unnoticed || state.replicas.iter().all(is_noticed))?;
+                let is_noticed = |replica: &Replica| {
+                    replica.ahead || matches!(replica.process, Process::Down | Process::Joining)
+                };
+                when(
+                    !self.sets_back()
+                        || self.set_back_unnoticed
+                        || state.replicas.iter().all(is_noticed),
+                )?;
                 let before = state.standby.take().unwrap_or(state.database);
                 // Nothing tells a database that was set back that its list of members may lack
                 // somebody.
                 state.database = Database { history: 1, settled: self.sets_back(), ..before };
                 for key in 0..KEYS {
-                    if let Revoke::Reaching(order) | Revoke::Waiting(order) = &mut state.revokes[key]
+                    if let Revoke::Reaching(order) | Revoke::Waiting(order) =
+                        &mut state.revokes[key]
                         && self.sets_back()
                         && before.place[key] != 0
                     {
                         // It is in what was put back.
                         order.history = 1;
                     }
-                    let acknowledged = matches!(state.revokes[key], Revoke::Acknowledged | Revoke::Restored);
+                    let acknowledged =
+                        matches!(state.revokes[key], Revoke::Acknowledged | Revoke::Restored);
                     if acknowledged && state.database.place[key] == 0 && self.loses_commits() {
                         state.revokes[key] = Revoke::Lost;
                         // What is lost is promised only by those who have known it.
                         state.call = state.call.filter(|call| {
-                            usize::from(call.key) != key || state.replicas[usize::from(call.at)].held & (1 << key) != 0
+                            usize::from(call.key) != key
+                                || state.replicas[usize::from(call.at)].held & (1 << key) != 0
                         });
                     }
                 }
@@ -1037,11 +1104,15 @@ impl Protocol {
         let mut order = [0, 1, 2];
         order[..sorted].sort_by_cached_key(|&at| {
             let orders = (0..KEYS)
-                .filter(|&key| state.revokes[key].order().is_some_and(|order| usize::from(order.by) == at))
+                .filter(|&key| {
+                    state.revokes[key].order().is_some_and(|order| usize::from(order.by) == at)
+                })
                 .map(|key| 1_u8 << key)
                 .sum::<u8>();
             let asked = (0..KEYS)
-                .filter(|&key| state.revokes[key].order().is_some_and(|order| order.asks & (1 << at) != 0))
+                .filter(|&key| {
+                    state.revokes[key].order().is_some_and(|order| order.asks & (1 << at) != 0)
+                })
                 .map(|key| 1_u8 << key)
                 .sum::<u8>();
             let suspect = state.suspect.is_some_and(|suspect| usize::from(suspect.row) == at);
@@ -1063,13 +1134,17 @@ impl Protocol {
         }
         let mut sorted = *state;
         sorted.replicas = order.map(|at| state.replicas[at]);
-        let with_rows = |database: Database| Database { rows: order.map(|at| database.rows[at]), ..database };
+        let with_rows =
+            |database: Database| Database { rows: order.map(|at| database.rows[at]), ..database };
         sorted.database.rows = order.map(|at| state.database.rows[at]);
         sorted.standby = state.standby.map(with_rows);
         sorted.old = state.old.map(with_rows);
         let moved = |order: Order| Order {
             by: place[usize::from(order.by)],
-            asks: (0..REPLICAS).filter(|&at| order.asks & (1 << at) != 0).map(|at| 1 << place[at]).sum(),
+            asks: (0..REPLICAS)
+                .filter(|&at| order.asks & (1 << at) != 0)
+                .map(|at| 1 << place[at])
+                .sum(),
             ..order
         };
         sorted.revokes = state.revokes.map(|revoke| match revoke {
@@ -1078,7 +1153,9 @@ impl Protocol {
             Revoke::Waiting(order) => Revoke::Waiting(moved(order)),
             other => other,
         });
-        sorted.suspect = state.suspect.map(|suspect| Suspect { row: place[usize::from(suspect.row)], ..suspect });
+        sorted.suspect = state
+            .suspect
+            .map(|suspect| Suspect { row: place[usize::from(suspect.row)], ..suspect });
         sorted.call = state.call.map(|call| Call { at: place[usize::from(call.at)], ..call });
         sorted
     }
@@ -1106,7 +1183,8 @@ impl Model for Protocol {
             revokes[0] = Revoke::Acknowledged;
             for (replica, row) in replicas.iter_mut().zip(&mut database.rows).take(self.members) {
                 *row = Some(database.head);
-                *replica = Replica { index: 1, held: 1, cursor: database.head, ahead: true, ..*replica };
+                *replica =
+                    Replica { index: 1, held: 1, cursor: database.head, ahead: true, ..*replica };
             }
         }
         let state = State {
@@ -1171,10 +1249,16 @@ impl Model for Protocol {
             }
             if self.breaks(Broken::CancelledRenewalAccepted) {
                 actions.push(Action::Read { at, server: Server::Old });
-                actions.push(Action::Execute { at, server: Server::Old, commit: Commit::Cancelled });
+                actions.push(Action::Execute {
+                    at,
+                    server: Server::Old,
+                    commit: Commit::Cancelled,
+                });
             }
             actions.extend([Action::Load { at }, Action::Apply { at }]);
-            actions.extend([Server::Primary, Server::Old].map(|server| Action::ReadFeed { at, server }));
+            actions.extend(
+                [Server::Primary, Server::Old].map(|server| Action::ReadFeed { at, server }),
+            );
             if self.removals > 0 {
                 actions.push(Action::Suspect { row: at });
             }
@@ -1208,28 +1292,34 @@ impl Model for Protocol {
                 state.revokes[0] == Revoke::Acknowledged
             }),
             Property::sometimes("a replica serves after an acknowledgement", |_, state: &State| {
-                state.revokes[0] == Revoke::Acknowledged && state.replicas.iter().any(|replica| replica.lease.is_some())
+                state.revokes[0] == Revoke::Acknowledged
+                    && state.replicas.iter().any(|replica| replica.lease.is_some())
             }),
             Property::sometimes(
                 "a lapsed replica parks a call, and a renewal sent later is on its way back",
                 |_, state: &State| {
                     state.call.is_some_and(|call| {
                         call.step == Step::Parked(true)
-                            && matches!(state.replicas[usize::from(call.at)].renewal, Renewal::Answered(..))
+                            && matches!(
+                                state.replicas[usize::from(call.at)].renewal,
+                                Renewal::Answered(..)
+                            )
                     })
                 },
             ),
         ];
         if self.loses_commits() {
-            properties.push(Property::sometimes("a revocation that was lost is restored", |_, state: &State| {
-                state.revokes[0] == Revoke::Restored
-            }));
+            properties.push(Property::sometimes(
+                "a revocation that was lost is restored",
+                |_, state: &State| state.revokes[0] == Revoke::Restored,
+            ));
         }
         if self.failover == Failover::Synchronous {
             properties.push(Property::sometimes(
                 "a revocation is acknowledged by the new primary",
                 |_, state: &State| {
-                    state.revokes[0] == Revoke::Acknowledged && state.old.is_some_and(|old| old.place[0] == 0)
+                    state.revokes[0] == Revoke::Acknowledged
+                        && state.old.is_some_and(|old| old.place[0] == 0)
                 },
             ));
         }
@@ -1237,7 +1327,8 @@ impl Model for Protocol {
             properties.push(Property::sometimes(
                 "a member that was removed serves again",
                 |model: &Self, state: &State| {
-                    let serving = state.replicas.iter().filter(|replica| replica.lease.is_some()).count();
+                    let serving =
+                        state.replicas.iter().filter(|replica| replica.lease.is_some()).count();
                     state.removals > 0 && serving >= model.members
                 },
             ));

@@ -190,18 +190,26 @@ impl Model for Replaying {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties =
-            vec![Property::always("a used token yields nothing", |_, state: &State| !state.yielded_used)];
+            vec![Property::always("a used token yields nothing", |_, state: &State| {
+                !state.yielded_used
+            })];
         if self.has_thief {
             properties.push(Property::sometimes("a thief is found out", |_, state: &State| {
                 state.has_ended && state.thief_got_in
             }));
-            properties.push(Property::sometimes("a thief who keeps up is not", |_, state: &State| {
-                let both_go_on = state.client == 1 + ROTATIONS && state.thief == Some(1 + ROTATIONS);
-                both_go_on && !state.has_ended
-            }));
+            properties.push(Property::sometimes(
+                "a thief who keeps up is not",
+                |_, state: &State| {
+                    let both_go_on =
+                        state.client == 1 + ROTATIONS && state.thief == Some(1 + ROTATIONS);
+                    both_go_on && !state.has_ended
+                },
+            ));
         } else {
-            properties
-                .push(Property::always("a client alone is never signed out", |_, state: &State| !state.has_ended));
+            properties.push(Property::always(
+                "a client alone is never signed out",
+                |_, state: &State| !state.has_ended,
+            ));
         }
         properties
     }

@@ -59,8 +59,11 @@ impl Protected {
         authority("other.pem");
         let authority = authority("ca.pem");
         let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(vec![NAME.to_owned()]).unwrap().signed_by(&key, &authority).unwrap().pem();
+        let certificate = CertificateParams::new(vec![NAME.to_owned()])
+            .unwrap()
+            .signed_by(&key, &authority)
+            .unwrap()
+            .pem();
         (key.serialize_pem(), certificate)
     }
 
@@ -73,7 +76,8 @@ impl Protected {
                 dir.join(name).display().to_string()
             };
             let private = file("server.key", key);
-            fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            fs::set_permissions(&private, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+                .unwrap();
             vec![
                 format!("port={port}"),
                 "listen_addresses=127.0.0.1".to_owned(),
@@ -81,7 +85,10 @@ impl Protected {
                 format!("ssl_key_file={private}"),
                 format!("ssl_cert_file={}", file("server.pem", certificate)),
                 format!("ssl_max_protocol_version={version}"),
-                format!("hba_file={}", file("hba", "local all all trust\nhostssl all all all scram-sha-256\n")),
+                format!(
+                    "hba_file={}",
+                    file("hba", "local all all trust\nhostssl all all all scram-sha-256\n")
+                ),
             ]
         });
         Self { server, port, folder }
@@ -122,18 +129,32 @@ async fn each_mode_of_tls_demands_what_it_says() {
         ("127.0.0.1", String::new(), Ok(())),
         ("127.0.0.1", "sslmode=prefer".to_owned(), Ok(())),
         ("127.0.0.1", "sslmode=require".to_owned(), Ok(())),
-        ("127.0.0.1", format!("sslmode=require&sslrootcert={other}"), Err("invalid peer certificate")),
+        (
+            "127.0.0.1",
+            format!("sslmode=require&sslrootcert={other}"),
+            Err("invalid peer certificate"),
+        ),
         ("127.0.0.1", format!("sslmode=verify-ca&sslrootcert={ours}"), Ok(())),
-        ("127.0.0.1", format!("sslmode=verify-ca&sslrootcert={other}"), Err("invalid peer certificate")),
+        (
+            "127.0.0.1",
+            format!("sslmode=verify-ca&sslrootcert={other}"),
+            Err("invalid peer certificate"),
+        ),
         ("127.0.0.1", format!("sslmode=verify-full&sslrootcert={ours}"), Err("not valid for name")),
         ("localhost", format!("sslmode=verify-full&sslrootcert={ours}"), Ok(())),
-        ("localhost", format!("sslmode=verify-full&sslrootcert={other}"), Err("invalid peer certificate")),
+        (
+            "localhost",
+            format!("sslmode=verify-full&sslrootcert={other}"),
+            Err("invalid peer certificate"),
+        ),
         ("localhost", "sslmode=verify-full".to_owned(), Err("invalid peer certificate")),
     ] {
         let outcome = attempt(&options(&server.url(host, &query))).await;
         match (&outcome, expected) {
             (Ok(()), Ok(())) => {}
-            (Err(error), Err(expected)) => assert!(error.contains(expected), "{host} {query}: {error}"),
+            (Err(error), Err(expected)) => {
+                assert!(error.contains(expected), "{host} {query}: {error}")
+            }
             _ => panic!("{host} {query}: {outcome:?}"),
         }
     }
@@ -143,16 +164,30 @@ async fn each_mode_of_tls_demands_what_it_says() {
 /// images do.
 fn version_1(folder: &Path, algorithm: &[&str]) -> [String; 2] {
     let openssl = |arguments: &[&str]| {
-        let made = Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl");
+        let made =
+            Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl");
         assert!(made.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&made.stderr));
         String::from_utf8(made.stdout).unwrap()
     };
     openssl(&[&["genpkey", "-out", "v1.key"], algorithm].concat());
     openssl(&["req", "-new", "-key", "v1.key", "-subj", "/CN=localhost", "-out", "v1.csr"]);
-    openssl(&["x509", "-req", "-in", "v1.csr", "-signkey", "v1.key", "-days", "2", "-out", "v1.pem"]);
+    openssl(&[
+        "x509", "-req", "-in", "v1.csr", "-signkey", "v1.key", "-days", "2", "-out", "v1.pem",
+    ]);
     if !openssl(&["x509", "-in", "v1.pem", "-noout", "-text"]).contains("Version: 1 ") {
         // Newer versions of openssl make version 3 unless they are asked for the old one.
-        openssl(&["req", "-x509v1", "-key", "v1.key", "-subj", "/CN=localhost", "-days", "2", "-out", "v1.pem"]);
+        openssl(&[
+            "req",
+            "-x509v1",
+            "-key",
+            "v1.key",
+            "-subj",
+            "/CN=localhost",
+            "-days",
+            "2",
+            "-out",
+            "v1.pem",
+        ]);
     }
     ["v1.key", "v1.pem"].map(|name| fs::read_to_string(folder.join(name)).unwrap())
 }
@@ -201,10 +236,16 @@ async fn a_password_comes_from_the_url_the_environment_or_a_file_that_may_change
 
     let from_file = with(Password::File(PathBuf::from(&file)));
     let refused = attempt(&from_file).await.unwrap_err();
-    assert!(refused.contains("database.password_file") && refused.contains("No such file"), "{refused}");
+    assert!(
+        refused.contains("database.password_file") && refused.contains("No such file"),
+        "{refused}"
+    );
     fs::write(&file, "of yesterday").unwrap();
     let refused = attempt(&from_file).await.unwrap_err();
-    assert!(refused.contains("password authentication failed") && !refused.contains("yesterday"), "{refused}");
+    assert!(
+        refused.contains("password authentication failed") && !refused.contains("yesterday"),
+        "{refused}"
+    );
     fs::write(&file, format!("{PASSWORD}\n")).unwrap();
     attempt(&from_file).await.unwrap();
 }
@@ -216,7 +257,8 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() {
     let writing = Server::start();
     let name = reading.rsplit_once('/').unwrap().1;
     execute(&writing.url("postgres"), &format!("CREATE DATABASE {name}")).await;
-    execute(&reading, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    execute(&reading, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"))
+        .await;
 
     let refused = attempt(&options(&reading)).await.unwrap_err();
     assert!(refused.contains("does not allow writes"), "{refused}");
@@ -241,7 +283,8 @@ async fn reading_and_writing() -> ([String; 2], [String; 2], Server, String) {
     let server = Server::start();
     let name = reading.rsplit_once('/').unwrap().1.to_owned();
     execute(&server.url("postgres"), &format!("CREATE DATABASE {name}")).await;
-    execute(&reading, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    execute(&reading, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"))
+        .await;
     let urls = [reading, server.url(&name)];
     let hosts = urls.each_ref().map(|url| {
         let host = url.split_once('@').unwrap().1.rsplit_once('/').unwrap().0;
@@ -268,7 +311,9 @@ async fn a_server_that_never_answers_keeps_nobody_from_the_others() {
         let patient = Options { connect_timeout: Duration::from_secs(600), ..options(&url) };
         in_time(attempt(&patient)).await.unwrap_or_else(|error| panic!("{hosts}: {error}"));
         let folder = tempfile::tempdir().unwrap();
-        in_time(app::migrate(&config(&format!("{url}?connect_timeout=600"), folder.path()))).await.unwrap();
+        in_time(app::migrate(&config(&format!("{url}?connect_timeout=600"), folder.path())))
+            .await
+            .unwrap();
     }
 }
 
@@ -289,7 +334,8 @@ async fn a_standby_that_takes_over_is_found_while_another_server_is_waited_for()
             link.connected(before + 1).await;
             execute(&reading, &alter("RESET ALL")).await;
         };
-        let (attempted, ()) = in_time(futures_util::future::join(attempt(&patient), taking_over)).await;
+        let (attempted, ()) =
+            in_time(futures_util::future::join(attempt(&patient), taking_over)).await;
         attempted.unwrap();
     }
 }
@@ -316,7 +362,8 @@ async fn a_connection_whose_answer_is_given_up_is_closed_at_once() {
     let ask = || store.session(SessionId::from_bytes([1; 16]));
     assert_eq!(ask().await.unwrap(), None);
 
-    let instant = number(&url, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await;
+    let instant =
+        number(&url, "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await;
     let asked = format!(
         "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%sessions%'

@@ -29,20 +29,24 @@ fn without_migrating(url: &str) -> Config {
 }
 
 /// The rights that docs/postgresql.md gives to the role of the service.
-const GRANTS: &str = "GRANT USAGE ON SCHEMA public TO USER; ALTER DEFAULT PRIVILEGES FOR ROLE postgres IN SCHEMA public \
-     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO USER";
+const GRANTS: &str = "GRANT USAGE ON SCHEMA public TO USER; ALTER DEFAULT PRIVILEGES FOR ROLE \
+                      postgres IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO \
+                      USER";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_made() {
     let url = new_database().await;
     let folder = tempfile::tempdir().unwrap();
     let user = url.rsplit_once('/').unwrap().1.to_owned();
-    execute(&url, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE ROLE {user} LOGIN")).await;
+    execute(&url, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE ROLE {user} LOGIN"))
+        .await;
     execute(&url, &GRANTS.replace("USER", &user)).await;
     let restricted = url.replace("postgres@", &format!("{user}@"));
 
     let refused = app::open_store(&without_migrating(&restricted)).await.map(drop).unwrap_err();
-    let AppError::Postgres(OpenError::Older { migration, .. }) = &refused else { panic!("{refused:?}") };
+    let AppError::Postgres(OpenError::Older { migration, .. }) = &refused else {
+        panic!("{refused:?}")
+    };
     assert_eq!(migration, "0001");
     assert!(refused.to_string().contains("countersign migrate"), "{refused}");
 
@@ -61,14 +65,19 @@ async fn a_role_without_a_right_is_told_which_and_how_to_get_it() {
     let url = new_database().await;
     let folder = tempfile::tempdir().unwrap();
     let user = url.rsplit_once('/').unwrap().1.to_owned();
-    execute(&url, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE ROLE {user} LOGIN")).await;
+    execute(&url, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE ROLE {user} LOGIN"))
+        .await;
     let restricted = url.replace("postgres@", &format!("{user}@"));
     let granted = async |refused: AppError, reason: &str| {
         let line = refused.to_string();
-        let has_ways =
-            ["`countersign migrate`", "--no-migrate", "docs/postgresql.md"].iter().all(|way| line.contains(way));
+        let has_ways = ["`countersign migrate`", "--no-migrate", "docs/postgresql.md"]
+            .iter()
+            .all(|way| line.contains(way));
         assert!(line.contains(reason) && has_ways && !line.contains('\n'), "{line}");
-        let grant = line.split('`').find(|command| command.starts_with("GRANT ")).unwrap_or_else(|| panic!("{line}"));
+        let grant = line
+            .split('`')
+            .find(|command| command.starts_with("GRANT "))
+            .unwrap_or_else(|| panic!("{line}"));
         execute(&url, grant).await;
     };
     let migrate = async || app::migrate(&config(&restricted, folder.path())).await;
@@ -90,7 +99,10 @@ async fn a_role_without_a_right_is_told_which_and_how_to_get_it() {
     assert_eq!(open().await.unwrap().ring().await.unwrap().keys, []);
     execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '0008'").await;
     let refused = app::migrate(&config(&restricted, folder.path())).await.unwrap_err().to_string();
-    assert!(refused.contains("must be owner of") && refused.contains("as their owner"), "{refused}");
+    assert!(
+        refused.contains("must be owner of") && refused.contains("as their owner"),
+        "{refused}"
+    );
 }
 
 /// Whoever writes would wait behind it.
@@ -108,14 +120,20 @@ async fn a_migration_does_not_wait_long_for_a_table_that_somebody_holds() {
     holder.batch_execute("BEGIN; LOCK TABLE replicas IN ACCESS SHARE MODE").await.unwrap();
     let migrating = async { app::migrate(&config).await.unwrap_err().to_string() };
     let writing = async {
-        const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE relation = 'replicas'::regclass AND NOT granted";
+        const WAITING: &str =
+            "SELECT count(*) FROM pg_locks WHERE relation = 'replicas'::regclass AND NOT granted";
         while number(&url, WAITING).await == 0 {
             tokio::task::yield_now().await;
         }
         execute(&url, "UPDATE replicas SET name = name").await;
     };
     let (refused, ()) = in_time(futures_util::future::join(migrating, writing)).await;
-    for part in ["migrated to 0009", "SQLSTATE 55P03", "some session holds the table", "`countersign migrate` again"] {
+    for part in [
+        "migrated to 0009",
+        "SQLSTATE 55P03",
+        "some session holds the table",
+        "`countersign migrate` again",
+    ] {
         assert!(refused.contains(part) && !refused.contains('\n'), "{refused}");
     }
     holder.batch_execute("ROLLBACK").await.unwrap();
@@ -145,14 +163,20 @@ async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
         store.append_audit(vec![entry.clone()]).await.unwrap();
     }
     assert_eq!(store.delete_old_audit(at.plus(Duration::from_secs(1)), 10).await.unwrap(), 1);
-    const DAYS: &str = "SELECT count(*) FROM pg_tables WHERE tablename ~ '^audit_[0-9]+$' AND tableowner ~ '_audit$'";
+    const DAYS: &str = "SELECT count(*) FROM pg_tables WHERE tablename ~ '^audit_[0-9]+$' AND \
+                        tableowner ~ '_audit$'";
     assert_eq!(number(&url, DAYS).await, 0);
 
     // It may make partitions once it has the rights that the documentation names for that.
     let text = include_str!("../../docs/postgresql.md");
-    let recipe = text.split("```").find(|block| block.contains("CREATE ROLE countersign_audit;")).unwrap();
-    let recipe = recipe.strip_prefix("sql\n").unwrap().replace("countersign_audit", &format!("{user}_audit"));
-    let recipe = recipe.replace("countersign_owner", "postgres").replace("countersign_service", &user);
+    let recipe =
+        text.split("```").find(|block| block.contains("CREATE ROLE countersign_audit;")).unwrap();
+    let recipe = recipe
+        .strip_prefix("sql\n")
+        .unwrap()
+        .replace("countersign_audit", &format!("{user}_audit"));
+    let recipe =
+        recipe.replace("countersign_owner", "postgres").replace("countersign_service", &user);
     execute(&url, &recipe).await;
     store.append_audit(vec![entry.clone()]).await.unwrap();
     assert_eq!(store.delete_old_audit(at.plus(Duration::from_secs(1)), 10).await.unwrap(), 1);
@@ -166,9 +190,11 @@ async fn records_without_a_partition_can_be_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let store = app::open_store(&config(&url, folder.path())).await.unwrap();
     let text = include_str!("../../docs/postgresql.md");
-    let script = text.split("```").find(|block| block.contains("DETACH PARTITION audit_default;")).unwrap();
+    let script =
+        text.split("```").find(|block| block.contains("DETACH PARTITION audit_default;")).unwrap();
     execute(&url, script.strip_prefix("sql\n").unwrap()).await;
     store.delete_old_audit(Timestamp::from_seconds(0), 10).await.unwrap();
-    let days = number(&url, "SELECT count(*) FROM pg_tables WHERE tablename ~ '^audit_[0-9]+$'").await;
+    let days =
+        number(&url, "SELECT count(*) FROM pg_tables WHERE tablename ~ '^audit_[0-9]+$'").await;
     assert!(days >= 3, "{days}");
 }

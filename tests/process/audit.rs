@@ -1,12 +1,13 @@
-//! Every verb of the command line that changes something leaves a record, in the log and in the table.
+//! Every verb of the command line that changes something leaves a record, in the log and in the
+//! table.
 //!
 //! The verbs are read from the help of the binary: one that this file does not know fails the test.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use diesel::{
-    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
-    sql_types::BigInt,
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection,
+    sql_query, sql_types::BigInt,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -43,9 +44,8 @@ fn effect(verb: &str) -> Option<Effect> {
         "key rotate" => Calls("RotateKey"),
         "key revoke" => Calls("RevokeKey"),
         "migrate" | "backup" | "database check" => Nothing,
-        "token decode" | "caller new" | "replica list" | "health" | "config check" | "config print" | "completions" => {
-            Nothing
-        }
+        "token decode" | "caller new" | "replica list" | "health" | "config check"
+        | "config print" | "completions" => Nothing,
         _ => return None,
     })
 }
@@ -62,8 +62,11 @@ fn verbs() -> Vec<String> {
         };
         let commands = commands.lines().take_while(|line| !line.trim().is_empty());
         // What goes on from the line before is indented further.
-        let names = commands.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
-        for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+        let names = commands
+            .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+        for name in
+            names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help")
+        {
             groups.push([group.clone(), vec![name.to_owned()]].concat());
         }
     }
@@ -105,12 +108,14 @@ impl Place {
         };
         match verb {
             "serve" => {
-                let server = Server::launch(serve(&self.data).env("COUNTERSIGN_KEYS__ALGORITHM", "ES256"));
+                let server =
+                    Server::launch(serve(&self.data).env("COUNTERSIGN_KEYS__ALGORITHM", "ES256"));
                 server.cli(["session", "create", "alice"]).ok();
                 server.stop().join("\n")
             }
             "sweep" => {
-                let expired = "UPDATE sessions SET idle_expires_at = idle_expires_at - 30 * 86400 * 1000000";
+                let expired =
+                    "UPDATE sessions SET idle_expires_at = idle_expires_at - 30 * 86400 * 1000000";
                 database(&self.data).batch_execute(expired).unwrap();
                 run(&mut on_data(&["sweep"])).stderr
             }
@@ -121,7 +126,10 @@ impl Place {
             }
             "key reseal" => {
                 let old = self.data.join("master.key");
-                let new = private(&self.folder.path().join("new"), "Y291bnRlcnNpZ24tdGVzdC1tYXN0ZXIta2V5LTMyYiE=\n");
+                let new = private(
+                    &self.folder.path().join("new"),
+                    "Y291bnRlcnNpZ24tdGVzdC1tYXN0ZXIta2V5LTMyYiE=\n",
+                );
                 let mut command = on_data(&["key", "reseal"]);
                 command.env("COUNTERSIGN_KEYS__MASTER_KEY_FILE", new);
                 run(command.env("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", old)).stderr
@@ -134,7 +142,10 @@ impl Place {
 #[test]
 fn each_verb_that_changes_something_leaves_a_record() {
     let verbs = verbs();
-    assert!(verbs.len() >= 15 && verbs.contains(&"key import".to_owned()), "they are found: {verbs:?}");
+    assert!(
+        verbs.len() >= 15 && verbs.contains(&"key import".to_owned()),
+        "they are found: {verbs:?}"
+    );
     let unknown: Vec<_> = verbs.iter().filter(|verb| effect(verb).is_none()).collect();
     assert!(unknown.is_empty(), "say in effect() which records they leave: {unknown:?}");
     let protocol = String::from_utf8_lossy(countersign::proto::DESCRIPTORS);
@@ -153,10 +164,15 @@ fn each_verb_that_changes_something_leaves_a_record() {
     for verb in changing {
         let Some(Records(actions)) = effect(verb) else { continue };
         let log = place.perform(verb);
-        let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let lines: Vec<Value> =
+            log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         for action in actions {
-            let is_meant = |line: &&Value| line["target"] == "countersign::audit" && line["action"] == *action;
-            let line = lines.iter().find(is_meant).unwrap_or_else(|| panic!("{verb}: no line of {action} in {log}"));
+            let is_meant =
+                |line: &&Value| line["target"] == "countersign::audit" && line["action"] == *action;
+            let line = lines
+                .iter()
+                .find(is_meant)
+                .unwrap_or_else(|| panic!("{verb}: no line of {action} in {log}"));
             let id = line["id"].as_str().unwrap().replace('-', "");
             let rows = format!("audit WHERE action = '{action}' AND lower(hex(id)) = '{id}'");
             let count: Count = sql_query(format!("SELECT count(*) AS count FROM {rows}"))

@@ -14,10 +14,15 @@ fn server() -> (Server, tempfile::TempDir) {
 
 /// Identifier, access token and refresh token of a new session.
 fn create(server: &Server, args: &[&str]) -> [String; 3] {
-    let created = server.cli(["session", "create", "--json"].into_iter().chain(args.iter().copied())).json();
+    let created =
+        server.cli(["session", "create", "--json"].into_iter().chain(args.iter().copied())).json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let tokens = &created["tokens"];
-    [text(&created["session"]["session_id"]), text(&tokens["access_token"]), text(&tokens["refresh_token"])]
+    [
+        text(&created["session"]["session_id"]),
+        text(&tokens["access_token"]),
+        text(&tokens["refresh_token"]),
+    ]
 }
 
 fn names(object: &Value) -> BTreeSet<&str> {
@@ -26,7 +31,8 @@ fn names(object: &Value) -> BTreeSet<&str> {
 
 /// Which of these sessions the server says are live.
 fn live<'a>(server: &Server, sessions: &[&'a str]) -> Vec<&'a str> {
-    let show = |id: &str| server.cli(["session", "show", id, "--json"]).json()["session"]["state"].take();
+    let show =
+        |id: &str| server.cli(["session", "show", id, "--json"]).json()["session"]["state"].take();
     sessions.iter().copied().filter(|id| show(id) == "SESSION_STATE_LIVE").collect()
 }
 
@@ -38,8 +44,21 @@ fn columns(line: &str) -> Vec<&str> {
 #[test]
 fn create_prints_the_session_and_its_tokens() {
     let (server, _folder) = server();
-    let args = ["session", "create", "alice", "--tenant", "acme", "--client-id", "web", "--scope", "read", "--scope"];
-    let args = args.into_iter().chain(["write", "--label", "phone", "--claim", "level=3", "--acr", "urn:mfa"]);
+    let args = [
+        "session",
+        "create",
+        "alice",
+        "--tenant",
+        "acme",
+        "--client-id",
+        "web",
+        "--scope",
+        "read",
+        "--scope",
+    ];
+    let args = args
+        .into_iter()
+        .chain(["write", "--label", "phone", "--claim", "level=3", "--acr", "urn:mfa"]);
     let table = server.cli(args.clone()).ok();
     let pairs: Vec<_> = table.lines().map(columns).collect();
     for expected in [
@@ -58,7 +77,9 @@ fn create_prints_the_session_and_its_tokens() {
     let created = server.cli(args.chain(["--json"])).json();
     assert_eq!(names(&created), BTreeSet::from(["session", "tokens"]));
     assert_eq!(created["session"]["claims"], serde_json::json!({ "level": 3.0 }));
-    for name in ["access_token", "access_token_expires_at", "refresh_token", "refresh_token_expires_at"] {
+    for name in
+        ["access_token", "access_token_expires_at", "refresh_token", "refresh_token_expires_at"]
+    {
         assert!(!created["tokens"][name].as_str().unwrap().is_empty(), "{name}");
     }
     assert_eq!(created["tokens"]["token_type"], "Bearer");
@@ -69,14 +90,18 @@ fn the_same_request_id_makes_no_second_session() {
     let (server, _folder) = server();
     let [first, again] = [(); 2].map(|()| create(&server, &["alice", "--request-id", "once"]));
     assert_eq!([&first[0], &first[2]], [&again[0], &again[2]]);
-    assert_eq!(server.cli(["session", "list", "--json"]).json()["sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        server.cli(["session", "list", "--json"]).json()["sessions"].as_array().unwrap().len(),
+        1
+    );
 }
 
 #[test]
 fn list_shows_the_newest_first_and_leads_to_the_next_page() {
     let (server, _folder) = server();
     assert_eq!(server.cli(["session", "list"]).ok(), "no sessions\n");
-    let ids = ["phone", "laptop", "tablet"].map(|label| create(&server, &["alice", "--label", label])[0].clone());
+    let ids = ["phone", "laptop", "tablet"]
+        .map(|label| create(&server, &["alice", "--label", label])[0].clone());
     create(&server, &["bob"]);
     server.cli(["session", "revoke", &ids[1], "--reason", "compromised"]).ok();
 
@@ -92,10 +117,18 @@ fn list_shows_the_newest_first_and_leads_to_the_next_page() {
     assert_eq!(ended["sessions"].as_array().unwrap().len(), 1);
 
     let first = server.cli(["session", "list", "--subject", "alice", "--page-size", "2"]).ok();
-    let token = first.lines().last().unwrap().strip_prefix("more: --page-token ").expect("the way to the next page");
+    let token = first
+        .lines()
+        .last()
+        .unwrap()
+        .strip_prefix("more: --page-token ")
+        .expect("the way to the next page");
     let args = ["session", "list", "--subject", "alice", "--page-size", "2", "--page-token", token];
     let second = server.cli(args).ok();
-    assert!(second.contains(&ids[0]) && !second.contains(&ids[1]) && !second.contains("more:"), "{second}");
+    assert!(
+        second.contains(&ids[0]) && !second.contains(&ids[1]) && !second.contains("more:"),
+        "{second}"
+    );
 }
 
 #[test]
@@ -109,8 +142,12 @@ fn show_says_how_a_session_ended_and_why() {
         assert!(table.lines().any(|row| columns(row) == line), "{line:?} is missing in\n{table}");
     }
     let session = &server.cli(["session", "show", &id, "--json"]).json()["session"];
-    assert_eq!([&session["state"], &session["end_reason"]], ["SESSION_STATE_ENDED", "END_REASON_ADMINISTRATIVE"]);
-    let unset: Vec<_> = session.as_object().unwrap().iter().filter(|(_, value)| value.is_null()).collect();
+    assert_eq!(
+        [&session["state"], &session["end_reason"]],
+        ["SESSION_STATE_ENDED", "END_REASON_ADMINISTRATIVE"]
+    );
+    let unset: Vec<_> =
+        session.as_object().unwrap().iter().filter(|(_, value)| value.is_null()).collect();
     assert_eq!(unset, [], "a field is there with its value, or with its default");
     let documented = [
         "session_id",
@@ -142,14 +179,17 @@ fn show_says_how_a_session_ended_and_why() {
 fn revoke_ends_what_it_names_and_nothing_else() {
     let (server, _folder) = server();
     let revoke = |args: &[&str]| {
-        let revoked = server.cli(["session", "revoke", "--json"].into_iter().chain(args.iter().copied())).json();
+        let revoked = server
+            .cli(["session", "revoke", "--json"].into_iter().chain(args.iter().copied()))
+            .json();
         assert_eq!(names(&revoked), BTreeSet::from(["revoked_sessions", "effective_at"]));
         revoked["revoked_sessions"].as_i64().unwrap()
     };
     let alice = [(); 6].map(|()| create(&server, &["alice"]));
     let [bob, ..] = create(&server, &["bob"]);
     let [of_acme, ..] = create(&server, &["alice", "--tenant", "acme"]);
-    let ids: Vec<&str> = alice.iter().map(|[id, ..]| id.as_str()).chain([bob.as_str(), of_acme.as_str()]).collect();
+    let ids: Vec<&str> =
+        alice.iter().map(|[id, ..]| id.as_str()).chain([bob.as_str(), of_acme.as_str()]).collect();
 
     assert_eq!(revoke(&[ids[0]]), 1);
     assert_eq!(revoke(&[ids[0]]), 0, "it has ended before");
@@ -159,7 +199,10 @@ fn revoke_ends_what_it_names_and_nothing_else() {
     assert_eq!(revoke(&["--token", access, "--token-only"]), 0);
     assert_eq!(live(&server, &ids), ids[1..], "the session lives on");
     assert_eq!(server.cli(["token", "validate", access]).code, Some(1));
-    let by_input = run_with_input(&mut server.verb(["session", "revoke", "--token", "-"]), &format!("{refresh}\n"));
+    let by_input = run_with_input(
+        &mut server.verb(["session", "revoke", "--token", "-"]),
+        &format!("{refresh}\n"),
+    );
     assert!(by_input.ok().starts_with("revoked 1 session"));
     assert_eq!(revoke(&["--token", &alice[2][1]]), 1);
     assert_eq!(live(&server, &ids), ids[3..]);
@@ -201,18 +244,30 @@ fn revoke_needs_exactly_one_target() {
 #[test]
 fn validate_exits_by_whether_the_token_is_active() {
     let (server, _folder) = server();
-    let [id, access, refresh] = create(&server, &["alice", "--scope", "read", "--claim", "level=3"]);
+    let [id, access, refresh] =
+        create(&server, &["alice", "--scope", "read", "--claim", "level=3"]);
     let active = server.cli(["token", "validate", &access]).ok();
     for line in [["active", "yes"], ["session", &id], ["subject", "alice"], ["scopes", "read"]] {
         assert!(active.lines().any(|row| columns(row) == line), "{line:?} is missing in\n{active}");
     }
-    let json = run_with_input(&mut server.verb(["token", "validate", "-", "--json"]), &access).json();
-    assert_eq!([&json["active"], &json["claims"]["level"]], [&Value::from(true), &Value::from(3.0)]);
+    let json =
+        run_with_input(&mut server.verb(["token", "validate", "-", "--json"]), &access).json();
+    assert_eq!(
+        [&json["active"], &json["claims"]["level"]],
+        [&Value::from(true), &Value::from(3.0)]
+    );
 
     let inactive = |args: &[&str], reason: &str| {
         let run = server.cli(["token", "validate"].into_iter().chain(args.iter().copied()));
-        assert_eq!((run.code, run.stderr.as_str()), (Some(1), ""), "{args:?}: an answer, not an error");
-        assert_eq!(run.stdout.lines().map(columns).collect::<Vec<_>>(), [["active", "no"], ["reason", reason]]);
+        assert_eq!(
+            (run.code, run.stderr.as_str()),
+            (Some(1), ""),
+            "{args:?}: an answer, not an error"
+        );
+        assert_eq!(
+            run.stdout.lines().map(columns).collect::<Vec<_>>(),
+            [["active", "no"], ["reason", reason]]
+        );
     };
     inactive(&["garbage"], "MALFORMED");
     inactive(&[&refresh], "WRONG_TYPE");
@@ -229,7 +284,10 @@ fn refresh_prints_the_next_tokens_and_says_if_they_are_a_repetition() {
     let [id, _, refresh] = create(&server, &["alice"]);
     let first = server.cli(["token", "refresh", &refresh, "--json"]).json();
     assert_eq!(names(&first), BTreeSet::from(["session", "tokens", "replayed"]));
-    assert_eq!([&first["session"]["session_id"], &first["replayed"]], [&Value::from(id), &Value::from(false)]);
+    assert_eq!(
+        [&first["session"]["session_id"], &first["replayed"]],
+        [&Value::from(id), &Value::from(false)]
+    );
     let again = run_with_input(&mut server.verb(["token", "refresh", "-"]), &refresh).ok();
     assert!(again.starts_with("this token had been exchanged a moment ago"), "{again}");
     assert!(again.contains(first["tokens"]["refresh_token"].as_str().unwrap()), "{again}");
@@ -243,9 +301,15 @@ fn decode_shows_a_token_without_a_server() {
     let decode = |token: &str| run(countersign().args(["token", "decode", token]));
     let shown = decode(&access).ok();
     assert!(shown.contains("not checked") && shown.contains("\"typ\": \"at+jwt\""), "{shown}");
-    assert!(shown.contains(&format!("\"sid\": \"{id}\"")) && shown.contains("\"level\": 3"), "{shown}");
+    assert!(
+        shown.contains(&format!("\"sid\": \"{id}\"")) && shown.contains("\"level\": 3"),
+        "{shown}"
+    );
     let shown = decode(&refresh).ok();
-    assert!(shown.contains("not checked") && shown.contains(&id) && shown.contains("generation"), "{shown}");
+    assert!(
+        shown.contains("not checked") && shown.contains(&id) && shown.contains("generation"),
+        "{shown}"
+    );
     for garbage in ["garbage", "cs_rt_garbage", "a.b.c", ""] {
         let refused = decode(garbage);
         assert!(refused.error(1).starts_with("not a"), "{garbage}: {refused:?}");
@@ -258,7 +322,10 @@ fn health_exits_by_whether_the_server_serves() {
     let (server, _folder) = server();
     assert_eq!(server.cli(["health"]).ok(), "SERVING\n");
     assert_eq!(server.cli(["health", "--json"]).json(), serde_json::json!({ "status": "SERVING" }));
-    assert_eq!(server.cli(["health", "--service", "countersign.v1.SessionService"]).ok(), "SERVING\n");
+    assert_eq!(
+        server.cli(["health", "--service", "countersign.v1.SessionService"]).ok(),
+        "SERVING\n"
+    );
     assert_eq!(server.cli(["health", "--service", "unknown"]).code, Some(1));
     let mut without_server = server.verb(["health"]);
     drop(server);
@@ -269,9 +336,14 @@ fn health_exits_by_whether_the_server_serves() {
 #[test]
 fn on_sqlite_there_are_no_replicas() {
     let folder = tempfile::tempdir().unwrap();
-    let list = |args: &[&str]| run(countersign().args(["replica", "list"]).args(args).current_dir(folder.path()));
+    let list = |args: &[&str]| {
+        run(countersign().args(["replica", "list"]).args(args).current_dir(folder.path()))
+    };
     assert_eq!(list(&[]).ok(), "no replicas: one process at a time serves from SQLite\n");
-    assert_eq!(list(&["--json"]).json(), serde_json::json!({ "replicas": null, "head": null, "settled": null }));
+    assert_eq!(
+        list(&["--json"]).json(),
+        serde_json::json!({ "replicas": null, "head": null, "settled": null })
+    );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is made");
 }
 
@@ -302,11 +374,14 @@ fn each_verb_has_help_without_leftovers() {
     let mut verbs = 0;
     while let Some(verb) = todo.pop() {
         let help = run(countersign().args(&verb).arg("--help")).ok();
-        let leftover = ["TODO", "FIXME", "XXX", "lorem"].into_iter().find(|word| help.contains(word));
+        let leftover =
+            ["TODO", "FIXME", "XXX", "lorem"].into_iter().find(|word| help.contains(word));
         assert!(help.contains("Usage: countersign") && leftover.is_none(), "{verb:?}: {help}");
-        let commands = help.split_once("Commands:").map(|(_, rest)| rest.split("\n\n").next().unwrap_or(rest));
+        let commands =
+            help.split_once("Commands:").map(|(_, rest)| rest.split("\n\n").next().unwrap_or(rest));
         for line in commands.unwrap_or_default().lines().filter(|line| !line.trim().is_empty()) {
-            let (name, about) = line.trim().split_once(' ').unwrap_or_else(|| panic!("{line:?} says nothing"));
+            let (name, about) =
+                line.trim().split_once(' ').unwrap_or_else(|| panic!("{line:?} says nothing"));
             assert!(!about.trim().is_empty(), "{line}");
             if name != "help" {
                 todo.push([verb.as_slice(), &[name.to_owned()]].concat());
@@ -321,7 +396,10 @@ fn each_verb_has_help_without_leftovers() {
 fn completions_are_there_for_each_shell() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let script = run(countersign().args(["completions", shell])).ok();
-        assert!(script.contains("countersign") && script.contains("page-token"), "{shell}: {script}");
+        assert!(
+            script.contains("countersign") && script.contains("page-token"),
+            "{shell}: {script}"
+        );
     }
 }
 
@@ -333,7 +411,10 @@ fn a_reader_that_has_seen_enough_ends_nothing() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = command.stdout(writer).output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()),
+        (Some(0), "")
+    );
 
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = command.stdout(full).output().unwrap();

@@ -40,7 +40,9 @@ impl Row {
     }
 
     fn run(&self) -> Run {
-        run(countersign().args(&self.args).envs(self.variables.iter().map(|(name, value)| (*name, value))))
+        run(countersign()
+            .args(&self.args)
+            .envs(self.variables.iter().map(|(name, value)| (*name, value))))
     }
 
     /// All that is wrong with the answer.
@@ -121,18 +123,31 @@ impl Site {
     /// A row of the service, over TLS with the right authority.
     fn row(&self, command: &str, code: i32, words: &'static [&'static str]) -> Row {
         let url = format!("https://localhost:{}", self.server.address().port());
-        row(command, code, words).with("COUNTERSIGN_SERVER", url).with("COUNTERSIGN_CA_FILE", self.path("ca.pem"))
+        row(command, code, words)
+            .with("COUNTERSIGN_SERVER", url)
+            .with("COUNTERSIGN_CA_FILE", self.path("ca.pem"))
     }
 
     fn showing(&self, name: &str, command: &str, code: i32, words: &'static [&'static str]) -> Row {
-        let (certificate, key) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
-        self.row(&format!("{command} --client-certificate-file {certificate} --client-key-file {key}"), code, words)
+        let (certificate, key) =
+            (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+        self.row(
+            &format!("{command} --client-certificate-file {certificate} --client-key-file {key}"),
+            code,
+            words,
+        )
     }
 }
 
 fn check(rows: &[Row]) {
     let problems: Vec<String> = rows.iter().flat_map(Row::problems).collect();
-    assert!(problems.is_empty(), "{} of {} rows:\n{}", problems.len(), rows.len(), problems.join(""));
+    assert!(
+        problems.is_empty(),
+        "{} of {} rows:\n{}",
+        problems.len(),
+        rows.len(),
+        problems.join("")
+    );
 }
 
 /// A key, and the configuration of its caller.
@@ -148,17 +163,37 @@ fn usage_errors_are_one_line_with_the_way_out() {
         row("session create", 2, &["missing <SUBJECT>", "`countersign session create --help`"]),
         row("session create --sever x", 2, &["--sever", "did you mean --server?"]),
         row("session list --subjct alice", 2, &["--subjct", "did you mean --subject?"]),
-        row("serve --listn x", 2, &["--listn", "did you mean --listen?", "`countersign serve --help`"]),
-        row("sesion list", 2, &["\"sesion\" is not a command", "did you mean session?", "`countersign --help`"]),
+        row(
+            "serve --listn x",
+            2,
+            &["--listn", "did you mean --listen?", "`countersign serve --help`"],
+        ),
+        row(
+            "sesion list",
+            2,
+            &["\"sesion\" is not a command", "did you mean session?", "`countersign --help`"],
+        ),
         row("session lst", 2, &["\"lst\"", "did you mean list?", "`countersign session --help`"]),
         row(
             "session list --state lve",
             2,
             &["--state", "\"lve\" is not one of live, ended, any", "did you mean live?"],
         ),
-        row("key rotate --purpose refresh", 2, &["--purpose", "access-token, refresh-token", "refresh-token?"]),
-        row("session create bob --access-token-ttl 10", 2, &["--access-token-ttl \"10\"", "like 10m"]),
-        row("token validate t --max-authentication-age soon", 2, &["--max-authentication-age", "\"soon\"", "like 10m"]),
+        row(
+            "key rotate --purpose refresh",
+            2,
+            &["--purpose", "access-token, refresh-token", "refresh-token?"],
+        ),
+        row(
+            "session create bob --access-token-ttl 10",
+            2,
+            &["--access-token-ttl \"10\"", "like 10m"],
+        ),
+        row(
+            "token validate t --max-authentication-age soon",
+            2,
+            &["--max-authentication-age", "\"soon\"", "like 10m"],
+        ),
         row("session create bob --claim x", 2, &["--claim \"x\"", "NAME=VALUE"]),
         row("session list --page-size 0", 2, &["--page-size \"0\"", "1..=500"]),
         row("session list --subject", 2, &["--subject needs a value"]),
@@ -183,14 +218,16 @@ fn without_tls_each_mistake_is_named() {
     let web = silent.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in silent.incoming() {
-            let _ = stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
+            let _ =
+                stream.unwrap().write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
         }
     });
     let closed = free_address();
     let empty = site.write("empty", "");
     let strange = site.write("strange", "two\nlines");
-    let to_plain =
-        |command: &str, code, words| row(command, code, words).with("COUNTERSIGN_SERVER", format!("http://{grpc}"));
+    let to_plain = |command: &str, code, words| {
+        row(command, code, words).with("COUNTERSIGN_SERVER", format!("http://{grpc}"))
+    };
     check(&[
         row(
             format!("session list --server http://{closed}"),
@@ -207,20 +244,36 @@ fn without_tls_each_mistake_is_named() {
             2,
             &["--server \"ftp://localhost\"", "like http://127.0.0.1:50051"],
         ),
-        row("session list --server http://host.invalid:1", 1, &["cannot reach http://host.invalid:1"]),
+        row(
+            "session list --server http://host.invalid:1",
+            1,
+            &["cannot reach http://host.invalid:1"],
+        ),
         row(
             format!("session list --server https://{grpc} --ca-file {}", site.path("ca.pem")),
             1,
             // A connection that is reset before its first byte is told in other words.
             &["not speak TLS", "tls.certificate_file"],
         ),
-        row(format!("session list --server https://{http} --ca-file {}", site.path("ca.pem")), 1, &["not speak TLS"]),
-        row(format!("session list --server http://{http}"), 1, &["is no port for gRPC", "`listen`", "`http_listen`"]),
+        row(
+            format!("session list --server https://{http} --ca-file {}", site.path("ca.pem")),
+            1,
+            &["not speak TLS"],
+        ),
+        row(
+            format!("session list --server http://{http}"),
+            1,
+            &["is no port for gRPC", "`listen`", "`http_listen`"],
+        ),
         row(format!("health --server http://{http}"), 1, &["is no port for gRPC", "`listen`"]),
         row(format!("key list --server http://{web}"), 1, &["is no port for gRPC", "`listen`"]),
         to_plain("session show nope", 1, &["session_id", "(INVALID_FIELD)"]),
         to_plain("session create alice --policy nowhere", 1, &["policy", "(INVALID_FIELD)"]),
-        to_plain("session list --api-key-file /nowhere/key", 2, &["--api-key-file /nowhere/key", "No such file"]),
+        to_plain(
+            "session list --api-key-file /nowhere/key",
+            2,
+            &["--api-key-file /nowhere/key", "No such file"],
+        ),
         to_plain(
             &format!("session list --api-key-file {empty}"),
             2,
@@ -231,7 +284,11 @@ fn without_tls_each_mistake_is_named() {
             2,
             &["--api-key-file", "characters that no API key has"],
         ),
-        to_plain(&format!("session create alice --note {}", "x"), 2, &["--note", "is not an argument of this command"]),
+        to_plain(
+            &format!("session create alice --note {}", "x"),
+            2,
+            &["--note", "is not an argument of this command"],
+        ),
         to_plain(
             &format!("session create {}", "x".repeat(70_000)),
             1,
@@ -244,7 +301,8 @@ fn without_tls_each_mistake_is_named() {
 fn with_tls_each_mistake_is_named_with_the_option_that_mends_it() {
     let (issuer, stanza) = caller("login", "issuer");
     let (stranger, _) = caller("stranger", "admin");
-    let by_name = "[[callers]]\nname = 'gateway'\nroles = ['validator']\ncertificate_names = ['client.test']\n";
+    let by_name = "[[callers]]\nname = 'gateway'\nroles = ['validator']\ncertificate_names = \
+                   ['client.test']\n";
     let site = Site::encrypted(&format!("{by_name}{stanza}"), "optional");
     let (grpc, http) = (site.server.address(), site.server.http());
     let ca = format!("--ca-file {}", site.path("ca.pem"));
@@ -258,8 +316,16 @@ fn with_tls_each_mistake_is_named_with_the_option_that_mends_it() {
     let wrong_key = site.write("wrong.key", &stranger);
     site.write("garbage.pem", "not PEM at all");
     let mut rows = vec![
-        row(format!("session list --server http://{grpc}"), 1, &["speaks TLS: use --server https://127.0.0.1:"]),
-        row(format!("session list --server http://{http}"), 1, &["speaks TLS: use --server https://127.0.0.1:"]),
+        row(
+            format!("session list --server http://{grpc}"),
+            1,
+            &["speaks TLS: use --server https://127.0.0.1:"],
+        ),
+        row(
+            format!("session list --server http://{http}"),
+            1,
+            &["speaks TLS: use --server https://127.0.0.1:"],
+        ),
         row(
             format!("session list --server https://{http} {ca}"),
             1,
@@ -270,26 +336,85 @@ fn with_tls_each_mistake_is_named_with_the_option_that_mends_it() {
             1,
             &["authority", "--ca-file", "foreign-ca.pem"],
         ),
-        site.row("health --ca-file /nowhere/ca.pem", 2, &["--ca-file /nowhere/ca.pem", "No such file"]),
-        site.row(&format!("health --ca-file {}", site.path("server.key")), 2, &["--ca-file", "no certificate in PEM"]),
-        site.row(&format!("health --ca-file {}", site.path("garbage.pem")), 2, &["--ca-file", "no certificate in PEM"]),
-        site.row(&pair("client.pem", "other.key"), 2, &["--client-key-file", "--client-certificate-file", "one pair"]),
-        site.row(&pair("client.pem", "nowhere.key"), 2, &["--client-key-file", "nowhere.key", "No such file"]),
-        site.row(&pair("nowhere.pem", "client.key"), 2, &["--client-certificate-file", "nowhere.pem", "No such file"]),
-        site.row(&pair("client.key", "client.key"), 2, &["--client-certificate-file", "no certificate in PEM"]),
-        site.row(&pair("client.pem", "garbage.pem"), 2, &["--client-key-file", "no private key in PEM"]),
-        site.showing("expired", "session list", 1, &["--client-certificate-file", "expired.pem", "expired", "renew"]),
-        site.showing("foreign", "session list", 1, &["--client-certificate-file", "foreign.pem", "tls.client_ca_file"]),
-        site.showing("other", "session list", 1, &["--client-certificate-file", "no caller", "(CALLER_UNKNOWN)"]),
+        site.row(
+            "health --ca-file /nowhere/ca.pem",
+            2,
+            &["--ca-file /nowhere/ca.pem", "No such file"],
+        ),
+        site.row(
+            &format!("health --ca-file {}", site.path("server.key")),
+            2,
+            &["--ca-file", "no certificate in PEM"],
+        ),
+        site.row(
+            &format!("health --ca-file {}", site.path("garbage.pem")),
+            2,
+            &["--ca-file", "no certificate in PEM"],
+        ),
+        site.row(
+            &pair("client.pem", "other.key"),
+            2,
+            &["--client-key-file", "--client-certificate-file", "one pair"],
+        ),
+        site.row(
+            &pair("client.pem", "nowhere.key"),
+            2,
+            &["--client-key-file", "nowhere.key", "No such file"],
+        ),
+        site.row(
+            &pair("nowhere.pem", "client.key"),
+            2,
+            &["--client-certificate-file", "nowhere.pem", "No such file"],
+        ),
+        site.row(
+            &pair("client.key", "client.key"),
+            2,
+            &["--client-certificate-file", "no certificate in PEM"],
+        ),
+        site.row(
+            &pair("client.pem", "garbage.pem"),
+            2,
+            &["--client-key-file", "no private key in PEM"],
+        ),
+        site.showing(
+            "expired",
+            "session list",
+            1,
+            &["--client-certificate-file", "expired.pem", "expired", "renew"],
+        ),
+        site.showing(
+            "foreign",
+            "session list",
+            1,
+            &["--client-certificate-file", "foreign.pem", "tls.client_ca_file"],
+        ),
+        site.showing(
+            "other",
+            "session list",
+            1,
+            &["--client-certificate-file", "no caller", "(CALLER_UNKNOWN)"],
+        ),
         site.showing(
             "client",
             "session list",
             1,
-            &["the caller gateway may not call ListSessions", "issuer or viewer or admin", "(CALLER_NOT_ALLOWED)"],
+            &[
+                "the caller gateway may not call ListSessions",
+                "issuer or viewer or admin",
+                "(CALLER_NOT_ALLOWED)",
+            ],
         ),
-        site.row("session list", 1, &["no API key", "COUNTERSIGN_API_KEY", "--api-key-file", "(CALLER_UNKNOWN)"]),
-        site.row("session list", 1, &["COUNTERSIGN_API_KEY is not known", "--api-key-file", "(CALLER_UNKNOWN)"])
-            .with("COUNTERSIGN_API_KEY", stranger.clone()),
+        site.row(
+            "session list",
+            1,
+            &["no API key", "COUNTERSIGN_API_KEY", "--api-key-file", "(CALLER_UNKNOWN)"],
+        ),
+        site.row(
+            "session list",
+            1,
+            &["COUNTERSIGN_API_KEY is not known", "--api-key-file", "(CALLER_UNKNOWN)"],
+        )
+        .with("COUNTERSIGN_API_KEY", stranger.clone()),
         site.row(
             &format!("session list --api-key-file {wrong_key}"),
             1,
@@ -299,17 +424,27 @@ fn with_tls_each_mistake_is_named_with_the_option_that_mends_it() {
     let denied: [(&str, &'static [&'static str]); 4] = [
         (
             "session revoke x",
-            &["the caller login may not call Revoke", "the role revoker or admin", "(CALLER_NOT_ALLOWED)"],
+            &[
+                "the caller login may not call Revoke",
+                "the role revoker or admin",
+                "(CALLER_NOT_ALLOWED)",
+            ],
         ),
         ("key list", &["may not call ListKeys", "the role admin"]),
         ("key rotate", &["may not call RotateKey", "the role admin"]),
         ("token validate x", &["may not call Validate", "the role validator or admin"]),
     ];
-    rows.extend(denied.map(|(command, words)| site.row(command, 1, words).with("COUNTERSIGN_API_KEY", issuer.clone())));
+    rows.extend(denied.map(|(command, words)| {
+        site.row(command, 1, words).with("COUNTERSIGN_API_KEY", issuer.clone())
+    }));
     check(&rows);
 
     let wrong_name = Site::encrypted_for_another_host();
-    check(&[wrong_name.row("health", 1, &["is not for \"localhost\" but for elsewhere.test", "--server"])]);
+    check(&[wrong_name.row(
+        "health",
+        1,
+        &["is not for \"localhost\" but for elsewhere.test", "--server"],
+    )]);
 }
 
 impl Site {
@@ -329,17 +464,40 @@ impl Site {
 
 #[test]
 fn where_certificates_are_required_the_options_are_named_and_the_log_says_who_was_refused() {
-    let by_name = "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['client.test']\n";
+    let by_name =
+        "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['client.test']\n";
     let mut site = Site::encrypted(by_name, "required");
     site.showing("client", "session list", 0, &[]).run().ok();
     check(&[
-        site.row("health", 1, &["wants a client certificate", "--client-certificate-file", "--client-key-file"]),
-        site.showing("expired", "health", 1, &["--client-certificate-file", "expired.pem", "expired"]),
-        site.showing("foreign", "health", 1, &["--client-certificate-file", "foreign.pem", "tls.client_ca_file"]),
+        site.row(
+            "health",
+            1,
+            &["wants a client certificate", "--client-certificate-file", "--client-key-file"],
+        ),
+        site.showing(
+            "expired",
+            "health",
+            1,
+            &["--client-certificate-file", "expired.pem", "expired"],
+        ),
+        site.showing(
+            "foreign",
+            "health",
+            1,
+            &["--client-certificate-file", "foreign.pem", "tls.client_ca_file"],
+        ),
     ]);
-    for reason in ["none was shown", "it expired at 2020-01-01T00:00:00Z", "no authority in tls.client_ca_file"] {
+    for reason in [
+        "none was shown",
+        "it expired at 2020-01-01T00:00:00Z",
+        "no authority in tls.client_ca_file",
+    ] {
         let line = site.server.line("a client's certificate was refused");
-        assert_eq!((line["level"].as_str(), line["peer"].as_str()), (Some("WARN"), Some("127.0.0.1")), "{line}");
+        assert_eq!(
+            (line["level"].as_str(), line["peer"].as_str()),
+            (Some("WARN"), Some("127.0.0.1")),
+            "{line}"
+        );
         assert!(line["reason"].as_str().unwrap().contains(reason), "{line}");
     }
 }
@@ -355,7 +513,11 @@ fn with_json_errors_are_json_too() {
         value["error"].clone()
     };
     let invalid = error(&["session", "show", "nope", "--json"], 1);
-    assert_eq!((&invalid["reason"], &invalid["field"]), (&"INVALID_FIELD".into(), &"session_id".into()), "{invalid}");
+    assert_eq!(
+        (&invalid["reason"], &invalid["field"]),
+        (&"INVALID_FIELD".into(), &"session_id".into()),
+        "{invalid}"
+    );
     assert!(invalid["message"].as_str().unwrap().starts_with("session_id "), "{invalid}");
     let refused = error(&["token", "refresh", "garbage", "--json"], 1);
     assert_eq!(refused["reason"], "REFRESH_TOKEN_INVALID");

@@ -32,10 +32,13 @@ fn dice() -> Dice {
 
 fn rounds(default: usize) -> usize {
     let rounds = env::var("COUNTERSIGN_TEST_CRASH_ROUNDS");
-    rounds.map_or(default, |rounds| rounds.parse().expect("COUNTERSIGN_TEST_CRASH_ROUNDS is a number"))
+    rounds.map_or(default, |rounds| {
+        rounds.parse().expect("COUNTERSIGN_TEST_CRASH_ROUNDS is a number")
+    })
 }
 
-/// With a grace and tokens that outlast the test, so that a replay is never a reuse and no token expires.
+/// With a grace and tokens that outlast the test, so that a replay is never a reuse and no token
+/// expires.
 fn serve(data_dir: &Path) -> Command {
     let mut command = support::serve(data_dir);
     command.envs([
@@ -47,7 +50,12 @@ fn serve(data_dir: &Path) -> Command {
 }
 
 /// Makes random calls, one after the other, until the server is gone.
-async fn drive(mut client: Client, name: String, mut dice: Dice, answers: watch::Sender<usize>) -> Vec<Account> {
+async fn drive(
+    mut client: Client,
+    name: String,
+    mut dice: Dice,
+    answers: watch::Sender<usize>,
+) -> Vec<Account> {
     let mut accounts: Vec<Account> = vec![];
     loop {
         if accounts.last().is_none_or(Account::is_full) {
@@ -58,7 +66,11 @@ async fn drive(mut client: Client, name: String, mut dice: Dice, answers: watch:
         match accounts[index].call(&mut client, &mut dice).await {
             Ok(()) => answers.send_modify(|count| *count += 1),
             Err(status) => {
-                assert_eq!(crate::ledger::reason(&status), "", "the server refused a good call: {status:?}");
+                assert_eq!(
+                    crate::ledger::reason(&status),
+                    "",
+                    "the server refused a good call: {status:?}"
+                );
                 return accounts;
             }
         }
@@ -66,12 +78,22 @@ async fn drive(mut client: Client, name: String, mut dice: Dice, answers: watch:
 }
 
 /// Puts the server under load, and kills it after that many answers.
-async fn load_and_kill(mut server: Server, name: String, dice: &mut Dice, answers: usize) -> Vec<Account> {
+async fn load_and_kill(
+    mut server: Server,
+    name: String,
+    dice: &mut Dice,
+    answers: usize,
+) -> Vec<Account> {
     let (sender, mut counter) = watch::channel(0);
     let mut callers = vec![];
     for caller in 0..CALLERS {
         let seed = Dice(dice.0 ^ u64::try_from(caller + 1).unwrap() << 32);
-        callers.push(tokio::spawn(drive(server.sessions().await, format!("{name}/{caller}"), seed, sender.clone())));
+        callers.push(tokio::spawn(drive(
+            server.sessions().await,
+            format!("{name}/{caller}"),
+            seed,
+            sender.clone(),
+        )));
     }
     drop(sender);
     // If there are no callers left, joining them says why.
@@ -102,7 +124,8 @@ async fn what_was_acknowledged_outlives_a_kill_and_what_was_not_is_never_half_do
     let mut server = Server::launch(&mut serve(folder.path()));
     for round in 0..rounds(12) {
         let answers = dice.roll(200);
-        let mut accounts = load_and_kill(server, format!("round {round}"), &mut dice, answers).await;
+        let mut accounts =
+            load_and_kill(server, format!("round {round}"), &mut dice, answers).await;
         server = Server::launch(&mut serve(folder.path()));
         verify(&server, &mut accounts).await;
         all.extend(accounts);

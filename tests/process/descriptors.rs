@@ -1,4 +1,5 @@
-//! Running out of file descriptors: nobody new gets in meanwhile, and everybody does again after it.
+//! Running out of file descriptors: nobody new gets in meanwhile, and everybody does again after
+//! it.
 
 use std::{
     io::{Read, Write},
@@ -12,7 +13,9 @@ use crate::support::{Server, serve, without_settings};
 /// The same command with so few file descriptors.
 fn with_descriptors(count: u32, command: &Command) -> Command {
     let mut limited = Command::new("bash");
-    limited.args(["-c", &format!("ulimit -n {count} && exec \"$@\""), "bash"]).arg(command.get_program());
+    limited
+        .args(["-c", &format!("ulimit -n {count} && exec \"$@\""), "bash"])
+        .arg(command.get_program());
     limited.args(command.get_args());
     without_settings(&mut limited);
     limited.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -24,9 +27,13 @@ fn with_descriptors(count: u32, command: &Command) -> Command {
 fn the_service_goes_on_after_it_had_no_file_descriptors_left() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::launch(&mut with_descriptors(80, &serve(folder.path())));
-    assert!(server.log().iter().any(|line| line.contains("fewer file descriptors")), "it is told at the start");
+    assert!(
+        server.log().iter().any(|line| line.contains("fewer file descriptors")),
+        "it is told at the start"
+    );
     // Connections of which each may be taken, may wait, or may be closed.
-    let mut flood: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    let mut flood: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     server.line("a connection cannot be accepted");
     // Who is in is served.
     let first = &mut flood[0];

@@ -45,7 +45,11 @@ async fn state(client: &mut Client, session_id: &str) -> Result<SessionState, St
 
 #[track_caller]
 fn assert_store_unavailable(status: &Status) {
-    assert_eq!((status.code(), reason(status).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{status:?}");
+    assert_eq!(
+        (status.code(), reason(status).as_str()),
+        (Code::Unavailable, "STORE_UNAVAILABLE"),
+        "{status:?}"
+    );
     assert!(status.get_details_retry_info().is_some(), "{status:?}");
 }
 
@@ -134,11 +138,17 @@ fn a_start_without_room_on_the_disk_ends_with_the_way_out() {
         let folder = tempfile::tempdir().unwrap();
         let refused = run(&mut serve_after(&format!("ulimit -f {blocks}"), folder.path(), &["sh"]));
         let line = refused.error(2);
-        assert!(line.contains("countersign.db") && line.contains("disk I/O error: free space"), "{line}");
+        assert!(
+            line.contains("countersign.db") && line.contains("disk I/O error: free space"),
+            "{line}"
+        );
     }
     // Only root mounts, and some containers let not even root do it.
     const MOUNTING: [&str; 3] = ["unshare", "--mount", "sh"];
-    let may_mount = Command::new(MOUNTING[0]).args(&MOUNTING[1..]).args(["-c", "mount -t tmpfs none /tmp"]).status();
+    let may_mount = Command::new(MOUNTING[0])
+        .args(&MOUNTING[1..])
+        .args(["-c", "mount -t tmpfs none /tmp"])
+        .status();
     if !may_mount.is_ok_and(|status| status.success()) {
         return;
     }
@@ -148,7 +158,10 @@ fn a_start_without_room_on_the_disk_ends_with_the_way_out() {
         let mount = format!("mount -t tmpfs -o mode=700,size={size} none {data}");
         let refused = run(&mut serve_after(&mount, folder.path(), &MOUNTING));
         let line = refused.error(2);
-        assert!(line.contains("countersign.db") && line.contains(": free space on its disk"), "{size}: {line}");
+        assert!(
+            line.contains("countersign.db") && line.contains(": free space on its disk"),
+            "{size}: {line}"
+        );
     }
     Server::start(folder.path()).stop();
     let mount = format!("mount --bind {data} {data} && mount -o remount,ro,bind {data}");

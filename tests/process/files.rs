@@ -51,7 +51,11 @@ impl User {
         let user = Self { folder };
         // By another process: had this one the file open for writing while a test beside forks, it
         // could not be executed.
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_countersign")).arg(user.binary()).status().unwrap();
+        let copied = Command::new("cp")
+            .arg(env!("CARGO_BIN_EXE_countersign"))
+            .arg(user.binary())
+            .status()
+            .unwrap();
         assert!(copied.success());
         set_mode(&user.binary(), 0o755);
         set_mode(user.folder.path(), 0o755);
@@ -76,7 +80,8 @@ impl User {
     fn in_group(&self, group: u32) -> Command {
         let mut command = Command::new("setpriv");
         without_settings(&mut command);
-        let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), format!("--groups={group}")];
+        let ids =
+            [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), format!("--groups={group}")];
         command.args(ids).arg(self.binary()).current_dir("/").env(crate::support::GRACE, "0s");
         command
     }
@@ -90,7 +95,10 @@ impl User {
     fn serve(&self) -> Command {
         let mut command = Command::new(self.binary());
         without_settings(&mut command);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(self.data()).current_dir("/");
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(self.data())
+            .current_dir("/");
         command.env(crate::support::GRACE, "0s");
         if is_root() {
             command.uid(NOBODY).gid(NOBODY);
@@ -107,13 +115,22 @@ fn what_is_made_is_for_its_owner_alone() {
     without_settings(&mut command);
     // Whatever the surroundings would grant to others.
     command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(serve(&data).get_program());
-    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).env(crate::support::GRACE, "0s");
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .env(crate::support::GRACE, "0s");
     let server = Server::launch(&mut command);
     server.cli(["session", "create", "alice"]).ok();
     for folder in [folder.path().join("a"), data.clone()] {
         assert_eq!(mode(&folder), 0o700, "{folder:?}");
     }
-    let names = ["countersign.db", "countersign.db-wal", "countersign.db-shm", "countersign.db.lock", "master.key"];
+    let names = [
+        "countersign.db",
+        "countersign.db-wal",
+        "countersign.db-shm",
+        "countersign.db.lock",
+        "master.key",
+    ];
     for name in names {
         assert_eq!(mode(&data.join(name)), 0o600, "{name}");
     }
@@ -146,13 +163,19 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
     set_mode(elsewhere.path(), 0o777);
     let url = format!("sqlite://{}/sessions.db", elsewhere.path().display());
     let mut command = serve(data);
-    refuses(command.args(["--database-url", &url]), elsewhere.path(), &[elsewhere.path().to_str().unwrap(), "0777"]);
+    refuses(
+        command.args(["--database-url", &url]),
+        elsewhere.path(),
+        &[elsewhere.path().to_str().unwrap(), "0777"],
+    );
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "nothing is made there");
 
     // A folder with nothing to exchange is not judged. (Nobody listens there.)
     set_mode(data, 0o777);
     let mut command = serve(data);
-    command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]).env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
+    command
+        .args(["--database-url", "postgres://u@127.0.0.1:1/d"])
+        .env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
     assert!(run(&mut command).error(2).contains("chmod go-w"), "the master key is in it");
     command.env("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     assert!(!run(&mut command).error(2).contains("chmod go-w"), "nothing is in it");
@@ -162,7 +185,8 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
 async fn a_database_that_others_can_change_is_refused_and_one_that_they_can_read_is_made_private() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
-    let files = ["countersign.db", "countersign.db-wal", "countersign.db-shm"].map(|name| data.join(name));
+    let files =
+        ["countersign.db", "countersign.db-wal", "countersign.db-shm"].map(|name| data.join(name));
     // After a crash all three are there.
     let mut server = Server::start(data);
     server.cli(["session", "create", "alice"]).ok();
@@ -170,16 +194,21 @@ async fn a_database_that_others_can_change_is_refused_and_one_that_they_can_read
     for file in &files {
         for bad in [0o666, 0o660, 0o602] {
             set_mode(file, bad);
-            let (path, reason) = (file.to_str().unwrap(), format!("has mode {bad:04o}, so others can change it"));
+            let (path, reason) =
+                (file.to_str().unwrap(), format!("has mode {bad:04o}, so others can change it"));
             refuses(&mut serve(data), data, &[path, &reason, &format!("run `chmod 600 {path}`")]);
         }
         set_mode(file, 0o644);
     }
     let mut server = Server::start(data);
-    let made_private: Vec<_> = server.log().iter().filter(|line| line.contains("others could read")).cloned().collect();
+    let made_private: Vec<_> =
+        server.log().iter().filter(|line| line.contains("others could read")).cloned().collect();
     assert_eq!(made_private.len(), files.len(), "{made_private:?}");
     for file in &files {
-        assert!(made_private.iter().any(|line| line.contains(file.to_str().unwrap())), "{file:?} {made_private:?}");
+        assert!(
+            made_private.iter().any(|line| line.contains(file.to_str().unwrap())),
+            "{file:?} {made_private:?}"
+        );
         assert_eq!(mode(file), 0o600, "{file:?}");
     }
     server.stop();
@@ -217,7 +246,13 @@ async fn a_link_to_a_database_is_followed_once_and_one_that_leads_nowhere_is_ref
     fs::rename(&link, &target).unwrap();
     symlink(elsewhere.path().join("none.db"), &link).unwrap();
     let refused = |says: &[&str]| refuses(&mut serve(data), elsewhere.path(), says);
-    refused(&[link.to_str().unwrap(), "symbolic link to", "none.db", "no file", "correct the link"]);
+    refused(&[
+        link.to_str().unwrap(),
+        "symbolic link to",
+        "none.db",
+        "no file",
+        "correct the link",
+    ]);
     assert!(!elsewhere.path().join("none.db").exists());
     let relink = |to: &Path| {
         fs::remove_file(&link).unwrap();
@@ -236,10 +271,17 @@ async fn a_link_to_a_database_is_followed_once_and_one_that_leads_nowhere_is_ref
     refused(&[elsewhere.path().to_str().unwrap(), "mode 0777", "chmod go-w"]);
     set_mode(elsewhere.path(), 0o700);
     let server = Server::start(data);
-    assert_eq!(server.cli(["session", "list", "--json"]).json()["sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        server.cli(["session", "list", "--json"]).json()["sessions"].as_array().unwrap().len(),
+        1
+    );
     let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-    let beside: Vec<_> = fs::read_dir(data).unwrap().map(|entry| name(entry.unwrap().path())).collect();
-    assert!(!beside.iter().any(|name| name.ends_with("-wal")), "the log is beside the file, not the link: {beside:?}");
+    let beside: Vec<_> =
+        fs::read_dir(data).unwrap().map(|entry| name(entry.unwrap().path())).collect();
+    assert!(
+        !beside.iter().any(|name| name.ends_with("-wal")),
+        "the log is beside the file, not the link: {beside:?}"
+    );
 }
 
 #[test]
@@ -271,28 +313,46 @@ fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
     let file = folder.path().join("secret");
     fs::write(&file, "cs_ck_x").unwrap();
     let path = file.to_str().unwrap();
-    for (mode, is_open) in [(0o600, false), (0o400, false), (0o640, false), (0o620, true), (0o644, true), (0o666, true)]
-    {
+    for (mode, is_open) in [
+        (0o600, false),
+        (0o400, false),
+        (0o640, false),
+        (0o620, true),
+        (0o644, true),
+        (0o666, true),
+    ] {
         set_mode(&file, mode);
         let reason = format!("mode {mode:04o}, so others can");
-        let is_told = |text: &str| text.lines().any(|line| line.contains(path) && line.contains(&reason));
+        let is_told =
+            |text: &str| text.lines().any(|line| line.contains(path) && line.contains(&reason));
 
         // Nobody listens there.
         let list = ["session", "list", "--server", "http://127.0.0.1:1", "--api-key-file", path];
         let refused = run(countersign().args(list));
-        assert_eq!((refused.code, is_told(&refused.stderr)), (Some(1), is_open), "{mode:o} {refused:?}");
+        assert_eq!(
+            (refused.code, is_told(&refused.stderr)),
+            (Some(1), is_open),
+            "{mode:o} {refused:?}"
+        );
         assert_eq!(refused.stderr.lines().count(), 1 + usize::from(is_open), "{refused:?}");
 
-        let list = ["session", "list", "--server", "https://127.0.0.1:1", "--client-key-file", path];
+        let list =
+            ["session", "list", "--server", "https://127.0.0.1:1", "--client-key-file", path];
         let refused = run(countersign().args(list).args(["--client-certificate-file", path]));
         assert_eq!(is_told(&refused.stderr), is_open, "{mode:o} {refused:?}");
 
         let mut command = serve(&folder.path().join("data"));
-        command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]).env("COUNTERSIGN_DATABASE__PASSWORD_FILE", path);
+        command
+            .args(["--database-url", "postgres://u@127.0.0.1:1/d"])
+            .env("COUNTERSIGN_DATABASE__PASSWORD_FILE", path);
         command.env("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
         command.env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
         let refused = run(&mut command);
-        assert_eq!((refused.code, is_told(&refused.stderr)), (Some(2), is_open), "{mode:o} {refused:?}");
+        assert_eq!(
+            (refused.code, is_told(&refused.stderr)),
+            (Some(2), is_open),
+            "{mode:o} {refused:?}"
+        );
         assert!(!refused.stderr.contains("cs_ck_x"), "{refused:?}");
     }
 }
@@ -329,7 +389,11 @@ fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again()
             let count = listed["sessions"].as_array().map_or(0, Vec::len);
             assert_eq!(count, sessions, "{data:?} {listed}");
             server.cli(["session", "create", "alice"]).ok();
-            assert!(!server.log().iter().any(|line| line.contains("others could")), "{:#?}", server.log());
+            assert!(
+                !server.log().iter().any(|line| line.contains("others could")),
+                "{:#?}",
+                server.log()
+            );
             // After a crash there are the files beside the database, too.
             if sessions == 1 { server.kill() } else { drop(server.stop()) }
         }
@@ -337,7 +401,8 @@ fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again()
     let (database, key) = (volume.join("countersign.db"), volume.join("master.key"));
     mount_for_group(&volume, OUR_GROUP);
     assert_eq!((mode(&volume), mode(&database), mode(&key)), (0o2775, 0o660, 0o660));
-    let refused = |group, says: &[&str]| refuses(&mut user.serve_in_group(group, &volume), &volume, says);
+    let refused =
+        |group, says: &[&str]| refuses(&mut user.serve_in_group(group, &volume), &volume, says);
     refused(THEIR_GROUP, &["mode 2775", "others can change it", "not in group 2000", "chmod go-w"]);
     for path in [&database, &key] {
         let name = path.to_str().unwrap();
@@ -371,7 +436,8 @@ fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
     for name in ["server.pem", "ca.pem"] {
         set_mode(&certificates.path(name), 0o644);
     }
-    let [pem, tls_key] = ["server.pem", "server.key"].map(|name| certificates.path(name).display().to_string());
+    let [pem, tls_key] =
+        ["server.pem", "server.key"].map(|name| certificates.path(name).display().to_string());
     let ca = certificates.path("ca.pem").display().to_string();
     let secret = |name: &str, text: &str| {
         let path = folder.join(name);
@@ -389,7 +455,13 @@ fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
     let list = |server: &'static str| vec!["session", "list", "--server", server];
     let variable = |name: &'static str, value: &str| vec![(name, value.to_owned())];
     let rows = [
-        (0, &master, "keys.master_key_file", check.clone(), variable("COUNTERSIGN_KEYS__MASTER_KEY_FILE", &master)),
+        (
+            0,
+            &master,
+            "keys.master_key_file",
+            check.clone(),
+            variable("COUNTERSIGN_KEYS__MASTER_KEY_FILE", &master),
+        ),
         (
             0,
             &master,
@@ -432,7 +504,13 @@ fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
             [list("https://127.0.0.1:1"), certificate.to_vec(), vec!["--ca-file", &ca]].concat(),
             vec![],
         ),
-        (2, &own_key, "private key", vec!["key", "import", &own_key, "--data-dir", &nowhere], vec![]),
+        (
+            2,
+            &own_key,
+            "private key",
+            vec!["key", "import", &own_key, "--data-dir", &nowhere],
+            vec![],
+        ),
     ];
     for (code, path, setting, arguments, variables) in rows {
         let is_warned_of = setting.starts_with("--") || setting == "database.password_file";
@@ -441,7 +519,12 @@ fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
             (0, OUR_GROUP, 0o640, None),
             (NOBODY, OUR_GROUP, 0o640, None),
             (NOBODY, THEIR_GROUP, 0o600, None),
-            (NOBODY, THEIR_GROUP, 0o640, Some("mode 0640, so others can read it: this process is not in group 3000")),
+            (
+                NOBODY,
+                THEIR_GROUP,
+                0o640,
+                Some("mode 0640, so others can read it: this process is not in group 3000"),
+            ),
             (NOBODY, OUR_GROUP, 0o660, Some("mode 0660, so others can change it")),
             (0, OUR_GROUP, 0o444, Some("mode 0444, so others can read it")),
             (1, OUR_GROUP, 0o440, Some("belongs to user 1")),
@@ -450,7 +533,9 @@ fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
             fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
             chown(path, Some(owner), Some(group)).unwrap();
             let mut command = user.in_group(OUR_GROUP);
-            let run = run(command.args(&arguments).envs(variables.iter().map(|(name, value)| (name, value))));
+            let run = run(command
+                .args(&arguments)
+                .envs(variables.iter().map(|(name, value)| (name, value))));
             let row = format!("{setting} {owner}:{group} {mode:o}: {run:?}");
             let denied = problem == Some("Permission denied");
             let expected = match problem {
@@ -458,7 +543,9 @@ fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
                 _ => code,
             };
             assert_eq!(run.code, Some(expected), "{row}");
-            let is_told = |words: &str| run.stderr.lines().any(|line| line.contains(path) && line.contains(words));
+            let is_told = |words: &str| {
+                run.stderr.lines().any(|line| line.contains(path) && line.contains(words))
+            };
             match problem {
                 Some(problem) => assert!(is_told(problem) && is_told(setting), "{row}"),
                 None => assert!(!is_told("others can") && !is_told("belongs"), "{row}"),

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types::BigInt};
+use diesel::{
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types::BigInt,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,16 +28,21 @@ struct Count {
     count: i64,
 }
 
-/// The keys of the records of an action: those in the log of a verb, which the table must have, too.
+/// The keys of the records of an action: those in the log of a verb, which the table must have,
+/// too.
 fn audited(run: &Run, data: &Path, action: &str) -> Vec<String> {
     let lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let records = lines.filter(|line| line["target"] == "countersign::audit" && line["action"] == action);
+    let records =
+        lines.filter(|line| line["target"] == "countersign::audit" && line["action"] == action);
     let logged: Vec<_> = records.map(|record| record["kid"].as_str().unwrap().to_owned()).collect();
-    let mut database = SqliteConnection::establish(data.join("countersign.db").to_str().unwrap()).unwrap();
+    let mut database =
+        SqliteConnection::establish(data.join("countersign.db").to_str().unwrap()).unwrap();
     for kid in &logged {
-        let rows = format!("audit WHERE action = '{action}' AND caller = 'countersign' AND kid = '{kid}'");
-        let count: Count =
-            sql_query(format!("SELECT count(*) AS count FROM {rows}")).get_result(&mut database).unwrap();
+        let rows =
+            format!("audit WHERE action = '{action}' AND caller = 'countersign' AND kid = '{kid}'");
+        let count: Count = sql_query(format!("SELECT count(*) AS count FROM {rows}"))
+            .get_result(&mut database)
+            .unwrap();
         assert_eq!(count.count, 1, "{rows}");
     }
     logged
@@ -59,7 +66,13 @@ fn master(folder: &Path, name: &str, byte: u8) -> PathBuf {
 /// A verb of `countersign key` that works on a database.
 fn key(data: &Path, args: &[&str], settings: &[(&str, &str)]) -> Command {
     let mut command = countersign();
-    command.arg("key").args(args).arg("--data-dir").arg(data).env(LEVEL, "warn").envs(settings.iter().copied());
+    command
+        .arg("key")
+        .args(args)
+        .arg("--data-dir")
+        .arg(data)
+        .env(LEVEL, "warn")
+        .envs(settings.iter().copied());
     command
 }
 
@@ -90,8 +103,8 @@ struct Masters {
 impl Masters {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let files =
-            [("a", 1), ("b", 2)].map(|(name, byte)| master(folder.path(), name, byte).to_str().unwrap().to_owned());
+        let files = [("a", 1), ("b", 2)]
+            .map(|(name, byte)| master(folder.path(), name, byte).to_str().unwrap().to_owned());
         Self { data: folder.path().join("data"), files, folder }
     }
 
@@ -99,7 +112,8 @@ impl Masters {
     fn settings(&self, current: usize, has_previous: bool) -> Vec<(&str, &str)> {
         let mut settings = vec![("COUNTERSIGN_KEYS__MASTER_KEY_FILE", &*self.files[current])];
         if has_previous {
-            settings.push(("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", &*self.files[1 - current]));
+            settings
+                .push(("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", &*self.files[1 - current]));
         }
         settings
     }
@@ -123,7 +137,8 @@ fn keys_are_sealed_anew_under_another_master_key() {
     assert_eq!(audited(&resealed, &masters.data, "key_resealed").len(), 4);
     let resealed = resealed.ok();
     assert_eq!(resealed, "encrypted 4 keys anew; all keys are under the present master key\n");
-    let again = run(&mut key(&masters.data, &["reseal", "--json"], &masters.settings(1, true))).json();
+    let again =
+        run(&mut key(&masters.data, &["reseal", "--json"], &masters.settings(1, true))).json();
     assert_eq!(again["resealed"], 0);
 
     let server = Server::launch(&mut with(&masters.data, masters.settings(1, false)));
@@ -143,7 +158,8 @@ fn whoever_seals_anew_may_be_killed_at_any_instant() {
     let mut current = 0;
     for round in 0..12 {
         current = 1 - current;
-        let mut child = key(&masters.data, &["reseal"], &masters.settings(current, true)).spawn().unwrap();
+        let mut child =
+            key(&masters.data, &["reseal"], &masters.settings(current, true)).spawn().unwrap();
         sleep(Duration::from_millis(3 * round));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -191,8 +207,13 @@ fn a_key_of_ones_own_signs_after_the_next_rotation() {
     assert!(is_active(&server, &before) && is_active(&server, &after));
 
     let table = server.cli(["key", "list"]).ok();
-    let row =
-        |kid: &str| table.lines().find(|line| line.starts_with(kid)).unwrap_or_else(|| panic!("{table}")).to_owned();
+    let row = |kid: &str| {
+        table
+            .lines()
+            .find(|line| line.starts_with(kid))
+            .unwrap_or_else(|| panic!("{table}"))
+            .to_owned()
+    };
     assert!(row(&kid).contains(" access_token   ES256      active "), "{table}");
     let revoked = server.cli(["key", "revoke", &kid]).ok();
     assert!(revoked.starts_with(&format!("revoked {kid}, effective since 20")), "{revoked}");
@@ -227,7 +248,10 @@ fn keys_that_are_weak_damaged_or_open_to_others_are_refused() {
     let pem = private(&folder.path().join("own.pem"), RSA);
     let path = pem.to_str().unwrap().to_owned();
     let import = |settings: &[(&str, &str)]| run(&mut key(&data, &["import", &path], settings));
-    refused(&import(&[("COUNTERSIGN_KEYS__ALGORITHM", "RS256")]), &["does not exist", "--data-dir"]);
+    refused(
+        &import(&[("COUNTERSIGN_KEYS__ALGORITHM", "RS256")]),
+        &["does not exist", "--data-dir"],
+    );
     Server::start(&data).stop();
 
     refused(&import(&[]), &[&path, "RS256", "keys.algorithm is EdDSA"]);
@@ -264,13 +288,22 @@ fn the_master_key_comes_from_one_place() {
     fs::create_dir(&credentials).unwrap();
     let credential = private(&credentials.join("countersign.master_key"), &text);
     fs::set_permissions(&credential, Permissions::from_mode(0o440)).unwrap();
-    let server = Server::launch(&mut with(&data, [("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())]));
+    let server = Server::launch(&mut with(
+        &data,
+        [("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())],
+    ));
     assert!(is_active(&server, &created));
     server.stop();
 
     let file = ("COUNTERSIGN_KEYS__MASTER_KEY_FILE", "elsewhere");
-    refused(&run(&mut with(&data, [variable, file])), &["keys.master_key_file", "COUNTERSIGN_MASTER_KEY"]);
-    refused(&run(&mut with(&data, [("COUNTERSIGN_MASTER_KEY", "hello")])), &["COUNTERSIGN_MASTER_KEY", "32 bytes"]);
+    refused(
+        &run(&mut with(&data, [variable, file])),
+        &["keys.master_key_file", "COUNTERSIGN_MASTER_KEY"],
+    );
+    refused(
+        &run(&mut with(&data, [("COUNTERSIGN_MASTER_KEY", "hello")])),
+        &["COUNTERSIGN_MASTER_KEY", "32 bytes"],
+    );
     let previous = ("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", "nowhere");
     refused(&run(&mut with(&data, [variable, previous])), &["nowhere", "does not exist"]);
     for (name, value, says) in [

@@ -1,4 +1,5 @@
-//! Log lines: JSON when nobody looks at a terminal, what an operator needs at the start, and never a secret.
+//! Log lines: JSON when nobody looks at a terminal, what an operator needs at the start, and never
+//! a secret.
 
 use std::fs;
 
@@ -10,13 +11,19 @@ use crate::support::{Server, run_with_input, serve};
 fn the_first_lines_say_where_the_service_listens_and_what_it_has_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
-    let session = server.cli(["session", "create", "alice", "--json"]).json()["session"]["session_id"].to_string();
+    let session =
+        server.cli(["session", "create", "alice", "--json"]).json()["session"]["session_id"]
+            .to_string();
     server.cli(["session", "revoke", session.trim_matches('"')]).ok();
     server.stop();
 
-    let server = Server::launch(serve(folder.path()).env("COUNTERSIGN_ISSUER", "https://auth.example"));
-    let lines: Vec<Value> = server.seen().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let line = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap_or(&Value::Null);
+    let server =
+        Server::launch(serve(folder.path()).env("COUNTERSIGN_ISSUER", "https://auth.example"));
+    let lines: Vec<Value> =
+        server.seen().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let line = |message: &str| {
+        lines.iter().find(|line| line["message"] == message).unwrap_or(&Value::Null)
+    };
     assert_eq!(line("starting")["listen"], server.address().to_string());
     assert_eq!(line("starting")["http"], server.http().to_string());
     let database = folder.path().join("countersign.db");
@@ -31,15 +38,19 @@ fn the_first_lines_say_where_the_service_listens_and_what_it_has_loaded() {
 fn use_all(server: &Server) -> Vec<String> {
     let mut secrets = vec![];
     let mut create = || {
-        let args = ["session", "create", "alice", "--claim", "pin=\"claim-that-is-secret\"", "--json"];
+        let args =
+            ["session", "create", "alice", "--claim", "pin=\"claim-that-is-secret\"", "--json"];
         let tokens = server.cli(args).json()["tokens"].take();
-        let [access, refresh] = ["access_token", "refresh_token"].map(|name| tokens[name].as_str().unwrap().to_owned());
+        let [access, refresh] =
+            ["access_token", "refresh_token"].map(|name| tokens[name].as_str().unwrap().to_owned());
         secrets.extend([access.clone(), refresh.clone()]);
         (access, refresh)
     };
     let (access, refresh) = create();
     let forged = [&access, &refresh].map(|token| format!("{}AAAA", &token[..token.len() - 4]));
-    let fails = |code: i32, args: &[&str]| assert_eq!(server.cli(args.iter().copied()).code, Some(code), "{args:?}");
+    let fails = |code: i32, args: &[&str]| {
+        assert_eq!(server.cli(args.iter().copied()).code, Some(code), "{args:?}")
+    };
     server.cli(["token", "validate", &access]).ok();
     fails(1, &["token", "validate", &forged[0]]);
     fails(1, &["token", "validate", &refresh]);
@@ -68,14 +79,23 @@ fn every_line_is_json_and_none_has_a_secret() {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::launch(serve(folder.path()).env("COUNTERSIGN_LOG__LEVEL", level));
         let mut secrets = use_all(&server);
-        secrets.push(fs::read_to_string(folder.path().join("master.key")).unwrap().trim().to_owned());
+        secrets
+            .push(fs::read_to_string(folder.path().join("master.key")).unwrap().trim().to_owned());
         let lines = server.stop();
         for line in &lines {
-            assert!(serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()), "not JSON: {line}");
+            assert!(
+                serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()),
+                "not JSON: {line}"
+            );
             // A part of a token is as bad: its tail is what makes it valid.
-            let leaked = secrets.iter().find(|secret| line.contains(&secret[secret.len() - secret.len().min(40)..]));
+            let leaked = secrets
+                .iter()
+                .find(|secret| line.contains(&secret[secret.len() - secret.len().min(40)..]));
             assert_eq!(leaked, None, "{line}");
         }
-        assert!(lines.iter().any(|line| line.contains("used again after its grace")), "reuse is worth a line");
+        assert!(
+            lines.iter().any(|line| line.contains("used again after its grace")),
+            "reuse is worth a line"
+        );
     }
 }

@@ -35,12 +35,21 @@ impl Row<'_> {
         let file = folder.path().join("countersign.toml");
         fs::write(&file, self.configuration).unwrap();
         let (file, dir) = (file.display().to_string(), folder.path().display().to_string());
-        let arguments = self.arguments.iter().map(|argument| argument.replace("FILE", &file).replace("DIR", &dir));
+        let arguments = self
+            .arguments
+            .iter()
+            .map(|argument| argument.replace("FILE", &file).replace("DIR", &dir));
         let mut command = countersign();
         command.args(arguments).envs(self.environment.iter().copied()).current_dir(folder.path());
         let run = run(&mut command);
         let said = if self.code == 0 { run.stdout.as_str() } else { run.error(self.code) };
-        assert_eq!(run.code, Some(self.code), "{:?} {:?}: {run:?}", self.arguments, self.environment);
+        assert_eq!(
+            run.code,
+            Some(self.code),
+            "{:?} {:?}: {run:?}",
+            self.arguments,
+            self.environment
+        );
         for words in self.says {
             assert!(said.contains(words), "{words:?} is missing in: {said}");
         }
@@ -60,58 +69,119 @@ fn variable_is_refused(name: &str, value: &str, says: &[&str]) {
 /// `config check` with this file, which is refused with these words.
 #[track_caller]
 fn file_is_refused(configuration: &str, says: &[&str]) {
-    Row { arguments: &["config", "check", "--config", "FILE"], configuration, code: 2, says, ..Row::default() }.check();
+    Row {
+        arguments: &["config", "check", "--config", "FILE"],
+        configuration,
+        code: 2,
+        says,
+        ..Row::default()
+    }
+    .check();
 }
 
 #[test]
 fn a_word_that_a_setting_does_not_know_is_refused_with_those_that_it_knows() {
     const LEVELS: &str = "is not one of error, warn, info, debug, trace, off";
     for (name, value, says) in [
-        ("COUNTERSIGN_LOG__LEVEL", "warning", &["log.level", "\"warning\"", LEVELS, "did you mean warn?"][..]),
+        (
+            "COUNTERSIGN_LOG__LEVEL",
+            "warning",
+            &["log.level", "\"warning\"", LEVELS, "did you mean warn?"][..],
+        ),
         ("COUNTERSIGN_LOG__LEVEL", "", &["log.level", "\"\"", LEVELS]),
         ("COUNTERSIGN_LOG__LEVEL", "inof", &["log.level", "did you mean info?"]),
-        ("COUNTERSIGN_LOG__LEVEL", "info,h2=warning", &["log.level", "\"warning\"", "did you mean warn?"]),
-        ("COUNTERSIGN_LOG__LEVEL", "info,contersign=debug", &["log.level", "did you mean countersign?"]),
+        (
+            "COUNTERSIGN_LOG__LEVEL",
+            "info,h2=warning",
+            &["log.level", "\"warning\"", "did you mean warn?"],
+        ),
+        (
+            "COUNTERSIGN_LOG__LEVEL",
+            "info,contersign=debug",
+            &["log.level", "did you mean countersign?"],
+        ),
         ("COUNTERSIGN_LOG__LEVEL", "h2=debug", &["log.level", "logs nothing of the service"]),
-        ("COUNTERSIGN_LOG__FORMAT", "jsn", &["log.format", "\"jsn\"", "auto, text, json", "did you mean json?"]),
+        (
+            "COUNTERSIGN_LOG__FORMAT",
+            "jsn",
+            &["log.format", "\"jsn\"", "auto, text, json", "did you mean json?"],
+        ),
         ("COUNTERSIGN_LOG__FORMAT", "", &["log.format", "\"\" is not one of auto, text, json"]),
         ("COUNTERSIGN_REFLECTION", "true", &["reflection", "\"true\" is not one of auto, on, off"]),
         ("COUNTERSIGN_REFLECTION", "", &["reflection", "\"\" is not one of auto, on, off"]),
-        ("COUNTERSIGN_TLS__CLIENT_CERTIFICATES", "require", &["optional, required", "did you mean required?"]),
+        (
+            "COUNTERSIGN_TLS__CLIENT_CERTIFICATES",
+            "require",
+            &["optional, required", "did you mean required?"],
+        ),
         ("COUNTERSIGN_KEYS__ALGORITHM", "EDDSA", &["EdDSA, ES256, RS256", "did you mean EdDSA?"]),
-        ("COUNTERSIGN_KEYS__ALGORITHM", "", &["keys.algorithm", "\"\" is not one of EdDSA, ES256, RS256"]),
-        ("COUNTERSIGN_POLICIES__DEFAULT__ON_QUOTA", "evict", &["on_quota", "did you mean evict_oldest?"]),
-        ("COUNTERSIGN_POLICIES__DEFAULT__ON_REFRESH", "keep", &["on_refresh", "did you mean keep_access_token?"]),
-        ("COUNTERSIGN_TENANTS__ACME__POLICY", "defualt", &["tenants.acme.policy", "did you mean default?"]),
+        (
+            "COUNTERSIGN_KEYS__ALGORITHM",
+            "",
+            &["keys.algorithm", "\"\" is not one of EdDSA, ES256, RS256"],
+        ),
+        (
+            "COUNTERSIGN_POLICIES__DEFAULT__ON_QUOTA",
+            "evict",
+            &["on_quota", "did you mean evict_oldest?"],
+        ),
+        (
+            "COUNTERSIGN_POLICIES__DEFAULT__ON_REFRESH",
+            "keep",
+            &["on_refresh", "did you mean keep_access_token?"],
+        ),
+        (
+            "COUNTERSIGN_TENANTS__ACME__POLICY",
+            "defualt",
+            &["tenants.acme.policy", "did you mean default?"],
+        ),
         ("COUNTERSIGN_INSECURE", "yes", &["insecure", "must be true or false"]),
-        ("COUNTERSIGN_DATABASE_URL", "postgrs://h/d", &["postgrs:// is not supported", "did you mean postgres://?"]),
+        (
+            "COUNTERSIGN_DATABASE_URL",
+            "postgrs://h/d",
+            &["postgrs:// is not supported", "did you mean postgres://?"],
+        ),
         ("COUNTERSIGN_SWEEPER__SCHEDULE", "", &["sweeper.schedule", "cron pattern like"]),
-        ("COUNTERSIGN_SWEEPR__SCHEDULE", "* * * * *", &["unknown setting sweepr", "did you mean sweeper?"]),
+        (
+            "COUNTERSIGN_SWEEPR__SCHEDULE",
+            "* * * * *",
+            &["unknown setting sweepr", "did you mean sweeper?"],
+        ),
     ] {
         variable_is_refused(name, value, says);
     }
     let caller = "[[callers]]\nname = 'a'\nroles = ['isuer']";
-    file_is_refused(caller, &["callers[0].roles", "\"isuer\" is not one of issuer", "did you mean issuer?"]);
+    file_is_refused(
+        caller,
+        &["callers[0].roles", "\"isuer\" is not one of issuer", "did you mean issuer?"],
+    );
 }
 
 #[test]
 fn a_span_of_time_says_how_it_is_written() {
-    for (value, given) in [("10", "int `10`"), ("'soon'", "string \"soon\""), ("''", "string \"\"")] {
+    for (value, given) in [("10", "int `10`"), ("'soon'", "string \"soon\""), ("''", "string \"\"")]
+    {
         let says = ["policies.default.access_token_ttl", "like 10m", given];
         file_is_refused(&format!("[policies.default]\naccess_token_ttl = {value}"), &says);
-        file_is_refused(&format!("[tokens]\nleeway = {value}"), &["tokens.leeway", "like 10m", given]);
+        file_is_refused(
+            &format!("[tokens]\nleeway = {value}"),
+            &["tokens.leeway", "like 10m", given],
+        );
     }
 }
 
 /// As `nginx -t` does, `config check` opens what the settings name; `serve` says the same.
 #[test]
 fn a_file_that_a_setting_names_is_opened_and_told_by_the_name_of_the_setting() {
-    const MASTER: (&str, &str) = ("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    const MASTER: (&str, &str) =
+        ("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     const POSTGRES: &str = "data_dir = 'data'\ndatabase_url = 'postgres://u@127.0.0.1:1/d'\n";
     let folder = tempfile::tempdir().unwrap();
     let certificates = Certificates::new(folder.path());
     let path = |name: &str| certificates.path(name).display().to_string();
-    certificates.certificate("expired", &["a.test"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    certificates.certificate("expired", &["a.test"], |params| {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1)
+    });
     certificates.certificate("other", &["a.test"], |_| ());
     let write = |name: &str, text: &str, mode| {
         fs::write(certificates.path(name), text).unwrap();
@@ -128,38 +198,94 @@ fn a_file_that_a_setting_names_is_opened_and_told_by_the_name_of_the_setting() {
     let additional = |file: &str| format!("[keys]\nadditional_master_key_file = '{file}'");
     let password = |file: &str| format!("{POSTGRES}[database]\npassword_file = '{file}'");
     let roots = |file: &str| {
-        format!("data_dir = 'data'\ndatabase_url = 'postgres://u@127.0.0.1:1/d?sslmode=verify-full&sslrootcert={file}'")
+        format!(
+            "data_dir = 'data'\ndatabase_url = \
+             'postgres://u@127.0.0.1:1/d?sslmode=verify-full&sslrootcert={file}'"
+        )
     };
     type Words<'a> = &'a [&'a str];
     type Variables<'a> = &'a [(&'a str, &'a str)];
     let rows: Vec<(String, Variables<'_>, Words<'_>)> = vec![
-        (tls("none.pem", &key, ""), &[], &["setting tls.certificate_file: ", "none.pem", "No such file"]),
-        (tls(&garbage, &key, ""), &[], &["setting tls.certificate_file: ", "garbage", "no certificate in PEM"]),
-        (tls(&path("expired.pem"), &path("expired.key"), ""), &[], &["tls.certificate_file", "expired at", "renew it"]),
-        (tls(&pem, "none.key", ""), &[], &["setting tls.private_key_file: ", "none.key", "No such file"]),
-        (tls(&pem, &garbage, ""), &[], &["setting tls.private_key_file: ", "no private key in PEM"]),
+        (
+            tls("none.pem", &key, ""),
+            &[],
+            &["setting tls.certificate_file: ", "none.pem", "No such file"],
+        ),
+        (
+            tls(&garbage, &key, ""),
+            &[],
+            &["setting tls.certificate_file: ", "garbage", "no certificate in PEM"],
+        ),
+        (
+            tls(&path("expired.pem"), &path("expired.key"), ""),
+            &[],
+            &["tls.certificate_file", "expired at", "renew it"],
+        ),
+        (
+            tls(&pem, "none.key", ""),
+            &[],
+            &["setting tls.private_key_file: ", "none.key", "No such file"],
+        ),
+        (
+            tls(&pem, &garbage, ""),
+            &[],
+            &["setting tls.private_key_file: ", "no private key in PEM"],
+        ),
         (
             tls(&pem, &open, ""),
             &[],
             &["setting tls.private_key_file: ", "mode 0644, so others can read it", "chmod 600"],
         ),
-        (tls(&pem, &path("other.key"), ""), &[], &["setting tls.private_key_file: ", "does not go with"]),
-        (tls(&pem, &key, "client_ca_file = 'none'"), &[], &["setting tls.client_ca_file: ", "none", "No such file"]),
-        (keys("none"), &[], &["setting keys.master_key_file: ", "none does not exist", "openssl rand"]),
+        (
+            tls(&pem, &path("other.key"), ""),
+            &[],
+            &["setting tls.private_key_file: ", "does not go with"],
+        ),
+        (
+            tls(&pem, &key, "client_ca_file = 'none'"),
+            &[],
+            &["setting tls.client_ca_file: ", "none", "No such file"],
+        ),
+        (
+            keys("none"),
+            &[],
+            &["setting keys.master_key_file: ", "none does not exist", "openssl rand"],
+        ),
         (keys(&garbage), &[], &["setting keys.master_key_file: ", "garbage", "32 bytes"]),
         (keys(&open), &[], &["setting keys.master_key_file: ", "mode 0644", "chmod 600"]),
-        (additional("none"), &[], &["setting keys.additional_master_key_file: ", "none does not exist"]),
+        (
+            additional("none"),
+            &[],
+            &["setting keys.additional_master_key_file: ", "none does not exist"],
+        ),
         (additional(&open), &[], &["setting keys.additional_master_key_file: ", "mode 0644"]),
-        ("".to_owned(), &[("COUNTERSIGN_MASTER_KEY", "x")], &["COUNTERSIGN_MASTER_KEY", "32 bytes"]),
-        (password("none"), &[MASTER], &["setting database.password_file: ", "none", "No such file"]),
-        (roots("none.pem"), &[MASTER], &["setting database_url: ", "sslrootcert", "none.pem", "cannot be read"]),
+        (
+            "".to_owned(),
+            &[("COUNTERSIGN_MASTER_KEY", "x")],
+            &["COUNTERSIGN_MASTER_KEY", "32 bytes"],
+        ),
+        (
+            password("none"),
+            &[MASTER],
+            &["setting database.password_file: ", "none", "No such file"],
+        ),
+        (
+            roots("none.pem"),
+            &[MASTER],
+            &["setting database_url: ", "sslrootcert", "none.pem", "cannot be read"],
+        ),
         (roots(&garbage), &[MASTER], &["setting database_url: ", "sslrootcert", "garbage"]),
-        (POSTGRES.to_owned(), &[], &["master.key does not exist", "everyone who serves", "openssl rand"]),
+        (
+            POSTGRES.to_owned(),
+            &[],
+            &["master.key does not exist", "everyone who serves", "openssl rand"],
+        ),
     ];
     for (configuration, environment, says) in &rows {
-        for arguments in
-            [&["config", "check", "--config", "FILE"][..], &["serve", "--config", "FILE", "--listen", "127.0.0.1:0"]]
-        {
+        for arguments in [
+            &["config", "check", "--config", "FILE"][..],
+            &["serve", "--config", "FILE", "--listen", "127.0.0.1:0"],
+        ] {
             if arguments.contains(&"serve")
                 && configuration.starts_with("data_dir")
                 && configuration.contains("postgres")
@@ -174,9 +300,13 @@ fn a_file_that_a_setting_names_is_opened_and_told_by_the_name_of_the_setting() {
     let both = tls("none.pem", &key, "[keys]\nmaster_key_file = 'none.key'");
     file_is_refused(&both, &["setting tls.certificate_file: ", "; setting keys.master_key_file: "]);
 
-    let authorities = format!("client_ca_file = '{}'\n[keys]\nmaster_key_file = '{good}'", path("ca.pem"));
-    for configuration in [tls(&pem, &key, &authorities), password(&empty), roots(&path("ca.pem")), String::new()] {
-        let environment = if configuration.contains("master_key_file") { &[][..] } else { &[MASTER] };
+    let authorities =
+        format!("client_ca_file = '{}'\n[keys]\nmaster_key_file = '{good}'", path("ca.pem"));
+    for configuration in
+        [tls(&pem, &key, &authorities), password(&empty), roots(&path("ca.pem")), String::new()]
+    {
+        let environment =
+            if configuration.contains("master_key_file") { &[][..] } else { &[MASTER] };
         let says = &["the configuration is good"];
         let arguments = &["config", "check", "--config", "FILE"];
         Row { arguments, environment, configuration: &configuration, code: 0, says }.check();

@@ -16,8 +16,10 @@ async fn callers_who_give_up_meanwhile_do_not_cost_others_their_connection() {
     let client = server.sessions().await;
     let create = |deadline: Option<Duration>| {
         let mut client = client.clone();
-        let mut request =
-            Request::new(CreateSessionRequest { subject: "alice".to_owned(), ..CreateSessionRequest::default() });
+        let mut request = Request::new(CreateSessionRequest {
+            subject: "alice".to_owned(),
+            ..CreateSessionRequest::default()
+        });
         if let Some(deadline) = deadline {
             request.set_timeout(deadline);
         }
@@ -27,7 +29,11 @@ async fn callers_who_give_up_meanwhile_do_not_cost_others_their_connection() {
     let patient = create(None);
     let impatient = join_all((0..500).map(|_| create(Some(Duration::from_millis(50))))).await;
     for outcome in impatient {
-        assert_eq!(outcome.unwrap().unwrap_err().code(), Code::Cancelled, "the deadline has passed");
+        assert_eq!(
+            outcome.unwrap().unwrap_err().code(),
+            Code::Cancelled,
+            "the deadline has passed"
+        );
     }
     server.signal("CONT");
     patient.await.unwrap().unwrap();

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use diesel::{Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types::BigInt};
+use diesel::{
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, sql_query, sql_types::BigInt,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -47,7 +49,11 @@ impl Site {
     /// A verb on the data directory, whose log shows warnings and the audit alone.
     fn verb(&self, arguments: &[&str]) -> Run {
         let mut command = countersign();
-        command.args(arguments).arg("--data-dir").arg(self.data()).env("COUNTERSIGN_LOG__LEVEL", "warn");
+        command
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(self.data())
+            .env("COUNTERSIGN_LOG__LEVEL", "warn");
         run(command.current_dir(self.folder.path()))
     }
 
@@ -64,7 +70,8 @@ impl Site {
 
     fn names_in_data(&self) -> Vec<String> {
         let entries = fs::read_dir(self.data()).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -78,7 +85,8 @@ struct Created {
 }
 
 fn create(server: &Server, arguments: &[&str]) -> Created {
-    let created = server.cli(["session", "create", "--json"].iter().chain(arguments).copied()).json();
+    let created =
+        server.cli(["session", "create", "--json"].iter().chain(arguments).copied()).json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     Created {
         id: text(&created["session"]["session_id"]),
@@ -92,13 +100,15 @@ fn is_active(server: &Server, access: &str) -> bool {
 }
 
 fn is_live(server: &Server, session: &Created) -> bool {
-    server.cli(["session", "show", &session.id, "--json"]).json()["session"]["state"] == "SESSION_STATE_LIVE"
+    server.cli(["session", "show", &session.id, "--json"]).json()["session"]["state"]
+        == "SESSION_STATE_LIVE"
 }
 
 /// Refreshes, and returns whether the new access token is accepted.
 fn goes_on(server: &Server, session: &Created) -> bool {
     let refreshed = server.cli(["token", "refresh", &session.refresh, "--json"]);
-    refreshed.code == Some(0) && is_active(server, refreshed.json()["tokens"]["access_token"].as_str().unwrap())
+    refreshed.code == Some(0)
+        && is_active(server, refreshed.json()["tokens"]["access_token"].as_str().unwrap())
 }
 
 #[derive(QueryableByName)]
@@ -109,7 +119,9 @@ struct Count {
 
 fn count(database: &Path, rows: &str) -> i64 {
     let mut connection = SqliteConnection::establish(database.to_str().unwrap()).unwrap();
-    let count: Count = sql_query(format!("SELECT count(*) AS count FROM {rows}")).get_result(&mut connection).unwrap();
+    let count: Count = sql_query(format!("SELECT count(*) AS count FROM {rows}"))
+        .get_result(&mut connection)
+        .unwrap();
     count.count
 }
 
@@ -150,7 +162,10 @@ fn a_log_beside_another_file_than_its_own_refuses_the_start() {
             fs::copy(site.data().join(file), other.join(file)).unwrap();
         }
         let moved = Server::start(&other);
-        assert!(count(&other.join("countersign.db"), "sessions WHERE subject = 'bob'") >= 5, "{name}");
+        assert!(
+            count(&other.join("countersign.db"), "sessions WHERE subject = 'bob'") >= 5,
+            "{name}"
+        );
         moved.stop();
         fs::remove_dir_all(&other).unwrap();
 
@@ -197,15 +212,22 @@ fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
     assert!(said.contains("sessions that ended after the backup live again"), "{said}");
 
     let server = site.start();
-    assert!(!server.seen().iter().any(|line| line.contains("not the database file that was used here last")));
+    assert!(
+        !server
+            .seen()
+            .iter()
+            .any(|line| line.contains("not the database file that was used here last"))
+    );
     assert!(!is_active(&server, &before.access), "it was issued before the restore");
     assert!(is_live(&server, &before));
     assert!(goes_on(&server, &before));
     assert_eq!(server.cli(["session", "show", &after.id]).code, Some(1), "it is not in the backup");
-    let aside = site.names_in_data().into_iter().find(|name| name.contains(".before-restore-")).unwrap();
+    let aside =
+        site.names_in_data().into_iter().find(|name| name.contains(".before-restore-")).unwrap();
     assert!(said.contains(&aside), "{said}");
     assert_eq!(count(&site.data().join(aside), "sessions"), 2);
-    let audited = "audit WHERE action = 'database_restored' AND caller = 'countersign' AND note LIKE '%not known'";
+    let audited = "audit WHERE action = 'database_restored' AND caller = 'countersign' AND note \
+                   LIKE '%not known'";
     assert_eq!(count(&site.database(), audited), 1);
     assert!(count(&site.database(), "audit WHERE action = 'key_revoked'") >= 2);
 }
@@ -215,7 +237,8 @@ fn what_the_log_says_was_ended_is_ended_again() {
     let site = Site::new();
     let server = site.start();
     let [by_id, of_subject, of_tenant, reused] =
-        [&["alice"][..], &["bob"], &["carol", "--tenant", "acme"], &["dave"]].map(|of| create(&server, of));
+        [&["alice"][..], &["bob"], &["carol", "--tenant", "acme"], &["dave"]]
+            .map(|of| create(&server, of));
     let stays = create(&server, &["erin"]);
     // Older than the backup, in which this session is newer than its revocation.
     server.cli(["session", "revoke", "--subject", "frank"]).ok();
@@ -224,21 +247,28 @@ fn what_the_log_says_was_ended_is_ended_again() {
     let anew = create(&server, &["frank"]);
     let refresh_key = |server: &Server| {
         let keys = server.cli(["key", "list", "--json"]).json();
-        let is_active =
-            |key: &&Value| key["purpose"] == "KEY_PURPOSE_REFRESH_TOKEN" && key["state"] == "KEY_STATE_ACTIVE";
-        keys["keys"].as_array().unwrap().iter().find(is_active).unwrap()["kid"].as_str().unwrap().to_owned()
+        let is_active = |key: &&Value| {
+            key["purpose"] == "KEY_PURPOSE_REFRESH_TOKEN" && key["state"] == "KEY_STATE_ACTIVE"
+        };
+        keys["keys"].as_array().unwrap().iter().find(is_active).unwrap()["kid"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
     let key = refresh_key(&server);
     site.back_up();
 
-    server.cli(["session", "revoke", &by_id.id, "--reason", "compromised", "--note", "laptop stolen"]).ok();
+    server
+        .cli(["session", "revoke", &by_id.id, "--reason", "compromised", "--note", "laptop stolen"])
+        .ok();
     server.cli(["session", "revoke", "--subject", "bob"]).ok();
     server.cli(["session", "revoke", "--all-of-tenant", "acme"]).ok();
     server.cli(["session", "revoke", "--token", &reused.refresh]).ok();
     server.cli(["key", "revoke", &key]).ok();
     site.keep_log(server);
 
-    let said = site.verb(&["restore", "backup.db", "--revocations-from", "serve.log", "--json"]).json();
+    let said =
+        site.verb(&["restore", "backup.db", "--revocations-from", "serve.log", "--json"]).json();
     assert_eq!(said["ended_since_backup"], "from_log");
     assert_eq!(said["older_access_tokens"], "refused");
     assert_eq!(said["sessions_ended"], 4);
@@ -254,7 +284,13 @@ fn what_the_log_says_was_ended_is_ended_again() {
     assert_ne!(refresh_key(&server), key);
     let shown = server.cli(["session", "show", &by_id.id]).ok();
     assert!(shown.contains("laptop stolen") && shown.contains("compromised"), "{shown}");
-    assert_eq!(count(&site.database(), "audit WHERE action = 'session_revoked' AND caller = 'countersign'"), 2);
+    assert_eq!(
+        count(
+            &site.database(),
+            "audit WHERE action = 'session_revoked' AND caller = 'countersign'"
+        ),
+        2
+    );
 }
 
 #[test]
@@ -266,9 +302,13 @@ fn older_tokens_are_accepted_if_asked_for_and_those_of_revoked_sessions_only_wit
     server.cli(["session", "revoke", &revoked.id]).ok();
     site.keep_log(server);
     for (log, comes_back) in [(&["--revocations-from", "serve.log"][..], false), (&[], true)] {
-        let said = site.verb(&[&["restore", "backup.db", "--accept-older-tokens"], log].concat()).ok();
-        let says =
-            if comes_back { "accepted, also those revoked since" } else { "except those of sessions that the log" };
+        let said =
+            site.verb(&[&["restore", "backup.db", "--accept-older-tokens"], log].concat()).ok();
+        let says = if comes_back {
+            "accepted, also those revoked since"
+        } else {
+            "except those of sessions that the log"
+        };
         assert!(said.contains(says), "{said}");
         let server = site.start();
         assert!(is_active(&server, &stays.access));
@@ -305,12 +345,20 @@ fn sessions_that_came_and_ended_after_the_backup_are_stopped_also_if_older_token
     create(&server, &["alice"]);
     site.back_up();
     let [by_id, of_subject, of_tenant, stays] =
-        [&["bob"][..], &["carol"], &["dave", "--tenant", "acme"], &["erin"]].map(|of| create(&server, of));
+        [&["bob"][..], &["carol"], &["dave", "--tenant", "acme"], &["erin"]]
+            .map(|of| create(&server, of));
     server.cli(["session", "revoke", &by_id.id]).ok();
     server.cli(["session", "revoke", "--subject", "carol"]).ok();
     server.cli(["session", "revoke", "--all-of-tenant", "acme"]).ok();
     site.keep_log(server);
-    site.verb(&["restore", "backup.db", "--accept-older-tokens", "--revocations-from", "serve.log"]).ok();
+    site.verb(&[
+        "restore",
+        "backup.db",
+        "--accept-older-tokens",
+        "--revocations-from",
+        "serve.log",
+    ])
+    .ok();
     let server = site.start();
     for ended in [&by_id, &of_subject, &of_tenant] {
         assert!(!is_active(&server, &ended.access));
@@ -332,7 +380,8 @@ fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
     // Without the lines about its keys, which stop the tokens by themselves.
     let lines = first.stderr.lines().filter(|line| line.contains("database_restored"));
     fs::write(site.path("restore.log"), lines.collect::<Vec<_>>().join("\n")).unwrap();
-    let arguments = ["restore", "backup.db", "--accept-older-tokens", "--revocations-from", "restore.log"];
+    let arguments =
+        ["restore", "backup.db", "--accept-older-tokens", "--revocations-from", "restore.log"];
     site.verb(&arguments).ok();
     let server = site.start();
     assert!(!is_live(&server, &session));
@@ -358,8 +407,16 @@ fn a_backup_that_is_not_good_changes_nothing() {
         fs::set_permissions(site.path("backup.db"), Permissions::from_mode(0o600)).unwrap();
     };
     refuse("gone", &|backup| fs::remove_file(backup).unwrap(), "backup.db: No such file");
-    refuse("cut", &|backup| fs::write(backup, &good[..good.len() / 2]).unwrap(), "backup.db is damaged");
-    refuse("foreign", &|backup| fs::write(backup, "text of another program, long enough").unwrap(), "backup.db");
+    refuse(
+        "cut",
+        &|backup| fs::write(backup, &good[..good.len() / 2]).unwrap(),
+        "backup.db is damaged",
+    );
+    refuse(
+        "foreign",
+        &|backup| fs::write(backup, "text of another program, long enough").unwrap(),
+        "backup.db",
+    );
     refuse("empty", &|backup| fs::write(backup, "").unwrap(), "backup.db is an empty database");
     let with_log = |backup: &Path| fs::write(backup.with_extension("db-wal"), [1; 64]).unwrap();
     refuse("with a log", &with_log, "has a log beside it");
@@ -372,7 +429,8 @@ fn a_backup_that_is_not_good_changes_nothing() {
     refuse("newer", &newer, "schema of a newer countersign");
     let master = site.data().join("master.key");
     let key = fs::read(&master).unwrap();
-    let other_key = |_: &Path| fs::write(&master, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
+    let other_key =
+        |_: &Path| fs::write(&master, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
     refuse("of another master key", &other_key, "master key");
     fs::write(&master, key).unwrap();
     let log = site.path("serve.log");
@@ -399,9 +457,15 @@ fn a_restore_that_is_killed_loses_nothing() {
         fs::remove_dir_all(site.data()).unwrap();
         copy_folder(&whole, &site.data());
         let mut command = countersign();
-        command.args(["restore", "backup.db", "--data-dir"]).arg(site.data()).current_dir(site.folder.path());
-        let mut restore =
-            command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
+        command
+            .args(["restore", "backup.db", "--data-dir"])
+            .arg(site.data())
+            .current_dir(site.folder.path());
+        let mut restore = command
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         thread::sleep(Duration::from_millis(15 * round));
         let _ = restore.kill();
         restore.wait().unwrap();
@@ -412,11 +476,16 @@ fn a_restore_that_is_killed_loses_nothing() {
         if server.listens() && server.comes("serving").is_some() {
             let listed = server.cli(["session", "list", "--subject", "bob", "--json"]).json();
             let has_bob = !listed["sessions"].as_array().is_none_or(Vec::is_empty);
-            let has_aside = site.names_in_data().iter().any(|name| name.contains(".before-restore-"));
+            let has_aside =
+                site.names_in_data().iter().any(|name| name.contains(".before-restore-"));
             assert!(has_bob || has_aside, "round {round}: {:?}", site.names_in_data());
             server.stop();
         } else {
-            assert!(server.seen().last().unwrap().contains("countersign restore"), "{:?}", server.seen());
+            assert!(
+                server.seen().last().unwrap().contains("countersign restore"),
+                "{:?}",
+                server.seen()
+            );
         }
         site.verb(&["restore", "backup.db"]).ok();
         let server = site.start();
@@ -443,7 +512,9 @@ fn a_restore_that_was_interrupted_is_ended_by_the_next_one_also_through_a_link()
     fs::rename(&file, elsewhere.join("sessions.db.before-restore-1")).unwrap();
     fs::copy(site.path("backup.db"), &ready).unwrap();
 
-    let refused = |verb: &mut Command| refuses(verb, &elsewhere, &["a restore was interrupted", "run the same"]);
+    let refused = |verb: &mut Command| {
+        refuses(verb, &elsewhere, &["a restore was interrupted", "run the same"])
+    };
     refused(&mut serve(&site.data()));
     refused(countersign().args(["sweep", "--data-dir"]).arg(site.data()));
     refused(countersign().args(["backup", "other.db", "--data-dir"]).arg(site.data()));
@@ -499,11 +570,15 @@ fn a_backup_is_known_by_its_true_name_and_its_rights_are_judged() {
     }
     // Its log lies beside the file, and not beside the link.
     fs::write(site.path("backup.db-wal"), [1; 64]).unwrap();
-    assert!(site.verb(&["restore", "links/soft.db"]).error(2).contains("backup.db has a log beside it"));
+    assert!(
+        site.verb(&["restore", "links/soft.db"]).error(2).contains("backup.db has a log beside it")
+    );
     fs::remove_file(site.path("backup.db-wal")).unwrap();
     // A second name of the database is the database.
     fs::hard_link(site.database(), site.path("links/database.db")).unwrap();
-    assert!(site.verb(&["restore", "links/database.db"]).error(2).contains("is the database itself"));
+    assert!(
+        site.verb(&["restore", "links/database.db"]).error(2).contains("is the database itself")
+    );
     fs::remove_file(site.path("links/database.db")).unwrap();
 
     fs::set_permissions(&backup, Permissions::from_mode(0o660)).unwrap();
@@ -521,7 +596,11 @@ fn a_copy_that_was_put_in_place_by_hand_is_told_from_the_database() {
     let server = site.start();
     create(&server, &["alice"]);
     fs::write(site.path("backup.db.partial"), "of another backup").unwrap();
-    assert!(site.verb(&["backup", "backup.db"]).error(2).contains("backup.db.partial exists: another backup"));
+    assert!(
+        site.verb(&["backup", "backup.db"])
+            .error(2)
+            .contains("backup.db.partial exists: another backup")
+    );
     fs::remove_file(site.path("backup.db.partial")).unwrap();
     site.back_up();
     assert!(!site.path("backup.db.partial").exists());
@@ -531,7 +610,10 @@ fn a_copy_that_was_put_in_place_by_hand_is_told_from_the_database() {
     fs::copy(site.path("backup.db"), site.database()).unwrap();
     let told = |server: &mut Server| {
         server.await_serving();
-        server.log().iter().any(|line| line.contains("is a copy that was made by `countersign backup`"))
+        server
+            .log()
+            .iter()
+            .any(|line| line.contains("is a copy that was made by `countersign backup`"))
     };
     assert!(told(&mut Server::spawn(&mut serve(&site.data()))));
     site.verb(&["restore", "backup.db"]).ok();
@@ -549,7 +631,9 @@ fn a_restore_can_be_undone() {
     let later = create(&server, &["bob"]);
     server.kill();
     site.verb(&["restore", "backup.db"]).ok();
-    let aside = |name: &String| name.contains(".before-restore-") && !name.ends_with("-wal") && !name.ends_with("-shm");
+    let aside = |name: &String| {
+        name.contains(".before-restore-") && !name.ends_with("-wal") && !name.ends_with("-shm")
+    };
     let aside = site.data().join(site.names_in_data().into_iter().find(aside).unwrap());
     let error = site.verb(&["restore", aside.to_str().unwrap()]);
     assert!(error.error(2).contains("has a log beside it"));

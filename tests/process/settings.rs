@@ -1,4 +1,5 @@
-//! Flags over environment over file over defaults, and `config check` and `config print`, which say what `serve` would do.
+//! Flags over environment over file over defaults, and `config check` and `config print`, which say
+//! what `serve` would do.
 
 use std::{fs, path::Path};
 
@@ -9,15 +10,23 @@ use crate::support::{Server, countersign, run, serve};
 /// The settings in force with this file, these variables and these flags.
 fn in_force(file: &Path, variables: &[(&str, &str)], flags: &[&str]) -> Value {
     let mut command = countersign();
-    run(command.args(["config", "print", "--json", "--config"]).arg(file).args(flags).envs(variables.iter().copied()))
-        .json()
+    run(command
+        .args(["config", "print", "--json", "--config"])
+        .arg(file)
+        .args(flags)
+        .envs(variables.iter().copied()))
+    .json()
 }
 
 #[test]
 fn flags_win_over_environment_over_file_over_defaults() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.toml");
-    fs::write(&file, "listen = '127.0.0.1:1'\ndata_dir = '/file'\ninsecure = true\n[tokens]\nleeway = '1s'").unwrap();
+    fs::write(
+        &file,
+        "listen = '127.0.0.1:1'\ndata_dir = '/file'\ninsecure = true\n[tokens]\nleeway = '1s'",
+    )
+    .unwrap();
     let variables = [
         ("COUNTERSIGN_LISTEN", "127.0.0.1:2"),
         ("COUNTERSIGN_DATA_DIR", "/environment"),
@@ -26,19 +35,32 @@ fn flags_win_over_environment_over_file_over_defaults() {
     ];
 
     let defaults = run(countersign().args(["config", "print", "--json"])).json();
-    assert_eq!([&defaults["listen"], &defaults["data_dir"]], ["127.0.0.1:50051", "countersign-data"]);
+    assert_eq!(
+        [&defaults["listen"], &defaults["data_dir"]],
+        ["127.0.0.1:50051", "countersign-data"]
+    );
 
     let config = in_force(&file, &[], &[]);
     assert_eq!([&config["listen"], &config["data_dir"]], ["127.0.0.1:1", "/file"]);
-    assert_eq!([&config["tokens"]["leeway"], &config["policies"]["default"]["access_token_ttl"]], ["1s", "10m"]);
+    assert_eq!(
+        [&config["tokens"]["leeway"], &config["policies"]["default"]["access_token_ttl"]],
+        ["1s", "10m"]
+    );
     assert_eq!(config["insecure"], true);
 
     let config = in_force(&file, &variables, &[]);
     assert_eq!([&config["listen"], &config["data_dir"]], ["127.0.0.1:2", "/environment"]);
-    assert_eq!([&config["tokens"]["leeway"], &config["policies"]["default"]["access_token_ttl"]], ["2s", "7m"]);
+    assert_eq!(
+        [&config["tokens"]["leeway"], &config["policies"]["default"]["access_token_ttl"]],
+        ["2s", "7m"]
+    );
     assert_eq!(config["insecure"], true, "what is not said elsewhere comes from the file");
 
-    let config = in_force(&file, &variables, &["--listen", "127.0.0.1:3", "--database-url", "sqlite:///flag.db"]);
+    let config = in_force(
+        &file,
+        &variables,
+        &["--listen", "127.0.0.1:3", "--database-url", "sqlite:///flag.db"],
+    );
     assert_eq!([&config["listen"], &config["data_dir"]], ["127.0.0.1:3", "/environment"]);
     assert_eq!([&config["database_url"], &config["tokens"]["leeway"]], ["sqlite:///flag.db", "2s"]);
 }
@@ -48,7 +70,9 @@ fn the_file_may_be_named_by_the_environment() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.toml");
     fs::write(&file, "issuer = 'https://auth.example'").unwrap();
-    let config = run(countersign().args(["config", "print", "--json"]).env("COUNTERSIGN_CONFIG", &file)).json();
+    let config =
+        run(countersign().args(["config", "print", "--json"]).env("COUNTERSIGN_CONFIG", &file))
+            .json();
     assert_eq!(config["issuer"], "https://auth.example");
 }
 
@@ -77,7 +101,10 @@ fn the_http_side_is_where_it_is_told_to_be_or_nowhere() {
     fs::write(&file, "http_listen = '127.0.0.1:1'").unwrap();
     let environment = [("COUNTERSIGN_HTTP_LISTEN", "127.0.0.1:2")];
     assert_eq!(in_force(&file, &environment, &[])["http_listen"], "127.0.0.1:2");
-    assert_eq!(in_force(&file, &environment, &["--http-listen", "127.0.0.1:3"])["http_listen"], "127.0.0.1:3");
+    assert_eq!(
+        in_force(&file, &environment, &["--http-listen", "127.0.0.1:3"])["http_listen"],
+        "127.0.0.1:3"
+    );
 
     let data = folder.path().join("data");
     Server::launch(serve(&data).args(["--http-listen", ""])).cli(["health"]).ok();
@@ -106,7 +133,8 @@ fn config_check_says_what_serve_would_do() {
         ("COUNTERSIGN_CONFIG", "/nowhere/countersign.toml"),
     ] {
         let checked = run(check().env(name, value));
-        let served = run(countersign().args(["serve", "--data-dir"]).arg(folder.path()).env(name, value));
+        let served =
+            run(countersign().args(["serve", "--data-dir"]).arg(folder.path()).env(name, value));
         assert_eq!(checked.error(2), served.error(2), "{name}={value}");
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is opened");
@@ -118,11 +146,13 @@ fn what_config_prints_can_be_loaded_and_prints_the_same() {
     let (first, second) = (folder.path().join("first.toml"), folder.path().join("second.toml"));
     fs::write(
         &first,
-        "issuer = 'https://auth.example'\n[policies.short]\naccess_token_ttl = '90s'\n\
-         [tenants.acme]\npolicy = 'short'\naudiences = ['https://api.example']\n[sweeper]\nschedule = '*/5 * * * *'",
+        "issuer = 'https://auth.example'\n[policies.short]\naccess_token_ttl = \
+         '90s'\n[tenants.acme]\npolicy = 'short'\naudiences = \
+         ['https://api.example']\n[sweeper]\nschedule = '*/5 * * * *'",
     )
     .unwrap();
-    let print = |file: &Path| run(countersign().args(["config", "print", "--config"]).arg(file)).ok();
+    let print =
+        |file: &Path| run(countersign().args(["config", "print", "--config"]).arg(file)).ok();
     let printed = print(&first);
     fs::write(&second, &printed).unwrap();
     assert_eq!(print(&second), printed);
@@ -132,17 +162,25 @@ fn what_config_prints_can_be_loaded_and_prints_the_same() {
 
 /// A file means the same wherever the service is started.
 #[test]
-fn relative_paths_start_from_the_file_and_those_of_flags_and_variables_from_the_working_directory() {
+fn relative_paths_start_from_the_file_and_those_of_flags_and_variables_from_the_working_directory()
+{
     let folder = tempfile::tempdir().unwrap();
     let sub = folder.path().join("etc");
     fs::create_dir(&sub).unwrap();
-    fs::write(sub.join("c.toml"), "data_dir = 'data'\ndatabase_url = 'sqlite://s.db'\n[keys]\nmaster_key_file = 'm'")
-        .unwrap();
-    let print = |config: &str, working_directory: &Path, flags: &[&str], variables: &[(&str, &str)]| {
-        let mut command = countersign();
-        command.args(["config", "print", "--json", "--config", config]).args(flags).envs(variables.iter().copied());
-        run(command.current_dir(working_directory)).json()
-    };
+    fs::write(
+        sub.join("c.toml"),
+        "data_dir = 'data'\ndatabase_url = 'sqlite://s.db'\n[keys]\nmaster_key_file = 'm'",
+    )
+    .unwrap();
+    let print =
+        |config: &str, working_directory: &Path, flags: &[&str], variables: &[(&str, &str)]| {
+            let mut command = countersign();
+            command
+                .args(["config", "print", "--json", "--config", config])
+                .args(flags)
+                .envs(variables.iter().copied());
+            run(command.current_dir(working_directory)).json()
+        };
     let path = |name: &str| sub.join(name).display().to_string();
     for (config, working_directory) in
         [("etc/c.toml", folder.path()), ("c.toml", &sub), (&path("c.toml"), Path::new("/"))]
@@ -158,7 +196,9 @@ fn relative_paths_start_from_the_file_and_those_of_flags_and_variables_from_the_
 
     // A service does what is printed.
     let mut command = countersign();
-    command.args(["serve", "--listen", "127.0.0.1:0", "--config", "etc/c.toml"]).current_dir(folder.path());
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--config", "etc/c.toml"])
+        .current_dir(folder.path());
     fs::write(sub.join("c.toml"), "data_dir = 'data'").unwrap();
     Server::launch(command.env(crate::support::GRACE, "0s")).stop();
     assert!(sub.join("data/countersign.db").exists() && sub.join("data/master.key").exists());
@@ -169,8 +209,9 @@ fn what_follows_from_a_setting_follows_it_after_it_was_printed_too() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     let printed = run(countersign().args(["config", "print", "--data-dir", "/a"])).ok();
-    let changed =
-        printed.replace("\"/a\"", "\"/b\"").replace("issuer = \"http://127.0.0.1:8080\"", "issuer = \"https://b\"");
+    let changed = printed
+        .replace("\"/a\"", "\"/b\"")
+        .replace("issuer = \"http://127.0.0.1:8080\"", "issuer = \"https://b\"");
     assert_ne!(printed, changed);
     fs::write(&file, changed).unwrap();
     let config = in_force(&file, &[], &[]);
@@ -187,9 +228,13 @@ fn no_secret_is_printed() {
     let print = run(countersign().args(["config", "print", "--data-dir"]).arg(folder.path())).ok();
     assert!(print.contains("master.key") && !print.contains(key.trim()), "{print}");
 
-    let with_password = [("COUNTERSIGN_DATABASE_URL", "postgres://user:hidden@127.0.0.1:1/database")];
+    let with_password =
+        [("COUNTERSIGN_DATABASE_URL", "postgres://user:hidden@127.0.0.1:1/database")];
     let print = run(countersign().args(["config", "print"]).envs(with_password)).ok();
-    assert!(print.contains("postgres://user@127.0.0.1:1/database") && !print.contains("hidden"), "{print}");
+    assert!(
+        print.contains("postgres://user@127.0.0.1:1/database") && !print.contains("hidden"),
+        "{print}"
+    );
     let at_once = ("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
     let refused = run(serve(folder.path()).envs(with_password).envs([at_once]));
     assert_eq!(refused.code, Some(2), "nobody listens there");
@@ -208,6 +253,9 @@ fn no_secret_is_printed() {
     }
     for wrong in ["mysql://user:hidden@host/database", "postgres://user:hid@den@host/database"] {
         let refused = run(serve(folder.path()).envs([("COUNTERSIGN_DATABASE_URL", wrong)]));
-        assert!(refused.error(2).contains("database_url") && !refused.stderr.contains("hid"), "{refused:?}");
+        assert!(
+            refused.error(2).contains("database_url") && !refused.stderr.contains("hid"),
+            "{refused:?}"
+        );
     }
 }

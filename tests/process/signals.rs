@@ -2,7 +2,8 @@
 
 use tonic::{Streaming, transport::Channel};
 use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
 };
 
 use crate::support::{GRACE, Server, serve};
@@ -26,8 +27,13 @@ fn the_first_signal_ends_an_idle_service_in_good_order() {
         assert_eq!(server.line("stopping")["signal"], format!("SIG{signal}"));
         server.line("stopped");
         assert_eq!(server.exit().code(), Some(0));
-        let leftovers = ["countersign.db-wal", "countersign.db-shm"].map(|name| folder.path().join(name).exists());
-        assert_eq!(leftovers, [false, false], "the database is closed: a copy of its file is a whole backup");
+        let leftovers = ["countersign.db-wal", "countersign.db-shm"]
+            .map(|name| folder.path().join(name).exists());
+        assert_eq!(
+            leftovers,
+            [false, false],
+            "the database is closed: a copy of its file is a whole backup"
+        );
     }
 }
 

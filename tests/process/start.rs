@@ -1,4 +1,5 @@
-//! Starts that must fail: exit code 2, one line that names the thing and the way out, and nothing changed on disk.
+//! Starts that must fail: exit code 2, one line that names the thing and the way out, and nothing
+//! changed on disk.
 
 use std::{
     collections::BTreeMap,
@@ -46,8 +47,13 @@ pub fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
     }
     assert_eq!(run.stdout, "");
     let after = snapshot(folder);
-    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>(), "files came or went");
-    let changed: Vec<_> = before.iter().filter(|(path, file)| after[*path] != **file).map(|(path, _)| path).collect();
+    assert_eq!(
+        before.keys().collect::<Vec<_>>(),
+        after.keys().collect::<Vec<_>>(),
+        "files came or went"
+    );
+    let changed: Vec<_> =
+        before.iter().filter(|(path, file)| after[*path] != **file).map(|(path, _)| path).collect();
     assert!(changed.is_empty(), "{changed:?} changed");
 }
 
@@ -59,7 +65,8 @@ pub async fn used(sessions: usize) -> TempDir {
     let creations = (0..sessions).map(|number| {
         let mut client = client.clone();
         async move {
-            let request = CreateSessionRequest { subject: format!("subject {number}"), ..Default::default() };
+            let request =
+                CreateSessionRequest { subject: format!("subject {number}"), ..Default::default() };
             client.create_session(request).await.unwrap()
         }
     });
@@ -74,7 +81,9 @@ async fn a_directory_in_use_is_refused_and_its_owner_keeps_serving() {
     let folder = tempfile::tempdir().unwrap();
     // Without sweeps and without the table of the audit, which would change the file.
     let mut command = serve(folder.path());
-    command.env("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 30 2 *").env("COUNTERSIGN_AUDIT__TABLE", "false");
+    command
+        .env("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 30 2 *")
+        .env("COUNTERSIGN_AUDIT__TABLE", "false");
     let server = Server::launch(&mut command);
     server.cli(["session", "create", "alice"]).ok();
     refuses(
@@ -91,7 +100,11 @@ fn a_file_that_is_no_database_is_refused() {
     let file = folder.path().join("countersign.db");
     fs::write(&file, b"no database ".repeat(1000)).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-    refuses(&mut serve(folder.path()), folder.path(), &["countersign.db is damaged", "restore it from a backup"]);
+    refuses(
+        &mut serve(folder.path()),
+        folder.path(),
+        &["countersign.db is damaged", "restore it from a backup"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,7 +161,11 @@ async fn a_database_cut_short_is_refused() {
     let path = folder.path().join("countersign.db");
     let content = fs::read(&path).unwrap();
     fs::write(&path, &content[..content.len() / 2]).unwrap();
-    refuses(&mut serve(folder.path()), folder.path(), &["countersign.db is damaged", "restore it from a backup"]);
+    refuses(
+        &mut serve(folder.path()),
+        folder.path(),
+        &["countersign.db is damaged", "restore it from a backup"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -181,18 +198,27 @@ async fn a_database_of_a_newer_version_is_refused() {
     let folder = used(1).await;
     let path = folder.path().join("countersign.db");
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    sql_query("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')").execute(&mut connection).unwrap();
+    sql_query("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')")
+        .execute(&mut connection)
+        .unwrap();
     drop(connection);
-    refuses(&mut serve(folder.path()), folder.path(), &["countersign.db", "newer countersign (migration 9999)", "run"]);
+    refuses(
+        &mut serve(folder.path()),
+        folder.path(),
+        &["countersign.db", "newer countersign (migration 9999)", "run"],
+    );
 }
 
 #[test]
 fn a_directory_that_may_not_be_written_is_refused() {
-    // Root may write everywhere, so the child is somebody else, who needs a binary that he may read.
+    // Root may write everywhere, so the child is somebody else, who needs a binary that he may
+    // read.
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("countersign");
-    // By another process: had this one the file open for writing while a test beside forks, it could not be executed.
-    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_countersign")).arg(&binary).status().unwrap();
+    // By another process: had this one the file open for writing while a test beside forks, it
+    // could not be executed.
+    let copied =
+        Command::new("cp").arg(env!("CARGO_BIN_EXE_countersign")).arg(&binary).status().unwrap();
     assert!(copied.success());
     fs::set_permissions(&binary, Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
@@ -223,11 +249,17 @@ fn a_port_in_use_is_refused_before_anything_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for (flag, setting) in [("--listen", "(setting listen)"), ("--http-listen", "(setting http_listen)")] {
+    for (flag, setting) in
+        [("--listen", "(setting listen)"), ("--http-listen", "(setting http_listen)")]
+    {
         let mut command = countersign();
         command.env("COUNTERSIGN_LISTEN", "127.0.0.1:0");
         command.args(["serve", flag, &address, "--data-dir"]).arg(folder.path().join("data"));
-        refuses(&mut command, folder.path(), &[&format!("cannot listen on {address}"), "in use", setting]);
+        refuses(
+            &mut command,
+            folder.path(),
+            &[&format!("cannot listen on {address}"), "in use", setting],
+        );
     }
 }
 
@@ -236,13 +268,21 @@ fn wrong_settings_are_refused_before_anything_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let file = folder.path().join("countersign.toml");
-    let flag = |flags: &[&str], says: &[&str]| refuses(serve(&data).args(flags), folder.path(), says);
+    let flag =
+        |flags: &[&str], says: &[&str]| refuses(serve(&data).args(flags), folder.path(), says);
     flag(&["--config", "/nowhere/c.toml"], &["configuration file /nowhere/c.toml", "No such file"]);
-    flag(&["--database-url", "mysql://u:hidden@h/d"], &["setting database_url", "use sqlite://PATH"]);
+    flag(
+        &["--database-url", "mysql://u:hidden@h/d"],
+        &["setting database_url", "use sqlite://PATH"],
+    );
 
     let listen = |address: &str, says: &[&str]| {
         let mut command = countersign();
-        refuses(command.args(["serve", "--listen", address, "--data-dir"]).arg(&data), folder.path(), says);
+        refuses(
+            command.args(["serve", "--listen", address, "--data-dir"]).arg(&data),
+            folder.path(),
+            says,
+        );
     };
     listen("0.0.0.0:0", &["setting listen", "0.0.0.0:0", "127.0.0.1", "--insecure"]);
     listen("[::]:0", &["setting listen", "--insecure"]);
@@ -251,16 +291,36 @@ fn wrong_settings_are_refused_before_anything_is_made() {
     let variable = |name: &str, value: &str, says: &[&str]| {
         refuses(serve(&data).env(name, value), folder.path(), says);
     };
-    variable("COUNTERSIGN_TOKENS__LEWAY", "3s", &["COUNTERSIGN_TOKENS__LEWAY", "did you mean leeway?"]);
-    variable("COUNTERSIGN_TOKENS__LEEWAY", "soon", &["COUNTERSIGN_TOKENS__LEEWAY", "tokens.leeway", "\"soon\""]);
+    variable(
+        "COUNTERSIGN_TOKENS__LEWAY",
+        "3s",
+        &["COUNTERSIGN_TOKENS__LEWAY", "did you mean leeway?"],
+    );
+    variable(
+        "COUNTERSIGN_TOKENS__LEEWAY",
+        "soon",
+        &["COUNTERSIGN_TOKENS__LEEWAY", "tokens.leeway", "\"soon\""],
+    );
     variable("COUNTERSIGN_TOKENS__LEEWAY", "2h", &["tokens.leeway", "at most 1m"]);
-    variable("COUNTERSIGN_TLS", "[\"c.pem\",\"c.key\"]", &["COUNTERSIGN_TLS", "setting tls", "must be a section"]);
-    variable("COUNTERSIGN_REFLECTION", "1", &["COUNTERSIGN_REFLECTION", "setting reflection", "auto, on, off"]);
+    variable(
+        "COUNTERSIGN_TLS",
+        "[\"c.pem\",\"c.key\"]",
+        &["COUNTERSIGN_TLS", "setting tls", "must be a section"],
+    );
+    variable(
+        "COUNTERSIGN_REFLECTION",
+        "1",
+        &["COUNTERSIGN_REFLECTION", "setting reflection", "auto, on, off"],
+    );
     variable("COUNTERSIGN_LOG__LEVEL", "!!", &["setting log.level", "\"!!\"", "info"]);
 
     let content = |content: &str, says: &[&str]| {
         fs::write(&file, content).unwrap();
-        refuses(serve(&data).arg("--config").arg(&file), folder.path(), &[says, &[file.to_str().unwrap()]].concat());
+        refuses(
+            serve(&data).arg("--config").arg(&file),
+            folder.path(),
+            &[says, &[file.to_str().unwrap()]].concat(),
+        );
     };
     content("isuer = 'x'", &["unknown setting isuer", "did you mean issuer?"]);
     content("[log]\nformat = 'xml'", &["setting log.format", "auto, text, json"]);
@@ -274,7 +334,8 @@ fn an_unknown_flag_is_refused_with_the_nearest_known_one() {
     assert!(run.stderr.contains("--data-dri") && run.stderr.contains("--data-dir"), "{run:?}");
 }
 
-/// After a crash the log of the database lies beside it; whoever refuses to start must leave that as it is, too.
+/// After a crash the log of the database lies beside it; whoever refuses to start must leave that
+/// as it is, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_start_after_a_crash_leaves_the_log_of_the_database_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
@@ -295,17 +356,35 @@ async fn a_master_key_file_that_a_setting_names_is_never_made() {
     for folder in [new.path(), old.path()] {
         let data = if folder == new.path() { folder.join("data") } else { folder.to_owned() };
         for path in ["other.key".to_owned(), folder.join("other.key").display().to_string()] {
-            let says = ["setting keys.master_key_file: ", &path, "does not exist", "openssl rand -base64 32"];
+            let says = [
+                "setting keys.master_key_file: ",
+                &path,
+                "does not exist",
+                "openssl rand -base64 32",
+            ];
             refuses(serve(&data).current_dir(folder).env(SETTING, &path), folder, &says);
         }
         let mut check = countersign();
-        check.args(["config", "check", "--data-dir"]).arg(&data).env(SETTING, "other.key").current_dir(folder);
+        check
+            .args(["config", "check", "--data-dir"])
+            .arg(&data)
+            .env(SETTING, "other.key")
+            .current_dir(folder);
         refuses(&mut check, folder, &["setting keys.master_key_file: other.key does not exist"]);
     }
     for args in [&["sweep"][..], &["key", "reseal"]] {
         let mut command = countersign();
-        command.args(args).arg("--data-dir").arg(old.path()).env(SETTING, "other.key").current_dir(old.path());
-        refuses(&mut command, old.path(), &["setting keys.master_key_file: other.key does not exist"]);
+        command
+            .args(args)
+            .arg("--data-dir")
+            .arg(old.path())
+            .env(SETTING, "other.key")
+            .current_dir(old.path());
+        refuses(
+            &mut command,
+            old.path(),
+            &["setting keys.master_key_file: other.key does not exist"],
+        );
     }
     // One that is there is used, from the working directory.
     fs::rename(old.path().join("master.key"), old.path().join("other.key")).unwrap();

@@ -1,4 +1,5 @@
-//! TLS and callers as operators meet them: start rules, certificates, and changes while the service runs.
+//! TLS and callers as operators meet them: start rules, certificates, and changes while the service
+//! runs.
 
 use std::{
     fs::{self, Permissions},
@@ -11,7 +12,10 @@ use std::{
 };
 
 use countersign::proto::{GetJwksRequest, key_service_client::KeyServiceClient};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, IsCa, KeyPair,
+    SanType,
+};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -49,8 +53,9 @@ impl Site {
     fn configure(&self, tls: &str, rest: &str) {
         let folder = self.folder.path().display();
         let text = format!(
-            "data_dir = '{folder}/data'\nlisten = '0.0.0.0:0'\nhttp_listen = '127.0.0.1:0'\n[tls]\n\
-             certificate_file = '{folder}/server.pem'\nprivate_key_file = '{folder}/server.key'\n{tls}\n{rest}"
+            "data_dir = '{folder}/data'\nlisten = '0.0.0.0:0'\nhttp_listen = \
+             '127.0.0.1:0'\n[tls]\ncertificate_file = '{folder}/server.pem'\nprivate_key_file = \
+             '{folder}/server.key'\n{tls}\n{rest}"
         );
         let new = self.path("new.toml");
         fs::write(&new, text).unwrap();
@@ -67,28 +72,42 @@ impl Site {
     /// Runs a verb against a server, with these variables.
     fn cli(&self, server: &Server, args: &[&str], variables: &[(&str, &str)]) -> Run {
         let mut command = countersign();
-        command.args(args).env("COUNTERSIGN_SERVER", format!("https://localhost:{}", server.address().port()));
+        command
+            .args(args)
+            .env("COUNTERSIGN_SERVER", format!("https://localhost:{}", server.address().port()));
         run(command.env("COUNTERSIGN_CA_FILE", self.path("ca.pem")).envs(variables.iter().copied()))
     }
 
     /// Lets the command line show a certificate.
     fn showing(&self, name: &str) -> [(&'static str, String); 2] {
         let path = |end: &str| self.path(&format!("{name}.{end}")).display().to_string();
-        [("COUNTERSIGN_CLIENT_CERTIFICATE_FILE", path("pem")), ("COUNTERSIGN_CLIENT_KEY_FILE", path("key"))]
+        [
+            ("COUNTERSIGN_CLIENT_CERTIFICATE_FILE", path("pem")),
+            ("COUNTERSIGN_CLIENT_KEY_FILE", path("key")),
+        ]
     }
 
     async fn channel(&self, server: &Server) -> Channel {
         let ca = Certificate::from_pem(fs::read(self.path("ca.pem")).unwrap());
-        let endpoint = Endpoint::from_shared(format!("https://localhost:{}", server.address().port())).unwrap();
-        endpoint.tls_config(ClientTlsConfig::new().ca_certificate(ca)).unwrap().connect().await.unwrap()
+        let endpoint =
+            Endpoint::from_shared(format!("https://localhost:{}", server.address().port()))
+                .unwrap();
+        endpoint
+            .tls_config(ClientTlsConfig::new().ca_certificate(ca))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
     }
 }
 
 /// Makes a caller by the command line: the key, and the lines for the configuration.
 fn new_caller(args: &[&str]) -> (String, String) {
     let made = run(countersign().args(["caller", "new"]).args(args)).ok();
-    let key = made.lines().find(|line| line.starts_with("cs_ck_")).expect("it prints a key").to_owned();
-    let stanza = &made[made.find("[[callers]]").expect("it prints the lines for the configuration")..];
+    let key =
+        made.lines().find(|line| line.starts_with("cs_ck_")).expect("it prints a key").to_owned();
+    let stanza =
+        &made[made.find("[[callers]]").expect("it prints the lines for the configuration")..];
     (key, stanza.to_owned())
 }
 
@@ -115,12 +134,15 @@ fn handshake_showing(
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(site.path("ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let builder = builder.with_root_certificates(roots);
     let mut config = match certificate {
         None => builder.with_no_client_auth(),
         Some(name) => {
-            let chain = vec![CertificateDer::from_pem_file(site.path(&format!("{name}.pem"))).unwrap()];
+            let chain =
+                vec![CertificateDer::from_pem_file(site.path(&format!("{name}.pem"))).unwrap()];
             let key = PrivateKeyDer::from_pem_file(site.path(&format!("{name}.key"))).unwrap();
             builder.with_client_auth_cert(chain, key).unwrap()
         }
@@ -148,14 +170,22 @@ fn with_tls_and_callers_it_takes_calls_from_everywhere_from_those_it_knows() {
     let file = site.path("api.key");
     fs::write(&file, format!("{key}\n")).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    let session = site.cli(&server, &create, &[("COUNTERSIGN_API_KEY_FILE", file.to_str().unwrap())]).json();
+    let session =
+        site.cli(&server, &create, &[("COUNTERSIGN_API_KEY_FILE", file.to_str().unwrap())]).json();
     let id = session["session"]["session_id"].as_str().unwrap();
     let denied = site.cli(&server, &["session", "revoke", id], &[("COUNTERSIGN_API_KEY", &key)]);
-    assert!(denied.error(1).contains("login") && denied.error(1).ends_with("(CALLER_NOT_ALLOWED)"), "{denied:?}");
+    assert!(
+        denied.error(1).contains("login") && denied.error(1).ends_with("(CALLER_NOT_ALLOWED)"),
+        "{denied:?}"
+    );
     assert_eq!(site.cli(&server, &["health"], &[]).ok(), "SERVING\n", "health is open");
 
     // A client that does not know the authority does not talk.
-    let unknown = site.cli(&server, &["health"], &[("COUNTERSIGN_CA_FILE", site.path("server.pem").to_str().unwrap())]);
+    let unknown = site.cli(
+        &server,
+        &["health"],
+        &[("COUNTERSIGN_CA_FILE", site.path("server.pem").to_str().unwrap())],
+    );
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     let log = server.stop().join("\n");
     assert!(!log.contains(&key[6..]), "no key in the log");
@@ -172,7 +202,10 @@ fn the_http_side_is_encrypted_too_and_tells_when_the_certificate_ends() {
     let mut answer = String::new();
     // How the server closes is not the matter here.
     let _ = encrypted.read_to_string(&mut answer);
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("countersign_certificate_expiry_timestamp_seconds"));
+    assert!(
+        answer.starts_with("HTTP/1.1 200")
+            && answer.contains("countersign_certificate_expiry_timestamp_seconds")
+    );
 
     for address in [server.http(), server.address()] {
         let mut plain = TcpStream::connect(("127.0.0.1", address.port())).unwrap();
@@ -205,7 +238,9 @@ fn over_tls_probes_get_in_too_while_others_fill_the_port_and_its_reserve() {
     let server = Server::launch(&mut site.serve());
     let connect = || TcpStream::connect(("127.0.0.1", server.http().port())).unwrap();
     let _silent: Vec<_> = (0..100).map(|_| connect()).collect();
-    for (path, status) in [("/readyz", "200 OK"), ("/livez", "200 OK"), ("/metrics", "503 Service Unavailable")] {
+    for (path, status) in
+        [("/readyz", "200 OK"), ("/livez", "200 OK"), ("/metrics", "503 Service Unavailable")]
+    {
         let (mut connection, mut stream) = handshake(&site, server.http(), b"http/1.1");
         let mut encrypted = rustls::Stream::new(&mut connection, &mut stream);
         encrypted.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).unwrap();
@@ -219,12 +254,15 @@ fn over_tls_probes_get_in_too_while_others_fill_the_port_and_its_reserve() {
 #[test]
 fn a_caller_is_known_by_a_name_in_its_certificate() {
     let site = Site::new();
-    let callers = "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = ['uri:spiffe://test/gateway', 'gateway.test']";
+    let callers = "[[callers]]\nname = 'gateway'\nroles = ['admin']\ncertificate_names = \
+                   ['uri:spiffe://test/gateway', 'gateway.test']";
     let ca = format!("client_ca_file = '{}'", site.path("ca.pem").display());
     site.certificate("by-uri", &["spiffe://test/gateway"], |_| ());
     site.certificate("by-host", &["other.test", "gateway.test"], |_| ());
     site.certificate("unknown", &["gateway.test.example", "spiffe://test/gateway2"], |_| ());
-    site.certificate("expired", &["gateway.test"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    site.certificate("expired", &["gateway.test"], |params| {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1)
+    });
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let stranger = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -235,7 +273,8 @@ fn a_caller_is_known_by_a_name_in_its_certificate() {
         let server = Server::launch(&mut site.serve());
         let create = |certificate: &str| {
             let variables = site.showing(certificate);
-            let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let variables: Vec<_> =
+                variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
             site.cli(&server, &["session", "create", "alice"], &variables)
         };
         for known in ["by-uri", "by-host"] {
@@ -244,10 +283,17 @@ fn a_caller_is_known_by_a_name_in_its_certificate() {
         assert!(create("unknown").error(1).ends_with("(CALLER_UNKNOWN)"), "{mode}");
         for bad in ["expired", "foreign"] {
             let refused = create(bad);
-            assert!(refused.code == Some(1) && !refused.stderr.contains("CALLER_"), "{mode} {bad}: {refused:?}");
+            assert!(
+                refused.code == Some(1) && !refused.stderr.contains("CALLER_"),
+                "{mode} {bad}: {refused:?}"
+            );
         }
         let nameless = site.cli(&server, &["health"], &[]);
-        assert_eq!(nameless.code, Some(if mode == "optional" { 0 } else { 1 }), "{mode}: {nameless:?}");
+        assert_eq!(
+            nameless.code,
+            Some(if mode == "optional" { 0 } else { 1 }),
+            "{mode}: {nameless:?}"
+        );
     }
 }
 
@@ -256,7 +302,9 @@ fn a_caller_is_known_by_a_name_in_its_certificate() {
 fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
     let site = Site::new();
     let caller = |name: &str, names: &str| {
-        format!("[[callers]]\nname = '{name}'\nroles = ['validator']\ncertificate_names = [{names}]\n")
+        format!(
+            "[[callers]]\nname = '{name}'\nroles = ['validator']\ncertificate_names = [{names}]\n"
+        )
     };
     let callers = [
         caller("untyped", "'Plain.test'"),
@@ -264,7 +312,10 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
         caller("uri", "'uri:spiffe://gw.test/Gateway', 'uri:mailto:mail@gw.test'"),
         caller("email", "'email:Ops@gw.test'"),
     ];
-    site.configure(&format!("client_ca_file = '{}'", site.path("ca.pem").display()), &callers.concat());
+    site.configure(
+        &format!("client_ca_file = '{}'", site.path("ca.pem").display()),
+        &callers.concat(),
+    );
     let server = Server::launch(&mut site.serve());
 
     let text = |name: &str| rcgen::string::Ia5String::try_from(name).unwrap();
@@ -283,7 +334,11 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
     for (what, (names, extensions), known) in [
         ("a host", plain(vec![dns("gw.test")]), Some("host")),
         ("a host in capitals", plain(vec![dns("GW.Test")]), Some("host")),
-        ("a host that is configured without a type", plain(vec![dns("plain.test")]), Some("untyped")),
+        (
+            "a host that is configured without a type",
+            plain(vec![dns("plain.test")]),
+            Some("untyped"),
+        ),
         ("a host that is a URI", plain(vec![uri("gw.test")]), nobody),
         ("a host that is an e-mail address", plain(vec![email("gw.test")]), nobody),
         ("a host with its type", plain(vec![dns("dns:gw.test"), uri("dns:gw.test")]), nobody),
@@ -294,24 +349,40 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
         ("an address", plain(vec![SanType::IpAddress([127, 0, 0, 1].into())]), nobody),
         ("no name", plain(vec![]), nobody),
         ("a URI", plain(vec![uri("spiffe://gw.test/Gateway")]), Some("uri")),
-        ("a URI among others", plain(vec![dns("other.test"), uri("spiffe://gw.test/Gateway")]), Some("uri")),
+        (
+            "a URI among others",
+            plain(vec![dns("other.test"), uri("spiffe://gw.test/Gateway")]),
+            Some("uri"),
+        ),
         ("a URI in other letters", plain(vec![uri("spiffe://gw.test/gateway")]), nobody),
         ("a URI whose host is in capitals", plain(vec![uri("spiffe://GW.test/Gateway")]), nobody),
         ("a URI that is a host", plain(vec![dns("spiffe://gw.test/Gateway")]), nobody),
         ("a URI that is an e-mail address", plain(vec![email("spiffe://gw.test/Gateway")]), nobody),
         ("a URI below it", plain(vec![uri("spiffe://gw.test/Gateway/x")]), nobody),
         ("an e-mail address", plain(vec![email("Ops@gw.test")]), Some("email")),
-        ("an e-mail address, its host in capitals", plain(vec![email("Ops@GW.TEST")]), Some("email")),
+        (
+            "an e-mail address, its host in capitals",
+            plain(vec![email("Ops@GW.TEST")]),
+            Some("email"),
+        ),
         ("an e-mail address in other letters", plain(vec![email("ops@gw.test")]), nobody),
         ("an e-mail address that is a host", plain(vec![dns("Ops@gw.test")]), nobody),
-        ("an e-mail address that is a URI", plain(vec![uri("Ops@gw.test"), uri("mailto:Ops@gw.test")]), nobody),
+        (
+            "an e-mail address that is a URI",
+            plain(vec![uri("Ops@gw.test"), uri("mailto:Ops@gw.test")]),
+            nobody,
+        ),
         ("a URI with an e-mail address as that", plain(vec![email("mail@gw.test")]), nobody),
         ("as it is encoded", (vec![], encoded(host, false)), Some("host")),
         ("as it is encoded, critical", (vec![], encoded(host, true)), Some("host")),
         ("cut short", (vec![], encoded(&host[..8], false)), nobody),
         ("cut short, critical", (vec![], encoded(&host[..8], true)), nobody),
         ("and more", (vec![], encoded(&[&host[..], &[0]].concat(), false)), nobody),
-        ("and a name that cannot be read", (vec![], encoded(b"\x30\x0c\x82\x07gw.test\x82\x01\xff", false)), nobody),
+        (
+            "and a name that cannot be read",
+            (vec![], encoded(b"\x30\x0c\x82\x07gw.test\x82\x01\xff", false)),
+            nobody,
+        ),
         ("twice", (vec![dns("other.test")], encoded(host, false)), nobody),
     ] {
         site.certificate("client", &[], |params| {
@@ -321,15 +392,21 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
             params.custom_extensions = extensions;
         });
         let variables = site.showing("client");
-        let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let variables: Vec<_> =
+            variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
         // None of them may do this: the refusal says who it is.
         let refused = site.cli(&server, &["session", "create", "alice"], &variables);
         match known {
-            Some(name) => assert!(refused.error(1).contains(&format!("caller {name} ")), "{what}: {refused:?}"),
+            Some(name) => assert!(
+                refused.error(1).contains(&format!("caller {name} ")),
+                "{what}: {refused:?}"
+            ),
             // Some that cannot be read are not even shown; `net::tls` has a test of what it does
             // with them.
             None => assert!(
-                ["(CALLER_UNKNOWN)", "invalid peer certificate"].iter().any(|says| refused.stderr.contains(says)),
+                ["(CALLER_UNKNOWN)", "invalid peer certificate"]
+                    .iter()
+                    .any(|says| refused.stderr.contains(says)),
                 "{what}: {refused:?}"
             ),
         }
@@ -345,7 +422,10 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
         ("dns:GW.test", "has a name twice, or one of another caller"),
     ] {
         let more = [&callers[..], &[caller("more", &format!("'{name}'"))]].concat();
-        site.configure(&format!("client_ca_file = '{}'", site.path("ca.pem").display()), &more.concat());
+        site.configure(
+            &format!("client_ca_file = '{}'", site.path("ca.pem").display()),
+            &more.concat(),
+        );
         let refused = run(&mut site.serve());
         for text in ["setting callers[4].certificate_names (caller \"more\")", says] {
             assert!(refused.error(2).contains(text), "{name}: {text:?} is missing: {refused:?}");
@@ -356,14 +436,16 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
 #[test]
 fn a_gateway_is_known_by_its_certificate_over_http_too_and_probes_need_none() {
     let site = Site::new();
-    let callers = "[[callers]]\nname = 'gateway'\nroles = ['validator']\ncertificate_names = ['gateway.test']";
+    let callers = "[[callers]]\nname = 'gateway'\nroles = ['validator']\ncertificate_names = \
+                   ['gateway.test']";
     let ca = format!("client_ca_file = '{}'", site.path("ca.pem").display());
     site.certificate("gateway", &["gateway.test"], |_| ());
     site.certificate("other", &["other.test"], |_| ());
     site.configure(&format!("{ca}\nclient_certificates = 'required'"), callers);
     let server = Server::launch(&mut site.serve());
     let ask = |certificate: Option<&str>, request: &str| {
-        let (mut connection, mut stream) = handshake_showing(&site, server.http(), b"http/1.1", certificate);
+        let (mut connection, mut stream) =
+            handshake_showing(&site, server.http(), b"http/1.1", certificate);
         let mut encrypted = rustls::Stream::new(&mut connection, &mut stream);
         encrypted.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -371,14 +453,19 @@ fn a_gateway_is_known_by_its_certificate_over_http_too_and_probes_need_none() {
         answer.lines().next().unwrap_or_default().to_owned()
     };
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-    let form = "POST /oauth2/introspect HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 7\r\n\
-                content-type: application/x-www-form-urlencoded\r\n\r\ntoken=x";
+    let form = "POST /oauth2/introspect HTTP/1.1\r\nhost: a\r\nconnection: \
+                close\r\ncontent-length: 7\r\ncontent-type: \
+                application/x-www-form-urlencoded\r\n\r\ntoken=x";
     for (certificate, forward_auth, introspect) in [
         (Some("gateway"), "401 Unauthorized", "200 OK"),
         (Some("other"), "403 Forbidden", "401 Unauthorized"),
         (None, "403 Forbidden", "401 Unauthorized"),
     ] {
-        assert_eq!(ask(certificate, &get("/forward-auth")), format!("HTTP/1.1 {forward_auth}"), "{certificate:?}");
+        assert_eq!(
+            ask(certificate, &get("/forward-auth")),
+            format!("HTTP/1.1 {forward_auth}"),
+            "{certificate:?}"
+        );
         assert_eq!(ask(certificate, form), format!("HTTP/1.1 {introspect}"), "{certificate:?}");
         assert_eq!(ask(certificate, &get("/livez")), "HTTP/1.1 200 OK", "{certificate:?}");
     }
@@ -397,8 +484,10 @@ fn where_others_could_read_it_nothing_is_asked_over_http() {
         let server = Server::launch(&mut site.serve());
         let ask = |path: &str| {
             let mut plain = TcpStream::connect(("127.0.0.1", server.http().port())).unwrap();
-            let request =
-                format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-countersign-key: {key}\r\nconnection: close\r\n\r\n");
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nhost: a\r\nx-countersign-key: {key}\r\nconnection: \
+                 close\r\n\r\n"
+            );
             plain.write_all(request.as_bytes()).unwrap();
             let mut answer = String::new();
             plain.read_to_string(&mut answer).unwrap();
@@ -438,7 +527,9 @@ async fn a_new_certificate_is_taken_up_while_connections_stay_open_and_a_bad_one
     let said = said(&mut server, "the certificate stays as it is: setting tls.certificate_file");
     assert!(said.contains("server.pem"), "{said}");
     assert_eq!(shown(&server), good);
-    site.certificate("server", &["localhost"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    site.certificate("server", &["localhost"], |params| {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1)
+    });
     server.signal("HUP");
     self::said(&mut server, "expired at 2020-01-01");
     assert_eq!(shown(&server), good);
@@ -489,7 +580,11 @@ async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
     let list = async |key: &str| {
         let mut request = tonic::Request::new(countersign::proto::ListKeysRequest {});
         request.metadata_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
-        KeyServiceClient::new(channel.clone()).list_keys(request).await.map(|_| ()).map_err(|status| status.code())
+        KeyServiceClient::new(channel.clone())
+            .list_keys(request)
+            .await
+            .map(|_| ())
+            .map_err(|status| status.code())
     };
     assert_eq!((list(&old).await, list(&new).await), (Ok(()), Err(tonic::Code::Unauthenticated)));
 
@@ -502,15 +597,23 @@ async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
     for (rest, told) in [
         (
             "",
-            "callers stay as they are: setting listen: 0.0.0.0:0 can be reached from other machines: configure callers",
+            "callers stay as they are: setting listen: 0.0.0.0:0 can be reached from other \
+             machines: configure callers",
         ),
-        ("[[callers]]\nname = 'x'\nroles = ['boss']", "callers stay as they are: setting callers[0].roles"),
+        (
+            "[[callers]]\nname = 'x'\nroles = ['boss']",
+            "callers stay as they are: setting callers[0].roles",
+        ),
         ("[[calers]]", "callers stay as they are: unknown setting calers"),
     ] {
         site.configure("", rest);
         server.signal("HUP");
         said(&mut server, told);
-        assert_eq!((list(&old).await, list(&new).await), (Err(tonic::Code::Unauthenticated), Ok(())), "{rest}");
+        assert_eq!(
+            (list(&old).await, list(&new).await),
+            (Err(tonic::Code::Unauthenticated), Ok(())),
+            "{rest}"
+        );
     }
     fs::write(site.path("countersign.toml"), "").unwrap();
     server.signal("HUP");
@@ -553,16 +656,24 @@ fn what_is_wrong_with_certificates_is_one_line_at_the_start() {
     refused("", &["setting tls.private_key_file", "does not go with the certificate"]);
     fs::remove_file(&key).unwrap();
     refused("", &["setting tls.private_key_file", "server.key", "No such file"]);
-    site.certificate("server", &["localhost"], |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
+    site.certificate("server", &["localhost"], |params| {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1)
+    });
     refused("", &["setting tls.certificate_file", "expired at 2020-01-01", "renew it"]);
     site.certificate("server", &["localhost"], |_| ());
     refused("client_certificates = 'required'", &["setting tls.client_ca_file", "needed"]);
-    refused("client_ca_file = '/nowhere/ca.pem'", &["setting tls.client_ca_file", "/nowhere/ca.pem", "No such file"]);
+    refused(
+        "client_ca_file = '/nowhere/ca.pem'",
+        &["setting tls.client_ca_file", "/nowhere/ca.pem", "No such file"],
+    );
     refused(
         &format!("client_ca_file = '{}'", site.path("server.key").display()),
         &["tls.client_ca_file", "no certificate"],
     );
-    assert!(!site.path("data").exists() || fs::read_dir(site.path("data")).unwrap().count() == 0, "nothing was made");
+    assert!(
+        !site.path("data").exists() || fs::read_dir(site.path("data")).unwrap().count() == 0,
+        "nothing was made"
+    );
 }
 
 #[test]
@@ -579,7 +690,9 @@ fn on_an_address_that_others_reach_each_of_tls_and_callers_is_asked_for() {
     let callers = new_caller(&["a", "--role", "admin"]).1;
     let (neither, no_callers, no_tls) = (refused(""), refused(tls), refused(&callers));
     assert!(
-        neither.contains("tls.certificate_file") && neither.contains("caller new") && neither.contains("--insecure")
+        neither.contains("tls.certificate_file")
+            && neither.contains("caller new")
+            && neither.contains("--insecure")
     );
     assert!(!no_callers.contains("tls.certificate_file") && no_callers.contains("caller new"));
     assert!(no_tls.contains("tls.certificate_file") && !no_tls.contains("caller new"));
@@ -589,18 +702,31 @@ fn on_an_address_that_others_reach_each_of_tls_and_callers_is_asked_for() {
 fn caller_new_prints_a_key_once_and_lines_that_are_a_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.toml");
-    let args =
-        ["gateway-1", "--role", "validator", "--tenant", "acme", "--tenant", "", "--audience", "https://api.test"];
+    let args = [
+        "gateway-1",
+        "--role",
+        "validator",
+        "--tenant",
+        "acme",
+        "--tenant",
+        "",
+        "--audience",
+        "https://api.test",
+    ];
     let (key, stanza) = new_caller(&args);
     assert!(!stanza.contains(&key));
     fs::write(&file, &stanza).unwrap();
     run(countersign().args(["config", "check", "--config"]).arg(&file)).ok();
-    let print = run(countersign().args(["config", "print", "--json", "--config"]).arg(&file)).json();
+    let print =
+        run(countersign().args(["config", "print", "--json", "--config"]).arg(&file)).json();
     assert_eq!(print["callers"][0]["name"], "gateway-1");
     assert_eq!(print["callers"][0]["tenants"], serde_json::json!(["acme", ""]));
     assert_ne!(new_caller(&args).0, key);
     let json = run(countersign().args(["caller", "new", "x", "--role", "admin", "--json"])).json();
-    assert!(json["api_key"].as_str().unwrap().starts_with("cs_ck_") && json["caller"]["roles"][0] == "admin");
+    assert!(
+        json["api_key"].as_str().unwrap().starts_with("cs_ck_")
+            && json["caller"]["roles"][0] == "admin"
+    );
     for (wrong, says) in [
         (&["a b", "--role", "admin"][..], "the name may only contain"),
         (&["a", "--role", "admin", "--tenant", "a\nb"], "a tenant must not contain"),

@@ -1,4 +1,5 @@
-//! The table of the audit: what is recorded gets there once, whatever the database does meanwhile, and goes when it is old.
+//! The table of the audit: what is recorded gets there once, whatever the database does meanwhile,
+//! and goes when it is old.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,8 +11,9 @@ use countersign::{
         ids::AuditId,
     },
     proto::{
-        CreateSessionRequest, EndReason, RefreshRequest, RevokeExtent, RevokeKeyRequest, RevokeRequest,
-        RotateKeyRequest, Session, SubjectTarget, key_service_client::KeyServiceClient, revoke_request::Target,
+        CreateSessionRequest, EndReason, RefreshRequest, RevokeExtent, RevokeKeyRequest,
+        RevokeRequest, RotateKeyRequest, Session, SubjectTarget,
+        key_service_client::KeyServiceClient, revoke_request::Target,
     },
     store::StoreError,
     tasks,
@@ -24,8 +26,8 @@ use crate::{
     http_client::{Metrics, ask},
     log::{capture, logged},
     server::{
-        Home, START, Server, ShowKey, SignedIn, eventually, in_time, of_token, request, request_under, revocation,
-        seconds,
+        Home, START, Server, ShowKey, SignedIn, eventually, in_time, of_token, request,
+        request_under, revocation, seconds,
     },
     service::callers::caller,
 };
@@ -41,7 +43,10 @@ struct Auditing {
 impl Auditing {
     async fn start() -> Self {
         let home = Home::new("").await;
-        let store = Arc::new(Double::of(app::open_store(&home.config()).await.unwrap(), home.clock.clone()));
+        let store = Arc::new(Double::of(
+            app::open_store(&home.config()).await.unwrap(),
+            home.clock.clone(),
+        ));
         let (audit, queue) = Audit::with_table(home.clock.clone(), [3; 6]);
         let writer = tokio::spawn(tasks::audit::run(AuditWriter::new(store.clone(), queue)));
         Self { home, store, audit, writer }
@@ -53,7 +58,9 @@ impl Auditing {
     }
 
     async fn tries(&self, least: usize) {
-        in_time("it is tried", self.store.audits().wait_for(|sizes| sizes.len() >= least)).await.unwrap();
+        in_time("it is tried", self.store.audits().wait_for(|sizes| sizes.len() >= least))
+            .await
+            .unwrap();
     }
 
     async fn written(&self) -> i64 {
@@ -144,7 +151,10 @@ async fn a_commit_whose_answer_was_lost_is_not_written_twice() {
 async fn a_record_that_the_database_refuses_keeps_no_other_out() {
     let auditing = Auditing::start().await;
     let of = |entry: &AuditEntry| entry.record.kid.as_deref() == Some("bad");
-    auditing.store.fail_audit_with(Some(AuditFailure { of, ..failure(StoreError::Refused("no".to_owned())) }));
+    auditing.store.fail_audit_with(Some(AuditFailure {
+        of,
+        ..failure(StoreError::Refused("no".to_owned()))
+    }));
     ["good", "bad", "good", "bad", "good"].into_iter().for_each(|kid| auditing.record(kid));
     assert_eq!((auditing.written().await, auditing.audit.dropped().get()), (3, 2));
     auditing.record("good");
@@ -159,7 +169,12 @@ async fn old_records_are_swept_whether_or_not_more_come() {
         home = home.with(&format!("{small_batches}\n[audit]\nretention = '1h'\n{setting}"));
         let store = app::open_store(&home.config()).await.unwrap();
         let entries = (0..).zip([0, 3599, 3600, 3601, 7200, 9000, 9001]).map(|(n, age)| {
-            let record = AuditRecord::new(AuditAction::KeyRotated, START.minus(seconds(age)), Who::Service, None);
+            let record = AuditRecord::new(
+                AuditAction::KeyRotated,
+                START.minus(seconds(age)),
+                Who::Service,
+                None,
+            );
             AuditEntry { id: AuditId::new(record.at, n, [3; 6]), record, left_out: 0 }
         });
         store.append_audit(entries.collect()).await.unwrap();
@@ -194,7 +209,8 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
     let mut expected = vec![];
     let mut expect = |what: String| expected.push(what);
     let sign_in = async |subject: &str| -> SignedIn {
-        let answer = server.client_with(&login).create_session(request(subject)).await.unwrap().into_inner();
+        let answer =
+            server.client_with(&login).create_session(request(subject)).await.unwrap().into_inner();
         (answer.session, answer.tokens).into()
     };
     let [alice, bob, carol, dora, eve] = [
@@ -206,13 +222,15 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
     ];
     for session in [&alice, &bob, &carol, &dora, &eve] {
         expect(format!(
-            "action = 'session_created' AND caller = 'login' AND tenant = 'acme' AND subject = '{}' AND peer = '127.0.0.1'",
+            "action = 'session_created' AND caller = 'login' AND tenant = 'acme' AND subject = \
+             '{}' AND peer = '127.0.0.1'",
             session.session.subject
         ));
     }
     let revoke = async |key: &str, target| {
         let reason = EndReason::Compromised.into();
-        let request = RevokeRequest { reason, note: "laptop lost".to_owned(), ..revocation(target) };
+        let request =
+            RevokeRequest { reason, note: "laptop lost".to_owned(), ..revocation(target) };
         for _ in 0..3 {
             server.client_with(key).revoke(request.clone()).await.unwrap();
         }
@@ -220,28 +238,56 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
     let about = "caller = 'security' AND reason = 'compromised' AND note = 'laptop lost'";
     revoke(&security, Target::Token(alice.access.clone())).await;
     expect(format!(
-        "action = 'session_revoked' AND subject = 'alice' AND tenant = 'acme' AND sessions = 1 AND {about}"
+        "action = 'session_revoked' AND subject = 'alice' AND tenant = 'acme' AND sessions = 1 \
+         AND {about}"
     ));
     revoke(&security, Target::SessionId(bob.id())).await;
-    expect(format!("action = 'session_revoked' AND subject = 'bob' AND tenant = 'acme' AND sessions = 1 AND {about}"));
-    let only =
-        RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..revocation(Target::Token(eve.access.clone())) };
+    expect(format!(
+        "action = 'session_revoked' AND subject = 'bob' AND tenant = 'acme' AND sessions = 1 AND \
+         {about}"
+    ));
+    let only = RevokeRequest {
+        extent: RevokeExtent::TokenOnly.into(),
+        ..revocation(Target::Token(eve.access.clone()))
+    };
     for _ in 0..3 {
         server.client_with(&security).revoke(only.clone()).await.unwrap();
     }
-    expect("action = 'token_revoked' AND caller = 'security' AND subject = 'eve' AND sessions = 0".to_owned());
-    let subject = SubjectTarget { tenant: "acme".to_owned(), subject: "carol".to_owned(), ..Default::default() };
+    expect(
+        "action = 'token_revoked' AND caller = 'security' AND subject = 'eve' AND sessions = 0"
+            .to_owned(),
+    );
+    let subject = SubjectTarget {
+        tenant: "acme".to_owned(),
+        subject: "carol".to_owned(),
+        ..Default::default()
+    };
     revoke(&security, Target::Subject(subject)).await;
-    expect(format!("action = 'subject_revoked' AND subject = 'carol' AND sessions = 1 AND {about}"));
-    let refresh = |token: &str| RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
+    expect(format!(
+        "action = 'subject_revoked' AND subject = 'carol' AND sessions = 1 AND {about}"
+    ));
+    let refresh =
+        |token: &str| RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
     server.client_with(&login).refresh(refresh(&dora.refresh)).await.unwrap();
     server.clock.advance(seconds(60));
     server.client_with(&login).refresh(refresh(&dora.refresh)).await.unwrap_err();
     expect("action = 'refresh_reused' AND caller = 'login' AND subject = 'dora'".to_owned());
-    server.client_with(&operator).revoke(revocation(Target::Tenant("acme".to_owned()))).await.unwrap();
-    expect("action = 'tenant_revoked' AND caller = 'operator' AND tenant = 'acme' AND subject IS NULL".to_owned());
-    let mut keys = KeyServiceClient::with_interceptor(server.channel.clone(), ShowKey(operator.clone()));
-    let active = keys.rotate_key(RotateKeyRequest { force: true, ..Default::default() }).await.unwrap().into_inner();
+    server
+        .client_with(&operator)
+        .revoke(revocation(Target::Tenant("acme".to_owned())))
+        .await
+        .unwrap();
+    expect(
+        "action = 'tenant_revoked' AND caller = 'operator' AND tenant = 'acme' AND subject IS NULL"
+            .to_owned(),
+    );
+    let mut keys =
+        KeyServiceClient::with_interceptor(server.channel.clone(), ShowKey(operator.clone()));
+    let active = keys
+        .rotate_key(RotateKeyRequest { force: true, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     let kid = active.active.unwrap().kid;
     expect(format!("action = 'key_rotated' AND caller = 'operator' AND kid = '{kid}'"));
     keys.revoke_key(RevokeKeyRequest { kid: kid.clone() }).await.unwrap();
@@ -256,7 +302,10 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
         server.client_with(&security).create_session(request("mallory")).await.unwrap_err();
         server
             .client_with(&login)
-            .create_session(CreateSessionRequest { subject: "mallory".to_owned(), ..Default::default() })
+            .create_session(CreateSessionRequest {
+                subject: "mallory".to_owned(),
+                ..Default::default()
+            })
             .await
             .unwrap_err();
         server.client_with("cs_ck_nobody").create_session(request("mallory")).await.unwrap_err();
@@ -264,7 +313,10 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
 
     // Whatever was recorded before is written with the next one.
     let count = async |rows: &str| server.home.database.count(&format!("audit WHERE {rows}")).await;
-    eventually("all is written", async || (count("action = 'caller_denied'").await == 20).then_some(())).await;
+    eventually("all is written", async || {
+        (count("action = 'caller_denied'").await == 20).then_some(())
+    })
+    .await;
     for rows in &expected {
         assert_eq!(count(rows).await, 1, "{rows}");
     }
@@ -299,8 +351,9 @@ impl Call {
             Self::OAuth(token) => {
                 let form = format!("token={token}");
                 let request = format!(
-                    "POST /oauth2/revoke HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\
-                     content-type: application/x-www-form-urlencoded\r\n\r\n{form}",
+                    "POST /oauth2/revoke HTTP/1.1\r\nhost: test\r\nconnection: \
+                     close\r\ncontent-length: {}\r\ncontent-type: \
+                     application/x-www-form-urlencoded\r\n\r\n{form}",
                     form.len()
                 );
                 assert_eq!(ask(server.http, &request).await.status, 200);
@@ -318,7 +371,11 @@ impl Call {
 
 /// The lines of the audit about somebody or something, among those of all tests of this process.
 fn lines_about(action: &str, field: &str, value: &str) -> usize {
-    let parts = ["countersign::audit".to_owned(), format!("action=\"{action}\""), format!("{field}=\"{value}\"")];
+    let parts = [
+        "countersign::audit".to_owned(),
+        format!("action=\"{action}\""),
+        format!("{field}=\"{value}\""),
+    ];
     logged().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }
 
@@ -341,15 +398,30 @@ async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     let mut calls = vec![];
 
     let name = "again by access token";
-    calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&sign_in(name).await.access))));
+    calls.push((
+        "session_revoked",
+        "subject",
+        name,
+        Call::Revoke(of_token(&sign_in(name).await.access)),
+    ));
     let name = "again by refresh token";
-    calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&sign_in(name).await.refresh))));
+    calls.push((
+        "session_revoked",
+        "subject",
+        name,
+        Call::Revoke(of_token(&sign_in(name).await.refresh)),
+    ));
     let name = "again by an old refresh token";
     let old = sign_in(name).await;
     server.refresh(&old.refresh).await.unwrap();
     calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&old.refresh))));
     let name = "again by identifier";
-    calls.push(("session_revoked", "subject", name, revoke(Target::SessionId(sign_in(name).await.id()))));
+    calls.push((
+        "session_revoked",
+        "subject",
+        name,
+        revoke(Target::SessionId(sign_in(name).await.id())),
+    ));
     let name = "again by a token of a session that is not there";
     let gone = sign_in(name).await;
     server.home.database.execute(&format!("DELETE FROM sessions WHERE subject = '{name}'")).await;
@@ -369,7 +441,8 @@ async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     calls.push(("subject_revoked", "subject", name, of_subject(name, &stays)));
     let name = "again the tenant";
     let theirs = CreateSessionRequest { tenant: name.to_owned(), ..request("carol") };
-    let theirs = [server.create(theirs.clone()).await.unwrap(), server.create(theirs).await.unwrap()];
+    let theirs =
+        [server.create(theirs.clone()).await.unwrap(), server.create(theirs).await.unwrap()];
     calls.push(("tenant_revoked", "tenant", name, revoke(Target::Tenant(name.to_owned()))));
     let name = "again over HTTP by access token";
     calls.push(("session_revoked", "subject", name, Call::OAuth(sign_in(name).await.access)));
@@ -392,7 +465,10 @@ async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     // A tenant that gets a session has something to be revoked again.
     assert!(server.verdict(&theirs[0].access).await.is_err());
     let tenant = "again the tenant";
-    server.create(CreateSessionRequest { tenant: tenant.to_owned(), ..request("carol") }).await.unwrap();
+    server
+        .create(CreateSessionRequest { tenant: tenant.to_owned(), ..request("carol") })
+        .await
+        .unwrap();
     for time in 1..=6 {
         revoke(Target::Tenant(tenant.to_owned())).make(&server).await;
         assert_eq!(lines_about("tenant_revoked", "tenant", tenant), 2, "call {time}");
@@ -425,7 +501,10 @@ async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     server.session(&session.id()).await.unwrap();
     server.store.committed_revocations.open();
     let rows = "audit WHERE action = 'session_revoked'";
-    eventually("it is recorded", async || (server.home.database.count(rows).await == 1).then_some(())).await;
+    eventually("it is recorded", async || {
+        (server.home.database.count(rows).await == 1).then_some(())
+    })
+    .await;
     server.revoke(of_token(&session.access)).await.unwrap();
     assert_eq!(server.stop().await.database.count(rows).await, 1);
 }
@@ -435,7 +514,10 @@ async fn what_was_recorded_last_is_in_the_table_when_the_service_has_stopped() {
     let server = Server::start().await;
     server.sign_in("alice").await;
     let home = server.stop().await;
-    assert_eq!(home.database.count("audit WHERE subject = 'alice' AND caller = 'anybody'").await, 1);
+    assert_eq!(
+        home.database.count("audit WHERE subject = 'alice' AND caller = 'anybody'").await,
+        1
+    );
 }
 
 /// Whoever creates one session too many ends another one, which has a record of its own.
@@ -450,11 +532,15 @@ async fn each_session_that_the_quota_ends_has_a_record() {
         // Within a millisecond sessions have no order.
         server.clock.advance(seconds(1));
     }
-    let count = async |rows: String| server.home.database.count(&format!("audit WHERE {rows}")).await;
+    let count =
+        async |rows: String| server.home.database.count(&format!("audit WHERE {rows}")).await;
     let evicted = "action = 'session_evicted' AND reason = 'quota_evicted' AND sessions = 1";
-    let evicted = format!("{evicted} AND tenant = 'acme' AND subject = 'alice' AND caller = 'anybody'");
+    let evicted =
+        format!("{evicted} AND tenant = 'acme' AND subject = 'alice' AND caller = 'anybody'");
     eventually("all is written", async || (count(evicted.clone()).await == 2).then_some(())).await;
     let log = logged();
-    let is_told = |id: &String| log.lines().any(|line| line.contains("session_evicted") && line.contains(&**id));
+    let is_told = |id: &String| {
+        log.lines().any(|line| line.contains("session_evicted") && line.contains(&**id))
+    };
     assert_eq!(ids.iter().map(is_told).collect::<Vec<_>>(), [true, true, false, false]);
 }

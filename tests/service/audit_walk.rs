@@ -1,15 +1,16 @@
 //! Every way to change something leaves a record, in the log and in the table.
 //!
-//! The ways are read from the service itself: its protocol, its use cases, its store and what runs in
-//! the background. One that this file does not know fails the test until somebody says what it leaves.
+//! The ways are read from the service itself: its protocol, its use cases, its store and what runs
+//! in the background. One that this file does not know fails the test until somebody says what it
+//! leaves.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use countersign::{
     app,
     proto::{
-        CreateSessionRequest, DESCRIPTORS, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest, SubjectTarget,
-        key_service_client::KeyServiceClient, revoke_request::Target,
+        CreateSessionRequest, DESCRIPTORS, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest,
+        SubjectTarget, key_service_client::KeyServiceClient, revoke_request::Target,
     },
 };
 use prost::Message;
@@ -73,48 +74,76 @@ fn effect(way: &str) -> Option<Effect> {
         // The protocol.
         "rpc CreateSession" => Records(&["session_created"], Change::Create),
         "rpc Refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
-        "rpc Revoke" => Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke),
-        "rpc RotateKey" => Records(&["key_rotated", "key_published", "key_retired"], Change::RotateKey),
+        "rpc Revoke" => {
+            Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke)
+        }
+        "rpc RotateKey" => {
+            Records(&["key_rotated", "key_published", "key_retired"], Change::RotateKey)
+        }
         "rpc RevokeKey" => Records(&["key_revoked"], Change::RevokeKey),
-        "rpc Validate" | "rpc BatchValidate" | "rpc GetSession" | "rpc ListSessions" | "rpc GetJwks"
-        | "rpc ListKeys" => Nothing("it reads"),
+        "rpc Validate" | "rpc BatchValidate" | "rpc GetSession" | "rpc ListSessions"
+        | "rpc GetJwks" | "rpc ListKeys" => Nothing("it reads"),
 
         // The use cases.
-        "use case create_session" => Records(&["session_evicted", "session_created"], Change::CreateOneTooMany),
+        "use case create_session" => {
+            Records(&["session_evicted", "session_created"], Change::CreateOneTooMany)
+        }
         "use case refresh" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
-        "use case revoke" => Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke),
+        "use case revoke" => {
+            Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke)
+        }
         "use case rotate_key" => Records(&["key_rotated"], Change::RotateKey),
         "use case revoke_key" => Records(&["key_revoked"], Change::RevokeKey),
-        "use case rotate_what_is_due" => Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule),
-        "use case sweep" | "use case sweep_by_own_clock" => Records(&["session_expired"], Change::ExpireAndSweep),
+        "use case rotate_what_is_due" => {
+            Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule)
+        }
+        "use case sweep" | "use case sweep_by_own_clock" => {
+            Records(&["session_expired"], Change::ExpireAndSweep)
+        }
         "use case end_covered_sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }
-        "use case session" | "use case sessions" | "use case list_keys" | "use case judge" => Nothing("it reads"),
+        "use case session" | "use case sessions" | "use case list_keys" | "use case judge" => {
+            Nothing("it reads")
+        }
         "use case keys_wanted" | "use case all_revoked" => Nothing("it waits"),
         "use case written" | "use case wait" | "use case write" => Nothing("it is the audit"),
 
         // What runs in the background.
         "task the sweeper" => Records(&["session_expired"], Change::ExpireAndSweep),
-        "task the rotation of the keys" => Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule),
+        "task the rotation of the keys" => {
+            Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule)
+        }
         "task the end of revoked sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }
-        "task the look at certificates and callers" => Nothing("tests/process/tls.rs looks for its records"),
-        "task the renewal of the lease" => Nothing("it writes again what a failover lost, which was recorded"),
-        "task the database engine" | "task the writer of the audit" => Nothing("it does what others ask for"),
+        "task the look at certificates and callers" => {
+            Nothing("tests/process/tls.rs looks for its records")
+        }
+        "task the renewal of the lease" => {
+            Nothing("it writes again what a failover lost, which was recorded")
+        }
+        "task the database engine" | "task the writer of the audit" => {
+            Nothing("it does what others ask for")
+        }
 
         // What a database can be asked for.
         "store create_session" => Records(&["session_evicted"], Change::CreateOneTooMany),
         "store refresh_session" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
-        "store revoke" => Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke),
+        "store revoke" => {
+            Records(&["session_revoked", "subject_revoked", "tenant_revoked"], Change::Revoke)
+        }
         "store change_ring" => Records(&["key_rotated"], Change::RotateKey),
         "store record_expiries" => Records(&["session_expired"], Change::ExpireAndSweep),
-        "store end_all_sessions" => Nothing("`restore` calls it: tests/process/audit.rs answers for that"),
-        "store end_covered_sessions" => Nothing("tenant_revoked and subject_revoked count the sessions that this ends"),
-        "store delete_expired_revocations" | "store delete_old_sessions" | "store delete_old_audit" => {
-            Nothing("what it deletes was over, and its end is recorded")
+        "store end_all_sessions" => {
+            Nothing("`restore` calls it: tests/process/audit.rs answers for that")
         }
+        "store end_covered_sessions" => {
+            Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
+        }
+        "store delete_expired_revocations"
+        | "store delete_old_sessions"
+        | "store delete_old_audit" => Nothing("what it deletes was over, and its end is recorded"),
         "store release_space" => Nothing("it moves what is stored, and changes none of it"),
         "store append_audit" => Nothing("it is the audit"),
         "store session"
@@ -150,7 +179,9 @@ fn ways() -> BTreeSet<String> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
-        ways.extend(between(&text, "    pub async fn ", '(').iter().map(|name| format!("use case {name}")));
+        ways.extend(
+            between(&text, "    pub async fn ", '(').iter().map(|name| format!("use case {name}")),
+        );
     }
     let background = source("src/app/background.rs");
     ways.extend(between(&background, "spawn(\"", '"').iter().map(|name| format!("task {name}")));
@@ -180,14 +211,16 @@ async fn count(server: &Server, action: &str) -> i64 {
 fn logged_ids(action: &str) -> BTreeSet<String> {
     let action = format!("action=\"{action}\"");
     let log = logged();
-    let lines = log.lines().filter(|line| line.contains("countersign::audit") && line.contains(&action));
+    let lines =
+        log.lines().filter(|line| line.contains("countersign::audit") && line.contains(&action));
     lines.flat_map(|line| between(line, " id=", ' ')).map(str::to_owned).collect()
 }
 
 /// Whether a record of an action that was logged since then is in the table too.
 async fn is_recorded(server: &Server, action: &str, before: &BTreeSet<String>) -> bool {
     for id in logged_ids(action).difference(before) {
-        let row = format!("audit WHERE action = '{action}' AND {AUDIT_ID} = '{}'", id.replace('-', ""));
+        let row =
+            format!("audit WHERE action = '{action}' AND {AUDIT_ID} = '{}'", id.replace('-', ""));
         if server.home.database.count(&row).await == 1 {
             return true;
         }
@@ -216,14 +249,24 @@ impl Change {
             Self::Revoke => {
                 server.revoke(of_token(&server.sign_in("revoked").await.access)).await.unwrap();
                 let session = server.sign_in("revoked with others").await.session;
-                let subject = SubjectTarget { tenant: session.tenant, subject: session.subject, ..Default::default() };
+                let subject = SubjectTarget {
+                    tenant: session.tenant,
+                    subject: session.subject,
+                    ..Default::default()
+                };
                 server.revoke(revocation(Target::Subject(subject))).await.unwrap();
-                let other = CreateSessionRequest { tenant: "globex".to_owned(), ..request("revoked with all") };
+                let other = CreateSessionRequest {
+                    tenant: "globex".to_owned(),
+                    ..request("revoked with all")
+                };
                 server.create(other).await.unwrap();
                 server.revoke(revocation(Target::Tenant("globex".to_owned()))).await.unwrap();
             }
             Self::RotateKey => {
-                keys().rotate_key(RotateKeyRequest { force: true, ..Default::default() }).await.unwrap();
+                keys()
+                    .rotate_key(RotateKeyRequest { force: true, ..Default::default() })
+                    .await
+                    .unwrap();
             }
             Self::RevokeKey => {
                 let listed = keys().list_keys(ListKeysRequest {}).await.unwrap().into_inner().keys;
@@ -235,14 +278,18 @@ impl Change {
                 for action in ["key_rotated", "key_dropped"] {
                     let before = count(server, action).await;
                     server.clock.advance(seconds(86_400));
-                    eventually(action, async || (count(server, action).await > before).then_some(())).await;
+                    eventually(action, async || {
+                        (count(server, action).await > before).then_some(())
+                    })
+                    .await;
                 }
             }
             Self::ExpireAndSweep => {
                 let before = count(server, "session_expired").await;
                 server.sign_in("expired").await;
                 server.clock.advance(seconds(3600 + 120));
-                let swept = async || (count(server, "session_expired").await > before).then_some(());
+                let swept =
+                    async || (count(server, "session_expired").await > before).then_some(());
                 eventually("it is swept", swept).await;
             }
         }
@@ -253,7 +300,8 @@ impl Change {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_change_something_leaves_a_record() {
     capture();
-    let server = Home::new(&format!("{SETTINGS}\n[sweeper]\nschedule = '* * * * * *'")).await.start().await;
+    let server =
+        Home::new(&format!("{SETTINGS}\n[sweeper]\nschedule = '* * * * * *'")).await.start().await;
     let mut changes: BTreeSet<(Change, String)> = BTreeSet::new();
     for way in ways() {
         match effect(&way) {
@@ -266,8 +314,11 @@ async fn each_way_to_change_something_leaves_a_record() {
     }
     let kinds: BTreeSet<Change> = changes.iter().map(|(change, _)| *change).collect();
     for change in kinds {
-        let actions: Vec<&str> =
-            changes.iter().filter(|(of, _)| *of == change).map(|(_, action)| action.as_str()).collect();
+        let actions: Vec<&str> = changes
+            .iter()
+            .filter(|(of, _)| *of == change)
+            .map(|(_, action)| action.as_str())
+            .collect();
         let before: Vec<_> = actions.iter().map(|action| logged_ids(action)).collect();
         change.make(&server).await;
         for (action, before) in actions.iter().zip(&before) {
@@ -283,7 +334,8 @@ async fn each_way_to_change_something_leaves_a_record() {
 /// A line of the audit about a session that expired.
 fn line_of_expiry(session: &str) -> Option<String> {
     let session = format!("session_id={session}");
-    let is_meant = |line: &&str| line.contains("action=\"session_expired\"") && line.contains(&session);
+    let is_meant =
+        |line: &&str| line.contains("action=\"session_expired\"") && line.contains(&session);
     logged().lines().find(is_meant).map(str::to_owned)
 }
 
@@ -307,10 +359,13 @@ async fn a_session_that_expires_is_recorded_by_the_next_sweep_and_its_line_tells
     clock.advance(seconds(60));
     assert_eq!([sweep(&home).await, sweep(&home).await], [1, 0], "once");
     let line = line_of_expiry(&idle.id()).unwrap();
-    assert!(line.contains("reason=\"expired_idle\"") && line.contains(" at=2027-01-15T08:05:00.25Z"), "{line}");
+    assert!(
+        line.contains("reason=\"expired_idle\"") && line.contains(" at=2027-01-15T08:05:00.25Z"),
+        "{line}"
+    );
     assert_eq!([line_of_expiry(&live.id()), line_of_expiry(&ended.id())], [None, None]);
-    let rows = "audit WHERE action = 'session_expired' AND caller = 'countersign' AND subject = 'idle' \
-                AND reason = 'expired_idle' AND sessions = 1";
+    let rows = "audit WHERE action = 'session_expired' AND caller = 'countersign' AND subject = \
+                'idle' AND reason = 'expired_idle' AND sessions = 1";
     assert_eq!(home.database.count(rows).await, 1);
     assert_eq!(home.database.count("audit WHERE action = 'session_expired'").await, 1);
 

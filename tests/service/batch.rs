@@ -1,7 +1,8 @@
 //! BatchValidate: many questions, one call.
 
 use countersign::proto::{
-    BatchValidateRequest, BatchValidateResponse, CreateSessionRequest, InactiveReason, ValidateRequest,
+    BatchValidateRequest, BatchValidateResponse, CreateSessionRequest, InactiveReason,
+    ValidateRequest,
 };
 use tonic::Status;
 
@@ -10,7 +11,10 @@ use crate::{
     server::{Server, of_token, request},
 };
 
-async fn ask(server: &Server, requests: Vec<ValidateRequest>) -> Result<BatchValidateResponse, Status> {
+async fn ask(
+    server: &Server,
+    requests: Vec<ValidateRequest>,
+) -> Result<BatchValidateResponse, Status> {
     Ok(server.client().batch_validate(BatchValidateRequest { requests }).await?.into_inner())
 }
 
@@ -24,7 +28,10 @@ async fn answers_come_in_the_order_of_the_questions_and_are_those_of_validate() 
     let mut requests = vec![];
     for n in 0..64 {
         let scopes = vec!["read".to_owned()];
-        let session = server.create(CreateSessionRequest { scopes, ..request(&format!("user-{n}")) }).await.unwrap();
+        let session = server
+            .create(CreateSessionRequest { scopes, ..request(&format!("user-{n}")) })
+            .await
+            .unwrap();
         if n % 4 == 1 {
             server.revoke(of_token(&session.access)).await.unwrap();
         }
@@ -58,7 +65,10 @@ async fn a_batch_has_1_to_256_questions() {
     let answers = ask(&server, vec![about(&token); 256]).await.unwrap().responses;
     assert_eq!(answers.iter().filter(|answer| answer.active).count(), 256);
     for count in [0, 257] {
-        assert_eq!(refused(ask(&server, vec![about(&token); count]).await), Refusal::field("requests"));
+        assert_eq!(
+            refused(ask(&server, vec![about(&token); count]).await),
+            Refusal::field("requests")
+        );
     }
 }
 
@@ -68,8 +78,14 @@ async fn a_wrong_field_is_named_with_its_place_in_the_batch() {
     let token = server.sign_in("alice").await.access;
     for (wrong, field) in [
         (about(""), "requests[3].access_token"),
-        (ValidateRequest { scopes: vec!["x".repeat(257)], ..about(&token) }, "requests[3].scopes[0]"),
-        (ValidateRequest { acr_values: vec!["a".to_owned(); 17], ..about(&token) }, "requests[3].acr_values"),
+        (
+            ValidateRequest { scopes: vec!["x".repeat(257)], ..about(&token) },
+            "requests[3].scopes[0]",
+        ),
+        (
+            ValidateRequest { acr_values: vec!["a".to_owned(); 17], ..about(&token) },
+            "requests[3].acr_values",
+        ),
         (ValidateRequest { view: 7, ..about(&token) }, "requests[3].view"),
     ] {
         let mut requests = vec![about(&token); 5];

@@ -1,13 +1,15 @@
-//! Who may do what, to whose sessions. The expected answers are spelled out here a second time, on purpose.
+//! Who may do what, to whose sessions. The expected answers are spelled out here a second time, on
+//! purpose.
 
 use std::fmt::Write as _;
 
 use countersign::{
     callers::api_key::ApiKey,
     proto::{
-        self, BatchValidateRequest, CreateSessionRequest, GetJwksRequest, GetSessionRequest, InactiveReason,
-        ListKeysRequest, ListSessionsRequest, RefreshRequest, RevokeKeyRequest, RotateKeyRequest, ValidateRequest,
-        key_service_client::KeyServiceClient, revoke_request::Target,
+        self, BatchValidateRequest, CreateSessionRequest, GetJwksRequest, GetSessionRequest,
+        InactiveReason, ListKeysRequest, ListSessionsRequest, RefreshRequest, RevokeKeyRequest,
+        RotateKeyRequest, ValidateRequest, key_service_client::KeyServiceClient,
+        revoke_request::Target,
     },
     rng::SystemRng,
 };
@@ -52,7 +54,8 @@ const CALLS: [&str; 21] = [
 /// A key, and its caller's lines in the configuration.
 pub fn caller(name: &str, lines: &str) -> (String, String) {
     let key = ApiKey::generate(&SystemRng::default()).unwrap();
-    let stanza = format!("[[callers]]\nname = \"{name}\"\nkey_hashes = [\"{}\"]\n{lines}\n", key.hash());
+    let stanza =
+        format!("[[callers]]\nname = \"{name}\"\nkey_hashes = [\"{}\"]\n{lines}\n", key.hash());
     (key.reveal().to_owned(), stanza)
 }
 
@@ -60,9 +63,9 @@ pub fn caller(name: &str, lines: &str) -> (String, String) {
 fn outcome<T>(answer: Result<T, Status>) -> String {
     match answer {
         Ok(_) => "OK".to_owned(),
-        Err(status) => {
-            status.get_details_error_info().map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
-        }
+        Err(status) => status
+            .get_details_error_info()
+            .map_or_else(|| format!("{:?}", status.code()), |info| info.reason),
     }
 }
 
@@ -73,46 +76,63 @@ fn verdict(answer: &proto::ValidateResponse) -> String {
 /// Makes a call for a session of tenant acme.
 async fn make(server: &Server, key: &str, call: &str, session: &SignedIn) -> String {
     let mut sessions = server.client_with(key);
-    let mut keys = KeyServiceClient::with_interceptor(server.channel.clone(), ShowKey(key.to_owned()));
+    let mut keys =
+        KeyServiceClient::with_interceptor(server.channel.clone(), ShowKey(key.to_owned()));
     let (tenant, subject) = ("acme".to_owned(), session.session.subject.clone());
     let validate = ValidateRequest { access_token: session.access.clone(), ..Default::default() };
     let revoke = async |target| outcome(server.client_with(key).revoke(revocation(target)).await);
     match call {
         "CreateSession" => outcome(sessions.create_session(request("bob")).await),
         "Refresh" => {
-            let request = RefreshRequest { refresh_token: session.refresh.clone(), ..Default::default() };
+            let request =
+                RefreshRequest { refresh_token: session.refresh.clone(), ..Default::default() };
             outcome(sessions.refresh(request).await)
         }
         "Validate" => match sessions.validate(validate).await {
             Ok(answer) => verdict(answer.get_ref()),
             refused => outcome(refused),
         },
-        "BatchValidate" => match sessions.batch_validate(BatchValidateRequest { requests: vec![validate] }).await {
-            Ok(answer) => verdict(&answer.get_ref().responses[0]),
-            refused => outcome(refused),
-        },
+        "BatchValidate" => {
+            match sessions.batch_validate(BatchValidateRequest { requests: vec![validate] }).await {
+                Ok(answer) => verdict(&answer.get_ref().responses[0]),
+                refused => outcome(refused),
+            }
+        }
         "Check" => match gateways::check_as(server, key, &session.access).await {
             Ok(true) => "OK".to_owned(),
             Ok(false) => "DENIED".to_owned(),
             Err(status) => outcome::<()>(Err(status)),
         },
         "forward-auth" => gateways::forward_auth_as(server, key, &session.access).await,
-        "introspection" => gateways::oauth_as(server, key, "/oauth2/introspect", &session.access).await,
-        "revocation over HTTP" => gateways::oauth_as(server, key, "/oauth2/revoke", &session.access).await,
+        "introspection" => {
+            gateways::oauth_as(server, key, "/oauth2/introspect", &session.access).await
+        }
+        "revocation over HTTP" => {
+            gateways::oauth_as(server, key, "/oauth2/revoke", &session.access).await
+        }
         "Revoke access token" => revoke(Target::Token(session.access.clone())).await,
         "Revoke refresh token" => revoke(Target::Token(session.refresh.clone())).await,
         "Revoke session" => revoke(Target::SessionId(session.id())).await,
         "Revoke subject" => {
-            revoke(Target::Subject(proto::SubjectTarget { tenant, subject, ..Default::default() })).await
+            revoke(Target::Subject(proto::SubjectTarget { tenant, subject, ..Default::default() }))
+                .await
         }
         "Revoke tenant" => revoke(Target::Tenant(tenant)).await,
-        "GetSession" => outcome(sessions.get_session(GetSessionRequest { session_id: session.id() }).await),
-        "ListSessions" => outcome(sessions.list_sessions(ListSessionsRequest { tenant, ..Default::default() }).await),
+        "GetSession" => {
+            outcome(sessions.get_session(GetSessionRequest { session_id: session.id() }).await)
+        }
+        "ListSessions" => outcome(
+            sessions.list_sessions(ListSessionsRequest { tenant, ..Default::default() }).await,
+        ),
         "ListKeys" => outcome(keys.list_keys(ListKeysRequest {}).await),
-        "RotateKey" => outcome(keys.rotate_key(RotateKeyRequest { force: true, ..Default::default() }).await),
+        "RotateKey" => {
+            outcome(keys.rotate_key(RotateKeyRequest { force: true, ..Default::default() }).await)
+        }
         "RevokeKey" => outcome(keys.revoke_key(RevokeKeyRequest { kid: "none".to_owned() }).await),
         "GetJwks" => outcome(keys.get_jwks(GetJwksRequest {}).await),
-        "Health" => outcome(HealthClient::new(server.channel.clone()).check(HealthCheckRequest::default()).await),
+        "Health" => outcome(
+            HealthClient::new(server.channel.clone()).check(HealthCheckRequest::default()).await,
+        ),
         "a call that does not exist" => unknown_call(server, key).await,
         other => panic!("{other}"),
     }
@@ -132,14 +152,19 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
     let may: &[&str] = match role {
         "issuer" => &["CreateSession", "Refresh", "GetSession", "ListSessions"],
         "validator" => &["Validate", "BatchValidate", "Check", "forward-auth", "introspection"],
-        "revoker" => {
-            &["revocation over HTTP", "Revoke access token", "Revoke refresh token", "Revoke session", "Revoke subject"]
-        }
+        "revoker" => &[
+            "revocation over HTTP",
+            "Revoke access token",
+            "Revoke refresh token",
+            "Revoke session",
+            "Revoke subject",
+        ],
         "viewer" => &["GetSession", "ListSessions"],
         "admin" => &CALLS,
         _ => panic!("{role}"),
     };
-    let (is_known, is_limited, is_foreign) = (may.contains(&call), !reach.is_empty(), reach == "other");
+    let (is_known, is_limited, is_foreign) =
+        (may.contains(&call), !reach.is_empty(), reach == "other");
     match call {
         "GetJwks" | "Health" => "OK",
         "a call that does not exist" => "UNIMPLEMENTED",
@@ -150,7 +175,9 @@ fn expected(call: &str, role: &str, reach: &str) -> &'static str {
         "Validate" | "BatchValidate" => "INACTIVE_REASON_FOREIGN_TENANT",
         "Check" | "forward-auth" | "introspection" => "DENIED",
         "Refresh" => "REFRESH_TOKEN_INVALID",
-        "CreateSession" | "ListSessions" | "Revoke subject" | "Revoke tenant" => "CALLER_NOT_ALLOWED",
+        "CreateSession" | "ListSessions" | "Revoke subject" | "Revoke tenant" => {
+            "CALLER_NOT_ALLOWED"
+        }
         _ => "SESSION_NOT_FOUND",
     }
 }
@@ -160,16 +187,20 @@ async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants_and
     let (mut settings, mut keys) = (String::new(), vec![]);
     for role in ROLES {
         for reach in REACHES {
-            let limit = if reach.is_empty() { String::new() } else { format!("tenants = [\"{reach}\"]") };
-            let (key, stanza) = caller(&format!("{role}-{reach}-"), &format!("roles = [\"{role}\"]\n{limit}"));
+            let limit =
+                if reach.is_empty() { String::new() } else { format!("tenants = [\"{reach}\"]") };
+            let (key, stanza) =
+                caller(&format!("{role}-{reach}-"), &format!("roles = [\"{role}\"]\n{limit}"));
             settings += &stanza;
             keys.push((role, reach, key));
         }
     }
     let server = Home::new(&settings).await.start().await;
-    let admin = keys.iter().find(|(role, reach, _)| (*role, *reach) == ("admin", "")).unwrap().2.clone();
+    let admin =
+        keys.iter().find(|(role, reach, _)| (*role, *reach) == ("admin", "")).unwrap().2.clone();
     let sign_in = async || -> SignedIn {
-        let answer = server.client_with(&admin).create_session(request("alice")).await.unwrap().into_inner();
+        let answer =
+            server.client_with(&admin).create_session(request("alice")).await.unwrap().into_inner();
         (answer.session, answer.tokens).into()
     };
     let stranger = caller("stranger", "").0;
@@ -178,15 +209,18 @@ async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants_and
         let mut session = sign_in().await;
         for nobody in ["", &stranger, "cs_ck_", "nonsense", &admin[1..]] {
             let is_open = ["GetJwks", "Health"].contains(&call);
-            let (is, should_be) =
-                (make(&server, nobody, call, &session).await, if is_open { "OK" } else { "CALLER_UNKNOWN" });
+            let (is, should_be) = (
+                make(&server, nobody, call, &session).await,
+                if is_open { "OK" } else { "CALLER_UNKNOWN" },
+            );
             if is != should_be {
                 writeln!(wrong, "{call} by nobody known: {is}, not {should_be}").unwrap();
             }
         }
         for (role, reach, key) in &keys {
             let rows = server.rows().await;
-            let (is, should_be) = (make(&server, key, call, &session).await, expected(call, role, reach));
+            let (is, should_be) =
+                (make(&server, key, call, &session).await, expected(call, role, reach));
             if is != should_be {
                 writeln!(wrong, "{call} by {role} of {reach:?}: {is}, not {should_be}").unwrap();
             }
@@ -194,11 +228,23 @@ async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants_and
                 // It may have been changed rightly.
                 session = sign_in().await;
             } else {
-                assert_eq!(server.rows().await, rows, "{call} by {role} of {reach:?} was refused and left a row");
-                assert_eq!(make(&server, &admin, "Validate", &session).await, "OK", "{call} by {role} of {reach:?}");
+                assert_eq!(
+                    server.rows().await,
+                    rows,
+                    "{call} by {role} of {reach:?} was refused and left a row"
+                );
+                assert_eq!(
+                    make(&server, &admin, "Validate", &session).await,
+                    "OK",
+                    "{call} by {role} of {reach:?}"
+                );
             }
         }
-        assert_eq!(make(&server, &admin, "Refresh", &session).await, "OK", "{call}: what was refused changed nothing");
+        assert_eq!(
+            make(&server, &admin, "Refresh", &session).await,
+            "OK",
+            "{call}: what was refused changed nothing"
+        );
     }
     assert_eq!(wrong, "");
 }
@@ -212,8 +258,16 @@ async fn a_stranger_is_told_the_same_whatever_it_shows_and_asks() {
     let nearly = format!("{}x", &key[..key.len() - 1]);
     for shown in ["", "x", &other, &nearly, &key.to_uppercase()] {
         answers.push(server.client_with(shown).create_session(request("alice")).await.unwrap_err());
-        answers.push(server.client_with(shown).create_session(CreateSessionRequest::default()).await.unwrap_err());
-        answers.push(server.client_with(shown).get_session(GetSessionRequest::default()).await.unwrap_err());
+        answers.push(
+            server
+                .client_with(shown)
+                .create_session(CreateSessionRequest::default())
+                .await
+                .unwrap_err(),
+        );
+        answers.push(
+            server.client_with(shown).get_session(GetSessionRequest::default()).await.unwrap_err(),
+        );
     }
     for answer in &answers {
         assert_eq!(refused::<()>(Err(answer.clone())), Refusal::unauthenticated("CALLER_UNKNOWN"));
@@ -227,14 +281,19 @@ async fn a_stranger_is_told_the_same_whatever_it_shows_and_asks() {
 async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
     let audiences = "audiences = [\"https://orders.test\", \"https://stock.test\"]";
     let (issuer, first) = caller("issuer", &format!("roles = [\"issuer\"]\n{audiences}"));
-    let (validator, second) = caller("orders", "roles = [\"validator\"]\naudiences = [\"https://orders.test\"]");
+    let (validator, second) =
+        caller("orders", "roles = [\"validator\"]\naudiences = [\"https://orders.test\"]");
     let (admin, third) = caller("admin", "roles = [\"admin\"]");
     let server = Home::new(&[first, second, third].concat()).await.start().await;
     let create = async |key: &str, audience: &[&str]| {
         let audience = audience.iter().map(ToString::to_string).collect();
-        let answer =
-            server.client_with(key).create_session(CreateSessionRequest { audience, ..request("alice") }).await;
-        answer.map(|answer| answer.into_inner()).map(|answer| SignedIn::from((answer.session, answer.tokens)))
+        let answer = server
+            .client_with(key)
+            .create_session(CreateSessionRequest { audience, ..request("alice") })
+            .await;
+        answer
+            .map(|answer| answer.into_inner())
+            .map(|answer| SignedIn::from((answer.session, answer.tokens)))
     };
     let not_allowed = Refusal::of(Code::PermissionDenied, "CALLER_NOT_ALLOWED");
     for (audience, told) in [
@@ -247,7 +306,8 @@ async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
         assert_eq!(refused::<()>(Err(answer)), not_allowed, "{audience:?}");
     }
     let validate = async |session: &SignedIn| {
-        let request = ValidateRequest { access_token: session.access.clone(), ..Default::default() };
+        let request =
+            ValidateRequest { access_token: session.access.clone(), ..Default::default() };
         let answer = server.client_with(&validator).validate(request).await.unwrap().into_inner();
         (answer.active, answer.inactive_reason())
     };
@@ -260,18 +320,25 @@ async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
 
     // A refresh token of a session beyond its audiences does not help it.
     let beyond = create(&admin, &["https://orders.test", "https://x.test"]).await.unwrap();
-    let exchange = |session: &SignedIn| RefreshRequest { refresh_token: session.refresh.clone(), ..Default::default() };
+    let exchange = |session: &SignedIn| RefreshRequest {
+        refresh_token: session.refresh.clone(),
+        ..Default::default()
+    };
     let answer = server.client_with(&issuer).refresh(exchange(&beyond)).await;
     assert_eq!(refused(answer), Refusal::unauthenticated("REFRESH_TOKEN_INVALID"));
     assert!(server.client_with(&issuer).refresh(exchange(&both)).await.is_ok());
-    assert!(server.client_with(&admin).refresh(exchange(&beyond)).await.is_ok(), "it was not used up");
+    assert!(
+        server.client_with(&admin).refresh(exchange(&beyond)).await.is_ok(),
+        "it was not used up"
+    );
 }
 
 /// The answer to a request that was made before has tokens in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_own_audiences() {
     let (admin, first) = caller("admin", "roles = [\"admin\"]");
-    let (limited, second) = caller("issuer", "roles = [\"issuer\"]\naudiences = [\"https://orders.test\"]");
+    let (limited, second) =
+        caller("issuer", "roles = [\"issuer\"]\naudiences = [\"https://orders.test\"]");
     let server = Home::new(&(first + &second)).await.start().await;
     let ask = |audience: &str| CreateSessionRequest {
         request_id: "one".to_owned(),
@@ -296,13 +363,19 @@ async fn a_caller_who_takes_too_much_is_told_when_to_come_again_and_others_are_s
         ask(&flood).await.unwrap();
     }
     for _ in 0..10 {
-        assert_eq!(refused(ask(&flood).await), Refusal::retry(Code::ResourceExhausted, "CALLER_OVER_LIMIT"));
+        assert_eq!(
+            refused(ask(&flood).await),
+            Refusal::retry(Code::ResourceExhausted, "CALLER_OVER_LIMIT")
+        );
         ask(&modest).await.unwrap();
     }
     server.clock.advance(crate::server::seconds(1));
     ask(&flood).await.unwrap();
     let metrics = crate::http_client::get(server.http, "/metrics").await.body;
-    assert!(metrics.contains("countersign_calls_refused_total{reason=\"over_limit\"} 10"), "{metrics}");
+    assert!(
+        metrics.contains("countersign_calls_refused_total{reason=\"over_limit\"} 10"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -31,7 +31,11 @@ async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
 
     let server = server.restart().await;
     assert_eq!(server.clock.now(), start);
-    assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Expired), "the database remembers");
+    assert_eq!(
+        server.verdict(&session.access).await,
+        Err(InactiveReason::Expired),
+        "the database remembers"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,7 +92,9 @@ async fn a_tenant_revoked_after_the_clock_went_back_loses_all_it_had() {
     let session = server.sign_in("alice").await;
     server.clock.jump_to(START.minus(seconds(3600)));
     server
-        .revoke(crate::server::revocation(countersign::proto::revoke_request::Target::Tenant("acme".to_owned())))
+        .revoke(crate::server::revocation(countersign::proto::revoke_request::Target::Tenant(
+            "acme".to_owned(),
+        )))
         .await
         .unwrap();
     let after = server.sign_in("alice").await;
@@ -123,7 +129,9 @@ async fn a_sweep_by_command_does_not_trust_a_clock_that_does_not_fit_the_newest_
     let home = server.stop().await;
     let swept = async |at, is_clock_right| {
         home.clock.jump_to(at);
-        app::sweep(&home.config(), home.system(), is_clock_right).await.map_err(|error| error.to_string())
+        app::sweep(&home.config(), home.system(), is_clock_right)
+            .await
+            .map_err(|error| error.to_string())
     };
     for at in [START.plus(seconds(86_400)).plus(seconds(60)), START.minus(seconds(61))] {
         match home.config().database.is_shared() {

@@ -3,8 +3,8 @@
 use countersign::{
     domain::claims::RESERVED,
     proto::{
-        CreateSessionRequest, Device, EncodedStruct, EndReason, InactiveReason, OnRefresh, Replay, Session,
-        SessionState, ValidateRequest, ValidateView,
+        CreateSessionRequest, Device, EncodedStruct, EndReason, InactiveReason, OnRefresh, Replay,
+        Session, SessionState, ValidateRequest, ValidateView,
     },
 };
 use futures_util::future::join_all;
@@ -14,12 +14,17 @@ use tonic::Status;
 use crate::{
     forge::claims,
     refusal::{Refusal, refused},
-    server::{Home, START, Server, SignedIn, TICK, at, of_token, request, request_under, seconds, start_plus},
+    server::{
+        Home, START, Server, SignedIn, TICK, at, of_token, request, request_under, seconds,
+        start_plus,
+    },
     service::callers::caller,
 };
 
 fn object(members: &[(&str, Value)]) -> Struct {
-    Struct { fields: members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect() }
+    Struct {
+        fields: members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+    }
 }
 
 /// Makes another request of one.
@@ -32,8 +37,10 @@ fn span(seconds: i64) -> Option<Duration> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bare_request_gets_the_defaults() {
     let server = Server::start().await;
-    let created =
-        server.create(CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() }).await.unwrap();
+    let created = server
+        .create(CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() })
+        .await
+        .unwrap();
     let session = &created.session;
     assert_eq!(session.audience, ["https://auth.test"]);
     assert_eq!((&*session.tenant, &*session.client_id, session.scopes.len()), ("", "", 0));
@@ -44,20 +51,26 @@ async fn a_bare_request_gets_the_defaults() {
     assert_eq!(session.idle_expires_at, Some(start_plus(seconds(14 * 86_400))));
     assert_eq!(session.expires_at, Some(start_plus(seconds(90 * 86_400))));
     let policy = session.policy.as_ref().unwrap();
-    assert_eq!((&*policy.name, policy.access_token_ttl, policy.refresh_grace), ("default", span(600), span(30)));
+    assert_eq!(
+        (&*policy.name, policy.access_token_ttl, policy.refresh_grace),
+        ("default", span(600), span(30))
+    );
     assert_eq!((policy.replay(), policy.replay_limit), (Replay::Grace, span(86_400)));
     assert_eq!(policy.on_refresh(), OnRefresh::KeepAccessToken);
     assert_eq!(created.tokens.token_type, "Bearer");
     assert_eq!(server.session(&created.id()).await.unwrap(), *session);
     let token = claims(&created.access);
     assert_eq!(token["sid"], created.id());
-    assert!(!token.contains_key("tenant") && !token.contains_key("scope") && !token.contains_key("nbf"));
+    assert!(
+        !token.contains_key("tenant") && !token.contains_key("scope") && !token.contains_key("nbf")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_identifier_tells_when_the_session_was_created() {
     let server = Server::start().await;
-    let id: countersign::domain::ids::SessionId = server.sign_in("alice").await.id().parse().unwrap();
+    let id: countersign::domain::ids::SessionId =
+        server.sign_in("alice").await.id().parse().unwrap();
     assert_eq!(id.created_millis(), START.millis());
 }
 
@@ -78,7 +91,10 @@ async fn a_tenant_has_the_policy_and_the_audiences_that_the_configuration_gives_
     assert_eq!(server.create(named).await.unwrap().session.policy.unwrap().name, "strict");
     let foreign = limited(&["https://stock.test", "https://auth.test"]);
     assert_eq!(refused(server.create(foreign).await), Refusal::field("audience[1]"));
-    assert_eq!(refused(server.create(request_under("none", "alice")).await), Refusal::field("policy"));
+    assert_eq!(
+        refused(server.create(request_under("none", "alice")).await),
+        Refusal::field("policy")
+    );
     assert_eq!(server.rows().await.sessions, 3);
 }
 
@@ -91,9 +107,15 @@ async fn a_request_may_only_shorten_the_limits_of_the_policy() {
         ..request_under("short", "alice")
     };
     let shorter = server.create(short(span(20), span(100))).await.unwrap();
-    assert_eq!(shorter.tokens.access_token_expires_at, Some(at(START.floor_to_second().plus(seconds(20)))));
+    assert_eq!(
+        shorter.tokens.access_token_expires_at,
+        Some(at(START.floor_to_second().plus(seconds(20))))
+    );
     assert_eq!(shorter.session.expires_at, Some(start_plus(seconds(100))));
-    assert_eq!(shorter.session.idle_expires_at, shorter.session.expires_at, "never past the absolute end");
+    assert_eq!(
+        shorter.session.idle_expires_at, shorter.session.expires_at,
+        "never past the absolute end"
+    );
     assert!(server.create(short(span(60), span(600))).await.is_ok(), "the limits themselves");
     assert!(server.create(short(span(1), span(1))).await.is_ok());
     for (request, field) in [
@@ -111,11 +133,13 @@ async fn a_request_may_only_shorten_the_limits_of_the_policy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authentication_in_the_future_is_refused_beyond_the_leeway() {
     let server = Server::start().await;
-    let with = |instant| CreateSessionRequest { authenticated_at: Some(instant), ..request("alice") };
+    let with =
+        |instant| CreateSessionRequest { authenticated_at: Some(instant), ..request("alice") };
     let earlier = server.create(with(at(START.minus(seconds(3600))))).await.unwrap();
     assert_eq!(claims(&earlier.access)["auth_time"], START.seconds() - 3600);
     assert!(server.create(with(start_plus(seconds(5)))).await.is_ok());
-    for instant in [start_plus(seconds(5) + TICK), prost_types::Timestamp { seconds: 0, nanos: -1 }] {
+    for instant in [start_plus(seconds(5) + TICK), prost_types::Timestamp { seconds: 0, nanos: -1 }]
+    {
         assert_eq!(refused(server.create(with(instant)).await), Refusal::field("authenticated_at"));
     }
 }
@@ -123,8 +147,9 @@ async fn an_authentication_in_the_future_is_refused_beyond_the_leeway() {
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_come_back_in_the_full_view_only() {
     let server = Server::start().await;
-    let list =
-        ListValue { values: vec![1.0.into(), "two".to_owned().into(), Value { kind: Some(Kind::NullValue(0)) }] };
+    let list = ListValue {
+        values: vec![1.0.into(), "two".to_owned().into(), Value { kind: Some(Kind::NullValue(0)) }],
+    };
     let own = object(&[
         ("role", "admin".to_owned().into()),
         ("level", 7.0.into()),
@@ -133,7 +158,10 @@ async fn claims_come_back_in_the_full_view_only() {
         ("list", Value { kind: Some(Kind::ListValue(list)) }),
     ]);
     let own = EncodedStruct::from(own);
-    let created = server.create(CreateSessionRequest { claims: Some(own.clone()), ..request("alice") }).await.unwrap();
+    let created = server
+        .create(CreateSessionRequest { claims: Some(own.clone()), ..request("alice") })
+        .await
+        .unwrap();
     assert_eq!(created.session.claims, Some(own.clone()));
     assert_eq!(claims(&created.access)["level"], 7, "a whole number stays whole");
     let view = |view: ValidateView| ValidateRequest {
@@ -154,17 +182,16 @@ async fn claims_come_back_in_the_full_view_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
     let server = Server::start().await;
-    let numbers = [0.1, -0.0, 1e15, 9_007_199_254_740_991.0, -9_007_199_254_740_991.0, 1e-300].into_iter().chain([
-        4_503_599_627_370_495.5,
-        f64::MIN_POSITIVE,
-        5e-324,
-        1.0 / 3.0,
-    ]);
+    let numbers = [0.1, -0.0, 1e15, 9_007_199_254_740_991.0, -9_007_199_254_740_991.0, 1e-300]
+        .into_iter()
+        .chain([4_503_599_627_370_495.5, f64::MIN_POSITIVE, 5e-324, 1.0 / 3.0]);
     let texts = ["\"\\\n", "\u{1}\u{7f}\u{fffd}\u{10ffff}", "é e\u{301}", "{\"a\":1}", "'; --"];
     let list = numbers.map(Value::from).chain(texts.map(|text| text.to_owned().into()));
     let list = Value { kind: Some(Kind::ListValue(ListValue { values: list.collect() })) };
     let created = CreateSessionRequest {
-        claims: Some(object(&[("list", list), ("", true.into()), ("\u{1f980}\"", 1.5.into())]).into()),
+        claims: Some(
+            object(&[("list", list), ("", true.into()), ("\u{1f980}\"", 1.5.into())]).into(),
+        ),
         acr: "'; DROP TABLE sessions; --".to_owned(),
         amr: vec!["{}".to_owned(), "a,b".to_owned(), "NULL".to_owned(), "\"\\".to_owned()],
         client_id: "%_".to_owned(),
@@ -193,10 +220,14 @@ async fn an_integer_that_a_double_cannot_tell_from_its_neighbours_is_refused_at_
     let server = Server::start().await;
     for number in [9_007_199_254_740_992.0, -9_007_199_254_740_992.0, 1e16, 1e300, f64::MAX] {
         let number = Value::from(number);
-        let list = Value { kind: Some(Kind::ListValue(ListValue { values: vec![number.clone()] })) };
+        let list =
+            Value { kind: Some(Kind::ListValue(ListValue { values: vec![number.clone()] })) };
         let deep = Value { kind: Some(Kind::StructValue(object(&[("b", list.clone())]))) };
         for (value, path) in [(number, "a"), (list, "a[0]"), (deep, "a.b[0]")] {
-            let own = CreateSessionRequest { claims: Some(object(&[("a", value)]).into()), ..request("alice") };
+            let own = CreateSessionRequest {
+                claims: Some(object(&[("a", value)]).into()),
+                ..request("alice")
+            };
             let refusal = server.create(own).await.err().unwrap();
             let advice = format!("beyond 2^53 at {path}, ");
             assert!(refusal.message().contains(&advice), "{}", refusal.message());
@@ -204,7 +235,10 @@ async fn an_integer_that_a_double_cannot_tell_from_its_neighbours_is_refused_at_
             assert_eq!(refused(Err::<(), _>(refusal)), Refusal::field("claims"));
         }
     }
-    let exact = object(&[("a", 9_007_199_254_740_991.0.into()), ("b", "9007199254740993".to_owned().into())]);
+    let exact = object(&[
+        ("a", 9_007_199_254_740_991.0.into()),
+        ("b", "9007199254740993".to_owned().into()),
+    ]);
     let own = CreateSessionRequest { claims: Some(exact.into()), ..request("alice") };
     let created = server.create(own).await.unwrap();
     assert_eq!(claims(&created.access)["a"], 9_007_199_254_740_991_i64);
@@ -224,8 +258,10 @@ async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
     for name in RESERVED {
         assert_eq!(refused(server.create(with(name, 1)).await), Refusal::field("claims"), "{name}");
     }
-    let not_a_number =
-        CreateSessionRequest { claims: Some(object(&[("n", f64::NAN.into())]).into()), ..request("alice") };
+    let not_a_number = CreateSessionRequest {
+        claims: Some(object(&[("n", f64::NAN.into())]).into()),
+        ..request("alice")
+    };
     assert_eq!(refused(server.create(not_a_number).await), Refusal::field("claims"));
     assert_eq!(server.rows().await.sessions, 1);
 }
@@ -234,7 +270,11 @@ async fn claims_have_4096_bytes_at_most_and_no_reserved_name() {
 async fn a_token_that_validate_would_not_read_is_not_issued() {
     let server = Server::start().await;
     let texts = |length: usize, count: usize| vec!["x".repeat(length); count];
-    let huge = CreateSessionRequest { scopes: texts(128, 64), audience: texts(256, 16), ..request("alice") };
+    let huge = CreateSessionRequest {
+        scopes: texts(128, 64),
+        audience: texts(256, 16),
+        ..request("alice")
+    };
     assert_eq!(refused(server.create(huge).await), Refusal::field("claims"));
     assert_eq!(server.rows().await.sessions, 0);
 }
@@ -258,11 +298,18 @@ async fn the_same_request_id_yields_the_same_session_even_at_once() {
     ] {
         assert_eq!(refused(server.create(other).await), Refusal::request_id_reused());
     }
-    let elsewhere = server.create(CreateSessionRequest { tenant: "other".to_owned(), ..once.clone() }).await.unwrap();
+    let elsewhere = server
+        .create(CreateSessionRequest { tenant: "other".to_owned(), ..once.clone() })
+        .await
+        .unwrap();
     assert_ne!(elsewhere.id(), answers[0].id());
 
     let next = server.refresh(&answers[0].refresh).await.unwrap().now;
-    assert_eq!(refused(server.create(once.clone()).await), Refusal::field("request_id"), "the client has its tokens");
+    assert_eq!(
+        refused(server.create(once.clone()).await),
+        Refusal::field("request_id"),
+        "the client has its tokens"
+    );
     server.revoke(crate::server::of_token(&next.access)).await.unwrap();
     assert_eq!(refused(server.create(once).await), Refusal::unauthenticated("SESSION_REVOKED"));
 }
@@ -288,16 +335,24 @@ async fn another_request_or_another_callers_with_the_same_id_is_refused_and_chan
         ("subject", |new| new.subject = "bob".to_owned()),
         ("client_id", |new| new.client_id = "app".to_owned()),
         ("audience", |new| new.audience.push("https://orders.test".to_owned())),
-        ("the default audience by its name", |new| new.audience.push("https://auth.test".to_owned())),
+        ("the default audience by its name", |new| {
+            new.audience.push("https://auth.test".to_owned())
+        }),
         ("scopes", |new| new.scopes.push("admin".to_owned())),
         ("order of scopes", |new| new.scopes.reverse()),
         ("claims", |new| new.claims = Some(object(&[("role", "admin".to_owned().into())]).into())),
         ("acr", |new| new.acr = "gold".to_owned()),
         ("amr", |new| new.amr.push("otp".to_owned())),
         ("authenticated_at", |new| new.authenticated_at = Some(at(START))),
-        ("user agent", |new| new.device = Some(Device { user_agent: "curl".to_owned(), ..Default::default() })),
-        ("address", |new| new.device = Some(Device { ip_address: "192.0.2.7".to_owned(), ..Default::default() })),
-        ("label", |new| new.device = Some(Device { label: "laptop".to_owned(), ..Default::default() })),
+        ("user agent", |new| {
+            new.device = Some(Device { user_agent: "curl".to_owned(), ..Default::default() })
+        }),
+        ("address", |new| {
+            new.device = Some(Device { ip_address: "192.0.2.7".to_owned(), ..Default::default() })
+        }),
+        ("label", |new| {
+            new.device = Some(Device { label: "laptop".to_owned(), ..Default::default() })
+        }),
         ("policy", |new| new.policy = "strict".to_owned()),
         ("the default policy by its name", |new| new.policy = "default".to_owned()),
         ("access_token_ttl", |new| new.access_token_ttl = span(60)),
@@ -307,10 +362,18 @@ async fn another_request_or_another_callers_with_the_same_id_is_refused_and_chan
         for (what, change) in changes {
             let mut changed = once.clone();
             change(&mut changed);
-            assert_eq!(refused(create(&login, &changed).await), Refusal::request_id_reused(), "{what}");
+            assert_eq!(
+                refused(create(&login, &changed).await),
+                Refusal::request_id_reused(),
+                "{what}"
+            );
         }
         for key in [&other, &admin] {
-            assert_eq!(refused(create(key, &once).await), Refusal::request_id_reused(), "another caller");
+            assert_eq!(
+                refused(create(key, &once).await),
+                Refusal::request_id_reused(),
+                "another caller"
+            );
         }
     };
     refuses().await;
@@ -332,7 +395,11 @@ async fn another_request_or_another_callers_with_the_same_id_is_refused_and_chan
     let second = create(&login, &twice).await.unwrap();
     server.client_with(&admin).revoke(of_token(&second.access)).await.unwrap();
     assert_eq!(refused(create(&login, &twice).await), Refusal::unauthenticated("SESSION_REVOKED"));
-    assert_eq!(refused(create(&other, &twice).await), Refusal::request_id_reused(), "also after its end");
+    assert_eq!(
+        refused(create(&other, &twice).await),
+        Refusal::request_id_reused(),
+        "also after its end"
+    );
 
     let home = server.stop().await;
     assert_eq!(home.database.count("audit WHERE action = 'session_created'").await, 2);
@@ -348,13 +415,21 @@ async fn of_different_requests_with_one_id_at_once_one_is_answered() {
             ..request("alice")
         };
         let answers = join_all((0..32).map(|n| server.create(ask(n)))).await;
-        let (good, refusals): (Vec<_>, Vec<_>) = (0..).zip(answers).partition(|(_, answer)| answer.is_ok());
-        assert_eq!((good.len(), refusals.len()), (16, 16), "all of one request, and none of the other");
+        let (good, refusals): (Vec<_>, Vec<_>) =
+            (0..).zip(answers).partition(|(_, answer)| answer.is_ok());
+        assert_eq!(
+            (good.len(), refusals.len()),
+            (16, 16),
+            "all of one request, and none of the other"
+        );
         let winner = good[0].0 % 2;
         let first = good[0].1.as_ref().unwrap().clone();
         for (n, answer) in good {
             let answer = answer.unwrap();
-            assert_eq!((n % 2, &answer.session, &answer.tokens), (winner, &first.session, &first.tokens));
+            assert_eq!(
+                (n % 2, &answer.session, &answer.tokens),
+                (winner, &first.session, &first.tokens)
+            );
         }
         for (_, refusal) in refusals {
             assert_eq!(refused(refusal), Refusal::request_id_reused());
@@ -373,9 +448,15 @@ async fn over_the_quota_the_oldest_session_goes() {
         sessions.push(server.create(request_under("two", "alice")).await.unwrap());
     }
     assert_eq!(server.verdict(&sessions[0].access).await, Err(InactiveReason::Revoked));
-    assert_eq!(refused(server.refresh(&sessions[0].refresh).await), Refusal::unauthenticated("SESSION_REVOKED"));
+    assert_eq!(
+        refused(server.refresh(&sessions[0].refresh).await),
+        Refusal::unauthenticated("SESSION_REVOKED")
+    );
     let evicted = server.session(&sessions[0].id()).await.unwrap();
-    assert_eq!((evicted.state(), evicted.end_reason()), (SessionState::Ended, EndReason::QuotaEvicted));
+    assert_eq!(
+        (evicted.state(), evicted.end_reason()),
+        (SessionState::Ended, EndReason::QuotaEvicted)
+    );
     for session in [&sessions[1], &sessions[2], &bystander] {
         assert_eq!(server.verdict(&session.access).await, Ok(()));
     }

@@ -32,13 +32,20 @@ async fn while_the_database_fails_calls_say_so_and_validate_goes_on() {
         assert_eq!(refused(server.revoke(of_token(&good.access)).await), expected);
         assert_eq!(refused(server.session(&good.id()).await), expected);
         let list = server.client().list_sessions(ListSessionsRequest::default()).await;
-        assert!(!list.as_ref().unwrap_err().message().contains("secret"), "what the database says stays inside");
+        assert!(
+            !list.as_ref().unwrap_err().message().contains("secret"),
+            "what the database says stays inside"
+        );
         assert_eq!(refused(list), expected);
 
         assert_eq!(server.verdict(&good.access).await, Ok(()));
         assert_eq!(server.verdict(&bad.access).await, Err(InactiveReason::Revoked));
         let garbage = refused(server.refresh("cs_rt_garbage").await);
-        assert_eq!(garbage, Refusal::unauthenticated("REFRESH_TOKEN_INVALID"), "garbage costs no look at the database");
+        assert_eq!(
+            garbage,
+            Refusal::unauthenticated("REFRESH_TOKEN_INVALID"),
+            "garbage costs no look at the database"
+        );
     }
     server.store.fail_with(None);
     assert!(!server.refresh(&good.refresh).await.unwrap().replayed, "nothing had changed");
@@ -74,7 +81,10 @@ async fn a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_but_
         revoking.abort();
         let _ = revoking.await;
         if server.session(&session.id()).await.unwrap().state() == SessionState::Ended {
-            eventually("the token is revoked", async || server.verdict(&session.access).await.err()).await;
+            eventually("the token is revoked", async || {
+                server.verdict(&session.access).await.err()
+            })
+            .await;
         }
         server.revoke(of_token(&session.access)).await.unwrap();
         assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
@@ -121,8 +131,12 @@ async fn a_damaged_row_is_an_error_for_whoever_needs_it_and_for_nobody_else() {
     assert_eq!(refused(server.client().list_sessions(of("alice")).await), internal());
     assert_eq!(server.verdict(&damaged.access).await, Ok(()), "nothing has been revoked");
 
-    assert_eq!(server.client().list_sessions(of("bob")).await.unwrap().into_inner().sessions, [intact.session]);
-    let (refreshed, refusal) = join(server.refresh(&intact.refresh), server.refresh(&damaged.refresh)).await;
+    assert_eq!(
+        server.client().list_sessions(of("bob")).await.unwrap().into_inner().sessions,
+        [intact.session]
+    );
+    let (refreshed, refusal) =
+        join(server.refresh(&intact.refresh), server.refresh(&damaged.refresh)).await;
     assert_eq!((refreshed.unwrap().replayed, refused(refusal)), (false, internal()));
     set_on_refresh_of_alice(&server, "keep_access_token").await;
     assert_eq!(server.revoke(of_token(&damaged.access)).await.unwrap(), 1);

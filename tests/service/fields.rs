@@ -54,7 +54,11 @@ async fn a_text_holds_no_control_character_and_is_empty_only_where_it_may_be() {
     let server = Server::start().await;
     for (path, _, may_be_empty, set) in TEXTS {
         for text in ["a\nb", "\0", "\u{7f}", "\u{9b}"] {
-            assert_eq!(refused(server.create(with(set, text)).await), Refusal::field(path), "{text:?}");
+            assert_eq!(
+                refused(server.create(with(set, text)).await),
+                Refusal::field(path),
+                "{text:?}"
+            );
         }
         let empty = server.create(with(set, "")).await;
         if may_be_empty {
@@ -122,8 +126,11 @@ async fn display_data_refuses_no_session_and_no_refresh_and_the_answer_says_what
         assert_eq!(created.session.device, Some(device(kept)), "{sent:?}");
 
         let plain = server.sign_in("alice").await;
-        let refresh =
-            RefreshRequest { refresh_token: plain.refresh.clone(), device: Some(device(sent)), ..Default::default() };
+        let refresh = RefreshRequest {
+            refresh_token: plain.refresh.clone(),
+            device: Some(device(sent)),
+            ..Default::default()
+        };
         let refreshed = server.exchange(refresh).await.unwrap().now;
         assert_eq!(refreshed.session.device, Some(device(kept)), "{sent:?}");
         assert_eq!(server.session(&plain.id()).await.unwrap(), refreshed.session);

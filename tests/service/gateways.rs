@@ -8,7 +8,9 @@ use countersign::{
     store::StoreError,
 };
 use envoy_types::pb::envoy::{
-    config::core::v3::{HeaderMap, HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction},
+    config::core::v3::{
+        HeaderMap, HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+    },
     service::auth::v3::{
         AttributeContext, CheckRequest,
         attribute_context::{HttpRequest, Request},
@@ -38,7 +40,8 @@ struct Told {
 
 impl Told {
     fn header(&self, name: &str) -> Option<&str> {
-        let mut found = self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
+        let mut found =
+            self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
         let first = found.next();
         assert_eq!(found.next(), None, "{name} stands there once: {self:?}");
         first
@@ -50,7 +53,8 @@ fn bearer(token: &str) -> HttpRequest {
 }
 
 fn texts(headers: &[(&str, &str)]) -> HttpRequest {
-    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let headers =
+        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     HttpRequest { headers, ..HttpRequest::default() }
 }
 
@@ -77,7 +81,8 @@ fn asking(http: HttpRequest, extensions: &[(&str, &str)]) -> CheckRequest {
 }
 
 async fn try_check(server: &Server, request: CheckRequest) -> Result<Told, Status> {
-    let mut client = AuthorizationClient::new(server.channel.clone()).max_encoding_message_size(4 << 20);
+    let mut client =
+        AuthorizationClient::new(server.channel.clone()).max_encoding_message_size(4 << 20);
     let answer = client.check(request).await?.into_inner();
     let code = Code::from_i32(answer.status.unwrap().code);
     let plain = |headers: Vec<HeaderValueOption>| {
@@ -101,7 +106,10 @@ async fn try_check(server: &Server, request: CheckRequest) -> Result<Told, Statu
         }
         HttpResponse::DeniedResponse(denied) => {
             let status = u16::try_from(denied.status.unwrap().code).unwrap();
-            assert_eq!(code, if status == 401 { Code::Unauthenticated } else { Code::PermissionDenied });
+            assert_eq!(
+                code,
+                if status == 401 { Code::Unauthenticated } else { Code::PermissionDenied }
+            );
             Told { status, headers: plain(denied.headers), removed: vec![], body: denied.body }
         }
         HttpResponse::ErrorResponse(error) => panic!("{error:?}"),
@@ -118,7 +126,11 @@ fn told(answer: Answer) -> Told {
         .head
         .lines()
         .skip(1)
-        .map(|line| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned())).unwrap())
+        .map(|line| {
+            line.split_once(':')
+                .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+                .unwrap()
+        })
         .filter(|(name, _)| !of_protocol.contains(&name.as_str()))
         .collect();
     headers.sort();
@@ -127,7 +139,8 @@ fn told(answer: Answer) -> Told {
 
 /// Whether a caller's gateway lets a request with a token pass.
 pub async fn check_as(server: &Server, key: &str, token: &str) -> Result<bool, Status> {
-    let mut client = AuthorizationClient::with_interceptor(server.channel.clone(), ShowKey(key.to_owned()));
+    let mut client =
+        AuthorizationClient::with_interceptor(server.channel.clone(), ShowKey(key.to_owned()));
     let answer = client.check(asking(bearer(token), &[])).await?.into_inner();
     Ok(matches!(answer.http_response, Some(HttpResponse::OkResponse(_))))
 }
@@ -152,7 +165,8 @@ pub async fn oauth_as(server: &Server, key: &str, path: &str, token: &str) -> St
 
 fn in_words_of_grpc(status: u16, body: &str) -> String {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
-    let no_session = body["error_description"].as_str().is_some_and(|told| told.contains("no such session"));
+    let no_session =
+        body["error_description"].as_str().is_some_and(|told| told.contains("no such session"));
     let words = match (status, body["error"].as_str()) {
         (200, _) if body["active"] == json!(false) => "DENIED",
         (200, _) => "OK",
@@ -166,7 +180,8 @@ fn in_words_of_grpc(status: u16, body: &str) -> String {
 }
 
 async fn forward_auth(server: &Server, query: &str, headers: &[(&str, &str)]) -> Told {
-    let mut request = format!("GET /forward-auth{query} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+    let mut request =
+        format!("GET /forward-auth{query} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
     for (name, value) in headers {
         request += &format!("{name}: {value}\r\n");
     }
@@ -174,8 +189,10 @@ async fn forward_auth(server: &Server, query: &str, headers: &[(&str, &str)]) ->
 }
 
 async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    let mut request =
-        format!("POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    let mut request = format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     let is_typed = headers.iter().any(|(name, _)| *name == "content-type");
     let form = [("content-type", "application/x-www-form-urlencoded")];
     for (name, value) in headers.iter().chain(if is_typed { &[][..] } else { &form }) {
@@ -205,8 +222,9 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
     server.clock.advance(seconds(61));
 
     let realm = "bearer realm=\"https://auth.test\"";
-    let invalid =
-        |what: &str| format!("{realm}, error=\"invalid_token\", error_description=\"the access token {what}\"");
+    let invalid = |what: &str| {
+        format!("{realm}, error=\"invalid_token\", error_description=\"the access token {what}\"")
+    };
     let is_invalid = invalid("is not valid");
     for (token, demands, status, challenge) in [
         ("", "", 401, is_invalid.clone()),
@@ -220,8 +238,8 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
             "scope=read delete",
             403,
             format!(
-                "{realm}, error=\"insufficient_scope\", error_description=\"the access token lacks a scope\", \
-                 scope=\"read delete\""
+                "{realm}, error=\"insufficient_scope\", error_description=\"the access token \
+                 lacks a scope\", scope=\"read delete\""
             ),
         ),
         (
@@ -229,8 +247,9 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
             "acr_values=gold&max_age=30",
             401,
             format!(
-                "{realm}, error=\"insufficient_user_authentication\", error_description=\"a stronger or more recent \
-                 authentication is needed\", acr_values=\"gold\", max_age=\"30\""
+                "{realm}, error=\"insufficient_user_authentication\", error_description=\"a \
+                 stronger or more recent authentication is needed\", acr_values=\"gold\", \
+                 max_age=\"30\""
             ),
         ),
         (&*good.access, "audience=https://api.test&scope=write&max_age=100", 200, String::new()),
@@ -243,13 +262,19 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
         let authorization = format!("Bearer {token}");
         let query = format!("?{}", demands.replace(' ', "+"));
         let by_query = forward_auth(&server, &query, &[("authorization", &authorization)]).await;
-        let names: Vec<_> = pairs.iter().map(|(name, _)| format!("X-Countersign-{}", name.replace('_', "-"))).collect();
+        let names: Vec<_> = pairs
+            .iter()
+            .map(|(name, _)| format!("X-Countersign-{}", name.replace('_', "-")))
+            .collect();
         let mut headers = vec![("authorization", &*authorization)];
         headers.extend(names.iter().zip(&pairs).map(|(name, (_, value))| (name.as_str(), *value)));
         let by_headers = forward_auth(&server, "", &headers).await;
 
         assert_eq!(by_envoy.status, status, "{demands}: {by_envoy:?}");
-        assert_eq!(by_envoy.header("www-authenticate").unwrap_or_default().to_lowercase(), challenge);
+        assert_eq!(
+            by_envoy.header("www-authenticate").unwrap_or_default().to_lowercase(),
+            challenge
+        );
         // Over HTTP the names in the answer are read in lower case.
         by_envoy.headers.iter_mut().for_each(|(_, value)| *value = value.to_lowercase());
         by_envoy.removed.clear();
@@ -288,7 +313,11 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
         ("bad_demand", 3.0, 5.0),
         ("unavailable", 0.0, 0.0),
     ] {
-        assert_eq!((count("ext_authz", outcome), count("forward_auth", outcome)), (by_envoy, over_http), "{outcome}");
+        assert_eq!(
+            (count("ext_authz", outcome), count("forward_auth", outcome)),
+            (by_envoy, over_http),
+            "{outcome}"
+        );
     }
 }
 
@@ -299,32 +328,62 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
     let token = &*session.access;
     let value = format!("Bearer {token}");
     let cookie = format!("session={token}");
-    let pseudo = [(":authority", "app.test"), (":path", "/x"), (":method", "GET"), (":scheme", "https")];
+    let pseudo =
+        [(":authority", "app.test"), (":path", "/x"), (":method", "GET"), (":scheme", "https")];
     let with_pseudo = texts(&[&pseudo[..], &[("authorization", &value)]].concat());
-    let huge = HttpRequest { body: "x".repeat(900_000), raw_body: vec![0xff; 50_000], ..bearer(token) };
-    let both = HttpRequest { headers: bearer(token).headers, ..raw(&[("authorization", value.as_bytes())]) };
+    let huge =
+        HttpRequest { body: "x".repeat(900_000), raw_body: vec![0xff; 50_000], ..bearer(token) };
+    let both = HttpRequest {
+        headers: bearer(token).headers,
+        ..raw(&[("authorization", value.as_bytes())])
+    };
     let twice = [("authorization", value.as_bytes()), ("authorization", value.as_bytes())];
     let cookies = format!("a=b; {cookie}; c=\"d\"");
     let two_cookies = format!("{cookie}; session=other");
-    let (equal_cookies, empty_cookie) = (format!("{cookie}; {cookie}"), format!("session=; {cookie}"));
+    let (equal_cookies, empty_cookie) =
+        (format!("{cookie}; {cookie}"), format!("session=; {cookie}"));
     for (what, http, status) in [
         ("pseudo headers", with_pseudo, 200),
         ("a name in capitals", texts(&[("Authorization", &value)]), 200),
         ("bytes", raw(&[("authorization", value.as_bytes())]), 200),
-        ("bytes that are no text beside it", raw(&[("x", b"\xff\0"), ("authorization", value.as_bytes())]), 200),
+        (
+            "bytes that are no text beside it",
+            raw(&[("x", b"\xff\0"), ("authorization", value.as_bytes())]),
+            200,
+        ),
         ("bytes that are no text in it", raw(&[("authorization", b"Bearer \xff\xfe")]), 401),
         ("a huge body", huge, 200),
         ("a cookie among others", texts(&[("cookie", &cookies)]), 200),
-        ("a cookie in a header of its own", raw(&[("cookie", b"a=b"), ("cookie", cookie.as_bytes())]), 200),
-        ("a cookie beside another scheme", texts(&[("authorization", "Basic eDp5"), ("cookie", &cookie)]), 200),
-        ("the same in header and cookie", texts(&[("authorization", &value), ("cookie", &cookie)]), 200),
-        ("a bad header and a good cookie", texts(&[("authorization", "Bearer x"), ("cookie", &cookie)]), 401),
+        (
+            "a cookie in a header of its own",
+            raw(&[("cookie", b"a=b"), ("cookie", cookie.as_bytes())]),
+            200,
+        ),
+        (
+            "a cookie beside another scheme",
+            texts(&[("authorization", "Basic eDp5"), ("cookie", &cookie)]),
+            200,
+        ),
+        (
+            "the same in header and cookie",
+            texts(&[("authorization", &value), ("cookie", &cookie)]),
+            200,
+        ),
+        (
+            "a bad header and a good cookie",
+            texts(&[("authorization", "Bearer x"), ("cookie", &cookie)]),
+            401,
+        ),
         ("two cookies of the name", texts(&[("cookie", &two_cookies)]), 401),
         ("the same cookie twice", texts(&[("cookie", &equal_cookies)]), 200),
         ("an empty cookie beside it", texts(&[("cookie", &empty_cookie)]), 200),
         ("an empty cookie alone", texts(&[("cookie", "session=")]), 401),
         ("two headers", raw(&twice), 401),
-        ("two schemes", raw(&[("authorization", b"Basic eDp5"), ("authorization", value.as_bytes())]), 401),
+        (
+            "two schemes",
+            raw(&[("authorization", b"Basic eDp5"), ("authorization", value.as_bytes())]),
+            401,
+        ),
         ("two headers in one", texts(&[("authorization", &format!("{value},{value}"))]), 401),
         ("texts and bytes", both, 401),
         ("another scheme", texts(&[("authorization", &format!("DPoP {token}"))]), 401),
@@ -335,31 +394,48 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
     }
     let metrics = Metrics::of(server.http).await;
     assert_eq!(metrics.get("gateway_conflicting_cookies_total{kind=\"ext_authz\"}"), 1.0);
-    assert_eq!(metrics.get("gateway_checks_total{kind=\"ext_authz\",outcome=\"conflicting_cookies\"}"), 1.0);
-    assert_eq!(metrics.get("gateway_checks_total{kind=\"ext_authz\",outcome=\"no_credential\"}"), 4.0);
+    assert_eq!(
+        metrics.get("gateway_checks_total{kind=\"ext_authz\",outcome=\"conflicting_cookies\"}"),
+        1.0
+    );
+    assert_eq!(
+        metrics.get("gateway_checks_total{kind=\"ext_authz\",outcome=\"no_credential\"}"),
+        4.0
+    );
 
     // What is no request of HTTP cannot be judged.
-    for nothing in [CheckRequest::default(), CheckRequest { attributes: Some(AttributeContext::default()) }] {
+    for nothing in
+        [CheckRequest::default(), CheckRequest { attributes: Some(AttributeContext::default()) }]
+    {
         assert_eq!(try_check(&server, nothing).await.unwrap_err().code(), Code::InvalidArgument);
     }
     let beyond = HttpRequest { body: "x".repeat(1 << 20), ..bearer(token) };
-    assert_eq!(try_check(&server, asking(beyond, &[])).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        try_check(&server, asking(beyond, &[])).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
     assert_eq!(check(&server, bearer(token), &[]).await.status, 200, "and it goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
-    let settings = "[gateway]\ncookie = \"session\"\nremove_credential = true\n[gateway.headers]\nX-User = \"sub\"\nX-Acr = \"acr\"\n\
-                    X-Plan = \"plan\"\nX-Sid = \"sid\"";
+    let settings = "[gateway]\ncookie = \"session\"\nremove_credential = \
+                    true\n[gateway.headers]\nX-User = \"sub\"\nX-Acr = \"acr\"\nX-Plan = \
+                    \"plan\"\nX-Sid = \"sid\"";
     let server = Home::new(settings).await.start().await;
     let session = sign_in(&server, |_| ()).await;
     let authorization = format!("Bearer {}", session.access);
-    let lies =
-        [("x-user", "mallory"), ("X_User", "mallory"), ("x_plan", "gold"), ("x-plan", "gold"), ("x_other", "stays")];
+    let lies = [
+        ("x-user", "mallory"),
+        ("X_User", "mallory"),
+        ("x_plan", "gold"),
+        ("x-plan", "gold"),
+        ("x_other", "stays"),
+    ];
     let http = texts(&[&lies[..], &[("authorization", &authorization)]].concat());
     let answer = check(&server, http, &[]).await;
-    let expected =
-        [("x-sid", session.id()), ("x-user", "alice".to_owned())].map(|(name, value)| (name.to_owned(), value));
+    let expected = [("x-sid", session.id()), ("x-user", "alice".to_owned())]
+        .map(|(name, value)| (name.to_owned(), value));
     assert_eq!(answer.headers, expected);
     assert_eq!(answer.removed, ["X_User", "authorization", "x-acr", "x-plan", "x_plan"]);
 
@@ -367,7 +443,8 @@ async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
     let cookies = format!("a=b; session={}; c=d", session.access);
     let answer = check(&server, texts(&[("cookie", &cookies)]), &[]).await;
     assert_eq!((answer.status, answer.header("cookie")), (200, Some("a=b; c=d")));
-    let answer = check(&server, texts(&[("cookie", &format!("session={}", session.access))]), &[]).await;
+    let answer =
+        check(&server, texts(&[("cookie", &format!("session={}", session.access))]), &[]).await;
     assert_eq!(answer.removed, ["cookie", "x-acr", "x-plan"]);
     let both = [("authorization", &*authorization), ("cookie", &*cookies)];
     let answer = check(&server, texts(&both), &[]).await;
@@ -375,15 +452,19 @@ async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
     assert_eq!(answer.removed, ["authorization", "x-acr", "x-plan"]);
 
     // Over HTTP what is not said is empty: the gateway takes its headers from this answer alone.
-    let answer = forward_auth(&server, "", &[("authorization", &authorization), ("x-plan", "gold")]).await;
+    let answer =
+        forward_auth(&server, "", &[("authorization", &authorization), ("x-plan", "gold")]).await;
     assert_eq!((answer.header("x-user"), answer.header("x-plan")), (Some("alice"), Some("")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_claim_breaks_a_header() {
-    let settings = "[gateway]\nmax_header_bytes = 256\n[gateway.headers]\nX-Note = \"note\"\nX-User = \"sub\"";
+    let settings =
+        "[gateway]\nmax_header_bytes = 256\n[gateway.headers]\nX-Note = \"note\"\nX-User = \"sub\"";
     let server = Home::new(settings).await.start().await;
-    let string = |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.to_owned())) };
+    let string = |text: &str| prost_types::Value {
+        kind: Some(prost_types::value::Kind::StringValue(text.to_owned())),
+    };
     let with_note = async |note: &str| {
         let claims = prost_types::Struct { fields: [("note".to_owned(), string(note))].into() };
         sign_in(&server, |asked| asked.claims = Some(claims.into())).await.access
@@ -398,17 +479,33 @@ async fn no_claim_breaks_a_header() {
     ] {
         let token = with_note(note).await;
         let by_envoy = check(&server, bearer(&token), &[]).await;
-        assert_eq!(by_envoy.header("x-note").map(str::to_lowercase).as_deref(), Some(told), "{note:?}");
-        let over_http = forward_auth(&server, "", &[("authorization", &format!("Bearer {token}"))]).await;
+        assert_eq!(
+            by_envoy.header("x-note").map(str::to_lowercase).as_deref(),
+            Some(told),
+            "{note:?}"
+        );
+        let over_http =
+            forward_auth(&server, "", &[("authorization", &format!("Bearer {token}"))]).await;
         assert_eq!((over_http.status, over_http.header("x-note")), (200, Some(told)), "{note:?}");
         assert_eq!(over_http.header("x-admin"), None);
     }
     // What does not fit is not cut off.
     let long = with_note(&"x".repeat(257)).await;
     let answer = check(&server, bearer(&long), &[]).await;
-    assert_eq!((answer.status, answer.header("www-authenticate")), (403, None), "no other token would help");
-    assert!(answer.body.contains("x-note") && answer.body.contains("max_header_bytes"), "{}", answer.body);
-    assert_eq!(forward_auth(&server, "", &[("authorization", &format!("Bearer {long}"))]).await.status, 403);
+    assert_eq!(
+        (answer.status, answer.header("www-authenticate")),
+        (403, None),
+        "no other token would help"
+    );
+    assert!(
+        answer.body.contains("x-note") && answer.body.contains("max_header_bytes"),
+        "{}",
+        answer.body
+    );
+    assert_eq!(
+        forward_auth(&server, "", &[("authorization", &format!("Bearer {long}"))]).await.status,
+        403
+    );
     assert_eq!(check(&server, bearer(&with_note(&"x".repeat(256)).await), &[]).await.status, 200);
 }
 
@@ -443,10 +540,12 @@ async fn gateways_are_answered_without_the_database() {
     let authorization = format!("Bearer {}", session.access);
     assert_eq!(check(&server, bearer(&session.access), &[]).await.status, 200);
     assert_eq!(forward_auth(&server, "", &[("authorization", &authorization)]).await.status, 200);
-    let answer = post(server.http, "/oauth2/introspect", &[], &format!("token={}", session.access)).await;
+    let answer =
+        post(server.http, "/oauth2/introspect", &[], &format!("token={}", session.access)).await;
     assert!(answer.body.contains("\"active\":true"), "{answer:?}");
     // A revocation is not acknowledged that was not written.
-    let answer = post(server.http, "/oauth2/revoke", &[], &format!("token={}", session.access)).await;
+    let answer =
+        post(server.http, "/oauth2/revoke", &[], &format!("token={}", session.access)).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.head.contains("retry-after: 1"), "{answer:?}");
     server.store.fail_with(None);
@@ -463,7 +562,9 @@ fn json_of(answer: &Answer) -> Value {
 async fn introspection_tells_what_a_good_token_says_and_of_others_nothing() {
     let server = Server::start().await;
     let fields = [("plan", "gold"), ("active", "no"), ("token_type", "x")].map(|(name, value)| {
-        let value = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(value.to_owned())) };
+        let value = prost_types::Value {
+            kind: Some(prost_types::value::Kind::StringValue(value.to_owned())),
+        };
         (name.to_owned(), value)
     });
     let claims = prost_types::Struct { fields: fields.into() };
@@ -483,20 +584,40 @@ async fn introspection_tells_what_a_good_token_says_and_of_others_nothing() {
     assert_eq!(expected["scope"], "read write");
 
     server.clock.advance(seconds(1));
-    for token in ["x", &gone.access, &gone.refresh, &good.refresh, "a.b.c", "%00", &"x".repeat(9000)] {
+    for token in
+        ["x", &gone.access, &gone.refresh, &good.refresh, "a.b.c", "%00", &"x".repeat(9000)]
+    {
         let answer = introspect(&format!("token={token}")).await;
-        assert_eq!((answer.status, json_of(&answer)), (200, json!({ "active": false })), "{token:.40}");
+        assert_eq!(
+            (answer.status, json_of(&answer)),
+            (200, json!({ "active": false })),
+            "{token:.40}"
+        );
     }
     server.clock.advance(seconds(600));
-    assert_eq!(json_of(&introspect(&format!("token={}", good.access)).await), json!({ "active": false }));
+    assert_eq!(
+        json_of(&introspect(&format!("token={}", good.access)).await),
+        json!({ "active": false })
+    );
 
-    for body in ["", "token=", "other=x", "token=a&token=b", &format!("token={}", "x".repeat(20_000))] {
+    for body in
+        ["", "token=", "other=x", "token=a&token=b", &format!("token={}", "x".repeat(20_000))]
+    {
         let answer = introspect(body).await;
-        assert_eq!((answer.status, &json_of(&answer)["error"]), (400, &json!("invalid_request")), "{body:.40}");
+        assert_eq!(
+            (answer.status, &json_of(&answer)["error"]),
+            (400, &json!("invalid_request")),
+            "{body:.40}"
+        );
     }
     for content in ["application/json", "text/plain", ""] {
-        let answer = post(server.http, "/oauth2/introspect", &[("content-type", content)], "token=x").await;
-        assert_eq!((answer.status, &json_of(&answer)["error"]), (400, &json!("invalid_request")), "{content}");
+        let answer =
+            post(server.http, "/oauth2/introspect", &[("content-type", content)], "token=x").await;
+        assert_eq!(
+            (answer.status, &json_of(&answer)["error"]),
+            (400, &json!("invalid_request")),
+            "{content}"
+        );
     }
     assert_eq!(get(server.http, "/oauth2/introspect?token=x").await.status, 405);
 }
@@ -535,9 +656,11 @@ async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
     let (revoker, second) = caller("security", "roles = [\"revoker\"]\ntenants = [\"other\"]");
     let (admin, third) = caller("admin", "roles = [\"admin\"]");
     let server = Home::new(&[first, second, third].concat()).await.start().await;
-    let created = server.client_with(&admin).create_session(request("alice")).await.unwrap().into_inner();
+    let created =
+        server.client_with(&admin).create_session(request("alice")).await.unwrap().into_inner();
     let session = SignedIn::from((created.session, created.tokens));
-    let basic = |name: &str, key: &str| format!("Basic {}", STANDARD.encode(format!("{name}:{key}")));
+    let basic =
+        |name: &str, key: &str| format!("Basic {}", STANDARD.encode(format!("{name}:{key}")));
     let form = format!("token={}", session.access);
     let stranger = caller("stranger", "").0;
 
@@ -577,28 +700,50 @@ async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
 
     // The gateway's own key does not stand where that of the request does.
     let authorization = bearer(&session.access);
-    let own = |key: &'static str| [("authorization", authorization.clone()), ("x-countersign-key", key.to_owned())];
-    for (key, status) in
-        [(validator.clone(), 200), (admin.clone(), 200), (revoker.clone(), 403), (stranger, 403), (String::new(), 403)]
-    {
+    let own = |key: &'static str| {
+        [("authorization", authorization.clone()), ("x-countersign-key", key.to_owned())]
+    };
+    for (key, status) in [
+        (validator.clone(), 200),
+        (admin.clone(), 200),
+        (revoker.clone(), 403),
+        (stranger, 403),
+        (String::new(), 403),
+    ] {
         let headers = own(key.leak());
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let answer = forward_auth(&server, "", &headers).await;
-        assert_eq!((answer.status, answer.header("www-authenticate")), (status, None), "{answer:?}");
+        assert_eq!(
+            (answer.status, answer.header("www-authenticate")),
+            (status, None),
+            "{answer:?}"
+        );
     }
-    assert_eq!(forward_auth(&server, "", &[("authorization", &bearer(&validator))]).await.status, 403);
-    let twice =
-        [("authorization", &*authorization), ("x-countersign-key", &validator), ("x-countersign-key", &validator)];
+    assert_eq!(
+        forward_auth(&server, "", &[("authorization", &bearer(&validator))]).await.status,
+        403
+    );
+    let twice = [
+        ("authorization", &*authorization),
+        ("x-countersign-key", &validator),
+        ("x-countersign-key", &validator),
+    ];
     assert_eq!(forward_auth(&server, "", &twice).await.status, 403);
 
     // By Basic, with both tokens' whole right.
     assert_eq!(oauth("/oauth2/revoke", &basic("admin", &admin)).await.status, 200);
-    assert_eq!(json_of(&oauth("/oauth2/introspect", &bearer(&validator)).await), json!({ "active": false }));
+    assert_eq!(
+        json_of(&oauth("/oauth2/introspect", &bearer(&validator)).await),
+        json!({ "active": false })
+    );
     let logged = log::logged();
     for (name, secret) in [("token", &session.access), ("key", &validator), ("key", &admin)] {
         log::hidden(&logged, name, secret);
     }
-    assert!(logged.contains("introspection") && logged.contains("forward-auth"), "who was denied is recorded");
+    assert!(
+        logged.contains("introspection") && logged.contains("forward-auth"),
+        "who was denied is recorded"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -606,9 +751,10 @@ async fn the_metadata_tell_where_tokens_are_introspected_and_revoked() {
     let server = Server::start().await;
     let answer = get(server.http, "/.well-known/oauth-authorization-server").await;
     let metadata: HashMap<String, Value> = serde_json::from_str(&answer.body).unwrap();
-    for (endpoint, path) in
-        [("introspection_endpoint", "/oauth2/introspect"), ("revocation_endpoint", "/oauth2/revoke")]
-    {
+    for (endpoint, path) in [
+        ("introspection_endpoint", "/oauth2/introspect"),
+        ("revocation_endpoint", "/oauth2/revoke"),
+    ] {
         let url = metadata[endpoint].as_str().unwrap();
         assert_eq!(url.strip_prefix("https://auth.test"), Some(path));
         assert_eq!(post(server.http, path, &[], "token=x").await.status, 200);

@@ -56,11 +56,14 @@ async fn a_revocation_is_not_acknowledged_before_the_index_knows_of_it() {
     server.store.feed.held().await;
     let revoke = || {
         let (mut client, token) = (server.client(), session.access.clone());
-        tokio::spawn(async move { client.revoke(of_token(&token)).await.unwrap().into_inner().revoked_sessions })
+        tokio::spawn(async move {
+            client.revoke(of_token(&token)).await.unwrap().into_inner().revoked_sessions
+        })
     };
     let first = revoke();
     // Committed, for it shows; yet no answer, however many other calls are answered meanwhile.
-    eventually("the row is there", async || (server.rows().await.blacklist == 1).then_some(())).await;
+    eventually("the row is there", async || (server.rows().await.blacklist == 1).then_some(()))
+        .await;
     let again = revoke();
     for _ in 0..200 {
         status(&server, "").await.unwrap();
@@ -128,8 +131,13 @@ async fn reflection_lists_the_services() {
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let mut client = ServerReflectionClient::new(server.channel.clone());
-    let mut answers = client.server_reflection_info(futures_util::stream::iter([request])).await.unwrap().into_inner();
-    let Some(MessageResponse::ListServicesResponse(list)) = answers.message().await.unwrap().unwrap().message_response
+    let mut answers = client
+        .server_reflection_info(futures_util::stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(MessageResponse::ListServicesResponse(list)) =
+        answers.message().await.unwrap().unwrap().message_response
     else {
         panic!("another answer")
     };

@@ -26,7 +26,10 @@ async fn until_the_blacklist_is_loaded_the_service_lives_and_is_not_ready() {
     assert!(status == 503 && reason.starts_with("starting"), "{status} {reason}");
     let metrics = Metrics::of(server.http).await;
     assert_eq!([metrics.get("lease_current"), metrics.get("lease_remaining_seconds")], [0.0, 0.0]);
-    assert_eq!((metrics.get("blacklist_entries"), metrics.find("lease_renewal_age_seconds")), (0.0, None));
+    assert_eq!(
+        (metrics.get("blacklist_entries"), metrics.find("lease_renewal_age_seconds")),
+        (0.0, None)
+    );
 
     let mut watch = server.watch_health("").await;
     server.store.feed.open();
@@ -70,18 +73,25 @@ async fn an_idle_connection_does_not_keep_the_service_from_stopping() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_not_found_and_what_only_reads_takes_nothing() {
     let server = Server::start().await;
-    for path in ["/", "/metrics/", "/readyz/x", "/LIVEZ", "/countersign.v1.SessionService/Validate"] {
+    for path in ["/", "/metrics/", "/readyz/x", "/LIVEZ", "/countersign.v1.SessionService/Validate"]
+    {
         assert_eq!(get(server.http, path).await.status, 404, "{path}");
     }
     for path in ["/livez", "/readyz", "/metrics"] {
         for method in ["POST", "PUT", "DELETE", "PATCH"] {
-            let request =
-                format!("{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: \
+                 close\r\n\r\n"
+            );
             let answer = ask(server.http, &request).await;
             assert_eq!(answer.status, 405, "{method} {path}");
             assert!(answer.head.contains("\nallow: get"), "{answer:?}");
         }
-        let head = ask(server.http, &format!("HEAD {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await;
+        let head = ask(
+            server.http,
+            &format!("HEAD {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"),
+        )
+        .await;
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
     }
 }
@@ -89,7 +99,8 @@ async fn what_is_not_there_is_not_found_and_what_only_reads_takes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() {
     let server = Server::start().await;
-    // Not a byte more than the limit, for a connection that is closed before all of it was read may lose its answer.
+    // Not a byte more than the limit, for a connection that is closed before all of it was read may
+    // lose its answer.
     let start = "GET /livez HTTP/1.1\r\nhost: a\r\nx: ";
     let long = start.to_owned() + &"x".repeat((64 << 10) - start.len());
     let many = format!("GET /livez HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));
@@ -127,14 +138,22 @@ async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
         assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
         for label in labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()) {
             assert!(
-                ["kind=", "outcome=", "reason=", "side=", "le="].iter().any(|known| label.starts_with(known)),
+                ["kind=", "outcome=", "reason=", "side=", "le="]
+                    .iter()
+                    .any(|known| label.starts_with(known)),
                 "{line}"
             );
         }
-        let family = ["_total", "_sum", "_count", "_bucket"].iter().find_map(|suffix| name.strip_suffix(suffix));
-        let family = family.filter(|family| described.contains_key(&(*family, "TYPE"))).unwrap_or(name);
+        let family = ["_total", "_sum", "_count", "_bucket"]
+            .iter()
+            .find_map(|suffix| name.strip_suffix(suffix));
+        let family =
+            family.filter(|family| described.contains_key(&(*family, "TYPE"))).unwrap_or(name);
         let kind = described.get(&(family, "TYPE")).unwrap_or_else(|| panic!("no TYPE of {line}"));
-        assert!(described.get(&(family, "HELP")).is_some_and(|help| help.ends_with('.')), "no HELP of {line}");
+        assert!(
+            described.get(&(family, "HELP")).is_some_and(|help| help.ends_with('.')),
+            "no HELP of {line}"
+        );
         assert!(family.starts_with("countersign_"), "{line}");
         assert_eq!(*kind == "counter", name.ends_with("_total"), "{line}");
         samples += 1;
@@ -152,14 +171,20 @@ async fn a_revocation_is_counted_when_it_is_acknowledged() {
     let after = Metrics::of(server.http).await;
     let grows = |name: &str| after.get(name) - before.get(name);
     assert_eq!(after.acknowledged("everywhere") - before.acknowledged("everywhere"), 2.0);
-    assert_eq!([grows("feed_applied_seq"), grows("feed_head_seq"), grows("blacklist_entries")], [2.0; 3]);
+    assert_eq!(
+        [grows("feed_applied_seq"), grows("feed_head_seq"), grows("blacklist_entries")],
+        [2.0; 3]
+    );
     assert!(after.renewals("confirmed") > before.renewals("confirmed"), "it came by a renewal");
     for outcome in ["after_wait", "failed", "given_up"] {
         assert_eq!(after.acknowledged(outcome), 0.0, "{outcome}");
     }
-    for name in
-        ["unacknowledged_revocations", "other_replicas", "guarantee_broken_revocations_total", "lease_lapses_total"]
-    {
+    for name in [
+        "unacknowledged_revocations",
+        "other_replicas",
+        "guarantee_broken_revocations_total",
+        "lease_lapses_total",
+    ] {
         assert_eq!(after.get(name), 0.0, "{name}");
     }
 }
@@ -172,7 +197,10 @@ async fn a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted() {
     let (mut client, order) = (server.client(), of_token(&session.access));
     let call = tokio::spawn(async move { client.revoke(order).await });
     let metrics = async |wanted: fn(&Metrics) -> bool| {
-        eventually("the metrics say so", async || Some(Metrics::of(server.http).await).filter(wanted)).await
+        eventually("the metrics say so", async || {
+            Some(Metrics::of(server.http).await).filter(wanted)
+        })
+        .await
     };
     metrics(|metrics| metrics.get("unacknowledged_revocations") == 1.0).await;
     call.abort();
@@ -189,14 +217,19 @@ async fn metrics_have_the_older_format_for_those_who_prefer_it() {
     let session = server.sign_in("alice").await;
     server.revoke(of_token(&session.access)).await.unwrap();
     let accept = async |value: &str| {
-        let request = format!("GET /metrics HTTP/1.1\r\nhost: test\r\naccept: {value}\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "GET /metrics HTTP/1.1\r\nhost: test\r\naccept: {value}\r\nconnection: close\r\n\r\n"
+        );
         let answer = ask(server.http, &request).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert!(answer.head.contains("\nvary: accept"), "{answer:?}");
         answer
     };
     let text = accept("text/plain").await;
-    assert!(text.head.contains("\ncontent-type: text/plain; version=0.0.4; charset=utf-8"), "{text:?}");
+    assert!(
+        text.head.contains("\ncontent-type: text/plain; version=0.0.4; charset=utf-8"),
+        "{text:?}"
+    );
     assert!(text.body.contains("\n# TYPE countersign_lease_renewals_total counter\n"), "{text:?}");
     let mut described = "";
     for line in text.body.lines() {
@@ -208,14 +241,26 @@ async fn metrics_have_the_older_format_for_those_who_prefer_it() {
             (name, ..) => assert!(name.starts_with(described), "{line} comes after {described}"),
         }
     }
-    for value in ["application/openmetrics-text", "*/*", "application/json", "text/plain;q=0.5, */*"] {
+    for value in
+        ["application/openmetrics-text", "*/*", "application/json", "text/plain;q=0.5, */*"]
+    {
         let answer = accept(value).await;
-        assert!(answer.head.contains("\ncontent-type: application/openmetrics-text"), "{value}: {answer:?}");
+        assert!(
+            answer.head.contains("\ncontent-type: application/openmetrics-text"),
+            "{value}: {answer:?}"
+        );
         assert!(answer.body.ends_with("# EOF\n"), "{value}");
     }
     let samples = |page: &str| {
         let names = page.lines().filter(|line| !line.starts_with('#'));
-        names.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+        names
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, _)| name.to_owned())
+            .collect::<Vec<_>>()
     };
-    assert_eq!(samples(&text.body), samples(&get(server.http, "/metrics").await.body), "the same samples");
+    assert_eq!(
+        samples(&text.body),
+        samples(&get(server.http, "/metrics").await.body),
+        "the same samples"
+    );
 }

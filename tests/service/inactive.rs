@@ -1,5 +1,5 @@
-//! What Validate says of tokens that are not good, and that asking changes nothing. Tokens that somebody has forged are in
-//! `bad_input/jwt.rs`.
+//! What Validate says of tokens that are not good, and that asking changes nothing. Tokens that
+//! somebody has forged are in `bad_input/jwt.rs`.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::proto::{
@@ -14,7 +14,8 @@ use crate::{
     server::{START, Server, SignedIn, request},
 };
 
-/// Each of the tokens is inactive for its reason; after that no row has been added and good tokens are good.
+/// Each of the tokens is inactive for its reason; after that no row has been added and good tokens
+/// are good.
 async fn each_is_inactive(server: &Server, good: &SignedIn, tokens: Vec<(String, InactiveReason)>) {
     let rows = server.rows().await;
     for (token, reason) in tokens {
@@ -71,7 +72,10 @@ async fn a_bit_flipped_anywhere_makes_a_token_inactive() {
         let verdict = server.verdict(&token).await;
         match part {
             // A header may come to name another key, algorithm or type, or nothing readable.
-            0 => assert!(matches!(verdict, Err(Malformed | BadSignature | UnknownKey | WrongType)), "{verdict:?}"),
+            0 => assert!(
+                matches!(verdict, Err(Malformed | BadSignature | UnknownKey | WrongType)),
+                "{verdict:?}"
+            ),
             _ => assert_eq!(verdict, Err(BadSignature), "part {part}: {token}"),
         }
     }
@@ -84,7 +88,8 @@ async fn a_refresh_token_is_no_access_token() {
     let server = Server::start().await;
     let good = server.sign_in("alice").await;
     let token = good.refresh.clone();
-    each_is_inactive(&server, &good, vec![(token, WrongType), ("cs_rt_".to_owned(), WrongType)]).await;
+    each_is_inactive(&server, &good, vec![(token, WrongType), ("cs_rt_".to_owned(), WrongType)])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,8 +132,18 @@ async fn demands_that_a_token_does_not_meet_are_told_apart() {
         (demand("https://c.test", &["admin"], &["urn:hardware"]), Err(WrongAudience)),
         (demand("", &["admin"], &["urn:hardware"]), Err(InsufficientScope)),
     ] {
-        assert_eq!(server.demand(request.clone()).await, expected, "{:?} {:?}", request.scopes, request.acr_values);
+        assert_eq!(
+            server.demand(request.clone()).await,
+            expected,
+            "{:?} {:?}",
+            request.scopes,
+            request.acr_values
+        );
     }
     server.revoke(crate::server::of_token(&good.access)).await.unwrap();
-    assert_eq!(server.demand(demand("https://c.test", &[], &[])).await, Err(Revoked), "revocation before demands");
+    assert_eq!(
+        server.demand(demand("https://c.test", &[], &[])).await,
+        Err(Revoked),
+        "revocation before demands"
+    );
 }

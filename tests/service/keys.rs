@@ -1,12 +1,13 @@
-//! The keys: published ahead, rotated by schedule and by hand, revoked, dropped; and what is told of them.
+//! The keys: published ahead, rotated by schedule and by hand, revoked, dropped; and what is told
+//! of them.
 
 use std::time::Duration;
 
 use countersign::{
     clock::Clock,
     proto::{
-        InactiveReason, Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest,
-        key_service_client::KeyServiceClient,
+        InactiveReason, Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest,
+        RotateKeyRequest, key_service_client::KeyServiceClient,
     },
 };
 use serde_json::{Value, json};
@@ -19,8 +20,8 @@ use crate::{
     server::{Home, Server, eventually, in_time, request, request_under, seconds},
 };
 
-/// Keys that rotate in minutes, and access tokens that outlive some of them. Whether a key is due is looked at ten times in a
-/// publish_ahead of real time.
+/// Keys that rotate in minutes, and access tokens that outlive some of them. Whether a key is due
+/// is looked at ten times in a publish_ahead of real time.
 const FAST: &str = r#"
 [tokens]
 max_access_token_ttl = "600s"
@@ -50,8 +51,11 @@ impl Server {
 
     async fn find(&self, purpose: KeyPurpose, state: KeyState) -> Key {
         let keys = self.ring().await;
-        let found: Vec<_> =
-            keys.iter().filter(|key| key.purpose() == purpose && key.state() == state).cloned().collect();
+        let found: Vec<_> = keys
+            .iter()
+            .filter(|key| key.purpose() == purpose && key.state() == state)
+            .cloned()
+            .collect();
         assert_eq!(found.len(), 1, "{state:?}: {keys:#?}");
         found[0].clone()
     }
@@ -75,7 +79,12 @@ impl Server {
     async fn published(&self) -> Vec<String> {
         let answer = get(self.http, "/.well-known/jwks.json").await;
         let set: Value = serde_json::from_str(&answer.body).unwrap();
-        set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+        set["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| key["kid"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// Waits until the schedule has done what is due now.
@@ -99,7 +108,8 @@ fn reason(status: &Status) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepted_after() {
     let server = Home::new(FAST).await.start().await;
-    let [first, second] = [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
+    let [first, second] =
+        [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
     assert_eq!(server.published().await.len(), 2, "the next one is published");
     let before = server.sign_in("alice").await;
     assert_eq!(kid(&before.access), first);
@@ -131,7 +141,10 @@ async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepted_af
         server.clock.advance(seconds(150));
         tokio::task::yield_now().await;
     }
-    eventually("it is dropped", async || (!server.published().await.contains(&first)).then_some(())).await;
+    eventually("it is dropped", async || {
+        (!server.published().await.contains(&first)).then_some(())
+    })
+    .await;
     assert_eq!(server.verdict(&before.access).await, Err(InactiveReason::UnknownKey));
 }
 
@@ -157,14 +170,18 @@ async fn a_key_is_rotated_by_hand_once_every_verifier_may_know_the_next_one() {
         forced = server.rotate(KeyPurpose::AccessToken, true).await;
     }
     let too_many = forced.unwrap_err();
-    assert_eq!((too_many.code(), reason(&too_many).as_str()), (Code::ResourceExhausted, "TOO_MANY_KEYS"));
+    assert_eq!(
+        (too_many.code(), reason(&too_many).as_str()),
+        (Code::ResourceExhausted, "TOO_MANY_KEYS")
+    );
     assert_eq!(server.published().await.len(), 64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_key_is_worthless_and_sessions_live_on() {
     let server = Server::start().await;
-    let [leaked, next] = [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
+    let [leaked, next] =
+        [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
     let session = server.sign_in("alice").await;
     assert_eq!(server.verdict(&session.access).await, Ok(()), "it is in the cache");
 
@@ -194,11 +211,14 @@ async fn a_revoked_key_is_worthless_and_sessions_live_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_kept_for_the_others() {
+async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_kept_for_the_others()
+{
     let server = Home::new(FAST).await.start().await;
     let purpose = KeyPurpose::RefreshToken;
-    let [first, second] =
-        [server.find(purpose, KeyState::Active).await.kid, server.find(purpose, KeyState::Pending).await.kid];
+    let [first, second] = [
+        server.find(purpose, KeyState::Active).await.kid,
+        server.find(purpose, KeyState::Pending).await.kid,
+    ];
     let mover = server.sign_in("mover").await;
     // Idle for five minutes at most.
     let short = server.create(request_under("short", "short")).await.unwrap();
@@ -207,7 +227,10 @@ async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_k
     assert_eq!(server.lineage(&mover.id()).await.key.to_string(), first);
     let moved = server.refresh(&mover.refresh).await.unwrap().now;
     assert_eq!(server.lineage(&mover.id()).await.key.to_string(), second);
-    assert!(server.refresh(&mover.refresh).await.unwrap().replayed, "the token before is known within its grace");
+    assert!(
+        server.refresh(&mover.refresh).await.unwrap().replayed,
+        "the token before is known within its grace"
+    );
     let moved = server.refresh(&moved.refresh).await.unwrap().now;
 
     // Longer than anything could be signed under it: it is dropped as soon as no session needs it.
@@ -221,13 +244,17 @@ async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_k
     assert!(server.ring().await.iter().any(|key| key.kid == first), "the stayer needs it");
     let stayed = server.refresh(&stayer.refresh).await.unwrap().now;
     assert_ne!(server.lineage(&stayer.id()).await.key.to_string(), first);
-    // The sessions are asked once an hour, and then the longest grace must pass, in which a client may come again.
+    // The sessions are asked once an hour, and then the longest grace must pass, in which a client
+    // may come again.
     let mut asked = server.store.holders_asked();
     server.clock.advance(seconds(3600));
     in_time("the sessions are asked", asked.changed()).await.unwrap();
     // Some looks of the schedule, in real time, during which nothing may happen.
     tokio::time::sleep(seconds(1)).await;
-    assert!(server.ring().await.iter().any(|key| key.kid == first), "somebody may come again with a token of it");
+    assert!(
+        server.ring().await.iter().any(|key| key.kid == first),
+        "somebody may come again with a token of it"
+    );
     eventually("nobody needs it", async || {
         server.clock.advance(seconds(900));
         tokio::time::sleep(Duration::from_millis(400)).await;
@@ -245,7 +272,10 @@ async fn a_revoked_refresh_key_signs_out_those_who_have_a_token_of_it() {
     let session = server.sign_in("alice").await;
     let leaked = server.find(KeyPurpose::RefreshToken, KeyState::Active).await.kid;
     server.revoke_key(&leaked).await.unwrap();
-    assert_eq!(reason(&server.refresh(&session.refresh).await.err().unwrap()), "REFRESH_TOKEN_INVALID");
+    assert_eq!(
+        reason(&server.refresh(&session.refresh).await.err().unwrap()),
+        "REFRESH_TOKEN_INVALID"
+    );
     assert_eq!(server.verdict(&session.access).await, Ok(()), "access tokens are of another key");
     let next = server.sign_in("alice").await;
     server.refresh(&next.refresh).await.unwrap();
@@ -257,7 +287,10 @@ async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_verifies
     let mut tokens = vec![server.sign_in("alice").await.access];
     for algorithm in ["ES256", "RS256", "EdDSA"] {
         let home = server.stop().await;
-        server = home.with(&FAST.replace("[keys]", &format!("[keys]\nalgorithm = \"{algorithm}\""))).start().await;
+        server = home
+            .with(&FAST.replace("[keys]", &format!("[keys]\nalgorithm = \"{algorithm}\"")))
+            .start()
+            .await;
         server.clock.advance(seconds(10));
         eventually("the next key is of it", async || {
             (server.signing(KeyState::Pending).await.algorithm == algorithm).then_some(())
@@ -294,12 +327,14 @@ async fn the_public_keys_are_told_with_a_tag_and_for_how_long_they_hold() {
         assert_eq!(members, ["alg", "crv", "kid", "kty", "use", "x"]);
         assert_eq!([&key["alg"], &key["use"]], [&json!("EdDSA"), &json!("sig")]);
     }
-    let jwks = server.keys().get_jwks(countersign::proto::GetJwksRequest {}).await.unwrap().into_inner();
+    let jwks =
+        server.keys().get_jwks(countersign::proto::GetJwksRequest {}).await.unwrap().into_inner();
     assert_eq!((jwks.jwks, jwks.max_age.unwrap().seconds), (body, 300));
 
     let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
     let ask_again = format!(
-        "GET /.well-known/jwks.json HTTP/1.1\r\nhost: test\r\nif-none-match: {tag}\r\nconnection: close\r\n\r\n"
+        "GET /.well-known/jwks.json HTTP/1.1\r\nhost: test\r\nif-none-match: {tag}\r\nconnection: \
+         close\r\n\r\n"
     );
     let known = ask(server.http, &ask_again).await;
     assert_eq!((known.status, known.body.as_str()), (304, ""));
@@ -313,7 +348,8 @@ async fn the_metadata_lead_to_the_public_keys() {
     let home = Home::new("issuer = 'https://auth.test/one'").await;
     let server = home.start().await;
     for path in ["", "/one"] {
-        let answer = get(server.http, &format!("/.well-known/oauth-authorization-server{path}")).await;
+        let answer =
+            get(server.http, &format!("/.well-known/oauth-authorization-server{path}")).await;
         assert_eq!(answer.status, 200);
         assert!(answer.head.contains("content-type: application/json"), "{}", answer.head);
         let metadata: Value = serde_json::from_str(&answer.body).unwrap();
@@ -329,12 +365,14 @@ async fn the_metadata_lead_to_the_public_keys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on() {
     let server = Server::start().await;
-    let [active, pending] = [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
+    let [active, pending] =
+        [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
     let before = server.sign_in("alice").await;
     // The two secrets change places.
     let swap = format!(
-        "UPDATE signing_keys SET sealed = (SELECT sealed FROM signing_keys AS other WHERE other.kid <> signing_keys.kid \
-         AND other.kid IN ('{active}', '{pending}')) WHERE kid IN ('{active}', '{pending}')"
+        "UPDATE signing_keys SET sealed = (SELECT sealed FROM signing_keys AS other WHERE \
+         other.kid <> signing_keys.kid AND other.kid IN ('{active}', '{pending}')) WHERE kid IN \
+         ('{active}', '{pending}')"
     );
     server.home.database.execute(&swap).await;
     // Something that makes the service look.

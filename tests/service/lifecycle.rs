@@ -20,11 +20,19 @@ async fn a_revoked_session_is_inactive_at_once_and_after_a_restart() {
     assert_eq!(next.id(), first.id());
     assert_ne!(next.refresh, first.refresh);
     for token in [&first.access, &next.access] {
-        assert_eq!(server.verdict(token).await, Ok(()), "a refresh leaves the former access token alone");
+        assert_eq!(
+            server.verdict(token).await,
+            Ok(()),
+            "a refresh leaves the former access token alone"
+        );
     }
 
     server.clock.advance(seconds(5));
-    let order = RevokeRequest { reason: EndReason::SignedOut.into(), note: "bye".to_owned(), ..of_token(&next.access) };
+    let order = RevokeRequest {
+        reason: EndReason::SignedOut.into(),
+        note: "bye".to_owned(),
+        ..of_token(&next.access)
+    };
     assert_eq!(server.revoke(order).await.unwrap(), 1);
     for token in [&first.access, &next.access] {
         assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked));
@@ -34,7 +42,8 @@ async fn a_revoked_session_is_inactive_at_once_and_after_a_restart() {
     for token in [&first.access, &next.access] {
         assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked), "after a restart");
     }
-    let again = RevokeRequest { note: "again".to_owned(), ..revocation(Target::SessionId(first.id())) };
+    let again =
+        RevokeRequest { note: "again".to_owned(), ..revocation(Target::SessionId(first.id())) };
     assert_eq!(server.revoke(again).await.unwrap(), 0);
     let session = server.session(&first.id()).await.unwrap();
     assert_eq!(session.state(), SessionState::Ended);
@@ -66,7 +75,8 @@ async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_key_that_is_missing_or_of_another_database_is_refused_and_the_right_one_still_opens_it() {
+async fn a_master_key_that_is_missing_or_of_another_database_is_refused_and_the_right_one_still_opens_it()
+ {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let home = server.stop().await;

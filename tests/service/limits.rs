@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use countersign::proto::{
-    CreateSessionRequest, EndReason, InactiveReason, SessionState, SessionState::Live, ValidateRequest,
+    CreateSessionRequest, EndReason, InactiveReason, SessionState, SessionState::Live,
+    ValidateRequest,
 };
 
 use crate::{
     forge::claims,
     refusal::{Refusal, refused},
-    server::{Home, START, Server, TICK, at, of_token, request, request_under, seconds, start_plus},
+    server::{
+        Home, START, Server, TICK, at, of_token, request, request_under, seconds, start_plus,
+    },
 };
 
 /// Of policy `short`.
@@ -17,7 +20,10 @@ const TTL: u64 = 60;
 const IDLE: u64 = 300;
 const ABSOLUTE: u64 = 600;
 
-async fn state(server: &Server, id: &str) -> (SessionState, EndReason, Option<prost_types::Timestamp>) {
+async fn state(
+    server: &Server,
+    id: &str,
+) -> (SessionState, EndReason, Option<prost_types::Timestamp>) {
     let session = server.session(id).await.unwrap();
     (session.state(), session.end_reason(), session.ended_at)
 }
@@ -36,11 +42,21 @@ async fn a_session_goes_idle_at_the_microsecond() {
     server.clock.advance(seconds(IDLE) - TICK);
     assert_eq!(state(&server, &lost.id()).await, (Live, EndReason::Unspecified, None));
     let kept = server.refresh(&kept.refresh).await.unwrap().now;
-    assert_eq!(kept.session.idle_expires_at, Some(start_plus(seconds(2 * IDLE) - TICK)), "a refresh slides it");
+    assert_eq!(
+        kept.session.idle_expires_at,
+        Some(start_plus(seconds(2 * IDLE) - TICK)),
+        "a refresh slides it"
+    );
 
     server.clock.advance(TICK);
-    assert_eq!(refused(server.refresh(&lost.refresh).await), Refusal::unauthenticated("SESSION_EXPIRED_IDLE"));
-    assert_eq!(state(&server, &lost.id()).await, (SessionState::Ended, EndReason::ExpiredIdle, Some(edge)));
+    assert_eq!(
+        refused(server.refresh(&lost.refresh).await),
+        Refusal::unauthenticated("SESSION_EXPIRED_IDLE")
+    );
+    assert_eq!(
+        state(&server, &lost.id()).await,
+        (SessionState::Ended, EndReason::ExpiredIdle, Some(edge))
+    );
     assert_eq!(server.rows().await.blacklist, 0, "an expiry needs no row");
 }
 
@@ -66,7 +82,10 @@ async fn a_session_reaches_its_absolute_end_at_the_microsecond_however_often_it_
     assert_eq!(last.session.state(), Live);
     server.clock.advance(TICK);
     for token in [&last.refresh, &pair[1].refresh] {
-        assert_eq!(refused(server.refresh(token).await), Refusal::unauthenticated("SESSION_EXPIRED_ABSOLUTE"));
+        assert_eq!(
+            refused(server.refresh(token).await),
+            Refusal::unauthenticated("SESSION_EXPIRED_ABSOLUTE")
+        );
     }
     let ended = (SessionState::Ended, EndReason::ExpiredAbsolute, Some(edge));
     assert_eq!(state(&server, &last.id()).await, ended);
@@ -92,11 +111,17 @@ async fn an_access_token_never_outlives_the_absolute_end() {
     let server = Server::start().await;
     let lifetime = prost_types::Duration { seconds: 30, nanos: 0 };
     let created = server
-        .create(CreateSessionRequest { max_lifetime: Some(lifetime), ..request_under("short", "alice") })
+        .create(CreateSessionRequest {
+            max_lifetime: Some(lifetime),
+            ..request_under("short", "alice")
+        })
         .await
         .unwrap();
     assert_eq!(created.session.expires_at, Some(start_plus(seconds(30))));
-    assert_eq!(created.tokens.access_token_expires_at, Some(at(START.plus(seconds(30)).floor_to_second())));
+    assert_eq!(
+        created.tokens.access_token_expires_at,
+        Some(at(START.plus(seconds(30)).floor_to_second()))
+    );
 
     server.clock.advance(seconds(20));
     let next = server.refresh(&created.refresh).await.unwrap().now;
@@ -108,21 +133,31 @@ async fn an_access_token_never_outlives_the_absolute_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn repeating_a_creation_repeats_its_tokens_and_prolongs_nothing() {
     let server = Server::start().await;
-    let create = CreateSessionRequest { request_id: "once".to_owned(), ..request_under("short", "alice") };
+    let create =
+        CreateSessionRequest { request_id: "once".to_owned(), ..request_under("short", "alice") };
     let first = server.create(create.clone()).await.unwrap();
     server.clock.advance(seconds(IDLE - 10));
     let late = server.create(create.clone()).await.unwrap();
-    assert_eq!((&late.access, &late.refresh, &late.session), (&first.access, &first.refresh, &first.session));
+    assert_eq!(
+        (&late.access, &late.refresh, &late.session),
+        (&first.access, &first.refresh, &first.session)
+    );
     assert_eq!(server.verdict(&late.access).await, Err(InactiveReason::Expired));
     server.clock.advance(seconds(10));
-    assert_eq!(refused(server.create(create).await), Refusal::unauthenticated("SESSION_EXPIRED_IDLE"));
+    assert_eq!(
+        refused(server.create(create).await),
+        Refusal::unauthenticated("SESSION_EXPIRED_IDLE")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authentication_is_recent_enough_up_to_the_demanded_age() {
     let server = Server::start().await;
     let created = server
-        .create(CreateSessionRequest { authenticated_at: Some(at(START.floor_to_second())), ..request("alice") })
+        .create(CreateSessionRequest {
+            authenticated_at: Some(at(START.floor_to_second())),
+            ..request("alice")
+        })
         .await
         .unwrap();
     let within = |age: Duration| ValidateRequest {
@@ -132,14 +167,18 @@ async fn an_authentication_is_recent_enough_up_to_the_demanded_age() {
     };
     server.clock.jump_to(START.floor_to_second().plus(seconds(100)));
     assert_eq!(server.demand(within(seconds(100))).await, Ok(()));
-    assert_eq!(server.demand(within(seconds(100) - TICK)).await, Err(InactiveReason::StepUpRequired));
+    assert_eq!(
+        server.demand(within(seconds(100) - TICK)).await,
+        Err(InactiveReason::StepUpRequired)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_issued_within_the_last_second_of_a_session_is_expired() {
     let server = Server::start().await;
     let lifetime = prost_types::Duration { seconds: 30, nanos: 0 };
-    let create = CreateSessionRequest { max_lifetime: Some(lifetime), ..request_under("short", "alice") };
+    let create =
+        CreateSessionRequest { max_lifetime: Some(lifetime), ..request_under("short", "alice") };
     let created = server.create(create).await.unwrap();
     server.clock.advance(seconds(30) - TICK);
     let last = server.refresh(&created.refresh).await.unwrap().now;
@@ -150,7 +189,8 @@ async fn a_token_issued_within_the_last_second_of_a_session_is_expired() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_may_live_for_a_hundred_years() {
     let century = seconds(36_500 * 86_400);
-    let longest = "[policies.default]\nidle_timeout = '36500d'\nabsolute_lifetime = '36500d'\n[tenants]";
+    let longest =
+        "[policies.default]\nidle_timeout = '36500d'\nabsolute_lifetime = '36500d'\n[tenants]";
     let server = Home::new(longest).await.start().await;
     let first = server.sign_in("alice").await;
     assert_eq!(first.session.idle_expires_at, Some(start_plus(century)));
@@ -158,5 +198,8 @@ async fn a_session_may_live_for_a_hundred_years() {
     let last = server.refresh(&first.refresh).await.unwrap().now;
     assert_eq!(last.session.idle_expires_at, Some(start_plus(century)));
     server.clock.advance(TICK);
-    assert_eq!(refused(server.refresh(&last.refresh).await), Refusal::unauthenticated("SESSION_EXPIRED_ABSOLUTE"));
+    assert_eq!(
+        refused(server.refresh(&last.refresh).await),
+        Refusal::unauthenticated("SESSION_EXPIRED_ABSOLUTE")
+    );
 }

@@ -1,6 +1,8 @@
 //! ListSessions: order, pages, filters.
 
-use countersign::proto::{CreateSessionRequest, ListSessionsRequest, ListSessionsResponse, SessionState};
+use countersign::proto::{
+    CreateSessionRequest, ListSessionsRequest, ListSessionsResponse, SessionState,
+};
 use prost::Message;
 use prost_types::Struct;
 
@@ -30,14 +32,18 @@ async fn ids(server: &Server, mut request: ListSessionsRequest) -> Vec<Vec<Strin
     }
 }
 
-/// Seven sessions in tenant `acme`, alternating between two subjects, and one elsewhere. The newest first.
+/// Seven sessions in tenant `acme`, alternating between two subjects, and one elsewhere. The newest
+/// first.
 async fn seven(server: &Server) -> Vec<String> {
     let mut ids = vec![];
     for n in 0..7 {
         ids.insert(0, server.sign_in(["alice", "bob"][n % 2]).await.id());
         server.clock.advance(seconds(1));
     }
-    server.create(CreateSessionRequest { tenant: "other".to_owned(), ..request("alice") }).await.unwrap();
+    server
+        .create(CreateSessionRequest { tenant: "other".to_owned(), ..request("alice") })
+        .await
+        .unwrap();
     ids
 }
 
@@ -52,7 +58,10 @@ async fn pages_follow_each_other_without_gap_or_overlap_the_newest_session_first
         assert_eq!(pages.len(), all.len().div_ceil(size), "no empty page at the end");
     }
     let of_bob = ListSessionsRequest { subject: "bob".to_owned(), ..listing(2) };
-    assert_eq!(ids(&server, of_bob).await, [vec![all[1].clone(), all[3].clone()], vec![all[5].clone()]]);
+    assert_eq!(
+        ids(&server, of_bob).await,
+        [vec![all[1].clone(), all[3].clone()], vec![all[5].clone()]]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +101,8 @@ async fn a_session_created_or_ended_between_two_pages_shifts_nothing() {
     let all = seven(&server).await;
     let first = page(&server, &listing(3)).await;
     server.sign_in("carol").await;
-    let rest = ids(&server, ListSessionsRequest { page_token: first.next_page_token, ..listing(3) }).await;
+    let rest =
+        ids(&server, ListSessionsRequest { page_token: first.next_page_token, ..listing(3) }).await;
     assert_eq!(rest.concat(), all[3..]);
 }
 
@@ -101,7 +111,8 @@ async fn a_page_token_of_another_request_is_refused() {
     let server = Server::start().await;
     seven(&server).await;
     let token = page(&server, &listing(3)).await.next_page_token;
-    let with = |request: ListSessionsRequest| ListSessionsRequest { page_token: token.clone(), ..request };
+    let with =
+        |request: ListSessionsRequest| ListSessionsRequest { page_token: token.clone(), ..request };
     for other in [
         ListSessionsRequest { tenant: "other".to_owned(), ..listing(3) },
         ListSessionsRequest { subject: "alice".to_owned(), ..listing(3) },
@@ -122,11 +133,20 @@ async fn states_are_those_of_the_instant_of_the_answer() {
     let idle = server.create(request_under("short", "alice")).await.unwrap();
     server.clock.advance(seconds(300));
     let live = server.sign_in("alice").await;
-    let of_state = |state: SessionState| ids(&server, ListSessionsRequest { state: state.into(), ..listing(0) });
+    let of_state = |state: SessionState| {
+        ids(&server, ListSessionsRequest { state: state.into(), ..listing(0) })
+    };
     assert_eq!(of_state(SessionState::Live).await.concat(), [live.id()]);
-    assert_eq!(of_state(SessionState::Ended).await.concat(), [revoked.id()], "the other has yet to be recorded");
+    assert_eq!(
+        of_state(SessionState::Ended).await.concat(),
+        [revoked.id()],
+        "the other has yet to be recorded"
+    );
     server.clock.advance(seconds(61));
     server.store.whole_sweep().await;
     assert_eq!(of_state(SessionState::Ended).await.concat(), [idle.id(), revoked.id()]);
-    assert_eq!(of_state(SessionState::Unspecified).await.concat(), [live.id(), idle.id(), revoked.id()]);
+    assert_eq!(
+        of_state(SessionState::Unspecified).await.concat(),
+        [live.id(), idle.id(), revoked.id()]
+    );
 }

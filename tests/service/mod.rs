@@ -1,7 +1,8 @@
-//! The rules of the service, checked from outside: configuration, store, server and tasks run as in production, and a
-//! client asks over a socket. Only the clock is a settable one.
+//! The rules of the service, checked from outside: configuration, store, server and tasks run as in
+//! production, and a client asks over a socket. Only the clock is a settable one.
 //!
-//! They hold on every engine: a crate for each of them includes this list, and brings its own `engine`.
+//! They hold on every engine: a crate for each of them includes this list, and brings its own
+//! `engine`.
 
 mod audit;
 mod audit_walk;

@@ -12,8 +12,8 @@ use countersign::{
     clock::Clock,
     domain::time::Timestamp,
     proto::{
-        CreateSessionRequest, InactiveReason, ListSessionsRequest, RevokeExtent, RevokeRequest, SubjectTarget,
-        ValidateRequest, revoke_request::Target,
+        CreateSessionRequest, InactiveReason, ListSessionsRequest, RevokeExtent, RevokeRequest,
+        SubjectTarget, ValidateRequest, revoke_request::Target,
     },
 };
 use futures_util::future::{BoxFuture, FutureExt, join, join5};
@@ -26,7 +26,8 @@ use crate::{
     postgres_server::{Server as Postgres, number},
     refusal::{Refusal, refused},
     server::{
-        Home, START, Server, TICK, eventually, next_status, of_token, request, request_under, revocation, seconds,
+        Home, START, Server, TICK, eventually, next_status, of_token, request, request_under,
+        revocation, seconds,
     },
 };
 
@@ -58,7 +59,10 @@ async fn services_on_one_database_serve_the_same_sessions() {
 
     let limited = || request_under("refusing", "bob");
     assert!(one.create(limited()).await.is_ok() && two.create(limited()).await.is_ok());
-    assert_eq!(refused(one.create(limited()).await), Refusal::quota("SESSION_QUOTA_EXCEEDED", "policy:refusing"));
+    assert_eq!(
+        refused(one.create(limited()).await),
+        Refusal::quota("SESSION_QUOTA_EXCEEDED", "policy:refusing")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +96,8 @@ async fn services_on_one_database_find_what_the_others_have_revoked() {
 /// A caller who repeats what another replica has revoked gets an acknowledgement too, so it must
 /// hold.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_of_what_another_service_has_revoked_is_not_acknowledged_before_the_index_knows_of_it() {
+async fn a_revocation_of_what_another_service_has_revoked_is_not_acknowledged_before_the_index_knows_of_it()
+ {
     let one = Server::start().await;
     let two = replica(&one).await;
     for _ in 0..20 {
@@ -126,7 +131,8 @@ async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes
     )
     .await;
     let away = || Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE");
-    let refusals = [refused(created), refused(refreshed), refused(revoked), refused(shown), refused(listed)];
+    let refusals =
+        [refused(created), refused(refreshed), refused(revoked), refused(shown), refused(listed)];
     assert_eq!(refusals, [(); 5].map(|()| away()));
     assert_eq!(server.verdict(&good.access).await, Ok(()));
     assert_eq!(server.verdict(&bad.access).await, REVOKED);
@@ -152,12 +158,15 @@ async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes
 }
 
 /// The answer to a call, to be waited for later.
-fn asked<'a, T>(call: impl Future<Output = Result<T, Status>> + Send + 'a) -> BoxFuture<'a, Result<(), Refusal>> {
+fn asked<'a, T>(
+    call: impl Future<Output = Result<T, Status>> + Send + 'a,
+) -> BoxFuture<'a, Result<(), Refusal>> {
     async { call.await.map(drop).map_err(|status| refused::<()>(Err(status))) }.boxed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_database_is_in_charge() {
+async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_database_is_in_charge()
+{
     let server = Server::start().await;
     let [alice, gone, ended] =
         [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
@@ -167,13 +176,23 @@ async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_data
     let dora = CreateSessionRequest { request_id: "once".to_owned(), ..request("dora") };
     server.create(dora.clone()).await.unwrap();
 
-    let nobody = SubjectTarget { tenant: "acme".to_owned(), subject: "nobody".to_owned(), ..Default::default() };
+    let nobody = SubjectTarget {
+        tenant: "acme".to_owned(),
+        subject: "nobody".to_owned(),
+        ..Default::default()
+    };
     let calls: [(&str, BoxFuture<'_, Result<(), Refusal>>); 8] = [
         ("revoked before", asked(server.revoke(of_token(&ended.access)))),
         ("no session of the subject", asked(server.revoke(revocation(Target::Subject(nobody))))),
-        ("no session of the tenant", asked(server.revoke(revocation(Target::Tenant("nobody".to_owned()))))),
+        (
+            "no session of the tenant",
+            asked(server.revoke(revocation(Target::Tenant("nobody".to_owned())))),
+        ),
         ("no such session, by its refresh token", asked(server.revoke(of_token(&gone.refresh)))),
-        ("no such session, by its identifier", asked(server.revoke(revocation(Target::SessionId(gone.id()))))),
+        (
+            "no such session, by its identifier",
+            asked(server.revoke(revocation(Target::SessionId(gone.id())))),
+        ),
         ("no such session to be refreshed", asked(server.refresh(&gone.refresh))),
         ("a refresh that is repeated", asked(server.refresh(&alice.refresh))),
         ("a creation that is repeated", asked(server.create(dora))),
@@ -190,8 +209,12 @@ async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_data
     server.store.feed.open();
     for (what, call, _) in calls {
         let expected = match what {
-            "no such session, by its identifier" => Err(Refusal::of(Code::NotFound, "SESSION_NOT_FOUND")),
-            "no such session to be refreshed" => Err(Refusal::unauthenticated("REFRESH_TOKEN_INVALID")),
+            "no such session, by its identifier" => {
+                Err(Refusal::of(Code::NotFound, "SESSION_NOT_FOUND"))
+            }
+            "no such session to be refreshed" => {
+                Err(Refusal::unauthenticated("REFRESH_TOKEN_INVALID"))
+            }
             _ => Ok(()),
         };
         assert_eq!(call.await, expected, "{what}");
@@ -201,16 +224,17 @@ async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_data
 /// Another replica may have put the next key in place by then, so who makes tokens looks before it
 /// refuses.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_key_that_makes_tokens_callers_are_told_to_come_again_and_the_next_key_is_used_at_once() {
+async fn without_a_key_that_makes_tokens_callers_are_told_to_come_again_and_the_next_key_is_used_at_once()
+ {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let refusal = Refusal::retry(Code::Unavailable, "NO_ACTIVE_KEY");
     // The service would put the next one in its place by itself.
-    let gone = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$; \
-                CREATE TRIGGER refused BEFORE INSERT OR UPDATE ON signing_keys EXECUTE FUNCTION refuse(); \
-                CREATE TABLE kept AS SELECT * FROM signing_keys; \
-                DELETE FROM signing_keys WHERE activated_at IS NOT NULL AND purpose = 'access_token'; \
-                UPDATE feed_head SET seq = seq + 1, ring = ring + 1";
+    let gone = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE \
+                EXCEPTION 'refused'; END $$; CREATE TRIGGER refused BEFORE INSERT OR UPDATE ON \
+                signing_keys EXECUTE FUNCTION refuse(); CREATE TABLE kept AS SELECT * FROM \
+                signing_keys; DELETE FROM signing_keys WHERE activated_at IS NOT NULL AND purpose \
+                = 'access_token'; UPDATE feed_head SET seq = seq + 1, ring = ring + 1";
     let back = "BEGIN; DROP TRIGGER refused ON signing_keys; DELETE FROM signing_keys; \
                 INSERT INTO signing_keys SELECT * FROM kept; \
                 UPDATE feed_head SET seq = seq + 1, ring = ring + 1; COMMIT";
@@ -220,14 +244,18 @@ async fn without_a_key_that_makes_tokens_callers_are_told_to_come_again_and_the_
     assert_eq!(refused(server.refresh(&session.refresh).await), refusal);
     server.home.database.execute(back).await;
     server.create(request("bob")).await.unwrap();
-    assert!(!server.refresh(&session.refresh).await.unwrap().replayed, "the call that was refused changed nothing");
+    assert!(
+        !server.refresh(&session.refresh).await.unwrap().replayed,
+        "the call that was refused changed nothing"
+    );
     assert_eq!(server.verdict(&session.access).await, Ok(()));
 }
 
 /// Leaves what a failover to a standby that had received none of the revocations would leave, at an
 /// instant.
 const LOST: &str = "DELETE FROM blacklist; UPDATE feed_head SET seq = 0; DELETE FROM replicas; \
-                    UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL, is_over = false";
+                    UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL, \
+                    is_over = false";
 const LIVE: &str = "SELECT count(*) FROM sessions WHERE ended_at IS NULL";
 
 async fn becomes(server: &Server, sql: &str, expected: i64) {
@@ -238,7 +266,8 @@ async fn becomes(server: &Server, sql: &str, expected: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_revocations_are_written_again_and_none_waits_until_all_know_of_another() {
     let server = Server::start().await;
-    let sessions = [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
+    let sessions =
+        [server.sign_in("alice").await, server.sign_in("bob").await, server.sign_in("carol").await];
     for session in &sessions {
         server.revoke(of_token(&session.access)).await.unwrap();
     }
@@ -271,7 +300,10 @@ const RENEWAL: Duration = Duration::from_millis(500);
 /// Counts the renewals until now.
 async fn renewals(server: &Server) -> u128 {
     let url = server.home.database.url();
-    number(&url, "SELECT coalesce(sum(renewals), 0)::bigint FROM replicas").await.try_into().unwrap()
+    number(&url, "SELECT coalesce(sum(renewals), 0)::bigint FROM replicas")
+        .await
+        .try_into()
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,7 +341,8 @@ async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_although_it_validates_nothing() {
+async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_although_it_validates_nothing()
+ {
     let behind = Server::start().await;
     let right = replica(&behind).await;
     let session = behind.sign_in("alice").await;
@@ -395,7 +428,8 @@ async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_anothe
         ahead.create(request_under("short", "alice")).await.unwrap().access,
         ahead.create(request_under("short", "bob")).await.unwrap().access,
     ];
-    let token_only = |token: &str| RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..of_token(token) };
+    let token_only =
+        |token: &str| RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..of_token(token) };
     // Each clock may be off by five seconds.
     let expiry = START.floor_to_second().plus(seconds(60));
     ahead.clock.advance(expiry.plus(seconds(10)).minus(TICK).since(START));
@@ -446,7 +480,10 @@ async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_an
             assert!(is_active(other, &fresh.access).await, "at once");
             let next = maker.refresh(&fresh.refresh).await.unwrap();
             servers.iter().for_each(|server| server.clock.advance(seconds(29)));
-            assert!(other.refresh(&fresh.refresh).await.unwrap().replayed, "within the grace of 30 s");
+            assert!(
+                other.refresh(&fresh.refresh).await.unwrap().replayed,
+                "within the grace of 30 s"
+            );
             servers.iter().for_each(|server| server.clock.advance(seconds(2)));
             let reused = refused(other.refresh(&fresh.refresh).await);
             assert_eq!(reused, Refusal::unauthenticated("REFRESH_TOKEN_REUSED"), "after it");

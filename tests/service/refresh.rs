@@ -24,7 +24,10 @@ async fn of_64_refreshes_at_once_one_rotates_and_63_repeat_its_answer() {
 
         assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1, "{policy}");
         let successor = &answers[0].now.refresh;
-        assert!(answers.iter().all(|answer| answer.now.refresh == *successor), "{policy}: one lineage");
+        assert!(
+            answers.iter().all(|answer| answer.now.refresh == *successor),
+            "{policy}: one lineage"
+        );
         for answer in &answers {
             assert_eq!(server.verdict(&answer.now.access).await, Ok(()), "{policy}");
         }
@@ -69,12 +72,18 @@ async fn a_replay_a_microsecond_after_the_grace_ends_the_session_with_all_its_to
     let replay = server.refresh(&first.refresh).await.unwrap().now;
     server.clock.advance(TICK);
 
-    assert_eq!(refused(server.refresh(&first.refresh).await), Refusal::unauthenticated("REFRESH_TOKEN_REUSED"));
+    assert_eq!(
+        refused(server.refresh(&first.refresh).await),
+        Refusal::unauthenticated("REFRESH_TOKEN_REUSED")
+    );
     for token in [&first.access, &next.access, &replay.access] {
         assert_eq!(server.verdict(token).await, Err(InactiveReason::Revoked));
     }
     for token in [&next.refresh, &first.refresh] {
-        assert_eq!(refused(server.refresh(token).await), Refusal::unauthenticated("SESSION_REVOKED"));
+        assert_eq!(
+            refused(server.refresh(token).await),
+            Refusal::unauthenticated("SESSION_REVOKED")
+        );
     }
     let session = server.session(&first.id()).await.unwrap();
     assert_eq!(session.state(), SessionState::Ended);
@@ -92,9 +101,15 @@ async fn a_token_two_generations_old_is_reuse_even_within_the_grace() {
     let first = server.sign_in("alice").await;
     let second = server.refresh(&first.refresh).await.unwrap().now;
     let third = server.refresh(&second.refresh).await.unwrap().now;
-    assert_eq!(refused(server.refresh(&first.refresh).await), Refusal::unauthenticated("REFRESH_TOKEN_REUSED"));
+    assert_eq!(
+        refused(server.refresh(&first.refresh).await),
+        Refusal::unauthenticated("REFRESH_TOKEN_REUSED")
+    );
     assert_eq!(server.verdict(&third.access).await, Err(InactiveReason::Revoked));
-    assert_eq!(refused(server.refresh(&third.refresh).await), Refusal::unauthenticated("SESSION_REVOKED"));
+    assert_eq!(
+        refused(server.refresh(&third.refresh).await),
+        Refusal::unauthenticated("SESSION_REVOKED")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +118,10 @@ async fn reuse_ends_its_own_session_only() {
     let [victim, other] = [server.sign_in("alice").await, server.sign_in("alice").await];
     server.refresh(&victim.refresh).await.unwrap();
     server.clock.advance(seconds(GRACE) + TICK);
-    assert_eq!(refused(server.refresh(&victim.refresh).await), Refusal::unauthenticated("REFRESH_TOKEN_REUSED"));
+    assert_eq!(
+        refused(server.refresh(&victim.refresh).await),
+        Refusal::unauthenticated("REFRESH_TOKEN_REUSED")
+    );
     assert_eq!(server.verdict(&other.access).await, Ok(()));
     assert!(server.refresh(&other.refresh).await.is_ok());
 }
@@ -139,7 +157,10 @@ async fn a_replay_always_yields_an_access_token_that_is_active() {
     let server = Server::start().await;
     for ttl in [2, 5, 30, 31] {
         let ttl = prost_types::Duration { seconds: ttl, nanos: 0 };
-        let short = CreateSessionRequest { access_token_ttl: Some(ttl), ..request_under("strict", "alice") };
+        let short = CreateSessionRequest {
+            access_token_ttl: Some(ttl),
+            ..request_under("strict", "alice")
+        };
         let first = server.create(short).await.unwrap();
         let next = server.refresh(&first.refresh).await.unwrap().now;
         let grace = next.session.policy.unwrap().refresh_grace.unwrap().try_into().unwrap();
@@ -154,7 +175,10 @@ async fn a_replay_always_yields_an_access_token_that_is_active() {
 async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_own() {
     let server = Server::start().await;
     let scopes = ["read", "write"].map(str::to_owned).to_vec();
-    let first = server.create(CreateSessionRequest { scopes: scopes.clone(), ..request("alice") }).await.unwrap();
+    let first = server
+        .create(CreateSessionRequest { scopes: scopes.clone(), ..request("alice") })
+        .await
+        .unwrap();
     let with = |token: &str, scopes: &[&str]| RefreshRequest {
         refresh_token: token.to_owned(),
         scopes: scopes.iter().map(ToString::to_string).collect(),
@@ -166,7 +190,10 @@ async fn a_refresh_may_narrow_the_scopes_of_its_token_and_the_session_keeps_its_
     let all = server.refresh(&narrow.refresh).await.unwrap().now;
     assert_eq!(claims(&all.access)["scope"], "read write");
 
-    assert_eq!(refused(server.exchange(with(&all.refresh, &["read", "admin"])).await), Refusal::field("scopes"));
+    assert_eq!(
+        refused(server.exchange(with(&all.refresh, &["read", "admin"])).await),
+        Refusal::field("scopes")
+    );
     assert_eq!(server.session(&first.id()).await.unwrap(), all.session, "a refusal moves nothing");
     assert!(!server.refresh(&all.refresh).await.unwrap().replayed);
 }
@@ -179,10 +206,17 @@ async fn a_refresh_replaces_what_is_known_of_the_device_only_if_it_tells() {
         ip_address: "2001:db8::1".to_owned(),
         label: label.to_owned(),
     };
-    let first = server.create(CreateSessionRequest { device: Some(device("old")), ..request("alice") }).await.unwrap();
+    let first = server
+        .create(CreateSessionRequest { device: Some(device("old")), ..request("alice") })
+        .await
+        .unwrap();
     let second = server.refresh(&first.refresh).await.unwrap().now;
     assert_eq!(second.session.device, Some(device("old")));
-    let told = RefreshRequest { refresh_token: second.refresh, scopes: vec![], device: Some(device("new")) };
+    let told = RefreshRequest {
+        refresh_token: second.refresh,
+        scopes: vec![],
+        device: Some(device("new")),
+    };
     let third = server.exchange(told).await.unwrap().now;
     assert_eq!(third.session.device, Some(device("new")));
     assert_eq!(server.session(&first.id()).await.unwrap(), third.session);

@@ -1,8 +1,9 @@
-//! Calls that are refused: with which code, reason and details, and that nothing has changed after them.
+//! Calls that are refused: with which code, reason and details, and that nothing has changed after
+//! them.
 
 use countersign::proto::{
-    BatchValidateRequest, CreateSessionRequest, InactiveReason, ListSessionsRequest, RefreshRequest, RevokeRequest,
-    SubjectTarget, ValidateRequest, revoke_request::Target,
+    BatchValidateRequest, CreateSessionRequest, InactiveReason, ListSessionsRequest,
+    RefreshRequest, RevokeRequest, SubjectTarget, ValidateRequest, revoke_request::Target,
 };
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -19,7 +20,8 @@ async fn each_wrong_field_of_a_call_is_named() {
     let long = "x".repeat(257);
 
     let validate = |change: fn(&mut ValidateRequest, String)| {
-        let mut request = ValidateRequest { access_token: good.access.clone(), ..Default::default() };
+        let mut request =
+            ValidateRequest { access_token: good.access.clone(), ..Default::default() };
         change(&mut request, long.clone());
         request
     };
@@ -33,7 +35,8 @@ async fn each_wrong_field_of_a_call_is_named() {
         (validate(|request, _| request.view = 9), "view"),
         (
             validate(|request, _| {
-                request.max_authentication_age = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+                request.max_authentication_age =
+                    Some(prost_types::Duration { seconds: -1, nanos: 0 });
             }),
             "max_authentication_age",
         ),
@@ -41,9 +44,19 @@ async fn each_wrong_field_of_a_call_is_named() {
         assert_eq!(refused(server.validate(request).await), Refusal::field(field));
     }
 
-    let refresh = |scopes: Vec<String>| RefreshRequest { refresh_token: good.refresh.clone(), scopes, device: None };
-    assert_eq!(refused(server.exchange(refresh(vec!["a b".to_owned()])).await), Refusal::field("scopes[0]"));
-    assert_eq!(refused(server.exchange(refresh(vec!["a".to_owned(); 65])).await), Refusal::field("scopes"));
+    let refresh = |scopes: Vec<String>| RefreshRequest {
+        refresh_token: good.refresh.clone(),
+        scopes,
+        device: None,
+    };
+    assert_eq!(
+        refused(server.exchange(refresh(vec!["a b".to_owned()])).await),
+        Refusal::field("scopes[0]")
+    );
+    assert_eq!(
+        refused(server.exchange(refresh(vec!["a".to_owned(); 65])).await),
+        Refusal::field("scopes")
+    );
 
     let subject = |tenant: &str, subject: &str, except: &str| {
         revocation(Target::Subject(SubjectTarget {
@@ -92,7 +105,10 @@ async fn a_session_that_is_not_there_is_not_found() {
     let unknown = "0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22";
     let not_found = || Refusal::of(Code::NotFound, "SESSION_NOT_FOUND");
     assert_eq!(refused(server.session(unknown).await), not_found());
-    assert_eq!(refused(server.revoke(revocation(Target::SessionId(unknown.to_owned()))).await), not_found());
+    assert_eq!(
+        refused(server.revoke(revocation(Target::SessionId(unknown.to_owned()))).await),
+        not_found()
+    );
     assert_eq!(server.rows().await.blacklist, 0);
 }
 
@@ -109,7 +125,11 @@ async fn a_full_blacklist_refuses_to_revoke_and_names_the_quota() {
     let refusal = refused(server.revoke(of_token(&sessions[2].access)).await);
     assert_eq!(refusal, Refusal::quota("BLACKLIST_FULL", "blacklist"));
     assert_eq!(server.verdict(&sessions[2].access).await, Ok(()));
-    assert_eq!(server.verdict(&sessions[0].access).await, Err(InactiveReason::Revoked), "nothing is evicted");
+    assert_eq!(
+        server.verdict(&sessions[0].access).await,
+        Err(InactiveReason::Revoked),
+        "nothing is evicted"
+    );
     assert_eq!(server.rows().await.blacklist, 2);
 }
 
@@ -122,7 +142,10 @@ async fn a_message_over_a_megabyte_is_refused_and_the_connection_goes_on() {
     for bytes in [70_000, 2 << 20] {
         let huge = CreateSessionRequest { subject: "x".repeat(bytes), ..request("alice") };
         let refusal = server.create(huge).await.err().unwrap();
-        assert!(refusal.message().contains("65536 bytes (limits.max_request_bytes)"), "{refusal:?}");
+        assert!(
+            refusal.message().contains("65536 bytes (limits.max_request_bytes)"),
+            "{refusal:?}"
+        );
         assert_eq!(refusal.get_details_error_info().unwrap().metadata["limit"], "65536");
         assert_eq!(refused::<()>(Err(refusal)), Refusal::field("request"));
     }

@@ -2,12 +2,16 @@
 
 use crate::{
     refusal::{Refusal, refused},
-    server::{Rows, START, Server, SignedIn, eventually, of_token, request, request_under, revocation, seconds},
+    server::{
+        Rows, START, Server, SignedIn, eventually, of_token, request, request_under, revocation,
+        seconds,
+    },
 };
 use countersign::{
     clock::Clock,
     proto::{
-        EndReason, InactiveReason, RevokeExtent, RevokeRequest, SessionState, SubjectTarget, revoke_request::Target,
+        EndReason, InactiveReason, RevokeExtent, RevokeRequest, SessionState, SubjectTarget,
+        revoke_request::Target,
     },
 };
 
@@ -25,7 +29,8 @@ fn token_only(token: &str) -> RevokeRequest {
 }
 
 async fn sign_in_to(server: &Server, tenant: &str, subject: &str) -> SignedIn {
-    let request = countersign::proto::CreateSessionRequest { tenant: tenant.to_owned(), ..request(subject) };
+    let request =
+        countersign::proto::CreateSessionRequest { tenant: tenant.to_owned(), ..request(subject) };
     server.create(request).await.unwrap()
 }
 
@@ -53,7 +58,11 @@ async fn any_token_of_a_session_and_its_identifier_end_all_of_it_and_nothing_els
             assert_eq!(server.verdict(token).await, REVOKED, "{what}");
         }
         for token in [&old.refresh, &new.refresh] {
-            assert_eq!(refused(server.refresh(token).await), Refusal::unauthenticated("SESSION_REVOKED"), "{what}");
+            assert_eq!(
+                refused(server.refresh(token).await),
+                Refusal::unauthenticated("SESSION_REVOKED"),
+                "{what}"
+            );
         }
         let session = server.session(&old.id()).await.unwrap();
         assert_eq!((session.end_reason(), &*session.end_note), (EndReason::Compromised, what));
@@ -70,7 +79,11 @@ async fn an_old_refresh_token_revokes_even_long_after_its_grace() {
     server.refresh(&old.refresh).await.unwrap();
     server.clock.advance(seconds(3600));
     assert_eq!(server.revoke(of_token(&old.refresh)).await.unwrap(), 1);
-    assert_eq!(server.session(&old.id()).await.unwrap().end_reason(), EndReason::Unspecified, "it is no reuse");
+    assert_eq!(
+        server.session(&old.id()).await.unwrap().end_reason(),
+        EndReason::Unspecified,
+        "it is no reuse"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,11 +120,18 @@ async fn a_tenant_loses_what_it_has_now_and_not_what_it_gets_in_the_same_microse
     let before = [server.sign_in("alice").await, server.sign_in("bob").await];
     let other = sign_in_to(&server, "other", "alice").await;
     let default = sign_in_to(&server, "", "alice").await;
-    let order = RevokeRequest { reason: EndReason::Administrative.into(), note: "closed".to_owned(), ..tenant("acme") };
+    let order = RevokeRequest {
+        reason: EndReason::Administrative.into(),
+        note: "closed".to_owned(),
+        ..tenant("acme")
+    };
     assert_eq!(server.revoke(order).await.unwrap(), 2);
     for session in &before {
         assert_eq!(server.verdict(&session.access).await, REVOKED);
-        assert_eq!(refused(server.refresh(&session.refresh).await), Refusal::unauthenticated("SESSION_REVOKED"));
+        assert_eq!(
+            refused(server.refresh(&session.refresh).await),
+            Refusal::unauthenticated("SESSION_REVOKED")
+        );
     }
     let after = server.sign_in("alice").await;
     assert_eq!(server.clock.now(), START, "the clock has stood still");
@@ -194,8 +214,11 @@ async fn an_expired_access_token_ends_its_session_and_alone_it_ends_nothing() {
     assert_eq!(server.session(&first.id()).await.unwrap().state(), SessionState::Live);
     assert_eq!(server.rows().await.blacklist, 0);
 
-    let order =
-        RevokeRequest { reason: EndReason::SignedOut.into(), note: "lunch".to_owned(), ..of_token(&first.access) };
+    let order = RevokeRequest {
+        reason: EndReason::SignedOut.into(),
+        note: "lunch".to_owned(),
+        ..of_token(&first.access)
+    };
     assert_eq!(server.revoke(order.clone()).await.unwrap(), 1);
     let session = server.session(&first.id()).await.unwrap();
     assert_eq!((session.end_reason(), &*session.end_note), (EndReason::SignedOut, "lunch"));
@@ -222,9 +245,12 @@ async fn what_is_over_is_revoked_without_a_row() {
 async fn reasons_of_the_service_itself_are_refused() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
-    for reason in
-        [EndReason::RefreshTokenReused, EndReason::QuotaEvicted, EndReason::ExpiredIdle, EndReason::ExpiredAbsolute]
-    {
+    for reason in [
+        EndReason::RefreshTokenReused,
+        EndReason::QuotaEvicted,
+        EndReason::ExpiredIdle,
+        EndReason::ExpiredAbsolute,
+    ] {
         let order = RevokeRequest { reason: reason.into(), ..of_token(&session.access) };
         assert_eq!(refused(server.revoke(order).await), Refusal::field("reason"));
     }

@@ -9,7 +9,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{
     keys::ring::Found,
     proto::{
-        BatchValidateRequest, CreateSessionRequest, GetSessionRequest, RefreshRequest, ValidateRequest, ValidateView,
+        BatchValidateRequest, CreateSessionRequest, GetSessionRequest, RefreshRequest,
+        ValidateRequest, ValidateView,
     },
     store::{Store, StoreError},
     token::access::{Expectations, Unverified},
@@ -71,7 +72,8 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     let batch = BatchValidateRequest { requests: vec![ask.clone(), ask.clone()] };
     print(&mut seen, &batch);
     print(&mut seen, &server.client().batch_validate(batch).await.unwrap());
-    let exchange = RefreshRequest { refresh_token: tokens.refresh_token.clone(), ..Default::default() };
+    let exchange =
+        RefreshRequest { refresh_token: tokens.refresh_token.clone(), ..Default::default() };
     print(&mut seen, &exchange);
     let refreshed = server.client().refresh(exchange.clone()).await.unwrap();
     print(&mut seen, &refreshed);
@@ -79,7 +81,14 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     keep("next access token", &next.access_token);
     keep("next refresh token", &next.refresh_token);
     let session_id = created.session.unwrap().session_id;
-    print(&mut seen, &server.client().get_session(GetSessionRequest { session_id: session_id.clone() }).await.unwrap());
+    print(
+        &mut seen,
+        &server
+            .client()
+            .get_session(GetSessionRequest { session_id: session_id.clone() })
+            .await
+            .unwrap(),
+    );
     let row = server.store.session(session_id.parse().unwrap()).await.unwrap().unwrap();
     print(&mut seen, &row);
 
@@ -102,15 +111,24 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
         print(&mut seen, &of_token(token));
         print(&mut seen, &server.client().revoke(of_token(token)).await.unwrap_err());
     }
-    for token in [&ahead, &tokens.access_token, &next.refresh_token[1..], &tokens.refresh_token.to_uppercase()] {
+    for token in [
+        &ahead,
+        &tokens.access_token,
+        &next.refresh_token[1..],
+        &tokens.refresh_token.to_uppercase(),
+    ] {
         print(&mut seen, &server.refresh(token).await.err().unwrap());
     }
     let reserved = CreateSessionRequest {
-        claims: Some(Struct { fields: [("sub".to_owned(), CANARY.to_owned().into())].into() }.into()),
+        claims: Some(
+            Struct { fields: [("sub".to_owned(), CANARY.to_owned().into())].into() }.into(),
+        ),
         ..request("mallory")
     };
     print(&mut seen, &server.client().create_session(reserved).await.unwrap_err());
-    for failure in [StoreError::Unavailable("gone".to_owned()), StoreError::Refused("no".to_owned())] {
+    for failure in
+        [StoreError::Unavailable("gone".to_owned()), StoreError::Refused("no".to_owned())]
+    {
         server.store.fail_with(Some(failure));
         print(&mut seen, &server.client().create_session(create("bob")).await.unwrap_err());
         print(&mut seen, &server.refresh(&next.refresh_token).await.err().unwrap());
@@ -131,7 +149,9 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     server.stop().await;
 
     let log = logged();
-    for line in ["starting", "stopped", "was used again after its grace", "never issued", "a call failed"] {
+    for line in
+        ["starting", "stopped", "was used again after its grace", "never issued", "a call failed"]
+    {
         assert!(log.contains(line), "the log is captured: {line}");
     }
     seen.push_str(&log);

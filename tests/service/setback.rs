@@ -1,10 +1,16 @@
-//! Operators act: the database is set back to an older state, limits are lowered. What is acknowledged holds all the same.
+//! Operators act: the database is set back to an older state, limits are lowered. What is
+//! acknowledged holds all the same.
 
-use countersign::proto::{CreateSessionRequest, InactiveReason, SubjectTarget, revoke_request::Target};
+use countersign::proto::{
+    CreateSessionRequest, InactiveReason, SubjectTarget, revoke_request::Target,
+};
 
-use crate::server::{Home, Server, eventually, of_token, request, request_under, revocation, seconds};
+use crate::server::{
+    Home, Server, eventually, of_token, request, request_under, revocation, seconds,
+};
 
-/// Stops a service, lets something happen that its database then does not remember, and starts it again.
+/// Stops a service, lets something happen that its database then does not remember, and starts it
+/// again.
 async fn forgetting<T>(home: Home, happening: impl AsyncFnOnce(&Server) -> T) -> (Server, T) {
     let server = home.start().await;
     let backup = server.home.database.back_up().await;
@@ -16,9 +22,14 @@ async fn forgetting<T>(home: Home, happening: impl AsyncFnOnce(&Server) -> T) ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoked() {
-    let (server, session) = forgetting(Home::new("").await, async |server| server.sign_in("alice").await).await;
+    let (server, session) =
+        forgetting(Home::new("").await, async |server| server.sign_in("alice").await).await;
     assert!(server.session(&session.id()).await.is_err());
-    assert_eq!(server.verdict(&session.access).await, Ok(()), "its signature is good and nothing stops it");
+    assert_eq!(
+        server.verdict(&session.access).await,
+        Ok(()),
+        "its signature is good and nothing stops it"
+    );
     server.revoke(of_token(&session.access)).await.unwrap();
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
     let server = server.restart().await;
@@ -31,10 +42,18 @@ async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoke
 async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
     let (server, [alice, bob, carol]) = forgetting(Home::new("").await, async |server| {
         let elsewhere = CreateSessionRequest { tenant: "globex".to_owned(), ..request("carol") };
-        [server.sign_in("alice").await, server.sign_in("bob").await, server.create(elsewhere).await.unwrap()]
+        [
+            server.sign_in("alice").await,
+            server.sign_in("bob").await,
+            server.create(elsewhere).await.unwrap(),
+        ]
     })
     .await;
-    let subject = SubjectTarget { tenant: "acme".to_owned(), subject: "bob".to_owned(), ..Default::default() };
+    let subject = SubjectTarget {
+        tenant: "acme".to_owned(),
+        subject: "bob".to_owned(),
+        ..Default::default()
+    };
     let orders = [
         (&alice, of_token(&alice.refresh)),
         (&bob, revocation(Target::Subject(subject))),
@@ -43,7 +62,11 @@ async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
     for (session, order) in orders {
         assert_eq!(server.verdict(&session.access).await, Ok(()));
         for _ in 0..2 {
-            assert_eq!(server.revoke(order.clone()).await.unwrap(), 0, "no session that is known to live");
+            assert_eq!(
+                server.revoke(order.clone()).await.unwrap(),
+                0,
+                "no session that is known to live"
+            );
             assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
         }
     }
@@ -67,16 +90,22 @@ async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_revoked
     .await;
     server.clock.advance(seconds(2));
     assert_eq!(server.verdict(&next.access).await, Ok(()));
-    assert_eq!(server.revoke(of_token(&next.access)).await.unwrap(), 0, "no session that is known to live");
+    assert_eq!(
+        server.revoke(of_token(&next.access)).await.unwrap(),
+        0,
+        "no session that is known to live"
+    );
     assert_eq!(server.verdict(&next.access).await, Err(InactiveReason::Revoked));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lowered_limit_for_access_tokens_holds_for_the_refreshes_of_older_sessions() {
-    let server = Home::new("[policies.default]\naccess_token_ttl = '1h'\n[tenants]").await.start().await;
+    let server =
+        Home::new("[policies.default]\naccess_token_ttl = '1h'\n[tenants]").await.start().await;
     let session = server.sign_in("alice").await;
     let home = server.stop().await;
-    let lowered = "[tokens]\nmax_access_token_ttl = '5m'\n[policies.default]\naccess_token_ttl = '5m'\n[tenants]";
+    let lowered = "[tokens]\nmax_access_token_ttl = '5m'\n[policies.default]\naccess_token_ttl = \
+                   '5m'\n[tenants]";
     let server = home.with(lowered).start().await;
     let next = server.refresh(&session.refresh).await.unwrap().now;
     assert_eq!(server.verdict(&next.access).await, Ok(()));
@@ -91,7 +120,9 @@ async fn a_tenant_whose_revocation_was_given_up_by_its_caller_ends_all_the_same(
     server.store.committed_revocations.shut();
     let gone = {
         let client = server.client();
-        tokio::spawn(async move { client.clone().revoke(revocation(Target::Tenant("acme".to_owned()))).await })
+        tokio::spawn(async move {
+            client.clone().revoke(revocation(Target::Tenant("acme".to_owned()))).await
+        })
     };
     server.store.committed_revocations.held().await;
     gone.abort();

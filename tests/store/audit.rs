@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 
 use crate::{
     engines::Database,
-    support::{ALL, START, after, create, create_all, revoke_session, rich_session, rotate, session, text},
+    support::{
+        ALL, START, after, create, create_all, revoke_session, rich_session, rotate, session, text,
+    },
 };
 
 const TICK: Duration = Duration::from_micros(1);
@@ -74,7 +76,10 @@ pub async fn records_are_kept_field_by_field(store: &dyn Store, database: &Datab
     };
     let entries = [
         AuditEntry { left_out: 7, ..entry(1, full.clone()) },
-        entry(2, AuditRecord { peer: Some([192, 0, 2, 255].into()), tenant: Some(text("")), ..full }),
+        entry(
+            2,
+            AuditRecord { peer: Some([192, 0, 2, 255].into()), tenant: Some(text("")), ..full },
+        ),
         plain(3, at),
     ];
     store.append_audit(entries.to_vec()).await.unwrap();
@@ -96,9 +101,23 @@ pub async fn any_text_is_kept_as_it_is(store: &dyn Store, database: &Database) {
     let entries: Vec<_> = (0..)
         .zip(texts)
         .map(|(n, any)| {
-            let record = AuditRecord::new(AuditAction::CallerDenied, START, Who::Named(text("a.name_of-64")), None);
+            let record = AuditRecord::new(
+                AuditAction::CallerDenied,
+                START,
+                Who::Named(text("a.name_of-64")),
+                None,
+            );
             let (tenant, subject) = (Some(text(any)), Some(text(any)));
-            entry(n, AuditRecord { tenant, subject, kid: Some(any.to_owned()), note: text(any), ..record })
+            entry(
+                n,
+                AuditRecord {
+                    tenant,
+                    subject,
+                    kid: Some(any.to_owned()),
+                    note: text(any),
+                    ..record
+                },
+            )
         })
         .collect();
     store.append_audit(entries.clone()).await.unwrap();
@@ -114,9 +133,14 @@ pub async fn a_record_that_is_there_is_not_added_again(store: &dyn Store, databa
     assert_eq!(database.audit().await, rows(&entries));
 }
 
-pub async fn records_of_many_writers_lie_in_the_order_of_time(store: &dyn Store, database: &Database) {
+pub async fn records_of_many_writers_lie_in_the_order_of_time(
+    store: &dyn Store,
+    database: &Database,
+) {
     let entries: Vec<_> = (0..600_u32).map(|n| plain(n, after((n % 7).into()))).collect();
-    for written in join_all(entries.chunks(100).rev().map(|chunk| store.append_audit(chunk.to_vec()))).await {
+    for written in
+        join_all(entries.chunks(100).rev().map(|chunk| store.append_audit(chunk.to_vec()))).await
+    {
         written.unwrap();
     }
     let mut sorted = entries;
@@ -124,10 +148,17 @@ pub async fn records_of_many_writers_lie_in_the_order_of_time(store: &dyn Store,
     assert_eq!(database.audit().await, rows(&sorted));
 }
 
-pub async fn records_are_deleted_when_they_are_old_and_no_sooner(store: &dyn Store, database: &Database) {
+pub async fn records_are_deleted_when_they_are_old_and_no_sooner(
+    store: &dyn Store,
+    database: &Database,
+) {
     let entries = [plain(1, after(1)), plain(2, after(2)), plain(3, after(2)), plain(4, after(3))];
     store.append_audit(entries.to_vec()).await.unwrap();
-    assert_eq!(store.delete_old_audit(after(1), ALL).await.unwrap(), 0, "it is not from before this instant");
+    assert_eq!(
+        store.delete_old_audit(after(1), ALL).await.unwrap(),
+        0,
+        "it is not from before this instant"
+    );
     assert_eq!(store.delete_old_audit(after(2), ALL).await.unwrap(), 1);
     assert_eq!(database.audit().await, rows(&entries[1..]));
     assert_eq!(store.delete_old_audit(after(2).plus(TICK), ALL).await.unwrap(), 2);
@@ -137,7 +168,10 @@ pub async fn records_are_deleted_when_they_are_old_and_no_sooner(store: &dyn Sto
     assert_eq!(database.audit().await, rows(&entries[3..]));
 }
 
-pub async fn records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first(store: &dyn Store, database: &Database) {
+pub async fn records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first(
+    store: &dyn Store,
+    database: &Database,
+) {
     // Those of one instant are many, too, and come one after the other.
     let entries = [after(1), after(2), after(2), after(2), after(3)];
     let entries: Vec<_> = (0..).zip(entries).map(|(n, at)| plain(n, at)).collect();
@@ -150,7 +184,10 @@ pub async fn records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first(st
 
 /// Two replicas may sweep at the same instant.
 pub async fn sweeps_at_once_delete_everything_once(store: &dyn Store, database: &Database) {
-    store.append_audit((0..500).map(|n| plain(n, after(u64::from(n) % 7))).collect()).await.unwrap();
+    store
+        .append_audit((0..500).map(|n| plain(n, after(u64::from(n) % 7))).collect())
+        .await
+        .unwrap();
     let mut deleted = 0;
     while !database.audit().await.is_empty() {
         let sweeps = join_all((0..4).map(|_| store.delete_old_audit(after(9), 100))).await;
@@ -180,7 +217,9 @@ pub async fn a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_n
     database: &Database,
 ) {
     let idle = create(store, Session { idle_expires_at: after(60), ..rich_session(1) }).await;
-    let absolute = create(store, Session { idle_expires_at: after(70), expires_at: after(70), ..session(2) }).await;
+    let absolute =
+        create(store, Session { idle_expires_at: after(70), expires_at: after(70), ..session(2) })
+            .await;
     let ended = create(store, Session { idle_expires_at: after(65), ..session(3) }).await;
     revoke_session(store, &ended, after(50)).await;
     create(store, session(4)).await;
@@ -188,12 +227,21 @@ pub async fn a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_n
     assert_eq!(record_expiries(store, after(60), ALL).await, []);
     let first = record_expiries(store, after(70), ALL).await;
     let record = &first[0].record;
-    assert_eq!((about(&first), record.at, record.reason), (vec![idle.id], after(60), Some(EndReason::ExpiredIdle)));
+    assert_eq!(
+        (about(&first), record.at, record.reason),
+        (vec![idle.id], after(60), Some(EndReason::ExpiredIdle))
+    );
     let (tenant, subject) = (record.tenant.as_ref(), record.subject.as_ref());
-    assert_eq!((tenant, subject, &record.caller), (Some(&idle.tenant), Some(&idle.subject), &Who::Service));
+    assert_eq!(
+        (tenant, subject, &record.caller),
+        (Some(&idle.tenant), Some(&idle.subject), &Who::Service)
+    );
     let second = record_expiries(store, after(70).plus(TICK), ALL).await;
     let record = &second[0].record;
-    assert_eq!((about(&second), record.reason), (vec![absolute.id], Some(EndReason::ExpiredAbsolute)));
+    assert_eq!(
+        (about(&second), record.reason),
+        (vec![absolute.id], Some(EndReason::ExpiredAbsolute))
+    );
     assert_eq!(record_expiries(store, after(500), ALL).await, []);
     assert_eq!(database.audit().await, rows(first.iter().chain(&second)));
 
@@ -202,9 +250,14 @@ pub async fn a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_n
     assert_eq!((batch.entries.len(), database.audit().await.len()), (1, 2));
 }
 
-pub async fn expiries_are_recorded_in_batches_no_larger_than_asked(store: &dyn Store, database: &Database) {
-    let sessions =
-        (1..=9).map(|n| Session { idle_expires_at: after(if n < 6 { 100 } else { 100 + u64::from(n) }), ..session(n) });
+pub async fn expiries_are_recorded_in_batches_no_larger_than_asked(
+    store: &dyn Store,
+    database: &Database,
+) {
+    let sessions = (1..=9).map(|n| Session {
+        idle_expires_at: after(if n < 6 { 100 } else { 100 + u64::from(n) }),
+        ..session(n)
+    });
     let sessions = create_all(store, sessions).await;
     let mut largest = 0;
     let mut seen = vec![];
@@ -218,10 +271,17 @@ pub async fn expiries_are_recorded_in_batches_no_larger_than_asked(store: &dyn S
     }
     seen.sort_unstable();
     assert_eq!(seen, sessions.iter().map(|session| session.id).collect::<Vec<_>>());
-    assert_eq!((largest, database.audit().await.len()), (2, 9), "also where many are of one instant");
+    assert_eq!(
+        (largest, database.audit().await.len()),
+        (2, 9),
+        "also where many are of one instant"
+    );
 }
 
-pub async fn a_refreshed_session_is_recorded_when_it_expires_at_last(store: &dyn Store, _: &Database) {
+pub async fn a_refreshed_session_is_recorded_when_it_expires_at_last(
+    store: &dyn Store,
+    _: &Database,
+) {
     let first = create(store, session(1)).await;
     let refreshed = rotate(store, &first, after(500)).await;
     assert!(refreshed.idle_expires_at > after(1000));
@@ -235,8 +295,12 @@ pub async fn a_refreshed_session_is_recorded_when_it_expires_at_last(store: &dyn
 }
 
 /// Every replica sweeps at the same instant.
-pub async fn those_who_record_at_once_record_each_session_once(store: &dyn Store, database: &Database) {
-    let sessions = (1..=100).map(|n| Session { idle_expires_at: after(100 + u64::from(n) % 7), ..session(n) });
+pub async fn those_who_record_at_once_record_each_session_once(
+    store: &dyn Store,
+    database: &Database,
+) {
+    let sessions =
+        (1..=100).map(|n| Session { idle_expires_at: after(100 + u64::from(n) % 7), ..session(n) });
     create_all(store, sessions).await;
     let recorders = join_all((0..4).map(|_| record_expiries(store, after(1000), 10))).await;
     let mut seen: Vec<_> = recorders.iter().flat_map(|recorded| about(recorded)).collect();
@@ -246,7 +310,10 @@ pub async fn those_who_record_at_once_record_each_session_once(store: &dyn Store
     assert_eq!(database.audit().await.len(), 100);
 }
 
-pub async fn a_session_that_expires_after_the_clock_was_set_back_is_recorded(store: &dyn Store, database: &Database) {
+pub async fn a_session_that_expires_after_the_clock_was_set_back_is_recorded(
+    store: &dyn Store,
+    database: &Database,
+) {
     assert_eq!(record_expiries(store, after(100_000), ALL).await, []);
     let session = create(store, session(1)).await;
     assert_eq!(record_expiries(store, after(100), ALL).await, []);
@@ -254,10 +321,17 @@ pub async fn a_session_that_expires_after_the_clock_was_set_back_is_recorded(sto
     assert_eq!((about(&recorded), database.audit().await.len()), (vec![session.id], 1));
 }
 
-pub async fn a_session_is_not_deleted_before_its_expiry_is_recorded(store: &dyn Store, _: &Database) {
+pub async fn a_session_is_not_deleted_before_its_expiry_is_recorded(
+    store: &dyn Store,
+    _: &Database,
+) {
     let sessions = create_all(store, (1..=3).map(session)).await;
     revoke_session(store, &sessions[2], after(50)).await;
-    assert_eq!(store.delete_old_sessions(after(9000), ALL).await.unwrap(), 1, "the one that was ended");
+    assert_eq!(
+        store.delete_old_sessions(after(9000), ALL).await.unwrap(),
+        1,
+        "the one that was ended"
+    );
     assert_eq!(record_expiries(store, after(9000), ALL).await.len(), 2);
     assert_eq!(store.delete_old_sessions(after(9000), ALL).await.unwrap(), 2);
 }
@@ -265,7 +339,8 @@ pub async fn a_session_is_not_deleted_before_its_expiry_is_recorded(store: &dyn 
 pub async fn the_documentation_asks_what_can_be_answered(store: &dyn Store, database: &Database) {
     store.append_audit(vec![plain(1, START)]).await.unwrap();
     let text = include_str!("../../docs/audit.md");
-    let scripts: Vec<_> = text.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let scripts: Vec<_> =
+        text.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     let [on_postgres, on_sqlite] = scripts.as_slice() else { panic!("{scripts:?}") };
     database.execute(on_postgres, on_sqlite).await;
 }

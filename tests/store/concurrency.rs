@@ -20,8 +20,8 @@ use futures_util::{
 };
 
 use crate::support::{
-    after, assert_unchanged, attempt, create, create_all, end_covered, ended, entries, list, query, read, revoke,
-    revoke_session, revoke_tenant, rotate, session, text,
+    after, assert_unchanged, attempt, create, create_all, end_covered, ended, entries, list, query,
+    read, revoke, revoke_session, revoke_tenant, rotate, session, text,
 };
 
 /// An attempt that nobody else makes in the same way.
@@ -44,32 +44,49 @@ pub async fn of_many_refreshes_at_once_one_rotates_and_the_others_replay(store: 
         }
     }
     assert_eq!((rotated.len(), replayed.len()), (1, 63));
-    assert!(replayed.iter().all(|session| *session == rotated[0]), "all get the tokens of one lineage");
+    assert!(
+        replayed.iter().all(|session| *session == rotated[0]),
+        "all get the tokens of one lineage"
+    );
     assert_unchanged(store, &[(*rotated[0]).clone()]).await;
     assert_eq!(entries(store).await, []);
 }
 
 pub async fn sessions_refreshed_at_once_do_not_mix(store: &dyn Store) {
     let there = create_all(store, (0..64).map(session)).await;
-    let refreshes = (0..).zip(&there).map(|(n, before)| store.refresh_session(attempt_of(n, before)));
+    let refreshes =
+        (0..).zip(&there).map(|(n, before)| store.refresh_session(attempt_of(n, before)));
     for (n, outcome) in (0..).zip(join_all(refreshes).await) {
-        let Refreshed::Rotated { session, .. } = outcome.unwrap() else { panic!("each has its own session") };
-        assert_eq!((session.id, session.access_token_id), (there[usize::from(n)].id, TokenId::new([n; 16])));
+        let Refreshed::Rotated { session, .. } = outcome.unwrap() else {
+            panic!("each has its own session")
+        };
+        assert_eq!(
+            (session.id, session.access_token_id),
+            (there[usize::from(n)].id, TokenId::new([n; 16]))
+        );
         assert_unchanged(store, &[*session]).await;
     }
 }
 
 pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
-    let creations = (0..32).map(|n| Creation { session: request(n), max_sessions: 1, on_quota: OnQuota::EvictOldest });
+    let creations = (0..32).map(|n| Creation {
+        session: request(n),
+        max_sessions: 1,
+        on_quota: OnQuota::EvictOldest,
+    });
     let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
 
     let listed = store.sessions(query(&Tenant::default())).await.unwrap();
     assert_eq!(listed.len(), 1);
-    let (new, repeated): (Vec<_>, Vec<_>) =
-        outcomes.into_iter().map(Result::unwrap).partition(|created| *created == Created::New { eviction: None });
+    let (new, repeated): (Vec<_>, Vec<_>) = outcomes
+        .into_iter()
+        .map(Result::unwrap)
+        .partition(|created| *created == Created::New { eviction: None });
     assert_eq!(new.len(), 1);
-    assert!(repeated.iter().all(|created| *created == Created::Repeated(Box::new(listed[0].clone()))));
+    assert!(
+        repeated.iter().all(|created| *created == Created::Repeated(Box::new(listed[0].clone())))
+    );
     assert_eq!(entries(store).await, [], "nobody was evicted for a repetition");
 }
 
@@ -82,9 +99,16 @@ pub async fn whoever_finds_a_session_ended_waits_for_the_entry_that_stops_it(sto
     let outcomes = join_all((0..64).map(|_| revoke(store, target.clone(), after(4)))).await;
     let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
 
-    let entry = entries(store).await.into_iter().find(|entry| entry.revoked == Revoked::Session(there.id)).unwrap();
+    let entry = entries(store)
+        .await
+        .into_iter()
+        .find(|entry| entry.revoked == Revoked::Session(there.id))
+        .unwrap();
     assert_eq!(outcomes.iter().filter(|outcome| outcome.wrote).count(), 1);
-    assert!(outcomes.iter().all(|outcome| outcome.place.seq >= entry.seq), "{entry:?} {outcomes:?}");
+    assert!(
+        outcomes.iter().all(|outcome| outcome.place.seq >= entry.seq),
+        "{entry:?} {outcomes:?}"
+    );
 }
 
 pub async fn of_different_requests_with_one_id_at_once_one_gets_the_session(store: &dyn Store) {
@@ -93,8 +117,11 @@ pub async fn of_different_requests_with_one_id_at_once_one_gets_the_session(stor
         request_fingerprint: Some(RequestFingerprint([u8::try_from(n % 2).unwrap(); 32])),
         ..session(n)
     };
-    let creations =
-        (0..32).map(|n| Creation { session: request(n), max_sessions: n % 3, on_quota: OnQuota::EvictOldest });
+    let creations = (0..32).map(|n| Creation {
+        session: request(n),
+        max_sessions: n % 3,
+        on_quota: OnQuota::EvictOldest,
+    });
     let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
 
     let listed = store.sessions(query(&Tenant::default())).await.unwrap();
@@ -114,15 +141,24 @@ pub async fn of_different_requests_with_one_id_at_once_one_gets_the_session(stor
 }
 
 pub async fn a_limit_holds_against_many_creations_at_once(store: &dyn Store) {
-    let creations = (0..32).map(|n| Creation { session: session(n), max_sessions: 4, on_quota: OnQuota::Refuse });
+    let creations = (0..32).map(|n| Creation {
+        session: session(n),
+        max_sessions: 4,
+        on_quota: OnQuota::Refuse,
+    });
     let outcomes = join_all(creations.map(|creation| store.create_session(creation))).await;
-    let refused = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::QuotaExceeded))).count();
+    let refused =
+        outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::QuotaExceeded))).count();
     assert_eq!(refused, 28, "{outcomes:?}");
     assert_eq!(list(store, query(&Tenant::default())).await.len(), 4);
 }
 
 pub async fn evictions_at_once_leave_as_many_as_the_limit(store: &dyn Store) {
-    let creations = (0..32).map(|n| Creation { session: session(n), max_sessions: 4, on_quota: OnQuota::EvictOldest });
+    let creations = (0..32).map(|n| Creation {
+        session: session(n),
+        max_sessions: 4,
+        on_quota: OnQuota::EvictOldest,
+    });
     for outcome in join_all(creations.map(|creation| store.create_session(creation))).await {
         assert!(matches!(outcome.unwrap(), Created::New { .. }));
     }
@@ -157,9 +193,13 @@ pub async fn a_refresh_racing_a_revocation_never_brings_the_session_back(store: 
     }
 }
 
-pub async fn a_refresh_racing_the_end_of_its_tenant_never_brings_the_session_back(store: &dyn Store) {
+pub async fn a_refresh_racing_the_end_of_its_tenant_never_brings_the_session_back(
+    store: &dyn Store,
+) {
     let acme: Tenant = text("acme");
-    let there = create_all(store, (0..ROUNDS).map(|n| Session { tenant: acme.clone(), ..session(n) })).await;
+    let there =
+        create_all(store, (0..ROUNDS).map(|n| Session { tenant: acme.clone(), ..session(n) }))
+            .await;
     revoke_tenant(store, &acme, after(200)).await;
     let tenant = store.unfinished().await.unwrap().remove(0);
 
@@ -190,7 +230,12 @@ pub async fn a_caller_that_goes_away_does_no_harm(store: &dyn Store) {
         abandon(store.delete_expired_revocations(after(1), 10)).await;
         abandon(store.delete_old_sessions(after(1), 10)).await;
         abandon(store.session(there.id)).await;
-        abandon(store.change_ring(RingChange { version: RingVersion(99), put: vec![], drop: vec![] })).await;
+        abandon(store.change_ring(RingChange {
+            version: RingVersion(99),
+            put: vec![],
+            drop: vec![],
+        }))
+        .await;
     }
     // What was abandoned may still be under way, so the proof is another session.
     let next = create(store, session(100)).await;

@@ -18,8 +18,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::{
-    after, assert_unchanged, claims, create, create_all, entries, list, query, read, revoke_session, rich_session,
-    rotate, session, text, unlimited,
+    after, assert_unchanged, claims, create, create_all, entries, list, query, read,
+    revoke_session, rich_session, rotate, session, text, unlimited,
 };
 
 /// The first and the last instant that the protocol's timestamps can tell.
@@ -56,7 +56,11 @@ pub async fn the_least_values_are_read_back(store: &dyn Store) {
         refreshed_at: epoch,
         idle_expires_at: epoch,
         expires_at: epoch,
-        lineage: Lineage { generation: 0, secret: LineageSecret([0; 16]), key: RefreshKeyId([0; 8]) },
+        lineage: Lineage {
+            generation: 0,
+            secret: LineageSecret([0; 16]),
+            key: RefreshKeyId([0; 8]),
+        },
         access_token_id: TokenId::from_bytes([0; 16]),
         request_id: None,
         request_fingerprint: None,
@@ -70,7 +74,8 @@ pub async fn the_least_values_are_read_back(store: &dyn Store) {
 
 pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
     let hundred_years = Duration::from_secs(36_500 * 86_400);
-    // Four bytes each, beyond the plane that some engines call UTF-8; then the mark that turns the writing direction.
+    // Four bytes each, beyond the plane that some engines call UTF-8; then the mark that turns the
+    // writing direction.
     let wide = |bytes: usize| "🦀".repeat(bytes / 4);
     let overhead = json!({ "k": "" }).to_string().len();
     let written = Session {
@@ -81,7 +86,11 @@ pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
         audience: (0..64).map(|_| text(wide(256))).collect(),
         scopes: (0..64).map(|_| text("\u{7e}".repeat(128))).collect(),
         claims: claims(json!({ "k": "x".repeat(MAX_CUSTOM_BYTES - overhead) })),
-        authentication: Authentication { acr: text(wide(256)), amr: vec![text(wide(64)); 64], at: YEAR_9999 },
+        authentication: Authentication {
+            acr: text(wide(256)),
+            amr: vec![text(wide(64)); 64],
+            at: YEAR_9999,
+        },
         device: Device {
             user_agent: text(wide(512)),
             ip_address: text("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255"),
@@ -100,7 +109,11 @@ pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
         refreshed_at: YEAR_9999,
         idle_expires_at: YEAR_9999,
         expires_at: YEAR_9999,
-        lineage: Lineage { generation: u32::MAX, secret: LineageSecret([0xff; 16]), key: RefreshKeyId([0xff; 8]) },
+        lineage: Lineage {
+            generation: u32::MAX,
+            secret: LineageSecret([0xff; 16]),
+            key: RefreshKeyId([0xff; 8]),
+        },
         access_token_id: TokenId::from_bytes([0xff; 16]),
         request_id: Some(text(wide(128))),
         request_fingerprint: Some(RequestFingerprint([0xff; 32])),
@@ -112,11 +125,16 @@ pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
     assert_unchanged(store, &[written]).await;
 }
 
-/// The protocol brings numbers as doubles: no engine may round them, or the access tokens of one session would differ.
+/// The protocol brings numbers as doubles: no engine may round them, or the access tokens of one
+/// session would differ.
 pub async fn numbers_in_claims_are_read_back_to_the_last_digit(store: &dyn Store) {
-    let numbers = (-30..30).map(|exponent| 1.234_567_890_123_456_7_f64.sqrt() * 10_f64.powi(exponent));
-    let numbers: Vec<f64> = [0.1 + 0.2, f64::MAX, f64::MIN_POSITIVE, f64::EPSILON].into_iter().chain(numbers).collect();
-    let written = create(store, Session { claims: claims(json!({ "numbers": numbers })), ..session(1) }).await;
+    let numbers =
+        (-30..30).map(|exponent| 1.234_567_890_123_456_7_f64.sqrt() * 10_f64.powi(exponent));
+    let numbers: Vec<f64> =
+        [0.1 + 0.2, f64::MAX, f64::MIN_POSITIVE, f64::EPSILON].into_iter().chain(numbers).collect();
+    let written =
+        create(store, Session { claims: claims(json!({ "numbers": numbers })), ..session(1) })
+            .await;
     assert_unchanged(store, &[written]).await;
 }
 
@@ -151,7 +169,11 @@ fn requested(n: u32, fingerprint: Option<u8>) -> Session {
 
 pub async fn another_request_with_the_same_id_is_refused_and_changes_nothing(store: &dyn Store) {
     let first = create(store, requested(1, Some(7))).await;
-    let mut oldest = Creation { session: requested(2, Some(8)), max_sessions: 1, on_quota: OnQuota::EvictOldest };
+    let mut oldest = Creation {
+        session: requested(2, Some(8)),
+        max_sessions: 1,
+        on_quota: OnQuota::EvictOldest,
+    };
     for _ in 0..2 {
         let outcome = store.create_session(oldest.clone()).await.unwrap();
         assert_eq!(outcome, Created::RequestIdReused);

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use countersign::store::{Store, postgres::PostgresStore, sqlite::SqliteStore};
 use diesel::{
-    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
-    sql_types::Text,
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection,
+    sql_query, sql_types::Text,
 };
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
@@ -22,11 +22,14 @@ enum Place {
 }
 
 /// All columns of a row of the audit, alike on both engines.
-const SQLITE_ROWS: &str = "SELECT json_array(at, lower(hex(id)), action, caller, peer, tenant, subject, lower(hex(session_id)), \
-     kid, reason, sessions, left_out, note) AS line FROM audit ORDER BY at, id";
-const POSTGRES_ROWS: &str = "SELECT json_build_array((extract(epoch FROM at) * 1000000)::bigint, replace(id::text, '-', ''), \
-     action, caller, host(peer), tenant, subject, coalesce(replace(session_id::text, '-', ''), ''), kid, reason, sessions, \
-     left_out, note)::text AS line FROM audit ORDER BY at, id";
+const SQLITE_ROWS: &str = "SELECT json_array(at, lower(hex(id)), action, caller, peer, tenant, \
+                           subject, lower(hex(session_id)), kid, reason, sessions, left_out, \
+                           note) AS line FROM audit ORDER BY at, id";
+const POSTGRES_ROWS: &str = "SELECT json_build_array((extract(epoch FROM at) * 1000000)::bigint, \
+                             replace(id::text, '-', ''), action, caller, host(peer), tenant, \
+                             subject, coalesce(replace(session_id::text, '-', ''), ''), kid, \
+                             reason, sessions, left_out, note)::text AS line FROM audit ORDER BY \
+                             at, id";
 
 #[derive(QueryableByName)]
 struct Line {
@@ -50,7 +53,8 @@ impl Database {
         }
     }
 
-    /// The rows of the audit in the order of their key, each as an array of its columns, read behind the store's back.
+    /// The rows of the audit in the order of their key, each as an array of its columns, read
+    /// behind the store's back.
     pub async fn audit(&self) -> Vec<serde_json::Value> {
         let lines: Vec<String> = match &self.place {
             Place::Sqlite { path, .. } => {
@@ -61,7 +65,13 @@ impl Database {
             Place::Postgres { url } => {
                 let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
                 tokio::spawn(connection);
-                client.query(POSTGRES_ROWS, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+                client
+                    .query(POSTGRES_ROWS, &[])
+                    .await
+                    .unwrap()
+                    .iter()
+                    .map(|row| row.get(0))
+                    .collect()
             }
         };
         lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -15,8 +15,8 @@ use countersign::{
 use futures_util::future::{join, join_all};
 
 use crate::support::{
-    Reader, after, attempt, create, create_all, entries, read_feed, revoke_session, revoke_tenant, revoke_token,
-    rotate, session, text,
+    Reader, after, attempt, create, create_all, entries, read_feed, revoke_session, revoke_tenant,
+    revoke_token, rotate, session, text,
 };
 
 /// A hint that never comes must fail the test instead of hanging it.
@@ -107,6 +107,7 @@ pub async fn every_kind_of_new_entry_changes_the_hint(store: &dyn Store) {
     assert_hinted(store, "a refresh", store.refresh_session(attempt(&strict, now))).await;
     let reuse = RefreshAttempt { generation: 1, ..attempt(&rotated, now) };
     assert_hinted(store, "a reuse", store.refresh_session(reuse)).await;
-    let evicting = Creation { session: session(30), max_sessions: 2, on_quota: OnQuota::EvictOldest };
+    let evicting =
+        Creation { session: session(30), max_sessions: 2, on_quota: OnQuota::EvictOldest };
     assert_hinted(store, "an eviction", store.create_session(evicting)).await;
 }

@@ -49,7 +49,8 @@ pub async fn keys_are_read_back_in_every_state(store: &dyn Store) {
         SealedKey { key: state(&new.key, NOW.plus(Duration::from_micros(1))), ..new }
     };
     let active = with("b", KeyAlgorithm::Es256, |key, at| key.activate(at).unwrap());
-    let retired = with("c", KeyAlgorithm::Rs256, |key, at| key.activate(at).unwrap().retire(at).unwrap());
+    let retired =
+        with("c", KeyAlgorithm::Rs256, |key, at| key.activate(at).unwrap().retire(at).unwrap());
     let revoked = with("d", KeyAlgorithm::Hs256, |key, at| key.revoke(at).unwrap());
     let keys = vec![pending.clone(), active, retired, revoked];
     assert!(store.change_ring(put(RingVersion(0), keys.clone())).await.unwrap().is_some());
@@ -57,8 +58,10 @@ pub async fn keys_are_read_back_in_every_state(store: &dyn Store) {
 
     // Sealed anew and activated, at once.
     let changed = SealedKey { key: pending.key.activate(later).unwrap(), sealed: vec![7; 60] };
-    let change =
-        RingChange { drop: vec!["b".to_owned(), "c".to_owned()], ..put(RingVersion(1), vec![changed.clone()]) };
+    let change = RingChange {
+        drop: vec!["b".to_owned(), "c".to_owned()],
+        ..put(RingVersion(1), vec![changed.clone()])
+    };
     store.change_ring(change).await.unwrap().unwrap();
     let now = ring(store).await;
     assert_eq!((now.version, now.keys), (RingVersion(2), vec![changed, keys[3].clone()]));
@@ -84,12 +87,18 @@ pub async fn a_change_is_made_once_and_for_the_ring_that_it_was_made_for(store: 
 
 pub async fn of_two_who_change_the_keys_at_once_one_does(store: &dyn Store) {
     for round in 0..10 {
-        let change = |name| put(RingVersion(round), vec![key(&format!("{name}-{round}"), KeyAlgorithm::EdDsa)]);
-        let (one, two) = join(store.change_ring(change("one")), store.change_ring(change("two"))).await;
+        let change = |name| {
+            put(RingVersion(round), vec![key(&format!("{name}-{round}"), KeyAlgorithm::EdDsa)])
+        };
+        let (one, two) =
+            join(store.change_ring(change("one")), store.change_ring(change("two"))).await;
         let made = [one.unwrap(), two.unwrap()];
         assert_eq!(made.iter().flatten().count(), 1, "{made:?}");
         let now = ring(store).await;
-        assert_eq!((now.version.0, now.keys.len()), (round + 1, usize::try_from(round).unwrap() + 1));
+        assert_eq!(
+            (now.version.0, now.keys.len()),
+            (round + 1, usize::try_from(round).unwrap() + 1)
+        );
     }
 }
 
@@ -108,7 +117,11 @@ pub async fn a_refresh_key_is_held_as_long_as_a_live_session_has_its_token(store
     let holder = create(store, under(2, old)).await;
     assert!(is_held(at).await);
     assert!(!is_held(holder.idle_expires_at).await, "it is over");
-    let attempt = RefreshAttempt { next_key: new, next_access_token_id: TokenId::new([9; 16]), ..attempt(&holder, at) };
+    let attempt = RefreshAttempt {
+        next_key: new,
+        next_access_token_id: TokenId::new([9; 16]),
+        ..attempt(&holder, at)
+    };
     assert!(matches!(store.refresh_session(attempt).await.unwrap(), Refreshed::Rotated { .. }));
     assert!(!is_held(at).await, "it has moved on");
 

@@ -8,7 +8,8 @@ use countersign::{
 };
 
 use crate::support::{
-    after, create, create_all, ids, list, query, record_expiries, revoke_session, rich_session, session, text,
+    after, create, create_all, ids, list, query, record_expiries, revoke_session, rich_session,
+    session, text,
 };
 
 fn acme() -> Tenant {
@@ -18,7 +19,11 @@ fn acme() -> Tenant {
 pub async fn the_newest_comes_first(store: &dyn Store) {
     let there = create_all(store, [2, 5, 1, 4, 3].map(rich_session)).await;
     let listed = store.sessions(query(&acme())).await.unwrap();
-    assert_eq!(listed, [1, 3, 4, 0, 2].map(|n: usize| there[n].clone()), "whole sessions, in this order");
+    assert_eq!(
+        listed,
+        [1, 3, 4, 0, 2].map(|n: usize| there[n].clone()),
+        "whole sessions, in this order"
+    );
 }
 
 pub async fn tenant_subject_and_state_select(store: &dyn Store) {
@@ -49,11 +54,14 @@ pub async fn tenant_subject_and_state_select(store: &dyn Store) {
 }
 
 /// Those that are over are found by an index, which learns of an expiry when it is recorded.
-pub async fn a_session_is_live_until_its_idle_expiry_and_over_once_that_is_recorded(store: &dyn Store) {
+pub async fn a_session_is_live_until_its_idle_expiry_and_over_once_that_is_recorded(
+    store: &dyn Store,
+) {
     let there = create(store, session(1)).await;
     let (edge, tick) = (there.idle_expires_at, Duration::from_micros(1));
-    let listed =
-        async |live, now| list(store, SessionQuery { live, now, ..query(&Tenant::default()) }).await == [there.id];
+    let listed = async |live, now| {
+        list(store, SessionQuery { live, now, ..query(&Tenant::default()) }).await == [there.id]
+    };
     assert!(listed(Some(true), edge.minus(tick)).await);
     assert!(!listed(Some(true), edge).await);
     assert!(!listed(Some(false), edge).await);
@@ -68,16 +76,24 @@ pub async fn pages_cover_everything_once(store: &dyn Store) {
     let alices = create_all(store, (1..=10).map(session)).await;
     let others = (1..=10).map(|n| Session { tenant: acme(), ..session(n << 8) });
     create_all(store, others).await;
-    let bobs = create_all(store, (11..=15).map(|n| Session { subject: text("bob"), ..session(n) })).await;
+    let bobs =
+        create_all(store, (11..=15).map(|n| Session { subject: text("bob"), ..session(n) })).await;
     let newest_first = |sessions: &[Session]| ids(sessions.iter().rev());
     let everybody: Vec<_> = alices.iter().chain(&bobs).cloned().collect();
 
-    for (subject, expected) in [(Some(text("alice")), newest_first(&alices)), (None, newest_first(&everybody))] {
+    for (subject, expected) in
+        [(Some(text("alice")), newest_first(&alices)), (None, newest_first(&everybody))]
+    {
         for limit in [1, 3, 5, 100] {
             let mut before = None;
             let mut seen = vec![];
             loop {
-                let query = SessionQuery { subject: subject.clone(), before, limit, ..query(&Tenant::default()) };
+                let query = SessionQuery {
+                    subject: subject.clone(),
+                    before,
+                    limit,
+                    ..query(&Tenant::default())
+                };
                 let page = list(store, query).await;
                 assert!(i64::try_from(page.len()).unwrap() <= limit);
                 let Some(last) = page.last() else { break };
@@ -92,9 +108,11 @@ pub async fn pages_cover_everything_once(store: &dyn Store) {
 
 pub async fn texts_that_look_alike_are_different_texts(store: &dyn Store) {
     let subjects = ["zoë", "zoe\u{308}", "Zoë", "zoë ", " zoë", "zo%", "zo_"];
-    let there = (1..).zip(subjects).map(|(n, subject)| Session { subject: text(subject), ..session(n) });
+    let there =
+        (1..).zip(subjects).map(|(n, subject)| Session { subject: text(subject), ..session(n) });
     for session in create_all(store, there).await {
-        let query = SessionQuery { subject: Some(session.subject.clone()), ..query(&Tenant::default()) };
+        let query =
+            SessionQuery { subject: Some(session.subject.clone()), ..query(&Tenant::default()) };
         assert_eq!(list(store, query).await, [session.id]);
     }
 }

@@ -27,15 +27,16 @@ fn day(n: u32) -> Timestamp {
 
 /// The first instant after today, by the clock of the database.
 async fn tomorrow(url: &str) -> Timestamp {
-    const SQL: &str = "SELECT extract(epoch FROM (date_trunc('day', now() AT TIME ZONE 'UTC') + interval '1 day') \
-                       AT TIME ZONE 'UTC')::bigint";
+    const SQL: &str = "SELECT extract(epoch FROM (date_trunc('day', now() AT TIME ZONE 'UTC') + \
+                       interval '1 day') AT TIME ZONE 'UTC')::bigint";
     Timestamp::from_seconds(number(url, SQL).await)
 }
 
 /// The partitions of a day.
 async fn days(url: &str) -> Vec<String> {
-    let sql = "SELECT c.relname::text FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid \
-               WHERE i.inhparent = 'audit'::regclass AND c.relname ~ '^audit_[0-9]+$' ORDER BY 1";
+    let sql = "SELECT c.relname::text FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = \
+               i.inhrelid WHERE i.inhparent = 'audit'::regclass AND c.relname ~ '^audit_[0-9]+$' \
+               ORDER BY 1";
     texts(url, sql).await
 }
 
@@ -54,14 +55,15 @@ async fn append(store: &PostgresStore, at: &[Timestamp]) {
 
 /// Makes partitions for days in the past, as they are there after the service has run for long.
 async fn make_days(url: &str) {
-    let before = "ALTER TABLE audit DETACH PARTITION audit_before; ALTER TABLE audit ATTACH PARTITION audit_before \
-                  FOR VALUES FROM (MINVALUE) TO ('2023-11-14 00:00:00+00')";
+    let before = "ALTER TABLE audit DETACH PARTITION audit_before; ALTER TABLE audit ATTACH \
+                  PARTITION audit_before FOR VALUES FROM (MINVALUE) TO ('2023-11-14 00:00:00+00')";
     execute(url, before).await;
     for (n, date) in ["2023-11-14", "2023-11-15", "2023-11-16"].into_iter().enumerate() {
         let name = date.replace('-', "");
         let (next, zone) = (15 + n, "00:00:00+00");
         let sql = format!(
-            "CREATE TABLE audit_{name} PARTITION OF audit FOR VALUES FROM ('{date} {zone}') TO ('2023-11-{next} {zone}')"
+            "CREATE TABLE audit_{name} PARTITION OF audit FOR VALUES FROM ('{date} {zone}') TO \
+             ('2023-11-{next} {zone}')"
         );
         execute(url, &sql).await;
     }
@@ -93,8 +95,10 @@ async fn records_go_with_their_day_and_those_without_one_by_themselves() {
         assert_eq!(store.delete_old_audit(until, ALL).await.unwrap(), deleted, "{until:?}");
         assert_eq!(count(&url).await, left, "{until:?}");
     }
-    let gone =
-        format!("SELECT count(*) FROM pg_tables WHERE tablename IN ('{before}', '{first}', '{second}', '{third}')");
+    let gone = format!(
+        "SELECT count(*) FROM pg_tables WHERE tablename IN ('{before}', '{first}', '{second}', \
+         '{third}')"
+    );
     assert_eq!(number(&url, &gone).await, 0);
 }
 
@@ -117,7 +121,10 @@ async fn sweepers_at_once_make_the_next_days_and_drop_the_old_ones_once() {
     let days = days(&url).await;
     assert!(days.iter().all(|name| !name.starts_with("audit_2023")), "{days:?}");
     let places = places(&url).await;
-    assert!(places[..2].iter().all(|place| days.contains(place)), "{places:?} are moved to {days:?}");
+    assert!(
+        places[..2].iter().all(|place| days.contains(place)),
+        "{places:?} are moved to {days:?}"
+    );
     assert_eq!(places[2], "audit_default", "nobody makes partitions as far ahead");
 }
 
@@ -144,7 +151,11 @@ async fn partitions_in_use_are_left_for_the_next_sweep() {
     let (reader, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
     reader.batch_execute("BEGIN; SELECT count(*) FROM audit").await.unwrap();
-    assert_eq!(in_time(store.delete_old_audit(day(4), ALL)).await.unwrap(), 1, "the one that is in no day");
+    assert_eq!(
+        in_time(store.delete_old_audit(day(4), ALL)).await.unwrap(),
+        1,
+        "the one that is in no day"
+    );
     in_time(append(&store, &[day(1)])).await;
     assert_eq!(count(&url).await, 2);
     reader.batch_execute("ROLLBACK").await.unwrap();
@@ -163,8 +174,8 @@ async fn before_partitions() -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_to_partitions_keeps_records_rights_and_indexes() {
     let url = before_partitions().await;
-    let insert = "INSERT INTO audit (at, id, left_out, action, caller, note) \
-                  SELECT now() + n * interval '1 day', gen_random_uuid(), n + 1, 'key_rotated', 'countersign', '' \
+    let insert = "INSERT INTO audit (at, id, left_out, action, caller, note) SELECT now() + n * \
+                  interval '1 day', gen_random_uuid(), n + 1, 'key_rotated', 'countersign', '' \
                   FROM unnest(ARRAY[-90, -1, 0, 2]) AS n";
     execute(&url, insert).await;
     let role = format!("auditor_{}", url.rsplit_once('/').unwrap().1);
@@ -177,13 +188,18 @@ async fn an_upgrade_to_partitions_keeps_records_rights_and_indexes() {
     let before = number(&url, sum).await;
 
     let store = open(&url).await;
-    assert_eq!(places(&url).await, ["audit_before", "audit_before", "audit_before", "audit_default"]);
+    assert_eq!(
+        places(&url).await,
+        ["audit_before", "audit_before", "audit_before", "audit_default"]
+    );
     assert_eq!(number(&url, sum).await, before);
-    let has = |right: &str| format!("SELECT has_table_privilege('{role}', 'audit', '{right}')::int::bigint");
+    let has = |right: &str| {
+        format!("SELECT has_table_privilege('{role}', 'audit', '{right}')::int::bigint")
+    };
     assert_eq!((number(&url, &has("SELECT")).await, number(&url, &has("UPDATE")).await), (1, 0));
     store.delete_old_audit(START, ALL).await.unwrap();
-    let indexes =
-        "SELECT count(*) FROM pg_indexes WHERE tablename ~ '^audit_2' AND indexdef LIKE '%(tenant, subject, at)'";
+    let indexes = "SELECT count(*) FROM pg_indexes WHERE tablename ~ '^audit_2' AND indexdef LIKE \
+                   '%(tenant, subject, at)'";
     assert_eq!(number(&url, indexes).await, i64::try_from(days(&url).await.len()).unwrap());
     assert_ne!(places(&url).await[3], "audit_default", "it has moved to its day");
 }
@@ -192,11 +208,14 @@ async fn an_upgrade_to_partitions_keeps_records_rights_and_indexes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_records_from_before_partitions_are_attached_while_the_store_is_open() {
     let url = before_partitions().await;
-    let insert = "INSERT INTO audit (at, id, left_out, action, caller, note) \
-                  SELECT now() - n * interval '1 minute', gen_random_uuid(), 0, 'key_rotated', 'countersign', repeat('x', 100) \
-                  FROM generate_series(1, 60000) AS n";
+    let insert = "INSERT INTO audit (at, id, left_out, action, caller, note) SELECT now() - n * \
+                  interval '1 minute', gen_random_uuid(), 0, 'key_rotated', 'countersign', \
+                  repeat('x', 100) FROM generate_series(1, 60000) AS n";
     execute(&url, insert).await;
-    assert!(number(&url, "SELECT pg_relation_size('audit')").await > 8 << 20, "else it is done in passing");
+    assert!(
+        number(&url, "SELECT pg_relation_size('audit')").await > 8 << 20,
+        "else it is done in passing"
+    );
     let store = open(&url).await;
     // They land in the default partition, and are moved.
     append(&store, &[day(0), day(1)]).await;
@@ -221,13 +240,14 @@ async fn a_replica_of_the_version_before_partitions_writes_and_sweeps() {
     let url = before_partitions().await;
     let (old, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
-    let insert = "INSERT INTO audit (at, id, left_out, action, caller, note) \
-                  SELECT at, id, 0, 'key_rotated', 'countersign', '' FROM unnest( \
-                  ARRAY[now() - interval '1 hour', now() + interval '3 days'], \
-                  ARRAY['00000000-0000-0000-0000-000000000001'::uuid, '00000000-0000-0000-0000-000000000002']) \
-                  AS given (at, id) ON CONFLICT (at, id) DO NOTHING";
-    let delete = "WITH old AS MATERIALIZED (SELECT at, id FROM audit WHERE at < $1::text::timestamptz ORDER BY at, id \
-                  LIMIT 10) DELETE FROM audit AS a USING old WHERE a.at = old.at AND a.id = old.id";
+    let insert = "INSERT INTO audit (at, id, left_out, action, caller, note) SELECT at, id, 0, \
+                  'key_rotated', 'countersign', '' FROM unnest( ARRAY[now() - interval '1 hour', \
+                  now() + interval '3 days'], ARRAY['00000000-0000-0000-0000-000000000001'::uuid, \
+                  '00000000-0000-0000-0000-000000000002']) AS given (at, id) ON CONFLICT (at, id) \
+                  DO NOTHING";
+    let delete = "WITH old AS MATERIALIZED (SELECT at, id FROM audit WHERE at < \
+                  $1::text::timestamptz ORDER BY at, id LIMIT 10) DELETE FROM audit AS a USING \
+                  old WHERE a.at = old.at AND a.id = old.id";
     let (insert, delete) = (old.prepare(insert).await.unwrap(), old.prepare(delete).await.unwrap());
     old.batch_execute("SET plan_cache_mode = force_generic_plan").await.unwrap();
     assert_eq!(old.execute(&insert, &[]).await.unwrap(), 2);
@@ -237,7 +257,10 @@ async fn a_replica_of_the_version_before_partitions_writes_and_sweeps() {
     store.delete_old_audit(START, ALL).await.unwrap();
     assert_eq!(old.execute(&insert, &[]).await.unwrap(), 2);
     old.batch_execute("BEGIN").await.unwrap();
-    assert_eq!([old.execute(&insert, &[]).await.unwrap(), old.execute(&insert, &[]).await.unwrap()], [2, 0]);
+    assert_eq!(
+        [old.execute(&insert, &[]).await.unwrap(), old.execute(&insert, &[]).await.unwrap()],
+        [2, 0]
+    );
     old.batch_execute("COMMIT").await.unwrap();
     assert_eq!(old.execute(&delete, &[&"infinity"]).await.unwrap(), 4);
     assert_eq!(count(&url).await, 0);

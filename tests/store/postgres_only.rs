@@ -30,8 +30,9 @@ use tokio_postgres::{AsyncMessage, NoTls};
 use crate::{
     postgres_server::{GERMAN, Server, execute, lc_messages, new_database, number, options},
     support::{
-        Reader, after, assert_unchanged, attempt, create, create_all, entries, list, newcomer, query, read, revoke,
-        revoke_session, rich_session, rotate, seconds, session, text, unlimited,
+        Reader, after, assert_unchanged, attempt, create, create_all, entries, list, newcomer,
+        query, read, revoke, revoke_session, rich_session, rotate, seconds, session, text,
+        unlimited,
     },
 };
 
@@ -66,7 +67,9 @@ async fn of_many_who_migrate_at_once_one_does_it() {
         assert_eq!(opened.unwrap().ring().await.unwrap().keys, []);
     }
     let made = number(&url, "SELECT count(*) FROM __diesel_schema_migrations").await;
-    let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres")).unwrap().count();
+    let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres"))
+        .unwrap()
+        .count();
     assert_eq!(made, i64::try_from(folders).unwrap());
 }
 
@@ -91,7 +94,10 @@ async fn a_migration_whose_process_dies_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
     let url = new_database().await;
-    let strict = Session { policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy }, ..session(1) };
+    let strict = Session {
+        policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy },
+        ..session(1)
+    };
     create(&open(&url).await, strict).await;
     for down in [
         include_str!("../../migrations/postgres/0011_audit_by_day/down.sql"),
@@ -125,7 +131,10 @@ async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() 
 
     let store = open(&url).await;
     let again = Session { request_fingerprint: Some(RequestFingerprint([7; 32])), ..request(2) };
-    assert_eq!(store.create_session(unlimited(again)).await.unwrap(), Created::Repeated(Box::new(before)));
+    assert_eq!(
+        store.create_session(unlimited(again)).await.unwrap(),
+        Created::Repeated(Box::new(before))
+    );
     create(&store, rich_session(3)).await;
 }
 
@@ -140,10 +149,14 @@ async fn a_session_that_is_being_written_to_is_looked_at_when_its_expiry_is_reco
     let late = create(&store, session(3)).await;
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
-    client.batch_execute(&format!("BEGIN; SELECT FROM sessions WHERE id = '{}' FOR UPDATE", live.id)).await.unwrap();
+    client
+        .batch_execute(&format!("BEGIN; SELECT FROM sessions WHERE id = '{}' FOR UPDATE", live.id))
+        .await
+        .unwrap();
 
-    let about =
-        |entries: &[AuditEntry]| entries.iter().map(|entry| entry.record.session_id.unwrap()).collect::<Vec<_>>();
+    let about = |entries: &[AuditEntry]| {
+        entries.iter().map(|entry| entry.record.session_id.unwrap()).collect::<Vec<_>>()
+    };
     for recorded in [vec![expired.id, late.id], vec![]] {
         let batch = in_time(store.record_expiries(after(1000), 10, true)).await.unwrap();
         assert_eq!((about(&batch.entries), batch.is_last), (recorded, true));
@@ -176,10 +189,15 @@ async fn replicas_that_serve_no_more_are_listed_for_a_day_and_fill_nothing() {
     // One that starts again and again displaces no other.
     end_replicas(&store, "crashing", 30, 1).await;
     let register = members.register().await.unwrap();
-    let named = |register: &Register, name: &str| register.former.iter().filter(|former| former.name == name).count();
+    let named = |register: &Register, name: &str| {
+        register.former.iter().filter(|former| former.name == name).count()
+    };
     assert_eq!([named(&register, "crashing"), named(&register, "steady")], [10, 1]);
     let last = &register.former[0];
-    assert_eq!((last.state, &*last.address, &*last.version), (FormerState::Left, "192.0.2.7:50051", "1.2.3"));
+    assert_eq!(
+        (last.state, &*last.address, &*last.version),
+        (FormerState::Left, "192.0.2.7:50051", "1.2.3")
+    );
     assert!(last.ended_at >= last.joined_at);
     for n in 0..100 {
         end_replicas(&store, &format!("pod-{n}"), 1, 100 + n).await;
@@ -188,8 +206,16 @@ async fn replicas_that_serve_no_more_are_listed_for_a_day_and_fill_nothing() {
     assert_eq!((register.former.len(), &*register.former[0].name), (100, "pod-99"));
     assert_eq!([named(&register, "pod-0"), named(&register, "steady")], [1, 0]);
 
-    execute(&url, "UPDATE former_replicas SET ended_at = ended_at - interval '1 day' WHERE name <> 'pod-7'").await;
-    assert_eq!(members.register().await.unwrap().former.len(), 1, "they are not listed, whether or not they are swept");
+    execute(
+        &url,
+        "UPDATE former_replicas SET ended_at = ended_at - interval '1 day' WHERE name <> 'pod-7'",
+    )
+    .await;
+    assert_eq!(
+        members.register().await.unwrap().former.len(),
+        1,
+        "they are not listed, whether or not they are swept"
+    );
     assert_eq!(members.delete_former_replicas().await.unwrap(), 99);
     assert_eq!(number(&url, "SELECT count(*) FROM former_replicas").await, 1);
 }
@@ -240,7 +266,10 @@ async fn leaving_does_not_wait_for_a_database_that_is_silent() {
     tokio::spawn(connection);
     holder.batch_execute("BEGIN; LOCK TABLE replicas IN SHARE MODE").await.unwrap();
     let left = members.leave(incarnation).await;
-    assert!(matches!(&left, Err(StoreError::Unavailable(problem)) if problem == "it does not answer"), "{left:?}");
+    assert!(
+        matches!(&left, Err(StoreError::Unavailable(problem)) if problem == "it does not answer"),
+        "{left:?}"
+    );
     holder.batch_execute("ROLLBACK").await.unwrap();
     in_time(async { while number(&url, "SELECT count(*) FROM replicas").await > 0 {} }).await;
 }
@@ -250,19 +279,23 @@ async fn leaving_does_not_wait_for_a_database_that_is_silent() {
 async fn a_replica_of_the_version_before_addresses_joins_sweeps_and_leaves() {
     let url = new_database().await;
     let store = open(&url).await;
-    let sql = "INSERT INTO replicas (incarnation, name, version, holds_for, applied) \
-               SELECT '00000000-0000-0000-0000-000000000001', 'old', '0.1.0', '2 s', seq FROM feed_head";
+    let sql = "INSERT INTO replicas (incarnation, name, version, holds_for, applied) SELECT \
+               '00000000-0000-0000-0000-000000000001', 'old', '0.1.0', '2 s', seq FROM feed_head";
     execute(&url, sql).await;
     let members = store.members().unwrap();
     let register = members.register().await.unwrap();
     assert_eq!((&*register.members[0].name, &*register.members[0].address), ("old", ""));
     // The sweep of that version.
     create(&store, session(1)).await;
-    let sql = "WITH due AS MATERIALIZED (SELECT id FROM sessions WHERE sweep_on < now() ORDER BY sweep_on LIMIT 10 \
-               FOR UPDATE SKIP LOCKED), record AS (UPDATE sweeper SET forgotten_until = now()) \
-               DELETE FROM sessions AS s USING due WHERE s.id = due.id";
+    let sql = "WITH due AS MATERIALIZED (SELECT id FROM sessions WHERE sweep_on < now() ORDER BY \
+               sweep_on LIMIT 10 FOR UPDATE SKIP LOCKED), record AS (UPDATE sweeper SET \
+               forgotten_until = now()) DELETE FROM sessions AS s USING due WHERE s.id = due.id";
     execute(&url, sql).await;
-    execute(&url, "DELETE FROM replicas WHERE incarnation = '00000000-0000-0000-0000-000000000001'").await;
+    execute(
+        &url,
+        "DELETE FROM replicas WHERE incarnation = '00000000-0000-0000-0000-000000000001'",
+    )
+    .await;
     let register = members.register().await.unwrap();
     assert_eq!((register.members.len(), register.former.len()), (0, 0));
     assert_eq!(number(&url, "SELECT count(*) FROM sessions").await, 0);
@@ -274,7 +307,10 @@ async fn the_schema_of_a_newer_version_is_refused_and_left_as_it_was() {
     let there = create(&open(&url).await, session(1)).await;
     execute(&url, "INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')").await;
     let refused = refusal(&url).await;
-    assert!(matches!(&refused, OpenError::Newer { migration, .. } if migration == "9999"), "{refused:?}");
+    assert!(
+        matches!(&refused, OpenError::Newer { migration, .. } if migration == "9999"),
+        "{refused:?}"
+    );
     execute(&url, "DELETE FROM __diesel_schema_migrations WHERE version = '9999'").await;
     assert_unchanged(&open(&url).await, &[there]).await;
 }
@@ -287,9 +323,15 @@ async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password
     for (url, expected) in [
         (format!("{server}/latin"), "has the encoding LATIN1"),
         (format!("{server}/nowhere"), "(SQLSTATE 3D000)"),
-        ("postgres://u:secret@127.0.0.1:1/d".to_owned(), "cannot be reached: error connecting to server"),
+        (
+            "postgres://u:secret@127.0.0.1:1/d".to_owned(),
+            "cannot be reached: error connecting to server",
+        ),
         ("postgres://u:secret@h/d?sslmode=always".to_owned(), "sslmode \"always\" is not one of"),
-        ("postgres://u:secret@h/d?sslmode=verify-ca&sslrootcert=/nowhere".to_owned(), "sslrootcert /nowhere: "),
+        (
+            "postgres://u:secret@h/d?sslmode=verify-ca&sslrootcert=/nowhere".to_owned(),
+            "sslrootcert /nowhere: ",
+        ),
         ("postgres://u:secret@h/d?nonsense=1".to_owned(), "nonsense"),
     ] {
         let refused = refusal(&url).await;
@@ -305,15 +347,21 @@ async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password
 async fn an_engine_that_isolates_otherwise_than_it_is_asked_to_is_refused() {
     let url = new_database().await;
     let answer = async |level: &str| {
-        let function = "CREATE OR REPLACE FUNCTION yb_get_effective_transaction_isolation_level() RETURNS text \
-                        LANGUAGE sql AS";
+        let function = "CREATE OR REPLACE FUNCTION yb_get_effective_transaction_isolation_level() \
+                        RETURNS text LANGUAGE sql AS";
         execute(&url, &format!("{function} $$SELECT '{level}'$$")).await;
     };
     answer("repeatable read").await;
     let refused = refusal(&url).await;
-    assert!(matches!(&refused, OpenError::Isolation { level, .. } if level == "repeatable read"), "{refused:?}");
+    assert!(
+        matches!(&refused, OpenError::Isolation { level, .. } if level == "repeatable read"),
+        "{refused:?}"
+    );
     let line = refused.to_string();
-    assert!(line.contains("--yb_enable_read_committed_isolation=true") && !line.contains('\n'), "{line}");
+    assert!(
+        line.contains("--yb_enable_read_committed_isolation=true") && !line.contains('\n'),
+        "{line}"
+    );
     answer("read committed").await;
     create(&open(&url).await, session(1)).await;
 }
@@ -351,20 +399,30 @@ async fn limits_and_requests_hold_over_several_replicas() {
     }))
     .await;
     let new = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::New { .. }))).count();
-    assert_eq!((new, list(&stores[1], query(&Tenant::default())).await.len()), (5, 5), "{outcomes:?}");
+    assert_eq!(
+        (new, list(&stores[1], query(&Tenant::default())).await.len()),
+        (5, 5),
+        "{outcomes:?}"
+    );
 
     let outcomes = join_all((0..96).map(|n| {
-        let session = Session { subject: text("bob"), request_id: Some(text("r")), ..session(100 + n) };
+        let session =
+            Session { subject: text("bob"), request_id: Some(text("r")), ..session(100 + n) };
         stores[n as usize % 3].create_session(unlimited(session))
     }))
     .await;
     let new = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::New { .. }))).count();
-    let repeated = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::Repeated(_)))).count();
+    let repeated =
+        outcomes.iter().filter(|outcome| matches!(outcome, Ok(Created::Repeated(_)))).count();
     assert_eq!((new, repeated), (1, 95), "{outcomes:?}");
 
     let evictions = join_all((0..96).map(|n| {
         let session = Session { subject: text("carol"), ..session(200 + n) };
-        stores[n as usize % 3].create_session(Creation { session, max_sessions: 5, on_quota: OnQuota::EvictOldest })
+        stores[n as usize % 3].create_session(Creation {
+            session,
+            max_sessions: 5,
+            on_quota: OnQuota::EvictOldest,
+        })
     }));
     assert!(evictions.await.iter().all(|outcome| matches!(outcome, Ok(Created::New { .. }))));
     assert_eq!(entries(&stores[2]).await.len(), 91);
@@ -382,7 +440,11 @@ async fn the_feed_has_no_gaps_while_several_replicas_write() {
         let mut last = Seq::default();
         while !done.load(Ordering::Relaxed) || last.0 < i64::from(3 * EACH) {
             for entry in reader.read(last, 7).await.entries {
-                assert_eq!(entry.seq.0, last.0 + 1, "nothing is committed before what has a smaller seq");
+                assert_eq!(
+                    entry.seq.0,
+                    last.0 + 1,
+                    "nothing is committed before what has a smaller seq"
+                );
                 last = entry.seq;
             }
         }
@@ -436,7 +498,9 @@ async fn others_are_notified_of_a_revocation() {
     let (client, mut connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(async move {
-        while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        while let Some(Ok(message)) =
+            std::future::poll_fn(|context| connection.poll_message(context)).await
+        {
             if let AsyncMessage::Notification(notification) = message {
                 let _ = sender.send(notification.payload().to_owned());
             }
@@ -517,12 +581,16 @@ async fn a_refresh_changes_no_index() {
         current = rotate(&store, &current, after(n)).await;
     }
     for _ in 0..600 {
-        if number(&url, "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'sessions'").await >= 50 {
+        if number(&url, "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'sessions'")
+            .await
+            >= 50
+        {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let cold = "SELECT n_tup_upd - n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'";
+    let cold =
+        "SELECT n_tup_upd - n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'";
     // While somebody still looks at older versions, a page may be full of them for a moment.
     let cold = number(&url, cold).await;
     assert!(cold < 10, "{cold} of 50");
@@ -539,7 +607,12 @@ async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
         let session = Session { subject: text(format!("user {n}")), ..session(n) };
         store.create_session(Creation { session, max_sessions: 5, on_quota: OnQuota::Refuse })
     });
-    assert!(join_all(creations).await.iter().all(|outcome| matches!(outcome, Ok(Created::New { eviction: None }))));
+    assert!(
+        join_all(creations)
+            .await
+            .iter()
+            .all(|outcome| matches!(outcome, Ok(Created::New { eviction: None })))
+    );
     let inserted = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'sessions'";
     in_time(async {
         while number(&url, inserted).await < i64::from(SUBJECTS) {
@@ -547,7 +620,8 @@ async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
         }
     })
     .await;
-    let read = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'sessions'";
+    let read =
+        "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes WHERE relname = 'sessions'";
     assert_eq!(number(&url, read).await, 0, "none of them has another session");
 }
 
@@ -563,8 +637,9 @@ async fn what_cannot_be_blacklisted_is_not_done_at_all() {
     let unharmed = [rotated.clone(), there[1].clone(), there[2].clone()];
     execute(
         &url,
-        "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'blacklist is broken'; END $$; \
-         CREATE TRIGGER broken BEFORE INSERT ON blacklist FOR EACH ROW EXECUTE FUNCTION broken()",
+        "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'blacklist \
+         is broken'; END $$; CREATE TRIGGER broken BEFORE INSERT ON blacklist FOR EACH ROW \
+         EXECUTE FUNCTION broken()",
     )
     .await;
 
@@ -572,11 +647,16 @@ async fn what_cannot_be_blacklisted_is_not_done_at_all() {
     assert!(store.refresh_session(reuse.clone()).await.is_err());
     assert!(store.refresh_session(attempt(&there[2], after(100))).await.is_err());
     assert!(revoke(&store, RevocationTarget::Session(there[1].id), after(100)).await.is_err());
-    let evicting = Creation { session: session(100), max_sessions: 1, on_quota: OnQuota::EvictOldest };
+    let evicting =
+        Creation { session: session(100), max_sessions: 1, on_quota: OnQuota::EvictOldest };
     assert!(store.create_session(evicting.clone()).await.is_err());
     assert_unchanged(&store, &unharmed).await;
     assert_eq!(store.session(session(100).id).await.unwrap(), None);
-    assert_eq!(number(&url, "SELECT seq FROM feed_head").await, 0, "what was undone has used no place");
+    assert_eq!(
+        number(&url, "SELECT seq FROM feed_head").await,
+        0,
+        "what was undone has used no place"
+    );
 
     execute(&url, "DROP TRIGGER broken ON blacklist").await;
     store.create_session(evicting).await.unwrap();
@@ -589,9 +669,9 @@ async fn a_write_that_the_database_refuses_hurts_nobody_else_in_flight() {
     let store = open(&url).await;
     execute(
         &url,
-        "CREATE FUNCTION picky() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-         IF NEW.subject = 'mallory' THEN RAISE 'not her'; END IF; RETURN NEW; END $$; \
-         CREATE TRIGGER picky BEFORE INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION picky()",
+        "CREATE FUNCTION picky() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.subject = \
+         'mallory' THEN RAISE 'not her'; END IF; RETURN NEW; END $$; CREATE TRIGGER picky BEFORE \
+         INSERT OR UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION picky()",
     )
     .await;
     for (first, max_sessions) in [(0, 0), (1000, 200), (2000, 200)] {
@@ -612,18 +692,22 @@ async fn a_write_that_the_database_refuses_hurts_nobody_else_in_flight() {
 async fn what_fails_when_it_is_committed_is_not_acknowledged() {
     let url = new_database().await;
     let store = open(&url).await;
-    let limited = |n| Creation { session: session(n), max_sessions: 500, on_quota: OnQuota::Refuse };
+    let limited =
+        |n| Creation { session: session(n), max_sessions: 500, on_quota: OnQuota::Refuse };
     store.create_session(limited(0)).await.unwrap();
     execute(
         &url,
-        "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'too late'; END $$; \
-         CREATE CONSTRAINT TRIGGER late AFTER INSERT ON sessions DEFERRABLE INITIALLY DEFERRED \
-         FOR EACH ROW EXECUTE FUNCTION late()",
+        "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'too late'; \
+         END $$; CREATE CONSTRAINT TRIGGER late AFTER INSERT ON sessions DEFERRABLE INITIALLY \
+         DEFERRED FOR EACH ROW EXECUTE FUNCTION late()",
     )
     .await;
     // If the commit is a statement of its own, nobody knows what became of it.
     for outcome in join_all((1..100).map(|n| store.create_session(limited(n)))).await {
-        assert!(matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Refused(_))), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Refused(_))),
+            "{outcome:?}"
+        );
     }
     assert_eq!(number(&url, "SELECT count(*) FROM sessions").await, 1);
     execute(&url, "DROP TRIGGER late ON sessions").await;
@@ -645,8 +729,9 @@ async fn whose_turn_does_not_come_creates_nothing() {
     // The first waits with its turn taken, because somebody is making the same request.
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
-    let same_request = "BEGIN; INSERT INTO sessions SELECT (jsonb_populate_record(s, jsonb_build_object( \
-                        'id', gen_random_uuid(), 'request_id', 'r', 'subject', 'bob'))).* FROM sessions AS s LIMIT 1";
+    let same_request = "BEGIN; INSERT INTO sessions SELECT (jsonb_populate_record(s, \
+                        jsonb_build_object( 'id', gen_random_uuid(), 'request_id', 'r', \
+                        'subject', 'bob'))).* FROM sessions AS s LIMIT 1";
     client.batch_execute(same_request).await.unwrap();
     let first = limited(Session { request_id: Some(text("r")), ..session(10) });
     let first = store.create_session(first);
@@ -672,7 +757,8 @@ async fn whose_turn_does_not_come_creates_nothing() {
 /// tests'.
 fn locks(which: &str) -> String {
     format!(
-        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND {which}"
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = \
+         current_database() AND {which}"
     )
 }
 
@@ -683,11 +769,17 @@ async fn a_limit_holds_on_connections_that_nobody_has_used() {
         let stores = [open(&url).await, open(&url).await];
         let outcomes = join_all((0..16).map(|m| {
             let (subject, max_sessions) = if m < 8 { ("limited", 3) } else { ("unlimited", 0) };
-            let session = Session { subject: text(format!("{subject} {n}")), ..session(100 * n + m) };
-            stores[m as usize % 2].create_session(Creation { session, max_sessions, on_quota: OnQuota::Refuse })
+            let session =
+                Session { subject: text(format!("{subject} {n}")), ..session(100 * n + m) };
+            stores[m as usize % 2].create_session(Creation {
+                session,
+                max_sessions,
+                on_quota: OnQuota::Refuse,
+            })
         }))
         .await;
-        let is_new = |outcome: &&Result<_, _>| matches!(outcome, Ok(Created::New { eviction: None }));
+        let is_new =
+            |outcome: &&Result<_, _>| matches!(outcome, Ok(Created::New { eviction: None }));
         assert_eq!(outcomes.iter().take(8).filter(is_new).count(), 3, "{outcomes:?}");
         assert_eq!(outcomes.iter().skip(8).filter(is_new).count(), 8, "{outcomes:?}");
     }
@@ -707,7 +799,9 @@ async fn sessions_are_not_counted_where_the_count_may_be_stale() {
         &*session(1).tenant,
         &*session(1).subject
     );
-    for (level, expected) in [("READ COMMITTED", Some(1)), ("REPEATABLE READ", None), ("SERIALIZABLE", None)] {
+    for (level, expected) in
+        [("READ COMMITTED", Some(1)), ("REPEATABLE READ", None), ("SERIALIZABLE", None)]
+    {
         client.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}")).await.unwrap();
         let counted: Option<i64> = client.query_one(&count, &[]).await.unwrap().get(0);
         assert_eq!(counted, expected, "{level}");
@@ -736,7 +830,8 @@ async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
         "idle_expires_at = 'infinity', on_refresh = 'perhaps'",
     ] {
         let id = there.id;
-        execute(&url, &format!("CREATE TABLE kept AS SELECT * FROM sessions WHERE id = '{id}'")).await;
+        execute(&url, &format!("CREATE TABLE kept AS SELECT * FROM sessions WHERE id = '{id}'"))
+            .await;
         execute(&url, &format!("UPDATE sessions SET {damage} WHERE id = '{id}'")).await;
         let read = store.session(id).await;
         assert!(matches!(read, Err(StoreError::Damaged(_))), "{damage}: {read:?}");
@@ -747,10 +842,18 @@ async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
         });
         for (n, outcome) in join_all(attempts).await.iter().enumerate() {
             let is_hurt = n == 0 && matches!(outcome, Err(StoreError::Damaged(_)));
-            assert!(is_hurt || matches!(outcome, Ok(Refreshed::Refused(_))) && n > 0, "{damage}: {n}: {outcome:?}");
+            assert!(
+                is_hurt || matches!(outcome, Ok(Refreshed::Refused(_))) && n > 0,
+                "{damage}: {n}: {outcome:?}"
+            );
         }
-        execute(&url, &format!("DELETE FROM sessions WHERE id = '{id}'; INSERT INTO sessions SELECT * FROM kept"))
-            .await;
+        execute(
+            &url,
+            &format!(
+                "DELETE FROM sessions WHERE id = '{id}'; INSERT INTO sessions SELECT * FROM kept"
+            ),
+        )
+        .await;
         execute(&url, "DROP TABLE kept").await;
         assert_unchanged(&store, std::slice::from_ref(&there)).await;
     }
@@ -814,7 +917,8 @@ async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Outpu
         trouble.await;
         done.store(true, Ordering::Relaxed);
     };
-    let (histories, ()) = futures_util::future::join(join_all((0..16).map(|_| worker())), trouble).await;
+    let (histories, ()) =
+        futures_util::future::join(join_all((0..16).map(|_| worker())), trouble).await;
 
     let feed = entries(store).await;
     let mut seen = 0;
@@ -826,9 +930,16 @@ async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Outpu
             seen += 1;
         }
     }
-    assert!(seen > 10 && failures.load(Ordering::Relaxed) > 0, "the trouble was felt: {seen} {failures:?}");
+    assert!(
+        seen > 10 && failures.load(Ordering::Relaxed) > 0,
+        "the trouble was felt: {seen} {failures:?}"
+    );
     let places: Vec<_> = feed.iter().map(|entry| entry.seq.0).collect();
-    assert_eq!(places, (1..=i64::try_from(feed.len()).unwrap()).collect::<Vec<_>>(), "no place is lost or given twice");
+    assert_eq!(
+        places,
+        (1..=i64::try_from(feed.len()).unwrap()).collect::<Vec<_>>(),
+        "no place is lost or given twice"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -859,15 +970,19 @@ async fn a_connection_that_is_lost_while_a_statement_is_read_is_felt_as_unavaila
     let (locker, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     tokio::spawn(connection);
     locker.batch_execute("BEGIN; LOCK TABLE sessions").await.unwrap();
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sessions'::regclass";
+    let waiting =
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'sessions'::regclass";
     let end = async {
         while number(&url, waiting).await < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         execute(&url, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted").await;
     };
-    let (written, read, ()) =
-        tokio::join!(store.create_session(unlimited(session(1))), store.session(session(2).id), in_time(end));
+    let (written, read, ()) = tokio::join!(
+        store.create_session(unlimited(session(1))),
+        store.session(session(2).id),
+        in_time(end)
+    );
     assert_unavailable(&written.unwrap_err());
     assert_unavailable(&read.unwrap_err());
     drop(locker);
@@ -892,7 +1007,9 @@ async fn a_crash_of_the_server_loses_nothing_and_is_over_a_second_after_its_retu
                 }
             };
             // The promise is a second; a busy machine gets more.
-            tokio::time::timeout(Duration::from_secs(5), recovered).await.expect("it comes back by itself");
+            tokio::time::timeout(Duration::from_secs(5), recovered)
+                .await
+                .expect("it comes back by itself");
         }
         tokio::time::sleep(Duration::from_millis(400)).await;
     };
@@ -910,9 +1027,13 @@ async fn callers_that_go_away_do_not_add_connections() {
     client.batch_execute("BEGIN; LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE").await.unwrap();
     for _ in 0..6 {
         let waiting = join_all((0..16).map(|_| store.session(there.id)));
-        assert!(tokio::time::timeout(Duration::from_millis(200), waiting).await.is_err(), "all wait for the table");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(200), waiting).await.is_err(),
+            "all wait for the table"
+        );
     }
-    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid \
+                <> pg_backend_pid()";
     let connections = number(&url, open).await - 1;
     assert!(connections <= 17, "{connections} connections");
     client.batch_execute("ROLLBACK").await.unwrap();
@@ -931,14 +1052,18 @@ async fn a_caller_that_goes_away_leaves_no_open_transaction() {
     client.batch_execute("BEGIN; SELECT seq FROM feed_head FOR UPDATE").await.unwrap();
     let change = || RingChange { version: RingVersion(0), put: vec![], drop: vec![] };
     let waiting = join_all((0..8).map(|_| store.change_ring(change())));
-    assert!(tokio::time::timeout(Duration::from_millis(300), waiting).await.is_err(), "all wait for that row");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), waiting).await.is_err(),
+        "all wait for that row"
+    );
     client.batch_execute("ROLLBACK").await.unwrap();
     drop(client);
     driver.await.unwrap().unwrap();
 
     let there = create_all(&store, (0..20).map(session)).await;
     assert_unchanged(&open(&url).await, &there).await;
-    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND \
+                state LIKE 'idle in%'";
     assert_eq!(number(&url, open).await, 0);
 }
 
@@ -948,9 +1073,16 @@ async fn a_caller_that_goes_away_leaves_no_open_transaction() {
 async fn rows_that_are_no_keys_are_named() {
     let url = new_database().await;
     let store = open(&url).await;
-    let key = |kid: &str| SealedKey { key: Key::new(kid.to_owned(), KeyAlgorithm::EdDsa, after(0)), sealed: vec![1] };
+    let key = |kid: &str| SealedKey {
+        key: Key::new(kid.to_owned(), KeyAlgorithm::EdDsa, after(0)),
+        sealed: vec![1],
+    };
     let put = ["a", "b", "c"].map(key).to_vec();
-    store.change_ring(RingChange { version: RingVersion(0), put, drop: vec![] }).await.unwrap().unwrap();
+    store
+        .change_ring(RingChange { version: RingVersion(0), put, drop: vec![] })
+        .await
+        .unwrap()
+        .unwrap();
     let edits = "UPDATE signing_keys SET algorithm = 'none' WHERE kid = 'a'; \
                  UPDATE signing_keys SET purpose = 'refresh_token' WHERE kid = 'b'";
     execute(&url, edits).await;
@@ -986,15 +1118,22 @@ async fn a_deadlock_is_tried_again_whatever_language_the_server_speaks() {
     let client = outsider(&url).await;
     client.batch_execute("SET deadlock_timeout = '1min'").await.unwrap();
     client.batch_execute(&format!("BEGIN; {}", lock(&second))).await.unwrap();
-    let subject = RevocationTarget::Subject { tenant: Tenant::default(), subject: text("alice"), except: None };
+    let subject = RevocationTarget::Subject {
+        tenant: Tenant::default(),
+        subject: text("alice"),
+        except: None,
+    };
     let locking = async {
-        while number(&url, &locks("locktype IN ('transactionid', 'tuple') AND NOT granted")).await == 0 {
+        while number(&url, &locks("locktype IN ('transactionid', 'tuple') AND NOT granted")).await
+            == 0
+        {
             tokio::task::yield_now().await;
         }
         client.batch_execute(&lock(&first)).await.unwrap();
         client.batch_execute("COMMIT").await.unwrap();
     };
-    let (revoked, ()) = in_time(futures_util::future::join(revoke(&store, subject, after(9)), locking)).await;
+    let (revoked, ()) =
+        in_time(futures_util::future::join(revoke(&store, subject, after(9)), locking)).await;
     revoked.unwrap();
     assert_eq!(number(&url, "SELECT count(*) FROM sessions WHERE ended_at IS NOT NULL").await, 2);
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
@@ -1011,12 +1150,20 @@ async fn a_wait_that_the_server_ends_is_unavailability_whatever_language_it_spea
         let options = if setting == "lock_timeout" { options(&url) } else { hasty };
         let store = PostgresStore::open(&options).await.unwrap();
         let client = outsider(&url).await;
-        client.batch_execute("BEGIN; LOCK TABLE sessions IN SHARE ROW EXCLUSIVE MODE").await.unwrap();
+        client
+            .batch_execute("BEGIN; LOCK TABLE sessions IN SHARE ROW EXCLUSIVE MODE")
+            .await
+            .unwrap();
         let created = store.create_session(unlimited(session(2))).await.map(drop);
         let refreshed = store.refresh_session(attempt(&there, after(3))).await.map(drop);
         for outcome in [created, refreshed] {
-            let Err(StoreError::Unavailable(problem)) = outcome else { panic!("{setting}: {outcome:?}") };
-            assert!(problem.contains("storniere Anfrage"), "the server does not speak German: {problem}");
+            let Err(StoreError::Unavailable(problem)) = outcome else {
+                panic!("{setting}: {outcome:?}")
+            };
+            assert!(
+                problem.contains("storniere Anfrage"),
+                "the server does not speak German: {problem}"
+            );
         }
         drop(client);
         execute(&url, &format!("ALTER DATABASE postgres RESET {setting}")).await;
@@ -1029,10 +1176,10 @@ async fn the_code_of_an_error_decides_what_becomes_of_a_write() {
     let store = open(&url).await;
     execute(
         &url,
-        "CREATE SEQUENCE attempts; CREATE FUNCTION failing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-         PERFORM nextval('attempts'); \
-         RAISE EXCEPTION 'anything (SQLSTATE 42601)' USING ERRCODE = NEW.subject; END $$; \
-         CREATE TRIGGER failing BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION failing()",
+        "CREATE SEQUENCE attempts; CREATE FUNCTION failing() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM nextval('attempts'); RAISE EXCEPTION 'anything (SQLSTATE 42601)' USING \
+         ERRCODE = NEW.subject; END $$; CREATE TRIGGER failing BEFORE INSERT ON sessions FOR EACH \
+         ROW EXECUTE FUNCTION failing()",
     )
     .await;
     for (n, (code, attempts, is_passing)) in (0..).zip([
@@ -1057,8 +1204,12 @@ async fn the_code_of_an_error_decides_what_becomes_of_a_write() {
         let session = Session { subject: text(code), ..session(n) };
         let outcome = store.create_session(unlimited(session)).await;
         match &outcome {
-            Err(StoreError::Unavailable(problem)) if is_passing => assert!(problem.contains(code), "{problem}"),
-            Err(StoreError::Refused(problem)) if !is_passing => assert!(problem.contains(code), "{problem}"),
+            Err(StoreError::Unavailable(problem)) if is_passing => {
+                assert!(problem.contains(code), "{problem}")
+            }
+            Err(StoreError::Refused(problem)) if !is_passing => {
+                assert!(problem.contains(code), "{problem}")
+            }
             _ => panic!("{code}: {outcome:?}"),
         }
         assert_eq!(number(&url, "SELECT last_value FROM attempts").await, attempts, "{code}");

@@ -15,8 +15,8 @@ use countersign::{
 use futures_util::future::join_all;
 
 use crate::support::{
-    ALL, after, assert_unchanged, create, create_all, entries, found_out, list, query, read, revoke_session, rotate,
-    session, text, unlimited,
+    ALL, after, assert_unchanged, create, create_all, entries, found_out, list, query, read,
+    revoke_session, rotate, session, text, unlimited,
 };
 
 fn limited(session: Session, max_sessions: u32, on_quota: OnQuota) -> Creation {
@@ -48,19 +48,26 @@ fn evicted_for(created: &Created) -> &[SessionId] {
 }
 
 pub async fn one_too_many_evicts_the_oldest(store: &dyn Store) {
-    // The oldest is the one created first, however late it was refreshed, and whichever row came first.
+    // The oldest is the one created first, however late it was refreshed, and whichever row came
+    // first.
     let there = create_all(store, [session(3), session(1), session(2)]).await;
     let oldest = rotate(store, &there[1], after(4)).await;
 
     let created = store.create_session(limited(session(5), 3, OnQuota::EvictOldest)).await.unwrap();
     let entries = entries(store).await;
-    let [FeedEntry { seq, revoked, expires_at }] = &entries[..] else { panic!("one entry, not {entries:?}") };
+    let [FeedEntry { seq, revoked, expires_at }] = &entries[..] else {
+        panic!("one entry, not {entries:?}")
+    };
     assert_eq!(created.place().map(|place| place.seq), Some(*seq));
     assert_eq!(evicted_for(&created), [oldest.id]);
     assert_eq!(*revoked, Revoked::Session(oldest.id));
     let ended = found_out(after(5), EndReason::QuotaEvicted);
     assert_eq!(*expires_at, BlacklistEntry::for_session(&oldest, &ended).expires_at);
-    assert_unchanged(store, &[evicted(&oldest, after(5)), there[0].clone(), there[2].clone(), session(5)]).await;
+    assert_unchanged(
+        store,
+        &[evicted(&oldest, after(5)), there[0].clone(), there[2].clone(), session(5)],
+    )
+    .await;
 }
 
 pub async fn a_lowered_limit_evicts_as_many_as_are_too_many(store: &dyn Store) {
@@ -76,7 +83,10 @@ pub async fn a_lowered_limit_evicts_as_many_as_are_too_many(store: &dyn Store) {
     }
     let last = entries.last().unwrap().seq;
     assert_eq!(created.place().map(|place| place.seq), Some(last));
-    assert_eq!(evicted_for(&created), there[..4].iter().map(|session| session.id).collect::<Vec<_>>());
+    assert_eq!(
+        evicted_for(&created),
+        there[..4].iter().map(|session| session.id).collect::<Vec<_>>()
+    );
     assert_unchanged(store, &[there[4].clone(), session(6)]).await;
 }
 
@@ -90,7 +100,8 @@ pub async fn ended_and_expired_sessions_do_not_count(store: &dyn Store) {
     let expired = create(store, Session { idle_expires_at: after(10), ..session(4) }).await;
 
     for (n, max_sessions, on_quota) in [(10, 2, OnQuota::Refuse), (11, 3, OnQuota::EvictOldest)] {
-        let created = store.create_session(limited(session(n), max_sessions, on_quota)).await.unwrap();
+        let created =
+            store.create_session(limited(session(n), max_sessions, on_quota)).await.unwrap();
         assert_eq!(created, Created::New { eviction: None });
     }
     assert_unchanged(store, &[live, ended, expired]).await;
@@ -101,9 +112,14 @@ pub async fn sessions_of_others_do_not_count(store: &dyn Store) {
     let bob = Session { subject: text("bob"), ..session(1) };
     let elsewhere = Session { tenant: text("acme"), ..session(2) };
     let others = create_all(store, [bob, elsewhere]).await;
-    for (n, subject, on_quota) in [(3, "alice", OnQuota::EvictOldest), (4, "carol", OnQuota::Refuse)] {
+    for (n, subject, on_quota) in
+        [(3, "alice", OnQuota::EvictOldest), (4, "carol", OnQuota::Refuse)]
+    {
         let first = Session { subject: text(subject), ..session(n) };
-        assert_eq!(store.create_session(limited(first, 1, on_quota)).await.unwrap(), Created::New { eviction: None });
+        assert_eq!(
+            store.create_session(limited(first, 1, on_quota)).await.unwrap(),
+            Created::New { eviction: None }
+        );
     }
     assert_unchanged(store, &others).await;
 }
@@ -120,7 +136,10 @@ pub async fn zero_is_no_limit(store: &dyn Store) {
 pub async fn a_repeated_request_evicts_nobody_and_is_not_refused(store: &dyn Store) {
     let request = |n| Session { request_id: Some(text("r")), ..session(n) };
     let first = request(1);
-    assert_eq!(store.create_session(unlimited(first.clone())).await.unwrap(), Created::New { eviction: None });
+    assert_eq!(
+        store.create_session(unlimited(first.clone())).await.unwrap(),
+        Created::New { eviction: None }
+    );
     for on_quota in [OnQuota::Refuse, OnQuota::EvictOldest] {
         let again = store.create_session(limited(request(2), 1, on_quota)).await.unwrap();
         assert_eq!(again, Created::Repeated(Box::new(first.clone())));
@@ -135,7 +154,8 @@ pub async fn a_limit_lowered_far_is_reached_step_by_step(store: &dyn Store) {
     let mut evicted = vec![];
     let mut sizes = vec![];
     for n in 41..=44 {
-        let created = store.create_session(limited(session(n), 3, OnQuota::EvictOldest)).await.unwrap();
+        let created =
+            store.create_session(limited(session(n), 3, OnQuota::EvictOldest)).await.unwrap();
         sizes.push(evicted_for(&created).len());
         evicted.extend_from_slice(evicted_for(&created));
     }
@@ -158,12 +178,16 @@ pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store)
     let mut created = vec![];
     for n in 1..=6 {
         let session = session(MOST_READ + n);
-        created.push(store.create_session(limited(session, max, OnQuota::EvictOldest)).await.unwrap());
+        created
+            .push(store.create_session(limited(session, max, OnQuota::EvictOldest)).await.unwrap());
     }
     for created in &created[..4] {
         assert_eq!(*created, Created::New { eviction: None });
     }
-    assert_eq!((evicted_for(&created[4]), evicted_for(&created[5])), (&[there[0].id][..], &[there[1].id][..]));
+    assert_eq!(
+        (evicted_for(&created[4]), evicted_for(&created[5])),
+        (&[there[0].id][..], &[there[1].id][..])
+    );
     assert_eq!(live(store).await.len(), usize::try_from(max).unwrap());
 
     // One that was ended makes room once they are counted again.
@@ -177,9 +201,13 @@ pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store)
 /// They may come in one transaction or in several.
 pub async fn many_creations_of_one_subject_at_once_end_what_is_too_much(store: &dyn Store) {
     for max in [5, MOST_READ + 5] {
-        let subject = |n: u32| Session { subject: text(format!("up to {max}")), ..session(n + 1000 * (max % 7)) };
+        let subject = |n: u32| Session {
+            subject: text(format!("up to {max}")),
+            ..session(n + 1000 * (max % 7))
+        };
         create_all(store, (1..max - 2).map(subject)).await;
-        let creations = (0..40).map(|n| store.create_session(limited(subject(max + n), max, OnQuota::EvictOldest)));
+        let creations = (0..40)
+            .map(|n| store.create_session(limited(subject(max + n), max, OnQuota::EvictOldest)));
         let evicted: usize = join_all(creations)
             .await
             .into_iter()

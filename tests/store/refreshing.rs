@@ -13,8 +13,8 @@ use countersign::{
 };
 
 use crate::support::{
-    after, assert_unchanged, attempt, create, create_all, entries, found_out, read, revoke_session, rich_session,
-    rotate, seconds, session, text,
+    after, assert_unchanged, attempt, create, create_all, entries, found_out, read, revoke_session,
+    rich_session, rotate, seconds, session, text,
 };
 
 /// The state that the domain moves a session to.
@@ -62,12 +62,16 @@ pub async fn a_replay_changes_nothing(store: &dyn Store) {
     let rich = create(store, rich_session(1)).await;
     let current = rotate(store, &rich, after(20)).await;
     let entries_before = entries(store).await;
-    let replay = RefreshAttempt { device: Some(device()), ..with_previous_token(&current, after(22)) };
+    let replay =
+        RefreshAttempt { device: Some(device()), ..with_previous_token(&current, after(22)) };
 
     match store.refresh_session(replay).await.unwrap() {
         Refreshed::Replayed { session, place: Some(place) } => {
             assert_eq!(*session, current);
-            assert!(place.seq >= entries_before[0].seq, "whoever repeats it waits for what the first one stopped");
+            assert!(
+                place.seq >= entries_before[0].seq,
+                "whoever repeats it waits for what the first one stopped"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -75,7 +79,9 @@ pub async fn a_replay_changes_nothing(store: &dyn Store) {
     assert_eq!(entries(store).await, entries_before);
 }
 
-pub async fn a_replay_until_use_goes_on_after_the_grace_and_ends_with_the_next_rotation(store: &dyn Store) {
+pub async fn a_replay_until_use_goes_on_after_the_grace_and_ends_with_the_next_rotation(
+    store: &dyn Store,
+) {
     let mut first = session(1);
     first.policy.replay = Replay::UntilUsed;
     first.policy.replay_limit = seconds(300);
@@ -122,13 +128,18 @@ pub async fn a_refused_attempt_changes_nothing(store: &dyn Store) {
     let ended = create(store, session(2)).await;
     revoke_session(store, &ended, after(3)).await;
     let ended = read(store, &ended).await;
-    let ends_at_once = create(store, Session { idle_expires_at: after(90), expires_at: after(90), ..session(4) }).await;
+    let ends_at_once =
+        create(store, Session { idle_expires_at: after(90), expires_at: after(90), ..session(4) })
+            .await;
     let entries_before = entries(store).await;
 
-    let told = |session: &Session, now| RefreshAttempt { device: Some(device()), ..attempt(session, now) };
+    let told =
+        |session: &Session, now| RefreshAttempt { device: Some(device()), ..attempt(session, now) };
     let wrong_secret = RefreshAttempt { secret: LineageSecret([7; 16]), ..told(&live, after(5)) };
-    let too_new = RefreshAttempt { generation: live.lineage.generation + 1, ..told(&live, after(5)) };
-    let too_much = RefreshAttempt { scopes: vec![text("openid"), text("root")], ..told(&live, after(5)) };
+    let too_new =
+        RefreshAttempt { generation: live.lineage.generation + 1, ..told(&live, after(5)) };
+    let too_much =
+        RefreshAttempt { scopes: vec![text("openid"), text("root")], ..told(&live, after(5)) };
     let cases = [
         (wrong_secret, RefreshRefusal::Unknown),
         (too_new, RefreshRefusal::NeverIssued { current: live.lineage.generation }),
@@ -178,8 +189,13 @@ pub async fn a_revoked_access_token_is_stopped_for_as_long_as_it_lives(store: &d
     assert_eq!(entries.len(), expected.len());
     for (entry, (seq, before)) in entries.iter().zip(expected) {
         assert_eq!((entry.seq, &entry.revoked), (seq, &Revoked::Token(before.access_token_id)));
-        let token_expires_at = before.policy.access_token_expiry(before.refreshed_at, before.idle_expires_at);
-        assert!(entry.expires_at >= token_expires_at.plus(RETENTION_MARGIN), "{:?} for {before:?}", entry.expires_at);
+        let token_expires_at =
+            before.policy.access_token_expiry(before.refreshed_at, before.idle_expires_at);
+        assert!(
+            entry.expires_at >= token_expires_at.plus(RETENTION_MARGIN),
+            "{:?} for {before:?}",
+            entry.expires_at
+        );
         assert!(entry.expires_at <= after(40).plus(seconds(120)), "and not for ever");
     }
     assert_eq!(read(store, &current).await.ended, None, "only the token is stopped");

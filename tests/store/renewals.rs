@@ -19,7 +19,9 @@ use tokio::time::sleep;
 use crate::{
     postgres_only::{in_time, open},
     postgres_server::{Server, execute, new_database, number},
-    support::{ALL, after, create, create_all, entries, newcomer, revoke_session, seconds, session},
+    support::{
+        ALL, after, create, create_all, entries, newcomer, revoke_session, seconds, session,
+    },
 };
 
 /// How soon to look again at what has no event to wait for.
@@ -62,24 +64,36 @@ async fn a_renewal_brings_the_feed_its_head_and_the_others() {
         revoke_session(&store, &session, after(3)).await;
     }
     let members = store.members().unwrap();
-    assert_eq!(members.join(newcomer(Incarnation::new(B))).await.unwrap(), Seq(2), "it begins with all there is");
+    assert_eq!(
+        members.join(newcomer(Incarnation::new(B))).await.unwrap(),
+        Seq(2),
+        "it begins with all there is"
+    );
     let now = answer(&mut renewals, renewal(2, 1, Seq(0))).await;
     assert_eq!((now.head.seq, now.database), (Seq(2), before.database));
     assert_eq!(now.entries, entries(&store).await);
-    let other = Other { incarnation: Incarnation::new(B), applied: Seq(2), renewals: 0, holds_for: seconds(3) };
+    let other = Other {
+        incarnation: Incarnation::new(B),
+        applied: Seq(2),
+        renewals: 0,
+        holds_for: seconds(3),
+    };
     assert_eq!(now.others, [other]);
     let page = Renewal { after: Seq(1), limit: 1, ..renewal(3, 2, Seq(2)) };
     assert_eq!(answer(&mut renewals, page).await.entries, now.entries[1..]);
 
     let register = members.register().await.unwrap();
     assert_eq!((register.head, register.is_settled()), (now.head, true));
-    let listed: Vec<_> =
-        register.members.iter().map(|member| (member.incarnation, member.renewals, member.applied)).collect();
+    let listed: Vec<_> = register
+        .members
+        .iter()
+        .map(|member| (member.incarnation, member.renewals, member.applied))
+        .collect();
     assert_eq!(listed, [(Incarnation::new(A), 3, Seq(2)), (Incarnation::new(B), 0, Seq(2))]);
 }
 
-/// A database that was set back has a row with a smaller number than was confirmed, or none; and a renewal that was given up
-/// may arrive after a later one.
+/// A database that was set back has a row with a smaller number than was confirmed, or none; and a
+/// renewal that was given up may arrive after a later one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_not_the_one_that_was_left_is_gone() {
     let (store, mut renewals) = joined(&new_database().await).await;
@@ -113,7 +127,8 @@ async fn the_register_is_settled_once_for_each_history() {
     assert_eq!(answer(&mut renewals, renewal(3, 2, Seq(0))).await.settled, timeline);
 }
 
-/// Who cancels a commit's wait for its standby makes it visible, and it is lost if the primary is: no lease may rest on it.
+/// Who cancels a commit's wait for its standby makes it visible, and it is lost if the primary is:
+/// no lease may rest on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
     let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
@@ -130,16 +145,23 @@ async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     while number(&url, waiting).await == 0 {
         let url = url.clone();
-        tokio::spawn(async move { execute(&url, "UPDATE sweeper SET forgotten_until = forgotten_until").await });
+        tokio::spawn(async move {
+            execute(&url, "UPDATE sweeper SET forgotten_until = forgotten_until").await
+        });
         sleep(MOMENT).await;
     }
     let canceller = async {
         loop {
-            execute(&url, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;
+            execute(
+                &url,
+                "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+            )
+            .await;
             sleep(MOMENT).await;
         }
     };
-    // The row and the warning arrive together, and whoever was content with the row would be the faster one at times.
+    // The row and the warning arrive together, and whoever was content with the row would be the
+    // faster one at times.
     let cancelled = async {
         for number in 2..22 {
             let outcome = in_time(renewals.renew(&renewal(number, 1, Seq(0)))).await;
@@ -172,7 +194,11 @@ async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
 
     execute(&standby.url("postgres"), "SELECT pg_promote()").await;
     let there = create(&open(&standby.url("postgres")).await, session(1)).await;
-    assert_eq!(store.session(there.id).await.unwrap(), None, "the connection that there is leads to the old one");
+    assert_eq!(
+        store.session(there.id).await.unwrap(),
+        None,
+        "the connection that there is leads to the old one"
+    );
     let now = answer(&mut store.renewals(), renewal(2, 0, Seq(0))).await.head.timeline;
     assert_ne!(now, before);
     assert_eq!(store.session(there.id).await.unwrap(), Some(there));

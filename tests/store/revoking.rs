@@ -4,7 +4,9 @@ use countersign::{
     domain::{
         ids::TokenId,
         refresh::RefreshRefusal,
-        revocation::{BlacklistEntry, CutOff, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked},
+        revocation::{
+            BlacklistEntry, CutOff, RETENTION_MARGIN, Revocation, RevocationTarget, Revoked,
+        },
         session::{EndReason, Ended, Session},
         text::Tenant,
         time::Timestamp,
@@ -14,8 +16,9 @@ use countersign::{
 use futures_util::future::join_all;
 
 use crate::support::{
-    LONGEST_TOKEN, after, assert_unchanged, attempt, create, create_all, end_covered, ended, entries, list, query,
-    read, revoke, revoke_session, revoke_token, rich_session, rotate, seconds, session, text, unlimited,
+    LONGEST_TOKEN, after, assert_unchanged, attempt, create, create_all, end_covered, ended,
+    entries, list, query, read, revoke, revoke_session, revoke_token, rich_session, rotate,
+    seconds, session, text, unlimited,
 };
 
 /// Nothing was written; what was written before counts.
@@ -39,21 +42,35 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
     let ended = ended(after(5));
     let target = RevocationTarget::Session(there[0].id);
     let outcome = store
-        .revoke(Revocation { target, ended: ended.clone(), may_add: true, longest_token: LONGEST_TOKEN, orphan: None })
+        .revoke(Revocation {
+            target,
+            ended: ended.clone(),
+            may_add: true,
+            longest_token: LONGEST_TOKEN,
+            orphan: None,
+        })
         .await
         .unwrap();
 
     let entry = BlacklistEntry::for_session(&there[0], &ended);
     let place = outcome.place;
     let whose = Some((there[0].tenant.clone(), there[0].subject.clone()));
-    let expected =
-        RevocationOutcome { found: true, full: false, wrote: true, changed: true, sessions: 1, whose, place };
+    let expected = RevocationOutcome {
+        found: true,
+        full: false,
+        wrote: true,
+        changed: true,
+        sessions: 1,
+        whose,
+        place,
+    };
     assert_eq!(outcome, expected);
     assert_eq!(
         entries(store).await,
         [FeedEntry { seq: place.seq, revoked: entry.revoked, expires_at: entry.expires_at }]
     );
-    assert_unchanged(store, &[there[0].clone().end(ended), there[1].clone(), there[2].clone()]).await;
+    assert_unchanged(store, &[there[0].clone().end(ended), there[1].clone(), there[2].clone()])
+        .await;
 }
 
 pub async fn an_ended_session_is_left_as_it_ended(store: &dyn Store) {
@@ -65,7 +82,13 @@ pub async fn an_ended_session_is_left_as_it_ended(store: &dyn Store) {
     let ended = Ended { at: after(3), reason: EndReason::Compromised, note: text("later") };
     let target = RevocationTarget::Session(before.id);
     let again = store
-        .revoke(Revocation { target, ended, may_add: true, longest_token: LONGEST_TOKEN, orphan: None })
+        .revoke(Revocation {
+            target,
+            ended,
+            may_add: true,
+            longest_token: LONGEST_TOKEN,
+            orphan: None,
+        })
         .await
         .unwrap();
     assert_nothing_new(&again, &entries_before);
@@ -98,7 +121,10 @@ pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
     assert_eq!((outcome.found, outcome.sessions, outcome.changed), (true, 3, true));
     let entries = entries(store).await;
     let [entry] = &entries[..] else { panic!("one, however many sessions there are: {entries:?}") };
-    assert_eq!((entry.seq, &entry.revoked), (outcome.place.seq, &alices_up_to(after(10), Some(&alices[2]))));
+    assert_eq!(
+        (entry.seq, &entry.revoked),
+        (outcome.place.seq, &alices_up_to(after(10), Some(&alices[2])))
+    );
     for n in [0, 1, 3] {
         assert!(entry.expires_at >= BlacklistEntry::expiry_for(&alices[n], after(10)));
         assert_unchanged(store, &[alices[n].clone().end(ended(after(10)))]).await;
@@ -136,7 +162,10 @@ pub async fn a_subject_without_sessions_is_revoked_all_the_same(store: &dyn Stor
         assert_eq!((outcome.found, outcome.sessions, outcome.changed), (true, 0, changed));
         let entries = entries(store).await;
         assert_eq!((entries.len(), &entries[0].revoked), (1, &alices_up_to(after(5), None)));
-        assert!(entries[0].expires_at >= after(5).plus(LONGEST_TOKEN), "as long as the longest token lives");
+        assert!(
+            entries[0].expires_at >= after(5).plus(LONGEST_TOKEN),
+            "as long as the longest token lives"
+        );
     }
 }
 
@@ -154,11 +183,17 @@ pub async fn a_session_that_was_revoked_with_its_subject_is_not_spared_later(sto
     assert_eq!(revoke(store, alice(Some(&fourth)), after(8)).await.unwrap().sessions, 0);
     assert_eq!(entries(store).await[0].revoked, alices_up_to(after(8), Some(&fourth)));
     assert_eq!(revoke(store, alice(Some(&fourth)), after(9)).await.unwrap().sessions, 0);
-    assert_eq!(entries(store).await[0].revoked, alices_up_to(after(9), Some(&fourth)), "it was spared before");
+    assert_eq!(
+        entries(store).await[0].revoked,
+        alices_up_to(after(9), Some(&fourth)),
+        "it was spared before"
+    );
     assert_unchanged(store, &[fourth]).await;
 }
 
-pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_subject(store: &dyn Store) {
+pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_subject(
+    store: &dyn Store,
+) {
     // One more than is ended at once.
     let there = create_all(store, (1..=258).map(session)).await;
     let outcome = revoke(store, alice(Some(&there[0])), after(300)).await.unwrap();
@@ -170,7 +205,11 @@ pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_subjec
     let live = create(store, session(301)).await;
 
     let refreshed = store.refresh_session(attempt(&there[257], after(301))).await.unwrap();
-    assert_eq!(refreshed, Refreshed::Refused(RefreshRefusal::Ended), "before the job has come to it");
+    assert_eq!(
+        refreshed,
+        Refreshed::Refused(RefreshRefusal::Ended),
+        "before the job has come to it"
+    );
     let behind = Session { subject: there[0].subject.clone(), ..session(299) };
     let created = store.create_session(unlimited(behind)).await.unwrap();
     assert_eq!(created, Created::Revoked { up_to: after(300) });
@@ -202,12 +241,25 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
     let place = outcome.place;
     // Who names a token says whose it is, so an engine may or may not look.
     let whose = outcome.whose.clone();
-    assert!(whose.iter().all(|whose| *whose == (before.tenant.clone(), before.subject.clone())), "{whose:?}");
-    let expected =
-        RevocationOutcome { found: true, full: false, wrote: true, changed: true, sessions: 0, whose, place };
+    assert!(
+        whose.iter().all(|whose| *whose == (before.tenant.clone(), before.subject.clone())),
+        "{whose:?}"
+    );
+    let expected = RevocationOutcome {
+        found: true,
+        full: false,
+        wrote: true,
+        changed: true,
+        sessions: 0,
+        whose,
+        place,
+    };
     assert_eq!(outcome, expected);
     let expires_at = after(2).plus(seconds(60)).plus(RETENTION_MARGIN);
-    assert_eq!(entries(store).await, [FeedEntry { seq: place.seq, revoked: Revoked::Token(token), expires_at }]);
+    assert_eq!(
+        entries(store).await,
+        [FeedEntry { seq: place.seq, revoked: Revoked::Token(token), expires_at }]
+    );
     assert_unchanged(store, &[before]).await;
 }
 
@@ -216,13 +268,25 @@ pub async fn a_token_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Stor
     let token = before.access_token_id;
     let first = revoke_token(store, &before, token, after(2)).await;
     let second = revoke_token(store, &before, token, after(2)).await;
-    assert!(second.place.seq > first.place.seq, "a reader that waits for it must see it come: {first:?} {second:?}");
+    assert!(
+        second.place.seq > first.place.seq,
+        "a reader that waits for it must see it come: {first:?} {second:?}"
+    );
 
     assert_eq!((first.changed, second.changed), (true, false), "the entry was there");
-    assert_eq!(entries(store).await.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [second.place.seq]);
+    assert_eq!(
+        entries(store).await.iter().map(|entry| entry.seq).collect::<Vec<_>>(),
+        [second.place.seq]
+    );
 
-    let both = join_all((0..2).map(|_| revoke_token(store, &before, TokenId::new([8; 16]), after(3)))).await;
-    assert_eq!(both.iter().filter(|outcome| outcome.changed).count(), 1, "in one transaction or in two");
+    let both =
+        join_all((0..2).map(|_| revoke_token(store, &before, TokenId::new([8; 16]), after(3))))
+            .await;
+    assert_eq!(
+        both.iter().filter(|outcome| outcome.changed).count(),
+        1,
+        "in one transaction or in two"
+    );
     assert!(both.iter().all(|outcome| outcome.wrote));
 }
 
@@ -239,8 +303,11 @@ pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &
     assert_eq!(entries(store).await, entries_before);
 }
 
-/// A database that was set back to an older state does not know the session of an authentic token, or takes it for expired.
-pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_live(store: &dyn Store) {
+/// A database that was set back to an older state does not know the session of an authentic token,
+/// or takes it for expired.
+pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_live(
+    store: &dyn Store,
+) {
     let unknown = session(1);
     let expired = create(store, session(2)).await;
     let over = create(store, session(3)).await;
@@ -279,11 +346,17 @@ pub async fn without_room_nothing_is_done_that_would_add_an_entry(store: &dyn St
     let over = read(store, &there[2]).await;
     let before = entries(store).await;
     let full = |target| async {
-        let order =
-            Revocation { target, ended: ended(after(5)), may_add: false, longest_token: LONGEST_TOKEN, orphan: None };
+        let order = Revocation {
+            target,
+            ended: ended(after(5)),
+            may_add: false,
+            longest_token: LONGEST_TOKEN,
+            orphan: None,
+        };
         store.revoke(order).await.unwrap().full
     };
-    let of_token = |token| RevocationTarget::Token { token, session_id: there[0].id, expires_at: after(60) };
+    let of_token =
+        |token| RevocationTarget::Token { token, session_id: there[0].id, expires_at: after(60) };
 
     assert!(full(RevocationTarget::Session(there[0].id)).await);
     assert!(full(alice(None)).await);

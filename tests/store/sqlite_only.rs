@@ -1,4 +1,5 @@
-//! What the embedded engine promises beyond the contract: its file outlives it, is its own, and is refused when in doubt.
+//! What the embedded engine promises beyond the contract: its file outlives it, is its own, and is
+//! refused when in doubt.
 
 use std::{
     fs,
@@ -27,12 +28,16 @@ use countersign::{
         },
     },
 };
-use diesel::{Connection, RunQueryDsl, SqliteConnection, connection::SimpleConnection, dsl::sql, sql_types::BigInt};
+use diesel::{
+    Connection, RunQueryDsl, SqliteConnection, connection::SimpleConnection, dsl::sql,
+    sql_types::BigInt,
+};
 use tempfile::TempDir;
 
 use crate::support::{
-    after, assert_unchanged, attempt, create, create_all, entries, list, query, read, read_feed, record_expiries,
-    revoke, revoke_session, revoke_tenant, revoke_token, rich_session, rotate, seconds, session, text, unlimited,
+    after, assert_unchanged, attempt, create, create_all, entries, list, query, read, read_feed,
+    record_expiries, revoke, revoke_session, revoke_tenant, revoke_token, rich_session, rotate,
+    seconds, session, text, unlimited,
 };
 
 fn home() -> (TempDir, PathBuf) {
@@ -58,7 +63,10 @@ async fn a_file_that_another_tool_has_locked_is_not_called_damaged() {
     let (_home, path) = home();
     drop(open(&path).await);
     let mut tool = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    tool.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
+    tool.batch_execute(
+        "PRAGMA busy_timeout = 5000; PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE",
+    )
+    .unwrap();
     let refused = refusal(&path).await;
     assert!(matches!(refused, OpenError::Other { .. }), "{refused:?}");
     drop(tool);
@@ -86,7 +94,10 @@ async fn everything_is_there_after_opening_again() {
     let swept = store.delete_expired_revocations(until, 10).await.unwrap();
     let forgotten_until = swept.forgotten_until;
     assert_eq!(swept.deleted, 1);
-    let key = SealedKey { key: Key::new("k".to_owned(), KeyAlgorithm::Hs256, after(0)), sealed: vec![1, 2, 3] };
+    let key = SealedKey {
+        key: Key::new("k".to_owned(), KeyAlgorithm::Hs256, after(0)),
+        sealed: vec![1, 2, 3],
+    };
     let change = RingChange { version: RingVersion(0), put: vec![key.clone()], drop: vec![] };
     store.change_ring(change).await.unwrap().unwrap();
     let sessions = store.sessions(query(&text("acme"))).await.unwrap();
@@ -107,7 +118,10 @@ async fn everything_is_there_after_opening_again() {
     let ring = store.ring().await.unwrap();
     assert_eq!((ring.version, ring.keys), (RingVersion(1), vec![key]));
     let outcome = revoke_session(&store, &there[2], after(11)).await;
-    assert!(Some(outcome.place.seq) > entries_before.last().map(|entry| entry.seq), "its seq goes on: {outcome:?}");
+    assert!(
+        Some(outcome.place.seq) > entries_before.last().map(|entry| entry.seq),
+        "its seq goes on: {outcome:?}"
+    );
 }
 
 /// A restart within one process: the store before may still be about to close its connections.
@@ -180,7 +194,10 @@ async fn a_database_cut_short_is_damaged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_of_the_version_before_replays_until_use_have_a_grace() {
     let (_home, path) = home();
-    let until_used = Session { policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy }, ..session(1) };
+    let until_used = Session {
+        policy: SessionPolicy { replay: Replay::UntilUsed, ..session(1).policy },
+        ..session(1)
+    };
     create(&open(&path).await, until_used).await;
     execute(&path, include_str!("../../migrations/sqlite/0006_sessions_over/down.sql"));
     execute(&path, include_str!("../../migrations/sqlite/0005_replay/down.sql"));
@@ -202,7 +219,10 @@ async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() 
 
     let store = open(&path).await;
     let again = Session { request_fingerprint: Some(RequestFingerprint([7; 32])), ..request(2) };
-    assert_eq!(store.create_session(unlimited(again)).await.unwrap(), Created::Repeated(Box::new(before)));
+    assert_eq!(
+        store.create_session(unlimited(again)).await.unwrap(),
+        Created::Repeated(Box::new(before))
+    );
     create(&store, rich_session(3)).await;
 }
 
@@ -214,7 +234,10 @@ async fn the_schema_of_a_newer_version_is_refused_and_left_as_it_was() {
     execute(&path, "PRAGMA wal_checkpoint(TRUNCATE)");
     let bytes = fs::read(&path).unwrap();
     let refused = refusal(&path).await;
-    assert!(matches!(&refused, OpenError::Newer { migration, .. } if migration == "99991231"), "{refused:?}");
+    assert!(
+        matches!(&refused, OpenError::Newer { migration, .. } if migration == "99991231"),
+        "{refused:?}"
+    );
     assert!(fs::read(&path).unwrap() == bytes);
 }
 
@@ -255,14 +278,16 @@ async fn what_cannot_be_blacklisted_is_not_done_at_all() {
     let unharmed = [rotated.clone(), there[1].clone(), there[2].clone()];
     execute(
         &path,
-        "CREATE TRIGGER broken BEFORE INSERT ON blacklist BEGIN SELECT RAISE(ABORT, 'blacklist is broken'); END",
+        "CREATE TRIGGER broken BEFORE INSERT ON blacklist BEGIN SELECT RAISE(ABORT, 'blacklist is \
+         broken'); END",
     );
 
     let reuse = RefreshAttempt { generation: 1, ..attempt(&rotated, after(100)) };
     assert!(store.refresh_session(reuse.clone()).await.is_err());
     assert!(store.refresh_session(attempt(&there[2], after(100))).await.is_err());
     assert!(revoke(&store, RevocationTarget::Session(there[1].id), after(100)).await.is_err());
-    let evicting = Creation { session: session(100), max_sessions: 1, on_quota: OnQuota::EvictOldest };
+    let evicting =
+        Creation { session: session(100), max_sessions: 1, on_quota: OnQuota::EvictOldest };
     assert!(store.create_session(evicting.clone()).await.is_err());
     assert_unchanged(&store, &unharmed).await;
     assert_eq!(store.session(session(100).id).await.unwrap(), None);
@@ -272,20 +297,29 @@ async fn what_cannot_be_blacklisted_is_not_done_at_all() {
     assert_eq!(entries(&store).await.len(), 2, "it works again once the fault is gone");
 }
 
-/// The tables are read by name: a row that this service never writes is an error, not a session with a guess in it.
+/// The tables are read by name: a row that this service never writes is an error, not a session
+/// with a guess in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_row_is_an_error() {
     let (_home, path) = home();
     let store = open(&path).await;
     let there: Session = create(&store, session(1)).await;
-    for damage in
-        ["claims = '[]'", "on_refresh = 'perhaps'", "generation = -1", "ended_at = 1", "lineage_secret = x'00'"]
-    {
-        let undo = format!("CREATE TABLE kept AS SELECT * FROM sessions; UPDATE sessions SET {damage}");
+    for damage in [
+        "claims = '[]'",
+        "on_refresh = 'perhaps'",
+        "generation = -1",
+        "ended_at = 1",
+        "lineage_secret = x'00'",
+    ] {
+        let undo =
+            format!("CREATE TABLE kept AS SELECT * FROM sessions; UPDATE sessions SET {damage}");
         execute(&path, &undo);
         let read = store.session(there.id).await;
         assert!(matches!(read, Err(StoreError::Damaged(_))), "{damage}: {read:?}");
-        execute(&path, "DELETE FROM sessions; INSERT INTO sessions SELECT * FROM kept; DROP TABLE kept");
+        execute(
+            &path,
+            "DELETE FROM sessions; INSERT INTO sessions SELECT * FROM kept; DROP TABLE kept",
+        );
         assert_unchanged(&store, std::slice::from_ref(&there)).await;
     }
 }
@@ -294,7 +328,10 @@ async fn a_damaged_row_is_an_error() {
 async fn the_database_of_another_program_is_refused_and_left_as_it_was() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("other.db");
-    SqliteConnection::establish(path.to_str().unwrap()).unwrap().batch_execute("CREATE TABLE photos (id)").unwrap();
+    SqliteConnection::establish(path.to_str().unwrap())
+        .unwrap()
+        .batch_execute("CREATE TABLE photos (id)")
+        .unwrap();
     let before = fs::read(&path).unwrap();
     assert!(matches!(SqliteStore::open(&path).await, Err(OpenError::Foreign(_))));
     assert_eq!(fs::read(&path).unwrap(), before);
@@ -305,9 +342,16 @@ async fn the_database_of_another_program_is_refused_and_left_as_it_was() {
 async fn rows_that_are_no_keys_are_named() {
     let (_home, path) = home();
     let store = open(&path).await;
-    let key = |kid: &str| SealedKey { key: Key::new(kid.to_owned(), KeyAlgorithm::EdDsa, after(0)), sealed: vec![1] };
+    let key = |kid: &str| SealedKey {
+        key: Key::new(kid.to_owned(), KeyAlgorithm::EdDsa, after(0)),
+        sealed: vec![1],
+    };
     let put = ["a", "b", "c"].map(key).to_vec();
-    store.change_ring(RingChange { version: RingVersion(0), put, drop: vec![] }).await.unwrap().unwrap();
+    store
+        .change_ring(RingChange { version: RingVersion(0), put, drop: vec![] })
+        .await
+        .unwrap()
+        .unwrap();
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     let edits = "UPDATE signing_keys SET algorithm = 'none' WHERE kid = 'a'; \
                  UPDATE signing_keys SET purpose = 'refresh_token' WHERE kid = 'b'";

@@ -13,12 +13,16 @@ use countersign::{
         policy::{OnQuota, OnRefresh, Replay, SessionPolicy},
         refresh::RefreshAttempt,
         revocation::{Revocation, RevocationTarget, Seq},
-        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint, Session},
+        session::{
+            Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint,
+            Session,
+        },
         text::{Note, Tenant},
         time::Timestamp,
     },
     store::{
-        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError, Unfinished,
+        Created, Creation, FeedEntry, Refreshed, RevocationOutcome, SessionQuery, Store,
+        StoreError, Unfinished,
         replicas::{Answer, Newcomer, Renewal, Renewals, Renewed},
     },
 };
@@ -53,7 +57,8 @@ pub fn claims(value: Value) -> CustomClaims {
     CustomClaims::try_from(map).unwrap()
 }
 
-/// Alice's `n`th session, created `n` seconds after the start. It goes idle ten minutes later and ends after an hour.
+/// Alice's `n`th session, created `n` seconds after the start. It goes idle ten minutes later and
+/// ends after an hour.
 pub fn session(n: u32) -> Session {
     let at = after(n.into());
     let [a, b, c, d] = n.to_be_bytes();
@@ -94,7 +99,8 @@ pub fn session(n: u32) -> Session {
     }
 }
 
-/// A session in which every field has a value of its own, so that no column can stand in for another.
+/// A session in which every field has a value of its own, so that no column can stand in for
+/// another.
 pub fn rich_session(n: u32) -> Session {
     let at = session(n).created_at;
     let micros = |count| at.plus(Duration::from_micros(count));
@@ -108,7 +114,11 @@ pub fn rich_session(n: u32) -> Session {
             "roles": ["admin", "ops"], "quota": { "per_day": 18_446_744_073_709_551_615_u64, "debt": -7 },
             "ratio": 0.5, "vip": true, "none": null, "deep": [[{ "k": [] }]], "emoji": "🦀", "quote": "\"\\/",
         })),
-        authentication: Authentication { acr: text("urn:mace:incommon:iap:gold"), amr: texts(&["pwd", "otp"]), at },
+        authentication: Authentication {
+            acr: text("urn:mace:incommon:iap:gold"),
+            amr: texts(&["pwd", "otp"]),
+            at,
+        },
         device: Device {
             user_agent: text("Mozilla/5.0 (X11; Linux x86_64)"),
             ip_address: text("2001:db8::7"),
@@ -151,7 +161,10 @@ pub async fn create(store: &dyn Store, session: Session) -> Session {
     session
 }
 
-pub async fn create_all(store: &dyn Store, sessions: impl IntoIterator<Item = Session>) -> Vec<Session> {
+pub async fn create_all(
+    store: &dyn Store,
+    sessions: impl IntoIterator<Item = Session>,
+) -> Vec<Session> {
     let mut created = vec![];
     for session in sessions {
         created.push(create(store, session).await);
@@ -202,11 +215,21 @@ pub async fn revoke(
     at: Timestamp,
 ) -> Result<RevocationOutcome, StoreError> {
     store
-        .revoke(Revocation { target, ended: ended(at), may_add: true, longest_token: LONGEST_TOKEN, orphan: None })
+        .revoke(Revocation {
+            target,
+            ended: ended(at),
+            may_add: true,
+            longest_token: LONGEST_TOKEN,
+            orphan: None,
+        })
         .await
 }
 
-pub async fn revoke_session(store: &dyn Store, session: &Session, at: Timestamp) -> RevocationOutcome {
+pub async fn revoke_session(
+    store: &dyn Store,
+    session: &Session,
+    at: Timestamp,
+) -> RevocationOutcome {
     revoke(store, RevocationTarget::Session(session.id), at).await.unwrap()
 }
 
@@ -216,8 +239,14 @@ pub async fn revoke_tenant(store: &dyn Store, tenant: &Tenant, at: Timestamp) ->
 }
 
 /// Stops one access token that expires a minute after `at`.
-pub async fn revoke_token(store: &dyn Store, session: &Session, token: TokenId, at: Timestamp) -> RevocationOutcome {
-    let target = RevocationTarget::Token { token, session_id: session.id, expires_at: at.plus(seconds(60)) };
+pub async fn revoke_token(
+    store: &dyn Store,
+    session: &Session,
+    token: TokenId,
+    at: Timestamp,
+) -> RevocationOutcome {
+    let target =
+        RevocationTarget::Token { token, session_id: session.id, expires_at: at.plus(seconds(60)) };
     revoke(store, target, at).await.unwrap()
 }
 
@@ -311,7 +340,14 @@ pub async fn forgotten_until(store: &dyn Store) -> Timestamp {
 
 /// All sessions of a tenant, in one page.
 pub fn query(tenant: &Tenant) -> SessionQuery {
-    SessionQuery { tenant: tenant.clone(), subject: None, live: None, now: START, before: None, limit: ALL }
+    SessionQuery {
+        tenant: tenant.clone(),
+        subject: None,
+        live: None,
+        now: START,
+        before: None,
+        limit: ALL,
+    }
 }
 
 pub async fn list(store: &dyn Store, query: SessionQuery) -> Vec<SessionId> {

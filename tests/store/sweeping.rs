@@ -17,8 +17,9 @@ use countersign::{
 use crate::engines::Database;
 
 use crate::support::{
-    ALL, after, assert_unchanged, attempt, create, create_all, end_covered, entries, forgotten_until, ids, list, query,
-    record_expiries, revoke, revoke_session, revoke_tenant, revoke_token, session, text,
+    ALL, after, assert_unchanged, attempt, create, create_all, end_covered, entries,
+    forgotten_until, ids, list, query, record_expiries, revoke, revoke_session, revoke_tenant,
+    revoke_token, session, text,
 };
 
 const TICK: Duration = Duration::from_micros(1);
@@ -47,7 +48,11 @@ pub async fn only_expired_entries_are_deleted(store: &dyn Store) {
     let written = stopped_tokens(store, 5).await;
     let edge = written[2].expires_at;
     assert_eq!(store.delete_expired_revocations(edge, ALL).await.unwrap().deleted, 2);
-    assert_eq!(entries(store).await, written[2..], "one that expires at this instant has not expired before it");
+    assert_eq!(
+        entries(store).await,
+        written[2..],
+        "one that expires at this instant has not expired before it"
+    );
     assert_eq!(store.delete_expired_revocations(edge.plus(TICK), ALL).await.unwrap().deleted, 1);
     assert_eq!(entries(store).await, written[3..]);
 }
@@ -63,7 +68,10 @@ pub async fn entries_are_deleted_at_most_the_limit_at_a_time(store: &dyn Store) 
 pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Store) {
     assert!(forgotten_until(store).await <= after(0), "nothing has been swept");
     store.delete_expired_revocations(LATE, ALL).await.unwrap();
-    assert!(forgotten_until(store).await <= after(0), "nothing has been deleted, whatever the clock says");
+    assert!(
+        forgotten_until(store).await <= after(0),
+        "nothing has been deleted, whatever the clock says"
+    );
 
     let written = stopped_tokens(store, 3).await;
     for entry in &written {
@@ -86,14 +94,22 @@ async fn end_all_covered(store: &dyn Store) {
 
 /// Holds the store to keeping the tenant's entry until its sessions have been ended, and no longer.
 async fn assert_stays_until_ended(store: &dyn Store) {
-    assert_eq!(sweep(store).await, 0, "the entry is all that says that these sessions are to be ended");
+    assert_eq!(
+        sweep(store).await,
+        0,
+        "the entry is all that says that these sessions are to be ended"
+    );
     end_all_covered(store).await;
     assert_eq!(sweep(store).await, 1);
     assert_eq!(store.unfinished().await.unwrap(), []);
 }
 
 pub async fn a_tenant_stays_until_its_sessions_have_ended(store: &dyn Store) {
-    create_all(store, [session(1), session(2)].map(|session| Session { tenant: acme(), ..session })).await;
+    create_all(
+        store,
+        [session(1), session(2)].map(|session| Session { tenant: acme(), ..session }),
+    )
+    .await;
     revoke_tenant(store, &acme(), after(10)).await;
     assert_stays_until_ended(store).await;
 }
@@ -113,7 +129,8 @@ pub async fn a_tenant_stays_for_a_session_created_with_a_clock_ahead(store: &dyn
     assert_stays_until_ended(store).await;
 }
 
-/// A tenant that nothing is known of cannot be revoked. This session has ended, so nothing is left to be ended.
+/// A tenant that nothing is known of cannot be revoked. This session has ended, so nothing is left
+/// to be ended.
 async fn revoked_session_of_acme(store: &dyn Store) {
     let over = create(store, Session { tenant: acme(), ..session(1) }).await;
     revoke_session(store, &over, after(2)).await;
@@ -129,7 +146,8 @@ pub async fn a_tenant_does_not_stay_for_sessions_created_since(store: &dyn Store
     assert_unchanged(store, &[since, elsewhere]).await;
 }
 
-/// With its clock behind, the service gives a session an identifier after the revocation, which thus does not cover it.
+/// With its clock behind, the service gives a session an identifier after the revocation, which
+/// thus does not cover it.
 pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store: &dyn Store) {
     revoked_session_of_acme(store).await;
     revoke_tenant(store, &acme(), after(10)).await;
@@ -142,12 +160,20 @@ pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store:
 
 /// It was being created, by somebody else, when its tenant or subject was revoked, and nobody has
 /// seen it until then.
-pub async fn an_entry_that_covers_a_live_session_is_not_finished(store: &dyn Store, database: &Database) {
+pub async fn an_entry_that_covers_a_live_session_is_not_finished(
+    store: &dyn Store,
+    database: &Database,
+) {
     create_all(store, [session(1), Session { tenant: acme(), ..session(2) }]).await;
     revoke_tenant(store, &acme(), after(10)).await;
-    let subject = RevocationTarget::Subject { tenant: Tenant::default(), subject: text("alice"), except: None };
+    let subject = RevocationTarget::Subject {
+        tenant: Tenant::default(),
+        subject: text("alice"),
+        except: None,
+    };
     revoke(store, subject, after(10)).await.unwrap();
-    let forget = "UPDATE blacklist SET unfinished = false; UPDATE sessions SET is_over = false, ended_at = NULL, end_reason = NULL";
+    let forget = "UPDATE blacklist SET unfinished = false; UPDATE sessions SET is_over = false, \
+                  ended_at = NULL, end_reason = NULL";
     database.execute(forget, forget).await;
     assert_eq!(sweep(store).await, 0);
     assert_eq!(store.unfinished().await.unwrap().len(), 2);
@@ -173,22 +199,37 @@ pub async fn a_seq_is_not_used_again_after_the_newest_entries_are_gone(store: &d
     assert_eq!(sweep(store).await, 3);
     let there = create(store, session(2)).await;
     let outcome = revoke_session(store, &there, after(20)).await;
-    assert!(outcome.place.seq > newest, "a reader that has come to {newest:?} would miss {outcome:?}");
+    assert!(
+        outcome.place.seq > newest,
+        "a reader that has come to {newest:?} would miss {outcome:?}"
+    );
 }
 
 pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
     // Ended early, although it would have lived for long.
-    let ended = create(store, Session { idle_expires_at: after(9000), expires_at: after(9000), ..session(1) }).await;
+    let ended = create(
+        store,
+        Session { idle_expires_at: after(9000), expires_at: after(9000), ..session(1) },
+    )
+    .await;
     revoke_session(store, &ended, after(50)).await;
     // Went idle, although its absolute end is far.
-    let idle = create(store, Session { idle_expires_at: after(60), expires_at: after(9000), ..session(2) }).await;
+    let idle = create(
+        store,
+        Session { idle_expires_at: after(60), expires_at: after(9000), ..session(2) },
+    )
+    .await;
     let edge = create(store, Session { idle_expires_at: after(70), ..session(3) }).await;
     let live = create(store, session(4)).await;
     let left = |expected: &[&Session]| ids(expected.iter().copied());
     let all = query(&Tenant::default());
 
     record_expiries(store, after(80)).await;
-    assert_eq!(store.delete_old_sessions(after(50), ALL).await.unwrap(), 0, "it was not over before this instant");
+    assert_eq!(
+        store.delete_old_sessions(after(50), ALL).await.unwrap(),
+        0,
+        "it was not over before this instant"
+    );
     assert_eq!(store.delete_old_sessions(after(50).plus(TICK), ALL).await.unwrap(), 1);
     assert_eq!(list(store, all.clone()).await, left(&[&live, &edge, &idle]));
     assert_eq!(store.delete_old_sessions(after(70), ALL).await.unwrap(), 1);
@@ -198,12 +239,18 @@ pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
 
 /// By the clock of whoever recorded it. Afterwards nobody ends it any more, so nothing may bring it
 /// back.
-pub async fn a_session_whose_expiry_was_recorded_stays_over_by_a_clock_that_went_back(store: &dyn Store) {
+pub async fn a_session_whose_expiry_was_recorded_stays_over_by_a_clock_that_went_back(
+    store: &dyn Store,
+) {
     let there = create(store, session(1)).await;
     record_expiries(store, LATE).await;
     let refreshed = store.refresh_session(attempt(&there, after(5))).await.unwrap();
     assert_eq!(refreshed, Refreshed::Refused(RefreshRefusal::ExpiredIdle));
-    let subject = RevocationTarget::Subject { tenant: Tenant::default(), subject: text("alice"), except: None };
+    let subject = RevocationTarget::Subject {
+        tenant: Tenant::default(),
+        subject: text("alice"),
+        except: None,
+    };
     assert_eq!(revoke(store, subject, after(6)).await.unwrap().sessions, 0);
     assert_eq!(revoke_session(store, &there, after(7)).await.sessions, 0);
     let refreshed = store.refresh_session(attempt(&there, after(8))).await.unwrap();

@@ -17,8 +17,9 @@ use countersign::{
 use futures_util::future::join_all;
 
 use crate::support::{
-    LONGEST_TOKEN, after, assert_unchanged, attempt, create, create_all, end_covered, ended, entries, read,
-    record_expiries, revoke, revoke_session, revoke_tenant, revoke_token, rich_session, session, text, unlimited,
+    LONGEST_TOKEN, after, assert_unchanged, attempt, create, create_all, end_covered, ended,
+    entries, read, record_expiries, revoke, revoke_session, revoke_tenant, revoke_token,
+    rich_session, session, text, unlimited,
 };
 
 fn acme() -> Tenant {
@@ -77,18 +78,27 @@ pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Sto
     create(store, of_acme(1)).await;
     let first = revoke_tenant(store, &acme(), after(2)).await;
     let second = revoke_tenant(store, &acme(), after(3)).await;
-    assert!(second.place.seq > first.place.seq, "a reader that waits for it must see it come: {first:?} {second:?}");
+    assert!(
+        second.place.seq > first.place.seq,
+        "a reader that waits for it must see it come: {first:?} {second:?}"
+    );
     assert!(up_to(store).await >= after(3));
     assert_eq!(entries(store).await[0].seq, second.place.seq);
 
     let tenants = store.unfinished().await.unwrap();
     end_covered(store, &tenants[0], 10).await;
-    assert_eq!(store.end_covered_sessions(tenants[0].clone(), None, 10).await.unwrap(), None, "none is left");
+    assert_eq!(
+        store.end_covered_sessions(tenants[0].clone(), None, 10).await.unwrap(),
+        None,
+        "none is left"
+    );
     assert_eq!(revoke_tenant(store, &acme(), after(4)).await.sessions, 0);
 }
 
 /// Whether or not the job has come to the sessions.
-pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since(store: &dyn Store) {
+pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since(
+    store: &dyn Store,
+) {
     create_all(store, [of_acme(1), of_acme(2)]).await;
     let revoke = async |at| {
         let outcome = revoke_tenant(store, &acme(), after(at)).await;
@@ -125,7 +135,9 @@ pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_si
 /// They may come in one transaction or in several.
 pub async fn of_many_who_revoke_a_tenant_with_others_few_change_something(store: &dyn Store) {
     create_all(store, (1..=5).map(of_acme)).await;
-    let outcomes = join_all((0..64).map(|n| revoke(store, RevocationTarget::Tenant(acme()), after(10 + n)))).await;
+    let outcomes =
+        join_all((0..64).map(|n| revoke(store, RevocationTarget::Tenant(acme()), after(10 + n))))
+            .await;
     let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
     let changes: Vec<_> = outcomes.iter().filter(|outcome| outcome.changed).collect();
     // Of those that have begun before the first has committed each may find nothing.
@@ -134,7 +146,8 @@ pub async fn of_many_who_revoke_a_tenant_with_others_few_change_something(store:
 }
 
 pub async fn sessions_that_are_over_are_not_counted(store: &dyn Store) {
-    let over = create_all(store, [of_acme(1), Session { idle_expires_at: after(10), ..of_acme(2) }]).await;
+    let over =
+        create_all(store, [of_acme(1), Session { idle_expires_at: after(10), ..of_acme(2) }]).await;
     create(store, of_acme(3)).await;
     revoke_session(store, &over[0], after(4)).await;
     assert_eq!(revoke_tenant(store, &acme(), after(10)).await.sessions, 1);
@@ -171,18 +184,33 @@ pub async fn revoked_tenants_are_listed_with_how_they_end(store: &dyn Store) {
     revoke_token(store, &there[2], there[2].access_token_id, after(4)).await;
     assert_eq!(store.unfinished().await.unwrap(), []);
 
-    let ended = Ended { at: after(5), reason: EndReason::AccountDisabled, note: text("unpaid, „letzte Mahnung“") };
+    let ended = Ended {
+        at: after(5),
+        reason: EndReason::AccountDisabled,
+        note: text("unpaid, „letzte Mahnung“"),
+    };
     let target = RevocationTarget::Tenant(acme());
     store
-        .revoke(Revocation { target, ended: ended.clone(), may_add: true, longest_token: LONGEST_TOKEN, orphan: None })
+        .revoke(Revocation {
+            target,
+            ended: ended.clone(),
+            may_add: true,
+            longest_token: LONGEST_TOKEN,
+            orphan: None,
+        })
         .await
         .unwrap();
     let tenants = store.unfinished().await.unwrap();
     let up_to = tenants[0].cut_off.up_to;
     let FeedEntry { seq, expires_at, .. } = entries(store).await.pop().unwrap();
     let cut_off = CutOff { up_to, spared: None };
-    assert_eq!(tenants, [Unfinished { seq, tenant: acme(), subject: None, cut_off, ended, expires_at }]);
-    assert!(entries(store).await.iter().any(|e| e.revoked == Revoked::Tenant { tenant: acme(), up_to }));
+    assert_eq!(
+        tenants,
+        [Unfinished { seq, tenant: acme(), subject: None, cut_off, ended, expires_at }]
+    );
+    assert!(
+        entries(store).await.iter().any(|e| e.revoked == Revoked::Tenant { tenant: acme(), up_to })
+    );
 }
 
 pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dyn Store) {
@@ -191,7 +219,8 @@ pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dy
         id: SessionId::new(at.plus(Duration::from_millis(millis)), [random; 10]),
         ..of_acme(10)
     };
-    let up_to = create_all(store, (1..=6).map(of_acme).chain([with_id(0, 0), with_id(0, 0xff)])).await;
+    let up_to =
+        create_all(store, (1..=6).map(of_acme).chain([with_id(0, 0), with_id(0, 0xff)])).await;
     revoke_tenant(store, &acme(), at).await;
     let later = create_all(store, [with_id(1, 0), of_acme(11)]).await;
     let elsewhere = create_all(store, [session(1 << 16), session(2 << 16)]).await;
@@ -199,20 +228,35 @@ pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dy
     let tenants = store.unfinished().await.unwrap();
 
     let first = store.end_covered_sessions(tenants[0].clone(), None, 3).await.unwrap();
-    assert_eq!(first, Some(EndedBatch { last: up_to[2].id, sessions: 3 }), "the last one looked at");
+    assert_eq!(
+        first,
+        Some(EndedBatch { last: up_to[2].id, sessions: 3 }),
+        "the last one looked at"
+    );
     let first = first.map(|batch| batch.last);
     assert_unchanged(store, &up_to[3..]).await;
     let second = store.end_covered_sessions(tenants[0].clone(), first, 3).await.unwrap();
     assert_eq!(second, Some(EndedBatch { last: up_to[5].id, sessions: 3 }));
     assert_unchanged(store, &up_to[6..]).await;
 
-    assert_eq!(end_covered(store, &tenants[0], 3).await, 2, "the last batch, and the empty one after it");
-    let ended: Vec<_> = up_to.into_iter().map(|session| session.end(tenants[0].ended.clone())).collect();
+    assert_eq!(
+        end_covered(store, &tenants[0], 3).await,
+        2,
+        "the last batch, and the empty one after it"
+    );
+    let ended: Vec<_> =
+        up_to.into_iter().map(|session| session.end(tenants[0].ended.clone())).collect();
     assert_unchanged(store, &ended).await;
     assert_unchanged(store, &later).await;
     assert_unchanged(store, &elsewhere).await;
-    let stops = |entries: &[FeedEntry]| entries.iter().map(|entry| entry.revoked.clone()).collect::<Vec<_>>();
-    assert_eq!(stops(&entries(store).await), stops(&entries_before), "the tenant's entry stops their tokens");
+    let stops = |entries: &[FeedEntry]| {
+        entries.iter().map(|entry| entry.revoked.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        stops(&entries(store).await),
+        stops(&entries_before),
+        "the tenant's entry stops their tokens"
+    );
 }
 
 pub async fn what_had_ended_before_its_tenant_is_left_as_it_was(store: &dyn Store) {
@@ -224,7 +268,13 @@ pub async fn what_had_ended_before_its_tenant_is_left_as_it_was(store: &dyn Stor
     let ended = Ended { at: after(10), reason: EndReason::AccountDisabled, note: text("later") };
     let target = RevocationTarget::Tenant(acme());
     store
-        .revoke(Revocation { target, ended, may_add: true, longest_token: LONGEST_TOKEN, orphan: None })
+        .revoke(Revocation {
+            target,
+            ended,
+            may_add: true,
+            longest_token: LONGEST_TOKEN,
+            orphan: None,
+        })
         .await
         .unwrap();
     for tenant in store.unfinished().await.unwrap() {
@@ -233,7 +283,8 @@ pub async fn what_had_ended_before_its_tenant_is_left_as_it_was(store: &dyn Stor
     assert_unchanged(store, &[expired, revoked]).await;
 }
 
-/// Clocks may have been ahead when a session was refreshed: its tokens live until then, so the entry is kept until then.
+/// Clocks may have been ahead when a session was refreshed: its tokens live until then, so the
+/// entry is kept until then.
 pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(store: &dyn Store) {
     let mut sessions = create_all(store, [of_acme(1), of_acme(2)]).await;
     sessions.push(
@@ -253,7 +304,8 @@ pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(s
     let tenants = store.unfinished().await.unwrap();
     end_covered(store, &tenants[0], 2).await;
     let kept_until = entries(store).await[0].expires_at;
-    let needed = sessions.iter().map(|session| BlacklistEntry::expiry_for(session, after(10))).max();
+    let needed =
+        sessions.iter().map(|session| BlacklistEntry::expiry_for(session, after(10))).max();
     assert_eq!(Some(kept_until), needed, "and no longer, however long a replay may last");
 }
 
@@ -273,10 +325,19 @@ pub async fn a_job_that_is_late_takes_nothing_back_from_a_newer_revocation(store
     let second = create(store, second).await;
     let newer = Ended { at: after(10), reason: EndReason::Compromised, note: text("newer") };
     let (target, orphan) = (RevocationTarget::Tenant(acme()), None);
-    let order = Revocation { target, ended: newer.clone(), may_add: true, longest_token: LONGEST_TOKEN, orphan };
+    let order = Revocation {
+        target,
+        ended: newer.clone(),
+        may_add: true,
+        longest_token: LONGEST_TOKEN,
+        orphan,
+    };
     store.revoke(order).await.unwrap();
     store.end_covered_sessions(before.clone(), None, 10).await.unwrap();
-    assert!(entries(store).await[0].expires_at > before.expires_at, "it is kept for as long as the first one needs");
+    assert!(
+        entries(store).await[0].expires_at > before.expires_at,
+        "it is kept for as long as the first one needs"
+    );
     assert_eq!(up_to(store).await, after(10));
     let refreshed = store.refresh_session(attempt(&second, after(11))).await.unwrap();
     assert_eq!(refreshed, Refreshed::Refused(RefreshRefusal::Ended));
@@ -300,13 +361,19 @@ pub async fn a_tenant_that_nothing_is_known_of_is_revoked_all_the_same(store: &d
     }
 }
 
-pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant(store: &dyn Store) {
+pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant(
+    store: &dyn Store,
+) {
     let before = create(store, of_acme(1)).await;
     revoke_tenant(store, &acme(), after(10)).await;
     let up_to = up_to(store).await;
 
     let refreshed = store.refresh_session(attempt(&before, after(11))).await.unwrap();
-    assert_eq!(refreshed, Refreshed::Refused(RefreshRefusal::Ended), "before the job has come to it");
+    assert_eq!(
+        refreshed,
+        Refreshed::Refused(RefreshRefusal::Ended),
+        "before the job has come to it"
+    );
     assert_unchanged(store, &[before]).await;
 
     let behind = of_acme(5);
@@ -317,22 +384,28 @@ pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_tenant
 }
 
 pub async fn all_sessions_end_in_batches_up_to_an_instant(store: &dyn Store) {
-    let there = create_all(store, [session(1), of_acme(2), session(3), of_acme(4), session(5)]).await;
+    let there =
+        create_all(store, [session(1), of_acme(2), session(3), of_acme(4), session(5)]).await;
     let over = revoke_session(store, &there[0], after(6)).await;
     assert!(over.changed);
     let over = read(store, &there[0]).await;
     let entries_before = entries(store).await.len();
     let ended = ended(after(10));
     let (mut last, mut sessions) = (None, vec![]);
-    while let Some(batch) = store.end_all_sessions(ended.clone(), after(4), last, 3).await.unwrap() {
+    while let Some(batch) = store.end_all_sessions(ended.clone(), after(4), last, 3).await.unwrap()
+    {
         last = Some(batch.last);
         sessions.push(batch.sessions);
     }
     assert_eq!((sessions, last), (vec![2, 1], Some(there[3].id)));
-    let mut expected: Vec<_> = there.iter().map(|session| session.clone().end(ended.clone())).collect();
+    let mut expected: Vec<_> =
+        there.iter().map(|session| session.clone().end(ended.clone())).collect();
     (expected[0], expected[4]) = (over, there[4].clone());
     assert_unchanged(store, &expected).await;
     assert_eq!(entries(store).await.len(), entries_before, "and no entries are added");
     let all = Timestamp::from_micros(i64::MAX);
-    assert_eq!(store.end_all_sessions(ended, all, last, 3).await.unwrap().map(|batch| batch.sessions), Some(1));
+    assert_eq!(
+        store.end_all_sessions(ended, all, last, 3).await.unwrap().map(|batch| batch.sessions),
+        Some(1)
+    );
 }

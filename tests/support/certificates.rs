@@ -6,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, Issuer, KeyPair, SanType,
+};
 
 pub struct Certificates {
     folder: PathBuf,
@@ -31,7 +33,12 @@ impl Certificates {
     }
 
     /// Writes NAME.pem and NAME.key.
-    pub fn certificate(&self, name: &str, names: &[&str], change: impl FnOnce(&mut CertificateParams)) {
+    pub fn certificate(
+        &self,
+        name: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) {
         self.certificate_of(&self.authority, name, names, change);
     }
 
@@ -43,10 +50,13 @@ impl Certificates {
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
     ) {
-        let (uris, hosts): (Vec<&str>, Vec<&str>) = names.iter().copied().partition(|name| name.contains("://"));
+        let (uris, hosts): (Vec<&str>, Vec<&str>) =
+            names.iter().copied().partition(|name| name.contains("://"));
         let hosts: Vec<String> = hosts.into_iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
-        params.subject_alt_names.extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
+        params
+            .subject_alt_names
+            .extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         // Written as tools do: whole, in the place of the one before.

@@ -1,4 +1,5 @@
-//! A cluster: processes that share a master key and a database; and how tests wait for what must come.
+//! A cluster: processes that share a master key and a database; and how tests wait for what must
+//! come.
 
 use std::{
     fs::{self, Permissions},
@@ -23,7 +24,9 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Waits for what must come, and fails rather than hang.
 pub async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(HANGS, event).await.unwrap_or_else(|_| panic!("not within {HANGS:?}: {what}"))
+    tokio::time::timeout(HANGS, event)
+        .await
+        .unwrap_or_else(|_| panic!("not within {HANGS:?}: {what}"))
 }
 
 /// Waits for what must come, but has no event to wait for.
@@ -41,7 +44,10 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
 
 /// Waits until a number in the database is what it must become.
 pub async fn becomes(url: &str, sql: &str, expected: i64) {
-    eventually(&format!("{sql} = {expected}"), async || (number(url, sql).await == expected).then_some(())).await;
+    eventually(&format!("{sql} = {expected}"), async || {
+        (number(url, sql).await == expected).then_some(())
+    })
+    .await;
 }
 
 /// One process of a cluster. It connects to the database under a name of its own.
@@ -85,7 +91,10 @@ impl Replica {
     /// How many connections it has, and of those how many in a state like this.
     pub fn connections(&self, state: &str) -> String {
         let name = self.name();
-        format!("SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND state LIKE '{state}'")
+        format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND state \
+             LIKE '{state}'"
+        )
     }
 }
 
@@ -101,8 +110,8 @@ impl Home {
         Self(folder)
     }
 
-    /// Starts a replica that reaches the database by this URL, and waits for nothing. Nothing expires and no grace ends while
-    /// a test runs, unless its settings say otherwise.
+    /// Starts a replica that reaches the database by this URL, and waits for nothing. Nothing
+    /// expires and no grace ends while a test runs, unless its settings say otherwise.
     pub fn spawn(&self, url: &str, settings: &[(&str, &str)]) -> Replica {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("replica {}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -140,7 +149,11 @@ impl Cluster {
     }
 
     /// Replicas that reach the database by these URLs, under these settings.
-    pub async fn start_by<'a>(urls: impl IntoIterator<Item = &'a str>, url: &str, settings: &[(&str, &str)]) -> Self {
+    pub async fn start_by<'a>(
+        urls: impl IntoIterator<Item = &'a str>,
+        url: &str,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let mut cluster = Self::new(url);
         cluster.replicas = urls.into_iter().map(|url| cluster.spawn(url, settings)).collect();
         for replica in &mut cluster.replicas {
@@ -163,7 +176,8 @@ impl Cluster {
         command
     }
 
-    /// Ends a replica as `kill -9` does, and waits until the database has done with what it had under way.
+    /// Ends a replica as `kill -9` does, and waits until the database has done with what it had
+    /// under way.
     pub async fn kill(&mut self, index: usize) {
         self.replicas[index].kill();
         becomes(&self.url, &self.replicas[index].connections("%"), 0).await;

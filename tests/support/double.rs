@@ -21,8 +21,8 @@ use countersign::{
         time::Timestamp,
     },
     store::{
-        Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError,
-        SweptRevocations, Unfinished,
+        Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
+        SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
         replicas::{Members, Renewal, Renewals, Renewed},
         ring::{RingChange, SealedRing},
     },
@@ -57,7 +57,9 @@ impl Gate {
     /// Waits until a call has come to the shut gate.
     pub async fn held(&self) {
         let mut waiting = self.waiting.subscribe();
-        in_time("a call comes to the gate", waiting.wait_for(|waiting| *waiting > 0)).await.unwrap();
+        in_time("a call comes to the gate", waiting.wait_for(|waiting| *waiting > 0))
+            .await
+            .unwrap();
     }
 
     async fn pass(&self) {
@@ -147,7 +149,8 @@ impl Double {
         let (before, _) = *sweeps.borrow_and_update();
         // The next may have read the clock already; the one after it has not, and has ended when a
         // third begins.
-        let (_, until) = *in_time("a sweep", sweeps.wait_for(|(count, _)| *count >= before + 2)).await.unwrap();
+        let (_, until) =
+            *in_time("a sweep", sweeps.wait_for(|(count, _)| *count >= before + 2)).await.unwrap();
         in_time("another sweep", sweeps.wait_for(|(count, _)| *count >= before + 3)).await.unwrap();
         until
     }
@@ -267,7 +270,11 @@ impl Store for Double {
         Ok(self.real.now().await?.map(|_| Timestamp::from_micros(micros)))
     }
 
-    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations> {
+    async fn delete_expired_revocations(
+        &self,
+        until: Timestamp,
+        limit: i64,
+    ) -> Result<SweptRevocations> {
         self.sweeps.send_modify(|(count, last)| (*count, *last) = (*count + 1, until));
         self.real.delete_expired_revocations(until, limit).await
     }
@@ -276,7 +283,12 @@ impl Store for Double {
         self.real.stopped().await;
     }
 
-    async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries> {
+    async fn record_expiries(
+        &self,
+        until: Timestamp,
+        limit: i64,
+        keep: bool,
+    ) -> Result<RecordedExpiries> {
         self.real.record_expiries(until, limit, keep).await
     }
 

@@ -1,4 +1,5 @@
-//! Tokens that nobody should make: signed with the service's own key, so that nothing but their fault is left.
+//! Tokens that nobody should make: signed with the service's own key, so that nothing but their
+//! fault is left.
 
 use std::path::Path;
 
@@ -35,7 +36,10 @@ impl Forge {
     /// The header of a good token, with or without changes.
     pub fn header(&self, changes: Value) -> String {
         let key = self.ring.signing().unwrap();
-        changed(json!({ "alg": key.pair.algorithm().as_str(), "typ": "at+jwt", "kid": key.kid }), changes)
+        changed(
+            json!({ "alg": key.pair.algorithm().as_str(), "typ": "at+jwt", "kid": key.kid }),
+            changes,
+        )
     }
 
     /// Signs a header and a payload as they are written.
@@ -46,7 +50,8 @@ impl Forge {
     /// Signs two parts of a token that are encoded, whatever by.
     pub fn sign_parts(&self, header: &str, payload: &str) -> String {
         let signed = format!("{header}.{payload}");
-        let signature = URL_SAFE_NO_PAD.encode(self.ring.signing().unwrap().pair.sign(signed.as_bytes()).unwrap());
+        let signature = URL_SAFE_NO_PAD
+            .encode(self.ring.signing().unwrap().pair.sign(signed.as_bytes()).unwrap());
         format!("{signed}.{signature}")
     }
 
@@ -56,7 +61,12 @@ impl Forge {
     }
 
     /// A refresh token of any lineage.
-    pub async fn refresh_token(&self, server: &Server, id: &str, change: impl FnOnce(&mut Lineage)) -> String {
+    pub async fn refresh_token(
+        &self,
+        server: &Server,
+        id: &str,
+        change: impl FnOnce(&mut Lineage),
+    ) -> String {
         let mut lineage = server.lineage(id).await;
         change(&mut lineage);
         refresh::issue(id.parse().unwrap(), &lineage, self.ring.refresh(lineage.key).unwrap())

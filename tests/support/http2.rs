@@ -75,7 +75,9 @@ pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
 
 /// A number after a prefix of seven bits (RFC 7541, section 5.1).
 fn integer(block: &mut Vec<u8>, number: usize) {
-    let Some(mut rest) = number.checked_sub(127) else { return block.push(u8::try_from(number).unwrap()) };
+    let Some(mut rest) = number.checked_sub(127) else {
+        return block.push(u8::try_from(number).unwrap());
+    };
     block.push(127);
     while rest >= 128 {
         block.push(u8::try_from(rest % 128).unwrap() | 128);
@@ -103,8 +105,10 @@ pub fn message(bytes: &[u8]) -> Vec<u8> {
 
 /// SETTINGS with these values.
 pub fn settings(values: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<_> =
-        values.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+    let payload: Vec<_> = values
+        .iter()
+        .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+        .collect();
     frame(kind::SETTINGS, 0, 0, &payload)
 }
 
@@ -174,7 +178,12 @@ impl Raw {
         let mut raw = Self::silent(address).await;
         raw.send(&[PREFACE, &settings(values)].concat()).await;
         for begun in [kind::SETTINGS, kind::WINDOW_UPDATE] {
-            while in_time("the server begins", raw.read.next()).await.expect("the connection stays").kind != begun {}
+            while in_time("the server begins", raw.read.next())
+                .await
+                .expect("the connection stays")
+                .kind
+                != begun
+            {}
         }
         raw.send(&frame(kind::SETTINGS, ACK, 0, &[])).await;
         raw
@@ -209,13 +218,16 @@ impl Raw {
         self.flood(|| None).await
     }
 
-    /// Whether the connection is still good: what is asked for comes back. Returns what came before, or how it has ended.
+    /// Whether the connection is still good: what is asked for comes back. Returns what came
+    /// before, or how it has ended.
     pub async fn answers(&mut self) -> Result<Vec<Frame>, Ended> {
         let asked = 0x1234_5678_u64;
         let _ = self.try_send(&ping(asked)).await;
         let mut seen = vec![];
         while let Some(frame) = in_time("the answer to a ping", self.read.next()).await {
-            if (frame.kind, frame.flags) == (kind::PING, ACK) && frame.payload == asked.to_be_bytes() {
+            if (frame.kind, frame.flags) == (kind::PING, ACK)
+                && frame.payload == asked.to_be_bytes()
+            {
                 return Ok(seen);
             }
             seen.push(frame);

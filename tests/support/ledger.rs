@@ -1,9 +1,10 @@
 //! What a client was told, and the check that a server still knows all of it and nothing by halves.
 
 use countersign::proto::{
-    CreateSessionRequest, CreateSessionResponse, EndReason, GetSessionRequest, InactiveReason, ListSessionsRequest,
-    RefreshRequest, RefreshResponse, RevokeRequest, SessionState, SubjectTarget, ValidateRequest, ValidateResponse,
-    revoke_request::Target, session_service_client::SessionServiceClient,
+    CreateSessionRequest, CreateSessionResponse, EndReason, GetSessionRequest, InactiveReason,
+    ListSessionsRequest, RefreshRequest, RefreshResponse, RevokeRequest, SessionState,
+    SubjectTarget, ValidateRequest, ValidateResponse, revoke_request::Target,
+    session_service_client::SessionServiceClient,
 };
 use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -31,7 +32,8 @@ impl Dice {
     }
 }
 
-/// A subject, its sessions as they were acknowledged, and the call that was never answered, if there was one.
+/// A subject, its sessions as they were acknowledged, and the call that was never answered, if
+/// there was one.
 #[derive(Debug)]
 pub struct Account {
     subject: String,
@@ -56,7 +58,8 @@ enum Call {
     Revoke { sessions: Vec<usize>, reason: EndReason },
 }
 
-const REASONS: [EndReason; 3] = [EndReason::SignedOut, EndReason::Compromised, EndReason::Administrative];
+const REASONS: [EndReason; 3] =
+    [EndReason::SignedOut, EndReason::Compromised, EndReason::Administrative];
 
 /// The reason that the server gave for refusing.
 pub fn reason(status: &Status) -> String {
@@ -76,7 +79,8 @@ impl Account {
         (0..self.sessions.len()).filter(|&index| self.sessions[index].ended.is_none()).collect()
     }
 
-    /// Makes a random call and notes the answer. Without an answer, the call stays noted as unanswered.
+    /// Makes a random call and notes the answer. Without an answer, the call stays noted as
+    /// unanswered.
     pub async fn call(&mut self, client: &mut Client, dice: &mut Dice) -> Result<(), Status> {
         let live = self.live();
         self.calls += 1;
@@ -94,12 +98,18 @@ impl Account {
             Call::Create { request_id } => self.create(client, request_id, Patience::Once).await?,
             Call::Refresh { session } => {
                 let replayed = self.refresh(client, *session, Patience::Once).await?;
-                assert!(!replayed, "nobody else has this token, so the refresh was applied twice: {self:?}");
+                assert!(
+                    !replayed,
+                    "nobody else has this token, so the refresh was applied twice: {self:?}"
+                );
             }
             Call::Revoke { sessions, reason } => {
                 let target = match sessions.as_slice() {
                     [only] => Target::SessionId(self.sessions[*only].id.clone()),
-                    _ => Target::Subject(SubjectTarget { subject: self.subject.clone(), ..Default::default() }),
+                    _ => Target::Subject(SubjectTarget {
+                        subject: self.subject.clone(),
+                        ..Default::default()
+                    }),
                 };
                 self.revoke(client, target, sessions, *reason).await?;
             }
@@ -108,7 +118,12 @@ impl Account {
         Ok(())
     }
 
-    async fn create(&mut self, client: &mut Client, request_id: &str, patience: Patience) -> Result<(), Status> {
+    async fn create(
+        &mut self,
+        client: &mut Client,
+        request_id: &str,
+        patience: Patience,
+    ) -> Result<(), Status> {
         let request = CreateSessionRequest {
             subject: self.subject.clone(),
             request_id: request_id.to_owned(),
@@ -126,7 +141,12 @@ impl Account {
         Ok(())
     }
 
-    async fn refresh(&mut self, client: &mut Client, session: usize, patience: Patience) -> Result<bool, Status> {
+    async fn refresh(
+        &mut self,
+        client: &mut Client,
+        session: usize,
+        patience: Patience,
+    ) -> Result<bool, Status> {
         let known = &mut self.sessions[session];
         let refreshed = refresh_with(client, &known.refresh_token, patience).await?;
         let tokens = refreshed.tokens.unwrap();
@@ -145,7 +165,12 @@ impl Account {
         reason: EndReason,
     ) -> Result<(), Status> {
         let note = format!("note of {}", self.subject);
-        let request = RevokeRequest { target: Some(target), reason: reason.into(), note, ..Default::default() };
+        let request = RevokeRequest {
+            target: Some(target),
+            reason: reason.into(),
+            note,
+            ..Default::default()
+        };
         let revoked = client.revoke(request).await?.into_inner();
         assert_eq!(revoked.revoked_sessions, i64::try_from(sessions.len()).unwrap(), "{self:?}");
         for &session in sessions {
@@ -154,10 +179,12 @@ impl Account {
         Ok(())
     }
 
-    /// Checks that the server knows all that was acknowledged, and that what was not is there as a whole or not at all.
+    /// Checks that the server knows all that was acknowledged, and that what was not is there as a
+    /// whole or not at all.
     pub async fn verify(&mut self, client: &mut Client) {
         match self.unanswered.take() {
-            // The same request once more makes no second session, whether or not the first one arrived.
+            // The same request once more makes no second session, whether or not the first one
+            // arrived.
             Some(Call::Create { request_id }) => {
                 self.create(client, &request_id, Patience::UntilCurrent).await.unwrap()
             }
@@ -168,9 +195,13 @@ impl Account {
             Some(Call::Revoke { sessions, reason }) => {
                 let mut ended = vec![];
                 for &index in &sessions {
-                    ended.push(state(client, &self.sessions[index].id).await == SessionState::Ended);
+                    ended
+                        .push(state(client, &self.sessions[index].id).await == SessionState::Ended);
                 }
-                assert!(ended.iter().all(|one| *one == ended[0]), "a revocation by halves: {ended:?} of {self:?}");
+                assert!(
+                    ended.iter().all(|one| *one == ended[0]),
+                    "a revocation by halves: {ended:?} of {self:?}"
+                );
                 for index in sessions.into_iter().filter(|_| ended[0]) {
                     self.sessions[index].ended = Some(reason);
                 }
@@ -185,7 +216,11 @@ impl Account {
         }
         let request = ListSessionsRequest { subject: self.subject.clone(), ..Default::default() };
         let listed = client.list_sessions(request).await.unwrap().into_inner().sessions;
-        assert_eq!(listed.len(), self.sessions.len(), "a session that nobody was told of: {self:?}");
+        assert_eq!(
+            listed.len(),
+            self.sessions.len(),
+            "a session that nobody was told of: {self:?}"
+        );
     }
 
     async fn verify_live(&mut self, client: &mut Client, index: usize) {
@@ -195,9 +230,15 @@ impl Account {
             assert!(validate(client, token).await.active, "{self:?}");
         }
         if let Some(previous) = &known.previous_refresh_token {
-            let again = refresh(client, previous).await.unwrap_or_else(|status| panic!("{status:?}: {self:?}"));
+            let again = refresh(client, previous)
+                .await
+                .unwrap_or_else(|status| panic!("{status:?}: {self:?}"));
             assert!(again.replayed, "an acknowledged refresh is undone: {self:?}");
-            assert_eq!(again.tokens.unwrap().refresh_token, known.refresh_token, "another successor: {self:?}");
+            assert_eq!(
+                again.tokens.unwrap().refresh_token,
+                known.refresh_token,
+                "another successor: {self:?}"
+            );
         }
         let replayed = self.refresh(client, index, Patience::UntilCurrent).await.unwrap();
         assert!(!replayed, "the last acknowledged refresh token was not the current one: {self:?}");
@@ -207,7 +248,11 @@ impl Account {
         let known = &self.sessions[index];
         let request = GetSessionRequest { session_id: known.id.clone() };
         let session = client.get_session(request).await.unwrap().into_inner().session.unwrap();
-        assert_eq!((session.state(), session.end_reason()), (SessionState::Ended, expected), "{self:?}");
+        assert_eq!(
+            (session.state(), session.end_reason()),
+            (SessionState::Ended, expected),
+            "{self:?}"
+        );
         assert_eq!(session.end_note, format!("note of {}", self.subject));
         for token in &known.access_tokens {
             let answer = validate(client, token).await;
@@ -219,8 +264,8 @@ impl Account {
     }
 }
 
-/// Whether every client should make the call again: the server may not know the latest revocations. On a busy machine a lease
-/// may lapse at any time.
+/// Whether every client should make the call again: the server may not know the latest revocations.
+/// On a busy machine a lease may lapse at any time.
 fn is_not_current<T>(answer: &Result<T, Status>) -> bool {
     answer.as_ref().is_err_and(|status| reason(status) == "NOT_CURRENT")
 }
@@ -247,7 +292,11 @@ async fn create_with(
     }
 }
 
-async fn refresh_with(client: &mut Client, token: &str, patience: Patience) -> Result<RefreshResponse, Status> {
+async fn refresh_with(
+    client: &mut Client,
+    token: &str,
+    patience: Patience,
+) -> Result<RefreshResponse, Status> {
     let request = RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
     loop {
         let answer = client.refresh(request.clone()).await.map(tonic::Response::into_inner);
@@ -258,7 +307,10 @@ async fn refresh_with(client: &mut Client, token: &str, patience: Patience) -> R
 }
 
 #[allow(dead_code)] // Not every binary of tests creates sessions by itself.
-pub async fn create(client: &mut Client, request: CreateSessionRequest) -> Result<CreateSessionResponse, Status> {
+pub async fn create(
+    client: &mut Client,
+    request: CreateSessionRequest,
+) -> Result<CreateSessionResponse, Status> {
     create_with(client, request, Patience::UntilCurrent).await
 }
 
@@ -278,5 +330,12 @@ pub async fn validate(client: &mut Client, token: &str) -> ValidateResponse {
 
 async fn state(client: &mut Client, session_id: &str) -> SessionState {
     let request = GetSessionRequest { session_id: session_id.to_owned() };
-    client.get_session(request).await.expect("the session exists").into_inner().session.unwrap().state()
+    client
+        .get_session(request)
+        .await
+        .expect("the session exists")
+        .into_inner()
+        .session
+        .unwrap()
+        .state()
 }

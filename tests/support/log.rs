@@ -38,7 +38,11 @@ pub fn capture() {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
         let filter = EnvFilter::new("info,countersign=trace");
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Writer).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(Writer)
+            .init();
     });
 }
 
@@ -65,8 +69,9 @@ const PIECE: usize = 20;
 pub struct Secrets(HashMap<Vec<u8>, String>);
 
 impl Secrets {
-    /// One more, by the name of who sends it. Found is what is base64url, as every part of a token is, and at least twice as long as a
-    /// piece: those that begin at each multiple of its length are looked for.
+    /// One more, by the name of who sends it. Found is what is base64url, as every part of a token
+    /// is, and at least twice as long as a piece: those that begin at each multiple of its length
+    /// are looked for.
     pub fn keep(&mut self, name: &str, token: &str) {
         let runs = token.as_bytes().split(|byte| !is_of_token(*byte));
         for piece in runs.flat_map(|run| run.chunks_exact(PIECE)) {
@@ -77,8 +82,11 @@ impl Secrets {
     /// Whose tokens a log shows.
     pub fn found_in(&self, log: &str) -> Vec<&str> {
         let runs = log.as_bytes().split(|byte| !is_of_token(*byte));
-        let mut found: Vec<_> =
-            runs.flat_map(|run| run.windows(PIECE)).filter_map(|piece| self.0.get(piece)).map(String::as_str).collect();
+        let mut found: Vec<_> = runs
+            .flat_map(|run| run.windows(PIECE))
+            .filter_map(|piece| self.0.get(piece))
+            .map(String::as_str)
+            .collect();
         found.sort_unstable();
         found.dedup();
         found

@@ -30,7 +30,8 @@ pub const SECRETS: [(&str, &str); 1] = [("password of the database", PASSWORD)];
 pub const AUDIT_ID: &str = "replace(id::text, '-', '')";
 
 impl Database {
-    /// For a service with this data directory. The service does not make the master key, so it is there before.
+    /// For a service with this data directory. The service does not make the master key, so it is
+    /// there before.
     pub async fn new(data_dir: &Path) -> Self {
         fs::DirBuilder::new().mode(0o700).create(data_dir).unwrap();
         master_key::create(&data_dir.join("master.key"), &SystemRng::default()).unwrap();
@@ -64,20 +65,24 @@ impl Database {
         client
     }
 
-    /// Waits until a service that has stopped has let go of it. Background tasks do when they are next polled.
+    /// Waits until a service that has stopped has let go of it. Background tasks do when they are
+    /// next polled.
     pub async fn released(&self) {
         let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                       AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
-        eventually("every connection is closed", async || (number(&self.url, others).await == 0).then_some(())).await;
+        eventually("every connection is closed", async || {
+            (number(&self.url, others).await == 0).then_some(())
+        })
+        .await;
     }
 
     /// What an operator does while the service runs, though with a tool of their own.
     pub async fn back_up(&self) -> Backup {
         self.execute(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ; CREATE SCHEMA backup; \
-             DO $$ DECLARE name text; BEGIN \
-             FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP \
-             EXECUTE format('CREATE TABLE backup.%I AS TABLE public.%I', name, name); END LOOP; END $$; COMMIT",
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; CREATE SCHEMA backup; DO $$ DECLARE name \
+             text; BEGIN FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' \
+             LOOP EXECUTE format('CREATE TABLE backup.%I AS TABLE public.%I', name, name); END \
+             LOOP; END $$; COMMIT",
         )
         .await;
         Backup
@@ -86,12 +91,11 @@ impl Database {
     /// Sets the database back, once no service runs.
     pub async fn restore(&self, _: Backup) {
         self.execute(
-            "DO $$ DECLARE name text; BEGIN \
-             FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP \
-             EXECUTE format('TRUNCATE public.%I; INSERT INTO public.%I TABLE backup.%I', name, name, name); \
-             END LOOP; END $$; DROP SCHEMA backup CASCADE; \
-             /* It lists the service of that time. A new one would wait for it, and the clock of the test stands still. */ \
-             TRUNCATE replicas",
+            "DO $$ DECLARE name text; BEGIN FOR name IN SELECT tablename FROM pg_tables WHERE \
+             schemaname = 'public' LOOP EXECUTE format('TRUNCATE public.%I; INSERT INTO public.%I \
+             TABLE backup.%I', name, name, name); END LOOP; END $$; DROP SCHEMA backup CASCADE; \
+             /* It lists the service of that time. A new one would wait for it, and the clock of \
+             the test stands still. */ TRUNCATE replicas",
         )
         .await;
     }

@@ -7,8 +7,8 @@ use std::{
 
 use countersign::store::sqlite::open;
 use diesel::{
-    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query,
-    sql_types::BigInt,
+    Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection,
+    sql_query, sql_types::BigInt,
 };
 use tempfile::TempDir;
 
@@ -36,7 +36,8 @@ struct Count {
 pub const AUDIT_ID: &str = "lower(hex(id))";
 
 impl Database {
-    /// For a service with this data directory. The service makes it at its first start, and the master key with it.
+    /// For a service with this data directory. The service makes it at its first start, and the
+    /// master key with it.
     pub async fn new(data_dir: &Path) -> Self {
         Self { file: data_dir.join("countersign.db") }
     }
@@ -64,7 +65,8 @@ impl Database {
         connection
     }
 
-    /// Waits until a service that has stopped has let go of it. Background tasks do when they are next polled.
+    /// Waits until a service that has stopped has let go of it. Background tasks do when they are
+    /// next polled.
     pub async fn released(&self) {
         eventually("the lock is free", async || open::lock(&self.file).ok().map(drop)).await;
     }
@@ -79,8 +81,10 @@ impl Database {
     /// Sets the database back, once no service runs.
     pub async fn restore(&self, backup: Backup) {
         let log = format!("{}-wal", self.file.display());
-        // The last connection takes it along when it is closed, which is a moment after the service has stopped.
-        eventually("the database is closed", async || (!fs::exists(&log).unwrap()).then_some(())).await;
+        // The last connection takes it along when it is closed, which is a moment after the service
+        // has stopped.
+        eventually("the database is closed", async || (!fs::exists(&log).unwrap()).then_some(()))
+            .await;
         fs::copy(backup.file(), &self.file).unwrap();
     }
 }

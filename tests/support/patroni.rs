@@ -61,7 +61,12 @@ impl Kept {
         let dir = tempfile::Builder::new().prefix("countersign-ha-").tempdir().unwrap().keep();
         let command = prepare(&dir);
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", KEEPER, "sh"]).arg(&dir).args(command).current_dir(&dir).env("HOME", &dir);
+        keeper
+            .args(["-c", KEEPER, "sh"])
+            .arg(&dir)
+            .args(command)
+            .current_dir(&dir)
+            .env("HOME", &dir);
         keeper.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         if let Some((uid, gid)) = user() {
             chown(&dir, Some(uid), Some(gid)).unwrap();
@@ -113,7 +118,8 @@ impl Node {
         if part == Part::Postmaster {
             return vec![postmaster];
         }
-        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
+        let children =
+            fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
         let mut pids = if part == Part::All { vec![first_line("pid")] } else { vec![] };
         pids.push(postmaster);
         pids.extend(children.split_whitespace().map(str::to_owned));
@@ -152,14 +158,20 @@ impl Patroni {
     fn begin() -> Self {
         for program in ["patroni", "etcd"] {
             let there = Command::new(program).arg("--version").output().is_ok();
-            assert!(there, "these tests run {program}: install it (Debian: `apt-get install patroni etcd-server`)");
+            assert!(
+                there,
+                "these tests run {program}: install it (Debian: `apt-get install patroni \
+                 etcd-server`)"
+            );
         }
         let (client, peer) = (free_address().port(), free_address().port());
         let etcd = Kept::start(|dir| {
-            let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+            let (client, peer) =
+                (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
             words(&format!(
                 "etcd --name one --data-dir {}/data --listen-client-urls {client} --advertise-client-urls {client}
-                 --listen-peer-urls {peer} --initial-advertise-peer-urls {peer} --initial-cluster one={peer}",
+                 -- listen-peer-urls {peer} --initial-advertise-peer-urls {peer} --initial-cluster
+                 -- one={peer}",
                 dir.display()
             ))
         });
@@ -183,23 +195,34 @@ impl Patroni {
         let process = Kept::start(|dir| {
             let servers = self.nodes.iter().enumerate().map(|(index, node)| {
                 let check = node.patroni.port();
-                format!("    server {} 127.0.0.1:{} check port {check}\n", Node::name(index), node.postgres)
+                format!(
+                    "    server {} 127.0.0.1:{} check port {check}\n",
+                    Node::name(index),
+                    node.postgres
+                )
             });
             let text = format!(
-                "defaults\n    mode tcp\n    timeout connect 1s\n    timeout check 1s\n    timeout client 1h\n    timeout server 1h\n\
-                 listen primary\n    bind 127.0.0.1:{port}\n    option httpchk OPTIONS /primary\n    \
-                 http-check expect status 200\n    \
-                 default-server inter 1s fall 2 rise 1 on-marked-down shutdown-sessions\n{}",
+                "defaults\n    mode tcp\n    timeout connect 1s\n    timeout check 1s\n    \
+                 timeout client 1h\n    timeout server 1h\nlisten primary\n    bind \
+                 127.0.0.1:{port}\n    option httpchk OPTIONS /primary\n    http-check expect \
+                 status 200\n    default-server inter 1s fall 2 rise 1 on-marked-down \
+                 shutdown-sessions\n{}",
                 servers.collect::<String>()
             );
             let file = dir.join("haproxy.cfg");
             fs::write(&file, text).unwrap();
-            vec!["haproxy".to_owned(), "-db".to_owned(), "-f".to_owned(), file.display().to_string()]
+            vec![
+                "haproxy".to_owned(),
+                "-db".to_owned(),
+                "-f".to_owned(),
+                file.display().to_string(),
+            ]
         });
         self.haproxy = Some(process);
         let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
         // Before its first checks it takes all of them for good, and leads to each in turn.
-        let is_leader = "DO $$ BEGIN IF pg_is_in_recovery() THEN RAISE EXCEPTION 'a standby'; END IF; END $$";
+        let is_leader =
+            "DO $$ BEGIN IF pg_is_in_recovery() THEN RAISE EXCEPTION 'a standby'; END IF; END $$";
         self.wait("HAProxy has found the leader", async || {
             for _ in 0..2 * NODES {
                 try_execute(&url, is_leader).await.ok()?;
@@ -264,8 +287,14 @@ impl Patroni {
     pub fn url(&self, leader: usize, position: usize, database: &str) -> String {
         let mut order: Vec<_> = (0..NODES).filter(|index| *index != leader).collect();
         order.insert(position, leader);
-        let hosts: Vec<_> = order.iter().map(|index| format!("127.0.0.1:{}", self.nodes[*index].postgres)).collect();
-        format!("postgres://postgres@{}/{database}?target_session_attrs=read-write", hosts.join(","))
+        let hosts: Vec<_> = order
+            .iter()
+            .map(|index| format!("127.0.0.1:{}", self.nodes[*index].postgres))
+            .collect();
+        format!(
+            "postgres://postgres@{}/{database}?target_session_attrs=read-write",
+            hosts.join(",")
+        )
     }
 
     /// One server's own.
@@ -284,7 +313,12 @@ impl Patroni {
     pub fn signal(&self, index: usize, part: Part, signal: &str) {
         let pids = self.nodes[index].pids(part);
         // Those of them that follow may have ended with the first.
-        let _ = Command::new("kill").args(["-s", signal]).args(pids).stderr(Stdio::null()).status().unwrap();
+        let _ = Command::new("kill")
+            .args(["-s", signal])
+            .args(pids)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
     }
 
     /// Waits until some server accepts a commit, which a server that only believes to be in charge
@@ -294,7 +328,8 @@ impl Patroni {
             let commits = (0..NODES).map(async |index| {
                 let url = self.url_of(index, database);
                 let commit =
-                    "CREATE TABLE IF NOT EXISTS ha_probe (at timestamptz); INSERT INTO ha_probe VALUES (now())";
+                    "CREATE TABLE IF NOT EXISTS ha_probe (at timestamptz); INSERT INTO ha_probe \
+                     VALUES (now())";
                 matches!(timeout(Duration::from_secs(1), try_execute(&url, commit)).await, Ok(Ok(())))
             });
             futures_util::future::join_all(commits).await.contains(&true).then_some(())
@@ -327,7 +362,13 @@ async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> O
     (answer.status == 200).then_some(answer.body)
 }
 
-fn configuration(dir: &Path, index: usize, etcd: u16, postgres: u16, patroni: SocketAddr) -> String {
+fn configuration(
+    dir: &Path,
+    index: usize,
+    etcd: u16,
+    postgres: u16,
+    patroni: SocketAddr,
+) -> String {
     let dir = dir.display();
     let name = Node::name(index);
     let bin = program("postgres");

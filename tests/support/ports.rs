@@ -15,14 +15,20 @@ const FIRST: u32 = 10_000;
 /// give it to any connection that goes out.
 pub fn free_address() -> SocketAddr {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
-    let chosen_by_kernel = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let last = chosen_by_kernel.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
+    let chosen_by_kernel =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let last = chosen_by_kernel
+        .split_whitespace()
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or(32_768);
     let ports = last.max(FIRST + 10_000) - FIRST;
     // Test programs that run side by side begin far from each other.
     let first = process::id().wrapping_mul(1_009);
     loop {
         let next = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
-        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(FIRST + next % ports).unwrap()));
+        let address =
+            SocketAddr::from(([127, 0, 0, 1], u16::try_from(FIRST + next % ports).unwrap()));
         if TcpListener::bind(address).is_ok() {
             return address;
         }

@@ -1,4 +1,5 @@
-//! A throw-away PostgreSQL server for the tests of one process, and a fresh database for each of them.
+//! A throw-away PostgreSQL server for the tests of one process, and a fresh database for each of
+//! them.
 
 use std::{
     env, fs,
@@ -16,8 +17,8 @@ use std::{
 use countersign::store::postgres::connect::{Options, Password};
 use tokio_postgres::NoTls;
 
-/// What runs beside the tests. It lives as long as its standard input is open, which ends with this process however that
-/// ends, and leaves nothing behind.
+/// What runs beside the tests. It lives as long as its standard input is open, which ends with this
+/// process however that ends, and leaves nothing behind.
 const KEEPER: &str = r#"
 set -u
 bin=$1 dir=$2 primary=$3
@@ -60,7 +61,8 @@ rm -rf "$dir"
 #[allow(dead_code)] // Not every binary of tests has a server that speaks it.
 pub const GERMAN: &str = "de_DE.UTF-8";
 
-/// Names the locale in which all servers speak. `scripts/test` runs the contract of the store once more with it.
+/// Names the locale in which all servers speak. `scripts/test` runs the contract of the store once
+/// more with it.
 const LOCALE: &str = "COUNTERSIGN_TEST_LC_MESSAGES";
 
 /// How long the server may take to start on a busy machine.
@@ -142,11 +144,14 @@ fn binaries() -> PathBuf {
     });
     folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     let there = |folder: &&PathBuf| {
-        ["initdb", "postgres", "pg_ctl", "pg_basebackup"].iter().all(|name| folder.join(name).exists())
+        ["initdb", "postgres", "pg_ctl", "pg_basebackup"]
+            .iter()
+            .all(|name| folder.join(name).exists())
     };
     folders.iter().rfind(there).cloned().expect(
-        "these tests start a PostgreSQL server of their own, and there is none: install it (Debian: `apt-get install \
-         postgresql`), or put initdb, postgres, pg_ctl and pg_basebackup into the PATH",
+        "these tests start a PostgreSQL server of their own, and there is none: install it \
+         (Debian: `apt-get install postgresql`), or put initdb, postgres, pg_ctl and \
+         pg_basebackup into the PATH",
     )
 }
 
@@ -164,16 +169,22 @@ pub fn lc_messages(locale: &str) -> String {
 /// Compiles a locale into a folder, which takes no rights and leaves the machine as it is.
 fn make_locale(folder: &Path, locale: &str) {
     let (name, charset) = locale.split_once('.').expect("a locale such as de_DE.UTF-8");
-    let made =
-        Command::new("localedef").args(["--no-archive", "-i", name, "-f", charset]).arg(folder.join(locale)).output();
+    let made = Command::new("localedef")
+        .args(["--no-archive", "-i", name, "-f", charset])
+        .arg(folder.join(locale))
+        .output();
     let made = made.expect("localedef, which is part of the C library");
     let problem = String::from_utf8_lossy(&made.stderr);
-    assert!(made.status.success(), "no locale {locale} (Debian: `apt-get install locales`): {problem}");
+    assert!(
+        made.status.success(),
+        "no locale {locale} (Debian: `apt-get install locales`): {problem}"
+    );
 }
 
 /// PostgreSQL refuses to run as root: somebody else, then.
 pub fn user() -> Option<(u32, u32)> {
-    let is_root = fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let is_root =
+        fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if !is_root {
         return None;
     }
@@ -183,7 +194,11 @@ pub fn user() -> Option<(u32, u32)> {
         let mut numbers = line.split(':').skip(2).map(|field| field.parse().ok());
         Some((numbers.next()??, numbers.next()??))
     };
-    Some(find("postgres").or_else(|| find("nobody")).expect("a user postgres or nobody, for the server to run as"))
+    Some(
+        find("postgres")
+            .or_else(|| find("nobody"))
+            .expect("a user postgres or nobody, for the server to run as"),
+    )
 }
 
 impl Server {
@@ -191,7 +206,8 @@ impl Server {
         Self::start_with(|_| vec![])
     }
 
-    /// With further settings (`name=value`), which may name files that are made in the folder that is given.
+    /// With further settings (`name=value`), which may name files that are made in the folder that
+    /// is given.
     pub fn start_with(settings: impl FnOnce(&Path) -> Vec<String>) -> Self {
         Self::launch(Path::new(""), settings)
     }
@@ -207,10 +223,14 @@ impl Server {
         let user = user();
         let dir = tempfile::Builder::new().prefix("countersign-pg-").tempdir().unwrap().keep();
         let mut settings = settings(&dir);
-        settings.extend(env::var(LOCALE).ok().filter(|name| !name.is_empty()).map(|name| lc_messages(&name)));
+        settings.extend(
+            env::var(LOCALE).ok().filter(|name| !name.is_empty()).map(|name| lc_messages(&name)),
+        );
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "sh"]).arg(&bin).arg(&dir).arg(primary).current_dir(&dir);
-        if let Some(locale) = settings.iter().find_map(|setting| setting.strip_prefix("lc_messages=")) {
+        if let Some(locale) =
+            settings.iter().find_map(|setting| setting.strip_prefix("lc_messages="))
+        {
             make_locale(&dir, locale);
             command.env("LOCPATH", &dir);
         }
@@ -255,7 +275,8 @@ impl Server {
         // The postmaster first, so that it starts no others meanwhile.
         let send = |pids: &[&str]| Command::new("kill").arg(signal).args(pids).status().unwrap();
         assert!(send(&[postmaster]).success());
-        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
+        let children =
+            fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
         send(&children.split_whitespace().collect::<Vec<_>>());
     }
 
@@ -288,11 +309,13 @@ impl Server {
         const STEP: Duration = Duration::from_millis(20);
         let mut waited = Duration::ZERO;
         let pid_file = self.dir.join("data/postmaster.pid");
-        while !fs::read_to_string(&pid_file).is_ok_and(|text| text.lines().nth(7).is_some_and(|l| l.trim() == "ready"))
+        while !fs::read_to_string(&pid_file)
+            .is_ok_and(|text| text.lines().nth(7).is_some_and(|l| l.trim() == "ready"))
         {
             let mut log = String::new();
             if waited > START {
-                let _ = fs::File::open(self.dir.join("log")).and_then(|mut file| file.read_to_string(&mut log));
+                let _ = fs::File::open(self.dir.join("log"))
+                    .and_then(|mut file| file.read_to_string(&mut log));
                 panic!("PostgreSQL has not started:\n{log}");
             }
             std::thread::sleep(STEP);
@@ -312,8 +335,10 @@ impl Server {
 
     /// A URL that names all of these servers.
     pub fn url_of(servers: &[&Self], database: &str) -> String {
-        let sockets: Vec<_> =
-            servers.iter().map(|server| server.dir.display().to_string().replace('/', "%2F")).collect();
+        let sockets: Vec<_> = servers
+            .iter()
+            .map(|server| server.dir.display().to_string().replace('/', "%2F"))
+            .collect();
         format!("postgres://postgres@{}/{database}", sockets.join(","))
     }
 }

@@ -1,5 +1,5 @@
-//! Runs the real binary as a process of its own: its log lines are read as they come, its end is awaited, and none outlives
-//! its test.
+//! Runs the real binary as a process of its own: its log lines are read as they come, its end is
+//! awaited, and none outlives its test.
 
 use std::{
     env,
@@ -26,15 +26,19 @@ pub fn countersign() -> Command {
     command
 }
 
-/// Takes the settings of the test's surroundings away from a child, and has it take any port for HTTP: many run at once.
+/// Takes the settings of the test's surroundings away from a child, and has it take any port for
+/// HTTP: many run at once.
 pub fn without_settings(command: &mut Command) {
-    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_")) {
+    for (name, _) in
+        env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_"))
+    {
         command.env_remove(name);
     }
     command.env("COUNTERSIGN_HTTP_LISTEN", "127.0.0.1:0").stdin(Stdio::null());
 }
 
-/// `serve` on a free port. It stops without grace, so that tests do not wait for load balancers that are not there.
+/// `serve` on a free port. It stops without grace, so that tests do not wait for load balancers
+/// that are not there.
 pub fn serve(data_dir: &Path) -> Command {
     let mut command = countersign();
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).env(GRACE, "0s");
@@ -56,7 +60,8 @@ impl Run {
     /// Its standard output, if all went well. What it did may be in the audit.
     #[track_caller]
     pub fn ok(self) -> String {
-        let others = self.stderr.lines().filter(|line| !line.contains("countersign::audit")).count();
+        let others =
+            self.stderr.lines().filter(|line| !line.contains("countersign::audit")).count();
         assert_eq!((self.code, others), (Some(0), 0), "{self:?}");
         self.stdout
     }
@@ -67,11 +72,14 @@ impl Run {
         serde_json::from_str(&self.ok()).expect("--json prints JSON")
     }
 
-    /// The only line that it wrote to standard error when it failed with `code`, log lines of its start aside.
+    /// The only line that it wrote to standard error when it failed with `code`, log lines of its
+    /// start aside.
     #[track_caller]
     pub fn error(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{self:?}");
-        let is_log = |line: &&str| serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"] == "INFO");
+        let is_log = |line: &&str| {
+            serde_json::from_str::<Value>(line).is_ok_and(|line| line["level"] == "INFO")
+        };
         let lines: Vec<_> = self.stderr.lines().skip_while(is_log).collect();
         assert_eq!(lines.len(), 1, "one line: {self:?}");
         lines[0].strip_prefix("countersign: ").expect("it says who speaks")
@@ -93,7 +101,8 @@ pub fn run_with_input(command: &mut Command, input: &str) -> Run {
     drop(stdin);
     let stdout = read_all(child.0.stdout.take().unwrap());
     let stderr = read_all(child.0.stderr.take().unwrap());
-    let text = |output: Receiver<String>| output.recv_timeout(HANGS).expect("the verb comes to an end");
+    let text =
+        |output: Receiver<String>| output.recv_timeout(HANGS).expect("the verb comes to an end");
     let (stdout, stderr) = (text(stdout), text(stderr));
     Run { code: child.0.wait().unwrap().code(), stdout, stderr }
 }
@@ -133,7 +142,12 @@ impl Drop for Server {
         if thread::panicking() {
             self.seen.extend(self.lines.try_iter());
             let last = self.seen.len().saturating_sub(10);
-            eprintln!("{:?}: {:?}, {:#?}", self.address, self.child.0.try_wait(), &self.seen[last..]);
+            eprintln!(
+                "{:?}: {:?}, {:#?}",
+                self.address,
+                self.child.0.try_wait(),
+                &self.seen[last..]
+            );
         }
     }
 }
@@ -154,14 +168,20 @@ impl Server {
     /// Waits until it serves.
     #[track_caller]
     pub fn await_serving(&mut self) {
-        assert!(self.listens() && self.comes("serving").is_some(), "it has ended: {:#?}", self.seen);
+        assert!(
+            self.listens() && self.comes("serving").is_some(),
+            "it has ended: {:#?}",
+            self.seen
+        );
     }
 
-    /// Waits until it takes calls, which it may refuse as long as it does not serve. False: it has ended.
+    /// Waits until it takes calls, which it may refuse as long as it does not serve. False: it has
+    /// ended.
     #[track_caller]
     pub fn listens(&mut self) -> bool {
         let starting = self.comes("starting");
-        let address = |name: &str| starting.as_ref().and_then(|line| line[name].as_str()?.parse().ok());
+        let address =
+            |name: &str| starting.as_ref().and_then(|line| line[name].as_str()?.parse().ok());
         (self.address, self.http) = (address("listen"), address("http"));
         self.address.is_some()
     }
@@ -172,7 +192,9 @@ impl Server {
         let mut child = Mortal(child.expect("the binary runs"));
         let stderr = BufReader::new(child.0.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
         Self { child, lines, seen: vec![], address: None, http: None }
     }
 
@@ -189,7 +211,9 @@ impl Server {
             let line = match self.lines.recv_timeout(HANGS) {
                 Ok(line) => line,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-                Err(mpsc::RecvTimeoutError::Timeout) => panic!("no line says {message:?}: {:#?}", self.seen),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    panic!("no line says {message:?}: {:#?}", self.seen)
+                }
             };
             self.seen.push(line.clone());
             let entry: Value = serde_json::from_str(&line).unwrap_or_default();
@@ -202,7 +226,10 @@ impl Server {
     /// Waits for the next line of the log.
     #[track_caller]
     pub fn next_line(&mut self) -> String {
-        let line = self.lines.recv_timeout(HANGS).unwrap_or_else(|_| panic!("no more lines: {:#?}", self.seen));
+        let line = self
+            .lines
+            .recv_timeout(HANGS)
+            .unwrap_or_else(|_| panic!("no more lines: {:#?}", self.seen));
         self.seen.push(line.clone());
         line
     }
@@ -272,7 +299,11 @@ impl Server {
 
     /// A connection of its own.
     pub async fn channel(&self) -> Channel {
-        Endpoint::from_shared(format!("http://{}", self.address())).unwrap().connect().await.expect("it listens")
+        Endpoint::from_shared(format!("http://{}", self.address()))
+            .unwrap()
+            .connect()
+            .await
+            .expect("it listens")
     }
 
     /// A client with a connection of its own.

@@ -1,4 +1,5 @@
-//! A link between a replica and its PostgreSQL server that can be made slow, silent or dead: a TCP proxy in this process.
+//! A link between a replica and its PostgreSQL server that can be made slow, silent or dead: a TCP
+//! proxy in this process.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -35,7 +36,8 @@ const GOOD: Conditions = Conditions {
     silent_before: 0,
 };
 
-/// A link to a server: one for each replica, so that they can fail one by one. Dropping it closes all connections.
+/// A link to a server: one for each replica, so that they can fail one by one. Dropping it closes
+/// all connections.
 pub struct Link {
     address: SocketAddr,
     database: String,
@@ -59,7 +61,9 @@ impl Link {
             socket,
             conditions,
             next,
-            _carrying: AbortOnDropHandle::new(tokio::spawn(carry_all(listener, server, seen, counter))),
+            _carrying: AbortOnDropHandle::new(tokio::spawn(carry_all(
+                listener, server, seen, counter,
+            ))),
         }
     }
 
@@ -85,9 +89,12 @@ impl Link {
         self.next.clone().wait_for(|next| *next >= count).await.unwrap();
     }
 
-    /// Everything takes this long from now on, also what is under way: so long to the server, and so long back.
+    /// Everything takes this long from now on, also what is under way: so long to the server, and
+    /// so long back.
     pub fn delay(&self, to_server: Duration, to_client: Duration) {
-        self.conditions.send_modify(|link| (link.to_server, link.to_client) = (Some(to_server), Some(to_client)));
+        self.conditions.send_modify(|link| {
+            (link.to_server, link.to_client) = (Some(to_server), Some(to_client))
+        });
     }
 
     /// Nothing arrives, on any connection, until the link is restored.
@@ -125,7 +132,11 @@ impl Link {
     /// No delay, no stall, no refusal any more. What was silenced or cut stays so.
     pub fn restore(&self) {
         self.conditions.send_modify(|link| {
-            *link = Conditions { cut_before: link.cut_before, silent_before: link.silent_before, ..GOOD };
+            *link = Conditions {
+                cut_before: link.cut_before,
+                silent_before: link.silent_before,
+                ..GOOD
+            };
         });
     }
 }
@@ -154,16 +165,24 @@ async fn carry_all(
 }
 
 /// Carries one connection until both sides have ended it, or it is cut.
-async fn carry(number: u64, client: TcpStream, socket: PathBuf, mut conditions: watch::Receiver<Conditions>) {
+async fn carry(
+    number: u64,
+    client: TcpStream,
+    socket: PathBuf,
+    mut conditions: watch::Receiver<Conditions>,
+) {
     // If the server is down, the client sees its connection closed.
     let Ok(server) = UnixStream::connect(socket).await else { return };
     client.set_nodelay(true).unwrap();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let is_silent = move |link: &Conditions| number < link.silent_before;
-    let up = pump(from_client, to_server, conditions.clone(), move |link| link.to_server.filter(|_| !is_silent(link)));
-    let down =
-        pump(from_server, to_client, conditions.clone(), move |link| link.to_client.filter(|_| !is_silent(link)));
+    let up = pump(from_client, to_server, conditions.clone(), move |link| {
+        link.to_server.filter(|_| !is_silent(link))
+    });
+    let down = pump(from_server, to_client, conditions.clone(), move |link| {
+        link.to_client.filter(|_| !is_silent(link))
+    });
     tokio::select! {
         _ = join(up, down) => {}
         _ = conditions.wait_for(|link| number < link.cut_before) => {}
@@ -204,7 +223,8 @@ async fn pump(
                     changed = conditions.changed() => if changed.is_err() { return },
                 }
             }
-            let written = if bytes.is_empty() { to.shutdown().await } else { to.write_all(&bytes).await };
+            let written =
+                if bytes.is_empty() { to.shutdown().await } else { to.write_all(&bytes).await };
             if written.is_err() {
                 return;
             }

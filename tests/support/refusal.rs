@@ -29,7 +29,10 @@ impl Refusal {
     /// INVALID_ARGUMENT because the request id is another request's.
     #[allow(dead_code)] // Not every binary of tests creates sessions.
     pub fn request_id_reused() -> Self {
-        Self { fields: vec!["request_id".to_owned()], ..Self::of(Code::InvalidArgument, "REQUEST_ID_REUSED") }
+        Self {
+            fields: vec!["request_id".to_owned()],
+            ..Self::of(Code::InvalidArgument, "REQUEST_ID_REUSED")
+        }
     }
 
     pub fn unauthenticated(reason: &str) -> Self {

@@ -53,7 +53,8 @@ impl Pair {
     pub async fn part(&self) {
         let (primary, standby) = (self.primary.url("postgres"), self.standby.url("postgres"));
         let written = number(&primary, "SELECT (pg_current_wal_lsn() - '0/0')::bigint").await;
-        let replayed = format!("SELECT (pg_last_wal_replay_lsn() - '0/0' >= {written})::int::bigint");
+        let replayed =
+            format!("SELECT (pg_last_wal_replay_lsn() - '0/0' >= {written})::int::bigint");
         becomes(&standby, &replayed, 1).await;
         set(&self.standby, "primary_conninfo", "").await;
         becomes(&standby, "SELECT count(*) FROM pg_stat_wal_receiver", 0).await;

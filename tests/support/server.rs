@@ -1,5 +1,5 @@
-//! The whole service in this process: a free port, a folder and a database of its own, a clock that stands still until
-//! it is moved, and a client that talks to it over a socket.
+//! The whole service in this process: a free port, a folder and a database of its own, a clock that
+//! stands still until it is moved, and a client that talks to it over a socket.
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -8,7 +8,9 @@ use countersign::{
     clock::{Clock, SettableClock},
     config::{Config, Flags},
     domain::{session::Lineage, time::Timestamp},
-    proto::{self, InactiveReason, revoke_request::Target, session_service_client::SessionServiceClient},
+    proto::{
+        self, InactiveReason, revoke_request::Target, session_service_client::SessionServiceClient,
+    },
     rng::SystemRng,
     shutdown::Shutdown,
     store::Store,
@@ -21,7 +23,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
 };
 
 use crate::{double::Double, engine::Database};
@@ -82,7 +85,10 @@ impl Home {
     pub fn with(self, settings: &str) -> Self {
         let mut table: toml::Table = toml::from_str(SETTINGS).unwrap();
         table.extend(toml::from_str::<toml::Table>(settings).unwrap());
-        table.insert("data_dir".to_owned(), self.folder.path().join("data").display().to_string().into());
+        table.insert(
+            "data_dir".to_owned(),
+            self.folder.path().join("data").display().to_string().into(),
+        );
         table.insert("database_url".to_owned(), self.database.url().into());
         fs::write(self.folder.path().join("countersign.toml"), table.to_string()).unwrap();
         self
@@ -102,7 +108,10 @@ impl Home {
 
     /// Counts the rows behind the service's back.
     pub async fn rows(&self) -> Rows {
-        Rows { sessions: self.database.count("sessions").await, blacklist: self.database.count("blacklist").await }
+        Rows {
+            sessions: self.database.count("sessions").await,
+            blacklist: self.database.count("blacklist").await,
+        }
     }
 
     /// Starts a service here and waits until it serves.
@@ -116,20 +125,34 @@ impl Home {
     /// Starts a service here, after its store has been prepared, and does not wait for it.
     pub async fn launch(self, prepare: impl FnOnce(&Double)) -> Server {
         let config = self.config();
-        let store = Arc::new(Double::of(app::open_store(&config).await.unwrap(), self.clock.clone()));
+        let store =
+            Arc::new(Double::of(app::open_store(&config).await.unwrap(), self.clock.clone()));
         prepare(&store);
-        let [grpc, http] =
-            [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let [grpc, http] = [
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
         let [address, http_address] = [&grpc, &http].map(|listener| listener.local_addr().unwrap());
         let listeners = Listeners { grpc, http: Some(http) };
         let shutdown = Shutdown::default();
         let running = {
             let (store, system, shutdown) = (store.clone(), self.system(), shutdown.clone());
             let store: Arc<dyn Store> = store;
-            tokio::spawn(async move { app::serve(&config, listeners, async { Ok(store) }, system, shutdown).await })
+            tokio::spawn(async move {
+                app::serve(&config, listeners, async { Ok(store) }, system, shutdown).await
+            })
         };
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Server { clock: self.clock.clone(), home: self, store, channel, http: http_address, shutdown, running }
+        let channel =
+            Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        Server {
+            clock: self.clock.clone(),
+            home: self,
+            store,
+            channel,
+            http: http_address,
+            shutdown,
+            running,
+        }
     }
 }
 
@@ -151,7 +174,9 @@ pub struct ShowKey(pub String);
 impl Interceptor for ShowKey {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if !self.0.is_empty() {
-            request.metadata_mut().insert("authorization", format!("Bearer {}", self.0).parse().unwrap());
+            request
+                .metadata_mut()
+                .insert("authorization", format!("Bearer {}", self.0).parse().unwrap());
         }
         Ok(request)
     }
@@ -188,7 +213,11 @@ pub struct Exchanged {
 
 /// A request for a session of this subject in tenant `acme`.
 pub fn request(subject: &str) -> proto::CreateSessionRequest {
-    proto::CreateSessionRequest { subject: subject.to_owned(), tenant: "acme".to_owned(), ..Default::default() }
+    proto::CreateSessionRequest {
+        subject: subject.to_owned(),
+        tenant: "acme".to_owned(),
+        ..Default::default()
+    }
 }
 
 /// The same under another policy than the default one.
@@ -228,7 +257,10 @@ impl Server {
     }
 
     /// A client that shows this API key.
-    pub fn client_with(&self, api_key: &str) -> SessionServiceClient<InterceptedService<Channel, ShowKey>> {
+    pub fn client_with(
+        &self,
+        api_key: &str,
+    ) -> SessionServiceClient<InterceptedService<Channel, ShowKey>> {
         SessionServiceClient::with_interceptor(self.channel.clone(), ShowKey(api_key.to_owned()))
     }
 
@@ -246,7 +278,11 @@ impl Server {
     }
 
     pub async fn refresh(&self, refresh_token: &str) -> Result<Exchanged, Status> {
-        self.exchange(proto::RefreshRequest { refresh_token: refresh_token.to_owned(), ..Default::default() }).await
+        self.exchange(proto::RefreshRequest {
+            refresh_token: refresh_token.to_owned(),
+            ..Default::default()
+        })
+        .await
     }
 
     pub async fn exchange(&self, request: proto::RefreshRequest) -> Result<Exchanged, Status> {
@@ -254,13 +290,17 @@ impl Server {
         Ok(Exchanged { now: (answer.session, answer.tokens).into(), replayed: answer.replayed })
     }
 
-    pub async fn validate(&self, request: proto::ValidateRequest) -> Result<proto::ValidateResponse, Status> {
+    pub async fn validate(
+        &self,
+        request: proto::ValidateRequest,
+    ) -> Result<proto::ValidateResponse, Status> {
         Ok(self.client().validate(request).await?.into_inner())
     }
 
     /// Whether an access token is active, and if not, why.
     pub async fn verdict(&self, token: &str) -> Result<(), InactiveReason> {
-        self.demand(proto::ValidateRequest { access_token: token.to_owned(), ..Default::default() }).await
+        self.demand(proto::ValidateRequest { access_token: token.to_owned(), ..Default::default() })
+            .await
     }
 
     /// The same with demands. An inactive answer must say nothing but the reason and the instant.
@@ -297,7 +337,11 @@ impl Server {
     }
 
     pub async fn watch_health(&self, service: &str) -> Streaming<HealthCheckResponse> {
-        self.health().watch(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner()
+        self.health()
+            .watch(HealthCheckRequest { service: service.to_owned() })
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// What makes the refresh tokens of a session, from its row.
@@ -329,7 +373,9 @@ pub fn seconds(seconds: u64) -> Duration {
 
 /// Waits for what must come, and fails rather than hang.
 pub async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(seconds(60), event).await.unwrap_or_else(|_| panic!("not within a minute: {what}"))
+    tokio::time::timeout(seconds(60), event)
+        .await
+        .unwrap_or_else(|_| panic!("not within a minute: {what}"))
 }
 
 /// Waits for what must come, but has no event to wait for.

@@ -1,5 +1,5 @@
-//! The real binary as a process with a folder and a database of its own, which tells all that it does, and what must be true of
-//! it after bad input, whatever that was.
+//! The real binary as a process with a folder and a database of its own, which tells all that it
+//! does, and what must be true of it after bad input, whatever that was.
 
 use std::{
     collections::HashSet,
@@ -13,8 +13,9 @@ use countersign::{
     app,
     config::{Config, Flags},
     proto::{
-        CreateSessionRequest, CreateSessionResponse, RefreshRequest, RotateKeyRequest, ValidateRequest,
-        key_service_client::KeyServiceClient, session_service_client::SessionServiceClient,
+        CreateSessionRequest, CreateSessionResponse, RefreshRequest, RotateKeyRequest,
+        ValidateRequest, key_service_client::KeyServiceClient,
+        session_service_client::SessionServiceClient,
     },
 };
 use tempfile::TempDir;
@@ -58,7 +59,8 @@ impl Site {
         Self::launch("trace", sections, async |_, _| ()).await.0
     }
 
-    /// The same, and it tells only what operators are told, for those who send a hundred thousand frames.
+    /// The same, and it tells only what operators are told, for those who send a hundred thousand
+    /// frames.
     pub async fn quiet(sections: &str) -> Self {
         Self::launch("info", sections, async |_, _| ()).await.0
     }
@@ -75,7 +77,9 @@ impl Site {
             database.released().await;
             let gone = header(&orphan)["kid"].as_str().unwrap().to_owned();
             database.execute(&format!("DELETE FROM signing_keys WHERE kid = '{gone}'")).await;
-            let config = Config::load(Some(&folder.path().join("countersign.toml")), &Flags::default()).unwrap();
+            let config =
+                Config::load(Some(&folder.path().join("countersign.toml")), &Flags::default())
+                    .unwrap();
             let store = app::open_store(&config).await.unwrap();
             let forge = Forge::open(&folder.path().join("data/master.key"), &*store).await;
             drop(store);
@@ -85,14 +89,18 @@ impl Site {
         Self::launch("trace", sections, prepare).await
     }
 
-    async fn launch<T>(level: &str, sections: &str, prepare: impl AsyncFnOnce(&TempDir, &Database) -> T) -> (Self, T) {
+    async fn launch<T>(
+        level: &str,
+        sections: &str,
+        prepare: impl AsyncFnOnce(&TempDir, &Database) -> T,
+    ) -> (Self, T) {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let database = Database::new(&data).await;
         let text = format!(
-            "issuer = 'https://auth.test'\nlisten = '127.0.0.1:0'\nhttp_listen = '127.0.0.1:0'\ndata_dir = '{}'\n\
-             database_url = '{}'\n[shutdown]\ngrace = '0s'\n[log]\nlevel = '{level}'\n[sweeper]\nschedule = '0 0 29 2 *'\n\
-             {sections}",
+            "issuer = 'https://auth.test'\nlisten = '127.0.0.1:0'\nhttp_listen = \
+             '127.0.0.1:0'\ndata_dir = '{}'\ndatabase_url = '{}'\n[shutdown]\ngrace = \
+             '0s'\n[log]\nlevel = '{level}'\n[sweeper]\nschedule = '0 0 29 2 *'\n{sections}",
             data.display(),
             database.url()
         );
@@ -104,7 +112,19 @@ impl Site {
         let trap = TcpListener::bind("127.0.0.1:0").unwrap();
         trap.set_nonblocking(true).unwrap();
         let (process, good) = (Mutex::new(process), Mutex::new(good));
-        (Self { process, folder, database, secrets: Mutex::default(), good, trap, address, channel }, prepared)
+        (
+            Self {
+                process,
+                folder,
+                database,
+                secrets: Mutex::default(),
+                good,
+                trap,
+                address,
+                channel,
+            },
+            prepared,
+        )
     }
 
     /// An address that nobody must follow.
@@ -122,18 +142,29 @@ impl Site {
 
     /// Memory that it occupies, in MiB.
     pub fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.lock().unwrap().id())).unwrap();
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.process.lock().unwrap().id()))
+                .unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
     }
 
     pub async fn rows(&self) -> Rows {
-        Rows { sessions: self.database.count("sessions").await, blacklist: self.database.count("blacklist").await }
+        Rows {
+            sessions: self.database.count("sessions").await,
+            blacklist: self.database.count("blacklist").await,
+        }
     }
 
-    /// Sends what is bad, with secrets in it, and then looks: no row has come or gone, nobody has been connected to, the process
-    /// lives, and good calls are answered, those that need the database too.
-    pub async fn survives<T>(&self, name: &str, secrets: &[&str], send: impl Future<Output = T>) -> T {
+    /// Sends what is bad, with secrets in it, and then looks: no row has come or gone, nobody has
+    /// been connected to, the process lives, and good calls are answered, those that need the
+    /// database too.
+    pub async fn survives<T>(
+        &self,
+        name: &str,
+        secrets: &[&str],
+        send: impl Future<Output = T>,
+    ) -> T {
         secrets.iter().for_each(|secret| self.secrets.lock().unwrap().keep(name, secret));
         let rows = self.rows().await;
         let sent = send.await;
@@ -150,7 +181,9 @@ impl Site {
         let good = self.good();
         let mut client = SessionServiceClient::new(connect(self.address).await);
         assert!(self.validates(&mut client).await);
-        let refreshed = client.refresh(RefreshRequest { refresh_token: good.refresh, ..Default::default() }).await;
+        let refreshed = client
+            .refresh(RefreshRequest { refresh_token: good.refresh, ..Default::default() })
+            .await;
         let refreshed = refreshed.unwrap().into_inner();
         *self.good.lock().unwrap() = (refreshed.session, refreshed.tokens).into();
     }
@@ -161,7 +194,8 @@ impl Site {
         client.validate(ask).await.unwrap().into_inner().active
     }
 
-    /// Waits for something, and has others served meanwhile: on a connection of theirs, again and again, and at least once.
+    /// Waits for something, and has others served meanwhile: on a connection of theirs, again and
+    /// again, and at least once.
     pub async fn while_others_are_served<T>(&self, event: impl Future<Output = T>) -> T {
         let mut client = SessionServiceClient::new(connect(self.address).await);
         let mut event = std::pin::pin!(event);
@@ -184,17 +218,25 @@ impl Site {
         let own: HashSet<_> = fs::read_dir(format!("/proc/{id}/fd"))
             .unwrap()
             .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
-            .filter_map(|target| Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+            .filter_map(|target| {
+                Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+            })
             .collect();
         assert!(!own.is_empty(), "its sockets can be seen");
-        let lines = ["tcp", "tcp6", "udp", "udp6"].map(|kind| fs::read_to_string(format!("/proc/{id}/net/{kind}")));
+        let lines = ["tcp", "tcp6", "udp", "udp6"]
+            .map(|kind| fs::read_to_string(format!("/proc/{id}/net/{kind}")));
         let is_outgoing = |line: &&str| {
             let fields: Vec<_> = line.split_whitespace().collect();
             let port = u16::from_str_radix(fields[1].rsplit(':').next().unwrap(), 16).unwrap();
             own.contains(fields[9]) && !ports.contains(&port)
         };
         let lines: Vec<_> = lines.into_iter().flatten().collect();
-        lines.iter().flat_map(|text| text.lines().skip(1)).filter(is_outgoing).map(str::to_owned).collect()
+        lines
+            .iter()
+            .flat_map(|text| text.lines().skip(1))
+            .filter(is_outgoing)
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Stops it in good order. Nothing that it has logged has a piece of what was sent.
@@ -202,10 +244,17 @@ impl Site {
         drop(self.channel);
         let mut secrets = self.secrets.into_inner().unwrap();
         let good = self.good.into_inner().unwrap();
-        [&good.access, &good.refresh].into_iter().for_each(|token| secrets.keep("good calls", token));
+        [&good.access, &good.refresh]
+            .into_iter()
+            .for_each(|token| secrets.keep("good calls", token));
         let log = self.process.into_inner().unwrap().stop().join("\n");
         assert!(log.contains("\"stopped\""), "it tells what it does");
-        assert_eq!(secrets.found_in(&log), Vec::<&str>::new(), "in the log of {}", self.folder.path().display());
+        assert_eq!(
+            secrets.found_in(&log),
+            Vec::<&str>::new(),
+            "in the log of {}",
+            self.folder.path().display()
+        );
     }
 }
 

@@ -6,8 +6,8 @@ use std::{
     process::Command,
 };
 
-/// Makes a virtual environment with these packages in a folder, and returns where its programs are. What is there is kept from one
-/// run to the next.
+/// Makes a virtual environment with these packages in a folder, and returns where its programs are.
+/// What is there is kept from one run to the next.
 pub fn venv(folder: &Path, packages: &str) -> PathBuf {
     let venv = folder.join("venv");
     // Its programs name it, so it cannot be moved.
@@ -16,7 +16,9 @@ pub fn venv(folder: &Path, packages: &str) -> PathBuf {
     if fs::read_to_string(&installed).unwrap_or_default() != wanted {
         fs::create_dir_all(folder).unwrap();
         ran(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
-        ran(Command::new(venv.join("bin/pip")).args(["install", "-q"]).args(packages.split_whitespace()));
+        ran(Command::new(venv.join("bin/pip"))
+            .args(["install", "-q"])
+            .args(packages.split_whitespace()));
         fs::write(&installed, wanted).unwrap();
     }
     venv.join("bin")
@@ -24,9 +26,11 @@ pub fn venv(folder: &Path, packages: &str) -> PathBuf {
 
 /// Runs a program to its end, which must be a good one, and returns what it said.
 pub fn ran(command: &mut Command) -> String {
-    let output =
-        command.output().unwrap_or_else(|error| panic!("{command:?}: {error}: scripts/test installs what is missing"));
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error}: scripts/test installs what is missing")
+    });
+    let (said, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}\n{said}\n{errors}");
     said.trim().to_owned()
 }

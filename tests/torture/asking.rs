@@ -3,8 +3,8 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use countersign::proto::{
-    BatchValidateRequest, CreateSessionRequest, RefreshRequest, RevokeRequest, SubjectTarget, Tokens, ValidateRequest,
-    revoke_request,
+    BatchValidateRequest, CreateSessionRequest, RefreshRequest, RevokeRequest, SubjectTarget,
+    Tokens, ValidateRequest, revoke_request,
 };
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
@@ -36,8 +36,8 @@ pub struct Held {
 pub struct Asker {
     pub fleet: Arc<Fleet>,
     pub recorder: Arc<Recorder>,
-    /// Whether access tokens expire while the run lasts. Then the grace of refresh tokens, which must be shorter, is over
-    /// soon, too.
+    /// Whether access tokens expire while the run lasts. Then the grace of refresh tokens, which
+    /// must be shorter, is over soon, too.
     pub tokens_expire: bool,
 }
 
@@ -67,10 +67,14 @@ fn answer(status: &Status) -> Answer {
     match (status.code(), reason.as_str()) {
         (Code::Unavailable, "STORE_UNAVAILABLE" | "NOT_CURRENT") if retry => Answer::NotNow(reason),
         (Code::DeadlineExceeded | Code::Cancelled, _) => Answer::GivenUp,
-        (Code::Unauthenticated | Code::NotFound | Code::InvalidArgument, reason) if !reason.is_empty() => {
+        (Code::Unauthenticated | Code::NotFound | Code::InvalidArgument, reason)
+            if !reason.is_empty() =>
+        {
             Answer::Refused(reason.to_owned())
         }
-        (Code::Unavailable | Code::Unknown | Code::Internal, "") if status.source().is_some() => Answer::Disconnected,
+        (Code::Unavailable | Code::Unknown | Code::Internal, "") if status.source().is_some() => {
+            Answer::Disconnected
+        }
         _ => Answer::Wrong(format!("{status:?}")),
     }
 }
@@ -110,13 +114,19 @@ impl Asker {
             policy: policy.to_owned(),
             ..Default::default()
         };
-        let ended = self.ask(replica, patience, message, async |client, request| client.create_session(request).await);
+        let ended = self.ask(replica, patience, message, async |client, request| {
+            client.create_session(request).await
+        });
         let ended = ended.await?;
         self.recorder.call(ended.call(Ask::Create, ended.outcome()));
         let created = ended.result.ok()?;
         let Tokens { access_token, refresh_token, .. } = created.tokens.unwrap();
-        let session =
-            Session { tenant: tenant.clone(), subject: subject.clone(), asked: ended.begin, known: ended.end };
+        let session = Session {
+            tenant: tenant.clone(),
+            subject: subject.clone(),
+            asked: ended.begin,
+            known: ended.end,
+        };
         let number = self.recorder.session(session);
         Some(Held {
             number,
@@ -132,21 +142,30 @@ impl Asker {
     }
 
     /// Refreshes a session with its present token.
-    pub async fn refresh(&self, replica: usize, patience: Duration, held: &mut Held) -> Option<Answer> {
+    pub async fn refresh(
+        &self,
+        replica: usize,
+        patience: Duration,
+        held: &mut Held,
+    ) -> Option<Answer> {
         let ask = Ask::Refresh {
             session: held.number,
             // A token whose first use may have been carried out is used again.
             is_reuse: held.is_uncertain && (held.policy == "strict" || self.tokens_expire),
             supersedes: (held.policy == "superseding").then_some(held.access_token),
         };
-        let message = RefreshRequest { refresh_token: held.refresh_token.clone(), ..Default::default() };
-        let ended = self.ask(replica, patience, message, async |client, request| client.refresh(request).await).await?;
+        let message =
+            RefreshRequest { refresh_token: held.refresh_token.clone(), ..Default::default() };
+        let ended = self
+            .ask(replica, patience, message, async |client, request| client.refresh(request).await)
+            .await?;
         let answer = ended.outcome();
         self.recorder.call(ended.call(ask, answer.clone()));
         if let Ok(refreshed) = ended.result {
             let Tokens { access_token, refresh_token, .. } = refreshed.tokens.unwrap();
             held.access_token = self.recorder.token(held.number, access_token);
-            held.used_refresh_token = Some(std::mem::replace(&mut held.refresh_token, refresh_token));
+            held.used_refresh_token =
+                Some(std::mem::replace(&mut held.refresh_token, refresh_token));
         } else {
             held.is_uncertain = true;
         }
@@ -156,33 +175,55 @@ impl Asker {
     /// Uses a refresh token that has been used before.
     pub async fn reuse(&self, replica: usize, patience: Duration, held: &Held) -> Option<Answer> {
         let ask = Ask::Refresh { session: held.number, is_reuse: true, supersedes: None };
-        let message = RefreshRequest { refresh_token: held.used_refresh_token.clone()?, ..Default::default() };
-        let ended = self.ask(replica, patience, message, async |client, request| client.refresh(request).await).await?;
+        let message = RefreshRequest {
+            refresh_token: held.used_refresh_token.clone()?,
+            ..Default::default()
+        };
+        let ended = self
+            .ask(replica, patience, message, async |client, request| client.refresh(request).await)
+            .await?;
         let answer = ended.outcome();
         self.recorder.call(ended.call(ask, answer.clone()));
         Some(answer)
     }
 
     /// Asks for these tokens in one call. Whether it was answered.
-    pub async fn validate(&self, replica: usize, patience: Duration, tokens: &[TokenNumber]) -> bool {
-        let question = |token| ValidateRequest { access_token: self.recorder.text(token), ..Default::default() };
-        let note = |ended: &Ended<_>, token, answer| self.recorder.call(ended.call(Ask::Validate(token), answer));
+    pub async fn validate(
+        &self,
+        replica: usize,
+        patience: Duration,
+        tokens: &[TokenNumber],
+    ) -> bool {
+        let question = |token| ValidateRequest {
+            access_token: self.recorder.text(token),
+            ..Default::default()
+        };
+        let note = |ended: &Ended<_>, token, answer| {
+            self.recorder.call(ended.call(Ask::Validate(token), answer))
+        };
         let judge = |answer: &countersign::proto::ValidateResponse| match answer.active {
             true => Answer::Active,
             false => Answer::Inactive(answer.inactive_reason()),
         };
         if let [token] = tokens {
             let send = async |client: &mut Client, request| client.validate(request).await;
-            let Some(ended) = self.ask(replica, patience, question(*token), send).await else { return false };
+            let Some(ended) = self.ask(replica, patience, question(*token), send).await else {
+                return false;
+            };
             let answer = ended.result.as_ref().map_or_else(Answer::clone, judge);
             self.recorder.call(ended.call(Ask::Validate(*token), answer));
             return ended.result.is_ok();
         }
-        let message = BatchValidateRequest { requests: tokens.iter().map(|token| question(*token)).collect() };
+        let message = BatchValidateRequest {
+            requests: tokens.iter().map(|token| question(*token)).collect(),
+        };
         let send = async |client: &mut Client, request| client.batch_validate(request).await;
         let Some(ended) = self.ask(replica, patience, message, send).await else { return false };
         for (place, token) in tokens.iter().enumerate() {
-            let answer = ended.result.as_ref().map_or_else(Answer::clone, |answers| judge(&answers.responses[place]));
+            let answer = ended
+                .result
+                .as_ref()
+                .map_or_else(Answer::clone, |answers| judge(&answers.responses[place]));
             note(&ended, *token, answer);
         }
         ended.result.is_ok()

@@ -1,5 +1,5 @@
-//! Who calls: some create, refresh and revoke, and for each acknowledged revocation every replica is asked at once and again
-//! and again; others ask for tokens of all kinds without a pause.
+//! Who calls: some create, refresh and revoke, and for each acknowledged revocation every replica
+//! is asked at once and again and again; others ask for tokens of all kinds without a pause.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,12 +24,20 @@ const WRITERS: usize = 24;
 const SESSIONS: usize = 6;
 /// How long a caller waits: longer than any fault lasts, mostly.
 const PATIENT: Duration = Duration::from_secs(3);
-/// How long writers wait. If all were patient, they would soon all hang where nothing goes on, and call nowhere else.
-const PATIENCE: [Duration; 6] =
-    [Duration::from_millis(150), Duration::from_secs(1), Duration::from_secs(1), PATIENT, PATIENT, PATIENT];
+/// How long writers wait. If all were patient, they would soon all hang where nothing goes on, and
+/// call nowhere else.
+const PATIENCE: [Duration; 6] = [
+    Duration::from_millis(150),
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+    PATIENT,
+    PATIENT,
+    PATIENT,
+];
 /// A caller's rest between two calls, at most, in milliseconds.
 const REST: usize = 60;
-/// When, after a revocation was acknowledged, its tokens are asked for at all replicas, in milliseconds.
+/// When, after a revocation was acknowledged, its tokens are asked for at all replicas, in
+/// milliseconds.
 const WATCHED: [u64; 7] = [0, 40, 150, 400, 900, 2000, 4000];
 /// How often each replica is asked for other tokens.
 const ASKED: Duration = Duration::from_millis(25);
@@ -62,7 +70,13 @@ impl Callers {
             writers.spawn(writer.run());
         }
         for place in 0..PLACES {
-            readers.spawn(read(asker.clone(), place, dice.split(), watchers.clone(), stopped.clone()));
+            readers.spawn(read(
+                asker.clone(),
+                place,
+                dice.split(),
+                watchers.clone(),
+                stopped.clone(),
+            ));
         }
         Self { stop, writers, readers, watchers }
     }
@@ -79,7 +93,13 @@ impl Callers {
 }
 
 /// Asks a replica again and again for some of the latest tokens, and does not wait for its answers.
-async fn read(asker: Arc<Asker>, place: usize, mut dice: Dice, watchers: TaskTracker, stopped: watch::Receiver<bool>) {
+async fn read(
+    asker: Arc<Asker>,
+    place: usize,
+    mut dice: Dice,
+    watchers: TaskTracker,
+    stopped: watch::Receiver<bool>,
+) {
     let mut times = interval(ASKED);
     times.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*stopped.borrow() {
@@ -140,8 +160,9 @@ impl Writer {
         }
     }
 
-    /// Refreshes a session. If nobody knows what came of it, the same is asked again elsewhere, and then never again: what was
-    /// given up may be carried out later, and must not be taken for a theft of the token.
+    /// Refreshes a session. If nobody knows what came of it, the same is asked again elsewhere, and
+    /// then never again: what was given up may be carried out later, and must not be taken for a
+    /// theft of the token.
     async fn refresh(&mut self, place: usize, patience: Duration) {
         let index = self.dice.roll(self.sessions.len());
         let held = &mut self.sessions[index];
@@ -149,17 +170,21 @@ impl Writer {
             return;
         }
         let answer = self.asker.refresh(place, patience, held).await;
-        if held.is_uncertain && answer.is_some_and(|answer| !answer.is_known()) && held.policy != "strict" {
+        if held.is_uncertain
+            && answer.is_some_and(|answer| !answer.is_known())
+            && held.policy != "strict"
+        {
             self.asker.refresh(self.dice.roll(PLACES), patience, held).await;
         }
     }
 
-    /// Revokes a session, or something that it belongs to. If nobody knows what came of it, it is mostly asked for again
-    /// elsewhere.
+    /// Revokes a session, or something that it belongs to. If nobody knows what came of it, it is
+    /// mostly asked for again elsewhere.
     async fn revoke(&mut self, held: Held, place: usize, patience: Duration) {
         let (tenant, subject) = (held.tenant.clone(), held.subject.clone());
         let session = Target::Session(held.number);
-        let access_token = revoke_request::Target::Token(self.asker.recorder.text(held.access_token));
+        let access_token =
+            revoke_request::Target::Token(self.asker.recorder.text(held.access_token));
         let refresh_token = revoke_request::Target::Token(held.refresh_token.clone());
         let (target, by) = match self.dice.roll(12) {
             0..3 => (session, by_id(&held)),
@@ -167,16 +192,20 @@ impl Writer {
             3..5 if !self.asker.tokens_expire => (session, access_token),
             3..7 => (session, refresh_token),
             7..9 => (Target::Token(held.access_token), access_token),
-            9 => (Target::Subject { tenant: tenant.clone(), subject: subject.clone() }, by_subject(&tenant, &subject)),
+            9 => (
+                Target::Subject { tenant: tenant.clone(), subject: subject.clone() },
+                by_subject(&tenant, &subject),
+            ),
             10 => (Target::Tenant(tenant.clone()), revoke_request::Target::Tenant(tenant.clone())),
             _ => return self.reuse(place, patience, &held).await,
         };
-        let (ended, kept) = std::mem::take(&mut self.sessions).into_iter().partition(|other| match &target {
-            Target::Session(session) => other.number == *session,
-            Target::Token(_) => false,
-            Target::Subject { .. } => other.tenant == tenant && other.subject == subject,
-            Target::Tenant(_) => other.tenant == tenant,
-        });
+        let (ended, kept) =
+            std::mem::take(&mut self.sessions).into_iter().partition(|other| match &target {
+                Target::Session(session) => other.number == *session,
+                Target::Token(_) => false,
+                Target::Subject { .. } => other.tenant == tenant && other.subject == subject,
+                Target::Tenant(_) => other.tenant == tenant,
+            });
         self.sessions = kept;
         // Sometimes new sessions are created in a tenant that was revoked.
         if matches!(target, Target::Tenant(_)) && self.dice.roll(4) > 0 {
@@ -190,7 +219,8 @@ impl Writer {
             Target::Token(_) => RevokeExtent::TokenOnly,
             _ => RevokeExtent::Session,
         };
-        let message = RevokeRequest { target: Some(by), extent: extent.into(), ..Default::default() };
+        let message =
+            RevokeRequest { target: Some(by), extent: extent.into(), ..Default::default() };
         let mut place = place;
         loop {
             let answer = self.asker.revoke(place, patience, target.clone(), message.clone()).await;
@@ -224,7 +254,9 @@ impl Writer {
                 let mut stopped = self.stopped.clone();
                 self.watchers.spawn(async move {
                     // In the end all tokens are asked for anyway.
-                    let _ = timeout(Duration::from_millis(after), stopped.wait_for(|stopped| *stopped)).await;
+                    let _ =
+                        timeout(Duration::from_millis(after), stopped.wait_for(|stopped| *stopped))
+                            .await;
                     asker.validate(place, PATIENT, &tokens).await;
                 });
             }

@@ -1,12 +1,13 @@
-//! Whether a history keeps the promise: once a revocation is acknowledged, nobody answers active, nor refreshes; and nothing is
-//! revoked that nobody asked for.
+//! Whether a history keeps the promise: once a revocation is acknowledged, nobody answers active,
+//! nor refreshes; and nothing is revoked that nobody asked for.
 
 use std::fmt;
 
 use countersign::proto::InactiveReason;
 
 use crate::history::{
-    Answer, Ask, Call, Healed, History, Moment, Session, SessionNumber, SetBack, Target, TokenNumber,
+    Answer, Ask, Call, Healed, History, Moment, Session, SessionNumber, SetBack, Target,
+    TokenNumber,
 };
 
 /// What must not have happened.
@@ -82,7 +83,10 @@ impl<'a> Fate<'a> {
 
     /// The revocation by which a call must find it revoked.
     fn holds_for(&self, history: &History, call: &Call) -> Option<&'a Call> {
-        let holds = self.acknowledged.iter().filter(|made| made.end < call.begin && history.promises(made, call));
+        let holds = self
+            .acknowledged
+            .iter()
+            .filter(|made| made.end < call.begin && history.promises(made, call));
         holds.min_by_key(|made| made.end).copied()
     }
 }
@@ -101,19 +105,24 @@ impl<'a> Fates<'a> {
         let mut tokens = vec![Fate::default(); history.tokens.len()];
         for call in &history.calls {
             match &call.ask {
-                Ask::Revoke(Target::Session(SessionNumber(session))) => revoke(&mut sessions[*session], call),
+                Ask::Revoke(Target::Session(SessionNumber(session))) => {
+                    revoke(&mut sessions[*session], call)
+                }
                 Ask::Revoke(Target::Token(TokenNumber(token))) => revoke(&mut tokens[*token], call),
                 Ask::Revoke(target @ (Target::Subject { .. } | Target::Tenant(_))) => {
                     for (session, fate) in history.sessions.iter().zip(&mut sessions) {
                         let (is_meant, slack) = match target {
                             Target::Tenant(tenant) => (session.tenant == *tenant, history.skew),
-                            Target::Subject { tenant, subject } => {
-                                (session.tenant == *tenant && session.subject == *subject, Moment::ZERO)
-                            }
+                            Target::Subject { tenant, subject } => (
+                                session.tenant == *tenant && session.subject == *subject,
+                                Moment::ZERO,
+                            ),
                             Target::Session(_) | Target::Token(_) => continue,
                         };
                         // A call without an answer may be carried out later.
-                        if is_meant && (call.answer != Answer::Done || session.asked < call.end + slack) {
+                        if is_meant
+                            && (call.answer != Answer::Done || session.asked < call.end + slack)
+                        {
                             fate.attempt(call);
                         }
                         let is_known = match target {
@@ -121,7 +130,11 @@ impl<'a> Fates<'a> {
                             Target::Tenant(_) => true,
                             _ => !history.may_have_lost(session, call),
                         };
-                        if is_meant && call.answer == Answer::Done && session.known < call.begin && is_known {
+                        if is_meant
+                            && call.answer == Answer::Done
+                            && session.known < call.begin
+                            && is_known
+                        {
                             fate.acknowledge(call);
                         }
                     }
@@ -144,11 +157,15 @@ impl<'a> Fates<'a> {
         // tokens any more.
         for (session, fate) in history.sessions.iter().zip(&mut sessions) {
             fate.acknowledged.retain(|call| {
-                !matches!(call.ask, Ask::Revoke(Target::Session(_))) || !history.may_have_lost(session, call)
+                !matches!(call.ask, Ask::Revoke(Target::Session(_)))
+                    || !history.may_have_lost(session, call)
             });
         }
         let of_session = |SessionNumber(session): SessionNumber| sessions[session].clone();
-        let tokens = tokens.into_iter().zip(&history.tokens).map(|(fate, session)| fate.or(of_session(*session)));
+        let tokens = tokens
+            .into_iter()
+            .zip(&history.tokens)
+            .map(|(fate, session)| fate.or(of_session(*session)));
         Self { tokens: tokens.collect(), history, sessions }
     }
 
@@ -163,7 +180,8 @@ impl History {
     /// Returns whether the session may be unknown to a call, because the database was set back to
     /// what it was before its creation.
     fn may_have_lost(&self, session: &Session, call: &Call) -> bool {
-        let lost = |at: &SetBack| session.known > at.kept && session.asked < at.to && call.end > at.from;
+        let lost =
+            |at: &SetBack| session.known > at.kept && session.asked < at.to && call.end > at.from;
         self.set_backs.iter().any(lost)
     }
 
@@ -195,7 +213,10 @@ pub fn check(history: &History) -> Vec<Violation> {
     let mut calls: Vec<_> = history.calls.iter().collect();
     calls.sort_by_key(|call| call.end);
     let calls = calls.into_iter().filter_map(|call| check_call(history, &fates, call));
-    let fallen = history.fallen.iter().map(|replica| violation(Rule::Fallen, [format!("replica {replica} has ended")]));
+    let fallen = history
+        .fallen
+        .iter()
+        .map(|replica| violation(Rule::Fallen, [format!("replica {replica} has ended")]));
     calls.chain(fallen).chain(check_end(history)).collect()
 }
 
@@ -203,11 +224,17 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
     let broken = |rule| Some(violation(rule, [call]));
     match (&call.ask, &call.answer) {
         // Tables and functions are replaced.
-        (_, Answer::Wrong(_)) if history.set_backs.iter().any(|at| call.begin < at.to && call.end > at.from) => None,
+        (_, Answer::Wrong(_))
+            if history.set_backs.iter().any(|at| call.begin < at.to && call.end > at.from) =>
+        {
+            None
+        }
         (_, Answer::Wrong(_)) => broken(Rule::WrongError),
         (_, Answer::Disconnected) => {
             let excuse = history.outages.iter().any(|outage| {
-                outage.replica == call.replica && outage.from < call.end && outage.to.is_none_or(|to| call.begin < to)
+                outage.replica == call.replica
+                    && outage.from < call.end
+                    && outage.to.is_none_or(|to| call.begin < to)
             });
             if excuse { None } else { broken(Rule::WrongError) }
         }
@@ -216,9 +243,14 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
             let revocation = fates.revoked(*token, call)?;
             let session = history.tokens[token.0];
             let of = format!("{token:?} is of {session:?}, {:?}", history.sessions[session.0]);
-            Some(violation(Rule::ActiveAfterRevoked, [revocation.to_string(), call.to_string(), of]))
+            Some(violation(
+                Rule::ActiveAfterRevoked,
+                [revocation.to_string(), call.to_string(), of],
+            ))
         }
-        (Ask::Validate(_), Answer::Inactive(InactiveReason::Expired)) if history.tokens_expire => None,
+        (Ask::Validate(_), Answer::Inactive(InactiveReason::Expired)) if history.tokens_expire => {
+            None
+        }
         (Ask::Validate(TokenNumber(token)), Answer::Inactive(InactiveReason::Revoked))
             if fates.tokens[*token].may_be_revoked(call.end) =>
         {
@@ -229,11 +261,16 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
             let revocation = fates.sessions[*session].holds_for(history, call)?;
             Some(violation(Rule::RefreshedAfterRevoked, [revocation, call]))
         }
-        (Ask::Refresh { session: SessionNumber(session), is_reuse, .. }, Answer::Refused(reason)) => {
+        (
+            Ask::Refresh { session: SessionNumber(session), is_reuse, .. },
+            Answer::Refused(reason),
+        ) => {
             let is_fair = match reason.as_str() {
                 "SESSION_REVOKED" => fates.sessions[*session].may_be_revoked(call.end),
                 "REFRESH_TOKEN_REUSED" => *is_reuse,
-                "REFRESH_TOKEN_INVALID" => history.may_have_set_back(&history.sessions[*session], call),
+                "REFRESH_TOKEN_INVALID" => {
+                    history.may_have_set_back(&history.sessions[*session], call)
+                }
                 _ => false,
             };
             if is_fair { None } else { broken(Rule::RefusedUnasked) }
@@ -248,7 +285,8 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
     }
 }
 
-/// Once everything works again, every replica must answer for every token, and revoke. What it must say is a rule of its own.
+/// Once everything works again, every replica must answer for every token, and revoke. What it must
+/// say is a rule of its own.
 fn check_end(history: &History) -> Vec<Violation> {
     let unanswered = |story: String| violation(Rule::Unanswered, [story]);
     let Some(Healed { at, replicas, tokens }) = &history.healed else {
@@ -258,7 +296,8 @@ fn check_end(history: &History) -> Vec<Violation> {
     for replica in replicas {
         let mut answered = vec![false; *tokens];
         let mut revokes = false;
-        let calls = history.calls.iter().filter(|call| call.replica == *replica && call.begin >= *at);
+        let calls =
+            history.calls.iter().filter(|call| call.replica == *replica && call.begin >= *at);
         for call in calls.filter(|call| call.answer.is_known()) {
             match call.ask {
                 Ask::Validate(TokenNumber(token)) if token < *tokens => answered[token] = true,
@@ -268,7 +307,8 @@ fn check_end(history: &History) -> Vec<Violation> {
         }
         let silent = answered.iter().filter(|answered| !**answered).count();
         if silent > 0 {
-            missing.push(unanswered(format!("replica {replica} does not answer for {silent} tokens")));
+            missing
+                .push(unanswered(format!("replica {replica} does not answer for {silent} tokens")));
         }
         if !revokes {
             missing.push(unanswered(format!("replica {replica} does not revoke")));

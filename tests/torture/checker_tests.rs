@@ -1,4 +1,5 @@
-//! The checker, on histories made by hand: what it must find, and what it must not take for a fault.
+//! The checker, on histories made by hand: what it must find, and what it must not take for a
+//! fault.
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use countersign::proto::InactiveReason;
 use crate::{
     checker::{Rule, check},
     history::{
-        Answer, Ask, Call, Healed, History, Moment, Outage, Session, SessionNumber, SetBack, Target, TokenNumber,
+        Answer, Ask, Call, Healed, History, Moment, Outage, Session, SessionNumber, SetBack,
+        Target, TokenNumber,
     },
 };
 
@@ -47,9 +49,15 @@ fn subject() -> Target {
     Target::Subject { tenant: "acme".to_owned(), subject: "alice".to_owned() }
 }
 
-/// One session that is known from 2 ms on, with two tokens; these calls; and nobody who has to answer in the end.
+/// One session that is known from 2 ms on, with two tokens; these calls; and nobody who has to
+/// answer in the end.
 fn history(calls: impl Into<Vec<Call>>) -> History {
-    let session = Session { tenant: "acme".to_owned(), subject: "alice".to_owned(), asked: at(1), known: at(2) };
+    let session = Session {
+        tenant: "acme".to_owned(),
+        subject: "alice".to_owned(),
+        asked: at(1),
+        known: at(2),
+    };
     History {
         sessions: vec![session],
         tokens: vec![S, S],
@@ -75,7 +83,9 @@ fn broken(rule: Rule, calls: impl Into<Vec<Call>>) {
 
 #[test]
 fn active_is_wrong_for_calls_that_began_after_the_acknowledgement() {
-    for target in [Target::Session(S), Target::Token(T), subject(), Target::Tenant("acme".to_owned())] {
+    for target in
+        [Target::Session(S), Target::Token(T), subject(), Target::Tenant("acme".to_owned())]
+    {
         let revoked = revoke(10, 20, target, Answer::Done);
         broken(Rule::ActiveAfterRevoked, [revoked.clone(), validate(21, 30, Answer::Active)]);
         fine([revoked.clone(), validate(19, 30, Answer::Active), validate(21, 30, REVOKED)]);
@@ -86,7 +96,8 @@ fn active_is_wrong_for_calls_that_began_after_the_acknowledgement() {
 
 #[test]
 fn a_violation_tells_the_revocation_and_the_call() {
-    let calls = [revoke(10, 20, Target::Session(S), Answer::Done), validate(21, 30, Answer::Active)];
+    let calls =
+        [revoke(10, 20, Target::Session(S), Answer::Done), validate(21, 30, Answer::Active)];
     assert_eq!(check(&history(calls.clone()))[0].story[..2], calls.map(|call| call.to_string()));
 }
 
@@ -100,7 +111,9 @@ fn the_earliest_acknowledgement_counts() {
 #[test]
 fn what_was_not_acknowledged_may_go_either_way_for_ever() {
     for answer in [not_now(), Answer::GivenUp] {
-        for target in [Target::Session(S), Target::Token(T), subject(), Target::Tenant("acme".to_owned())] {
+        for target in
+            [Target::Session(S), Target::Token(T), subject(), Target::Tenant("acme".to_owned())]
+        {
             let revoked = revoke(10, 20, target, answer.clone());
             fine([revoked.clone(), validate(21, 30, Answer::Active), validate(31, 40, REVOKED)]);
             broken(Rule::InactiveUnasked, [revoked, validate(5, 9, REVOKED)]);
@@ -134,8 +147,10 @@ fn subjects_and_tenants_are_revoked_with_the_sessions_that_they_were_known_to_ha
         fine([while_created.clone(), validate(21, 30, Answer::Active)]);
         fine([while_created, validate(21, 30, REVOKED)]);
         let before = |begin, end, answer| {
-            let mut history = history([revoke(begin, end, target.clone(), answer), validate(50, 60, REVOKED)]);
-            history.sessions[0] = Session { asked: at(30), known: at(31), ..history.sessions[0].clone() };
+            let mut history =
+                history([revoke(begin, end, target.clone(), answer), validate(50, 60, REVOKED)]);
+            history.sessions[0] =
+                Session { asked: at(30), known: at(31), ..history.sessions[0].clone() };
             rules(&history)
         };
         assert_eq!(before(10, 20, Answer::Done), [Rule::InactiveUnasked]);
@@ -148,13 +163,19 @@ fn subjects_and_tenants_are_revoked_with_the_sessions_that_they_were_known_to_ha
     ];
     for other in others {
         fine([revoke(10, 20, other.clone(), Answer::Done), validate(21, 30, Answer::Active)]);
-        broken(Rule::InactiveUnasked, [revoke(10, 20, other, Answer::Done), validate(21, 30, REVOKED)]);
+        broken(
+            Rule::InactiveUnasked,
+            [revoke(10, 20, other, Answer::Done), validate(21, 30, REVOKED)],
+        );
     }
 }
 
 #[test]
 fn a_tenant_may_be_revoked_with_sessions_that_a_slow_clock_created_later() {
-    let calls = [revoke(10, 20, Target::Tenant("acme".to_owned()), Answer::Done), validate(50, 60, REVOKED)];
+    let calls = [
+        revoke(10, 20, Target::Tenant("acme".to_owned()), Answer::Done),
+        validate(50, 60, REVOKED),
+    ];
     let mut history = history(calls);
     history.sessions[0] = Session { asked: at(30), known: at(31), ..history.sessions[0].clone() };
     history.skew = at(11);
@@ -180,7 +201,9 @@ fn a_session_stays_refreshable_until_it_is_revoked_and_never_after() {
 
 #[test]
 fn a_reuse_that_is_refused_as_such_is_an_acknowledged_revocation() {
-    let reuse = |answer| call(10, 20, Ask::Refresh { session: S, is_reuse: true, supersedes: None }, answer);
+    let reuse = |answer| {
+        call(10, 20, Ask::Refresh { session: S, is_reuse: true, supersedes: None }, answer)
+    };
     let reused = || reuse(refused("REFRESH_TOKEN_REUSED"));
     broken(Rule::ActiveAfterRevoked, [reused(), validate(21, 30, Answer::Active)]);
     broken(Rule::RefreshedAfterRevoked, [reused(), refresh(21, 30, Answer::Done)]);
@@ -190,7 +213,9 @@ fn a_reuse_that_is_refused_as_such_is_an_acknowledged_revocation() {
 
 #[test]
 fn a_refresh_that_supersedes_is_a_revocation_of_the_token_before() {
-    let superseding = |answer| call(10, 20, Ask::Refresh { session: S, is_reuse: false, supersedes: Some(T) }, answer);
+    let superseding = |answer| {
+        call(10, 20, Ask::Refresh { session: S, is_reuse: false, supersedes: Some(T) }, answer)
+    };
     broken(Rule::ActiveAfterRevoked, [superseding(Answer::Done), validate(21, 30, Answer::Active)]);
     fine([superseding(Answer::Done), validate(21, 30, REVOKED), refresh(21, 30, Answer::Done)]);
     fine([superseding(not_now()), validate(21, 30, REVOKED), validate(31, 40, Answer::Active)]);
@@ -200,17 +225,27 @@ fn a_refresh_that_supersedes_is_a_revocation_of_the_token_before() {
 
 #[test]
 fn what_was_created_can_be_revoked() {
-    broken(Rule::RefusedUnasked, [revoke(10, 20, Target::Session(S), refused("SESSION_NOT_FOUND"))]);
+    broken(
+        Rule::RefusedUnasked,
+        [revoke(10, 20, Target::Session(S), refused("SESSION_NOT_FOUND"))],
+    );
 }
 
 #[test]
 fn connections_end_only_with_their_process() {
-    let outage = |replica, from, to: Option<u64>| Outage { replica, from: at(from), to: to.map(at) };
+    let outage =
+        |replica, from, to: Option<u64>| Outage { replica, from: at(from), to: to.map(at) };
     let with = |outages: &[Outage]| {
-        rules(&History { outages: outages.to_vec(), ..history([validate(10, 20, Answer::Disconnected)]) })
+        rules(&History {
+            outages: outages.to_vec(),
+            ..history([validate(10, 20, Answer::Disconnected)])
+        })
     };
     assert_eq!(with(&[]), [Rule::WrongError]);
-    assert_eq!(with(&[outage(1, 5, Some(30)), outage(0, 1, Some(9)), outage(0, 21, None)]), [Rule::WrongError]);
+    assert_eq!(
+        with(&[outage(1, 5, Some(30)), outage(0, 1, Some(9)), outage(0, 21, None)]),
+        [Rule::WrongError]
+    );
     assert_eq!(with(&[outage(0, 15, Some(16))]), []);
     assert_eq!(with(&[outage(0, 5, None)]), []);
 }
@@ -230,10 +265,14 @@ fn a_process_that_ends_by_itself_is_found() {
 fn in_the_end_every_replica_answers_for_every_token_and_revokes() {
     let ask = |replica, ask, answer| Call { replica, ..call(50, 60, ask, answer) };
     let answered = |replica, token| ask(replica, Ask::Validate(TokenNumber(token)), Answer::Active);
-    let revoked = |replica| ask(replica, Ask::Revoke(Target::Tenant("other".to_owned())), Answer::Done);
-    let all = [answered(0, 0), answered(0, 1), revoked(0), answered(1, 0), answered(1, 1), revoked(1)];
+    let revoked =
+        |replica| ask(replica, Ask::Revoke(Target::Tenant("other".to_owned())), Answer::Done);
+    let all =
+        [answered(0, 0), answered(0, 1), revoked(0), answered(1, 0), answered(1, 1), revoked(1)];
     let with = |calls: &[Call], healed| rules(&History { healed, ..history(calls) });
-    let healed = |millis, replicas: &[usize]| Some(Healed { at: at(millis), replicas: replicas.to_vec(), tokens: 2 });
+    let healed = |millis, replicas: &[usize]| {
+        Some(Healed { at: at(millis), replicas: replicas.to_vec(), tokens: 2 })
+    };
     assert_eq!(with(&all, healed(50, &[0, 1])), []);
     assert_eq!(with(&all[3..], healed(50, &[1])), []);
     assert_eq!(with(&all[1..], healed(50, &[0, 1])), [Rule::Unanswered]);
@@ -257,7 +296,13 @@ fn set_back(kept: u64, calls: impl Into<Vec<Call>>) -> History {
 #[test]
 fn what_was_revoked_before_a_set_back_holds_until_then_and_again_in_the_end() {
     let revoked = || revoke(10, 20, Target::Session(S), Answer::Done);
-    assert_eq!(check(&set_back(5, [revoked(), validate(51, 60, Answer::Active), refresh(61, 70, Answer::Done)])), []);
+    assert_eq!(
+        check(&set_back(
+            5,
+            [revoked(), validate(51, 60, Answer::Active), refresh(61, 70, Answer::Done)]
+        )),
+        []
+    );
     for (begin, end) in [(21, 39), (90, 95)] {
         let active = set_back(5, [revoked(), validate(begin, end, Answer::Active)]);
         assert_eq!(rules(&active), [Rule::ActiveAfterRevoked]);
@@ -274,7 +319,8 @@ fn what_is_revoked_after_a_set_back_holds_if_the_session_was_there_or_is_named_b
         (1, Target::Token(T), true),
         (1, Target::Tenant("acme".to_owned()), true),
     ] {
-        let calls = [revoke(51, 60, target.clone(), Answer::Done), validate(61, 70, Answer::Active)];
+        let calls =
+            [revoke(51, 60, target.clone(), Answer::Done), validate(61, 70, Answer::Active)];
         let expected = if is_promised { vec![Rule::ActiveAfterRevoked] } else { vec![] };
         assert_eq!(rules(&set_back(kept, calls)), expected, "{target:?}");
     }

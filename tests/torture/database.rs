@@ -1,4 +1,5 @@
-//! The database of a run: on a server that is shared by runs, or on one of its own with a standby that takes over.
+//! The database of a run: on a server that is shared by runs, or on one of its own with a standby
+//! that takes over.
 
 use std::{path::Path, process::Command, sync::Arc};
 
@@ -35,7 +36,12 @@ impl Database {
     }
 
     fn on(primary: Arc<Server>, name: &str, standby: Option<Server>) -> Self {
-        Self { name: name.to_owned(), primary, standby: Mutex::new(standby), successor: Mutex::default() }
+        Self {
+            name: name.to_owned(),
+            primary,
+            standby: Mutex::new(standby),
+            successor: Mutex::default(),
+        }
     }
 
     /// Where it is at the beginning.
@@ -72,7 +78,10 @@ impl Database {
     /// Puts a dump back, all at once.
     pub fn restore(&self, file: &Path) {
         let mut restore = Command::new(program("pg_restore"));
-        restore.args(["--clean", "--if-exists", "--single-transaction", "--dbname"]).arg(self.url()).arg(file);
+        restore
+            .args(["--clean", "--if-exists", "--single-transaction", "--dbname"])
+            .arg(self.url())
+            .arg(file);
         // Those who write at the same time may make it the victim of a deadlock.
         while !block_in_place(|| restore.output()).unwrap().status.success() {}
     }
@@ -87,8 +96,8 @@ impl Database {
         block_in_place(|| self.primary.put_copy_back());
     }
 
-    /// Lets the standby take over, while the primary goes on alone; returns the URL of the one in charge. None if there
-    /// is no standby any more.
+    /// Lets the standby take over, while the primary goes on alone; returns the URL of the one in
+    /// charge. None if there is no standby any more.
     pub async fn promote(&self) -> Option<String> {
         let standby = self.standby.lock().await.take()?;
         let url = standby.url(&self.name);

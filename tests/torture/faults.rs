@@ -1,4 +1,5 @@
-//! What is done to replicas, links and the database, when, and for how long: all of it follows from the seed.
+//! What is done to replicas, links and the database, when, and for how long: all of it follows from
+//! the seed.
 
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ pub enum Kind {
     Isolate,
     /// Its link is slow, one way or both.
     Slow,
-    /// The database's answers take most of a lease, again and again: what they bring is old, and so is what the next ones do.
+    /// The database's answers take most of a lease, again and again: what they bring is old, and so
+    /// is what the next ones do.
     SlowReplies,
     /// The database ends its connections.
     Terminate,
@@ -60,12 +62,13 @@ pub enum Disaster {
     RestoreDump,
     /// A copy of the server's files is put back under the running replicas.
     PutCopyBack,
-    /// The standby takes over, and one of the replicas stays with the old primary for a while, which does not know.
+    /// The standby takes over, and one of the replicas stays with the old primary for a while,
+    /// which does not know.
     FailOver,
 }
 
-/// A fault: what, after how long a calm, for how long, how slow a link is there and back, and which place it is about if
-/// that is open.
+/// A fault: what, after how long a calm, for how long, how slow a link is there and back, and which
+/// place it is about if that is open.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault<K> {
     pub kind: K,
@@ -80,13 +83,18 @@ fn span(dice: &mut Dice, longest: Duration) -> Duration {
     longest * u32::try_from(100 + dice.roll(901)).unwrap() / 1000
 }
 
-/// The faults of one place, one after the other without an end; none if there are no kinds. Kinds that are named more often
-/// come more often.
-pub fn schedule<K: Copy>(mut dice: Dice, kinds: &'static [K], calm: Duration) -> impl Iterator<Item = Fault<K>> {
+/// The faults of one place, one after the other without an end; none if there are no kinds. Kinds
+/// that are named more often come more often.
+pub fn schedule<K: Copy>(
+    mut dice: Dice,
+    kinds: &'static [K],
+    calm: Duration,
+) -> impl Iterator<Item = Fault<K>> {
     std::iter::from_fn(move || {
         let kind = *kinds.get(dice.roll(kinds.len().max(1)))?;
         let calm = span(&mut dice, calm);
-        let lasts = if dice.roll(2) == 0 { span(&mut dice, LEASE) } else { span(&mut dice, LEASE * 3) };
+        let lasts =
+            if dice.roll(2) == 0 { span(&mut dice, LEASE) } else { span(&mut dice, LEASE * 3) };
         let (there, back) = (span(&mut dice, LEASE * 4 / 5), span(&mut dice, LEASE * 4 / 5));
         let slow = match dice.roll(4) {
             0 => (there, Duration::ZERO),
@@ -215,7 +223,9 @@ impl Fault<Disaster> {
                 let dump = folder.path().join("dump");
                 self.set_back(fleet, || database.dump(&dump), || database.restore(&dump)).await;
             }
-            Disaster::PutCopyBack => self.set_back(fleet, || database.copy(), || database.put_copy_back()).await,
+            Disaster::PutCopyBack => {
+                self.set_back(fleet, || database.copy(), || database.put_copy_back()).await
+            }
             Disaster::FailOver => {
                 let Some(url) = database.promote().await else { return };
                 for place in (0..PLACES).filter(|place| *place != self.place) {

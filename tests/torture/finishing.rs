@@ -58,7 +58,9 @@ pub async fn finish(asker: &Arc<Asker>, held: Vec<Held>, dice: &mut Dice) {
 
 /// Creates a session and revokes it. Whether both were acknowledged.
 async fn revokes(asker: &Asker, place: usize) -> bool {
-    let Some(held) = asker.create(place, RECOVERY, "default", "", "the last one").await else { return false };
+    let Some(held) = asker.create(place, RECOVERY, "default", "", "the last one").await else {
+        return false;
+    };
     let message = RevokeRequest { target: Some(by_id(&held)), ..Default::default() };
     let answer = asker.revoke(place, RECOVERY, Target::Session(held.number), message).await;
     let token = [held.access_token];

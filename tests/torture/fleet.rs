@@ -1,4 +1,5 @@
-//! The replicas of a run: places where a process runs, behind a link of its own, dies, and is started again.
+//! The replicas of a run: places where a process runs, behind a link of its own, dies, and is
+//! started again.
 
 use std::{
     collections::VecDeque,
@@ -19,13 +20,14 @@ use crate::{
     recorder::Recorder,
 };
 
-/// Replicas that are always there, but for what happens to them. Behind them is a place for one that comes and goes.
+/// Replicas that are always there, but for what happens to them. Behind them is a place for one
+/// that comes and goes.
 pub const PERMANENT: usize = 3;
 /// All places.
 pub const PLACES: usize = PERMANENT + 1;
 
-/// Connections to each replica. Each takes so many calls at a time; those to a replica that is paused are to reach it, and wait
-/// there.
+/// Connections to each replica. Each takes so many calls at a time; those to a replica that is
+/// paused are to reach it, and wait there.
 const CHANNELS: usize = 12;
 
 /// Before a process that could not start is started again.
@@ -59,7 +61,11 @@ pub struct Fleet {
 
 impl Fleet {
     /// Without processes yet; `settings` are those of each place.
-    pub async fn new(database: Arc<Database>, recorder: Arc<Recorder>, settings: Vec<Settings>) -> Self {
+    pub async fn new(
+        database: Arc<Database>,
+        recorder: Arc<Recorder>,
+        settings: Vec<Settings>,
+    ) -> Self {
         let mut places = vec![];
         let url = database.url();
         for _ in 0..PLACES {
@@ -97,8 +103,8 @@ impl Fleet {
         self.places[place].revoking.notified().await;
     }
 
-    /// Starts a process and waits until it serves. Calls go there as soon as it listens. One that cannot start, because the
-    /// database is away, is started again.
+    /// Starts a process and waits until it serves. Calls go there as soon as it listens. One that
+    /// cannot start, because the database is away, is started again.
     pub async fn start(&self, index: usize) {
         let place = &self.places[index];
         let mut process = place.process.lock().await;
@@ -107,8 +113,10 @@ impl Fleet {
             let mut replica = self.home.spawn(&place.link.url(), &self.settings[index]);
             let serves = block_in_place(|| {
                 replica.listens() && {
-                    let endpoint = Endpoint::from_shared(format!("http://{}", replica.address())).unwrap();
-                    *place.channels.lock().unwrap() = (0..CHANNELS).map(|_| endpoint.connect_lazy()).collect();
+                    let endpoint =
+                        Endpoint::from_shared(format!("http://{}", replica.address())).unwrap();
+                    *place.channels.lock().unwrap() =
+                        (0..CHANNELS).map(|_| endpoint.connect_lazy()).collect();
                     replica.comes("serving").is_some()
                 }
             });
@@ -157,7 +165,10 @@ impl Fleet {
     pub async fn terminate_connections(&self, index: usize) {
         let process = self.places[index].process.lock().await;
         let Some(name) = process.as_ref().map(Replica::name) else { return };
-        let sql = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'");
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = \
+             '{name}'"
+        );
         self.database.try_execute(&sql).await;
     }
 
@@ -183,7 +194,9 @@ impl Fleet {
                 let is_ready = get(replica.http(), "/readyz").await.status == 200;
                 let log = replica.log();
                 let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-                is_ready && count("the database has lost revocations") == count("the lost revocations hold again")
+                is_ready
+                    && count("the database has lost revocations")
+                        == count("the lost revocations hold again")
             };
             while !is_restored().await {
                 sleep(AGAIN).await;

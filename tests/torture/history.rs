@@ -61,7 +61,8 @@ pub enum Answer {
     Inactive(InactiveReason),
     /// Refused for good, for this reason.
     Refused(String),
-    /// Not possible at the moment, for this reason; it says when to come back. A write may have been made.
+    /// Not possible at the moment, for this reason; it says when to come back. A write may have
+    /// been made.
     NotNow(String),
     /// The caller's deadline was over. A write may have been made, or be made later.
     GivenUp,

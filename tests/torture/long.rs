@@ -1,5 +1,5 @@
-//! Many runs, by hand: `scripts/torture`. Where they stand is kept in a file after each of them, so that they can be
-//! interrupted and gone on with.
+//! Many runs, by hand: `scripts/torture`. Where they stand is kept in a file after each of them, so
+//! that they can be interrupted and gone on with.
 
 use std::{
     env, fs,
@@ -38,8 +38,11 @@ impl State {
     /// Where the last runs stopped, or this seed from the beginning.
     fn load() -> Self {
         match env::var("COUNTERSIGN_TORTURE_SEED") {
-            Ok(seed) => Self { next_seed: seed.parse().expect("the seed is a number"), ..Self::default() },
-            Err(_) => fs::read(Self::path()).map_or(Self::default(), |text| serde_json::from_slice(&text).unwrap()),
+            Ok(seed) => {
+                Self { next_seed: seed.parse().expect("the seed is a number"), ..Self::default() }
+            }
+            Err(_) => fs::read(Self::path())
+                .map_or(Self::default(), |text| serde_json::from_slice(&text).unwrap()),
         }
     }
 
@@ -53,7 +56,8 @@ impl State {
         self.calls += report.figures.calls;
         self.checked += report.figures.checked;
         self.acknowledged += report.figures.acknowledged.len();
-        self.longest = self.longest.max(report.figures.acknowledged.last().copied().unwrap_or_default());
+        self.longest =
+            self.longest.max(report.figures.acknowledged.last().copied().unwrap_or_default());
         self.faults += report.faults.len();
         self.violations += report.violations.len();
     }
@@ -68,7 +72,9 @@ enum Extent {
 impl Extent {
     fn asked() -> Self {
         let text = env::var("COUNTERSIGN_TORTURE").unwrap_or_else(|_| "60m".to_owned());
-        let minutes = text.strip_suffix('m').map(|minutes| minutes.parse::<u64>().expect("a number of minutes"));
+        let minutes = text
+            .strip_suffix('m')
+            .map(|minutes| minutes.parse::<u64>().expect("a number of minutes"));
         minutes.map_or_else(
             || Self::Runs(text.parse().expect("a number of runs, or of minutes like 60m")),
             |minutes| Self::Time(Duration::from_secs(minutes * 60)),

@@ -1,5 +1,5 @@
-//! Builds in which a rule of the protocol is broken: within a few runs of a profile that the unbroken build survives, a token
-//! is active after its revocation was acknowledged.
+//! Builds in which a rule of the protocol is broken: within a few runs of a profile that the
+//! unbroken build survives, a token is active after its revocation was acknowledged.
 
 use std::env;
 
@@ -28,14 +28,20 @@ const RUNS: usize = 12;
 async fn each_broken_rule_is_found() {
     let server = server().await;
     let only = env::var("COUNTERSIGN_TORTURE_MUTANT").ok();
-    let first = env::var("COUNTERSIGN_TORTURE_SEED").map_or(0, |seed| seed.parse().expect("the seed is a number"));
+    let first = env::var("COUNTERSIGN_TORTURE_SEED")
+        .map_or(0, |seed| seed.parse().expect("the seed is a number"));
     let mut survivors = vec![];
-    for (mutant, profile) in MUTANTS.into_iter().filter(|(mutant, _)| only.as_ref().is_none_or(|only| only == mutant)) {
+    for (mutant, profile) in
+        MUTANTS.into_iter().filter(|(mutant, _)| only.as_ref().is_none_or(|only| only == mutant))
+    {
         let mut found = None;
         for seed in (first..).take(RUNS) {
-            let report = run(&server, Profile::named(profile), seed, &vec![("COUNTERSIGN_MUTANT", mutant)]).await;
+            let report =
+                run(&server, Profile::named(profile), seed, &vec![("COUNTERSIGN_MUTANT", mutant)])
+                    .await;
             println!("{mutant}: {report}");
-            if report.violations.iter().any(|violation| violation.rule == Rule::ActiveAfterRevoked) {
+            if report.violations.iter().any(|violation| violation.rule == Rule::ActiveAfterRevoked)
+            {
                 tell(&report);
                 found = Some(seed - first + 1);
                 break;

@@ -1,5 +1,5 @@
-//! What a run is made of: which faults come how often, and under which settings. One has everything, and each of the others
-//! bears on some rule of the protocol.
+//! What a run is made of: which faults come how often, and under which settings. One has
+//! everything, and each of the others bears on some rule of the protocol.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::{
     fleet::PERMANENT,
 };
 
-/// How long a lease lasts, and how long an acknowledgement waits for a replica that does not report, at most. Short, so that
-/// much happens in little time.
+/// How long a lease lasts, and how long an acknowledgement waits for a replica that does not
+/// report, at most. Short, so that much happens in little time.
 pub const LEASE: Duration = Duration::from_millis(600);
 pub const WAIT: Duration = Duration::from_millis(701);
 
@@ -33,7 +33,8 @@ const LONG_LEASES: &[(&str, &str)] = &[
 
 /// What all replicas of all runs are told.
 const SETTINGS: &[(&str, &str)] = &[
-    // After a lapse all batches go on at once, in slow builds of four replicas on a machine: what is too much is not the matter here.
+    // After a lapse all batches go on at once, in slow builds of four replicas on a machine: what
+    // is too much is not the matter here.
     ("COUNTERSIGN_LIMITS__MAX_BATCHES", "10000"),
     ("COUNTERSIGN_DATABASE__CONNECT_TIMEOUT", "1s"),
     ("COUNTERSIGN_DATABASE__ACQUIRE_TIMEOUT", "1s"),
@@ -102,7 +103,13 @@ pub const PROFILES: &[Profile] = &[
     },
     Profile {
         name: "late answers",
-        replicas: &[Kind::SlowPause, Kind::HoldReplies, Kind::Slow, Kind::SlowReplies, Kind::SlowReplies],
+        replicas: &[
+            Kind::SlowPause,
+            Kind::HoldReplies,
+            Kind::Slow,
+            Kind::SlowReplies,
+            Kind::SlowReplies,
+        ],
         visitor: NOBODY,
         database: NOTHING,
         calm: Duration::from_millis(1000),

@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::history::{
-    Answer, Ask, Call, Fault, Healed, History, Moment, Outage, Session, SessionNumber, SetBack, TokenNumber,
+    Answer, Ask, Call, Fault, Healed, History, Moment, Outage, Session, SessionNumber, SetBack,
+    TokenNumber,
 };
 
 /// A history in the making, and the tokens as they are sent.
@@ -69,7 +70,9 @@ impl Recorder {
         let made = self.made();
         let mut calls = made.history.calls.iter();
         let is_created = |call: &&Call| (&call.ask, &call.answer) == (&Ask::Create, &Answer::Done);
-        calls.find(|call| call.replica == replica && call.begin >= since && is_created(call)).map(|call| call.end)
+        calls
+            .find(|call| call.replica == replica && call.begin >= since && is_created(call))
+            .map(|call| call.end)
     }
 
     /// How many tokens there are.
@@ -85,7 +88,10 @@ impl Recorder {
     pub fn tokens_of(&self, sessions: &[SessionNumber]) -> Vec<TokenNumber> {
         let made = self.made();
         let tokens = made.history.tokens.iter().enumerate();
-        tokens.filter(|(_, session)| sessions.contains(session)).map(|(token, _)| TokenNumber(token)).collect()
+        tokens
+            .filter(|(_, session)| sessions.contains(session))
+            .map(|(token, _)| TokenNumber(token))
+            .collect()
     }
 
     /// From now on a process may be gone.

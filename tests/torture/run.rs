@@ -1,4 +1,5 @@
-//! A run: a fresh database, replicas, callers and faults, and what the checker says of it in the end.
+//! A run: a fresh database, replicas, callers and faults, and what the checker says of it in the
+//! end.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -88,15 +89,17 @@ impl Figures {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { profile, wait, seed, figures, violations, faults, .. } = self;
-        let Figures { creates, refreshes, validations, checked, revocations, acknowledged, .. } = figures;
+        let Figures { creates, refreshes, validations, checked, revocations, acknowledged, .. } =
+            figures;
         let median = acknowledged.get(acknowledged.len() / 2).copied().unwrap_or_default();
         let longest = acknowledged.last().copied().unwrap_or_default();
         let waited = acknowledged.iter().filter(|taken| **taken >= *wait).count();
         write!(
             f,
-            "seed {seed} ({profile}): {} faults; {creates} creates, {refreshes} refreshes, {validations} validations, \
-             {checked} of them of what was revoked, {revocations} revocations, {} acknowledged in {median:.1?}, at most \
-             {longest:.1?}, {waited} after W or more; {} calls failed; recovered in {:.1?}; {} violations",
+            "seed {seed} ({profile}): {} faults; {creates} creates, {refreshes} refreshes, \
+             {validations} validations, {checked} of them of what was revoked, {revocations} \
+             revocations, {} acknowledged in {median:.1?}, at most {longest:.1?}, {waited} after \
+             W or more; {} calls failed; recovered in {:.1?}; {} violations",
             faults.len(),
             acknowledged.len(),
             figures.calls - figures.answered,
@@ -107,21 +110,33 @@ impl fmt::Display for Report {
 }
 
 /// Runs it. `settings` are added to those of the profile.
-pub async fn run(server: &Arc<Server>, profile: &'static Profile, seed: u64, settings: &Settings) -> Report {
+pub async fn run(
+    server: &Arc<Server>,
+    profile: &'static Profile,
+    seed: u64,
+    settings: &Settings,
+) -> Report {
     let database = match profile.has_standby() {
         true => Database::replicated().await,
         false => Database::fresh(server, "torture").await,
     };
     let database = Arc::new(database);
     let mut dice = Dice(seed);
-    let recorder =
-        Arc::new(Recorder::new(History { tokens_expire: profile.expires, skew: profile.skew(), ..Default::default() }));
+    let recorder = Arc::new(Recorder::new(History {
+        tokens_expire: profile.expires,
+        skew: profile.skew(),
+        ..Default::default()
+    }));
     let settings = (0..).map(|place| [profile.settings(place), settings.clone()].concat());
     let settings = settings.take(PLACES).collect();
     let fleet = Arc::new(Fleet::new(database.clone(), recorder.clone(), settings).await);
     in_time("all replicas serve", join_all((0..PERMANENT).map(|place| fleet.start(place)))).await;
 
-    let asker = Arc::new(Asker { fleet: fleet.clone(), recorder: recorder.clone(), tokens_expire: profile.expires });
+    let asker = Arc::new(Asker {
+        fleet: fleet.clone(),
+        recorder: recorder.clone(),
+        tokens_expire: profile.expires,
+    });
     let callers = Callers::start(&asker, &mut dice.split());
     in_time("faults come to an end", strike(&fleet, &database, profile, &mut dice)).await;
     let healed = recorder.now();
@@ -134,11 +149,24 @@ pub async fn run(server: &Arc<Server>, profile: &'static Profile, seed: u64, set
     let violations = check(&history);
     let logs = fleet.logs().await;
     let figures = Figures { recovery, ..Figures::of(&history) };
-    Report { profile: profile.name, wait: profile.wait(), seed, figures, violations, faults: history.faults, logs }
+    Report {
+        profile: profile.name,
+        wait: profile.wait(),
+        seed,
+        figures,
+        violations,
+        faults: history.faults,
+        logs,
+    }
 }
 
 /// Lets faults happen, in each place and to the database by itself.
-async fn strike(fleet: &Arc<Fleet>, database: &Arc<Database>, profile: &'static Profile, dice: &mut Dice) {
+async fn strike(
+    fleet: &Arc<Fleet>,
+    database: &Arc<Database>,
+    profile: &'static Profile,
+    dice: &mut Dice,
+) {
     let end = Instant::now() + SPAN;
     let mut lanes = JoinSet::new();
     for place in 0..PLACES {

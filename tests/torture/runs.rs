@@ -38,8 +38,9 @@ pub fn tell(report: &Report) {
     }
 }
 
-/// Each profile once, about two minutes. The builds with a broken rule are found out in the first run of their profile or
-/// the second (`mutants.rs`), so that one of each tells something; `scripts/torture` makes as many as one has time for.
+/// Each profile once, about two minutes. The builds with a broken rule are found out in the first
+/// run of their profile or the second (`mutants.rs`), so that one of each tells something;
+/// `scripts/torture` makes as many as one has time for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_acknowledged_revocation_holds_whatever_happens() {
     let server = server().await;

@@ -1,5 +1,6 @@
--- Columns of fixed width come first, so that rows carry no padding. Texts that are looked up compare by bytes (COLLATE "C"):
--- no upgrade of the system's locales can disorder an index. `\d+ sessions` in psql shows the comments below.
+-- Columns of fixed width come first, so that rows carry no padding. Texts that are looked up
+-- compare by bytes (COLLATE "C"): no upgrade of the system's locales can disorder an index. `\d+
+-- sessions` in psql shows the comments below.
 
 CREATE TABLE sessions (
     id uuid NOT NULL PRIMARY KEY,
@@ -60,7 +61,8 @@ COMMENT ON COLUMN sessions.request_id IS 'Idempotency key of the creation';
 
 CREATE INDEX sessions_by_tenant ON sessions (tenant, id);
 COMMENT ON INDEX sessions_by_tenant IS 'Revoke and listing of a tenant';
--- After the one above: while the table is empty both seem to cost the same for a subject, and then the newer one is taken.
+-- After the one above: while the table is empty both seem to cost the same for a subject, and then
+-- the newer one is taken.
 CREATE INDEX sessions_by_subject ON sessions (tenant, subject, id);
 COMMENT ON INDEX sessions_by_subject IS 'Quota, Revoke of a subject, listing of a subject';
 CREATE UNIQUE INDEX sessions_by_request ON sessions (tenant, request_id) WHERE request_id IS NOT NULL;

@@ -1,5 +1,5 @@
--- The history that the server is in: a standby that takes over begins a new one. An engine that does not tell has one for
--- ever.
+-- The history that the server is in: a standby that takes over begins a new one. An engine that
+-- does not tell has one for ever.
 DO $$
 BEGIN
     PERFORM pg_walfile_name(pg_current_wal_insert_lsn());

@@ -44,7 +44,8 @@ CREATE UNIQUE INDEX sessions_by_request ON sessions (tenant, request_id) WHERE r
 -- The sweeper: when a session was over.
 CREATE INDEX sessions_by_end ON sessions (coalesce(ended_at, idle_expires_at));
 
--- What is no longer accepted although its signature is good. A row lives no longer than the tokens that it stops.
+-- What is no longer accepted although its signature is good. A row lives no longer than the tokens
+-- that it stops.
 CREATE TABLE blacklist (
     seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,  -- order of the commits, never used twice
     kind TEXT NOT NULL,                  -- 'session', 'token' or 'tenant'

@@ -1,10 +1,12 @@
--- Who did what to whose sessions, why, when and from where. Rows are added and never changed; the sweeper deletes them when they
--- are old. They lie in the order of time, which serves the sweeper and who asks later. What is written twice is there once.
+-- Who did what to whose sessions, why, when and from where. Rows are added and never changed; the
+-- sweeper deletes them when they are old. They lie in the order of time, which serves the sweeper
+-- and who asks later. What is written twice is there once.
 CREATE TABLE audit (
     at BIGINT NOT NULL,
     id BLOB NOT NULL,                    -- its name in the log, too: a UUID of version 7
     action TEXT NOT NULL,                -- 'session_created', 'refresh_reused', 'token_revoked', 'session_revoked',
-                                         -- 'subject_revoked', 'tenant_revoked', 'key_rotated', 'key_revoked', 'caller_denied'
+                                         -- 'subject_revoked', 'tenant_revoked', 'key_rotated',
+                                         -- 'key_revoked', 'caller_denied'
     caller TEXT NOT NULL,                -- one of the configuration, 'anybody', or 'countersign' for the service itself
     peer TEXT,                           -- from where
     tenant TEXT,                         -- empty for the default tenant

@@ -22,23 +22,30 @@ pub async fn append(lease: &mut Lease<'_>, entries: &[AuditEntry]) -> Result<(),
         entries.iter().map(of).collect()
     }
     statement::<()>(
-        "INSERT INTO audit (at, id, session_id, sessions, left_out, peer, action, caller, tenant, subject, kid, reason, note) \
-         SELECT at, id, session_id, sessions, left_out, peer::inet, action, caller, tenant, subject, kid, reason, note \
-         FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (at, id, session_id, sessions, left_out, peer, action, \
-         caller, tenant, subject, kid, reason, note) ON CONFLICT (at, id) DO NOTHING",
+        "INSERT INTO audit (at, id, session_id, sessions, left_out, peer, action, caller, tenant, \
+         subject, kid, reason, note) SELECT at, id, session_id, sessions, left_out, peer::inet, \
+         action, caller, tenant, subject, kid, reason, note FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, \
+         ?, ?, ?, ?, ?) AS given (at, id, session_id, sessions, left_out, peer, action, caller, \
+         tenant, subject, kid, reason, note) ON CONFLICT (at, id) DO NOTHING",
     )
     .bind::<Array<Timestamptz>, _>(column(entries, |entry| instant(entry.record.at)))
     .bind::<Array<SqlUuid>, _>(column(entries, |entry| uuid(entry.id.bytes())))
-    .bind::<Array<Nullable<SqlUuid>>, _>(column(entries, |entry| entry.record.session_id.map(|id| uuid(id.bytes()))))
+    .bind::<Array<Nullable<SqlUuid>>, _>(column(entries, |entry| {
+        entry.record.session_id.map(|id| uuid(id.bytes()))
+    }))
     .bind::<Array<Nullable<BigInt>>, _>(column(entries, |entry| entry.record.sessions))
     .bind::<Array<BigInt>, _>(column(entries, |entry| entry.left_out))
-    .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| entry.record.peer.map(|peer| peer.to_string())))
+    .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| {
+        entry.record.peer.map(|peer| peer.to_string())
+    }))
     .bind::<Array<Text>, _>(column(entries, |entry| entry.record.action.as_str()))
     .bind::<Array<Text>, _>(column(entries, |entry| entry.record.caller.as_str()))
     .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| entry.record.tenant.as_deref()))
     .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| entry.record.subject.as_deref()))
     .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| entry.record.kid.as_deref()))
-    .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| entry.record.reason.map(|reason| reason.as_str())))
+    .bind::<Array<Nullable<Text>>, _>(column(entries, |entry| {
+        entry.record.reason.map(|reason| reason.as_str())
+    }))
     .bind::<Array<Text>, _>(column(entries, |entry| &*entry.record.note))
     .execute(&mut **lease)
     .await?;
@@ -60,7 +67,11 @@ macro_rules! delete_from {
 
 /// Drops the days that are old, and deletes the other old records, which have no partition of a
 /// day.
-pub async fn delete_old(lease: &mut Lease<'_>, until: Timestamp, limit: i64) -> Result<usize, Fault> {
+pub async fn delete_old(
+    lease: &mut Lease<'_>,
+    until: Timestamp,
+    limit: i64,
+) -> Result<usize, Fault> {
     let maintained = match partitions::maintain(lease, until).await {
         Ok(maintained) => maintained,
         Err(error) if Class::of(&error) == Class::Lost => return Err(error.into()),
@@ -87,12 +98,20 @@ fn warn_once(problem: String) {
     static LAST: Mutex<String> = Mutex::new(String::new());
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
     if *last != problem {
-        tracing::warn!(problem, "the partitions of the audit are left as they are, and old records deleted one by one");
+        tracing::warn!(
+            problem,
+            "the partitions of the audit are left as they are, and old records deleted one by one"
+        );
         *last = problem;
     }
 }
 
-async fn delete(lease: &mut Lease<'_>, sql: &'static str, until: Timestamp, limit: i64) -> Result<usize, Fault> {
+async fn delete(
+    lease: &mut Lease<'_>,
+    sql: &'static str,
+    until: Timestamp,
+    limit: i64,
+) -> Result<usize, Fault> {
     let deleted = statement::<()>(sql)
         .bind::<Timestamptz, _>(instant(until))
         .bind::<BigInt, _>(limit)

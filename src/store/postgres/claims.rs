@@ -1,7 +1,7 @@
 //! Claims as JSON text that `jsonb` gives back as they were.
 //!
-//! `jsonb` keeps every digit of a number, and its zeros after the point, but no exponent. So a float like `1e16` would come
-//! back as an integer, unless it is written with a fraction.
+//! `jsonb` keeps every digit of a number, and its zeros after the point, but no exponent. So a
+//! float like `1e16` would come back as an integer, unless it is written with a fraction.
 
 use std::fmt::Write;
 
@@ -19,8 +19,8 @@ pub fn to_jsonb(claims: &CustomClaims) -> String {
     out
 }
 
-/// A float that would be taken for an integer. From 1e16 on serde_json writes an exponent; from 2e19 on no integer type
-/// takes what comes back.
+/// A float that would be taken for an integer. From 1e16 on serde_json writes an exponent; from
+/// 2e19 on no integer type takes what comes back.
 fn large(number: &Number) -> Option<f64> {
     number.as_f64().filter(|float| number.is_f64() && (1e16..2e19).contains(&float.abs()))
 }
@@ -77,14 +77,17 @@ mod tests {
     #[test]
     fn large_floats_are_written_with_a_fraction_and_everything_else_as_it_is() {
         let Value::Object(map) = json!({
-            "floats": [1e16, -1.5e17, 1.8446744073709552e19, 0.5, 1e-7, 1e300], "integers": [10_000_000_000_000_000_u64, -7],
+            "floats": [1e16, -1.5e17, 1.8446744073709552e19, 0.5, 1e-7, 1e300],
+            "integers": [10_000_000_000_000_000_u64, -7],
             "text": "a\"b", "nested": { "empty": [], "none": {} , "null": null },
         }) else {
             panic!("an object")
         };
         let text = to_jsonb(&CustomClaims::try_from(map.clone()).unwrap());
         assert!(
-            text.contains("[10000000000000000.0,-150000000000000000.0,18446744073709551616.0,0.5,1e-7,1e+300]"),
+            text.contains(
+                "[10000000000000000.0,-150000000000000000.0,18446744073709551616.0,0.5,1e-7,1e+300]"
+            ),
             "{text}"
         );
         assert!(text.contains("[10000000000000000,-7]"), "{text}");

@@ -1,8 +1,9 @@
 //! The stream of a connection, on which the server's errors carry their SQLSTATE in their message.
 //!
-//! Diesel passes on an error's message but not its code, and the connection underneath cannot be asked once it belongs to
-//! Diesel (decision 23). So the code is written behind the message where both arrive: in the ErrorResponse of the
-//! protocol (PostgreSQL manual, section 55.7, "Message Formats").
+//! Diesel passes on an error's message but not its code, and the connection underneath cannot be
+//! asked once it belongs to Diesel (decision 23). So the code is written behind the message where
+//! both arrive: in the ErrorResponse of the protocol (PostgreSQL manual, section 55.7, "Message
+//! Formats").
 
 use std::{
     future::Future,
@@ -38,8 +39,8 @@ pub struct CodedStream<S> {
 }
 
 impl<S> CodedStream<S> {
-    /// Wraps a stream on which nothing has been read. If TLS is negotiated, the server answers with one byte before its
-    /// first message.
+    /// Wraps a stream on which nothing has been read. If TLS is negotiated, the server answers with
+    /// one byte before its first message.
     pub fn new(stream: S, is_negotiated: bool) -> Self {
         let framing = Framing { passing: usize::from(is_negotiated), held: BytesMut::new() };
         Self { stream, framing, ready: BytesMut::new() }
@@ -99,7 +100,9 @@ impl Framing {
                 match rewrite(fields) {
                     Some(fields) => {
                         ready.put_u8(ERROR_RESPONSE);
-                        ready.put_u32(u32::try_from(HEADER - TYPE + fields.len()).unwrap_or(u32::MAX));
+                        ready.put_u32(
+                            u32::try_from(HEADER - TYPE + fields.len()).unwrap_or(u32::MAX),
+                        );
                         ready.extend_from_slice(&fields);
                     }
                     None => ready.extend_from_slice(&message),
@@ -109,15 +112,20 @@ impl Framing {
     }
 }
 
-/// Returns how long a message is, with its header. One that claims to be shorter than its length is for the driver to refuse.
+/// Returns how long a message is, with its header. One that claims to be shorter than its length is
+/// for the driver to refuse.
 fn message_length(length: [u8; HEADER - TYPE]) -> usize {
-    usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX).saturating_add(TYPE).max(HEADER)
+    usize::try_from(u32::from_be_bytes(length))
+        .unwrap_or(usize::MAX)
+        .saturating_add(TYPE)
+        .max(HEADER)
 }
 
 /// Writes the code behind the message. Returns none for what is no list of fields with both.
 fn rewrite(fields: &[u8]) -> Option<BytesMut> {
     let text = |kind: u8| {
-        let field = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(&[kind]))?;
+        let field =
+            fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(&[kind]))?;
         std::str::from_utf8(field).ok()
     };
     let message = with_code(text(MESSAGE)?, text(CODE)?);
@@ -137,14 +145,19 @@ fn rewrite(fields: &[u8]) -> Option<BytesMut> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for CodedStream<S> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let Self { stream, framing, ready } = self.get_mut();
         while ready.is_empty() {
             let before = buffer.filled().len();
             ready!(Pin::new(&mut *stream).poll_read(context, buffer))?;
             let bytes = buffer.filled().get(before..).unwrap_or_default();
             if bytes.is_empty() {
-                // The end, or a reader without room. What is held goes with it: it is half a message.
+                // The end, or a reader without room. What is held goes with it: it is half a
+                // message.
                 return Poll::Ready(Ok(()));
             }
             if framing.skip(bytes) {
@@ -160,7 +173,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for CodedStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for CodedStream<S> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
     }
 
@@ -239,19 +256,29 @@ mod tests {
 
     #[tokio::test]
     async fn errors_get_their_code_and_nothing_else_changes() {
-        let german = "SFEHLER\0VERROR\0C40P01\0MVerklemmung (Deadlock) entdeckt\0DProzess 1\0\0".as_bytes();
+        let german =
+            "SFEHLER\0VERROR\0C40P01\0MVerklemmung (Deadlock) entdeckt\0DProzess 1\0\0".as_bytes();
         let coded =
-            "SFEHLER\0VERROR\0C40P01\0MVerklemmung (Deadlock) entdeckt (SQLSTATE 40P01)\0DProzess 1\0\0".as_bytes();
+            "SFEHLER\0VERROR\0C40P01\0MVerklemmung (Deadlock) entdeckt (SQLSTATE 40P01)\0DProzess \
+             1\0\0"
+                .as_bytes();
         let row = message(b'D', b"E\0\0\0\x08C40P01");
         let (long, notice) = (message(b'D', &[b'E'; 9000]), message(b'N', german));
         let ready = message(b'Z', b"E");
         let (error, rewritten) = (message(b'E', german), message(b'E', coded));
         let sent = [&row, &long, &error, &notice, &error, &ready, &row].map(Vec::as_slice).concat();
-        let expected = [&row, &long, &rewritten, &notice, &rewritten, &ready, &row].map(Vec::as_slice).concat();
+        let expected = [&row, &long, &rewritten, &notice, &rewritten, &ready, &row]
+            .map(Vec::as_slice)
+            .concat();
         assert_becomes(&sent, &expected, false).await;
         // The answer to the question for TLS is no message.
         for answer in [b"N", b"E", b"S"] {
-            assert_becomes(&[answer, sent.as_slice()].concat(), &[answer, expected.as_slice()].concat(), true).await;
+            assert_becomes(
+                &[answer, sent.as_slice()].concat(),
+                &[answer, expected.as_slice()].concat(),
+                true,
+            )
+            .await;
         }
     }
 
@@ -261,7 +288,9 @@ mod tests {
             let sent = message(b'E', body);
             assert_becomes(&sent, &sent, false).await;
         }
-        for header in [&b"E\0\0\0\0MA\0CB\0\0"[..], b"D\0\0\0\0E\0\0\0\0", b"E\xff\xff\xff\xffwhatever"] {
+        for header in
+            [&b"E\0\0\0\0MA\0CB\0\0"[..], b"D\0\0\0\0E\0\0\0\0", b"E\xff\xff\xff\xffwhatever"]
+        {
             let (mut server, client) = tokio::io::duplex(64);
             tokio::io::AsyncWriteExt::write_all(&mut server, header).await.unwrap();
             drop(server);

@@ -122,7 +122,8 @@ impl Target {
         if config.get_application_name().is_none() {
             config.application_name("countersign");
         }
-        let connect_timeout = config.get_connect_timeout().copied().unwrap_or(options.connect_timeout);
+        let connect_timeout =
+            config.get_connect_timeout().copied().unwrap_or(options.connect_timeout);
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             // After a failover the standby of yesterday answers, and the primary of yesterday only
             // reads.
@@ -161,8 +162,12 @@ impl Target {
     pub fn exposure(&self) -> Option<&'static str> {
         match self.tls.mode {
             _ if !self.servers.iter().any(Server::is_remote) => None,
-            SslMode::Disable => Some("anybody on the way to the database can read and change what is sent"),
-            SslMode::Prefer | SslMode::Require => Some("anybody on the way to the database can pose as it"),
+            SslMode::Disable => {
+                Some("anybody on the way to the database can read and change what is sent")
+            }
+            SslMode::Prefer | SslMode::Require => {
+                Some("anybody on the way to the database can pose as it")
+            }
             SslMode::VerifyCa | SslMode::VerifyFull => None,
         }
     }
@@ -171,8 +176,8 @@ impl Target {
     fn config(&self) -> Result<Config, OpenError> {
         let mut config = self.config.clone();
         if let Some(path) = &self.password_file {
-            let text =
-                fs::read_to_string(path).map_err(|source| OpenError::PasswordFile { path: path.clone(), source })?;
+            let text = fs::read_to_string(path)
+                .map_err(|source| OpenError::PasswordFile { path: path.clone(), source })?;
             config.password(text.trim_end_matches(['\r', '\n']));
         }
         Ok(config)
@@ -211,19 +216,28 @@ impl Target {
     }
 
     /// Gives up what takes too long.
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         timeout(self.connect_timeout, work).await.unwrap_or_else(|_| {
             let problem = format!("no answer within {}", brief(self.connect_timeout));
             Err(Failure { problem, is_temporary: true })
         })
     }
 
-    async fn connect_at(&self, address: Address, name: &str, config: &Config) -> Result<Connected, Failure> {
+    async fn connect_at(
+        &self,
+        address: Address,
+        name: &str,
+        config: &Config,
+    ) -> Result<Connected, Failure> {
         let transport = open(&address, config).await.map_err(|error| unreachable(&error))?;
-        let is_negotiated =
-            config.get_ssl_mode() != Negotiation::Disable && config.get_ssl_negotiation() == SslNegotiation::Postgres;
+        let is_negotiated = config.get_ssl_mode() != Negotiation::Disable
+            && config.get_ssl_negotiation() == SslNegotiation::Postgres;
         let stream = CodedStream::new(transport, is_negotiated);
-        let Ok(tls) = MakeTlsConnect::<Transport>::make_tls_connect(&mut self.connector.clone(), name);
+        let Ok(tls) =
+            MakeTlsConnect::<Transport>::make_tls_connect(&mut self.connector.clone(), name);
         let connected = config.connect_raw(stream, CodedTls(tls)).await;
         let (client, driver) = connected.map_err(|error| Failure::from(&error))?;
 
@@ -236,10 +250,11 @@ impl Target {
             problem: error.to_string(),
             is_temporary: Class::of(error).is_temporary(),
         };
-        let mut connection = AsyncPgConnection::try_from(client).await.map_err(|error| match error {
-            ConnectionError::CouldntSetupConfiguration(error) => failed(&error),
-            other => Failure { problem: other.to_string(), is_temporary: false },
-        })?;
+        let mut connection =
+            AsyncPgConnection::try_from(client).await.map_err(|error| match error {
+                ConnectionError::CouldntSetupConfiguration(error) => failed(&error),
+                other => Failure { problem: other.to_string(), is_temporary: false },
+            })?;
         self.set_up(&mut connection).await.map_err(|error| failed(&error))?;
         let driver = driver.detach().abort_handle();
         Ok(Connected { connection, warned, notifications, driver })
@@ -257,15 +272,17 @@ impl Target {
     /// Settings that the role has been given already are left alone, so that a pooler may hand on
     /// its connections as they are.
     async fn set_up(&self, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
-        let statement_timeout = i64::try_from(self.statement_timeout.as_millis()).unwrap_or(i64::MAX);
+        let statement_timeout =
+            i64::try_from(self.statement_timeout.as_millis()).unwrap_or(i64::MAX);
         let _: Vec<String> = statement::<Text>(
-            "SELECT set_config(s.name, wanted.setting, false) FROM (VALUES \
-             ('synchronous_commit', 'on'), ('default_transaction_isolation', 'read committed'), \
-             ('statement_timeout', ?::bigint::text), ('idle_in_transaction_session_timeout', ?::bigint::text), \
+            "SELECT set_config(s.name, wanted.setting, false) FROM (VALUES ('synchronous_commit', \
+             'on'), ('default_transaction_isolation', 'read committed'), ('statement_timeout', \
+             ?::bigint::text), ('idle_in_transaction_session_timeout', ?::bigint::text), \
              ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_hashjoin', 'off'), \
-             ('enable_mergejoin', 'off'), ('jit', 'off'), ('plan_cache_mode', 'force_generic_plan')) AS wanted (name, setting) \
-             JOIN pg_settings AS s ON s.name = wanted.name WHERE s.setting <> wanted.setting \
-             AND NOT (s.name = 'synchronous_commit' AND s.setting = 'remote_apply')",
+             ('enable_mergejoin', 'off'), ('jit', 'off'), ('plan_cache_mode', \
+             'force_generic_plan')) AS wanted (name, setting) JOIN pg_settings AS s ON s.name = \
+             wanted.name WHERE s.setting <> wanted.setting AND NOT (s.name = 'synchronous_commit' \
+             AND s.setting = 'remote_apply')",
         )
         .bind::<BigInt, _>(statement_timeout)
         .bind::<BigInt, _>(i64::try_from(IDLE_IN_TRANSACTION.as_millis()).unwrap_or(i64::MAX))
@@ -299,7 +316,9 @@ async fn drive<S, T>(
 {
     while let Some(message) = poll_fn(|context| driver.poll_message(context)).await {
         match message {
-            Ok(AsyncMessage::Notice(notice)) if notice.parsed_severity() == Some(Severity::Warning) => {
+            Ok(AsyncMessage::Notice(notice))
+                if notice.parsed_severity() == Some(Severity::Warning) =>
+            {
                 tracing::debug!(warning = notice.message(), "the database warned");
                 warned.store(true, Ordering::SeqCst);
             }
@@ -343,7 +362,10 @@ impl From<&tokio_postgres::Error> for Failure {
         let is_temporary = match error.code() {
             Some(code) => sqlstate::classify(code.code()).is_temporary(),
             // The TLS library reports a certificate that does not fit as invalid data.
-            None => error.is_closed() || cause.is_some_and(|cause| cause.kind() != io::ErrorKind::InvalidData),
+            None => {
+                error.is_closed()
+                    || cause.is_some_and(|cause| cause.kind() != io::ErrorKind::InvalidData)
+            }
         };
         Self { problem: chain(error), is_temporary }
     }
@@ -359,7 +381,8 @@ fn summarize(failures: impl Iterator<Item = (String, Failure)>) -> Failure {
         return failure;
     }
     let is_temporary = failures.iter().any(|(_, failure)| failure.is_temporary);
-    let problems = failures.into_iter().map(|(place, failure)| format!("{place}: {}", failure.problem));
+    let problems =
+        failures.into_iter().map(|(place, failure)| format!("{place}: {}", failure.problem));
     Failure { problem: problems.collect::<Vec<_>>().join("; "), is_temporary }
 }
 
@@ -398,7 +421,8 @@ mod tests {
     fn what_is_printed_has_no_password() {
         let options = options("postgres://u:secret@h/d");
         let target = Target::new(&options).unwrap();
-        for text in [format!("{options:?}"), format!("{target:?}"), format!("{:?}", target.config)] {
+        for text in [format!("{options:?}"), format!("{target:?}"), format!("{:?}", target.config)]
+        {
             assert!(!text.contains("secret") && !text.contains("hidden"), "{text}");
         }
     }
@@ -418,30 +442,40 @@ mod tests {
             ("host=db.internal hostaddr=127.0.0.1 dbname=d", false),
             ("postgres://u@%2Frun%2Fpostgresql/d", false),
         ] {
-            assert_eq!(Target::new(&options(url)).unwrap().exposure().is_some(), is_exposed, "{url}");
+            assert_eq!(
+                Target::new(&options(url)).unwrap().exposure().is_some(),
+                is_exposed,
+                "{url}"
+            );
         }
     }
 
     #[test]
     fn one_failure_says_what_another_does_not_and_lasts_only_if_all_do() {
-        let failure =
-            |problem: &str, is_temporary| ("h:1".to_owned(), Failure { problem: problem.to_owned(), is_temporary });
+        let failure = |problem: &str, is_temporary| {
+            ("h:1".to_owned(), Failure { problem: problem.to_owned(), is_temporary })
+        };
         let summary = |failures: Vec<_>| {
             let Failure { problem, is_temporary } = summarize(failures.into_iter());
             (problem, is_temporary)
         };
         assert_eq!(summary(vec![failure("no", true)]), ("no".to_owned(), true));
         let both = "h:1: wrong; h:1: no".to_owned();
-        assert_eq!(summary(vec![failure("wrong", false), failure("no", true)]), (both.clone(), true));
+        assert_eq!(
+            summary(vec![failure("wrong", false), failure("no", true)]),
+            (both.clone(), true)
+        );
         assert_eq!(summary(vec![failure("wrong", false), failure("no", false)]), (both, false));
     }
 
     #[test]
     fn the_password_of_a_file_is_the_one_of_today() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let target =
-            Target::new(&Options { password: Password::File(file.path().to_owned()), ..options("postgres://u@h/d") })
-                .unwrap();
+        let target = Target::new(&Options {
+            password: Password::File(file.path().to_owned()),
+            ..options("postgres://u@h/d")
+        })
+        .unwrap();
         for password in ["first", "sec ond "] {
             fs::write(file.path(), format!("{password}\n")).unwrap();
             assert_eq!(target.config().unwrap().get_password(), Some(password.as_bytes()));

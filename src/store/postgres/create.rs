@@ -68,20 +68,27 @@ struct Careful<'a>(&'a Creation);
 impl BatchWrite for Careful<'_> {
     type Outcome = Created;
 
-    async fn apply(lease: &mut Lease<'_>, creations: &[Self]) -> Result<Vec<Result<Created, StoreError>>, Fault> {
+    async fn apply(
+        lease: &mut Lease<'_>,
+        creations: &[Self],
+    ) -> Result<Vec<Result<Created, StoreError>>, Fault> {
         let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
         let begin = turns::begin(&turns::turns(lease, &creations));
         lease.run(&begin).await?;
         let mut batch = Batch {
             earlier: earlier(lease, &creations).await?,
-            cut_offs: writes::cut_offs(lease, creations.iter().map(|creation| &creation.session)).await?,
+            cut_offs: writes::cut_offs(lease, creations.iter().map(|creation| &creation.session))
+                .await?,
             live: Live::read(lease, &creations).await?,
             evicted: HashMap::new(),
             new: vec![],
         };
-        let decided: Vec<Decision> = creations.iter().map(|creation| batch.decide(creation)).collect();
+        let decided: Vec<Decision> =
+            creations.iter().map(|creation| batch.decide(creation)).collect();
 
-        if !batch.new.is_empty() && insert_sessions(lease, &batch.new, Limits::Checked).await?.len() < batch.new.len() {
+        if !batch.new.is_empty()
+            && insert_sessions(lease, &batch.new, Limits::Checked).await?.len() < batch.new.len()
+        {
             // Somebody else has made the same request since.
             let problem = "the same request is being made by others";
             return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
@@ -110,7 +117,8 @@ impl BatchWrite for Careful<'_> {
         let place = |id: &SessionId| written.get(*places.get(id)?).copied();
         let created = decided.into_iter().map(|decision| match decision {
             Decision::New { evicted } => {
-                let last: Option<Place> = evicted.iter().filter_map(place).max_by_key(|place| place.seq);
+                let last: Option<Place> =
+                    evicted.iter().filter_map(place).max_by_key(|place| place.seq);
                 let sessions = evicted.into_iter().filter(|id| places.contains_key(id)).collect();
                 Created::New { eviction: last.map(|place| Eviction { place, sessions }) }
             }
@@ -142,7 +150,8 @@ struct Batch<'a> {
 impl<'a> Batch<'a> {
     fn decide(&mut self, creation: &'a Creation) -> Decision {
         let session = &creation.session;
-        let request = session.request_id.as_ref().map(|id| (session.tenant.to_string(), id.to_string()));
+        let request =
+            session.request_id.as_ref().map(|id| (session.tenant.to_string(), id.to_string()));
         if let Some(earlier) = request.as_ref().and_then(|request| self.earlier.get(request)) {
             return Decision::Other(Created::for_used_request_id(session, earlier.clone()));
         }
@@ -169,7 +178,10 @@ impl<'a> Batch<'a> {
 }
 
 /// The sessions that were created before with the request ids of these creations.
-async fn earlier(lease: &mut Lease<'_>, creations: &[&Creation]) -> Result<HashMap<(String, String), Session>, Fault> {
+async fn earlier(
+    lease: &mut Lease<'_>,
+    creations: &[&Creation],
+) -> Result<HashMap<(String, String), Session>, Fault> {
     let mut found = HashMap::new();
     let mut requests: HashMap<&str, Vec<&str>> = HashMap::new();
     for Creation { session, .. } in creations {
@@ -219,7 +231,8 @@ impl<'a> Live<'a> {
                 continue;
             }
             let place = *places.entry((&*session.tenant, &*session.subject)).or_insert_with(|| {
-                let (tenant, subject, at) = (&*session.tenant, &*session.subject, session.created_at);
+                let (tenant, subject, at) =
+                    (&*session.tenant, &*session.subject, session.created_at);
                 limited.push(Limited { tenant, subject, max: *max, at, creations: 0 });
                 limited.len() - 1
             });
@@ -262,12 +275,14 @@ impl<'a> Live<'a> {
     async fn keep_counts(&self, lease: &mut Lease<'_>) -> Result<(), Fault> {
         for (tenant, subject) in &self.large {
             let Some(live) = self.of.get(&(*tenant, *subject)) else { continue };
-            statement::<()>("UPDATE large_subjects SET sessions = ? WHERE tenant = ? AND subject = ?")
-                .bind::<BigInt, _>(i64::try_from(live.count).unwrap_or(i64::MAX))
-                .bind::<Text, _>(*tenant)
-                .bind::<Text, _>(*subject)
-                .execute(&mut **lease)
-                .await?;
+            statement::<()>(
+                "UPDATE large_subjects SET sessions = ? WHERE tenant = ? AND subject = ?",
+            )
+            .bind::<BigInt, _>(i64::try_from(live.count).unwrap_or(i64::MAX))
+            .bind::<Text, _>(*tenant)
+            .bind::<Text, _>(*subject)
+            .execute(&mut **lease)
+            .await?;
         }
         Ok(())
     }
@@ -298,8 +313,12 @@ async fn oldest(
     )
     .bind::<Array<Text>, _>(limited.iter().map(|subject| subject.tenant).collect::<Vec<_>>())
     .bind::<Array<Text>, _>(limited.iter().map(|subject| subject.subject).collect::<Vec<_>>())
-    .bind::<Array<Timestamptz>, _>(limited.iter().map(|subject| instant(subject.at)).collect::<Vec<_>>())
-    .bind::<Array<BigInt>, _>(most.into_iter().map(|most| i64::try_from(most).unwrap_or(i64::MAX)).collect::<Vec<_>>())
+    .bind::<Array<Timestamptz>, _>(
+        limited.iter().map(|subject| instant(subject.at)).collect::<Vec<_>>(),
+    )
+    .bind::<Array<BigInt>, _>(
+        most.into_iter().map(|most| i64::try_from(most).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
+    )
     .load(&mut **lease)
     .await?;
     for (place, id, idle_expires_at) in rows {
@@ -325,7 +344,9 @@ async fn count(lease: &mut Lease<'_>, subject: &Limited<'_>) -> Result<(u64, boo
         sessions: sessions.try_into().unwrap_or_default(),
         counted_at: timestamp(counted_at),
     });
-    if let Some(tally) = tally.filter(|tally| tally.is_trusted(subject.at, subject.max, subject.creations)) {
+    if let Some(tally) =
+        tally.filter(|tally| tally.is_trusted(subject.at, subject.max, subject.creations))
+    {
         return Ok((tally.sessions, true));
     }
     if tally.is_none() {

@@ -1,8 +1,8 @@
 //! Recording the sessions that have expired, once for each.
 //!
-//! No index tells when sessions expire, because refreshes would have to write it. `sweep_on` is never
-//! later than that, so the sessions that come due there are looked at: those that still live are moved
-//! to the instant of their expiry.
+//! No index tells when sessions expire, because refreshes would have to write it. `sweep_on` is
+//! never later than that, so the sessions that come due there are looked at: those that still live
+//! are moved to the instant of their expiry.
 
 use diesel::{
     data_types::PgTimestamp,

@@ -61,13 +61,18 @@ pub struct Failure {
 
 /// Returns the servers that the URL names, in its order.
 pub fn servers(config: &Config) -> Result<Vec<Server>, String> {
-    let (hosts, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let (hosts, addresses, ports) =
+        (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
     let count = hosts.len().max(addresses.len());
     if count == 0 {
         return Err("names no host".to_owned());
     }
     if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
-        return Err(format!("names {} hosts but {} values of hostaddr", hosts.len(), addresses.len()));
+        return Err(format!(
+            "names {} hosts but {} values of hostaddr",
+            hosts.len(),
+            addresses.len()
+        ));
     }
     if ports.len() > 1 && ports.len() != count {
         return Err(format!("names {} ports for {count} hosts", ports.len()));
@@ -76,7 +81,9 @@ pub fn servers(config: &Config) -> Result<Vec<Server>, String> {
         let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
         let (name, socket) = match hosts.get(index) {
             Some(Host::Tcp(name)) => (name.clone(), None),
-            Some(Host::Unix(folder)) => (String::new(), Some(folder.join(format!(".s.PGSQL.{port}")))),
+            Some(Host::Unix(folder)) => {
+                (String::new(), Some(folder.join(format!(".s.PGSQL.{port}"))))
+            }
             None => (String::new(), None),
         };
         let address: Option<&IpAddr> = addresses.get(index);
@@ -117,8 +124,13 @@ impl Server {
         match &self.place {
             Place::Socket(path) => Ok(vec![Address::Unix(path.clone())]),
             Place::Name(name, port) => {
-                let addresses: Vec<_> = lookup_host((name.as_str(), *port)).await?.map(Address::Tcp).collect();
-                if addresses.is_empty() { Err(io::Error::other("the name has no address")) } else { Ok(addresses) }
+                let addresses: Vec<_> =
+                    lookup_host((name.as_str(), *port)).await?.map(Address::Tcp).collect();
+                if addresses.is_empty() {
+                    Err(io::Error::other("the name has no address"))
+                } else {
+                    Ok(addresses)
+                }
             }
         }
     }
@@ -156,7 +168,10 @@ fn notice_silence(stream: &TcpStream, config: &Config) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     if let Some(limit) = config.get_tcp_user_timeout() {
-        sockopt::set_tcp_user_timeout(stream, u32::try_from(limit.as_millis()).unwrap_or(u32::MAX))?;
+        sockopt::set_tcp_user_timeout(
+            stream,
+            u32::try_from(limit.as_millis()).unwrap_or(u32::MAX),
+        )?;
     }
     if config.get_keepalives() {
         sockopt::set_socket_keepalive(stream, true)?;
@@ -175,7 +190,10 @@ fn notice_silence(stream: &TcpStream, config: &Config) -> io::Result<()> {
 /// has had its head start. One that fails for now is tried again as long as others have yet to
 /// answer for the first time; one that refuses for good, as for a wrong password, is not. Returns
 /// how each failed once all have.
-pub async fn first_success<C, T, A>(candidates: &[C], attempt: impl Fn(C) -> A) -> Result<T, Vec<Failure>>
+pub async fn first_success<C, T, A>(
+    candidates: &[C],
+    attempt: impl Fn(C) -> A,
+) -> Result<T, Vec<Failure>>
 where
     C: Clone,
     A: Future<Output = Result<T, Failure>>,
@@ -257,7 +275,9 @@ mod tests {
         let millis = |count| sleep(Duration::from_millis(count));
         let numbered: Vec<_> = candidates.iter().copied().enumerate().collect();
         let attempt = |(index, does): (usize, Does)| async move {
-            let failed = |problem: &str| Err(Failure { problem: format!("{index} {problem}"), is_temporary: true });
+            let failed = |problem: &str| {
+                Err(Failure { problem: format!("{index} {problem}"), is_temporary: true })
+            };
             let work = async {
                 match does {
                     Succeed(after) => {
@@ -269,14 +289,19 @@ mod tests {
                         failed("fails")
                     }
                     Hang => pending().await,
-                    SucceedFrom(from) if began.elapsed() >= Duration::from_millis(from) => Ok(index),
+                    SucceedFrom(from) if began.elapsed() >= Duration::from_millis(from) => {
+                        Ok(index)
+                    }
                     SucceedFrom(_) => failed("is not ready"),
                 }
             };
-            tokio::time::timeout(Duration::from_secs(1), work).await.unwrap_or_else(|_| failed("hangs"))
+            tokio::time::timeout(Duration::from_secs(1), work)
+                .await
+                .unwrap_or_else(|_| failed("hangs"))
         };
         let outcome = first_success(&numbered, attempt).await;
-        let outcome = outcome.map_err(|failures| failures.into_iter().map(|failure| failure.problem).collect());
+        let outcome = outcome
+            .map_err(|failures| failures.into_iter().map(|failure| failure.problem).collect());
         (outcome, u64::try_from(began.elapsed().as_millis()).unwrap())
     }
 

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use diesel::{
     pg::Pg,
     serialize::ToSql,
-    sql_types::{Array, BigInt, Binary, HasSqlType, Integer, Interval, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+    sql_types::{
+        Array, BigInt, Binary, HasSqlType, Integer, Interval, Nullable, Text, Timestamptz,
+        Uuid as SqlUuid,
+    },
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
@@ -25,11 +28,11 @@ use crate::{
 macro_rules! insert_sessions {
     ($open:literal, $close:literal, $turn:literal, $live:literal, $conflict:literal) => {
         concat!(
-            "INSERT INTO sessions (id, access_token_id, authenticated_at, created_at, refreshed_at, \
-             idle_expires_at, expires_at, sweep_on, access_token_ttl, idle_timeout, refresh_grace, \
-             replay_limit, generation, revision, tenant, subject, client_id, audience, scopes, \
-             claims, acr, amr, user_agent, ip_address, device_label, policy, on_refresh, replay, \
-             lineage_secret, refresh_key, request_id, request_fingerprint) \
+            "INSERT INTO sessions (id, access_token_id, authenticated_at, created_at, \
+             refreshed_at, idle_expires_at, expires_at, sweep_on, access_token_ttl, idle_timeout, \
+             refresh_grace, replay_limit, generation, revision, tenant, subject, client_id, \
+             audience, scopes, claims, acr, amr, user_agent, ip_address, device_label, policy, \
+             on_refresh, replay, lineage_secret, refresh_key, request_id, request_fingerprint) \
              SELECT id, access_token_id, authenticated_at, created_at, refreshed_at, \
              idle_expires_at, expires_at, idle_expires_at, access_token_ttl, idle_timeout, \
              refresh_grace, replay_limit, generation, revision, tenant, subject, client_id, \
@@ -51,16 +54,22 @@ macro_rules! insert_sessions {
     };
 }
 
-/// For one session that no request before can have made, which is the most frequent case and the one that somebody waits for
-/// alone: what the other statement has for the rest takes a third of its time.
-const ONE: &str =
-    insert_sessions!("", "", "turn", "sessions_in_turn(turn, tenant, subject, created_at, most_others, 1)", "");
+/// For one session that no request before can have made, which is the most frequent case and the
+/// one that somebody waits for alone: what the other statement has for the rest takes a third of
+/// its time.
+const ONE: &str = insert_sessions!(
+    "",
+    "",
+    "turn",
+    "sessions_in_turn(turn, tenant, subject, created_at, most_others, 1)",
+    ""
+);
 const MANY: &str = insert_sessions!(
     "unnest(",
     ")",
     "place",
-    "(ARRAY(SELECT sessions_in_turn(turn, of_tenant, of_subject, at, others, added) FROM unnest(?, ?, ?, ?, ?, ?) \
-     AS given (turn, of_tenant, of_subject, at, others, added)))[place]",
+    "(ARRAY(SELECT sessions_in_turn(turn, of_tenant, of_subject, at, others, added) FROM \
+     unnest(?, ?, ?, ?, ?, ?) AS given (turn, of_tenant, of_subject, at, others, added)))[place]",
     "ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING "
 );
 
@@ -94,7 +103,9 @@ impl<'a, 'r> Insert<'a, 'r> {
     {
         let statement = match plain(self.rows) {
             Some(one) => self.statement.bind::<Type, _>(of(one)),
-            None => self.statement.bind::<Array<Type>, _>(self.rows.iter().map(of).collect::<Vec<_>>()),
+            None => {
+                self.statement.bind::<Array<Type>, _>(self.rows.iter().map(of).collect::<Vec<_>>())
+            }
         };
         Self { statement, ..self }
     }
@@ -117,8 +128,8 @@ pub enum Limits {
     Checked,
 }
 
-/// Writes new sessions, and returns which. It leaves out those whose request was made before, those that the revocation of
-/// their tenant covers, and of limited subjects those that may be too many.
+/// Writes new sessions, and returns which. It leaves out those whose request was made before, those
+/// that the revocation of their tenant covers, and of limited subjects those that may be too many.
 ///
 /// All turns are taken, in their order, before the first row is written.
 pub async fn insert_sessions(
@@ -130,7 +141,8 @@ pub async fn insert_sessions(
         Limits::Check => turns(lease, creations),
         Limits::Checked => vec![],
     };
-    let places: HashMap<_, _> = (1..).zip(&turns).map(|(place, turn)| ((turn.tenant, turn.subject), place)).collect();
+    let places: HashMap<_, _> =
+        (1..).zip(&turns).map(|(place, turn)| ((turn.tenant, turn.subject), place)).collect();
     // Those of its subject that come before it will be there, too.
     let mut before = HashMap::new();
     let mut rows: Vec<New<'_>> = Vec::with_capacity(creations.len());
@@ -176,17 +188,25 @@ pub async fn insert_sessions(
         .column::<Binary, _>(|new| new.session.lineage.secret.0.to_vec())
         .column::<Binary, _>(|new| new.session.lineage.key.0.to_vec())
         .column::<Nullable<Text>, _>(|new| new.session.request_id.as_deref())
-        .column::<Nullable<Binary>, _>(|new| new.session.request_fingerprint.map(|fingerprint| fingerprint.0.to_vec()))
+        .column::<Nullable<Binary>, _>(|new| {
+            new.session.request_fingerprint.map(|fingerprint| fingerprint.0.to_vec())
+        })
         .column::<Nullable<BigInt>, _>(|new| new.most_others);
     let insert = match plain(&rows) {
-        Some(_) => insert.statement.bind::<Nullable<BigInt>, _>(turns.iter().find_map(|turn| turn.key)),
+        Some(_) => {
+            insert.statement.bind::<Nullable<BigInt>, _>(turns.iter().find_map(|turn| turn.key))
+        }
         None => insert
             .column::<Nullable<Integer>, _>(|new| new.place)
             .statement
-            .bind::<Array<Nullable<BigInt>>, _>(turns.iter().map(|turn| turn.key).collect::<Vec<_>>())
+            .bind::<Array<Nullable<BigInt>>, _>(
+                turns.iter().map(|turn| turn.key).collect::<Vec<_>>(),
+            )
             .bind::<Array<Text>, _>(turns.iter().map(|turn| turn.tenant).collect::<Vec<_>>())
             .bind::<Array<Text>, _>(turns.iter().map(|turn| turn.subject).collect::<Vec<_>>())
-            .bind::<Array<Timestamptz>, _>(turns.iter().map(|turn| instant(turn.at)).collect::<Vec<_>>())
+            .bind::<Array<Timestamptz>, _>(
+                turns.iter().map(|turn| instant(turn.at)).collect::<Vec<_>>(),
+            )
             .bind::<Array<BigInt>, _>(turns.iter().map(|turn| turn.others).collect::<Vec<_>>())
             .bind::<Array<BigInt>, _>(turns.iter().map(|turn| turn.added).collect::<Vec<_>>()),
     };

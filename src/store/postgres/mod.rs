@@ -44,8 +44,8 @@ use self::{
     renewals::PostgresRenewals,
 };
 use super::{
-    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError,
-    SweptRevocations, Unfinished,
+    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
+    Store, StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::{Members, Renewals},
     ring::{RingChange, SealedRing},
@@ -199,7 +199,11 @@ impl Shared {
     }
 
     /// Tells followers, here and elsewhere, of what this process has committed.
-    fn hinting<O>(&self, outcomes: BatchOutcome<O>, last_entry: fn(&O) -> Option<Place>) -> BatchOutcome<O> {
+    fn hinting<O>(
+        &self,
+        outcomes: BatchOutcome<O>,
+        last_entry: fn(&O) -> Option<Place>,
+    ) -> BatchOutcome<O> {
         let places = outcomes.iter().flatten().flatten().filter_map(last_entry);
         if let Some(seq) = places.map(|place| place.seq).max() {
             self.hint(seq);
@@ -230,7 +234,8 @@ impl Shared {
                     POLL
                 }
                 Err(fault) => {
-                    tracing::debug!(error = %StoreError::from(fault), "the head of the feed cannot be read");
+                    let error = StoreError::from(fault);
+                    tracing::debug!(%error, "the head of the feed cannot be read");
                     POLL_RETRY
                 }
             };
@@ -347,7 +352,11 @@ impl Store for PostgresStore {
         with_connection!(self, reads::now)
     }
 
-    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError> {
+    async fn delete_expired_revocations(
+        &self,
+        until: Timestamp,
+        limit: i64,
+    ) -> Result<SweptRevocations, StoreError> {
         with_connection!(self, sweep::delete_expired_revocations, until, limit)
     }
 
@@ -370,7 +379,12 @@ impl Store for PostgresStore {
         }
     }
 
-    async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries, StoreError> {
+    async fn record_expiries(
+        &self,
+        until: Timestamp,
+        limit: i64,
+        keep: bool,
+    ) -> Result<RecordedExpiries, StoreError> {
         with_connection!(self, expiries::record, until, limit, keep)
     }
 
@@ -395,7 +409,11 @@ impl Store for PostgresStore {
         changed
     }
 
-    async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool, StoreError> {
+    async fn is_refresh_key_held(
+        &self,
+        key: RefreshKeyId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         with_connection!(self, ring::is_refresh_key_held, key, now)
     }
 }

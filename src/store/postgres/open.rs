@@ -85,7 +85,8 @@ pub enum OpenError {
     },
     /// The database does not keep every text.
     #[error(
-        "database {database} has the encoding {encoding}: make one with `createdb --encoding=UTF8 --template=template0`"
+        "database {database} has the encoding {encoding}: make one with `createdb --encoding=UTF8 \
+         --template=template0`"
     )]
     Encoding {
         /// Which.
@@ -95,8 +96,9 @@ pub enum OpenError {
     },
     /// The engine does not isolate transactions as it is asked to.
     #[error(
-        "database {database} is a YugabyteDB that runs READ COMMITTED as {level}, under which limits of sessions do not \
-         hold: start its servers with --yb_enable_read_committed_isolation=true (docs/scale.md)"
+        "database {database} is a YugabyteDB that runs READ COMMITTED as {level}, under which \
+         limits of sessions do not hold: start its servers with \
+         --yb_enable_read_committed_isolation=true (docs/scale.md)"
     )]
     Isolation {
         /// Which.
@@ -106,8 +108,8 @@ pub enum OpenError {
     },
     /// A newer version of the service has changed it.
     #[error(
-        "database {database} has the schema of a newer countersign (migration {migration}): run that version or a newer \
-         one"
+        "database {database} has the schema of a newer countersign (migration {migration}): run \
+         that version or a newer one"
     )]
     Newer {
         /// Which.
@@ -117,8 +119,9 @@ pub enum OpenError {
     },
     /// The schema is of an older version, and is not to be changed by this process.
     #[error(
-        "database {database} has the schema of an older countersign (migration {migration} is missing): run \
-         `countersign migrate` with the rights of its owner, or start without --no-migrate"
+        "database {database} has the schema of an older countersign (migration {migration} is \
+         missing): run `countersign migrate` with the rights of its owner, or start without \
+         --no-migrate"
     )]
     Older {
         /// Which.
@@ -173,7 +176,9 @@ impl OpenError {
     /// about a table that somebody else holds.
     fn with_remedy(self, role: &str) -> Self {
         let explain = |problem: String| match (missing_right(&problem, role), is_held(&problem)) {
-            (Some(remedy), _) => format!("{problem}: {remedy} (docs/postgresql.md, Roles and rights)"),
+            (Some(remedy), _) => {
+                format!("{problem}: {remedy} (docs/postgresql.md, Roles and rights)")
+            }
             (None, true) => format!("{problem}: {HELD} (docs/postgresql.md, Upgrades)"),
             (None, false) => problem,
         };
@@ -190,8 +195,9 @@ impl OpenError {
 }
 
 /// The way out if somebody else holds a table.
-const HELD: &str = "some session holds the table, and the service's own writes must not wait behind a migration: see \
-                    pg_stat_activity for it, and run `countersign migrate` again when it is idle";
+const HELD: &str = "some session holds the table, and the service's own writes must not wait \
+                    behind a migration: see pg_stat_activity for it, and run `countersign \
+                    migrate` again when it is idle";
 
 /// Returns whether the problem is a table that somebody else holds.
 fn is_held(problem: &str) -> bool {
@@ -201,7 +207,8 @@ fn is_held(problem: &str) -> bool {
 /// Returns the way out for a role that lacks a right, by the code of the error. The text says which
 /// schema it is about; a server that speaks another language is answered for the usual one.
 fn missing_right(problem: &str, role: &str) -> Option<String> {
-    const MIGRATE: &str = "run `countersign migrate` as their owner, and then `countersign serve --no-migrate`";
+    const MIGRATE: &str =
+        "run `countersign migrate` as their owner, and then `countersign serve --no-migrate`";
     const INSUFFICIENT_PRIVILEGE: &str = "42501";
     const INVALID_SCHEMA_NAME: &str = "3F000";
     let (text, code) = coded(problem)?;
@@ -211,21 +218,22 @@ fn missing_right(problem: &str, role: &str) -> Option<String> {
     let schema = text.strip_prefix("permission denied for schema ");
     if let Some(schema) = schema.or_else(|| (code == INVALID_SCHEMA_NAME).then_some("public")) {
         return Some(format!(
-            "run `countersign migrate` as the owner of the database, and then `countersign serve --no-migrate`, or let \
-             this role make the tables by `GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}`"
+            "run `countersign migrate` as the owner of the database, and then `countersign serve \
+             --no-migrate`, or let this role make the tables by `GRANT USAGE, CREATE ON SCHEMA \
+             {schema} TO {role}`"
         ));
     }
     if text.starts_with("must be owner of ") {
         return Some(MIGRATE.to_owned());
     }
     Some(format!(
-        "let their owner run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}`; to change \
-         tables, {MIGRATE}"
+        "let their owner run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public \
+         TO {role}`; to change tables, {MIGRATE}"
     ))
 }
 
-/// The largest table of records from before the audit had partitions that is attached in passing, in
-/// bytes: it takes less than a second. For a larger one nobody waits who is to serve.
+/// The largest table of records from before the audit had partitions that is attached in passing,
+/// in bytes: it takes less than a second. For a larger one nobody waits who is to serve.
 const LARGEST_IN_PASSING: i64 = 8 << 20;
 
 /// The result of [`prepare`].
@@ -260,7 +268,8 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared,
     }
     let updated = update_schema(target, &mut connection, may_migrate).await;
     let made = updated.map_err(|error| error.with_remedy(&role))?;
-    let mut detached = detached_bytes(&mut connection).await.map_err(other)?.filter(|_| may_migrate);
+    let mut detached =
+        detached_bytes(&mut connection).await.map_err(other)?.filter(|_| may_migrate);
     if detached.is_some_and(|bytes| bytes <= LARGEST_IN_PASSING) {
         warn_of_detached(attach_audit_before(target, &mut connection).await);
         detached = None;
@@ -272,13 +281,15 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared,
 /// its own.
 pub async fn attach_audit(target: &Target) {
     match target.connect().await {
-        Ok(mut connected) => warn_of_detached(attach_audit_before(target, &mut connected.connection).await),
+        Ok(mut connected) => {
+            warn_of_detached(attach_audit_before(target, &mut connected.connection).await)
+        }
         Err(error) => tracing::warn!(%error, "{DETACHED}"),
     }
 }
 
-const DETACHED: &str = "records of the audit from before the upgrade are still in audit_before, and not yet in audit: \
-                        run `countersign migrate` again";
+const DETACHED: &str = "records of the audit from before the upgrade are still in audit_before, \
+                        and not yet in audit: run `countersign migrate` again";
 
 /// The records are safe, and the service needs none of them.
 fn warn_of_detached(attached: diesel::QueryResult<()>) {
@@ -289,14 +300,19 @@ fn warn_of_detached(attached: diesel::QueryResult<()>) {
 
 /// Returns the isolation level that YugabyteDB uses in the place of READ COMMITTED, if it does, as
 /// it does unless it is told not to. Other engines have no such function.
-async fn other_isolation(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<String>> {
-    const EXISTS: &str = "SELECT to_regproc('yb_get_effective_transaction_isolation_level') IS NOT NULL";
+async fn other_isolation(
+    connection: &mut AsyncPgConnection,
+) -> diesel::QueryResult<Option<String>> {
+    const EXISTS: &str =
+        "SELECT to_regproc('yb_get_effective_transaction_isolation_level') IS NOT NULL";
     if !statement::<Bool>(EXISTS).get_result(connection).await? {
         return Ok(None);
     }
     connection.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     let level: String =
-        statement::<Text>("SELECT yb_get_effective_transaction_isolation_level()::text").get_result(connection).await?;
+        statement::<Text>("SELECT yb_get_effective_transaction_isolation_level()::text")
+            .get_result(connection)
+            .await?;
     connection.batch_execute("ROLLBACK").await?;
     Ok((!level.eq_ignore_ascii_case("read committed")).then_some(level))
 }
@@ -306,18 +322,25 @@ async fn other_isolation(connection: &mut AsyncPgConnection) -> diesel::QueryRes
 ///
 /// Not in the transaction of the migration, because the whole table is read and an index of it made
 /// first, for minutes if it is large. Nobody writes to it any more meanwhile.
-async fn attach_audit_before(target: &Target, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
+async fn attach_audit_before(
+    target: &Target,
+    connection: &mut AsyncPgConnection,
+) -> diesel::QueryResult<()> {
     if detached_bytes(connection).await?.is_none() {
         return Ok(());
     }
-    connection.batch_execute("BEGIN; SET LOCAL statement_timeout = '1h'; SET LOCAL lock_timeout = '500ms'").await?;
+    connection
+        .batch_execute(
+            "BEGIN; SET LOCAL statement_timeout = '1h'; SET LOCAL lock_timeout = '500ms'",
+        )
+        .await?;
     if target.has_locks && !try_lock(connection, ATTACH_LOCK).await? {
         return connection.batch_execute("ROLLBACK").await;
     }
     let is_left = detached_bytes(connection).await?.is_some();
     if is_left {
-        let prepare = "CREATE UNIQUE INDEX IF NOT EXISTS audit_before_key ON audit_before (at, id); \
-                       ALTER TABLE audit_before VALIDATE CONSTRAINT audit_before_at";
+        let prepare = "CREATE UNIQUE INDEX IF NOT EXISTS audit_before_key ON audit_before (at, \
+                       id); ALTER TABLE audit_before VALIDATE CONSTRAINT audit_before_at";
         connection.batch_execute(prepare).await?;
     }
     connection.batch_execute("COMMIT").await?;
@@ -325,7 +348,9 @@ async fn attach_audit_before(target: &Target, connection: &mut AsyncPgConnection
     while is_left && statement::<()>(MOVE_TO_AUDIT_BEFORE).execute(connection).await? > 0 {}
     let mut lock_timeouts = LOCK_TIMEOUTS.iter().peekable();
     while let Some(lock_timeout) = lock_timeouts.next() {
-        connection.batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = '{lock_timeout}'")).await?;
+        connection
+            .batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = '{lock_timeout}'"))
+            .await?;
         match connection.batch_execute(ATTACH_AUDIT_BEFORE).await {
             Err(error) if is_lock_not_available(&error) && lock_timeouts.peek().is_some() => {
                 connection.batch_execute("ROLLBACK").await?;
@@ -340,8 +365,8 @@ async fn attach_audit_before(target: &Target, connection: &mut AsyncPgConnection
     Ok(())
 }
 
-/// Returns the size of the records of the audit from before it had partitions, if they are a table by
-/// themselves.
+/// Returns the size of the records of the audit from before it had partitions, if they are a table
+/// by themselves.
 async fn detached_bytes(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<i64>> {
     let sql = "SELECT pg_relation_size(c.oid)
         FROM pg_class AS c
@@ -365,7 +390,9 @@ async fn update_schema(
     if !may_migrate {
         let pending = pending(target, connection).await?;
         return match pending.as_slice().first() {
-            Some((migration, _)) => Err(OpenError::Older { database, migration: (*migration).to_owned() }),
+            Some((migration, _)) => {
+                Err(OpenError::Older { database, migration: (*migration).to_owned() })
+            }
             None => Ok(vec![]),
         };
     }
@@ -376,7 +403,9 @@ async fn update_schema(
     loop {
         let lock_timeout = lock_timeouts.next().copied().unwrap_or_default();
         match try_to_migrate(target, connection, lock_timeout).await {
-            Err(OpenError::Migration { problem, .. }) if is_held(&problem) && lock_timeouts.peek().is_some() => {
+            Err(OpenError::Migration { problem, .. })
+                if is_held(&problem) && lock_timeouts.peek().is_some() =>
+            {
                 connection.batch_execute("ROLLBACK").await.map_err(other)?;
                 sleep(LOCK_PAUSE).await;
             }
@@ -392,13 +421,20 @@ async fn try_to_migrate(
     lock_timeout: &str,
 ) -> Result<Vec<&'static str>, OpenError> {
     let other = |error: diesel::result::Error| OpenError::other(target.name(), &error);
-    connection.batch_execute("BEGIN; SET LOCAL statement_timeout = '10min'").await.map_err(other)?;
+    connection
+        .batch_execute("BEGIN; SET LOCAL statement_timeout = '10min'")
+        .await
+        .map_err(other)?;
     if target.has_locks {
-        let lock = statement::<()>("SELECT pg_advisory_xact_lock(?)").bind::<BigInt, _>(MIGRATION_LOCK);
+        let lock =
+            statement::<()>("SELECT pg_advisory_xact_lock(?)").bind::<BigInt, _>(MIGRATION_LOCK);
         lock.execute(connection).await.map_err(other)?;
     }
     // Not before: for another process that migrates one waits as long as it takes.
-    connection.batch_execute(&format!("SET LOCAL lock_timeout = '{lock_timeout}'")).await.map_err(other)?;
+    connection
+        .batch_execute(&format!("SET LOCAL lock_timeout = '{lock_timeout}'"))
+        .await
+        .map_err(other)?;
     let made = migrate(target, connection).await?;
     connection.batch_execute("COMMIT").await.map_err(other)?;
     for version in &made {
@@ -409,7 +445,10 @@ async fn try_to_migrate(
 
 /// Returns whether nobody else had this lock, which the transaction has now.
 async fn try_lock(connection: &mut AsyncPgConnection, lock: i64) -> diesel::QueryResult<bool> {
-    statement::<Bool>("SELECT pg_try_advisory_xact_lock(?)").bind::<BigInt, _>(lock).get_result(connection).await
+    statement::<Bool>("SELECT pg_try_advisory_xact_lock(?)")
+        .bind::<BigInt, _>(lock)
+        .get_result(connection)
+        .await
 }
 
 /// The migrations that the database lacks. It must not have one that we do not know.
@@ -426,26 +465,39 @@ async fn pending(
             .load(connection)
             .await
             .map_err(other)?;
-    if let Some(newer) = applied.iter().find(|version| !MIGRATIONS.iter().any(|(known, _)| known == version)) {
-        return Err(OpenError::Newer { database: target.name().to_owned(), migration: newer.clone() });
+    if let Some(newer) =
+        applied.iter().find(|version| !MIGRATIONS.iter().any(|(known, _)| known == version))
+    {
+        return Err(OpenError::Newer {
+            database: target.name().to_owned(),
+            migration: newer.clone(),
+        });
     }
-    Ok(MIGRATIONS.iter().filter(|(version, _)| !applied.iter().any(|applied| applied == version)).collect())
+    Ok(MIGRATIONS
+        .iter()
+        .filter(|(version, _)| !applied.iter().any(|applied| applied == version))
+        .collect())
 }
 
 /// Returns whether there is a table of migrations. A role without the right to create may not even
 /// say IF NOT EXISTS.
 async fn is_recorded(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
-    statement::<Bool>("SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL").get_result(connection).await
+    statement::<Bool>("SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL")
+        .get_result(connection)
+        .await
 }
 
 /// Makes pending migrations in the transaction that is open: all of them or none.
-async fn migrate(target: &Target, connection: &mut AsyncPgConnection) -> Result<Vec<&'static str>, OpenError> {
+async fn migrate(
+    target: &Target,
+    connection: &mut AsyncPgConnection,
+) -> Result<Vec<&'static str>, OpenError> {
     let other = |error: diesel::result::Error| OpenError::other(target.name(), &error);
     if !is_recorded(connection).await.map_err(other)? {
         connection
             .batch_execute(
-                "CREATE TABLE __diesel_schema_migrations (version varchar(50) PRIMARY KEY NOT NULL, \
-                 run_on timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP)",
+                "CREATE TABLE __diesel_schema_migrations (version varchar(50) PRIMARY KEY NOT \
+                 NULL, run_on timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP)",
             )
             .await
             .map_err(other)?;
@@ -467,7 +519,10 @@ async fn migrate(target: &Target, connection: &mut AsyncPgConnection) -> Result<
         made.push(*version);
     }
     if broken("feed-by-bigserial") {
-        connection.batch_execute("CREATE SEQUENCE IF NOT EXISTS broken_feed INCREMENT 1000").await.map_err(other)?;
+        connection
+            .batch_execute("CREATE SEQUENCE IF NOT EXISTS broken_feed INCREMENT 1000")
+            .await
+            .map_err(other)?;
     }
     if !made.is_empty() {
         connection.batch_execute("SAVEPOINT tuning").await.map_err(other)?;
@@ -490,7 +545,9 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
         let mut versions: Vec<_> = fs::read_dir(folder)
             .unwrap()
-            .map(|entry| entry.unwrap().file_name().to_string_lossy().split('_').next().unwrap().to_owned())
+            .map(|entry| {
+                entry.unwrap().file_name().to_string_lossy().split('_').next().unwrap().to_owned()
+            })
             .collect();
         versions.sort();
         assert_eq!(versions, MIGRATIONS.map(|(version, _)| version));
@@ -505,7 +562,10 @@ mod tests {
         ("0011", "ALTER TABLE audit DROP CONSTRAINT audit_pkey;"),
         ("0011", "CREATE UNIQUE INDEX audit_key ON audit (at, id);"),
         // Nobody writes to this table any more.
-        ("0011", "'ALTER TABLE audit_before ADD CONSTRAINT audit_before_at CHECK (at < %L) NOT VALID'"),
+        (
+            "0011",
+            "'ALTER TABLE audit_before ADD CONSTRAINT audit_before_at CHECK (at < %L) NOT VALID'",
+        ),
     ];
 
     /// A migration that takes something away, or demands more of a row than before, breaks the
@@ -519,14 +579,26 @@ mod tests {
                 assert_eq!(sql.matches(exception).count(), 1, "{version}: {exception}");
                 sql = sql.replace(exception, "");
             }
-            let statements: Vec<_> = sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+            let statements: Vec<_> =
+                sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
             let sql = statements.join("\n").to_uppercase().replace("DROP INDEX", "");
-            for word in ["DROP ", "RENAME ", " TYPE ", "SET NOT NULL", "ADD CONSTRAINT", "UNIQUE INDEX", "TRUNCATE "] {
+            for word in [
+                "DROP ",
+                "RENAME ",
+                " TYPE ",
+                "SET NOT NULL",
+                "ADD CONSTRAINT",
+                "UNIQUE INDEX",
+                "TRUNCATE ",
+            ] {
                 assert!(!sql.contains(word), "{version}: {word}");
             }
             for column in sql.split("ADD COLUMN").skip(1) {
                 let column = column.split([',', ';']).next().unwrap();
-                assert!(!column.contains("NOT NULL") || column.contains("DEFAULT"), "{version}: {column}");
+                assert!(
+                    !column.contains("NOT NULL") || column.contains("DEFAULT"),
+                    "{version}: {column}"
+                );
             }
         }
     }

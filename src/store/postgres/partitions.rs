@@ -68,14 +68,17 @@ macro_rules! partition {
 
 /// Makes and drops partitions. Returns `None` if this process does not keep them, so that old
 /// records have to be deleted from the whole table.
-pub async fn maintain(connection: &mut AsyncPgConnection, until: Timestamp) -> QueryResult<Option<Maintained>> {
+pub async fn maintain(
+    connection: &mut AsyncPgConnection,
+    until: Timestamp,
+) -> QueryResult<Option<Maintained>> {
     let Some(mut audit) = Audit::read(connection).await? else { return Ok(None) };
     if !audit.is_ours {
         static NOTICE: Once = Once::new();
         NOTICE.call_once(|| {
             tracing::info!(
-                "the role may not make partitions of the audit, so old records are deleted one by one \
-                 (docs/postgresql.md, Partitions of the audit)"
+                "the role may not make partitions of the audit, so old records are deleted one by \
+                 one (docs/postgresql.md, Partitions of the audit)"
             );
         });
         return Ok(None);
@@ -91,8 +94,9 @@ pub async fn maintain(connection: &mut AsyncPgConnection, until: Timestamp) -> Q
         NOTICE.call_once(|| {
             tracing::warn!(
                 bytes = audit.default_size,
-                "no partitions of the audit are made, because audit_default is too large to be read under a lock: \
-                 replace it by an empty one (docs/postgresql.md, Partitions of the audit)"
+                "no partitions of the audit are made, because audit_default is too large to be \
+                 read under a lock: replace it by an empty one (docs/postgresql.md, Partitions of \
+                 the audit)"
             );
         });
     } else if !audit.has_detached_records {
@@ -116,7 +120,10 @@ pub struct Maintained {
 }
 
 /// Passes over a change that has waited too long for a lock.
-async fn unless_held(connection: &mut AsyncPgConnection, changed: QueryResult<()>) -> QueryResult<()> {
+async fn unless_held(
+    connection: &mut AsyncPgConnection,
+    changed: QueryResult<()>,
+) -> QueryResult<()> {
     let Err(error) = changed else { return Ok(()) };
     if !is_lock_not_available(&error) {
         return Err(error);
@@ -162,14 +169,24 @@ impl Audit {
             .get_result(connection)
             .await
             .optional()?;
-        Ok(row.map(|(schema, owner, owned, is_ours, default_size, has_audit_before, has_detached_records)| Self {
-            schema,
-            owner: (!owned).then_some(owner),
-            is_ours,
-            default_size,
-            has_audit_before,
-            has_detached_records,
-        }))
+        Ok(row.map(
+            |(
+                schema,
+                owner,
+                owned,
+                is_ours,
+                default_size,
+                has_audit_before,
+                has_detached_records,
+            )| Self {
+                schema,
+                owner: (!owned).then_some(owner),
+                is_ours,
+                default_size,
+                has_audit_before,
+                has_detached_records,
+            },
+        ))
     }
 }
 
@@ -203,7 +220,9 @@ impl Day {
     /// The statements that make its partition, and move there what has landed in the default one.
     fn sql(&self, Audit { schema, owner, .. }: &Audit) -> String {
         let Self { name, first, until } = self;
-        let owned = owner.as_ref().map(|owner| format!("ALTER TABLE {schema}.audit_{name} OWNER TO {owner};"));
+        let owned = owner
+            .as_ref()
+            .map(|owner| format!("ALTER TABLE {schema}.audit_{name} OWNER TO {owner};"));
         format!(
             "CREATE TABLE {schema}.audit_{name} (LIKE {schema}.audit INCLUDING ALL);
             ALTER TABLE {schema}.audit_{name} REPLICA IDENTITY FULL;
@@ -212,7 +231,8 @@ impl Day {
             DECLARE
                 grantee text;
             BEGIN
-                -- Access by the whole needs no right on a part, and default privileges may have given some.
+                -- Access by the whole needs no right on a part, and default privileges may have
+                -- given some.
                 FOR grantee IN
                     SELECT DISTINCT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
                     FROM pg_class AS c, aclexplode(c.relacl) AS acl
@@ -299,18 +319,24 @@ struct Partition {
 impl Partition {
     /// Counts its rows. It has few: the server looks at a table once it has grown.
     async fn count(&self, connection: &mut AsyncPgConnection) -> QueryResult<i64> {
-        statement::<BigInt>("SELECT count(*) FROM audit WHERE at >= ?::timestamptz AND at < ?::timestamptz")
-            .bind::<Text, _>(&self.first)
-            .bind::<Text, _>(&self.until)
-            .get_result(connection)
-            .await
+        statement::<BigInt>(
+            "SELECT count(*) FROM audit WHERE at >= ?::timestamptz AND at < ?::timestamptz",
+        )
+        .bind::<Text, _>(&self.first)
+        .bind::<Text, _>(&self.until)
+        .get_result(connection)
+        .await
     }
 }
 
-async fn oldest_before(connection: &mut AsyncPgConnection, until: Timestamp) -> QueryResult<Option<Partition>> {
-    let oldest: Option<(String, String, String, i64)> = statement::<(Text, Text, Text, BigInt)>(concat!(
-        partition!(),
-        " SELECT
+async fn oldest_before(
+    connection: &mut AsyncPgConnection,
+    until: Timestamp,
+) -> QueryResult<Option<Partition>> {
+    let oldest: Option<(String, String, String, i64)> =
+        statement::<(Text, Text, Text, BigInt)>(concat!(
+            partition!(),
+            " SELECT
             quote_ident(relname),
             first::text,
             until::text,
@@ -319,11 +345,11 @@ async fn oldest_before(connection: &mut AsyncPgConnection, until: Timestamp) -> 
         WHERE until <= least(?, now()) AND relkind = 'r' AND pg_has_role(relowner, 'USAGE')
         ORDER BY until
         LIMIT 1"
-    ))
-    .bind::<Timestamptz, _>(instant(until))
-    .get_result(connection)
-    .await
-    .optional()?;
+        ))
+        .bind::<Timestamptz, _>(instant(until))
+        .get_result(connection)
+        .await
+        .optional()?;
     Ok(oldest.map(|(name, first, until, estimate)| Partition {
         name,
         first,

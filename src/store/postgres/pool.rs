@@ -20,7 +20,9 @@ use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable};
 use bb8::QueueStrategy;
 use diesel::result::Error;
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection};
+use diesel_async::{
+    AsyncPgConnection, SimpleAsyncConnection, pooled_connection::PoolableConnection,
+};
 use tokio::{
     sync::watch,
     task::AbortHandle,
@@ -102,7 +104,9 @@ impl From<Error> for Fault {
             Class::Retry | Class::Outdated => Self::Again(StoreError::Unavailable(message)),
             Class::Unavailable => Self::Final(StoreError::Unavailable(message)),
             Class::Lost | Class::Rejected => Self::Away(StoreError::Unavailable(message)),
-            Class::Bug if matches!(error, Error::DeserializationError(_)) => Self::Final(StoreError::Damaged(message)),
+            Class::Bug if matches!(error, Error::DeserializationError(_)) => {
+                Self::Final(StoreError::Damaged(message))
+            }
             Class::Bug => Self::Final(StoreError::Refused(message)),
         }
     }
@@ -198,7 +202,8 @@ impl bb8::ManageConnection for Manager {
             .with_jitter()
             .without_max_times();
         let timeline = self.latest.get();
-        let connecting = (|| self.target.connect()).retry(retries).notify(|error, _| self.in_trouble(error));
+        let connecting =
+            (|| self.target.connect()).retry(retries).notify(|error, _| self.in_trouble(error));
         let Connected { connection: inner, warned, driver, .. } = tokio::select! {
             () = self.closed.cancelled() => return Err(Closed),
             connected = connecting => connected.map_err(|_| Closed)?,
@@ -206,7 +211,16 @@ impl bb8::ManageConnection for Manager {
         self.out_of_trouble();
         let has_locks = self.target.has_locks;
         let (in_doubt, is_pending) = (false, false);
-        Ok(Connection { inner, in_doubt, is_pending, warned, has_locks, used_at: Instant::now(), timeline, driver })
+        Ok(Connection {
+            inner,
+            in_doubt,
+            is_pending,
+            warned,
+            has_locks,
+            used_at: Instant::now(),
+            timeline,
+            driver,
+        })
     }
 
     /// Asks only where what the driver has noticed may not be all: a firewall forgets a connection
@@ -222,7 +236,9 @@ impl bb8::ManageConnection for Manager {
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.in_doubt || connection.timeline != self.latest.get() || connection.inner.is_broken()
+        connection.in_doubt
+            || connection.timeline != self.latest.get()
+            || connection.inner.is_broken()
     }
 }
 
@@ -246,8 +262,12 @@ impl Pool {
     /// A pool that makes its connections when they are needed.
     pub fn new(target: Target, latest: Arc<LatestTimeline>, options: &Options) -> Self {
         let (trouble, closed) = (Arc::default(), CancellationToken::new());
-        let manager =
-            Manager { target, latest: Arc::clone(&latest), trouble: Arc::clone(&trouble), closed: closed.clone() };
+        let manager = Manager {
+            target,
+            latest: Arc::clone(&latest),
+            trouble: Arc::clone(&trouble),
+            closed: closed.clone(),
+        };
         let builder = bb8::Pool::builder()
             .max_size(options.max_connections)
             .connection_timeout(options.acquire_timeout)
@@ -375,7 +395,10 @@ pub trait BatchWrite: Send + Sync + Sized {
 
     /// Makes all of them. A fault means that none has been made, or, if the connection is lost,
     /// that nobody knows.
-    async fn apply(lease: &mut Lease<'_>, writes: &[Self]) -> Result<Vec<Result<Self::Outcome, StoreError>>, Fault>;
+    async fn apply(
+        lease: &mut Lease<'_>,
+        writes: &[Self],
+    ) -> Result<Vec<Result<Self::Outcome, StoreError>>, Fault>;
 }
 
 /// Commits a batch. An error means that nothing was written and that each may be tried by itself.
@@ -400,7 +423,10 @@ pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W:
     }
 }
 
-async fn apply<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
+async fn apply<W: BatchWrite>(
+    pool: &Pool,
+    writes: &[W],
+) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
     let mut lease = pool.lease().await?;
     let mut outcomes = pool.in_time(lease.timeline(), W::apply(&mut lease, writes)).await;
     // It may be a commit whose wait for the standbys was cancelled: that is visible, and may yet be
@@ -441,7 +467,10 @@ where
 }
 
 /// Commits a batch, and, if it fails as a whole, each of its writes by itself.
-async fn commit_each<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Vec<Result<W::Outcome, StoreError>> {
+async fn commit_each<W: BatchWrite>(
+    pool: &Pool,
+    writes: &[W],
+) -> Vec<Result<W::Outcome, StoreError>> {
     let error = match commit(pool, writes).await {
         Ok(outcomes) => return outcomes,
         Err(error) => error,
@@ -456,7 +485,9 @@ async fn commit_each<W: BatchWrite>(pool: &Pool, writes: &[W]) -> Vec<Result<W::
         // other.
         outcomes.push(match started.elapsed() > SLOW {
             true => Err(error.clone()),
-            false => commit(pool, write).await.and_then(|mut outcome| outcome.pop().unwrap_or(Err(error.clone()))),
+            false => commit(pool, write)
+                .await
+                .and_then(|mut outcome| outcome.pop().unwrap_or(Err(error.clone()))),
         });
     }
     outcomes
@@ -472,13 +503,17 @@ mod tests {
     #[test]
     fn a_connection_is_replaced_once_the_latest_timeline_is_not_its_own() {
         let latest = LatestTimeline::default();
-        let is_replaced = |own: Option<i64>| latest.replaced(own.map(Timeline)).now_or_never().is_some();
+        let is_replaced =
+            |own: Option<i64>| latest.replaced(own.map(Timeline)).now_or_never().is_some();
         assert!(!is_replaced(None), "no timeline is known");
         latest.set(Timeline(1));
         assert_eq!([is_replaced(None), is_replaced(Some(1))], [false, false]);
         let unknown = latest.replaced(None);
         latest.set(Timeline(2));
-        assert_eq!([is_replaced(None), is_replaced(Some(1)), is_replaced(Some(2))], [false, true, false]);
+        assert_eq!(
+            [is_replaced(None), is_replaced(Some(1)), is_replaced(Some(2))],
+            [false, true, false]
+        );
         drop(unknown);
     }
 }

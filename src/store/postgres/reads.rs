@@ -24,8 +24,12 @@ use crate::{
 };
 
 pub async fn session(lease: &mut Lease<'_>, id: SessionId) -> Result<Option<Session>, Fault> {
-    let row: Option<SessionRow> =
-        sessions::table.find(uuid(id.bytes())).select(SessionRow::as_select()).first(&mut **lease).await.optional()?;
+    let row: Option<SessionRow> = sessions::table
+        .find(uuid(id.bytes()))
+        .select(SessionRow::as_select())
+        .first(&mut **lease)
+        .await
+        .optional()?;
     Ok(row.map(Session::try_from).transpose()?)
 }
 
@@ -43,7 +47,11 @@ pub async fn sessions(lease: &mut Lease<'_>, query: SessionQuery) -> Result<Vec<
 
 /// Lists sessions that are not over, and of a query for live ones those that live; or those that
 /// are over.
-async fn listed(lease: &mut Lease<'_>, query: &SessionQuery, live: bool) -> Result<Vec<Session>, Fault> {
+async fn listed(
+    lease: &mut Lease<'_>,
+    query: &SessionQuery,
+    live: bool,
+) -> Result<Vec<Session>, Fault> {
     let mut statement = sessions::table
         .filter(sessions::tenant.eq(&*query.tenant))
         .filter(dsl::sql::<Bool>(if live { "NOT is_over" } else { "is_over" }))
@@ -58,7 +66,8 @@ async fn listed(lease: &mut Lease<'_>, query: &SessionQuery, live: bool) -> Resu
         statement = statement.filter(sessions::id.lt(uuid(before.bytes())));
     }
     if query.live == Some(true) {
-        let is_live = sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(instant(query.now)));
+        let is_live =
+            sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(instant(query.now)));
         statement = statement.filter(is_live);
     }
     let rows: Vec<SessionRow> = statement.load(&mut **lease).await?;
@@ -77,7 +86,9 @@ pub async fn unfinished(lease: &mut Lease<'_>) -> Result<Vec<Unfinished>, Fault>
 
 /// The clock of the database.
 pub async fn now(lease: &mut Lease<'_>) -> Result<Option<Timestamp>, Fault> {
-    Ok(Some(timestamp(statement::<Timestamptz>("SELECT clock_timestamp()").get_result(&mut **lease).await?)))
+    Ok(Some(timestamp(
+        statement::<Timestamptz>("SELECT clock_timestamp()").get_result(&mut **lease).await?,
+    )))
 }
 
 /// The last place given out in the feed.

@@ -1,4 +1,5 @@
-//! Refreshing sessions: rotations that need nothing else go in one statement, the rest is judged on the row.
+//! Refreshing sessions: rotations that need nothing else go in one statement, the rest is judged on
+//! the row.
 
 use std::collections::HashMap;
 
@@ -42,48 +43,59 @@ impl BatchWrite for Swift<'_> {
     /// None if it is not a plain rotation.
     type Outcome = Option<Refreshed>;
 
-    /// The condition says what [`Session::judge_refresh`] says of a rotation, for policies that stop no access token.
-    /// Of several attempts with one token, one rotates. Rows are locked in the order of their identifiers.
+    /// The condition says what [`Session::judge_refresh`] says of a rotation, for policies that
+    /// stop no access token. Of several attempts with one token, one rotates. Rows are locked in
+    /// the order of their identifiers.
     async fn apply(
         lease: &mut Lease<'_>,
         attempts: &[Self],
     ) -> Result<Vec<Result<Option<Refreshed>, StoreError>>, Fault> {
-        let mut sorted: Vec<_> = attempts.iter().map(|Self(attempt)| *attempt).enumerate().collect();
+        let mut sorted: Vec<_> =
+            attempts.iter().map(|Self(attempt)| *attempt).enumerate().collect();
         sorted.sort_by_key(|(_, attempt)| attempt.session_id);
-        fn column<'a, T>(sorted: &[(usize, &'a RefreshAttempt)], of: impl Fn(&'a RefreshAttempt) -> T) -> Vec<T> {
+        fn column<'a, T>(
+            sorted: &[(usize, &'a RefreshAttempt)],
+            of: impl Fn(&'a RefreshAttempt) -> T,
+        ) -> Vec<T> {
             sorted.iter().map(|(_, attempt)| of(attempt)).collect()
         }
-        fn device<'a>(of: impl Fn(&'a Device) -> &'a str) -> impl Fn(&'a RefreshAttempt) -> Option<&'a str> {
+        fn device<'a>(
+            of: impl Fn(&'a Device) -> &'a str,
+        ) -> impl Fn(&'a RefreshAttempt) -> Option<&'a str> {
             move |attempt| attempt.device.as_ref().map(&of)
         }
         let rotated: Vec<(i64, SessionRow)> = statement::<(BigInt, sessions::SqlType)>(concat!(
-            "UPDATE sessions AS s SET refreshed_at = given.instant, \
-             idle_expires_at = least(given.instant + s.idle_timeout, s.expires_at), \
-             sweep_on = least(s.sweep_on, given.instant + s.idle_timeout), generation = s.generation + 1, \
-             refresh_key = given.next_key, access_token_id = given.next_access_token_id, \
-             user_agent = coalesce(given.user_agent, s.user_agent), \
-             ip_address = coalesce(given.ip_address, s.ip_address), \
-             device_label = coalesce(given.device_label, s.device_label), revision = s.revision + 1 \
-             FROM (SELECT unnest(?) AS place, unnest(?) AS id, unnest(?) AS lineage_secret, unnest(?) AS generation, \
-             unnest(?) AS scopes, unnest(?) AS instant, unnest(?) AS next_key, unnest(?) AS next_access_token_id, \
-             unnest(?) AS user_agent, unnest(?) AS ip_address, unnest(?) AS device_label, unnest(?) AS tenants, \
-             unnest(?) AS audiences) AS given \
-             WHERE s.id = given.id AND s.lineage_secret = given.lineage_secret AND s.generation = given.generation \
-             AND s.ended_at IS NULL AND NOT s.is_over AND s.idle_expires_at > given.instant AND s.scopes @> given.scopes::text[] \
-             AND (given.tenants IS NULL OR s.tenant = ANY (given.tenants::text[])) \
-             AND (given.audiences IS NULL OR s.audience <@ given.audiences::text[]) \
-             AND s.on_refresh = 'keep_access_token' AND s.generation < 4294967295 AND s.revision < 4294967295 \
-             AND ",
+            "UPDATE sessions AS s SET refreshed_at = given.instant, idle_expires_at = \
+             least(given.instant + s.idle_timeout, s.expires_at), sweep_on = least(s.sweep_on, \
+             given.instant + s.idle_timeout), generation = s.generation + 1, refresh_key = \
+             given.next_key, access_token_id = given.next_access_token_id, user_agent = \
+             coalesce(given.user_agent, s.user_agent), ip_address = coalesce(given.ip_address, \
+             s.ip_address), device_label = coalesce(given.device_label, s.device_label), revision \
+             = s.revision + 1 FROM (SELECT unnest(?) AS place, unnest(?) AS id, unnest(?) AS \
+             lineage_secret, unnest(?) AS generation, unnest(?) AS scopes, unnest(?) AS instant, \
+             unnest(?) AS next_key, unnest(?) AS next_access_token_id, unnest(?) AS user_agent, \
+             unnest(?) AS ip_address, unnest(?) AS device_label, unnest(?) AS tenants, unnest(?) \
+             AS audiences) AS given WHERE s.id = given.id AND s.lineage_secret = \
+             given.lineage_secret AND s.generation = given.generation AND s.ended_at IS NULL AND \
+             NOT s.is_over AND s.idle_expires_at > given.instant AND s.scopes @> \
+             given.scopes::text[] AND (given.tenants IS NULL OR s.tenant = ANY \
+             (given.tenants::text[])) AND (given.audiences IS NULL OR s.audience <@ \
+             given.audiences::text[]) AND s.on_refresh = 'keep_access_token' AND s.generation < \
+             4294967295 AND s.revision < 4294967295 AND ",
             is_uncovered!("s"),
             "RETURNING given.place, s.id, s.access_token_id, s.authenticated_at, s.created_at, \
              s.refreshed_at, s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, \
              s.idle_timeout, s.refresh_grace, s.replay_limit, s.generation, s.revision, s.tenant, \
              s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, s.user_agent, \
              s.ip_address, s.device_label, s.policy, s.on_refresh, s.replay, s.lineage_secret, \
-             s.refresh_key, s.request_id, s.request_fingerprint, s.end_reason, s.end_note, s.is_over"
+             s.refresh_key, s.request_id, s.request_fingerprint, s.end_reason, s.end_note, \
+             s.is_over"
         ))
         .bind::<Array<BigInt>, _>(
-            sorted.iter().map(|(place, _)| i64::try_from(*place).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
+            sorted
+                .iter()
+                .map(|(place, _)| i64::try_from(*place).unwrap_or(i64::MAX))
+                .collect::<Vec<_>>(),
         )
         .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| uuid(attempt.session_id.bytes())))
         .bind::<Array<Binary>, _>(column(&sorted, |attempt| attempt.secret.0.to_vec()))
@@ -91,21 +103,30 @@ impl BatchWrite for Swift<'_> {
         .bind::<Array<Text>, _>(column(&sorted, |attempt| array(&attempt.scopes)))
         .bind::<Array<Timestamptz>, _>(column(&sorted, |attempt| instant(attempt.now)))
         .bind::<Array<Binary>, _>(column(&sorted, |attempt| attempt.next_key.0.to_vec()))
-        .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| uuid(attempt.next_access_token_id.bytes())))
+        .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| {
+            uuid(attempt.next_access_token_id.bytes())
+        }))
         .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.user_agent)))
         .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.ip_address)))
         .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.label)))
-        .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| attempt.reach.tenants.as_ref().map(array)))
-        .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| attempt.reach.audiences.as_ref().map(array)))
+        .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| {
+            attempt.reach.tenants.as_ref().map(array)
+        }))
+        .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| {
+            attempt.reach.audiences.as_ref().map(array)
+        }))
         .load(&mut **lease)
         .await?;
 
         let mut outcomes: Vec<_> = attempts.iter().map(|_| Ok(None)).collect();
         for (place, row) in rotated {
-            if let Some(outcome) = usize::try_from(place).ok().and_then(|place| outcomes.get_mut(place)) {
+            if let Some(outcome) =
+                usize::try_from(place).ok().and_then(|place| outcomes.get_mut(place))
+            {
                 // A damaged row has rotated all the same, and hurts nobody else.
-                *outcome = Session::try_from(row)
-                    .map(|session| Some(Refreshed::Rotated { session: Box::new(session), place: None }));
+                *outcome = Session::try_from(row).map(|session| {
+                    Some(Refreshed::Rotated { session: Box::new(session), place: None })
+                });
             }
         }
         Ok(outcomes)
@@ -119,14 +140,19 @@ struct Careful<'a>(&'a RefreshAttempt);
 impl BatchWrite for Careful<'_> {
     type Outcome = Refreshed;
 
-    async fn apply(lease: &mut Lease<'_>, attempts: &[Self]) -> Result<Vec<Result<Refreshed, StoreError>>, Fault> {
-        let mut ids: Vec<SessionId> = attempts.iter().map(|Self(attempt)| attempt.session_id).collect();
+    async fn apply(
+        lease: &mut Lease<'_>,
+        attempts: &[Self],
+    ) -> Result<Vec<Result<Refreshed, StoreError>>, Fault> {
+        let mut ids: Vec<SessionId> =
+            attempts.iter().map(|Self(attempt)| attempt.session_id).collect();
         ids.sort_unstable();
         ids.dedup();
         // Most are replays and refusals, which change nothing and need no lock.
         let there = read(lease, &ids).await?;
         let cut_offs = writes::cut_offs(lease, there.values()).await?;
-        let judged: Vec<_> = attempts.iter().map(|Self(attempt)| judge(attempt, &there, &cut_offs).0).collect();
+        let judged: Vec<_> =
+            attempts.iter().map(|Self(attempt)| judge(attempt, &there, &cut_offs).0).collect();
         if judged.iter().all(Option::is_some) {
             let mut outcomes: Vec<Refreshed> = judged.into_iter().flatten().collect();
             wait_for_entries(lease, &mut outcomes).await?;
@@ -152,7 +178,11 @@ impl BatchWrite for Careful<'_> {
                     changed.insert(change.session.id, change.session.clone());
                     (change.outcome, entry)
                 }
-                (None, None) => return Err(StoreError::Refused("an attempt without a verdict".to_owned()).into()),
+                (None, None) => {
+                    return Err(
+                        StoreError::Refused("an attempt without a verdict".to_owned()).into()
+                    );
+                }
             };
             outcomes.push(refreshed);
         }
@@ -176,7 +206,8 @@ impl BatchWrite for Careful<'_> {
     }
 }
 
-/// Whoever gets an answer once more may get it before everybody knows what the first one has stopped.
+/// Whoever gets an answer once more may get it before everybody knows what the first one has
+/// stopped.
 async fn wait_for_entries(lease: &mut Lease<'_>, outcomes: &mut [Refreshed]) -> Result<(), Fault> {
     let stops = |session: &Session| session.policy.on_refresh == OnRefresh::RevokeAccessToken;
     let mut head = None;
@@ -218,28 +249,50 @@ fn judge(
     }
     match verdict {
         RefreshVerdict::Refuse(refusal) => (Some(Refreshed::Refused(refusal)), None),
-        RefreshVerdict::Replay => (Some(Refreshed::Replayed { session: Box::new(session.clone()), place: None }), None),
+        RefreshVerdict::Replay => {
+            (Some(Refreshed::Replayed { session: Box::new(session.clone()), place: None }), None)
+        }
         RefreshVerdict::Reuse => {
-            let ended = Ended { at: attempt.now, reason: EndReason::RefreshTokenReused, note: Note::default() };
+            let ended = Ended {
+                at: attempt.now,
+                reason: EndReason::RefreshTokenReused,
+                note: Note::default(),
+            };
             let entry = Some(BlacklistEntry::for_session(session, &ended));
             let session = session.clone().end(ended);
-            let outcome = Refreshed::Reused { session: Box::new(session.clone()), place: Place::default() };
+            let outcome =
+                Refreshed::Reused { session: Box::new(session.clone()), place: Place::default() };
             (None, Some(Change { session, entry, outcome }))
         }
         RefreshVerdict::Rotate(next) => {
             let entry = match next.policy.on_refresh {
                 OnRefresh::KeepAccessToken => None,
-                OnRefresh::RevokeAccessToken => Some(BlacklistEntry::superseded(session, attempt.now)),
+                OnRefresh::RevokeAccessToken => {
+                    Some(BlacklistEntry::superseded(session, attempt.now))
+                }
             };
             let session = (*next).clone();
-            (None, Some(Change { session, entry, outcome: Refreshed::Rotated { session: next, place: None } }))
+            (
+                None,
+                Some(Change {
+                    session,
+                    entry,
+                    outcome: Refreshed::Rotated { session: next, place: None },
+                }),
+            )
         }
     }
 }
 
-async fn read(lease: &mut Lease<'_>, ids: &[SessionId]) -> Result<HashMap<SessionId, Session>, Fault> {
+async fn read(
+    lease: &mut Lease<'_>,
+    ids: &[SessionId],
+) -> Result<HashMap<SessionId, Session>, Fault> {
     let ids: Vec<_> = ids.iter().map(|id| uuid(id.bytes())).collect();
-    let rows: Vec<SessionRow> =
-        sessions::table.filter(sessions::id.eq_any(ids)).select(SessionRow::as_select()).load(&mut **lease).await?;
+    let rows: Vec<SessionRow> = sessions::table
+        .filter(sessions::id.eq_any(ids))
+        .select(SessionRow::as_select())
+        .load(&mut **lease)
+        .await?;
     rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
 }

@@ -1,5 +1,5 @@
-//! The connection by which a replica renews its row and reads the feed: apart from the pool, so that nothing else can keep
-//! it waiting, and watched for warnings.
+//! The connection by which a replica renews its row and reads the feed: apart from the pool, so
+//! that nothing else can keep it waiting, and watched for warnings.
 
 use std::{
     sync::{
@@ -71,9 +71,15 @@ impl Renewals for PostgresRenewals {
         let mut link = match self.connection.take() {
             Some(link) => link,
             None => {
-                let mut link = Link(self.target.connect().await.map_err(|error| unavailable(error.to_string()))?);
+                let mut link = Link(
+                    self.target.connect().await.map_err(|error| unavailable(error.to_string()))?,
+                );
                 if broken("renew-without-standby") {
-                    link.0.connection.batch_execute("SET synchronous_commit = local").await.map_err(Fault::from)?;
+                    link.0
+                        .connection
+                        .batch_execute("SET synchronous_commit = local")
+                        .await
+                        .map_err(Fault::from)?;
                 }
                 link
             }
@@ -85,7 +91,8 @@ impl Renewals for PostgresRenewals {
             .map_err(|_| unavailable("it does not answer".to_owned()))??;
         self.connection = Some(link);
         if AtomicBool::load(&warned, Ordering::SeqCst) {
-            // A commit whose wait for the standbys was cancelled gives a warning and success: it may yet be lost.
+            // A commit whose wait for the standbys was cancelled gives a warning and success: it
+            // may yet be lost.
             return Err(unavailable("it gave a warning".to_owned()));
         }
         if let Renewed::Answer(answer) = &renewed {
@@ -125,7 +132,8 @@ type SqlPage = (
     Values<Timestamptz>,
 );
 type SqlOthers = (Values<SqlUuid>, Values<BigInt>, Values<BigInt>, Values<BigInt>);
-type SqlRow = (Bool, BigInt, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
+type SqlRow =
+    (Bool, BigInt, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
 
 /// What a renewal does to the row, if that is the one that was left.
 macro_rules! renew {
@@ -141,27 +149,26 @@ macro_rules! renewal {
         concat!(
             "WITH mine AS (",
             $mine,
-            "), \
-             page AS (SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(kind ORDER BY seq) AS kinds, \
-             array_agg(key ORDER BY seq) AS keys, array_agg(up_to ORDER BY seq) AS up_tos, \
-             array_agg(session_id ORDER BY seq) AS session_ids, \
-             array_agg(expires_at ORDER BY seq) AS expiries FROM (SELECT seq, kind, key, up_to, session_id, expires_at \
-             FROM blacklist WHERE seq > ? ORDER BY seq LIMIT ?) AS next), \
-             others AS (SELECT array_agg(incarnation ORDER BY incarnation) AS incarnations, \
-             array_agg(applied ORDER BY incarnation) AS applied, array_agg(renewals ORDER BY incarnation) AS renewals, \
-             array_agg((extract(epoch FROM holds_for) * 1000000)::bigint ORDER BY incarnation) AS holds_for \
-             FROM replicas WHERE incarnation <> ?) \
-             SELECT EXISTS (SELECT FROM mine), ",
+            "), page AS (SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(kind ORDER BY seq) \
+             AS kinds, array_agg(key ORDER BY seq) AS keys, array_agg(up_to ORDER BY seq) AS \
+             up_tos, array_agg(session_id ORDER BY seq) AS session_ids, array_agg(expires_at \
+             ORDER BY seq) AS expiries FROM (SELECT seq, kind, key, up_to, session_id, expires_at \
+             FROM blacklist WHERE seq > ? ORDER BY seq LIMIT ?) AS next), others AS (SELECT \
+             array_agg(incarnation ORDER BY incarnation) AS incarnations, array_agg(applied ORDER \
+             BY incarnation) AS applied, array_agg(renewals ORDER BY incarnation) AS renewals, \
+             array_agg((extract(epoch FROM holds_for) * 1000000)::bigint ORDER BY incarnation) AS \
+             holds_for FROM replicas WHERE incarnation <> ?) SELECT EXISTS (SELECT FROM mine), ",
             $head,
-            ", h.timeline, feed_timeline(), h.ring, h.database, s.forgotten_until, clock_timestamp(), page.seqs, page.kinds, \
-             page.keys, page.up_tos, page.session_ids, page.expiries, others.incarnations, others.applied, others.renewals, \
+            ", h.timeline, feed_timeline(), h.ring, h.database, s.forgotten_until, \
+             clock_timestamp(), page.seqs, page.kinds, page.keys, page.up_tos, page.session_ids, \
+             page.expiries, others.incarnations, others.applied, others.renewals, \
              others.holds_for FROM feed_head AS h, sweeper AS s, page, others"
         )
     };
 }
 
-/// One statement, so one snapshot and one commit. Its answer is complete when the server is ready for the next, which is
-/// after the commit has been waited for: rows may come before.
+/// One statement, so one snapshot and one commit. Its answer is complete when the server is ready
+/// for the next, which is after the commit has been waited for: rows may come before.
 async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Renewed, Fault> {
     let text = match () {
         () if broken("renew-by-read") => renewal!(
@@ -169,7 +176,9 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
              WHERE incarnation = ? AND ?::bigint < ?::bigint",
             "h.seq"
         ),
-        () if broken("feed-by-bigserial") => renewal!(renew!(), "(SELECT coalesce(max(seq), 0) FROM blacklist)"),
+        () if broken("feed-by-bigserial") => {
+            renewal!(renew!(), "(SELECT coalesce(max(seq), 0) FROM blacklist)")
+        }
         () => renewal!(renew!(), "h.seq"),
     };
     // Loaded to its end: `get_result` would be content with the row.
@@ -205,7 +214,9 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
     }))
 }
 
-fn entries((seqs, kinds, keys, up_tos, session_ids, expiries): Page) -> Result<Vec<FeedEntry>, StoreError> {
+fn entries(
+    (seqs, kinds, keys, up_tos, session_ids, expiries): Page,
+) -> Result<Vec<FeedEntry>, StoreError> {
     let (Some(seqs), Some(kinds), Some(keys), Some(up_tos), Some(session_ids), Some(expiries)) =
         (seqs, kinds, keys, up_tos, session_ids, expiries)
     else {

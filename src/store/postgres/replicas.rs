@@ -28,8 +28,8 @@ use crate::{
     store::{
         StoreError,
         replicas::{
-            FORMER_REPLICA_RETENTION, FormerReplica, FormerState, MOST_FORMER_REPLICAS, MOST_FORMER_REPLICAS_OF_A_NAME,
-            Member, Members, Newcomer, Register,
+            FORMER_REPLICA_RETENTION, FormerReplica, FormerState, MOST_FORMER_REPLICAS,
+            MOST_FORMER_REPLICAS_OF_A_NAME, Member, Members, Newcomer, Register,
         },
     },
 };
@@ -67,7 +67,8 @@ impl PostgresStore {
         let handle = Handle { shared: Arc::clone(&self.shared) };
         async move {
             if let Err(error) = handle.remember(incarnation, row, state).await {
-                tracing::warn!(%error, state = state.as_str(), "a replica that serves no more will not be listed");
+                tracing::warn!(%error, state = state.as_str(), "a replica that serves no more \
+                                                                will not be listed");
             }
         }
     }
@@ -133,7 +134,8 @@ type SqlMember = Nullable<(SqlUuid, Text, Text, Text, Timestamptz, BigInt, BigIn
 /// Members and head are one statement, so one snapshot: nobody has applied more than the head that
 /// is told.
 async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
-    let rows: Vec<(i64, i64, i64, Option<MemberRow>)> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
+    type Row = (i64, i64, i64, Option<MemberRow>);
+    let rows: Vec<Row> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
         "SELECT feed_timeline(), h.seq, h.timeline, incarnation, name, address, version, joined_at,
             (extract(epoch FROM clock_timestamp() - renewed_at) * 1000000)::bigint, renewals, applied,
             (extract(epoch FROM holds_for) * 1000000)::bigint
@@ -148,7 +150,17 @@ async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
     let head = Place { timeline: Timeline(*timeline), seq: Seq(*seq) };
     let settled = Timeline(*settled);
     let member = |row: MemberRow| {
-        let (incarnation, name, address, version, joined_at, renewed_ago, renewals, applied, holds_for) = row;
+        let (
+            incarnation,
+            name,
+            address,
+            version,
+            joined_at,
+            renewed_ago,
+            renewals,
+            applied,
+            holds_for,
+        ) = row;
         Member {
             incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
             name,
@@ -181,21 +193,22 @@ async fn former_replicas(lease: &mut Lease<'_>) -> Result<Vec<FormerReplica>, Fa
     .bind::<Interval, _>(interval(FORMER_REPLICA_RETENTION))
     .load(&mut **lease)
     .await?;
-    let former = |(incarnation, name, address, version, state, joined_at, ended_at, applied): FormerRow| {
-        // A newer version may know more states. Nothing is decided by these rows, so the others are
-        // listed without it.
-        let state = FormerState::from_name(&state)?;
-        Some(FormerReplica {
-            incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
-            name,
-            address,
-            version,
-            state,
-            joined_at: timestamp(joined_at),
-            ended_at: timestamp(ended_at),
-            applied: Seq(applied),
-        })
-    };
+    let former =
+        |(incarnation, name, address, version, state, joined_at, ended_at, applied): FormerRow| {
+            // A newer version may know more states. Nothing is decided by these rows, so the others
+            // are listed without it.
+            let state = FormerState::from_name(&state)?;
+            Some(FormerReplica {
+                incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
+                name,
+                address,
+                version,
+                state,
+                joined_at: timestamp(joined_at),
+                ended_at: timestamp(ended_at),
+                applied: Seq(applied),
+            })
+        };
     Ok(rows.into_iter().filter_map(former).collect())
 }
 
@@ -206,12 +219,22 @@ pub fn span(micros: i64) -> Duration {
 }
 
 /// The columns that are kept of a row that was deleted.
-const DELETED: (replicas::joined_at, replicas::applied, replicas::name, replicas::address, replicas::version) =
-    (replicas::joined_at, replicas::applied, replicas::name, replicas::address, replicas::version);
+const DELETED: (
+    replicas::joined_at,
+    replicas::applied,
+    replicas::name,
+    replicas::address,
+    replicas::version,
+) = (replicas::joined_at, replicas::applied, replicas::name, replicas::address, replicas::version);
 type DeletedRow = (PgTimestamp, i64, String, String, String);
 
-async fn remove(lease: &mut Lease<'_>, incarnation: Incarnation, renewals: i64) -> Result<Option<DeletedRow>, Fault> {
-    let row = replicas::table.find(uuid(incarnation.bytes())).filter(replicas::renewals.eq(renewals));
+async fn remove(
+    lease: &mut Lease<'_>,
+    incarnation: Incarnation,
+    renewals: i64,
+) -> Result<Option<DeletedRow>, Fault> {
+    let row =
+        replicas::table.find(uuid(incarnation.bytes())).filter(replicas::renewals.eq(renewals));
     Ok(diesel::delete(row).returning(DELETED).get_result(&mut **lease).await.optional()?)
 }
 
@@ -223,7 +246,10 @@ async fn settle(lease: &mut Lease<'_>, before: Timeline, now: Timeline) -> Resul
     Ok(())
 }
 
-async fn leave(lease: &mut Lease<'_>, incarnation: Incarnation) -> Result<Option<DeletedRow>, Fault> {
+async fn leave(
+    lease: &mut Lease<'_>,
+    incarnation: Incarnation,
+) -> Result<Option<DeletedRow>, Fault> {
     let row = replicas::table.find(uuid(incarnation.bytes()));
     Ok(diesel::delete(row).returning(DELETED).get_result(&mut **lease).await.optional()?)
 }

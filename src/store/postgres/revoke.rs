@@ -1,4 +1,5 @@
-//! Revoking: the sessions that are meant are locked, then each revocation is decided on what those before it have left.
+//! Revoking: the sessions that are meant are locked, then each revocation is decided on what those
+//! before it have left.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,7 +23,9 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, Coverage, CutOff, Revocation, RevocationTarget, Revoked, cut_off_key},
+        revocation::{
+            BlacklistEntry, Coverage, CutOff, Revocation, RevocationTarget, Revoked, cut_off_key,
+        },
         session::Session,
         text::{Subject, Tenant},
         time::Timestamp,
@@ -61,14 +64,16 @@ impl BatchWrite for Revocation {
         ids.dedup();
 
         let there = writes::lock(lease, &ids).await?;
-        let replaceable = revocations.iter().filter_map(|revocation| replaceable(revocation, &there));
+        let replaceable =
+            revocations.iter().filter_map(|revocation| replaceable(revocation, &there));
         let present = present(lease, replaceable.collect()).await?;
         for (revocation, ids) in revocations.iter().zip(&of_subjects) {
             if ids.len() > ENDED_AT_ONCE {
                 count_uncovered(lease, revocation, &mut subjects).await?;
             }
         }
-        let mut batch = Batch { there, present, tenants, subjects, changed: HashMap::new(), entries: vec![] };
+        let mut batch =
+            Batch { there, present, tenants, subjects, changed: HashMap::new(), entries: vec![] };
         let mut outcomes = Vec::with_capacity(revocations.len());
         for (revocation, subject) in revocations.iter().zip(&of_subjects) {
             let before = batch.entries.len();
@@ -79,8 +84,8 @@ impl BatchWrite for Revocation {
         writes::save(lease, &changed).await?;
         let places = writes::insert_entries(lease, &batch.entries).await?;
         // Whoever adds nothing may have found what is still on its way to some index, and so waits
-        // for all of it, the entries of this batch included. The head tells where that ends, and not
-        // the newest row, which may have been swept.
+        // for all of it, the entries of this batch included. The head tells where that ends, and
+        // not the newest row, which may have been swept.
         let head = match places.iter().copied().max_by_key(|place| place.seq) {
             Some(last) => last,
             None => reads::feed_head(lease).await?,
@@ -89,7 +94,8 @@ impl BatchWrite for Revocation {
         let outcomes = outcomes.into_iter().map(|(mut outcome, end)| {
             outcome.wrote = end.is_some();
             let entry = end.and_then(|end| batch.entries.get(end - 1));
-            outcome.whose = entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?)));
+            outcome.whose =
+                entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?)));
             outcome.place = end.and_then(|end| places.get(end - 1)).copied().unwrap_or(head);
             Ok(outcome)
         });
@@ -103,7 +109,10 @@ pub const ENDED_AT_ONCE: usize = 256;
 
 /// For each revocation, the live sessions of the subject that it names, the oldest first: no more
 /// than can be ended at once, and one that tells that there are more.
-async fn of_subjects(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<Vec<Vec<SessionId>>, Fault> {
+async fn of_subjects(
+    lease: &mut Lease<'_>,
+    revocations: &[Revocation],
+) -> Result<Vec<Vec<SessionId>>, Fault> {
     let mut found: Vec<Vec<SessionId>> = vec![vec![]; revocations.len()];
     let (mut places, mut tenants, mut subjects, mut instants) = (vec![], vec![], vec![], vec![]);
     for (place, revocation) in (0_i64..).zip(revocations) {
@@ -162,7 +171,9 @@ async fn coverage(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<S
     let mut surveys = Subjects::new();
     let (mut keys, mut tenants, mut subjects) = (vec![], vec![], vec![]);
     for revocation in revocations {
-        let RevocationTarget::Subject { tenant, subject, .. } = &revocation.target else { continue };
+        let RevocationTarget::Subject { tenant, subject, .. } = &revocation.target else {
+            continue;
+        };
         let key = cut_off_key(tenant, Some(subject));
         if surveys.insert(key.clone(), Survey::default()).is_none() {
             keys.push(key);
@@ -174,8 +185,9 @@ async fn coverage(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<S
         return Ok(surveys);
     }
     type Row = (String, Option<Uuid>, Option<PgTimestamp>, Option<Uuid>);
-    let rows: Vec<Row> = statement::<(Text, Nullable<SqlUuid>, Nullable<Timestamptz>, Nullable<SqlUuid>)>(
-        "SELECT
+    let rows: Vec<Row> =
+        statement::<(Text, Nullable<SqlUuid>, Nullable<Timestamptz>, Nullable<SqlUuid>)>(
+            "SELECT
             given.key,
             greatest(
                 (
@@ -193,15 +205,16 @@ async fn coverage(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<S
             b.session_id
         FROM unnest(?, ?, ?) AS given (key, tenant, subject)
         LEFT JOIN blacklist AS b ON b.kind = 'subject' AND b.key = given.key",
-    )
-    .bind::<Array<Text>, _>(keys)
-    .bind::<Array<Text>, _>(tenants)
-    .bind::<Array<Text>, _>(subjects)
-    .load(&mut **lease)
-    .await?;
+        )
+        .bind::<Array<Text>, _>(keys)
+        .bind::<Array<Text>, _>(tenants)
+        .bind::<Array<Text>, _>(subjects)
+        .load(&mut **lease)
+        .await?;
     let session_id = |id: Uuid| SessionId::from_bytes(id.into_bytes());
     for (key, newest, up_to, spared) in rows {
-        let covered = up_to.map(|up_to| CutOff { up_to: timestamp(up_to), spared: spared.map(session_id) });
+        let covered =
+            up_to.map(|up_to| CutOff { up_to: timestamp(up_to), spared: spared.map(session_id) });
         let coverage = Coverage { newest: newest.map(session_id), covered };
         surveys.insert(key, Survey { coverage, uncovered: None });
     }
@@ -209,11 +222,19 @@ async fn coverage(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<S
 }
 
 /// Counts the live sessions of a subject that has too many to be ended at once.
-async fn count_uncovered(lease: &mut Lease<'_>, revocation: &Revocation, subjects: &mut Subjects) -> Result<(), Fault> {
-    let RevocationTarget::Subject { tenant, subject, except } = &revocation.target else { return Ok(()) };
+async fn count_uncovered(
+    lease: &mut Lease<'_>,
+    revocation: &Revocation,
+    subjects: &mut Subjects,
+) -> Result<(), Fault> {
+    let RevocationTarget::Subject { tenant, subject, except } = &revocation.target else {
+        return Ok(());
+    };
     let Some(survey) = subjects.get_mut(&cut_off_key(tenant, Some(subject))) else { return Ok(()) };
     let covered = survey.coverage.covered;
-    let last = covered.map_or(SessionId::from_bytes([0; 16]), |covered| SessionId::last_of_millisecond(covered.up_to));
+    let last = covered.map_or(SessionId::from_bytes([0; 16]), |covered| {
+        SessionId::last_of_millisecond(covered.up_to)
+    });
     let spared = covered.and_then(|covered| covered.spared);
     let uncovered = statement::<BigInt>(
         "SELECT count(*)
@@ -234,11 +255,12 @@ async fn count_uncovered(lease: &mut Lease<'_>, revocation: &Revocation, subject
 }
 
 async fn survey(lease: &mut Lease<'_>, tenant: &Tenant, now: Timestamp) -> Result<Survey, Fault> {
-    let up_to: Vec<Option<PgTimestamp>> =
-        statement::<Nullable<Timestamptz>>("SELECT up_to FROM blacklist WHERE kind = 'tenant' AND key = ?")
-            .bind::<Text, _>(cut_off_key(tenant, None))
-            .load(&mut **lease)
-            .await?;
+    let up_to: Vec<Option<PgTimestamp>> = statement::<Nullable<Timestamptz>>(
+        "SELECT up_to FROM blacklist WHERE kind = 'tenant' AND key = ?",
+    )
+    .bind::<Text, _>(cut_off_key(tenant, None))
+    .load(&mut **lease)
+    .await?;
     let up_to = up_to.into_iter().next().flatten().map(timestamp);
     let covered = up_to.map(|up_to| CutOff { up_to, spared: None });
     // Without an entry all are uncovered. None has the identifier zero.
@@ -277,7 +299,10 @@ async fn present(lease: &mut Lease<'_>, keys: Vec<EntryKey>) -> Result<HashSet<E
         .select((blacklist::kind, blacklist::key))
         .load(&mut **lease)
         .await?;
-    Ok(keys.into_iter().filter(|(kind, key)| rows.iter().any(|row| row.0 == *kind && row.1 == *key)).collect())
+    Ok(keys
+        .into_iter()
+        .filter(|(kind, key)| rows.iter().any(|row| row.0 == *kind && row.1 == *key))
+        .collect())
 }
 
 type EntryKey = (&'static str, String);
@@ -285,7 +310,8 @@ type EntryKey = (&'static str, String);
 /// The entry that a revocation may write in the place of an older one. What ends a live session
 /// writes one that is new, and the survey of a tenant tells whether it has one.
 fn replaceable(revocation: &Revocation, there: &HashMap<SessionId, Session>) -> Option<EntryKey> {
-    let is_live = |id: &SessionId| there.get(id).is_some_and(|session| session.is_live(revocation.ended.at));
+    let is_live =
+        |id: &SessionId| there.get(id).is_some_and(|session| session.is_live(revocation.ended.at));
     let revoked = match (&revocation.target, &revocation.orphan) {
         (RevocationTarget::Token { token, .. }, _) => Revoked::Token(*token),
         (RevocationTarget::Session(id), Some(orphan)) if !is_live(id) => orphan.revoked.clone(),
@@ -316,13 +342,15 @@ impl Batch {
                 Some(session) if session.is_live(ended.at) => self.end(*id, revocation),
                 _ => self.stop_orphan(*id, revocation),
             },
-            RevocationTarget::Token { token, session_id, expires_at } => match self.there.get(session_id) {
-                Some(session) if session.is_live(ended.at) => {
-                    let entry = BlacklistEntry::for_token(session, *token, *expires_at, ended);
-                    self.add(entry, revocation, nothing)
+            RevocationTarget::Token { token, session_id, expires_at } => {
+                match self.there.get(session_id) {
+                    Some(session) if session.is_live(ended.at) => {
+                        let entry = BlacklistEntry::for_token(session, *token, *expires_at, ended);
+                        self.add(entry, revocation, nothing)
+                    }
+                    _ => self.stop_orphan(*session_id, revocation),
                 }
-                _ => self.stop_orphan(*session_id, revocation),
-            },
+            }
             RevocationTarget::Subject { tenant, subject: name, except } => {
                 self.revoke_subject((tenant, name, *except), subject, revocation, nothing)
             }
@@ -342,11 +370,21 @@ impl Batch {
             return RevocationOutcome { full: true, ..nothing };
         }
         let cut_off = survey.coverage.cut_off(revocation.ended.at, None);
-        let entry = BlacklistEntry::for_all(tenant, None, cut_off, &revocation.ended, revocation.longest_token);
+        let entry = BlacklistEntry::for_all(
+            tenant,
+            None,
+            cut_off,
+            &revocation.ended,
+            revocation.longest_token,
+        );
         self.entries.push(entry);
         let changed = survey.coverage.is_changed_by(cut_off);
         survey.coverage.covered = Some(cut_off);
-        RevocationOutcome { changed, sessions: survey.uncovered.replace(0).unwrap_or_default(), ..nothing }
+        RevocationOutcome {
+            changed,
+            sessions: survey.uncovered.replace(0).unwrap_or_default(),
+            ..nothing
+        }
     }
 
     /// Writes a subject's entry, and ends its sessions as far as that is done at once. They need no
@@ -359,17 +397,28 @@ impl Batch {
         nothing: RevocationOutcome,
     ) -> RevocationOutcome {
         let ended = &revocation.ended;
-        let Some(survey) = self.subjects.get_mut(&cut_off_key(tenant, Some(subject))) else { return nothing };
+        let Some(survey) = self.subjects.get_mut(&cut_off_key(tenant, Some(subject))) else {
+            return nothing;
+        };
         let covered = survey.coverage.covered;
         if covered.is_none() && !revocation.may_add {
             return RevocationOutcome { full: true, ..nothing };
         }
         let cut_off = survey.coverage.cut_off(ended.at, except);
-        let mut entry = BlacklistEntry::for_all(tenant, Some(subject), cut_off, ended, revocation.longest_token);
+        let mut entry = BlacklistEntry::for_all(
+            tenant,
+            Some(subject),
+            cut_off,
+            ended,
+            revocation.longest_token,
+        );
         entry.unfinished = live.len() > ENDED_AT_ONCE;
         let mut sessions = 0;
         for id in live.iter().take(ENDED_AT_ONCE).filter(|id| cut_off.covers(**id)) {
-            let Some(session) = self.there.get_mut(id).filter(|session| session.is_live(ended.at)) else { continue };
+            let Some(session) = self.there.get_mut(id).filter(|session| session.is_live(ended.at))
+            else {
+                continue;
+            };
             entry.expires_at = entry.expires_at.max(BlacklistEntry::expiry_for(session, ended.at));
             *session = session.clone().end(ended.clone());
             self.changed.insert(*id, session.clone());
@@ -385,7 +434,12 @@ impl Batch {
     }
 
     /// Adds an entry that ends no session, if there is room or it takes the place of an older one.
-    fn add(&mut self, entry: BlacklistEntry, revocation: &Revocation, nothing: RevocationOutcome) -> RevocationOutcome {
+    fn add(
+        &mut self,
+        entry: BlacklistEntry,
+        revocation: &Revocation,
+        nothing: RevocationOutcome,
+    ) -> RevocationOutcome {
         let key = revoked_key(&entry.revoked);
         let is_new = !self.present.contains(&key);
         if is_new && !revocation.may_add {
@@ -409,11 +463,13 @@ impl Batch {
         RevocationOutcome { changed: true, sessions: 1, ..outcome }
     }
 
-    /// What is left to do for a session that does not live. One that was ended has an entry of its own, which stops all its
-    /// tokens; one that is unknown, or expired although a token of it lives, has none.
+    /// What is left to do for a session that does not live. One that was ended has an entry of its
+    /// own, which stops all its tokens; one that is unknown, or expired although a token of it
+    /// lives, has none.
     fn stop_orphan(&mut self, id: SessionId, revocation: &Revocation) -> RevocationOutcome {
         let session = self.there.get(&id);
-        let outcome = RevocationOutcome { found: session.is_some(), ..RevocationOutcome::default() };
+        let outcome =
+            RevocationOutcome { found: session.is_some(), ..RevocationOutcome::default() };
         match &revocation.orphan {
             Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
                 self.add(entry.clone(), revocation, outcome)

@@ -27,25 +27,34 @@ use crate::{
 
 /// One statement, so one snapshot: whoever has applied the feed up to the place knows these keys.
 pub async fn ring(connection: &mut AsyncPgConnection) -> Result<SealedRing, Fault> {
-    let rows: Vec<(i64, i64, i64, Option<KeyTuple>)> = statement::<(BigInt, BigInt, BigInt, Nullable<SqlKey>)>(
-        "SELECT h.ring, feed_timeline(), h.seq, k.created_at, k.kid, k.purpose, k.algorithm, k.sealed, k.activated_at, \
-         k.retired_at, k.revoked_at FROM feed_head AS h LEFT JOIN signing_keys AS k ON true",
-    )
-    .load(connection)
-    .await?;
+    let rows: Vec<(i64, i64, i64, Option<KeyTuple>)> =
+        statement::<(BigInt, BigInt, BigInt, Nullable<SqlKey>)>(
+            "SELECT h.ring, feed_timeline(), h.seq, k.created_at, k.kid, k.purpose, k.algorithm, \
+         k.sealed, k.activated_at, k.retired_at, k.revoked_at FROM feed_head AS h LEFT JOIN \
+         signing_keys AS k ON true",
+        )
+        .load(connection)
+        .await?;
     let [(version, timeline, seq, _), ..] = rows.as_slice() else {
         return Err(StoreError::Damaged("feed_head has no row".to_owned()).into());
     };
-    let (version, place) = (RingVersion(*version), Place { timeline: Timeline(*timeline), seq: Seq(*seq) });
-    let rows = rows.into_iter().filter_map(|(_, _, _, row)| row).map(|row| KeyRow::from(row).named());
+    let (version, place) =
+        (RingVersion(*version), Place { timeline: Timeline(*timeline), seq: Seq(*seq) });
+    let rows =
+        rows.into_iter().filter_map(|(_, _, _, row)| row).map(|row| KeyRow::from(row).named());
     Ok(SealedRing::of_rows(version, place, rows))
 }
 
-pub async fn change_ring(lease: &mut Lease<'_>, change: RingChange) -> Result<Option<Place>, Fault> {
+pub async fn change_ring(
+    lease: &mut Lease<'_>,
+    change: RingChange,
+) -> Result<Option<Place>, Fault> {
     lease.begin().await?;
-    // The row is locked until the commit, so whoever else changes the keys finds that they have been changed.
+    // The row is locked until the commit, so whoever else changes the keys finds that they have
+    // been changed.
     let counted: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(
-        "UPDATE feed_head SET ring = ring + 1, seq = seq + 1 WHERE ring = ? RETURNING feed_timeline(), seq",
+        "UPDATE feed_head SET ring = ring + 1, seq = seq + 1 WHERE ring = ? RETURNING \
+         feed_timeline(), seq",
     )
     .bind::<BigInt, _>(change.version.0)
     .load(&mut **lease)
@@ -54,7 +63,9 @@ pub async fn change_ring(lease: &mut Lease<'_>, change: RingChange) -> Result<Op
         lease.run("ROLLBACK").await?;
         return Ok(None);
     };
-    diesel::delete(signing_keys::table.filter(signing_keys::kid.eq_any(change.drop))).execute(&mut **lease).await?;
+    diesel::delete(signing_keys::table.filter(signing_keys::kid.eq_any(change.drop)))
+        .execute(&mut **lease)
+        .await?;
     for key in change.put {
         diesel::insert_into(signing_keys::table)
             .values(KeyRow::from(key))
@@ -75,9 +86,14 @@ pub async fn change_ring(lease: &mut Lease<'_>, change: RingChange) -> Result<Op
     Ok(Some(Place { timeline: Timeline(timeline), seq: Seq(seq) }))
 }
 
-pub async fn is_refresh_key_held(lease: &mut Lease<'_>, key: RefreshKeyId, now: Timestamp) -> Result<bool, Fault> {
+pub async fn is_refresh_key_held(
+    lease: &mut Lease<'_>,
+    key: RefreshKeyId,
+    now: Timestamp,
+) -> Result<bool, Fault> {
     let is_held = statement::<Bool>(
-        "SELECT EXISTS (SELECT FROM sessions WHERE refresh_key = ? AND ended_at IS NULL AND idle_expires_at > ?)",
+        "SELECT EXISTS (SELECT FROM sessions WHERE refresh_key = ? AND ended_at IS NULL AND \
+         idle_expires_at > ?)",
     )
     .bind::<Binary, _>(key.0.to_vec())
     .bind::<Timestamptz, _>(instant(now))

@@ -20,7 +20,10 @@ use crate::{
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         policy::{OnRefresh, Replay, SessionPolicy},
         revocation::{CutOff, Revoked, Seq, cut_off_key, read_cut_off_key},
-        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint, Session},
+        session::{
+            Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint,
+            Session,
+        },
         time::{Timestamp, micros},
     },
     store::{StoreError, Unfinished},
@@ -143,13 +146,18 @@ where
 }
 
 fn bytes<const N: usize>(column: &str, bytes: &[u8]) -> Result<[u8; N], StoreError> {
-    bytes.try_into().map_err(|_| damaged(column, format_args!("has {} bytes instead of {N}", bytes.len())))
+    bytes
+        .try_into()
+        .map_err(|_| damaged(column, format_args!("has {} bytes instead of {N}", bytes.len())))
 }
 
-/// Whole days are told from hours only by a calendar without summer time, which is UTC's; months are not told at all.
+/// Whole days are told from hours only by a calendar without summer time, which is UTC's; months
+/// are not told at all.
 fn span(column: &str, interval: PgInterval) -> Result<Duration, StoreError> {
     const DAY: i64 = 86_400_000_000;
-    let total = i64::from(interval.days).checked_mul(DAY).and_then(|days| days.checked_add(interval.microseconds));
+    let total = i64::from(interval.days)
+        .checked_mul(DAY)
+        .and_then(|days| days.checked_add(interval.microseconds));
     match total.map(u64::try_from) {
         Some(Ok(total)) if interval.months == 0 => Ok(Duration::from_micros(total)),
         _ => Err(damaged(column, "is negative, or has months or years")),
@@ -194,7 +202,8 @@ impl TryFrom<SessionRow> for Session {
             client_id: text("sessions.client_id", row.client_id)?,
             audience: texts("sessions.audience", row.audience)?,
             scopes: texts("sessions.scopes", row.scopes)?,
-            claims: CustomClaims::try_from(claims).map_err(|error| damaged("sessions.claims", error))?,
+            claims: CustomClaims::try_from(claims)
+                .map_err(|error| damaged("sessions.claims", error))?,
             authentication: Authentication {
                 acr: text("sessions.acr", row.acr)?,
                 amr: texts("sessions.amr", row.amr)?,
@@ -227,7 +236,9 @@ impl TryFrom<SessionRow> for Session {
             request_id: row.request_id.map(|id| text("sessions.request_id", id)).transpose()?,
             request_fingerprint: row
                 .request_fingerprint
-                .map(|digest| bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint))
+                .map(|digest| {
+                    bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint)
+                })
                 .transpose()?,
             expiry_recorded: row.is_over && ended.is_none(),
             ended,
@@ -265,8 +276,11 @@ pub fn revoked(
         (TENANT | SUBJECT, Some(up_to)) => {
             let (tenant, subject) = read_cut_off_key(&key);
             let tenant = text("blacklist.key", tenant.to_owned())?;
-            let subject = subject.map(|subject| text("blacklist.key", subject.to_owned())).transpose()?;
-            let spared = session_id.filter(|_| subject.is_some()).map(|id| SessionId::from_bytes(id.into_bytes()));
+            let subject =
+                subject.map(|subject| text("blacklist.key", subject.to_owned())).transpose()?;
+            let spared = session_id
+                .filter(|_| subject.is_some())
+                .map(|id| SessionId::from_bytes(id.into_bytes()));
             Ok(Revoked::all(tenant, subject, CutOff { up_to: timestamp(up_to), spared }))
         }
         _ => Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
@@ -292,7 +306,9 @@ impl TryFrom<UnfinishedRow> for Unfinished {
 
     fn try_from(row: UnfinishedRow) -> Result<Self, StoreError> {
         let revoked = revoked(&row.kind, row.key, row.up_to, row.session_id)?;
-        let cut_off = revoked.cut_off().ok_or_else(|| damaged("blacklist.unfinished", "is set for one token"))?;
+        let cut_off = revoked
+            .cut_off()
+            .ok_or_else(|| damaged("blacklist.unfinished", "is set for one token"))?;
         let (tenant, subject) = match revoked {
             Revoked::Tenant { tenant, .. } => (tenant, None),
             Revoked::Subject { tenant, subject, .. } => (tenant, Some(subject)),
@@ -344,14 +360,25 @@ impl From<SealedKey> for KeyRow {
 }
 
 /// A row of `signing_keys` in this order of columns.
-pub type KeyTuple =
-    (PgTimestamp, String, String, String, Vec<u8>, Option<PgTimestamp>, Option<PgTimestamp>, Option<PgTimestamp>);
+pub type KeyTuple = (
+    PgTimestamp,
+    String,
+    String,
+    String,
+    Vec<u8>,
+    Option<PgTimestamp>,
+    Option<PgTimestamp>,
+    Option<PgTimestamp>,
+);
 type OptionalInstant = Nullable<Timestamptz>;
 /// The same in SQL.
-pub type SqlKey = (Timestamptz, Text, Text, Text, Binary, OptionalInstant, OptionalInstant, OptionalInstant);
+pub type SqlKey =
+    (Timestamptz, Text, Text, Text, Binary, OptionalInstant, OptionalInstant, OptionalInstant);
 
 impl From<KeyTuple> for KeyRow {
-    fn from((created_at, kid, purpose, algorithm, sealed, activated_at, retired_at, revoked_at): KeyTuple) -> Self {
+    fn from(
+        (created_at, kid, purpose, algorithm, sealed, activated_at, retired_at, revoked_at): KeyTuple,
+    ) -> Self {
         Self { kid, purpose, algorithm, sealed, created_at, activated_at, retired_at, revoked_at }
     }
 }

@@ -1,5 +1,5 @@
-//! Statements written by hand that are prepared once per connection. Diesel's `sql_query` would prepare anew each time,
-//! which costs a round trip and a plan.
+//! Statements written by hand that are prepared once per connection. Diesel's `sql_query` would
+//! prepare anew each time, which costs a round trip and a plan.
 
 use std::marker::PhantomData;
 
@@ -108,7 +108,8 @@ macro_rules! is_uncovered {
             first_uncovered!(),
             " AND ",
             $session,
-            ".id IS DISTINCT FROM b.session_id FROM blacklist AS b WHERE b.kind = 'subject' AND b.key = ",
+            ".id IS DISTINCT FROM b.session_id FROM blacklist AS b WHERE b.kind = 'subject' AND \
+             b.key = ",
             $session,
             ".tenant || chr(31) || ",
             $session,

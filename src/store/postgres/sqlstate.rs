@@ -1,7 +1,9 @@
-//! What an error of the database means for whoever met it, by its SQLSTATE (PostgreSQL manual, appendix A).
+//! What an error of the database means for whoever met it, by its SQLSTATE (PostgreSQL manual,
+//! appendix A).
 //!
-//! This is the only place that decides it. Texts do not: the server writes them in the language that it is set up with.
-//! Diesel drops the code of most errors, so [`super::coded_stream`] writes it behind the message on its way to Diesel.
+//! This is the only place that decides it. Texts do not: the server writes them in the language
+//! that it is set up with. Diesel drops the code of most errors, so [`super::coded_stream`] writes
+//! it behind the message on its way to Diesel.
 
 use diesel::result::{DatabaseErrorKind, Error};
 
@@ -10,19 +12,23 @@ use diesel::result::{DatabaseErrorKind, Error};
 pub enum Class {
     /// Others wrote at the same time. Nothing was written, and the same may succeed at once.
     Retry,
-    /// What the connection had prepared is no longer valid. Nothing was written, and a new connection helps.
+    /// What the connection had prepared is no longer valid. Nothing was written, and a new
+    /// connection helps.
     Outdated,
     /// The server could not do it now. Nothing was written, and the same may succeed later.
     Unavailable,
-    /// The connection ends or leads to a server that cannot help. A commit that was under way may have taken effect.
+    /// The connection ends or leads to a server that cannot help. A commit that was under way may
+    /// have taken effect.
     Lost,
-    /// Like [`Class::Lost`], but no later attempt to connect succeeds unless somebody changes a setting.
+    /// Like [`Class::Lost`], but no later attempt to connect succeeds unless somebody changes a
+    /// setting.
     Rejected,
     /// The statement is wrong, or the database is not as it must be: the same fails again.
     Bug,
 }
 
-/// The classes by the beginning of the code; of several that fit, the longest counts. What is missing is a [`Class::Bug`].
+/// The classes by the beginning of the code; of several that fit, the longest counts. What is
+/// missing is a [`Class::Bug`].
 const CLASSES: &[(&str, Class)] = &[
     // Connection exceptions. Poolers report wrong settings as a violated protocol.
     ("08", Class::Lost),
@@ -32,13 +38,16 @@ const CLASSES: &[(&str, Class)] = &[
     ("0A000", Class::Outdated),
     // The server is a standby, or was made one.
     ("25006", Class::Lost),
-    // The transaction was idle for too long, or took too long, and the server has closed the connection.
+    // The transaction was idle for too long, or took too long, and the server has closed the
+    // connection.
     ("25P03", Class::Lost),
     ("25P04", Class::Lost),
-    // A pooler has exchanged the server's side of the connection, which knows other prepared statements.
+    // A pooler has exchanged the server's side of the connection, which knows other prepared
+    // statements.
     ("26000", Class::Outdated),
     ("42P05", Class::Outdated),
-    // Serialization failure, deadlock and other rollbacks, but for a commit of which the server does not know the outcome.
+    // Serialization failure, deadlock and other rollbacks, but for a commit of which the server
+    // does not know the outcome.
     ("40", Class::Retry),
     ("40002", Class::Bug),
     ("40003", Class::Lost),
@@ -48,7 +57,8 @@ const CLASSES: &[(&str, Class)] = &[
     ("55", Class::Unavailable),
     // The database takes no connections, or the server is a standby.
     ("55000", Class::Rejected),
-    // Intervention: 57014 is statement_timeout or pg_cancel_backend, and 57P the server's start, stop or crash.
+    // Intervention: 57014 is statement_timeout or pg_cancel_backend, and 57P the server's start,
+    // stop or crash.
     ("57", Class::Unavailable),
     ("57P", Class::Lost),
     // I/O errors outside of PostgreSQL.
@@ -70,14 +80,18 @@ impl Class {
             Error::DatabaseError(kind, information) => match (coded(information.message()), kind) {
                 (Some((_, code)), _) => classify(code),
                 // The driver has no code where the server did not answer.
-                (None, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand) => Self::Lost,
+                (
+                    None,
+                    DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
+                ) => Self::Lost,
                 (None, _) => Self::Bug,
             },
             _ => Self::Bug,
         }
     }
 
-    /// Returns whether the same attempt to connect may succeed later although nobody changes anything.
+    /// Returns whether the same attempt to connect may succeed later although nobody changes
+    /// anything.
     pub fn is_temporary(self) -> bool {
         match self {
             Self::Retry | Self::Unavailable | Self::Lost => true,
@@ -181,7 +195,11 @@ mod tests {
         let error = |kind, message: &str| Error::DatabaseError(kind, Box::new(message.to_owned()));
         for (kind, message, class) in [
             (DatabaseErrorKind::Unknown, with_code("Verklemmung entdeckt", "40P01"), Class::Retry),
-            (DatabaseErrorKind::Unknown, with_code("deadlock (SQLSTATE 40P01)", "42601"), Class::Bug),
+            (
+                DatabaseErrorKind::Unknown,
+                with_code("deadlock (SQLSTATE 40P01)", "42601"),
+                Class::Bug,
+            ),
             (DatabaseErrorKind::UniqueViolation, with_code("…", "23505"), Class::Bug),
             (DatabaseErrorKind::UnableToSendCommand, "connection closed".to_owned(), Class::Lost),
             (DatabaseErrorKind::Unknown, "deadlock detected".to_owned(), Class::Bug),

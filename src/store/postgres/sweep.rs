@@ -164,8 +164,10 @@ pub async fn end_covered_sessions(
         lease.commit().await?;
         return Ok(None);
     };
-    let needed_until = needed_until.map(|needed_until| timestamp(needed_until).plus(RETENTION_MARGIN));
-    if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at) {
+    let needed_until =
+        needed_until.map(|needed_until| timestamp(needed_until).plus(RETENTION_MARGIN));
+    if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
+    {
         writes::insert_entries(lease, &[entry.until(needed_until)]).await?;
     }
     lease.commit().await?;
@@ -233,7 +235,11 @@ pub async fn delete_expired_revocations(
 
 /// Deletes sessions that are over, and kept numbers that nobody has asked for since. One that
 /// somebody else is writing to is left for the next sweep.
-pub async fn delete_old_sessions(lease: &mut Lease<'_>, until: Timestamp, limit: i64) -> Result<usize, Fault> {
+pub async fn delete_old_sessions(
+    lease: &mut Lease<'_>,
+    until: Timestamp,
+    limit: i64,
+) -> Result<usize, Fault> {
     let deleted = statement::<()>(
         "WITH old AS MATERIALIZED (
             SELECT id FROM sessions WHERE is_over AND sweep_on < ? ORDER BY sweep_on LIMIT ? FOR UPDATE SKIP LOCKED

@@ -1,16 +1,18 @@
-//! TLS to the server, in the terms of libpq's `sslmode` and `sslrootcert` (PostgreSQL manual, section 34.19).
+//! TLS to the server, in the terms of libpq's `sslmode` and `sslrootcert` (PostgreSQL manual,
+//! section 34.19).
 //!
-//! `prefer` and `require` accept any certificate, and take nothing from it but the key, which the server must prove to own.
-//! They do not ask webpki, which reads certificates of version 3 of X.509 alone, while libpq accepts those of version 1 that
-//! some images make for themselves. So the key is read here, whatever the rest of the certificate says.
-//! `verify-ca` and `verify-full` leave everything to webpki, and refuse version 1 with a line that says so.
+//! `prefer` and `require` accept any certificate, and take nothing from it but the key, which the
+//! server must prove to own. They do not ask webpki, which reads certificates of version 3 of X.509
+//! alone, while libpq accepts those of version 1 that some images make for themselves. So the key
+//! is read here, whatever the rest of the certificate says. `verify-ca` and `verify-full` leave
+//! everything to webpki, and refuse version 1 with a line that says so.
 
 use std::{path::PathBuf, sync::Arc};
 
 use percent_encoding::percent_decode_str;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, OtherError, PeerMisbehaved,
-    RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, OtherError,
+    PeerMisbehaved, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -59,7 +61,9 @@ impl Tls {
             match pair.split_once('=') {
                 Some(("sslmode", value)) => mode = Some(self::mode(value)?),
                 Some(("sslrootcert", value)) => {
-                    let path = percent_decode_str(value).decode_utf8().map_err(|error| error.to_string())?;
+                    let path = percent_decode_str(value)
+                        .decode_utf8()
+                        .map_err(|error| error.to_string())?;
                     root_certificates = (path != "system").then(|| PathBuf::from(path.as_ref()));
                 }
                 _ => rest.push(pair),
@@ -70,7 +74,8 @@ impl Tls {
             // As libpq has it: who names an authority wants it asked for.
             mode = SslMode::VerifyCa;
         }
-        let rest = if rest.is_empty() { start.to_owned() } else { format!("{start}?{}", rest.join("&")) };
+        let rest =
+            if rest.is_empty() { start.to_owned() } else { format!("{start}?{}", rest.join("&")) };
         Ok((Self { mode, root_certificates }, rest))
     }
 
@@ -95,10 +100,12 @@ impl Tls {
             .map_err(|error| error.to_string())?;
         let config = match self.mode {
             SslMode::VerifyCa | SslMode::VerifyFull => {
-                let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots()?), provider)
-                    .build()
-                    .map_err(|error| error.to_string())?;
-                let verifier = KnownAuthority { webpki, checks_name: self.mode == SslMode::VerifyFull };
+                let webpki =
+                    WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots()?), provider)
+                        .build()
+                        .map_err(|error| error.to_string())?;
+                let verifier =
+                    KnownAuthority { webpki, checks_name: self.mode == SslMode::VerifyFull };
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
             SslMode::Disable | SslMode::Prefer | SslMode::Require => {
@@ -114,8 +121,8 @@ impl Tls {
         match &self.root_certificates {
             Some(path) => {
                 let failed = |problem: String| format!("sslrootcert {}: {problem}", path.display());
-                for certificate in
-                    CertificateDer::pem_file_iter(path).map_err(|error| failed(format!("cannot be read: {error}")))?
+                for certificate in CertificateDer::pem_file_iter(path)
+                    .map_err(|error| failed(format!("cannot be read: {error}")))?
                 {
                     let certificate = certificate.map_err(|error| failed(error.to_string()))?;
                     roots.add(certificate).map_err(|error| failed(error.to_string()))?;
@@ -127,7 +134,10 @@ impl Tls {
             None => {
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
                 if roots.is_empty() {
-                    return Err("this system knows no certificate authorities: name a file in sslrootcert".to_owned());
+                    return Err(
+                        "this system knows no certificate authorities: name a file in sslrootcert"
+                            .to_owned(),
+                    );
                 }
             }
         }
@@ -142,11 +152,14 @@ fn mode(value: &str) -> Result<SslMode, String> {
         "require" => Ok(SslMode::Require),
         "verify-ca" => Ok(SslMode::VerifyCa),
         "verify-full" => Ok(SslMode::VerifyFull),
-        _ => Err(format!("sslmode {value:?} is not one of disable, prefer, require, verify-ca, verify-full")),
+        _ => Err(format!(
+            "sslmode {value:?} is not one of disable, prefer, require, verify-ca, verify-full"
+        )),
     }
 }
 
-/// Accepts a certificate of a known authority: `verify-full`, or whatever name it is for: `verify-ca`.
+/// Accepts a certificate of a known authority: `verify-full`, or whatever name it is for:
+/// `verify-ca`.
 #[derive(Debug)]
 struct KnownAuthority {
     webpki: Arc<WebPkiServerVerifier>,
@@ -162,7 +175,13 @@ impl ServerCertVerifier for KnownAuthority {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        match self.webpki.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        match self.webpki.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        ) {
             // The name is looked at last: all else is good.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -200,8 +219,8 @@ impl ServerCertVerifier for KnownAuthority {
 /// A certificate is too old to be verified.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the server's certificate is of X.509 version 1, which verify-ca and verify-full do not accept: give the server one of \
-     version 3, or use sslmode=require, which verifies none"
+    "the server's certificate is of X.509 version 1, which verify-ca and verify-full do not \
+     accept: give the server one of version 3, or use sslmode=require, which verifies none"
 )]
 struct OldVersion;
 
@@ -227,11 +246,14 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        // As rustls does for the keys in certificates: any algorithm will do that the scheme stands for and the key fits.
+        // As rustls does for the keys in certificates: any algorithm will do that the scheme stands
+        // for and the key fits.
         let subject = Subject::of(certificate)?;
         let mapping = self.0.signature_verification_algorithms.mapping;
-        let algorithms = mapping.iter().filter(|(scheme, _)| *scheme == signed.scheme).flat_map(|(_, all)| *all);
-        let fitting = algorithms.filter(|algorithm| algorithm.public_key_alg_id().as_ref() == subject.algorithm);
+        let algorithms =
+            mapping.iter().filter(|(scheme, _)| *scheme == signed.scheme).flat_map(|(_, all)| *all);
+        let fitting = algorithms
+            .filter(|algorithm| algorithm.public_key_alg_id().as_ref() == subject.algorithm);
         let mut outcome = Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
         for algorithm in fitting {
             match algorithm.verify_signature(&subject.key, message, signed.signature()) {
@@ -249,7 +271,12 @@ impl ServerCertVerifier for Anybody {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let info = SubjectPublicKeyInfoDer::from(Subject::of(certificate)?.info);
-        verify_tls13_signature_with_raw_key(message, &info, signed, &self.0.signature_verification_algorithms)
+        verify_tls13_signature_with_raw_key(
+            message,
+            &info,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -260,8 +287,8 @@ impl ServerCertVerifier for Anybody {
 /// What a certificate says of the key that it is for.
 struct Subject {
     is_version_3: bool,
-    /// The SubjectPublicKeyInfo (RFC 5280, section 4.1), and what it is made of: the contents of the AlgorithmIdentifier,
-    /// and the key.
+    /// The SubjectPublicKeyInfo (RFC 5280, section 4.1), and what it is made of: the contents of
+    /// the AlgorithmIdentifier, and the key.
     info: Vec<u8>,
     algorithm: Vec<u8>,
     key: Vec<u8>,
@@ -284,7 +311,8 @@ impl Subject {
         })?;
         let fields = reader.finish(fields)?;
         let (version, info) = fields.sequence(|inner| {
-            let version = ContextSpecific::<u8>::decode_explicit(inner, TagNumber::N0)?.map(|version| version.value);
+            let version = ContextSpecific::<u8>::decode_explicit(inner, TagNumber::N0)?
+                .map(|version| version.value);
             // The serial number, the algorithm, the issuer, the validity and the subject.
             for _ in 0..5 {
                 inner.decode::<AnyRef<'_>>()?;
@@ -296,10 +324,14 @@ impl Subject {
             Ok((version, info))
         })?;
         let info = info.to_der()?;
-        let SubjectPublicKeyInfoRef { algorithm, subject_public_key } = SubjectPublicKeyInfoRef::from_der(&info)?;
+        let SubjectPublicKeyInfoRef { algorithm, subject_public_key } =
+            SubjectPublicKeyInfoRef::from_der(&info)?;
         let mut identifier = algorithm.oid.to_der()?;
         algorithm.parameters.encode_to_vec(&mut identifier)?;
-        let key = subject_public_key.as_bytes().ok_or(der::ErrorKind::Value { tag: der::Tag::BitString })?.to_vec();
+        let key = subject_public_key
+            .as_bytes()
+            .ok_or(der::ErrorKind::Value { tag: der::Tag::BitString })?
+            .to_vec();
         // Versions are counted from zero.
         Ok(Self { is_version_3: version == Some(2), algorithm: identifier, key, info })
     }
@@ -328,22 +360,30 @@ mod tests {
         }
     }
 
-    /// Makes a connection that verifies nothing, to a server with the certificate of a key that signs by another.
+    /// Makes a connection that verifies nothing, to a server with the certificate of a key that
+    /// signs by another.
     fn shake_hands(
         version: &'static SupportedProtocolVersion,
         certified: &KeyPair,
         used: &KeyPair,
     ) -> Result<(), TlsError> {
-        let certificate = CertificateParams::new(vec!["h".to_owned()]).unwrap().self_signed(certified).unwrap();
+        let certificate =
+            CertificateParams::new(vec!["h".to_owned()]).unwrap().self_signed(certified).unwrap();
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let key = provider.key_provider.load_private_key(PrivateKeyDer::try_from(used.serialize_der()).unwrap());
-        let shows = Shows(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key.unwrap())));
-        let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let key = provider
+            .key_provider
+            .load_private_key(PrivateKeyDer::try_from(used.serialize_der()).unwrap());
+        let shows =
+            Shows(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key.unwrap())));
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap();
         let server = server.with_no_client_auth().with_cert_resolver(Arc::new(shows));
         let (tls, _) = Tls::take("postgres://h/d?sslmode=require").unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
         let mut client =
-            ClientConnection::new(Arc::new(tls.client_config().unwrap()), "h".try_into().unwrap()).unwrap();
+            ClientConnection::new(Arc::new(tls.client_config().unwrap()), "h".try_into().unwrap())
+                .unwrap();
         while client.is_handshaking() {
             let mut bytes = vec![];
             client.write_tls(&mut bytes).unwrap();
@@ -378,7 +418,8 @@ mod tests {
     #[test]
     fn what_is_no_certificate_has_no_key() {
         let key = KeyPair::generate().unwrap();
-        let good = CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap().der().to_vec();
+        let good =
+            CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap().der().to_vec();
         let subject = Subject::read(&good).unwrap();
         assert!(subject.is_version_3);
         assert_eq!(subject.key, rcgen::PublicKeyData::der_bytes(&key));
@@ -403,8 +444,14 @@ mod tests {
         let root = |path: &str| Some(PathBuf::from(path));
         assert_eq!(take("postgres://h/d"), (SslMode::Prefer, None, "postgres://h/d".to_owned()));
         assert_eq!(
-            take("postgres://h1,h2:5433/d?sslmode=verify-full&connect_timeout=2&sslrootcert=%2Fetc%2Fca%20x.pem"),
-            (SslMode::VerifyFull, root("/etc/ca x.pem"), "postgres://h1,h2:5433/d?connect_timeout=2".to_owned())
+            take(
+                "postgres://h1,h2:5433/d?sslmode=verify-full&connect_timeout=2&sslrootcert=%2Fetc%2Fca%20x.pem"
+            ),
+            (
+                SslMode::VerifyFull,
+                root("/etc/ca x.pem"),
+                "postgres://h1,h2:5433/d?connect_timeout=2".to_owned()
+            )
         );
         assert_eq!(take("postgres://h?sslmode=disable").0, SslMode::Disable);
         assert_eq!(

@@ -1,7 +1,8 @@
--- How the tables are stored and vacuumed, argued in docs/decisions/0008-postgresql.md. An engine that knows none of these
--- settings does without them.
+-- How the tables are stored and vacuumed, argued in docs/decisions/0008-postgresql.md. An engine
+-- that knows none of these settings does without them.
 
--- Room on each page for the next version of some rows: a refresh then touches the page of its row and no index.
+-- Room on each page for the next version of some rows: a refresh then touches the page of its row
+-- and no index.
 ALTER TABLE sessions SET (
     fillfactor = 85,
     autovacuum_vacuum_scale_factor = 0.05,
@@ -25,7 +26,8 @@ ALTER TABLE blacklist SET (
     vacuum_truncate = false
 );
 
--- One row each, rewritten all the time: room on its page for many versions, which the next writer prunes.
+-- One row each, rewritten all the time: room on its page for many versions, which the next writer
+-- prunes.
 ALTER TABLE feed_head SET (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
 ALTER TABLE sweeper SET (fillfactor = 10);
 

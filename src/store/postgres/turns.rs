@@ -1,5 +1,5 @@
-//! Who creates sessions of a limited subject takes turns, replicas too: the next one counts when what was created before has
-//! been committed.
+//! Who creates sessions of a limited subject takes turns, replicas too: the next one counts when
+//! what was created before has been committed.
 
 use super::pool::{BEGIN, Lease};
 use crate::{
@@ -46,9 +46,11 @@ pub fn turns<'a>(lease: &Lease<'_>, creations: &[&'a Creation]) -> Vec<Turn<'a>>
     turns
 }
 
-/// What begins a transaction that takes these turns. The statement after it sees what those before us have committed.
+/// What begins a transaction that takes these turns. The statement after it sees what those before
+/// us have committed.
 pub fn begin(turns: &[Turn<'_>]) -> String {
-    let keys: Vec<String> = turns.iter().filter_map(|turn| turn.key).map(|key| key.to_string()).collect();
+    let keys: Vec<String> =
+        turns.iter().filter_map(|turn| turn.key).map(|key| key.to_string()).collect();
     if keys.is_empty() {
         return BEGIN.to_owned();
     }
@@ -58,8 +60,13 @@ pub fn begin(turns: &[Turn<'_>]) -> String {
 
 /// FNV-1a over tenant and subject: the same in every version. A collision costs a wait, no more.
 fn lock_key(session: &Session) -> i64 {
-    let text = b"countersign/".iter().chain(session.tenant.as_bytes()).chain(&[0]).chain(session.subject.as_bytes());
-    let hash =
-        text.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let text = b"countersign/"
+        .iter()
+        .chain(session.tenant.as_bytes())
+        .chain(&[0])
+        .chain(session.subject.as_bytes());
+    let hash = text.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     i64::from_ne_bytes(hash.to_ne_bytes())
 }

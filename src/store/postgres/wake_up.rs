@@ -55,7 +55,8 @@ pub async fn call(shared: Arc<Shared>) {
         let seq = *committed.borrow_and_update();
         if let Err(fault) = notify(&shared.pool, seq).await {
             // They find it by looking.
-            tracing::debug!(error = %StoreError::from(fault), "others could not be told of a revocation");
+            tracing::debug!(error = %StoreError::from(fault), "others could not be told of a \
+                                                               revocation");
         }
     }
 }
@@ -65,9 +66,12 @@ pub async fn call(shared: Arc<Shared>) {
 async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
     let mut lease = pool.lease().await?;
     let Seq(number) = seq;
-    let notify =
-        format!("BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('{CHANNEL}', '{number}'); COMMIT");
-    let outcome = pool.in_time(lease.timeline(), async { Ok(lease.batch_execute(&notify).await?) }).await;
+    let notify = format!(
+        "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('{CHANNEL}', '{number}'); \
+         COMMIT"
+    );
+    let outcome =
+        pool.in_time(lease.timeline(), async { Ok(lease.batch_execute(&notify).await?) }).await;
     lease.end(&outcome);
     outcome
 }
@@ -81,8 +85,8 @@ pub async fn listen(shared: Arc<Shared>, target: Target, hears: watch::Sender<bo
             End::Lost => RETRY,
             End::Deaf => {
                 tracing::info!(
-                    "the database passes on no notifications, perhaps because of a pooler in between; looking for \
-                     revocations of other replicas more often instead"
+                    "the database passes on no notifications, perhaps because of a pooler in \
+                     between; looking for revocations of other replicas more often instead"
                 );
                 RETRY_DEAF
             }
@@ -92,7 +96,9 @@ pub async fn listen(shared: Arc<Shared>, target: Target, hears: watch::Sender<bo
 }
 
 async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<bool>) -> End {
-    let Ok(Connected { mut connection, mut notifications, .. }) = target.connect().await else { return End::Lost };
+    let Ok(Connected { mut connection, mut notifications, .. }) = target.connect().await else {
+        return End::Lost;
+    };
     match timeout(ECHO, connection.batch_execute(&format!("LISTEN {CHANNEL}"))).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return End::of_refusal(&error),

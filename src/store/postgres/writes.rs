@@ -1,7 +1,8 @@
-//! The statements that all writes are made of. Each takes as many rows as there are, and its text never changes.
+//! The statements that all writes are made of. Each takes as many rows as there are, and its text
+//! never changes.
 //!
-//! Locks are taken in one order everywhere, so that nobody waits for each other: subjects, requests, sessions by their
-//! identifiers, and the head of the feed last.
+//! Locks are taken in one order everywhere, so that nobody waits for each other: subjects,
+//! requests, sessions by their identifiers, and the head of the feed last.
 
 use std::collections::HashMap;
 
@@ -34,7 +35,10 @@ type OptionalText = Nullable<Text>;
 type OptionalInstant = Nullable<Timestamptz>;
 
 /// Reads sessions and keeps others from changing them until the transaction ends.
-pub async fn lock(lease: &mut Lease<'_>, ids: &[SessionId]) -> Result<HashMap<SessionId, Session>, Fault> {
+pub async fn lock(
+    lease: &mut Lease<'_>,
+    ids: &[SessionId],
+) -> Result<HashMap<SessionId, Session>, Fault> {
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
@@ -59,15 +63,16 @@ pub async fn save(lease: &mut Lease<'_>, changed: &[Session]) -> Result<(), Faul
     }
     let ended = |session: &Session| session.ended.clone();
     statement::<()>(
-        "UPDATE sessions AS s SET refreshed_at = given.refreshed_at, idle_expires_at = given.idle_expires_at, \
-         sweep_on = coalesce(given.ended_at, least(s.sweep_on, given.idle_expires_at)), \
-         is_over = s.is_over OR given.ended_at IS NOT NULL, generation = given.generation, \
-         refresh_key = given.refresh_key, access_token_id = given.access_token_id, user_agent = given.user_agent, \
-         ip_address = given.ip_address, device_label = given.device_label, ended_at = given.ended_at, \
-         end_reason = given.end_reason, end_note = given.end_note, revision = given.revision \
-         FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (id, refreshed_at, idle_expires_at, generation, \
-         refresh_key, access_token_id, user_agent, ip_address, device_label, ended_at, end_reason, end_note, revision) \
-         WHERE s.id = given.id",
+        "UPDATE sessions AS s SET refreshed_at = given.refreshed_at, idle_expires_at = \
+         given.idle_expires_at, sweep_on = coalesce(given.ended_at, least(s.sweep_on, \
+         given.idle_expires_at)), is_over = s.is_over OR given.ended_at IS NOT NULL, generation = \
+         given.generation, refresh_key = given.refresh_key, access_token_id = \
+         given.access_token_id, user_agent = given.user_agent, ip_address = given.ip_address, \
+         device_label = given.device_label, ended_at = given.ended_at, end_reason = \
+         given.end_reason, end_note = given.end_note, revision = given.revision FROM unnest(?, ?, \
+         ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (id, refreshed_at, idle_expires_at, \
+         generation, refresh_key, access_token_id, user_agent, ip_address, device_label, \
+         ended_at, end_reason, end_note, revision) WHERE s.id = given.id",
     )
     .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.id.bytes())))
     .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.refreshed_at)))
@@ -78,17 +83,23 @@ pub async fn save(lease: &mut Lease<'_>, changed: &[Session]) -> Result<(), Faul
     .bind::<Array<Text>, _>(column(changed, |session| &*session.device.user_agent))
     .bind::<Array<Text>, _>(column(changed, |session| &*session.device.ip_address))
     .bind::<Array<Text>, _>(column(changed, |session| &*session.device.label))
-    .bind::<Array<OptionalInstant>, _>(column(changed, |session| ended(session).map(|ended| instant(ended.at))))
-    .bind::<Array<OptionalText>, _>(column(changed, |session| ended(session).map(|ended| ended.reason.as_str())))
-    .bind::<Array<OptionalText>, _>(column(changed, |session| ended(session).map(|ended| ended.note.into_string())))
+    .bind::<Array<OptionalInstant>, _>(column(changed, |session| {
+        ended(session).map(|ended| instant(ended.at))
+    }))
+    .bind::<Array<OptionalText>, _>(column(changed, |session| {
+        ended(session).map(|ended| ended.reason.as_str())
+    }))
+    .bind::<Array<OptionalText>, _>(column(changed, |session| {
+        ended(session).map(|ended| ended.note.into_string())
+    }))
     .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.revision)))
     .execute(&mut **lease)
     .await?;
     Ok(())
 }
 
-/// The session of the entry that takes the place of `b`: of a subject the one that neither covers, as
-/// `CutOff::union` has it.
+/// The session of the entry that takes the place of `b`: of a subject the one that neither covers,
+/// as `CutOff::union` has it.
 macro_rules! spared_by_both {
     () => {
         concat!(
@@ -109,34 +120,39 @@ macro_rules! insertion {
         concat!(
             "WITH head AS (",
             $head,
-            ") \
-         INSERT INTO blacklist AS b \
-         (seq, kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, unfinished) \
-         SELECT head.seq + given.place, given.kind, given.key, given.up_to, given.tenant, given.subject, \
-         given.session_id, given.reason, given.note, given.revoked_at, given.expires_at, given.unfinished \
-         FROM head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given \
-         (kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, unfinished, place) \
-         ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = greatest(b.up_to, excluded.up_to), \
-         tenant = excluded.tenant, subject = excluded.subject, session_id = ",
+            ") INSERT INTO blacklist AS b (seq, kind, key, up_to, tenant, subject, session_id, \
+             reason, note, revoked_at, expires_at, unfinished) SELECT head.seq + given.place, \
+             given.kind, given.key, given.up_to, given.tenant, given.subject, given.session_id, \
+             given.reason, given.note, given.revoked_at, given.expires_at, given.unfinished FROM \
+             head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given (kind, key, \
+             up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, \
+             unfinished, place) ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = \
+             greatest(b.up_to, excluded.up_to), tenant = excluded.tenant, subject = \
+             excluded.subject, session_id = ",
             spared_by_both!(),
-            ", reason = CASE WHEN b.up_to > excluded.up_to THEN b.reason ELSE excluded.reason END, \
-         note = CASE WHEN b.up_to > excluded.up_to THEN b.note ELSE excluded.note END, \
-         revoked_at = CASE WHEN b.up_to > excluded.up_to THEN b.revoked_at ELSE excluded.revoked_at END, \
-         expires_at = greatest(b.expires_at, excluded.expires_at), \
-         unfinished = b.unfinished OR excluded.unfinished RETURNING b.seq, feed_timeline()"
+            ", reason = CASE WHEN b.up_to > excluded.up_to THEN b.reason ELSE excluded.reason \
+             END, note = CASE WHEN b.up_to > excluded.up_to THEN b.note ELSE excluded.note END, \
+             revoked_at = CASE WHEN b.up_to > excluded.up_to THEN b.revoked_at ELSE \
+             excluded.revoked_at END, expires_at = greatest(b.expires_at, excluded.expires_at), \
+             unfinished = b.unfinished OR excluded.unfinished RETURNING b.seq, feed_timeline()"
         )
     };
 }
 
-/// Writes blacklist entries, each in the place of an older one for the same thing, and returns their places in the feed.
+/// Writes blacklist entries, each in the place of an older one for the same thing, and returns
+/// their places in the feed.
 ///
-/// This locks the head of the feed until the commit, so it comes last: then the order of the entries is the order of the
-/// commits, and a reader who has seen one has seen all before it.
-pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -> Result<Vec<Place>, Fault> {
+/// This locks the head of the feed until the commit, so it comes last: then the order of the
+/// entries is the order of the commits, and a reader who has seen one has seen all before it.
+pub async fn insert_entries(
+    lease: &mut Lease<'_>,
+    entries: &[BlacklistEntry],
+) -> Result<Vec<Place>, Fault> {
     if entries.is_empty() {
         return Ok(vec![]);
     }
-    // One statement cannot write a row twice, so what is stopped twice gets one entry, the later one.
+    // One statement cannot write a row twice, so what is stopped twice gets one entry, the later
+    // one.
     let mut rows: Vec<BlacklistEntry> = vec![];
     let mut keys = vec![];
     let mut known = HashMap::new();
@@ -157,7 +173,8 @@ pub async fn insert_entries(lease: &mut Lease<'_>, entries: &[BlacklistEntry]) -
     fn column<'a, T>(rows: &'a [BlacklistEntry], of: impl Fn(&'a BlacklistEntry) -> T) -> Vec<T> {
         rows.iter().map(of).collect()
     }
-    let up_to = |entry: &BlacklistEntry| entry.revoked.cut_off().map(|cut_off| instant(cut_off.up_to));
+    let up_to =
+        |entry: &BlacklistEntry| entry.revoked.cut_off().map(|cut_off| instant(cut_off.up_to));
     let session_id = |entry: &BlacklistEntry| {
         let id = entry.revoked.cut_off().map_or(entry.session_id, |cut_off| cut_off.spared);
         id.map(|id| uuid(id.bytes()))
@@ -196,7 +213,8 @@ fn later_of(one: &BlacklistEntry, newer: &BlacklistEntry) -> BlacklistEntry {
     let mut entry = newer.clone();
     entry.expires_at = one.expires_at.max(newer.expires_at);
     if let (Some(before), Some(cut_off)) = (one.revoked.cut_off(), newer.revoked.cut_off()) {
-        entry.revoked = Revoked::all(newer.tenant.clone(), newer.subject.clone(), before.union(cut_off));
+        entry.revoked =
+            Revoked::all(newer.tenant.clone(), newer.subject.clone(), before.union(cut_off));
         entry.unfinished |= one.unfinished;
     }
     entry
@@ -208,7 +226,10 @@ pub struct CutOffs(HashMap<String, CutOff>);
 impl CutOffs {
     /// The last instant up to which a session's tenant and subject were revoked, if that covers it.
     pub fn covering(&self, session: &Session) -> Option<Timestamp> {
-        let keys = [cut_off_key(&session.tenant, None), cut_off_key(&session.tenant, Some(&session.subject))];
+        let keys = [
+            cut_off_key(&session.tenant, None),
+            cut_off_key(&session.tenant, Some(&session.subject)),
+        ];
         let cut_offs = keys.iter().filter_map(|key| self.0.get(key));
         cut_offs.filter(|cut_off| cut_off.covers(session.id)).map(|cut_off| cut_off.up_to).max()
     }
@@ -221,7 +242,12 @@ pub async fn cut_offs<'a>(
 ) -> Result<CutOffs, Fault> {
     let mut keys: Vec<String> = sessions
         .into_iter()
-        .flat_map(|session| [cut_off_key(&session.tenant, None), cut_off_key(&session.tenant, Some(&session.subject))])
+        .flat_map(|session| {
+            [
+                cut_off_key(&session.tenant, None),
+                cut_off_key(&session.tenant, Some(&session.subject)),
+            ]
+        })
         .collect();
     keys.sort_unstable();
     keys.dedup();

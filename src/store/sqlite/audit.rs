@@ -1,6 +1,9 @@
 //! The table of the audit: rows are added many at a time, and deleted when they are old.
 
-use diesel::{RunQueryDsl, SqliteConnection, insert_or_ignore_into, prelude::Insertable, sql_query, sql_types::BigInt};
+use diesel::{
+    RunQueryDsl, SqliteConnection, insert_or_ignore_into, prelude::Insertable, sql_query,
+    sql_types::BigInt,
+};
 
 use super::schema::audit;
 use crate::{
@@ -53,9 +56,14 @@ pub fn append(connection: &mut SqliteConnection, entries: &[AuditEntry]) -> Resu
     Ok(())
 }
 
-pub fn delete_old(connection: &mut SqliteConnection, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
+pub fn delete_old(
+    connection: &mut SqliteConnection,
+    until: Timestamp,
+    limit: i64,
+) -> Result<usize, StoreError> {
     let deleted = sql_query(
-        "DELETE FROM audit WHERE (at, id) IN (SELECT at, id FROM audit WHERE at < ? ORDER BY at, id LIMIT ?)",
+        "DELETE FROM audit WHERE (at, id) IN (SELECT at, id FROM audit WHERE at < ? ORDER BY at, \
+         id LIMIT ?)",
     )
     .bind::<BigInt, _>(until.micros())
     .bind::<BigInt, _>(limit)

@@ -53,12 +53,15 @@ pub enum BackupError {
     Exists(PathBuf),
     /// There is a file of the name under which the backup is written first.
     #[error(
-        "{0} exists: another backup is being written to it, or was interrupted: if none is running, remove it and run \
-         the same command again"
+        "{0} exists: another backup is being written to it, or was interrupted: if none is \
+         running, remove it and run the same command again"
     )]
     PartialExists(PathBuf),
     /// The database could not be copied.
-    #[error("database {path} could not be copied to {backup}: {problem}", problem = disk::explain(problem))]
+    #[error(
+        "database {path} could not be copied to {backup}: {problem}",
+        problem = disk::explain(problem)
+    )]
     NotCopied {
         /// The database.
         path: PathBuf,
@@ -75,8 +78,9 @@ pub enum BackupError {
     NotAFile(PathBuf),
     /// The backup is not a whole database.
     #[error(
-        "backup {0} has a log beside it, {0}-wal, without which it is not whole: make a whole copy by `countersign \
-         backup --database-url sqlite://{0} FILE` and restore that, or, if it is whole, move the log away"
+        "backup {0} has a log beside it, {0}-wal, without which it is not whole: make a whole \
+         copy by `countersign backup --database-url sqlite://{0} FILE` and restore that, or, if \
+         it is whole, move the log away"
     )]
     HasLog(PathBuf),
     /// The backup holds nothing.
@@ -131,7 +135,9 @@ impl Partial {
         let mut options = OpenOptions::new();
         match options.write(true).create_new(true).mode(0o600).open(&path) {
             Ok(file) => Ok(Self { path, file, is_there: true }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(BackupError::PartialExists(path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(BackupError::PartialExists(path))
+            }
             Err(error) => Err(io_error(&path)(error)),
         }
     }
@@ -140,7 +146,12 @@ impl Partial {
     fn publish(mut self, backup: &Path) -> Result<(), BackupError> {
         let published = match fs::hard_link(&self.path, backup) {
             // Some file systems have no links.
-            Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported
+                ) =>
+            {
                 let renamed = renameat_with(CWD, &self.path, CWD, backup, RenameFlags::NOREPLACE);
                 self.is_there = renamed.is_err();
                 renamed.map_err(io::Error::from)
@@ -172,7 +183,11 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     stamp::refuse_unfinished_restore(&path)?;
     stamp::check(&path)?;
     let copy = Partial::create(backup)?;
-    let problem = |problem: String| BackupError::NotCopied { path: path.clone(), backup: backup.to_owned(), problem };
+    let problem = |problem: String| BackupError::NotCopied {
+        path: path.clone(),
+        backup: backup.to_owned(),
+        problem,
+    };
     // Nobody has the database open if there is no log. To make one takes the right to write.
     let options = if beside(&path, "-wal").exists() { "mode=ro" } else { "mode=rw" };
     let mut connection = open::open_with(&path, options)?;
@@ -222,7 +237,9 @@ impl Links {
     /// Gives the files of a database that exist second names, all of which must be free.
     fn make(&mut self, path: &Path, aside: &Path) -> Result<(), BackupError> {
         let ends = || [""].into_iter().chain(SIDE_FILES);
-        if let Some(taken) = ends().map(|end| beside(aside, end)).find(|name| name.symlink_metadata().is_ok()) {
+        if let Some(taken) =
+            ends().map(|end| beside(aside, end)).find(|name| name.symlink_metadata().is_ok())
+        {
             return Err(BackupError::Exists(taken));
         }
         for end in ends() {
@@ -230,7 +247,9 @@ impl Links {
             match fs::hard_link(&from, &to) {
                 Ok(()) => self.0.push(to),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(BackupError::Exists(to)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(BackupError::Exists(to));
+                }
                 Err(error) => return Err(io_error(&to)(error)),
             }
         }
@@ -350,7 +369,8 @@ impl Restoration {
     /// Makes the copy one file. This waits until nobody has it open any more: a pool closes its
     /// connections on threads of its own.
     fn settle(&self) -> Result<(), BackupError> {
-        let pauses = ConstantBuilder::new().with_delay(CLOSING_PAUSE).with_max_times(CLOSING_ATTEMPTS);
+        let pauses =
+            ConstantBuilder::new().with_delay(CLOSING_PAUSE).with_max_times(CLOSING_ATTEMPTS);
         (|| self.leave_log_behind())
             .retry(pauses)
             .call()
@@ -361,7 +381,8 @@ impl Restoration {
     }
 
     fn leave_log_behind(&self) -> Result<(), String> {
-        let mut connection = open::open_with(&self.copy, "mode=rw").map_err(|error| error.to_string())?;
+        let mut connection =
+            open::open_with(&self.copy, "mode=rw").map_err(|error| error.to_string())?;
         let mode: String = sql::<Text>("PRAGMA journal_mode = DELETE")
             .get_result(&mut connection)
             .map_err(|error| error.to_string())?;

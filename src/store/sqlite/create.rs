@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl, SelectableHelper,
-    SqliteConnection, connection::DefaultLoadingMode, dsl,
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl,
+    SelectableHelper, SqliteConnection, connection::DefaultLoadingMode, dsl,
 };
 
 use super::{
@@ -30,10 +30,15 @@ type Result<T> = std::result::Result<T, StoreError>;
 type Known = HashMap<(Tenant, Subject), (u32, LiveSessions)>;
 
 /// Creates one after the other.
-pub fn create_all(connection: &mut SqliteConnection, creations: &[Creation]) -> Result<Vec<Created>> {
+pub fn create_all(
+    connection: &mut SqliteConnection,
+    creations: &[Creation],
+) -> Result<Vec<Created>> {
     let mut known = Known::new();
-    let created: Result<Vec<_>> =
-        creations.iter().map(|creation| create(connection, creation, &mut known, creations.len())).collect();
+    let created: Result<Vec<_>> = creations
+        .iter()
+        .map(|creation| create(connection, creation, &mut known, creations.len()))
+        .collect();
     let created = created?;
     for (subject, (max, live)) in &known {
         keep_count(connection, subject, *max, live)?;
@@ -51,7 +56,9 @@ fn create(
     let session = &creation.session;
     if let Some(request_id) = &session.request_id {
         let earlier = sessions::table
-            .filter(sessions::tenant.eq(&*session.tenant).and(sessions::request_id.eq(&**request_id)))
+            .filter(
+                sessions::tenant.eq(&*session.tenant).and(sessions::request_id.eq(&**request_id)),
+            )
             .select(SessionRow::as_select())
             .get_result(connection)
             .optional()?;
@@ -107,7 +114,11 @@ fn make_room(
     Ok(outcome)
 }
 
-fn evict(connection: &mut SqliteConnection, evicted: &[SessionId], now: Timestamp) -> Result<Option<Eviction>> {
+fn evict(
+    connection: &mut SqliteConnection,
+    evicted: &[SessionId],
+    now: Timestamp,
+) -> Result<Option<Eviction>> {
     let mut eviction: Option<Eviction> = None;
     for id in evicted {
         let Some(session) = writes::find(connection, *id)? else { continue };
@@ -158,7 +169,12 @@ fn oldest(
 }
 
 /// At least as many as a subject's live sessions, for a limit that is too great to read them all.
-fn count(connection: &mut SqliteConnection, session: &Session, max: u32, creations: usize) -> Result<u64> {
+fn count(
+    connection: &mut SqliteConnection,
+    session: &Session,
+    max: u32,
+    creations: usize,
+) -> Result<u64> {
     let (tenant, subject, now) = (&*session.tenant, &*session.subject, session.created_at);
     let kept: Option<(i64, i64)> = large_subjects::table
         .find((tenant, subject))
@@ -172,11 +188,16 @@ fn count(connection: &mut SqliteConnection, session: &Session, max: u32, creatio
     if let Some(tally) = tally.filter(|tally| tally.is_trusted(now, max, creations)) {
         return Ok(tally.sessions);
     }
-    let there = sessions::table
-        .filter(sessions::tenant.eq(tenant).and(sessions::subject.eq(subject)).and(sessions::is_over.eq(false)));
+    let there = sessions::table.filter(
+        sessions::tenant
+            .eq(tenant)
+            .and(sessions::subject.eq(subject))
+            .and(sessions::is_over.eq(false)),
+    );
     if tally.is_none() {
         let most = usize::try_from(MOST_READ).unwrap_or(usize::MAX);
-        let few = there.select(sessions::id).load_iter::<Vec<u8>, DefaultLoadingMode>(connection)?;
+        let few =
+            there.select(sessions::id).load_iter::<Vec<u8>, DefaultLoadingMode>(connection)?;
         let few = few.take(most + 1).count();
         if few <= most {
             return Ok(u64::try_from(few).unwrap_or_default());

@@ -23,8 +23,8 @@ use std::{
 
 use async_trait::async_trait;
 use diesel::{
-    BoolExpressionMethods, Connection as _, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper,
-    SqliteConnection, dsl, sql_types::Bool,
+    BoolExpressionMethods, Connection as _, ExpressionMethods, OptionalExtension, QueryDsl,
+    SelectableHelper, SqliteConnection, dsl, sql_types::Bool,
 };
 use diesel_async::{
     AsyncConnection, RunQueryDsl, SimpleAsyncConnection,
@@ -44,8 +44,8 @@ use self::{
     stamp::Stamping,
 };
 use super::{
-    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery, Store, StoreError,
-    SweptRevocations, Unfinished,
+    Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
+    Store, StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, GroupCommit, Shape},
     replicas::Renewals,
     ring::{RingChange, SealedRing},
@@ -99,13 +99,14 @@ impl From<diesel::result::Error> for StoreError {
         match error {
             // Locked, full, I/O error, file gone: the engine gives all of these without a kind of
             // their own.
-            Error::DatabaseError(DatabaseErrorKind::Unknown | DatabaseErrorKind::ClosedConnection, info) => {
-                Self::Unavailable(disk::explain(info.message()).into_owned())
-            }
+            Error::DatabaseError(
+                DatabaseErrorKind::Unknown | DatabaseErrorKind::ClosedConnection,
+                info,
+            ) => Self::Unavailable(disk::explain(info.message()).into_owned()),
             Error::DeserializationError(error) => Self::Damaged(error.to_string()),
-            Error::BrokenTransactionManager | Error::AlreadyInTransaction | Error::RollbackErrorOnCommit { .. } => {
-                Self::Unavailable(error.to_string())
-            }
+            Error::BrokenTransactionManager
+            | Error::AlreadyInTransaction
+            | Error::RollbackErrorOnCommit { .. } => Self::Unavailable(error.to_string()),
             other => Self::Refused(other.to_string()),
         }
     }
@@ -135,7 +136,9 @@ async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> 
         let made = open::prepare(&path, may_migrate)?;
         Ok(Prepared { path, lock, made })
     });
-    preparing.await.map_err(|error| OpenError::Other { path: path.to_owned(), problem: error.to_string() })?
+    preparing
+        .await
+        .map_err(|error| OpenError::Other { path: path.to_owned(), problem: error.to_string() })?
 }
 
 impl SqliteStore {
@@ -204,7 +207,11 @@ impl SqliteStore {
 
 /// Lists sessions that are not over, and of a query for live ones those that have not expired; or
 /// those that are over.
-async fn listed(reader: &mut Connection, query: &SessionQuery, live: bool) -> Result<Vec<Session>, StoreError> {
+async fn listed(
+    reader: &mut Connection,
+    query: &SessionQuery,
+    live: bool,
+) -> Result<Vec<Session>, StoreError> {
     let mut statement = sessions::table
         .filter(sessions::tenant.eq(&*query.tenant).and(sessions::is_over.eq(!live)))
         .order(sessions::id.desc())
@@ -251,7 +258,9 @@ async fn pool(path: &Path, size: u32) -> Result<Pool<Connection>, PoolError> {
     Pool::builder().max_size(size).connection_timeout(READER_TIMEOUT).build(manager).await
 }
 
-async fn connection(pool: &Pool<Connection>) -> Result<PooledConnection<'_, Connection>, StoreError> {
+async fn connection(
+    pool: &Pool<Connection>,
+) -> Result<PooledConnection<'_, Connection>, StoreError> {
     pool.get().await.map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
@@ -278,7 +287,9 @@ impl Writer {
             None => {
                 let path = self.path.clone();
                 let opened = tokio::task::spawn_blocking(move || open::writer(&path)).await;
-                Connection::new(opened.map_err(|error| StoreError::Unavailable(error.to_string()))??)
+                Connection::new(
+                    opened.map_err(|error| StoreError::Unavailable(error.to_string()))??,
+                )
             }
         };
         let (path, stamping) = (self.path.clone(), self.stamping.clone());
@@ -313,9 +324,17 @@ impl Writer {
             let writer = writer.clone();
             async move {
                 let outcomes: BatchOutcome<O> = writer
-                    .transaction(move |connection| Ok(apply(connection, &writes)?.into_iter().map(Ok).collect()))
+                    .transaction(move |connection| {
+                        Ok(apply(connection, &writes)?.into_iter().map(Ok).collect())
+                    })
                     .await;
-                let newest = outcomes.iter().flatten().flatten().filter_map(last_entry).map(|place| place.seq).max();
+                let newest = outcomes
+                    .iter()
+                    .flatten()
+                    .flatten()
+                    .filter_map(last_entry)
+                    .map(|place| place.seq)
+                    .max();
                 if let Some(seq) = newest {
                     writer.hint(seq);
                 }
@@ -345,7 +364,9 @@ impl Store for SqliteStore {
         let at = revocation.ended.at;
         let is_of_tenant = matches!(revocation.target, RevocationTarget::Tenant(_));
         let counted = match &revocation.target {
-            RevocationTarget::Tenant(tenant) => self.count_uncovered(tenant.clone(), None, at).await?,
+            RevocationTarget::Tenant(tenant) => {
+                self.count_uncovered(tenant.clone(), None, at).await?
+            }
             RevocationTarget::Subject { tenant, subject, except } => {
                 self.count_uncovered(tenant.clone(), Some((subject.clone(), *except)), at).await?
             }
@@ -354,7 +375,8 @@ impl Store for SqliteStore {
         let outcome = self.revocations.write(revocation).await?;
         // Without a change, those that were counted have been ended by somebody else meanwhile.
         // One of those that were looked at may have been spared.
-        let is_all = outcome.sessions + 1 < i64::try_from(writes::ENDED_AT_ONCE).unwrap_or(i64::MAX);
+        let is_all =
+            outcome.sessions + 1 < i64::try_from(writes::ENDED_AT_ONCE).unwrap_or(i64::MAX);
         let sessions = match (outcome.changed, is_of_tenant || !is_all) {
             (false, _) => 0,
             (true, true) => counted,
@@ -402,7 +424,11 @@ impl Store for SqliteStore {
         after: Option<SessionId>,
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
-        self.writer.transaction(move |connection| writes::end_covered_sessions(connection, &entry, after, limit)).await
+        self.writer
+            .transaction(move |connection| {
+                writes::end_covered_sessions(connection, &entry, after, limit)
+            })
+            .await
     }
 
     async fn end_all_sessions(
@@ -413,7 +439,9 @@ impl Store for SqliteStore {
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError> {
         self.writer
-            .transaction(move |connection| writes::end_all_sessions(connection, &ended, until, after, limit))
+            .transaction(move |connection| {
+                writes::end_all_sessions(connection, &ended, until, after, limit)
+            })
             .await
     }
 
@@ -430,16 +458,33 @@ impl Store for SqliteStore {
         reader.spawn_blocking(|connection| Ok(writes::newest(connection))).await?
     }
 
-    async fn delete_expired_revocations(&self, until: Timestamp, limit: i64) -> Result<SweptRevocations, StoreError> {
-        self.writer.transaction(move |connection| writes::delete_expired_revocations(connection, until, limit)).await
+    async fn delete_expired_revocations(
+        &self,
+        until: Timestamp,
+        limit: i64,
+    ) -> Result<SweptRevocations, StoreError> {
+        self.writer
+            .transaction(move |connection| {
+                writes::delete_expired_revocations(connection, until, limit)
+            })
+            .await
     }
 
-    async fn record_expiries(&self, until: Timestamp, limit: i64, keep: bool) -> Result<RecordedExpiries, StoreError> {
-        self.writer.transaction(move |connection| expiries::record(connection, until, limit, keep)).await
+    async fn record_expiries(
+        &self,
+        until: Timestamp,
+        limit: i64,
+        keep: bool,
+    ) -> Result<RecordedExpiries, StoreError> {
+        self.writer
+            .transaction(move |connection| expiries::record(connection, until, limit, keep))
+            .await
     }
 
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError> {
-        self.writer.transaction(move |connection| writes::delete_old_sessions(connection, until, limit)).await
+        self.writer
+            .transaction(move |connection| writes::delete_old_sessions(connection, until, limit))
+            .await
     }
 
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError> {
@@ -481,7 +526,8 @@ impl Store for SqliteStore {
         // To its end, whatever becomes of the caller: this process must look at the keys once they
         // have changed.
         let changing = tokio::spawn(async move {
-            let place = writer.transaction(move |connection| ring::change_ring(connection, change)).await?;
+            let place =
+                writer.transaction(move |connection| ring::change_ring(connection, change)).await?;
             if let Some(Place { seq, .. }) = place {
                 writer.hint(seq);
             }
@@ -490,8 +536,14 @@ impl Store for SqliteStore {
         changing.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
 
-    async fn is_refresh_key_held(&self, key: RefreshKeyId, now: Timestamp) -> Result<bool, StoreError> {
-        let held = move |connection: &mut SqliteConnection| Ok(ring::is_refresh_key_held(connection, key, now));
+    async fn is_refresh_key_held(
+        &self,
+        key: RefreshKeyId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let held = move |connection: &mut SqliteConnection| {
+            Ok(ring::is_refresh_key_held(connection, key, now))
+        };
         self.reader().await?.spawn_blocking(held).await?
     }
 }

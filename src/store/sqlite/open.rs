@@ -32,7 +32,10 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("database {0} is in use by another process: stop that one, or give this one a data directory of its own")]
+    #[error(
+        "database {0} is in use by another process: stop that one, or give this one a data \
+         directory of its own"
+    )]
     InUse(PathBuf),
     /// The file system refused.
     #[error("database {path}: {source}{hint}", hint = io_hint(source))]
@@ -44,8 +47,8 @@ pub enum OpenError {
     },
     /// The name leads nowhere. SQLite would make a new database there.
     #[error(
-        "database {path} is a symbolic link to {target}, where there is no file: correct the link, or remove it to have \
-         a new database made"
+        "database {path} is a symbolic link to {target}, where there is no file: correct the \
+         link, or remove it to have a new database made"
     )]
     LeadsNowhere {
         /// The link.
@@ -61,8 +64,8 @@ pub enum OpenError {
     Exposed(#[from] Exposed),
     /// Nothing can be written into it.
     #[error(
-        "database {path} cannot be written ({problem}): give this user the right to write it and its folder, for \
-         instance by `chmod u+w {path}`, and mount their file system for writing"
+        "database {path} cannot be written ({problem}): give this user the right to write it and \
+         its folder, for instance by `chmod u+w {path}`, and mount their file system for writing"
     )]
     ReadOnly {
         /// The file.
@@ -83,7 +86,8 @@ pub enum OpenError {
     Foreign(PathBuf),
     /// A newer version of the service has changed it.
     #[error(
-        "database {path} has the schema of a newer countersign (migration {migration}): run that version or a newer one"
+        "database {path} has the schema of a newer countersign (migration {migration}): run that \
+         version or a newer one"
     )]
     Newer {
         /// The file.
@@ -93,20 +97,22 @@ pub enum OpenError {
     },
     /// A write-ahead log lies there, and no database.
     #[error(
-        "database {0} does not exist, but its log {0}-wal does, which holds changes of it: put the database back beside \
-         it, run `countersign restore` with a backup, or move the log away to have a new database made"
+        "database {0} does not exist, but its log {0}-wal does, which holds changes of it: put \
+         the database back beside it, run `countersign restore` with a backup, or move the log \
+         away to have a new database made"
     )]
     LogAlone(PathBuf),
     /// The write-ahead log is that of another file.
     #[error(
-        "database {0} was exchanged while the log {0}-wal of the one before stayed, which would undo the exchange: run \
-         `countersign restore` with the backup, which keeps the data before, or move {0}-wal and {0}-shm away to go on \
-         with the file as it is"
+        "database {0} was exchanged while the log {0}-wal of the one before stayed, which would \
+         undo the exchange: run `countersign restore` with the backup, which keeps the data \
+         before, or move {0}-wal and {0}-shm away to go on with the file as it is"
     )]
     ForeignLog(PathBuf),
     /// A restore was interrupted while files were being exchanged.
     #[error(
-        "database {path}: a restore was interrupted ({ready} is still there): run the same `countersign restore` again"
+        "database {path}: a restore was interrupted ({ready} is still there): run the same \
+         `countersign restore` again"
     )]
     RestoreUnfinished {
         /// The database.
@@ -116,8 +122,8 @@ pub enum OpenError {
     },
     /// The schema is of an older version, and is not to be changed by this process.
     #[error(
-        "database {path} has the schema of an older countersign (migration {migration} is missing): run `countersign \
-         migrate`, or start without --no-migrate"
+        "database {path} has the schema of an older countersign (migration {migration} is \
+         missing): run `countersign migrate`, or start without --no-migrate"
     )]
     Older {
         /// The file.
@@ -186,7 +192,8 @@ pub fn is_restore_unfinished(path: &Path) -> bool {
 /// Judges who has rights on a file or folder. Nothing is wrong with one that does not exist.
 pub fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     // Links to the database are resolved by now, and SQLite makes none beside it.
-    let metadata = if role == Role::Folder { fs::metadata(path) } else { fs::symlink_metadata(path) };
+    let metadata =
+        if role == Role::Folder { fs::metadata(path) } else { fs::symlink_metadata(path) };
     let metadata = match metadata {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -275,7 +282,8 @@ const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
 /// its code.
 const LOCKED: &str = "database is locked";
 /// Its messages if it cannot make the files beside the file.
-const NOT_WRITABLE: [&str; 2] = ["unable to open database file", "attempt to write a readonly database"];
+const NOT_WRITABLE: [&str; 2] =
+    ["unable to open database file", "attempt to write a readonly database"];
 
 /// The care with which a file is searched for damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,8 +300,8 @@ pub enum Depth {
 pub fn open_with(path: &Path, options: &str) -> Result<SqliteConnection, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-    let mut connection =
-        SqliteConnection::establish(&format!("file:{name}?{options}")).map_err(|error| other(error.to_string()))?;
+    let mut connection = SqliteConnection::establish(&format!("file:{name}?{options}"))
+        .map_err(|error| other(error.to_string()))?;
     // A store of this process that was just dropped may still be writing back its log: that is no
     // damage.
     connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
@@ -342,20 +350,26 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
         let made = options.write(true).create(true).truncate(false).mode(0o600).open(path);
         made.map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
     }
-    let mut connection =
-        SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| other(error.to_string()))?;
+    let mut connection = SqliteConnection::establish(&path.to_string_lossy())
+        .map_err(|error| other(error.to_string()))?;
     // A database that has tables is not changed by the second of these.
-    let kept_track = connection.batch_execute(BUSY_TIMEOUT).and_then(|()| connection.batch_execute(KEEP_TRACK));
-    kept_track.and_then(|()| configure_writer(&mut connection)).map_err(|error| match error.to_string() {
-        problem if NOT_WRITABLE.contains(&problem.as_str()) => OpenError::ReadOnly { path: path.to_owned(), problem },
-        problem => other(problem),
+    let kept_track =
+        connection.batch_execute(BUSY_TIMEOUT).and_then(|()| connection.batch_execute(KEEP_TRACK));
+    kept_track.and_then(|()| configure_writer(&mut connection)).map_err(|error| {
+        match error.to_string() {
+            problem if NOT_WRITABLE.contains(&problem.as_str()) => {
+                OpenError::ReadOnly { path: path.to_owned(), problem }
+            }
+            problem => other(problem),
+        }
     })?;
     make_private(path)?;
     if !is_ours {
         let mark = format!("PRAGMA application_id = {APPLICATION_ID}");
         connection.batch_execute(&mark).map_err(|error| other(error.to_string()))?;
     }
-    let made = connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
+    let made =
+        connection.run_pending_migrations(MIGRATIONS).map_err(|error| other(error.to_string()))?;
     Ok(made.iter().map(ToString::to_string).collect())
 }
 
@@ -400,12 +414,20 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     let refused = |error: diesel::result::Error| {
         let problem = error.to_string();
         // A full disk is no damage: a backup must not take the place of the file for that.
-        if problem == LOCKED || disk::remedy(&problem).is_some() { other(problem) } else { damaged(problem) }
+        if problem == LOCKED || disk::remedy(&problem).is_some() {
+            other(problem)
+        } else {
+            damaged(problem)
+        }
     };
     let findings: Vec<String> = match depth {
         Depth::Header => vec![],
-        Depth::Quick => sql::<Text>("PRAGMA quick_check(1)").load(&mut connection).map_err(refused)?,
-        Depth::Full => sql::<Text>("PRAGMA integrity_check(1)").load(&mut connection).map_err(refused)?,
+        Depth::Quick => {
+            sql::<Text>("PRAGMA quick_check(1)").load(&mut connection).map_err(refused)?
+        }
+        Depth::Full => {
+            sql::<Text>("PRAGMA integrity_check(1)").load(&mut connection).map_err(refused)?
+        }
     };
     // A page that cannot be read may be in order.
     if let Some(problem) = findings.iter().find_map(|finding| disk::io_error_in(finding)) {
@@ -415,19 +437,22 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
         // The finding goes over several lines, an error has one.
         return Err(damaged(finding.replace('\n', " ")));
     }
-    let header: Header =
-        sql_query("SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables FROM pragma_application_id")
-            .get_result(&mut connection)
-            .map_err(refused)?;
+    let header: Header = sql_query(
+        "SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables FROM \
+                   pragma_application_id",
+    )
+    .get_result(&mut connection)
+    .map_err(refused)?;
     if header.tables == 0 {
         return Ok(vec![]);
     }
     if header.application_id != APPLICATION_ID {
         return Err(OpenError::Foreign(path.to_owned()));
     }
-    let applied: Vec<Applied> = sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version")
-        .load(&mut connection)
-        .map_err(refused)?;
+    let applied: Vec<Applied> =
+        sql_query("SELECT version FROM __diesel_schema_migrations ORDER BY version")
+            .load(&mut connection)
+            .map_err(refused)?;
     let known = known(path)?;
     let applied: Vec<String> = applied.into_iter().map(|applied| applied.version).collect();
     match applied.iter().find(|version| !known.contains(version)) {
@@ -446,14 +471,16 @@ pub fn check_whole(path: &Path) -> Result<(), OpenError> {
 /// Opens the connection that writes. What it has committed survives a power cut
 /// (`synchronous=FULL`).
 pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
-    let unavailable =
-        |error: &dyn std::fmt::Display| StoreError::Unavailable(disk::explain(&error.to_string()).into_owned());
+    let unavailable = |error: &dyn std::fmt::Display| {
+        StoreError::Unavailable(disk::explain(&error.to_string()).into_owned())
+    };
     // Without this, SQLite would make a new, empty database in the place of one that was moved
     // away.
     if !path.exists() {
         return Err(StoreError::Unavailable(format!("{} is gone", path.display())));
     }
-    let mut connection = SqliteConnection::establish(&path.to_string_lossy()).map_err(|error| unavailable(&error))?;
+    let mut connection = SqliteConnection::establish(&path.to_string_lossy())
+        .map_err(|error| unavailable(&error))?;
     configure_writer(&mut connection).map_err(|error| unavailable(&error))?;
     Ok(connection)
 }

@@ -44,9 +44,11 @@ impl Renewals for SqliteRenewals {
             .select(FeedRow::as_select())
             .load(&mut connection)
             .await?;
-        let entries: Vec<FeedEntry> = rows.into_iter().map(FeedEntry::try_from).collect::<Result<_, _>>()?;
+        let entries: Vec<FeedEntry> =
+            rows.into_iter().map(FeedEntry::try_from).collect::<Result<_, _>>()?;
         // Read after the entries: what was swept before them is known to have been.
-        let forgotten_until = sweeper::table.select(sweeper::forgotten_until).get_result(&mut connection).await?;
+        let forgotten_until =
+            sweeper::table.select(sweeper::forgotten_until).get_result(&mut connection).await?;
         let ring = key_ring::table.select(key_ring::version).get_result(&mut connection).await?;
         let seq = entries.last().map_or(renewal.after, |entry| entry.seq);
         Ok(Renewed::Answer(Answer {

@@ -1,8 +1,8 @@
 //! The sealed keys of a file.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl, SelectableHelper, SqliteConnection, delete,
-    dsl::exists, replace_into, select, update,
+    BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl, SelectableHelper,
+    SqliteConnection, delete, dsl::exists, replace_into, select, update,
 };
 
 use super::{
@@ -30,14 +30,18 @@ pub fn ring(connection: &mut SqliteConnection) -> Result<SealedRing, StoreError>
 }
 
 /// Nobody else is to be told, so it takes no place of its own.
-pub fn change_ring(connection: &mut SqliteConnection, change: RingChange) -> Result<Option<Place>, StoreError> {
+pub fn change_ring(
+    connection: &mut SqliteConnection,
+    change: RingChange,
+) -> Result<Option<Place>, StoreError> {
     let counted = update(key_ring::table.filter(key_ring::version.eq(change.version.0)))
         .set(key_ring::version.eq(key_ring::version + 1))
         .execute(connection)?;
     if counted == 0 {
         return Ok(None);
     }
-    delete(signing_keys::table.filter(signing_keys::kid.eq_any(change.drop))).execute(connection)?;
+    delete(signing_keys::table.filter(signing_keys::kid.eq_any(change.drop)))
+        .execute(connection)?;
     for key in change.put {
         replace_into(signing_keys::table).values(KeyRow::from(key)).execute(connection)?;
     }

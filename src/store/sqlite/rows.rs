@@ -12,7 +12,10 @@ use crate::{
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         policy::{OnRefresh, Replay, SessionPolicy},
         revocation::{BlacklistEntry, CutOff, Revoked, Seq, cut_off_key},
-        session::{Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint, Session},
+        session::{
+            Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint,
+            Session,
+        },
         text::{Subject, Tenant},
         time::{Timestamp, micros},
     },
@@ -77,12 +80,15 @@ where
     T: TryFrom<String>,
     T::Error: std::fmt::Display,
 {
-    let items: Vec<String> = serde_json::from_str(json).map_err(|_| damaged(column, "is not a JSON array of texts"))?;
+    let items: Vec<String> =
+        serde_json::from_str(json).map_err(|_| damaged(column, "is not a JSON array of texts"))?;
     items.into_iter().map(|item| text(column, item)).collect()
 }
 
 fn bytes<const N: usize>(column: &str, bytes: &[u8]) -> Result<[u8; N], StoreError> {
-    bytes.try_into().map_err(|_| damaged(column, format_args!("has {} bytes instead of {N}", bytes.len())))
+    bytes
+        .try_into()
+        .map_err(|_| damaged(column, format_args!("has {} bytes instead of {N}", bytes.len())))
 }
 
 fn span(column: &str, micros: i64) -> Result<Duration, StoreError> {
@@ -134,7 +140,9 @@ impl From<&Session> for SessionRow {
             refresh_key: session.lineage.key.0.to_vec(),
             access_token_id: session.access_token_id.bytes().to_vec(),
             request_id: session.request_id.as_ref().map(|id| id.to_string()),
-            request_fingerprint: session.request_fingerprint.map(|fingerprint| fingerprint.0.to_vec()),
+            request_fingerprint: session
+                .request_fingerprint
+                .map(|fingerprint| fingerprint.0.to_vec()),
             ended_at: ended.map(|ended| ended.at.micros()),
             end_reason: ended.map(|ended| ended.reason.as_str().to_owned()),
             end_note: ended.map(|ended| ended.note.to_string()),
@@ -148,8 +156,8 @@ impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
-        let claims =
-            serde_json::from_str(&row.claims).map_err(|_| damaged("sessions.claims", "is not a JSON object"))?;
+        let claims = serde_json::from_str(&row.claims)
+            .map_err(|_| damaged("sessions.claims", "is not a JSON object"))?;
         let ended = match (row.ended_at, row.end_reason) {
             (Some(at), Some(reason)) => Some(Ended {
                 at: Timestamp::from_micros(at),
@@ -196,11 +204,16 @@ impl TryFrom<SessionRow> for Session {
                 secret: LineageSecret(bytes("sessions.lineage_secret", &row.lineage_secret)?),
                 key: RefreshKeyId(bytes("sessions.refresh_key", &row.refresh_key)?),
             },
-            access_token_id: TokenId::from_bytes(bytes("sessions.access_token_id", &row.access_token_id)?),
+            access_token_id: TokenId::from_bytes(bytes(
+                "sessions.access_token_id",
+                &row.access_token_id,
+            )?),
             request_id: row.request_id.map(|id| text("sessions.request_id", id)).transpose()?,
             request_fingerprint: row
                 .request_fingerprint
-                .map(|digest| bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint))
+                .map(|digest| {
+                    bytes("sessions.request_fingerprint", &digest).map(RequestFingerprint)
+                })
                 .transpose()?,
             expiry_recorded: row.is_over && ended.is_none(),
             ended,
@@ -209,7 +222,9 @@ impl TryFrom<SessionRow> for Session {
     }
 }
 
-fn claims_object(value: serde_json::Value) -> Result<serde_json::Map<String, serde_json::Value>, StoreError> {
+fn claims_object(
+    value: serde_json::Value,
+) -> Result<serde_json::Map<String, serde_json::Value>, StoreError> {
     match value {
         serde_json::Value::Object(map) => Ok(map),
         _ => Err(damaged("sessions.claims", "is not a JSON object")),
@@ -257,13 +272,15 @@ impl NewBlacklistRow {
     /// says why.
     pub fn in_place_of(mut self, earlier: EarlierRow) -> Result<Self, StoreError> {
         if let (Some(before), Some(up_to)) = (earlier.up_to, self.up_to) {
-            let (one, other) = (cut_off(before, earlier.session_id)?, cut_off(up_to, self.session_id.take())?);
+            let (one, other) =
+                (cut_off(before, earlier.session_id)?, cut_off(up_to, self.session_id.take())?);
             let both = one.union(other);
             self.up_to = Some(both.up_to.micros());
             self.session_id = both.spared.map(|id| id.bytes().to_vec());
             if before > up_to {
                 let reason = named("blacklist.reason", &earlier.reason, EndReason::from_name)?;
-                (self.reason, self.note, self.revoked_at) = (reason.as_str(), earlier.note, earlier.revoked_at);
+                (self.reason, self.note, self.revoked_at) =
+                    (reason.as_str(), earlier.note, earlier.revoked_at);
             }
         }
         self.expires_at = self.expires_at.max(earlier.expires_at);
@@ -280,7 +297,9 @@ impl From<&BlacklistEntry> for NewBlacklistRow {
             Revoked::Session(id) => (SESSION, id.bytes().to_vec()),
             Revoked::Token(id) => (TOKEN, id.bytes().to_vec()),
             Revoked::Tenant { tenant, .. } => (TENANT, cut_off_key(tenant, None).into_bytes()),
-            Revoked::Subject { tenant, subject, .. } => (SUBJECT, cut_off_key(tenant, Some(subject)).into_bytes()),
+            Revoked::Subject { tenant, subject, .. } => {
+                (SUBJECT, cut_off_key(tenant, Some(subject)).into_bytes())
+            }
         };
         Self {
             kind,
@@ -313,12 +332,18 @@ pub struct FeedRow {
 
 /// The cut-off out of the columns that say it.
 pub fn cut_off(up_to: i64, session_id: Option<Vec<u8>>) -> Result<CutOff, StoreError> {
-    let spared = session_id.map(|id| bytes("blacklist.session_id", &id).map(SessionId::from_bytes)).transpose()?;
+    let spared = session_id
+        .map(|id| bytes("blacklist.session_id", &id).map(SessionId::from_bytes))
+        .transpose()?;
     Ok(CutOff { up_to: Timestamp::from_micros(up_to), spared })
 }
 
 /// The tenant, and the subject if there is one, of an entry for all their sessions.
-fn whose(kind: &str, tenant: String, subject: Option<String>) -> Result<(Tenant, Option<Subject>), StoreError> {
+fn whose(
+    kind: &str,
+    tenant: String,
+    subject: Option<String>,
+) -> Result<(Tenant, Option<Subject>), StoreError> {
     let subject = match (kind, subject) {
         (TENANT, _) => None,
         (SUBJECT, Some(subject)) => Some(text("blacklist.subject", subject)?),
@@ -332,7 +357,9 @@ impl TryFrom<FeedRow> for FeedEntry {
 
     fn try_from(row: FeedRow) -> Result<Self, StoreError> {
         let revoked = match (row.kind.as_str(), row.up_to) {
-            (SESSION, None) => Revoked::Session(SessionId::from_bytes(bytes("blacklist.key", &row.key)?)),
+            (SESSION, None) => {
+                Revoked::Session(SessionId::from_bytes(bytes("blacklist.key", &row.key)?))
+            }
             (TOKEN, None) => Revoked::Token(TokenId::from_bytes(bytes("blacklist.key", &row.key)?)),
             (kind @ (TENANT | SUBJECT), Some(up_to)) => {
                 let (tenant, subject) = whose(kind, row.tenant, row.subject)?;
@@ -363,7 +390,9 @@ impl TryFrom<UnfinishedRow> for Unfinished {
     type Error = StoreError;
 
     fn try_from(row: UnfinishedRow) -> Result<Self, StoreError> {
-        let up_to = row.up_to.ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant or subject"))?;
+        let up_to = row
+            .up_to
+            .ok_or_else(|| damaged("blacklist.up_to", "is not set for a tenant or subject"))?;
         let (tenant, subject) = whose(&row.kind, row.tenant, row.subject)?;
         Ok(Self {
             seq: Seq(row.seq),

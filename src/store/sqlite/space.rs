@@ -1,6 +1,8 @@
 //! Gives the pages that deleted rows have left back to the file system.
 
-use diesel::{RunQueryDsl, SqliteConnection, connection::SimpleConnection, dsl::sql, sql_types::BigInt};
+use diesel::{
+    RunQueryDsl, SqliteConnection, connection::SimpleConnection, dsl::sql, sql_types::BigInt,
+};
 
 use crate::store::StoreError;
 

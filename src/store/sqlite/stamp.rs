@@ -68,7 +68,8 @@ impl FromStr for Stamp {
     }
 }
 
-const READ: &str = "SELECT user_version, schema_version FROM pragma_user_version, pragma_schema_version";
+const READ: &str =
+    "SELECT user_version, schema_version FROM pragma_user_version, pragma_schema_version";
 
 /// The length of a log's header. A log that is not longer holds no change.
 const LOG_HEADER: u64 = 32;
@@ -84,7 +85,9 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
         return if has_log { Err(OpenError::LogAlone(path.to_owned())) } else { Ok(false) };
     }
     // A file that cannot be read is found to be damaged by the check that comes next.
-    let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| read(&mut file)) else { return Ok(false) };
+    let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| read(&mut file)) else {
+        return Ok(false);
+    };
     let (is_known, is_the_same) = match recorded(path) {
         Some(recorded) => (true, recorded == found || continues(path, recorded, found, has_log)),
         None => (false, false),
@@ -96,13 +99,15 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
         (false, true) => {}
         (_, false) if found.user_version == COPY => tracing::warn!(
             database = %path.display(),
-            "this database file is a copy that was made by `countersign backup`: stop the service and run `countersign \
-             restore` without a file, so that what was revoked since the backup stays revoked"
+            "this database file is a copy that was made by `countersign backup`: stop the service \
+             and run `countersign restore` without a file, so that what was revoked since the \
+             backup stays revoked"
         ),
         (true, false) => tracing::warn!(
             database = %path.display(),
-            "this is not the database file that was used here last: if it is a backup, stop the service and run \
-             `countersign restore` without a file, so that what was revoked since the backup stays revoked"
+            "this is not the database file that was used here last: if it is a backup, stop the \
+             service and run `countersign restore` without a file, so that what was revoked since \
+             the backup stays revoked"
         ),
         (false, false) => {}
     }
@@ -112,7 +117,8 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
 /// Returns whether a file is the recorded one after changes of its schema, as an operator makes
 /// them (`CREATE INDEX`).
 fn continues(path: &Path, recorded: Stamp, found: Stamp, has_log: bool) -> bool {
-    let is_changed = found.user_version == recorded.user_version && found.schema_version > recorded.schema_version;
+    let is_changed = found.user_version == recorded.user_version
+        && found.schema_version > recorded.schema_version;
     is_changed && (!has_log || log_continues(path, found))
 }
 
@@ -121,7 +127,9 @@ fn continues(path: &Path, recorded: Stamp, found: Stamp, has_log: bool) -> bool 
 /// next.
 fn log_continues(path: &Path, found: Stamp) -> bool {
     let seen = open_with(path, "mode=ro").ok().and_then(|mut both| read(&mut both));
-    seen.is_none_or(|seen| seen.user_version == found.user_version && seen.schema_version >= found.schema_version)
+    seen.is_none_or(|seen| {
+        seen.user_version == found.user_version && seen.schema_version >= found.schema_version
+    })
 }
 
 fn read(connection: &mut SqliteConnection) -> Option<Stamp> {
@@ -130,7 +138,9 @@ fn read(connection: &mut SqliteConnection) -> Option<Stamp> {
 
 fn set_number(path: &Path, number: i32) -> Result<(), String> {
     let mut connection = open_with(path, "mode=rw").map_err(|error| error.to_string())?;
-    connection.batch_execute(&format!("PRAGMA user_version = {number}")).map_err(|error| error.to_string())
+    connection
+        .batch_execute(&format!("PRAGMA user_version = {number}"))
+        .map_err(|error| error.to_string())
 }
 
 /// Marks a file that nobody has open as a copy.
@@ -147,7 +157,8 @@ pub fn clear_mark(path: &Path) -> Result<(), String> {
 /// Forgets the recorded stamp, before anything is written that may change the stamp of the file.
 pub fn forget(path: &Path) -> Result<(), OpenError> {
     let path = beside(path, LOCK_FILE);
-    let forgotten = record_file(&path).and_then(|record| record.set_len(0).and_then(|()| record.sync_all()));
+    let forgotten =
+        record_file(&path).and_then(|record| record.set_len(0).and_then(|()| record.sync_all()));
     forgotten.map_err(|source| OpenError::Io { path, source })
 }
 
@@ -176,12 +187,13 @@ impl Stamping {
     /// again later. The service can do without: on a disk that is full it still validates, so
     /// nothing else fails because of this.
     pub fn renew(&mut self, path: &Path, connection: &mut SqliteConnection) {
-        let renewed = forget(path).map_err(|error| error.to_string()).and_then(|()| renew(path, connection));
+        let renewed =
+            forget(path).map_err(|error| error.to_string()).and_then(|()| renew(path, connection));
         self.due = renewed.err().map(|problem| {
             tracing::warn!(
                 database = %path.display(), problem,
-                "the database file could not be stamped: a -wal file that belongs to another file would not be \
-                 noticed; it is tried again in a minute"
+                "the database file could not be stamped: a -wal file that belongs to another file \
+                 would not be noticed; it is tried again in a minute"
             );
             Instant::now() + RETRY
         });
@@ -208,9 +220,12 @@ struct Checkpoint {
 
 fn renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
     let database = |error: diesel::result::Error| error.to_string();
-    let drawn: Drawn =
-        sql_query("SELECT abs(random() % 2147483647) AS number").get_result(connection).map_err(database)?;
-    connection.batch_execute(&format!("PRAGMA user_version = {}", drawn.number)).map_err(database)?;
+    let drawn: Drawn = sql_query("SELECT abs(random() % 2147483647) AS number")
+        .get_result(connection)
+        .map_err(database)?;
+    connection
+        .batch_execute(&format!("PRAGMA user_version = {}", drawn.number))
+        .map_err(database)?;
     // From the log into the file, where the stamp is looked for. This kind waits for nobody.
     let Checkpoint { busy, log, checkpointed } =
         sql_query("PRAGMA wal_checkpoint(PASSIVE)").get_result(connection).map_err(database)?;
@@ -219,7 +234,9 @@ fn renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
         return Err("another connection reads it".to_owned());
     }
     let stamp = read(connection).ok_or("its header cannot be read")?;
-    let text = format!("# Tells whether the -wal file belongs to the database file. Do not edit.\n{stamp}\n");
+    let text = format!(
+        "# Tells whether the -wal file belongs to the database file. Do not edit.\n{stamp}\n"
+    );
     let mut record = record_file(&beside(path, LOCK_FILE)).map_err(|error| error.to_string())?;
     let written = record.write_all(text.as_bytes()).and_then(|()| record.sync_all());
     written.map_err(|error| error.to_string())
@@ -266,7 +283,8 @@ mod tests {
         let mut connection = open_with(&path, "mode=rwc").unwrap();
         connection
             .batch_execute(
-                "PRAGMA journal_mode = WAL; CREATE TABLE t (a); CREATE TABLE u (a); INSERT INTO t VALUES (1)",
+                "PRAGMA journal_mode = WAL; CREATE TABLE t (a); CREATE TABLE u (a); INSERT INTO t \
+                 VALUES (1)",
             )
             .unwrap();
         fs::write(beside(&path, LOCK_FILE), "").unwrap();
@@ -290,14 +308,21 @@ mod tests {
     fn a_schema_that_an_operator_has_changed_is_no_reason_to_refuse_the_log() {
         let (folder, path, mut service) = stamped();
         let mut operator = open_with(&path, "mode=rw").unwrap();
-        operator.batch_execute("CREATE INDEX own ON t (a); PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        operator
+            .batch_execute("CREATE INDEX own ON t (a); PRAGMA wal_checkpoint(TRUNCATE)")
+            .unwrap();
         let stamp = recorded(&path).unwrap();
-        assert_ne!(read(&mut open_ignoring_log(&path).unwrap()), Some(stamp), "the index is in the file");
+        assert_ne!(
+            read(&mut open_ignoring_log(&path).unwrap()),
+            Some(stamp),
+            "the index is in the file"
+        );
         service.batch_execute("INSERT INTO t VALUES (2)").unwrap();
         let crashed_path = crashed(&folder, &path, "with_index.db");
         check(&crashed_path).unwrap();
         let mut opened = open_with(&crashed_path, "mode=rw").unwrap();
-        let rows: Drawn = sql_query("SELECT count(*) AS number FROM t").get_result(&mut opened).unwrap();
+        let rows: Drawn =
+            sql_query("SELECT count(*) AS number FROM t").get_result(&mut opened).unwrap();
         assert_eq!(rows.number, 2);
     }
 
@@ -307,7 +332,11 @@ mod tests {
         let copy = folder.path().join("vacuumed.db");
         service.batch_execute(&format!("VACUUM INTO '{}'", copy.display())).unwrap();
         // The schema is written too, so the log has the page with its version.
-        service.batch_execute("INSERT INTO t VALUES (2); CREATE TABLE v (a); DROP TABLE v; DROP TABLE u").unwrap();
+        service
+            .batch_execute(
+                "INSERT INTO t VALUES (2); CREATE TABLE v (a); DROP TABLE v; DROP TABLE u",
+            )
+            .unwrap();
         let marked = folder.path().join("marked.db");
         fs::copy(&copy, &marked).unwrap();
         mark_as_copy(&marked).unwrap();
@@ -316,15 +345,17 @@ mod tests {
         let older = |number: i32, schema: i32| {
             let older = folder.path().join("older.db");
             fs::copy(&copy, &older).unwrap();
-            let pragmas = format!("PRAGMA user_version = {number}; PRAGMA schema_version = {schema}");
+            let pragmas =
+                format!("PRAGMA user_version = {number}; PRAGMA schema_version = {schema}");
             open_with(&older, "mode=rw").unwrap().batch_execute(&pragmas).unwrap();
             older
         };
         let stamp = recorded(&path).unwrap();
         let far = stamp.schema_version + 100;
-        for (name, copy) in
-            [("marked", marked.clone()), ("of another run", older(stamp.user_version ^ 1, stamp.schema_version))]
-        {
+        for (name, copy) in [
+            ("marked", marked.clone()),
+            ("of another run", older(stamp.user_version ^ 1, stamp.schema_version)),
+        ] {
             fs::copy(copy, &crashed).unwrap();
             assert!(matches!(check(&crashed), Err(OpenError::ForeignLog(_))), "{name}");
         }

@@ -1,11 +1,13 @@
-//! What is written within a transaction, statement by statement. Any error undoes the whole transaction.
+//! What is written within a transaction, statement by statement. Any error undoes the whole
+//! transaction.
 //!
-//! Where a key finds at most one row, there is no `first`: it adds a `LIMIT` by a parameter, and SQLite looks at its value when it plans
-//! (`sqlite3ExprIsInteger`), and so plans anew each time, which takes longer than all else that such a statement does.
+//! Where a key finds at most one row, there is no `first`: it adds a `LIMIT` by a parameter, and
+//! SQLite looks at its value when it plans (`sqlite3ExprIsInteger`), and so plans anew each time,
+//! which takes longer than all else that such a statement does.
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName, RunQueryDsl,
-    SelectableHelper, SqliteConnection,
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
+    RunQueryDsl, SelectableHelper, SqliteConnection,
     connection::DefaultLoadingMode,
     dsl, sql_query,
     sql_types::{BigInt, Binary, Nullable, Text},
@@ -23,7 +25,8 @@ use crate::{
         policy::OnRefresh,
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
         revocation::{
-            BlacklistEntry, Coverage, CutOff, Place, RETENTION_MARGIN, Revocation, RevocationTarget, Seq, cut_off_key,
+            BlacklistEntry, Coverage, CutOff, Place, RETENTION_MARGIN, Revocation,
+            RevocationTarget, Seq, cut_off_key,
         },
         session::{EndReason, Ended, Session},
         text::{Note, Subject, Tenant},
@@ -49,7 +52,9 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
     let verdict = session.judge_refresh(attempt);
     // The job that ends the sessions of a revoked tenant or subject may not have come to this one
     // yet.
-    if !matches!(verdict, RefreshVerdict::Refuse(_)) && covered_up_to(connection, &session)?.is_some() {
+    if !matches!(verdict, RefreshVerdict::Refuse(_))
+        && covered_up_to(connection, &session)?.is_some()
+    {
         return Ok(Refreshed::Refused(RefreshRefusal::Ended));
     }
     match verdict {
@@ -62,7 +67,11 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
             Ok(Refreshed::Replayed { session: Box::new(session), place })
         }
         RefreshVerdict::Reuse => {
-            let ended = Ended { at: attempt.now, reason: EndReason::RefreshTokenReused, note: Note::default() };
+            let ended = Ended {
+                at: attempt.now,
+                reason: EndReason::RefreshTokenReused,
+                note: Note::default(),
+            };
             let (session, place) = end_session(connection, session, ended)?;
             Ok(Refreshed::Reused { session: Box::new(session), place })
         }
@@ -82,16 +91,20 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
                 .execute(connection)?;
             let place = match next.policy.on_refresh {
                 OnRefresh::KeepAccessToken => None,
-                OnRefresh::RevokeAccessToken => {
-                    Some(insert_entry(connection, &BlacklistEntry::superseded(&session, attempt.now))?)
-                }
+                OnRefresh::RevokeAccessToken => Some(insert_entry(
+                    connection,
+                    &BlacklistEntry::superseded(&session, attempt.now),
+                )?),
             };
             Ok(Refreshed::Rotated { session: next, place })
         }
     }
 }
 
-pub fn revoke(connection: &mut SqliteConnection, revocation: &Revocation) -> Result<RevocationOutcome> {
+pub fn revoke(
+    connection: &mut SqliteConnection,
+    revocation: &Revocation,
+) -> Result<RevocationOutcome> {
     let newest = newest_place(connection)?;
     write_revocation(connection, revocation, newest)
 }
@@ -106,25 +119,33 @@ fn write_revocation(
     let ended = &revocation.ended;
     match &revocation.target {
         RevocationTarget::Session(id) => match find(connection, *id)? {
-            Some(session) if session.is_live(ended.at) => end_named(connection, session, revocation, nothing),
-            session => stop_orphan(connection, session.as_ref(), revocation, nothing),
-        },
-        RevocationTarget::Token { token, session_id, expires_at } => match find(connection, *session_id)? {
             Some(session) if session.is_live(ended.at) => {
-                let entry = BlacklistEntry::for_token(&session, *token, *expires_at, ended);
-                add_entry(connection, &entry, revocation, nothing)
+                end_named(connection, session, revocation, nothing)
             }
             session => stop_orphan(connection, session.as_ref(), revocation, nothing),
         },
+        RevocationTarget::Token { token, session_id, expires_at } => {
+            match find(connection, *session_id)? {
+                Some(session) if session.is_live(ended.at) => {
+                    let entry = BlacklistEntry::for_token(&session, *token, *expires_at, ended);
+                    add_entry(connection, &entry, revocation, nothing)
+                }
+                session => stop_orphan(connection, session.as_ref(), revocation, nothing),
+            }
+        }
         RevocationTarget::Subject { tenant, subject, except } => {
             revoke_subject(connection, (tenant, subject, *except), revocation, nothing)
         }
         RevocationTarget::Tenant(tenant) => {
             let coverage = coverage(connection, tenant, None)?;
             let cut_off = coverage.cut_off(ended.at, None);
-            let entry = BlacklistEntry::for_all(tenant, None, cut_off, ended, revocation.longest_token);
+            let entry =
+                BlacklistEntry::for_all(tenant, None, cut_off, ended, revocation.longest_token);
             let outcome = add_entry(connection, &entry, revocation, nothing)?;
-            Ok(RevocationOutcome { changed: outcome.wrote && coverage.is_changed_by(cut_off), ..outcome })
+            Ok(RevocationOutcome {
+                changed: outcome.wrote && coverage.is_changed_by(cut_off),
+                ..outcome
+            })
         }
     }
 }
@@ -144,7 +165,8 @@ fn revoke_subject(
     let ended = &revocation.ended;
     let coverage = coverage(connection, tenant, Some(subject))?;
     let cut_off = coverage.cut_off(ended.at, except);
-    let mut entry = BlacklistEntry::for_all(tenant, Some(subject), cut_off, ended, revocation.longest_token);
+    let mut entry =
+        BlacklistEntry::for_all(tenant, Some(subject), cut_off, ended, revocation.longest_token);
     if coverage.covered.is_none() && !revocation.may_add {
         return Ok(RevocationOutcome { full: true, ..nothing });
     }
@@ -180,8 +202,9 @@ fn add_entry(
     Ok(RevocationOutcome { wrote: true, changed: is_new, place, ..nothing })
 }
 
-/// What is left to do for a session that does not live. One that was ended has an entry of its own, which stops all its
-/// tokens; one that is unknown, or expired although a token of it lives, has none.
+/// What is left to do for a session that does not live. One that was ended has an entry of its own,
+/// which stops all its tokens; one that is unknown, or expired although a token of it lives, has
+/// none.
 fn stop_orphan(
     connection: &mut SqliteConnection,
     session: Option<&Session>,
@@ -198,7 +221,11 @@ fn stop_orphan(
 }
 
 /// Reads the state of a tenant or of a subject.
-fn coverage(connection: &mut SqliteConnection, tenant: &Tenant, subject: Option<&Subject>) -> Result<Coverage> {
+fn coverage(
+    connection: &mut SqliteConnection,
+    tenant: &Tenant,
+    subject: Option<&Subject>,
+) -> Result<Coverage> {
     let mut newest = None;
     for is_over in [false, true] {
         let of_tenant = sessions::table
@@ -216,7 +243,11 @@ fn coverage(connection: &mut SqliteConnection, tenant: &Tenant, subject: Option<
 }
 
 /// Which sessions the entry of a tenant or of a subject covers, if it has one.
-pub fn covered(connection: &mut SqliteConnection, tenant: &str, subject: Option<&Subject>) -> Result<Option<CutOff>> {
+pub fn covered(
+    connection: &mut SqliteConnection,
+    tenant: &str,
+    subject: Option<&Subject>,
+) -> Result<Option<CutOff>> {
     let kind = if subject.is_some() { SUBJECT } else { TENANT };
     let key = cut_off_key(tenant, subject.map(|subject| &**subject));
     let entry: Option<(Option<i64>, Option<Vec<u8>>)> = blacklist::table
@@ -238,7 +269,9 @@ pub fn count_uncovered(
 ) -> Result<i64> {
     let covered = covered(connection, tenant, subject)?;
     let bytes = |id: SessionId| id.bytes().to_vec();
-    let last = covered.map(|covered| bytes(SessionId::last_of_millisecond(covered.up_to))).unwrap_or_default();
+    let last = covered
+        .map(|covered| bytes(SessionId::last_of_millisecond(covered.up_to)))
+        .unwrap_or_default();
     let spared = covered.and_then(|covered| covered.spared).map(bytes).unwrap_or_default();
     let uncovered = sessions::table
         .filter(sessions::tenant.eq(&**tenant).and(sessions::is_over.eq(false)))
@@ -247,16 +280,22 @@ pub fn count_uncovered(
         .filter(sessions::id.ne(except.map(bytes).unwrap_or_default()));
     Ok(match subject {
         None => uncovered.count().get_result(connection)?,
-        Some(subject) => uncovered.filter(sessions::subject.eq(&**subject)).count().get_result(connection)?,
+        Some(subject) => {
+            uncovered.filter(sessions::subject.eq(&**subject)).count().get_result(connection)?
+        }
     })
 }
 
 /// The last instant up to which all of a session's tenant or subject was revoked, if that covers
 /// it.
-pub fn covered_up_to(connection: &mut SqliteConnection, session: &Session) -> Result<Option<Timestamp>> {
+pub fn covered_up_to(
+    connection: &mut SqliteConnection,
+    session: &Session,
+) -> Result<Option<Timestamp>> {
     let of_tenant = covered(connection, &session.tenant, None)?;
     let of_subject = covered(connection, &session.tenant, Some(&session.subject))?;
-    let covering = [of_tenant, of_subject].into_iter().flatten().filter(|cut_off| cut_off.covers(session.id));
+    let covering =
+        [of_tenant, of_subject].into_iter().flatten().filter(|cut_off| cut_off.covers(session.id));
     Ok(covering.map(|cut_off| cut_off.up_to).max())
 }
 
@@ -276,7 +315,11 @@ fn end_named(
 }
 
 /// Ends a live session and stops its tokens: two statements, one transaction.
-pub fn end_session(connection: &mut SqliteConnection, session: Session, ended: Ended) -> Result<(Session, Place)> {
+pub fn end_session(
+    connection: &mut SqliteConnection,
+    session: Session,
+    ended: Ended,
+) -> Result<(Session, Place)> {
     let entry = BlacklistEntry::for_session(&session, &ended);
     let session = session.end(ended);
     write_end(connection, &session)?;
@@ -300,7 +343,8 @@ fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()>
 
 /// Where the blacklist has come to.
 pub fn newest_place(connection: &mut SqliteConnection) -> Result<Place> {
-    let newest: Option<i64> = blacklist::table.select(dsl::max(blacklist::seq)).get_result(connection)?;
+    let newest: Option<i64> =
+        blacklist::table.select(dsl::max(blacklist::seq)).get_result(connection)?;
     Ok(place(newest.unwrap_or_default()))
 }
 
@@ -322,7 +366,10 @@ fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Re
         Some(earlier) => row.in_place_of(earlier)?,
         None => row,
     };
-    let seq = dsl::replace_into(blacklist::table).values(row).returning(blacklist::seq).get_result(connection)?;
+    let seq = dsl::replace_into(blacklist::table)
+        .values(row)
+        .returning(blacklist::seq)
+        .get_result(connection)?;
     Ok(place(seq))
 }
 
@@ -372,7 +419,9 @@ pub fn end_covered_sessions(
     };
     let Some(last) = looked_at.last() else {
         // Unless the same was revoked again.
-        dsl::update(blacklist::table.find(entry.seq.0)).set(blacklist::unfinished.eq(false)).execute(connection)?;
+        dsl::update(blacklist::table.find(entry.seq.0))
+            .set(blacklist::unfinished.eq(false))
+            .execute(connection)?;
         return Ok(None);
     };
     let spared = entry.cut_off.spared.map(|id| id.bytes().to_vec());
@@ -419,11 +468,14 @@ pub fn end_covered_sessions(
     .bind::<BigInt, _>(at)
     .bind::<Text, _>(entry.ended.reason.as_str())
     .bind::<Text, _>(&*entry.ended.note);
-    let sessions =
-        bind_looked_at!(ending).bind::<Nullable<Binary>, _>(spared).bind::<BigInt, _>(at).execute(connection)?;
+    let sessions = bind_looked_at!(ending)
+        .bind::<Nullable<Binary>, _>(spared)
+        .bind::<BigInt, _>(at)
+        .execute(connection)?;
     // Written again, so that the index keeps it as long.
     let needed_until = needed_until.at.map(|at| Timestamp::from_micros(at).plus(RETENTION_MARGIN));
-    if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at) {
+    if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
+    {
         insert_entry(connection, &entry.until(needed_until))?;
     }
     Ok(Some(EndedBatch { last: session_id(last)?, sessions }))
@@ -449,7 +501,11 @@ pub fn end_all_sessions(
 ) -> Result<Option<EndedBatch>> {
     let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
     let looked_at: Vec<Vec<u8>> = sessions::table
-        .filter(sessions::id.gt(&after).and(sessions::id.le(SessionId::last_of_millisecond(until).bytes().to_vec())))
+        .filter(
+            sessions::id
+                .gt(&after)
+                .and(sessions::id.le(SessionId::last_of_millisecond(until).bytes().to_vec())),
+        )
         .order(sessions::id.asc())
         .limit(limit)
         .select(sessions::id)
@@ -499,8 +555,8 @@ pub fn delete_expired_revocations(
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations> {
-    // The entry of a tenant or subject covers sessions by the millisecond that their identifiers tell, as
-    // `end_covered_sessions` does.
+    // The entry of a tenant or subject covers sessions by the millisecond that their identifiers
+    // tell, as `end_covered_sessions` does.
     sql_query(
         "UPDATE blacklist AS b
         SET unfinished = TRUE
@@ -538,11 +594,19 @@ pub fn delete_expired_revocations(
         .set(sweeper::forgotten_until.eq(latest))
         .execute(connection)?;
     let forgotten_until = sweeper::table.select(sweeper::forgotten_until).get_result(connection)?;
-    Ok(SweptRevocations { deleted: deleted.len(), forgotten_until: Timestamp::from_micros(forgotten_until) })
+    Ok(SweptRevocations {
+        deleted: deleted.len(),
+        forgotten_until: Timestamp::from_micros(forgotten_until),
+    })
 }
 
-pub fn delete_old_sessions(connection: &mut SqliteConnection, until: Timestamp, limit: i64) -> Result<usize> {
-    dsl::delete(large_subjects::table.filter(large_subjects::counted_at.lt(until.micros()))).execute(connection)?;
+pub fn delete_old_sessions(
+    connection: &mut SqliteConnection,
+    until: Timestamp,
+    limit: i64,
+) -> Result<usize> {
+    dsl::delete(large_subjects::table.filter(large_subjects::counted_at.lt(until.micros())))
+        .execute(connection)?;
     let deleted = sql_query(
         "DELETE FROM sessions
         WHERE id IN (
