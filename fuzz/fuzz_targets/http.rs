@@ -21,7 +21,7 @@ use countersign::{
     config::Config,
     domain::{
         key::{KeyAlgorithm, RingVersion},
-        revocation::Place,
+        revocation::FeedPosition,
         time::Timestamp,
     },
     http::{
@@ -173,7 +173,7 @@ impl Service {
         )
         .unwrap();
         let sealed =
-            SealedRing { version: RingVersion(1), keys, damaged: vec![], place: Place::default() };
+            SealedRing { version: RingVersion(1), keys, damaged: vec![], place: FeedPosition::default() };
         let masters = MasterKeys { current: master, additional: None };
         let ring = KeyRing::open(&masters, sealed).unwrap();
         let keeper = Arc::new(Keeper::new(masters, ring));

@@ -155,7 +155,7 @@ impl Authority {
                         AuditRecord::by(by, AuditAction::SessionCreated, now).about(&session),
                     );
                     if let Some(eviction) = eviction {
-                        self.acknowledged(epoch, eviction.place).await?;
+                        self.acknowledged(epoch, eviction.position).await?;
                     }
                     return Ok(Issued { session, tokens, now });
                 }

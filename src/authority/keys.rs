@@ -11,7 +11,7 @@ use crate::{
         audit::{AuditAction, Who},
         caller::Actor,
         key::{Key, KeyPurpose, KeyState, RefreshKeyId, SealedKey},
-        revocation::Place,
+        revocation::FeedPosition,
         rotation::{Change, NotRotated, Rotation, RotationRules},
         time::Timestamp,
     },
@@ -149,7 +149,7 @@ impl Authority {
             let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
             // The next key is known to every replica before it makes tokens.
-            self.acknowledged(epoch, ring.place).await?;
+            self.acknowledged(epoch, ring.position).await?;
             let now = self.clock.now();
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
             let is_wanted =
@@ -183,7 +183,7 @@ impl Authority {
             let ring = self.stored_ring().await?;
             // Whatever comes next was decided by a database that is in charge, and the next key is
             // known to every replica before it makes tokens.
-            self.acknowledged(epoch, ring.place).await?;
+            self.acknowledged(epoch, ring.position).await?;
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
             let key = keys().find(|key| key.kid == kid).ok_or(AuthorityError::KeyNotFound)?;
             if key.state() == KeyState::Revoked {
@@ -254,9 +254,9 @@ impl Authority {
         }
         // If others were faster, there is nothing left to do.
         let epoch = self.replica.epoch();
-        if let Some(place) = self.change_ring(None, &ring, change, now).await? {
+        if let Some(position) = self.change_ring(None, &ring, change, now).await? {
             // Until all know of it, this replica too.
-            self.acknowledged(epoch, place).await?;
+            self.acknowledged(epoch, position).await?;
         }
         Ok(())
     }
@@ -284,14 +284,14 @@ impl Authority {
         Ok(())
     }
 
-    /// Makes a change to a ring, if it still is as it was. Returns its place.
+    /// Makes a change to a ring, if it still is as it was. Returns its position.
     async fn change_ring(
         &self,
         by: Option<&Actor>,
         ring: &SealedRing,
         change: Change,
         now: Timestamp,
-    ) -> Result<Option<Place>, AuthorityError> {
+    ) -> Result<Option<FeedPosition>, AuthorityError> {
         let mut put: Vec<SealedKey> = vec![];
         for key in change.put {
             let there = ring
@@ -317,8 +317,8 @@ impl Authority {
         let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
         // This goes on if the caller goes away: a change that was made is recorded.
         let changing = tokio::spawn(async move {
-            let place = store.change_ring(change).await?;
-            if place.is_some() {
+            let position = store.change_ring(change).await?;
+            if position.is_some() {
                 for key in &keys {
                     log_change(key);
                     audit.record_key(
@@ -334,7 +334,7 @@ impl Authority {
                     audit.record_key(AuditAction::KeyDropped, kid, now, by.clone(), peer);
                 }
             }
-            Ok::<_, StoreError>(place)
+            Ok::<_, StoreError>(position)
         });
         Ok(changing.await.map_err(|_| AuthorityError::Internal)??)
     }

@@ -30,7 +30,7 @@ use crate::{
         key::RefreshKeyId,
         permission::Operation,
         policy::{Policy, TenantRules},
-        revocation::Place,
+        revocation::FeedPosition,
         rotation::RotationRules,
         text::Audience,
     },
@@ -185,11 +185,15 @@ impl Authority {
         self.replica.renewed().await.map(drop).map_err(uncertain)
     }
 
-    /// Waits until what was committed at this place, by a transaction that began in this epoch,
-    /// holds everywhere. A call that found nothing to write gives the place to which the feed had
-    /// come.
-    async fn acknowledged(&self, epoch: Epoch, place: Place) -> Result<(), AuthorityError> {
-        self.replica.acknowledged(epoch, place).await.map_err(uncertain)
+    /// Waits until what was committed at this position, by a transaction that began in this epoch,
+    /// holds everywhere. A call that found nothing to write gives the position to which the feed
+    /// had come.
+    async fn acknowledged(
+        &self,
+        epoch: Epoch,
+        position: FeedPosition,
+    ) -> Result<(), AuthorityError> {
+        self.replica.acknowledged(epoch, position).await.map_err(uncertain)
     }
 }
 

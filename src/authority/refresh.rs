@@ -60,21 +60,21 @@ impl Authority {
         };
         let (epoch, refreshed) = self.exchange(attempt).await?;
         match refreshed {
-            Refreshed::Rotated { session, place } => {
-                if let Some(superseded) = place {
+            Refreshed::Rotated { session, position } => {
+                if let Some(superseded) = position {
                     self.acknowledged(epoch, superseded).await?;
                 }
                 let tokens = self.issue(&session, session.access_token_id, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: false })
             }
-            Refreshed::Replayed { session, place } => {
-                if let Some(superseded) = place {
+            Refreshed::Replayed { session, position } => {
+                if let Some(superseded) = position {
                     self.acknowledged(epoch, superseded).await?;
                 }
                 let tokens = self.issue_again(&session, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: true })
             }
-            Refreshed::Reused { session, place } => {
+            Refreshed::Reused { session, position } => {
                 tracing::warn!(
                     session = %session.id, generation = claims.lineage.generation,
                     current = session.lineage.generation,
@@ -82,7 +82,7 @@ impl Authority {
                 );
                 self.audit
                     .record(AuditRecord::by(by, AuditAction::RefreshReused, now).about(&session));
-                self.acknowledged(epoch, place).await?;
+                self.acknowledged(epoch, position).await?;
                 Err(AuthorityError::RefreshTokenReused)
             }
             Refreshed::Refused(refusal) => Err(self.refused(refusal, &claims)),

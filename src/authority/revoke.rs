@@ -180,7 +180,7 @@ impl Authority {
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
         }
-        self.acknowledged(epoch, outcome.place).await?;
+        self.acknowledged(epoch, outcome.position).await?;
         if by_id && !outcome.found {
             return Err(AuthorityError::SessionNotFound);
         }

@@ -20,7 +20,7 @@ pub struct Timeline(pub i64);
 
 /// A position, and the history in which it is one: another may have given it to another revocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct FeedPosition {
     /// The history.
     pub timeline: Timeline,
     /// The position.

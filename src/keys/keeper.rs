@@ -57,7 +57,7 @@ impl Keeper {
             return Ok(false);
         }
         let ring = renewals.ring(patience).await?;
-        if ring.version < version && ring.place.timeline == timeline {
+        if ring.version < version && ring.position.timeline == timeline {
             return Err(StoreError::Unavailable("it told older keys than before".to_owned()));
         }
         self.take(&known, ring);

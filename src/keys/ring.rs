@@ -171,7 +171,7 @@ impl KeyRing {
         if let Some(kid) = ring.damaged.into_iter().next() {
             return Err(RingError::Damaged(kid));
         }
-        let (version, timeline) = (ring.version, ring.place.timeline);
+        let (version, timeline) = (ring.version, ring.position.timeline);
         let entries =
             ring.keys.into_iter().map(|key| Entry::open(masters, key)).collect::<Result<_, _>>()?;
         let opened = Self::assemble(version, timeline, entries);
@@ -226,7 +226,10 @@ impl KeyRing {
                 forgotten.push(key.kid.clone());
             }
         }
-        (Self { forgotten, ..Self::assemble(ring.version, ring.place.timeline, entries) }, problems)
+        (
+            Self { forgotten, ..Self::assemble(ring.version, ring.position.timeline, entries) },
+            problems,
+        )
     }
 
     fn assemble(version: RingVersion, timeline: Timeline, entries: Vec<Entry>) -> Self {
@@ -351,7 +354,7 @@ impl Jwks {
 mod tests {
     use super::*;
     use crate::{
-        domain::{revocation::Place, time::Timestamp},
+        domain::{revocation::FeedPosition, time::Timestamp},
         keys::{generate::generate, sealing::MasterKey},
         rng::SystemRng,
     };
@@ -377,7 +380,12 @@ mod tests {
 
     fn ring(version: i64, keys: &[&SealedKey]) -> SealedRing {
         let keys = keys.iter().map(|key| (*key).clone()).collect();
-        SealedRing { version: RingVersion(version), keys, damaged: vec![], place: Place::default() }
+        SealedRing {
+            version: RingVersion(version),
+            keys,
+            damaged: vec![],
+            position: FeedPosition::default(),
+        }
     }
 
     #[test]

@@ -108,9 +108,9 @@ async fn restore(
     revocation: &Revocation,
 ) -> Result<(), StoreError> {
     let epoch = replica.epoch();
-    let place = store.revoke(revocation.clone()).await?.place;
+    let position = store.revoke(revocation.clone()).await?.position;
     replica
-        .acknowledged(epoch, place)
+        .acknowledged(epoch, position)
         .await
         .map_err(|error| StoreError::Unavailable(error.to_string()))
 }

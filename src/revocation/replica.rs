@@ -26,7 +26,7 @@ use crate::{
     domain::{
         ids::Incarnation,
         lease::Terms,
-        revocation::{Place, Seq, Timeline},
+        revocation::{FeedPosition, Seq, Timeline},
         time::Timestamp,
     },
     mutants::broken,
@@ -86,7 +86,7 @@ pub(super) struct Progress {
     /// The wall clock, as that renewal has shown it.
     pub clock: ClockCheck,
     /// Up to where the index has applied the feed.
-    pub applied: Place,
+    pub applied: FeedPosition,
     /// Up to where every replica has.
     pub everywhere: Seq,
     /// After how long what any replica did up to then holds no more.
@@ -248,10 +248,10 @@ impl Replica {
         self.progress.borrow().epoch
     }
 
-    /// Waits until no replica accepts any more what was revoked at `place` by a transaction that
+    /// Waits until no replica accepts any more what was revoked at `position` by a transaction that
     /// has ended: every one has applied it, or so much time has passed that those who have not have
-    /// stopped answering. A call that found nothing to write gives the place to which the feed had
-    /// come.
+    /// stopped answering. A call that found nothing to write gives the position to which the feed
+    /// had come.
     ///
     /// Only a renewal that is sent from now on counts, and only in the epoch that was taken before
     /// the transaction. What is known from before may be of a database that was replaced or set
@@ -262,9 +262,13 @@ impl Replica {
     /// expired, and is stopped all the same. A clock that is further ahead than it may be is
     /// another matter: the call may have found nothing to revoke, because by that clock it had
     /// expired.
-    pub async fn acknowledged(&self, epoch: Epoch, place: Place) -> Result<(), NotCertain> {
+    pub async fn acknowledged(
+        &self,
+        epoch: Epoch,
+        position: FeedPosition,
+    ) -> Result<(), NotCertain> {
         let mut waiting = self.waiting();
-        let certain = self.certain(epoch, place).await;
+        let certain = self.certain(epoch, position).await;
         let outcomes = &self.counts.acknowledgements;
         waiting.outcome = match certain {
             Ok(Certain::Everywhere) => &outcomes.everywhere,
@@ -277,18 +281,19 @@ impl Replica {
         certain.map(|_| ())
     }
 
-    async fn certain(&self, epoch: Epoch, place: Place) -> Result<Certain, NotCertain> {
+    async fn certain(&self, epoch: Epoch, position: FeedPosition) -> Result<Certain, NotCertain> {
         let mut progress = self.progress.subscribe();
-        let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, epoch, place));
+        let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, epoch, position));
         let begun = ours.await.map_err(|_| NotCertain::NotAcknowledged)??;
         // Nothing that was asked for before this instant holds longer.
         let over = self.lease.uptime() + begun.holds_for;
         loop {
             let current = *progress.borrow_and_update();
-            if !is_same_epoch(current.epoch, epoch) || current.applied.timeline != place.timeline {
+            if !is_same_epoch(current.epoch, epoch) || current.applied.timeline != position.timeline
+            {
                 return Err(NotCertain::NotAcknowledged);
             }
-            if current.everywhere >= place.seq {
+            if current.everywhere >= position.seq {
                 return Ok(Certain::Everywhere);
             }
             let rest = over.saturating_sub(self.lease.uptime());
@@ -304,22 +309,23 @@ impl Replica {
         }
     }
 
-    /// Waits until a renewal that is sent from now on has shown that the index has applied a place.
+    /// Waits until a renewal that is sent from now on has shown that the index has applied a
+    /// position.
     async fn reached(
         &self,
         progress: &mut watch::Receiver<Progress>,
         epoch: Epoch,
-        place: Place,
+        position: FeedPosition,
     ) -> Result<Progress, NotCertain> {
         let sent = self.sent.load(Ordering::SeqCst);
         let is_over = |progress: &Progress| !is_same_epoch(progress.epoch, epoch);
         let is_void = |progress: &Progress| {
-            progress.applied.timeline != place.timeline || progress.clock == ClockCheck::Ahead
+            progress.applied.timeline != position.timeline || progress.clock == ClockCheck::Ahead
         };
         let reached = progress.wait_for(|progress| {
             let is_new = progress.confirmed > sent || broken("earlier-renewal-counts");
             is_over(progress)
-                || (is_new && (is_void(progress) || progress.applied.seq >= place.seq))
+                || (is_new && (is_void(progress) || progress.applied.seq >= position.seq))
         });
         let reached = *reached.await.map_err(|_| NotCertain::NotAcknowledged)?;
         match is_over(&reached) || is_void(&reached) {

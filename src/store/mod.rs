@@ -23,7 +23,7 @@ use crate::domain::{
     key::RefreshKeyId,
     policy::OnQuota,
     refresh::{RefreshAttempt, RefreshRefusal},
-    revocation::{BlacklistEntry, CutOff, Place, Revocation, Revoked, Seq},
+    revocation::{BlacklistEntry, CutOff, FeedPosition, Revocation, Revoked, Seq},
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
@@ -84,16 +84,16 @@ pub enum Created {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eviction {
     /// The last of their blacklist entries.
-    pub place: Place,
+    pub position: FeedPosition,
     /// The sessions, the oldest first.
     pub sessions: Vec<SessionId>,
 }
 
 impl Created {
-    /// Returns the place of the last blacklist entry that it wrote.
-    pub fn place(&self) -> Option<Place> {
+    /// Returns the position of the last blacklist entry that it wrote.
+    pub fn position(&self) -> Option<FeedPosition> {
         match self {
-            Self::New { eviction } => eviction.as_ref().map(|eviction| eviction.place),
+            Self::New { eviction } => eviction.as_ref().map(|eviction| eviction.position),
             Self::Repeated(_)
             | Self::RequestIdReused
             | Self::QuotaExceeded
@@ -118,7 +118,7 @@ pub enum Refreshed {
         /// The session.
         session: Box<Session>,
         /// The blacklist entry of the previous access token, if the policy asks for one.
-        place: Option<Place>,
+        position: Option<FeedPosition>,
     },
     /// The session as it was and is.
     Replayed {
@@ -126,14 +126,14 @@ pub enum Refreshed {
         session: Box<Session>,
         /// If the policy stops the previous access token: where the blacklist had come to. Its
         /// entry may still be on its way.
-        place: Option<Place>,
+        position: Option<FeedPosition>,
     },
     /// The session as it ended.
     Reused {
         /// The session.
         session: Box<Session>,
         /// Its blacklist entry.
-        place: Place,
+        position: FeedPosition,
     },
     /// Nothing changed.
     Refused(RefreshRefusal),
@@ -146,8 +146,8 @@ pub struct RevocationOutcome {
     pub found: bool,
     /// Whether nothing was done because it would have added an entry without room for it.
     pub full: bool,
-    /// Whether an entry was written. What was stopped before may be written again, for a new place
-    /// in the feed.
+    /// Whether an entry was written. What was stopped before may be written again, for a new
+    /// position in the feed.
     pub wrote: bool,
     /// Whether anything is stopped now that was not stopped before: a session ended, there was no
     /// entry for it yet, or the entry of a tenant or subject covers a session that it did not
@@ -161,13 +161,13 @@ pub struct RevocationOutcome {
     /// The entry that every index must have reached before the revocation holds: the last one
     /// written, or, if there was nothing to write, the newest there is, because what was revoked
     /// before may still be on its way.
-    pub place: Place,
+    pub position: FeedPosition,
 }
 
 /// One step of the feed that keeps the in-memory index fresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
-    /// Its place in the order of commits.
+    /// Its position in the order of commits.
     pub seq: Seq,
     /// What it stops.
     pub revoked: Revoked,
@@ -178,7 +178,7 @@ pub struct FeedEntry {
 /// An entry of a tenant or subject under which sessions may be left to be ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Its place in the order of commits; another one if the same was revoked again.
+    /// Its position in the order of commits; another one if the same was revoked again.
     pub seq: Seq,
     /// The tenant.
     pub tenant: Tenant,
@@ -379,9 +379,9 @@ pub trait Store: Send + Sync + 'static {
     /// All keys.
     async fn ring(&self) -> Result<SealedRing, StoreError>;
 
-    /// Changes the keys, if they still are as the change expects. The change takes a place in the
-    /// feed, at which it is known to all who have applied it; none if it was not made.
-    async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError>;
+    /// Changes the keys, if they still are as the change expects. The change takes a position in
+    /// the feed, at which it is known to all who have applied it; none if it was not made.
+    async fn change_ring(&self, change: RingChange) -> Result<Option<FeedPosition>, StoreError>;
 
     /// Whether the current refresh token of a live session is under a key. Looks at all sessions.
     async fn is_refresh_key_held(

@@ -11,7 +11,7 @@ use super::{FeedEntry, StoreError, ring::SealedRing};
 use crate::domain::{
     ids::Incarnation,
     key::RingVersion,
-    revocation::{Place, Seq, Timeline},
+    revocation::{FeedPosition, Seq, Timeline},
     time::Timestamp,
 };
 
@@ -63,8 +63,8 @@ pub enum Renewed {
 pub struct Answer {
     /// Which database this is.
     pub database: Uuid,
-    /// The last place given out in the feed.
-    pub head: Place,
+    /// The last position given out in the feed.
+    pub head: FeedPosition,
     /// The history in which the register is known to be complete.
     pub settled: Timeline,
     /// What comes next in the feed.
@@ -181,8 +181,8 @@ pub struct Register {
     pub members: Vec<Member>,
     /// Who served during the last day, those that ended last first.
     pub former: Vec<FormerReplica>,
-    /// The last place given out in the feed.
-    pub head: Place,
+    /// The last position given out in the feed.
+    pub head: FeedPosition,
     /// The history in which the register is known to be complete.
     pub settled: Timeline,
 }

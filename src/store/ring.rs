@@ -2,7 +2,7 @@
 
 use crate::domain::{
     key::{RingVersion, SealedKey},
-    revocation::Place,
+    revocation::FeedPosition,
 };
 
 /// All keys at one instant.
@@ -15,20 +15,20 @@ pub struct SealedRing {
     /// Names of rows that hold something else.
     pub damaged: Vec<String>,
     /// Where the feed had come to: whoever has applied it up to here knows these keys.
-    pub place: Place,
+    pub position: FeedPosition,
 }
 
 impl SealedRing {
     /// What rows hold, each given with the name of its key.
     pub fn of_rows<Row>(
         version: RingVersion,
-        place: Place,
+        position: FeedPosition,
         rows: impl IntoIterator<Item = (String, Row)>,
     ) -> Self
     where
         Row: TryInto<SealedKey>,
     {
-        let mut ring = Self { version, keys: vec![], damaged: vec![], place };
+        let mut ring = Self { version, keys: vec![], damaged: vec![], position };
         for (kid, row) in rows {
             match row.try_into() {
                 Ok(key) => ring.keys.push(key),

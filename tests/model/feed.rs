@@ -50,7 +50,7 @@ pub struct State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    Place(usize),
+    FeedPosition(usize),
     Commit(usize),
     Page,
     Head,
@@ -83,7 +83,7 @@ impl Model for Feed {
 
     fn actions(&self, _: &State, actions: &mut Vec<Action>) {
         for writer in 0..WRITERS {
-            actions.extend([Action::Place(writer), Action::Commit(writer)]);
+            actions.extend([Action::FeedPosition(writer), Action::Commit(writer)]);
         }
         actions.extend([Action::Page, Action::Head]);
     }
@@ -91,7 +91,7 @@ impl Model for Feed {
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = *state;
         match action {
-            Action::Place(writer) => {
+            Action::FeedPosition(writer) => {
                 let comes_too_early =
                     writer == 2 && !matches!(state.writers[0], Writer::Committed(_));
                 if state.writers[writer] != Writer::Idle || comes_too_early {

@@ -90,14 +90,14 @@ fn private(path: &Path, text: &str) -> String {
 }
 
 /// A place where verbs that work on a database have something to do.
-struct Place {
+struct FeedPosition {
     folder: TempDir,
     data: std::path::PathBuf,
 }
 
 const P256: &str = include_str!("../../src/keys/test_keys/p256_sec1.pem");
 
-impl Place {
+impl FeedPosition {
     /// What the verb writes to standard error.
     fn perform(&self, verb: &str) -> String {
         let on_data = |args: &[&str]| -> Command {
@@ -150,7 +150,7 @@ fn each_verb_that_changes_something_leaves_a_record() {
     assert!(unknown.is_empty(), "say in effect() which records they leave: {unknown:?}");
     let protocol = String::from_utf8_lossy(countersign::proto::DESCRIPTORS);
     let folder = tempfile::tempdir().unwrap();
-    let place = Place { data: folder.path().join("data"), folder };
+    let place = FeedPosition { data: folder.path().join("data"), folder };
     // In the order in which each finds something to do: the keys of the database come with `serve`.
     let mut changing: Vec<&str> = vec![];
     for verb in &verbs {

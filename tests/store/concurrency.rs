@@ -106,7 +106,7 @@ pub async fn whoever_finds_a_session_ended_waits_for_the_entry_that_stops_it(sto
         .unwrap();
     assert_eq!(outcomes.iter().filter(|outcome| outcome.wrote).count(), 1);
     assert!(
-        outcomes.iter().all(|outcome| outcome.place.seq >= entry.seq),
+        outcomes.iter().all(|outcome| outcome.position.seq >= entry.seq),
         "{entry:?} {outcomes:?}"
     );
 }

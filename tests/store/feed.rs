@@ -26,7 +26,7 @@ pub async fn entries_come_in_the_order_of_their_seq_page_by_page(store: &dyn Sto
     let mut expected = vec![];
     for session in create_all(store, (1..=7).map(session)).await {
         let outcome = revoke_session(store, &session, after(10)).await;
-        expected.push((outcome.place.seq, Revoked::Session(session.id)));
+        expected.push((outcome.position.seq, Revoked::Session(session.id)));
     }
     for limit in [1, 2, 7, 100] {
         let mut last = Seq::default();

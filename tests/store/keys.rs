@@ -70,19 +70,19 @@ pub async fn keys_are_read_back_in_every_state(store: &dyn Store) {
 
 pub async fn a_change_is_made_once_and_for_the_ring_that_it_was_made_for(store: &dyn Store) {
     let change = put(RingVersion(0), vec![key("a", KeyAlgorithm::EdDsa)]);
-    let before = ring(store).await.place;
+    let before = ring(store).await.position;
     let place = store.change_ring(change.clone()).await.unwrap().unwrap();
     assert!(place.seq >= before.seq);
-    assert_eq!(ring(store).await.place, place);
+    assert_eq!(ring(store).await.position, place);
     assert_eq!(store.change_ring(change).await.unwrap(), None);
     let early = put(RingVersion(2), vec![key("b", KeyAlgorithm::EdDsa)]);
     assert_eq!(store.change_ring(early).await.unwrap(), None);
     let now = ring(store).await;
-    assert_eq!((now.version, now.place), (RingVersion(1), place));
+    assert_eq!((now.version, now.position), (RingVersion(1), place));
     assert_eq!(now.keys, [key("a", KeyAlgorithm::EdDsa)]);
     // The feed goes on behind it.
     let there = create(store, session(1)).await;
-    assert!(revoke_session(store, &there, after(2)).await.place.seq > place.seq);
+    assert!(revoke_session(store, &there, after(2)).await.position.seq > place.seq);
 }
 
 pub async fn of_two_who_change_the_keys_at_once_one_does(store: &dyn Store) {

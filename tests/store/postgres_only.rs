@@ -467,7 +467,7 @@ async fn a_revocation_of_one_replica_wakes_the_others() {
     let (_, stores) = replicas().await;
     let there = create(&stores[0], session(1)).await;
     let mut hints = stores[2].revocation_hints();
-    let seq = revoke_session(&stores[0], &there, after(2)).await.place.seq;
+    let seq = revoke_session(&stores[0], &there, after(2)).await.position.seq;
     in_time(hints.wait_for(|hint| *hint == seq)).await.unwrap();
 }
 
@@ -485,7 +485,7 @@ async fn a_notification_wakes_whatever_it_says() {
     }
     for session in &there {
         execute(&url, "SELECT pg_notify('countersign_feed', 'nonsense')").await;
-        let seq = revoke_session(&store, session, after(2)).await.place.seq;
+        let seq = revoke_session(&store, session, after(2)).await.position.seq;
         in_time(hints.wait_for(|hint| *hint == seq)).await.unwrap();
     }
 }
@@ -507,7 +507,7 @@ async fn others_are_notified_of_a_revocation() {
         }
     });
     client.batch_execute("LISTEN countersign_feed").await.unwrap();
-    let seq = revoke_session(&store, &there, after(2)).await.place.seq;
+    let seq = revoke_session(&store, &there, after(2)).await.position.seq;
     while in_time(heard.recv()).await.unwrap() != seq.0.to_string() {}
 }
 
@@ -524,7 +524,7 @@ async fn without_notifications_revocations_are_found_by_looking() {
              WHERE datname = current_database() AND query = 'LISTEN countersign_feed'",
         )
         .await;
-        let seq = revoke_session(&stores[0], session, after(2)).await.place.seq;
+        let seq = revoke_session(&stores[0], session, after(2)).await.position.seq;
         in_time(hints.wait_for(|hint| *hint == seq)).await.unwrap();
     }
 }
@@ -906,7 +906,7 @@ async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Outpu
             match revoke(store, RevocationTarget::Session(rotated.id), at).await {
                 Ok(outcome) => {
                     assert_eq!(outcome.sessions, 1);
-                    ended.push((rotated, outcome.place.seq));
+                    ended.push((rotated, outcome.position.seq));
                 }
                 Err(error) => fail(error),
             }

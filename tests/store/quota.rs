@@ -58,7 +58,7 @@ pub async fn one_too_many_evicts_the_oldest(store: &dyn Store) {
     let [FeedEntry { seq, revoked, expires_at }] = &entries[..] else {
         panic!("one entry, not {entries:?}")
     };
-    assert_eq!(created.place().map(|place| place.seq), Some(*seq));
+    assert_eq!(created.position().map(|place| place.seq), Some(*seq));
     assert_eq!(evicted_for(&created), [oldest.id]);
     assert_eq!(*revoked, Revoked::Session(oldest.id));
     let ended = found_out(after(5), EndReason::QuotaEvicted);
@@ -82,7 +82,7 @@ pub async fn a_lowered_limit_evicts_as_many_as_are_too_many(store: &dyn Store) {
         assert_unchanged(store, &[evicted(session, after(6))]).await;
     }
     let last = entries.last().unwrap().seq;
-    assert_eq!(created.place().map(|place| place.seq), Some(last));
+    assert_eq!(created.position().map(|place| place.seq), Some(last));
     assert_eq!(
         evicted_for(&created),
         there[..4].iter().map(|session| session.id).collect::<Vec<_>>()

@@ -66,10 +66,10 @@ pub async fn a_replay_changes_nothing(store: &dyn Store) {
         RefreshAttempt { device: Some(device()), ..with_previous_token(&current, after(22)) };
 
     match store.refresh_session(replay).await.unwrap() {
-        Refreshed::Replayed { session, place: Some(place) } => {
+        Refreshed::Replayed { session, position: Some(position) } => {
             assert_eq!(*session, current);
             assert!(
-                place.seq >= entries_before[0].seq,
+                position.seq >= entries_before[0].seq,
                 "whoever repeats it waits for what the first one stopped"
             );
         }
@@ -113,12 +113,14 @@ pub async fn a_reuse_ends_the_session_and_stops_its_tokens(store: &dyn Store) {
     let expected = current.clone().end(ended.clone());
 
     let reused = store.refresh_session(with_previous_token(&current, now)).await.unwrap();
-    let Refreshed::Reused { session, place } = reused else { panic!("past its grace: {reused:?}") };
+    let Refreshed::Reused { session, position } = reused else {
+        panic!("past its grace: {reused:?}")
+    };
     assert_eq!(*session, expected);
     let entry = BlacklistEntry::for_session(&current, &ended);
     assert_eq!(
         entries(store).await,
-        [FeedEntry { seq: place.seq, revoked: entry.revoked, expires_at: entry.expires_at }]
+        [FeedEntry { seq: position.seq, revoked: entry.revoked, expires_at: entry.expires_at }]
     );
     assert_unchanged(store, &[expected, there[1].clone()]).await;
 }
@@ -166,7 +168,7 @@ pub async fn an_unknown_session_is_refused(store: &dyn Store) {
 pub async fn a_kept_access_token_gets_no_entry(store: &dyn Store) {
     let before = create(store, session(1)).await;
     let refreshed = store.refresh_session(attempt(&before, after(2))).await.unwrap();
-    assert!(matches!(refreshed, Refreshed::Rotated { place: None, .. }), "{refreshed:?}");
+    assert!(matches!(refreshed, Refreshed::Rotated { position: None, .. }), "{refreshed:?}");
     assert_eq!(entries(store).await, []);
 }
 
@@ -179,10 +181,10 @@ pub async fn a_revoked_access_token_is_stopped_for_as_long_as_it_lives(store: &d
         let next_access_token_id = TokenId::new([now.seconds().to_le_bytes()[0]; 16]);
         let attempt = RefreshAttempt { next_access_token_id, ..attempt(&current, now) };
         let refreshed = store.refresh_session(attempt).await.unwrap();
-        let Refreshed::Rotated { session, place: Some(place) } = refreshed else {
+        let Refreshed::Rotated { session, position: Some(position) } = refreshed else {
             panic!("with an entry: {refreshed:?}")
         };
-        expected.push((place.seq, current));
+        expected.push((position.seq, current));
         current = *session;
     }
     let entries = entries(store).await;

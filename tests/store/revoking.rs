@@ -26,7 +26,7 @@ use crate::support::{
 fn assert_nothing_new(outcome: &RevocationOutcome, entries: &[FeedEntry]) {
     assert_eq!((outcome.found, outcome.full, outcome.sessions), (true, false, 0), "{outcome:?}");
     assert_eq!((outcome.wrote, outcome.changed), (false, false), "{outcome:?}");
-    assert_eq!(outcome.place.seq, entries.last().map(|entry| entry.seq).unwrap_or_default());
+    assert_eq!(outcome.position.seq, entries.last().map(|entry| entry.seq).unwrap_or_default());
 }
 
 fn alice(except: Option<&Session>) -> RevocationTarget {
@@ -53,7 +53,7 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
         .unwrap();
 
     let entry = BlacklistEntry::for_session(&there[0], &ended);
-    let place = outcome.place;
+    let position = outcome.position;
     let whose = Some((there[0].tenant.clone(), there[0].subject.clone()));
     let expected = RevocationOutcome {
         found: true,
@@ -62,12 +62,12 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
         changed: true,
         sessions: 1,
         whose,
-        place,
+        position,
     };
     assert_eq!(outcome, expected);
     assert_eq!(
         entries(store).await,
-        [FeedEntry { seq: place.seq, revoked: entry.revoked, expires_at: entry.expires_at }]
+        [FeedEntry { seq: position.seq, revoked: entry.revoked, expires_at: entry.expires_at }]
     );
     assert_unchanged(store, &[there[0].clone().end(ended), there[1].clone(), there[2].clone()])
         .await;
@@ -123,7 +123,7 @@ pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
     let [entry] = &entries[..] else { panic!("one, however many sessions there are: {entries:?}") };
     assert_eq!(
         (entry.seq, &entry.revoked),
-        (outcome.place.seq, &alices_up_to(after(10), Some(&alices[2])))
+        (outcome.position.seq, &alices_up_to(after(10), Some(&alices[2])))
     );
     for n in [0, 1, 3] {
         assert!(entry.expires_at >= BlacklistEntry::expiry_for(&alices[n], after(10)));
@@ -148,7 +148,10 @@ pub async fn a_subject_revoked_twice_ends_nothing_more_and_has_one_entry(store: 
 
     let second = revoke(store, alice(None), after(4)).await.unwrap();
     assert_eq!((second.sessions, second.wrote, second.changed), (0, true, false));
-    assert!(second.place.seq > first.place.seq, "a reader that waits for it must see it come");
+    assert!(
+        second.position.seq > first.position.seq,
+        "a reader that waits for it must see it come"
+    );
     assert_unchanged(store, &ended).await;
     assert_eq!(entries(store).await.len(), 1);
 }
@@ -238,7 +241,7 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
     let token = TokenId::new([8; 16]);
     let outcome = revoke_token(store, &before, token, after(2)).await;
 
-    let place = outcome.place;
+    let position = outcome.position;
     // Who names a token says whose it is, so an engine may or may not look.
     let whose = outcome.whose.clone();
     assert!(
@@ -252,13 +255,13 @@ pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
         changed: true,
         sessions: 0,
         whose,
-        place,
+        position,
     };
     assert_eq!(outcome, expected);
     let expires_at = after(2).plus(seconds(60)).plus(RETENTION_MARGIN);
     assert_eq!(
         entries(store).await,
-        [FeedEntry { seq: place.seq, revoked: Revoked::Token(token), expires_at }]
+        [FeedEntry { seq: position.seq, revoked: Revoked::Token(token), expires_at }]
     );
     assert_unchanged(store, &[before]).await;
 }
@@ -269,14 +272,14 @@ pub async fn a_token_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Stor
     let first = revoke_token(store, &before, token, after(2)).await;
     let second = revoke_token(store, &before, token, after(2)).await;
     assert!(
-        second.place.seq > first.place.seq,
+        second.position.seq > first.position.seq,
         "a reader that waits for it must see it come: {first:?} {second:?}"
     );
 
     assert_eq!((first.changed, second.changed), (true, false), "the entry was there");
     assert_eq!(
         entries(store).await.iter().map(|entry| entry.seq).collect::<Vec<_>>(),
-        [second.place.seq]
+        [second.position.seq]
     );
 
     let both =
@@ -298,7 +301,7 @@ pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &
     for over in [&ended, &expired, &session(4)] {
         let outcome = revoke_token(store, over, over.access_token_id, after(10)).await;
         let last = entries(store).await.last().unwrap().seq;
-        assert_eq!((outcome.sessions, outcome.place.seq), (0, last));
+        assert_eq!((outcome.sessions, outcome.position.seq), (0, last));
     }
     assert_eq!(entries(store).await, entries_before);
 }

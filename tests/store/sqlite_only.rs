@@ -119,7 +119,7 @@ async fn everything_is_there_after_opening_again() {
     assert_eq!((ring.version, ring.keys), (RingVersion(1), vec![key]));
     let outcome = revoke_session(&store, &there[2], after(11)).await;
     assert!(
-        Some(outcome.place.seq) > entries_before.last().map(|entry| entry.seq),
+        Some(outcome.position.seq) > entries_before.last().map(|entry| entry.seq),
         "its seq goes on: {outcome:?}"
     );
 }

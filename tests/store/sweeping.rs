@@ -200,7 +200,7 @@ pub async fn a_seq_is_not_used_again_after_the_newest_entries_are_gone(store: &d
     let there = create(store, session(2)).await;
     let outcome = revoke_session(store, &there, after(20)).await;
     assert!(
-        outcome.place.seq > newest,
+        outcome.position.seq > newest,
         "a reader that has come to {newest:?} would miss {outcome:?}"
     );
 }

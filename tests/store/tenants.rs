@@ -56,7 +56,7 @@ pub async fn a_revoked_tenant_has_one_entry_and_its_sessions_are_counted(store: 
     assert_eq!((outcome.found, outcome.sessions), (true, 3));
     let entries = entries(store).await;
     assert_eq!(entries.len(), 1, "one, however many sessions there are");
-    assert_eq!(outcome.place.seq, entries[0].seq);
+    assert_eq!(outcome.position.seq, entries[0].seq);
     assert_eq!(entries[0].revoked, Revoked::Tenant { tenant: acme(), up_to: up_to(store).await });
     assert!(up_to(store).await >= after(10));
     assert_unchanged(store, &there).await;
@@ -79,11 +79,11 @@ pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Sto
     let first = revoke_tenant(store, &acme(), after(2)).await;
     let second = revoke_tenant(store, &acme(), after(3)).await;
     assert!(
-        second.place.seq > first.place.seq,
+        second.position.seq > first.position.seq,
         "a reader that waits for it must see it come: {first:?} {second:?}"
     );
     assert!(up_to(store).await >= after(3));
-    assert_eq!(entries(store).await[0].seq, second.place.seq);
+    assert_eq!(entries(store).await[0].seq, second.position.seq);
 
     let tenants = store.unfinished().await.unwrap();
     end_covered(store, &tenants[0], 10).await;

@@ -16,7 +16,7 @@ use countersign::{
         ids::SessionId,
         key::RefreshKeyId,
         refresh::RefreshAttempt,
-        revocation::{Place, Revocation, Seq},
+        revocation::{FeedPosition, Revocation, Seq},
         session::{Ended, Session},
         time::Timestamp,
     },
@@ -323,7 +323,7 @@ impl Store for Double {
         self.real.ring().await
     }
 
-    async fn change_ring(&self, change: RingChange) -> Result<Option<Place>> {
+    async fn change_ring(&self, change: RingChange) -> Result<Option<FeedPosition>> {
         self.real.change_ring(change).await
     }
 

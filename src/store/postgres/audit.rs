@@ -9,14 +9,17 @@ use diesel_async::RunQueryDsl;
 
 use super::{
     partitions::{self, Maintained},
-    pool::{Fault, Lease},
+    pool::{Fault, PooledConnection},
     rows::{instant, uuid},
     sql::statement,
     sqlstate::Class,
 };
 use crate::domain::{audit::AuditEntry, time::Timestamp};
 
-pub async fn append(lease: &mut Lease<'_>, entries: &[AuditEntry]) -> Result<(), Fault> {
+pub async fn append(
+    connection: &mut PooledConnection<'_>,
+    entries: &[AuditEntry],
+) -> Result<(), Fault> {
     /// A column of all rows.
     fn column<'a, T>(entries: &'a [AuditEntry], of: impl Fn(&'a AuditEntry) -> T) -> Vec<T> {
         entries.iter().map(of).collect()
@@ -47,7 +50,7 @@ pub async fn append(lease: &mut Lease<'_>, entries: &[AuditEntry]) -> Result<(),
         entry.record.reason.map(|reason| reason.as_str())
     }))
     .bind::<Array<Text>, _>(column(entries, |entry| &*entry.record.note))
-    .execute(&mut **lease)
+    .execute(&mut **connection)
     .await?;
     Ok(())
 }
@@ -68,28 +71,28 @@ macro_rules! delete_from {
 /// Drops the days that are old, and deletes the other old records, which have no partition of a
 /// day.
 pub async fn delete_old(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     until: Timestamp,
     limit: i64,
 ) -> Result<usize, Fault> {
-    let maintained = match partitions::maintain(lease, until).await {
+    let maintained = match partitions::maintain(connection, until).await {
         Ok(maintained) => maintained,
         Err(error) if Class::of(&error) == Class::Lost => return Err(error.into()),
         Err(error) => {
             warn_once(error.to_string());
-            lease.run("ROLLBACK").await?;
+            connection.run("ROLLBACK").await?;
             None
         }
     };
     let Some(Maintained { dropped, has_audit_before }) = maintained else {
-        return delete(lease, delete_from!("audit"), until, limit).await;
+        return delete(connection, delete_from!("audit"), until, limit).await;
     };
     let mut deleted = 0;
     if has_audit_before {
-        deleted += delete(lease, delete_from!("audit_before"), until, limit).await?;
+        deleted += delete(connection, delete_from!("audit_before"), until, limit).await?;
     }
     let limit = limit.saturating_sub(i64::try_from(deleted).unwrap_or(limit));
-    deleted += delete(lease, delete_from!("audit_default"), until, limit).await?;
+    deleted += delete(connection, delete_from!("audit_default"), until, limit).await?;
     Ok(dropped.saturating_add(deleted))
 }
 
@@ -107,7 +110,7 @@ fn warn_once(problem: String) {
 }
 
 async fn delete(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     sql: &'static str,
     until: Timestamp,
     limit: i64,
@@ -115,7 +118,7 @@ async fn delete(
     let deleted = statement::<()>(sql)
         .bind::<Timestamptz, _>(instant(until))
         .bind::<BigInt, _>(limit)
-        .execute(&mut **lease)
+        .execute(&mut **connection)
         .await?;
     Ok(deleted)
 }

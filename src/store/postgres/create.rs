@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     insert::{Limits, insert_sessions},
-    pool::{self, BatchWrite, Fault, Lease, Pool},
+    pool::{self, BatchWrite, Fault, Pool, PooledConnection},
     rows::{SessionRow, instant, timestamp},
     schema::sessions,
     sql::statement,
@@ -25,7 +25,7 @@ use crate::{
     domain::{
         ids::SessionId,
         quota::{LiveSessions, MOST_READ, Tally},
-        revocation::{BlacklistEntry, Place},
+        revocation::{BlacklistEntry, FeedPosition},
         session::{EndReason, Ended, Session},
         text::Note,
         time::Timestamp,
@@ -47,11 +47,11 @@ impl BatchWrite for Swift<'_> {
     type Outcome = Option<Created>;
 
     async fn apply(
-        lease: &mut Lease<'_>,
+        connection: &mut PooledConnection<'_>,
         creations: &[Self],
     ) -> Result<Vec<Result<Option<Created>, StoreError>>, Fault> {
         let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
-        let inserted = insert_sessions(lease, &creations, Limits::Check).await?;
+        let inserted = insert_sessions(connection, &creations, Limits::Check).await?;
         let inserted: HashSet<SessionId> = inserted.into_iter().collect();
         let is_new = |creation: &Creation| inserted.contains(&creation.session.id);
         Ok(creations
@@ -69,17 +69,20 @@ impl BatchWrite for Careful<'_> {
     type Outcome = Created;
 
     async fn apply(
-        lease: &mut Lease<'_>,
+        connection: &mut PooledConnection<'_>,
         creations: &[Self],
     ) -> Result<Vec<Result<Created, StoreError>>, Fault> {
         let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
-        let begin = turns::begin(&turns::turns(lease, &creations));
-        lease.run(&begin).await?;
+        let begin = turns::begin(&turns::turns(connection, &creations));
+        connection.run(&begin).await?;
         let mut batch = Batch {
-            earlier: earlier(lease, &creations).await?,
-            cut_offs: writes::cut_offs(lease, creations.iter().map(|creation| &creation.session))
-                .await?,
-            live: Live::read(lease, &creations).await?,
+            earlier: earlier(connection, &creations).await?,
+            cut_offs: writes::cut_offs(
+                connection,
+                creations.iter().map(|creation| &creation.session),
+            )
+            .await?,
+            live: Live::read(connection, &creations).await?,
             evicted: HashMap::new(),
             new: vec![],
         };
@@ -87,7 +90,8 @@ impl BatchWrite for Careful<'_> {
             creations.iter().map(|creation| batch.decide(creation)).collect();
 
         if !batch.new.is_empty()
-            && insert_sessions(lease, &batch.new, Limits::Checked).await?.len() < batch.new.len()
+            && insert_sessions(connection, &batch.new, Limits::Checked).await?.len()
+                < batch.new.len()
         {
             // Somebody else has made the same request since.
             let problem = "the same request is being made by others";
@@ -97,30 +101,31 @@ impl BatchWrite for Careful<'_> {
         let mut evicted: Vec<SessionId> = batch.evicted.keys().copied().collect();
         evicted.sort_unstable();
         // One that somebody else has ended meanwhile is left as it is.
-        let there = writes::lock(lease, &evicted).await?;
-        let (mut ended, mut entries, mut places) = (vec![], vec![], HashMap::new());
+        let there = writes::lock(connection, &evicted).await?;
+        let (mut ended, mut entries, mut positions) = (vec![], vec![], HashMap::new());
         for (id, session) in there {
             let at = batch.evicted.get(&id).copied().unwrap_or(session.created_at);
             if session.ended.is_some() {
                 continue;
             }
             let end = Ended { at, reason: EndReason::QuotaEvicted, note: Note::default() };
-            places.insert(id, entries.len());
+            positions.insert(id, entries.len());
             entries.push(BlacklistEntry::for_session(&session, &end));
             ended.push(session.end(end));
         }
-        writes::save(lease, &ended).await?;
-        batch.live.keep_counts(lease).await?;
-        let written = writes::insert_entries(lease, &entries).await?;
-        lease.commit().await?;
+        writes::save(connection, &ended).await?;
+        batch.live.keep_counts(connection).await?;
+        let written = writes::insert_entries(connection, &entries).await?;
+        connection.commit().await?;
 
-        let place = |id: &SessionId| written.get(*places.get(id)?).copied();
+        let position = |id: &SessionId| written.get(*positions.get(id)?).copied();
         let created = decided.into_iter().map(|decision| match decision {
             Decision::New { evicted } => {
-                let last: Option<Place> =
-                    evicted.iter().filter_map(place).max_by_key(|place| place.seq);
-                let sessions = evicted.into_iter().filter(|id| places.contains_key(id)).collect();
-                Created::New { eviction: last.map(|place| Eviction { place, sessions }) }
+                let last: Option<FeedPosition> =
+                    evicted.iter().filter_map(position).max_by_key(|position| position.seq);
+                let sessions =
+                    evicted.into_iter().filter(|id| positions.contains_key(id)).collect();
+                Created::New { eviction: last.map(|position| Eviction { position, sessions }) }
             }
             Decision::Other(created) => created,
         });
@@ -179,7 +184,7 @@ impl<'a> Batch<'a> {
 
 /// The sessions that were created before with the request ids of these creations.
 async fn earlier(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     creations: &[&Creation],
 ) -> Result<HashMap<(String, String), Session>, Fault> {
     let mut found = HashMap::new();
@@ -193,7 +198,7 @@ async fn earlier(
         let rows: Vec<SessionRow> = sessions::table
             .filter(sessions::tenant.eq(tenant).and(sessions::request_id.eq_any(request_ids)))
             .select(SessionRow::as_select())
-            .load(&mut **lease)
+            .load(&mut **connection)
             .await?;
         for row in rows {
             let session = Session::try_from(row)?;
@@ -223,20 +228,24 @@ struct Limited<'a> {
 
 impl<'a> Live<'a> {
     /// Reads as many as the limits need.
-    async fn read(lease: &mut Lease<'_>, creations: &[&'a Creation]) -> Result<Self, Fault> {
+    async fn read(
+        connection: &mut PooledConnection<'_>,
+        creations: &[&'a Creation],
+    ) -> Result<Self, Fault> {
         let mut limited: Vec<Limited<'a>> = vec![];
-        let mut places = HashMap::new();
+        let mut positions = HashMap::new();
         for Creation { session, max_sessions: max, .. } in creations {
             if *max == 0 {
                 continue;
             }
-            let place = *places.entry((&*session.tenant, &*session.subject)).or_insert_with(|| {
-                let (tenant, subject, at) =
-                    (&*session.tenant, &*session.subject, session.created_at);
-                limited.push(Limited { tenant, subject, max: *max, at, creations: 0 });
-                limited.len() - 1
-            });
-            let Some(subject) = limited.get_mut(place) else { continue };
+            let position =
+                *positions.entry((&*session.tenant, &*session.subject)).or_insert_with(|| {
+                    let (tenant, subject, at) =
+                        (&*session.tenant, &*session.subject, session.created_at);
+                    limited.push(Limited { tenant, subject, max: *max, at, creations: 0 });
+                    limited.len() - 1
+                });
+            let Some(subject) = limited.get_mut(position) else { continue };
             if (subject.max <= MOST_READ) != (*max <= MOST_READ) {
                 let problem = "limits of both kinds are asked for a subject at once";
                 return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
@@ -251,7 +260,7 @@ impl<'a> Live<'a> {
                 counts.push(None);
                 continue;
             }
-            let (count, is_kept) = count(lease, subject).await?;
+            let (count, is_kept) = count(connection, subject).await?;
             live.large.extend(is_kept.then_some((subject.tenant, subject.subject)));
             counts.push(Some(count));
         }
@@ -260,7 +269,7 @@ impl<'a> Live<'a> {
             None => LiveSessions::to_read(subject.max),
         });
         let most: Vec<usize> = most.collect();
-        let oldest = oldest(lease, &limited, most).await?;
+        let oldest = oldest(connection, &limited, most).await?;
         for ((subject, count), oldest) in limited.iter().zip(counts).zip(oldest) {
             let sessions = match count {
                 Some(count) => LiveSessions { count, oldest: oldest.into() },
@@ -272,7 +281,7 @@ impl<'a> Live<'a> {
     }
 
     /// Writes how many sessions there are now, where the number is kept.
-    async fn keep_counts(&self, lease: &mut Lease<'_>) -> Result<(), Fault> {
+    async fn keep_counts(&self, connection: &mut PooledConnection<'_>) -> Result<(), Fault> {
         for (tenant, subject) in &self.large {
             let Some(live) = self.of.get(&(*tenant, *subject)) else { continue };
             statement::<()>(
@@ -281,7 +290,7 @@ impl<'a> Live<'a> {
             .bind::<BigInt, _>(i64::try_from(live.count).unwrap_or(i64::MAX))
             .bind::<Text, _>(*tenant)
             .bind::<Text, _>(*subject)
-            .execute(&mut **lease)
+            .execute(&mut **connection)
             .await?;
         }
         Ok(())
@@ -290,7 +299,7 @@ impl<'a> Live<'a> {
 
 /// For each subject as many of its live sessions with their idle expiries, the oldest first.
 async fn oldest(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     limited: &[Limited<'_>],
     most: Vec<usize>,
 ) -> Result<Vec<Vec<(SessionId, Timestamp)>>, Fault> {
@@ -299,8 +308,8 @@ async fn oldest(
         return Ok(found);
     }
     let rows: Vec<(i64, Uuid, PgTimestamp)> = statement::<(BigInt, SqlUuid, Timestamptz)>(
-        "SELECT given.place, s.id, s.idle_expires_at
-        FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS given (tenant, subject, at, most, place)
+        "SELECT given.ordinal, s.id, s.idle_expires_at
+        FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS given (tenant, subject, at, most, ordinal)
         CROSS JOIN LATERAL (
             SELECT id, idle_expires_at
             FROM sessions
@@ -309,7 +318,7 @@ async fn oldest(
             ORDER BY id
             LIMIT given.most
         ) AS s
-        ORDER BY given.place, s.id",
+        ORDER BY given.ordinal, s.id",
     )
     .bind::<Array<Text>, _>(limited.iter().map(|subject| subject.tenant).collect::<Vec<_>>())
     .bind::<Array<Text>, _>(limited.iter().map(|subject| subject.subject).collect::<Vec<_>>())
@@ -319,11 +328,11 @@ async fn oldest(
     .bind::<Array<BigInt>, _>(
         most.into_iter().map(|most| i64::try_from(most).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
     )
-    .load(&mut **lease)
+    .load(&mut **connection)
     .await?;
-    for (place, id, idle_expires_at) in rows {
-        let place = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
-        if let Some(sessions) = place.and_then(|place| found.get_mut(place)) {
+    for (position, id, idle_expires_at) in rows {
+        let position = usize::try_from(position).ok().and_then(|position| position.checked_sub(1));
+        if let Some(sessions) = position.and_then(|position| found.get_mut(position)) {
             sessions.push((SessionId::from_bytes(id.into_bytes()), timestamp(idle_expires_at)));
         }
     }
@@ -332,13 +341,16 @@ async fn oldest(
 
 /// At least as many as a subject's live sessions, for a limit that is too great to read them all,
 /// and whether the number is kept.
-async fn count(lease: &mut Lease<'_>, subject: &Limited<'_>) -> Result<(u64, bool), Fault> {
+async fn count(
+    connection: &mut PooledConnection<'_>,
+    subject: &Limited<'_>,
+) -> Result<(u64, bool), Fault> {
     let kept: Vec<(i64, PgTimestamp)> = statement::<(BigInt, Timestamptz)>(
         "SELECT sessions, counted_at FROM large_subjects WHERE tenant = ? AND subject = ?",
     )
     .bind::<Text, _>(subject.tenant)
     .bind::<Text, _>(subject.subject)
-    .load(&mut **lease)
+    .load(&mut **connection)
     .await?;
     let tally = kept.into_iter().next().map(|(sessions, counted_at)| Tally {
         sessions: sessions.try_into().unwrap_or_default(),
@@ -350,12 +362,12 @@ async fn count(lease: &mut Lease<'_>, subject: &Limited<'_>) -> Result<(u64, boo
         return Ok((tally.sessions, true));
     }
     if tally.is_none() {
-        let few = there(lease, subject, i64::from(MOST_READ) + 1).await?;
+        let few = there(connection, subject, i64::from(MOST_READ) + 1).await?;
         if few <= MOST_READ.into() {
             return Ok((few, false));
         }
     }
-    let counted = there(lease, subject, i64::MAX).await?;
+    let counted = there(connection, subject, i64::MAX).await?;
     statement::<()>(
         "INSERT INTO large_subjects (tenant, subject, sessions, counted_at) VALUES (?, ?, ?, ?)
         ON CONFLICT (tenant, subject) DO UPDATE
@@ -365,13 +377,17 @@ async fn count(lease: &mut Lease<'_>, subject: &Limited<'_>) -> Result<(u64, boo
     .bind::<Text, _>(subject.subject)
     .bind::<BigInt, _>(i64::try_from(counted).unwrap_or(i64::MAX))
     .bind::<Timestamptz, _>(instant(subject.at))
-    .execute(&mut **lease)
+    .execute(&mut **connection)
     .await?;
     Ok((counted, true))
 }
 
 /// Counts the live sessions of a subject, up to `most`.
-async fn there(lease: &mut Lease<'_>, subject: &Limited<'_>, most: i64) -> Result<u64, Fault> {
+async fn there(
+    connection: &mut PooledConnection<'_>,
+    subject: &Limited<'_>,
+    most: i64,
+) -> Result<u64, Fault> {
     let count: i64 = statement::<BigInt>(
         "SELECT count(*) FROM (
             SELECT
@@ -384,7 +400,7 @@ async fn there(lease: &mut Lease<'_>, subject: &Limited<'_>, most: i64) -> Resul
     .bind::<Text, _>(subject.subject)
     .bind::<Timestamptz, _>(instant(subject.at))
     .bind::<BigInt, _>(most)
-    .get_result(&mut **lease)
+    .get_result(&mut **connection)
     .await?;
     Ok(count.try_into().unwrap_or_default())
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     audit,
-    pool::{Fault, Lease},
+    pool::{Fault, PooledConnection},
     rows::{instant, timestamp},
     sql::statement,
 };
@@ -33,12 +33,12 @@ type SqlDue = (SqlUuid, Text, Text, Timestamptz, Timestamptz, Bool);
 /// One transaction. A session that somebody else is writing to stays due, for this or for another
 /// replica's sweep, so none is recorded twice and none waits for another.
 pub async fn record(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     until: Timestamp,
     limit: i64,
     keep: bool,
 ) -> Result<RecordedExpiries, Fault> {
-    lease.begin().await?;
+    connection.begin().await?;
     // A replica of an older version does not say that a session which it ends is over.
     let due: Vec<DueRow> = statement::<SqlDue>(
         "WITH due AS MATERIALIZED (
@@ -59,16 +59,16 @@ pub async fn record(
     .bind::<Timestamptz, _>(instant(until))
     .bind::<BigInt, _>(limit)
     .bind::<Timestamptz, _>(instant(until))
-    .load(&mut **lease)
+    .load(&mut **connection)
     .await?;
     let is_last = i64::try_from(due.len()).unwrap_or(i64::MAX) < limit;
     let mut expired: Vec<_> = due.iter().filter(|row| row.5).collect();
     expired.sort_by_key(|row| timestamp(row.3));
     let entries: Vec<_> = expired.into_iter().map(entry).collect();
     if keep && !entries.is_empty() {
-        audit::append(lease, &entries).await?;
+        audit::append(connection, &entries).await?;
     }
-    lease.commit().await?;
+    connection.commit().await?;
     Ok(RecordedExpiries { entries, is_last })
 }
 

@@ -31,12 +31,12 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 pub struct Server {
     /// The name that its certificate must be for; empty for a Unix socket.
     pub name: String,
-    place: Place,
+    location: Location,
 }
 
 /// The place at which a server is to be found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum Location {
     Name(String, u16),
     Socket(PathBuf),
 }
@@ -87,12 +87,12 @@ pub fn servers(config: &Config) -> Result<Vec<Server>, String> {
             None => (String::new(), None),
         };
         let address: Option<&IpAddr> = addresses.get(index);
-        let place = match (address, socket) {
-            (Some(address), _) => Place::Name(address.to_string(), port),
-            (None, Some(socket)) => Place::Socket(socket),
-            (None, None) => Place::Name(name.clone(), port),
+        let location = match (address, socket) {
+            (Some(address), _) => Location::Name(address.to_string(), port),
+            (None, Some(socket)) => Location::Socket(socket),
+            (None, None) => Location::Name(name.clone(), port),
         };
-        Server { name, place }
+        Server { name, location }
     };
     Ok((0..count).map(server).collect())
 }
@@ -110,9 +110,9 @@ impl Server {
     /// Returns whether others may be on the way to it. Nobody is on the way to a Unix socket or a
     /// loopback address.
     pub fn is_remote(&self) -> bool {
-        match &self.place {
-            Place::Socket(_) => false,
-            Place::Name(name, _) => {
+        match &self.location {
+            Location::Socket(_) => false,
+            Location::Name(name, _) => {
                 let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
                 name != "localhost" && !name.parse().is_ok_and(is_loopback)
             }
@@ -121,9 +121,9 @@ impl Server {
 
     /// Finds the addresses.
     pub async fn resolve(&self) -> io::Result<Vec<Address>> {
-        match &self.place {
-            Place::Socket(path) => Ok(vec![Address::Unix(path.clone())]),
-            Place::Name(name, port) => {
+        match &self.location {
+            Location::Socket(path) => Ok(vec![Address::Unix(path.clone())]),
+            Location::Name(name, port) => {
                 let addresses: Vec<_> =
                     lookup_host((name.as_str(), *port)).await?.map(Address::Tcp).collect();
                 if addresses.is_empty() {
@@ -138,10 +138,10 @@ impl Server {
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Name(name, port) if name.contains(':') => write!(f, "[{name}]:{port}"),
-            Place::Name(name, port) => write!(f, "{name}:{port}"),
-            Place::Socket(path) => write!(f, "{}", path.display()),
+        match &self.location {
+            Location::Name(name, port) if name.contains(':') => write!(f, "[{name}]:{port}"),
+            Location::Name(name, port) => write!(f, "{name}:{port}"),
+            Location::Socket(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -231,8 +231,8 @@ where
                         if failure.is_temporary {
                             running.push(run(index, candidate, false));
                         }
-                        if let Some(place) = failures.get_mut(index) {
-                            *place = Some(failure);
+                        if let Some(location) = failures.get_mut(index) {
+                            *location = Some(failure);
                         }
                         open -= usize::from(is_first);
                         if is_first && !is_last {

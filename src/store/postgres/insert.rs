@@ -14,7 +14,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
     claims::to_jsonb,
-    pool::{Fault, Lease},
+    pool::{Fault, PooledConnection},
     rows::{array, instant, interval, uuid},
     sql::{Statement, first_uncovered, is_uncovered, statement},
     turns::turns,
@@ -79,7 +79,7 @@ struct New<'a> {
     /// How many others its subject may have; none if it has no limit.
     most_others: Option<i64>,
     /// Which of the turns is its subject's, counted from 1.
-    place: Option<i32>,
+    position: Option<i32>,
 }
 
 /// The statement with its values so far: of one row as they are, of several as a column each.
@@ -133,16 +133,16 @@ pub enum Limits {
 ///
 /// All turns are taken, in their order, before the first row is written.
 pub async fn insert_sessions(
-    lease: &Lease<'_>,
+    connection: &PooledConnection<'_>,
     creations: &[&Creation],
     limits: Limits,
 ) -> Result<Vec<SessionId>, Fault> {
     let turns = match limits {
-        Limits::Check => turns(lease, creations),
+        Limits::Check => turns(connection, creations),
         Limits::Checked => vec![],
     };
-    let places: HashMap<_, _> =
-        (1..).zip(&turns).map(|(place, turn)| ((turn.tenant, turn.subject), place)).collect();
+    let positions: HashMap<_, _> =
+        (1..).zip(&turns).map(|(position, turn)| ((turn.tenant, turn.subject), position)).collect();
     // Those of its subject that come before it will be there, too.
     let mut before = HashMap::new();
     let mut rows: Vec<New<'_>> = Vec::with_capacity(creations.len());
@@ -152,8 +152,8 @@ pub async fn insert_sessions(
         *before += 1;
         let is_limited = *max_sessions > 0 && matches!(limits, Limits::Check);
         let most_others = is_limited.then(|| i64::from(*max_sessions) - *before);
-        let place = most_others.and_then(|_| places.get(&subject).copied());
-        rows.push(New { session, most_others, place });
+        let position = most_others.and_then(|_| positions.get(&subject).copied());
+        rows.push(New { session, most_others, position });
     }
     rows.sort_by_key(|new| (&new.session.tenant, &new.session.request_id));
 
@@ -197,7 +197,7 @@ pub async fn insert_sessions(
             insert.statement.bind::<Nullable<BigInt>, _>(turns.iter().find_map(|turn| turn.key))
         }
         None => insert
-            .column::<Nullable<Integer>, _>(|new| new.place)
+            .column::<Nullable<Integer>, _>(|new| new.position)
             .statement
             .bind::<Array<Nullable<BigInt>>, _>(
                 turns.iter().map(|turn| turn.key).collect::<Vec<_>>(),
@@ -210,7 +210,7 @@ pub async fn insert_sessions(
             .bind::<Array<BigInt>, _>(turns.iter().map(|turn| turn.others).collect::<Vec<_>>())
             .bind::<Array<BigInt>, _>(turns.iter().map(|turn| turn.added).collect::<Vec<_>>()),
     };
-    let mut connection: &AsyncPgConnection = lease;
+    let mut connection: &AsyncPgConnection = connection;
     let ids: Vec<uuid::Uuid> = insert.load(&mut connection).await?;
     Ok(ids.into_iter().map(|id| SessionId::from_bytes(id.into_bytes())).collect())
 }

@@ -40,7 +40,7 @@ use tokio_util::{
 use self::{
     connect::{Options, Target},
     open::OpenError,
-    pool::{Fault, LatestTimeline, Lease, Pool},
+    pool::{Fault, LatestTimeline, Pool, PooledConnection},
     renewals::PostgresRenewals,
 };
 use super::{
@@ -55,7 +55,7 @@ use crate::domain::{
     ids::SessionId,
     key::RefreshKeyId,
     refresh::RefreshAttempt,
-    revocation::{Place, Revocation, Seq},
+    revocation::{FeedPosition, Revocation, Seq},
     session::{Ended, Session},
     time::Timestamp,
 };
@@ -142,21 +142,21 @@ impl PostgresStore {
             creations: shared.group(
                 CREATIONS,
                 |shared, creations| async move { create::commit(&shared.pool, &creations).await },
-                Created::place,
+                Created::position,
             ),
             refreshes: shared.group(
                 REFRESHES,
                 |shared, attempts| async move { refresh::commit(&shared.pool, &attempts).await },
                 |refreshed| match refreshed {
-                    Refreshed::Rotated { place, .. } => *place,
-                    Refreshed::Reused { place, .. } => Some(*place),
+                    Refreshed::Rotated { position, .. } => *position,
+                    Refreshed::Reused { position, .. } => Some(*position),
                     Refreshed::Replayed { .. } | Refreshed::Refused(_) => None,
                 },
             ),
             revocations: shared.group(
                 REVOCATIONS,
                 |shared, revocations| async move { pool::commit(&shared.pool, &revocations).await },
-                |outcome: &RevocationOutcome| Some(outcome.place),
+                |outcome: &RevocationOutcome| Some(outcome.position),
             ),
             _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
             poll_stopped,
@@ -183,7 +183,7 @@ impl Shared {
         self: &Arc<Self>,
         shape: Shape,
         commit: F,
-        last_entry: fn(&O) -> Option<Place>,
+        last_entry: fn(&O) -> Option<FeedPosition>,
     ) -> GroupCommit<W, O>
     where
         W: Clone + Send + Sync + 'static,
@@ -202,10 +202,10 @@ impl Shared {
     fn hinting<O>(
         &self,
         outcomes: BatchOutcome<O>,
-        last_entry: fn(&O) -> Option<Place>,
+        last_entry: fn(&O) -> Option<FeedPosition>,
     ) -> BatchOutcome<O> {
-        let places = outcomes.iter().flatten().flatten().filter_map(last_entry);
-        if let Some(seq) = places.map(|place| place.seq).max() {
+        let positions = outcomes.iter().flatten().flatten().filter_map(last_entry);
+        if let Some(seq) = positions.map(|position| position.seq).max() {
             self.hint(seq);
             self.committed.send_replace(seq);
         }
@@ -229,8 +229,8 @@ impl Shared {
             // A notification that nobody heard is made up for by looking once more.
             let hears = *hearing.borrow_and_update();
             let wait = match self.feed_head().await {
-                Ok(place) => {
-                    self.hint(place.seq);
+                Ok(position) => {
+                    self.hint(position.seq);
                     POLL
                 }
                 Err(fault) => {
@@ -249,10 +249,11 @@ impl Shared {
         }
     }
 
-    async fn feed_head(&self) -> Result<Place, Fault> {
-        let mut lease = self.pool.lease().await?;
-        let head = self.pool.in_time(lease.timeline(), reads::feed_head(&mut lease)).await;
-        lease.end(&head);
+    async fn feed_head(&self) -> Result<FeedPosition, Fault> {
+        let mut connection = self.pool.checkout().await?;
+        let head =
+            self.pool.in_time(connection.timeline(), reads::feed_head(&mut connection)).await;
+        connection.end(&head);
         head
     }
 }
@@ -268,15 +269,15 @@ macro_rules! with_connection {
         let shared = $store.shared.clone();
         tokio::spawn(async move {
             let leased = tokio::select! {
-                leased = shared.pool.lease() => leased,
+                leased = shared.pool.checkout() => leased,
                 () = answer.closed() => return,
             };
             let outcome = match leased {
-                Ok(mut lease) => {
-                    let timeline = lease.timeline();
-                    let work = $function(&mut lease $(, $argument)*);
+                Ok(mut connection) => {
+                    let timeline = connection.timeline();
+                    let work = $function(&mut connection $(, $argument)*);
                     let outcome = shared.pool.in_time(timeline, work).await;
-                    lease.end(&outcome);
+                    connection.end(&outcome);
                     outcome
                 }
                 Err(fault) => Err(fault),
@@ -291,8 +292,8 @@ macro_rules! with_connection {
 
 use with_connection;
 
-async fn read_ring(lease: &mut Lease<'_>) -> Result<SealedRing, Fault> {
-    ring::ring(lease).await
+async fn read_ring(connection: &mut PooledConnection<'_>) -> Result<SealedRing, Fault> {
+    ring::ring(connection).await
 }
 
 #[async_trait]
@@ -400,9 +401,9 @@ impl Store for PostgresStore {
         with_connection!(self, read_ring)
     }
 
-    async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError> {
+    async fn change_ring(&self, change: RingChange) -> Result<Option<FeedPosition>, StoreError> {
         let changed: Result<_, StoreError> = with_connection!(self, ring::change_ring, change);
-        if let Ok(Some(Place { seq, .. })) = changed {
+        if let Ok(Some(FeedPosition { seq, .. })) = changed {
             self.shared.hint(seq);
             self.shared.committed.send_replace(seq);
         }

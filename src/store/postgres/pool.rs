@@ -312,12 +312,12 @@ impl Pool {
     }
 
     /// Lends a connection.
-    pub async fn lease(&self) -> Result<Lease<'_>, Fault> {
+    pub async fn checkout(&self) -> Result<PooledConnection<'_>, Fault> {
         match self.connections.get().await {
             Ok(mut connection) => {
                 (connection.in_doubt, connection.is_pending) = (true, true);
                 connection.warned.store(false, Ordering::SeqCst);
-                Ok(Lease(connection))
+                Ok(PooledConnection(connection))
             }
             Err(_) => {
                 let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -329,16 +329,16 @@ impl Pool {
 }
 
 /// A connection on loan, in doubt until it is released.
-pub struct Lease<'a>(bb8::PooledConnection<'a, Manager>);
+pub struct PooledConnection<'a>(bb8::PooledConnection<'a, Manager>);
 
-impl Deref for Lease<'_> {
+impl Deref for PooledConnection<'_> {
     type Target = AsyncPgConnection;
     fn deref(&self) -> &AsyncPgConnection {
         &self.0.inner
     }
 }
 
-impl DerefMut for Lease<'_> {
+impl DerefMut for PooledConnection<'_> {
     fn deref_mut(&mut self) -> &mut AsyncPgConnection {
         &mut self.0.inner
     }
@@ -347,7 +347,7 @@ impl DerefMut for Lease<'_> {
 /// Begins a transaction. Each of its statements sees what others have committed until then.
 pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-impl Lease<'_> {
+impl PooledConnection<'_> {
     /// Runs statements that have no values. What is polled at once with others is sent without
     /// waiting for them.
     pub async fn run(&self, statements: &str) -> Result<(), Fault> {
@@ -396,7 +396,7 @@ pub trait BatchWrite: Send + Sync + Sized {
     /// Makes all of them. A fault means that none has been made, or, if the connection is lost,
     /// that nobody knows.
     async fn apply(
-        lease: &mut Lease<'_>,
+        connection: &mut PooledConnection<'_>,
         writes: &[Self],
     ) -> Result<Vec<Result<Self::Outcome, StoreError>>, Fault>;
 }
@@ -427,14 +427,14 @@ async fn apply<W: BatchWrite>(
     pool: &Pool,
     writes: &[W],
 ) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
-    let mut lease = pool.lease().await?;
-    let mut outcomes = pool.in_time(lease.timeline(), W::apply(&mut lease, writes)).await;
+    let mut connection = pool.checkout().await?;
+    let mut outcomes = pool.in_time(connection.timeline(), W::apply(&mut connection, writes)).await;
     // It may be a commit whose wait for the standbys was cancelled: that is visible, and may yet be
     // lost with the primary.
-    if outcomes.is_ok() && lease.0.warned.load(Ordering::SeqCst) {
+    if outcomes.is_ok() && connection.0.warned.load(Ordering::SeqCst) {
         outcomes = Err(Fault::Away(StoreError::Unavailable("it gave a warning".to_owned())));
     }
-    lease.end(&outcomes);
+    connection.end(&outcomes);
     outcomes
 }
 

@@ -7,7 +7,7 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 
 use super::{
-    pool::{Fault, Lease},
+    pool::{Fault, PooledConnection},
     rows::{SessionRow, UnfinishedRow, instant, timestamp, uuid},
     schema::{blacklist, sessions},
     sql::statement,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{Place, Seq, Timeline},
+        revocation::{FeedPosition, Seq, Timeline},
         session::Session,
         time::Timestamp,
     },
@@ -23,23 +23,29 @@ use crate::{
     store::{SessionQuery, Unfinished},
 };
 
-pub async fn session(lease: &mut Lease<'_>, id: SessionId) -> Result<Option<Session>, Fault> {
+pub async fn session(
+    connection: &mut PooledConnection<'_>,
+    id: SessionId,
+) -> Result<Option<Session>, Fault> {
     let row: Option<SessionRow> = sessions::table
         .find(uuid(id.bytes()))
         .select(SessionRow::as_select())
-        .first(&mut **lease)
+        .first(&mut **connection)
         .await
         .optional()?;
     Ok(row.map(Session::try_from).transpose()?)
 }
 
-pub async fn sessions(lease: &mut Lease<'_>, query: SessionQuery) -> Result<Vec<Session>, Fault> {
+pub async fn sessions(
+    connection: &mut PooledConnection<'_>,
+    query: SessionQuery,
+) -> Result<Vec<Session>, Fault> {
     match query.live {
-        Some(live) => listed(lease, &query, live).await,
+        Some(live) => listed(connection, &query, live).await,
         None => {
             // In this order: one that ends meanwhile is in both, and not in neither.
-            let live = listed(lease, &query, true).await?;
-            let over = listed(lease, &query, false).await?;
+            let live = listed(connection, &query, true).await?;
+            let over = listed(connection, &query, false).await?;
             Ok(query.merge(live, over))
         }
     }
@@ -48,7 +54,7 @@ pub async fn sessions(lease: &mut Lease<'_>, query: SessionQuery) -> Result<Vec<
 /// Lists sessions that are not over, and of a query for live ones those that live; or those that
 /// are over.
 async fn listed(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     query: &SessionQuery,
     live: bool,
 ) -> Result<Vec<Session>, Fault> {
@@ -70,33 +76,33 @@ async fn listed(
             sessions::ended_at.is_null().and(sessions::idle_expires_at.gt(instant(query.now)));
         statement = statement.filter(is_live);
     }
-    let rows: Vec<SessionRow> = statement.load(&mut **lease).await?;
+    let rows: Vec<SessionRow> = statement.load(&mut **connection).await?;
     Ok(rows.into_iter().map(Session::try_from).collect::<Result<_, _>>()?)
 }
 
-pub async fn unfinished(lease: &mut Lease<'_>) -> Result<Vec<Unfinished>, Fault> {
+pub async fn unfinished(connection: &mut PooledConnection<'_>) -> Result<Vec<Unfinished>, Fault> {
     let rows: Vec<UnfinishedRow> = blacklist::table
         .filter(dsl::sql::<Bool>("unfinished"))
         .order(blacklist::seq.asc())
         .select(UnfinishedRow::as_select())
-        .load(&mut **lease)
+        .load(&mut **connection)
         .await?;
     Ok(rows.into_iter().map(Unfinished::try_from).collect::<Result<_, _>>()?)
 }
 
 /// The clock of the database.
-pub async fn now(lease: &mut Lease<'_>) -> Result<Option<Timestamp>, Fault> {
+pub async fn now(connection: &mut PooledConnection<'_>) -> Result<Option<Timestamp>, Fault> {
     Ok(Some(timestamp(
-        statement::<Timestamptz>("SELECT clock_timestamp()").get_result(&mut **lease).await?,
+        statement::<Timestamptz>("SELECT clock_timestamp()").get_result(&mut **connection).await?,
     )))
 }
 
-/// The last place given out in the feed.
-pub async fn feed_head(lease: &mut Lease<'_>) -> Result<Place, Fault> {
+/// The last position given out in the feed.
+pub async fn feed_head(connection: &mut PooledConnection<'_>) -> Result<FeedPosition, Fault> {
     let text = match broken("feed-by-bigserial") {
         true => "SELECT feed_timeline(), coalesce(max(seq), 0) FROM blacklist",
         false => "SELECT feed_timeline(), seq FROM feed_head",
     };
-    let (timeline, seq) = statement::<(BigInt, BigInt)>(text).get_result(&mut **lease).await?;
-    Ok(Place { timeline: Timeline(timeline), seq: Seq(seq) })
+    let (timeline, seq) = statement::<(BigInt, BigInt)>(text).get_result(&mut **connection).await?;
+    Ok(FeedPosition { timeline: Timeline(timeline), seq: Seq(seq) })
 }

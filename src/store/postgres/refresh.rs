@@ -11,7 +11,7 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 
 use super::{
-    pool::{self, BatchWrite, Fault, Lease, Pool},
+    pool::{self, BatchWrite, Fault, Pool, PooledConnection},
     reads,
     rows::{SessionRow, array, instant, uuid},
     schema::sessions,
@@ -23,7 +23,7 @@ use crate::{
         ids::SessionId,
         policy::OnRefresh,
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
-        revocation::{BlacklistEntry, Place},
+        revocation::{BlacklistEntry, FeedPosition},
         session::{Device, EndReason, Ended, Session},
         text::Note,
     },
@@ -47,7 +47,7 @@ impl BatchWrite for Swift<'_> {
     /// stop no access token. Of several attempts with one token, one rotates. Rows are locked in
     /// the order of their identifiers.
     async fn apply(
-        lease: &mut Lease<'_>,
+        connection: &mut PooledConnection<'_>,
         attempts: &[Self],
     ) -> Result<Vec<Result<Option<Refreshed>, StoreError>>, Fault> {
         let mut sorted: Vec<_> =
@@ -71,7 +71,7 @@ impl BatchWrite for Swift<'_> {
              given.next_key, access_token_id = given.next_access_token_id, user_agent = \
              coalesce(given.user_agent, s.user_agent), ip_address = coalesce(given.ip_address, \
              s.ip_address), device_label = coalesce(given.device_label, s.device_label), revision \
-             = s.revision + 1 FROM (SELECT unnest(?) AS place, unnest(?) AS id, unnest(?) AS \
+             = s.revision + 1 FROM (SELECT unnest(?) AS ordinal, unnest(?) AS id, unnest(?) AS \
              lineage_secret, unnest(?) AS generation, unnest(?) AS scopes, unnest(?) AS instant, \
              unnest(?) AS next_key, unnest(?) AS next_access_token_id, unnest(?) AS user_agent, \
              unnest(?) AS ip_address, unnest(?) AS device_label, unnest(?) AS tenants, unnest(?) \
@@ -83,7 +83,7 @@ impl BatchWrite for Swift<'_> {
              given.audiences::text[]) AND s.on_refresh = 'keep_access_token' AND s.generation < \
              4294967295 AND s.revision < 4294967295 AND ",
             is_uncovered!("s"),
-            "RETURNING given.place, s.id, s.access_token_id, s.authenticated_at, s.created_at, \
+            "RETURNING given.ordinal, s.id, s.access_token_id, s.authenticated_at, s.created_at, \
              s.refreshed_at, s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, \
              s.idle_timeout, s.refresh_grace, s.replay_limit, s.generation, s.revision, s.tenant, \
              s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, s.user_agent, \
@@ -94,7 +94,7 @@ impl BatchWrite for Swift<'_> {
         .bind::<Array<BigInt>, _>(
             sorted
                 .iter()
-                .map(|(place, _)| i64::try_from(*place).unwrap_or(i64::MAX))
+                .map(|(position, _)| i64::try_from(*position).unwrap_or(i64::MAX))
                 .collect::<Vec<_>>(),
         )
         .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| uuid(attempt.session_id.bytes())))
@@ -115,17 +115,17 @@ impl BatchWrite for Swift<'_> {
         .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| {
             attempt.reach.audiences.as_ref().map(array)
         }))
-        .load(&mut **lease)
+        .load(&mut **connection)
         .await?;
 
         let mut outcomes: Vec<_> = attempts.iter().map(|_| Ok(None)).collect();
-        for (place, row) in rotated {
+        for (position, row) in rotated {
             if let Some(outcome) =
-                usize::try_from(place).ok().and_then(|place| outcomes.get_mut(place))
+                usize::try_from(position).ok().and_then(|position| outcomes.get_mut(position))
             {
                 // A damaged row has rotated all the same, and hurts nobody else.
                 *outcome = Session::try_from(row).map(|session| {
-                    Some(Refreshed::Rotated { session: Box::new(session), place: None })
+                    Some(Refreshed::Rotated { session: Box::new(session), position: None })
                 });
             }
         }
@@ -141,7 +141,7 @@ impl BatchWrite for Careful<'_> {
     type Outcome = Refreshed;
 
     async fn apply(
-        lease: &mut Lease<'_>,
+        connection: &mut PooledConnection<'_>,
         attempts: &[Self],
     ) -> Result<Vec<Result<Refreshed, StoreError>>, Fault> {
         let mut ids: Vec<SessionId> =
@@ -149,19 +149,19 @@ impl BatchWrite for Careful<'_> {
         ids.sort_unstable();
         ids.dedup();
         // Most are replays and refusals, which change nothing and need no lock.
-        let there = read(lease, &ids).await?;
-        let cut_offs = writes::cut_offs(lease, there.values()).await?;
+        let there = read(connection, &ids).await?;
+        let cut_offs = writes::cut_offs(connection, there.values()).await?;
         let judged: Vec<_> =
             attempts.iter().map(|Self(attempt)| judge(attempt, &there, &cut_offs).0).collect();
         if judged.iter().all(Option::is_some) {
             let mut outcomes: Vec<Refreshed> = judged.into_iter().flatten().collect();
-            wait_for_entries(lease, &mut outcomes).await?;
+            wait_for_entries(connection, &mut outcomes).await?;
             return Ok(outcomes.into_iter().map(Ok).collect());
         }
 
-        lease.begin().await?;
-        let mut there = writes::lock(lease, &ids).await?;
-        let cut_offs = writes::cut_offs(lease, there.values()).await?;
+        connection.begin().await?;
+        let mut there = writes::lock(connection, &ids).await?;
+        let cut_offs = writes::cut_offs(connection, there.values()).await?;
         let mut changed = HashMap::new();
         let mut entries = vec![];
         let mut outcomes = Vec::with_capacity(attempts.len());
@@ -187,17 +187,17 @@ impl BatchWrite for Careful<'_> {
             outcomes.push(refreshed);
         }
         let changed: Vec<_> = changed.into_values().collect();
-        writes::save(lease, &changed).await?;
-        let places = writes::insert_entries(lease, &entries).await?;
+        writes::save(connection, &changed).await?;
+        let positions = writes::insert_entries(connection, &entries).await?;
         let (mut outcomes, entries): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
         // After the entries of this batch, which may be those that are meant.
-        wait_for_entries(lease, &mut outcomes).await?;
-        lease.commit().await?;
+        wait_for_entries(connection, &mut outcomes).await?;
+        connection.commit().await?;
         let outcomes = outcomes.into_iter().zip(entries).map(|(mut refreshed, entry)| {
-            let given = entry.and_then(|entry: usize| places.get(entry)).copied();
+            let given = entry.and_then(|entry: usize| positions.get(entry)).copied();
             match (&mut refreshed, given) {
-                (Refreshed::Rotated { place, .. }, given) => *place = given,
-                (Refreshed::Reused { place, .. }, Some(given)) => *place = given,
+                (Refreshed::Rotated { position, .. }, given) => *position = given,
+                (Refreshed::Reused { position, .. }, Some(given)) => *position = given,
                 _ => {}
             }
             Ok(refreshed)
@@ -208,17 +208,20 @@ impl BatchWrite for Careful<'_> {
 
 /// Whoever gets an answer once more may get it before everybody knows what the first one has
 /// stopped.
-async fn wait_for_entries(lease: &mut Lease<'_>, outcomes: &mut [Refreshed]) -> Result<(), Fault> {
+async fn wait_for_entries(
+    connection: &mut PooledConnection<'_>,
+    outcomes: &mut [Refreshed],
+) -> Result<(), Fault> {
     let stops = |session: &Session| session.policy.on_refresh == OnRefresh::RevokeAccessToken;
     let mut head = None;
     for outcome in outcomes {
-        if let Refreshed::Replayed { session, place } = outcome
+        if let Refreshed::Replayed { session, position } = outcome
             && stops(session)
         {
             if head.is_none() {
-                head = Some(reads::feed_head(lease).await?);
+                head = Some(reads::feed_head(connection).await?);
             }
-            *place = head;
+            *position = head;
         }
     }
     Ok(())
@@ -228,7 +231,7 @@ async fn wait_for_entries(lease: &mut Lease<'_>, outcomes: &mut [Refreshed]) -> 
 struct Change {
     session: Session,
     entry: Option<BlacklistEntry>,
-    /// Without its place in the feed.
+    /// Without its position in the feed.
     outcome: Refreshed,
 }
 
@@ -250,7 +253,7 @@ fn judge(
     match verdict {
         RefreshVerdict::Refuse(refusal) => (Some(Refreshed::Refused(refusal)), None),
         RefreshVerdict::Replay => {
-            (Some(Refreshed::Replayed { session: Box::new(session.clone()), place: None }), None)
+            (Some(Refreshed::Replayed { session: Box::new(session.clone()), position: None }), None)
         }
         RefreshVerdict::Reuse => {
             let ended = Ended {
@@ -260,8 +263,10 @@ fn judge(
             };
             let entry = Some(BlacklistEntry::for_session(session, &ended));
             let session = session.clone().end(ended);
-            let outcome =
-                Refreshed::Reused { session: Box::new(session.clone()), place: Place::default() };
+            let outcome = Refreshed::Reused {
+                session: Box::new(session.clone()),
+                position: FeedPosition::default(),
+            };
             (None, Some(Change { session, entry, outcome }))
         }
         RefreshVerdict::Rotate(next) => {
@@ -277,7 +282,7 @@ fn judge(
                 Some(Change {
                     session,
                     entry,
-                    outcome: Refreshed::Rotated { session: next, place: None },
+                    outcome: Refreshed::Rotated { session: next, position: None },
                 }),
             )
         }
@@ -285,14 +290,14 @@ fn judge(
 }
 
 async fn read(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     ids: &[SessionId],
 ) -> Result<HashMap<SessionId, Session>, Fault> {
     let ids: Vec<_> = ids.iter().map(|id| uuid(id.bytes())).collect();
     let rows: Vec<SessionRow> = sessions::table
         .filter(sessions::id.eq_any(ids))
         .select(SessionRow::as_select())
-        .load(&mut **lease)
+        .load(&mut **connection)
         .await?;
     rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
 }

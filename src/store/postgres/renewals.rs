@@ -30,7 +30,7 @@ use crate::{
     domain::{
         ids::Incarnation,
         key::RingVersion,
-        revocation::{Place, Seq, Timeline},
+        revocation::{FeedPosition, Seq, Timeline},
     },
     mutants::broken,
     store::{
@@ -204,7 +204,7 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
     }
     Ok(Renewed::Answer(Answer {
         database,
-        head: Place { timeline: Timeline(timeline), seq: Seq(seq) },
+        head: FeedPosition { timeline: Timeline(timeline), seq: Seq(seq) },
         settled: Timeline(settled),
         entries: entries(page)?,
         ring: RingVersion(ring),

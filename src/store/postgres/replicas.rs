@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{
     PostgresStore, Shared,
-    pool::{Fault, Lease},
+    pool::{Fault, PooledConnection},
     rows::{interval, timestamp, uuid},
     schema::{feed_head, replicas},
     sql::statement,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     domain::{
         ids::Incarnation,
-        revocation::{Place, Seq, Timeline},
+        revocation::{FeedPosition, Seq, Timeline},
     },
     store::{
         StoreError,
@@ -112,7 +112,7 @@ impl Members for PostgresStore {
     }
 }
 
-async fn join(lease: &mut Lease<'_>, newcomer: Newcomer) -> Result<Seq, Fault> {
+async fn join(connection: &mut PooledConnection<'_>, newcomer: Newcomer) -> Result<Seq, Fault> {
     let applied: i64 = statement::<BigInt>(
         "INSERT INTO replicas (incarnation, name, address, version, holds_for, applied)
         SELECT ?, ?, ?, ?, ?, seq FROM feed_head
@@ -123,7 +123,7 @@ async fn join(lease: &mut Lease<'_>, newcomer: Newcomer) -> Result<Seq, Fault> {
     .bind::<Text, _>(newcomer.address)
     .bind::<Text, _>(newcomer.version)
     .bind::<Interval, _>(interval(newcomer.holds_for))
-    .get_result(&mut **lease)
+    .get_result(&mut **connection)
     .await?;
     Ok(Seq(applied))
 }
@@ -133,7 +133,7 @@ type SqlMember = Nullable<(SqlUuid, Text, Text, Text, Timestamptz, BigInt, BigIn
 
 /// Members and head are one statement, so one snapshot: nobody has applied more than the head that
 /// is told.
-async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
+async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fault> {
     type Row = (i64, i64, i64, Option<MemberRow>);
     let rows: Vec<Row> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
         "SELECT feed_timeline(), h.seq, h.timeline, incarnation, name, address, version, joined_at,
@@ -142,12 +142,12 @@ async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
         FROM feed_head AS h LEFT JOIN replicas ON true
         ORDER BY joined_at, incarnation",
     )
-    .load(&mut **lease)
+    .load(&mut **connection)
     .await?;
     let [(timeline, seq, settled, _), ..] = rows.as_slice() else {
         return Err(StoreError::Damaged("feed_head has no row".to_owned()).into());
     };
-    let head = Place { timeline: Timeline(*timeline), seq: Seq(*seq) };
+    let head = FeedPosition { timeline: Timeline(*timeline), seq: Seq(*seq) };
     let settled = Timeline(*settled);
     let member = |row: MemberRow| {
         let (
@@ -174,7 +174,7 @@ async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
         }
     };
     let members: Vec<_> = rows.into_iter().filter_map(|(_, _, _, row)| row.map(member)).collect();
-    let mut former = former_replicas(lease).await?;
+    let mut former = former_replicas(connection).await?;
     // One that ended between the two statements is told as it was before.
     former.retain(|former| members.iter().all(|member| member.incarnation != former.incarnation));
     Ok(Register { members, former, head, settled })
@@ -183,7 +183,9 @@ async fn register(lease: &mut Lease<'_>) -> Result<Register, Fault> {
 type FormerRow = (Uuid, String, String, String, String, PgTimestamp, PgTimestamp, i64);
 type SqlFormer = (SqlUuid, Text, Text, Text, Text, Timestamptz, Timestamptz, BigInt);
 
-async fn former_replicas(lease: &mut Lease<'_>) -> Result<Vec<FormerReplica>, Fault> {
+async fn former_replicas(
+    connection: &mut PooledConnection<'_>,
+) -> Result<Vec<FormerReplica>, Fault> {
     let rows: Vec<FormerRow> = statement::<SqlFormer>(
         "SELECT incarnation, name, address, version, state, joined_at, ended_at, applied
         FROM former_replicas
@@ -191,7 +193,7 @@ async fn former_replicas(lease: &mut Lease<'_>) -> Result<Vec<FormerReplica>, Fa
         ORDER BY ended_at DESC, incarnation",
     )
     .bind::<Interval, _>(interval(FORMER_REPLICA_RETENTION))
-    .load(&mut **lease)
+    .load(&mut **connection)
     .await?;
     let former =
         |(incarnation, name, address, version, state, joined_at, ended_at, applied): FormerRow| {
@@ -229,33 +231,37 @@ const DELETED: (
 type DeletedRow = (PgTimestamp, i64, String, String, String);
 
 async fn remove(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     incarnation: Incarnation,
     renewals: i64,
 ) -> Result<Option<DeletedRow>, Fault> {
     let row =
         replicas::table.find(uuid(incarnation.bytes())).filter(replicas::renewals.eq(renewals));
-    Ok(diesel::delete(row).returning(DELETED).get_result(&mut **lease).await.optional()?)
+    Ok(diesel::delete(row).returning(DELETED).get_result(&mut **connection).await.optional()?)
 }
 
-async fn settle(lease: &mut Lease<'_>, before: Timeline, now: Timeline) -> Result<(), Fault> {
+async fn settle(
+    connection: &mut PooledConnection<'_>,
+    before: Timeline,
+    now: Timeline,
+) -> Result<(), Fault> {
     diesel::update(feed_head::table.filter(feed_head::timeline.eq(before.0)))
         .set(feed_head::timeline.eq(now.0))
-        .execute(&mut **lease)
+        .execute(&mut **connection)
         .await?;
     Ok(())
 }
 
 async fn leave(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     incarnation: Incarnation,
 ) -> Result<Option<DeletedRow>, Fault> {
     let row = replicas::table.find(uuid(incarnation.bytes()));
-    Ok(diesel::delete(row).returning(DELETED).get_result(&mut **lease).await.optional()?)
+    Ok(diesel::delete(row).returning(DELETED).get_result(&mut **connection).await.optional()?)
 }
 
 async fn remember(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     incarnation: Incarnation,
     row: DeletedRow,
     state: FormerState,
@@ -273,13 +279,13 @@ async fn remember(
     .bind::<Text, _>(name)
     .bind::<Text, _>(address)
     .bind::<Text, _>(version)
-    .execute(&mut **lease)
+    .execute(&mut **connection)
     .await?;
     // So that a replica that starts again and again fills nothing until the next sweep.
-    delete_former_replicas(lease).await
+    delete_former_replicas(connection).await
 }
 
-async fn delete_former_replicas(lease: &mut Lease<'_>) -> Result<usize, Fault> {
+async fn delete_former_replicas(connection: &mut PooledConnection<'_>) -> Result<usize, Fault> {
     let deleted = statement::<()>(
         "WITH ranked AS (
             SELECT incarnation, ended_at,
@@ -295,7 +301,7 @@ async fn delete_former_replicas(lease: &mut Lease<'_>) -> Result<usize, Fault> {
     .bind::<BigInt, _>(MOST_FORMER_REPLICAS)
     .bind::<BigInt, _>(MOST_FORMER_REPLICAS_OF_A_NAME)
     .bind::<Interval, _>(interval(FORMER_REPLICA_RETENTION))
-    .execute(&mut **lease)
+    .execute(&mut **connection)
     .await?;
     Ok(deleted)
 }

@@ -13,7 +13,7 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
-    pool::{BatchWrite, Fault, Lease},
+    pool::{BatchWrite, Fault, PooledConnection},
     reads,
     rows::{instant, revoked_key, timestamp, uuid},
     schema::blacklist,
@@ -38,12 +38,12 @@ impl BatchWrite for Revocation {
     type Outcome = RevocationOutcome;
 
     async fn apply(
-        lease: &mut Lease<'_>,
+        connection: &mut PooledConnection<'_>,
         revocations: &[Self],
     ) -> Result<Vec<Result<RevocationOutcome, StoreError>>, Fault> {
-        lease.begin().await?;
-        let of_subjects = of_subjects(lease, revocations).await?;
-        let mut subjects = coverage(lease, revocations).await?;
+        connection.begin().await?;
+        let of_subjects = of_subjects(connection, revocations).await?;
+        let mut subjects = coverage(connection, revocations).await?;
         // Before anything is locked: a big tenant takes a while.
         let mut tenants = HashMap::new();
         for revocation in revocations {
@@ -51,7 +51,7 @@ impl BatchWrite for Revocation {
             if tenants.contains_key(tenant) {
                 continue;
             }
-            tenants.insert(tenant.clone(), survey(lease, tenant, revocation.ended.at).await?);
+            tenants.insert(tenant.clone(), survey(connection, tenant, revocation.ended.at).await?);
         }
         let mut ids: Vec<SessionId> =
             of_subjects.iter().flat_map(|ids| ids.iter().take(ENDED_AT_ONCE)).copied().collect();
@@ -63,13 +63,13 @@ impl BatchWrite for Revocation {
         ids.sort_unstable();
         ids.dedup();
 
-        let there = writes::lock(lease, &ids).await?;
+        let there = writes::lock(connection, &ids).await?;
         let replaceable =
             revocations.iter().filter_map(|revocation| replaceable(revocation, &there));
-        let present = present(lease, replaceable.collect()).await?;
+        let present = present(connection, replaceable.collect()).await?;
         for (revocation, ids) in revocations.iter().zip(&of_subjects) {
             if ids.len() > ENDED_AT_ONCE {
-                count_uncovered(lease, revocation, &mut subjects).await?;
+                count_uncovered(connection, revocation, &mut subjects).await?;
             }
         }
         let mut batch =
@@ -81,22 +81,22 @@ impl BatchWrite for Revocation {
             outcomes.push((outcome, (batch.entries.len() > before).then_some(batch.entries.len())));
         }
         let changed: Vec<_> = batch.changed.into_values().collect();
-        writes::save(lease, &changed).await?;
-        let places = writes::insert_entries(lease, &batch.entries).await?;
+        writes::save(connection, &changed).await?;
+        let positions = writes::insert_entries(connection, &batch.entries).await?;
         // Whoever adds nothing may have found what is still on its way to some index, and so waits
         // for all of it, the entries of this batch included. The head tells where that ends, and
         // not the newest row, which may have been swept.
-        let head = match places.iter().copied().max_by_key(|place| place.seq) {
+        let head = match positions.iter().copied().max_by_key(|position| position.seq) {
             Some(last) => last,
-            None => reads::feed_head(lease).await?,
+            None => reads::feed_head(connection).await?,
         };
-        lease.commit().await?;
+        connection.commit().await?;
         let outcomes = outcomes.into_iter().map(|(mut outcome, end)| {
             outcome.wrote = end.is_some();
             let entry = end.and_then(|end| batch.entries.get(end - 1));
             outcome.whose =
                 entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?)));
-            outcome.place = end.and_then(|end| places.get(end - 1)).copied().unwrap_or(head);
+            outcome.position = end.and_then(|end| positions.get(end - 1)).copied().unwrap_or(head);
             Ok(outcome)
         });
         Ok(outcomes.collect())
@@ -110,25 +110,25 @@ pub const ENDED_AT_ONCE: usize = 256;
 /// For each revocation, the live sessions of the subject that it names, the oldest first: no more
 /// than can be ended at once, and one that tells that there are more.
 async fn of_subjects(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     revocations: &[Revocation],
 ) -> Result<Vec<Vec<SessionId>>, Fault> {
     let mut found: Vec<Vec<SessionId>> = vec![vec![]; revocations.len()];
-    let (mut places, mut tenants, mut subjects, mut instants) = (vec![], vec![], vec![], vec![]);
-    for (place, revocation) in (0_i64..).zip(revocations) {
+    let (mut positions, mut tenants, mut subjects, mut instants) = (vec![], vec![], vec![], vec![]);
+    for (position, revocation) in (0_i64..).zip(revocations) {
         if let RevocationTarget::Subject { tenant, subject, .. } = &revocation.target {
-            places.push(place);
+            positions.push(position);
             tenants.push(&**tenant);
             subjects.push(&**subject);
             instants.push(instant(revocation.ended.at));
         }
     }
-    if places.is_empty() {
+    if positions.is_empty() {
         return Ok(found);
     }
     let rows: Vec<(i64, Uuid)> = statement::<(BigInt, SqlUuid)>(
-        "SELECT given.place, s.id
-        FROM unnest(?, ?, ?, ?) AS given (place, tenant, subject, instant)
+        "SELECT given.ordinal, s.id
+        FROM unnest(?, ?, ?, ?) AS given (ordinal, tenant, subject, instant)
         CROSS JOIN LATERAL (
             SELECT id
             FROM sessions
@@ -137,17 +137,19 @@ async fn of_subjects(
             ORDER BY id
             LIMIT ?
         ) AS s
-        ORDER BY given.place, s.id",
+        ORDER BY given.ordinal, s.id",
     )
-    .bind::<Array<BigInt>, _>(places)
+    .bind::<Array<BigInt>, _>(positions)
     .bind::<Array<Text>, _>(tenants)
     .bind::<Array<Text>, _>(subjects)
     .bind::<Array<Timestamptz>, _>(instants)
     .bind::<BigInt, _>(i64::try_from(ENDED_AT_ONCE).unwrap_or(i64::MAX) + 1)
-    .load(&mut **lease)
+    .load(&mut **connection)
     .await?;
-    for (place, id) in rows {
-        if let Some(ids) = usize::try_from(place).ok().and_then(|place| found.get_mut(place)) {
+    for (position, id) in rows {
+        if let Some(ids) =
+            usize::try_from(position).ok().and_then(|position| found.get_mut(position))
+        {
             ids.push(SessionId::from_bytes(id.into_bytes()));
         }
     }
@@ -167,7 +169,10 @@ struct Survey {
 type Subjects = HashMap<String, Survey>;
 
 /// Reads the state of the subjects that these revocations name, by the keys of their entries.
-async fn coverage(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<Subjects, Fault> {
+async fn coverage(
+    connection: &mut PooledConnection<'_>,
+    revocations: &[Revocation],
+) -> Result<Subjects, Fault> {
     let mut surveys = Subjects::new();
     let (mut keys, mut tenants, mut subjects) = (vec![], vec![], vec![]);
     for revocation in revocations {
@@ -209,7 +214,7 @@ async fn coverage(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<S
         .bind::<Array<Text>, _>(keys)
         .bind::<Array<Text>, _>(tenants)
         .bind::<Array<Text>, _>(subjects)
-        .load(&mut **lease)
+        .load(&mut **connection)
         .await?;
     let session_id = |id: Uuid| SessionId::from_bytes(id.into_bytes());
     for (key, newest, up_to, spared) in rows {
@@ -223,7 +228,7 @@ async fn coverage(lease: &mut Lease<'_>, revocations: &[Revocation]) -> Result<S
 
 /// Counts the live sessions of a subject that has too many to be ended at once.
 async fn count_uncovered(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     revocation: &Revocation,
     subjects: &mut Subjects,
 ) -> Result<(), Fault> {
@@ -248,18 +253,22 @@ async fn count_uncovered(
     .bind::<Nullable<SqlUuid>, _>(spared.map(|id| uuid(id.bytes())))
     .bind::<Nullable<SqlUuid>, _>(except.map(|id| uuid(id.bytes())))
     .bind::<Timestamptz, _>(instant(revocation.ended.at))
-    .get_result(&mut **lease)
+    .get_result(&mut **connection)
     .await?;
     survey.uncovered = Some(uncovered);
     Ok(())
 }
 
-async fn survey(lease: &mut Lease<'_>, tenant: &Tenant, now: Timestamp) -> Result<Survey, Fault> {
+async fn survey(
+    connection: &mut PooledConnection<'_>,
+    tenant: &Tenant,
+    now: Timestamp,
+) -> Result<Survey, Fault> {
     let up_to: Vec<Option<PgTimestamp>> = statement::<Nullable<Timestamptz>>(
         "SELECT up_to FROM blacklist WHERE kind = 'tenant' AND key = ?",
     )
     .bind::<Text, _>(cut_off_key(tenant, None))
-    .load(&mut **lease)
+    .load(&mut **connection)
     .await?;
     let up_to = up_to.into_iter().next().flatten().map(timestamp);
     let covered = up_to.map(|up_to| CutOff { up_to, spared: None });
@@ -273,7 +282,7 @@ async fn survey(lease: &mut Lease<'_>, tenant: &Tenant, now: Timestamp) -> Resul
     .bind::<Text, _>(&**tenant)
     .bind::<SqlUuid, _>(uuid(last.bytes()))
     .bind::<Timestamptz, _>(instant(now))
-    .get_result(&mut **lease)
+    .get_result(&mut **connection)
     .await?;
     let newest: Option<Uuid> = statement::<Nullable<SqlUuid>>(
         "SELECT greatest(
@@ -283,21 +292,24 @@ async fn survey(lease: &mut Lease<'_>, tenant: &Tenant, now: Timestamp) -> Resul
     )
     .bind::<Text, _>(&**tenant)
     .bind::<Text, _>(&**tenant)
-    .get_result(&mut **lease)
+    .get_result(&mut **connection)
     .await?;
     let newest = newest.map(|id| SessionId::from_bytes(id.into_bytes()));
     Ok(Survey { coverage: Coverage { newest, covered }, uncovered: Some(uncovered) })
 }
 
 /// Those of these entries that are there.
-async fn present(lease: &mut Lease<'_>, keys: Vec<EntryKey>) -> Result<HashSet<EntryKey>, Fault> {
+async fn present(
+    connection: &mut PooledConnection<'_>,
+    keys: Vec<EntryKey>,
+) -> Result<HashSet<EntryKey>, Fault> {
     if keys.is_empty() {
         return Ok(HashSet::new());
     }
     let rows: Vec<(String, String)> = blacklist::table
         .filter(blacklist::key.eq_any(keys.iter().map(|(_, key)| key)))
         .select((blacklist::kind, blacklist::key))
-        .load(&mut **lease)
+        .load(&mut **connection)
         .await?;
     Ok(keys
         .into_iter()
@@ -333,7 +345,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Decides a revocation; the outcome still lacks its place in the feed.
+    /// Decides a revocation; the outcome still lacks its position in the feed.
     fn decide(&mut self, revocation: &Revocation, subject: &[SessionId]) -> RevocationOutcome {
         let ended = &revocation.ended;
         let nothing = RevocationOutcome { found: true, ..RevocationOutcome::default() };

@@ -8,7 +8,7 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
-    pool::{Fault, Lease},
+    pool::{Fault, PooledConnection},
     rows::{KeyRow, KeyTuple, SqlKey, instant},
     schema::signing_keys,
     sql::statement,
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::{
         key::{RefreshKeyId, RingVersion},
-        revocation::{Place, Seq, Timeline},
+        revocation::{FeedPosition, Seq, Timeline},
         time::Timestamp,
     },
     store::{
@@ -25,7 +25,8 @@ use crate::{
     },
 };
 
-/// One statement, so one snapshot: whoever has applied the feed up to the place knows these keys.
+/// One statement, so one snapshot: whoever has applied the feed up to the position knows these
+/// keys.
 pub async fn ring(connection: &mut AsyncPgConnection) -> Result<SealedRing, Fault> {
     let rows: Vec<(i64, i64, i64, Option<KeyTuple>)> =
         statement::<(BigInt, BigInt, BigInt, Nullable<SqlKey>)>(
@@ -38,18 +39,18 @@ pub async fn ring(connection: &mut AsyncPgConnection) -> Result<SealedRing, Faul
     let [(version, timeline, seq, _), ..] = rows.as_slice() else {
         return Err(StoreError::Damaged("feed_head has no row".to_owned()).into());
     };
-    let (version, place) =
-        (RingVersion(*version), Place { timeline: Timeline(*timeline), seq: Seq(*seq) });
+    let (version, position) =
+        (RingVersion(*version), FeedPosition { timeline: Timeline(*timeline), seq: Seq(*seq) });
     let rows =
         rows.into_iter().filter_map(|(_, _, _, row)| row).map(|row| KeyRow::from(row).named());
-    Ok(SealedRing::of_rows(version, place, rows))
+    Ok(SealedRing::of_rows(version, position, rows))
 }
 
 pub async fn change_ring(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     change: RingChange,
-) -> Result<Option<Place>, Fault> {
-    lease.begin().await?;
+) -> Result<Option<FeedPosition>, Fault> {
+    connection.begin().await?;
     // The row is locked until the commit, so whoever else changes the keys finds that they have
     // been changed.
     let counted: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(
@@ -57,14 +58,14 @@ pub async fn change_ring(
          feed_timeline(), seq",
     )
     .bind::<BigInt, _>(change.version.0)
-    .load(&mut **lease)
+    .load(&mut **connection)
     .await?;
     let [(timeline, seq)] = *counted.as_slice() else {
-        lease.run("ROLLBACK").await?;
+        connection.run("ROLLBACK").await?;
         return Ok(None);
     };
     diesel::delete(signing_keys::table.filter(signing_keys::kid.eq_any(change.drop)))
-        .execute(&mut **lease)
+        .execute(&mut **connection)
         .await?;
     for key in change.put {
         diesel::insert_into(signing_keys::table)
@@ -79,15 +80,15 @@ pub async fn change_ring(
                 signing_keys::retired_at.eq(excluded(signing_keys::retired_at)),
                 signing_keys::revoked_at.eq(excluded(signing_keys::revoked_at)),
             ))
-            .execute(&mut **lease)
+            .execute(&mut **connection)
             .await?;
     }
-    lease.commit().await?;
-    Ok(Some(Place { timeline: Timeline(timeline), seq: Seq(seq) }))
+    connection.commit().await?;
+    Ok(Some(FeedPosition { timeline: Timeline(timeline), seq: Seq(seq) }))
 }
 
 pub async fn is_refresh_key_held(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     key: RefreshKeyId,
     now: Timestamp,
 ) -> Result<bool, Fault> {
@@ -97,7 +98,7 @@ pub async fn is_refresh_key_held(
     )
     .bind::<Binary, _>(key.0.to_vec())
     .bind::<Timestamptz, _>(instant(now))
-    .get_result(&mut **lease)
+    .get_result(&mut **connection)
     .await?;
     Ok(is_held)
 }

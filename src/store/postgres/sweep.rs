@@ -8,7 +8,7 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
-    pool::{Fault, Lease},
+    pool::{Fault, PooledConnection},
     rows::{instant, timestamp, uuid},
     sql::{first_uncovered, statement},
     writes,
@@ -39,7 +39,7 @@ macro_rules! end_as_given {
 }
 
 pub async fn end_all_sessions(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     ended: &Ended,
     until: Timestamp,
     after: Option<SessionId>,
@@ -66,7 +66,7 @@ pub async fn end_all_sessions(
     .bind::<Timestamptz, _>(instant(ended.at))
     .bind::<Text, _>(ended.reason.as_str())
     .bind::<Text, _>(&*ended.note)
-    .load(&mut **lease)
+    .load(&mut **connection)
     .await?;
     Ok(looked_at.into_iter().next().map(ended_batch))
 }
@@ -81,13 +81,13 @@ fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
 /// One transaction. Sessions of which an entry of a tenant or subject is to stop the tokens may
 /// need it for longer, and then it is written again, so that replicas keep it as long.
 pub async fn end_covered_sessions(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     entry: &Unfinished,
     after: Option<SessionId>,
     limit: i64,
 ) -> Result<Option<EndedBatch>, Fault> {
     let Some(first) = id_after(after) else { return Ok(None) };
-    lease.begin().await?;
+    connection.begin().await?;
     let last = SessionId::last_of_millisecond(entry.cut_off.up_to);
     // The condition is asked again of a row that somebody else has just changed.
     macro_rules! end {
@@ -153,35 +153,35 @@ pub async fn end_covered_sessions(
         .bind::<SqlUuid, _>(uuid(&first))
         .bind::<SqlUuid, _>(uuid(last.bytes()))
         .bind::<BigInt, _>(limit)
-        .load(&mut **lease)
+        .load(&mut **connection)
         .await?;
     let Some((last, sessions, needed_until)) = looked_at.into_iter().next() else {
         // Unless the same was revoked again.
         statement::<()>("UPDATE blacklist SET unfinished = false WHERE seq = ?")
             .bind::<BigInt, _>(entry.seq.0)
-            .execute(&mut **lease)
+            .execute(&mut **connection)
             .await?;
-        lease.commit().await?;
+        connection.commit().await?;
         return Ok(None);
     };
     let needed_until =
         needed_until.map(|needed_until| timestamp(needed_until).plus(RETENTION_MARGIN));
     if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
     {
-        writes::insert_entries(lease, &[entry.until(needed_until)]).await?;
+        writes::insert_entries(connection, &[entry.until(needed_until)]).await?;
     }
-    lease.commit().await?;
+    connection.commit().await?;
     Ok(Some(ended_batch((last, sessions))))
 }
 
 pub async fn delete_expired_revocations(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations, Fault> {
     // The entry of a tenant or subject may cover a session that was being created when it was
     // written.
-    lease.begin().await?;
+    connection.begin().await?;
     statement::<()>(concat!(
         "UPDATE blacklist AS b
         SET unfinished = true
@@ -203,7 +203,7 @@ pub async fn delete_expired_revocations(
             )"
     ))
     .bind::<Timestamptz, _>(instant(until))
-    .execute(&mut **lease)
+    .execute(&mut **connection)
     .await?;
     let (deleted, forgotten_until): (i64, PgTimestamp) = statement::<(BigInt, Timestamptz)>(
         "WITH expired AS MATERIALIZED (
@@ -226,9 +226,9 @@ pub async fn delete_expired_revocations(
     )
     .bind::<Timestamptz, _>(instant(until))
     .bind::<BigInt, _>(limit)
-    .get_result(&mut **lease)
+    .get_result(&mut **connection)
     .await?;
-    lease.commit().await?;
+    connection.commit().await?;
     let deleted = usize::try_from(deleted).unwrap_or_default();
     Ok(SweptRevocations { deleted, forgotten_until: timestamp(forgotten_until) })
 }
@@ -236,7 +236,7 @@ pub async fn delete_expired_revocations(
 /// Deletes sessions that are over, and kept numbers that nobody has asked for since. One that
 /// somebody else is writing to is left for the next sweep.
 pub async fn delete_old_sessions(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     until: Timestamp,
     limit: i64,
 ) -> Result<usize, Fault> {
@@ -252,7 +252,7 @@ pub async fn delete_old_sessions(
     .bind::<Timestamptz, _>(instant(until))
     .bind::<BigInt, _>(limit)
     .bind::<Timestamptz, _>(instant(until))
-    .execute(&mut **lease)
+    .execute(&mut **connection)
     .await?;
     Ok(deleted)
 }

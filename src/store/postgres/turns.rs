@@ -1,7 +1,7 @@
 //! Who creates sessions of a limited subject takes turns, replicas too: the next one counts when
 //! what was created before has been committed.
 
-use super::pool::{BEGIN, Lease};
+use super::pool::{BEGIN, PooledConnection};
 use crate::{
     domain::{session::Session, time::Timestamp},
     store::Creation,
@@ -22,11 +22,11 @@ pub struct Turn<'a> {
 }
 
 /// The turns that creations need, in the order in which everybody takes them.
-pub fn turns<'a>(lease: &Lease<'_>, creations: &[&'a Creation]) -> Vec<Turn<'a>> {
+pub fn turns<'a>(connection: &PooledConnection<'_>, creations: &[&'a Creation]) -> Vec<Turn<'a>> {
     let limited = creations.iter().filter(|creation| creation.max_sessions > 0);
     let mut turns: Vec<_> = limited
         .map(|Creation { session, max_sessions, .. }| Turn {
-            key: lease.has_locks().then(|| lock_key(session)),
+            key: connection.has_locks().then(|| lock_key(session)),
             tenant: &session.tenant,
             subject: &session.subject,
             at: session.created_at,

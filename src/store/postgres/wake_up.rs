@@ -64,15 +64,16 @@ pub async fn call(shared: Arc<Shared>) {
 /// The notification is a transaction that nobody needs to survive a crash, so it does not wait for
 /// the disk.
 async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
-    let mut lease = pool.lease().await?;
+    let mut connection = pool.checkout().await?;
     let Seq(number) = seq;
     let notify = format!(
         "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('{CHANNEL}', '{number}'); \
          COMMIT"
     );
-    let outcome =
-        pool.in_time(lease.timeline(), async { Ok(lease.batch_execute(&notify).await?) }).await;
-    lease.end(&outcome);
+    let outcome = pool
+        .in_time(connection.timeline(), async { Ok(connection.batch_execute(&notify).await?) })
+        .await;
+    connection.end(&outcome);
     outcome
 }
 

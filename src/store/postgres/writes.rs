@@ -15,7 +15,7 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
-    pool::{Fault, Lease},
+    pool::{Fault, PooledConnection},
     rows::{SessionRow, instant, revoked, revoked_key, uuid},
     schema::{blacklist, sessions},
     sql::{first_uncovered, statement},
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, CutOff, Place, Revoked, Seq, Timeline, cut_off_key},
+        revocation::{BlacklistEntry, CutOff, FeedPosition, Revoked, Seq, Timeline, cut_off_key},
         session::Session,
         time::Timestamp,
     },
@@ -36,7 +36,7 @@ type OptionalInstant = Nullable<Timestamptz>;
 
 /// Reads sessions and keeps others from changing them until the transaction ends.
 pub async fn lock(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     ids: &[SessionId],
 ) -> Result<HashMap<SessionId, Session>, Fault> {
     if ids.is_empty() {
@@ -48,13 +48,13 @@ pub async fn lock(
         .order(sessions::id.asc())
         .for_update()
         .select(SessionRow::as_select())
-        .load(&mut **lease)
+        .load(&mut **connection)
         .await?;
     rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
 }
 
 /// Writes everything of locked sessions that ever changes.
-pub async fn save(lease: &mut Lease<'_>, changed: &[Session]) -> Result<(), Fault> {
+pub async fn save(connection: &mut PooledConnection<'_>, changed: &[Session]) -> Result<(), Fault> {
     if changed.is_empty() {
         return Ok(());
     }
@@ -93,7 +93,7 @@ pub async fn save(lease: &mut Lease<'_>, changed: &[Session]) -> Result<(), Faul
         ended(session).map(|ended| ended.note.into_string())
     }))
     .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.revision)))
-    .execute(&mut **lease)
+    .execute(&mut **connection)
     .await?;
     Ok(())
 }
@@ -121,12 +121,12 @@ macro_rules! insertion {
             "WITH head AS (",
             $head,
             ") INSERT INTO blacklist AS b (seq, kind, key, up_to, tenant, subject, session_id, \
-             reason, note, revoked_at, expires_at, unfinished) SELECT head.seq + given.place, \
+             reason, note, revoked_at, expires_at, unfinished) SELECT head.seq + given.ordinal, \
              given.kind, given.key, given.up_to, given.tenant, given.subject, given.session_id, \
              given.reason, given.note, given.revoked_at, given.expires_at, given.unfinished FROM \
              head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given (kind, key, \
              up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, \
-             unfinished, place) ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = \
+             unfinished, ordinal) ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = \
              greatest(b.up_to, excluded.up_to), tenant = excluded.tenant, subject = \
              excluded.subject, session_id = ",
             spared_by_both!(),
@@ -145,9 +145,9 @@ macro_rules! insertion {
 /// This locks the head of the feed until the commit, so it comes last: then the order of the
 /// entries is the order of the commits, and a reader who has seen one has seen all before it.
 pub async fn insert_entries(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     entries: &[BlacklistEntry],
-) -> Result<Vec<Place>, Fault> {
+) -> Result<Vec<FeedPosition>, Fault> {
     if entries.is_empty() {
         return Ok(vec![]);
     }
@@ -158,15 +158,15 @@ pub async fn insert_entries(
     let mut known = HashMap::new();
     let mut offsets = Vec::with_capacity(entries.len());
     for entry in entries {
-        let place = *known.entry(revoked_key(&entry.revoked)).or_insert_with_key(|key| {
+        let position = *known.entry(revoked_key(&entry.revoked)).or_insert_with_key(|key| {
             keys.push(key.clone());
             rows.push(entry.clone());
             rows.len() - 1
         });
-        if let Some(row) = rows.get_mut(place) {
+        if let Some(row) = rows.get_mut(position) {
             *row = later_of(row, entry);
         }
-        offsets.push(i64::try_from(place).unwrap_or(i64::MAX));
+        offsets.push(i64::try_from(position).unwrap_or(i64::MAX));
     }
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
 
@@ -197,12 +197,13 @@ pub async fn insert_entries(
         .bind::<Array<Timestamptz>, _>(column(&rows, |entry| instant(entry.revoked_at)))
         .bind::<Array<Timestamptz>, _>(column(&rows, |entry| instant(entry.expires_at)))
         .bind::<Array<Bool>, _>(column(&rows, |entry| entry.unfinished))
-        .load(&mut **lease)
+        .load(&mut **connection)
         .await?;
     match written.iter().min() {
         Some((first, timeline)) if written.len() == rows.len() => {
-            let place = |offset| Place { timeline: Timeline(*timeline), seq: Seq(first + offset) };
-            Ok(offsets.into_iter().map(place).collect())
+            let position =
+                |offset| FeedPosition { timeline: Timeline(*timeline), seq: Seq(first + offset) };
+            Ok(offsets.into_iter().map(position).collect())
         }
         _ => Err(StoreError::Damaged("feed_head does not have one row".to_owned()).into()),
     }
@@ -237,7 +238,7 @@ impl CutOffs {
 
 /// The cut-offs that may cover these sessions.
 pub async fn cut_offs<'a>(
-    lease: &mut Lease<'_>,
+    connection: &mut PooledConnection<'_>,
     sessions: impl IntoIterator<Item = &'a Session>,
 ) -> Result<CutOffs, Fault> {
     let mut keys: Vec<String> = sessions
@@ -254,7 +255,7 @@ pub async fn cut_offs<'a>(
     let rows: Vec<(String, String, Option<PgTimestamp>, Option<Uuid>)> = blacklist::table
         .filter(blacklist::kind.eq_any(["tenant", "subject"]).and(blacklist::key.eq_any(keys)))
         .select((blacklist::kind, blacklist::key, blacklist::up_to, blacklist::session_id))
-        .load(&mut **lease)
+        .load(&mut **connection)
         .await?;
     let mut cut_offs = HashMap::new();
     for (kind, key, up_to, session_id) in rows {

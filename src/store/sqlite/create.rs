@@ -123,9 +123,9 @@ fn evict(
     for id in evicted {
         let Some(session) = writes::find(connection, *id)? else { continue };
         let ended = Ended { at: now, reason: EndReason::QuotaEvicted, note: Note::default() };
-        let (_, place) = writes::end_session(connection, session, ended)?;
-        let eviction = eviction.get_or_insert(Eviction { place, sessions: vec![] });
-        eviction.place = place;
+        let (_, position) = writes::end_session(connection, session, ended)?;
+        let eviction = eviction.get_or_insert(Eviction { position, sessions: vec![] });
+        eviction.position = position;
         eviction.sessions.push(*id);
     }
     Ok(eviction)

@@ -56,7 +56,7 @@ use crate::domain::{
     ids::SessionId,
     key::RefreshKeyId,
     refresh::RefreshAttempt,
-    revocation::{Place, Revocation, RevocationTarget, Seq, Timeline},
+    revocation::{FeedPosition, Revocation, RevocationTarget, Seq, Timeline},
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
@@ -163,18 +163,18 @@ impl SqliteStore {
         let stamping = Arc::new(std::sync::Mutex::new(Stamping::new()));
         let writer = Arc::new(Writer { path, connection: Mutex::default(), stamping, hints });
         Ok(Self {
-            creations: writer.group(create::create_all, Created::place),
+            creations: writer.group(create::create_all, Created::position),
             refreshes: writer.group(
                 |connection, attempts| each(connection, attempts, writes::refresh),
                 |refreshed| match refreshed {
-                    Refreshed::Rotated { place, .. } => *place,
-                    Refreshed::Reused { place, .. } => Some(*place),
+                    Refreshed::Rotated { position, .. } => *position,
+                    Refreshed::Reused { position, .. } => Some(*position),
                     Refreshed::Replayed { .. } | Refreshed::Refused(_) => None,
                 },
             ),
             revocations: writer.group(
                 |connection, revocations| each(connection, revocations, writes::revoke),
-                |outcome| Some(outcome.place),
+                |outcome| Some(outcome.position),
             ),
             writer,
             readers,
@@ -313,7 +313,7 @@ impl Writer {
     fn group<W, O>(
         self: &Arc<Self>,
         apply: fn(&mut SqliteConnection, &[W]) -> Result<Vec<O>, StoreError>,
-        last_entry: fn(&O) -> Option<Place>,
+        last_entry: fn(&O) -> Option<FeedPosition>,
     ) -> GroupCommit<W, O>
     where
         W: Clone + Send + Sync + 'static,
@@ -333,7 +333,7 @@ impl Writer {
                     .flatten()
                     .flatten()
                     .filter_map(last_entry)
-                    .map(|place| place.seq)
+                    .map(|position| position.seq)
                     .max();
                 if let Some(seq) = newest {
                     writer.hint(seq);
@@ -521,17 +521,17 @@ impl Store for SqliteStore {
         read.map_err(StoreError::from).flatten()
     }
 
-    async fn change_ring(&self, change: RingChange) -> Result<Option<Place>, StoreError> {
+    async fn change_ring(&self, change: RingChange) -> Result<Option<FeedPosition>, StoreError> {
         let writer = self.writer.clone();
         // To its end, whatever becomes of the caller: this process must look at the keys once they
         // have changed.
         let changing = tokio::spawn(async move {
-            let place =
+            let position =
                 writer.transaction(move |connection| ring::change_ring(connection, change)).await?;
-            if let Some(Place { seq, .. }) = place {
+            if let Some(FeedPosition { seq, .. }) = position {
                 writer.hint(seq);
             }
-            Ok(place)
+            Ok(position)
         });
         changing.await.map_err(|error| StoreError::Unavailable(error.to_string()))?
     }

@@ -13,7 +13,7 @@ use super::{
     schema::{blacklist, key_ring, sweeper},
 };
 use crate::{
-    domain::{key::RingVersion, revocation::Place, time::Timestamp},
+    domain::{key::RingVersion, revocation::FeedPosition, time::Timestamp},
     store::{
         FeedEntry, StoreError,
         replicas::{Answer, Renewal, Renewals, Renewed},
@@ -53,7 +53,7 @@ impl Renewals for SqliteRenewals {
         let seq = entries.last().map_or(renewal.after, |entry| entry.seq);
         Ok(Renewed::Answer(Answer {
             database: Uuid::nil(),
-            head: Place { timeline: TIMELINE, seq },
+            head: FeedPosition { timeline: TIMELINE, seq },
             settled: TIMELINE,
             entries,
             ring: RingVersion(ring),

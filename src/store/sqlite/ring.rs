@@ -8,12 +8,12 @@ use diesel::{
 use super::{
     rows::KeyRow,
     schema::{key_ring, sessions, signing_keys},
-    writes::newest_place,
+    writes::newest_position,
 };
 use crate::{
     domain::{
         key::{RefreshKeyId, RingVersion},
-        revocation::Place,
+        revocation::FeedPosition,
         time::Timestamp,
     },
     store::{
@@ -25,15 +25,15 @@ use crate::{
 pub fn ring(connection: &mut SqliteConnection) -> Result<SealedRing, StoreError> {
     let version = key_ring::table.select(key_ring::version).get_result(connection)?;
     let rows: Vec<KeyRow> = signing_keys::table.select(KeyRow::as_select()).load(connection)?;
-    let place = newest_place(connection)?;
-    Ok(SealedRing::of_rows(RingVersion(version), place, rows.into_iter().map(KeyRow::named)))
+    let position = newest_position(connection)?;
+    Ok(SealedRing::of_rows(RingVersion(version), position, rows.into_iter().map(KeyRow::named)))
 }
 
-/// Nobody else is to be told, so it takes no place of its own.
+/// Nobody else is to be told, so it takes no position of its own.
 pub fn change_ring(
     connection: &mut SqliteConnection,
     change: RingChange,
-) -> Result<Option<Place>, StoreError> {
+) -> Result<Option<FeedPosition>, StoreError> {
     let counted = update(key_ring::table.filter(key_ring::version.eq(change.version.0)))
         .set(key_ring::version.eq(key_ring::version + 1))
         .execute(connection)?;
@@ -45,7 +45,7 @@ pub fn change_ring(
     for key in change.put {
         replace_into(signing_keys::table).values(KeyRow::from(key)).execute(connection)?;
     }
-    newest_place(connection).map(Some)
+    newest_position(connection).map(Some)
 }
 
 pub fn is_refresh_key_held(

@@ -25,7 +25,7 @@ use crate::{
         policy::OnRefresh,
         refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
         revocation::{
-            BlacklistEntry, Coverage, CutOff, Place, RETENTION_MARGIN, Revocation,
+            BlacklistEntry, Coverage, CutOff, FeedPosition, RETENTION_MARGIN, Revocation,
             RevocationTarget, Seq, cut_off_key,
         },
         session::{EndReason, Ended, Session},
@@ -60,11 +60,11 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
     match verdict {
         RefreshVerdict::Refuse(refusal) => Ok(Refreshed::Refused(refusal)),
         RefreshVerdict::Replay => {
-            let place = match session.policy.on_refresh {
+            let position = match session.policy.on_refresh {
                 OnRefresh::KeepAccessToken => None,
-                OnRefresh::RevokeAccessToken => Some(newest_place(connection)?),
+                OnRefresh::RevokeAccessToken => Some(newest_position(connection)?),
             };
-            Ok(Refreshed::Replayed { session: Box::new(session), place })
+            Ok(Refreshed::Replayed { session: Box::new(session), position })
         }
         RefreshVerdict::Reuse => {
             let ended = Ended {
@@ -72,8 +72,8 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
                 reason: EndReason::RefreshTokenReused,
                 note: Note::default(),
             };
-            let (session, place) = end_session(connection, session, ended)?;
-            Ok(Refreshed::Reused { session: Box::new(session), place })
+            let (session, position) = end_session(connection, session, ended)?;
+            Ok(Refreshed::Reused { session: Box::new(session), position })
         }
         RefreshVerdict::Rotate(next) => {
             dsl::update(sessions::table.find(next.id.bytes().as_slice()))
@@ -89,14 +89,14 @@ pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> R
                     sessions::revision.eq(i64::from(next.revision)),
                 ))
                 .execute(connection)?;
-            let place = match next.policy.on_refresh {
+            let position = match next.policy.on_refresh {
                 OnRefresh::KeepAccessToken => None,
                 OnRefresh::RevokeAccessToken => Some(insert_entry(
                     connection,
                     &BlacklistEntry::superseded(&session, attempt.now),
                 )?),
             };
-            Ok(Refreshed::Rotated { session: next, place })
+            Ok(Refreshed::Rotated { session: next, position })
         }
     }
 }
@@ -105,7 +105,7 @@ pub fn revoke(
     connection: &mut SqliteConnection,
     revocation: &Revocation,
 ) -> Result<RevocationOutcome> {
-    let newest = newest_place(connection)?;
+    let newest = newest_position(connection)?;
     write_revocation(connection, revocation, newest)
 }
 
@@ -113,9 +113,10 @@ pub fn revoke(
 fn write_revocation(
     connection: &mut SqliteConnection,
     revocation: &Revocation,
-    newest: Place,
+    newest: FeedPosition,
 ) -> Result<RevocationOutcome> {
-    let nothing = RevocationOutcome { found: true, place: newest, ..RevocationOutcome::default() };
+    let nothing =
+        RevocationOutcome { found: true, position: newest, ..RevocationOutcome::default() };
     let ended = &revocation.ended;
     match &revocation.target {
         RevocationTarget::Session(id) => match find(connection, *id)? {
@@ -179,9 +180,9 @@ fn revoke_subject(
         sessions += i64::from(coverage.covered.is_none_or(|covered| !covered.covers(session.id)));
         write_end(connection, &session.end(ended.clone()))?;
     }
-    let place = insert_entry(connection, &entry)?;
+    let position = insert_entry(connection, &entry)?;
     let changed = coverage.is_changed_by(cut_off) || sessions > 0;
-    Ok(RevocationOutcome { wrote: true, changed, sessions, place, ..nothing })
+    Ok(RevocationOutcome { wrote: true, changed, sessions, position, ..nothing })
 }
 
 /// Writes an entry that ends no session, if there is room or it takes the place of an older one.
@@ -198,8 +199,8 @@ fn add_entry(
     if is_new && !revocation.may_add {
         return Ok(RevocationOutcome { full: true, ..nothing });
     }
-    let place = insert_entry(connection, entry)?;
-    Ok(RevocationOutcome { wrote: true, changed: is_new, place, ..nothing })
+    let position = insert_entry(connection, entry)?;
+    Ok(RevocationOutcome { wrote: true, changed: is_new, position, ..nothing })
 }
 
 /// What is left to do for a session that does not live. One that was ended has an entry of its own,
@@ -310,8 +311,8 @@ fn end_named(
         return Ok(RevocationOutcome { full: true, ..nothing });
     }
     let whose = Some((session.tenant.clone(), session.subject.clone()));
-    let (_, place) = end_session(connection, session, revocation.ended.clone())?;
-    Ok(RevocationOutcome { wrote: true, changed: true, sessions: 1, whose, place, ..nothing })
+    let (_, position) = end_session(connection, session, revocation.ended.clone())?;
+    Ok(RevocationOutcome { wrote: true, changed: true, sessions: 1, whose, position, ..nothing })
 }
 
 /// Ends a live session and stops its tokens: two statements, one transaction.
@@ -319,12 +320,12 @@ pub fn end_session(
     connection: &mut SqliteConnection,
     session: Session,
     ended: Ended,
-) -> Result<(Session, Place)> {
+) -> Result<(Session, FeedPosition)> {
     let entry = BlacklistEntry::for_session(&session, &ended);
     let session = session.end(ended);
     write_end(connection, &session)?;
-    let place = insert_entry(connection, &entry)?;
-    Ok((session, place))
+    let position = insert_entry(connection, &entry)?;
+    Ok((session, position))
 }
 
 fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()> {
@@ -342,20 +343,20 @@ fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()>
 }
 
 /// Where the blacklist has come to.
-pub fn newest_place(connection: &mut SqliteConnection) -> Result<Place> {
+pub fn newest_position(connection: &mut SqliteConnection) -> Result<FeedPosition> {
     let newest: Option<i64> =
         blacklist::table.select(dsl::max(blacklist::seq)).get_result(connection)?;
-    Ok(place(newest.unwrap_or_default()))
+    Ok(position(newest.unwrap_or_default()))
 }
 
-/// A place in the only history that the file has.
-fn place(seq: i64) -> Place {
-    Place { timeline: TIMELINE, seq: Seq(seq) }
+/// A position in the only history that the file has.
+fn position(seq: i64) -> FeedPosition {
+    FeedPosition { timeline: TIMELINE, seq: Seq(seq) }
 }
 
 /// Writes an entry in the place of an older one for the same thing, so that repeating a revocation
 /// adds no row, and takes nothing back.
-fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Result<Place> {
+fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Result<FeedPosition> {
     let row = NewBlacklistRow::from(entry);
     let earlier = blacklist::table
         .filter(blacklist::kind.eq(row.kind).and(blacklist::key.eq(&row.key)))
@@ -370,7 +371,7 @@ fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Re
         .values(row)
         .returning(blacklist::seq)
         .get_result(connection)?;
-    Ok(place(seq))
+    Ok(position(seq))
 }
 
 pub fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<Session>> {
