@@ -5,8 +5,9 @@
 //! ```text
 //! grpc / cli / tasks  ->  authority (one use case a file)  ->  store (database)
 //!    proto <-> domain        decides, with `now` given     ->  keys, token (pure cryptography)
-//!    http (and grpc)     ->  gateway                       ->  revocation (index and lease)
-//!                http    ->  metrics
+//!     callers (who may)  ->                                ->  revocation (index and its lease)
+//!    http (and grpc)     ->  gateway (may it pass, and who is it)
+//!                http    ->  authority, metrics
 //!                 everything may use  ->  domain (pure types and rules)
 //! ```
 #![cfg_attr(

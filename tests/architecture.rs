@@ -1,13 +1,19 @@
-//! The arrows of docs/architecture.md: which part may use which. Rules kept in prose rot, so the
-//! code is read.
+//! The rules of docs/architecture.md, read from the code: which part may use which, and that no two
+//! files use each other.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "architecture/paths.rs"]
+mod paths;
+
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-/// What each part may use of its siblings. `domain` is open to all.
+use paths::{Module, modules};
+
+/// The parts that each part may use beside `domain`, which is open to all.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("mutants", &[]),
@@ -19,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("keys", &["rng", "store"]),
     ("store", &["mutants"]),
     ("revocation", &["clock", "keys", "mutants", "rng", "store"]),
-    ("authority", &["token", "keys", "revocation", "store", "clock", "mutants", "rng"]),
+    ("authority", &["clock", "keys", "mutants", "revocation", "rng", "store", "token"]),
     ("tasks", &["authority", "clock"]),
     ("callers", &["clock", "rng"]),
     ("gateway", &["authority"]),
@@ -55,123 +61,126 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates that a part must not name.
-const FOREIGN: &[(&str, &[&str])] = &[
-    ("domain", &["tokio", "diesel", "tonic", "prost", "crate::proto"]),
-    ("token", &["tokio", "diesel", "tonic", "crate::clock", "crate::store"]),
-    ("keys", &["tokio", "diesel", "tonic", "crate::store"]),
-    ("revocation", &["axum", "diesel", "tonic", "crate::store::postgres", "crate::store::sqlite"]),
-    (
-        "authority",
-        &[
-            "axum",
-            "diesel",
-            "tonic",
-            "prost",
-            "crate::proto",
-            "crate::store::postgres",
-            "crate::store::sqlite",
-        ],
-    ),
+/// Crates, and modules of this one, that a part must not name.
+const FORBIDDEN: &[(&str, &[&str])] = &[
+    ("domain", &["tokio", "diesel", "tonic", "prost"]),
+    ("token", &["tokio", "diesel", "tonic"]),
+    ("keys", &["tokio", "diesel", "tonic", ENGINES[0], ENGINES[1]]),
+    ("revocation", &["axum", "diesel", "tonic", ENGINES[0], ENGINES[1]]),
+    ("authority", &["axum", "diesel", "tonic", "prost", ENGINES[0], ENGINES[1]]),
     ("config", &["tokio", "diesel", "tonic"]),
-    ("tasks", &["diesel", "tonic", "crate::store"]),
-    ("grpc", &["axum", "diesel", "crate::store", "crate::keys", "crate::revocation"]),
+    ("tasks", &["diesel", "tonic"]),
+    ("grpc", &["axum", "diesel"]),
     ("callers", &["axum", "hyper", "tokio", "tonic"]),
     ("net", &["axum", "hyper", "tonic"]),
     ("metrics", &["tokio", "tonic", "axum"]),
     ("http", &["diesel", "tonic", "prost", "prometheus_client"]),
-    ("cli", &["diesel", "crate::store", "crate::authority"]),
+    ("cli", &["diesel"]),
 ];
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut found = vec![];
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
+/// The engines, which only `app` and `store` itself name. The contract in `store` is for all who
+/// may use that.
+const ENGINES: [&str; 2] = ["crate::store::postgres", "crate::store::sqlite"];
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+fn allowed(part: &str) -> &'static [&'static str] {
+    let row = ALLOWED.iter().find(|(name, _)| *name == part);
+    row.unwrap_or_else(|| panic!("{part} has no row in ALLOWED")).1
+}
+
+#[test]
+fn a_part_uses_only_parts_that_it_may() {
+    for module in modules() {
+        let Some(part) = module.part() else { continue };
+        for used in module.uses.iter().filter_map(|path| path.strip_prefix("crate::")) {
+            let name = used.split("::").next().unwrap();
+            let is_fine = name == "domain" || name == part || allowed(part).contains(&name);
+            assert!(is_fine, "{}: {part} must not use {name}", module.file);
         }
     }
-    found
 }
 
-/// The top-level part that a file belongs to, and the file without its tests.
-fn parts() -> Vec<(String, PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    sources(&root)
-        .into_iter()
-        .filter(|path| !path.file_name().unwrap().to_string_lossy().contains("tests"))
-        .map(|path| {
-            let first = path
-                .strip_prefix(&root)
-                .unwrap()
-                .components()
-                .next()
-                .unwrap()
-                .as_os_str()
-                .to_owned();
-            let part = first.to_string_lossy().trim_end_matches(".rs").to_owned();
-            let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
-            (part, path, code)
-        })
-        .collect()
-}
-
-/// The siblings that a text uses: `crate::NAME`, and the first names within `use crate::{…}`.
-fn used(code: &str) -> Vec<String> {
-    let mut names = vec![];
-    for (position, _) in code.match_indices("crate::") {
-        let rest = &code[position + "crate::".len()..];
-        if let Some(group) = rest.strip_prefix('{') {
-            let (mut depth, mut name) = (0, String::new());
-            for character in group.chars() {
-                match character {
-                    '{' => depth += 1,
-                    '}' if depth == 0 => break,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => names.push(std::mem::take(&mut name)),
-                    _ if depth == 0 => name.push(character),
-                    _ => {}
-                }
+#[test]
+fn a_part_names_no_crate_and_no_engine_that_it_must_not_know() {
+    for module in modules() {
+        let Some(part) = module.part() else { continue };
+        let Some((_, names)) = FORBIDDEN.iter().find(|(name, _)| *name == part) else { continue };
+        for used in &module.uses {
+            let is_named = |name: &&&str| used == *name || used.starts_with(&format!("{name}::"));
+            if let Some(name) = names.iter().find(is_named) {
+                panic!("{}: {part} must not name {name}, as in {used}", module.file);
             }
-            names.push(name);
-        } else {
-            names.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
-        }
-    }
-    let first =
-        |name: &String| name.trim().split("::").next().unwrap_or_default().trim().to_owned();
-    names.iter().map(first).filter(|name| !name.is_empty()).collect()
-}
-
-#[test]
-fn every_arrow_is_one_that_the_table_allows() {
-    for (part, path, code) in parts() {
-        if part == "lib" || part == "main" {
-            continue;
-        }
-        let (_, allowed) = ALLOWED
-            .iter()
-            .find(|(name, _)| *name == part)
-            .unwrap_or_else(|| panic!("no rule for {part}"));
-        for name in used(&code) {
-            let fine = name == "domain" || name == part || allowed.contains(&name.as_str());
-            assert!(fine, "{}: {part} must not use {name}", path.display());
         }
     }
 }
 
-#[test]
-fn no_part_names_a_crate_that_it_must_not_know() {
-    for (part, path, code) in parts() {
-        let Some((_, foreign)) = FOREIGN.iter().find(|(name, _)| *name == part) else { continue };
-        for name in *foreign {
-            let uses = code.contains(&format!("{name}::"));
-            assert!(!uses, "{}: {part} must not name {name}", path.display());
+/// The files that use each other through any number of others. A file may use what the module
+/// above it has, and the other way round.
+fn circle(modules: &[Module]) -> Option<Vec<&str>> {
+    let names: BTreeSet<&str> = modules.iter().map(|module| module.path.as_str()).collect();
+    let edges: BTreeMap<&str, BTreeSet<&str>> = modules
+        .iter()
+        .map(|module| {
+            let targets = module.uses.iter().filter_map(|path| {
+                let ends = path.match_indices("::").map(|(end, _)| end).chain([path.len()]);
+                ends.filter_map(|end| names.get(&path[..end]).copied()).last()
+            });
+            let is_above = |target: &str| module.path.starts_with(&format!("{target}::"));
+            let is_beside = |target: &&str| !is_above(target) && *target != module.path;
+            (module.path.as_str(), targets.filter(is_beside).collect())
+        })
+        .collect();
+    // Whoever uses nobody that is left is in no circle.
+    let mut left = names;
+    loop {
+        let free: Vec<&str> =
+            left.iter().filter(|name| edges[*name].is_disjoint(&left)).copied().collect();
+        if free.is_empty() {
+            return (!left.is_empty()).then(|| left.into_iter().collect());
         }
+        left.retain(|name| !free.contains(name));
     }
+}
+
+#[test]
+fn no_two_files_use_each_other() {
+    // Those that use a circle are named, too.
+    assert_eq!(circle(&modules()), None);
+}
+
+#[test]
+fn the_table_in_the_documentation_says_the_same() {
+    let page = read("docs/architecture.md");
+    let mut rows = BTreeMap::new();
+    for line in page.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, _, uses] = cells[..] else { continue };
+        let part = name.trim_matches('`').trim_end_matches('/').trim_end_matches(".rs");
+        let words = uses.split('`').skip(1).step_by(2);
+        rows.insert(part.to_owned(), words.map(str::to_owned).collect::<BTreeSet<_>>());
+    }
+    for (part, allowed) in ALLOWED {
+        let row = rows.get(*part).unwrap_or_else(|| panic!("{part} has no row in the table"));
+        assert_eq!(row, &allowed.iter().map(|name| (*name).to_owned()).collect(), "{part}");
+    }
+}
+
+#[test]
+fn the_diagram_in_the_documentation_is_the_one_in_the_code() {
+    let diagram = |text: &str| {
+        let start = text.find("```text\n").unwrap();
+        text[start..].split("```").nth(1).unwrap().to_owned()
+    };
+    let code: String = read("src/lib.rs")
+        .lines()
+        .filter_map(|line| {
+            Some(line.strip_prefix("//!")?.strip_prefix(' ').unwrap_or("").to_owned() + "\n")
+        })
+        .collect();
+    assert_eq!(diagram(&code), diagram(&read("docs/architecture.md")));
 }
 
 /// Cargo finds the files beside this one by itself, but a module that nobody names is not even
@@ -179,7 +188,7 @@ fn no_part_names_a_crate_that_it_must_not_know() {
 #[test]
 fn no_file_of_tests_is_forgotten() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let files = sources(&root);
+    let files = paths::sources(&root);
     let all: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     for path in files.iter().filter(|path| path.parent() != Some(&root)) {
         let (file, folder) =
@@ -192,7 +201,45 @@ fn no_file_of_tests_is_forgotten() {
 }
 
 #[test]
-fn the_reader_of_arrows_sees_them() {
-    let code = "use crate::{domain::{a, b}, store::Store,\n keys};\nlet x = crate::clock::now();";
-    assert_eq!(used(code), ["domain", "store", "keys", "clock"]);
+fn the_reader_of_paths_sees_all_of_them() {
+    let code = "
+        use crate::{domain::{a, b as c}, store::{self, Store}};
+        use super::x;
+        use tokio::time::*;
+        fn f() -> crate::keys::Ring { log!(\"{}\", crate::clock::now()); super::super::y() }
+        #[cfg(test)]
+        mod tests { use crate::tested; }";
+    let module = Module::read("src/part/file.rs", "crate::part::file", code);
+    let expected = [
+        "crate::clock::now",
+        "crate::domain::a",
+        "crate::domain::b",
+        "crate::keys::Ring",
+        "crate::part::x",
+        "crate::store",
+        "crate::store::Store",
+        "crate::y",
+        "tokio::time",
+    ];
+    assert_eq!(module.uses.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_circle_is_found_through_a_third_file_and_not_through_the_module_above() {
+    let module = |path: &str, uses: &[&str]| Module {
+        file: String::new(),
+        path: path.to_owned(),
+        uses: uses.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    let part = module("crate::a", &["crate::a::b::f"]);
+    let fine =
+        [part, module("crate::a::b", &["crate::a::g", "crate::c::h"]), module("crate::c", &[])];
+    assert_eq!(circle(&fine), None);
+    let wrong = [
+        module("crate::a", &["crate::b::f"]),
+        module("crate::b", &["crate::c"]),
+        module("crate::c", &["crate::a::g"]),
+        module("crate::d", &[]),
+    ];
+    assert_eq!(circle(&wrong), Some(vec!["crate::a", "crate::b", "crate::c"]));
 }

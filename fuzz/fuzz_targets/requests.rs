@@ -10,7 +10,7 @@ use std::{sync::LazyLock, time::Duration};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use countersign::{
     authority::{
-        create::NewSession,
+        new_session::NewSession,
         error::AuthorityError,
         inspect::Listing,
         refresh::Exchange,

@@ -11,7 +11,7 @@ use crate::{
     config::{Config, database::DatabaseUrl, keys::MasterKeySource},
     domain::time::Timestamp,
     net::tls::Tls,
-    store::postgres::{connect::Target, open::OpenError},
+    store::postgres::{connect::Target, open_error::OpenError},
 };
 
 /// The findings about the files that the settings name.

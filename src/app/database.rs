@@ -20,7 +20,7 @@ use crate::{
     store::{
         Store,
         postgres::{self, PostgresStore},
-        sqlite::{SqliteStore, open::is_restore_unfinished},
+        sqlite::{SqliteStore, files::is_restore_unfinished},
     },
 };
 

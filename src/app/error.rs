@@ -51,17 +51,17 @@ pub enum AppError {
     NoDatabase(PathBuf),
     /// The SQLite file cannot be opened.
     #[error(transparent)]
-    Sqlite(#[from] sqlite::open::OpenError),
+    Sqlite(#[from] sqlite::error::OpenError),
     /// The PostgreSQL database cannot be used.
     #[error(transparent)]
-    Postgres(#[from] postgres::open::OpenError),
+    Postgres(#[from] postgres::open_error::OpenError),
     /// The PostgreSQL database could not be reached for as long as was to be waited.
     #[error("{error}: gave up after {} (setting database.startup_timeout)", brief(*.waited))]
     NotReached {
         /// The time that it was waited for.
         waited: Duration,
         /// The error of the last attempt.
-        error: postgres::open::OpenError,
+        error: postgres::open_error::OpenError,
     },
     /// The database failed while starting.
     #[error(transparent)]

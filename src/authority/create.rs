@@ -7,54 +7,21 @@ use super::{
     error::AuthorityError,
     fingerprint::fingerprint,
     issue::{Issued, require_live},
+    new_session::NewSession,
 };
 use crate::{
     domain::{
         audit::{AuditAction, AuditRecord},
         caller::Actor,
-        claims::CustomClaims,
         ids::{SessionId, TokenId},
         permission::Operation,
         policy::{self, Policy, SessionPolicy},
-        session::{Authentication, Device, EndReason, Lineage, LineageSecret, Session},
-        text::{Acr, Amr, Audience, ClientId, PolicyName, RequestId, Scope, Subject, Tenant},
+        session::{Authentication, EndReason, Lineage, LineageSecret, Session},
+        text::Audience,
         time::{Timestamp, brief},
     },
     store::{Created, Creation},
 };
-
-/// Whom the session is for, and what its tokens say.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewSession {
-    /// Who signed in.
-    pub subject: Subject,
-    /// Where.
-    pub tenant: Tenant,
-    /// Through which client.
-    pub client_id: ClientId,
-    /// For whom the tokens are; empty for the default.
-    pub audience: Vec<Audience>,
-    /// What the tokens allow.
-    pub scopes: Vec<Scope>,
-    /// What else the tokens say.
-    pub claims: CustomClaims,
-    /// Authentication context class.
-    pub acr: Acr,
-    /// Authentication methods.
-    pub amr: Vec<Amr>,
-    /// When the user authenticated; none for now.
-    pub authenticated_at: Option<Timestamp>,
-    /// On which device.
-    pub device: Device,
-    /// Under which policy; none for the tenant's.
-    pub policy: Option<PolicyName>,
-    /// A shorter lifetime for access tokens.
-    pub access_token_ttl: Option<Duration>,
-    /// A shorter lifetime for the session.
-    pub max_lifetime: Option<Duration>,
-    /// Idempotency key.
-    pub request_id: Option<RequestId>,
-}
 
 impl Authority {
     /// Creates a session and issues its first tokens.

@@ -3,7 +3,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::create::NewSession;
+use super::new_session::NewSession;
 use crate::domain::{
     session::{Device, RequestFingerprint},
     text::CallerName,

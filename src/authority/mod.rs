@@ -9,6 +9,7 @@ mod fingerprint;
 pub mod inspect;
 pub mod issue;
 pub mod keys;
+pub mod new_session;
 pub mod ready;
 pub mod refresh;
 pub mod revoke;

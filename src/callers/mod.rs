@@ -261,7 +261,7 @@ mod tests {
     use super::{api_key::ApiKey, *};
     use crate::{
         clock::SettableClock,
-        domain::{caller::Role, text::CallerName, time::Timestamp},
+        domain::{role::Role, text::CallerName, time::Timestamp},
         rng::SystemRng,
     };
 

@@ -9,7 +9,7 @@ use super::{Failure, Outcome, output::line};
 use crate::{
     callers::api_key::ApiKey,
     domain::{
-        caller::Role,
+        role::Role,
         text::{Audience, CallerName, Tenant},
     },
     rng::SystemRng,

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Failure,
-    connection::{Address, Observations, TlsFiles},
+    connection::{Address, Observations, TlsFiles, root_cause},
     warn,
 };
 use crate::{
@@ -131,7 +131,7 @@ impl Server {
 
     fn unreachable(&self, error: &dyn std::error::Error) -> Failure {
         self.mistake().unwrap_or_else(|| {
-            Failure::failed(format!("no answer from {}: {}", self.server, told(error)))
+            Failure::failed(format!("no answer from {}: {}", self.server, root_cause(error)))
         })
     }
 
@@ -333,10 +333,8 @@ fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>
     Ok(found)
 }
 
-/// The cause of an error of the transport, which says nothing by itself.
-pub fn told(error: &dyn std::error::Error) -> String {
-    std::iter::successors(error.source(), |error| error.source())
-        .last()
-        .unwrap_or(error)
-        .to_string()
+/// A span for a message.
+pub fn duration(span: Duration) -> Result<prost_types::Duration, Failure> {
+    prost_types::Duration::try_from(span)
+        .map_err(|error| Failure::at_start(format!("a time span is too long: {error}")))
 }

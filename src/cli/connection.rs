@@ -19,8 +19,6 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tower::ServiceExt;
 
-use super::client::told;
-
 /// The server that a command talks to, as `--server` names it.
 #[derive(Clone, Debug)]
 pub struct Address {
@@ -196,7 +194,7 @@ impl Address {
         let connected = timeout(patience, connector.oneshot(self.url.clone())).await;
         let stream = connected
             .map_err(|_| cannot_reach(&format_args!("no answer within {seconds} s")))?
-            .map_err(|error| cannot_reach(&told(&error)))?
+            .map_err(|error| cannot_reach(&root_cause(&error)))?
             .into_inner();
         let stream: Box<dyn Stream> = match tls {
             None => Box::new(stream),
@@ -399,6 +397,14 @@ impl Address {
 fn readable(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"').to_owned()
+}
+
+/// The cause of an error of the transport, which says nothing by itself.
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |error| error.source())
+        .last()
+        .unwrap_or(error)
+        .to_string()
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    Failure, Outcome,
-    client::Server,
+    Outcome,
+    client::{Server, duration},
     output::{self, line},
 };
 use crate::{
@@ -189,12 +189,6 @@ fn parse_claim(text: &str) -> Result<(String, serde_json::Value), String> {
              write it as a string, like '{name}=\"9007199254740993\"'"
         )),
     }
-}
-
-/// A span for a message.
-pub fn duration(span: Duration) -> Result<prost_types::Duration, Failure> {
-    prost_types::Duration::try_from(span)
-        .map_err(|error| Failure::at_start(format!("a time span is too long: {error}")))
 }
 
 impl Session {

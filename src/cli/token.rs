@@ -7,9 +7,8 @@ use clap::{Args, Subcommand};
 
 use super::{
     FAILED, Failure, Outcome,
-    client::Server,
+    client::{Server, duration},
     output::{self, line},
-    session::duration,
 };
 use crate::{proto, token::refresh};
 

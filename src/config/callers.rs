@@ -10,15 +10,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    error::{ConfigError, invalid},
+    error::{ConfigError, invalid, unknown_word},
     limits::Limits,
-    word,
 };
 use crate::{
     callers::{Registration, meter::Allowance},
     domain::{
-        caller::{Caller, Reach, Role},
+        caller::{Caller, Reach},
         certificate_name::CertificateName,
+        role::Role,
         text::CallerName,
     },
 };
@@ -92,7 +92,7 @@ impl RawCaller {
         let name = CallerName::try_from(self.name.clone())
             .map_err(|error| invalid(setting("name"), error))?;
         let roles = self.roles.iter().map(|name| {
-            let unknown = |_| word::refuse(setting("roles"), name, &Role::ALL.map(Role::as_str));
+            let unknown = |_| unknown_word(setting("roles"), name, &Role::ALL.map(Role::as_str));
             name.parse::<Role>().map_err(unknown)
         });
         let roles = roles.collect::<Result<BTreeSet<_>, _>>()?;

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     error::{ConfigError, invalid},
-    file::resolve_path,
-    word,
+    path, word,
 };
 
 /// Which database.
@@ -174,7 +173,7 @@ impl Database {
 pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigError> {
     let Some(url) = url else {
         let path = data_dir.join("countersign.db");
-        if path.to_str().is_some_and(means_more) {
+        if path.to_str().is_some_and(path::has_special_meaning) {
             return Err(invalid(
                 "data_dir",
                 "must not begin with : or ? or file: (put ./ in front)",
@@ -183,7 +182,7 @@ pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigEr
         return Ok(DatabaseUrl::Sqlite(path));
     };
     match url.split_once("://") {
-        Some(("sqlite", path)) if path.is_empty() || means_more(path) => {
+        Some(("sqlite", path)) if path.is_empty() || path::has_special_meaning(path) => {
             Err(invalid("database_url", "sqlite:// must be followed by the path of a file"))
         }
         Some(("sqlite", path)) => Ok(DatabaseUrl::Sqlite(path.into())),
@@ -211,7 +210,7 @@ pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigEr
 /// the authorities of PostgreSQL.
 pub fn resolve(url: &str, folder: &Path) -> Result<Option<String>, String> {
     if let Some(path) = url.strip_prefix("sqlite://") {
-        return Ok(resolve_path(path, folder)?.map(|path| format!("sqlite://{path}")));
+        return Ok(path::resolve(path, folder)?.map(|path| format!("sqlite://{path}")));
     }
     let Some((start, query)) = url.split_once('?').filter(|_| url.starts_with("postgres")) else {
         return Ok(None);
@@ -221,7 +220,7 @@ pub fn resolve(url: &str, folder: &Path) -> Result<Option<String>, String> {
     for pair in query.split('&') {
         let path = pair.strip_prefix("sslrootcert=").filter(|path| *path != "system");
         let path = path.and_then(|path| percent_decode_str(path).decode_utf8().ok());
-        let resolved = path.map(|path| resolve_path(&path, folder)).transpose()?.flatten();
+        let resolved = path.map(|path| path::resolve(&path, folder)).transpose()?.flatten();
         is_changed |= resolved.is_some();
         pairs.push(match resolved {
             Some(path) => format!("sslrootcert={}", utf8_percent_encode(&path, ENCODED_IN_PATHS)),
@@ -234,12 +233,6 @@ pub fn resolve(url: &str, folder: &Path) -> Result<Option<String>, String> {
 /// The characters of a path that have a meaning in a URL, or may have one.
 const ENCODED_IN_PATHS: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
-
-/// SQLite reads more into some names: a database in memory, or options that would undo its
-/// durability.
-pub fn means_more(path: &str) -> bool {
-    path.starts_with([':', '?']) || path.starts_with("file:")
-}
 
 /// Finds the password, to leave it out. Where it ends must not be a matter of opinion.
 fn postgres(url: &str, rest: &str) -> Result<PostgresUrl, ConfigError> {

@@ -30,6 +30,11 @@ pub fn invalid(setting: impl fmt::Display, problem: impl fmt::Display) -> Config
     ConfigError::Setting(escaped(&format!("setting {setting}: {problem}")))
 }
 
+/// A setting whose value is none of the known words.
+pub fn unknown_word(setting: impl fmt::Display, word: &str, known: &[&str]) -> ConfigError {
+    invalid(setting, word::unknown(word, known))
+}
+
 impl From<figment::Error> for ConfigError {
     fn from(error: figment::Error) -> Self {
         let origin = origin(&error);

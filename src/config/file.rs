@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::{self, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use figment::{
@@ -15,6 +15,7 @@ use figment::{
 use super::{
     database,
     error::{ConfigError, invalid},
+    path,
 };
 
 /// The text of a configuration file and the folder that its relative paths start from.
@@ -30,8 +31,11 @@ impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         let text = fs::read_to_string(path).map_err(unreadable)?;
-        let folder =
-            path::absolute(path).map_err(unreadable)?.parent().unwrap_or(Path::new("/")).to_owned();
+        let folder = std::path::absolute(path)
+            .map_err(unreadable)?
+            .parent()
+            .unwrap_or(Path::new("/"))
+            .to_owned();
         Ok(Self { text, path: Some(path.to_owned()), folder })
     }
 
@@ -84,20 +88,7 @@ pub fn working_directory() -> Result<PathBuf, ConfigError> {
 pub fn resolve(name: &str, text: &str, folder: &Path) -> Result<Option<String>, String> {
     match name {
         "database_url" => database::resolve(text, folder),
-        name if name.ends_with("_file") || name.ends_with("_dir") => resolve_path(text, folder),
+        name if name.ends_with("_file") || name.ends_with("_dir") => path::resolve(text, folder),
         _ => Ok(None),
     }
-}
-
-/// Makes a path absolute, if it is not.
-pub fn resolve_path(path: &str, folder: &Path) -> Result<Option<String>, String> {
-    // What is no path is refused later.
-    if path.is_empty() || Path::new(path).is_absolute() || database::means_more(path) {
-        return Ok(None);
-    }
-    let path: PathBuf = folder.join(path).components().collect();
-    let text = path
-        .to_str()
-        .ok_or("the name of the folder of a relative path is no UTF-8: use absolute paths")?;
-    Ok(Some(text.to_owned()))
 }

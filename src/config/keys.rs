@@ -11,10 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{
-    error::{ConfigError, invalid},
-    word,
-};
+use super::error::{ConfigError, invalid, unknown_word};
 use crate::domain::{
     key::KeyAlgorithm,
     revocation::RETENTION_MARGIN,
@@ -140,7 +137,7 @@ impl RawKeys {
         let algorithm = KeyAlgorithm::from_name(&self.algorithm)
             .filter(|algorithm| KeyAlgorithm::SIGNING.contains(algorithm))
             .ok_or_else(|| {
-                word::refuse(
+                unknown_word(
                     "keys.algorithm",
                     &self.algorithm,
                     &KeyAlgorithm::SIGNING.map(KeyAlgorithm::as_str),

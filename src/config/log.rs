@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    error::{ConfigError, invalid},
+    error::{ConfigError, invalid, unknown_word},
     word,
 };
 use crate::domain::audit::TARGET;
@@ -49,7 +49,7 @@ const CRATE: &str = "countersign";
 /// Refuses a directive whose level is no level, or whose target is a mistyped name of this service.
 fn check(directive: &str) -> Result<(), ConfigError> {
     let unknown = |word: &str| match word::nearest(word, &LEVELS) {
-        Some(_) => word::refuse(SETTING, word, &LEVELS),
+        Some(_) => unknown_word(SETTING, word, &LEVELS),
         None => {
             let levels = LEVELS.join(", ");
             invalid(SETTING, format!("{word:?} is not one of {levels}, or directives {EXAMPLE}"))

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod lease;
 pub mod limits;
 pub mod log;
+mod path;
 pub mod policies;
 mod print;
 pub mod replica;

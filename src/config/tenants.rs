@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    error::{ConfigError, invalid},
+    error::{ConfigError, invalid, unknown_word},
     policies::Policies,
-    word,
 };
 use crate::domain::{
     policy::TenantRules,
@@ -40,7 +39,7 @@ pub fn check(
             Ok(policy) if policies.contains_key(&*policy) => Ok(policy),
             Ok(policy) => {
                 let known: Vec<_> = policies.keys().map(String::as_str).collect();
-                Err(word::refuse(section(".policy"), &policy, &known))
+                Err(unknown_word(section(".policy"), &policy, &known))
             }
             Err(error) => Err(invalid(section(".policy"), error)),
         });

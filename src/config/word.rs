@@ -1,8 +1,4 @@
-//! Settings that take one of a few words: the errors for any other word, with a suggestion.
-
-use std::fmt;
-
-use super::error::{ConfigError, invalid};
+//! Compares a word with the few that a setting takes, and suggests the nearest one.
 
 /// Below this similarity, two words have nothing to do with each other.
 const SIMILAR: f64 = 0.75;
@@ -24,9 +20,4 @@ pub fn unknown(word: &str, known: &[&str]) -> String {
         Some(near) => format!("{problem}: did you mean {near}?"),
         None => problem,
     }
-}
-
-/// Refuses a setting whose value is none of the known words.
-pub fn refuse(setting: impl fmt::Display, word: &str, known: &[&str]) -> ConfigError {
-    invalid(setting, unknown(word, known))
 }

@@ -16,6 +16,8 @@ pub mod permission;
 pub mod policy;
 pub mod quota;
 pub mod refresh;
+pub mod role;
+
 pub mod revocation;
 pub mod rotation;
 pub mod session;

@@ -1,6 +1,6 @@
 //! The authorization table: which role may do what. It stands here and nowhere else.
 
-use super::caller::Role::{self, Issuer, Revoker, Validator, Viewer};
+use super::role::Role::{self, Issuer, Revoker, Validator, Viewer};
 
 /// What a caller may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

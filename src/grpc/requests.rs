@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     authority::{
-        create::NewSession,
         error::AuthorityError,
         inspect::Listing,
+        new_session::NewSession,
         refresh::Exchange,
         revoke::{MAX_TOKEN_BYTES, RevokeOrder, RevokeTarget},
         validate::Question,

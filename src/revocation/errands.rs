@@ -1,12 +1,12 @@
 //! What a renewal gives occasion to, and nobody waits for: lost revocations are written again,
 //! replicas that are gone removed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{renewing::RETRY, replica::Replica};
+use super::replica::Replica;
 use crate::{
     clock::Clock,
     domain::{
@@ -17,6 +17,9 @@ use crate::{
     },
     store::{Store, StoreError, replicas::Other},
 };
+
+/// The pause before asking again after the database failed.
+pub(super) const RETRY: Duration = Duration::from_millis(100);
 
 /// Lost revocations that are written again at the same time.
 const RESTORED_AT_ONCE: usize = 512;

@@ -11,7 +11,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    errands::Errands,
+    errands::{Errands, RETRY},
     index::Index,
     lease::Start,
     others::Others,
@@ -33,8 +33,6 @@ use crate::{
 
 /// Entries read at a time.
 const PAGE: i64 = 10_000;
-/// The pause before asking again after the database failed.
-pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// The pause between two renewals while somebody waits for what others report: each is longer by a
 /// step, up to the longest.
 const STEP: Duration = Duration::from_millis(1);

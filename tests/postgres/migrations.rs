@@ -10,7 +10,7 @@ use countersign::{
         ids::AuditId,
         time::Timestamp,
     },
-    store::postgres::open::OpenError,
+    store::postgres::open_error::OpenError,
 };
 
 use crate::{

@@ -19,7 +19,7 @@ use countersign::{
     },
     store::{
         Created, Creation, Refreshed, Store, StoreError,
-        postgres::{PostgresStore, connect::Options, open::OpenError},
+        postgres::{PostgresStore, connect::Options, open_error::OpenError},
         replicas::{FormerState, Newcomer, Register},
         ring::RingChange,
     },

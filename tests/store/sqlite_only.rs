@@ -21,11 +21,7 @@ use countersign::{
     store::{
         Created, Creation, Store, StoreError,
         ring::RingChange,
-        sqlite::{
-            SqliteStore,
-            backup::back_up,
-            open::{OpenError, check_whole},
-        },
+        sqlite::{SqliteStore, backup::back_up, error::OpenError, open::check_whole},
     },
 };
 use diesel::{

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use countersign::store::sqlite::open;
+use countersign::store::sqlite::files;
 use diesel::{
     Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection,
     sql_query, sql_types::BigInt,
@@ -68,7 +68,7 @@ impl Database {
     /// Waits until a service that has stopped has let go of it. Background tasks do when they are
     /// next polled.
     pub async fn released(&self) {
-        eventually("the lock is free", async || open::lock(&self.file).ok().map(drop)).await;
+        eventually("the lock is free", async || files::lock(&self.file).ok().map(drop)).await;
     }
 
     /// What an operator does while the service runs.

@@ -36,7 +36,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     coded_stream::{CodedStream, CodedTls},
     hosts::{self, Address, Failure, Server, Transport, first_success, open},
-    open::OpenError,
+    open_error::OpenError,
     sql::statement,
     sqlstate::{self, Class},
     tls::{SslMode, Tls},

@@ -10,6 +10,7 @@ mod expiries;
 mod hosts;
 mod insert;
 pub mod open;
+pub mod open_error;
 mod partitions;
 mod pool;
 mod reads;
@@ -39,7 +40,7 @@ use tokio_util::{
 
 use self::{
     connect::{Options, Target},
-    open::OpenError,
+    open_error::OpenError,
     pool::{Fault, LatestTimeline, Pool, PooledConnection},
     renewals::PostgresRenewals,
 };

@@ -1,6 +1,6 @@
 //! Checking the database, and bringing its schema up to date.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -8,9 +8,10 @@ use tokio::time::sleep;
 
 use super::{
     connect::Target,
+    open_error::{OpenError, is_held},
     partitions::{ATTACH_AUDIT_BEFORE, MOVE_TO_AUDIT_BEFORE},
     sql::statement,
-    sqlstate::{Class, LOCK_NOT_AVAILABLE, coded, is_lock_not_available},
+    sqlstate::{Class, is_lock_not_available},
 };
 use crate::mutants::broken;
 
@@ -50,187 +51,6 @@ const ATTACH_LOCK: i64 = MIGRATION_LOCK + 1;
 const LOCK_TIMEOUTS: [&str; 5] = ["500ms", "500ms", "500ms", "500ms", "1500ms"];
 /// The pause between two attempts, in which those who waited behind the migration are served.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
-
-/// The database cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The URL says what the driver does not understand.
-    #[error("setting database_url: {0}")]
-    Url(String),
-    /// The file with the password cannot be read.
-    #[error("setting database.password_file: {path}: {source}")]
-    PasswordFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// There is no way in.
-    #[error("database {database} cannot be reached: {problem}")]
-    Connect {
-        /// Which, without the password.
-        database: String,
-        /// Why not.
-        problem: String,
-        /// A later attempt may succeed although nobody changes anything.
-        is_temporary: bool,
-    },
-    /// The server is too old.
-    #[error("database {database} is of PostgreSQL {version}: 13 or newer is needed")]
-    TooOld {
-        /// Which.
-        database: String,
-        /// Its version.
-        version: i64,
-    },
-    /// The database does not keep every text.
-    #[error(
-        "database {database} has the encoding {encoding}: make one with `createdb --encoding=UTF8 \
-         --template=template0`"
-    )]
-    Encoding {
-        /// Which.
-        database: String,
-        /// Its encoding.
-        encoding: String,
-    },
-    /// The engine does not isolate transactions as it is asked to.
-    #[error(
-        "database {database} is a YugabyteDB that runs READ COMMITTED as {level}, under which \
-         limits of sessions do not hold: start its servers with \
-         --yb_enable_read_committed_isolation=true (docs/scale.md)"
-    )]
-    Isolation {
-        /// Which.
-        database: String,
-        /// The level that it uses instead.
-        level: String,
-    },
-    /// A newer version of the service has changed it.
-    #[error(
-        "database {database} has the schema of a newer countersign (migration {migration}): run \
-         that version or a newer one"
-    )]
-    Newer {
-        /// Which.
-        database: String,
-        /// The first migration that this version does not know.
-        migration: String,
-    },
-    /// The schema is of an older version, and is not to be changed by this process.
-    #[error(
-        "database {database} has the schema of an older countersign (migration {migration} is \
-         missing): run `countersign migrate` with the rights of its owner, or start without \
-         --no-migrate"
-    )]
-    Older {
-        /// Which.
-        database: String,
-        /// The first migration that is missing.
-        migration: String,
-    },
-    /// A migration failed; the database is as it was.
-    #[error("database {database} cannot be migrated to {migration}: {problem}")]
-    Migration {
-        /// Which.
-        database: String,
-        /// The migration.
-        migration: String,
-        /// The message of the database.
-        problem: String,
-        /// A later attempt may succeed although nobody changes anything.
-        is_temporary: bool,
-    },
-    /// Anything else that the database said.
-    #[error("database {database} cannot be opened: {problem}")]
-    Other {
-        /// Which.
-        database: String,
-        /// Its message.
-        problem: String,
-        /// A later attempt may succeed although nobody changes anything.
-        is_temporary: bool,
-    },
-}
-
-impl OpenError {
-    /// Returns whether a later attempt may succeed although nobody changes anything, because the
-    /// server is still starting or its name does not resolve yet. A wrong password, a wrong
-    /// database or a certificate that does not fit stays as it is.
-    pub fn is_temporary(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { is_temporary: true, .. }
-                | Self::Migration { is_temporary: true, .. }
-                | Self::Other { is_temporary: true, .. }
-        )
-    }
-
-    /// The error of a statement.
-    fn other(database: &str, error: &diesel::result::Error) -> Self {
-        let is_temporary = Class::of(error).is_temporary();
-        Self::Other { database: database.to_owned(), problem: error.to_string(), is_temporary }
-    }
-
-    /// Adds the way out to what the database said, if it is about a right that this role lacks, or
-    /// about a table that somebody else holds.
-    fn with_remedy(self, role: &str) -> Self {
-        let explain = |problem: String| match (missing_right(&problem, role), is_held(&problem)) {
-            (Some(remedy), _) => {
-                format!("{problem}: {remedy} (docs/postgresql.md, Roles and rights)")
-            }
-            (None, true) => format!("{problem}: {HELD} (docs/postgresql.md, Upgrades)"),
-            (None, false) => problem,
-        };
-        match self {
-            Self::Migration { database, migration, problem, is_temporary } => {
-                Self::Migration { database, migration, problem: explain(problem), is_temporary }
-            }
-            Self::Other { database, problem, is_temporary } => {
-                Self::Other { database, problem: explain(problem), is_temporary }
-            }
-            other => other,
-        }
-    }
-}
-
-/// The way out if somebody else holds a table.
-const HELD: &str = "some session holds the table, and the service's own writes must not wait \
-                    behind a migration: see pg_stat_activity for it, and run `countersign \
-                    migrate` again when it is idle";
-
-/// Returns whether the problem is a table that somebody else holds.
-fn is_held(problem: &str) -> bool {
-    coded(problem).is_some_and(|(_, code)| code == LOCK_NOT_AVAILABLE)
-}
-
-/// Returns the way out for a role that lacks a right, by the code of the error. The text says which
-/// schema it is about; a server that speaks another language is answered for the usual one.
-fn missing_right(problem: &str, role: &str) -> Option<String> {
-    const MIGRATE: &str =
-        "run `countersign migrate` as their owner, and then `countersign serve --no-migrate`";
-    const INSUFFICIENT_PRIVILEGE: &str = "42501";
-    const INVALID_SCHEMA_NAME: &str = "3F000";
-    let (text, code) = coded(problem)?;
-    if ![INSUFFICIENT_PRIVILEGE, INVALID_SCHEMA_NAME].contains(&code) {
-        return None;
-    }
-    let schema = text.strip_prefix("permission denied for schema ");
-    if let Some(schema) = schema.or_else(|| (code == INVALID_SCHEMA_NAME).then_some("public")) {
-        return Some(format!(
-            "run `countersign migrate` as the owner of the database, and then `countersign serve \
-             --no-migrate`, or let this role make the tables by `GRANT USAGE, CREATE ON SCHEMA \
-             {schema} TO {role}`"
-        ));
-    }
-    if text.starts_with("must be owner of ") {
-        return Some(MIGRATE.to_owned());
-    }
-    Some(format!(
-        "let their owner run `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public \
-         TO {role}`; to change tables, {MIGRATE}"
-    ))
-}
 
 /// The largest table of records from before the audit had partitions that is attached in passing,
 /// in bytes: it takes less than a second. For a larger one nobody waits who is to serve.

@@ -32,7 +32,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     connect::{Connected, Options, Target},
-    open::OpenError,
+    open_error::OpenError,
     sqlstate::Class,
 };
 use crate::{

@@ -13,7 +13,10 @@ use diesel::{RunQueryDsl, connection::SimpleConnection, dsl::sql, sql_query, sql
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{
-    open::{self, Depth, LOCK_FILE, OpenError, SIDE_FILES, beside, folder_of},
+    connection::open_with,
+    error::OpenError,
+    files::{self, LOCK_FILE, READY, SIDE_FILES, beside, folder_of},
+    open::{self, Depth},
     space::KEEP_TRACK,
     stamp,
 };
@@ -26,9 +29,6 @@ use crate::domain::{
 const PARTIAL: &str = ".partial";
 /// The end of the name of a backup that is being prepared to become the database.
 const COPY: &str = ".restoring";
-/// The end of its name once it is prepared and files are being exchanged. No start takes what it
-/// finds for a database while there is a file of this name.
-pub const READY: &str = ".restored";
 
 /// The pauses between looks whether all connections to a copy are closed, and their number.
 const CLOSING_PAUSE: Duration = Duration::from_millis(20);
@@ -176,11 +176,11 @@ impl Drop for Partial {
 /// Copies a database to a new file, as it stands at one instant, while others read and write it.
 /// The file appears under its name once it is whole, checked, durable and marked as a copy.
 pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
-    let path = open::resolve(database)?;
+    let path = files::resolve(database)?;
     if backup.symlink_metadata().is_ok() {
         return Err(BackupError::Exists(backup.to_owned()));
     }
-    stamp::refuse_unfinished_restore(&path)?;
+    files::refuse_unfinished_restore(&path)?;
     stamp::check(&path)?;
     let copy = Partial::create(backup)?;
     let problem = |problem: String| BackupError::NotCopied {
@@ -190,7 +190,7 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     };
     // Nobody has the database open if there is no log. To make one takes the right to write.
     let options = if beside(&path, "-wal").exists() { "mode=ro" } else { "mode=rw" };
-    let mut connection = open::open_with(&path, options)?;
+    let mut connection = open_with(&path, options)?;
     // Also of a database that was made by a version that did not.
     connection.batch_execute(KEEP_TRACK).map_err(|error| problem(error.to_string()))?;
     sql_query("VACUUM INTO ?")
@@ -213,8 +213,8 @@ fn judge_backup(backup: &Path) -> Result<(), BackupError> {
     if !metadata.is_file() {
         return Err(BackupError::NotAFile(backup.to_owned()));
     }
-    open::judge(backup, Role::Backup, Rule::OthersOnlyRead)?;
-    match open::judge(backup, Role::Backup, Rule::Private) {
+    files::judge(backup, Role::Backup, Rule::OthersOnlyRead)?;
+    match files::judge(backup, Role::Backup, Rule::Private) {
         Err(OpenError::Exposed(exposed)) => tracing::warn!("{exposed}"),
         judged => judged?,
     }
@@ -276,8 +276,8 @@ pub struct Restoration {
 impl Restoration {
     /// Checks a backup and copies it next to the database.
     pub fn begin(database: &Path, backup: &Path) -> Result<Self, BackupError> {
-        let path = open::resolve(database)?;
-        let _lock = open::lock(&path)?;
+        let path = files::resolve(database)?;
+        let _lock = files::lock(&path)?;
         // The name of the file itself: its log lies beside that, and not beside a link.
         let backup = backup.canonicalize().map_err(io_error(backup))?;
         if is_same_file(&path, &backup) {
@@ -381,8 +381,7 @@ impl Restoration {
     }
 
     fn leave_log_behind(&self) -> Result<(), String> {
-        let mut connection =
-            open::open_with(&self.copy, "mode=rw").map_err(|error| error.to_string())?;
+        let mut connection = open_with(&self.copy, "mode=rw").map_err(|error| error.to_string())?;
         let mode: String = sql::<Text>("PRAGMA journal_mode = DELETE")
             .get_result(&mut connection)
             .map_err(|error| error.to_string())?;

@@ -2,8 +2,11 @@
 
 mod audit;
 pub mod backup;
+mod connection;
 mod create;
+pub mod error;
 mod expiries;
+pub mod files;
 pub mod open;
 mod renewals;
 mod ring;
@@ -37,7 +40,7 @@ use diesel_async::{
 use tokio::sync::{Mutex, watch};
 
 use self::{
-    open::OpenError,
+    error::OpenError,
     renewals::SqliteRenewals,
     rows::{SessionRow, UnfinishedRow},
     schema::{blacklist, sessions},
@@ -131,8 +134,8 @@ struct Prepared {
 async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> {
     let owned = path.to_owned();
     let preparing = tokio::task::spawn_blocking(move || {
-        let path = open::resolve(&owned)?;
-        let lock = open::lock(&path)?;
+        let path = files::resolve(&owned)?;
+        let lock = files::lock(&path)?;
         let made = open::prepare(&path, may_migrate)?;
         Ok(Prepared { path, lock, made })
     });
@@ -249,7 +252,7 @@ async fn pool(path: &Path, size: u32) -> Result<Pool<Connection>, PoolError> {
     config.custom_setup = Box::new(|path| {
         Box::pin(async move {
             let mut connection = <Connection as AsyncConnection>::establish(path).await?;
-            let settings = connection.batch_execute(open::READER_SETTINGS).await;
+            let settings = connection.batch_execute(connection::READER_SETTINGS).await;
             settings.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
             Ok(connection)
         })
@@ -286,7 +289,7 @@ impl Writer {
             Some(connection) => connection,
             None => {
                 let path = self.path.clone();
-                let opened = tokio::task::spawn_blocking(move || open::writer(&path)).await;
+                let opened = tokio::task::spawn_blocking(move || connection::writer(&path)).await;
                 Connection::new(
                     opened.map_err(|error| StoreError::Unavailable(error.to_string()))??,
                 )

@@ -30,7 +30,11 @@ use diesel::{
 };
 use tokio::time::Instant;
 
-use super::open::{LOCK_FILE, OpenError, beside, open_ignoring_log, open_with};
+use super::{
+    connection::{open_ignoring_log, open_with},
+    error::OpenError,
+    files::{LOCK_FILE, beside},
+};
 
 /// The part of a file's header by which it is told from its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
@@ -250,22 +254,6 @@ fn record_file(path: &Path) -> io::Result<File> {
 fn recorded(path: &Path) -> Option<Stamp> {
     let text = fs::read_to_string(beside(path, LOCK_FILE)).ok()?;
     text.lines().find_map(|line| line.parse().ok())
-}
-
-/// Returns whether a backup was being put into this database when the process was killed.
-pub fn is_restore_unfinished(path: &Path) -> bool {
-    beside(path, super::backup::READY).symlink_metadata().is_ok()
-}
-
-/// Refuses a database into which a backup was being put when the process was killed.
-pub fn refuse_unfinished_restore(path: &Path) -> Result<(), OpenError> {
-    match is_restore_unfinished(path) {
-        true => {
-            let ready = beside(path, super::backup::READY);
-            Err(OpenError::RestoreUnfinished { path: path.to_owned(), ready })
-        }
-        false => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,52 @@
+//! What a caller is there for.
+
+use std::{fmt, str::FromStr};
+
+/// What a caller is there for. What that allows stands in [`permission::TABLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// A login service: creates sessions and refreshes them.
+    Issuer,
+    /// A microservice or gateway: asks whether tokens are good.
+    Validator,
+    /// Security staff and their tools: ends sessions.
+    Revoker,
+    /// Support staff: looks at sessions and changes nothing.
+    Viewer,
+    /// An operator: may everything.
+    Admin,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Issuer, Self::Validator, Self::Revoker, Self::Viewer, Self::Admin];
+
+    /// Its name in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issuer => "issuer",
+            Self::Validator => "validator",
+            Self::Revoker => "revoker",
+            Self::Viewer => "viewer",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            format!("{name:?} must be one of {known}")
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! Connections to the file, and their settings.
+
+use std::path::Path;
+
+use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
+
+use super::error::OpenError;
+use crate::{domain::disk, store::StoreError};
+
+/// Lets a statement wait for a lock that another connection holds.
+pub const BUSY_TIMEOUT: &str = "PRAGMA busy_timeout = 5000";
+
+/// The settings of a connection that only reads.
+pub const READER_SETTINGS: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = ON;";
+
+/// Opens a file with these options of SQLite (<https://www.sqlite.org/uri.html>).
+pub fn open_with(path: &Path, options: &str) -> Result<SqliteConnection, OpenError> {
+    let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
+    let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let mut connection = SqliteConnection::establish(&format!("file:{name}?{options}"))
+        .map_err(|error| other(error.to_string()))?;
+    // A store of this process that was just dropped may still be writing back its log: that is no
+    // damage.
+    connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
+    Ok(connection)
+}
+
+/// Opens the file alone for reading, as if there were no log beside it.
+pub fn open_ignoring_log(path: &Path) -> Result<SqliteConnection, OpenError> {
+    open_with(path, "mode=ro&immutable=1")
+}
+
+/// Opens the connection that writes. What it has committed survives a power cut
+/// (`synchronous=FULL`).
+pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
+    let unavailable = |error: &dyn std::fmt::Display| {
+        StoreError::Unavailable(disk::explain(&error.to_string()).into_owned())
+    };
+    // Without this, SQLite would make a new, empty database in the place of one that was moved
+    // away.
+    if !path.exists() {
+        return Err(StoreError::Unavailable(format!("{} is gone", path.display())));
+    }
+    let mut connection = SqliteConnection::establish(&path.to_string_lossy())
+        .map_err(|error| unavailable(&error))?;
+    configure_writer(&mut connection).map_err(|error| unavailable(&error))?;
+    Ok(connection)
+}
+
+pub fn configure_writer(connection: &mut SqliteConnection) -> diesel::QueryResult<()> {
+    connection.batch_execute(
+        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+         PRAGMA journal_size_limit = 67108864;",
+    )
+}

@@ -1,0 +1,172 @@
+//! The paths that each file of the code names.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use proc_macro2::{TokenStream, TokenTree};
+use syn::{
+    Attribute, File, ItemMod, ItemUse, Macro, UseTree,
+    visit::{self, Visit},
+};
+
+/// A file of the code, without its tests.
+#[derive(Debug)]
+pub struct Module {
+    /// Its name, for messages.
+    pub file: String,
+    /// Its path, as in `crate::store::sqlite`.
+    pub path: String,
+    /// The paths that it names, those of this crate from `crate` on.
+    pub uses: BTreeSet<String>,
+}
+
+impl Module {
+    pub fn read(file: &str, path: &str, code: &str) -> Self {
+        let parsed: File = syn::parse_str(code).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let mut reader = Reader { module: path, uses: BTreeSet::new() };
+        reader.visit_file(&parsed);
+        Self { file: file.to_owned(), path: path.to_owned(), uses: reader.uses }
+    }
+
+    /// The part that it belongs to; none for the roots of the library and the program.
+    pub fn part(&self) -> Option<&str> {
+        self.path.split("::").nth(1)
+    }
+}
+
+struct Reader<'a> {
+    module: &'a str,
+    uses: BTreeSet<String>,
+}
+
+impl Reader<'_> {
+    /// Adds a path, from `crate` on if it begins with `self` or `super`.
+    fn add(&mut self, segments: &[String]) {
+        let mut from: Vec<&str> = match segments.first().map(String::as_str) {
+            Some("self" | "super") => self.module.split("::").collect(),
+            _ => vec![],
+        };
+        for segment in segments {
+            match segment.as_str() {
+                "self" => {}
+                "super" => drop(from.pop()),
+                name => from.push(name),
+            }
+        }
+        self.uses.insert(from.join("::"));
+    }
+
+    fn add_tree(&mut self, tree: &UseTree, before: &[String]) {
+        let with = |name: &dyn ToString| [before, &[name.to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.add_tree(&path.tree, &with(&path.ident)),
+            UseTree::Name(name) if name.ident == "self" => self.add(before),
+            UseTree::Name(name) => self.add(&with(&name.ident)),
+            UseTree::Rename(rename) => self.add(&with(&rename.ident)),
+            UseTree::Glob(_) => self.add(before),
+            UseTree::Group(group) => {
+                group.items.iter().for_each(|tree| self.add_tree(tree, before))
+            }
+        }
+    }
+
+    /// Adds the paths that stand in the input of a macro, which is no syntax of its own.
+    fn add_tokens(&mut self, tokens: TokenStream) {
+        let mut path: Vec<String> = vec![];
+        let mut colons = 0;
+        for token in tokens {
+            match token {
+                TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
+                TokenTree::Ident(ident) if colons == 2 && !path.is_empty() => {
+                    path.push(ident.to_string());
+                    colons = 0;
+                }
+                other => {
+                    self.add_unless_single(&path);
+                    path = match &other {
+                        TokenTree::Ident(ident) => vec![ident.to_string()],
+                        _ => vec![],
+                    };
+                    colons = 0;
+                    if let TokenTree::Group(group) = other {
+                        self.add_tokens(group.stream());
+                    }
+                }
+            }
+        }
+        self.add_unless_single(&path);
+    }
+
+    fn add_unless_single(&mut self, path: &[String]) {
+        if path.len() > 1 {
+            self.add(path);
+        }
+    }
+}
+
+fn is_for_tests(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
+    })
+}
+
+impl<'ast> Visit<'ast> for Reader<'_> {
+    fn visit_item_mod(&mut self, module: &'ast ItemMod) {
+        if !is_for_tests(&module.attrs) {
+            visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_item_use(&mut self, import: &'ast ItemUse) {
+        self.add_tree(&import.tree, &[]);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments: Vec<String> =
+            path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        self.add_unless_single(&segments);
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'ast Macro) {
+        self.add_tokens(call.tokens.clone());
+        visit::visit_macro(self, call);
+    }
+}
+
+/// All files of Rust in a folder.
+pub fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// All files of the code but those of tests.
+pub fn modules() -> Vec<Module> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let is_code = |path: &PathBuf| !path.file_stem().unwrap().to_string_lossy().contains("tests");
+    sources(&root)
+        .into_iter()
+        .filter(is_code)
+        .map(|path| {
+            let file = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+            let name = file.trim_end_matches(".rs").trim_end_matches("/mod");
+            let module = match name {
+                "lib" | "main" => "crate".to_owned(),
+                name => format!("crate::{}", name.replace('/', "::")),
+            };
+            Module::read(&file, &module, &fs::read_to_string(&path).unwrap())
+        })
+        .collect()
+}
