@@ -9,7 +9,7 @@ use std::{
 };
 
 use backon::{BlockingRetryable, ConstantBuilder};
-use diesel::{RunQueryDsl, connection::SimpleConnection, dsl::sql, sql_query, sql_types::Text};
+use diesel::{RunQueryDsl, dsl::sql, sql_query, sql_types::Text};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     error::OpenError,
     files::{self, LOCK_FILE, READY, SIDE_FILES, beside, folder_of},
     open::{self, Depth},
-    space::KEEP_TRACK,
+    space::keep_track_in_copies,
     stamp,
 };
 use crate::domain::{
@@ -192,7 +192,7 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     let options = if beside(&path, "-wal").exists() { "mode=ro" } else { "mode=rw" };
     let mut connection = open_with(&path, options)?;
     // Also of a database that was made by a version that did not.
-    connection.batch_execute(KEEP_TRACK).map_err(|error| problem(error.to_string()))?;
+    keep_track_in_copies(&mut connection).map_err(|error| problem(error.to_string()))?;
     sql_query("VACUUM INTO ?")
         .bind::<Text, _>(copy.path.to_string_lossy())
         .execute(&mut connection)

@@ -1,15 +1,28 @@
 //! Gives the pages that deleted rows have left back to the file system.
 
 use diesel::{
-    RunQueryDsl, SqliteConnection, connection::SimpleConnection, dsl::sql, sql_types::BigInt,
+    QueryResult, RunQueryDsl, SqliteConnection, connection::SimpleConnection, dsl::sql,
+    sql_types::BigInt,
 };
 
 use crate::store::StoreError;
 
 /// Makes a new database keep track of what each page belongs to, so that pages can be moved to
-/// where others became free (<https://www.sqlite.org/pragma.html#pragma_auto_vacuum>). In a
-/// connection to one that exists it decides about the copies that `VACUUM INTO` makes.
+/// where others became free (<https://www.sqlite.org/pragma.html#pragma_auto_vacuum>). It does not
+/// change a database that has tables.
 pub const KEEP_TRACK: &str = "PRAGMA auto_vacuum = INCREMENTAL";
+
+/// The value of that setting which stands for `INCREMENTAL`.
+const INCREMENTAL: i64 = 2;
+
+/// Makes the copies that `VACUUM INTO` makes through this connection keep track, too, if the
+/// database does not. One that does is left alone, because this setting would be written to it.
+pub fn keep_track_in_copies(connection: &mut SqliteConnection) -> QueryResult<()> {
+    match sql::<BigInt>("PRAGMA auto_vacuum").get_result::<i64>(connection)? {
+        INCREMENTAL => Ok(()),
+        _ => connection.batch_execute(KEEP_TRACK),
+    }
+}
 
 /// Pages that one transaction gives back at most: 1 MiB at the usual size of 4 KiB.
 pub const RELEASED_AT_ONCE: i64 = 256;
@@ -21,8 +34,6 @@ const KEPT_SHARE: i64 = 8;
 /// The number of pages that are free and need not be. Zero in a database of an older version,
 /// which has not kept track of its pages.
 pub fn surplus(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
-    /// The value of the pragma that stands for `INCREMENTAL`.
-    const INCREMENTAL: i64 = 2;
     let mut value = |pragma: &str| sql::<BigInt>(pragma).get_result::<i64>(connection);
     if value("PRAGMA auto_vacuum")? != INCREMENTAL {
         return Ok(0);
