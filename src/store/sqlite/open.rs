@@ -83,16 +83,16 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
     }
     let mut connection = SqliteConnection::establish(&path.to_string_lossy())
         .map_err(|error| other(error.to_string()))?;
-    // A database that has tables is not changed by the second of these.
-    let kept_track =
-        connection.batch_execute(BUSY_TIMEOUT).and_then(|()| connection.batch_execute(KEEP_TRACK));
-    kept_track.and_then(|()| configure_writer(&mut connection)).map_err(|error| {
-        match error.to_string() {
-            problem if NOT_WRITABLE.contains(&problem.as_str()) => {
-                OpenError::ReadOnly { path: path.to_owned(), problem }
-            }
-            problem => other(problem),
+    // Only where nobody has made tables yet, because the setting is written even if it is there.
+    let first =
+        if is_ours { BUSY_TIMEOUT.to_owned() } else { format!("{BUSY_TIMEOUT}; {KEEP_TRACK}") };
+    let configured =
+        connection.batch_execute(&first).and_then(|()| configure_writer(&mut connection));
+    configured.map_err(|error| match error.to_string() {
+        problem if NOT_WRITABLE.contains(&problem.as_str()) => {
+            OpenError::ReadOnly { path: path.to_owned(), problem }
         }
+        problem => other(problem),
     })?;
     files::make_private(path)?;
     if !is_ours {
