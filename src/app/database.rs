@@ -124,6 +124,7 @@ pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect
         connect_timeout: asked.connect_timeout,
         acquire_timeout: asked.acquire_timeout,
         statement_timeout: asked.statement_timeout,
+        max_clock_skew: config.lease.max_clock_skew,
     }
 }
 

@@ -96,6 +96,7 @@ pub fn options(url: &str) -> Options {
         connect_timeout: Duration::from_secs(3),
         acquire_timeout: Duration::from_secs(3),
         statement_timeout: Duration::from_secs(10),
+        max_clock_skew: Duration::from_secs(5),
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Options {
     pub acquire_timeout: Duration,
     /// The time that the server works on a statement at most.
     pub statement_timeout: Duration,
+    /// The most by which the clock of a replica is off.
+    pub max_clock_skew: Duration,
 }
 
 /// The source of the password.
@@ -414,6 +416,7 @@ mod tests {
             connect_timeout: Duration::from_secs(1),
             acquire_timeout: Duration::from_secs(1),
             statement_timeout: Duration::from_secs(1),
+            max_clock_skew: Duration::from_secs(5),
         }
     }
 

@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use super::{
     insert::{Limits, insert_sessions},
+    oldest_live::{OldestLive, Start},
     pool::{self, BatchWrite, Fault, Pool, PooledConnection},
-    rows::{SessionRow, instant, timestamp},
+    rows::{SessionRow, instant, timestamp, uuid},
     schema::sessions,
     sql::statement,
     turns,
@@ -34,8 +35,12 @@ use crate::{
 };
 
 /// Commits a batch of creations.
-pub async fn commit(pool: &Pool, creations: &[Creation]) -> BatchOutcome<Created> {
-    pool::commit_in_two(pool, creations, Swift, Careful).await
+pub async fn commit(
+    pool: &Pool,
+    oldest_live: &OldestLive,
+    creations: &[Creation],
+) -> BatchOutcome<Created> {
+    pool::commit_in_two(pool, creations, Swift, |creation| Careful { creation, oldest_live }).await
 }
 
 /// A creation for which there may be room, and nothing made for its request before.
@@ -62,7 +67,10 @@ impl BatchWrite for Swift<'_> {
 }
 
 /// A creation for which there may be an earlier one, or no room.
-struct Careful<'a>(&'a Creation);
+struct Careful<'a> {
+    creation: &'a Creation,
+    oldest_live: &'a OldestLive,
+}
 
 #[async_trait]
 impl BatchWrite for Careful<'_> {
@@ -72,7 +80,8 @@ impl BatchWrite for Careful<'_> {
         connection: &mut PooledConnection<'_>,
         creations: &[Self],
     ) -> Result<Vec<Result<Created, StoreError>>, Fault> {
-        let creations: Vec<&Creation> = creations.iter().map(|Self(creation)| *creation).collect();
+        let Some(Self { oldest_live, .. }) = creations.first() else { return Ok(vec![]) };
+        let creations: Vec<&Creation> = creations.iter().map(|careful| careful.creation).collect();
         let begin = turns::begin(&turns::turns(connection, &creations));
         connection.run(&begin).await?;
         let mut batch = Batch {
@@ -82,7 +91,7 @@ impl BatchWrite for Careful<'_> {
                 creations.iter().map(|creation| &creation.session),
             )
             .await?,
-            live: Live::read(connection, &creations).await?,
+            live: Live::read(connection, oldest_live, &creations).await?,
             evicted: HashMap::new(),
             new: vec![],
         };
@@ -230,6 +239,7 @@ impl<'a> Live<'a> {
     /// Reads as many as the limits need.
     async fn read(
         connection: &mut PooledConnection<'_>,
+        oldest_live: &OldestLive,
         creations: &[&'a Creation],
     ) -> Result<Self, Fault> {
         let mut limited: Vec<Limited<'a>> = vec![];
@@ -264,12 +274,20 @@ impl<'a> Live<'a> {
             live.large.extend(is_kept.then_some((subject.tenant, subject.subject)));
             counts.push(Some(count));
         }
-        let most = limited.iter().zip(&counts).map(|(subject, count)| match count {
-            Some(count) => LiveSessions::to_read_of(*count, subject.max, subject.creations),
-            None => LiveSessions::to_read(subject.max),
+        let reads = limited.iter().zip(&counts).map(|(subject, count)| {
+            let start = oldest_live.start(subject.tenant, subject.subject, subject.at);
+            let most = match count {
+                Some(count) => LiveSessions::to_read_of(*count, subject.max, subject.creations),
+                None => LiveSessions::to_read(subject.max),
+            };
+            Read {
+                subject,
+                start,
+                most,
+                expected: most.min(usize::try_from(subject.max).unwrap_or(usize::MAX)),
+            }
         });
-        let most: Vec<usize> = most.collect();
-        let oldest = oldest(connection, &limited, most).await?;
+        let oldest = oldest(connection, oldest_live, reads.collect()).await?;
         for ((subject, count), oldest) in limited.iter().zip(counts).zip(oldest) {
             let sessions = match count {
                 Some(count) => LiveSessions { count, oldest: oldest.into() },
@@ -297,37 +315,86 @@ impl<'a> Live<'a> {
     }
 }
 
+/// A read of the oldest live sessions of a subject.
+#[derive(Clone, Copy)]
+struct Read<'a> {
+    subject: &'a Limited<'a>,
+    start: Start,
+    most: usize,
+    /// If fewer are found, there may be others before the start. For a limit up to [`MOST_READ`] it
+    /// is the limit itself: no creation goes beyond it, so whoever has found as many has found all.
+    expected: usize,
+}
+
 /// For each subject as many of its live sessions with their idle expiries, the oldest first.
+///
+/// A read begins where [`OldestLive`] remembers that they begin. Should that be wrong, the limit
+/// holds nevertheless: fewer than expected are found then, and the subject is read again from the
+/// beginning. Where a subject has more sessions than its limit, or a limit above [`MOST_READ`], one
+/// may be overlooked for as long as the start is trusted, and a newer one evicted in its place.
 async fn oldest(
     connection: &mut PooledConnection<'_>,
-    limited: &[Limited<'_>],
-    most: Vec<usize>,
+    oldest_live: &OldestLive,
+    mut reads: Vec<Read<'_>>,
 ) -> Result<Vec<Vec<(SessionId, Timestamp)>>, Fault> {
-    let mut found = vec![vec![]; limited.len()];
-    if limited.is_empty() {
+    let mut found = live_from(connection, &reads).await?;
+    let mut again = vec![];
+    for (read, found) in reads.iter_mut().zip(&mut found) {
+        if found.len() < read.expected && !read.start.is_beginning() {
+            read.start = Start::beginning(read.subject.at);
+            again.push((*read, found));
+        }
+    }
+    if !again.is_empty() {
+        let (reads, positions): (Vec<_>, Vec<_>) = again.into_iter().unzip();
+        for (position, found) in positions.into_iter().zip(live_from(connection, &reads).await?) {
+            *position = found;
+        }
+    }
+    for (Read { subject, start, expected, .. }, found) in reads.iter().zip(&found) {
+        // Where there is room, nothing is evicted.
+        if let [(oldest, _), ..] = found.as_slice()
+            && found.len() >= *expected
+        {
+            oldest_live.remember(subject.tenant, subject.subject, *start, *oldest);
+        }
+    }
+    Ok(found)
+}
+
+/// The same, of those sessions alone that are not before the start of the read.
+async fn live_from(
+    connection: &mut PooledConnection<'_>,
+    reads: &[Read<'_>],
+) -> Result<Vec<Vec<(SessionId, Timestamp)>>, Fault> {
+    let mut found = vec![vec![]; reads.len()];
+    if reads.is_empty() {
         return Ok(found);
     }
+    let column = |most: usize| i64::try_from(most).unwrap_or(i64::MAX);
     let rows: Vec<(i64, Uuid, PgTimestamp)> = statement::<(BigInt, SqlUuid, Timestamptz)>(
         "SELECT given.ordinal, s.id, s.idle_expires_at
-        FROM unnest(?, ?, ?, ?) WITH ORDINALITY AS given (tenant, subject, at, most, ordinal)
+        FROM unnest(?, ?, ?, ?, ?) WITH ORDINALITY AS given
+            (tenant, subject, at, start, most, ordinal)
         CROSS JOIN LATERAL (
             SELECT id, idle_expires_at
             FROM sessions
             WHERE tenant = given.tenant AND subject = given.subject AND NOT is_over
-                AND ended_at IS NULL AND idle_expires_at > given.at
+                AND id >= given.start AND ended_at IS NULL AND idle_expires_at > given.at
             ORDER BY id
             LIMIT given.most
         ) AS s
         ORDER BY given.ordinal, s.id",
     )
-    .bind::<Array<Text>, _>(limited.iter().map(|subject| subject.tenant).collect::<Vec<_>>())
-    .bind::<Array<Text>, _>(limited.iter().map(|subject| subject.subject).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(reads.iter().map(|read| read.subject.tenant).collect::<Vec<_>>())
+    .bind::<Array<Text>, _>(reads.iter().map(|read| read.subject.subject).collect::<Vec<_>>())
     .bind::<Array<Timestamptz>, _>(
-        limited.iter().map(|subject| instant(subject.at)).collect::<Vec<_>>(),
+        reads.iter().map(|read| instant(read.subject.at)).collect::<Vec<_>>(),
     )
-    .bind::<Array<BigInt>, _>(
-        most.into_iter().map(|most| i64::try_from(most).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
+    .bind::<Array<SqlUuid>, _>(
+        reads.iter().map(|read| uuid(read.start.id.bytes())).collect::<Vec<_>>(),
     )
+    .bind::<Array<BigInt>, _>(reads.iter().map(|read| column(read.most)).collect::<Vec<_>>())
     .load(&mut **connection)
     .await?;
     for (position, id, idle_expires_at) in rows {
@@ -382,7 +449,8 @@ async fn count(
     Ok((counted, true))
 }
 
-/// Counts the live sessions of a subject, up to `most`.
+/// Counts the live sessions of a subject, up to `most`. It begins at the newest, because the oldest
+/// lie behind the entries of all that were evicted.
 async fn there(
     connection: &mut PooledConnection<'_>,
     subject: &Limited<'_>,
@@ -393,6 +461,7 @@ async fn there(
             SELECT
             FROM sessions
             WHERE tenant = ? AND subject = ? AND NOT is_over AND ended_at IS NULL AND idle_expires_at > ?
+            ORDER BY id DESC
             LIMIT ?
         ) AS few",
     )

@@ -9,6 +9,7 @@ mod create;
 mod expiries;
 mod hosts;
 mod insert;
+mod oldest_live;
 pub mod open;
 pub mod open_error;
 mod partitions;
@@ -40,6 +41,7 @@ use tokio_util::{
 
 use self::{
     connect::{Options, Target},
+    oldest_live::OldestLive,
     open_error::OpenError,
     pool::{Fault, LatestTimeline, Pool, PooledConnection},
     renewals::PostgresRenewals,
@@ -92,6 +94,7 @@ pub struct PostgresStore {
 
 struct Shared {
     pool: Pool,
+    oldest_live: OldestLive,
     /// The newest entry that was heard of.
     hints: watch::Sender<Seq>,
     /// The newest entry of this process.
@@ -117,6 +120,7 @@ impl PostgresStore {
         let latest_timeline = Arc::new(LatestTimeline::default());
         let shared = Arc::new(Shared {
             pool: Pool::new(target.clone(), Arc::clone(&latest_timeline), options),
+            oldest_live: OldestLive::new(options.max_clock_skew),
             hints: watch::Sender::default(),
             committed: watch::Sender::default(),
         });
@@ -142,7 +146,9 @@ impl PostgresStore {
             _open: shared.pool.owner(),
             creations: shared.group(
                 CREATIONS,
-                |shared, creations| async move { create::commit(&shared.pool, &creations).await },
+                |shared, creations| async move {
+                    create::commit(&shared.pool, &shared.oldest_live, &creations).await
+                },
                 Created::position,
             ),
             refreshes: shared.group(

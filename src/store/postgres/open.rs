@@ -21,7 +21,7 @@ use crate::mutants::broken;
 /// The version before must be able to work on what a migration leaves behind, because replicas are
 /// replaced one after the other: a migration only adds (`a_migration_only_adds` below), and what it
 /// makes needless goes with the version after.
-const MIGRATIONS: [(&str, &str); 11] = [
+const MIGRATIONS: [(&str, &str); 12] = [
     ("0001", include_str!("../../../migrations/postgres/0001_initial/up.sql")),
     ("0002", include_str!("../../../migrations/postgres/0002_replicas/up.sql")),
     ("0003", include_str!("../../../migrations/postgres/0003_turns/up.sql")),
@@ -33,6 +33,7 @@ const MIGRATIONS: [(&str, &str); 11] = [
     ("0009", include_str!("../../../migrations/postgres/0009_former_replicas/up.sql")),
     ("0010", include_str!("../../../migrations/postgres/0010_sessions_over/up.sql")),
     ("0011", include_str!("../../../migrations/postgres/0011_audit_by_day/up.sql")),
+    ("0012", include_str!("../../../migrations/postgres/0012_newest_counted_first/up.sql")),
 ];
 /// The storage settings of the tables. Not a migration, because an engine may do without.
 const TUNING: &str = include_str!("tuning.sql");

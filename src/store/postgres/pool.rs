@@ -445,7 +445,7 @@ pub async fn commit_in_two<'a, W, S, C>(
     pool: &Pool,
     writes: &'a [W],
     swift: fn(&'a W) -> S,
-    careful: fn(&'a W) -> C,
+    careful: impl Fn(&'a W) -> C,
 ) -> BatchOutcome<C::Outcome>
 where
     S: BatchWrite<Outcome = Option<C::Outcome>>,

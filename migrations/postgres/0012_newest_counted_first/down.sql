@@ -1,0 +1,38 @@
+CREATE OR REPLACE FUNCTION sessions_in_turn(turn bigint, of_tenant text, of_subject text, at timestamptz, others bigint, added bigint)
+RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    is_ours boolean;
+    known bigint;
+BEGIN
+    -- Elsewhere the count would not see what those before us have committed.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RETURN NULL;
+    END IF;
+    -- An engine without such locks is given no turn, and never looks at this.
+    IF turn IS NOT NULL THEN
+        -- An expression, which takes a fifth of the time of a statement.
+        is_ours := pg_advisory_xact_lock(turn) IS NOT NULL;
+    END IF;
+    IF others >= 256 THEN
+        UPDATE large_subjects AS l SET sessions = l.sessions + added
+        WHERE l.tenant = of_tenant AND l.subject = of_subject AND l.sessions + added <= others + 1
+            AND abs(extract(epoch FROM at - l.counted_at)) <= 60
+        RETURNING l.sessions - added INTO known;
+        IF FOUND THEN
+            RETURN known;
+        END IF;
+        known := (SELECT count(*) FROM (
+            SELECT FROM sessions AS s
+            WHERE s.tenant = of_tenant AND s.subject = of_subject AND NOT s.is_over
+            LIMIT 257
+        ) AS few);
+        RETURN CASE WHEN known <= 256 THEN known END;
+    END IF;
+    RETURN (SELECT count(*) FROM (
+        SELECT FROM sessions AS s
+        WHERE s.tenant = of_tenant AND s.subject = of_subject AND NOT s.is_over
+            AND s.ended_at IS NULL AND s.idle_expires_at > at
+        LIMIT others + 1
+    ) AS few);
+END
+$$;

@@ -1,0 +1,157 @@
+//! Remembers the oldest live sessions of subjects at their limits, so that the next look for them
+//! does not walk over all that were evicted before.
+//!
+//! An evicted session leaves an entry in the index `sessions_of_subject`, which nothing removes
+//! while a long transaction may still see it. Since the oldest go first, these entries lie before
+//! those that live, and a read from the beginning passes each of them. A subject that signs in
+//! again and again would become slower and slower.
+
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+
+use crate::domain::{ids::SessionId, time::Timestamp};
+
+/// Most subjects that are remembered. An entry has the names of tenant and subject, 384 bytes at
+/// most: all together take less than 3 MB.
+const MOST_SUBJECTS: usize = 4096;
+
+/// For how long an entry may be used after the read from the beginning that it goes back to. The
+/// reads since then have not seen what was before it.
+const TRUSTED_FOR: Duration = Duration::from_secs(30);
+
+/// The point at which a read of a subject's live sessions begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The first identifier that is read.
+    pub id: SessionId,
+    /// The instant of the last read from the beginning.
+    from_beginning_at: Timestamp,
+}
+
+impl Start {
+    /// Before all sessions.
+    pub fn beginning(now: Timestamp) -> Self {
+        Self { id: SessionId::from_bytes([0; 16]), from_beginning_at: now }
+    }
+
+    /// Returns whether no session can be before it.
+    pub fn is_beginning(&self) -> bool {
+        *self.id.bytes() == [0; 16]
+    }
+}
+
+/// The remembered starts, of this process alone.
+#[derive(Debug)]
+pub struct OldestLive {
+    starts: Cache<String, Start>,
+    /// A session that is created after a read has an identifier at most this much before those that
+    /// were there: twice the skew of the clocks, because one replica may be ahead and the other one
+    /// behind.
+    margin: Duration,
+}
+
+impl OldestLive {
+    /// Remembers nothing yet. The clock of each replica is off by no more than `max_clock_skew`.
+    pub fn new(max_clock_skew: Duration) -> Self {
+        Self { starts: Cache::new(MOST_SUBJECTS), margin: max_clock_skew.saturating_mul(2) }
+    }
+
+    /// The point at which a read at `now` may begin. It is the beginning if nothing is known, or if
+    /// what is known is too old, or of the future because the clock was set back.
+    ///
+    /// Sessions before it are possible where clocks are further apart than allowed, where a
+    /// creation took longer than the margin, or where the database was set back. So whoever finds
+    /// fewer sessions than expected reads again from the beginning.
+    pub fn start(&self, tenant: &str, subject: &str, now: Timestamp) -> Start {
+        let is_trusted = |start: &Start| {
+            let age = now.since(start.from_beginning_at).max(start.from_beginning_at.since(now));
+            age <= TRUSTED_FOR
+        };
+        self.starts
+            .get(&key(tenant, subject))
+            .filter(is_trusted)
+            .unwrap_or_else(|| Start::beginning(now))
+    }
+
+    /// Remembers the oldest live session that a read from `start` has found.
+    pub fn remember(&self, tenant: &str, subject: &str, start: Start, oldest: SessionId) {
+        let earliest =
+            Timestamp::from_micros(oldest.created_millis().saturating_mul(1000)).minus(self.margin);
+        self.starts
+            .insert(key(tenant, subject), Start { id: SessionId::new(earliest, [0; 10]), ..start });
+    }
+}
+
+/// No name has a zero byte.
+fn key(tenant: &str, subject: &str) -> String {
+    format!("{tenant}\0{subject}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_700_000_000);
+    const SKEW: Duration = Duration::from_secs(5);
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_read_begins_two_skews_before_the_oldest_session_that_was_found() {
+        let oldest_live = OldestLive::new(SKEW);
+        assert!(oldest_live.start("acme", "alice", NOW).is_beginning());
+        oldest_live.remember(
+            "acme",
+            "alice",
+            Start::beginning(NOW),
+            SessionId::last_of_millisecond(NOW),
+        );
+        let start = oldest_live.start("acme", "alice", NOW);
+        let earliest = NOW.minus(SKEW * 2);
+        assert!(
+            start.id <= SessionId::new(earliest, [0; 10]),
+            "it may have been created by a clock behind"
+        );
+        assert!(
+            start.id > SessionId::last_of_millisecond(earliest.minus(MILLISECOND)),
+            "and no earlier one"
+        );
+        assert!(!start.is_beginning());
+        for (tenant, subject) in [("acme", "bob"), ("", "alice"), ("acm", "ealice")] {
+            assert!(oldest_live.start(tenant, subject, NOW).is_beginning(), "{tenant} {subject}");
+        }
+    }
+
+    /// Else a wrong one would be passed on from read to read.
+    #[test]
+    fn reads_from_the_middle_do_not_prolong_the_trust() {
+        let oldest_live = OldestLive::new(SKEW);
+        let remember =
+            |start| oldest_live.remember("", "alice", start, SessionId::new(NOW, [0; 10]));
+        remember(Start::beginning(NOW));
+        let last = NOW.plus(TRUSTED_FOR);
+        remember(oldest_live.start("", "alice", last));
+        assert!(!oldest_live.start("", "alice", last).is_beginning());
+        assert!(oldest_live.start("", "alice", last.plus(MILLISECOND)).is_beginning());
+        assert!(
+            oldest_live.start("", "alice", NOW.minus(TRUSTED_FOR + MILLISECOND)).is_beginning(),
+            "set back"
+        );
+        remember(Start::beginning(last));
+        assert!(!oldest_live.start("", "alice", last.plus(MILLISECOND)).is_beginning());
+    }
+
+    #[test]
+    fn no_more_subjects_are_remembered_than_a_fixed_number() {
+        let oldest_live = OldestLive::new(SKEW);
+        for n in 0..3 * MOST_SUBJECTS {
+            oldest_live.remember(
+                "",
+                &n.to_string(),
+                Start::beginning(NOW),
+                SessionId::new(NOW, [0; 10]),
+            );
+        }
+        assert!(oldest_live.starts.len() <= MOST_SUBJECTS);
+    }
+}
