@@ -105,5 +105,5 @@ fn promises(config: &Config) {
     if let Ok(next) = config.sweeper.schedule.find_next_occurrence(&now, false) {
         assert!(next > now);
     }
-    assert!(config.lease.holds_for() < Duration::from_secs(60));
+    assert!(config.lease.max_validity() < Duration::from_secs(60));
 }

@@ -11,7 +11,7 @@ use crate::{
         audit::{AuditQueue, AuditWriter},
     },
     config::Config,
-    revocation::renewing::Renewing,
+    revocation::renewer::LeaseRenewer,
     store::Store,
     tasks,
 };
@@ -24,12 +24,12 @@ impl Background {
     pub fn start(
         config: &Config,
         store: Arc<dyn Store>,
-        renewing: Renewing,
+        renewer: LeaseRenewer,
         authority: Arc<Authority>,
         system: &System,
     ) -> Self {
         let mut tasks = Self(JoinSet::new());
-        tasks.spawn("the renewal of the lease", renewing.run());
+        tasks.spawn("the renewal of the lease", renewer.run());
         let sweeper = tasks::sweeper::run(
             authority.clone(),
             system.clock.clone(),

@@ -27,7 +27,7 @@ use crate::{
     keys::keeper::Keeper,
     net::tls::Tls,
     revocation::{
-        renewing::{Draw, Renewing},
+        renewer::{IncarnationSource, LeaseRenewer},
         replica::Replica,
     },
     rng::{Rng, SystemRng, random},
@@ -176,27 +176,27 @@ pub async fn serve(
         database = %config.database,
         issuer = config.issuer,
         signing_key = keeper.ring().signing().map(|key| &*key.kid),
-        revocations_hold_within = %brief(config.lease.holds_for()),
+        revocations_hold_within = %brief(config.lease.max_validity()),
         "starting"
     );
     warn_of_risks(address, callers.is_open(), tls.is_some());
     ready.set(authority.clone());
 
-    let mut renewing = Renewing::new(
+    let mut renewer = LeaseRenewer::new(
         replica.clone(),
         store.clone(),
         keeper.clone(),
-        draw(config, address, &system),
+        incarnations(config, address, &system),
     );
     tokio::select! {
-        loaded = renewing.load() => loaded?,
+        loaded = renewer.load() => loaded?,
         () = shutdown.soft.cancelled() => {
             leave(&*store, &replica).await;
             return Ok(());
         }
     }
     tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
-    let mut background = Background::start(config, store.clone(), renewing, authority, &system);
+    let mut background = Background::start(config, store.clone(), renewer, authority, &system);
     let reloading = Reloading {
         config: config.clone(),
         callers,
@@ -260,14 +260,20 @@ fn warn_of_risks(address: SocketAddr, is_open: bool, is_encrypted: bool) {
 }
 
 /// Draws the lives of this replica.
-fn draw(config: &Config, address: SocketAddr, system: &System) -> Draw {
+fn incarnations(config: &Config, address: SocketAddr, system: &System) -> IncarnationSource {
     let (name, address) = (config.replica.name.clone(), address.to_string());
     let rng = system.rng.clone();
-    let holds_for = config.lease.holds_for();
+    let max_validity = config.lease.max_validity();
     Box::new(move || {
         let incarnation = Incarnation::new(random(&*rng)?);
         let (name, address) = (name.clone(), address.clone());
-        Ok(Newcomer { incarnation, name, address, version: env!("CARGO_PKG_VERSION"), holds_for })
+        Ok(Newcomer {
+            incarnation,
+            name,
+            address,
+            version: env!("CARGO_PKG_VERSION"),
+            max_validity,
+        })
     })
 }
 

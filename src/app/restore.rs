@@ -416,7 +416,7 @@ impl Restoring<'_> {
                 ended: ended.clone(),
                 may_add: true,
                 longest_token: LONGEST_ACCESS_TOKEN_TTL,
-                orphan: None,
+                fallback_entry: None,
             }));
             orders.extend(created.into_iter().map(|id| lost.stop(id, ended.clone())));
         }

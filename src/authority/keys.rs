@@ -36,7 +36,7 @@ pub struct Rotating {
     /// The instant at which the sessions were last asked, by the clock of uptime.
     asked: Option<Duration>,
     /// Refresh keys that no session needed then, and since when.
-    unheld: HashMap<String, Timestamp>,
+    unused_since: HashMap<String, Timestamp>,
 }
 
 impl Rotating {
@@ -45,7 +45,7 @@ impl Rotating {
         Self {
             clock: SlowClock::at(clock.now(), clock.uptime()),
             asked: None,
-            unheld: HashMap::new(),
+            unused_since: HashMap::new(),
         }
     }
 }
@@ -209,20 +209,20 @@ impl Authority {
         if !self.is_current() {
             return Ok(());
         }
-        let forgotten = self.keeper.ring().forgotten().to_vec();
-        for kid in forgotten {
+        let lost_revocations = self.keeper.ring().lost_revocations().to_vec();
+        for kid in lost_revocations {
             self.end_key(None, &kid).await?;
         }
         let uptime = self.clock.uptime();
         if rotating.asked.is_none_or(|asked| uptime.saturating_sub(asked) >= ASK_SESSIONS) {
             rotating.asked = Some(uptime);
-            self.ask_sessions(&mut rotating.unheld, now).await?;
+            self.find_unused_refresh_keys(&mut rotating.unused_since, now).await?;
         }
         let refresh_rules = self.rules(KeyPurpose::RefreshToken);
-        rotating.unheld.retain(|kid, _| self.keeper.ring().sealed(kid).is_some());
+        rotating.unused_since.retain(|kid, _| self.keeper.ring().sealed(kid).is_some());
         let is_over = |since: &Timestamp| now >= since.plus(refresh_rules.kept_for);
         let unneeded = rotating
-            .unheld
+            .unused_since
             .iter()
             .filter(|(_, since)| is_over(since))
             .map(|(kid, _)| kid.clone())
@@ -264,9 +264,9 @@ impl Authority {
     /// Notes which retired refresh keys no session has a token of, and since when. It takes the
     /// longest grace until nobody may come again with the token before, which can be of such a key
     /// too.
-    async fn ask_sessions(
+    async fn find_unused_refresh_keys(
         &self,
-        unheld: &mut HashMap<String, Timestamp>,
+        unused_since: &mut HashMap<String, Timestamp>,
         now: Timestamp,
     ) -> Result<(), AuthorityError> {
         let ring = self.stored_ring().await?;
@@ -277,8 +277,8 @@ impl Authority {
         for key in rotation.retired(now) {
             let Ok(id) = key.kid.parse::<RefreshKeyId>() else { continue };
             match self.store.is_refresh_key_held(id, now).await? {
-                true => unheld.remove(&key.kid),
-                false => Some(*unheld.entry(key.kid.clone()).or_insert(now)),
+                true => unused_since.remove(&key.kid),
+                false => Some(*unused_since.entry(key.kid.clone()).or_insert(now)),
             };
         }
         Ok(())

@@ -36,7 +36,7 @@ use crate::{
         text::Audience,
     },
     keys::keeper::Keeper,
-    revocation::replica::{Epoch, NotCertain, Replica},
+    revocation::replica::{AckError, Epoch, Replica},
     rng::{Rng, random},
     store::Store,
     token::{access::Expectations, verified_cache::VerifiedCache},
@@ -204,10 +204,10 @@ fn no_key() -> AuthorityError {
     error
 }
 
-fn uncertain(error: NotCertain) -> AuthorityError {
+fn uncertain(error: AckError) -> AuthorityError {
     tracing::warn!(%error, "a call failed");
     match error {
-        NotCertain::NotCurrent => AuthorityError::NotCurrent,
-        NotCertain::NotAcknowledged => AuthorityError::StoreUnavailable,
+        AckError::NotCurrent => AuthorityError::NotCurrent,
+        AckError::NotAcknowledged => AuthorityError::StoreUnavailable,
     }
 }

@@ -80,7 +80,7 @@ impl Authority {
         let nothing = Ok(Revocations { sessions: 0, effective_at: now });
         let by_id = matches!(order.target, RevokeTarget::Session(_));
         let ended = Ended { at: now, reason: order.reason, note: order.note.clone() };
-        let mut orphan = None;
+        let mut fallback_entry = None;
         let mut record = AuditRecord {
             reason: Some(order.reason),
             note: order.note,
@@ -134,7 +134,7 @@ impl Authority {
                 let (id, is_there) = self.session_of_refresh_token(reach, &token).await?;
                 record.session_id = Some(id);
                 // Its row was lost, and its access tokens live on.
-                orphan = (!is_there).then(|| self.lost_session(id, &ended));
+                fallback_entry = (!is_there).then(|| self.lost_session(id, &ended));
                 RevocationTarget::Session(id)
             }
             RevokeTarget::Token { token, token_only } => {
@@ -153,13 +153,13 @@ impl Authority {
                     self.current().await?;
                     return nothing;
                 }
-                let entry = self.orphan(claims, token_only, &ended)?;
+                let entry = self.fallback_entry(claims, token_only, &ended)?;
                 (record.tenant, record.subject) =
                     (Some(entry.tenant.clone()), entry.subject.clone());
                 record.session_id = Some(claims.session_id);
                 // An expired token still names its session, which ends if it lives. Old tokens are
                 // found in logs and backups, so they add no entry for a session that does not.
-                orphan = (!has_expired).then_some(entry);
+                fallback_entry = (!has_expired).then_some(entry);
                 if token_only {
                     record.action = AuditAction::TokenRevoked;
                     let (token, session_id, expires_at) =
@@ -175,7 +175,10 @@ impl Authority {
         let longest_token = self.settings.max_access_token_ttl;
         let epoch = self.replica.epoch();
         let outcome = self
-            .write_and_record(Revocation { target, ended, may_add, longest_token, orphan }, record)
+            .write_and_record(
+                Revocation { target, ended, may_add, longest_token, fallback_entry },
+                record,
+            )
             .await?;
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
@@ -215,7 +218,7 @@ impl Authority {
 
     /// The entry that stops a token, or its session, if the database does not know that the session
     /// lives.
-    fn orphan(
+    fn fallback_entry(
         &self,
         claims: &AccessClaims,
         token_only: bool,

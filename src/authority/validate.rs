@@ -195,7 +195,8 @@ impl Authority {
 
     fn check_time(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), InactiveReason> {
         if now >= claims.expires_at
-            || (self.replica.index().is_forgotten(claims.expires_at) && !broken("purge-at-expiry"))
+            || (self.replica.index().is_below_purge_watermark(claims.expires_at)
+                && !broken("purge-at-expiry"))
         {
             return Err(InactiveReason::Expired);
         }

@@ -83,7 +83,7 @@ fn print_table(register: &Register) {
                 format!("{} ago", rounded(member.renewed_ago)),
                 member.applied.0.to_string(),
                 register.lag(member).to_string(),
-                rounded(member.holds_for),
+                rounded(member.max_validity),
             ]
         });
         let former = register.former.iter().map(|former| {
@@ -125,7 +125,7 @@ fn print_json(register: &Register) {
             "renewed_ago": output::span(member.renewed_ago),
             "applied": member.applied.0,
             "lag": register.lag(member),
-            "wait": output::span(member.holds_for),
+            "wait": output::span(member.max_validity),
         })
     });
     let former = register.former.iter().map(|former| {

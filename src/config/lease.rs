@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, invalid};
-use crate::domain::{lease::Terms, revocation::RETENTION_MARGIN, time::brief};
+use crate::domain::{lease::LeaseConfig, revocation::RETENTION_MARGIN, time::brief};
 
 /// The section.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -48,9 +48,9 @@ const SHORTEST_MARGIN: Duration = Duration::from_millis(10);
 
 impl RawLease {
     /// Refuses what cannot work.
-    pub fn check(&self) -> Result<Terms, ConfigError> {
+    pub fn check(&self) -> Result<LeaseConfig, ConfigError> {
         let Self { duration, renewal, margin, max_clock_skew } = *self;
-        let terms = Terms { duration, renewal, margin, max_clock_skew };
+        let lease_config = LeaseConfig { duration, renewal, margin, max_clock_skew };
         if renewal < SHORTEST_RENEWAL {
             return Err(invalid(
                 "lease.renewal",
@@ -77,11 +77,11 @@ impl RawLease {
             ));
         }
         // Whoever sweeps may be ahead of the database by this, and whoever validates behind it.
-        let needed = max_clock_skew.saturating_mul(2).saturating_add(terms.holds_for());
+        let needed = max_clock_skew.saturating_mul(2).saturating_add(lease_config.max_validity());
         if needed > RETENTION_MARGIN {
             let problem = format!(
                 "is too long: twice this and the {} that a revocation may wait must not exceed {}",
-                brief(terms.holds_for()),
+                brief(lease_config.max_validity()),
                 brief(RETENTION_MARGIN)
             );
             return Err(invalid("lease.max_clock_skew", problem));
@@ -89,6 +89,6 @@ impl RawLease {
         if max_clock_skew.is_zero() {
             return Err(invalid("lease.max_clock_skew", "must be more than 0s"));
         }
-        Ok(terms)
+        Ok(lease_config)
     }
 }

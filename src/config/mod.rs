@@ -37,7 +37,7 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{callers::Registration, domain::lease::Terms};
+use crate::{callers::Registration, domain::lease::LeaseConfig};
 
 use self::{
     audit::Audit,
@@ -134,7 +134,7 @@ pub struct Config {
     /// What is special about some tenants.
     pub tenants: Tenants,
     /// For how long a replica may believe what it knows.
-    pub lease: Terms,
+    pub lease: LeaseConfig,
     /// What this replica says of itself.
     pub replica: Replica,
     /// Most blacklist entries.
@@ -367,7 +367,7 @@ impl Config {
         let environment = keys::Environment::read();
         // Until all replicas know of a key, by whatever clock.
         let spreads_within = match database.is_shared() {
-            true => lease.holds_for().saturating_add(lease.max_clock_skew.saturating_mul(2)),
+            true => lease.max_validity().saturating_add(lease.max_clock_skew.saturating_mul(2)),
             false => Duration::ZERO,
         };
         let windows = policies.values().map(|policy| policy.session.replay_window());

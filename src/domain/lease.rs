@@ -7,7 +7,7 @@ const DRIFT: u32 = 1000;
 
 /// How long leases last, and what is granted to clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct LeaseConfig {
     /// How long a lease lasts, from before it was asked for.
     pub duration: Duration,
     /// How often it is asked for.
@@ -18,9 +18,9 @@ pub struct Terms {
     pub max_clock_skew: Duration,
 }
 
-impl Terms {
+impl LeaseConfig {
     /// How long the others wait until every lease of this replica is over, by their own clocks.
-    pub fn holds_for(&self) -> Duration {
+    pub fn max_validity(&self) -> Duration {
         self.duration + self.duration * 2 / DRIFT + self.margin
     }
 }
@@ -31,12 +31,12 @@ mod tests {
 
     #[test]
     fn others_wait_for_longer_than_a_lease_lasts_by_a_clock_that_is_slow() {
-        let terms = Terms {
+        let lease_config = LeaseConfig {
             duration: Duration::from_secs(2),
             renewal: Duration::from_millis(500),
             margin: Duration::from_millis(250),
             max_clock_skew: Duration::from_secs(5),
         };
-        assert_eq!(terms.holds_for(), Duration::from_millis(2254));
+        assert_eq!(lease_config.max_validity(), Duration::from_millis(2254));
     }
 }

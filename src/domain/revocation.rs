@@ -254,7 +254,7 @@ pub struct Revocation {
     pub longest_token: Duration,
     /// Written if the database does not know that the session lives, although an authentic token
     /// says so: the database was set back to an older state, and nothing else would stop the token.
-    pub orphan: Option<BlacklistEntry>,
+    pub fallback_entry: Option<BlacklistEntry>,
 }
 
 impl Revocation {
@@ -280,7 +280,7 @@ impl Revocation {
             (_, Some((tenant, subject))) => (tenant, Some(subject)),
             (_, None) => (Tenant::default(), None),
         };
-        let orphan = BlacklistEntry {
+        let fallback_entry = BlacklistEntry {
             revoked,
             tenant,
             subject,
@@ -294,7 +294,13 @@ impl Revocation {
         // No session has the identifier zero: then there is only the entry to be written.
         let target =
             RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
-        Self { target, ended, may_add: true, longest_token: Duration::ZERO, orphan: Some(orphan) }
+        Self {
+            target,
+            ended,
+            may_add: true,
+            longest_token: Duration::ZERO,
+            fallback_entry: Some(fallback_entry),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use arc_swap::{ArcSwap, Guard};
 use super::{ring::KeyRing, sealing::MasterKeys};
 use crate::{
     domain::{key::RingVersion, revocation::Timeline},
-    store::{StoreError, replicas::Renewals, ring::SealedRing},
+    store::{StoreError, replicas::RenewalClient, ring::SealedRing},
 };
 
 /// Keeps the ring that is in use.
@@ -47,7 +47,7 @@ impl Keeper {
     /// another one, and says whether it was. Numbers of another history say nothing.
     pub async fn follow(
         &self,
-        renewals: &mut dyn Renewals,
+        renewals: &mut dyn RenewalClient,
         version: RingVersion,
         timeline: Timeline,
         patience: Duration,
@@ -77,9 +77,11 @@ impl Keeper {
                 "the key ring has changed"
             );
         }
-        if after.forgotten() != before.forgotten() && !after.forgotten().is_empty() {
+        if after.lost_revocations() != before.lost_revocations()
+            && !after.lost_revocations().is_empty()
+        {
             tracing::error!(
-                keys = ?after.forgotten(),
+                keys = ?after.lost_revocations(),
                 "the database has lost the revocation of keys that had been acknowledged; they \
                  are revoked again"
             );

@@ -102,7 +102,7 @@ pub struct KeyRing {
     active_refresh: Option<RefreshKeyId>,
     jwks: Jwks,
     /// Keys that were revoked, and of which the database has forgotten it.
-    forgotten: Vec<String>,
+    lost_revocations: Vec<String>,
 }
 
 /// The public keys, as verifiers fetch them.
@@ -218,16 +218,19 @@ impl KeyRing {
             }
         }
         // A failover may have lost it. What is worthless stays so.
-        let mut forgotten = vec![];
+        let mut lost_revocations = vec![];
         for Entry { sealed: SealedKey { key, .. }, .. } in &mut entries {
             let known = self.entries.get(&key.kid).and_then(|known| known.key().revoked_at);
             if key.revoked_at.is_none() && known.is_some() {
                 key.revoked_at = known;
-                forgotten.push(key.kid.clone());
+                lost_revocations.push(key.kid.clone());
             }
         }
         (
-            Self { forgotten, ..Self::assemble(ring.version, ring.position.timeline, entries) },
+            Self {
+                lost_revocations,
+                ..Self::assemble(ring.version, ring.position.timeline, entries)
+            },
             problems,
         )
     }
@@ -257,7 +260,7 @@ impl KeyRing {
             signing,
             active_refresh,
             jwks,
-            forgotten: vec![],
+            lost_revocations: vec![],
         }
     }
 
@@ -278,7 +281,7 @@ impl KeyRing {
 
     /// Whether something is to be done about it at once.
     pub fn is_in_trouble(&self) -> bool {
-        !self.forgotten.is_empty() || !self.makes_tokens()
+        !self.lost_revocations.is_empty() || !self.makes_tokens()
     }
 
     /// Whether there is an active key for each purpose.
@@ -292,8 +295,8 @@ impl KeyRing {
     }
 
     /// Keys that were revoked, and of which the database has forgotten it.
-    pub fn forgotten(&self) -> &[String] {
-        &self.forgotten
+    pub fn lost_revocations(&self) -> &[String] {
+        &self.lost_revocations
     }
 
     /// The key that signs access tokens now.
@@ -477,14 +480,14 @@ mod tests {
 
         let again = ring(4, &[&refresh, &signing, &activated]);
         let (kept, _) = followed.follow(&masters(), again.clone());
-        assert_eq!(kept.forgotten(), std::slice::from_ref(&signing.key.kid));
+        assert_eq!(kept.lost_revocations(), std::slice::from_ref(&signing.key.kid));
         assert!(
             matches!(kept.verifying(&signing.key.kid), Found::Revoked),
             "what is worthless stays so"
         );
         let with_revoked =
             ring(5, &[&refresh, &with(&signing, signing.key.revoke(NOW).unwrap()), &activated]);
-        assert!(kept.follow(&masters(), with_revoked).0.forgotten().is_empty());
+        assert!(kept.follow(&masters(), with_revoked).0.lost_revocations().is_empty());
 
         let damaged = SealedRing { damaged: vec![signing.key.kid.clone()], ..ring(4, &[&refresh]) };
         assert!(matches!(KeyRing::open(&masters(), damaged.clone()), Err(RingError::Damaged(_))));

@@ -7,7 +7,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Hist
 #[derive(Debug, Default)]
 pub struct Counts {
     /// The renewals.
-    pub renewals: Renewals,
+    pub renewals: RenewalClient,
     /// The waits for acknowledgements that have ended, with how long they took in seconds.
     pub acknowledgements: Acknowledgements,
     /// Up to where the index has been brought.
@@ -26,7 +26,7 @@ pub struct Counts {
 
 /// Renewals by what came of them.
 #[derive(Debug, Default)]
-pub struct Renewals {
+pub struct RenewalClient {
     /// The database has answered, and the answer counts.
     pub confirmed: Counter,
     /// It has not, or the answer does not.

@@ -30,7 +30,7 @@ pub struct Index {
     ids: DashMap<[u8; 16], u32>,
     id_count: AtomicUsize,
     cut_offs: CutOffs,
-    /// Microseconds; see [`Index::is_forgotten`].
+    /// Microseconds; see [`Index::is_below_purge_watermark`].
     forgotten_until: AtomicI64,
 }
 
@@ -108,7 +108,7 @@ impl Index {
     /// Whether an entry that stops a token of this expiry may have been swept. Such a token counts
     /// as expired whatever the clock says, so that a clock that goes back after a sweep does not
     /// bring a revoked token back.
-    pub fn is_forgotten(&self, token_expires_at: Timestamp) -> bool {
+    pub fn is_below_purge_watermark(&self, token_expires_at: Timestamp) -> bool {
         token_expires_at.plus(RETENTION_MARGIN).micros()
             <= self.forgotten_until.load(Ordering::Acquire)
     }
@@ -276,13 +276,16 @@ mod tests {
     #[test]
     fn what_a_sweep_may_have_forgotten_stays_expired() {
         let index = Index::default();
-        assert!(!index.is_forgotten(NOW), "nothing was swept yet");
+        assert!(!index.is_below_purge_watermark(NOW), "nothing was swept yet");
         index.set_forgotten_until(NOW);
         let edge = NOW.minus(RETENTION_MARGIN);
-        assert!(!index.is_forgotten(edge.plus(Duration::from_micros(1))));
-        assert!(index.is_forgotten(edge), "the deleted entry may have been this token's");
+        assert!(!index.is_below_purge_watermark(edge.plus(Duration::from_micros(1))));
+        assert!(
+            index.is_below_purge_watermark(edge),
+            "the deleted entry may have been this token's"
+        );
         index.set_forgotten_until(NOW.minus(Duration::from_secs(1000)));
-        assert!(index.is_forgotten(edge), "it never goes back");
+        assert!(index.is_below_purge_watermark(edge), "it never goes back");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     clock::Clock,
     domain::{
-        lease::Terms,
+        lease::LeaseConfig,
         time::{Timestamp, micros},
     },
 };
@@ -53,10 +53,10 @@ pub struct Start {
 
 impl Lease {
     /// None yet.
-    pub fn new(clock: Arc<dyn Clock>, terms: &Terms) -> Self {
+    pub fn new(clock: Arc<dyn Clock>, lease_config: &LeaseConfig) -> Self {
         Self {
             clock,
-            margin: micros(terms.margin),
+            margin: micros(lease_config.margin),
             deadline: AtomicU64::new(OVER),
             offset: AtomicI64::new(0),
         }
@@ -141,7 +141,7 @@ mod tests {
     use crate::clock::SettableClock;
 
     const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
-    const TERMS: Terms = Terms {
+    const LEASE_CONFIG: LeaseConfig = LeaseConfig {
         duration: Duration::from_secs(2),
         renewal: Duration::from_millis(500),
         margin: Duration::from_millis(250),
@@ -151,7 +151,7 @@ mod tests {
     fn lease() -> (Arc<SettableClock>, Lease) {
         let clock = Arc::new(SettableClock::at(START));
         clock.advance(Duration::from_secs(100));
-        let lease = Lease::new(clock.clone(), &TERMS);
+        let lease = Lease::new(clock.clone(), &LEASE_CONFIG);
         (clock, lease)
     }
 
@@ -161,7 +161,7 @@ mod tests {
         assert!(lease.check(lease.load()).is_none(), "none has been taken");
         let start = lease.start();
         clock.advance(Duration::from_millis(1500));
-        lease.take(start, TERMS.duration);
+        lease.take(start, LEASE_CONFIG.duration);
         assert_eq!(lease.remaining(), Some(Duration::from_millis(500)));
         clock.advance(Duration::from_millis(499));
         assert_eq!(lease.check(lease.load()), Some(clock.now()));
@@ -174,7 +174,7 @@ mod tests {
     fn what_was_looked_up_without_a_lease_is_not_judged_by_one_that_was_taken_since() {
         let (_, lease) = lease();
         let held = lease.load();
-        lease.take(lease.start(), TERMS.duration);
+        lease.take(lease.start(), LEASE_CONFIG.duration);
         assert!(lease.check(held).is_none());
     }
 
@@ -182,13 +182,13 @@ mod tests {
     fn a_lease_is_void_once_the_clocks_have_moved_apart() {
         for direction in [1, -1] {
             let (clock, lease) = lease();
-            lease.take(lease.start(), TERMS.duration);
+            lease.take(lease.start(), LEASE_CONFIG.duration);
             let micros = clock.now().micros();
             clock.jump_to(Timestamp::from_micros(micros + direction * 250_000));
             assert!(lease.check(lease.load()).is_some(), "within the margin");
             clock.jump_to(Timestamp::from_micros(micros + direction * 251_000));
             assert!(lease.check(lease.load()).is_none());
-            lease.take(lease.start(), TERMS.duration);
+            lease.take(lease.start(), LEASE_CONFIG.duration);
             assert!(lease.check(lease.load()).is_some(), "a new one goes by the new time");
         }
     }
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_lease_that_has_been_ended_is_over() {
         let (_, lease) = lease();
-        lease.take(lease.start(), TERMS.duration);
+        lease.take(lease.start(), LEASE_CONFIG.duration);
         lease.end();
         assert!(lease.check(lease.load()).is_none());
         lease.take_for_ever();

@@ -2,9 +2,9 @@
 
 pub mod counts;
 mod cut_offs;
-mod errands;
 pub mod index;
 pub mod lease;
 mod others;
-pub mod renewing;
+mod recovery;
+pub mod renewer;
 pub mod replica;

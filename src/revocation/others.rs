@@ -19,7 +19,7 @@ impl Others {
             let (renewals, since) =
                 self.0.entry(other.incarnation).or_insert((other.renewals, uptime));
             let is_gone =
-                *renewals == other.renewals && uptime.saturating_sub(*since) > other.holds_for;
+                *renewals == other.renewals && uptime.saturating_sub(*since) > other.max_validity;
             if *renewals != other.renewals || is_gone {
                 (*renewals, *since) = (other.renewals, uptime);
             }
@@ -36,7 +36,7 @@ mod tests {
 
     fn other(incarnation: u8, renewals: i64) -> Other {
         let incarnation = Incarnation::new([incarnation; 16]);
-        Other { incarnation, applied: Seq(0), renewals, holds_for: Duration::from_secs(10) }
+        Other { incarnation, applied: Seq(0), renewals, max_validity: Duration::from_secs(10) }
     }
 
     #[test]

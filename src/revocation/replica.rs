@@ -25,7 +25,7 @@ use crate::{
     clock::SharedClock,
     domain::{
         ids::Incarnation,
-        lease::Terms,
+        lease::LeaseConfig,
         revocation::{FeedPosition, Seq, Timeline},
         time::Timestamp,
     },
@@ -40,7 +40,7 @@ const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reason why a caller waited in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotCertain {
+pub enum AckError {
     /// The latest revocations are not known here.
     #[error("the latest revocations are not known here")]
     NotCurrent,
@@ -90,7 +90,7 @@ pub(super) struct Progress {
     /// Up to where every replica has.
     pub everywhere: Seq,
     /// After how long what any replica did up to then holds no more.
-    pub holds_for: Duration,
+    pub max_validity: Duration,
     /// The number of other replicas.
     pub others: usize,
     /// The instant at which its answer was received, by the clock of uptime.
@@ -123,7 +123,7 @@ pub struct Standing {
 
 /// Why a revocation holds.
 #[derive(Clone, Copy, Debug)]
-enum Certain {
+enum AckOutcome {
     /// Every replica has applied it.
     Everywhere,
     /// Those that have not have stopped answering.
@@ -136,7 +136,7 @@ pub struct Replica {
     lease: Lease,
     /// Follows the clock of the database.
     pub(super) clock: Arc<SharedClock>,
-    pub(super) terms: Terms,
+    pub(super) lease_config: LeaseConfig,
     pub(super) progress: watch::Sender<Progress>,
     /// The number of the last renewal that was sent, or is about to be.
     sent: AtomicU64,
@@ -160,18 +160,18 @@ pub struct Replica {
 
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replica").field("terms", &self.terms).finish_non_exhaustive()
+        f.debug_struct("Replica").field("terms", &self.lease_config).finish_non_exhaustive()
     }
 }
 
 impl Replica {
     /// One that knows nothing yet.
-    pub fn new(clock: Arc<SharedClock>, terms: Terms) -> Self {
+    pub fn new(clock: Arc<SharedClock>, lease_config: LeaseConfig) -> Self {
         Self {
             index: Index::default(),
-            lease: Lease::new(Arc::clone(clock.own()), &terms),
+            lease: Lease::new(Arc::clone(clock.own()), &lease_config),
             clock,
-            terms,
+            lease_config,
             progress: watch::Sender::default(),
             sent: AtomicU64::new(0),
             wanted: Notify::new(),
@@ -225,11 +225,11 @@ impl Replica {
 
     /// Waits for a renewal that was sent after this call and has come to the end of the feed. What
     /// was acknowledged before the call is in the index then, and a look-up needs no lease.
-    pub async fn renewed(&self) -> Result<Held, NotCertain> {
+    pub async fn renewed(&self) -> Result<Held, AckError> {
         if self.progress.borrow().is_fresh() {
-            return Err(NotCertain::NotCurrent);
+            return Err(AckError::NotCurrent);
         }
-        let _place = self.lapsed.try_acquire().map_err(|_| NotCertain::NotCurrent)?;
+        let _place = self.lapsed.try_acquire().map_err(|_| AckError::NotCurrent)?;
         if self.lease.is_for_ever() {
             return Ok(Held::FOR_EVER);
         }
@@ -237,9 +237,9 @@ impl Replica {
         self.wanted.notify_one();
         let mut progress = self.progress.subscribe();
         let renewed = progress.wait_for(|progress| progress.renewal > before);
-        match timeout(self.terms.duration, renewed).await {
+        match timeout(self.lease_config.duration, renewed).await {
             Ok(Ok(_)) => Ok(Held::FOR_EVER),
-            Ok(Err(_)) | Err(_) => Err(NotCertain::NotCurrent),
+            Ok(Err(_)) | Err(_) => Err(AckError::NotCurrent),
         }
     }
 
@@ -262,46 +262,42 @@ impl Replica {
     /// expired, and is stopped all the same. A clock that is further ahead than it may be is
     /// another matter: the call may have found nothing to revoke, because by that clock it had
     /// expired.
-    pub async fn acknowledged(
-        &self,
-        epoch: Epoch,
-        position: FeedPosition,
-    ) -> Result<(), NotCertain> {
+    pub async fn acknowledged(&self, epoch: Epoch, position: FeedPosition) -> Result<(), AckError> {
         let mut waiting = self.waiting();
         let certain = self.certain(epoch, position).await;
         let outcomes = &self.counts.acknowledgements;
         waiting.outcome = match certain {
-            Ok(Certain::Everywhere) => &outcomes.everywhere,
-            Ok(Certain::AfterWait) => &outcomes.after_wait,
+            Ok(AckOutcome::Everywhere) => &outcomes.everywhere,
+            Ok(AckOutcome::AfterWait) => &outcomes.after_wait,
             Err(_) => &outcomes.failed,
         };
-        if let Ok(Certain::AfterWait) = certain {
+        if let Ok(AckOutcome::AfterWait) = certain {
             self.complain();
         }
         certain.map(|_| ())
     }
 
-    async fn certain(&self, epoch: Epoch, position: FeedPosition) -> Result<Certain, NotCertain> {
+    async fn certain(&self, epoch: Epoch, position: FeedPosition) -> Result<AckOutcome, AckError> {
         let mut progress = self.progress.subscribe();
         let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, epoch, position));
-        let begun = ours.await.map_err(|_| NotCertain::NotAcknowledged)??;
+        let begun = ours.await.map_err(|_| AckError::NotAcknowledged)??;
         // Nothing that was asked for before this instant holds longer.
-        let over = self.lease.uptime() + begun.holds_for;
+        let over = self.lease.uptime() + begun.max_validity;
         loop {
             let current = *progress.borrow_and_update();
             if !is_same_epoch(current.epoch, epoch) || current.applied.timeline != position.timeline
             {
-                return Err(NotCertain::NotAcknowledged);
+                return Err(AckError::NotAcknowledged);
             }
             if current.everywhere >= position.seq {
-                return Ok(Certain::Everywhere);
+                return Ok(AckOutcome::Everywhere);
             }
             let rest = over.saturating_sub(self.lease.uptime());
             if rest.is_zero() {
-                return Ok(Certain::AfterWait);
+                return Ok(AckOutcome::AfterWait);
             }
             tokio::select! {
-                changed = progress.changed() => changed.map_err(|_| NotCertain::NotAcknowledged)?,
+                changed = progress.changed() => changed.map_err(|_| AckError::NotAcknowledged)?,
                 // May wake a little early, or long before the clock of uptime: then it is looked at
                 // once more.
                 () = tokio::time::sleep(rest) => {}
@@ -316,7 +312,7 @@ impl Replica {
         progress: &mut watch::Receiver<Progress>,
         epoch: Epoch,
         position: FeedPosition,
-    ) -> Result<Progress, NotCertain> {
+    ) -> Result<Progress, AckError> {
         let sent = self.sent.load(Ordering::SeqCst);
         let is_over = |progress: &Progress| !is_same_epoch(progress.epoch, epoch);
         let is_void = |progress: &Progress| {
@@ -327,9 +323,9 @@ impl Replica {
             is_over(progress)
                 || (is_new && (is_void(progress) || progress.applied.seq >= position.seq))
         });
-        let reached = *reached.await.map_err(|_| NotCertain::NotAcknowledged)?;
+        let reached = *reached.await.map_err(|_| AckError::NotAcknowledged)?;
         match is_over(&reached) || is_void(&reached) {
-            true => Err(NotCertain::NotAcknowledged),
+            true => Err(AckError::NotAcknowledged),
             false => Ok(reached),
         }
     }

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use self::{
-    replicas::{Members, Renewals},
+    replicas::{Members, RenewalClient},
     ring::{RingChange, SealedRing},
 };
 
@@ -313,7 +313,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<EndedBatch>, StoreError>;
 
     /// The way to learn what was revoked.
-    fn renewals(&self) -> Box<dyn Renewals>;
+    fn renewal_client(&self) -> Box<dyn RenewalClient>;
 
     /// Changes whenever there may be new blacklist entries. A hint: what counts is what
     /// [`Store::renewals`] read.

@@ -27,12 +27,12 @@ pub struct Newcomer {
     /// Of the service, for people.
     pub version: &'static str,
     /// How long others wait for it before they count it as gone.
-    pub holds_for: Duration,
+    pub max_validity: Duration,
 }
 
 /// What a replica says of itself when it renews its row, and from where on it wants to read.
 #[derive(Clone, Copy, Debug)]
-pub struct Renewal {
+pub struct RenewalRequest {
     /// Which life of it.
     pub incarnation: Incarnation,
     /// One more than the last number that was sent.
@@ -51,7 +51,7 @@ pub struct Renewal {
 
 /// What came of a renewal that the database has confirmed.
 #[derive(Clone, Debug)]
-pub enum Renewed {
+pub enum RenewalOutcome {
     /// The row is gone, or is an older one: this life is over.
     Gone,
     /// All of it out of one snapshot.
@@ -89,7 +89,7 @@ pub struct Other {
     /// The number of its last renewal.
     pub renewals: i64,
     /// What it did up to now may hold for this long.
-    pub holds_for: Duration,
+    pub max_validity: Duration,
 }
 
 /// A row of the register, for people.
@@ -112,13 +112,13 @@ pub struct Member {
     /// Up to where it has applied the feed.
     pub applied: Seq,
     /// What it did up to now may hold for this long.
-    pub holds_for: Duration,
+    pub max_validity: Duration,
 }
 
 impl Member {
     /// Whether the others still count on it. Else they remove it, if there are any.
     pub fn is_live(&self) -> bool {
-        self.renewed_ago <= self.holds_for
+        self.renewed_ago <= self.max_validity
     }
 }
 
@@ -201,10 +201,10 @@ impl Register {
 
 /// Asks the database, over a connection of its own.
 #[async_trait]
-pub trait Renewals: Send {
+pub trait RenewalClient: Send {
     /// Renews a row by a write that is as durable as any, and reads on in the feed. An error may
     /// mean that it was renewed.
-    async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed, StoreError>;
+    async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError>;
 
     /// Reads all keys from where the last renewal was answered. The database may take this long.
     async fn ring(&mut self, patience: Duration) -> Result<SealedRing, StoreError>;

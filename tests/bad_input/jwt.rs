@@ -242,7 +242,7 @@ impl Table<'_> {
     }
 
     /// The header names a key that is not there, or no key.
-    fn keys(&mut self, orphan: &str) {
+    fn keys(&mut self, fallback_entry: &str) {
         let own = self.forge.ring.signing().unwrap().kid.clone();
         let refresh: Vec<_> =
             self.forge.ring.keys().map(|key| key.kid.clone()).filter(|kid| *kid != own).collect();
@@ -286,8 +286,8 @@ impl Table<'_> {
             self.member(json!({ "kid": kid, "alg": "HS256" }), UNKNOWN_KEY);
             self.member(json!({ "kid": kid }), UNKNOWN_KEY);
         }
-        self.row("of a key that was removed", orphan, UNKNOWN_KEY);
-        let gone = crate::forge::header(orphan)["kid"].clone();
+        self.row("of a key that was removed", fallback_entry, UNKNOWN_KEY);
+        let gone = crate::forge::header(fallback_entry)["kid"].clone();
         self.member(json!({ "kid": gone }), UNKNOWN_KEY);
         self.member(json!({ "kid": "k".repeat(10 << 10) }), MALFORMED);
         self.member(json!({ "kid": null }), MALFORMED);
@@ -978,7 +978,7 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
 }
 
 async fn walk(algorithm: &str) {
-    let (site, Keys { forge, orphan }) =
+    let (site, Keys { forge, fallback_entry }) =
         Site::with_keys(&format!("[keys]\nalgorithm = '{algorithm}'")).await;
     let good = site.good().access;
     let mut table =
@@ -986,7 +986,7 @@ async fn walk(algorithm: &str) {
     assert_eq!(table.algorithm(), algorithm);
     table.row("the forge is a good one", forge.resign(&table.good, json!({})), Active);
     table.algorithms();
-    table.keys(&orphan);
+    table.keys(&fallback_entry);
     table.keys_that_are_brought_along();
     table.signatures();
     // What does not depend on the algorithm.

@@ -10,7 +10,7 @@ use countersign::{
     store::{
         Store, StoreError,
         postgres::PostgresStore,
-        replicas::{Answer, Other, Renewal, Renewals, Renewed},
+        replicas::{Answer, Other, RenewalClient, RenewalOutcome, RenewalRequest},
     },
 };
 
@@ -30,26 +30,34 @@ const A: [u8; 16] = [1; 16];
 const B: [u8; 16] = [2; 16];
 
 /// A renewal by the first replica, which has read nothing yet.
-fn renewal(number: i64, confirmed: i64, applied: Seq) -> Renewal {
+fn renewal(number: i64, confirmed: i64, applied: Seq) -> RenewalRequest {
     let (incarnation, after) = (Incarnation::new(A), Seq::default());
-    Renewal { incarnation, number, confirmed, applied, after, limit: ALL, patience: seconds(60) }
-}
-
-async fn answer(renewals: &mut Box<dyn Renewals>, renewal: Renewal) -> Answer {
-    match renewals.renew(&renewal).await.unwrap() {
-        Renewed::Answer(answer) => answer,
-        Renewed::Gone => panic!("it has joined: {renewal:?}"),
+    RenewalRequest {
+        incarnation,
+        number,
+        confirmed,
+        applied,
+        after,
+        limit: ALL,
+        patience: seconds(60),
     }
 }
 
-async fn is_gone(renewals: &mut Box<dyn Renewals>, renewal: Renewal) -> bool {
-    matches!(renewals.renew(&renewal).await.unwrap(), Renewed::Gone)
+async fn answer(renewals: &mut Box<dyn RenewalClient>, renewal: RenewalRequest) -> Answer {
+    match renewals.renew(&renewal).await.unwrap() {
+        RenewalOutcome::Answer(answer) => answer,
+        RenewalOutcome::Gone => panic!("it has joined: {renewal:?}"),
+    }
 }
 
-async fn joined(url: &str) -> (PostgresStore, Box<dyn Renewals>) {
+async fn is_gone(renewals: &mut Box<dyn RenewalClient>, renewal: RenewalRequest) -> bool {
+    matches!(renewals.renew(&renewal).await.unwrap(), RenewalOutcome::Gone)
+}
+
+async fn joined(url: &str) -> (PostgresStore, Box<dyn RenewalClient>) {
     let store = open(url).await;
     store.members().unwrap().join(newcomer(Incarnation::new(A))).await.unwrap();
-    let renewals = store.renewals();
+    let renewals = store.renewal_client();
     (store, renewals)
 }
 
@@ -76,10 +84,10 @@ async fn a_renewal_brings_the_feed_its_head_and_the_others() {
         incarnation: Incarnation::new(B),
         applied: Seq(2),
         renewals: 0,
-        holds_for: seconds(3),
+        max_validity: seconds(3),
     };
     assert_eq!(now.others, [other]);
-    let page = Renewal { after: Seq(1), limit: 1, ..renewal(3, 2, Seq(2)) };
+    let page = RenewalRequest { after: Seq(1), limit: 1, ..renewal(3, 2, Seq(2)) };
     assert_eq!(answer(&mut renewals, page).await.entries, now.entries[1..]);
 
     let register = members.register().await.unwrap();
@@ -189,7 +197,7 @@ async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
     .unwrap();
     // New connections go to the first that can be written to.
     let store = open(&Server::url_of(&[&standby, &primary], "postgres")).await;
-    let before = answer(&mut store.renewals(), renewal(1, 0, Seq(0))).await.head.timeline;
+    let before = answer(&mut store.renewal_client(), renewal(1, 0, Seq(0))).await.head.timeline;
     assert_eq!(store.session(session(1).id).await.unwrap(), None);
 
     execute(&standby.url("postgres"), "SELECT pg_promote()").await;
@@ -199,7 +207,7 @@ async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
         None,
         "the connection that there is leads to the old one"
     );
-    let now = answer(&mut store.renewals(), renewal(2, 0, Seq(0))).await.head.timeline;
+    let now = answer(&mut store.renewal_client(), renewal(2, 0, Seq(0))).await.head.timeline;
     assert_ne!(now, before);
     assert_eq!(store.session(there.id).await.unwrap(), Some(there));
 }

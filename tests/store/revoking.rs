@@ -47,7 +47,7 @@ pub async fn a_revoked_session_ends_and_its_tokens_are_stopped(store: &dyn Store
             ended: ended.clone(),
             may_add: true,
             longest_token: LONGEST_TOKEN,
-            orphan: None,
+            fallback_entry: None,
         })
         .await
         .unwrap();
@@ -87,7 +87,7 @@ pub async fn an_ended_session_is_left_as_it_ended(store: &dyn Store) {
             ended,
             may_add: true,
             longest_token: LONGEST_TOKEN,
-            orphan: None,
+            fallback_entry: None,
         })
         .await
         .unwrap();
@@ -319,14 +319,14 @@ pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_l
     let before = entries(store).await;
 
     for (session, adds) in [(&unknown, true), (&expired, true), (&over, false)] {
-        let orphan = BlacklistEntry::for_session(session, &ended(at));
+        let fallback_entry = BlacklistEntry::for_session(session, &ended(at));
         let target = RevocationTarget::Session(session.id);
         let order = Revocation {
             target,
             ended: ended(at),
             may_add: true,
             longest_token: LONGEST_TOKEN,
-            orphan: Some(orphan.clone()),
+            fallback_entry: Some(fallback_entry.clone()),
         };
         let count = entries(store).await.len();
         let first = store.revoke(order.clone()).await.unwrap();
@@ -334,7 +334,8 @@ pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_l
         assert_eq!(entries(store).await.len() - count, usize::from(adds));
         let again = store.revoke(order).await.unwrap();
         assert_eq!((again.sessions, again.wrote, again.changed), (0, adds, false));
-        let stopped = entries(store).await.into_iter().any(|entry| entry.revoked == orphan.revoked);
+        let stopped =
+            entries(store).await.into_iter().any(|entry| entry.revoked == fallback_entry.revoked);
         assert!(stopped, "by its own entry or by this one");
     }
     assert_eq!(entries(store).await.len(), before.len() + 2);
@@ -354,7 +355,7 @@ pub async fn without_room_nothing_is_done_that_would_add_an_entry(store: &dyn St
             ended: ended(after(5)),
             may_add: false,
             longest_token: LONGEST_TOKEN,
-            orphan: None,
+            fallback_entry: None,
         };
         store.revoke(order).await.unwrap().full
     };

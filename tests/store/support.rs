@@ -23,7 +23,7 @@ use countersign::{
     store::{
         Created, Creation, FeedEntry, Refreshed, RevocationOutcome, SessionQuery, Store,
         StoreError, Unfinished,
-        replicas::{Answer, Newcomer, Renewal, Renewals, Renewed},
+        replicas::{Answer, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
     },
 };
 use serde_json::{Value, json};
@@ -220,7 +220,7 @@ pub async fn revoke(
             ended: ended(at),
             may_add: true,
             longest_token: LONGEST_TOKEN,
-            orphan: None,
+            fallback_entry: None,
         })
         .await
 }
@@ -278,7 +278,7 @@ pub async fn read_feed(store: &dyn Store, after: Seq, limit: i64) -> Answer {
 
 /// A replica that reads the feed.
 pub struct Reader {
-    renewals: Box<dyn Renewals>,
+    renewals: Box<dyn RenewalClient>,
     incarnation: Incarnation,
     number: i64,
 }
@@ -291,12 +291,12 @@ impl Reader {
         if let Some(members) = store.members() {
             members.join(newcomer(incarnation)).await.unwrap();
         }
-        Self { renewals: store.renewals(), incarnation, number: 0 }
+        Self { renewals: store.renewal_client(), incarnation, number: 0 }
     }
 
     pub async fn read(&mut self, after: Seq, limit: i64) -> Answer {
         self.number += 1;
-        let renewal = Renewal {
+        let renewal = RenewalRequest {
             incarnation: self.incarnation,
             number: self.number,
             confirmed: 0,
@@ -306,8 +306,8 @@ impl Reader {
             patience: seconds(60),
         };
         match self.renewals.renew(&renewal).await.unwrap() {
-            Renewed::Answer(answer) => answer,
-            Renewed::Gone => panic!("it has joined"),
+            RenewalOutcome::Answer(answer) => answer,
+            RenewalOutcome::Gone => panic!("it has joined"),
         }
     }
 
@@ -324,7 +324,7 @@ pub fn newcomer(incarnation: Incarnation) -> Newcomer {
         name: "host".to_owned(),
         address: "192.0.2.7:50051".to_owned(),
         version: "1.2.3",
-        holds_for: seconds(3),
+        max_validity: seconds(3),
     }
 }
 

@@ -196,7 +196,7 @@ pub async fn revoked_tenants_are_listed_with_how_they_end(store: &dyn Store) {
             ended: ended.clone(),
             may_add: true,
             longest_token: LONGEST_TOKEN,
-            orphan: None,
+            fallback_entry: None,
         })
         .await
         .unwrap();
@@ -273,7 +273,7 @@ pub async fn what_had_ended_before_its_tenant_is_left_as_it_was(store: &dyn Stor
             ended,
             may_add: true,
             longest_token: LONGEST_TOKEN,
-            orphan: None,
+            fallback_entry: None,
         })
         .await
         .unwrap();
@@ -324,13 +324,13 @@ pub async fn a_job_that_is_late_takes_nothing_back_from_a_newer_revocation(store
     let before = store.unfinished().await.unwrap().remove(0);
     let second = create(store, second).await;
     let newer = Ended { at: after(10), reason: EndReason::Compromised, note: text("newer") };
-    let (target, orphan) = (RevocationTarget::Tenant(acme()), None);
+    let (target, fallback_entry) = (RevocationTarget::Tenant(acme()), None);
     let order = Revocation {
         target,
         ended: newer.clone(),
         may_add: true,
         longest_token: LONGEST_TOKEN,
-        orphan,
+        fallback_entry,
     };
     store.revoke(order).await.unwrap();
     store.end_covered_sessions(before.clone(), None, 10).await.unwrap();

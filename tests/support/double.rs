@@ -23,7 +23,7 @@ use countersign::{
     store::{
         Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome,
         SessionQuery, Store, StoreError, SweptRevocations, Unfinished,
-        replicas::{Members, Renewal, Renewals, Renewed},
+        replicas::{Members, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::{RingChange, SealedRing},
     },
 };
@@ -172,18 +172,18 @@ impl Double {
 
 /// Reads of the feed that pass through a gate.
 struct Gated {
-    real: Box<dyn Renewals>,
+    real: Box<dyn RenewalClient>,
     gate: Arc<Gate>,
     clock: Arc<dyn Clock>,
     skew: Arc<AtomicI64>,
 }
 
 #[async_trait]
-impl Renewals for Gated {
-    async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed> {
+impl RenewalClient for Gated {
+    async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome> {
         self.gate.pass().await;
         let mut renewed = self.real.renew(renewal).await?;
-        if let Renewed::Answer(answer) = &mut renewed {
+        if let RenewalOutcome::Answer(answer) = &mut renewed {
             let micros = self.clock.now().micros() + self.skew.load(Ordering::SeqCst) * 1_000_000;
             answer.now = answer.now.map(|_| Timestamp::from_micros(micros));
         }
@@ -248,9 +248,9 @@ impl Store for Double {
         self.real.end_all_sessions(ended, until, after, limit).await
     }
 
-    fn renewals(&self) -> Box<dyn Renewals> {
+    fn renewal_client(&self) -> Box<dyn RenewalClient> {
         let (gate, clock, skew) = (self.feed.clone(), self.clock.clone(), self.skew.clone());
-        Box::new(Gated { real: self.real.renewals(), gate, clock, skew })
+        Box::new(Gated { real: self.real.renewal_client(), gate, clock, skew })
     }
 
     fn members(&self) -> Option<&dyn Members> {

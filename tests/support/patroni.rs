@@ -132,7 +132,7 @@ pub struct Patroni {
     nodes: Vec<Node>,
     haproxy: Option<Kept>,
     // Dropped last: the others ask it.
-    _etcd: Kept,
+    etcd: Kept,
 }
 
 fn words(command: &str) -> Vec<String> {
@@ -169,9 +169,10 @@ impl Patroni {
             let (client, peer) =
                 (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
             words(&format!(
-                "etcd --name one --data-dir {}/data --listen-client-urls {client} --advertise-client-urls {client}
-                 -- listen-peer-urls {peer} --initial-advertise-peer-urls {peer} --initial-cluster
-                 -- one={peer}",
+                "etcd --name one --data-dir {}/data
+                 --listen-client-urls {client} --advertise-client-urls {client}
+                 --listen-peer-urls {peer} --initial-advertise-peer-urls {peer}
+                 --initial-cluster one={peer}",
                 dir.display()
             ))
         });
@@ -185,7 +186,7 @@ impl Patroni {
             });
             nodes.push(Node { process, postgres, patroni });
         }
-        Self { nodes, haproxy: None, _etcd: etcd }
+        Self { nodes, haproxy: None, etcd }
     }
 
     /// Starts HAProxy in front of them, as `docs/postgresql.md` has it. Returns the URL of a
@@ -260,14 +261,17 @@ impl Patroni {
         }
     }
 
-    /// The last lines that each Patroni and its server have logged, without details below a line.
+    /// The last lines that etcd, and each Patroni and its server, have logged, without details
+    /// below a line.
     pub fn logs(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().enumerate();
+        let named = nodes.map(|(index, node)| (Node::name(index), &node.process));
         let mut lines = vec![];
-        for (index, node) in self.nodes.iter().enumerate() {
-            let log = fs::read_to_string(node.process.dir.join("log")).unwrap_or_default();
+        for (name, process) in named.chain([("etcd".to_owned(), &self.etcd)]) {
+            let log = fs::read_to_string(process.dir.join("log")).unwrap_or_default();
             let log: Vec<_> = log.lines().filter(|line| !line.starts_with(' ')).collect();
             let last = log.iter().skip(log.len().saturating_sub(LOG));
-            lines.extend(last.map(|line| format!("{}: {line}", Node::name(index))));
+            lines.extend(last.map(|line| format!("{name}: {line}")));
         }
         lines
     }

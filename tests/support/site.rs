@@ -50,7 +50,7 @@ pub struct Site {
 pub struct Keys {
     pub forge: Forge,
     /// A token that was good as long as its key was there.
-    pub orphan: String,
+    pub fallback_entry: String,
 }
 
 impl Site {
@@ -70,12 +70,12 @@ impl Site {
         let prepare = async |folder: &TempDir, database: &Database| {
             let process = serve(folder);
             let channel = process.channel().await;
-            let orphan = sign_in(&channel).await.access;
+            let fallback_entry = sign_in(&channel).await.access;
             let rotate = RotateKeyRequest { force: true, ..Default::default() };
             KeyServiceClient::new(channel).rotate_key(rotate).await.unwrap();
             process.stop();
             database.released().await;
-            let gone = header(&orphan)["kid"].as_str().unwrap().to_owned();
+            let gone = header(&fallback_entry)["kid"].as_str().unwrap().to_owned();
             database.execute(&format!("DELETE FROM signing_keys WHERE kid = '{gone}'")).await;
             let config =
                 Config::load(Some(&folder.path().join("countersign.toml")), &Flags::default())
@@ -84,7 +84,7 @@ impl Site {
             let forge = Forge::open(&folder.path().join("data/master.key"), &*store).await;
             drop(store);
             database.released().await;
-            Keys { forge, orphan }
+            Keys { forge, fallback_entry }
         };
         Self::launch("trace", sections, prepare).await
     }

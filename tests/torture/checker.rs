@@ -82,7 +82,7 @@ impl<'a> Fate<'a> {
     }
 
     /// The revocation by which a call must find it revoked.
-    fn holds_for(&self, history: &History, call: &Call) -> Option<&'a Call> {
+    fn max_validity(&self, history: &History, call: &Call) -> Option<&'a Call> {
         let holds = self
             .acknowledged
             .iter()
@@ -171,7 +171,7 @@ impl<'a> Fates<'a> {
 
     /// The revocation by which a call about a token must find it revoked.
     pub fn revoked(&self, TokenNumber(token): TokenNumber, call: &Call) -> Option<&'a Call> {
-        self.tokens[token].holds_for(self.history, call)
+        self.tokens[token].max_validity(self.history, call)
     }
 }
 
@@ -258,7 +258,7 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
         }
         (Ask::Validate(_), _) => broken(Rule::InactiveUnasked),
         (Ask::Refresh { session: SessionNumber(session), .. }, Answer::Done) => {
-            let revocation = fates.sessions[*session].holds_for(history, call)?;
+            let revocation = fates.sessions[*session].max_validity(history, call)?;
             Some(violation(Rule::RefreshedAfterRevoked, [revocation, call]))
         }
         (

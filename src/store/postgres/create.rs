@@ -16,10 +16,10 @@ use super::{
     insert::{Limits, insert_sessions},
     oldest_live::{OldestLive, Start},
     pool::{self, BatchWrite, Fault, Pool, PooledConnection},
+    quota_lock,
     rows::{SessionRow, instant, timestamp, uuid},
     schema::sessions,
     sql::statement,
-    turns,
     writes::{self, CutOffs},
 };
 use crate::{
@@ -40,14 +40,15 @@ pub async fn commit(
     oldest_live: &OldestLive,
     creations: &[Creation],
 ) -> BatchOutcome<Created> {
-    pool::commit_in_two(pool, creations, Swift, |creation| Careful { creation, oldest_live }).await
+    pool::commit_in_two(pool, creations, FastPath, |creation| SlowPath { creation, oldest_live })
+        .await
 }
 
 /// A creation for which there may be room, and nothing made for its request before.
-struct Swift<'a>(&'a Creation);
+struct FastPath<'a>(&'a Creation);
 
 #[async_trait]
-impl BatchWrite for Swift<'_> {
+impl BatchWrite for FastPath<'_> {
     /// None if it was left out.
     type Outcome = Option<Created>;
 
@@ -67,13 +68,13 @@ impl BatchWrite for Swift<'_> {
 }
 
 /// A creation for which there may be an earlier one, or no room.
-struct Careful<'a> {
+struct SlowPath<'a> {
     creation: &'a Creation,
     oldest_live: &'a OldestLive,
 }
 
 #[async_trait]
-impl BatchWrite for Careful<'_> {
+impl BatchWrite for SlowPath<'_> {
     type Outcome = Created;
 
     async fn apply(
@@ -82,7 +83,7 @@ impl BatchWrite for Careful<'_> {
     ) -> Result<Vec<Result<Created, StoreError>>, Fault> {
         let Some(Self { oldest_live, .. }) = creations.first() else { return Ok(vec![]) };
         let creations: Vec<&Creation> = creations.iter().map(|careful| careful.creation).collect();
-        let begin = turns::begin(&turns::turns(connection, &creations));
+        let begin = quota_lock::begin(&quota_lock::subject_locks(connection, &creations));
         connection.run(&begin).await?;
         let mut batch = Batch {
             earlier: earlier(connection, &creations).await?,

@@ -15,9 +15,9 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::{
     claims::to_jsonb,
     pool::{Fault, PooledConnection},
+    quota_lock::subject_locks,
     rows::{array, instant, interval, uuid},
     sql::{Statement, first_uncovered, is_uncovered, statement},
-    turns::turns,
 };
 use crate::{
     domain::{ids::SessionId, session::Session},
@@ -26,7 +26,7 @@ use crate::{
 
 /// The statement, with each value of a row between `$open` and `$close`.
 macro_rules! insert_sessions {
-    ($open:literal, $close:literal, $turn:literal, $live:literal, $conflict:literal) => {
+    ($open:literal, $close:literal, $lock:literal, $live:literal, $conflict:literal) => {
         concat!(
             "INSERT INTO sessions (id, access_token_id, authenticated_at, created_at, \
              refreshed_at, idle_expires_at, expires_at, sweep_on, access_token_ttl, idle_timeout, \
@@ -46,7 +46,7 @@ macro_rules! insert_sessions {
                 "client_id", "audience", "scopes", "claims", "acr", "amr", "user_agent",
                 "ip_address", "device_label", "policy", "on_refresh", "replay", "lineage_secret",
                 "refresh_key", "request_id", "request_fingerprint", "most_others"),
-            $open, "?", $close, " AS ", $turn, ") AS new WHERE (most_others IS NULL OR ", $live, " <= most_others) AND ", is_uncovered!("new"), $conflict, "RETURNING id"
+            $open, "?", $close, " AS ", $lock, ") AS new WHERE (most_others IS NULL OR ", $live, " <= most_others) AND ", is_uncovered!("new"), $conflict, "RETURNING id"
         )
     };
     (@row $open:literal, $close:literal, $($column:literal),+) => {
@@ -137,12 +137,14 @@ pub async fn insert_sessions(
     creations: &[&Creation],
     limits: Limits,
 ) -> Result<Vec<SessionId>, Fault> {
-    let turns = match limits {
-        Limits::Check => turns(connection, creations),
+    let subject_locks = match limits {
+        Limits::Check => subject_locks(connection, creations),
         Limits::Checked => vec![],
     };
-    let positions: HashMap<_, _> =
-        (1..).zip(&turns).map(|(position, turn)| ((turn.tenant, turn.subject), position)).collect();
+    let positions: HashMap<_, _> = (1..)
+        .zip(&subject_locks)
+        .map(|(position, lock)| ((lock.tenant, lock.subject), position))
+        .collect();
     // Those of its subject that come before it will be there, too.
     let mut before = HashMap::new();
     let mut rows: Vec<New<'_>> = Vec::with_capacity(creations.len());
@@ -193,22 +195,30 @@ pub async fn insert_sessions(
         })
         .column::<Nullable<BigInt>, _>(|new| new.most_others);
     let insert = match plain(&rows) {
-        Some(_) => {
-            insert.statement.bind::<Nullable<BigInt>, _>(turns.iter().find_map(|turn| turn.key))
-        }
+        Some(_) => insert
+            .statement
+            .bind::<Nullable<BigInt>, _>(subject_locks.iter().find_map(|lock| lock.key)),
         None => insert
             .column::<Nullable<Integer>, _>(|new| new.position)
             .statement
             .bind::<Array<Nullable<BigInt>>, _>(
-                turns.iter().map(|turn| turn.key).collect::<Vec<_>>(),
+                subject_locks.iter().map(|lock| lock.key).collect::<Vec<_>>(),
             )
-            .bind::<Array<Text>, _>(turns.iter().map(|turn| turn.tenant).collect::<Vec<_>>())
-            .bind::<Array<Text>, _>(turns.iter().map(|turn| turn.subject).collect::<Vec<_>>())
+            .bind::<Array<Text>, _>(
+                subject_locks.iter().map(|lock| lock.tenant).collect::<Vec<_>>(),
+            )
+            .bind::<Array<Text>, _>(
+                subject_locks.iter().map(|lock| lock.subject).collect::<Vec<_>>(),
+            )
             .bind::<Array<Timestamptz>, _>(
-                turns.iter().map(|turn| instant(turn.at)).collect::<Vec<_>>(),
+                subject_locks.iter().map(|lock| instant(lock.at)).collect::<Vec<_>>(),
             )
-            .bind::<Array<BigInt>, _>(turns.iter().map(|turn| turn.others).collect::<Vec<_>>())
-            .bind::<Array<BigInt>, _>(turns.iter().map(|turn| turn.added).collect::<Vec<_>>()),
+            .bind::<Array<BigInt>, _>(
+                subject_locks.iter().map(|lock| lock.others).collect::<Vec<_>>(),
+            )
+            .bind::<Array<BigInt>, _>(
+                subject_locks.iter().map(|lock| lock.added).collect::<Vec<_>>(),
+            ),
     };
     let mut connection: &AsyncPgConnection = connection;
     let ids: Vec<uuid::Uuid> = insert.load(&mut connection).await?;

@@ -14,6 +14,7 @@ pub mod open;
 pub mod open_error;
 mod partitions;
 mod pool;
+mod quota_lock;
 mod reads;
 mod refresh;
 mod renewals;
@@ -26,7 +27,6 @@ mod sql;
 mod sqlstate;
 mod sweep;
 mod tls;
-mod turns;
 mod wake_up;
 mod writes;
 
@@ -44,13 +44,13 @@ use self::{
     oldest_live::OldestLive,
     open_error::OpenError,
     pool::{Fault, LatestTimeline, Pool, PooledConnection},
-    renewals::PostgresRenewals,
+    renewals::PostgresRenewalClient,
 };
 use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
     Store, StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, GroupCommit, Shape},
-    replicas::{Members, Renewals},
+    replicas::{Members, RenewalClient},
     ring::{RingChange, SealedRing},
 };
 use crate::domain::{
@@ -124,19 +124,19 @@ impl PostgresStore {
             hints: watch::Sender::default(),
             committed: watch::Sender::default(),
         });
-        let (hears, hearing) = watch::channel(false);
+        let (is_live, liveness) = watch::channel(false);
         let poll_stopped = CancellationToken::new();
         let poll = {
             let (shared, stopped) = (shared.clone(), poll_stopped.clone().drop_guard());
             async move {
                 let _stopped = stopped;
-                shared.poll(hearing).await;
+                shared.poll(liveness).await;
             }
         };
         let mut tasks = vec![
             tokio::spawn(poll),
-            tokio::spawn(wake_up::call(shared.clone())),
-            tokio::spawn(wake_up::listen(shared.clone(), target.clone(), hears)),
+            tokio::spawn(wake_up::publish(shared.clone())),
+            tokio::spawn(wake_up::listen(shared.clone(), target.clone(), is_live)),
         ];
         if prepared.has_detached_records {
             let target = target.clone();
@@ -231,10 +231,10 @@ impl Shared {
     }
 
     /// Looks at the head of the feed again and again, but while notifications arrive.
-    async fn poll(self: Arc<Self>, mut hearing: watch::Receiver<bool>) {
+    async fn poll(self: Arc<Self>, mut liveness: watch::Receiver<bool>) {
         loop {
             // A notification that nobody heard is made up for by looking once more.
-            let hears = *hearing.borrow_and_update();
+            let is_live = *liveness.borrow_and_update();
             let wait = match self.feed_head().await {
                 Ok(position) => {
                     self.hint(position.seq);
@@ -247,8 +247,8 @@ impl Shared {
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(wait), if !hears => {}
-                changed = hearing.changed() => if changed.is_err() {
+                () = tokio::time::sleep(wait), if !is_live => {}
+                changed = liveness.changed() => if changed.is_err() {
                     // Whoever listens has stopped: the store is being closed.
                     std::future::pending::<()>().await;
                 },
@@ -348,8 +348,8 @@ impl Store for PostgresStore {
         with_connection!(self, sweep::end_all_sessions, &ended, until, after, limit)
     }
 
-    fn renewals(&self) -> Box<dyn Renewals> {
-        Box::new(PostgresRenewals::new(self.target.clone(), Arc::clone(&self.latest_timeline)))
+    fn renewal_client(&self) -> Box<dyn RenewalClient> {
+        Box::new(PostgresRenewalClient::new(self.target.clone(), Arc::clone(&self.latest_timeline)))
     }
 
     fn revocation_hints(&self) -> watch::Receiver<Seq> {

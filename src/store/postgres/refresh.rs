@@ -32,14 +32,14 @@ use crate::{
 
 /// Commits a batch of attempts.
 pub async fn commit(pool: &Pool, attempts: &[RefreshAttempt]) -> BatchOutcome<Refreshed> {
-    pool::commit_in_two(pool, attempts, Swift, Careful).await
+    pool::commit_in_two(pool, attempts, FastPath, SlowPath).await
 }
 
 /// An attempt that may be a plain rotation.
-struct Swift<'a>(&'a RefreshAttempt);
+struct FastPath<'a>(&'a RefreshAttempt);
 
 #[async_trait]
-impl BatchWrite for Swift<'_> {
+impl BatchWrite for FastPath<'_> {
     /// None if it is not a plain rotation.
     type Outcome = Option<Refreshed>;
 
@@ -134,10 +134,10 @@ impl BatchWrite for Swift<'_> {
 }
 
 /// An attempt to be judged.
-struct Careful<'a>(&'a RefreshAttempt);
+struct SlowPath<'a>(&'a RefreshAttempt);
 
 #[async_trait]
-impl BatchWrite for Careful<'_> {
+impl BatchWrite for SlowPath<'_> {
     type Outcome = Refreshed;
 
     async fn apply(

@@ -35,13 +35,13 @@ use crate::{
     mutants::broken,
     store::{
         FeedEntry, StoreError,
-        replicas::{Answer, Other, Renewal, Renewals, Renewed},
+        replicas::{Answer, Other, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::SealedRing,
     },
 };
 
 /// Makes its connection when it needs one.
-pub struct PostgresRenewals {
+pub struct PostgresRenewalClient {
     target: Target,
     latest: Arc<LatestTimeline>,
     /// Taken out while in use and put back only after success.
@@ -57,7 +57,7 @@ impl Drop for Link {
     }
 }
 
-impl PostgresRenewals {
+impl PostgresRenewalClient {
     /// Not connected yet. It tells the pool which timeline it has seen.
     pub fn new(target: Target, latest: Arc<LatestTimeline>) -> Self {
         Self { target, latest, connection: None }
@@ -65,8 +65,8 @@ impl PostgresRenewals {
 }
 
 #[async_trait]
-impl Renewals for PostgresRenewals {
-    async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed, StoreError> {
+impl RenewalClient for PostgresRenewalClient {
+    async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError> {
         let unavailable = |problem: String| StoreError::Unavailable(problem);
         let mut link = match self.connection.take() {
             Some(link) => link,
@@ -95,7 +95,7 @@ impl Renewals for PostgresRenewals {
             // may yet be lost.
             return Err(unavailable("it gave a warning".to_owned()));
         }
-        if let Renewed::Answer(answer) = &renewed {
+        if let RenewalOutcome::Answer(answer) = &renewed {
             self.latest.set(answer.head.timeline);
         }
         Ok(renewed)
@@ -169,7 +169,10 @@ macro_rules! renewal {
 
 /// One statement, so one snapshot and one commit. Its answer is complete when the server is ready
 /// for the next, which is after the commit has been waited for: rows may come before.
-async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Renewed, Fault> {
+async fn ask(
+    connection: &mut AsyncPgConnection,
+    renewal: &RenewalRequest,
+) -> Result<RenewalOutcome, Fault> {
     let text = match () {
         () if broken("renew-by-read") => renewal!(
             "SELECT 1 FROM replicas, (SELECT ?::bigint, ?::bigint) AS unused \
@@ -200,9 +203,9 @@ async fn ask(connection: &mut AsyncPgConnection, renewal: &Renewal) -> Result<Re
     };
     let has_not_joined = broken("load-before-joining") && renewal.confirmed == 0;
     if !found && !has_not_joined {
-        return Ok(Renewed::Gone);
+        return Ok(RenewalOutcome::Gone);
     }
-    Ok(Renewed::Answer(Answer {
+    Ok(RenewalOutcome::Answer(Answer {
         database,
         head: FeedPosition { timeline: Timeline(timeline), seq: Seq(seq) },
         settled: Timeline(settled),
@@ -230,18 +233,18 @@ fn entries(
     .collect()
 }
 
-fn listed((incarnations, applied, renewals, holds_for): Others) -> Vec<Other> {
-    let (Some(incarnations), Some(applied), Some(renewals), Some(holds_for)) =
-        (incarnations, applied, renewals, holds_for)
+fn listed((incarnations, applied, renewals, max_validity): Others) -> Vec<Other> {
+    let (Some(incarnations), Some(applied), Some(renewals), Some(max_validity)) =
+        (incarnations, applied, renewals, max_validity)
     else {
         return vec![];
     };
-    let rows = incarnations.into_iter().zip(applied).zip(renewals).zip(holds_for);
-    rows.map(|(((incarnation, applied), renewals), holds_for)| Other {
+    let rows = incarnations.into_iter().zip(applied).zip(renewals).zip(max_validity);
+    rows.map(|(((incarnation, applied), renewals), max_validity)| Other {
         incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
         applied: Seq(applied),
         renewals,
-        holds_for: span(holds_for),
+        max_validity: span(max_validity),
     })
     .collect()
 }

@@ -122,7 +122,7 @@ async fn join(connection: &mut PooledConnection<'_>, newcomer: Newcomer) -> Resu
     .bind::<Text, _>(newcomer.name)
     .bind::<Text, _>(newcomer.address)
     .bind::<Text, _>(newcomer.version)
-    .bind::<Interval, _>(interval(newcomer.holds_for))
+    .bind::<Interval, _>(interval(newcomer.max_validity))
     .get_result(&mut **connection)
     .await?;
     Ok(Seq(applied))
@@ -159,7 +159,7 @@ async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fau
             renewed_ago,
             renewals,
             applied,
-            holds_for,
+            max_validity,
         ) = row;
         Member {
             incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
@@ -170,7 +170,7 @@ async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fau
             renewed_ago: span(renewed_ago),
             renewals,
             applied: Seq(applied),
-            holds_for: span(holds_for),
+            max_validity: span(max_validity),
         }
     };
     let members: Vec<_> = rows.into_iter().filter_map(|(_, _, _, row)| row.map(member)).collect();

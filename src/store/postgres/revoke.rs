@@ -324,9 +324,11 @@ type EntryKey = (&'static str, String);
 fn replaceable(revocation: &Revocation, there: &HashMap<SessionId, Session>) -> Option<EntryKey> {
     let is_live =
         |id: &SessionId| there.get(id).is_some_and(|session| session.is_live(revocation.ended.at));
-    let revoked = match (&revocation.target, &revocation.orphan) {
+    let revoked = match (&revocation.target, &revocation.fallback_entry) {
         (RevocationTarget::Token { token, .. }, _) => Revoked::Token(*token),
-        (RevocationTarget::Session(id), Some(orphan)) if !is_live(id) => orphan.revoked.clone(),
+        (RevocationTarget::Session(id), Some(fallback_entry)) if !is_live(id) => {
+            fallback_entry.revoked.clone()
+        }
         _ => return None,
     };
     Some(revoked_key(&revoked))
@@ -352,7 +354,7 @@ impl Batch {
         match &revocation.target {
             RevocationTarget::Session(id) => match self.there.get(id) {
                 Some(session) if session.is_live(ended.at) => self.end(*id, revocation),
-                _ => self.stop_orphan(*id, revocation),
+                _ => self.blacklist_without_session(*id, revocation),
             },
             RevocationTarget::Token { token, session_id, expires_at } => {
                 match self.there.get(session_id) {
@@ -360,7 +362,7 @@ impl Batch {
                         let entry = BlacklistEntry::for_token(session, *token, *expires_at, ended);
                         self.add(entry, revocation, nothing)
                     }
-                    _ => self.stop_orphan(*session_id, revocation),
+                    _ => self.blacklist_without_session(*session_id, revocation),
                 }
             }
             RevocationTarget::Subject { tenant, subject: name, except } => {
@@ -478,11 +480,15 @@ impl Batch {
     /// What is left to do for a session that does not live. One that was ended has an entry of its
     /// own, which stops all its tokens; one that is unknown, or expired although a token of it
     /// lives, has none.
-    fn stop_orphan(&mut self, id: SessionId, revocation: &Revocation) -> RevocationOutcome {
+    fn blacklist_without_session(
+        &mut self,
+        id: SessionId,
+        revocation: &Revocation,
+    ) -> RevocationOutcome {
         let session = self.there.get(&id);
         let outcome =
             RevocationOutcome { found: session.is_some(), ..RevocationOutcome::default() };
-        match &revocation.orphan {
+        match &revocation.fallback_entry {
             Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
                 self.add(entry.clone(), revocation, outcome)
             }

@@ -20,7 +20,7 @@ const CHANNEL: &str = "countersign_feed";
 
 /// The time that a listener waits before it calls, so as to hear itself.
 const SILENCE: Duration = Duration::from_secs(10);
-/// The time within which a listener hears itself. One that does not is deaf.
+/// The time within which a listener hears itself. One that does not has no echo.
 const ECHO: Duration = Duration::from_secs(2);
 /// The pause before a lost listener tries again, and before one that turned out to be deaf does.
 const RETRY: Duration = Duration::from_millis(500);
@@ -32,7 +32,7 @@ enum End {
     /// Its connection is lost, or could not be made.
     Lost,
     /// It does not hear itself.
-    Deaf,
+    NoEcho,
 }
 
 impl End {
@@ -41,7 +41,7 @@ impl End {
         match Class::of(error) {
             // LISTEN prepares no statement, so an outdated one means "feature not supported", which
             // some engines that speak the protocol of PostgreSQL and some poolers answer.
-            Class::Bug | Class::Outdated => Self::Deaf,
+            Class::Bug | Class::Outdated => Self::NoEcho,
             Class::Retry | Class::Unavailable | Class::Lost | Class::Rejected => Self::Lost,
         }
     }
@@ -49,7 +49,7 @@ impl End {
 
 /// Tells others of each entry that this process has committed, the newest alone if there are many
 /// at once.
-pub async fn call(shared: Arc<Shared>) {
+pub async fn publish(shared: Arc<Shared>) {
     let mut committed = shared.committed.subscribe();
     while committed.changed().await.is_ok() {
         let seq = *committed.borrow_and_update();
@@ -77,14 +77,14 @@ async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
     outcome
 }
 
-/// Listens to others, on a connection of its own, and says whether it hears.
-pub async fn listen(shared: Arc<Shared>, target: Target, hears: watch::Sender<bool>) {
+/// Listens to others, on a connection of its own, and says whether it is live.
+pub async fn listen(shared: Arc<Shared>, target: Target, is_live: watch::Sender<bool>) {
     loop {
-        let end = listen_once(&shared, &target, &hears).await;
-        hears.send_replace(false);
+        let end = listen_once(&shared, &target, &is_live).await;
+        is_live.send_replace(false);
         let wait = match end {
             End::Lost => RETRY,
-            End::Deaf => {
+            End::NoEcho => {
                 tracing::info!(
                     "the database passes on no notifications, perhaps because of a pooler in \
                      between; looking for revocations of other replicas more often instead"
@@ -96,7 +96,7 @@ pub async fn listen(shared: Arc<Shared>, target: Target, hears: watch::Sender<bo
     }
 }
 
-async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<bool>) -> End {
+async fn listen_once(shared: &Shared, target: &Target, is_live: &watch::Sender<bool>) -> End {
     let Ok(Connected { mut connection, mut notifications, .. }) = target.connect().await else {
         return End::Lost;
     };
@@ -106,7 +106,7 @@ async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<boo
         Err(_) => return End::Lost,
     }
     loop {
-        let wait = if *hears.borrow() { SILENCE } else { Duration::ZERO };
+        let wait = if *is_live.borrow() { SILENCE } else { Duration::ZERO };
         let heard = match timeout(wait, notifications.recv()).await {
             Ok(heard) => heard,
             Err(_) => {
@@ -117,13 +117,13 @@ async fn listen_once(shared: &Shared, target: &Target, hears: &watch::Sender<boo
                     Ok(heard) => heard,
                     // It did hear before: the server stands still, or is no longer the one where
                     // the others call.
-                    Err(_) if *hears.borrow() => return End::Lost,
-                    Err(_) => return End::Deaf,
+                    Err(_) if *is_live.borrow() => return End::Lost,
+                    Err(_) => return End::NoEcho,
                 }
             }
         };
         let Some(payload) = heard else { return End::Lost };
-        hears.send_if_modified(|hears| !std::mem::replace(hears, true));
+        is_live.send_if_modified(|is_live| !std::mem::replace(is_live, true));
         if let Ok(seq) = payload.parse() {
             shared.hint(Seq(seq));
         }
@@ -139,9 +139,9 @@ mod tests {
     #[test]
     fn a_server_without_notifications_is_told_from_one_that_is_lost() {
         for (code, end) in [
-            ("0A000", End::Deaf),
-            ("42501", End::Deaf),
-            ("42601", End::Deaf),
+            ("0A000", End::NoEcho),
+            ("42501", End::NoEcho),
+            ("42601", End::NoEcho),
             ("57P01", End::Lost),
             ("53300", End::Lost),
             ("08006", End::Lost),

@@ -41,7 +41,7 @@ use tokio::sync::{Mutex, watch};
 
 use self::{
     error::OpenError,
-    renewals::SqliteRenewals,
+    renewals::SqliteRenewalClient,
     rows::{SessionRow, UnfinishedRow},
     schema::{blacklist, sessions},
     stamp::Stamping,
@@ -50,7 +50,7 @@ use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
     Store, StoreError, SweptRevocations, Unfinished,
     batch::{BatchOutcome, GroupCommit, Shape},
-    replicas::Renewals,
+    replicas::RenewalClient,
     ring::{RingChange, SealedRing},
 };
 use crate::domain::{
@@ -448,8 +448,8 @@ impl Store for SqliteStore {
             .await
     }
 
-    fn renewals(&self) -> Box<dyn Renewals> {
-        Box::new(SqliteRenewals::new(self.feed.clone()))
+    fn renewal_client(&self) -> Box<dyn RenewalClient> {
+        Box::new(SqliteRenewalClient::new(self.feed.clone()))
     }
 
     fn revocation_hints(&self) -> watch::Receiver<Seq> {

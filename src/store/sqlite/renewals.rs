@@ -16,17 +16,17 @@ use crate::{
     domain::{key::RingVersion, revocation::FeedPosition, time::Timestamp},
     store::{
         FeedEntry, StoreError,
-        replicas::{Answer, Renewal, Renewals, Renewed},
+        replicas::{Answer, RenewalClient, RenewalOutcome, RenewalRequest},
         ring::SealedRing,
     },
 };
 
 /// Reads by connections of its own.
-pub struct SqliteRenewals {
+pub struct SqliteRenewalClient {
     feed: Pool<Connection>,
 }
 
-impl SqliteRenewals {
+impl SqliteRenewalClient {
     /// Reads by these connections.
     pub fn new(feed: Pool<Connection>) -> Self {
         Self { feed }
@@ -34,8 +34,8 @@ impl SqliteRenewals {
 }
 
 #[async_trait]
-impl Renewals for SqliteRenewals {
-    async fn renew(&mut self, renewal: &Renewal) -> Result<Renewed, StoreError> {
+impl RenewalClient for SqliteRenewalClient {
+    async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError> {
         let mut connection = connection(&self.feed).await?;
         let rows = blacklist::table
             .filter(blacklist::seq.gt(renewal.after.0))
@@ -51,7 +51,7 @@ impl Renewals for SqliteRenewals {
             sweeper::table.select(sweeper::forgotten_until).get_result(&mut connection).await?;
         let ring = key_ring::table.select(key_ring::version).get_result(&mut connection).await?;
         let seq = entries.last().map_or(renewal.after, |entry| entry.seq);
-        Ok(Renewed::Answer(Answer {
+        Ok(RenewalOutcome::Answer(Answer {
             database: Uuid::nil(),
             head: FeedPosition { timeline: TIMELINE, seq },
             settled: TIMELINE,

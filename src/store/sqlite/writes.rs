@@ -123,7 +123,7 @@ fn write_revocation(
             Some(session) if session.is_live(ended.at) => {
                 end_named(connection, session, revocation, nothing)
             }
-            session => stop_orphan(connection, session.as_ref(), revocation, nothing),
+            session => blacklist_without_session(connection, session.as_ref(), revocation, nothing),
         },
         RevocationTarget::Token { token, session_id, expires_at } => {
             match find(connection, *session_id)? {
@@ -131,7 +131,9 @@ fn write_revocation(
                     let entry = BlacklistEntry::for_token(&session, *token, *expires_at, ended);
                     add_entry(connection, &entry, revocation, nothing)
                 }
-                session => stop_orphan(connection, session.as_ref(), revocation, nothing),
+                session => {
+                    blacklist_without_session(connection, session.as_ref(), revocation, nothing)
+                }
             }
         }
         RevocationTarget::Subject { tenant, subject, except } => {
@@ -206,13 +208,13 @@ fn add_entry(
 /// What is left to do for a session that does not live. One that was ended has an entry of its own,
 /// which stops all its tokens; one that is unknown, or expired although a token of it lives, has
 /// none.
-fn stop_orphan(
+fn blacklist_without_session(
     connection: &mut SqliteConnection,
     session: Option<&Session>,
     revocation: &Revocation,
     nothing: RevocationOutcome,
 ) -> Result<RevocationOutcome> {
-    let outcome = match &revocation.orphan {
+    let outcome = match &revocation.fallback_entry {
         Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
             add_entry(connection, entry, revocation, nothing)?
         }

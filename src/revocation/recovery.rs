@@ -25,13 +25,13 @@ pub(super) const RETRY: Duration = Duration::from_millis(100);
 const RESTORED_AT_ONCE: usize = 512;
 
 /// What is under way. Dropped, it ends.
-pub struct Errands {
+pub struct Recovery {
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
     tasks: JoinSet<()>,
 }
 
-impl Errands {
+impl Recovery {
     /// Nothing yet.
     pub fn new(replica: Arc<Replica>, store: Arc<dyn Store>) -> Self {
         Self { replica, store, tasks: JoinSet::new() }

@@ -11,10 +11,10 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    errands::{Errands, RETRY},
     index::Index,
     lease::Start,
     others::Others,
+    recovery::{RETRY, Recovery},
     replica::{ClockCheck, Progress, Replica},
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     rng::RngFailed,
     store::{
         Store, StoreError,
-        replicas::{Answer, Newcomer, Renewal, Renewals, Renewed},
+        replicas::{Answer, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
     },
 };
 
@@ -41,27 +41,27 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 const LOADING_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Draws the lives of a replica.
-pub type Draw = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
+pub type IncarnationSource = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
 
 /// Renews for as long as it is let run.
-pub struct Renewing {
+pub struct LeaseRenewer {
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
     keeper: Arc<Keeper>,
-    renewals: Box<dyn Renewals>,
+    renewals: Box<dyn RenewalClient>,
     hints: watch::Receiver<Seq>,
-    draw: Draw,
+    incarnations: IncarnationSource,
     /// Which database it was at first.
     database: Option<Uuid>,
-    life: Option<Life>,
+    membership: Option<Membership>,
     /// Work that goes on beside the renewals.
-    errands: Errands,
+    recovery: Recovery,
     trouble: bool,
     clock: ClockCheck,
 }
 
 /// The knowledge of this process since it joined.
-struct Life {
+struct Membership {
     newcomer: Newcomer,
     /// Number of the last renewal that was sent.
     number: i64,
@@ -91,24 +91,24 @@ enum Next {
     InTime,
 }
 
-impl Renewing {
+impl LeaseRenewer {
     /// Begins with nothing.
     pub fn new(
         replica: Arc<Replica>,
         store: Arc<dyn Store>,
         keeper: Arc<Keeper>,
-        draw: Draw,
+        incarnations: IncarnationSource,
     ) -> Self {
         Self {
-            renewals: store.renewals(),
+            renewals: store.renewal_client(),
             hints: store.revocation_hints(),
-            errands: Errands::new(replica.clone(), store.clone()),
+            recovery: Recovery::new(replica.clone(), store.clone()),
             replica,
             store,
             keeper,
-            draw,
+            incarnations,
             database: None,
-            life: None,
+            membership: None,
             trouble: false,
             clock: ClockCheck::Right,
         }
@@ -132,7 +132,7 @@ impl Renewing {
     pub async fn run(mut self) {
         let mut pause = Duration::ZERO;
         loop {
-            self.errands.tidy();
+            self.recovery.tidy();
             let begun = Instant::now();
             // Armed before asking: what is committed while we ask wakes us again.
             self.hints.borrow_and_update();
@@ -160,7 +160,7 @@ impl Renewing {
     /// Waits until the next renewal is due, or somebody has a reason to want it.
     async fn wait(&mut self, begun: Instant, pause: &mut Duration) {
         let due = match self.shared() {
-            true => begun + self.replica.terms.renewal,
+            true => begun + self.replica.lease_config.renewal,
             // Nobody is to be told that we are there.
             false => begun + Duration::from_secs(86_400),
         };
@@ -188,42 +188,42 @@ impl Renewing {
 
     /// Joins, or renews.
     async fn step(&mut self) -> Result<Next, StoreError> {
-        let Some(life) = &mut self.life else {
+        let Some(membership) = &mut self.membership else {
             self.join().await?;
             return Ok(Next::AtOnce);
         };
         if broken("load-before-joining")
-            && life.confirmed == 0
+            && membership.confirmed == 0
             && self.replica.lease().remaining().is_some()
         {
-            join_late(&*self.store, life).await?;
+            join_late(&*self.store, membership).await?;
         }
-        life.number += 1;
+        membership.number += 1;
         // From here on, whoever comes waits for the next one. The lease runs from here.
         let sent = self.replica.count_renewal();
         let start = self.replica.lease().start();
         let is_loading = self.replica.progress.borrow().confirmed == 0;
-        let duration = self.replica.terms.duration;
-        let renewal = Renewal {
-            incarnation: life.newcomer.incarnation,
-            number: life.number,
-            confirmed: life.confirmed,
-            applied: life.applied,
-            after: life.cursor,
+        let duration = self.replica.lease_config.duration;
+        let renewal = RenewalRequest {
+            incarnation: membership.newcomer.incarnation,
+            number: membership.number,
+            confirmed: membership.confirmed,
+            applied: membership.applied,
+            after: membership.cursor,
             limit: PAGE,
             patience: if is_loading { duration.max(LOADING_PATIENCE) } else { duration },
         };
         let next = match self.renewals.renew(&renewal).await {
-            Ok(Renewed::Gone) => {
+            Ok(RenewalOutcome::Gone) => {
                 self.gone();
                 return Ok(Next::AtOnce);
             }
-            Ok(Renewed::Answer(answer))
+            Ok(RenewalOutcome::Answer(answer))
                 if *self.database.get_or_insert(answer.database) != answer.database =>
             {
                 Err(StoreError::Unavailable("it is another database than before".to_owned()))
             }
-            Ok(Renewed::Answer(answer)) => {
+            Ok(RenewalOutcome::Answer(answer)) => {
                 // Before we say that we have applied the feed up to here: the keys are part of it.
                 let (ring, timeline) = (answer.ring, answer.head.timeline);
                 let followed =
@@ -246,7 +246,8 @@ impl Renewing {
     }
 
     async fn join(&mut self) -> Result<(), StoreError> {
-        let newcomer = (self.draw)().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let newcomer =
+            (self.incarnations)().map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let applied = match self.store.members() {
             Some(_) if broken("load-before-joining") => Seq::default(),
             Some(members) => members.join(newcomer.clone()).await?,
@@ -254,7 +255,7 @@ impl Renewing {
         };
         self.replica.begin_life(newcomer.incarnation);
         let knows_something = !self.replica.index().is_empty();
-        self.life = Some(Life {
+        self.membership = Some(Membership {
             newcomer,
             number: 0,
             confirmed: 0,
@@ -272,7 +273,7 @@ impl Renewing {
     fn gone(&mut self) {
         self.replica.end_life();
         self.replica.counts().rejoins.inc();
-        self.life = None;
+        self.membership = None;
         tracing::warn!(
             "this replica was taken for gone, or the database was set back; it joins again"
         );
@@ -281,22 +282,22 @@ impl Renewing {
     /// Takes what a confirmed answer brings. The order matters.
     fn apply(
         &mut self,
-        renewal: &Renewal,
+        renewal: &RenewalRequest,
         answer: Answer,
         start: Start,
         sent: u64,
     ) -> Result<Next, StoreError> {
         let shared = self.shared();
-        let Some(life) = &mut self.life else { return Ok(Next::AtOnce) };
+        let Some(membership) = &mut self.membership else { return Ok(Next::AtOnce) };
         let replica = &self.replica;
-        life.confirmed = renewal.number;
+        membership.confirmed = renewal.number;
         if broken("load-before-joining") && replica.progress.borrow().confirmed == 0 {
-            life.confirmed = 0;
+            membership.confirmed = 0;
         }
         for entry in &answer.entries {
             replica.apply(entry);
-            life.cursor = entry.seq;
-            if let Some(brought) = &mut life.brought {
+            membership.cursor = entry.seq;
+            if let Some(brought) = &mut membership.brought {
                 brought.apply(entry);
             }
         }
@@ -304,24 +305,27 @@ impl Renewing {
         counts.head.set(answer.head.seq.0);
         let is_last = i64::try_from(answer.entries.len()).is_ok_and(|count| count < renewal.limit);
         if !is_last {
-            counts.applied.set(life.cursor.0);
+            counts.applied.set(membership.cursor.0);
             // More entries follow, and one of those that were to be next may have moved behind
             // them.
             return Ok(Next::AtOnce);
         }
         replica.index().set_forgotten_until(answer.forgotten_until);
-        life.cursor = answer.head.seq;
-        life.applied = answer.head.seq;
-        counts.applied.set(life.cursor.0);
+        membership.cursor = answer.head.seq;
+        membership.applied = answer.head.seq;
+        counts.applied.set(membership.cursor.0);
 
         let received = replica.lease().uptime();
-        let own = life.newcomer.holds_for;
-        let holds_for = answer.others.iter().map(|other| other.holds_for).fold(own, Duration::max);
+        let own = membership.newcomer.max_validity;
+        let max_validity =
+            answer.others.iter().map(|other| other.max_validity).fold(own, Duration::max);
         let others_applied =
             answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
         let is_settled = answer.settled == answer.head.timeline;
         let is_complete = is_settled
-            && life.rejoined_at.is_none_or(|joined| received.saturating_sub(joined) > holds_for);
+            && membership
+                .rejoined_at
+                .is_none_or(|joined| received.saturating_sub(joined) > max_validity);
         let everywhere = match shared {
             // There is nobody else who would have to apply it.
             false => answer.head.seq,
@@ -329,22 +333,23 @@ impl Renewing {
             true if is_complete => renewal.applied.min(others_applied),
             true => Seq::default(),
         };
-        let lost = life
+        let lost = membership
             .brought
             .take()
             .map(|brought| replica.index().missing_from(&brought))
             .unwrap_or_default();
-        let gone = life.others.look(&answer.others, received);
-        life.unsettled = match life.unsettled {
+        let gone = membership.others.look(&answer.others, received);
+        membership.unsettled = match membership.unsettled {
             _ if is_settled => None,
             Some((timeline, since)) if timeline == answer.head.timeline => Some((timeline, since)),
             _ => Some((answer.head.timeline, received)),
         };
-        let to_settle =
-            life.unsettled.filter(|(_, since)| received.saturating_sub(*since) > holds_for);
+        let to_settle = membership
+            .unsettled
+            .filter(|(_, since)| received.saturating_sub(*since) > max_validity);
         if let Some((timeline, _)) = to_settle {
             // If this fails, it is tried again after as long.
-            life.unsettled = Some((timeline, received));
+            membership.unsettled = Some((timeline, received));
         }
 
         let clock = self.compare_clocks(start.now, answer.now);
@@ -353,9 +358,9 @@ impl Renewing {
             false => replica.lease().take_for_ever(),
             true if clock != ClockCheck::Right => {}
             true if broken("deadline-from-reply") => {
-                replica.lease().take(replica.lease().start(), replica.terms.duration);
+                replica.lease().take(replica.lease().start(), replica.lease_config.duration);
             }
-            true => replica.lease().take(start, replica.terms.duration),
+            true => replica.lease().take(start, replica.lease_config.duration),
         }
         replica.progress.send_modify(|progress| {
             *progress = Progress {
@@ -366,32 +371,32 @@ impl Renewing {
                 clock,
                 applied: answer.head,
                 everywhere,
-                holds_for,
+                max_validity,
                 others: answer.others.len(),
                 received: Some(received),
             };
         });
         if !lost.is_empty() {
-            self.errands.restore(lost);
+            self.recovery.restore(lost);
         }
         for other in gone {
-            self.errands.remove(other);
+            self.recovery.remove(other);
         }
         if let Some((timeline, _)) = to_settle {
-            self.errands.settle(answer.settled, timeline);
+            self.recovery.settle(answer.settled, timeline);
         }
         // Others wait for our word.
         Ok(if answer.head.seq > renewal.applied && shared { Next::AtOnce } else { Next::InTime })
     }
 }
 
-impl Renewing {
+impl LeaseRenewer {
     /// Compares our wall clock with the one of the database, which was read between these two
     /// instants of ours.
     fn compare_clocks(&mut self, before: Timestamp, database: Option<Timestamp>) -> ClockCheck {
         let Some(database) = database else { return ClockCheck::Right };
         let after = self.replica.lease().start().now;
-        let skew = self.replica.terms.max_clock_skew;
+        let skew = self.replica.lease_config.max_clock_skew;
         let check = match () {
             () if database < before.minus(skew) => ClockCheck::Ahead,
             () if database > after.plus(skew) => ClockCheck::Behind,
@@ -437,9 +442,9 @@ impl Renewing {
 }
 
 /// Joins after the lease was taken, which a replica must not do.
-async fn join_late(store: &dyn Store, life: &Life) -> Result<(), StoreError> {
+async fn join_late(store: &dyn Store, membership: &Membership) -> Result<(), StoreError> {
     match store.members() {
-        Some(members) => members.join(life.newcomer.clone()).await.map(drop),
+        Some(members) => members.join(membership.newcomer.clone()).await.map(drop),
         None => Ok(()),
     }
 }

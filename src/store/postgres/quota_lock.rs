@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The turn of one subject.
-pub struct Turn<'a> {
+pub struct SubjectLock<'a> {
     /// The lock that it is; none where there are no locks.
     pub key: Option<i64>,
     pub tenant: &'a str,
@@ -22,10 +22,13 @@ pub struct Turn<'a> {
 }
 
 /// The turns that creations need, in the order in which everybody takes them.
-pub fn turns<'a>(connection: &PooledConnection<'_>, creations: &[&'a Creation]) -> Vec<Turn<'a>> {
+pub fn subject_locks<'a>(
+    connection: &PooledConnection<'_>,
+    creations: &[&'a Creation],
+) -> Vec<SubjectLock<'a>> {
     let limited = creations.iter().filter(|creation| creation.max_sessions > 0);
-    let mut turns: Vec<_> = limited
-        .map(|Creation { session, max_sessions, .. }| Turn {
+    let mut subject_locks: Vec<_> = limited
+        .map(|Creation { session, max_sessions, .. }| SubjectLock {
             key: connection.has_locks().then(|| lock_key(session)),
             tenant: &session.tenant,
             subject: &session.subject,
@@ -34,23 +37,23 @@ pub fn turns<'a>(connection: &PooledConnection<'_>, creations: &[&'a Creation]) 
             added: 1,
         })
         .collect();
-    turns.sort_unstable_by_key(|turn| (turn.key, turn.tenant, turn.subject, turn.at));
-    turns.dedup_by(|next, turn| {
-        let is_same = (next.tenant, next.subject) == (turn.tenant, turn.subject);
+    subject_locks.sort_unstable_by_key(|lock| (lock.key, lock.tenant, lock.subject, lock.at));
+    subject_locks.dedup_by(|next, lock| {
+        let is_same = (next.tenant, next.subject) == (lock.tenant, lock.subject);
         if is_same {
-            turn.others = turn.others.max(next.others);
-            turn.added += next.added;
+            lock.others = lock.others.max(next.others);
+            lock.added += next.added;
         }
         is_same
     });
-    turns
+    subject_locks
 }
 
 /// What begins a transaction that takes these turns. The statement after it sees what those before
 /// us have committed.
-pub fn begin(turns: &[Turn<'_>]) -> String {
+pub fn begin(subject_locks: &[SubjectLock<'_>]) -> String {
     let keys: Vec<String> =
-        turns.iter().filter_map(|turn| turn.key).map(|key| key.to_string()).collect();
+        subject_locks.iter().filter_map(|lock| lock.key).map(|key| key.to_string()).collect();
     if keys.is_empty() {
         return BEGIN.to_owned();
     }
