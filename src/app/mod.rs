@@ -59,8 +59,8 @@ use self::{
     background::Background,
     database::{make_folders, postgres_options, require_database},
     keys::{Masters, open_keeper, require_master_key},
-    ports::{Announcer, Behind, Ports},
-    reload::Reloading,
+    ports::{Announcer, Ports, ServerState},
+    reload::Reloader,
     settings::{ceilings, settings},
 };
 
@@ -153,14 +153,14 @@ pub async fn serve(
     let ready = Ready::default();
     // Both ports answer from here on, and say that the service is not ready until the blacklist is
     // loaded.
-    let behind = Behind {
+    let state = ServerState {
         ready: ready.clone(),
         replica: replica.clone(),
         callers: callers.clone(),
         tls: tls.clone(),
         audit: audit.clone(),
     };
-    let mut ports = Ports::open(config, listeners, behind).await;
+    let mut ports = Ports::open(config, listeners, state).await;
 
     let opened = tokio::select! {
         opened = open(config, store, &system, replica.clone(), audit.clone()) => opened?,
@@ -197,14 +197,14 @@ pub async fn serve(
     }
     tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
     let mut background = Background::start(config, store.clone(), renewing, authority, &system);
-    let reloading = Reloading {
+    let reloader = Reloader {
         config: config.clone(),
         callers,
         tls,
         clock: system.clock.clone(),
         audit: audit.clone(),
     };
-    background.reload(reloading, shutdown.reload.clone());
+    background.reload(reloader, shutdown.reload.clone());
     if let Some(queue) = audit_queue {
         background.write_audit(store.clone(), queue);
     }

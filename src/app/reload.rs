@@ -19,12 +19,12 @@ use crate::{
 
 /// How often it is looked whether a file has changed. Files are read, not watched: what is mounted
 /// into a container changes in ways that watching misses.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often it is told that the certificate is about to end.
-const TELL_EVERY: Duration = Duration::from_secs(3600);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is logged that the certificate is about to end.
+const EXPIRY_LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What may change while the service runs.
-pub struct Reloading {
+pub struct Reloader {
     /// The settings since the start.
     pub config: Config,
     /// Who may call.
@@ -37,44 +37,44 @@ pub struct Reloading {
     pub audit: Audit,
 }
 
-/// What was told last, so that it is not told at each look.
+/// What was logged last, so that it is not logged at each look.
 #[derive(Default)]
-struct Told {
+struct LastLogged {
     callers: String,
     certificate: String,
     expiry_at: Option<Duration>,
 }
 
-impl Reloading {
+impl Reloader {
     /// Looks from time to time, and whenever it is asked for.
     pub async fn run(mut self, wish: Arc<Notify>) {
-        let mut told = Told::default();
+        let mut logged = LastLogged::default();
         loop {
             let wished = tokio::select! {
                 () = wish.notified() => true,
-                () = sleep(LOOK_EVERY) => false,
+                () = sleep(POLL_INTERVAL) => false,
             };
             if wished {
-                told = Told::default();
+                logged = LastLogged::default();
                 tracing::info!("certificates and callers are read anew");
             }
-            self.look_at_callers(&mut told);
+            self.reload_callers(&mut logged);
             if let Some(tls) = self.tls.clone() {
-                self.look_at_certificate(&tls, &mut told);
+                self.reload_certificate(&tls, &mut logged);
             }
         }
     }
 
-    fn look_at_callers(&mut self, told: &mut Told) {
+    fn reload_callers(&mut self, logged: &mut LastLogged) {
         let config = match self.config.read_again() {
             Ok(config) if config.callers.is_empty() && !self.callers.is_open() => {
                 let problem = "the configuration names no callers any more; they stay, and only a \
                                restart opens the service";
-                return tell_once(&mut told.callers, problem.to_owned());
+                return log_once(&mut logged.callers, problem.to_owned());
             }
             Ok(config) => config,
             Err(error) => {
-                return tell_once(&mut told.callers, format!("callers stay as they are: {error}"));
+                return log_once(&mut logged.callers, format!("callers stay as they are: {error}"));
             }
         };
         if config.callers != self.config.callers {
@@ -85,13 +85,13 @@ impl Reloading {
         let differences: Vec<_> = config.differences(&self.config).into_iter().collect();
         self.config.callers = config.callers;
         if differences.is_empty() {
-            return told.callers.clear();
+            return logged.callers.clear();
         }
         let settings = differences.join(", ");
         let problem = format!("settings have changed that take effect after a restart: {settings}");
-        if told.callers != problem {
+        if logged.callers != problem {
             tracing::warn!("{problem}");
-            told.callers = problem;
+            logged.callers = problem;
         }
     }
 
@@ -103,24 +103,26 @@ impl Reloading {
         self.audit.record(AuditRecord { note, ..record });
     }
 
-    fn look_at_certificate(&self, tls: &Tls, told: &mut Told) {
+    fn reload_certificate(&self, tls: &Tls, logged: &mut LastLogged) {
         let now = self.clock.now();
         let Files { certificate, .. } = tls.files();
         match tls.reload(now) {
             Ok(true) => {
-                *told = Told::default();
+                *logged = LastLogged::default();
                 tracing::info!(certificate = %certificate.display(), "the certificate has changed");
                 self.record("certificate");
             }
-            Ok(false) => told.certificate.clear(),
-            Err(error) => {
-                tell_once(&mut told.certificate, format!("the certificate stays as it is: {error}"))
-            }
+            Ok(false) => logged.certificate.clear(),
+            Err(error) => log_once(
+                &mut logged.certificate,
+                format!("the certificate stays as it is: {error}"),
+            ),
         }
         let uptime = self.clock.uptime();
-        let is_due = told.expiry_at.is_none_or(|at| uptime.saturating_sub(at) >= TELL_EVERY);
+        let is_due =
+            logged.expiry_at.is_none_or(|at| uptime.saturating_sub(at) >= EXPIRY_LOG_INTERVAL);
         if is_due && tls.expires_soon(now) {
-            told.expiry_at = Some(uptime);
+            logged.expiry_at = Some(uptime);
             let left = tls.expires_at().since(now);
             let certificate = certificate.display();
             match left.is_zero() {
@@ -134,10 +136,10 @@ impl Reloading {
     }
 }
 
-/// Tells what was not told the last time.
-fn tell_once(told: &mut String, problem: String) {
-    if *told != problem {
+/// Tells what was not logged the last time.
+fn log_once(logged: &mut String, problem: String) {
+    if *logged != problem {
         tracing::error!("{problem}");
-        *told = problem;
+        *logged = problem;
     }
 }

@@ -35,9 +35,9 @@ pub enum Operation {
     RevokeKey,
 }
 
-/// What an operation keeps busy, and so what it can be in the way of.
+/// The resource that an operation uses most, and so the operations that it can hold up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Burden {
+pub enum CostClass {
     /// A processor, for microseconds.
     Light,
     /// A processor, for milliseconds.
@@ -48,7 +48,7 @@ pub enum Burden {
     Creation,
     /// The queue of refreshes.
     Refresh,
-    /// Little here: it waits for the database, and for other replicas.
+    /// None here: the operation waits for the database, and for other replicas.
     Change,
 }
 
@@ -116,15 +116,15 @@ impl Operation {
         matches!(self, ListKeys | RotateKey | RevokeKey)
     }
 
-    /// What it keeps busy.
-    pub const fn burden(self) -> Burden {
+    /// The class of its cost.
+    pub const fn cost_class(self) -> CostClass {
         match self {
-            Validate | Check | ForwardAuth | Introspect => Burden::Light,
-            BatchValidate => Burden::Batch,
-            GetSession | ListSessions | ListKeys => Burden::Read,
-            CreateSession => Burden::Creation,
-            Refresh => Burden::Refresh,
-            Revoke | RevokeTenant | RotateKey | RevokeKey => Burden::Change,
+            Validate | Check | ForwardAuth | Introspect => CostClass::Light,
+            BatchValidate => CostClass::Batch,
+            GetSession | ListSessions | ListKeys => CostClass::Read,
+            CreateSession => CostClass::Creation,
+            Refresh => CostClass::Refresh,
+            Revoke | RevokeTenant | RotateKey | RevokeKey => CostClass::Change,
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     demands::{Demands, DemandsError},
-    identity::Untold,
+    identity::HeaderTooLong,
 };
 use crate::authority::validate::InactiveReason;
 
@@ -27,7 +27,7 @@ pub enum Denial {
     /// The gateway asks for what cannot be understood.
     Demands(DemandsError),
     /// Who sends it cannot be told to the application.
-    Identity(Untold),
+    Identity(HeaderTooLong),
 }
 
 /// A code of RFC 6750 or RFC 9470, and what it means here.

@@ -52,10 +52,10 @@ pub const DEFAULT: [(&str, &str); 5] = [
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdentityHeaders(Vec<(HeaderName, String)>);
 
-/// A header would be too long.
+/// A header would be longer than allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the header {header} would have {bytes} bytes, gateway.max_header_bytes allows {limit}")]
-pub struct Untold {
+pub struct HeaderTooLong {
     /// Which.
     pub header: HeaderName,
     /// How long.
@@ -102,10 +102,10 @@ impl IdentityHeaders {
         &self,
         claims: &AccessClaims,
         limit: usize,
-    ) -> Result<Vec<(&HeaderName, Option<HeaderValue>)>, Untold> {
+    ) -> Result<Vec<(&HeaderName, Option<HeaderValue>)>, HeaderTooLong> {
         let told = self.0.iter().map(|(header, claim)| {
             let text = told(claims, claim).filter(|text| !text.is_empty());
-            let too_long = |bytes| Untold { header: header.clone(), bytes, limit };
+            let too_long = |bytes| HeaderTooLong { header: header.clone(), bytes, limit };
             let value = text.map(|text| match text.len() {
                 // What is encoded is what a header can hold.
                 bytes if bytes <= limit => {
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    fn header(claim: &str, custom: Value) -> Result<Option<String>, Untold> {
+    fn header(claim: &str, custom: Value) -> Result<Option<String>, HeaderTooLong> {
         let headers = IdentityHeaders::new([("x-it", claim)]).unwrap();
         let told = headers.of(&claims(custom), LIMIT)?.remove(0).1;
         Ok(told.map(|value| value.to_str().unwrap().to_owned()))

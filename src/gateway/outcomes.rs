@@ -81,7 +81,7 @@ mod tests {
     use crate::gateway::{
         demands::{Demands, DemandsError},
         denial::Denial,
-        identity::Untold,
+        identity::HeaderTooLong,
     };
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
             Denial::SeveralCredentials,
             Denial::ConflictingCookies,
             Denial::Demands(DemandsError::Twice("scope")),
-            Denial::Identity(Untold { header, bytes: 1, limit: 0 }),
+            Denial::Identity(HeaderTooLong { header, bytes: 1, limit: 0 }),
         ];
         let inactive =
             InactiveReason::ALL.map(|reason| Denial::Inactive(reason, Demands::default()));

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     authority::error::AuthorityError,
-    callers::{Callers, Refusal, Shown, meter::UnderWay},
+    callers::{Callers, Credentials, Refusal, meter::CallPermit},
     domain::caller::Actor,
     gateway::credential::bearer_token,
     net::connection::Peer,
@@ -24,7 +24,7 @@ pub struct Admitted {
     /// Who makes it; none if it is open to everybody.
     pub actor: Option<Actor>,
     /// That it is under way.
-    pub under_way: Option<UnderWay>,
+    pub permit: Option<CallPermit>,
 }
 
 /// What a service is told of a call, in the extensions of its request.
@@ -43,21 +43,18 @@ pub fn admit(
     headers: &HeaderMap,
     peer: &Peer,
 ) -> Result<Admitted, Refusal> {
-    let shown = || Shown {
+    let credentials = || Credentials {
         api_key: api_key(headers),
         certificate_names: &peer.certificate_names,
         name: None,
     };
     match needed(path) {
-        Access::Open => Ok(Admitted { actor: None, under_way: None }),
-        Access::Known if callers.knows(shown()) => Ok(Admitted { actor: None, under_way: None }),
+        Access::Open => Ok(Admitted { actor: None, permit: None }),
+        Access::Known if callers.knows(credentials()) => Ok(Admitted { actor: None, permit: None }),
         Access::Known => Err(Refusal::Unknown),
         Access::Allowed(operation) => {
-            let (caller, under_way) = callers.admit(shown(), operation)?;
-            Ok(Admitted {
-                actor: Some(Actor { caller, peer: peer.address }),
-                under_way: Some(under_way),
-            })
+            let (caller, permit) = callers.admit(credentials(), operation)?;
+            Ok(Admitted { actor: Some(Actor { caller, peer: peer.address }), permit: Some(permit) })
         }
     }
 }

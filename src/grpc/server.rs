@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     activity::Activity,
+    connection_driver::ConnectionDriver,
     frame_budget::FrameBudget,
-    services::{OfConnection, Services},
+    services::{ConnectionService, Services},
     spawner::Spawner,
-    turns::Turns,
 };
 use crate::net::{
-    accept::Entrance,
+    accept::Acceptor,
     connection::{Connection, Peer},
 };
 
@@ -49,7 +49,7 @@ pub struct ConnectionLimits {
 
 /// Serves until `stop`, then lets the calls under way finish.
 pub async fn serve(
-    entrance: Entrance,
+    acceptor: Acceptor,
     services: Services,
     limits: ConnectionLimits,
     stop: CancellationToken,
@@ -58,7 +58,7 @@ pub async fn serve(
     let serve = move |connection, peer| {
         serve_connection(connection, peer, services.clone(), limits, stopping.clone())
     };
-    entrance.accept(stop, serve).await;
+    acceptor.run(stop, serve).await;
 }
 
 fn http2(limits: &ConnectionLimits, spawner: Spawner) -> http2::Builder<Spawner> {
@@ -88,8 +88,9 @@ async fn serve_connection(
     stop: CancellationToken,
 ) {
     let (spawner, activity) = (Spawner::default(), Arc::new(Activity::default()));
-    let turns = Turns { reading: connection.reading(), spawner: spawner.clone() };
-    let service = OfConnection::new(services, peer, activity.clone(), spawner.clone());
+    let driver =
+        ConnectionDriver { read_budget: connection.read_budget(), spawner: spawner.clone() };
+    let service = ConnectionService::new(services, peer, activity.clone(), spawner.clone());
     let progress = connection.write_progress();
     let connection = FrameBudget::new(connection);
     let exceeded = connection.exceeded();
@@ -108,19 +109,19 @@ async fn serve_connection(
     });
     // How a connection ends is its client's affair.
     tokio::select! {
-        _ = turns.run(served.as_mut()) => return,
+        _ = driver.run(served.as_mut()) => return,
         () = &mut abused => return,
         () = stop.cancelled() => {}
-        () = silent(limits.handshake, || turns.reading.bytes() < PREFACE_BYTES) => return,
+        () = silent(limits.handshake, || driver.read_budget.bytes() < PREFACE_BYTES) => return,
         () = idle(limits.idle, &activity) => {
             served.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(limits.keepalive_timeout, turns.run(served)).await;
+            let _ = tokio::time::timeout(limits.keepalive_timeout, driver.run(served)).await;
             return;
         }
     }
     served.as_mut().graceful_shutdown();
     tokio::select! {
-        _ = turns.run(served) => {}
+        _ = driver.run(served) => {}
         () = abused => {}
     }
 }

@@ -162,7 +162,7 @@ impl Services {
 }
 
 /// The services as one connection has them.
-pub struct OfConnection {
+pub struct ConnectionService {
     services: Arc<Services>,
     /// Who is at the other end.
     peer: Peer,
@@ -172,7 +172,7 @@ pub struct OfConnection {
     unsent: Arc<Unsent>,
 }
 
-impl OfConnection {
+impl ConnectionService {
     /// The services for a peer. What goes on there is told to `activity`, and what is ready to
     /// `spawner`.
     pub fn new(
@@ -210,7 +210,7 @@ impl OfConnection {
         answer: Response<Body>,
         busy: Busy,
     ) -> ToAnswer {
-        self.spawner.next_is_ready();
+        self.spawner.run_next_inline();
         let reserved = Reserved::new(self.unsent.clone());
         let (answer, mut message) =
             (answer.map(|body| Answer::new(body, busy, reserved)), request.into_body());
@@ -221,7 +221,7 @@ impl OfConnection {
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for OfConnection {
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Response = Response<Answer>;
     type Error = Infallible;
     type Future = ToAnswer;
@@ -237,7 +237,7 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
         }
         let admitted =
             admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer);
-        let Admitted { actor, under_way } = match admitted {
+        let Admitted { actor, permit } = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 self.record(&refusal, request.uri().path());
@@ -260,7 +260,7 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
             };
             let answer =
                 with_reason(timeout(span, answering).await.unwrap_or_else(exceeded)?, size_limit);
-            drop(under_way);
+            drop(permit);
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reserved>>().and_then(Arc::into_inner);
             let reserved = reserved.unwrap_or_else(|| Reserved::new(unsent));
@@ -290,7 +290,11 @@ impl Answer {
     fn unsent_part(&mut self, data: Bytes) -> Bytes {
         let mut reserved = self.reserved.take();
         reserved.grow_to(data.len());
-        Bytes::from_owner(UnsentPart { data, _reserved: reserved, _busy: self.busy.of_part() })
+        Bytes::from_owner(UnsentPart {
+            data,
+            _reserved: reserved,
+            _busy: self.busy.begin_blocked_part(),
+        })
     }
 }
 
@@ -317,13 +321,13 @@ impl http_body::Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.is_waiting {
             self.is_waiting = false;
-            self.busy.taken();
+            self.busy.mark_progress();
         }
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)?) else {
             return Poll::Ready(None);
         };
         self.is_waiting = true;
-        self.busy.owe();
+        self.busy.mark_blocked();
         Poll::Ready(Some(Ok(match frame.into_data() {
             Ok(data) if data.len() > FREE_BYTES => Frame::data(self.unsent_part(data)),
             Ok(data) => Frame::data(data),

@@ -114,12 +114,12 @@ impl SessionService for Sessions {
         let mut validation = self.ready.get()?.validation(&by);
         let mut responses = Vec::with_capacity(requests.len());
         let mut reserved = reserve(&request)?;
-        let mut place = None;
+        let mut permit = None;
         for (index, request) in requests.iter().enumerate() {
             // Not before the first has been judged, which may have to wait for a lease: only what
             // keeps a processor busy counts.
-            if index > 0 && place.is_none() {
-                place = Some(self.callers.begin_batch()?);
+            if index > 0 && permit.is_none() {
+                permit = Some(self.callers.begin_batch()?);
             }
             if index % TURN == TURN - 1 {
                 tokio::task::yield_now().await;

@@ -4,5 +4,6 @@
 pub mod accept;
 pub mod connection;
 pub mod descriptors;
+pub mod read_budget;
 mod refused_certificates;
 pub mod tls;
