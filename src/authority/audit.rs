@@ -4,17 +4,18 @@ use std::{
     collections::HashMap,
     fmt,
     net::IpAddr,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
+use governor::Quota;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 
-use super::allowance::Allowance;
+use super::rate_limiter::RateLimiter;
 use crate::{
     clock::Clock,
     domain::{
@@ -33,10 +34,12 @@ const MOST_WAITING: usize = 16_384;
 /// Most records in one transaction, so that no other write waits long.
 pub const BATCH: usize = 512;
 
-/// Of one caller who is denied: lines in the log, ten a second.
-const DENIED_LINES: Allowance = Allowance::new(10, Duration::from_millis(100));
-/// And rows in the table, ten a minute: whoever may do nothing fills nothing.
-const DENIED_ROWS: Allowance = Allowance::new(10, Duration::from_secs(6));
+/// The records of one caller who is denied that may come at once, and within a period.
+const DENIED_RECORDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+/// The quota of their lines in the log.
+const DENIED_LINES: Quota = Quota::per_second(DENIED_RECORDS);
+/// The quota of their rows in the table. A caller who may do nothing must not fill it.
+const DENIED_ROWS: Quota = Quota::per_minute(DENIED_RECORDS);
 
 /// Takes the records of use cases. A cheap handle: clones are of one audit.
 #[derive(Clone)]
@@ -56,10 +59,10 @@ struct Shared {
     left_out: Counter,
 }
 
-/// What of a denied caller may be written down.
+/// Limits what is recorded of a denied caller.
 struct Denied {
-    lines: Allowance,
-    rows: Allowance,
+    lines: RateLimiter,
+    rows: RateLimiter,
 }
 
 impl fmt::Debug for Audit {
@@ -158,16 +161,16 @@ impl Audit {
         if is_known && record.action != AuditAction::CallerDenied {
             return (Some(0), Some(0));
         }
-        let now = self.0.clock.uptime();
         let mut denied = self.0.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_caller = denied
-            .entry(record.caller.clone())
-            .or_insert(Denied { lines: DENIED_LINES, rows: DENIED_ROWS });
-        let line = of_caller.lines.take(now);
+        let of_caller = denied.entry(record.caller.clone()).or_insert_with(|| {
+            let limiter = |quota| RateLimiter::new(quota, self.0.clock.clone());
+            Denied { lines: limiter(DENIED_LINES), rows: limiter(DENIED_ROWS) }
+        });
+        let line = of_caller.lines.take();
         if line.is_none() {
             self.0.left_out.inc();
         }
-        (line, if is_known { of_caller.rows.take(now) } else { None })
+        (line, if is_known { of_caller.rows.take() } else { None })
     }
 
     /// Waits until the table has all that was recorded, or nobody writes to it any more.

@@ -1,6 +1,5 @@
 //! The use cases. They decide; the database, the keys, the index and the clock are given to them.
 
-mod allowance;
 pub mod audit;
 pub mod create;
 pub mod cut_offs;
@@ -9,6 +8,7 @@ mod fingerprint;
 pub mod inspect;
 pub mod issue;
 pub mod keys;
+mod rate_limiter;
 pub mod ready;
 pub mod refresh;
 pub mod revoke;

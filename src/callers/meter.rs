@@ -21,7 +21,10 @@ use governor::{
 };
 
 use super::Refusal;
-use crate::{clock::Clock, domain::permission::CostClass};
+use crate::{
+    clock::{Clock, Uptime},
+    domain::permission::CostClass,
+};
 
 /// Most calls under way at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,18 +229,6 @@ pub struct BatchPermit(Arc<ConcurrencyLimits>);
 impl Drop for BatchPermit {
     fn drop(&mut self) {
         self.0.batches.release();
-    }
-}
-
-/// The service's clock, as the rate limiter wants it.
-#[derive(Clone)]
-struct Uptime(Arc<dyn Clock>);
-
-impl clock::Clock for Uptime {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.0.uptime()
     }
 }
 
