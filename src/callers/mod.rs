@@ -14,7 +14,9 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    domain::{caller::Caller, certificate_name::CertificateName, permission::Operation},
+    domain::{
+        audit::Who, caller::Caller, certificate_name::CertificateName, permission::Operation,
+    },
 };
 
 /// A call is not let in. Nothing was done.
@@ -39,6 +41,18 @@ pub enum Refusal {
         /// The time after which it may try again.
         wait: Duration,
     },
+}
+
+impl Refusal {
+    /// The caller whom the audit says to have been denied something; `None` if the call is refused
+    /// because of a limit, which is not recorded.
+    pub fn denied_caller(&self) -> Option<Who> {
+        match self {
+            Self::Unknown => Some(Who::Unknown),
+            Self::NotAllowed { caller, .. } => Some(Who::from(&**caller)),
+            Self::OverLimit { .. } | Self::Overloaded { .. } => None,
+        }
+    }
 }
 
 /// A caller as configured.

@@ -5,6 +5,7 @@
 //! the route asks for, [`identity`] tells the application who it is, [`denial`] tells the client
 //! why not.
 
+pub mod bearer;
 pub mod credential;
 pub mod demands;
 pub mod denial;

@@ -19,7 +19,7 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{
-    access::{Access, CHECK, needed},
+    access::{Access, BATCH_VALIDATE, CHECK, needed},
     activity::{Activity, Busy},
     admission::{Admitted, CallContext, admit},
     deadline,
@@ -35,7 +35,6 @@ use super::{
 use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::{Callers, Refusal},
-    domain::audit::Who,
     gateway::Gateway,
     net::connection::Peer,
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
@@ -139,7 +138,7 @@ impl Services {
     /// The limit on the message of a call.
     fn size_limit(&self, path: &str) -> SizeLimit {
         match path {
-            "/countersign.v1.SessionService/BatchValidate" | CHECK => self.batch_limit,
+            BATCH_VALIDATE | CHECK => self.batch_limit,
             _ => self.request_limit,
         }
     }
@@ -147,7 +146,7 @@ impl Services {
     /// Hands a call to its service.
     fn hand_over(&self, request: Request<RequestBody<Incoming>>) -> Answering {
         let path = request.uri().path();
-        if path == "/countersign.v1.SessionService/BatchValidate" {
+        if path == BATCH_VALIDATE {
             self.batches.clone().call(request)
         } else if path.starts_with("/countersign.v1.SessionService/") {
             self.sessions.clone().call(request)
@@ -191,11 +190,7 @@ impl ConnectionService {
     /// Records who was denied what. What a stranger asks for is named only if it is something of
     /// ours.
     fn record(&self, refusal: &Refusal, path: &str) {
-        let who = match refusal {
-            Refusal::Unknown => Who::Unknown,
-            Refusal::NotAllowed { caller, .. } => Who::from(&**caller),
-            Refusal::OverLimit { .. } | Refusal::Overloaded { .. } => return,
-        };
+        let Some(who) = refusal.denied_caller() else { return };
         let asked = match needed(path) {
             Access::Allowed(operation) => operation.as_str(),
             Access::Known | Access::Open => "something else",
