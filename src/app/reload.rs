@@ -1,9 +1,9 @@
-//! Certificates and callers are read anew when their files change, and at SIGHUP. What is not good
-//! changes nothing.
+//! Reloads certificates and callers when their files change, and at SIGHUP. Files with an error
+//! change nothing.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
 
 use crate::{
     authority::audit::Audit,
@@ -17,27 +17,27 @@ use crate::{
     net::tls::{Files, Tls},
 };
 
-/// How often it is looked whether a file has changed. Files are read, not watched: what is mounted
-/// into a container changes in ways that watching misses.
+/// The interval at which the files are read. They are not watched, because files that are mounted
+/// into a container change in ways that watching misses.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
-/// How often it is logged that the certificate is about to end.
+/// The interval at which an expiry of the certificate that is near is logged.
 const EXPIRY_LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What may change while the service runs.
+/// Reloads the parts of the configuration that may change while the service runs.
 pub struct Reloader {
-    /// The settings since the start.
+    /// The settings of the start, with the callers of the last reload.
     pub config: Config,
-    /// Who may call.
+    /// The callers.
     pub callers: Arc<Callers>,
     /// The certificate, if there is one.
     pub tls: Option<Arc<Tls>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Records what has changed.
+    /// Records the changes.
     pub audit: Audit,
 }
 
-/// What was logged last, so that it is not logged at each look.
+/// The problems that were logged last, so that they are not logged again each time.
 #[derive(Default)]
 struct LastLogged {
     callers: String,
@@ -46,7 +46,7 @@ struct LastLogged {
 }
 
 impl Reloader {
-    /// Looks from time to time, and whenever it is asked for.
+    /// Reloads at an interval, and whenever `wish` is notified.
     pub async fn run(mut self, wish: Arc<Notify>) {
         let mut logged = LastLogged::default();
         loop {
@@ -58,15 +58,16 @@ impl Reloader {
                 logged = LastLogged::default();
                 tracing::info!("certificates and callers are read anew");
             }
-            self.reload_callers(&mut logged);
+            self.reload_callers(&mut logged).await;
             if let Some(tls) = self.tls.clone() {
-                self.reload_certificate(&tls, &mut logged);
+                self.reload_certificate(tls, &mut logged).await;
             }
         }
     }
 
-    fn reload_callers(&mut self, logged: &mut LastLogged) {
-        let config = match self.config.read_again() {
+    async fn reload_callers(&mut self, logged: &mut LastLogged) {
+        let config = self.config.clone();
+        let config = match off_runtime(move || config.read_again()).await {
             Ok(config) if config.callers.is_empty() && !self.callers.is_open() => {
                 let problem = "the configuration names no callers any more; they stay, and only a \
                                restart opens the service";
@@ -103,10 +104,14 @@ impl Reloader {
         self.audit.record(AuditRecord { note, ..record });
     }
 
-    fn reload_certificate(&self, tls: &Tls, logged: &mut LastLogged) {
+    async fn reload_certificate(&self, tls: Arc<Tls>, logged: &mut LastLogged) {
         let now = self.clock.now();
+        let reloaded = {
+            let tls = tls.clone();
+            off_runtime(move || tls.reload(now)).await
+        };
         let Files { certificate, .. } = tls.files();
-        match tls.reload(now) {
+        match reloaded {
             Ok(true) => {
                 *logged = LastLogged::default();
                 tracing::info!(certificate = %certificate.display(), "the certificate has changed");
@@ -136,7 +141,21 @@ impl Reloader {
     }
 }
 
-/// Tells what was not logged the last time.
+/// Reads files on a thread that may block.
+async fn off_runtime<T, E>(
+    read: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String>
+where
+    T: Send + 'static,
+    E: ToString + Send + 'static,
+{
+    match spawn_blocking(read).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Logs a problem unless it was logged the last time.
 fn log_once(logged: &mut String, problem: String) {
     if *logged != problem {
         tracing::error!("{problem}");

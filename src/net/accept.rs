@@ -9,7 +9,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +22,8 @@ use super::{
 
 /// The wait after a failure to accept, as when there are no free file descriptors.
 const RETRY: Duration = Duration::from_millis(100);
-/// Of failures to accept, one in so many is told: each takes at least [`RETRY`].
-const TELL_EVERY: u64 = 600;
+/// A failure to accept is logged unless another one was within this time.
+const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The time and the bytes that a client may still use after its handshake has failed. Without them
 /// the system would reset the connection, and the client might lose the alert that names the reason
 /// (RFC 9112, section 9.6, says the same of HTTP).
@@ -115,6 +115,23 @@ impl Drop for Open {
     }
 }
 
+/// Chooses which failures to accept are logged, so that one that lasts does not fill the log.
+#[derive(Debug, Default)]
+struct FailureLog {
+    logged_at: Option<Instant>,
+}
+
+impl FailureLog {
+    /// Returns whether a failure that has happened now is to be logged.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.logged_at.is_none_or(|at| at.elapsed() >= FAILURE_LOG_INTERVAL);
+        if is_due {
+            self.logged_at = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 /// The connections in the reserve.
 struct Reserved {
     permits: Arc<Semaphore>,
@@ -160,7 +177,7 @@ impl Acceptor {
         let permits = Arc::new(Semaphore::new(self.limits.connections));
         let mut reserved = self.limits.reserve.map(Reserved::new);
         let mut connections = JoinSet::new();
-        let mut failures: u64 = 0;
+        let mut failures = FailureLog::default();
         let refused_certificates = Arc::new(RefusedCertificates::default());
         loop {
             while connections.try_join_next().is_some() {}
@@ -171,10 +188,9 @@ impl Acceptor {
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    if failures.is_multiple_of(TELL_EVERY) {
+                    if failures.is_due() {
                         tracing::warn!(%error, "a connection cannot be accepted");
                     }
-                    failures += 1;
                     sleep(RETRY).await;
                     continue;
                 }
@@ -197,12 +213,12 @@ impl Acceptor {
                 (self.limits.handshake, self.counts.clone(), reserve.is_some());
             let (stopping, refused_certificates) = (stop.clone(), refused_certificates.clone());
             let serve_connection = async move {
-                let established = tokio::select! {
-                    established = timeout(handshake, establish(stream, address, tls)) => established,
+                let outcome = tokio::select! {
+                    outcome = timeout(handshake, establish(stream, address, tls)) => outcome,
                     // The client has sent no request yet.
                     () = stopping.cancelled() => return,
                 };
-                match established {
+                match outcome {
                     Ok(Ok((mut connection, peer))) => {
                         if is_reserved {
                             connection.mark_reserved();
@@ -273,4 +289,26 @@ async fn establish(
 async fn linger(mut stream: TcpStream) {
     let _ = stream.shutdown().await;
     let _ = tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_logged_once_in_a_while_and_a_new_one_after_a_pause_at_once() {
+        let mut failures = FailureLog::default();
+        assert!(failures.is_due());
+        let mut logged = 0;
+        for _ in 0..10 * FAILURE_LOG_INTERVAL.as_secs() {
+            advance(Duration::from_secs(1)).await;
+            logged += u64::from(failures.is_due());
+        }
+        assert_eq!(logged, 10, "one that lasts");
+        advance(FAILURE_LOG_INTERVAL).await;
+        assert!(failures.is_due(), "one that comes later");
+        assert!(!failures.is_due());
+    }
 }
