@@ -64,7 +64,7 @@ use self::{
     settings::{ceilings, settings},
 };
 
-/// What the service takes from the system. Tests give their own.
+/// The clock and the randomness of the service. Tests give their own.
 #[derive(Clone)]
 pub struct System {
     /// The time.
@@ -74,7 +74,7 @@ pub struct System {
 }
 
 impl System {
-    /// That of this machine.
+    /// The system clock and the system's random numbers.
     pub fn of_this_machine() -> Self {
         Self { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) }
     }
@@ -125,7 +125,7 @@ async fn open(
     Ok((Arc::new(authority), store, keeper))
 }
 
-/// How long the process goes on at its end for the sake of the table of the audit.
+/// The time for which the end of the process is delayed until the audit's table is written.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves until it is told to stop, or until a part of it fails.

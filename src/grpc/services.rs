@@ -40,7 +40,7 @@ use crate::{
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
 
-/// What calls may take.
+/// The limits of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct CallLimits {
     /// Bytes of a request.
@@ -53,23 +53,23 @@ pub struct CallLimits {
     pub unsent_bytes: usize,
     /// Of these, bytes of one connection.
     pub unsent_bytes_of_connection: usize,
-    /// How long a call may take, whatever its caller allows.
+    /// The time that a call may take, whatever deadline its caller sets.
     pub time: Duration,
 }
 
-/// What the content of a call begins with.
+/// The content type of a call, without its suffix.
 const GRPC: &[u8] = b"application/grpc";
 
-/// What a service makes of a call.
+/// The response of a service.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-/// What a connection makes of a call.
+/// The response of a connection, which counts the answer until it is sent.
 type ToAnswer = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
 
-/// All services.
+/// The services of the port, and what they share.
 pub struct Services {
     sessions: SessionServiceServer<Sessions>,
-    /// The same for requests that may be larger.
+    /// The same service with a higher limit on the size of requests.
     batches: SessionServiceServer<Sessions>,
     keys: KeyServiceServer<Keys>,
     /// For Envoy.
@@ -82,12 +82,12 @@ pub struct Services {
     unsent_bytes_of_connection: usize,
     longest: Duration,
     request_limit: SizeLimit,
-    /// That of messages that may be larger. As many bytes are read although nobody wants them.
+    /// The limit for messages that may be larger. As many bytes of a refused message are read.
     batch_limit: SizeLimit,
 }
 
 impl Services {
-    /// Puts them together.
+    /// Creates the services.
     pub fn new(
         ready: Ready,
         others: Routes,
@@ -121,9 +121,9 @@ impl Services {
         }
     }
 
-    /// Whether a request is a call: others are not looked at (gRPC over HTTP/2, "Requests"). What
-    /// calls itself otherwise could come from a page in a browser, by which whoever looks at it
-    /// would call with their own certificate.
+    /// Checks that a request is a call (gRPC over HTTP/2, "Requests"). A request of another content
+    /// type may come from a page in a browser, and would then call with the certificate of its
+    /// user.
     fn is_call<B>(request: &Request<B>) -> Result<(), StatusCode> {
         if request.method() != Method::POST {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
@@ -160,10 +160,10 @@ impl Services {
     }
 }
 
-/// The services as one connection has them.
+/// The service of one connection.
 pub struct ConnectionService {
     services: Arc<Services>,
-    /// Who is at the other end.
+    /// The client.
     peer: Peer,
     activity: Arc<Activity>,
     spawner: Spawner,
@@ -172,8 +172,8 @@ pub struct ConnectionService {
 }
 
 impl ConnectionService {
-    /// The services for a peer. What goes on there is told to `activity`, and what is ready to
-    /// `spawner`.
+    /// Creates the service for a client. It reports its calls to `activity`, and has `spawner` run
+    /// its answers.
     pub fn new(
         services: Arc<Services>,
         peer: Peer,
@@ -187,8 +187,7 @@ impl ConnectionService {
         Self { services, peer, activity, spawner, refused: Refused::default(), unsent }
     }
 
-    /// Records who was denied what. What a stranger asks for is named only if it is something of
-    /// ours.
+    /// Records a denied call in the audit. Its operation is named only if it is one of ours.
     fn record(&self, refusal: &Refusal, path: &str) {
         let Some(who) = refusal.denied_caller() else { return };
         let asked = match needed(path) {
@@ -264,13 +263,13 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     }
 }
 
-/// The body of an answer: as long as it is being sent, its connection is not idle. Its next part is
-/// asked for when the one before has been taken.
+/// The body of an answer. Its connection is not idle while it is being sent. The next part is asked
+/// for when the client has taken the one before.
 #[derive(Debug)]
 pub struct Answer {
     body: Body,
     busy: Busy,
-    /// Whether a part has been given to the connection and not been taken by the client.
+    /// Set while a part that was given to the connection waits for the client.
     is_waiting: bool,
     reserved: Reserved,
 }

@@ -1,5 +1,5 @@
-//! `/forward-auth`: what nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth) and
-//! others ask about each request that they get.
+//! `/forward-auth`, by which nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth)
+//! and others ask about each request that they get.
 //!
 //! The token is in the request's own `authorization` or `cookie`. The demands of the route are in
 //! the query of the URL that the gateway asks, or in headers that it sets. Each demand is in one
@@ -43,24 +43,23 @@ const HEADERS: [(&str, &str); 4] = [
 ];
 
 pub(super) fn routes(state: Arc<HttpState>) -> Router {
-    let routes = Router::new().route("/forward-auth", any(judge));
+    let routes = Router::new().route("/forward-auth", any(by_query));
     // These have a path of their own. Below `/forward-auth/`, a slash before the query by mistake
     // would make a request one about the client's path, and open the route.
-    let routes = routes
-        .route("/forward-auth-path", any(judge_path))
-        .route("/forward-auth-path/", any(judge_path));
-    routes.route("/forward-auth-path/{*path}", any(judge_path)).with_state(state)
+    let routes =
+        routes.route("/forward-auth-path", any(by_path)).route("/forward-auth-path/", any(by_path));
+    routes.route("/forward-auth-path/{*path}", any(by_path)).with_state(state)
 }
 
 /// Answers a gateway whose query makes demands.
-async fn judge(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
-    judged(&state, request.uri.query().unwrap_or_default(), &request).await
+async fn by_query(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
+    authorize(&state, request.uri.query().unwrap_or_default(), &request).await
 }
 
 /// Answers a gateway that asks with path and query of the request itself (the Gateway API's
 /// ExternalAuth over HTTP, Envoy's `path_prefix`). They make no demands.
-async fn judge_path(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
-    judged(&state, "", &request).await
+async fn by_path(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
+    authorize(&state, "", &request).await
 }
 
 /// Gateways ask by GET (nginx, Caddy, Traefik), or by the method of the request that they ask about
@@ -99,7 +98,7 @@ fn not_allowed() -> Response {
     response
 }
 
-async fn judged(state: &HttpState, query: &str, request: &Parts) -> Response {
+async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response {
     if !METHODS.contains(&request.method.as_str()) {
         return not_allowed();
     }
@@ -121,7 +120,7 @@ async fn judged(state: &HttpState, query: &str, request: &Parts) -> Response {
         Err(error) => return failed(&error),
     };
     match state
-        .in_time(state.gateway.judge(Kind::ForwardAuth, authority, &by, credential, demands))
+        .in_time(state.gateway.authorize(Kind::ForwardAuth, authority, &by, credential, demands))
         .await
     {
         Err(response) => response,

@@ -176,8 +176,8 @@ mod tests {
     const ANSWER: Duration = Duration::from_secs(600);
     const RESERVE: Reserve = Reserve { connections: 2, time: RESERVED_TIME };
 
-    /// Where a server listens that has room for two, and for so many in its reserve. It finds
-    /// nothing, and has nothing for those in the reserve but what is at `/livez`.
+    /// Starts a server that has room for two connections, and for those in its reserve. It answers
+    /// 404, and `/livez` in the reserve.
     async fn start(reserve: Option<Reserve>) -> (SocketAddr, Arc<Counts>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -200,7 +200,7 @@ mod tests {
         String::from_utf8_lossy(&answer[..length]).into_owned()
     }
 
-    /// What comes back for this until the connection is closed.
+    /// Sends a request, and reads until the connection is closed.
     async fn ask(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();

@@ -158,8 +158,8 @@ impl Reserved {
             oldest.abort();
             counts.displaced.inc();
         }
-        // The task gives its permit back as soon as it is dropped, and closes its connection then.
-        // It never waits with that.
+        // The aborted task gives its permit back, and closes its connection, as soon as it is
+        // dropped.
         self.permits.clone().acquire_owned().await.ok()
     }
 }
@@ -247,7 +247,7 @@ impl Acceptor {
                 Some(reserved) => {
                     let in_time = timeout(reserved.time, serve_connection);
                     reserved.tasks.push_back(connections.spawn(async {
-                        // It does not matter whether it was done in time.
+                        // A connection that takes too long is closed.
                         let _ = in_time.await;
                     }));
                 }

@@ -1,4 +1,4 @@
-//! Connections: accepted within limits, encrypted if so configured, and handed to whoever speaks
+//! Connections are accepted within limits, encrypted if so configured, and handed to the server of
 //! the protocol.
 
 pub mod accept;
