@@ -92,8 +92,8 @@ pub async fn migrate(config: &Config) -> Result<Vec<String>, AppError> {
     }
 }
 
-/// Who serves from the database, as it stands there; none where only one process can. Nothing is
-/// changed for that.
+/// Reads the register of the processes that serve from the database; `None` where only one process
+/// can. It changes nothing.
 pub async fn register(config: &Config) -> Result<Option<Register>, AppError> {
     let DatabaseUrl::Postgres(url) = &config.database else { return Ok(None) };
     let options = postgres::connect::Options { migrate: false, ..postgres_options(config, url) };

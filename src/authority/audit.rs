@@ -1,4 +1,4 @@
-//! The audit: a line in the log for each record, at once, and a row in a table, soon.
+//! The audit writes a line in the log for each record, at once, and a row in a table, soon.
 
 use std::{
     collections::HashMap,
@@ -47,13 +47,13 @@ pub struct Audit(Arc<Shared>);
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    /// Tells the records of this process from those of others.
+    /// Distinguishes the records of this process from those of others.
     salt: [u8; 6],
     count: AtomicU32,
     /// By caller: the configuration has not many.
     denied: Mutex<HashMap<Who, Denied>>,
     table: Option<mpsc::Sender<AuditEntry>>,
-    /// How many records the table does not have yet.
+    /// The number of records that wait for the table.
     waiting: watch::Sender<usize>,
     dropped: Counter,
     left_out: Counter,
@@ -100,9 +100,9 @@ impl Audit {
     /// Writes a record to the log, now, and sends it to the table. It neither waits for the
     /// database nor fails.
     ///
-    /// What has no known caller is in the log alone, since anybody could make rows of it. Of that,
-    /// and of what a caller is denied, there are so many lines and rows and no more; the next one
-    /// says how many were left out.
+    /// A record without a known caller is in the log alone, because anybody could fill the table
+    /// with them. Their lines, and the lines and rows of denied calls, are limited in rate. The
+    /// next one says how many were left out.
     pub fn record(&self, record: AuditRecord) {
         let (line, row) = self.allowed(&record);
         if line.is_none() && row.is_none() {
@@ -147,7 +147,7 @@ impl Audit {
     /// Records that somebody may not do what they asked for.
     pub fn denied(&self, caller: Who, peer: Option<IpAddr>, asked: &str) {
         let at = self.0.clock.now();
-        // What asks is named by us, so it is a good note.
+        // Our own names of operations are valid notes.
         let note = Note::try_from(asked.to_owned()).unwrap_or_default();
         self.record(AuditRecord {
             note,
@@ -155,7 +155,8 @@ impl Audit {
         });
     }
 
-    /// Whether a record may have a line and a row, and with each how many before it had none.
+    /// Decides whether a record has a line and a row. Each comes with the number of records before
+    /// that were left out.
     fn allowed(&self, record: &AuditRecord) -> (Option<i64>, Option<i64>) {
         let is_known = record.caller != Who::Unknown;
         if is_known && record.action != AuditAction::CallerDenied {
@@ -183,17 +184,17 @@ impl Audit {
         }
     }
 
-    /// How many records the table does not have yet.
+    /// The number of records that wait for the table.
     pub fn waiting(&self) -> usize {
         *self.0.waiting.borrow()
     }
 
-    /// How many records the table will never have.
+    /// The number of records that the table will never have.
     pub fn dropped(&self) -> &Counter {
         &self.0.dropped
     }
 
-    /// How many records of denied callers were left out of the log.
+    /// The number of records of denied callers that were left out of the log.
     pub fn left_out(&self) -> &Counter {
         &self.0.left_out
     }
@@ -231,7 +232,7 @@ fn log(id: AuditId, record: &AuditRecord, left_out: i64) {
     );
 }
 
-/// Where records wait for the table.
+/// The queue of records for the table.
 #[derive(Debug)]
 pub struct AuditQueue {
     entries: mpsc::Receiver<AuditEntry>,
@@ -312,7 +313,7 @@ impl AuditWriter {
     }
 }
 
-/// Whether the same may succeed later.
+/// Returns whether another attempt may succeed.
 fn may_pass(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(_) | StoreError::Overloaded)
 }

@@ -2,7 +2,7 @@
 
 use super::caller::Role::{self, Issuer, Revoker, Validator, Viewer};
 
-/// What a caller may ask for.
+/// An operation that a caller may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// SessionService.CreateSession
@@ -57,7 +57,7 @@ use Operation::{
     ListSessions, Refresh, Revoke, RevokeKey, RevokeTenant, RotateKey, Validate,
 };
 
-/// Who may what, besides admins, who may everything.
+/// The operations, each with the roles that may do it besides admins, who may do everything.
 ///
 /// Open to everybody, without a name: health, the public keys (GetJwks), and reflection where it is
 /// on.
@@ -78,19 +78,19 @@ pub const TABLE: [(Operation, &[Role]); 14] = [
     (RevokeKey, &[]),
 ];
 
-/// Whether a role may do something.
+/// Returns whether a role may do an operation.
 pub fn allows(role: Role, operation: Operation) -> bool {
     role == Role::Admin
         || TABLE.iter().any(|(listed, roles)| *listed == operation && roles.contains(&role))
 }
 
-/// The roles that may do something.
+/// The roles that may do an operation.
 pub fn roles(operation: Operation) -> impl Iterator<Item = Role> {
     Role::ALL.into_iter().filter(move |role| allows(*role, operation))
 }
 
 impl Operation {
-    /// Its name in the protocol.
+    /// The name of the operation, in the protocol if it has one there.
     pub const fn as_str(self) -> &'static str {
         match self {
             CreateSession => "CreateSession",
@@ -110,8 +110,8 @@ impl Operation {
         }
     }
 
-    /// Whether it touches what all tenants share, so that a caller who is limited to some may not
-    /// do it.
+    /// Returns whether it touches what all tenants share, so that a caller who is limited to some
+    /// may not do it.
     pub const fn concerns_everybody(self) -> bool {
         matches!(self, ListKeys | RotateKey | RevokeKey)
     }

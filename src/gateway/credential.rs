@@ -18,8 +18,8 @@ pub enum Credential<'a> {
     None,
     /// A token, which may be empty or malformed.
     Token(&'a str, Found),
-    /// More than one, or a second header that may be taken for one: the application may take another
-    /// than we do (RFC 6750, section 2).
+    /// More than one, or a second header that may be taken for one: the application may take
+    /// another than we do (RFC 6750, section 2).
     Several,
     /// Several cookies of the name with different values, as when one is of a parent domain.
     ConflictingCookies,

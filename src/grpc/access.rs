@@ -40,8 +40,8 @@ const fn path_of(operation: Operation) -> Option<&'static str> {
         Operation::RotateKey => "/countersign.v1.KeyService/RotateKey",
         Operation::RevokeKey => "/countersign.v1.KeyService/RevokeKey",
         Operation::Check => CHECK,
-        // The first two come over HTTP. The third is a Revoke, and is checked by its use case, which
-        // knows that it is about a tenant.
+        // The first two come over HTTP. The third is a Revoke, and is checked by its use case,
+        // which knows that it is about a tenant.
         Operation::ForwardAuth | Operation::Introspect | Operation::RevokeTenant => return None,
     })
 }

@@ -82,8 +82,8 @@ fn not_let_in() -> Status {
     AuthorityError::Internal.into()
 }
 
-/// Begins the reservation of memory for an answer. Only calls that read make one, so that nothing is
-/// lost if there is no room.
+/// Begins the reservation of memory for an answer. Only calls that read make one, so that nothing
+/// is lost if there is no room.
 pub fn reserve<T>(request: &Request<T>) -> Result<Reserved, Status> {
     Ok(Reserved::new(context(request)?.unsent.clone()))
 }
