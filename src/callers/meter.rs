@@ -432,7 +432,7 @@ mod tests {
         }
         clock.advance(BURST / 10);
         go(1);
-        assert_eq!(come(1), 0, "they have crowded for too long");
+        assert_eq!(come(1), 0, "the burst has lasted for too long");
         go(15);
         clock.advance(COOL_DOWN / 2);
         assert_eq!(come(20), 2, "the part");

@@ -104,7 +104,7 @@ impl IdentityHeaders {
         claims: &AccessClaims,
         limit: usize,
     ) -> Result<Vec<(&HeaderName, Option<HeaderValue>)>, HeaderTooLong> {
-        let told = self.0.iter().map(|(header, claim)| {
+        let values = self.0.iter().map(|(header, claim)| {
             let text = claim_text(claims, claim).filter(|text| !text.is_empty());
             let too_long = |bytes| HeaderTooLong { header: header.clone(), bytes, limit };
             let value = text.map(|text| match text.len() {
@@ -116,7 +116,7 @@ impl IdentityHeaders {
             });
             Ok((header, value.transpose()?))
         });
-        told.collect()
+        values.collect()
     }
 }
 
@@ -163,14 +163,14 @@ fn text(value: &str) -> Cow<'_, str> {
 }
 
 fn list<'a>(values: impl Iterator<Item = &'a str>) -> Cow<'a, str> {
-    let mut told = String::new();
+    let mut encoded = String::new();
     for (index, value) in values.enumerate() {
         if index > 0 {
-            told.push(' ');
+            encoded.push(' ');
         }
-        told.extend(utf8_percent_encode(value, IN_LIST));
+        encoded.extend(utf8_percent_encode(value, IN_LIST));
     }
-    told.into()
+    encoded.into()
 }
 
 #[cfg(test)]

@@ -158,14 +158,14 @@ fn denied(denial: &Denial, issuer: &str) -> CheckResponse {
         StatusCode::UNAUTHORIZED => (Code::Unauthenticated, 401),
         _ => (Code::PermissionDenied, 403),
     };
-    let told = |(name, value): (&HeaderName, &http::HeaderValue)| {
+    let to_header = |(name, value): (&HeaderName, &http::HeaderValue)| {
         Some(header(name.as_str(), value.to_str().ok()?.to_owned()))
     };
     CheckResponse {
         status: Some(status(code)),
         http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
             status: Some(HttpStatus { code: of_http }),
-            headers: denial.headers(issuer).iter().filter_map(told).collect(),
+            headers: denial.headers(issuer).iter().filter_map(to_header).collect(),
             body: denial.body(),
         })),
         ..CheckResponse::default()

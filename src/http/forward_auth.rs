@@ -129,17 +129,17 @@ async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response 
             (denial.status(), denial.headers(authority.issuer()), denial.body()).into_response()
         }
         Ok(Ok(Ok(passed))) => {
-            let mut told = HeaderMap::with_capacity(passed.identity.len() + 1);
-            told.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            let mut response_headers = HeaderMap::with_capacity(passed.identity.len() + 1);
+            response_headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             // A header without a value is sent empty. Where the answer lacks it, some gateways keep
             // what the client has sent, and Caddy inserts the name of a variable.
             let nothing = HeaderValue::from_static("");
             let identity = passed.identity.into_iter();
-            told.extend(
+            response_headers.extend(
                 identity
                     .map(|(name, value)| (name.clone(), value.unwrap_or_else(|| nothing.clone()))),
             );
-            (StatusCode::OK, told).into_response()
+            (StatusCode::OK, response_headers).into_response()
         }
     }
 }

@@ -102,18 +102,18 @@ fn unavailable(problem: &str) -> Response {
 
 /// The response to a use case that failed.
 fn failed(failure: &AuthorityError) -> Response {
-    let told = failure.to_string();
+    let description = failure.to_string();
     match failure {
         AuthorityError::NotCurrent
         | AuthorityError::NoActiveKey
         | AuthorityError::StoreUnavailable
         | AuthorityError::Overloaded
-        | AuthorityError::BlacklistFull { .. } => unavailable(&told),
+        | AuthorityError::BlacklistFull { .. } => unavailable(&description),
         AuthorityError::CallerNotAllowed { .. } | AuthorityError::SessionNotFound => {
-            error(StatusCode::FORBIDDEN, "unauthorized_client", &told, None)
+            error(StatusCode::FORBIDDEN, "unauthorized_client", &description, None)
         }
         AuthorityError::InvalidField { .. } => {
-            error(StatusCode::BAD_REQUEST, "invalid_request", &told, None)
+            error(StatusCode::BAD_REQUEST, "invalid_request", &description, None)
         }
         // The use cases of this side do not return these, or they are bugs.
         AuthorityError::RequestIdReused
@@ -126,7 +126,7 @@ fn failed(failure: &AuthorityError) -> Response {
         | AuthorityError::KeyNotFound
         | AuthorityError::KeyNotRotated(_)
         | AuthorityError::Internal => {
-            error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &told, None)
+            error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &description, None)
         }
     }
 }

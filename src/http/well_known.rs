@@ -65,11 +65,12 @@ async fn jwks(State(Published { ready, .. }): State<Published>, headers: HeaderM
         seconds => format!("public, max-age={seconds}"),
     };
     let tag = format!("\"{}\"", public.jwks.tag);
-    let told = [(ETAG, tag.clone()), (CACHE_CONTROL, caching)];
+    let response_headers = [(ETAG, tag.clone()), (CACHE_CONTROL, caching)];
     if is_known(&headers, &tag) {
-        return (StatusCode::NOT_MODIFIED, told).into_response();
+        return (StatusCode::NOT_MODIFIED, response_headers).into_response();
     }
-    (told, [(CONTENT_TYPE, "application/jwk-set+json")], public.jwks.json).into_response()
+    (response_headers, [(CONTENT_TYPE, "application/jwk-set+json")], public.jwks.json)
+        .into_response()
 }
 
 /// Returns whether the client has this version (RFC 9110, section 13.1.2).
