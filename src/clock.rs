@@ -98,6 +98,24 @@ impl Clock for SharedClock {
     }
 }
 
+/// The uptime of a clock, as `governor` measures time.
+#[derive(Clone)]
+pub struct Uptime(pub Arc<dyn Clock>);
+
+impl governor::clock::Clock for Uptime {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.0.uptime()
+    }
+}
+
+impl fmt::Debug for Uptime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Uptime")
+    }
+}
+
 /// A clock that stands still until it is moved. For tests.
 #[derive(Debug)]
 pub struct SettableClock {

@@ -7,10 +7,10 @@ use std::{sync::Arc, time::Duration};
 use countersign::{
     app::settings::ceilings,
     authority::ready::Ready,
-    callers::meter::{Gate, Meter},
+    callers::meter::{ConcurrencyLimits, Meter},
     clock::{Clock, SharedClock, SystemClock},
     config::Config,
-    domain::{permission::Burden, policy::DEFAULT},
+    domain::{permission::CostClass, policy::DEFAULT},
     http::health::Readiness,
     revocation::replica::Replica,
 };
@@ -90,11 +90,11 @@ fn promises(config: &Config) {
     for caller in &config.callers {
         assert!(!caller.keys.is_empty() || !caller.certificate_names.is_empty(), "{caller:?}");
         let meter = Meter::new(
-            caller.allowance,
-            Arc::new(Gate::new(ceilings(&config.limits), clock.clone())),
+            caller.limits,
+            Arc::new(ConcurrencyLimits::new(ceilings(&config.limits), clock.clone())),
             clock.clone(),
         );
-        Arc::new(meter).begin(Burden::Read).expect("the first call");
+        Arc::new(meter).begin(CostClass::Read).expect("the first call");
     }
 
     // Neither the routes below the issuer's path nor the next sweep may fail, and the latter is

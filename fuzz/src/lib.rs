@@ -10,7 +10,7 @@ use countersign::{
     clock::Clock,
     config::Config,
     gateway::{Gateway, outcomes::Outcomes},
-    http::{self, Door, Gates, health::Readiness},
+    http::{self, HttpAuthenticator, HttpState, health::Readiness},
     metrics::{Connections, Metrics, Observed},
     revocation::replica::Replica,
 };
@@ -34,13 +34,13 @@ pub fn routes(
         audit: audit.clone(),
         outcomes: outcomes.clone(),
     };
-    let gates = Gates {
-        door: Door { callers, audit, is_private: config.http_is_private },
+    let state = HttpState {
+        authenticator: HttpAuthenticator { callers, audit, is_private: config.http_is_private },
         ready,
         gateway: Arc::new(Gateway::new(config.gateway.clone(), outcomes.clone())),
         outcomes,
         patience: config.limits.call_timeout,
         certificates: false,
     };
-    http::routes(readiness, Arc::new(Metrics::new(observed)), &config.issuer, gates).all
+    http::routes(readiness, Arc::new(Metrics::new(observed)), &config.issuer, state).all
 }

@@ -1,10 +1,10 @@
-//! What runs beside the calls for as long as the service does.
+//! The background tasks, which run for as long as the service does.
 
 use std::sync::Arc;
 
 use tokio::{sync::Notify, task::JoinSet};
 
-use super::{System, reload::Reloading, settings::how_often};
+use super::{System, reload::Reloader, settings::how_often};
 use crate::{
     authority::{
         Authority,
@@ -16,11 +16,11 @@ use crate::{
     tasks,
 };
 
-/// The tasks that run. They end when this is dropped.
+/// The running tasks. They end when this is dropped.
 pub struct Background(JoinSet<&'static str>);
 
 impl Background {
-    /// Starts what every replica does.
+    /// Starts the tasks that every replica runs.
     pub fn start(
         config: &Config,
         store: Arc<dyn Store>,
@@ -45,17 +45,17 @@ impl Background {
         tasks
     }
 
-    /// Looks at certificates and callers whenever they may have changed.
-    pub fn reload(&mut self, reloading: Reloading, asked: Arc<Notify>) {
-        self.spawn("the look at certificates and callers", reloading.run(asked));
+    /// Starts the task that reloads certificates and callers when they have changed.
+    pub fn reload(&mut self, reloader: Reloader, asked: Arc<Notify>) {
+        self.spawn("the look at certificates and callers", reloader.run(asked));
     }
 
-    /// Writes what is recorded to the table of the audit.
+    /// Starts the task that writes the records of the audit to its table.
     pub fn write_audit(&mut self, store: Arc<dyn Store>, queue: AuditQueue) {
         self.spawn("the writer of the audit", tasks::audit::run(AuditWriter::new(store, queue)));
     }
 
-    /// None of the tasks ends by itself, so its name is its obituary.
+    /// Starts a task that returns its name when it ends, which no task should do.
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(async move {
             task.await;
@@ -63,7 +63,7 @@ impl Background {
         });
     }
 
-    /// Waits until one has stopped, which none does by itself, and names it.
+    /// Waits until a task has stopped, which none should do by itself, and names it.
     pub async fn stopped(&mut self) -> String {
         match self.0.join_next().await {
             Some(Ok(name)) => name.to_owned(),
@@ -72,7 +72,7 @@ impl Background {
         }
     }
 
-    /// Ends them.
+    /// Stops the tasks.
     pub async fn end(mut self) {
         self.0.shutdown().await;
     }

@@ -10,7 +10,7 @@ use crate::{
         time::{Timestamp, brief},
     },
     keys::{generate::NotGenerated, master_key::MasterKeyError, ring::RingError},
-    net::tls::{TlsError, told},
+    net::tls::{TlsError, format_rfc3339},
     rng::RngFailed,
     store::{StoreError, postgres, sqlite},
 };
@@ -135,8 +135,8 @@ pub enum AppError {
         "it is {now} by the clock of this machine, and the newest row of the database is of \
          {newest}: if the clock is wrong, a sweep deletes what is still needed. Set the clock, or \
          say --clock-is-right",
-        now = told(*now),
-        newest = told(*newest)
+        now = format_rfc3339(*now),
+        newest = format_rfc3339(*newest)
     )]
     DoubtfulClock {
         /// The clock.

@@ -59,12 +59,12 @@ use self::{
     background::Background,
     database::{make_folders, postgres_options, require_database},
     keys::{Masters, open_keeper, require_master_key},
-    ports::{Announcer, Behind, Ports},
-    reload::Reloading,
+    ports::{Announcer, Ports, ServerState},
+    reload::Reloader,
     settings::{ceilings, settings},
 };
 
-/// What the service takes from the system. Tests give their own.
+/// The clock and the randomness of the service. Tests give their own.
 #[derive(Clone)]
 pub struct System {
     /// The time.
@@ -74,7 +74,7 @@ pub struct System {
 }
 
 impl System {
-    /// That of this machine.
+    /// The system clock and the system's random numbers.
     pub fn of_this_machine() -> Self {
         Self { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) }
     }
@@ -92,8 +92,8 @@ pub async fn migrate(config: &Config) -> Result<Vec<String>, AppError> {
     }
 }
 
-/// Who serves from the database, as it stands there; none where only one process can. Nothing is
-/// changed for that.
+/// Reads the register of the processes that serve from the database; `None` where only one process
+/// can. It changes nothing.
 pub async fn register(config: &Config) -> Result<Option<Register>, AppError> {
     let DatabaseUrl::Postgres(url) = &config.database else { return Ok(None) };
     let options = postgres::connect::Options { migrate: false, ..postgres_options(config, url) };
@@ -125,7 +125,7 @@ async fn open(
     Ok((Arc::new(authority), store, keeper))
 }
 
-/// How long the process goes on at its end for the sake of the table of the audit.
+/// The time for which the end of the process is delayed until the audit's table is written.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves until it is told to stop, or until a part of it fails.
@@ -153,14 +153,14 @@ pub async fn serve(
     let ready = Ready::default();
     // Both ports answer from here on, and say that the service is not ready until the blacklist is
     // loaded.
-    let behind = Behind {
+    let state = ServerState {
         ready: ready.clone(),
         replica: replica.clone(),
         callers: callers.clone(),
         tls: tls.clone(),
         audit: audit.clone(),
     };
-    let mut ports = Ports::open(config, listeners, behind).await;
+    let mut ports = Ports::open(config, listeners, state).await;
 
     let opened = tokio::select! {
         opened = open(config, store, &system, replica.clone(), audit.clone()) => opened?,
@@ -197,14 +197,14 @@ pub async fn serve(
     }
     tracing::info!(blacklist_entries = replica.index().len(), "blacklist loaded");
     let mut background = Background::start(config, store.clone(), renewer, authority, &system);
-    let reloading = Reloading {
+    let reloader = Reloader {
         config: config.clone(),
         callers,
         tls,
         clock: system.clock.clone(),
         audit: audit.clone(),
     };
-    background.reload(reloading, shutdown.reload.clone());
+    background.reload(reloader, shutdown.reload.clone());
     if let Some(queue) = audit_queue {
         background.write_audit(store.clone(), queue);
     }

@@ -1,5 +1,4 @@
-//! The two ports: what answers behind them, what they say of how far the service has come, and how
-//! they close.
+//! The two ports: their servers, the phase that they announce, and how they close.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,8 +6,8 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::settings::{
-    call_limits, connection_limits, grpc_entrance_limits, http_connection_limits,
-    http_entrance_limits, max_connections,
+    call_limits, connection_limits, grpc_accept_limits, http_accept_limits, http_connection_limits,
+    max_connections,
 };
 use crate::{
     authority::{audit::Audit, ready::Ready},
@@ -21,19 +20,19 @@ use crate::{
         services::Services,
     },
     http::{
-        self, Door, Gates,
+        self, HttpAuthenticator, HttpState,
         health::{Phase, Readiness},
     },
     metrics::{Connections, Metrics, Observed},
     net::{
-        accept::Entrance,
+        accept::Acceptor,
         descriptors,
         tls::{Side, Tls},
     },
     revocation::replica::Replica,
 };
 
-/// Where the service listens.
+/// The listening sockets.
 pub struct Listeners {
     /// For gRPC.
     pub grpc: TcpListener,
@@ -41,21 +40,21 @@ pub struct Listeners {
     pub http: Option<TcpListener>,
 }
 
-/// What the ports answer from.
-pub struct Behind {
+/// The state that both servers share.
+pub struct ServerState {
     /// The use cases, once there are any.
     pub ready: Ready,
     /// This replica.
     pub replica: Arc<Replica>,
-    /// Who may call.
+    /// The callers.
     pub callers: Arc<Callers>,
     /// The certificate, if there is one.
     pub tls: Option<Arc<Tls>>,
-    /// Who asked for what.
+    /// The audit.
     pub audit: Audit,
 }
 
-/// Says on both ports how far the service has come.
+/// Announces the phase of the service on both ports.
 #[derive(Clone)]
 pub struct Announcer {
     grpc: Health,
@@ -63,7 +62,7 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Says it.
+    /// Announces a phase.
     pub async fn announce(&self, phase: Phase) {
         self.http.set(phase);
         match phase {
@@ -73,7 +72,7 @@ impl Announcer {
     }
 }
 
-/// A server that runs, and how it is told to stop.
+/// A running server, and the token that stops it.
 struct Port {
     server: AbortOnDropHandle<()>,
     close: CancellationToken,
@@ -89,7 +88,7 @@ impl Port {
     }
 }
 
-/// Both ports, which answer for as long as this lives.
+/// Both ports. Their servers end when this is dropped.
 pub struct Ports {
     announcer: Announcer,
     grpc: Port,
@@ -97,9 +96,9 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Answers from here on, and says that the service is not ready yet.
-    pub async fn open(config: &Config, listeners: Listeners, behind: Behind) -> Self {
-        let Behind { ready, replica, callers, tls, audit } = behind;
+    /// Starts both servers, which say that the service is not ready yet.
+    pub async fn open(config: &Config, listeners: Listeners, state: ServerState) -> Self {
+        let ServerState { ready, replica, callers, tls, audit } = state;
         let limits = &config.limits;
         descriptors::take(max_connections(limits));
         let announcer = Announcer { grpc: Health::new().await, http: Readiness::new() };
@@ -107,11 +106,11 @@ impl Ports {
         let outcomes = Arc::<Outcomes>::default();
         let gateway = Arc::new(Gateway::new(config.gateway.clone(), outcomes.clone()));
 
-        let entrance = Entrance {
+        let acceptor = Acceptor {
             listener: listeners.grpc,
             tls: tls.clone(),
             side: Side::Grpc,
-            limits: grpc_entrance_limits(limits),
+            limits: grpc_accept_limits(limits),
             counts: connections.grpc.clone(),
         };
         let others = health::routes(&announcer.grpc, config.reflection);
@@ -124,18 +123,18 @@ impl Ports {
             gateway.clone(),
             calls,
         );
-        let grpc = Port::open(|close| server::serve(entrance, services, streams, close));
+        let grpc = Port::open(|close| server::serve(acceptor, services, streams, close));
 
         let http_tls = config.tls.as_ref().filter(|tls| tls.http);
-        let entrance = listeners.http.map(|listener| Entrance {
+        let acceptor = listeners.http.map(|listener| Acceptor {
             listener,
             tls: tls.clone().filter(|_| http_tls.is_some()),
             side: Side::Http,
-            limits: http_entrance_limits(limits),
+            limits: http_accept_limits(limits),
             counts: connections.http.clone(),
         });
-        let gates = Gates {
-            door: Door {
+        let http_state = HttpState {
+            authenticator: HttpAuthenticator {
                 callers: callers.clone(),
                 audit: audit.clone(),
                 is_private: config.http_is_private,
@@ -154,18 +153,18 @@ impl Ports {
             audit,
             outcomes,
         }));
-        let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, gates);
+        let routes = http::routes(announcer.http.clone(), metrics, &config.issuer, http_state);
         let limits = http_connection_limits(limits);
-        let http = Port::open(|close| http::server::serve(entrance, routes, limits, close));
+        let http = Port::open(|close| http::server::serve(acceptor, routes, limits, close));
         Self { announcer, grpc, http }
     }
 
-    /// Says how far the service has come.
+    /// The announcer of the service's phase.
     pub fn announcer(&self) -> &Announcer {
         &self.announcer
     }
 
-    /// Waits until a server has stopped, which none does by itself, and names it.
+    /// Waits until a server has stopped, which none should do by itself, and names it.
     pub async fn stopped(&mut self) -> &'static str {
         tokio::select! {
             _ = &mut self.grpc.server => "the gRPC server",
@@ -173,8 +172,8 @@ impl Ports {
         }
     }
 
-    /// Takes no more calls, and lets those under way finish until the time is over or it is told to
-    /// hurry.
+    /// Stops taking calls, and lets those under way finish until the time is over or `hurry` is
+    /// cancelled.
     pub async fn drain(&mut self, time: Duration, hurry: &CancellationToken) {
         self.grpc.close.cancel();
         self.announcer.grpc.end().await;
@@ -188,11 +187,11 @@ impl Ports {
         }
     }
 
-    /// Closes what is still open: the HTTP side answers probes until the end.
+    /// Closes the HTTP side, which answers probes until the end.
     pub async fn close(self) {
         self.http.close.cancel();
         if !self.http.server.is_finished() {
-            // Only its end is waited for.
+            // A panic of the server does not matter any more.
             let _ = self.http.server.await;
         }
     }

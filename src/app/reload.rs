@@ -1,9 +1,9 @@
-//! Certificates and callers are read anew when their files change, and at SIGHUP. What is not good
-//! changes nothing.
+//! Reloads certificates and callers when their files change, and at SIGHUP. Files with an error
+//! change nothing.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{sync::Notify, task::spawn_blocking, time::sleep};
 
 use crate::{
     authority::audit::Audit,
@@ -17,64 +17,65 @@ use crate::{
     net::tls::{Files, Tls},
 };
 
-/// How often it is looked whether a file has changed. Files are read, not watched: what is mounted
-/// into a container changes in ways that watching misses.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often it is told that the certificate is about to end.
-const TELL_EVERY: Duration = Duration::from_secs(3600);
+/// The interval at which the files are read. They are not watched, because files that are mounted
+/// into a container change in ways that watching misses.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// The interval at which an expiry of the certificate that is near is logged.
+const EXPIRY_LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What may change while the service runs.
-pub struct Reloading {
-    /// The settings since the start.
+/// Reloads the parts of the configuration that may change while the service runs.
+pub struct Reloader {
+    /// The settings of the start, with the callers of the last reload.
     pub config: Config,
-    /// Who may call.
+    /// The callers.
     pub callers: Arc<Callers>,
     /// The certificate, if there is one.
     pub tls: Option<Arc<Tls>>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Records what has changed.
+    /// Records the changes.
     pub audit: Audit,
 }
 
-/// What was told last, so that it is not told at each look.
+/// The problems that were logged last, so that they are not logged again each time.
 #[derive(Default)]
-struct Told {
+struct LastLogged {
     callers: String,
     certificate: String,
     expiry_at: Option<Duration>,
 }
 
-impl Reloading {
-    /// Looks from time to time, and whenever it is asked for.
+impl Reloader {
+    /// Reloads at an interval, and whenever `wish` is notified.
     pub async fn run(mut self, wish: Arc<Notify>) {
-        let mut told = Told::default();
+        let mut logged = LastLogged::default();
         loop {
             let wished = tokio::select! {
                 () = wish.notified() => true,
-                () = sleep(LOOK_EVERY) => false,
+                () = sleep(POLL_INTERVAL) => false,
             };
             if wished {
-                told = Told::default();
+                logged = LastLogged::default();
                 tracing::info!("certificates and callers are read anew");
             }
-            self.look_at_callers(&mut told);
+            self.reload_callers(&mut logged).await;
             if let Some(tls) = self.tls.clone() {
-                self.look_at_certificate(&tls, &mut told);
+                self.reload_certificate(tls, &mut logged).await;
             }
         }
     }
 
-    fn look_at_callers(&mut self, told: &mut Told) {
-        let config = match self.config.read_again() {
+    async fn reload_callers(&mut self, logged: &mut LastLogged) {
+        let config = self.config.clone();
+        let config = match off_runtime(move || config.read_again()).await {
             Ok(config) if config.callers.is_empty() && !self.callers.is_open() => {
                 let problem = "the configuration names no callers any more; they stay, and only a \
                                restart opens the service";
-                return tell_once(&mut told.callers, problem.to_owned());
+                return log_once(&mut logged.callers, problem.to_owned());
             }
             Ok(config) => config,
             Err(error) => {
-                return tell_once(&mut told.callers, format!("callers stay as they are: {error}"));
+                return log_once(&mut logged.callers, format!("callers stay as they are: {error}"));
             }
         };
         if config.callers != self.config.callers {
@@ -85,13 +86,13 @@ impl Reloading {
         let differences: Vec<_> = config.differences(&self.config).into_iter().collect();
         self.config.callers = config.callers;
         if differences.is_empty() {
-            return told.callers.clear();
+            return logged.callers.clear();
         }
         let settings = differences.join(", ");
         let problem = format!("settings have changed that take effect after a restart: {settings}");
-        if told.callers != problem {
+        if logged.callers != problem {
             tracing::warn!("{problem}");
-            told.callers = problem;
+            logged.callers = problem;
         }
     }
 
@@ -103,24 +104,30 @@ impl Reloading {
         self.audit.record(AuditRecord { note, ..record });
     }
 
-    fn look_at_certificate(&self, tls: &Tls, told: &mut Told) {
+    async fn reload_certificate(&self, tls: Arc<Tls>, logged: &mut LastLogged) {
         let now = self.clock.now();
+        let reloaded = {
+            let tls = tls.clone();
+            off_runtime(move || tls.reload(now)).await
+        };
         let Files { certificate, .. } = tls.files();
-        match tls.reload(now) {
+        match reloaded {
             Ok(true) => {
-                *told = Told::default();
+                *logged = LastLogged::default();
                 tracing::info!(certificate = %certificate.display(), "the certificate has changed");
                 self.record("certificate");
             }
-            Ok(false) => told.certificate.clear(),
-            Err(error) => {
-                tell_once(&mut told.certificate, format!("the certificate stays as it is: {error}"))
-            }
+            Ok(false) => logged.certificate.clear(),
+            Err(error) => log_once(
+                &mut logged.certificate,
+                format!("the certificate stays as it is: {error}"),
+            ),
         }
         let uptime = self.clock.uptime();
-        let is_due = told.expiry_at.is_none_or(|at| uptime.saturating_sub(at) >= TELL_EVERY);
+        let is_due =
+            logged.expiry_at.is_none_or(|at| uptime.saturating_sub(at) >= EXPIRY_LOG_INTERVAL);
         if is_due && tls.expires_soon(now) {
-            told.expiry_at = Some(uptime);
+            logged.expiry_at = Some(uptime);
             let left = tls.expires_at().since(now);
             let certificate = certificate.display();
             match left.is_zero() {
@@ -134,10 +141,24 @@ impl Reloading {
     }
 }
 
-/// Tells what was not told the last time.
-fn tell_once(told: &mut String, problem: String) {
-    if *told != problem {
+/// Reads files on a thread that may block.
+async fn off_runtime<T, E>(
+    read: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String>
+where
+    T: Send + 'static,
+    E: ToString + Send + 'static,
+{
+    match spawn_blocking(read).await {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Logs a problem unless it was logged the last time.
+fn log_once(logged: &mut String, problem: String) {
+    if *logged != problem {
         tracing::error!("{problem}");
-        *told = problem;
+        *logged = problem;
     }
 }

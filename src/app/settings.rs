@@ -1,4 +1,4 @@
-//! What each part is told of the configuration.
+//! Converts the configuration to the settings of each part.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     net::accept::{self, Reserve},
 };
 
-/// What the use cases are told.
+/// The settings of the use cases.
 pub fn settings(config: &Config) -> Settings {
     Settings {
         issuer: config.issuer.clone(),
@@ -37,7 +37,7 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
-/// How many calls there may be under way at once, of all callers together.
+/// The limits on the calls of all callers together.
 pub fn ceilings(limits: &Limits) -> Ceilings {
     Ceilings {
         calls: limits.max_calls,
@@ -47,8 +47,8 @@ pub fn ceilings(limits: &Limits) -> Ceilings {
     }
 }
 
-/// What may come through the port for gRPC.
-pub fn grpc_entrance_limits(limits: &Limits) -> accept::Limits {
+/// The limits of the port for gRPC.
+pub fn grpc_accept_limits(limits: &Limits) -> accept::Limits {
     accept::Limits {
         connections: limits.max_connections,
         reserve: None,
@@ -56,8 +56,8 @@ pub fn grpc_entrance_limits(limits: &Limits) -> accept::Limits {
     }
 }
 
-/// What may come through the port for HTTP. Probes get in whoever fills it (decision 17).
-pub fn http_entrance_limits(limits: &Limits) -> accept::Limits {
+/// The limits of the port for HTTP. Its reserve lets probes in when it is full (decision 17).
+pub fn http_accept_limits(limits: &Limits) -> accept::Limits {
     let time = RESERVED_TIME.min(limits.handshake_timeout);
     accept::Limits {
         connections: limits.max_http_connections,
@@ -66,7 +66,7 @@ pub fn http_entrance_limits(limits: &Limits) -> accept::Limits {
     }
 }
 
-/// What a connection of the HTTP side may do.
+/// The limits of a connection of the HTTP side.
 pub fn http_connection_limits(limits: &Limits) -> http_server::ConnectionLimits {
     http_server::ConnectionLimits {
         // The head is a part of the call.
@@ -76,7 +76,7 @@ pub fn http_connection_limits(limits: &Limits) -> http_server::ConnectionLimits 
     }
 }
 
-/// How many connections there may be at once.
+/// The number of connections that may be open at once.
 pub fn max_connections(limits: &Limits) -> usize {
     limits
         .max_connections
@@ -84,7 +84,7 @@ pub fn max_connections(limits: &Limits) -> usize {
         .saturating_add(RESERVED_CONNECTIONS)
 }
 
-/// What a connection of the gRPC side may do.
+/// The limits of a connection of the gRPC side.
 pub fn connection_limits(limits: &Limits) -> ConnectionLimits {
     ConnectionLimits {
         metadata_bytes: limits.max_metadata_bytes,
@@ -97,7 +97,7 @@ pub fn connection_limits(limits: &Limits) -> ConnectionLimits {
     }
 }
 
-/// What a call of the gRPC side may be.
+/// The limits of a call of the gRPC side.
 pub fn call_limits(limits: &Limits) -> CallLimits {
     CallLimits {
         request_bytes: limits.max_request_bytes,
@@ -109,8 +109,8 @@ pub fn call_limits(limits: &Limits) -> CallLimits {
     }
 }
 
-/// How often it is looked whether a key is due: often enough for the shortest span that the
-/// schedule is made of.
+/// The interval at which it is checked whether a key is due: a small part of the shortest span in
+/// the schedule.
 pub fn how_often(keys: &Keys) -> Duration {
     (keys.signing.publish_ahead / 10).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }

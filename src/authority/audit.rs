@@ -1,20 +1,21 @@
-//! The audit: a line in the log for each record, at once, and a row in a table, soon.
+//! The audit writes a line in the log for each record, at once, and a row in a table, soon.
 
 use std::{
     collections::HashMap,
     fmt,
     net::IpAddr,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
+use governor::Quota;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 
-use super::allowance::Allowance;
+use super::rate_limiter::RateLimiter;
 use crate::{
     clock::Clock,
     domain::{
@@ -33,10 +34,12 @@ const MOST_WAITING: usize = 16_384;
 /// Most records in one transaction, so that no other write waits long.
 pub const BATCH: usize = 512;
 
-/// Of one caller who is denied: lines in the log, ten a second.
-const DENIED_LINES: Allowance = Allowance::new(10, Duration::from_millis(100));
-/// And rows in the table, ten a minute: whoever may do nothing fills nothing.
-const DENIED_ROWS: Allowance = Allowance::new(10, Duration::from_secs(6));
+/// The records of one caller who is denied that may come at once, and within a period.
+const DENIED_RECORDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+/// The quota of their lines in the log.
+const DENIED_LINES: Quota = Quota::per_second(DENIED_RECORDS);
+/// The quota of their rows in the table. A caller who may do nothing must not fill it.
+const DENIED_ROWS: Quota = Quota::per_minute(DENIED_RECORDS);
 
 /// Takes the records of use cases. A cheap handle: clones are of one audit.
 #[derive(Clone)]
@@ -44,22 +47,22 @@ pub struct Audit(Arc<Shared>);
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    /// Tells the records of this process from those of others.
+    /// Distinguishes the records of this process from those of others.
     salt: [u8; 6],
     count: AtomicU32,
     /// By caller: the configuration has not many.
     denied: Mutex<HashMap<Who, Denied>>,
     table: Option<mpsc::Sender<AuditEntry>>,
-    /// How many records the table does not have yet.
+    /// The number of records that wait for the table.
     waiting: watch::Sender<usize>,
     dropped: Counter,
     left_out: Counter,
 }
 
-/// What of a denied caller may be written down.
+/// Limits what is recorded of a denied caller.
 struct Denied {
-    lines: Allowance,
-    rows: Allowance,
+    lines: RateLimiter,
+    rows: RateLimiter,
 }
 
 impl fmt::Debug for Audit {
@@ -97,9 +100,9 @@ impl Audit {
     /// Writes a record to the log, now, and sends it to the table. It neither waits for the
     /// database nor fails.
     ///
-    /// What has no known caller is in the log alone, since anybody could make rows of it. Of that,
-    /// and of what a caller is denied, there are so many lines and rows and no more; the next one
-    /// says how many were left out.
+    /// A record without a known caller is in the log alone, because anybody could fill the table
+    /// with them. Their lines, and the lines and rows of denied calls, are limited in rate. The
+    /// next one says how many were left out.
     pub fn record(&self, record: AuditRecord) {
         let (line, row) = self.allowed(&record);
         if line.is_none() && row.is_none() {
@@ -144,7 +147,7 @@ impl Audit {
     /// Records that somebody may not do what they asked for.
     pub fn denied(&self, caller: Who, peer: Option<IpAddr>, asked: &str) {
         let at = self.0.clock.now();
-        // What asks is named by us, so it is a good note.
+        // Our own names of operations are valid notes.
         let note = Note::try_from(asked.to_owned()).unwrap_or_default();
         self.record(AuditRecord {
             note,
@@ -152,22 +155,23 @@ impl Audit {
         });
     }
 
-    /// Whether a record may have a line and a row, and with each how many before it had none.
+    /// Decides whether a record has a line and a row. Each comes with the number of records before
+    /// that were left out.
     fn allowed(&self, record: &AuditRecord) -> (Option<i64>, Option<i64>) {
         let is_known = record.caller != Who::Unknown;
         if is_known && record.action != AuditAction::CallerDenied {
             return (Some(0), Some(0));
         }
-        let now = self.0.clock.uptime();
         let mut denied = self.0.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_caller = denied
-            .entry(record.caller.clone())
-            .or_insert(Denied { lines: DENIED_LINES, rows: DENIED_ROWS });
-        let line = of_caller.lines.take(now);
+        let of_caller = denied.entry(record.caller.clone()).or_insert_with(|| {
+            let limiter = |quota| RateLimiter::new(quota, self.0.clock.clone());
+            Denied { lines: limiter(DENIED_LINES), rows: limiter(DENIED_ROWS) }
+        });
+        let line = of_caller.lines.take();
         if line.is_none() {
             self.0.left_out.inc();
         }
-        (line, if is_known { of_caller.rows.take(now) } else { None })
+        (line, if is_known { of_caller.rows.take() } else { None })
     }
 
     /// Waits until the table has all that was recorded, or nobody writes to it any more.
@@ -180,17 +184,17 @@ impl Audit {
         }
     }
 
-    /// How many records the table does not have yet.
+    /// The number of records that wait for the table.
     pub fn waiting(&self) -> usize {
         *self.0.waiting.borrow()
     }
 
-    /// How many records the table will never have.
+    /// The number of records that the table will never have.
     pub fn dropped(&self) -> &Counter {
         &self.0.dropped
     }
 
-    /// How many records of denied callers were left out of the log.
+    /// The number of records of denied callers that were left out of the log.
     pub fn left_out(&self) -> &Counter {
         &self.0.left_out
     }
@@ -228,7 +232,7 @@ fn log(id: AuditId, record: &AuditRecord, left_out: i64) {
     );
 }
 
-/// Where records wait for the table.
+/// The queue of records for the table.
 #[derive(Debug)]
 pub struct AuditQueue {
     entries: mpsc::Receiver<AuditEntry>,
@@ -309,7 +313,7 @@ impl AuditWriter {
     }
 }
 
-/// Whether the same may succeed later.
+/// Returns whether another attempt may succeed.
 fn may_pass(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(_) | StoreError::Overloaded)
 }

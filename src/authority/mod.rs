@@ -1,6 +1,5 @@
 //! The use cases. They decide; the database, the keys, the index and the clock are given to them.
 
-mod allowance;
 pub mod audit;
 pub mod create;
 pub mod cut_offs;
@@ -10,6 +9,7 @@ pub mod inspect;
 pub mod issue;
 pub mod keys;
 pub mod new_session;
+mod rate_limiter;
 pub mod ready;
 pub mod refresh;
 pub mod revoke;

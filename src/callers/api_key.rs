@@ -1,4 +1,4 @@
-//! API keys: random secrets that callers show, of which the service only knows hashes.
+//! API keys: random secrets that callers send, of which the service knows only the hashes.
 
 use std::{fmt, str::FromStr};
 
@@ -11,31 +11,31 @@ use zeroize::Zeroizing;
 
 use crate::rng::{Rng, RngFailed, random};
 
-/// How each key begins, so that people and secret scanners know one when they see it.
+/// The prefix of each key, by which people and secret scanners recognize one.
 pub const PREFIX: &str = "cs_ck_";
-/// How each hash begins in the configuration.
+/// The prefix of each hash in the configuration.
 const HASH_PREFIX: &str = "sha256:";
 /// Bytes of randomness in a key.
 const SECRET_BYTES: usize = 32;
 /// Characters of a whole key: the prefix, and the secret in base64url.
 const KEY_CHARACTERS: usize = PREFIX.len() + 43;
 
-/// A key in the clear. It prints nothing of itself.
+/// A key in the clear. `Debug` prints nothing of it.
 pub struct ApiKey(Zeroizing<String>);
 
 impl ApiKey {
-    /// Draws a new one.
+    /// Generates a random key.
     pub fn generate(rng: &dyn Rng) -> Result<Self, RngFailed> {
         let secret: Zeroizing<[u8; SECRET_BYTES]> = Zeroizing::new(random(rng)?);
         Ok(Self(Zeroizing::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(*secret)))))
     }
 
-    /// What it is.
+    /// The key as text.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Its hash.
+    /// The hash of the key.
     pub fn hash(&self) -> ApiKeyHash {
         ApiKeyHash::of(&self.0)
     }
@@ -53,24 +53,24 @@ impl fmt::Debug for ApiKey {
 pub struct ApiKeyHash([u8; 32]);
 
 impl ApiKeyHash {
-    /// The hash of what somebody shows as a key. Of what cannot be one it is a hash too, that of no
-    /// key.
-    pub fn of(shown: &str) -> Self {
+    /// Hashes a text that was sent as a key. A text of another length than a key gets a hash that
+    /// no key has.
+    pub fn of(sent: &str) -> Self {
         let mut hash = [0; 32];
-        let shown = if shown.len() == KEY_CHARACTERS { shown.as_bytes() } else { &[] };
-        hash.copy_from_slice(digest(&SHA256, shown).as_ref());
+        let sent = if sent.len() == KEY_CHARACTERS { sent.as_bytes() } else { &[] };
+        hash.copy_from_slice(digest(&SHA256, sent).as_ref());
         Self(hash)
     }
 
-    /// By which it is found. Whoever learns from timing that the first bytes are right has learnt
-    /// nothing of a key.
+    /// The first bytes, by which the hash is looked up. Timing may reveal that they are right,
+    /// which reveals nothing of the key.
     pub fn index(&self) -> [u8; 8] {
         let [index @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
             self.0;
         index
     }
 
-    /// Whether two are the same, in a time that does not depend on where they differ.
+    /// Compares two hashes in constant time.
     pub fn is(&self, other: &Self) -> bool {
         verify_slices_are_equal(&self.0, &other.0).is_ok()
     }
@@ -87,7 +87,7 @@ impl FromStr for ApiKeyHash {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.starts_with(PREFIX) {
-            // It must not be repeated in an error.
+            // The error must not repeat the key.
             return Err(
                 "this is a key, and its hash belongs here: make a new key with `countersign \
                  caller new`"

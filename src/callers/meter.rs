@@ -1,5 +1,8 @@
-//! How much is under way, and how much of that is one caller's: beyond the limits a call is refused
-//! at once, before it costs anything.
+//! Limits how many calls are under way, in all and of one caller. A call beyond the limits is
+//! refused at once, before it costs anything.
+//!
+//! The counts are atomics. The semaphores of tokio would do the same, but they take a lock whenever
+//! a permit is given back, and all calls to Validate would share it.
 
 use std::{
     fmt,
@@ -18,7 +21,10 @@ use governor::{
 };
 
 use super::Refusal;
-use crate::{clock::Clock, domain::permission::Burden};
+use crate::{
+    clock::{Clock, Uptime},
+    domain::permission::CostClass,
+};
 
 /// Most calls under way at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,154 +39,163 @@ pub struct Ceilings {
     pub batches: usize,
 }
 
-/// What one caller may have.
+/// The limits of one caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowance {
+pub struct CallerLimits {
     /// Calls under way at once.
     pub calls: usize,
-    /// Calls begun in a second, in the long run; as many may come at once. None for no limit.
+    /// Calls begun in a second, in the long run; as many may come at once. `None` is no limit.
     pub per_second: Option<NonZeroU32>,
 }
 
-/// When to come again after having been refused because of what others, or the caller's own calls,
-/// keep busy.
-const SOON: Duration = Duration::from_millis(500);
+/// The wait that is suggested to a caller who was refused because of calls of others, or of its
+/// own, that are under way.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The same where calls wait in a queue, which is worked off sooner.
-pub(super) const SOONER: Duration = Duration::from_millis(100);
+pub(super) const QUEUE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// A number that must not exceed a ceiling.
+/// Counts the permits that are taken.
 #[derive(Debug, Default)]
-struct Level(AtomicUsize);
+struct Permits(AtomicUsize);
 
-impl Level {
-    fn rise(&self, ceiling: usize) -> bool {
+impl Permits {
+    /// Takes a permit unless `limit` are taken already.
+    fn try_acquire(&self, limit: usize) -> bool {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
-        if before >= ceiling {
-            let _ = self.fall();
+        if before >= limit {
+            let _ = self.release();
         }
-        before < ceiling
+        before < limit
     }
 
-    /// Returns what it was.
-    fn fall(&self) -> usize {
+    /// Gives a permit back, and returns how many were taken with it.
+    fn release(&self) -> usize {
         self.0.fetch_sub(1, Ordering::Relaxed)
     }
+
+    fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
-/// What may be there for a moment may not be there for long, but only this part of it.
-const LASTING_PART: usize = 8;
-/// Of writes: the more there are, the more of them share a commit.
-const LASTING_PART_OF_WRITES: usize = 4;
-/// For how long calls may crowd: many come together, or a disk pauses, and they are soon done.
+/// The part of a burst limit that may be taken for longer.
+const SUSTAINED_PART: usize = 8;
+/// The same for writes: the more there are, the more of them share a commit.
+const SUSTAINED_PART_OF_WRITES: usize = 4;
+/// The time that a burst may last: many calls come together, or a disk pauses, and they are soon
+/// done.
 const BURST: Duration = Duration::from_millis(250);
-/// When nobody has been refused for this long, a crowd is over.
-const CALM: Duration = Duration::from_secs(1);
+/// Bursts are allowed again when no call has been refused for this long.
+const COOL_DOWN: Duration = Duration::from_secs(1);
 
-/// Calls that wait for the same thing. Each makes those behind it wait, so what may be there for a
-/// moment must not be there for long: beyond a part of the ceiling, a crowd that has lasted for
-/// [`BURST`] grows no more until it is over.
+/// Limits calls that wait for the same thing. Each makes those behind it wait, so as many as may
+/// wait for a moment must not wait for long: more than the sustained limit are allowed for
+/// [`BURST`] only, and then not before the [`COOL_DOWN`] is over.
 #[derive(Debug)]
-struct Crowd {
-    level: Level,
-    ceiling: usize,
-    lasting_ceiling: usize,
-    /// Since when there have been more than that, in microseconds; [`NOT_NOW`] if there are not.
-    since: AtomicU64,
-    /// Until when it is taken for a lasting one.
-    lasts_until: AtomicU64,
+struct BurstLimiter {
+    permits: Permits,
+    limit: usize,
+    sustained_limit: usize,
+    /// The time since which more than `sustained_limit` permits are taken, in microseconds;
+    /// [`NO_BURST`] if no more are.
+    burst_since: AtomicU64,
+    /// The end of the cool-down, in microseconds.
+    cool_down_until: AtomicU64,
 }
 
-const NOT_NOW: u64 = u64::MAX;
+const NO_BURST: u64 = u64::MAX;
 
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
-impl Crowd {
-    fn new(ceiling: usize, lasting_part: usize) -> Self {
-        let (since, lasts_until) = (AtomicU64::new(NOT_NOW), AtomicU64::new(0));
+impl BurstLimiter {
+    fn new(limit: usize, sustained_part: usize) -> Self {
         Self {
-            level: Level::default(),
-            ceiling,
-            lasting_ceiling: ceiling.div_ceil(lasting_part),
-            since,
-            lasts_until,
+            permits: Permits::default(),
+            limit,
+            sustained_limit: limit.div_ceil(sustained_part),
+            burst_since: AtomicU64::new(NO_BURST),
+            cool_down_until: AtomicU64::new(0),
         }
     }
 
-    fn rise(&self, clock: &dyn Clock) -> bool {
-        let before = self.level.0.fetch_add(1, Ordering::Relaxed);
-        if before == self.lasting_ceiling {
-            // Whatever was left there by two who came and went at the same time.
-            self.since.store(micros(clock.uptime()), Ordering::Relaxed);
+    fn try_acquire(&self, clock: &dyn Clock) -> bool {
+        let before = self.permits.0.fetch_add(1, Ordering::Relaxed);
+        if before == self.sustained_limit {
+            // A call that has come and gone at the same time may have left another value here.
+            self.burst_since.store(micros(clock.uptime()), Ordering::Relaxed);
         }
-        let rises =
-            before < self.lasting_ceiling || (before < self.ceiling && !self.lasts(clock.uptime()));
-        if !rises {
-            self.level.fall();
+        let is_allowed = before < self.sustained_limit
+            || (before < self.limit && !self.is_cooling_down(clock.uptime()));
+        if !is_allowed {
+            let _ = self.permits.release();
         }
-        rises
+        is_allowed
     }
 
+    /// Returns whether a permit could be acquired, and keeps none.
     fn has_room(&self, clock: &dyn Clock) -> bool {
-        let rises = self.rise(clock);
-        if rises {
-            self.fall();
+        let is_allowed = self.try_acquire(clock);
+        if is_allowed {
+            self.release();
         }
-        rises
+        is_allowed
     }
 
-    fn lasts(&self, now: Duration) -> bool {
-        if micros(now) >= self.lasts_until.load(Ordering::Relaxed) {
-            let since = self.since.load(Ordering::Relaxed);
-            if since == NOT_NOW {
-                self.since.store(micros(now), Ordering::Relaxed);
+    /// Returns whether a burst has lasted for too long, and if so begins the cool-down anew.
+    fn is_cooling_down(&self, now: Duration) -> bool {
+        if micros(now) >= self.cool_down_until.load(Ordering::Relaxed) {
+            let since = self.burst_since.load(Ordering::Relaxed);
+            if since == NO_BURST {
+                self.burst_since.store(micros(now), Ordering::Relaxed);
             }
             if micros(now).saturating_sub(since) < micros(BURST) {
                 return false;
             }
-            self.since.store(NOT_NOW, Ordering::Relaxed);
+            self.burst_since.store(NO_BURST, Ordering::Relaxed);
         }
-        self.lasts_until.store(micros(now + CALM), Ordering::Relaxed);
+        self.cool_down_until.store(micros(now + COOL_DOWN), Ordering::Relaxed);
         true
     }
 
-    fn fall(&self) {
-        if self.level.fall() == self.lasting_ceiling + 1 {
-            self.since.store(NOT_NOW, Ordering::Relaxed);
+    fn release(&self) {
+        if self.permits.release() == self.sustained_limit + 1 {
+            self.burst_since.store(NO_BURST, Ordering::Relaxed);
         }
     }
 }
 
-/// What is under way in all.
-pub struct Gate {
+/// Limits the calls of all callers together.
+pub struct ConcurrencyLimits {
     ceilings: Ceilings,
-    calls: Level,
-    reads: Crowd,
-    creations: Crowd,
-    refreshes: Crowd,
-    batches: Crowd,
+    calls: Permits,
+    reads: BurstLimiter,
+    creations: BurstLimiter,
+    refreshes: BurstLimiter,
+    batches: BurstLimiter,
     clock: Arc<dyn Clock>,
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for ConcurrencyLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate")
+        f.debug_struct("ConcurrencyLimits")
             .field("ceilings", &self.ceilings)
             .field("calls", &self.calls)
             .finish_non_exhaustive()
     }
 }
 
-impl Gate {
-    /// Lets nobody in beyond these.
+impl ConcurrencyLimits {
+    /// Creates limits with these ceilings.
     pub fn new(ceilings: Ceilings, clock: Arc<dyn Clock>) -> Self {
+        let batches = ceilings.batches.saturating_mul(SUSTAINED_PART);
         Self {
-            calls: Level::default(),
-            reads: Crowd::new(ceilings.reads, LASTING_PART),
-            creations: Crowd::new(ceilings.writes, LASTING_PART_OF_WRITES),
-            refreshes: Crowd::new(ceilings.writes, LASTING_PART_OF_WRITES),
-            batches: Crowd::new(ceilings.batches.saturating_mul(LASTING_PART), LASTING_PART),
+            calls: Permits::default(),
+            reads: BurstLimiter::new(ceilings.reads, SUSTAINED_PART),
+            creations: BurstLimiter::new(ceilings.writes, SUSTAINED_PART_OF_WRITES),
+            refreshes: BurstLimiter::new(ceilings.writes, SUSTAINED_PART_OF_WRITES),
+            batches: BurstLimiter::new(batches, SUSTAINED_PART),
             ceilings,
             clock,
         }
@@ -188,90 +203,81 @@ impl Gate {
 
     /// Calls under way.
     pub fn calls(&self) -> usize {
-        self.calls.0.load(Ordering::Relaxed)
+        self.calls.taken()
     }
 
-    /// A place for a batch that is being judged, until what is returned is dropped; none if there
-    /// are too many.
-    pub fn batch(self: &Arc<Self>) -> Option<BatchPlace> {
-        self.batches.rise(&*self.clock).then(|| BatchPlace(self.clone()))
+    /// Acquires the permit for a batch that is being judged; `None` if there are too many.
+    pub fn acquire_batch(self: &Arc<Self>) -> Option<BatchPermit> {
+        self.batches.try_acquire(&*self.clock).then(|| BatchPermit(self.clone()))
     }
 
-    /// What a call waits with, if it waits for something of which there is little.
-    fn crowd(&self, burden: Burden) -> Option<&Crowd> {
-        match burden {
-            Burden::Light | Burden::Batch | Burden::Change => None,
-            Burden::Read => Some(&self.reads),
-            Burden::Creation => Some(&self.creations),
-            Burden::Refresh => Some(&self.refreshes),
+    /// The limiter of a class of calls that wait for a scarce resource.
+    fn burst_limiter(&self, class: CostClass) -> Option<&BurstLimiter> {
+        match class {
+            CostClass::Light | CostClass::Batch | CostClass::Change => None,
+            CostClass::Read => Some(&self.reads),
+            CostClass::Creation => Some(&self.creations),
+            CostClass::Refresh => Some(&self.refreshes),
         }
     }
 }
 
-/// That a batch is being judged.
+/// The permit of a batch that is being judged. It is given back when it is dropped.
 #[derive(Debug)]
-pub struct BatchPlace(Arc<Gate>);
+pub struct BatchPermit(Arc<ConcurrencyLimits>);
 
-impl Drop for BatchPlace {
+impl Drop for BatchPermit {
     fn drop(&mut self) {
-        self.0.batches.fall();
-    }
-}
-
-/// The service's clock, as the rate limiter wants it.
-#[derive(Clone)]
-struct Uptime(Arc<dyn Clock>);
-
-impl clock::Clock for Uptime {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        self.0.uptime()
+        self.0.batches.release();
     }
 }
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, Uptime, NoOpMiddleware<Duration>>;
 
-/// What one caller has under way, and how many calls it has begun of late.
+/// Limits the calls of one caller, by how many are under way and by how many began of late.
 pub struct Meter {
-    allowance: Allowance,
-    gate: Arc<Gate>,
-    calls: Level,
+    limits: CallerLimits,
+    concurrency: Arc<ConcurrencyLimits>,
+    calls: Permits,
     rate: Option<(Limiter, Uptime)>,
 }
 
 impl fmt::Debug for Meter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Meter")
-            .field("allowance", &self.allowance)
+            .field("limits", &self.limits)
             .field("calls", &self.calls)
             .finish_non_exhaustive()
     }
 }
 
 impl Meter {
-    /// For a caller with this allowance.
-    pub fn new(allowance: Allowance, gate: Arc<Gate>, clock: Arc<dyn Clock>) -> Self {
-        let rate = allowance.per_second.map(|calls| {
+    /// Creates the meter of a caller with these limits.
+    pub fn new(
+        limits: CallerLimits,
+        concurrency: Arc<ConcurrencyLimits>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let rate = limits.per_second.map(|calls| {
             let clock = Uptime(clock);
             (RateLimiter::direct_with_clock(Quota::per_second(calls), clock.clone()), clock)
         });
-        Self { allowance, gate, calls: Level::default(), rate }
+        Self { limits, concurrency, calls: Permits::default(), rate }
     }
 
-    /// What the caller may have.
-    pub fn allowance(&self) -> Allowance {
-        self.allowance
+    /// The limits of the caller.
+    pub fn limits(&self) -> CallerLimits {
+        self.limits
     }
 
-    /// Lets a call in, unless one too many is there already. It is under way until what is returned
-    /// is dropped.
-    pub fn begin(self: &Arc<Self>, burden: Burden) -> Result<UnderWay, Refusal> {
-        if !self.calls.rise(self.allowance.calls) {
-            return Err(Refusal::OverLimit { wait: SOON });
+    /// Lets a call in unless a limit is reached. It counts as under way until its permit is
+    /// dropped.
+    pub fn begin(self: &Arc<Self>, class: CostClass) -> Result<CallPermit, Refusal> {
+        if !self.calls.try_acquire(self.limits.calls) {
+            return Err(Refusal::OverLimit { wait: RETRY_DELAY });
         }
-        // From here on it is dropped, and with it all that was counted.
-        let mut under_way = UnderWay { meter: self.clone(), in_gate: false, special: None };
+        // A refusal from here on drops the permit, which gives back all that was acquired.
+        let mut permit = CallPermit { meter: self.clone(), is_counted: false, burst_limited: None };
         if let Some((limiter, clock)) = &self.rate
             && let Err(not_until) = limiter.check()
         {
@@ -279,42 +285,45 @@ impl Meter {
                 wait: not_until.wait_time_from(clock::Clock::now(clock)),
             });
         }
-        let gate = &self.gate;
-        under_way.in_gate = gate.calls.rise(gate.ceilings.calls);
-        if !under_way.in_gate {
-            return Err(Refusal::Overloaded { wait: SOON });
+        let concurrency = &self.concurrency;
+        permit.is_counted = concurrency.calls.try_acquire(concurrency.ceilings.calls);
+        if !permit.is_counted {
+            return Err(Refusal::Overloaded { wait: RETRY_DELAY });
         }
-        if let Some(crowd) = gate.crowd(burden) {
-            if !crowd.rise(&*gate.clock) {
-                return Err(Refusal::Overloaded { wait: SOONER });
+        if let Some(limiter) = concurrency.burst_limiter(class) {
+            if !limiter.try_acquire(&*concurrency.clock) {
+                return Err(Refusal::Overloaded { wait: QUEUE_RETRY_DELAY });
             }
-            under_way.special = Some(burden);
+            permit.burst_limited = Some(class);
         }
-        // It takes its place when it is judged.
-        if burden == Burden::Batch && !gate.batches.has_room(&*gate.clock) {
-            return Err(Refusal::Overloaded { wait: SOONER });
+        // A batch acquires its own permit when it is judged.
+        if class == CostClass::Batch && !concurrency.batches.has_room(&*concurrency.clock) {
+            return Err(Refusal::Overloaded { wait: QUEUE_RETRY_DELAY });
         }
-        Ok(under_way)
+        Ok(permit)
     }
 }
 
-/// A call that has been let in.
+/// The permit of a call that has been let in. It is given back when it is dropped.
 #[derive(Debug)]
-pub struct UnderWay {
+pub struct CallPermit {
     meter: Arc<Meter>,
-    in_gate: bool,
-    /// As what it is counted besides.
-    special: Option<Burden>,
+    /// Set if the call counts among those of all callers.
+    is_counted: bool,
+    /// The class whose burst limiter counts the call, if one does.
+    burst_limited: Option<CostClass>,
 }
 
-impl Drop for UnderWay {
+impl Drop for CallPermit {
     fn drop(&mut self) {
-        self.meter.calls.fall();
-        if self.in_gate {
-            self.meter.gate.calls.fall();
+        let Meter { calls, concurrency, .. } = &*self.meter;
+        let _ = calls.release();
+        if self.is_counted {
+            let _ = concurrency.calls.release();
         }
-        if let Some(crowd) = self.special.and_then(|burden| self.meter.gate.crowd(burden)) {
-            crowd.fall();
+        if let Some(limiter) = self.burst_limited.and_then(|class| concurrency.burst_limiter(class))
+        {
+            limiter.release();
         }
     }
 }
@@ -328,87 +337,88 @@ mod tests {
         Arc::new(SettableClock::at(Timestamp::from_micros(0)))
     }
 
-    fn gate(calls: usize, reads: usize) -> Arc<Gate> {
-        Arc::new(Gate::new(Ceilings { calls, reads, writes: 1, batches: 1 }, clock()))
+    fn concurrency(calls: usize, reads: usize) -> Arc<ConcurrencyLimits> {
+        Arc::new(ConcurrencyLimits::new(Ceilings { calls, reads, writes: 1, batches: 1 }, clock()))
     }
 
-    fn meter(gate: &Arc<Gate>, calls: usize, per_second: u32) -> (Arc<Meter>, Arc<SettableClock>) {
+    fn meter(
+        concurrency: &Arc<ConcurrencyLimits>,
+        calls: usize,
+        per_second: u32,
+    ) -> (Arc<Meter>, Arc<SettableClock>) {
         let clock = clock();
-        let allowance = Allowance { calls, per_second: NonZeroU32::new(per_second) };
-        (Arc::new(Meter::new(allowance, gate.clone(), clock.clone())), clock)
+        let limits = CallerLimits { calls, per_second: NonZeroU32::new(per_second) };
+        (Arc::new(Meter::new(limits, concurrency.clone(), clock.clone())), clock)
     }
 
     #[test]
     fn one_callers_limit_leaves_room_for_others_and_what_was_refused_counts_for_nothing() {
-        let gate = gate(3, 3);
-        let ((greedy, _), (modest, _)) = (meter(&gate, 2, 0), meter(&gate, 2, 0));
-        let first = greedy.begin(Burden::Light).unwrap();
-        let second = greedy.begin(Burden::Read).unwrap();
+        let concurrency = concurrency(3, 3);
+        let ((greedy, _), (modest, _)) = (meter(&concurrency, 2, 0), meter(&concurrency, 2, 0));
+        let first = greedy.begin(CostClass::Light).unwrap();
+        let second = greedy.begin(CostClass::Read).unwrap();
         for _ in 0..10 {
-            assert!(matches!(greedy.begin(Burden::Light), Err(Refusal::OverLimit { .. })));
+            assert!(matches!(greedy.begin(CostClass::Light), Err(Refusal::OverLimit { .. })));
         }
-        let third = modest.begin(Burden::Read).unwrap();
+        let third = modest.begin(CostClass::Read).unwrap();
         for _ in 0..10 {
-            assert!(matches!(modest.begin(Burden::Light), Err(Refusal::Overloaded { .. })));
+            assert!(matches!(modest.begin(CostClass::Light), Err(Refusal::Overloaded { .. })));
         }
-        assert_eq!(gate.calls(), 3);
+        assert_eq!(concurrency.calls(), 3);
         drop(first);
-        assert!(modest.begin(Burden::Light).is_ok());
+        assert!(modest.begin(CostClass::Light).is_ok());
         drop((second, third));
-        assert_eq!((gate.calls(), gate.reads.level.0.load(Ordering::Relaxed)), (0, 0));
-        assert_eq!(
-            (greedy.calls.0.load(Ordering::Relaxed), modest.calls.0.load(Ordering::Relaxed)),
-            (0, 0)
-        );
+        assert_eq!((concurrency.calls(), concurrency.reads.permits.taken()), (0, 0));
+        assert_eq!((greedy.calls.taken(), modest.calls.taken()), (0, 0));
     }
 
     #[test]
     fn reads_have_a_ceiling_of_their_own() {
-        let gate = gate(10, 1);
-        let (caller, _) = meter(&gate, 10, 0);
-        let reading = caller.begin(Burden::Read).unwrap();
-        assert!(matches!(caller.begin(Burden::Read), Err(Refusal::Overloaded { .. })));
-        let _light = caller.begin(Burden::Light).unwrap();
+        let concurrency = concurrency(10, 1);
+        let (caller, _) = meter(&concurrency, 10, 0);
+        let reading = caller.begin(CostClass::Read).unwrap();
+        assert!(matches!(caller.begin(CostClass::Read), Err(Refusal::Overloaded { .. })));
+        let _light = caller.begin(CostClass::Light).unwrap();
         drop(reading);
-        assert!(caller.begin(Burden::Read).is_ok());
+        assert!(caller.begin(CostClass::Read).is_ok());
     }
 
     #[test]
     fn creations_refreshes_and_revocations_are_not_in_each_others_way() {
-        let gate = gate(10, 1);
-        let (caller, _) = meter(&gate, 10, 0);
-        let _first = caller.begin(Burden::Creation).unwrap();
-        assert!(caller.begin(Burden::Creation).is_err());
-        let _other = caller.begin(Burden::Refresh).unwrap();
-        assert!(caller.begin(Burden::Refresh).is_err());
+        let concurrency = concurrency(10, 1);
+        let (caller, _) = meter(&concurrency, 10, 0);
+        let _first = caller.begin(CostClass::Creation).unwrap();
+        assert!(caller.begin(CostClass::Creation).is_err());
+        let _other = caller.begin(CostClass::Refresh).unwrap();
+        assert!(caller.begin(CostClass::Refresh).is_err());
         let _changes =
-            [caller.begin(Burden::Change).unwrap(), caller.begin(Burden::Change).unwrap()];
+            [caller.begin(CostClass::Change).unwrap(), caller.begin(CostClass::Change).unwrap()];
     }
 
     #[test]
     fn a_batch_does_not_begin_while_there_is_no_room_to_judge_it() {
-        let gate = gate(10, 1);
-        let (caller, _) = meter(&gate, 10, 0);
-        let begun = caller.begin(Burden::Batch).unwrap();
-        let judged: Vec<_> = (0..LASTING_PART).map(|_| gate.batch().unwrap()).collect();
-        assert!(gate.batch().is_none());
-        assert!(matches!(caller.begin(Burden::Batch), Err(Refusal::Overloaded { .. })));
-        let _light = caller.begin(Burden::Light).unwrap();
+        let concurrency = concurrency(10, 1);
+        let (caller, _) = meter(&concurrency, 10, 0);
+        let begun = caller.begin(CostClass::Batch).unwrap();
+        let judged: Vec<_> =
+            (0..SUSTAINED_PART).map(|_| concurrency.acquire_batch().unwrap()).collect();
+        assert!(concurrency.acquire_batch().is_none());
+        assert!(matches!(caller.begin(CostClass::Batch), Err(Refusal::Overloaded { .. })));
+        let _light = caller.begin(CostClass::Light).unwrap();
         drop(judged);
-        let _waits =
-            [caller.begin(Burden::Batch).unwrap(), caller.begin(Burden::Batch).unwrap(), begun];
-        assert_eq!(
-            gate.batches.level.0.load(Ordering::Relaxed),
-            0,
-            "what is not judged yet takes no place"
-        );
+        let _waits = [
+            caller.begin(CostClass::Batch).unwrap(),
+            caller.begin(CostClass::Batch).unwrap(),
+            begun,
+        ];
+        assert_eq!(concurrency.batches.permits.taken(), 0, "what is not judged yet takes no place");
     }
 
     #[test]
     fn many_may_come_together_but_when_they_keep_coming_only_a_part_may_wait() {
-        let (crowd, clock) = (Crowd::new(16, 8), clock());
-        let come = |most: usize| (0..most).filter(|_| crowd.rise(&*clock)).count();
-        let go = |many: usize| (0..many).for_each(|_| crowd.fall());
+        let (limiter, clock) = (BurstLimiter::new(16, 8), clock());
+        let come = |most: usize| (0..most).filter(|_| limiter.try_acquire(&*clock)).count();
+        let go = |many: usize| (0..many).for_each(|_| limiter.release());
         for _ in 0..20 {
             assert_eq!(come(20), 16, "all that the ceiling allows");
             clock.advance(BURST / 2);
@@ -422,30 +432,30 @@ mod tests {
         }
         clock.advance(BURST / 10);
         go(1);
-        assert_eq!(come(1), 0, "they have crowded for too long");
+        assert_eq!(come(1), 0, "the burst has lasted for too long");
         go(15);
-        clock.advance(CALM / 2);
+        clock.advance(COOL_DOWN / 2);
         assert_eq!(come(20), 2, "the part");
-        clock.advance(CALM / 2);
+        clock.advance(COOL_DOWN / 2);
         assert_eq!(come(1), 0, "it begins to count anew with each that was refused");
         go(2);
-        clock.advance(CALM);
+        clock.advance(COOL_DOWN);
         assert_eq!(come(20), 16, "it is over");
     }
 
     #[test]
     fn a_rate_holds_in_the_long_run_and_says_when_the_next_call_may_come() {
-        let gate = gate(10, 10);
-        let (caller, clock) = meter(&gate, 10, 4);
+        let concurrency = concurrency(10, 10);
+        let (caller, clock) = meter(&concurrency, 10, 4);
         for _ in 0..4 {
-            caller.begin(Burden::Light).unwrap();
+            caller.begin(CostClass::Light).unwrap();
         }
-        let Err(Refusal::OverLimit { wait }) = caller.begin(Burden::Light) else {
+        let Err(Refusal::OverLimit { wait }) = caller.begin(CostClass::Light) else {
             panic!("the fifth is one too many")
         };
         assert_eq!(wait, Duration::from_millis(250));
         clock.advance(wait);
-        caller.begin(Burden::Light).unwrap();
-        assert!(caller.begin(Burden::Light).is_err());
+        caller.begin(CostClass::Light).unwrap();
+        assert!(caller.begin(CostClass::Light).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Who calls: known by an API key or a certificate, and let in as far as its limits go.
+//! Callers are known by an API key or a certificate, and let in as far as their limits go.
 
 pub mod api_key;
 pub mod meter;
@@ -10,17 +10,19 @@ use prometheus_client::metrics::counter::Counter;
 
 use self::{
     api_key::ApiKeyHash,
-    meter::{Allowance, BatchPlace, Ceilings, Gate, Meter, UnderWay},
+    meter::{BatchPermit, CallPermit, CallerLimits, Ceilings, ConcurrencyLimits, Meter},
 };
 use crate::{
     clock::Clock,
-    domain::{caller::Caller, certificate_name::CertificateName, permission::Operation},
+    domain::{
+        audit::Who, caller::Caller, certificate_name::CertificateName, permission::Operation,
+    },
 };
 
 /// A call is not let in. Nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nobody is known by what was shown, or nothing was shown.
+    /// Nobody is known by the credentials, or there are none.
     Unknown,
     /// The caller is known, and may not do this.
     NotAllowed {
@@ -31,37 +33,49 @@ pub enum Refusal {
     },
     /// The caller has too many calls under way, or began too many of late.
     OverLimit {
-        /// When the next one may come.
+        /// The time until the next one may come.
         wait: Duration,
     },
     /// The service has as much to do as it can.
     Overloaded {
-        /// When to try again.
+        /// The time after which it may try again.
         wait: Duration,
     },
+}
+
+impl Refusal {
+    /// The caller whom the audit says to have been denied something; `None` if the call is refused
+    /// because of a limit, which is not recorded.
+    pub fn denied_caller(&self) -> Option<Who> {
+        match self {
+            Self::Unknown => Some(Who::Unknown),
+            Self::NotAllowed { caller, .. } => Some(Who::from(&**caller)),
+            Self::OverLimit { .. } | Self::Overloaded { .. } => None,
+        }
+    }
 }
 
 /// A caller as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// Who, and what it may do.
+    /// The caller, and what it may do.
     pub caller: Arc<Caller>,
-    /// By which keys it is known.
+    /// The hashes of its API keys.
     pub keys: Vec<ApiKeyHash>,
-    /// By which names in certificates it is known.
+    /// The names in its certificates.
     pub certificate_names: Vec<CertificateName>,
-    /// What it may have.
-    pub allowance: Allowance,
+    /// Its limits.
+    pub limits: CallerLimits,
 }
 
-/// What is known of who makes a call, before it is believed.
+/// The credentials that come with a call, before they are believed.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Shown<'a> {
-    /// The API key, if one was shown.
+pub struct Credentials<'a> {
+    /// The API key, if one was sent.
     pub api_key: Option<&'a str>,
-    /// The names in a certificate that was checked.
+    /// The names in the client's certificate, which has been checked.
     pub certificate_names: &'a [CertificateName],
-    /// The name of the caller, where it is shown too. It must be the right one.
+    /// The name of the caller, if it was sent too. It must be the one that the key belongs to.
     pub name: Option<&'a str>,
 }
 
@@ -84,22 +98,22 @@ struct Known {
     meter: Arc<Meter>,
 }
 
-/// Who is known at some time.
+/// The callers that are known at some time.
 #[derive(Debug, Default)]
 struct Table {
     /// By the first bytes of a key's hash.
     by_key: HashMap<[u8; 8], Vec<(ApiKeyHash, Arc<Known>)>>,
     by_certificate: HashMap<CertificateName, Arc<Known>>,
     all: Vec<Arc<Known>>,
-    /// Whoever calls, where nobody is known.
+    /// The one caller if none is configured: everybody.
     anybody: Option<Arc<Known>>,
 }
 
-/// Everybody who is known. Who that is may change while calls are made.
+/// The callers that are known. They may change while calls are made.
 #[derive(Debug)]
 pub struct Callers {
     table: ArcSwap<Table>,
-    gate: Arc<Gate>,
+    concurrency: Arc<ConcurrencyLimits>,
     clock: ClockHandle,
     refused: Refused,
 }
@@ -114,7 +128,7 @@ impl std::fmt::Debug for ClockHandle {
 }
 
 impl Callers {
-    /// Knows these. If there are none, everybody may do everything.
+    /// Creates the table of these callers. If there are none, everybody may do everything.
     pub fn new(
         registrations: Vec<Registration>,
         ceilings: Ceilings,
@@ -122,7 +136,7 @@ impl Callers {
     ) -> Self {
         let callers = Self {
             table: ArcSwap::default(),
-            gate: Arc::new(Gate::new(ceilings, clock.clone())),
+            concurrency: Arc::new(ConcurrencyLimits::new(ceilings, clock.clone())),
             clock: ClockHandle(clock),
             refused: Refused::default(),
         };
@@ -130,8 +144,8 @@ impl Callers {
         callers
     }
 
-    /// Knows these from now on. What a caller has under way goes on counting if it has the same
-    /// name and limits as before.
+    /// Replaces the callers. The calls of one that has the same name and limits as before go on
+    /// counting.
     pub fn replace(&self, registrations: Vec<Registration>) {
         let before = self.table.load();
         let mut table = Table::default();
@@ -139,10 +153,10 @@ impl Callers {
             let name = &registration.caller.name;
             let same = before.all.iter().find(|known| {
                 known.registration.caller.name == *name
-                    && known.meter.allowance() == registration.allowance
+                    && known.meter.limits() == registration.limits
             });
-            let meter = same
-                .map_or_else(|| self.meter(registration.allowance), |known| known.meter.clone());
+            let meter =
+                same.map_or_else(|| self.meter(registration.limits), |known| known.meter.clone());
             let known = Arc::new(Known { registration, meter });
             for key in &known.registration.keys {
                 table.by_key.entry(key.index()).or_default().push((*key, known.clone()));
@@ -153,35 +167,35 @@ impl Callers {
             table.all.push(known);
         }
         if table.all.is_empty() {
-            let allowance = Allowance { calls: usize::MAX, per_second: None };
+            let limits = CallerLimits { calls: usize::MAX, per_second: None };
             let caller = Arc::new(Caller::anybody());
             let registration =
-                Registration { caller, keys: vec![], certificate_names: vec![], allowance };
-            table.anybody = Some(Arc::new(Known { registration, meter: self.meter(allowance) }));
+                Registration { caller, keys: vec![], certificate_names: vec![], limits };
+            table.anybody = Some(Arc::new(Known { registration, meter: self.meter(limits) }));
         }
         self.table.store(Arc::new(table));
     }
 
-    fn meter(&self, allowance: Allowance) -> Arc<Meter> {
-        Arc::new(Meter::new(allowance, self.gate.clone(), self.clock.0.clone()))
+    fn meter(&self, limits: CallerLimits) -> Arc<Meter> {
+        Arc::new(Meter::new(limits, self.concurrency.clone(), self.clock.0.clone()))
     }
 
-    /// Whether nobody is known, so that everybody may do everything.
+    /// Returns whether no caller is configured, so that everybody may do everything.
     pub fn is_open(&self) -> bool {
         self.table.load().anybody.is_some()
     }
 
-    /// How many are known.
+    /// The number of configured callers.
     pub fn count(&self) -> usize {
         self.table.load().all.len()
     }
 
     /// Calls under way.
     pub fn calls_under_way(&self) -> usize {
-        self.gate.calls()
+        self.concurrency.calls()
     }
 
-    /// What was refused.
+    /// The counts of refused calls.
     pub fn refused(&self) -> &Refused {
         &self.refused
     }
@@ -189,16 +203,16 @@ impl Callers {
     /// Lets a call in if it is one of a known caller, who may make it and is within its limits.
     pub fn admit(
         &self,
-        shown: Shown<'_>,
+        credentials: Credentials<'_>,
         operation: Operation,
-    ) -> Result<(Arc<Caller>, UnderWay), Refusal> {
+    ) -> Result<(Arc<Caller>, CallPermit), Refusal> {
         let admitted =
-            self.table.load().identify(shown).ok_or(Refusal::Unknown).and_then(|known| {
+            self.table.load().identify(credentials).ok_or(Refusal::Unknown).and_then(|known| {
                 let caller = &known.registration.caller;
                 if !caller.may(operation) {
                     return Err(Refusal::NotAllowed { caller: caller.clone(), operation });
                 }
-                Ok((caller.clone(), known.meter.begin(operation.burden())?))
+                Ok((caller.clone(), known.meter.begin(operation.cost_class())?))
             });
         if let Err(refusal) = &admitted {
             self.count_refusal(refusal);
@@ -206,20 +220,19 @@ impl Callers {
         admitted
     }
 
-    /// Whether somebody is known by what was shown.
-    pub fn knows(&self, shown: Shown<'_>) -> bool {
-        let is_known = self.table.load().identify(shown).is_some();
+    /// Returns whether somebody is known by these credentials.
+    pub fn knows(&self, credentials: Credentials<'_>) -> bool {
+        let is_known = self.table.load().identify(credentials).is_some();
         if !is_known {
             self.count_refusal(&Refusal::Unknown);
         }
         is_known
     }
 
-    /// Lets a batch begin that was let in as a call. It is being judged until what is returned is
-    /// dropped.
-    pub fn begin_batch(&self) -> Result<BatchPlace, Refusal> {
-        self.gate.batch().ok_or_else(|| {
-            let refusal = Refusal::Overloaded { wait: meter::SOONER };
+    /// Lets a batch that was let in as a call be judged. It counts until its permit is dropped.
+    pub fn begin_batch(&self) -> Result<BatchPermit, Refusal> {
+        self.concurrency.acquire_batch().ok_or_else(|| {
+            let refusal = Refusal::Overloaded { wait: meter::QUEUE_RETRY_DELAY };
             self.count_refusal(&refusal);
             refusal
         })
@@ -237,20 +250,25 @@ impl Callers {
 }
 
 impl Table {
-    /// Who shows this. A key counts before a certificate, and a wrong key is not made good by one.
-    fn identify(&self, shown: Shown<'_>) -> Option<&Arc<Known>> {
+    /// Finds the caller by its credentials. A key counts before a certificate, and a certificate
+    /// does not make up for a wrong key.
+    fn identify(&self, credentials: Credentials<'_>) -> Option<&Arc<Known>> {
         if let Some(anybody) = &self.anybody {
             return Some(anybody);
         }
-        let found = match shown.api_key {
+        let found = match credentials.api_key {
             Some(api_key) => {
                 let hash = ApiKeyHash::of(api_key);
                 let found = self.by_key.get(&hash.index())?;
                 found.iter().find(|(key, _)| key.is(&hash)).map(|(_, known)| known)
             }
-            None => shown.certificate_names.iter().find_map(|name| self.by_certificate.get(name)),
+            None => {
+                credentials.certificate_names.iter().find_map(|name| self.by_certificate.get(name))
+            }
         };
-        found.filter(|known| shown.name.is_none_or(|name| name == &*known.registration.caller.name))
+        found.filter(|known| {
+            credentials.name.is_none_or(|name| name == &*known.registration.caller.name)
+        })
     }
 }
 
@@ -265,13 +283,13 @@ mod tests {
         rng::SystemRng,
     };
 
-    const ALLOWANCE: Allowance = Allowance { calls: 1, per_second: None };
+    const LIMITS: CallerLimits = CallerLimits { calls: 1, per_second: None };
 
     fn registration(name: &str, role: Role, key: &ApiKey, certificate: &str) -> Registration {
         let name = CallerName::try_from(name.to_owned()).unwrap();
         let caller = Arc::new(Caller { name, roles: BTreeSet::from([role]), ..Caller::anybody() });
         let certificate_names = vec![certificate.parse().unwrap()];
-        Registration { caller, keys: vec![key.hash()], certificate_names, allowance: ALLOWANCE }
+        Registration { caller, keys: vec![key.hash()], certificate_names, limits: LIMITS }
     }
 
     fn callers(registrations: Vec<Registration>) -> Callers {
@@ -297,8 +315,9 @@ mod tests {
         let name = |api_key, certificate_names: &[&str], operation| {
             let certificate_names: Vec<CertificateName> =
                 certificate_names.iter().map(|name| name.parse().unwrap()).collect();
-            let shown = Shown { api_key, certificate_names: &certificate_names, name: None };
-            callers.admit(shown, operation).map(|(caller, _)| caller.name.to_string())
+            let credentials =
+                Credentials { api_key, certificate_names: &certificate_names, name: None };
+            callers.admit(credentials, operation).map(|(caller, _)| caller.name.to_string())
         };
         assert_eq!(name(Some(login.reveal()), &[], Operation::Refresh).as_deref(), Ok("login"));
         assert_eq!(
@@ -330,7 +349,7 @@ mod tests {
     fn where_nobody_is_known_everybody_may_do_everything() {
         let callers = callers(vec![]);
         assert!(callers.is_open());
-        let (caller, _) = callers.admit(Shown::default(), Operation::RevokeKey).unwrap();
+        let (caller, _) = callers.admit(Credentials::default(), Operation::RevokeKey).unwrap();
         assert_eq!(&*caller.name, "anybody");
     }
 
@@ -340,7 +359,7 @@ mod tests {
         let callers = callers(vec![registration("login", Role::Issuer, &old, "a")]);
         let admit = |key: &ApiKey| {
             callers.admit(
-                Shown { api_key: Some(key.reveal()), ..Shown::default() },
+                Credentials { api_key: Some(key.reveal()), ..Credentials::default() },
                 Operation::Refresh,
             )
         };

@@ -14,7 +14,7 @@ use super::{
     limits::Limits,
 };
 use crate::{
-    callers::{Registration, meter::Allowance},
+    callers::{Registration, meter::CallerLimits},
     domain::{
         caller::{Caller, Reach},
         certificate_name::CertificateName,
@@ -127,7 +127,7 @@ impl RawCaller {
             caller: Arc::new(Caller { name, roles, reach: Arc::new(reach) }),
             keys,
             certificate_names,
-            allowance: Allowance { calls, per_second },
+            limits: CallerLimits { calls, per_second },
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::role::Role::{self, Issuer, Revoker, Validator, Viewer};
 
-/// What a caller may ask for.
+/// An operation that a caller may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// SessionService.CreateSession
@@ -35,9 +35,9 @@ pub enum Operation {
     RevokeKey,
 }
 
-/// What an operation keeps busy, and so what it can be in the way of.
+/// The resource that an operation uses most, and so the operations that it can hold up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Burden {
+pub enum CostClass {
     /// A processor, for microseconds.
     Light,
     /// A processor, for milliseconds.
@@ -48,7 +48,7 @@ pub enum Burden {
     Creation,
     /// The queue of refreshes.
     Refresh,
-    /// Little here: it waits for the database, and for other replicas.
+    /// None here: the operation waits for the database, and for other replicas.
     Change,
 }
 
@@ -57,7 +57,7 @@ use Operation::{
     ListSessions, Refresh, Revoke, RevokeKey, RevokeTenant, RotateKey, Validate,
 };
 
-/// Who may what, besides admins, who may everything.
+/// The operations, each with the roles that may do it besides admins, who may do everything.
 ///
 /// Open to everybody, without a name: health, the public keys (GetJwks), and reflection where it is
 /// on.
@@ -78,19 +78,19 @@ pub const TABLE: [(Operation, &[Role]); 14] = [
     (RevokeKey, &[]),
 ];
 
-/// Whether a role may do something.
+/// Returns whether a role may do an operation.
 pub fn allows(role: Role, operation: Operation) -> bool {
     role == Role::Admin
         || TABLE.iter().any(|(listed, roles)| *listed == operation && roles.contains(&role))
 }
 
-/// The roles that may do something.
+/// The roles that may do an operation.
 pub fn roles(operation: Operation) -> impl Iterator<Item = Role> {
     Role::ALL.into_iter().filter(move |role| allows(*role, operation))
 }
 
 impl Operation {
-    /// Its name in the protocol.
+    /// The name of the operation, in the protocol if it has one there.
     pub const fn as_str(self) -> &'static str {
         match self {
             CreateSession => "CreateSession",
@@ -110,21 +110,21 @@ impl Operation {
         }
     }
 
-    /// Whether it touches what all tenants share, so that a caller who is limited to some may not
-    /// do it.
+    /// Returns whether it touches what all tenants share, so that a caller who is limited to some
+    /// may not do it.
     pub const fn concerns_everybody(self) -> bool {
         matches!(self, ListKeys | RotateKey | RevokeKey)
     }
 
-    /// What it keeps busy.
-    pub const fn burden(self) -> Burden {
+    /// The class of its cost.
+    pub const fn cost_class(self) -> CostClass {
         match self {
-            Validate | Check | ForwardAuth | Introspect => Burden::Light,
-            BatchValidate => Burden::Batch,
-            GetSession | ListSessions | ListKeys => Burden::Read,
-            CreateSession => Burden::Creation,
-            Refresh => Burden::Refresh,
-            Revoke | RevokeTenant | RotateKey | RevokeKey => Burden::Change,
+            Validate | Check | ForwardAuth | Introspect => CostClass::Light,
+            BatchValidate => CostClass::Batch,
+            GetSession | ListSessions | ListKeys => CostClass::Read,
+            CreateSession => CostClass::Creation,
+            Refresh => CostClass::Refresh,
+            Revoke | RevokeTenant | RotateKey | RevokeKey => CostClass::Change,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a route asks of a token, as its gateway says it: `audience`, `scope`, `acr_values`,
+//! Reads the demands of a route on a token from its gateway: `audience`, `scope`, `acr_values`,
 //! `max_age`.
 
 use std::time::Duration;
@@ -12,38 +12,37 @@ pub const NAMES: [&str; 4] = ["audience", "scope", "acr_values", "max_age"];
 /// Most scopes, and most acr values, that a route may ask for.
 const MAX_VALUES: usize = 64;
 
-/// What a route asks for. What is empty asks for nothing.
+/// The demands of a route. An empty field demands nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demands {
     /// The token must be meant for this audience.
     pub audience: String,
-    /// It must carry each of these scopes.
+    /// The token must carry each of these scopes.
     pub scopes: Vec<String>,
-    /// Its acr must be one of these.
+    /// The token's acr must be one of these.
     pub acr_values: Vec<String>,
     /// The user must have authenticated within this time.
     pub max_age: Option<Duration>,
 }
 
-/// A gateway asks for something that cannot be understood. What may pass then is not known, so
-/// nothing may.
+/// A gateway asks for something that cannot be understood, so no request may pass.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DemandsError {
     /// There is no such demand.
     #[error("the gateway asks for {name:?}, which is not known: there are {}", NAMES.join(", "))]
     Unknown {
-        /// What it asks for.
+        /// The name of the demand.
         name: String,
     },
-    /// It stands there twice, and one may be the client's.
+    /// The demand was made twice, and one of them may be the client's.
     #[error("the gateway asks for {0} more than once")]
     Twice(&'static str),
-    /// The value is not one.
+    /// The demand has an invalid value.
     #[error("the gateway asks for {name}, which {problem}")]
     Invalid {
-        /// Which.
+        /// The name of the demand.
         name: &'static str,
-        /// What is wrong with it.
+        /// The problem with its value.
         problem: String,
     },
 }
@@ -88,8 +87,8 @@ fn checked<T: TryFrom<String, Error = TextError>>(
     T::try_from(value.to_owned()).map(text).map_err(|error| error.to_string())
 }
 
-/// Values with spaces between them. An empty list is a mistake: a variable of the gateway that is
-/// not set must not open a route.
+/// Reads values with spaces between them. An empty list is a mistake: a variable of the gateway
+/// that is not set must not open a route.
 fn list<T: TryFrom<String, Error = TextError>>(
     value: &str,
     text: fn(T) -> String,

@@ -1,5 +1,5 @@
-//! Why a request may not pass, as its client is told: a status and a challenge after RFC 6750
-//! (section 3) and RFC 9470 (section 3).
+//! The answer to a client whose request may not pass: a status and a challenge by RFC 6750 (section
+//! 3) and RFC 9470 (section 3).
 
 use http::{
     HeaderMap, HeaderValue, StatusCode,
@@ -9,35 +9,35 @@ use serde_json::json;
 
 use super::{
     demands::{Demands, DemandsError},
-    identity::Untold,
+    identity::HeaderTooLong,
 };
 use crate::authority::validate::InactiveReason;
 
 /// A request may not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
-    /// It shows no token.
+    /// The request has no token.
     NoCredential(Demands),
-    /// It shows several.
+    /// The request has several tokens.
     SeveralCredentials,
-    /// It has several cookies for the token, with different values.
+    /// The request has several cookies for the token, with different values.
     ConflictingCookies,
-    /// Its token is not good, or not good enough.
+    /// The token is inactive, or does not meet the demands.
     Inactive(InactiveReason, Demands),
     /// The gateway asks for what cannot be understood.
     Demands(DemandsError),
-    /// Who sends it cannot be told to the application.
-    Identity(Untold),
+    /// The application cannot be told the identity of the sender.
+    Identity(HeaderTooLong),
 }
 
-/// A code of RFC 6750 or RFC 9470, and what it means here.
+/// A code of RFC 6750 or RFC 9470, and its meaning here.
 struct Error {
     code: &'static str,
     description: String,
 }
 
 impl Denial {
-    /// Its name in metrics.
+    /// The name of the outcome in metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::NoCredential(_) => "no_credential",
@@ -49,7 +49,7 @@ impl Denial {
         }
     }
 
-    /// 401 if another token would help, else 403. Gateways know no other.
+    /// The status: 401 if another token would help, else 403. Gateways know no other.
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::Inactive(InactiveReason::InsufficientScope, _)
@@ -80,7 +80,7 @@ impl Denial {
             challenge.extend([", ", name, "=\"", value, "\""]);
         };
         match self {
-            // Who shows nothing is told no error (RFC 6750, section 3.1).
+            // A request without a token gets no error code (RFC 6750, section 3.1).
             Self::NoCredential(_) => {}
             Self::SeveralCredentials | Self::ConflictingCookies | Self::Inactive(..) => {
                 let Error { code, description } = self.error();
@@ -103,11 +103,11 @@ impl Denial {
                 add("max_age", &age.as_secs().to_string());
             }
         }
-        // It is made of texts that a quoted string may hold.
+        // The parts are texts that a quoted string may hold.
         HeaderValue::try_from(challenge).ok()
     }
 
-    /// The same for those who read no headers, as JSON.
+    /// The same as JSON, for clients that do not read the headers.
     pub fn body(&self) -> String {
         let Error { code, description } = self.error();
         json!({ "error": code, "error_description": description }).to_string()

@@ -1,11 +1,11 @@
-//! Who sends a request, as the application behind the gateway is told: headers, each with what a
-//! claim of the token says.
+//! Tells the application behind a gateway who sends a request: in headers, each with a claim of the
+//! token.
 //!
-//! What a claim says may come from users, so it cannot break a header: all but visible ASCII and
-//! inner spaces, and `%` itself, is percent-encoded (RFC 3986, section 2.1). Texts stay as they
-//! are; lists of texts have spaces between their encoded members; numbers and booleans are as in
-//! JSON; anything else is JSON, encoded. What is longer than allowed is not cut off: nothing
-//! passes.
+//! A claim may come from users, and must not break a header. So everything but visible ASCII and
+//! inner spaces, and `%` itself, is percent-encoded (RFC 3986, section 2.1). Texts otherwise stay
+//! as they are; lists of texts have spaces between their encoded members; numbers and booleans are
+//! as in JSON; anything else is JSON, encoded. A header that is longer than allowed is not cut off:
+//! the request does not pass.
 
 use std::borrow::Cow;
 
@@ -19,9 +19,9 @@ use http::{
 };
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-/// What is encoded in a text.
+/// The characters that are encoded in a text.
 const IN_TEXT: &AsciiSet = &CONTROLS.add(b'%');
-/// What is encoded where a space would be lost, or taken for a separator.
+/// The characters that are encoded where a space would be lost, or taken for a separator.
 const IN_LIST: &AsciiSet = &IN_TEXT.add(b' ');
 
 /// Headers that carry the request itself.
@@ -48,31 +48,32 @@ pub const DEFAULT: [(&str, &str); 5] = [
     ("X-Auth-Scope", "scope"),
 ];
 
-/// Which header tells which claim.
+/// The headers, each with the name of its claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdentityHeaders(Vec<(HeaderName, String)>);
 
-/// A header would be too long.
+/// A header would be longer than allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the header {header} would have {bytes} bytes, gateway.max_header_bytes allows {limit}")]
-pub struct Untold {
-    /// Which.
+pub struct HeaderTooLong {
+    /// The header.
     pub header: HeaderName,
-    /// How long.
+    /// The length that it would have.
     pub bytes: usize,
-    /// What is allowed.
+    /// The length that is allowed.
     pub limit: usize,
 }
 
 impl IdentityHeaders {
-    /// These headers, each with the name of a claim. Fails with the reason why one cannot be.
+    /// Checks these headers, each with the name of its claim. Fails with the reason if one is
+    /// invalid.
     pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
         let mut checked: Vec<(HeaderName, String)> = vec![];
         for (name, claim) in headers {
             let header = HeaderName::try_from(name)
                 .map_err(|_| format!("{name:?} is not the name of a header"))?;
-            // CGI and its heirs take one for the other, so a client could send what the gateway
-            // does not know of.
+            // CGI and its heirs take an underscore for a hyphen, so a client could send a header
+            // that the gateway does not know to be ours.
             if name.contains('_') {
                 return Err(format!(
                     "{name:?} must not have underscores: many applications take them for hyphens"
@@ -97,17 +98,17 @@ impl IdentityHeaders {
         self.0.iter().map(|(name, _)| name)
     }
 
-    /// What each says of a token; none if the token does not say it.
+    /// The value of each header for a token; `None` if the token lacks the claim.
     pub fn of(
         &self,
         claims: &AccessClaims,
         limit: usize,
-    ) -> Result<Vec<(&HeaderName, Option<HeaderValue>)>, Untold> {
-        let told = self.0.iter().map(|(header, claim)| {
-            let text = told(claims, claim).filter(|text| !text.is_empty());
-            let too_long = |bytes| Untold { header: header.clone(), bytes, limit };
+    ) -> Result<Vec<(&HeaderName, Option<HeaderValue>)>, HeaderTooLong> {
+        let values = self.0.iter().map(|(header, claim)| {
+            let text = claim_text(claims, claim).filter(|text| !text.is_empty());
+            let too_long = |bytes| HeaderTooLong { header: header.clone(), bytes, limit };
             let value = text.map(|text| match text.len() {
-                // What is encoded is what a header can hold.
+                // Encoded text is a valid value.
                 bytes if bytes <= limit => {
                     HeaderValue::from_str(&text).map_err(|_| too_long(bytes))
                 }
@@ -115,12 +116,12 @@ impl IdentityHeaders {
             });
             Ok((header, value.transpose()?))
         });
-        told.collect()
+        values.collect()
     }
 }
 
-/// What a token says under the name of a claim.
-fn told<'a>(claims: &'a AccessClaims, claim: &str) -> Option<Cow<'a, str>> {
+/// The text of a claim of a token.
+fn claim_text<'a>(claims: &'a AccessClaims, claim: &str) -> Option<Cow<'a, str>> {
     Some(match claim {
         "iss" => text(&claims.issuer),
         "sub" => text(&claims.subject),
@@ -140,7 +141,7 @@ fn told<'a>(claims: &'a AccessClaims, claim: &str) -> Option<Cow<'a, str>> {
     })
 }
 
-/// What one of the session's own claims says, given as JSON.
+/// The text of one of the session's own claims, which is given as JSON.
 fn own_claim(json: &str) -> Option<Cow<'_, str>> {
     if json == "null" {
         return None;
@@ -162,14 +163,14 @@ fn text(value: &str) -> Cow<'_, str> {
 }
 
 fn list<'a>(values: impl Iterator<Item = &'a str>) -> Cow<'a, str> {
-    let mut told = String::new();
+    let mut encoded = String::new();
     for (index, value) in values.enumerate() {
         if index > 0 {
-            told.push(' ');
+            encoded.push(' ');
         }
-        told.extend(utf8_percent_encode(value, IN_LIST));
+        encoded.extend(utf8_percent_encode(value, IN_LIST));
     }
-    told.into()
+    encoded.into()
 }
 
 #[cfg(test)]
@@ -207,7 +208,7 @@ mod tests {
         }
     }
 
-    fn header(claim: &str, custom: Value) -> Result<Option<String>, Untold> {
+    fn header(claim: &str, custom: Value) -> Result<Option<String>, HeaderTooLong> {
         let headers = IdentityHeaders::new([("x-it", claim)]).unwrap();
         let told = headers.of(&claims(custom), LIMIT)?.remove(0).1;
         Ok(told.map(|value| value.to_str().unwrap().to_owned()))

@@ -1,10 +1,10 @@
-//! What gateways ask about requests that others have sent them: may this one pass, and who sends
-//! it.
+//! Answers gateways that ask about a request: whether it may pass, and who sends it.
 //!
 //! One judgement for all kinds of gateways: [`credential`] finds the token, [`demands`] reads what
 //! the route asks for, [`identity`] tells the application who it is, [`denial`] tells the client
 //! why not.
 
+pub mod bearer;
 pub mod credential;
 pub mod demands;
 pub mod denial;
@@ -27,32 +27,31 @@ use crate::{
     domain::caller::Actor,
 };
 
-/// How gateways are answered.
+/// The settings of the answers to gateways.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The cookie that carries the access token where there is no `authorization: Bearer`; none if
-    /// only that counts.
+    /// The cookie that carries the access token where there is no `authorization: Bearer`; `None`
+    /// if no cookie counts.
     pub cookie: Option<String>,
-    /// What the application is told, and in which headers.
+    /// The headers that tell the application who sends a request.
     pub headers: IdentityHeaders,
-    /// Most bytes that one of these may have.
+    /// Most bytes in one of these headers.
     pub max_header_bytes: usize,
-    /// Whether the token is taken away from a request that passes, where the gateway leaves that to
-    /// us.
+    /// Set if the token is removed from a request that passes, where the gateway leaves that to us.
     pub remove_credential: bool,
 }
 
-/// What passes: each header that we answer for, with its value if it has one. What has none must be
-/// taken away, because the client may have sent it.
+/// A request passes: the headers that tell who sends it, each with its value if it has one. A
+/// header without a value must be removed, because the client may have sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed<'a> {
     /// The headers.
     pub identity: Vec<(&'a HeaderName, Option<HeaderValue>)>,
-    /// Where the token was.
+    /// The place where the token was found.
     pub found: Found,
 }
 
-/// Judges requests for gateways.
+/// Decides about requests for gateways.
 #[derive(Debug)]
 pub struct Gateway {
     settings: Settings,
@@ -60,18 +59,19 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Judges as configured, and counts.
+    /// Creates it with these settings. It counts into `outcomes`.
     pub fn new(settings: Settings, outcomes: Arc<Outcomes>) -> Self {
         Self { settings, outcomes }
     }
 
-    /// How gateways are answered.
+    /// The settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Whether a request may pass. Fails only if that cannot be known now.
-    pub async fn judge(
+    /// Decides whether a request may pass, and counts the outcome. Fails only if that cannot be
+    /// known now.
+    pub async fn authorize(
         &self,
         kind: Kind,
         authority: &Authority,
@@ -79,19 +79,19 @@ impl Gateway {
         credential: Credential<'_>,
         demands: Result<Demands, DemandsError>,
     ) -> Result<Result<Passed<'_>, Denial>, AuthorityError> {
-        let judged = self.verdict(authority, by, credential, demands).await;
+        let decision = self.decide(authority, by, credential, demands).await;
         self.outcomes.count(
             kind,
-            match &judged {
+            match &decision {
                 Ok(Ok(_)) => outcomes::PASSED,
                 Ok(Err(denial)) => denial.as_str(),
                 Err(_) => outcomes::UNAVAILABLE,
             },
         );
-        judged
+        decision
     }
 
-    async fn verdict(
+    async fn decide(
         &self,
         authority: &Authority,
         by: &Actor,

@@ -1,10 +1,10 @@
-//! How requests were judged, by the kind of who asked.
+//! Counts the outcomes of requests, by the kind of caller that asked.
 
 use prometheus_client::metrics::counter::Counter;
 
 use crate::authority::validate::InactiveReason;
 
-/// Who asks.
+/// The kind of caller that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Envoy, and what speaks its protocol.
@@ -19,7 +19,7 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::ExtAuthz, Self::ForwardAuth, Self::Introspection];
 
-    /// Its name in metrics.
+    /// The name of the kind in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ExtAuthz => "ext_authz",
@@ -29,11 +29,11 @@ impl Kind {
     }
 }
 
-/// It may pass.
+/// The outcome of a request that may pass.
 pub const PASSED: &str = "passed";
-/// Whether it may was not known, so it may not.
+/// The outcome if the decision could not be made, so the request may not pass.
 pub const UNAVAILABLE: &str = "unavailable";
-/// Its cookies for the token differ.
+/// The outcome if the cookies for the token differ.
 pub const CONFLICTING_COOKIES: &str = "conflicting_cookies";
 /// Outcomes besides the reasons for which a token is inactive.
 const OTHERS: [&str; 7] = [
@@ -46,7 +46,7 @@ const OTHERS: [&str; 7] = [
     "identity_not_told",
 ];
 
-/// How many had which outcome.
+/// The number of requests with each outcome.
 #[derive(Debug)]
 pub struct Outcomes(Vec<(Kind, &'static str, Counter)>);
 
@@ -59,9 +59,9 @@ impl Default for Outcomes {
 }
 
 impl Outcomes {
-    /// One more.
+    /// Counts an outcome.
     pub fn count(&self, kind: Kind, outcome: &str) {
-        // A few dozen, of which the usual one comes first: nothing that all would have to lock.
+        // A search through a few dozen, of which the usual one comes first, needs no lock.
         if let Some((_, _, counter)) =
             self.0.iter().find(|(of, name, _)| *of == kind && *name == outcome)
         {
@@ -69,7 +69,7 @@ impl Outcomes {
         }
     }
 
-    /// All of them.
+    /// Returns the counts.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, &Counter)> {
         self.0.iter().map(|(kind, name, counter)| (kind.as_str(), *name, counter))
     }
@@ -81,7 +81,7 @@ mod tests {
     use crate::gateway::{
         demands::{Demands, DemandsError},
         denial::Denial,
-        identity::Untold,
+        identity::HeaderTooLong,
     };
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
             Denial::SeveralCredentials,
             Denial::ConflictingCookies,
             Denial::Demands(DemandsError::Twice("scope")),
-            Denial::Identity(Untold { header, bytes: 1, limit: 0 }),
+            Denial::Identity(HeaderTooLong { header, bytes: 1, limit: 0 }),
         ];
         let inactive =
             InactiveReason::ALL.map(|reason| Denial::Inactive(reason, Demands::default()));

@@ -1,49 +1,49 @@
-//! Whether a connection is used: one on which nobody calls is closed after a while, and so is one
-//! whose client does not take what it has asked for.
+//! Tracks the calls of a connection, so that a connection without calls is closed after a while,
+//! and so is one whose client does not read its answers.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// What goes on on a connection.
+/// The calls of a connection, and the answers that wait for the client.
 #[derive(Debug, Default)]
 pub struct Activity {
     begun: AtomicU64,
     busy: AtomicUsize,
     /// The number of the interval.
     interval: AtomicUsize,
-    /// Answers that wait for their reader, by whether the interval in which they began to has an
-    /// even number. Two are enough: when an interval begins, none is left of the one before the
-    /// last.
-    owed: [AtomicUsize; 2],
+    /// The number of answers that are blocked, by whether the interval in which they became so has
+    /// an even number. Two counts are enough: when an interval begins, no answer is left that was
+    /// blocked in the one before the last.
+    blocked: [AtomicUsize; 2],
 }
 
 impl Activity {
-    /// A call begins. It lasts until what is returned is dropped.
+    /// Begins a call, which lasts until the returned value is dropped.
     pub fn begin(self: &Arc<Self>) -> Busy {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy { activity: self.clone(), owed: None }
+        Busy { activity: self.clone(), blocked_since: None }
     }
 
-    /// Begins an interval. False, if some answer has waited for its reader throughout the one that
-    /// ends.
+    /// Begins the next interval. Returns false, and begins none, if some answer was blocked
+    /// throughout the one that ends.
     pub fn next_interval(&self) -> bool {
         let next = self.interval.load(Ordering::Relaxed).wrapping_add(1);
-        let is_taken = self.owed(next).load(Ordering::Relaxed) == 0;
-        if is_taken {
+        let has_progress = self.blocked(next).load(Ordering::Relaxed) == 0;
+        if has_progress {
             self.interval.store(next, Ordering::Relaxed);
         }
-        is_taken
+        has_progress
     }
 
-    fn owed(&self, interval: usize) -> &AtomicUsize {
-        let [even, odd] = &self.owed;
+    fn blocked(&self, interval: usize) -> &AtomicUsize {
+        let [even, odd] = &self.blocked;
         if interval.is_multiple_of(2) { even } else { odd }
     }
 
-    /// How many calls have begun so far, if none is under way.
+    /// The number of calls that have begun so far, if none is under way.
     pub fn idle_since(&self) -> Option<u64> {
         let begun = self.begun.load(Ordering::Relaxed);
         (self.busy.load(Ordering::Relaxed) == 0).then_some(begun)
@@ -54,37 +54,38 @@ impl Activity {
 #[derive(Debug)]
 pub struct Busy {
     activity: Arc<Activity>,
-    /// The interval since which a part of its answer waits for its reader, if one does.
-    owed: Option<usize>,
+    /// The interval in which a part of its answer became blocked, if one is.
+    blocked_since: Option<usize>,
 }
 
 impl Busy {
-    /// A part of the answer is there, and waits until its reader has room for it.
-    pub fn owe(&mut self) {
-        self.taken();
+    /// Notes that a part of the answer waits until the client has room for it.
+    pub fn mark_blocked(&mut self) {
+        self.mark_progress();
         let interval = self.activity.interval.load(Ordering::Relaxed);
-        self.activity.owed(interval).fetch_add(1, Ordering::Relaxed);
-        self.owed = Some(interval);
+        self.activity.blocked(interval).fetch_add(1, Ordering::Relaxed);
+        self.blocked_since = Some(interval);
     }
 
-    /// A part of the answer that waits for its reader by itself, also when the call has ended.
-    pub fn of_part(&self) -> Self {
+    /// Begins a blocked part of the answer, which waits for the client even after the call has
+    /// ended.
+    pub fn begin_blocked_part(&self) -> Self {
         let mut part = self.activity.begin();
-        part.owe();
+        part.mark_blocked();
         part
     }
 
-    /// It waits no more.
-    pub fn taken(&mut self) {
-        if let Some(interval) = self.owed.take() {
-            self.activity.owed(interval).fetch_sub(1, Ordering::Relaxed);
+    /// Notes that the client has taken that part.
+    pub fn mark_progress(&mut self) {
+        if let Some(interval) = self.blocked_since.take() {
+            self.activity.blocked(interval).fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.taken();
+        self.mark_progress();
         self.activity.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -110,19 +111,19 @@ mod tests {
         let (mut slow, mut quick) = (activity.begin(), activity.begin());
         for _ in 0..5 {
             assert!(activity.next_interval(), "what nobody waits for");
-            quick.owe();
-            slow.owe();
+            quick.mark_blocked();
+            slow.mark_blocked();
             assert!(activity.next_interval(), "they have not waited throughout it");
-            quick.taken();
-            slow.taken();
+            quick.mark_progress();
+            slow.mark_progress();
         }
-        slow.owe();
+        slow.mark_blocked();
         assert!(activity.next_interval());
-        quick.owe();
+        quick.mark_blocked();
         assert!(!activity.next_interval(), "throughout it");
         assert!(!activity.next_interval(), "and on");
-        slow.owe();
-        quick.taken();
+        slow.mark_blocked();
+        quick.mark_progress();
         assert!(activity.next_interval(), "the next part has waited for no time");
         drop(slow);
         assert!(activity.next_interval() && activity.next_interval());

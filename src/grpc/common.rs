@@ -1,4 +1,4 @@
-//! What messages of both directions are made of: instants, spans, reasons.
+//! Converts the parts that messages of both directions share: instants, spans, reasons.
 
 use std::time::Duration;
 

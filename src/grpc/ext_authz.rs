@@ -1,5 +1,5 @@
-//! `envoy.service.auth.v3.Authorization`: what Envoy, and others who speak its protocol, ask about
-//! each request that they get.
+//! `envoy.service.auth.v3.Authorization`, by which Envoy, and others who speak its protocol, ask
+//! about each request that they get.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub struct ExtAuthz {
 }
 
 impl ExtAuthz {
-    /// Judges for the authority, once it is ready.
+    /// Creates the service, which answers once the authority is ready.
     pub fn new(ready: Ready, gateway: Arc<Gateway>) -> Self {
         Self { ready, gateway }
     }
@@ -73,7 +73,7 @@ impl Authorization for ExtAuthz {
         );
         let authority = self.ready.get()?;
         let judged =
-            self.gateway.judge(Kind::ExtAuthz, authority, &by, credential, demands).await?;
+            self.gateway.authorize(Kind::ExtAuthz, authority, &by, credential, demands).await?;
         Ok(Response::new(match judged {
             Ok(passed) => self.passed(&http, passed),
             Err(denial) => denied(&denial, authority.issuer()),
@@ -137,7 +137,7 @@ impl ExtAuthz {
         if found == Found::Header {
             answer.headers_to_remove.push(AUTHORIZATION.to_string());
         }
-        // The same token may be here too.
+        // The same token may be in the cookie, too.
         let Some(cookie) = &self.gateway.settings().cookie else { return };
         if values(http, COOKIE.as_str()).next().is_none() {
             return;
@@ -147,7 +147,7 @@ impl ExtAuthz {
         let left = left.collect::<Vec<_>>().join(&b"; "[..]);
         match String::from_utf8(left) {
             Ok(left) if !left.is_empty() => answer.headers.push(header(COOKIE.as_str(), left)),
-            // What is no text cannot be handed on without the token, so it goes with it.
+            // The other cookies can only be kept if they are text, so the whole header is removed.
             _ => answer.headers_to_remove.push(COOKIE.to_string()),
         }
     }
@@ -158,14 +158,14 @@ fn denied(denial: &Denial, issuer: &str) -> CheckResponse {
         StatusCode::UNAUTHORIZED => (Code::Unauthenticated, 401),
         _ => (Code::PermissionDenied, 403),
     };
-    let told = |(name, value): (&HeaderName, &http::HeaderValue)| {
+    let to_header = |(name, value): (&HeaderName, &http::HeaderValue)| {
         Some(header(name.as_str(), value.to_str().ok()?.to_owned()))
     };
     CheckResponse {
         status: Some(status(code)),
         http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
             status: Some(HttpStatus { code: of_http }),
-            headers: denial.headers(issuer).iter().filter_map(told).collect(),
+            headers: denial.headers(issuer).iter().filter_map(to_header).collect(),
             body: denial.body(),
         })),
         ..CheckResponse::default()
@@ -176,7 +176,7 @@ fn status(code: Code) -> rpc::Status {
     rpc::Status { code: code.into(), ..rpc::Status::default() }
 }
 
-/// A header that takes the place of all of its name.
+/// A header that replaces all of its name.
 fn header(name: &str, value: String) -> HeaderValueOption {
     let header = HeaderValue { key: name.to_owned(), value, raw_value: vec![] };
     HeaderValueOption {

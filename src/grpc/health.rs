@@ -1,4 +1,4 @@
-//! `grpc.health.v1.Health`, and reflection: what says how the server is, and what it is.
+//! `grpc.health.v1.Health`, and reflection.
 
 use tonic::service::Routes;
 use tonic_health::{
@@ -30,12 +30,12 @@ impl Health {
         }
     }
 
-    /// From now on: ready.
+    /// Reports that the service is ready.
     pub async fn serving(&self) {
         self.set(ServingStatus::Serving).await;
     }
 
-    /// From now on: not ready. Calls are still taken.
+    /// Reports that the service is not ready. Calls are still taken.
     pub async fn not_serving(&self) {
         self.set(ServingStatus::NotServing).await;
     }

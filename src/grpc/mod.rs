@@ -6,6 +6,7 @@ mod admission;
 mod answers;
 mod claims;
 mod common;
+mod connection_driver;
 mod deadline;
 mod ext_authz;
 mod frame_budget;
@@ -19,7 +20,6 @@ pub mod services;
 mod session_service;
 mod spawner;
 mod status;
-mod turns;
 mod unsent;
 
 /// The conversions that are no traits of public types.

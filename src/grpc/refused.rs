@@ -1,4 +1,4 @@
-//! The answers to calls that were refused.
+//! Answers calls that were refused.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -13,13 +13,13 @@ use tonic::{Status, body::Body};
 use super::request_body::discard;
 use crate::callers::Refusal;
 
-/// Makes them. Who calls too much is refused for the same reason again and again, and to say it
-/// takes longer than to find it: so what was said last is kept.
+/// Makes the answers. A caller who calls too much is refused for the same reason again and again,
+/// and to encode the reason takes longer than to find it. So the last answer is kept.
 #[derive(Debug, Default)]
 pub struct Refused(Mutex<Option<(Refusal, HeaderMap)>>);
 
 impl Refused {
-    /// What a call is answered.
+    /// The answer to a call that is refused for this reason.
     pub fn answer(&self, refusal: Refusal) -> Response<Body> {
         let mut answer = Response::new(Body::default());
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,13 +36,13 @@ impl Refused {
     }
 }
 
-/// How long the message of a refused call is waited for before the answer.
+/// The time for which the message of a refused call is waited for before the answer.
 const PATIENCE: Duration = Duration::from_millis(5);
-/// And how much of it is read before.
+/// The most bytes of it that are read before the answer.
 const MOST_BYTES: usize = 64 * 1024;
 
-/// Reads what is still coming of a refused call, unless it is long in coming: a message that has
-/// been read when the answer is sent costs no task of its own
+/// Reads the rest of a refused call, unless it takes long to arrive. A message that has been read
+/// when the answer is sent costs no task of its own
 /// ([`RequestBody`](super::request_body::RequestBody)).
 pub async fn take_rest(body: &mut (impl http_body::Body<Data = Bytes> + Unpin)) {
     let _ = timeout(PATIENCE, discard(body, MOST_BYTES)).await;

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
-/// How long the rest of a dropped body is read at most.
+/// The time for which the rest of a dropped body is read at most.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A body whose rest is read in the background, within limits, if it is dropped before its end.

@@ -139,7 +139,8 @@ impl TryFrom<proto::RefreshRequest> for Exchange {
     }
 }
 
-/// What a request asks of a token. `path` leads to the request within its batch.
+/// Converts a request to the question about its token. `path` leads to the request within its
+/// batch.
 pub fn question<'a>(path: &str, request: &'a proto::ValidateRequest) -> Result<Question<'a>> {
     let check = || -> Result<Option<Duration>> {
         required("access_token", &request.access_token)?;

@@ -1,4 +1,4 @@
-//! The server: HTTP/2 on each connection, within limits, and an end in good order.
+//! The server: HTTP/2 on each connection, within limits, and a graceful shutdown.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -9,47 +9,47 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     activity::Activity,
+    connection_driver::ConnectionDriver,
     frame_budget::FrameBudget,
-    services::{OfConnection, Services},
+    services::{ConnectionService, Services},
     spawner::Spawner,
-    turns::Turns,
 };
 use crate::net::{
-    accept::Entrance,
+    accept::Acceptor,
     connection::{Connection, Peer},
 };
 
 /// Bytes with which a client begins HTTP/2 (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
 
-/// Streams that a connection may see reset because of errors of its client, in its life.
+/// Streams of a connection that may be reset because of errors of its client, over its whole life.
 const MAX_ERROR_RESETS: usize = 16 << 10;
 
-/// How long a client that was told to go away has to read that.
+/// The time that a client has to read its GOAWAY.
 const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 
-/// What a connection may take.
+/// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
     /// Bytes of the metadata of a call.
     pub metadata_bytes: u32,
     /// Calls under way.
     pub streams: u32,
-    /// How long a client may take to begin.
+    /// The time within which a client must begin.
     pub handshake: Duration,
-    /// How long a connection may be without a call.
+    /// The time for which a connection may be without a call.
     pub idle: Duration,
-    /// How long an answer may wait until its client takes it.
+    /// The time within which a client must take an answer.
     pub answer: Duration,
-    /// How long it may say nothing until it is asked whether it is alive.
+    /// The silence after which the client is sent a PING.
     pub keepalive_interval: Duration,
-    /// How long the answer to that may take.
+    /// The time within which it must answer.
     pub keepalive_timeout: Duration,
 }
 
 /// Serves until `stop`, then lets the calls under way finish.
 pub async fn serve(
-    entrance: Entrance,
+    acceptor: Acceptor,
     services: Services,
     limits: ConnectionLimits,
     stop: CancellationToken,
@@ -58,7 +58,7 @@ pub async fn serve(
     let serve = move |connection, peer| {
         serve_connection(connection, peer, services.clone(), limits, stopping.clone())
     };
-    entrance.accept(stop, serve).await;
+    acceptor.run(stop, serve).await;
 }
 
 fn http2(limits: &ConnectionLimits, spawner: Spawner) -> http2::Builder<Spawner> {
@@ -88,8 +88,9 @@ async fn serve_connection(
     stop: CancellationToken,
 ) {
     let (spawner, activity) = (Spawner::default(), Arc::new(Activity::default()));
-    let turns = Turns { reading: connection.reading(), spawner: spawner.clone() };
-    let service = OfConnection::new(services, peer, activity.clone(), spawner.clone());
+    let driver =
+        ConnectionDriver { read_budget: connection.read_budget(), spawner: spawner.clone() };
+    let service = ConnectionService::new(services, peer, activity.clone(), spawner.clone());
     let progress = connection.write_progress();
     let connection = FrameBudget::new(connection);
     let exceeded = connection.exceeded();
@@ -97,8 +98,8 @@ async fn serve_connection(
         pin!(http2(&limits, spawner).serve_connection(TokioIo::new(connection), service));
     let mut abused = pin!(async {
         tokio::select! {
-            // What nobody takes would fill the memory. A client may keep it from being sent by the
-            // windows of HTTP/2, or by not reading from its socket.
+            // Answers that are not read fill the memory. A client can keep them from being sent by
+            // the windows of HTTP/2, or by not reading from its socket.
             () = unread(limits.answer, &activity) => {}
             () = progress.stalled(limits.answer) => {}
             // A reset, which the kernel sends when it closes a connection with unread bytes, may
@@ -106,26 +107,26 @@ async fn serve_connection(
             () = exceeded.wait() => sleep(GOAWAY_GRACE).await,
         }
     });
-    // How a connection ends is its client's affair.
+    // The way in which a client ends its connection does not matter.
     tokio::select! {
-        _ = turns.run(served.as_mut()) => return,
+        _ = driver.run(served.as_mut()) => return,
         () = &mut abused => return,
         () = stop.cancelled() => {}
-        () = silent(limits.handshake, || turns.reading.bytes() < PREFACE_BYTES) => return,
+        () = silent(limits.handshake, || driver.read_budget.bytes() < PREFACE_BYTES) => return,
         () = idle(limits.idle, &activity) => {
             served.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(limits.keepalive_timeout, turns.run(served)).await;
+            let _ = tokio::time::timeout(limits.keepalive_timeout, driver.run(served)).await;
             return;
         }
     }
     served.as_mut().graceful_shutdown();
     tokio::select! {
-        _ = turns.run(served) => {}
+        _ = driver.run(served) => {}
         () = abused => {}
     }
 }
 
-/// Ends if after this time there is still silence, and else never.
+/// Ends after this time if the client is still silent, and else never.
 async fn silent(patience: Duration, is_silent: impl Fn() -> bool) {
     sleep(patience).await;
     if !is_silent() {
@@ -133,7 +134,7 @@ async fn silent(patience: Duration, is_silent: impl Fn() -> bool) {
     }
 }
 
-/// Ends when an answer has waited for its reader for some time, at most twice as long as given.
+/// Ends when an answer has been blocked for the given time, or at most twice as long.
 async fn unread(patience: Duration, activity: &Activity) {
     let mut looks = interval_at(Instant::now() + patience, patience);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -142,7 +143,7 @@ async fn unread(patience: Duration, activity: &Activity) {
     }
 }
 
-/// Ends when no call has been under way for some time, at most twice as long as given.
+/// Ends when no call has been under way for the given time, or at most twice as long.
 async fn idle(patience: Duration, activity: &Activity) {
     let mut looks = interval_at(Instant::now() + patience, patience);
     let mut before = activity.idle_since();

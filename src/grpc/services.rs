@@ -19,7 +19,7 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{
-    access::{Access, CHECK, needed},
+    access::{Access, BATCH_VALIDATE, CHECK, needed},
     activity::{Activity, Busy},
     admission::{Admitted, CallContext, admit},
     deadline,
@@ -35,13 +35,12 @@ use super::{
 use crate::{
     authority::{audit::Audit, ready::Ready},
     callers::{Callers, Refusal},
-    domain::audit::Who,
     gateway::Gateway,
     net::connection::Peer,
     proto::{key_service_server::KeyServiceServer, session_service_server::SessionServiceServer},
 };
 
-/// What calls may take.
+/// The limits of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct CallLimits {
     /// Bytes of a request.
@@ -54,23 +53,23 @@ pub struct CallLimits {
     pub unsent_bytes: usize,
     /// Of these, bytes of one connection.
     pub unsent_bytes_of_connection: usize,
-    /// How long a call may take, whatever its caller allows.
+    /// The time that a call may take, whatever deadline its caller sets.
     pub time: Duration,
 }
 
-/// What the content of a call begins with.
+/// The content type of a call, without its suffix.
 const GRPC: &[u8] = b"application/grpc";
 
-/// What a service makes of a call.
+/// The response of a service.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-/// What a connection makes of a call.
+/// The response of a connection, which counts the answer until it is sent.
 type ToAnswer = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
 
-/// All services.
+/// The services of the port, and what they share.
 pub struct Services {
     sessions: SessionServiceServer<Sessions>,
-    /// The same for requests that may be larger.
+    /// The same service with a higher limit on the size of requests.
     batches: SessionServiceServer<Sessions>,
     keys: KeyServiceServer<Keys>,
     /// For Envoy.
@@ -83,12 +82,12 @@ pub struct Services {
     unsent_bytes_of_connection: usize,
     longest: Duration,
     request_limit: SizeLimit,
-    /// That of messages that may be larger. As many bytes are read although nobody wants them.
+    /// The limit for messages that may be larger. As many bytes of a refused message are read.
     batch_limit: SizeLimit,
 }
 
 impl Services {
-    /// Puts them together.
+    /// Creates the services.
     pub fn new(
         ready: Ready,
         others: Routes,
@@ -122,9 +121,9 @@ impl Services {
         }
     }
 
-    /// Whether a request is a call: others are not looked at (gRPC over HTTP/2, "Requests"). What
-    /// calls itself otherwise could come from a page in a browser, by which whoever looks at it
-    /// would call with their own certificate.
+    /// Checks that a request is a call (gRPC over HTTP/2, "Requests"). A request of another content
+    /// type may come from a page in a browser, and would then call with the certificate of its
+    /// user.
     fn is_call<B>(request: &Request<B>) -> Result<(), StatusCode> {
         if request.method() != Method::POST {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
@@ -139,7 +138,7 @@ impl Services {
     /// The limit on the message of a call.
     fn size_limit(&self, path: &str) -> SizeLimit {
         match path {
-            "/countersign.v1.SessionService/BatchValidate" | CHECK => self.batch_limit,
+            BATCH_VALIDATE | CHECK => self.batch_limit,
             _ => self.request_limit,
         }
     }
@@ -147,7 +146,7 @@ impl Services {
     /// Hands a call to its service.
     fn hand_over(&self, request: Request<RequestBody<Incoming>>) -> Answering {
         let path = request.uri().path();
-        if path == "/countersign.v1.SessionService/BatchValidate" {
+        if path == BATCH_VALIDATE {
             self.batches.clone().call(request)
         } else if path.starts_with("/countersign.v1.SessionService/") {
             self.sessions.clone().call(request)
@@ -161,10 +160,10 @@ impl Services {
     }
 }
 
-/// The services as one connection has them.
-pub struct OfConnection {
+/// The service of one connection.
+pub struct ConnectionService {
     services: Arc<Services>,
-    /// Who is at the other end.
+    /// The client.
     peer: Peer,
     activity: Arc<Activity>,
     spawner: Spawner,
@@ -172,9 +171,9 @@ pub struct OfConnection {
     unsent: Arc<Unsent>,
 }
 
-impl OfConnection {
-    /// The services for a peer. What goes on there is told to `activity`, and what is ready to
-    /// `spawner`.
+impl ConnectionService {
+    /// Creates the service for a client. It reports its calls to `activity`, and has `spawner` run
+    /// its answers.
     pub fn new(
         services: Arc<Services>,
         peer: Peer,
@@ -188,14 +187,9 @@ impl OfConnection {
         Self { services, peer, activity, spawner, refused: Refused::default(), unsent }
     }
 
-    /// Records who was denied what. What a stranger asks for is named only if it is something of
-    /// ours.
+    /// Records a denied call in the audit. Its operation is named only if it is one of ours.
     fn record(&self, refusal: &Refusal, path: &str) {
-        let who = match refusal {
-            Refusal::Unknown => Who::Unknown,
-            Refusal::NotAllowed { caller, .. } => Who::from(&**caller),
-            Refusal::OverLimit { .. } | Refusal::Overloaded { .. } => return,
-        };
+        let Some(who) = refusal.denied_caller() else { return };
         let asked = match needed(path) {
             Access::Allowed(operation) => operation.as_str(),
             Access::Known | Access::Open => "something else",
@@ -210,7 +204,7 @@ impl OfConnection {
         answer: Response<Body>,
         busy: Busy,
     ) -> ToAnswer {
-        self.spawner.next_is_ready();
+        self.spawner.run_next_inline();
         let reserved = Reserved::new(self.unsent.clone());
         let (answer, mut message) =
             (answer.map(|body| Answer::new(body, busy, reserved)), request.into_body());
@@ -221,7 +215,7 @@ impl OfConnection {
     }
 }
 
-impl hyper::service::Service<Request<Incoming>> for OfConnection {
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Response = Response<Answer>;
     type Error = Infallible;
     type Future = ToAnswer;
@@ -237,7 +231,7 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
         }
         let admitted =
             admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer);
-        let Admitted { actor, under_way } = match admitted {
+        let Admitted { actor, permit } = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 self.record(&refusal, request.uri().path());
@@ -260,7 +254,7 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
             };
             let answer =
                 with_reason(timeout(span, answering).await.unwrap_or_else(exceeded)?, size_limit);
-            drop(under_way);
+            drop(permit);
             let (mut head, body) = answer.into_parts();
             let reserved = head.extensions.remove::<Arc<Reserved>>().and_then(Arc::into_inner);
             let reserved = reserved.unwrap_or_else(|| Reserved::new(unsent));
@@ -269,13 +263,13 @@ impl hyper::service::Service<Request<Incoming>> for OfConnection {
     }
 }
 
-/// The body of an answer: as long as it is being sent, its connection is not idle. Its next part is
-/// asked for when the one before has been taken.
+/// The body of an answer. Its connection is not idle while it is being sent. The next part is asked
+/// for when the client has taken the one before.
 #[derive(Debug)]
 pub struct Answer {
     body: Body,
     busy: Busy,
-    /// Whether a part has been given to the connection and not been taken by the client.
+    /// Set while a part that was given to the connection waits for the client.
     is_waiting: bool,
     reserved: Reserved,
 }
@@ -290,7 +284,11 @@ impl Answer {
     fn unsent_part(&mut self, data: Bytes) -> Bytes {
         let mut reserved = self.reserved.take();
         reserved.grow_to(data.len());
-        Bytes::from_owner(UnsentPart { data, _reserved: reserved, _busy: self.busy.of_part() })
+        Bytes::from_owner(UnsentPart {
+            data,
+            _reserved: reserved,
+            _busy: self.busy.begin_blocked_part(),
+        })
     }
 }
 
@@ -317,13 +315,13 @@ impl http_body::Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if self.is_waiting {
             self.is_waiting = false;
-            self.busy.taken();
+            self.busy.mark_progress();
         }
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)?) else {
             return Poll::Ready(None);
         };
         self.is_waiting = true;
-        self.busy.owe();
+        self.busy.mark_blocked();
         Poll::Ready(Some(Ok(match frame.into_data() {
             Ok(data) if data.len() > FREE_BYTES => Frame::data(self.unsent_part(data)),
             Ok(data) => Frame::data(data),

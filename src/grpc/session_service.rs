@@ -20,18 +20,18 @@ use crate::{
 
 /// Most tokens in a batch.
 const MAX_BATCH: usize = 256;
-/// Most bytes of a page, besides its first session. A client reads it in one go, and others have
-/// their turn soon.
+/// Most bytes of a page, besides its first session. A client reads it in one go, and others need
+/// not wait long.
 const MAX_PAGE_BYTES: usize = 1 << 20;
 /// Bytes that a page counts as from the start on: a call for which there is no room is refused
 /// before it costs a look at the database.
 const FIRST_PAGE_BYTES: usize = 64 << 10;
 /// Most bytes that a message takes in the list of a message around it, besides its own.
 const FIELD_BYTES: usize = 8;
-/// Tokens judged before other calls get a turn: a signature takes some 26 microseconds.
-const TURN: usize = 4;
+/// Tokens judged before the task yields to others: a signature takes some 26 microseconds.
+const YIELD_EVERY: usize = 4;
 
-/// The service. It is there from the start on, and says that it is not current until the authority
+/// The service. It answers from the start on, and says that it is not current until the authority
 /// is ready.
 #[derive(Debug)]
 pub struct Sessions {
@@ -41,12 +41,13 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// For the authority, once it is ready. An answer has at most so many bytes.
+    /// Creates the service, which answers once the authority is ready. An answer has at most
+    /// `max_answer_bytes`.
     pub fn new(ready: Ready, callers: Arc<Callers>, max_answer_bytes: usize) -> Self {
         Self { ready, callers, max_answer_bytes }
     }
 
-    async fn judge(
+    async fn validate_one(
         validation: &mut Validation<'_>,
         path: &str,
         request: &proto::ValidateRequest,
@@ -98,7 +99,10 @@ impl SessionService for Sessions {
     ) -> Result<Response<proto::ValidateResponse>, Status> {
         let by = actor(&request)?;
         let mut validation = self.ready.get()?.validation(&by);
-        counted(Self::judge(&mut validation, "", request.get_ref()).await?, reserve(&request)?)
+        counted(
+            Self::validate_one(&mut validation, "", request.get_ref()).await?,
+            reserve(&request)?,
+        )
     }
 
     async fn batch_validate(
@@ -114,18 +118,19 @@ impl SessionService for Sessions {
         let mut validation = self.ready.get()?.validation(&by);
         let mut responses = Vec::with_capacity(requests.len());
         let mut reserved = reserve(&request)?;
-        let mut place = None;
+        let mut permit = None;
         for (index, request) in requests.iter().enumerate() {
-            // Not before the first has been judged, which may have to wait for a lease: only what
-            // keeps a processor busy counts.
-            if index > 0 && place.is_none() {
-                place = Some(self.callers.begin_batch()?);
+            // The permit is acquired after the first token has been judged, which may wait for a
+            // lease: only batches that keep a processor busy count.
+            if index > 0 && permit.is_none() {
+                permit = Some(self.callers.begin_batch()?);
             }
-            if index % TURN == TURN - 1 {
+            if index % YIELD_EVERY == YIELD_EVERY - 1 {
                 tokio::task::yield_now().await;
             }
             let response =
-                Self::judge(&mut validation, &format!("requests[{index}]."), request).await?;
+                Self::validate_one(&mut validation, &format!("requests[{index}]."), request)
+                    .await?;
             let bytes = FIELD_BYTES + response.encoded_len();
             if reserved.bytes() + bytes > self.max_answer_bytes {
                 let problem = format!(

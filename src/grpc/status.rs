@@ -12,7 +12,7 @@ use crate::{authority::error::AuthorityError, callers::Refusal, domain::rotation
 /// The domain of every `ErrorInfo` (google/rpc/error_details.proto).
 pub const DOMAIN: &str = "countersign";
 
-/// When a caller may try again after the database was away or writes were too many.
+/// The wait that is suggested to a caller after the database was away or writes were too many.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 impl From<AuthorityError> for Status {
@@ -74,7 +74,7 @@ impl From<AuthorityError> for Status {
     }
 }
 
-/// What a stranger is told, whatever was wrong with what they showed.
+/// The message to an unknown caller, whatever was wrong with its credentials.
 const UNKNOWN_CALLER: &str = "the caller is not known: send `authorization: Bearer` with an API \
                               key, or a client certificate";
 
@@ -154,7 +154,7 @@ fn explain(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
         _ => return answer,
     };
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    // Its metadata tells, for instance, which encodings are accepted.
+    // The metadata names the accepted encodings, for instance.
     let metadata = status.metadata().clone();
     Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
         .into_http()

@@ -1,9 +1,9 @@
-//! `/forward-auth`: what nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth) and
-//! others ask about each request that they get.
+//! `/forward-auth`, by which nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth)
+//! and others ask about each request that they get.
 //!
-//! The request's own `authorization` and `cookie` are looked at. What the route demands stands in
-//! the query of the URL that the gateway asks, or in headers that it sets; each in one place only,
-//! so that a client who sends such a header cannot ask for less.
+//! The token is in the request's own `authorization` or `cookie`. The demands of the route are in
+//! the query of the URL that the gateway asks, or in headers that it sets. Each demand is in one
+//! place only, so that a client who sends such a header cannot ask for less.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -20,8 +20,8 @@ use axum::{
 };
 
 use super::{
-    Gates,
-    callers::{Closed, Proof, error},
+    HttpState,
+    callers::{HeaderCredentials, NotAdmitted, error},
     failed, peer,
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// Headers that demand, by the name of the demand.
+/// The headers that make a demand, and the name of each demand.
 const HEADERS: [(&str, &str); 4] = [
     ("x-countersign-audience", "audience"),
     ("x-countersign-scope", "scope"),
@@ -42,25 +42,24 @@ const HEADERS: [(&str, &str); 4] = [
     ("x-countersign-max-age", "max_age"),
 ];
 
-pub(super) fn routes(gates: Arc<Gates>) -> Router {
-    let routes = Router::new().route("/forward-auth", any(judge));
-    // Paths of their own: below `/forward-auth/` a mistaken slash before the query would make it
-    // the client's, and open a route.
-    let routes = routes
-        .route("/forward-auth-path", any(judge_path))
-        .route("/forward-auth-path/", any(judge_path));
-    routes.route("/forward-auth-path/{*path}", any(judge_path)).with_state(gates)
+pub(super) fn routes(state: Arc<HttpState>) -> Router {
+    let routes = Router::new().route("/forward-auth", any(by_query));
+    // These have a path of their own. Below `/forward-auth/`, a slash before the query by mistake
+    // would make a request one about the client's path, and open the route.
+    let routes =
+        routes.route("/forward-auth-path", any(by_path)).route("/forward-auth-path/", any(by_path));
+    routes.route("/forward-auth-path/{*path}", any(by_path)).with_state(state)
 }
 
-/// Asked with the query that the gateway is configured with.
-async fn judge(State(gates): State<Arc<Gates>>, request: Parts) -> Response {
-    judged(&gates, request.uri.query().unwrap_or_default(), &request).await
+/// Answers a gateway whose query makes demands.
+async fn by_query(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
+    authorize(&state, request.uri.query().unwrap_or_default(), &request).await
 }
 
-/// Asked with path and query of the request itself (the Gateway API's ExternalAuth over HTTP,
-/// Envoy's `path_prefix`): they demand nothing.
-async fn judge_path(State(gates): State<Arc<Gates>>, request: Parts) -> Response {
-    judged(&gates, "", &request).await
+/// Answers a gateway that asks with path and query of the request itself (the Gateway API's
+/// ExternalAuth over HTTP, Envoy's `path_prefix`). They make no demands.
+async fn by_path(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
+    authorize(&state, "", &request).await
 }
 
 /// Gateways ask by GET (nginx, Caddy, Traefik), or by the method of the request that they ask about
@@ -89,7 +88,7 @@ const METHODS: [&str; 18] = [
     "MKCALENDAR",
 ];
 
-/// Another method is none for these routes. Methods are case-sensitive (RFC 9110, section 9.1).
+/// The response to any other method. Methods are case-sensitive (RFC 9110, section 9.1).
 fn not_allowed() -> Response {
     let problem = "the method is none by which gateways ask: the header Allow has those";
     let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", problem, None);
@@ -99,28 +98,29 @@ fn not_allowed() -> Response {
     response
 }
 
-async fn judged(gates: &Gates, query: &str, request: &Parts) -> Response {
+async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response {
     if !METHODS.contains(&request.method.as_str()) {
         return not_allowed();
     }
     let headers = &request.headers;
     let peer = peer(&request.extensions);
-    let proof = Proof::in_own_header(headers);
-    let (by, _under_way) = match gates.door.admit(&proof, &peer, Operation::ForwardAuth) {
+    let credentials = HeaderCredentials::in_own_header(headers);
+    let (by, _permit) = match state.authenticator.admit(&credentials, &peer, Operation::ForwardAuth)
+    {
         Ok(admitted) => admitted,
-        Err(closed) => return refused(&closed),
+        Err(reason) => return refused(&reason),
     };
-    let settings = gates.gateway.settings();
+    let settings = state.gateway.settings();
     let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let credential =
         credential::find(values(AUTHORIZATION), values(COOKIE), settings.cookie.as_deref());
     let demands = demands(query, headers);
-    let authority = match gates.ready.get() {
+    let authority = match state.ready.get() {
         Ok(authority) => authority,
         Err(error) => return failed(&error),
     };
-    match gates
-        .in_time(gates.gateway.judge(Kind::ForwardAuth, authority, &by, credential, demands))
+    match state
+        .in_time(state.gateway.authorize(Kind::ForwardAuth, authority, &by, credential, demands))
         .await
     {
         Err(response) => response,
@@ -129,36 +129,38 @@ async fn judged(gates: &Gates, query: &str, request: &Parts) -> Response {
             (denial.status(), denial.headers(authority.issuer()), denial.body()).into_response()
         }
         Ok(Ok(Ok(passed))) => {
-            let mut told = HeaderMap::with_capacity(passed.identity.len() + 1);
-            told.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            // What the token does not say is said to be nothing: some gateways leave what the
-            // client has sent where the answer has no such header, and Caddy puts the name of a
-            // variable there.
+            let mut response_headers = HeaderMap::with_capacity(passed.identity.len() + 1);
+            response_headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            // A header without a value is sent empty. Where the answer lacks it, some gateways keep
+            // what the client has sent, and Caddy inserts the name of a variable.
             let nothing = HeaderValue::from_static("");
             let identity = passed.identity.into_iter();
-            told.extend(
+            response_headers.extend(
                 identity
                     .map(|(name, value)| (name.clone(), value.unwrap_or_else(|| nothing.clone()))),
             );
-            (StatusCode::OK, told).into_response()
+            (StatusCode::OK, response_headers).into_response()
         }
     }
 }
 
-/// A gateway that is not let in. That is no affair of who sent the request, so it is not told to
-/// show another token.
-fn refused(closed: &Closed) -> Response {
-    let (status, code, description) = closed.told();
-    let status =
-        if let Closed::Refused(Refusal::Unknown) = closed { StatusCode::FORBIDDEN } else { status };
-    error(status, code, &description, closed.wait())
+/// The response to a gateway that is not let in. It is no 401, which would tell the client to send
+/// another token.
+fn refused(reason: &NotAdmitted) -> Response {
+    let (status, code, description) = reason.oauth_error();
+    let status = if let NotAdmitted::Refused(Refusal::Unknown) = reason {
+        StatusCode::FORBIDDEN
+    } else {
+        status
+    };
+    error(status, code, &description, reason.wait())
 }
 
 fn demands(query: &str, headers: &HeaderMap) -> Result<Demands, DemandsError> {
     let in_query = form_urlencoded::parse(query.as_bytes());
     let in_headers = HEADERS.iter().flat_map(|(header, name)| {
         let value = |value: &HeaderValue| {
-            // What is no text is no value of any demand, but it is one that was made.
+            // Bytes that are no text are no value of any demand, but the demand was made.
             let text = value.to_str().map_or_else(|_| "\0".to_owned(), str::to_owned);
             (Cow::Borrowed(*name), Cow::Owned(text))
         };

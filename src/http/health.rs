@@ -1,32 +1,32 @@
-//! `/livez` and `/readyz`: whether the process runs, and whether calls should be sent to it.
+//! `/livez` says that the process runs, and `/readyz` whether calls should be sent to it.
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::sync::watch;
 
-/// How far the service has come.
+/// The phase of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It opens the database and loads the blacklist.
+    /// The service opens the database and loads the blacklist.
     Starting,
-    /// It answers.
+    /// The service answers.
     Serving,
-    /// It has no lease, and answers late or not at all.
+    /// The service has no lease, and answers late or not at all.
     Lapsed,
-    /// It has been told to stop.
+    /// The service has been told to stop.
     Stopping,
 }
 
-/// Says whether the service is ready for calls.
+/// Holds the phase for `/readyz`.
 #[derive(Clone, Debug)]
 pub struct Readiness(watch::Sender<Phase>);
 
 impl Readiness {
-    /// Not ready.
+    /// Creates it in the phase of starting.
     pub fn new() -> Self {
         Self(watch::Sender::new(Phase::Starting))
     }
 
-    /// From now on it is so.
+    /// Sets the phase.
     pub fn set(&self, phase: Phase) {
         self.0.send_replace(phase);
     }

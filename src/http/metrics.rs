@@ -1,4 +1,4 @@
-//! `/metrics`, in OpenMetrics or, for those who prefer it, in the text format of Prometheus.
+//! `/metrics`, in OpenMetrics or, for clients that prefer it, in the text format of Prometheus.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use axum::{
 use crate::metrics::{Format, Metrics};
 
 pub(super) fn routes(metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/metrics", get(tell)).with_state(metrics)
+    Router::new().route("/metrics", get(serve)).with_state(metrics)
 }
 
-async fn tell(
+async fn serve(
     State(metrics): State<Arc<Metrics>>,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, StatusCode> {
@@ -73,7 +73,7 @@ fn quality(accept: &[&str], format: Format) -> u16 {
         };
         Some((specificity, quality))
     });
-    // Of ranges that are alike the best one.
+    // Of several ranges of the same specificity, the best one counts.
     ranges.max().map_or(0, |(_, quality)| quality)
 }
 

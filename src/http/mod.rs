@@ -1,5 +1,5 @@
-//! The HTTP side, on a port of its own: what load balancers, probes, monitoring and verifiers ask,
-//! and what gateways and callers ask that speak OAuth.
+//! The HTTP side, on a port of its own. It answers load balancers, probes, monitoring and
+//! verifiers, and gateways and callers that speak OAuth.
 
 mod callers;
 mod forward_auth;
@@ -22,7 +22,7 @@ use axum::{
 };
 use tokio::time::timeout;
 
-pub use self::callers::Door;
+pub use self::callers::HttpAuthenticator;
 #[cfg(fuzzing)]
 pub use self::head::check as check_head;
 use self::{callers::error, health::Readiness, server::Routes, well_known::Published};
@@ -36,36 +36,41 @@ use crate::{
 const NO_STORE: [(HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 const JSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/json")];
 
-/// What those get who must be known.
+/// The state of the routes that authenticate their callers.
 #[derive(Debug)]
-pub struct Gates {
-    /// Lets them in.
-    pub door: Door,
+pub struct HttpState {
+    /// Authenticates callers.
+    pub authenticator: HttpAuthenticator,
     /// The use cases.
     pub ready: Ready,
     /// Judges requests.
     pub gateway: Arc<Gateway>,
     /// Counts how tokens were judged.
     pub outcomes: Arc<Outcomes>,
-    /// How long anything may take.
+    /// The time that a request may take.
     pub patience: Duration,
-    /// Whether callers may show certificates.
+    /// Set if callers may authenticate by certificates.
     pub certificates: bool,
 }
 
-/// All that is answered.
-pub fn routes(readiness: Readiness, metrics: Arc<Metrics>, issuer: &str, gates: Gates) -> Routes {
+/// Builds the routes.
+pub fn routes(
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+    issuer: &str,
+    state: HttpState,
+) -> Routes {
     let reserved = reserved_routes(readiness.clone());
     let operations = Router::new().merge(health::routes(readiness)).merge(metrics::routes(metrics));
-    let published = Published { ready: gates.ready.clone(), certificates: gates.certificates };
+    let published = Published { ready: state.ready.clone(), certificates: state.certificates };
     let open = operations.merge(well_known::routes(issuer, published));
-    let gates = Arc::new(gates);
+    let state = Arc::new(state);
     let path = well_known::path_of(issuer);
-    let all = open.merge(forward_auth::routes(gates.clone())).merge(oauth::routes(gates, path));
+    let all = open.merge(forward_auth::routes(state.clone())).merge(oauth::routes(state, path));
     Routes { all, reserved }
 }
 
-/// What is answered when only the reserve has room: probes.
+/// The routes of connections in the reserve: probes.
 fn reserved_routes(readiness: Readiness) -> Router {
     health::routes(readiness).fallback(no_room)
 }
@@ -77,15 +82,15 @@ async fn no_room() -> Response {
     )
 }
 
-impl Gates {
-    /// What comes of it, unless it takes too long.
+impl HttpState {
+    /// Waits for a future, or answers that it has taken too long.
     async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Response> {
         let too_late = |_| unavailable("it has taken too long: try again");
         timeout(self.patience, future).await.map_err(too_late)
     }
 }
 
-/// Who is at the other end of a request's connection.
+/// The client at the other end of a request's connection.
 fn peer(extensions: &Extensions) -> Arc<Peer> {
     extensions.get::<Arc<Peer>>().cloned().unwrap_or_default()
 }
@@ -95,22 +100,22 @@ fn unavailable(problem: &str) -> Response {
     error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", problem, wait)
 }
 
-/// A use case failed.
+/// The response to a use case that failed.
 fn failed(failure: &AuthorityError) -> Response {
-    let told = failure.to_string();
+    let description = failure.to_string();
     match failure {
         AuthorityError::NotCurrent
         | AuthorityError::NoActiveKey
         | AuthorityError::StoreUnavailable
         | AuthorityError::Overloaded
-        | AuthorityError::BlacklistFull { .. } => unavailable(&told),
+        | AuthorityError::BlacklistFull { .. } => unavailable(&description),
         AuthorityError::CallerNotAllowed { .. } | AuthorityError::SessionNotFound => {
-            error(StatusCode::FORBIDDEN, "unauthorized_client", &told, None)
+            error(StatusCode::FORBIDDEN, "unauthorized_client", &description, None)
         }
         AuthorityError::InvalidField { .. } => {
-            error(StatusCode::BAD_REQUEST, "invalid_request", &told, None)
+            error(StatusCode::BAD_REQUEST, "invalid_request", &description, None)
         }
-        // What these calls do not do, and bugs.
+        // The use cases of this side do not return these, or they are bugs.
         AuthorityError::RequestIdReused
         | AuthorityError::RefreshTokenInvalid
         | AuthorityError::RefreshTokenReused
@@ -121,7 +126,7 @@ fn failed(failure: &AuthorityError) -> Response {
         | AuthorityError::KeyNotFound
         | AuthorityError::KeyNotRotated(_)
         | AuthorityError::Internal => {
-            error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &told, None)
+            error(StatusCode::INTERNAL_SERVER_ERROR, "server_error", &description, None)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The server: HTTP/1.1 within limits, and nobody who keeps a place without asking.
+//! The server: HTTP/1.1 within limits. Connections without requests are closed.
 
 use std::{
     convert::Infallible,
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::head;
 use crate::net::{
-    accept::Entrance,
+    accept::Acceptor,
     connection::{Connection, Peer},
 };
 
@@ -31,51 +31,52 @@ use crate::net::{
 /// about, with all their cookies, and accept up to about as much.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 128;
-/// How long requests may take that are under way when the server stops.
+/// The time for requests that are under way when the server stops.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How long, and how many bytes, a client may still send after its last answer. They are thrown
-/// away. Without that, the system would reset the connection, and the client might lose the answer
-/// (RFC 9112, section 9.6).
+/// The time in which a client may still send after its last answer, and the number of bytes, which
+/// are discarded. Without that, the system would reset the connection, and the client might lose
+/// the answer (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
 /// Connections in the reserve: enough that a probe is answered before so many newer ones have
 /// displaced it.
 pub const RESERVED_CONNECTIONS: usize = 64;
-/// The longest that one of them may last.
+/// The time that one of them may last.
 pub const RESERVED_TIME: Duration = Duration::from_secs(2);
 
-/// What a connection may take.
+/// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// How long a client may take until the head of its first or next request is there.
+    /// The time within which the head of the first or next request must arrive.
     pub head: Duration,
-    /// How long an answer may wait until its client takes it.
+    /// The time within which a client must take an answer.
     pub answer: Duration,
 }
 
-/// What is answered.
+/// The routes of the port.
 #[derive(Clone, Debug)]
 pub struct Routes {
-    /// To everybody.
+    /// For all connections but those in the reserve.
     pub all: Router,
-    /// On connections in the reserve.
+    /// For connections in the reserve.
     pub reserved: Router,
 }
 
-/// Answers until `stop`, and then what is under way. Without an entrance it only waits.
+/// Serves until `stop`, then lets the requests under way finish. Without an acceptor it only waits
+/// for `stop`.
 pub async fn serve(
-    entrance: Option<Entrance>,
+    acceptor: Option<Acceptor>,
     routes: Routes,
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
-    let Some(entrance) = entrance else { return stop.cancelled().await };
+    let Some(acceptor) = acceptor else { return stop.cancelled().await };
     let stopping = stop.clone();
     let serve = move |connection, peer: Peer| {
         serve_connection(connection, peer, routes.clone(), limits, stopping.clone())
     };
-    entrance.accept(stop, serve).await;
+    acceptor.run(stop, serve).await;
 }
 
 async fn serve_connection(
@@ -102,13 +103,13 @@ async fn serve_connection(
         ended = &mut served => match ended {
             Ok(()) => {}
             Err(error) if error.is_parse() => {}
-            // The client has gone, or was too slow: it waits for no answer.
+            // The client has gone or was too slow, so it waits for no answer.
             Err(_) => return,
         },
         () = progress.stalled(limits.answer) => return,
         () = stop.cancelled() => {
             std::pin::Pin::new(&mut served).graceful_shutdown();
-            // What takes longer is cut off.
+            // Requests that take longer are cut off.
             let _ = timeout(DRAIN, served).await;
             return;
         }
@@ -119,7 +120,7 @@ async fn serve_connection(
     }
 }
 
-/// Says that nothing more comes, which the library does not say after CONNECT, and reads what a
+/// Shuts down the sending side, which the library does not do after CONNECT, and reads what a
 /// client still sends.
 async fn discard(mut connection: Connection) {
     let _ = connection.shutdown().await;
@@ -132,7 +133,7 @@ async fn discard(mut connection: Connection) {
     }
 }
 
-/// The routes as one connection has them: each request tells who is at the other end.
+/// The service of one connection, which adds the peer to each request.
 struct ConnectionService {
     routes: TowerToHyperService<Router>,
     peer: Arc<Peer>,
@@ -175,21 +176,21 @@ mod tests {
     const ANSWER: Duration = Duration::from_secs(600);
     const RESERVE: Reserve = Reserve { connections: 2, time: RESERVED_TIME };
 
-    /// Where a server listens that has room for two, and for so many in its reserve. It finds
-    /// nothing, and has nothing for those in the reserve but what is at `/livez`.
+    /// Starts a server that has room for two connections, and for those in its reserve. It answers
+    /// 404, and `/livez` in the reserve.
     async fn start(reserve: Option<Reserve>) -> (SocketAddr, Arc<Counts>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let counts = Arc::<Counts>::default();
         let limits = Limits { connections: 2, reserve, handshake: Duration::from_secs(1) };
-        let entrance =
-            Entrance { listener, tls: None, side: Side::Http, limits, counts: counts.clone() };
+        let acceptor =
+            Acceptor { listener, tls: None, side: Side::Http, limits, counts: counts.clone() };
         let routes = Routes {
             all: Router::new(),
             reserved: super::super::reserved_routes(Default::default()),
         };
         let limits = ConnectionLimits { head: HEAD, answer: ANSWER };
-        tokio::spawn(serve(Some(entrance), routes, limits, CancellationToken::new()));
+        tokio::spawn(serve(Some(acceptor), routes, limits, CancellationToken::new()));
         (address, counts)
     }
 
@@ -199,7 +200,7 @@ mod tests {
         String::from_utf8_lossy(&answer[..length]).into_owned()
     }
 
-    /// What comes back for this until the connection is closed.
+    /// Sends a request, and reads until the connection is closed.
     async fn ask(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();

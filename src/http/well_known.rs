@@ -21,18 +21,18 @@ const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 /// The metadata only change with the configuration.
 const METADATA_MAX_AGE: &str = "public, max-age=3600";
 
-/// What is told from.
+/// The state of these routes.
 #[derive(Clone)]
 pub(super) struct Published {
     pub ready: Ready,
-    /// Whether callers may show certificates.
+    /// Set if callers may authenticate by certificates.
     pub certificates: bool,
 }
 
 pub(super) fn routes(issuer: &str, published: Published) -> Router {
     let mut routes = Router::new().route(JWKS_PATH, get(jwks)).route(METADATA_PATH, get(metadata));
-    // For an issuer with a path, that path comes after the well-known one (RFC 8414, section 3.1),
-    // and what the metadata name is below it.
+    // If the issuer has a path, it comes after the well-known one (RFC 8414, section 3.1), and the
+    // URLs in the metadata are below it.
     let path = path_of(issuer);
     if !path.is_empty() {
         routes = routes.route(&format!("{METADATA_PATH}{path}"), get(metadata));
@@ -60,19 +60,20 @@ async fn jwks(State(Published { ready, .. }): State<Published>, headers: HeaderM
     let Ok(authority) = ready.get() else { return starting() };
     let public = authority.public_keys();
     let caching = match public.max_age.as_secs() {
-        // Whoever has kept it must ask before using it again.
+        // A cache must ask before it uses the keys again.
         0 => "no-cache".to_owned(),
         seconds => format!("public, max-age={seconds}"),
     };
     let tag = format!("\"{}\"", public.jwks.tag);
-    let told = [(ETAG, tag.clone()), (CACHE_CONTROL, caching)];
+    let response_headers = [(ETAG, tag.clone()), (CACHE_CONTROL, caching)];
     if is_known(&headers, &tag) {
-        return (StatusCode::NOT_MODIFIED, told).into_response();
+        return (StatusCode::NOT_MODIFIED, response_headers).into_response();
     }
-    (told, [(CONTENT_TYPE, "application/jwk-set+json")], public.jwks.json).into_response()
+    (response_headers, [(CONTENT_TYPE, "application/jwk-set+json")], public.jwks.json)
+        .into_response()
 }
 
-/// Whether the client has this version (RFC 9110, section 13.1.2).
+/// Returns whether the client has this version (RFC 9110, section 13.1.2).
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let asked = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut tags = asked.flat_map(|value| value.split(',')).map(str::trim);

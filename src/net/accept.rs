@@ -1,5 +1,5 @@
-//! Accepts connections: no more than there is room for, and each by itself, so that nobody who is
-//! slow holds up others.
+//! Accepts connections within limits. Each has a task of its own, so that a slow client holds up
+//! nobody.
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{AbortHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -20,17 +20,17 @@ use super::{
     tls::{self, Side, Tls},
 };
 
-/// How long to wait before accepting again after that failed, as without free file descriptors.
+/// The wait after a failure to accept, as when there are no free file descriptors.
 const RETRY: Duration = Duration::from_millis(100);
-/// Of failures to accept, one in so many is told: each takes at least [`RETRY`].
-const TELL_EVERY: u64 = 600;
+/// A failure to accept is logged unless another one was within this time.
+const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The time and the bytes that a client may still use after its handshake has failed. Without them
 /// the system would reset the connection, and the client might lose the alert that names the reason
 /// (RFC 9112, section 9.6, says the same of HTTP).
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: u64 = 64 << 10;
 
-/// What connections may take.
+/// The limits of the connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most connections at once. One more is closed at once, so that its client turns to another
@@ -38,7 +38,7 @@ pub struct Limits {
     pub connections: usize,
     /// Connections beyond these, if any.
     pub reserve: Option<Reserve>,
-    /// How long a client may take until it is known that it speaks the protocol.
+    /// The time within which a client must have shown that it speaks the protocol.
     pub handshake: Duration,
 }
 
@@ -49,11 +49,11 @@ pub struct Limits {
 pub struct Reserve {
     /// Most at once.
     pub connections: usize,
-    /// How long each may last, from when it was accepted.
+    /// The time that each may last after it was accepted.
     pub time: Duration,
 }
 
-/// What became of connections, since the start.
+/// Counts of connections since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Open now.
@@ -68,26 +68,26 @@ pub struct Counts {
     pub reserved: Counter,
     /// Of these, those that were closed for a newer one.
     pub displaced: Counter,
-    /// Closed because they were not encrypted, or not as they must be, or too slow about it.
+    /// Closed because the TLS handshake failed or took too long.
     pub handshakes_failed: Counter,
 }
 
-/// Where connections come in.
+/// Accepts the connections of one port.
 #[derive(Debug)]
-pub struct Entrance {
-    /// Where it is listened.
+pub struct Acceptor {
+    /// The socket.
     pub listener: TcpListener,
-    /// Whether and how they are encrypted.
+    /// The TLS settings; `None` if connections are not encrypted.
     pub tls: Option<Arc<Tls>>,
-    /// Which side of the service it is.
+    /// The side of the service that the port belongs to.
     pub side: Side,
-    /// What they may take.
+    /// The limits.
     pub limits: Limits,
-    /// What became of them.
+    /// The counts.
     pub counts: Arc<Counts>,
 }
 
-/// Counts a connection as open, and takes its room, until it is dropped.
+/// Counts a connection as open, and holds its permit, until it is dropped.
 struct Open {
     counts: Arc<Counts>,
     is_reserved: bool,
@@ -115,11 +115,28 @@ impl Drop for Open {
     }
 }
 
+/// Chooses which failures to accept are logged, so that one that lasts does not fill the log.
+#[derive(Debug, Default)]
+struct FailureLog {
+    logged_at: Option<Instant>,
+}
+
+impl FailureLog {
+    /// Returns whether a failure that has happened now is to be logged.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.logged_at.is_none_or(|at| at.elapsed() >= FAILURE_LOG_INTERVAL);
+        if is_due {
+            self.logged_at = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 /// The connections in the reserve.
 struct Reserved {
     permits: Arc<Semaphore>,
     time: Duration,
-    /// The oldest one first.
+    /// Their tasks, the oldest first.
     tasks: VecDeque<AbortHandle>,
 }
 
@@ -132,7 +149,7 @@ impl Reserved {
         }
     }
 
-    /// Makes room for one more.
+    /// Acquires a permit, and closes the oldest connection if none is free.
     async fn make_room(&mut self, counts: &Counts) -> Option<OwnedSemaphorePermit> {
         self.tasks.retain(|task| !task.is_finished());
         if self.permits.available_permits() == 0
@@ -141,16 +158,16 @@ impl Reserved {
             oldest.abort();
             counts.displaced.inc();
         }
-        // The task gives its permit back as soon as it is dropped, and closes its connection then.
-        // It never waits with that.
+        // The aborted task gives its permit back, and closes its connection, as soon as it is
+        // dropped.
         self.permits.clone().acquire_owned().await.ok()
     }
 }
 
-impl Entrance {
-    /// Serves each connection until `stop`; then waits until all of them have ended, which `serve`
-    /// must see to.
-    pub async fn accept<F>(
+impl Acceptor {
+    /// Serves each connection until `stop`, then waits until all of them have ended. `serve` must
+    /// end them.
+    pub async fn run<F>(
         self,
         stop: CancellationToken,
         serve: impl Fn(Connection, Peer) -> F + Clone + Send + 'static,
@@ -160,7 +177,7 @@ impl Entrance {
         let permits = Arc::new(Semaphore::new(self.limits.connections));
         let mut reserved = self.limits.reserve.map(Reserved::new);
         let mut connections = JoinSet::new();
-        let mut failures: u64 = 0;
+        let mut failures = FailureLog::default();
         let refused_certificates = Arc::new(RefusedCertificates::default());
         loop {
             while connections.try_join_next().is_some() {}
@@ -171,10 +188,9 @@ impl Entrance {
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    if failures.is_multiple_of(TELL_EVERY) {
+                    if failures.is_due() {
                         tracing::warn!(%error, "a connection cannot be accepted");
                     }
-                    failures += 1;
                     sleep(RETRY).await;
                     continue;
                 }
@@ -197,19 +213,19 @@ impl Entrance {
                 (self.limits.handshake, self.counts.clone(), reserve.is_some());
             let (stopping, refused_certificates) = (stop.clone(), refused_certificates.clone());
             let serve_connection = async move {
-                let entered = tokio::select! {
-                    entered = timeout(handshake, enter(stream, address, tls)) => entered,
-                    // Nobody has asked for anything yet.
+                let outcome = tokio::select! {
+                    outcome = timeout(handshake, establish(stream, address, tls)) => outcome,
+                    // The client has sent no request yet.
                     () = stopping.cancelled() => return,
                 };
-                match entered {
+                match outcome {
                     Ok(Ok((mut connection, peer))) => {
                         if is_reserved {
                             connection.mark_reserved();
                         }
                         serve(connection, peer).await;
                     }
-                    Ok(Err(NotEntered { error, stream })) => {
+                    Ok(Err(HandshakeFailed { error, stream })) => {
                         counts.handshakes_failed.inc();
                         match tls::refused_certificate(&error) {
                             Some(refused) => refused_certificates.warn(address.ip(), &refused),
@@ -231,7 +247,7 @@ impl Entrance {
                 Some(reserved) => {
                     let in_time = timeout(reserved.time, serve_connection);
                     reserved.tasks.push_back(connections.spawn(async {
-                        // It does not matter whether it was done in time.
+                        // A connection that takes too long is closed.
                         let _ = in_time.await;
                     }));
                 }
@@ -242,35 +258,57 @@ impl Entrance {
     }
 }
 
-/// A connection that was not encrypted as it must be.
-struct NotEntered {
+/// The TLS handshake failed, or the socket could not be set up.
+struct HandshakeFailed {
     error: io::Error,
     stream: TcpStream,
 }
 
-/// Makes a connection of a stream, encrypted if it must be.
-async fn enter(
+/// Makes a connection of a stream, after a handshake if there is an acceptor for TLS.
+async fn establish(
     stream: TcpStream,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
-) -> Result<(Connection, Peer), NotEntered> {
+) -> Result<(Connection, Peer), HandshakeFailed> {
     if let Err(error) = stream.set_nodelay(true) {
-        return Err(NotEntered { error, stream });
+        return Err(HandshakeFailed { error, stream });
     }
     let address = Some(address.ip().to_canonical());
     match tls {
         None => Ok((stream.into(), Peer { address, certificate_names: vec![] })),
         Some(acceptor) => {
             let accepted = acceptor.accept(stream).into_fallible().await;
-            let stream = accepted.map_err(|(error, stream)| NotEntered { error, stream })?;
+            let stream = accepted.map_err(|(error, stream)| HandshakeFailed { error, stream })?;
             let certificate_names = tls::certificate_names(stream.get_ref().1);
             Ok((stream.into(), Peer { address, certificate_names }))
         }
     }
 }
 
-/// Says that nothing more comes, and discards what the client still sends.
+/// Shuts down the sending side, and discards what the client still sends.
 async fn linger(mut stream: TcpStream) {
     let _ = stream.shutdown().await;
     let _ = tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_logged_once_in_a_while_and_a_new_one_after_a_pause_at_once() {
+        let mut failures = FailureLog::default();
+        assert!(failures.is_due());
+        let mut logged = 0;
+        for _ in 0..10 * FAILURE_LOG_INTERVAL.as_secs() {
+            advance(Duration::from_secs(1)).await;
+            logged += u64::from(failures.is_due());
+        }
+        assert_eq!(logged, 10, "one that lasts");
+        advance(FAILURE_LOG_INTERVAL).await;
+        assert!(failures.is_due(), "one that comes later");
+        assert!(!failures.is_due());
+    }
 }

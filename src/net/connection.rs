@@ -19,9 +19,10 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::read_budget::ReadBudget;
 use crate::domain::certificate_name::CertificateName;
 
-/// Who is at the other end.
+/// The client at the other end of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// The address, if it is known.
@@ -30,44 +31,7 @@ pub struct Peer {
     pub certificate_names: Vec<CertificateName>,
 }
 
-/// How much is read from a connection.
-#[derive(Clone, Debug)]
-pub struct Reading(Arc<Counters>);
-
-#[derive(Debug)]
-struct Counters {
-    /// Bytes so far.
-    read: AtomicUsize,
-    /// With so many, this turn is over.
-    turn_ends: AtomicUsize,
-}
-
-/// Bytes of a turn: hundreds of calls, and any message that is not a large batch. A read that
-/// begins within them is done whole.
-pub(crate) const TURN_BYTES: usize = 64 * 1024;
-
-impl Reading {
-    fn new() -> Self {
-        let (read, turn_ends) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
-        Self(Arc::new(Counters { read, turn_ends }))
-    }
-
-    /// How many bytes have been read so far.
-    pub fn bytes(&self) -> usize {
-        self.0.read.load(Ordering::Relaxed)
-    }
-
-    /// From now on no more is read than fits into a turn, until the next one begins.
-    pub fn begin_turn(&self) {
-        self.0.turn_ends.store(self.bytes().saturating_add(TURN_BYTES), Ordering::Relaxed);
-    }
-
-    fn turn_is_over(&self) -> bool {
-        self.bytes() >= self.0.turn_ends.load(Ordering::Relaxed)
-    }
-}
-
-/// Whether the client takes what is written to it.
+/// The progress of writes: a write is blocked until the client has taken all of it.
 #[derive(Clone, Debug)]
 pub struct WriteProgress(Arc<AtomicUsize>);
 
@@ -110,16 +74,16 @@ enum Stream {
     Encrypted(Box<TlsStream<TcpStream>>),
 }
 
-/// Does not say that it could write from several places at once.
+/// The connection does not offer vectored writes.
 ///
-/// Where a connection can, HTTP/2 sends each message of more than 256 bytes by itself, and what
+/// If it did, HTTP/2 would send each message of more than 256 bytes by itself, and what
 /// ends the answer, or the next one, in another write: two system calls, and a client that wakes up
 /// twice. Where it cannot, that begins beyond 1024 bytes, and the buffer keeps a longer message
 /// together with its header.
 #[derive(Debug)]
 pub struct Connection {
     stream: BufWriter<Stream>,
-    reading: Reading,
+    read_budget: ReadBudget,
     progress: WriteProgress,
     /// Something that was written waits for the client.
     is_blocked: bool,
@@ -130,29 +94,29 @@ impl Connection {
     fn new(stream: Stream) -> Self {
         Self {
             stream: BufWriter::new(stream),
-            reading: Reading::new(),
+            read_budget: ReadBudget::new(),
             progress: WriteProgress::new(),
             is_blocked: false,
             is_reserved: false,
         }
     }
 
-    /// How much is read, now and later.
-    pub fn reading(&self) -> Reading {
-        self.reading.clone()
+    /// A handle to the budget of its reads.
+    pub fn read_budget(&self) -> ReadBudget {
+        self.read_budget.clone()
     }
 
-    /// Whether the client takes what is written, now and later.
+    /// A handle to the progress of its writes.
     pub fn write_progress(&self) -> WriteProgress {
         self.progress.clone()
     }
 
-    /// Says that only the reserve had room for it.
+    /// Marks it as one for which only the reserve had room.
     pub(super) fn mark_reserved(&mut self) {
         self.is_reserved = true;
     }
 
-    /// Whether there was room in the reserve alone ([`super::accept::Reserve`]).
+    /// Returns whether only the reserve had room for it ([`super::accept::Reserve`]).
     pub fn is_reserved(&self) -> bool {
         self.is_reserved
     }
@@ -164,7 +128,7 @@ impl Connection {
         }
     }
 
-    fn mark_taken(&mut self) {
+    fn mark_progress(&mut self) {
         if self.is_blocked {
             self.is_blocked = false;
             self.progress.change();
@@ -230,16 +194,16 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.reading.turn_is_over() {
-            // The task is asked again when those before it have had their turn. (`yield_now` would
-            // wait until there are none.)
+        if self.read_budget.is_spent() {
+            // The task is polled again after those that wait already. (`yield_now` would wait until
+            // there are none.)
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         let polled = Pin::new(self.stream.get_mut()).poll_read(context, buffer);
         let read = buffer.filled().len().saturating_sub(before);
-        self.reading.0.read.fetch_add(read, Ordering::Relaxed);
+        self.read_budget.spend(read);
         polled
     }
 }
@@ -261,7 +225,7 @@ impl AsyncWrite for Connection {
         let polled = Pin::new(&mut self.stream).poll_flush(context);
         match polled {
             Poll::Pending => self.mark_blocked(),
-            Poll::Ready(_) => self.mark_taken(),
+            Poll::Ready(_) => self.mark_progress(),
         }
         polled
     }
@@ -270,7 +234,7 @@ impl AsyncWrite for Connection {
         let polled = Pin::new(&mut self.stream).poll_shutdown(context);
         match polled {
             Poll::Pending => self.mark_blocked(),
-            Poll::Ready(_) => self.mark_taken(),
+            Poll::Ready(_) => self.mark_progress(),
         }
         polled
     }
@@ -294,7 +258,7 @@ mod tests {
         client.write_all(b"asked").await.unwrap();
         let mut asked = [0; 5];
         server.read_exact(&mut asked).await.unwrap();
-        assert_eq!(server.reading().bytes(), 5);
+        assert_eq!(server.read_budget().bytes(), 5);
         for part in [&b"an"[..], b"swe", b"red"] {
             server.write_all(part).await.unwrap();
         }

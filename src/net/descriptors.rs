@@ -1,18 +1,18 @@
-//! File descriptors: each connection takes one, and most systems give a process few until it asks
-//! for more.
+//! Raises the limit on file descriptors. Each connection takes one, and most systems give a process
+//! few until it asks for more.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// What the service needs besides connections of clients: files, the database, itself.
+/// Descriptors for files, the database and the runtime, besides the connections of clients.
 const OTHERS: u64 = 64;
 
-/// Takes as many as the system allows, and says so if they are not enough for this many
+/// Raises the limit as far as the system allows, and warns if that is not enough for this many
 /// connections.
 pub fn take(connections: usize) {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        // Then it stays as it was.
+        // If that fails, the limit stays as it was.
         let _ = setrlimit(Resource::Nofile, limit);
     }
     let needed = u64::try_from(connections).unwrap_or(u64::MAX).saturating_add(OTHERS);

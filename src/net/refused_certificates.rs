@@ -1,5 +1,5 @@
-//! Warns of client certificates that were refused: their owners learn little from the alert of TLS,
-//! and whoever runs the service would not know that a certificate was not renewed.
+//! Warns of client certificates that were refused. Their owners learn little from the alert of TLS,
+//! and operators would not know that a certificate was not renewed.
 
 use std::{
     net::IpAddr,
@@ -25,7 +25,7 @@ pub struct RefusedCertificates {
 }
 
 impl RefusedCertificates {
-    /// Logs whose certificate was refused and why, unless there were too many of late.
+    /// Logs a refused certificate and the reason, unless there were too many of late.
     pub fn warn(&self, peer: IpAddr, refused: &RefusedCertificate) {
         match refused {
             RefusedCertificate::Missing => {

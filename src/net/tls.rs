@@ -1,4 +1,4 @@
-//! TLS for those who connect to us: certificate and key from files, which may change while
+//! TLS for incoming connections. Certificate and key are in files, which may change while
 //! connections are open.
 
 use std::{
@@ -28,19 +28,19 @@ use crate::{
     keys::private_file::{self, NotRead},
 };
 
-/// Whether those who connect show a certificate.
+/// The use of client certificates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// They are not asked.
+    /// Clients are not asked for one.
     #[default]
     None,
-    /// They are asked, and may show none. What they show must be good.
+    /// Clients are asked, and may have none. One that is sent must be valid.
     Optional,
-    /// Nobody is let in without a good one.
+    /// A client without a valid one is not let in.
     Required,
 }
 
-/// Where things are.
+/// The paths of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// The certificate and those between it and its authority, in PEM.
@@ -49,11 +49,11 @@ pub struct Files {
     pub private_key: PathBuf,
     /// The authorities of clients' certificates, in PEM.
     pub client_ca: Option<PathBuf>,
-    /// Whether clients are asked for one.
+    /// The use of client certificates.
     pub client_certificates: ClientCertificates,
 }
 
-/// Which side of the service a connection is for.
+/// The side of the service that a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// HTTP/2 with gRPC. Clients may be asked for certificates.
@@ -71,14 +71,14 @@ pub struct TlsError {
     problem: String,
 }
 
-/// What the files say at some time.
+/// The contents of the files at some time.
 #[derive(Debug)]
 struct Loaded {
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
     begins_at: Timestamp,
     expires_at: Timestamp,
-    /// Of all that was read, to know whether it has changed.
+    /// The digest of the files, by which a change is noticed.
     fingerprint: Vec<u8>,
 }
 
@@ -96,8 +96,8 @@ impl Tls {
         Ok(Self { files, loaded })
     }
 
-    /// Reads the files anew: connections from now on have what they say, and those that are open
-    /// stay. Returns whether something has changed. If they are not good, all stays as it is.
+    /// Reads the files again, and uses them for new connections. Returns whether they have changed.
+    /// If there is an error, nothing changes.
     pub fn reload(&self, now: Timestamp) -> Result<bool, TlsError> {
         let loaded = load(&self.files, now)?;
         let is_new = loaded.fingerprint != self.loaded.load().fingerprint;
@@ -107,25 +107,25 @@ impl Tls {
         Ok(is_new)
     }
 
-    /// From where the files are.
+    /// The paths of the files.
     pub fn files(&self) -> &Files {
         &self.files
     }
 
-    /// When the certificate ends.
+    /// The expiry of the certificate.
     pub fn expires_at(&self) -> Timestamp {
         self.loaded.load().expires_at
     }
 
-    /// Whether the certificate's end is near: less than a fifth of its time is left. Tools renew
-    /// with a third left.
+    /// Returns whether the certificate expires soon: less than a fifth of its lifetime is left.
+    /// Tools renew with a third left.
     pub fn expires_soon(&self, now: Timestamp) -> bool {
         let loaded = self.loaded.load();
         let lifetime = loaded.expires_at.since(loaded.begins_at);
         loaded.expires_at.since(now) < lifetime / 5
     }
 
-    /// What takes a connection of a side.
+    /// The acceptor for the connections of a side.
     pub fn acceptor(&self, side: Side) -> TlsAcceptor {
         let loaded = self.loaded.load();
         TlsAcceptor::from(match side {
@@ -150,7 +150,7 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
     if now >= expires_at {
         return Err(certificate_failed(format!(
             "the certificate expired at {}: renew it",
-            told(expires_at)
+            format_rfc3339(expires_at)
         )));
     }
     let key_pem = private_file::read(&files.private_key)
@@ -195,16 +195,16 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
         http = asking(false)?;
     }
     Ok(Loaded {
-        grpc: Arc::new(speaking(grpc, b"h2")),
-        http: Arc::new(speaking(http, b"http/1.1")),
+        grpc: Arc::new(with_protocol(grpc, b"h2")),
+        http: Arc::new(with_protocol(http, b"http/1.1")),
         begins_at,
         expires_at,
         fingerprint,
     })
 }
 
-/// Agrees on one protocol (ALPN, RFC 7301).
-fn speaking(mut config: ServerConfig, protocol: &[u8]) -> ServerConfig {
+/// Offers one protocol (ALPN, RFC 7301).
+fn with_protocol(mut config: ServerConfig, protocol: &[u8]) -> ServerConfig {
     config.alpn_protocols = vec![protocol.to_vec()];
     config
 }
@@ -213,8 +213,8 @@ fn failed(setting: &'static str, path: &Path, problem: String) -> TlsError {
     TlsError { setting, path: path.to_owned(), problem }
 }
 
-/// As people write it (RFC 3339).
-pub fn told(instant: Timestamp) -> String {
+/// Formats an instant as in RFC 3339.
+pub fn format_rfc3339(instant: Timestamp) -> String {
     jiff::Timestamp::from_second(instant.seconds())
         .map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string())
 }
@@ -241,22 +241,22 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// From when to when a certificate is good (RFC 5280, section 4.1.2.5).
+/// The validity period of a certificate (RFC 5280, section 4.1.2.5), without its last instant.
 fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), String> {
     let certificate = Certificate::from_der(certificate)
         .map_err(|error| format!("holds a damaged certificate: {error}"))?;
     let validity = &certificate.tbs_certificate.validity;
     let at = |time: &x509_cert::time::Time| Timestamp::from_micros(0).plus(time.to_unix_duration());
-    // It is good throughout its last second.
+    // The certificate is valid throughout its last second.
     Ok((at(&validity.not_before), at(&validity.not_after).plus(Duration::from_secs(1))))
 }
 
 /// A handshake failed because of the client's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefusedCertificate {
-    /// None was shown, although one is required.
+    /// The client has sent none, although one is required.
     Missing,
-    /// It is not good, for this reason.
+    /// The certificate is not valid, for this reason.
     Bad(String),
 }
 
@@ -264,7 +264,7 @@ pub enum RefusedCertificate {
 /// bytes of the certificate, as many as a stranger likes.
 const MAX_PROBLEM_CHARS: usize = 200;
 
-/// Tells whether a handshake failed because of the client's certificate.
+/// Returns the reason if a handshake failed because of the client's certificate.
 pub fn refused_certificate(error: &io::Error) -> Option<RefusedCertificate> {
     use CertificateError as E;
 
@@ -278,7 +278,7 @@ pub fn refused_certificate(error: &io::Error) -> Option<RefusedCertificate> {
             let seconds = i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX);
             format!(
                 "it expired at {}",
-                told(Timestamp::from_micros(seconds.saturating_mul(1_000_000)))
+                format_rfc3339(Timestamp::from_micros(seconds.saturating_mul(1_000_000)))
             )
         }
         E::Expired => "it has expired".to_owned(),
@@ -293,15 +293,15 @@ pub fn refused_certificate(error: &io::Error) -> Option<RefusedCertificate> {
     }))
 }
 
-/// The names in the certificate that a client has shown and that was found good.
+/// The names in the certificate of a client, which has been verified.
 pub fn certificate_names(connection: &ServerConnection) -> Vec<CertificateName> {
     let shown = connection.peer_certificates().and_then(<[_]>::first);
     shown.map(subject_names).unwrap_or_default()
 }
 
 /// The subject's alternative names in a certificate (RFC 5280, section 4.2.1.6). One that cannot be
-/// read in full has none, and its common name is never one (RFC 9525, section 2). What no caller
-/// can be configured by is left out: wildcards and addresses among it.
+/// read in full has none, and its common name is never one (RFC 9525, section 2). Names that no
+/// caller can have in the configuration are left out, such as wildcards and addresses.
 fn subject_names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
     let Ok(certificate) = Certificate::from_der(certificate) else { return vec![] };
     let Ok(Some((_, names))) = certificate.tbs_certificate.get::<SubjectAltName>() else {
@@ -338,7 +338,7 @@ mod tests {
         subject_names(certificate.der()).iter().map(ToString::to_string).collect()
     }
 
-    /// What reaches this from outside has been verified, but a verifier may be more lenient.
+    /// Certificates of clients have been verified, but a verifier may be more lenient.
     #[test]
     fn a_certificate_whose_names_cannot_be_read_in_full_has_none() {
         let host: &[u8] = b"\x30\x09\x82\x07gw.test";

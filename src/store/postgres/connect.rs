@@ -21,7 +21,7 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
-    task::AbortHandle,
+    task::{AbortHandle, spawn_blocking},
     time::timeout,
 };
 use tokio_postgres::{
@@ -116,7 +116,7 @@ impl fmt::Debug for Target {
 }
 
 impl Target {
-    /// Reads the URL.
+    /// Reads the URL and the files that it names.
     pub fn new(options: &Options) -> Result<Self, OpenError> {
         let (tls, url) = Tls::take(&options.url).map_err(OpenError::Url)?;
         let mut config: Config = url.parse().map_err(|error| OpenError::Url(chain(&error)))?;
@@ -174,12 +174,24 @@ impl Target {
         }
     }
 
-    /// With the password of today.
-    fn config(&self) -> Result<Config, OpenError> {
+    /// Reads the URL and the files that it names, on a thread that may block.
+    pub async fn load(options: &Options) -> Result<Self, OpenError> {
+        let options = options.clone();
+        spawn_blocking(move || Self::new(&options))
+            .await
+            .unwrap_or_else(|error| Err(OpenError::Url(error.to_string())))
+    }
+
+    /// Returns the configuration with the current password. Its file is read on a thread that may
+    /// block.
+    async fn config(&self) -> Result<Config, OpenError> {
         let mut config = self.config.clone();
-        if let Some(path) = &self.password_file {
-            let text = fs::read_to_string(path)
-                .map_err(|source| OpenError::PasswordFile { path: path.clone(), source })?;
+        if let Some(path) = self.password_file.clone() {
+            let reading = path.clone();
+            let read = spawn_blocking(move || fs::read_to_string(reading)).await;
+            let text = read
+                .unwrap_or_else(|error| Err(error.into()))
+                .map_err(|source| OpenError::PasswordFile { path, source })?;
             config.password(text.trim_end_matches(['\r', '\n']));
         }
         Ok(config)
@@ -189,7 +201,7 @@ impl Target {
     /// all of it: the network, TLS, the password, whether the server takes writes, and our
     /// settings.
     pub async fn connect(&self) -> Result<Connected, OpenError> {
-        let config = self.config()?;
+        let config = self.config().await?;
         let mut servers = self.servers.clone();
         if config.get_load_balance_hosts() == LoadBalanceHosts::Random {
             let first = self.attempts.fetch_add(1, Ordering::Relaxed) % servers.len().max(1);
@@ -471,8 +483,8 @@ mod tests {
         assert_eq!(summary(vec![failure("wrong", false), failure("no", false)]), (both, false));
     }
 
-    #[test]
-    fn the_password_of_a_file_is_the_one_of_today() {
+    #[tokio::test]
+    async fn the_password_of_a_file_is_the_one_of_today() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let target = Target::new(&Options {
             password: Password::File(file.path().to_owned()),
@@ -481,10 +493,10 @@ mod tests {
         .unwrap();
         for password in ["first", "sec ond "] {
             fs::write(file.path(), format!("{password}\n")).unwrap();
-            assert_eq!(target.config().unwrap().get_password(), Some(password.as_bytes()));
+            assert_eq!(target.config().await.unwrap().get_password(), Some(password.as_bytes()));
         }
         file.close().unwrap();
-        let error = target.config().unwrap_err().to_string();
+        let error = target.config().await.unwrap_err().to_string();
         assert!(error.contains("database.password_file"), "{error}");
     }
 }

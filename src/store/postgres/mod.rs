@@ -110,7 +110,7 @@ impl fmt::Debug for PostgresStore {
 impl PostgresStore {
     /// Connects to a database and brings its schema up to date, if it may.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
-        let mut target = Target::new(options)?;
+        let mut target = Target::load(options).await?;
         let prepared = open::prepare(&mut target, options.migrate).await?;
         // Once: whoever waits for a database opens it again and again.
         if let Some(exposure) = target.exposure() {
@@ -176,7 +176,7 @@ impl PostgresStore {
 
 /// Brings the schema up to date, and returns the migrations that were made.
 pub async fn migrate(options: &Options) -> Result<Vec<&'static str>, OpenError> {
-    let mut target = Target::new(options)?;
+    let mut target = Target::load(options).await?;
     let prepared = open::prepare(&mut target, true).await?;
     if prepared.has_detached_records {
         open::attach_audit(&target).await;

@@ -1,0 +1,48 @@
+//! Limits how much is read from a connection before other tasks run.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// Bytes of a budget: hundreds of calls, and any message that is not a large batch. A read that
+/// begins within the budget is done whole.
+pub(crate) const BUDGET_BYTES: usize = 64 * 1024;
+
+/// Counts the bytes that are read from a connection, and has reads wait once the budget is spent.
+/// There is no limit until it is replenished for the first time.
+#[derive(Clone, Debug)]
+pub struct ReadBudget(Arc<Counters>);
+
+#[derive(Debug)]
+struct Counters {
+    /// Bytes read so far.
+    read: AtomicUsize,
+    /// The value of `read` at which the budget is spent.
+    spent_at: AtomicUsize,
+}
+
+impl ReadBudget {
+    pub(super) fn new() -> Self {
+        let (read, spent_at) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+        Self(Arc::new(Counters { read, spent_at }))
+    }
+
+    /// Returns the number of bytes that have been read so far.
+    pub fn bytes(&self) -> usize {
+        self.0.read.load(Ordering::Relaxed)
+    }
+
+    /// Allows another [`BUDGET_BYTES`] from now on. What was left before is lost.
+    pub fn replenish(&self) {
+        self.0.spent_at.store(self.bytes().saturating_add(BUDGET_BYTES), Ordering::Relaxed);
+    }
+
+    pub(super) fn spend(&self, bytes: usize) {
+        self.0.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        self.bytes() >= self.0.spent_at.load(Ordering::Relaxed)
+    }
+}
