@@ -172,8 +172,12 @@ impl Service {
             Timestamp::from_seconds(1_700_000_000),
         )
         .unwrap();
-        let sealed =
-            SealedRing { version: RingVersion(1), keys, damaged: vec![], place: FeedPosition::default() };
+        let sealed = SealedRing {
+            version: RingVersion(1),
+            keys,
+            damaged: vec![],
+            position: FeedPosition::default(),
+        };
         let masters = MasterKeys { current: master, additional: None };
         let ring = KeyRing::open(&masters, sealed).unwrap();
         let keeper = Arc::new(Keeper::new(masters, ring));

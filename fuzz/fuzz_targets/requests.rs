@@ -10,9 +10,9 @@ use std::{sync::LazyLock, time::Duration};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use countersign::{
     authority::{
-        new_session::NewSession,
         error::AuthorityError,
         inspect::Listing,
+        new_session::NewSession,
         refresh::Exchange,
         revoke::{RevokeOrder, RevokeTarget},
         validate::Question,

@@ -138,7 +138,7 @@ impl Authority {
                 RevocationTarget::Session(id)
             }
             RevokeTarget::Token { token, token_only } => {
-                let token = self.verified(&token).map_err(|_| not_authentic())?;
+                let token = self.authenticate(&token).map_err(|_| not_authentic())?;
                 let claims = &token.claims;
                 if !reach.has_tenant(&claims.tenant) {
                     return Err(AuthorityError::SessionNotFound);

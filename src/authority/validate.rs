@@ -119,7 +119,7 @@ impl From<Rejection> for InactiveReason {
     }
 }
 
-/// The tokens of one call being judged.
+/// The tokens of one call being validated.
 pub struct Validation<'a> {
     authority: &'a Authority,
     /// What the caller may see.
@@ -130,34 +130,34 @@ pub struct Validation<'a> {
 }
 
 impl Validation<'_> {
-    /// Judges a token: at once by the lease, or, if there is none, after a renewal. Fails only if
-    /// that does not come.
-    pub async fn judge(&mut self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
+    /// Validates a token: at once under the lease, or, if there is none, after a renewal. Fails only
+    /// if that does not come.
+    pub async fn validate(&mut self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
         let replica = &self.authority.replica;
         let held = self.renewed.unwrap_or_else(|| replica.lease().load());
-        if let Some(answer) = self.authority.judge(self.reach, question, held) {
+        if let Some(answer) = self.authority.answer_under(self.reach, question, held) {
             return Ok(answer);
         }
         let held = replica.renewed().await.map_err(|_| AuthorityError::NotCurrent)?;
         self.renewed = Some(held);
-        self.authority.judge(self.reach, question, held).ok_or(AuthorityError::NotCurrent)
+        self.authority.answer_under(self.reach, question, held).ok_or(AuthorityError::NotCurrent)
     }
 }
 
 impl Authority {
-    /// Begins to judge tokens, for one call.
+    /// Begins to validate the tokens of one call.
     pub fn validation<'a>(&'a self, by: &'a Actor) -> Validation<'a> {
         Validation { authority: self, reach: by.reach(), renewed: None }
     }
 
-    /// Judges a token by a lease that was loaded before. None if it has ended meanwhile.
-    fn judge(&self, reach: &Reach, question: &Question<'_>, held: Held) -> Option<Answer> {
-        let looked_up = self.verified(question.access_token).map(|token| {
+    /// Answers under a lease that was loaded before. None if it has ended meanwhile.
+    fn answer_under(&self, reach: &Reach, question: &Question<'_>, held: Held) -> Option<Answer> {
+        let looked_up = self.authenticate(question.access_token).map(|token| {
             let revocation = self.check_revocation(&token.claims);
             (token, revocation)
         });
-        // After the look-up: an entry that is forgotten in between, because its token must have
-        // expired, is one that the judgement of the time knows of.
+        // After the look-up: an entry that is dropped in between, because its token must have
+        // expired, is one that the check of the time knows of.
         let checked_at = self.replica.check(held)?;
         let outcome = looked_up.and_then(|(token, revocation)| {
             if !reach.has_tenant(&token.claims.tenant) {
@@ -175,18 +175,18 @@ impl Authority {
     }
 
     /// A token with a good signature of a key in the ring, whatever its time and session.
-    pub(super) fn verified(&self, token: &str) -> Result<Arc<VerifiedToken>, InactiveReason> {
+    pub(super) fn authenticate(&self, token: &str) -> Result<Arc<VerifiedToken>, InactiveReason> {
         if token.len() > MAX_BYTES {
             return Err(InactiveReason::Malformed);
         }
         let digest = TokenDigest::of(token);
         let ring = self.keeper.ring();
         if let Some(known) = self.verified.get(&digest) {
-            accepted(ring.verifying(&known.kid))?;
+            usable(ring.verifying(&known.kid))?;
             return Ok(known);
         }
         let unverified = Unverified::parse(token)?;
-        let key = accepted(ring.verifying(&unverified.kid))?;
+        let key = usable(ring.verifying(&unverified.kid))?;
         let claims = unverified.verify(key.algorithm, &key.decoding, &self.expectations)?;
         let verified = Arc::new(VerifiedToken { kid: unverified.kid, claims });
         self.verified.insert(digest, verified.clone());
@@ -226,7 +226,7 @@ impl Authority {
     }
 }
 
-fn accepted(found: Found<'_>) -> Result<&VerifyingKey, InactiveReason> {
+fn usable(found: Found<'_>) -> Result<&VerifyingKey, InactiveReason> {
     match found {
         Found::Good(key) => Ok(key),
         Found::Revoked => Err(InactiveReason::Revoked),

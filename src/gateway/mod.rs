@@ -115,7 +115,7 @@ impl Gateway {
             acr_values: &demands.acr_values,
             max_authentication_age: demands.max_age,
         };
-        let token = match authority.validation(by).judge(&question).await?.outcome {
+        let token = match authority.validation(by).validate(&question).await?.outcome {
             Ok(token) => token,
             Err(reason) => return Ok(Err(Denial::Inactive(reason, demands))),
         };

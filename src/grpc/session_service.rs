@@ -57,7 +57,7 @@ impl Sessions {
             Ok(proto::ValidateView::Basic | proto::ValidateView::Unspecified) => false,
             Err(_) => return Err(AuthorityError::field(format!("{path}view"), "is not known")),
         };
-        let answer = validation.judge(&requests::question(path, request)?).await?;
+        let answer = validation.validate(&requests::question(path, request)?).await?;
         Ok(answers::validate_response(&answer, full))
     }
 }

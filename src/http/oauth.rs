@@ -65,8 +65,8 @@ async fn introspected(state: &HttpState, request: Request) -> Result<Response, R
         acr_values: &[],
         max_authentication_age: None,
     };
-    let judging = async { authority.validation(&by).judge(&question).await };
-    let judged = state.in_time(judging).await?;
+    let validating = async { authority.validation(&by).validate(&question).await };
+    let judged = state.in_time(validating).await?;
     state.outcomes.count(
         Kind::Introspection,
         match &judged {
