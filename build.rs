@@ -1,7 +1,13 @@
 //! Compiles the protocol without `protoc`, keeps its descriptors for reflection and JSON, and
-//! watches the migrations.
+//! embeds the migrations.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use prost::Message;
 
@@ -28,8 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=migrations");
 
     let descriptors = protox::compile(PROTOS, ["proto"])?;
-    let path = PathBuf::from(env::var("OUT_DIR")?).join("countersign.descriptors.bin");
-    fs::write(path, descriptors.encode_to_vec())?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("countersign.descriptors.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("postgres_migrations.rs"), postgres_migrations()?)?;
 
     // Claims stay encoded until they are needed: `src/proto/encoded_struct.rs`.
     let encoded = (".google.protobuf.Struct", "crate::proto::EncodedStruct");
@@ -39,4 +46,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         .skip_debug(WITH_SECRETS)
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// Returns the migrations of PostgreSQL as a slice of Rust, each with its version and its text, in
+/// order. A folder is named by the version, `_` and a few words.
+fn postgres_migrations() -> Result<String, Box<dyn Error>> {
+    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("migrations/postgres");
+    let mut names = vec![];
+    for entry in fs::read_dir(&folder)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    let mut slice = "&[".to_owned();
+    for name in names {
+        let (version, _) = name.split_once('_').ok_or_else(|| format!("{name} has no version"))?;
+        let file = folder.join(&name).join("up.sql");
+        writeln!(slice, "({version:?}, include_str!({file:?})),")?;
+    }
+    Ok(slice + "]")
 }

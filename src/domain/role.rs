@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// What a caller is there for. What that allows stands in [`permission::TABLE`].
+/// What a caller is there for. What that allows stands in [`super::permission::TABLE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// A login service: creates sessions and refreshes them.

@@ -33,7 +33,7 @@ impl ReadBudget {
         self.0.read.load(Ordering::Relaxed)
     }
 
-    /// Allows another [`BUDGET_BYTES`] from now on. What was left before is lost.
+    /// Allows another `BUDGET_BYTES` from now on. What was left before is lost.
     pub fn replenish(&self) {
         self.0.spent_at.store(self.bytes().saturating_add(BUDGET_BYTES), Ordering::Relaxed);
     }

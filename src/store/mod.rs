@@ -316,7 +316,7 @@ pub trait Store: Send + Sync + 'static {
     fn renewal_client(&self) -> Box<dyn RenewalClient>;
 
     /// Changes whenever there may be new blacklist entries. A hint: what counts is what
-    /// [`Store::renewals`] read.
+    /// [`Store::renewal_client`] read.
     fn revocation_hints(&self) -> watch::Receiver<Seq>;
 
     /// The instant of the newest row, if the database has no clock of its own and is not empty.
