@@ -25,11 +25,18 @@ pub async fn append(
         entries.iter().map(of).collect()
     }
     statement::<()>(
-        "INSERT INTO audit (at, id, session_id, sessions, left_out, peer, action, caller, tenant, \
-         subject, kid, reason, note) SELECT at, id, session_id, sessions, left_out, peer::inet, \
-         action, caller, tenant, subject, kid, reason, note FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, \
-         ?, ?, ?, ?, ?) AS given (at, id, session_id, sessions, left_out, peer, action, caller, \
-         tenant, subject, kid, reason, note) ON CONFLICT (at, id) DO NOTHING",
+        "INSERT INTO audit (
+            at, id, session_id, sessions, left_out, peer, action, caller, tenant, subject, kid,
+            reason, note
+        )
+        SELECT
+            at, id, session_id, sessions, left_out, peer::inet, action, caller, tenant, subject,
+            kid, reason, note
+        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
+            at, id, session_id, sessions, left_out, peer, action, caller, tenant, subject, kid,
+            reason, note
+        )
+        ON CONFLICT (at, id) DO NOTHING",
     )
     .bind::<Array<Timestamptz>, _>(column(entries, |entry| instant(entry.record.at)))
     .bind::<Array<SqlUuid>, _>(column(entries, |entry| uuid(entry.id.bytes())))

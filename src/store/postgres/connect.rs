@@ -289,14 +289,23 @@ impl Target {
         let statement_timeout =
             i64::try_from(self.statement_timeout.as_millis()).unwrap_or(i64::MAX);
         let _: Vec<String> = statement::<Text>(
-            "SELECT set_config(s.name, wanted.setting, false) FROM (VALUES ('synchronous_commit', \
-             'on'), ('default_transaction_isolation', 'read committed'), ('statement_timeout', \
-             ?::bigint::text), ('idle_in_transaction_session_timeout', ?::bigint::text), \
-             ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_hashjoin', 'off'), \
-             ('enable_mergejoin', 'off'), ('jit', 'off'), ('plan_cache_mode', \
-             'force_generic_plan')) AS wanted (name, setting) JOIN pg_settings AS s ON s.name = \
-             wanted.name WHERE s.setting <> wanted.setting AND NOT (s.name = 'synchronous_commit' \
-             AND s.setting = 'remote_apply')",
+            "SELECT set_config(s.name, wanted.setting, false)
+            FROM (
+                VALUES
+                    ('synchronous_commit', 'on'),
+                    ('default_transaction_isolation', 'read committed'),
+                    ('statement_timeout', ?::bigint::text),
+                    ('idle_in_transaction_session_timeout', ?::bigint::text),
+                    ('enable_seqscan', 'off'),
+                    ('enable_bitmapscan', 'off'),
+                    ('enable_hashjoin', 'off'),
+                    ('enable_mergejoin', 'off'),
+                    ('jit', 'off'),
+                    ('plan_cache_mode', 'force_generic_plan')
+            ) AS wanted (name, setting)
+            JOIN pg_settings AS s ON s.name = wanted.name
+            WHERE s.setting <> wanted.setting
+                AND NOT (s.name = 'synchronous_commit' AND s.setting = 'remote_apply')",
         )
         .bind::<BigInt, _>(statement_timeout)
         .bind::<BigInt, _>(i64::try_from(IDLE_IN_TRANSACTION.as_millis()).unwrap_or(i64::MAX))

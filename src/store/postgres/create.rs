@@ -461,7 +461,8 @@ async fn there(
         "SELECT count(*) FROM (
             SELECT
             FROM sessions
-            WHERE tenant = ? AND subject = ? AND NOT is_over AND ended_at IS NULL AND idle_expires_at > ?
+            WHERE tenant = ? AND subject = ? AND NOT is_over AND ended_at IS NULL
+                AND idle_expires_at > ?
             ORDER BY id DESC
             LIMIT ?
         ) AS few",

@@ -54,7 +54,9 @@ pub async fn record(
             sweep_on = coalesce(s.ended_at, s.idle_expires_at)
         FROM due
         WHERE s.id = due.id
-        RETURNING s.id, s.tenant, s.subject, s.idle_expires_at, s.expires_at, s.is_over AND s.ended_at IS NULL",
+        RETURNING
+            s.id, s.tenant, s.subject, s.idle_expires_at, s.expires_at,
+            s.is_over AND s.ended_at IS NULL",
     )
     .bind::<Timestamptz, _>(instant(until))
     .bind::<BigInt, _>(limit)

@@ -28,17 +28,21 @@ use crate::{
 macro_rules! insert_sessions {
     ($open:literal, $close:literal, $lock:literal, $live:literal, $conflict:literal) => {
         concat!(
-            "INSERT INTO sessions (id, access_token_id, authenticated_at, created_at, \
-             refreshed_at, idle_expires_at, expires_at, sweep_on, access_token_ttl, idle_timeout, \
-             refresh_grace, replay_limit, generation, revision, tenant, subject, client_id, \
-             audience, scopes, claims, acr, amr, user_agent, ip_address, device_label, policy, \
-             on_refresh, replay, lineage_secret, refresh_key, request_id, request_fingerprint) \
-             SELECT id, access_token_id, authenticated_at, created_at, refreshed_at, \
-             idle_expires_at, expires_at, idle_expires_at, access_token_ttl, idle_timeout, \
-             refresh_grace, replay_limit, generation, revision, tenant, subject, client_id, \
-             audience::text[], scopes::text[], claims::jsonb, acr, amr::text[], user_agent, \
-             ip_address, device_label, policy, on_refresh, replay, lineage_secret, refresh_key, \
-             request_id, request_fingerprint FROM (SELECT ",
+            "INSERT INTO sessions (
+                id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at,
+                expires_at, sweep_on, access_token_ttl, idle_timeout, refresh_grace, replay_limit,
+                generation, revision, tenant, subject, client_id, audience, scopes, claims, acr,
+                amr, user_agent, ip_address, device_label, policy, on_refresh, replay,
+                lineage_secret, refresh_key, request_id, request_fingerprint
+            )
+            SELECT
+                id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at,
+                expires_at, idle_expires_at, access_token_ttl, idle_timeout, refresh_grace,
+                replay_limit, generation, revision, tenant, subject, client_id, audience::text[],
+                scopes::text[], claims::jsonb, acr, amr::text[], user_agent, ip_address,
+                device_label, policy, on_refresh, replay, lineage_secret, refresh_key, request_id,
+                request_fingerprint
+            FROM (SELECT ",
             insert_sessions!(@row $open, $close,
                 "id", "access_token_id", "authenticated_at", "created_at", "refreshed_at",
                 "idle_expires_at", "expires_at", "access_token_ttl", "idle_timeout",
@@ -46,7 +50,11 @@ macro_rules! insert_sessions {
                 "client_id", "audience", "scopes", "claims", "acr", "amr", "user_agent",
                 "ip_address", "device_label", "policy", "on_refresh", "replay", "lineage_secret",
                 "refresh_key", "request_id", "request_fingerprint", "most_others"),
-            $open, "?", $close, " AS ", $lock, ") AS new WHERE (most_others IS NULL OR ", $live, " <= most_others) AND ", is_uncovered!("new"), $conflict, "RETURNING id"
+            $open, "?", $close, " AS ", $lock,
+            ") AS new WHERE (most_others IS NULL OR ", $live, " <= most_others) AND ",
+            is_uncovered!("new"),
+            $conflict,
+            "RETURNING id"
         )
     };
     (@row $open:literal, $close:literal, $($column:literal),+) => {

@@ -59,8 +59,10 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared,
     let database = target.name().to_owned();
     let other = |error: diesel::result::Error| OpenError::other(&database, &error);
     let (version, encoding, role): (i64, String, String) = statement::<(BigInt, Text, Text)>(
-        "SELECT current_setting('server_version_num')::bigint, current_setting('server_encoding'), \
-         quote_ident(current_user)",
+        "SELECT
+            current_setting('server_version_num')::bigint,
+            current_setting('server_encoding'),
+            quote_ident(current_user)",
     )
     .get_result(&mut connection)
     .await

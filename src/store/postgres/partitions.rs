@@ -35,7 +35,9 @@ pub const ATTACH_AUDIT_BEFORE: &str = include_str!("attach_audit_before.sql");
 pub const MOVE_TO_AUDIT_BEFORE: &str = "WITH bound AS (
         SELECT substring(pg_get_constraintdef(oid) FROM '''([^'']+)''')::timestamptz AS next_day
         FROM pg_constraint
-        WHERE conrelid = to_regclass('audit_before') AND conname = 'audit_before_at' AND convalidated
+        WHERE conrelid = to_regclass('audit_before')
+            AND conname = 'audit_before_at'
+            AND convalidated
     ),
     moved AS (
         DELETE FROM audit_default
@@ -56,8 +58,12 @@ macro_rules! partition {
                 c.relowner,
                 c.relpages,
                 c.reltuples,
-                coalesce(substring(b.bounds FROM 'FROM \\(''([^'']+)''\\)')::timestamptz, '-infinity') AS first,
-                coalesce(substring(b.bounds FROM 'TO \\(''([^'']+)''\\)')::timestamptz, 'infinity') AS until
+                coalesce(
+                    substring(b.bounds FROM 'FROM \\(''([^'']+)''\\)')::timestamptz, '-infinity'
+                ) AS first,
+                coalesce(
+                    substring(b.bounds FROM 'TO \\(''([^'']+)''\\)')::timestamptz, 'infinity'
+                ) AS until
             FROM pg_inherits AS i
             JOIN pg_class AS c ON c.oid = i.inhrelid
             CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bounds) AS b
@@ -234,7 +240,8 @@ impl Day {
                 -- Access by the whole needs no right on a part, and default privileges may have
                 -- given some.
                 FOR grantee IN
-                    SELECT DISTINCT CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
+                    SELECT DISTINCT
+                        CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
                     FROM pg_class AS c, aclexplode(c.relacl) AS acl
                     WHERE c.oid = '{schema}.audit_{name}'::regclass AND acl.grantee <> c.relowner
                 LOOP
@@ -244,7 +251,9 @@ impl Day {
             $$;
             LOCK TABLE {schema}.audit_default IN ACCESS EXCLUSIVE MODE;
             WITH moved AS (
-                DELETE FROM {schema}.audit_default WHERE at >= '{first}' AND at < '{until}' RETURNING *
+                DELETE FROM {schema}.audit_default
+                WHERE at >= '{first}' AND at < '{until}'
+                RETURNING *
             )
             INSERT INTO {schema}.audit_{name} SELECT * FROM moved;
             ALTER TABLE {schema}.audit ATTACH PARTITION {schema}.audit_{name}
@@ -272,7 +281,9 @@ async fn missing_days(connection: &mut AsyncPgConnection) -> QueryResult<Vec<Day
         SELECT name, first::text, until::text
         FROM day
         WHERE to_regclass('audit_' || name) IS NULL
-            AND NOT EXISTS (SELECT FROM partition AS p WHERE p.first < day.until AND p.until > day.first)
+            AND NOT EXISTS (
+                SELECT FROM partition AS p WHERE p.first < day.until AND p.until > day.first
+            )
         ORDER BY first"
     ))
     .bind::<BigInt, _>(DAYS_AHEAD)

@@ -65,31 +65,57 @@ impl BatchWrite for FastPath<'_> {
             move |attempt| attempt.device.as_ref().map(&of)
         }
         let rotated: Vec<(i64, SessionRow)> = statement::<(BigInt, sessions::SqlType)>(concat!(
-            "UPDATE sessions AS s SET refreshed_at = given.instant, idle_expires_at = \
-             least(given.instant + s.idle_timeout, s.expires_at), sweep_on = least(s.sweep_on, \
-             given.instant + s.idle_timeout), generation = s.generation + 1, refresh_key = \
-             given.next_key, access_token_id = given.next_access_token_id, user_agent = \
-             coalesce(given.user_agent, s.user_agent), ip_address = coalesce(given.ip_address, \
-             s.ip_address), device_label = coalesce(given.device_label, s.device_label), revision \
-             = s.revision + 1 FROM (SELECT unnest(?) AS ordinal, unnest(?) AS id, unnest(?) AS \
-             lineage_secret, unnest(?) AS generation, unnest(?) AS scopes, unnest(?) AS instant, \
-             unnest(?) AS next_key, unnest(?) AS next_access_token_id, unnest(?) AS user_agent, \
-             unnest(?) AS ip_address, unnest(?) AS device_label, unnest(?) AS tenants, unnest(?) \
-             AS audiences) AS given WHERE s.id = given.id AND s.lineage_secret = \
-             given.lineage_secret AND s.generation = given.generation AND s.ended_at IS NULL AND \
-             NOT s.is_over AND s.idle_expires_at > given.instant AND s.scopes @> \
-             given.scopes::text[] AND (given.tenants IS NULL OR s.tenant = ANY \
-             (given.tenants::text[])) AND (given.audiences IS NULL OR s.audience <@ \
-             given.audiences::text[]) AND s.on_refresh = 'keep_access_token' AND s.generation < \
-             4294967295 AND s.revision < 4294967295 AND ",
+            "UPDATE sessions AS s
+            SET refreshed_at = given.instant,
+                idle_expires_at = least(given.instant + s.idle_timeout, s.expires_at),
+                sweep_on = least(s.sweep_on, given.instant + s.idle_timeout),
+                generation = s.generation + 1,
+                refresh_key = given.next_key,
+                access_token_id = given.next_access_token_id,
+                user_agent = coalesce(given.user_agent, s.user_agent),
+                ip_address = coalesce(given.ip_address, s.ip_address),
+                device_label = coalesce(given.device_label, s.device_label),
+                revision = s.revision + 1
+            FROM (
+                SELECT
+                    unnest(?) AS ordinal,
+                    unnest(?) AS id,
+                    unnest(?) AS lineage_secret,
+                    unnest(?) AS generation,
+                    unnest(?) AS scopes,
+                    unnest(?) AS instant,
+                    unnest(?) AS next_key,
+                    unnest(?) AS next_access_token_id,
+                    unnest(?) AS user_agent,
+                    unnest(?) AS ip_address,
+                    unnest(?) AS device_label,
+                    unnest(?) AS tenants,
+                    unnest(?) AS audiences
+            ) AS given
+            WHERE s.id = given.id
+                AND s.lineage_secret = given.lineage_secret
+                AND s.generation = given.generation
+                AND s.ended_at IS NULL
+                AND NOT s.is_over
+                AND s.idle_expires_at > given.instant
+                AND s.scopes @> given.scopes::text[]
+                AND (given.tenants IS NULL OR s.tenant = ANY (given.tenants::text[]))
+                AND (given.audiences IS NULL OR s.audience <@ given.audiences::text[])
+                AND s.on_refresh = 'keep_access_token'
+                AND s.generation < 4294967295
+                AND s.revision < 4294967295
+                AND ",
             is_uncovered!("s"),
-            "RETURNING given.ordinal, s.id, s.access_token_id, s.authenticated_at, s.created_at, \
-             s.refreshed_at, s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, \
-             s.idle_timeout, s.refresh_grace, s.replay_limit, s.generation, s.revision, s.tenant, \
-             s.subject, s.client_id, s.audience, s.scopes, s.claims, s.acr, s.amr, s.user_agent, \
-             s.ip_address, s.device_label, s.policy, s.on_refresh, s.replay, s.lineage_secret, \
-             s.refresh_key, s.request_id, s.request_fingerprint, s.end_reason, s.end_note, \
-             s.is_over"
+            "RETURNING
+                given.ordinal, s.id, s.access_token_id, s.authenticated_at, s.created_at,
+                s.refreshed_at,
+                s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, s.idle_timeout,
+                s.refresh_grace, s.replay_limit, s.generation, s.revision, s.tenant, s.subject,
+                s.client_id,
+                s.audience, s.scopes, s.claims, s.acr, s.amr, s.user_agent, s.ip_address,
+                s.device_label,
+                s.policy, s.on_refresh, s.replay, s.lineage_secret, s.refresh_key, s.request_id,
+                s.request_fingerprint, s.end_reason, s.end_note, s.is_over"
         ))
         .bind::<Array<BigInt>, _>(
             sorted

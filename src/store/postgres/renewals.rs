@@ -138,8 +138,10 @@ type SqlRow =
 /// What a renewal does to the row, if that is the one that was left.
 macro_rules! renew {
     () => {
-        "UPDATE replicas SET renewals = ?, applied = ?, renewed_at = clock_timestamp() \
-         WHERE incarnation = ? AND renewals >= ? AND renewals < ? RETURNING 1"
+        "UPDATE replicas
+        SET renewals = ?, applied = ?, renewed_at = clock_timestamp()
+        WHERE incarnation = ? AND renewals >= ? AND renewals < ?
+        RETURNING 1"
     };
 }
 
@@ -149,20 +151,41 @@ macro_rules! renewal {
         concat!(
             "WITH mine AS (",
             $mine,
-            "), page AS (SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(kind ORDER BY seq) \
-             AS kinds, array_agg(key ORDER BY seq) AS keys, array_agg(up_to ORDER BY seq) AS \
-             up_tos, array_agg(session_id ORDER BY seq) AS session_ids, array_agg(expires_at \
-             ORDER BY seq) AS expiries FROM (SELECT seq, kind, key, up_to, session_id, expires_at \
-             FROM blacklist WHERE seq > ? ORDER BY seq LIMIT ?) AS next), others AS (SELECT \
-             array_agg(incarnation ORDER BY incarnation) AS incarnations, array_agg(applied ORDER \
-             BY incarnation) AS applied, array_agg(renewals ORDER BY incarnation) AS renewals, \
-             array_agg((extract(epoch FROM holds_for) * 1000000)::bigint ORDER BY incarnation) AS \
-             holds_for FROM replicas WHERE incarnation <> ?) SELECT EXISTS (SELECT FROM mine), ",
+            "),
+            page AS (
+                SELECT
+                    array_agg(seq ORDER BY seq) AS seqs,
+                    array_agg(kind ORDER BY seq) AS kinds,
+                    array_agg(key ORDER BY seq) AS keys,
+                    array_agg(up_to ORDER BY seq) AS up_tos,
+                    array_agg(session_id ORDER BY seq) AS session_ids,
+                    array_agg(expires_at ORDER BY seq) AS expiries
+                FROM (
+                    SELECT seq, kind, key, up_to, session_id, expires_at
+                    FROM blacklist
+                    WHERE seq > ?
+                    ORDER BY seq
+                    LIMIT ?
+                ) AS next
+            ),
+            others AS (
+                SELECT
+                    array_agg(incarnation ORDER BY incarnation) AS incarnations,
+                    array_agg(applied ORDER BY incarnation) AS applied,
+                    array_agg(renewals ORDER BY incarnation) AS renewals,
+                    array_agg(
+                        (extract(epoch FROM holds_for) * 1000000)::bigint ORDER BY incarnation
+                    ) AS holds_for
+                FROM replicas
+                WHERE incarnation <> ?
+            )
+            SELECT EXISTS (SELECT FROM mine), ",
             $head,
-            ", h.timeline, feed_timeline(), h.ring, h.database, s.forgotten_until, \
-             clock_timestamp(), page.seqs, page.kinds, page.keys, page.up_tos, page.session_ids, \
-             page.expiries, others.incarnations, others.applied, others.renewals, \
-             others.holds_for FROM feed_head AS h, sweeper AS s, page, others"
+            ", h.timeline, feed_timeline(), h.ring, h.database, s.forgotten_until,
+                clock_timestamp(),
+                page.seqs, page.kinds, page.keys, page.up_tos, page.session_ids, page.expiries,
+                others.incarnations, others.applied, others.renewals, others.holds_for
+            FROM feed_head AS h, sweeper AS s, page, others"
         )
     };
 }
@@ -175,8 +198,9 @@ async fn ask(
 ) -> Result<RenewalOutcome, Fault> {
     let text = match () {
         () if broken("renew-by-read") => renewal!(
-            "SELECT 1 FROM replicas, (SELECT ?::bigint, ?::bigint) AS unused \
-             WHERE incarnation = ? AND ?::bigint < ?::bigint",
+            "SELECT 1
+            FROM replicas, (SELECT ?::bigint, ?::bigint) AS unused
+            WHERE incarnation = ? AND ?::bigint < ?::bigint",
             "h.seq"
         ),
         () if broken("feed-by-bigserial") => {

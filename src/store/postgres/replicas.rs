@@ -137,7 +137,8 @@ async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fau
     type Row = (i64, i64, i64, Option<MemberRow>);
     let rows: Vec<Row> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
         "SELECT feed_timeline(), h.seq, h.timeline, incarnation, name, address, version, joined_at,
-            (extract(epoch FROM clock_timestamp() - renewed_at) * 1000000)::bigint, renewals, applied,
+            (extract(epoch FROM clock_timestamp() - renewed_at) * 1000000)::bigint, renewals,
+            applied,
             (extract(epoch FROM holds_for) * 1000000)::bigint
         FROM feed_head AS h LEFT JOIN replicas ON true
         ORDER BY joined_at, incarnation",
@@ -268,7 +269,9 @@ async fn remember(
 ) -> Result<usize, Fault> {
     let (joined_at, applied, name, address, version) = row;
     statement::<()>(
-        "INSERT INTO former_replicas (incarnation, joined_at, applied, state, name, address, version)
+        "INSERT INTO former_replicas (
+            incarnation, joined_at, applied, state, name, address, version
+        )
         VALUES (?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (incarnation) DO NOTHING",
     )
@@ -289,8 +292,8 @@ async fn delete_former_replicas(connection: &mut PooledConnection<'_>) -> Result
     let deleted = statement::<()>(
         "WITH ranked AS (
             SELECT incarnation, ended_at,
-                row_number() OVER (ORDER BY ended_at DESC, incarnation) AS rank,
-                row_number() OVER (PARTITION BY name ORDER BY ended_at DESC, incarnation) AS rank_in_name
+                row_number() OVER (ORDER BY ended_at DESC, incarnation) AS rank, row_number() OVER
+                (PARTITION BY name ORDER BY ended_at DESC, incarnation) AS rank_in_name
             FROM former_replicas
         )
         DELETE FROM former_replicas AS f

@@ -244,7 +244,9 @@ async fn count_uncovered(
     let uncovered = statement::<BigInt>(
         "SELECT count(*)
         FROM sessions
-        WHERE tenant = ? AND subject = ? AND NOT is_over AND (id > ? OR id = ?) AND id IS DISTINCT FROM ?
+        WHERE tenant = ? AND subject = ? AND NOT is_over
+            AND (id > ? OR id = ?)
+            AND id IS DISTINCT FROM ?
             AND ended_at IS NULL AND idle_expires_at > ?",
     )
     .bind::<Text, _>(&**tenant)

@@ -30,9 +30,11 @@ use crate::{
 pub async fn ring(connection: &mut AsyncPgConnection) -> Result<SealedRing, Fault> {
     let rows: Vec<(i64, i64, i64, Option<KeyTuple>)> =
         statement::<(BigInt, BigInt, BigInt, Nullable<SqlKey>)>(
-            "SELECT h.ring, feed_timeline(), h.seq, k.created_at, k.kid, k.purpose, k.algorithm, \
-         k.sealed, k.activated_at, k.retired_at, k.revoked_at FROM feed_head AS h LEFT JOIN \
-         signing_keys AS k ON true",
+            "SELECT
+                h.ring, feed_timeline(), h.seq, k.created_at, k.kid, k.purpose, k.algorithm,
+                k.sealed, k.activated_at, k.retired_at, k.revoked_at
+            FROM feed_head AS h
+            LEFT JOIN signing_keys AS k ON true",
         )
         .load(connection)
         .await?;
@@ -54,8 +56,10 @@ pub async fn change_ring(
     // The row is locked until the commit, so whoever else changes the keys finds that they have
     // been changed.
     let counted: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(
-        "UPDATE feed_head SET ring = ring + 1, seq = seq + 1 WHERE ring = ? RETURNING \
-         feed_timeline(), seq",
+        "UPDATE feed_head
+        SET ring = ring + 1, seq = seq + 1
+        WHERE ring = ?
+        RETURNING feed_timeline(), seq",
     )
     .bind::<BigInt, _>(change.version.0)
     .load(&mut **connection)
@@ -93,8 +97,9 @@ pub async fn is_refresh_key_held(
     now: Timestamp,
 ) -> Result<bool, Fault> {
     let is_held = statement::<Bool>(
-        "SELECT EXISTS (SELECT FROM sessions WHERE refresh_key = ? AND ended_at IS NULL AND \
-         idle_expires_at > ?)",
+        "SELECT EXISTS (
+            SELECT FROM sessions WHERE refresh_key = ? AND ended_at IS NULL AND idle_expires_at > ?
+        )",
     )
     .bind::<Binary, _>(key.0.to_vec())
     .bind::<Timestamptz, _>(instant(now))

@@ -54,7 +54,9 @@ pub async fn end_all_sessions(
              UPDATE sessions AS s
              SET ",
         end_as_given!(),
-        "    FROM looked_at, (SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note) AS given
+        "    FROM looked_at, (
+                SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note
+             ) AS given
              WHERE s.id = looked_at.id AND s.ended_at IS NULL AND s.idle_expires_at > given.at
              RETURNING s.id
          )
@@ -94,7 +96,8 @@ pub async fn end_covered_sessions(
         ($of_subject:literal) => {
             concat!(
                 "WITH given AS (
-                    SELECT ?::timestamptz AS at, ?::text AS reason, ?::text AS note, ?::uuid AS spared
+                    SELECT
+                        ?::timestamptz AS at, ?::text AS reason, ?::text AS note, ?::uuid AS spared
                 ),
                 looked_at AS MATERIALIZED (
                     SELECT id
@@ -123,7 +126,9 @@ pub async fn end_covered_sessions(
                                 greatest(
                                     given.at,
                                     s.refreshed_at + s.refresh_grace,
-                                    CASE s.replay WHEN 'until_used' THEN s.refreshed_at + s.replay_limit END
+                                    CASE s.replay
+                                        WHEN 'until_used' THEN s.refreshed_at + s.replay_limit
+                                    END
                                 ) + s.access_token_ttl,
                                 s.idle_expires_at
                             )
@@ -195,7 +200,8 @@ pub async fn delete_expired_revocations(
                 )
                 OR b.kind = 'subject' AND EXISTS (
                     SELECT FROM sessions AS s
-                    WHERE s.tenant = b.tenant AND s.subject = b.subject AND NOT s.is_over AND s.id < ",
+                    WHERE s.tenant = b.tenant AND s.subject = b.subject AND NOT s.is_over
+                        AND s.id < ",
         first_uncovered!(),
         "               AND s.id IS DISTINCT FROM b.session_id
                         AND s.ended_at IS NULL AND s.idle_expires_at > b.revoked_at
@@ -215,7 +221,10 @@ pub async fn delete_expired_revocations(
             FOR UPDATE OF b SKIP LOCKED
         ),
         deleted AS (
-            DELETE FROM blacklist AS b USING expired WHERE b.seq = expired.seq RETURNING b.expires_at
+            DELETE FROM blacklist AS b
+            USING expired
+            WHERE b.seq = expired.seq
+            RETURNING b.expires_at
         ),
         record AS (
             UPDATE sweeper
@@ -242,7 +251,12 @@ pub async fn delete_old_sessions(
 ) -> Result<usize, Fault> {
     let deleted = statement::<()>(
         "WITH old AS MATERIALIZED (
-            SELECT id FROM sessions WHERE is_over AND sweep_on < ? ORDER BY sweep_on LIMIT ? FOR UPDATE SKIP LOCKED
+            SELECT id
+            FROM sessions
+            WHERE is_over AND sweep_on < ?
+            ORDER BY sweep_on
+            LIMIT ?
+            FOR UPDATE SKIP LOCKED
         ),
         unused AS (
             DELETE FROM large_subjects WHERE counted_at < ?

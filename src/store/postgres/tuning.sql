@@ -28,8 +28,16 @@ ALTER TABLE blacklist SET (
 
 -- One row each, rewritten all the time: room on its page for many versions, which the next writer
 -- prunes.
-ALTER TABLE feed_head SET (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE feed_head SET (
+    fillfactor = 10,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_scale_factor = 0
+);
 ALTER TABLE sweeper SET (fillfactor = 10);
 
 -- A few rows, each rewritten twice a second.
-ALTER TABLE replicas SET (fillfactor = 10, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);
+ALTER TABLE replicas SET (
+    fillfactor = 10,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_scale_factor = 0
+);

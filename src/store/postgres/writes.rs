@@ -63,16 +63,26 @@ pub async fn save(connection: &mut PooledConnection<'_>, changed: &[Session]) ->
     }
     let ended = |session: &Session| session.ended.clone();
     statement::<()>(
-        "UPDATE sessions AS s SET refreshed_at = given.refreshed_at, idle_expires_at = \
-         given.idle_expires_at, sweep_on = coalesce(given.ended_at, least(s.sweep_on, \
-         given.idle_expires_at)), is_over = s.is_over OR given.ended_at IS NOT NULL, generation = \
-         given.generation, refresh_key = given.refresh_key, access_token_id = \
-         given.access_token_id, user_agent = given.user_agent, ip_address = given.ip_address, \
-         device_label = given.device_label, ended_at = given.ended_at, end_reason = \
-         given.end_reason, end_note = given.end_note, revision = given.revision FROM unnest(?, ?, \
-         ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (id, refreshed_at, idle_expires_at, \
-         generation, refresh_key, access_token_id, user_agent, ip_address, device_label, \
-         ended_at, end_reason, end_note, revision) WHERE s.id = given.id",
+        "UPDATE sessions AS s
+        SET refreshed_at = given.refreshed_at,
+            idle_expires_at = given.idle_expires_at,
+            sweep_on = coalesce(given.ended_at, least(s.sweep_on, given.idle_expires_at)),
+            is_over = s.is_over OR given.ended_at IS NOT NULL,
+            generation = given.generation,
+            refresh_key = given.refresh_key,
+            access_token_id = given.access_token_id,
+            user_agent = given.user_agent,
+            ip_address = given.ip_address,
+            device_label = given.device_label,
+            ended_at = given.ended_at,
+            end_reason = given.end_reason,
+            end_note = given.end_note,
+            revision = given.revision
+        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
+            id, refreshed_at, idle_expires_at, generation, refresh_key, access_token_id, user_agent,
+            ip_address, device_label, ended_at, end_reason, end_note, revision
+        )
+        WHERE s.id = given.id",
     )
     .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.id.bytes())))
     .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.refreshed_at)))
@@ -120,21 +130,35 @@ macro_rules! insertion {
         concat!(
             "WITH head AS (",
             $head,
-            ") INSERT INTO blacklist AS b (seq, kind, key, up_to, tenant, subject, session_id, \
-             reason, note, revoked_at, expires_at, unfinished) SELECT head.seq + given.ordinal, \
-             given.kind, given.key, given.up_to, given.tenant, given.subject, given.session_id, \
-             given.reason, given.note, given.revoked_at, given.expires_at, given.unfinished FROM \
-             head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given (kind, key, \
-             up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at, \
-             unfinished, ordinal) ON CONFLICT (kind, key) DO UPDATE SET seq = excluded.seq, up_to = \
-             greatest(b.up_to, excluded.up_to), tenant = excluded.tenant, subject = \
-             excluded.subject, session_id = ",
+            ")
+            INSERT INTO blacklist AS b (
+                seq, kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at,
+                expires_at, unfinished
+            )
+            SELECT
+                head.seq + given.ordinal, given.kind, given.key, given.up_to, given.tenant,
+                given.subject, given.session_id, given.reason, given.note, given.revoked_at,
+                given.expires_at, given.unfinished
+            FROM head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given (
+                kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at,
+                unfinished, ordinal
+            )
+            ON CONFLICT (kind, key) DO UPDATE
+            SET seq = excluded.seq,
+                up_to = greatest(b.up_to, excluded.up_to),
+                tenant = excluded.tenant,
+                subject = excluded.subject,
+                session_id = ",
             spared_by_both!(),
-            ", reason = CASE WHEN b.up_to > excluded.up_to THEN b.reason ELSE excluded.reason \
-             END, note = CASE WHEN b.up_to > excluded.up_to THEN b.note ELSE excluded.note END, \
-             revoked_at = CASE WHEN b.up_to > excluded.up_to THEN b.revoked_at ELSE \
-             excluded.revoked_at END, expires_at = greatest(b.expires_at, excluded.expires_at), \
-             unfinished = b.unfinished OR excluded.unfinished RETURNING b.seq, feed_timeline()"
+            ",
+                reason = CASE WHEN b.up_to > excluded.up_to THEN b.reason ELSE excluded.reason END,
+                note = CASE WHEN b.up_to > excluded.up_to THEN b.note ELSE excluded.note END,
+                revoked_at = CASE
+                    WHEN b.up_to > excluded.up_to THEN b.revoked_at ELSE excluded.revoked_at
+                END,
+                expires_at = greatest(b.expires_at, excluded.expires_at),
+                unfinished = b.unfinished OR excluded.unfinished
+            RETURNING b.seq, feed_timeline()"
         )
     };
 }

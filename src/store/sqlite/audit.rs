@@ -62,8 +62,8 @@ pub fn delete_old(
     limit: i64,
 ) -> Result<usize, StoreError> {
     let deleted = sql_query(
-        "DELETE FROM audit WHERE (at, id) IN (SELECT at, id FROM audit WHERE at < ? ORDER BY at, \
-         id LIMIT ?)",
+        "DELETE FROM audit
+        WHERE (at, id) IN (SELECT at, id FROM audit WHERE at < ? ORDER BY at, id LIMIT ?)",
     )
     .bind::<BigInt, _>(until.micros())
     .bind::<BigInt, _>(limit)

@@ -157,8 +157,8 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
         return Err(damaged(finding.replace('\n', " ")));
     }
     let header: Header = sql_query(
-        "SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables FROM \
-                   pragma_application_id",
+        "SELECT application_id, (SELECT count(*) FROM sqlite_master) AS tables
+        FROM pragma_application_id",
     )
     .get_result(&mut connection)
     .map_err(refused)?;

@@ -464,7 +464,11 @@ pub fn end_covered_sessions(
     // Rows are not read as sessions: a damaged one must not keep the others from ending.
     let ending = sql_query(format!(
         "UPDATE sessions
-        SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295), is_over = TRUE
+        SET ended_at = ?,
+            end_reason = ?,
+            end_note = ?,
+            revision = min(revision + 1, 4294967295),
+            is_over = TRUE
         WHERE {looked_at} AND id IS NOT ? AND idle_expires_at > ?"
     ))
     .into_boxed::<Sqlite>()
@@ -517,7 +521,11 @@ pub fn end_all_sessions(
     let at = ended.at.micros();
     let sessions = sql_query(
         "UPDATE sessions
-         SET ended_at = ?, end_reason = ?, end_note = ?, revision = min(revision + 1, 4294967295), is_over = TRUE
+         SET ended_at = ?,
+            end_reason = ?,
+            end_note = ?,
+            revision = min(revision + 1, 4294967295),
+            is_over = TRUE
          WHERE id > ? AND id <= ? AND NOT is_over AND idle_expires_at > ?",
     )
     .bind::<BigInt, _>(at)
@@ -540,7 +548,8 @@ struct Newest {
 pub fn newest(connection: &mut SqliteConnection) -> Result<Option<Timestamp>> {
     let rows: Vec<Newest> = sql_query(
         "SELECT refreshed_at AS at FROM (SELECT refreshed_at FROM sessions ORDER BY id DESC LIMIT 1)
-        UNION ALL SELECT revoked_at FROM (SELECT revoked_at FROM blacklist ORDER BY seq DESC LIMIT 1)
+        UNION ALL
+        SELECT revoked_at FROM (SELECT revoked_at FROM blacklist ORDER BY seq DESC LIMIT 1)
         UNION ALL SELECT max(at) FROM audit",
     )
     .load(connection)?;
@@ -574,7 +583,8 @@ pub fn delete_expired_revocations(
                 OR b.kind = 'subject' AND EXISTS (
                     SELECT 1 FROM sessions AS s
                     WHERE s.tenant = b.tenant AND s.subject = b.subject AND s.is_over = FALSE
-                        AND s.id < unhex(printf('%012X', b.up_to / 1000 + 1)) AND s.id IS NOT b.session_id
+                        AND s.id < unhex(printf('%012X', b.up_to / 1000 + 1))
+                        AND s.id IS NOT b.session_id
                         AND s.idle_expires_at > b.revoked_at
                 )
             )",
@@ -584,7 +594,11 @@ pub fn delete_expired_revocations(
     let deleted: Vec<Deleted> = sql_query(
         "DELETE FROM blacklist
         WHERE seq IN (
-            SELECT seq FROM blacklist WHERE expires_at < ? AND NOT unfinished ORDER BY expires_at LIMIT ?
+            SELECT seq
+            FROM blacklist
+            WHERE expires_at < ? AND NOT unfinished
+            ORDER BY expires_at
+            LIMIT ?
         )
         RETURNING expires_at",
     )
