@@ -9,7 +9,7 @@ use countersign::{
     },
     store::{
         Store, StoreError,
-        postgres::PostgresStore,
+        postgres::{PostgresStore, connect::Options},
         replicas::{Answer, Other, RenewalClient, RenewalOutcome, RenewalRequest},
     },
 };
@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::{
     postgres_only::{in_time, open},
-    postgres_server::{Server, execute, new_database, number},
+    postgres_server::{Server, execute, new_database, number, options},
     support::{
         ALL, after, create, create_all, entries, newcomer, revoke_session, seconds, session,
     },
@@ -209,5 +209,30 @@ async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
     );
     let now = answer(&mut store.renewal_client(), renewal(2, 0, Seq(0))).await.head.timeline;
     assert_ne!(now, before);
+    assert_eq!(store.session(there.id).await.unwrap(), Some(there));
+}
+
+/// It was frozen while another took over, and does not know. New connections come to it first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_was_replaced_is_not_connected_to_although_the_url_names_it_first() {
+    let primary = tokio::task::spawn_blocking(Server::start).await.unwrap();
+    drop(joined(&primary.url("postgres")).await);
+    let (primary, standby) = tokio::task::spawn_blocking(|| {
+        let standby = primary.start_standby();
+        (primary, standby)
+    })
+    .await
+    .unwrap();
+    let url = Server::url_of(&[&primary, &standby], "postgres");
+    let connect_timeout = Duration::from_secs(1);
+    let store = PostgresStore::open(&Options { connect_timeout, ..options(&url) }).await.unwrap();
+    let before = answer(&mut store.renewal_client(), renewal(1, 0, Seq(0))).await.head.timeline;
+
+    primary.freeze();
+    execute(&standby.url("postgres"), "SELECT pg_promote()").await;
+    let there = create(&open(&standby.url("postgres")).await, session(1)).await;
+    let now = answer(&mut store.renewal_client(), renewal(2, 0, Seq(0))).await.head.timeline;
+    assert_ne!(now, before);
+    primary.thaw();
     assert_eq!(store.session(there.id).await.unwrap(), Some(there));
 }

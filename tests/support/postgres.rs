@@ -270,6 +270,12 @@ impl Server {
         self.signal("-STOP");
     }
 
+    /// Lets its processes go on.
+    #[allow(dead_code)] // Not every binary of tests does.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
     fn signal(&self, signal: &str) {
         let pid_file = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
         let postmaster = pid_file.lines().next().unwrap();

@@ -41,7 +41,7 @@ use super::{
     sqlstate::{self, Class},
     tls::{SslMode, Tls},
 };
-use crate::domain::time::brief;
+use crate::domain::{revocation::Timeline, time::brief};
 
 /// The time that a transaction may wait for its next statement. One that writes to the blacklist
 /// holds the head of the feed, and everybody who revokes waits for it: a process that is stopped in
@@ -201,13 +201,23 @@ impl Target {
     /// all of it: the network, TLS, the password, whether the server takes writes, and our
     /// settings.
     pub async fn connect(&self) -> Result<Connected, OpenError> {
+        self.connect_checked(None).await
+    }
+
+    /// The same, to a database that has our tables. If the latest timeline is known, a server that
+    /// is in another one will not do: it was replaced, and does not know.
+    pub async fn connect_in(&self, latest: Option<Timeline>) -> Result<Connected, OpenError> {
+        self.connect_checked(Some(Check { latest })).await
+    }
+
+    async fn connect_checked(&self, check: Option<Check>) -> Result<Connected, OpenError> {
         let config = self.config().await?;
         let mut servers = self.servers.clone();
         if config.get_load_balance_hosts() == LoadBalanceHosts::Random {
             let first = self.attempts.fetch_add(1, Ordering::Relaxed) % servers.len().max(1);
             servers.rotate_left(first);
         }
-        let attempt = |server| self.connect_to(server, &config);
+        let attempt = |server| self.connect_to(server, &config, check);
         first_success(&servers, attempt).await.map_err(|failures| {
             let names = servers.iter().map(ToString::to_string);
             let Failure { problem, is_temporary } = summarize(names.zip(failures));
@@ -216,13 +226,18 @@ impl Target {
     }
 
     /// Tries the addresses of a server.
-    async fn connect_to(&self, server: Server, config: &Config) -> Result<Connected, Failure> {
+    async fn connect_to(
+        &self,
+        server: Server,
+        config: &Config,
+        check: Option<Check>,
+    ) -> Result<Connected, Failure> {
         let resolving = async {
             let unknown = |error| unreachable(&error);
             server.resolve().await.map_err(unknown)
         };
         let addresses = self.in_time(resolving).await?;
-        let attempt = |address| self.in_time(self.connect_at(address, &server.name, config));
+        let attempt = |address| self.in_time(self.connect_at(address, &server.name, config, check));
         first_success(&addresses, attempt).await.map_err(|failures| {
             let names = addresses.iter().map(ToString::to_string);
             summarize(names.zip(failures))
@@ -245,6 +260,7 @@ impl Target {
         address: Address,
         name: &str,
         config: &Config,
+        check: Option<Check>,
     ) -> Result<Connected, Failure> {
         let transport = open(&address, config).await.map_err(|error| unreachable(&error))?;
         let is_negotiated = config.get_ssl_mode() != Negotiation::Disable
@@ -270,8 +286,12 @@ impl Target {
                 other => Failure { problem: other.to_string(), is_temporary: false },
             })?;
         self.set_up(&mut connection).await.map_err(|error| failed(&error))?;
+        let timeline = match check {
+            Some(check) => Some(check.timeline(&mut connection).await?),
+            None => None,
+        };
         let driver = driver.detach().abort_handle();
-        Ok(Connected { connection, warned, notifications, driver })
+        Ok(Connected { connection, warned, notifications, driver, timeline })
     }
 
     /// Sets what differs from how we need it, and what the server knows at all.
@@ -326,6 +346,32 @@ pub struct Connected {
     pub notifications: mpsc::UnboundedReceiver<String>,
     /// Moves its bytes. Ended, the connection is closed, whatever the server has yet to answer.
     pub driver: AbortHandle,
+    /// The timeline of the server, if that was asked for.
+    pub timeline: Option<Timeline>,
+}
+
+/// A look at the timeline of the server that a connection leads to.
+#[derive(Clone, Copy)]
+struct Check {
+    /// The only one that will do, if it is known.
+    latest: Option<Timeline>,
+}
+
+impl Check {
+    async fn timeline(self, connection: &mut AsyncPgConnection) -> Result<Timeline, Failure> {
+        let read = statement::<BigInt>("SELECT feed_timeline()").get_result(connection).await;
+        let timeline = read.map(Timeline).map_err(|error| Failure {
+            problem: error.to_string(),
+            is_temporary: Class::of(&error).is_temporary(),
+        })?;
+        match self.latest {
+            Some(latest) if latest != timeline => Err(Failure {
+                problem: "another server has taken its place".to_owned(),
+                is_temporary: true,
+            }),
+            _ => Ok(timeline),
+        }
+    }
 }
 
 /// Moves the bytes of a connection until it is closed from either side.

@@ -69,14 +69,10 @@ impl LatestTimeline {
         *self.0.borrow()
     }
 
-    /// Returns once the latest timeline is another one than that of a connection. One that was made
-    /// before any was known is of the first that comes to be known.
-    async fn replaced(&self, own: Option<Timeline>) {
+    /// Returns once the latest timeline is known to be another one than that of a connection.
+    async fn replaced(&self, own: Timeline) {
         let mut latest = self.0.subscribe();
-        let first = latest.wait_for(Option::is_some).await.map(|first| *first);
-        let Ok(first) = first else { return pending().await };
-        let own = own.or(first);
-        if latest.wait_for(|latest| *latest != own).await.is_err() {
+        if latest.wait_for(|latest| latest.is_some_and(|latest| latest != own)).await.is_err() {
             pending().await
         }
     }
@@ -136,8 +132,8 @@ pub struct Connection {
     warned: Arc<AtomicBool>,
     has_locks: bool,
     used_at: Instant,
-    /// The timeline that was the latest one when it was made.
-    timeline: Option<Timeline>,
+    /// The timeline of the server that it leads to.
+    timeline: Timeline,
     /// Moves its bytes.
     driver: AbortHandle,
 }
@@ -201,13 +197,15 @@ impl bb8::ManageConnection for Manager {
             .with_max_delay(LAST_RETRY)
             .with_jitter()
             .without_max_times();
-        let timeline = self.latest.get();
-        let connecting =
-            (|| self.target.connect()).retry(retries).notify(|error, _| self.in_trouble(error));
-        let Connected { connection: inner, warned, driver, .. } = tokio::select! {
+        // The latest timeline may change while nothing is to be reached.
+        let connecting = (|| self.target.connect_in(self.latest.get()))
+            .retry(retries)
+            .notify(|error, _| self.in_trouble(error));
+        let Connected { connection: inner, warned, driver, timeline, .. } = tokio::select! {
             () = self.closed.cancelled() => return Err(Closed),
             connected = connecting => connected.map_err(|_| Closed)?,
         };
+        let timeline = timeline.ok_or(Closed)?;
         self.out_of_trouble();
         let has_locks = self.target.has_locks;
         let (in_doubt, is_pending) = (false, false);
@@ -237,7 +235,7 @@ impl bb8::ManageConnection for Manager {
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
         connection.in_doubt
-            || connection.timeline != self.latest.get()
+            || self.latest.get().is_some_and(|latest| latest != connection.timeline)
             || connection.inner.is_broken()
     }
 }
@@ -295,7 +293,7 @@ impl Pool {
     /// connection of this timeline leads, the work is given up soon.
     pub async fn in_time<T>(
         &self,
-        timeline: Option<Timeline>,
+        timeline: Timeline,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
         let away = |problem: &str| Err(Fault::Away(StoreError::Unavailable(problem.to_owned())));
@@ -369,8 +367,8 @@ impl PooledConnection<'_> {
         })
     }
 
-    /// The timeline that was the latest one when the connection was made.
-    pub fn timeline(&self) -> Option<Timeline> {
+    /// The timeline of the server that it leads to.
+    pub fn timeline(&self) -> Timeline {
         self.0.timeline
     }
 
@@ -503,17 +501,11 @@ mod tests {
     #[test]
     fn a_connection_is_replaced_once_the_latest_timeline_is_not_its_own() {
         let latest = LatestTimeline::default();
-        let is_replaced =
-            |own: Option<i64>| latest.replaced(own.map(Timeline)).now_or_never().is_some();
-        assert!(!is_replaced(None), "no timeline is known");
+        let is_replaced = |own| latest.replaced(Timeline(own)).now_or_never().is_some();
+        assert!(!is_replaced(1), "no timeline is known");
         latest.set(Timeline(1));
-        assert_eq!([is_replaced(None), is_replaced(Some(1))], [false, false]);
-        let unknown = latest.replaced(None);
+        assert!(!is_replaced(1));
         latest.set(Timeline(2));
-        assert_eq!(
-            [is_replaced(None), is_replaced(Some(1)), is_replaced(Some(2))],
-            [false, true, false]
-        );
-        drop(unknown);
+        assert_eq!([is_replaced(1), is_replaced(2)], [true, false]);
     }
 }
