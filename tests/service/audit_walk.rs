@@ -103,7 +103,7 @@ fn effect(way: &str) -> Option<Effect> {
         "use case end_covered_sessions" => {
             Nothing("tenant_revoked and subject_revoked count the sessions that this ends")
         }
-        "use case session" | "use case sessions" | "use case list_keys" | "use case judge" => {
+        "use case session" | "use case sessions" | "use case list_keys" | "use case validate" => {
             Nothing("it reads")
         }
         "use case keys_wanted" | "use case all_revoked" => Nothing("it waits"),
