@@ -205,7 +205,7 @@ impl Target {
     }
 
     /// The same, to a database that has our tables. If the latest timeline is known, a server that
-    /// is in another one will not do: it was replaced, and does not know.
+    /// is in an earlier one will not do: it was replaced, and does not know.
     pub async fn connect_in(&self, latest: Option<Timeline>) -> Result<Connected, OpenError> {
         self.connect_checked(Some(Check { latest })).await
     }
@@ -353,7 +353,7 @@ pub struct Connected {
 /// A look at the timeline of the server that a connection leads to.
 #[derive(Clone, Copy)]
 struct Check {
-    /// The only one that will do, if it is known.
+    /// No earlier one will do, if it is known.
     latest: Option<Timeline>,
 }
 
@@ -365,7 +365,7 @@ impl Check {
             is_temporary: Class::of(&error).is_temporary(),
         })?;
         match self.latest {
-            Some(latest) if latest != timeline => Err(Failure {
+            Some(latest) if timeline.0 < latest.0 => Err(Failure {
                 problem: "another server has taken its place".to_owned(),
                 is_temporary: true,
             }),

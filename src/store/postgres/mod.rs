@@ -258,8 +258,7 @@ impl Shared {
 
     async fn feed_head(&self) -> Result<FeedPosition, Fault> {
         let mut connection = self.pool.checkout().await?;
-        let head =
-            self.pool.in_time(connection.timeline(), reads::feed_head(&mut connection)).await;
+        let head = self.pool.in_time(connection.origin(), reads::feed_head(&mut connection)).await;
         connection.end(&head);
         head
     }
@@ -281,9 +280,9 @@ macro_rules! with_connection {
             };
             let outcome = match leased {
                 Ok(mut connection) => {
-                    let timeline = connection.timeline();
+                    let origin = connection.origin();
                     let work = $function(&mut connection $(, $argument)*);
-                    let outcome = shared.pool.in_time(timeline, work).await;
+                    let outcome = shared.pool.in_time(origin, work).await;
                     connection.end(&outcome);
                     outcome
                 }

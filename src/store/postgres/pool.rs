@@ -65,15 +65,43 @@ impl LatestTimeline {
         self.0.send_if_modified(|latest| latest.replace(timeline) != Some(timeline));
     }
 
-    fn get(&self) -> Option<Timeline> {
+    /// Takes note that it is not known any more: the database does not know this replica, so it may
+    /// be in any history.
+    pub fn forget(&self) {
+        self.0.send_replace(None);
+    }
+
+    /// The latest timeline, if it is known.
+    pub fn get(&self) -> Option<Timeline> {
         *self.0.borrow()
     }
 
-    /// Returns once the latest timeline is known to be another one than that of a connection.
-    async fn replaced(&self, own: Timeline) {
+    /// Returns once a connection of this origin leads to a server that was replaced.
+    async fn replaced(&self, origin: Origin) {
         let mut latest = self.0.subscribe();
-        if latest.wait_for(|latest| latest.is_some_and(|latest| latest != own)).await.is_err() {
+        if latest.wait_for(|latest| origin.is_replaced(*latest)).await.is_err() {
             pending().await
+        }
+    }
+}
+
+/// The server that a connection leads to, by its history.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The timeline of the server.
+    timeline: Timeline,
+    /// The timeline that was the latest one when the connection was made.
+    latest: Option<Timeline>,
+}
+
+impl Origin {
+    /// Returns whether another server is in charge, by the latest timeline. One that is newer than
+    /// that may have taken over just now, until something newer is known.
+    fn is_replaced(self, latest: Option<Timeline>) -> bool {
+        match latest {
+            None => false,
+            Some(known) if known == self.timeline => false,
+            Some(known) => latest != self.latest || self.timeline.0 < known.0,
         }
     }
 }
@@ -132,8 +160,7 @@ pub struct Connection {
     warned: Arc<AtomicBool>,
     has_locks: bool,
     used_at: Instant,
-    /// The timeline of the server that it leads to.
-    timeline: Timeline,
+    origin: Origin,
     /// Moves its bytes.
     driver: AbortHandle,
 }
@@ -198,14 +225,17 @@ impl bb8::ManageConnection for Manager {
             .with_jitter()
             .without_max_times();
         // The latest timeline may change while nothing is to be reached.
-        let connecting = (|| self.target.connect_in(self.latest.get()))
-            .retry(retries)
-            .notify(|error, _| self.in_trouble(error));
-        let Connected { connection: inner, warned, driver, timeline, .. } = tokio::select! {
+        let connect = async || {
+            let latest = self.latest.get();
+            self.target.connect_in(latest).await.map(|connected| (connected, latest))
+        };
+        let connecting = connect.retry(retries).notify(|error, _| self.in_trouble(error));
+        let (connected, latest) = tokio::select! {
             () = self.closed.cancelled() => return Err(Closed),
             connected = connecting => connected.map_err(|_| Closed)?,
         };
-        let timeline = timeline.ok_or(Closed)?;
+        let Connected { connection: inner, warned, driver, timeline, .. } = connected;
+        let origin = Origin { timeline: timeline.ok_or(Closed)?, latest };
         self.out_of_trouble();
         let has_locks = self.target.has_locks;
         let (in_doubt, is_pending) = (false, false);
@@ -216,7 +246,7 @@ impl bb8::ManageConnection for Manager {
             warned,
             has_locks,
             used_at: Instant::now(),
-            timeline,
+            origin,
             driver,
         })
     }
@@ -235,7 +265,7 @@ impl bb8::ManageConnection for Manager {
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
         connection.in_doubt
-            || self.latest.get().is_some_and(|latest| latest != connection.timeline)
+            || connection.origin.is_replaced(self.latest.get())
             || connection.inner.is_broken()
     }
 }
@@ -290,15 +320,15 @@ impl Pool {
 
     /// Gives up what takes longer than the server lets it take: then the connection is dead, and
     /// nobody says so. Once another server is known to be in charge than the one to which the
-    /// connection of this timeline leads, the work is given up soon.
+    /// connection of this origin leads, the work is given up soon.
     pub async fn in_time<T>(
         &self,
-        timeline: Timeline,
+        origin: Origin,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
         let away = |problem: &str| Err(Fault::Away(StoreError::Unavailable(problem.to_owned())));
         let replaced = async {
-            self.latest.replaced(timeline).await;
+            self.latest.replaced(origin).await;
             sleep(ANSWER_TIMEOUT).await;
         };
         tokio::select! {
@@ -367,9 +397,9 @@ impl PooledConnection<'_> {
         })
     }
 
-    /// The timeline of the server that it leads to.
-    pub fn timeline(&self) -> Timeline {
-        self.0.timeline
+    /// The server that it leads to.
+    pub fn origin(&self) -> Origin {
+        self.0.origin
     }
 
     /// Returns whether the database has advisory locks.
@@ -426,7 +456,7 @@ async fn apply<W: BatchWrite>(
     writes: &[W],
 ) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
     let mut connection = pool.checkout().await?;
-    let mut outcomes = pool.in_time(connection.timeline(), W::apply(&mut connection, writes)).await;
+    let mut outcomes = pool.in_time(connection.origin(), W::apply(&mut connection, writes)).await;
     // It may be a commit whose wait for the standbys was cancelled: that is visible, and may yet be
     // lost with the primary.
     if outcomes.is_ok() && connection.0.warned.load(Ordering::SeqCst) {
@@ -501,11 +531,25 @@ mod tests {
     #[test]
     fn a_connection_is_replaced_once_the_latest_timeline_is_not_its_own() {
         let latest = LatestTimeline::default();
-        let is_replaced = |own| latest.replaced(Timeline(own)).now_or_never().is_some();
-        assert!(!is_replaced(1), "no timeline is known");
+        let origin = |timeline, latest: Option<i64>| Origin {
+            timeline: Timeline(timeline),
+            latest: latest.map(Timeline),
+        };
+        let is_replaced = |origin| latest.replaced(origin).now_or_never().is_some();
+        assert!(!is_replaced(origin(1, None)), "no timeline is known");
         latest.set(Timeline(1));
-        assert!(!is_replaced(1));
-        latest.set(Timeline(2));
-        assert_eq!([is_replaced(1), is_replaced(2)], [true, false]);
+        assert!(!is_replaced(origin(1, None)));
+        assert!(!is_replaced(origin(2, Some(1))), "it may have taken over just now");
+        latest.set(Timeline(3));
+        for (timeline, made_under, replaced) in
+            [(1, Some(1), true), (2, Some(1), true), (2, Some(3), true), (3, Some(1), false)]
+        {
+            assert_eq!(is_replaced(origin(timeline, made_under)), replaced, "{timeline}");
+        }
+        // Files of an earlier history were put back.
+        latest.forget();
+        assert!(!is_replaced(origin(1, None)));
+        latest.set(Timeline(1));
+        assert_eq!([is_replaced(origin(1, None)), is_replaced(origin(3, Some(3)))], [false, true]);
     }
 }

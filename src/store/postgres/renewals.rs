@@ -71,9 +71,13 @@ impl RenewalClient for PostgresRenewalClient {
         let mut link = match self.connection.take() {
             Some(link) => link,
             None => {
-                let mut link = Link(
-                    self.target.connect().await.map_err(|error| unavailable(error.to_string()))?,
-                );
+                // Rather to a server that was not replaced; but if there is none, the database may
+                // have been set back to an earlier history.
+                let connected = match self.target.connect_in(self.latest.get()).await {
+                    Ok(connected) => Ok(connected),
+                    Err(_) => self.target.connect().await,
+                };
+                let mut link = Link(connected.map_err(|error| unavailable(error.to_string()))?);
                 if broken("renew-without-standby") {
                     link.0
                         .connection
@@ -95,8 +99,14 @@ impl RenewalClient for PostgresRenewalClient {
             // may yet be lost.
             return Err(unavailable("it gave a warning".to_owned()));
         }
-        if let RenewalOutcome::Answer(answer) = &renewed {
-            self.latest.set(answer.head.timeline);
+        match &renewed {
+            RenewalOutcome::Answer(answer) => self.latest.set(answer.head.timeline),
+            // The server may be one that was replaced, or in another history: who joins anew looks
+            // for it anew.
+            RenewalOutcome::Gone => {
+                self.latest.forget();
+                self.connection = None;
+            }
         }
         Ok(renewed)
     }

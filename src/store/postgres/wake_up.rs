@@ -71,7 +71,7 @@ async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
          COMMIT"
     );
     let outcome = pool
-        .in_time(connection.timeline(), async { Ok(connection.batch_execute(&notify).await?) })
+        .in_time(connection.origin(), async { Ok(connection.batch_execute(&notify).await?) })
         .await;
     connection.end(&outcome);
     outcome
