@@ -14,7 +14,7 @@ use countersign::{
     },
 };
 
-use tokio::time::sleep;
+use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
     postgres_only::{in_time, open},
@@ -184,17 +184,21 @@ async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
     answer(&mut renewals, renewal(22, 1, Seq(0))).await;
 }
 
-/// Whoever is still connected to it reads there what was true before.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
-    let primary = tokio::task::spawn_blocking(Server::start).await.unwrap();
+/// A primary that the first replica has joined, and a standby of it.
+async fn joined_pair() -> (Server, Server) {
+    let primary = spawn_blocking(Server::start).await.unwrap();
     drop(joined(&primary.url("postgres")).await);
-    let (primary, standby) = tokio::task::spawn_blocking(|| {
+    let with_standby = move || {
         let standby = primary.start_standby();
         (primary, standby)
-    })
-    .await
-    .unwrap();
+    };
+    spawn_blocking(with_standby).await.unwrap()
+}
+
+/// A connection that leads to it still reads there what was true before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
+    let (primary, standby) = joined_pair().await;
     // New connections go to the first that can be written to.
     let store = open(&Server::url_of(&[&standby, &primary], "postgres")).await;
     let before = answer(&mut store.renewal_client(), renewal(1, 0, Seq(0))).await.head.timeline;
@@ -215,14 +219,7 @@ async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
 /// It was frozen while another took over, and does not know. New connections come to it first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_was_replaced_is_not_connected_to_although_the_url_names_it_first() {
-    let primary = tokio::task::spawn_blocking(Server::start).await.unwrap();
-    drop(joined(&primary.url("postgres")).await);
-    let (primary, standby) = tokio::task::spawn_blocking(|| {
-        let standby = primary.start_standby();
-        (primary, standby)
-    })
-    .await
-    .unwrap();
+    let (primary, standby) = joined_pair().await;
     let url = Server::url_of(&[&primary, &standby], "postgres");
     let connect_timeout = Duration::from_secs(1);
     let store = PostgresStore::open(&Options { connect_timeout, ..options(&url) }).await.unwrap();
@@ -235,4 +232,27 @@ async fn a_primary_that_was_replaced_is_not_connected_to_although_the_url_names_
     assert_ne!(now, before);
     primary.thaw();
     assert_eq!(store.session(there.id).await.unwrap(), Some(there));
+}
+
+/// The one in charge now is in an earlier history than the last one, and knows nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_known_any_more_joins_whatever_server_is_left() {
+    let (primary, standby) = joined_pair().await;
+    let url = Server::url_of(&[&standby, &primary], "postgres");
+    let connect_timeout = Duration::from_secs(1);
+    let store = PostgresStore::open(&Options { connect_timeout, ..options(&url) }).await.unwrap();
+    execute(&standby.url("postgres"), "SELECT pg_promote()").await;
+    let mut renewals = store.renewal_client();
+    let ours = answer(&mut renewals, renewal(9, 0, Seq(0))).await.head.timeline;
+    spawn_blocking(move || standby.crash()).await.unwrap();
+
+    let gone = loop {
+        match renewals.renew(&renewal(10, 9, Seq(0))).await {
+            Ok(outcome) => break outcome,
+            Err(_) => sleep(MOMENT).await,
+        }
+    };
+    assert!(matches!(gone, RenewalOutcome::Gone), "{ours:?} is not known: {gone:?}");
+    let joining = store.members().unwrap().join(newcomer(Incarnation::new(B)));
+    in_time(joining).await.unwrap();
 }

@@ -10,9 +10,9 @@ use std::{
 /// The first port that is given away: those below are where people run their own services.
 const FIRST: u32 = 10_000;
 
-/// An address of this machine at which nobody listens, and which nobody else is given. A port that
-/// the kernel chooses would not do: once it is free, and while a program restarts, the kernel may
-/// give it to any connection that goes out.
+/// An address of this machine at which nobody listens, and which no other test of this program is
+/// given. A port that the kernel chooses would not do: once it is free, and while a program
+/// restarts, the kernel may give it to any connection that goes out.
 pub fn free_address() -> SocketAddr {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     let chosen_by_kernel =

@@ -318,6 +318,11 @@ impl Pool {
         self.closed.clone().drop_guard()
     }
 
+    /// The latest timeline, if it is known.
+    pub fn latest(&self) -> Option<Timeline> {
+        self.latest.get()
+    }
+
     /// Gives up what takes longer than the server lets it take: then the connection is dead, and
     /// nobody says so. Once another server is known to be in charge than the one to which the
     /// connection of this origin leads, the work is given up soon.

@@ -97,7 +97,8 @@ pub async fn listen(shared: Arc<Shared>, target: Target, is_live: watch::Sender<
 }
 
 async fn listen_once(shared: &Shared, target: &Target, is_live: &watch::Sender<bool>) -> End {
-    let Ok(Connected { mut connection, mut notifications, .. }) = target.connect().await else {
+    let connected = target.connect_in(shared.pool.latest()).await;
+    let Ok(Connected { mut connection, mut notifications, .. }) = connected else {
         return End::Lost;
     };
     match timeout(ECHO, connection.batch_execute(&format!("LISTEN {CHANNEL}"))).await {
