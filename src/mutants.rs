@@ -2,7 +2,7 @@
 //! the tests can be seen to notice. Without the feature `mutants`, which no release has, there is
 //! no such switch.
 
-/// Whether this rule is broken on purpose.
+/// Returns whether this rule is broken on purpose.
 #[cfg(feature = "mutants")]
 pub fn broken(rule: &str) -> bool {
     use std::sync::LazyLock;
@@ -12,7 +12,7 @@ pub fn broken(rule: &str) -> bool {
     BROKEN.as_deref() == Some(rule)
 }
 
-/// Whether this rule is broken on purpose.
+/// Returns whether this rule is broken on purpose.
 #[cfg(not(feature = "mutants"))]
 pub const fn broken(_rule: &str) -> bool {
     false

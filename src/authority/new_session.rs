@@ -1,4 +1,4 @@
-//! What a session is created from.
+//! The request for a session, as the use case takes it.
 
 use std::time::Duration;
 
@@ -9,30 +9,30 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Whom the session is for, and what its tokens say.
+/// A request for a session: its subject, and the claims of its tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewSession {
-    /// Who signed in.
+    /// The user who signed in.
     pub subject: Subject,
-    /// Where.
+    /// The tenant that the user belongs to.
     pub tenant: Tenant,
-    /// Through which client.
+    /// The OAuth client.
     pub client_id: ClientId,
-    /// For whom the tokens are; empty for the default.
+    /// The audience of the tokens; empty for the default.
     pub audience: Vec<Audience>,
-    /// What the tokens allow.
+    /// The scopes granted.
     pub scopes: Vec<Scope>,
-    /// What else the tokens say.
+    /// Claims of the caller's own.
     pub claims: CustomClaims,
     /// Authentication context class.
     pub acr: Acr,
     /// Authentication methods.
     pub amr: Vec<Amr>,
-    /// When the user authenticated; none for now.
+    /// The instant at which the user authenticated; none for now.
     pub authenticated_at: Option<Timestamp>,
-    /// On which device.
+    /// The device, as the client tells it.
     pub device: Device,
-    /// Under which policy; none for the tenant's.
+    /// The policy of the session; none for the tenant's.
     pub policy: Option<PolicyName>,
     /// A shorter lifetime for access tokens.
     pub access_token_ttl: Option<Duration>,

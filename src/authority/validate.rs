@@ -130,8 +130,8 @@ pub struct Validation<'a> {
 }
 
 impl Validation<'_> {
-    /// Validates a token: at once under the lease, or, if there is none, after a renewal. Fails only
-    /// if that does not come.
+    /// Validates a token: at once under the lease, or, if there is none, after a renewal. Fails
+    /// only if that does not come.
     pub async fn validate(&mut self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
         let replica = &self.authority.replica;
         let held = self.renewed.unwrap_or_else(|| replica.lease().load());

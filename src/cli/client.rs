@@ -1,5 +1,5 @@
-//! What the verbs that talk to a server share: the connection, who they are to it, and errors as
-//! one line.
+//! The parts that all verbs which talk to a server share: the connection, who they are to it, and
+//! errors as one line.
 
 use std::{
     fs, io,

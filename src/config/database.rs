@@ -24,7 +24,7 @@ pub enum DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// Whether other processes may use it at the same time.
+    /// Returns whether other processes may use it at the same time.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Postgres(_))
     }
@@ -54,7 +54,7 @@ impl PostgresUrl {
         &self.whole
     }
 
-    /// Whether there is one in it.
+    /// Returns whether there is one in it.
     pub fn has_password(&self) -> bool {
         self.has_password
     }

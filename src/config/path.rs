@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Makes a path absolute, if it is not.
 pub fn resolve(path: &str, folder: &Path) -> Result<Option<String>, String> {
-    // What is no path is refused later.
+    // The section that the setting belongs to refuses a text that is no path.
     if path.is_empty() || Path::new(path).is_absolute() || has_special_meaning(path) {
         return Ok(None);
     }

@@ -59,7 +59,7 @@ fn readable(host_name: &str) -> String {
     if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
-/// Whether a character is seen, and moves none of its neighbours.
+/// Returns whether a character is seen, and moves none of its neighbours.
 fn is_visible(character: char) -> bool {
     let moves = matches!(
         character,

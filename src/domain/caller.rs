@@ -18,19 +18,19 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Whether there is no limit at all.
+    /// Returns whether there is no limit at all.
     pub const fn is_everything(&self) -> bool {
         self.tenants.is_none() && self.audiences.is_none()
     }
 
-    /// Whether a tenant is within it.
+    /// Returns whether a tenant is within it.
     pub fn has_tenant(&self, tenant: &str) -> bool {
         self.tenants
             .as_ref()
             .is_none_or(|tenants| tenants.iter().any(|allowed| **allowed == *tenant))
     }
 
-    /// Whether an audience is within it.
+    /// Returns whether an audience is within it.
     pub fn has_audience(&self, audience: &str) -> bool {
         self.audiences
             .as_ref()
@@ -59,7 +59,7 @@ impl Caller {
         }
     }
 
-    /// Whether it may do something at all. To what, its reach says.
+    /// Returns whether it may do something at all. To what, its reach says.
     pub fn may(&self, operation: Operation) -> bool {
         let within = !operation.concerns_everybody() || self.reach.is_everything();
         within && self.roles.iter().any(|role| permission::allows(*role, operation))

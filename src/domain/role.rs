@@ -1,8 +1,8 @@
-//! What a caller is there for.
+//! Roles of callers.
 
 use std::{fmt, str::FromStr};
 
-/// What a caller is there for. What that allows stands in [`super::permission::TABLE`].
+/// The job of a caller. [`super::permission::TABLE`] says which operations it allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// A login service: creates sessions and refreshes them.

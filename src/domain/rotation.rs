@@ -68,7 +68,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Whether there is nothing to do.
+    /// Returns whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

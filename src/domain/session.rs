@@ -187,7 +187,8 @@ impl EndReason {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
-    /// Whether a caller of Revoke may give this reason; the others are the service's own findings.
+    /// Returns whether a caller of Revoke may give this reason; the others are the service's own
+    /// findings.
     pub fn may_be_given(self) -> bool {
         !matches!(
             self,
@@ -231,7 +232,7 @@ impl Session {
         State::Live
     }
 
-    /// Whether the session lives at `now`.
+    /// Returns whether the session lives at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.state(now) == State::Live
     }
@@ -241,9 +242,9 @@ impl Session {
         self.refreshed_at.plus(self.policy.replay_window())
     }
 
-    /// Whether the request for this session is the one that created the earlier session, which has
-    /// the same tenant and request id. A session without a fingerprint was created by a version
-    /// that compared subject and client alone.
+    /// Returns whether the request for this session is the one that created the earlier session,
+    /// which has the same tenant and request id. A session without a fingerprint was created by a
+    /// version that compared subject and client alone.
     pub fn has_same_request(&self, earlier: &Self) -> bool {
         match (self.request_fingerprint, earlier.request_fingerprint) {
             (Some(asked), Some(earlier)) => asked == earlier,

@@ -170,7 +170,7 @@ impl SigningPair {
         }
     }
 
-    /// Whether the public half verifies what the private half signs.
+    /// Returns whether the public half verifies what the private half signs.
     fn is_sound(&self) -> bool {
         let Some(jwk) = self.jwk() else { return false };
         let Ok(key) = jsonwebtoken::DecodingKey::from_jwk(&jwk) else { return false };

@@ -279,12 +279,12 @@ impl KeyRing {
         self.entries.values().map(Entry::key)
     }
 
-    /// Whether something is to be done about it at once.
+    /// Returns whether something is to be done about it at once.
     pub fn is_in_trouble(&self) -> bool {
         !self.lost_revocations.is_empty() || !self.makes_tokens()
     }
 
-    /// Whether there is an active key for each purpose.
+    /// Returns whether there is an active key for each purpose.
     pub fn makes_tokens(&self) -> bool {
         self.signing.is_some() && self.active_refresh.is_some()
     }

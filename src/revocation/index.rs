@@ -100,14 +100,14 @@ impl Index {
         self.id_count.load(Ordering::Relaxed) + self.cut_offs.len()
     }
 
-    /// Whether there is no entry.
+    /// Returns whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether an entry that stops a token of this expiry may have been swept. Such a token counts
-    /// as expired whatever the clock says, so that a clock that goes back after a sweep does not
-    /// bring a revoked token back.
+    /// Returns whether an entry that stops a token of this expiry may have been swept. Such a token
+    /// counts as expired whatever the clock says, so that a clock that goes back after a sweep does
+    /// not bring a revoked token back.
     pub fn is_below_purge_watermark(&self, token_expires_at: Timestamp) -> bool {
         token_expires_at.plus(RETENTION_MARGIN).micros()
             <= self.forgotten_until.load(Ordering::Acquire)

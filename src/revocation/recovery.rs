@@ -1,5 +1,5 @@
-//! What a renewal gives occasion to, and nobody waits for: lost revocations are written again,
-//! replicas that are gone removed.
+//! Work that a renewal has shown to be due and that nobody waits for: it writes lost revocations
+//! again, and removes replicas that are gone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// Lost revocations that are written again at the same time.
 const RESTORED_AT_ONCE: usize = 512;
 
-/// What is under way. Dropped, it ends.
+/// The work under way. It ends when this is dropped.
 pub struct Recovery {
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
@@ -90,7 +90,8 @@ impl Recovery {
         });
     }
 
-    /// Whoever had a lease and is not registered in this history has stopped answering.
+    /// Records that every replica that had a lease and is not registered in this history has
+    /// stopped answering.
     pub fn settle(&mut self, before: Timeline, now: Timeline) {
         let store = self.store.clone();
         self.tasks.spawn(async move {

@@ -40,10 +40,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// The time that the database has for an answer while the index is being loaded, at least.
 const LOADING_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Draws the lives of a replica.
+/// Makes a new incarnation of this replica each time that it joins.
 pub type IncarnationSource = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
 
-/// Renews for as long as it is let run.
+/// Renews the lease for as long as it is let run.
 pub struct LeaseRenewer {
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
@@ -51,7 +51,7 @@ pub struct LeaseRenewer {
     renewals: Box<dyn RenewalClient>,
     hints: watch::Receiver<Seq>,
     incarnations: IncarnationSource,
-    /// Which database it was at first.
+    /// The database that it was at first.
     database: Option<Uuid>,
     membership: Option<Membership>,
     /// Work that goes on beside the renewals.

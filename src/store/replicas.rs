@@ -116,7 +116,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether the others still count on it. Else they remove it, if there are any.
+    /// Returns whether the others still count on it. Else they remove it, if there are any.
     pub fn is_live(&self) -> bool {
         self.renewed_ago <= self.max_validity
     }
@@ -193,7 +193,7 @@ impl Register {
         self.head.seq.0.saturating_sub(member.applied.0)
     }
 
-    /// Whether all who may have a lease are listed. After a failover that takes a while.
+    /// Returns whether all who may have a lease are listed. After a failover that takes a while.
     pub fn is_settled(&self) -> bool {
         self.settled == self.head.timeline
     }

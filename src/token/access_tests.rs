@@ -351,7 +351,8 @@ proptest! {
         payload in proptest::collection::vec(any::<u8>(), 0..80),
     ) {
         for header in [header, good_header().into_bytes()] {
-            let (header, claims) = (URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(&payload));
+            let header = URL_SAFE_NO_PAD.encode(header);
+            let claims = URL_SAFE_NO_PAD.encode(&payload);
             let signed = format!("{header}.{claims}");
             let signature = URL_SAFE_NO_PAD.encode(keys().0.sign(signed.as_bytes()));
             let token = format!("{signed}.{signature}");

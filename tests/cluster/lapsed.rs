@@ -62,8 +62,8 @@ async fn a_replica_that_is_cut_off_says_so_and_serves_again_once_it_is_not() {
 /// Whoever does not wait for the acknowledgement is told so, and what was written takes effect all
 /// the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_revocation_whose_caller_does_not_wait_for_a_replica_that_is_stopped_takes_effect_all_the_same()
- {
+async fn a_revocation_takes_effect_although_its_caller_does_not_wait_for_a_replica_that_is_stopped()
+{
     const PATIENCE: Duration = Duration::from_millis(100);
 
     // A lease of the usual length: callers give up long before it can be over.

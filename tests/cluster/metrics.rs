@@ -106,8 +106,8 @@ async fn a_replica_that_is_cut_off_has_no_lease_and_is_not_ready_until_it_has_jo
 
 /// One that is in the register, cannot be removed from it, and does not come forward in the feed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wait_for_a_replica_that_does_not_report_is_counted_with_its_length_and_told_but_not_each_time()
- {
+async fn a_wait_for_a_replica_that_does_not_report_is_counted_with_its_length_and_logged_at_times()
+{
     let url = new_database().await;
     let settings = [
         ("COUNTERSIGN_LEASE__DURATION", "600ms"),

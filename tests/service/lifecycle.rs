@@ -75,8 +75,7 @@ async fn a_refresh_counts_as_one_even_if_the_service_restarts_before_its_replay(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_key_that_is_missing_or_of_another_database_is_refused_and_the_right_one_still_opens_it()
- {
+async fn a_master_key_that_is_missing_or_foreign_is_refused_and_the_right_one_still_opens_it() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let home = server.stop().await;

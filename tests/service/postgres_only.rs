@@ -96,8 +96,7 @@ async fn services_on_one_database_find_what_the_others_have_revoked() {
 /// A caller who repeats what another replica has revoked gets an acknowledgement too, so it must
 /// hold.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_of_what_another_service_has_revoked_is_not_acknowledged_before_the_index_knows_of_it()
- {
+async fn a_revocation_that_another_service_made_is_not_acknowledged_before_the_index_knows_of_it() {
     let one = Server::start().await;
     let two = replica(&one).await;
     for _ in 0..20 {
@@ -224,8 +223,7 @@ async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_data
 /// Another replica may have put the next key in place by then, so who makes tokens looks before it
 /// refuses.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_key_that_makes_tokens_callers_are_told_to_come_again_and_the_next_key_is_used_at_once()
- {
+async fn without_a_key_that_makes_tokens_callers_come_again_and_the_next_key_is_used_at_once() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let refusal = Refusal::retry(Code::Unavailable, "NO_ACTIVE_KEY");
@@ -341,8 +339,7 @@ async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_although_it_validates_nothing()
- {
+async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_validates_nothing() {
     let behind = Server::start().await;
     let right = replica(&behind).await;
     let session = behind.sign_in("alice").await;

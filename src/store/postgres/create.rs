@@ -353,7 +353,7 @@ async fn oldest(
         }
     }
     for (Read { subject, start, expected, .. }, found) in reads.iter().zip(&found) {
-        // Where there is room, nothing is evicted.
+        // A subject with room has nothing evicted.
         if let [(oldest, _), ..] = found.as_slice()
             && found.len() >= *expected
         {

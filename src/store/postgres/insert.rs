@@ -75,9 +75,11 @@ const ONE: &str = insert_sessions!(
 const MANY: &str = insert_sessions!(
     "unnest(",
     ")",
-    "place",
-    "(ARRAY(SELECT sessions_in_turn(turn, of_tenant, of_subject, at, others, added) FROM \
-     unnest(?, ?, ?, ?, ?, ?) AS given (turn, of_tenant, of_subject, at, others, added)))[place]",
+    "ordinal",
+    "(ARRAY(
+        SELECT sessions_in_turn(turn, of_tenant, of_subject, at, others, added)
+        FROM unnest(?, ?, ?, ?, ?, ?) AS given (turn, of_tenant, of_subject, at, others, added)
+    ))[ordinal]",
     "ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING "
 );
 
@@ -86,8 +88,8 @@ struct New<'a> {
     session: &'a Session,
     /// How many others its subject may have; none if it has no limit.
     most_others: Option<i64>,
-    /// Which of the turns is its subject's, counted from 1.
-    position: Option<i32>,
+    /// The ordinal of its subject's lock, from 1.
+    ordinal: Option<i32>,
 }
 
 /// The statement with its values so far: of one row as they are, of several as a column each.
@@ -130,16 +132,16 @@ fn plain<'r, 'a>(rows: &'r [New<'a>]) -> Option<&'r New<'a>> {
 /// Says who looks at the limits of subjects.
 #[derive(Clone, Copy, Debug)]
 pub enum Limits {
-    /// In their turns, which are taken for it.
+    /// Within the limits, under the locks of the subjects, which are taken for it.
     Check,
-    /// The turns were taken, and there is room.
+    /// The locks are held, and there is room.
     Checked,
 }
 
 /// Writes new sessions, and returns which. It leaves out those whose request was made before, those
 /// that the revocation of their tenant covers, and of limited subjects those that may be too many.
 ///
-/// All turns are taken, in their order, before the first row is written.
+/// All locks are taken, in their order, before the first row is written.
 pub async fn insert_sessions(
     connection: &PooledConnection<'_>,
     creations: &[&Creation],
@@ -149,9 +151,9 @@ pub async fn insert_sessions(
         Limits::Check => subject_locks(connection, creations),
         Limits::Checked => vec![],
     };
-    let positions: HashMap<_, _> = (1..)
+    let ordinals: HashMap<_, _> = (1..)
         .zip(&subject_locks)
-        .map(|(position, lock)| ((lock.tenant, lock.subject), position))
+        .map(|(ordinal, lock)| ((lock.tenant, lock.subject), ordinal))
         .collect();
     // Those of its subject that come before it will be there, too.
     let mut before = HashMap::new();
@@ -162,8 +164,8 @@ pub async fn insert_sessions(
         *before += 1;
         let is_limited = *max_sessions > 0 && matches!(limits, Limits::Check);
         let most_others = is_limited.then(|| i64::from(*max_sessions) - *before);
-        let position = most_others.and_then(|_| positions.get(&subject).copied());
-        rows.push(New { session, most_others, position });
+        let ordinal = most_others.and_then(|_| ordinals.get(&subject).copied());
+        rows.push(New { session, most_others, ordinal });
     }
     rows.sort_by_key(|new| (&new.session.tenant, &new.session.request_id));
 
@@ -207,7 +209,7 @@ pub async fn insert_sessions(
             .statement
             .bind::<Nullable<BigInt>, _>(subject_locks.iter().find_map(|lock| lock.key)),
         None => insert
-            .column::<Nullable<Integer>, _>(|new| new.position)
+            .column::<Nullable<Integer>, _>(|new| new.ordinal)
             .statement
             .bind::<Array<Nullable<BigInt>>, _>(
                 subject_locks.iter().map(|lock| lock.key).collect::<Vec<_>>(),

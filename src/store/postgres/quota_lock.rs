@@ -1,5 +1,5 @@
-//! Who creates sessions of a limited subject takes turns, replicas too: the next one counts when
-//! what was created before has been committed.
+//! Locks of subjects whose sessions are limited. One transaction of all replicas holds the lock of
+//! a subject at a time, so it counts the sessions after those before it have committed.
 
 use super::pool::{BEGIN, PooledConnection};
 use crate::{
@@ -7,21 +7,21 @@ use crate::{
     store::Creation,
 };
 
-/// The turn of one subject.
+/// The lock of one subject, and what is created under it.
 pub struct SubjectLock<'a> {
-    /// The lock that it is; none where there are no locks.
+    /// The key of the advisory lock; none where the database has no such locks.
     pub key: Option<i64>,
     pub tenant: &'a str,
     pub subject: &'a str,
-    /// When the first of its new sessions was created.
+    /// The instant at which the first of the new sessions was created.
     pub at: Timestamp,
-    /// The most other sessions beside one of them, by the greatest of their limits.
+    /// The most live sessions that may be there beside a new one, by the greatest of the limits.
     pub others: i64,
     /// The number of the new sessions.
     pub added: i64,
 }
 
-/// The turns that creations need, in the order in which everybody takes them.
+/// Returns the locks that creations need, in the order in which every transaction takes them.
 pub fn subject_locks<'a>(
     connection: &PooledConnection<'_>,
     creations: &[&'a Creation],
@@ -49,8 +49,8 @@ pub fn subject_locks<'a>(
     subject_locks
 }
 
-/// What begins a transaction that takes these turns. The statement after it sees what those before
-/// us have committed.
+/// Returns the statements that begin a transaction and take these locks. The statement after them
+/// sees what the earlier holders have committed.
 pub fn begin(subject_locks: &[SubjectLock<'_>]) -> String {
     let keys: Vec<String> =
         subject_locks.iter().filter_map(|lock| lock.key).map(|key| key.to_string()).collect();
