@@ -68,7 +68,7 @@ async fn a_standby_that_commits_wait_for_takes_over_with_all_that_was_acknowledg
     becomes(&cluster.url, waiting, 3).await;
     pair.crash();
     load.all_failed().await;
-    pair.promote().await;
+    pair.promote();
     load.all_answered(50).await;
     let mut accounts = load.stop().await;
 
@@ -103,7 +103,7 @@ async fn a_primary_that_stands_still_is_left_for_the_next_one_wherever_the_url_n
         // Nobody waits for a call to fail: what is under way is patient until there is somewhere
         // else to go.
         pair.primary.freeze();
-        pair.promote().await;
+        pair.promote();
         load.all_answered(50).await;
         let mut accounts = load.stop().await;
         cluster.url = pair.standby.url("postgres");
@@ -166,7 +166,7 @@ async fn what_a_failover_has_lost_is_revoked_again_by_those_who_know_and_an_alar
         (0, 6),
         "all is lost"
     );
-    pair.promote().await;
+    pair.promote();
     becomes(&cluster.url, entries, 6).await;
     // The bystander, and the one of which a token alone was revoked.
     becomes(&cluster.url, live, 2).await;
@@ -204,7 +204,7 @@ async fn a_replica_whose_registration_a_failover_has_lost_is_waited_for() {
     assert!(validate(&mut newcomer.sessions().await, &token).await.active);
 
     pair.crash();
-    pair.promote().await;
+    pair.promote();
     links[0].lead_to(&pair.standby.url("postgres"));
     let newcomer = [newcomer];
     let witness = Witness::of(&newcomer, &token).await;
@@ -228,7 +228,7 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
     let mut health = Health::of(&cluster.replicas[2]).await;
 
     // The old one goes on, and whoever reaches it can read there what was true before.
-    pair.promote().await;
+    pair.promote();
     let turn = |link: &Link| {
         link.lead_to(&pair.standby.url("postgres"));
         link.cut();
@@ -290,7 +290,7 @@ async fn the_revocation_of_a_key_that_a_failover_has_lost_is_repeated_by_those_w
     cluster.url = pair.standby.url("postgres");
     let revoked = "SELECT count(*) FROM signing_keys WHERE revoked_at IS NOT NULL";
     assert_eq!(number(&cluster.url, revoked).await, 0, "it is lost");
-    pair.promote().await;
+    pair.promote();
     becomes(&cluster.url, revoked, 1).await;
     witness.stop().await;
     for client in &mut clients {

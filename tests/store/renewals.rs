@@ -14,7 +14,10 @@ use countersign::{
     },
 };
 
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::{block_in_place, spawn_blocking},
+    time::sleep,
+};
 
 use crate::{
     postgres_only::{in_time, open},
@@ -204,7 +207,7 @@ async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
     let before = answer(&mut store.renewal_client(), renewal(1, 0, Seq(0))).await.head.timeline;
     assert_eq!(store.session(session(1).id).await.unwrap(), None);
 
-    execute(&standby.url("postgres"), "SELECT pg_promote()").await;
+    block_in_place(|| standby.promote());
     let there = create(&open(&standby.url("postgres")).await, session(1)).await;
     assert_eq!(
         store.session(there.id).await.unwrap(),
@@ -226,7 +229,7 @@ async fn a_primary_that_was_replaced_is_not_connected_to_although_the_url_names_
     let before = answer(&mut store.renewal_client(), renewal(1, 0, Seq(0))).await.head.timeline;
 
     primary.freeze();
-    execute(&standby.url("postgres"), "SELECT pg_promote()").await;
+    block_in_place(|| standby.promote());
     let there = create(&open(&standby.url("postgres")).await, session(1)).await;
     let now = answer(&mut store.renewal_client(), renewal(2, 0, Seq(0))).await.head.timeline;
     assert_ne!(now, before);
@@ -241,7 +244,7 @@ async fn who_is_not_known_any_more_joins_whatever_server_is_left() {
     let url = Server::url_of(&[&standby, &primary], "postgres");
     let connect_timeout = Duration::from_secs(1);
     let store = PostgresStore::open(&Options { connect_timeout, ..options(&url) }).await.unwrap();
-    execute(&standby.url("postgres"), "SELECT pg_promote()").await;
+    block_in_place(|| standby.promote());
     let mut renewals = store.renewal_client();
     let ours = answer(&mut renewals, renewal(9, 0, Seq(0))).await.head.timeline;
     spawn_blocking(move || standby.crash()).await.unwrap();

@@ -3,7 +3,7 @@
 
 use std::{
     env, fs,
-    io::{Read, Write},
+    io::Write,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -51,6 +51,7 @@ while read -r order; do
             mv "$dir/copying" "$dir/copy"
         ;;
     put_back) rm -rf "$dir/data" && mv "$dir/copy" "$dir/data" ;;
+    promote) "$bin/pg_ctl" -D "$dir/data" -w promote >>"$dir/log" 2>&1 && touch "$dir/promoted" ;;
     esac
 done
 stop
@@ -216,7 +217,8 @@ impl Server {
     /// A standby of this one, which follows it from now on and can be read.
     #[allow(dead_code)] // Not every binary of tests has a standby.
     pub fn start_standby(&self) -> Self {
-        Self::launch(&self.dir, |_| vec![])
+        // What the tests ask it is answered, even if that holds up what it replays.
+        Self::launch(&self.dir, |_| vec!["max_standby_streaming_delay=-1".to_owned()])
     }
 
     fn launch(primary: &Path, settings: impl FnOnce(&Path) -> Vec<String>) -> Self {
@@ -291,9 +293,7 @@ impl Server {
     #[allow(dead_code)] // Not every binary of tests does.
     pub fn copy(&self) {
         self.order("copy");
-        while !self.dir.join("copy").exists() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.await_file("copy");
     }
 
     /// Stops it as a crash would, and starts it with the files that were copied: the same timeline,
@@ -305,10 +305,28 @@ impl Server {
         self.restart();
     }
 
+    /// Lets a standby take over. No statement does that: while it replays, it may cancel any.
+    #[allow(dead_code)] // Not every binary of tests has a standby.
+    pub fn promote(&self) {
+        self.order("promote");
+        self.await_file("promoted");
+    }
+
     /// Starts it again.
     pub fn restart(&self) {
         self.order("start");
         self.wait();
+    }
+
+    /// Waits until what was ordered is done, which a file in its folder says.
+    fn await_file(&self, name: &str) {
+        const STEP: Duration = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        while !self.dir.join(name).exists() {
+            assert!(waited <= START, "there is no `{name}` yet:\n{}", self.log());
+            std::thread::sleep(STEP);
+            waited += STEP;
+        }
     }
 
     /// Waits until it takes connections.
@@ -319,21 +337,15 @@ impl Server {
         while !fs::read_to_string(&pid_file)
             .is_ok_and(|text| text.lines().nth(7).is_some_and(|l| l.trim() == "ready"))
         {
-            let mut log = String::new();
-            if waited > START {
-                let _ = fs::File::open(self.dir.join("log"))
-                    .and_then(|mut file| file.read_to_string(&mut log));
-                panic!("PostgreSQL has not started:\n{log}");
-            }
+            assert!(waited <= START, "PostgreSQL has not started:\n{}", self.log());
             std::thread::sleep(STEP);
             waited += STEP;
         }
     }
 
     /// All that it has logged.
-    #[allow(dead_code)] // Not every binary of tests reads it.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.join("log")).unwrap()
+        String::from_utf8_lossy(&fs::read(self.dir.join("log")).unwrap_or_default()).into_owned()
     }
 
     pub fn url(&self, database: &str) -> String {

@@ -66,7 +66,7 @@ impl Pair {
     }
 
     /// Lets the standby take over.
-    pub async fn promote(&self) {
-        execute(&self.standby.url("postgres"), "SELECT pg_promote()").await;
+    pub fn promote(&self) {
+        block_in_place(|| self.standby.promote());
     }
 }

@@ -101,7 +101,7 @@ impl Database {
     pub async fn promote(&self) -> Option<String> {
         let standby = self.standby.lock().await.take()?;
         let url = standby.url(&self.name);
-        execute(&url, "SELECT pg_promote()").await;
+        block_in_place(|| standby.promote());
         *self.successor.lock().await = Some(standby);
         Some(url)
     }
