@@ -11,6 +11,8 @@ mod audit;
 mod concurrency;
 #[path = "store/creating.rs"]
 mod creating;
+#[path = "store/decisions.rs"]
+mod decisions;
 #[path = "store/engines.rs"]
 mod engines;
 #[path = "store/feed.rs"]
@@ -95,6 +97,11 @@ macro_rules! conformance {
                 a_limit_too_great_to_read_all_sessions_holds_too,
                 many_creations_of_one_subject_at_once_end_what_is_too_much,
                 a_repeated_request_evicts_nobody_and_is_not_refused,
+            }
+            decisions {
+                attempts_at_random_are_decided_as_the_domain_decides,
+                creations_at_random_are_decided_as_the_domain_decides,
+                entries_at_random_take_each_others_place_as_the_domain_decides,
             }
             refreshing {
                 a_rotation_writes_what_the_domain_decides_and_nothing_else,

@@ -588,6 +588,9 @@ async fn record_end(
             record.action = AuditAction::TenantRevoked;
             record.tenant = Some(tenant);
         }
+        RevocationTarget::Lost(entry) => {
+            (record.tenant, record.subject) = (Some(entry.tenant), entry.subject);
+        }
     }
     if let (None, Some((tenant, subject))) = (&record.tenant, outcome.whose) {
         (record.tenant, record.subject) = (Some(tenant), Some(subject));

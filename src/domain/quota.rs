@@ -25,9 +25,11 @@ const ROOM_FOR: Duration = Duration::from_secs(60);
 pub struct LiveSessions {
     /// Their number: never too low, but it may be too high.
     pub count: u64,
-    /// The oldest, the first of all in front, each with its idle expiry. These are all of them if
-    /// the limit is no greater than [`MOST_READ`].
+    /// The oldest, the first of all in front, each with its idle expiry.
     pub oldest: VecDeque<(SessionId, Timestamp)>,
+    /// True if the oldest are all that the limit needs, which is no greater than [`MOST_READ`].
+    /// Otherwise some may lie between them and a session that is added.
+    pub is_complete: bool,
 }
 
 /// There is no room, and nobody is to be evicted.
@@ -37,7 +39,13 @@ pub struct QuotaExceeded;
 impl LiveSessions {
     /// Those of a subject whose sessions have all been read, the oldest first.
     pub fn all(oldest: VecDeque<(SessionId, Timestamp)>) -> Self {
-        Self { count: u64::try_from(oldest.len()).unwrap_or(u64::MAX), oldest }
+        let count = u64::try_from(oldest.len()).unwrap_or(u64::MAX);
+        Self { count, oldest, is_complete: true }
+    }
+
+    /// This many, of which the oldest have been read.
+    pub fn counted(count: u64, oldest: VecDeque<(SessionId, Timestamp)>) -> Self {
+        Self { count, oldest, is_complete: false }
     }
 
     /// The number of the oldest that must be read for a limit that is no greater than
@@ -77,10 +85,11 @@ impl LiveSessions {
         Ok(evicted)
     }
 
-    /// Adds a session that was created. It is read again when it is among the oldest.
-    pub fn add(&mut self, id: SessionId, idle_expires_at: Timestamp, max: u32) {
+    /// Adds a session that was created. If it cannot be told whether it is among the oldest, it is
+    /// left to be read the next time.
+    pub fn add(&mut self, id: SessionId, idle_expires_at: Timestamp) {
         self.count += 1;
-        if max <= MOST_READ {
+        if self.is_complete {
             let place = self.oldest.partition_point(|(other, _)| *other < id);
             self.oldest.insert(place, (id, idle_expires_at));
         }
@@ -149,10 +158,19 @@ mod tests {
     #[test]
     fn a_session_that_was_created_counts_and_takes_its_place_in_the_order() {
         let mut sessions = live(2);
-        sessions.add(SessionId::new(NOW.minus(Duration::from_secs(1)), [0; 10]), LATER, 3);
+        sessions.add(SessionId::new(NOW.minus(Duration::from_secs(1)), [0; 10]), LATER);
         assert_eq!(sessions.count, 3);
         let evicted = sessions.make_room(NOW, 3, OnQuota::EvictOldest).unwrap();
         assert!(evicted < vec![id(0)], "its clock was behind, so it is the oldest");
+    }
+
+    #[test]
+    fn a_session_is_not_evicted_while_older_ones_that_were_not_read_may_live() {
+        let mut sessions = LiveSessions::counted(300, [(id(0), LATER)].into());
+        sessions.add(id(999), LATER);
+        assert_eq!(sessions.count, 301);
+        assert_eq!(sessions.make_room(NOW, 300, OnQuota::EvictOldest), Ok(vec![id(0)]));
+        assert_eq!(sessions.make_room(NOW, 300, OnQuota::EvictOldest), Ok(vec![]));
     }
 
     #[test]

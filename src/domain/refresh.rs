@@ -7,8 +7,10 @@ use super::{
     caller::Reach,
     ids::{SessionId, TokenId},
     key::RefreshKeyId,
-    session::{Device, EndReason, LineageSecret, Session, State},
-    text::Scope,
+    policy::OnRefresh,
+    revocation::BlacklistEntry,
+    session::{Device, EndReason, Ended, LineageSecret, Session, State},
+    text::{Note, Scope},
     time::Timestamp,
 };
 
@@ -49,6 +51,76 @@ pub enum RefreshVerdict {
     Reuse,
     /// Nothing changes.
     Refuse(RefreshRefusal),
+}
+
+/// What an attempt changes, and what it is answered with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RefreshDecision {
+    /// The session moves on to this state.
+    Rotate {
+        /// The session as it then is.
+        session: Box<Session>,
+        /// The entry that stops its previous access token, if its policy asks for that.
+        entry: Option<BlacklistEntry>,
+    },
+    /// The answer repeats, nothing changes.
+    Replay {
+        /// The session.
+        session: Box<Session>,
+        /// True if the first answer may have written an entry that not everybody knows yet.
+        may_have_entry: bool,
+    },
+    /// The session ends.
+    End {
+        /// The session as it has ended.
+        session: Box<Session>,
+        /// The entry that stops its tokens.
+        entry: BlacklistEntry,
+    },
+    /// Nothing changes.
+    Refuse(RefreshRefusal),
+}
+
+impl RefreshDecision {
+    /// Decides an attempt on the session that it names, if there is one. `is_covered` returns
+    /// whether all sessions of its tenant or subject were revoked, it among them: the job that ends
+    /// their rows may not have come to it yet.
+    pub fn of<E>(
+        attempt: &RefreshAttempt,
+        session: Option<Session>,
+        is_covered: impl FnOnce(&Session) -> Result<bool, E>,
+    ) -> Result<Self, E> {
+        let Some(session) = session else { return Ok(Self::Refuse(RefreshRefusal::Unknown)) };
+        let verdict = session.judge_refresh(attempt);
+        if !matches!(verdict, RefreshVerdict::Refuse(_)) && is_covered(&session)? {
+            return Ok(Self::Refuse(RefreshRefusal::Ended));
+        }
+        Ok(match verdict {
+            RefreshVerdict::Refuse(refusal) => Self::Refuse(refusal),
+            RefreshVerdict::Replay => Self::Replay {
+                may_have_entry: session.policy.on_refresh == OnRefresh::RevokeAccessToken,
+                session: Box::new(session),
+            },
+            RefreshVerdict::Reuse => {
+                let ended = Ended {
+                    at: attempt.now,
+                    reason: EndReason::RefreshTokenReused,
+                    note: Note::default(),
+                };
+                let (session, entry) = BlacklistEntry::end(session, ended);
+                Self::End { session: Box::new(session), entry }
+            }
+            RefreshVerdict::Rotate(next) => {
+                let entry = match next.policy.on_refresh {
+                    OnRefresh::KeepAccessToken => None,
+                    OnRefresh::RevokeAccessToken => {
+                        Some(BlacklistEntry::superseded(&session, attempt.now))
+                    }
+                };
+                Self::Rotate { session: next, entry }
+            }
+        })
+    }
 }
 
 /// Why an attempt is refused without any change.
@@ -136,11 +208,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        super::session::{
-            Ended,
-            tests::{START, session},
-        },
-        super::{policy::Replay, text::Note},
+        super::policy::Replay,
+        super::session::tests::{START, session},
         *,
     };
 

@@ -76,6 +76,16 @@ impl CutOff {
     }
 }
 
+/// Returns the last instant up to which all sessions of a session's tenant or subject were revoked,
+/// if one of their cut-offs covers the session.
+pub fn covered_up_to(
+    cut_offs: impl IntoIterator<Item = CutOff>,
+    session: SessionId,
+) -> Option<Timestamp> {
+    let covering = cut_offs.into_iter().filter(|cut_off| cut_off.covers(session));
+    covering.map(|cut_off| cut_off.up_to).max()
+}
+
 /// Between the name of a tenant and that of a subject. It is a control character, so it is in
 /// neither.
 const SEPARATOR: char = '\u{1f}';
@@ -103,6 +113,15 @@ impl Revoked {
             Self::Session(_) | Self::Token(_) => None,
             Self::Tenant { up_to, .. } => Some(CutOff { up_to: *up_to, spared: None }),
             Self::Subject { cut_off, .. } => Some(*cut_off),
+        }
+    }
+
+    /// The same with another cut-off, if it has one.
+    fn with_cut_off(self, cut_off: CutOff) -> Self {
+        match self {
+            Self::Tenant { tenant, .. } => Self::Tenant { tenant, up_to: cut_off.up_to },
+            Self::Subject { tenant, subject, .. } => Self::Subject { tenant, subject, cut_off },
+            other @ (Self::Session(_) | Self::Token(_)) => other,
         }
     }
 
@@ -138,6 +157,17 @@ pub struct BlacklistEntry {
     pub unfinished: bool,
 }
 
+/// What an entry takes over from an earlier one for the same thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlierEntry {
+    /// Which sessions it covers, if it is about all of a tenant's or a subject's.
+    pub cut_off: Option<CutOff>,
+    /// From when on it may be forgotten.
+    pub expires_at: Timestamp,
+    /// Sessions that it covers may be left to be ended.
+    pub unfinished: bool,
+}
+
 /// How much longer than its tokens an entry is kept, for clocks that disagree.
 pub const RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
@@ -156,6 +186,12 @@ impl BlacklistEntry {
             expires_at: Self::expiry_for(session, ended.at),
             unfinished: false,
         }
+    }
+
+    /// Ends a session. Returns it as it then is, and the entry that stops its tokens.
+    pub fn end(session: Session, ended: Ended) -> (Session, Self) {
+        let entry = Self::for_session(&session, &ended);
+        (session.end(ended), entry)
     }
 
     /// Stops the access token that a session had before a refresh at `now`.
@@ -187,6 +223,26 @@ impl BlacklistEntry {
             expires_at: cut_off.up_to.max(ended.at).plus(longest_token).plus(RETENTION_MARGIN),
             unfinished: true,
         }
+    }
+
+    /// The entry that takes the place of an earlier one for the same thing. It covers what either
+    /// covers, for as long as either. Of two cut-offs the later one says why, so the end of the
+    /// earlier entry is asked for only if that one is the later.
+    pub fn in_place_of<E>(
+        mut self,
+        earlier: &EarlierEntry,
+        end: impl FnOnce() -> Result<Ended, E>,
+    ) -> Result<Self, E> {
+        if let (Some(before), Some(cut_off)) = (earlier.cut_off, self.revoked.cut_off()) {
+            self.revoked = self.revoked.with_cut_off(before.union(cut_off));
+            if before.up_to > cut_off.up_to {
+                let Ended { at, reason, note } = end()?;
+                (self.revoked_at, self.reason, self.note) = (at, reason, note);
+            }
+        }
+        self.expires_at = self.expires_at.max(earlier.expires_at);
+        self.unfinished |= earlier.unfinished;
+        Ok(self)
     }
 
     /// From when on an entry may be forgotten that stops every token of this session issued until
@@ -280,7 +336,7 @@ impl Revocation {
             (_, Some((tenant, subject))) => (tenant, Some(subject)),
             (_, None) => (Tenant::default(), None),
         };
-        let fallback_entry = BlacklistEntry {
+        let entry = BlacklistEntry {
             revoked,
             tenant,
             subject,
@@ -291,16 +347,11 @@ impl Revocation {
             expires_at,
             unfinished,
         };
-        // No session has the identifier zero: then there is only the entry to be written.
-        let target =
-            RevocationTarget::Session(session_id.unwrap_or(SessionId::from_bytes([0; 16])));
-        Self {
-            target,
-            ended,
-            may_add: true,
-            longest_token: Duration::ZERO,
-            fallback_entry: Some(fallback_entry),
-        }
+        let (target, fallback_entry) = match session_id {
+            Some(id) => (RevocationTarget::Session(id), Some(entry)),
+            None => (RevocationTarget::Lost(entry), None),
+        };
+        Self { target, ended, may_add: true, longest_token: Duration::ZERO, fallback_entry }
     }
 }
 
@@ -329,6 +380,9 @@ pub enum RevocationTarget {
     },
     /// All sessions that a tenant has now.
     Tenant(Tenant),
+    /// Something whose entry the database has lost, and of which nothing but this entry is to be
+    /// written.
+    Lost(BlacklistEntry),
 }
 
 #[cfg(test)]

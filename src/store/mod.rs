@@ -17,13 +17,14 @@ use self::{
     ring::{RingChange, SealedRing},
 };
 
+pub use crate::domain::creation::Creation;
 use crate::domain::{
     audit::AuditEntry,
     ids::SessionId,
     key::RefreshKeyId,
-    policy::OnQuota,
     refresh::{RefreshAttempt, RefreshRefusal},
     revocation::{BlacklistEntry, CutOff, FeedPosition, Revocation, Revoked, Seq},
+    revoke::RevocationDecision,
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
@@ -45,17 +46,6 @@ pub enum StoreError {
     /// The database refused a statement. This is a bug.
     #[error("the database refused a statement: {0}")]
     Refused(String),
-}
-
-/// A session to be created.
-#[derive(Clone, Debug)]
-pub struct Creation {
-    /// The session in its first generation.
-    pub session: Session,
-    /// How many live sessions the subject may have with this one; zero for no limit.
-    pub max_sessions: u32,
-    /// What to do with one too many.
-    pub on_quota: OnQuota,
 }
 
 /// What came of a creation.
@@ -100,14 +90,6 @@ impl Created {
             | Self::Revoked { .. } => None,
         }
     }
-
-    /// What comes of asking for a session with a request id that an earlier session has.
-    pub fn for_used_request_id(asked: &Session, earlier: Session) -> Self {
-        match asked.has_same_request(&earlier) {
-            true => Self::Repeated(Box::new(earlier)),
-            false => Self::RequestIdReused,
-        }
-    }
 }
 
 /// What came of an attempt to refresh.
@@ -139,8 +121,19 @@ pub enum Refreshed {
     Refused(RefreshRefusal),
 }
 
+impl Refreshed {
+    /// Returns the position of the last blacklist entry that it wrote.
+    pub fn position(&self) -> Option<FeedPosition> {
+        match self {
+            Self::Rotated { position, .. } => *position,
+            Self::Reused { position, .. } => Some(*position),
+            Self::Replayed { .. } | Self::Refused(_) => None,
+        }
+    }
+}
+
 /// What came of a revocation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationOutcome {
     /// Whether there is such a session; always true for subjects and tenants.
     pub found: bool,
@@ -156,12 +149,29 @@ pub struct RevocationOutcome {
     /// The number of live sessions that ended. Of a tenant or subject those are counted that its
     /// entry did not cover yet.
     pub sessions: i64,
-    /// Whose the last of them was, if an entry was written for it.
+    /// Whose the entry is that was written, if it is one subject's.
     pub whose: Option<(Tenant, Subject)>,
     /// The entry that every index must have reached before the revocation holds: the last one
     /// written, or, if there was nothing to write, the newest there is, because what was revoked
     /// before may still be on its way.
     pub position: FeedPosition,
+}
+
+impl RevocationOutcome {
+    /// The outcome of a decision that has been written. The position is that of its entry, or, if
+    /// it has none, that of the newest there is.
+    pub fn new(decision: &RevocationDecision, position: FeedPosition) -> Self {
+        let entry = decision.entry.as_ref();
+        Self {
+            found: decision.found,
+            full: decision.full,
+            wrote: entry.is_some(),
+            changed: decision.changed,
+            sessions: decision.sessions,
+            whose: entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?))),
+            position,
+        }
+    }
 }
 
 /// One step of the feed that keeps the in-memory index fresh.

@@ -1,7 +1,10 @@
 //! Creating sessions, within the limits of their subjects: where there is room it takes one
 //! statement, the rest is decided one by one on what a few statements have read for all of them.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    convert::Infallible,
+};
 
 use async_trait::async_trait;
 use diesel::{
@@ -24,14 +27,14 @@ use super::{
 };
 use crate::{
     domain::{
+        creation::{Creation, CreationDecision, CreationState},
         ids::SessionId,
         quota::{LiveSessions, MOST_READ, Tally},
-        revocation::{BlacklistEntry, FeedPosition},
-        session::{EndReason, Ended, Session},
-        text::Note,
+        revocation::{BlacklistEntry, FeedPosition, cut_off_key},
+        session::{Ended, Session},
         time::Timestamp,
     },
-    store::{Created, Creation, Eviction, StoreError, batch::BatchOutcome},
+    store::{Created, Eviction, StoreError, batch::BatchOutcome},
 };
 
 /// Commits a batch of creations.
@@ -82,7 +85,7 @@ impl BatchWrite for SlowPath<'_> {
         creations: &[Self],
     ) -> Result<Vec<Result<Created, StoreError>>, Fault> {
         let Some(Self { oldest_live, .. }) = creations.first() else { return Ok(vec![]) };
-        let creations: Vec<&Creation> = creations.iter().map(|careful| careful.creation).collect();
+        let creations: Vec<&Creation> = creations.iter().map(|slow| slow.creation).collect();
         let begin = quota_lock::begin(&quota_lock::subject_locks(connection, &creations));
         connection.run(&begin).await?;
         let mut batch = Batch {
@@ -96,7 +99,7 @@ impl BatchWrite for SlowPath<'_> {
             evicted: HashMap::new(),
             new: vec![],
         };
-        let decided: Vec<Decision> =
+        let decided: Vec<CreationDecision> =
             creations.iter().map(|creation| batch.decide(creation)).collect();
 
         if !batch.new.is_empty()
@@ -108,47 +111,50 @@ impl BatchWrite for SlowPath<'_> {
             return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
         }
         // After the new ones, of which some may have to go for others.
-        let mut evicted: Vec<SessionId> = batch.evicted.keys().copied().collect();
-        evicted.sort_unstable();
-        // One that somebody else has ended meanwhile is left as it is.
-        let there = writes::lock(connection, &evicted).await?;
-        let (mut ended, mut entries, mut positions) = (vec![], vec![], HashMap::new());
-        for (id, session) in there {
-            let at = batch.evicted.get(&id).copied().unwrap_or(session.created_at);
-            if session.ended.is_some() {
-                continue;
-            }
-            let end = Ended { at, reason: EndReason::QuotaEvicted, note: Note::default() };
-            positions.insert(id, entries.len());
-            entries.push(BlacklistEntry::for_session(&session, &end));
-            ended.push(session.end(end));
-        }
-        writes::save(connection, &ended).await?;
+        let positions = evict(connection, &batch.evicted).await?;
         batch.live.keep_counts(connection).await?;
-        let written = writes::insert_entries(connection, &entries).await?;
         connection.commit().await?;
-
-        let position = |id: &SessionId| written.get(*positions.get(id)?).copied();
-        let created = decided.into_iter().map(|decision| match decision {
-            Decision::New { evicted } => {
-                let last: Option<FeedPosition> =
-                    evicted.iter().filter_map(position).max_by_key(|position| position.seq);
-                let sessions =
-                    evicted.into_iter().filter(|id| positions.contains_key(id)).collect();
-                Created::New { eviction: last.map(|position| Eviction { position, sessions }) }
-            }
-            Decision::Other(created) => created,
-        });
-        Ok(created.map(Ok).collect())
+        Ok(decided.into_iter().map(|decision| Ok(created(decision, &positions))).collect())
     }
 }
 
-/// The decision on a creation.
-enum Decision {
-    /// It is created, and these are evicted for it.
-    New { evicted: Vec<SessionId> },
-    /// Something else comes of it.
-    Other(Created),
+/// Ends sessions and stops their tokens. Returns the positions of their entries. One that somebody
+/// else has ended meanwhile is left as it is.
+async fn evict(
+    connection: &mut PooledConnection<'_>,
+    evicted: &HashMap<SessionId, Ended>,
+) -> Result<HashMap<SessionId, FeedPosition>, Fault> {
+    let mut ids: Vec<SessionId> = evicted.keys().copied().collect();
+    ids.sort_unstable();
+    let (mut ended, mut entries) = (vec![], vec![]);
+    for (id, session) in writes::lock(connection, &ids).await? {
+        if session.ended.is_none()
+            && let Some(end) = evicted.get(&id)
+        {
+            let (session, entry) = BlacklistEntry::end(session, end.clone());
+            ended.push(session);
+            entries.push(entry);
+        }
+    }
+    writes::save(connection, &ended).await?;
+    let positions = writes::insert_entries(connection, &entries).await?;
+    Ok(ended.into_iter().map(|session| session.id).zip(positions).collect())
+}
+
+/// The outcome of a decision, with the positions of the sessions that were evicted.
+fn created(decision: CreationDecision, positions: &HashMap<SessionId, FeedPosition>) -> Created {
+    match decision {
+        CreationDecision::Create { mut evicted } => {
+            evicted.retain(|id| positions.contains_key(id));
+            let positions = evicted.iter().filter_map(|id| positions.get(id)).copied();
+            let last = positions.max_by_key(|position| position.seq);
+            Created::New { eviction: last.map(|position| Eviction { position, sessions: evicted }) }
+        }
+        CreationDecision::Repeat(earlier) => Created::Repeated(earlier),
+        CreationDecision::RequestIdReused => Created::RequestIdReused,
+        CreationDecision::QuotaExceeded => Created::QuotaExceeded,
+        CreationDecision::Revoked { up_to } => Created::Revoked { up_to },
+    }
 }
 
 /// The state that creations are decided on, and the decisions so far.
@@ -157,39 +163,49 @@ struct Batch<'a> {
     earlier: HashMap<(String, String), Session>,
     cut_offs: CutOffs,
     live: Live<'a>,
-    /// Sessions to be evicted, each with the instant of its end.
-    evicted: HashMap<SessionId, Timestamp>,
+    /// Sessions to be evicted, each with its end.
+    evicted: HashMap<SessionId, Ended>,
     new: Vec<&'a Creation>,
 }
 
 impl<'a> Batch<'a> {
-    fn decide(&mut self, creation: &'a Creation) -> Decision {
-        let session = &creation.session;
-        let request =
-            session.request_id.as_ref().map(|id| (session.tenant.to_string(), id.to_string()));
-        if let Some(earlier) = request.as_ref().and_then(|request| self.earlier.get(request)) {
-            return Decision::Other(Created::for_used_request_id(session, earlier.clone()));
-        }
-        if let Some(up_to) = self.cut_offs.covering(session) {
-            return Decision::Other(Created::Revoked { up_to });
-        }
-        let mut evicted = vec![];
-        if let Some(live) = self.live.of.get_mut(&(&*session.tenant, &*session.subject)) {
-            if creation.max_sessions > 0 {
-                match live.make_room(session.created_at, creation.max_sessions, creation.on_quota) {
-                    Ok(ids) => evicted = ids,
-                    Err(_) => return Decision::Other(Created::QuotaExceeded),
-                }
+    fn decide(&mut self, creation: &'a Creation) -> CreationDecision {
+        let Ok(decision) = creation.decide(self);
+        if let CreationDecision::Create { evicted } = &decision {
+            let session = &creation.session;
+            if let Some(request) = request(session) {
+                self.earlier.insert(request, session.clone());
             }
-            live.add(session.id, session.idle_expires_at, creation.max_sessions);
+            self.evicted.extend(evicted.iter().map(|id| (*id, creation.eviction())));
+            self.new.push(creation);
         }
-        if let Some(request) = request {
-            self.earlier.insert(request, session.clone());
-        }
-        self.evicted.extend(evicted.iter().map(|id| (*id, session.created_at)));
-        self.new.push(creation);
-        Decision::New { evicted }
+        decision
     }
+}
+
+impl CreationState for Batch<'_> {
+    type Error = Infallible;
+
+    fn earlier(&mut self, session: &Session) -> Result<Option<Session>, Infallible> {
+        Ok(request(session).and_then(|request| self.earlier.get(&request)).cloned())
+    }
+
+    fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>, Infallible> {
+        Ok(self.cut_offs.covered_up_to(session))
+    }
+
+    fn live_sessions(
+        &mut self,
+        creation: &Creation,
+    ) -> Result<Option<&mut LiveSessions>, Infallible> {
+        let session = &creation.session;
+        Ok(self.live.of.get_mut(&cut_off_key(&session.tenant, Some(&session.subject))))
+    }
+}
+
+/// The tenant and the request id by which a request for a session is known.
+fn request(session: &Session) -> Option<(String, String)> {
+    session.request_id.as_ref().map(|id| (session.tenant.to_string(), id.to_string()))
 }
 
 /// The sessions that were created before with the request ids of these creations.
@@ -212,17 +228,17 @@ async fn earlier(
             .await?;
         for row in rows {
             let session = Session::try_from(row)?;
-            if let Some(request_id) = &session.request_id {
-                found.insert((session.tenant.to_string(), request_id.to_string()), session);
+            if let Some(request) = request(&session) {
+                found.insert(request, session);
             }
         }
     }
     Ok(found)
 }
 
-/// The live sessions of limited subjects.
+/// The live sessions of limited subjects, by the keys that entries of subjects have.
 struct Live<'a> {
-    of: HashMap<(&'a str, &'a str), LiveSessions>,
+    of: HashMap<String, LiveSessions>,
     /// Subjects whose number of sessions is kept.
     large: Vec<(&'a str, &'a str)>,
 }
@@ -291,10 +307,10 @@ impl<'a> Live<'a> {
         let oldest = oldest(connection, oldest_live, reads.collect()).await?;
         for ((subject, count), oldest) in limited.iter().zip(counts).zip(oldest) {
             let sessions = match count {
-                Some(count) => LiveSessions { count, oldest: oldest.into() },
+                Some(count) => LiveSessions::counted(count, oldest.into()),
                 None => LiveSessions::all(oldest.into()),
             };
-            live.of.insert((subject.tenant, subject.subject), sessions);
+            live.of.insert(cut_off_key(subject.tenant, Some(subject.subject)), sessions);
         }
         Ok(live)
     }
@@ -302,7 +318,7 @@ impl<'a> Live<'a> {
     /// Writes how many sessions there are now, where the number is kept.
     async fn keep_counts(&self, connection: &mut PooledConnection<'_>) -> Result<(), Fault> {
         for (tenant, subject) in &self.large {
-            let Some(live) = self.of.get(&(*tenant, *subject)) else { continue };
+            let Some(live) = self.of.get(&cut_off_key(tenant, Some(subject))) else { continue };
             statement::<()>(
                 "UPDATE large_subjects SET sessions = ? WHERE tenant = ? AND subject = ?",
             )

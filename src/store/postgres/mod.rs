@@ -154,11 +154,7 @@ impl PostgresStore {
             refreshes: shared.group(
                 REFRESHES,
                 |shared, attempts| async move { refresh::commit(&shared.pool, &attempts).await },
-                |refreshed| match refreshed {
-                    Refreshed::Rotated { position, .. } => *position,
-                    Refreshed::Reused { position, .. } => Some(*position),
-                    Refreshed::Replayed { .. } | Refreshed::Refused(_) => None,
-                },
+                Refreshed::position,
             ),
             revocations: shared.group(
                 REVOCATIONS,

@@ -1,7 +1,7 @@
 //! Refreshing sessions: rotations that need nothing else go in one statement, the rest is judged on
 //! the row.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, convert::Infallible};
 
 use async_trait::async_trait;
 use diesel::{
@@ -21,11 +21,9 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        policy::OnRefresh,
-        refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
+        refresh::{RefreshAttempt, RefreshDecision},
         revocation::{BlacklistEntry, FeedPosition},
-        session::{Device, EndReason, Ended, Session},
-        text::Note,
+        session::{Device, Session},
     },
     store::{Refreshed, StoreError, batch::BatchOutcome},
 };
@@ -177,141 +175,105 @@ impl BatchWrite for SlowPath<'_> {
         // Most are replays and refusals, which change nothing and need no lock.
         let there = read(connection, &ids).await?;
         let cut_offs = writes::cut_offs(connection, there.values()).await?;
-        let judged: Vec<_> =
-            attempts.iter().map(|Self(attempt)| judge(attempt, &there, &cut_offs).0).collect();
-        if judged.iter().all(Option::is_some) {
-            let mut outcomes: Vec<Refreshed> = judged.into_iter().flatten().collect();
-            wait_for_entries(connection, &mut outcomes).await?;
-            return Ok(outcomes.into_iter().map(Ok).collect());
+        let mut batch = Batch { there, cut_offs, changed: HashMap::new(), entries: vec![] };
+        let decisions = batch.decide_all(attempts);
+        if batch.changed.is_empty() {
+            let newest = newest_entry(connection, &decisions).await?;
+            return Ok(decisions.into_iter().map(|one| one.refreshed(&[], newest)).collect());
         }
 
         connection.begin().await?;
-        let mut there = writes::lock(connection, &ids).await?;
+        let there = writes::lock(connection, &ids).await?;
         let cut_offs = writes::cut_offs(connection, there.values()).await?;
-        let mut changed = HashMap::new();
-        let mut entries = vec![];
-        let mut outcomes = Vec::with_capacity(attempts.len());
-        for Self(attempt) in attempts {
-            let (outcome, change) = judge(attempt, &there, &cut_offs);
-            let refreshed = match (outcome, change) {
-                (Some(refreshed), _) => (refreshed, None),
-                (None, Some(change)) => {
-                    let entry = change.entry.map(|entry| {
-                        entries.push(entry);
-                        entries.len() - 1
-                    });
-                    there.insert(change.session.id, change.session.clone());
-                    changed.insert(change.session.id, change.session.clone());
-                    (change.outcome, entry)
-                }
-                (None, None) => {
-                    return Err(
-                        StoreError::Refused("an attempt without a verdict".to_owned()).into()
-                    );
-                }
-            };
-            outcomes.push(refreshed);
-        }
-        let changed: Vec<_> = changed.into_values().collect();
+        let mut batch = Batch { there, cut_offs, changed: HashMap::new(), entries: vec![] };
+        let decisions = batch.decide_all(attempts);
+        let changed: Vec<_> = batch.changed.into_values().collect();
         writes::save(connection, &changed).await?;
-        let positions = writes::insert_entries(connection, &entries).await?;
-        let (mut outcomes, entries): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
+        let positions = writes::insert_entries(connection, &batch.entries).await?;
         // After the entries of this batch, which may be those that are meant.
-        wait_for_entries(connection, &mut outcomes).await?;
+        let newest = newest_entry(connection, &decisions).await?;
         connection.commit().await?;
-        let outcomes = outcomes.into_iter().zip(entries).map(|(mut refreshed, entry)| {
-            let given = entry.and_then(|entry: usize| positions.get(entry)).copied();
-            match (&mut refreshed, given) {
-                (Refreshed::Rotated { position, .. }, given) => *position = given,
-                (Refreshed::Reused { position, .. }, Some(given)) => *position = given,
-                _ => {}
-            }
-            Ok(refreshed)
+        Ok(decisions.into_iter().map(|one| one.refreshed(&positions, newest)).collect())
+    }
+}
+
+/// The state that attempts are decided on, and what they have changed so far.
+struct Batch {
+    there: HashMap<SessionId, Session>,
+    cut_offs: CutOffs,
+    changed: HashMap<SessionId, Session>,
+    entries: Vec<BlacklistEntry>,
+}
+
+/// A decision, and the index of its entry among those of the batch.
+struct Decided {
+    decision: RefreshDecision,
+    entry: Option<usize>,
+}
+
+impl Batch {
+    fn decide_all(&mut self, attempts: &[SlowPath<'_>]) -> Vec<Decided> {
+        attempts.iter().map(|SlowPath(attempt)| self.decide(attempt)).collect()
+    }
+
+    fn decide(&mut self, attempt: &RefreshAttempt) -> Decided {
+        let session = self.there.get(&attempt.session_id).cloned();
+        let is_covered = |session: &Session| -> Result<bool, Infallible> {
+            Ok(self.cut_offs.covered_up_to(session).is_some())
+        };
+        let Ok(decision) = RefreshDecision::of(attempt, session, is_covered);
+        let (changed, entry) = match &decision {
+            RefreshDecision::Rotate { session, entry } => (Some(session), entry.as_ref()),
+            RefreshDecision::End { session, entry } => (Some(session), Some(entry)),
+            RefreshDecision::Replay { .. } | RefreshDecision::Refuse(_) => (None, None),
+        };
+        if let Some(session) = changed {
+            self.there.insert(session.id, (**session).clone());
+            self.changed.insert(session.id, (**session).clone());
+        }
+        let entry = entry.map(|entry| {
+            self.entries.push(entry.clone());
+            self.entries.len() - 1
         });
-        Ok(outcomes.collect())
+        Decided { decision, entry }
     }
 }
 
-/// Whoever gets an answer once more may get it before everybody knows what the first one has
-/// stopped.
-async fn wait_for_entries(
+/// The newest entry, if there is an attempt that gets its answer once more, perhaps before everybody
+/// knows what the first answer has stopped.
+async fn newest_entry(
     connection: &mut PooledConnection<'_>,
-    outcomes: &mut [Refreshed],
-) -> Result<(), Fault> {
-    let stops = |session: &Session| session.policy.on_refresh == OnRefresh::RevokeAccessToken;
-    let mut head = None;
-    for outcome in outcomes {
-        if let Refreshed::Replayed { session, position } = outcome
-            && stops(session)
-        {
-            if head.is_none() {
-                head = Some(reads::feed_head(connection).await?);
-            }
-            *position = head;
-        }
-    }
-    Ok(())
-}
-
-/// What an attempt changes.
-struct Change {
-    session: Session,
-    entry: Option<BlacklistEntry>,
-    /// Without its position in the feed.
-    outcome: Refreshed,
-}
-
-/// Judges an attempt: an outcome if nothing changes, a change otherwise.
-fn judge(
-    attempt: &RefreshAttempt,
-    there: &HashMap<SessionId, Session>,
-    cut_offs: &CutOffs,
-) -> (Option<Refreshed>, Option<Change>) {
-    let Some(session) = there.get(&attempt.session_id) else {
-        return (Some(Refreshed::Refused(RefreshRefusal::Unknown)), None);
+    decisions: &[Decided],
+) -> Result<Option<FeedPosition>, Fault> {
+    let may_have_entry = |decided: &Decided| {
+        matches!(decided.decision, RefreshDecision::Replay { may_have_entry: true, .. })
     };
-    let verdict = session.judge_refresh(attempt);
-    // The job that ends the sessions of a revoked tenant or subject may not have come to this one
-    // yet.
-    if !matches!(verdict, RefreshVerdict::Refuse(_)) && cut_offs.covering(session).is_some() {
-        return (Some(Refreshed::Refused(RefreshRefusal::Ended)), None);
+    match decisions.iter().any(may_have_entry) {
+        true => Ok(Some(reads::feed_head(connection).await?)),
+        false => Ok(None),
     }
-    match verdict {
-        RefreshVerdict::Refuse(refusal) => (Some(Refreshed::Refused(refusal)), None),
-        RefreshVerdict::Replay => {
-            (Some(Refreshed::Replayed { session: Box::new(session.clone()), position: None }), None)
-        }
-        RefreshVerdict::Reuse => {
-            let ended = Ended {
-                at: attempt.now,
-                reason: EndReason::RefreshTokenReused,
-                note: Note::default(),
-            };
-            let entry = Some(BlacklistEntry::for_session(session, &ended));
-            let session = session.clone().end(ended);
-            let outcome = Refreshed::Reused {
-                session: Box::new(session.clone()),
-                position: FeedPosition::default(),
-            };
-            (None, Some(Change { session, entry, outcome }))
-        }
-        RefreshVerdict::Rotate(next) => {
-            let entry = match next.policy.on_refresh {
-                OnRefresh::KeepAccessToken => None,
-                OnRefresh::RevokeAccessToken => {
-                    Some(BlacklistEntry::superseded(session, attempt.now))
-                }
-            };
-            let session = (*next).clone();
-            (
-                None,
-                Some(Change {
-                    session,
-                    entry,
-                    outcome: Refreshed::Rotated { session: next, position: None },
-                }),
-            )
-        }
+}
+
+impl Decided {
+    /// The outcome, with the positions of the entries of the batch, and that of the newest entry
+    /// for one whose answer repeats.
+    fn refreshed(
+        self,
+        positions: &[FeedPosition],
+        newest: Option<FeedPosition>,
+    ) -> Result<Refreshed, StoreError> {
+        let position = self.entry.and_then(|entry| positions.get(entry)).copied();
+        Ok(match self.decision {
+            RefreshDecision::Rotate { session, .. } => Refreshed::Rotated { session, position },
+            RefreshDecision::Replay { session, may_have_entry } => {
+                Refreshed::Replayed { session, position: newest.filter(|_| may_have_entry) }
+            }
+            RefreshDecision::End { session, .. } => {
+                let missing = || StoreError::Refused("an entry without a position".to_owned());
+                Refreshed::Reused { session, position: position.ok_or_else(missing)? }
+            }
+            RefreshDecision::Refuse(refusal) => Refreshed::Refused(refusal),
+        })
     }
 }
 

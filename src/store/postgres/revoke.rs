@@ -1,7 +1,10 @@
 //! Revoking: the sessions that are meant are locked, then each revocation is decided on what those
 //! before it have left.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    convert::Infallible,
+};
 
 use async_trait::async_trait;
 use diesel::{
@@ -26,6 +29,10 @@ use crate::{
         revocation::{
             BlacklistEntry, Coverage, CutOff, Revocation, RevocationTarget, Revoked, cut_off_key,
         },
+        revoke::{
+            MOST_ENDED_AT_ONCE, OldestLive, RevocationDecision, RevocationState, Survey,
+            UncoveredCount,
+        },
         session::Session,
         text::{Subject, Tenant},
         time::Timestamp,
@@ -43,77 +50,71 @@ impl BatchWrite for Revocation {
     ) -> Result<Vec<Result<RevocationOutcome, StoreError>>, Fault> {
         connection.begin().await?;
         let of_subjects = of_subjects(connection, revocations).await?;
-        let mut subjects = coverage(connection, revocations).await?;
+        let mut surveys = survey_subjects(connection, revocations).await?;
         // Before anything is locked: a big tenant takes a while.
-        let mut tenants = HashMap::new();
         for revocation in revocations {
             let RevocationTarget::Tenant(tenant) = &revocation.target else { continue };
-            if tenants.contains_key(tenant) {
-                continue;
+            if let Entry::Vacant(vacant) = surveys.entry(cut_off_key(tenant, None)) {
+                vacant.insert(survey_tenant(connection, tenant, revocation.ended.at).await?);
             }
-            tenants.insert(tenant.clone(), survey(connection, tenant, revocation.ended.at).await?);
         }
         let mut ids: Vec<SessionId> =
-            of_subjects.iter().flat_map(|ids| ids.iter().take(ENDED_AT_ONCE)).copied().collect();
+            of_subjects.iter().flat_map(|live| &live.ids).copied().collect();
         ids.extend(revocations.iter().filter_map(|revocation| match &revocation.target {
             RevocationTarget::Session(id) => Some(*id),
             RevocationTarget::Token { session_id, .. } => Some(*session_id),
-            RevocationTarget::Subject { .. } | RevocationTarget::Tenant(_) => None,
+            RevocationTarget::Subject { .. }
+            | RevocationTarget::Tenant(_)
+            | RevocationTarget::Lost(_) => None,
         }));
         ids.sort_unstable();
         ids.dedup();
 
         let there = writes::lock(connection, &ids).await?;
-        let replaceable =
-            revocations.iter().filter_map(|revocation| replaceable(revocation, &there));
-        let present = present(connection, replaceable.collect()).await?;
-        for (revocation, ids) in revocations.iter().zip(&of_subjects) {
-            if ids.len() > ENDED_AT_ONCE {
-                count_uncovered(connection, revocation, &mut subjects).await?;
+        let present = present(connection, revocations.iter().flat_map(replaceable)).await?;
+        for (revocation, live) in revocations.iter().zip(&of_subjects) {
+            if live.has_more {
+                count_uncovered(connection, revocation, &mut surveys).await?;
             }
         }
-        let mut batch =
-            Batch { there, present, tenants, subjects, changed: HashMap::new(), entries: vec![] };
-        let mut outcomes = Vec::with_capacity(revocations.len());
-        for (revocation, subject) in revocations.iter().zip(&of_subjects) {
-            let before = batch.entries.len();
-            let outcome = batch.decide(revocation, subject);
-            outcomes.push((outcome, (batch.entries.len() > before).then_some(batch.entries.len())));
-        }
+        let mut batch = Batch { there, present, surveys, changed: HashMap::new(), entries: vec![] };
+        let decided: Vec<_> = revocations
+            .iter()
+            .zip(&of_subjects)
+            .map(|(revocation, live)| batch.decide(revocation, live))
+            .collect();
         let changed: Vec<_> = batch.changed.into_values().collect();
         writes::save(connection, &changed).await?;
         let positions = writes::insert_entries(connection, &batch.entries).await?;
-        // Whoever adds nothing may have found what is still on its way to some index, and so waits
-        // for all of it, the entries of this batch included. The head tells where that ends, and
-        // not the newest row, which may have been swept.
+        // A revocation that adds nothing may have found what is still on its way to some index, and
+        // so waits for all of it, the entries of this batch included. The head tells where that
+        // ends, and not the newest row, which may have been swept.
         let head = match positions.iter().copied().max_by_key(|position| position.seq) {
             Some(last) => last,
             None => reads::feed_head(connection).await?,
         };
         connection.commit().await?;
-        let outcomes = outcomes.into_iter().map(|(mut outcome, end)| {
-            outcome.wrote = end.is_some();
-            let entry = end.and_then(|end| batch.entries.get(end - 1));
-            outcome.whose =
-                entry.and_then(|entry| Some((entry.tenant.clone(), entry.subject.clone()?)));
-            outcome.position = end.and_then(|end| positions.get(end - 1)).copied().unwrap_or(head);
-            Ok(outcome)
+        let outcomes = decided.into_iter().map(|(decision, entry)| {
+            let position = entry.and_then(|entry| positions.get(entry)).copied();
+            Ok(RevocationOutcome::new(&decision, position.unwrap_or(head)))
         });
         Ok(outcomes.collect())
     }
 }
 
-/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left
-/// to the job that ends what entries cover.
-pub const ENDED_AT_ONCE: usize = 256;
+/// Live sessions of a subject, the oldest first: no more than can be ended at once.
+#[derive(Default)]
+struct LiveIds {
+    ids: Vec<SessionId>,
+    has_more: bool,
+}
 
-/// For each revocation, the live sessions of the subject that it names, the oldest first: no more
-/// than can be ended at once, and one that tells that there are more.
+/// For each revocation, the live sessions of the subject that it names.
 async fn of_subjects(
     connection: &mut PooledConnection<'_>,
     revocations: &[Revocation],
-) -> Result<Vec<Vec<SessionId>>, Fault> {
-    let mut found: Vec<Vec<SessionId>> = vec![vec![]; revocations.len()];
+) -> Result<Vec<LiveIds>, Fault> {
+    let mut found: Vec<LiveIds> = revocations.iter().map(|_| LiveIds::default()).collect();
     let (mut positions, mut tenants, mut subjects, mut instants) = (vec![], vec![], vec![], vec![]);
     for (position, revocation) in (0_i64..).zip(revocations) {
         if let RevocationTarget::Subject { tenant, subject, .. } = &revocation.target {
@@ -143,37 +144,31 @@ async fn of_subjects(
     .bind::<Array<Text>, _>(tenants)
     .bind::<Array<Text>, _>(subjects)
     .bind::<Array<Timestamptz>, _>(instants)
-    .bind::<BigInt, _>(i64::try_from(ENDED_AT_ONCE).unwrap_or(i64::MAX) + 1)
+    .bind::<BigInt, _>(i64::try_from(MOST_ENDED_AT_ONCE).unwrap_or(i64::MAX) + 1)
     .load(&mut **connection)
     .await?;
     for (position, id) in rows {
-        if let Some(ids) =
-            usize::try_from(position).ok().and_then(|position| found.get_mut(position))
-        {
-            ids.push(SessionId::from_bytes(id.into_bytes()));
+        let live = usize::try_from(position).ok().and_then(|position| found.get_mut(position));
+        match live {
+            Some(live) if live.ids.len() < MOST_ENDED_AT_ONCE => {
+                live.ids.push(SessionId::from_bytes(id.into_bytes()));
+            }
+            Some(live) => live.has_more = true,
+            None => {}
         }
     }
     Ok(found)
 }
 
-/// The state of a tenant or of a subject.
-#[derive(Default)]
-struct Survey {
-    coverage: Coverage,
-    /// Its live sessions that its entry does not cover. The covered ones have ended already, though
-    /// the job that ends their rows may not have come to them yet. Of a subject without very many,
-    /// they are counted when they are ended.
-    uncovered: Option<i64>,
-}
+/// The state of tenants and subjects, by the keys of their entries.
+type Surveys = HashMap<String, Survey>;
 
-type Subjects = HashMap<String, Survey>;
-
-/// Reads the state of the subjects that these revocations name, by the keys of their entries.
-async fn coverage(
+/// Reads the state of the subjects that these revocations name.
+async fn survey_subjects(
     connection: &mut PooledConnection<'_>,
     revocations: &[Revocation],
-) -> Result<Subjects, Fault> {
-    let mut surveys = Subjects::new();
+) -> Result<Surveys, Fault> {
+    let mut surveys = Surveys::new();
     let (mut keys, mut tenants, mut subjects) = (vec![], vec![], vec![]);
     for revocation in revocations {
         let RevocationTarget::Subject { tenant, subject, .. } = &revocation.target else {
@@ -230,18 +225,18 @@ async fn coverage(
 async fn count_uncovered(
     connection: &mut PooledConnection<'_>,
     revocation: &Revocation,
-    subjects: &mut Subjects,
+    surveys: &mut Surveys,
 ) -> Result<(), Fault> {
     let RevocationTarget::Subject { tenant, subject, except } = &revocation.target else {
         return Ok(());
     };
-    let Some(survey) = subjects.get_mut(&cut_off_key(tenant, Some(subject))) else { return Ok(()) };
+    let Some(survey) = surveys.get_mut(&cut_off_key(tenant, Some(subject))) else { return Ok(()) };
     let covered = survey.coverage.covered;
     let last = covered.map_or(SessionId::from_bytes([0; 16]), |covered| {
         SessionId::last_of_millisecond(covered.up_to)
     });
     let spared = covered.and_then(|covered| covered.spared);
-    let uncovered = statement::<BigInt>(
+    let sessions = statement::<BigInt>(
         "SELECT count(*)
         FROM sessions
         WHERE tenant = ? AND subject = ? AND NOT is_over
@@ -257,11 +252,11 @@ async fn count_uncovered(
     .bind::<Timestamptz, _>(instant(revocation.ended.at))
     .get_result(&mut **connection)
     .await?;
-    survey.uncovered = Some(uncovered);
+    survey.uncovered = Some(UncoveredCount { sessions, covered });
     Ok(())
 }
 
-async fn survey(
+async fn survey_tenant(
     connection: &mut PooledConnection<'_>,
     tenant: &Tenant,
     now: Timestamp,
@@ -276,7 +271,7 @@ async fn survey(
     let covered = up_to.map(|up_to| CutOff { up_to, spared: None });
     // Without an entry all are uncovered. None has the identifier zero.
     let last = up_to.map_or(SessionId::from_bytes([0; 16]), SessionId::last_of_millisecond);
-    let uncovered = statement::<BigInt>(
+    let sessions = statement::<BigInt>(
         "SELECT count(*)
         FROM sessions
         WHERE tenant = ? AND NOT is_over AND id > ? AND ended_at IS NULL AND idle_expires_at > ?",
@@ -297,204 +292,112 @@ async fn survey(
     .get_result(&mut **connection)
     .await?;
     let newest = newest.map(|id| SessionId::from_bytes(id.into_bytes()));
-    Ok(Survey { coverage: Coverage { newest, covered }, uncovered: Some(uncovered) })
+    let coverage = Coverage { newest, covered };
+    Ok(Survey { coverage, uncovered: Some(UncoveredCount { sessions, covered }) })
 }
 
 /// Those of these entries that are there.
 async fn present(
     connection: &mut PooledConnection<'_>,
-    keys: Vec<EntryKey>,
+    keys: impl Iterator<Item = EntryKey>,
 ) -> Result<HashSet<EntryKey>, Fault> {
+    let keys: HashSet<EntryKey> = keys.collect();
     if keys.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(keys);
     }
-    let rows: Vec<(String, String)> = blacklist::table
+    let rows: HashSet<(String, String)> = blacklist::table
         .filter(blacklist::key.eq_any(keys.iter().map(|(_, key)| key)))
         .select((blacklist::kind, blacklist::key))
         .load(&mut **connection)
-        .await?;
-    Ok(keys
+        .await?
         .into_iter()
-        .filter(|(kind, key)| rows.iter().any(|row| row.0 == *kind && row.1 == *key))
-        .collect())
+        .collect();
+    let is_present = |(kind, key): &EntryKey| rows.contains(&((*kind).to_owned(), key.clone()));
+    Ok(keys.into_iter().filter(is_present).collect())
 }
 
 type EntryKey = (&'static str, String);
 
-/// The entry that a revocation may write in the place of an older one. What ends a live session
-/// writes one that is new, and the survey of a tenant tells whether it has one.
-fn replaceable(revocation: &Revocation, there: &HashMap<SessionId, Session>) -> Option<EntryKey> {
-    let is_live =
-        |id: &SessionId| there.get(id).is_some_and(|session| session.is_live(revocation.ended.at));
-    let revoked = match (&revocation.target, &revocation.fallback_entry) {
-        (RevocationTarget::Token { token, .. }, _) => Revoked::Token(*token),
-        (RevocationTarget::Session(id), Some(fallback_entry)) if !is_live(id) => {
-            fallback_entry.revoked.clone()
-        }
-        _ => return None,
+/// The entries that a revocation may write in the place of an older one, but for those of tenants
+/// and subjects, whose surveys tell.
+fn replaceable(revocation: &Revocation) -> impl Iterator<Item = EntryKey> {
+    let named = match &revocation.target {
+        RevocationTarget::Token { token, .. } => Some(Revoked::Token(*token)),
+        RevocationTarget::Lost(entry) => Some(entry.revoked.clone()),
+        RevocationTarget::Session(_)
+        | RevocationTarget::Subject { .. }
+        | RevocationTarget::Tenant(_) => None,
     };
-    Some(revoked_key(&revoked))
+    let fallback = revocation.fallback_entry.as_ref().map(|entry| entry.revoked.clone());
+    named.into_iter().chain(fallback).map(|revoked| revoked_key(&revoked))
 }
 
-/// What a batch has decided so far.
+/// The state that revocations are decided on, and what they have changed so far.
 struct Batch {
     /// The locked sessions as they will be.
     there: HashMap<SessionId, Session>,
     /// Entries that would not be new.
     present: HashSet<EntryKey>,
-    tenants: HashMap<Tenant, Survey>,
-    subjects: Subjects,
+    surveys: Surveys,
     changed: HashMap<SessionId, Session>,
     entries: Vec<BlacklistEntry>,
 }
 
 impl Batch {
-    /// Decides a revocation; the outcome still lacks its position in the feed.
-    fn decide(&mut self, revocation: &Revocation, subject: &[SessionId]) -> RevocationOutcome {
-        let ended = &revocation.ended;
-        let nothing = RevocationOutcome { found: true, ..RevocationOutcome::default() };
-        match &revocation.target {
-            RevocationTarget::Session(id) => match self.there.get(id) {
-                Some(session) if session.is_live(ended.at) => self.end(*id, revocation),
-                _ => self.blacklist_without_session(*id, revocation),
-            },
-            RevocationTarget::Token { token, session_id, expires_at } => {
-                match self.there.get(session_id) {
-                    Some(session) if session.is_live(ended.at) => {
-                        let entry = BlacklistEntry::for_token(session, *token, *expires_at, ended);
-                        self.add(entry, revocation, nothing)
-                    }
-                    _ => self.blacklist_without_session(*session_id, revocation),
-                }
+    /// Decides a revocation on what those before it have left. Returns the index of its entry among
+    /// those of the batch, too.
+    fn decide(
+        &mut self,
+        revocation: &Revocation,
+        live: &LiveIds,
+    ) -> (RevocationDecision, Option<usize>) {
+        let Ok(decision) =
+            revocation.decide(&mut State { batch: self, live, at: revocation.ended.at });
+        for session in &decision.ended {
+            self.there.insert(session.id, session.clone());
+            self.changed.insert(session.id, session.clone());
+        }
+        let entry = decision.entry.as_ref().map(|entry| {
+            let (kind, key) = revoked_key(&entry.revoked);
+            if let Some(cut_off) = entry.revoked.cut_off()
+                && let Some(survey) = self.surveys.get_mut(&key)
+            {
+                survey.coverage.covered = Some(cut_off);
             }
-            RevocationTarget::Subject { tenant, subject: name, except } => {
-                self.revoke_subject((tenant, name, *except), subject, revocation, nothing)
-            }
-            RevocationTarget::Tenant(tenant) => self.revoke_tenant(tenant, revocation, nothing),
-        }
+            self.present.insert((kind, key));
+            self.entries.push(entry.clone());
+            self.entries.len() - 1
+        });
+        (decision, entry)
+    }
+}
+
+/// The state on which one of them is decided.
+struct State<'a> {
+    batch: &'a Batch,
+    live: &'a LiveIds,
+    at: Timestamp,
+}
+
+impl RevocationState for State<'_> {
+    type Error = Infallible;
+
+    fn session(&mut self, id: SessionId) -> Result<Option<Session>, Infallible> {
+        Ok(self.batch.there.get(&id).cloned())
     }
 
-    /// Writes a tenant's entry. For the next one who revokes the tenant in this batch, it is there.
-    fn revoke_tenant(
-        &mut self,
-        tenant: &Tenant,
-        revocation: &Revocation,
-        nothing: RevocationOutcome,
-    ) -> RevocationOutcome {
-        let Some(survey) = self.tenants.get_mut(tenant) else { return nothing };
-        if survey.coverage.covered.is_none() && !revocation.may_add {
-            return RevocationOutcome { full: true, ..nothing };
-        }
-        let cut_off = survey.coverage.cut_off(revocation.ended.at, None);
-        let entry = BlacklistEntry::for_all(
-            tenant,
-            None,
-            cut_off,
-            &revocation.ended,
-            revocation.longest_token,
-        );
-        self.entries.push(entry);
-        let changed = survey.coverage.is_changed_by(cut_off);
-        survey.coverage.covered = Some(cut_off);
-        RevocationOutcome {
-            changed,
-            sessions: survey.uncovered.replace(0).unwrap_or_default(),
-            ..nothing
-        }
+    fn has_entry(&mut self, revoked: &Revoked) -> Result<bool, Infallible> {
+        Ok(self.batch.present.contains(&revoked_key(revoked)))
     }
 
-    /// Writes a subject's entry, and ends its sessions as far as that is done at once. They need no
-    /// entries of their own.
-    fn revoke_subject(
-        &mut self,
-        (tenant, subject, except): (&Tenant, &Subject, Option<SessionId>),
-        live: &[SessionId],
-        revocation: &Revocation,
-        nothing: RevocationOutcome,
-    ) -> RevocationOutcome {
-        let ended = &revocation.ended;
-        let Some(survey) = self.subjects.get_mut(&cut_off_key(tenant, Some(subject))) else {
-            return nothing;
-        };
-        let covered = survey.coverage.covered;
-        if covered.is_none() && !revocation.may_add {
-            return RevocationOutcome { full: true, ..nothing };
-        }
-        let cut_off = survey.coverage.cut_off(ended.at, except);
-        let mut entry = BlacklistEntry::for_all(
-            tenant,
-            Some(subject),
-            cut_off,
-            ended,
-            revocation.longest_token,
-        );
-        entry.unfinished = live.len() > ENDED_AT_ONCE;
-        let mut sessions = 0;
-        for id in live.iter().take(ENDED_AT_ONCE).filter(|id| cut_off.covers(**id)) {
-            let Some(session) = self.there.get_mut(id).filter(|session| session.is_live(ended.at))
-            else {
-                continue;
-            };
-            entry.expires_at = entry.expires_at.max(BlacklistEntry::expiry_for(session, ended.at));
-            *session = session.clone().end(ended.clone());
-            self.changed.insert(*id, session.clone());
-            sessions += i64::from(covered.is_none_or(|covered| !covered.covers(*id)));
-        }
-        if let Some(uncovered) = &mut survey.uncovered {
-            sessions = std::mem::take(uncovered);
-        }
-        let changed = survey.coverage.is_changed_by(cut_off) || sessions > 0;
-        survey.coverage.covered = Some(cut_off);
-        self.entries.push(entry);
-        RevocationOutcome { changed, sessions, ..nothing }
+    fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>) -> Result<Survey, Infallible> {
+        let key = cut_off_key(tenant, subject.map(|subject| &**subject));
+        Ok(self.batch.surveys.get(&key).copied().unwrap_or_default())
     }
 
-    /// Adds an entry that ends no session, if there is room or it takes the place of an older one.
-    fn add(
-        &mut self,
-        entry: BlacklistEntry,
-        revocation: &Revocation,
-        nothing: RevocationOutcome,
-    ) -> RevocationOutcome {
-        let key = revoked_key(&entry.revoked);
-        let is_new = !self.present.contains(&key);
-        if is_new && !revocation.may_add {
-            return RevocationOutcome { full: true, ..nothing };
-        }
-        self.present.insert(key);
-        self.entries.push(entry);
-        RevocationOutcome { changed: is_new, ..nothing }
-    }
-
-    /// Ends a live session, and stops its tokens.
-    fn end(&mut self, id: SessionId, revocation: &Revocation) -> RevocationOutcome {
-        let outcome = RevocationOutcome { found: true, ..RevocationOutcome::default() };
-        let Some(session) = self.there.get_mut(&id) else { return outcome };
-        if !revocation.may_add {
-            return RevocationOutcome { full: true, ..outcome };
-        }
-        self.entries.push(BlacklistEntry::for_session(session, &revocation.ended));
-        *session = session.clone().end(revocation.ended.clone());
-        self.changed.insert(id, session.clone());
-        RevocationOutcome { changed: true, sessions: 1, ..outcome }
-    }
-
-    /// What is left to do for a session that does not live. One that was ended has an entry of its
-    /// own, which stops all its tokens; one that is unknown, or expired although a token of it
-    /// lives, has none.
-    fn blacklist_without_session(
-        &mut self,
-        id: SessionId,
-        revocation: &Revocation,
-    ) -> RevocationOutcome {
-        let session = self.there.get(&id);
-        let outcome =
-            RevocationOutcome { found: session.is_some(), ..RevocationOutcome::default() };
-        match &revocation.fallback_entry {
-            Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
-                self.add(entry.clone(), revocation, outcome)
-            }
-            _ => outcome,
-        }
+    fn live_sessions(&mut self, _: &Tenant, _: &Subject) -> Result<OldestLive, Infallible> {
+        let sessions = self.live.ids.iter().filter_map(|id| self.batch.there.get(id));
+        let live = sessions.filter(|session| session.is_live(self.at)).cloned().collect();
+        Ok(OldestLive { sessions: live, has_more: self.live.has_more })
     }
 }

@@ -4,7 +4,7 @@
 //! Locks are taken in one order everywhere, so that nobody waits for each other: subjects,
 //! requests, sessions by their identifiers, and the head of the feed last.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, convert::Infallible};
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, QueryDsl, SelectableHelper,
@@ -23,8 +23,10 @@ use super::{
 use crate::{
     domain::{
         ids::SessionId,
-        revocation::{BlacklistEntry, CutOff, FeedPosition, Revoked, Seq, Timeline, cut_off_key},
-        session::Session,
+        revocation::{
+            self, BlacklistEntry, CutOff, EarlierEntry, FeedPosition, Seq, Timeline, cut_off_key,
+        },
+        session::{Ended, Session},
         time::Timestamp,
     },
     mutants::broken,
@@ -188,7 +190,7 @@ pub async fn insert_entries(
             rows.len() - 1
         });
         if let Some(row) = rows.get_mut(position) {
-            *row = later_of(row, entry);
+            *row = merged(row, entry.clone());
         }
         offsets.push(i64::try_from(position).unwrap_or(i64::MAX));
     }
@@ -233,16 +235,16 @@ pub async fn insert_entries(
     }
 }
 
-/// Of two entries for the same thing the newer one, kept as long as either.
-fn later_of(one: &BlacklistEntry, newer: &BlacklistEntry) -> BlacklistEntry {
-    let mut entry = newer.clone();
-    entry.expires_at = one.expires_at.max(newer.expires_at);
-    if let (Some(before), Some(cut_off)) = (one.revoked.cut_off(), newer.revoked.cut_off()) {
-        entry.revoked =
-            Revoked::all(newer.tenant.clone(), newer.subject.clone(), before.union(cut_off));
-        entry.unfinished |= one.unfinished;
-    }
-    entry
+/// Of two entries for the same thing the one that takes the place of both.
+fn merged(earlier: &BlacklistEntry, newer: BlacklistEntry) -> BlacklistEntry {
+    let BlacklistEntry { expires_at, unfinished, .. } = *earlier;
+    let cut_off = earlier.revoked.cut_off();
+    let end = || -> Result<Ended, Infallible> {
+        let BlacklistEntry { revoked_at, reason, note, .. } = earlier;
+        Ok(Ended { at: *revoked_at, reason: *reason, note: note.clone() })
+    };
+    let Ok(merged) = newer.in_place_of(&EarlierEntry { cut_off, expires_at, unfinished }, end);
+    merged
 }
 
 /// The cut-offs of tenants and subjects that have one.
@@ -250,13 +252,13 @@ pub struct CutOffs(HashMap<String, CutOff>);
 
 impl CutOffs {
     /// The last instant up to which a session's tenant and subject were revoked, if that covers it.
-    pub fn covering(&self, session: &Session) -> Option<Timestamp> {
+    pub fn covered_up_to(&self, session: &Session) -> Option<Timestamp> {
         let keys = [
             cut_off_key(&session.tenant, None),
             cut_off_key(&session.tenant, Some(&session.subject)),
         ];
-        let cut_offs = keys.iter().filter_map(|key| self.0.get(key));
-        cut_offs.filter(|cut_off| cut_off.covers(session.id)).map(|cut_off| cut_off.up_to).max()
+        let cut_offs = keys.iter().filter_map(|key| self.0.get(key)).copied();
+        revocation::covered_up_to(cut_offs, session.id)
     }
 }
 

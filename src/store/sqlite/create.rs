@@ -14,116 +14,108 @@ use super::{
 };
 use crate::{
     domain::{
+        creation::{Creation, CreationDecision, CreationState},
         ids::SessionId,
-        quota::{LiveSessions, MOST_READ, QuotaExceeded, Tally},
-        session::{EndReason, Ended, Session},
-        text::{Note, Subject, Tenant},
+        quota::{LiveSessions, MOST_READ, Tally},
+        session::{Ended, Session},
+        text::{Subject, Tenant},
         time::Timestamp,
     },
-    store::{Created, Creation, Eviction, StoreError},
+    store::{Created, Eviction, StoreError},
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
-
-/// Subjects whose live sessions have been read in this transaction, each with the limit that they
-/// were read for.
-type Known = HashMap<(Tenant, Subject), (u32, LiveSessions)>;
 
 /// Creates one after the other.
 pub fn create_all(
     connection: &mut SqliteConnection,
     creations: &[Creation],
 ) -> Result<Vec<Created>> {
-    let mut known = Known::new();
-    let created: Result<Vec<_>> = creations
-        .iter()
-        .map(|creation| create(connection, creation, &mut known, creations.len()))
-        .collect();
+    let mut state = State { connection, creations: creations.len(), known: HashMap::new() };
+    let created: Result<Vec<_>> =
+        creations.iter().map(|creation| create(&mut state, creation)).collect();
     let created = created?;
-    for (subject, (max, live)) in &known {
-        keep_count(connection, subject, *max, live)?;
-    }
+    state.keep_counts()?;
     Ok(created)
 }
 
-/// `creations` is how many there are in the batch.
-fn create(
-    connection: &mut SqliteConnection,
-    creation: &Creation,
-    known: &mut Known,
+fn create(state: &mut State<'_>, creation: &Creation) -> Result<Created> {
+    let evicted = match creation.decide(state)? {
+        CreationDecision::Create { evicted } => evicted,
+        CreationDecision::Repeat(earlier) => return Ok(Created::Repeated(earlier)),
+        CreationDecision::RequestIdReused => return Ok(Created::RequestIdReused),
+        CreationDecision::QuotaExceeded => return Ok(Created::QuotaExceeded),
+        CreationDecision::Revoked { up_to } => return Ok(Created::Revoked { up_to }),
+    };
+    let eviction = evict(state.connection, &evicted, &creation.eviction())?;
+    dsl::insert_into(sessions::table)
+        .values(SessionRow::from(&creation.session))
+        .execute(state.connection)?;
+    Ok(Created::New { eviction })
+}
+
+/// The state on which the creations of a batch are decided.
+struct State<'a> {
+    connection: &'a mut SqliteConnection,
+    /// How many creations there are in the batch.
     creations: usize,
-) -> Result<Created> {
-    let session = &creation.session;
-    if let Some(request_id) = &session.request_id {
+    /// Subjects whose live sessions have been read in this transaction, each with the limit that
+    /// they were read for.
+    known: HashMap<(Tenant, Subject), (u32, LiveSessions)>,
+}
+
+impl CreationState for State<'_> {
+    type Error = StoreError;
+
+    fn earlier(&mut self, session: &Session) -> Result<Option<Session>> {
+        let Some(request_id) = &session.request_id else { return Ok(None) };
         let earlier = sessions::table
             .filter(
                 sessions::tenant.eq(&*session.tenant).and(sessions::request_id.eq(&**request_id)),
             )
             .select(SessionRow::as_select())
-            .get_result(connection)
+            .get_result(self.connection)
             .optional()?;
-        if let Some(row) = earlier {
-            return Ok(Created::for_used_request_id(session, row.try_into()?));
+        earlier.map(Session::try_from).transpose()
+    }
+
+    fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>> {
+        writes::covered_up_to(self.connection, session)
+    }
+
+    fn live_sessions(&mut self, creation: &Creation) -> Result<Option<&mut LiveSessions>> {
+        let (session, max) = (&creation.session, creation.max_sessions);
+        let subject = (session.tenant.clone(), session.subject.clone());
+        let is_known = self.known.get(&subject).is_some_and(|(read_for, _)| *read_for == max);
+        if max > 0 && !is_known {
+            if let Some((read_for, live)) = self.known.remove(&subject) {
+                keep_count(self.connection, &subject, read_for, &live)?;
+            }
+            let live = live_sessions(self.connection, session, max, self.creations)?;
+            self.known.insert(subject.clone(), (max, live));
         }
+        Ok(self.known.get_mut(&subject).map(|(_, live)| live))
     }
-    // Read here and not in the index, so that no session is created behind a revocation that is
-    // being committed.
-    if let Some(up_to) = writes::covered_up_to(connection, session)? {
-        return Ok(Created::Revoked { up_to });
-    }
-    let eviction = match make_room(connection, creation, known, creations)? {
-        Ok(eviction) => eviction,
-        Err(QuotaExceeded) => return Ok(Created::QuotaExceeded),
-    };
-    dsl::insert_into(sessions::table).values(SessionRow::from(session)).execute(connection)?;
-    Ok(Created::New { eviction })
 }
 
-/// Ends sessions for a new one, if its subject has too many.
-fn make_room(
-    connection: &mut SqliteConnection,
-    creation: &Creation,
-    known: &mut Known,
-    creations: usize,
-) -> Result<std::result::Result<Option<Eviction>, QuotaExceeded>> {
-    let (session, max) = (&creation.session, creation.max_sessions);
-    let subject = (session.tenant.clone(), session.subject.clone());
-    if max == 0 {
-        if let Some((read_for, live)) = known.get_mut(&subject) {
-            live.add(session.id, session.idle_expires_at, *read_for);
+impl State<'_> {
+    fn keep_counts(&mut self) -> Result<()> {
+        for (subject, (max, live)) in &self.known {
+            keep_count(self.connection, subject, *max, live)?;
         }
-        return Ok(Ok(None));
+        Ok(())
     }
-    let mut live = match known.remove(&subject) {
-        Some((read_for, live)) if read_for == max => live,
-        other => {
-            if let Some((read_for, live)) = other {
-                keep_count(connection, &subject, read_for, &live)?;
-            }
-            live_sessions(connection, session, max, creations)?
-        }
-    };
-    let outcome = match live.make_room(session.created_at, max, creation.on_quota) {
-        Ok(evicted) => {
-            live.add(session.id, session.idle_expires_at, max);
-            Ok(evict(connection, &evicted, session.created_at)?)
-        }
-        Err(exceeded) => Err(exceeded),
-    };
-    known.insert(subject, (max, live));
-    Ok(outcome)
 }
 
 fn evict(
     connection: &mut SqliteConnection,
     evicted: &[SessionId],
-    now: Timestamp,
+    ended: &Ended,
 ) -> Result<Option<Eviction>> {
     let mut eviction: Option<Eviction> = None;
     for id in evicted {
         let Some(session) = writes::find(connection, *id)? else { continue };
-        let ended = Ended { at: now, reason: EndReason::QuotaEvicted, note: Note::default() };
-        let (_, position) = writes::end_session(connection, session, ended)?;
+        let position = writes::end_session(connection, session, ended.clone())?;
         let eviction = eviction.get_or_insert(Eviction { position, sessions: vec![] });
         eviction.position = position;
         eviction.sessions.push(*id);
@@ -143,7 +135,7 @@ fn live_sessions(
     }
     let count = count(connection, session, max, creations)?;
     let oldest = oldest(connection, session, LiveSessions::to_read_of(count, max, creations))?;
-    Ok(LiveSessions { count, oldest })
+    Ok(LiveSessions::counted(count, oldest))
 }
 
 /// This many of the live sessions of a session's subject, the oldest first.

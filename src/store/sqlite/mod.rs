@@ -45,6 +45,7 @@ use self::{
     rows::{SessionRow, UnfinishedRow},
     schema::{blacklist, sessions},
     stamp::Stamping,
+    writes::CountedRevocation,
 };
 use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
@@ -60,6 +61,7 @@ use crate::domain::{
     key::RefreshKeyId,
     refresh::RefreshAttempt,
     revocation::{FeedPosition, Revocation, RevocationTarget, Seq, Timeline},
+    revoke::UncoveredCount,
     session::{Ended, Session},
     text::{Subject, Tenant},
     time::Timestamp,
@@ -84,7 +86,7 @@ pub struct SqliteStore {
     feed: Pool<Connection>,
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
-    revocations: GroupCommit<Revocation, RevocationOutcome>,
+    revocations: GroupCommit<CountedRevocation, RevocationOutcome>,
     /// Held open for its lock. A batch under way when the store is dropped outlives it; nobody
     /// waits for its answer.
     _lock: File,
@@ -169,11 +171,7 @@ impl SqliteStore {
             creations: writer.group(create::create_all, Created::position),
             refreshes: writer.group(
                 |connection, attempts| each(connection, attempts, writes::refresh),
-                |refreshed| match refreshed {
-                    Refreshed::Rotated { position, .. } => *position,
-                    Refreshed::Reused { position, .. } => Some(*position),
-                    Refreshed::Replayed { .. } | Refreshed::Refused(_) => None,
-                },
+                Refreshed::position,
             ),
             revocations: writer.group(
                 |connection, revocations| each(connection, revocations, writes::revoke),
@@ -194,7 +192,7 @@ impl SqliteStore {
         tenant: Tenant,
         subject: Option<(Subject, Option<SessionId>)>,
         now: Timestamp,
-    ) -> Result<i64, StoreError> {
+    ) -> Result<UncoveredCount, StoreError> {
         let mut reader = self.reader().await?;
         let count = move |connection: &mut SqliteConnection| {
             let (subject, except) = subject.unzip();
@@ -362,30 +360,20 @@ impl Store for SqliteStore {
     }
 
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError> {
-        // A tenant or subject may have very many sessions: they are counted beside the writer, not
-        // by it.
         let at = revocation.ended.at;
-        let is_of_tenant = matches!(revocation.target, RevocationTarget::Tenant(_));
-        let counted = match &revocation.target {
+        let uncovered = match &revocation.target {
             RevocationTarget::Tenant(tenant) => {
-                self.count_uncovered(tenant.clone(), None, at).await?
+                Some(self.count_uncovered(tenant.clone(), None, at).await?)
             }
             RevocationTarget::Subject { tenant, subject, except } => {
-                self.count_uncovered(tenant.clone(), Some((subject.clone(), *except)), at).await?
+                let subject = Some((subject.clone(), *except));
+                Some(self.count_uncovered(tenant.clone(), subject, at).await?)
             }
-            RevocationTarget::Session(_) | RevocationTarget::Token { .. } => 0,
+            RevocationTarget::Session(_)
+            | RevocationTarget::Token { .. }
+            | RevocationTarget::Lost(_) => None,
         };
-        let outcome = self.revocations.write(revocation).await?;
-        // Without a change, those that were counted have been ended by somebody else meanwhile.
-        // One of those that were looked at may have been spared.
-        let is_all =
-            outcome.sessions + 1 < i64::try_from(writes::ENDED_AT_ONCE).unwrap_or(i64::MAX);
-        let sessions = match (outcome.changed, is_of_tenant || !is_all) {
-            (false, _) => 0,
-            (true, true) => counted,
-            (true, false) => outcome.sessions,
-        };
-        Ok(RevocationOutcome { sessions, ..outcome })
+        self.revocations.write(CountedRevocation { revocation, uncovered }).await
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {

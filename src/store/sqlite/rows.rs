@@ -11,7 +11,7 @@ use crate::{
         ids::{SessionId, TokenId},
         key::{Key, KeyAlgorithm, RefreshKeyId, SealedKey},
         policy::{OnRefresh, Replay, SessionPolicy},
-        revocation::{BlacklistEntry, CutOff, Revoked, Seq, cut_off_key},
+        revocation::{BlacklistEntry, CutOff, EarlierEntry, Revoked, Seq, cut_off_key},
         session::{
             Authentication, Device, EndReason, Ended, Lineage, LineageSecret, RequestFingerprint,
             Session,
@@ -267,25 +267,34 @@ pub struct EarlierRow {
     unfinished: bool,
 }
 
-impl NewBlacklistRow {
-    /// Covers what the earlier one covers, for as long. Of two cut-offs the one that covers more
-    /// says why.
-    pub fn in_place_of(mut self, earlier: EarlierRow) -> Result<Self, StoreError> {
-        if let (Some(before), Some(up_to)) = (earlier.up_to, self.up_to) {
-            let (one, other) =
-                (cut_off(before, earlier.session_id)?, cut_off(up_to, self.session_id.take())?);
-            let both = one.union(other);
-            self.up_to = Some(both.up_to.micros());
-            self.session_id = both.spared.map(|id| id.bytes().to_vec());
-            if before > up_to {
-                let reason = named("blacklist.reason", &earlier.reason, EndReason::from_name)?;
-                (self.reason, self.note, self.revoked_at) =
-                    (reason.as_str(), earlier.note, earlier.revoked_at);
-            }
+impl EarlierRow {
+    /// What the one in its place takes over.
+    pub fn entry(&self) -> Result<EarlierEntry, StoreError> {
+        let cut_off =
+            self.up_to.map(|up_to| cut_off(up_to, self.session_id.as_deref())).transpose()?;
+        let expires_at = Timestamp::from_micros(self.expires_at);
+        Ok(EarlierEntry { cut_off, expires_at, unfinished: self.unfinished })
+    }
+
+    /// How what it stops has ended.
+    pub fn end(self) -> Result<Ended, StoreError> {
+        Ok(Ended {
+            at: Timestamp::from_micros(self.revoked_at),
+            reason: named("blacklist.reason", &self.reason, EndReason::from_name)?,
+            note: text("blacklist.note", self.note)?,
+        })
+    }
+}
+
+/// What identifies an entry: its kind and its key.
+pub fn revoked_key(revoked: &Revoked) -> (&'static str, Vec<u8>) {
+    match revoked {
+        Revoked::Session(id) => (SESSION, id.bytes().to_vec()),
+        Revoked::Token(id) => (TOKEN, id.bytes().to_vec()),
+        Revoked::Tenant { tenant, .. } => (TENANT, cut_off_key(tenant, None).into_bytes()),
+        Revoked::Subject { tenant, subject, .. } => {
+            (SUBJECT, cut_off_key(tenant, Some(subject)).into_bytes())
         }
-        self.expires_at = self.expires_at.max(earlier.expires_at);
-        self.unfinished |= earlier.unfinished;
-        Ok(self)
     }
 }
 
@@ -293,14 +302,7 @@ impl From<&BlacklistEntry> for NewBlacklistRow {
     fn from(entry: &BlacklistEntry) -> Self {
         let cut_off = entry.revoked.cut_off();
         let session_id = cut_off.map_or(entry.session_id, |cut_off| cut_off.spared);
-        let (kind, key) = match &entry.revoked {
-            Revoked::Session(id) => (SESSION, id.bytes().to_vec()),
-            Revoked::Token(id) => (TOKEN, id.bytes().to_vec()),
-            Revoked::Tenant { tenant, .. } => (TENANT, cut_off_key(tenant, None).into_bytes()),
-            Revoked::Subject { tenant, subject, .. } => {
-                (SUBJECT, cut_off_key(tenant, Some(subject)).into_bytes())
-            }
-        };
+        let (kind, key) = revoked_key(&entry.revoked);
         Self {
             kind,
             key,
@@ -331,9 +333,9 @@ pub struct FeedRow {
 }
 
 /// The cut-off out of the columns that say it.
-pub fn cut_off(up_to: i64, session_id: Option<Vec<u8>>) -> Result<CutOff, StoreError> {
+pub fn cut_off(up_to: i64, session_id: Option<&[u8]>) -> Result<CutOff, StoreError> {
     let spared = session_id
-        .map(|id| bytes("blacklist.session_id", &id).map(SessionId::from_bytes))
+        .map(|id| bytes("blacklist.session_id", id).map(SessionId::from_bytes))
         .transpose()?;
     Ok(CutOff { up_to: Timestamp::from_micros(up_to), spared })
 }
@@ -363,7 +365,7 @@ impl TryFrom<FeedRow> for FeedEntry {
             (TOKEN, None) => Revoked::Token(TokenId::from_bytes(bytes("blacklist.key", &row.key)?)),
             (kind @ (TENANT | SUBJECT), Some(up_to)) => {
                 let (tenant, subject) = whose(kind, row.tenant, row.subject)?;
-                Revoked::all(tenant, subject, cut_off(up_to, row.session_id)?)
+                Revoked::all(tenant, subject, cut_off(up_to, row.session_id.as_deref())?)
             }
             (kind, _) => return Err(damaged("blacklist.kind", format_args!("holds {kind:?}"))),
         };
@@ -398,7 +400,7 @@ impl TryFrom<UnfinishedRow> for Unfinished {
             seq: Seq(row.seq),
             tenant,
             subject,
-            cut_off: cut_off(up_to, row.session_id)?,
+            cut_off: cut_off(up_to, row.session_id.as_deref())?,
             expires_at: Timestamp::from_micros(row.expires_at),
             ended: Ended {
                 at: Timestamp::from_micros(row.revoked_at),

@@ -16,20 +16,20 @@ use diesel::{
 
 use super::{
     TIMELINE,
-    rows::{EarlierRow, NewBlacklistRow, SUBJECT, SessionRow, TENANT, cut_off},
+    rows::{EarlierRow, NewBlacklistRow, SUBJECT, SessionRow, TENANT, cut_off, revoked_key},
     schema::{blacklist, large_subjects, sessions, sweeper},
 };
 use crate::{
     domain::{
         ids::SessionId,
-        policy::OnRefresh,
-        refresh::{RefreshAttempt, RefreshRefusal, RefreshVerdict},
+        refresh::{RefreshAttempt, RefreshDecision},
         revocation::{
-            BlacklistEntry, Coverage, CutOff, FeedPosition, RETENTION_MARGIN, Revocation,
-            RevocationTarget, Seq, cut_off_key,
+            self, BlacklistEntry, Coverage, CutOff, FeedPosition, RETENTION_MARGIN, Revocation,
+            Revoked, Seq, cut_off_key,
         },
-        session::{EndReason, Ended, Session},
-        text::{Note, Subject, Tenant},
+        revoke::{MOST_ENDED_AT_ONCE, OldestLive, RevocationState, Survey, UncoveredCount},
+        session::{Ended, Session},
+        text::{Subject, Tenant},
         time::Timestamp,
     },
     store::{EndedBatch, Refreshed, RevocationOutcome, StoreError, SweptRevocations, Unfinished},
@@ -46,181 +46,103 @@ pub fn transaction<T>(
 }
 
 pub fn refresh(connection: &mut SqliteConnection, attempt: &RefreshAttempt) -> Result<Refreshed> {
-    let Some(session) = find(connection, attempt.session_id)? else {
-        return Ok(Refreshed::Refused(RefreshRefusal::Unknown));
-    };
-    let verdict = session.judge_refresh(attempt);
-    // The job that ends the sessions of a revoked tenant or subject may not have come to this one
-    // yet.
-    if !matches!(verdict, RefreshVerdict::Refuse(_))
-        && covered_up_to(connection, &session)?.is_some()
-    {
-        return Ok(Refreshed::Refused(RefreshRefusal::Ended));
-    }
-    match verdict {
-        RefreshVerdict::Refuse(refusal) => Ok(Refreshed::Refused(refusal)),
-        RefreshVerdict::Replay => {
-            let position = match session.policy.on_refresh {
-                OnRefresh::KeepAccessToken => None,
-                OnRefresh::RevokeAccessToken => Some(newest_position(connection)?),
-            };
-            Ok(Refreshed::Replayed { session: Box::new(session), position })
+    let session = find(connection, attempt.session_id)?;
+    let decision = RefreshDecision::of(attempt, session, |session| {
+        covered_up_to(connection, session).map(|up_to| up_to.is_some())
+    });
+    match decision? {
+        RefreshDecision::Refuse(refusal) => Ok(Refreshed::Refused(refusal)),
+        RefreshDecision::Replay { session, may_have_entry } => {
+            let position = may_have_entry.then(|| newest_position(connection)).transpose()?;
+            Ok(Refreshed::Replayed { session, position })
         }
-        RefreshVerdict::Reuse => {
-            let ended = Ended {
-                at: attempt.now,
-                reason: EndReason::RefreshTokenReused,
-                note: Note::default(),
-            };
-            let (session, position) = end_session(connection, session, ended)?;
-            Ok(Refreshed::Reused { session: Box::new(session), position })
+        RefreshDecision::End { session, entry } => {
+            write_end(connection, &session)?;
+            let position = insert_entry(connection, entry)?;
+            Ok(Refreshed::Reused { session, position })
         }
-        RefreshVerdict::Rotate(next) => {
-            dsl::update(sessions::table.find(next.id.bytes().as_slice()))
-                .set((
-                    sessions::refreshed_at.eq(next.refreshed_at.micros()),
-                    sessions::idle_expires_at.eq(next.idle_expires_at.micros()),
-                    sessions::generation.eq(i64::from(next.lineage.generation)),
-                    sessions::refresh_key.eq(next.lineage.key.0.as_slice()),
-                    sessions::access_token_id.eq(next.access_token_id.bytes().as_slice()),
-                    sessions::user_agent.eq(&*next.device.user_agent),
-                    sessions::ip_address.eq(&*next.device.ip_address),
-                    sessions::device_label.eq(&*next.device.label),
-                    sessions::revision.eq(i64::from(next.revision)),
-                ))
-                .execute(connection)?;
-            let position = match next.policy.on_refresh {
-                OnRefresh::KeepAccessToken => None,
-                OnRefresh::RevokeAccessToken => Some(insert_entry(
-                    connection,
-                    &BlacklistEntry::superseded(&session, attempt.now),
-                )?),
-            };
-            Ok(Refreshed::Rotated { session: next, position })
+        RefreshDecision::Rotate { session, entry } => {
+            write_rotation(connection, &session)?;
+            let position = entry.map(|entry| insert_entry(connection, entry)).transpose()?;
+            Ok(Refreshed::Rotated { session, position })
         }
     }
+}
+
+fn write_rotation(connection: &mut SqliteConnection, next: &Session) -> Result<()> {
+    dsl::update(sessions::table.find(next.id.bytes().as_slice()))
+        .set((
+            sessions::refreshed_at.eq(next.refreshed_at.micros()),
+            sessions::idle_expires_at.eq(next.idle_expires_at.micros()),
+            sessions::generation.eq(i64::from(next.lineage.generation)),
+            sessions::refresh_key.eq(next.lineage.key.0.as_slice()),
+            sessions::access_token_id.eq(next.access_token_id.bytes().as_slice()),
+            sessions::user_agent.eq(&*next.device.user_agent),
+            sessions::ip_address.eq(&*next.device.ip_address),
+            sessions::device_label.eq(&*next.device.label),
+            sessions::revision.eq(i64::from(next.revision)),
+        ))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// A revocation, with a count for one of a tenant or of a subject. They may have very many
+/// sessions, which are counted beside the writer and not by it.
+#[derive(Clone, Debug)]
+pub struct CountedRevocation {
+    pub revocation: Revocation,
+    pub uncovered: Option<UncoveredCount>,
 }
 
 pub fn revoke(
     connection: &mut SqliteConnection,
-    revocation: &Revocation,
+    counted: &CountedRevocation,
 ) -> Result<RevocationOutcome> {
+    let CountedRevocation { revocation, uncovered } = counted;
+    // For those that add nothing.
     let newest = newest_position(connection)?;
-    write_revocation(connection, revocation, newest)
+    let mut state = State { connection, at: revocation.ended.at, uncovered: *uncovered };
+    let decision = revocation.decide(&mut state)?;
+    for session in &decision.ended {
+        write_end(connection, session)?;
+    }
+    let entry = decision.entry.clone();
+    let position = entry.map(|entry| insert_entry(connection, entry)).transpose()?;
+    Ok(RevocationOutcome::new(&decision, position.unwrap_or(newest)))
 }
 
-/// `newest` is where the blacklist has come to, for those who add nothing.
-fn write_revocation(
-    connection: &mut SqliteConnection,
-    revocation: &Revocation,
-    newest: FeedPosition,
-) -> Result<RevocationOutcome> {
-    let nothing =
-        RevocationOutcome { found: true, position: newest, ..RevocationOutcome::default() };
-    let ended = &revocation.ended;
-    match &revocation.target {
-        RevocationTarget::Session(id) => match find(connection, *id)? {
-            Some(session) if session.is_live(ended.at) => {
-                end_named(connection, session, revocation, nothing)
-            }
-            session => blacklist_without_session(connection, session.as_ref(), revocation, nothing),
-        },
-        RevocationTarget::Token { token, session_id, expires_at } => {
-            match find(connection, *session_id)? {
-                Some(session) if session.is_live(ended.at) => {
-                    let entry = BlacklistEntry::for_token(&session, *token, *expires_at, ended);
-                    add_entry(connection, &entry, revocation, nothing)
-                }
-                session => {
-                    blacklist_without_session(connection, session.as_ref(), revocation, nothing)
-                }
-            }
-        }
-        RevocationTarget::Subject { tenant, subject, except } => {
-            revoke_subject(connection, (tenant, subject, *except), revocation, nothing)
-        }
-        RevocationTarget::Tenant(tenant) => {
-            let coverage = coverage(connection, tenant, None)?;
-            let cut_off = coverage.cut_off(ended.at, None);
-            let entry =
-                BlacklistEntry::for_all(tenant, None, cut_off, ended, revocation.longest_token);
-            let outcome = add_entry(connection, &entry, revocation, nothing)?;
-            Ok(RevocationOutcome {
-                changed: outcome.wrote && coverage.is_changed_by(cut_off),
-                ..outcome
-            })
-        }
-    }
+/// The state on which a revocation at an instant is decided.
+struct State<'a> {
+    connection: &'a mut SqliteConnection,
+    at: Timestamp,
+    uncovered: Option<UncoveredCount>,
 }
 
-/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left
-/// to the job that ends what entries cover.
-pub const ENDED_AT_ONCE: usize = 256;
+impl RevocationState for State<'_> {
+    type Error = StoreError;
 
-/// Writes a subject's entry, and ends its sessions as far as that is done at once. They need no
-/// entries of their own.
-fn revoke_subject(
-    connection: &mut SqliteConnection,
-    (tenant, subject, except): (&Tenant, &Subject, Option<SessionId>),
-    revocation: &Revocation,
-    nothing: RevocationOutcome,
-) -> Result<RevocationOutcome> {
-    let ended = &revocation.ended;
-    let coverage = coverage(connection, tenant, Some(subject))?;
-    let cut_off = coverage.cut_off(ended.at, except);
-    let mut entry =
-        BlacklistEntry::for_all(tenant, Some(subject), cut_off, ended, revocation.longest_token);
-    if coverage.covered.is_none() && !revocation.may_add {
-        return Ok(RevocationOutcome { full: true, ..nothing });
+    fn session(&mut self, id: SessionId) -> Result<Option<Session>> {
+        find(self.connection, id)
     }
-    let mut live = live_sessions(connection, tenant, subject, ended.at)?;
-    entry.unfinished = live.len() > ENDED_AT_ONCE;
-    live.truncate(ENDED_AT_ONCE);
-    let mut sessions = 0;
-    for session in live.into_iter().filter(|session| cut_off.covers(session.id)) {
-        entry.expires_at = entry.expires_at.max(BlacklistEntry::expiry_for(&session, ended.at));
-        sessions += i64::from(coverage.covered.is_none_or(|covered| !covered.covers(session.id)));
-        write_end(connection, &session.end(ended.clone()))?;
-    }
-    let position = insert_entry(connection, &entry)?;
-    let changed = coverage.is_changed_by(cut_off) || sessions > 0;
-    Ok(RevocationOutcome { wrote: true, changed, sessions, position, ..nothing })
-}
 
-/// Writes an entry that ends no session, if there is room or it takes the place of an older one.
-fn add_entry(
-    connection: &mut SqliteConnection,
-    entry: &BlacklistEntry,
-    revocation: &Revocation,
-    nothing: RevocationOutcome,
-) -> Result<RevocationOutcome> {
-    let row = NewBlacklistRow::from(entry);
-    let same = blacklist::kind.eq(row.kind).and(blacklist::key.eq(&row.key));
-    let present: i64 = blacklist::table.filter(same).count().get_result(connection)?;
-    let is_new = present == 0;
-    if is_new && !revocation.may_add {
-        return Ok(RevocationOutcome { full: true, ..nothing });
+    fn has_entry(&mut self, revoked: &Revoked) -> Result<bool> {
+        let (kind, key) = revoked_key(revoked);
+        let same = blacklist::kind.eq(kind).and(blacklist::key.eq(key));
+        let present: i64 = blacklist::table.filter(same).count().get_result(self.connection)?;
+        Ok(present > 0)
     }
-    let position = insert_entry(connection, entry)?;
-    Ok(RevocationOutcome { wrote: true, changed: is_new, position, ..nothing })
-}
 
-/// What is left to do for a session that does not live. One that was ended has an entry of its own,
-/// which stops all its tokens; one that is unknown, or expired although a token of it lives, has
-/// none.
-fn blacklist_without_session(
-    connection: &mut SqliteConnection,
-    session: Option<&Session>,
-    revocation: &Revocation,
-    nothing: RevocationOutcome,
-) -> Result<RevocationOutcome> {
-    let outcome = match &revocation.fallback_entry {
-        Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
-            add_entry(connection, entry, revocation, nothing)?
-        }
-        _ => nothing,
-    };
-    Ok(RevocationOutcome { found: session.is_some(), ..outcome })
+    fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>) -> Result<Survey> {
+        let coverage = coverage(self.connection, tenant, subject)?;
+        Ok(Survey { coverage, uncovered: self.uncovered })
+    }
+
+    fn live_sessions(&mut self, tenant: &Tenant, subject: &Subject) -> Result<OldestLive> {
+        let mut sessions = live_sessions(self.connection, tenant, subject, self.at)?;
+        let has_more = sessions.len() > MOST_ENDED_AT_ONCE;
+        sessions.truncate(MOST_ENDED_AT_ONCE);
+        Ok(OldestLive { sessions, has_more })
+    }
 }
 
 /// Reads the state of a tenant or of a subject.
@@ -258,7 +180,7 @@ pub fn covered(
         .select((blacklist::up_to, blacklist::session_id))
         .get_result(connection)
         .optional()?;
-    entry.and_then(|(up_to, session_id)| Some(cut_off(up_to?, session_id))).transpose()
+    entry.and_then(|(up_to, session_id)| Some(cut_off(up_to?, session_id.as_deref()))).transpose()
 }
 
 /// Counts the live sessions of a tenant, or of a subject but for one, that its entry does not
@@ -269,7 +191,7 @@ pub fn count_uncovered(
     subject: Option<&Subject>,
     except: Option<SessionId>,
     now: Timestamp,
-) -> Result<i64> {
+) -> Result<UncoveredCount> {
     let covered = covered(connection, tenant, subject)?;
     let bytes = |id: SessionId| id.bytes().to_vec();
     let last = covered
@@ -281,12 +203,13 @@ pub fn count_uncovered(
         .filter(sessions::idle_expires_at.gt(now.micros()))
         .filter(sessions::id.gt(last).or(sessions::id.eq(spared)))
         .filter(sessions::id.ne(except.map(bytes).unwrap_or_default()));
-    Ok(match subject {
+    let sessions = match subject {
         None => uncovered.count().get_result(connection)?,
         Some(subject) => {
             uncovered.filter(sessions::subject.eq(&**subject)).count().get_result(connection)?
         }
-    })
+    };
+    Ok(UncoveredCount { sessions, covered })
 }
 
 /// The last instant up to which all of a session's tenant or subject was revoked, if that covers
@@ -297,37 +220,18 @@ pub fn covered_up_to(
 ) -> Result<Option<Timestamp>> {
     let of_tenant = covered(connection, &session.tenant, None)?;
     let of_subject = covered(connection, &session.tenant, Some(&session.subject))?;
-    let covering =
-        [of_tenant, of_subject].into_iter().flatten().filter(|cut_off| cut_off.covers(session.id));
-    Ok(covering.map(|cut_off| cut_off.up_to).max())
+    Ok(revocation::covered_up_to([of_tenant, of_subject].into_iter().flatten(), session.id))
 }
 
-/// Ends the session that a revocation names.
-fn end_named(
-    connection: &mut SqliteConnection,
-    session: Session,
-    revocation: &Revocation,
-    nothing: RevocationOutcome,
-) -> Result<RevocationOutcome> {
-    if !revocation.may_add {
-        return Ok(RevocationOutcome { full: true, ..nothing });
-    }
-    let whose = Some((session.tenant.clone(), session.subject.clone()));
-    let (_, position) = end_session(connection, session, revocation.ended.clone())?;
-    Ok(RevocationOutcome { wrote: true, changed: true, sessions: 1, whose, position, ..nothing })
-}
-
-/// Ends a live session and stops its tokens: two statements, one transaction.
+/// Ends a live session and stops its tokens.
 pub fn end_session(
     connection: &mut SqliteConnection,
     session: Session,
     ended: Ended,
-) -> Result<(Session, FeedPosition)> {
-    let entry = BlacklistEntry::for_session(&session, &ended);
-    let session = session.end(ended);
+) -> Result<FeedPosition> {
+    let (session, entry) = BlacklistEntry::end(session, ended);
     write_end(connection, &session)?;
-    let position = insert_entry(connection, &entry)?;
-    Ok((session, position))
+    insert_entry(connection, entry)
 }
 
 fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()> {
@@ -358,19 +262,19 @@ fn position(seq: i64) -> FeedPosition {
 
 /// Writes an entry in the place of an older one for the same thing, so that repeating a revocation
 /// adds no row, and takes nothing back.
-fn insert_entry(connection: &mut SqliteConnection, entry: &BlacklistEntry) -> Result<FeedPosition> {
-    let row = NewBlacklistRow::from(entry);
+fn insert_entry(connection: &mut SqliteConnection, entry: BlacklistEntry) -> Result<FeedPosition> {
+    let (kind, key) = revoked_key(&entry.revoked);
     let earlier = blacklist::table
-        .filter(blacklist::kind.eq(row.kind).and(blacklist::key.eq(&row.key)))
+        .filter(blacklist::kind.eq(kind).and(blacklist::key.eq(key)))
         .select(EarlierRow::as_select())
         .get_result(connection)
         .optional()?;
-    let row = match earlier {
-        Some(earlier) => row.in_place_of(earlier)?,
-        None => row,
+    let entry = match earlier {
+        Some(earlier) => entry.in_place_of(&earlier.entry()?, || earlier.end())?,
+        None => entry,
     };
     let seq = dsl::replace_into(blacklist::table)
-        .values(row)
+        .values(NewBlacklistRow::from(&entry))
         .returning(blacklist::seq)
         .get_result(connection)?;
     Ok(position(seq))
@@ -399,7 +303,7 @@ fn live_sessions(
         .order(sessions::id.asc())
         .select(SessionRow::as_select())
         .load_iter::<SessionRow, DefaultLoadingMode>(connection)?;
-    rows.take(ENDED_AT_ONCE + 1).map(|row| row?.try_into()).collect()
+    rows.take(MOST_ENDED_AT_ONCE + 1).map(|row| row?.try_into()).collect()
 }
 
 pub fn end_covered_sessions(
@@ -483,7 +387,7 @@ pub fn end_covered_sessions(
     let needed_until = needed_until.at.map(|at| Timestamp::from_micros(at).plus(RETENTION_MARGIN));
     if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
     {
-        insert_entry(connection, &entry.until(needed_until))?;
+        insert_entry(connection, entry.until(needed_until))?;
     }
     Ok(Some(EndedBatch { last: session_id(last)?, sessions }))
 }

@@ -1,0 +1,244 @@
+//! Decides what a revocation ends, what it writes, and what its caller is told.
+//!
+//! An engine reads what a decision asks for, under whatever locks it needs, and writes what comes
+//! of it.
+
+use super::{
+    ids::SessionId,
+    revocation::{BlacklistEntry, Coverage, CutOff, Revocation, RevocationTarget, Revoked},
+    session::Session,
+    text::{Subject, Tenant},
+};
+
+/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left
+/// to the job that ends what entries cover.
+pub const MOST_ENDED_AT_ONCE: usize = 256;
+
+/// What an engine knows when a revocation is decided.
+pub trait RevocationState {
+    /// Why something cannot be read.
+    type Error;
+
+    /// Reads a session, whatever its state.
+    fn session(&mut self, id: SessionId) -> Result<Option<Session>, Self::Error>;
+
+    /// Returns whether there is an entry that stops the same thing.
+    fn has_entry(&mut self, revoked: &Revoked) -> Result<bool, Self::Error>;
+
+    /// Reads the state of a tenant or of a subject.
+    fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>)
+    -> Result<Survey, Self::Error>;
+
+    /// Reads the live sessions of a subject, the oldest first: the first [`MOST_ENDED_AT_ONCE`].
+    fn live_sessions(
+        &mut self,
+        tenant: &Tenant,
+        subject: &Subject,
+    ) -> Result<OldestLive, Self::Error>;
+}
+
+/// The state of a tenant or a subject before all its sessions are revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Its newest session and its entry.
+    pub coverage: Coverage,
+    /// Its live sessions that its entry does not cover, if they were counted.
+    pub uncovered: Option<UncoveredCount>,
+}
+
+/// A count of the live sessions of a tenant or a subject that its entry does not cover. The covered
+/// ones have ended already, although the job that ends their rows may not have come to them yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UncoveredCount {
+    /// Their number.
+    pub sessions: i64,
+    /// The extent of the entry when they were counted. Once it is another, the number says nothing.
+    pub covered: Option<CutOff>,
+}
+
+impl Survey {
+    /// The number of live sessions that the entry does not cover, if it is known.
+    fn uncovered(&self) -> Option<i64> {
+        let counted = self.uncovered.filter(|counted| counted.covered == self.coverage.covered);
+        counted.map(|counted| counted.sessions)
+    }
+}
+
+/// The oldest live sessions of a subject.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OldestLive {
+    /// The sessions, the oldest first.
+    pub sessions: Vec<Session>,
+    /// True if there are others.
+    pub has_more: bool,
+}
+
+/// What a revocation does, and what its caller is told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RevocationDecision {
+    /// The entry to be written, in the place of an older one for the same thing.
+    pub entry: Option<BlacklistEntry>,
+    /// The sessions as they have ended.
+    pub ended: Vec<Session>,
+    /// True if there is such a session; always so for subjects and tenants.
+    pub found: bool,
+    /// True if nothing is done because it would add an entry, for which there is no room.
+    pub full: bool,
+    /// True if anything is stopped now that was not stopped before.
+    pub changed: bool,
+    /// The number of live sessions that end. Of a tenant or subject those are counted that its
+    /// entry did not cover yet.
+    pub sessions: i64,
+}
+
+impl RevocationDecision {
+    fn nothing(found: bool) -> Self {
+        Self { found, ..Self::default() }
+    }
+
+    fn no_room(found: bool) -> Self {
+        Self { full: true, ..Self::nothing(found) }
+    }
+}
+
+impl Revocation {
+    /// Decides it.
+    pub fn decide<S: RevocationState>(
+        &self,
+        state: &mut S,
+    ) -> Result<RevocationDecision, S::Error> {
+        match &self.target {
+            RevocationTarget::Session(id) => match state.session(*id)? {
+                Some(session) if session.is_live(self.ended.at) => Ok(self.end(session)),
+                session => self.stop_without_session(session.as_ref(), state),
+            },
+            RevocationTarget::Token { token, session_id, expires_at } => {
+                match state.session(*session_id)? {
+                    Some(session) if session.is_live(self.ended.at) => {
+                        let entry =
+                            BlacklistEntry::for_token(&session, *token, *expires_at, &self.ended);
+                        self.add(entry, true, state)
+                    }
+                    session => self.stop_without_session(session.as_ref(), state),
+                }
+            }
+            RevocationTarget::Subject { tenant, subject, except } => {
+                self.end_subject(tenant, subject, *except, state)
+            }
+            RevocationTarget::Tenant(tenant) => self.end_tenant(tenant, state),
+            RevocationTarget::Lost(entry) => self.add(entry.clone(), false, state),
+        }
+    }
+
+    /// Ends a live session and stops its tokens.
+    fn end(&self, session: Session) -> RevocationDecision {
+        if !self.may_add {
+            return RevocationDecision::no_room(true);
+        }
+        let (session, entry) = BlacklistEntry::end(session, self.ended.clone());
+        RevocationDecision {
+            entry: Some(entry),
+            ended: vec![session],
+            changed: true,
+            sessions: 1,
+            ..RevocationDecision::nothing(true)
+        }
+    }
+
+    /// Stops the tokens of a session that does not live. One that was ended has an entry of its
+    /// own, which stops all its tokens; one that is unknown, or expired although a token of it
+    /// lives, has none.
+    fn stop_without_session<S: RevocationState>(
+        &self,
+        session: Option<&Session>,
+        state: &mut S,
+    ) -> Result<RevocationDecision, S::Error> {
+        match &self.fallback_entry {
+            Some(entry) if session.is_none_or(|session| session.ended.is_none()) => {
+                self.add(entry.clone(), session.is_some(), state)
+            }
+            _ => Ok(RevocationDecision::nothing(session.is_some())),
+        }
+    }
+
+    /// Adds an entry that ends no session, if there is room or it takes the place of an older one.
+    fn add<S: RevocationState>(
+        &self,
+        entry: BlacklistEntry,
+        found: bool,
+        state: &mut S,
+    ) -> Result<RevocationDecision, S::Error> {
+        let is_new = !state.has_entry(&entry.revoked)?;
+        if is_new && !self.may_add {
+            return Ok(RevocationDecision::no_room(found));
+        }
+        Ok(RevocationDecision {
+            entry: Some(entry),
+            changed: is_new,
+            ..RevocationDecision::nothing(found)
+        })
+    }
+
+    fn end_tenant<S: RevocationState>(
+        &self,
+        tenant: &Tenant,
+        state: &mut S,
+    ) -> Result<RevocationDecision, S::Error> {
+        let survey = state.survey(tenant, None)?;
+        let Survey { coverage, .. } = survey;
+        if coverage.covered.is_none() && !self.may_add {
+            return Ok(RevocationDecision::no_room(true));
+        }
+        let cut_off = coverage.cut_off(self.ended.at, None);
+        let entry = BlacklistEntry::for_all(tenant, None, cut_off, &self.ended, self.longest_token);
+        Ok(RevocationDecision {
+            entry: Some(entry),
+            changed: coverage.is_changed_by(cut_off),
+            sessions: survey.uncovered().unwrap_or_default(),
+            ..RevocationDecision::nothing(true)
+        })
+    }
+
+    /// Writes a subject's entry, and ends its sessions as far as that is done at once. They need no
+    /// entries of their own.
+    fn end_subject<S: RevocationState>(
+        &self,
+        tenant: &Tenant,
+        subject: &Subject,
+        except: Option<SessionId>,
+        state: &mut S,
+    ) -> Result<RevocationDecision, S::Error> {
+        let survey = state.survey(tenant, Some(subject))?;
+        let Survey { coverage, .. } = survey;
+        if coverage.covered.is_none() && !self.may_add {
+            return Ok(RevocationDecision::no_room(true));
+        }
+        let cut_off = coverage.cut_off(self.ended.at, except);
+        let live = state.live_sessions(tenant, subject)?;
+        let mut entry = BlacklistEntry::for_all(
+            tenant,
+            Some(subject),
+            cut_off,
+            &self.ended,
+            self.longest_token,
+        );
+        entry.unfinished = live.has_more;
+        let (mut ended, mut uncovered) = (vec![], 0);
+        for session in live.sessions.into_iter().filter(|session| cut_off.covers(session.id)) {
+            entry.expires_at =
+                entry.expires_at.max(BlacklistEntry::expiry_for(&session, self.ended.at));
+            let was_covered = coverage.covered.is_some_and(|covered| covered.covers(session.id));
+            uncovered += i64::from(!was_covered);
+            ended.push(session.end(self.ended.clone()));
+        }
+        let sessions =
+            if live.has_more { survey.uncovered().unwrap_or(uncovered) } else { uncovered };
+        Ok(RevocationDecision {
+            entry: Some(entry),
+            ended,
+            changed: coverage.is_changed_by(cut_off) || sessions > 0,
+            sessions,
+            ..RevocationDecision::nothing(true)
+        })
+    }
+}

@@ -1,0 +1,301 @@
+//! What an engine decides in SQL, because that is faster, is what the domain decides.
+//!
+//! Sessions, revocations and attempts are drawn at random, close to each other in time, so that
+//! every limit is met from both sides.
+
+use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+
+use countersign::{
+    domain::{
+        caller::Reach,
+        ids::{SessionId, TokenId},
+        policy::{OnQuota, OnRefresh, Replay},
+        quota::LiveSessions,
+        refresh::{RefreshAttempt, RefreshDecision},
+        revocation::{CutOff, Revocation, Revoked, covered_up_to},
+        session::{Device, LineageSecret, RequestFingerprint, Session},
+        text::{Subject, Tenant},
+        time::Timestamp,
+    },
+    store::{Created, Creation, Refreshed, Store},
+};
+use futures_util::future::join_all;
+use proptest::{
+    prelude::*,
+    strategy::{Strategy, ValueTree},
+    test_runner::TestRunner,
+};
+
+use crate::support::{
+    START, after, attempt, create_all, ended, entries, read, revoke_session, seconds, session,
+    text, texts, unlimited,
+};
+
+fn draw<T>(runner: &mut TestRunner, strategy: &impl Strategy<Value = T>) -> T {
+    strategy.new_tree(runner).unwrap().current()
+}
+
+const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
+const SUBJECTS: [&str; 3] = ["alice", "bob", "carol"];
+
+/// An instant within four milliseconds of the start.
+fn instant() -> impl Strategy<Value = Timestamp> {
+    (0_u64..4_000).prop_map(|micros| START.plus(Duration::from_micros(micros)))
+}
+
+/// A session whose identifier was made within four milliseconds of the start.
+fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
+    let identity = (0..TENANTS.len(), 0..SUBJECTS.len(), instant());
+    let policy = (any::<bool>(), any::<bool>(), 600_u64..604);
+    let state = (prop_oneof![8 => 1_u32..4, 1 => Just(u32::MAX)], 1_u32..4, 600_u64..604);
+    (identity, policy, state, any::<bool>()).prop_map(
+        move |(
+            (tenant, subject, at),
+            (keeps, until_used, idle),
+            (generation, revision, expires),
+            many,
+        )| {
+            let mut drawn = session(n);
+            let [.., a, b, c, d] = *drawn.id.bytes();
+            drawn.id = SessionId::new(at, [0, 0, 0, 0, 0, 0, a, b, c, d]);
+            (drawn.tenant, drawn.subject) = (text(TENANTS[tenant]), text(SUBJECTS[subject]));
+            drawn.audience = if many { texts(&["api", "billing"]) } else { texts(&["api"]) };
+            drawn.policy.on_refresh =
+                if keeps { OnRefresh::KeepAccessToken } else { OnRefresh::RevokeAccessToken };
+            drawn.policy.replay = if until_used { Replay::UntilUsed } else { Replay::Grace };
+            drawn.policy.idle_timeout = seconds(idle);
+            (drawn.created_at, drawn.refreshed_at) = (at, at);
+            drawn.idle_expires_at = at.plus(seconds(idle));
+            drawn.expires_at = at.plus(seconds(600 + expires));
+            drawn.lineage.generation = generation;
+            drawn.revision = revision;
+            drawn
+        },
+    )
+}
+
+/// An attempt with a token of a session, good or not.
+fn drawn_attempt(session: &Session) -> impl Strategy<Value = RefreshAttempt> + use<> {
+    let session = session.clone();
+    let token = (
+        prop_oneof![6 => Just(1), 1 => Just(0), 1 => Just(2)],
+        prop_oneof![9 => Just(true), 1 => Just(false)],
+    );
+    let now = prop_oneof![4 => 0_u64..20, 2 => 598_u64..606];
+    let asked = (
+        proptest::sample::subsequence(vec!["read", "write", "delete"], 0..=2),
+        prop_oneof![6 => Just(None), 1 => Just(Some("acme"))],
+        prop_oneof![6 => Just(None), 1 => Just(Some("api"))],
+        any::<bool>(),
+    );
+    (token, now, asked).prop_map(
+        move |((generation, has_secret), now, (scopes, tenant, audience, device))| {
+            let mut drawn = attempt(&session, session.refreshed_at.plus(seconds(now)));
+            drawn.generation =
+                (session.lineage.generation.saturating_add(generation)).saturating_sub(1);
+            if !has_secret {
+                drawn.secret = LineageSecret([7; 16]);
+            }
+            drawn.scopes = texts(&scopes);
+            drawn.reach = Arc::new(Reach {
+                tenants: tenant.map(|tenant| BTreeSet::from([text(tenant)])),
+                audiences: audience.map(|audience| BTreeSet::from([text(audience)])),
+            });
+            drawn.device = device.then(|| Device { label: text("phone"), ..Device::default() });
+            drawn.next_access_token_id = TokenId::new([8; 16]);
+            drawn
+        },
+    )
+}
+
+/// Writes the entries of tenants and of subjects alone: their sessions are left to the job.
+async fn draw_cut_offs(
+    store: &dyn Store,
+    runner: &mut TestRunner,
+    sessions: &[Session],
+) -> Vec<Revoked> {
+    let tenant: Tenant = text(TENANTS[0]);
+    let up_to = draw(runner, &instant());
+    let mut cut_offs = vec![Revoked::Tenant { tenant, up_to }];
+    for name in &SUBJECTS[..2] {
+        let (tenant, subject): (Tenant, Subject) = (text(TENANTS[1]), text(*name));
+        let spared = draw(runner, &proptest::option::of(0..sessions.len()));
+        let cut_off =
+            CutOff { up_to: draw(runner, &instant()), spared: spared.map(|n| sessions[n].id) };
+        cut_offs.push(Revoked::Subject { tenant, subject, cut_off });
+    }
+    for revoked in &cut_offs {
+        let lost = Revocation::of_lost(revoked.clone(), None, ended(START), after(9_999));
+        store.revoke(lost).await.unwrap();
+    }
+    cut_offs
+}
+
+/// The cut-offs of a session's tenant and subject.
+fn cut_offs_of(session: &Session, cut_offs: &[Revoked]) -> Vec<CutOff> {
+    let is_about = |revoked: &&Revoked| match revoked {
+        Revoked::Tenant { tenant, .. } => *tenant == session.tenant,
+        Revoked::Subject { tenant, subject, .. } => {
+            (tenant, subject) == (&session.tenant, &session.subject)
+        }
+        Revoked::Session(_) | Revoked::Token(_) => false,
+    };
+    cut_offs.iter().filter(is_about).filter_map(Revoked::cut_off).collect()
+}
+
+pub async fn attempts_at_random_are_decided_as_the_domain_decides(store: &dyn Store) {
+    const SESSIONS: u32 = 400;
+    let mut runner = TestRunner::deterministic();
+    let drawn = (0..SESSIONS).map(|n| draw(&mut runner, &drawn_session(n)));
+    let sessions = create_all(store, drawn.collect::<Vec<_>>()).await;
+    for session in sessions.iter().step_by(9) {
+        revoke_session(store, session, session.created_at.plus(seconds(1))).await;
+    }
+    let cut_offs = draw_cut_offs(store, &mut runner, &sessions).await;
+
+    let mut attempts = vec![];
+    for session in &sessions {
+        attempts.push((read(store, session).await, draw(&mut runner, &drawn_attempt(session))));
+    }
+    let refreshes = attempts.iter().map(|(_, attempt)| store.refresh_session(attempt.clone()));
+    let mut seen = BTreeSet::new();
+    for ((session, attempt), refreshed) in attempts.iter().zip(join_all(refreshes).await) {
+        let is_covered = |session: &Session| -> Result<bool, Infallible> {
+            Ok(covered_up_to(cut_offs_of(session, &cut_offs), session.id).is_some())
+        };
+        let Ok(expected) = RefreshDecision::of(attempt, Some(session.clone()), is_covered);
+        let case = format!("{attempt:?} of {session:?}");
+        let changed = match (expected, refreshed.unwrap()) {
+            (
+                RefreshDecision::Rotate { session, entry },
+                Refreshed::Rotated { session: now, position },
+            ) => {
+                assert_eq!((&session, entry.is_some()), (&now, position.is_some()), "{case}");
+                seen.insert(if entry.is_some() { "rotated and stopped" } else { "rotated" });
+                *session
+            }
+            (
+                RefreshDecision::Replay { session, may_have_entry },
+                Refreshed::Replayed { session: now, position },
+            ) => {
+                assert_eq!((&session, may_have_entry), (&now, position.is_some()), "{case}");
+                seen.insert("replayed");
+                *session
+            }
+            (RefreshDecision::End { session, .. }, Refreshed::Reused { session: now, .. }) => {
+                assert_eq!(session, now, "{case}");
+                seen.insert("ended");
+                *session
+            }
+            (RefreshDecision::Refuse(refusal), Refreshed::Refused(now)) => {
+                assert_eq!(refusal, now, "{case}");
+                seen.insert("refused");
+                session.clone()
+            }
+            (expected, refreshed) => panic!("{case}: {refreshed:?} instead of {expected:?}"),
+        };
+        assert_eq!(read(store, session).await, changed, "{case}");
+    }
+    assert_eq!(seen.len(), 5, "all kinds were drawn: {seen:?}");
+}
+
+pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn Store) {
+    const SESSIONS: u32 = 300;
+    let mut runner = TestRunner::deterministic();
+    let drawn: Vec<_> = (0..SESSIONS).map(|n| draw(&mut runner, &drawn_session(n))).collect();
+    let cut_offs = draw_cut_offs(store, &mut runner, &drawn).await;
+
+    // All at once, so that they share batches.
+    let creations = drawn.iter().map(|session| store.create_session(unlimited(session.clone())));
+    let created = join_all(creations).await;
+    let mut covered = 0;
+    for (session, created) in drawn.iter().zip(&created) {
+        let expected = match covered_up_to(cut_offs_of(session, &cut_offs), session.id) {
+            Some(up_to) => Created::Revoked { up_to },
+            None => Created::New { eviction: None },
+        };
+        assert_eq!(created.as_ref().unwrap(), &expected, "{session:?} under {cut_offs:?}");
+        covered += usize::from(expected != Created::New { eviction: None });
+    }
+    assert!((10..drawn.len() - 10).contains(&covered), "some are covered, some are not: {covered}");
+
+    // Of a subject at a time, whose live sessions the domain knows.
+    let mut evictions = BTreeSet::new();
+    for n in 0..60 {
+        let (tenant, max, evicts) =
+            draw(&mut runner, &(0..TENANTS.len(), 1_u32..60, any::<bool>()));
+        let at = after(draw(&mut runner, &(590_u64..606)));
+        let mut new = session(SESSIONS + n);
+        (new.tenant, new.subject) = (text(TENANTS[tenant]), text(SUBJECTS[2]));
+        let [.., a, b, c, d] = *new.id.bytes();
+        new.id = SessionId::new(at, [0, 0, 0, 0, 0, 0, a, b, c, d]);
+        (new.created_at, new.refreshed_at) = (at, at);
+        new.idle_expires_at = at.plus(seconds(600));
+        new.request_id = (n % 2 == 0).then(|| text(format!("request {n}")));
+        new.request_fingerprint = new.request_id.as_ref().map(|_| RequestFingerprint([1; 32]));
+
+        let mut live = vec![];
+        let known = drawn
+            .iter()
+            .zip(&created)
+            .filter(|(_, created)| matches!(created.as_ref().unwrap(), Created::New { .. }));
+        for (session, _) in known {
+            if (&session.tenant, &session.subject) == (&new.tenant, &new.subject)
+                && read(store, session).await.is_live(at)
+            {
+                live.push((session.id, session.idle_expires_at));
+            }
+        }
+        live.sort_unstable();
+        let on_quota = if evicts { OnQuota::EvictOldest } else { OnQuota::Refuse };
+        let expected = LiveSessions::all(live.clone().into()).make_room(at, max, on_quota);
+        let creation = Creation { session: new.clone(), max_sessions: max, on_quota };
+        let result = store.create_session(creation).await.unwrap();
+        let case = format!("{max} of {live:?} at {at:?}");
+        match (expected, result) {
+            (Ok(evicted), Created::New { eviction }) => {
+                evictions.insert(evicted.len());
+                let eviction = eviction.map_or_else(Vec::new, |eviction| eviction.sessions);
+                assert_eq!(eviction, evicted, "{case}");
+                // So that only sessions that were drawn are there.
+                revoke_session(store, &new, at).await;
+            }
+            (Err(_), Created::QuotaExceeded) => {
+                evictions.insert(usize::MAX);
+            }
+            (expected, result) => panic!("{case}: {result:?} instead of {expected:?}"),
+        }
+    }
+    assert!(evictions.len() > 3, "different numbers were evicted: {evictions:?}");
+}
+
+pub async fn entries_at_random_take_each_others_place_as_the_domain_decides(store: &dyn Store) {
+    const PAIRS: u32 = 150;
+    let mut runner = TestRunner::deterministic();
+    let cut_off = |runner: &mut TestRunner, n: u32| {
+        let at = START.plus(Duration::from_millis(draw(runner, &(0_u64..4))));
+        let near = START.plus(Duration::from_millis(draw(runner, &(0_u64..4))));
+        let spared = draw(runner, &proptest::option::of(0..2_usize));
+        let spared = spared.map(|n| SessionId::new(near, [u8::try_from(n).unwrap(); 10]));
+        CutOff { up_to: at.plus(Duration::from_micros(u64::from(n % 2))), spared }
+    };
+    let mut expected = vec![];
+    for n in 0..PAIRS {
+        let (tenant, subject): (Tenant, Subject) = (text("acme"), text(format!("subject {n}")));
+        let revoked = |cut_off| Revoked::Subject {
+            tenant: tenant.clone(),
+            subject: subject.clone(),
+            cut_off,
+        };
+        let (one, other) = (cut_off(&mut runner, n), cut_off(&mut runner, n / 2));
+        for (n, cut_off) in (0..).zip([one, other]) {
+            let lost = Revocation::of_lost(revoked(cut_off), None, ended(START), after(9_999 - n));
+            store.revoke(lost).await.unwrap();
+        }
+        expected.push((revoked(one.union(other)), after(9_999)));
+    }
+    let entries = entries(store).await;
+    let found: Vec<_> =
+        entries.into_iter().map(|entry| (entry.revoked, entry.expires_at)).collect();
+    assert_eq!(found, expected);
+}
