@@ -74,9 +74,9 @@ impl SharedClock {
         Timestamp::from_micros(own.micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
     }
 
-    /// Corrects the clock by a reading of the database's clock, which was taken between two instants
-    /// of our own. The correction changes only as far as the reading requires, so that it does not
-    /// jitter with the duration of the request.
+    /// Corrects the clock by a reading of the database's clock that was taken between two instants
+    /// of this machine's clock. The correction changes only as far as the reading requires, so that
+    /// it does not jitter with the duration of the request.
     pub fn agree(&self, before: Timestamp, shared: Timestamp, after: Timestamp) {
         let least = shared.micros().saturating_sub(after.micros());
         let most = shared.micros().saturating_sub(before.micros()).max(least);
