@@ -73,7 +73,7 @@ pub enum LoggedEnd {
     },
     /// A key.
     Key(String),
-    /// An access token. The log names its session alone.
+    /// An access token, of which the log names only the session.
     Token(SessionId),
 }
 
@@ -255,7 +255,7 @@ impl Line {
 }
 
 fn lacks(name: &str) -> String {
-    format!("it has no good {name}")
+    format!("it has no valid {name}")
 }
 
 fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {

@@ -146,7 +146,7 @@ pub enum AppError {
         newest: Timestamp,
     },
     /// A sweep stopped early.
-    #[error("the sweep stopped early, what is due stays due: {0}")]
+    #[error("the sweep stopped early, and the next one has to do the rest: {0}")]
     Sweep(String),
     /// A task that must run as long as the service does has stopped.
     #[error("{0} has stopped unexpectedly")]

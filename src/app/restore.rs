@@ -249,8 +249,8 @@ async fn revoke_again(
     restored
 }
 
-/// Fails if a replica serves from the database, because running replicas would not follow what a
-/// restore changes in it. On SQLite, the lock of the file keeps other processes away.
+/// Fails if a replica serves from the database, because the changes of a restore would reach it in
+/// no defined order. On SQLite, the lock of the file keeps other processes away.
 async fn refuse_if_served(config: &Config) -> Result<(), AppError> {
     let Some(register) = super::register(config).await? else { return Ok(()) };
     match register.members.iter().find(|member| member.is_live()) {
@@ -274,8 +274,8 @@ impl LoggedRevocation {
         }
     }
 
-    /// Moves the instant up to which sessions are covered by the tolerance, for sessions that were
-    /// created by another clock.
+    /// Adds the tolerance to the instant up to which sessions are covered, because other replicas
+    /// may have created them by clocks that are ahead.
     fn extend(&mut self, tolerance: Duration) {
         match &mut self.end {
             LoggedEnd::Subject { until, .. }

@@ -32,10 +32,10 @@ pub struct New {
     #[arg(long = "role", required = true,
         value_parser = PossibleValuesParser::new(Role::ALL.map(Role::as_str)))]
     roles: Vec<String>,
-    /// Limit it to this tenant; may be repeated. "" is the default tenant.
+    /// Limit the caller to this tenant; may be repeated. "" is the default tenant.
     #[arg(long = "tenant")]
     tenants: Vec<String>,
-    /// Limit it to this audience; may be repeated.
+    /// Limit the caller to this audience; may be repeated.
     #[arg(long = "audience")]
     audiences: Vec<String>,
     /// Print JSON.

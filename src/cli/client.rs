@@ -297,7 +297,7 @@ impl Server {
         };
         let server = &self.server;
         format!(
-            "{server} wants to know who calls, and {problem}: set {API_KEY_VARIABLE} or \
+            "{server} requires a known caller, and {problem}: set {API_KEY_VARIABLE} or \
              --api-key-file to a key of `countersign caller new` that is in its configuration"
         )
     }

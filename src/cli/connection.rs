@@ -201,7 +201,7 @@ impl Address {
             None => Box::new(stream),
             Some(config) => {
                 let name = ServerName::try_from(self.host.clone()).map_err(|_| {
-                    format!("--server {}: {:?} is no name of a host", self.shown(), self.host)
+                    format!("--server {}: {:?} is not a host name", self.shown(), self.host)
                 })?;
                 let encrypted_bytes = Observations::default();
                 let observed = Observed { stream, observations: encrypted_bytes.clone() };

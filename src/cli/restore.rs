@@ -105,7 +105,10 @@ fn print_text(database: &str, order: &RestoreOrder, restored: &Restored) {
             );
             if restored.tokens_left > 0 {
                 let tokens = restored.tokens_left;
-                line!("those that were revoked alone are accepted again (access tokens: {tokens})");
+                line!(
+                    "access tokens that were revoked without their sessions are accepted again \
+                     (access tokens: {tokens})"
+                );
             }
         }
         EndedSince::All => line!("all sessions have been ended (live sessions: {sessions})"),

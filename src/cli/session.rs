@@ -91,7 +91,7 @@ pub struct List {
     /// Most sessions to list.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=500))]
     page_size: i32,
-    /// Token of the next page, which the previous one has printed.
+    /// Page token that the previous page has printed.
     #[arg(long, default_value = "", hide_default_value = true)]
     page_token: String,
     #[command(flatten)]

@@ -182,7 +182,8 @@ impl RawKeys {
         };
         let signing_needs = (longest_token, "tokens.max_access_token_ttl");
         let signing = rules("rotation", algorithm, self.rotation, signing_needs)?;
-        // A replay presents a refresh token of the key before the one that the session uses.
+        // A replay presents the previous refresh token, whose key may be older than the one that
+        // the session uses now.
         let refresh_needs = (longest_token.max(longest_replay), "policies.NAME.replay_limit");
         let refresh =
             rules("refresh_rotation", KeyAlgorithm::Hs256, self.refresh_rotation, refresh_needs)?;

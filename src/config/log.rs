@@ -104,8 +104,8 @@ impl Log {
             );
             invalid(SETTING, problem)
         })?;
-        // The level is chosen for diagnostics, and must not turn off the audit by the way: only a
-        // directive that names the audit's target does.
+        // The level is chosen for diagnostics, and must not turn off the audit as a side effect.
+        // Only a directive that names the audit's target does.
         match format!("{TARGET}=info").parse() {
             Ok(audit) if !self.level.contains(TARGET) => Ok(filter.add_directive(audit)),
             _ => Ok(filter),

@@ -11,7 +11,7 @@ pub fn resolve(path: &str, folder: &Path) -> Result<Option<String>, String> {
     let path: PathBuf = folder.join(path).components().collect();
     let text = path
         .to_str()
-        .ok_or("the name of the folder of a relative path is no UTF-8: use absolute paths")?;
+        .ok_or("the name of the folder of a relative path is not UTF-8: use absolute paths")?;
     Ok(Some(text.to_owned()))
 }
 

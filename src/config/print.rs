@@ -7,8 +7,8 @@ use toml::{Table, Value, ser::Error};
 use super::file;
 
 const HEADER: &str = "\
-# A setting in a comment is not set: it follows from others, or from the folder that the service is
-# started in, and goes on to do so while it stays a comment.
+# A setting in a comment is not set: its value is derived from other settings, or from the folder in
+# which the service is started, and changes with them as long as it stays a comment.
 ";
 
 /// Returns the settings as TOML. Derived settings are comments: as settings they would keep their

@@ -53,15 +53,14 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Makes a valid name of a replica of any host name, so that the service starts on every machine.
+/// Turns any host name into a valid name of a replica, so that the service starts on every machine.
 fn readable(host_name: &str) -> String {
     let name: String =
         host_name.chars().filter(|&character| is_visible(character)).take(LONGEST_NAME).collect();
     if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
-/// Returns whether a character is visible, and does not change the order or the place of those
-/// around it.
+/// Returns whether a character is visible, and does not move the characters around it.
 fn is_visible(character: char) -> bool {
     let is_formatting = matches!(
         character,

@@ -45,8 +45,8 @@ pub fn is_link(name: &str, value: Option<&str>) -> bool {
 
 /// Returns the kind of value that the variable has if it is a link, judged by its name.
 fn form(name: &str) -> Option<Value> {
-    // What stands before the form is the rest of the service's name. It is empty if the service
-    // is named like the prefix.
+    // The rest of the service's name stands before the form. It is empty if the service is named
+    // like the prefix.
     let name = format!("_{name}");
     if name.ends_with("_service_host") {
         return Some(Value::Address);

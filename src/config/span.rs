@@ -32,7 +32,7 @@ pub fn serialize<S: Serializer>(span: &impl AsSpan, serializer: S) -> Result<S::
 
 /// A span that may be left out.
 pub trait AsSpan {
-    /// The span, if there is one.
+    /// Returns the span, if there is one.
     fn as_span(&self) -> Option<Duration>;
 }
 

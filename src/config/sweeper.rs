@@ -1,4 +1,4 @@
-//! `[sweeper]`: when expired rows are deleted, and how many at a time.
+//! `[sweeper]`: the schedule and the limits of the job that deletes expired rows.
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
@@ -50,8 +50,8 @@ impl Sweeper {
             invalid("sweeper.schedule", problem)
         };
         let schedule = Cron::from_str(&raw.schedule).map_err(|error| wrong(&error))?;
-        // The parser accepts a list without elements, and then searches thousands of years, minute
-        // by minute, for the next time.
+        // The parser accepts a list without elements. The search for the next time would then try
+        // every minute of thousands of years.
         if raw.schedule.split_whitespace().any(|field| field.split(',').all(str::is_empty)) {
             return Err(wrong(&"a list is empty"));
         }

@@ -351,7 +351,7 @@ fn a_file_that_is_not_there_is_an_error() {
     assert!(error.to_string().starts_with("configuration file /nowhere/countersign.toml: "));
 }
 
-/// A level is chosen for diagnostics, and must not turn off the audit by the way.
+/// A level is chosen for diagnostics, and must not turn off the audit as a side effect.
 #[test]
 fn the_audit_is_logged_at_every_level_unless_it_is_named() {
     for (level, is_logged) in [

@@ -59,7 +59,7 @@ impl Keeper {
         }
         let ring = renewals.ring(patience).await?;
         if ring.version < version && ring.position.timeline == timeline {
-            return Err(StoreError::Unavailable("it told older keys than before".to_owned()));
+            return Err(StoreError::Unavailable("it returned older keys than before".to_owned()));
         }
         self.replace(&known, ring);
         Ok(true)
