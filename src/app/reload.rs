@@ -69,8 +69,8 @@ impl Reloader {
         let config = self.config.clone();
         let config = match off_runtime(move || config.read_again()).await {
             Ok(config) if config.callers.is_empty() && !self.callers.is_open() => {
-                let problem = "the configuration names no callers any more: the callers stay as \
-                               they are, and only a restart would open the service to everybody";
+                let problem = "the configuration names no callers any more: they stay as they \
+                               are, and only a restart opens the service to everybody";
                 return log_once(&mut logged.callers, problem.to_owned());
             }
             Ok(config) => config,
