@@ -1,4 +1,4 @@
-//! The time as a parameter: the system's in production, a settable one in tests.
+//! The clock as a parameter: the system's clock in production, a settable one in tests.
 
 use std::{
     fmt,
@@ -16,12 +16,13 @@ use crate::{
     mutants::wall_clock_offset,
 };
 
-/// Where the time comes from.
+/// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// The wall clock. It may jump in either direction.
+    /// Returns the time of the wall clock, which may jump in either direction.
     fn now(&self) -> Timestamp;
 
-    /// Time since some fixed instant. It never goes back, and goes on while the machine sleeps.
+    /// Returns the time since some fixed instant. It never goes back, and it advances while the
+    /// machine sleeps.
     fn uptime(&self) -> Duration;
 }
 
@@ -30,7 +31,7 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods)] // This is where the ban's exception lives.
+    #[allow(clippy::disallowed_methods)] // All other code must use `Clock`.
     fn now(&self) -> Timestamp {
         match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
             Ok(since) => Timestamp::from_micros(micros(since).saturating_add(wall_clock_offset())),
@@ -49,32 +50,33 @@ impl Clock for SystemClock {
     }
 }
 
-/// The clock of this machine, put right by the clock of a database that other machines use, too: so
-/// they judge by one time when a session expires and for how long a token may be replayed.
+/// The clock of this machine, corrected to that of the database. All replicas correct their clocks
+/// in this way, so they agree on when a session expires and how long a token may be replayed.
 pub struct SharedClock {
     own: Arc<dyn Clock>,
-    /// Microseconds by which the database is ahead.
+    /// The number of microseconds by which the database is ahead of `own`.
     ahead: AtomicI64,
 }
 
 impl SharedClock {
-    /// One that has not heard of another yet.
+    /// Creates a shared clock that is not corrected yet.
     pub fn new(own: Arc<dyn Clock>) -> Self {
         Self { own, ahead: AtomicI64::new(0) }
     }
 
-    /// The clock of this machine as it is.
+    /// Returns the clock of this machine, without the correction.
     pub fn own(&self) -> &Arc<dyn Clock> {
         &self.own
     }
 
-    /// The shared time at an instant of our own clock.
+    /// Converts an instant of this machine's clock to the shared time.
     pub fn shared(&self, own: Timestamp) -> Timestamp {
         Timestamp::from_micros(own.micros().saturating_add(self.ahead.load(Ordering::Relaxed)))
     }
 
-    /// Takes note of what the other clock has shown between two instants of ours. As long as that
-    /// may be what we think, nothing changes, so that the time does not tremble.
+    /// Corrects the clock by a reading of the database's clock that was taken between two instants
+    /// of this machine's clock. The correction changes only as far as the reading requires, so that
+    /// it does not jitter with the duration of the request.
     pub fn agree(&self, before: Timestamp, shared: Timestamp, after: Timestamp) {
         let least = shared.micros().saturating_sub(after.micros());
         let most = shared.micros().saturating_sub(before.micros()).max(least);
@@ -98,7 +100,7 @@ impl Clock for SharedClock {
     }
 }
 
-/// The uptime of a clock, as `governor` measures time.
+/// Lets `governor` measure time by the uptime of a clock.
 #[derive(Clone)]
 pub struct Uptime(pub Arc<dyn Clock>);
 
@@ -116,7 +118,7 @@ impl fmt::Debug for Uptime {
     }
 }
 
-/// A clock that stands still until it is moved. For tests.
+/// A clock for tests, which stands still until it is moved.
 #[derive(Debug)]
 pub struct SettableClock {
     now: AtomicI64,
@@ -124,18 +126,18 @@ pub struct SettableClock {
 }
 
 impl SettableClock {
-    /// A clock that stands at `now`.
+    /// Creates a clock that stands at `now`.
     pub fn at(now: Timestamp) -> Self {
         Self { now: AtomicI64::new(now.micros()), uptime_micros: AtomicU64::new(0) }
     }
 
-    /// Lets time pass.
+    /// Moves the wall clock and the uptime forward.
     pub fn advance(&self, span: Duration) {
         self.now.fetch_add(micros(span), Ordering::SeqCst);
         self.uptime_micros.fetch_add(micros(span).unsigned_abs(), Ordering::SeqCst);
     }
 
-    /// Sets the wall clock, as an administrator or NTP would: the uptime does not follow.
+    /// Sets the wall clock, as an administrator or NTP would. The uptime does not change.
     pub fn jump_to(&self, now: Timestamp) {
         self.now.store(now.micros(), Ordering::SeqCst);
     }
@@ -156,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shared_clock_follows_as_far_as_it_must_and_no_further() {
+    fn a_shared_clock_changes_its_correction_no_more_than_it_must() {
         let own = Arc::new(SettableClock::at(Timestamp::from_seconds(1000)));
         let clock = SharedClock::new(own.clone());
         let at = |millis: u64| Timestamp::from_seconds(1000).plus(Duration::from_millis(millis));

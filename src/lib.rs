@@ -1,7 +1,7 @@
 //! Countersign, a session authority: creates, refreshes, validates and revokes JWT sessions over
-//! gRPC. The README says how to use it, `docs/architecture.md` how it is made.
+//! gRPC. The README describes how to use it, `docs/architecture.md` how it is built.
 //!
-//! # The way through the code
+//! # Direction of calls
 //! ```text
 //! grpc / cli / tasks  ->  authority (one use case a file)  ->  store (database)
 //!    proto <-> domain        decides, with `now` given     ->  keys, token (pure cryptography)

@@ -1,4 +1,4 @@
-//! Randomness as a parameter.
+//! The source of randomness as a parameter, which tests replace.
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
@@ -7,7 +7,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 #[error("the system's random generator failed")]
 pub struct RngFailed;
 
-/// Where random bytes come from. They must be fit for secrets.
+/// A source of random bytes that are fit for secrets.
 pub trait Rng: Send + Sync + 'static {
     /// Fills the whole buffer.
     fn fill(&self, buffer: &mut [u8]) -> Result<(), RngFailed>;
@@ -23,7 +23,7 @@ impl Rng for SystemRng {
     }
 }
 
-/// So many random bytes.
+/// Returns `N` random bytes.
 pub fn random<const N: usize>(rng: &dyn Rng) -> Result<[u8; N], RngFailed> {
     let mut bytes = [0; N];
     rng.fill(&mut bytes)?;

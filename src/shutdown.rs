@@ -1,4 +1,5 @@
-//! What signals say: stop softly at the first one, at once at the second; SIGHUP reads files anew.
+//! The signals that the process handles: the first SIGTERM or SIGINT starts a soft stop, the second
+//! one stops at once, and SIGHUP reloads certificates and callers.
 
 use std::sync::Arc;
 
@@ -8,24 +9,24 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Two steps of stopping, and a wish. All are arguments of whatever runs, so that tests do as
-/// signals do.
+/// The requests to stop and to reload. They are passed as arguments, so that tests can make them
+/// without signals.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Finish what is in flight, then stop.
+    /// Cancelled to stop after the calls in flight have finished.
     pub soft: CancellationToken,
-    /// Stop at once.
+    /// Cancelled to stop at once.
     pub hard: CancellationToken,
-    /// Read certificates and callers anew.
+    /// Notified to reload certificates and callers.
     pub reload: Arc<Notify>,
 }
 
 impl Shutdown {
-    /// Stops at SIGTERM and SIGINT, and reads anew at SIGHUP.
+    /// Installs the handlers of SIGTERM, SIGINT and SIGHUP.
     pub fn on_signals() -> std::io::Result<Self> {
         let shutdown = Self::default();
-        // A file at its size limit must fail the write, which callers are told, and not kill the
-        // process.
+        // SIGXFSZ would kill the process at the size limit of a file. If it is handled, the write
+        // fails instead, and the caller gets an error.
         let _ = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,5 +1,5 @@
-//! Log lines: text on a terminal, JSON elsewhere, on standard error. Tokens, keys and claims never
-//! get here.
+//! Writes the log to standard error, by default as text on a terminal and as JSON elsewhere.
+//! Tokens, keys and claims must never be logged.
 
 use std::io::{self, IsTerminal};
 
@@ -14,16 +14,16 @@ use crate::config::{
 /// Logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The level is not one.
+    /// The level is not valid.
     #[error(transparent)]
     Level(#[from] ConfigError),
-    /// It has been started before.
+    /// Logging has been started before.
     #[error("logging has been started before")]
     Twice,
 }
 
-/// The driver of PostgreSQL logs the values of every statement, and with them secrets, whatever
-/// level was asked for.
+/// Returns whether a line cannot contain secrets. The PostgreSQL driver logs the values of every
+/// statement at the levels below `INFO`, so those lines are dropped whatever level is configured.
 fn is_harmless(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::INFO || !metadata.target().starts_with("tokio_postgres")
 }

@@ -1,4 +1,4 @@
-//! The audit of what the command line does to a database beside a service.
+//! The audit of commands that change the database without a running service.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     store::Store,
 };
 
-/// Opens the audit, and the queue in which records wait for its table, if it is to have one.
+/// Opens the audit, and the queue of records for its table; `None` if the table is turned off.
 pub fn open_audit(
     config: &Config,
     system: &System,
@@ -44,12 +44,12 @@ impl CommandAudit {
         Ok(Self::new(audit, queue, store))
     }
 
-    /// The audit whose records wait in this queue, if they are to be in the table too.
+    /// Creates the audit of a command. The table gets the records in the queue, if there is one.
     pub fn new(audit: Audit, queue: Option<AuditQueue>, store: &Arc<dyn Store>) -> Self {
         Self { audit, table: queue.map(|queue| AuditWriter::new(Arc::clone(store), queue)) }
     }
 
-    /// Returns the audit in which others record what they do for the command.
+    /// Returns the audit, for the functions that record what they do for the command.
     pub fn log(&self) -> &Audit {
         &self.audit
     }
@@ -60,9 +60,9 @@ impl CommandAudit {
         self.write().await;
     }
 
-    /// Records a change in the log at once, and in the table with many others: a transaction for
-    /// each would take the longest part of a command that changes much. [`Self::write`] comes at
-    /// its end.
+    /// Records a change in the log at once, and in the table together with many others, because a
+    /// transaction for each would take most of the time of a command that changes much. Call
+    /// [`Self::write`] at the end.
     pub async fn record_in_batches(&mut self, record: AuditRecord) {
         self.audit.record(record);
         if self.audit.waiting() >= BATCH {
@@ -70,8 +70,8 @@ impl CommandAudit {
         }
     }
 
-    /// Writes the records that wait to the table. What they are about has been done, so this does
-    /// not fail because the table cannot be written.
+    /// Writes the queued records to the table. If that fails, it logs a warning, and the command
+    /// goes on: what the records are about has been done already.
     pub async fn write(&mut self) {
         if let Some(table) = &mut self.table
             && let Err(error) = table.write().await
@@ -82,7 +82,7 @@ impl CommandAudit {
     }
 }
 
-/// A record of something that the command line did.
+/// Returns a record of something that a command did.
 pub fn by_command(action: AuditAction, at: Timestamp) -> AuditRecord {
     AuditRecord::new(action, at, Who::Service, None)
 }

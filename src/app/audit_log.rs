@@ -1,4 +1,5 @@
-//! Reads what ended out of a log of the service, so that it can be ended again after a restore.
+//! Reads from a log of the service which sessions and keys were ended, so that a restore can end
+//! them again.
 
 use std::{
     fs::File,
@@ -23,7 +24,7 @@ pub enum LogError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// A line about the audit is not understood.
+    /// A line with a record of the audit cannot be parsed.
     #[error(
         "line {line} is a record of the audit that cannot be read ({problem}): give the log as \
          the service wrote it, in the form of log.format = \"json\" and without lines being \
@@ -36,7 +37,7 @@ pub enum LogError {
         /// The reason.
         problem: String,
     },
-    /// There is nothing in it.
+    /// The log has no record of the audit.
     #[error(
         "has no record of the audit: name the log of the service, with the lines of the target \
          {TARGET}"
@@ -44,7 +45,7 @@ pub enum LogError {
     NoRecord,
 }
 
-/// Something that was ended, and has to be ended again.
+/// The target of a revocation in the log, which has to be revoked again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoggedEnd {
     /// A session.
@@ -72,29 +73,29 @@ pub enum LoggedEnd {
     },
     /// A key.
     Key(String),
-    /// An access token. The log names its session alone.
+    /// An access token, of which the log names only the session.
     Token(SessionId),
 }
 
-/// Something that was ended, and why.
+/// A revocation in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedRevocation {
-    /// The thing that was ended.
+    /// The target that was revoked.
     pub end: LoggedEnd,
-    /// Why.
+    /// The reason in the record.
     pub reason: EndReason,
     /// The note that came with it.
     pub note: Note,
 }
 
-/// A session that was created.
+/// The creation of a session in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedSession {
-    /// Which.
+    /// The session.
     pub id: SessionId,
     /// Its tenant.
     pub tenant: Tenant,
-    /// Its tenant and subject.
+    /// Its subject.
     pub subject: Subject,
 }
 
@@ -106,14 +107,14 @@ pub const ENDED_ALL: &str = "sessions ended since the backup: all sessions were 
 pub struct RevocationLog {
     /// The number of records of the audit in it.
     pub records: usize,
-    /// The ends that they tell of, in their order.
+    /// The revocations among them, in their order.
     pub revocations: Vec<LoggedRevocation>,
-    /// The sessions that they say were created, if they were asked for.
+    /// The sessions that were created; empty unless they were asked for.
     pub created: Vec<LoggedSession>,
 }
 
-/// The fields of a line that matter. Those of other lines may be of other types, so they are read
-/// only after the target has been seen.
+/// The fields of a record that matter here. Other lines of the log may have fields of these names
+/// with other types, so a line is deserialized only if its target is that of the audit.
 #[derive(Deserialize)]
 struct Line {
     id: String,
@@ -127,8 +128,8 @@ struct Line {
     note: String,
 }
 
-/// Reads a log from a file, or from standard input if its name is `-`. The sessions that were
-/// created may be very many, and are read on demand.
+/// Reads a log from a file, or from standard input if the path is `-`. Creations of sessions are
+/// read only on demand, because there may be very many.
 pub fn read(path: &Path, with_creations: bool) -> Result<RevocationLog, LogError> {
     match path.as_os_str() == "-" {
         true => read_from(io::stdin().lock(), with_creations),
@@ -159,8 +160,9 @@ fn read_from(mut reader: impl BufRead, with_creations: bool) -> Result<Revocatio
     if log.records == 0 { Err(LogError::NoRecord) } else { Ok(log) }
 }
 
-/// The texts of which each record of ours has one: the target is at its end, the message near its
-/// beginning. The last is that of a record inside the JSON of a collector.
+/// Texts that show that a line contains a record, even if a part of it was cut off: the target is
+/// at the end of a record, the message near its beginning. The last one is the message of a record
+/// that a log collector has put into a JSON string.
 const MARKS: [&str; 3] = [TARGET, r#""message":"audit""#, ESCAPED_MARK];
 const ESCAPED_MARK: &str = r#"\"message\":\"audit\""#;
 
@@ -168,7 +170,7 @@ fn has_mark(text: &str) -> bool {
     MARKS.iter().any(|mark| text.contains(mark))
 }
 
-/// Returns whether the beginning of a line may be that of a record whose end is missing.
+/// Returns whether a line may be the beginning of a record whose end is missing.
 fn may_begin_record(text: &str) -> bool {
     const START: &str = r#"{"timestamp":""#;
     const SHORTEST: usize = r#"{"t"#.len();
@@ -177,7 +179,7 @@ fn may_begin_record(text: &str) -> bool {
     is_of_ours && message.is_none_or(|(_, message)| r#"audit""#.starts_with(message))
 }
 
-/// The records in a line. Collectors put a prefix of their own in front of lines, join lines, and
+/// Returns the records in a line. Log collectors put a prefix in front of lines, join lines, and
 /// make arrays of them.
 fn records_in(text: &str) -> Result<Vec<Line>, String> {
     let mut records = vec![];
@@ -195,21 +197,21 @@ fn records_in(text: &str) -> Result<Vec<Line>, String> {
                 take_records(value, &mut records)?;
                 rest = rest.get(end..).unwrap_or_default();
             }
-            // A bracket in what a collector has put in front, or an array that goes on in the next
-            // line.
+            // This is a bracket in a collector's prefix, or the start of an array that goes on in
+            // the next line.
             _ if rest.starts_with('[') => rest = rest.get(1..).unwrap_or_default(),
             Some(Err(error)) if error.is_eof() && (has_mark(rest) || may_begin_record(rest)) => {
                 return Err("its end is missing".to_owned());
             }
             Some(Err(error)) if has_mark(rest) => return Err(error.to_string()),
-            // Text of others.
+            // This is the text of another program.
             Some(Err(_)) | None => return Ok(records),
         }
     }
     if has_mark(rest) { Err("it is not JSON".to_owned()) } else { Ok(records) }
 }
 
-/// Takes the records out of a value of a line.
+/// Adds the records in a JSON value to `records`.
 fn take_records(value: Value, records: &mut Vec<Line>) -> Result<(), String> {
     if let Value::Array(values) = value {
         return values.into_iter().try_for_each(|value| take_records(value, records));
@@ -219,7 +221,7 @@ fn take_records(value: Value, records: &mut Vec<Line>) -> Result<(), String> {
             records.push(serde_json::from_value(value).map_err(|error| error.to_string())?);
             Ok(())
         }
-        // Another line that may happen to name the target.
+        // This is a line with another target, which may mention that of the audit.
         Some(_) if !value.to_string().contains(ESCAPED_MARK) => Ok(()),
         None if !has_mark(&value.to_string()) => Ok(()),
         Some(_) | None => Err("it is inside another value: take it out of there".to_owned()),
@@ -241,7 +243,7 @@ impl Line {
         Subject::try_from(subject).map_err(|_| lacks("subject"))
     }
 
-    /// The instant at which it was recorded.
+    /// Returns the time at which the record was made.
     fn instant(&self) -> Result<Timestamp, String> {
         let id: AuditId = self.id.parse().map_err(|_| lacks("id"))?;
         Ok(Timestamp::from_micros(id.millis().saturating_mul(1000)))
@@ -253,7 +255,7 @@ impl Line {
 }
 
 fn lacks(name: &str) -> String {
-    format!("it has no good {name}")
+    format!("it has no valid {name}")
 }
 
 fn revocation(line: Line) -> Result<Option<LoggedRevocation>, String> {
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn every_end_is_found_whatever_a_collector_writes_around_it() {
+    fn every_revocation_is_found_whatever_a_collector_writes_around_it() {
         let session = format!(r#""session_id":"{SESSION}""#);
         let lines = [
             line(&format!(
@@ -364,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_found_that_a_collector_has_joined() {
+    fn records_that_a_collector_has_joined_are_found() {
         let record = |kid: &str| line(&format!(r#""action":"key_revoked","kid":"{kid}""#));
         let [a, b] = ["a", "b"].map(record);
         for text in [
@@ -408,7 +410,7 @@ mod tests {
         }
         for at in 3..record.len() {
             let (begin, end) = record.split_at(at);
-            // The first line is the last of a log, and is followed by the next record in the same
+            // The cut record is at the end of the log, or is followed by another record in the same
             // line.
             for text in [format!("{good}\n{begin}"), format!("{good}\n{begin}{good}")] {
                 let error = read(&text).unwrap_err().to_string();

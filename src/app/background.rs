@@ -45,7 +45,8 @@ impl Background {
         tasks
     }
 
-    /// Starts the task that reloads certificates and callers when they have changed.
+    /// Starts the task that reloads certificates and callers when they have changed, or when
+    /// `asked` is notified.
     pub fn reload(&mut self, reloader: Reloader, asked: Arc<Notify>) {
         self.spawn("the look at certificates and callers", reloader.run(asked));
     }
@@ -63,7 +64,7 @@ impl Background {
         });
     }
 
-    /// Waits until a task has stopped, which none should do by itself, and names it.
+    /// Waits until a task has stopped by itself, which is a failure, and returns its name.
     pub async fn stopped(&mut self) -> String {
         match self.0.join_next().await {
             Some(Ok(name)) => name.to_owned(),

@@ -1,4 +1,4 @@
-//! Opening the files that the settings name, to find mistakes before a start.
+//! Opens the files that the settings name, to find mistakes before the service is started.
 
 use std::fs;
 
@@ -17,15 +17,15 @@ use crate::{
 /// The findings about the files that the settings name.
 #[derive(Debug, Default)]
 pub struct FileFindings {
-    /// Errors that keep `serve` from starting.
+    /// The errors with which `serve` would refuse to start.
     pub errors: Vec<AppError>,
-    /// Warnings that `serve` gives.
+    /// The warnings that `serve` would log.
     pub warnings: Vec<String>,
 }
 
 /// Opens the files that the settings name as `serve` does: certificates and keys, authorities, the
-/// password file and the master keys. It makes none, and neither opens the database nor asks its
-/// server.
+/// password file and the master keys. Creates no file, and does not open the database or connect
+/// to its server.
 pub fn check_files(config: &Config, now: Timestamp) -> FileFindings {
     let mut findings = FileFindings::default();
     let mut note = |result: Result<(), AppError>| findings.errors.extend(result.err());

@@ -1,4 +1,4 @@
-//! The database that the configuration names, and the folders around it.
+//! Opens the database that the configuration names, and checks the folders that it needs.
 
 use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
@@ -49,7 +49,7 @@ fn warn_of_password_file(config: &Config) {
     }
 }
 
-/// The warning of a password file on which others have rights.
+/// Returns a warning if other users have rights on the password file.
 pub fn password_file_warning(config: &Config) -> Option<String> {
     let path =
         config.database_options.password_file.as_ref().filter(|_| config.database.is_shared())?;
@@ -58,14 +58,14 @@ pub fn password_file_warning(config: &Config) -> Option<String> {
     Some(format!("setting database.password_file: {path} {exposure}: run `{command} {path}`"))
 }
 
-/// The pause between two attempts to reach a database, at first and at most.
+/// The pause between two attempts to reach a database: the first one, and the longest one.
 const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
 
-/// Opens the database that the configuration names. If it cannot be reached yet, this tries again
-/// for `database.startup_timeout`: machines and containers start in any order.
+/// Opens the database that the configuration names. Retries for `database.startup_timeout` if it
+/// cannot be reached yet, because machines and containers start in any order.
 pub async fn await_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
     warn_of_password_file(config);
-    let patience = config.database_options.startup_timeout;
+    let limit = config.database_options.startup_timeout;
     let began = Instant::now();
     let [first, longest] = RETRY;
     let backoff =
@@ -73,13 +73,13 @@ pub async fn await_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
     let mut logged = String::new();
     let opened = (|| connect(config))
         .retry(backoff.without_max_times())
-        .when(|error| is_temporary(error) && began.elapsed() < patience)
+        .when(|error| is_temporary(error) && began.elapsed() < limit)
         .notify(|error, _| {
             let problem = error.to_string();
             if problem != logged {
                 tracing::warn!(
                     "{problem}: trying again for {} (database.startup_timeout)",
-                    brief(patience)
+                    brief(limit)
                 );
                 logged = problem;
             }
@@ -92,7 +92,7 @@ pub async fn await_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
             }
             Ok(store)
         }
-        Err(AppError::Postgres(error)) if error.is_temporary() && !patience.is_zero() => {
+        Err(AppError::Postgres(error)) if error.is_temporary() && !limit.is_zero() => {
             Err(AppError::NotReached { waited: began.elapsed(), error })
         }
         Err(error) => Err(error),
@@ -103,7 +103,7 @@ fn is_temporary(error: &AppError) -> bool {
     matches!(error, AppError::Postgres(error) if error.is_temporary())
 }
 
-/// The options with which the PostgreSQL engine is opened.
+/// Returns the options with which the PostgreSQL engine is opened.
 pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect::Options {
     use postgres::connect::{Options, Password};
 
@@ -128,8 +128,8 @@ pub fn postgres_options(config: &Config, url: &PostgresUrl) -> postgres::connect
     }
 }
 
-/// Makes the data directory, and refuses one where others can exchange files. A database elsewhere
-/// must have its folder: one that is made unasked is a typing error.
+/// Creates the data directory, and refuses one in which other users can replace files. The folder
+/// of a database elsewhere is not created, because a missing one is probably a typing error.
 pub fn make_folders(config: &Config) -> Result<(), AppError> {
     if let DatabaseUrl::Sqlite(database) = &config.database {
         let folder = database.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -148,7 +148,7 @@ pub fn make_folders(config: &Config) -> Result<(), AppError> {
         .mode(0o700)
         .create(&path)
         .map_err(|source| AppError::DataDir { path, source })?;
-    // Without a file of ours in it there is nothing to exchange.
+    // If neither the master key nor a database is in it, there is nothing to protect.
     let has_master_key = match &config.keys.master {
         MasterKeySource::File(path) | MasterKeySource::DefaultFile(path) => {
             path.parent() == Some(config.data_dir.as_path())
@@ -156,13 +156,13 @@ pub fn make_folders(config: &Config) -> Result<(), AppError> {
         _ => false,
     };
     if has_master_key || matches!(config.database, DatabaseUrl::Sqlite(_)) {
-        judge_folder(&config.data_dir)?;
+        check_folder(&config.data_dir)?;
     }
     Ok(())
 }
 
-/// Refuses a folder in which others can make and remove files.
-fn judge_folder(path: &Path) -> Result<(), AppError> {
+/// Refuses a folder in which other users can create and remove files.
+fn check_folder(path: &Path) -> Result<(), AppError> {
     let io_error = |source| AppError::DataDir { path: path.to_owned(), source };
     let metadata = fs::metadata(path).map_err(io_error)?;
     let access = Access::from(&metadata);
@@ -171,10 +171,10 @@ fn judge_folder(path: &Path) -> Result<(), AppError> {
         .map_err(|exposure| Exposed { role: Role::Folder, path: path.to_owned(), exposure }.into())
 }
 
-/// Refuses to make a database where one is meant that exists.
+/// Fails if there is no database, for commands that must not create one.
 pub fn require_database(config: &Config) -> Result<(), AppError> {
     match &config.database {
-        // There may be none because a restore was interrupted, and opening it says so.
+        // It may be missing because a restore was interrupted; opening it reports that.
         DatabaseUrl::Sqlite(path) if !path.exists() && !is_restore_unfinished(path) => {
             Err(AppError::NoDatabase(path.clone()))
         }

@@ -1,4 +1,4 @@
-//! Every way in which the service cannot start, or has to stop.
+//! The errors because of which the service cannot start or has to stop, and those of commands.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
 /// The service cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The data directory cannot be made or written.
+    /// The data directory cannot be created or written.
     #[error(
         "data directory {path}: {source}: name another one in data_dir, or give this user the \
          right to write there{hint}",
@@ -27,10 +27,10 @@ pub enum AppError {
     DataDir {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Others can exchange what the service keeps.
+    /// Other users have rights on a file or a folder of the service.
     #[error(transparent)]
     Exposed(#[from] Exposed),
     /// The database would be in a folder that does not exist.
@@ -44,7 +44,7 @@ pub enum AppError {
         /// The folder.
         folder: PathBuf,
     },
-    /// There is no database to work on.
+    /// The command needs a database that exists.
     #[error(
         "database {0} does not exist: name the one that is meant by --data-dir or --database-url"
     )]
@@ -55,10 +55,10 @@ pub enum AppError {
     /// The PostgreSQL database cannot be used.
     #[error(transparent)]
     Postgres(#[from] postgres::open_error::OpenError),
-    /// The PostgreSQL database could not be reached for as long as was to be waited.
+    /// The PostgreSQL database could not be reached within `database.startup_timeout`.
     #[error("{error}: gave up after {} (setting database.startup_timeout)", brief(*.waited))]
     NotReached {
-        /// The time that it was waited for.
+        /// The time that passed until the service gave up.
         waited: Duration,
         /// The error of the last attempt.
         error: postgres::open_error::OpenError,
@@ -74,10 +74,10 @@ pub enum AppError {
     MasterKeyFile {
         /// The setting that names the file.
         setting: &'static str,
-        /// Why.
+        /// The reason.
         error: MasterKeyError,
     },
-    /// A setting names a file that does not exist. None is made where it was named by mistake.
+    /// A setting names a file that does not exist. None is created there, in case it is a mistake.
     #[error(
         "setting keys.master_key_file: {0} does not exist, and is not made: correct the path, or \
          restore the file from a backup, or for a new database run `openssl rand -base64 32 > \
@@ -85,7 +85,7 @@ pub enum AppError {
         path = .0.display()
     )]
     NoMasterKeyFile(PathBuf),
-    /// The same of the second one.
+    /// The setting of the additional master key names a file that does not exist.
     #[error(
         "setting keys.additional_master_key_file: {0} does not exist: correct the path, or leave \
          the setting out if `countersign key reseal` has sealed all keys under the other one"
@@ -97,7 +97,8 @@ pub enum AppError {
          restore it from a backup"
     )]
     MasterKeyGone(PathBuf),
-    /// A database that others may use too gets no master key that only this machine has.
+    /// The master key of a shared database is missing. None is created, because the other replicas
+    /// would not have it.
     #[error(
         "master key file {path} does not exist; everyone who serves from this database needs the \
          same one, so it is not made here: run `openssl rand -base64 32 > {path} && chmod 600 \
@@ -110,27 +111,27 @@ pub enum AppError {
     /// The keys cannot be used.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A key of one's own cannot be used.
+    /// A private key cannot be imported.
     #[error("private key {path}: {problem}")]
     NotImported {
         /// Its file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         problem: String,
     },
-    /// The first keys could not be made.
+    /// The first keys could not be generated.
     #[error(transparent)]
     NotGenerated(#[from] NotGenerated),
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// There is no randomness.
+    /// The random generator failed.
     #[error(transparent)]
     Rng(#[from] RngFailed),
     /// A backup or a restore was refused, or failed.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// A sweep would go by a clock that may be wrong.
+    /// A sweep would use a clock that may be wrong.
     #[error(
         "it is {now} by the clock of this machine, and the newest row of the database is of \
          {newest}: if the clock is wrong, a sweep deletes what is still needed. Set the clock, or \
@@ -139,21 +140,21 @@ pub enum AppError {
         newest = format_rfc3339(*newest)
     )]
     DoubtfulClock {
-        /// The clock.
+        /// The time by this machine's clock.
         now: Timestamp,
-        /// The newest row.
+        /// The time of the newest row.
         newest: Timestamp,
     },
     /// A sweep stopped early.
-    #[error("the sweep stopped early, what is due stays due: {0}")]
+    #[error("the sweep stopped early, and the next one has to do the rest: {0}")]
     Sweep(String),
-    /// A part that must run as long as the service does has stopped.
+    /// A task that must run as long as the service does has stopped.
     #[error("{0} has stopped unexpectedly")]
     TaskStopped(String),
 }
 
 impl AppError {
-    /// Returns whether it happened before the service was up.
+    /// Returns whether the error keeps a service or a command from starting.
     pub fn is_at_start(&self) -> bool {
         !matches!(self, Self::Sweep(_) | Self::DoubtfulClock { .. } | Self::TaskStopped(_))
     }

@@ -1,5 +1,5 @@
-//! The master keys, the ring that they open, and what is done to it beside a service: importing a
-//! key, sealing all anew.
+//! Reads the master keys and opens the key ring. Also the commands that change the ring in the
+//! database without a service: importing a key, and sealing all keys anew.
 
 use std::{path::Path, sync::Arc};
 
@@ -30,10 +30,10 @@ use crate::{
 
 /// The setting that names the file with the master key.
 const MASTER_KEY_FILE: &str = "keys.master_key_file";
-/// The one that names the file with a second one.
+/// The setting that names the file with the additional master key.
 const ADDITIONAL_MASTER_KEY_FILE: &str = "keys.additional_master_key_file";
 
-/// Reads a master key; nothing if it is in a file that does not exist.
+/// Reads a master key; `None` if its file does not exist.
 fn read_master_key(
     setting: &'static str,
     source: &MasterKeySource,
@@ -50,8 +50,8 @@ fn read_master_key(
     }
 }
 
-/// Refuses to go on if a setting names a file that does not exist. None is made there: after a
-/// typing error, the new key would be where nobody looks for it.
+/// Fails if a setting names a file that does not exist. No file is created there, because after a
+/// typing error the new key would be where nobody looks for it.
 pub fn require_master_key(config: &Config) -> Result<(), AppError> {
     match &config.keys.master {
         MasterKeySource::File(path) if !path.exists() => {
@@ -61,14 +61,14 @@ pub fn require_master_key(config: &Config) -> Result<(), AppError> {
     }
 }
 
-/// The master keys that are there.
+/// The master keys that were found.
 pub struct Masters {
     current: Option<MasterKey>,
     additional: Option<MasterKey>,
 }
 
 impl Masters {
-    /// Reads them.
+    /// Reads the master keys. A default file may be missing.
     pub fn read(config: &Config) -> Result<Self, AppError> {
         let current = read_master_key(MASTER_KEY_FILE, &config.keys.master)?;
         let additional = match &config.keys.additional_master {
@@ -84,8 +84,8 @@ impl Masters {
     }
 }
 
-/// Opens the key ring, making the first keys of a new database. The master key is read before the
-/// database is opened, so that a wrong one leaves the database as it was.
+/// Opens the key ring, and creates the first keys of a new database. The master key is read before
+/// the database is opened, so that a wrong one leaves the database as it was.
 pub async fn open_keeper(
     config: &Config,
     masters: Masters,
@@ -125,7 +125,7 @@ pub async fn open_keeper(
         let first =
             generate::first(&masters.current, &*system.rng, config.keys.signing.algorithm, now)?;
         let keys: Vec<Key> = first.iter().map(|sealed| sealed.key.clone()).collect();
-        // Whoever was faster made others, which are read below.
+        // If another process was faster, this changes nothing, and its keys are read below.
         let change = RingChange { version: ring.version, put: first, drop: vec![] };
         if store.change_ring(change).await?.is_some() {
             for key in keys {
@@ -144,7 +144,7 @@ pub async fn open_keeper(
     Ok(Keeper::new(masters, ring))
 }
 
-/// Opens a database that exists, and makes sure that all its keys open under these master keys.
+/// Opens a database that exists, and checks that all its keys can be opened by these master keys.
 async fn open(
     config: &Config,
     system: &System,
@@ -158,13 +158,13 @@ async fn open(
     Ok((store, keeper.into_masters(), audit))
 }
 
-/// A record of a change of a key.
+/// Returns a record of a change of a key.
 pub fn about_key(action: AuditAction, kid: &str, at: Timestamp) -> AuditRecord {
     AuditRecord { kid: Some(kid.to_owned()), ..by_command(action, at) }
 }
 
-/// Takes a private key that was made elsewhere as the next one that signs access tokens, in the
-/// place of the one that was to be.
+/// Imports a private key that was made elsewhere. It becomes the pending key for access tokens, in
+/// the place of the one that was pending.
 pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<Key, AppError> {
     let refused = |problem: String| AppError::NotImported { path: file.to_owned(), problem };
     let pem = private_file::read(file).map_err(|error| refused(error.to_string()))?;
@@ -203,12 +203,12 @@ pub async fn import_key(config: &Config, file: &Path, system: System) -> Result<
     }
 }
 
-/// Seals all keys anew that are not under the present master key, one after the other, so that it
-/// can be interrupted. Returns how many there were.
+/// Seals anew all keys that are not sealed under the current master key. Each key is a change of
+/// its own, so that the command can be interrupted and repeated. Returns the number of these keys.
 pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> {
     let (store, masters, mut audit) = open(config, &system).await?;
     let mut resealed = 0;
-    'again: loop {
+    'ring: loop {
         let ring = store.ring().await?;
         for key in &ring.keys {
             if let Some(new) = masters.reseal(&*system.rng, key).map_err(RingError::from)? {
@@ -223,8 +223,8 @@ pub async fn reseal(config: &Config, system: System) -> Result<usize, AppError> 
                         ))
                         .await;
                 }
-                // There is a new version of the ring now.
-                continue 'again;
+                // The ring has a new version, so the next change must begin with that one.
+                continue 'ring;
             }
         }
         return Ok(resealed);

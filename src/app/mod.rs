@@ -1,5 +1,4 @@
-//! The composition root: puts the parts together, runs them, and takes them apart again. It reads
-//! as a script.
+//! The composition root: creates the parts of the service, runs them, and stops them in order.
 
 mod audit;
 mod audit_log;
@@ -64,7 +63,7 @@ use self::{
     settings::{ceilings, settings},
 };
 
-/// The clock and the randomness of the service. Tests give their own.
+/// The clock and the source of randomness, which tests replace.
 #[derive(Clone)]
 pub struct System {
     /// The time.
@@ -74,13 +73,14 @@ pub struct System {
 }
 
 impl System {
-    /// The system clock and the system's random numbers.
+    /// Returns the system clock and the system's random generator.
     pub fn of_this_machine() -> Self {
         Self { clock: Arc::new(SystemClock), rng: Arc::new(SystemRng::default()) }
     }
 }
 
-/// Brings the schema of the database up to date, and returns the migrations that were made.
+/// Brings the schema of the database up to date. Returns the names of the migrations that were
+/// applied.
 pub async fn migrate(config: &Config) -> Result<Vec<String>, AppError> {
     make_folders(config)?;
     match &config.database {
@@ -92,8 +92,8 @@ pub async fn migrate(config: &Config) -> Result<Vec<String>, AppError> {
     }
 }
 
-/// Reads the register of the processes that serve from the database; `None` where only one process
-/// can. It changes nothing.
+/// Reads the register of the processes that serve from the database, without changing anything.
+/// Returns `None` for SQLite, from which only one process can serve.
 pub async fn register(config: &Config) -> Result<Option<Register>, AppError> {
     let DatabaseUrl::Postgres(url) = &config.database else { return Ok(None) };
     let options = postgres::connect::Options { migrate: false, ..postgres_options(config, url) };
@@ -101,12 +101,11 @@ pub async fn register(config: &Config) -> Result<Option<Register>, AppError> {
     Ok(Some(store.register().await?))
 }
 
-/// A database that is being opened.
+/// A future that opens the database.
 pub trait OpeningStore: Future<Output = Result<Arc<dyn Store>, AppError>> + Send {}
 impl<F: Future<Output = Result<Arc<dyn Store>, AppError>> + Send> OpeningStore for F {}
 
-/// Opens everything that the use cases need. They are ready but for the blacklist, which has yet to
-/// be loaded.
+/// Opens everything that the use cases need, except the blacklist, which is loaded afterwards.
 async fn open(
     config: &Config,
     store: impl OpeningStore,
@@ -125,8 +124,8 @@ async fn open(
     Ok((Arc::new(authority), store, keeper))
 }
 
-/// The time for which the end of the process is delayed until the audit's table is written.
-const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time that a shutdown waits until the last records are in the audit table.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves until it is told to stop, or until a part of it fails.
 pub async fn serve(
@@ -151,8 +150,8 @@ pub async fn serve(
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let (audit, audit_queue) = open_audit(config, &system)?;
     let ready = Ready::default();
-    // Both ports answer from here on, and say that the service is not ready until the blacklist is
-    // loaded.
+    // Both ports answer from here on. Until the blacklist is loaded, they report that the service
+    // is not ready.
     let state = ServerState {
         ready: ready.clone(),
         replica: replica.clone(),
@@ -210,8 +209,10 @@ pub async fn serve(
     }
     ports.announcer().announce(Phase::Serving).await;
     tracing::info!("serving");
-    let mut reporting =
-        AbortOnDropHandle::new(tokio::spawn(report(replica.clone(), ports.announcer().clone())));
+    let mut reporting = AbortOnDropHandle::new(tokio::spawn(report_lapses(
+        replica.clone(),
+        ports.announcer().clone(),
+    )));
 
     let failure = tokio::select! {
         () = shutdown.soft.cancelled() => None,
@@ -220,7 +221,7 @@ pub async fn serve(
     };
 
     reporting.abort();
-    // So that it does not speak after us.
+    // It must have ended before the next announcement, or it could announce `Serving` afterwards.
     let _ = (&mut reporting).await;
     ports.announcer().announce(Phase::Stopping).await;
     if failure.is_none() {
@@ -243,7 +244,7 @@ pub async fn serve(
     }
 }
 
-/// Says what anybody may do, and what anybody may see.
+/// Logs that callers need no credentials, and that connections are not encrypted, where this is so.
 fn warn_of_risks(address: SocketAddr, is_open: bool, is_encrypted: bool) {
     match (is_open, address.ip().is_loopback()) {
         (false, _) => {}
@@ -259,7 +260,7 @@ fn warn_of_risks(address: SocketAddr, is_open: bool, is_encrypted: bool) {
     }
 }
 
-/// Draws the lives of this replica.
+/// Returns the source of this replica's incarnations, each with a new random identifier.
 fn incarnations(config: &Config, address: SocketAddr, system: &System) -> IncarnationSource {
     let (name, address) = (config.replica.name.clone(), address.to_string());
     let rng = system.rng.clone();
@@ -277,11 +278,11 @@ fn incarnations(config: &Config, address: SocketAddr, system: &System) -> Incarn
     })
 }
 
-/// Waits for a while until the table of the audit has what is recorded.
+/// Waits until the audit table has all records, but not for longer than [`AUDIT_TIMEOUT`].
 async fn write_audit(audit: &Audit, shutdown: &Shutdown) {
     tokio::select! {
         () = audit.written() => {}
-        () = tokio::time::sleep(AUDIT_PATIENCE) => {}
+        () = tokio::time::sleep(AUDIT_TIMEOUT) => {}
         () = shutdown.hard.cancelled() => {}
     }
     let records = audit.waiting();
@@ -293,37 +294,38 @@ async fn write_audit(audit: &Audit, shutdown: &Shutdown) {
     }
 }
 
-/// Says that this replica is not ready while it has no lease.
-async fn report(replica: Arc<Replica>, announcer: Announcer) {
+/// Announces whenever this replica loses its lease, and when it has one again.
+async fn report_lapses(replica: Arc<Replica>, announcer: Announcer) {
     loop {
         replica.lapsed().await;
         replica.counts().lapses.inc();
         announcer.announce(Phase::Lapsed).await;
-        tracing::warn!("the lease has lapsed: what is validated waits for its renewal");
+        tracing::warn!("the lease has lapsed: calls to Validate wait for its renewal");
         replica.current().await;
         announcer.announce(Phase::Serving).await;
         tracing::info!("there is a lease again");
     }
 }
 
-/// Stops answering, and then leaves the register: nobody needs to wait for this replica any more.
-/// If this fails, the others find out.
+/// Stops validating, and then removes this replica's row from the register, so that revocations no
+/// longer wait for it. If that fails, other replicas remove the row once its lease must be over.
 async fn leave(store: &dyn Store, replica: &Replica) {
     if let (Some(incarnation), Some(members)) = (replica.stop(), store.members())
         && let Err(error) = members.leave(incarnation).await
     {
-        tracing::debug!(%error, "this replica's row is left behind");
+        tracing::debug!(%error, "this replica's row could not be removed from the register");
     }
 }
 
-/// The most that a clock may be behind the newest row without being doubted.
-const BEHIND: Duration = Duration::from_secs(60);
-/// The most that it may be ahead of it.
-const AHEAD: Duration = Duration::from_secs(86_400);
+/// The most by which the clock may be behind the newest row without a confirmation.
+const MAX_BEHIND: Duration = Duration::from_secs(60);
+/// The most by which the clock may be ahead of the newest row without a confirmation.
+const MAX_AHEAD: Duration = Duration::from_secs(86_400);
 
-/// Sweeps once, without serving. Where no database says what time it is, a clock that does not fit
-/// the newest row must be confirmed: a sweep by a clock that is ahead deletes what is still needed.
-/// One that was confirmed is gone by alone.
+/// Sweeps once, without serving. A sweep by a clock that is ahead deletes rows that are still
+/// needed. So if the database has no clock of its own, and this machine's clock does not fit the
+/// newest row, the caller must confirm it by `is_clock_right`. A sweep by a confirmed clock uses no
+/// other one.
 pub async fn sweep(
     config: &Config,
     system: System,
@@ -338,14 +340,14 @@ pub async fn sweep(
     if !is_clock_right
         && let Some(newest) = store.newest().await?
         && let now = system.clock.now()
-        && (now < newest.minus(BEHIND) || now > newest.plus(AHEAD))
+        && (now < newest.minus(MAX_BEHIND) || now > newest.plus(MAX_AHEAD))
     {
         return Err(AppError::DoubtfulClock { now, newest });
     }
     let sweeping =
         if is_clock_right { authority.sweep_by_own_clock().await } else { authority.sweep().await };
     let swept = sweeping.map_err(|error| AppError::Sweep(error.to_string()))?;
-    // In a new database there are the first keys to be recorded.
+    // If the database was new, the records of its first keys wait to be written.
     CommandAudit::new(audit, queue, &store).write().await;
     Ok(swept)
 }

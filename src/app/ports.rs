@@ -1,4 +1,5 @@
-//! The two ports: their servers, the phase that they announce, and how they close.
+//! The two ports: starts their servers, announces the phase of the service on both, and closes
+//! them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,19 +35,19 @@ use crate::{
 
 /// The listening sockets.
 pub struct Listeners {
-    /// For gRPC.
+    /// The socket of the gRPC port.
     pub grpc: TcpListener,
-    /// For HTTP, if it is wanted.
+    /// The socket of the HTTP port; `None` if there is no HTTP port.
     pub http: Option<TcpListener>,
 }
 
 /// The state that both servers share.
 pub struct ServerState {
-    /// The use cases, once there are any.
+    /// The use cases, once they can be called.
     pub ready: Ready,
     /// This replica.
     pub replica: Arc<Replica>,
-    /// The callers.
+    /// The callers that are known.
     pub callers: Arc<Callers>,
     /// The certificate, if there is one.
     pub tls: Option<Arc<Tls>>,
@@ -62,7 +63,7 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Announces a phase.
+    /// Announces a phase in gRPC health checks and in `/readyz`.
     pub async fn announce(&self, phase: Phase) {
         self.http.set(phase);
         match phase {
@@ -96,7 +97,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Starts both servers, which say that the service is not ready yet.
+    /// Starts both servers, which report at first that the service is not ready.
     pub async fn open(config: &Config, listeners: Listeners, state: ServerState) -> Self {
         let ServerState { ready, replica, callers, tls, audit } = state;
         let limits = &config.limits;
@@ -159,12 +160,12 @@ impl Ports {
         Self { announcer, grpc, http }
     }
 
-    /// The announcer of the service's phase.
+    /// Returns the announcer of the service's phase.
     pub fn announcer(&self) -> &Announcer {
         &self.announcer
     }
 
-    /// Waits until a server has stopped, which none should do by itself, and names it.
+    /// Waits until a server has stopped by itself, which is a failure, and returns its name.
     pub async fn stopped(&mut self) -> &'static str {
         tokio::select! {
             _ = &mut self.grpc.server => "the gRPC server",
@@ -172,7 +173,7 @@ impl Ports {
         }
     }
 
-    /// Stops taking calls, and lets those under way finish until the time is over or `hurry` is
+    /// Stops accepting calls, and lets those in flight finish until `time` has passed or `hurry` is
     /// cancelled.
     pub async fn drain(&mut self, time: Duration, hurry: &CancellationToken) {
         self.grpc.close.cancel();
@@ -187,7 +188,7 @@ impl Ports {
         }
     }
 
-    /// Closes the HTTP side, which answers probes until the end.
+    /// Closes the HTTP port, which is last because it answers probes.
     pub async fn close(self) {
         self.http.close.cancel();
         if !self.http.server.is_finished() {

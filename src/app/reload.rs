@@ -1,5 +1,5 @@
-//! Reloads certificates and callers when their files change, and at SIGHUP. Files with an error
-//! change nothing.
+//! Reloads certificates and callers when their files change, and at SIGHUP. If a file has an error,
+//! the values in use stay.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,15 +17,15 @@ use crate::{
     net::tls::{Files, Tls},
 };
 
-/// The interval at which the files are read. They are not watched, because files that are mounted
-/// into a container change in ways that watching misses.
+/// The interval at which the files are read. They are not watched, because watching misses changes
+/// of files that are mounted into a container.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
-/// The interval at which an expiry of the certificate that is near is logged.
+/// The interval at which it is logged that the certificate expires soon.
 const EXPIRY_LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Reloads the parts of the configuration that may change while the service runs.
 pub struct Reloader {
-    /// The settings of the start, with the callers of the last reload.
+    /// The settings in force: those of the start, with the callers of the last reload.
     pub config: Config,
     /// The callers.
     pub callers: Arc<Callers>,
@@ -46,15 +46,15 @@ struct LastLogged {
 }
 
 impl Reloader {
-    /// Reloads at an interval, and whenever `wish` is notified.
-    pub async fn run(mut self, wish: Arc<Notify>) {
+    /// Reloads at an interval, and whenever `requests` is notified.
+    pub async fn run(mut self, requests: Arc<Notify>) {
         let mut logged = LastLogged::default();
         loop {
-            let wished = tokio::select! {
-                () = wish.notified() => true,
+            let is_requested = tokio::select! {
+                () = requests.notified() => true,
                 () = sleep(POLL_INTERVAL) => false,
             };
-            if wished {
+            if is_requested {
                 logged = LastLogged::default();
                 tracing::info!("certificates and callers are read anew");
             }
@@ -69,8 +69,8 @@ impl Reloader {
         let config = self.config.clone();
         let config = match off_runtime(move || config.read_again()).await {
             Ok(config) if config.callers.is_empty() && !self.callers.is_open() => {
-                let problem = "the configuration names no callers any more; they stay, and only a \
-                               restart opens the service";
+                let problem = "the configuration names no callers any more: they stay as they \
+                               are, and only a restart opens the service to everybody";
                 return log_once(&mut logged.callers, problem.to_owned());
             }
             Ok(config) => config,
@@ -141,7 +141,7 @@ impl Reloader {
     }
 }
 
-/// Reads files on a thread that may block.
+/// Reads files on a thread that may block, outside the async runtime.
 async fn off_runtime<T, E>(
     read: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String>

@@ -1,5 +1,5 @@
-//! `countersign backup` and `countersign restore`: copying the database, putting a copy back, and
-//! keeping what was revoked meanwhile revoked.
+//! `countersign backup` and `countersign restore`: copies the database, restores a copy, and
+//! revokes again what was revoked after the copy was made.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -52,7 +52,7 @@ pub enum RestoreError {
     /// The SQLite file cannot be copied or replaced.
     #[error(transparent)]
     Backup(#[from] BackupError),
-    /// PostgreSQL has programs of its own for that.
+    /// A PostgreSQL database is backed up by PostgreSQL's own programs.
     #[error(
         "{database} is a PostgreSQL database, which is backed up by its own programs: run \
          `pg_dump --format=custom --file=FILE` with its URL, or archive its log; \
@@ -62,7 +62,7 @@ pub enum RestoreError {
         /// The database.
         database: String,
     },
-    /// PostgreSQL has programs of its own for that.
+    /// A PostgreSQL database is restored by PostgreSQL's own programs.
     #[error(
         "{database} is a PostgreSQL database, which is restored by its own programs: run \
          `pg_restore` or restore the server, and then `countersign restore` without a file"
@@ -71,7 +71,7 @@ pub enum RestoreError {
         /// The database.
         database: String,
     },
-    /// PostgreSQL has programs of its own for that.
+    /// A PostgreSQL database is checked by PostgreSQL's own programs.
     #[error(
         "{database} is a PostgreSQL database, which is checked by its own programs: turn on data \
          checksums, and run `pg_amcheck`"
@@ -80,7 +80,7 @@ pub enum RestoreError {
         /// The database.
         database: String,
     },
-    /// Replicas serve from the database.
+    /// A replica still serves from the database.
     #[error(
         "replica {name} ({incarnation}) serves from this database: stop all replicas first, and \
          wait until `countersign replica list` shows none that is live"
@@ -101,45 +101,46 @@ pub enum RestoreError {
     },
 }
 
-/// The way to know which sessions ended after the backup was made.
+/// The sessions that count as ended after the backup was made, and so are ended again.
 #[derive(Clone, Debug)]
 pub enum EndedSince {
-    /// It is not.
+    /// None, because it is not known which they are.
     Unknown,
-    /// By the records of the audit in these logs.
+    /// Those that ended by the records of the audit in these logs.
     Logs(Vec<PathBuf>),
-    /// All sessions are to end.
+    /// All sessions.
     All,
 }
 
-/// A restore, as it was asked for.
+/// The options of a restore.
 #[derive(Clone, Debug)]
 pub struct RestoreOrder {
-    /// The backup. None: the database is in its place already.
+    /// The backup; `None` if the database has been put back already.
     pub backup: Option<PathBuf>,
     /// True if access tokens issued before the restore are accepted.
     pub accepts_older_tokens: bool,
-    /// The sessions that are to be ended.
+    /// The sessions that are ended again.
     pub ended_since: EndedSince,
 }
 
 /// The outcome of a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// The place of the files of the database before, if there was one.
+    /// The path to which the previous database was moved, if there was one.
     pub aside: Option<PathBuf>,
-    /// The number of keys that were revoked. Their tokens are not accepted.
+    /// The number of keys that were revoked. Their tokens are not accepted any more.
     pub keys_revoked: usize,
     /// The number of live sessions that were ended.
     pub sessions_ended: i64,
     /// The number of records of the audit in the logs.
     pub records: usize,
-    /// The number of those about single access tokens, which cannot be revoked again.
+    /// The number of those about single access tokens, which cannot be revoked again, because a
+    /// record does not contain the token's identifier.
     pub tokens_left: usize,
 }
 
-/// Runs something that takes its time with files.
-async fn with_files<T: Send + 'static>(
+/// Runs work with files on a thread that may block.
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
 ) -> Result<T, AppError> {
     let done =
@@ -154,24 +155,24 @@ pub async fn back_up(config: &Config, backup: &Path) -> Result<(), AppError> {
     };
     database::require_database(config)?;
     let (path, backup) = (path.clone(), backup.to_owned());
-    with_files(move || backup::back_up(&path, &backup)).await
+    run_blocking(move || backup::back_up(&path, &backup)).await
 }
 
-/// Looks through all of the database for damage, while services may use it.
+/// Checks the whole database for damage, while services may use it.
 pub async fn check_database(config: &Config) -> Result<(), AppError> {
     let DatabaseUrl::Sqlite(path) = &config.database else {
         return Err(RestoreError::CheckByPostgres { database: config.database.to_string() }.into());
     };
     database::require_database(config)?;
     let path = path.clone();
-    with_files(move || Ok(open::check_whole(&path)?)).await
+    run_blocking(move || Ok(open::check_whole(&path)?)).await
 }
 
-/// Puts a backup in the place of the database, if one is given. Then revokes what was revoked after
-/// the backup was made, as far as it is known.
+/// Puts a backup in the place of the database, if one is given, and revokes again what was revoked
+/// after the backup was made, as far as that is known.
 ///
-/// On SQLite a backup becomes the database once all of this is done to it. If anything fails
-/// before, the database is as it was.
+/// On SQLite the revocations are written to a copy of the backup, which then becomes the database.
+/// If anything fails before, the database is left as it was.
 pub async fn restore(
     config: &Config,
     order: &RestoreOrder,
@@ -188,18 +189,18 @@ pub async fn restore(
         );
     };
     make_folders(config)?;
-    let restoration = with_files(move || Restoration::begin(&path, &backup)).await?;
-    let mut of_copy = config.clone();
-    of_copy.database = DatabaseUrl::Sqlite(restoration.copy().to_owned());
-    of_copy.database_options.migrate = true;
-    let restored = revoke_again(&of_copy, order, log, &system).await?;
-    let aside = aside_end(system.clock.now());
-    let aside = with_files(move || restoration.finish(&aside)).await?;
+    let restoration = run_blocking(move || Restoration::begin(&path, &backup)).await?;
+    let mut copy_config = config.clone();
+    copy_config.database = DatabaseUrl::Sqlite(restoration.copy().to_owned());
+    copy_config.database_options.migrate = true;
+    let restored = revoke_again(&copy_config, order, log, &system).await?;
+    let aside = aside_suffix(system.clock.now());
+    let aside = run_blocking(move || restoration.finish(&aside)).await?;
     Ok(Restored { aside, ..restored })
 }
 
-/// The end of the names that the files of the database before get.
-fn aside_end(now: Timestamp) -> String {
+/// Returns the suffix for the names of the previous database's files.
+fn aside_suffix(now: Timestamp) -> String {
     let instant = jiff::Timestamp::from_microsecond(now.micros()).unwrap_or_default();
     let instant =
         strtime::format("%Y%m%dT%H%M%SZ", instant).unwrap_or_else(|_| now.seconds().to_string());
@@ -209,7 +210,8 @@ fn aside_end(now: Timestamp) -> String {
 fn read_logs(order: &RestoreOrder) -> Result<RevocationLog, RestoreError> {
     let mut all = RevocationLog::default();
     if let EndedSince::Logs(paths) = &order.ended_since {
-        // Which sessions were created matters for their access tokens alone.
+        // Creations matter only if older access tokens are accepted: then those of sessions that
+        // the database does not know have to be stopped.
         let with_creations = order.accepts_older_tokens;
         for path in paths {
             let log = audit_log::read(path, with_creations);
@@ -222,7 +224,7 @@ fn read_logs(order: &RestoreOrder) -> Result<RevocationLog, RestoreError> {
     Ok(all)
 }
 
-/// Revokes in a database that was set back what was revoked since.
+/// Revokes in a restored database what was revoked after the backup.
 async fn revoke_again(
     config: &Config,
     order: &RestoreOrder,
@@ -230,11 +232,11 @@ async fn revoke_again(
     system: &System,
 ) -> Result<Restored, AppError> {
     let masters = Masters::read(config)?;
-    // A dump of an older version has to get its schema before the register can be read.
+    // Opening migrates a dump of an older version, whose register could not be read before.
     let store = database::open_store(config).await?;
     refuse_if_served(config).await?;
-    // Replicas differ from the database by up to the tolerance each, and so from each other by
-    // twice as much. Rather a session more is ended than one too few.
+    // The clocks of replicas may differ from the database's by the skew, and so from each other by
+    // twice as much. It is better to end a session too many than one too few.
     let tolerance = settings(config).max_clock_skew.saturating_mul(2);
     log.revocations.iter_mut().for_each(|revocation| revocation.extend(tolerance));
     let audit = CommandAudit::open(config, system, &store)?;
@@ -242,13 +244,13 @@ async fn revoke_again(
     let mut restoring =
         Restoring { config, audit, system, store, masters, now: system.clock.now() };
     let restored = restoring.run(order, log).await;
-    // Also of a restore that failed in the middle: what is recorded has been done.
+    // Records are also written if the restore failed, because what they are about has been done.
     restoring.audit.write().await;
     restored
 }
 
-/// Refuses a database from which replicas serve: what is done here would reach them in no order.
-/// A second process on SQLite is kept away by the lock.
+/// Fails if a replica serves from the database, because the changes of a restore would reach it in
+/// no defined order. On SQLite, the lock of the file keeps other processes away.
 async fn refuse_if_served(config: &Config) -> Result<(), AppError> {
     let Some(register) = super::register(config).await? else { return Ok(()) };
     match register.members.iter().find(|member| member.is_live()) {
@@ -272,7 +274,8 @@ impl LoggedRevocation {
         }
     }
 
-    /// Lets it cover what was created this much later, by another clock.
+    /// Adds the tolerance to the instant up to which sessions are covered, because other replicas
+    /// may have created them by clocks that are ahead.
     fn extend(&mut self, tolerance: Duration) {
         match &mut self.end {
             LoggedEnd::Subject { until, .. }
@@ -285,12 +288,12 @@ impl LoggedRevocation {
     }
 }
 
-/// Sessions that are read or ended in one statement.
+/// The most sessions that one statement reads or ends.
 const BATCH: i64 = 500;
-/// Revocations that are written at the same time, so that they share commits.
+/// The number of revocations that are written concurrently, so that they share commits.
 const AT_ONCE: usize = 64;
 
-/// A database that was set back, and is being brought up to date.
+/// A restored database in which revocations are being repeated.
 struct Restoring<'a> {
     config: &'a Config,
     system: &'a System,
@@ -309,7 +312,7 @@ impl Restoring<'_> {
         let mut restored = Restored { records: log.records, ..Restored::default() };
         let logged_keys: HashSet<&str> =
             log.revocations.iter().filter_map(LoggedRevocation::key).collect();
-        // An earlier restore that ended all sessions has refused their access tokens too.
+        // An earlier restore that ended all sessions also revoked the keys of their access tokens.
         let all_until = log.revocations.iter().filter_map(|revocation| match revocation.end {
             LoggedEnd::All { until } => Some(until),
             _ => None,
@@ -344,7 +347,8 @@ impl Restoring<'_> {
         Ok(restored)
     }
 
-    /// Makes keys worthless, and makes new ones in the place of those that are missing then.
+    /// Revokes keys, and generates new ones where an active or a pending key is missing then.
+    /// Returns the number of keys that were revoked.
     async fn revoke_keys(&mut self, is_revoked: &dyn Fn(&Key) -> bool) -> Result<usize, AppError> {
         let settings = settings(self.config);
         loop {
@@ -385,25 +389,25 @@ impl Restoring<'_> {
         }
     }
 
-    /// Ends what a log says was ended. Returns how many live sessions there were of it.
+    /// Repeats the revocations of a log. Returns the number of live sessions that they ended.
     async fn end_logged(
         &mut self,
         revocations: Vec<LoggedRevocation>,
         lost: &LostSessions,
     ) -> Result<i64, AppError> {
-        let (mut orders, mut sessions) = (vec![], 0);
+        let (mut repeated, mut sessions) = (vec![], 0);
         for LoggedRevocation { end, reason, note } in revocations {
             let ended = Ended { at: self.now, reason, note };
             let (targets, created) = match end {
-                LoggedEnd::Session(id) if lost.are_stopped => (vec![], vec![id]),
+                LoggedEnd::Session(id) if lost.need_entries => (vec![], vec![id]),
                 LoggedEnd::Session(id) => (vec![RevocationTarget::Session(id)], vec![]),
                 LoggedEnd::Subject { tenant, subject, until } => {
                     let created = lost.of_subject(&tenant, &subject, until);
-                    (self.ends_until(tenant, Some(subject), until).await?, created)
+                    (self.find_targets(tenant, Some(subject), until).await?, created)
                 }
                 LoggedEnd::Tenant { tenant, until } => {
                     let created = lost.of_tenant(&tenant, until);
-                    (self.ends_until(tenant, None, until).await?, created)
+                    (self.find_targets(tenant, None, until).await?, created)
                 }
                 LoggedEnd::All { until } => {
                     sessions += self.end_all(ended.clone(), until).await?;
@@ -411,20 +415,20 @@ impl Restoring<'_> {
                 }
                 LoggedEnd::Key(_) | LoggedEnd::Token(_) => continue,
             };
-            orders.extend(targets.into_iter().map(|target| Revocation {
+            repeated.extend(targets.into_iter().map(|target| Revocation {
                 target,
                 ended: ended.clone(),
                 may_add: true,
                 longest_token: LONGEST_ACCESS_TOKEN_TTL,
                 fallback_entry: None,
             }));
-            orders.extend(created.into_iter().map(|id| lost.stop(id, ended.clone())));
+            repeated.extend(created.into_iter().map(|id| lost.stop(id, ended.clone())));
         }
         let store = &self.store;
-        let mut outcomes = stream::iter(orders)
-            .map(|order| async move {
-                let (target, ended) = (order.target.clone(), order.ended.clone());
-                Ok::<_, StoreError>((target, ended, store.revoke(order).await?))
+        let mut outcomes = stream::iter(repeated)
+            .map(|revocation| async move {
+                let (target, ended) = (revocation.target.clone(), revocation.ended.clone());
+                Ok::<_, StoreError>((target, ended, store.revoke(revocation).await?))
             })
             .buffered(AT_ONCE);
         while let Some((target, ended, outcome)) = outcomes.try_next().await? {
@@ -436,10 +440,11 @@ impl Restoring<'_> {
         Ok(sessions)
     }
 
-    /// Finds targets that end the sessions of a tenant or subject that were created up to an
-    /// instant. All of them at once, unless some were created later: then the revocation is older
-    /// than the backup.
-    async fn ends_until(
+    /// Finds the targets by which the sessions of a tenant or subject that were created up to
+    /// `until` are ended. That is the whole tenant or subject, unless the database has a session
+    /// that was created later. In that case the revocation is older than the backup, and the
+    /// targets are single sessions.
+    async fn find_targets(
         &self,
         tenant: Tenant,
         subject: Option<Subject>,
@@ -464,7 +469,7 @@ impl Restoring<'_> {
             }
             Some(_) => {}
         }
-        let (mut ends, mut before) = (vec![], None);
+        let (mut targets, mut before) = (vec![], None);
         loop {
             let page = self
                 .store
@@ -472,15 +477,15 @@ impl Restoring<'_> {
                 .await?;
             before = page.last().map(|session| session.id);
             let covered = page.iter().map(|session| session.id).filter(|id| is_covered(*id));
-            ends.extend(covered.map(RevocationTarget::Session));
+            targets.extend(covered.map(RevocationTarget::Session));
             if before.is_none() {
-                return Ok(ends);
+                return Ok(targets);
             }
         }
     }
 
-    /// Ends all sessions that were created up to an instant. No older access token of theirs is
-    /// accepted any more, so the blacklist needs no entries for them.
+    /// Ends all sessions that were created up to an instant. The keys that signed their access
+    /// tokens have been revoked, so the blacklist needs no entries for them.
     async fn end_all(&self, ended: Ended, until: Timestamp) -> Result<i64, AppError> {
         let (mut after, mut sessions) = (None, 0);
         while let Some(batch) =
@@ -509,27 +514,27 @@ impl Restoring<'_> {
     }
 }
 
-/// Sessions of which the log tells and which the database may not know, because they were created
-/// after the backup. Nothing but an entry of their own stops their access tokens.
+/// The sessions in the log that the database may not know, because they were created after the
+/// backup. Only a blacklist entry for each of them stops their access tokens.
 struct LostSessions {
     /// True if their access tokens would be accepted without entries.
-    are_stopped: bool,
-    created: HashMap<(Tenant, Subject), Vec<SessionId>>,
-    whose: HashMap<SessionId, (Tenant, Subject)>,
+    need_entries: bool,
+    by_owner: HashMap<(Tenant, Subject), Vec<SessionId>>,
+    owners: HashMap<SessionId, (Tenant, Subject)>,
 }
 
 impl LostSessions {
-    fn new(are_stopped: bool, logged: Vec<LoggedSession>) -> Self {
-        let (mut created, mut whose) = (HashMap::<_, Vec<_>>::new(), HashMap::new());
+    fn new(need_entries: bool, logged: Vec<LoggedSession>) -> Self {
+        let (mut by_owner, mut owners) = (HashMap::<_, Vec<_>>::new(), HashMap::new());
         for LoggedSession { id, tenant, subject } in logged {
-            whose.insert(id, (tenant.clone(), subject.clone()));
-            created.entry((tenant, subject)).or_default().push(id);
+            owners.insert(id, (tenant.clone(), subject.clone()));
+            by_owner.entry((tenant, subject)).or_default().push(id);
         }
-        Self { are_stopped, created, whose }
+        Self { need_entries, by_owner, owners }
     }
 
     fn of_subject(&self, tenant: &Tenant, subject: &Subject, until: Timestamp) -> Vec<SessionId> {
-        let created = self.created.get(&(tenant.clone(), subject.clone()));
+        let created = self.by_owner.get(&(tenant.clone(), subject.clone()));
         created
             .into_iter()
             .flatten()
@@ -539,7 +544,7 @@ impl LostSessions {
     }
 
     fn of_tenant(&self, tenant: &Tenant, until: Timestamp) -> Vec<SessionId> {
-        let of_tenant = self.whose.iter().filter(|(_, whose)| whose.0 == *tenant);
+        let of_tenant = self.owners.iter().filter(|(_, owner)| owner.0 == *tenant);
         of_tenant
             .map(|(id, _)| *id)
             .filter(|id| CutOff { up_to: until, spared: None }.covers(*id))
@@ -547,22 +552,23 @@ impl LostSessions {
     }
 
     fn of_all(&self, until: Timestamp) -> Vec<SessionId> {
-        self.whose
+        self.owners
             .keys()
             .copied()
             .filter(|id| CutOff { up_to: until, spared: None }.covers(*id))
             .collect()
     }
 
-    /// Stops the tokens of a session, and ends it if the database has it. Nothing is known of its
-    /// policy, so none of its tokens lives longer than any configuration allows.
+    /// Returns a revocation that stops the tokens of a session, and ends the session if the
+    /// database has it. The session's policy is not known, so the entry lives as long as the
+    /// longest token that any configuration allows.
     fn stop(&self, id: SessionId, ended: Ended) -> Revocation {
         let expires_at = ended.at.plus(LONGEST_ACCESS_TOKEN_TTL).plus(RETENTION_MARGIN);
-        Revocation::of_lost(Revoked::Session(id), self.whose.get(&id).cloned(), ended, expires_at)
+        Revocation::of_lost(Revoked::Session(id), self.owners.get(&id).cloned(), ended, expires_at)
     }
 }
 
-/// Records that something was ended again.
+/// Records a revocation that was repeated.
 async fn record_end(
     audit: &mut CommandAudit,
     target: RevocationTarget,

@@ -1,4 +1,4 @@
-//! Converts the configuration to the settings of each part.
+//! Converts the configuration into the settings of each part.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     net::accept::{self, Reserve},
 };
 
-/// The settings of the use cases.
+/// Returns the settings of the use cases.
 pub fn settings(config: &Config) -> Settings {
     Settings {
         issuer: config.issuer.clone(),
@@ -37,7 +37,7 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
-/// The limits on the calls of all callers together.
+/// Returns the limits on the calls of all callers together.
 pub fn ceilings(limits: &Limits) -> Ceilings {
     Ceilings {
         calls: limits.max_calls,
@@ -47,7 +47,7 @@ pub fn ceilings(limits: &Limits) -> Ceilings {
     }
 }
 
-/// The limits of the port for gRPC.
+/// Returns the limits of the gRPC port.
 pub fn grpc_accept_limits(limits: &Limits) -> accept::Limits {
     accept::Limits {
         connections: limits.max_connections,
@@ -56,7 +56,8 @@ pub fn grpc_accept_limits(limits: &Limits) -> accept::Limits {
     }
 }
 
-/// The limits of the port for HTTP. Its reserve lets probes in when it is full (decision 17).
+/// Returns the limits of the HTTP port. Its reserve admits probes when the port is full
+/// (decision 17).
 pub fn http_accept_limits(limits: &Limits) -> accept::Limits {
     let time = RESERVED_TIME.min(limits.handshake_timeout);
     accept::Limits {
@@ -66,17 +67,17 @@ pub fn http_accept_limits(limits: &Limits) -> accept::Limits {
     }
 }
 
-/// The limits of a connection of the HTTP side.
+/// Returns the limits of a connection to the HTTP port.
 pub fn http_connection_limits(limits: &Limits) -> http_server::ConnectionLimits {
     http_server::ConnectionLimits {
-        // The head is a part of the call.
+        // Reading the head of a request is a part of the call.
         head: limits.call_timeout.min(limits.idle_timeout),
-        // It may be up to twice as long.
+        // A response may take up to twice this time.
         answer: limits.call_timeout.min(limits.idle_timeout / 2),
     }
 }
 
-/// The number of connections that may be open at once.
+/// Returns the most connections that may be open at once, on both ports together.
 pub fn max_connections(limits: &Limits) -> usize {
     limits
         .max_connections
@@ -84,7 +85,7 @@ pub fn max_connections(limits: &Limits) -> usize {
         .saturating_add(RESERVED_CONNECTIONS)
 }
 
-/// The limits of a connection of the gRPC side.
+/// Returns the limits of a connection to the gRPC port.
 pub fn connection_limits(limits: &Limits) -> ConnectionLimits {
     ConnectionLimits {
         metadata_bytes: limits.max_metadata_bytes,
@@ -97,7 +98,7 @@ pub fn connection_limits(limits: &Limits) -> ConnectionLimits {
     }
 }
 
-/// The limits of a call of the gRPC side.
+/// Returns the limits of a gRPC call.
 pub fn call_limits(limits: &Limits) -> CallLimits {
     CallLimits {
         request_bytes: limits.max_request_bytes,
@@ -109,8 +110,8 @@ pub fn call_limits(limits: &Limits) -> CallLimits {
     }
 }
 
-/// The interval at which it is checked whether a key is due: a small part of the shortest span in
-/// the schedule.
+/// Returns the interval at which keys are checked for a rotation that is due: a tenth of the
+/// shortest span in the schedule, within limits.
 pub fn how_often(keys: &Keys) -> Duration {
     (keys.signing.publish_ahead / 10).clamp(Duration::from_millis(100), Duration::from_secs(30))
 }

@@ -17,10 +17,10 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub enum CallerCommand {
-    /// Make an API key, print it once, and the lines for the configuration file.
+    /// Make an API key, and print it and the lines for the configuration file.
     ///
-    /// Nothing is stored: the service knows the key by the hash in those lines. It takes them up
-    /// within some seconds.
+    /// Nothing is stored: the service knows the key by the hash in those lines, and loads them
+    /// within some seconds after they are in the file.
     New(New),
 }
 
@@ -28,14 +28,14 @@ pub enum CallerCommand {
 pub struct New {
     /// The caller's name, for the log: letters, digits, and . _ -
     name: String,
-    /// What it is there for; may be repeated.
+    /// A role of the caller; may be repeated.
     #[arg(long = "role", required = true,
         value_parser = PossibleValuesParser::new(Role::ALL.map(Role::as_str)))]
     roles: Vec<String>,
-    /// Limit it to this tenant; may be repeated. "" is the default tenant.
+    /// Limit the caller to this tenant; may be repeated. "" is the default tenant.
     #[arg(long = "tenant")]
     tenants: Vec<String>,
-    /// Limit it to this audience; may be repeated.
+    /// Limit the caller to this audience; may be repeated.
     #[arg(long = "audience")]
     audiences: Vec<String>,
     /// Print JSON.
@@ -43,7 +43,7 @@ pub struct New {
     json: bool,
 }
 
-/// As it stands in the configuration.
+/// A caller in the form of the configuration file.
 #[derive(Debug, Serialize)]
 struct Stanza<'a> {
     name: &'a str,

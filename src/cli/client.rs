@@ -1,5 +1,5 @@
-//! The parts that all verbs which talk to a server share: the connection, who they are to it, and
-//! errors as one line.
+//! The parts that the verbs which call a server share: the connection, the credentials, and errors
+//! in one line.
 
 use std::{
     fs, io,
@@ -35,15 +35,16 @@ use crate::{
     proto::{key_service_client::KeyServiceClient, session_service_client::SessionServiceClient},
 };
 
-/// How long to wait for a connection, and then for an answer.
+/// The longest time to wait for a connection, and then for a response.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The environment variable with an API key, which would be seen by others as a flag.
+/// The environment variable with an API key. There is no flag for the key itself, because other
+/// users can see flags.
 const API_KEY_VARIABLE: &str = "COUNTERSIGN_API_KEY";
 
-/// Flags of the verbs that talk to a server.
+/// The flags of the verbs that call a server.
 #[derive(Debug, Args)]
 pub struct Server {
-    /// The server to talk to; https:// if it has a certificate.
+    /// The server to call; https:// if it has a certificate.
     #[arg(
         long,
         value_name = "URL",
@@ -51,14 +52,14 @@ pub struct Server {
         default_value = "http://127.0.0.1:50051"
     )]
     pub server: String,
-    /// File with the API key to show; or the key itself in COUNTERSIGN_API_KEY.
+    /// File with the API key to send; or the key itself in COUNTERSIGN_API_KEY.
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_API_KEY_FILE")]
     api_key_file: Option<PathBuf>,
     /// File with the authorities by which to check the server's certificate, in PEM [default: those
     /// of this machine]
     #[arg(long, value_name = "FILE", env = "COUNTERSIGN_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// File with the certificate to show, in PEM.
+    /// File with the client certificate, in PEM.
     #[arg(
         long,
         value_name = "FILE",
@@ -77,19 +78,19 @@ pub struct Server {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
-    /// Notes on the server's answers, to explain failures.
+    /// The observations on the connection, from which failures are explained.
     #[arg(skip)]
     observations: Observations,
 }
 
-/// A connection that shows with each call who calls.
-pub type Connection = InterceptedService<Channel, ShowKey>;
+/// A connection that sends the API key with each call.
+pub type Connection = InterceptedService<Channel, AddApiKey>;
 
-/// Shows an API key with each call.
+/// Adds the API key, if there is one, to each call.
 #[derive(Clone)]
-pub struct ShowKey(Option<MetadataValue<Ascii>>);
+pub struct AddApiKey(Option<MetadataValue<Ascii>>);
 
-impl Interceptor for ShowKey {
+impl Interceptor for AddApiKey {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(authorization) = &self.0 {
             request.metadata_mut().insert("authorization", authorization.clone());
@@ -102,12 +103,12 @@ impl Server {
     /// Connects to the server.
     pub async fn connect(&self) -> Result<Connection, Failure> {
         let address = self.address()?;
-        let show_key = ShowKey(self.authorization()?);
+        let add_api_key = AddApiKey(self.authorization()?);
         let tls = if address.is_tls { Some(self.tls()?) } else { None };
         let stream = address.open(tls, &self.tls_files(), &self.observations, TIMEOUT).await;
         let mut stream = Some(stream.map_err(Failure::failed)?);
-        // The stream is open and encrypted already: the library sees it as a plain one, but sends
-        // the real URL.
+        // The stream is open and encrypted already, so the library is given a plain endpoint. The
+        // real URL is set as the origin of the calls.
         let endpoint = Endpoint::from_static("http://server").origin(address.url).timeout(TIMEOUT);
         let connector = tower::service_fn(move |_| {
             let stream = stream.take().map(TokioIo::new);
@@ -117,7 +118,7 @@ impl Server {
             .connect_with_connector(connector)
             .await
             .map_err(|error| self.unreachable(&error))?;
-        Ok(InterceptedService::new(channel, show_key))
+        Ok(InterceptedService::new(channel, add_api_key))
     }
 
     fn address(&self) -> Result<Address, Failure> {
@@ -135,7 +136,7 @@ impl Server {
         })
     }
 
-    /// The mistake that keeps the connection from working, if it is a known one.
+    /// Explains why the connection does not work, if the mistake is a known one.
     fn mistake(&self) -> Option<Failure> {
         let address = Address::parse(&self.server)?;
         address.explain(&self.observations, &self.tls_files()).map(Failure::failed)
@@ -181,7 +182,8 @@ impl Server {
         let builder = builder.with_root_certificates(self.authorities()?);
         let mut config = match (&self.client_certificate_file, &self.client_key_file) {
             (Some(certificate), Some(key)) => {
-                // The key first: the warning must come also if the certificate is no good.
+                // The key is read first, so that its warning is also printed if the certificate is
+                // invalid.
                 let pem = Zeroizing::new(read_secret("--client-key-file", key)?);
                 let chain = certificates("--client-certificate-file", certificate)?;
                 let private_key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
@@ -205,7 +207,7 @@ impl Server {
         Ok(config)
     }
 
-    /// The authorities by which the server's certificate is checked.
+    /// Returns the authorities by which the server's certificate is checked.
     fn authorities(&self) -> Result<RootCertStore, Failure> {
         let mut roots = RootCertStore::empty();
         let Some(path) = &self.ca_file else {
@@ -225,22 +227,22 @@ impl Server {
         Ok(roots)
     }
 
-    /// Connects to the server's sessions.
+    /// Connects to the server's SessionService.
     pub async fn sessions(&self) -> Result<SessionServiceClient<Connection>, Failure> {
         Ok(SessionServiceClient::new(self.connect().await?))
     }
 
-    /// Connects to the server's keys.
+    /// Connects to the server's KeyService.
     pub async fn keys(&self) -> Result<KeyServiceClient<Connection>, Failure> {
         Ok(KeyServiceClient::new(self.connect().await?))
     }
 
-    /// Takes the message out of an answer.
+    /// Returns the message of a response, or explains its error.
     pub fn answer<T>(&self, answered: Result<Response<T>, Status>) -> Result<T, Failure> {
         answered.map(Response::into_inner).map_err(|status| self.refused(&status))
     }
 
-    /// Explains a call that was answered with an error, or with nothing.
+    /// Explains the error of a call, or why there was no response.
     fn refused(&self, status: &Status) -> Failure {
         let details = status.get_error_details();
         let Some(info) = details.error_info() else { return self.without_reason(status) };
@@ -275,7 +277,7 @@ impl Server {
         }
     }
 
-    /// The way out for a caller that the server does not know.
+    /// Explains how to send credentials that the server knows.
     fn unknown_caller(&self) -> String {
         let has_variable = std::env::var(API_KEY_VARIABLE).is_ok_and(|key| !key.trim().is_empty());
         let problem = match (&self.api_key_file, &self.client_certificate_file) {
@@ -295,7 +297,7 @@ impl Server {
         };
         let server = &self.server;
         format!(
-            "{server} wants to know who calls, and {problem}: set {API_KEY_VARIABLE} or \
+            "{server} requires a known caller, and {problem}: set {API_KEY_VARIABLE} or \
              --api-key-file to a key of `countersign caller new` that is in its configuration"
         )
     }
@@ -306,8 +308,7 @@ fn read(option: &str, path: &Path) -> Result<String, Failure> {
         .map_err(|error| Failure::at_start(format!("{option} {}: {error}", path.display())))
 }
 
-/// Reads a file with a secret. If others can read it too, that is no reason to do nothing, but to
-/// warn.
+/// Reads a file with a secret. If other users have rights on it, this prints a warning.
 fn read_secret(option: &str, path: &Path) -> Result<String, Failure> {
     if let Some(exposure) = private_file::exposure(path) {
         let command = exposure.command();
@@ -333,7 +334,7 @@ fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>
     Ok(found)
 }
 
-/// A span for a message.
+/// Converts a span to a protobuf duration.
 pub fn duration(span: Duration) -> Result<prost_types::Duration, Failure> {
     prost_types::Duration::try_from(span)
         .map_err(|error| Failure::at_start(format!("a time span is too long: {error}")))

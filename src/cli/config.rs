@@ -12,11 +12,11 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Say whether `serve` would accept these settings and the files that they name.
+    /// Check whether `serve` would accept these settings and the files that they name.
     ///
     /// Certificates, keys, authorities, the password file and the master key are opened as `serve`
-    /// opens them, so run it as the user of the service. Nothing is made, and the database is not
-    /// opened.
+    /// opens them, so run it as the user of the service. No file is created, and the database is
+    /// not opened.
     Check {
         #[command(flatten)]
         settings: Settings,

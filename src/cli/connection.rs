@@ -1,5 +1,5 @@
-//! The connection to a server, and the mistakes that keep it from working: each is named together
-//! with the option that mends it.
+//! Opens the connection to a server, and explains known mistakes that keep it from working. Each
+//! explanation names the option that corrects the mistake.
 
 use std::{
     io,
@@ -19,18 +19,18 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tower::ServiceExt;
 
-/// The server that a command talks to, as `--server` names it.
+/// The server that a command calls, as `--server` names it.
 #[derive(Clone, Debug)]
 pub struct Address {
-    /// The URL as it was given.
+    /// The URL that was given.
     pub url: Uri,
-    /// The name or address, without the brackets of IPv6.
+    /// The host name or address, without the brackets of IPv6.
     host: String,
-    /// The connection is encrypted.
+    /// True if the connection is encrypted.
     pub is_tls: bool,
 }
 
-/// The files that the command line uses for TLS, as they were given, for messages.
+/// The paths of the files that the command uses for TLS, for error messages.
 #[derive(Clone, Debug, Default)]
 pub struct TlsFiles {
     /// `--ca-file`
@@ -39,7 +39,8 @@ pub struct TlsFiles {
     pub client_certificate: Option<String>,
 }
 
-/// Notes on a server's first bytes and its end, from which [`Address::explain`] tells a mistake.
+/// The first bytes that a server has sent and the end of the connection, from which
+/// [`Address::explain`] recognizes mistakes.
 #[derive(Clone, Debug, Default)]
 pub struct Observations(Arc<Mutex<Seen>>);
 
@@ -47,13 +48,13 @@ pub struct Observations(Arc<Mutex<Seen>>);
 struct Seen {
     /// The first bytes that the server has sent.
     first: Vec<u8>,
-    /// The first error of TLS.
+    /// The first TLS error.
     error: Option<rustls::Error>,
-    /// The server has closed the connection, or reset it.
+    /// True if the server has closed or reset the connection.
     is_closed: bool,
 }
 
-/// The number of first bytes that are kept: enough to tell the protocol.
+/// The number of first bytes that are kept, which are enough to recognize the protocol.
 const FIRST_BYTES: usize = 16;
 
 impl Observations {
@@ -80,7 +81,7 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// A stream that notes what a server sends first, and how the connection ends.
+/// A stream that records the server's first bytes, and how the connection ends.
 #[derive(Debug)]
 pub struct Observed<S> {
     stream: S,
@@ -105,8 +106,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Observed<S> {
-    /// A server that refuses something says why before it closes the connection. A write that
-    /// fails because of that must not hide it.
+    /// Reads once if a write failed. A server may send the reason before it closes the connection,
+    /// and the failed write must not hide that.
     fn after_write<T>(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -146,7 +147,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Address {
-    /// Reads `--server`; none if it is no URL of a server.
+    /// Parses `--server`; `None` if it is not the URL of a server.
     pub fn parse(text: &str) -> Option<Self> {
         let url: Uri = text.parse().ok()?;
         let is_tls = match url.scheme_str()? {
@@ -156,29 +157,29 @@ impl Address {
         };
         let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let after_host = url.authority()?.as_str().rsplit([']', '@']).next()?;
-        // Without this, a port beyond 65535 would be taken for none, which means 80 or 443.
+        // Without this check, a port beyond 65535 would be ignored, and port 80 or 443 be used.
         let has_wrong_port = after_host.contains(':') && url.port_u16().is_none();
         (!host.is_empty() && !has_wrong_port).then_some(Self { url, host, is_tls })
     }
 
-    /// The same server with another scheme, for advice.
+    /// Returns the URL of the same server with another scheme.
     fn with_scheme(&self, scheme: &str) -> String {
         let authority = self.url.authority().map(http::uri::Authority::as_str).unwrap_or_default();
         format!("{scheme}://{authority}")
     }
 
-    /// The URL without a path.
+    /// Returns the URL without a path, for messages.
     fn shown(&self) -> String {
         self.with_scheme(if self.is_tls { "https" } else { "http" })
     }
 
-    /// Opens a connection, encrypted if `tls` is given. The error is a line for people.
+    /// Opens a connection, which is encrypted if `tls` is given. The error is one line of text.
     pub async fn open(
         &self,
         tls: Option<ClientConfig>,
         files: &TlsFiles,
         observations: &Observations,
-        patience: Duration,
+        limit: Duration,
     ) -> Result<Observed<Box<dyn Stream>>, String> {
         let cannot_reach = |problem: &dyn std::fmt::Display| {
             format!(
@@ -186,12 +187,12 @@ impl Address {
                 self.shown()
             )
         };
-        let seconds = patience.as_secs();
-        // It tries the addresses of both families at once (RFC 8305).
+        let seconds = limit.as_secs();
+        // The connector tries IPv6 and IPv4 addresses in parallel (RFC 8305).
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
-        let connected = timeout(patience, connector.oneshot(self.url.clone())).await;
+        let connected = timeout(limit, connector.oneshot(self.url.clone())).await;
         let stream = connected
             .map_err(|_| cannot_reach(&format_args!("no answer within {seconds} s")))?
             .map_err(|error| cannot_reach(&root_cause(&error)))?
@@ -200,12 +201,12 @@ impl Address {
             None => Box::new(stream),
             Some(config) => {
                 let name = ServerName::try_from(self.host.clone()).map_err(|_| {
-                    format!("--server {}: {:?} is no name of a host", self.shown(), self.host)
+                    format!("--server {}: {:?} is not a host name", self.shown(), self.host)
                 })?;
-                let below = Observations::default();
-                let observed = Observed { stream, observations: below.clone() };
+                let encrypted_bytes = Observations::default();
+                let observed = Observed { stream, observations: encrypted_bytes.clone() };
                 let handshake = TlsConnector::from(Arc::new(config)).connect(name, observed);
-                let encrypted = timeout(patience, handshake).await.map_err(|_| {
+                let encrypted = timeout(limit, handshake).await.map_err(|_| {
                     format!(
                         "{} does not answer the TLS handshake within {seconds} s: does it speak \
                          TLS? If not, use --server {}",
@@ -213,9 +214,10 @@ impl Address {
                         self.with_scheme("http")
                     )
                 })?;
-                let encrypted =
-                    encrypted.map_err(|error| self.explain_handshake(&error, &below, files))?;
-                // Nothing secret is sent to a server that has not agreed to HTTP/2.
+                let encrypted = encrypted
+                    .map_err(|error| self.explain_handshake(&error, &encrypted_bytes, files))?;
+                // A server that has not agreed to HTTP/2 is not for gRPC, and must not get the API
+                // key.
                 if encrypted.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) {
                     return Err(self.no_grpc());
                 }
@@ -247,8 +249,8 @@ impl Address {
                 self.with_scheme("http")
             ),
             Some(rustls::Error::InvalidMessage(_)) => self.no_tls(),
-            // This says nothing of TLS, and whoever is on the way can provoke it: no advice to do
-            // without encryption.
+            // The reason is not known, and an attacker on the network could cause this. So the
+            // message must not recommend a connection without encryption.
             None if first.is_empty() => format!(
                 "{} closed the connection during the TLS handshake: it may be overloaded, \
                  stopping, or not speak TLS (setting tls.certificate_file)",
@@ -325,7 +327,7 @@ impl Address {
         }
     }
 
-    /// The server has refused a certificate, or wants one.
+    /// Explains an alert by which the server refuses a certificate, or requires one.
     fn explain_alert(&self, alert: AlertDescription, files: &TlsFiles) -> String {
         use AlertDescription as A;
 
@@ -359,25 +361,24 @@ impl Address {
         }
     }
 
-    /// Names the mistake behind a call that failed without an answer; none if there is no known
-    /// one.
+    /// Explains a call that failed without a response; `None` if the mistake is not a known one.
     pub fn explain(&self, observations: &Observations, files: &TlsFiles) -> Option<String> {
         let seen = observations.lock();
         match (&seen.error, seen.first.as_slice()) {
             (Some(rustls::Error::AlertReceived(alert)), _) => {
                 Some(self.explain_alert(*alert, files))
             }
-            // A record of TLS: an alert or a handshake (RFC 8446, section 5.1).
+            // These bytes begin a TLS record: an alert or a handshake (RFC 8446, section 5.1).
             (_, [0x15 | 0x16, 3, ..]) if !self.is_tls => Some(format!(
                 "{} speaks TLS: use --server {}",
                 self.shown(),
                 self.with_scheme("https")
             )),
             (_, first) if first.starts_with(b"HTTP/") => Some(self.no_grpc()),
-            // A server for gRPC begins with its settings, whatever it is sent (RFC 9113, 3.4).
+            // A gRPC server would have begun with its SETTINGS frame (RFC 9113, section 3.4).
             (_, []) if seen.is_closed && self.is_tls && files.client_certificate.is_some() => {
                 Some(format!(
-                    "{} closes the connection without a word: does it accept the certificate in \
+                    "{} closed the connection without an answer: does it accept the certificate in \
                  --client-certificate-file? Its log says more",
                     self.shown()
                 ))
@@ -393,13 +394,14 @@ impl Address {
     }
 }
 
-/// A name in a certificate without the name of its type: rustls writes `DnsName("localhost")`.
+/// Removes the type from a name in a certificate, which rustls writes as `DnsName("localhost")`.
 fn readable(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     inner.unwrap_or(name).trim_matches('"').to_owned()
 }
 
-/// The cause of an error of the transport, which says nothing by itself.
+/// Returns the innermost cause of an error, because transport errors have no useful text of their
+/// own.
 pub fn root_cause(error: &dyn std::error::Error) -> String {
     std::iter::successors(error.source(), |error| error.source())
         .last()
@@ -440,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn names_in_a_certificate_are_shown_as_people_write_them() {
+    fn names_in_a_certificate_are_shown_without_their_type() {
         assert_eq!(readable("DnsName(\"localhost\")"), "localhost");
         assert_eq!(readable("IpAddress(127.0.0.1)"), "127.0.0.1");
         assert_eq!(readable("else"), "else");

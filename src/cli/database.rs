@@ -10,10 +10,10 @@ use crate::app;
 
 #[derive(Debug, Subcommand)]
 pub enum DatabaseCommand {
-    /// Look through all of an SQLite database for damage, also while a service uses it.
+    /// Check the whole of an SQLite database for damage, also while a service uses it.
     ///
-    /// `serve` does this by itself after it was killed, and else looks at the header and the schema
-    /// alone. It takes several seconds for each gigabyte. Exit code 2 if the database is damaged.
+    /// `serve` does this by itself after it was killed, and otherwise checks only the header and
+    /// the schema. It takes several seconds per gigabyte. Exit code 2 if the database is damaged.
     Check(Check),
 }
 

@@ -11,7 +11,7 @@ use super::{FAILED, Outcome, client::Server, output::line};
 
 #[derive(Debug, Args)]
 pub struct Health {
-    /// Ask for one service, like countersign.v1.SessionService; without it, for the whole server.
+    /// Ask about one service, like countersign.v1.SessionService; without it, about the server.
     #[arg(long, default_value = "", hide_default_value = true)]
     service: String,
     #[command(flatten)]

@@ -19,17 +19,17 @@ use crate::{
 pub enum Key {
     /// List the keys that tokens are made with.
     List(List),
-    /// Let the pending key make all tokens from now on, and publish another one.
+    /// Make the pending key the active one, and publish a new pending key.
     ///
-    /// The service does it by itself, by keys.rotation and keys.refresh_rotation in its
-    /// configuration.
+    /// The service does it by itself, at the intervals keys.rotation and keys.refresh_rotation in
+    /// its configuration.
     Rotate(Rotate),
-    /// Make a key worthless: when this returns, no replica accepts any token of it.
+    /// Revoke a key: when this returns, no replica accepts any token made with it.
     ///
-    /// The pending key takes the place of an active one, and sessions live on. To revoke a key of
-    /// refresh tokens signs out all whose refresh token it made.
+    /// If the key was active, the pending key becomes active, and sessions go on. Revoking a key of
+    /// refresh tokens signs out everybody whose refresh token was made with it.
     Revoke(Revoke),
-    /// Take a private key of your own as the next one that signs access tokens.
+    /// Import a private key as the next one that signs access tokens.
     ///
     /// Works on the database, with the master key: run it where the service runs, on SQLite while
     /// it is stopped. The key is published at once and becomes active with the next rotation.
@@ -38,8 +38,8 @@ pub enum Key {
     ///
     /// Give every replica the new one as keys.master_key_file and the old one as
     /// keys.additional_master_key_file, and restart them; then run this once, with the same
-    /// configuration, on SQLite while the service is stopped. After that the old one can go. If it
-    /// is interrupted, run it again.
+    /// configuration, on SQLite while the service is stopped. After that the old one can be
+    /// removed. If the command is interrupted, run it again.
     Reseal(Reseal),
 }
 
@@ -59,10 +59,10 @@ enum Purpose {
 
 #[derive(Debug, Args)]
 pub struct Rotate {
-    /// Which.
+    /// Purpose of the key.
     #[arg(long, value_enum, default_value_t = Purpose::AccessToken)]
     purpose: Purpose,
-    /// Even if there are verifiers that do not know the pending key yet.
+    /// Rotate even if some verifiers may not know the pending key yet.
     #[arg(long)]
     force: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The command line: one verb a file.
+//! The command line. Each verb has a file of its own.
 
 mod backup;
 mod caller;
@@ -45,8 +45,8 @@ enum Command {
     /// Run the service until SIGTERM or Ctrl-C.
     ///
     /// Settings come from flags, then from COUNTERSIGN_… variables, then from the file, then from
-    /// defaults; `countersign config print` shows them. The first signal stops softly: health says
-    /// NOT_SERVING, and calls in flight finish. A second signal stops at once.
+    /// defaults; `countersign config print` shows them. The first signal stops softly: health
+    /// checks answer NOT_SERVING, and calls in flight finish. A second signal stops at once.
     Serve(serve::Serve),
     /// Create, list, show and revoke sessions.
     #[command(subcommand)]
@@ -57,34 +57,35 @@ enum Command {
     /// List, rotate, revoke and import the keys that tokens are made with.
     #[command(subcommand)]
     Key(key::Key),
-    /// Make credentials for those who call the service.
+    /// Make credentials for the programs that call the service.
     #[command(subcommand)]
     Caller(caller::CallerCommand),
     /// Bring the schema of the database up to date, and exit.
     ///
-    /// `serve` does it by itself unless told not to (--no-migrate): for those who keep the right to
-    /// change tables apart from the right to use them.
+    /// `serve` does it by itself, except with --no-migrate. This command is for installations in
+    /// which only a separate database user may change tables.
     Migrate(migrate::Migrate),
     /// Copy the database to a new file, while the service runs. SQLite only.
     ///
-    /// The copy is as the database stood at one instant, and is checked before it appears under its
-    /// name. The master key is not in it. On PostgreSQL the command says how it is done.
+    /// The copy is the database as it was at one instant, and is checked before it appears under
+    /// its name. It does not contain the master key. For PostgreSQL the command names the programs
+    /// to use.
     Backup(backup::Backup),
     /// Put a backup in the place of the database, while no service runs.
     ///
-    /// Checks the backup and that the master key opens it, moves the data before aside, and keeps
-    /// what was revoked after the backup from coming back to life: access tokens issued before the
-    /// restore are refused unless --accept-older-tokens is given, and sessions that ended since are
-    /// ended again with --revocations-from or --end-all.
+    /// Checks the backup and that the master key opens it, and moves the previous data aside. What
+    /// was revoked after the backup can be kept revoked: access tokens issued before the restore
+    /// are refused unless --accept-older-tokens is given, and sessions that ended after the backup
+    /// are ended again with --revocations-from or --end-all.
     Restore(restore::Restore),
-    /// Look after the database.
+    /// Check the database for damage.
     #[command(subcommand)]
     Database(database::DatabaseCommand),
     /// Delete expired rows now, on a database that no service has open.
     ///
     /// A running service sweeps by itself, by the schedule in its configuration.
     Sweep(sweep::Sweep),
-    /// Look at the processes that serve from one database.
+    /// List the processes that serve from one database.
     #[command(subcommand)]
     Replica(replica::Replica),
     /// Ask a server whether it serves; exit 0 if it does. For container probes.
@@ -99,7 +100,7 @@ enum Command {
     },
 }
 
-/// Flags of the verbs that open the database.
+/// The flags of the verbs that open the database.
 #[derive(Debug, Args)]
 struct Database {
     /// Configuration file in TOML.
@@ -113,7 +114,7 @@ struct Database {
     data_dir: Option<PathBuf>,
 }
 
-/// Flags of the verbs that read all of the configuration.
+/// The flags of the verbs that read all of the configuration.
 #[derive(Debug, Args)]
 struct Settings {
     #[command(flatten)]
@@ -144,7 +145,7 @@ impl Database {
         Config::load(self.config.as_deref(), &self.flags())
     }
 
-    /// The configuration of a verb that works on the database, whose log begins here.
+    /// Loads the configuration of a verb that works on the database, and starts logging.
     fn begin(&self) -> Result<Config, Failure> {
         let config = self.load().map_err(Failure::at_start)?;
         telemetry::start(&config.log).map_err(Failure::at_start)?;
@@ -167,27 +168,27 @@ impl Settings {
     }
 }
 
-/// Reads a time span.
+/// Parses a time span.
 fn parse_span(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "not a time span like 10m or 1h 30m".to_owned())
 }
 
-/// Exit code when a verb did not succeed.
+/// The exit code if a verb failed.
 const FAILED: u8 = 1;
-/// Exit code when it could not start.
+/// The exit code if a verb could not start.
 const WRONG_START: u8 = 2;
-/// Exit code when the database could not be reached for as long as was to be waited.
+/// The exit code if the database could not be reached within `database.startup_timeout`.
 const NOT_REACHED: u8 = 3;
 
-/// A verb failed: one line for people, the same as JSON for scripts, and the exit code.
+/// The failure of a verb. It is printed as a line of text or as JSON.
 #[derive(Debug)]
 struct Failure {
     line: String,
     /// The line without the reason.
     message: String,
-    /// The reason in the server's answer (`ErrorInfo`).
+    /// The reason in the server's response (`ErrorInfo`).
     reason: Option<String>,
-    /// The field of the request that is wrong, as the server names it.
+    /// The invalid field of the request, as the server names it.
     field: Option<String>,
     code: u8,
 }
@@ -202,7 +203,7 @@ impl Failure {
         Self { code: WRONG_START, ..Self::failed(error) }
     }
 
-    /// Prints it to standard error.
+    /// Prints the failure to standard error.
     fn print(&self) {
         if usage::wants_json() {
             let Self { message, reason, field, .. } = self;
@@ -277,8 +278,8 @@ pub fn main() -> ExitCode {
 fn block_on(verb: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::at_start)?;
     let outcome = runtime.block_on(verb);
-    // Long enough to close a database, but not to check a large one to its end: a commit is whole
-    // or not at all.
+    // Work on other threads gets some time, which is enough to close a database. A check of a large
+    // database is cut off; no commit is left incomplete, because commits are atomic.
     runtime.shutdown_timeout(Duration::from_secs(10));
     outcome
 }

@@ -1,4 +1,4 @@
-//! Messages for people as tables, for scripts as JSON.
+//! Prints responses as tables for people, and as JSON for scripts.
 
 use std::{
     fmt,
@@ -14,14 +14,14 @@ use prost_types::Timestamp;
 use super::{FAILED, Failure};
 use crate::proto::{self, DESCRIPTORS};
 
-/// Prints a line in the manner of `println!`, which would panic where nobody reads.
+/// Prints a line like `println!`, but does not panic if the reader has closed the pipe.
 macro_rules! line {
     ($($text:tt)*) => { $crate::cli::output::write(format_args!("{}\n", format_args!($($text)*))) };
 }
 pub(super) use line;
 
-/// Writes to standard output. Whoever reads it may have seen enough, as `head` has: the verb goes
-/// on unheard, so that its exit code says the same as ever.
+/// Writes to standard output. If the reader has closed the pipe, as `head` does, the verb goes on
+/// without output, so that its exit code does not depend on the reader.
 pub fn write(text: fmt::Arguments<'_>) {
     match io::stdout().write_fmt(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -54,13 +54,13 @@ pub fn json(message: &impl Message, type_name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A time span as the protocol's messages have it in JSON: seconds, to the millisecond, and `s`.
+/// Formats a time span like a protobuf duration in JSON: in seconds, to the millisecond, with `s`.
 pub fn span(span: Duration) -> String {
     let (seconds, millis) = (span.as_secs(), span.subsec_millis());
     if millis == 0 { format!("{seconds}s") } else { format!("{seconds}.{millis:03}s") }
 }
 
-/// A JSON object as a protocol message.
+/// Converts a JSON object to a protobuf `Struct`.
 pub fn to_struct(object: serde_json::Value) -> Result<proto::EncodedStruct, Failure> {
     let descriptor = dynamic("google.protobuf.Struct")?;
     DynamicMessage::deserialize_with_options(descriptor, object, &DeserializeOptions::new())
@@ -70,7 +70,7 @@ pub fn to_struct(object: serde_json::Value) -> Result<proto::EncodedStruct, Fail
         .map_err(Failure::failed)
 }
 
-/// Prints names and values, a pair a line, without those that are empty.
+/// Prints a line for each name and value, except empty values.
 pub fn pairs(pairs: &[(&str, String)]) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -97,28 +97,28 @@ fn print(mut table: Table) {
     line!("{}", table.trim_fmt());
 }
 
-/// An instant in RFC 3339, to the second; empty if it is not set.
+/// Formats an instant by RFC 3339, to the second; empty if it is not set.
 pub fn instant(at: Option<&Timestamp>) -> String {
     at.map(|at| Timestamp { nanos: 0, ..*at }.to_string()).unwrap_or_default()
 }
 
-/// An enum value without the name of its type, in lower case; empty if it is unspecified.
+/// Formats an enum value in lower case, without the prefix of its type; empty if it is unspecified.
 pub fn plain(name: &str, prefix: &str) -> String {
     let name = name.strip_prefix(prefix).unwrap_or(name).to_lowercase();
     if name == "unspecified" { String::new() } else { name }
 }
 
-/// Why a session ended.
+/// Formats the reason for which a session ended; empty if it has not ended.
 pub fn end_reason(session: &proto::Session) -> String {
     plain(session.end_reason().as_str_name(), "END_REASON_")
 }
 
-/// Whether a session lives.
+/// Formats the state of a session.
 pub fn state(session: &proto::Session) -> String {
     plain(session.state().as_str_name(), "SESSION_STATE_")
 }
 
-/// A session, a field a line.
+/// Prints a session, with a line for each field.
 pub fn session(session: &proto::Session) {
     let device = session.device.clone().unwrap_or_default();
     let policy = session.policy.clone().unwrap_or_default();
@@ -147,7 +147,7 @@ pub fn session(session: &proto::Session) {
     ]);
 }
 
-/// A pair of tokens.
+/// Prints a pair of tokens.
 pub fn tokens(tokens: &proto::Tokens) {
     pairs(&[
         ("access token", tokens.access_token.clone()),
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_those_of_the_protocol_in_json() {
+    fn spans_are_formatted_like_protobuf_durations() {
         for (millis, text) in [(0, "0s"), (600_000, "600s"), (2_254, "2.254s"), (50, "0.050s")] {
             assert_eq!(span(Duration::from_millis(millis)), text);
         }

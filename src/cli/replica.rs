@@ -19,10 +19,10 @@ use crate::{
 pub enum Replica {
     /// List the replicas in the register, and how far each has come in the feed of revocations.
     ///
-    /// Reads the database, and talks to no replica. One is live as long as the others count on it:
-    /// a revocation that it has not applied waits for it, but at most for the time under WAIT. One
-    /// that is gone is about to be removed by them. Those that have left (they stopped in good
-    /// order) or were removed stay in the list for a day; UNTIL says when they did.
+    /// Reads the database, and connects to no replica. A revocation waits for each live replica
+    /// that has not applied it, but at most for the time under WAIT. A replica that is gone is
+    /// about to be removed by the others. Replicas that have left (they stopped in good order) or
+    /// were removed stay in the list for a day; UNTIL says when that was.
     List(List),
 }
 
@@ -64,7 +64,7 @@ const HEADER: [&str; 11] = [
     "LAG", "WAIT",
 ];
 
-/// Fills a cell that says nothing of this replica.
+/// The content of a cell that does not apply to a replica.
 const NOTHING: &str = "-";
 
 fn print_table(register: &Register) {
@@ -158,7 +158,7 @@ fn state(member: &Member) -> &'static str {
     if member.is_live() { "live" } else { "gone" }
 }
 
-/// The address at which a replica listens; one of an older version has not told.
+/// Formats the address at which a replica listens; older versions have not recorded theirs.
 fn address(address: &str) -> String {
     if address.is_empty() { NOTHING } else { address }.to_owned()
 }
@@ -167,7 +167,7 @@ fn instant(at: domain::time::Timestamp) -> String {
     output::instant(Some(&Timestamp { seconds: at.seconds(), nanos: 0 }))
 }
 
-/// A span as exactly as people want it.
+/// Formats a span to the millisecond if it is short, and otherwise to the second.
 fn rounded(span: Duration) -> String {
     match span < Duration::from_secs(10) {
         true => brief(Duration::from_millis(millis(span))),

@@ -13,11 +13,11 @@ pub struct Restore {
     /// The backup that becomes the database. Without one, the database is taken to have been put
     /// back already, by `pg_restore` or as the snapshot of a volume.
     file: Option<PathBuf>,
-    /// Go on accepting access tokens that were issued before the restore, also those that were
+    /// Keep accepting access tokens that were issued before the restore, also those that were
     /// revoked after the backup.
     #[arg(long)]
     accept_older_tokens: bool,
-    /// End again what a log of the service says was ended, in the JSON form (`log.format`); - for
+    /// End again what was ended according to a log of the service in JSON (`log.format`); - for
     /// standard input. Give the logs of all replicas, each with this option.
     #[arg(long, value_name = "LOG", conflicts_with = "end_all")]
     revocations_from: Vec<PathBuf>,
@@ -105,7 +105,10 @@ fn print_text(database: &str, order: &RestoreOrder, restored: &Restored) {
             );
             if restored.tokens_left > 0 {
                 let tokens = restored.tokens_left;
-                line!("those that were revoked alone are accepted again (access tokens: {tokens})");
+                line!(
+                    "access tokens that were revoked without their sessions are accepted again \
+                     (access tokens: {tokens})"
+                );
             }
         }
         EndedSince::All => line!("all sessions have been ended (live sessions: {sessions})"),

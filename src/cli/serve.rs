@@ -54,13 +54,13 @@ fn bind(setting: &str, Listen { address }: Listen, backlog: u32) -> Result<TcpLi
     })
 }
 
-/// Listens with room for so many connections that are not yet accepted, or as many as the system
-/// allows (`net.core.somaxconn`). The default of the libraries is 128: a burst of more clients
-/// would wait a second and longer, until they try again.
+/// Listens with a queue for `backlog` connections that are not accepted yet, or for as many as the
+/// system allows (`net.core.somaxconn`). The default of the libraries is 128: in a larger burst,
+/// the other clients would wait for a second or longer, until their systems retry.
 fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A process that starts again must not wait until old connections are forgotten. On Windows it
-    // would mean something else.
+    // A restarted process must be able to listen while connections of the previous one are still in
+    // TIME_WAIT. On Windows the option has another meaning.
     #[cfg(not(windows))]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn as_many_connections_wait_to_be_accepted_as_is_configured() {
+    async fn the_backlog_is_as_long_as_configured() {
         let allowed = fs::read_to_string("/proc/sys/net/core/somaxconn")
             .ok()
             .and_then(|text| text.trim().parse().ok());

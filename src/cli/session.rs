@@ -28,7 +28,7 @@ pub enum Session {
 
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Who signed in.
+    /// The subject who has signed in.
     subject: String,
     /// The subject's tenant; without it, the default tenant.
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -36,13 +36,13 @@ pub struct Create {
     /// OAuth client.
     #[arg(long, default_value = "", hide_default_value = true)]
     client_id: String,
-    /// Resource server that the tokens are for; may be repeated.
+    /// Audience of the access tokens, such as a resource server; may be repeated.
     #[arg(long)]
     audience: Vec<String>,
     /// Scope; may be repeated.
     #[arg(long = "scope")]
     scopes: Vec<String>,
-    /// Claim of your own as NAME=VALUE, the value being JSON or else a text; may be repeated.
+    /// Custom claim as NAME=VALUE, the value in JSON, or otherwise text; may be repeated.
     #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_claim)]
     claims: Vec<(String, serde_json::Value)>,
     /// Authentication context class reference.
@@ -60,8 +60,8 @@ pub struct Create {
     /// Shorter lifetime for the session, like 8h.
     #[arg(long, value_parser = super::parse_span)]
     max_lifetime: Option<Duration>,
-    /// Idempotency key: repeating the command with it makes no second session. With other arguments
-    /// it is refused.
+    /// Idempotency key: a repetition of the command with it creates no second session. It is
+    /// refused with other arguments.
     #[arg(long, default_value = "", hide_default_value = true)]
     request_id: String,
     /// User-Agent of the user's device.
@@ -79,19 +79,19 @@ pub struct Create {
 
 #[derive(Debug, Args)]
 pub struct List {
-    /// Only this subject's.
+    /// List only sessions of this subject.
     #[arg(long, default_value = "", hide_default_value = true)]
     subject: String,
     /// The subject's tenant; without it, the default tenant.
     #[arg(long, default_value = "", hide_default_value = true)]
     tenant: String,
-    /// Only those in this state.
+    /// List only sessions in this state.
     #[arg(long, value_enum, default_value_t = StateFilter::Any)]
     state: StateFilter,
-    /// How many at most.
+    /// Most sessions to list.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=500))]
     page_size: i32,
-    /// Where the page before ended.
+    /// Page token that the previous page has printed.
     #[arg(long, default_value = "", hide_default_value = true)]
     page_token: String,
     #[command(flatten)]
@@ -132,7 +132,7 @@ pub struct Revoke {
     /// The subject's tenant.
     #[arg(long, default_value = "", hide_default_value = true, requires = "subject")]
     tenant: String,
-    /// But not this session: "sign out my other devices".
+    /// Spare this session of the subject, as for "sign out my other devices".
     #[arg(
         long,
         default_value = "",
@@ -144,10 +144,10 @@ pub struct Revoke {
     /// End every session of this tenant; "" is the default tenant.
     #[arg(long, value_name = "TENANT")]
     all_of_tenant: Option<String>,
-    /// Why.
+    /// Reason for the revocation.
     #[arg(long, value_enum, default_value_t = Reason::Unspecified)]
     reason: Reason,
-    /// A note for those who ask later.
+    /// Note for the session and the audit.
     #[arg(long, default_value = "", hide_default_value = true)]
     note: String,
     #[command(flatten)]
@@ -180,8 +180,7 @@ impl Reason {
 fn parse_claim(text: &str) -> Result<(String, serde_json::Value), String> {
     let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-    // Checked here, where the text is known: on its way to the service each number becomes a
-    // double.
+    // The service cannot check this, because a protobuf `Struct` turns each number into a double.
     match find_large_integer(name, &value) {
         None => Ok((name.to_owned(), value)),
         Some(path) => Err(format!(

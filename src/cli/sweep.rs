@@ -12,8 +12,8 @@ use crate::app::{self, Swept, System};
 pub struct Sweep {
     #[command(flatten)]
     database: Database,
-    /// Go by the clock of this machine, whatever a database on PostgreSQL says, and although the
-    /// newest row of an SQLite file is of more than a day ago, or of later than now.
+    /// Confirm the clock of this machine: use it instead of that of PostgreSQL, and also if the
+    /// newest row of an SQLite file is more than a day old, or later than now.
     #[arg(long)]
     clock_is_right: bool,
     /// Print JSON.

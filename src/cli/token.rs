@@ -18,24 +18,24 @@ pub enum Token {
     Validate(Validate),
     /// Exchange a refresh token for the next pair of tokens.
     Refresh(Refresh),
-    /// Show what a token says, without checking it and without a server.
+    /// Show the content of a token, without checking it and without a server.
     Decode(Decode),
 }
 
 #[derive(Debug, Args)]
 pub struct Validate {
-    /// The access token; - reads it from standard input, where it stays out of the shell's history.
+    /// The access token; - reads it from standard input, to keep it out of the shell's history.
     token: String,
-    /// It must be meant for this audience.
+    /// Require this audience.
     #[arg(long, default_value = "", hide_default_value = true)]
     audience: String,
-    /// It must carry this scope; may be repeated.
+    /// Require this scope; may be repeated.
     #[arg(long = "scope")]
     scopes: Vec<String>,
-    /// Its acr must be this one; may be repeated for a choice.
+    /// Require this acr; if repeated, one of them.
     #[arg(long = "acr")]
     acr_values: Vec<String>,
-    /// The user must have authenticated within this time, like 15m.
+    /// Require that the user has authenticated within this time, like 15m.
     #[arg(long, value_parser = super::parse_span)]
     max_authentication_age: Option<Duration>,
     #[command(flatten)]
@@ -44,10 +44,9 @@ pub struct Validate {
 
 #[derive(Debug, Args)]
 pub struct Refresh {
-    /// The refresh token; - reads it from standard input, where it stays out of the shell's
-    /// history.
+    /// The refresh token; - reads it from standard input, to keep it out of the shell's history.
     token: String,
-    /// Only this scope for the next access token; may be repeated.
+    /// Limit the next access token to this scope; may be repeated.
     #[arg(long = "scope")]
     scopes: Vec<String>,
     #[command(flatten)]
@@ -56,14 +55,14 @@ pub struct Refresh {
 
 #[derive(Debug, Args)]
 pub struct Decode {
-    /// The token; - reads it from standard input, where it stays out of the shell's history.
+    /// The token; - reads it from standard input, to keep it out of the shell's history.
     token: String,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// A token from the command line, or from standard input.
+/// Returns the token, which is read from standard input if the argument is `-`.
 pub fn read(token: String) -> Result<String, Failure> {
     if token != "-" {
         return Ok(token);

@@ -1,5 +1,5 @@
-//! Errors in the use of the command line, in one line like all others: the argument, the reason,
-//! and the way out.
+//! Errors in the use of the command line. Like all errors they are one line, with the argument, the
+//! reason, and how to correct it.
 
 use std::{
     env,
@@ -14,7 +14,7 @@ use clap::{
 
 use super::{Cli, Failure, WRONG_START};
 
-/// Returns whether the command line asks for JSON, even if it is wrong in other ways.
+/// Returns whether the command line asks for JSON, even if it cannot be parsed.
 pub fn wants_json() -> bool {
     env::args_os()
         .skip(1)
@@ -31,7 +31,7 @@ pub fn report(error: &Error) -> ExitCode {
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
     if is_help {
-        // Whoever reads it may have seen enough.
+        // The reader may have closed the pipe.
         let _ = error.print();
         return if error.use_stderr() { ExitCode::from(WRONG_START) } else { ExitCode::SUCCESS };
     }
@@ -44,8 +44,8 @@ pub fn report(error: &Error) -> ExitCode {
     ExitCode::from(WRONG_START)
 }
 
-/// The error without the usage, which shows all options that have a default as if they were
-/// required.
+/// Describes the error without clap's usage text, which shows options with a default as if they
+/// were required.
 fn describe(error: &Error) -> String {
     let one = |kind| texts(error, kind).into_iter().next().unwrap_or_default();
     let argument = option(one(ContextKind::InvalidArg));
@@ -85,7 +85,7 @@ fn describe(error: &Error) -> String {
                 std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             format!("{argument} {value:?}: {reason}")
         }
-        // The first line says it, and the rest is usage.
+        // The first line is the error, and the rest is usage.
         _ => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
@@ -94,7 +94,7 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// The nearest names to a mistyped one.
+/// Suggests the names that are nearest to a mistyped one.
 fn advice(error: &Error) -> String {
     let command = texts(error, ContextKind::SuggestedSubcommand);
     let argument = texts(error, ContextKind::SuggestedArg);
@@ -116,12 +116,12 @@ fn texts(error: &Error, kind: ContextKind) -> Vec<String> {
     }
 }
 
-/// An option without the name of its value.
+/// Removes the name of the value from an option.
 fn option(text: String) -> String {
     if text.starts_with('-') { text.split(' ').next().unwrap_or_default().to_owned() } else { text }
 }
 
-/// The command that was meant, as far as it was right.
+/// Returns the command as far as its words are valid, for the hint at `--help`.
 fn verb(arguments: impl Iterator<Item = OsString>) -> String {
     let mut path = vec!["countersign".to_owned()];
     let mut command = Cli::command();

@@ -1,4 +1,4 @@
-//! `[audit]`: where records of the audit go besides the log, and for how long they are kept there.
+//! `[audit]`: the table that gets the records of the audit besides the log.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use super::error::{ConfigError, invalid};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
-    /// Whether records go to the table, too.
+    /// True if records are written to the table too.
     pub table: bool,
-    /// How long the table keeps them.
+    /// The time for which the table keeps a record.
     #[serde(with = "super::span")]
     pub retention: Duration,
 }
@@ -24,7 +24,7 @@ impl Default for Audit {
 }
 
 impl Audit {
-    /// Refuses a table of which nothing is seen.
+    /// Checks that the table keeps records for some time.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.retention.is_zero() {
             return Err(invalid(

@@ -1,4 +1,4 @@
-//! `[[callers]]`: who may call, by which key or certificate, and for what.
+//! `[[callers]]`: the programs that may call, their keys and certificates, and their roles.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// A caller as it is written.
+/// A caller before it is checked.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawCaller {
@@ -43,7 +43,8 @@ pub struct RawCaller {
     calls_per_second: Option<u32>,
 }
 
-/// Checks the callers. Certificates need somebody who checks them.
+/// Checks the callers. Names of certificates are refused unless `certificates_are_checked`, that
+/// is, unless there is an authority by which TLS checks client certificates.
 pub fn check(
     raw: &[RawCaller],
     limits: &Limits,
@@ -132,7 +133,8 @@ impl RawCaller {
     }
 }
 
-/// What a limit names; none if there is none. One that names nothing is a mistake.
+/// Returns the tenants or audiences to which a caller is limited; `None` if it is not limited. An
+/// empty list is refused, because the caller could do nothing.
 fn limited_to<T>(names: &Option<Vec<String>>) -> Result<Option<BTreeSet<T>>, String>
 where
     T: TryFrom<String> + Ord,

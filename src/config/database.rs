@@ -1,4 +1,5 @@
-//! `database_url` and `[database]`: which database holds the sessions, and what is asked of it.
+//! `database_url` and `[database]`: the database that holds the sessions, and the limits of the
+//! connections to it.
 
 use std::{
     fmt,
@@ -14,23 +15,23 @@ use super::{
     path, word,
 };
 
-/// Which database.
+/// The database to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatabaseUrl {
-    /// The embedded engine, in this file.
+    /// The embedded engine, with this file.
     Sqlite(PathBuf),
     /// A PostgreSQL server.
     Postgres(PostgresUrl),
 }
 
 impl DatabaseUrl {
-    /// Returns whether other processes may use it at the same time.
+    /// Returns whether several processes may serve from it at the same time.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Postgres(_))
     }
 }
 
-/// Without the password: this is what logs, errors and `config print` show.
+/// Omits the password, because logs, errors and `config print` show this text.
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -40,7 +41,7 @@ impl fmt::Display for DatabaseUrl {
     }
 }
 
-/// A URL that may hold a password, which it does not show.
+/// A URL that may contain a password, which `Debug` omits.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
     whole: String,
@@ -49,12 +50,12 @@ pub struct PostgresUrl {
 }
 
 impl PostgresUrl {
-    /// All of it, with the password.
+    /// Returns the whole URL, with the password.
     pub fn with_password(&self) -> &str {
         &self.whole
     }
 
-    /// Returns whether there is one in it.
+    /// Returns whether the URL contains a password.
     pub fn has_password(&self) -> bool {
         self.has_password
     }
@@ -66,20 +67,20 @@ impl fmt::Debug for PostgresUrl {
     }
 }
 
-/// The environment variable with the password, as all clients of PostgreSQL know it.
+/// The environment variable from which clients of PostgreSQL read the password.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
-/// A password, which it does not show.
+/// A password, which `Debug` omits.
 #[derive(Clone)]
 pub struct Password(String);
 
 impl Password {
-    /// The one in the environment, if there is one.
+    /// Returns the password in the environment, if there is one.
     pub fn from_environment() -> Option<Self> {
         std::env::var(PASSWORD_VARIABLE).ok().filter(|password| !password.is_empty()).map(Self)
     }
 
-    /// What it is.
+    /// Returns the password itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -91,28 +92,28 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What is asked of a PostgreSQL server. The embedded engine needs none of it but `migrate`.
+/// The section. All of it but `migrate` is for PostgreSQL alone.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Database {
-    /// Whether `serve` brings the schema up to date by itself.
+    /// True if `serve` migrates the schema.
     pub migrate: bool,
-    /// A file with the password, read anew for each connection.
+    /// A file with the password, which is read again for each connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
-    /// Most connections of this process.
+    /// The most connections of this process.
     pub max_connections: u32,
-    /// How long each server may take until a connection to it can be used.
+    /// The longest time until a new connection can be used, for each server that the URL names.
     #[serde(with = "super::span")]
     pub connect_timeout: Duration,
-    /// How long a call waits for a connection before the database counts as away.
+    /// The longest time that a call waits for a connection before it fails with UNAVAILABLE.
     #[serde(with = "super::span")]
     pub acquire_timeout: Duration,
-    /// The longest time that `serve` waits at its start for a database that cannot be reached yet;
-    /// zero to give up at once.
+    /// The longest time that `serve` waits at its start for a database that cannot be reached yet.
+    /// If it is zero, `serve` gives up at once.
     #[serde(with = "super::span")]
     pub startup_timeout: Duration,
-    /// How long the server works on a statement before it gives up.
+    /// The longest time that the server works on a statement before it cancels it.
     #[serde(with = "super::span")]
     pub statement_timeout: Duration,
 }
@@ -131,13 +132,15 @@ impl Default for Database {
     }
 }
 
-/// Below this many, writes, reads and the feed would wait for each other's connection.
+/// The fewest connections that may be configured: with fewer, writes, reads and the feed would wait
+/// for each other's connections.
 const FEWEST_CONNECTIONS: u32 = 4;
-/// Beyond this, a container that never becomes ready should be seen as failed.
+/// The longest `startup_timeout`: a container that is not ready after this time should be seen to
+/// fail.
 const LONGEST_STARTUP: Duration = Duration::from_secs(3600);
 
 impl Database {
-    /// Refuses what cannot work.
+    /// Checks that the values are in range, and that there is one password at most.
     pub fn check(&self, url: &DatabaseUrl) -> Result<(), ConfigError> {
         if self.max_connections < FEWEST_CONNECTIONS {
             return Err(invalid(
@@ -169,7 +172,7 @@ impl Database {
     }
 }
 
-/// Reads the URL; without one, a file in the data directory.
+/// Parses the URL. Without a URL, the database is an SQLite file in the data directory.
 pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigError> {
     let Some(url) = url else {
         let path = data_dir.join("countersign.db");
@@ -187,7 +190,7 @@ pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigEr
         }
         Some(("sqlite", path)) => Ok(DatabaseUrl::Sqlite(path.into())),
         Some(("postgres" | "postgresql", rest)) => postgres(url, rest).map(DatabaseUrl::Postgres),
-        // The rest may hold a password, so it is not repeated.
+        // The rest may contain a password, so the error does not repeat it.
         Some((scheme, _)) => {
             let hint = match word::nearest(scheme, &["sqlite", "postgres"]) {
                 Some(near) => format!("did you mean {near}://? Use"),
@@ -206,8 +209,8 @@ pub fn parse(url: Option<&str>, data_dir: &Path) -> Result<DatabaseUrl, ConfigEr
     }
 }
 
-/// Returns the URL with its path made absolute, if it has a relative one: the file of SQLite, or
-/// the authorities of PostgreSQL.
+/// Returns the URL with its path made absolute; `None` if it has no relative path. The path is the
+/// file of SQLite, or `sslrootcert` of PostgreSQL.
 pub fn resolve(url: &str, folder: &Path) -> Result<Option<String>, String> {
     if let Some(path) = url.strip_prefix("sqlite://") {
         return Ok(path::resolve(path, folder)?.map(|path| format!("sqlite://{path}")));
@@ -230,11 +233,12 @@ pub fn resolve(url: &str, folder: &Path) -> Result<Option<String>, String> {
     Ok(is_changed.then(|| format!("{start}?{}", pairs.join("&"))))
 }
 
-/// The characters of a path that have a meaning in a URL, or may have one.
+/// The characters of a path that are percent-encoded because they may have a meaning in a URL.
 const ENCODED_IN_PATHS: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
-/// Finds the password, to leave it out. Where it ends must not be a matter of opinion.
+/// Finds the password, so that it can be left out. Refuses a URL in which parsers could disagree
+/// about where the password ends.
 fn postgres(url: &str, rest: &str) -> Result<PostgresUrl, ConfigError> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);

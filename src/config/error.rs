@@ -1,4 +1,5 @@
-//! Configuration errors: one line that names the setting, where it was set, and the way out.
+//! Configuration errors. Each is one line that names the setting, says where it was set, and how to
+//! correct it.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -17,7 +18,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the read.
         source: io::Error,
     },
     /// A setting is unknown or wrong.
@@ -25,12 +26,12 @@ pub enum ConfigError {
     Setting(String),
 }
 
-/// A setting whose value does not do.
+/// Returns the error for a setting with an invalid value.
 pub fn invalid(setting: impl fmt::Display, problem: impl fmt::Display) -> ConfigError {
     ConfigError::Setting(escaped(&format!("setting {setting}: {problem}")))
 }
 
-/// A setting whose value is none of the known words.
+/// Returns the error for a setting whose value is none of the known words.
 pub fn unknown_word(setting: impl fmt::Display, word: &str, known: &[&str]) -> ConfigError {
     invalid(setting, word::unknown(word, known))
 }
@@ -41,8 +42,8 @@ impl From<figment::Error> for ConfigError {
         let path = error.path.join(".");
         let text = match &error.kind {
             Kind::UnknownField(name, known) => {
-                // The path leads to the section or to the field itself, depending on where serde
-                // noticed.
+                // The path ends with the section or with the field itself, depending on where serde
+                // noticed the error.
                 let section =
                     path.strip_suffix(name.as_str()).unwrap_or(&path).trim_end_matches('.');
                 let setting =
@@ -58,7 +59,7 @@ impl From<figment::Error> for ConfigError {
             }
             Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
                 let expected = plain(expected);
-                // A URL with its password, put where a section stands, is not repeated.
+                // A URL that was written in the place of a section may contain a password.
                 let actual = match actual {
                     Actual::Str(_)
                         if ["a section", "a sequence", "a list"].contains(&expected.as_str()) =>
@@ -84,8 +85,8 @@ impl From<figment::Error> for ConfigError {
 
 fn origin(error: &figment::Error) -> String {
     match &error.metadata {
-        // As it was given: figment would print it relative to the working directory, which logs do
-        // not tell.
+        // figment would print the path relative to the working directory, which a log does not
+        // show.
         Some(Metadata { source: Some(Source::File(path)), .. }) => {
             format!(" in {}", path.display())
         }
@@ -97,7 +98,7 @@ fn origin(error: &figment::Error) -> String {
     }
 }
 
-/// What serde expects, without the names of Rust's types.
+/// Returns in plain words what serde expected, without the names of Rust's types.
 fn plain(expected: &impl fmt::Display) -> String {
     match expected.to_string() {
         name if name.starts_with("struct ") || name == "a map" => "a section".to_owned(),
@@ -110,20 +111,21 @@ fn plain(expected: &impl fmt::Display) -> String {
     }
 }
 
-/// A parser's message without its picture of the line: passwords stand in lines.
+/// Returns a parser's message in one line, without its excerpt of the file, which may contain a
+/// password.
 fn one_line(text: &str) -> String {
-    let is_picture = |line: &str| {
+    let is_excerpt = |line: &str| {
         line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|')
     };
     let lines = text
         .lines()
-        .filter(|line| !is_picture(line))
+        .filter(|line| !is_excerpt(line))
         .map(str::trim)
         .filter(|line| !line.is_empty());
     lines.collect::<Vec<_>>().join(": ")
 }
 
-/// Names and values may hold line ends and worse.
+/// Escapes the control characters that names and values may contain, such as line ends.
 fn escaped(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,5 +1,5 @@
-//! The configuration file. Relative paths in it are relative to its folder, so that it means the
-//! same wherever the service is started.
+//! The configuration file. Relative paths in it are relative to its folder, so that they do not
+//! depend on the directory in which the service is started.
 
 use std::{
     fs,
@@ -26,8 +26,8 @@ pub struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads a file. Its folder is the one in its name, also where that is a symbolic link, because
-    /// mounted configurations are links into folders that come and go.
+    /// Reads a file. Its folder is taken from its path without resolving symbolic links, because
+    /// mounted configurations are links into folders that are replaced at each change.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         let text = fs::read_to_string(path).map_err(unreadable)?;
@@ -39,7 +39,7 @@ impl ConfigFile {
         Ok(Self { text, path: Some(path.to_owned()), folder })
     }
 
-    /// Takes a text as if it were a file in the working directory.
+    /// Uses a text as if it were a file in the working directory.
     pub fn from_text(text: &str) -> Result<Self, ConfigError> {
         Ok(Self { text: text.to_owned(), path: None, folder: working_directory()? })
     }
@@ -76,15 +76,15 @@ impl Provider for ConfigFile {
     }
 }
 
-/// The folder that relative paths start from which no file has given.
+/// Returns the folder that relative paths start from if they are not set in a file.
 pub fn working_directory() -> Result<PathBuf, ConfigError> {
     std::env::current_dir()
         .map_err(|error| invalid("data_dir", format!("there is no working directory: {error}")))
 }
 
-/// Returns the value of a setting with its path made absolute, if it has a relative one. A name
-/// tells whether a setting is a path: all of them end in `_file` or `_dir`, but for the URL of the
-/// database.
+/// Returns the value of a setting with its path made absolute; `None` if it is not a relative path.
+/// The names of all settings that are paths end in `_file` or `_dir`. The URL of the database may
+/// contain a path.
 pub fn resolve(name: &str, text: &str, folder: &Path) -> Result<Option<String>, String> {
     match name {
         "database_url" => database::resolve(text, folder),

@@ -1,4 +1,4 @@
-//! `[gateway]`: how gateways are answered that ask whether a request may pass.
+//! `[gateway]`: the answers to gateways that ask whether a request may pass.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::gateway::{
     identity::{DEFAULT, IdentityHeaders},
 };
 
-/// The section as it is written.
+/// The section before it is checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawGateway {
@@ -35,7 +35,7 @@ impl Default for RawGateway {
 impl RawGateway {
     /// Checks the section.
     pub fn check(&self) -> Result<Settings, ConfigError> {
-        // What a cookie's name may hold (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
+        // The characters of a cookie's name (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
         let in_name = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         if !self.cookie.chars().all(in_name) {
             return Err(invalid(

@@ -1,4 +1,4 @@
-//! `[keys]`: what keys are sealed under, and how they rotate.
+//! `[keys]`: the master keys, and how keys rotate.
 
 use std::{
     env,
@@ -19,14 +19,14 @@ use crate::domain::{
     time::brief,
 };
 
-/// The environment variables with master keys, in base64. They are no settings, and never shown.
+/// The environment variable with the master key, in base64. It is not a setting, and never shown.
 pub const MASTER_KEY_VARIABLE: &str = "COUNTERSIGN_MASTER_KEY";
-/// A second one.
+/// The environment variable with the additional master key.
 pub const ADDITIONAL_MASTER_KEY_VARIABLE: &str = "COUNTERSIGN_ADDITIONAL_MASTER_KEY";
 /// The name of the master key among the credentials that systemd gives to a service.
 const CREDENTIAL: &str = "countersign.master_key";
 
-/// The section as it is written.
+/// The section before it is checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawKeys {
@@ -61,16 +61,16 @@ impl Default for RawKeys {
     }
 }
 
-/// Where a master key comes from.
+/// The source of a master key.
 #[derive(Clone)]
 pub enum MasterKeySource {
-    /// From this file, which a setting names.
+    /// A file that a setting names.
     File(PathBuf),
-    /// From this file in the data directory, because nothing else is set.
+    /// A file in the data directory, because no other source is set.
     DefaultFile(PathBuf),
-    /// From this file, which systemd gives to the service.
+    /// A file that systemd gives to the service as a credential.
     Credential(PathBuf),
-    /// From the environment: the name of the variable and its value.
+    /// The environment: the name of the variable and its value.
     Environment(&'static str, Zeroizing<String>),
 }
 
@@ -88,19 +88,19 @@ impl fmt::Debug for MasterKeySource {
 /// The section, checked.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    /// What keys are sealed under.
+    /// The master key, which seals all new keys.
     pub master: MasterKeySource,
-    /// What some may be sealed under too.
+    /// Another master key, under which some keys may still be sealed.
     pub additional_master: Option<MasterKeySource>,
-    /// How the keys that sign access tokens rotate.
+    /// The rotation of the keys that sign access tokens.
     pub signing: RotationRules,
-    /// How the keys of refresh tokens rotate.
+    /// The rotation of the keys of refresh tokens.
     pub refresh: RotationRules,
-    /// How long a verifier may use the public keys without asking again.
+    /// The time for which a verifier may cache the public keys.
     pub jwks_max_age: Duration,
 }
 
-/// What the environment gives.
+/// The environment variables from which master keys are found.
 pub struct Environment {
     master: Option<String>,
     additional: Option<String>,
@@ -108,9 +108,9 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// That of this process.
+    /// Reads the environment of this process.
     pub fn read() -> Self {
-        // What is no UTF-8 is no base64 either, and refused as such.
+        // A value that is not UTF-8 is not base64 either, and is refused when it is decoded.
         let text = |name| {
             env::var_os(name)
                 .map(|text| text.to_string_lossy().into_owned())
@@ -125,7 +125,9 @@ impl Environment {
 }
 
 impl RawKeys {
-    /// Checks the section.
+    /// Checks the section. `spreads_within` is the longest time until every replica knows of a
+    /// key; `longest_token` and `longest_replay` are the longest lifetime of an access token and
+    /// the longest time for which a previous refresh token is accepted.
     pub fn check(
         &mut self,
         environment: Environment,
@@ -156,7 +158,7 @@ impl RawKeys {
         if self.jwks_max_age < Duration::from_secs(1) {
             return Err(invalid("keys.jwks_max_age", "must be at least 1s"));
         }
-        // Half of them, so that there is room for those that are made by hand.
+        // The schedule may fill half of the ring, which leaves room for rotations by hand.
         let most = u32::try_from(MOST_KEYS / 2).unwrap_or(u32::MAX);
         let rules = |name: &str, algorithm, interval: Duration, needed: (Duration, &str)| {
             let kept_for =
@@ -180,7 +182,8 @@ impl RawKeys {
         };
         let signing_needs = (longest_token, "tokens.max_access_token_ttl");
         let signing = rules("rotation", algorithm, self.rotation, signing_needs)?;
-        // A replay comes with a token of the key before the session's own.
+        // A replay presents the previous refresh token, whose key may be older than the one that
+        // the session uses now.
         let refresh_needs = (longest_token.max(longest_replay), "policies.NAME.replay_limit");
         let refresh =
             rules("refresh_rotation", KeyAlgorithm::Hs256, self.refresh_rotation, refresh_needs)?;
@@ -212,7 +215,7 @@ impl RawKeys {
     }
 }
 
-/// A span in whole milliseconds, for people to copy.
+/// Returns a span in whole milliseconds, rounded up, so that a user can copy it as a minimum.
 fn rounded_up(span: Duration) -> String {
     let millis = span.as_micros().div_ceil(1000);
     brief(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))

@@ -1,5 +1,5 @@
-//! `[lease]`: for how long a replica may believe what it knows of revocations, and what is granted
-//! to clocks.
+//! `[lease]`: how long a replica may validate without hearing from the database, and how far clocks
+//! may differ.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::domain::{lease::LeaseConfig, revocation::RETENTION_MARGIN, time::brie
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLease {
-    /// How long a lease lasts. A revocation waits for this long, and a little more, for a replica
-    /// that is cut off.
+    /// The duration of a lease. A revocation waits a little longer than this for a replica that is
+    /// cut off from the database.
     #[serde(with = "super::span")]
     duration: Duration,
-    /// How often it is renewed.
+    /// The interval at which the lease is renewed.
     #[serde(with = "super::span")]
     renewal: Duration,
-    /// How long a machine may be stopped without its clock of uptime noticing.
+    /// The longest time for which a machine may be stopped without its uptime advancing.
     #[serde(with = "super::span")]
     margin: Duration,
-    /// How far the wall clock may be from the one of the database.
+    /// The most by which the wall clock may differ from that of the database.
     #[serde(with = "super::span")]
     max_clock_skew: Duration,
 }
@@ -40,14 +40,14 @@ impl Default for RawLease {
 
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(10);
 const LONGEST_LEASE: Duration = Duration::from_secs(20);
-/// A lease must outlive some renewals, so that one that is late does no harm.
+/// The least number of renewals in the duration of a lease, so that a late one does no harm.
 const FEWEST_RENEWALS: u32 = 3;
-/// What the formula of the waiting time leaves out is some parts in a million of a lease; the
-/// margin must cover it by far.
+/// The smallest margin. `LeaseConfig::max_validity` neglects some millionths of the duration of a
+/// lease, which the margin must cover many times over.
 const SHORTEST_MARGIN: Duration = Duration::from_millis(10);
 
 impl RawLease {
-    /// Refuses what cannot work.
+    /// Checks that the values are in range and go together.
     pub fn check(&self) -> Result<LeaseConfig, ConfigError> {
         let Self { duration, renewal, margin, max_clock_skew } = *self;
         let lease_config = LeaseConfig { duration, renewal, margin, max_clock_skew };
@@ -76,7 +76,8 @@ impl RawLease {
                 format!("must be from {shortest} to lease.duration"),
             ));
         }
-        // Whoever sweeps may be ahead of the database by this, and whoever validates behind it.
+        // The replica that sweeps may be ahead of the database by the skew, and one that validates
+        // may be behind by as much.
         let needed = max_clock_skew.saturating_mul(2).saturating_add(lease_config.max_validity());
         if needed > RETENTION_MARGIN {
             let problem = format!(

@@ -1,4 +1,4 @@
-//! `[limits]`: what connections and calls may take, so that nobody can take everything.
+//! `[limits]`: the limits of connections and calls, so that no client can exhaust the service.
 
 use std::{
     num::{NonZeroU32, NonZeroUsize},
@@ -13,49 +13,53 @@ use super::error::{ConfigError, invalid};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Most connections at once for gRPC.
+    /// The most open connections of the gRPC port.
     pub max_connections: usize,
-    /// Most connections at once for HTTP.
+    /// The most open connections of the HTTP port.
     pub max_http_connections: usize,
-    /// Most connections of each port that the system holds until they are accepted.
+    /// The most connections of each port that the operating system queues until they are accepted.
     pub listen_backlog: u32,
-    /// Most calls under way on a connection.
+    /// The most concurrent calls on a connection.
     pub max_streams_per_connection: u32,
-    /// Bytes of a request.
+    /// The most bytes of a request.
     pub max_request_bytes: usize,
-    /// Bytes of a request to BatchValidate, or to a gateway's Check.
+    /// The most bytes of a request to BatchValidate, or to a gateway's Check.
     pub max_batch_bytes: usize,
-    /// Bytes of an answer.
+    /// The most bytes of a response.
     pub max_answer_bytes: usize,
-    /// Bytes of all answers that wait until their clients take them.
+    /// The most bytes of all responses that wait until their clients read them.
     pub max_unsent_bytes: usize,
-    /// Bytes of a call's metadata.
+    /// The most bytes of a call's metadata.
     pub max_metadata_bytes: u32,
-    /// Most calls under way.
+    /// The most concurrent calls.
     pub max_calls: usize,
-    /// Most calls under way that read the database, for a moment; for longer, an eighth of that.
+    /// The most concurrent calls that read the database in a burst; in the long run, an eighth of
+    /// it.
     pub max_reads: usize,
-    /// Most creations under way, and most refreshes, for a moment; for longer, a quarter of that.
+    /// The most concurrent creations, and the most concurrent refreshes, in a burst; in the long
+    /// run, a quarter of it.
     pub max_writes: usize,
-    /// Most batches of tokens that are being judged; 0 for four on each processor.
+    /// The most batches of tokens that are validated concurrently in the long run; 0 means four
+    /// per processor.
     pub max_batches: usize,
-    /// Most calls under way of one caller.
+    /// The most concurrent calls of one caller.
     pub max_calls_per_caller: usize,
-    /// Calls a second of one caller; 0 for no limit.
+    /// The most calls per second of one caller; 0 means no limit.
     pub calls_per_second_per_caller: u32,
-    /// How long a call may take, whatever its caller allows.
+    /// The longest time that a call may take, even if its own deadline is later.
     #[serde(with = "super::span")]
     pub call_timeout: Duration,
-    /// How long a client may take to encrypt its connection, and to begin the protocol.
+    /// The longest time that a client may take for the TLS handshake, and for the first bytes of
+    /// the protocol.
     #[serde(with = "super::span")]
     pub handshake_timeout: Duration,
-    /// How long a connection may be without a call.
+    /// The longest time that a connection may be open without a call.
     #[serde(with = "super::span")]
     pub idle_timeout: Duration,
-    /// After how much silence a client is asked whether it is alive.
+    /// The time without data from a client after which it is sent a keepalive ping.
     #[serde(with = "super::span")]
     pub keepalive_interval: Duration,
-    /// How long its answer may take.
+    /// The longest time that the answer to a keepalive ping may take.
     #[serde(with = "super::span")]
     pub keepalive_timeout: Duration,
 }
@@ -87,16 +91,16 @@ impl Default for Limits {
     }
 }
 
-/// A token, and the longest demands that go with it.
+/// Room for a token and the longest demands that may come with it.
 const SMALLEST_REQUEST: usize = 16 << 10;
-/// The longest session, or answer to one token.
+/// Room for the longest session, or for the longest response for one token.
 const SMALLEST_ANSWER: usize = 128 << 10;
-/// Names of services and methods, an API key, and what proxies add.
+/// Room for the names of a service and a method, an API key, and the headers that proxies add.
 const SMALLEST_METADATA: u32 = 1 << 10;
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 impl Limits {
-    /// Refuses what cannot work.
+    /// Checks that the limits are in range.
     pub fn check(&self) -> Result<(), ConfigError> {
         let counts = [
             ("max_connections", self.max_connections),
@@ -157,12 +161,12 @@ impl Limits {
         Ok(())
     }
 
-    /// The part of `max_unsent_bytes` that one connection may hold.
+    /// Returns the part of `max_unsent_bytes` that one connection may use.
     pub fn unsent_bytes_of_connection(&self) -> usize {
         self.max_unsent_bytes / 8
     }
 
-    /// Most batches of tokens that are being judged.
+    /// Returns `max_batches`, or four per processor if it is 0.
     pub fn batches(&self) -> usize {
         match self.max_batches {
             0 => 4 * std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -170,7 +174,7 @@ impl Limits {
         }
     }
 
-    /// The rate of a caller, if it has one.
+    /// Returns the default rate limit of a caller, in calls per second, if there is one.
     pub fn rate(&self) -> Option<NonZeroU32> {
         NonZeroU32::new(self.calls_per_second_per_caller)
     }

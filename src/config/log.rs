@@ -1,4 +1,4 @@
-//! `[log]`: what is logged, and in which form.
+//! `[log]`: the level and the format of the log.
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -13,15 +13,15 @@ use crate::domain::audit::TARGET;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives as of tracing-subscriber's
-    /// `EnvFilter`.
+    /// A level (`error`, `warn`, `info`, `debug`, `trace` or `off`), or directives of
+    /// tracing-subscriber's `EnvFilter`.
     pub level: String,
-    /// The form of the lines.
+    /// The format of the lines.
     #[serde(deserialize_with = "super::section::read_choice")]
     pub format: LogFormat,
 }
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
@@ -29,7 +29,7 @@ pub enum LogFormat {
     Auto,
     /// Text.
     Text,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -40,13 +40,14 @@ impl Default for Log {
 }
 
 const SETTING: &str = "log.level";
-/// The words that `EnvFilter` takes for a level. It takes numbers, too, which say little.
+/// The levels. `EnvFilter` also takes numbers, which are refused because they are hard to read.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 const EXAMPLE: &str = "like info,countersign=debug";
-/// The first part of the targets of this service.
+/// The first part of every log target of this service.
 const CRATE: &str = "countersign";
 
-/// Refuses a directive whose level is no level, or whose target is a mistyped name of this service.
+/// Refuses a directive with an unknown level, or with a target that looks like a mistyped
+/// `countersign`.
 fn check(directive: &str) -> Result<(), ConfigError> {
     let unknown = |word: &str| match word::nearest(word, &LEVELS) {
         Some(_) => unknown_word(SETTING, word, &LEVELS),
@@ -79,14 +80,14 @@ fn check(directive: &str) -> Result<(), ConfigError> {
 }
 
 impl Log {
-    /// Returns the filter for the lines that are logged, or refuses a level that would silence
-    /// them unasked: to `EnvFilter`, any word that is no level is the target of a directive.
+    /// Returns the filter for log lines. Refuses a level that would silence the log by mistake:
+    /// `EnvFilter` takes any word that is not a level for the target of a directive.
     pub fn filter(&self) -> Result<EnvFilter, ConfigError> {
         let directives: Vec<_> = self.level.split(',').map(str::trim).collect();
         for directive in &directives {
             check(directive)?;
         }
-        // Without a level for everything, all targets that are not named are silent.
+        // Without a level for all targets, only the named ones log, so one of ours must be named.
         let is_ours = |directive: &&str| !directive.contains('=') || directive.starts_with(CRATE);
         if !directives.iter().any(is_ours) {
             let problem = format!(
@@ -103,7 +104,8 @@ impl Log {
             );
             invalid(SETTING, problem)
         })?;
-        // The audit is no matter of how much one wants to read, so only its own name turns it off.
+        // The level is chosen for diagnostics, and must not turn off the audit as a side effect.
+        // Only a directive that names the audit's target does.
         match format!("{TARGET}=info").parse() {
             Ok(audit) if !self.level.contains(TARGET) => Ok(filter.add_directive(audit)),
             _ => Ok(filter),

@@ -1,5 +1,5 @@
-//! The configuration: flags over environment over file over defaults, valid before anything is
-//! opened.
+//! The configuration. Flags take precedence over the environment, the environment over the file,
+//! and the file over the defaults. All of it is checked before anything is opened.
 
 pub mod audit;
 pub mod callers;
@@ -59,14 +59,15 @@ use self::{
     tokens::{RawTokens, Tokens},
 };
 
-/// The data directory where none is set, in the working directory.
+/// The default data directory, relative to the working directory.
 const DATA_DIR: &str = "countersign-data";
 
-/// Prefix of the environment variables; sections are separated by two underscores.
+/// The prefix of the environment variables. Two underscores separate a section from its setting.
 pub const ENV_PREFIX: &str = "COUNTERSIGN_";
 
-/// Returns whether an environment variable, without its prefix, is meant as a setting. `CONFIG` and
-/// `SERVER` are defaults of flags, the master keys are secrets, and others are links to services.
+/// Returns whether an environment variable is a setting; `name` lacks the prefix. Other variables
+/// with the prefix give defaults of flags (such as `CONFIG` and `SERVER`), hold secrets, or are
+/// service links of Kubernetes.
 fn is_setting(name: &str, value: Option<&str>) -> bool {
     let name = name.to_ascii_lowercase();
     let flag = [
@@ -85,8 +86,8 @@ fn is_setting(name: &str, value: Option<&str>) -> bool {
     !flag && !secret && !service_link::is_link(&name, value)
 }
 
-/// The value of an environment variable whose name, without its prefix, figment has put into small
-/// letters.
+/// Returns the value of an environment variable. `name` lacks the prefix, and is in lower case,
+/// because figment passes it that way; the case of the variable itself does not matter.
 fn value_of(name: &str) -> Option<String> {
     let variable = format!("{ENV_PREFIX}{name}");
     let mut variables =
@@ -100,62 +101,62 @@ fn value_of(name: &str) -> Option<String> {
 pub struct Config {
     /// The `iss` of access tokens.
     pub issuer: String,
-    /// Where gRPC listens.
+    /// The address of the gRPC port.
     pub listen: Listen,
-    /// Where HTTP listens, if it does.
+    /// The address of the HTTP port; `None` if there is no HTTP port.
     pub http_listen: Option<Listen>,
-    /// Whether keys and tokens may be sent to the HTTP side: others cannot read them, or somebody
-    /// accepts that.
+    /// True if API keys and tokens may be sent to the HTTP port: it listens on loopback alone, or
+    /// is encrypted, or the risk is accepted by `insecure`.
     pub http_is_private: bool,
-    /// Whether the service describes itself to clients.
+    /// True if the gRPC port offers server reflection.
     pub reflection: bool,
-    /// How connections are encrypted, if they are.
+    /// The certificate and the rules for client certificates; `None` if nothing is encrypted.
     pub tls: Option<Tls>,
-    /// Who may call; nobody means everybody.
+    /// The callers that are known. If there are none, anybody may call.
     pub callers: Vec<Registration>,
-    /// What connections and calls may take.
+    /// The limits of connections and calls.
     pub limits: Limits,
-    /// How gateways are answered.
+    /// The settings of the answers to gateways.
     pub gateway: crate::gateway::Settings,
-    /// Folder for the database, the master key and the lock.
+    /// The folder for the database, the master key and the lock.
     pub data_dir: PathBuf,
-    /// Which database.
+    /// The database to use.
     pub database: DatabaseUrl,
-    /// What is asked of it.
+    /// The settings of connections to the database.
     pub database_options: Database,
-    /// The password from the environment.
+    /// The password of the database from the environment.
     pub database_password: Option<Password>,
-    /// What keys are sealed under, and how they rotate.
+    /// The master keys, and how keys rotate.
     pub keys: Keys,
-    /// Access tokens.
+    /// The settings of all access tokens.
     pub tokens: Tokens,
-    /// The limits of sessions.
+    /// The policies of sessions.
     pub policies: Policies,
-    /// What is special about some tenants.
+    /// The rules of the tenants that have any of their own.
     pub tenants: Tenants,
-    /// For how long a replica may believe what it knows.
+    /// The duration of leases, and the tolerances for clocks.
     pub lease: LeaseConfig,
-    /// What this replica says of itself.
+    /// The name of this replica.
     pub replica: Replica,
-    /// Most blacklist entries.
+    /// The most entries that the blacklist may have.
     pub max_blacklist_entries: usize,
-    /// The sweeper.
+    /// The schedule and the limits of the sweeper.
     pub sweeper: Sweeper,
-    /// The table of the audit.
+    /// The settings of the audit table.
     pub audit: Audit,
-    /// The end of the process.
+    /// The time limits of a shutdown.
     pub shutdown: Shutdown,
-    /// What is logged, and how.
+    /// The level and the format of the log.
     pub log: Log,
-    /// All settings, those among them that follow from others.
+    /// All settings in force, including those that are derived from others.
     effective: RawConfig,
-    /// Without these.
+    /// The same without the derived settings.
     written: RawConfig,
-    /// Where it comes from.
+    /// The file and the flags from which this was loaded.
     source: (Option<PathBuf>, Flags),
 }
 
-/// The settings as they are written.
+/// The settings before they are checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawConfig {
@@ -203,16 +204,16 @@ struct RawConfig {
     callers: Vec<RawCaller>,
 }
 
-/// Whether the service describes itself to clients.
+/// The values of `reflection`, which says whether the gRPC port offers server reflection.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Reflection {
-    /// Where nobody else can ask.
+    /// Offered if gRPC listens on loopback.
     #[default]
     Auto,
-    /// To everybody whom it knows.
+    /// Offered to every known caller.
     On,
-    /// Not at all.
+    /// Not offered.
     Off,
 }
 
@@ -258,7 +259,8 @@ impl Default for RawConfig {
     }
 }
 
-/// Settings given as flags. What is not given stays out.
+/// The settings given as flags. A flag that is not given is left out, so that it overrides
+/// nothing.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Flags {
     /// `--listen`
@@ -281,7 +283,7 @@ pub struct Flags {
     pub database: Option<DatabaseFlags>,
 }
 
-/// Flags of the section `[database]`.
+/// The flags that set values of the section `[database]`.
 #[derive(Clone, Debug, Serialize)]
 pub struct DatabaseFlags {
     /// `--no-migrate`
@@ -304,8 +306,8 @@ impl Config {
         Self::check(figment.extract()?, (file.map(Path::to_owned), flags.clone()))
     }
 
-    /// Reads and checks the text of a file in the working directory as if nothing else were given.
-    /// There is nothing to read it from again.
+    /// Checks the text of a configuration file, as if the file were in the working directory, and
+    /// without environment variables and flags. [`Self::read_again`] does not find this text again.
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
         Self::check(
             Figment::from(ConfigFile::from_text(text)?).extract()?,
@@ -313,23 +315,23 @@ impl Config {
         )
     }
 
-    /// Reads and checks all settings anew, from where these came.
+    /// Reads and checks all settings again, from the same file and with the same flags.
     pub fn read_again(&self) -> Result<Self, ConfigError> {
         let (file, flags) = &self.source;
         Self::load(file.as_deref(), flags)
     }
 
-    /// The names of the settings, callers aside, that differ in another configuration. A setting
-    /// whose default derives from another one differs with it.
+    /// Returns the names of the settings that differ in another configuration, except callers. A
+    /// setting that is derived from another one differs with it.
     pub fn differences(&self, other: &Self) -> BTreeSet<String> {
-        let others = |config: &Self| {
+        let without_callers = |config: &Self| {
             let raw = RawConfig { callers: vec![], ..config.effective.clone() };
             toml::Table::try_from(raw).unwrap_or_default()
         };
         let mut names = BTreeSet::new();
-        add_differences("", &others(self), &others(other), &mut names);
+        add_differences("", &without_callers(self), &without_callers(other), &mut names);
         if self.database != other.database {
-            // A password differs that is not shown.
+            // The URLs may differ in the password alone, which `effective` does not contain.
             names.insert("database_url".to_owned());
         }
         names
@@ -365,7 +367,7 @@ impl Config {
         let lease = raw.lease.check()?;
         let replica = raw.replica.check(replica::host_name)?;
         let environment = keys::Environment::read();
-        // Until all replicas know of a key, by whatever clock.
+        // The longest time until every replica knows of a new key, whichever clock measures it.
         let spreads_within = match database.is_shared() {
             true => lease.max_validity().saturating_add(lease.max_clock_skew.saturating_mul(2)),
             false => Duration::ZERO,
@@ -391,7 +393,7 @@ impl Config {
         raw.policies =
             policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
         raw.database_url = Some(database.to_string());
-        // Neither of the two may hold the password.
+        // `raw` and `written` may be printed, so neither may contain the password.
         written.database_url = written.database_url.and(raw.database_url.clone());
         Ok(Self {
             issuer: raw.issuer.clone(),
@@ -424,20 +426,20 @@ impl Config {
         })
     }
 
-    /// All settings in force as TOML, without secrets. What follows from others is a comment.
+    /// Returns all settings in force as TOML, without secrets. Derived settings are comments.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         let [effective, written] = [&self.effective, &self.written].map(toml::Table::try_from);
         let folder = file::working_directory().unwrap_or_default();
         print::to_toml(&effective?, &written?, &folder)
     }
 
-    /// All settings in force as JSON, without secrets.
+    /// Returns all settings in force as JSON, without secrets.
     pub fn to_json(&self) -> Result<serde_json::Value, serde_json::Error> {
         serde_json::to_value(&self.effective)
     }
 }
 
-/// Adds the names of the settings that differ in two sections of the same name.
+/// Adds the names of the settings that differ between two versions of a section.
 fn add_differences(
     section: &str,
     one: &toml::Table,
@@ -459,7 +461,7 @@ fn add_differences(
     }
 }
 
-/// An issuer is a URL without query and fragment (RFC 8414, section 2).
+/// Checks that the issuer is a URL without query and fragment (RFC 8414, section 2).
 fn check_issuer(issuer: &str) -> Result<(), ConfigError> {
     let host = issuer.strip_prefix("https://").or_else(|| issuer.strip_prefix("http://"));
     let host =

@@ -1,4 +1,4 @@
-//! `[policies.NAME]`: the limits of sessions. What a policy leaves out it takes from
+//! `[policies.NAME]`: the limits of sessions. A policy takes the limits that it does not set from
 //! `policies.default`.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -17,7 +17,7 @@ use crate::domain::{
 /// The policies by name.
 pub type Policies = BTreeMap<String, Policy>;
 
-/// A policy as it is written.
+/// A policy before it is completed and checked.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawPolicy {
@@ -96,8 +96,8 @@ pub fn check(raw: &BTreeMap<String, RawPolicy>, tokens: &Tokens) -> Result<Polic
     Ok(policies)
 }
 
-/// The policies without the limits that follow from others: those that a policy takes from the
-/// default one, and a grace that is cut to the lifetime of access tokens.
+/// Returns the policies without their derived limits: those that a policy takes from the default
+/// one, and a grace that is shortened to fit the lifetime of access tokens.
 pub fn written(
     raw: &BTreeMap<String, RawPolicy>,
     policies: &Policies,
@@ -113,7 +113,7 @@ pub fn written(
 fn complete(base: &Policy, raw: &RawPolicy, name: PolicyName) -> Policy {
     let session = &base.session;
     let access_token_ttl = raw.access_token_ttl.unwrap_or(session.access_token_ttl);
-    // Whoever shortens the access tokens alone need not shorten the grace, too.
+    // A policy that sets a short `access_token_ttl` need not set a shorter grace as well.
     let inherited_grace = session.refresh_grace.min(longest_grace(access_token_ttl));
     Policy {
         session: SessionPolicy {

@@ -1,4 +1,4 @@
-//! The settings in force as the text of a file.
+//! Prints the settings in force as the text of a configuration file.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use toml::{Table, Value, ser::Error};
 use super::file;
 
 const HEADER: &str = "\
-# A setting in a comment is not set: it follows from others, or from the folder that the service is
-# started in, and goes on to do so while it stays a comment.
+# A setting in a comment is not set: its value is derived from other settings, or from the folder in
+# which the service is started, and changes with them as long as it stays a comment.
 ";
 
-/// Prints settings. Those that nobody has written, and that follow from others, are comments: as
-/// settings they would stay when what they follow from is changed. Relative paths become absolute,
-/// because in a file they would start from another folder.
+/// Returns the settings as TOML. Derived settings are comments: as settings they would keep their
+/// values when the settings from which they are derived are changed. Relative paths become
+/// absolute, because in a file they would be relative to another folder.
 pub fn to_toml(
     effective: &Table,
     written: &Table,
@@ -69,7 +69,8 @@ fn absolute(name: &str, value: &Value, folder: &Path) -> Value {
     resolved.map_or_else(|| value.clone(), Value::String)
 }
 
-/// A value in one line. A string of JSON is one of TOML too, unless it has the character DEL.
+/// Returns a value in one line. A JSON string is also a TOML string, unless it contains the
+/// character DEL.
 fn literal(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_default().replace('\u{7f}', "\\u007f")
 }

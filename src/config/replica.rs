@@ -1,10 +1,10 @@
-//! `[replica]`: what a replica says of itself to people.
+//! `[replica]`: the name by which people know a replica.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, invalid};
 
-/// The section as it is written.
+/// The section before it is checked.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawReplica {
@@ -23,7 +23,8 @@ pub struct Replica {
 const LONGEST_NAME: usize = 64;
 
 impl RawReplica {
-    /// Refuses a name that people cannot read. The host name is the default.
+    /// Refuses an empty or long name, and one with invisible characters or spaces. Without a name,
+    /// the replica is named like its host.
     pub fn check(&self, host_name: impl FnOnce() -> String) -> Result<Replica, ConfigError> {
         let Some(name) = &self.name else { return Ok(Replica { name: readable(&host_name()) }) };
         let length = name.chars().count();
@@ -47,26 +48,26 @@ impl RawReplica {
     }
 }
 
-/// The name of this machine.
+/// Returns the host name of this machine.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// A host name as a name of a replica: whatever a machine is called, the service starts.
+/// Turns any host name into a valid name of a replica, so that the service starts on every machine.
 fn readable(host_name: &str) -> String {
     let name: String =
         host_name.chars().filter(|&character| is_visible(character)).take(LONGEST_NAME).collect();
     if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
-/// Returns whether a character is seen, and moves none of its neighbours.
+/// Returns whether a character is visible, and does not move the characters around it.
 fn is_visible(character: char) -> bool {
-    let moves = matches!(
+    let is_formatting = matches!(
         character,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
             | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
     );
-    !character.is_control() && !character.is_whitespace() && !moves
+    !character.is_control() && !character.is_whitespace() && !is_formatting
 }
 
 #[cfg(test)]
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_it_is_that_of_the_machine() {
+    fn the_default_name_is_the_host_name() {
         let long = "b".repeat(70);
         for (host, name) in [("vm", "vm"), ("a b\n", "ab"), ("", "unnamed"), (&*long, &long[..64])]
         {

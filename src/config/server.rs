@@ -1,5 +1,5 @@
-//! `listen`, `http_listen`, `insecure` and `[shutdown]`: where the service listens, and how it
-//! stops.
+//! `listen`, `http_listen`, `insecure` and `[shutdown]`: the addresses of the ports, and the time
+//! limits of a shutdown.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,36 +7,36 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, invalid};
 
-/// Where gRPC listens by default.
+/// The default address of the gRPC port.
 pub const GRPC_ADDRESS: &str = "127.0.0.1:50051";
-/// Where HTTP does.
+/// The default address of the HTTP port.
 pub const HTTP_ADDRESS: &str = "127.0.0.1:8080";
 
-/// Where one side of the service listens.
+/// The address of a port, which is checked to be protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// The address.
     pub address: SocketAddr,
 }
 
-/// What protects a port.
+/// The protection of the ports against other machines.
 #[derive(Clone, Copy, Debug)]
 pub struct Protection {
-    /// What is sent is encrypted.
+    /// True if connections are encrypted.
     pub tls: bool,
-    /// Callers must be known.
+    /// True if callers must be known.
     pub callers: bool,
-    /// Somebody has said that neither is needed.
+    /// True if the operator accepts the risk of a port that lacks one of them.
     pub insecure: bool,
 }
 
 impl Listen {
-    /// The address for gRPC.
+    /// Checks the address of the gRPC port.
     pub fn grpc(address: &str, protection: Protection) -> Result<Self, ConfigError> {
         Self::check("listen", GRPC_ADDRESS, address, protection)
     }
 
-    /// The address for HTTP; none if it is empty.
+    /// Checks the address of the HTTP port; `None` if it is empty.
     pub fn http(address: &str, protection: Protection) -> Result<Option<Self>, ConfigError> {
         match address {
             "" => Ok(None),
@@ -44,8 +44,8 @@ impl Listen {
         }
     }
 
-    /// Refuses an address that others can reach without what protects it, unless somebody accepts
-    /// the risk.
+    /// Refuses an address that other machines can reach without TLS and known callers, unless the
+    /// operator accepts the risk.
     fn check(
         setting: &str,
         example: &str,
@@ -78,15 +78,15 @@ impl Listen {
     }
 }
 
-/// How the service stops.
+/// The section `[shutdown]`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
-    /// After the signal, this long health says NOT_SERVING while calls are still taken, so that
-    /// load balancers turn away.
+    /// The time after the signal in which health checks answer NOT_SERVING while calls are still
+    /// accepted, so that load balancers stop sending calls.
     #[serde(with = "super::span")]
     pub grace: Duration,
-    /// After that, calls in flight get this long to finish.
+    /// The time after `grace` that calls in flight get to finish.
     #[serde(with = "super::span")]
     pub drain: Duration,
 }

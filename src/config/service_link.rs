@@ -1,12 +1,12 @@
-//! The variables by which Kubernetes tells a container of the services around it, in the form that
-//! Docker's links had: of a service named `countersign` or `countersign-grpc` they look like
-//! settings.
+//! Recognizes the environment variables that Kubernetes sets in a container for each service of
+//! its namespace, in the form of Docker's links. Those of a service named `countersign` or
+//! `countersign-grpc` begin with the prefix of our settings, and must not be taken for settings.
 
 use std::net::IpAddr;
 
 const TRANSPORTS: [&str; 3] = ["tcp", "udp", "sctp"];
 
-/// The kind of value that a variable of this form has.
+/// The kind of value that the variable of a link has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
     /// An address: `_SERVICE_HOST`, `_PORT_53_UDP_ADDR`.
@@ -15,7 +15,7 @@ enum Value {
     Number,
     /// A URL like `tcp://10.0.0.5:8080`: `_PORT_8080_TCP`.
     Url,
-    /// The same, under a name that may be a setting's: `_PORT`.
+    /// The same URL under a name that a setting may have too: `_PORT`.
     PlainPort,
     /// The name of a transport: `_PORT_53_UDP_PROTO`.
     Transport,
@@ -34,8 +34,8 @@ impl Value {
     }
 }
 
-/// Returns whether this variable, without its prefix, is such a link. Where a setting may have the
-/// same name, its value decides.
+/// Returns whether a variable is such a link; `name` lacks the prefix. If a setting may have the
+/// same name, the value decides.
 pub fn is_link(name: &str, value: Option<&str>) -> bool {
     let name = name.to_ascii_lowercase();
     let Some(form) = form(&name) else { return false };
@@ -43,9 +43,10 @@ pub fn is_link(name: &str, value: Option<&str>) -> bool {
     !may_be_setting || value.is_some_and(|value| form.fits(value))
 }
 
-/// The kind of value that the form of a name announces.
+/// Returns the kind of value that the variable has if it is a link, judged by its name.
 fn form(name: &str) -> Option<Value> {
-    // The name of the service is in front. It is empty where the prefix is all of it.
+    // The rest of the service's name stands before the form. It is empty if the service is named
+    // like the prefix.
     let name = format!("_{name}");
     if name.ends_with("_service_host") {
         return Some(Value::Address);
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_is_known_by_its_name_and_where_a_setting_may_have_it_by_its_value() {
+    fn a_link_is_recognized_by_its_name_and_if_that_is_ambiguous_by_its_value() {
         for (name, value) in [
             ("SERVICE_HOST", "10.0.0.5"),
             ("SERVICE_PORT", "50051"),
@@ -98,7 +99,7 @@ mod tests {
             ("DB__PRIMARY_PORT_5432_TCP_ADDR", "10.0.0.5"),
             ("TLS__X_SERVICE_HOST", "10.0.0.5"),
             ("TLS__X_SERVICE_PORT", "443"),
-            // No setting has such a name, so a value that is put there by hand does no harm.
+            // No setting has such a name, so its value does not matter.
             ("SERVICE_HOST", "localhost"),
         ] {
             assert!(is_link(name, Some(value)), "{name}={value}");

@@ -1,4 +1,4 @@
-//! Spans of time as they are written: `10m`, `14d`, `1h 30m`.
+//! Reads and writes spans of time in the form `10m`, `14d` or `1h 30m`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::{Deserializer, Serializer};
 
 use crate::domain::time::brief;
 
-/// Reads a span, or none.
+/// Deserializes a span, or an optional one.
 pub fn deserialize<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -15,8 +15,8 @@ where
     humantime_serde::deserialize(deserializer)
 }
 
-/// Writes a span in its largest exact unit, or in several: of a small unit, centuries are more than
-/// can be read.
+/// Serializes a span in its largest exact unit. If `humantime` could not parse that, because
+/// centuries in a small unit overflow, it is written in several units.
 pub fn serialize<S: Serializer>(span: &impl AsSpan, serializer: S) -> Result<S::Ok, S::Error> {
     match span.as_span() {
         Some(span) => {
@@ -32,7 +32,7 @@ pub fn serialize<S: Serializer>(span: &impl AsSpan, serializer: S) -> Result<S::
 
 /// A span that may be left out.
 pub trait AsSpan {
-    /// The span, if there is one.
+    /// Returns the span, if there is one.
     fn as_span(&self) -> Option<Duration>;
 }
 

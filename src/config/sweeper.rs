@@ -1,4 +1,4 @@
-//! `[sweeper]`: when expired rows are deleted, and how many at a time.
+//! `[sweeper]`: the schedule and the limits of the job that deletes expired rows.
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, invalid};
 
-/// The section as it is written.
+/// The section before it is checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawSweeper {
@@ -30,15 +30,15 @@ impl Default for RawSweeper {
 /// The section, checked.
 #[derive(Clone, Debug)]
 pub struct Sweeper {
-    /// When it runs, in UTC.
+    /// The times at which it runs, in UTC.
     pub schedule: Cron,
-    /// Rows deleted in one transaction.
+    /// The most rows that it deletes in one transaction.
     pub batch_size: i64,
-    /// How long a session is kept after it was over.
+    /// The time for which a session's row is kept after the session is over.
     pub session_retention: Duration,
 }
 
-/// The largest batch: more would keep other writes waiting.
+/// The largest batch, because a longer transaction would keep other writes waiting.
 const LARGEST_BATCH: u32 = 100_000;
 
 impl Sweeper {
@@ -50,8 +50,8 @@ impl Sweeper {
             invalid("sweeper.schedule", problem)
         };
         let schedule = Cron::from_str(&raw.schedule).map_err(|error| wrong(&error))?;
-        // The parser takes it for a set of nothing, and whoever asks for the next time waits while
-        // all minutes of thousands of years are tried.
+        // The parser accepts a list without elements. The search for the next time would then try
+        // every minute of thousands of years.
         if raw.schedule.split_whitespace().any(|field| field.split(',').all(str::is_empty)) {
             return Err(wrong(&"a list is empty"));
         }

@@ -1,4 +1,4 @@
-//! `[tenants.NAME]`: what is special about some tenants. Others need no entry.
+//! `[tenants.NAME]`: the rules of tenants that have any of their own. Other tenants need no entry.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::domain::{
     text::{Audience, PolicyName, Tenant},
 };
 
-/// A tenant as it is written.
+/// A tenant before it is checked.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTenant {

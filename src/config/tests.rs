@@ -1,4 +1,4 @@
-//! What a configuration may say, and what its errors say.
+//! Tests of the settings that are accepted, and of the texts of errors.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -15,7 +15,7 @@ fn load(toml: &str) -> Result<Config, String> {
 }
 
 #[test]
-fn nothing_at_all_is_a_configuration() {
+fn an_empty_file_gives_the_defaults() {
     let config = load("").unwrap();
     assert_eq!(config.listen.address.to_string(), "127.0.0.1:50051");
     assert_eq!(config.http_listen.unwrap().address.to_string(), "127.0.0.1:8080");
@@ -49,7 +49,7 @@ fn a_password_is_used_and_never_shown() {
 }
 
 #[test]
-fn a_password_in_a_line_that_is_no_toml_is_not_shown() {
+fn a_password_in_a_line_that_is_not_toml_is_not_shown() {
     for toml in [
         "database_url = 'postgres://u:s3cret@h/d",
         "database_url = postgres://u:s3cret@h/d",
@@ -64,7 +64,7 @@ fn a_password_in_a_line_that_is_no_toml_is_not_shown() {
 }
 
 #[test]
-fn a_policy_takes_from_the_default_one_what_it_leaves_out() {
+fn a_policy_takes_limits_that_it_does_not_set_from_the_default_policy() {
     let config =
         load("[policies.default]\nidle_timeout = '1d'\n[policies.short]\naccess_token_ttl = '1m'")
             .unwrap();
@@ -75,7 +75,7 @@ fn a_policy_takes_from_the_default_one_what_it_leaves_out() {
 }
 
 #[test]
-fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
+fn each_error_is_one_line_that_names_the_setting_and_the_correction() {
     for (toml, expected) in [
         ("isuer = 'x'", "unknown setting isuer in FILE: did you mean issuer?"),
         (
@@ -209,10 +209,11 @@ fn each_error_is_one_line_that_names_the_setting_and_the_way_out() {
     );
 }
 
-/// serde reads a list into a struct, and figment a number or a section into an enum.
+/// Without our deserializers, serde would accept a list for a struct, and figment a number or a
+/// section for an enum.
 #[test]
-fn a_section_is_a_table_and_a_choice_is_named() {
-    // Every section that there is, so that a new one is not forgotten.
+fn a_section_must_be_a_table_and_an_enum_must_be_a_name() {
+    // The sections are listed from the defaults, so that a new one is tested too.
     let everything: toml::Table = load("").unwrap().to_toml().unwrap().parse().unwrap();
     let sections: Vec<_> =
         everything.iter().filter(|(_, value)| value.is_table()).map(|(name, _)| name).collect();
@@ -259,7 +260,7 @@ fn a_section_is_a_table_and_a_choice_is_named() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_needs_a_word() {
+fn an_address_that_others_can_reach_needs_protection_or_insecure() {
     for setting in ["listen", "http_listen"] {
         let refused = load(&format!("{setting} = '0.0.0.0:50051'")).unwrap_err();
         assert!(
@@ -272,13 +273,13 @@ fn an_address_that_others_can_reach_needs_a_word() {
 }
 
 #[test]
-fn the_http_side_may_be_left_out_and_the_other_one_not() {
+fn the_http_port_may_be_left_out_but_not_the_grpc_port() {
     assert_eq!(load("http_listen = ''").unwrap().http_listen, None);
     assert!(load("listen = ''").unwrap_err().starts_with("setting listen: "));
 }
 
 #[test]
-fn what_kubernetes_says_of_a_service_of_our_name_is_no_setting() {
+fn service_links_of_kubernetes_are_not_settings() {
     for (name, value) in [
         ("SERVICE_HOST", "10.0.0.5"),
         ("PORT", "tcp://10.0.0.5:50051"),
@@ -289,14 +290,17 @@ fn what_kubernetes_says_of_a_service_of_our_name_is_no_setting() {
     ] {
         assert!(!is_setting(name, Some(value)), "{name}");
     }
-    assert!(is_setting("PORT", Some("50051")), "a number is no link, and no setting has this name");
+    assert!(
+        is_setting("PORT", Some("50051")),
+        "a number is not a link, so the unknown setting is reported"
+    );
     for name in ["ISSUER", "SWEEPER__SCHEDULE", "POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "POLICY"] {
         assert!(is_setting(name, Some("x")), "{name}");
     }
 }
 
 #[test]
-fn a_name_that_sqlite_reads_more_into_is_refused() {
+fn a_file_name_with_a_special_meaning_to_sqlite_is_refused() {
     for path in ["", ":memory:", "file:x?mode=memory", "?x"] {
         assert!(load(&format!("database_url = 'sqlite://{path}'")).is_err(), "{path}");
     }
@@ -322,7 +326,7 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
-fn what_is_printed_can_be_read_again_and_says_the_same() {
+fn printed_settings_can_be_loaded_and_print_the_same() {
     let text = load("issuer = 'https://a.example'\n[policies.short]\naccess_token_ttl = '1m'")
         .unwrap()
         .to_toml()
@@ -347,7 +351,7 @@ fn a_file_that_is_not_there_is_an_error() {
     assert!(error.to_string().starts_with("configuration file /nowhere/countersign.toml: "));
 }
 
-/// Who turns down the noise does not mean the audit.
+/// A level is chosen for diagnostics, and must not turn off the audit as a side effect.
 #[test]
 fn the_audit_is_logged_at_every_level_unless_it_is_named() {
     for (level, is_logged) in [
@@ -367,7 +371,8 @@ fn the_audit_is_logged_at_every_level_unless_it_is_named() {
     }
 }
 
-/// To `EnvFilter` a word that is no level is the target of a directive, and silences all others.
+/// `EnvFilter` takes a word that is not a level for the target of a directive, which silences all
+/// other targets.
 #[test]
 fn a_level_that_would_silence_the_log_is_refused() {
     const LEVELS: &str = "error, warn, info, debug, trace, off";
@@ -424,7 +429,7 @@ fn a_level_that_would_silence_the_log_is_refused() {
 }
 
 #[test]
-fn the_settings_that_differ_are_named() {
+fn differences_lists_the_settings_that_differ() {
     let base = "issuer = 'https://a.example'\ndatabase_url = \
                 'postgres://u:one@h/d'\n[[callers]]\nname = 'a'\nroles = ['admin']\nkey_hashes = \
                 ['sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']";
@@ -444,7 +449,7 @@ fn the_settings_that_differ_are_named() {
     assert_eq!(names(end, policy), "policies.short");
 }
 
-/// The values of all settings, by their dotted names.
+/// Collects the values of all settings by their dotted names.
 fn leaves(path: &str, value: &serde_json::Value, found: &mut BTreeMap<String, String>) {
     match value {
         serde_json::Value::Object(section) => {
@@ -486,7 +491,7 @@ fn a_relative_path_in_a_file_starts_from_the_folder_of_the_file() {
     assert_eq!(config.data_dir, Path::new(&folder).join("data"));
     assert_eq!(config.database, DatabaseUrl::Sqlite(Path::new(&folder).join("db/../s.db")));
 
-    // Absolute ones stay, and so do those that come from elsewhere.
+    // Absolute paths stay as they are, and so do paths that flags set.
     fs::write(&path, "data_dir = '/data'\ndatabase_url = 'sqlite:///s.db'").unwrap();
     let config = Config::load(Some(&path), &Flags::default()).unwrap();
     assert_eq!(
@@ -506,7 +511,7 @@ fn a_relative_path_in_a_file_starts_from_the_folder_of_the_file() {
 }
 
 #[test]
-fn a_relative_path_in_a_url_starts_from_there_too() {
+fn a_relative_path_in_a_url_starts_from_the_folder_of_the_file_too() {
     for (path, expected) in [
         ("sslrootcert=ca%2B1.pem", "sslrootcert=/etc/a%20b/ca%2B1.pem"),
         (
@@ -524,7 +529,7 @@ fn a_relative_path_in_a_url_starts_from_there_too() {
 }
 
 #[test]
-fn what_follows_from_other_settings_is_printed_as_a_comment_and_goes_on_to_follow() {
+fn derived_settings_are_printed_as_comments_and_stay_derived() {
     let text = "issuer = 'https://a.example'\ndata_dir = \
                 '/a'\n[policies.default]\naccess_token_ttl = '20s'\n[policies.\"a \
                 b\"]\nidle_timeout = '1d'\n[tenants.t]\npolicy = 'a b'\n[[callers]]\nname = \
@@ -569,7 +574,7 @@ fn what_follows_from_other_settings_is_printed_as_a_comment_and_goes_on_to_follo
     }
     assert_eq!(changed.callers.len(), 1);
 
-    // A path of a flag starts from the working directory, and in a file it would not.
+    // A flag's relative path starts from the working directory, so it is printed as absolute.
     let strange = "a\n[tokens]\u{7f}\"";
     let flags = Flags { data_dir: Some(strange.into()), ..Flags::default() };
     let printed = Config::load(None, &flags).unwrap().to_toml().unwrap();

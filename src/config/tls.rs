@@ -1,4 +1,4 @@
-//! `[tls]`: the service's certificate, and those of its callers.
+//! `[tls]`: the certificate of the service, and whether clients need certificates.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{ConfigError, invalid};
 use crate::net::tls::{ClientCertificates, Files};
 
-/// The section as it is written.
+/// The section before it is checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTls {
@@ -18,18 +18,18 @@ pub struct RawTls {
     #[serde(skip_serializing_if = "Option::is_none")]
     client_ca_file: Option<PathBuf>,
     #[serde(deserialize_with = "super::section::read_choice")]
-    client_certificates: Asked,
+    client_certificates: RawClientCertificates,
     http: bool,
 }
 
-/// Whether clients are asked for a certificate.
+/// The values of `client_certificates`, which says whether clients need a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Asked {
-    /// If an authority is named, they may show one.
+enum RawClientCertificates {
+    /// Clients may present one if `client_ca_file` is set.
     #[default]
     Optional,
-    /// They must.
+    /// Clients must present one.
     Required,
 }
 
@@ -39,7 +39,7 @@ impl Default for RawTls {
             certificate_file: None,
             private_key_file: None,
             client_ca_file: None,
-            client_certificates: Asked::Optional,
+            client_certificates: RawClientCertificates::Optional,
             http: true,
         }
     }
@@ -48,19 +48,21 @@ impl Default for RawTls {
 /// The section, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// Where things are.
+    /// The files of the certificate, its key and the authorities.
     pub files: Files,
-    /// Whether the HTTP side is encrypted too.
+    /// True if the HTTP port is encrypted too.
     pub http: bool,
 }
 
 impl RawTls {
-    /// Checks the section; none if nothing is encrypted.
+    /// Checks the section; `None` if nothing is encrypted.
     pub fn check(&self) -> Result<Option<Tls>, ConfigError> {
         let (certificate, private_key) = match (&self.certificate_file, &self.private_key_file) {
             (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
             (None, None) => {
-                if self.client_ca_file.is_some() || self.client_certificates == Asked::Required {
+                if self.client_ca_file.is_some()
+                    || self.client_certificates == RawClientCertificates::Required
+                {
                     let problem =
                         "is needed, and tls.private_key_file, where clients show certificates";
                     return Err(invalid("tls.certificate_file", problem));
@@ -75,15 +77,15 @@ impl RawTls {
             }
         };
         let client_certificates = match (&self.client_ca_file, self.client_certificates) {
-            (None, Asked::Optional) => ClientCertificates::None,
-            (None, Asked::Required) => {
+            (None, RawClientCertificates::Optional) => ClientCertificates::None,
+            (None, RawClientCertificates::Required) => {
                 return Err(invalid(
                     "tls.client_ca_file",
                     "is needed to check the certificates that are required",
                 ));
             }
-            (Some(_), Asked::Optional) => ClientCertificates::Optional,
-            (Some(_), Asked::Required) => ClientCertificates::Required,
+            (Some(_), RawClientCertificates::Optional) => ClientCertificates::Optional,
+            (Some(_), RawClientCertificates::Required) => ClientCertificates::Required,
         };
         let files = Files {
             certificate,

@@ -1,4 +1,4 @@
-//! `[tokens]`: what holds for all access tokens.
+//! `[tokens]`: the settings of all access tokens.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{ConfigError, invalid};
 use crate::domain::{policy::LONGEST_ACCESS_TOKEN_TTL, text::Audience};
 
-/// The section as it is written.
+/// The section before it is checked.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTokens {
@@ -34,17 +34,17 @@ impl Default for RawTokens {
 /// The section, checked.
 #[derive(Clone, Debug)]
 pub struct Tokens {
-    /// How far the clock of whoever issued a token may be ahead.
+    /// The most by which the clock of a token's issuer may be ahead of that of its verifier.
     pub leeway: Duration,
     /// The longest lifetime of an access token.
     pub max_access_token_ttl: Duration,
-    /// The audience of sessions that name none.
+    /// The audience of sessions that are created without one.
     pub default_audience: Audience,
-    /// Bytes for tokens whose signature is known to be good.
+    /// The size of the cache of verified tokens, in bytes.
     pub verified_cache_bytes: u64,
 }
 
-/// Beyond this, clocks no longer agree.
+/// The largest leeway: clocks that differ by more should be synchronized.
 const LARGEST_LEEWAY: Duration = Duration::from_secs(60);
 
 impl Tokens {

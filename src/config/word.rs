@@ -1,9 +1,10 @@
-//! Compares a word with the few that a setting takes, and suggests the nearest one.
+//! Compares a word with the words that a setting takes, and suggests the nearest one.
 
-/// Below this similarity, two words have nothing to do with each other.
+/// The similarity that a word must exceed to be suggested, from 0 to 1.
 const SIMILAR: f64 = 0.75;
 
-/// The known word that is most like this one, whatever the case of its letters.
+/// Returns the known word that is most similar to this one, ignoring case, if one is similar
+/// enough.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
     let near =
@@ -13,7 +14,7 @@ pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, known)| known)
 }
 
-/// The problem with a word that is none of the known ones.
+/// Returns the error text for a word that is none of the known ones.
 pub fn unknown(word: &str, known: &[&str]) -> String {
     let problem = format!("{word:?} is not one of {}", known.join(", "));
     match nearest(word, known) {

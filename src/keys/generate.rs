@@ -1,4 +1,4 @@
-//! Making keys.
+//! Generates keys.
 
 use zeroize::Zeroizing;
 
@@ -14,21 +14,21 @@ use crate::{
     rng::{Rng, RngFailed, random},
 };
 
-/// A key could not be made.
+/// A key could not be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum NotGenerated {
-    /// No randomness.
+    /// The random generator failed.
     #[error(transparent)]
     Rng(#[from] RngFailed),
-    /// The pair could not be made.
+    /// The key pair could not be generated.
     #[error(transparent)]
     Pair(#[from] PairError),
-    /// It could not be sealed.
+    /// The key could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
 }
 
-/// A new pending key. RSA takes its time: not on a thread that others wait for.
+/// Generates a new pending key. RSA takes long, so this must not block an async thread.
 pub fn generate(
     master: &MasterKey,
     rng: &dyn Rng,
@@ -47,7 +47,7 @@ pub fn generate(
     Ok(master.seal(rng, Key::new(kid, algorithm, now), &secret)?)
 }
 
-/// A new key that makes tokens from now on.
+/// Generates a new key that is active at once.
 pub fn generate_active(
     master: &MasterKey,
     rng: &dyn Rng,
@@ -58,13 +58,12 @@ pub fn generate_active(
     Ok(SealedKey { key: Key { activated_at: Some(now), ..key }, sealed })
 }
 
-/// The name of a signing key (RFC 7638, section 3, with SHA-256).
+/// Returns the name of a signing key: its JWK thumbprint (RFC 7638, section 3, with SHA-256).
 pub fn name(pair: &SigningPair) -> Option<String> {
     pair.jwk()?.common.key_id
 }
 
-/// The first keys of a new database: for each purpose one that makes tokens from now on, and one
-/// that will.
+/// Generates the first keys of a new database: an active and a pending key for each purpose.
 pub fn first(
     master: &MasterKey,
     rng: &dyn Rng,

@@ -1,4 +1,4 @@
-//! The ring of this process, and how it follows the one in the database.
+//! Holds the ring of this process, and reloads it when the one in the database changes.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     store::{StoreError, replicas::RenewalClient, ring::SealedRing},
 };
 
-/// Keeps the ring that is in use.
+/// Holds the ring that is in use, and the master keys that open a new version.
 pub struct Keeper {
     masters: MasterKeys,
     ring: ArcSwap<KeyRing>,
@@ -23,28 +23,29 @@ impl fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    /// Keeps a ring that was opened under these master keys.
+    /// Creates a keeper of a ring that was opened by these master keys.
     pub fn new(masters: MasterKeys, ring: KeyRing) -> Self {
         Self { masters, ring: ArcSwap::from_pointee(ring) }
     }
 
-    /// The ring as it is now.
+    /// Returns the current ring.
     pub fn ring(&self) -> Guard<Arc<KeyRing>> {
         self.ring.load()
     }
 
-    /// What keys are sealed under, for somebody who needs the ring no more.
+    /// Returns the master keys, and drops the ring.
     pub fn into_masters(self) -> MasterKeys {
         self.masters
     }
 
-    /// What keys are sealed under.
+    /// Returns the master keys.
     pub fn masters(&self) -> &MasterKeys {
         &self.masters
     }
 
-    /// Takes note of a version of which the database has told, and reads the ring anew if it is
-    /// another one, and says whether it was. Numbers of another history say nothing.
+    /// Reloads the ring if the version in the database, which a renewal has brought, is another one
+    /// than that in use. Returns whether it was reloaded. Versions of different timelines cannot be
+    /// compared, so another timeline also causes a reload.
     pub async fn follow(
         &self,
         renewals: &mut dyn RenewalClient,
@@ -58,14 +59,14 @@ impl Keeper {
         }
         let ring = renewals.ring(patience).await?;
         if ring.version < version && ring.position.timeline == timeline {
-            return Err(StoreError::Unavailable("it told older keys than before".to_owned()));
+            return Err(StoreError::Unavailable("it returned older keys than before".to_owned()));
         }
-        self.take(&known, ring);
+        self.replace(&known, ring);
         Ok(true)
     }
 
-    /// Uses these keys from now on.
-    fn take(&self, before: &KeyRing, ring: SealedRing) {
+    /// Replaces the ring in use, and logs what has changed.
+    fn replace(&self, before: &KeyRing, ring: SealedRing) {
         let (after, problems) = before.follow(&self.masters, ring);
         for problem in problems {
             tracing::error!(%problem, "a key in the database is not good; the others are used");

@@ -1,5 +1,5 @@
-//! The master key: 32 bytes in base64, in a file that its owner alone can read, or in the
-//! environment.
+//! Reads and creates the master key: 32 bytes in base64, in a file that only its owner can read, or
+//! in the environment.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,21 +23,21 @@ use crate::{
     rng::{Rng, RngFailed, random},
 };
 
-/// The master key file cannot be used.
+/// The master key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MasterKeyError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("master key file {path}: {source}{}{}", secret_hint(source), io_hint(source))]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Others have rights on it.
+    /// Other users have rights on the file.
     #[error(transparent)]
     Exposed(#[from] Exposed),
-    /// It is not 32 bytes in base64.
+    /// The file does not hold 32 bytes in base64.
     #[error(
         "master key file {0} does not hold 32 bytes in base64, so it is damaged: restore it from \
          a backup (a new one would not open the keys in the database)"
@@ -49,15 +49,15 @@ pub enum MasterKeyError {
          makes such a key"
     )]
     NotInVariable(&'static str),
-    /// No randomness for a new one.
+    /// The random generator failed to make a new key.
     #[error(transparent)]
     Rng(#[from] RngFailed),
-    /// The cryptographic library refused it.
+    /// The cryptographic library refused the key.
     #[error(transparent)]
     Seal(#[from] SealError),
 }
 
-/// Reads the value of an environment variable.
+/// Decodes a master key from the value of an environment variable, of which the name is for errors.
 pub fn from_variable(name: &'static str, text: &str) -> Result<MasterKey, MasterKeyError> {
     Ok(MasterKey::new(parse(text.as_bytes()).ok_or(MasterKeyError::NotInVariable(name))?)?)
 }
@@ -67,7 +67,7 @@ fn parse(text: &[u8]) -> Option<[u8; 32]> {
     bytes.as_slice().try_into().ok()
 }
 
-/// Reads the file; nothing if there is none.
+/// Reads a master key from a file; `None` if the file does not exist.
 pub fn read_file(path: &Path) -> Result<Option<MasterKey>, MasterKeyError> {
     match private_file::read(path) {
         Err(NotRead::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -75,7 +75,8 @@ pub fn read_file(path: &Path) -> Result<Option<MasterKey>, MasterKeyError> {
     }
 }
 
-/// Reads a credential, whose rights are the business of whoever gave it.
+/// Reads a master key from a systemd credential. The rights on it are not checked, because systemd
+/// sets them.
 pub fn read_credential(path: &Path) -> Result<MasterKey, MasterKeyError> {
     from_read(path, private_file::read_given(path))
 }
@@ -94,8 +95,8 @@ fn from_read(
     }
 }
 
-/// Makes a new key and its file, which must not exist. After a crash there is the whole file or
-/// none.
+/// Creates a new key and its file, which must not exist. A crash never leaves an incomplete file
+/// under this name.
 pub fn create(path: &Path, rng: &dyn Rng) -> Result<MasterKey, MasterKeyError> {
     let io_error = |source| MasterKeyError::Io { path: path.to_owned(), source };
     let bytes = Zeroizing::new(random::<32>(rng)?);
@@ -106,7 +107,7 @@ pub fn create(path: &Path, rng: &dyn Rng) -> Result<MasterKey, MasterKeyError> {
     let folder =
         path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
-        // What a crash left behind belongs to no key in any database.
+        // A file that a crash has left here was never used to seal a key.
         match fs::remove_file(&half_written) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -115,7 +116,7 @@ pub fn create(path: &Path, rng: &dyn Rng) -> Result<MasterKey, MasterKeyError> {
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half_written)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        // A link, unlike a rename, never replaces a file.
+        // Unlike a rename, a hard link never replaces an existing file.
         fs::hard_link(&half_written, path)?;
         fs::remove_file(&half_written)?;
         File::open(folder)?.sync_all()
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_created_is_read_back() {
+    fn a_created_key_is_read_back() {
         let folder = folder();
         let path = folder.path().join("master.key");
         let rng = SystemRng::default();

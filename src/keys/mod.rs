@@ -1,5 +1,5 @@
-//! Keys: sealed at rest under a master key, opened into a ring that signs and verifies, and how a
-//! process follows their changes.
+//! The keys that make and verify tokens. They are stored sealed under a master key, and opened into
+//! a ring, which follows the changes in the database.
 
 pub mod generate;
 pub mod keeper;

@@ -1,4 +1,4 @@
-//! The key pairs that sign access tokens, of one of three algorithms, and their public halves.
+//! The key pairs that sign access tokens by one of three algorithms, and their public keys.
 
 use std::{fmt, ops::RangeInclusive};
 
@@ -32,13 +32,13 @@ use crate::{
     rng::{Rng, RngFailed, random},
 };
 
-/// A key pair.
+/// A key pair that signs access tokens.
 pub enum SigningPair {
-    /// For `EdDSA`.
+    /// A pair for `EdDSA`.
     Ed25519(Ed25519KeyPair),
-    /// For `ES256`.
+    /// A pair for `ES256`.
     P256(EcdsaKeyPair),
-    /// For `RS256`.
+    /// A pair for `RS256`.
     Rsa(RsaKeyPair),
 }
 
@@ -48,16 +48,16 @@ impl fmt::Debug for SigningPair {
     }
 }
 
-/// A private key, as PKCS #8 (RFC 5958).
+/// A private key in PKCS #8 (RFC 5958).
 pub type Secret = Zeroizing<Vec<u8>>;
 
-/// A key pair could not be made or used.
+/// A key pair could not be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum PairError {
-    /// No randomness for a new one.
+    /// The random generator failed.
     #[error(transparent)]
     Rng(#[from] RngFailed),
-    /// The cryptographic library refused.
+    /// The cryptographic library returned an error.
     #[error("the cryptographic library refused to work with a new {0} key")]
     Refused(KeyAlgorithm),
 }
@@ -65,41 +65,41 @@ pub enum PairError {
 /// A file does not hold a key that can be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum NotImported {
-    /// Not a private key in PEM.
+    /// The file holds no private key in PEM.
     #[error(
         "it holds no private key in PEM (`BEGIN PRIVATE KEY`, `BEGIN EC PRIVATE KEY` or `BEGIN \
          RSA PRIVATE KEY`, not encrypted)"
     )]
     NoPem,
-    /// A key of another kind, or too weak a one.
+    /// The key is of an algorithm that is not supported.
     #[error(
         "it is not an Ed25519 key, nor an EC key on P-256, nor an RSA key of 2048 to 8192 bits"
     )]
     NotSupported,
-    /// An RSA key that is too short, or longer than verifiers take.
+    /// The RSA key is too short, or longer than the cryptographic library accepts.
     #[error(
         "it is an RSA key of {0} bits, and must be one of 2048 to 8192: `openssl genpkey \
          -algorithm RSA -pkeyopt rsa_keygen_bits:2048` makes one"
     )]
     RsaSize(usize),
-    /// An RSA key whose public exponent is not one of those that NIST SP 800-56B, section 6.2,
-    /// allows.
+    /// The public exponent of the RSA key is not one that NIST SP 800-56B, section 6.2, allows.
     #[error(
         "it is an RSA key with the public exponent {0}, which must be odd, at least 65537, and \
          have at most 33 bits: `openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048` \
          makes a key with 65537"
     )]
     RsaExponent(String),
-    /// Its parts do not belong together.
+    /// The private and the public part of the key do not belong together.
     #[error("the key does not verify what it signs: it is damaged")]
     Damaged,
 }
 
-/// A message to try a key with.
+/// The message that is signed to check a key.
 const TRIAL: &[u8] = b"countersign";
 
 impl SigningPair {
-    /// A new one. RSA takes its time: not on a thread that others wait for.
+    /// Generates a pair, and returns it with its private key in PKCS #8. RSA takes long, so this
+    /// must not block an async thread.
     pub fn generate(algorithm: KeyAlgorithm, rng: &dyn Rng) -> Result<(Self, Secret), PairError> {
         let refused = |_| PairError::Refused(algorithm);
         let pair = match algorithm {
@@ -122,7 +122,7 @@ impl SigningPair {
         Ok((pair, secret))
     }
 
-    /// Reads what [`SigningPair::generate`] gave.
+    /// Reads a private key that [`SigningPair::generate`] returned.
     pub fn read(algorithm: KeyAlgorithm, secret: &[u8]) -> Option<Self> {
         match algorithm {
             KeyAlgorithm::EdDsa => Ed25519KeyPair::from_pkcs8(secret).ok().map(Self::Ed25519),
@@ -136,11 +136,11 @@ impl SigningPair {
         }
     }
 
-    /// Reads a key that was made elsewhere. What is weak is refused.
+    /// Reads a key that was made elsewhere, and refuses a weak one.
     pub fn from_pem(pem: &[u8]) -> Result<(Self, Secret), NotImported> {
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| NotImported::NoPem)?;
-        // First of all, because the library refuses some of these keys without a word, and reads
-        // others.
+        // This comes first, because the library refuses some weak keys without a reason, and
+        // accepts others.
         if let Some(public) = RsaPublic::of_private(&key) {
             public.check()?;
         }
@@ -148,7 +148,7 @@ impl SigningPair {
             PrivateKeyDer::Pkcs8(key) => {
                 let key = key.secret_pkcs8_der();
                 let all = KeyAlgorithm::SIGNING.into_iter();
-                // Some tools write the public half along (RFC 5958, version 2).
+                // Some tools write the public key too (RFC 5958, version 2).
                 all.filter_map(|algorithm| Self::read(algorithm, key)).next()
             }
             PrivateKeyDer::Sec1(key) => EcdsaKeyPair::from_private_key_der(
@@ -170,7 +170,7 @@ impl SigningPair {
         }
     }
 
-    /// Returns whether the public half verifies what the private half signs.
+    /// Returns whether the public key verifies what the private key signs.
     fn is_sound(&self) -> bool {
         let Some(jwk) = self.jwk() else { return false };
         let Ok(key) = jsonwebtoken::DecodingKey::from_jwk(&jwk) else { return false };
@@ -181,7 +181,7 @@ impl SigningPair {
         })
     }
 
-    /// The public exponent, if it is an RSA key with one that is not imported any more.
+    /// Returns the public exponent of an RSA key if it is too small to be imported today.
     pub fn weak_exponent(&self) -> Option<u64> {
         let Self::Rsa(pair) = self else { return None };
         let RsaPublicKeyComponents { n: modulus, e: exponent } =
@@ -191,7 +191,7 @@ impl SigningPair {
             .filter(|exponent| *exponent < SMALLEST_RSA_EXPONENT)
     }
 
-    /// What it computes.
+    /// Returns the algorithm of the signatures.
     pub fn algorithm(&self) -> KeyAlgorithm {
         match self {
             Self::Ed25519(_) => KeyAlgorithm::EdDsa,
@@ -209,7 +209,8 @@ impl SigningPair {
         Some(Zeroizing::new(bytes))
     }
 
-    /// Signs as a JWS asks for (RFC 7518, section 3; RFC 8037, section 3.1).
+    /// Signs a message in the form of a JWS signature (RFC 7518, section 3; RFC 8037, section 3.1).
+    /// Returns `None` if the cryptographic library fails.
     pub fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         match self {
             Self::Ed25519(pair) => Some(pair.sign(message).as_ref().to_vec()),
@@ -222,7 +223,7 @@ impl SigningPair {
         }
     }
 
-    /// The public half (RFC 7517), named by its thumbprint (RFC 7638).
+    /// Returns the public key as a JWK (RFC 7517), with its thumbprint (RFC 7638) as `kid`.
     pub fn jwk(&self) -> Option<Jwk> {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let (algorithm, parameters) = match self {
@@ -235,7 +236,8 @@ impl SigningPair {
                 }),
             ),
             Self::P256(pair) => {
-                // Uncompressed (SEC 1, section 2.3.3): a byte, and the two coordinates.
+                // The point is not compressed (SEC 1, section 2.3.3): a byte for the form, and the
+                // two coordinates.
                 let (_, point) = pair.public_key().as_ref().split_first()?;
                 let (x, y) = point.split_at_checked(32)?;
                 let parameters = EllipticCurveKeyParameters {
@@ -267,15 +269,15 @@ impl SigningPair {
     }
 }
 
-/// Bits of the modulus of an RSA key. Fewer are too few (RFC 7518, section 3.3), and more than
-/// these the library does not read.
+/// The accepted sizes of an RSA modulus, in bits. RFC 7518, section 3.3, sets the minimum; the
+/// library does not read longer keys than the maximum.
 const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
-/// The smallest public exponent of an RSA key: with smaller ones, mistakes of verifiers become
-/// forgeries.
+/// The smallest public exponent of an RSA key. With a smaller one, some mistakes in verifiers make
+/// forged signatures possible.
 const SMALLEST_RSA_EXPONENT: u64 = 65_537;
-/// The largest one that the library reads.
+/// The largest public exponent that the library reads.
 const LARGEST_RSA_EXPONENT: u64 = (1 << 33) - 1;
-/// What a PKCS #8 file calls an RSA key (RFC 8017, appendix A.1).
+/// The identifier of RSA keys in PKCS #8 (RFC 8017, appendix A.1).
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
 /// The numbers of a public RSA key, big-endian and without leading zeros.
@@ -285,7 +287,7 @@ struct RsaPublic {
 }
 
 impl RsaPublic {
-    /// The public half of a private RSA key; none if it is of another kind, or not DER.
+    /// Reads the public key out of a private RSA key; `None` if the key is not RSA, or not DER.
     fn of_private(key: &PrivateKeyDer<'_>) -> Option<Self> {
         match key {
             PrivateKeyDer::Pkcs8(key) => Self::in_pkcs8(key.secret_pkcs8_der()).ok().flatten(),
@@ -294,27 +296,27 @@ impl RsaPublic {
         }
     }
 
-    /// Reads what RFC 5958 calls `OneAsymmetricKey`.
+    /// Reads a `OneAsymmetricKey` (RFC 5958); `None` if it is not an RSA key.
     fn in_pkcs8(der: &[u8]) -> der::Result<Option<Self>> {
         SliceReader::new(der)?.sequence(|reader| {
             AnyRef::decode(reader)?; // The version.
             let algorithm = reader.sequence(|reader| {
                 let algorithm = ObjectIdentifier::decode(reader)?;
-                pass_over(reader)?;
+                skip_rest(reader)?;
                 Ok(algorithm)
             })?;
             let key = OctetStringRef::decode(reader)?;
-            pass_over(reader)?;
+            skip_rest(reader)?;
             (algorithm == RSA_ENCRYPTION).then(|| Self::in_pkcs1(key.as_bytes())).transpose()
         })
     }
 
-    /// Reads what RFC 8017, appendix A.1.2, calls `RSAPrivateKey`.
+    /// Reads an `RSAPrivateKey` (RFC 8017, appendix A.1.2).
     fn in_pkcs1(der: &[u8]) -> der::Result<Self> {
         SliceReader::new(der)?.sequence(|reader| {
             AnyRef::decode(reader)?; // The version.
             let (modulus, exponent) = (UintRef::decode(reader)?, UintRef::decode(reader)?);
-            pass_over(reader)?;
+            skip_rest(reader)?;
             Ok(Self {
                 modulus: modulus.as_bytes().to_vec(),
                 exponent: exponent.as_bytes().to_vec(),
@@ -322,13 +324,13 @@ impl RsaPublic {
         })
     }
 
-    /// The exponent; none if it is longer than 64 bits.
+    /// Returns the exponent; `None` if it is longer than 64 bits.
     fn exponent(&self) -> Option<u64> {
         (self.exponent.len() <= 8)
             .then(|| self.exponent.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte)))
     }
 
-    /// Refuses what is weak, or no RSA key at all.
+    /// Refuses a weak key, and numbers that cannot be an RSA key.
     fn check(&self) -> Result<(), NotImported> {
         let bits = bits(&self.modulus);
         if !RSA_BITS.contains(&bits) {
@@ -342,20 +344,20 @@ impl RsaPublic {
                 return Err(NotImported::RsaExponent(long));
             }
         }
-        // A product of two odd primes.
+        // The modulus is a product of two odd primes.
         is_odd(&self.modulus).then_some(()).ok_or(NotImported::Damaged)
     }
 }
 
-/// Passes over the rest of a sequence.
-fn pass_over<'a>(reader: &mut impl Reader<'a>) -> der::Result<()> {
+/// Skips the rest of a sequence.
+fn skip_rest<'a>(reader: &mut impl Reader<'a>) -> der::Result<()> {
     while !reader.is_finished() {
         AnyRef::decode(reader)?;
     }
     Ok(())
 }
 
-/// Bits of a big-endian number without leading zeros.
+/// Returns the number of bits of a big-endian number without leading zero bytes.
 fn bits(number: &[u8]) -> usize {
     let leading = number.first().map_or(0, |byte| byte.leading_zeros());
     (number.len() * 8).saturating_sub(usize::try_from(leading).unwrap_or_default())
@@ -365,13 +367,14 @@ fn is_odd(number: &[u8]) -> bool {
     number.last().is_some_and(|byte| byte % 2 == 1)
 }
 
-/// What the library asks for and does not use: RSA needs none here, and ECDSA takes its own.
+/// Returns a random generator that the signing functions require but do not use: this RSA scheme
+/// needs no randomness, and ECDSA uses the library's own generator.
 #[allow(clippy::disallowed_methods)]
 fn unused() -> SystemRandom {
     SystemRandom::new()
 }
 
-/// The algorithm as `jsonwebtoken` calls it.
+/// Returns the algorithm as a value of `jsonwebtoken`.
 pub fn jose(algorithm: KeyAlgorithm) -> Algorithm {
     match algorithm {
         KeyAlgorithm::EdDsa => Algorithm::EdDSA,
@@ -394,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_generated_is_sound_and_read_back() {
+    fn a_generated_pair_is_sound_and_read_back() {
         for algorithm in KeyAlgorithm::SIGNING {
             let (pair, secret) = SigningPair::generate(algorithm, &SystemRng::default()).unwrap();
             assert!(pair.is_sound() && pair.algorithm() == algorithm);
@@ -411,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_strong_key_is_not_imported() {
+    fn only_supported_private_keys_are_imported() {
         let refusal = |text: &str| SigningPair::from_pem(text.as_bytes()).unwrap_err();
         for nothing in ["", "hello", &pem("PUBLIC KEY", b"x"), &pem("ENCRYPTED PRIVATE KEY", b"x")]
         {
@@ -423,7 +426,7 @@ mod tests {
                 "{label}"
             );
         }
-        // A curve that is none of ours.
+        // P-384 is not supported.
         assert!(matches!(refusal(include_str!("test_keys/p384.pem")), NotImported::NotSupported));
         for good in
             [include_str!("test_keys/p256_sec1.pem"), include_str!("test_keys/rsa2048_pkcs1.pem")]
@@ -432,8 +435,8 @@ mod tests {
         }
     }
 
-    /// What a file with an RSA key of these numbers begins with. The rest is not looked at before
-    /// they are.
+    /// Returns the beginning of a file with an RSA key of these numbers. They are checked before
+    /// the rest is read.
     fn rsa(modulus: &[u8], exponent: &[u8]) -> String {
         let integer = |number: &[u8]| UintRef::new(number).unwrap().to_der().unwrap();
         let numbers = [&[0][..], modulus, exponent, &[1]].map(integer).concat();
@@ -443,7 +446,7 @@ mod tests {
     /// NIST SP 800-56B, section 6.2, asks for an odd exponent of at least 65537; RFC 7518, section
     /// 3.3, for 2048 bits.
     #[test]
-    fn an_rsa_key_with_a_weak_exponent_or_of_a_wrong_size_is_refused_with_what_is_wrong() {
+    fn an_rsa_key_with_a_weak_exponent_or_of_a_wrong_size_is_refused_with_the_reason() {
         let refusal = |text: &str| SigningPair::from_pem(text.as_bytes()).unwrap_err();
         let modulus = [0xff; 256];
         let of_exponent = |exponent: &[u8]| rsa(&modulus, exponent);
@@ -461,9 +464,9 @@ mod tests {
         ] {
             let refused = refusal(&key);
             assert!(matches!(refused, NotImported::RsaExponent(_)), "{exponent} {refused}");
-            let says = refused.to_string();
-            assert!(says.contains(&format!("the public exponent {exponent}")), "{says}");
-            assert!(says.contains("at least 65537") && says.contains("`openssl genpkey"), "{says}");
+            let text = refused.to_string();
+            assert!(text.contains(&format!("the public exponent {exponent}")), "{text}");
+            assert!(text.contains("at least 65537") && text.contains("`openssl genpkey"), "{text}");
         }
         let good = [1, 0, 1];
         let odd = |bits: usize| {
@@ -486,12 +489,12 @@ mod tests {
         let mut even = modulus;
         even[255] = 0xfe;
         assert!(matches!(refusal(&rsa(&even, &good)), NotImported::Damaged));
-        // Within the bounds it is for the library to say whether it is a key.
+        // Numbers within the bounds that are not a key are refused by the library.
         assert!(matches!(refusal(&rsa(&modulus, &good)), NotImported::NotSupported));
     }
 
     #[test]
-    fn a_stored_rsa_key_with_a_weak_exponent_is_known_as_such() {
+    fn a_stored_rsa_key_with_a_weak_exponent_is_read_and_reported() {
         let read = |pem: &str| {
             let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
             SigningPair::read(KeyAlgorithm::Rs256, key.secret_der())

@@ -1,4 +1,5 @@
-//! Files with secrets: small, and judged by one rule ([`Rule::Secret`]).
+//! Reads small files with secrets, whose rights are all checked by the same rule
+//! ([`Rule::Secret`]).
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -11,17 +12,17 @@ use zeroize::Zeroizing;
 
 use crate::domain::file_access::{Access, Exposure, Identity, Rule, secret_hint};
 
-/// Bytes of the longest file that is read: more than any key has, so that a wrong path does not
-/// fill the memory.
-const MOST: u64 = 64 << 10;
+/// The most bytes that are read. It is more than any key has, and keeps a wrong path from filling
+/// the memory.
+const MAX_BYTES: u64 = 64 << 10;
 
-/// Why a file is not read.
+/// A file with a secret was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRead {
-    /// The file system refused.
+    /// The operating system returned an error.
     #[error("{0}{hint}", hint = secret_hint(.0))]
     Io(#[from] io::Error),
-    /// Others have rights on it.
+    /// Other users have rights on the file.
     #[error("{0}: run `{command}` on it", command = .0.command())]
     Exposed(Exposure),
 }
@@ -32,38 +33,40 @@ impl From<Exposure> for NotRead {
     }
 }
 
-/// Reads such a file. It is refused if others than the user and the groups of this process have
-/// rights on it.
+/// Reads a file with a secret. The file is refused if anybody but the user and the groups of this
+/// process has rights on it.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     let file = open(path)?;
-    // The file that was opened, and not what may have taken its name since.
-    judge(path, &file.metadata()?)?;
+    // The metadata is of the open file, because its name may mean another file by now.
+    check_rights(path, &file.metadata()?)?;
     read_all(file)
 }
 
-/// Judges such a file that is used all the same, so that the user can be warned. A pipe or a
-/// terminal has no lasting content.
+/// Returns the rights that others have on a file with a secret, for a warning about a file that is
+/// used nevertheless. A pipe or a terminal is ignored, because it does not store the secret.
 pub fn exposure(path: &Path) -> Option<Exposure> {
     let metadata = fs::metadata(path).ok().filter(Metadata::is_file)?;
-    judge(path, &metadata).err()
+    check_rights(path, &metadata).err()
 }
 
-fn judge(path: &Path, metadata: &Metadata) -> Result<(), Exposure> {
+fn check_rights(path: &Path, metadata: &Metadata) -> Result<(), Exposure> {
     let file = Access::from(metadata);
-    // A mounted secret is a link to a file in another folder.
+    // A mounted secret is a symbolic link, so the folder that counts is that of the real file.
     let true_path = path.canonicalize();
     let folder = true_path.ok().and_then(|path| fs::metadata(path.parent()?).ok());
-    // A folder that cannot be looked at is shared with nobody.
+    // A folder whose metadata cannot be read is taken as one on which nobody has rights.
     let folder = folder.as_ref().map_or(Access { mode: 0, ..file }, Access::from);
     Rule::Secret.judge(file, folder, &Identity::of_this_process())
 }
 
-/// Reads a file whose rights are the business of whoever gave it to us, as systemd does.
+/// Reads a file without checking the rights on it, because another program, such as systemd, is
+/// responsible for them.
 pub fn read_given(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     read_all(open(path)?)
 }
 
-/// Opens it without waiting, as one does for somebody who writes to a pipe.
+/// Opens a regular file. `O_NONBLOCK` keeps the call from waiting for a writer if the path is a
+/// pipe, which is then refused.
 fn open(path: &Path) -> Result<File, NotRead> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     match file.metadata()?.is_file() {
@@ -74,6 +77,6 @@ fn open(path: &Path) -> Result<File, NotRead> {
 
 fn read_all(file: File) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     let mut bytes = Zeroizing::new(vec![]);
-    file.take(MOST).read_to_end(&mut bytes)?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

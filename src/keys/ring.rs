@@ -1,4 +1,5 @@
-//! The ring: the keys in use, opened. It signs, and finds the key that a token names.
+//! The key ring: all keys in use, opened. It holds the key that signs, and finds the key that a
+//! token names.
 
 use std::{cmp::Reverse, collections::HashMap, fmt, sync::Arc};
 
@@ -26,7 +27,7 @@ use crate::{
 /// A ring could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    /// A seal does not open.
+    /// A key cannot be opened by the master keys.
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The sealed bytes are not a key of the kind that the row says.
@@ -34,13 +35,13 @@ pub enum RingError {
     NotAKey {
         /// The key's name.
         kid: String,
-        /// What it should be.
+        /// The algorithm in the row.
         algorithm: KeyAlgorithm,
     },
     /// The row is not one that this service writes.
     #[error("the row of key {0} is damaged: restore it from a backup")]
     Damaged(String),
-    /// There is no key for a purpose.
+    /// There is no active key for a purpose.
     #[error(
         "the database holds keys, but none that makes tokens now for {0}: restore it from a backup"
     )]
@@ -49,68 +50,68 @@ pub enum RingError {
 
 /// A key that signs access tokens.
 pub struct SigningKey {
-    /// Its name: the RFC 7638 thumbprint of its public half.
+    /// The name of the key: the RFC 7638 thumbprint of its public key.
     pub kid: String,
     /// The key itself.
     pub pair: SigningPair,
-    /// Its public half.
+    /// The public key.
     jwk: Jwk,
     verifying: VerifyingKey,
 }
 
 /// A key that verifies access tokens.
 pub struct VerifyingKey {
-    /// The only algorithm that it verifies with.
+    /// The only algorithm that it may verify with.
     pub algorithm: Algorithm,
     /// The key itself.
     pub decoding: DecodingKey,
 }
 
-/// The secret of a key, ready for use.
+/// The opened secret of a key.
 #[derive(Clone)]
 enum Opened {
     Signing(Arc<SigningKey>),
     Refresh(RefreshKeyId, Arc<hmac::Key>),
 }
 
-/// A key, sealed as it is stored, and opened.
+/// A key both sealed, as it is stored, and opened.
 #[derive(Clone)]
 struct Entry {
     sealed: SealedKey,
     opened: Opened,
 }
 
-/// What a key name in a token stands for.
+/// The result of a look-up by the name of a key in a token.
 pub enum Found<'a> {
-    /// The key, whose tokens are accepted.
+    /// A key whose tokens are accepted.
     Good(&'a VerifyingKey),
-    /// A key whose tokens are not.
+    /// A key that was revoked, so that its tokens are refused.
     Revoked,
-    /// Nothing.
+    /// There is no signing key of this name.
     Unknown,
 }
 
 /// All keys in use, as they were at one instant.
 pub struct KeyRing {
     version: RingVersion,
-    /// The history in which that is the version.
+    /// The timeline of the database to which `version` belongs.
     timeline: Timeline,
     entries: HashMap<String, Entry>,
-    /// Keys whose refresh tokens are accepted.
+    /// The keys whose refresh tokens are accepted.
     refresh: HashMap<RefreshKeyId, Arc<hmac::Key>>,
     signing: Option<Arc<SigningKey>>,
     active_refresh: Option<RefreshKeyId>,
     jwks: Jwks,
-    /// Keys that were revoked, and of which the database has forgotten it.
+    /// The revoked keys whose revocation the database has lost.
     lost_revocations: Vec<String>,
 }
 
-/// The public keys, as verifiers fetch them.
+/// The public keys as the document that verifiers fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jwks {
     /// The document (RFC 7517, section 5).
     pub json: String,
-    /// Another one for each other document, to be compared with.
+    /// A hash of the document, by which a verifier sees whether it has changed.
     pub tag: String,
 }
 
@@ -128,8 +129,8 @@ impl Entry {
         let opened = match key.algorithm.purpose() {
             KeyPurpose::AccessToken => {
                 let pair = SigningPair::read(key.algorithm, &secret).ok_or_else(not_a_key)?;
-                // Such keys were imported once. To refuse them now would stop a service whose
-                // tokens are out.
+                // Older versions imported such keys. Refusing them now would stop a service that
+                // has issued tokens with them.
                 if let Some(exponent) =
                     pair.weak_exponent().filter(|_| key.state() != KeyState::Revoked)
                 {
@@ -165,8 +166,8 @@ impl Entry {
 }
 
 impl KeyRing {
-    /// Opens the keys of a database. Every one must open, and for each purpose there must be one
-    /// that makes tokens.
+    /// Opens the keys of a database. All of them must open, and there must be an active key for
+    /// each purpose.
     pub fn open(masters: &MasterKeys, ring: SealedRing) -> Result<Self, RingError> {
         if let Some(kid) = ring.damaged.into_iter().next() {
             return Err(RingError::Damaged(kid));
@@ -181,8 +182,8 @@ impl KeyRing {
         Ok(opened)
     }
 
-    /// The ring after a change, and what is wrong with it. A row that is not good is not used: the
-    /// secret that is known stays.
+    /// Returns the ring after a change in the database, and the errors in its rows. If a row cannot
+    /// be opened, the secret that was known before stays in use.
     pub fn follow(&self, masters: &MasterKeys, ring: SealedRing) -> (Self, Vec<RingError>) {
         let mut problems = vec![];
         let mut entries = vec![];
@@ -192,7 +193,7 @@ impl KeyRing {
         }
         for sealed in ring.keys {
             let known = self.entries.get(&sealed.key.kid);
-            // A seal is bound to the algorithm too.
+            // The algorithm is authenticated by the seal, so both must be the same.
             let is_same = |known: &&Entry| {
                 known.sealed.sealed == sealed.sealed
                     && known.key().algorithm == sealed.key.algorithm
@@ -205,8 +206,8 @@ impl KeyRing {
                 Ok(entry) => entries.push(entry),
                 Err(problem) => {
                     problems.push(problem);
-                    // How far it has come is believed all the same: to be taken out of use, a key
-                    // need not open.
+                    // The state in the row is used nevertheless, so that a key that cannot be
+                    // opened can be retired or revoked.
                     entries.extend(known.map(|known| {
                         let key = Key { algorithm: known.key().algorithm, ..sealed.key };
                         Entry {
@@ -217,7 +218,7 @@ impl KeyRing {
                 }
             }
         }
-        // A failover may have lost it. What is worthless stays so.
+        // A failover may have lost the revocation of a key. The key stays revoked here.
         let mut lost_revocations = vec![];
         for Entry { sealed: SealedKey { key, .. }, .. } in &mut entries {
             let known = self.entries.get(&key.kid).and_then(|known| known.key().revoked_at);
@@ -264,22 +265,23 @@ impl KeyRing {
         }
     }
 
-    /// Counts the changes of the ring up to this one.
+    /// Returns the version of the ring, which counts its changes.
     pub fn version(&self) -> RingVersion {
         self.version
     }
 
-    /// The history in which that is so.
+    /// Returns the timeline of the database to which the version belongs.
     pub fn timeline(&self) -> Timeline {
         self.timeline
     }
 
-    /// All keys.
+    /// Returns all keys.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.entries.values().map(Entry::key)
     }
 
-    /// Returns whether something is to be done about it at once.
+    /// Returns whether the ring needs a change at once: a lost revocation has to be repeated, or an
+    /// active key is missing.
     pub fn is_in_trouble(&self) -> bool {
         !self.lost_revocations.is_empty() || !self.makes_tokens()
     }
@@ -289,22 +291,22 @@ impl KeyRing {
         self.signing.is_some() && self.active_refresh.is_some()
     }
 
-    /// A key as it is stored.
+    /// Returns a key as it is stored.
     pub fn sealed(&self, kid: &str) -> Option<&SealedKey> {
         self.entries.get(kid).map(|entry| &entry.sealed)
     }
 
-    /// Keys that were revoked, and of which the database has forgotten it.
+    /// Returns the names of the revoked keys whose revocation the database has lost.
     pub fn lost_revocations(&self) -> &[String] {
         &self.lost_revocations
     }
 
-    /// The key that signs access tokens now.
+    /// Returns the active key for access tokens.
     pub fn signing(&self) -> Option<&SigningKey> {
         self.signing.as_deref()
     }
 
-    /// The key of this name that access tokens are verified with.
+    /// Looks up the key that verifies the access tokens that name it.
     pub fn verifying(&self, kid: &str) -> Found<'_> {
         match self.entries.get(kid) {
             Some(Entry { opened: Opened::Signing(key), sealed }) => match sealed.key.state() {
@@ -317,24 +319,24 @@ impl KeyRing {
         }
     }
 
-    /// The key that new refresh tokens are made under.
+    /// Returns the active key for refresh tokens.
     pub fn active_refresh(&self) -> Option<RefreshKeyId> {
         self.active_refresh
     }
 
-    /// The refresh key of this name.
+    /// Returns the refresh key of this name, unless it is revoked or unknown.
     pub fn refresh(&self, id: RefreshKeyId) -> Option<&hmac::Key> {
         self.refresh.get(&id).map(|key| &**key)
     }
 
-    /// The public keys.
+    /// Returns the public keys.
     pub fn jwks(&self) -> &Jwks {
         &self.jwks
     }
 }
 
 impl Jwks {
-    /// The newest first, in which order a verifier finds most tokens soonest.
+    /// Makes the document. The newest keys come first, because most tokens are of those.
     fn of(entries: &[Entry]) -> Self {
         let mut published: Vec<_> = entries
             .iter()
@@ -392,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_revoked_verifies_and_is_published() {
+    fn keys_that_are_not_revoked_verify_and_are_published() {
         let refresh = active(KeyAlgorithm::Hs256);
         let signing = active(KeyAlgorithm::EdDsa);
         let pending = new(KeyAlgorithm::Es256);
@@ -418,11 +420,11 @@ mod tests {
         );
         assert!(matches!(ring.verifying("another"), Found::Unknown));
         assert!(ring.refresh(ring.active_refresh().unwrap()).is_some());
-        assert!(!ring.jwks().json.contains(r#""d":"#), "no private half");
+        assert!(!ring.jwks().json.contains(r#""d":"#), "no private key");
     }
 
     #[test]
-    fn half_a_ring_is_refused_at_the_start() {
+    fn a_ring_without_an_active_key_for_each_purpose_is_not_opened() {
         for one in [active(KeyAlgorithm::Hs256), active(KeyAlgorithm::EdDsa)] {
             assert!(matches!(
                 KeyRing::open(&masters(), ring(1, &[&one])),
@@ -437,27 +439,28 @@ mod tests {
     }
 
     #[test]
-    fn bad_rows_are_told_and_the_others_are_used() {
+    fn bad_rows_are_reported_and_the_others_are_used() {
         let (refresh, signing) = (active(KeyAlgorithm::Hs256), active(KeyAlgorithm::EdDsa));
         let opened = KeyRing::open(&masters(), ring(1, &[&refresh, &signing])).unwrap();
         let next = new(KeyAlgorithm::EdDsa);
 
-        // Swapped with another, truncated, of another master key: what was known goes on.
+        // One secret is swapped with that of another key, the other one truncated. The secret that
+        // was known stays in use.
         let swapped = SealedKey { sealed: next.sealed.clone(), ..signing.clone() };
         let truncated = SealedKey { sealed: next.sealed[..30].to_vec(), ..next.clone() };
         let (followed, problems) =
             opened.follow(&masters(), ring(2, &[&refresh, &swapped, &truncated]));
-        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert!(
-            told.len() == 2
-                && told[0].contains(&signing.key.kid)
-                && told[1].contains(&next.key.kid),
-            "{told:?}"
+            texts.len() == 2
+                && texts[0].contains(&signing.key.kid)
+                && texts[1].contains(&next.key.kid),
+            "{texts:?}"
         );
         assert_eq!(followed.signing().unwrap().kid, signing.key.kid);
         assert!(matches!(followed.verifying(&next.key.kid), Found::Unknown));
 
-        // Of another algorithm, as the row says: the seal knows better.
+        // The algorithm in the row was changed, which the seal does not allow.
         let relabelled =
             with(&signing, Key { algorithm: KeyAlgorithm::Es256, ..signing.key.clone() });
         let (followed, problems) = opened.follow(&masters(), ring(2, &[&refresh, &relabelled]));
@@ -468,7 +471,7 @@ mod tests {
         assert_eq!(followed.signing().unwrap().kid, signing.key.kid);
         assert_eq!(followed.sealed(&signing.key.kid), Some(&signing));
 
-        // A key whose row is damaged can be taken out of use all the same.
+        // A key whose secret is damaged can be revoked nevertheless.
         let revoked = with(&swapped, signing.key.revoke(NOW).unwrap());
         let activated = with(&next, next.key.activate(NOW).unwrap());
         let (followed, problems) =
@@ -483,7 +486,7 @@ mod tests {
         assert_eq!(kept.lost_revocations(), std::slice::from_ref(&signing.key.kid));
         assert!(
             matches!(kept.verifying(&signing.key.kid), Found::Revoked),
-            "what is worthless stays so"
+            "a revoked key stays revoked"
         );
         let with_revoked =
             ring(5, &[&refresh, &with(&signing, signing.key.revoke(NOW).unwrap()), &activated]);
@@ -496,7 +499,7 @@ mod tests {
         let (followed, problems) = opened.follow(&masters(), ring(5, &[&refresh]));
         assert!(
             problems.is_empty() && followed.signing().is_none(),
-            "whoever deletes a row means it"
+            "a deleted row removes the key"
         );
     }
 

@@ -1,5 +1,5 @@
-//! Sealing: AES-256-GCM under the master key, bound to the key's name, purpose and algorithm, so
-//! that rows cannot be swapped.
+//! Seals keys by AES-256-GCM under the master key. The name, purpose and algorithm of a key are
+//! authenticated with it, so that sealed keys cannot be swapped between rows.
 
 use std::fmt;
 
@@ -20,10 +20,10 @@ impl fmt::Debug for MasterKey {
     }
 }
 
-/// A sealed key could not be opened, or a key could not be sealed.
+/// A key could not be sealed or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
-    /// The seal does not open: another master key, or a row that was edited.
+    /// The key was sealed under another master key, or its row was edited.
     #[error(
         "key {kid} ({purpose}) cannot be opened with this master key: restore the master key file \
          that belongs to this database, or the row from a backup"
@@ -31,19 +31,19 @@ pub enum SealError {
     DoesNotOpen {
         /// The key's name.
         kid: String,
-        /// What it is for.
+        /// The purpose of the key.
         purpose: &'static str,
     },
-    /// No randomness for the nonce.
+    /// The random generator failed to make a nonce.
     #[error(transparent)]
     Rng(#[from] RngFailed),
-    /// The cryptographic library refused.
+    /// The cryptographic library returned an error.
     #[error("key {0} could not be sealed")]
     Refused(String),
 }
 
 impl MasterKey {
-    /// From its 32 bytes, which are wiped.
+    /// Creates a master key from its 32 bytes, which are wiped.
     pub fn new(mut bytes: [u8; 32]) -> Result<Self, SealError> {
         let key = UnboundKey::new(&AES_256_GCM, &bytes)
             .map_err(|_| SealError::Refused("master".to_owned()));
@@ -51,22 +51,23 @@ impl MasterKey {
         Ok(Self(LessSafeKey::new(key?)))
     }
 
-    /// The binding of a seal: changing any of these makes the seal useless.
-    fn binding(key: &Key) -> Vec<u8> {
-        // Length-prefixed, so that no two bindings have the same bytes.
-        let mut binding = b"countersign key seal v1".to_vec();
+    /// Returns the data that is authenticated with a sealed key. A key whose name, purpose or
+    /// algorithm was changed cannot be opened.
+    fn associated_data(key: &Key) -> Vec<u8> {
+        // Each part is prefixed by its length, so that different keys never have the same bytes.
+        let mut data = b"countersign key seal v1".to_vec();
         for part in [&*key.kid, key.purpose().as_str(), key.algorithm.as_str()] {
-            binding.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
-            binding.extend_from_slice(part.as_bytes());
+            data.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            data.extend_from_slice(part.as_bytes());
         }
-        binding
+        data
     }
 
-    /// Seals a secret: nonce, ciphertext, tag.
+    /// Seals the secret of a key. The result is the nonce, the ciphertext and the tag.
     pub fn seal(&self, rng: &dyn Rng, key: Key, secret: &[u8]) -> Result<SealedKey, SealError> {
         let nonce: [u8; NONCE_LEN] = random(rng)?;
         let mut in_out = secret.to_vec();
-        let aad = Aad::from(Self::binding(&key));
+        let aad = Aad::from(Self::associated_data(&key));
         let outcome =
             self.0.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut in_out);
         if outcome.is_err() {
@@ -76,7 +77,7 @@ impl MasterKey {
         Ok(SealedKey { key, sealed: [nonce.as_slice(), &in_out].concat() })
     }
 
-    /// Opens a sealed key.
+    /// Opens a sealed key, and returns its secret.
     pub fn open(
         &self,
         SealedKey { key, sealed }: &SealedKey,
@@ -85,7 +86,7 @@ impl MasterKey {
             || SealError::DoesNotOpen { kid: key.kid.clone(), purpose: key.purpose().as_str() };
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or_else(does_not_open)?;
         let mut in_out = Zeroizing::new(sealed.to_vec());
-        let aad = Aad::from(Self::binding(key));
+        let aad = Aad::from(Self::associated_data(key));
         let length = self
             .0
             .open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut in_out)
@@ -96,17 +97,17 @@ impl MasterKey {
     }
 }
 
-/// The master key, and perhaps a second one, while one takes the place of the other.
+/// The master key, and the additional one while the master key is being replaced.
 #[derive(Debug)]
 pub struct MasterKeys {
-    /// Seals.
+    /// The master key that seals, and opens what it has sealed.
     pub current: MasterKey,
-    /// Only opens.
+    /// Another master key that only opens.
     pub additional: Option<MasterKey>,
 }
 
 impl MasterKeys {
-    /// Opens a sealed key.
+    /// Opens a sealed key by the current or the additional master key.
     pub fn open(&self, key: &SealedKey) -> Result<Zeroizing<Vec<u8>>, SealError> {
         let outcome = self.current.open(key);
         match &self.additional {
@@ -115,7 +116,7 @@ impl MasterKeys {
         }
     }
 
-    /// Seals a key anew under the current master key; none if it is already.
+    /// Seals a key anew under the current master key; `None` if it is sealed under that already.
     pub fn reseal(&self, rng: &dyn Rng, key: &SealedKey) -> Result<Option<SealedKey>, SealError> {
         if self.current.open(key).is_ok() {
             return Ok(None);
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_opens_under_its_own_name_and_master_key_only() {
+    fn a_sealed_key_opens_under_its_own_name_and_master_key_only() {
         let key = sealed(&master(1));
         assert_eq!(master(1).open(&key).unwrap().as_slice(), b"secret");
 
@@ -166,11 +167,11 @@ mod tests {
         }
         assert!(master(2).open(&key).is_err());
         let activated = with(key.key.activate(NOW).unwrap());
-        assert!(master(1).open(&activated).is_ok(), "a seal outlasts the states of its key");
+        assert!(master(1).open(&activated).is_ok(), "a change of state keeps the seal valid");
     }
 
     #[test]
-    fn a_seal_never_shows_its_secret() {
+    fn a_sealed_key_never_shows_its_secret() {
         let key = sealed(&master(1));
         assert!(!key.sealed.windows(6).any(|window| window == b"secret"));
         assert_eq!(format!("{:?}", master(1)), "[redacted]");
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn under_a_new_master_key_what_the_one_before_sealed_is_opened_and_sealed_anew() {
+    fn a_key_sealed_under_the_old_master_key_is_opened_and_sealed_under_the_new_one() {
         let rng = SystemRng::default();
         let old = sealed(&master(1));
         let alone = MasterKeys { current: master(2), additional: None };
@@ -188,6 +189,6 @@ mod tests {
         let new = both.reseal(&rng, &old).unwrap().unwrap();
         assert_eq!(alone.open(&new).unwrap().as_slice(), b"secret");
         assert_eq!(new.key, old.key);
-        assert_eq!(both.reseal(&rng, &new).unwrap(), None, "once is enough");
+        assert_eq!(both.reseal(&rng, &new).unwrap(), None, "it is sealed already");
     }
 }

@@ -1,8 +1,8 @@
-//! Access tokens: JWTs after RFC 9068, read as strictly as RFC 8725 asks.
+//! Access tokens. They are JWTs in the form of RFC 9068, and are parsed as strictly as RFC 8725
+//! recommends.
 //!
-//! Reading has two steps, because the key is looked up between them: [`Unverified::parse`] reads
-//! the header and nothing else, [`Unverified::verify`] checks the signature and only then reads the
-//! claims.
+//! There are two steps, because the key is looked up between them. [`Unverified::parse`] parses
+//! only the header. [`Unverified::verify`] checks the signature, and parses the claims afterwards.
 
 use std::{
     borrow::Cow,
@@ -30,47 +30,47 @@ use crate::domain::{
 /// The only `typ` that is issued and accepted (RFC 9068, section 2.1).
 pub const TYPE: &str = "at+jwt";
 
-/// Longest token that is looked at, in bytes.
+/// The longest token that is parsed, in bytes.
 pub const MAX_BYTES: usize = 8192;
 
-/// Why a token is not one that this service issued.
+/// The reason for which a token is not accepted as one that this service issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// Not of the form that the service issues.
+    /// It does not have the form of the tokens that the service issues.
     Malformed,
-    /// A token of another kind.
+    /// It is a token of another type.
     WrongType,
-    /// Not signed by the named key.
+    /// It is not signed by the key that it names.
     BadSignature,
-    /// Of another issuer.
+    /// It has another issuer.
     WrongIssuer,
 }
 
 /// Signing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
-    /// There are claims that JSON cannot express.
+    /// The claims cannot be serialized to JSON.
     #[error("the access token could not be signed: {0}")]
     Claims(#[from] serde_json::Error),
-    /// The key refused.
+    /// The signing function failed.
     #[error("the access token could not be signed with key {0}")]
     Key(String),
 }
 
-/// What signs.
+/// A key that signs.
 pub struct Signer<'a, F> {
     /// The name of the key.
     pub kid: &'a str,
-    /// What it computes, by its name in JOSE.
+    /// The JOSE name of the algorithm.
     pub algorithm: &'static str,
-    /// Computes it.
+    /// The function that signs a message.
     pub sign: F,
 }
 
 /// Signs claims. The result is a compact JWS (RFC 7515, section 7.1).
 ///
-/// `jsonwebtoken` would read the key anew each time, which takes more than half as long as the
-/// signature.
+/// `jsonwebtoken` is not used here, because it would parse the key for each signature, which takes
+/// more than half as long as the signature itself.
 pub fn sign<F>(claims: &AccessClaims, signer: Signer<'_, F>) -> Result<String, SignError>
 where
     F: FnOnce(&[u8]) -> Option<Vec<u8>>,
@@ -92,9 +92,9 @@ where
     Ok(token)
 }
 
-/// A token whose header has been read and whose signature has not been checked.
+/// A token whose header has been parsed and whose signature has not been checked.
 pub struct Unverified<'a> {
-    /// The `kid`: which key to check the signature with. Anybody may have written it.
+    /// The `kid`, which names the key that verifies the token. It is not authenticated yet.
     pub kid: String,
     algorithm: String,
     signed: &'a str,
@@ -108,7 +108,7 @@ impl fmt::Debug for Unverified<'_> {
     }
 }
 
-/// The claims that a verified token must fit.
+/// The requirements that the claims of every token must meet.
 #[derive(Clone, Debug)]
 pub struct Expectations {
     /// The only `iss` that is accepted.
@@ -117,19 +117,20 @@ pub struct Expectations {
     pub max_ttl: Duration,
 }
 
-/// A header: an object whose names are unique (RFC 7515, section 4). What serde derives for a
-/// struct would read a list of values too, and let unknown members stand there twice.
+/// A JOSE header, which is an object with unique names (RFC 7515, section 4). It is deserialized by
+/// hand, because the code that serde derives also accepts a list of values, and duplicate unknown
+/// members.
 struct Header<'a> {
     alg: Borrowed<'a>,
     kid: Borrowed<'a>,
     typ: Option<Borrowed<'a>>,
-    /// Whether there is an extension that changes how a token must be read: none is understood
-    /// here, so none is accepted (RFC 7515, section 4.1.11; RFC 7797, section 3). A `null` counts
-    /// as present.
+    /// True if there is an extension that changes the meaning of the token (`crit` or `b64`), even
+    /// with the value `null`. None is supported, so such a token is refused (RFC 7515, section
+    /// 4.1.11; RFC 7797, section 3).
     has_extension: bool,
 }
 
-/// Text that is borrowed wherever it is written without escapes.
+/// A string that is borrowed from the input if it has no escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -165,7 +166,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                     map.next_value::<IgnoredAny>()?;
                     has_extension |= matches!(&*name, "crit" | "b64");
                     if !others.insert(name) {
-                        return Err(Error::custom("a member stands twice"));
+                        return Err(Error::custom("duplicate member"));
                     }
                 }
             }
@@ -180,7 +181,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 }
 
 impl<'a> Unverified<'a> {
-    /// Reads the header. The size is checked before anything else is.
+    /// Parses the header. The size is checked before anything else.
     pub fn parse(token: &'a str) -> Result<Self, Rejection> {
         if token.len() > MAX_BYTES {
             return Err(Rejection::Malformed);
@@ -194,7 +195,8 @@ impl<'a> Unverified<'a> {
             return Err(Rejection::Malformed);
         }
         let header = decode(header)?;
-        // All of it must be text, what is passed over too (RFC 7515, section 5.2, step 3).
+        // The whole header must be UTF-8, also the members that are ignored (RFC 7515, section
+        // 5.2, step 3).
         let header = str::from_utf8(&header).map_err(|_| Rejection::Malformed)?;
         let header: Header<'_> = serde_json::from_str(header).map_err(|_| Rejection::Malformed)?;
         if header.has_extension {
@@ -212,8 +214,8 @@ impl<'a> Unverified<'a> {
         })
     }
 
-    /// Checks the signature, then reads the claims. The algorithm is the key's; the token only may
-    /// agree with it.
+    /// Checks the signature, and then parses the claims. The algorithm is that of the key; the one
+    /// that the token names must be the same.
     pub fn verify(
         &self,
         algorithm: Algorithm,
@@ -223,8 +225,8 @@ impl<'a> Unverified<'a> {
         if self.algorithm != algorithm_name(algorithm) {
             return Err(Rejection::BadSignature);
         }
-        // Not base64url: no signature at all. Everything else that fails is a signature that the
-        // key did not make.
+        // A signature that is not base64url makes the token malformed. All other failures mean that
+        // the key did not make the signature.
         decode(self.signature)?;
         match jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), key, algorithm) {
             Ok(true) => {}
@@ -236,7 +238,7 @@ impl<'a> Unverified<'a> {
         if claims.issuer != expected.issuer {
             return Err(Rejection::WrongIssuer);
         }
-        // Equal in the last second of a session, whose token has expired when it is issued.
+        // They are equal if the token was issued in the last second of its session.
         let ordered =
             claims.issued_at <= claims.expires_at && claims.issued_at >= Timestamp::from_seconds(0);
         if !ordered || claims.expires_at.since(claims.issued_at) > expected.max_ttl {
@@ -246,23 +248,24 @@ impl<'a> Unverified<'a> {
     }
 }
 
-/// The name of an algorithm in a header (RFC 7518, section 3.1; RFC 8037, section 3.1).
+/// Returns the name of an algorithm in a header (RFC 7518, section 3.1; RFC 8037, section 3.1).
 fn algorithm_name(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::EdDSA => "EdDSA",
         Algorithm::ES256 => "ES256",
         Algorithm::RS256 => "RS256",
-        // The ring holds no other keys; a name that no header has refuses their tokens.
+        // The ring has no keys of other algorithms. The empty name would refuse their tokens.
         _ => "",
     }
 }
 
-/// Base64url without padding and without loose bits at the end (RFC 7515, section 2).
+/// Decodes base64url without padding (RFC 7515, section 2). Refuses unused bits at the end that are
+/// not zero.
 fn decode(part: &str) -> Result<Vec<u8>, Rejection> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejection::Malformed)
 }
 
-/// Writes claims as a JWT payload, without the members that are empty.
+/// Serializes claims as a JWT payload. Empty claims are left out.
 pub struct Payload<'a>(pub &'a AccessClaims);
 
 impl Serialize for Payload<'_> {
@@ -300,7 +303,7 @@ impl Serialize for Payload<'_> {
     }
 }
 
-/// Serializes anything by its text.
+/// Serializes a value as the text that its `Display` gives.
 struct Text<'a, T>(&'a T);
 
 impl<T: fmt::Display> Serialize for Text<'_, T> {
@@ -309,7 +312,8 @@ impl<T: fmt::Display> Serialize for Text<'_, T> {
     }
 }
 
-/// Claims read from a payload: required ones present, each of its type, no name twice.
+/// Deserializes claims from a payload. All required claims must be there, each of its type, and no
+/// name twice.
 struct Claims(AccessClaims);
 
 #[derive(Deserialize)]
@@ -374,7 +378,7 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
                 "amr" => set(&mut amr, "amr", &mut map)?,
                 _ => {
                     if custom.insert(name, map.next_value::<&RawValue>()?).is_some() {
-                        return Err(Error::custom("a claim stands twice"));
+                        return Err(Error::custom("duplicate claim"));
                     }
                 }
             }

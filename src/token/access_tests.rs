@@ -1,5 +1,5 @@
-//! Each row of what a strict reader refuses, signed by the right key so that nothing but the row's
-//! fault is left.
+//! Tests of the tokens that the strict parser refuses. All are signed by the right key, so that the
+//! tested fault is the only one.
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ fn sign_with(
 }
 
 #[test]
-fn a_key_that_refuses_is_named() {
+fn the_error_of_a_failed_signature_names_the_key() {
     assert!(sign_with(&claims(), |_| None).unwrap_err().to_string().contains(KID));
 }
 
@@ -90,7 +90,7 @@ fn with_claim(name: &str, value: Value) -> Result<AccessClaims, Rejection> {
 }
 
 #[test]
-fn what_is_signed_is_read_back() {
+fn signed_claims_are_read_back() {
     let token = signed(&claims()).unwrap();
     assert_eq!(Unverified::parse(&token).unwrap().kid, KID);
     assert_eq!(read(&token), Ok(claims()));
@@ -177,7 +177,7 @@ fn a_required_claim_that_is_missing_or_of_another_type_is_refused() {
 }
 
 #[test]
-fn instants_are_integers_within_reason() {
+fn instants_are_integers_in_a_valid_range() {
     for name in ["exp", "nbf", "iat", "auth_time"] {
         for value in [
             "\"1700000600\"",
@@ -211,7 +211,7 @@ fn instants_are_integers_within_reason() {
 }
 
 #[test]
-fn no_claim_stands_twice() {
+fn duplicate_claims_are_refused() {
     let text = Value::Object(good_payload()).to_string();
     let text = text.strip_suffix('}').unwrap();
     for twice in [
@@ -230,14 +230,14 @@ fn no_claim_stands_twice() {
 }
 
 #[test]
-fn another_issuer_is_told_apart() {
+fn another_issuer_is_a_rejection_of_its_own() {
     for issuer in ["https://issuer/", "https://ISSUER", ""] {
         assert_eq!(with_claim("iss", json!(issuer)), Err(Rejection::WrongIssuer));
     }
 }
 
 #[test]
-fn the_payload_is_json_within_reason() {
+fn a_payload_that_is_not_an_object_or_too_deep_is_refused() {
     for payload in ["", "[]", "null", "\u{feff}{}", &("[".repeat(5000))] {
         assert_eq!(with_payload(payload), Err(Rejection::Malformed));
     }
@@ -278,8 +278,8 @@ fn the_compact_form_is_exact() {
     ] {
         assert_eq!(read(&wrong), Err(Rejection::Malformed), "{wrong}");
     }
-    // 64 bytes leave four loose bits in the last of 86 characters: another character with the same
-    // meaning is refused.
+    // In the last of the 86 characters for 64 bytes, four bits are unused. A character that differs
+    // in those alone is refused.
     let last = signature.chars().last().unwrap();
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let index = alphabet.find(last).unwrap();
@@ -295,7 +295,7 @@ fn a_signature_that_the_key_did_not_make_is_refused() {
     let good = token_of(&good_header(), &Value::Object(good_payload()).to_string());
     let (signed, signature) = good.rsplit_once('.').unwrap();
     let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
-    // S + L is a second encoding of the same scalar; RFC 8032, section 5.1.7 demands S < L.
+    // S + L is a second encoding of the same scalar, which RFC 8032, section 5.1.7, forbids.
     let order: [u8; 32] = [
         0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde,
         0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,

@@ -1,5 +1,5 @@
-//! Tokens: bytes to claims and back, under a given key. Whether a token is still good is decided
-//! elsewhere.
+//! Converts claims to signed tokens, and verified tokens to claims, with a given key. Whether a
+//! token is still valid is decided elsewhere.
 
 pub mod access;
 pub mod refresh;

@@ -1,11 +1,11 @@
-//! Refresh tokens: opaque to clients, authenticated by a MAC, so that garbage is refused without a
-//! look at the database.
+//! Refresh tokens. They are opaque to clients, and authenticated by a MAC, so that garbage is
+//! refused without reading the database.
 //!
-//! `cs_rt_` and then, in base64url, `version | key id | session id | generation | secret | MAC`.
-//! The MAC is HMAC-SHA-256 (RFC 2104) under the named ring key over all that precedes it. The
-//! secret is the session's own and stands in its row: a copy of the database forges nothing without
-//! the ring key, the ring key forges nothing without the row. The token can be computed again from
-//! the row, which is what makes a replay yield the same successor.
+//! A token is `cs_rt_` and then, in base64url, `version | key id | session id | generation | secret
+//! | MAC`. The MAC is HMAC-SHA-256 (RFC 2104), under the refresh key that is named, over all that
+//! precedes it. The secret is random for each session, and stored in the session's row. So neither
+//! a copy of the database alone nor the refresh key alone is enough to forge a token. It can be
+//! computed again from the row and the key, which is how a replay yields the same token again.
 
 use std::fmt;
 
@@ -18,13 +18,13 @@ use crate::domain::{
     session::{Lineage, LineageSecret},
 };
 
-/// What every refresh token starts with, so that secret scanners find lost ones.
+/// The beginning of every refresh token, by which secret scanners find leaked ones.
 pub const PREFIX: &str = "cs_rt_";
 
 const VERSION: u8 = 1;
 const BODY: usize = 1 + 8 + 16 + 4 + 16;
 const MAC: usize = 32;
-/// Length of the base64url part: 77 bytes in groups of three give 103 characters.
+/// The length of the base64url part: 77 bytes give 103 characters.
 const ENCODED: usize = ((BODY + MAC) * 4).div_ceil(3);
 
 /// The text is not a refresh token that this service issued under the given key.
@@ -32,12 +32,12 @@ const ENCODED: usize = ((BODY + MAC) * 4).div_ceil(3);
 #[error("not a refresh token of this service")]
 pub struct NotAuthentic;
 
-/// What a refresh token says.
+/// The content of a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshClaims {
     /// The session that it belongs to.
     pub session_id: SessionId,
-    /// Its generation, its secret and the key it was made under.
+    /// Its generation, its secret, and the name of the key that authenticates it.
     pub lineage: Lineage,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Debug for Unverified {
 }
 
 impl Unverified {
-    /// Reads the form of a token.
+    /// Parses a token, without checking its MAC.
     pub fn parse(token: &str) -> Result<Self, NotAuthentic> {
         let encoded = token.strip_prefix(PREFIX).ok_or(NotAuthentic)?;
         if encoded.len() != ENCODED {
@@ -75,22 +75,22 @@ impl Unverified {
         Ok(Self { bytes, claims })
     }
 
-    /// Which key made the token, as it says. Anybody may have written it.
+    /// Returns the key that the token names. It is not authenticated yet.
     pub fn key(&self) -> RefreshKeyId {
         self.claims.lineage.key
     }
 
-    /// The session that the token names. Anybody may have written it.
+    /// Returns the session that the token names. It is not authenticated yet.
     pub fn session_id(&self) -> SessionId {
         self.claims.session_id
     }
 
-    /// The generation that the token names. Anybody may have written it.
+    /// Returns the generation that the token names. It is not authenticated yet.
     pub fn generation(&self) -> u32 {
         self.claims.lineage.generation
     }
 
-    /// Checks the MAC, in constant time.
+    /// Checks the MAC in constant time, and returns the content of the token.
     pub fn verify(self, key: &hmac::Key) -> Result<RefreshClaims, NotAuthentic> {
         let (body, mac) = self.bytes.split_at(BODY);
         hmac::verify(key, body, mac).map_err(|_| NotAuthentic)?;
@@ -108,8 +108,8 @@ impl Reader<'_> {
     }
 }
 
-/// The refresh token of a session in its given generation. The key must be the one that the lineage
-/// names.
+/// Computes the refresh token of a session in the given generation. The key must be the one that
+/// the lineage names.
 pub fn issue(session_id: SessionId, lineage: &Lineage, key: &hmac::Key) -> String {
     let mut bytes = Vec::with_capacity(BODY + MAC);
     bytes.push(VERSION);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_or_any_other_bit_is_refused() {
+    fn another_key_or_a_flipped_bit_is_refused() {
         let token = issue(SessionId::from_bytes(SESSION), &lineage(3), &key(1));
         assert!(Unverified::parse(&token).unwrap().verify(&key(1)).is_ok());
         assert_eq!(Unverified::parse(&token).unwrap().verify(&key(2)), Err(NotAuthentic));
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_issued_is_read_back(
+        fn an_issued_token_is_read_back(
             session in any::<[u8; 16]>(), generation in any::<u32>(), secret in any::<[u8; 16]>(),
             id in any::<[u8; 8]>(),
         ) {

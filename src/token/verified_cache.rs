@@ -1,8 +1,8 @@
-//! Remembers which tokens have a good signature, so that a token seen again costs a hash and a
+//! Caches tokens whose signature has been verified, so that a token seen again costs a hash and a
 //! look-up.
 //!
-//! Only the outcome of the signature check and the claims are kept. Everything that can change
-//! (time, revocation, the key's state, the caller's demands) is checked after the cache, each time.
+//! Only verified tokens and their claims are kept. Everything that can change (time, revocation,
+//! the key's state, the caller's demands) is checked after the cache, each time.
 
 use std::{mem::size_of, sync::Arc};
 
@@ -11,25 +11,24 @@ use quick_cache::{Weighter, sync::Cache};
 
 use crate::domain::claims::AccessClaims;
 
-/// A token whose signature was found good.
+/// A token whose signature was verified.
 #[derive(Debug)]
 pub struct VerifiedToken {
-    /// The key that signed it. Whether it still may is checked each time.
+    /// The name of the key that signed it. The state of the key is checked each time.
     pub kid: String,
-    /// What the token says.
+    /// The claims of the token.
     pub claims: AccessClaims,
 }
 
-/// SHA-256 of a whole token: its name in the cache.
+/// The SHA-256 digest of a whole token, which is its key in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
-    /// The digest of a token.
+    /// Computes the digest of a token.
     pub fn of(token: &str) -> Self {
         let mut bytes = [0; 32];
-        // SHA-256 always has 32 bytes; a digest of zeros, should that ever change, is merely a
-        // cache that never hits.
+        // SHA-256 always has 32 bytes, so the digest is never left at zero.
         if let Some(whole) = digest(&SHA256, token.as_bytes()).as_ref().first_chunk() {
             bytes = *whole;
         }
@@ -37,8 +36,8 @@ impl TokenDigest {
     }
 }
 
-/// Bytes that the cache itself takes for an entry: its digest, its place in a list and a table, and
-/// the counts of its `Arc`.
+/// The bytes that the cache itself needs for an entry: its digest, its place in a list and in a
+/// table, and the counts of its `Arc`.
 const ENTRY_BYTES: usize = 128;
 
 #[derive(Clone, Debug)]
@@ -57,19 +56,20 @@ impl Weighter<TokenDigest, Arc<VerifiedToken>> for ByMemory {
 pub struct VerifiedCache(Cache<TokenDigest, Arc<VerifiedToken>, ByMemory>);
 
 impl VerifiedCache {
-    /// A cache whose tokens take about this many bytes of memory at most; zero for none.
+    /// Creates a cache whose tokens take at most about this many bytes of memory. With zero, it
+    /// keeps none.
     pub fn with_capacity(bytes: u64) -> Self {
         const USUAL_TOKEN: u64 = 1024;
         let items = usize::try_from(bytes / USUAL_TOKEN).unwrap_or(usize::MAX);
         Self(Cache::with_weighter(items, bytes, ByMemory))
     }
 
-    /// What is known of this token.
+    /// Returns the token with this digest, if it is cached.
     pub fn get(&self, digest: &TokenDigest) -> Option<Arc<VerifiedToken>> {
         self.0.get(digest)
     }
 
-    /// Remembers a token.
+    /// Adds a token.
     pub fn insert(&self, digest: TokenDigest, token: Arc<VerifiedToken>) {
         self.0.insert(digest, token);
     }
