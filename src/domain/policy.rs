@@ -161,7 +161,8 @@ pub enum PolicyError {
 const LONGEST_LIFETIME: Duration = Duration::from_secs(36_500 * 86_400);
 
 impl Policy {
-    /// Returns the first contradiction among the limits, if there is any.
+    /// Checks that the limits are in range and do not contradict each other. Fails with the first
+    /// problem found.
     pub fn check(&self, max_access_token_ttl: Duration) -> Result<(), PolicyError> {
         let SessionPolicy {
             access_token_ttl,
