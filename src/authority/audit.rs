@@ -103,7 +103,7 @@ impl Audit {
     /// Writes a record to the log at once, and queues it for the table. It neither waits for the
     /// database nor fails.
     ///
-    /// A A record of an unknown caller goes only to the log, because otherwise anybody could fill
+    /// A record of an unknown caller goes only to the log, because otherwise anybody could fill
     /// the table. The lines of unknown callers, and the lines and rows of denied calls, are limited
     /// in rate. The next one that is written says how many were left out.
     pub fn record(&self, record: AuditRecord) {

@@ -216,7 +216,7 @@ impl Authority {
     }
 }
 
-/// A Returns the requested span, or the limit if none is requested. A request may only shorten the
+/// Returns the requested span, or the limit if none is requested. A request may only shorten the
 /// limit.
 fn shorten(
     field: &str,

@@ -1,5 +1,5 @@
-//! Marks the sessions of revoked tenants and subjects as ended, in batches. Their tokens are not
-//! accepted even before, because a blacklist entry stops them.
+//! Marks the sessions of revoked tenants and subjects as ended, in batches. Their tokens are
+//! refused even before that, because a blacklist entry stops them.
 
 use super::{Authority, error::AuthorityError};
 

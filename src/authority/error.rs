@@ -5,10 +5,10 @@ use crate::{
     domain::rotation::NotRotated, rng::RngFailed, store::StoreError, token::access::SignError,
 };
 
-/// A The reason why a use case failed. Nothing was changed, unless the variant says so.
+/// The reason why a use case failed. Nothing was changed, unless the variant says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
-    /// A A field of the request is invalid. The problem is the rest of a sentence that starts with
+    /// A field of the request is invalid. The problem is the rest of a sentence that starts with
     /// the field's name.
     #[error("{field} {problem}")]
     InvalidField {
@@ -64,7 +64,7 @@ pub enum AuthorityError {
     /// There is no such key.
     #[error("there is no such key")]
     KeyNotFound,
-    /// A The key cannot be rotated now.
+    /// The key cannot be rotated now.
     #[error(transparent)]
     KeyNotRotated(NotRotated),
     /// The blacklist is full.
@@ -93,13 +93,13 @@ pub enum AuthorityError {
         "no key makes tokens at the moment, the next one is about to take its place: try again"
     )]
     NoActiveKey,
-    /// A A bug or a damaged row. The log has the details.
+    /// A bug or a damaged row. The log has the details.
     #[error("an internal error occurred; the server's log says more")]
     Internal,
 }
 
 impl AuthorityError {
-    /// A Creates the error for an invalid field.
+    /// Creates the error for an invalid field.
     pub fn field(field: impl Into<String>, problem: impl ToString) -> Self {
         Self::InvalidField { field: field.into(), problem: problem.to_string() }
     }

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// A A session and its newly issued tokens.
+/// A session and its newly issued tokens.
 #[derive(Debug)]
 pub struct Issued {
     /// The session.
@@ -58,7 +58,7 @@ impl Authority {
         scopes: &[Scope],
     ) -> Result<Tokens, AuthorityError> {
         let scopes = if scopes.is_empty() { &session.scopes } else { scopes };
-        // A A session keeps its policy, but the limit for all tokens may have been lowered since
+        // A session keeps its policy, but the limit for all tokens may have been lowered since
         // then. Validate would refuse a token beyond it.
         let longest =
             issued_at.floor_to_second().plus(self.settings.max_access_token_ttl).floor_to_second();

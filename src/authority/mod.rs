@@ -94,7 +94,7 @@ pub struct Authority {
     settings: Settings,
     sweeper: Mutex<Sweeper>,
     rotating: Mutex<Rotating>,
-    /// A Limits the number of calls that read and convert sessions of a page at the same time.
+    /// Limits the number of calls that read and convert sessions of a page at the same time.
     pages: Semaphore,
 }
 
@@ -139,7 +139,7 @@ impl Authority {
         &self.audit
     }
 
-    /// A Records that a caller asked for something out of its reach, and returns the error for it.
+    /// Records that a caller asked for something out of its reach, and returns the error for it.
     fn not_allowed(
         &self,
         by: &Actor,

@@ -9,7 +9,7 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// A A request for a session, with its subject and the claims of its tokens.
+/// A request for a session, with its subject and the claims of its tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewSession {
     /// The user who signed in.
@@ -28,15 +28,15 @@ pub struct NewSession {
     pub acr: Acr,
     /// The authentication methods references.
     pub amr: Vec<Amr>,
-    /// The instant at which the user authenticated; none for the present.
+    /// The instant at which the user authenticated; none if that is now.
     pub authenticated_at: Option<Timestamp>,
     /// The device, as the caller describes it.
     pub device: Device,
     /// The policy of the session; none for that of the tenant.
     pub policy: Option<PolicyName>,
-    /// A A lifetime for access tokens that is shorter than that of the policy.
+    /// A lifetime for access tokens that is shorter than that of the policy.
     pub access_token_ttl: Option<Duration>,
-    /// A A lifetime for the session that is shorter than that of the policy.
+    /// A lifetime for the session that is shorter than that of the policy.
     pub max_lifetime: Option<Duration>,
     /// The idempotency key.
     pub request_id: Option<RequestId>,

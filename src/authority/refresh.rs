@@ -15,7 +15,7 @@ use crate::{
     token::refresh::{RefreshClaims, Unverified},
 };
 
-/// A A request to exchange a refresh token.
+/// A request to exchange a refresh token.
 pub struct Exchange {
     /// The token.
     pub refresh_token: String,

@@ -30,7 +30,7 @@ pub struct RevokeOrder {
     pub target: RevokeTarget,
     /// The reason.
     pub reason: EndReason,
-    /// A note for the audit.
+    /// A A note that explains the revocation to people who ask later.
     pub note: Note,
 }
 
@@ -45,7 +45,7 @@ pub enum RevokeTarget {
     },
     /// A session.
     Session(SessionId),
-    /// A All sessions of a subject, or all but one.
+    /// All sessions of a subject, or all but one.
     Subject {
         /// The subject's tenant.
         tenant: Tenant,
@@ -54,7 +54,7 @@ pub enum RevokeTarget {
         /// The session that stays.
         except: Option<SessionId>,
     },
-    /// A All sessions of a tenant.
+    /// All sessions of a tenant.
     Tenant(Tenant),
 }
 
@@ -208,7 +208,7 @@ impl Authority {
         let writing = tokio::spawn(async move {
             let outcome = store.revoke(revocation).await?;
             if outcome.changed {
-                // A If the target was a session identifier, the tenant and the subject are known
+                // If the target was a session identifier, the tenant and the subject are known
                 // only now.
                 if let (None, Some((tenant, subject))) = (&record.tenant, &outcome.whose) {
                     (record.tenant, record.subject) = (Some(tenant.clone()), Some(subject.clone()));
@@ -298,7 +298,7 @@ impl Authority {
         }
     }
 
-    /// A Returns a session. Returns `None` only if the current primary has no such session.
+    /// Returns a session. Returns `None` only if the current primary has no such session.
     async fn confirmed_session(&self, id: SessionId) -> Result<Option<Session>, AuthorityError> {
         loop {
             let timeline = self.replica.timeline();

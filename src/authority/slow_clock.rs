@@ -1,4 +1,4 @@
-//! A A cautious clock for jobs that delete data, which cannot be undone.
+//! A cautious clock for jobs that delete data, which cannot be undone.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub struct SlowClock {
 }
 
 impl SlowClock {
-    /// A Creates a clock that shows the time of the wall clock, at this uptime of the machine.
+    /// Creates a clock that shows the time of the wall clock, at this uptime of the machine.
     pub fn at(now: Timestamp, uptime: Duration) -> Self {
         Self { now, uptime }
     }

@@ -139,7 +139,7 @@ impl Authority {
 
     /// Records the sessions that have expired and were not ended before. Returns their number.
     ///
-    /// A A replica whose clock is behind may still refresh a session that has expired by our clock,
+    /// A replica whose clock is behind may still refresh a session that has expired by our clock,
     /// so this waits for the retention margin after the expiry.
     async fn record_expiries(&self, now: Timestamp) -> Result<usize, AuthorityError> {
         let until = now.minus(RETENTION_MARGIN);

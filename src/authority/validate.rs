@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// A A token, and the caller's demands. It borrows them, so that it needs no allocation.
+/// A token, and the caller's demands. It borrows them, so that it needs no allocation.
 pub struct Question<'a> {
     /// The access token.
     pub access_token: &'a str,
@@ -63,7 +63,7 @@ pub enum InactiveReason {
     /// It is not for the demanded audience, or for none of the audiences that the caller is limited
     /// to.
     WrongAudience,
-    /// A It lacks a demanded scope.
+    /// It lacks a demanded scope.
     InsufficientScope,
     /// The authentication is too weak or too old for the demand.
     StepUpRequired,
@@ -176,7 +176,7 @@ impl Authority {
         Some(Answer { outcome, checked_at })
     }
 
-    /// A Checks the form of a token and its signature by a key in the ring. It checks neither the
+    /// Checks the form of a token and its signature by a key in the ring. It checks neither the
     /// time nor revocations.
     pub(super) fn authenticate(&self, token: &str) -> Result<Arc<VerifiedToken>, InactiveReason> {
         if token.len() > MAX_BYTES {

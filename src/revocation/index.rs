@@ -247,7 +247,7 @@ mod tests {
         let rounded_up = later.plus(Duration::from_secs(1));
         assert_eq!(missing, [(Revoked::Token(token), rounded_up), (tenant_up_to(later), later)]);
         assert_eq!(there.missing_from(&index), []);
-        // A The cut-off of a subject is returned with its names, also if it differs only in the
+        // The cut-off of a subject is returned with its names, also if it differs only in the
         // spared session.
         let alices = |spared| of_alice(&acme, NOW, spared);
         there.apply(&entry(alices(Some(session(NOW))), later));

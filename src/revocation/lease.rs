@@ -1,5 +1,5 @@
-//! The lease: until it ends, this replica may validate by its index. The other replicas acknowledge
-//! a revocation that this one may not have applied only after its lease must have ended.
+//! The lease: until it ends, this replica may validate by its index. Before the others acknowledge
+//! a revocation that this replica may not have applied, they wait until its lease must have ended.
 
 use std::{
     sync::{

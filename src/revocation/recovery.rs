@@ -42,7 +42,7 @@ impl Recovery {
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Carries out the revocations again that are in the index and that the database has lost.
+    /// Carries out again the revocations that are in the index but that the database has lost.
     /// Writing only the entries would not be enough, because the database has lost the ends of the
     /// sessions, too.
     pub fn restore(&mut self, lost: Vec<(Revoked, Timestamp)>) {
@@ -100,7 +100,7 @@ impl Recovery {
             match members.settle(before, now).await {
                 Ok(()) => tracing::info!("the replicas are complete again after a failover"),
                 Err(error) => {
-                    tracing::debug!(%error, "that the replicas are complete cannot be recorded")
+                    tracing::debug!(%error, "it cannot be recorded yet that the replicas are complete")
                 }
             }
         });

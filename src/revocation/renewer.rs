@@ -342,7 +342,7 @@ impl LeaseRenewer {
             .take()
             .map(|reread| replica.index().missing_from(&reread))
             .unwrap_or_default();
-        let gone = membership.others.look(&answer.others, received);
+        let gone = membership.others.find_gone(&answer.others, received);
         membership.unsettled = match membership.unsettled {
             _ if is_settled => None,
             Some((timeline, since)) if timeline == answer.head.timeline => Some((timeline, since)),

@@ -42,14 +42,14 @@ const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AckError {
     /// This replica may not know the latest revocations.
-    #[error("the latest revocations are not known here")]
+    #[error("this replica may not know the latest revocations")]
     NotCurrent,
     /// It cannot be determined whether every replica knows a revocation.
-    #[error("whether every replica knows of the revocation cannot be told")]
+    #[error("it cannot be determined whether every replica knows the revocation")]
     NotAcknowledged,
 }
 
-/// A A span in which this process was one member of one database that was not set back. If the
+/// A span in which this process was one member of one database that was not set back. If the
 /// epoch before a transaction is still the current one afterwards, positions in the feed still have
 /// the same meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,7 +131,7 @@ enum AckOutcome {
     AfterWait,
 }
 
-/// A This replica: its index, its lease, and its progress through the feed.
+/// This replica: its index, its lease, and its progress through the feed.
 pub struct Replica {
     index: Index,
     lease: Lease,
@@ -250,10 +250,10 @@ impl Replica {
         self.progress.borrow().epoch
     }
 
-    /// Waits until no replica accepts the tokens any more that were revoked at `position` by a
-    /// committed transaction: every replica has applied the revocation, or the leases of those that
-    /// have not have ended. A call that found nothing to write passes the latest position of the
-    /// feed that it read.
+    /// Waits until no replica accepts the tokens that were revoked at `position` by a committed
+    /// transaction: every replica has applied the revocation, or the leases of those that have not
+    /// have ended. A call that found nothing to write passes the latest position of the feed that
+    /// it read.
     ///
     /// Only a renewal that is sent from now on counts, and only in the epoch that was read before
     /// the transaction. Earlier answers may come from a database that was replaced or set back
@@ -286,7 +286,7 @@ impl Replica {
         let mut progress = self.progress.subscribe();
         let ours = timeout(REACH_TIMEOUT, self.wait_until_applied(&mut progress, epoch, position));
         let begun = ours.await.map_err(|_| AckError::NotAcknowledged)??;
-        // All leases whose renewal was sent before this instant end by then.
+        // All leases that were requested before now have ended by this time.
         let over = self.lease.uptime() + begun.max_validity;
         loop {
             let current = *progress.borrow_and_update();

@@ -11,7 +11,7 @@ pub async fn run(authority: Arc<Authority>, every: Duration) {
             Ok(()) => {}
             // A change that is due stays due, so the next round makes it.
             Err(AuthorityError::StoreUnavailable) => {
-                tracing::debug!("the keys are looked at again later")
+                tracing::debug!("the keys are checked again later")
             }
             Err(error) => tracing::warn!(%error, "the keys could not be rotated; trying again"),
         }
