@@ -20,7 +20,7 @@ const SECRET_BYTES: usize = 32;
 /// The length of a key: the prefix, and the secret in base64url.
 const KEY_CHARACTERS: usize = PREFIX.len() + 43;
 
-/// A A key in plain text. `Debug` does not print it.
+/// A key in plain text. `Debug` does not print it.
 pub struct ApiKey(Zeroizing<String>);
 
 impl ApiKey {

@@ -128,7 +128,7 @@ impl BurstLimiter {
     fn try_acquire(&self, clock: &dyn Clock) -> bool {
         let before = self.permits.0.fetch_add(1, Ordering::Relaxed);
         if before == self.sustained_limit {
-            // A A concurrent call that has just finished may have left another value here, so it is
+            // A concurrent call that has just finished may have left another value here, so it is
             // stored again.
             self.burst_since.store(micros(clock.uptime()), Ordering::Relaxed);
         }
@@ -282,7 +282,7 @@ impl Meter {
         if !self.calls.try_acquire(self.limits.calls) {
             return Err(Refusal::OverLimit { wait: RETRY_DELAY });
         }
-        // A If a later check refuses the call, the permit is dropped, which releases all that was
+        // If a later check refuses the call, the permit is dropped, which releases all that was
         // acquired.
         let mut permit = CallPermit { meter: self.clone(), is_counted: false, burst_limited: None };
         if let Some((limiter, clock)) = &self.rate
@@ -303,7 +303,7 @@ impl Meter {
             }
             permit.burst_limited = Some(class);
         }
-        // A A batch acquires its own permit when it is validated.
+        // A batch acquires its own permit when it is validated.
         if class == CostClass::Batch && !concurrency.batches.has_room(&*concurrency.clock) {
             return Err(Refusal::Overloaded { wait: QUEUE_RETRY_DELAY });
         }

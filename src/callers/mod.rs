@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// A The reason why a call was not admitted. Nothing was done.
+/// The reason why a call was not admitted. Nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// There are no credentials, or they belong to no caller.
@@ -55,7 +55,7 @@ impl Refusal {
     }
 }
 
-/// A A caller in the configuration.
+/// A caller in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// The caller, and what it may do.
@@ -119,7 +119,7 @@ pub struct Callers {
     refused: Refused,
 }
 
-/// A A clock with a `Debug` that prints only its type.
+/// A clock with a `Debug` that prints only its type.
 struct ClockHandle(Arc<dyn Clock>);
 
 impl std::fmt::Debug for ClockHandle {

@@ -168,7 +168,7 @@ pub struct AuditRecord {
     pub session_id: Option<SessionId>,
     /// The key concerned.
     pub kid: Option<String>,
-    /// The reason for which the session ended.
+    /// The reason for the action.
     pub reason: Option<EndReason>,
     /// The caller's note. In the record of a denied call, it holds what was asked for.
     pub note: Note,

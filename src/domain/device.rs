@@ -1,5 +1,5 @@
 //! Display data of devices. It is only shown to users, so invalid data never makes a call fail:
-//! long texts are cut, control characters are replaced, and what is no IP address is left out.
+//! long texts are cut, control characters are replaced, and an invalid IP address is left out.
 
 use std::net::{IpAddr, Ipv4Addr};
 

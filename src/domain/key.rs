@@ -111,7 +111,7 @@ impl KeyState {
     }
 }
 
-/// A The key is in a state from which it cannot change to the requested one.
+/// The key is in a state from which it cannot change to the requested one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key {kid} is {}, so it cannot become {}", from.as_str(), to.as_str())]
 pub struct NoSuchStep {
@@ -142,7 +142,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// A Creates a pending key.
+    /// Creates a pending key.
     pub fn new(kid: String, algorithm: KeyAlgorithm, now: Timestamp) -> Self {
         Self {
             kid,
@@ -196,7 +196,7 @@ impl Key {
     }
 }
 
-/// A A key with its secret. The secret is encrypted and bound to identifier, purpose and algorithm.
+/// A key with its secret. The secret is encrypted and bound to identifier, purpose and algorithm.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedKey {
     /// The key without its secret.

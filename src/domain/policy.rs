@@ -127,7 +127,7 @@ pub enum PolicyError {
     /// Tokens carry whole seconds, so a shorter lifetime cannot be expressed.
     #[error("access_token_ttl must be at least 1s")]
     AccessTokenTooShort,
-    /// A A token with such a lifetime would be refused by Validate.
+    /// A token with such a lifetime would be refused by Validate.
     #[error("access_token_ttl must not be longer than tokens.max_access_token_ttl")]
     AccessTokenTooLong,
     /// Access tokens would outlive a session that is not refreshed.
@@ -136,10 +136,10 @@ pub enum PolicyError {
     /// The idle timeout would never be reached.
     #[error("absolute_lifetime must not be shorter than idle_timeout")]
     AbsoluteShorterThanIdle,
-    /// A At the end of the grace, a replay could no longer repeat a valid access token.
+    /// At the end of the grace, a replay could no longer repeat a valid access token.
     #[error("refresh_grace must be shorter than access_token_ttl by at least a second")]
     GraceTooLong,
-    /// A Replays until use would end before the grace does.
+    /// Replays until use would end before the grace does.
     #[error("replay_limit must not be shorter than refresh_grace")]
     ReplayLimitTooShort,
     /// A late replay would have to issue the access token again under its identifier, so its

@@ -13,12 +13,12 @@ pub const MOST_READ: u32 = 256;
 /// The largest number of sessions that one creation evicts, however far a limit was lowered.
 pub const MOST_EVICTED: usize = 16;
 
-/// The time for which a count may be used to find that there is no room. It still includes sessions
-/// that have ended since then.
+/// The time for which a count may be used to find that there is no room. The count still includes
+/// sessions that have ended since then.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// The time for which a count may be used to find that there is room. It lacks sessions that were
-/// created without a limit since then.
+/// The time for which a count may be used to find that there is room. The count lacks sessions that
+/// were created without a limit since then.
 const ROOM_FOR: Duration = Duration::from_secs(60);
 
 /// The live sessions of a subject, kept up to date while several creations are decided one after

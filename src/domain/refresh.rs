@@ -69,7 +69,7 @@ pub enum RefreshRefusal {
     ExpiredIdle,
     /// The session reached the end of its lifetime.
     ExpiredAbsolute,
-    /// A The session does not have this requested scope.
+    /// The session does not have this requested scope.
     ScopeNotGranted(Scope),
 }
 
@@ -107,8 +107,8 @@ impl Session {
         if attempt.generation != current && !may_replay {
             return Reuse;
         }
-        // This must come after the reuse check: otherwise a thief could learn that a token has been
-        // used, without ending the session, by requesting a scope that the session lacks.
+        // This must come after the reuse check, so that a request for an excessive scope cannot
+        // hide the reuse of a token.
         if let Some(scope) = attempt.scopes.iter().find(|scope| !self.scopes.contains(scope)) {
             return Refuse(RefreshRefusal::ScopeNotGranted(scope.clone()));
         }
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(next.judge_refresh(&attempt(&next, 1, past)), RefreshVerdict::Reuse);
     }
 
-    /// A A phone loses the answer, and asks again hours later.
+    /// A phone loses the answer, and asks again hours later.
     #[test]
     fn with_until_used_the_previous_generation_replays_up_to_the_limit() {
         let mut first = session();

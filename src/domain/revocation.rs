@@ -19,7 +19,7 @@ pub struct Seq(pub i64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeline(pub i64);
 
-/// A A position together with the timeline that it belongs to. In another timeline, the same
+/// A position together with the timeline that it belongs to. In another timeline, the same
 /// position may belong to another revocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedPosition {
@@ -60,7 +60,7 @@ pub enum Revoked {
 pub struct CutOff {
     /// The last instant of creation that is covered.
     pub up_to: Timestamp,
-    /// A A session that is not covered, although it was created before the cut-off.
+    /// A session that is not covered, although it was created before the cut-off.
     pub spared: Option<SessionId>,
 }
 
@@ -246,7 +246,7 @@ impl Coverage {
     }
 }
 
-/// A A request to revoke something.
+/// A request to revoke something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
     /// The token, session, subject or tenant to be revoked.
@@ -260,8 +260,8 @@ pub struct Revocation {
     /// the database.
     pub longest_token: Duration,
     /// The entry to be written if the database has no such live session although an authentic token
-    /// names it. An older copy of the database was restored then, and nothing else would stop the
-    /// token.
+    /// names it. In that case an older copy of the database was restored, and nothing else would
+    /// stop the token.
     pub fallback_entry: Option<BlacklistEntry>,
 }
 

@@ -5,9 +5,9 @@ use std::{fmt, str::FromStr};
 /// The job of a caller. [`super::permission::TABLE`] says which operations it allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// A A login service, which creates sessions and refreshes them.
+    /// A login service, which creates sessions and refreshes them.
     Issuer,
-    /// A A microservice or gateway, which validates tokens.
+    /// A microservice or gateway, which validates tokens.
     Validator,
     /// Security staff and their tools, which revoke sessions.
     Revoker,

@@ -51,7 +51,7 @@ pub enum NotRotated {
          ones are dropped"
     )]
     TooMany,
-    /// A A key cannot change to the requested state.
+    /// A key cannot change to the requested state.
     #[error(transparent)]
     Step(#[from] NoSuchStep),
 }
@@ -129,7 +129,7 @@ impl<'a> Rotation<'a> {
             (_, None) => self.publish(),
             // The key was stored by a clock that was ahead, so it would become ready too late.
             (_, Some(next)) if self.is_of_the_future(next.created_at, now) => withdraw(next),
-            // A The configured algorithm has changed, and this key has issued nothing yet, so it is
+            // The configured algorithm has changed, and this key has issued nothing yet, so it is
             // replaced. This must not happen at once: during a rolling restart, replicas with the
             // old and the new configuration would replace it again and again.
             (_, Some(next))

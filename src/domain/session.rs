@@ -1,4 +1,4 @@
-//! A The session: who is signed in on which device, its limits, and whether it is live.
+//! The session: who is signed in on which device, its limits, and whether it is live.
 
 use std::fmt;
 
@@ -112,7 +112,7 @@ impl fmt::Debug for LineageSecret {
     }
 }
 
-/// A A digest of all fields of a request for a session, and of its caller. Only equal requests of
+/// A digest of all fields of a request for a session, and of its caller. Only equal requests of
 /// one caller have the same fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestFingerprint(pub [u8; 32]);
@@ -143,7 +143,7 @@ pub enum EndReason {
     CredentialsChanged,
     /// The account was disabled.
     AccountDisabled,
-    /// A A refresh token was used again after its grace period.
+    /// A refresh token was used again after its grace period.
     RefreshTokenReused,
     /// The session was the oldest when its subject had reached the quota.
     QuotaEvicted,

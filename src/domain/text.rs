@@ -7,7 +7,7 @@ use std::{fmt, ops::Deref};
 /// field's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// A The text is empty, but must not be.
+    /// The text is empty, but must not be.
     #[error("must not be empty")]
     Empty,
     /// The text is longer than its limit.
@@ -21,7 +21,7 @@ pub enum TextError {
     /// The text holds a control character.
     #[error("must not contain control characters")]
     ControlCharacter,
-    /// A A scope contains a character that is not allowed in scopes.
+    /// A scope contains a character that is not allowed in scopes.
     #[error(
         "may only contain printable ASCII without space, quote and backslash (RFC 6749, section \
          3.3)"
@@ -30,11 +30,11 @@ pub enum TextError {
     /// The text is not an IP address.
     #[error("is not an IP address")]
     NotAnAddress,
-    /// A A name contains a character that is not allowed in names.
+    /// A name contains a character that is not allowed in names.
     #[error("may only contain letters, digits, and . _ - of ASCII")]
     NotAName,
-    /// The name is one of [`OWN_CALLERS`].
-    #[error("must not be {}, which the service itself says of callers", OWN_CALLERS.join(", "))]
+    /// The name is one that the service itself uses in records.
+    #[error("must not be {}, which are names that the service itself uses", OWN_CALLERS.join(", "))]
     OwnCaller,
 }
 
@@ -152,7 +152,7 @@ text!(
     /// A name that a user gave a device; may be empty.
     DeviceLabel, 0..=128, no_control);
 text!(
-    /// A A note that explains why a session ended; may be empty.
+    /// A note that explains why a session ended; may be empty.
     Note, 0..=1024, no_control);
 text!(
     /// An idempotency key.

@@ -63,12 +63,12 @@ impl Timestamp {
     }
 }
 
-/// A Returns a span in whole microseconds, at most `i64::MAX`.
+/// Returns a span in whole microseconds, at most `i64::MAX`.
 pub fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A Formats a span for people, in the largest unit that expresses it exactly: `90d`, `36h`, `10m`,
+/// Formats a span for people, in the largest unit that expresses it exactly: `90d`, `36h`, `10m`,
 /// `1500ms`.
 pub fn brief(span: Duration) -> String {
     const UNITS: [(u128, &str); 6] = [
