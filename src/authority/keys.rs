@@ -267,8 +267,8 @@ impl Authority {
         Ok(())
     }
 
-    /// Notes which retired refresh keys have no session whose current token was issued under them,
-    /// and since when. They must be kept longer, because during the grace a client may still
+    /// Notes which retired refresh keys have no live session whose current token was issued under
+    /// them, and since when. They must be kept longer, because during the grace a client may still
     /// present the previous token, which may have been issued under such a key.
     async fn find_unused_refresh_keys(
         &self,
