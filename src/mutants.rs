@@ -1,8 +1,7 @@
-//! Rules that can be switched off, each by its name, and a wall clock that can be set off, so that
-//! the tests can be seen to notice. Without the feature `mutants`, which no release has, there is
-//! no such switch.
+//! Mutants: rules that can be broken by name, and a wall clock that can be shifted, to show that
+//! the tests notice it. This exists only with the feature `mutants`, which no release has.
 
-/// Returns whether this rule is broken on purpose.
+/// Returns whether the rule with this name is broken on purpose.
 #[cfg(feature = "mutants")]
 pub fn broken(rule: &str) -> bool {
     use std::sync::LazyLock;
@@ -12,13 +11,13 @@ pub fn broken(rule: &str) -> bool {
     BROKEN.as_deref() == Some(rule)
 }
 
-/// Returns whether this rule is broken on purpose.
+/// Returns whether the rule with this name is broken on purpose.
 #[cfg(not(feature = "mutants"))]
 pub const fn broken(_rule: &str) -> bool {
     false
 }
 
-/// How far the wall clock of this process is off, in microseconds.
+/// Returns the shift of the wall clock of this process, in microseconds.
 #[cfg(feature = "mutants")]
 pub fn wall_clock_offset() -> i64 {
     use std::sync::LazyLock;
@@ -32,7 +31,7 @@ pub fn wall_clock_offset() -> i64 {
     *OFFSET
 }
 
-/// How far the wall clock of this process is off, in microseconds.
+/// Returns the shift of the wall clock of this process, in microseconds.
 #[cfg(not(feature = "mutants"))]
 pub const fn wall_clock_offset() -> i64 {
     0

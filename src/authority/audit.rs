@@ -1,4 +1,5 @@
-//! The audit writes a line in the log for each record, at once, and a row in a table, soon.
+//! Records the actions of use cases: each record is written to the log at once, and to a table soon
+//! after.
 
 use std::{
     collections::HashMap,
@@ -27,21 +28,23 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// Most records that wait for the table; what comes beyond is in the log alone, so that a slow
-/// database fills no memory.
+/// The largest number of records that wait for the table. Further ones are only written to the log,
+/// so that a slow database does not make memory grow.
 const MOST_WAITING: usize = 16_384;
 
-/// Most records in one transaction, so that no other write waits long.
+/// The largest number of records in one transaction. It is limited so that no other write waits
+/// long.
 pub const BATCH: usize = 512;
 
-/// The records of one caller who is denied that may come at once, and within a period.
+/// The number of records of denied calls that one caller may cause at once, and within each period.
 const DENIED_RECORDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
-/// The quota of their lines in the log.
+/// The quota of their lines in the log, for each caller.
 const DENIED_LINES: Quota = Quota::per_second(DENIED_RECORDS);
-/// The quota of their rows in the table. A caller who may do nothing must not fill it.
+/// The quota of their rows in the table, for each caller. A caller without permissions must not be
+/// able to fill the table.
 const DENIED_ROWS: Quota = Quota::per_minute(DENIED_RECORDS);
 
-/// Takes the records of use cases. A cheap handle: clones are of one audit.
+/// Takes the records of use cases. It is a cheap handle: all clones share one state.
 #[derive(Clone)]
 pub struct Audit(Arc<Shared>);
 
@@ -50,7 +53,7 @@ struct Shared {
     /// Distinguishes the records of this process from those of others.
     salt: [u8; 6],
     count: AtomicU32,
-    /// By caller: the configuration has not many.
+    /// The limits for each caller. The configuration has few callers, so the map stays small.
     denied: Mutex<HashMap<Who, Denied>>,
     table: Option<mpsc::Sender<AuditEntry>>,
     /// The number of records that wait for the table.
@@ -59,7 +62,7 @@ struct Shared {
     left_out: Counter,
 }
 
-/// Limits what is recorded of a denied caller.
+/// The limits on the records of one denied caller.
 struct Denied {
     lines: RateLimiter,
     rows: RateLimiter,
@@ -72,12 +75,12 @@ impl fmt::Debug for Audit {
 }
 
 impl Audit {
-    /// An audit whose records go to the log alone. The salt is random.
+    /// Creates an audit whose records go only to the log. The salt must be random.
     pub fn of_log(clock: Arc<dyn Clock>, salt: [u8; 6]) -> Self {
         Self::new(clock, salt, None)
     }
 
-    /// An audit whose records go to the log, and to the queue that is returned with it.
+    /// Creates an audit whose records go to the log and to the returned queue.
     pub fn with_table(clock: Arc<dyn Clock>, salt: [u8; 6]) -> (Self, AuditQueue) {
         let (table, entries) = mpsc::channel(MOST_WAITING);
         let audit = Self::new(clock, salt, Some(table));
@@ -97,12 +100,12 @@ impl Audit {
         }))
     }
 
-    /// Writes a record to the log, now, and sends it to the table. It neither waits for the
+    /// Writes a record to the log at once, and queues it for the table. It neither waits for the
     /// database nor fails.
     ///
-    /// A record without a known caller is in the log alone, because anybody could fill the table
-    /// with them. Their lines, and the lines and rows of denied calls, are limited in rate. The
-    /// next one says how many were left out.
+    /// A record of an unknown caller goes only to the log, because otherwise anybody could fill
+    /// the table. The lines of unknown callers, and the lines and rows of denied calls, are limited
+    /// in rate. The next one that is written says how many were left out.
     pub fn record(&self, record: AuditRecord) {
         let (line, row) = self.allowed(&record);
         if line.is_none() && row.is_none() {
@@ -116,15 +119,15 @@ impl Audit {
         if let Some(left_out) = row
             && let Some(table) = &self.0.table
         {
-            self.wait_for(1);
+            self.add_waiting(1);
             if table.try_send(AuditEntry { id, record, left_out }).is_err() {
-                self.settle(1);
+                self.subtract_waiting(1);
                 self.0.dropped.inc();
             }
         }
     }
 
-    /// Records what became of a key.
+    /// Records an action on a key.
     pub fn record_key(
         &self,
         action: AuditAction,
@@ -139,15 +142,15 @@ impl Audit {
         });
     }
 
-    /// Writes the line of a record that the database has in its table already.
+    /// Writes a record to the log that is in the table already.
     pub fn log_stored(&self, AuditEntry { id, record, left_out }: &AuditEntry) {
         log(*id, record, *left_out);
     }
 
-    /// Records that somebody may not do what they asked for.
+    /// Records that a caller asked for something that it may not do.
     pub fn denied(&self, caller: Who, peer: Option<IpAddr>, asked: &str) {
         let at = self.0.clock.now();
-        // Our own names of operations are valid notes.
+        // The names of operations are short enough for a note, so the default is never used.
         let note = Note::try_from(asked.to_owned()).unwrap_or_default();
         self.record(AuditRecord {
             note,
@@ -155,8 +158,8 @@ impl Audit {
         });
     }
 
-    /// Decides whether a record has a line and a row. Each comes with the number of records before
-    /// that were left out.
+    /// Decides whether a record is written to the log, and whether to the table. Each `Some` holds
+    /// the number of earlier records that were left out there.
     fn allowed(&self, record: &AuditRecord) -> (Option<i64>, Option<i64>) {
         let is_known = record.caller != Who::Unknown;
         if is_known && record.action != AuditAction::CallerDenied {
@@ -174,7 +177,7 @@ impl Audit {
         (line, if is_known { of_caller.rows.take() } else { None })
     }
 
-    /// Waits until the table has all that was recorded, or nobody writes to it any more.
+    /// Waits until all records are in the table, or nothing writes to it any more.
     pub async fn written(&self) {
         let Some(table) = &self.0.table else { return };
         let mut waiting = self.0.waiting.subscribe();
@@ -184,32 +187,34 @@ impl Audit {
         }
     }
 
-    /// The number of records that wait for the table.
+    /// Returns the number of records that wait for the table.
     pub fn waiting(&self) -> usize {
         *self.0.waiting.borrow()
     }
 
-    /// The number of records that the table will never have.
+    /// Returns the number of records that were not stored in the table and never will be.
     pub fn dropped(&self) -> &Counter {
         &self.0.dropped
     }
 
-    /// The number of records of denied callers that were left out of the log.
+    /// Returns the number of records that were left out of the log by the limits on denied and
+    /// unknown callers.
     pub fn left_out(&self) -> &Counter {
         &self.0.left_out
     }
 
-    fn wait_for(&self, entries: usize) {
+    fn add_waiting(&self, entries: usize) {
         self.0.waiting.send_modify(|waiting| *waiting = waiting.saturating_add(entries));
     }
 
-    fn settle(&self, entries: usize) {
+    fn subtract_waiting(&self, entries: usize) {
         self.0.waiting.send_modify(|waiting| *waiting = waiting.saturating_sub(entries));
     }
 }
 
-/// One line. Texts are given as they are, and each form of the log quotes them in its own way. An
-/// expiry is noticed after it happened, so the time of its line is not enough.
+/// Writes one line to the log. Texts are passed unquoted, because each log format quotes them in
+/// its own way. An expiry is recorded some time after it happened, so its line also has the field
+/// `at`.
 fn log(id: AuditId, record: &AuditRecord, left_out: i64) {
     let is_late = record.action == AuditAction::SessionExpired;
     let at = is_late.then(|| jiff::Timestamp::from_microsecond(record.at.micros()).ok()).flatten();
@@ -239,11 +244,11 @@ pub struct AuditQueue {
     audit: Audit,
 }
 
-/// Takes records from the queue to the table. A task drives it.
+/// Writes records from the queue to the table. A background task drives it.
 pub struct AuditWriter {
     store: Arc<dyn Store>,
     queue: AuditQueue,
-    /// Taken from the queue, and not in the table as far as is known.
+    /// The records that were taken from the queue, and are not known to be in the table.
     held: Vec<AuditEntry>,
 }
 
@@ -254,21 +259,22 @@ impl fmt::Debug for AuditWriter {
 }
 
 impl AuditWriter {
-    /// Writes to this database.
+    /// Creates a writer to this database.
     pub fn new(store: Arc<dyn Store>, queue: AuditQueue) -> Self {
         Self { store, queue, held: vec![] }
     }
 
-    /// Waits until there is something to write.
+    /// Waits until there is a record to write.
     pub async fn wait(&mut self) {
         if self.held.is_empty() {
             self.held.extend(self.queue.entries.recv().await);
         }
     }
 
-    /// Writes what is there, a batch a transaction; what comes meanwhile waits for the next time,
-    /// so that transactions are few. After an error all that is left is kept, and can be written
-    /// again: what was written in spite of the error is not written twice.
+    /// Writes the queued records, one batch in each transaction. Records that arrive after a batch
+    /// that was not full wait for the next call, so that there are few transactions. After an
+    /// error, the unwritten records are kept for the next call. If the database did store them in
+    /// spite of the error, storing them again changes nothing.
     pub async fn write(&mut self) -> Result<(), StoreError> {
         loop {
             while self.held.len() < BATCH
@@ -282,7 +288,7 @@ impl AuditWriter {
             let there_may_be_more = self.held.len() == BATCH;
             match self.store.append_audit(self.held.clone()).await {
                 Ok(()) => {
-                    self.queue.audit.settle(self.held.len());
+                    self.queue.audit.subtract_waiting(self.held.len());
                     self.held.clear();
                 }
                 Err(error) if may_pass(&error) => return Err(error),
@@ -294,7 +300,8 @@ impl AuditWriter {
         }
     }
 
-    /// One bad record must not keep the others out, nor come again for ever.
+    /// Writes the records one by one, after their batch was refused. A record that the database
+    /// refuses is dropped, so that it neither keeps the others out nor is tried for ever.
     async fn write_each_alone(&mut self) -> Result<(), StoreError> {
         while let Some(entry) = self.held.last() {
             match self.store.append_audit(vec![entry.clone()]).await {
@@ -307,7 +314,7 @@ impl AuditWriter {
                 }
             }
             self.held.pop();
-            self.queue.audit.settle(1);
+            self.queue.audit.subtract_waiting(1);
         }
         Ok(())
     }

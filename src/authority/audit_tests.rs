@@ -1,4 +1,4 @@
-//! What gets a line, what gets a row, and what gets neither.
+//! Tests which records are written to the log, which to the table, and which to neither.
 
 use std::{
     io,
@@ -44,7 +44,7 @@ impl MakeWriter<'_> for Lines {
 }
 
 impl Lines {
-    /// Of what is done, as JSON.
+    /// Returns the lines that the work logs, as JSON.
     fn of(work: impl FnOnce()) -> Vec<Value> {
         let lines = Self::default();
         let subscriber = tracing_subscriber::fmt()
@@ -72,13 +72,13 @@ fn denied(caller: Who) -> AuditRecord {
     AuditRecord::new(AuditAction::CallerDenied, START, caller, None)
 }
 
-/// What waits for the table.
+/// Takes the records that wait for the table.
 fn rows(queue: &mut AuditQueue) -> Vec<AuditEntry> {
     std::iter::from_fn(|| queue.entries.try_recv().ok()).collect()
 }
 
 #[test]
-fn a_record_is_a_line_with_its_fields_and_a_row_of_the_same_name() {
+fn a_record_is_a_line_with_its_fields_and_a_row_with_the_same_identifier() {
     let (audit, mut queue, _) = audit();
     let session = session();
     let full = AuditRecord {
@@ -126,11 +126,11 @@ fn a_record_is_a_line_with_its_fields_and_a_row_of_the_same_name() {
         "id": rows[1].id.to_string(),
         "action": "key_rotated", "caller": "countersign",
     });
-    assert_eq!(fields(&lines[1]), expected, "what is not there is not told");
+    assert_eq!(fields(&lines[1]), expected, "empty fields are left out");
 }
 
 #[test]
-fn what_unknown_callers_do_is_in_the_log_alone_and_ten_lines_of_it_a_second() {
+fn records_of_unknown_callers_are_only_logged_and_at_most_ten_a_second() {
     let (audit, mut queue, clock) = audit();
     let lines = Lines::of(|| {
         (0..1000).for_each(|_| audit.record(denied(Who::Unknown)));
@@ -145,7 +145,7 @@ fn what_unknown_callers_do_is_in_the_log_alone_and_ten_lines_of_it_a_second() {
 }
 
 #[test]
-fn a_caller_who_is_denied_all_the_time_fills_neither_log_nor_table_nor_hides_another() {
+fn a_caller_who_is_denied_all_the_time_is_limited_and_does_not_hide_another() {
     let (audit, mut queue, clock) = audit();
     let minute = || {
         Lines::of(|| {
@@ -162,8 +162,8 @@ fn a_caller_who_is_denied_all_the_time_fills_neither_log_nor_table_nor_hides_ano
     assert_eq!(minute(), 600);
     let second = rows(&mut queue);
     assert_eq!(second.len(), 10);
-    let told: i64 = first.iter().chain(&second).map(|row| row.left_out + 1).sum();
-    assert!((1100..=1200).contains(&told), "a row tells of those before it: {told}");
+    let counted: i64 = first.iter().chain(&second).map(|row| row.left_out + 1).sum();
+    assert!((1100..=1200).contains(&counted), "a row counts those left out before it: {counted}");
 
     let other = Lines::of(|| audit.record(denied(named("other"))));
     assert_eq!((other.len(), rows(&mut queue).len()), (1, 1));
@@ -172,11 +172,15 @@ fn a_caller_who_is_denied_all_the_time_fills_neither_log_nor_table_nor_hides_ano
             audit.record(AuditRecord::new(AuditAction::SessionCreated, START, named("nosy"), None));
         }
     });
-    assert_eq!((allowed.len(), rows(&mut queue).len()), (100, 100), "what it may do is recorded");
+    assert_eq!(
+        (allowed.len(), rows(&mut queue).len()),
+        (100, 100),
+        "allowed actions are not limited"
+    );
 }
 
 #[tokio::test]
-async fn what_finds_the_queue_full_is_in_the_log_and_counted() {
+async fn a_record_that_finds_the_queue_full_is_logged_and_counted_as_dropped() {
     let (audit, mut queue, _) = audit();
     let one = AuditRecord::new(AuditAction::SessionCreated, START, Who::Anybody, None);
     for _ in 0..MOST_WAITING + 3 {
@@ -189,7 +193,7 @@ async fn what_finds_the_queue_full_is_in_the_log_and_counted() {
     drop(queue);
     audit.record(one);
     audit.written().await;
-    assert_eq!(audit.dropped().get(), 5, "nobody is there to write it");
+    assert_eq!(audit.dropped().get(), 5, "no writer is left");
 }
 
 #[tokio::test]

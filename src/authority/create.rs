@@ -1,4 +1,4 @@
-//! CreateSession: a session for a subject whom the caller has authenticated.
+//! CreateSession: creates a session for a subject whom the caller has authenticated.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl Authority {
         }
         let request_fingerprint =
             new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
-        self.current().await?;
+        self.ensure_current().await?;
         let now = self.clock.now();
         let policy = self.policy_of(&new)?;
         let session_policy = SessionPolicy {
@@ -99,7 +99,8 @@ impl Authority {
             revision: 1,
         };
         loop {
-            // Signed before the row is written: tokens that cannot be made leave no session behind.
+            // The tokens are issued before the row is written, so that a failure to issue them
+            // leaves no session behind.
             let tokens = self.issue(&session, token_id, now, &[])?;
             let creation = Creation {
                 session: session.clone(),
@@ -122,16 +123,16 @@ impl Authority {
                         AuditRecord::by(by, AuditAction::SessionCreated, now).about(&session),
                     );
                     if let Some(eviction) = eviction {
-                        self.acknowledged(epoch, eviction.position).await?;
+                        self.wait_until_acknowledged(epoch, eviction.position).await?;
                     }
                     return Ok(Issued { session, tokens, now });
                 }
                 Created::Repeated(earlier) => {
-                    self.confirmed().await?;
+                    self.wait_until_confirmed().await?;
                     return self.repeat(by, *earlier, now);
                 }
                 Created::RequestIdReused => {
-                    self.confirmed().await?;
+                    self.wait_until_confirmed().await?;
                     return Err(AuthorityError::RequestIdReused);
                 }
                 Created::QuotaExceeded => {
@@ -140,9 +141,10 @@ impl Authority {
                         policy: policy.session.name.to_string(),
                     });
                 }
-                // In the same millisecond, or with a clock that has been set back: the identifier,
-                // which tells when the session was created, must come after the revocation. Each
-                // turn goes further, so this ends.
+                // All sessions of the subject or tenant were revoked in this millisecond, or the
+                // clock has been set back since. The identifier contains the time of creation,
+                // which must be after the revocation. Each iteration uses a later time, so the loop
+                // ends.
                 Created::Revoked { up_to } => {
                     let at = up_to.plus(Duration::from_millis(1));
                     session.id = SessionId::of_subject(
@@ -156,21 +158,21 @@ impl Authority {
         }
     }
 
-    /// Answers a request that was made before, with the session that it made then.
+    /// Answers a repeated request with the session that it created before.
     fn repeat(
         &self,
         by: &Actor,
         earlier: Session,
         now: Timestamp,
     ) -> Result<Issued, AuthorityError> {
-        // The caller may have lost an audience since. And a row of an older version does not tell
-        // whose request it was.
+        // The caller may have lost an audience since then. Moreover, a row of an older version does
+        // not say which caller created it.
         if !earlier.audience.iter().all(|audience| by.reach().has_audience(audience)) {
             return Err(AuthorityError::RequestIdReused);
         }
         require_live(&earlier, now)?;
-        // After a refresh the client has its tokens for sure, and the current refresh token belongs
-        // to it alone.
+        // After a refresh, the client has certainly received its tokens, and nobody else may get
+        // the current refresh token.
         if earlier.lineage.generation != 1 {
             let problem = "was used for a session that has been refreshed since: use a new one \
                            for a new session";
@@ -214,7 +216,8 @@ impl Authority {
     }
 }
 
-/// A span that may only shorten a limit.
+/// Returns the requested span, or the limit if none is requested. A request may only shorten the
+/// limit.
 fn shorten(
     field: &str,
     asked: Option<Duration>,

@@ -1,11 +1,11 @@
-//! Ends the sessions of revoked tenants and subjects, in batches. Their tokens are inactive
-//! already: an entry stops them.
+//! Marks the sessions of revoked tenants and subjects as ended, in batches. Their tokens are
+//! refused even before that, because a blacklist entry stops them.
 
 use super::{Authority, error::AuthorityError};
 
 impl Authority {
-    /// Ends what is left to be ended. A crash in the middle loses nothing: an entry counts as
-    /// unfinished until the last batch. Returns how many sessions ended.
+    /// Ends the remaining sessions that unfinished entries cover, and returns how many it ended. A
+    /// crash in the middle loses nothing, because an entry stays unfinished until its last batch.
     pub async fn end_covered_sessions(&self) -> Result<usize, AuthorityError> {
         let mut count = 0;
         for entry in self.store.unfinished().await? {
@@ -22,8 +22,8 @@ impl Authority {
         Ok(count)
     }
 
-    /// Waits until the entry of a tenant or of a subject has been applied, if none has since the
-    /// last time.
+    /// Waits until an entry of a tenant or a subject has been applied to the index since the last
+    /// call.
     pub async fn all_revoked(&self) {
         self.replica.all_revoked().await;
     }

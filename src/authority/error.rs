@@ -1,39 +1,39 @@
-//! Every way in which a use case can fail: a closed list, which each transport maps to its own
-//! codes in one place.
+//! The errors of use cases. The list is closed, and each transport maps it to its own codes in one
+//! place.
 
 use crate::{
     domain::rotation::NotRotated, rng::RngFailed, store::StoreError, token::access::SignError,
 };
 
-/// A use case failed. Nothing was changed, unless the variant says so.
+/// The reason why a use case failed. Nothing was changed, unless the variant says so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
-    /// A field of the request is wrong. The problem reads as the end of a sentence that starts with
+    /// A field of the request is invalid. The problem is the rest of a sentence that starts with
     /// the field's name.
     #[error("{field} {problem}")]
     InvalidField {
-        /// Path of the field in the request.
+        /// The path of the field in the request.
         field: String,
-        /// What is wrong with it.
+        /// The problem with it.
         problem: String,
     },
     /// The request id was used before, for another request or by another caller.
     #[error("request_id was used before for another request or by another caller: use a new one")]
     RequestIdReused,
-    /// The caller is known, and may not do this. The text says what it may not.
+    /// The caller is authenticated, but may not do this.
     #[error("the caller {name} may not call {call}: {problem}")]
     CallerNotAllowed {
-        /// Who.
+        /// The name of the caller.
         name: String,
-        /// The call.
+        /// The name of the operation.
         call: &'static str,
-        /// What stands against it.
+        /// The reason why it may not.
         problem: String,
     },
-    /// Garbage, forged, or of another service.
+    /// The refresh token is malformed, forged, or from another service.
     #[error("the refresh token is not valid: sign in again")]
     RefreshTokenInvalid,
-    /// The token was exchanged before, and not a moment ago. The session has ended.
+    /// The refresh token was exchanged before, and its grace period is over. The session has ended.
     #[error(
         "the refresh token was used before, so it may be in two hands; the session has ended: \
          sign in again"
@@ -42,10 +42,10 @@ pub enum AuthorityError {
     /// The session was ended.
     #[error("the session has ended: sign in again")]
     SessionRevoked,
-    /// The session went idle.
+    /// The session was not refreshed in time.
     #[error("the session was not refreshed in time and has ended: sign in again")]
     SessionExpiredIdle,
-    /// The session is over.
+    /// The session reached the end of its lifetime.
     #[error("the session has reached the end of its lifetime: sign in again")]
     SessionExpiredAbsolute,
     /// The subject has as many live sessions as its policy allows.
@@ -53,9 +53,9 @@ pub enum AuthorityError {
         "the subject has {limit} live sessions, as many as policy {policy:?} allows: end one first"
     )]
     SessionQuotaExceeded {
-        /// How many it may have.
+        /// The number that it may have.
         limit: u32,
-        /// Says who.
+        /// The name of the policy.
         policy: String,
     },
     /// There is no such session.
@@ -64,7 +64,7 @@ pub enum AuthorityError {
     /// There is no such key.
     #[error("there is no such key")]
     KeyNotFound,
-    /// A key is not rotated.
+    /// The key cannot be rotated now.
     #[error(transparent)]
     KeyNotRotated(NotRotated),
     /// The blacklist is full.
@@ -73,32 +73,33 @@ pub enum AuthorityError {
          or wait for entries to expire"
     )]
     BlacklistFull {
-        /// How many it may hold.
+        /// The number of entries that it may hold.
         limit: usize,
     },
     /// Too many writes wait for the database. This one was not started.
     #[error("too many calls are waiting for the database: try again later")]
     Overloaded,
-    /// The database is away. Whether a write took effect is not known; the same call may be made
-    /// again.
+    /// The database is not reachable. A write may or may not have taken effect. The caller may
+    /// repeat the call.
     #[error("the database is not available: try again")]
     StoreUnavailable,
-    /// The blacklist in memory may not be trusted yet.
+    /// This server may not know the latest revocations, because it holds no lease or is still
+    /// starting.
     #[error("this server does not know the latest revocations yet: try again")]
     NotCurrent,
-    /// No key makes tokens: its row was deleted or damaged, or its revocation was lost and is about
-    /// to be repeated.
+    /// There is no active key: its row was deleted or damaged, or the database lost its revocation,
+    /// which is about to be repeated.
     #[error(
         "no key makes tokens at the moment, the next one is about to take its place: try again"
     )]
     NoActiveKey,
-    /// A bug or a damaged row. The log says more.
+    /// A bug or a damaged row. The log has the details.
     #[error("an internal error occurred; the server's log says more")]
     Internal,
 }
 
 impl AuthorityError {
-    /// A field is wrong.
+    /// Creates the error for an invalid field.
     pub fn field(field: impl Into<String>, problem: impl ToString) -> Self {
         Self::InvalidField { field: field.into(), problem: problem.to_string() }
     }

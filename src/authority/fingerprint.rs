@@ -1,4 +1,4 @@
-//! Fingerprints of CreateSession requests. They show whether a repeated request id comes with the
+//! Fingerprints of CreateSession requests. They show whether a repeated request id belongs to the
 //! same request.
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_names_in_claims_makes_no_other_request() {
+    fn the_order_of_names_in_claims_does_not_matter() {
         let ordered = |json: &str| NewSession {
             claims: claims(serde_json::from_str(json).unwrap()),
             ..least()
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_and_the_caller_make_another_request() {
+    fn each_field_and_the_caller_change_the_fingerprint() {
         type Change = (&'static str, fn(&mut NewSession));
         let changes: [Change; 19] = [
             ("subject", |new| new.subject = text("bob")),
@@ -212,7 +212,7 @@ mod tests {
             ("policy", |new| new.policy = None),
             ("access_token_ttl", |new| new.access_token_ttl = Some(Duration::from_secs(61))),
             ("max_lifetime", |new| new.max_lifetime = None),
-            ("spans changed round", |new| {
+            ("swapped spans", |new| {
                 std::mem::swap(&mut new.access_token_ttl, &mut new.max_lifetime)
             }),
             ("request_id", |new| new.request_id = Some(text("twice"))),

@@ -1,4 +1,4 @@
-//! GetSession and ListSessions: what support staff and users see of sessions.
+//! GetSession and ListSessions: show sessions to support staff and users.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -17,44 +17,44 @@ use crate::{
     store::SessionQuery,
 };
 
-/// Which sessions to list.
+/// The criteria and the page of a list of sessions.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// Of this tenant.
+    /// The tenant of the sessions.
     pub tenant: Tenant,
-    /// Of this subject, or of all.
+    /// The subject of the sessions; none for all subjects.
     pub subject: Option<Subject>,
-    /// Live ones, ended ones, or both.
+    /// Whether to list live or ended sessions; none for both.
     pub live: Option<bool>,
-    /// How many.
+    /// The largest number of sessions on the page.
     pub page_size: u16,
-    /// Where the page before ended; empty for the first.
+    /// The token that the previous page came with; empty for the first page.
     pub page_token: String,
 }
 
-/// Whether a page took the session that it was given.
+/// The result of adding a session to a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// It did.
+    /// The page has taken the session.
     Taken,
-    /// It has no room for it: the session is the first of the next page.
+    /// The page has no room for the session, which will be the first of the next page.
     Full,
 }
 
-/// Most sessions that are read at once. Sessions differ a hundredfold in size, so a long page is
-/// read in parts, and only as far as it has room.
+/// The largest number of sessions that are read at once. Sessions differ a hundredfold in size, so
+/// a long page is read in parts, and only as far as it has room.
 const READ_AT_ONCE: usize = 64;
 
-/// Most calls that read and convert sessions of a page at the same time. Others wait, so that many
-/// long pages do not keep short calls from the processor.
+/// The largest number of calls that read and convert sessions of a page at the same time. Others
+/// wait, so that many long pages do not keep short calls from the processor.
 pub(super) const PAGES_AT_ONCE: usize = 4;
 
-/// Sessions converted before other calls get a turn: one with wide claims takes some 60
-/// microseconds.
-const TURN: usize = 8;
+/// The number of sessions that are converted before the task yields to others. A session with large
+/// claims takes some 60 microseconds.
+const YIELD_EVERY: usize = 8;
 
 impl Authority {
-    /// Reads a session, and the instant for which it is shown.
+    /// Returns a session, and the instant for which its state is to be shown.
     pub async fn session(
         &self,
         by: &Actor,
@@ -66,9 +66,9 @@ impl Authority {
         Ok((session, self.clock.now()))
     }
 
-    /// Gives the sessions of a page to `take`, the newest first, each with the instant for which it
-    /// is shown, until the page is full. Returns the token of the next page, which is empty after
-    /// the last one.
+    /// Passes the sessions of a page to `take`, the newest first, each with the instant for which
+    /// its state is to be shown, until the page is full. Returns the token of the next page, which
+    /// is empty after the last one.
     pub async fn sessions(
         &self,
         by: &Actor,
@@ -94,7 +94,7 @@ impl Authority {
         };
         let mut room = usize::from(listing.page_size);
         loop {
-            // One more than the page has room for tells whether there is a next page.
+            // One session more than the page has room for shows whether there is a next page.
             let limit = READ_AT_ONCE.min(room + 1);
             let query = SessionQuery {
                 tenant: listing.tenant.clone(),
@@ -106,7 +106,7 @@ impl Authority {
             };
             let _permit = self.pages.acquire().await.map_err(|_| AuthorityError::Internal)?;
             let sessions = self.store.sessions(query).await?;
-            for part in sessions.chunks(TURN) {
+            for part in sessions.chunks(YIELD_EVERY) {
                 for session in part {
                     if room == 0 || take(session, now)? == Room::Full {
                         return Ok(
@@ -125,7 +125,7 @@ impl Authority {
     }
 }
 
-/// The last session of a page, and a checksum that ties it to the request.
+/// Encodes the last session of a page, and a checksum that ties it to the request.
 fn page_token(last: SessionId, listing: &Listing) -> String {
     URL_SAFE_NO_PAD.encode([last.bytes().as_slice(), &checksum(last, listing)].concat())
 }

@@ -1,4 +1,4 @@
-//! Issuing a pair of tokens for a session.
+//! Issues a pair of tokens for a session.
 
 use std::fmt;
 
@@ -18,14 +18,14 @@ use crate::{
     },
 };
 
-/// A session and the tokens that its client uses from now on.
+/// A session and its newly issued tokens.
 #[derive(Debug)]
 pub struct Issued {
     /// The session.
     pub session: Session,
-    /// Its tokens.
+    /// The tokens.
     pub tokens: Tokens,
-    /// The instant for which the session is shown.
+    /// The instant for which the state of the session is to be shown.
     pub now: Timestamp,
 }
 
@@ -33,11 +33,11 @@ pub struct Issued {
 pub struct Tokens {
     /// The access token.
     pub access_token: String,
-    /// When it expires, in whole seconds.
+    /// The instant at which the access token expires, in whole seconds.
     pub access_token_expires_at: Timestamp,
     /// The refresh token.
     pub refresh_token: String,
-    /// When it expires unless it is used.
+    /// The instant at which the refresh token expires unless it is used.
     pub refresh_token_expires_at: Timestamp,
 }
 
@@ -48,8 +48,8 @@ impl fmt::Debug for Tokens {
 }
 
 impl Authority {
-    /// Issues tokens for a session as it stands. The access token says that it was issued at
-    /// `issued_at`.
+    /// Issues tokens for the session in its given state. `issued_at` is the `iat` of the access
+    /// token.
     pub(super) fn issue(
         &self,
         session: &Session,
@@ -58,8 +58,8 @@ impl Authority {
         scopes: &[Scope],
     ) -> Result<Tokens, AuthorityError> {
         let scopes = if scopes.is_empty() { &session.scopes } else { scopes };
-        // A session keeps its policy, but the limit for all tokens may have been lowered since: a
-        // token beyond it would not validate.
+        // A session keeps its policy, but the limit for all tokens may have been lowered since
+        // then. Validate would refuse a token beyond it.
         let longest =
             issued_at.floor_to_second().plus(self.settings.max_access_token_ttl).floor_to_second();
         let expires_at =
@@ -108,11 +108,11 @@ impl Authority {
         })
     }
 
-    /// Issues the current tokens of a session once more: the same refresh token, and an access
-    /// token.
+    /// Issues the current refresh token of a session once more, with an access token.
     ///
-    /// Where a refresh revokes the access token before it, there must be only one to revoke: so the
-    /// same one is repeated, with the `jti` that stands in the row. Elsewhere it is a fresh one.
+    /// If the policy revokes the previous access token at each refresh, there must be only one to
+    /// revoke, so the same token is repeated, with the `jti` in the row. Otherwise the access token
+    /// is a new one.
     pub(super) fn issue_again(
         &self,
         session: &Session,
@@ -130,7 +130,7 @@ impl Authority {
     }
 }
 
-/// Refuses a session that does not live.
+/// Returns an error if the session is not live at `now`.
 pub(super) fn require_live(session: &Session, now: Timestamp) -> Result<(), AuthorityError> {
     match session.state(now) {
         State::Live => Ok(()),

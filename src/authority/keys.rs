@@ -1,6 +1,7 @@
-//! The keys: told, rotated by schedule or by hand, revoked. The rules are those of
-//! [`crate::domain::rotation`]; the database lets one replica at a time carry them out, and a key
-//! makes no tokens before every replica knows of it.
+//! The use cases for keys: publishing, listing, rotation by schedule or by hand, and revocation.
+//! [`crate::domain::rotation`] has the rules. The database accepts a change only from the state
+//! that it was computed for, so one replica at a time carries them out. A key issues no tokens
+//! before every replica knows it.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -25,38 +26,37 @@ use crate::{
     },
 };
 
-/// The pause between two times that the sessions are asked whether they still need a retired
-/// refresh key.
-const ASK_SESSIONS: Duration = Duration::from_secs(3600);
+/// The time between two checks for retired refresh keys that no session needs any more.
+const UNUSED_KEYS_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// The state from which the scheduled rotation goes on.
+/// The state that the scheduled rotation keeps between two runs.
 #[derive(Debug)]
 pub struct Rotating {
     clock: SlowClock,
-    /// The instant at which the sessions were last asked, by the clock of uptime.
-    asked: Option<Duration>,
-    /// Refresh keys that no session needed then, and since when.
+    /// The uptime at the last check for unused refresh keys.
+    checked_at: Option<Duration>,
+    /// The refresh keys that no session needs, each with the instant at which that was first found.
     unused_since: HashMap<String, Timestamp>,
 }
 
 impl Rotating {
-    /// Has done nothing.
+    /// Creates the state before the first run.
     pub fn new(clock: &dyn Clock) -> Self {
         Self {
             clock: SlowClock::at(clock.now(), clock.uptime()),
-            asked: None,
+            checked_at: None,
             unused_since: HashMap::new(),
         }
     }
 }
 
-/// The public keys, for a verifier.
+/// The public keys for verifiers.
 #[derive(Clone, Debug)]
 pub struct PublicKeys {
-    /// The document.
+    /// The JWK set.
     pub jwks: Jwks,
-    /// The time for which it may be used without asking again. Zero if there may be keys that are
-    /// not known here.
+    /// The time for which a verifier may use it before it fetches it again. It is zero if there may
+    /// be keys that this replica does not know.
     pub max_age: Duration,
 }
 
@@ -80,25 +80,26 @@ impl From<NotGenerated> for AuthorityError {
 }
 
 impl Authority {
-    /// The public keys that verify access tokens.
+    /// Returns the public keys that verify access tokens.
     pub fn public_keys(&self) -> PublicKeys {
-        // Looked at before the ring: keys that come later are published long before they are used.
+        // The lease must be checked before the ring is read. A key that is added in between does no
+        // harm, because it is published long before it is used.
         let max_age = if self.is_current() { self.settings.jwks_max_age } else { Duration::ZERO };
         PublicKeys { jwks: self.keeper.ring().jwks().clone(), max_age }
     }
 
-    /// The issuer of the tokens that these keys verify.
+    /// Returns the issuer of the tokens that these keys verify.
     pub fn issuer(&self) -> &str {
         &self.settings.issuer
     }
 
-    /// Waits until something is to be done about the keys at once.
+    /// Waits until the keys need attention before the next scheduled run.
     pub async fn keys_wanted(&self) {
         self.replica.keys_wanted().await;
     }
 
-    /// The keys as they are stored. In the place of a damaged row, what is known of its key: then a
-    /// change puts it right.
+    /// Returns the keys as they are stored. A damaged row is replaced by the copy of its key in
+    /// memory, so that the next change repairs it.
     async fn stored_ring(&self) -> Result<SealedRing, AuthorityError> {
         let mut ring = self.store.ring().await?;
         let known = self.keeper.ring();
@@ -109,7 +110,7 @@ impl Authority {
         Ok(ring)
     }
 
-    /// All keys, those of access tokens first, each purpose's newest first.
+    /// Returns all keys: those of access tokens first, and of each purpose the newest first.
     pub async fn list_keys(&self) -> Result<Vec<Key>, AuthorityError> {
         let ring = self.stored_ring().await?;
         let mut keys: Vec<Key> = ring.keys.into_iter().map(|sealed| sealed.key).collect();
@@ -130,26 +131,27 @@ impl Authority {
         }
     }
 
-    /// Lets the next key of a purpose make all tokens from now on, and returns it. Unless it is
-    /// forced, every verifier must have had time to learn of it.
+    /// Activates the next key of a purpose, and returns it. Unless this is forced, every verifier
+    /// must have had time to fetch the key.
     pub async fn rotate_key(
         &self,
         by: &Actor,
         purpose: KeyPurpose,
         force: bool,
     ) -> Result<Key, AuthorityError> {
-        // The first one that was to be the next: if others were faster, there is nothing left to
-        // do.
+        // The key that was the next one at first. If another replica has activated it meanwhile,
+        // there is nothing left to do.
         let mut wanted: Option<String> = None;
         loop {
             if !self.is_current() {
-                // The clock may be off, and says how long verifiers have known the next key.
-                self.confirmed().await?;
+                // Without a lease, the clock may be wrong. It determines how long verifiers have
+                // known the next key.
+                self.wait_until_confirmed().await?;
             }
             let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
-            // The next key is known to every replica before it makes tokens.
-            self.acknowledged(epoch, ring.position).await?;
+            // Every replica must know the next key before it issues tokens.
+            self.wait_until_acknowledged(epoch, ring.position).await?;
             let now = self.clock.now();
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
             let is_wanted =
@@ -165,25 +167,26 @@ impl Authority {
                 }
                 None => rotation.due(now)?,
             };
-            // The next turn finds out what came of it, be it by this change or another's.
+            // The next iteration sees whether the key has become active, by this change or by that
+            // of another replica.
             self.change_ring(Some(by), &ring, change, now).await?;
         }
     }
 
-    /// Makes a key worthless: when this returns, no replica accepts any token of it. If it made
-    /// tokens, the next one does now.
+    /// Revokes a key. When this returns, no replica accepts its tokens any more. If the key was
+    /// active, the next one has taken its place.
     pub async fn revoke_key(&self, by: &Actor, kid: &str) -> Result<Key, AuthorityError> {
         self.end_key(Some(by), kid).await
     }
 
-    /// The same, also by the service itself.
+    /// Revokes a key on behalf of a caller, or of the service itself if `by` is none.
     async fn end_key(&self, by: Option<&Actor>, kid: &str) -> Result<Key, AuthorityError> {
         loop {
             let epoch = self.replica.epoch();
             let ring = self.stored_ring().await?;
-            // Whatever comes next was decided by a database that is in charge, and the next key is
-            // known to every replica before it makes tokens.
-            self.acknowledged(epoch, ring.position).await?;
+            // This ensures that the ring was read from the current primary, and that every replica
+            // knows the next key before it issues tokens.
+            self.wait_until_acknowledged(epoch, ring.position).await?;
             let keys = || ring.keys.iter().map(|sealed| &sealed.key);
             let key = keys().find(|key| key.kid == kid).ok_or(AuthorityError::KeyNotFound)?;
             if key.state() == KeyState::Revoked {
@@ -195,15 +198,15 @@ impl Authority {
                 Err(NotRotated::NoNext) => rotation.due(now)?,
                 change => change?,
             };
-            // The next turn finds out what came of it, be it by this change or another's, and waits
-            // until all know.
+            // The next iteration sees whether the key has been revoked, by this change or by that
+            // of another replica, and waits until all replicas know.
             self.change_ring(by, &ring, change, now).await?;
         }
     }
 
-    /// Carries out what the schedule asks for.
+    /// Carries out the changes of keys that are due by the schedule.
     pub async fn rotate_what_is_due(&self) -> Result<(), AuthorityError> {
-        // Held throughout: two at once would do each other's work.
+        // The lock is held throughout, because two concurrent runs would do the same work twice.
         let mut rotating = self.rotating.lock().await;
         let now = rotating.clock.advance(self.clock.now(), self.clock.uptime());
         if !self.is_current() {
@@ -214,8 +217,11 @@ impl Authority {
             self.end_key(None, &kid).await?;
         }
         let uptime = self.clock.uptime();
-        if rotating.asked.is_none_or(|asked| uptime.saturating_sub(asked) >= ASK_SESSIONS) {
-            rotating.asked = Some(uptime);
+        if rotating
+            .checked_at
+            .is_none_or(|last| uptime.saturating_sub(last) >= UNUSED_KEYS_INTERVAL)
+        {
+            rotating.checked_at = Some(uptime);
             self.find_unused_refresh_keys(&mut rotating.unused_since, now).await?;
         }
         let refresh_rules = self.rules(KeyPurpose::RefreshToken);
@@ -232,7 +238,7 @@ impl Authority {
         access.and(refresh)
     }
 
-    /// Carries out what is due for a purpose, and drops these keys.
+    /// Carries out the change that is due for a purpose, and deletes the keys in `drop`.
     async fn carry_out(
         &self,
         purpose: KeyPurpose,
@@ -252,18 +258,18 @@ impl Authority {
         if change.is_empty() {
             return Ok(());
         }
-        // If others were faster, there is nothing left to do.
+        // If another replica has changed the ring meanwhile, this does nothing.
         let epoch = self.replica.epoch();
         if let Some(position) = self.change_ring(None, &ring, change, now).await? {
-            // Until all know of it, this replica too.
-            self.acknowledged(epoch, position).await?;
+            // Every replica, including this one, must know the change before this returns.
+            self.wait_until_acknowledged(epoch, position).await?;
         }
         Ok(())
     }
 
-    /// Notes which retired refresh keys no session has a token of, and since when. It takes the
-    /// longest grace until nobody may come again with the token before, which can be of such a key
-    /// too.
+    /// Notes which retired refresh keys have no live session whose current token was issued under
+    /// them, and since when. They must be kept longer, because during the grace a client may still
+    /// present the previous token, which may have been issued under such a key.
     async fn find_unused_refresh_keys(
         &self,
         unused_since: &mut HashMap<String, Timestamp>,
@@ -284,7 +290,8 @@ impl Authority {
         Ok(())
     }
 
-    /// Makes a change to a ring, if it still is as it was. Returns its position.
+    /// Changes the ring, unless it was changed since it was read. Returns the position of the
+    /// change in the feed, or `None` if it was not made.
     async fn change_ring(
         &self,
         by: Option<&Actor>,
@@ -315,7 +322,8 @@ impl Authority {
         let (by, peer) = by.map_or((Who::Service, None), |actor| (actor.into(), actor.peer));
         let change = RingChange { version: ring.version, put, drop: change.drop };
         let (store, audit) = (Arc::clone(&self.store), self.audit.clone());
-        // This goes on if the caller goes away: a change that was made is recorded.
+        // This runs in a task of its own, so that a change is recorded even if the caller
+        // disconnects.
         let changing = tokio::spawn(async move {
             let position = store.change_ring(change).await?;
             if position.is_some() {

@@ -1,4 +1,5 @@
-//! The use cases. They decide; the database, the keys, the index and the clock are given to them.
+//! The use cases. They contain the decisions; the database, the keys, the index and the clock are
+//! passed to them.
 
 pub mod audit;
 pub mod create;
@@ -49,8 +50,8 @@ pub struct Settings {
     pub issuer: String,
     /// The time by which clocks of issuers may be ahead of the clock of validators.
     pub leeway: Duration,
-    /// The time by which the clocks of replicas may differ from the one of the database; zero if
-    /// there is one process.
+    /// The time by which the clocks of replicas may differ from that of the database; zero if there
+    /// is only one process.
     pub max_clock_skew: Duration,
     /// The longest lifetime that an access token may have.
     pub max_access_token_ttl: Duration,
@@ -58,25 +59,25 @@ pub struct Settings {
     pub default_audience: Audience,
     /// The policies by name; one is [`crate::domain::policy::DEFAULT`].
     pub policies: HashMap<String, Policy>,
-    /// The rules of tenants that have rules of their own, by name.
+    /// The rules of tenants that have any, by the name of the tenant.
     pub tenants: HashMap<String, TenantRules>,
-    /// Beyond this many blacklist entries, Revoke refuses.
+    /// The number of blacklist entries from which Revoke adds no more.
     pub max_blacklist_entries: usize,
-    /// Rows deleted in one transaction.
+    /// The number of rows that are deleted in one transaction.
     pub sweep_batch: i64,
-    /// The time for which a session is kept after it was over.
+    /// The time for which a session is kept after it has ended.
     pub session_retention: Duration,
-    /// Set if the audit has a table.
+    /// Whether audit records are stored in a table.
     pub audit_table: bool,
-    /// The time for which the table of the audit keeps a record.
+    /// The time for which an audit record is kept in the table.
     pub audit_retention: Duration,
-    /// Bytes for tokens whose signature is known to be good.
+    /// The size of the cache of verified tokens, in bytes.
     pub token_cache_bytes: u64,
     /// The rotation of the keys of access tokens.
     pub signing_rotation: RotationRules,
     /// The rotation of the keys of refresh tokens.
     pub refresh_rotation: RotationRules,
-    /// The time for which a verifier may use the public keys without asking again.
+    /// The time for which a verifier may use the public keys before it fetches them again.
     pub jwks_max_age: Duration,
 }
 
@@ -93,7 +94,7 @@ pub struct Authority {
     settings: Settings,
     sweeper: Mutex<Sweeper>,
     rotating: Mutex<Rotating>,
-    /// A permit for each call that may read and convert sessions of a page.
+    /// Limits the number of calls that read and convert sessions of a page at the same time.
     pages: Semaphore,
 }
 
@@ -104,7 +105,7 @@ impl fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Puts the parts together.
+    /// Creates the use cases from the parts that they need.
     pub fn new(
         store: Arc<dyn Store>,
         keeper: Arc<Keeper>,
@@ -133,12 +134,12 @@ impl Authority {
         }
     }
 
-    /// Records what was done, and what was denied.
+    /// Returns the audit, which records actions and denied calls.
     pub fn audit(&self) -> &Audit {
         &self.audit
     }
 
-    /// A caller asks for what is out of its reach.
+    /// Records that a caller asked for something out of its reach, and returns the error for it.
     fn not_allowed(
         &self,
         by: &Actor,
@@ -154,23 +155,23 @@ impl Authority {
         }
     }
 
-    /// Returns whether this replica holds a lease. One that holds none may have a clock that is
-    /// off, or no way to the database.
+    /// Returns whether this replica holds a lease. Without one, its clock may be wrong, or it may
+    /// not reach the database.
     pub fn is_current(&self) -> bool {
         self.replica.lease().remaining().is_some()
     }
 
-    /// Waits until this replica knows what all others do: before it makes tokens, which must not be
-    /// of a key that was revoked. If none makes tokens, another replica may have put the next one
-    /// in its place already.
-    async fn current(&self) -> Result<(), AuthorityError> {
+    /// Waits until this replica holds a lease, so that it does not issue tokens under a key that
+    /// was revoked. If no key is active, this waits for a renewal, because another replica may have
+    /// activated the next key already.
+    async fn ensure_current(&self) -> Result<(), AuthorityError> {
         if !self.is_current() || !self.keeper.ring().makes_tokens() {
             self.replica.renewed().await.map_err(uncertain)?;
         }
         if self.keeper.ring().makes_tokens() { Ok(()) } else { Err(no_key()) }
     }
 
-    /// The key that new refresh tokens are made under.
+    /// Returns the key under which new refresh tokens are issued.
     fn refresh_key(&self) -> Result<RefreshKeyId, AuthorityError> {
         self.keeper.ring().active_refresh().ok_or_else(no_key)
     }
@@ -179,17 +180,17 @@ impl Authority {
         Ok(random(&*self.rng)?)
     }
 
-    /// Waits until a renewal that is sent now is confirmed. Whoever tells something that was only
-    /// read needs it: a primary that was replaced goes on answering reads, and knows nothing of
-    /// what was written since. Only its commits do not come through.
-    async fn confirmed(&self) -> Result<(), AuthorityError> {
+    /// Waits until a renewal that is sent now has been committed. An answer that rests only on
+    /// reads needs this: after a failover, the old primary goes on answering reads although it
+    /// lacks the later writes, but its commits fail.
+    async fn wait_until_confirmed(&self) -> Result<(), AuthorityError> {
         self.replica.renewed().await.map(drop).map_err(uncertain)
     }
 
-    /// Waits until what was committed at this position, by a transaction that began in this epoch,
-    /// holds everywhere. A call that found nothing to write gives the position to which the feed
-    /// had come.
-    async fn acknowledged(
+    /// Waits until every replica has applied what was committed at this position by a transaction
+    /// that began in this epoch. A call that found nothing to write passes the latest position of
+    /// the feed that it read.
+    async fn wait_until_acknowledged(
         &self,
         epoch: Epoch,
         position: FeedPosition,

@@ -1,4 +1,4 @@
-//! The request for a session, as the use case takes it.
+//! The input of CreateSession.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// A request for a session: its subject, and the claims of its tokens.
+/// A request for a session, with its subject and the claims of its tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewSession {
     /// The user who signed in.
@@ -22,22 +22,22 @@ pub struct NewSession {
     pub audience: Vec<Audience>,
     /// The scopes granted.
     pub scopes: Vec<Scope>,
-    /// Claims of the caller's own.
+    /// The custom claims.
     pub claims: CustomClaims,
-    /// Authentication context class.
+    /// The authentication context class reference.
     pub acr: Acr,
-    /// Authentication methods.
+    /// The authentication methods references.
     pub amr: Vec<Amr>,
-    /// The instant at which the user authenticated; none for now.
+    /// The instant at which the user authenticated; none if that is now.
     pub authenticated_at: Option<Timestamp>,
-    /// The device, as the client tells it.
+    /// The device, as the caller describes it.
     pub device: Device,
-    /// The policy of the session; none for the tenant's.
+    /// The policy of the session; none for that of the tenant.
     pub policy: Option<PolicyName>,
-    /// A shorter lifetime for access tokens.
+    /// A lifetime for access tokens that is shorter than that of the policy.
     pub access_token_ttl: Option<Duration>,
-    /// A shorter lifetime for the session.
+    /// A lifetime for the session that is shorter than that of the policy.
     pub max_lifetime: Option<Duration>,
-    /// Idempotency key.
+    /// The idempotency key.
     pub request_id: Option<RequestId>,
 }

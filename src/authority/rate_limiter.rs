@@ -1,4 +1,4 @@
-//! Limits the rate of an action that anybody can bring about.
+//! Limits the rate of an action that anybody can cause.
 
 use std::{mem, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::clock::{Clock, Uptime};
 type Limiter =
     governor::RateLimiter<NotKeyed, InMemoryState, Uptime, NoOpMiddleware<std::time::Duration>>;
 
-/// Allows actions within a quota, and counts those that it has not allowed.
+/// Allows actions within a quota, and counts those that it refuses.
 #[derive(Debug)]
 pub struct RateLimiter {
     limiter: Limiter,
@@ -26,8 +26,8 @@ impl RateLimiter {
         Self { limiter: Limiter::direct_with_clock(quota, Uptime(clock)), left_out: 0 }
     }
 
-    /// Takes an action out of the quota. If it is allowed, returns how many were not since the last
-    /// one that was.
+    /// Requests one action. If it is allowed, returns the number of actions that were refused since
+    /// the last allowed one.
     pub fn take(&mut self) -> Option<i64> {
         if self.limiter.check().is_err() {
             self.left_out = self.left_out.saturating_add(1);
@@ -45,7 +45,7 @@ mod tests {
     use crate::{clock::SettableClock, domain::time::Timestamp};
 
     #[test]
-    fn some_pass_at_once_and_then_one_at_a_time_with_the_count_of_the_others() {
+    fn a_burst_is_allowed_and_then_one_each_period_with_the_count_of_the_refused() {
         let clock = Arc::new(SettableClock::at(Timestamp::from_micros(0)));
         let quota = Quota::with_period(Duration::from_secs(10)).unwrap();
         let quota = quota.allow_burst(NonZeroU32::new(3).unwrap());

@@ -1,21 +1,23 @@
-//! The use cases for servers, which are there before them and answer from the start on.
+//! Access to the use cases for servers, which start before the use cases are ready, and must answer
+//! all the same.
 
 use std::sync::{Arc, OnceLock};
 
 use super::{Authority, error::AuthorityError};
 
-/// The authority, once it is ready.
+/// The authority, which is set once it is ready.
 #[derive(Clone, Debug, Default)]
 pub struct Ready(Arc<OnceLock<Arc<Authority>>>);
 
 impl Ready {
-    /// From now on it is.
+    /// Publishes the authority. Only the first call has an effect.
     pub fn set(&self, authority: Arc<Authority>) {
-        // Only the first one counts, and there is one.
+        // A start calls this once, so the result does not matter.
         let _ = self.0.set(authority);
     }
 
-    /// The authority. Until it is there, nothing is known of revocations.
+    /// Returns the authority, or an error while it is not ready: until then, this server knows no
+    /// revocations.
     pub fn get(&self) -> Result<&Authority, AuthorityError> {
         self.0.get().map(|authority| &**authority).ok_or(AuthorityError::NotCurrent)
     }

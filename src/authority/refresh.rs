@@ -1,4 +1,4 @@
-//! Refresh: a refresh token for the next pair of tokens.
+//! Refresh: exchanges a refresh token for the next pair of tokens.
 
 use super::{Authority, error::AuthorityError, issue::Issued};
 use crate::{
@@ -15,27 +15,29 @@ use crate::{
     token::refresh::{RefreshClaims, Unverified},
 };
 
-/// A refresh token to be exchanged.
+/// A request to exchange a refresh token.
 pub struct Exchange {
     /// The token.
     pub refresh_token: String,
-    /// Scopes of the next access token; empty for all of the session's.
+    /// The scopes of the next access token; empty for all scopes of the session.
     pub scopes: Vec<Scope>,
-    /// The device as seen now, if told.
+    /// The current data of the device, if the request has any.
     pub device: Option<Device>,
 }
 
-/// What came of it.
+/// The result of the exchange.
 #[derive(Debug)]
 pub struct Exchanged {
     /// The session and its tokens.
     pub issued: Issued,
-    /// Whether the same had been answered before.
+    /// Whether the previous refresh token was presented, so that this answer repeats an earlier
+    /// one.
     pub replayed: bool,
 }
 
 impl Authority {
-    /// Exchanges a refresh token. Garbage costs no look at the database.
+    /// Exchanges a refresh token. A token without a valid MAC is refused without access to the
+    /// database.
     pub async fn refresh(
         &self,
         by: &Actor,
@@ -44,7 +46,7 @@ impl Authority {
         let claims = self
             .read_refresh_token(&exchange.refresh_token)
             .ok_or(AuthorityError::RefreshTokenInvalid)?;
-        self.current().await?;
+        self.ensure_current().await?;
         let now = self.clock.now();
         let scopes = exchange.scopes.clone();
         let attempt = RefreshAttempt {
@@ -62,14 +64,14 @@ impl Authority {
         match refreshed {
             Refreshed::Rotated { session, position } => {
                 if let Some(superseded) = position {
-                    self.acknowledged(epoch, superseded).await?;
+                    self.wait_until_acknowledged(epoch, superseded).await?;
                 }
                 let tokens = self.issue(&session, session.access_token_id, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: false })
             }
             Refreshed::Replayed { session, position } => {
                 if let Some(superseded) = position {
-                    self.acknowledged(epoch, superseded).await?;
+                    self.wait_until_acknowledged(epoch, superseded).await?;
                 }
                 let tokens = self.issue_again(&session, now, &scopes)?;
                 Ok(Exchanged { issued: Issued { session: *session, tokens, now }, replayed: true })
@@ -82,15 +84,16 @@ impl Authority {
                 );
                 self.audit
                     .record(AuditRecord::by(by, AuditAction::RefreshReused, now).about(&session));
-                self.acknowledged(epoch, position).await?;
+                self.wait_until_acknowledged(epoch, position).await?;
                 Err(AuthorityError::RefreshTokenReused)
             }
             Refreshed::Refused(refusal) => Err(self.refused(refusal, &claims)),
         }
     }
 
-    /// Lets the database decide. What it has only read it must be in charge for: if it has been
-    /// replaced meanwhile, the one in its place decides. Returns the epoch in which it was decided.
+    /// Lets the database decide about the attempt, and returns the epoch in which it did. A
+    /// decision that rests only on reads must come from the current primary: after a failover in
+    /// between, the new primary decides again.
     async fn exchange(
         &self,
         attempt: RefreshAttempt,
@@ -106,7 +109,7 @@ impl Authority {
                     )
             );
             if was_read {
-                self.confirmed().await?;
+                self.wait_until_confirmed().await?;
             }
             if !was_read || self.replica.timeline() == timeline {
                 return Ok((epoch, refreshed));
@@ -135,7 +138,7 @@ impl Authority {
         }
     }
 
-    /// Reads an authentic refresh token.
+    /// Parses a refresh token and checks its MAC. Returns `None` if it is not authentic.
     pub(super) fn read_refresh_token(&self, token: &str) -> Option<RefreshClaims> {
         let unverified = Unverified::parse(token).ok()?;
         let ring = self.keeper.ring();

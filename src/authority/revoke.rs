@@ -1,5 +1,5 @@
-//! Revoke: ends sessions, or stops one access token. It answers once no replica accepts them any
-//! more.
+//! Revoke: ends sessions, or revokes one access token. It answers once no replica accepts the
+//! tokens any more.
 
 use std::sync::Arc;
 
@@ -21,31 +21,31 @@ use crate::{
     token::{access, refresh::PREFIX},
 };
 
-/// Longest token taken for revocation, in bytes.
+/// The longest token that is accepted for revocation, in bytes.
 pub const MAX_TOKEN_BYTES: usize = access::MAX_BYTES;
 
-/// What to revoke, and why.
+/// A request to revoke something.
 pub struct RevokeOrder {
-    /// What.
+    /// The target of the revocation.
     pub target: RevokeTarget,
-    /// Why.
+    /// The reason.
     pub reason: EndReason,
-    /// For those who ask later.
+    /// A A note that explains the revocation to people who ask later.
     pub note: Note,
 }
 
-/// What to revoke.
+/// The target of a revocation.
 pub enum RevokeTarget {
-    /// The session of a token, or that access token alone.
+    /// The session of a token, or only that access token.
     Token {
         /// An access or a refresh token.
         token: String,
-        /// Only the token itself, if it is an access token.
+        /// Whether to revoke only the token itself, which must be an access token then.
         token_only: bool,
     },
     /// A session.
     Session(SessionId),
-    /// A subject's sessions, but one perhaps.
+    /// All sessions of a subject, or all but one.
     Subject {
         /// The subject's tenant.
         tenant: Tenant,
@@ -54,22 +54,23 @@ pub enum RevokeTarget {
         /// The session that stays.
         except: Option<SessionId>,
     },
-    /// A tenant's sessions.
+    /// All sessions of a tenant.
     Tenant(Tenant),
 }
 
-/// What was revoked.
+/// The result of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revocations {
-    /// How many live sessions ended.
+    /// The number of live sessions that ended.
     pub sessions: i64,
-    /// Since when no token of them is active.
+    /// The instant from which none of the revoked tokens is accepted.
     pub effective_at: Timestamp,
 }
 
 impl Authority {
-    /// Revokes. An authentic token names its session whatever its age. Only an unexpired token or a
-    /// live session adds a row.
+    /// Revokes a token, a session, or all sessions of a subject or a tenant. An authentic token
+    /// identifies its session even after it has expired. Only an unexpired token or a live session
+    /// adds a row to the blacklist.
     pub async fn revoke(
         &self,
         by: &Actor,
@@ -104,9 +105,10 @@ impl Authority {
                 ));
             }
             RevokeTarget::Session(id) => {
-                // The tenant of a session never changes, so it may be looked at before.
+                // The tenant of a session never changes, so it can be checked before the
+                // revocation.
                 if reach.tenants.is_some() {
-                    let session = self.certain_session(id).await?;
+                    let session = self.confirmed_session(id).await?;
                     session
                         .filter(|session| reach.has_tenant(&session.tenant))
                         .ok_or(AuthorityError::SessionNotFound)?;
@@ -133,8 +135,8 @@ impl Authority {
                 }
                 let (id, is_there) = self.session_of_refresh_token(reach, &token).await?;
                 record.session_id = Some(id);
-                // Its row was lost, and its access tokens live on.
-                fallback_entry = (!is_there).then(|| self.lost_session(id, &ended));
+                // The row of the session was lost, but its access tokens may still be valid.
+                fallback_entry = (!is_there).then(|| self.entry_without_session(id, &ended));
                 RevocationTarget::Session(id)
             }
             RevokeTarget::Token { token, token_only } => {
@@ -143,22 +145,22 @@ impl Authority {
                 if !reach.has_tenant(&claims.tenant) {
                     return Err(AuthorityError::SessionNotFound);
                 }
-                // Only the end counts: a token whose time has not come yet is to be stopped before
-                // it does. And it must have ended for everybody: others may be behind the time by
-                // as much as we are ahead of it.
+                // Only `exp` counts, because a token that is not valid yet must be revocable before
+                // it becomes valid. It must have expired by every clock: ours may be ahead by the
+                // largest skew, and another may be behind by as much.
                 let behind = now.minus(self.settings.max_clock_skew.saturating_mul(2));
                 let has_expired = behind >= claims.expires_at;
                 if has_expired && token_only {
-                    // Not by a clock that is not to be trusted.
-                    self.current().await?;
+                    // Without a lease, our clock may be wrong.
+                    self.ensure_current().await?;
                     return nothing;
                 }
                 let entry = self.fallback_entry(claims, token_only, &ended)?;
                 (record.tenant, record.subject) =
                     (Some(entry.tenant.clone()), entry.subject.clone());
                 record.session_id = Some(claims.session_id);
-                // An expired token still names its session, which ends if it lives. Old tokens are
-                // found in logs and backups, so they add no entry for a session that does not.
+                // An expired token still ends its session, if that is live. It adds no entry for
+                // any other session, because old tokens can be found in logs and backups.
                 fallback_entry = (!has_expired).then_some(entry);
                 if token_only {
                     record.action = AuditAction::TokenRevoked;
@@ -183,19 +185,20 @@ impl Authority {
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
         }
-        self.acknowledged(epoch, outcome.position).await?;
+        self.wait_until_acknowledged(epoch, outcome.position).await?;
         if by_id && !outcome.found {
             return Err(AuthorityError::SessionNotFound);
         }
         Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
     }
 
-    /// Writes a revocation, and records it if it has changed something: what was stopped before may
-    /// be written once more, for everybody to wait for. It is recorded before it is acknowledged,
-    /// because it has been done.
+    /// Writes a revocation, and records it if it has changed something. A revocation that changes
+    /// nothing may still write its entry again, so that the caller can wait until every replica has
+    /// applied it. The record is made before the acknowledgement, because the revocation is
+    /// committed by then.
     ///
-    /// This goes on if the caller goes away. Whoever asks again finds nothing left to change, so it
-    /// would never be recorded.
+    /// This runs in a task of its own, which goes on if the caller disconnects. Otherwise the
+    /// revocation might never be recorded, because a repeated call finds nothing left to change.
     async fn write_and_record(
         &self,
         revocation: Revocation,
@@ -205,7 +208,8 @@ impl Authority {
         let writing = tokio::spawn(async move {
             let outcome = store.revoke(revocation).await?;
             if outcome.changed {
-                // A session that was named by its identifier tells now whose it was.
+                // If the target was a session identifier, the tenant and the subject are known
+                // only now.
                 if let (None, Some((tenant, subject))) = (&record.tenant, &outcome.whose) {
                     (record.tenant, record.subject) = (Some(tenant.clone()), Some(subject.clone()));
                 }
@@ -216,8 +220,8 @@ impl Authority {
         Ok(writing.await.map_err(|_| AuthorityError::Internal)??)
     }
 
-    /// The entry that stops a token, or its session, if the database does not know that the session
-    /// lives.
+    /// Returns the entry that stops a token, or its session, in case the database has no such live
+    /// session.
     fn fallback_entry(
         &self,
         claims: &AccessClaims,
@@ -228,8 +232,8 @@ impl Authority {
         let (revoked, last_expiry) = if token_only {
             (Revoked::Token(claims.token_id), claims.expires_at)
         } else {
-            // Of its other tokens nothing is known, so none lives longer than any configuration
-            // allows.
+            // The expiry of its other tokens is not known, so the longest lifetime of any
+            // configuration is assumed.
             let longest = ended.at.max(claims.issued_at).plus(LONGEST_ACCESS_TOKEN_TTL);
             (Revoked::Session(claims.session_id), longest)
         };
@@ -246,9 +250,9 @@ impl Authority {
         })
     }
 
-    /// The entry that stops a session of which there is no row. Its tenant and subject are not
-    /// known, and none of its access tokens lives longer than any may.
-    fn lost_session(&self, id: SessionId, ended: &Ended) -> BlacklistEntry {
+    /// Returns the entry that stops a session without a row. Its tenant and subject are not known.
+    /// Its access tokens are assumed to have the longest configured lifetime.
+    fn entry_without_session(&self, id: SessionId, ended: &Ended) -> BlacklistEntry {
         BlacklistEntry {
             revoked: Revoked::Session(id),
             tenant: Tenant::default(),
@@ -262,9 +266,9 @@ impl Authority {
         }
     }
 
-    /// The session of an authentic refresh token of any generation that was issued, and whether
-    /// there is a row of it. If there is none, whoever holds the token may revoke the session,
-    /// whatever its tenant was.
+    /// Returns the session of an authentic refresh token of any generation that was issued, and
+    /// whether the session has a row. Without a row the tenant is not known, so the holder of the
+    /// token may revoke the session.
     async fn session_of_refresh_token(
         &self,
         reach: &Reach,
@@ -285,23 +289,23 @@ impl Authority {
                     Err(AuthorityError::SessionNotFound)
                 };
             }
-            // It was only read: if the database has been replaced meanwhile, the one in its place
-            // may know better.
-            self.confirmed().await?;
+            // The row was only read. After a failover in between, the new primary may have another
+            // state, so it is asked again.
+            self.wait_until_confirmed().await?;
             if self.replica.timeline() == timeline {
                 return Err(not_authentic());
             }
         }
     }
 
-    /// A session, and none only if the database in charge has none.
-    async fn certain_session(&self, id: SessionId) -> Result<Option<Session>, AuthorityError> {
+    /// Returns a session. Returns `None` only if the current primary has no such session.
+    async fn confirmed_session(&self, id: SessionId) -> Result<Option<Session>, AuthorityError> {
         loop {
             let timeline = self.replica.timeline();
             if let Some(session) = self.store.session(id).await? {
                 return Ok(Some(session));
             }
-            self.confirmed().await?;
+            self.wait_until_confirmed().await?;
             if self.replica.timeline() == timeline {
                 return Ok(None);
             }

@@ -1,14 +1,15 @@
-//! A notion of the time for those who delete what cannot be brought back.
+//! A cautious clock for jobs that delete data, which cannot be undone.
 
 use std::time::Duration;
 
 use crate::domain::time::Timestamp;
 
-/// Never ahead of the wall clock, and never faster than twice the real time.
+/// A clock that is never ahead of the wall clock, and never runs faster than twice the uptime
+/// clock.
 ///
-/// What is deleted is gone. If the wall clock leaps ahead and back again, this one has moved on
-/// only by what really passed, times two; a leap that lasts is caught up with. See
-/// `docs/decisions/0004-clock-jumps.md`.
+/// If the wall clock leaps ahead and back again, this clock has moved on by at most twice the time
+/// that really passed, so little is deleted too early. If the leap lasts, this clock catches up.
+/// See `docs/decisions/0004-clock-jumps.md`.
 #[derive(Debug)]
 pub struct SlowClock {
     now: Timestamp,
@@ -16,12 +17,12 @@ pub struct SlowClock {
 }
 
 impl SlowClock {
-    /// A clock that agrees with a wall clock, at this uptime of the machine.
+    /// Creates a clock that shows the time of the wall clock, at this uptime of the machine.
     pub fn at(now: Timestamp, uptime: Duration) -> Self {
         Self { now, uptime }
     }
 
-    /// The time that it shows when the wall clock shows `now`.
+    /// Advances the clock, given the wall clock and the uptime, and returns its time.
     pub fn advance(&mut self, now: Timestamp, uptime: Duration) -> Timestamp {
         let passed = uptime.saturating_sub(self.uptime);
         self.uptime = uptime;
@@ -39,7 +40,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn a_leap_of_the_wall_clock_moves_it_by_what_really_passed() {
+    fn after_a_leap_of_the_wall_clock_it_runs_at_most_at_double_speed() {
         let clock = SettableClock::at(START);
         let mut slow = SlowClock::at(clock.now(), clock.uptime());
         clock.advance(Duration::from_secs(60));

@@ -1,6 +1,6 @@
-//! The sweeper's work: deletes expired blacklist rows, records the sessions that have expired, and
-//! deletes sessions that have been over for long and old records of the audit, in bounded batches,
-//! and gives the space back.
+//! The sweep: deletes expired blacklist rows, records expired sessions, deletes sessions that ended
+//! long ago and old audit records, all in bounded batches, and returns free space to the file
+//! system.
 
 use super::{Authority, error::AuthorityError, slow_clock::SlowClock};
 use crate::{
@@ -12,31 +12,31 @@ use crate::{
     mutants::broken,
 };
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Blacklist rows deleted.
+    /// The number of blacklist rows that were deleted.
     pub revocations: usize,
-    /// Sessions deleted.
+    /// The number of sessions that were deleted.
     pub sessions: usize,
-    /// Records of the audit deleted.
+    /// The number of audit records that were deleted.
     pub audit: usize,
-    /// Sessions that were recorded as expired.
+    /// The number of sessions that were recorded as expired.
     pub expired: usize,
 }
 
-/// What a sweep goes on from.
+/// The state that is kept between two sweeps.
 #[derive(Debug)]
 pub struct Sweeper {
     clock: SlowClock,
-    /// The earlier one of this clock and that of the database, if it has one.
+    /// A slow clock over the earlier of our clock and the clock of the database, if it has one.
     shared: Option<SlowClock>,
-    /// What expired up to here is no longer in the index.
+    /// Entries that expired up to this instant have been dropped from the index.
     dropped_until: Timestamp,
 }
 
 impl Sweeper {
-    /// Has dropped nothing.
+    /// Creates the state before the first sweep.
     pub fn new(clock: &dyn Clock) -> Self {
         Self {
             clock: SlowClock::at(clock.now(), clock.uptime()),
@@ -46,7 +46,7 @@ impl Sweeper {
     }
 }
 
-/// The clocks that a sweep goes by.
+/// The clocks that a sweep uses.
 #[derive(Clone, Copy, Debug)]
 enum Clocks {
     Own,
@@ -54,23 +54,24 @@ enum Clocks {
 }
 
 impl Authority {
-    /// Deletes all that is due, a batch a transaction, so that no other write waits long. It goes
-    /// by the earlier one of our clock and the clock of the database, if it has one.
+    /// Runs a sweep, one batch in each transaction, so that no other write waits long. It uses the
+    /// earlier of our clock and the clock of the database, if that has one.
     pub async fn sweep(&self) -> Result<Swept, AuthorityError> {
         self.sweep_by(Clocks::Both).await
     }
 
-    /// The same by our clock alone, which somebody says is right.
+    /// Runs a sweep by our clock alone, because an operator asserts that it is right.
     pub async fn sweep_by_own_clock(&self) -> Result<Swept, AuthorityError> {
         self.sweep_by(Clocks::Own).await
     }
 
     async fn sweep_by(&self, clocks: Clocks) -> Result<Swept, AuthorityError> {
-        // Held throughout: two sweeps at once would do each other's work.
+        // The lock is held throughout, because two concurrent sweeps would do the same work twice.
         let mut sweeper = self.sweeper.lock().await;
-        let mut now = self.time_to_sweep_by(clocks, &mut sweeper).await?;
+        let mut now = self.sweep_time(clocks, &mut sweeper).await?;
         if broken("purge-at-expiry") {
-            // As by the clock of a replica that is as far ahead as it may be.
+            // The mutant ignores the retention margin, and its clock is ahead by the largest
+            // allowed skew.
             now = now.plus(RETENTION_MARGIN).plus(self.settings.max_clock_skew);
         }
         let mut swept = Swept::default();
@@ -82,11 +83,12 @@ impl Authority {
                 break batch.forgotten_until;
             }
         };
-        // An entry that has expired may still cover a session that nobody had seen.
+        // The sessions under cut-offs are ended first, because an expired entry may still cover
+        // sessions that have not been marked as ended.
         self.end_covered_sessions().await?;
-        // Also what other replicas have swept.
+        // This also covers entries that other replicas have deleted.
         if forgotten_until > sweeper.dropped_until {
-            self.forget(forgotten_until).await?;
+            self.drop_from_index(forgotten_until).await?;
             sweeper.dropped_until = forgotten_until;
         }
         swept.expired = self.record_expiries(now).await?;
@@ -98,7 +100,7 @@ impl Authority {
                 break;
             }
         }
-        // Also if no more come: a table that was turned off is not kept for ever.
+        // This runs even if the table is turned off, so that its old records do not stay for ever.
         let until = now.minus(self.settings.audit_retention);
         loop {
             let deleted = self.store.delete_old_audit(until, self.settings.sweep_batch).await?;
@@ -114,8 +116,9 @@ impl Authority {
         Ok(swept)
     }
 
-    /// By a clock that is ahead, what all others still need would be deleted.
-    async fn time_to_sweep_by(
+    /// Returns the time that decides what is deleted. A clock that is ahead would delete what other
+    /// replicas still need, so the earlier one counts.
+    async fn sweep_time(
         &self,
         clocks: Clocks,
         sweeper: &mut Sweeper,
@@ -134,11 +137,10 @@ impl Authority {
         })
     }
 
-    /// Records the sessions that have expired and were not ended before. Returns how many there
-    /// were.
+    /// Records the sessions that have expired and were not ended before. Returns their number.
     ///
-    /// A replica whose clock is behind may still refresh a session that has expired by ours, so
-    /// this waits for as long as clocks may differ.
+    /// A replica whose clock is behind may still refresh a session that has expired by our clock,
+    /// so this waits for the retention margin after the expiry.
     async fn record_expiries(&self, now: Timestamp) -> Result<usize, AuthorityError> {
         let until = now.minus(RETENTION_MARGIN);
         let mut expired = 0;
@@ -155,18 +157,19 @@ impl Authority {
         }
     }
 
-    /// Drops from the index what has been deleted, on a thread of its own: there may be millions of
-    /// entries.
-    async fn forget(&self, until: Timestamp) -> Result<(), AuthorityError> {
-        // Before the index forgets: until then its entries stop what they did.
+    /// Drops deleted entries from the index. It runs on a blocking thread, because there may be
+    /// millions of entries.
+    async fn drop_from_index(&self, until: Timestamp) -> Result<(), AuthorityError> {
+        // The watermark must be raised before the entries are dropped: from then on, it stops the
+        // tokens that the entries stopped.
         self.replica.index().set_forgotten_until(until);
         let kept = self.store.unfinished().await?;
         let kept =
             kept.iter().map(|entry| cut_off_key(&entry.tenant, entry.subject.as_deref())).collect();
         let replica = self.replica.clone();
-        let forgotten =
+        let dropped =
             tokio::task::spawn_blocking(move || replica.index().forget(until, &kept)).await;
-        forgotten.map_err(|_| AuthorityError::Internal)
+        dropped.map_err(|_| AuthorityError::Internal)
     }
 
     fn is_last(&self, deleted: usize) -> bool {

@@ -1,5 +1,5 @@
-//! Validate: whether an access token is good now. The hot path: no database, no lock that all calls
-//! share.
+//! Validate: decides whether an access token is valid now. This is the hot path, so it uses neither
+//! the database nor a lock that all calls share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,61 +19,62 @@ use crate::{
     },
 };
 
-/// A token, and what the caller demands of it. Borrowed, so that asking costs nothing.
+/// A token, and the caller's demands. It borrows them, so that it needs no allocation.
 pub struct Question<'a> {
     /// The access token.
     pub access_token: &'a str,
-    /// It must be meant for this audience; empty demands nothing.
+    /// The demanded audience; empty for no demand.
     pub audience: &'a str,
-    /// It must carry each of these scopes.
+    /// The demanded scopes. The token must have all of them.
     pub scopes: &'a [String],
-    /// Its acr must be one of these; empty demands nothing.
+    /// The accepted values of `acr`; empty for no demand.
     pub acr_values: &'a [String],
-    /// The user must have authenticated within this time.
+    /// The longest time since the user authenticated; none for no demand.
     pub max_authentication_age: Option<Duration>,
 }
 
-/// The answer, for one instant.
+/// The answer for one instant.
 #[derive(Debug)]
 pub struct Answer {
-    /// What is said of the token, or why it is inactive.
+    /// The verified token, or the reason why it is inactive.
     pub outcome: Result<Arc<VerifiedToken>, InactiveReason>,
-    /// The instant for which this holds.
+    /// The instant for which the outcome is valid.
     pub checked_at: Timestamp,
 }
 
-/// Why a token is inactive. If several reasons apply, the order is: form and signature, tenant,
-/// time, revocation, audience and demands.
+/// The reason why a token is inactive. If several reasons apply, the first in this order is given:
+/// form and signature, tenant, time, revocation, audience, demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InactiveReason {
-    /// Not a JWT of the form that this service issues.
+    /// It is not a JWT of the form that this service issues.
     Malformed,
-    /// Not signed by the named key.
+    /// The signature is not that of the key that `kid` names.
     BadSignature,
-    /// The named key is not in the ring.
+    /// The key that `kid` names is not in the ring.
     UnknownKey,
-    /// Not an access token.
+    /// It is not an access token.
     WrongType,
-    /// Its time is over.
+    /// It has expired.
     Expired,
-    /// Its time has not come.
+    /// It is not valid yet.
     NotYetValid,
-    /// Of another issuer.
+    /// It is from another issuer.
     WrongIssuer,
-    /// Not meant for the demanded audience.
+    /// It is not for the demanded audience, or for none of the audiences that the caller is limited
+    /// to.
     WrongAudience,
-    /// A demanded scope is missing.
+    /// It lacks a demanded scope.
     InsufficientScope,
-    /// Authentication too weak or too old for the demand.
+    /// The authentication is too weak or too old for the demand.
     StepUpRequired,
-    /// Stopped by the blacklist, or its key has been revoked.
+    /// A blacklist entry stops it, or its key has been revoked.
     Revoked,
-    /// Of a tenant that the caller may not see.
+    /// It belongs to a tenant that the caller is not allowed to see.
     ForeignTenant,
 }
 
 impl InactiveReason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::BadSignature,
@@ -89,7 +90,7 @@ impl InactiveReason {
         Self::ForeignTenant,
     ];
 
-    /// Its name in metrics.
+    /// Returns its name in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -119,19 +120,19 @@ impl From<Rejection> for InactiveReason {
     }
 }
 
-/// The tokens of one call being validated.
+/// The validation of the tokens of one call.
 pub struct Validation<'a> {
     authority: &'a Authority,
-    /// What the caller may see.
+    /// The tenants and audiences that the caller is limited to.
     reach: &'a Reach,
-    /// Set once a renewal has been waited for, which was sent after the call came: the rest needs
-    /// no lease.
+    /// The result of a renewal that was sent after the call arrived, if the call had to wait for
+    /// one. The remaining tokens of the call then need no other lease.
     renewed: Option<Held>,
 }
 
 impl Validation<'_> {
-    /// Validates a token: at once under the lease, or, if there is none, after a renewal. Fails
-    /// only if that does not come.
+    /// Validates a token, at once if there is a lease, or else after a renewal. Fails only if the
+    /// renewal fails.
     pub async fn validate(&mut self, question: &Question<'_>) -> Result<Answer, AuthorityError> {
         let replica = &self.authority.replica;
         let held = self.renewed.unwrap_or_else(|| replica.lease().load());
@@ -145,19 +146,20 @@ impl Validation<'_> {
 }
 
 impl Authority {
-    /// Begins to validate the tokens of one call.
+    /// Starts the validation of the tokens of one call.
     pub fn validation<'a>(&'a self, by: &'a Actor) -> Validation<'a> {
         Validation { authority: self, reach: by.reach(), renewed: None }
     }
 
-    /// Answers under a lease that was loaded before. None if it has ended meanwhile.
+    /// Validates a token under a lease that was loaded before. Returns `None` if the lease has
+    /// ended meanwhile.
     fn answer_under(&self, reach: &Reach, question: &Question<'_>, held: Held) -> Option<Answer> {
         let looked_up = self.authenticate(question.access_token).map(|token| {
             let revocation = self.check_revocation(&token.claims);
             (token, revocation)
         });
-        // After the look-up: an entry that is dropped in between, because its token must have
-        // expired, is one that the check of the time knows of.
+        // The time is read after the look-up. An entry that was dropped from the index in between
+        // has expired, so the check of the time refuses its tokens.
         let checked_at = self.replica.check(held)?;
         let outcome = looked_up.and_then(|(token, revocation)| {
             if !reach.has_tenant(&token.claims.tenant) {
@@ -174,7 +176,8 @@ impl Authority {
         Some(Answer { outcome, checked_at })
     }
 
-    /// A token with a good signature of a key in the ring, whatever its time and session.
+    /// Checks the form of a token and its signature by a key in the ring. It checks neither the
+    /// time nor revocations.
     pub(super) fn authenticate(&self, token: &str) -> Result<Arc<VerifiedToken>, InactiveReason> {
         if token.len() > MAX_BYTES {
             return Err(InactiveReason::Malformed);
@@ -200,9 +203,9 @@ impl Authority {
         {
             return Err(InactiveReason::Expired);
         }
-        // Only here clocks may differ: a token of a replica whose clock is ahead must be good at
-        // once. The signature is ours, so no clock that made it was further off than any replica's
-        // may be.
+        // Only this check allows for different clocks, because a token of a replica whose clock is
+        // ahead must be valid at once. The signature is ours, so the clock that set `iat` was
+        // within the skew that is allowed to replicas.
         let begins = claims
             .not_before
             .map_or(claims.issued_at, |not_before| not_before.max(claims.issued_at));

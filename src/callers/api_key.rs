@@ -1,4 +1,4 @@
-//! API keys: random secrets that callers send, of which the service knows only the hashes.
+//! API keys: random secrets that callers send. The service knows only their hashes.
 
 use std::{fmt, str::FromStr};
 
@@ -15,12 +15,12 @@ use crate::rng::{Rng, RngFailed, random};
 pub const PREFIX: &str = "cs_ck_";
 /// The prefix of each hash in the configuration.
 const HASH_PREFIX: &str = "sha256:";
-/// Bytes of randomness in a key.
+/// The number of random bytes in a key.
 const SECRET_BYTES: usize = 32;
-/// Characters of a whole key: the prefix, and the secret in base64url.
+/// The length of a key: the prefix, and the secret in base64url.
 const KEY_CHARACTERS: usize = PREFIX.len() + 43;
 
-/// A key in the clear. `Debug` prints nothing of it.
+/// A key in plain text. `Debug` does not print it.
 pub struct ApiKey(Zeroizing<String>);
 
 impl ApiKey {
@@ -30,12 +30,12 @@ impl ApiKey {
         Ok(Self(Zeroizing::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(*secret)))))
     }
 
-    /// The key as text.
+    /// Returns the key as text.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The hash of the key.
+    /// Returns the hash of the key.
     pub fn hash(&self) -> ApiKeyHash {
         ApiKeyHash::of(&self.0)
     }
@@ -47,8 +47,8 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// The SHA-256 of a key. With 32 random bytes behind it nobody finds the key, so a fast hash is
-/// enough (decision 13).
+/// The SHA-256 of a key. A key has 32 random bytes and cannot be guessed, so a fast hash is enough
+/// (decision 13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ApiKeyHash([u8; 32]);
 
@@ -62,8 +62,8 @@ impl ApiKeyHash {
         Self(hash)
     }
 
-    /// The first bytes, by which the hash is looked up. Timing may reveal that they are right,
-    /// which reveals nothing of the key.
+    /// Returns the first bytes, by which the hash is looked up. Timing may reveal whether they
+    /// match, but that reveals nothing about the key.
     pub fn index(&self) -> [u8; 8] {
         let [index @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] =
             self.0;

@@ -1,8 +1,8 @@
-//! Limits how many calls are under way, in all and of one caller. A call beyond the limits is
-//! refused at once, before it costs anything.
+//! Limits the number of calls under way, of all callers together and of each one. A call beyond the
+//! limits is refused at once, before it uses any resource.
 //!
-//! The counts are atomics. The semaphores of tokio would do the same, but they take a lock whenever
-//! a permit is given back, and all calls to Validate would share it.
+//! The counts are atomics. Tokio's semaphores would do the same, but they take a lock whenever a
+//! permit is released, and all calls to Validate would contend for it.
 
 use std::{
     fmt,
@@ -26,40 +26,44 @@ use crate::{
     domain::permission::CostClass,
 };
 
-/// Most calls under way at once.
+/// The largest numbers of calls under way at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ceilings {
-    /// Of all callers.
+    /// The number of calls of all callers.
     pub calls: usize,
-    /// Of these, those that read the database: so many for a moment, an eighth of that for longer.
+    /// The number of calls that read the database. It holds for a short burst; for longer, an
+    /// eighth of it is allowed.
     pub reads: usize,
-    /// Creations, and as many refreshes: so many for a moment, a quarter of that for longer.
+    /// The number of creations, and separately of refreshes. It holds for a short burst; for
+    /// longer, a quarter of it is allowed.
     pub writes: usize,
-    /// Batches of tokens that are being judged, for longer; for a moment, eight times as many.
+    /// The number of batches of tokens that are being validated. For a short burst, eight times as
+    /// many are allowed.
     pub batches: usize,
 }
 
 /// The limits of one caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallerLimits {
-    /// Calls under way at once.
+    /// The number of calls under way at the same time.
     pub calls: usize,
-    /// Calls begun in a second, in the long run; as many may come at once. `None` is no limit.
+    /// The number of calls that may begin in a second on average. As many may begin at once. `None`
+    /// means no limit.
     pub per_second: Option<NonZeroU32>,
 }
 
-/// The wait that is suggested to a caller who was refused because of calls of others, or of its
-/// own, that are under way.
+/// The retry delay that is suggested to a caller whose call was refused because too many calls are
+/// under way.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// The same where calls wait in a queue, which is worked off sooner.
+/// The retry delay for calls that would wait in a queue, which empties sooner.
 pub(super) const QUEUE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Counts the permits that are taken.
+/// The number of permits that are taken.
 #[derive(Debug, Default)]
 struct Permits(AtomicUsize);
 
 impl Permits {
-    /// Takes a permit unless `limit` are taken already.
+    /// Takes a permit unless `limit` permits are taken already.
     fn try_acquire(&self, limit: usize) -> bool {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         if before >= limit {
@@ -68,7 +72,7 @@ impl Permits {
         before < limit
     }
 
-    /// Gives a permit back, and returns how many were taken with it.
+    /// Releases a permit, and returns the number that were taken before.
     fn release(&self) -> usize {
         self.0.fetch_sub(1, Ordering::Relaxed)
     }
@@ -78,19 +82,20 @@ impl Permits {
     }
 }
 
-/// The part of a burst limit that may be taken for longer.
+/// The burst limit is divided by this to get the sustained limit.
 const SUSTAINED_PART: usize = 8;
-/// The same for writes: the more there are, the more of them share a commit.
+/// The same divisor for writes. It is smaller, because the more writes there are, the more of them
+/// share a commit.
 const SUSTAINED_PART_OF_WRITES: usize = 4;
-/// The time that a burst may last: many calls come together, or a disk pauses, and they are soon
-/// done.
+/// The time that a burst may last. Short bursts are harmless: many calls arrive together, or a disk
+/// pauses, and all are served soon.
 const BURST: Duration = Duration::from_millis(250);
 /// Bursts are allowed again when no call has been refused for this long.
 const COOL_DOWN: Duration = Duration::from_secs(1);
 
-/// Limits calls that wait for the same thing. Each makes those behind it wait, so as many as may
-/// wait for a moment must not wait for long: more than the sustained limit are allowed for
-/// [`BURST`] only, and then not before the [`COOL_DOWN`] is over.
+/// Limits calls that wait for the same resource. Each makes the calls behind it wait, so a queue
+/// that is acceptable for a moment must not last. More calls than the sustained limit are allowed
+/// only for [`BURST`], and afterwards not before [`COOL_DOWN`] is over.
 #[derive(Debug)]
 struct BurstLimiter {
     permits: Permits,
@@ -123,7 +128,8 @@ impl BurstLimiter {
     fn try_acquire(&self, clock: &dyn Clock) -> bool {
         let before = self.permits.0.fetch_add(1, Ordering::Relaxed);
         if before == self.sustained_limit {
-            // A call that has come and gone at the same time may have left another value here.
+            // A concurrent call that has just finished may have left another value here, so it is
+            // stored again.
             self.burst_since.store(micros(clock.uptime()), Ordering::Relaxed);
         }
         let is_allowed = before < self.sustained_limit
@@ -134,7 +140,7 @@ impl BurstLimiter {
         is_allowed
     }
 
-    /// Returns whether a permit could be acquired, and keeps none.
+    /// Returns whether a permit could be acquired, without keeping it.
     fn has_room(&self, clock: &dyn Clock) -> bool {
         let is_allowed = self.try_acquire(clock);
         if is_allowed {
@@ -143,7 +149,7 @@ impl BurstLimiter {
         is_allowed
     }
 
-    /// Returns whether a burst has lasted for too long, and if so begins the cool-down anew.
+    /// Returns whether a burst has lasted for too long. If so, restarts the cool-down.
     fn is_cooling_down(&self, now: Duration) -> bool {
         if micros(now) >= self.cool_down_until.load(Ordering::Relaxed) {
             let since = self.burst_since.load(Ordering::Relaxed);
@@ -201,17 +207,17 @@ impl ConcurrencyLimits {
         }
     }
 
-    /// Calls under way.
+    /// Returns the number of calls under way.
     pub fn calls(&self) -> usize {
         self.calls.taken()
     }
 
-    /// Acquires the permit for a batch that is being judged; `None` if there are too many.
+    /// Acquires the permit to validate a batch. Returns `None` if there are too many.
     pub fn acquire_batch(self: &Arc<Self>) -> Option<BatchPermit> {
         self.batches.try_acquire(&*self.clock).then(|| BatchPermit(self.clone()))
     }
 
-    /// The limiter of a class of calls that wait for a scarce resource.
+    /// Returns the limiter of a class of calls, if they wait for a scarce resource.
     fn burst_limiter(&self, class: CostClass) -> Option<&BurstLimiter> {
         match class {
             CostClass::Light | CostClass::Batch | CostClass::Change => None,
@@ -222,7 +228,7 @@ impl ConcurrencyLimits {
     }
 }
 
-/// The permit of a batch that is being judged. It is given back when it is dropped.
+/// The permit of a batch that is being validated. It is released when it is dropped.
 #[derive(Debug)]
 pub struct BatchPermit(Arc<ConcurrencyLimits>);
 
@@ -234,7 +240,7 @@ impl Drop for BatchPermit {
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, Uptime, NoOpMiddleware<Duration>>;
 
-/// Limits the calls of one caller, by how many are under way and by how many began of late.
+/// Limits the calls of one caller, by the number under way and by the rate at which they begin.
 pub struct Meter {
     limits: CallerLimits,
     concurrency: Arc<ConcurrencyLimits>,
@@ -265,18 +271,19 @@ impl Meter {
         Self { limits, concurrency, calls: Permits::default(), rate }
     }
 
-    /// The limits of the caller.
+    /// Returns the limits of the caller.
     pub fn limits(&self) -> CallerLimits {
         self.limits
     }
 
-    /// Lets a call in unless a limit is reached. It counts as under way until its permit is
+    /// Admits a call unless a limit is reached. The call counts as under way until its permit is
     /// dropped.
     pub fn begin(self: &Arc<Self>, class: CostClass) -> Result<CallPermit, Refusal> {
         if !self.calls.try_acquire(self.limits.calls) {
             return Err(Refusal::OverLimit { wait: RETRY_DELAY });
         }
-        // A refusal from here on drops the permit, which gives back all that was acquired.
+        // If a later check refuses the call, the permit is dropped, which releases all that was
+        // acquired.
         let mut permit = CallPermit { meter: self.clone(), is_counted: false, burst_limited: None };
         if let Some((limiter, clock)) = &self.rate
             && let Err(not_until) = limiter.check()
@@ -296,7 +303,7 @@ impl Meter {
             }
             permit.burst_limited = Some(class);
         }
-        // A batch acquires its own permit when it is judged.
+        // A batch acquires its own permit when it is validated.
         if class == CostClass::Batch && !concurrency.batches.has_room(&*concurrency.clock) {
             return Err(Refusal::Overloaded { wait: QUEUE_RETRY_DELAY });
         }
@@ -304,11 +311,11 @@ impl Meter {
     }
 }
 
-/// The permit of a call that has been let in. It is given back when it is dropped.
+/// The permit of an admitted call. It is released when it is dropped.
 #[derive(Debug)]
 pub struct CallPermit {
     meter: Arc<Meter>,
-    /// Set if the call counts among those of all callers.
+    /// Whether the call is counted among those of all callers.
     is_counted: bool,
     /// The class whose burst limiter counts the call, if one does.
     burst_limited: Option<CostClass>,
@@ -352,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn one_callers_limit_leaves_room_for_others_and_what_was_refused_counts_for_nothing() {
+    fn one_callers_limit_leaves_room_for_others_and_refused_calls_are_not_counted() {
         let concurrency = concurrency(3, 3);
         let ((greedy, _), (modest, _)) = (meter(&concurrency, 2, 0), meter(&concurrency, 2, 0));
         let first = greedy.begin(CostClass::Light).unwrap();
@@ -373,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_have_a_ceiling_of_their_own() {
+    fn reads_have_a_limit_of_their_own() {
         let concurrency = concurrency(10, 1);
         let (caller, _) = meter(&concurrency, 10, 0);
         let reading = caller.begin(CostClass::Read).unwrap();
@@ -384,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn creations_refreshes_and_revocations_are_not_in_each_others_way() {
+    fn creations_refreshes_and_revocations_do_not_block_each_other() {
         let concurrency = concurrency(10, 1);
         let (caller, _) = meter(&concurrency, 10, 0);
         let _first = caller.begin(CostClass::Creation).unwrap();
@@ -396,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_does_not_begin_while_there_is_no_room_to_judge_it() {
+    fn a_batch_is_refused_while_there_is_no_room_to_validate_it() {
         let concurrency = concurrency(10, 1);
         let (caller, _) = meter(&concurrency, 10, 0);
         let begun = caller.begin(CostClass::Batch).unwrap();
@@ -411,16 +418,20 @@ mod tests {
             caller.begin(CostClass::Batch).unwrap(),
             begun,
         ];
-        assert_eq!(concurrency.batches.permits.taken(), 0, "what is not judged yet takes no place");
+        assert_eq!(
+            concurrency.batches.permits.taken(),
+            0,
+            "a batch that is not being validated takes no permit"
+        );
     }
 
     #[test]
-    fn many_may_come_together_but_when_they_keep_coming_only_a_part_may_wait() {
+    fn a_burst_is_allowed_but_sustained_load_is_limited_to_a_part() {
         let (limiter, clock) = (BurstLimiter::new(16, 8), clock());
         let come = |most: usize| (0..most).filter(|_| limiter.try_acquire(&*clock)).count();
         let go = |many: usize| (0..many).for_each(|_| limiter.release());
         for _ in 0..20 {
-            assert_eq!(come(20), 16, "all that the ceiling allows");
+            assert_eq!(come(20), 16, "the burst limit");
             clock.advance(BURST / 2);
             go(16);
         }
@@ -428,19 +439,19 @@ mod tests {
         for _ in 0..9 {
             clock.advance(BURST / 10);
             go(4);
-            assert_eq!(come(4), 4, "more than the part, but not for long");
+            assert_eq!(come(4), 4, "more than the sustained limit, but not for long");
         }
         clock.advance(BURST / 10);
         go(1);
         assert_eq!(come(1), 0, "the burst has lasted for too long");
         go(15);
         clock.advance(COOL_DOWN / 2);
-        assert_eq!(come(20), 2, "the part");
+        assert_eq!(come(20), 2, "the sustained limit");
         clock.advance(COOL_DOWN / 2);
-        assert_eq!(come(1), 0, "it begins to count anew with each that was refused");
+        assert_eq!(come(1), 0, "each refused call restarts the cool-down");
         go(2);
         clock.advance(COOL_DOWN);
-        assert_eq!(come(20), 16, "it is over");
+        assert_eq!(come(20), 16, "the cool-down is over");
     }
 
     #[test]
@@ -451,7 +462,7 @@ mod tests {
             caller.begin(CostClass::Light).unwrap();
         }
         let Err(Refusal::OverLimit { wait }) = caller.begin(CostClass::Light) else {
-            panic!("the fifth is one too many")
+            panic!("the fifth call exceeds the rate")
         };
         assert_eq!(wait, Duration::from_millis(250));
         clock.advance(wait);

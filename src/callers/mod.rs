@@ -1,4 +1,4 @@
-//! Callers are known by an API key or a certificate, and let in as far as their limits go.
+//! Identifies callers by an API key or a certificate, and admits their calls within their limits.
 
 pub mod api_key;
 pub mod meter;
@@ -19,24 +19,24 @@ use crate::{
     },
 };
 
-/// A call is not let in. Nothing was done.
+/// The reason why a call was not admitted. Nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nobody is known by the credentials, or there are none.
+    /// There are no credentials, or they belong to no caller.
     Unknown,
-    /// The caller is known, and may not do this.
+    /// The caller is known, but may not perform the operation.
     NotAllowed {
         /// The caller.
         caller: Arc<Caller>,
         /// The operation that it asked for.
         operation: Operation,
     },
-    /// The caller has too many calls under way, or began too many of late.
+    /// The caller has too many calls under way, or began too many within a short time.
     OverLimit {
-        /// The time until the next one may come.
+        /// The time after which it may try again.
         wait: Duration,
     },
-    /// The service has as much to do as it can.
+    /// The service has reached a limit for all callers together.
     Overloaded {
         /// The time after which it may try again.
         wait: Duration,
@@ -44,8 +44,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The caller whom the audit says to have been denied something; `None` if the call is refused
-    /// because of a limit, which is not recorded.
+    /// Returns the caller for the audit record of a denied call. Returns `None` if a limit was
+    /// reached, because that is not recorded.
     pub fn denied_caller(&self) -> Option<Who> {
         match self {
             Self::Unknown => Some(Who::Unknown),
@@ -55,7 +55,7 @@ impl Refusal {
     }
 }
 
-/// A caller as configured.
+/// A caller in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// The caller, and what it may do.
@@ -68,27 +68,28 @@ pub struct Registration {
     pub limits: CallerLimits,
 }
 
-/// The credentials that come with a call, before they are believed.
+/// The unverified credentials of a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Credentials<'a> {
     /// The API key, if one was sent.
     pub api_key: Option<&'a str>,
     /// The names in the client's certificate, which has been checked.
     pub certificate_names: &'a [CertificateName],
-    /// The name of the caller, if it was sent too. It must be the one that the key belongs to.
+    /// The name of the caller, if it was sent. It must be the name of the caller to whom the key or
+    /// the certificate belongs.
     pub name: Option<&'a str>,
 }
 
-/// Calls that were refused, since the start.
+/// The numbers of refused calls since the start of the process.
 #[derive(Debug, Default)]
 pub struct Refused {
-    /// For want of a known caller.
+    /// Calls without a known caller.
     pub unknown: Counter,
-    /// For want of a role.
+    /// Calls that the caller's roles or reach do not allow.
     pub not_allowed: Counter,
-    /// For a caller's limit.
+    /// Calls beyond the limits of one caller.
     pub over_limit: Counter,
-    /// For want of room.
+    /// Calls beyond the limits of all callers together.
     pub overloaded: Counter,
 }
 
@@ -98,18 +99,18 @@ struct Known {
     meter: Arc<Meter>,
 }
 
-/// The callers that are known at some time.
+/// The callers at one point in time.
 #[derive(Debug, Default)]
 struct Table {
-    /// By the first bytes of a key's hash.
+    /// The callers by the first bytes of the hash of an API key.
     by_key: HashMap<[u8; 8], Vec<(ApiKeyHash, Arc<Known>)>>,
     by_certificate: HashMap<CertificateName, Arc<Known>>,
     all: Vec<Arc<Known>>,
-    /// The one caller if none is configured: everybody.
+    /// The caller that stands for everybody if none is configured.
     anybody: Option<Arc<Known>>,
 }
 
-/// The callers that are known. They may change while calls are made.
+/// The known callers. They can be replaced while the service runs.
 #[derive(Debug)]
 pub struct Callers {
     table: ArcSwap<Table>,
@@ -118,7 +119,7 @@ pub struct Callers {
     refused: Refused,
 }
 
-/// A clock that prints nothing.
+/// A clock with a `Debug` that prints only its type.
 struct ClockHandle(Arc<dyn Clock>);
 
 impl std::fmt::Debug for ClockHandle {
@@ -128,7 +129,7 @@ impl std::fmt::Debug for ClockHandle {
 }
 
 impl Callers {
-    /// Creates the table of these callers. If there are none, everybody may do everything.
+    /// Creates the table of these callers. If it is empty, everybody may do everything.
     pub fn new(
         registrations: Vec<Registration>,
         ceilings: Ceilings,
@@ -144,8 +145,8 @@ impl Callers {
         callers
     }
 
-    /// Replaces the callers. The calls of one that has the same name and limits as before go on
-    /// counting.
+    /// Replaces the callers. A caller with the same name and limits as before keeps its meter, so
+    /// its calls under way still count.
     pub fn replace(&self, registrations: Vec<Registration>) {
         let before = self.table.load();
         let mut table = Table::default();
@@ -185,22 +186,22 @@ impl Callers {
         self.table.load().anybody.is_some()
     }
 
-    /// The number of configured callers.
+    /// Returns the number of configured callers.
     pub fn count(&self) -> usize {
         self.table.load().all.len()
     }
 
-    /// Calls under way.
+    /// Returns the number of calls under way.
     pub fn calls_under_way(&self) -> usize {
         self.concurrency.calls()
     }
 
-    /// The counts of refused calls.
+    /// Returns the counters of refused calls.
     pub fn refused(&self) -> &Refused {
         &self.refused
     }
 
-    /// Lets a call in if it is one of a known caller, who may make it and is within its limits.
+    /// Admits a call if its caller is known, may perform the operation, and is within its limits.
     pub fn admit(
         &self,
         credentials: Credentials<'_>,
@@ -220,7 +221,7 @@ impl Callers {
         admitted
     }
 
-    /// Returns whether somebody is known by these credentials.
+    /// Returns whether the credentials belong to a known caller.
     pub fn knows(&self, credentials: Credentials<'_>) -> bool {
         let is_known = self.table.load().identify(credentials).is_some();
         if !is_known {
@@ -229,7 +230,8 @@ impl Callers {
         is_known
     }
 
-    /// Lets a batch that was let in as a call be judged. It counts until its permit is dropped.
+    /// Admits the validation of a batch whose call was admitted before. It counts until its permit
+    /// is dropped.
     pub fn begin_batch(&self) -> Result<BatchPermit, Refusal> {
         self.concurrency.acquire_batch().ok_or_else(|| {
             let refusal = Refusal::Overloaded { wait: meter::QUEUE_RETRY_DELAY };
@@ -250,8 +252,8 @@ impl Callers {
 }
 
 impl Table {
-    /// Finds the caller by its credentials. A key counts before a certificate, and a certificate
-    /// does not make up for a wrong key.
+    /// Finds the caller by its credentials. If a key was sent, the certificate is ignored, even if
+    /// the key is wrong.
     fn identify(&self, credentials: Credentials<'_>) -> Option<&Arc<Known>> {
         if let Some(anybody) = &self.anybody {
             return Some(anybody);
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_is_known_by_its_key_or_its_certificate_and_nobody_else_is_known() {
+    fn a_caller_is_identified_by_its_key_or_its_certificate_and_others_are_refused() {
         let (login, gateway) = (key(), key());
         let callers = callers(vec![
             registration("login", Role::Issuer, &login, "login.test"),
@@ -339,14 +341,14 @@ mod tests {
         assert_eq!(
             name(Some(stranger.reveal()), &["login.test"], Operation::Refresh),
             Err(Refusal::Unknown),
-            "a certificate does not make a wrong key good"
+            "a valid certificate does not help if the key is wrong"
         );
         let refused = callers.refused();
         assert_eq!((refused.unknown.get(), refused.not_allowed.get()), (5, 1));
     }
 
     #[test]
-    fn where_nobody_is_known_everybody_may_do_everything() {
+    fn without_configured_callers_everybody_may_do_everything() {
         let callers = callers(vec![]);
         assert!(callers.is_open());
         let (caller, _) = callers.admit(Credentials::default(), Operation::RevokeKey).unwrap();
@@ -354,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_known_may_change_and_what_is_under_way_goes_on_counting() {
+    fn callers_can_be_replaced_and_calls_under_way_still_count() {
         let (old, new) = (key(), key());
         let callers = callers(vec![registration("login", Role::Issuer, &old, "a")]);
         let admit = |key: &ApiKey| {
@@ -368,7 +370,7 @@ mod tests {
         assert_eq!(admit(&old).unwrap_err(), Refusal::Unknown, "its key is gone");
         assert!(
             matches!(admit(&new), Err(Refusal::OverLimit { .. })),
-            "the call of before is still under way"
+            "the earlier call is still under way"
         );
         drop(under_way);
         assert!(admit(&new).is_ok());

@@ -1,4 +1,4 @@
-//! The audit: who did what to whose sessions, why, when and from where, for those who ask later.
+//! The audit log. Each record says who did what to whose sessions, why, when and from where.
 //!
 //! A record names sessions, subjects and keys. It never holds a token, a secret, a claim's value or
 //! a header's value.
@@ -14,7 +14,7 @@ use super::{
     time::Timestamp,
 };
 
-/// The log target of the records.
+/// The `tracing` target under which the records are logged.
 pub const TARGET: &str = "countersign::audit";
 
 /// An action that is recorded.
@@ -22,44 +22,44 @@ pub const TARGET: &str = "countersign::audit";
 pub enum AuditAction {
     /// A session was created.
     SessionCreated,
-    /// A session was ended because its subject had too many.
+    /// A session was ended because its subject had reached its quota.
     SessionEvicted,
-    /// A refresh token was used again after its grace, which ended its session.
+    /// A refresh token was used again after its grace period, which ended its session.
     RefreshReused,
-    /// One access token was stopped.
+    /// One access token was revoked.
     TokenRevoked,
-    /// A session was ended.
+    /// One session was revoked.
     SessionRevoked,
-    /// The sessions of a subject were ended.
+    /// All sessions of a subject were revoked.
     SubjectRevoked,
-    /// The sessions of a tenant were ended.
+    /// All sessions of a tenant were revoked.
     TenantRevoked,
-    /// A session was not refreshed in time, or came to the end of its lifetime.
+    /// A session expired: it was not refreshed in time, or reached the end of its lifetime.
     SessionExpired,
-    /// A key was made, and is known to verifiers as the next one.
+    /// A key was generated and published to verifiers as the next one.
     KeyPublished,
-    /// The next key took over.
+    /// The next key became the active one.
     KeyRotated,
-    /// A key makes no new tokens any more.
+    /// A key was retired: it issues no new tokens any more.
     KeyRetired,
-    /// A key was made worthless.
+    /// A key was revoked: tokens issued under it are no longer accepted.
     KeyRevoked,
-    /// A key that was made elsewhere was put in as the next one.
+    /// A key that was generated elsewhere was imported as the next one.
     KeyImported,
-    /// A key was sealed anew under another master key.
+    /// A key was sealed again under another master key.
     KeyResealed,
     /// A key was deleted.
     KeyDropped,
-    /// Callers or certificates were replaced while the service was running.
+    /// The callers or the certificates were reloaded while the service was running.
     ConfigurationReloaded,
-    /// A backup became the database, or was declared to be it.
+    /// A backup was restored as the database, or the database was declared to be a restored backup.
     DatabaseRestored,
-    /// Somebody asked for what they may not do.
+    /// A caller asked for an operation that it may not perform.
     CallerDenied,
 }
 
 impl AuditAction {
-    /// All of them.
+    /// All actions.
     pub const ALL: [Self; 18] = [
         Self::SessionCreated,
         Self::SessionEvicted,
@@ -81,7 +81,7 @@ impl AuditAction {
         Self::CallerDenied,
     ];
 
-    /// Returns what has become of a key that was made in this state, or has changed to it.
+    /// Returns the action that is recorded when a key is created in this state or changes to it.
     pub fn of_key(state: KeyState) -> Self {
         match state {
             KeyState::Pending => Self::KeyPublished,
@@ -91,7 +91,7 @@ impl AuditAction {
         }
     }
 
-    /// The name under which it is logged and stored.
+    /// Returns the name under which the action is logged and stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SessionCreated => "session_created",
@@ -115,28 +115,30 @@ impl AuditAction {
         }
     }
 
-    /// The action of this name.
+    /// Returns the action with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.as_str() == name)
     }
 }
 
-/// The one who did it.
+/// The one who performed an action.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
-    /// One that the configuration names.
+    /// A caller that the configuration names.
     Named(CallerName),
-    /// Callers are not told apart: whoever reaches the port may do everything.
+    /// A caller of a service whose configuration names no callers: whoever reaches the port may do
+    /// everything.
     Anybody,
-    /// Somebody who did not say who it is, or could not prove it. The table has no row of theirs:
-    /// anybody could fill it.
+    /// A caller that could not be authenticated. Its records are logged, but not stored in the
+    /// table, because otherwise anybody could fill the table.
     Unknown,
     /// The service itself, by its schedule or by its command line.
     Service,
 }
 
 impl Who {
-    /// The name under which it is logged and stored. No two callers have the same.
+    /// Returns the name under which the caller is logged and stored. No two callers have the same
+    /// name.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Named(name) => name,
@@ -147,28 +149,28 @@ impl Who {
     }
 }
 
-/// The content of a record. Fields that say nothing about an action stay empty.
+/// The content of a record. Fields that do not apply to an action stay empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
-    /// The instant.
+    /// The instant of the action.
     pub at: Timestamp,
     /// The action.
     pub action: AuditAction,
-    /// The one who did it.
+    /// The one who performed it.
     pub caller: Who,
-    /// From where.
+    /// The address that the call came from.
     pub peer: Option<IpAddr>,
-    /// The tenant that it is about; empty for the default tenant.
+    /// The tenant of the sessions concerned; empty for the default tenant.
     pub tenant: Option<Tenant>,
-    /// Whose session it is about.
+    /// The subject of the sessions concerned.
     pub subject: Option<Subject>,
-    /// Which session.
+    /// The session concerned.
     pub session_id: Option<SessionId>,
-    /// Which key.
+    /// The key concerned.
     pub kid: Option<String>,
-    /// Why.
+    /// The reason for the action.
     pub reason: Option<EndReason>,
-    /// The caller's note; of a denied caller, what was asked for.
+    /// The caller's note. In the record of a denied call, it holds what was asked for.
     pub note: Note,
     /// The number of live sessions that ended.
     pub sessions: Option<i64>,
@@ -190,13 +192,13 @@ impl From<&Actor> for Who {
 }
 
 impl AuditRecord {
-    /// A record of what an actor did.
+    /// Creates a record of an action of an actor.
     pub fn by(actor: &Actor, action: AuditAction, at: Timestamp) -> Self {
         Self::new(action, at, actor.into(), actor.peer)
     }
 
-    /// A record that says who did what, when and from where. An IPv4 address is told as one,
-    /// however the socket has it.
+    /// Creates a record that says who did what, when and from where. An IPv4-mapped IPv6 address,
+    /// as dual-stack sockets report it, is recorded as the IPv4 address.
     pub fn new(action: AuditAction, at: Timestamp, caller: Who, peer: Option<IpAddr>) -> Self {
         Self {
             at,
@@ -213,7 +215,7 @@ impl AuditRecord {
         }
     }
 
-    /// The same, about this session.
+    /// Fills in the tenant, the subject and the identifier of a session.
     #[must_use]
     pub fn about(self, session: &Session) -> Self {
         let (tenant, subject) = (session.tenant.clone(), session.subject.clone());
@@ -221,36 +223,35 @@ impl AuditRecord {
     }
 }
 
-/// A record as it is written down.
+/// A record as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// Its name in the log and in the table. Whoever writes it twice writes it once.
+    /// Its identifier in the log and in the table. Storing a record a second time changes nothing.
     pub id: AuditId,
     /// The record.
     pub record: AuditRecord,
-    /// The number of records like it that came before and were not written down, because there were
-    /// too many.
+    /// The number of earlier records like it that were not stored, because there were too many.
     pub left_out: i64,
 }
 
 /// A session that has expired without having been ended before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiredSession {
-    /// Which.
+    /// Its identifier.
     pub id: SessionId,
-    /// Its tenant; none if the row holds what no tenant is called.
+    /// Its tenant; none if the value in the row is not a valid tenant.
     pub tenant: Option<Tenant>,
-    /// Whose it was; none if the row holds what no subject is called.
+    /// Its subject; none if the value in the row is not a valid subject.
     pub subject: Option<Subject>,
     /// The instant at which it expired.
     pub idle_expires_at: Timestamp,
-    /// The instant at which it would have expired at the latest.
+    /// The end of its lifetime, at which it would have expired even if it had been refreshed.
     pub expires_at: Timestamp,
 }
 
 impl From<ExpiredSession> for AuditEntry {
-    /// The record of the end of a session that nobody ended. Its identifier derives from that of
-    /// the session, so that whoever records it again adds nothing.
+    /// Creates the record of a session's expiry. The identifier of the record derives from that of
+    /// the session, so that recording the expiry again adds no second row.
     fn from(expired: ExpiredSession) -> Self {
         let at = expired.idle_expires_at;
         let reason = if at < expired.expires_at {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn no_caller_can_be_taken_for_another() {
+    fn each_kind_of_caller_has_a_name_of_its_own() {
         let named = CallerName::try_from("login".to_owned()).map(Who::Named).unwrap();
         let callers = [named, Who::Anybody, Who::Unknown, Who::Service];
         assert_eq!(
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_one_form() {
+    fn an_ipv4_mapped_address_is_recorded_as_ipv4() {
         let record = |peer: &str| {
             AuditRecord::new(
                 AuditAction::CallerDenied,
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_expired_is_recorded_as_ending_then_for_the_reason_that_it_tells() {
+    fn the_record_of_an_expired_session_has_the_time_and_the_reason_of_its_expiry() {
         let session = session();
         let edges = [
             (session.idle_expires_at, EndReason::ExpiredIdle),
@@ -343,7 +344,7 @@ mod tests {
             assert_eq!(
                 AuditEntry::from(expired.clone()).id,
                 entry.id,
-                "whoever records it again adds nothing"
+                "recording it again adds no second row"
             );
             let other = ExpiredSession { id: SessionId::new(START, [2; 10]), ..expired };
             assert_ne!(AuditEntry::from(other).id, entry.id);
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_about_a_session_says_whose_it_is() {
+    fn a_record_about_a_session_names_its_tenant_and_subject() {
         let session = session();
         let record = AuditRecord::new(AuditAction::SessionCreated, START, Who::Anybody, None)
             .about(&session);

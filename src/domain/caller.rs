@@ -1,4 +1,5 @@
-//! Who calls: a name, roles, and the tenants and audiences to which they reach.
+//! Callers of this service: their name, their roles, and the tenants and audiences that they are
+//! limited to.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -8,17 +9,17 @@ use super::{
     text::{Audience, CallerName, Tenant},
 };
 
-/// What a caller may touch: none stands for no limit.
+/// The tenants and audiences that a caller is limited to. `None` means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// Sessions of these tenants.
+    /// The tenants whose sessions it may touch.
     pub tenants: Option<BTreeSet<Tenant>>,
-    /// Sessions for these audiences.
+    /// The audiences whose sessions it may touch.
     pub audiences: Option<BTreeSet<Audience>>,
 }
 
 impl Reach {
-    /// Returns whether there is no limit at all.
+    /// Returns whether there is no limit of either kind.
     pub const fn is_everything(&self) -> bool {
         self.tenants.is_none() && self.audiences.is_none()
     }
@@ -38,19 +39,20 @@ impl Reach {
     }
 }
 
-/// Somebody who is known.
+/// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// Who it is.
+    /// Its name in the configuration.
     pub name: CallerName,
-    /// What it is there for.
+    /// Its roles.
     pub roles: BTreeSet<Role>,
-    /// What it may touch.
+    /// The tenants and audiences that it is limited to.
     pub reach: Arc<Reach>,
 }
 
 impl Caller {
-    /// Whoever reaches a service that knows no callers: may everything.
+    /// Returns the caller that stands for everybody where the configuration names no callers. It
+    /// may do everything.
     pub fn anybody() -> Self {
         Self {
             name: CallerName::anybody(),
@@ -59,18 +61,19 @@ impl Caller {
         }
     }
 
-    /// Returns whether it may do something at all. To what, its reach says.
+    /// Returns whether its roles allow an operation. Its reach decides separately on which tenants
+    /// and audiences.
     pub fn may(&self, operation: Operation) -> bool {
         let within = !operation.concerns_everybody() || self.reach.is_everything();
         within && self.roles.iter().any(|role| permission::allows(*role, operation))
     }
 
-    /// Says why it may not do something, and who may.
+    /// Returns the message for an operation that it may not perform, which says who may.
     pub fn why_not(&self, operation: Operation) -> String {
         let (name, call) = (&*self.name, operation.as_str());
         let has_role = self.roles.iter().any(|role| permission::allows(*role, operation));
         if has_role {
-            // Only its reach is in the way.
+            // The role allows the operation, so its reach is the reason.
             return format!(
                 "the caller {name} may not call {call}, which concerns all tenants and audiences: \
                  that takes a caller with the role admin and without tenants and audiences"
@@ -81,17 +84,17 @@ impl Caller {
     }
 }
 
-/// Who makes a call, and from where.
+/// The caller of one call, and the address that it calls from.
 #[derive(Clone, Debug)]
 pub struct Actor {
-    /// Who.
+    /// The caller.
     pub caller: Arc<Caller>,
-    /// From which address, if it is known.
+    /// The address that it calls from, if known.
     pub peer: Option<IpAddr>,
 }
 
 impl Actor {
-    /// What the caller may touch.
+    /// Returns the tenants and audiences that the caller is limited to.
     pub fn reach(&self) -> &Arc<Reach> {
         &self.caller.reach
     }
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_names_all_that_is_within_and_no_limit_has_everything_within() {
+    fn a_limit_allows_only_what_it_lists_and_no_limit_allows_everything() {
         let limited = caller(Role::Admin, Some(&["acme", ""])).reach;
         assert!(limited.has_tenant("acme") && limited.has_tenant("") && !limited.has_tenant("acm"));
         assert!(!limited.is_everything() && limited.has_audience("anything"));
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_everybody_is_for_those_without_a_limit() {
+    fn operations_that_concern_all_tenants_need_a_caller_without_a_limit() {
         assert!(caller(Role::Admin, None).may(Operation::RotateKey));
         assert!(!caller(Role::Admin, Some(&["acme"])).may(Operation::RotateKey));
         assert!(caller(Role::Admin, Some(&["acme"])).may(Operation::RevokeTenant));

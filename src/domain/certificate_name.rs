@@ -15,10 +15,10 @@ pub enum CertificateName {
     Email(String),
 }
 
-/// Longest host name, and longest label in it (RFC 1035, section 2.3.4).
+/// The longest host name, and the longest label in it (RFC 1035, section 2.3.4).
 const MAX_HOST_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;
-/// Longest URI and longest e-mail address.
+/// The longest URI and the longest e-mail address.
 const MAX_BYTES: usize = 2048;
 
 /// The reason why a text is not a name that can identify a caller. It displays as the rest of a
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_a_type_and_without_one_it_is_a_host() {
+    fn a_name_without_a_type_is_a_host() {
         for (text, name) in [
             ("gw.test", "dns:gw.test"),
             ("GW.Test", "dns:gw.test"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused_with_the_nearest_form() {
+    fn an_invalid_name_is_refused_with_the_nearest_valid_form() {
         for (text, meant) in [
             ("spiffe://test/gateway", "uri:spiffe://test/gateway"),
             ("https://gw.test/", "uri:https://gw.test/"),

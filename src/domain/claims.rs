@@ -1,5 +1,5 @@
-//! What an access token says (RFC 9068, section 2.2), and which claims a session may add of its
-//! own.
+//! The claims of an access token (RFC 9068, section 2.2), and the custom claims that a session may
+//! add to them.
 
 use std::{fmt, mem::size_of};
 
@@ -11,8 +11,7 @@ use super::{
     time::Timestamp,
 };
 
-/// Names that a session's own claims may not take, because the service or a standard gives them a
-/// meaning.
+/// Names that custom claims must not have, because the service or a standard gives them a meaning.
 pub const RESERVED: [&str; 20] = [
     "iss",
     "sub",
@@ -36,55 +35,58 @@ pub const RESERVED: [&str; 20] = [
     "events",
 ];
 
-/// Most bytes that a session's own claims may have as JSON.
+/// The largest size of a session's custom claims, in bytes of JSON.
 pub const MAX_CUSTOM_BYTES: usize = 4096;
 
-/// A session's own claims: a JSON object of bounded size without reserved names.
+/// The custom claims of a session: a JSON object of bounded size without reserved names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CustomClaims(JsonObject);
 
-/// Why claims were refused. It prints as the end of a sentence that starts with the field's name.
+/// The reason why custom claims are refused. It displays as the rest of a sentence that starts with
+/// the field's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimsError {
-    /// A name that only the service may set.
+    /// A claim has a reserved name.
     #[error("may not set the reserved claim {0:?}")]
     Reserved(String),
-    /// More bytes than allowed.
+    /// The claims are longer than [`MAX_CUSTOM_BYTES`]. This holds their length.
     #[error("has {0} bytes as JSON, at most {MAX_CUSTOM_BYTES} are allowed")]
     TooLong(usize),
-    /// An integer that JSON numbers cannot tell from its neighbours. The text is where it stands.
+    /// An integer is so large that readers of JSON confuse it with its neighbours. This holds the
+    /// path to it.
     #[error(
         "holds an integer beyond 2^53 at {0}, which readers of JSON change to another one: send \
          it as a string"
     )]
     LargeInteger(String),
-    /// A NUL character, which some databases cannot keep in a text.
+    /// A text contains a NUL character, which PostgreSQL cannot store.
     #[error("must not contain NUL characters")]
     Nul,
 }
 
 impl CustomClaims {
-    /// The claims as a JSON object.
+    /// Returns the claims as a JSON object.
     pub fn object(&self) -> &JsonObject {
         &self.0
     }
 
-    /// The claims as JSON text.
+    /// Returns the claims as JSON text.
     pub fn to_json(&self) -> String {
         self.0.as_str().to_owned()
     }
 }
 
-/// Above this, integers may share one double, which is what most readers of JSON make of a number
-/// (RFC 8259, section 6; RFC 7493, section 2.2). The first one beyond it is 2^53.
+/// The largest integer up to which each integer has a double of its own. Most readers of JSON
+/// decode numbers to doubles (RFC 8259, section 6; RFC 7493, section 2.2), so they confuse larger
+/// integers with each other.
 pub const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_991.0;
 
-/// Longest path to an integer that is told; a longer one is cut.
+/// The longest path to an integer in an error message; a longer one is cut.
 const MAX_PATH_CHARS: usize = 64;
 
 impl CustomClaims {
-    /// Takes claims of a request, which must not hold integers that do not survive JSON. Claims
-    /// that were stored before may hold them.
+    /// Checks the claims of a request. In contrast to claims in the database, which older versions
+    /// may have stored, they must not hold integers beyond [`MAX_EXACT_INTEGER`].
     pub fn requested(map: Map<String, Value>) -> Result<Self, ClaimsError> {
         let large = map.iter().find_map(|(name, value)| find_large_integer(name, value));
         let claims = Self::try_from(map)?;
@@ -95,10 +97,10 @@ impl CustomClaims {
     }
 }
 
-/// Finds an integer in a claim that is too large to be told exactly, at any depth, and returns the
-/// path to it.
+/// Returns the path to the first number in a claim, at any depth, whose absolute value is beyond
+/// [`MAX_EXACT_INTEGER`].
 pub fn find_large_integer(name: &str, value: &Value) -> Option<String> {
-    // All floats from 2^53 on are whole.
+    // From 2^53 on, every double is an integer, so no fraction is mistaken for one.
     let is_large = |number: f64| number.abs() > MAX_EXACT_INTEGER;
     let path = match value {
         Value::Number(number) if number.as_f64().is_some_and(is_large) => name.to_owned(),
@@ -142,15 +144,14 @@ fn has_nul(value: &Value) -> bool {
     }
 }
 
-/// The content of an access token whose form is right. Instants have whole seconds, as the token
-/// has.
+/// The claims of a well-formed access token. Instants are in whole seconds, as in the token.
 #[derive(Clone, PartialEq)]
 pub struct AccessClaims {
-    /// `iss`: who issued it.
+    /// `iss`: the issuer.
     pub issuer: String,
     /// `sid`: the session that it belongs to.
     pub session_id: SessionId,
-    /// `jti`: the token itself.
+    /// `jti`: the identifier of the token.
     pub token_id: TokenId,
     /// `sub`.
     pub subject: String,
@@ -168,7 +169,7 @@ pub struct AccessClaims {
     pub expires_at: Timestamp,
     /// `nbf`, if the token has one.
     pub not_before: Option<Timestamp>,
-    /// `auth_time`: when the user authenticated.
+    /// `auth_time`: the instant at which the user authenticated.
     pub authenticated_at: Timestamp,
     /// `acr`; empty if the token has none.
     pub acr: String,
@@ -179,9 +180,10 @@ pub struct AccessClaims {
 }
 
 impl AccessClaims {
-    /// Bytes of memory that the claims take, with what an allocator adds to each allocation.
+    /// Estimates the memory that the claims take, in bytes, including the overhead of the
+    /// allocator.
     pub fn memory(&self) -> usize {
-        /// Up to an eighth of an allocation is lost to rounding, and a little more for small ones.
+        /// An allocator may round a size up by an eighth, and adds a little more for small sizes.
         fn allocation(bytes: usize) -> usize {
             if bytes == 0 { 0 } else { bytes + bytes / 8 + 8 }
         }
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn nul_is_refused_wherever_it_stands() {
+    fn nul_is_refused_at_any_depth() {
         for value in [
             json!({ "\0": 1 }),
             json!({ "a": "\0" }),
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_beyond_two_to_the_53rd_are_found_wherever_they_stand() {
+    fn integers_from_two_to_the_53rd_on_are_found_at_any_depth() {
         let requested = |value: Value| {
             let Value::Object(map) = value else { panic!("an object") };
             CustomClaims::requested(map)
@@ -255,7 +257,7 @@ mod tests {
             (json!({ "x".repeat(100): 1e16 }), &*"x".repeat(64)),
         ] {
             assert_eq!(requested(value.clone()), Err(ClaimsError::LargeInteger(path.to_owned())));
-            assert!(claims(value).is_ok(), "older versions have stored such ones");
+            assert!(claims(value).is_ok(), "older versions have stored such integers");
         }
         for value in
             [json!(9_007_199_254_740_991_i64), json!(-9_007_199_254_740_991_i64), json!(0.1)]

@@ -1,5 +1,5 @@
-//! Display data of devices. It is shown to users and decides nothing, so none of it refuses a call:
-//! what is too long is cut, what can be mended is mended, and the rest is left out.
+//! Display data of devices. It is only shown to users, so invalid data never makes a call fail:
+//! long texts are cut, control characters are replaced, and an invalid IP address is left out.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,9 +9,9 @@ use super::{
 };
 
 impl Device {
-    /// Keeps of a device's data what can be kept. Valid values stay as they are.
+    /// Builds a device from unchecked data. Valid values stay as they are.
     pub fn from_display_data(user_agent: &str, ip_address: &str, label: &str) -> Self {
-        // The texts are valid by now, so nothing is lost to the defaults.
+        // The cleaned texts are valid, so the defaults are never used for them.
         Self {
             user_agent: printable(user_agent, UserAgent::MAX_BYTES).try_into().unwrap_or_default(),
             ip_address: bare_address(ip_address)
@@ -36,9 +36,9 @@ fn printable(text: &str, limit: usize) -> String {
     end.and_then(|end| trimmed.get(..end)).unwrap_or_default().trim_end().to_owned()
 }
 
-/// Takes the address out of the forms that proxies and frameworks pass on: the first of a list (as
-/// in `X-Forwarded-For`), without quotes, brackets, port (RFC 7239, section 6) and zone (RFC 4007,
-/// section 11). None if there is no address, as in `unknown`.
+/// Extracts the IP address from the forms that proxies and frameworks pass on: the first of a list
+/// (as in `X-Forwarded-For`), without quotes, brackets, port (RFC 7239, section 6) and zone (RFC
+/// 4007, section 11). Returns `None` if there is no address, as in `unknown`.
 fn bare_address(text: &str) -> Option<String> {
     if text.parse::<IpAddr>().is_ok() {
         return Some(text.to_owned());
@@ -59,8 +59,8 @@ fn bare_address(text: &str) -> Option<String> {
     address.parse::<IpAddr>().ok().map(|address| address.to_string())
 }
 
-/// Returns whether a text has the form of a port. Proxies may hide it behind letters (RFC 7239,
-/// section 6).
+/// Returns whether a text has the form of a port. Proxies may send an obfuscated port, which has
+/// letters (RFC 7239, section 6).
 fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_taken_out_of_what_is_around_it() {
+    fn an_address_is_extracted_from_lists_ports_and_quotes() {
         for (sent, expected) in [
             ("203.0.113.7", "203.0.113.7"),
             ("2001:DB8::1", "2001:DB8::1"),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_left_out() {
+    fn a_text_without_an_address_is_left_out() {
         for sent in [
             "",
             "unknown",
@@ -131,9 +131,9 @@ mod tests {
     }
 
     proptest! {
-        /// A repeated request must come to the same device, and so must what was kept.
+        /// A repeated request must yield the same device, and so must data that was stored before.
         #[test]
-        fn keeping_again_changes_nothing(
+        fn cleaning_twice_changes_nothing(
             agent in "(?s).{0,600}",
             address in "(?s).{0,80}",
             label in "(?s).{0,140}",

@@ -1,4 +1,5 @@
-//! The ways out of trouble with a disk, by what the system and SQLite say of it.
+//! Remedies for errors of the disk, found by the messages of SQLite and the error kinds of the
+//! system.
 
 use std::{borrow::Cow, io};
 
@@ -9,7 +10,7 @@ const FAILING: &str = "free space on its disk (`df`), and look for errors of the
 const WRITABLE: &str = "give this user the right to write the file and its folder, and mount \
                         their file system for writing";
 
-/// Parts of messages of SQLite, each with the way out.
+/// Parts of messages of SQLite, each with its remedy.
 const SQLITE: [(&str, &str); 4] = [
     ("database or disk is full", FREE_SPACE),
     ("disk I/O error", FAILING),
@@ -17,12 +18,12 @@ const SQLITE: [(&str, &str); 4] = [
     ("unable to open database file", WRITABLE),
 ];
 
-/// Returns the way out of an error of SQLite, if the disk is the reason.
+/// Returns the remedy for an error of SQLite, if the disk is the reason.
 pub fn remedy(message: &str) -> Option<&'static str> {
     SQLITE.iter().find(|(words, _)| message.contains(words)).map(|(_, remedy)| *remedy)
 }
 
-/// Adds the way out to a message of SQLite, if the disk is the reason.
+/// Appends the remedy to a message of SQLite, if the disk is the reason.
 pub fn explain(message: &str) -> Cow<'_, str> {
     match remedy(message) {
         Some(remedy) => format!("{message}: {remedy}").into(),
@@ -30,9 +31,9 @@ pub fn explain(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// The code of SQLite for errors of input and output; an extended code has it in its last byte.
+/// The code of SQLite for I/O errors. An extended code has it in its lowest byte.
 const IOERR: u32 = 10;
-/// The extended codes of reads, by their names (<https://www.sqlite.org/rescode.html>).
+/// The extended codes of reads, with their names (<https://www.sqlite.org/rescode.html>).
 const IOERR_NAMES: [(u32, &str); 6] = [
     (266, "SQLITE_IOERR_READ"),
     (522, "SQLITE_IOERR_SHORT_READ"),
@@ -42,8 +43,9 @@ const IOERR_NAMES: [(u32, &str); 6] = [
     (8202, "SQLITE_IOERR_DATA"),
 ];
 
-/// Returns the error of input or output that a check of a database met, as SQLite would say it. A
-/// check reports such an error among the damage that it finds.
+/// Returns the I/O error in a finding of an integrity check, in the words that SQLite uses for it
+/// elsewhere. The check reports I/O errors among the damage that it finds, although the database
+/// itself may be intact.
 pub fn io_error_in(finding: &str) -> Option<String> {
     finding.match_indices("error code").find_map(|(at, words)| {
         let rest = finding.get(at + words.len()..)?.trim_start_matches(['=', ' ']);
@@ -56,8 +58,8 @@ pub fn io_error_in(finding: &str) -> Option<String> {
     })
 }
 
-/// Returns the way out of an error of the system as the end of its message, empty if it is no
-/// matter of the disk.
+/// Returns the remedy for an error of the system, to be appended to its message. It is empty if the
+/// disk is not the reason.
 pub fn io_hint(error: &io::Error) -> String {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     match error.kind() {
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_with_the_disk_is_told_with_its_way_out() {
+    fn an_error_of_the_disk_is_reported_with_its_remedy() {
         for (message, words) in [
             ("database or disk is full", "free space"),
             ("Failed to run 0001 with: database or disk is full", "free space"),

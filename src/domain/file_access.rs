@@ -3,7 +3,7 @@
 
 use std::{fmt, fs::Metadata, io, os::unix::fs::MetadataExt, path::PathBuf};
 
-/// The owner, group and mode of a file.
+/// The owner, group and mode of a file or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// The user id of its owner.
@@ -30,7 +30,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Returns those of this process.
+    /// Returns the user and the groups of this process.
     pub fn of_this_process() -> Self {
         let supplementary = rustix::process::getgroups().unwrap_or_default();
         let groups = supplementary.into_iter().chain([rustix::process::getegid()]);
@@ -46,10 +46,10 @@ impl Identity {
         owner == self.user || owner == ROOT
     }
 
-    /// Returns whether a folder is shared with a group of the process: the group may write there,
-    /// and the set-group-ID bit hands the group on to what is made there. Nobody sets that bit by
-    /// accident, as a umask of 002 grants the right to write. Kubernetes makes both of each folder
-    /// of a volume with `fsGroup`.
+    /// Returns whether a folder is deliberately shared with a group of the process: the group may
+    /// write to it, and the set-group-ID bit is set, so that new files in it get the same group.
+    /// The right to write alone is no proof, because a umask of 002 grants it by accident; nobody
+    /// sets the bit by accident. Kubernetes sets both on every folder of a volume with `fsGroup`.
     fn shares(&self, folder: Access) -> bool {
         let group_may_write = folder.mode & GROUP & WRITE != 0;
         let is_shared =
@@ -58,11 +58,11 @@ impl Identity {
     }
 }
 
-/// The access that a file may give to others. A group of the process in a folder that is
-/// shared with it may do what the owner may.
+/// The access that a file may give to others. In a folder that is shared with a group of the
+/// process, members of that group may do what the owner may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Nobody else may read or change it, but a group of the process may read it, because secrets
+    /// Nobody else may read or change it, except that a group of the process may read it: secrets
     /// that are mounted into a container belong to root and are readable by a group.
     Secret,
     /// Nobody else may read or change it.
@@ -101,7 +101,8 @@ const WRITE: u32 = 0o022;
 const ROOT: u32 = 0;
 
 impl Rule {
-    /// The mode bits that must not be set, if the process belongs to the group of the file or not.
+    /// Returns the mode bits that must not be set. `is_member` says whether the process belongs to
+    /// the group of the file.
     const fn forbidden(self, is_member: bool) -> u32 {
         match self {
             Self::Secret if is_member => OTHERS | WRITE,
@@ -110,7 +111,7 @@ impl Rule {
         }
     }
 
-    /// Checks a file in a folder for a process. A folder is checked as if it contained itself.
+    /// Checks a file in a folder for a process. To check a folder, pass it as both.
     pub fn judge(self, access: Access, folder: Access, process: &Identity) -> Result<(), Exposure> {
         let Access { owner, group, mode } = access;
         if !process.trusts_owner(owner) {
@@ -155,7 +156,7 @@ impl fmt::Display for Exposure {
 }
 
 impl Exposure {
-    /// The command, without its path, that makes the file private.
+    /// Returns the command that makes the file private, without the path.
     pub fn command(self) -> String {
         match self {
             Self::Owner { user, .. } => format!("chown {user}"),
@@ -163,7 +164,7 @@ impl Exposure {
         }
     }
 
-    /// The mode that lets others read or change the file.
+    /// Returns the mode that lets others read or change the file, unless the owner is the reason.
     pub fn mode(self) -> Option<u32> {
         match self {
             Self::Owner { .. } => None,
@@ -172,8 +173,8 @@ impl Exposure {
     }
 }
 
-/// Returns the way out of an error at reading a file with a secret as the end of its message, empty
-/// if the rights on the file are not the reason.
+/// Returns the remedy for an error at reading a file with a secret, to be appended to its message.
+/// It is empty if the permissions of the file are not the reason.
 pub fn secret_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -248,7 +249,7 @@ mod tests {
         Access { owner, group, mode }
     }
 
-    /// Those that kubelet gives to secrets and to the files of a volume, and others.
+    /// The modes that kubelet gives to secrets and to the files of a volume, and some others.
     const MODES: [u32; 12] = [
         0o400, 0o600, 0o100_700, 0o440, 0o640, 0o620, 0o660, 0o604, 0o602, 0o644, 0o664, 0o101_601,
     ];
@@ -316,14 +317,14 @@ mod tests {
                 );
             }
         }
-        // A process of root is refused the files of other users too.
+        // A process of root refuses the files of other users too.
         let root = Identity { user: ROOT, groups: vec![ROOT] };
         let refused = Rule::Private.judge(access(US, US, 0o600), private, &root);
         assert_eq!(refused, Err(Exposure::Owner { owner: US, user: ROOT }));
     }
 
     #[test]
-    fn only_a_folder_that_is_shared_on_purpose_with_a_group_of_the_process_may_be_written_by_it() {
+    fn a_group_may_write_only_to_a_folder_that_is_deliberately_shared_with_it() {
         let refused = |exposure| Err(exposure);
         for (owner, group, mode, expected) in [
             (US, OUR_GROUP, 0o755, Ok(())),
@@ -331,8 +332,8 @@ mod tests {
             (US, OUR_GROUP, 0o2770, Ok(())),
             (ROOT, OUR_GROUP, 0o42_770, Ok(())),
             (ROOT, 100, 0o2775, Ok(())),
-            // The bit alone, as Debian sets it on homes: the group may not write, so nothing is
-            // shared.
+            // The set-group-ID bit alone, as Debian sets it on home directories, shares nothing,
+            // because the group may not write.
             (US, OUR_GROUP, 0o2750, Ok(())),
             (US, OUR_GROUP, 0o2755, Ok(())),
             (US, OUR_GROUP, 0o770, refused(Exposure::Mode(0o770))),
@@ -354,7 +355,7 @@ mod tests {
                 expected,
                 "{owner} {group} {mode:o}"
             );
-            // A folder that is not accepted gives nobody a right on a file in it.
+            // A folder that is not accepted does not relax the rule for the files in it.
             let file = Rule::Private.judge(access(US, group, 0o660), folder, &process());
             assert_eq!(
                 file.is_ok(),
@@ -365,24 +366,24 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_file_the_reason_and_the_way_out() {
-        let told = |role, exposure| Exposed { role, path: "/data".into(), exposure }.to_string();
+    fn a_refusal_names_the_file_the_reason_and_the_remedy() {
+        let message = |role, exposure| Exposed { role, path: "/data".into(), exposure }.to_string();
         assert_eq!(
-            told(Role::Folder, Exposure::Mode(0o777)),
+            message(Role::Folder, Exposure::Mode(0o777)),
             "folder /data has mode 0777, so others can change it: run `chmod go-w /data`, or name \
              a folder inside it, which is made for this user alone"
         );
         assert_eq!(
-            told(Role::Database, Exposure::Mode(0o644)),
+            message(Role::Database, Exposure::Mode(0o644)),
             "database file /data has mode 0644, so others can read it: run `chmod 600 /data`"
         );
         assert_eq!(
-            told(Role::MasterKey, Exposure::Group { mode: 0o640, group: 7 }),
+            message(Role::MasterKey, Exposure::Group { mode: 0o640, group: 7 }),
             "master key file /data has mode 0640, so others can read it: this process is not in \
              group 7: run `chmod 600 /data`"
         );
         assert_eq!(
-            told(Role::Database, Exposure::Owner { owner: 7, user: 0 }),
+            message(Role::Database, Exposure::Owner { owner: 7, user: 0 }),
             "database file /data belongs to user 7, who can read and change it, and this process \
              is user 0: run `chown 0 /data`"
         );

@@ -1,4 +1,4 @@
-//! Identifiers: 128 bits each, so that the in-memory blacklist keeps them in 16 bytes.
+//! Identifiers. Each has 128 bits, so that the index of revocations keeps it in 16 bytes.
 
 use std::{fmt, str::FromStr};
 
@@ -10,16 +10,18 @@ use super::{
     time::Timestamp,
 };
 
-/// The `sid` of a session: a UUID of version 7, so that its first 48 bits tell when it was created.
-/// The 12 bits of `rand_a` tell whose it is, as far as they can ([`subject_hash`]), unless an older
-/// version has made it.
+/// The `sid` of a session: a UUID of version 7, whose first 48 bits are the time of its creation in
+/// milliseconds. The 12 bits of `rand_a` are a hash of its tenant and subject ([`subject_hash`]),
+/// unless an older version created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(Uuid);
 
-/// The 12 bits that stand for a subject in the identifiers of its sessions: the first of SHA-256
-/// over the tenant, a zero byte and the subject, in UTF-8. No text has a zero byte.
+/// Returns the 12 bits that stand for a subject in the identifiers of its sessions: the first bits
+/// of SHA-256 over the tenant, a zero byte and the subject, in UTF-8. Neither of the two can
+/// contain a zero byte.
 ///
-/// They are the same for ever, because databases may be divided by them (decision 25).
+/// This function must never change, because sessions may be sharded over databases by these bits
+/// (decision 25).
 pub fn subject_hash(tenant: &Tenant, subject: &Subject) -> u16 {
     let mut context = Context::new(&SHA256);
     context.update(tenant.as_bytes());
@@ -32,52 +34,54 @@ pub fn subject_hash(tenant: &Tenant, subject: &Subject) -> u16 {
 }
 
 impl SessionId {
-    /// An identifier for a session of a subject created at `at`. Of the eight random bytes 62 bits
-    /// are kept.
+    /// Creates the identifier of a session of this subject that is created at `at`. It keeps 62 of
+    /// the 64 random bits.
     pub fn of_subject(at: Timestamp, tenant: &Tenant, subject: &Subject, random: [u8; 8]) -> Self {
         let [high, low] = subject_hash(tenant, subject).to_be_bytes();
         let [a, b, c, d, e, f, g, h] = random;
         Self::new(at, [high, low, a, b, c, d, e, f, g, h])
     }
 
-    /// The 12 bits that stand for its subject. Older versions drew them at random.
+    /// Returns the 12 bits that stand for its subject. In identifiers of older versions they are
+    /// random.
     pub fn subject_hash(self) -> u16 {
         let [_, _, _, _, _, _, high, low, ..] = *self.0.as_bytes();
         u16::from_be_bytes([high, low]) & 0x0fff
     }
 
-    /// An identifier for a session created at `at`, with these ten bytes behind the instant, of
-    /// which 74 bits are kept (RFC 9562, section 5.7).
+    /// Creates an identifier from the time of creation and the ten bytes that follow it, of which
+    /// 74 bits are kept (RFC 9562, section 5.7).
     pub fn new(at: Timestamp, random: [u8; 10]) -> Self {
         let millis = u64::try_from(at.millis()).unwrap_or(0);
         Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
-    /// The instant at which the session was created, in milliseconds since the epoch.
+    /// Returns the instant at which the session was created, in milliseconds since the epoch.
     pub fn created_millis(self) -> i64 {
         let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
         i64::from_be_bytes([0, 0, a, b, c, d, e, f])
     }
 
-    /// The identifier that sorts after those of all sessions created up to the end of this
-    /// millisecond.
+    /// Returns the greatest identifier that a session created in this millisecond can have. No
+    /// session created up to then sorts after it.
     pub fn last_of_millisecond(at: Timestamp) -> Self {
         Self::last_created(at.millis())
     }
 
-    /// The same, by milliseconds since the epoch. What 48 bits cannot tell is after all sessions.
+    /// Does the same for milliseconds since the epoch. A number that does not fit into 48 bits
+    /// yields the greatest identifier of all.
     pub fn last_created(millis: i64) -> Self {
         const LAST: u64 = (1 << 48) - 1;
         let millis = u64::try_from(millis).unwrap_or(0).min(LAST);
         Self(Builder::from_unix_timestamp_millis(millis, &[0xff; 10]).into_uuid())
     }
 
-    /// The 16 bytes, in the order in which they sort.
+    /// Returns the 16 bytes. They sort as the identifiers do.
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// From the 16 bytes.
+    /// Creates the identifier from its 16 bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
@@ -88,38 +92,39 @@ impl SessionId {
 pub struct TokenId(Uuid);
 
 impl TokenId {
-    /// From sixteen random bytes (RFC 9562, section 5.4).
+    /// Creates an identifier from sixteen random bytes (RFC 9562, section 5.4).
     pub fn new(random: [u8; 16]) -> Self {
         Self(Builder::from_random_bytes(random).into_uuid())
     }
 
-    /// The 16 bytes.
+    /// Returns the 16 bytes.
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// From the 16 bytes.
+    /// Creates the identifier from its 16 bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 }
 
-/// One life of a replica: a random UUID, drawn anew by each process.
+/// The identifier of one process that serves: a random UUID, which a process draws anew when it
+/// joins again after it lost its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Incarnation(Uuid);
 
 impl Incarnation {
-    /// From sixteen random bytes (RFC 9562, section 5.4).
+    /// Creates an identifier from sixteen random bytes (RFC 9562, section 5.4).
     pub fn new(random: [u8; 16]) -> Self {
         Self(Builder::from_random_bytes(random).into_uuid())
     }
 
-    /// The 16 bytes.
+    /// Returns the 16 bytes.
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// From the 16 bytes.
+    /// Creates the identifier from its 16 bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
@@ -131,18 +136,19 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// Names a record of the audit, in the log and in the table: a UUID of version 7, so that those of
-/// a process sort in the order in which they were made.
+/// The identifier of an audit record in the log and in the table: a UUID of version 7, so that the
+/// records of one process sort in the order in which they were made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AuditId(Uuid);
 
 impl AuditId {
-    /// The `count`th of a process that has drawn `salt` at random (RFC 9562, section 6.2, method
-    /// 1). The last 26 bits of the count are told: as many as come between two leaps of the clock
-    /// to the same millisecond.
+    /// Creates the identifier of the `count`th record of a process whose random salt is `salt` (RFC
+    /// 9562, section 6.2, method 1). It holds the lowest 26 bits of the count. Identifiers would
+    /// repeat only if the clock returned to the same millisecond after 2^26 records.
     pub fn new(at: Timestamp, count: u32, salt: [u8; 6]) -> Self {
         let millis = u64::try_from(at.millis()).unwrap_or(0);
-        // Four bits of the first byte and six of the third are ours.
+        // The UUID keeps the lowest four bits of the first byte and the lowest six of the third;
+        // the others become its version and variant.
         let [_, a, b, c] = count.to_be_bytes();
         let [first, ..] = (count >> 22).to_le_bytes();
         let second = (a << 2) | (b >> 6);
@@ -153,19 +159,19 @@ impl AuditId {
         )
     }
 
-    /// The identifier of the record that is made once for a session. It takes the place of count
-    /// and salt from the random bits of the session's identifier.
+    /// Creates the identifier of a record that exists once for each session. Bits of the session's
+    /// identifier replace the count and the salt.
     pub fn of_session(at: Timestamp, id: SessionId) -> Self {
         let [.., a, b, c, d, e, f, g, h, i] = *id.bytes();
         Self::new(at, u32::from_be_bytes([0, a, b, c]), [d, e, f, g, h, i])
     }
 
-    /// The 16 bytes, in the order in which they sort.
+    /// Returns the 16 bytes. They sort as the identifiers do.
     pub fn bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// The instant at which the record was made, in milliseconds since the epoch.
+    /// Returns the instant at which the record was made, in milliseconds since the epoch.
     pub fn millis(&self) -> i64 {
         let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
         i64::from_be_bytes([0, 0, a, b, c, d, e, f])
@@ -190,7 +196,8 @@ impl fmt::Display for AuditId {
 #[error("is not a UUID like 0190a5c8-7f3e-7a51-9c44-2f6d0c8a1b22")]
 pub struct NotAnId;
 
-/// Only the canonical lower-case form is accepted, so that one identifier has one spelling.
+/// Parses a UUID in the canonical lower-case form. Other forms are refused, so that each identifier
+/// has only one spelling.
 fn parse_canonical(text: &str) -> Result<Uuid, NotAnId> {
     let uuid = Uuid::try_parse(text).map_err(|_| NotAnId)?;
     let mut buffer = Uuid::encode_buffer();
@@ -240,7 +247,8 @@ mod tests {
         );
     }
 
-    /// Other programs find a session's database by these bits: they are in decision 25, too.
+    /// Other programs may find a session's database by these bits. Decision 25 lists the same
+    /// values.
     #[test]
     fn a_session_id_carries_the_published_hash_of_its_subject() {
         let at = Timestamp::from_micros(1_700_000_000_123_456);

@@ -30,17 +30,17 @@ impl JsonObject {
         &*self.0 == "{}"
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The members at the top level, sorted by name.
+    /// Returns the members at the top level, sorted by name.
     pub fn members(&self) -> impl Iterator<Item = Member<'_>> {
         self.read::<Members<'_>>().unwrap_or_default().0.into_iter()
     }
 
-    /// The text of one member's value, if there is such a member.
+    /// Returns the undecoded value of the member with this name, if there is one.
     pub fn get(&self, name: &str) -> Option<&RawValue> {
         if self.is_empty() {
             return None;
@@ -79,7 +79,7 @@ impl From<&Map<String, Value>> for JsonObject {
     }
 }
 
-/// Accepts members whose values pass [`check`]. The map has each name once.
+/// Accepts members whose values pass [`check`]. The map rules out duplicate names at the top level.
 impl TryFrom<&BTreeMap<String, &RawValue>> for JsonObject {
     type Error = serde_json::Error;
 
@@ -158,7 +158,7 @@ impl<'de> Visitor<'de> for Check {
     }
 }
 
-/// The name of a member, borrowed if it has no escapes.
+/// The name of a member. It is borrowed if it has no escapes.
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(transparent)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);

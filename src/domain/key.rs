@@ -1,10 +1,10 @@
-//! Keys: what they are for, and the states that a key goes through.
+//! Keys, their purposes, and the states that a key goes through.
 
 use std::fmt;
 
 use super::time::Timestamp;
 
-/// What a key is for. A key never serves two purposes.
+/// The purpose of a key. A key never serves two purposes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyPurpose {
     /// Signs access tokens.
@@ -14,10 +14,10 @@ pub enum KeyPurpose {
 }
 
 impl KeyPurpose {
-    /// Both.
+    /// All purposes.
     pub const ALL: [Self; 2] = [Self::AccessToken, Self::RefreshToken];
 
-    /// The name under which it is stored and bound to the sealed bytes.
+    /// Returns the name under which it is stored. The sealed bytes are bound to this name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AccessToken => "access_token",
@@ -25,13 +25,13 @@ impl KeyPurpose {
         }
     }
 
-    /// The purpose of this name.
+    /// Returns the purpose with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|purpose| purpose.as_str() == name)
     }
 }
 
-/// What a key computes, by its name in JOSE.
+/// The algorithm of a key. Its name is that of JOSE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyAlgorithm {
     /// Ed25519 (RFC 8037, section 3.1).
@@ -45,10 +45,10 @@ pub enum KeyAlgorithm {
 }
 
 impl KeyAlgorithm {
-    /// Those that sign access tokens.
+    /// The algorithms that sign access tokens.
     pub const SIGNING: [Self; 3] = [Self::EdDsa, Self::Es256, Self::Rs256];
 
-    /// Its name.
+    /// Returns its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EdDsa => "EdDSA",
@@ -58,19 +58,19 @@ impl KeyAlgorithm {
         }
     }
 
-    /// The algorithm of this name.
+    /// Returns the algorithm with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::EdDsa, Self::Es256, Self::Rs256, Self::Hs256]
             .into_iter()
             .find(|algorithm| algorithm.as_str() == name)
     }
 
-    /// The algorithm of this name, if it serves the purpose of that name.
+    /// Returns the algorithm with this name, if it serves the purpose with the other name.
     pub fn for_purpose(name: &str, purpose: &str) -> Option<Self> {
         Self::from_name(name).filter(|algorithm| algorithm.purpose().as_str() == purpose)
     }
 
-    /// What its keys are for.
+    /// Returns the purpose of its keys.
     pub fn purpose(self) -> KeyPurpose {
         match self {
             Self::EdDsa | Self::Es256 | Self::Rs256 => KeyPurpose::AccessToken,
@@ -85,21 +85,22 @@ impl fmt::Display for KeyAlgorithm {
     }
 }
 
-/// How far a key has come. It only goes forward.
+/// The state of a key. A key never returns to an earlier state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyState {
-    /// Published, so that all verifiers know it before it is used. What it makes is accepted.
+    /// The key is published, so that all verifiers know it before it is used. Its tokens are
+    /// accepted.
     Pending,
-    /// Makes all new tokens.
+    /// The key issues all new tokens.
     Active,
-    /// Makes none any more. What it made is accepted.
+    /// The key issues no new tokens. Its existing tokens are accepted.
     Retired,
-    /// What it made is not accepted.
+    /// Tokens issued under the key are not accepted.
     Revoked,
 }
 
 impl KeyState {
-    /// Its name.
+    /// Returns its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -110,37 +111,38 @@ impl KeyState {
     }
 }
 
-/// A step that a key in this state cannot take.
+/// The key is in a state from which it cannot change to the requested one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key {kid} is {}, so it cannot become {}", from.as_str(), to.as_str())]
 pub struct NoSuchStep {
-    /// The key.
+    /// The identifier of the key.
     pub kid: String,
-    /// Where it is.
+    /// Its state.
     pub from: KeyState,
-    /// Where it was to go.
+    /// The requested state.
     pub to: KeyState,
 }
 
 /// A key without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Its name: the `kid` of a signing key, the hexadecimal identifier of a refresh key.
+    /// Its identifier: the `kid` of a signing key, or the hexadecimal [`RefreshKeyId`] of a refresh
+    /// key.
     pub kid: String,
-    /// What it computes, and so what it is for.
+    /// Its algorithm, which also determines its purpose.
     pub algorithm: KeyAlgorithm,
-    /// When it was written, and so published.
+    /// The instant at which it was stored, and thereby published.
     pub created_at: Timestamp,
-    /// Since when it makes new tokens.
+    /// The instant from which it issued new tokens.
     pub activated_at: Option<Timestamp>,
-    /// Since when it makes none any more.
+    /// The instant from which it issued no more tokens.
     pub retired_at: Option<Timestamp>,
-    /// Since when what it made is not accepted.
+    /// The instant from which its tokens are not accepted.
     pub revoked_at: Option<Timestamp>,
 }
 
 impl Key {
-    /// A pending key.
+    /// Creates a pending key.
     pub fn new(kid: String, algorithm: KeyAlgorithm, now: Timestamp) -> Self {
         Self {
             kid,
@@ -152,12 +154,12 @@ impl Key {
         }
     }
 
-    /// What it is for.
+    /// Returns its purpose.
     pub fn purpose(&self) -> KeyPurpose {
         self.algorithm.purpose()
     }
 
-    /// How far it has come.
+    /// Returns its state.
     pub fn state(&self) -> KeyState {
         match self {
             Self { revoked_at: Some(_), .. } => KeyState::Revoked,
@@ -167,19 +169,20 @@ impl Key {
         }
     }
 
-    /// Lets it make new tokens.
+    /// Returns the key as the active one, which issues new tokens. Fails unless it is pending.
     pub fn activate(&self, now: Timestamp) -> Result<Self, NoSuchStep> {
         self.require([KeyState::Pending], KeyState::Active)?;
         Ok(Self { activated_at: Some(now), ..self.clone() })
     }
 
-    /// Lets it make no new tokens.
+    /// Returns the key as a retired one, which issues no new tokens. Fails unless it is active.
     pub fn retire(&self, now: Timestamp) -> Result<Self, NoSuchStep> {
         self.require([KeyState::Active], KeyState::Retired)?;
         Ok(Self { retired_at: Some(now), ..self.clone() })
     }
 
-    /// Makes what it made worthless.
+    /// Returns the key as a revoked one, whose tokens are not accepted. Fails if it is revoked
+    /// already.
     pub fn revoke(&self, now: Timestamp) -> Result<Self, NoSuchStep> {
         self.require([KeyState::Pending, KeyState::Active, KeyState::Retired], KeyState::Revoked)?;
         Ok(Self { revoked_at: Some(now), ..self.clone() })
@@ -193,12 +196,12 @@ impl Key {
     }
 }
 
-/// A key with its secret, which is encrypted and bound to name, purpose and algorithm.
+/// A key with its secret. The secret is encrypted and bound to identifier, purpose and algorithm.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedKey {
-    /// The key.
+    /// The key without its secret.
     pub key: Key,
-    /// The sealed secret.
+    /// The encrypted secret.
     pub sealed: Vec<u8>,
 }
 
@@ -208,11 +211,11 @@ impl fmt::Debug for SealedKey {
     }
 }
 
-/// Counts the changes of the ring.
+/// The number of changes that the key ring has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RingVersion(pub i64);
 
-/// The short identifier of a refresh key, carried by the tokens made under it.
+/// The short identifier of a refresh key. Each refresh token carries that of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RefreshKeyId(pub [u8; 8]);
 

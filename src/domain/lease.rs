@@ -1,25 +1,26 @@
-//! How long a replica may believe what it knows, and how long others wait for it.
+//! The durations of the lease protocol.
 
 use std::time::Duration;
 
-/// How much the rates of two clocks may differ: one part in a thousand.
+/// The rates of two clocks may differ by one part in this number.
 const DRIFT: u32 = 1000;
 
-/// How long leases last, and what is granted to clocks.
+/// The duration of leases, and the tolerances for clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseConfig {
-    /// How long a lease lasts, from before it was asked for.
+    /// The time for which a lease is valid. It counts from before the renewal was sent.
     pub duration: Duration,
-    /// How often it is asked for.
+    /// The interval between two renewals.
     pub renewal: Duration,
-    /// How long a process may be stopped without its clock of uptime noticing.
+    /// The longest time for which a process may be suspended without its uptime clock noticing.
     pub margin: Duration,
-    /// How far the wall clock may be from the one of the database.
+    /// The largest difference between the wall clock and the clock of the database.
     pub max_clock_skew: Duration,
 }
 
 impl LeaseConfig {
-    /// How long the others wait until every lease of this replica is over, by their own clocks.
+    /// Returns the time after which every lease of this replica has ended. The other replicas
+    /// measure it by their own clocks, so it allows for drift.
     pub fn max_validity(&self) -> Duration {
         self.duration + self.duration * 2 / DRIFT + self.margin
     }

@@ -1,5 +1,5 @@
-//! Pure types and rules: what a session is, when it lives, how it refreshes and ends. No clock, no
-//! I/O.
+//! Pure types and rules: sessions, their lifetimes, how they are refreshed and how they end.
+//! Nothing here reads a clock; `disk` and `file_access` interpret results of I/O.
 
 pub mod audit;
 pub mod caller;

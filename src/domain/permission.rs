@@ -1,4 +1,5 @@
-//! The authorization table: which role may do what. It stands here and nowhere else.
+//! The authorization table, which says which role may perform which operation. No other code
+//! decides this.
 
 use super::role::Role::{self, Issuer, Revoker, Validator, Viewer};
 
@@ -35,7 +36,7 @@ pub enum Operation {
     RevokeKey,
 }
 
-/// The resource that an operation uses most, and so the operations that it can hold up.
+/// The resource that an operation uses most. Operations of one class can delay each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CostClass {
     /// A processor, for microseconds.
@@ -48,7 +49,7 @@ pub enum CostClass {
     Creation,
     /// The queue of refreshes.
     Refresh,
-    /// None here: the operation waits for the database, and for other replicas.
+    /// No local resource: the operation waits for the database, and for other replicas.
     Change,
 }
 
@@ -57,10 +58,10 @@ use Operation::{
     ListSessions, Refresh, Revoke, RevokeKey, RevokeTenant, RotateKey, Validate,
 };
 
-/// The operations, each with the roles that may do it besides admins, who may do everything.
+/// The operations, each with the roles that may perform it. Admins may perform all of them.
 ///
-/// Open to everybody, without a name: health, the public keys (GetJwks), and reflection where it is
-/// on.
+/// Health checks, the public keys (GetJwks), and reflection, where it is enabled, need no
+/// authentication.
 pub const TABLE: [(Operation, &[Role]); 14] = [
     (CreateSession, &[Issuer]),
     (Refresh, &[Issuer]),
@@ -78,19 +79,19 @@ pub const TABLE: [(Operation, &[Role]); 14] = [
     (RevokeKey, &[]),
 ];
 
-/// Returns whether a role may do an operation.
+/// Returns whether a role may perform an operation.
 pub fn allows(role: Role, operation: Operation) -> bool {
     role == Role::Admin
         || TABLE.iter().any(|(listed, roles)| *listed == operation && roles.contains(&role))
 }
 
-/// The roles that may do an operation.
+/// Returns the roles that may perform an operation.
 pub fn roles(operation: Operation) -> impl Iterator<Item = Role> {
     Role::ALL.into_iter().filter(move |role| allows(*role, operation))
 }
 
 impl Operation {
-    /// The name of the operation, in the protocol if it has one there.
+    /// Returns the name of the operation, which is that of the protocol where it has one.
     pub const fn as_str(self) -> &'static str {
         match self {
             CreateSession => "CreateSession",
@@ -110,13 +111,13 @@ impl Operation {
         }
     }
 
-    /// Returns whether it touches what all tenants share, so that a caller who is limited to some
-    /// may not do it.
+    /// Returns whether it affects all tenants and audiences, so that a caller that is limited to
+    /// some of them may not perform it.
     pub const fn concerns_everybody(self) -> bool {
         matches!(self, ListKeys | RotateKey | RevokeKey)
     }
 
-    /// The class of its cost.
+    /// Returns its cost class.
     pub const fn cost_class(self) -> CostClass {
         match self {
             Validate | Check | ForwardAuth | Introspect => CostClass::Light,

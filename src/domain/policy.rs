@@ -1,5 +1,5 @@
-//! The limits of a session: how long its tokens and it itself live, and how many a subject may
-//! have.
+//! Policies: the lifetimes of a session and its tokens, and the number of sessions that a subject
+//! may have.
 
 use std::time::Duration;
 
@@ -8,56 +8,56 @@ use super::{
     time::Timestamp,
 };
 
-/// Name of the policy that is always there.
+/// The name of the policy that always exists.
 pub const DEFAULT: &str = "default";
 
-/// The longest lifetime that any configuration may give an access token: beyond it, a token is no
-/// longer short-lived.
+/// The longest lifetime that the configuration may give to access tokens. They are meant to be
+/// short-lived.
 pub const LONGEST_ACCESS_TOKEN_TTL: Duration = Duration::from_secs(7 * 86_400);
 
-/// What is special about a tenant, as configured.
+/// The rules for one tenant in the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct TenantRules {
-    /// The policy of its sessions that name none.
+    /// The policy for sessions whose request names none.
     pub policy: Option<PolicyName>,
-    /// The audiences that its sessions may have; empty for any.
+    /// The audiences that its sessions may have; empty if all are allowed.
     pub audiences: Vec<Audience>,
 }
 
-/// The limits that new sessions are created under, as configured.
+/// The limits for new sessions in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// What of it goes along with each session.
+    /// The limits that each session keeps.
     pub session: SessionPolicy,
-    /// How long a session lives, however often it is refreshed.
+    /// The longest lifetime of a session, however often it is refreshed.
     pub absolute_lifetime: Duration,
-    /// How many live sessions a subject may have; zero for no limit.
+    /// The number of live sessions that a subject may have; zero for no limit.
     pub max_sessions_per_subject: u32,
-    /// What happens when one more is asked for.
+    /// The reaction to a request for one more session.
     pub on_quota: OnQuota,
 }
 
 /// The limits that a session keeps from its creation on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionPolicy {
-    /// Name of the policy.
+    /// The name of the policy.
     pub name: PolicyName,
-    /// How long an access token lives at most.
+    /// The longest lifetime of an access token.
     pub access_token_ttl: Duration,
-    /// How long the session lives without a refresh.
+    /// The time after which the session expires unless it is refreshed.
     pub idle_timeout: Duration,
-    /// The time after a rotation in which the previous refresh token yields the current one in any
-    /// case.
+    /// The time after a rotation in which the previous refresh token always yields the current one.
     pub refresh_grace: Duration,
-    /// Extends that time as long as the current refresh token has never been presented.
+    /// Whether the previous refresh token keeps doing so after the grace, as long as the current
+    /// one has not been presented.
     pub replay: Replay,
-    /// The longest time after a rotation for which [`Replay::UntilUsed`] extends it.
+    /// The time after a rotation at which [`Replay::UntilUsed`] ends.
     pub replay_limit: Duration,
-    /// What a refresh does to the access token before it.
+    /// The effect of a refresh on the previous access token.
     pub on_refresh: OnRefresh,
 }
 
-/// What happens when a subject has as many sessions as its policy allows and asks for one more.
+/// The reaction to a new session of a subject that has as many as its policy allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnQuota {
@@ -67,18 +67,19 @@ pub enum OnQuota {
     Refuse,
 }
 
-/// For how long the previous refresh token yields the current one.
+/// The time for which the previous refresh token yields the current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Replay {
-    /// Within the grace alone.
+    /// Only within the grace.
     Grace,
-    /// Also later, until the current one is presented: until then it may never have arrived.
+    /// Also after the grace, until the current one is presented. Until then, the client may never
+    /// have received it.
     UntilUsed,
 }
 
 impl Replay {
-    /// The name under which it is stored.
+    /// Returns the name under which it is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Grace => "grace",
@@ -86,24 +87,24 @@ impl Replay {
         }
     }
 
-    /// The value of this name.
+    /// Returns the value with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Grace, Self::UntilUsed].into_iter().find(|value| value.as_str() == name)
     }
 }
 
-/// What a refresh does to the access token issued before it.
+/// The effect of a refresh on the access token that was issued before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnRefresh {
-    /// It stays active until it expires.
+    /// The token stays valid until it expires.
     KeepAccessToken,
-    /// It is inactive from the refresh on.
+    /// The token is invalid from the refresh on.
     RevokeAccessToken,
 }
 
 impl OnRefresh {
-    /// The name under which it is stored.
+    /// Returns the name under which it is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::KeepAccessToken => "keep_access_token",
@@ -111,7 +112,7 @@ impl OnRefresh {
         }
     }
 
-    /// The value of this name.
+    /// Returns the value with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::KeepAccessToken, Self::RevokeAccessToken]
             .into_iter()
@@ -119,48 +120,49 @@ impl OnRefresh {
     }
 }
 
-/// Limits that contradict each other. It prints as the end of a sentence that starts with the
-/// policy's name.
+/// The limits of a policy contradict each other or are out of range. It displays as the rest of a
+/// sentence that starts with the policy's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// Tokens carry whole seconds.
+    /// Tokens carry whole seconds, so a shorter lifetime cannot be expressed.
     #[error("access_token_ttl must be at least 1s")]
     AccessTokenTooShort,
-    /// A token of such a lifetime would not validate.
+    /// A token with such a lifetime would be refused by Validate.
     #[error("access_token_ttl must not be longer than tokens.max_access_token_ttl")]
     AccessTokenTooLong,
-    /// Access tokens would outlive the idle session.
+    /// Access tokens would outlive a session that is not refreshed.
     #[error("idle_timeout must not be shorter than access_token_ttl")]
     IdleShorterThanAccessToken,
-    /// The idle time-out would never be reached.
+    /// The idle timeout would never be reached.
     #[error("absolute_lifetime must not be shorter than idle_timeout")]
     AbsoluteShorterThanIdle,
-    /// A replay could not repeat an access token that is still alive.
+    /// At the end of the grace, a replay could no longer repeat a valid access token.
     #[error("refresh_grace must be shorter than access_token_ttl by at least a second")]
     GraceTooLong,
-    /// A replay until use would end before the grace does.
+    /// Replays until use would end before the grace does.
     #[error("replay_limit must not be shorter than refresh_grace")]
     ReplayLimitTooShort,
-    /// An access token would have to be issued again under its identifier long after it expired,
-    /// and its blacklist entry kept as long: a client that refreshes often could fill the
-    /// blacklist.
+    /// A late replay would have to issue the access token again under its identifier, so its
+    /// blacklist entry would have to be kept for as long as replays are possible. A client that
+    /// refreshes often could fill the blacklist.
     #[error(
         "replay = \"until_used\" does not go with on_refresh = \"revoke_access_token\": choose one"
     )]
     ReplayOfRevokedTokens,
-    /// Beyond what instants can tell.
+    /// Instants that far in the future may not be representable.
     #[error("replay_limit must be at most 36500d")]
     ReplayLimitTooLong,
-    /// Beyond what instants can tell.
+    /// Instants that far in the future may not be representable.
     #[error("absolute_lifetime must be at most 36500d")]
     AbsoluteTooLong,
 }
 
-/// The longest absolute lifetime, a hundred years: instants far beyond it could not be told.
+/// The longest absolute lifetime, a hundred years. Instants far beyond it may not be representable.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(36_500 * 86_400);
 
 impl Policy {
-    /// Refuses limits that contradict each other.
+    /// Checks that the limits are in range and do not contradict each other. Fails with the first
+    /// problem found.
     pub fn check(&self, max_access_token_ttl: Duration) -> Result<(), PolicyError> {
         let SessionPolicy {
             access_token_ttl,
@@ -201,15 +203,16 @@ impl Policy {
     }
 }
 
-/// The longest grace for access tokens of this lifetime. A replay within the grace may have to
-/// repeat an access token, which must be active then; its expiry is rounded down to a whole second.
+/// Returns the longest grace for access tokens of this lifetime. A replay within the grace may have
+/// to repeat an access token, which must still be valid. Its expiry is rounded down to a whole
+/// second, so the grace must be a second shorter.
 pub fn longest_grace(access_token_ttl: Duration) -> Duration {
     access_token_ttl.saturating_sub(Duration::from_secs(1))
 }
 
 impl SessionPolicy {
-    /// The time after a rotation in which the previous refresh token yields the current one, unless
-    /// the current one is presented meanwhile.
+    /// Returns the time after a rotation in which the previous refresh token yields the current
+    /// one, unless the current one is presented meanwhile.
     pub fn replay_window(&self) -> Duration {
         match self.replay {
             Replay::Grace => self.refresh_grace,
@@ -217,15 +220,15 @@ impl SessionPolicy {
         }
     }
 
-    /// When a session touched at `now` goes idle: never after its absolute end.
+    /// Returns the idle expiry of a session that is created or refreshed at `now`. It is never
+    /// later than its absolute expiry.
     pub fn idle_expiry(&self, now: Timestamp, expires_at: Timestamp) -> Timestamp {
         now.plus(self.idle_timeout).min(expires_at)
     }
 
-    /// When an access token issued at `now` expires: never after the session, in whole seconds.
+    /// Returns the expiry of an access token issued at `now`, in whole seconds.
     ///
-    /// The session's idle end bounds it too, so that a session that has gone idle has no token that
-    /// still validates.
+    /// It is never later than the session's idle expiry, so that no token outlives its session.
     pub fn access_token_expiry(&self, now: Timestamp, idle_expires_at: Timestamp) -> Timestamp {
         now.floor_to_second().plus(self.access_token_ttl).min(idle_expires_at).floor_to_second()
     }
@@ -284,9 +287,9 @@ mod tests {
             policy.check(longest)
         };
         assert_eq!(replaying(Replay::UntilUsed, 10), Ok(()));
-        assert_eq!(replaying(Replay::UntilUsed, 1_000_000), Ok(()), "the session ends before");
+        assert_eq!(replaying(Replay::UntilUsed, 1_000_000), Ok(()), "the session ends earlier");
         assert_eq!(replaying(Replay::UntilUsed, 9), Err(PolicyError::ReplayLimitTooShort));
-        assert_eq!(replaying(Replay::Grace, 9), Ok(()), "it counts for nothing");
+        assert_eq!(replaying(Replay::Grace, 9), Ok(()), "the limit has no effect");
         assert_eq!(
             replaying(Replay::UntilUsed, 4_000_000_000),
             Err(PolicyError::ReplayLimitTooLong)
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_where_replays_last_until_use() {
+    fn the_replay_limit_has_an_effect_only_with_until_used() {
         let mut policy = policy(600, 7200, 86400, 10).session;
         assert_eq!(policy.replay_window(), Duration::from_secs(10));
         policy.replay = Replay::UntilUsed;
@@ -308,7 +311,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_expiry_ever_passes_the_one_above_it(
+        fn a_token_never_outlives_its_session_nor_its_own_lifetime(
             now in 0i64..4_000_000_000_000_000, left in 0u64..10_000_000_000_000,
             access in 1u64..100_000, idle in 1u64..10_000_000,
         ) {

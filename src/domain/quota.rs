@@ -1,68 +1,72 @@
-//! The most live sessions that a subject may have, and which of them are evicted for a new one.
+//! The quota: how many live sessions a subject may have, and which of them are evicted for a new
+//! one.
 
 use std::{collections::VecDeque, time::Duration};
 
 use super::{ids::SessionId, policy::OnQuota, time::Timestamp};
 
-/// Limits up to this one are kept by reading the subject's live sessions. For a greater one their
-/// number is kept, so that a creation costs the same however many there are; sessions that have
-/// expired count until the sweeper has recorded it.
+/// The greatest limit that is enforced by reading the subject's live sessions. For a greater limit,
+/// the number of live sessions is stored, so that the cost of a creation does not grow with it;
+/// there, an expired session counts until the sweeper has recorded its expiry.
 pub const MOST_READ: u32 = 256;
 
-/// Most sessions that one creation evicts, however far a limit was lowered.
+/// The largest number of sessions that one creation evicts, however far a limit was lowered.
 pub const MOST_EVICTED: usize = 16;
 
-/// For how long a number that was counted decides that there is no room: sessions that ended since
-/// then are still in it.
+/// The time for which a count may be used to find that there is no room. The count still includes
+/// sessions that have ended since then.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// For how long a number that was counted decides that there is room: sessions that were created
-/// without a limit since then are not in it.
+/// The time for which a count may be used to find that there is room. The count lacks sessions that
+/// were created without a limit since then.
 const ROOM_FOR: Duration = Duration::from_secs(60);
 
-/// Live sessions of a subject, as they are while creations are decided one after the other.
+/// The live sessions of a subject, kept up to date while several creations are decided one after
+/// the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveSessions {
-    /// Their number: never too low, but it may be too high.
+    /// Their number. It may be too high. It is too low only if there are more of them than were
+    /// read ([`LiveSessions::to_read`]).
     pub count: u64,
-    /// The oldest, the first of all in front, each with its idle expiry.
+    /// The oldest of them in the order of creation, each with its idle expiry.
     pub oldest: VecDeque<(SessionId, Timestamp)>,
-    /// True if the oldest are all that the limit needs, which is no greater than [`MOST_READ`].
-    /// Otherwise some may lie between them and a session that is added.
+    /// True if the limit is no greater than [`MOST_READ`], so that as many were read as
+    /// [`LiveSessions::to_read`] says. Otherwise there may be sessions between the oldest and one
+    /// that is added.
     pub is_complete: bool,
 }
 
-/// There is no room, and nobody is to be evicted.
+/// There is no room, and the policy does not evict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaExceeded;
 
 impl LiveSessions {
-    /// Those of a subject whose sessions have all been read, the oldest first.
+    /// Creates the value from all live sessions of a subject, the oldest first.
     pub fn all(oldest: VecDeque<(SessionId, Timestamp)>) -> Self {
         let count = u64::try_from(oldest.len()).unwrap_or(u64::MAX);
         Self { count, oldest, is_complete: true }
     }
 
-    /// This many, of which the oldest have been read.
+    /// Creates the value from the number of live sessions and the oldest of them.
     pub fn counted(count: u64, oldest: VecDeque<(SessionId, Timestamp)>) -> Self {
         Self { count, oldest, is_complete: false }
     }
 
-    /// The number of the oldest that must be read for a limit that is no greater than
+    /// Returns the number of oldest sessions that must be read for a limit that is no greater than
     /// [`MOST_READ`].
     pub fn to_read(max: u32) -> usize {
         usize::try_from(max.min(MOST_READ)).unwrap_or(usize::MAX) + MOST_EVICTED
     }
 
-    /// The number of the oldest that must be read for a greater limit, of `count` live sessions and
-    /// before this many creations.
+    /// Returns the number of oldest sessions that must be read for a greater limit, if there are
+    /// `count` live sessions before this many creations.
     pub fn to_read_of(count: u64, max: u32, creations: usize) -> usize {
         let after = count.saturating_add(u64::try_from(creations).unwrap_or(u64::MAX));
         if after <= max.into() { 0 } else { MOST_EVICTED + creations }
     }
 
-    /// Makes room for a session that is created at `now`. Returns those that are evicted for it,
-    /// the oldest first.
+    /// Makes room for a session that is created at `now`. Returns the sessions to be evicted for
+    /// it, the oldest first.
     pub fn make_room(
         &mut self,
         now: Timestamp,
@@ -85,8 +89,8 @@ impl LiveSessions {
         Ok(evicted)
     }
 
-    /// Adds a session that was created. If it cannot be told whether it is among the oldest, it is
-    /// left to be read the next time.
+    /// Adds a session that was created. If others may lie between it and the oldest, it is only
+    /// counted.
     pub fn add(&mut self, id: SessionId, idle_expires_at: Timestamp) {
         self.count += 1;
         if self.is_complete {
@@ -96,18 +100,18 @@ impl LiveSessions {
     }
 }
 
-/// The kept number of the live sessions of a subject that has very many.
+/// The stored number of live sessions of a subject whose limit is above [`MOST_READ`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// At least as many as there are, but for sessions that were created without a limit since they
-    /// were counted.
+    /// The number, which is never too low, except that it lacks sessions that were created without
+    /// a limit since the last count.
     pub sessions: u64,
-    /// The instant at which they were counted last.
+    /// The instant of the last count.
     pub counted_at: Timestamp,
 }
 
 impl Tally {
-    /// Returns whether it decides about so many more sessions without another count.
+    /// Returns whether it may be used for this many creations without counting again.
     pub fn is_trusted(&self, now: Timestamp, max: u32, creations: usize) -> bool {
         let age = now.since(self.counted_at).max(self.counted_at.since(now));
         let after = self.sessions.saturating_add(u64::try_from(creations).unwrap_or(u64::MAX));
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_of_the_oldest_go_as_are_too_many_and_a_bounded_number_at_once() {
+    fn the_oldest_sessions_above_the_limit_are_evicted_up_to_a_bounded_number_at_once() {
         for (count, max, evicted) in
             [(0, 1, 0), (1, 1, 1), (2, 3, 0), (3, 3, 1), (5, 3, 3), (100, 3, MOST_EVICTED)]
         {
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_was_created_counts_and_takes_its_place_in_the_order() {
+    fn a_created_session_is_counted_and_sorted_by_creation() {
         let mut sessions = live(2);
         sessions.add(SessionId::new(NOW.minus(Duration::from_secs(1)), [0; 10]), LATER);
         assert_eq!(sessions.count, 3);
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tally_is_counted_anew_sooner_if_it_leaves_no_room_and_after_a_jump_of_the_clock() {
+    fn a_tally_is_trusted_for_less_time_if_it_leaves_no_room_and_not_after_a_clock_jump() {
         let tally = Tally { sessions: 1000, counted_at: NOW };
         let tick = Duration::from_micros(1);
         for (max, age) in [(1001, Duration::from_secs(60)), (1000, Duration::from_secs(1))] {

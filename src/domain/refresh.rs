@@ -1,5 +1,5 @@
-//! The refresh state machine: what a presented generation means for a session (RFC 9700, section
-//! 4.14.2).
+//! The refresh state machine, which decides what a presented refresh token does to its session (RFC
+//! 9700, section 4.14.2).
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use super::{
     time::Timestamp,
 };
 
-/// An authentic refresh token put to use. Its MAC has been checked; whether its session exists has
-/// not.
+/// An attempt to refresh a session with an authentic refresh token. The MAC of the token has been
+/// checked; the existence of its session has not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshAttempt {
     /// The session that the token names.
@@ -24,36 +24,36 @@ pub struct RefreshAttempt {
     pub generation: u32,
     /// The secret that the token carries.
     pub secret: LineageSecret,
-    /// Scopes asked for; empty for all of the session's.
+    /// The requested scopes; empty for all scopes of the session.
     pub scopes: Vec<Scope>,
-    /// The device as seen now, if told.
+    /// The current data of the device, if the request has any.
     pub device: Option<Device>,
-    /// What its caller may touch.
+    /// The tenants and audiences that the caller is limited to.
     pub reach: Arc<Reach>,
     /// The instant of the attempt.
     pub now: Timestamp,
-    /// The `jti` of the next access token, if there is to be one.
+    /// The `jti` of the next access token, should one be issued.
     pub next_access_token_id: TokenId,
     /// The refresh key of the next generation.
     pub next_key: RefreshKeyId,
 }
 
-/// What an attempt leads to.
+/// The decision about an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RefreshVerdict {
-    /// The session moves on to this state.
+    /// The session changes to this state.
     Rotate(Box<Session>),
-    /// The token was exchanged before, and its successor may never have arrived: the answer
-    /// repeats, nothing changes.
+    /// The token was exchanged before, but the client may never have received its successor. The
+    /// answer is repeated, and nothing changes.
     Replay,
-    /// The token was exchanged too long ago, or its successor has been exchanged since: it is in
-    /// two hands, the session ends.
+    /// The token was exchanged too long ago, or its successor has been exchanged since. Two parties
+    /// hold it, so the session ends.
     Reuse,
-    /// Nothing changes.
+    /// The attempt is refused, and nothing changes.
     Refuse(RefreshRefusal),
 }
 
-/// What an attempt changes, and what it is answered with.
+/// The effect of an attempt and its answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RefreshDecision {
     /// The session moves on to this state.
@@ -67,7 +67,7 @@ pub enum RefreshDecision {
     Replay {
         /// The session.
         session: Box<Session>,
-        /// True if the first answer may have written an entry that not everybody knows yet.
+        /// True if the first attempt may have written an entry that some replica does not know yet.
         may_have_entry: bool,
     },
     /// The session ends.
@@ -83,8 +83,8 @@ pub enum RefreshDecision {
 
 impl RefreshDecision {
     /// Decides an attempt on the session that it names, if there is one. `is_covered` returns
-    /// whether all sessions of its tenant or subject were revoked, it among them: the job that ends
-    /// their rows may not have come to it yet.
+    /// whether the cut-off of its tenant or subject covers the session: the job that ends such
+    /// sessions may not have reached its row yet.
     pub fn of<E>(
         attempt: &RefreshAttempt,
         session: Option<Session>,
@@ -123,29 +123,30 @@ impl RefreshDecision {
     }
 }
 
-/// Why an attempt is refused without any change.
+/// The reason why an attempt is refused without any change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefreshRefusal {
-    /// There is no such session, or the token does not carry its secret, or the session is out of
-    /// the caller's reach.
+    /// There is no such session, or the token does not carry its secret, or the caller is limited
+    /// to other tenants or audiences.
     Unknown,
-    /// The generation has not been issued: the database was set back, or a ring key leaked.
+    /// The generation has not been issued: an older copy of the database was restored, or a refresh
+    /// key leaked.
     NeverIssued {
         /// The session's current generation.
         current: u32,
     },
     /// The session was ended.
     Ended,
-    /// The session went idle.
+    /// The session was not refreshed in time.
     ExpiredIdle,
     /// The session reached the end of its lifetime.
     ExpiredAbsolute,
-    /// A scope was asked for that the session does not have.
+    /// The session does not have this requested scope.
     ScopeNotGranted(Scope),
 }
 
 impl Session {
-    /// Decides an attempt. The whole rotation table stands here, and nowhere else.
+    /// Decides about an attempt. No other code contains rules for rotation and replay.
     pub fn judge_refresh(&self, attempt: &RefreshAttempt) -> RefreshVerdict {
         use RefreshVerdict::{Refuse, Replay, Reuse, Rotate};
 
@@ -172,14 +173,14 @@ impl Session {
             return Refuse(RefreshRefusal::NeverIssued { current });
         }
         let is_previous = attempt.generation.checked_add(1) == Some(current);
-        // The successor of the previous token is the current one. Had it been exchanged, the
-        // current one would be another, so the row says by its generation alone that it has not.
+        // The current token is the successor of the previous one. It has never been exchanged,
+        // because otherwise the row would have a later generation.
         let may_replay = is_previous && attempt.now <= self.last_replay();
         if attempt.generation != current && !may_replay {
             return Reuse;
         }
-        // After the reuse check: a thief must not learn by asking for too much that the token is
-        // dead.
+        // This must come after the reuse check, so that a request for an excessive scope cannot
+        // hide the reuse of a token.
         if let Some(scope) = attempt.scopes.iter().find(|scope| !self.scopes.contains(scope)) {
             return Refuse(RefreshRefusal::ScopeNotGranted(scope.clone()));
         }
@@ -257,9 +258,9 @@ mod tests {
         assert_eq!(next.judge_refresh(&attempt(&next, 1, past)), RefreshVerdict::Reuse);
     }
 
-    /// A phone that lost the answer, and asks again hours later.
+    /// A phone loses the answer, and asks again hours later.
     #[test]
-    fn until_it_is_used_a_successor_is_yielded_again_up_to_the_limit() {
+    fn with_until_used_the_previous_generation_replays_up_to_the_limit() {
         let mut first = session();
         first.policy.replay = Replay::UntilUsed;
         let now = START.plus(Duration::from_secs(30));
@@ -267,7 +268,7 @@ mod tests {
         let edge = now.plus(Duration::from_secs(300));
         assert!(
             edge > now.plus(next.policy.access_token_ttl),
-            "the limit has nothing to do with it"
+            "the lifetime of access tokens is no limit"
         );
         assert_eq!(next.judge_refresh(&attempt(&next, 1, edge)), RefreshVerdict::Replay);
         let past = edge.plus(Duration::from_micros(1));
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_secret_is_unknown_before_anything_else_is_told() {
+    fn a_wrong_secret_reveals_nothing_about_the_session() {
         let session =
             session().end(Ended { at: START, reason: EndReason::SignedOut, note: Note::default() });
         let mut wrong = attempt(&session, 7, START);
@@ -325,9 +326,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is presented whenever, in whatever order: the generation only grows by one at a
-        /// time, no expiry ever passes the absolute one, and only the current or the previous
-        /// generation ever gets an answer.
+        /// For every sequence of attempts, the generation grows only by one at a time, no expiry is
+        /// later than the absolute one, and only the current and the previous generation get
+        /// tokens.
         #[test]
         fn any_history_keeps_one_lineage(
             until_used: bool, steps in proptest::collection::vec((0u32..6, 0u64..400), 1..40),
@@ -356,7 +357,7 @@ mod tests {
                     RefreshVerdict::Reuse => {
                         prop_assert!(presented < current);
                         let replays = presented + 1 == current && now <= session.last_replay();
-                        prop_assert!(!replays, "whoever lost an answer is not signed out");
+                        prop_assert!(!replays, "a client that lost an answer is not signed out");
                     }
                     RefreshVerdict::Refuse(refusal) => {
                         let ahead = refusal == RefreshRefusal::NeverIssued { current };

@@ -1,4 +1,5 @@
-//! What a blacklist entry says, and for how long it must be kept.
+//! Revocations, the blacklist entries that they write, and the time for which an entry must be
+//! kept.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::{
     time::Timestamp,
 };
 
-/// Position in the order in which revocations were committed; the first is 1.
+/// A position in the order in which revocations were committed. The first is 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seq(pub i64);
 
@@ -18,16 +19,17 @@ pub struct Seq(pub i64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeline(pub i64);
 
-/// A position, and the history in which it is one: another may have given it to another revocation.
+/// A position together with the timeline that it belongs to. In another timeline, the same
+/// position may belong to another revocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedPosition {
-    /// The history.
+    /// The timeline.
     pub timeline: Timeline,
     /// The position.
     pub seq: Seq,
 }
 
-/// What is no longer accepted.
+/// Tokens or sessions that are no longer accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Revoked {
     /// Every token of a session.
@@ -38,7 +40,7 @@ pub enum Revoked {
     Tenant {
         /// The tenant.
         tenant: Tenant,
-        /// The last instant covered.
+        /// The last instant of creation that is covered.
         up_to: Timestamp,
     },
     /// Every session of a subject that the cut-off covers.
@@ -47,18 +49,18 @@ pub enum Revoked {
         tenant: Tenant,
         /// The subject.
         subject: Subject,
-        /// Which sessions.
+        /// The sessions that are covered.
         cut_off: CutOff,
     },
 }
 
-/// Which sessions of a tenant or subject are covered when all of them were revoked: by the
-/// millisecond of their creation, which their identifiers tell.
+/// The cut-off of a tenant or subject whose sessions were all revoked. It covers sessions by the
+/// millisecond of their creation, which is part of their identifiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CutOff {
-    /// The last instant covered.
+    /// The last instant of creation that is covered.
     pub up_to: Timestamp,
-    /// A session that is not covered, although it is as old.
+    /// A session that is not covered, although it was created before the cut-off.
     pub spared: Option<SessionId>,
 }
 
@@ -68,7 +70,7 @@ impl CutOff {
         session.created_millis() <= self.up_to.millis() && self.spared != Some(session)
     }
 
-    /// Covers what either of two covers: at most one session is spared by both.
+    /// Returns the cut-off that covers each session that either of the two covers.
     pub fn union(self, other: Self) -> Self {
         let (earlier, later) =
             if self.up_to <= other.up_to { (self, other) } else { (other, self) };
@@ -86,11 +88,11 @@ pub fn covered_up_to(
     covering.map(|cut_off| cut_off.up_to).max()
 }
 
-/// Between the name of a tenant and that of a subject. It is a control character, so it is in
-/// neither.
+/// The separator between a tenant and a subject. It is a control character, so neither can contain
+/// it.
 const SEPARATOR: char = '\u{1f}';
 
-/// The key of the entry of a tenant, or of one of its subjects.
+/// Returns the key under which a cut-off of a tenant, or of one of its subjects, is kept.
 pub fn cut_off_key(tenant: &str, subject: Option<&str>) -> String {
     match subject {
         None => tenant.to_owned(),
@@ -98,7 +100,7 @@ pub fn cut_off_key(tenant: &str, subject: Option<&str>) -> String {
     }
 }
 
-/// The tenant and the subject out of a [`cut_off_key`].
+/// Splits a [`cut_off_key`] into the tenant and the subject.
 pub fn read_cut_off_key(key: &str) -> (&str, Option<&str>) {
     match key.split_once(SEPARATOR) {
         None => (key, None),
@@ -107,7 +109,7 @@ pub fn read_cut_off_key(key: &str) -> (&str, Option<&str>) {
 }
 
 impl Revoked {
-    /// Which sessions it covers, if it is about all of a tenant's or a subject's.
+    /// Returns its cut-off, if it revokes all sessions of a tenant or a subject.
     pub fn cut_off(&self) -> Option<CutOff> {
         match self {
             Self::Session(_) | Self::Token(_) => None,
@@ -116,7 +118,7 @@ impl Revoked {
         }
     }
 
-    /// The same with another cut-off, if it has one.
+    /// Returns the value with another cut-off, if it has one.
     fn with_cut_off(self, cut_off: CutOff) -> Self {
         match self {
             Self::Tenant { tenant, .. } => Self::Tenant { tenant, up_to: cut_off.up_to },
@@ -125,7 +127,8 @@ impl Revoked {
         }
     }
 
-    /// All sessions of a tenant, or of one of its subjects, that a cut-off covers.
+    /// Creates the value for all sessions of a tenant, or of one of its subjects, that a cut-off
+    /// covers.
     pub fn all(tenant: Tenant, subject: Option<Subject>, cut_off: CutOff) -> Self {
         match subject {
             None => Self::Tenant { tenant, up_to: cut_off.up_to },
@@ -137,43 +140,44 @@ impl Revoked {
 /// A row of the blacklist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlacklistEntry {
-    /// What it stops.
+    /// The tokens or sessions that it stops.
     pub revoked: Revoked,
-    /// The tenant that it belongs to.
+    /// The tenant of the sessions concerned.
     pub tenant: Tenant,
-    /// The subject that it belongs to, if to one.
+    /// The subject of the sessions concerned, unless it concerns a whole tenant.
     pub subject: Option<Subject>,
-    /// The session that it belongs to, if to one.
+    /// The session concerned, if it is only one.
     pub session_id: Option<SessionId>,
-    /// Why.
+    /// The reason of the revocation.
     pub reason: EndReason,
-    /// Said by whoever revoked.
+    /// The note of whoever revoked.
     pub note: Note,
-    /// When.
+    /// The instant of the revocation.
     pub revoked_at: Timestamp,
-    /// From when on it may be forgotten: every token that it stops has expired by then.
+    /// The instant from which it may be deleted. Every token that it stops has expired by then.
     pub expires_at: Timestamp,
-    /// Sessions that it covers may be left to be ended.
+    /// Whether sessions that it covers may still have to be marked as ended.
     pub unfinished: bool,
 }
 
-/// What an entry takes over from an earlier one for the same thing.
+/// The parts of an earlier entry that the entry in its place takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlierEntry {
-    /// Which sessions it covers, if it is about all of a tenant's or a subject's.
+    /// The sessions that it covers, if it is about all of a tenant's or a subject's.
     pub cut_off: Option<CutOff>,
-    /// From when on it may be forgotten.
+    /// The instant from which it may be deleted.
     pub expires_at: Timestamp,
-    /// Sessions that it covers may be left to be ended.
+    /// True if sessions that it covers may be left to be ended.
     pub unfinished: bool,
 }
 
-/// How much longer than its tokens an entry is kept, for clocks that disagree.
+/// An entry is kept for this much longer than its tokens are valid, because clocks may disagree.
 pub const RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
 impl BlacklistEntry {
-    /// Stops a session that ends now. None of its tokens was issued later than now, or, if the
-    /// clock has been set back since, later than the last replay of its last refresh.
+    /// Creates the entry that stops all tokens of a session that ends now. None of its tokens was
+    /// issued later than now or, if the clock has been set back since, later than the end of its
+    /// replay window.
     pub fn for_session(session: &Session, ended: &Ended) -> Self {
         Self {
             revoked: Revoked::Session(session.id),
@@ -188,13 +192,13 @@ impl BlacklistEntry {
         }
     }
 
-    /// Ends a session. Returns it as it then is, and the entry that stops its tokens.
+    /// Ends a session. Returns the ended session and the entry that stops its tokens.
     pub fn end(session: Session, ended: Ended) -> (Session, Self) {
         let entry = Self::for_session(&session, &ended);
         (session.end(ended), entry)
     }
 
-    /// Stops the access token that a session had before a refresh at `now`.
+    /// Creates the entry that stops the access token that a session had before a refresh at `now`.
     pub fn superseded(session: &Session, now: Timestamp) -> Self {
         let token_expires_at =
             session.policy.access_token_expiry(session.refreshed_at, session.idle_expires_at);
@@ -202,9 +206,9 @@ impl BlacklistEntry {
         Self::for_token(session, session.access_token_id, token_expires_at, &ended)
     }
 
-    /// Stops all sessions of a tenant, or of one of its subjects, that a cut-off covers, also those
-    /// of which no row is left. It is kept as long as a token of the longest lifetime lives, and at
-    /// least while sessions are left to be ended under it.
+    /// Creates the entry that stops all sessions of a tenant, or of one of its subjects, that a
+    /// cut-off covers, including sessions without a row. It is kept for the longest lifetime of a
+    /// token, and at least while sessions have to be marked as ended.
     pub fn for_all(
         tenant: &Tenant,
         subject: Option<&Subject>,
@@ -225,9 +229,9 @@ impl BlacklistEntry {
         }
     }
 
-    /// The entry that takes the place of an earlier one for the same thing. It covers what either
-    /// covers, for as long as either. Of two cut-offs the later one says why, so the end of the
-    /// earlier entry is asked for only if that one is the later.
+    /// Returns this entry with what it takes over from an earlier one for the same thing: together
+    /// they cover what either covers, and are kept as long as either. The reason and the note are
+    /// those of the later cut-off, so `end` is called only if that is the earlier entry's.
     pub fn in_place_of<E>(
         mut self,
         earlier: &EarlierEntry,
@@ -245,15 +249,16 @@ impl BlacklistEntry {
         Ok(self)
     }
 
-    /// From when on an entry may be forgotten that stops every token of this session issued until
-    /// `now`.
+    /// Returns the instant from which an entry may be deleted that stops every token of this
+    /// session issued until `now`.
     pub fn expiry_for(session: &Session, now: Timestamp) -> Timestamp {
         let last_issue = now.max(session.last_replay());
         let last_expiry = session.policy.access_token_expiry(last_issue, session.idle_expires_at);
         last_expiry.max(now).plus(RETENTION_MARGIN)
     }
 
-    /// Stops one access token of a session, which expires at `token_expires_at`.
+    /// Creates the entry that stops one access token of a session, which expires at
+    /// `token_expires_at`.
     pub fn for_token(
         session: &Session,
         token: TokenId,
@@ -268,18 +273,18 @@ impl BlacklistEntry {
     }
 }
 
-/// The state of a tenant or a subject before all its sessions are revoked.
+/// The state of a tenant or a subject before a revocation of all its sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// Its newest session, live or not.
+    /// Its newest session, live or ended.
     pub newest: Option<SessionId>,
-    /// Which sessions its entry covers, if it has one.
+    /// The cut-off of its blacklist entry, if it has one.
     pub covered: Option<CutOff>,
 }
 
 impl Coverage {
-    /// Which sessions a revocation at `now` covers, together with those before: up to a later
-    /// instant than now if the clock has been set back since a session was created.
+    /// Returns the cut-off of a revocation at `now`, united with the earlier ones. It lies later
+    /// than now if the clock has been set back since a session was created.
     pub fn cut_off(&self, now: Timestamp, spared: Option<SessionId>) -> CutOff {
         let newest =
             self.newest.map(|id| Timestamp::from_micros(id.created_millis().saturating_mul(1000)));
@@ -289,34 +294,37 @@ impl Coverage {
         self.covered.map_or(cut_off, |covered| covered.union(cut_off))
     }
 
-    /// Returns whether a cut-off covers a session that was not covered yet, as far as the newest
-    /// one tells, or is the first one. While no session is created, repeating it is no change.
+    /// Returns whether a cut-off is the first one, or covers the newest session while the entry
+    /// does not. Repeating a revocation is no change unless a session was created in between.
     pub fn is_changed_by(&self, cut_off: CutOff) -> bool {
         let Some(covered) = self.covered else { return true };
         self.newest.is_some_and(|newest| cut_off.covers(newest) && !covered.covers(newest))
     }
 }
 
-/// A call for revocation.
+/// A request to revoke something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
-    /// What is to end.
+    /// The token, session, subject or tenant to be revoked.
     pub target: RevocationTarget,
-    /// When, why, and what was said.
+    /// The time, the reason and the note.
     pub ended: Ended,
-    /// Whether new entries may be added. Without room, what would add one is not done.
+    /// Whether new entries may be added to the blacklist. If not, because it is full, a revocation
+    /// that would add one is not carried out.
     pub may_add: bool,
-    /// The longest lifetime of an access token: that of one whose session is not in the database.
+    /// The longest lifetime of an access token. It is assumed for tokens whose session is not in
+    /// the database.
     pub longest_token: Duration,
-    /// Written if the database does not know that the session lives, although an authentic token
-    /// says so: the database was set back to an older state, and nothing else would stop the token.
+    /// The entry to be written if the database has no such live session although an authentic token
+    /// names it. In that case an older copy of the database was restored, and nothing else would
+    /// stop the token.
     pub fallback_entry: Option<BlacklistEntry>,
 }
 
 impl Revocation {
-    /// Writes the entry of something that was revoked and that the database has lost, and ends the
-    /// session that it stops, if the database has it. The tenant and the subject are for people to
-    /// read, and may be unknown.
+    /// Creates a revocation that writes an entry again that the database has lost, and ends the
+    /// session that the entry stops, if the database has it. The tenant and the subject only inform
+    /// people, and may be unknown.
     pub fn of_lost(
         revoked: Revoked,
         whose: Option<(Tenant, Subject)>,
@@ -355,7 +363,7 @@ impl Revocation {
     }
 }
 
-/// What a call for revocation is about.
+/// The target of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RevocationTarget {
     /// One session.
@@ -369,7 +377,7 @@ pub enum RevocationTarget {
         /// Its `exp`.
         expires_at: Timestamp,
     },
-    /// All live sessions of a subject, but one perhaps.
+    /// All live sessions of a subject, or all but one.
     Subject {
         /// The subject's tenant.
         tenant: Tenant,
@@ -378,7 +386,7 @@ pub enum RevocationTarget {
         /// The session that stays.
         except: Option<SessionId>,
     },
-    /// All sessions that a tenant has now.
+    /// All current sessions of a tenant.
     Tenant(Tenant),
     /// Something whose entry the database has lost, and of which nothing but this entry is to be
     /// written.
@@ -416,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_covers_a_session_for_the_first_time_is_a_change() {
+    fn a_revocation_is_a_change_if_it_covers_the_newest_session_for_the_first_time() {
         for (newest, covered, spared, is_change) in [
             (None, None, None, true),
             (Some(5), None, None, true),
@@ -427,16 +435,16 @@ mod tests {
             (Some(5), Some(up_to(5_000, Some(5))), None, true),
             (Some(5), Some(up_to(5_000, Some(5))), Some(5), false),
         ] {
-            let there = Coverage { newest: newest.map(session_at), covered };
-            let cut_off = there.cut_off(START, spared.map(session_at));
-            assert_eq!(there.is_changed_by(cut_off), is_change, "{there:?}");
-            let after = Coverage { covered: Some(cut_off), ..there };
+            let coverage = Coverage { newest: newest.map(session_at), covered };
+            let cut_off = coverage.cut_off(START, spared.map(session_at));
+            assert_eq!(coverage.is_changed_by(cut_off), is_change, "{coverage:?}");
+            let after = Coverage { covered: Some(cut_off), ..coverage };
             let again = after.cut_off(START, spared.map(session_at));
             assert!(!after.is_changed_by(again), "repeating is no change: {after:?}");
         }
     }
 
-    /// The one that is spared by the later word may have been revoked by the earlier one.
+    /// The session that the later cut-off spares may be covered by the earlier one.
     #[test]
     fn two_cut_offs_cover_what_either_covers() {
         let spared = [None, Some(1), Some(3), Some(5), Some(9)];
@@ -458,7 +466,7 @@ mod tests {
                 assert_eq!(
                     one.union(other).union(other),
                     one.union(other),
-                    "also when it is heard twice"
+                    "also when it is applied twice"
                 );
             }
         }

@@ -5,24 +5,24 @@ use std::{fmt, str::FromStr};
 /// The job of a caller. [`super::permission::TABLE`] says which operations it allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// A login service: creates sessions and refreshes them.
+    /// A login service, which creates sessions and refreshes them.
     Issuer,
-    /// A microservice or gateway: asks whether tokens are good.
+    /// A microservice or gateway, which validates tokens.
     Validator,
-    /// Security staff and their tools: ends sessions.
+    /// Security staff and their tools, which revoke sessions.
     Revoker,
-    /// Support staff: looks at sessions and changes nothing.
+    /// Support staff, who read sessions and change nothing.
     Viewer,
-    /// An operator: may everything.
+    /// An operator, who may do everything.
     Admin,
 }
 
 impl Role {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Self; 5] =
         [Self::Issuer, Self::Validator, Self::Revoker, Self::Viewer, Self::Admin];
 
-    /// Its name in the configuration.
+    /// Returns its name in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Issuer => "issuer",

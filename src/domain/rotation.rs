@@ -1,5 +1,5 @@
-//! When keys are published, activated, withdrawn and dropped: one is active for each purpose, and
-//! the next one is known to all verifiers long before it is.
+//! The schedule by which keys are published, activated, withdrawn and dropped. One key is active
+//! for each purpose, and all verifiers know the next one long before it becomes active.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use super::{
     time::{Timestamp, brief},
 };
 
-/// Most keys of one purpose. More would make a document that every verifier fetches needlessly
-/// long.
+/// The largest number of keys of one purpose. More would make the JWK set, which every verifier
+/// fetches, needlessly long.
 pub const MOST_KEYS: usize = 64;
 
-/// How the keys of one purpose rotate.
+/// The rules for the rotation of the keys of one purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RotationRules {
-    /// What new keys compute.
+    /// The algorithm of new keys.
     pub algorithm: KeyAlgorithm,
-    /// How long a key is active; zero for ever.
+    /// The time for which a key is active; zero for no limit.
     pub interval: Duration,
-    /// How long a key is known everywhere before it may become active.
+    /// The time for which a key must be known to all verifiers before it may become active.
     pub publish_ahead: Duration,
-    /// How long it takes at most until all replicas know of a key, or have stopped answering.
+    /// The longest time until every replica knows a key, or has stopped answering.
     pub spreads_within: Duration,
-    /// How long a key is kept that makes no access tokens any more: until the last one has expired
-    /// everywhere.
+    /// The time for which a key is kept after it stopped issuing access tokens. All of them have
+    /// expired by then, on every clock.
     pub kept_for: Duration,
 }
 
-/// Why a key is not rotated.
+/// The reason why a key is not rotated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotRotated {
     /// The next key is not yet known to every verifier.
@@ -39,19 +39,19 @@ pub enum NotRotated {
     TooSoon {
         /// The next key.
         kid: String,
-        /// For how long.
+        /// The time to wait.
         wait: Duration,
     },
     /// There is no next key.
     #[error("there is no next key yet")]
     NoNext,
-    /// There are as many keys as there may be.
+    /// There are [`MOST_KEYS`] keys already.
     #[error(
         "there are {MOST_KEYS} keys already, which is as many as there may be: wait until old \
          ones are dropped"
     )]
     TooMany,
-    /// A key cannot take the step.
+    /// A key cannot change to the requested state.
     #[error(transparent)]
     Step(#[from] NoSuchStep),
 }
@@ -59,11 +59,11 @@ pub enum NotRotated {
 /// A change of the keys of one purpose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Keys as they are to be.
+    /// Existing keys in their new states.
     pub put: Vec<Key>,
-    /// What a new pending key is to compute, if there is to be one.
+    /// The algorithm of a new pending key, if one is to be generated.
     pub publish: Option<KeyAlgorithm>,
-    /// Keys that are to go.
+    /// The identifiers of keys to be deleted.
     pub drop: Vec<String>,
 }
 
@@ -74,18 +74,19 @@ impl Change {
     }
 }
 
-/// Several keys of one purpose that become worthless at once, and the new keys that this takes.
+/// The revocation of several keys of one purpose at once, and the keys that have to be generated
+/// for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MassRevocation {
-    /// The keys as they are to be.
+    /// The keys as revoked.
     pub revoked: Vec<Key>,
-    /// Whether no key is left that makes tokens.
+    /// Whether no active key is left.
     pub lacks_active: bool,
-    /// Whether no key is left that will.
+    /// Whether no pending key is left.
     pub lacks_pending: bool,
 }
 
-/// The keys of one purpose, seen under their rules.
+/// The keys of one purpose, and the rules for their rotation.
 #[derive(Clone, Debug)]
 pub struct Rotation<'a> {
     keys: Vec<&'a Key>,
@@ -93,7 +94,7 @@ pub struct Rotation<'a> {
 }
 
 impl<'a> Rotation<'a> {
-    /// Those keys out of all that serve the purpose of the rules.
+    /// Selects the keys that have the purpose of the rules.
     pub fn new(keys: impl IntoIterator<Item = &'a Key>, rules: RotationRules) -> Self {
         let mut keys: Vec<_> =
             keys.into_iter().filter(|key| key.purpose() == rules.algorithm.purpose()).collect();
@@ -105,32 +106,32 @@ impl<'a> Rotation<'a> {
         self.keys.iter().rev().find(|key| key.state() == state).copied()
     }
 
-    /// The key that makes new tokens.
+    /// Returns the active key.
     pub fn active(&self) -> Option<&'a Key> {
         self.newest(KeyState::Active)
     }
 
-    /// The key that will.
+    /// Returns the pending key, which becomes active next.
     pub fn next(&self) -> Option<&'a Key> {
         self.newest(KeyState::Pending)
     }
 
-    /// When a pending key may become active.
+    /// Returns the instant at which a pending key may become active.
     pub fn ready_at(&self, pending: &Key) -> Timestamp {
         pending.created_at.plus(self.rules.publish_ahead).plus(self.rules.spreads_within)
     }
 
-    /// What the schedule asks for now.
+    /// Returns the change that is due now by the schedule.
     pub fn due(&self, now: Timestamp) -> Result<Change, NotRotated> {
         let drop = self.outlived(now);
         let withdraw = |next: &Key| Change { drop: vec![next.kid.clone()], ..self.publish() };
         let change = match (self.active(), self.next()) {
             (_, None) => self.publish(),
-            // Written by a clock that was ahead: it would not be ready for as long as that.
+            // The key was stored by a clock that was ahead, so it would become ready too late.
             (_, Some(next)) if self.is_of_the_future(next.created_at, now) => withdraw(next),
-            // A key of another algorithm than is wanted now has made nothing yet. Not at once:
-            // replicas that are configured differently, as while one after the other is being
-            // restarted, would replace it again and again.
+            // The configured algorithm has changed, and this key has issued nothing yet, so it is
+            // replaced. This must not happen at once: during a rolling restart, replicas with the
+            // old and the new configuration would replace it again and again.
             (_, Some(next))
                 if next.algorithm != self.rules.algorithm && now >= self.ready_at(next) =>
             {
@@ -157,32 +158,33 @@ impl<'a> Rotation<'a> {
         at > now.plus(self.rules.spreads_within)
     }
 
-    /// What makes the next key the active one, now.
+    /// Returns the change that makes the next key the active one now. `force` skips the time for
+    /// which it must be known to verifiers.
     pub fn rotate(&self, now: Timestamp, force: bool) -> Result<Change, NotRotated> {
         let next = self.next().ok_or(NotRotated::NoNext)?;
         let ready_at = self.ready_at(next);
         if now < ready_at && !force {
-            // In whole seconds, for people.
+            // People read the message, so the time is rounded up to whole seconds.
             let wait = Duration::from_secs(
                 ready_at.since(now).as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
             );
             return Err(NotRotated::TooSoon { kid: next.kid.clone(), wait });
         }
-        // Only who rotates by hand can have too many: the schedule is not that fast, and an
-        // emergency must not be refused.
+        // This is checked only for rotation by hand. The schedule is not fast enough to reach the
+        // limit, and a revocation must not be refused in an emergency.
         if self.keys.len() >= MOST_KEYS {
             return Err(NotRotated::TooMany);
         }
         self.replace(now)
     }
 
-    /// What makes a key worthless.
+    /// Returns the change that revokes a key. If the key is active, the next one takes its place.
     pub fn revoke(&self, key: &Key, now: Timestamp) -> Result<Change, NotRotated> {
         let revoked = key.revoke(now)?;
         Ok(match key.state() {
             KeyState::Active => {
                 let next = self.next().ok_or(NotRotated::NoNext)?.activate(now)?;
-                // In this order: there is never more than one that is active.
+                // The order matters: there must never be two active keys.
                 Change { put: vec![revoked, next], ..self.publish() }
             }
             KeyState::Pending => Change { put: vec![revoked], ..self.publish() },
@@ -192,8 +194,8 @@ impl<'a> Rotation<'a> {
         })
     }
 
-    /// Makes all keys worthless that match. Keys that were pending count, too: after a restore of
-    /// an older state, it may be that they have made tokens.
+    /// Revokes all keys that match, including pending ones: after a restore of an older copy of the
+    /// database, a key that is pending there may have issued tokens.
     pub fn revoke_all(
         &self,
         matches: impl Fn(&Key) -> bool,
@@ -221,7 +223,8 @@ impl<'a> Rotation<'a> {
         Ok(Change { put, ..self.publish() })
     }
 
-    /// The keys of which nothing is left. Whether a refresh token is, only the sessions tell.
+    /// Returns the keys whose tokens have all expired. Retired keys of refresh tokens are not among
+    /// them, because only the sessions show whether they are still needed.
     fn outlived(&self, now: Timestamp) -> Vec<String> {
         let is_over = |at: Timestamp| now >= at.plus(self.rules.kept_for);
         let is_outlived = |key: &Key| match (key.state(), key.purpose()) {
@@ -233,7 +236,8 @@ impl<'a> Rotation<'a> {
         self.keys.iter().filter(|key| is_outlived(key)).map(|key| key.kid.clone()).collect()
     }
 
-    /// The retired keys of refresh tokens, of which the sessions tell whether they need them.
+    /// Returns the keys of refresh tokens that have been retired for long enough. The caller must
+    /// look in the sessions whether they are still needed.
     pub fn retired(&self, now: Timestamp) -> impl Iterator<Item = &'a Key> {
         let is_over = move |at: Timestamp| now >= at.plus(self.rules.kept_for);
         let retired = self.keys.iter().filter(|key| key.state() == KeyState::Retired).copied();
@@ -263,7 +267,7 @@ mod tests {
         Key::new(name.to_owned(), RULES.algorithm, at)
     }
 
-    /// Does what a change says, and makes the key that it asks for.
+    /// Carries out a change, including the key that it asks for.
     fn carry_out(keys: &mut Vec<Key>, change: Change, now: Timestamp) {
         keys.retain(|key| !change.drop.contains(&key.kid));
         for put in change.put {
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_replaced_when_its_time_is_over_and_the_next_one_is_known() {
+    fn a_key_is_replaced_after_its_interval_once_the_next_one_is_known() {
         let keys = ring();
         let due_at = NOW.plus(RULES.interval);
         let rotation = Rotation::new(&keys, RULES);
@@ -338,16 +342,19 @@ mod tests {
         let keys = ring();
         let rotation = Rotation::new(&keys, RotationRules { interval: Duration::ZERO, ..RULES });
         assert!(rotation.due(NOW.plus(RULES.interval * 100)).unwrap().is_empty());
-        assert!(!rotation.rotate(NOW.plus(HOUR * 2), false).unwrap().is_empty(), "but by hand");
+        assert!(
+            !rotation.rotate(NOW.plus(HOUR * 2), false).unwrap().is_empty(),
+            "rotation by hand still works"
+        );
     }
 
     #[test]
-    fn another_algorithm_comes_with_the_next_key() {
+    fn a_new_algorithm_takes_effect_with_the_next_key() {
         let mut keys = ring();
         let rules = RotationRules { algorithm: KeyAlgorithm::Rs256, ..RULES };
         assert!(
             Rotation::new(&keys, rules).due(NOW).unwrap().is_empty(),
-            "replicas may be of two minds for a while"
+            "replicas may be configured differently for a while"
         );
         let later = NOW.plus(HOUR * 2);
         let change = Rotation::new(&keys, rules).due(later).unwrap();
@@ -364,7 +371,7 @@ mod tests {
         let change = Rotation::new(&keys, rules).due(due_at).unwrap();
         carry_out(&mut keys, change, due_at);
         assert_eq!(Rotation::new(&keys, rules).active().unwrap().algorithm, KeyAlgorithm::Rs256);
-        assert_eq!(keys[0].state(), KeyState::Retired, "what it signed is verified on");
+        assert_eq!(keys[0].state(), KeyState::Retired, "its tokens are still accepted");
     }
 
     #[test]
@@ -414,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_too_many() {
+    fn rotation_by_hand_stops_at_the_largest_number_of_keys() {
         let mut keys = ring();
         let mut now = NOW;
         while let Ok(change) = Rotation::new(&keys, RULES).rotate(now, true) {
@@ -426,7 +433,7 @@ mod tests {
         let rotation = Rotation::new(&keys, RULES);
         assert!(
             rotation.revoke(rotation.active().unwrap(), now).is_ok(),
-            "an emergency is one all the same"
+            "a revocation is not refused"
         );
         let later = now.plus(RULES.interval);
         let change = rotation.due(later).unwrap();
@@ -437,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_written_by_a_clock_that_was_ahead_are_not_waited_for() {
+    fn keys_stored_by_a_clock_that_was_ahead_are_replaced() {
         let ahead = NOW.plus(HOUR * 24 * 365);
         let keys = [key("active", ahead).activate(ahead).unwrap(), key("next", ahead)];
         let change = Rotation::new(&keys, RULES).due(NOW).unwrap();
@@ -476,8 +483,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, there is one active key, and unless it was forced or an emergency, all
-        /// verifiers knew it.
+        /// For every sequence of events, there is one active key, and all verifiers knew it before,
+        /// unless the rotation was forced or caused by a revocation.
         #[test]
         fn one_key_is_active_and_was_known_before(events in prop::collection::vec(event(), 1..60)) {
             let mut rules = RULES;

@@ -1,4 +1,4 @@
-//! A session: who is signed in where, within which limits, and whether it lives.
+//! The session: who is signed in on which device, its limits, and whether it is live.
 
 use std::fmt;
 
@@ -14,94 +14,95 @@ use super::{
     time::Timestamp,
 };
 
-/// One sign-in of one subject on one device, as its row has it.
+/// One sign-in of one subject on one device, with the content of its row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
     /// The `sid`.
     pub id: SessionId,
     /// The subject's tenant.
     pub tenant: Tenant,
-    /// Who is signed in.
+    /// The user who is signed in.
     pub subject: Subject,
     /// The OAuth client.
     pub client_id: ClientId,
-    /// Whom the access tokens are for.
+    /// The audience of the access tokens.
     pub audience: Vec<Audience>,
     /// The scopes granted.
     pub scopes: Vec<Scope>,
-    /// The session's own claims.
+    /// The custom claims.
     pub claims: CustomClaims,
-    /// How and when the user authenticated.
+    /// The authentication of the user.
     pub authentication: Authentication,
     /// The device, as last seen.
     pub device: Device,
-    /// Limits from creation on.
+    /// The limits that it keeps from its creation on.
     pub policy: SessionPolicy,
-    /// When it was created.
+    /// The instant of its creation.
     pub created_at: Timestamp,
-    /// When its refresh token was last rotated; at first, when it was created.
+    /// The instant of the last rotation of its refresh token, or of its creation if there was none.
     pub refreshed_at: Timestamp,
-    /// When it ends unless refreshed before.
+    /// The instant at which it expires unless it is refreshed before.
     pub idle_expires_at: Timestamp,
-    /// When it ends at the latest.
+    /// The instant at which it expires even if it is refreshed.
     pub expires_at: Timestamp,
-    /// What makes its refresh token.
+    /// The values that its refresh token is computed from.
     pub lineage: Lineage,
     /// The `jti` of the access token issued at creation or at the last rotation.
     pub access_token_id: TokenId,
     /// The idempotency key of its creation.
     pub request_id: Option<RequestId>,
-    /// Tells the request of its creation from others with the same key. None without a key, and in
-    /// rows that versions before fingerprints wrote.
+    /// Distinguishes the request that created it from others with the same key. None without a key,
+    /// and in rows of versions that had no fingerprints.
     pub request_fingerprint: Option<RequestFingerprint>,
-    /// Set when it was ended before its time.
+    /// Present if it was ended before its expiry.
     pub ended: Option<Ended>,
-    /// Set once its expiry has been recorded. It stays over then, also by a clock that goes back.
+    /// Whether its expiry has been recorded. From then on it counts as expired, even if the clock
+    /// goes back.
     pub expiry_recorded: bool,
-    /// Counts the changes of the row.
+    /// The number of versions that the row has had, from 1.
     pub revision: u32,
 }
 
-/// How and when the user authenticated.
+/// The authentication of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authentication {
     /// Authentication context class reference.
     pub acr: Acr,
-    /// Authentication methods.
+    /// Authentication methods references.
     pub amr: Vec<Amr>,
-    /// When.
+    /// The instant.
     pub at: Timestamp,
 }
 
-/// What is known of a device, unverified.
+/// The data of a device, as the caller sent it. Nobody has verified it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
-    /// User-Agent header.
+    /// The User-Agent header.
     pub user_agent: UserAgent,
-    /// IP address.
+    /// The IP address.
     pub ip_address: IpAddress,
-    /// The user's name for it.
+    /// The name that the user gave to the device.
     pub label: DeviceLabel,
 }
 
-/// Everything that the current refresh token is computed from, besides the session's id and the
+/// The values that the current refresh token is computed from, besides the session's id and the
 /// key's secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lineage {
-    /// Counts the rotations, from 1.
+    /// The number of the refresh token, which starts at 1 and grows by 1 with each rotation.
     pub generation: u32,
-    /// Ties every refresh token of the session to its row, so that a leaked ring key alone forges
-    /// none.
+    /// The secret that ties every refresh token of the session to its row, so that a leaked refresh
+    /// key is not enough to forge one.
     pub secret: LineageSecret,
-    /// The ring key of the current generation. Kept, so that a replay after a key rotation yields
-    /// the same token.
+    /// The refresh key of the current generation. It is stored so that a replay after a key
+    /// rotation yields the same token.
     pub key: RefreshKeyId,
 }
 
 /// Sixteen random bytes that every refresh token of a session carries.
 ///
-/// Compared without care for timing: a caller gets here only with a token whose MAC is right, so
-/// there is nothing to guess.
+/// The comparison need not take constant time, because it is reached only with a token whose MAC is
+/// right, so there is nothing to guess.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct LineageSecret(pub [u8; 16]);
 
@@ -111,44 +112,44 @@ impl fmt::Debug for LineageSecret {
     }
 }
 
-/// A digest of everything that a request for a session says, and of who makes it. Two requests have
-/// the same fingerprint only if they are the same.
+/// A digest of all fields of a request for a session, and of its caller. Only equal requests of
+/// one caller have the same fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestFingerprint(pub [u8; 32]);
 
-/// How a session was ended before its time.
+/// The end of a session before its expiry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// When.
+    /// The instant.
     pub at: Timestamp,
-    /// Why.
+    /// The reason.
     pub reason: EndReason,
-    /// Said by whoever ended it; may be empty.
+    /// The note of whoever ended it; may be empty.
     pub note: Note,
 }
 
-/// Why a session ended.
+/// The reason why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// Not given.
+    /// No reason was given.
     Unspecified,
     /// The user signed out.
     SignedOut,
     /// An administrator or support agent ended it.
     Administrative,
-    /// Believed to be in wrong hands.
+    /// The session is believed to be in the wrong hands.
     Compromised,
     /// A credential was changed.
     CredentialsChanged,
     /// The account was disabled.
     AccountDisabled,
-    /// A refresh token was used again after its grace.
+    /// A refresh token was used again after its grace period.
     RefreshTokenReused,
-    /// The oldest of too many.
+    /// The session was the oldest when its subject had reached the quota.
     QuotaEvicted,
-    /// Not refreshed in time.
+    /// The session was not refreshed in time.
     ExpiredIdle,
-    /// At the end of its lifetime.
+    /// The session reached the end of its lifetime.
     ExpiredAbsolute,
 }
 
@@ -166,7 +167,7 @@ impl EndReason {
         Self::ExpiredAbsolute,
     ];
 
-    /// The name under which it is stored.
+    /// Returns the name under which it is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unspecified => "unspecified",
@@ -182,13 +183,13 @@ impl EndReason {
         }
     }
 
-    /// The reason of this name.
+    /// Returns the reason with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
-    /// Returns whether a caller of Revoke may give this reason; the others are the service's own
-    /// findings.
+    /// Returns whether a caller of Revoke may give this reason. Only the service itself gives the
+    /// others.
     pub fn may_be_given(self) -> bool {
         !matches!(
             self,
@@ -200,29 +201,29 @@ impl EndReason {
     }
 }
 
-/// Whether a session lives at some instant.
+/// The state of a session at some instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It does.
+    /// The session is live.
     Live,
-    /// It does not, from this instant on, for this reason.
+    /// The session has ended.
     Ended {
-        /// Since when.
+        /// The instant at which it ended.
         at: Timestamp,
-        /// Why.
+        /// The reason why it ended.
         reason: EndReason,
     },
 }
 
 impl Session {
-    /// Whether the session lives at `now`. At the instant of an expiry it does not.
+    /// Returns the state of the session at `now`. At the very instant of an expiry, it has ended.
     pub fn state(&self, now: Timestamp) -> State {
         if let Some(ended) = &self.ended {
             return State::Ended { at: ended.at, reason: ended.reason };
         }
         let has_expired = |at: Timestamp| now >= at || self.expiry_recorded;
-        // The idle end never passes the absolute one, so when both are reached they were one and
-        // the same instant.
+        // The idle expiry is never later than the absolute one, so the session reached its absolute
+        // expiry only if both are the same instant.
         if has_expired(self.expires_at) && self.idle_expires_at == self.expires_at {
             return State::Ended { at: self.expires_at, reason: EndReason::ExpiredAbsolute };
         }
@@ -232,12 +233,12 @@ impl Session {
         State::Live
     }
 
-    /// Returns whether the session lives at `now`.
+    /// Returns whether the session is live at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.state(now) == State::Live
     }
 
-    /// The last instant at which the refresh token before the current one yields the current one.
+    /// Returns the last instant at which the previous refresh token yields the current one.
     pub fn last_replay(&self) -> Timestamp {
         self.refreshed_at.plus(self.policy.replay_window())
     }
@@ -252,7 +253,7 @@ impl Session {
         }
     }
 
-    /// The session after being ended.
+    /// Returns the session in its ended state.
     pub fn end(mut self, ended: Ended) -> Self {
         self.ended = Some(ended);
         self.revision = self.revision.saturating_add(1);
@@ -340,7 +341,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_session_whose_expiry_was_recorded_is_over_also_by_a_clock_that_went_back() {
+    fn a_session_whose_expiry_was_recorded_stays_expired_if_the_clock_goes_back() {
         let expired = Session { expiry_recorded: true, ..session() };
         let reason = |session: &Session| match session.state(START) {
             State::Ended { reason, .. } => Some(reason),
@@ -362,7 +363,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn fingerprints_tell_requests_apart_and_without_one_subject_and_client_do() {
+    fn requests_are_compared_by_fingerprint_or_without_one_by_subject_and_client() {
         let with = |byte: u8| Session {
             request_fingerprint: Some(RequestFingerprint([byte; 32])),
             ..session()

@@ -1,12 +1,13 @@
-//! Bounded texts: valid UTF-8 without control characters, limits in bytes. Each has a type of its
-//! own.
+//! Bounded texts: valid UTF-8 without control characters. Limits are in bytes. Each kind of text
+//! has its own type.
 
 use std::{fmt, ops::Deref};
 
-/// Why a text was refused. It prints as the end of a sentence that starts with the field's name.
+/// The reason why a text was refused. It displays as the rest of a sentence that starts with the
+/// field's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// A text that must not be empty is.
+    /// The text is empty, but must not be.
     #[error("must not be empty")]
     Empty,
     /// The text is longer than its limit.
@@ -20,7 +21,7 @@ pub enum TextError {
     /// The text holds a control character.
     #[error("must not contain control characters")]
     ControlCharacter,
-    /// A scope holds a character that scopes cannot hold.
+    /// A scope contains a character that is not allowed in scopes.
     #[error(
         "may only contain printable ASCII without space, quote and backslash (RFC 6749, section \
          3.3)"
@@ -29,11 +30,11 @@ pub enum TextError {
     /// The text is not an IP address.
     #[error("is not an IP address")]
     NotAnAddress,
-    /// A name holds a character that names cannot hold.
+    /// A name contains a character that is not allowed in names.
     #[error("may only contain letters, digits, and . _ - of ASCII")]
     NotAName,
-    /// The name is one that the service gives.
-    #[error("must not be {}, which the service itself says of callers", OWN_CALLERS.join(", "))]
+    /// The name is one that the service itself uses in records.
+    #[error("must not be {}, which are names that the service itself uses", OWN_CALLERS.join(", "))]
     OwnCaller,
 }
 
@@ -72,11 +73,11 @@ fn name_characters(text: &str) -> Result<(), TextError> {
     if OWN_CALLERS.contains(&text) { Err(TextError::OwnCaller) } else { Ok(()) }
 }
 
-/// What stands in the place of a caller's name where there is none.
+/// The caller's name in records if the configuration names no callers.
 pub const ANYBODY: &str = "anybody";
-/// Of somebody who did not say who it is, or could not prove it.
+/// The caller's name in records if the caller could not be authenticated.
 pub const UNKNOWN: &str = "unknown";
-/// Of the service itself.
+/// The caller's name in records of what the service itself did.
 pub const SERVICE: &str = "countersign";
 const OWN_CALLERS: [&str; 3] = [ANYBODY, UNKNOWN, SERVICE];
 
@@ -87,10 +88,10 @@ macro_rules! text {
         pub struct $name(String);
 
         impl $name {
-            /// The most bytes that it may have.
+            /// The largest length in bytes.
             pub const MAX_BYTES: usize = $limit;
 
-            /// The text itself.
+            /// Returns the text.
             pub fn into_string(self) -> String {
                 self.0
             }
@@ -121,7 +122,7 @@ macro_rules! text {
 }
 
 text!(
-    /// Who is signed in: the `sub` claim (RFC 7519, section 4.1.2).
+    /// The user who is signed in: the `sub` claim (RFC 7519, section 4.1.2).
     Subject, 1..=256, no_control);
 text!(
     /// The tenant that a subject belongs to; empty for the default tenant.
@@ -136,7 +137,7 @@ text!(
     /// One scope (RFC 6749, section 3.3).
     Scope, 1..=128, scope_characters);
 text!(
-    /// Authentication context class reference (OpenID Connect Core, section 2); may be empty.
+    /// An authentication context class reference (OpenID Connect Core, section 2); may be empty.
     Acr, 0..=256, no_control);
 text!(
     /// An authentication method (RFC 8176).
@@ -151,20 +152,20 @@ text!(
     /// A name that a user gave a device; may be empty.
     DeviceLabel, 0..=128, no_control);
 text!(
-    /// A note for those who ask later why a session ended; may be empty.
+    /// A note that explains why a session ended; may be empty.
     Note, 0..=1024, no_control);
 text!(
     /// An idempotency key.
     RequestId, 1..=128, no_control);
 text!(
-    /// Name of a policy in the configuration.
+    /// The name of a policy in the configuration.
     PolicyName, 1..=64, no_control);
 text!(
-    /// Name of a caller in the configuration.
+    /// The name of a caller in the configuration.
     CallerName, 1..=64, name_characters);
 
 impl CallerName {
-    /// The name in records of whoever calls a service that knows no callers.
+    /// Returns the name that stands for every caller if the configuration names no callers.
     pub fn anybody() -> Self {
         Self(ANYBODY.to_owned())
     }
@@ -186,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_refused_wherever_they_stand() {
+    fn control_characters_are_refused_at_any_position() {
         for text in ["a\nb", "\0", "tab\t", "\u{85}", "\u{7f}"] {
             assert_eq!(Subject::try_from(text.to_owned()), Err(TextError::ControlCharacter));
         }
     }
 
     #[test]
-    fn no_caller_has_a_name_that_the_service_gives() {
+    fn no_caller_may_have_a_name_that_the_service_uses_itself() {
         assert!(CallerName::try_from("login".to_owned()).is_ok());
         for name in ["anybody", "unknown", "countersign"] {
             assert_eq!(CallerName::try_from(name.to_owned()), Err(TextError::OwnCaller));

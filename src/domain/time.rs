@@ -7,65 +7,69 @@ use std::time::Duration;
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The instant this many microseconds after the epoch.
+    /// Returns the instant this many microseconds after the epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// The instant this many seconds after the epoch; the farthest one that can be told if there is
-    /// none.
+    /// Returns the instant this many seconds after the epoch. It saturates at the earliest and
+    /// latest instants that can be represented.
     pub const fn from_seconds(seconds: i64) -> Self {
         Self(seconds.saturating_mul(1_000_000))
     }
 
-    /// Microseconds since the epoch.
+    /// Returns the microseconds since the epoch.
     pub const fn micros(self) -> i64 {
         self.0
     }
 
-    /// Whole milliseconds since the epoch, rounded down.
+    /// Returns the whole milliseconds since the epoch, rounded down.
     pub const fn millis(self) -> i64 {
         self.0.div_euclid(1_000)
     }
 
-    /// Whole seconds since the epoch, rounded down: a `NumericDate` (RFC 7519, section 2).
+    /// Returns the whole seconds since the epoch, rounded down: a `NumericDate` (RFC 7519, section
+    /// 2).
     pub const fn seconds(self) -> i64 {
         self.0.div_euclid(1_000_000)
     }
 
-    /// Microseconds past the whole second, 0 to 999,999.
+    /// Returns the microseconds past the whole second, 0 to 999,999.
     pub const fn subsecond_micros(self) -> i64 {
         self.0.rem_euclid(1_000_000)
     }
 
-    /// This instant rounded down to a whole second.
+    /// Returns this instant rounded down to a whole second.
     pub const fn floor_to_second(self) -> Self {
         Self::from_seconds(self.seconds())
     }
 
-    /// The instant `span` later; the farthest one that can be told if that is too far.
+    /// Returns the instant `span` later. It saturates at the latest instant that can be
+    /// represented.
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(micros(span)))
     }
 
-    /// The instant `span` earlier; the farthest one that can be told if that is too far.
+    /// Returns the instant `span` earlier. It saturates at the earliest instant that can be
+    /// represented.
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(micros(span)))
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// Returns the time from `earlier` to this instant; zero if this is not the later one.
     pub fn since(self, earlier: Self) -> Duration {
         let span = self.0.saturating_sub(earlier.0);
         Duration::from_micros(u64::try_from(span).unwrap_or(0))
     }
 }
 
-/// A span in whole microseconds, at most `i64::MAX`.
+/// Returns a span in whole microseconds, at most `i64::MAX`.
 pub fn micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A span for people, in the largest unit that tells it exactly: `90d`, `36h`, `10m`, `1500ms`.
+/// Formats a span for people, in the largest unit that expresses it exactly: `90d`, `36h`, `10m`,
+/// `1500ms`.
 pub fn brief(span: Duration) -> String {
     const UNITS: [(u128, &str); 6] = [
         (86_400_000_000_000, "d"),
@@ -92,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_told_in_the_largest_unit_that_tells_it_exactly() {
+    fn a_span_is_formatted_in_the_largest_unit_that_expresses_it_exactly() {
         let day = Duration::from_secs(86_400);
         for (span, text) in [
             (day * 90, "90d"),

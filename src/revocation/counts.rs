@@ -1,53 +1,53 @@
-//! What a replica counts of its own doings. Names and meanings for people are given where it is
-//! told, in `metrics.rs`.
+//! The counters of a replica. `metrics.rs` exports them, with their names and meanings for
+//! operators.
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 
-/// Counted since the start of the process.
+/// The counters since the start of the process.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// The renewals.
+    /// The number of renewals, by result.
     pub renewals: RenewalClient,
-    /// The waits for acknowledgements that have ended, with how long they took in seconds.
+    /// The durations of finished waits for acknowledgements, by result, in seconds.
     pub acknowledgements: Acknowledgements,
-    /// Up to where the index has been brought.
+    /// The position in the feed up to which the index has applied it.
     pub applied: Gauge,
-    /// Where the feed ended when a renewal was last confirmed.
+    /// The last position of the feed at the last confirmed renewal.
     pub head: Gauge,
-    /// Times that the lease ended before it was renewed.
+    /// The number of times that the lease ended before it was renewed.
     pub lapses: Counter,
-    /// Times that this process had to join again.
+    /// The number of times that this process had to join again.
     pub rejoins: Counter,
-    /// Other replicas that this one has removed from the register.
+    /// The number of other replicas that this one has removed from the table `replicas`.
     pub removals: Counter,
-    /// Revocations that were acknowledged and then lost by the database.
+    /// The number of revocations that the database has lost after they were acknowledged.
     pub lost_revocations: Counter,
 }
 
-/// Renewals by what came of them.
+/// The number of renewals, by result.
 #[derive(Debug, Default)]
 pub struct RenewalClient {
-    /// The database has answered, and the answer counts.
+    /// The database has answered, and the answer was used.
     pub confirmed: Counter,
-    /// It has not, or the answer does not.
+    /// There was no answer, or it could not be used.
     pub failed: Counter,
 }
 
-/// Waits by how they ended.
+/// The durations of waits for acknowledgements, by result.
 #[derive(Debug)]
 pub struct Acknowledgements {
     /// Every replica has applied the revocation.
     pub everywhere: Histogram,
-    /// Those that have not have no lease any more.
+    /// The leases of all replicas that have not applied the revocation have ended.
     pub after_wait: Histogram,
-    /// It could not be told.
+    /// It could not be determined whether every replica knows the revocation.
     pub failed: Histogram,
-    /// Whoever asked did not wait for it.
+    /// The caller went away before the wait had ended.
     pub given_up: Histogram,
 }
 
-/// In seconds. A healthy acknowledgement takes some milliseconds, and the longest wait some
-/// seconds.
+/// The buckets, in seconds. A healthy acknowledgement takes some milliseconds, and the longest wait
+/// some seconds.
 const BUCKETS: [f64; 13] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 

@@ -1,4 +1,5 @@
-//! Tenants and subjects all of whose sessions were revoked, up to an instant.
+//! The part of the index for tenants and subjects all of whose sessions were revoked up to an
+//! instant.
 
 use std::{
     collections::HashSet,
@@ -15,25 +16,25 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Cut-offs, each with the instant after which it may be forgotten.
+/// The cut-offs, each with the instant after which it may be dropped.
 #[derive(Debug)]
 pub struct CutOffs {
-    of: DashMap<String, (CutOff, Timestamp)>,
+    by_key: DashMap<String, (CutOff, Timestamp)>,
     tenants: AtomicUsize,
     subjects: AtomicUsize,
 }
 
 impl CutOffs {
-    /// None, in so many parts that are locked one by one.
+    /// Creates an empty map with this many shards, each of which has a lock of its own.
     pub fn new(shards: usize) -> Self {
         Self {
-            of: DashMap::with_hasher_and_shard_amount(RandomState::new(), shards),
+            by_key: DashMap::with_hasher_and_shard_amount(RandomState::new(), shards),
             tenants: AtomicUsize::new(0),
             subjects: AtomicUsize::new(0),
         }
     }
 
-    /// Adds one. Whatever was covered before stays so.
+    /// Adds a cut-off. Sessions that were covered before stay covered.
     pub fn apply(
         &self,
         tenant: &str,
@@ -42,7 +43,7 @@ impl CutOffs {
         expires_at: Timestamp,
     ) {
         let mut is_new = false;
-        let mut there = self.of.entry(cut_off_key(tenant, subject)).or_insert_with(|| {
+        let mut there = self.by_key.entry(cut_off_key(tenant, subject)).or_insert_with(|| {
             is_new = true;
             (cut_off, expires_at)
         });
@@ -57,28 +58,29 @@ impl CutOffs {
         if is_subject { &self.subjects } else { &self.tenants }
     }
 
-    /// Returns whether the cut-off of its tenant or of its subject covers a session. It costs next
-    /// to nothing while there is none.
+    /// Returns whether the cut-off of its tenant or of its subject covers a session. The counters
+    /// make this cheap while there are no cut-offs.
     pub fn cover(&self, session: SessionId, tenant: &str, subject: &str) -> bool {
-        let is_covered = |key: &str| self.of.get(key).is_some_and(|there| there.0.covers(session));
+        let is_covered =
+            |key: &str| self.by_key.get(key).is_some_and(|there| there.0.covers(session));
         (self.tenants.load(Ordering::Acquire) > 0 && is_covered(tenant))
             || (self.subjects.load(Ordering::Acquire) > 0
                 && is_covered(&cut_off_key(tenant, Some(subject))))
     }
 
-    /// Their number.
+    /// Returns the number of cut-offs.
     pub fn len(&self) -> usize {
         self.tenants.load(Ordering::Relaxed) + self.subjects.load(Ordering::Relaxed)
     }
 
-    /// Those of which another does not cover all, with their expiries.
+    /// Returns the cut-offs that `other` does not cover completely, with their expiries.
     pub fn missing_from<'a>(
         &'a self,
         other: &'a Self,
     ) -> impl Iterator<Item = (Revoked, Timestamp)> + 'a {
-        self.of.iter().filter_map(|entry| {
+        self.by_key.iter().filter_map(|entry| {
             let (cut_off, expires_at) = *entry.value();
-            let there = other.of.get(entry.key()).map(|there| there.0);
+            let there = other.by_key.get(entry.key()).map(|there| there.0);
             if there.is_some_and(|there| there.union(cut_off) == there) {
                 return None;
             }
@@ -90,11 +92,11 @@ impl CutOffs {
         })
     }
 
-    /// Drops those that expired up to `until`, but for those with a key ([`cut_off_key`]) in
+    /// Drops the cut-offs that expired up to `until`, except those with a key ([`cut_off_key`]) in
     /// `kept`.
     pub fn forget(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = [0, 0];
-        self.of.retain(|key, (_, expires_at)| {
+        self.by_key.retain(|key, (_, expires_at)| {
             let keep = *expires_at > until || kept.contains(key);
             let [tenants, subjects] = &mut gone;
             let count = if read_cut_off_key(key).1.is_some() { subjects } else { tenants };

@@ -1,4 +1,4 @@
-//! The in-memory blacklist: what Validate asks instead of the database.
+//! The index: the blacklist in memory, which Validate looks up instead of the database.
 
 use std::{
     collections::HashSet,
@@ -19,22 +19,22 @@ use crate::{
 
 use super::cut_offs::CutOffs;
 
-/// Sessions, tokens, subjects and tenants that are no longer accepted. Shared by all calls; no lock
-/// is common to all of them.
+/// The sessions, tokens, subjects and tenants that are no longer accepted. All calls share it, but
+/// it has no lock that all of them take.
 ///
-/// Session and token identifiers share one map: both are UUIDs, of different versions, so none is
-/// ever both. An entry takes 21 bytes and the map's slack, which is 48 at most.
+/// Session and token identifiers share one map. They are UUIDs of different versions, so they never
+/// collide. An entry takes 21 bytes, plus at most 48 bytes of unused capacity in the map.
 #[derive(Debug)]
 pub struct Index {
-    /// Identifier to the second after which it may be forgotten.
+    /// Maps an identifier to the second after which it may be dropped.
     ids: DashMap<[u8; 16], u32>,
     id_count: AtomicUsize,
     cut_offs: CutOffs,
-    /// Microseconds; see [`Index::is_below_purge_watermark`].
+    /// The purge watermark in microseconds; see [`Index::is_below_purge_watermark`].
     forgotten_until: AtomicI64,
 }
 
-/// Which of the two an identifier is tells its version.
+/// Decides by the version of the UUID whether an identifier is that of a session or of a token.
 fn revoked_id(id: [u8; 16]) -> Revoked {
     match id.get(6).map(|byte| byte >> 4) {
         Some(7) => Revoked::Session(SessionId::from_bytes(id)),
@@ -42,8 +42,8 @@ fn revoked_id(id: [u8; 16]) -> Revoked {
     }
 }
 
-/// Parts of the map that are locked one by one. Many, so that dropping what has expired from one of
-/// them takes only as long as a look-up may wait.
+/// The number of shards of a map, each of which has a lock of its own. There are many, so that a
+/// look-up never waits long while expired entries are dropped from its shard.
 const SHARDS: usize = 256;
 
 impl Default for Index {
@@ -58,8 +58,8 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Adds an entry, or prolongs the one for the same thing: a database that was set back may know
-    /// less than is known here.
+    /// Adds an entry. If there is one for the same target, the later expiry and the wider cut-off
+    /// are kept, because a database that was set back may have older values than the index.
     pub fn apply(&self, entry: &FeedEntry) {
         match &entry.revoked {
             Revoked::Session(id) => self.insert_id(*id.bytes(), entry.expires_at),
@@ -75,7 +75,7 @@ impl Index {
     }
 
     fn insert_id(&self, id: [u8; 16], expires_at: Timestamp) {
-        // Rounded up: an entry must not go before its time.
+        // The second is rounded up, so that no entry is dropped too early.
         let second = u32::try_from(expires_at.seconds().saturating_add(1)).unwrap_or(u32::MAX);
         let mut is_new = false;
         self.ids.entry(id).and_modify(|there| *there = second.max(*there)).or_insert_with(|| {
@@ -95,7 +95,7 @@ impl Index {
             || self.cut_offs.cover(session, tenant, subject)
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.id_count.load(Ordering::Relaxed) + self.cut_offs.len()
     }
@@ -105,41 +105,42 @@ impl Index {
         self.len() == 0
     }
 
-    /// Returns whether an entry that stops a token of this expiry may have been swept. Such a token
-    /// counts as expired whatever the clock says, so that a clock that goes back after a sweep does
-    /// not bring a revoked token back.
+    /// Returns whether an entry that stops a token with this expiry may have been deleted by a
+    /// sweep. Such a token counts as expired whatever the clock says, so that a revoked token does
+    /// not become valid again if the clock goes back after a sweep.
     pub fn is_below_purge_watermark(&self, token_expires_at: Timestamp) -> bool {
         token_expires_at.plus(RETENTION_MARGIN).micros()
             <= self.forgotten_until.load(Ordering::Acquire)
     }
 
-    /// Records the latest expiry of an entry that has been deleted, before it is forgotten here. It
-    /// never goes back.
+    /// Raises the purge watermark to the latest expiry of a deleted entry. This must happen before
+    /// such entries are dropped from the index. The watermark never goes back.
     pub fn set_forgotten_until(&self, latest: Timestamp) {
         self.forgotten_until.fetch_max(latest.micros(), Ordering::AcqRel);
     }
 
-    /// What is in here and not in another, with its expiry, and may have been lost: of identifiers
-    /// what cannot have been swept.
+    /// Returns the entries that are missing from `other` and may have been lost by the database,
+    /// with their expiries. Identifiers that a sweep may have deleted are left out.
     pub fn missing_from(&self, other: &Self) -> Vec<(Revoked, Timestamp)> {
         let swept = Timestamp::from_micros(self.forgotten_until.load(Ordering::Acquire));
         let ids = self.ids.iter().filter_map(|entry| {
-            // It was rounded up.
+            // The second was rounded up when the entry was added.
             let expires_at = Timestamp::from_seconds(i64::from(*entry.value()));
             let is_missing = expires_at.minus(Duration::from_secs(1)) > swept
                 && !other.ids.contains_key(entry.key());
             is_missing.then(|| (revoked_id(*entry.key()), expires_at))
         });
-        // The expiry of a cut-off does not tell whether it was swept: the database keeps it while
-        // sessions are left to end.
+        // Cut-offs are not filtered by their expiry, because the database keeps them while it still
+        // has to mark sessions as ended.
         ids.chain(self.cut_offs.missing_from(&other.cut_offs)).collect()
     }
 
-    /// Drops the entries that expired up to `until`, which must have been recorded. Cut-offs with a
-    /// key in `kept` stay.
+    /// Drops the entries that expired up to `until`, except cut-offs with a key in `kept`. The
+    /// purge watermark must have been raised to `until` before.
     ///
-    /// Only what the record covers, whatever the clock says: a token counts as expired then. Tokens
-    /// expire at whole seconds, so the fractions of entries make no difference.
+    /// An entry is dropped only if the watermark covers its tokens, which count as expired then,
+    /// whatever the clock says. Tokens expire at whole seconds, so fractions of a second in the
+    /// expiry of an entry make no difference.
     pub fn forget(&self, until: Timestamp, kept: &HashSet<String>) {
         let mut gone = 0;
         self.ids.retain(|_, second| {
@@ -175,14 +176,14 @@ mod tests {
 
     const TOKEN: [u8; 16] = [2; 16];
 
-    /// Of a subject all of whose sessions were revoked, but one perhaps.
+    /// Returns the revocation of all sessions of a subject, or of all but one.
     fn of_alice(tenant: &Tenant, up_to: Timestamp, spared: Option<SessionId>) -> Revoked {
         let subject = Subject::try_from("alice".to_owned()).unwrap();
         Revoked::Subject { tenant: tenant.clone(), subject, cut_off: CutOff { up_to, spared } }
     }
 
     #[test]
-    fn a_token_is_stopped_by_itself_by_its_session_by_its_subject_and_by_its_tenant() {
+    fn a_token_is_stopped_by_entries_of_the_token_its_session_subject_and_tenant() {
         let tenant = Tenant::try_from("acme".to_owned()).unwrap();
         let stops = |revoked| {
             let index = Index::default();
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_forgotten_once_they_have_expired_and_not_before() {
+    fn entries_are_dropped_once_they_have_expired_and_not_before() {
         let index = Index::default();
         index.apply(&entry(Revoked::Session(session(NOW)), NOW));
         index.forget(NOW.minus(Duration::from_micros(1)), &HashSet::new());
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_thing_twice_is_one_entry() {
+    fn applying_an_entry_again_adds_nothing() {
         let index = Index::default();
         for _ in 0..3 {
             index.apply(&entry(Revoked::Session(session(NOW)), NOW));
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_was_set_back_makes_nothing_forgotten() {
+    fn entries_that_the_database_lost_are_found() {
         let acme = Tenant::try_from("acme".to_owned()).unwrap();
         let (token, later) = (TokenId::new(TOKEN), NOW.plus(Duration::from_secs(9)));
         let tenant_up_to = |up_to| Revoked::Tenant { tenant: acme.clone(), up_to };
@@ -246,7 +247,8 @@ mod tests {
         let rounded_up = later.plus(Duration::from_secs(1));
         assert_eq!(missing, [(Revoked::Token(token), rounded_up), (tenant_up_to(later), later)]);
         assert_eq!(there.missing_from(&index), []);
-        // A subject's is told with its names, and also where only a session was spared too long.
+        // The cut-off of a subject is returned with its names, also if it differs only in the
+        // spared session.
         let alices = |spared| of_alice(&acme, NOW, spared);
         there.apply(&entry(alices(Some(session(NOW))), later));
         assert!(
@@ -263,7 +265,7 @@ mod tests {
         index.apply(&entry(tenant_up_to(NOW), NOW));
         assert!(
             index.stops(session(later), TokenId::new([3; 16]), "acme", "bob"),
-            "the older word does not undo the newer"
+            "the older cut-off does not undo the newer one"
         );
         index.set_forgotten_until(later);
         assert_eq!(
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sweep_may_have_forgotten_stays_expired() {
+    fn a_token_below_the_purge_watermark_stays_expired() {
         let index = Index::default();
         assert!(!index.is_below_purge_watermark(NOW), "nothing was swept yet");
         index.set_forgotten_until(NOW);

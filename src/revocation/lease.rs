@@ -1,5 +1,5 @@
-//! Until when the index may be believed: a promise of the others, who wait for its end before they
-//! say that something is revoked which this replica may not have heard of.
+//! The lease: until it ends, this replica may validate by its index. Before the others acknowledge
+//! a revocation that this replica may not have applied, they wait until its lease must have ended.
 
 use std::{
     sync::{
@@ -21,9 +21,9 @@ use crate::{
 pub struct Lease {
     clock: Arc<dyn Clock>,
     margin: i64,
-    /// In microseconds of uptime.
+    /// The end of the lease, in microseconds of uptime.
     deadline: AtomicU64,
-    /// The wall clock less the uptime when the lease was asked for, in microseconds.
+    /// The wall clock minus the uptime at the start of the lease, in microseconds.
     offset: AtomicI64,
 }
 
@@ -34,76 +34,79 @@ pub struct Held {
     offset: i64,
 }
 
-const OVER: u64 = 0;
+const ENDED: u64 = 0;
 const FOR_EVER: u64 = u64::MAX;
 
 impl Held {
-    /// For a look-up that needs no lease.
+    /// The value for a look-up that needs no lease.
     pub const FOR_EVER: Self = Self { deadline: FOR_EVER, offset: 0 };
 }
 
-/// The instant from which a lease will run.
+/// The instant from which a lease counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
-    /// By the clock of uptime.
+    /// The instant on the uptime clock.
     pub uptime: Duration,
-    /// By the wall clock.
+    /// The instant on the wall clock.
     pub now: Timestamp,
 }
 
 impl Lease {
-    /// None yet.
+    /// Creates the state without a lease.
     pub fn new(clock: Arc<dyn Clock>, lease_config: &LeaseConfig) -> Self {
         Self {
             clock,
             margin: micros(lease_config.margin),
-            deadline: AtomicU64::new(OVER),
+            deadline: AtomicU64::new(ENDED),
             offset: AtomicI64::new(0),
         }
     }
 
-    /// Reads the clocks, before the lease is asked for.
+    /// Reads the clocks, before the renewal is sent.
     ///
-    /// The wall clock first, so that a pause in between counts as one that has gone unnoticed.
+    /// The wall clock must be read first. A pause in between then looks like a suspension of the
+    /// machine, and cannot hide a real one.
     pub fn start(&self) -> Start {
         let now = self.clock.now();
         Start { uptime: self.clock.uptime(), now }
     }
 
-    /// Takes the lease, if it is not over yet. The index must have applied what came with it.
+    /// Takes the lease, which may have ended already. The index must have applied the entries that
+    /// came with the renewal.
     pub fn take(&self, start: Start, duration: Duration) {
-        // Whoever finds the new deadline must not find an older offset.
+        // The offset is stored first, so that no reader of the new deadline gets an older offset.
         self.offset
             .store(start.now.micros().saturating_sub(micros(start.uptime)), Ordering::Release);
         self.deadline.store(unsigned(start.uptime + duration), Ordering::Release);
     }
 
-    /// Takes one that does not end, because nobody else can revoke.
+    /// Takes a lease that never ends, because no other process can revoke anything.
     pub fn take_for_ever(&self) {
         self.deadline.store(FOR_EVER, Ordering::Release);
     }
 
-    /// Returns whether it does not end.
+    /// Returns whether the lease never ends.
     pub fn is_for_ever(&self) -> bool {
         self.deadline.load(Ordering::Acquire) == FOR_EVER
     }
 
-    /// Ends it.
+    /// Ends the lease.
     pub fn end(&self) {
-        self.deadline.store(OVER, Ordering::Release);
+        self.deadline.store(ENDED, Ordering::Release);
     }
 
-    /// The lease as it is, to be loaded *before* a look-up: one that is taken later knows of what
-    /// was applied later.
+    /// Returns the current lease. It must be loaded *before* a look-up, because a later lease may
+    /// rest on entries that the look-up did not see.
     pub fn load(&self) -> Held {
         let deadline = self.deadline.load(Ordering::Acquire);
         Held { deadline, offset: self.offset.load(Ordering::Acquire) }
     }
 
-    /// The time by the wall clock, if the lease still holds *after* the look-up.
+    /// Returns the time of the wall clock if the lease is still valid. It must be called *after*
+    /// the look-up.
     ///
-    /// It is void, too, if the clocks have moved apart: then the machine was stopped, and the clock
-    /// of uptime with it.
+    /// A lease is also void if the wall clock and the uptime clock have moved apart, because then
+    /// the machine was suspended, and its uptime clock stood still.
     pub fn check(&self, held: Held) -> Option<Timestamp> {
         if held.deadline == FOR_EVER {
             return Some(self.clock.now());
@@ -111,11 +114,12 @@ impl Lease {
         let uptime = self.clock.uptime();
         let now = self.clock.now();
         let offset = now.micros().saturating_sub(micros(uptime));
-        let is_one_time = offset.abs_diff(held.offset) <= self.margin.unsigned_abs();
-        (unsigned(uptime) < held.deadline && is_one_time).then_some(now)
+        let are_clocks_in_step = offset.abs_diff(held.offset) <= self.margin.unsigned_abs();
+        (unsigned(uptime) < held.deadline && are_clocks_in_step).then_some(now)
     }
 
-    /// Returns the rest of it; none if it is over, or void; [`Duration::MAX`] if it does not end.
+    /// Returns the remaining time of the lease; none if it has ended or is void; [`Duration::MAX`]
+    /// if it never ends.
     pub fn remaining(&self) -> Option<Duration> {
         let held = self.load();
         self.check(held)?;
@@ -125,7 +129,7 @@ impl Lease {
         Some(Duration::from_micros(held.deadline.saturating_sub(unsigned(self.clock.uptime()))))
     }
 
-    /// The clock of uptime.
+    /// Returns the time of the uptime clock.
     pub fn uptime(&self) -> Duration {
         self.clock.uptime()
     }
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_ends_at_its_deadline_counted_from_before_it_was_asked_for() {
+    fn a_lease_ends_at_its_deadline_which_counts_from_before_the_renewal() {
         let (clock, lease) = lease();
         assert!(lease.check(lease.load()).is_none(), "none has been taken");
         let start = lease.start();
@@ -171,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_looked_up_without_a_lease_is_not_judged_by_one_that_was_taken_since() {
+    fn a_lease_that_is_taken_after_the_look_up_does_not_count() {
         let (_, lease) = lease();
         let held = lease.load();
         lease.take(lease.start(), LEASE_CONFIG.duration);
@@ -189,7 +193,7 @@ mod tests {
             clock.jump_to(Timestamp::from_micros(micros + direction * 251_000));
             assert!(lease.check(lease.load()).is_none());
             lease.take(lease.start(), LEASE_CONFIG.duration);
-            assert!(lease.check(lease.load()).is_some(), "a new one goes by the new time");
+            assert!(lease.check(lease.load()).is_some(), "a new lease goes by the new time");
         }
     }
 

@@ -1,4 +1,5 @@
-//! What was revoked, in memory, and whether this memory may be believed.
+//! The index of revocations in memory, and the lease protocol that decides whether Validate may
+//! rely on it.
 
 pub mod counts;
 mod cut_offs;

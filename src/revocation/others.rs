@@ -1,18 +1,20 @@
-//! The other replicas as the renewals show them: which of them have gone without a word.
+//! Watches the other replicas through the answers to renewals, and finds those that have stopped
+//! without leaving.
 
 use std::{collections::HashMap, time::Duration};
 
 use crate::{domain::ids::Incarnation, store::replicas::Other};
 
-/// The others, and since when each has stood still, by our own clock of uptime.
+/// The other replicas, each with its last number of renewals and the uptime at which that was first
+/// seen.
 #[derive(Debug, Default)]
 pub struct Others(HashMap<Incarnation, (i64, Duration)>);
 
 impl Others {
-    /// Takes note of what an answer says, which was received at `uptime`. Returns those that have
-    /// stood still for as long as what they did may hold: none of them has a lease any more. Each
-    /// is named again only after as long again.
-    pub fn look(&mut self, others: &[Other], uptime: Duration) -> Vec<Other> {
+    /// Takes the replicas from an answer that was received at `uptime`. Returns those that have not
+    /// renewed for longer than their leases can be valid, so that none of them has a lease any
+    /// more. A replica is returned again only after the same time has passed again.
+    pub fn find_gone(&mut self, others: &[Other], uptime: Duration) -> Vec<Other> {
         self.0
             .retain(|incarnation, _| others.iter().any(|other| other.incarnation == *incarnation));
         let gone = others.iter().filter(|other| {
@@ -40,18 +42,25 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_is_gone_when_it_has_stood_still_for_long_enough_under_our_eyes() {
+    fn a_replica_is_gone_when_it_has_not_renewed_for_long_enough_while_we_watched() {
         let mut others = Others::default();
         let at = Duration::from_secs;
-        assert_eq!(others.look(&[other(1, 5), other(2, 5)], at(100)), []);
-        assert_eq!(others.look(&[other(1, 6), other(2, 5)], at(109)), []);
-        assert_eq!(others.look(&[other(1, 6), other(2, 5), other(3, 0)], at(111)), [other(2, 5)]);
+        assert_eq!(others.find_gone(&[other(1, 5), other(2, 5)], at(100)), []);
+        assert_eq!(others.find_gone(&[other(1, 6), other(2, 5)], at(109)), []);
         assert_eq!(
-            others.look(&[other(1, 6), other(2, 5), other(3, 0)], at(112)),
-            [],
-            "once in a while is enough"
+            others.find_gone(&[other(1, 6), other(2, 5), other(3, 0)], at(111)),
+            [other(2, 5)]
         );
-        assert_eq!(others.look(&[other(1, 6), other(3, 0)], at(120)), [other(1, 6)]);
-        assert_eq!(others.look(&[other(2, 5)], at(122)), [], "who comes back is looked at anew");
+        assert_eq!(
+            others.find_gone(&[other(1, 6), other(2, 5), other(3, 0)], at(112)),
+            [],
+            "it is not returned again at once"
+        );
+        assert_eq!(others.find_gone(&[other(1, 6), other(3, 0)], at(120)), [other(1, 6)]);
+        assert_eq!(
+            others.find_gone(&[other(2, 5)], at(122)),
+            [],
+            "a replica that comes back is watched anew"
+        );
     }
 }

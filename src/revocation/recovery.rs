@@ -1,5 +1,5 @@
-//! Work that a renewal has shown to be due and that nobody waits for: it writes lost revocations
-//! again, and removes replicas that are gone.
+//! Background work that renewals show to be due: it writes lost revocations again, and removes
+//! replicas that are gone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,13 +18,13 @@ use crate::{
     store::{Store, StoreError, replicas::Other},
 };
 
-/// The pause before asking again after the database failed.
+/// The pause before the next attempt after the database failed.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
 
-/// Lost revocations that are written again at the same time.
+/// The number of lost revocations that are written again at the same time.
 const RESTORED_AT_ONCE: usize = 512;
 
-/// The work under way. It ends when this is dropped.
+/// The background tasks. They are aborted when this is dropped.
 pub struct Recovery {
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
@@ -32,18 +32,19 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Nothing yet.
+    /// Creates the value without any tasks.
     pub fn new(replica: Arc<Replica>, store: Arc<dyn Store>) -> Self {
         Self { replica, store, tasks: JoinSet::new() }
     }
 
-    /// Lets go of what is done.
+    /// Releases the tasks that have finished.
     pub fn tidy(&mut self) {
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Writes again what this process knows and the database has lost. The entries alone would not
-    /// do: with them the ends of the sessions were lost.
+    /// Carries out again the revocations that are in the index but that the database has lost.
+    /// Writing only the entries would not be enough, because the database has lost the ends of the
+    /// sessions, too.
     pub fn restore(&mut self, lost: Vec<(Revoked, Timestamp)>) {
         tracing::error!(
             revocations = lost.len(),
@@ -55,7 +56,7 @@ impl Recovery {
         let replica = self.replica.clone();
         let now = replica.clock.now();
         self.tasks.spawn(async move {
-            // Each waits until all know of it, so none waits for the others to be written.
+            // Each one waits for its acknowledgement, so many are carried out at the same time.
             let restoring = stream::iter(lost).for_each_concurrent(
                 RESTORED_AT_ONCE,
                 async |(revoked, expires_at)| {
@@ -73,7 +74,7 @@ impl Recovery {
         });
     }
 
-    /// Removes a replica that has stood still for so long that it does not answer any more.
+    /// Removes a replica that has not renewed for so long that its last lease has ended.
     pub fn remove(&mut self, other: Other) {
         let (store, replica) = (self.store.clone(), self.replica.clone());
         self.tasks.spawn(async move {
@@ -90,8 +91,8 @@ impl Recovery {
         });
     }
 
-    /// Records that every replica that had a lease and is not registered in this history has
-    /// stopped answering.
+    /// Records that the leases of all replicas that are not registered in the timeline `now` have
+    /// ended, so that the table `replicas` is complete in it.
     pub fn settle(&mut self, before: Timeline, now: Timeline) {
         let store = self.store.clone();
         self.tasks.spawn(async move {
@@ -99,7 +100,7 @@ impl Recovery {
             match members.settle(before, now).await {
                 Ok(()) => tracing::info!("the replicas are complete again after a failover"),
                 Err(error) => {
-                    tracing::debug!(%error, "that the replicas are complete cannot be recorded")
+                    tracing::debug!(%error, "it cannot be recorded yet that the replicas are complete")
                 }
             }
         });

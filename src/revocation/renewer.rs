@@ -1,6 +1,6 @@
-//! The renewals of this process, one after the other: each proves that it is there, brings what was
-//! revoked and lets it believe its index for a while. Nothing else reads the feed. The rules are
-//! argued in `docs/decisions/0009-the-lease-protocol.md`.
+//! Sends the renewals of this process, one after the other. Each shows the other replicas that this
+//! one is alive, brings new revocations, and extends the lease. Nothing else reads the feed.
+//! `docs/decisions/0009-the-lease-protocol.md` explains the rules.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,19 +31,19 @@ use crate::{
     },
 };
 
-/// Entries read at a time.
+/// The number of entries that one renewal reads.
 const PAGE: i64 = 10_000;
-/// The pause between two renewals while somebody waits for what others report: each is longer by a
-/// step, up to the longest.
+/// The pause between two renewals while a revocation waits for the reports of others. Each pause is
+/// longer by this step, up to [`LONGEST_PAUSE`].
 const STEP: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
-/// The time that the database has for an answer while the index is being loaded, at least.
+/// The shortest time that the database has for an answer while the index is being loaded.
 const LOADING_PATIENCE: Duration = Duration::from_secs(15);
 
-/// Makes a new incarnation of this replica each time that it joins.
+/// Returns a new incarnation each time that this replica joins.
 pub type IncarnationSource = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
 
-/// Renews the lease for as long as it is let run.
+/// Renews the lease for as long as it runs.
 pub struct LeaseRenewer {
     replica: Arc<Replica>,
     store: Arc<dyn Store>,
@@ -51,48 +51,49 @@ pub struct LeaseRenewer {
     renewals: Box<dyn RenewalClient>,
     hints: watch::Receiver<Seq>,
     incarnations: IncarnationSource,
-    /// The database that it was at first.
+    /// The identifier of the database at the first renewal. Answers from another database are
+    /// refused.
     database: Option<Uuid>,
     membership: Option<Membership>,
-    /// Work that goes on beside the renewals.
+    /// The background work that renewals show to be due.
     recovery: Recovery,
-    trouble: bool,
+    is_failing: bool,
     clock: ClockCheck,
 }
 
-/// The knowledge of this process since it joined.
+/// The state of this process since it joined.
 struct Membership {
     newcomer: Newcomer,
-    /// Number of the last renewal that was sent.
+    /// The number of the last renewal that was sent.
     number: i64,
-    /// Of the last that was confirmed.
+    /// The number of the last renewal that was confirmed.
     confirmed: i64,
-    /// The position that we report.
+    /// The position that this process reports as applied.
     applied: Seq,
-    /// Up to where the feed has been read.
+    /// The position up to which the feed has been read.
     cursor: Seq,
-    /// The entries that the feed has brought, while it is read from its beginning by a process that
-    /// knew something before.
-    brought: Option<Index>,
+    /// A second index of the entries that the feed brings while it is read from its beginning. It
+    /// exists if the process had entries before, and is then compared with them.
+    reread: Option<Index>,
     others: Others,
-    /// The instant, by the clock of uptime, at which this process joined again, if it was a member
-    /// before: then the database may have been set back, and may have forgotten who else has a
-    /// lease.
+    /// The uptime at which this process joined again, if it was a member before. In that case the
+    /// database may have been set back, and may lack other replicas that still have a lease.
     rejoined_at: Option<Duration>,
-    /// The history in which the register may lack somebody, and since when we know that.
+    /// The timeline in which the table `replicas` may be incomplete, and the uptime at which this
+    /// was first seen.
     unsettled: Option<(Timeline, Duration)>,
 }
 
-/// The next step.
+/// The time of the next renewal.
 enum Next {
-    /// Renew at once.
+    /// At once.
     AtOnce,
-    /// Renew when it is time, or when there is a reason.
-    InTime,
+    /// When it is due, or when there is a reason.
+    WhenDue,
 }
 
 impl LeaseRenewer {
-    /// Begins with nothing.
+    /// Creates a renewer that has not joined.
     pub fn new(
         replica: Arc<Replica>,
         store: Arc<dyn Store>,
@@ -109,7 +110,7 @@ impl LeaseRenewer {
             incarnations,
             database: None,
             membership: None,
-            trouble: false,
+            is_failing: false,
             clock: ClockCheck::Right,
         }
     }
@@ -121,28 +122,29 @@ impl LeaseRenewer {
             if self.replica.progress.borrow().renewal > 0 {
                 return Ok(());
             }
-            // All is loaded, but the clock is off. It may be put right.
-            if let Next::InTime = next {
+            // The index is loaded, but the clock is wrong. It may be corrected meanwhile.
+            if let Next::WhenDue = next {
                 sleep(RETRY).await;
             }
         }
     }
 
-    /// Renews again and again.
+    /// Renews for ever.
     pub async fn run(mut self) {
         let mut pause = Duration::ZERO;
         loop {
             self.recovery.tidy();
             let begun = Instant::now();
-            // Armed before asking: what is committed while we ask wakes us again.
+            // The hints are marked as seen before the renewal, so that a commit during the renewal
+            // wakes this task again.
             self.hints.borrow_and_update();
             let applied = self.replica.progress.borrow().applied;
             match self.step().await {
                 Ok(Next::AtOnce) => {
-                    self.out_of_trouble();
+                    self.log_success();
                 }
-                Ok(Next::InTime) => {
-                    self.out_of_trouble();
+                Ok(Next::WhenDue) => {
+                    self.log_success();
                     pause = match self.replica.progress.borrow().applied == applied {
                         true => LONGEST_PAUSE.min(pause + STEP),
                         false => STEP,
@@ -150,26 +152,26 @@ impl LeaseRenewer {
                     self.wait(begun, &mut pause).await;
                 }
                 Err(error) => {
-                    self.in_trouble(&error);
+                    self.log_failure(&error);
                     sleep(RETRY).await;
                 }
             }
         }
     }
 
-    /// Waits until the next renewal is due, or somebody has a reason to want it.
+    /// Waits until the next renewal is due, or something asks for one.
     async fn wait(&mut self, begun: Instant, pause: &mut Duration) {
-        let due = match self.shared() {
+        let due = match self.is_shared() {
             true => begun + self.replica.lease_config.renewal,
-            // Nobody is to be told that we are there.
+            // No other process has to learn that this one is alive.
             false => begun + Duration::from_secs(86_400),
         };
         let is_waited_for = self.replica.is_waited_for();
         tokio::select! {
             () = sleep_until(due) => {}
             () = sleep(*pause), if is_waited_for => {}
-            // Those who want a lease get none by a clock that is off, however often it is asked
-            // for.
+            // While the clock is wrong, a renewal grants no lease, so calls that want one are
+            // ignored.
             () = self.replica.wanted.notified(), if self.clock == ClockCheck::Right => {
                 *pause = Duration::ZERO;
             }
@@ -182,11 +184,11 @@ impl LeaseRenewer {
     }
 
     /// Returns whether other processes may use the database.
-    fn shared(&self) -> bool {
+    fn is_shared(&self) -> bool {
         self.store.members().is_some()
     }
 
-    /// Joins, or renews.
+    /// Joins, or renews once.
     async fn step(&mut self) -> Result<Next, StoreError> {
         let Some(membership) = &mut self.membership else {
             self.join().await?;
@@ -199,7 +201,7 @@ impl LeaseRenewer {
             join_late(&*self.store, membership).await?;
         }
         membership.number += 1;
-        // From here on, whoever comes waits for the next one. The lease runs from here.
+        // Calls that arrive from here on wait for the next renewal. The lease counts from here.
         let sent = self.replica.count_renewal();
         let start = self.replica.lease().start();
         let is_loading = self.replica.progress.borrow().confirmed == 0;
@@ -215,7 +217,7 @@ impl LeaseRenewer {
         };
         let next = match self.renewals.renew(&renewal).await {
             Ok(RenewalOutcome::Gone) => {
-                self.gone();
+                self.end_membership();
                 return Ok(Next::AtOnce);
             }
             Ok(RenewalOutcome::Answer(answer))
@@ -224,7 +226,8 @@ impl LeaseRenewer {
                 Err(StoreError::Unavailable("it is another database than before".to_owned()))
             }
             Ok(RenewalOutcome::Answer(answer)) => {
-                // Before we say that we have applied the feed up to here: the keys are part of it.
+                // The keys must be followed before this replica reports the feed as applied,
+                // because changes of the keys are part of the feed.
                 let (ring, timeline) = (answer.ring, answer.head.timeline);
                 let followed =
                     self.keeper.follow(&mut *self.renewals, ring, timeline, renewal.patience).await;
@@ -253,15 +256,15 @@ impl LeaseRenewer {
             Some(members) => members.join(newcomer.clone()).await?,
             None => Seq::default(),
         };
-        self.replica.begin_life(newcomer.incarnation);
-        let knows_something = !self.replica.index().is_empty();
+        self.replica.begin_membership(newcomer.incarnation);
+        let has_entries = !self.replica.index().is_empty();
         self.membership = Some(Membership {
             newcomer,
             number: 0,
             confirmed: 0,
             applied,
             cursor: Seq::default(),
-            brought: knows_something.then(Index::default),
+            reread: has_entries.then(Index::default),
             others: Others::default(),
             rejoined_at: self.replica.has_rejoined().then(|| self.replica.lease().uptime()),
             unsettled: None,
@@ -269,9 +272,10 @@ impl LeaseRenewer {
         Ok(())
     }
 
-    /// This process is no member any more, or the database has forgotten what it has seen of it.
-    fn gone(&mut self) {
-        self.replica.end_life();
+    /// Ends the membership: this process was removed, or the database was set back to a state
+    /// before its last renewals.
+    fn end_membership(&mut self) {
+        self.replica.end_membership();
         self.replica.counts().rejoins.inc();
         self.membership = None;
         tracing::warn!(
@@ -279,7 +283,7 @@ impl LeaseRenewer {
         );
     }
 
-    /// Takes what a confirmed answer brings. The order matters.
+    /// Applies a confirmed answer. The order of the steps matters.
     fn apply(
         &mut self,
         renewal: &RenewalRequest,
@@ -287,7 +291,7 @@ impl LeaseRenewer {
         start: Start,
         sent: u64,
     ) -> Result<Next, StoreError> {
-        let shared = self.shared();
+        let is_shared = self.is_shared();
         let Some(membership) = &mut self.membership else { return Ok(Next::AtOnce) };
         let replica = &self.replica;
         membership.confirmed = renewal.number;
@@ -297,8 +301,8 @@ impl LeaseRenewer {
         for entry in &answer.entries {
             replica.apply(entry);
             membership.cursor = entry.seq;
-            if let Some(brought) = &mut membership.brought {
-                brought.apply(entry);
+            if let Some(reread) = &mut membership.reread {
+                reread.apply(entry);
             }
         }
         let counts = replica.counts();
@@ -306,8 +310,8 @@ impl LeaseRenewer {
         let is_last = i64::try_from(answer.entries.len()).is_ok_and(|count| count < renewal.limit);
         if !is_last {
             counts.applied.set(membership.cursor.0);
-            // More entries follow, and one of those that were to be next may have moved behind
-            // them.
+            // More entries follow. An entry that was to be next may have moved to a later position
+            // meanwhile.
             return Ok(Next::AtOnce);
         }
         replica.index().set_forgotten_until(answer.forgotten_until);
@@ -326,19 +330,19 @@ impl LeaseRenewer {
             && membership
                 .rejoined_at
                 .is_none_or(|joined| received.saturating_sub(joined) > max_validity);
-        let everywhere = match shared {
-            // There is nobody else who would have to apply it.
+        let everywhere = match is_shared {
+            // No other process has to apply the feed.
             false => answer.head.seq,
             true if broken("acknowledge-skips-a-member") => renewal.applied,
             true if is_complete => renewal.applied.min(others_applied),
             true => Seq::default(),
         };
         let lost = membership
-            .brought
+            .reread
             .take()
-            .map(|brought| replica.index().missing_from(&brought))
+            .map(|reread| replica.index().missing_from(&reread))
             .unwrap_or_default();
-        let gone = membership.others.look(&answer.others, received);
+        let gone = membership.others.find_gone(&answer.others, received);
         membership.unsettled = match membership.unsettled {
             _ if is_settled => None,
             Some((timeline, since)) if timeline == answer.head.timeline => Some((timeline, since)),
@@ -348,13 +352,13 @@ impl LeaseRenewer {
             .unsettled
             .filter(|(_, since)| received.saturating_sub(*since) > max_validity);
         if let Some((timeline, _)) = to_settle {
-            // If this fails, it is tried again after as long.
+            // If recording this fails, it is tried again after the same time.
             membership.unsettled = Some((timeline, received));
         }
 
         let clock = self.compare_clocks(start.now, answer.now);
         let replica = &self.replica;
-        match shared {
+        match is_shared {
             false => replica.lease().take_for_ever(),
             true if clock != ClockCheck::Right => {}
             true if broken("deadline-from-reply") => {
@@ -366,7 +370,7 @@ impl LeaseRenewer {
             *progress = Progress {
                 epoch: progress.epoch,
                 confirmed: sent,
-                // With a clock that is off, nobody is to judge the time of a token.
+                // With a wrong clock, no call may check the time of a token.
                 renewal: if clock == ClockCheck::Right { sent } else { progress.renewal },
                 clock,
                 applied: answer.head,
@@ -385,14 +389,18 @@ impl LeaseRenewer {
         if let Some((timeline, _)) = to_settle {
             self.recovery.settle(answer.settled, timeline);
         }
-        // Others wait for our word.
-        Ok(if answer.head.seq > renewal.applied && shared { Next::AtOnce } else { Next::InTime })
+        // Other replicas may be waiting for this one to report that it has applied the entries.
+        Ok(if answer.head.seq > renewal.applied && is_shared {
+            Next::AtOnce
+        } else {
+            Next::WhenDue
+        })
     }
 }
 
 impl LeaseRenewer {
-    /// Compares our wall clock with the one of the database, which was read between these two
-    /// instants of ours.
+    /// Compares our wall clock with that of the database, which was read after `before` and before
+    /// now.
     fn compare_clocks(&mut self, before: Timestamp, database: Option<Timestamp>) -> ClockCheck {
         let Some(database) = database else { return ClockCheck::Right };
         let after = self.replica.lease().start().now;
@@ -427,21 +435,21 @@ impl LeaseRenewer {
         check
     }
 
-    fn in_trouble(&mut self, error: &StoreError) {
-        if !std::mem::replace(&mut self.trouble, true) {
+    fn log_failure(&mut self, error: &StoreError) {
+        if !std::mem::replace(&mut self.is_failing, true) {
             tracing::error!(%error, "the lease cannot be renewed; trying again, no revocation is \
                                      acknowledged meanwhile");
         }
     }
 
-    fn out_of_trouble(&mut self) {
-        if std::mem::replace(&mut self.trouble, false) {
+    fn log_success(&mut self) {
+        if std::mem::replace(&mut self.is_failing, false) {
             tracing::info!("the lease is renewed again");
         }
     }
 }
 
-/// Joins after the lease was taken, which a replica must not do.
+/// The mutant joins after the lease was taken, which a replica must not do.
 async fn join_late(store: &dyn Store, membership: &Membership) -> Result<(), StoreError> {
     match store.members() {
         Some(members) => members.join(membership.newcomer.clone()).await.map(drop),

@@ -1,5 +1,5 @@
-//! This process among those that serve from one database: what it knows, how long it may believe
-//! that, and when all know it.
+//! The state of this replica: its index and its lease, and the waits for renewals and for
+//! acknowledgements of revocations.
 
 use std::{
     fmt,
@@ -33,25 +33,25 @@ use crate::{
     store::FeedEntry,
 };
 
-/// Calls that may wait for a renewal at once; more are refused.
+/// The number of calls that may wait for a renewal at the same time. More are refused.
 const MAX_LAPSED: usize = 4096;
-/// The time that a committed entry has to reach our own index.
+/// The time within which a committed entry must reach our own index.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The reason why a caller waited in vain.
+/// The reason why a wait for a renewal or an acknowledgement failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AckError {
-    /// The latest revocations are not known here.
-    #[error("the latest revocations are not known here")]
+    /// This replica may not know the latest revocations.
+    #[error("this replica may not know the latest revocations")]
     NotCurrent,
-    /// It cannot be told whether all know of a revocation.
-    #[error("whether every replica knows of the revocation cannot be told")]
+    /// It cannot be determined whether every replica knows a revocation.
+    #[error("it cannot be determined whether every replica knows the revocation")]
     NotAcknowledged,
 }
 
-/// A span of time in which this process was one member of one database, which was not set back.
-/// Taken before a transaction, it tells afterwards whether a position in the feed still means what
-/// it meant.
+/// A span in which this process was one member of one database that was not set back. If the
+/// epoch before a transaction is still the current one afterwards, positions in the feed still have
+/// the same meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epoch(u64);
 
@@ -61,76 +61,77 @@ impl Epoch {
     }
 }
 
-/// The wall clock compared with the one of the database.
+/// The result of comparing the wall clock with that of the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ClockCheck {
     /// They agree within `lease.max_clock_skew`.
     #[default]
     Right,
-    /// Ours is further behind.
+    /// Our clock is further behind.
     Behind,
-    /// Ours is further ahead. It may take for expired what is still accepted elsewhere.
+    /// Our clock is further ahead. By it, tokens may seem expired that other replicas still accept.
     Ahead,
 }
 
-/// The state that the last confirmed renewal has shown.
+/// The state at the last confirmed renewal.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
-    /// Ends when this process is taken for gone, or the database was set back.
+    /// The epoch. It ends when this process is removed as gone, or the database was set back.
     pub epoch: Epoch,
-    /// Number of that renewal among all that were sent; zero before the index is loaded.
+    /// The number of that renewal among all that were sent; zero before the index is loaded.
     pub confirmed: u64,
-    /// The same of the last one by which the wall clock was right, so that the time of a token
-    /// could be judged.
+    /// The number of the last confirmed renewal at which the wall clock was right, so that the time
+    /// of tokens can be checked.
     pub renewal: u64,
-    /// The wall clock, as that renewal has shown it.
+    /// The result of comparing the clocks at that renewal.
     pub clock: ClockCheck,
-    /// Up to where the index has applied the feed.
+    /// The position up to which the index has applied the feed.
     pub applied: FeedPosition,
-    /// Up to where every replica has.
+    /// The position up to which every replica has applied the feed.
     pub everywhere: Seq,
-    /// After how long what any replica did up to then holds no more.
+    /// The time after which all leases that any replica took up to then have ended.
     pub max_validity: Duration,
     /// The number of other replicas.
     pub others: usize,
-    /// The instant at which its answer was received, by the clock of uptime.
+    /// The uptime at which its answer was received.
     pub received: Option<Duration>,
 }
 
 impl Progress {
-    /// Returns whether nothing is known yet, which may take a while.
+    /// Returns whether this process is still starting: it has not loaded the index with a right
+    /// clock yet, which may take a while.
     fn is_fresh(&self) -> bool {
         self.epoch == Epoch::default() && self.renewal == 0
     }
 }
 
-/// The state of a replica at one instant, to be told.
+/// The state of a replica at one instant, for reports and metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
-    /// The rest of the lease, if there is one; [`Duration::MAX`] if it does not end.
+    /// The remaining time of the lease, if there is one; [`Duration::MAX`] if it never ends.
     pub lease: Option<Duration>,
     /// The time since the last confirmed renewal, if there was one.
     pub renewed_ago: Option<Duration>,
-    /// Other replicas in the register, as that renewal has shown.
+    /// The number of other replicas at that renewal.
     pub others: usize,
-    /// Revocations that wait until all know of them.
+    /// The number of revocations that wait for their acknowledgement.
     pub unacknowledged: usize,
-    /// Calls that wait for a renewal, because there is no lease.
+    /// The number of calls that wait for a renewal, because there is no lease.
     pub lapsed_calls: usize,
-    /// Entries of the index.
+    /// The number of entries in the index.
     pub blacklist_entries: usize,
 }
 
-/// Why a revocation holds.
+/// The reason why a revocation is effective on every replica.
 #[derive(Clone, Copy, Debug)]
 enum AckOutcome {
     /// Every replica has applied it.
     Everywhere,
-    /// Those that have not have stopped answering.
+    /// The leases of all replicas that have not applied it have ended.
     AfterWait,
 }
 
-/// A replica as others see it: the index, and what is certain of it.
+/// This replica: its index, its lease, and its progress through the feed.
 pub struct Replica {
     index: Index,
     lease: Lease,
@@ -138,24 +139,24 @@ pub struct Replica {
     pub(super) clock: Arc<SharedClock>,
     pub(super) lease_config: LeaseConfig,
     pub(super) progress: watch::Sender<Progress>,
-    /// The number of the last renewal that was sent, or is about to be.
+    /// The number of the last renewal that was sent or is about to be sent.
     sent: AtomicU64,
-    /// Somebody without a lease waits for the next renewal.
+    /// Notified when a call without a lease waits for the next renewal.
     pub(super) wanted: Notify,
-    /// Somebody waits until all know of a revocation.
+    /// Notified when a call waits for the acknowledgement of a revocation.
     pub(super) revocation_waits: Notify,
-    /// The number of those who wait until all know of a revocation.
+    /// The number of calls that wait for the acknowledgement of a revocation.
     unacknowledged: AtomicUsize,
     lapsed: Semaphore,
     /// Wakes the job that ends the sessions of revoked tenants and subjects.
     all_revoked: Notify,
-    /// Something is to be done about the keys.
+    /// Notified when the keys need attention at once.
     keys_wanted: Notify,
-    /// The life whose row there is.
+    /// The incarnation whose row is in the table `replicas`, if there is one.
     incarnation: Mutex<Option<Incarnation>>,
     counts: Counts,
-    /// The second of uptime in which it was last said that a revocation had to wait.
-    complained: AtomicU64,
+    /// The second of uptime in which it was last logged that a revocation had to wait.
+    last_logged: AtomicU64,
 }
 
 impl fmt::Debug for Replica {
@@ -165,7 +166,7 @@ impl fmt::Debug for Replica {
 }
 
 impl Replica {
-    /// One that knows nothing yet.
+    /// Creates a replica with an empty index and without a lease.
     pub fn new(clock: Arc<SharedClock>, lease_config: LeaseConfig) -> Self {
         Self {
             index: Index::default(),
@@ -182,33 +183,33 @@ impl Replica {
             keys_wanted: Notify::new(),
             incarnation: Mutex::default(),
             counts: Counts::default(),
-            complained: AtomicU64::new(u64::MAX),
+            last_logged: AtomicU64::new(u64::MAX),
         }
     }
 
-    /// The index. What it does not stop is only good by a lease that was loaded before, see
-    /// [`Lease::load`].
+    /// Returns the index. Tokens that it does not stop may be accepted only under a lease that was
+    /// loaded before, see [`Lease::load`].
     pub fn index(&self) -> &Index {
         &self.index
     }
 
-    /// The lease.
+    /// Returns the lease.
     pub fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// The time, if a lease that was loaded before the look-up still holds after it, as
-    /// [`Lease::check`] has it.
+    /// Returns the time of the shared clock if a lease that was loaded before the look-up is still
+    /// valid after it, see [`Lease::check`].
     pub fn check(&self, held: Held) -> Option<Timestamp> {
         self.lease.check(held).map(|now| self.clock.shared(now))
     }
 
-    /// Its counters.
+    /// Returns its counters.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Its state now.
+    /// Returns its current state.
     pub fn standing(&self) -> Standing {
         let progress = *self.progress.borrow();
         Standing {
@@ -223,13 +224,14 @@ impl Replica {
         }
     }
 
-    /// Waits for a renewal that was sent after this call and has come to the end of the feed. What
-    /// was acknowledged before the call is in the index then, and a look-up needs no lease.
+    /// Waits for a renewal that was sent after this call and has read the feed to its end. All
+    /// revocations that were acknowledged before the call are in the index then, so a look-up needs
+    /// no lease.
     pub async fn renewed(&self) -> Result<Held, AckError> {
         if self.progress.borrow().is_fresh() {
             return Err(AckError::NotCurrent);
         }
-        let _place = self.lapsed.try_acquire().map_err(|_| AckError::NotCurrent)?;
+        let _permit = self.lapsed.try_acquire().map_err(|_| AckError::NotCurrent)?;
         if self.lease.is_for_ever() {
             return Ok(Held::FOR_EVER);
         }
@@ -243,45 +245,48 @@ impl Replica {
         }
     }
 
-    /// The epoch of a transaction that is about to begin.
+    /// Returns the current epoch. It must be read before a transaction begins.
     pub fn epoch(&self) -> Epoch {
         self.progress.borrow().epoch
     }
 
-    /// Waits until no replica accepts any more what was revoked at `position` by a transaction that
-    /// has ended: every one has applied it, or so much time has passed that those who have not have
-    /// stopped answering. A call that found nothing to write gives the position to which the feed
-    /// had come.
+    /// Waits until no replica accepts the tokens that were revoked at `position` by a committed
+    /// transaction: every replica has applied the revocation, or the leases of those that have not
+    /// have ended. A call that found nothing to write passes the latest position of the feed that
+    /// it read.
     ///
-    /// Only a renewal that is sent from now on counts, and only in the epoch that was taken before
-    /// the transaction. What is known from before may be of a database that was replaced or set
-    /// back meanwhile, whose positions mean something else; and a primary that was replaced says of
-    /// sessions that were created since that there is nothing to revoke.
+    /// Only a renewal that is sent from now on counts, and only in the epoch that was read before
+    /// the transaction. Earlier answers may come from a database that was replaced or set back
+    /// meanwhile, so that its positions have another meaning. Moreover, an old primary that was
+    /// replaced does not know newer sessions, so it finds nothing to revoke for them.
     ///
-    /// It takes no lease, so a clock that is behind does no harm: what it takes for live may have
-    /// expired, and is stopped all the same. A clock that is further ahead than it may be is
-    /// another matter: the call may have found nothing to revoke, because by that clock it had
-    /// expired.
+    /// This needs no lease, so a clock that is behind does no harm: tokens that seem live by it are
+    /// stopped even if they have expired. A clock that is too far ahead makes the wait fail: the
+    /// call may have found nothing to revoke, because the tokens seemed expired.
     pub async fn acknowledged(&self, epoch: Epoch, position: FeedPosition) -> Result<(), AckError> {
-        let mut waiting = self.waiting();
-        let certain = self.certain(epoch, position).await;
+        let mut waiting = self.begin_wait();
+        let outcome = self.wait_for_outcome(epoch, position).await;
         let outcomes = &self.counts.acknowledgements;
-        waiting.outcome = match certain {
+        waiting.outcome = match outcome {
             Ok(AckOutcome::Everywhere) => &outcomes.everywhere,
             Ok(AckOutcome::AfterWait) => &outcomes.after_wait,
             Err(_) => &outcomes.failed,
         };
-        if let Ok(AckOutcome::AfterWait) = certain {
-            self.complain();
+        if let Ok(AckOutcome::AfterWait) = outcome {
+            self.log_wait();
         }
-        certain.map(|_| ())
+        outcome.map(|_| ())
     }
 
-    async fn certain(&self, epoch: Epoch, position: FeedPosition) -> Result<AckOutcome, AckError> {
+    async fn wait_for_outcome(
+        &self,
+        epoch: Epoch,
+        position: FeedPosition,
+    ) -> Result<AckOutcome, AckError> {
         let mut progress = self.progress.subscribe();
-        let ours = timeout(REACH_TIMEOUT, self.reached(&mut progress, epoch, position));
+        let ours = timeout(REACH_TIMEOUT, self.wait_until_applied(&mut progress, epoch, position));
         let begun = ours.await.map_err(|_| AckError::NotAcknowledged)??;
-        // Nothing that was asked for before this instant holds longer.
+        // All leases that were requested before now have ended by this time.
         let over = self.lease.uptime() + begun.max_validity;
         loop {
             let current = *progress.borrow_and_update();
@@ -298,16 +303,15 @@ impl Replica {
             }
             tokio::select! {
                 changed = progress.changed() => changed.map_err(|_| AckError::NotAcknowledged)?,
-                // May wake a little early, or long before the clock of uptime: then it is looked at
-                // once more.
+                // The timer may fire earlier than the uptime clock says. In that case the loop goes
+                // round once more.
                 () = tokio::time::sleep(rest) => {}
             }
         }
     }
 
-    /// Waits until a renewal that is sent from now on has shown that the index has applied a
-    /// position.
-    async fn reached(
+    /// Waits until a renewal that is sent from now on has brought the index to a position.
+    async fn wait_until_applied(
         &self,
         progress: &mut watch::Receiver<Progress>,
         epoch: Epoch,
@@ -330,7 +334,7 @@ impl Replica {
         }
     }
 
-    fn waiting(&self) -> Waiting<'_> {
+    fn begin_wait(&self) -> Waiting<'_> {
         self.unacknowledged.fetch_add(1, Ordering::SeqCst);
         self.revocation_waits.notify_one();
         Waiting {
@@ -340,10 +344,10 @@ impl Replica {
         }
     }
 
-    /// Says that a revocation had to wait, but only once a second.
-    fn complain(&self) {
+    /// Logs that a revocation had to wait, at most once a second.
+    fn log_wait(&self) {
         let second = self.lease.uptime().as_secs();
-        if self.complained.swap(second, Ordering::Relaxed) != second {
+        if self.last_logged.swap(second, Ordering::Relaxed) != second {
             tracing::warn!(
                 "a revocation had to wait until every lease was over that a replica may have had \
                  which did not report: `countersign replica list` shows which one is late, or \
@@ -352,23 +356,23 @@ impl Replica {
         }
     }
 
-    /// The history that the last confirmed renewal was in.
+    /// Returns the timeline of the database at the last confirmed renewal.
     pub fn timeline(&self) -> Timeline {
         self.progress.borrow().applied.timeline
     }
 
-    /// Waits until the entry of a tenant or of a subject has been applied, if none has since the
-    /// last time.
+    /// Waits until an entry of a tenant or a subject has been applied to the index since the last
+    /// call.
     pub async fn all_revoked(&self) {
         self.all_revoked.notified().await;
     }
 
-    /// Waits until something is to be done about the keys at once.
+    /// Waits until the keys need attention before the next scheduled run.
     pub async fn keys_wanted(&self) {
         self.keys_wanted.notified().await;
     }
 
-    /// Lets whoever waits for that know.
+    /// Wakes the task that waits in [`Self::keys_wanted`].
     pub(super) fn want_keys(&self) {
         self.keys_wanted.notify_one();
     }
@@ -393,7 +397,8 @@ impl Replica {
         }
     }
 
-    /// Ends the lease, for good. Returns the life whose row there is.
+    /// Ends the lease for good. Returns the incarnation whose row is in the table `replicas`, if
+    /// there is one.
     pub fn stop(&self) -> Option<Incarnation> {
         self.lapsed.close();
         self.lease.end();
@@ -413,13 +418,13 @@ impl Replica {
         self.sent.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Returns whether somebody waits for what others report.
+    /// Returns whether a revocation waits for the reports of other replicas.
     pub(super) fn is_waited_for(&self) -> bool {
         self.unacknowledged.load(Ordering::SeqCst) > 0
     }
 
-    /// Takes note that this process has joined.
-    pub(super) fn begin_life(&self, incarnation: Incarnation) {
+    /// Notes that this process has joined as this incarnation.
+    pub(super) fn begin_membership(&self, incarnation: Incarnation) {
         *self.incarnation.lock().unwrap_or_else(PoisonError::into_inner) = Some(incarnation);
     }
 
@@ -428,9 +433,9 @@ impl Replica {
         self.progress.borrow().epoch != Epoch::default()
     }
 
-    /// Takes note that this process is no member any more. It knows what it knew, but nothing is
-    /// certain of it.
-    pub(super) fn end_life(&self) {
+    /// Ends the lease and the epoch, because this process is no member any more. The index is kept,
+    /// because its entries are still revoked.
+    pub(super) fn end_membership(&self) {
         self.lease.end();
         self.incarnation.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.progress.send_modify(|progress| {
@@ -447,8 +452,8 @@ fn is_same_epoch(one: Epoch, other: Epoch) -> bool {
     one == other || broken("epoch-not-compared")
 }
 
-/// Counts among those that wait, and when it is dropped, among those that have waited: whoever
-/// asked may go away.
+/// Counts a waiting call. When it is dropped, which also happens if the caller goes away, it
+/// records the duration of the wait.
 struct Waiting<'a> {
     replica: &'a Replica,
     since: Duration,

@@ -1,19 +1,20 @@
-//! Writes what was recorded to the table of the audit.
+//! Writes audit records to their table.
 
 use std::time::Duration;
 
 use crate::authority::audit::AuditWriter;
 
-/// How long others may join a record: a transaction for each would keep the writes waiting that
-/// somebody waits for.
+/// The time for which records are gathered before they are written. A transaction for each record
+/// would delay the writes that callers wait for.
 const GATHERING: Duration = Duration::from_millis(200);
 
-/// How long to wait after the database failed, at first and at last.
+/// The first and the longest wait after the database failed. Each wait is twice as long as the one
+/// before.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
-/// Writes whenever there is something to write. While the database is away, records are kept as far
-/// as there is room.
+/// Writes whenever there are records. While the database is not reachable, records are kept up to
+/// the capacity of the queue.
 pub async fn run(mut writer: AuditWriter) {
     let mut retry = FIRST_RETRY;
     let mut is_in_trouble = false;

@@ -1,18 +1,20 @@
-//! Ends the sessions of revoked tenants and subjects: at start, and whenever one is revoked.
+//! Marks the sessions of revoked tenants and subjects as ended: at the start, and whenever one is
+//! revoked.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::authority::Authority;
 
-/// How long to wait before trying again after the database failed.
+/// The wait before the next attempt after the database failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Ends what is to end.
+/// Runs until it is dropped.
 pub async fn run(authority: Arc<Authority>) {
     loop {
         match authority.end_covered_sessions().await {
             Ok(sessions) => {
-                // Whoever revokes the same again and again must not fill the log.
+                // Without this condition, repeated revocations of the same subject could fill the
+                // log.
                 if sessions > 0 {
                     tracing::info!(
                         sessions,

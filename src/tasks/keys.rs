@@ -1,17 +1,17 @@
-//! Rotates the keys by their schedule.
+//! Rotates the keys by schedule.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::authority::{Authority, error::AuthorityError};
 
-/// Looks again and again whether something is due. That costs no look at the database.
+/// Checks periodically whether a change is due. As a rule, the check does not use the database.
 pub async fn run(authority: Arc<Authority>, every: Duration) {
     loop {
         match authority.rotate_what_is_due().await {
             Ok(()) => {}
-            // What is due stays due.
+            // A change that is due stays due, so the next round makes it.
             Err(AuthorityError::StoreUnavailable) => {
-                tracing::debug!("the keys are looked at again later")
+                tracing::debug!("the keys are checked again later")
             }
             Err(error) => tracing::warn!(%error, "the keys could not be rotated; trying again"),
         }

@@ -1,4 +1,4 @@
-//! What runs by itself: timers and watchers that call use cases. Each runs until it is dropped.
+//! Background tasks: timers and watchers that call use cases. Each runs until it is dropped.
 
 pub mod audit;
 pub mod cut_offs;

@@ -11,11 +11,12 @@ use crate::{
     domain::time::Timestamp,
 };
 
-/// The wait if the schedule has no next time within what a clock can tell.
+/// The wait before the schedule is evaluated again if it has no next time.
 const NEVER: Duration = Duration::from_secs(86_400);
 
-/// Sweeps whenever the schedule says so, unless this replica holds no lease then: its clock may be
-/// off, and would take for expired what still lives. Another replica sweeps, or this one next time.
+/// Sweeps at the times of the schedule, but only while this replica holds a lease. Without one its
+/// clock may be wrong, and rows may seem expired that are not. Another replica sweeps then, or this
+/// one at the next time.
 pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cron) {
     loop {
         tokio::time::sleep(until_next(&schedule, clock.now())).await;
@@ -35,7 +36,7 @@ pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cro
                     tracing::info!(revocations, sessions, audit, expired, took_ms, "swept");
                 }
             }
-            // Rows that are due stay due; the next sweep takes them.
+            // Rows that are due stay due, so the next sweep deletes them.
             Err(AuthorityError::StoreUnavailable) => {
                 tracing::warn!("the sweep stopped early; the next one goes on")
             }
@@ -44,7 +45,7 @@ pub async fn run(authority: Arc<Authority>, clock: Arc<dyn Clock>, schedule: Cro
     }
 }
 
-/// Returns the time until the schedule's next time, which is in UTC.
+/// Returns the wait until the next time of the schedule, which is in UTC.
 fn until_next(schedule: &Cron, now: Timestamp) -> Duration {
     let next = jiff::Timestamp::from_microsecond(now.micros())
         .ok()
