@@ -229,7 +229,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_claims_survive_a_round_trip(claims in proptest::collection::btree_map("\\PC{0,4}", any_json(), 0..4)) {
+        fn any_claims_survive_a_round_trip(
+            claims in proptest::collection::btree_map("\\PC{0,4}", any_json(), 0..4),
+        ) {
             round_trip(serde_json::Value::Object(claims.into_iter().collect()));
         }
     }
