@@ -98,8 +98,9 @@ fn list<T: TryFrom<String, Error = TextError>>(
         .map(|value| checked(value, text))
         .collect::<Result<Vec<_>, _>>()?;
     if !value.bytes().all(|byte| matches!(byte, b'\t' | b' ' | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
-        return Err("must be printable ASCII without quotes and backslashes, to fit in a header"
-            .to_owned());
+        return Err(
+            "must be printable ASCII without quotes and backslashes, to fit in a header".to_owned()
+        );
     }
     match values.len() {
         0 => Err("must not be empty".to_owned()),
