@@ -30,7 +30,7 @@ const CONNECTIONS: usize = 8;
 const TICK: Duration = Duration::from_millis(1);
 /// The number of tokens in a batch.
 const BATCH: usize = 64;
-/// A refusal within this time counts as soon.
+/// The time within which a refusal should come.
 const SOON: Duration = Duration::from_millis(10);
 
 #[derive(Clone)]

@@ -13,9 +13,9 @@ pub struct Activity {
     busy: AtomicUsize,
     /// The number of the current interval.
     interval: AtomicUsize,
-    /// The number of answers that are blocked, by whether the interval in which they became so has
-    /// an even number. Two counts are enough: when an interval begins, no answer is left that was
-    /// blocked in the one before the last.
+    /// The number of answers that became blocked in an interval with an even number, and of those
+    /// that did in one with an odd number. Two counts are enough: when an interval begins, no
+    /// answer is still blocked that became so in the one before the last.
     blocked: [AtomicUsize; 2],
 }
 

@@ -24,9 +24,9 @@ const FREE_FRAMES: u64 = 1_000;
 /// the server has sent. Clients that estimate the bandwidth send a PING and two WINDOW_UPDATEs
 /// after each answer; old browsers send a PRIORITY with each call.
 const FRAMES_A_PART: u64 = 8;
-/// The least bytes of a DATA frame that counts as a part of a call. Without it, a client that opens
-/// its window byte by byte would be allowed more frames for each byte, and its own empty frames
-/// would be free.
+/// The fewest bytes with which a DATA frame counts as a part of a call. Without this limit, a
+/// client that opens its window byte by byte would be allowed more frames for each byte, and its
+/// own empty frames would be free.
 const LEAST_DATA_BYTES: usize = 64;
 /// The counts are reset at the first frame beyond [`FREE_FRAMES`] that arrives at least this long
 /// after the last reset. The parts of earlier calls allow no more frames then.

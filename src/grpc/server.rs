@@ -70,9 +70,8 @@ fn http2(limits: &ConnectionLimits, spawner: Spawner) -> http2::Builder<Spawner>
         .max_header_list_size(limits.metadata_bytes)
         .max_concurrent_streams(limits.streams)
         // The most calls that a client may cancel before the server has accepted them; one more
-        // closes the connection with all calls on it. All calls that may be under way are allowed
-        // to be cancelled so: if the server stalls, all their deadlines may pass at once. The
-        // default is 20.
+        // closes the connection with all calls on it. The limit is that of calls under way, because
+        // the deadlines of all of them may pass at once if the server stalls. The default is 20.
         .max_pending_accept_reset_streams(usize::try_from(limits.streams).unwrap_or(usize::MAX))
         // One more error closes the connection with all calls on it. Few errors occur, because the
         // messages of refused calls are read. The default is 1024.

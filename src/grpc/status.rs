@@ -89,9 +89,8 @@ impl From<Refusal> for Status {
                 (Code::PermissionDenied, "CALLER_NOT_ALLOWED", caller.why_not(operation), None)
             }
             Refusal::OverLimit { wait } => {
-                let message =
-                    "the caller has more calls under way, or began more of late, than it may"
-                        .to_owned();
+                let message = "the caller has too many calls under way, or began too many recently"
+                    .to_owned();
                 (Code::ResourceExhausted, "CALLER_OVER_LIMIT", message, Some(wait))
             }
             Refusal::Overloaded { wait } => {

@@ -117,7 +117,7 @@ impl Reserved {
         }
     }
 
-    /// Gives back what exceeds `bytes`.
+    /// Releases the bytes in excess of `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         if let Some(spare) = self.bytes.checked_sub(bytes) {
             self.unsent.subtract(spare);

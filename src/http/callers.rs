@@ -152,12 +152,12 @@ impl NotAdmitted {
             Self::Refused(Refusal::OverLimit { .. }) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "temporarily_unavailable",
-                "the caller has too many calls under way, or began too many of late".to_owned(),
+                "the caller has too many calls under way, or began too many recently".to_owned(),
             ),
             Self::Refused(Refusal::Overloaded { .. }) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "temporarily_unavailable",
-                "the service has too much to do: try again later".to_owned(),
+                "the service is overloaded: try again later".to_owned(),
             ),
             Self::NotPrivate => (
                 StatusCode::FORBIDDEN,

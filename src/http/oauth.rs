@@ -37,7 +37,7 @@ pub const INTROSPECT_PATH: &str = "/oauth2/introspect";
 /// The path of revocation.
 pub const REVOKE_PATH: &str = "/oauth2/revoke";
 
-/// The most bytes of a form. The longest token has 8192.
+/// The most bytes of a form. The longest token has 8192 bytes.
 const MAX_FORM_BYTES: usize = 16 << 10;
 
 pub(super) fn routes(state: Arc<HttpState>, path: &str) -> Router {

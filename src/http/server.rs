@@ -179,8 +179,8 @@ mod tests {
     const ANSWER: Duration = Duration::from_secs(600);
     const RESERVE: Reserve = Reserve { connections: 2, time: RESERVED_TIME };
 
-    /// Starts a server that has room for two connections, and for those in its reserve. It answers
-    /// 404 to the former, and probes in the reserve.
+    /// Starts a server that has room for two connections, and for those in its reserve. On the
+    /// former it answers 404, and in the reserve it answers probes.
     async fn start(reserve: Option<Reserve>) -> (SocketAddr, Arc<Counts>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -23,7 +23,7 @@ use super::{
 /// The delay after a failure to accept a connection, for instance because no file descriptor is
 /// free.
 const RETRY: Duration = Duration::from_millis(100);
-/// The least time between two log lines about failures to accept.
+/// The shortest time between two log lines about failures to accept.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The time for which a client may go on sending after its handshake has failed. The bytes are read
 /// and discarded; otherwise the kernel would reset the connection, and the client might lose the

@@ -111,7 +111,7 @@ impl Connection {
         self.progress.clone()
     }
 
-    /// Marks it as one for which only the reserve had room.
+    /// Marks the connection as one for which only the reserve had room.
     pub(super) fn mark_reserved(&mut self) {
         self.is_reserved = true;
     }

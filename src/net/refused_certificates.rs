@@ -11,9 +11,9 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::tls::RefusedCertificate;
 
-/// The least time between two lines after a burst.
+/// The shortest time between two log lines after a burst.
 const PERIOD: Duration = Duration::from_secs(10);
-/// The lines that may be logged at once.
+/// The number of lines that may be logged at once.
 const BURST: u32 = 10;
 
 /// The warnings of one port. Each kind has its own limit, so that probes without a certificate do

@@ -72,7 +72,7 @@ pub struct TlsError {
     problem: String,
 }
 
-/// The settings that were made of the files when they were loaded.
+/// The settings that were built from the files when they were loaded.
 #[derive(Debug)]
 struct Loaded {
     grpc: Arc<ServerConfig>,

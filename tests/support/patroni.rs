@@ -330,8 +330,8 @@ impl Patroni {
             .unwrap();
     }
 
-    /// Waits until some server accepts a commit. A server that wrongly believes to be the leader
-    /// does not.
+    /// Waits until some server accepts a commit. A server that wrongly believes itself to be the
+    /// leader does not.
     pub async fn accepts_a_commit(&self, database: &str) {
         self.wait("a commit is accepted", async || {
             let commits = (0..NODES).map(async |index| {

@@ -201,7 +201,7 @@ impl Site {
     }
 
     /// Waits for an event, and checks meanwhile that another client with its own connection is
-    /// served, again and again and at least once.
+    /// served, repeatedly and at least once.
     pub async fn while_others_are_served<T>(&self, event: impl Future<Output = T>) -> T {
         let mut client = SessionServiceClient::new(connect(self.address).await);
         let mut event = std::pin::pin!(event);
