@@ -1,4 +1,4 @@
-//! Compiles the protocol without `protoc`, keeps its descriptors for reflection and JSON, and
+//! Compiles the proto files without `protoc`, keeps their descriptors for reflection and JSON, and
 //! embeds the migrations.
 
 use std::{
@@ -17,6 +17,7 @@ const PROTOS: [&str; 3] = [
     "countersign/v1/session_service.proto",
 ];
 
+/// Messages whose `Debug` must not show tokens or claims.
 const WITH_SECRETS: [&str; 8] = [
     ".countersign.v1.Tokens",
     ".countersign.v1.RefreshRequest",
@@ -30,7 +31,7 @@ const WITH_SECRETS: [&str; 8] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    // `embed_migrations!` reads the folder at compile time, which cargo cannot see by itself.
+    // `embed_migrations!` reads the folder at compile time, and cargo does not notice that.
     println!("cargo:rerun-if-changed=migrations");
 
     let descriptors = protox::compile(PROTOS, ["proto"])?;
@@ -38,9 +39,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("countersign.descriptors.bin"), descriptors.encode_to_vec())?;
     fs::write(out.join("postgres_migrations.rs"), postgres_migrations()?)?;
 
-    // Claims stay encoded until they are needed: `src/proto/encoded_struct.rs`.
+    // Claims stay encoded until they are needed (`src/proto/encoded_struct.rs`).
     let encoded = (".google.protobuf.Struct", "crate::proto::EncodedStruct");
-    // What carries tokens or claims prints without them: `src/proto.rs` writes these by hand.
+    // `src/proto.rs` implements `Debug` by hand for the messages that carry tokens or claims.
     tonic_prost_build::configure()
         .extern_path(encoded.0, encoded.1)
         .skip_debug(WITH_SECRETS)

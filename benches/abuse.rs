@@ -1,12 +1,13 @@
-//! Revokes what must not be revoked, as often as it is told, and looks at each answer.
-//! `scripts/abuse` runs it.
+//! Tries to revoke tokens that must not be revoked, as often as it is asked to, and checks each
+//! answer. `scripts/abuse` runs it.
 //!
-//! `abuse ADDRESS CALLS PID`, with the variables API_KEY, a revoker's; EXPIRED and FOREIGN, an
-//! access token each that is expired, and of a tenant that is not the revoker's. Calls take turns:
-//! garbage, forged, expired, foreign. It prints the resident memory of the process on the way.
+//! `abuse ADDRESS CALLS PID` makes the calls. The variable API_KEY holds the key of a revoker,
+//! EXPIRED an expired access token, and FOREIGN one of a tenant that is not the revoker's. The
+//! tokens of the calls are garbage, forged, expired and foreign, in turn. It also prints the
+//! resident memory of the process PID.
 //!
 //! `abuse ADDRESS others` validates a token again and again until its standard input is closed, and
-//! prints how long that took: what others notice of what is done to the service meanwhile.
+//! prints the latencies. They show how an attack that runs meanwhile affects other clients.
 
 mod client;
 
@@ -30,8 +31,8 @@ use self::client::{Connection, Failure};
 
 const CONNECTIONS: u64 = 8;
 const IN_FLIGHT: u64 = 16;
-/// How often the memory is printed.
-const LOOKS: u64 = 10;
+/// The number of times that the memory is printed.
+const REPORTS: u64 = 10;
 
 #[derive(Clone)]
 struct Tokens {
@@ -40,10 +41,10 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// The token of a call, and whether the call is answered.
+    /// Returns the token of a call, and whether the call is to succeed.
     fn of(&self, number: u64) -> (String, bool) {
         match number % 4 {
-            // As long as a token, so that all of it is looked at.
+            // The garbage is as long as a token, so that all of it is read.
             0 => (format!("{number:x}.{}", "garbage".repeat(60)), false),
             1 => {
                 let (signed, signature) = self.foreign.rsplit_once('.').unwrap_or_default();
@@ -70,7 +71,7 @@ async fn drive(
     pid: String,
 ) -> Result<(), Failure> {
     let (mut asked, total) = (HashMap::new(), end - next);
-    let tells = next == 0;
+    let reports = next == 0;
     let mut answered = 0;
     loop {
         while next < end && (connection.under_way() as u64) < IN_FLIGHT {
@@ -97,7 +98,7 @@ async fn drive(
                 other => return Err(format!("a wrong answer: {other:?}").into()),
             }
             answered += 1;
-            if tells && (answered == 1 || answered % (total / LOOKS).max(1) == 0) {
+            if reports && (answered == 1 || answered % (total / REPORTS).max(1) == 0) {
                 println!("{:>9} calls, {} kB resident", answered * CONNECTIONS, resident(&pid)?);
             }
         }
@@ -110,7 +111,7 @@ fn resident(pid: &str) -> Result<u64, Failure> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// One call.
+/// Makes a call, and waits for its answer.
 async fn call<A: Message + Default>(
     connection: &mut Connection,
     request: &impl Message,

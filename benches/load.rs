@@ -1,13 +1,14 @@
-//! Calls the service as fast as it answers, for what `h2load` cannot do: each call with a body of
-//! its own.
+//! Calls the service as fast as it answers, with a different body in each call, which `h2load`
+//! cannot do.
 //!
-//! `scripts/bench` runs it. Modes: `create ADDRESS SECONDS IN_FLIGHT POLICY`, each call for another
-//! subject, `refresh ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call with the token that the last
-//! refresh of its session gave, and `revoke ADDRESS SECONDS IN_FLIGHT SESSIONS`, each call for
-//! another session. After a second of warm-up it counts, and prints calls a second, and of their
-//! latencies the median, the 99th percentile and the greatest in microseconds.
+//! `scripts/bench` runs it. There are three modes: `create ADDRESS SECONDS IN_FLIGHT POLICY`, with
+//! another subject in each call; `refresh ADDRESS SECONDS IN_FLIGHT SESSIONS`, with the token of
+//! the session's last refresh; and `revoke ADDRESS SECONDS IN_FLIGHT SESSIONS`, with another
+//! session in each call. After a second of warm-up it counts the calls. It prints the calls per
+//! second, and the median, the 99th percentile and the maximum of their latencies in microseconds.
 //!
-//! Client, service and database share the machine, so a client that costs much measures itself.
+//! Client, service and database share the machine, so an expensive client would distort the
+//! figures.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
 
 mod client;
@@ -28,7 +29,7 @@ use tokio::task::JoinSet;
 use self::client::{Connection, Failure};
 
 const CONNECTIONS: usize = 4;
-/// Calls in flight on each connection while sessions are made for other calls.
+/// The calls in flight on each connection while sessions are created for later calls.
 const CREATED_AT_ONCE: usize = 64;
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -84,7 +85,7 @@ async fn main() -> Result<(), Failure> {
         }
         ["revoke", .., sessions] => {
             let count = sessions.parse::<usize>()? / connections;
-            // Many at once, so that there are enough soon.
+            // Many are created at once, to save time.
             let (created, _) =
                 drive(address, CREATED_AT_ONCE, creations(count, "unlimited", None)).await?;
             let times = timed(Instant::now());
@@ -110,7 +111,7 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What counts.
+/// The interval whose answers are counted.
 #[derive(Clone, Copy)]
 struct Timed {
     from: Instant,
@@ -120,9 +121,9 @@ struct Timed {
 /// The calls of one connection, all of one method.
 trait Calls: Send + 'static {
     const PATH: &'static str;
-    /// The next request, if there is to be one.
+    /// Returns the next request, or `None` if there are to be no more.
     fn next(&mut self) -> Option<Vec<u8>>;
-    /// Takes an answer.
+    /// Processes an answer.
     fn answer(&mut self, message: &[u8]) -> Result<(), Failure>;
 }
 
@@ -132,7 +133,8 @@ struct Creations {
     count: usize,
     policy: String,
     until: Option<Timed>,
-    /// Sessions, and their refresh tokens.
+    /// The created sessions and their refresh tokens. Empty if the creations themselves are
+    /// measured.
     created: Vec<(String, String)>,
 }
 
@@ -165,7 +167,7 @@ impl Calls for Creations {
 }
 
 struct Refreshes {
-    /// Of the sessions that are not being refreshed.
+    /// The refresh tokens of the sessions that are not being refreshed.
     tokens: VecDeque<String>,
     until: Timed,
 }
@@ -217,8 +219,8 @@ struct Call {
     answered: Instant,
 }
 
-/// Makes all calls, on as many connections as there are lists of them, with so many in flight on
-/// each.
+/// Makes all calls. Each element of `all` has a connection of its own, with `in_flight` calls at
+/// once.
 async fn drive<C: Calls>(
     address: &str,
     in_flight: usize,

@@ -1,11 +1,11 @@
-//! Asks for more than the service can do, and looks at what it does then. `scripts/overload` runs
+//! Offers more load than the service can take, and measures its behaviour. `scripts/overload` runs
 //! it.
 //!
-//! `overload ADDRESS KIND SECONDS`: measures the capacity with calls that wait for each other, and
-//! then sends calls at half the capacity, at twice, at ten times, and at half again, whatever the
-//! service answers (an open loop). Kinds: `create`, each for another subject; `batch`,
-//! BatchValidate of tokens with wrong signatures, each of which must be checked; `list`, a page of
-//! 500 sessions.
+//! `overload ADDRESS KIND SECONDS` first measures the capacity in a closed loop: each call waits
+//! for an earlier one. Then it sends calls in an open loop, whatever the service answers: at half,
+//! twice and ten times the capacity, and at half after each overload. The kinds are `create`, each
+//! call for another subject; `batch`, BatchValidate of tokens with wrong signatures, each of which
+//! must be verified; and `list`, a page of 500 sessions.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
 
 mod client;
@@ -28,15 +28,15 @@ use self::client::{Connection, Failure};
 
 const CONNECTIONS: usize = 8;
 const TICK: Duration = Duration::from_millis(1);
-/// Tokens of a batch.
+/// The number of tokens in a batch.
 const BATCH: usize = 64;
-/// How soon a refusal must come.
+/// The time within which a refusal should come.
 const SOON: Duration = Duration::from_millis(10);
 
 #[derive(Clone)]
 struct Kind {
     name: String,
-    /// A good token, to be made bad.
+    /// A valid token, whose signature is changed for `batch`.
     token: String,
 }
 
@@ -49,7 +49,8 @@ impl Kind {
         }
     }
 
-    /// Calls that wait for each other, to learn the capacity: as many as may be under way for long.
+    /// The number of calls in flight while the capacity is measured: as many as the service lets
+    /// run for long.
     fn in_flight(&self) -> usize {
         match self.name.as_str() {
             "create" => 256,
@@ -63,9 +64,9 @@ impl Kind {
             "batch" => {
                 let (signed, signature) = self.token.rsplit_once('.').unwrap_or_default();
                 let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap_or_default();
-                let requests = (0..BATCH as u64).map(|place| {
+                let requests = (0..BATCH as u64).map(|index| {
                     signature[8..16]
-                        .copy_from_slice(&(number * BATCH as u64 + place).to_be_bytes());
+                        .copy_from_slice(&(number * BATCH as u64 + index).to_be_bytes());
                     let access_token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&signature));
                     ValidateRequest { access_token, ..ValidateRequest::default() }
                 });
@@ -95,15 +96,15 @@ impl Kind {
     }
 }
 
-/// What came of the calls of a phase.
+/// The outcome of the calls of a phase.
 #[derive(Default)]
 struct Outcome {
     accepted: Vec<Duration>,
     refused: Vec<Duration>,
     wrong: usize,
-    /// Calls that were not sent, because the server allows no more on a connection.
+    /// The calls that were not sent, because the server allows no more on a connection.
     held_back: usize,
-    /// How much later than it should have been a call was sent.
+    /// The longest delay with which a call was sent.
     late: Duration,
 }
 
@@ -117,12 +118,12 @@ impl Outcome {
     }
 }
 
-/// One connection's part of a load.
+/// The part of a load that one connection carries.
 struct Part {
     kind: Kind,
-    /// Numbers of its calls begin here.
+    /// The number of its first call.
     first: u64,
-    /// Calls a second; none: so many that wait for each other.
+    /// Calls per second in an open loop; `None` for a closed loop with `in_flight` calls.
     rate: Option<f64>,
     in_flight: usize,
     span: Duration,
@@ -143,8 +144,7 @@ impl Part {
             };
             while sent < due {
                 let request = self.kind.request(next);
-                // As clients do that keep to what the server allows: the rest waits for its turn on
-                // the client's side.
+                // A client that keeps the limits of the server holds further calls back.
                 if !connection.has_room_for(&request) {
                     if self.rate.is_some() {
                         outcome.held_back += (due - sent) as usize;

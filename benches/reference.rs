@@ -1,9 +1,9 @@
 //! The references that the service is measured against: a bare gRPC call, a loop of single-row
 //! commits, and a signature.
 //!
-//! `scripts/bench` runs them beside the service and prints ratios. Modes: `echo ADDRESS
-//! RESPONSE_BYTES`, which serves until it is killed, `commits FILE SECONDS`, which prints commits a
-//! second, and `signatures`, which prints signatures a second.
+//! `scripts/bench` runs them beside the service and prints ratios. There are three modes: `echo
+//! ADDRESS RESPONSE_BYTES`, which serves until it is killed; `commits FILE SECONDS`, which prints
+//! commits per second; and `signatures`, which prints signatures per second.
 #![allow(clippy::disallowed_methods)] // Measuring is about the real clock.
 
 use std::{convert::Infallible, env, error::Error, hint::black_box, pin::Pin, time::Instant};
@@ -43,8 +43,7 @@ async fn echo(address: String, response_bytes: usize) -> Result<(), Box<dyn Erro
     Ok(Server::builder().add_service(echo).serve_with_incoming(incoming).await?)
 }
 
-/// A unary call that takes bytes and answers bytes: all that remains of a call when nothing is
-/// done.
+/// A unary call that takes bytes and answers bytes, so that its cost is that of gRPC alone.
 #[derive(Clone)]
 struct Echo {
     response: Vec<u8>,
@@ -108,7 +107,7 @@ fn commits(file: &str, seconds: u64) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Signs as many bytes as a token has, with a key that has been read.
+/// Signs as many bytes as a token has, with a key that is already in memory.
 fn signatures() -> Result<(), Box<dyn Error>> {
     const COUNT: u32 = 20_000;
     let key = Ed25519KeyPair::generate()?;

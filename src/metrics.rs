@@ -1,5 +1,6 @@
-//! What operators watch, in the text of OpenMetrics 1.0: names, units and meanings of what the
-//! parts have counted, and of what is read from them at that moment.
+//! The metrics for operators in the text of OpenMetrics 1.0, with their names, units and meanings.
+//! The parts of the process count events themselves; other values are read from them at each
+//! scrape.
 
 mod plain_text;
 
@@ -30,7 +31,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Its media type.
+    /// Returns the media type of the format.
     pub const fn media_type(self) -> &'static str {
         match self {
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -39,32 +40,32 @@ impl Format {
     }
 }
 
-/// Before each name.
+/// The prefix of each name.
 const PREFIX: &str = "countersign";
 
-/// What is watched.
+/// The parts of the process whose metrics are written.
 #[derive(Debug)]
 pub struct Observed {
-    /// What the process knows of revocations.
+    /// The replica, which knows the revocations.
     pub replica: Arc<Replica>,
-    /// Who calls it.
+    /// The known callers and their calls.
     pub callers: Arc<Callers>,
-    /// By which connections.
+    /// The counts of connections.
     pub connections: Connections,
-    /// How they are encrypted, if they are.
+    /// The TLS settings, if connections are encrypted.
     pub tls: Option<Arc<Tls>>,
-    /// What is recorded of their doings.
+    /// The audit.
     pub audit: Audit,
-    /// How the requests of gateways were judged.
+    /// The outcomes of the requests of gateways.
     pub outcomes: Arc<Outcomes>,
 }
 
-/// The connections of both sides.
+/// The counts of connections of both servers.
 #[derive(Clone, Debug, Default)]
 pub struct Connections {
-    /// Those for gRPC.
+    /// Connections for gRPC.
     pub grpc: Arc<Counts>,
-    /// Those for HTTP.
+    /// Connections for HTTP.
     pub http: Arc<Counts>,
 }
 
@@ -73,19 +74,19 @@ pub struct Connections {
 pub struct Metrics(Registry);
 
 impl Metrics {
-    /// Those of a process.
+    /// Registers the metrics of a process.
     pub fn new(observed: Observed) -> Self {
         let Observed { replica, callers, connections, tls, audit, outcomes } = observed;
         let mut registry = Registry::with_prefix(PREFIX);
-        registry.register_collector(Box::new(OfReplica(replica)));
-        registry.register_collector(Box::new(OfCallers(callers)));
-        registry.register_collector(Box::new(OfConnections(connections, tls)));
-        registry.register_collector(Box::new(OfAudit(audit)));
-        registry.register_collector(Box::new(OfGateways(outcomes)));
+        registry.register_collector(Box::new(ReplicaCollector(replica)));
+        registry.register_collector(Box::new(CallersCollector(callers)));
+        registry.register_collector(Box::new(ConnectionsCollector(connections, tls)));
+        registry.register_collector(Box::new(AuditCollector(audit)));
+        registry.register_collector(Box::new(GatewaysCollector(outcomes)));
         Self(registry)
     }
 
-    /// As they are now.
+    /// Writes the current values.
     pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
         let mut page = String::new();
         text::encode(&mut page, &self.0)?;
@@ -96,24 +97,24 @@ impl Metrics {
     }
 }
 
-/// What is told of a replica.
+/// Writes the metrics of the replica.
 #[derive(Debug)]
-struct OfReplica(Arc<Replica>);
+struct ReplicaCollector(Arc<Replica>);
 
-impl Collector for OfReplica {
+impl Collector for ReplicaCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (standing, counts) = (self.0.standing(), self.0.counts());
         let mut page = Page(encoder);
 
         page.number(
             "lease_current",
-            "1 while there is a lease, and what is validated here is good; else 0.",
+            "1 while there is a lease, so that tokens can be validated here; else 0.",
             u32::from(standing.lease.is_some()),
         )?;
-        // Without other replicas it does not end.
+        // Without other replicas the lease does not end.
         let remaining = standing.lease.unwrap_or_default();
         if remaining != Duration::MAX {
-            page.seconds("lease_remaining", "What is left of the lease.", remaining)?;
+            page.seconds("lease_remaining", "Time until the lease ends.", remaining)?;
         }
         if let Some(ago) = standing.renewed_ago {
             page.seconds(
@@ -128,7 +129,7 @@ impl Collector for OfReplica {
             None,
             &[("confirmed", &counts.renewals.confirmed), ("failed", &counts.renewals.failed)],
         )?;
-        page.tell(
+        page.encode(
             "lease_lapses",
             "Times that the lease ended before it was renewed.",
             &counts.lapses,
@@ -139,12 +140,12 @@ impl Collector for OfReplica {
             count(standing.lapsed_calls),
         )?;
 
-        page.tell(
+        page.encode(
             "feed_applied_seq",
             "Number of the last revocation in the feed that is known here.",
             &counts.applied,
         )?;
-        page.tell(
+        page.encode(
             "feed_head_seq",
             "Number of the last revocation in the feed, at the last renewal.",
             &counts.head,
@@ -160,21 +161,21 @@ impl Collector for OfReplica {
             "Other replicas in the register, at the last renewal.",
             count(standing.others),
         )?;
-        page.tell(
+        page.encode(
             "replicas_removed",
-            "Replicas that had gone without a word, removed by this one.",
+            "Replicas that had gone without leaving, removed by this one.",
             &counts.removals,
         )?;
-        page.tell(
+        page.encode(
             "rejoins",
-            "Times that this replica was taken for gone and joined again.",
+            "Times that this replica had been removed as gone and joined again.",
             &counts.rejoins,
         )?;
 
         let unacknowledged = count(standing.unacknowledged);
         page.number(
             "unacknowledged_revocations",
-            "Revocations that wait until all replicas know.",
+            "Revocations that wait until all replicas know them.",
             unacknowledged,
         )?;
         let outcomes = &counts.acknowledgements;
@@ -193,30 +194,30 @@ impl Collector for OfReplica {
         )?;
         let help = "Acknowledged revocations that the database had lost: the guarantee was \
                     broken. They were written again.";
-        page.tell("guarantee_broken_revocations", help, &counts.lost_revocations)
+        page.encode("guarantee_broken_revocations", help, &counts.lost_revocations)
     }
 }
 
-/// What is told of those who call.
+/// Writes the metrics of callers and their calls.
 #[derive(Debug)]
-struct OfCallers(Arc<Callers>);
+struct CallersCollector(Arc<Callers>);
 
-impl Collector for OfCallers {
+impl Collector for CallersCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let refused = self.0.refused();
         let mut page = Page(encoder);
         page.number(
             "callers",
-            "Callers that are known; 0 if everybody may do everything.",
+            "Callers in the configuration; 0 if everybody may do everything.",
             count(self.0.count()),
         )?;
-        page.number("calls_under_way", "Calls that have been let in and not yet answered.", {
+        page.number("calls_under_way", "Calls that were admitted and are not answered yet.", {
             count(self.0.calls_under_way())
         })?;
         page.by(
             "reason",
             "calls_refused",
-            "Calls that were not let in.",
+            "Calls that were not admitted.",
             None,
             &[
                 ("unknown", &refused.unknown),
@@ -228,11 +229,11 @@ impl Collector for OfCallers {
     }
 }
 
-/// What is told of connections.
+/// Writes the metrics of connections and of the certificate.
 #[derive(Debug)]
-struct OfConnections(Connections, Option<Arc<Tls>>);
+struct ConnectionsCollector(Connections, Option<Arc<Tls>>);
 
-impl Collector for OfConnections {
+impl Collector for ConnectionsCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Self(Connections { grpc, http }, tls) = self;
         let mut page = Page(encoder);
@@ -278,8 +279,7 @@ impl Collector for OfConnections {
             None,
             &[("http", &http.displaced)],
         )?;
-        let help = "Connections closed because they were not encrypted as they must be, or too \
-                    slow about it.";
+        let help = "Connections closed because the TLS handshake failed or took too long.";
         page.by(
             "side",
             "handshakes_failed",
@@ -289,7 +289,7 @@ impl Collector for OfConnections {
         )?;
         if let Some(tls) = tls {
             let gauge = ConstGauge::new(tls.expires_at().seconds());
-            let help = "When the certificate ends, in seconds since 1970.";
+            let help = "Expiry of the certificate, in seconds since 1970.";
             gauge.encode(page.0.encode_descriptor(
                 "certificate_expiry_timestamp",
                 help,
@@ -301,11 +301,11 @@ impl Collector for OfConnections {
     }
 }
 
-/// What is told of the audit.
+/// Writes the metrics of the audit.
 #[derive(Debug)]
-struct OfAudit(Audit);
+struct AuditCollector(Audit);
 
-impl Collector for OfAudit {
+impl Collector for AuditCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
         page.number(
@@ -314,18 +314,18 @@ impl Collector for OfAudit {
             count(self.0.waiting()),
         )?;
         let help = "Records of the audit that its table will never have. They are in the log.";
-        page.tell("audit_records_dropped", help, self.0.dropped())?;
+        page.encode("audit_records_dropped", help, self.0.dropped())?;
         let help =
             "Records of denied callers that were left out of the log, because there were too many.";
-        page.tell("audit_denials_left_out", help, self.0.left_out())
+        page.encode("audit_denials_left_out", help, self.0.left_out())
     }
 }
 
-/// What is told of gateways.
+/// Writes the metrics of gateways and callers that speak OAuth.
 #[derive(Debug)]
-struct OfGateways(Arc<Outcomes>);
+struct GatewaysCollector(Arc<Outcomes>);
 
-impl Collector for OfGateways {
+impl Collector for GatewaysCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help =
             "Requests that were judged for gateways, and tokens for callers that speak OAuth.";
@@ -349,16 +349,16 @@ impl Collector for OfGateways {
     }
 }
 
-/// Where metrics are told one after the other.
+/// Writes metrics one after the other.
 struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {
-    fn tell(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+    fn encode(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
         metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
     }
 
     fn number(&mut self, name: &str, help: &str, value: u32) -> fmt::Result {
-        self.tell(name, help, &ConstGauge::new(value))
+        self.encode(name, help, &ConstGauge::new(value))
     }
 
     fn seconds(&mut self, name: &str, help: &str, value: Duration) -> fmt::Result {
@@ -381,7 +381,7 @@ impl Page<'_> {
         self.by("outcome", name, help, unit, metrics)
     }
 
-    /// One metric in several kinds, told apart by a label.
+    /// Writes a metric of several kinds, which a label distinguishes.
     fn by<M: EncodeMetric>(
         &mut self,
         label: &str,
@@ -398,7 +398,7 @@ impl Page<'_> {
     }
 }
 
-/// As many as can be told.
+/// Converts a count to the number of a gauge. A larger one becomes the largest possible.
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

@@ -1,5 +1,4 @@
-//! A client of HTTP/2 that costs little: it knows of the protocol what unary calls of one method
-//! need, and no more.
+//! A cheap HTTP/2 client, which implements only what unary calls of one method need.
 
 use std::collections::BTreeMap;
 
@@ -22,19 +21,21 @@ const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-// Settings (RFC 9113, section 6.5.2), and what holds until a server has sent them.
+// Settings (RFC 9113, section 6.5.2), and the initial window that holds until a server sends its
+// own.
 const MAX_CONCURRENT_STREAMS: u16 = 3;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 const WINDOW: i64 = 65_535;
-/// Bytes of a frame that a peer takes unasked.
+/// The most bytes of a frame that every peer accepts (SETTINGS_MAX_FRAME_SIZE).
 const FRAME: usize = 16_384;
 
 /// A call under way.
 struct Call {
-    /// What has not been sent yet, and how much of that the server takes.
+    /// The part of the message that has not been sent yet.
     unsent: Vec<u8>,
+    /// The bytes that the server accepts on this stream.
     window: i64,
-    /// The beginning of the answer.
+    /// The part of the answer that has been received.
     answer: Vec<u8>,
 }
 
@@ -42,15 +43,18 @@ pub struct Connection {
     socket: TcpStream,
     out: Vec<u8>,
     headers: Vec<u8>,
+    /// The headers of later calls, which refer to the dynamic table.
     headers_again: Vec<u8>,
     last_stream: u32,
-    /// Bytes that may be sent until the server opens the connection's window further.
+    /// The bytes that the server accepts on this connection.
     window: i64,
-    /// What it has said of each call's window, and of how many may be under way.
+    /// The initial window of each call.
     window_of_calls: i64,
+    /// The most calls that may be under way.
     most_calls: usize,
-    /// What has been read, and how much of that has been looked at.
+    /// The bytes that have been received.
     input: Vec<u8>,
+    /// The number of these bytes that have been parsed.
     read: usize,
     open: BTreeMap<u32, Call>,
 }
@@ -58,12 +62,12 @@ pub struct Connection {
 /// A call that has ended.
 pub struct Answered {
     pub stream: u32,
-    /// The message. Only a call that failed has none, so headers need not be read.
+    /// The message; `None` if the call failed. Headers are therefore not read.
     pub message: Option<Vec<u8>>,
 }
 
 impl Connection {
-    /// Connects for calls on a path, which show an API key if there is one.
+    /// Connects for calls on a path, which carry the API key if there is one.
     pub async fn open(address: &str, path: &str, api_key: Option<&str>) -> Result<Self, Failure> {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
@@ -80,8 +84,7 @@ impl Connection {
             read: 0,
             open: BTreeMap::new(),
         };
-        // Windows as large as they get (the initial one is setting 4), so that none is ever to be
-        // opened further.
+        // The windows are as large as possible, so that they never need to be extended.
         let window = (1_u32 << 31) - 1;
         connection.frame(
             SETTINGS,
@@ -90,8 +93,8 @@ impl Connection {
             &[&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat(),
         );
         connection.frame(WINDOW_UPDATE, 0, 0, &(window - WINDOW as u32).to_be_bytes());
-        // The first headers fill the server's table (RFC 7541); `POST` and `http` are in it from
-        // the start.
+        // The first headers fill the server's dynamic table (RFC 7541); `POST` and `http` are in
+        // the static one.
         let literal =
             |name: &[u8], value: &str| [name, &[value.len() as u8], value.as_bytes()].concat();
         connection.headers = [
@@ -117,7 +120,7 @@ impl Connection {
         self.out.extend_from_slice(payload);
     }
 
-    /// Begins a call, which leaves with the next [`Connection::flush`].
+    /// Begins a call, which is sent by the next [`Connection::flush`].
     pub fn ask(&mut self, message: &[u8]) -> u32 {
         // Streams of a client are odd.
         let stream = self.last_stream * 2 + 1;
@@ -130,7 +133,7 @@ impl Connection {
         stream
     }
 
-    /// Sends what the windows allow of a call's message.
+    /// Queues as much of a call's message as the windows allow.
     fn send(&mut self, stream: u32) {
         while let Some(call) = self.open.get_mut(&stream).filter(|call| !call.unsent.is_empty()) {
             let allowed = usize::try_from(self.window.min(call.window)).unwrap_or(0);
@@ -146,7 +149,7 @@ impl Connection {
         }
     }
 
-    /// Takes what the server allows.
+    /// Applies the settings of the server.
     fn set(&mut self, settings: &[u8]) {
         for setting in settings.as_chunks::<6>().0 {
             let [a, b, value @ ..] = *setting;
@@ -154,7 +157,7 @@ impl Connection {
             match u16::from_be_bytes([a, b]) {
                 MAX_CONCURRENT_STREAMS => self.most_calls = value as usize,
                 INITIAL_WINDOW_SIZE => {
-                    // Also for the calls that are under way.
+                    // The change also applies to calls that are under way.
                     let more = i64::from(value) - self.window_of_calls;
                     self.window_of_calls += more;
                     self.open.values_mut().for_each(|call| call.window += more);
@@ -164,25 +167,26 @@ impl Connection {
         }
     }
 
-    /// Whether the server takes another call now, and the whole of its message on this connection.
-    #[allow(dead_code)] // Only few and small ones are sent elsewhere.
+    /// Returns whether the server accepts another call now, with its whole message, on this
+    /// connection.
+    #[allow(dead_code)] // Benchmarks with few and small calls do not need it.
     pub fn has_room_for(&self, message: &[u8]) -> bool {
         self.open.len() < self.most_calls && self.window >= message.len() as i64 + 5
     }
 
-    /// Calls under way.
+    /// Returns the number of calls under way.
     pub fn under_way(&self) -> usize {
         self.open.len()
     }
 
-    /// Sends what has been begun.
+    /// Sends everything that is queued.
     pub async fn flush(&mut self) -> Result<(), Failure> {
         self.socket.write_all(&self.out).await?;
         self.out.clear();
         Ok(())
     }
 
-    /// Waits until something has come. May be given up.
+    /// Waits until bytes have arrived. It is cancel-safe.
     pub async fn wait(&mut self) -> Result<(), Failure> {
         self.input.drain(..self.read);
         self.read = 0;
@@ -192,7 +196,7 @@ impl Connection {
         }
     }
 
-    /// The calls that have ended with what has come.
+    /// Parses the bytes that have arrived, and returns the calls that have ended.
     pub fn answered(&mut self) -> Result<Vec<Answered>, Failure> {
         let mut answered = vec![];
         while let Some((head, rest)) = self.input[self.read..].split_first_chunk::<9>() {
@@ -215,8 +219,8 @@ impl Connection {
                     self.frame(SETTINGS, ACK, 0, &[]);
                 }
                 PING if flags & ACK == 0 => self.frame(PING, ACK, 0, &payload),
-                // After an answer to a call that was not read to its end; else the call itself is
-                // refused.
+                // If the call is still open, it is refused. Otherwise it was answered before its
+                // message was read to its end.
                 RST_STREAM => {
                     if self.open.remove(&stream).is_some() {
                         answered.push(Answered { stream, message: None });

@@ -1,9 +1,9 @@
-//! Access tokens. Whatever the text: it is genuine only if the key wrote that very text. Whatever
-//! the key has signed: what is accepted is what an independent reader finds in it, and within the
-//! limits.
+//! Fuzzes the reader of access tokens. A text must be accepted as genuine only if the key signed
+//! exactly this text. Of a payload that the key has signed, the accepted claims must be those that
+//! an independent reader finds in it, and they must be within the limits.
 //!
-//! The input is taken for a token, and, if it has a line feed, for a header and a payload to be
-//! signed; without a header for the payload under a good one.
+//! The input is read as a token. If it has a line feed, it is also read as a header and a payload,
+//! which are signed with the key. If the header is empty, a good one is used.
 #![no_main]
 
 use std::{collections::BTreeMap, fmt, sync::LazyLock, time::Duration};
@@ -38,7 +38,7 @@ static EXPECTED: LazyLock<Expectations> = LazyLock::new(|| Expectations {
     max_ttl: Duration::from_secs(3600),
 });
 
-/// Keys of the other algorithms, which have signed nothing.
+/// Keys of other algorithms, which have signed nothing.
 static OTHERS: LazyLock<Vec<(Algorithm, DecodingKey)>> = LazyLock::new(|| {
     let pems = [
         &include_bytes!("../../src/keys/test_keys/p256_sec1.pem")[..],
@@ -53,11 +53,11 @@ static OTHERS: LazyLock<Vec<(Algorithm, DecodingKey)>> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(text) = str::from_utf8(data) {
-        as_a_token(text);
+        check_text(text);
     }
     if let Some(end) = data.iter().position(|byte| *byte == b'\n') {
         let header = if end == 0 { GOOD_HEADER } else { &data[..end] };
-        as_what_was_signed(header, &data[end + 1..]);
+        check_signed(header, &data[end + 1..]);
     }
 });
 
@@ -69,9 +69,9 @@ fn read(token: &str) -> Result<AccessClaims, Rejection> {
     unverified.verify(Algorithm::EdDSA, &PUBLIC, &EXPECTED)
 }
 
-/// A signature of this kind is always the same: whoever shows another text has made it without the
-/// key.
-fn as_a_token(text: &str) {
+/// Checks that a token that is accepted was signed with the key. Ed25519 signatures are
+/// deterministic, so a text that differs from the one that the key yields is forged.
+fn check_text(text: &str) {
     if read(text).is_err() {
         return;
     }
@@ -85,7 +85,8 @@ fn with_signature(signed: String) -> String {
     format!("{signed}.{signature}")
 }
 
-fn as_what_was_signed(header: &[u8], payload: &[u8]) {
+/// Signs a header and a payload, and checks the claims if the token is accepted.
+fn check_signed(header: &[u8], payload: &[u8]) {
     let [encoded_header, encoded_payload] =
         [header, payload].map(|part| URL_SAFE_NO_PAD.encode(part));
     let token = with_signature(format!("{encoded_header}.{encoded_payload}"));
@@ -114,8 +115,8 @@ fn as_what_was_signed(header: &[u8], payload: &[u8]) {
         serde_json::from_slice(payload).expect("a payload that was accepted");
     agree(&mut members, &claims);
 
-    // The service can issue what it accepts, and then reads the same. Beyond what instants can tell
-    // there are none to write.
+    // The service can issue the claims that it accepts, and reads the same claims again. This does
+    // not hold for instants beyond the range of `Timestamp`.
     let instants = [claims.issued_at, claims.expires_at, claims.authenticated_at];
     let all = instants.into_iter().chain(claims.not_before);
     if all.into_iter().all(|instant| Timestamp::from_seconds(instant.seconds()) == instant) {
@@ -125,7 +126,7 @@ fn as_what_was_signed(header: &[u8], payload: &[u8]) {
     }
 }
 
-/// Each claim is what stands in the payload under its name, and within its limits.
+/// Checks that each claim is the member of its name in the payload, and is within its limits.
 fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
     let mut take = |name: &str| members.remove(name);
     let text = |value: Option<Value>| {
@@ -168,11 +169,11 @@ fn agree(members: &mut BTreeMap<String, Value>, claims: &AccessClaims) {
     assert!(members.iter().eq(claims.custom.to_map().iter()), "{members:?} {:?}", claims.custom);
 }
 
-/// The members of a payload, none of which stands twice.
+/// The members of a payload. Reading one that has a member twice panics.
 struct Members(BTreeMap<String, Value>);
 
-/// Those members of a header that are understood. None stands twice, and none changes how a token
-/// is to be read.
+/// The members of a header that are understood. Reading fails if one is there twice, or if there is
+/// a member that changes how a token is to be read.
 struct Header(BTreeMap<&'static str, String>);
 
 fn alg(header: &[u8]) -> Option<String> {
@@ -192,7 +193,7 @@ impl<'de> Deserialize<'de> for Members {
                 while let Some((name, value)) = map.next_entry::<String, Value>()? {
                     assert!(
                         members.insert(name, value).is_none(),
-                        "a claim that stands twice was accepted"
+                        "a payload that has a claim twice was accepted"
                     );
                 }
                 Ok(Members(members))
@@ -208,7 +209,7 @@ impl<'de> Deserialize<'de> for Header {
         impl<'de> Visitor<'de> for Reader {
             type Value = Header;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object without doubt")
+                f.write_str("an unambiguous object")
             }
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Header, M::Error> {
                 use serde::de::Error;

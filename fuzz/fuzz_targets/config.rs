@@ -1,5 +1,6 @@
-//! The configuration. Whatever the text: what is wrong with it is told in one line; and what is
-//! accepted keeps its promises, and means the same when it has been printed and read again.
+//! Fuzzes the configuration. The error of a text that is refused must be a single line. A
+//! configuration that is accepted must have the documented properties, and must mean the same when
+//! it has been printed and read again.
 #![no_main]
 
 use std::{sync::Arc, time::Duration};
@@ -29,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
             return;
         }
     };
-    promises(&config);
+    check_properties(&config);
     if hides_a_password(text) {
         let all = format!("{config:?}{}{}", config.to_toml().unwrap(), config.to_json().unwrap());
         assert!(!all.contains(PASSWORD), "{all}");
@@ -54,8 +55,8 @@ fuzz_target!(|data: &[u8]| {
 
 const PASSWORD: &str = "hunter2";
 
-/// Whether the password stands where passwords belong and nowhere else. (Within a text of several
-/// lines, a line means nothing.)
+/// Returns whether the password is only where passwords belong. Texts with multi-line strings are
+/// left out, because their lines cannot be checked one by one.
 fn hides_a_password(text: &str) -> bool {
     let is_fine = |line: &str| match line.split_once(PASSWORD) {
         None => true,
@@ -72,7 +73,8 @@ fn hides_a_password(text: &str) -> bool {
     !text.contains("\"\"\"") && !text.contains("'''") && text.split(['\n', '\r']).all(is_fine)
 }
 
-fn promises(config: &Config) {
+/// Checks the properties that every accepted configuration has.
+fn check_properties(config: &Config) {
     assert!(config.policies.contains_key(DEFAULT));
     for policy in config.policies.values() {
         policy.check(config.tokens.max_access_token_ttl).unwrap();
@@ -80,12 +82,12 @@ fn promises(config: &Config) {
     assert!(config.max_blacklist_entries > 0);
     assert!(config.issuer.len() <= 256);
 
-    // No user is shown with a password.
+    // The password of the database's user is not shown.
     let shown = config.database.to_string();
     let user = shown.strip_prefix("postgres://").and_then(|rest| rest.split_once('@'));
     assert!(user.is_none_or(|(user, _)| !user.contains(':')), "{shown}");
 
-    // Each caller may make a call.
+    // Each caller may make at least one call.
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     for caller in &config.callers {
         assert!(!caller.keys.is_empty() || !caller.certificate_names.is_empty(), "{caller:?}");
@@ -97,8 +99,8 @@ fn promises(config: &Config) {
         Arc::new(meter).begin(CostClass::Read).expect("the first call");
     }
 
-    // Neither the routes below the issuer's path nor the next sweep may fail, and the latter is
-    // found soon.
+    // Building the routes below the issuer's path and finding the next sweep must not panic, and
+    // the latter must not take long.
     let replica = Arc::new(Replica::new(Arc::new(SharedClock::new(clock.clone())), config.lease));
     let _ = routes(config, clock, replica, Readiness::new(), Ready::default());
     let now = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);

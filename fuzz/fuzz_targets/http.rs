@@ -1,8 +1,8 @@
-//! The HTTP side. Whatever the bytes of a connection: it comes to an end, each answer is one that
-//! the routes or the parser give, none tells a secret, and in which pieces the bytes come only
-//! matters for how soon the connection ends.
+//! Fuzzes the HTTP server. Whatever bytes a client sends, the connection must end, each answer must
+//! be one of the routes or of the parser, and none may hold a secret. The pieces in which the bytes
+//! arrive may only affect how soon the connection ends.
 //!
-//! The input is what a client sends.
+//! The input is the bytes that a client sends.
 #![no_main]
 
 use std::{
@@ -54,17 +54,17 @@ use tokio::{
     time::timeout,
 };
 
-/// Time goes by at once when there is nothing to do but wait.
+/// The clock is paused, so it jumps to the next timer when there is nothing to do but wait.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 });
 static SERVICE: LazyLock<Service> = LazyLock::new(Service::ready);
 
-/// What a connection may send, and how long it may wait, are the server's own limits.
+/// These limits are those of the server.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 128;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// By then every connection has ended.
+/// The time within which every connection has ended.
 const LONG: Duration = Duration::from_secs(3600);
 
 fuzz_target!(|data: &[u8]| {
@@ -72,7 +72,8 @@ fuzz_target!(|data: &[u8]| {
     let (whole, pieces) = (answers(data.len().max(1)), answers(1 + data.len() % 7));
     check(&whole);
     check(&pieces);
-    // A body that nobody reads is only read to its end if it is there already.
+    // An unread body is only read to its end if it has already arrived. Otherwise the connection
+    // ends, so the answers of one run may be the beginning of the other's.
     assert!(whole.starts_with(&pieces) || pieces.starts_with(&whole), "{whole:?}\n{pieces:?}");
 });
 
@@ -89,7 +90,7 @@ fn check(answers: &str) {
     assert!(!answers.contains("\"d\":"), "{answers:?}");
 }
 
-/// What is answered to these bytes, without the dates.
+/// Sends the bytes in pieces of this length, and returns the answers without their dates.
 async fn converse(routes: Router, data: &[u8], piece: usize) -> String {
     let (client, server) = duplex(64 << 10);
     let routes = TowerToHyperService::new(routes);
@@ -132,8 +133,8 @@ async fn converse(routes: Router, data: &[u8], piece: usize) -> String {
         .join("\r\n")
 }
 
-/// A service that is ready, with keys that are the same each time. It has no lease, so what is
-/// judged is not known.
+/// A service that is ready, with the same keys in each run. It has no lease, so it cannot validate
+/// tokens.
 struct Service {
     config: Config,
     clock: Arc<SettableClock>,
@@ -143,7 +144,7 @@ struct Service {
 }
 
 impl Service {
-    /// Its routes, with nothing counted yet: what is answered tells what was asked before.
+    /// Builds its routes, with all counters at zero: an answer must not depend on earlier requests.
     fn routes(&self) -> Router {
         let Self { config, clock, replica, readiness, ready } = self;
         routes(config, clock.clone(), replica.clone(), readiness.clone(), ready.clone())
@@ -153,8 +154,8 @@ impl Service {
         let config = Config::from_toml("issuer = 'https://issuer/path'").unwrap();
         let clock = Arc::new(SettableClock::at(Timestamp::from_seconds(1_800_000_000)));
         let rng = Arc::new(Counting::default());
-        // The store is there to be given, and no route asks it. Its runtime is never driven again,
-        // and its file is gone.
+        // The authority needs a store, but no route uses it. Its runtime is never driven again, and
+        // its file is deleted.
         let folder = tempfile::tempdir().unwrap();
         let of_the_store =
             Box::leak(Box::new(Builder::new_current_thread().enable_all().build().unwrap()));
@@ -201,7 +202,7 @@ impl Service {
     }
 }
 
-/// Bytes that count, so that a run can be repeated.
+/// Consecutive bytes instead of random ones, so that a run can be repeated.
 #[derive(Default)]
 struct Counting(AtomicU8);
 

@@ -1,8 +1,9 @@
-//! Refresh tokens. Whatever the text: it has one spelling and says what stands in it, and it is
-//! genuine only if the key wrote it. A genuine one is read back, and refused after any change.
+//! Fuzzes the reader of refresh tokens. A token must have only one spelling, its fields must be
+//! those in its bytes, and it must be accepted as genuine only if the key authenticated it. A
+//! genuine token must be read back, and refused after any change.
 //!
-//! The input is taken for a token; and its first bytes for what a genuine one says, the others for
-//! changes of it.
+//! The input is read as a token. Its first bytes are also used as the fields of a genuine token,
+//! and the others as changes of that token.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -27,16 +28,16 @@ static OTHER: LazyLock<hmac::Key> = LazyLock::new(|| hmac::Key::new(hmac::HMAC_S
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(text) = str::from_utf8(data) {
-        as_a_token(text);
+        check_text(text);
     }
-    as_what_was_issued(data);
+    check_issued(data);
 });
 
 fn read(token: &str) -> Result<RefreshClaims, NotAuthentic> {
     Unverified::parse(token)?.verify(&KEY)
 }
 
-fn as_a_token(text: &str) {
+fn check_text(text: &str) {
     let Ok(unverified) = Unverified::parse(text) else { return };
     let encoded = text.strip_prefix(PREFIX).expect("the prefix");
     let bytes = URL_SAFE_NO_PAD.decode(encoded).expect("base64url");
@@ -52,7 +53,7 @@ fn as_a_token(text: &str) {
     }
 }
 
-fn as_what_was_issued(data: &[u8]) {
+fn check_issued(data: &[u8]) {
     let mut rest = data;
     let mut take = || {
         let (first, others) = rest.split_at(rest.len().min(16));
@@ -72,13 +73,13 @@ fn as_what_was_issued(data: &[u8]) {
     };
     let token = issue(claims.session_id, &claims.lineage, &KEY);
     assert_eq!(read(&token), Ok(claims));
-    as_a_token(&token);
+    check_text(&token);
     assert_eq!(Unverified::parse(&token).unwrap().verify(&OTHER), Err(NotAuthentic));
 
     let mut changed = token.clone().into_bytes();
     for change in rest.chunks_exact(2) {
-        let place = usize::from(change[0]) % changed.len();
-        changed[place] = change[1];
+        let index = usize::from(change[0]) % changed.len();
+        changed[index] = change[1];
     }
     if let Ok(changed) = str::from_utf8(&changed)
         && changed != token

@@ -1,6 +1,6 @@
-//! Requests. Whatever the bytes: a wrong field is named, in an answer of bounded size; and what is
-//! accepted says what was asked, within the limits that the protocol documents, and fits into a
-//! token that is read back.
+//! Fuzzes the conversion of requests. The error of a refused request must name the wrong field, and
+//! have a bounded size. An accepted request must hold the values that were sent, within the limits
+//! that the proto files document, and fit into a token that can be read back.
 //!
 //! The input is decoded as each of the messages.
 #![no_main]
@@ -67,7 +67,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// The error names a field of the message, and is no burden for whoever gets it.
+/// Checks that the error names a field of the message, and is short.
 fn names(path: &str, fields: &[&str], error: AuthorityError) {
     let AuthorityError::InvalidField { field, problem } = &error else { panic!("{error:?}") };
     let known =
@@ -91,8 +91,7 @@ fn names(path: &str, fields: &[&str], error: AuthorityError) {
     assert!(status.message().len() + status.details().len() < 1024, "{status:?}");
 }
 
-/// A text that is kept is the one that was asked for: within its limits, and without control
-/// characters.
+/// Checks that a text is kept as it was sent, is within its limits, and has no control characters.
 fn is(kept: &str, asked: &str, least: usize, most: usize) {
     assert_eq!(kept, asked);
     assert!((least..=most).contains(&kept.len()), "{kept:?}");
@@ -111,7 +110,7 @@ fn are_scopes<T: std::ops::Deref<Target = str>>(kept: &[T], asked: &[String]) {
     assert!(kept.iter().all(|scope| scope.chars().all(allowed)));
 }
 
-/// Display data is kept as far as it can be, and what is valid stays as it is.
+/// Checks that display data is within its limits, and that valid data is kept unchanged.
 fn is_device(kept: &Device, asked: &proto::Device) {
     let texts = [(&*kept.user_agent, &*asked.user_agent, 512), (&*kept.label, &*asked.label, 128)];
     for (kept, asked, most) in texts {
@@ -126,10 +125,10 @@ fn is_device(kept: &Device, asked: &proto::Device) {
 
 fn is_span(kept: Option<Duration>, asked: Option<prost_types::Duration>) {
     let asked = asked.map(|asked| (asked.seconds, asked.nanos));
-    let told = |span: Duration| {
+    let parts = |span: Duration| {
         (i64::try_from(span.as_secs()).unwrap(), i32::try_from(span.subsec_nanos()).unwrap())
     };
-    assert_eq!(kept.map(told), asked);
+    assert_eq!(kept.map(parts), asked);
 }
 
 fn create(request: CreateSessionRequest) {
@@ -183,7 +182,7 @@ fn create(request: CreateSessionRequest) {
     fits_into_a_token(&new);
 }
 
-/// The claims are those that were asked for, and no text in them holds a NUL character.
+/// Checks that the claims are those that were sent, and that no text in them holds a NUL character.
 fn is_object(kept: &Map<String, Value>, asked: &Struct) {
     assert_eq!(kept.len(), asked.fields.len());
     for (name, value) in kept {
@@ -218,7 +217,8 @@ static KEY: LazyLock<Ed25519KeyPair> =
 static PUBLIC: LazyLock<DecodingKey> =
     LazyLock::new(|| DecodingKey::from_ed_der(KEY.public_key().as_ref()));
 
-/// Its tokens say what it asked for, if they are not too long to be issued.
+/// Checks that the session's tokens carry the requested claims, if they are not too long to be
+/// issued.
 fn fits_into_a_token(new: &NewSession) {
     const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
     let issuer = "https://issuer".to_owned();

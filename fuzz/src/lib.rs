@@ -1,4 +1,4 @@
-//! What several targets need: the parts of a service around a configuration.
+//! Builds the parts of a service for a configuration, for several targets.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use countersign::{
     revocation::replica::Replica,
 };
 
-/// What the HTTP side answers.
+/// Builds the routes of the HTTP server.
 pub fn routes(
     config: &Config,
     clock: Arc<dyn Clock>,

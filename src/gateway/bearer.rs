@@ -1,8 +1,9 @@
 //! The syntax of `authorization: Bearer` (RFC 6750, section 2.1), for access tokens and API keys.
 
 /// Reads the token in a value of `authorization` whose scheme is `Bearer`: spaces, and one
-/// `b64token`. Another scheme has none. Anything else after the scheme is an empty token, which
-/// nobody has: text that can be read in two ways must not be believed in one of them.
+/// `b64token`. Returns `None` for another scheme. If anything else follows the scheme, the token is
+/// empty, and no empty token is valid: text that can be read in two ways must not be accepted in
+/// either.
 pub fn bearer_token(value: &[u8]) -> Option<&str> {
     const SCHEME: &[u8] = b"bearer";
     let value = value.trim_ascii();
@@ -12,8 +13,8 @@ pub fn bearer_token(value: &[u8]) -> Option<&str> {
     is_bearer.then(|| token68(rest).unwrap_or_default())
 }
 
-/// Reads spaces and a `token68`, the form of a token in the schemes of HTTP (RFC 9110, section
-/// 11.2).
+/// Reads spaces and a `token68`, the form of a token in the authentication schemes of HTTP (RFC
+/// 9110, section 11.2).
 pub fn token68(after_scheme: &[u8]) -> Option<&str> {
     let token = std::str::from_utf8(after_scheme).ok()?.trim_start_matches(' ');
     let is_separate = token.len() < after_scheme.len();
@@ -28,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_comes_after_bearer_in_any_case() {
+    fn a_token_follows_bearer_in_upper_or_lower_case() {
         for value in ["Bearer t", "bearer t", "bearer  t", "BEARER  t ", "BEARER   t ", " Bearer t"]
         {
             assert_eq!(bearer_token(value.as_bytes()), Some("t"), "{value:?}");
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_one_token_is_a_token_that_nobody_has() {
+    fn anything_but_one_token_yields_an_empty_token() {
         for value in [
             "Bearer",
             "Bearer ",
@@ -78,6 +79,6 @@ mod tests {
         ] {
             assert_eq!(bearer_token(value.as_bytes()), Some(""), "{value:?}");
         }
-        assert_eq!(bearer_token(b"Bearer a\xff"), Some(""), "bytes that are no text");
+        assert_eq!(bearer_token(b"Bearer a\xff"), Some(""), "bytes that are not text");
     }
 }

@@ -1,4 +1,4 @@
-//! Finds the token in a request: in `authorization: Bearer`, or else in a cookie.
+//! Finds the token of a request in `authorization: Bearer`, or otherwise in a cookie.
 
 use super::bearer::bearer_token;
 
@@ -14,18 +14,19 @@ pub enum Found {
 /// The credential in a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Credential<'a> {
-    /// None that is ours.
+    /// No token. There may be credentials of another scheme.
     None,
     /// A token, which may be empty or malformed.
     Token(&'a str, Found),
-    /// More than one, or a second header that may be taken for one: the application may take
-    /// another than we do (RFC 6750, section 2).
+    /// More than one token, or a second `authorization` header. The application might use another
+    /// one than we do (RFC 6750, section 2).
     Several,
-    /// Several cookies of the name with different values, as when one is of a parent domain.
+    /// Several cookies of the same name with different values, for instance one of the site and one
+    /// of its parent domain.
     ConflictingCookies,
 }
 
-/// A token is a secret.
+/// Omits the token, which is a secret.
 impl std::fmt::Debug for Credential<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -51,14 +52,14 @@ pub fn find<'a>(
     if let Some(name) = cookie {
         let mut named = cookies.flat_map(|value| cookies_named(value, name.as_bytes()));
         in_cookie = named.next();
-        // An application may take any of them, which is the same if they are equal.
+        // An application may use any of them, so they must be equal.
         if named.any(|other| Some(other) != in_cookie) {
             return Credential::ConflictingCookies;
         }
     }
     let is_several = second.is_some()
         || in_header.zip(in_cookie).is_some_and(|(in_header, in_cookie)| in_header != in_cookie);
-    // Bytes that are no text are judged as an empty token.
+    // Bytes that are not text count as an empty token, which is never valid.
     let token =
         |token, found| Credential::Token(std::str::from_utf8(token).unwrap_or_default(), found);
     match (in_header, in_cookie) {
@@ -69,8 +70,8 @@ pub fn find<'a>(
     }
 }
 
-/// The values of a cookie (RFC 6265, section 4.2.1). Empty ones are left out, because
-/// applications clear a cookie so.
+/// Returns the values of a cookie (RFC 6265, section 4.2.1). Empty values are left out, because
+/// applications clear a cookie by an empty value.
 fn cookies_named<'a>(value: &'a [u8], name: &[u8]) -> impl Iterator<Item = &'a [u8]> {
     value.split(|byte| *byte == b';').filter_map(move |pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
@@ -84,7 +85,8 @@ fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// The values of a `cookie` header without the cookies of a name; none if nothing is left.
+/// Returns the value of a `cookie` header without the cookies of a name, or `None` if nothing is
+/// left.
 pub fn without_cookie(value: &[u8], name: &str) -> Option<Vec<u8>> {
     let is_other = |pair: &&[u8]| {
         let found = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
@@ -113,14 +115,14 @@ mod tests {
             assert_eq!(
                 found(&[malformed], &[]),
                 Credential::Token("", Found::Header),
-                "one that nobody has: {malformed:?}"
+                "an empty token: {malformed:?}"
             );
             assert_eq!(found(&[malformed], &["session=t"]), Credential::Several, "{malformed:?}");
         }
     }
 
     #[test]
-    fn or_else_in_the_cookie() {
+    fn without_a_token_in_the_header_the_cookie_counts() {
         for value in [
             "session=t",
             " session = t ",
@@ -140,18 +142,18 @@ mod tests {
         assert_eq!(
             found(&["Bearer t"], &["session=t"]),
             Credential::Token("t", Found::Header),
-            "the same one"
+            "both hold the same token"
         );
         let cookies = [&b"session=t"[..]];
         assert_eq!(
             find([].into_iter(), cookies.into_iter(), None),
             Credential::None,
-            "if one is configured"
+            "no cookie is configured"
         );
     }
 
     #[test]
-    fn of_several_none_is_taken() {
+    fn of_several_tokens_none_is_used() {
         for values in
             [["Bearer t", "Bearer t"], ["Basic dDp0", "Bearer t"], ["Bearer t", "Basic dDp0"]]
         {
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_cookies_are_one_empty_cookies_are_none_and_of_different_ones_none_is_taken() {
+    fn equal_cookies_count_once_empty_ones_do_not_count_and_different_ones_conflict() {
         for cookies in [
             &["session=t; session=t"][..],
             &["session=t", "session=t"],
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_no_token() {
+    fn bytes_that_are_not_text_yield_an_empty_token() {
         let (authorization, cookies) = ([&b"Bearer a\xff"[..]], [&b"session=a\xff"[..]]);
         assert_eq!(
             find(authorization.into_iter(), [].into_iter(), None),
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_cookies_stay() {
+    fn the_other_cookies_are_kept() {
         let left = |value: &str| {
             without_cookie(value.as_bytes(), "session").map(|left| String::from_utf8(left).unwrap())
         };

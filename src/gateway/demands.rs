@@ -1,5 +1,5 @@
-//! Reads the demands of a route on a token from its gateway: `audience`, `scope`, `acr_values`,
-//! `max_age`.
+//! Reads the demands that a gateway makes on the tokens of a route: `audience`, `scope`,
+//! `acr_values` and `max_age`.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::domain::text::{Acr, Audience, Scope, TextError};
 /// and OpenID Connect Core (section 3.1.2.1).
 pub const NAMES: [&str; 4] = ["audience", "scope", "acr_values", "max_age"];
 
-/// Most scopes, and most acr values, that a route may ask for.
+/// The most scopes, and the most acr values, that a route may demand.
 const MAX_VALUES: usize = 64;
 
 /// The demands of a route. An empty field demands nothing.
@@ -25,7 +25,7 @@ pub struct Demands {
     pub max_age: Option<Duration>,
 }
 
-/// A gateway asks for something that cannot be understood, so no request may pass.
+/// The error of a gateway whose demands cannot be understood. No request may pass then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DemandsError {
     /// There is no such demand.
@@ -34,7 +34,7 @@ pub enum DemandsError {
         /// The name of the demand.
         name: String,
     },
-    /// The demand was made twice, and one of them may be the client's.
+    /// The demand was made twice, and one of the two may come from the client.
     #[error("the gateway asks for {0} more than once")]
     Twice(&'static str),
     /// The demand has an invalid value.
@@ -48,7 +48,7 @@ pub enum DemandsError {
 }
 
 impl Demands {
-    /// Reads pairs of name and value.
+    /// Reads the demands from pairs of name and value.
     pub fn read<'a>(
         pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, DemandsError> {
@@ -87,8 +87,8 @@ fn checked<T: TryFrom<String, Error = TextError>>(
     T::try_from(value.to_owned()).map(text).map_err(|error| error.to_string())
 }
 
-/// Reads values with spaces between them. An empty list is a mistake: a variable of the gateway
-/// that is not set must not open a route.
+/// Reads values that are separated by spaces. An empty list is an error: a gateway variable that is
+/// not set must not open a route.
 fn list<T: TryFrom<String, Error = TextError>>(
     value: &str,
     text: fn(T) -> String,
@@ -98,8 +98,9 @@ fn list<T: TryFrom<String, Error = TextError>>(
         .map(|value| checked(value, text))
         .collect::<Result<Vec<_>, _>>()?;
     if !value.bytes().all(|byte| matches!(byte, b'\t' | b' ' | 0x21 | 0x23..=0x5b | 0x5d..=0x7e)) {
-        return Err("must be printable ASCII without quote and backslash, which go into a header"
-            .to_owned());
+        return Err(
+            "must be printable ASCII without quotes and backslashes, to fit in a header".to_owned()
+        );
     }
     match values.len() {
         0 => Err("must not be empty".to_owned()),
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_asked_for_is_read() {
+    fn demands_are_read() {
         let pairs = [
             ("audience", "https://api.test"),
             ("scope", "read  write"),
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_for_no_demand_that_was_meant_as_one() {
+    fn a_demand_that_is_misspelt_empty_or_invalid_is_an_error() {
         for pairs in [
             &[("audiance", "a")][..],
             &[("Audience", "a")],

@@ -1,5 +1,5 @@
-//! The answer to a client whose request may not pass: a status and a challenge by RFC 6750 (section
-//! 3) and RFC 9470 (section 3).
+//! The answer to a client whose request may not pass: a status, and a challenge according to RFC
+//! 6750 (section 3) and RFC 9470 (section 3).
 
 use http::{
     HeaderMap, HeaderValue, StatusCode,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::authority::validate::InactiveReason;
 
-/// A request may not pass.
+/// The reason for which a request may not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denial {
     /// The request has no token.
@@ -24,20 +24,20 @@ pub enum Denial {
     ConflictingCookies,
     /// The token is inactive, or does not meet the demands.
     Inactive(InactiveReason, Demands),
-    /// The gateway asks for what cannot be understood.
+    /// The demands of the gateway cannot be understood.
     Demands(DemandsError),
-    /// The application cannot be told the identity of the sender.
+    /// An identity header for the application would be too long.
     Identity(HeaderTooLong),
 }
 
-/// A code of RFC 6750 or RFC 9470, and its meaning here.
+/// An error code of RFC 6750 or RFC 9470, and a description of the problem.
 struct Error {
     code: &'static str,
     description: String,
 }
 
 impl Denial {
-    /// The name of the outcome in metrics.
+    /// Returns the name of the outcome in metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::NoCredential(_) => "no_credential",
@@ -49,7 +49,8 @@ impl Denial {
         }
     }
 
-    /// The status: 401 if another token would help, else 403. Gateways know no other.
+    /// Returns the status: 401 if another token would help, and otherwise 403. Gateways expect no
+    /// other.
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::Inactive(InactiveReason::InsufficientScope, _)
@@ -62,7 +63,7 @@ impl Denial {
         }
     }
 
-    /// The headers of the answer. The realm is a URL, so it needs no quoting.
+    /// Returns the headers of the answer. The realm is a URL, so it needs no escapes.
     pub fn headers(&self, realm: &str) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(3);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -73,7 +74,7 @@ impl Denial {
         headers
     }
 
-    /// The value of `WWW-Authenticate`; none if no token would help.
+    /// Returns the value of `WWW-Authenticate`, or `None` if no token would help.
     fn challenge(&self, realm: &str) -> Option<HeaderValue> {
         let mut challenge = format!("Bearer realm=\"{realm}\"");
         let mut add = |name: &str, value: &str| {
@@ -103,11 +104,11 @@ impl Denial {
                 add("max_age", &age.as_secs().to_string());
             }
         }
-        // The parts are texts that a quoted string may hold.
+        // All parts are valid in a quoted string.
         HeaderValue::try_from(challenge).ok()
     }
 
-    /// The same as JSON, for clients that do not read the headers.
+    /// Returns the error as JSON, for clients that do not read the headers.
     pub fn body(&self) -> String {
         let Error { code, description } = self.error();
         json!({ "error": code, "error_description": description }).to_string()
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_told_what_would_help() {
+    fn a_challenge_tells_the_client_what_would_help() {
         let demands = Demands::read([
             ("scope", "read write"),
             ("acr_values", "gold silver"),

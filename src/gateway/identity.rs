@@ -1,11 +1,11 @@
-//! Tells the application behind a gateway who sends a request: in headers, each with a claim of the
-//! token.
+//! Makes the headers that tell the application behind a gateway who sends a request. Each holds a
+//! claim of the token.
 //!
-//! A claim may come from users, and must not break a header. So everything but visible ASCII and
-//! inner spaces, and `%` itself, is percent-encoded (RFC 3986, section 2.1). Texts otherwise stay
-//! as they are; lists of texts have spaces between their encoded members; numbers and booleans are
-//! as in JSON; anything else is JSON, encoded. A header that is longer than allowed is not cut off:
-//! the request does not pass.
+//! A claim may come from users, and must not break a header. Therefore `%` and all characters but
+//! visible ASCII and inner spaces are percent-encoded (RFC 3986, section 2.1). Otherwise texts stay
+//! as they are. Lists of texts have spaces between their encoded members. Numbers and booleans are
+//! written as in JSON, and anything else is encoded JSON. A header that is longer than allowed is
+//! not cut off: the request does not pass.
 
 use std::borrow::Cow;
 
@@ -21,10 +21,10 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 /// The characters that are encoded in a text.
 const IN_TEXT: &AsciiSet = &CONTROLS.add(b'%');
-/// The characters that are encoded where a space would be lost, or taken for a separator.
+/// The characters that are encoded where a space would be lost, or would be read as a separator.
 const IN_LIST: &AsciiSet = &IN_TEXT.add(b' ');
 
-/// Headers that carry the request itself.
+/// Headers that belong to the request itself, and so cannot carry a claim.
 const NOT_OURS: [HeaderName; 11] = [
     AUTHORIZATION,
     CONNECTION,
@@ -39,7 +39,7 @@ const NOT_OURS: [HeaderName; 11] = [
     UPGRADE,
 ];
 
-/// The headers where nothing else is configured, and the claims that they tell.
+/// The headers that are sent if nothing else is configured, each with the name of its claim.
 pub const DEFAULT: [(&str, &str); 5] = [
     ("X-Auth-Subject", "sub"),
     ("X-Auth-Session-Id", "sid"),
@@ -48,11 +48,11 @@ pub const DEFAULT: [(&str, &str); 5] = [
     ("X-Auth-Scope", "scope"),
 ];
 
-/// The headers, each with the name of its claim.
+/// The configured headers, each with the name of its claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdentityHeaders(Vec<(HeaderName, String)>);
 
-/// A header would be longer than allowed.
+/// The error of a header that would be longer than allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the header {header} would have {bytes} bytes, gateway.max_header_bytes allows {limit}")]
 pub struct HeaderTooLong {
@@ -72,18 +72,20 @@ impl IdentityHeaders {
         for (name, claim) in headers {
             let header = HeaderName::try_from(name)
                 .map_err(|_| format!("{name:?} is not the name of a header"))?;
-            // CGI and its heirs take an underscore for a hyphen, so a client could send a header
-            // that the gateway does not know to be ours.
+            // CGI and its successors treat an underscore as a hyphen, so a client could send a
+            // header that the application mistakes for ours and the gateway does not remove.
             if name.contains('_') {
                 return Err(format!(
-                    "{name:?} must not have underscores: many applications take them for hyphens"
+                    "{name:?} must not have underscores: many applications treat them as hyphens"
                 ));
             }
             if NOT_OURS.contains(&header) {
-                return Err(format!("{name:?} carries the request itself"));
+                return Err(format!(
+                    "{name:?} is a header of the request itself and cannot carry a claim"
+                ));
             }
             if checked.iter().any(|(known, _)| *known == header) {
-                return Err(format!("{name:?} stands there twice"));
+                return Err(format!("{name:?} is there twice"));
             }
             if claim.is_empty() {
                 return Err(format!("{name:?} needs the name of a claim"));
@@ -93,12 +95,13 @@ impl IdentityHeaders {
         Ok(Self(checked))
     }
 
-    /// The headers.
+    /// Returns the names of the headers.
     pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
         self.0.iter().map(|(name, _)| name)
     }
 
-    /// The value of each header for a token; `None` if the token lacks the claim.
+    /// Returns the value of each header for a token, `None` if the token lacks the claim. Fails if
+    /// a value has more than `limit` bytes.
     pub fn of(
         &self,
         claims: &AccessClaims,
@@ -108,7 +111,7 @@ impl IdentityHeaders {
             let text = claim_text(claims, claim).filter(|text| !text.is_empty());
             let too_long = |bytes| HeaderTooLong { header: header.clone(), bytes, limit };
             let value = text.map(|text| match text.len() {
-                // Encoded text is a valid value.
+                // Encoded text is always a valid value.
                 bytes if bytes <= limit => {
                     HeaderValue::from_str(&text).map_err(|_| too_long(bytes))
                 }
@@ -120,7 +123,7 @@ impl IdentityHeaders {
     }
 }
 
-/// The text of a claim of a token.
+/// Returns the encoded text of a claim of a token.
 fn claim_text<'a>(claims: &'a AccessClaims, claim: &str) -> Option<Cow<'a, str>> {
     Some(match claim {
         "iss" => text(&claims.issuer),
@@ -141,7 +144,7 @@ fn claim_text<'a>(claims: &'a AccessClaims, claim: &str) -> Option<Cow<'a, str>>
     })
 }
 
-/// The text of one of the session's own claims, which is given as JSON.
+/// Returns the encoded text of one of the session's own claims, which is given as JSON.
 fn own_claim(json: &str) -> Option<Cow<'_, str>> {
     if json == "null" {
         return None;
@@ -152,7 +155,7 @@ fn own_claim(json: &str) -> Option<Cow<'_, str>> {
     if let Ok(values) = serde_json::from_str::<Vec<String>>(json) {
         return Some(list(values.iter().map(String::as_str)).into_owned().into());
     }
-    // Numbers, booleans and everything else stand as they are in JSON.
+    // Numbers, booleans and everything else are written as in JSON.
     Some(text(json))
 }
 
@@ -210,18 +213,18 @@ mod tests {
 
     fn header(claim: &str, custom: Value) -> Result<Option<String>, HeaderTooLong> {
         let headers = IdentityHeaders::new([("x-it", claim)]).unwrap();
-        let told = headers.of(&claims(custom), LIMIT)?.remove(0).1;
-        Ok(told.map(|value| value.to_str().unwrap().to_owned()))
+        let sent = headers.of(&claims(custom), LIMIT)?.remove(0).1;
+        Ok(sent.map(|value| value.to_str().unwrap().to_owned()))
     }
 
     #[test]
-    fn each_claim_is_told_in_its_way() {
+    fn each_kind_of_claim_has_its_text_form() {
         let custom = json!({
             "text": "plain text", "number": 1.5, "yes": true, "list": ["a", "b c", "ü"],
             "mixed": [1, "a b"],
             "object": { "a": 1 }, "nothing": null, "empty": "", "none": []
         });
-        for (claim, told) in [
+        for (claim, sent) in [
             ("sub", Some("alice")),
             ("iss", Some("https://auth.test")),
             ("tenant", None),
@@ -245,25 +248,25 @@ mod tests {
             ("none", None),
             ("absent", None),
         ] {
-            assert_eq!(header(claim, custom.clone()).unwrap().as_deref(), told, "{claim}");
+            assert_eq!(header(claim, custom.clone()).unwrap().as_deref(), sent, "{claim}");
         }
         assert_eq!(header("sid", json!({})), Ok(Some(SessionId::from_bytes([1; 16]).to_string())));
         assert_eq!(header("jti", json!({})), Ok(Some(TokenId::from_bytes([2; 16]).to_string())));
     }
 
     #[test]
-    fn what_is_too_long_is_not_told_at_all() {
+    fn a_header_that_would_be_too_long_is_an_error() {
         assert!(header("text", json!({ "text": "x".repeat(LIMIT) })).is_ok());
-        let told = header("text", json!({ "text": "x".repeat(LIMIT + 1) }));
-        assert_eq!(told.unwrap_err().bytes, LIMIT + 1);
+        let sent = header("text", json!({ "text": "x".repeat(LIMIT + 1) }));
+        assert_eq!(sent.unwrap_err().bytes, LIMIT + 1);
         assert!(
             header("text", json!({ "text": "ü".repeat(LIMIT / 6 + 1) })).is_err(),
-            "as it is encoded"
+            "the limit applies to the encoded text"
         );
     }
 
     #[test]
-    fn a_header_that_carries_the_request_is_not_ours_to_set() {
+    fn headers_of_the_request_and_invalid_names_are_refused() {
         for name in
             ["authorization", "Cookie", "HOST", "transfer-encoding", "x_auth", "x auth", "", "ü"]
         {
@@ -279,11 +282,11 @@ mod tests {
         fn no_claim_breaks_a_header_and_each_can_be_read_back(value in "(?s).{0,20}") {
             let headers = IdentityHeaders::new([("x-it", "text")]).unwrap();
             let claims = claims(json!({ "text": value }));
-            let told = headers.of(&claims, 1 << 12).unwrap().remove(0).1;
-            let told = told.as_ref().map(|told| told.to_str().unwrap()).unwrap_or_default();
-            prop_assert!(told.bytes().all(|byte| matches!(byte, b' '..=b'~')));
-            prop_assert_eq!(told.trim(), told);
-            prop_assert_eq!(percent_decode_str(told).decode_utf8().unwrap(), value);
+            let sent = headers.of(&claims, 1 << 12).unwrap().remove(0).1;
+            let sent = sent.as_ref().map(|sent| sent.to_str().unwrap()).unwrap_or_default();
+            prop_assert!(sent.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+            prop_assert_eq!(sent.trim(), sent);
+            prop_assert_eq!(percent_decode_str(sent).decode_utf8().unwrap(), value);
         }
     }
 }

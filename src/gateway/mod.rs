@@ -1,8 +1,8 @@
 //! Answers gateways that ask about a request: whether it may pass, and who sends it.
 //!
-//! One judgement for all kinds of gateways: [`credential`] finds the token, [`demands`] reads what
-//! the route asks for, [`identity`] tells the application who it is, [`denial`] tells the client
-//! why not.
+//! The decision is the same for all kinds of gateways: [`credential`] finds the token, and
+//! [`demands`] reads the demands of the route. If the request may pass, [`identity`] tells the
+//! application who sends it, and otherwise [`denial`] tells the client why not.
 
 pub mod bearer;
 pub mod credential;
@@ -30,28 +30,29 @@ use crate::{
 /// The settings of the answers to gateways.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The cookie that carries the access token where there is no `authorization: Bearer`; `None`
-    /// if no cookie counts.
+    /// The name of the cookie that carries the access token if there is no `authorization: Bearer`;
+    /// `None` if cookies do not count.
     pub cookie: Option<String>,
     /// The headers that tell the application who sends a request.
     pub headers: IdentityHeaders,
-    /// Most bytes in one of these headers.
+    /// The most bytes of one of these headers.
     pub max_header_bytes: usize,
-    /// Set if the token is removed from a request that passes, where the gateway leaves that to us.
+    /// Set if the token is removed from a request that passes, where the protocol of the gateway
+    /// allows that.
     pub remove_credential: bool,
 }
 
-/// A request passes: the headers that tell who sends it, each with its value if it has one. A
-/// header without a value must be removed, because the client may have sent it.
+/// A request that may pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed<'a> {
-    /// The headers.
+    /// The headers that tell who sends the request. A header without a value must be removed,
+    /// because the client may have sent it.
     pub identity: Vec<(&'a HeaderName, Option<HeaderValue>)>,
     /// The place where the token was found.
     pub found: Found,
 }
 
-/// Decides about requests for gateways.
+/// Decides for gateways whether requests may pass.
 #[derive(Debug)]
 pub struct Gateway {
     settings: Settings,
@@ -59,18 +60,18 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Creates it with these settings. It counts into `outcomes`.
+    /// Creates it with these settings. It counts its decisions in `outcomes`.
     pub fn new(settings: Settings, outcomes: Arc<Outcomes>) -> Self {
         Self { settings, outcomes }
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// Decides whether a request may pass, and counts the outcome. Fails only if that cannot be
-    /// known now.
+    /// decided now.
     pub async fn authorize(
         &self,
         kind: Kind,

@@ -1,4 +1,4 @@
-//! Counts the outcomes of requests, by the kind of caller that asked.
+//! Counts the outcomes of requests by the kind of caller that asked.
 
 use prometheus_client::metrics::counter::Counter;
 
@@ -7,19 +7,19 @@ use crate::authority::validate::InactiveReason;
 /// The kind of caller that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Envoy, and what speaks its protocol.
+    /// Envoy, and other proxies that speak its protocol.
     ExtAuthz,
     /// Gateways that ask over HTTP.
     ForwardAuth,
-    /// Those who introspect tokens by RFC 7662.
+    /// Callers that introspect tokens (RFC 7662).
     Introspection,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::ExtAuthz, Self::ForwardAuth, Self::Introspection];
 
-    /// The name of the kind in metrics.
+    /// Returns the name of the kind in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ExtAuthz => "ext_authz",
@@ -35,7 +35,7 @@ pub const PASSED: &str = "passed";
 pub const UNAVAILABLE: &str = "unavailable";
 /// The outcome if the cookies for the token differ.
 pub const CONFLICTING_COOKIES: &str = "conflicting_cookies";
-/// Outcomes besides the reasons for which a token is inactive.
+/// The outcomes besides the reasons for which a token is inactive.
 const OTHERS: [&str; 7] = [
     PASSED,
     UNAVAILABLE,
@@ -61,7 +61,8 @@ impl Default for Outcomes {
 impl Outcomes {
     /// Counts an outcome.
     pub fn count(&self, kind: Kind, outcome: &str) {
-        // A search through a few dozen, of which the usual one comes first, needs no lock.
+        // The list has a few dozen entries, with the most frequent outcome of each kind first, so a
+        // search is cheap, and it needs no lock.
         if let Some((_, _, counter)) =
             self.0.iter().find(|(of, name, _)| *of == kind && *name == outcome)
         {
@@ -85,7 +86,7 @@ mod tests {
     };
 
     #[test]
-    fn every_outcome_counts() {
+    fn every_outcome_is_counted() {
         let outcomes = Outcomes::default();
         let header = http::header::VIA;
         let denials = [

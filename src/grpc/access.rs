@@ -5,18 +5,18 @@ use crate::domain::permission::{Operation, TABLE};
 /// The access that a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// None: health, and the public keys.
+    /// No credentials are needed: health, and the public keys.
     Open,
-    /// A known caller: reflection, and calls that do not exist, so that a stranger does not learn
-    /// which do.
+    /// Any known caller: reflection, and also calls that do not exist, so that a stranger cannot
+    /// find out which ones do.
     Known,
-    /// A caller who may do this.
+    /// A caller with the permission for this operation.
     Allowed(Operation),
 }
 
 /// The path of BatchValidate, whose requests may be larger.
 pub const BATCH_VALIDATE: &str = "/countersign.v1.SessionService/BatchValidate";
-/// The path of the call of Envoy and others who speak its protocol.
+/// The path of the call that Envoy, and other proxies that speak its protocol, make.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// The calls that are open to everybody.
@@ -26,7 +26,8 @@ const OPEN: [&str; 3] = [
     "/grpc.health.v1.Health/Watch",
 ];
 
-/// The path of the call by which an operation is asked for, if it is one of gRPC.
+/// Returns the path of the gRPC call that requests an operation, or `None` if there is no such
+/// call.
 const fn path_of(operation: Operation) -> Option<&'static str> {
     Some(match operation {
         Operation::Validate => "/countersign.v1.SessionService/Validate",
@@ -40,13 +41,13 @@ const fn path_of(operation: Operation) -> Option<&'static str> {
         Operation::RotateKey => "/countersign.v1.KeyService/RotateKey",
         Operation::RevokeKey => "/countersign.v1.KeyService/RevokeKey",
         Operation::Check => CHECK,
-        // The first two come over HTTP. The third is a Revoke, and is checked by its use case,
-        // which knows that it is about a tenant.
+        // The first two are HTTP requests. The third arrives as a Revoke; its use case checks the
+        // permission, because only it knows that the target is a tenant.
         Operation::ForwardAuth | Operation::Introspect | Operation::RevokeTenant => return None,
     })
 }
 
-/// The access that the call on this path needs.
+/// Returns the access that the call on this path needs.
 pub fn needed(path: &str) -> Access {
     let mut operations = TABLE.iter().map(|(operation, _)| *operation);
     match operations.find(|operation| path_of(*operation) == Some(path)) {
@@ -64,17 +65,17 @@ mod tests {
     use crate::proto::DESCRIPTORS;
 
     #[test]
-    fn every_method_of_ours_needs_something_of_its_own() {
+    fn every_method_of_our_services_has_an_access_of_its_own() {
         let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
         let mut seen = vec![];
         for service in pool.services() {
             for method in service.methods() {
                 let path = format!("/{}/{}", service.full_name(), method.name());
                 let access = needed(&path);
-                assert_ne!(access, Access::Known, "{path} has been forgotten");
+                assert_ne!(access, Access::Known, "{path} is not in the table");
                 assert!(
                     access == Access::Open || !seen.contains(&access),
-                    "{path} is taken for another"
+                    "{path} has the access of another method"
                 );
                 seen.push(access);
             }

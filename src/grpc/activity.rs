@@ -1,21 +1,21 @@
-//! Tracks the calls of a connection, so that a connection without calls is closed after a while,
-//! and so is one whose client does not read its answers.
+//! Tracks the calls of a connection, so that it can be closed when it has had no calls for a while,
+//! or when its client does not read its answers.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// The calls of a connection, and the answers that wait for the client.
+/// The calls of a connection, and its answers that wait for the client.
 #[derive(Debug, Default)]
 pub struct Activity {
     begun: AtomicU64,
     busy: AtomicUsize,
-    /// The number of the interval.
+    /// The number of the current interval.
     interval: AtomicUsize,
-    /// The number of answers that are blocked, by whether the interval in which they became so has
-    /// an even number. Two counts are enough: when an interval begins, no answer is left that was
-    /// blocked in the one before the last.
+    /// The number of answers that became blocked in an interval with an even number, and of those
+    /// that did in one with an odd number. Two counts are enough: when an interval begins, no
+    /// answer is still blocked that became so in the one before the last.
     blocked: [AtomicUsize; 2],
 }
 
@@ -27,8 +27,8 @@ impl Activity {
         Busy { activity: self.clone(), blocked_since: None }
     }
 
-    /// Begins the next interval. Returns false, and begins none, if some answer was blocked
-    /// throughout the one that ends.
+    /// Begins the next interval and returns true. If an answer was blocked throughout the current
+    /// one, returns false instead, and stays in it.
     pub fn next_interval(&self) -> bool {
         let next = self.interval.load(Ordering::Relaxed).wrapping_add(1);
         let has_progress = self.blocked(next).load(Ordering::Relaxed) == 0;
@@ -38,12 +38,13 @@ impl Activity {
         has_progress
     }
 
+    /// Returns the count of the answers that became blocked in this interval.
     fn blocked(&self, interval: usize) -> &AtomicUsize {
         let [even, odd] = &self.blocked;
         if interval.is_multiple_of(2) { even } else { odd }
     }
 
-    /// The number of calls that have begun so far, if none is under way.
+    /// Returns the number of calls that have begun so far, or `None` while one is under way.
     pub fn idle_since(&self) -> Option<u64> {
         let begun = self.begun.load(Ordering::Relaxed);
         (self.busy.load(Ordering::Relaxed) == 0).then_some(begun)
@@ -54,7 +55,7 @@ impl Activity {
 #[derive(Debug)]
 pub struct Busy {
     activity: Arc<Activity>,
-    /// The interval in which a part of its answer became blocked, if one is.
+    /// The interval in which a part of its answer became blocked; `None` while none is.
     blocked_since: Option<usize>,
 }
 
@@ -75,7 +76,7 @@ impl Busy {
         part
     }
 
-    /// Notes that the client has taken that part.
+    /// Notes that the client has taken the blocked part.
     pub fn mark_progress(&mut self) {
         if let Some(interval) = self.blocked_since.take() {
             self.activity.blocked(interval).fetch_sub(1, Ordering::Relaxed);
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_idle_while_no_call_is_under_way_and_each_call_leaves_a_trace() {
+    fn a_connection_is_idle_while_no_call_is_under_way_and_each_call_is_counted() {
         let activity = Arc::new(Activity::default());
         assert_eq!(activity.idle_since(), Some(0));
         let (first, second) = (activity.begin(), activity.begin());
@@ -106,25 +107,25 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_waits_for_its_reader_for_less_than_two_intervals() {
+    fn an_answer_may_be_blocked_for_less_than_two_intervals() {
         let activity = Arc::new(Activity::default());
         let (mut slow, mut quick) = (activity.begin(), activity.begin());
         for _ in 0..5 {
-            assert!(activity.next_interval(), "what nobody waits for");
+            assert!(activity.next_interval(), "no answer is blocked");
             quick.mark_blocked();
             slow.mark_blocked();
-            assert!(activity.next_interval(), "they have not waited throughout it");
+            assert!(activity.next_interval(), "neither was blocked for the whole interval");
             quick.mark_progress();
             slow.mark_progress();
         }
         slow.mark_blocked();
         assert!(activity.next_interval());
         quick.mark_blocked();
-        assert!(!activity.next_interval(), "throughout it");
-        assert!(!activity.next_interval(), "and on");
+        assert!(!activity.next_interval(), "`quick` was blocked for the whole interval");
+        assert!(!activity.next_interval(), "and it still is");
         slow.mark_blocked();
         quick.mark_progress();
-        assert!(activity.next_interval(), "the next part has waited for no time");
+        assert!(activity.next_interval(), "the next part has only just become blocked");
         drop(slow);
         assert!(activity.next_interval() && activity.next_interval());
     }

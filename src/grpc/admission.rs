@@ -18,12 +18,12 @@ use crate::{
     net::connection::Peer,
 };
 
-/// A call that has been let in.
+/// A call that has been admitted.
 #[derive(Debug)]
 pub struct Admitted {
     /// The caller; `None` if the call is open to everybody.
     pub actor: Option<Actor>,
-    /// The permit by which it counts as under way; `None` if it is not counted.
+    /// The permit that counts the call as under way; `None` if the call is not counted.
     pub permit: Option<CallPermit>,
 }
 
@@ -32,11 +32,11 @@ pub struct Admitted {
 pub struct CallContext {
     /// The caller; `None` if the call is open to everybody.
     pub actor: Option<Actor>,
-    /// The unsent answers of its connection.
+    /// The count of the unsent answers of its connection.
     pub unsent: Arc<Unsent>,
 }
 
-/// Lets a call in, or returns the reason why not.
+/// Admits a call, or returns the reason for which it is refused.
 pub fn admit(
     callers: &Callers,
     path: &str,
@@ -59,8 +59,9 @@ pub fn admit(
     }
 }
 
-/// The API key of a call. If the header holds anything else, or there are two, it is an empty key,
-/// which nobody has: a caller who sends credentials must not be taken for somebody else.
+/// Returns the API key of a call. If the header holds anything else, or is repeated, the key is
+/// empty, and no caller has an empty key: a call with credentials that cannot be read must not
+/// count as a call of somebody else.
 fn api_key(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (first, second) = (values.next()?, values.next());
@@ -68,27 +69,28 @@ fn api_key(headers: &HeaderMap) -> Option<&str> {
     Some(key.unwrap_or_default())
 }
 
-/// The caller of a call that was let in.
+/// Returns the caller of an admitted call.
 pub fn actor<T>(request: &Request<T>) -> Result<Actor, Status> {
-    context(request)?.actor.clone().ok_or_else(not_let_in)
+    context(request)?.actor.clone().ok_or_else(not_admitted)
 }
 
 fn context<T>(request: &Request<T>) -> Result<&CallContext, Status> {
-    request.extensions().get().ok_or_else(not_let_in)
+    request.extensions().get().ok_or_else(not_admitted)
 }
 
-fn not_let_in() -> Status {
-    tracing::error!("a call came to its service without having been let in");
+fn not_admitted() -> Status {
+    tracing::error!("a call reached its service without having been admitted");
     AuthorityError::Internal.into()
 }
 
-/// Begins the reservation of memory for an answer. Only calls that read make one, so that nothing
-/// is lost if there is no room.
+/// Begins a reservation of memory for an answer. Only calls that change nothing make one: nothing
+/// is lost if such a call fails because there is no room for its answer.
 pub fn reserve<T>(request: &Request<T>) -> Result<Reserved, Status> {
     Ok(Reserved::new(context(request)?.unsent.clone()))
 }
 
-/// Counts an answer among the unsent ones, as far as its memory has not been reserved.
+/// Makes the response, and reserves the bytes that `reserved` does not cover yet. Fails if they
+/// exceed the limit. An answer of at most [`FREE_BYTES`] reserves nothing more.
 pub fn counted<M: Message>(message: M, mut reserved: Reserved) -> Result<Response<M>, Status> {
     let bytes = message.encoded_len();
     if let Some(more) = bytes.checked_sub(reserved.bytes())
@@ -108,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_comes_after_bearer_and_anything_else_is_a_wrong_one() {
+    fn a_key_follows_bearer_and_anything_else_is_a_wrong_key() {
         let read = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {

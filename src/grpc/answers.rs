@@ -1,4 +1,4 @@
-//! Domain types to messages.
+//! Converts domain types to messages.
 
 use super::{
     claims::encoded_struct,
@@ -17,7 +17,7 @@ use crate::{
     proto,
 };
 
-/// The answer to a question. `full` adds the session's own claims.
+/// Converts the result of a validation. `full` adds the session's own claims.
 pub fn validate_response(answer: &Answer, full: bool) -> proto::ValidateResponse {
     let checked_at = Some(timestamp(answer.checked_at));
     let token = match &answer.outcome {
@@ -63,7 +63,7 @@ fn inactive_reason(reason: InactiveReason) -> proto::InactiveReason {
     }
 }
 
-/// A session and its tokens.
+/// Converts an issued session and its tokens.
 pub fn issued(issued: Issued) -> (proto::Session, proto::Tokens) {
     (session(&issued.session, issued.now), tokens(issued.tokens))
 }
@@ -78,7 +78,7 @@ fn tokens(tokens: Tokens) -> proto::Tokens {
     }
 }
 
-/// A session as it stands at `now`.
+/// Converts a session, in its state at `now`.
 pub fn session(session: &Session, now: Timestamp) -> proto::Session {
     let (state, ended_at, reason) = match session.state(now) {
         State::Live => (proto::SessionState::Live, None, proto::EndReason::Unspecified),

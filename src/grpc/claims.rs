@@ -15,7 +15,8 @@ use crate::{
     proto::EncodedStruct,
 };
 
-/// Converts a message to JSON. All numbers of a `Struct` are doubles; whole ones become integers.
+/// Converts a message to JSON. All numbers of a `Struct` are doubles; whole numbers of at most
+/// [`MAX_EXACT_INTEGER`] become integers.
 pub fn json_object(message: Struct) -> Result<Map<String, serde_json::Value>, &'static str> {
     message.fields.into_iter().map(|(name, value)| Ok((name, json_value(value)?))).collect()
 }
@@ -64,7 +65,7 @@ const STRUCT_VALUE: u8 = (5 << 3) | 2;
 const LIST_VALUE: u8 = (6 << 3) | 2;
 const STRUCT_FIELDS: u8 = (1 << 3) | 2;
 
-/// Encodes JSON: as a `Value`, or the outermost object as a `Struct`.
+/// Encodes JSON as a `Value`, or the outermost object as a `Struct`.
 struct Encode<'a> {
     as_value: bool,
     out: &'a mut Vec<u8>,
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_survive_the_way_through_a_struct() {
+    fn claims_survive_the_conversion_to_a_struct_and_back() {
         round_trip(json!({
             "text": "é", "whole": 42, "negative": -7, "fraction": 0.5,
             "large": 9_007_199_254_740_991i64, "null": null,
@@ -228,7 +229,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_claims_do(claims in proptest::collection::btree_map("\\PC{0,4}", any_json(), 0..4)) {
+        fn any_claims_survive_a_round_trip(
+            claims in proptest::collection::btree_map("\\PC{0,4}", any_json(), 0..4),
+        ) {
             round_trip(serde_json::Value::Object(claims.into_iter().collect()));
         }
     }
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_struct_is_not_decoded() {
+    fn malformed_structs_are_not_decoded() {
         // A truncated number, and a string that is not UTF-8.
         for value in [&[NUMBER_VALUE, 1][..], &[STRING_VALUE, 1, 0xff]] {
             let entry = [&[ENTRY_VALUE, u8::try_from(value.len()).unwrap()], value].concat();
@@ -255,7 +258,7 @@ mod tests {
         }
         assert!(
             <EncodedStruct as Message>::decode(&[STRUCT_FIELDS, 9, 0][..]).is_err(),
-            "it ends within a field"
+            "the message ends within a field"
         );
     }
 }

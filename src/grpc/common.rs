@@ -1,4 +1,4 @@
-//! Converts the parts that messages of both directions share: instants, spans, reasons.
+//! Converts the parts that requests and answers share: instants, durations and end reasons.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     proto,
 };
 
-/// An instant of a request, in whole microseconds.
+/// Converts an instant in a request, cut to whole microseconds.
 pub fn instant(
     field: &str,
     timestamp: prost_types::Timestamp,
@@ -29,7 +29,7 @@ pub fn instant(
     micros.map(Timestamp::from_micros).ok_or_else(wrong)
 }
 
-/// A span of a request.
+/// Converts a duration in a request.
 pub fn span(field: &str, duration: prost_types::Duration) -> Result<Duration, AuthorityError> {
     let wrong = || AuthorityError::field(field, "must not be negative");
     let seconds = u64::try_from(duration.seconds).map_err(|_| wrong())?;
@@ -40,20 +40,20 @@ pub fn span(field: &str, duration: prost_types::Duration) -> Result<Duration, Au
     Ok(Duration::new(seconds, nanos))
 }
 
-/// An instant, to the microsecond.
+/// Converts an instant for an answer, to the microsecond.
 pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     let nanos = i32::try_from(at.subsecond_micros() * 1000).unwrap_or_default();
     prost_types::Timestamp { seconds: at.seconds(), nanos }
 }
 
-/// A span, to the microsecond.
+/// Converts a duration for an answer, to the microsecond.
 pub fn duration(span: Duration) -> prost_types::Duration {
     let micros = micros(span);
     let nanos = i32::try_from(micros % 1_000_000 * 1000).unwrap_or_default();
     prost_types::Duration { seconds: micros / 1_000_000, nanos }
 }
 
-/// A reason of a request.
+/// Converts an end reason in a request.
 pub fn end_reason_of(reason: proto::EndReason) -> EndReason {
     match reason {
         proto::EndReason::Unspecified => EndReason::Unspecified,
@@ -69,7 +69,7 @@ pub fn end_reason_of(reason: proto::EndReason) -> EndReason {
     }
 }
 
-/// A reason of an answer.
+/// Converts an end reason for an answer.
 pub fn end_reason(reason: EndReason) -> proto::EndReason {
     match reason {
         EndReason::Unspecified => proto::EndReason::Unspecified,
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_go_both_ways() {
+    fn end_reasons_survive_the_conversion_both_ways() {
         for number in 0..10 {
             let reason = proto::EndReason::try_from(number).unwrap();
             assert_eq!(end_reason(end_reason_of(reason)), reason);

@@ -1,5 +1,5 @@
-//! Polls a connection. Each time it may read only so much, and sends the refusals of that, before
-//! other tasks run.
+//! Polls a connection. Each poll reads a limited number of bytes, and sends the refusals of the
+//! calls in them, before other tasks run.
 
 use std::{
     future::{Future, poll_fn},
@@ -12,7 +12,7 @@ use crate::net::read_budget::ReadBudget;
 /// Drives one connection.
 #[derive(Debug)]
 pub struct ConnectionDriver {
-    /// The budget of its reads.
+    /// The budget of bytes that one poll may read.
     pub read_budget: ReadBudget,
     /// Runs the answers to its calls.
     pub spawner: Spawner,
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn in_each_turn_only_so_much_is_read_and_the_next_one_comes_by_itself() {
+    async fn each_poll_reads_at_most_the_budget_and_the_next_poll_follows_by_itself() {
         let (mut client, mut connection) = connected().await;
         client.write_all(&[0; 5 * BUDGET_BYTES]).await.unwrap();
         client.shutdown().await.unwrap();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_answered_in_a_turn_is_sent_in_it() {
+    async fn an_inline_answer_is_sent_in_the_same_poll() {
         let (_client, connection) = connected().await;
         let spawner = Spawner::default();
         let driver =

@@ -1,5 +1,5 @@
-//! `envoy.service.auth.v3.Authorization`, by which Envoy, and others who speak its protocol, ask
-//! about each request that they get.
+//! `envoy.service.auth.v3.Authorization`, which Envoy, and other proxies that speak its protocol,
+//! call for each request that they receive.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// The service.
+/// The `Authorization` service.
 #[derive(Debug)]
 pub struct ExtAuthz {
     ready: Ready,
@@ -81,7 +81,7 @@ impl Authorization for ExtAuthz {
     }
 }
 
-/// The values of a header, as text or, with `encode_raw_headers`, as bytes.
+/// Returns the values of a header, which are sent as text or, with `encode_raw_headers`, as bytes.
 fn values<'a>(http: &'a HttpRequest, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     names_and_values(http)
         .filter(move |(found, _)| found.eq_ignore_ascii_case(name))
@@ -101,7 +101,8 @@ fn names_and_values(http: &HttpRequest) -> impl Iterator<Item = (&str, &[u8])> {
 impl ExtAuthz {
     fn passed(&self, http: &HttpRequest, passed: Passed<'_>) -> CheckResponse {
         let mut answer = OkHttpResponse::default();
-        // Applications may take an underscore for a hyphen, and so another header for ours.
+        // Some applications treat an underscore as a hyphen, and so would mistake such a header for
+        // one of ours.
         let is_alike = |name: &str| {
             name.contains('_')
                 && self
@@ -137,7 +138,7 @@ impl ExtAuthz {
         if found == Found::Header {
             answer.headers_to_remove.push(AUTHORIZATION.to_string());
         }
-        // The same token may be in the cookie, too.
+        // The cookie may hold the same token.
         let Some(cookie) = &self.gateway.settings().cookie else { return };
         if values(http, COOKIE.as_str()).next().is_none() {
             return;
@@ -176,7 +177,7 @@ fn status(code: Code) -> rpc::Status {
     rpc::Status { code: code.into(), ..rpc::Status::default() }
 }
 
-/// A header that replaces all of its name.
+/// Creates a header that replaces all others of the same name.
 fn header(name: &str, value: String) -> HeaderValueOption {
     let header = HeaderValue { key: name.to_owned(), value, raw_value: vec![] };
     HeaderValueOption {

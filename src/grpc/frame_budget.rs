@@ -24,11 +24,12 @@ const FREE_FRAMES: u64 = 1_000;
 /// the server has sent. Clients that estimate the bandwidth send a PING and two WINDOW_UPDATEs
 /// after each answer; old browsers send a PRIORITY with each call.
 const FRAMES_A_PART: u64 = 8;
-/// Shorter DATA is no part of a call: a client that opens its window byte by byte, or sends nothing
-/// but padding, would earn more frames with it.
+/// The fewest bytes with which a DATA frame counts as a part of a call. Without this limit, a
+/// client that opens its window byte by byte would be allowed more frames for each byte, and its
+/// own empty frames would be free.
 const LEAST_DATA_BYTES: usize = 64;
-/// Counting starts again at the first frame beyond [`FREE_FRAMES`] that comes so long after the
-/// last start. What calls allowed before is forgotten then.
+/// The counts are reset at the first frame beyond [`FREE_FRAMES`] that arrives at least this long
+/// after the last reset. The parts of earlier calls allow no more frames then.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Length of the connection preface of a client (RFC 9113, section 3.4).
@@ -40,7 +41,7 @@ const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 
 /// GOAWAY with ENHANCE_YOUR_CALM (RFC 9113, section 6.8). The last stream identifier is the highest
-/// possible, so that the client does not take any of its calls for unprocessed.
+/// possible, so that the client regards none of its calls as unprocessed.
 const GOAWAY: [u8; HEADER_BYTES + 8] =
     [0, 0, 8, 0x7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb];
 
@@ -147,8 +148,8 @@ impl<C> FrameBudget<C> {
         self.exceeded.clone()
     }
 
-    /// Checks the budget, and starts counting again after a [`PERIOD`]. The clock is read only when
-    /// the client has sent more than it always may.
+    /// Returns whether the budget is exceeded, and resets the counts after a [`PERIOD`]. The clock
+    /// is read only if the client has sent more than [`FREE_FRAMES`].
     fn exceeds_budget(&mut self) -> bool {
         let (received, sent) = (self.received.counts, self.sent.counts);
         if received.others <= FREE_FRAMES {
@@ -160,7 +161,7 @@ impl<C> FrameBudget<C> {
             self.period_began = now;
             return false;
         }
-        // DATA of the client is limited by flow control, and earns it nothing.
+        // DATA from the client is limited by flow control, and allows it no more frames.
         let parts = received.headers.saturating_add(sent.headers).saturating_add(sent.data);
         received.others > FREE_FRAMES.saturating_add(FRAMES_A_PART.saturating_mul(parts))
     }
@@ -184,7 +185,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for FrameBudget<C> {
             if self.sent.is_between_frames()
                 && Pin::new(&mut self.connection).poll_write(context, &GOAWAY).is_ready()
             {
-                // Best effort: a client that does not read does not get it.
+                // This is best effort: a client that does not read does not receive the GOAWAY.
                 let _ = Pin::new(&mut self.connection).poll_flush(context);
             }
             self.exceeded.0.notify_one();
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn beyond_its_budget_a_client_is_told_to_be_calm() {
+    async fn a_client_beyond_its_budget_gets_goaway() {
         for kind in [0x2, 0x3, 0x4, PING, 0x8, 0x42, DATA] {
             let (mut client, mut server) = connected().await;
             let payload = if kind == DATA { 0 } else { 8 };
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_and_time_make_room_for_more() {
+    async fn calls_and_a_new_period_allow_more_frames() {
         let (mut client, mut server) = connected().await;
         let most = frame(PING, 8).repeat(usize::try_from(FREE_FRAMES).unwrap());
         let for_a_part = frame(PING, 8).repeat(usize::try_from(FRAMES_A_PART).unwrap());
@@ -326,12 +327,12 @@ mod tests {
         assert!(pass(&mut client, &mut server, &most).await);
         assert!(
             !pass(&mut client, &mut server, &frame(PING, 8)).await,
-            "the parts of the last period are forgotten"
+            "the parts of the last period no longer count"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn data_of_the_client_and_data_byte_by_byte_earn_nothing() {
+    async fn data_from_the_client_and_short_data_allow_no_more_frames() {
         let (mut client, mut server) = connected().await;
         let large = frame(DATA, 1000).repeat(100);
         assert!(pass(&mut client, &mut server, &large).await, "flow control limits it");

@@ -12,12 +12,12 @@ use crate::proto::DESCRIPTORS;
 /// The names that health knows: the whole server, and each service.
 const HEALTH_NAMES: [&str; 3] = ["", "countersign.v1.SessionService", "countersign.v1.KeyService"];
 
-/// Says whether the server is ready for calls.
+/// Reports whether the server is ready for calls.
 #[derive(Clone, Debug)]
 pub struct Health(HealthReporter);
 
 impl Health {
-    /// Not ready.
+    /// Creates the report of a server that is not ready.
     pub async fn new() -> Self {
         let health = Self(HealthReporter::new());
         health.set(ServingStatus::NotServing).await;
@@ -35,12 +35,12 @@ impl Health {
         self.set(ServingStatus::Serving).await;
     }
 
-    /// Reports that the service is not ready. Calls are still taken.
+    /// Reports that the service is not ready. Calls are still accepted.
     pub async fn not_serving(&self) {
         self.set(ServingStatus::NotServing).await;
     }
 
-    /// Ends the streams of those who watch, which would otherwise keep the server from stopping.
+    /// Ends the streams of clients that watch, which would otherwise keep the server from stopping.
     pub async fn end(&mut self) {
         for name in HEALTH_NAMES {
             self.0.clear_service_status(name).await;
@@ -48,12 +48,12 @@ impl Health {
     }
 }
 
-/// The services that are not ours: health, and reflection if it is wanted.
+/// Creates the standard services: health, and reflection if it is enabled.
 pub fn routes(health: &Health, reflect: bool) -> Routes {
     let mut routes =
         Routes::new(HealthServer::new(HealthService::from_health_reporter(health.0.clone())));
     if reflect {
-        // Most clients in the field still ask for the older one.
+        // Most clients still use the older version of the protocol.
         if let (Ok(newer), Ok(older)) = (reflection().build_v1(), reflection().build_v1alpha()) {
             routes = routes.add_service(newer).add_service(older);
         }
@@ -61,7 +61,7 @@ pub fn routes(health: &Health, reflect: bool) -> Routes {
     routes
 }
 
-/// Reflection for people who explore the service, and for stock clients.
+/// Begins the reflection service, for people who explore the API and for generic clients.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)

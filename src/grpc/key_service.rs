@@ -1,4 +1,5 @@
-//! `countersign.v1.KeyService`: each call is a conversion, a use case, a conversion.
+//! `countersign.v1.KeyService`: each method converts the request, runs its use case, and converts
+//! the result.
 
 use tonic::{Request, Response, Status};
 
@@ -9,11 +10,11 @@ use crate::{
     proto::{self, key_service_server::KeyService},
 };
 
-/// Longest name of a key.
+/// The longest identifier of a key that a request may name.
 const MAX_KID_BYTES: usize = 128;
 
-/// The service. It is there from the start on, and says that it is not current until the authority
-/// is ready.
+/// The service. It accepts calls from the start of the process on, and fails with `NOT_CURRENT`
+/// until the authority is ready.
 #[derive(Clone, Debug)]
 pub struct Keys(pub Ready);
 

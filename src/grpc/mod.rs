@@ -1,4 +1,4 @@
-//! The gRPC side: messages to domain types and back, errors to statuses, and the server.
+//! The gRPC server, which converts messages to domain types and back, and errors to statuses.
 
 mod access;
 mod activity;
@@ -22,6 +22,6 @@ mod spawner;
 mod status;
 mod unsent;
 
-/// The conversions that are no traits of public types.
+/// Exported for the fuzz targets: these conversions are functions, not implementations of traits.
 #[cfg(fuzzing)]
 pub use self::requests::{question, requested_session};

@@ -1,4 +1,4 @@
-//! Answers calls that were refused.
+//! Answers refused calls.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -13,13 +13,14 @@ use tonic::{Status, body::Body};
 use super::request_body::discard;
 use crate::callers::Refusal;
 
-/// Makes the answers. A caller who calls too much is refused for the same reason again and again,
-/// and to encode the reason takes longer than to find it. So the last answer is kept.
+/// Makes the answers to refused calls. A caller who calls too often is refused for the same reason
+/// again and again, and encoding the reason takes longer than finding it, so the last answer is
+/// kept.
 #[derive(Debug, Default)]
 pub struct Refused(Mutex<Option<(Refusal, HeaderMap)>>);
 
 impl Refused {
-    /// The answer to a call that is refused for this reason.
+    /// Returns the answer to a call that is refused for this reason.
     pub fn answer(&self, refusal: Refusal) -> Response<Body> {
         let mut answer = Response::new(Body::default());
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,13 +37,13 @@ impl Refused {
     }
 }
 
-/// The time for which the message of a refused call is waited for before the answer.
+/// The longest time to wait for the message of a refused call before the answer is sent.
 const PATIENCE: Duration = Duration::from_millis(5);
-/// The most bytes of it that are read before the answer.
+/// The most bytes of that message that are read before the answer is sent.
 const MOST_BYTES: usize = 64 * 1024;
 
-/// Reads the rest of a refused call, unless it takes long to arrive. A message that has been read
-/// when the answer is sent costs no task of its own
+/// Reads the rest of the message of a refused call, unless it is slow to arrive or long. A message
+/// that has been read when the answer is sent needs no task of its own
 /// ([`RequestBody`](super::request_body::RequestBody)).
 pub async fn take_rest(body: &mut (impl http_body::Body<Data = Bytes> + Unpin)) {
     let _ = timeout(PATIENCE, discard(body, MOST_BYTES)).await;
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_rest_of_a_call_is_taken_if_it_comes_soon_and_is_not_long() {
+    async fn the_rest_of_a_message_is_read_if_it_arrives_soon_and_is_short() {
         let begun = Instant::now();
         let (parts, message) = mpsc::unbounded_channel();
         let sending = async move {
@@ -94,19 +95,23 @@ mod tests {
         };
         let mut message = Message(message);
         tokio::join!(take_rest(&mut message), sending);
-        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4, "until its end");
+        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4, "the message is read to its end");
 
         let (parts, message) = mpsc::unbounded_channel();
         parts.send(7).unwrap();
         take_rest(&mut Message(message)).await;
-        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4 + PATIENCE, "its end has not come");
+        assert_eq!(
+            begun.elapsed(),
+            PATIENCE / 5 * 4 + PATIENCE,
+            "the message does not end in time"
+        );
 
         let (parts, message) = mpsc::unbounded_channel();
         for _ in 0..100 {
             parts.send(MOST_BYTES / 10).unwrap();
         }
         take_rest(&mut Message(message)).await;
-        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4 + PATIENCE, "as much as may be");
+        assert_eq!(begun.elapsed(), PATIENCE / 5 * 4 + PATIENCE, "reading stops at the limit");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
-/// The time for which the rest of a dropped body is read at most.
+/// The longest time for which the rest of a dropped body is read.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A body whose rest is read in the background, within limits, if it is dropped before its end.

@@ -1,4 +1,4 @@
-//! Messages to domain types, with each wrong field named.
+//! Converts messages to domain types. An error names the field that is wrong.
 
 use std::{fmt::Display, time::Duration};
 
@@ -25,7 +25,7 @@ const MAX_AUDIENCES: usize = 16;
 const MAX_SCOPES: usize = 64;
 const MAX_AMR: usize = 16;
 const MAX_ACR_VALUES: usize = 16;
-/// Longest text demanded of a token; no token carries a longer one.
+/// The longest text that may be demanded of a token. No token carries a longer one.
 const MAX_DEMAND_BYTES: usize = 256;
 const DEFAULT_PAGE: u16 = 50;
 const LARGEST_PAGE: u16 = 500;
@@ -78,8 +78,9 @@ fn session_id(field: &str, text: &str) -> Result<SessionId> {
     text.parse().map_err(|error| AuthorityError::field(field, error))
 }
 
-/// Display data refuses no call. A repeated request comes to the same device, even if its proxy has
-/// told another port, so it has the same fingerprint.
+/// Converts a device and cannot fail, because display data is no reason to refuse a call. A
+/// repeated request yields the same device, and so the same fingerprint, even if its proxy has
+/// reported another port.
 fn device(device: &proto::Device) -> Device {
     Device::from_display_data(&device.user_agent, &device.ip_address, &device.label)
 }
@@ -139,8 +140,8 @@ impl TryFrom<proto::RefreshRequest> for Exchange {
     }
 }
 
-/// Converts a request to the question about its token. `path` leads to the request within its
-/// batch.
+/// Converts a request to the question about its token. Errors name fields with the prefix `path`,
+/// which leads to the request within its batch.
 pub fn question<'a>(path: &str, request: &'a proto::ValidateRequest) -> Result<Question<'a>> {
     let check = || -> Result<Option<Duration>> {
         required("access_token", &request.access_token)?;
@@ -275,7 +276,7 @@ impl TryFrom<proto::ListSessionsRequest> for Listing {
     }
 }
 
-/// The identifier in a GetSession request.
+/// Returns the identifier in a GetSession request.
 pub fn requested_session(request: &proto::GetSessionRequest) -> Result<SessionId> {
     session_id("session_id", &request.session_id)
 }

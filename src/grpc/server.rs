@@ -1,4 +1,5 @@
-//! The server: HTTP/2 on each connection, within limits, and a graceful shutdown.
+//! The server, which speaks HTTP/2 on each connection, keeps it within limits, and shuts down
+//! gracefully.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -19,10 +20,11 @@ use crate::net::{
     connection::{Connection, Peer},
 };
 
-/// Bytes with which a client begins HTTP/2 (RFC 9113, section 3.4).
+/// The length of the connection preface with which a client begins (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
 
-/// Streams of a connection that may be reset because of errors of its client, over its whole life.
+/// The most streams of a connection that may be reset because of errors of its client, over its
+/// whole life.
 const MAX_ERROR_RESETS: usize = 16 << 10;
 
 /// The time that a client has to read its GOAWAY.
@@ -31,11 +33,11 @@ const GOAWAY_GRACE: Duration = Duration::from_secs(1);
 /// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
-    /// Bytes of the metadata of a call.
+    /// The most bytes of metadata in a call.
     pub metadata_bytes: u32,
-    /// Calls under way.
+    /// The most calls under way.
     pub streams: u32,
-    /// The time within which a client must begin.
+    /// The time within which a client must send its connection preface.
     pub handshake: Duration,
     /// The time for which a connection may be without a call.
     pub idle: Duration,
@@ -43,11 +45,11 @@ pub struct ConnectionLimits {
     pub answer: Duration,
     /// The silence after which the client is sent a PING.
     pub keepalive_interval: Duration,
-    /// The time within which it must answer.
+    /// The time within which the client must answer the PING.
     pub keepalive_timeout: Duration,
 }
 
-/// Serves until `stop`, then lets the calls under way finish.
+/// Serves until `stop` is cancelled, then lets the calls under way finish.
 pub async fn serve(
     acceptor: Acceptor,
     services: Services,
@@ -67,13 +69,12 @@ fn http2(limits: &ConnectionLimits, spawner: Spawner) -> http2::Builder<Spawner>
         .timer(TokioTimer::new())
         .max_header_list_size(limits.metadata_bytes)
         .max_concurrent_streams(limits.streams)
-        // Calls that a client has given up before we have looked at them; one more closes the
-        // connection with all calls on it. As many as may be under way: if we are held up, all
-        // their deadlines may pass at once. By default it is 20.
+        // The most calls that a client may cancel before the server has accepted them; one more
+        // closes the connection with all calls on it. The limit is that of calls under way, because
+        // the deadlines of all of them may pass at once if the server stalls. The default is 20.
         .max_pending_accept_reset_streams(usize::try_from(limits.streams).unwrap_or(usize::MAX))
-        // Errors of a client that reset a stream, over the connection's whole life; one more closes
-        // it with all calls on it. Messages are read even if they are refused, so few are left; by
-        // default it is 1024.
+        // One more error closes the connection with all calls on it. Few errors occur, because the
+        // messages of refused calls are read. The default is 1024.
         .max_local_error_reset_streams(MAX_ERROR_RESETS)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout);
@@ -98,16 +99,16 @@ async fn serve_connection(
         pin!(http2(&limits, spawner).serve_connection(TokioIo::new(connection), service));
     let mut abused = pin!(async {
         tokio::select! {
-            // Answers that are not read fill the memory. A client can keep them from being sent by
-            // the windows of HTTP/2, or by not reading from its socket.
+            // Unread answers fill the memory. A client can keep them from being sent by its HTTP/2
+            // flow-control windows, or by not reading from its socket.
             () = unread(limits.answer, &activity) => {}
             () = progress.stalled(limits.answer) => {}
-            // A reset, which the kernel sends when it closes a connection with unread bytes, may
-            // overtake the GOAWAY.
+            // A TCP reset, which the kernel sends when it closes a connection with unread bytes,
+            // may overtake the GOAWAY.
             () = exceeded.wait() => sleep(GOAWAY_GRACE).await,
         }
     });
-    // The way in which a client ends its connection does not matter.
+    // It does not matter how the client ends its connection.
     tokio::select! {
         _ = driver.run(served.as_mut()) => return,
         () = &mut abused => return,
@@ -126,7 +127,7 @@ async fn serve_connection(
     }
 }
 
-/// Ends after this time if the client is still silent, and else never.
+/// Completes after `patience` if the client is still silent then, and otherwise never.
 async fn silent(patience: Duration, is_silent: impl Fn() -> bool) {
     sleep(patience).await;
     if !is_silent() {
@@ -134,21 +135,21 @@ async fn silent(patience: Duration, is_silent: impl Fn() -> bool) {
     }
 }
 
-/// Ends when an answer has been blocked for the given time, or at most twice as long.
+/// Completes when an answer has been blocked for `patience`, or at most twice as long.
 async fn unread(patience: Duration, activity: &Activity) {
-    let mut looks = interval_at(Instant::now() + patience, patience);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval_at(Instant::now() + patience, patience);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while activity.next_interval() {
-        looks.tick().await;
+        ticks.tick().await;
     }
 }
 
-/// Ends when no call has been under way for the given time, or at most twice as long.
+/// Completes when no call has been under way for `patience`, or at most twice as long.
 async fn idle(patience: Duration, activity: &Activity) {
-    let mut looks = interval_at(Instant::now() + patience, patience);
+    let mut ticks = interval_at(Instant::now() + patience, patience);
     let mut before = activity.idle_since();
     loop {
-        looks.tick().await;
+        ticks.tick().await;
         let now = activity.idle_since();
         if now.is_some() && now == before {
             return;

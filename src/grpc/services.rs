@@ -1,4 +1,4 @@
-//! Hands a call that was let in to its service, and ends it at its deadline.
+//! Admits calls, passes them to their services, and ends them at their deadlines.
 
 use std::{
     convert::Infallible,
@@ -43,38 +43,39 @@ use crate::{
 /// The limits of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct CallLimits {
-    /// Bytes of a request.
+    /// The most bytes of a request.
     pub request_bytes: usize,
-    /// Bytes of a request to BatchValidate, or to Check, which may carry somebody's whole request.
+    /// The most bytes of a request to BatchValidate, or to Check, which may carry a whole HTTP
+    /// request.
     pub batch_bytes: usize,
-    /// Bytes of an answer.
+    /// The most bytes of an answer.
     pub answer_bytes: usize,
-    /// Bytes of all answers that have not been sent.
+    /// The most bytes of all unsent answers.
     pub unsent_bytes: usize,
-    /// Of these, bytes of one connection.
+    /// The most bytes of the unsent answers of one connection.
     pub unsent_bytes_of_connection: usize,
-    /// The time that a call may take, whatever deadline its caller sets.
+    /// The longest time that a call may take, whatever deadline its caller sets.
     pub time: Duration,
 }
 
 /// The content type of a call, without its suffix.
 const GRPC: &[u8] = b"application/grpc";
 
-/// The response of a service.
+/// The future response of a service.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-/// The response of a connection, which counts the answer until it is sent.
+/// The future response to the client, whose body counts as unsent until it has been sent.
 type ToAnswer = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
 
-/// The services of the port, and what they share.
+/// The services of the gRPC port, and the state that they share.
 pub struct Services {
     sessions: SessionServiceServer<Sessions>,
     /// The same service with a higher limit on the size of requests.
     batches: SessionServiceServer<Sessions>,
     keys: KeyServiceServer<Keys>,
-    /// For Envoy.
+    /// The service for Envoy.
     gateways: AuthorizationServer<ExtAuthz>,
-    /// Health, and reflection where it is on.
+    /// Health, and reflection if it is enabled.
     others: Routes,
     callers: Arc<Callers>,
     audit: Audit,
@@ -82,7 +83,8 @@ pub struct Services {
     unsent_bytes_of_connection: usize,
     longest: Duration,
     request_limit: SizeLimit,
-    /// The limit for messages that may be larger. As many bytes of a refused message are read.
+    /// The limit for calls whose messages may be larger. At most this many bytes of a refused
+    /// message are read.
     batch_limit: SizeLimit,
 }
 
@@ -121,9 +123,9 @@ impl Services {
         }
     }
 
-    /// Checks that a request is a call (gRPC over HTTP/2, "Requests"). A request of another content
-    /// type may come from a page in a browser, and would then call with the certificate of its
-    /// user.
+    /// Checks that a request is a gRPC call (gRPC over HTTP/2, "Requests"). A request of another
+    /// content type may come from a web page in a browser, and would carry the client certificate
+    /// of the user.
     fn is_call<B>(request: &Request<B>) -> Result<(), StatusCode> {
         if request.method() != Method::POST {
             return Err(StatusCode::METHOD_NOT_ALLOWED);
@@ -135,7 +137,7 @@ impl Services {
         }
     }
 
-    /// The limit on the message of a call.
+    /// Returns the limit on the message of a call.
     fn size_limit(&self, path: &str) -> SizeLimit {
         match path {
             BATCH_VALIDATE | CHECK => self.batch_limit,
@@ -143,7 +145,7 @@ impl Services {
         }
     }
 
-    /// Hands a call to its service.
+    /// Passes a call to its service.
     fn hand_over(&self, request: Request<RequestBody<Incoming>>) -> Answering {
         let path = request.uri().path();
         if path == BATCH_VALIDATE {
@@ -187,7 +189,8 @@ impl ConnectionService {
         Self { services, peer, activity, spawner, refused: Refused::default(), unsent }
     }
 
-    /// Records a denied call in the audit. Its operation is named only if it is one of ours.
+    /// Records a denied call in the audit. The record names only operations that exist, not the
+    /// path that the caller sent.
     fn record(&self, refusal: &Refusal, path: &str) {
         let Some(who) = refusal.denied_caller() else { return };
         let asked = match needed(path) {
@@ -197,7 +200,7 @@ impl ConnectionService {
         self.services.audit.denied(who, self.peer.address, asked);
     }
 
-    /// Answers a call that goes no further.
+    /// Answers a call that is not passed to a service.
     fn refuse(
         &self,
         request: Request<RequestBody<Incoming>>,
@@ -263,8 +266,8 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     }
 }
 
-/// The body of an answer. Its connection is not idle while it is being sent. The next part is asked
-/// for when the client has taken the one before.
+/// The body of an answer. Its connection is not idle while it is being sent. The library asks for
+/// the next part when the client has room for the one before.
 #[derive(Debug)]
 pub struct Answer {
     body: Body,
@@ -279,8 +282,8 @@ impl Answer {
         Self { body, busy, is_waiting: false, reserved }
     }
 
-    /// Lets a part of the answer count until the last byte of it has been written. The library asks
-    /// for the next part, and ends the call, as soon as the client has room for a single byte.
+    /// Makes a part of the answer count until its last byte has been written. The library asks for
+    /// the next part, and ends the call, as soon as the client has room for a single byte.
     fn unsent_part(&mut self, data: Bytes) -> Bytes {
         let mut reserved = self.reserved.take();
         reserved.grow_to(data.len());

@@ -1,4 +1,5 @@
-//! `countersign.v1.SessionService`: each call is a conversion, a use case, a conversion.
+//! `countersign.v1.SessionService`: each method converts the request, runs its use case, and
+//! converts the result.
 
 use std::sync::Arc;
 
@@ -18,21 +19,22 @@ use crate::{
     proto::{self, session_service_server::SessionService},
 };
 
-/// Most tokens in a batch.
+/// The most tokens in a batch.
 const MAX_BATCH: usize = 256;
-/// Most bytes of a page, besides its first session. A client reads it in one go, and others need
-/// not wait long.
+/// The most bytes of a page; only its first session may exceed them. A client reads such a page in
+/// one go, and other clients do not wait long for it.
 const MAX_PAGE_BYTES: usize = 1 << 20;
-/// Bytes that a page counts as from the start on: a call for which there is no room is refused
-/// before it costs a look at the database.
+/// The bytes that are reserved for a page at the beginning, so that a call whose answer has no room
+/// is refused before it costs a query.
 const FIRST_PAGE_BYTES: usize = 64 << 10;
-/// Most bytes that a message takes in the list of a message around it, besides its own.
+/// The most bytes that an element of a repeated field takes besides its own encoding.
 const FIELD_BYTES: usize = 8;
-/// Tokens judged before the task yields to others: a signature takes some 26 microseconds.
+/// The number of tokens that are validated before the task yields to others: each signature takes
+/// some 26 microseconds.
 const YIELD_EVERY: usize = 4;
 
-/// The service. It answers from the start on, and says that it is not current until the authority
-/// is ready.
+/// The service. It accepts calls from the start of the process on, and fails with `NOT_CURRENT`
+/// until the authority is ready.
 #[derive(Debug)]
 pub struct Sessions {
     ready: Ready,
@@ -120,8 +122,8 @@ impl SessionService for Sessions {
         let mut reserved = reserve(&request)?;
         let mut permit = None;
         for (index, request) in requests.iter().enumerate() {
-            // The permit is acquired after the first token has been judged, which may wait for a
-            // lease: only batches that keep a processor busy count.
+            // The permit is acquired after the first token, whose validation may wait for a lease:
+            // only batches that keep a processor busy are to be counted.
             if index > 0 && permit.is_none() {
                 permit = Some(self.callers.begin_batch()?);
             }

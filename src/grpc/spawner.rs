@@ -1,7 +1,7 @@
-//! Runs the answers of a connection's calls. Most are tasks of their own. Answers that are ready
-//! when they begin, as refusals are, are run inline: together, when the connection has been polled.
-//! As tasks they would wait behind the very work that they refuse to add to, and if each were run
-//! as it begins, each would be sent by a system call of its own.
+//! Runs the futures that answer a connection's calls. Most become tasks of their own. Answers that
+//! are ready at once, such as refusals, run inline: all together, after the connection has been
+//! polled. As tasks they would queue behind the very work that they refuse to add to; and if each
+//! ran as soon as it is handed over, each would be sent by a system call of its own.
 
 use std::{
     fmt,
@@ -36,7 +36,8 @@ impl fmt::Debug for Spawner {
 }
 
 impl Spawner {
-    /// Has the next answer run inline. Hyper hands over each answer before it takes the next call.
+    /// Makes the next answer run inline. Hyper hands over the answer to a call before it accepts
+    /// the next call.
     pub fn run_next_inline(&self) {
         self.0.run_next_inline.store(true, Ordering::Relaxed);
     }
@@ -74,25 +75,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_ready_is_done_at_the_end_of_the_turn_and_only_what_was_said_to_be() {
+    async fn only_the_next_answer_runs_inline_and_only_when_flushed() {
         let spawner = Spawner::default();
         let (done, mut is_done) = oneshot::channel();
         spawner.run_next_inline();
         spawner.execute(async { _ = done.send(()) });
-        assert!(is_done.try_recv().is_err(), "not alone");
+        assert!(is_done.try_recv().is_err(), "it waits for the flush");
         assert!(spawner.flush_inline());
         assert!(is_done.try_recv().is_ok(), "before anything else runs");
         let (done, mut is_done) = oneshot::channel();
         spawner.execute(async { _ = done.send(()) });
         assert!(
             !spawner.flush_inline() && is_done.try_recv().is_err(),
-            "it is for the next one alone"
+            "only the next answer was to run inline"
         );
         is_done.await.unwrap();
     }
 
     #[tokio::test]
-    async fn what_was_to_be_ready_and_is_not_is_done_when_it_is() {
+    async fn an_inline_answer_that_is_not_ready_becomes_a_task() {
         let spawner = Spawner::default();
         let ((room, has_room), (done, is_done)) = (oneshot::channel::<()>(), oneshot::channel());
         spawner.run_next_inline();
@@ -102,6 +103,6 @@ mod tests {
         });
         assert!(spawner.flush_inline());
         room.send(()).unwrap();
-        timeout(Duration::from_secs(60), is_done).await.expect("it is asked again").unwrap();
+        timeout(Duration::from_secs(60), is_done).await.expect("a task polls it again").unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The only table from errors to gRPC statuses.
+//! Converts errors to gRPC statuses, in this one place.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,7 +12,8 @@ use crate::{authority::error::AuthorityError, callers::Refusal, domain::rotation
 /// The domain of every `ErrorInfo` (google/rpc/error_details.proto).
 pub const DOMAIN: &str = "countersign";
 
-/// The wait that is suggested to a caller after the database was away or writes were too many.
+/// The delay after which a caller should try again when the service is overloaded, or lacks its
+/// database, a lease or a key.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 impl From<AuthorityError> for Status {
@@ -74,7 +75,7 @@ impl From<AuthorityError> for Status {
     }
 }
 
-/// The message to an unknown caller, whatever was wrong with its credentials.
+/// The message to an unknown caller. It is the same whatever was wrong with the credentials.
 const UNKNOWN_CALLER: &str = "the caller is not known: send `authorization: Bearer` with an API \
                               key, or a client certificate";
 
@@ -88,9 +89,8 @@ impl From<Refusal> for Status {
                 (Code::PermissionDenied, "CALLER_NOT_ALLOWED", caller.why_not(operation), None)
             }
             Refusal::OverLimit { wait } => {
-                let message =
-                    "the caller has more calls under way, or began more of late, than it may"
-                        .to_owned();
+                let message = "the caller has too many calls under way, or began too many recently"
+                    .to_owned();
                 (Code::ResourceExhausted, "CALLER_OVER_LIMIT", message, Some(wait))
             }
             Refusal::Overloaded { wait } => {
@@ -115,7 +115,7 @@ impl From<TooManyUnsent> for Status {
     }
 }
 
-/// The most bytes of a message.
+/// The limit on the size of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct SizeLimit {
     /// The name of the setting that limits it.
@@ -124,15 +124,15 @@ pub struct SizeLimit {
     pub bytes: usize,
 }
 
-/// Carries the code of an answer without a message; others have it in their trailers (gRPC over
-/// HTTP/2, "Responses").
+/// The header with the status code of an answer without a message. Other answers have it in their
+/// trailers (gRPC over HTTP/2, "Responses").
 static CODE: HeaderName = HeaderName::from_static("grpc-status");
-/// Carries the details of an error.
+/// The header with the details of an error.
 static DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
-/// Gives an error that the library has answered by itself a reason, as all errors of ours have one.
-/// These come before the service sees the call: its message is too large or malformed, or there is
-/// no such call.
+/// Adds a reason to an error that the gRPC library answered by itself, as all our errors have one.
+/// The library does so before the service sees the call: because the message is too large or
+/// malformed, or because there is no such call.
 #[inline]
 pub fn with_reason(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
     let headers = answer.headers();
@@ -146,7 +146,7 @@ pub fn with_reason(answer: Response<Body>, size_limit: SizeLimit) -> Response<Bo
 fn explain(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
     let Some(status) = Status::from_header_map(answer.headers()) else { return answer };
     let reason = match status.code() {
-        // Decided as a field that is too long.
+        // A message that is too large is reported like a field that is too long.
         Code::OutOfRange => return Status::from(TooLarge(size_limit)).into_http(),
         Code::Internal => "MALFORMED_REQUEST",
         Code::Unimplemented => "UNIMPLEMENTED",
@@ -154,13 +154,13 @@ fn explain(answer: Response<Body>, size_limit: SizeLimit) -> Response<Body> {
         _ => return answer,
     };
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    // The metadata names the accepted encodings, for instance.
+    // The metadata holds, for instance, the accepted encodings.
     let metadata = status.metadata().clone();
     Status::with_error_details_and_metadata(status.code(), status.message(), details, metadata)
         .into_http()
 }
 
-/// A message has more bytes than it may.
+/// The error of a message that has more bytes than the limit.
 struct TooLarge(SizeLimit);
 
 impl From<TooLarge> for Status {
@@ -189,9 +189,9 @@ mod tests {
         assert_eq!(invalid.bad_request().unwrap().field_violations[0].field, "audience[3]");
         assert_eq!(invalid.error_info().unwrap().domain, "countersign");
 
-        let (code, away) = details(AuthorityError::StoreUnavailable);
+        let (code, unavailable) = details(AuthorityError::StoreUnavailable);
         assert_eq!(code, Code::Unavailable);
-        assert!(away.retry_info().unwrap().retry_delay.is_some());
+        assert!(unavailable.retry_info().unwrap().retry_delay.is_some());
 
         let (code, quota) =
             details(AuthorityError::SessionQuotaExceeded { limit: 3, policy: "short".to_owned() });
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_library_gets_a_reason_and_all_else_stays() {
+    fn an_error_of_the_library_gets_a_reason_and_any_other_answer_stays() {
         let limit = SizeLimit { setting: "limits.max_request_bytes", bytes: 9 };
         let answer = |status: Status| {
             let answer = with_reason(status.into_http(), limit);
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(
             answer(Status::not_found("no such service")),
             (Code::NotFound, None),
-            "of health"
+            "the health service answers so"
         );
         let done = with_reason(Response::new(Body::default()), limit);
         assert!(done.headers().is_empty());

@@ -117,7 +117,7 @@ impl Reserved {
         }
     }
 
-    /// Gives back what exceeds `bytes`.
+    /// Releases the bytes in excess of `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         if let Some(spare) = self.bytes.checked_sub(bytes) {
             self.unsent.subtract(spare);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_holds_its_part_until_answers_are_sent() {
+    fn a_connection_uses_its_share_until_its_answers_are_sent() {
         let (one, other) = two_connections(800);
         let mut first = Reserved::new(one.clone());
         assert_eq!(first.try_grow(60), Ok(()));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_sent_counts_whatever_the_limits_and_once() {
+    fn an_answer_that_must_be_sent_counts_once_and_regardless_of_the_limit() {
         let (one, other) = two_connections(80);
         let mut large = Reserved::new(one.clone());
         large.grow_to(75);
@@ -172,7 +172,7 @@ mod tests {
         let part = large.take();
         assert_eq!((large.bytes(), part.bytes()), (0, 75));
         drop(large);
-        assert!(one.check().is_err(), "its part still waits");
+        assert!(one.check().is_err(), "its part is still unsent");
         let mut small = Reserved::new(other.clone());
         small.grow_to(7);
         small.grow_to(5);
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(
             Reserved::new(other.clone()).try_grow(1),
             Ok(()),
-            "what was given back is there for others"
+            "others may use the bytes that were given back"
         );
         drop((part, small));
         assert_eq!(Reserved::new(other).try_grow(10), Ok(()), "nothing is left behind");

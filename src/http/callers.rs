@@ -1,5 +1,5 @@
-//! Authenticates callers over HTTP: by HTTP Basic (RFC 6749, section 2.3.1), `Bearer`, a header of
-//! our own, or a certificate.
+//! Authenticates callers over HTTP by HTTP Basic (RFC 6749, section 2.3.1), `Bearer`, a header of
+//! our own, or a client certificate.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -22,26 +22,28 @@ use crate::{
     net::connection::Peer,
 };
 
-/// Carries a gateway's own key, because `authorization` is that of the request which it asks about.
+/// The header with a gateway's own key. `authorization` holds the token of the request that the
+/// gateway asks about.
 pub const KEY_HEADER: HeaderName = HeaderName::from_static("x-countersign-key");
 
-/// Authenticates callers, and lets them in within their rights and limits.
+/// Authenticates callers, and admits them within their rights and limits.
 #[derive(Clone, Debug)]
 pub struct HttpAuthenticator {
-    /// The callers that are known.
+    /// The known callers.
     pub callers: Arc<Callers>,
-    /// Records who was denied.
+    /// The audit, which records denied calls.
     pub audit: Audit,
-    /// Set if keys and tokens may be sent to this port, because nobody on the way can read them.
+    /// Set if keys and tokens may be sent to this port, because nobody can read them on the
+    /// network.
     pub is_private: bool,
 }
 
-/// A call is not let in.
+/// The reason for which a call is not admitted.
 #[derive(Debug)]
 pub enum NotAdmitted {
-    /// The caller is unknown, may not do it, or has reached a limit.
+    /// The caller is unknown or lacks the permission, or a limit is reached.
     Refused(Refusal),
-    /// The port is not private, so no call that needs credentials is let in.
+    /// The port is not private, so no call that needs credentials is admitted.
     NotPrivate,
 }
 
@@ -57,13 +59,13 @@ impl HeaderCredentials {
     pub fn in_own_header(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(KEY_HEADER).iter();
         let key = values.next().map(|value| value.to_str().unwrap_or_default().trim().to_owned());
-        // If there are two keys, neither is believed.
+        // If there are two keys, neither is used.
         Self { key: if values.next().is_some() { Some(String::new()) } else { key }, name: None }
     }
 
-    /// Reads the key in `authorization`. Anything else there, and a second such header, counts as
-    /// an empty key, which nobody has: a caller who sends credentials must not be taken for
-    /// somebody else.
+    /// Reads the key in `authorization`. Anything else there, or a second such header, yields an
+    /// empty key, and no caller has an empty key: a call with credentials that cannot be read must
+    /// not count as a call of somebody else.
     pub fn in_authorization(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(first) = values.next() else { return Self::default() };
@@ -85,13 +87,13 @@ fn basic(value: &[u8]) -> Option<(String, String)> {
     if !scheme.eq_ignore_ascii_case(b"basic") {
         return None;
     }
-    // With padding, and no bits left over: one pair has one encoding.
+    // Padding is required and unused bits must be zero, so that a pair has exactly one encoding.
     let decoded = STANDARD.decode(token68(rest)?).ok()?;
     let (name, key) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
     Some((form_decoded(name)?, form_decoded(key)?))
 }
 
-/// Decodes name or key. Both are encoded as values in forms are before they are joined (RFC 6749,
+/// Decodes a name or a key. Each is encoded like a form value before the two are joined (RFC 6749,
 /// section 2.3.1 and appendix B). Text that is not encoded so is refused: a lenient reader would
 /// find a key in text that also holds something else.
 fn form_decoded(text: &str) -> Option<String> {
@@ -108,7 +110,7 @@ fn form_decoded(text: &str) -> Option<String> {
 }
 
 impl HttpAuthenticator {
-    /// Lets a call in, or returns the reason why not.
+    /// Admits a call, or returns the reason for which it is not admitted.
     pub fn admit(
         &self,
         credentials: &HeaderCredentials,
@@ -134,7 +136,8 @@ impl HttpAuthenticator {
 }
 
 impl NotAdmitted {
-    /// The reason as an OAuth error (RFC 6749, section 5.2): a status, a code and a sentence.
+    /// Returns the reason as an OAuth error (RFC 6749, section 5.2): a status, a code and a
+    /// description.
     pub fn oauth_error(&self) -> (StatusCode, &'static str, String) {
         match self {
             Self::Refused(Refusal::Unknown) => (
@@ -149,12 +152,12 @@ impl NotAdmitted {
             Self::Refused(Refusal::OverLimit { .. }) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "temporarily_unavailable",
-                "the caller has too many calls under way, or began too many of late".to_owned(),
+                "the caller has too many calls under way, or began too many recently".to_owned(),
             ),
             Self::Refused(Refusal::Overloaded { .. }) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "temporarily_unavailable",
-                "the service has too much to do: try again later".to_owned(),
+                "the service is overloaded: try again later".to_owned(),
             ),
             Self::NotPrivate => (
                 StatusCode::FORBIDDEN,
@@ -166,7 +169,7 @@ impl NotAdmitted {
         }
     }
 
-    /// The time after which to try again, if that helps.
+    /// Returns the time after which the caller may try again, or `None` if that would not help.
     pub fn wait(&self) -> Option<Duration> {
         match self {
             Self::Refused(Refusal::OverLimit { wait } | Refusal::Overloaded { wait }) => {
@@ -177,7 +180,7 @@ impl NotAdmitted {
     }
 }
 
-/// An error in JSON (RFC 6749, section 5.2).
+/// Makes an error response in JSON (RFC 6749, section 5.2). `wait` becomes `Retry-After`.
 pub fn error(
     status: StatusCode,
     code: &str,
@@ -187,7 +190,7 @@ pub fn error(
     let body = json!({ "error": code, "error_description": description }).to_string();
     let mut response = (status, super::NO_STORE, super::JSON, body).into_response();
     if let Some(wait) = wait {
-        // In whole seconds (RFC 9110, section 10.2.3).
+        // `Retry-After` is in whole seconds (RFC 9110, section 10.2.3).
         let seconds = wait.as_secs_f64().ceil().max(1.0);
         if let Ok(seconds) = format!("{seconds:.0}").parse() {
             response.headers_mut().insert(RETRY_AFTER, seconds);
@@ -200,7 +203,7 @@ pub fn error(
 mod tests {
     use super::*;
 
-    fn shown(values: &[&str]) -> (Option<String>, Option<String>) {
+    fn credentials(values: &[&str]) -> (Option<String>, Option<String>) {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(AUTHORIZATION, value.parse().unwrap());
@@ -210,15 +213,18 @@ mod tests {
     }
 
     #[test]
-    fn a_key_stands_in_basic_with_its_callers_name_or_in_bearer() {
+    fn a_key_is_read_from_basic_with_the_callers_name_or_from_bearer() {
         let some = |text: &str| Some(text.to_owned());
         let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
-        assert_eq!(shown(&[]), (None, None));
-        assert_eq!(shown(&["Bearer cs_ck_1"]), (some("cs_ck_1"), None));
-        assert_eq!(shown(&[&basic("login:cs_ck_1")]), (some("cs_ck_1"), some("login")));
-        assert_eq!(shown(&[&basic("a%2Eb:cs%5Fck_1")]), (some("cs_ck_1"), some("a.b")));
-        assert_eq!(shown(&[&basic("login:")]), (some(""), some("login")));
-        assert_eq!(shown(&[&basic("a+%2B%C3%A4:%63s_ck_1")]), (some("cs_ck_1"), some("a +\u{e4}")));
+        assert_eq!(credentials(&[]), (None, None));
+        assert_eq!(credentials(&["Bearer cs_ck_1"]), (some("cs_ck_1"), None));
+        assert_eq!(credentials(&[&basic("login:cs_ck_1")]), (some("cs_ck_1"), some("login")));
+        assert_eq!(credentials(&[&basic("a%2Eb:cs%5Fck_1")]), (some("cs_ck_1"), some("a.b")));
+        assert_eq!(credentials(&[&basic("login:")]), (some(""), some("login")));
+        assert_eq!(
+            credentials(&[&basic("a+%2B%C3%A4:%63s_ck_1")]),
+            (some("cs_ck_1"), some("a +\u{e4}"))
+        );
         let wrong = ["Basic", "Basic !", &basic("login"), "Digest x", "cs_ck_1", ""];
         let not_bearer = ["Bearer", "Bearer cs_ck_1 x"];
         let pairs = [
@@ -245,7 +251,7 @@ mod tests {
         let pairs = pairs.map(basic);
         let padded = STANDARD.encode("login:cs_ck_1");
         let unpadded = padded.trim_end_matches('=');
-        // The last character has bits that stand for nothing, and here they are set.
+        // The last character has unused bits, which are set here.
         let with_bits = format!("{}R==", unpadded.strip_suffix('Q').unwrap());
         let encodings = [
             format!("Basic {unpadded}"),
@@ -259,13 +265,13 @@ mod tests {
         ];
         let encoded = encodings.iter().chain(&pairs).map(String::as_str);
         for value in wrong.into_iter().chain(not_bearer).chain(encoded) {
-            assert_eq!(shown(&[value]), (some(""), None), "{value}");
+            assert_eq!(credentials(&[value]), (some(""), None), "{value}");
         }
         for twice in [
             ["Bearer cs_ck_1", "Bearer cs_ck_1"],
             [basic("login:cs_ck_1").as_str(), "Bearer cs_ck_1"],
         ] {
-            assert_eq!(shown(&twice), (some(""), None));
+            assert_eq!(credentials(&twice), (some(""), None));
         }
     }
 }

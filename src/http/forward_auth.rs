@@ -1,9 +1,9 @@
-//! `/forward-auth`, by which nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth)
-//! and others ask about each request that they get.
+//! `/forward-auth`, which nginx (`auth_request`), Caddy (`forward_auth`), Traefik (ForwardAuth) and
+//! other gateways ask about each request that they receive.
 //!
 //! The token is in the request's own `authorization` or `cookie`. The demands of the route are in
 //! the query of the URL that the gateway asks, or in headers that it sets. Each demand is in one
-//! place only, so that a client who sends such a header cannot ask for less.
+//! place only, so that a client who sends such a header cannot weaken a demand.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-/// The headers that make a demand, and the name of each demand.
+/// The headers in which a gateway makes demands, each with the name of its demand.
 const HEADERS: [(&str, &str); 4] = [
     ("x-countersign-audience", "audience"),
     ("x-countersign-scope", "scope"),
@@ -44,29 +44,31 @@ const HEADERS: [(&str, &str); 4] = [
 
 pub(super) fn routes(state: Arc<HttpState>) -> Router {
     let routes = Router::new().route("/forward-auth", any(by_query));
-    // These have a path of their own. Below `/forward-auth/`, a slash before the query by mistake
-    // would make a request one about the client's path, and open the route.
+    // These have a path of their own. If they were below `/forward-auth/`, a slash that was put
+    // before the query by mistake would make `by_path` answer, which ignores the demands in the
+    // query.
     let routes =
         routes.route("/forward-auth-path", any(by_path)).route("/forward-auth-path/", any(by_path));
     routes.route("/forward-auth-path/{*path}", any(by_path)).with_state(state)
 }
 
-/// Answers a gateway whose query makes demands.
+/// Answers a gateway that makes its demands in the query.
 async fn by_query(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
     authorize(&state, request.uri.query().unwrap_or_default(), &request).await
 }
 
-/// Answers a gateway that asks with path and query of the request itself (the Gateway API's
-/// ExternalAuth over HTTP, Envoy's `path_prefix`). They make no demands.
+/// Answers a gateway that asks with the path and the query of the client's request (the Gateway
+/// API's ExternalAuth over HTTP, Envoy's `path_prefix`). Such a query makes no demands.
 async fn by_path(State(state): State<Arc<HttpState>>, request: Parts) -> Response {
     authorize(&state, "", &request).await
 }
 
-/// Gateways ask by GET (nginx, Caddy, Traefik), or by the method of the request that they ask about
-/// (Envoy and the Gateway API over HTTP, Traefik if it is told to). So these are all methods by
-/// which applications are asked: RFC 9110, PATCH (RFC 5789), and those of WebDAV and calendars (RFC
-/// 4918, 3253, 3744, 5323, 4791). TRACE would show the request with its token to whoever sent it,
-/// and CONNECT asks for no application.
+/// The accepted methods. Gateways ask by GET (nginx, Caddy, Traefik), or by the method of the
+/// client's request (Envoy and the Gateway API over HTTP, Traefik if it is configured so). These
+/// are therefore all methods of requests to applications: those of RFC 9110, PATCH (RFC 5789), and
+/// those of WebDAV and calendars (RFC 4918, 3253, 3744, 5323, 4791). TRACE is left out, because it
+/// would return the request with its token to the sender, and so is CONNECT, which is not a request
+/// to an application.
 const METHODS: [&str; 18] = [
     "GET",
     "HEAD",
@@ -90,7 +92,8 @@ const METHODS: [&str; 18] = [
 
 /// The response to any other method. Methods are case-sensitive (RFC 9110, section 9.1).
 fn not_allowed() -> Response {
-    let problem = "the method is none by which gateways ask: the header Allow has those";
+    let problem =
+        "gateways do not ask by this method: the header Allow lists those that are accepted";
     let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", problem, None);
     if let Ok(methods) = METHODS.join(", ").try_into() {
         response.headers_mut().insert(ALLOW, methods);
@@ -131,8 +134,8 @@ async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response 
         Ok(Ok(Ok(passed))) => {
             let mut response_headers = HeaderMap::with_capacity(passed.identity.len() + 1);
             response_headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            // A header without a value is sent empty. Where the answer lacks it, some gateways keep
-            // what the client has sent, and Caddy inserts the name of a variable.
+            // A header without a value is sent empty. If the answer lacks it, some gateways keep
+            // the header that the client sent, and Caddy inserts the name of a variable.
             let nothing = HeaderValue::from_static("");
             let identity = passed.identity.into_iter();
             response_headers.extend(
@@ -144,8 +147,8 @@ async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response 
     }
 }
 
-/// The response to a gateway that is not let in. It is no 401, which would tell the client to send
-/// another token.
+/// Makes the response to a gateway that is not admitted. Its status is never 401, which would tell
+/// the client to send another token.
 fn refused(reason: &NotAdmitted) -> Response {
     let (status, code, description) = reason.oauth_error();
     let status = if let NotAdmitted::Refused(Refusal::Unknown) = reason {
@@ -156,11 +159,13 @@ fn refused(reason: &NotAdmitted) -> Response {
     error(status, code, &description, reason.wait())
 }
 
+/// Reads the demands in the query and in the headers.
 fn demands(query: &str, headers: &HeaderMap) -> Result<Demands, DemandsError> {
     let in_query = form_urlencoded::parse(query.as_bytes());
     let in_headers = HEADERS.iter().flat_map(|(header, name)| {
         let value = |value: &HeaderValue| {
-            // Bytes that are no text are no value of any demand, but the demand was made.
+            // A value that is not text is replaced by one that no demand accepts, because the
+            // demand was made and must not be ignored.
             let text = value.to_str().map_or_else(|_| "\0".to_owned(), str::to_owned);
             (Cow::Borrowed(*name), Cow::Owned(text))
         };
@@ -175,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn demands_stand_in_the_query_or_in_headers_and_each_in_one_place() {
+    fn demands_are_in_the_query_or_in_headers_and_each_in_one_place_only() {
         let read = |query: &str, pairs: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {

@@ -1,5 +1,5 @@
-//! Checks the head of a request where the HTTP library does not: the target, `Host` and
-//! `Transfer-Encoding` (RFC 9112, sections 3.2 and 6.1).
+//! Checks the parts of a request's head that the HTTP library does not check: the target, `Host`
+//! and `Transfer-Encoding` (RFC 9112, sections 3.2 and 6.1).
 
 use std::net::Ipv6Addr;
 
@@ -11,7 +11,7 @@ use http::{
 
 use super::callers::error;
 
-/// The reason why a request is refused because of its head.
+/// The reason for which the head of a request is refused.
 #[derive(Debug)]
 pub struct Refusal {
     status: StatusCode,
@@ -19,7 +19,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The response, after which the connection is closed.
+    /// Makes the response, after which the connection is closed.
     pub fn answer(&self) -> Response {
         let mut response = error(self.status, "invalid_request", self.problem, None);
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -52,13 +52,13 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str>
     match (values.next(), values.next()) {
         (None, _) if version == Version::HTTP_10 => Ok(()),
         (None, _) => Err("the header Host is missing: send one"),
-        (Some(_), Some(_)) => Err("the header Host stands there twice: send one"),
+        (Some(_), Some(_)) => Err("the header Host is there twice: send it once"),
         (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
         (Some(_), None) => Err("the header Host is not a host with or without a port"),
     }
 }
 
-/// Accepts `chunked` alone, and once. The HTTP library accepts every list of codings that ends in
+/// Accepts only a single `chunked`. The HTTP library accepts every list of codings that ends in
 /// `chunked`, and would pass on content that is still encoded with the others.
 fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut values = headers.get_all(TRANSFER_ENCODING).iter();
@@ -70,7 +70,7 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), &'static str> {
     if is_understood {
         Ok(())
     } else {
-        Err("the only transfer coding that is understood is chunked, once")
+        Err("only one transfer coding is supported: chunked, without others")
     }
 }
 

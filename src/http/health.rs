@@ -1,4 +1,4 @@
-//! `/livez` says that the process runs, and `/readyz` whether calls should be sent to it.
+//! `/livez` reports that the process runs, and `/readyz` whether calls should be sent to it.
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ pub enum Phase {
     Serving,
     /// The service has no lease, and answers late or not at all.
     Lapsed,
-    /// The service has been told to stop.
+    /// The service has been asked to stop.
     Stopping,
 }
 
@@ -21,7 +21,7 @@ pub enum Phase {
 pub struct Readiness(watch::Sender<Phase>);
 
 impl Readiness {
-    /// Creates it in the phase of starting.
+    /// Creates it in [`Phase::Starting`].
     pub fn new() -> Self {
         Self(watch::Sender::new(Phase::Starting))
     }

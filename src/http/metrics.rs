@@ -31,8 +31,8 @@ async fn serve(
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(format.media_type())), (VARY, varies)], text))
 }
 
-/// The format that a client prefers (RFC 9110, section 12.5.1); OpenMetrics if it does not care or
-/// takes neither.
+/// Returns the format that a client prefers (RFC 9110, section 12.5.1), and OpenMetrics if it has
+/// no preference or accepts neither.
 fn preferred(accept: &[&str]) -> Format {
     let quality = |format| quality(accept, format);
     if quality(Format::PlainText) > quality(Format::OpenMetrics) {
@@ -42,8 +42,8 @@ fn preferred(accept: &[&str]) -> Format {
     }
 }
 
-/// The quality that the values of `accept` give a format, in thousandths. The most specific range
-/// counts.
+/// Returns the quality that the values of `accept` give a format, in thousandths. Only the most
+/// specific range counts.
 fn quality(accept: &[&str], format: Format) -> u16 {
     let (ours, version) = match format {
         Format::OpenMetrics => ("application/openmetrics-text", "1.0.0"),
@@ -77,10 +77,10 @@ fn quality(accept: &[&str], format: Format) -> u16 {
     ranges.max().map_or(0, |(_, quality)| quality)
 }
 
-/// A weight with at most three digits after the point (RFC 9110, section 12.4.2).
+/// Reads a weight with at most three digits after the point (RFC 9110, section 12.4.2).
 fn thousandths(weight: &str) -> Option<u16> {
     let weight: f64 = weight.parse().ok().filter(|weight| (0.0..=1.0).contains(weight))?;
-    // At most 1000.
+    // The value is at most 1000.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     Some((weight * 1000.0) as u16)
 }
@@ -90,8 +90,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_prefers_plain_text_gets_it_and_all_others_open_metrics() {
-        // Prometheus 2.5x and 3.
+    fn clients_that_prefer_plain_text_get_it_and_all_others_get_openmetrics() {
+        // This is the header of Prometheus 2.5x and 3.
         let scraper = "application/openmetrics-text;version=1.0.0;q=0.5,\
                        application/openmetrics-text;version=0.0.1;\
                        q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";

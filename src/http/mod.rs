@@ -1,5 +1,5 @@
-//! The HTTP side, on a port of its own. It answers load balancers, probes, monitoring and
-//! verifiers, and gateways and callers that speak OAuth.
+//! The HTTP server, which has a port of its own. It answers load balancers, probes, monitoring and
+//! verifiers of tokens, and also gateways and callers that speak OAuth.
 
 mod callers;
 mod forward_auth;
@@ -41,13 +41,13 @@ const JSON: [(HeaderName, &str); 1] = [(CONTENT_TYPE, "application/json")];
 pub struct HttpState {
     /// Authenticates callers.
     pub authenticator: HttpAuthenticator,
-    /// The use cases.
+    /// Gives the use cases once the service is ready.
     pub ready: Ready,
-    /// Judges requests.
+    /// Decides whether requests may pass.
     pub gateway: Arc<Gateway>,
-    /// Counts how tokens were judged.
+    /// Counts the outcomes of validations.
     pub outcomes: Arc<Outcomes>,
-    /// The time that a request may take.
+    /// The longest time that a request may take.
     pub patience: Duration,
     /// Set if callers may authenticate by certificates.
     pub certificates: bool,
@@ -70,7 +70,7 @@ pub fn routes(
     Routes { all, reserved }
 }
 
-/// The routes of connections in the reserve: probes.
+/// Builds the routes for connections in the reserve, which answer probes only.
 fn reserved_routes(readiness: Readiness) -> Router {
     health::routes(readiness).fallback(no_room)
 }
@@ -83,14 +83,14 @@ async fn no_room() -> Response {
 }
 
 impl HttpState {
-    /// Waits for a future, or answers that it has taken too long.
+    /// Waits for a future, or returns a response that says that it has taken too long.
     async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Response> {
-        let too_late = |_| unavailable("it has taken too long: try again");
+        let too_late = |_| unavailable("the request has taken too long: try again");
         timeout(self.patience, future).await.map_err(too_late)
     }
 }
 
-/// The client at the other end of a request's connection.
+/// Returns the client at the other end of a request's connection.
 fn peer(extensions: &Extensions) -> Arc<Peer> {
     extensions.get::<Arc<Peer>>().cloned().unwrap_or_default()
 }
@@ -100,7 +100,7 @@ fn unavailable(problem: &str) -> Response {
     error(StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", problem, wait)
 }
 
-/// The response to a use case that failed.
+/// Makes the response to a use case that failed.
 fn failed(failure: &AuthorityError) -> Response {
     let description = failure.to_string();
     match failure {
@@ -115,7 +115,7 @@ fn failed(failure: &AuthorityError) -> Response {
         AuthorityError::InvalidField { .. } => {
             error(StatusCode::BAD_REQUEST, "invalid_request", &description, None)
         }
-        // The use cases of this side do not return these, or they are bugs.
+        // The use cases that HTTP offers do not return these errors, apart from `Internal`.
         AuthorityError::RequestIdReused
         | AuthorityError::RefreshTokenInvalid
         | AuthorityError::RefreshTokenReused

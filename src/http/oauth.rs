@@ -37,7 +37,7 @@ pub const INTROSPECT_PATH: &str = "/oauth2/introspect";
 /// The path of revocation.
 pub const REVOKE_PATH: &str = "/oauth2/revoke";
 
-/// Bytes of a form. The longest token has 8192.
+/// The most bytes of a form. The longest token has 8192 bytes.
 const MAX_FORM_BYTES: usize = 16 << 10;
 
 pub(super) fn routes(state: Arc<HttpState>, path: &str) -> Router {
@@ -55,9 +55,9 @@ async fn introspect(State(state): State<Arc<HttpState>>, request: Request) -> Re
 }
 
 async fn introspected(state: &HttpState, request: Request) -> Result<Response, Response> {
-    let (by, _permit, token) = asked(state, request, Operation::Introspect).await?;
+    let (by, _permit, token) = read_request(state, request, Operation::Introspect).await?;
     let authority = state.ready.get().map_err(|error| failed(&error))?;
-    // The demands of the resource are not known here, so nothing is demanded.
+    // The demands of the resource are unknown here, so none are made.
     let question = Question {
         access_token: &token,
         audience: "",
@@ -74,13 +74,13 @@ async fn introspected(state: &HttpState, request: Request) -> Result<Response, R
             Err(_) => UNAVAILABLE,
         },
     );
-    // The reason why a token is inactive is not told (RFC 7662, section 2.2).
+    // The answer does not say why a token is inactive (RFC 7662, section 2.2).
     let members = match judged.map_err(|error| failed(&error))?.outcome {
         Err(_) => json!({ "active": false }),
         Ok(token) => {
             let mut members = serde_json::to_value(Payload(&token.claims)).unwrap_or_default();
             if let Value::Object(members) = &mut members {
-                // These are added last, so that no claim of the session takes their place.
+                // These are added last, so that no claim of the session replaces them.
                 members.insert("active".to_owned(), Value::Bool(true));
                 members.insert("token_type".to_owned(), "Bearer".into());
             }
@@ -95,7 +95,7 @@ async fn revoke(State(state): State<Arc<HttpState>>, request: Request) -> Respon
 }
 
 async fn revoked(state: &HttpState, request: Request) -> Result<Response, Response> {
-    let (by, _permit, token) = asked(state, request, Operation::Revoke).await?;
+    let (by, _permit, token) = read_request(state, request, Operation::Revoke).await?;
     let authority = state.ready.get().map_err(|error| failed(&error))?;
     let order = RevokeOrder {
         target: RevokeTarget::Token { token, token_only: false },
@@ -103,7 +103,7 @@ async fn revoked(state: &HttpState, request: Request) -> Result<Response, Respon
         note: Note::try_from(format!("by {REVOKE_PATH}")).unwrap_or_default(),
     };
     match state.in_time(authority.revoke(&by, order)).await? {
-        // A token that is invalid anyway is no error (RFC 7009, section 2.2).
+        // A token that is invalid anyway is not an error (RFC 7009, section 2.2).
         Ok(_) | Err(AuthorityError::InvalidField { .. }) => {
             Ok((StatusCode::OK, NO_STORE).into_response())
         }
@@ -111,13 +111,13 @@ async fn revoked(state: &HttpState, request: Request) -> Result<Response, Respon
     }
 }
 
-/// Takes the response of either case.
+/// Returns the response in either case.
 fn answered(result: Result<Response, Response>) -> Response {
     result.unwrap_or_else(|response| response)
 }
 
 /// Admits the caller, and reads the token that it asks about.
-async fn asked(
+async fn read_request(
     state: &HttpState,
     request: Request,
     operation: Operation,
@@ -131,7 +131,7 @@ async fn asked(
         return Err(bad_request("the content type must be application/x-www-form-urlencoded"));
     }
     let body = state.in_time(to_bytes(request.into_body(), MAX_FORM_BYTES)).await?;
-    let Ok(body) = body else { return Err(bad_request("the form is too long, or broke off")) };
+    let Ok(body) = body else { return Err(bad_request("the form is too long or incomplete")) };
     Ok((by, permit, token_in(&body).map_err(bad_request)?))
 }
 
@@ -142,13 +142,13 @@ fn is_form(headers: &HeaderMap) -> bool {
     media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
-/// The token in a form. Other parameters may be ignored (RFC 6749, section 3.1), `token_type_hint`
-/// among them: the token shows its type.
+/// Returns the token in a form. Other parameters may be ignored (RFC 6749, section 3.1). One of
+/// them is `token_type_hint`, which is not needed, because the token shows its type.
 fn token_in(body: &[u8]) -> Result<String, &'static str> {
     let mut token = None;
     for (name, value) in form_urlencoded::parse(body) {
         match &*name {
-            "token" if token.is_some() => return Err("token stands there twice"),
+            "token" if token.is_some() => return Err("token is there twice"),
             "token" => token = Some(value.into_owned()),
             _ => {}
         }

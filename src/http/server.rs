@@ -1,4 +1,5 @@
-//! The server: HTTP/1.1 within limits. Connections without requests are closed.
+//! The server, which speaks HTTP/1.1, keeps connections within limits, and closes those without
+//! requests.
 
 use std::{
     convert::Infallible,
@@ -27,22 +28,24 @@ use crate::net::{
     connection::{Connection, Peer},
 };
 
-/// Most bytes and most lines of a request's head. Gateways send those of the requests that they ask
-/// about, with all their cookies, and accept up to about as much.
+/// The most bytes of a request's head. Gateways send the head of the request that they ask about,
+/// with all its cookies, and accept heads of about this size.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// The most header lines of a request.
 const MAX_HEADERS: usize = 128;
-/// The time for requests that are under way when the server stops.
+/// The time for which requests may go on after the server has been asked to stop.
 const DRAIN: Duration = Duration::from_secs(1);
-/// The time in which a client may still send after its last answer, and the number of bytes, which
-/// are discarded. Without that, the system would reset the connection, and the client might lose
-/// the answer (RFC 9112, section 9.6).
+/// The time for which a client may go on sending after its last answer. The bytes are read and
+/// discarded; otherwise the kernel would reset the connection, and the client might lose the answer
+/// (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(1);
+/// The most bytes that are discarded in that time.
 const LINGER_BYTES: usize = 1 << 20;
 
-/// Connections in the reserve: enough that a probe is answered before so many newer ones have
-/// displaced it.
+/// The number of connections in the reserve, where a new one displaces the oldest. It is large
+/// enough that a probe is answered before it is displaced.
 pub const RESERVED_CONNECTIONS: usize = 64;
-/// The time that one of them may last.
+/// The longest time that a connection in the reserve may last.
 pub const RESERVED_TIME: Duration = Duration::from_secs(2);
 
 /// The limits of a connection.
@@ -57,14 +60,14 @@ pub struct ConnectionLimits {
 /// The routes of the port.
 #[derive(Clone, Debug)]
 pub struct Routes {
-    /// For all connections but those in the reserve.
+    /// The routes for all connections except those in the reserve.
     pub all: Router,
-    /// For connections in the reserve.
+    /// The routes for connections in the reserve.
     pub reserved: Router,
 }
 
-/// Serves until `stop`, then lets the requests under way finish. Without an acceptor it only waits
-/// for `stop`.
+/// Serves until `stop` is cancelled, then lets the requests under way finish. Without an acceptor,
+/// this only waits for `stop`.
 pub async fn serve(
     acceptor: Option<Acceptor>,
     routes: Routes,
@@ -103,7 +106,7 @@ async fn serve_connection(
         ended = &mut served => match ended {
             Ok(()) => {}
             Err(error) if error.is_parse() => {}
-            // The client has gone or was too slow, so it waits for no answer.
+            // The client has gone or was too slow, so there is no answer that it could lose.
             Err(_) => return,
         },
         () = progress.stalled(limits.answer) => return,
@@ -120,8 +123,8 @@ async fn serve_connection(
     }
 }
 
-/// Shuts down the sending side, which the library does not do after CONNECT, and reads what a
-/// client still sends.
+/// Shuts down the sending side, which the library does not do after CONNECT, and discards the bytes
+/// that the client still sends.
 async fn discard(mut connection: Connection) {
     let _ = connection.shutdown().await;
     let (mut buffer, mut total) = (vec![0; 4 << 10], 0);
@@ -176,8 +179,8 @@ mod tests {
     const ANSWER: Duration = Duration::from_secs(600);
     const RESERVE: Reserve = Reserve { connections: 2, time: RESERVED_TIME };
 
-    /// Starts a server that has room for two connections, and for those in its reserve. It answers
-    /// 404, and `/livez` in the reserve.
+    /// Starts a server that has room for two connections, and for those in its reserve. On the
+    /// former it answers 404, and in the reserve it answers probes.
     async fn start(reserve: Option<Reserve>) -> (SocketAddr, Arc<Counts>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -209,7 +212,7 @@ mod tests {
         answer
     }
 
-    /// Two connections that are open and have been answered.
+    /// Opens two connections, and has each of them answered.
     async fn fill(address: SocketAddr) -> [TcpStream; 2] {
         let mut open = [
             TcpStream::connect(address).await.unwrap(),
@@ -222,27 +225,26 @@ mod tests {
         open
     }
 
-    /// The clock stands still while there is something to do, and jumps to the next timer when
-    /// there is not.
+    /// The paused clock stands still while a task can run, and jumps to the next timer otherwise.
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_says_nothing_or_half_of_it_is_closed_also_after_a_request() {
+    async fn a_connection_that_sends_nothing_or_half_a_head_is_closed_even_after_a_request() {
         let (address, _) = start(None).await;
-        for said in [&b""[..], b"GET / HTTP/1.1\r\nhost:"] {
+        for sent in [&b""[..], b"GET / HTTP/1.1\r\nhost:"] {
             for requests in [0, 1] {
                 let mut stream = TcpStream::connect(address).await.unwrap();
                 for _ in 0..requests {
                     stream.write_all(REQUEST).await.unwrap();
                     assert!(answer(&mut stream).await.starts_with("HTTP/1.1 404"));
                 }
-                stream.write_all(said).await.unwrap();
+                stream.write_all(sent).await.unwrap();
                 let closed = timeout(2 * HEAD, stream.read_to_end(&mut vec![])).await;
-                assert!(closed.is_ok(), "after {requests} requests and {said:?}");
+                assert!(closed.is_ok(), "after {requests} requests and {sent:?}");
             }
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
+    async fn a_head_that_arrives_byte_by_byte_has_no_more_time_than_another() {
         let (address, counts) = start(None).await;
         for before in [&b""[..], REQUEST] {
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -257,13 +259,13 @@ mod tests {
         }
     }
 
-    /// Sends requests until nothing takes them any more.
+    /// Sends requests until the socket accepts no more bytes.
     async fn pipeline(stream: &mut TcpStream) {
         let requests = REQUEST.repeat(1000);
         while let Ok(Ok(_)) = timeout(Duration::from_secs(1), stream.write(&requests)).await {}
     }
 
-    /// Waits until nobody is connected, and says whether that was soon enough.
+    /// Waits until no connection is open, and returns whether that took at most `soon`.
     async fn all_leave(counts: &Counts, soon: Duration) -> bool {
         let leaving = async {
             while counts.open.get() > 0 {
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_its_answers_too_slowly_is_cut_off() {
+    async fn a_client_that_reads_its_answers_too_slowly_is_disconnected() {
         for is_nibbling in [false, true] {
             let (address, counts) = start(None).await;
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn probes_get_in_while_others_fill_the_port_and_its_reserve() {
+    async fn probes_are_answered_while_others_fill_the_port_and_its_reserve() {
         let (address, counts) = start(Some(RESERVE)).await;
         let open = fill(address).await;
         let mut silent = vec![];
@@ -308,7 +310,7 @@ mod tests {
                 "{probe}"
             );
         }
-        // Whoever came first to the reserve has left it first.
+        // The oldest connection in the reserve was displaced first.
         assert_eq!(silent[0].read_to_end(&mut vec![]).await.unwrap_or(0), 0);
         assert!(counts.reserved_open.get() <= 2 && counts.open.get() <= 4);
         assert_eq!((counts.reserved.get(), counts.refused.get()), (20, 0));
@@ -328,27 +330,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_stays_in_the_reserve() {
+    async fn a_connection_in_the_reserve_is_closed_after_its_time() {
         let (address, counts) = start(Some(RESERVE)).await;
         let _open = fill(address).await;
-        for said in [&b""[..], b"GET /livez HTTP/1.1\r\nhost:"] {
+        for sent in [&b""[..], b"GET /livez HTTP/1.1\r\nhost:"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(said).await.unwrap();
+            stream.write_all(sent).await.unwrap();
             assert!(timeout(2 * RESERVED_TIME, stream.read_to_end(&mut vec![])).await.is_ok());
             assert_eq!((counts.reserved_open.get(), counts.open.get()), (0, 2));
         }
     }
 
     #[tokio::test]
-    async fn beyond_the_most_connections_the_next_is_closed_and_there_is_room_again_when_one_goes()
-    {
+    async fn a_connection_beyond_the_limit_is_closed_until_another_one_ends() {
         let (address, counts) = start(None).await;
         let [first, _second] = fill(address).await;
         let mut third = TcpStream::connect(address).await.unwrap();
         assert_eq!(
             third.read_to_end(&mut vec![]).await.unwrap_or(0),
             0,
-            "it is closed without a word"
+            "it is closed without an answer"
         );
         assert_eq!((counts.open.get(), counts.refused.get()), (2, 1));
         drop(first);

@@ -1,5 +1,5 @@
-//! `/.well-known/jwks.json` (RFC 7517) and `/.well-known/oauth-authorization-server` (RFC 8414):
-//! what verifiers need to check tokens by themselves.
+//! `/.well-known/jwks.json` (RFC 7517) and `/.well-known/oauth-authorization-server` (RFC 8414),
+//! which verifiers need to check tokens by themselves.
 
 use axum::{
     Router,
@@ -18,7 +18,7 @@ use crate::authority::ready::Ready;
 
 const JWKS_PATH: &str = "/.well-known/jwks.json";
 const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
-/// The metadata only change with the configuration.
+/// The metadata changes only with the configuration, so caches may keep it for an hour.
 const METADATA_MAX_AGE: &str = "public, max-age=3600";
 
 /// The state of these routes.
@@ -31,8 +31,8 @@ pub(super) struct Published {
 
 pub(super) fn routes(issuer: &str, published: Published) -> Router {
     let mut routes = Router::new().route(JWKS_PATH, get(jwks)).route(METADATA_PATH, get(metadata));
-    // If the issuer has a path, it comes after the well-known one (RFC 8414, section 3.1), and the
-    // URLs in the metadata are below it.
+    // If the issuer has a path, it follows the well-known path (RFC 8414, section 3.1), and the
+    // URLs in the metadata are below the issuer's path.
     let path = path_of(issuer);
     if !path.is_empty() {
         routes = routes.route(&format!("{METADATA_PATH}{path}"), get(metadata));
@@ -41,8 +41,9 @@ pub(super) fn routes(issuer: &str, published: Published) -> Router {
     routes.with_state(published)
 }
 
-/// The path of an issuer without a slash at its end; empty if it has none, or one that is not
-/// plain.
+/// Returns the path of an issuer without a slash at its end. It is empty if the issuer has none, or
+/// one with characters that could have a meaning in a route, or one that begins like the well-known
+/// paths.
 pub(super) fn path_of(issuer: &str) -> &str {
     let host_and_path = issuer.split_once("://").map_or(issuer, |(_, rest)| rest);
     let path = host_and_path.find('/').and_then(|at| host_and_path.get(at..)).unwrap_or_default();
@@ -60,7 +61,7 @@ async fn jwks(State(Published { ready, .. }): State<Published>, headers: HeaderM
     let Ok(authority) = ready.get() else { return starting() };
     let public = authority.public_keys();
     let caching = match public.max_age.as_secs() {
-        // A cache must ask before it uses the keys again.
+        // `no-cache` makes a cache ask again before it uses the keys.
         0 => "no-cache".to_owned(),
         seconds => format!("public, max-age={seconds}"),
     };
@@ -94,12 +95,12 @@ async fn metadata(State(Published { ready, certificates }): State<Published>) ->
         "issuer": issuer,
         "jwks_uri": below(JWKS_PATH),
         "introspection_endpoint": below(INTROSPECT_PATH),
-        // "Bearer" is a type of access tokens, which may stand here and not in the next list (RFC
-        // 8414, section 2).
+        // "Bearer" is a type of access tokens, which may be in this list but not in that of
+        // revocation (RFC 8414, section 2).
         "introspection_endpoint_auth_methods_supported": with_bearer,
         "revocation_endpoint": below(REVOKE_PATH),
         "revocation_endpoint_auth_methods_supported": methods,
-        // Required. There is no authorization endpoint, so there are none.
+        // This member is required. The list is empty, because there is no authorization endpoint.
         "response_types_supported": [],
         "grant_types_supported": [],
     });
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_known_by_its_tag() {
+    fn a_version_is_known_by_its_etag() {
         let asked = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {

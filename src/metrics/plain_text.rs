@@ -1,9 +1,9 @@
-//! The text format of Prometheus, version 0.0.4, made of OpenMetrics: for scrapers that read
+//! Converts OpenMetrics to the text format of Prometheus, version 0.0.4, for scrapers that read
 //! nothing else.
 
-/// Writes a page of OpenMetrics in the older format. Samples are the same in both. The lines before
-/// them differ: a counter is described by the name of its samples, which ends with `_total`, some
-/// types have other names, and there are no units and no end.
+/// Converts a page of OpenMetrics to the older format. The samples are the same in both; the lines
+/// before them differ. A counter is described by the name of its samples, which ends with `_total`,
+/// some types have other names, and there are no lines for units and for the end.
 pub fn of_open_metrics(page: &str) -> String {
     let mut text = String::with_capacity(page.len());
     let mut help = None;
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_type_is_described_as_the_older_format_does() {
+    fn each_type_is_described_as_in_the_older_format() {
         let page = "# HELP a_seconds How long.\n# TYPE a_seconds histogram\n# UNIT a_seconds \
                     seconds\na_seconds_sum 1.5\na_seconds_count 2\na_seconds_bucket{le=\"+Inf\"} \
                     2\n# HELP b How many.\n# TYPE b counter\nb_total{kind=\"# x\"} 3\n# TYPE c \

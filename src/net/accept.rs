@@ -1,5 +1,5 @@
-//! Accepts connections within limits. Each has a task of its own, so that a slow client holds up
-//! nobody.
+//! Accepts connections within limits. Each has a task of its own, so that a slow client does not
+//! delay others.
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,55 +20,57 @@ use super::{
     tls::{self, Side, Tls},
 };
 
-/// The wait after a failure to accept, as when there are no free file descriptors.
+/// The delay after a failure to accept a connection, for instance because no file descriptor is
+/// free.
 const RETRY: Duration = Duration::from_millis(100);
-/// A failure to accept is logged unless another one was within this time.
+/// The shortest time between two log lines about failures to accept.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// The time and the bytes that a client may still use after its handshake has failed. Without them
-/// the system would reset the connection, and the client might lose the alert that names the reason
-/// (RFC 9112, section 9.6, says the same of HTTP).
+/// The time for which a client may go on sending after its handshake has failed. The bytes are read
+/// and discarded; otherwise the kernel would reset the connection, and the client might lose the
+/// alert that names the reason (compare RFC 9112, section 9.6, for HTTP).
 const LINGER: Duration = Duration::from_secs(1);
+/// The most bytes that are discarded in that time.
 const LINGER_BYTES: u64 = 64 << 10;
 
 /// The limits of the connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most connections at once. One more is closed at once, so that its client turns to another
-    /// replica, unless there is a reserve.
+    /// The most connections at once. Unless there is a reserve, one more is closed at once, so that
+    /// its client turns to another replica.
     pub connections: usize,
-    /// Connections beyond these, if any.
+    /// The reserve for connections beyond the limit, if there is one.
     pub reserve: Option<Reserve>,
-    /// The time within which a client must have shown that it speaks the protocol.
+    /// The time within which a client must complete the TLS handshake, if there is one.
     pub handshake: Duration,
 }
 
-/// Connections beyond the limit, for clients that must get in while others fill the port. Their
-/// server answers little to them ([`Connection::is_reserved`]). When the reserve is full, the
-/// oldest connection in it is closed for the next one, so that it cannot be kept full.
+/// Connections beyond the limit, for clients that must be answered while others fill the port. The
+/// server answers few requests on them ([`Connection::is_reserved`]). When the reserve is full, its
+/// oldest connection is closed for the next one, so that nobody can keep it full.
 #[derive(Clone, Copy, Debug)]
 pub struct Reserve {
-    /// Most at once.
+    /// The most connections in the reserve at once.
     pub connections: usize,
-    /// The time that each may last after it was accepted.
+    /// The longest time that each may last after it was accepted.
     pub time: Duration,
 }
 
-/// Counts of connections since the start.
+/// Counts connections since the start of the process.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Open now.
+    /// Connections that are open now.
     pub open: Gauge,
-    /// Accepted.
+    /// Connections that were accepted.
     pub accepted: Counter,
-    /// Closed at once, because there were too many.
+    /// Connections that were closed at once, because there were too many.
     pub refused: Counter,
-    /// Of those that are open, those in the reserve.
+    /// Open connections that are in the reserve.
     pub reserved_open: Gauge,
-    /// Of those that were accepted, those for which there was room in the reserve alone.
+    /// Accepted connections for which only the reserve had room.
     pub reserved: Counter,
-    /// Of these, those that were closed for a newer one.
+    /// Connections in the reserve that were closed for a newer one.
     pub displaced: Counter,
-    /// Closed because the TLS handshake failed or took too long.
+    /// Connections that were closed because the TLS handshake failed or took too long.
     pub handshakes_failed: Counter,
 }
 
@@ -79,7 +81,7 @@ pub struct Acceptor {
     pub listener: TcpListener,
     /// The TLS settings; `None` if connections are not encrypted.
     pub tls: Option<Arc<Tls>>,
-    /// The side of the service that the port belongs to.
+    /// The server that the port belongs to.
     pub side: Side,
     /// The limits.
     pub limits: Limits,
@@ -115,14 +117,14 @@ impl Drop for Open {
     }
 }
 
-/// Chooses which failures to accept are logged, so that one that lasts does not fill the log.
+/// Decides which failures to accept are logged, so that a lasting one does not fill the log.
 #[derive(Debug, Default)]
 struct FailureLog {
     logged_at: Option<Instant>,
 }
 
 impl FailureLog {
-    /// Returns whether a failure that has happened now is to be logged.
+    /// Returns whether a failure that happens now is to be logged.
     fn is_due(&mut self) -> bool {
         let is_due = self.logged_at.is_none_or(|at| at.elapsed() >= FAILURE_LOG_INTERVAL);
         if is_due {
@@ -136,7 +138,7 @@ impl FailureLog {
 struct Reserved {
     permits: Arc<Semaphore>,
     time: Duration,
-    /// Their tasks, the oldest first.
+    /// The tasks of the connections, the oldest first.
     tasks: VecDeque<AbortHandle>,
 }
 
@@ -165,8 +167,8 @@ impl Reserved {
 }
 
 impl Acceptor {
-    /// Serves each connection until `stop`, then waits until all of them have ended. `serve` must
-    /// end them.
+    /// Serves each connection until `stop` is cancelled, then waits until all of them have ended.
+    /// `serve` must end them.
     pub async fn run<F>(
         self,
         stop: CancellationToken,
@@ -264,7 +266,7 @@ struct HandshakeFailed {
     stream: TcpStream,
 }
 
-/// Makes a connection of a stream, after a handshake if there is an acceptor for TLS.
+/// Sets up a connection, after a handshake if there is an acceptor for TLS.
 async fn establish(
     stream: TcpStream,
     address: SocketAddr,
@@ -285,7 +287,7 @@ async fn establish(
     }
 }
 
-/// Shuts down the sending side, and discards what the client still sends.
+/// Shuts down the sending side, and discards the bytes that the client still sends.
 async fn linger(mut stream: TcpStream) {
     let _ = stream.shutdown().await;
     let _ = tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await;
@@ -298,7 +300,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn failures_are_logged_once_in_a_while_and_a_new_one_after_a_pause_at_once() {
+    async fn a_lasting_failure_is_logged_once_an_interval_and_a_later_one_at_once() {
         let mut failures = FailureLog::default();
         assert!(failures.is_due());
         let mut logged = 0;
@@ -306,9 +308,9 @@ mod tests {
             advance(Duration::from_secs(1)).await;
             logged += u64::from(failures.is_due());
         }
-        assert_eq!(logged, 10, "one that lasts");
+        assert_eq!(logged, 10, "a lasting failure");
         advance(FAILURE_LOG_INTERVAL).await;
-        assert!(failures.is_due(), "one that comes later");
+        assert!(failures.is_due(), "a failure after a pause");
         assert!(!failures.is_due());
     }
 }

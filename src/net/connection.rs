@@ -1,4 +1,4 @@
-//! A client's connection, plain or encrypted, which writes a short answer whole.
+//! A client's connection, plain or encrypted, which sends a short answer in a single write.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ use crate::domain::certificate_name::CertificateName;
 pub struct Peer {
     /// The address, if it is known.
     pub address: Option<IpAddr>,
-    /// The names in its certificate, which has been checked; none without one.
+    /// The names in its certificate, which has been verified. Empty without a certificate.
     pub certificate_names: Vec<CertificateName>,
 }
 
@@ -40,14 +40,14 @@ impl WriteProgress {
         Self(Arc::new(AtomicUsize::new(0)))
     }
 
-    /// Ends when something that was written has not been wholly taken for so long, and at most
-    /// twice as long. A client that takes a part of it now and then does not put this off.
+    /// Completes when a write has been blocked for `patience`, or at most twice as long. A client
+    /// that takes a part of it now and then does not extend this time.
     pub async fn stalled(&self, patience: Duration) {
-        let mut looks = interval_at(Instant::now() + patience, patience);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval_at(Instant::now() + patience, patience);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before = self.blocked_write();
         loop {
-            looks.tick().await;
+            ticks.tick().await;
             let now = self.blocked_write();
             if now.is_some() && now == before {
                 return;
@@ -56,13 +56,13 @@ impl WriteProgress {
         }
     }
 
-    /// The number of the write that waits for the client, if one does.
+    /// Returns the number of the write that waits for the client, or `None` if none does.
     fn blocked_write(&self) -> Option<usize> {
         let changes = self.0.load(Ordering::Relaxed);
         (changes % 2 == 1).then_some(changes)
     }
 
-    /// A write begins to wait if none does, or no longer waits if one does.
+    /// Records that a write begins to wait or, if one waits, that it no longer does.
     fn change(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -74,18 +74,18 @@ enum Stream {
     Encrypted(Box<TlsStream<TcpStream>>),
 }
 
-/// The connection does not offer vectored writes.
+/// A client's connection, which does not offer vectored writes.
 ///
-/// If it did, HTTP/2 would send each message of more than 256 bytes by itself, and what
-/// ends the answer, or the next one, in another write: two system calls, and a client that wakes up
-/// twice. Where it cannot, that begins beyond 1024 bytes, and the buffer keeps a longer message
-/// together with its header.
+/// If it did, the HTTP/2 library would write each message of more than 256 bytes by itself, and the
+/// end of the answer, or the next answer, in a second write. That costs two system calls, and wakes
+/// up the client twice. Without vectored writes, this happens only beyond 1024 bytes, and the
+/// buffer keeps a longer message together with its header.
 #[derive(Debug)]
 pub struct Connection {
     stream: BufWriter<Stream>,
     read_budget: ReadBudget,
     progress: WriteProgress,
-    /// Something that was written waits for the client.
+    /// Set while a write waits for the client.
     is_blocked: bool,
     is_reserved: bool,
 }
@@ -101,17 +101,17 @@ impl Connection {
         }
     }
 
-    /// A handle to the budget of its reads.
+    /// Returns a handle to the budget of its reads.
     pub fn read_budget(&self) -> ReadBudget {
         self.read_budget.clone()
     }
 
-    /// A handle to the progress of its writes.
+    /// Returns a handle to the progress of its writes.
     pub fn write_progress(&self) -> WriteProgress {
         self.progress.clone()
     }
 
-    /// Marks it as one for which only the reserve had room.
+    /// Marks the connection as one for which only the reserve had room.
     pub(super) fn mark_reserved(&mut self) {
         self.is_reserved = true;
     }
@@ -195,8 +195,8 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.read_budget.is_spent() {
-            // The task is polled again after those that wait already. (`yield_now` would wait until
-            // there are none.)
+            // The task is polled again after those that are runnable already. (`yield_now` would
+            // wait until none of them are left.)
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_written_arrives_once_it_is_flushed() {
+    async fn bytes_arrive_once_they_are_flushed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut server = Connection::from(listener.accept().await.unwrap().0);
@@ -268,14 +268,14 @@ mod tests {
         assert_eq!((&asked, &answered), (b"asked", b"answered"));
     }
 
-    /// Both ends of a connection.
+    /// Opens a connection, and returns both ends.
     async fn pair() -> (TcpStream, Connection) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (client, listener.accept().await.unwrap().0.into())
     }
 
-    /// Writes until nothing takes it any more.
+    /// Writes until the socket accepts no more bytes.
     async fn fill(server: &mut Connection) {
         let bytes = vec![0; 1 << 20];
         while let Ok(written) =
@@ -286,8 +286,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_has_stalled_when_it_was_not_wholly_taken_for_a_while_whatever_part_of_it_was()
-    {
+    async fn a_write_has_stalled_when_the_client_has_not_taken_all_of_it_for_a_while() {
         const PATIENCE: Duration = Duration::from_secs(10);
         let (mut client, mut server) = pair().await;
         let progress = server.write_progress();
@@ -296,7 +295,7 @@ mod tests {
         assert!(!stalled().await, "nothing was written");
         server.write_all(b"x").await.unwrap();
         server.flush().await.unwrap();
-        assert!(!stalled().await, "it went on its way at once");
+        assert!(!stalled().await, "the write was complete at once");
         fill(&mut server).await;
         let nibbling = async {
             let mut byte = [0; 1];
@@ -305,7 +304,7 @@ mod tests {
             }
         };
         tokio::select! {
-            () = nibbling => panic!("it is open"),
+            () = nibbling => panic!("the connection stays open"),
             stalled = stalled() => assert!(stalled),
         }
     }

@@ -1,9 +1,9 @@
-//! Raises the limit on file descriptors. Each connection takes one, and most systems give a process
-//! few until it asks for more.
+//! Raises the limit on file descriptors. Each connection takes one, and on most systems the limit
+//! of a process is low until it asks for more.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Descriptors for files, the database and the runtime, besides the connections of clients.
+/// The file descriptors that are needed for files, the database and the runtime.
 const OTHERS: u64 = 64;
 
 /// Raises the limit as far as the system allows, and warns if that is not enough for this many

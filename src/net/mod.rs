@@ -1,5 +1,5 @@
-//! Connections are accepted within limits, encrypted if so configured, and handed to the server of
-//! the protocol.
+//! Accepts connections within limits, encrypts them if so configured, and passes them to the server
+//! of the protocol.
 
 pub mod accept;
 pub mod connection;

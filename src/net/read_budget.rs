@@ -1,16 +1,16 @@
-//! Limits how much is read from a connection before other tasks run.
+//! Limits the bytes that are read from a connection before other tasks run.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Bytes of a budget: hundreds of calls, and any message that is not a large batch. A read that
-/// begins within the budget is done whole.
+/// The bytes of a budget. Hundreds of calls fit in it, and any message that is not a large batch. A
+/// read that begins within the budget may exceed it.
 pub(crate) const BUDGET_BYTES: usize = 64 * 1024;
 
-/// Counts the bytes that are read from a connection, and has reads wait once the budget is spent.
-/// There is no limit until it is replenished for the first time.
+/// Counts the bytes that are read from a connection, which stops reading once the budget is spent.
+/// There is no limit until the budget is replenished for the first time.
 #[derive(Clone, Debug)]
 pub struct ReadBudget(Arc<Counters>);
 
@@ -33,7 +33,7 @@ impl ReadBudget {
         self.0.read.load(Ordering::Relaxed)
     }
 
-    /// Allows another `BUDGET_BYTES` from now on. What was left before is lost.
+    /// Allows another `BUDGET_BYTES` from now on. The rest of the previous budget is lost.
     pub fn replenish(&self) {
         self.0.spent_at.store(self.bytes().saturating_add(BUDGET_BYTES), Ordering::Relaxed);
     }

@@ -1,5 +1,5 @@
-//! Warns of client certificates that were refused. Their owners learn little from the alert of TLS,
-//! and operators would not know that a certificate was not renewed.
+//! Logs client certificates that were refused. The TLS alert tells their owners little, and
+//! operators would not notice that a certificate was not renewed.
 
 use std::{
     net::IpAddr,
@@ -11,9 +11,9 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::tls::RefusedCertificate;
 
-/// After a burst, at most one line in this time.
+/// The shortest time between two log lines after a burst.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Lines that may come at once.
+/// The number of lines that may be logged at once.
 const BURST: u32 = 10;
 
 /// The warnings of one port. Each kind has its own limit, so that probes without a certificate do
@@ -25,7 +25,7 @@ pub struct RefusedCertificates {
 }
 
 impl RefusedCertificates {
-    /// Logs a refused certificate and the reason, unless there were too many of late.
+    /// Logs a refused certificate and the reason, unless too many were refused lately.
     pub fn warn(&self, peer: IpAddr, refused: &RefusedCertificate) {
         match refused {
             RefusedCertificate::Missing => {
@@ -41,7 +41,7 @@ impl RefusedCertificates {
 #[derive(Debug)]
 struct Warnings {
     limiter: Option<DefaultDirectRateLimiter>,
-    /// Refusals since the last line that have none of their own.
+    /// The refusals since the last line that were not logged.
     omitted: AtomicU64,
 }
 
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn most_of_many_refusals_have_no_line_of_their_own_but_are_counted() {
+    fn most_of_many_refusals_are_not_logged_but_counted() {
         let refused = RefusedCertificates::default();
         let expired = RefusedCertificate::Bad("it has expired".to_owned());
         (0..1000).for_each(|_| refused.warn([192, 0, 2, 1].into(), &expired));
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_without_a_certificate_hide_none_that_has_expired() {
+    fn clients_without_a_certificate_do_not_hide_an_expired_one() {
         let refused = RefusedCertificates::default();
         (0..1000).for_each(|_| refused.warn([192, 0, 2, 1].into(), &RefusedCertificate::Missing));
         refused.warn([192, 0, 2, 2].into(), &RefusedCertificate::Bad("it has expired".to_owned()));

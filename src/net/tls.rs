@@ -1,5 +1,5 @@
-//! TLS for incoming connections. Certificate and key are in files, which may change while
-//! connections are open.
+//! TLS for incoming connections. The certificate and its key are in files, which may change while
+//! the service runs.
 
 use std::{
     fs, io,
@@ -31,38 +31,39 @@ use crate::{
 /// The use of client certificates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// Clients are not asked for one.
+    /// Clients are not asked for a certificate.
     #[default]
     None,
-    /// Clients are asked, and may have none. One that is sent must be valid.
+    /// Clients are asked for a certificate, and may have none. One that is sent must be valid.
     Optional,
-    /// A client without a valid one is not let in.
+    /// A client without a valid certificate is refused.
     Required,
 }
 
 /// The paths of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// The certificate and those between it and its authority, in PEM.
+    /// The certificate and the intermediate ones, in PEM.
     pub certificate: PathBuf,
-    /// Its private key, in PEM.
+    /// The private key of the certificate, in PEM.
     pub private_key: PathBuf,
-    /// The authorities of clients' certificates, in PEM.
+    /// The certificate authorities of clients' certificates, in PEM.
     pub client_ca: Option<PathBuf>,
     /// The use of client certificates.
     pub client_certificates: ClientCertificates,
 }
 
-/// The side of the service that a connection is for.
+/// The server that a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// HTTP/2 with gRPC. Clients may be asked for certificates.
     Grpc,
-    /// HTTP/1.1. Clients may be asked for certificates, but much is open to all.
+    /// HTTP/1.1. Clients may be asked for certificates, but none is required, because much is open
+    /// to everybody.
     Http,
 }
 
-/// TLS cannot be used as it is configured.
+/// The error if TLS cannot be used as configured.
 #[derive(Debug, thiserror::Error)]
 #[error("setting tls.{setting}: {}: {problem}", path.display())]
 pub struct TlsError {
@@ -71,18 +72,18 @@ pub struct TlsError {
     problem: String,
 }
 
-/// The contents of the files at some time.
+/// The settings that were built from the files when they were loaded.
 #[derive(Debug)]
 struct Loaded {
     grpc: Arc<ServerConfig>,
     http: Arc<ServerConfig>,
     begins_at: Timestamp,
     expires_at: Timestamp,
-    /// The digest of the files, by which a change is noticed.
+    /// The digest of the files, which shows whether they have changed.
     fingerprint: Vec<u8>,
 }
 
-/// The TLS of both sides, as the files had it when they were last good.
+/// The TLS settings of both servers, from the latest files that were valid.
 #[derive(Debug)]
 pub struct Tls {
     files: Files,
@@ -90,14 +91,14 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files. They must be good, and the certificate not have expired.
+    /// Reads the files. Fails if they are invalid, or if the certificate has expired.
     pub fn open(files: Files, now: Timestamp) -> Result<Self, TlsError> {
         let loaded = ArcSwap::from_pointee(load(&files, now)?);
         Ok(Self { files, loaded })
     }
 
     /// Reads the files again, and uses them for new connections. Returns whether they have changed.
-    /// If there is an error, nothing changes.
+    /// After an error, the previous settings stay in use.
     pub fn reload(&self, now: Timestamp) -> Result<bool, TlsError> {
         let loaded = load(&self.files, now)?;
         let is_new = loaded.fingerprint != self.loaded.load().fingerprint;
@@ -107,25 +108,25 @@ impl Tls {
         Ok(is_new)
     }
 
-    /// The paths of the files.
+    /// Returns the paths of the files.
     pub fn files(&self) -> &Files {
         &self.files
     }
 
-    /// The expiry of the certificate.
+    /// Returns the expiry of the certificate.
     pub fn expires_at(&self) -> Timestamp {
         self.loaded.load().expires_at
     }
 
     /// Returns whether the certificate expires soon: less than a fifth of its lifetime is left.
-    /// Tools renew with a third left.
+    /// Tools usually renew a certificate when a third is left.
     pub fn expires_soon(&self, now: Timestamp) -> bool {
         let loaded = self.loaded.load();
         let lifetime = loaded.expires_at.since(loaded.begins_at);
         loaded.expires_at.since(now) < lifetime / 5
     }
 
-    /// The acceptor for the connections of a side.
+    /// Returns the acceptor for connections to a server.
     pub fn acceptor(&self, side: Side) -> TlsAcceptor {
         let loaded = self.loaded.load();
         TlsAcceptor::from(match side {
@@ -191,7 +192,7 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
             asking.map_err(|error| key_failed(error.to_string()))
         };
         grpc = asking(files.client_certificates == ClientCertificates::Required)?;
-        // Probes have no certificate.
+        // Probes have no certificate, so HTTP never requires one.
         http = asking(false)?;
     }
     Ok(Loaded {
@@ -203,7 +204,7 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
     })
 }
 
-/// Offers one protocol (ALPN, RFC 7301).
+/// Makes a configuration offer only this protocol (ALPN, RFC 7301).
 fn with_protocol(mut config: ServerConfig, protocol: &[u8]) -> ServerConfig {
     config.alpn_protocols = vec![protocol.to_vec()];
     config
@@ -213,13 +214,13 @@ fn failed(setting: &'static str, path: &Path, problem: String) -> TlsError {
     TlsError { setting, path: path.to_owned(), problem }
 }
 
-/// Formats an instant as in RFC 3339.
+/// Formats an instant according to RFC 3339.
 pub fn format_rfc3339(instant: Timestamp) -> String {
     jiff::Timestamp::from_second(instant.seconds())
         .map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string())
 }
 
-/// Most bytes of a file with certificates.
+/// The most bytes of a file with certificates.
 const MOST_BYTES: u64 = 4 << 20;
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -241,30 +242,31 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// The validity period of a certificate (RFC 5280, section 4.1.2.5), without its last instant.
+/// Returns the validity period of a certificate (RFC 5280, section 4.1.2.5). Its end is exclusive.
 fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), String> {
     let certificate = Certificate::from_der(certificate)
         .map_err(|error| format!("holds a damaged certificate: {error}"))?;
     let validity = &certificate.tbs_certificate.validity;
     let at = |time: &x509_cert::time::Time| Timestamp::from_micros(0).plus(time.to_unix_duration());
-    // The certificate is valid throughout its last second.
+    // The certificate is still valid throughout its last second.
     Ok((at(&validity.not_before), at(&validity.not_after).plus(Duration::from_secs(1))))
 }
 
-/// A handshake failed because of the client's certificate.
+/// The reason for which a handshake failed because of the client's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefusedCertificate {
-    /// The client has sent none, although one is required.
+    /// The client has sent no certificate, although one is required.
     Missing,
     /// The certificate is not valid, for this reason.
     Bad(String),
 }
 
-/// Most characters of a problem with a certificate that are logged. Some of these texts contain
-/// bytes of the certificate, as many as a stranger likes.
+/// The most characters of a problem with a certificate that are logged. Some of these texts contain
+/// bytes of the certificate, as many as the client chooses.
 const MAX_PROBLEM_CHARS: usize = 200;
 
-/// Returns the reason if a handshake failed because of the client's certificate.
+/// Returns the reason if a handshake failed because of the client's certificate, and `None` if it
+/// failed otherwise.
 pub fn refused_certificate(error: &io::Error) -> Option<RefusedCertificate> {
     use CertificateError as E;
 
@@ -284,7 +286,7 @@ pub fn refused_certificate(error: &io::Error) -> Option<RefusedCertificate> {
         E::Expired => "it has expired".to_owned(),
         E::NotValidYet | E::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
         E::UnknownIssuer | E::BadSignature => {
-            "it is of no authority in tls.client_ca_file".to_owned()
+            "it was not issued by an authority in tls.client_ca_file".to_owned()
         }
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
             "it is not for clients (extended key usage)".to_owned()
@@ -293,15 +295,16 @@ pub fn refused_certificate(error: &io::Error) -> Option<RefusedCertificate> {
     }))
 }
 
-/// The names in the certificate of a client, which has been verified.
+/// Returns the names in the verified certificate of a client.
 pub fn certificate_names(connection: &ServerConnection) -> Vec<CertificateName> {
     let shown = connection.peer_certificates().and_then(<[_]>::first);
     shown.map(subject_names).unwrap_or_default()
 }
 
-/// The subject's alternative names in a certificate (RFC 5280, section 4.2.1.6). One that cannot be
-/// read in full has none, and its common name is never one (RFC 9525, section 2). Names that no
-/// caller can have in the configuration are left out, such as wildcards and addresses.
+/// Returns the subject alternative names of a certificate (RFC 5280, section 4.2.1.6). If they
+/// cannot be read in full, there are none. The common name does not count (RFC 9525, section 2).
+/// Names that the configuration of a caller cannot hold are left out, such as wildcards and
+/// addresses.
 fn subject_names(certificate: &CertificateDer<'_>) -> Vec<CertificateName> {
     let Ok(certificate) = Certificate::from_der(certificate) else { return vec![] };
     let Ok(Some((_, names))) = certificate.tbs_certificate.get::<SubjectAltName>() else {
@@ -322,8 +325,8 @@ mod tests {
 
     use super::*;
 
-    /// The names in a certificate with these extensions, each the content of the subject's
-    /// alternative names.
+    /// Returns the names in a certificate with these extensions, each with the content of the
+    /// subject alternative names.
     fn names(names: Vec<SanType>, extensions: &[(&[u8], bool)]) -> Vec<String> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "gw.test");
@@ -338,7 +341,7 @@ mod tests {
         subject_names(certificate.der()).iter().map(ToString::to_string).collect()
     }
 
-    /// Certificates of clients have been verified, but a verifier may be more lenient.
+    /// Client certificates have been verified before, but the verifier may be more lenient.
     #[test]
     fn a_certificate_whose_names_cannot_be_read_in_full_has_none() {
         let host: &[u8] = b"\x30\x09\x82\x07gw.test";
@@ -349,8 +352,8 @@ mod tests {
                 ("nothing", &[]),
                 ("more than the names", b"\x30\x09\x82\x07gw.test\x00"),
                 ("a name that is cut short", b"\x30\x0b\x82\x07gw.test\x82\x05"),
-                ("a name that is no ASCII", b"\x30\x0c\x82\x07gw.test\x82\x01\xff"),
-                ("a name of no known kind", b"\x30\x0c\x82\x07gw.test\x9f\x01x"),
+                ("a name that is not ASCII", b"\x30\x0c\x82\x07gw.test\x82\x01\xff"),
+                ("a name of an unknown kind", b"\x30\x0c\x82\x07gw.test\x9f\x01x"),
                 ("a name alone", b"\x82\x07gw.test"),
             ] {
                 assert_eq!(
@@ -361,7 +364,7 @@ mod tests {
             }
         }
         assert_eq!(names(vec![], &[(host, false), (host, false)]), [""; 0], "twice");
-        assert_eq!(names(vec![], &[]), [""; 0], "the common name is none");
+        assert_eq!(names(vec![], &[]), [""; 0], "the common name does not count");
         let wildcard = || SanType::DnsName("*.test".try_into().unwrap());
         assert_eq!(
             names(vec![wildcard(), SanType::URI("a:b".try_into().unwrap()), wildcard()], &[]),

@@ -1,4 +1,4 @@
-//! An authority that certifies servers and clients, in a folder.
+//! A certificate authority for servers and clients, which writes its files into a folder.
 
 use std::{
     fs::{self, Permissions},
@@ -16,7 +16,7 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Writes ca.pem, and server.pem and server.key for this machine.
+    /// Creates an authority, and writes ca.pem, and server.pem and server.key for this machine.
     pub fn new(folder: &Path) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -32,7 +32,7 @@ impl Certificates {
         self.folder.join(name)
     }
 
-    /// Writes NAME.pem and NAME.key.
+    /// Issues a certificate, and writes NAME.pem and NAME.key.
     pub fn certificate(
         &self,
         name: &str,
@@ -42,7 +42,7 @@ impl Certificates {
         self.certificate_of(&self.authority, name, names, change);
     }
 
-    /// The same, certified by another authority.
+    /// Does the same for a certificate of another authority.
     pub fn certificate_of(
         &self,
         issuer: &Issuer<'_, KeyPair>,
@@ -59,7 +59,7 @@ impl Certificates {
             .extend(uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap())));
         change(&mut params);
         let key = KeyPair::generate().unwrap();
-        // Written as tools do: whole, in the place of the one before.
+        // Like most tools, this replaces the previous file atomically.
         let write = |file: &str, text: String| {
             let new = self.path(&format!("{file}.new"));
             fs::write(&new, text).unwrap();

@@ -1,5 +1,5 @@
-//! A cluster: processes that share a master key and a database; and how tests wait for what must
-//! come.
+//! A cluster of processes that share a master key and a database, and functions that wait for
+//! events.
 
 use std::{
     fs::{self, Permissions},
@@ -17,19 +17,19 @@ use crate::{
     support::{self, Server},
 };
 
-/// Nothing takes this long unless it hangs.
+/// The longest wait. Only a hanging test takes this long.
 const HANGS: Duration = Duration::from_secs(120);
-/// How soon to look again at what has no event to wait for.
+/// The polling interval for conditions without an event to wait for.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Waits for what must come, and fails rather than hang.
+/// Waits for an event that must happen, and fails rather than hang.
 pub async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
     tokio::time::timeout(HANGS, event)
         .await
         .unwrap_or_else(|_| panic!("not within {HANGS:?}: {what}"))
 }
 
-/// Waits for what must come, but has no event to wait for.
+/// Polls until a condition holds that has no event to wait for, and fails rather than hang.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
         loop {
@@ -42,7 +42,7 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
     in_time(what, looking).await
 }
 
-/// Waits until a number in the database is what it must become.
+/// Waits until a query yields the expected number.
 pub async fn becomes(url: &str, sql: &str, expected: i64) {
     eventually(&format!("{sql} = {expected}"), async || {
         (number(url, sql).await == expected).then_some(())
@@ -72,23 +72,23 @@ impl DerefMut for Replica {
 impl Replica {
     /// Waits until it serves.
     pub async fn await_serving(&mut self) {
-        // The links that it connects by may run on this thread.
+        // The proxy that it connects through may run on this thread.
         tokio::task::block_in_place(|| self.server.await_serving());
     }
 
-    /// What the database knows its connections by.
+    /// Returns the application name of its connections to the database.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Memory that it occupies, in MiB.
+    /// Returns its resident memory in MiB.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
     }
 
-    /// How many connections it has, and of those how many in a state like this.
+    /// Returns the query that counts its connections whose state is like this.
     pub fn connections(&self, state: &str) -> String {
         let name = self.name();
         format!(
@@ -98,7 +98,7 @@ impl Replica {
     }
 }
 
-/// What replicas share besides the database: a folder with the master key.
+/// The folder with the master key, which replicas share besides the database.
 pub struct Home(TempDir);
 
 impl Home {
@@ -110,8 +110,8 @@ impl Home {
         Self(folder)
     }
 
-    /// Starts a replica that reaches the database by this URL, and waits for nothing. Nothing
-    /// expires and no grace ends while a test runs, unless its settings say otherwise.
+    /// Starts a replica that reaches the database by this URL, and does not wait for it. Unless the
+    /// settings change it, nothing expires and no grace ends while a test runs.
     pub fn spawn(&self, url: &str, settings: &[(&str, &str)]) -> Replica {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("replica {}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -132,23 +132,24 @@ impl Home {
 /// Replicas and their database.
 pub struct Cluster {
     home: Home,
-    /// The database, reached directly.
+    /// The URL of the database without a proxy.
     pub url: String,
     pub replicas: Vec<Replica>,
 }
 
 impl Cluster {
-    /// One without replicas yet.
+    /// Creates a cluster without replicas.
     pub fn new(url: &str) -> Self {
         Self { home: Home::new(), url: url.to_owned(), replicas: vec![] }
     }
 
-    /// Three replicas.
+    /// Starts three replicas, and waits until they serve.
     pub async fn start(url: &str) -> Self {
         Self::start_by([url; 3], url, &[]).await
     }
 
-    /// Replicas that reach the database by these URLs, under these settings.
+    /// Starts replicas that reach the database by these URLs, with these settings, and waits until
+    /// they serve.
     pub async fn start_by<'a>(
         urls: impl IntoIterator<Item = &'a str>,
         url: &str,
@@ -162,13 +163,13 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a replica, and waits for nothing.
+    /// Starts a replica, and does not wait for it.
     pub fn spawn(&self, url: &str, settings: &[(&str, &str)]) -> Replica {
         self.home.spawn(url, settings)
     }
 
-    /// A verb that works on the database.
-    #[allow(dead_code)] // Not every binary of tests runs one.
+    /// Returns a command of the CLI that works on the database.
+    #[allow(dead_code)] // Not every test binary runs one.
     pub fn verb(&self, arguments: &[&str]) -> Command {
         let mut command = support::countersign();
         command.args(arguments).arg("--data-dir").arg(self.home.0.path());
@@ -176,8 +177,7 @@ impl Cluster {
         command
     }
 
-    /// Ends a replica as `kill -9` does, and waits until the database has done with what it had
-    /// under way.
+    /// Ends a replica as `kill -9` does, and waits until the database has closed its connections.
     pub async fn kill(&mut self, index: usize) {
         self.replicas[index].kill();
         becomes(&self.url, &self.replicas[index].connections("%"), 0).await;

@@ -1,4 +1,5 @@
-//! A store that does what the real one does, unless a test holds its calls or makes them fail.
+//! A test double of the store, which calls the real one unless a test holds the calls or makes them
+//! fail.
 
 use std::{
     sync::{
@@ -33,7 +34,7 @@ use crate::server::in_time;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Calls pass through it, unless it is shut: then they wait.
+/// A gate through which calls pass. While it is shut, they wait.
 pub struct Gate {
     open: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
@@ -54,7 +55,7 @@ impl Gate {
         self.open.send_replace(true);
     }
 
-    /// Waits until a call has come to the shut gate.
+    /// Waits until a call waits at the shut gate.
     pub async fn held(&self) {
         let mut waiting = self.waiting.subscribe();
         in_time("a call comes to the gate", waiting.wait_for(|waiting| *waiting > 0))
@@ -71,41 +72,41 @@ impl Gate {
     }
 }
 
-/// A failure of the table of the audit.
+/// A failure to write to the table of the audit.
 #[derive(Clone)]
 pub struct AuditFailure {
-    /// Which records make their batch fail.
+    /// Returns whether a record makes its batch fail.
     pub of: fn(&AuditEntry) -> bool,
-    /// The error of the failure.
+    /// The error that the call returns.
     pub error: StoreError,
-    /// Set if the batch has been written all the same.
+    /// Set if the batch is written before the call fails.
     pub after: bool,
 }
 
 /// The double.
 pub struct Double {
     real: Arc<dyn Store>,
-    /// The one of the test, which the database does not know.
+    /// The clock of the test, which replaces that of the database.
     clock: Arc<dyn Clock>,
-    /// The error of all calls of sessions. The feed goes on.
+    /// The error of all calls about sessions. The feed is not affected.
     failure: Mutex<Option<StoreError>>,
-    /// Before a session is created.
+    /// Holds calls before a session is created.
     pub creations: Gate,
-    /// After a revocation has been committed, before its caller learns of it.
+    /// Holds calls after a revocation has been committed, and before its caller learns of it.
     pub committed_revocations: Gate,
-    /// Before the feed reads.
+    /// Holds renewals before they read the feed.
     pub feed: Arc<Gate>,
-    /// The seconds by which the clock of the database is ahead of ours.
+    /// The seconds by which the clock of the database is ahead of that of the test.
     pub skew: Arc<AtomicI64>,
-    /// The number of sweeps that have begun, and up to when the last one deleted.
+    /// The number of sweeps that have begun, and the instant up to which the last one deleted.
     sweeps: watch::Sender<(usize, Timestamp)>,
-    /// Before a batch is written to the table of the audit.
+    /// Holds calls before a batch is written to the table of the audit.
     pub audit: Gate,
-    /// Which records of the audit make their batch fail.
+    /// The failure of writes to the table of the audit.
     failing_audit: Mutex<Option<AuditFailure>>,
     /// The number of records in each batch for the table of the audit.
     audits: watch::Sender<Vec<usize>>,
-    /// Counts the times it was asked whether a session needs a refresh key.
+    /// The number of queries whether a session needs a refresh key.
     holders_asked: watch::Sender<usize>,
 }
 
@@ -127,40 +128,41 @@ impl Double {
         }
     }
 
-    /// Changes when it is asked whether a session needs a refresh key.
+    /// Returns a receiver that changes with each query whether a session needs a refresh key.
     pub fn holders_asked(&self) -> watch::Receiver<usize> {
         self.holders_asked.subscribe()
     }
 
-    /// From now on, calls of sessions fail so; or work again.
+    /// Makes calls about sessions fail from now on, or work again.
     pub fn fail_with(&self, failure: Option<StoreError>) {
         *self.failure.lock().unwrap() = failure;
     }
 
-    /// Counts the sweeps that have begun.
-    #[allow(dead_code)] // Not every binary of tests counts them.
+    /// Returns the number of sweeps that have begun.
+    #[allow(dead_code)] // Not every test binary counts them.
     pub fn sweeps(&self) -> usize {
         self.sweeps.borrow().0
     }
 
-    /// Waits until a sweep that began after now has ended. Returns up to when it deleted.
+    /// Waits until a sweep that begins after this call has ended. Returns the instant up to which
+    /// it deleted.
     pub async fn whole_sweep(&self) -> Timestamp {
         let mut sweeps = self.sweeps.subscribe();
         let (before, _) = *sweeps.borrow_and_update();
-        // The next may have read the clock already; the one after it has not, and has ended when a
-        // third begins.
+        // The next sweep may have read the clock already. The one after it has not, and it has
+        // ended when a third one begins.
         let (_, until) =
             *in_time("a sweep", sweeps.wait_for(|(count, _)| *count >= before + 2)).await.unwrap();
         in_time("another sweep", sweeps.wait_for(|(count, _)| *count >= before + 3)).await.unwrap();
         until
     }
 
-    /// From now on, batches for the table of the audit fail so; or work again.
+    /// Makes batches for the table of the audit fail from now on, or work again.
     pub fn fail_audit_with(&self, failure: Option<AuditFailure>) {
         *self.failing_audit.lock().unwrap() = failure;
     }
 
-    /// The number of records in each batch for the table of the audit, failed or not.
+    /// Returns the number of records in each batch for the table of the audit, failed or not.
     pub fn audits(&self) -> watch::Receiver<Vec<usize>> {
         self.audits.subscribe()
     }
@@ -170,7 +172,7 @@ impl Double {
     }
 }
 
-/// Reads of the feed that pass through a gate.
+/// A renewal client whose renewals pass through a gate.
 struct Gated {
     real: Box<dyn RenewalClient>,
     gate: Arc<Gate>,

@@ -1,5 +1,5 @@
-//! Tokens that nobody should make: signed with the service's own key, so that nothing but their
-//! fault is left.
+//! Makes invalid tokens that are signed with the service's own key, so that only their fault can be
+//! the reason to refuse them.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::server::Server;
 
-/// Whoever has the keys of a service.
+/// The keys of a service, with which tokens can be forged.
 pub struct Forge {
     pub ring: KeyRing,
     pub masters: MasterKeys,
@@ -33,7 +33,7 @@ impl Forge {
         Self { ring: KeyRing::open(&masters, store.ring().await.unwrap()).unwrap(), masters }
     }
 
-    /// The header of a good token, with or without changes.
+    /// Returns the header of a good token with these changes.
     pub fn header(&self, changes: Value) -> String {
         let key = self.ring.signing().unwrap();
         changed(
@@ -47,7 +47,7 @@ impl Forge {
         self.sign_parts(&URL_SAFE_NO_PAD.encode(header), &URL_SAFE_NO_PAD.encode(payload))
     }
 
-    /// Signs two parts of a token that are encoded, whatever by.
+    /// Signs two parts of a token that are already encoded in some way.
     pub fn sign_parts(&self, header: &str, payload: &str) -> String {
         let signed = format!("{header}.{payload}");
         let signature = URL_SAFE_NO_PAD
@@ -60,7 +60,7 @@ impl Forge {
         self.sign(&self.header(json!({})), &changed(Value::Object(claims(good)), changes))
     }
 
-    /// A refresh token of any lineage.
+    /// Issues a refresh token for a session, with a changed lineage.
     pub async fn refresh_token(
         &self,
         server: &Server,
@@ -73,7 +73,7 @@ impl Forge {
     }
 }
 
-/// An object as text, with other members put in or, by a null, taken out.
+/// Returns an object as text, with these members replaced or, if they are null, removed.
 fn changed(mut object: Value, changes: Value) -> String {
     for (name, value) in changes.as_object().unwrap() {
         let members = object.as_object_mut().unwrap();
@@ -86,17 +86,17 @@ fn changed(mut object: Value, changes: Value) -> String {
     object.to_string()
 }
 
-/// The three parts of a token.
+/// Returns the three parts of a token.
 pub fn parts(token: &str) -> [&str; 3] {
     token.split('.').collect::<Vec<_>>().try_into().unwrap()
 }
 
-/// The header of a token.
+/// Returns the header of a token.
 pub fn header(token: &str) -> Map<String, Value> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts(token)[0]).unwrap()).unwrap()
 }
 
-/// The claims of a token.
+/// Returns the claims of a token.
 pub fn claims(token: &str) -> Map<String, Value> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts(token)[1]).unwrap()).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Asks the HTTP side over a plain socket, and reads metrics.
+//! Makes HTTP requests over a plain socket, and reads metrics.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -16,7 +16,7 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Asks for a path.
+/// Requests a path.
 pub async fn get(address: SocketAddr, path: &str) -> Answer {
     ask(address, &format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")).await
 }
@@ -26,7 +26,7 @@ pub async fn ask(address: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut bytes = vec![];
-    // Whoever refuses a request may close without having read all of it.
+    // A server that refuses a request may close the connection before it has read all of it.
     let _ = stream.read_to_end(&mut bytes).await;
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
@@ -50,23 +50,23 @@ impl Metrics {
         )
     }
 
-    /// The value of one, without the prefix that all have.
+    /// Returns the value of a metric. Its name is without the prefix that all have.
     #[track_caller]
     pub fn get(&self, name: &str) -> f64 {
         self.find(name).unwrap_or_else(|| panic!("no {name} in {:#?}", self.0))
     }
 
-    /// The same of one that may not be there.
+    /// Returns the value of a metric that may not exist.
     pub fn find(&self, name: &str) -> Option<f64> {
         self.0.get(&format!("countersign_{name}")).copied()
     }
 
-    /// How many acknowledgements had this outcome.
+    /// Returns the number of acknowledgements with this outcome.
     pub fn acknowledged(&self, outcome: &str) -> f64 {
         self.get(&format!("acknowledgement_duration_seconds_count{{outcome=\"{outcome}\"}}"))
     }
 
-    /// How many renewals had this outcome.
+    /// Returns the number of renewals with this outcome.
     pub fn renewals(&self, outcome: &str) -> f64 {
         self.get(&format!("lease_renewals_total{{outcome=\"{outcome}\"}}"))
     }

@@ -1,4 +1,4 @@
-//! HTTP/2 frame by frame (RFC 9113), for a client that behaves as no library would let it.
+//! HTTP/2 frame by frame (RFC 9113), for a client that behaves in ways that no library allows.
 
 use std::{collections::BTreeMap, io, net::SocketAddr};
 
@@ -13,10 +13,10 @@ use tokio::{
 
 use crate::server::in_time;
 
-/// What a client begins with (section 3.4).
+/// The connection preface of a client (section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Kinds of frames (section 6).
+/// Frame types (section 6).
 pub mod kind {
     pub const DATA: u8 = 0;
     pub const HEADERS: u8 = 1;
@@ -32,13 +32,13 @@ pub mod kind {
 
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
-/// Of SETTINGS and PING.
+/// The flag of SETTINGS and PING.
 pub const ACK: u8 = 1;
 
-/// How long a stream of ours may be given by a peer: SETTINGS_INITIAL_WINDOW_SIZE.
+/// SETTINGS_INITIAL_WINDOW_SIZE, the number of bytes that a peer may send on a stream at first.
 pub const INITIAL_WINDOW: u16 = 4;
 
-/// Codes of errors (section 7).
+/// Error codes (section 7).
 pub mod code {
     pub const NO_ERROR: u32 = 0;
     pub const PROTOCOL_ERROR: u32 = 1;
@@ -50,7 +50,7 @@ pub mod code {
     pub const ENHANCE_YOUR_CALM: u32 = 11;
 }
 
-/// A frame as it is written.
+/// Encodes a frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = length[1..].to_vec();
@@ -60,7 +60,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Names and values as HPACK has them that compresses nothing (RFC 7541, section 6.2.2).
+/// Encodes names and values in HPACK without compression (RFC 7541, section 6.2.2).
 pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = vec![];
     for (name, value) in fields {
@@ -73,7 +73,7 @@ pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// A number after a prefix of seven bits (RFC 7541, section 5.1).
+/// Encodes a number with a prefix of seven bits (RFC 7541, section 5.1).
 fn integer(block: &mut Vec<u8>, number: usize) {
     let Some(mut rest) = number.checked_sub(127) else {
         return block.push(u8::try_from(number).unwrap());
@@ -86,7 +86,7 @@ fn integer(block: &mut Vec<u8>, number: usize) {
     block.push(u8::try_from(rest).unwrap());
 }
 
-/// The headers of a call of a method.
+/// Encodes the headers of a gRPC call.
 pub fn call(path: &str) -> Vec<u8> {
     fields(&[
         (":method", "POST"),
@@ -98,12 +98,12 @@ pub fn call(path: &str) -> Vec<u8> {
     ])
 }
 
-/// A message of a call, with its length before it.
+/// Encodes a gRPC message, with its length before it.
 pub fn message(bytes: &[u8]) -> Vec<u8> {
     [&[0], &u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
 }
 
-/// SETTINGS with these values.
+/// Encodes SETTINGS with these values.
 pub fn settings(values: &[(u16, u32)]) -> Vec<u8> {
     let payload: Vec<_> = values
         .iter()
@@ -120,12 +120,12 @@ pub fn ping(number: u64) -> Vec<u8> {
     frame(kind::PING, 0, 0, &number.to_be_bytes())
 }
 
-/// Streams of a client have odd numbers.
+/// Returns the identifier of a client's stream, which is odd.
 pub fn stream(index: usize) -> u32 {
     u32::try_from(2 * index + 1).unwrap()
 }
 
-/// A frame that has come.
+/// A received frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub kind: u8,
@@ -135,45 +135,46 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The code of RST_STREAM or GOAWAY.
+    /// Returns the error code of RST_STREAM or GOAWAY.
     pub fn code(&self) -> u32 {
         let at = if self.kind == kind::GOAWAY { 4 } else { 0 };
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
 }
 
-/// How a connection ended.
+/// The end of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// The first code with which the server announced it; none if it just closed.
+    /// The error code of the server's first GOAWAY; `None` if it closed the connection without one.
     pub goaway: Option<u32>,
-    /// How many frames of each kind came before.
+    /// The number of frames of each type that came before.
     pub frames: BTreeMap<u8, usize>,
 }
 
-/// A connection of such a client.
+/// A connection whose frames a test sends one by one.
 pub struct Raw {
     pub read: Frames,
     pub write: OwnedWriteHalf,
 }
 
-/// What comes back.
+/// The frames that the server sends.
 pub struct Frames(OwnedReadHalf);
 
 impl Raw {
-    /// A connection on which nothing has been said.
+    /// Opens a connection on which nothing has been sent.
     pub async fn silent(address: SocketAddr) -> Self {
         let (read, write) = TcpStream::connect(address).await.unwrap().into_split();
         Self { read: Frames(read), write }
     }
 
-    /// A connection on which HTTP/2 has begun.
+    /// Opens a connection on which HTTP/2 has begun.
     pub async fn open(address: SocketAddr) -> Self {
         Self::with(address, &[]).await
     }
 
-    /// The same with settings. The server has opened the connection's window: what comes before
-    /// that may fill no more than the 65,535 bytes of RFC 9113, section 6.9.2.
+    /// Opens a connection on which HTTP/2 has begun with these settings. It also waits until the
+    /// server has extended the connection's window: before that, a client may send at most 65,535
+    /// bytes (RFC 9113, section 6.9.2).
     pub async fn with(address: SocketAddr, values: &[(u16, u32)]) -> Self {
         let mut raw = Self::silent(address).await;
         raw.send(&[PREFACE, &settings(values)].concat()).await;
@@ -189,17 +190,17 @@ impl Raw {
         raw
     }
 
-    /// Sends what must arrive.
+    /// Sends bytes, and panics if the connection is closed.
     pub async fn send(&mut self, bytes: &[u8]) {
         self.try_send(bytes).await.unwrap();
     }
 
-    /// Sends to whom may have gone.
+    /// Sends bytes to a server that may have closed the connection.
     pub async fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         in_time("it is sent", self.write.write_all(bytes)).await
     }
 
-    /// Sends while it reads what comes, until the connection is closed.
+    /// Sends bytes, and reads meanwhile, until the connection is closed.
     pub async fn flood(mut self, mut bytes: impl FnMut() -> Option<Vec<u8>>) -> Ended {
         let write = async {
             while let Some(bytes) = bytes() {
@@ -207,7 +208,7 @@ impl Raw {
                     break;
                 }
             }
-            // Dropped, it would say that the client has gone.
+            // If it were dropped, the server would see that the client has gone.
             self.write
         };
         in_time("the connection is closed", join(self.read.rest(), write)).await.0
@@ -218,8 +219,8 @@ impl Raw {
         self.flood(|| None).await
     }
 
-    /// Whether the connection is still good: what is asked for comes back. Returns what came
-    /// before, or how it has ended.
+    /// Sends a PING, and waits for its answer. Returns the frames that came before it, or the end
+    /// of the connection if that has closed.
     pub async fn answers(&mut self) -> Result<Vec<Frame>, Ended> {
         let asked = 0x1234_5678_u64;
         let _ = self.try_send(&ping(asked)).await;
@@ -250,7 +251,7 @@ impl Ended {
 }
 
 impl Frames {
-    /// The next frame; none once the connection is closed, however.
+    /// Returns the next frame, or `None` once the connection is closed in any way.
     pub async fn next(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).await.ok()?;
@@ -269,7 +270,7 @@ impl Frames {
         ended
     }
 
-    /// All bytes until the connection is closed.
+    /// Returns all bytes until the connection is closed.
     pub async fn bytes(&mut self) -> Vec<u8> {
         let mut bytes = vec![];
         let _ = in_time("the connection is closed", self.0.read_to_end(&mut bytes)).await;

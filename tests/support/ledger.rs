@@ -1,4 +1,5 @@
-//! What a client was told, and the check that a server still knows all of it and nothing by halves.
+//! Records the answers that a client got, and checks that a server still knows all of them, and
+//! that no call was applied in part.
 
 use countersign::proto::{
     CreateSessionRequest, CreateSessionResponse, EndReason, GetSessionRequest, InactiveReason,
@@ -11,12 +12,12 @@ use tonic_types::StatusExt;
 
 pub type Client = SessionServiceClient<Channel>;
 
-/// Random numbers that a seed repeats (SplitMix64).
+/// A generator of pseudo-random numbers (SplitMix64), which are the same for the same seed.
 #[derive(Clone)]
 pub struct Dice(pub u64);
 
 impl Dice {
-    /// A number below `sides`.
+    /// Returns a number below `sides`.
     pub fn roll(&mut self, sides: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -25,15 +26,14 @@ impl Dice {
         usize::try_from((mixed ^ (mixed >> 31)) % u64::try_from(sides).unwrap()).unwrap()
     }
 
-    /// Dice of their own.
-    #[allow(dead_code)] // Not every binary of tests has callers at the same time.
+    /// Returns an independent generator.
+    #[allow(dead_code)] // Not every test binary has callers at the same time.
     pub fn split(&mut self) -> Self {
         Self(self.roll(usize::MAX).try_into().unwrap())
     }
 }
 
-/// A subject, its sessions as they were acknowledged, and the call that was never answered, if
-/// there was one.
+/// A subject, its acknowledged sessions, and the call that was never answered, if there was one.
 #[derive(Debug)]
 pub struct Account {
     subject: String,
@@ -61,7 +61,7 @@ enum Call {
 const REASONS: [EndReason; 3] =
     [EndReason::SignedOut, EndReason::Compromised, EndReason::Administrative];
 
-/// The reason that the server gave for refusing.
+/// Returns the reason of an error.
 pub fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
@@ -79,7 +79,7 @@ impl Account {
         (0..self.sessions.len()).filter(|&index| self.sessions[index].ended.is_none()).collect()
     }
 
-    /// Makes a random call and notes the answer. Without an answer, the call stays noted as
+    /// Makes a random call and records its answer. A call without an answer stays recorded as
     /// unanswered.
     pub async fn call(&mut self, client: &mut Client, dice: &mut Dice) -> Result<(), Status> {
         let live = self.live();
@@ -179,16 +179,17 @@ impl Account {
         Ok(())
     }
 
-    /// Checks that the server knows all that was acknowledged, and that what was not is there as a
-    /// whole or not at all.
+    /// Checks that the server knows everything that was acknowledged, and that it has applied the
+    /// unanswered call as a whole or not at all.
     pub async fn verify(&mut self, client: &mut Client) {
         match self.unanswered.take() {
-            // The same request once more makes no second session, whether or not the first one
+            // Repeating the request creates no second session, whether or not the first request
             // arrived.
             Some(Call::Create { request_id }) => {
                 self.create(client, &request_id, Patience::UntilCurrent).await.unwrap()
             }
-            // The last acknowledged token still leads on, by a first exchange or by a replay.
+            // The last acknowledged refresh token can still be exchanged, for the first time or as
+            // a replay.
             Some(Call::Refresh { session }) => {
                 self.refresh(client, session, Patience::UntilCurrent).await.unwrap();
             }
@@ -200,7 +201,7 @@ impl Account {
                 }
                 assert!(
                     ended.iter().all(|one| *one == ended[0]),
-                    "a revocation by halves: {ended:?} of {self:?}"
+                    "a revocation that was applied in part: {ended:?} of {self:?}"
                 );
                 for index in sessions.into_iter().filter(|_| ended[0]) {
                     self.sessions[index].ended = Some(reason);
@@ -219,7 +220,7 @@ impl Account {
         assert_eq!(
             listed.len(),
             self.sessions.len(),
-            "a session that nobody was told of: {self:?}"
+            "a session that was never acknowledged: {self:?}"
         );
     }
 
@@ -264,18 +265,18 @@ impl Account {
     }
 }
 
-/// Whether every client should make the call again: the server may not know the latest revocations.
-/// On a busy machine a lease may lapse at any time.
+/// Returns whether a client should repeat the call, because the server may not know the latest
+/// revocations. On a busy machine a lease may lapse at any time.
 fn is_not_current<T>(answer: &Result<T, Status>) -> bool {
     answer.as_ref().is_err_and(|status| reason(status) == "NOT_CURRENT")
 }
 
-/// How often a call is made.
+/// Whether a call is repeated.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Patience {
-    /// Once.
+    /// The call is made once.
     Once,
-    /// Again, while the server says that it may not know the latest revocations.
+    /// The call is repeated while the server may not know the latest revocations.
     UntilCurrent,
 }
 
@@ -306,7 +307,7 @@ async fn refresh_with(
     }
 }
 
-#[allow(dead_code)] // Not every binary of tests creates sessions by itself.
+#[allow(dead_code)] // Not every test binary creates sessions by itself.
 pub async fn create(
     client: &mut Client,
     request: CreateSessionRequest,

@@ -1,4 +1,4 @@
-//! What the services of this process log, and whether secrets are in it.
+//! Captures the log of the services in this process, and looks for secrets in it.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,7 @@ use std::{
 
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-/// Whatever the service of any test in this process has logged.
+/// Everything that the services of all tests in this process have logged.
 static LOGGED: Mutex<Vec<u8>> = Mutex::new(vec![]);
 
 struct Log(MutexGuard<'static, Vec<u8>>);
@@ -33,7 +33,7 @@ impl MakeWriter<'_> for Writer {
     }
 }
 
-/// Logs more than any configuration asks for.
+/// Begins to capture the log, at a more detailed level than any configuration.
 pub fn capture() {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
@@ -50,28 +50,29 @@ pub fn logged() -> String {
     String::from_utf8(LOGGED.lock().unwrap().clone()).unwrap()
 }
 
-/// No twenty characters of a secret stand in what was seen; of a short one, not the whole of it.
-#[allow(dead_code)] // Not every binary of tests looks for single secrets.
+/// Checks that a text holds no twenty consecutive characters of a secret, or that it does not hold
+/// a shorter secret as a whole.
+#[allow(dead_code)] // Not every test binary looks for single secrets.
 pub fn hidden(seen: &str, name: &str, secret: &str) {
     let characters: Vec<char> = secret.chars().collect();
     assert!(characters.len() >= 16, "{name} is too short to be looked for");
     for piece in characters.windows(characters.len().min(20)) {
         let piece: String = piece.iter().collect();
-        assert!(!seen.contains(&piece), "{name} has got out: {piece}");
+        assert!(!seen.contains(&piece), "{name} was leaked: {piece}");
     }
 }
 
-/// How much of a token must not be seen together.
+/// The number of consecutive characters of a token that must not be seen.
 const PIECE: usize = 20;
 
-/// Tokens of which none may get into a log.
+/// Tokens that must not get into a log.
 #[derive(Default)]
 pub struct Secrets(HashMap<Vec<u8>, String>);
 
 impl Secrets {
-    /// One more, by the name of who sends it. Found is what is base64url, as every part of a token
-    /// is, and at least twice as long as a piece: those that begin at each multiple of its length
-    /// are looked for.
+    /// Adds a token and the name of its sender. Only pieces that begin at multiples of [`PIECE`]
+    /// are kept, so every leak of base64url text, such as a part of a token, is found if it has at
+    /// least twice that length.
     pub fn keep(&mut self, name: &str, token: &str) {
         let runs = token.as_bytes().split(|byte| !is_of_token(*byte));
         for piece in runs.flat_map(|run| run.chunks_exact(PIECE)) {
@@ -79,7 +80,7 @@ impl Secrets {
         }
     }
 
-    /// Whose tokens a log shows.
+    /// Returns the names of the senders whose tokens are in a log.
     pub fn found_in(&self, log: &str) -> Vec<&str> {
         let runs = log.as_bytes().split(|byte| !is_of_token(*byte));
         let mut found: Vec<_> = runs

@@ -1,4 +1,4 @@
-//! A PostgreSQL database for one test, reached behind the service's back.
+//! A PostgreSQL database for one test, which the test also accesses directly.
 
 use std::{fs, os::unix::fs::DirBuilderExt, path::Path};
 
@@ -10,35 +10,35 @@ use crate::{
     server::eventually,
 };
 
-/// Where the database is.
+/// A database and its URL.
 #[derive(Clone)]
 pub struct Database {
     url: String,
 }
 
-/// The database as it was at some instant, in a schema of its own.
+/// A copy of the database at some instant, in a schema of its own.
 pub struct Backup;
 
-/// The server asks for no password, and so does not mind one.
+/// A password for the URL. The server requires none, and accepts any.
 const PASSWORD: &str = "password-of-the-database";
 
-/// What the settings hold that nobody may read, by name.
+/// The secrets in the settings, each with its name.
 pub const SECRETS: [(&str, &str); 1] = [("password of the database", PASSWORD)];
 
-/// The identifier of a record of the audit in small hexadecimal digits.
-#[allow(dead_code)] // Not every binary of tests looks at the audit.
+/// The SQL expression for the identifier of a record of the audit in lower-case hexadecimal digits.
+#[allow(dead_code)] // Not every test binary looks at the audit.
 pub const AUDIT_ID: &str = "replace(id::text, '-', '')";
 
 impl Database {
-    /// For a service with this data directory. The service does not make the master key, so it is
-    /// there before.
+    /// Creates a database for a service with this data directory. It also creates the master key,
+    /// which the service does not do on PostgreSQL.
     pub async fn new(data_dir: &Path) -> Self {
         fs::DirBuilder::new().mode(0o700).create(data_dir).unwrap();
         master_key::create(&data_dir.join("master.key"), &SystemRng::default()).unwrap();
         Self::at(&new_database().await)
     }
 
-    /// One that is there.
+    /// Uses an existing database.
     pub fn at(url: &str) -> Self {
         Self { url: url.replacen("postgres@", &format!("postgres:{PASSWORD}@"), 1) }
     }
@@ -47,17 +47,17 @@ impl Database {
         self.url.clone()
     }
 
-    /// How many rows a table has.
+    /// Returns the number of rows of a table.
     pub async fn count(&self, table: &str) -> i64 {
         number(&self.url, &format!("SELECT count(*) FROM {table}")).await
     }
 
-    /// Runs statements.
+    /// Executes statements.
     pub async fn execute(&self, sql: &str) {
         execute(&self.url, sql).await;
     }
 
-    /// Keeps everybody else from writing for as long as what is returned lives.
+    /// Keeps all others from writing until the returned connection is dropped.
     pub async fn hold(&self) -> Client {
         let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
         tokio::spawn(connection);
@@ -65,8 +65,8 @@ impl Database {
         client
     }
 
-    /// Waits until a service that has stopped has let go of it. Background tasks do when they are
-    /// next polled.
+    /// Waits until a stopped service has closed its connections. Background tasks do so when they
+    /// are polled next.
     pub async fn released(&self) {
         let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                       AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
@@ -76,7 +76,7 @@ impl Database {
         .await;
     }
 
-    /// What an operator does while the service runs, though with a tool of their own.
+    /// Makes a copy while the service runs. An operator would use another tool.
     pub async fn back_up(&self) -> Backup {
         self.execute(
             "BEGIN ISOLATION LEVEL REPEATABLE READ; CREATE SCHEMA backup; DO $$ DECLARE name \
@@ -88,7 +88,7 @@ impl Database {
         Backup
     }
 
-    /// Sets the database back, once no service runs.
+    /// Restores the copy. No service may run.
     pub async fn restore(&self, _: Backup) {
         self.execute(
             "DO $$ DECLARE name text; BEGIN FOR name IN SELECT tablename FROM pg_tables WHERE \

@@ -1,4 +1,4 @@
-//! A SQLite file for one test, reached behind the service's back.
+//! A SQLite file for one test, which the test also accesses directly.
 
 use std::{
     fs,
@@ -14,15 +14,15 @@ use tempfile::TempDir;
 
 use crate::server::eventually;
 
-/// Where the database is.
+/// A database and its file.
 pub struct Database {
     pub file: PathBuf,
 }
 
-/// The database as it was at some instant.
+/// A copy of the database at some instant.
 pub struct Backup(TempDir);
 
-/// What the settings hold that nobody may read, by name.
+/// The secrets in the settings, each with its name.
 pub const SECRETS: [(&str, &str); 0] = [];
 
 #[derive(QueryableByName)]
@@ -31,13 +31,13 @@ struct Count {
     count: i64,
 }
 
-/// The identifier of a record of the audit in small hexadecimal digits.
-#[allow(dead_code)] // Not every binary of tests looks at the audit.
+/// The SQL expression for the identifier of a record of the audit in lower-case hexadecimal digits.
+#[allow(dead_code)] // Not every test binary looks at the audit.
 pub const AUDIT_ID: &str = "lower(hex(id))";
 
 impl Database {
-    /// For a service with this data directory. The service makes it at its first start, and the
-    /// master key with it.
+    /// Names the database of a service with this data directory. The service creates it and the
+    /// master key at its first start.
     pub async fn new(data_dir: &Path) -> Self {
         Self { file: data_dir.join("countersign.db") }
     }
@@ -46,43 +46,43 @@ impl Database {
         format!("sqlite://{}", self.file.display())
     }
 
-    /// How many rows a table has, asked through a connection that cannot write.
+    /// Returns the number of rows of a table, by a connection that cannot write.
     pub async fn count(&self, table: &str) -> i64 {
         let mut connection = connect(&format!("file:{}?mode=ro", self.file.display()));
         let count = sql_query(format!("SELECT count(*) AS count FROM {table}"));
         count.get_result::<Count>(&mut connection).unwrap().count
     }
 
-    /// Runs statements.
+    /// Executes statements.
     pub async fn execute(&self, sql: &str) {
         connect(&self.file.display().to_string()).batch_execute(sql).unwrap();
     }
 
-    /// Keeps everybody else from writing for as long as what is returned lives.
+    /// Keeps all others from writing until the returned connection is dropped.
     pub async fn hold(&self) -> SqliteConnection {
         let mut connection = connect(&self.file.display().to_string());
         connection.batch_execute("BEGIN IMMEDIATE").unwrap();
         connection
     }
 
-    /// Waits until a service that has stopped has let go of it. Background tasks do when they are
-    /// next polled.
+    /// Waits until a stopped service has released its lock. Background tasks do so when they are
+    /// polled next.
     pub async fn released(&self) {
         eventually("the lock is free", async || files::lock(&self.file).ok().map(drop)).await;
     }
 
-    /// What an operator does while the service runs.
+    /// Makes a copy while the service runs, as an operator does.
     pub async fn back_up(&self) -> Backup {
         let backup = Backup(tempfile::tempdir().unwrap());
         self.execute(&format!("VACUUM INTO '{}'", backup.file().display())).await;
         backup
     }
 
-    /// Sets the database back, once no service runs.
+    /// Restores the copy. No service may run.
     pub async fn restore(&self, backup: Backup) {
         let log = format!("{}-wal", self.file.display());
-        // The last connection takes it along when it is closed, which is a moment after the service
-        // has stopped.
+        // The last connection deletes the log when it is closed, a moment after the service has
+        // stopped.
         eventually("the database is closed", async || (!fs::exists(&log).unwrap()).then_some(()))
             .await;
         fs::copy(backup.file(), &self.file).unwrap();

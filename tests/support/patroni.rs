@@ -1,5 +1,5 @@
-//! Three PostgreSQL servers that Patroni keeps in charge one of, by one etcd, and HAProxy in front
-//! of them: all of Debian's packages, as throw-away processes.
+//! Three PostgreSQL servers that Patroni manages with a single etcd, and HAProxy in front of them.
+//! All are Debian's packages, as throw-away processes.
 
 use std::{
     fs,
@@ -20,19 +20,20 @@ use crate::{
 };
 
 pub const NODES: usize = 3;
-/// Nothing takes this long unless it hangs.
+/// The longest wait. Only a hanging test takes this long.
 const HANGS: Duration = Duration::from_secs(180);
-/// The time for a cluster to start in, which takes ten seconds.
+/// The time within which a cluster must start. It usually takes ten seconds.
 const STARTED: Duration = Duration::from_secs(90);
-/// Clusters that are started until one is complete.
+/// The most clusters that are started until one is complete.
 const STARTS: usize = 3;
-/// Lines of a log that are told.
+/// The number of lines of a log that are printed.
 const LOG: usize = 60;
-/// The pause before another look at something that has no event to wait for.
+/// The polling interval for conditions without an event to wait for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Runs a command beside the tests. It lives as long as its standard input is open, which ends
-/// with this process however that ends, and leaves nothing behind: no postmaster either.
+/// The script that runs a command beside the tests. It runs until its standard input is closed,
+/// which happens when this process ends in any way. It then ends the command and any postmaster,
+/// and deletes the folder.
 const KEEPER: &str = r#"
 set -u
 dir=$1
@@ -56,7 +57,8 @@ struct Kept {
 }
 
 impl Kept {
-    /// Runs it in a new folder, which `prepare` may put files into before it names the command.
+    /// Runs a process in a new folder. `prepare` may write files into the folder, and returns the
+    /// command.
     fn start(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let dir = tempfile::Builder::new().prefix("countersign-ha-").tempdir().unwrap().keep();
         let command = prepare(&dir);
@@ -86,20 +88,21 @@ impl Drop for Kept {
     }
 }
 
-/// A PostgreSQL server and the Patroni that looks after it.
+/// A PostgreSQL server and the Patroni that manages it.
 struct Node {
     process: Kept,
     postgres: u16,
     patroni: SocketAddr,
 }
 
-/// Which of a node's processes a signal is for.
+/// The processes of a node that a signal is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// The postmaster alone.
     Postmaster,
     /// The postmaster and its children.
     Server,
-    /// And Patroni.
+    /// The postmaster, its children and Patroni.
     All,
 }
 
@@ -108,7 +111,8 @@ impl Node {
         format!("node{index}")
     }
 
-    /// Patroni first, so that it does nothing about it, and the postmaster before its children.
+    /// Returns the process identifiers. Patroni is first, so that it cannot react to the signals of
+    /// the others, and the postmaster is before its children.
     fn pids(&self, part: Part) -> Vec<String> {
         let first_line = |file: &str| {
             let text = fs::read_to_string(self.process.dir.join(file)).unwrap();
@@ -127,11 +131,11 @@ impl Node {
     }
 }
 
-/// The servers, what decides which of them is in charge, and what leads there.
+/// The servers, the etcd by which Patroni elects the leader, and the HAProxy that leads to it.
 pub struct Patroni {
     nodes: Vec<Node>,
     haproxy: Option<Kept>,
-    // Dropped last: the others ask it.
+    // It is dropped last, because the others depend on it.
     etcd: Kept,
 }
 
@@ -140,8 +144,8 @@ fn words(command: &str) -> Vec<String> {
 }
 
 impl Patroni {
-    /// Starts all of it, but HAProxy, and waits until it is complete. A cluster that does not get
-    /// that far is not what these tests are about: another takes its place.
+    /// Starts everything but HAProxy, and waits until the cluster is complete. If it does not
+    /// become complete in time, another cluster is started, because these tests are not about that.
     pub async fn start() -> Self {
         for _ in 1..STARTS {
             let cluster = Self::begin();
@@ -189,8 +193,8 @@ impl Patroni {
         Self { nodes, haproxy: None, etcd }
     }
 
-    /// Starts HAProxy in front of them, as `docs/postgresql.md` has it. Returns the URL of a
-    /// database by way of it, once that leads there.
+    /// Starts HAProxy in front of the servers, configured as in `docs/postgresql.md`. Returns the
+    /// URL of a database through HAProxy, once it leads to the leader.
     pub async fn start_haproxy(&mut self, database: &str) -> String {
         let port = free_address().port();
         let process = Kept::start(|dir| {
@@ -221,7 +225,8 @@ impl Patroni {
         });
         self.haproxy = Some(process);
         let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
-        // Before its first checks it takes all of them for good, and leads to each in turn.
+        // Before its first checks, HAProxy considers all servers healthy, and leads to each in
+        // turn.
         let is_leader =
             "DO $$ BEGIN IF pg_is_in_recovery() THEN RAISE EXCEPTION 'a standby'; END IF; END $$";
         self.wait("HAProxy has found the leader", async || {
@@ -234,8 +239,8 @@ impl Patroni {
         url
     }
 
-    /// Waits until there is a leader, a synchronous standby, and nobody is missing. Returns the
-    /// leader.
+    /// Waits until there are a leader and a synchronous standby, and no member is missing. Returns
+    /// the leader.
     pub async fn await_complete(&self) -> usize {
         self.wait("the cluster is complete", async || self.complete().await).await
     }
@@ -261,8 +266,8 @@ impl Patroni {
         }
     }
 
-    /// The last lines that etcd, and each Patroni and its server, have logged, without details
-    /// below a line.
+    /// Returns the last lines that etcd, and each Patroni and its server, have logged, without
+    /// indented lines.
     pub fn logs(&self) -> Vec<String> {
         let nodes = self.nodes.iter().enumerate();
         let named = nodes.map(|(index, node)| (Node::name(index), &node.process));
@@ -276,7 +281,7 @@ impl Patroni {
         lines
     }
 
-    /// The members as any Patroni knows them.
+    /// Returns the members as the first Patroni that answers knows them.
     async fn members(&self) -> Option<Vec<Value>> {
         for node in &self.nodes {
             if let Some(text) = request(node.patroni, "GET", "/cluster", "").await {
@@ -287,7 +292,7 @@ impl Patroni {
         None
     }
 
-    /// A database by the names of all servers, this one at this position.
+    /// Returns the URL of a database that names all servers, with the leader at this position.
     pub fn url(&self, leader: usize, position: usize, database: &str) -> String {
         let mut order: Vec<_> = (0..NODES).filter(|index| *index != leader).collect();
         order.insert(position, leader);
@@ -301,22 +306,22 @@ impl Patroni {
         )
     }
 
-    /// One server's own.
+    /// Returns the URL of a database that names a single server.
     pub fn url_of(&self, index: usize, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.nodes[index].postgres)
     }
 
-    /// Hands the lead over in good order.
+    /// Asks Patroni for a switchover to another leader.
     pub async fn switch_over(&self, leader: usize) {
         let body = format!(r#"{{"leader": "{}"}}"#, Node::name(leader));
-        // The answer comes once it is done.
+        // The answer comes when the switchover is complete.
         let _ = request(self.nodes[leader].patroni, "POST", "/switchover", &body).await;
     }
 
     /// Sends a signal to processes of a node.
     pub fn signal(&self, index: usize, part: Part, signal: &str) {
         let pids = self.nodes[index].pids(part);
-        // Those of them that follow may have ended with the first.
+        // The later ones may have ended with the first.
         let _ = Command::new("kill")
             .args(["-s", signal])
             .args(pids)
@@ -325,8 +330,8 @@ impl Patroni {
             .unwrap();
     }
 
-    /// Waits until some server accepts a commit, which a server that only believes to be in charge
-    /// does not.
+    /// Waits until some server accepts a commit. A server that wrongly believes itself to be the
+    /// leader does not.
     pub async fn accepts_a_commit(&self, database: &str) {
         self.wait("a commit is accepted", async || {
             let commits = (0..NODES).map(async |index| {
@@ -342,7 +347,7 @@ impl Patroni {
     }
 }
 
-/// The first thing that is seen within this time.
+/// Polls until `look` returns a value, and returns `None` if that takes longer than the limit.
 async fn seen<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let looking = async {
         loop {
@@ -355,13 +360,14 @@ async fn seen<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> O
     timeout(limit, looking).await.ok()
 }
 
-/// The body of an answer of Patroni, if there is one that says it is all right.
+/// Makes a request to Patroni. Returns the body of the answer if its status is 200.
 async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<String> {
     tokio::net::TcpStream::connect(address).await.ok()?;
     let length = body.len();
     let text = format!("{method} {path} HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{body}");
     let answer = tokio::spawn(async move { ask(address, &text).await });
-    // A Patroni that is stopped accepts connections; one that is killed meanwhile does not answer.
+    // A Patroni that is stopped accepts connections, and one that is killed meanwhile never
+    // answers.
     let answer = timeout(Duration::from_secs(20), answer).await.ok()?.ok()?;
     (answer.status == 200).then_some(answer.body)
 }
@@ -385,7 +391,7 @@ restapi: {{listen: "{patroni}", connect_address: "{patroni}"}}
 etcd3: {{host: "127.0.0.1:{etcd}"}}
 bootstrap:
   dcs:
-    # The least that Patroni takes, and as patient with etcd as that lets it be.
+    # The shortest ttl that Patroni accepts, with the longest retry_timeout that this ttl allows.
     ttl: 20
     loop_wait: 1
     retry_timeout: 9

@@ -1,4 +1,4 @@
-//! Addresses for programs that are told where to listen.
+//! Addresses for programs that need to know in advance where to listen.
 
 use std::{
     fs,
@@ -7,12 +7,12 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// The first port that is given away: those below are where people run their own services.
+/// The first port that is used. People run their own services on lower ones.
 const FIRST: u32 = 10_000;
 
-/// An address of this machine at which nobody listens, and which no other test of this program is
-/// given. A port that the kernel chooses would not do: once it is free, and while a program
-/// restarts, the kernel may give it to any connection that goes out.
+/// Returns an address of this machine on which nobody listens, and which no other test of this
+/// program gets. A port that the kernel chooses would not do: while no program listens on it, the
+/// kernel may give it to any outgoing connection.
 pub fn free_address() -> SocketAddr {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     let chosen_by_kernel =
@@ -23,7 +23,7 @@ pub fn free_address() -> SocketAddr {
         .and_then(|first| first.parse().ok())
         .unwrap_or(32_768);
     let ports = last.max(FIRST + 10_000) - FIRST;
-    // Test programs that run side by side begin far from each other.
+    // Test programs that run at the same time begin far from each other.
     let first = process::id().wrapping_mul(1_009);
     loop {
         let next = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));

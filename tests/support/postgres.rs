@@ -1,4 +1,4 @@
-//! A throw-away PostgreSQL server for the tests of one process, and a fresh database for each of
+//! A throw-away PostgreSQL server for the tests of one process, and a new database for each of
 //! them.
 
 use std::{
@@ -17,8 +17,9 @@ use std::{
 use countersign::store::postgres::connect::{Options, Password};
 use tokio_postgres::NoTls;
 
-/// What runs beside the tests. It lives as long as its standard input is open, which ends with this
-/// process however that ends, and leaves nothing behind.
+/// The script that runs the server beside the tests. It runs until its standard input is closed,
+/// which happens when this process ends in any way. It then stops the server, and deletes the
+/// folder.
 const KEEPER: &str = r#"
 set -u
 bin=$1 dir=$2 primary=$3
@@ -44,7 +45,7 @@ while read -r order; do
     case $order in
     stop) stop ;;
     start) serve "$@" ;;
-    # Made under another name, and complete once it has its own.
+    # The copy gets its name only when it is complete.
     copy)
         rm -rf "$dir/copy" "$dir/copying"
         "$bin/pg_basebackup" -h "$dir" -U postgres -D "$dir/copying" --checkpoint=fast --no-sync >>"$dir/log" 2>&1 &&
@@ -58,15 +59,15 @@ stop
 rm -rf "$dir"
 "#;
 
-/// A locale whose messages differ from those that the code might have been written for.
-#[allow(dead_code)] // Not every binary of tests has a server that speaks it.
+/// A locale with other messages than those that the code might depend on by mistake.
+#[allow(dead_code)] // Not every test binary has a server that speaks it.
 pub const GERMAN: &str = "de_DE.UTF-8";
 
-/// Names the locale in which all servers speak. `scripts/test` runs the contract of the store once
-/// more with it.
+/// The variable that names the locale of all servers' messages. `scripts/test` sets it to run the
+/// tests of the store once more.
 const LOCALE: &str = "COUNTERSIGN_TEST_LC_MESSAGES";
 
-/// How long the server may take to start on a busy machine.
+/// The longest time that the server may take to start on a busy machine.
 const START: Duration = Duration::from_secs(120);
 
 /// A running server.
@@ -75,7 +76,7 @@ pub struct Server {
     keeper: Mutex<Child>,
 }
 
-/// A new database on the server of this process, and the URL of it.
+/// Creates a database on the server of this process, and returns its URL.
 pub async fn new_database() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     static SERVER: OnceLock<Server> = OnceLock::new();
@@ -85,8 +86,8 @@ pub async fn new_database() -> String {
     server.url(&name)
 }
 
-/// What a store on a database is opened with, if a test asks for nothing special.
-#[allow(dead_code)] // Not every binary of tests opens a store by itself.
+/// Returns the usual options for opening a store on a database.
+#[allow(dead_code)] // Not every test binary opens a store by itself.
 pub fn options(url: &str) -> Options {
     Options {
         url: url.to_owned(),
@@ -101,12 +102,12 @@ pub fn options(url: &str) -> Options {
     }
 }
 
-/// Runs statements behind the store's back.
+/// Executes statements without the store.
 pub async fn execute(url: &str, sql: &str) {
     try_execute(url, sql).await.unwrap();
 }
 
-/// The same on a server that may be away.
+/// Executes statements on a server that may be unavailable.
 pub async fn try_execute(url: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     let driver = tokio::spawn(connection);
@@ -115,7 +116,7 @@ pub async fn try_execute(url: &str, sql: &str) -> Result<(), tokio_postgres::Err
     driver.await.unwrap()
 }
 
-/// One number out of the database, behind the store's back.
+/// Returns the number that a query yields, without the store.
 pub async fn number(url: &str, sql: &str) -> i64 {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
@@ -125,8 +126,8 @@ pub async fn number(url: &str, sql: &str) -> i64 {
     number
 }
 
-/// The texts that a question is answered with, a row each.
-#[allow(dead_code)] // Not every binary of tests asks for texts.
+/// Returns the texts that a query yields, one for each row.
+#[allow(dead_code)] // Not every test binary asks for texts.
 pub async fn texts(url: &str, sql: &str) -> Vec<String> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
@@ -136,7 +137,7 @@ pub async fn texts(url: &str, sql: &str) -> Vec<String> {
     texts
 }
 
-/// The newest server on this machine: in the PATH, or where Debian has it.
+/// Returns the folder of the server's programs: that in the PATH, or else Debian's newest.
 fn binaries() -> PathBuf {
     let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<_> = debian.map(|entry| entry.path().join("bin")).collect();
@@ -157,18 +158,18 @@ fn binaries() -> PathBuf {
     )
 }
 
-/// A client program that comes with the server.
-#[allow(dead_code)] // Not every binary of tests runs one.
+/// Returns the path of a program that comes with the server.
+#[allow(dead_code)] // Not every test binary runs one.
 pub fn program(name: &str) -> PathBuf {
     binaries().join(name)
 }
 
-/// The setting that makes a server speak the language of a locale.
+/// Returns the setting for the locale of a server's messages.
 pub fn lc_messages(locale: &str) -> String {
     format!("lc_messages={locale}")
 }
 
-/// Compiles a locale into a folder, which takes no rights and leaves the machine as it is.
+/// Compiles a locale into a folder. This needs no privileges, and does not change the machine.
 fn make_locale(folder: &Path, locale: &str) {
     let (name, charset) = locale.split_once('.').expect("a locale such as de_DE.UTF-8");
     let made = Command::new("localedef")
@@ -183,7 +184,8 @@ fn make_locale(folder: &Path, locale: &str) {
     );
 }
 
-/// PostgreSQL refuses to run as root: somebody else, then.
+/// Returns the user and group to run PostgreSQL as, which refuses to run as root; `None` if this
+/// process is not root.
 pub fn user() -> Option<(u32, u32)> {
     let is_root =
         fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
@@ -208,16 +210,16 @@ impl Server {
         Self::start_with(|_| vec![])
     }
 
-    /// With further settings (`name=value`), which may name files that are made in the folder that
-    /// is given.
+    /// Starts a server with further settings (`name=value`). The closure gets the server's folder,
+    /// in which it may create files for them.
     pub fn start_with(settings: impl FnOnce(&Path) -> Vec<String>) -> Self {
         Self::launch(Path::new(""), settings)
     }
 
-    /// A standby of this one, which follows it from now on and can be read.
-    #[allow(dead_code)] // Not every binary of tests has a standby.
+    /// Starts a standby of this server, which follows it and can be read.
+    #[allow(dead_code)] // Not every test binary has a standby.
     pub fn start_standby(&self) -> Self {
-        // What the tests ask it is answered, even if that holds up what it replays.
+        // A statement of a test finishes there, even if that delays the replay.
         Self::launch(&self.dir, |_| vec!["max_standby_streaming_delay=-1".to_owned()])
     }
 
@@ -257,7 +259,7 @@ impl Server {
         writeln!(keeper.stdin.as_mut().unwrap(), "{order}").unwrap();
     }
 
-    /// Stops it as a crash would.
+    /// Stops the server as a crash would.
     pub fn crash(&self) {
         let pid_file = self.dir.join("data/postmaster.pid");
         self.order("stop");
@@ -266,14 +268,14 @@ impl Server {
         }
     }
 
-    /// Stops all its processes where they are: it still accepts connections, and never answers.
-    #[allow(dead_code)] // Not every binary of tests does.
+    /// Suspends all its processes: the server still accepts connections, but never answers.
+    #[allow(dead_code)] // Not every test binary does.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
 
-    /// Lets its processes go on.
-    #[allow(dead_code)] // Not every binary of tests does.
+    /// Resumes its processes.
+    #[allow(dead_code)] // Not every test binary does.
     pub fn thaw(&self) {
         self.signal("-CONT");
     }
@@ -281,7 +283,7 @@ impl Server {
     fn signal(&self, signal: &str) {
         let pid_file = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
         let postmaster = pid_file.lines().next().unwrap();
-        // The postmaster first, so that it starts no others meanwhile.
+        // The postmaster gets the signal first, so that it starts no further processes meanwhile.
         let send = |pids: &[&str]| Command::new("kill").arg(signal).args(pids).status().unwrap();
         assert!(send(&[postmaster]).success());
         let children =
@@ -290,35 +292,35 @@ impl Server {
     }
 
     /// Copies its files while it runs.
-    #[allow(dead_code)] // Not every binary of tests does.
+    #[allow(dead_code)] // Not every test binary does.
     pub fn copy(&self) {
         self.order("copy");
         self.await_file("copy");
     }
 
-    /// Stops it as a crash would, and starts it with the files that were copied: the same timeline,
-    /// earlier.
-    #[allow(dead_code)] // Not every binary of tests does.
+    /// Stops the server as a crash would, and starts it with the copied files: with an earlier
+    /// state of the same timeline.
+    #[allow(dead_code)] // Not every test binary does.
     pub fn put_copy_back(&self) {
         self.crash();
         self.order("put_back");
         self.restart();
     }
 
-    /// Lets a standby take over. No statement does that: while it replays, it may cancel any.
-    #[allow(dead_code)] // Not every binary of tests has a standby.
+    /// Promotes a standby. This takes no statement, because recovery may cancel any statement there.
+    #[allow(dead_code)] // Not every test binary has a standby.
     pub fn promote(&self) {
         self.order("promote");
         self.await_file("promoted");
     }
 
-    /// Starts it again.
+    /// Starts the server again.
     pub fn restart(&self) {
         self.order("start");
         self.wait();
     }
 
-    /// Waits until what was ordered is done, which a file in its folder says.
+    /// Waits until an order has been carried out, which a file in the server's folder shows.
     fn await_file(&self, name: &str) {
         const STEP: Duration = Duration::from_millis(5);
         let mut waited = Duration::ZERO;
@@ -329,7 +331,7 @@ impl Server {
         }
     }
 
-    /// Waits until it takes connections.
+    /// Waits until the server accepts connections.
     fn wait(&self) {
         const STEP: Duration = Duration::from_millis(20);
         let mut waited = Duration::ZERO;
@@ -343,7 +345,8 @@ impl Server {
         }
     }
 
-    /// All that it has logged.
+    /// Returns everything that the server has logged.
+    #[allow(dead_code)] // Not every test binary reads it.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.dir.join("log")).unwrap_or_default()).into_owned()
     }
@@ -352,7 +355,7 @@ impl Server {
         Self::url_of(&[self], database)
     }
 
-    /// A URL that names all of these servers.
+    /// Returns a URL that names all of these servers.
     pub fn url_of(servers: &[&Self], database: &str) -> String {
         let sockets: Vec<_> = servers
             .iter()

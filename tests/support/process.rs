@@ -1,5 +1,5 @@
-//! Runs the real binary as a process of its own: its log lines are read as they come, its end is
-//! awaited, and none outlives its test.
+//! Runs the real binary as a process of its own. Its log lines are read as they are written, its
+//! exit can be awaited, and no process outlives its test.
 
 use std::{
     env,
@@ -16,18 +16,18 @@ use countersign::proto::session_service_client::SessionServiceClient;
 use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
 
-/// Nothing takes this long unless it hangs: a test that would wait for ever fails instead.
+/// The longest wait. A test that would otherwise wait for ever fails after it.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// The binary, with none of the settings that the surroundings of the test may have.
+/// Returns a command for the binary, without the settings in the environment of the test.
 pub fn countersign() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
     without_settings(&mut command);
     command
 }
 
-/// Takes the settings of the test's surroundings away from a child, and has it take any port for
-/// HTTP: many run at once.
+/// Removes the settings in the environment of the test from a command, and makes it use any free
+/// port for HTTP, because many run at once.
 pub fn without_settings(command: &mut Command) {
     for (name, _) in
         env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("COUNTERSIGN_"))
@@ -37,18 +37,18 @@ pub fn without_settings(command: &mut Command) {
     command.env("COUNTERSIGN_HTTP_LISTEN", "127.0.0.1:0").stdin(Stdio::null());
 }
 
-/// `serve` on a free port. It stops without grace, so that tests do not wait for load balancers
-/// that are not there.
+/// Returns a command for `serve` on a free port. It stops without grace, because in tests no load
+/// balancer must learn of the stop first.
 pub fn serve(data_dir: &Path) -> Command {
     let mut command = countersign();
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).env(GRACE, "0s");
     command
 }
 
-/// The variable that says how long a server that stops still takes calls.
+/// The variable for the time for which a stopping server still accepts calls.
 pub const GRACE: &str = "COUNTERSIGN_SHUTDOWN__GRACE";
 
-/// What a verb that has come to its end left behind.
+/// The result of a CLI command that has ended.
 #[derive(Debug)]
 pub struct Run {
     pub code: Option<i32>,
@@ -57,7 +57,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Its standard output, if all went well. What it did may be in the audit.
+    /// Returns its standard output if it succeeded. On standard error it may have logged audit
+    /// records only.
     #[track_caller]
     pub fn ok(self) -> String {
         let others =
@@ -66,14 +67,14 @@ impl Run {
         self.stdout
     }
 
-    /// Its standard output as JSON, if all went well.
+    /// Returns its standard output as JSON if it succeeded.
     #[track_caller]
     pub fn json(self) -> Value {
         serde_json::from_str(&self.ok()).expect("--json prints JSON")
     }
 
-    /// The only line that it wrote to standard error when it failed with `code`, log lines of its
-    /// start aside.
+    /// Checks that it failed with `code`, and returns the only line on standard error besides log
+    /// lines of its start.
     #[track_caller]
     pub fn error(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -82,27 +83,27 @@ impl Run {
         };
         let lines: Vec<_> = self.stderr.lines().skip_while(is_log).collect();
         assert_eq!(lines.len(), 1, "one line: {self:?}");
-        lines[0].strip_prefix("countersign: ").expect("it says who speaks")
+        lines[0].strip_prefix("countersign: ").expect("the line begins with the program's name")
     }
 }
 
-/// Runs a verb to its end.
+/// Runs a CLI command to its end.
 pub fn run(command: &mut Command) -> Run {
     run_with_input(command, "")
 }
 
-/// Runs a verb to its end, with this on its standard input.
+/// Runs a CLI command to its end, with this standard input.
 pub fn run_with_input(command: &mut Command, input: &str) -> Run {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = Mortal(child.expect("the binary runs"));
+    let mut child = KilledOnDrop(child.expect("the binary runs"));
     let mut stdin = child.0.stdin.take().unwrap();
-    // A verb that does not read its input may have gone.
+    // A command that does not read its input may have ended.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let stdout = read_all(child.0.stdout.take().unwrap());
     let stderr = read_all(child.0.stderr.take().unwrap());
     let text =
-        |output: Receiver<String>| output.recv_timeout(HANGS).expect("the verb comes to an end");
+        |output: Receiver<String>| output.recv_timeout(HANGS).expect("the command ends in time");
     let (stdout, stderr) = (text(stdout), text(stderr));
     Run { code: child.0.wait().unwrap().code(), stdout, stderr }
 }
@@ -117,10 +118,10 @@ fn read_all(mut output: impl Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-/// A child that does not outlive its owner.
-struct Mortal(Child);
+/// A child process that is killed when it is dropped.
+struct KilledOnDrop(Child);
 
-impl Drop for Mortal {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -129,14 +130,14 @@ impl Drop for Mortal {
 
 /// A process that serves. Dropping it kills it as `kill -9` does.
 pub struct Server {
-    child: Mortal,
+    child: KilledOnDrop,
     lines: Receiver<String>,
     seen: Vec<String>,
     address: Option<SocketAddr>,
     http: Option<SocketAddr>,
 }
 
-/// A test that fails tells what the process said last, and whether it had ended before.
+/// If the test fails, prints the last lines of the process, and whether it had ended before.
 impl Drop for Server {
     fn drop(&mut self) {
         if thread::panicking() {
@@ -153,12 +154,12 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Serves this directory.
+    /// Starts a server with this data directory, and waits until it serves.
     pub fn start(data_dir: &Path) -> Self {
         Self::launch(&mut serve(data_dir))
     }
 
-    /// Runs a command that serves, and returns once it does.
+    /// Runs a command that serves, and waits until it serves.
     pub fn launch(command: &mut Command) -> Self {
         let mut server = Self::spawn(command);
         server.await_serving();
@@ -170,13 +171,13 @@ impl Server {
     pub fn await_serving(&mut self) {
         assert!(
             self.listens() && self.comes("serving").is_some(),
-            "it has ended: {:#?}",
+            "the process has ended: {:#?}",
             self.seen
         );
     }
 
-    /// Waits until it takes calls, which it may refuse as long as it does not serve. False: it has
-    /// ended.
+    /// Waits until it accepts calls, which it may refuse until it serves. Returns false if it has
+    /// ended instead.
     #[track_caller]
     pub fn listens(&mut self) -> bool {
         let starting = self.comes("starting");
@@ -186,10 +187,10 @@ impl Server {
         self.address.is_some()
     }
 
-    /// Runs a command and waits for nothing.
+    /// Runs a command, and does not wait for it.
     pub fn spawn(command: &mut Command) -> Self {
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let mut child = Mortal(child.expect("the binary runs"));
+        let mut child = KilledOnDrop(child.expect("the binary runs"));
         let stderr = BufReader::new(child.0.stderr.take().unwrap());
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
@@ -198,13 +199,13 @@ impl Server {
         Self { child, lines, seen: vec![], address: None, http: None }
     }
 
-    /// Waits for the log line with this message.
+    /// Waits for the log line with this message, and panics if the process ends without it.
     #[track_caller]
     pub fn line(&mut self, message: &str) -> Value {
         self.comes(message).unwrap_or_else(|| panic!("no line says {message:?}: {:#?}", self.seen))
     }
 
-    /// Waits for the log line with this message; none if the process ends without it.
+    /// Waits for the log line with this message. Returns `None` if the process ends without it.
     #[track_caller]
     pub fn comes(&mut self, message: &str) -> Option<Value> {
         loop {
@@ -234,23 +235,23 @@ impl Server {
         line
     }
 
-    /// All that it has said so far.
+    /// Returns all lines that it has logged so far.
     pub fn log(&mut self) -> &[String] {
         self.seen.extend(self.lines.try_iter());
         &self.seen
     }
 
-    /// Whether it has ended.
+    /// Returns whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.0.try_wait().unwrap().is_some()
     }
 
-    /// The number of the process.
+    /// Returns the identifier of the process.
     pub fn id(&self) -> u32 {
         self.child.0.id()
     }
 
-    /// Sends a signal, like "TERM".
+    /// Sends a signal, such as "TERM".
     pub fn signal(&self, name: &str) {
         let kill = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
         assert!(kill.unwrap().success());
@@ -262,19 +263,21 @@ impl Server {
         self.child.0.wait().unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     #[track_caller]
     pub fn exit(&mut self) -> ExitStatus {
         loop {
             match self.lines.recv_timeout(HANGS) {
                 Ok(line) => self.seen.push(line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return self.child.0.wait().unwrap(),
-                Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end: {:#?}", self.seen),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    panic!("the process does not end: {:#?}", self.seen)
+                }
             }
         }
     }
 
-    /// Stops it in good order.
+    /// Stops it gracefully, and returns its log lines.
     #[track_caller]
     pub fn stop(mut self) -> Vec<String> {
         self.signal("TERM");
@@ -282,22 +285,22 @@ impl Server {
         std::mem::take(&mut self.seen)
     }
 
-    /// The lines on its standard error that have been waited for.
+    /// Returns the log lines that have been read so far.
     pub fn seen(&self) -> &[String] {
         &self.seen
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens for gRPC.
     pub fn address(&self) -> SocketAddr {
         self.address.unwrap()
     }
 
-    /// Where it listens for HTTP.
+    /// Returns the address on which it listens for HTTP.
     pub fn http(&self) -> SocketAddr {
         self.http.unwrap()
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub async fn channel(&self) -> Channel {
         Endpoint::from_shared(format!("http://{}", self.address()))
             .unwrap()
@@ -306,19 +309,19 @@ impl Server {
             .expect("it listens")
     }
 
-    /// A client with a connection of its own.
+    /// Returns a client with a new connection.
     pub async fn sessions(&self) -> SessionServiceClient<Channel> {
         SessionServiceClient::new(self.channel().await)
     }
 
-    /// A verb that talks to this server.
+    /// Returns a CLI command that calls this server.
     pub fn verb<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = countersign();
         command.args(args).env("COUNTERSIGN_SERVER", format!("http://{}", self.address()));
         command
     }
 
-    /// Runs a verb that talks to this server.
+    /// Runs a CLI command that calls this server.
     pub fn cli<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Run {
         run(&mut self.verb(args))
     }

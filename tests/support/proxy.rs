@@ -1,5 +1,4 @@
-//! A link between a replica and its PostgreSQL server that can be made slow, silent or dead: a TCP
-//! proxy in this process.
+//! A TCP proxy between a replica and its PostgreSQL server, which can be made slow, silent or dead.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -13,18 +12,19 @@ use tokio::{
 use tokio_postgres::config::Host;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What may happen to what passes.
+/// The conditions of a link.
 #[derive(Clone, Debug)]
 struct Conditions {
-    /// How long bytes are under way to the server; none: they do not arrive.
+    /// The latency of bytes to the server; `None` if they do not arrive.
     to_server: Option<Duration>,
-    /// The same for the way back.
+    /// The latency of bytes to the client; `None` if they do not arrive.
     to_client: Option<Duration>,
-    /// New connections are closed at once.
+    /// Set if new connections are closed at once.
     refusing: bool,
-    /// Connections are numbered as they come. Those before this one are closed.
+    /// Connections with a lower number are closed. They are numbered in the order in which they are
+    /// accepted.
     cut_before: u64,
-    /// Nothing passes any more on those before this one, not even their end.
+    /// On connections with a lower number nothing passes any more, not even their end.
     silent_before: u64,
 }
 
@@ -36,8 +36,8 @@ const GOOD: Conditions = Conditions {
     silent_before: 0,
 };
 
-/// A link to a server: one for each replica, so that they can fail one by one. Dropping it closes
-/// all connections.
+/// A link to a server. Each replica has a link of its own, so that links can fail one by one.
+/// Dropping it closes all connections.
 pub struct Link {
     address: SocketAddr,
     database: String,
@@ -48,7 +48,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// A good link to the database of this URL, whose server listens on a Unix socket.
+    /// Creates a good link to the database of this URL, whose server listens on a Unix socket.
     pub async fn to(url: &str) -> Self {
         let config: tokio_postgres::Config = url.parse().unwrap();
         let (socket, server) = watch::channel(socket_of(&config));
@@ -67,69 +67,68 @@ impl Link {
         }
     }
 
-    /// New connections go to the server of this URL from now on.
+    /// Makes new connections go to the server of this URL.
     pub fn lead_to(&self, url: &str) {
         self.socket.send_replace(socket_of(&url.parse().unwrap()));
     }
 
-    /// The URL of the database by way of this link.
+    /// Returns the URL of the database through this link.
     pub fn url(&self) -> String {
         format!("postgres://postgres@{}/{}", self.address, self.database)
     }
 
-    /// How many connections have come since the beginning.
-    #[allow(dead_code)] // Not every binary of tests counts them.
+    /// Returns the number of connections since the beginning.
+    #[allow(dead_code)] // Not every test binary counts them.
     pub fn connections(&self) -> u64 {
         *self.next.borrow()
     }
 
-    /// Waits until this many connections have come since the beginning.
-    #[allow(dead_code)] // Not every binary of tests counts them.
+    /// Waits until there have been this many connections since the beginning.
+    #[allow(dead_code)] // Not every test binary counts them.
     pub async fn connected(&self, count: u64) {
         self.next.clone().wait_for(|next| *next >= count).await.unwrap();
     }
 
-    /// Everything takes this long from now on, also what is under way: so long to the server, and
-    /// so long back.
+    /// Sets the latency in each direction, also for bytes that are under way.
     pub fn delay(&self, to_server: Duration, to_client: Duration) {
         self.conditions.send_modify(|link| {
             (link.to_server, link.to_client) = (Some(to_server), Some(to_client))
         });
     }
 
-    /// Nothing arrives, on any connection, until the link is restored.
+    /// Lets nothing arrive on any connection until the link is restored.
     pub fn stall(&self) {
         self.conditions.send_modify(|link| (link.to_server, link.to_client) = (None, None));
     }
 
-    /// What is sent to the server arrives once the link is restored.
+    /// Holds everything that is sent to the server until the link is restored.
     pub fn hold_requests(&self) {
         self.conditions.send_modify(|link| link.to_server = None);
     }
 
-    /// What the server sends arrives once the link is restored.
+    /// Holds everything that the server sends until the link is restored.
     pub fn hold_replies(&self) {
         self.conditions.send_modify(|link| link.to_client = None);
     }
 
-    /// Nothing arrives on the connections that there are, for ever. New ones are good.
+    /// Lets nothing arrive on the present connections, for ever. New ones work.
     pub fn silence(&self) {
         let next = *self.next.borrow();
         self.conditions.send_modify(|link| link.silent_before = next);
     }
 
-    /// Closes the connections that there are. New ones are good.
+    /// Closes the present connections. New ones work.
     pub fn cut(&self) {
         let next = *self.next.borrow();
         self.conditions.send_modify(|link| link.cut_before = next);
     }
 
-    /// Closes new connections as they come. Those that there are stay good.
+    /// Closes new connections at once. The present ones still work.
     pub fn refuse(&self) {
         self.conditions.send_modify(|link| link.refusing = true);
     }
 
-    /// No delay, no stall, no refusal any more. What was silenced or cut stays so.
+    /// Ends all delays, holds and refusals. Connections that were silenced or cut stay so.
     pub fn restore(&self) {
         self.conditions.send_modify(|link| {
             *link = Conditions {
@@ -189,7 +188,7 @@ async fn carry(
     }
 }
 
-/// Carries one direction. What was sent before an end arrives before it.
+/// Carries one direction. Bytes that were sent before the end arrive before it.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,

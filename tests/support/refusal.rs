@@ -1,4 +1,4 @@
-//! What an error says of itself, to be compared with what the contract says.
+//! The details of an error, which tests compare with those that the proto files document.
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -8,11 +8,11 @@ use tonic_types::StatusExt;
 pub struct Refusal {
     pub code: Code,
     pub reason: String,
-    /// Of `BadRequest`.
+    /// The fields in `BadRequest`.
     pub fields: Vec<String>,
-    /// Whether `RetryInfo` says when to try again.
+    /// Whether there is `RetryInfo` with a delay.
     pub retry: bool,
-    /// Of `QuotaFailure`.
+    /// The subjects in `QuotaFailure`.
     pub quotas: Vec<String>,
 }
 
@@ -21,13 +21,13 @@ impl Refusal {
         Self { code, reason: reason.to_owned(), fields: vec![], retry: false, quotas: vec![] }
     }
 
-    /// INVALID_ARGUMENT that names a field.
+    /// Returns INVALID_ARGUMENT that names a field.
     pub fn field(path: &str) -> Self {
         Self { fields: vec![path.to_owned()], ..Self::of(Code::InvalidArgument, "INVALID_FIELD") }
     }
 
-    /// INVALID_ARGUMENT because the request id is another request's.
-    #[allow(dead_code)] // Not every binary of tests creates sessions.
+    /// Returns INVALID_ARGUMENT because the request id belongs to another request.
+    #[allow(dead_code)] // Not every test binary creates sessions.
     pub fn request_id_reused() -> Self {
         Self {
             fields: vec!["request_id".to_owned()],
@@ -39,20 +39,20 @@ impl Refusal {
         Self::of(Code::Unauthenticated, reason)
     }
 
-    /// An error that passes.
+    /// Returns a temporary error.
     pub fn retry(code: Code, reason: &str) -> Self {
         Self { retry: true, ..Self::of(code, reason) }
     }
 
-    /// RESOURCE_EXHAUSTED that names a quota.
+    /// Returns RESOURCE_EXHAUSTED that names a quota.
     pub fn quota(reason: &str, subject: &str) -> Self {
         Self { quotas: vec![subject.to_owned()], ..Self::of(Code::ResourceExhausted, reason) }
     }
 }
 
-/// The error of a call that must have failed.
+/// Returns the error of a call that must have failed.
 pub fn refused<T>(answer: Result<T, Status>) -> Refusal {
-    let Err(status) = answer else { panic!("it was not refused") };
+    let Err(status) = answer else { panic!("the call was not refused") };
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("no ErrorInfo: {status:?}"));
     assert_eq!(info.domain, "countersign");

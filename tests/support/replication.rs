@@ -1,4 +1,5 @@
-//! A primary with a standby: how commits wait for it, how it falls behind, and how it takes over.
+//! A primary with a standby that commits may wait for, that can fall behind, and that can take
+//! over.
 
 use tokio::task::{block_in_place, spawn_blocking};
 
@@ -7,7 +8,7 @@ use crate::{
     postgres_server::{Server, execute, number},
 };
 
-/// Two servers, of which the second follows the first until it takes over.
+/// Two servers. The second follows the first until it takes over.
 pub struct Pair {
     pub primary: Server,
     pub standby: Server,
@@ -16,13 +17,13 @@ pub struct Pair {
 /// Changes a setting of a running server.
 async fn set(server: &Server, setting: &str, value: &str) {
     let admin = server.url("postgres");
-    // Apart: a setting of the system is changed outside of transactions.
+    // The two statements are apart, because ALTER SYSTEM cannot run in a transaction.
     execute(&admin, &format!("ALTER SYSTEM SET {setting} = '{value}'")).await;
     execute(&admin, "SELECT pg_reload_conf()").await;
 }
 
 impl Pair {
-    /// No commit waits for the standby.
+    /// Starts a pair in which no commit waits for the standby.
     pub async fn asynchronous() -> Self {
         let start = || {
             let primary = Server::start();
@@ -35,7 +36,7 @@ impl Pair {
         pair
     }
 
-    /// Every commit waits for the standby.
+    /// Starts a pair in which every commit waits for the standby.
     pub async fn synchronous() -> Self {
         let pair = Self::asynchronous().await;
         set(&pair.primary, "synchronous_standby_names", "*").await;
@@ -44,12 +45,13 @@ impl Pair {
         pair
     }
 
-    /// A database by the names of both servers, whichever of them is in charge.
+    /// Returns the URL of a database that names both servers.
     pub fn url(&self, database: &str) -> String {
         Server::url_of(&[&self.primary, &self.standby], database)
     }
 
-    /// Lets the standby have all that has been committed, and nothing of what will be.
+    /// Waits until the standby has everything that has been committed, and then cuts it off from
+    /// later commits.
     pub async fn part(&self) {
         let (primary, standby) = (self.primary.url("postgres"), self.standby.url("postgres"));
         let written = number(&primary, "SELECT (pg_current_wal_lsn() - '0/0')::bigint").await;
@@ -65,7 +67,7 @@ impl Pair {
         block_in_place(|| self.primary.crash());
     }
 
-    /// Lets the standby take over.
+    /// Promotes the standby.
     pub fn promote(&self) {
         block_in_place(|| self.standby.promote());
     }

@@ -1,5 +1,5 @@
-//! The whole service in this process: a free port, a folder and a database of its own, a clock that
-//! stands still until it is moved, and a client that talks to it over a socket.
+//! The whole service in this process. It has a free port, a folder and a database of its own, a
+//! clock that stands still until it is moved, and a client that calls it over a socket.
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -29,13 +29,13 @@ use tonic_health::pb::{
 
 use crate::{double::Double, engine::Database};
 
-/// When every test starts: not on a whole second, so that rounding shows.
+/// The time at which every test starts. It is not a whole second, so that rounding shows.
 pub const START: Timestamp = Timestamp::from_micros(1_800_000_000_250_000);
 
 /// The smallest step of the clock.
 pub const TICK: Duration = Duration::from_micros(1);
 
-/// The settings of every test. What a test adds replaces whole sections.
+/// The settings of every test. A section that a test adds replaces the whole section here.
 const SETTINGS: &str = r#"
 issuer = "https://auth.test"
 [policies.short]
@@ -59,14 +59,14 @@ grace = "0s"
 drain = "60s"
 "#;
 
-/// Where a service lives: what stays when it stops.
+/// The folder, the database and the clock of a service, which remain when it stops.
 pub struct Home {
     folder: TempDir,
     pub database: Database,
     pub clock: Arc<SettableClock>,
 }
 
-/// How many rows the tables have.
+/// The number of rows of each table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rows {
     pub sessions: i64,
@@ -74,14 +74,14 @@ pub struct Rows {
 }
 
 impl Home {
-    /// A new one, with these settings besides the usual ones.
+    /// Creates a home with these settings in addition to the usual ones.
     pub async fn new(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::new(&folder.path().join("data")).await;
         Self { folder, database, clock: Arc::new(SettableClock::at(START)) }.with(settings)
     }
 
-    /// The same place under other settings.
+    /// Replaces the settings.
     pub fn with(self, settings: &str) -> Self {
         let mut table: toml::Table = toml::from_str(SETTINGS).unwrap();
         table.extend(toml::from_str::<toml::Table>(settings).unwrap());
@@ -106,7 +106,7 @@ impl Home {
         self.folder.path().join("data/master.key")
     }
 
-    /// Counts the rows behind the service's back.
+    /// Counts the rows without the service.
     pub async fn rows(&self) -> Rows {
         Rows {
             sessions: self.database.count("sessions").await,
@@ -114,7 +114,7 @@ impl Home {
         }
     }
 
-    /// Starts a service here and waits until it serves.
+    /// Starts a service, and waits until it serves.
     pub async fn start(self) -> Server {
         let server = self.launch(|_| ()).await;
         let mut watch = server.watch_health("").await;
@@ -122,7 +122,7 @@ impl Home {
         server
     }
 
-    /// Starts a service here, after its store has been prepared, and does not wait for it.
+    /// Prepares the store, starts a service, and does not wait for it.
     pub async fn launch(self, prepare: impl FnOnce(&Double)) -> Server {
         let config = self.config();
         let store =
@@ -167,7 +167,7 @@ pub struct Server {
     pub running: JoinHandle<Result<(), AppError>>,
 }
 
-/// Shows an API key with each call; none if it is empty.
+/// Sends an API key with each call, unless it is empty.
 #[derive(Clone)]
 pub struct ShowKey(pub String);
 
@@ -182,7 +182,7 @@ impl Interceptor for ShowKey {
     }
 }
 
-/// A session as its creation answered it.
+/// A session and its tokens, as an answer returned them.
 #[derive(Clone)]
 pub struct SignedIn {
     pub session: proto::Session,
@@ -211,7 +211,7 @@ pub struct Exchanged {
     pub replayed: bool,
 }
 
-/// A request for a session of this subject in tenant `acme`.
+/// Returns a request for a session of this subject in tenant `acme`.
 pub fn request(subject: &str) -> proto::CreateSessionRequest {
     proto::CreateSessionRequest {
         subject: subject.to_owned(),
@@ -220,28 +220,28 @@ pub fn request(subject: &str) -> proto::CreateSessionRequest {
     }
 }
 
-/// The same under another policy than the default one.
+/// Returns a request for a session under this policy instead of the default one.
 pub fn request_under(policy: &str, subject: &str) -> proto::CreateSessionRequest {
     proto::CreateSessionRequest { policy: policy.to_owned(), ..request(subject) }
 }
 
-/// The whole session of a token.
+/// Returns a request to revoke the whole session of a token.
 pub fn of_token(token: &str) -> proto::RevokeRequest {
     revocation(Target::Token(token.to_owned()))
 }
 
-/// A request to revoke, with no reason and note.
+/// Returns a request to revoke, without a reason and a note.
 pub fn revocation(target: Target) -> proto::RevokeRequest {
     proto::RevokeRequest { target: Some(target), ..Default::default() }
 }
 
 impl Server {
-    /// A service with the usual settings.
+    /// Starts a service with the usual settings.
     pub async fn start() -> Self {
         Home::new("").await.start().await
     }
 
-    /// Stops in good order and leaves folder and database.
+    /// Stops gracefully, and returns the folder and the database.
     pub async fn stop(self) -> Home {
         let Self { home, store, channel, shutdown, running, .. } = self;
         drop(channel);
@@ -256,7 +256,7 @@ impl Server {
         self.stop().await.start().await
     }
 
-    /// A client that shows this API key.
+    /// Returns a client that sends this API key.
     pub fn client_with(
         &self,
         api_key: &str,
@@ -297,13 +297,14 @@ impl Server {
         Ok(self.client().validate(request).await?.into_inner())
     }
 
-    /// Whether an access token is active, and if not, why.
+    /// Validates an access token without demands. Returns the reason if it is inactive.
     pub async fn verdict(&self, token: &str) -> Result<(), InactiveReason> {
         self.demand(proto::ValidateRequest { access_token: token.to_owned(), ..Default::default() })
             .await
     }
 
-    /// The same with demands. An inactive answer must say nothing but the reason and the instant.
+    /// Validates an access token with demands, and checks that an inactive answer has nothing but
+    /// the reason and the instant.
     pub async fn demand(&self, request: proto::ValidateRequest) -> Result<(), InactiveReason> {
         let answer = self.validate(request).await.unwrap();
         if answer.active {
@@ -344,25 +345,25 @@ impl Server {
             .into_inner()
     }
 
-    /// What makes the refresh tokens of a session, from its row.
+    /// Returns the lineage of a session from its row.
     pub async fn lineage(&self, id: &str) -> Lineage {
         self.store.session(id.parse().unwrap()).await.unwrap().unwrap().lineage
     }
 }
 
-/// The next status that a health watch tells; none once the stream has ended.
+/// Returns the next status of a health watch, or `None` once the stream has ended.
 pub async fn next_status(watch: &mut Streaming<HealthCheckResponse>) -> Option<ServingStatus> {
     let message = in_time("the next health status", watch.message()).await;
     message.ok().flatten().map(|message| message.status())
 }
 
-/// An instant as messages carry it.
+/// Converts an instant to its form in messages.
 pub fn at(instant: Timestamp) -> prost_types::Timestamp {
     let nanos = i32::try_from(instant.subsecond_micros() * 1000).unwrap();
     prost_types::Timestamp { seconds: instant.seconds(), nanos }
 }
 
-/// An instant after the start.
+/// Returns an instant after the start, in its form in messages.
 pub fn start_plus(span: Duration) -> prost_types::Timestamp {
     at(START.plus(span))
 }
@@ -371,14 +372,14 @@ pub fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Waits for what must come, and fails rather than hang.
+/// Waits for an event that must happen, and fails rather than hang.
 pub async fn in_time<T>(what: &str, event: impl Future<Output = T>) -> T {
     tokio::time::timeout(seconds(60), event)
         .await
         .unwrap_or_else(|_| panic!("not within a minute: {what}"))
 }
 
-/// Waits for what must come, but has no event to wait for.
+/// Polls until a condition holds that has no event to wait for, and fails rather than hang.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
         loop {

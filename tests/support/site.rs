@@ -1,5 +1,5 @@
-//! The real binary as a process with a folder and a database of its own, which tells all that it
-//! does, and what must be true of it after bad input, whatever that was.
+//! The real binary as a process with a folder and a database of its own, which logs everything that
+//! it does, and the checks of what must be true of it after any bad input.
 
 use std::{
     collections::HashSet,
@@ -29,7 +29,7 @@ use crate::{
     support::{Server as Process, countersign},
 };
 
-/// How often others call while something bad goes on, so that they leave room for it.
+/// The pause between the calls of other clients during an attack, so that they leave room for it.
 const PACE: Duration = Duration::from_millis(2);
 
 /// A process that serves.
@@ -38,34 +38,33 @@ pub struct Site {
     folder: TempDir,
     database: Database,
     secrets: Mutex<Secrets>,
-    /// A session whose tokens are good, as it was last refreshed.
+    /// A live session after its last refresh.
     good: Mutex<SignedIn>,
-    /// Where tokens lead that name an address. Nobody must follow.
+    /// The address in tokens that name one. The service must never connect to it.
     trap: TcpListener,
     pub address: SocketAddr,
     pub channel: Channel,
 }
 
-/// Its keys, and what is left of one that it has no more.
+/// The keys of a site, and a token of a key that was deleted.
 pub struct Keys {
     pub forge: Forge,
-    /// A token that was good as long as its key was there.
+    /// A token whose key was deleted.
     pub fallback_entry: String,
 }
 
 impl Site {
-    /// Starts one, with these sections of settings besides its own.
+    /// Starts a site with these sections of settings in addition to its own.
     pub async fn start(sections: &str) -> Self {
         Self::launch("trace", sections, async |_, _| ()).await.0
     }
 
-    /// The same, and it tells only what operators are told, for those who send a hundred thousand
-    /// frames.
+    /// Starts a site that logs only the usual level, for tests that send a hundred thousand frames.
     pub async fn quiet(sections: &str) -> Self {
         Self::launch("info", sections, async |_, _| ()).await.0
     }
 
-    /// The same, with its keys.
+    /// Starts a site, and also returns its keys.
     pub async fn with_keys(sections: &str) -> (Self, Keys) {
         let prepare = async |folder: &TempDir, database: &Database| {
             let process = serve(folder);
@@ -127,7 +126,7 @@ impl Site {
         )
     }
 
-    /// An address that nobody must follow.
+    /// Returns an address to which the service must not connect.
     pub fn trap(&self) -> String {
         format!("http://{}", self.trap.local_addr().unwrap())
     }
@@ -140,7 +139,7 @@ impl Site {
         SessionServiceClient::new(self.channel.clone()).max_encoding_message_size(usize::MAX)
     }
 
-    /// Memory that it occupies, in MiB.
+    /// Returns its resident memory in MiB.
     pub fn resident(&self) -> u64 {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.process.lock().unwrap().id()))
@@ -156,9 +155,9 @@ impl Site {
         }
     }
 
-    /// Sends what is bad, with secrets in it, and then looks: no row has come or gone, nobody has
-    /// been connected to, the process lives, and good calls are answered, those that need the
-    /// database too.
+    /// Sends bad input with these secrets, and then checks that no row was added or deleted, that
+    /// the process has connected to nobody and is running, and that good calls are answered, also
+    /// those that need the database.
     pub async fn survives<T>(
         &self,
         name: &str,
@@ -168,15 +167,22 @@ impl Site {
         secrets.iter().for_each(|secret| self.secrets.lock().unwrap().keep(name, secret));
         let rows = self.rows().await;
         let sent = send.await;
-        assert_eq!(self.rows().await, rows, "{name}: rows came or went");
-        assert!(self.trap.accept().is_err(), "{name}: it has followed an address in a token");
-        assert_eq!(self.outgoing(), Vec::<String>::new(), "{name}: it has connected to somebody");
-        assert!(!self.process.lock().unwrap().has_ended(), "{name}: it has ended");
+        assert_eq!(self.rows().await, rows, "{name}: rows were added or deleted");
+        assert!(
+            self.trap.accept().is_err(),
+            "{name}: the service has connected to an address in a token"
+        );
+        assert_eq!(
+            self.outgoing(),
+            Vec::<String>::new(),
+            "{name}: the service has connected to somebody"
+        );
+        assert!(!self.process.lock().unwrap().has_ended(), "{name}: the process has ended");
         self.good_call().await;
         sent
     }
 
-    /// A connection, as whoever comes anew makes it, and calls on it.
+    /// Opens a new connection as any client does, and makes good calls on it.
     async fn good_call(&self) {
         let good = self.good();
         let mut client = SessionServiceClient::new(connect(self.address).await);
@@ -188,14 +194,14 @@ impl Site {
         *self.good.lock().unwrap() = (refreshed.session, refreshed.tokens).into();
     }
 
-    /// Whether the good token is.
+    /// Returns whether the good access token is active.
     pub async fn validates(&self, client: &mut SessionServiceClient<Channel>) -> bool {
         let ask = ValidateRequest { access_token: self.good().access, ..Default::default() };
         client.validate(ask).await.unwrap().into_inner().active
     }
 
-    /// Waits for something, and has others served meanwhile: on a connection of theirs, again and
-    /// again, and at least once.
+    /// Waits for an event, and checks meanwhile that another client with its own connection is
+    /// served, repeatedly and at least once.
     pub async fn while_others_are_served<T>(&self, event: impl Future<Output = T>) -> T {
         let mut client = SessionServiceClient::new(connect(self.address).await);
         let mut event = std::pin::pin!(event);
@@ -209,7 +215,8 @@ impl Site {
         }
     }
 
-    /// Its sockets of TCP and UDP that are not where it listens and on which nobody has come to it.
+    /// Returns the TCP and UDP sockets of the process whose local port is not one on which it
+    /// listens.
     fn outgoing(&self) -> Vec<String> {
         let (id, ports) = {
             let process = self.process.lock().unwrap();
@@ -239,7 +246,7 @@ impl Site {
             .collect()
     }
 
-    /// Stops it in good order. Nothing that it has logged has a piece of what was sent.
+    /// Stops it gracefully, and checks that its log has no piece of the secrets that were sent.
     pub async fn finish(self) {
         drop(self.channel);
         let mut secrets = self.secrets.into_inner().unwrap();
@@ -248,7 +255,7 @@ impl Site {
             .into_iter()
             .for_each(|token| secrets.keep("good calls", token));
         let log = self.process.into_inner().unwrap().stop().join("\n");
-        assert!(log.contains("\"stopped\""), "it tells what it does");
+        assert!(log.contains("\"stopped\""), "the log is complete");
         assert_eq!(
             secrets.found_in(&log),
             Vec::<&str>::new(),

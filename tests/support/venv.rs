@@ -1,4 +1,4 @@
-//! Programs and libraries from PyPI, for clients that we did not write.
+//! Programs and libraries from PyPI, for third-party clients.
 
 use std::{
     fs,
@@ -6,11 +6,11 @@ use std::{
     process::Command,
 };
 
-/// Makes a virtual environment with these packages in a folder, and returns where its programs are.
-/// What is there is kept from one run to the next.
+/// Creates a virtual environment with these packages in a folder, and returns the folder of its
+/// programs. It is kept from one run to the next.
 pub fn venv(folder: &Path, packages: &str) -> PathBuf {
     let venv = folder.join("venv");
-    // Its programs name it, so it cannot be moved.
+    // Its programs contain its path, so it cannot be moved.
     let wanted = format!("{} {packages}", venv.display());
     let installed = folder.join("venv-has");
     if fs::read_to_string(&installed).unwrap_or_default() != wanted {
@@ -24,7 +24,7 @@ pub fn venv(folder: &Path, packages: &str) -> PathBuf {
     venv.join("bin")
 }
 
-/// Runs a program to its end, which must be a good one, and returns what it said.
+/// Runs a program to its end, panics if it fails, and returns its standard output.
 pub fn ran(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| {
         panic!("{command:?}: {error}: scripts/test installs what is missing")
