@@ -240,7 +240,7 @@ async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged()
     }
 }
 
-/// A key is published by every replica before any signs with it, so a replica that has not yet
+/// Every replica publishes a key before any replica signs with it, so a replica that has not yet
 /// heard of the rotation knows the key already.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_hears_late_of_a_rotation_accepts_what_the_next_key_signs() {

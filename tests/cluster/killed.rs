@@ -1,5 +1,5 @@
-//! `kill -9` of one replica after the other under load. Calls to the other replicas must not fail,
-//! and no acknowledged write may be lost.
+//! Replicas are killed under load, one after the other, by `kill -9`. Calls to the other replicas
+//! must not fail, and no acknowledged write may be lost.
 
 use crate::{
     load::{Load, Trouble},

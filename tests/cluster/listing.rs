@@ -1,4 +1,4 @@
-//! `countersign replica list`, its table for people and its JSON for scripts.
+//! Tests of `countersign replica list`: its table for people, and its JSON for scripts.
 
 use serde_json::{Value, json};
 use tokio::task::block_in_place;

@@ -210,12 +210,12 @@ fn access_token(created: &CreateSessionResponse) -> RevokeRequest {
     target(Target::Token(created.tokens.clone().unwrap().access_token))
 }
 
-/// Creates a session.
+/// Creates a session and returns its tokens.
 pub async fn sign_in(client: &mut Client, subject: &str) -> Tokens {
     create(client, subject).await.tokens.unwrap()
 }
 
-/// Creates a session; returns the error if that fails.
+/// Creates a session and returns its tokens, or the error if that fails.
 pub async fn try_sign_in(client: &mut Client, subject: &str) -> Result<Tokens, Status> {
     let request = CreateSessionRequest { subject: subject.to_owned(), ..Default::default() };
     Ok(ledger::create(client, request).await?.tokens.unwrap())

@@ -1,5 +1,5 @@
-//! Reads the statements that replicas send from PostgreSQL's log: Validate sends none, with a lease
-//! or without one.
+//! Finds in PostgreSQL's log which statements replicas send. Validate must send none, whether there
+//! is a lease or not.
 
 use std::time::Duration;
 

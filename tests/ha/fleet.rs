@@ -11,9 +11,9 @@ use crate::{
 
 /// The number of replicas, all of which run from the beginning to the end.
 pub const PERMANENT: usize = 2;
-/// The number of places in which a replica may run, by the name that `tests/torture` has for it.
+/// The number of places in which a replica may run; it is named as in `tests/torture`.
 pub const PLACES: usize = PERMANENT;
-/// Connections to each replica.
+/// The number of connections to each replica.
 const CHANNELS: usize = 12;
 
 /// All replicas of a run, and the connections to them.

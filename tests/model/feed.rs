@@ -1,6 +1,6 @@
 //! Models the feed: a replica that reports a position as applied must hold every entry that was
-//! committed up to there. There are three transactions, of which the last revokes the same as the
-//! first and so moves its entry, and a page has one entry.
+//! committed up to there. There are three transactions; the last one revokes the same key as the
+//! first, which moves that key's entry. A page has one entry.
 
 use stateright::{Model, Property};
 

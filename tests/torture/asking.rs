@@ -150,7 +150,8 @@ impl Asker {
     ) -> Option<Answer> {
         let ask = Ask::Refresh {
             session: held.number,
-            // If an earlier refresh may have been carried out, this token may have been used.
+            // An earlier refresh by this token may have been carried out. Without a grace, this one
+            // is then reuse.
             is_reuse: held.is_uncertain && (held.policy == "strict" || self.tokens_expire),
             supersedes: (held.policy == "superseding").then_some(held.access_token),
         };

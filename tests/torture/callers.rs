@@ -21,7 +21,7 @@ use crate::{
 
 /// The number of callers that create, refresh and revoke.
 const WRITERS: usize = 24;
-/// The number of sessions that a writer holds at least: with fewer it only creates.
+/// The number of sessions that a writer creates before it refreshes or revokes any.
 const SESSIONS: usize = 6;
 /// The deadline of most calls: longer than most faults last.
 const PATIENT: Duration = Duration::from_secs(3);
@@ -208,7 +208,7 @@ impl Writer {
                 Target::Tenant(_) => other.tenant == tenant,
             });
         self.sessions = kept;
-        // In the other cases the writer creates new sessions in the tenant that was revoked.
+        // In one case of four, the writer creates further sessions in the revoked tenant.
         if matches!(target, Target::Tenant(_)) && self.dice.roll(4) > 0 {
             self.tenants += 1;
         }

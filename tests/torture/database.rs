@@ -91,7 +91,7 @@ impl Database {
         block_in_place(|| self.primary.copy());
     }
 
-    /// Replaces the server's files by those that `copy` has kept, and goes on with them.
+    /// Stops the server as a crash would, and starts it with the files that `copy` has kept.
     pub fn put_copy_back(&self) {
         block_in_place(|| self.primary.put_copy_back());
     }

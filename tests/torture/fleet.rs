@@ -26,8 +26,8 @@ pub const PERMANENT: usize = 3;
 /// The number of all places.
 pub const PLACES: usize = PERMANENT + 1;
 
-/// The connections to each replica. A connection takes a limited number of calls at a time, and
-/// calls to a paused replica are to wait there, not at the client.
+/// The number of connections to each replica. A connection takes a limited number of calls at a
+/// time, and calls to a paused replica are to wait there, not at the client.
 const CHANNELS: usize = 12;
 
 /// The pause before something is tried again.

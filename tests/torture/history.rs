@@ -60,7 +60,7 @@ pub enum Answer {
     Active,
     /// The token is not active.
     Inactive(InactiveReason),
-    /// The request was refused for this reason; to retry it does not help.
+    /// The request was refused for this reason, and a retry would not help.
     Refused(String),
     /// The request is not possible at the moment, for this reason; the error says when to retry. A
     /// write may have been made.

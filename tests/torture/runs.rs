@@ -1,4 +1,4 @@
-//! Runs each profile once, and has what other files need to make runs.
+//! Runs each profile once. The functions here are also used by the longer tests.
 
 use std::{collections::BTreeMap, sync::Arc};
 
