@@ -1,5 +1,5 @@
-//! Replicas of the real binary on one PostgreSQL database, and what must hold while processes,
-//! connections and servers fail.
+//! Runs replicas of the real binary on one PostgreSQL database, and checks the guarantees while
+//! processes, connections and servers fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/cluster.rs"]

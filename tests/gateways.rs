@@ -1,5 +1,5 @@
-//! Real gateways in front of an application: each with the configuration in examples/gateways, in
-//! which only the ports are replaced.
+//! Real gateways in front of an application, each with its configuration from examples/gateways.
+//! Only ports are replaced in it, and the gateway's key or certificate where a test needs one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -36,9 +36,9 @@ use tokio::time::{Duration, sleep};
 use gateway::Program;
 use site::Site;
 
-/// For the audience and with the scope that `/api/` demands, and an authentication that is too weak
-/// for `/account/`.
-fn usual(subject: &str) -> CreateSessionRequest {
+/// Returns a request for a session with the audience and the scope that `/api/` demands, and an
+/// authentication that is too weak for `/account/`.
+fn session_of(subject: &str) -> CreateSessionRequest {
     CreateSessionRequest {
         subject: subject.to_owned(),
         tenant: "acme".to_owned(),
@@ -49,9 +49,9 @@ fn usual(subject: &str) -> CreateSessionRequest {
     }
 }
 
-/// Names that applications take for ours, as they are read by those who take an underscore for a
-/// hyphen, and any case.
-fn lies() -> Vec<String> {
+/// Returns names of headers that some applications take for those that a gateway sets, because they
+/// ignore the case, or do not tell an underscore from a hyphen.
+fn forged_headers() -> Vec<String> {
     let mut names = vec![];
     for parts in [
         &["X", "Auth", "Subject"][..],
@@ -59,7 +59,7 @@ fn lies() -> Vec<String> {
         &["x", "auth", "client", "id"],
     ] {
         for between in 0..1_u32 << (parts.len() - 1) {
-            let separators = (0..).map(|place| if between >> place & 1 == 1 { "_" } else { "-" });
+            let separators = (0..).map(|bit| if between >> bit & 1 == 1 { "_" } else { "-" });
             let pairs = parts[1..]
                 .iter()
                 .zip(separators)
@@ -79,9 +79,10 @@ fn lies() -> Vec<String> {
     names
 }
 
-/// A path is judged as the application reads it, whatever application it is. `tokens` are with the
-/// areas that each may enter; `all` may enter each.
-async fn judges_paths(site: &Site, program: Program, tokens: &[(&str, &[&str])], all: &str) {
+/// Checks that the gateway applies the demands of an area to every path that some application reads
+/// as one of that area. `tokens` are listed with the areas that each may enter; the token `all` may
+/// enter every area.
+async fn assert_checks_paths(site: &Site, program: Program, tokens: &[(&str, &[&str])], all: &str) {
     let application = &site.application;
     let mut entered = vec![];
     for (method, target) in paths::hostile() {
@@ -120,21 +121,22 @@ async fn judges_paths(site: &Site, program: Program, tokens: &[(&str, &[&str])],
         assert_eq!(separated(seen_query), separated(query), "{program:?}: {target}");
     }
 
-    // Nor does a client name another path in a header that some applications read it from.
+    // Some applications read the path from these headers, so the gateway must remove them.
     let names =
         ["X-Original-URL", "X-Rewrite-URL", "X_Original-URL", "x-rewrite_url", "X_REWRITE_URL"];
     let answer = site.ask("/", Some(all), &names.map(|name| (name, "/api/orders"))).await;
     assert_eq!(answer.status, 200, "{program:?}: {answer:?}");
     let seen = application.headers_of(&answer);
     for name in ["x-original-url", "x-rewrite-url"] {
-        // An empty header says nothing.
+        // Some gateways leave an empty header.
         assert!(
             seen.get(name).is_none_or(|values| values == &json!([""])),
             "{program:?}: {seen:?}"
         );
     }
 
-    // Nor does it get a connection to the application on which nothing is judged.
+    // An upgrade would give the client a connection to the application that the gateway no longer
+    // checks.
     let upgrade = [
         ("connection", "Upgrade, HTTP2-Settings"),
         ("upgrade", "h2c"),
@@ -146,40 +148,42 @@ async fn judges_paths(site: &Site, program: Program, tokens: &[(&str, &[&str])],
     }
 }
 
-/// What every gateway must do. The application answers each request that reaches it with the
-/// headers that it had.
-async fn guards(program: Program) {
+/// Checks everything that a gateway must do. The application answers each request that reaches it
+/// with the request's headers.
+async fn assert_guards(program: Program) {
     let site = Site::start(program).await;
     let mut sessions = site.authority.sessions().await;
     let mut create = async |request: CreateSessionRequest| {
         let created = sessions.create_session(request).await.unwrap().into_inner();
         (created.session.unwrap().session_id, created.tokens.unwrap().access_token)
     };
-    let (_, good) = create(usual("alice")).await;
+    let (_, good) = create(session_of("alice")).await;
     let (_, elsewhere) = create(CreateSessionRequest {
         audience: vec!["https://b.test".to_owned()],
-        ..usual("bob")
+        ..session_of("bob")
     })
     .await;
-    let (_, weak) =
-        create(CreateSessionRequest { scopes: vec!["orders:write".to_owned()], ..usual("carol") })
-            .await;
+    let (_, weak) = create(CreateSessionRequest {
+        scopes: vec!["orders:write".to_owned()],
+        ..session_of("carol")
+    })
+    .await;
     let now = Timestamp { seconds: SystemClock.now().seconds(), nanos: 0 };
     let strong = CreateSessionRequest {
         acr: "urn:example:mfa".to_owned(),
         authenticated_at: Some(now),
-        ..usual("dave")
+        ..session_of("dave")
     };
     let elsewhere_too =
         CreateSessionRequest { audience: vec!["https://b.test".to_owned()], ..strong.clone() };
     let (_, strong_elsewhere) = create(elsewhere_too).await;
     let (_, strong) = create(strong).await;
     let (_, brief) =
-        create(CreateSessionRequest { policy: "brief".to_owned(), ..usual("erin") }).await;
+        create(CreateSessionRequest { policy: "brief".to_owned(), ..session_of("erin") }).await;
     let mut forged = good.clone();
     forged.replace_range(forged.len() - 20..forged.len() - 10, "AAAAAAAAAA");
 
-    // What is refused does not reach the application, and the client learns what would help.
+    // A refused request does not reach the application, and the client gets a challenge.
     for (what, path, token, status, challenge) in [
         ("nothing", "/", None, 401, "bearer realm="),
         ("nothing", "/api/orders", None, 401, "bearer realm="),
@@ -203,34 +207,38 @@ async fn guards(program: Program) {
     ] {
         let answer = site.ask(path, token, &[]).await;
         assert_eq!(answer.status, status, "{what} at {path}: {answer:?}");
-        // nginx hands on the challenge of a 401 and not that of a 403.
+        // nginx passes on the challenge of a 401, but not that of a 403.
         if !(program == Program::Nginx && status == 403) {
             assert!(answer.head.contains(challenge), "{what} at {path}: {answer:?}");
         }
     }
-    assert_eq!(site.application.requests(), 0, "nothing of that has reached the application");
+    assert_eq!(site.application.requests(), 0, "a refused request has reached the application");
 
-    // What passes comes with who it is, whatever else it says of that.
-    let lies = lies();
-    let lies: Vec<(&str, &str)> = lies.iter().map(|name| (name.as_str(), "mallory")).collect();
+    // A request that passes has the identity from the token, whatever headers the client sends.
+    let forged_headers = forged_headers();
+    let forged_headers: Vec<(&str, &str)> =
+        forged_headers.iter().map(|name| (name.as_str(), "mallory")).collect();
     for (path, token, subject, scope) in [
         ("/", &good, "alice", "orders:read orders:write"),
         ("/api/orders?x=1", &good, "alice", "orders:read orders:write"),
         ("/account/", &strong, "dave", "orders:read orders:write"),
         ("/", &weak, "carol", "orders:write"),
     ] {
-        let answer = site.ask(path, Some(token), &lies).await;
+        let answer = site.ask(path, Some(token), &forged_headers).await;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         let mut seen = site.application.identity_of(&answer);
         let session = seen.remove("x-auth-session-id").unwrap();
         assert_eq!(session.as_array().unwrap().len(), 1, "{path}");
-        let told = json!({
-            "x-auth-subject": [subject], "x-auth-tenant": ["acme"], "x-auth-client-id": ["web"], "x-auth-scope": [scope],
+        let expected = json!({
+            "x-auth-subject": [subject],
+            "x-auth-tenant": ["acme"],
+            "x-auth-client-id": ["web"],
+            "x-auth-scope": [scope],
         });
-        assert_eq!(json!(seen), told, "{path}");
+        assert_eq!(json!(seen), expected, "{path}");
     }
 
-    // Nor does a client take away what is said of it.
+    // A client cannot remove these headers by naming them in `Connection`.
     let drops = [
         ("Connection", "X-Auth-Subject, x-auth-scope"),
         ("Connection", "X-Auth-Tenant, X-Auth-Session-Id"),
@@ -242,9 +250,9 @@ async fn guards(program: Program) {
 
     let tokens: [(&str, &[&str]); 4] =
         [(&weak, &[]), (&elsewhere, &[]), (&good, &["/api"]), (&strong_elsewhere, &["/account"])];
-    judges_paths(&site, program, &tokens, &strong).await;
+    assert_checks_paths(&site, program, &tokens, &strong).await;
 
-    // Whatever is odd about the token.
+    // Malformed credentials are refused.
     let before = site.application.requests();
     let basic = [("authorization", "Basic eDp5")];
     for (what, token, headers) in [
@@ -258,21 +266,21 @@ async fn guards(program: Program) {
     }
     assert_eq!(site.application.requests(), before);
 
-    // What the token does not say is not there at all.
+    // There is no header for a claim that the token does not have.
     let nameless = CreateSessionRequest {
         tenant: String::new(),
         scopes: vec![],
-        ..usual("\u{e4}lice \u{1f600}%")
+        ..session_of("\u{e4}lice \u{1f600}%")
     };
     let (_, nameless) = create(nameless).await;
-    let answer = site.ask("/", Some(&nameless), &lies).await;
+    let answer = site.ask("/", Some(&nameless), &forged_headers).await;
     let mut seen = site.application.identity_of(&answer);
     seen.remove("x-auth-session-id").unwrap();
-    let told =
+    let expected =
         json!({ "x-auth-subject": ["%C3%A4lice %F0%9F%98%80%25"], "x-auth-client-id": ["web"] });
-    assert_eq!(json!(seen), told);
+    assert_eq!(json!(seen), expected);
 
-    // A token that has expired.
+    // A token is refused once it has expired.
     loop {
         let answer = site.ask("/", Some(&brief), &[]).await;
         if answer.status != 200 {
@@ -283,9 +291,9 @@ async fn guards(program: Program) {
         sleep(Duration::from_millis(50)).await;
     }
 
-    // A revocation holds for the very next request.
+    // A revocation takes effect for the next request.
     for number in 0..20 {
-        let (session, token) = create(usual(&format!("user-{number}"))).await;
+        let (session, token) = create(session_of(&format!("user-{number}"))).await;
         assert_eq!(site.ask("/", Some(&token), &[]).await.status, 200);
         let target = Some(Target::SessionId(session));
         let mut client = site.authority.sessions().await;
@@ -295,7 +303,7 @@ async fn guards(program: Program) {
         assert!(answer.head.contains("revoked"), "{answer:?}");
     }
 
-    // Where nobody can be asked, nothing passes.
+    // If the authority cannot be reached, nothing passes.
     let before = site.application.requests();
     let site = site.without_authority();
     for token in [None, Some(&*good)] {
@@ -307,30 +315,30 @@ async fn guards(program: Program) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_guards_an_application() {
-    guards(Program::Envoy).await;
+    assert_guards(Program::Envoy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_guards_an_application() {
-    guards(Program::Nginx).await;
+    assert_guards(Program::Nginx).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn caddy_guards_an_application() {
-    guards(Program::Caddy).await;
+    assert_guards(Program::Caddy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn traefik_guards_an_application() {
-    guards(Program::Traefik).await;
+    assert_guards(Program::Traefik).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_guards_an_application() {
-    guards(Program::Haproxy).await;
+    assert_guards(Program::Haproxy).await;
 }
 
-/// Wherever a token was, the application does not see it.
+/// The application never sees the token, whether it came in the header or in the cookie.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_takes_the_token_from_a_cookie_too_and_keeps_it_from_the_application() {
     let site = Site::start_with(
@@ -338,8 +346,14 @@ async fn envoy_takes_the_token_from_a_cookie_too_and_keeps_it_from_the_applicati
         "[gateway]\ncookie = \"session\"\nremove_credential = true\n",
     )
     .await;
-    let created =
-        site.authority.sessions().await.create_session(usual("alice")).await.unwrap().into_inner();
+    let created = site
+        .authority
+        .sessions()
+        .await
+        .create_session(session_of("alice"))
+        .await
+        .unwrap()
+        .into_inner();
     let token = created.tokens.unwrap().access_token;
     let (alone, among) = (format!("session={token}"), format!("a=b; session={token}; c=d"));
     for (header, cookie, left) in [
@@ -358,32 +372,32 @@ async fn envoy_takes_the_token_from_a_cookie_too_and_keeps_it_from_the_applicati
         assert_eq!(seen["x-auth-subject"], json!(["alice"]));
     }
     let other = [("cookie", "session=garbage")];
-    assert_eq!(site.ask("/", Some(&token), &other).await.status, 401, "two different ones");
+    assert_eq!(site.ask("/", Some(&token), &other).await.status, 401, "two different tokens");
     assert_eq!(site.ask("/", None, &other).await.status, 401);
 }
 
-/// Gateways that are known by a key, which stands where the examples have a comment for it; and no
-/// other gateway is believed.
+/// The examples have a comment for the gateway's key. With the key in its place the gateway works,
+/// and without it the authority refuses the gateway's calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_shows_its_key_where_callers_must_be_known() {
     for program in [Program::Envoy, Program::Nginx, Program::Caddy, Program::Haproxy] {
         for is_known in [true, false] {
             let (site, token) = Site::start_with_callers(program, is_known).await;
-            passes(&site, &token, is_known, program).await;
+            assert_passes_if_known(&site, &token, is_known, program).await;
         }
     }
 }
 
-/// The same for the one that has no place for a key.
+/// Traefik cannot send a key, so it authenticates by a certificate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn traefik_shows_its_certificate_where_callers_must_be_known() {
     for is_known in [true, false] {
         let (site, token) = Site::start_with_certificates(is_known).await;
-        passes(&site, &token, is_known, Program::Traefik).await;
+        assert_passes_if_known(&site, &token, is_known, Program::Traefik).await;
     }
 }
 
-async fn passes(site: &Site, token: &str, is_known: bool, program: Program) {
+async fn assert_passes_if_known(site: &Site, token: &str, is_known: bool, program: Program) {
     let answer = site.ask("/", Some(token), &[]).await;
     assert_eq!(answer.status == 200, is_known, "{program:?}: {answer:?}");
     assert_eq!(site.application.requests(), usize::from(is_known), "{program:?}");

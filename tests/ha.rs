@@ -1,6 +1,6 @@
-//! Replicas of the real binary on three PostgreSQL servers under Patroni, while the one in charge
-//! is replaced: every call is written down, and the torture's checker reads whether everything that
-//! was acknowledged held.
+//! Runs replicas of the real binary on three PostgreSQL servers under Patroni, while the primary is
+//! replaced. Every call is recorded, and the checker of the torture tests then decides whether
+//! everything that was acknowledged held.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/cluster.rs"]

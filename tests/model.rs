@@ -1,10 +1,10 @@
-//! The protocol by which an acknowledged revocation holds on every replica, explored to the last
-//! reachable state, and each of its rules shown to be needed: without it the checker finds how a
-//! revoked session is answered with `active`.
+//! Model checking of the protocol by which an acknowledged revocation holds on every replica. All
+//! reachable states are explored. Each rule is also shown to be necessary: without it the checker
+//! finds a sequence of steps after which a revoked token is active.
 //!
-//! `docs/decisions/0009-the-lease-protocol.md` has the protocol in words, and what each of these
-//! models bounds. `cargo test --test model -- --nocapture` prints the number of states, `--ignored`
-//! explores larger worlds.
+//! `docs/decisions/0009-the-lease-protocol.md` describes the protocol, and the bounds of each of
+//! these models. `cargo test --test model -- --nocapture` prints the number of states, `--ignored`
+//! explores models with wider bounds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // Only to report how long the exploration took.
 #![allow(clippy::disallowed_methods)]
@@ -30,8 +30,8 @@ use protocol::{Broken, Failover, Protocol};
 use replaying::Replaying;
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Explores everything that can be reached: no property is violated, and what should happen
-/// sometimes does.
+/// Explores all reachable states. Checks that each `always` property holds in all of them, and each
+/// `sometimes` property in at least one.
 fn holds<M>(name: &str, model: M)
 where
     M: Model + Send + Sync + 'static,
@@ -48,7 +48,8 @@ where
     checker.assert_properties();
 }
 
-/// Explores until something that must not happen does, and returns by how many steps.
+/// Explores until an `always` property is violated, and returns the number of steps that lead
+/// there.
 fn is_violated<M>(name: &str, model: M) -> usize
 where
     M: Model + Send + Sync + 'static,
@@ -81,22 +82,22 @@ fn without(rule: Broken, world: Protocol) {
     is_violated(&format!("{rule:?}"), Protocol { broken: Some(rule), ..world });
 }
 
-/// Three members and one revocation.
+/// Returns a model of three members and one revocation.
 fn one() -> Protocol {
     Protocol { revocations: 1, ..Protocol::default() }
 }
 
-/// One member may be removed by others, at any moment of its renewal.
+/// Returns a model in which one member may be removed by others, at any moment of its renewal.
 fn removal() -> Protocol {
     Protocol { removals: 1, reads_before_it_writes: true, ..one() }
 }
 
-/// Two members; nobody joins.
+/// Reduces a model to two members, and no replica joins.
 fn two_members(world: Protocol) -> Protocol {
     Protocol { members: 2, joins: false, ..world }
 }
 
-/// One member, which is enough to go wrong by itself, and two revocations.
+/// Reduces a model to one member, which is enough for some violations, and two revocations.
 fn one_member(world: Protocol) -> Protocol {
     Protocol { members: 1, joins: false, revocations: 2, ..world }
 }
@@ -109,17 +110,20 @@ fn asynchronous() -> Protocol {
     Protocol { failover: Failover::Asynchronous, ..one() }
 }
 
-/// Two members that share a database which is set back once, to what it was at any moment before.
+/// Returns a model of two members whose database is set back once, to its state at any earlier
+/// moment.
 fn set_back() -> Protocol {
     two_members(Protocol { failover: Failover::SetBack, ..one() })
 }
 
-/// An acknowledged entry is lost, so that its place in the feed is given out again.
-fn place_given_out_twice() -> Protocol {
+/// Returns a model in which an acknowledged entry is lost, so that its feed position is given out
+/// again.
+fn position_given_out_twice() -> Protocol {
     Protocol { revocations: 2, first_to_be_lost: true, ..set_back() }
 }
 
-/// One member, and who joins since it was dumped is not in the register that is put back.
+/// Returns a model of one member, in which a replica that joins after the dump is not in the table
+/// of members that is restored.
 fn joined_since_the_dump() -> Protocol {
     Protocol { members: 1, joins: true, standby_behind: true, ..set_back() }
 }
@@ -184,13 +188,13 @@ mod the_protocol_holds {
     fn a_database_that_is_set_back_on_the_same_timeline() {
         holds("set back", set_back());
         holds(
-            "set back, a place is given out twice",
-            Protocol { by_wait: false, ..place_given_out_twice() },
+            "set back, a position is given out twice",
+            Protocol { by_wait: false, ..position_given_out_twice() },
         );
     }
 
-    /// Rules 5 and 9 as they were first written. They hold too, as long as every cancelled wait is
-    /// noticed.
+    /// Explores rules 5 and 9 in their first form. They suffice too, as long as every cancelled
+    /// wait is noticed.
     #[test]
     fn a_wait_from_the_commit_on_with_every_retry_written_again() {
         let from_commit = |world| Protocol { waits_from_commit: true, ..world };
@@ -199,7 +203,7 @@ mod the_protocol_holds {
     }
 }
 
-/// Larger worlds: minutes each.
+/// Models with wider bounds, which take minutes each.
 mod larger_worlds {
     use super::*;
 
@@ -247,7 +251,7 @@ mod larger_worlds {
     fn a_database_that_is_set_back() {
         let to_the_beginning = Protocol { revocations: 2, standby_behind: true, ..set_back() };
         holds("set back to the beginning, two revocations", to_the_beginning);
-        holds("set back, a place is given out twice, by either way", place_given_out_twice());
+        holds("set back, a position is given out twice, by either way", position_given_out_twice());
         holds("set back, one joined since the dump", joined_since_the_dump());
     }
 }
@@ -324,8 +328,8 @@ mod each_rule_is_needed {
     }
 }
 
-/// A database that is set back loses its register of members with the rest, and who has nothing to
-/// compare it with cannot know. Decision 9 says so under "Limits".
+/// A set-back loses rows of the table of members too, and a replica that has nothing to compare the
+/// table with cannot notice that. Decision 9 states these cases under "Limits".
 mod not_promised_after_a_set_back {
     use super::*;
 
@@ -386,7 +390,7 @@ fn what_the_sweeper_deletes_does_not_come_back() {
     is_violated("a clock set back by more than is tolerated", kept(2, None));
 }
 
-/// However many answers are lost, and whenever the client asks again.
+/// This holds however many answers are lost, and whenever the client retries.
 #[test]
 fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
     let alone = |replay, lasts| Replaying { replay, lasts, has_thief: false };
@@ -396,7 +400,8 @@ fn a_client_that_loses_answers_is_not_signed_out_while_replays_last() {
     is_violated("a retry after the limit", alone(Replay::UntilUsed, 5));
 }
 
-/// Replays until use make it easier for a thief to keep up, and none yields a token twice.
+/// With replays until use a thief can keep up more easily, but a refresh token whose successor was
+/// used never yields tokens.
 #[test]
 fn a_token_whose_successor_was_used_yields_nothing() {
     for replay in [Replay::Grace, Replay::UntilUsed] {

@@ -1,4 +1,4 @@
-//! The service on PostgreSQL, from its configuration on.
+//! The service on PostgreSQL: its master key, connections and migrations.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/ports.rs"]
@@ -12,7 +12,7 @@ mod connections;
 #[path = "postgres/migrations.rs"]
 mod migrations;
 #[path = "support/proxy.rs"]
-#[allow(dead_code)] // These tests let nothing happen to a link.
+#[allow(dead_code)] // These tests use only some of its faults.
 mod proxy;
 
 use std::{path::Path, process::Command, sync::Arc, time::Duration};
@@ -34,10 +34,10 @@ fn config(url: &str, data_dir: &Path) -> Config {
     Config::load(None, &flags).unwrap()
 }
 
-/// Fails rather than hang. No attempt of these tests may take as long as the time-out that it is
-/// given.
+/// Fails instead of waiting for ever. No attempt in these tests may take as long as the time-out
+/// that it is configured with.
 async fn in_time<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(120), event).await.expect("it comes")
+    tokio::time::timeout(Duration::from_secs(120), event).await.expect("it takes too long")
 }
 
 async fn sweep(config: &Config) -> Result<Swept, AppError> {
@@ -45,7 +45,8 @@ async fn sweep(config: &Config) -> Result<Swept, AppError> {
     app::sweep(config, system, false).await
 }
 
-/// A key that only one machine has would lock out all others, or be gone with its container.
+/// A generated key would exist on one machine only: it would lock out all others, or be lost with
+/// its container.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_master_key_is_asked_for_and_never_made() {
     let url = postgres_server::new_database().await;
@@ -55,7 +56,7 @@ async fn the_master_key_is_asked_for_and_never_made() {
     let key = one.path().join("master.key");
     assert!(!key.exists());
 
-    // The command in the error is the way out.
+    // The error names the command that creates a key.
     let line = refused.to_string();
     let command = line.split('`').nth(1).unwrap_or_else(|| panic!("a command: {line}"));
     assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());

@@ -1,6 +1,6 @@
-//! Replicas of the real binary on a real PostgreSQL server, while processes, links and the server
-//! fail at random: every call is written down, and a checker reads whether an acknowledged
-//! revocation held everywhere.
+//! Runs replicas of the real binary on a real PostgreSQL server, while processes, links and the
+//! server fail at random. Every call is recorded, and a checker then decides whether every
+//! acknowledged revocation held on every replica.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/cluster.rs"]

@@ -1,5 +1,5 @@
-//! Clients that drop their calls at any moment: what they asked for is done as a whole or not at
-//! all.
+//! Clients drop their calls at random moments. Each request must then have been carried out
+//! completely or not at all.
 
 use std::time::Duration;
 
@@ -16,23 +16,24 @@ use crate::{
     replicas::{Cluster, dice, in_time},
 };
 
-/// Clients at the same time.
+/// The number of concurrent clients.
 const CALLERS: usize = 16;
-/// Each of them drops this many calls of each kind.
+/// The number of calls of each kind that each client tries to drop.
 const EACH: usize = 20;
+
 /// A client that drops calls.
 struct Caller {
     client: Client,
     dice: Dice,
-    /// How long the last creation took.
+    /// The time that the last call to CreateSession took.
     usual: Duration,
     dropped: usize,
     answered: usize,
 }
 
 impl Caller {
-    /// Makes a call and drops it at any moment. Some are answered before, however fast the machine
-    /// is.
+    /// Makes a call and drops it after a random time of up to twice `usual`, so that some calls are
+    /// answered before, however fast the machine is.
     async fn drop_call<T>(&mut self, call: impl AsyncFnOnce(&mut Client) -> Result<T, Status>) {
         let moment = self.usual * self.dice.roll(200).try_into().unwrap() / 100;
         match timeout(moment, call(&mut self.client)).await {
@@ -52,7 +53,7 @@ impl Caller {
         (tokens.access_token, tokens.refresh_token)
     }
 
-    /// A subject whose sessions are revoked together.
+    /// Creates three sessions of a subject and revokes them together.
     async fn revoke_subject(&mut self, name: &str) {
         let subject = format!("whole {name}");
         let request = CreateSessionRequest { subject: subject.clone(), ..Default::default() };
@@ -63,7 +64,7 @@ impl Caller {
         self.drop_call(async |client| client.revoke(revocation(target)).await).await;
     }
 
-    /// A session that is revoked by one of its tokens.
+    /// Creates a session and revokes it by one of its tokens.
     async fn revoke_session(&mut self, name: &str) {
         let request = CreateSessionRequest { subject: format!("one {name}"), ..Default::default() };
         let (access, refresh) = self.create(&request).await;
@@ -71,7 +72,8 @@ impl Caller {
         self.drop_call(async |client| client.revoke(revocation(Target::Token(token))).await).await;
     }
 
-    /// A subject with as many sessions as it may have: one more evicts the oldest.
+    /// Creates as many sessions of a subject as its quota allows, and one more, which evicts the
+    /// oldest.
     async fn evict(&mut self, name: &str) {
         let (subject, policy) = (format!("two {name}"), "two".to_owned());
         let request = CreateSessionRequest { subject, policy, ..Default::default() };
@@ -81,7 +83,8 @@ impl Caller {
         self.drop_call(async |client| client.create_session(request).await).await;
     }
 
-    /// A session whose refresh supersedes its access token, and is repeated.
+    /// Creates a session whose policy revokes the access token on refresh, and refreshes it twice
+    /// with the same refresh token. Only the first of the two calls may be dropped.
     async fn refresh(&mut self, name: &str) {
         let (subject, policy) = (format!("strict {name}"), "strict".to_owned());
         let (_, refresh_token) =
@@ -107,7 +110,8 @@ fn revocation(target: Target) -> RevokeRequest {
     RevokeRequest { target: Some(target), ..Default::default() }
 }
 
-/// Subjects of a kind, by how many sessions each has (`n`) and how many of them live (`live`).
+/// Counts the subjects of a kind that satisfy `condition`, an SQL expression in which `n` is the
+/// number of the subject's sessions, and `live` the number of those that have not ended.
 async fn subjects(cluster: &Cluster, kind: &str, condition: &str) -> i64 {
     let sql = format!(
         "SELECT count(*) FROM (SELECT count(*) AS n, count(*) FILTER (WHERE ended_at IS NULL) AS \
@@ -151,7 +155,7 @@ async fn a_call_that_its_client_drops_is_done_as_a_whole_or_not_at_all() {
         subjects(&cluster, "whole", "live = 3").await,
     );
     println!("of {each} subjects {all} were revoked and {none} were not");
-    assert_eq!(all + none, each, "a subject is revoked by halves");
+    assert_eq!(all + none, each, "some sessions of a subject are revoked and others are not");
     let (evicted, not) =
         (subjects(&cluster, "two", "n = 3").await, subjects(&cluster, "two", "n = 2").await);
     println!(
@@ -161,10 +165,14 @@ async fn a_call_that_its_client_drops_is_done_as_a_whole_or_not_at_all() {
     assert_eq!(
         subjects(&cluster, "two", "live <> 2").await,
         0,
-        "an eviction without its creation, or the reverse"
+        "a session was evicted and none created, or the reverse"
     );
     let unpaired = "SELECT count(*) FROM sessions AS s WHERE policy = 'strict' AND (generation, \
                     1) <> (2, (SELECT count(*) FROM blacklist AS b WHERE b.kind = 'token' AND \
                     b.session_id = s.id))";
-    assert_eq!(number(&url, unpaired).await, 0, "a rotation without its entry, or another one");
+    assert_eq!(
+        number(&url, unpaired).await,
+        0,
+        "a session was not rotated once with one blacklist entry"
+    );
 }

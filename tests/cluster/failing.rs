@@ -1,5 +1,5 @@
-//! The database fails under load: every error says so and when to come back, and once it is back
-//! all is as it was told.
+//! The database fails under load. Every error must say that the database is unavailable and when to
+//! retry, and once it is back, everything that was acknowledged must hold.
 
 use std::sync::Arc;
 
@@ -54,6 +54,6 @@ async fn connections_that_are_terminated_again_and_again_lose_nothing() {
         .await;
     }
     load.all_answered(20).await;
-    assert!(load.failures() > 0, "it was felt");
+    assert!(load.failures() > 0, "no call noticed it");
     cluster.verify(&mut load.stop().await).await;
 }

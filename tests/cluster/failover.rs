@@ -1,5 +1,5 @@
-//! The primary fails and its standby takes over: what was acknowledged holds, and where the standby
-//! had not received it, it is written again by those who know.
+//! The primary fails and its standby takes over. Everything that was acknowledged must hold; if the
+//! standby had not received a revocation, the replicas that know it write it again.
 
 use countersign::proto::{
     CreateSessionRequest, Key, KeyPurpose, KeyState, ListKeysRequest, RevokeKeyRequest,
@@ -21,29 +21,28 @@ use crate::{
     witness::Witness,
 };
 
-/// Whether the register of the replicas counts as complete in the history that the server is in.
+/// Counts 1 if the table `replicas` is complete in the server's current timeline.
 const SETTLED: &str = "SELECT count(*) FROM feed_head WHERE timeline = feed_timeline()";
 
-/// So many that they take longer than a test may if each waits until the leases of the others would
-/// be over.
-const MANY: usize = 200;
+/// So many revocations that they exceed the time limit of a test if each waits for the end of
+/// leases.
+const REVOCATIONS: usize = 200;
 
-/// Waits until the word of the replicas counts again, and checks that their word is what
-/// revocations are acknowledged by.
-async fn assert_acknowledged_by_word(cluster: &Cluster) {
+/// Waits until the table `replicas` is trusted again, and checks that revocations are then
+/// acknowledged by the reports of replicas, without a wait for the end of leases.
+async fn assert_acknowledged_by_reports(cluster: &Cluster) {
     becomes(&cluster.url, SETTLED, 1).await;
     let mut client = cluster.replicas[0].sessions().await;
     let revocations = async {
-        for _ in 0..MANY {
+        for _ in 0..REVOCATIONS {
             let token = sign_in(&mut client, "one of many").await.access_token;
             assert_eq!(revoke(&mut client, Target::Token(token)).await, 1);
         }
     };
-    in_time("replicas say what they know, and nobody waits for the end of leases", revocations)
-        .await;
+    in_time("revocations are acknowledged without a wait for leases", revocations).await;
 }
 
-/// What an alarm is raised by.
+/// Returns whether a replica has logged the line by which operators raise the alarm.
 fn has_alarm(replica: &mut Replica) -> bool {
     replica.log().iter().any(|line| {
         let line: Value = serde_json::from_str(line).unwrap_or_default();
@@ -61,7 +60,7 @@ async fn a_standby_that_commits_wait_for_takes_over_with_all_that_was_acknowledg
         Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &SHORT_LEASE).await;
     let load = Load::start(&cluster, "failover", &mut dice(), |_| Trouble::Database).await;
     load.all_answered(50).await;
-    // The last writes reach the primary alone, and wait there.
+    // The last writes reach only the primary, and wait there for the standby.
     pair.part().await;
     let waiting = "SELECT count(DISTINCT application_name) FROM pg_stat_activity WHERE wait_event \
                    = 'SyncRep'";
@@ -74,14 +73,14 @@ async fn a_standby_that_commits_wait_for_takes_over_with_all_that_was_acknowledg
 
     cluster.url = pair.standby.url("postgres");
     cluster.verify(&mut accounts).await;
-    assert_acknowledged_by_word(&cluster).await;
+    assert_acknowledged_by_reports(&cluster).await;
     cluster.verify(&mut accounts).await;
     assert!(!cluster.replicas.iter_mut().any(has_alarm), "nothing was lost");
 }
 
-/// A primary that is stopped where it is accepts connections and acknowledges what it is sent, and
-/// nothing comes back. Whatever is under way there is given up once the new primary is known,
-/// however patient everything else is.
+/// The kernel of a primary whose processes are stopped still accepts connections and data, but no
+/// answer comes back. Calls that wait there must be given up once the new primary is known, however
+/// long the configured time-outs are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_stands_still_is_left_for_the_next_one_wherever_the_url_names_it() {
     for is_first in [true, false] {
@@ -100,8 +99,7 @@ async fn a_primary_that_stands_still_is_left_for_the_next_one_wherever_the_url_n
             Cluster::start_by([url.as_str(); 3], &pair.primary.url("postgres"), &settings).await;
         let load = Load::start(&cluster, "frozen", &mut dice(), |_| Trouble::Database).await;
         load.all_answered(50).await;
-        // Nobody waits for a call to fail: what is under way is patient until there is somewhere
-        // else to go.
+        // The test does not wait for failures: calls under way wait until there is a new primary.
         pair.primary.freeze();
         pair.promote();
         load.all_answered(50).await;
@@ -111,16 +109,16 @@ async fn a_primary_that_stands_still_is_left_for_the_next_one_wherever_the_url_n
     }
 }
 
-/// A session that is to be revoked, and in which way.
-struct Doomed {
+/// A session that was revoked, and the way in which it was.
+struct Revoked {
     way: &'static str,
     access: String,
     refresh: String,
 }
 
-/// Whether a token is stopped, and the session with it, unless the token alone was revoked.
-async fn assert_revoked(client: &mut Client, doomed: &Doomed) {
-    let Doomed { way, access, refresh: refresh_token } = doomed;
+/// Checks that the token is inactive, and the session ended unless only the token was revoked.
+async fn assert_revoked(client: &mut Client, revoked: &Revoked) {
+    let Revoked { way, access, refresh: refresh_token } = revoked;
     assert!(!validate(client, access).await.active, "{way}");
     if *way != "token only" {
         let refused = refresh(client, refresh_token).await.expect_err(way);
@@ -146,14 +144,14 @@ async fn what_a_failover_has_lost_is_revoked_again_by_those_who_know_and_an_alar
         created.push((way, choose, clients[0].create_session(request).await.unwrap().into_inner()));
     }
     pair.part().await;
-    let unheard_of = sign_in(&mut clients[0], "nobody has heard of").await.access_token;
+    let unreplicated = sign_in(&mut clients[0], "unreplicated").await.access_token;
     let mut all = vec![];
     for (n, (way, choose, created)) in created.iter().enumerate() {
         clients[n % 3].revoke(choose(created)).await.unwrap();
         let tokens = created.tokens.clone().unwrap();
-        all.push(Doomed { way, access: tokens.access_token, refresh: tokens.refresh_token });
+        all.push(Revoked { way, access: tokens.access_token, refresh: tokens.refresh_token });
     }
-    revoke(&mut clients[0], Target::Token(unheard_of.clone())).await;
+    revoke(&mut clients[0], Target::Token(unreplicated.clone())).await;
     let witness = Witness::of(&cluster.replicas, &all[0].access).await;
     witness.acknowledged();
 
@@ -164,11 +162,11 @@ async fn what_a_failover_has_lost_is_revoked_again_by_those_who_know_and_an_alar
     assert_eq!(
         (number(&cluster.url, entries).await, number(&cluster.url, live).await),
         (0, 6),
-        "all is lost"
+        "the standby has no revocation"
     );
     pair.promote();
     becomes(&cluster.url, entries, 6).await;
-    // The bystander, and the one of which a token alone was revoked.
+    // These are the bystander's session and the one of which only a token was revoked.
     becomes(&cluster.url, live, 2).await;
     eventually("an alarm is raised", async || {
         cluster.replicas.iter_mut().any(has_alarm).then_some(())
@@ -180,16 +178,16 @@ async fn what_a_failover_has_lost_is_revoked_again_by_those_who_know_and_an_alar
     newcomer.await_serving().await;
     cluster.replicas.push(newcomer);
     for mut client in cluster.clients().await {
-        for doomed in &all {
-            assert_revoked(&mut client, doomed).await;
+        for revoked in &all {
+            assert_revoked(&mut client, revoked).await;
         }
-        assert!(!validate(&mut client, &unheard_of).await.active);
+        assert!(!validate(&mut client, &unreplicated).await.active);
         assert!(validate(&mut client, &bystander.access_token).await.active);
     }
-    assert_acknowledged_by_word(&cluster).await;
+    assert_acknowledged_by_reports(&cluster).await;
 }
 
-/// It has a lease, and nobody at the new primary has ever heard of it.
+/// The replica has a lease, but the new primary has no row of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_registration_a_failover_has_lost_is_waited_for() {
     let lease = [("COUNTERSIGN_LEASE__DURATION", "5s")];
@@ -227,13 +225,14 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
     let witness = Witness::of(&cluster.replicas, &bad).await;
     let mut health = Health::of(&cluster.replicas[2]).await;
 
-    // The old one goes on, and whoever reaches it can read there what was true before.
+    // The old primary keeps running, and a replica that reaches it reads the state before the
+    // failover.
     pair.promote();
-    let turn = |link: &Link| {
+    let lead_to_successor = |link: &Link| {
         link.lead_to(&pair.standby.url("postgres"));
         link.cut();
     };
-    links[..2].iter().for_each(turn);
+    links[..2].iter().for_each(lead_to_successor);
     revoke_at_last(&mut clients[0], &bad).await;
     witness.acknowledged();
     health.becomes(ServingStatus::NotServing).await;
@@ -241,7 +240,8 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
         assert_not_current(&mut clients[2], token).await;
     }
 
-    // It has read of no such token, and has no lease to believe that by: the new one decides.
+    // The old primary does not know this refresh token. Without a lease the replica must not answer
+    // by that, and asks the new primary.
     let issued = refresh(&mut clients[0], &refreshed.refresh_token)
         .await
         .unwrap()
@@ -255,7 +255,7 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
     );
     let failover = async {
         becomes(&pair.primary.url("postgres"), &has_read, 1).await;
-        turn(&links[2]);
+        lead_to_successor(&links[2]);
     };
     tokio::join!(revoke_at_last(&mut clients[2], &issued), failover);
     health.becomes(ServingStatus::Serving).await;
@@ -267,7 +267,7 @@ async fn a_primary_that_has_been_replaced_gives_nobody_a_lease() {
     witness.stop().await;
 }
 
-/// Whoever knows that a key is worthless does not believe a database that has forgotten it.
+/// A replica that knows of the revocation of a key does not accept that the database has lost it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_revocation_of_a_key_that_a_failover_has_lost_is_repeated_by_those_who_know() {
     let pair = Pair::asynchronous().await;
@@ -289,7 +289,7 @@ async fn the_revocation_of_a_key_that_a_failover_has_lost_is_repeated_by_those_w
     pair.crash();
     cluster.url = pair.standby.url("postgres");
     let revoked = "SELECT count(*) FROM signing_keys WHERE revoked_at IS NOT NULL";
-    assert_eq!(number(&cluster.url, revoked).await, 0, "it is lost");
+    assert_eq!(number(&cluster.url, revoked).await, 0, "the standby has not received it");
     pair.promote();
     becomes(&cluster.url, revoked, 1).await;
     witness.stop().await;
@@ -298,5 +298,5 @@ async fn the_revocation_of_a_key_that_a_failover_has_lost_is_repeated_by_those_w
         let refreshed = refresh(client, &created.refresh_token).await.unwrap().tokens.unwrap();
         assert!(validate(client, &refreshed.access_token).await.active);
     }
-    assert_acknowledged_by_word(&cluster).await;
+    assert_acknowledged_by_reports(&cluster).await;
 }

@@ -1,4 +1,4 @@
-//! More writes than a replica can make, by callers who do not wait for long.
+//! A flood: more writes than a replica can make, by callers with short deadlines.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,10 +16,10 @@ use crate::{
     replicas::{Replica, in_time, sign_in},
 };
 
-/// Callers at the same time.
+/// The number of concurrent callers.
 const CALLERS: usize = 128;
 
-/// Callers, and sessions for them to fight over.
+/// Clients, and the sessions that all callers refresh and revoke.
 pub struct Flood {
     clients: Vec<Client>,
     sessions: Vec<Tokens>,
@@ -35,8 +35,7 @@ impl Flood {
         Self { clients, sessions }
     }
 
-    /// Makes this many calls to write, none of which may succeed. Returns how often which answer
-    /// came.
+    /// Makes this many writing calls, none of which may succeed. Returns how often each error came.
     pub async fn run(
         &self,
         attempts: usize,
@@ -54,7 +53,7 @@ impl Flood {
                     let refused = attempt(&mut client, tokens, patience, &mut dice)
                         .await
                         .expect_err("nothing is written");
-                    *answers.entry(judge(&refused)).or_default() += 1;
+                    *answers.entry(describe(&refused)).or_default() += 1;
                 }
                 answers
             })
@@ -69,9 +68,9 @@ impl Flood {
     }
 }
 
-/// What an error says, if it is one that a caller may see.
-fn judge(status: &Status) -> String {
-    // By the client's clock there is no reason, by the server's there is one.
+/// Checks that an error is one that a caller may see, and returns its code and reason.
+fn describe(status: &Status) -> String {
+    // Only a deadline that the server has noticed comes with a reason.
     let is_deadline = matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded)
         && matches!(reason(status).as_str(), "" | "DEADLINE_EXCEEDED");
     assert!(is_deadline || is_retriable(status), "{status:?}");
@@ -108,7 +107,7 @@ async fn attempt(
     }
 }
 
-/// A session that takes as much room as one may.
+/// Returns a request for a session with claims close to the largest that are allowed.
 fn heavy() -> CreateSessionRequest {
     let text = Value { kind: Some(Kind::StringValue("x".repeat(4000))) };
     CreateSessionRequest {
@@ -118,14 +117,15 @@ fn heavy() -> CreateSessionRequest {
     }
 }
 
-/// Asks for a session that cannot be read, again and again, and gives up.
+/// Makes `times` concurrent calls to GetSession for a session that cannot be read, with a deadline
+/// of `patience`.
 pub async fn read_and_give_up(client: &Client, session_id: &str, times: usize, patience: Duration) {
     let reads = (0..times).map(|_| {
         let (mut client, session_id) = (client.clone(), session_id.to_owned());
         async move {
             let mut request = Request::new(GetSessionRequest { session_id });
             request.set_timeout(patience);
-            judge(&client.get_session(request).await.expect_err("nothing is read"))
+            describe(&client.get_session(request).await.expect_err("nothing is read"))
         }
     });
     in_time("all reads come to an end", join_all(reads)).await;

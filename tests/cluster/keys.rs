@@ -1,5 +1,5 @@
-//! The keys of several replicas: rotated under load without anybody noticing, and revoked so that
-//! it holds everywhere.
+//! The keys of several replicas. A rotation under load must not make any call fail, and a revoked
+//! key must be worthless at every replica.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,7 +36,7 @@ use crate::{
 
 const PUBLISH_AHEAD: Duration = Duration::from_secs(2);
 
-/// Keys that rotate every few seconds, and access tokens that outlive several of them.
+/// Settings by which keys rotate every few seconds, and access tokens outlive several of them.
 const FAST: [(&str, &str); 8] = [
     ("COUNTERSIGN_TOKENS__MAX_ACCESS_TOKEN_TTL", "30s"),
     ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "30s"),
@@ -71,7 +71,7 @@ fn kid(token: &str) -> String {
     serde_json::from_slice::<Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
 }
 
-/// The published keys, and for how long.
+/// Fetches the published keys; returns their identifiers, and for how long they may be cached.
 async fn fetch(address: SocketAddr) -> (HashSet<String>, Duration) {
     let answer = get(address, "/.well-known/jwks.json").await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -86,7 +86,7 @@ async fn fetch(address: SocketAddr) -> (HashSet<String>, Duration) {
     (kids.collect(), Duration::from_secs(max_age.unwrap_or(0)))
 }
 
-/// Looks all the time at what one replica publishes, and keeps when it saw each key first.
+/// Polls the keys that a replica publishes, and returns the time at which it first saw each.
 fn watch(replica: &Replica, stop: Arc<AtomicBool>) -> JoinHandle<HashMap<String, Instant>> {
     let address = replica.http();
     tokio::spawn(async move {
@@ -103,8 +103,8 @@ fn watch(replica: &Replica, stop: Arc<AtomicBool>) -> JoinHandle<HashMap<String,
     })
 }
 
-/// A verifier that fetches the keys from wherever the balancer sends it, and only when what it has
-/// may be too old.
+/// A verifier of tokens behind a load balancer: it fetches the keys from any replica, and only when
+/// its cached keys have expired.
 #[derive(Default)]
 struct Verifier {
     kids: HashSet<String>,
@@ -139,7 +139,7 @@ async fn a_rotation_under_load_is_noticed_by_nobody() {
     let mut tokens: Vec<(String, Instant)> = vec![];
     let mut last = sign_in(&mut clients[0], "all along").await.refresh_token;
     let mut n = 0;
-    // Four rotations: two of keys that were not there from the beginning.
+    // Five keys are four rotations, two of them to keys that did not exist at the beginning.
     while signed.len() < 5 {
         let now = Instant::now();
         let at = n % 3;
@@ -214,7 +214,7 @@ async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged()
         let leaked = kid(&token);
         let next = signing(&cluster.replicas[0], KeyState::Pending).await;
         let request = RevokeKeyRequest { kid: leaked.clone() };
-        eventually("it revokes", async || {
+        eventually("the key is revoked", async || {
             keys_of(&cluster.replicas[0]).await.revoke_key(request.clone()).await.ok()
         })
         .await;
@@ -240,12 +240,12 @@ async fn a_revoked_key_is_worthless_at_every_replica_once_that_is_acknowledged()
     }
 }
 
-/// It is published everywhere before it signs anywhere, so whoever has yet to hear that it signs
-/// now knows it.
+/// Every replica publishes a key before any replica signs with it, so a replica that has not yet
+/// heard of the rotation knows the key already.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_hears_late_of_a_rotation_accepts_what_the_next_key_signs() {
     const LATE: Duration = Duration::from_millis(200);
-    // Long enough for a way that takes so long.
+    // A renewal takes longer by the delays of the link, and must still come before the lease ends.
     let lease = [("COUNTERSIGN_LEASE__DURATION", "5s")];
     let (cluster, links) = Cluster::linked(&new_database().await, &lease).await;
     let mut clients = cluster.clients().await;
@@ -267,14 +267,14 @@ async fn a_replica_that_hears_late_of_a_rotation_accepts_what_the_next_key_signs
             refresh_token = tokens.refresh_token;
         }
         rotating.await.unwrap().unwrap();
-        // With a token of the next key, at the one that has yet to hear of it.
+        // The refresh token may be of the next key, of which this replica may not have heard yet.
         links[2].restore();
         refresh(&mut clients[2], &refresh_token).await.unwrap();
     }
 }
 
-/// Whoever rotates may be killed at any instant: the next one finds the keys as they were or as
-/// they are to be.
+/// A replica may be killed at any instant of a rotation. The database must then hold the keys as
+/// they were before it or as they are after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_in_the_middle_of_a_rotation_leaves_one_key_active() {
     let url = new_database().await;
@@ -317,7 +317,7 @@ async fn a_kill_in_the_middle_of_a_rotation_leaves_one_key_active() {
             let mut client = replica.sessions().await;
             let created = sign_in(&mut client, "bob").await;
             assert!(validate(&mut client, &created.access_token).await.active);
-            assert!(validate(&mut client, &token).await.active, "what was issued before is good");
+            assert!(validate(&mut client, &token).await.active, "an earlier token is still active");
         }
     }
 }

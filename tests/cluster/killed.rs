@@ -1,5 +1,5 @@
-//! `kill -9` of one replica after the other under load: the others do not notice, and nothing
-//! acknowledged is lost.
+//! Replicas are killed under load, one after the other, by `kill -9`. Calls to the other replicas
+//! must not fail, and no acknowledged write may be lost.
 
 use crate::{
     load::{Load, Trouble},
@@ -14,8 +14,8 @@ async fn a_killed_replica_takes_nothing_with_it_and_troubles_no_other() {
     let mut all = vec![];
     for round in 0..rounds(6) {
         let victim = dice.roll(3);
-        let put_up_with = |replica| if replica == victim { Trouble::Death } else { Trouble::None };
-        let load = Load::start(&cluster, &format!("kill {round}"), &mut dice, put_up_with).await;
+        let trouble = |replica| if replica == victim { Trouble::Death } else { Trouble::None };
+        let load = Load::start(&cluster, &format!("kill {round}"), &mut dice, trouble).await;
         load.answered(victim, dice.roll(100)).await;
         cluster.kill(victim).await;
         for survivor in (0..3).filter(|replica| *replica != victim) {

@@ -1,5 +1,5 @@
-//! Replicas that cannot renew their lease: they say so, and nobody waits for them for longer than
-//! their lease may last.
+//! Replicas that cannot renew their lease: they answer that they are not current, and a revocation
+//! waits for them no longer than their lease may last.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn a_replica_that_is_cut_off_says_so_and_serves_again_once_it_is_not() {
         assert_eq!(
             revoke(&mut clients[1], Target::Token(bad.clone())).await,
             1,
-            "it is not waited for in vain"
+            "the revocation is acknowledged although one replica is cut off"
         );
         witness.acknowledged();
         assert_not_current(&mut clients[0], &bad).await;
@@ -59,14 +59,14 @@ async fn a_replica_that_is_cut_off_says_so_and_serves_again_once_it_is_not() {
     }
 }
 
-/// Whoever does not wait for the acknowledgement is told so, and what was written takes effect all
-/// the same.
+/// A caller that gives up before the acknowledgement gets an error, but the revocation that was
+/// written takes effect all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_takes_effect_although_its_caller_does_not_wait_for_a_replica_that_is_stopped()
 {
     const PATIENCE: Duration = Duration::from_millis(100);
 
-    // A lease of the usual length: callers give up long before it can be over.
+    // The lease has its default duration, so callers give up long before it ends.
     let cluster = Cluster::start(&new_database().await).await;
     let mut clients = cluster.clients().await;
     let token = sign_in(&mut clients[0], "alice").await.access_token;
@@ -82,9 +82,9 @@ async fn a_revocation_takes_effect_although_its_caller_does_not_wait_for_a_repli
         let refused = clients[0]
             .revoke(request)
             .await
-            .expect_err("one that is stopped has not said what it knows");
+            .expect_err("the stopped replica has not reported that it knows the revocation");
         assert!(matches!(refused.code(), Code::DeadlineExceeded | Code::Cancelled), "{refused:?}");
-        // On a machine that is busy the caller may have gone before it was written.
+        // On a busy machine the caller may have given up before the entry was written.
         if number(&cluster.url, "SELECT count(*) FROM blacklist").await == 1 {
             break;
         }
@@ -95,7 +95,7 @@ async fn a_revocation_takes_effect_although_its_caller_does_not_wait_for_a_repli
     assert_eq!(
         revoke(&mut clients[1], Target::Token(token.clone())).await,
         0,
-        "it is acknowledged to who waits"
+        "a caller that waits gets the acknowledgement"
     );
     witness.acknowledged();
     stopped.signal("CONT");

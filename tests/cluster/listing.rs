@@ -1,4 +1,4 @@
-//! `countersign replica list`: the register as people and scripts read it.
+//! Tests of `countersign replica list`: its table for people, and its JSON for scripts.
 
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
@@ -9,8 +9,9 @@ use crate::{
     support::{Run, countersign, run},
 };
 
-/// A URL under which the database may be read and nothing else. The verb needs no more.
-async fn reading(url: &str) -> String {
+/// Creates a role that may only read, which is all that the command needs, and returns the URL of
+/// the database with that role.
+async fn read_only_url(url: &str) -> String {
     let reader = format!("{}_reader", url.rsplit_once('/').unwrap().1);
     execute(
         url,
@@ -22,7 +23,8 @@ async fn reading(url: &str) -> String {
     url.replace("postgres@", &format!("{reader}@"))
 }
 
-/// Runs the verb where there is neither a master key nor a data directory.
+/// Runs the command in an empty folder, without a master key or a data directory, and checks that
+/// the folder stays empty.
 fn list(url: &str, args: &[&str]) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let mut command = countersign();
@@ -35,7 +37,7 @@ fn list(url: &str, args: &[&str]) -> Run {
     run
 }
 
-/// A field of each replica.
+/// Returns a field of each replica.
 fn each(list: &Value, field: &str) -> Vec<Value> {
     list["replicas"].as_array().unwrap().iter().map(|replica| replica[field].clone()).collect()
 }
@@ -45,10 +47,10 @@ async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
     let url = new_database().await;
     let lease = [("COUNTERSIGN_LEASE__DURATION", "3s")];
     let mut cluster = Cluster::start_by([url.as_str(); 2], &url, &lease).await;
-    let reader = reading(&url).await;
+    let reader = read_only_url(&url).await;
 
     let listed = list(&reader, &["--json"]).json();
-    // The first place in the feed is that of the first keys.
+    // The creation of the first keys has taken the first number of the feed.
     assert_eq!([&listed["head"], &listed["settled"]], [&json!(1), &json!(true)]);
     assert_eq!(each(&listed, "state"), ["REPLICA_STATE_LIVE"; 2]);
     assert_eq!(each(&listed, "version"), [env!("CARGO_PKG_VERSION"); 2]);
@@ -79,13 +81,14 @@ async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
         assert_eq!(row[8..], ["ago", "1", "0", "3256ms"], "{table}");
     }
     assert_eq!(table.lines().nth(3), Some("head of the feed: 1; all who may answer are listed"));
-    assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 2, "who looks does not join");
+    assert_eq!(number(&url, "SELECT count(*) FROM replicas").await, 2, "the command does not join");
 
-    // Nobody is left to remove them, and the feed has gone on in another history.
+    // No replica is left that would remove their rows, and the feed has advanced in a timeline that
+    // is not the server's.
     cluster.kill(0).await;
     cluster.kill(1).await;
     execute(&url, "UPDATE feed_head SET seq = 7, timeline = 0").await;
-    let listed = eventually("they are gone", async || {
+    let listed = eventually("both are listed as gone", async || {
         let listed = list(&reader, &["--json"]).json();
         (each(&listed, "state") == ["REPLICA_STATE_GONE"; 2]).then_some(listed)
     })
@@ -106,14 +109,14 @@ async fn replicas_are_listed_with_their_state_by_whoever_may_read() {
     assert_eq!(list(&reader, &["--json"]).json()["replicas"], json!([]));
 }
 
-/// Two replicas on one host, by their names and by where they listen; and what became of those that
-/// serve no more.
+/// Replicas of one name are told apart by their addresses; a former replica is listed with the way
+/// in which it ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
     let url = new_database().await;
     let settings = [SHORT_LEASE.as_slice(), &[("COUNTERSIGN_REPLICA__NAME", "auth-7")]].concat();
     let mut cluster = Cluster::start_by([url.as_str(); 3], &url, &settings).await;
-    let reader = reading(&url).await;
+    let reader = read_only_url(&url).await;
     let listed = list(&reader, &["--json"]).json();
     assert_eq!(each(&listed, "name"), ["auth-7"; 3]);
 
@@ -122,7 +125,7 @@ async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
     cluster.kill(1).await;
     cluster.replicas[2].signal("TERM");
     assert!(block_in_place(|| cluster.replicas[2].exit()).success());
-    let listed = eventually("they are told as former ones", async || {
+    let listed = eventually("two are listed as former replicas", async || {
         let listed = list(&reader, &["--json"]).json();
         let mut states = each(&listed, "state");
         states.sort_by_key(|state| state.as_str().map(str::to_owned));
@@ -151,7 +154,7 @@ async fn a_replica_that_left_or_was_removed_stays_in_the_list() {
         );
         assert!(
             row[5].starts_with("20") && row[6].starts_with("20"),
-            "when it joined, and until when: {table}"
+            "the times at which it joined and left: {table}"
         );
     }
 }

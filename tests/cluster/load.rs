@@ -1,5 +1,5 @@
-//! Load on all replicas of a cluster, whose callers tell good errors from bad ones and remember
-//! what they were told.
+//! Load on all replicas of a cluster. Its callers fail on errors that the test does not allow, and
+//! keep an account of what was acknowledged to them.
 
 use std::time::Duration;
 
@@ -19,23 +19,24 @@ use crate::{
     replicas::{Cluster, Replica, in_time, question, revoke, sign_in},
 };
 
-/// Calls under way at each replica at the same time.
+/// The number of concurrent callers of each replica.
 const CALLERS: usize = 6;
-/// How often each replica is asked whether a token is good.
+/// The interval at which each replica is asked to validate tokens.
 const VALIDATIONS: Duration = Duration::from_millis(5);
 
-/// What callers of a replica put up with.
+/// The fault that a replica is exposed to, and so the errors that its callers allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// No error at all.
+    /// There is no fault, so no error is allowed.
     None,
-    /// The database is away: errors that say so, and when to come back.
+    /// The database fails; errors must say so and when to retry.
     Database,
-    /// The replica is killed: the end of the connection.
+    /// The replica is killed, so its connections may end.
     Death,
 }
 
-/// Whether an error says that the database is away or has too much to do, and when to come back.
+/// Returns whether an error says that the database is unavailable or the service overloaded, and
+/// when to retry.
 pub fn is_retriable(status: &Status) -> bool {
     let retry = status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some());
     let is_known = match status.code() {
@@ -48,28 +49,28 @@ pub fn is_retriable(status: &Status) -> bool {
     retry && is_known
 }
 
-/// Calls that were answered and calls that failed, so far.
+/// The numbers of calls that were answered and that failed so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     answers: usize,
     failures: usize,
 }
 
-/// Callers and validators of one replica.
-struct Side {
+/// The callers and the validator of one replica.
+struct ReplicaLoad {
     count: watch::Receiver<Count>,
     callers: Vec<JoinHandle<Vec<Account>>>,
     validator: Validator,
 }
 
-/// Load under way.
+/// The running load on all replicas.
 pub struct Load {
-    sides: Vec<Side>,
+    replicas: Vec<ReplicaLoad>,
     stop: watch::Sender<bool>,
 }
 
 impl Load {
-    /// Starts callers at each replica. `trouble` says what those of which replica put up with.
+    /// Starts callers at each replica. `trouble` returns the fault of a replica.
     pub async fn start(
         cluster: &Cluster,
         name: &str,
@@ -77,7 +78,7 @@ impl Load {
         trouble: impl Fn(usize) -> Trouble,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let mut sides = vec![];
+        let mut replicas = vec![];
         for (index, replica) in cluster.replicas.iter().enumerate() {
             let (counter, count) = watch::channel(Count::default());
             let trouble = trouble(index);
@@ -92,15 +93,15 @@ impl Load {
                 callers.push(tokio::spawn(caller.drive(counter.clone(), stopped.clone())));
             }
             let validator = Validator::start(replica, trouble).await;
-            sides.push(Side { count, callers, validator });
+            replicas.push(ReplicaLoad { count, callers, validator });
         }
-        Self { sides, stop }
+        Self { replicas, stop }
     }
 
     async fn wait(&self, replica: usize, what: &str, is_enough: impl Fn(&Count, &Count) -> bool) {
-        let mut count = self.sides[replica].count.clone();
+        let mut count = self.replicas[replica].count.clone();
         let before = *count.borrow();
-        // If there are no callers left, joining them says why.
+        // An error means that all callers have ended; to join them in `stop` shows why.
         let _ = in_time(what, count.wait_for(|now| is_enough(&before, now))).await;
     }
 
@@ -112,9 +113,9 @@ impl Load {
         .await;
     }
 
-    /// The same for all replicas.
+    /// Waits until each replica has answered this many more writes.
     pub async fn all_answered(&self, more: usize) {
-        join_all((0..self.sides.len()).map(|replica| self.answered(replica, more))).await;
+        join_all((0..self.replicas.len()).map(|replica| self.answered(replica, more))).await;
     }
 
     /// Waits until a call has failed at a replica.
@@ -122,31 +123,31 @@ impl Load {
         self.wait(replica, "a call fails", |before, now| now.failures > before.failures).await;
     }
 
-    /// The same for all replicas.
+    /// Waits until a call has failed at each replica.
     pub async fn all_failed(&self) {
-        join_all((0..self.sides.len()).map(|replica| self.failed(replica))).await;
+        join_all((0..self.replicas.len()).map(|replica| self.failed(replica))).await;
     }
 
-    /// How many calls have failed.
+    /// Returns the number of calls that have failed.
     pub fn failures(&self) -> usize {
-        self.sides.iter().map(|side| side.count.borrow().failures).sum()
+        self.replicas.iter().map(|replica| replica.count.borrow().failures).sum()
     }
 
-    /// Lets the calls under way come to their end, and returns what all callers remember.
+    /// Waits for the calls under way, and returns the accounts of all callers.
     pub async fn stop(self) -> Vec<Account> {
         self.stop.send_replace(true);
         let mut accounts = vec![];
-        for side in self.sides {
-            for caller in in_time("callers come to their end", join_all(side.callers)).await {
+        for replica in self.replicas {
+            for caller in in_time("callers come to their end", join_all(replica.callers)).await {
                 accounts.extend(caller.unwrap());
             }
-            side.validator.stop().await;
+            replica.validator.stop().await;
         }
         accounts
     }
 }
 
-/// Somebody who makes one call after the other.
+/// A caller that makes one call after the other.
 struct Caller {
     client: Client,
     name: String,
@@ -155,8 +156,9 @@ struct Caller {
 }
 
 impl Caller {
-    /// Makes random calls until it is told to stop or its replica is gone. What a call that failed
-    /// was about is put aside: nobody knows what became of it, and the account says what may have.
+    /// Makes random calls until it is told to stop or its replica is gone. After a failed call its
+    /// account is not used again, because it is unknown whether the call was carried out; the
+    /// account records both possibilities.
     async fn drive(
         mut self,
         count: watch::Sender<Count>,
@@ -176,7 +178,7 @@ impl Caller {
                 Err(status) => {
                     let account = open.swap_remove(index);
                     let is_good = match self.trouble {
-                        // On a busy machine a lease may lapse at any time.
+                        // On a busy machine a lease may lapse at any time, so all callers allow it.
                         _ if reason(&status) == "NOT_CURRENT" => true,
                         Trouble::None => false,
                         Trouble::Database => is_retriable(&status),
@@ -200,8 +202,8 @@ impl Caller {
     }
 }
 
-/// Somebody who asks a replica again and again whether a token that is good is, and one that is
-/// not, and puts up with no other answer, and with none only if the replica dies.
+/// Asks a replica again and again to validate a live token and a revoked one, and fails if an
+/// answer is wrong. Errors are allowed only as far as the fault of the replica explains them.
 pub struct Validator {
     stop: watch::Sender<bool>,
     asking: JoinHandle<usize>,
@@ -226,13 +228,13 @@ impl Validator {
                         Err(status) if trouble == Trouble::Death && reason(&status).is_empty() => {
                             return answers;
                         }
-                        // Without the database there is no lease after a while.
+                        // Once the database has been unavailable for some time, leases end.
                         Err(status)
                             if trouble == Trouble::Database && reason(&status) == "NOT_CURRENT" =>
                         {
                             continue;
                         }
-                        Err(status) => panic!("Validate goes on: {status:?}"),
+                        Err(status) => panic!("Validate fails: {status:?}"),
                     }
                     answers += 1;
                 }
@@ -242,9 +244,9 @@ impl Validator {
         Self { stop, asking }
     }
 
-    /// Returns how many answers there were.
+    /// Stops, and returns the number of answers.
     pub async fn stop(self) -> usize {
         self.stop.send_replace(true);
-        in_time("Validate goes on", self.asking).await.unwrap()
+        in_time("Validate answers", self.asking).await.unwrap()
     }
 }

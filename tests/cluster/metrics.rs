@@ -1,4 +1,4 @@
-//! What monitoring sees of replicas: that they are well, and what is wrong when they are not.
+//! The metrics of replicas, both when they are healthy and when something is wrong.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -12,8 +12,12 @@ use crate::{
     replicas::{Cluster, Replica, eventually, revoke, sign_in},
 };
 
-/// Waits until the metrics of a replica are as they must become.
-async fn shows(replica: &Replica, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+/// Waits until the metrics of a replica satisfy `wanted`, and returns them.
+async fn await_metrics(
+    replica: &Replica,
+    what: &str,
+    wanted: impl Fn(&Metrics) -> bool,
+) -> Metrics {
     eventually(what, async || Some(Metrics::of(replica.http()).await).filter(&wanted)).await
 }
 
@@ -26,17 +30,18 @@ async fn revoke_one(replica: &Replica) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn healthy_replicas_know_each_other_renew_their_leases_and_report_what_they_have_applied() {
     let url = new_database().await;
-    // Long enough for a machine that is busy with something else.
+    // The lease is so long that it does not lapse on a busy machine.
     let lease = [("COUNTERSIGN_LEASE__DURATION", "20s")];
     let cluster = Cluster::start_by([url.as_str(); 3], &url, &lease).await;
     revoke_one(&cluster.replicas[0]).await;
     for (n, replica) in cluster.replicas.iter().enumerate() {
-        // A replica that was loaded before the last one joined learns of it by its next renewal.
+        // A replica that started before the last one joined learns of it by its next renewal.
         let metrics =
-            shows(replica, "two others", |metrics| metrics.get("other_replicas") == 2.0).await;
+            await_metrics(replica, "two others", |metrics| metrics.get("other_replicas") == 2.0)
+                .await;
         let names = ["lease_current", "blacklist_entries"];
         assert_eq!(names.map(|name| metrics.get(name)), [1.0; 2], "replica {n}");
-        // The first one is that of the first keys.
+        // The creation of the first keys is number 1, the revocation number 2.
         assert_eq!(
             ["feed_applied_seq", "feed_head_seq"].map(|name| metrics.get(name)),
             [2.0; 2],
@@ -47,12 +52,13 @@ async fn healthy_replicas_know_each_other_renew_their_leases_and_report_what_the
         assert_eq!(
             metrics.acknowledged("everywhere") > 0.0,
             n == 0,
-            "it counts where it was waited for"
+            "only the replica that was called counts the acknowledgement"
         );
         let renewals = metrics.renewals("confirmed");
-        let later =
-            shows(replica, "another renewal", |metrics| metrics.renewals("confirmed") > renewals)
-                .await;
+        let later = await_metrics(replica, "another renewal", |metrics| {
+            metrics.renewals("confirmed") > renewals
+        })
+        .await;
         let troubles = [
             "lease_lapses_total",
             "rejoins_total",
@@ -74,37 +80,43 @@ async fn a_replica_that_is_cut_off_has_no_lease_and_is_not_ready_until_it_has_jo
 
     link.stall();
     let metrics =
-        shows(cut_off, "the lease ends", |metrics| metrics.get("lease_current") == 0.0).await;
+        await_metrics(cut_off, "the lease ends", |metrics| metrics.get("lease_current") == 0.0)
+            .await;
     assert_eq!(metrics.get("lease_remaining_seconds"), 0.0);
     let lapsed = |metrics: &Metrics| {
         metrics.get("lease_lapses_total") > 0.0 && metrics.renewals("failed") > 0.0
     };
-    let metrics = shows(cut_off, "it is counted", lapsed).await;
-    // Older than the lease lasts, or it would be there.
+    let metrics = await_metrics(cut_off, "it is counted", lapsed).await;
+    // The last renewal is older than the duration of the lease, because the lease has ended.
     assert!(metrics.get("lease_renewal_age_seconds") > 1.0);
     eventually("it is not ready", async || {
         let answer = get(cut_off.http(), "/readyz").await;
         (answer.status == 503 && answer.body.starts_with("the lease has lapsed")).then_some(())
     })
     .await;
-    assert_eq!(get(cut_off.http(), "/livez").await.status, 200, "it is not to be killed for that");
+    assert_eq!(
+        get(cut_off.http(), "/livez").await.status,
+        200,
+        "a lapse is no reason to kill the process"
+    );
     let removed = |metrics: &Metrics| {
         metrics.get("replicas_removed_total") > 0.0 && metrics.get("other_replicas") == 0.0
     };
-    shows(well, "it is removed", removed).await;
+    await_metrics(well, "it is removed", removed).await;
 
     link.restore();
-    shows(cut_off, "there is a lease again", |metrics| metrics.get("lease_current") == 1.0).await;
+    await_metrics(cut_off, "there is a lease again", |metrics| metrics.get("lease_current") == 1.0)
+        .await;
     eventually("it is ready", async || {
         (get(cut_off.http(), "/readyz").await.status == 200).then_some(())
     })
     .await;
     let metrics = Metrics::of(cut_off.http()).await;
     assert!(metrics.get("rejoins_total") > 0.0, "its row was gone");
-    shows(well, "it is back", |metrics| metrics.get("other_replicas") == 1.0).await;
+    await_metrics(well, "it is back", |metrics| metrics.get("other_replicas") == 1.0).await;
 }
 
-/// One that is in the register, cannot be removed from it, and does not come forward in the feed.
+/// The test adds a row to `replicas` that cannot be deleted and never advances in the feed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wait_for_a_replica_that_does_not_report_is_counted_with_its_length_and_logged_at_times()
 {
@@ -130,13 +142,14 @@ async fn a_wait_for_a_replica_that_does_not_report_is_counted_with_its_length_an
         metrics.get(&format!("{name}{{le=\"{bound}\",outcome=\"after_wait\"}}"))
     };
     assert_eq!(within("0.5"), 0.0, "none was shorter than the longest of all leases");
-    let is_told =
+    let is_warning =
         |line: &&String| line.contains("a revocation had to wait") && line.contains("WARN");
-    let told = cluster.replicas[0].log().iter().filter(is_told).count();
-    assert!((1..10).contains(&told), "{told} lines");
+    let warnings = cluster.replicas[0].log().iter().filter(is_warning).count();
+    assert!((1..10).contains(&warnings), "{warnings} lines");
 }
 
-/// As a failover to a standby leaves it that had not received the last commits.
+/// The test puts the database into the state in which a failover leaves it if the standby had not
+/// received the last commits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_that_the_database_has_lost_breaks_the_guarantee_and_is_counted() {
     let url = new_database().await;
@@ -146,7 +159,7 @@ async fn a_revocation_that_the_database_has_lost_breaks_the_guarantee_and_is_cou
     let lose = "DELETE FROM blacklist; DELETE FROM replicas; UPDATE sessions SET ended_at = NULL, \
                 end_reason = NULL, end_note = NULL, is_over = false";
     execute(&url, lose).await;
-    let metrics = shows(replica, "it is noticed", |metrics| {
+    let metrics = await_metrics(replica, "it is noticed", |metrics| {
         metrics.get("guarantee_broken_revocations_total") > 0.0
     })
     .await;
@@ -154,11 +167,12 @@ async fn a_revocation_that_the_database_has_lost_breaks_the_guarantee_and_is_cou
         ["guarantee_broken_revocations_total", "rejoins_total"].map(|name| metrics.get(name)),
         [1.0; 2]
     );
-    shows(replica, "it is written again", |metrics| metrics.get("feed_applied_seq") == 3.0).await;
+    await_metrics(replica, "it is written again", |metrics| metrics.get("feed_applied_seq") == 3.0)
+        .await;
 }
 
-/// Whatever says `countersign_…` in a text.
-fn named(text: &str) -> BTreeSet<String> {
+/// Returns all words of a text that begin with `countersign_`.
+fn metric_names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("countersign_")).map(str::to_owned).collect()
 }
@@ -169,11 +183,11 @@ async fn the_alerts_and_the_documentation_name_what_there_is_and_all_of_it() {
     let cluster = Cluster::start_by([url.as_str()], &url, &[]).await;
     let page = get(cluster.replicas[0].http(), "/metrics").await.body;
     let samples: BTreeSet<_> =
-        page.lines().filter(|line| !line.starts_with('#')).flat_map(named).collect();
+        page.lines().filter(|line| !line.starts_with('#')).flat_map(metric_names).collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let read = |path: &str| named(&fs::read_to_string(root.join(path)).unwrap());
+    let read = |path: &str| metric_names(&fs::read_to_string(root.join(path)).unwrap());
 
-    // The first has samples of other names; the second is there with TLS alone.
+    // The first is a histogram, whose samples have suffixes; the second exists only with TLS.
     let others = [
         "countersign_acknowledgement_duration_seconds",
         "countersign_certificate_expiry_timestamp_seconds",
@@ -186,10 +200,10 @@ async fn the_alerts_and_the_documentation_name_what_there_is_and_all_of_it() {
         assert!(unknown.is_empty(), "{path}: {unknown:?}");
     }
     let documented = read("docs/operations.md");
-    let silent: Vec<_> = samples
+    let undocumented: Vec<_> = samples
         .iter()
-        .filter(|name| !documented.iter().any(|told| name.starts_with(told)))
+        .filter(|name| !documented.iter().any(|documented| name.starts_with(documented)))
         .collect();
-    assert!(silent.is_empty(), "docs/operations.md lacks {silent:?}");
+    assert!(undocumented.is_empty(), "docs/operations.md lacks {undocumented:?}");
     assert!(samples.len() > 10, "{page}");
 }

@@ -1,4 +1,4 @@
-//! Refreshing with one token at several replicas at once.
+//! Concurrent refreshes with one refresh token at several replicas.
 
 use std::collections::HashSet;
 
@@ -19,7 +19,7 @@ async fn of_many_refreshes_over_all_replicas_one_rotates_and_the_others_repeat_i
     }
     for n in 0..8 {
         let mut token = sign_in(&mut clients[n % 3], "alice").await.refresh_token;
-        // Again with the successor: each generation is contested.
+        // The successor is used in the same way, so three generations are contested.
         for _ in 0..3 {
             let calls = (0..64).map(|call| {
                 let (mut client, token) = (clients[call % clients.len()].clone(), token.clone());
@@ -35,7 +35,7 @@ async fn of_many_refreshes_over_all_replicas_one_rotates_and_the_others_repeat_i
             assert!(!successors.contains(&token));
             for (call, tokens) in tokens.iter().enumerate() {
                 let validated = validate(&mut clients[(call + 1) % 3], &tokens.access_token).await;
-                assert!(validated.active, "whoever issued it: {validated:?}");
+                assert!(validated.active, "any replica may have issued it: {validated:?}");
             }
             token = tokens[0].refresh_token.clone();
         }

@@ -1,4 +1,4 @@
-//! What tests of a cluster do with it, and what must hold of it in the end.
+//! Helpers of the tests of a cluster, and the checks that must hold at the end of each test.
 
 use std::{
     env,
@@ -26,25 +26,25 @@ use crate::{
     proxy::Link,
 };
 
-/// Who look at what is left, at each replica at the same time.
+/// The number of concurrent checkers of accounts at each replica.
 const CHECKERS: usize = 8;
 
-/// A transaction of the test's own.
-pub struct Holding {
+/// An open transaction of the test.
+pub struct OpenTransaction {
     client: tokio_postgres::Client,
     driver: JoinHandle<Result<(), tokio_postgres::Error>>,
 }
 
-/// Begins a transaction that holds what these statements lock.
-pub async fn hold(url: &str, sql: &str) -> Holding {
+/// Begins a transaction that holds the locks that these statements take.
+pub async fn hold(url: &str, sql: &str) -> OpenTransaction {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
     client.batch_execute(&format!("BEGIN; {sql}")).await.unwrap();
-    Holding { client, driver }
+    OpenTransaction { client, driver }
 }
 
-impl Holding {
-    /// Undoes it.
+impl OpenTransaction {
+    /// Rolls the transaction back.
     pub async fn release(self) {
         self.client.batch_execute("ROLLBACK").await.unwrap();
         drop(self.client);
@@ -52,11 +52,12 @@ impl Holding {
     }
 }
 
-/// How many connections of this database wait for a lock.
+/// Counts the connections of this database that wait for a lock.
 pub const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = \
                            current_database() AND wait_event_type = 'Lock'";
 
-/// Random numbers from `COUNTERSIGN_TEST_SEED`, or from a new seed, which is printed.
+/// Returns a generator of random numbers, seeded by `COUNTERSIGN_TEST_SEED` or at random. The seed
+/// is printed.
 pub fn dice() -> Dice {
     let seed = match env::var("COUNTERSIGN_TEST_SEED") {
         Ok(seed) => seed.parse().expect("COUNTERSIGN_TEST_SEED is a number"),
@@ -66,7 +67,7 @@ pub fn dice() -> Dice {
     Dice(seed)
 }
 
-/// How often to do it: this often, or as `COUNTERSIGN_TEST_CRASH_ROUNDS` says.
+/// Returns the number of rounds of a test: `COUNTERSIGN_TEST_CRASH_ROUNDS`, or else `default`.
 pub fn rounds(default: usize) -> usize {
     let rounds = env::var("COUNTERSIGN_TEST_CRASH_ROUNDS");
     rounds.map_or(default, |rounds| {
@@ -74,8 +75,8 @@ pub fn rounds(default: usize) -> usize {
     })
 }
 
-/// A lease that ends soon, for those who wait for that, and what it makes others wait is a fraction
-/// of a second more.
+/// Settings of a short lease, for tests that wait for its end. A revocation that waits for a silent
+/// replica waits only a fraction of a second longer than the lease.
 pub const SHORT_LEASE: [(&str, &str); 3] = [
     ("COUNTERSIGN_LEASE__DURATION", "600ms"),
     ("COUNTERSIGN_LEASE__RENEWAL", "150ms"),
@@ -83,7 +84,7 @@ pub const SHORT_LEASE: [(&str, &str); 3] = [
 ];
 
 impl Cluster {
-    /// Three replicas, each behind a link of its own to this database.
+    /// Starts three replicas, each behind a link of its own to this database.
     pub async fn linked(url: &str, settings: &[(&str, &str)]) -> (Self, [Link; 3]) {
         let links = [Link::to(url).await, Link::to(url).await, Link::to(url).await];
         let urls = links.each_ref().map(Link::url);
@@ -91,12 +92,12 @@ impl Cluster {
         (cluster, links)
     }
 
-    /// A client of each replica.
+    /// Returns a client of each replica.
     pub async fn clients(&self) -> Vec<Client> {
         join_all(self.replicas.iter().map(|replica| replica.sessions())).await
     }
 
-    /// Waits until nothing is under way in the database, nor a transaction open.
+    /// Waits until no replica has a statement running or a transaction open.
     pub async fn rest(&self) {
         for replica in &self.replicas {
             becomes(&self.url, &replica.connections("idle in %"), 0).await;
@@ -104,7 +105,7 @@ impl Cluster {
         }
     }
 
-    /// Whether everything in the tables belongs together.
+    /// Checks that the tables are consistent with each other.
     pub async fn assert_consistent(&self) {
         for (what, sql) in [
             (
@@ -130,8 +131,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until all replicas know all that has been revoked so far. The feed has the order of
-    /// the commits, so who knows the last entry knows all.
+    /// Waits until all replicas know all revocations so far. The feed is in the order of commits,
+    /// so a replica that knows the last entry knows all.
     pub async fn agree(&self) {
         let mut client = self.replicas[0].sessions().await;
         let tokens = sign_in(&mut client, "the last one").await;
@@ -141,8 +142,8 @@ impl Cluster {
         }
     }
 
-    /// Checks that the cluster, asked through any replica, knows all that was acknowledged and
-    /// nothing by halves.
+    /// Checks at all replicas that everything that was acknowledged holds, and that every other
+    /// write was made completely or not at all.
     pub async fn verify(&self, accounts: &mut [Account]) {
         self.agree().await;
         let share = accounts.len().div_ceil(CHECKERS * self.replicas.len()).max(1);
@@ -155,12 +156,12 @@ impl Cluster {
                 }
             });
         }
-        in_time("everything is looked at", join_all(checks)).await;
+        in_time("all accounts are checked", join_all(checks)).await;
         self.assert_consistent().await;
     }
 }
 
-/// What a replica says of its health, as it says it.
+/// The stream of a replica's gRPC health status.
 pub struct Health(Streaming<HealthCheckResponse>);
 
 impl Health {
@@ -169,16 +170,16 @@ impl Health {
         Self(client.watch(HealthCheckRequest::default()).await.unwrap().into_inner())
     }
 
-    /// Waits until it says this.
+    /// Waits until the status is `expected`.
     pub async fn becomes(&mut self, expected: ServingStatus) {
-        let said = async {
-            while self.0.message().await.unwrap().expect("it goes on").status() != expected {}
+        let changed = async {
+            while self.0.message().await.unwrap().expect("the stream ends").status() != expected {}
         };
-        in_time("health changes", said).await;
+        in_time("health changes", changed).await;
     }
 }
 
-/// What to revoke of a session.
+/// Returns the request that revokes a session.
 type Choose = fn(&CreateSessionResponse) -> RevokeRequest;
 
 /// All ways to revoke a session that is the only one of its subject and its tenant.
@@ -209,18 +210,18 @@ fn access_token(created: &CreateSessionResponse) -> RevokeRequest {
     target(Target::Token(created.tokens.clone().unwrap().access_token))
 }
 
-/// Creates a session.
+/// Creates a session and returns its tokens.
 pub async fn sign_in(client: &mut Client, subject: &str) -> Tokens {
     create(client, subject).await.tokens.unwrap()
 }
 
-/// The same, which may fail.
+/// Creates a session and returns its tokens, or the error if that fails.
 pub async fn try_sign_in(client: &mut Client, subject: &str) -> Result<Tokens, Status> {
     let request = CreateSessionRequest { subject: subject.to_owned(), ..Default::default() };
     Ok(ledger::create(client, request).await?.tokens.unwrap())
 }
 
-/// Whether a replica accepts a token.
+/// Returns whether a replica accepts a token.
 pub async fn is_active_at(replica: &Replica, token: &str) -> bool {
     validate(&mut replica.sessions().await, token).await.active
 }
@@ -245,8 +246,8 @@ pub async fn revoke_at_last(client: &mut Client, token: &str) {
     .await;
 }
 
-/// Checks that a replica says nothing of a token, which may be revoked for all it knows, but when
-/// to come back.
+/// Checks that a replica without a lease neither accepts nor rejects a token, and says when to
+/// retry.
 pub async fn assert_not_current(client: &mut Client, token: &str) {
     let refused = client.validate(question(token)).await.expect_err("it has no lease");
     assert!(reason(&refused) == "NOT_CURRENT" && is_retriable(&refused), "{refused:?}");
@@ -264,7 +265,7 @@ pub fn question(token: &str) -> ValidateRequest {
     ValidateRequest { access_token: token.to_owned(), ..Default::default() }
 }
 
-/// Waits until every replica writes again, and checks that from then on all goes well.
+/// Waits until every replica writes again, and checks that no call fails from then on.
 pub async fn assert_works_again(cluster: &Cluster, dice: &mut Dice) {
     let mut accounts = vec![];
     for (n, replica) in cluster.replicas.iter().enumerate() {

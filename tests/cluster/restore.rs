@@ -1,4 +1,5 @@
-//! A database that was put back by PostgreSQL's own programs, and `countersign restore` after that.
+//! A database is restored by PostgreSQL's own programs. `countersign restore` then revokes again
+//! what was revoked after the dump.
 
 use std::process::Command;
 
@@ -31,7 +32,7 @@ async fn what_was_revoked_after_a_dump_stays_revoked_after_its_restore() {
         .status();
     assert!(made.unwrap().success());
 
-    // On each replica one, so that both logs are needed.
+    // Each replica revokes one session, so that the logs of both are needed.
     let id = |created: &countersign::proto::CreateSessionResponse| {
         created.session.clone().unwrap().session_id
     };
@@ -66,13 +67,15 @@ async fn what_was_revoked_after_a_dump_stays_revoked_after_its_restore() {
     let restored = Command::new(program("pg_restore")).args(put_back).arg(&dump).status().unwrap();
     assert!(restored.success());
     assert_eq!(number(&url, "SELECT count(*) FROM sessions WHERE ended_at IS NULL").await, 3);
-    // The dump has the replicas as they were. They are gone once they have been silent for long
-    // enough.
+    // The dump contains the rows of the replicas. They count as gone only after their leases.
     let live = "SELECT count(*) FROM replicas WHERE renewed_at + holds_for > statement_timestamp()";
     crate::cluster::becomes(&url, live, 0).await;
 
-    let said = restore(&cluster).json();
-    assert_eq!((&said["sessions_ended"], &said["before"]), (&2.into(), &serde_json::Value::Null));
+    let report = restore(&cluster).json();
+    assert_eq!(
+        (&report["sessions_ended"], &report["before"]),
+        (&2.into(), &serde_json::Value::Null)
+    );
     let audited = "SELECT count(*) FROM audit WHERE action = 'database_restored' AND sessions = 2";
     assert_eq!(number(&url, audited).await, 1);
 
@@ -89,12 +92,12 @@ async fn what_was_revoked_after_a_dump_stays_revoked_after_its_restore() {
         refresh(&mut client, &ended.tokens.unwrap().refresh_token).await.unwrap_err();
     }
 
-    // Without a file, and after the fact, all can still be ended.
+    // Without a log, it is still possible to end all sessions.
     cluster.replicas[0].signal("TERM");
     tokio::task::block_in_place(|| cluster.replicas[0].exit());
     let mut verb = cluster.verb(&["restore", "--end-all", "--json"]);
-    let said = run(verb.env("COUNTERSIGN_LOG__LEVEL", "error")).json();
-    assert_eq!(said["sessions_ended"], 1);
+    let report = run(verb.env("COUNTERSIGN_LOG__LEVEL", "error")).json();
+    assert_eq!(report["sessions_ended"], 1);
     assert_eq!(number(&url, "SELECT count(*) FROM sessions WHERE ended_at IS NULL").await, 0);
 }
 

@@ -1,4 +1,4 @@
-//! What is revoked at one replica is inactive there at once, and soon at the others.
+//! A revocation at one replica takes effect there at once, and soon at the others.
 
 use countersign::proto::CreateSessionRequest;
 
@@ -29,11 +29,14 @@ async fn a_revocation_at_one_replica_reaches_the_others() {
             clients[revoking].revoke(choose(&created)).await.unwrap();
             assert!(
                 !validate(&mut clients[revoking], &token).await.active,
-                "{way}: at once where it was revoked"
+                "{way}: the replica that revoked it still accepts it"
             );
             for client in &mut clients {
                 becomes_inactive(client, &token).await;
-                assert!(validate(client, &bystander).await.active, "{way}: nothing else");
+                assert!(
+                    validate(client, &bystander).await.active,
+                    "{way}: it revokes something else"
+                );
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The database is set back to an older state under running replicas, by a dump that is restored:
-//! its history keeps its name, and positions in the feed are given out a second time.
+//! A dump is restored while replicas run, so the database is set back to an older state. The
+//! timeline stays the same, so the same feed positions are given out a second time.
 
 use std::{path::Path, process::Command};
 
@@ -15,24 +15,26 @@ use crate::{
     witness::Witness,
 };
 
-/// So long that a replica still has its lease when all is done.
+/// A lease that is still valid at the end of a test.
 const LONG_LEASE: [(&str, &str); 1] = [("COUNTERSIGN_LEASE__DURATION", "20s")];
 
-/// Server processes of a replica that have been stopped, so that it hears nothing of the database.
+/// PostgreSQL's server processes for a replica's connections, stopped by SIGSTOP. The replica gets
+/// no answers from them until this is dropped.
 struct Frozen(Vec<String>);
 
 impl Frozen {
-    /// Stops the one that renews the lease, between two renewals: the others go on.
+    /// Stops the process of the connection that renews the lease, between two renewals; the other
+    /// connections keep working.
     async fn renewals_of(url: &str, replica: &Replica) -> Self {
         Self::stop(url, replica, "AND query LIKE 'WITH mine AS%'").await
     }
 
-    /// Stops all of them.
+    /// Stops the processes of all connections.
     async fn processes_of(url: &str, replica: &Replica) -> Self {
         Self::stop(url, replica, "").await
     }
 
-    /// Stops them while they hold no lock, for which a restore would wait.
+    /// Stops the processes at a moment at which they hold no lock that the restore would wait for.
     async fn stop(url: &str, replica: &Replica, which: &str) -> Self {
         let name = replica.name();
         eventually("its processes hold no lock", async || {
@@ -79,7 +81,7 @@ fn put_back(url: &str, dump: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_active_nowhere() {
-    // The other replica is in the register that comes back, or is not.
+    // The row of the other replica is in the dump or is not.
     for is_in_the_dump in [true, false] {
         let url = new_database().await;
         let mut cluster = Cluster::start_by([url.as_str()], &url, &LONG_LEASE).await;
@@ -108,7 +110,7 @@ async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_act
         .await;
         assert!(
             is_active_at(&cluster.replicas[1], &tokens.access_token).await,
-            "its lease is not over yet"
+            "its lease has ended too early for this test"
         );
         let witness = Witness::of(&cluster.replicas[1..], &tokens.access_token).await;
         revoke_at_last(&mut client, &tokens.access_token).await;
@@ -120,9 +122,9 @@ async fn what_is_revoked_after_a_dump_was_restored_under_running_replicas_is_act
 
 const HEAD: &str = "SELECT seq FROM feed_head";
 
-/// A revocation is committed, and lost before its replica has read it: a dump is put back, and
-/// another entry gets its place. Returns whether it is acknowledged, and whether the token is
-/// active then.
+/// Makes a revocation that is committed, but lost before its replica has read it: a dump is
+/// restored, and another entry gets its feed position. Returns whether the revocation is
+/// acknowledged, and whether the token is active afterwards.
 async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
     let url = new_database().await;
     let cluster = Cluster::start_by([url.as_str()], &url, settings).await;
@@ -132,7 +134,7 @@ async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
     let folder = tempfile::tempdir().unwrap();
     let dump = folder.path().join("dump");
     make_dump(&url, &dump);
-    // A replica that has not renewed since then could not notice.
+    // A replica that has not renewed since the dump could not notice the set-back.
     let renewals = "SELECT renewals FROM replicas";
     let before = number(&url, renewals).await;
     eventually("it renews", async || (number(&url, renewals).await > before + 1).then_some(()))
@@ -155,7 +157,7 @@ async fn acknowledges_what_is_lost(settings: &[(&str, &str)]) -> (bool, bool) {
     if let Err(status) = &answer {
         assert_eq!(reason(status), "STORE_UNAVAILABLE", "{status:?}");
         revoke_at_last(&mut client, &token).await;
-        assert!(!is_active_at(replica, &token).await, "it was asked for again");
+        assert!(!is_active_at(replica, &token).await, "the second revocation does not hold");
     }
     (answer.is_ok(), is_active)
 }
@@ -165,9 +167,10 @@ async fn what_was_revoked_before_and_is_lost_is_not_acknowledged_by_another_entr
     assert_eq!(acknowledges_what_is_lost(&SHORT_LEASE).await, (false, true));
 }
 
-/// Two replicas have applied an entry that is lost when a dump is put back. Before the first has
-/// renewed since, a revocation is given its place there. Whether that is acknowledged, and whether
-/// the token is active at the other, which has a lease still.
+/// Lets two replicas apply an entry that is then lost because a dump is restored. Before the first
+/// replica renews again, a revocation there gets the feed position of the lost entry. Returns
+/// whether that revocation is acknowledged, and whether the token is active at the other replica,
+/// which still has a lease.
 async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (bool, bool) {
     let url = new_database().await;
     let settings = [&LONG_LEASE[..], settings].concat();
@@ -189,7 +192,11 @@ async fn acknowledges_by_what_was_applied_before(settings: &[(&str, &str)]) -> (
     let message =
         RevokeRequest { target: Some(Target::Token(token.clone())), ..Default::default() };
     let answer = in_time("it is answered", client.revoke(message)).await;
-    assert_eq!(number(&url, HEAD).await, head + 1, "it has the place of the one that is lost");
+    assert_eq!(
+        number(&url, HEAD).await,
+        head + 1,
+        "it does not have the position of the lost entry"
+    );
     let is_active = is_active_at(other, &token).await;
     drop(frozen);
     if let Err(status) = &answer {
@@ -203,7 +210,8 @@ async fn what_was_applied_before_a_dump_was_put_back_acknowledges_nothing() {
     assert_eq!(acknowledges_by_what_was_applied_before(&[]).await, (false, true));
 }
 
-/// Builds in which a rule is broken acknowledge both, so the two tests above tell something.
+/// Shows that the two tests above find broken rules: builds in which the rule is broken acknowledge
+/// both revocations.
 #[cfg(feature = "mutants")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_broken_rule_is_found() {

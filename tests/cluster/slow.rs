@@ -13,9 +13,9 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_millis(100);
-/// Longer than the service waits for anything.
-const AGES: Duration = Duration::from_secs(30);
-/// Memory that may come and go without being held by calls, in MiB.
+/// A delay that is longer than any time-out of the service.
+const LONG_DELAY: Duration = Duration::from_secs(30);
+/// The growth of resident memory, in MiB, that does not count as held by calls.
 const SLACK: u64 = 48;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,8 +27,8 @@ async fn a_database_that_answers_after_ages_costs_writes_and_nothing_else() {
     let load = Load::start(&cluster, "slow", &mut dice, |_| Trouble::Database).await;
     load.all_answered(20).await;
 
-    links[0].delay(AGES, Duration::ZERO);
-    links[1].delay(Duration::ZERO, AGES);
+    links[0].delay(LONG_DELAY, Duration::ZERO);
+    links[1].delay(Duration::ZERO, LONG_DELAY);
     load.failed(0).await;
     load.failed(1).await;
     let memory = || slow.iter().map(Replica::resident).collect::<Vec<_>>();
@@ -52,7 +52,7 @@ async fn a_database_that_answers_after_ages_costs_writes_and_nothing_else() {
     cluster.verify(&mut accounts).await;
 }
 
-/// Connections may be dead without anybody saying so, at the far side of a proxy or a firewall.
+/// A connection through a proxy or a firewall may be dead without any sign of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_fall_silent_are_given_up_and_replaced() {
     let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
@@ -64,14 +64,14 @@ async fn connections_that_fall_silent_are_given_up_and_replaced() {
     load.answered(0, 50).await;
     let mut accounts = load.stop().await;
 
-    // Also what reads the feed.
+    // The connections that read the feed must have been replaced too.
     let mut clients = [cluster.replicas[0].sessions().await, cluster.replicas[1].sessions().await];
     for (revoking, hearing) in [(0, 1), (1, 0)] {
         let token = sign_in(&mut clients[hearing], "alice").await.access_token;
         revoke_at_last(&mut clients[revoking], &token).await;
         becomes_inactive(&mut clients[hearing], &token).await;
     }
-    // What the server still believes in is at an end by now, or will be.
+    // The server may still have the old connections open, so they are cut.
     links[0].cut();
     cluster.rest().await;
     cluster.verify(&mut accounts).await;
@@ -93,15 +93,15 @@ async fn connections_that_cannot_be_made_are_made_once_they_can() {
     }
 }
 
-/// The commit has been made, and nobody can know: it must not be made once more in secret.
+/// The commit was made, but the replica cannot know that. It must not make it a second time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_whose_answer_is_lost_on_the_way_back_are_made_once_and_not_acknowledged() {
     let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
     let load = Load::start(&cluster, "answer lost", &mut dice(), |_| Trouble::Database).await;
     for _ in 0..10 {
         load.all_answered(10).await;
-        links[0].delay(Duration::ZERO, AGES);
-        // All that was sent has been done.
+        links[0].delay(Duration::ZERO, LONG_DELAY);
+        // Everything that was sent has been executed once no statement runs.
         becomes(&cluster.url, &cluster.replicas[0].connections("active"), 0).await;
         links[0].cut();
         links[0].restore();
@@ -113,7 +113,7 @@ async fn writes_whose_answer_is_lost_on_the_way_back_are_made_once_and_not_ackno
     cluster.verify(&mut accounts).await;
 }
 
-/// A start-up packet may get no answer, for ever, from a proxy that has forgotten the connection.
+/// A proxy that has forgotten a connection may never answer its start-up packet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_fall_silent_while_they_are_made_are_given_up_and_replaced() {
     let (cluster, links) = Cluster::linked(&new_database().await, &[]).await;
@@ -121,7 +121,7 @@ async fn connections_that_fall_silent_while_they_are_made_are_given_up_and_repla
     load.all_answered(20).await;
     links[0].stall();
     links[0].cut();
-    // Until all who want a connection wait for one that is being made.
+    // By then everything that needs a connection waits for one that is being made.
     for _ in 0..20 {
         load.failed(0).await;
     }

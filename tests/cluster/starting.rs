@@ -1,5 +1,5 @@
-//! Replicas that start at the same instant, and starts that are killed in the middle of the
-//! migration.
+//! Replicas start at the same instant, are killed in the middle of a migration, or find no database
+//! yet.
 
 use crate::{
     http_client::get,
@@ -11,7 +11,7 @@ use crate::{
     support::countersign,
 };
 
-/// What whoever migrates holds.
+/// Takes the advisory lock that a replica holds while it migrates.
 const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(1129539438)";
 const MIGRATIONS: &str = "SELECT count(*) FROM __diesel_schema_migrations";
 
@@ -40,7 +40,7 @@ async fn replicas_that_start_together_on_an_empty_database_share_one_schema_and_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_migration_that_is_killed_in_the_middle_is_made_by_the_next_start() {
     let before_it_begins = MIGRATION_LOCK;
-    // A table that the migration makes after others: it has to wait for it with these made.
+    // The migration creates this table after others, so it waits with those already created.
     let halfway = "CREATE TABLE feed_head (half int)";
     for obstacle in [before_it_begins, halfway] {
         let url = new_database().await;
@@ -59,15 +59,15 @@ async fn a_migration_that_is_killed_in_the_middle_is_made_by_the_next_start() {
             .count();
         assert_eq!(number(&url, MIGRATIONS).await, i64::try_from(all).unwrap());
 
-        // And by one that starts after all is over.
+        // A replica that starts after the migration works too.
         let mut next = cluster.spawn(&url, &[]);
         next.await_serving().await;
         sign_in(&mut next.sessions().await, "alice").await;
     }
 }
 
-/// A migration of a large table takes minutes. Who starts meanwhile waits for it, longer than any
-/// statement may take.
+/// A migration of a large table may take minutes. A replica that starts meanwhile waits for it,
+/// even if that takes longer than the statement timeout.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_waits_for_the_migration_of_another_for_as_long_as_it_takes() {
     let url = new_database().await;
@@ -78,7 +78,7 @@ async fn a_start_waits_for_the_migration_of_another_for_as_long_as_it_takes() {
                    wait_event = 'advisory' AND backend_start < now() - interval '11 s'";
     eventually("it waits for longer than a statement may take", async || {
         let is_there = "SELECT count(*) FROM pg_class WHERE relname = 'sessions'";
-        assert_eq!(number(&url, is_there).await, 0, "it migrates although another is at it");
+        assert_eq!(number(&url, is_there).await, 0, "it migrates although another process does");
         (number(&url, patient).await == 1).then_some(())
     })
     .await;
@@ -110,10 +110,10 @@ async fn a_start_waits_for_a_database_that_cannot_be_reached_yet() {
     assert_eq!(get(http, "/readyz").await.status, 200);
     sign_in(&mut replica.sessions().await, "alice").await;
     let warnings = replica.seen().iter().filter(|line| line.contains("cannot be reached")).count();
-    assert_eq!(warnings, 1, "one line a change: {:?}", replica.seen());
+    assert_eq!(warnings, 1, "one line for each change: {:?}", replica.seen());
 }
 
-/// It will not come by waiting.
+/// Waiting would not help, unlike with a server that cannot be reached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_does_not_exist_ends_the_start_at_once() {
     let url = new_database().await;

@@ -1,5 +1,5 @@
-//! What the database is asked, by its own log: Validate asks it nothing, with a lease and without
-//! one.
+//! Finds in PostgreSQL's log which statements replicas send. Validate must send none, whether there
+//! is a lease or not.
 
 use std::time::Duration;
 
@@ -18,21 +18,22 @@ use crate::{
     replicas::{Cluster, Health, hold, in_time, question, revoke, sign_in},
 };
 
-/// Nothing is swept while a test runs, and the audit of what was done before is not written: what
-/// is left is what replicas do all the time.
+/// Settings that turn off the sweeper and the writes of the audit, so that only the statements
+/// remain that replicas send all the time.
 const NO_SWEEP: [(&str, &str); 2] =
     [("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 29 2 *"), ("COUNTERSIGN_AUDIT__TABLE", "false")];
-/// How often a replica renews its lease, and how often it looks at the head of the feed while
-/// nobody tells it.
+/// The interval at which a replica renews its lease.
 const RENEWAL: Duration = Duration::from_millis(500);
-const LOOK: Duration = Duration::from_millis(25);
-/// What each of them may ask besides, for what was written before or because its lease had lapsed.
-const BESIDES: usize = 25;
-/// Connections to each replica.
+/// The interval at which a replica polls the head of the feed while it gets no notifications.
+const FEED_POLL: Duration = Duration::from_millis(25);
+/// The number of further statements that each replica may send, because of earlier writes or a
+/// lapse.
+const FURTHER: usize = 25;
+/// The number of connections to each replica.
 const CONNECTIONS: usize = 4;
 
-/// Replicas whose server writes down what it is asked, and two tokens.
-struct Recorded {
+/// Replicas on a server that logs all statements, an active token and a revoked one.
+struct Logged {
     server: Server,
     cluster: Cluster,
     links: [Link; 3],
@@ -41,7 +42,7 @@ struct Recorded {
     bad: String,
 }
 
-impl Recorded {
+impl Logged {
     async fn start() -> Self {
         let settings = ["log_statement=all", "log_line_prefix=[%a] "].map(str::to_owned);
         let server = spawn_blocking(|| Server::start_with(|_| settings.into())).await.unwrap();
@@ -57,8 +58,9 @@ impl Recorded {
         Self { server, cluster, links, clients, good, bad }
     }
 
-    /// Makes calls, all connections at once, each of which makes one after the other. Returns how
-    /// many were refused for want of a lease; others must be answered, and rightly.
+    /// Starts concurrent callers, each of which makes `each` calls one after the other. The task
+    /// returns the number of calls that were refused for want of a lease, and checks the answers to
+    /// the others.
     fn ask(&self, callers: usize, each: usize) -> JoinHandle<usize> {
         let callers = (0..callers).map(|n| {
             let mut client = self.clients[n % self.clients.len()].clone();
@@ -108,7 +110,7 @@ impl Recorded {
         join_all(self.cluster.replicas.iter().map(Health::of)).await
     }
 
-    /// What replicas have asked the database so far.
+    /// Returns the statements that replicas have sent so far.
     fn statements(&self) -> Vec<String> {
         let is_asked = |line: &&str| {
             line.starts_with("[replica ")
@@ -117,15 +119,15 @@ impl Recorded {
         self.server.log().lines().filter(is_asked).map(str::to_owned).collect()
     }
 
-    /// Checks that since then the database was asked nothing but what replicas ask as time goes by,
-    /// and no more of that.
+    /// Checks that since `begun`, when `before` statements had been sent, replicas have sent only
+    /// their periodic statements, and no more than the time since then explains.
     fn assert_nothing_asked(&self, before: usize, begun: Instant) {
         let since = self.statements().split_off(before);
-        // After it was counted: what was asked meanwhile was asked within this time.
+        // The time is read after the statements are counted, so that it covers all of them.
         let elapsed = begun.elapsed();
         let times = |interval: Duration| {
             let times = usize::try_from(elapsed.as_millis() / interval.as_millis()).unwrap();
-            (times + BESIDES) * self.cluster.replicas.len()
+            (times + FURTHER) * self.cluster.replicas.len()
         };
         let (renewals, others): (Vec<_>, Vec<_>) =
             since.iter().partition(|text| text.contains("UPDATE replicas SET"));
@@ -136,31 +138,35 @@ impl Recorded {
         );
         assert!(!since.iter().any(|statement| statement.contains("sessions")));
         assert!(renewals.len() <= times(RENEWAL), "{} renewals in {elapsed:?}", renewals.len());
-        assert!(others.len() <= times(LOOK), "{} other statements in {elapsed:?}", others.len());
+        assert!(
+            others.len() <= times(FEED_POLL),
+            "{} other statements in {elapsed:?}",
+            others.len()
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn to_validate_asks_the_database_nothing() {
-    let recorded = Recorded::start().await;
-    let (before, begun) = (recorded.statements().len(), Instant::now());
-    let refused = recorded.ask(CONNECTIONS * 3, 1_000).await.unwrap();
+    let logged = Logged::start().await;
+    let (before, begun) = (logged.statements().len(), Instant::now());
+    let refused = logged.ask(CONNECTIONS * 3, 1_000).await.unwrap();
     assert_eq!(refused, 0, "all have a lease");
-    recorded.assert_nothing_asked(before, begun);
+    logged.assert_nothing_asked(before, begun);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn to_be_refused_for_want_of_a_lease_asks_the_database_nothing() {
-    let recorded = Recorded::start().await;
-    let holding = hold(&recorded.cluster.url, "LOCK TABLE replicas IN EXCLUSIVE MODE").await;
-    let mut health = recorded.health().await;
+    let logged = Logged::start().await;
+    let holding = hold(&logged.cluster.url, "LOCK TABLE replicas IN EXCLUSIVE MODE").await;
+    let mut health = logged.health().await;
     for health in &mut health {
         health.becomes(ServingStatus::NotServing).await;
     }
     for calls in [100, 2_000] {
-        let (before, begun) = (recorded.statements().len(), Instant::now());
-        assert_eq!(recorded.ask(calls, 1).await.unwrap(), calls, "nobody has a lease");
-        recorded.assert_nothing_asked(before, begun);
+        let (before, begun) = (logged.statements().len(), Instant::now());
+        assert_eq!(logged.ask(calls, 1).await.unwrap(), calls, "nobody has a lease");
+        logged.assert_nothing_asked(before, begun);
     }
     holding.release().await;
     for health in &mut health {
@@ -168,24 +174,24 @@ async fn to_be_refused_for_want_of_a_lease_asks_the_database_nothing() {
     }
 }
 
-/// All of them wait for one renewal.
+/// All calls wait for the same renewal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn to_wait_for_a_lease_asks_the_database_nothing() {
-    let recorded = Recorded::start().await;
-    let mut health = recorded.health().await;
+    let logged = Logged::start().await;
+    let mut health = logged.health().await;
     for calls in [100, 2_000] {
         for health in &mut health {
             health.becomes(ServingStatus::Serving).await;
         }
-        recorded.links.iter().for_each(Link::stall);
+        logged.links.iter().for_each(Link::stall);
         for health in &mut health {
             health.becomes(ServingStatus::NotServing).await;
         }
-        let (before, begun) = (recorded.statements().len(), Instant::now());
-        let asking = recorded.ask(calls, 1);
-        recorded.links.iter().for_each(Link::restore);
+        let (before, begun) = (logged.statements().len(), Instant::now());
+        let asking = logged.ask(calls, 1);
+        logged.links.iter().for_each(Link::restore);
         let refused = asking.await.unwrap();
         println!("{refused} of {calls} calls were refused");
-        recorded.assert_nothing_asked(before, begun);
+        logged.assert_nothing_asked(before, begun);
     }
 }

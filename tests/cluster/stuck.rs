@@ -1,5 +1,5 @@
-//! Somebody holds a lock that every write and read of sessions needs: they stall, and nothing else
-//! does.
+//! Another transaction holds a lock that all writes and reads of sessions need. They block, and
+//! nothing else does.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use crate::{
 };
 
 const ALL_SESSIONS: &str = "LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE";
-/// How long callers wait: less than any time-out of the service.
+/// The deadline of calls: shorter than any time-out of the service.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// What all queues take up when they are full of the largest writes, in MiB: callers who have gone
-/// leave theirs behind until the database answers. Without an end to the queues the attempts below
-/// would take twice as much.
+/// The memory, in MiB, of all queues when they are full of the largest writes: the write of a
+/// caller that has gone stays queued until the database answers. If queues had no bound, the
+/// attempts below would take twice as much.
 const FULL_QUEUES: u64 = 96;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,7 +35,7 @@ async fn writes_that_stall_are_given_up_in_time_and_fill_no_memory() {
     let answers = flood.run(32_000, PATIENCE, &mut dice).await;
     let after = replica.resident();
     println!("{answers:?}; MiB resident: {idle}, in the end {after}");
-    assert!(after <= idle + FULL_QUEUES, "memory has a bound: {idle} MiB, and then {after} MiB");
+    assert!(after <= idle + FULL_QUEUES, "memory grew from {idle} MiB to {after} MiB");
     for validator in validators {
         assert!(validator.stop().await > 0);
     }
@@ -44,8 +44,8 @@ async fn writes_that_stall_are_given_up_in_time_and_fill_no_memory() {
     assert_works_again(&cluster, &mut dice).await;
 }
 
-/// A caller who is gone must not leave a connection behind that still waits, while others take its
-/// place.
+/// A caller that has gone must not leave behind a connection that still waits, while a new one is
+/// opened for the next caller.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_who_give_up_do_not_add_connections() {
     let cluster = Cluster::start(&new_database().await).await;
@@ -56,7 +56,7 @@ async fn readers_who_give_up_do_not_add_connections() {
         read_and_give_up(&client, &session_id, 16, PATIENCE).await;
     }
     let connections = number(&cluster.url, &cluster.replicas[0].connections("%")).await;
-    // Those of the pool, the one that listens, and the one that renews the lease.
+    // The limit covers the pool, the connection that listens, and the one that renews the lease.
     assert!(connections <= 18, "{connections} connections");
     holding.release().await;
     assert_works_again(&cluster, &mut dice()).await;

@@ -1,5 +1,5 @@
-//! Somebody who asks replicas about a token all the time while it is revoked, and hears no wrong
-//! answer.
+//! A witness: it asks replicas to validate a token while the token is revoked, and fails if an
+//! answer breaks the guarantee.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     replicas::{Replica, in_time, question},
 };
 
-/// How often each replica is asked.
+/// The interval at which each replica is asked.
 const QUESTIONS: Duration = Duration::from_millis(5);
 
-/// Asks until it is stopped.
+/// Asks replicas about a token until it is stopped.
 pub struct Witness {
     acknowledged: watch::Sender<bool>,
     stop: watch::Sender<bool>,
@@ -25,7 +25,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Asks each of these replicas about a token.
+    /// Starts asking each of these replicas about a token.
     pub async fn of(replicas: &[Replica], token: &str) -> Self {
         let (acknowledged, known) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
@@ -40,7 +40,8 @@ impl Witness {
                 let mut asked_since = 0;
                 while asked_since == 0 || !*stopped.borrow() {
                     times.tick().await;
-                    // Before it asks: what is answered to an earlier question may be older.
+                    // This is read before the call, because the answer to a call that began before
+                    // the acknowledgement may still be `active`.
                     let is_revoked = *known.borrow();
                     match client.validate(question(&token)).await {
                         Ok(answer) => {
@@ -61,12 +62,12 @@ impl Witness {
         Self { acknowledged, stop, asking }
     }
 
-    /// The revocation has been acknowledged: from now on nobody may call the token active.
+    /// States that the revocation has been acknowledged. From now on no answer may be `active`.
     pub fn acknowledged(&self) {
         self.acknowledged.send_replace(true);
     }
 
-    /// Stops asking, but not before each replica has been asked since the acknowledgement.
+    /// Stops asking once each replica has been asked after the acknowledgement.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         for asking in self.asking {

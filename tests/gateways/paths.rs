@@ -1,13 +1,13 @@
-//! Paths that gateway and application might read in different ways, and what applications make of
-//! them.
+//! Paths that gateway and application might interpret in different ways, and all interpretations
+//! that applications may have of a path.
 
 use std::collections::BTreeSet;
 
 /// The areas of the examples that demand more than a live session.
 pub const AREAS: [&str; 2] = ["/api", "/account"];
 
-/// Ways to write a step from a segment up to the one above it. Some applications take them for it,
-/// and others do not.
+/// Ways to write a step to the parent segment. Some applications interpret them as one, and others
+/// do not.
 const STEPS: [&str; 47] = [
     "/../",
     "/%2e%2e/",
@@ -58,7 +58,7 @@ const STEPS: [&str; 47] = [
     "/%u002e%u002e/",
 ];
 
-/// Where such a step stands.
+/// Paths in which `STEP` is replaced by such a step.
 const SHAPES: [&str; 6] = [
     "/xSTEPapi/orders",
     "/accountSTEPapi/orders",
@@ -68,10 +68,9 @@ const SHAPES: [&str; 6] = [
     "http://app.test/xSTEPapi/orders",
 ];
 
-/// Other paths that some application reads as one below `/api` or `/account`.
+/// Other paths that some application interprets as one below `/api` or `/account`.
 const OTHERS: [&str; 116] = [
-    // In plain words, in any case, with and without a slash at the end, with escapes that need not
-    // be.
+    // Plain paths, in any case, with and without a slash at the end, with needless escapes.
     "/api",
     "/api?x",
     "/api/",
@@ -83,7 +82,7 @@ const OTHERS: [&str; 116] = [
     "/account",
     "/account?x",
     "/ACCOUNT/",
-    // Segments that are none.
+    // Empty segments and dot segments.
     "/api//orders",
     "//api/orders",
     "///api/orders",
@@ -110,7 +109,7 @@ const OTHERS: [&str; 116] = [
     "/x/../../api",
     "/api/x/../../account/x",
     "/x%2f../%2e%2e/api/orders",
-    // Slashes that are none, and none that are.
+    // Encoded slashes, and backslashes.
     "/api%2forders",
     "/api%2Forders",
     "/%2fapi/orders",
@@ -124,7 +123,7 @@ const OTHERS: [&str; 116] = [
     "\\api\\orders",
     "/\\app.test/api/orders",
     "/api%u002forders",
-    // Parameters.
+    // Path parameters.
     "/api;x/orders",
     "/api;x=1/orders",
     "/api;",
@@ -134,7 +133,7 @@ const OTHERS: [&str; 116] = [
     "/api%3bx/orders",
     "/api%3Bx",
     "/%3b/api/orders",
-    // A second encoding, or none.
+    // Double encoding, and invalid encoding.
     "/%2561pi/orders",
     "/%25%36%31pi/orders",
     "/api/%2561",
@@ -147,7 +146,7 @@ const OTHERS: [&str; 116] = [
     "/%61pi/%zz",
     "/%61pi/%",
     "/ACCOUNT/%g0",
-    // Where a path ends.
+    // Characters at which a path may end.
     "/api%3fx",
     "/api%3Fx/orders",
     "/api%23x",
@@ -156,7 +155,7 @@ const OTHERS: [&str; 116] = [
     "/api%253fx",
     "/x#/../api/orders",
     "/#/../api/orders",
-    // Bytes that some leave out and at which others stop.
+    // Bytes that some applications leave out, and at which others stop.
     "/api%00",
     "/api%00/orders",
     "/api%00x",
@@ -172,7 +171,7 @@ const OTHERS: [&str; 116] = [
     "/a\u{1}pi/orders",
     "/api\0/orders",
     "/api\u{7f}/orders",
-    // Targets that are no path.
+    // Targets that are not a path.
     "http://app.test/api/orders",
     "HTTP://app.test/api/orders",
     "https://app.test/%61pi/orders",
@@ -197,7 +196,7 @@ const OTHERS: [&str; 116] = [
     "%2fapi/orders",
 ];
 
-/// Methods and targets of no application's path: they must not lead into an area either.
+/// Methods and targets that no application takes for a path. They must not reach an area either.
 const NO_PATHS: [(&str, &str); 9] = [
     ("OPTIONS", "*"),
     ("GET", "*"),
@@ -210,7 +209,7 @@ const NO_PATHS: [(&str, &str); 9] = [
     ("GET", "http://app.test?/../api/orders"),
 ];
 
-/// Paths that are harmless, and reach the application.
+/// Harmless paths, which must reach the application.
 pub const HARMLESS: [&str; 29] = [
     "/",
     "/x",
@@ -243,18 +242,17 @@ pub const HARMLESS: [&str; 29] = [
     "http://app.test/api/orders?next=a/../b",
 ];
 
-/// Methods and targets of requests that are meant to reach an area with a token that is not enough
-/// for it.
+/// Returns methods and targets of requests that try to reach an area with an insufficient token.
 pub fn hostile() -> Vec<(&'static str, String)> {
     let steps = SHAPES.iter().flat_map(|shape| STEPS.map(|step| shape.replace("STEP", step)));
     let paths: Vec<String> = steps.chain(OTHERS.map(str::to_owned)).collect();
     for path in &paths {
         assert!(
             !areas(path.as_bytes()).is_empty(),
-            "no application reads {path} as one of an area"
+            "no application interprets {path} as one of an area"
         );
     }
-    // A method decides how some servers read a target.
+    // Some servers interpret a target depending on the method.
     let others = ["CONNECT", "OPTIONS"]
         .into_iter()
         .flat_map(|method| OTHERS.map(|path| (method, path.to_owned())));
@@ -262,37 +260,41 @@ pub fn hostile() -> Vec<(&'static str, String)> {
     paths.iter().map(|path| ("GET", path.clone())).chain(others).chain(no_paths).collect()
 }
 
-/// The areas that some application takes a request target for.
+/// Returns the areas to which a request target belongs for some application.
 pub fn areas(target: &[u8]) -> BTreeSet<&'static str> {
-    let readings = readings(target);
+    let interpretations = interpretations(target);
     let is_below = |path: &[u8], area: &str| {
         let path = path.to_ascii_lowercase();
         path.strip_prefix(area.as_bytes())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
-    AREAS.into_iter().filter(|area| readings.iter().any(|path| is_below(path, area))).collect()
+    AREAS
+        .into_iter()
+        .filter(|area| interpretations.iter().any(|path| is_below(path, area)))
+        .collect()
 }
 
-/// Everything that applications make of the path in a request target, whatever of it they do, in
-/// which order, and however often; only nobody decodes more than twice.
-fn readings(target: &[u8]) -> BTreeSet<Vec<u8>> {
+/// Returns all interpretations of the path in a request target: the results of any steps of
+/// `NORMALIZATIONS` in any order and number, with at most two decodings.
+fn interpretations(target: &[u8]) -> BTreeSet<Vec<u8>> {
     let path = cut(target, b'?');
     let mut seen = BTreeSet::from([(path.clone(), 0)]);
     let mut open = vec![(path, 0)];
     while let Some((path, decoded)) = open.pop() {
-        let mut next: Vec<_> = READINGS.iter().map(|read| (read(&path), decoded)).collect();
+        let mut next: Vec<_> =
+            NORMALIZATIONS.iter().map(|normalize| (normalize(&path), decoded)).collect();
         if decoded < 2 {
             next.push((decode(&path), decoded + 1));
         }
-        open.extend(next.into_iter().filter(|reading| seen.insert(reading.clone())));
+        open.extend(next.into_iter().filter(|path| seen.insert(path.clone())));
     }
     seen.into_iter().map(|(path, _)| path).collect()
 }
 
-type Reading = fn(&[u8]) -> Vec<u8>;
+type Normalization = fn(&[u8]) -> Vec<u8>;
 
-/// What one application or another does to a path.
-const READINGS: [Reading; 11] = [
+/// The steps by which one application or another normalizes a path, apart from decoding.
+const NORMALIZATIONS: [Normalization; 11] = [
     |path| cut(path, b'?'),
     |path| cut(path, b'#'),
     |path| cut(path, 0),
@@ -319,7 +321,7 @@ fn cut(text: &[u8], end: u8) -> Vec<u8> {
     text.iter().copied().take_while(|byte| *byte != end).collect()
 }
 
-/// RFC 3986, section 5.2.4, of a path that begins with a slash.
+/// Removes dot segments by RFC 3986, section 5.2.4, if the path begins with a slash.
 fn remove_dot_segments(path: &[u8]) -> Vec<u8> {
     let Some(path) = path.strip_prefix(b"/") else { return path.to_vec() };
     let mut kept: Vec<&[u8]> = vec![];
@@ -341,7 +343,7 @@ fn remove_dot_segments(path: &[u8]) -> Vec<u8> {
     [b"/", &kept.join(&b'/')[..]].concat()
 }
 
-/// `http:` away.
+/// Removes a scheme, such as `http:`.
 fn without_scheme(target: &[u8]) -> Vec<u8> {
     let end =
         target.iter().position(|byte| !(byte.is_ascii_alphanumeric() || b"+-.".contains(byte)));
@@ -349,14 +351,14 @@ fn without_scheme(target: &[u8]) -> Vec<u8> {
     end.map_or(target, |end| &target[end + 1..]).to_vec()
 }
 
-/// `//app.test` away.
+/// Removes an authority, such as `//app.test`.
 fn without_authority(target: &[u8]) -> Vec<u8> {
     let Some(rest) = target.strip_prefix(b"//") else { return target.to_vec() };
     let start = rest.iter().position(|byte| *byte == b'/');
     start.map_or(&b"/"[..], |start| &rest[start..]).to_vec()
 }
 
-/// What is percent-encoded, also as `%u002f`. What cannot be decoded stays.
+/// Decodes percent-encoding, also in the form `%u002f`. Invalid sequences stay.
 pub fn decode(path: &[u8]) -> Vec<u8> {
     let hex =
         |digits: Option<&[u8]>| u8::from_str_radix(std::str::from_utf8(digits?).ok()?, 16).ok();
@@ -375,7 +377,7 @@ pub fn decode(path: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// Path and query of a target with or without `http://app.test`, the path decoded.
+/// Returns the decoded path and the query of a target, without scheme and authority.
 pub fn parts(target: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let path = cut(target, b'?');
     let query = target[path.len()..].to_vec();

@@ -1,4 +1,4 @@
-//! An authority, a gateway that asks it, and an application behind that.
+//! A site: an authority, a gateway that asks it, and an application behind the gateway.
 
 use std::{fs, net::SocketAddr, process::Command};
 
@@ -23,13 +23,13 @@ pub struct Site {
     _folder: TempDir,
 }
 
-/// The authority is gone.
-pub struct Orphaned {
+/// A site whose authority has ended.
+pub struct WithoutAuthority {
     gateway: Gateway,
     pub application: Application,
 }
 
-/// A caller's key and its lines of configuration.
+/// Returns a caller's key and the lines of configuration for the caller.
 fn caller(name: &str, role: &str) -> (String, String) {
     let made = run(countersign().args(["caller", "new", name, "--role", role, "--json"])).json();
     let hash = made["caller"]["key_hashes"][0].as_str().unwrap();
@@ -38,7 +38,7 @@ fn caller(name: &str, role: &str) -> (String, String) {
     (made["api_key"].as_str().unwrap().to_owned(), lines)
 }
 
-/// An authority with these settings, and its folder.
+/// Starts an authority with these settings; returns it with its folder.
 fn launch(settings: &str) -> (TempDir, Server) {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("countersign.toml");
@@ -50,24 +50,25 @@ fn launch(settings: &str) -> (TempDir, Server) {
 
 const CREATE: [&str; 4] = ["session", "create", "alice", "--json"];
 
-/// The token of the session that a verb creates.
+/// Returns the access token of the session that a command creates.
 fn create(verb: &mut Command) -> String {
     run(verb).json()["tokens"]["access_token"].as_str().unwrap().to_owned()
 }
 
 impl Site {
-    /// Everybody on this machine may ask.
+    /// Starts a site whose authority accepts calls from this machine without authentication.
     pub async fn start(program: Program) -> Self {
         Self::start_with(program, "").await
     }
 
-    /// The same with these settings.
+    /// The same with these settings of the authority.
     pub async fn start_with(program: Program, settings: &str) -> Self {
         let (folder, authority) = launch(settings);
         Self::around(program, folder, authority, &[]).await
     }
 
-    /// Callers must be known, and the gateway is or is not. Returns a token, too.
+    /// Starts a site whose authority demands that callers are known; the gateway has a key only if
+    /// `is_known`. Returns an access token, too.
     pub async fn start_with_callers(program: Program, is_known: bool) -> (Self, String) {
         let (admin, as_admin) = caller("admin", "admin");
         let (key, as_gateway) = caller("gateway", "validator");
@@ -77,7 +78,7 @@ impl Site {
         (Self::around(program, folder, authority, edit.as_slice()).await, token)
     }
 
-    /// The same with Traefik, which shows a certificate.
+    /// The same with Traefik, which authenticates by a certificate.
     pub async fn start_with_certificates(is_known: bool) -> (Self, String) {
         let certified = tempfile::tempdir().unwrap();
         let certificates = Certificates::new(certified.path());
@@ -125,12 +126,12 @@ impl Site {
         Self { authority, gateway, application, _folder: folder }
     }
 
-    /// What the gateway answers.
+    /// Sends a GET request to the gateway and returns the answer.
     pub async fn ask(&self, path: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Answer {
         ask(&self.gateway, path, token, headers).await
     }
 
-    /// The same for any method and request target, which are sent as they are.
+    /// The same for any method and request target, which are sent unchanged.
     pub async fn send(
         &self,
         method: &str,
@@ -142,14 +143,14 @@ impl Site {
     }
 
     /// Ends the authority as `kill -9` does.
-    pub fn without_authority(mut self) -> Orphaned {
+    pub fn without_authority(mut self) -> WithoutAuthority {
         self.authority.kill();
-        Orphaned { gateway: self.gateway, application: self.application }
+        WithoutAuthority { gateway: self.gateway, application: self.application }
     }
 }
 
-impl Orphaned {
-    /// What the gateway answers.
+impl WithoutAuthority {
+    /// Sends a GET request to the gateway and returns the answer.
     pub async fn ask(&self, path: &str, token: Option<&str>, headers: &[(&str, &str)]) -> Answer {
         ask(&self.gateway, path, token, headers).await
     }
@@ -171,7 +172,8 @@ async fn send(
     token: Option<&str>,
     headers: &[(&str, &str)],
 ) -> Answer {
-    // Some refuse a host that is not the one of the target, so an attacker would send the same.
+    // Some gateways refuse a host that differs from that of the target, so an attacker would send
+    // the same.
     let host =
         target.split_once("://").map_or("app.test", |(_, rest)| rest.split('/').next().unwrap());
     let mut request = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n");
@@ -187,13 +189,13 @@ async fn send(
     exchange(gateway.address, &(request + "\r\n")).await
 }
 
-/// Sends a request and reads its answer, without waiting until the connection is closed: Envoy
-/// takes a second for that where it refuses.
+/// Sends a request and reads its answer. It does not wait until the connection is closed, because
+/// Envoy takes a second for that after a refusal.
 async fn exchange(address: SocketAddr, request: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut bytes = vec![];
-    // Whoever refuses a request may close without having read all of it.
+    // A gateway that refuses a request may close the connection before it has read all of it.
     while !is_complete(&bytes) && stream.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {}
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) =
@@ -202,7 +204,7 @@ async fn exchange(address: SocketAddr, request: &str) -> Answer {
     Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
 
-/// Whether an answer has all of the body that its head announces.
+/// Returns whether an answer has all of the body that its head announces.
 fn is_complete(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer).to_lowercase();
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };

@@ -1,4 +1,4 @@
-//! The replicas of a run, which live as long as it does.
+//! The replicas of a run. None of them is stopped before the run ends.
 
 use std::{collections::VecDeque, sync::Mutex};
 
@@ -9,13 +9,14 @@ use crate::{
     ledger::Client,
 };
 
-/// All replicas are always there.
+/// The number of replicas, all of which run from the beginning to the end.
 pub const PERMANENT: usize = 2;
+/// The number of places in which a replica may run; it is named as in `tests/torture`.
 pub const PLACES: usize = PERMANENT;
-/// Connections to each replica.
+/// The number of connections to each replica.
 const CHANNELS: usize = 12;
 
-/// All of them.
+/// All replicas of a run, and the connections to them.
 pub struct Fleet {
     replicas: Mutex<Vec<Replica>>,
     channels: Vec<Mutex<VecDeque<Channel>>>,
@@ -23,7 +24,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts them on this database, and waits until they serve.
+    /// Starts the replicas on this database, and waits until they serve.
     pub async fn start(url: &str, settings: &[(&str, &str)]) -> Self {
         let home = Home::new();
         let mut replicas: Vec<_> = (0..PLACES).map(|_| home.spawn(url, settings)).collect();
@@ -36,7 +37,7 @@ impl Fleet {
         Self { replicas: Mutex::new(replicas), channels, _home: home }
     }
 
-    /// A client of the process there.
+    /// Returns a client of the replica in this place.
     pub fn client(&self, place: usize) -> Option<Client> {
         let mut channels = self.channels[place].lock().unwrap();
         let next = channels.pop_front()?;
@@ -44,16 +45,16 @@ impl Fleet {
         Some(Client::new(next))
     }
 
-    /// Nobody waits for a revocation to be sent.
-    pub fn revokes(&self, _place: usize) {}
+    /// Does nothing: in these tests nobody waits for a revocation to be sent.
+    pub fn notify_revocation(&self, _place: usize) {}
 
-    /// The places whose process has ended.
+    /// Returns the places whose process has ended.
     pub fn fallen(&self) -> Vec<usize> {
         let mut replicas = self.replicas.lock().unwrap();
         (0..PLACES).filter(|place| replicas[*place].has_ended()).collect()
     }
 
-    /// The last lines that each of them has logged.
+    /// Returns the last lines that each replica has logged.
     pub fn logs(&self) -> Vec<String> {
         let mut replicas = self.replicas.lock().unwrap();
         let last = |(place, replica): (usize, &mut Replica)| {

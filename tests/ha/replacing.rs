@@ -1,6 +1,6 @@
-//! The server in charge is replaced under load. Nothing is active after its revocation was
-//! acknowledged, nothing that was acknowledged is lost, nobody is signed out who retried, and the
-//! service goes on by itself.
+//! The primary is replaced under load. No token is active after its revocation was acknowledged, no
+//! acknowledged write is lost, a client that retries is not signed out, and the service recovers
+//! without help.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,36 +27,36 @@ const SETTINGS: &[(&str, &str)] = &[
     ("COUNTERSIGN_POLICIES__STRICT__REFRESH_GRACE", "0s"),
     ("COUNTERSIGN_POLICIES__SUPERSEDING__ON_REFRESH", "revoke_access_token"),
 ];
-/// The time for which callers call before the fault, and after the service is back.
+/// The time without a fault before the primary is replaced, and after the service has recovered.
 const CALM: Duration = Duration::from_secs(2);
-/// Violations that are told.
+/// The most violations that are printed.
 const SHOWN: usize = 8;
 
-/// The fault of the server in charge.
+/// A fault of the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// It hands over in good order.
+    /// An orderly switchover.
     SwitchOver,
-    /// `kill -9` of all its processes and its Patroni: the machine is gone.
+    /// `kill -9` of all its processes and its Patroni, as if the machine were gone.
     KillNode,
-    /// `kill -9` of the server, which Patroni notices.
+    /// `kill -9` of the postmaster, which its Patroni notices.
     KillPostmaster,
-    /// SIGSTOP of all its processes and its Patroni. Once another is in charge the server goes on,
-    /// and does not know. Its Patroni does not: that of version 3.0.2 would take the lead back from
-    /// who has it, and lose commits (docs/postgresql.md).
+    /// SIGSTOP of all its processes and its Patroni. Once there is another primary, the old server
+    /// continues, still as a primary. Its Patroni stays stopped: Patroni 3.0.2 would take the lead
+    /// back from the new primary and lose commits (docs/postgresql.md).
     Stop,
 }
 
-/// The way to the server in charge.
+/// How the replicas reach the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// By a URL that names all servers, this one at this position.
+    /// A URL that names all servers, the first primary at this position.
     Position(usize),
     HaProxy,
 }
 
-/// A cluster that is not used again: an old server that Patroni has not brought back in order is
-/// another matter.
+/// Replaces the primary under load and checks what was recorded. Each call starts a cluster of its
+/// own, so that an old primary that Patroni has not repaired yet does not disturb the next test.
 async fn replace(fault: Fault, way: Way, seed: u64) {
     let mut cluster = Patroni::start().await;
     let leader = cluster.await_complete().await;
@@ -93,7 +93,7 @@ async fn replace(fault: Fault, way: Way, seed: u64) {
     sleep(CALM).await;
 
     let held = callers.stop().await;
-    recorder.heals((0..PERMANENT).collect(), fleet.fallen());
+    recorder.set_healed((0..PERMANENT).collect(), fleet.fallen());
     finish(&asker, held, &mut dice).await;
     let history = recorder.finish();
     let acknowledged = history.calls.iter().filter(|call| call.answer == Answer::Done).count();

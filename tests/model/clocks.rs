@@ -1,18 +1,18 @@
-//! The numbers behind [`super::protocol`]'s only statement about time: a lease that was asked for
-//! before a wait began is over when the wait ends. Two machines, each with a clock of its own that
-//! runs up to a tenth too fast or too slow.
+//! Checks with numbers the only assumption of [`super::protocol`] about time: a lease that was
+//! requested before a wait began has ended when the wait ends. The model has two machines, each
+//! with a clock of its own that runs up to a tenth too fast or too slow.
 
 use stateright::{Model, Property};
 
-/// In a real instant a right clock goes on by this much; others by one less or one more, which is
-/// the drift of a tenth.
+/// The advance of an exact clock in one instant. A clock that drifts by a tenth advances by one
+/// more or one less.
 const INSTANT: i16 = 10;
-/// How long a lease lasts.
+/// The duration of a lease.
 const LEASE: i16 = 90;
-/// For the drift of both clocks.
+/// The part of the wait that covers the drift of both clocks.
 const DRIFT: i16 = LEASE * 2 / 10;
-/// For what the drift's square adds (2 here; with a thousandth, four millionths of a second), and
-/// for a machine that stood still for an instant without its clock noticing.
+/// The part of the wait that covers the square of the drift (2 here; with a drift of a thousandth,
+/// four millionths of a second), and one instant in which a machine stood still and its clock too.
 const MARGIN: i16 = 14;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,10 @@ pub struct Clocks {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
-    /// What is left of the lease on its replica's clock.
+    /// The rest of the lease on the clock of its replica.
     lease: i16,
     has_reply: bool,
-    /// What is left of the wait on its replica's clock, once it has begun.
+    /// The rest of the wait on the clock of the replica that waits; `None` before it begins.
     wait: Option<i16>,
     stood_still: bool,
 }
@@ -51,7 +51,7 @@ impl Model for Clocks {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        // The renewal is just being sent. It reads the database before the revocation commits, so
+        // The renewal is being sent. It reads the database before the revocation commits, and so
         // before the wait begins.
         vec![State { lease: LEASE, has_reply: false, wait: None, stood_still: false }]
     }

@@ -1,20 +1,20 @@
-//! The feed: a replica that says it has applied everything up to a place holds every entry that was
-//! committed there. Three transactions, of which the last revokes again what the first did and so
-//! moves its entry; pages of one entry.
+//! Models the feed: a replica that reports a position as applied must hold every entry that was
+//! committed up to there. There are three transactions; the last one revokes the same key as the
+//! first, which moves that key's entry. A page has one entry.
 
 use stateright::{Model, Property};
 
 const WRITERS: usize = 3;
-/// What each transaction revokes.
+/// The key that each transaction revokes.
 const KEY: [usize; WRITERS] = [0, 1, 0];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// Places come from a sequence, so a place may be committed after a later one.
+    /// Positions come from a sequence, so one may be committed after a later one.
     Bigserial,
-    /// A page that is full moves the place applied, and not only the cursor.
+    /// A full page advances the applied position, and not only the cursor.
     FullPageCounts,
-    /// The head is read by a statement after the one that read the page.
+    /// The head is read by a later statement than the page.
     HeadReadLater,
 }
 
@@ -25,42 +25,43 @@ pub struct Feed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Writer {
     Idle,
-    /// It has taken a place, and has not committed.
-    Placed(u8),
+    /// It has taken a position and has not committed.
+    HasPosition(u8),
     Committed(u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     writers: [Writer; WRITERS],
-    /// The last place given out.
+    /// The last position given out.
     last: u8,
-    /// Where each key's entry stands; zero for nowhere.
+    /// The position of each key's entry; zero if there is none.
     entries: [u8; 2],
-    /// The head, as a reader sees it.
+    /// The head of the feed, as a reader sees it.
     head: u8,
-    /// What the replica has read up to, page by page.
+    /// The position up to which the replica has read, page by page.
     cursor: u8,
+    /// The keys that the replica holds, as bits.
     index: u8,
-    /// What it says it has applied.
+    /// The position that the replica reports as applied.
     applied: u8,
-    /// It has read the last page, and is to read the head.
+    /// Whether it has read the last page and has yet to read the head. Only with a broken rule.
     is_at_end: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    FeedPosition(usize),
+    TakePosition(usize),
     Commit(usize),
     Page,
     Head,
 }
 
 impl Feed {
-    fn commit(&self, state: &mut State, writer: usize, place: u8) {
-        state.writers[writer] = Writer::Committed(place);
-        state.entries[KEY[writer]] = place;
-        state.head = state.head.max(place);
+    fn commit(&self, state: &mut State, writer: usize, position: u8) {
+        state.writers[writer] = Writer::Committed(position);
+        state.entries[KEY[writer]] = position;
+        state.head = state.head.max(position);
     }
 }
 
@@ -83,7 +84,7 @@ impl Model for Feed {
 
     fn actions(&self, _: &State, actions: &mut Vec<Action>) {
         for writer in 0..WRITERS {
-            actions.extend([Action::FeedPosition(writer), Action::Commit(writer)]);
+            actions.extend([Action::TakePosition(writer), Action::Commit(writer)]);
         }
         actions.extend([Action::Page, Action::Head]);
     }
@@ -91,23 +92,23 @@ impl Model for Feed {
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = *state;
         match action {
-            Action::FeedPosition(writer) => {
+            Action::TakePosition(writer) => {
                 let comes_too_early =
                     writer == 2 && !matches!(state.writers[0], Writer::Committed(_));
                 if state.writers[writer] != Writer::Idle || comes_too_early {
                     return None;
                 }
                 next.last += 1;
-                next.writers[writer] = Writer::Placed(next.last);
-                // The head's row is locked from here to the commit: nobody else can do anything
-                // between the two.
+                next.writers[writer] = Writer::HasPosition(next.last);
+                // The row of the head is locked from here to the commit, so no other transaction
+                // can take a position in between. The two are one step.
                 if self.broken != Some(Broken::Bigserial) {
                     self.commit(&mut next, writer, state.last + 1);
                 }
             }
             Action::Commit(writer) => {
-                let Writer::Placed(place) = state.writers[writer] else { return None };
-                self.commit(&mut next, writer, place);
+                let Writer::HasPosition(position) = state.writers[writer] else { return None };
+                self.commit(&mut next, writer, position);
             }
             Action::Page => {
                 let found = (0..2)
@@ -144,7 +145,7 @@ impl Model for Feed {
         vec![
             Property::always("what is applied is held", |_, state: &State| {
                 (0..WRITERS).all(|writer| match state.writers[writer] {
-                    Writer::Committed(place) if place <= state.applied => {
+                    Writer::Committed(position) if position <= state.applied => {
                         state.index & (1 << KEY[writer]) != 0
                     }
                     _ => true,

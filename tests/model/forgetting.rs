@@ -1,38 +1,39 @@
-//! Forgetting: a revocation that was acknowledged, its entry, which the sweeper deletes, and a
-//! token that must not come back. Wall clocks differ; that of the replica may be set back.
+//! Models the deletion of an entry by the sweeper: the revoked token must not become active again.
+//! The wall clocks of the sweeper and the replica differ, and that of the replica may be set back.
 
 use stateright::{Model, Property};
 
-/// When the token expires.
+/// The time at which the token expires.
 const EXPIRY: u8 = 2;
-/// Clocks stop here: nothing happens any more.
+/// The time at which clocks stop, which bounds the model.
 const END: u8 = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// A newcomer reads what was swept, and then the entries.
+    /// A newcomer reads the record of what was swept before it reads the entries.
     RecordReadBeforeEntries,
-    /// Validate judges the time first and looks up then.
+    /// Validate checks the time before it looks up the index.
     JudgedBeforeLookUp,
-    /// A replica drops an entry by its own clock, and not by what the sweeper has recorded.
+    /// A replica deletes an entry from its index by its own clock, and not by the sweeper's record.
     ForgetsByOwnClock,
 }
 
-/// What keeps a swept revocation from coming back.
+/// The rule that keeps a token inactive after its entry was swept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// The sweeper records the latest expiry of what it deletes, in the same transaction. A renewal
     /// reads it with the entries. A token that expires no later counts as expired.
     Record,
-    /// Entries are kept longer, and clocks differ by less.
+    /// Entries are kept for longer than clocks may differ.
     Retention,
 }
 
 pub struct Forgetting {
     pub guard: Guard,
-    /// For how long an entry is kept after its token's expiry.
+    /// The time for which an entry is kept after its token has expired.
     pub kept: u8,
-    /// By how much the clocks differ at most; none for no limit, and clocks may be set back.
+    /// The largest difference of the clocks. `None` means no limit, and the replica's clock may be
+    /// set back.
     pub skew: Option<u8>,
     pub broken: Option<Broken>,
 }
@@ -43,10 +44,10 @@ pub struct State {
     replica_clock: u8,
     swept: bool,
     is_in_index: bool,
-    /// The replica knows that the entry may have been swept.
+    /// Whether the replica knows by the record that the entry may have been swept.
     knows: bool,
     has_lease: bool,
-    /// A call to Validate between its two steps.
+    /// Whether a call to Validate is between its two steps.
     call: bool,
     active: bool,
 }
@@ -67,7 +68,7 @@ pub enum Action {
 }
 
 impl Forgetting {
-    /// Whether the token is taken to be alive, its revocation aside.
+    /// Returns whether the replica takes the token for unexpired.
     fn is_alive(&self, state: &State) -> bool {
         state.replica_clock < EXPIRY && !(self.guard == Guard::Record && state.knows)
     }
@@ -171,7 +172,7 @@ impl Model for Forgetting {
                 } else {
                     !state.is_in_index
                 };
-                // The lease is read before the look-up.
+                // Validate reads the lease before the look-up.
                 state.has_lease && goes_on
             }
             Action::SecondStep => {

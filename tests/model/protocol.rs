@@ -1,12 +1,12 @@
-//! The protocol by which an acknowledged revocation holds on every replica, as a machine whose
-//! every step is explored.
+//! The protocol by which an acknowledged revocation holds on every replica, as a state machine for
+//! the model checker.
 //!
-//! Time is a relation here, not a number. All that the protocol may rely on is: *a lease that was
-//! asked for before a wait began is over when the wait ends* ([`super::clocks`] proves it of the
-//! numbers). So a lease carries the waits that it is older than, a wait that ends takes those
-//! leases with it, and otherwise leases end, waits end, processes pause and messages travel when
-//! they like. A process that makes no step is paused; a message that is not taken yet is delayed or
-//! held.
+//! Time is a relation here, not a number. The protocol may only assume that *a lease that was
+//! requested before a wait began has ended when the wait ends* ([`super::clocks`] checks that with
+//! numbers). A lease therefore lists the running waits that began after its request, and the end of
+//! a wait ends all leases that list it. Otherwise leases and waits may end, processes may pause,
+//! and messages may arrive at any moment. A process that makes no step is paused; a message that
+//! has not been received is delayed.
 
 use stateright::{Model, Property};
 
@@ -14,47 +14,48 @@ pub const REPLICAS: usize = 3;
 const KEYS: usize = 2;
 const ALL: u8 = 0b111;
 
-/// Bits, one a wait that is running: that of revocation 0 and 1, of a removal, and of the time
-/// after a failover.
+/// A set of running waits, one bit each: those of revocations 0 and 1, of a removal, and of the
+/// time after a failover.
 type Waits = u8;
 const REMOVAL: Waits = 1 << 2;
 const SETTLING: Waits = 1 << 3;
 
-/// A lease, or the right to one that travels with a renewal: the running waits that began after it
-/// was asked for.
+/// A lease, or the right to one that a renewal in flight carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lease {
+    /// The running waits that began after it was requested.
     older_than: Waits,
 }
 
 const FRESH: Option<Lease> = Some(Lease { older_than: 0 });
 
-/// What a renewal's statement read, all in one snapshot of the database.
+/// The result of a renewal's statement, read in one snapshot of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reply {
     head: u8,
-    /// Keys whose entries come after the cursor that was sent.
+    /// The keys whose entries come after the cursor that was sent.
     entries: u8,
-    /// What every listed member has applied, at least.
+    /// The position that every listed member has applied.
     covered: u8,
-    /// The members listed; all, if it makes no difference.
+    /// The members that are listed, or all bits where it makes no difference.
     listed: u8,
-    /// Of which history of the database this is: a failover begins another.
+    /// The history of the database. A failover or a set-back begins a new one.
     history: u8,
     /// Whether the list of members is known to be complete in this history.
     settled: bool,
-    /// Executed after the standby last heard of this primary, which does not wait for it.
+    /// Whether it was executed after the standby last received from this primary, which does not
+    /// wait for it.
     unreplicated: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Renewal {
     Idle,
-    /// On its way to the database.
+    /// The renewal is on its way to the database.
     Sent(Option<Lease>),
     /// The statement has its snapshot, and waits for the lock of its row.
     Reading(Option<Lease>, Reply),
-    /// The row is written and the commit is through; the answer is on its way.
+    /// The row is written and committed; the answer is on its way.
     Answered(Option<Lease>, Reply),
     /// No row was found; the answer is on its way.
     Refused,
@@ -63,33 +64,34 @@ pub enum Renewal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Process {
     Down,
-    /// Its row is gone, its memory is not: a newcomer that remembers.
+    /// It has lost its row, but not its memory, and has to join again.
     Joining,
     Member,
-    /// Stopping in order.
+    /// It stops in good order.
     Leaving,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Replica {
     process: Process,
-    /// The revocations that Validate finds.
+    /// The revocations in the index.
     index: u8,
-    /// Those that this process has ever known.
+    /// The revocations that this process has ever known.
     held: u8,
     cursor: u8,
     history: u8,
     lease: Option<Lease>,
     renewal: Renewal,
-    /// It knows of a commit of its own row that a failover would lose.
+    /// Whether it knows of a commit of its own row that a failover would lose.
     ahead: bool,
-    /// Entries that it holds and the database has lost: to be offered again.
+    /// Entries that it holds and the database has lost, so that it has to write them again. With
+    /// the rule `LeaseBeforeApplied` broken: entries that it has received and not applied.
     set_aside: u8,
-    /// It has joined again after the database was set back, and knows that the list of members may
-    /// lack somebody.
+    /// Whether it has joined again after the database was set back, and so knows that the list of
+    /// members may be incomplete.
     doubts_members: bool,
-    /// The position that every member has applied, as its renewals have shown. Only where it makes
-    /// a difference.
+    /// The position that every member has applied, by its last renewal. Zero where it makes no
+    /// difference.
     everywhere: u8,
 }
 
@@ -110,9 +112,9 @@ const DOWN: Replica = Replica {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Database {
     head: u8,
-    /// Where in the feed a key's entry stands; zero for nowhere.
-    place: [u8; KEYS],
-    /// What each member said it has applied.
+    /// The feed position of each key's entry; zero if there is none.
+    position: [u8; KEYS],
+    /// The rows of the members, with the position that each has reported as applied.
     rows: [Option<u8>; REPLICAS],
     history: u8,
     settled: bool,
@@ -121,26 +123,29 @@ pub struct Database {
 impl Database {
     fn write(&mut self, key: usize) {
         self.head += 1;
-        self.place[key] = self.head;
+        self.position[key] = self.head;
     }
 
     fn entries_after(&self, cursor: u8) -> u8 {
-        (0..KEYS).filter(|&key| self.place[key] > cursor).map(|key| 1 << key).sum()
+        (0..KEYS).filter(|&key| self.position[key] > cursor).map(|key| 1 << key).sum()
     }
 }
 
-/// A call to Revoke, at the replica `by`.
+/// A call to Revoke that is not answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Order {
+pub struct PendingRevoke {
+    /// The replica that was called.
     by: u8,
-    /// Its entry's place in the feed, and of which history.
+    /// The feed position of its entry.
     seq: u8,
+    /// The history in which `seq` is that position.
     history: u8,
-    /// Whose word it waits for; all, unless the list was made too early.
+    /// The members whose reports it waits for. All bits, unless a broken rule lists the members too
+    /// early.
     asks: u8,
-    /// Not a caller's, but of a replica that offers what was lost.
+    /// Whether it is not a caller's, but of a replica that writes a lost revocation again.
     restores: bool,
-    /// Its replica has sent a renewal since the entry was written. Always, where it makes no
+    /// Whether its replica has sent a renewal since the entry was written. True where it makes no
     /// difference.
     asked_since: bool,
 }
@@ -148,33 +153,34 @@ pub struct Order {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Revoke {
     NotCalled,
-    /// Sent to the database, and not executed. Only where it makes a difference.
-    Sent(Order),
-    /// Committed. Its replica's own index has not come so far, or the replica has not noticed.
-    Reaching(Order),
-    /// Its replica holds the entry; the wait runs.
-    Waiting(Order),
+    /// It is sent to the database and not executed. Only where it makes a difference.
+    Sent(PendingRevoke),
+    /// It is committed. The index of its replica has not reached the entry, or the replica has not
+    /// noticed that yet.
+    Reaching(PendingRevoke),
+    /// Its replica holds the entry, and the wait runs.
+    Waiting(PendingRevoke),
     /// OK was returned.
     Acknowledged,
     /// The caller got an error, and may call again.
     Failed,
     /// OK was returned, and an asynchronous failover lost the entry.
     Lost,
-    /// It was lost, offered again by a replica that held it, and holds again.
+    /// It was lost, a replica that held it has written it again, and it holds again.
     Restored,
 }
 
 impl Revoke {
-    fn order(&self) -> Option<Order> {
+    fn pending(&self) -> Option<PendingRevoke> {
         match *self {
-            Self::Sent(order) | Self::Reaching(order) | Self::Waiting(order) => Some(order),
+            Self::Sent(pending) | Self::Reaching(pending) | Self::Waiting(pending) => Some(pending),
             _ => None,
         }
     }
 }
 
-/// A call to Validate that began after the revocation of `key` was acknowledged. One at a time is
-/// enough to go wrong.
+/// A call to Validate that began after the revocation of `key` was acknowledged. To find a
+/// violation it is enough to have one such call at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Call {
     at: u8,
@@ -184,19 +190,19 @@ pub struct Call {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Step {
-    /// Has read the lease's deadline, and is to look up.
+    /// It has read the deadline of the lease, and looks up the index next.
     HasLease(Option<Lease>),
-    /// Has looked up and found nothing, and is to compare the clock with the deadline that it read.
+    /// It has found nothing in the index, and compares the clock with the deadline next.
     FoundNothing(Option<Lease>),
-    /// Waits for a renewal; true if the one that is under way was sent after the call arrived.
+    /// It waits for a renewal; true if the one under way was sent after the call arrived.
     Parked(bool),
 }
 
-/// A member whose counter stands still, as somebody else sees it.
+/// A member whose counter another replica watches, in order to remove its row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Suspect {
     row: u8,
-    /// It has renewed since its counter was read, so that a compare-and-set will miss.
+    /// Whether it has renewed since its counter was read, so that a compare-and-set fails.
     moved: bool,
 }
 
@@ -204,10 +210,10 @@ pub struct Suspect {
 pub struct State {
     replicas: [Replica; REPLICAS],
     database: Database,
-    /// What the standby has, where that is less.
+    /// The state of the standby, if it is behind.
     standby: Option<Database>,
-    /// The primary before the failover. It is cut off from its standby; some replicas still reach
-    /// it.
+    /// The primary before the failover. It is cut off from its standby, but some replicas still
+    /// reach it.
     old: Option<Database>,
     revokes: [Revoke; KEYS],
     suspect: Option<Suspect>,
@@ -221,90 +227,118 @@ pub struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failover {
     None,
-    /// Commits wait for the standby. The old primary may live on, cut off.
+    /// Commits wait for the standby. The old primary may keep running, cut off.
     Synchronous,
-    /// They do not. The old primary is dead.
+    /// Commits do not wait for the standby. The old primary is dead.
     Asynchronous,
-    /// No failover: a dump or a snapshot is put back under running replicas, and the timeline stays
-    /// what it was. Here a state's history is known to nobody; `standby` is what was dumped.
+    /// There is no failover. A dump or a snapshot is restored while replicas run, and the timeline
+    /// stays the same, so no replica can see the `history` of a state. `standby` is the dump.
     SetBack,
 }
 
-/// A rule that is not kept.
+/// A rule of the protocol that is broken, and the way in which it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
+    /// The deadline of a lease counts from the receipt of the reply, not from the request.
     DeadlineFromReply,
+    /// A renewal leaves out one of the members.
     AcknowledgementSkipsAMember,
+    /// The wait of a revocation ends before the leases that it has to outlast.
     WaitTooShort,
+    /// The wait of a revocation begins when it is requested, before it is committed.
     WaitFromRequest,
+    /// The wait is as long as the replica's own configuration says, not as long as the members'
+    /// rows say.
     WaitByOwnLeaseLength,
+    /// The members whose reports are waited for are listed before the revocation is committed.
     MembersListedBeforeCommit,
+    /// A newcomer loads the entries before it writes its row.
     SnapshotBeforeRegistering,
+    /// A renewal extends the lease before its entries are applied.
     LeaseBeforeApplied,
+    /// Validate reads the lease after it has looked up the index.
     LeaseReadAfterLookUp,
+    /// Validate does not check the lease again after the look-up.
     LeaseCheckedBeforeLookUp,
+    /// A waiting call to Validate is answered after a renewal that was sent before it arrived.
     FreedByEarlierRenewal,
+    /// A member's row is removed although the member has renewed meanwhile.
     RemovalWithoutCompare,
+    /// The wait before a removal begins before the member's counter is read.
     RemovalWaitFromQuestion,
+    /// A renewal that finds no row writes it anew.
     RenewalRevivesRow,
+    /// A replica that leaves deletes its row while it still has its lease.
     RowDeletedBeforeLease,
+    /// Two replicas write to the same row.
     RowSharedByTwo,
+    /// A renewal only reads, so it does not wait for the standby.
     RenewalByRead,
+    /// A renewal extends the lease although its wait for the standby was cancelled.
     CancelledRenewalAccepted,
+    /// A revocation counts as committed although its wait for the standby was cancelled.
     CancelledCommitAcknowledged,
+    /// A retry that reads its entry in the database begins its wait at once.
     RetryAcknowledgedFromRead,
+    /// Feed positions are compared without their histories.
     SeqWithoutHistory,
+    /// The list of members comes from the old primary.
     MembersOfOldPrimary,
+    /// A replica that joins again empties its index, and does not remember what it knew.
     ReloadReplacesMemory,
+    /// A renewal does not compare the counter of its row, by which it would notice lost commits.
     CounterNotCompared,
+    /// The reports of the members count although the list of members may be incomplete.
     MembersTrustedAfterFailover,
+    /// The feed is read by other statements than the renewals.
     FeedReadApart,
+    /// A renewal that was sent before a revocation was written counts for its acknowledgement.
     EarlierRenewalCounts,
+    /// A replica that has lost its row still acknowledges the revocations that it had begun.
     EpochNotCompared,
 }
 
-/// What is explored: the protocol with its rules, a bounded part of the world, and perhaps a broken
-/// rule.
+/// The model: the protocol, the bounds within which it is explored, and possibly a broken rule.
 #[derive(Clone, Debug)]
 pub struct Protocol {
     pub revocations: usize,
-    /// How many replicas are members at the beginning, with a lease. The others may join.
+    /// The number of replicas that are members at the beginning, with a lease. The others may join.
     pub members: usize,
-    /// How many processes may crash or leave, counted together.
+    /// The most processes that crash or leave, counted together.
     pub crashes: u8,
-    /// How many members may be removed by others.
+    /// The most members that others remove.
     pub removals: u8,
-    /// Leases end before they must: by themselves, and not only when a wait has outlasted them.
+    /// Whether leases may end by themselves, and not only because a wait has outlasted them.
     pub leases_end_early: bool,
-    /// Something may happen between a renewal's snapshot and its write. It matters if rows are
-    /// deleted.
+    /// Whether other steps may come between a renewal's snapshot and its write. That matters only
+    /// if rows are deleted.
     pub reads_before_it_writes: bool,
-    /// Replicas that are down may join.
+    /// Whether replicas that are down may join.
     pub joins: bool,
     pub failover: Failover,
-    /// Somebody cancels waits for the standby.
+    /// Whether waits for the standby may be cancelled.
     pub cancels: bool,
-    /// The standby of an asynchronous primary has heard nothing from the beginning on, and not only
-    /// from some moment on; what is put back was dumped at the beginning.
+    /// Whether the standby of an asynchronous primary receives nothing from the beginning on,
+    /// instead of from any moment on. With a set-back: whether the dump was made at the beginning.
     pub standby_behind: bool,
-    /// At the beginning revocation 0 has been acknowledged and read by all members, and it is not
-    /// in what is put back.
+    /// Whether revocation 0 has been acknowledged and applied by all members at the beginning, but
+    /// is not in the dump.
     pub first_to_be_lost: bool,
-    /// The database may be set back before every member has renewed since it was dumped.
+    /// Whether the database may be set back before every member has renewed since the dump.
     pub set_back_unnoticed: bool,
-    /// Processes may start after the database was set back, while leases from before may still be
-    /// in force.
+    /// Whether processes may start after a set-back while earlier leases may still be valid.
     pub starts_after_set_back: bool,
-    /// Replica 2 is configured with a longer lease than the others.
+    /// Whether replica 2 is configured with a longer lease than the others.
     pub one_longer_lease: bool,
-    /// A replica that has to join again empties its index first, which a process with calls under
-    /// way should not do.
+    /// Whether a replica that has to join again empties its index first, which a process with calls
+    /// under way should not do.
     pub clears_index: bool,
-    /// The wait begins when the commit has returned, and not when the replica's own index holds the
-    /// entry.
+    /// Whether the wait begins when the commit has returned, instead of when the replica's own
+    /// index holds the entry.
     pub waits_from_commit: bool,
-    /// Acknowledgements by the members' word, and by the wait.
+    /// Whether revocations are acknowledged by the reports of the members.
     pub by_members: bool,
+    /// Whether revocations are acknowledged by the end of the wait.
     pub by_wait: bool,
     pub broken: Option<Broken>,
 }
@@ -335,15 +369,15 @@ impl Default for Protocol {
     }
 }
 
-/// Where a statement is executed.
+/// The server that executes a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Server {
     Primary,
     Old,
 }
 
-/// Whether a commit waited for the standby, or somebody cancelled its wait: then it is visible, and
-/// may yet be lost.
+/// Whether a commit waited for the standby, or its wait was cancelled. In that case it is visible
+/// and may still be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Commit {
     Waited,
@@ -353,41 +387,103 @@ pub enum Commit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     // Revoke.
-    Ask { key: usize, by: usize },
-    Write { key: usize, by: usize, server: Server, commit: Commit },
-    Retry { key: usize, by: usize, server: Server },
-    WaitIsOver { key: usize },
-    CallerGoesAway { key: usize },
+    Ask {
+        key: usize,
+        by: usize,
+    },
+    Write {
+        key: usize,
+        by: usize,
+        server: Server,
+        commit: Commit,
+    },
+    Retry {
+        key: usize,
+        by: usize,
+        server: Server,
+    },
+    WaitIsOver {
+        key: usize,
+    },
+    CallerGoesAway {
+        key: usize,
+    },
     // A renewal.
-    Send { at: usize },
-    Read { at: usize, server: Server },
-    Execute { at: usize, server: Server, commit: Commit },
-    Receive { at: usize },
-    Lose { at: usize },
-    Apply { at: usize },
-    ReadFeed { at: usize, server: Server },
-    LeaseEnds { at: usize },
+    Send {
+        at: usize,
+    },
+    Read {
+        at: usize,
+        server: Server,
+    },
+    Execute {
+        at: usize,
+        server: Server,
+        commit: Commit,
+    },
+    Receive {
+        at: usize,
+    },
+    /// The answer of a renewal is lost.
+    Lose {
+        at: usize,
+    },
+    /// Entries are applied after the lease was extended. Only with a broken rule.
+    Apply {
+        at: usize,
+    },
+    /// The feed is read without a renewal. Only with a broken rule.
+    ReadFeed {
+        at: usize,
+        server: Server,
+    },
+    LeaseEnds {
+        at: usize,
+    },
     // Membership.
-    Load { at: usize },
-    Join { at: usize, commit: Commit },
-    Suspect { row: usize },
+    /// A newcomer loads the entries before it joins. Only with a broken rule.
+    Load {
+        at: usize,
+    },
+    Join {
+        at: usize,
+        commit: Commit,
+    },
+    Suspect {
+        row: usize,
+    },
+    /// The counter is read after the wait before a removal has begun. Only with a broken rule.
     SeeCounter,
     Remove,
-    Leave { at: usize },
-    Crash { at: usize },
+    Leave {
+        at: usize,
+    },
+    Crash {
+        at: usize,
+    },
     // Validate.
-    Begin { at: usize, key: usize },
+    Begin {
+        at: usize,
+        key: usize,
+    },
     LookUp,
     Check,
     // Failover.
+    /// The standby receives nothing from now on, or the database is dumped.
     StandbyFallsBehind,
+    /// The standby takes over, or the dump is restored.
     Promote,
+    /// The wait after a failover or a set-back ends, and the list of members is complete again.
     Settle,
-    Offer { at: usize, key: usize },
+    /// A replica writes a revocation again that the database has lost.
+    Offer {
+        at: usize,
+        key: usize,
+    },
 }
 
 impl State {
-    /// A wait begins: no lease of `replicas` that was asked for before outlives it.
+    /// Begins a wait, which outlasts every lease of `replicas` that was requested before.
     fn start(&mut self, wait: Waits, replicas: u8) {
         self.each_lease(|at, lease| {
             if let Some(lease) = lease
@@ -398,7 +494,7 @@ impl State {
         });
     }
 
-    /// A wait ends. What it outlasted is over.
+    /// Ends a wait, and the leases that it has outlasted.
     fn fire(&mut self, wait: Waits) {
         self.each_lease(|_, lease| {
             if lease.is_some_and(|lease| lease.older_than & wait != 0) {
@@ -407,7 +503,7 @@ impl State {
         });
     }
 
-    /// A wait is given up.
+    /// Gives up a wait.
     fn stop(&mut self, wait: Waits) {
         self.each_lease(|_, lease| {
             if let Some(lease) = lease {
@@ -433,7 +529,7 @@ impl State {
         }
     }
 
-    /// Where a statement runs.
+    /// Returns the database on a server, if there is that server.
     fn server(&self, server: Server) -> Option<&Database> {
         match server {
             Server::Primary => Some(&self.database),
@@ -441,24 +537,24 @@ impl State {
         }
     }
 
-    /// Calls to Revoke at a replica fail.
-    fn fail_orders_of(&mut self, at: usize) {
+    /// Fails the calls to Revoke at a replica.
+    fn fail_revokes_of(&mut self, at: usize) {
         for key in 0..KEYS {
-            if self.revokes[key].order().is_some_and(|order| usize::from(order.by) == at) {
+            if self.revokes[key].pending().is_some_and(|pending| usize::from(pending.by) == at) {
                 self.stop(1 << key);
                 self.revokes[key] = Revoke::Failed;
             }
         }
     }
 
-    /// OK is returned. If the entry was lost before, that promises nothing until it is restored,
-    /// which only those can do who hold it.
+    /// Returns OK to a call to Revoke. If its entry was lost before, the guarantee begins only once
+    /// a replica that holds the entry has restored it.
     fn acknowledge(&mut self, key: usize, may_be_lost: bool) {
         self.stop(1 << key);
-        let Some(order) = self.revokes[key].order() else { return };
-        let is_held = self.replicas[usize::from(order.by)].held & (1 << key) != 0;
-        self.revokes[key] = match order.restores {
-            _ if may_be_lost && is_held && order.history != self.database.history => Revoke::Lost,
+        let Some(pending) = self.revokes[key].pending() else { return };
+        let is_held = self.replicas[usize::from(pending.by)].held & (1 << key) != 0;
+        self.revokes[key] = match pending.restores {
+            _ if may_be_lost && is_held && pending.history != self.database.history => Revoke::Lost,
             true => Revoke::Restored,
             false => Revoke::Acknowledged,
         };
@@ -477,7 +573,7 @@ impl Protocol {
         self.broken == Some(rule)
     }
 
-    /// The row that a replica writes to.
+    /// Returns the row that a replica writes to.
     fn row(&self, at: usize) -> usize {
         if self.breaks(Broken::RowSharedByTwo) && at == 2 { 1 } else { at }
     }
@@ -490,37 +586,43 @@ impl Protocol {
         self.failover == Failover::SetBack
     }
 
-    /// Returns whether a replica sees that a place is of another history.
+    /// Returns whether a replica notices that a feed position is of another history.
     fn compares_histories(&self) -> bool {
         !self.sets_back() && !self.breaks(Broken::SeqWithoutHistory)
     }
 
-    /// A call to Revoke that has just written or found its entry.
-    fn order(&self, by: usize, database: &Database, asks: u8, restores: bool) -> Order {
+    /// Returns a call to Revoke that has just written or found its entry.
+    fn pending_revoke(
+        &self,
+        by: usize,
+        database: &Database,
+        asks: u8,
+        restores: bool,
+    ) -> PendingRevoke {
         let (seq, history) = (database.head, database.history);
         let asked_since = !self.sets_back() || self.breaks(Broken::EarlierRenewalCounts);
-        Order { by: by as u8, seq, history, asks, restores, asked_since }
+        PendingRevoke { by: by as u8, seq, history, asks, restores, asked_since }
     }
 
-    /// The call begins to wait. With a rule broken, it may find at once that the index has come so
-    /// far, or even that all have.
-    fn begin_to_reach(&self, state: &mut State, key: usize, order: Order) {
-        state.revokes[key] = Revoke::Reaching(order);
-        let replica = state.replicas[usize::from(order.by)];
-        if self.breaks(Broken::EarlierRenewalCounts) && replica.cursor >= order.seq {
-            state.revokes[key] = Revoke::Waiting(order);
+    /// Lets a call wait until its replica's index reaches the entry. With the rule
+    /// `EarlierRenewalCounts` broken, the index, and even all members, may have reached it already.
+    fn begin_to_reach(&self, state: &mut State, key: usize, pending: PendingRevoke) {
+        state.revokes[key] = Revoke::Reaching(pending);
+        let replica = state.replicas[usize::from(pending.by)];
+        if self.breaks(Broken::EarlierRenewalCounts) && replica.cursor >= pending.seq {
+            state.revokes[key] = Revoke::Waiting(pending);
             self.start_wait(state, key, ALL);
-            if self.by_members && replica.everywhere >= order.seq {
+            if self.by_members && replica.everywhere >= pending.seq {
                 state.acknowledge(key, self.loses_commits());
             }
         }
     }
 
-    /// The database is about to change by a commit.
+    /// Updates what the standby has, before a commit changes the primary.
     fn commit(&self, state: &mut State, commit: Commit) {
         match (self.failover, commit) {
             (Failover::Synchronous, Commit::Waited) => {
-                // The standby has this commit, and with it all before it.
+                // The standby has received this commit, and so all commits before it.
                 state.standby = None;
                 for replica in &mut state.replicas {
                     replica.ahead = false;
@@ -533,8 +635,8 @@ impl Protocol {
         }
     }
 
-    /// The replicas whose leases are known to be shorter than the wait of a Revoke that was told of
-    /// these members.
+    /// Returns the replicas whose leases the wait of a Revoke is known to outlast, if its replica
+    /// knows of the members `listed`.
     fn outlasted(&self, listed: u8) -> u8 {
         match self.one_longer_lease {
             true if self.breaks(Broken::WaitByOwnLeaseLength) => ALL & !(1 << 2),
@@ -549,7 +651,7 @@ impl Protocol {
         }
     }
 
-    /// The snapshot of a renewal's statement.
+    /// Returns the snapshot of a renewal's statement.
     fn read(&self, state: &State, at: usize, server: Server) -> Option<Reply> {
         let database = state.server(server)?;
         let mut others: Vec<usize> = (0..REPLICAS)
@@ -561,11 +663,12 @@ impl Protocol {
         let rows = self.members(state, database).rows;
         let covered =
             others.iter().filter_map(|&row| rows[row]).fold(state.replicas[at].cursor, u8::min);
-        // Left out where no call here waits for it, which keeps the number of states down.
+        // The position is left out if no call at this replica waits for it, which keeps the number
+        // of states small.
         let asks = self.waits_from_commit
             || self.breaks(Broken::EarlierRenewalCounts)
             || state.revokes.iter().any(
-                |revoke| matches!(revoke, Revoke::Waiting(order) if usize::from(order.by) == at),
+                |revoke| matches!(revoke, Revoke::Waiting(call) if usize::from(call.by) == at),
             );
         let covered = if asks { covered } else { 0 };
         let listed =
@@ -588,7 +691,7 @@ impl Protocol {
         }
     }
 
-    /// An answered renewal reaches its replica.
+    /// Carries out the receipt of a renewal's answer by its replica.
     fn receive(&self, state: &mut State, at: usize, lease: Option<Lease>, reply: Reply) {
         let mut lease = lease;
         if self.breaks(Broken::DeadlineFromReply) {
@@ -601,7 +704,7 @@ impl Protocol {
             replica.set_aside = replica.index & !reply.entries;
         }
         if self.breaks(Broken::LeaseBeforeApplied) {
-            // The entries come later, by a step of their own.
+            // The entries are applied later, by `Action::Apply`.
             replica.set_aside |= reply.entries;
         } else {
             replica.index |= reply.entries;
@@ -620,14 +723,14 @@ impl Protocol {
         }
         let (index, cursor) = (replica.index, replica.cursor);
 
-        // A seq means something within its history only.
+        // A `seq` has a meaning only within its history.
         for key in 0..KEYS {
-            let Some(order) =
-                state.revokes[key].order().filter(|order| usize::from(order.by) == at)
+            let Some(pending) =
+                state.revokes[key].pending().filter(|pending| usize::from(pending.by) == at)
             else {
                 continue;
             };
-            if began_again && order.history != reply.history && self.compares_histories() {
+            if began_again && pending.history != reply.history && self.compares_histories() {
                 if !(self.waits_from_commit && matches!(state.revokes[key], Revoke::Waiting(_))) {
                     state.stop(1 << key);
                     state.revokes[key] = Revoke::Failed;
@@ -635,26 +738,28 @@ impl Protocol {
                 continue;
             }
             match state.revokes[key] {
-                Revoke::Reaching(order)
-                    if cursor >= order.seq
-                        && order.asked_since
-                        && (order.history == reply.history || !self.compares_histories()) =>
+                Revoke::Reaching(pending)
+                    if cursor >= pending.seq
+                        && pending.asked_since
+                        && (pending.history == reply.history || !self.compares_histories()) =>
                 {
-                    state.revokes[key] = Revoke::Waiting(order);
+                    state.revokes[key] = Revoke::Waiting(pending);
                     if !self.breaks(Broken::WaitFromRequest) && !self.waits_from_commit {
                         self.start_wait(state, key, reply.listed);
                     }
                 }
-                Revoke::Waiting(order) if self.by_members => {
-                    let told = if order.asks == ALL {
-                        reply.covered >= order.seq && cursor >= order.seq
+                Revoke::Waiting(pending) if self.by_members => {
+                    let have_reported = if pending.asks == ALL {
+                        reply.covered >= pending.seq && cursor >= pending.seq
                     } else {
-                        (0..REPLICAS).filter(|row| order.asks & (1 << row) != 0).all(|row| {
-                            state.database.rows[row].is_none_or(|applied| applied >= order.seq)
+                        (0..REPLICAS).filter(|row| pending.asks & (1 << row) != 0).all(|row| {
+                            state.database.rows[row].is_none_or(|applied| applied >= pending.seq)
                         })
                     };
                     let is_complete = reply.settled && trusts_members;
-                    if told && (is_complete || self.breaks(Broken::MembersTrustedAfterFailover)) {
+                    if have_reported
+                        && (is_complete || self.breaks(Broken::MembersTrustedAfterFailover))
+                    {
                         state.acknowledge(key, self.loses_commits());
                     }
                 }
@@ -662,10 +767,10 @@ impl Protocol {
             }
         }
 
-        // A call that waits is freed by a renewal that was sent after it arrived, whatever the time
-        // is now.
-        if let Some(Call { at: place, key, step: Step::Parked(sent_after) }) = state.call
-            && usize::from(place) == at
+        // A renewal that was sent after a waiting call arrived answers it, whatever the time is
+        // now.
+        if let Some(Call { at: call_at, key, step: Step::Parked(sent_after) }) = state.call
+            && usize::from(call_at) == at
             && (sent_after || self.breaks(Broken::FreedByEarlierRenewal))
         {
             state.call = None;
@@ -673,7 +778,7 @@ impl Protocol {
         }
     }
 
-    /// Carries out a step, if it can be made.
+    /// Carries out a step; returns `None` if it is not possible in this state.
     fn step(&self, state: &mut State, action: Action) -> Option<()> {
         fn when(condition: bool) -> Option<()> {
             condition.then_some(())
@@ -682,10 +787,13 @@ impl Protocol {
             Action::Ask { key, by } => {
                 when(matches!(state.revokes[key], Revoke::NotCalled))?;
                 when(state.replicas[by].process == Process::Member)?;
-                let mut order =
-                    Order { seq: 0, history: 0, ..self.order(by, &state.database, ALL, false) };
+                let mut pending = PendingRevoke {
+                    seq: 0,
+                    history: 0,
+                    ..self.pending_revoke(by, &state.database, ALL, false)
+                };
                 if self.breaks(Broken::MembersListedBeforeCommit) {
-                    order.asks = (0..REPLICAS)
+                    pending.asks = (0..REPLICAS)
                         .filter(|&row| state.database.rows[row].is_some())
                         .map(|row| 1 << row)
                         .sum();
@@ -693,14 +801,14 @@ impl Protocol {
                 if self.breaks(Broken::WaitFromRequest) {
                     self.start_wait(state, key, ALL);
                 }
-                state.revokes[key] = Revoke::Sent(order);
+                state.revokes[key] = Revoke::Sent(pending);
             }
             Action::Write { key, by, server, commit } => {
                 let asks = match state.revokes[key] {
                     Revoke::NotCalled if !self.asks_first() => ALL,
-                    Revoke::Sent(order) => {
-                        when(usize::from(order.by) == by)?;
-                        order.asks
+                    Revoke::Sent(pending) => {
+                        when(usize::from(pending.by) == by)?;
+                        pending.asks
                     }
                     Revoke::Failed if !self.breaks(Broken::RetryAcknowledgedFromRead) => ALL,
                     _ => return None,
@@ -708,11 +816,11 @@ impl Protocol {
                 when(state.replicas[by].process == Process::Member)?;
                 // The revocation that is committed first is called 0.
                 when(key == 0 || state.revokes[0] != Revoke::NotCalled)?;
-                // An entry that is there is not written again: Retry waits for it. Unless the
-                // commit's answer is what counts.
+                // An entry that exists is not written again, because Retry waits for it, unless the
+                // commit's answer alone counts.
                 let target = state.server(server)?;
-                when(target.place[key] == 0 || self.waits_from_commit && target.head < 2)?;
-                // A commit at a primary without its standby waits until it is cancelled.
+                when(target.position[key] == 0 || self.waits_from_commit && target.head < 2)?;
+                // A commit at the old primary, which has no standby, waits until it is cancelled.
                 when(server == Server::Primary || commit == Commit::Cancelled)?;
                 let database = match server {
                     Server::Primary => {
@@ -722,13 +830,13 @@ impl Protocol {
                     Server::Old => state.old.as_mut()?,
                 };
                 database.write(key);
-                let order = self.order(by, &database.clone(), asks, false);
-                self.begin_to_reach(state, key, order);
+                let pending = self.pending_revoke(by, &database.clone(), asks, false);
+                self.begin_to_reach(state, key, pending);
                 if self.breaks(Broken::CancelledCommitAcknowledged)
                     || self.waits_from_commit && commit == Commit::Waited
                 {
                     // The commit's answer alone counts.
-                    state.revokes[key] = Revoke::Waiting(order);
+                    state.revokes[key] = Revoke::Waiting(pending);
                     self.start_wait(state, key, ALL);
                 } else if self.waits_from_commit {
                     state.revokes[key] = Revoke::Failed;
@@ -738,11 +846,11 @@ impl Protocol {
                 when(state.revokes[key] == Revoke::Failed && !self.waits_from_commit)?;
                 when(state.replicas[by].process == Process::Member)?;
                 let database = state.server(server)?;
-                when(database.place[key] != 0)?;
-                let order = self.order(by, database, ALL, false);
-                self.begin_to_reach(state, key, order);
+                when(database.position[key] != 0)?;
+                let pending = self.pending_revoke(by, database, ALL, false);
+                self.begin_to_reach(state, key, pending);
                 if self.breaks(Broken::RetryAcknowledgedFromRead) {
-                    state.revokes[key] = Revoke::Waiting(order);
+                    state.revokes[key] = Revoke::Waiting(pending);
                     self.start_wait(state, key, ALL);
                 }
             }
@@ -762,15 +870,15 @@ impl Protocol {
                 when(replica.process == Process::Member && replica.renewal == Renewal::Idle)?;
                 replica.renewal = Renewal::Sent(FRESH);
                 for revoke in &mut state.revokes {
-                    if let Revoke::Reaching(order) = revoke
-                        && usize::from(order.by) == at
+                    if let Revoke::Reaching(pending) = revoke
+                        && usize::from(pending.by) == at
                     {
-                        order.asked_since = true;
+                        pending.asked_since = true;
                     }
                 }
-                if let Some(Call { at: place, step: Step::Parked(sent_after), .. }) =
+                if let Some(Call { at: call_at, step: Step::Parked(sent_after), .. }) =
                     &mut state.call
-                    && usize::from(*place) == at
+                    && usize::from(*call_at) == at
                 {
                     *sent_after = true;
                 }
@@ -830,10 +938,10 @@ impl Protocol {
                     self.receive(state, at, lease, reply);
                 }
                 Renewal::Refused => {
-                    // A newcomer from here on. Its memory stays, and what the database lacks of it
-                    // is written again.
+                    // From here on it is a newcomer, but it keeps its memory, and writes again what
+                    // the database has lost of that.
                     if !self.breaks(Broken::EpochNotCompared) {
-                        state.fail_orders_of(at);
+                        state.fail_revokes_of(at);
                     }
                     let replica = &mut state.replicas[at];
                     let index = replica.index;
@@ -851,15 +959,15 @@ impl Protocol {
                 let replica = &mut state.replicas[at];
                 when(match replica.renewal {
                     Renewal::Answered(..) => true,
-                    // At a primary that was replaced meanwhile.
+                    // The statement waits at a primary that was replaced meanwhile.
                     Renewal::Reading(_, reply) => reply.history != state.database.history,
-                    // One that is lost on its way to the database might as well not have been sent.
+                    // A request that is lost on its way has the same effect as none.
                     Renewal::Idle | Renewal::Sent(_) | Renewal::Refused => false,
                 })?;
                 replica.renewal = Renewal::Idle;
-                if let Some(Call { at: place, step: Step::Parked(sent_after), .. }) =
+                if let Some(Call { at: call_at, step: Step::Parked(sent_after), .. }) =
                     &mut state.call
-                    && usize::from(*place) == at
+                    && usize::from(*call_at) == at
                 {
                     *sent_after = false;
                 }
@@ -914,7 +1022,8 @@ impl Protocol {
                         == matches!(state.replicas[at].renewal, Renewal::Answered(..)),
                 )?;
                 self.commit(state, commit);
-                // It answers nothing before it has come as far as this.
+                // It may register the head as applied, because it validates nothing before it has
+                // read the feed up to there.
                 state.database.rows[self.row(at)] = Some(state.database.head);
                 state.replicas[at].process = Process::Member;
                 state.replicas[at].history = state.database.history;
@@ -950,7 +1059,7 @@ impl Protocol {
                     state.replicas[at].process == Process::Member && state.crashes < self.crashes,
                 )?;
                 state.crashes += 1;
-                state.fail_orders_of(at);
+                state.fail_revokes_of(at);
                 let replica = &mut state.replicas[at];
                 replica.process = Process::Leaving;
                 if !self.breaks(Broken::RowDeletedBeforeLease) {
@@ -968,9 +1077,9 @@ impl Protocol {
                         && (left || state.crashes < self.crashes),
                 )?;
                 state.crashes += u8::from(!left);
-                state.fail_orders_of(at);
-                // A renewal under way may be executed; it writes to a row that no process will ask
-                // for again.
+                state.fail_revokes_of(at);
+                // A renewal under way may still be executed, but that makes no difference: it
+                // writes to a row that no process uses any more.
                 state.replicas[at] = DOWN;
                 if state.call.is_some_and(|call| usize::from(call.at) == at) {
                     state.call = None;
@@ -983,11 +1092,12 @@ impl Protocol {
                 let misses = replica.index & (1 << key) == 0;
                 match state.revokes[key] {
                     Revoke::Acknowledged | Revoke::Restored => {}
-                    // Not promised any more, but who has known it does not forget it.
+                    // The guarantee does not cover it any more, but a replica that has known it
+                    // must still respect it.
                     Revoke::Lost if replica.held & (1 << key) != 0 => {}
                     _ => return None,
                 }
-                // What the index finds now it finds later, unless it is emptied.
+                // An entry in the index stays there, unless the index is emptied.
                 when(misses || self.clears_index)?;
                 let step = if self.breaks(Broken::LeaseReadAfterLookUp) {
                     Step::FoundNothing(None)
@@ -1041,23 +1151,23 @@ impl Protocol {
                         || state.replicas.iter().all(is_noticed),
                 )?;
                 let before = state.standby.take().unwrap_or(state.database);
-                // Nothing tells a database that was set back that its list of members may lack
-                // somebody.
+                // A database that was set back does not show that its list of members may be
+                // incomplete.
                 state.database = Database { history: 1, settled: self.sets_back(), ..before };
                 for key in 0..KEYS {
-                    if let Revoke::Reaching(order) | Revoke::Waiting(order) =
+                    if let Revoke::Reaching(pending) | Revoke::Waiting(pending) =
                         &mut state.revokes[key]
                         && self.sets_back()
-                        && before.place[key] != 0
+                        && before.position[key] != 0
                     {
-                        // It is in what was put back.
-                        order.history = 1;
+                        // The entry is in the dump that was restored.
+                        pending.history = 1;
                     }
                     let acknowledged =
                         matches!(state.revokes[key], Revoke::Acknowledged | Revoke::Restored);
-                    if acknowledged && state.database.place[key] == 0 && self.loses_commits() {
+                    if acknowledged && state.database.position[key] == 0 && self.loses_commits() {
                         state.revokes[key] = Revoke::Lost;
-                        // What is lost is promised only by those who have known it.
+                        // A lost revocation must be respected only by replicas that have known it.
                         state.call = state.call.filter(|call| {
                             usize::from(call.key) != key
                                 || state.replicas[usize::from(call.at)].held & (1 << key) != 0
@@ -1078,12 +1188,12 @@ impl Protocol {
                 when(self.loses_commits() && replica.set_aside & (1 << key) != 0)?;
                 when(replica.process == Process::Member)?;
                 replica.set_aside &= !(1 << key);
-                if state.database.place[key] == 0 {
+                if state.database.position[key] == 0 {
                     state.database.write(key);
                 }
                 if state.revokes[key] == Revoke::Lost {
-                    let order = self.order(at, &state.database, ALL, true);
-                    self.begin_to_reach(state, key, order);
+                    let pending = self.pending_revoke(at, &state.database, ALL, true);
+                    self.begin_to_reach(state, key, pending);
                 }
             }
         }
@@ -1094,24 +1204,29 @@ impl Protocol {
         matches!(self.broken, Some(Broken::WaitFromRequest | Broken::MembersListedBeforeCommit))
     }
 
-    /// The same state with the replicas in a fixed order: which one is which makes no difference.
+    /// Returns the state with its replicas sorted. States that differ only in the numbers of the
+    /// replicas are equivalent, so this reduces the number of states.
     fn in_order(&self, state: &State) -> State {
         let sorted = match self.broken {
             Some(Broken::RowSharedByTwo | Broken::AcknowledgementSkipsAMember) => return *state,
             _ if self.one_longer_lease => REPLICAS - 1,
             _ => REPLICAS,
         };
-        let mut order = [0, 1, 2];
-        order[..sorted].sort_by_cached_key(|&at| {
-            let orders = (0..KEYS)
+        let mut permutation = [0, 1, 2];
+        permutation[..sorted].sort_by_cached_key(|&at| {
+            let called_by = (0..KEYS)
                 .filter(|&key| {
-                    state.revokes[key].order().is_some_and(|order| usize::from(order.by) == at)
+                    state.revokes[key]
+                        .pending()
+                        .is_some_and(|pending| usize::from(pending.by) == at)
                 })
                 .map(|key| 1_u8 << key)
                 .sum::<u8>();
             let asked = (0..KEYS)
                 .filter(|&key| {
-                    state.revokes[key].order().is_some_and(|order| order.asks & (1 << at) != 0)
+                    state.revokes[key]
+                        .pending()
+                        .is_some_and(|pending| pending.asks & (1 << at) != 0)
                 })
                 .map(|key| 1_u8 << key)
                 .sum::<u8>();
@@ -1122,41 +1237,43 @@ impl Protocol {
                 state.database.rows[at],
                 state.standby.map(|standby| standby.rows[at]),
                 state.old.map(|old| old.rows[at]),
-                (orders, asked, suspect, call),
+                (called_by, asked, suspect, call),
             )
         });
-        if order == [0, 1, 2] {
+        if permutation == [0, 1, 2] {
             return *state;
         }
-        let mut place = [0; REPLICAS];
-        for (new, &old) in order.iter().enumerate() {
-            place[old] = new as u8;
+        let mut new_index = [0; REPLICAS];
+        for (new, &old) in permutation.iter().enumerate() {
+            new_index[old] = new as u8;
         }
         let mut sorted = *state;
-        sorted.replicas = order.map(|at| state.replicas[at]);
-        let with_rows =
-            |database: Database| Database { rows: order.map(|at| database.rows[at]), ..database };
-        sorted.database.rows = order.map(|at| state.database.rows[at]);
+        sorted.replicas = permutation.map(|at| state.replicas[at]);
+        let with_rows = |database: Database| Database {
+            rows: permutation.map(|at| database.rows[at]),
+            ..database
+        };
+        sorted.database.rows = permutation.map(|at| state.database.rows[at]);
         sorted.standby = state.standby.map(with_rows);
         sorted.old = state.old.map(with_rows);
-        let moved = |order: Order| Order {
-            by: place[usize::from(order.by)],
+        let moved = |pending: PendingRevoke| PendingRevoke {
+            by: new_index[usize::from(pending.by)],
             asks: (0..REPLICAS)
-                .filter(|&at| order.asks & (1 << at) != 0)
-                .map(|at| 1 << place[at])
+                .filter(|&at| pending.asks & (1 << at) != 0)
+                .map(|at| 1 << new_index[at])
                 .sum(),
-            ..order
+            ..pending
         };
         sorted.revokes = state.revokes.map(|revoke| match revoke {
-            Revoke::Sent(order) => Revoke::Sent(moved(order)),
-            Revoke::Reaching(order) => Revoke::Reaching(moved(order)),
-            Revoke::Waiting(order) => Revoke::Waiting(moved(order)),
+            Revoke::Sent(pending) => Revoke::Sent(moved(pending)),
+            Revoke::Reaching(pending) => Revoke::Reaching(moved(pending)),
+            Revoke::Waiting(pending) => Revoke::Waiting(moved(pending)),
             other => other,
         });
         sorted.suspect = state
             .suspect
-            .map(|suspect| Suspect { row: place[usize::from(suspect.row)], ..suspect });
-        sorted.call = state.call.map(|call| Call { at: place[usize::from(call.at)], ..call });
+            .map(|suspect| Suspect { row: new_index[usize::from(suspect.row)], ..suspect });
+        sorted.call = state.call.map(|call| Call { at: new_index[usize::from(call.at)], ..call });
         sorted
     }
 }
@@ -1175,7 +1292,7 @@ impl Model for Protocol {
         if self.breaks(Broken::RowSharedByTwo) {
             rows[2] = None;
         }
-        let empty = Database { head: 0, place: [0; KEYS], rows, history: 0, settled: true };
+        let empty = Database { head: 0, position: [0; KEYS], rows, history: 0, settled: true };
         let mut database = empty;
         let mut revokes = [Revoke::NotCalled; KEYS];
         if self.first_to_be_lost {
@@ -1274,7 +1391,7 @@ impl Model for Protocol {
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
-        // Nothing that follows matters.
+        // The property is violated, so the steps that follow do not matter.
         if state.active_after_acknowledged {
             return None;
         }
@@ -1319,7 +1436,7 @@ impl Model for Protocol {
                 "a revocation is acknowledged by the new primary",
                 |_, state: &State| {
                     state.revokes[0] == Revoke::Acknowledged
-                        && state.old.is_some_and(|old| old.place[0] == 0)
+                        && state.old.is_some_and(|old| old.position[0] == 0)
                 },
             ));
         }

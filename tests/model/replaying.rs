@@ -1,6 +1,6 @@
-//! Replays: a client whose answers get lost, a thief who copies its refresh token, and the rules of
-//! the service itself (`Session::judge_refresh`). For how long a lost answer signs nobody out, and
-//! what that costs in detection.
+//! Models replays: a client that loses answers, a thief that copies its refresh token, and the
+//! rules of the service itself (`Session::judge_refresh`). Checks for how long a lost answer signs
+//! nobody out, and whether a thief is detected.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,15 +17,16 @@ use countersign::domain::{
 use stateright::{Model, Property};
 
 const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
-/// Seconds after a rotation.
+/// The grace after a rotation, in seconds.
 const GRACE: u8 = 1;
+/// The limit of replays until use, in seconds.
 const LIMIT: u8 = 4;
-/// Most rotations.
+/// The most rotations, which bounds the model.
 const ROTATIONS: u8 = 4;
 
 pub struct Replaying {
     pub replay: Replay,
-    /// How long the world lasts, in seconds.
+    /// The time that the model covers, in seconds.
     pub lasts: u8,
     pub has_thief: bool,
 }
@@ -33,17 +34,17 @@ pub struct Replaying {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     now: u8,
-    /// Of the current refresh token.
+    /// The generation of the current refresh token.
     generation: u8,
     refreshed_at: u8,
-    /// The newest refresh token that the client has.
+    /// The generation of the newest refresh token that the client has.
     client: u8,
-    /// The newest that the thief has.
+    /// The generation of the newest refresh token that the thief has.
     thief: Option<u8>,
     has_ended: bool,
-    /// The thief got tokens after its theft.
+    /// Whether the thief has got tokens by the stolen one.
     thief_got_in: bool,
-    /// A token was answered whose successor had been exchanged already.
+    /// Whether a refresh token whose successor had been used has yielded tokens.
     yielded_used: bool,
 }
 
@@ -96,7 +97,8 @@ impl Replaying {
         }
     }
 
-    /// Presents a token, and returns the generation of the one in the answer.
+    /// Refreshes by the token of this generation; returns the generation of the token in the
+    /// answer.
     fn refresh(&self, state: &mut State, presented: u8) -> Option<u8> {
         if state.has_ended {
             return None;
@@ -120,7 +122,7 @@ impl Replaying {
                 Some(state.generation)
             }
             RefreshVerdict::Replay => {
-                // Had its successor been exchanged, the current one would be yet another.
+                // If its successor had been used, the current token would be a later one.
                 state.yielded_used |= presented + 1 != state.generation;
                 Some(state.generation)
             }
@@ -194,11 +196,11 @@ impl Model for Replaying {
                 !state.yielded_used
             })];
         if self.has_thief {
-            properties.push(Property::sometimes("a thief is found out", |_, state: &State| {
+            properties.push(Property::sometimes("a thief is detected", |_, state: &State| {
                 state.has_ended && state.thief_got_in
             }));
             properties.push(Property::sometimes(
-                "a thief who keeps up is not",
+                "a thief that keeps up is not detected",
                 |_, state: &State| {
                     let both_go_on =
                         state.client == 1 + ROTATIONS && state.thief == Some(1 + ROTATIONS);

@@ -1,4 +1,4 @@
-//! Ways to reach the database: TLS, several hosts, passwords.
+//! Connections to the database: TLS, passwords, several hosts, and time-outs.
 
 use std::{
     fs,
@@ -29,11 +29,11 @@ use crate::{
     proxy::Link,
 };
 
-/// The name in the server's certificate. The host is reached by an address, which is not in it.
+/// The name in the server's certificate, which does not contain the server's address.
 const NAME: &str = "localhost";
 const PASSWORD: &str = "pass %word";
 
-/// A server that takes nothing but TLS and a password over TCP.
+/// A server that demands TLS and a password over TCP.
 struct Protected {
     server: Server,
     port: u16,
@@ -47,7 +47,8 @@ impl Protected {
         Self::start_by(folder, &key, &certificate, "TLSv1.3")
     }
 
-    /// A key and a certificate for the name, in PEM, of an authority in ca.pem.
+    /// Returns a key and a certificate for `NAME`, in PEM, signed by the authority in ca.pem. The
+    /// authority in other.pem has signed nothing.
     fn certificate(folder: &TempDir) -> (String, String) {
         let authority = |name: &str| {
             let mut params = CertificateParams::new(vec![]).unwrap();
@@ -67,7 +68,8 @@ impl Protected {
         (key.serialize_pem(), certificate)
     }
 
-    /// A server with this key and certificate, and what others are to find in the folder.
+    /// Starts a server with this key and certificate; `folder` holds the root certificates for
+    /// clients.
     fn start_by(folder: TempDir, key: &str, certificate: &str, version: &str) -> Self {
         let port = free_address().port();
         let server = Server::start_with(|dir| {
@@ -114,7 +116,7 @@ impl Protected {
     }
 }
 
-/// Opens a store and uses it.
+/// Opens a store and reads from it.
 async fn attempt(options: &Options) -> Result<(), String> {
     let store = PostgresStore::open(options).await.map_err(|error| error.to_string())?;
     store.ring().await.map(drop).map_err(|error| error.to_string())
@@ -160,8 +162,7 @@ async fn each_mode_of_tls_demands_what_it_says() {
     }
 }
 
-/// Makes a key and a certificate that it signs itself, of version 1 of X.509, as the tools of some
-/// images do.
+/// Makes a key and a self-signed certificate of X.509 version 1, as the tools of some images do.
 fn version_1(folder: &Path, algorithm: &[&str]) -> [String; 2] {
     let openssl = |arguments: &[&str]| {
         let made =
@@ -175,7 +176,7 @@ fn version_1(folder: &Path, algorithm: &[&str]) -> [String; 2] {
         "x509", "-req", "-in", "v1.csr", "-signkey", "v1.key", "-days", "2", "-out", "v1.pem",
     ]);
     if !openssl(&["x509", "-in", "v1.pem", "-noout", "-text"]).contains("Version: 1 ") {
-        // Newer versions of openssl make version 3 unless they are asked for the old one.
+        // Newer releases of openssl make certificates of version 3 unless they are told otherwise.
         openssl(&[
             "req",
             "-x509v1",
@@ -192,7 +193,7 @@ fn version_1(folder: &Path, algorithm: &[&str]) -> [String; 2] {
     ["v1.key", "v1.pem"].map(|name| fs::read_to_string(folder.join(name)).unwrap())
 }
 
-/// libpq does not look at the certificate in the modes that do not verify it.
+/// In the modes that do not verify the certificate, libpq accepts any, and so does the service.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_the_first_version_does_where_none_is_verified() {
     for (algorithm, version) in [
@@ -217,7 +218,6 @@ async fn a_certificate_of_the_first_version_does_where_none_is_verified() {
     }
 }
 
-/// A certificate proves whose key it is only if the key is used.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_tls_is_refused_where_it_is_demanded() {
     let url = new_database().await;
@@ -250,42 +250,43 @@ async fn a_password_comes_from_the_url_the_environment_or_a_file_that_may_change
     attempt(&from_file).await.unwrap();
 }
 
-/// After a failover the server that was asked first is gone, or only reads.
+/// After a failover the first server of the list is gone, or is read-only.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_hosts_the_one_that_takes_writes_is_used() {
-    let reading = new_database().await;
-    let writing = Server::start();
-    let name = reading.rsplit_once('/').unwrap().1;
-    execute(&writing.url("postgres"), &format!("CREATE DATABASE {name}")).await;
-    execute(&reading, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    let read_only = new_database().await;
+    let writable = Server::start();
+    let name = read_only.rsplit_once('/').unwrap().1;
+    execute(&writable.url("postgres"), &format!("CREATE DATABASE {name}")).await;
+    execute(&read_only, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"))
         .await;
 
-    let refused = attempt(&options(&reading)).await.unwrap_err();
+    let refused = attempt(&options(&read_only)).await.unwrap_err();
     assert!(refused.contains("does not allow writes"), "{refused}");
     let host = |url: &str| url.split_once('@').unwrap().1.rsplit_once('/').unwrap().0.to_owned();
-    let (first, last) = (host(&reading), host(&writing.url(name)));
+    let (first, last) = (host(&read_only), host(&writable.url(name)));
     let url = format!("postgres://postgres@127.0.0.1:1,{first}:5432,{last}:5432/{name}");
     attempt(&options(&url)).await.unwrap();
-    execute(&writing.url(name), "SELECT seq FROM feed_head").await;
+    execute(&writable.url(name), "SELECT seq FROM feed_head").await;
 }
 
-/// An address that accepts connections, by the backlog of the system, and never answers: so does a
-/// server that is stopped.
-fn silent() -> (TcpListener, String) {
+/// Returns an address that accepts connections into its backlog and never answers, like a server
+/// whose processes are stopped.
+fn unresponsive_address() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
     (listener, host)
 }
 
-/// Databases of one name on two servers, of which the first one only reads, and their hosts.
-async fn reading_and_writing() -> ([String; 2], [String; 2], Server, String) {
-    let reading = new_database().await;
+/// Creates databases of one name on two servers, the first of them read-only. Returns their URLs
+/// and hosts, the second server, and the name.
+async fn read_only_and_writable() -> ([String; 2], [String; 2], Server, String) {
+    let read_only = new_database().await;
     let server = Server::start();
-    let name = reading.rsplit_once('/').unwrap().1.to_owned();
+    let name = read_only.rsplit_once('/').unwrap().1.to_owned();
     execute(&server.url("postgres"), &format!("CREATE DATABASE {name}")).await;
-    execute(&reading, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    execute(&read_only, &format!("ALTER DATABASE {name} SET default_transaction_read_only = on"))
         .await;
-    let urls = [reading, server.url(&name)];
+    let urls = [read_only, server.url(&name)];
     let hosts = urls.each_ref().map(|url| {
         let host = url.split_once('@').unwrap().1.rsplit_once('/').unwrap().0;
         format!("{host}:5432")
@@ -295,16 +296,16 @@ async fn reading_and_writing() -> ([String; 2], [String; 2], Server, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_answers_keeps_nobody_from_the_others() {
-    let (_, [reading, writing], _server, name) = reading_and_writing().await;
-    let ((_one, mute), (_two, other_mute)) = (silent(), silent());
+    let (_, [read_only, writable], _server, name) = read_only_and_writable().await;
+    let ((_one, mute), (_two, other_mute)) = (unresponsive_address(), unresponsive_address());
     let refusing = "127.0.0.1:1".to_owned();
     for hosts in [
-        vec![&mute, &writing],
-        vec![&writing, &mute],
-        vec![&mute, &other_mute, &writing],
-        vec![&reading, &mute, &writing],
-        vec![&mute, &reading, &writing],
-        vec![&refusing, &mute, &reading, &writing],
+        vec![&mute, &writable],
+        vec![&writable, &mute],
+        vec![&mute, &other_mute, &writable],
+        vec![&read_only, &mute, &writable],
+        vec![&mute, &read_only, &writable],
+        vec![&refusing, &mute, &read_only, &writable],
     ] {
         let hosts = hosts.into_iter().map(String::as_str).collect::<Vec<_>>().join(",");
         let url = format!("postgres://postgres@{hosts}/{name}");
@@ -317,22 +318,23 @@ async fn a_server_that_never_answers_keeps_nobody_from_the_others() {
     }
 }
 
-/// The one that never answers is the primary of yesterday, and the other one is to be the next.
+/// The server that never answers is the former primary; the other one, read-only at first, becomes
+/// the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_takes_over_is_found_while_another_server_is_waited_for() {
-    let ([reading, _], _, _server, name) = reading_and_writing().await;
-    let (_listener, mute) = silent();
-    let link = Link::to(&reading).await;
+    let ([read_only, _], _, _server, name) = read_only_and_writable().await;
+    let (_listener, mute) = unresponsive_address();
+    let link = Link::to(&read_only).await;
     let address = link.url().split_once('@').unwrap().1.rsplit_once('/').unwrap().0.to_owned();
     for hosts in [[&mute, &address], [&address, &mute]] {
         let alter = |how: &str| format!("BEGIN READ WRITE; ALTER DATABASE {name} {how}; COMMIT");
-        execute(&reading, &alter("SET default_transaction_read_only = on")).await;
+        execute(&read_only, &alter("SET default_transaction_read_only = on")).await;
         let before = link.connections();
         let url = format!("postgres://postgres@{},{}/{name}", hosts[0], hosts[1]);
         let patient = Options { connect_timeout: Duration::from_secs(600), ..options(&url) };
         let taking_over = async {
             link.connected(before + 1).await;
-            execute(&reading, &alter("RESET ALL")).await;
+            execute(&read_only, &alter("RESET ALL")).await;
         };
         let (attempted, ()) =
             in_time(futures_util::future::join(attempt(&patient), taking_over)).await;
@@ -340,10 +342,11 @@ async fn a_standby_that_takes_over_is_found_while_another_server_is_waited_for()
     }
 }
 
-/// The time-out covers what comes after the connection is accepted, and the error names the hosts.
+/// The connect time-out covers the handshakes after TCP has accepted, and the error names the
+/// hosts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_has_its_time_for_the_whole_start_up() {
-    let ((_one, mute), (_two, other)) = (silent(), silent());
+    let ((_one, mute), (_two, other)) = (unresponsive_address(), unresponsive_address());
     let url = format!("postgres://postgres@{mute},{other}/d?sslmode=disable");
     let hasty = Options { connect_timeout: Duration::from_millis(200), ..options(&url) };
     let refused = in_time(attempt(&hasty)).await.unwrap_err();
@@ -352,7 +355,8 @@ async fn a_host_has_its_time_for_the_whole_start_up() {
     }
 }
 
-/// The server goes on with nothing that nobody waits for, and the pool has room for another one.
+/// The server then stops executing a query that nobody waits for, and the pool can open another
+/// connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_whose_answer_is_given_up_is_closed_at_once() {
     let url = new_database().await;

@@ -1,4 +1,4 @@
-//! The schema, for those who keep the right to change tables apart from the right to use them.
+//! Migrations and rights: the role that owns the tables may be another than the one that uses them.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn without_migrating(url: &str) -> Config {
     Config::load(None, &flags).unwrap()
 }
 
-/// The rights that docs/postgresql.md gives to the role of the service.
+/// The statements by which docs/postgresql.md grants the service's role its rights.
 const GRANTS: &str = "GRANT USAGE ON SCHEMA public TO USER; ALTER DEFAULT PRIVILEGES FOR ROLE \
                       postgres IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO \
                       USER";
@@ -59,7 +59,7 @@ async fn a_role_that_may_not_change_tables_serves_from_those_that_another_one_ma
     }
 }
 
-/// The advice in the error is followed to the letter.
+/// The test executes the commands that the errors name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_without_a_right_is_told_which_and_how_to_get_it() {
     let url = new_database().await;
@@ -68,7 +68,7 @@ async fn a_role_without_a_right_is_told_which_and_how_to_get_it() {
     execute(&url, &format!("REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE ROLE {user} LOGIN"))
         .await;
     let restricted = url.replace("postgres@", &format!("{user}@"));
-    let granted = async |refused: AppError, reason: &str| {
+    let execute_advice = async |refused: AppError, reason: &str| {
         let line = refused.to_string();
         let has_ways = ["`countersign migrate`", "--no-migrate", "docs/postgresql.md"]
             .iter()
@@ -81,12 +81,12 @@ async fn a_role_without_a_right_is_told_which_and_how_to_get_it() {
         execute(&url, grant).await;
     };
     let migrate = async || app::migrate(&config(&restricted, folder.path())).await;
-    granted(migrate().await.unwrap_err(), "no schema has been selected to create in").await;
+    execute_advice(migrate().await.unwrap_err(), "no schema has been selected to create in").await;
     execute(&url, &format!("REVOKE CREATE ON SCHEMA public FROM {user}")).await;
-    granted(migrate().await.unwrap_err(), "permission denied for schema public").await;
+    execute_advice(migrate().await.unwrap_err(), "permission denied for schema public").await;
     migrate().await.unwrap();
 
-    // Of tables that are another role's, it needs rights to use them, and cannot change them.
+    // If another role owns the tables, the role needs rights to use them, and cannot migrate them.
     let url = new_database().await;
     app::migrate(&config(&url, folder.path())).await.unwrap();
     execute(&url, &format!("GRANT USAGE ON SCHEMA public TO {user}")).await;
@@ -105,7 +105,7 @@ async fn a_role_without_a_right_is_told_which_and_how_to_get_it() {
     );
 }
 
-/// Whoever writes would wait behind it.
+/// While it waits for its lock, all writes to the table would wait behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_does_not_wait_long_for_a_table_that_somebody_holds() {
     let url = new_database().await;
@@ -140,7 +140,7 @@ async fn a_migration_does_not_wait_long_for_a_table_that_somebody_holds() {
     assert_eq!(app::migrate(&config).await.unwrap(), ["0009"]);
 }
 
-/// As docs/postgresql.md has it.
+/// The rights are those that docs/postgresql.md describes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
     let url = new_database().await;
@@ -167,7 +167,7 @@ async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
                         tableowner ~ '_audit$'";
     assert_eq!(number(&url, DAYS).await, 0);
 
-    // It may make partitions once it has the rights that the documentation names for that.
+    // With the rights that the documentation names for that, it creates partitions.
     let text = include_str!("../../docs/postgresql.md");
     let recipe =
         text.split("```").find(|block| block.contains("CREATE ROLE countersign_audit;")).unwrap();
@@ -183,7 +183,7 @@ async fn a_role_that_may_not_change_the_audit_writes_and_sweeps_it() {
     assert!(number(&url, DAYS).await >= 3);
 }
 
-/// As docs/postgresql.md has it, too, for a default partition that has become large.
+/// Executes the script in docs/postgresql.md for a default partition that has become large.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_without_a_partition_can_be_set_aside() {
     let url = new_database().await;

@@ -1,4 +1,4 @@
-//! Calls to replicas, each of which is written down.
+//! Makes calls to replicas and records each of them.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     recorder::Recorder,
 };
 
-/// A session, and what its client holds.
+/// A session, and the tokens that its client holds.
 #[derive(Clone, Debug)]
 pub struct Held {
     pub number: SessionNumber,
@@ -26,22 +26,22 @@ pub struct Held {
     pub subject: String,
     pub access_token: TokenNumber,
     pub refresh_token: String,
-    /// The one before.
+    /// The refresh token before the current one.
     pub used_refresh_token: Option<String>,
-    /// Nobody knows whether a call about it was carried out.
+    /// Whether a refresh of it has failed, so that nobody knows whether it was carried out.
     pub is_uncertain: bool,
 }
 
-/// What makes calls.
+/// Makes the calls of a run.
 pub struct Asker {
     pub fleet: Arc<Fleet>,
     pub recorder: Arc<Recorder>,
-    /// Whether access tokens expire while the run lasts. Then the grace of refresh tokens, which
-    /// must be shorter, is over soon, too.
+    /// Whether access tokens expire during the run. The grace of refresh tokens must be shorter
+    /// than their lifetime, so it ends during the run too.
     pub tokens_expire: bool,
 }
 
-/// A call that came to an end.
+/// A call that was answered or has failed.
 struct Ended<R> {
     replica: usize,
     begin: Moment,
@@ -54,13 +54,13 @@ impl<R> Ended<R> {
         Call { replica: self.replica, begin: self.begin, end: self.end, ask, answer }
     }
 
-    /// What it came to if `R` says no more than that it was done.
+    /// Returns the answer for calls whose success means only that the request was carried out.
     fn outcome(&self) -> Answer {
         self.result.as_ref().err().cloned().unwrap_or(Answer::Done)
     }
 }
 
-/// What an error says.
+/// Classifies the status of a failed call.
 fn answer(status: &Status) -> Answer {
     let reason = reason(status);
     let retry = status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some());
@@ -80,7 +80,7 @@ fn answer(status: &Status) -> Answer {
 }
 
 impl Asker {
-    /// Makes a call, if there is anybody there.
+    /// Makes a call; returns `None` if no process runs at this replica.
     async fn ask<M, R>(
         &self,
         replica: usize,
@@ -98,7 +98,7 @@ impl Asker {
         Some(Ended { replica, begin, end, result })
     }
 
-    /// Creates a session.
+    /// Creates a session; returns `None` if that failed.
     pub async fn create(
         &self,
         replica: usize,
@@ -141,7 +141,7 @@ impl Asker {
         })
     }
 
-    /// Refreshes a session with its present token.
+    /// Refreshes a session with its current refresh token.
     pub async fn refresh(
         &self,
         replica: usize,
@@ -150,7 +150,8 @@ impl Asker {
     ) -> Option<Answer> {
         let ask = Ask::Refresh {
             session: held.number,
-            // A token whose first use may have been carried out is used again.
+            // An earlier refresh by this token may have been carried out. Without a grace, this one
+            // is then reuse.
             is_reuse: held.is_uncertain && (held.policy == "strict" || self.tokens_expire),
             supersedes: (held.policy == "superseding").then_some(held.access_token),
         };
@@ -187,7 +188,7 @@ impl Asker {
         Some(answer)
     }
 
-    /// Asks for these tokens in one call. Whether it was answered.
+    /// Validates these tokens in one call; returns whether it was answered.
     pub async fn validate(
         &self,
         replica: usize,
@@ -201,7 +202,7 @@ impl Asker {
         let note = |ended: &Ended<_>, token, answer| {
             self.recorder.call(ended.call(Ask::Validate(token), answer))
         };
-        let judge = |answer: &countersign::proto::ValidateResponse| match answer.active {
+        let answer_of = |answer: &countersign::proto::ValidateResponse| match answer.active {
             true => Answer::Active,
             false => Answer::Inactive(answer.inactive_reason()),
         };
@@ -210,7 +211,7 @@ impl Asker {
             let Some(ended) = self.ask(replica, patience, question(*token), send).await else {
                 return false;
             };
-            let answer = ended.result.as_ref().map_or_else(Answer::clone, judge);
+            let answer = ended.result.as_ref().map_or_else(Answer::clone, answer_of);
             self.recorder.call(ended.call(Ask::Validate(*token), answer));
             return ended.result.is_ok();
         }
@@ -219,17 +220,17 @@ impl Asker {
         };
         let send = async |client: &mut Client, request| client.batch_validate(request).await;
         let Some(ended) = self.ask(replica, patience, message, send).await else { return false };
-        for (place, token) in tokens.iter().enumerate() {
+        for (index, token) in tokens.iter().enumerate() {
             let answer = ended
                 .result
                 .as_ref()
-                .map_or_else(Answer::clone, |answers| judge(&answers.responses[place]));
+                .map_or_else(Answer::clone, |answers| answer_of(&answers.responses[index]));
             note(&ended, *token, answer);
         }
         ended.result.is_ok()
     }
 
-    /// Revokes by this message, which is about this target.
+    /// Sends this message, which revokes `target`.
     pub async fn revoke(
         &self,
         replica: usize,
@@ -238,7 +239,7 @@ impl Asker {
         message: RevokeRequest,
     ) -> Option<Answer> {
         let send = async |client: &mut Client, request| {
-            self.fleet.revokes(replica);
+            self.fleet.notify_revocation(replica);
             client.revoke(request).await
         };
         let ended = self.ask(replica, patience, message, send).await?;
@@ -248,12 +249,12 @@ impl Asker {
     }
 }
 
-/// The message that revokes a session by its identifier.
+/// Returns the target of a message that revokes a session by its identifier.
 pub fn by_id(held: &Held) -> revoke_request::Target {
     revoke_request::Target::SessionId(held.id.clone())
 }
 
-/// The message that revokes all sessions of a subject.
+/// Returns the target of a message that revokes all sessions of a subject.
 pub fn by_subject(tenant: &str, subject: &str) -> revoke_request::Target {
     let (tenant, subject) = (tenant.to_owned(), subject.to_owned());
     revoke_request::Target::Subject(SubjectTarget { tenant, subject, ..Default::default() })

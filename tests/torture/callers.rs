@@ -1,5 +1,6 @@
-//! Who calls: some create, refresh and revoke, and for each acknowledged revocation every replica
-//! is asked at once and again and again; others ask for tokens of all kinds without a pause.
+//! The callers of a run. Writers create, refresh and revoke sessions; after each acknowledged
+//! revocation, all replicas are asked to validate the revoked tokens, at once and several times
+//! later. Readers validate recent tokens all the time, revoked or not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,14 +19,14 @@ use crate::{
     ledger::Dice,
 };
 
-/// Callers who write.
+/// The number of callers that create, refresh and revoke.
 const WRITERS: usize = 24;
-/// Sessions that each of them holds.
+/// The number of sessions that a writer creates before it refreshes or revokes any.
 const SESSIONS: usize = 6;
-/// How long a caller waits: longer than any fault lasts, mostly.
+/// The deadline of most calls: longer than most faults last.
 const PATIENT: Duration = Duration::from_secs(3);
-/// How long writers wait. If all were patient, they would soon all hang where nothing goes on, and
-/// call nowhere else.
+/// The deadlines from which writers choose. If all of them were long, all writers would soon wait
+/// for the same blocked replica, and none would call the others.
 const PATIENCE: [Duration; 6] = [
     Duration::from_millis(150),
     Duration::from_secs(1),
@@ -34,17 +35,17 @@ const PATIENCE: [Duration; 6] = [
     PATIENT,
     PATIENT,
 ];
-/// A caller's rest between two calls, at most, in milliseconds.
-const REST: usize = 60;
-/// When, after a revocation was acknowledged, its tokens are asked for at all replicas, in
-/// milliseconds.
-const WATCHED: [u64; 7] = [0, 40, 150, 400, 900, 2000, 4000];
-/// How often each replica is asked for other tokens.
-const ASKED: Duration = Duration::from_millis(25);
-/// How many of the latest tokens are asked for.
+/// The longest pause of a writer between two calls, in milliseconds.
+const MAX_PAUSE: usize = 60;
+/// The delays, in milliseconds after a revocation was acknowledged, at which all replicas validate
+/// its tokens.
+const CHECK_DELAYS: [u64; 7] = [0, 40, 150, 400, 900, 2000, 4000];
+/// The interval at which readers ask each replica.
+const READ_INTERVAL: Duration = Duration::from_millis(25);
+/// The number of most recent tokens among which readers choose.
 const LATEST: usize = 400;
 
-/// Callers at work.
+/// The running callers.
 pub struct Callers {
     stop: watch::Sender<bool>,
     writers: JoinSet<Vec<Held>>,
@@ -81,7 +82,7 @@ impl Callers {
         Self { stop, writers, readers, watchers }
     }
 
-    /// Lets the calls under way come to their end, and returns the sessions that are still held.
+    /// Waits for the calls under way, and returns the sessions that writers still hold.
     pub async fn stop(self) -> Vec<Held> {
         self.stop.send_replace(true);
         let held = self.writers.join_all().await.into_iter().flatten().collect();
@@ -92,7 +93,7 @@ impl Callers {
     }
 }
 
-/// Asks a replica again and again for some of the latest tokens, and does not wait for its answers.
+/// Asks a replica again and again to validate recent tokens, without waiting for its answers.
 async fn read(
     asker: Arc<Asker>,
     place: usize,
@@ -100,7 +101,7 @@ async fn read(
     watchers: TaskTracker,
     stopped: watch::Receiver<bool>,
 ) {
-    let mut times = interval(ASKED);
+    let mut times = interval(READ_INTERVAL);
     times.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*stopped.borrow() {
         times.tick().await;
@@ -115,12 +116,12 @@ async fn read(
     }
 }
 
-/// Somebody who creates, refreshes and revokes.
+/// A caller that creates, refreshes and revokes sessions of its own tenants.
 struct Writer {
     asker: Arc<Asker>,
     dice: Dice,
     name: String,
-    /// How many tenants have been revoked.
+    /// The number of tenants that it has given up after their revocation.
     tenants: usize,
     sessions: Vec<Held>,
     watchers: TaskTracker,
@@ -141,7 +142,7 @@ impl Writer {
                     self.revoke(held, place, patience).await;
                 }
             }
-            sleep(Duration::from_millis(self.dice.roll(REST).try_into().unwrap())).await;
+            sleep(Duration::from_millis(self.dice.roll(MAX_PAUSE).try_into().unwrap())).await;
         }
         self.sessions
     }
@@ -152,7 +153,7 @@ impl Writer {
         let subject = format!("subject {}", self.dice.roll(3));
         if let Some(held) = self.asker.create(place, patience, policy, &tenant, &subject).await {
             self.sessions.push(held.clone());
-            // Sometimes at once and elsewhere, where it may not be known.
+            // Another replica may have to revoke a session that it has not seen yet.
             if self.dice.roll(6) == 0 {
                 let place = self.dice.roll(PLACES);
                 self.revoke(held, place, patience).await;
@@ -160,9 +161,9 @@ impl Writer {
         }
     }
 
-    /// Refreshes a session. If nobody knows what came of it, the same is asked again elsewhere, and
-    /// then never again: what was given up may be carried out later, and must not be taken for a
-    /// theft of the token.
+    /// Refreshes a session. If the outcome is unknown, it is tried once more at a replica that is
+    /// chosen anew, and never again: a refresh that was given up may be carried out later, and a
+    /// further one with the same token would then count as reuse.
     async fn refresh(&mut self, place: usize, patience: Duration) {
         let index = self.dice.roll(self.sessions.len());
         let held = &mut self.sessions[index];
@@ -178,8 +179,8 @@ impl Writer {
         }
     }
 
-    /// Revokes a session, or something that it belongs to. If nobody knows what came of it, it is
-    /// mostly asked for again elsewhere.
+    /// Revokes a session, its access token, its subject or its tenant. While the outcome is
+    /// unknown, the revocation is usually tried again, at a replica that is chosen anew.
     async fn revoke(&mut self, held: Held, place: usize, patience: Duration) {
         let (tenant, subject) = (held.tenant.clone(), held.subject.clone());
         let session = Target::Session(held.number);
@@ -188,7 +189,7 @@ impl Writer {
         let refresh_token = revoke_request::Target::Token(held.refresh_token.clone());
         let (target, by) = match self.dice.roll(12) {
             0..3 => (session, by_id(&held)),
-            // One that has expired is no proof any more, and revokes nothing.
+            // An access token that has expired revokes nothing.
             3..5 if !self.asker.tokens_expire => (session, access_token),
             3..7 => (session, refresh_token),
             7..9 => (Target::Token(held.access_token), access_token),
@@ -207,7 +208,7 @@ impl Writer {
                 Target::Tenant(_) => other.tenant == tenant,
             });
         self.sessions = kept;
-        // Sometimes new sessions are created in a tenant that was revoked.
+        // In one case of four, the writer creates further sessions in the revoked tenant.
         if matches!(target, Target::Tenant(_)) && self.dice.roll(4) > 0 {
             self.tenants += 1;
         }
@@ -233,7 +234,7 @@ impl Writer {
         }
     }
 
-    /// Uses a refresh token again for which there is no grace.
+    /// Uses a refresh token again whose policy allows no grace.
     async fn reuse(&mut self, place: usize, patience: Duration, held: &Held) {
         if held.policy != "strict" || held.is_uncertain || held.used_refresh_token.is_none() {
             return;
@@ -246,14 +247,15 @@ impl Writer {
         }
     }
 
-    /// Asks all replicas for what was revoked, at once and later, and tries to refresh it.
+    /// Asks all replicas to validate revoked tokens, at once and later, and tries to refresh one of
+    /// the sessions that have ended.
     async fn watch(&mut self, ended: Vec<Held>, tokens: &[TokenNumber]) {
         for place in 0..PLACES {
-            for after in WATCHED {
+            for after in CHECK_DELAYS {
                 let (asker, tokens) = (self.asker.clone(), tokens.to_vec());
                 let mut stopped = self.stopped.clone();
                 self.watchers.spawn(async move {
-                    // In the end all tokens are asked for anyway.
+                    // There is no need to wait once the run ends: it validates all tokens then.
                     let _ =
                         timeout(Duration::from_millis(after), stopped.wait_for(|stopped| *stopped))
                             .await;

@@ -1,5 +1,5 @@
-//! Whether a history keeps the promise: once a revocation is acknowledged, nobody answers active,
-//! nor refreshes; and nothing is revoked that nobody asked for.
+//! Checks the guarantee against a history: once a revocation is acknowledged, no replica answers
+//! `active` or refreshes the session; and nothing is revoked unless somebody asked for it.
 
 use std::fmt;
 
@@ -10,31 +10,33 @@ use crate::history::{
     TokenNumber,
 };
 
-/// What must not have happened.
+/// A breach of a rule by a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub rule: Rule,
-    /// What happened, and what it contradicts.
+    /// The calls that contradict each other, as text.
     pub story: Vec<String>,
 }
 
-/// What a history must keep.
+/// A rule that a history must satisfy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
     /// No call that began after the acknowledgement of a revocation answers active.
     ActiveAfterRevoked,
     /// No call that began after the acknowledgement of a revocation refreshes the session.
     RefreshedAfterRevoked,
-    /// What nobody tried to revoke is active.
-    InactiveUnasked,
-    /// A session that nobody tried to revoke can be refreshed, and what was created can be revoked.
-    RefusedUnasked,
-    /// Errors say what they are and when to come back, and connections end only when processes do.
+    /// A token that nobody tried to revoke is active.
+    InactiveWithoutRevocation,
+    /// A session that nobody tried to revoke can be refreshed, and a session that was created can
+    /// be revoked.
+    RefusedWithoutCause,
+    /// An error has a reason, says when to retry if that may help, and a connection ends only when
+    /// its process does.
     WrongError,
-    /// In the end every replica answers for every token, and acknowledges a revocation.
+    /// Once all faults are over, every replica validates every token and acknowledges a revocation.
     Unanswered,
-    /// A process ends only when somebody ends it.
-    Fallen,
+    /// A process ends only when the test ends it.
+    ProcessEnded,
 }
 
 impl fmt::Display for Violation {
@@ -47,17 +49,18 @@ fn violation(rule: Rule, story: impl IntoIterator<Item = impl fmt::Display>) -> 
     Violation { rule, story: story.into_iter().map(|line| line.to_string()).collect() }
 }
 
-/// What is said of a session or a token by all calls together.
+/// The calls that have revoked a session or a token, or may have.
 #[derive(Clone, Default)]
-struct Fate<'a> {
-    /// The first call that may have revoked it: it may be inactive from its begin on.
+struct RevokedBy<'a> {
+    /// The first call that may have revoked it. From the beginning of that call on, the token may
+    /// be inactive.
     attempted: Option<&'a Call>,
-    /// The revocations that were acknowledged: it must be inactive from the end of the first on,
-    /// unless the database was set back in between.
+    /// The revocations that were acknowledged. From the end of the first of them on, the token must
+    /// be inactive, unless the database was set back in between.
     acknowledged: Vec<&'a Call>,
 }
 
-impl<'a> Fate<'a> {
+impl<'a> RevokedBy<'a> {
     fn attempt(&mut self, call: &'a Call) {
         if self.attempted.is_none_or(|first| call.begin < first.begin) {
             self.attempted = Some(call);
@@ -68,7 +71,7 @@ impl<'a> Fate<'a> {
         self.acknowledged.push(call);
     }
 
-    /// Both fates together.
+    /// Merges the calls of both.
     fn or(mut self, other: Self) -> Self {
         if let Some(call) = other.attempted {
             self.attempt(call);
@@ -77,32 +80,32 @@ impl<'a> Fate<'a> {
         self
     }
 
-    fn may_be_revoked(&self, at: Moment) -> bool {
+    fn may_have_been_revoked(&self, at: Moment) -> bool {
         self.attempted.is_some_and(|call| call.begin < at)
     }
 
-    /// The revocation by which a call must find it revoked.
-    fn max_validity(&self, history: &History, call: &Call) -> Option<&'a Call> {
-        let holds = self
+    /// Returns the earliest acknowledged revocation that `call` must respect.
+    fn acknowledged_before(&self, history: &History, call: &Call) -> Option<&'a Call> {
+        let binding = self
             .acknowledged
             .iter()
-            .filter(|made| made.end < call.begin && history.promises(made, call));
-        holds.min_by_key(|made| made.end).copied()
+            .filter(|made| made.end < call.begin && history.must_hold(made, call));
+        binding.min_by_key(|made| made.end).copied()
     }
 }
 
-/// The fates of all sessions and tokens.
-pub struct Fates<'a> {
+/// The revocations of all sessions and tokens in a history.
+pub struct Revocations<'a> {
     history: &'a History,
-    sessions: Vec<Fate<'a>>,
-    /// Of a token itself and its session.
-    tokens: Vec<Fate<'a>>,
+    sessions: Vec<RevokedBy<'a>>,
+    /// For each token, the revocations of the token itself and of its session.
+    tokens: Vec<RevokedBy<'a>>,
 }
 
-impl<'a> Fates<'a> {
+impl<'a> Revocations<'a> {
     pub fn of(history: &'a History) -> Self {
-        let mut sessions = vec![Fate::default(); history.sessions.len()];
-        let mut tokens = vec![Fate::default(); history.tokens.len()];
+        let mut sessions = vec![RevokedBy::default(); history.sessions.len()];
+        let mut tokens = vec![RevokedBy::default(); history.tokens.len()];
         for call in &history.calls {
             match &call.ask {
                 Ask::Revoke(Target::Session(SessionNumber(session))) => {
@@ -110,7 +113,7 @@ impl<'a> Fates<'a> {
                 }
                 Ask::Revoke(Target::Token(TokenNumber(token))) => revoke(&mut tokens[*token], call),
                 Ask::Revoke(target @ (Target::Subject { .. } | Target::Tenant(_))) => {
-                    for (session, fate) in history.sessions.iter().zip(&mut sessions) {
+                    for (session, revoked_by) in history.sessions.iter().zip(&mut sessions) {
                         let (is_meant, slack) = match target {
                             Target::Tenant(tenant) => (session.tenant == *tenant, history.skew),
                             Target::Subject { tenant, subject } => (
@@ -119,14 +122,16 @@ impl<'a> Fates<'a> {
                             ),
                             Target::Session(_) | Target::Token(_) => continue,
                         };
-                        // A call without an answer may be carried out later.
+                        // A call without an answer may be carried out later, and then revokes
+                        // sessions that were created after the call had ended.
                         if is_meant
                             && (call.answer != Answer::Done || session.asked < call.end + slack)
                         {
-                            fate.attempt(call);
+                            revoked_by.attempt(call);
                         }
                         let is_known = match target {
-                            // By the time of their creation, also those that are lost.
+                            // A tenant is revoked by time of creation, which also covers
+                            // sessions that the database has lost.
                             Target::Tenant(_) => true,
                             _ => !history.may_have_lost(session, call),
                         };
@@ -135,7 +140,7 @@ impl<'a> Fates<'a> {
                             && session.known < call.begin
                             && is_known
                         {
-                            fate.acknowledge(call);
+                            revoked_by.acknowledge(call);
                         }
                     }
                 }
@@ -153,10 +158,10 @@ impl<'a> Fates<'a> {
                 Ask::Create | Ask::Validate(_) => {}
             }
         }
-        // Of a session that is lost, a refresh token or an identifier does not lead to its access
-        // tokens any more.
-        for (session, fate) in history.sessions.iter().zip(&mut sessions) {
-            fate.acknowledged.retain(|call| {
+        // If the database has lost a session, a revocation by its identifier or refresh token does
+        // not stop its access tokens.
+        for (session, revoked_by) in history.sessions.iter().zip(&mut sessions) {
+            revoked_by.acknowledged.retain(|call| {
                 !matches!(call.ask, Ask::Revoke(Target::Session(_)))
                     || !history.may_have_lost(session, call)
             });
@@ -165,17 +170,17 @@ impl<'a> Fates<'a> {
         let tokens = tokens
             .into_iter()
             .zip(&history.tokens)
-            .map(|(fate, session)| fate.or(of_session(*session)));
+            .map(|(revoked_by, session)| revoked_by.or(of_session(*session)));
         Self { tokens: tokens.collect(), history, sessions }
     }
 
-    /// The revocation by which a call about a token must find it revoked.
+    /// Returns the acknowledged revocation because of which `call` must find the token revoked.
     pub fn revoked(&self, TokenNumber(token): TokenNumber, call: &Call) -> Option<&'a Call> {
-        self.tokens[token].max_validity(self.history, call)
+        self.tokens[token].acknowledged_before(self.history, call)
     }
 }
 
-/// The excuses of a set-back of the database, which lost what was acknowledged before it.
+/// What a set-back of the database excuses: it loses commits that were acknowledged before it.
 impl History {
     /// Returns whether the session may be unknown to a call, because the database was set back to
     /// what it was before its creation.
@@ -185,45 +190,46 @@ impl History {
         self.set_backs.iter().any(lost)
     }
 
-    /// Returns whether a session may be as it was before, because the database was set back.
+    /// Returns whether a session may be in an earlier state at a call, because the database was set
+    /// back.
     fn may_have_set_back(&self, session: &Session, call: &Call) -> bool {
         self.set_backs.iter().any(|at| session.asked < at.to && call.end > at.from)
     }
 
-    /// Returns whether a revocation that was acknowledged must hold for a call. One that may have
-    /// been written before the database was set back holds again once those who remember it have
-    /// written it again: at the latest when all is well.
-    fn promises(&self, revocation: &Call, call: &Call) -> bool {
-        let is_well = self.healed.as_ref().is_some_and(|healed| call.begin >= healed.at);
-        is_well || !self.set_backs.iter().any(|at| revocation.begin < at.to && call.end > at.from)
+    /// Returns whether an acknowledged revocation must hold for a call. If it may have been written
+    /// before the database was set back, it must hold again only once the replicas that remember it
+    /// have written it again, at the latest when the run has healed.
+    fn must_hold(&self, revocation: &Call, call: &Call) -> bool {
+        let is_healed = self.healed.as_ref().is_some_and(|healed| call.begin >= healed.at);
+        is_healed || !self.set_backs.iter().any(|at| revocation.begin < at.to && call.end > at.from)
     }
 }
 
-/// A call that revokes just this.
-fn revoke<'a>(fate: &mut Fate<'a>, call: &'a Call) {
-    fate.attempt(call);
+/// Adds a call that revokes just this session or token.
+fn revoke<'a>(revoked_by: &mut RevokedBy<'a>, call: &'a Call) {
+    revoked_by.attempt(call);
     if call.answer == Answer::Done {
-        fate.acknowledge(call);
+        revoked_by.acknowledge(call);
     }
 }
 
-/// All that must not have happened, in the order in which it did.
+/// Returns all violations: first those of calls, by the time at which the call ended.
 pub fn check(history: &History) -> Vec<Violation> {
-    let fates = Fates::of(history);
+    let revocations = Revocations::of(history);
     let mut calls: Vec<_> = history.calls.iter().collect();
     calls.sort_by_key(|call| call.end);
-    let calls = calls.into_iter().filter_map(|call| check_call(history, &fates, call));
+    let calls = calls.into_iter().filter_map(|call| check_call(history, &revocations, call));
     let fallen = history
         .fallen
         .iter()
-        .map(|replica| violation(Rule::Fallen, [format!("replica {replica} has ended")]));
+        .map(|replica| violation(Rule::ProcessEnded, [format!("replica {replica} has ended")]));
     calls.chain(fallen).chain(check_end(history)).collect()
 }
 
-fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Violation> {
+fn check_call(history: &History, revocations: &Revocations<'_>, call: &Call) -> Option<Violation> {
     let broken = |rule| Some(violation(rule, [call]));
     match (&call.ask, &call.answer) {
-        // Tables and functions are replaced.
+        // While a dump is restored, tables and functions are replaced, so any error may occur.
         (_, Answer::Wrong(_))
             if history.set_backs.iter().any(|at| call.begin < at.to && call.end > at.from) =>
         {
@@ -240,7 +246,7 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
         }
         (_, Answer::NotNow(_) | Answer::GivenUp) => None,
         (Ask::Validate(token), Answer::Active) => {
-            let revocation = fates.revoked(*token, call)?;
+            let revocation = revocations.revoked(*token, call)?;
             let session = history.tokens[token.0];
             let of = format!("{token:?} is of {session:?}, {:?}", history.sessions[session.0]);
             Some(violation(
@@ -252,13 +258,13 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
             None
         }
         (Ask::Validate(TokenNumber(token)), Answer::Inactive(InactiveReason::Revoked))
-            if fates.tokens[*token].may_be_revoked(call.end) =>
+            if revocations.tokens[*token].may_have_been_revoked(call.end) =>
         {
             None
         }
-        (Ask::Validate(_), _) => broken(Rule::InactiveUnasked),
+        (Ask::Validate(_), _) => broken(Rule::InactiveWithoutRevocation),
         (Ask::Refresh { session: SessionNumber(session), .. }, Answer::Done) => {
-            let revocation = fates.sessions[*session].max_validity(history, call)?;
+            let revocation = revocations.sessions[*session].acknowledged_before(history, call)?;
             Some(violation(Rule::RefreshedAfterRevoked, [revocation, call]))
         }
         (
@@ -266,14 +272,14 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
             Answer::Refused(reason),
         ) => {
             let is_fair = match reason.as_str() {
-                "SESSION_REVOKED" => fates.sessions[*session].may_be_revoked(call.end),
+                "SESSION_REVOKED" => revocations.sessions[*session].may_have_been_revoked(call.end),
                 "REFRESH_TOKEN_REUSED" => *is_reuse,
                 "REFRESH_TOKEN_INVALID" => {
                     history.may_have_set_back(&history.sessions[*session], call)
                 }
                 _ => false,
             };
-            if is_fair { None } else { broken(Rule::RefusedUnasked) }
+            if is_fair { None } else { broken(Rule::RefusedWithoutCause) }
         }
         (Ask::Create | Ask::Revoke(_), Answer::Done) => None,
         (Ask::Revoke(Target::Session(SessionNumber(session))), Answer::Refused(_))
@@ -281,12 +287,14 @@ fn check_call(history: &History, fates: &Fates<'_>, call: &Call) -> Option<Viola
         {
             None
         }
-        (Ask::Create | Ask::Refresh { .. } | Ask::Revoke(_), _) => broken(Rule::RefusedUnasked),
+        (Ask::Create | Ask::Refresh { .. } | Ask::Revoke(_), _) => {
+            broken(Rule::RefusedWithoutCause)
+        }
     }
 }
 
-/// Once everything works again, every replica must answer for every token, and revoke. What it must
-/// say is a rule of its own.
+/// Checks that, once everything works again, every replica has answered for every token and has
+/// acknowledged a revocation. The answers themselves are checked by other rules.
 fn check_end(history: &History) -> Vec<Violation> {
     let unanswered = |story: String| violation(Rule::Unanswered, [story]);
     let Some(Healed { at, replicas, tokens }) = &history.healed else {

@@ -1,5 +1,5 @@
-//! The checker, on histories made by hand: what it must find, and what it must not take for a
-//! fault.
+//! Tests of the checker on histories that are written by hand: it must find each violation, and
+//! must not report what is allowed.
 
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ fn subject() -> Target {
     Target::Subject { tenant: "acme".to_owned(), subject: "alice".to_owned() }
 }
 
-/// One session that is known from 2 ms on, with two tokens; these calls; and nobody who has to
-/// answer in the end.
+/// Returns a history of one session, created by 2 ms, with two tokens and these calls. No replica
+/// has to answer at the end of the run.
 fn history(calls: impl Into<Vec<Call>>) -> History {
     let session = Session {
         tenant: "acme".to_owned(),
@@ -116,18 +116,24 @@ fn what_was_not_acknowledged_may_go_either_way_for_ever() {
         {
             let revoked = revoke(10, 20, target, answer.clone());
             fine([revoked.clone(), validate(21, 30, Answer::Active), validate(31, 40, REVOKED)]);
-            broken(Rule::InactiveUnasked, [revoked, validate(5, 9, REVOKED)]);
+            broken(Rule::InactiveWithoutRevocation, [revoked, validate(5, 9, REVOKED)]);
         }
     }
 }
 
 #[test]
 fn inactive_is_wrong_for_what_nobody_revoked() {
-    broken(Rule::InactiveUnasked, [validate(5, 9, REVOKED)]);
-    broken(Rule::InactiveUnasked, [validate(5, 9, Answer::Inactive(InactiveReason::Expired))]);
-    broken(Rule::InactiveUnasked, [validate(5, 9, Answer::Inactive(InactiveReason::UnknownKey))]);
+    broken(Rule::InactiveWithoutRevocation, [validate(5, 9, REVOKED)]);
+    broken(
+        Rule::InactiveWithoutRevocation,
+        [validate(5, 9, Answer::Inactive(InactiveReason::Expired))],
+    );
+    broken(
+        Rule::InactiveWithoutRevocation,
+        [validate(5, 9, Answer::Inactive(InactiveReason::UnknownKey))],
+    );
     let other = revoke(1, 2, Target::Token(TokenNumber(1)), Answer::Done);
-    broken(Rule::InactiveUnasked, [other, validate(5, 9, REVOKED)]);
+    broken(Rule::InactiveWithoutRevocation, [other, validate(5, 9, REVOKED)]);
 }
 
 #[test]
@@ -153,7 +159,7 @@ fn subjects_and_tenants_are_revoked_with_the_sessions_that_they_were_known_to_ha
                 Session { asked: at(30), known: at(31), ..history.sessions[0].clone() };
             rules(&history)
         };
-        assert_eq!(before(10, 20, Answer::Done), [Rule::InactiveUnasked]);
+        assert_eq!(before(10, 20, Answer::Done), [Rule::InactiveWithoutRevocation]);
         assert_eq!(before(10, 20, Answer::GivenUp), [], "it may have been carried out later");
     }
     let others = [
@@ -164,7 +170,7 @@ fn subjects_and_tenants_are_revoked_with_the_sessions_that_they_were_known_to_ha
     for other in others {
         fine([revoke(10, 20, other.clone(), Answer::Done), validate(21, 30, Answer::Active)]);
         broken(
-            Rule::InactiveUnasked,
+            Rule::InactiveWithoutRevocation,
             [revoke(10, 20, other, Answer::Done), validate(21, 30, REVOKED)],
         );
     }
@@ -181,7 +187,7 @@ fn a_tenant_may_be_revoked_with_sessions_that_a_slow_clock_created_later() {
     history.skew = at(11);
     assert_eq!(rules(&history), []);
     history.skew = at(9);
-    assert_eq!(rules(&history), [Rule::InactiveUnasked]);
+    assert_eq!(rules(&history), [Rule::InactiveWithoutRevocation]);
 }
 
 #[test]
@@ -190,13 +196,13 @@ fn a_session_stays_refreshable_until_it_is_revoked_and_never_after() {
     fine([refresh(5, 9, Answer::Done), revoked.clone(), refresh(15, 25, Answer::Done)]);
     fine([revoked.clone(), refresh(15, 18, refused("SESSION_REVOKED"))]);
     broken(Rule::RefreshedAfterRevoked, [revoked.clone(), refresh(21, 25, Answer::Done)]);
-    broken(Rule::RefusedUnasked, [revoked, refresh(5, 9, refused("SESSION_REVOKED"))]);
+    broken(Rule::RefusedWithoutCause, [revoked, refresh(5, 9, refused("SESSION_REVOKED"))]);
     for reason in ["REFRESH_TOKEN_INVALID", "REFRESH_TOKEN_REUSED", "SESSION_EXPIRED_IDLE"] {
-        broken(Rule::RefusedUnasked, [refresh(5, 9, refused(reason))]);
+        broken(Rule::RefusedWithoutCause, [refresh(5, 9, refused(reason))]);
     }
     let token_only = revoke(10, 20, Target::Token(T), Answer::Done);
     fine([token_only.clone(), refresh(21, 25, Answer::Done)]);
-    broken(Rule::RefusedUnasked, [token_only, refresh(21, 25, refused("SESSION_REVOKED"))]);
+    broken(Rule::RefusedWithoutCause, [token_only, refresh(21, 25, refused("SESSION_REVOKED"))]);
 }
 
 #[test]
@@ -220,13 +226,13 @@ fn a_refresh_that_supersedes_is_a_revocation_of_the_token_before() {
     fine([superseding(Answer::Done), validate(21, 30, REVOKED), refresh(21, 30, Answer::Done)]);
     fine([superseding(not_now()), validate(21, 30, REVOKED), validate(31, 40, Answer::Active)]);
     let next = call(21, 30, Ask::Validate(TokenNumber(1)), REVOKED);
-    broken(Rule::InactiveUnasked, [superseding(Answer::Done), next]);
+    broken(Rule::InactiveWithoutRevocation, [superseding(Answer::Done), next]);
 }
 
 #[test]
 fn what_was_created_can_be_revoked() {
     broken(
-        Rule::RefusedUnasked,
+        Rule::RefusedWithoutCause,
         [revoke(10, 20, Target::Session(S), refused("SESSION_NOT_FOUND"))],
     );
 }
@@ -258,7 +264,7 @@ fn an_error_that_no_caller_may_see_is_found() {
 
 #[test]
 fn a_process_that_ends_by_itself_is_found() {
-    assert_eq!(rules(&History { fallen: vec![1], ..history([]) }), [Rule::Fallen]);
+    assert_eq!(rules(&History { fallen: vec![1], ..history([]) }), [Rule::ProcessEnded]);
 }
 
 #[test]
@@ -283,8 +289,8 @@ fn in_the_end_every_replica_answers_for_every_token_and_revokes() {
     assert_eq!(with(&unsure, healed(50, &[0, 1])), [Rule::Unanswered]);
 }
 
-/// The database was set back from 40 to 50 ms, to what it was at 1 ms, and all is well from 90 ms
-/// on.
+/// Returns a history in which the database was set back between 40 and 50 ms to its state at `kept`
+/// ms, and everything works from 90 ms on.
 fn set_back(kept: u64, calls: impl Into<Vec<Call>>) -> History {
     History {
         set_backs: vec![SetBack { kept: at(kept), from: at(40), to: at(50) }],
@@ -335,5 +341,5 @@ fn a_set_back_excuses_that_a_session_is_not_known_any_more() {
         ]
     };
     assert_eq!(check(&set_back(1, calls(51))), []);
-    assert_eq!(rules(&set_back(1, calls(10))), [Rule::RefusedUnasked; 2]);
+    assert_eq!(rules(&set_back(1, calls(10))), [Rule::RefusedWithoutCause; 2]);
 }

@@ -1,5 +1,5 @@
-//! The database of a run: on a server that is shared by runs, or on one of its own with a standby
-//! that takes over.
+//! The database of a run. It is on a server that runs share, or on a server of its own with a
+//! standby that can take over.
 
 use std::{path::Path, process::Command, sync::Arc};
 
@@ -10,18 +10,18 @@ use crate::{
     replication::Pair,
 };
 
-/// What the servers are, and which of them is in charge.
+/// A database, the servers that hold it, and which of them has been promoted.
 pub struct Database {
     name: String,
     primary: Arc<Server>,
-    /// Until it takes over.
+    /// The standby, until it is promoted.
     standby: Mutex<Option<Server>>,
-    /// Since then.
+    /// The former standby, once it is promoted.
     successor: Mutex<Option<Server>>,
 }
 
 impl Database {
-    /// An empty one on this server; what there was of this name is dropped.
+    /// Creates an empty database on this server; an existing one of this name is dropped.
     pub async fn fresh(server: &Arc<Server>, name: &str) -> Self {
         let admin = server.url("postgres");
         execute(&admin, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
@@ -29,7 +29,7 @@ impl Database {
         Self::on(server.clone(), name, None)
     }
 
-    /// An empty one on a server of its own, every commit of which waits for a standby.
+    /// Creates an empty database on a server of its own, every commit of which waits for a standby.
     pub async fn replicated() -> Self {
         let Pair { primary, standby } = Pair::synchronous().await;
         Self::on(Arc::new(primary), "postgres", Some(standby))
@@ -44,45 +44,45 @@ impl Database {
         }
     }
 
-    /// Where it is at the beginning.
+    /// Returns the URL of the database at the first primary.
     pub fn url(&self) -> String {
         self.primary.url(&self.name)
     }
 
-    /// Runs statements on all servers that there are.
+    /// Runs statements on the first primary and, if the standby was promoted, on that too. Errors
+    /// are ignored, because each server may be down.
     pub async fn try_execute(&self, sql: &str) {
-        // Each of them may be away.
         let _ = try_execute(&self.url(), sql).await;
         if let Some(successor) = &*self.successor.lock().await {
             let _ = try_execute(&successor.url(&self.name), sql).await;
         }
     }
 
-    /// Stops it as a crash would.
+    /// Stops the first primary as a crash would.
     pub fn crash(&self) {
         block_in_place(|| self.primary.crash());
     }
 
-    /// Starts it again.
+    /// Starts the first primary again.
     pub fn restart(&self) {
         block_in_place(|| self.primary.restart());
     }
 
-    /// Dumps it into a file.
+    /// Dumps the database into a file.
     pub fn dump(&self, file: &Path) {
         let mut dump = Command::new(program("pg_dump"));
         dump.args(["--format=custom", "--file"]).arg(file).arg(self.url());
         assert!(block_in_place(|| dump.status()).unwrap().success());
     }
 
-    /// Puts a dump back, all at once.
+    /// Restores a dump in one transaction.
     pub fn restore(&self, file: &Path) {
         let mut restore = Command::new(program("pg_restore"));
         restore
             .args(["--clean", "--if-exists", "--single-transaction", "--dbname"])
             .arg(self.url())
             .arg(file);
-        // Those who write at the same time may make it the victim of a deadlock.
+        // Replicas write at the same time, so it may be chosen as the victim of a deadlock.
         while !block_in_place(|| restore.output()).unwrap().status.success() {}
     }
 
@@ -91,13 +91,13 @@ impl Database {
         block_in_place(|| self.primary.copy());
     }
 
-    /// Goes on with the files that were copied.
+    /// Stops the server as a crash would, and starts it with the files that `copy` has kept.
     pub fn put_copy_back(&self) {
         block_in_place(|| self.primary.put_copy_back());
     }
 
-    /// Lets the standby take over, while the primary goes on alone; returns the URL of the one in
-    /// charge. None if there is no standby any more.
+    /// Promotes the standby, while the old primary keeps running; returns the URL of the new
+    /// primary, or `None` if the standby was promoted before.
     pub async fn promote(&self) -> Option<String> {
         let standby = self.standby.lock().await.take()?;
         let url = standby.url(&self.name);

@@ -1,5 +1,5 @@
-//! What is done to replicas, links and the database, when, and for how long: all of it follows from
-//! the seed.
+//! The faults of replicas, links and the database. Their kinds, times and durations follow from the
+//! seed of the run.
 
 use std::time::Duration;
 
@@ -13,78 +13,81 @@ use crate::{
     profiles::{LEASE, LONG_LEASE, LONG_WAIT, WAIT},
 };
 
-/// What may be done to a replica.
+/// A kind of fault of one replica or its link to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// SIGSTOP, and SIGCONT later.
     Pause,
-    /// The same behind a slow link, so that answers of the database wait for the process to go on.
+    /// The same behind a slow link, so that answers of the database arrive while the process is
+    /// stopped.
     SlowPause,
-    /// What it asks of the database waits on the way, and arrives.
+    /// The link delays requests to the database until the fault is over.
     HoldRequests,
-    /// What the database answers waits on the way, and arrives.
+    /// The link delays answers of the database until the fault is over.
     HoldReplies,
-    /// Both.
+    /// The link delays both until the fault is over.
     Stall,
-    /// Its connections pass nothing any more and do not end for a while; new ones are good.
+    /// Open connections pass nothing any more, and end only after a while; new ones work.
     Silence,
-    /// Its connections end; new ones are good.
+    /// Open connections end; new ones work.
     Cut,
-    /// Its connections end, and there are no new ones for a while.
+    /// Open connections end, and new ones are refused for a while.
     Isolate,
-    /// Its link is slow, one way or both.
+    /// The link is slow, one way or both.
     Slow,
-    /// The database's answers take most of a lease, again and again: what they bring is old, and so
-    /// is what the next ones do.
+    /// Every answer of the database is delayed by three quarters of a lease, so that what it brings
+    /// is old when it arrives.
     SlowReplies,
-    /// The database ends its connections.
+    /// The database terminates the replica's connections.
     Terminate,
-    /// `kill -9`, and it is started again.
+    /// `kill -9`, and a new start.
     Kill,
-    /// The same, a moment after a revocation was sent to it.
+    /// The same, a moment after a revocation was sent to the replica.
     KillRevoking,
-    /// SIGTERM, and it is started again.
+    /// SIGTERM, and a new start.
     Restart,
-    /// Where there is nobody, a replica joins by a slow link and leaves again.
+    /// In the place of the visitor, a replica joins by a slow link and leaves again.
     Visit,
-    /// The same, but it is killed.
+    /// The same, but the replica is killed instead.
     VisitAndDie,
 }
 
-/// What may be done to the database.
+/// A kind of fault of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disaster {
     /// All connections are terminated.
     Terminate,
-    /// It crashes and is started again.
+    /// The server crashes and is started again.
     Crash,
-    /// A dump is put back under the running replicas.
+    /// A dump is restored while the replicas run.
     RestoreDump,
-    /// A copy of the server's files is put back under the running replicas.
+    /// The server's files are replaced by an older copy while the replicas run.
     PutCopyBack,
-    /// The standby takes over, and one of the replicas stays with the old primary for a while,
-    /// which does not know.
+    /// The standby is promoted. The old primary keeps running as a primary, and one of the replicas
+    /// stays with it for a while.
     FailOver,
 }
 
-/// A fault: what, after how long a calm, for how long, how slow a link is there and back, and which
-/// place it is about if that is open.
+/// A fault that is to happen.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault<K> {
     pub kind: K,
+    /// The time since the fault before.
     pub calm: Duration,
     pub lasts: Duration,
+    /// The delays of a slow link, towards the database and back.
     pub slow: (Duration, Duration),
+    /// The replica that stays with the old primary in a failover.
     pub place: usize,
 }
 
-/// Up to this long, and not shorter than a tenth of it.
+/// Returns a random duration between a tenth of `longest` and `longest`.
 fn span(dice: &mut Dice, longest: Duration) -> Duration {
     longest * u32::try_from(100 + dice.roll(901)).unwrap() / 1000
 }
 
-/// The faults of one place, one after the other without an end; none if there are no kinds. Kinds
-/// that are named more often come more often.
+/// Returns an endless sequence of faults of these kinds, or an empty one if there are no kinds. A
+/// kind that is listed twice comes twice as often.
 pub fn schedule<K: Copy>(
     mut dice: Dice,
     kinds: &'static [K],
@@ -107,7 +110,7 @@ pub fn schedule<K: Copy>(
 }
 
 impl Fault<Kind> {
-    /// Does it, and undoes it.
+    /// Injects the fault, and returns once it is undone.
     pub async fn strike(&self, fleet: &Fleet, place: usize) {
         let link = fleet.link(place);
         match self.kind {
@@ -156,8 +159,9 @@ impl Fault<Kind> {
                 fleet.start(place).await;
             }
             Kind::KillRevoking => {
-                // Soon enough for anything between the arrival of the call and its acknowledgement.
-                if timeout(self.lasts, fleet.revocation(place)).await.is_ok() {
+                // The delay is random and short, so that the kill may come at any point between the
+                // arrival of the call and its acknowledgement.
+                if timeout(self.lasts, fleet.await_revocation(place)).await.is_ok() {
                     sleep(self.slow.0 / 32).await;
                     fleet.kill(place).await;
                     fleet.start(place).await;
@@ -168,7 +172,7 @@ impl Fault<Kind> {
                 fleet.start(place).await;
             }
             Kind::Visit | Kind::VisitAndDie => {
-                // Its start takes many turns.
+                // A start takes many round trips, so the delay of each is smaller.
                 link.delay(self.slow.0 / 6, self.slow.1 / 6);
                 fleet.start(place).await;
                 sleep(self.lasts).await;
@@ -190,22 +194,23 @@ impl Fault<Kind> {
 }
 
 impl Fault<Disaster> {
-    /// Keeps a state of the database, and puts it back later.
+    /// Keeps a state of the database with `keep`, and restores it later with `put_back`.
     async fn set_back(&self, fleet: &Fleet, keep: impl FnOnce(), put_back: impl FnOnce()) {
         let kept = fleet.recorder.now();
         keep();
-        // A replica that has not renewed since could not notice.
+        // Every replica renews in this time, because one that has not renewed since `keep` cannot
+        // notice the set-back.
         sleep(LONG_LEASE + self.lasts).await;
         let from = fleet.recorder.now();
         put_back();
         fleet.recorder.set_back(kept, from);
-        // Until no lease from before is in force and the list of replicas is believed again, and
-        // what was lost is written again.
+        // The set-back ends once no earlier lease is valid, the table of replicas is trusted again,
+        // and the lost revocations are written again.
         sleep(LONG_WAIT + LONG_LEASE / 2).await;
-        in_time("lost revocations are written again", fleet.restored()).await;
+        in_time("lost revocations are written again", fleet.await_restored()).await;
     }
 
-    /// Does it, and undoes it.
+    /// Injects the fault, and returns once it is undone.
     pub async fn strike(&self, fleet: &Fleet, database: &Database) {
         match self.kind {
             Disaster::Terminate => {
@@ -232,7 +237,7 @@ impl Fault<Disaster> {
                     fleet.link(place).lead_to(&url);
                     fleet.link(place).cut();
                 }
-                // Until leases from before are over, and then a while.
+                // The old primary must still answer after all earlier leases have ended.
                 sleep(WAIT * 3 / 2 + self.lasts).await;
                 fleet.link(self.place).lead_to(&url);
                 database.crash();

@@ -1,4 +1,4 @@
-//! The end of a run, when everything works again.
+//! The end of a run, after the last fault: every replica must work again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,17 +16,17 @@ use crate::{
     ledger::Dice,
 };
 
-/// The most time that a replica may take, once all is well again, until it answers for everything.
+/// The longest time after the last fault until every replica must have answered for every token.
 const RECOVERY: Duration = Duration::from_secs(60);
-/// Before what failed is tried again in the end.
+/// The pause before a call that failed is tried again.
 const RETRY: Duration = Duration::from_millis(50);
-/// Tokens that are asked for in one call, as many as the service takes.
+/// The number of tokens in one call: the most that the service takes.
 const BATCH: usize = 256;
-/// Refreshes under way at the same time in the end.
+/// The most refreshes under way at the same time.
 const REFRESHING: usize = 16;
 
-/// Everything works again: each replica is asked for every token, and revokes; every session that
-/// lives is refreshed. The checker finds what is missing.
+/// Validates every token at each replica, refreshes every session that is still held, and revokes a
+/// session at each replica. Failures are recorded, and the checker reports them.
 pub async fn finish(asker: &Arc<Asker>, held: Vec<Held>, dice: &mut Dice) {
     let deadline = Instant::now() + RECOVERY;
     let all: Vec<_> = (0..asker.recorder.tokens()).map(TokenNumber).collect();
@@ -56,7 +56,7 @@ pub async fn finish(asker: &Arc<Asker>, held: Vec<Held>, dice: &mut Dice) {
     }
 }
 
-/// Creates a session and revokes it. Whether both were acknowledged.
+/// Creates a session and revokes it; returns whether both were acknowledged.
 async fn revokes(asker: &Asker, place: usize) -> bool {
     let Some(held) = asker.create(place, RECOVERY, "default", "", "the last one").await else {
         return false;

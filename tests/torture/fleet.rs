@@ -1,5 +1,5 @@
-//! The replicas of a run: places where a process runs, behind a link of its own, dies, and is
-//! started again.
+//! The replicas of a run. Each has a place, with a link of its own to the database; the process in
+//! it may be killed and started again.
 
 use std::{
     collections::VecDeque,
@@ -20,37 +20,37 @@ use crate::{
     recorder::Recorder,
 };
 
-/// Replicas that are always there, but for what happens to them. Behind them is a place for one
-/// that comes and goes.
+/// The number of replicas that run from the beginning to the end, except while a fault has stopped
+/// them. The place after them is for the visitor, a replica that comes and goes.
 pub const PERMANENT: usize = 3;
-/// All places.
+/// The number of all places.
 pub const PLACES: usize = PERMANENT + 1;
 
-/// Connections to each replica. Each takes so many calls at a time; those to a replica that is
-/// paused are to reach it, and wait there.
+/// The number of connections to each replica. A connection takes a limited number of calls at a
+/// time, and calls to a paused replica are to wait there, not at the client.
 const CHANNELS: usize = 12;
 
-/// Before a process that could not start is started again.
-const AGAIN: Duration = Duration::from_millis(50);
-/// So often, at most.
+/// The pause before something is tried again.
+const RETRY: Duration = Duration::from_millis(50);
+/// The most attempts to start a process.
 const STARTS: usize = 200;
-/// Lines of a log that are kept.
+/// The number of lines that are kept of each log.
 const LOG: usize = 40;
 
-/// A place, and what there is of a process.
+/// A place, and the process in it if there is one.
 struct Place {
     link: Link,
-    /// The lock is for the one who does something to the process; it is held while that takes.
+    /// The lock is held for as long as a fault acts on the process.
     process: tokio::sync::Mutex<Option<Replica>>,
-    /// How to reach it; empty if there is nobody.
+    /// The connections to the process; none if there is no process.
     channels: Mutex<VecDeque<Channel>>,
-    /// Somebody has just sent a revocation there.
+    /// Notified when a revocation is sent to the process.
     revoking: Notify,
-    /// The last lines of processes that have ended.
+    /// The last lines that processes that have ended have logged.
     log: Mutex<Vec<String>>,
 }
 
-/// All of them.
+/// All places of a run.
 pub struct Fleet {
     home: Home,
     database: Arc<Database>,
@@ -60,7 +60,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Without processes yet; `settings` are those of each place.
+    /// Creates the places, without processes; `settings` has one element for each place.
     pub async fn new(
         database: Arc<Database>,
         recorder: Arc<Recorder>,
@@ -80,12 +80,12 @@ impl Fleet {
         Self { home: Home::new(), database, settings, places, recorder }
     }
 
-    /// The link between a place and the database.
+    /// Returns the link between a place and the database.
     pub fn link(&self, place: usize) -> &Link {
         &self.places[place].link
     }
 
-    /// A client of the process there, if there is one.
+    /// Returns a client of the process in a place, if there is one.
     pub fn client(&self, place: usize) -> Option<Client> {
         let mut channels = self.places[place].channels.lock().unwrap();
         let next = channels.pop_front()?;
@@ -93,22 +93,22 @@ impl Fleet {
         Some(Client::new(next))
     }
 
-    /// Tells that a revocation is being sent there.
-    pub fn revokes(&self, place: usize) {
+    /// Wakes those who wait for a revocation to be sent to this place.
+    pub fn notify_revocation(&self, place: usize) {
         self.places[place].revoking.notify_waiters();
     }
 
-    /// Waits until a revocation is sent there.
-    pub async fn revocation(&self, place: usize) {
+    /// Waits until a revocation is sent to this place.
+    pub async fn await_revocation(&self, place: usize) {
         self.places[place].revoking.notified().await;
     }
 
-    /// Starts a process and waits until it serves. Calls go there as soon as it listens. One that
-    /// cannot start, because the database is away, is started again.
+    /// Starts a process and waits until it serves. Callers may call it as soon as it listens. If it
+    /// cannot start, because the database is down, it is started again.
     pub async fn start(&self, index: usize) {
         let place = &self.places[index];
         let mut process = place.process.lock().await;
-        self.recorder.goes(index);
+        self.recorder.begin_outage(index);
         for _ in 0..STARTS {
             let mut replica = self.home.spawn(&place.link.url(), &self.settings[index]);
             let serves = block_in_place(|| {
@@ -122,11 +122,11 @@ impl Fleet {
             });
             if serves {
                 *process = Some(replica);
-                self.recorder.returns(index);
+                self.recorder.end_outage(index);
                 return;
             }
-            place.bury(&mut replica);
-            sleep(AGAIN).await;
+            place.keep_log(&mut replica);
+            sleep(RETRY).await;
         }
         panic!("replica {index} does not start: {:#?}", place.log.lock().unwrap());
     }
@@ -135,33 +135,33 @@ impl Fleet {
     pub async fn kill(&self, index: usize) {
         let place = &self.places[index];
         if let Some(mut replica) = place.process.lock().await.take() {
-            self.recorder.goes(index);
+            self.recorder.begin_outage(index);
             block_in_place(|| replica.kill());
-            place.bury(&mut replica);
+            place.keep_log(&mut replica);
         }
     }
 
-    /// Stops the process in good order. Calls go there until it has ended.
+    /// Stops the process with SIGTERM. Callers call it until it has ended.
     pub async fn stop(&self, index: usize) {
         let place = &self.places[index];
         if let Some(mut replica) = place.process.lock().await.take() {
-            self.recorder.goes(index);
+            self.recorder.begin_outage(index);
             block_in_place(|| {
                 replica.signal("TERM");
                 replica.exit()
             });
-            place.bury(&mut replica);
+            place.keep_log(&mut replica);
         }
     }
 
-    /// Stops or continues the process, with SIGSTOP or SIGCONT.
+    /// Sends a signal to the process: `STOP` or `CONT`.
     pub async fn signal(&self, index: usize, signal: &str) {
         if let Some(replica) = &*self.places[index].process.lock().await {
             block_in_place(|| replica.signal(signal));
         }
     }
 
-    /// Terminates the connections of the process at the database.
+    /// Lets the database terminate the connections of the process.
     pub async fn terminate_connections(&self, index: usize) {
         let process = self.places[index].process.lock().await;
         let Some(name) = process.as_ref().map(Replica::name) else { return };
@@ -172,7 +172,7 @@ impl Fleet {
         self.database.try_execute(&sql).await;
     }
 
-    /// The places whose process has ended although nobody ended it.
+    /// Returns the places whose process has ended although the test did not end it.
     pub async fn fallen(&self) -> Vec<usize> {
         let mut fallen = vec![];
         for (index, place) in self.places.iter().enumerate() {
@@ -183,10 +183,10 @@ impl Fleet {
         fallen
     }
 
-    /// Waits until every replica has a lease, and whoever has said that revocations were lost has
-    /// said that they hold again. A lease that was taken since the database was set back comes
-    /// after the first of the two lines.
-    pub async fn restored(&self) {
+    /// Waits until every replica has a lease, and every replica that has logged a loss of
+    /// revocations has logged that they hold again. A replica logs the loss before it takes a lease
+    /// from the database that was set back, so its log is complete by then.
+    pub async fn await_restored(&self) {
         for place in &self.places[..PERMANENT] {
             let is_restored = async || {
                 let mut process = place.process.lock().await;
@@ -199,12 +199,12 @@ impl Fleet {
                         == count("the lost revocations hold again")
             };
             while !is_restored().await {
-                sleep(AGAIN).await;
+                sleep(RETRY).await;
             }
         }
     }
 
-    /// The last lines that the processes of each place have logged.
+    /// Returns the last lines that the processes of each place have logged.
     pub async fn logs(&self) -> Vec<String> {
         let mut lines = vec![];
         for (index, place) in self.places.iter().enumerate() {
@@ -220,8 +220,8 @@ impl Fleet {
 }
 
 impl Place {
-    /// Keeps the last words of a process that has ended. Nobody calls it any more.
-    fn bury(&self, replica: &mut Replica) {
+    /// Keeps the last lines of a process that has ended, and lets nobody call it any more.
+    fn keep_log(&self, replica: &mut Replica) {
         self.channels.lock().unwrap().clear();
         let mut log = self.log.lock().unwrap();
         log.extend_from_slice(replica.log());

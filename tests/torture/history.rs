@@ -1,4 +1,4 @@
-//! What was asked and answered in a run, by one clock.
+//! A history: the calls of a run with their answers and times, by one clock.
 
 use std::{fmt, time::Duration};
 
@@ -7,11 +7,11 @@ use countersign::proto::InactiveReason;
 /// Time since the run began.
 pub type Moment = Duration;
 
-/// A session, by its place in the history.
+/// The index of a session in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionNumber(pub usize);
 
-/// An access token, by its place in the history.
+/// The index of an access token in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenNumber(pub usize);
 
@@ -20,13 +20,13 @@ pub struct TokenNumber(pub usize);
 pub struct Session {
     pub tenant: String,
     pub subject: String,
-    /// When its creation was asked for.
+    /// The time at which the call to create it began.
     pub asked: Moment,
-    /// When that was answered.
+    /// The time at which that call was answered.
     pub known: Moment,
 }
 
-/// What a revocation is about.
+/// The target of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Session(SessionNumber),
@@ -35,57 +35,58 @@ pub enum Target {
     Tenant(String),
 }
 
-/// A question.
+/// The request of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
     Create,
     Refresh {
         session: SessionNumber,
-        /// The refresh token may have been used before, and there is no grace: the session may end.
+        /// Whether the refresh token may have been used before, without a grace, so that the
+        /// session may end.
         is_reuse: bool,
-        /// The access token that the refresh makes inactive.
+        /// The access token that the refresh revokes.
         supersedes: Option<TokenNumber>,
     },
     Validate(TokenNumber),
     Revoke(Target),
 }
 
-/// What came of it.
+/// The outcome of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It was done.
+    /// The request was carried out.
     Done,
-    /// The token is good.
+    /// The token is active.
     Active,
-    /// It is not.
+    /// The token is not active.
     Inactive(InactiveReason),
-    /// Refused for good, for this reason.
+    /// The request was refused for this reason, and a retry would not help.
     Refused(String),
-    /// Not possible at the moment, for this reason; it says when to come back. A write may have
-    /// been made.
+    /// The request is not possible at the moment, for this reason; the error says when to retry. A
+    /// write may have been made.
     NotNow(String),
-    /// The caller's deadline was over. A write may have been made, or be made later.
+    /// The caller's deadline passed. A write may have been made, or may be made later.
     GivenUp,
     /// The connection ended, or there was none. A write may have been made.
     Disconnected,
-    /// What no caller may see.
+    /// An error that no caller should ever see.
     Wrong(String),
 }
 
 impl Answer {
-    /// Whether a question was answered, rather than failed.
+    /// Returns whether the call has an answer, instead of an error that leaves it open.
     pub fn is_known(&self) -> bool {
         matches!(self, Self::Done | Self::Active | Self::Inactive(_) | Self::Refused(_))
     }
 }
 
-/// A question to a replica, and what came of it.
+/// A request to a replica, and its outcome.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub replica: usize,
-    /// Before it was sent.
+    /// A time before the request was sent.
     pub begin: Moment,
-    /// After the answer had come.
+    /// A time after the answer was received.
     pub end: Moment,
     pub ask: Ask,
     pub answer: Answer,
@@ -98,16 +99,16 @@ impl fmt::Display for Call {
     }
 }
 
-/// When a process was not there, or might not be.
+/// A time in which a process was not running, or may not have been.
 #[derive(Clone, Copy, Debug)]
 pub struct Outage {
     pub replica: usize,
     pub from: Moment,
-    /// None: it has not come back.
+    /// `None` if the process was not started again.
     pub to: Option<Moment>,
 }
 
-/// What was done to a replica or to the database.
+/// A fault that was injected into a replica or the database.
 #[derive(Clone, Debug)]
 pub struct Fault {
     pub what: String,
@@ -122,27 +123,27 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The database was set back under running replicas.
+/// A set-back: the database was replaced by an older state of itself while replicas ran.
 #[derive(Clone, Copy, Debug)]
 pub struct SetBack {
-    /// To what it was then, or a little later.
+    /// The older state is that of this time, or of a little later.
     pub kept: Moment,
-    /// Between these two.
+    /// The database was replaced between `from` and `to`.
     pub from: Moment,
     pub to: Moment,
 }
 
-/// The end of a run, when nothing is wrong any more.
+/// The end of a run, from which on no fault is in effect.
 #[derive(Clone, Debug, Default)]
 pub struct Healed {
     pub at: Moment,
-    /// The replicas that are there.
+    /// The replicas that must answer from then on.
     pub replicas: Vec<usize>,
-    /// How many tokens were known.
+    /// The number of tokens that had been issued by then.
     pub tokens: usize,
 }
 
-/// All of it.
+/// Everything that was recorded in a run.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub sessions: Vec<Session>,
@@ -152,12 +153,12 @@ pub struct History {
     pub faults: Vec<Fault>,
     pub outages: Vec<Outage>,
     pub set_backs: Vec<SetBack>,
-    /// Replicas whose process ended although nobody ended it.
+    /// Replicas whose process ended although the test did not end it.
     pub fallen: Vec<usize>,
-    /// None: it has never been.
+    /// `None` if the run was never free of faults.
     pub healed: Option<Healed>,
-    /// Whether tokens expire while the run lasts.
+    /// Whether tokens expire during the run.
     pub tokens_expire: bool,
-    /// How far the wall clocks of the replicas differ.
+    /// The largest difference between the wall clocks of two replicas.
     pub skew: Duration,
 }

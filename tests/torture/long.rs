@@ -1,5 +1,5 @@
-//! Many runs, by hand: `scripts/torture`. Where they stand is kept in a file after each of them, so
-//! that they can be interrupted and gone on with.
+//! Many runs, which `scripts/torture` starts. The totals and the next seed are saved to a file
+//! after each run, so that an interrupted series can be continued.
 
 use std::{
     env, fs,
@@ -12,19 +12,19 @@ use tokio::time::Instant;
 
 use crate::{
     run::Report,
-    runs::{numbered, server, tell},
+    runs::{print_violations, run_seed, server},
 };
 
-/// What has been done so far.
+/// The totals of all runs so far.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct State {
     next_seed: u64,
     runs: usize,
     calls: usize,
-    /// Answers for tokens whose revocation had been acknowledged before.
+    /// The number of answers for tokens whose revocation had been acknowledged before.
     checked: usize,
     acknowledged: usize,
-    /// How long one took at most.
+    /// The longest time that an acknowledgement took.
     longest: Duration,
     faults: usize,
     violations: usize,
@@ -35,7 +35,7 @@ impl State {
         Path::new(env!("CARGO_TARGET_TMPDIR")).join("torture.json")
     }
 
-    /// Where the last runs stopped, or this seed from the beginning.
+    /// Loads the saved totals; starts from zero if a seed is given or nothing is saved.
     fn load() -> Self {
         match env::var("COUNTERSIGN_TORTURE_SEED") {
             Ok(seed) => {
@@ -63,14 +63,14 @@ impl State {
     }
 }
 
-/// How many runs are made: `20`; or for how long: `60m`.
-enum Extent {
+/// The number of runs, such as `20`, or the time that they may take, such as `60m`.
+enum Length {
     Runs(usize),
     Time(Duration),
 }
 
-impl Extent {
-    fn asked() -> Self {
+impl Length {
+    fn from_environment() -> Self {
         let text = env::var("COUNTERSIGN_TORTURE").unwrap_or_else(|_| "60m".to_owned());
         let minutes = text
             .strip_suffix('m')
@@ -85,23 +85,23 @@ impl Extent {
 #[ignore = "takes as long as it is told: scripts/torture"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn for_as_long_as_it_is_told() {
-    let extent = Extent::asked();
+    let length = Length::from_environment();
     let mut state = State::load();
     let server = server().await;
     let start = Instant::now();
     for run in 0.. {
-        let progress = match extent {
-            Extent::Runs(runs) if run < runs => format!("{}/{runs}", run + 1),
-            Extent::Time(time) if start.elapsed() < time => {
+        let progress = match length {
+            Length::Runs(runs) if run < runs => format!("{}/{runs}", run + 1),
+            Length::Time(time) if start.elapsed() < time => {
                 format!("{}m of {}m", start.elapsed().as_secs() / 60, time.as_secs() / 60)
             }
-            Extent::Runs(_) | Extent::Time(_) => break,
+            Length::Runs(_) | Length::Time(_) => break,
         };
-        let report = numbered(&server, state.next_seed).await;
+        let report = run_seed(&server, state.next_seed).await;
         state.add(&report);
         state.save();
         println!("{progress}: {report}");
-        tell(&report);
+        print_violations(&report);
         assert!(report.violations.is_empty(), "seed {}: {state:?}", report.seed);
     }
     println!("{state:?}");

@@ -1,5 +1,6 @@
-//! Builds in which a rule of the protocol is broken: within a few runs of a profile that the
-//! unbroken build survives, a token is active after its revocation was acknowledged.
+//! Tests that the torture runs find broken rules of the protocol. In a build in which one rule is
+//! broken, a few runs of a profile must show a token that is active after its revocation was
+//! acknowledged. The unbroken build passes the same profile.
 
 use std::env;
 
@@ -7,10 +8,10 @@ use crate::{
     checker::Rule,
     profiles::Profile,
     run::run,
-    runs::{server, tell},
+    runs::{print_violations, server},
 };
 
-/// The mutants, and the profile that bears on the rule that each of them breaks.
+/// The mutants, each with the profile that exercises the rule that it breaks.
 const MUTANTS: [(&str, &str); 7] = [
     ("deadline-from-reply", "late answers"),
     ("acknowledge-skips-a-member", "lost replicas"),
@@ -21,7 +22,7 @@ const MUTANTS: [(&str, &str); 7] = [
     ("purge-at-expiry", "clocks"),
 ];
 
-/// A mutant that survives as many runs is not found.
+/// The most runs in which a mutant must be found.
 const RUNS: usize = 12;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -42,7 +43,7 @@ async fn each_broken_rule_is_found() {
             println!("{mutant}: {report}");
             if report.violations.iter().any(|violation| violation.rule == Rule::ActiveAfterRevoked)
             {
-                tell(&report);
+                print_violations(&report);
                 found = Some(seed - first + 1);
                 break;
             }

@@ -1,5 +1,5 @@
-//! What a run is made of: which faults come how often, and under which settings. One has
-//! everything, and each of the others bears on some rule of the protocol.
+//! The profiles of runs: which faults happen, how often, and under which settings. The first
+//! profile has most faults, and each of the others exercises some rule of the protocol.
 
 use std::time::Duration;
 
@@ -8,33 +8,34 @@ use crate::{
     fleet::PERMANENT,
 };
 
-/// How long a lease lasts, and how long an acknowledgement waits for a replica that does not
-/// report, at most. Short, so that much happens in little time.
+/// The duration of a lease, and the longest time that an acknowledgement waits for a replica that
+/// does not report. Both are short, so that much happens in little time.
 pub const LEASE: Duration = Duration::from_millis(600);
 pub const WAIT: Duration = Duration::from_millis(701);
 
-/// The same where replicas are to have their leases still when the database is back. Callers are
-/// more patient than that.
+/// The same for runs in which replicas must still have their leases once the database is back. They
+/// are shorter than the deadlines of most callers.
 pub const LONG_LEASE: Duration = Duration::from_secs(2);
 pub const LONG_WAIT: Duration = Duration::from_millis(2104);
 
-/// The settings that say so.
+/// The settings for `LEASE` and `WAIT`.
 const LEASES: &[(&str, &str)] = &[
     ("COUNTERSIGN_LEASE__DURATION", "600ms"),
     ("COUNTERSIGN_LEASE__RENEWAL", "150ms"),
     ("COUNTERSIGN_LEASE__MARGIN", "100ms"),
 ];
 
+/// The settings for `LONG_LEASE` and `LONG_WAIT`.
 const LONG_LEASES: &[(&str, &str)] = &[
     ("COUNTERSIGN_LEASE__DURATION", "2s"),
     ("COUNTERSIGN_LEASE__RENEWAL", "500ms"),
     ("COUNTERSIGN_LEASE__MARGIN", "100ms"),
 ];
 
-/// What all replicas of all runs are told.
+/// The settings of all replicas in all runs.
 const SETTINGS: &[(&str, &str)] = &[
-    // After a lapse all batches go on at once, in slow builds of four replicas on a machine: what
-    // is too much is not the matter here.
+    // After a lapse all waiting batches are released at once, on a machine that runs four replicas
+    // of a slow build. Load shedding is not under test here.
     ("COUNTERSIGN_LIMITS__MAX_BATCHES", "10000"),
     ("COUNTERSIGN_DATABASE__CONNECT_TIMEOUT", "1s"),
     ("COUNTERSIGN_DATABASE__ACQUIRE_TIMEOUT", "1s"),
@@ -45,7 +46,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("COUNTERSIGN_POLICIES__SUPERSEDING__ON_REFRESH", "revoke_access_token"),
 ];
 
-/// Tokens that expire while the run lasts, and sweepers that are always at work.
+/// Settings by which tokens expire during the run, and the sweeper runs every second.
 const EXPIRING: &[(&str, &str)] = &[
     ("COUNTERSIGN_POLICIES__DEFAULT__ACCESS_TOKEN_TTL", "3s"),
     ("COUNTERSIGN_POLICIES__DEFAULT__REFRESH_GRACE", "1s"),
@@ -53,7 +54,7 @@ const EXPIRING: &[(&str, &str)] = &[
     ("COUNTERSIGN_SWEEPER__SCHEDULE", "* * * * * *"),
 ];
 
-/// How far the wall clock of each place is from the true time: within what is tolerated.
+/// The offset of each place's wall clock from the true time, within what the service tolerates.
 const CLOCKS: [&str; PERMANENT + 1] = ["-2s", "2s", "0s", "1s"];
 
 /// The settings of a process.
@@ -63,11 +64,12 @@ pub type Settings = Vec<(&'static str, &'static str)>;
 #[derive(Debug)]
 pub struct Profile {
     pub name: &'static str,
-    /// What is done to each of the replicas, and to the place of the visitor.
+    /// The faults of each permanent replica.
     pub replicas: &'static [Kind],
+    /// The faults in the place of the visitor.
     pub visitor: &'static [Kind],
     pub database: &'static [Disaster],
-    /// Between two faults of a place, at most.
+    /// The longest time between two faults of a place.
     pub calm: Duration,
     /// Whether tokens expire and clocks differ.
     pub expires: bool,
@@ -76,7 +78,7 @@ pub struct Profile {
 const NOBODY: &[Kind] = &[];
 const NOTHING: &[Disaster] = &[];
 
-/// All kinds of runs, in turn.
+/// All profiles, in the order in which runs use them.
 pub const PROFILES: &[Profile] = &[
     Profile {
         name: "everything",
@@ -163,7 +165,7 @@ pub const PROFILES: &[Profile] = &[
         calm: Duration::from_millis(1500),
         expires: false,
     },
-    // The replica that stays with it lives on, mostly.
+    // No replica is killed here, so that the one that stays with the old primary lives on.
     Profile {
         name: "replaced primary",
         replicas: &[Kind::Slow],
@@ -172,7 +174,7 @@ pub const PROFILES: &[Profile] = &[
         calm: Duration::from_millis(3000),
         expires: false,
     },
-    // Nobody starts and nobody stands still: what is promised then is less (decision 9, Limits).
+    // No replica is started or paused here: the guarantee is weaker then (decision 9, Limits).
     Profile {
         name: "set back",
         replicas: &[Kind::Slow],
@@ -184,28 +186,28 @@ pub const PROFILES: &[Profile] = &[
 ];
 
 impl Profile {
-    /// The one of this name.
+    /// Returns the profile of this name.
     #[cfg(feature = "mutants")]
     pub fn named(name: &str) -> &'static Self {
         PROFILES.iter().find(|profile| profile.name == name).unwrap()
     }
 
-    /// Whether the database has a standby.
+    /// Returns whether the database has a standby.
     pub fn has_standby(&self) -> bool {
         self.database.contains(&Disaster::FailOver)
     }
 
-    /// Returns whether the database is set back.
+    /// Returns whether the database is set back in a run.
     pub fn is_set_back(&self) -> bool {
         self.database.contains(&Disaster::RestoreDump)
     }
 
-    /// The most time that an acknowledgement waits for a replica that does not report.
+    /// Returns the longest time that an acknowledgement waits for a replica that does not report.
     pub fn wait(&self) -> Duration {
         if self.is_set_back() { LONG_WAIT } else { WAIT }
     }
 
-    /// The settings of a place.
+    /// Returns the settings of the replica in a place.
     pub fn settings(&self, place: usize) -> Settings {
         let leases = if self.is_set_back() { LONG_LEASES } else { LEASES };
         let mut settings = [SETTINGS, leases].concat();
@@ -218,7 +220,7 @@ impl Profile {
         settings
     }
 
-    /// How far the clocks of its replicas differ.
+    /// Returns the largest difference between the clocks of two replicas.
     pub fn skew(&self) -> Duration {
         if self.expires { Duration::from_secs(5) } else { Duration::ZERO }
     }

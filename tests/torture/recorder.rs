@@ -1,4 +1,4 @@
-//! Writes down what happens, as it happens.
+//! Records the calls and faults of a run.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -9,26 +9,26 @@ use crate::history::{
     TokenNumber,
 };
 
-/// A history in the making, and the tokens as they are sent.
+/// Collects a history, and keeps the text of each token.
 pub struct Recorder {
     start: Instant,
-    made: Mutex<Made>,
+    recorded: Mutex<Recorded>,
 }
 
 #[derive(Default)]
-struct Made {
+struct Recorded {
     history: History,
     texts: Vec<String>,
 }
 
 impl Recorder {
-    /// With what is known before: the rules of the profile.
+    /// Starts a recording. `history` holds what the profile says in advance.
     pub fn new(history: History) -> Self {
-        Self { start: Instant::now(), made: Mutex::new(Made { history, texts: vec![] }) }
+        Self { start: Instant::now(), recorded: Mutex::new(Recorded { history, texts: vec![] }) }
     }
 
-    fn made(&self) -> MutexGuard<'_, Made> {
-        self.made.lock().unwrap()
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap()
     }
 
     pub fn now(&self) -> Moment {
@@ -36,89 +36,91 @@ impl Recorder {
     }
 
     pub fn call(&self, call: Call) {
-        self.made().history.calls.push(call);
+        self.recorded().history.calls.push(call);
     }
 
-    /// What has been done since then.
+    /// Records a fault that began at `from` and has just ended.
     pub fn fault(&self, from: Moment, what: String) {
         let to = self.now();
-        self.made().history.faults.push(Fault { what, from, to });
+        self.recorded().history.faults.push(Fault { what, from, to });
     }
 
-    /// Since `from` the database has been set back to what it was at `kept`.
+    /// Records that the database was set back, between `from` and now, to its state at `kept`.
     pub fn set_back(&self, kept: Moment, from: Moment) {
         let to = self.now();
-        self.made().history.set_backs.push(SetBack { kept, from, to });
+        self.recorded().history.set_backs.push(SetBack { kept, from, to });
     }
 
     pub fn session(&self, session: Session) -> SessionNumber {
-        let sessions = &mut self.made().history.sessions;
+        let sessions = &mut self.recorded().history.sessions;
         sessions.push(session);
         SessionNumber(sessions.len() - 1)
     }
 
     pub fn token(&self, session: SessionNumber, text: String) -> TokenNumber {
-        let mut made = self.made();
-        made.history.tokens.push(session);
-        made.texts.push(text);
-        TokenNumber(made.texts.len() - 1)
+        let mut recorded = self.recorded();
+        recorded.history.tokens.push(session);
+        recorded.texts.push(text);
+        TokenNumber(recorded.texts.len() - 1)
     }
 
-    /// The instant at which a session was first created by a replica that was asked since then.
-    #[allow(dead_code)] // Not every binary of tests waits for it.
+    /// Returns the time of the first creation of a session at a replica by a call that began at
+    /// `since` or later.
+    #[allow(dead_code)] // Only `tests/ha.rs` uses it.
     pub fn created_since(&self, replica: usize, since: Moment) -> Option<Moment> {
-        let made = self.made();
-        let mut calls = made.history.calls.iter();
+        let recorded = self.recorded();
+        let mut calls = recorded.history.calls.iter();
         let is_created = |call: &&Call| (&call.ask, &call.answer) == (&Ask::Create, &Answer::Done);
         calls
             .find(|call| call.replica == replica && call.begin >= since && is_created(call))
             .map(|call| call.end)
     }
 
-    /// How many tokens there are.
+    /// Returns the number of tokens that were issued.
     pub fn tokens(&self) -> usize {
-        self.made().texts.len()
+        self.recorded().texts.len()
     }
 
     pub fn text(&self, token: TokenNumber) -> String {
-        self.made().texts[token.0].clone()
+        self.recorded().texts[token.0].clone()
     }
 
-    /// All tokens of these sessions.
+    /// Returns all tokens of these sessions.
     pub fn tokens_of(&self, sessions: &[SessionNumber]) -> Vec<TokenNumber> {
-        let made = self.made();
-        let tokens = made.history.tokens.iter().enumerate();
+        let recorded = self.recorded();
+        let tokens = recorded.history.tokens.iter().enumerate();
         tokens
             .filter(|(_, session)| sessions.contains(session))
             .map(|(token, _)| TokenNumber(token))
             .collect()
     }
 
-    /// From now on a process may be gone.
-    pub fn goes(&self, replica: usize) {
+    /// Records that the process of a replica may not be running from now on.
+    pub fn begin_outage(&self, replica: usize) {
         let from = self.now();
-        self.made().history.outages.push(Outage { replica, from, to: None });
+        self.recorded().history.outages.push(Outage { replica, from, to: None });
     }
 
-    /// It is there again.
-    pub fn returns(&self, replica: usize) {
+    /// Records that the process of a replica runs again.
+    pub fn end_outage(&self, replica: usize) {
         let now = self.now();
-        let outages = &mut self.made().history.outages;
+        let outages = &mut self.recorded().history.outages;
         for outage in outages.iter_mut().filter(|outage| outage.replica == replica) {
             outage.to.get_or_insert(now);
         }
     }
 
-    /// From now on everything works, and these are there, but for those that have fallen.
-    pub fn heals(&self, replicas: Vec<usize>, fallen: Vec<usize>) {
+    /// Records that no fault is in effect from now on, that `replicas` must answer, and that the
+    /// processes of `fallen` have ended although the test did not end them.
+    pub fn set_healed(&self, replicas: Vec<usize>, fallen: Vec<usize>) {
         let at = self.now();
-        let mut made = self.made();
-        made.history.healed = Some(Healed { at, replicas, tokens: made.texts.len() });
-        made.history.fallen = fallen;
+        let mut recorded = self.recorded();
+        recorded.history.healed = Some(Healed { at, replicas, tokens: recorded.texts.len() });
+        recorded.history.fallen = fallen;
     }
 
-    /// All of it.
+    /// Ends the recording and returns the history.
     pub fn finish(&self) -> History {
-        std::mem::take(&mut self.made().history)
+        std::mem::take(&mut self.recorded().history)
     }
 }

@@ -1,5 +1,4 @@
-//! A run: a fresh database, replicas, callers and faults, and what the checker says of it in the
-//! end.
+//! A run: replicas on a fresh database, callers and faults, and finally the verdict of the checker.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,7 +11,7 @@ use tokio::{
 use crate::{
     asking::Asker,
     callers::Callers,
-    checker::{Fates, Violation, check},
+    checker::{Revocations, Violation, check},
     cluster::in_time,
     database::Database,
     faults::schedule,
@@ -25,43 +24,43 @@ use crate::{
     recorder::Recorder,
 };
 
-/// How long faults happen.
+/// The time in which faults begin.
 const SPAN: Duration = Duration::from_secs(10);
 
-/// What a run came to.
+/// The result of a run.
 pub struct Report {
     pub profile: &'static str,
-    /// The time that an acknowledgement waits for a replica that does not report.
+    /// The longest time that an acknowledgement waits for a replica that does not report.
     pub wait: Duration,
     pub seed: u64,
     pub figures: Figures,
     pub violations: Vec<Violation>,
     pub faults: Vec<Fault>,
-    /// The replicas' last lines.
+    /// The last lines that the replicas have logged.
     pub logs: Vec<String>,
 }
 
-/// What was counted.
+/// The counts and times of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
     pub calls: usize,
     pub creates: usize,
     pub refreshes: usize,
     pub validations: usize,
-    /// Calls that were answered, rather than failed.
+    /// The number of calls that were answered.
     pub answered: usize,
-    /// Answers for tokens whose revocation had been acknowledged before.
+    /// The number of answers for tokens whose revocation had been acknowledged before.
     pub checked: usize,
     pub revocations: usize,
-    /// How long acknowledgements took, in order.
+    /// The times that acknowledgements took, sorted.
     pub acknowledged: Vec<Duration>,
-    /// From the end of the last fault until every replica had answered for every token.
+    /// The time from the end of the last fault until every replica had answered for every token.
     pub recovery: Duration,
 }
 
 impl Figures {
     fn of(history: &History) -> Self {
-        let fates = Fates::of(history);
+        let revocations = Revocations::of(history);
         let mut figures = Self { calls: history.calls.len(), ..Self::default() };
         for call in &history.calls {
             figures.answered += usize::from(call.answer.is_known());
@@ -70,7 +69,7 @@ impl Figures {
                 Ask::Refresh { .. } => figures.refreshes += 1,
                 Ask::Validate(token) => {
                     figures.validations += 1;
-                    let was_revoked = fates.revoked(*token, call).is_some();
+                    let was_revoked = revocations.revoked(*token, call).is_some();
                     figures.checked += usize::from(was_revoked && call.answer.is_known());
                 }
                 Ask::Revoke(_) => {
@@ -109,7 +108,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs it. `settings` are added to those of the profile.
+/// Makes a run of a profile. `settings` are added to those of the profile.
 pub async fn run(
     server: &Arc<Server>,
     profile: &'static Profile,
@@ -141,7 +140,7 @@ pub async fn run(
     in_time("faults come to an end", strike(&fleet, &database, profile, &mut dice)).await;
     let healed = recorder.now();
     let held = in_time("callers come to their end", callers.stop()).await;
-    recorder.heals((0..PERMANENT).collect(), fleet.fallen().await);
+    recorder.set_healed((0..PERMANENT).collect(), fleet.fallen().await);
     finish(&asker, held, &mut dice).await;
     let recovery = recorder.now() - healed;
 
@@ -160,7 +159,7 @@ pub async fn run(
     }
 }
 
-/// Lets faults happen, in each place and to the database by itself.
+/// Injects faults, into each place and into the database independently.
 async fn strike(
     fleet: &Arc<Fleet>,
     database: &Arc<Database>,
@@ -194,7 +193,7 @@ async fn strike(
             fleet.recorder.fault(from, format!("database: {fault:?}"));
         }
     });
-    // Without any faults there would be nothing to wait for.
+    // A profile without faults must last as long as the others.
     sleep_until(end).await;
     lanes.join_all().await;
 }

@@ -1,4 +1,4 @@
-//! Runs of the unbroken build: each profile once, or as many as are asked for.
+//! Runs each profile once. The functions here are also used by the longer tests.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,22 +8,22 @@ use crate::{
     run::{Report, run},
 };
 
-/// Violations of each rule that are told.
+/// The most violations of each rule that are printed.
 const SHOWN: usize = 3;
 
-/// Starts the server that is shared by runs.
+/// Starts the PostgreSQL server that runs share.
 pub async fn server() -> Arc<Server> {
     Arc::new(tokio::task::spawn_blocking(Server::start).await.unwrap())
 }
 
-/// The run of a number: the profiles take turns.
-pub async fn numbered(server: &Arc<Server>, seed: u64) -> Report {
+/// Makes the run of a seed, which also chooses the profile: the profiles take turns.
+pub async fn run_seed(server: &Arc<Server>, seed: u64) -> Report {
     let profile = usize::try_from(seed).unwrap() % PROFILES.len();
     run(server, &PROFILES[profile], seed, &vec![]).await
 }
 
-/// Prints all there is to know if something was wrong.
-pub fn tell(report: &Report) {
+/// If a rule was violated, prints the violations, the faults and the last lines of the logs.
+pub fn print_violations(report: &Report) {
     let mut by_rule = BTreeMap::<_, Vec<_>>::new();
     for violation in &report.violations {
         by_rule.entry(violation.rule).or_default().push(violation);
@@ -38,16 +38,16 @@ pub fn tell(report: &Report) {
     }
 }
 
-/// Each profile once, about two minutes. The builds with a broken rule are found out in the first
-/// run of their profile or the second (`mutants.rs`), so that one of each tells something;
-/// `scripts/torture` makes as many as one has time for.
+/// Makes one run of each profile, in about two minutes. Builds with a broken rule fail in the first
+/// or second run of their profile (`mutants.rs`), so one run of each is worth something;
+/// `scripts/torture` makes as many as there is time for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_acknowledged_revocation_holds_whatever_happens() {
     let server = server().await;
     for seed in (0..).take(PROFILES.len()) {
-        let report = numbered(&server, seed).await;
+        let report = run_seed(&server, seed).await;
         println!("{report}");
-        tell(&report);
+        print_violations(&report);
         assert!(report.violations.is_empty(), "seed {seed}");
     }
 }
