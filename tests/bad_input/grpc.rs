@@ -627,7 +627,7 @@ async fn walk(site: &Site, rows: Vec<Row>) {
 /// Clients that do not complete the preface of HTTP/2. The handshake time-out must close them: the
 /// idle time-out is much longer here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_begin() {
+async fn a_client_that_does_not_complete_the_preface_is_closed() {
     let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
     let rows: Vec<Row> = vec![
         ("nothing", first(b""), "closed"),
@@ -640,7 +640,7 @@ async fn what_does_not_begin() {
 
 /// Clients that begin something and do not go on with it. The service must end it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_go_on() {
+async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
     let site = Site::quiet(SHORT).await;
     let rows: Vec<Row> = vec![
         ("the preface", first(PREFACE), "closed"),
