@@ -459,8 +459,8 @@ async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
     assert_eq!(answer.header("cookie"), Some("a=b; c=d"), "the token is removed from both");
     assert_eq!(answer.removed, ["authorization", "x-acr", "x-plan"]);
 
-    // Over HTTP, a header without a claim is sent empty, because the gateway copies the headers from
-    // this answer and cannot be told to remove one.
+    // Over HTTP, a header without a claim is sent empty, because the gateway copies the headers
+    // from this answer and cannot be told to remove one.
     let answer =
         forward_auth(&server, "", &[("authorization", &authorization), ("x-plan", "gold")]).await;
     assert_eq!((answer.header("x-user"), answer.header("x-plan")), (Some("alice"), Some("")));
@@ -711,7 +711,8 @@ async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
     let answer = server.client_with(&admin).validate(question).await.unwrap();
     assert!(answer.get_ref().active, "nothing was revoked");
 
-    // The gateway's own key has a header of its own, since `authorization` holds that of the request.
+    // The gateway's own key has a header of its own, since `authorization` holds the token of the
+    // request.
     let authorization = bearer(&session.access);
     let own = |key: &'static str| {
         [("authorization", authorization.clone()), ("x-countersign-key", key.to_owned())]
