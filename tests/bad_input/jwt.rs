@@ -787,8 +787,8 @@ impl Table<'_> {
                 let zero_s = [r, &[0; 32]].concat();
                 self.signature("S = 0", &zero_s, BAD_SIGNATURE);
                 self.signature("S = L", &[r, &reversed(&ORDER_25519)].concat(), BAD_SIGNATURE);
-                // R is the neutral point, which would verify for every message under a key of small
-                // order.
+                // With R the identity and S zero, the signature would verify for every message
+                // under a key of small order.
                 let neutral = [&[1][..], &[0; 63]].concat();
                 self.signature("R of small order", &neutral, BAD_SIGNATURE);
             }

@@ -13,8 +13,8 @@ fn away() -> Refusal {
     Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE")
 }
 
-/// The codes are those of PostgreSQL for a full disk (53100), for memory that is used up (53200),
-/// and for other resources that are (53000).
+/// These are the codes of PostgreSQL for a full disk (53100), for a lack of memory (53200), and for
+/// a lack of another resource (53000).
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_room_is_refused_and_done_once_there_is() {
     let server = Server::start().await;

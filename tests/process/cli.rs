@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{Run, Server, countersign, run, run_with_input};
 
-/// Starts a server, and returns it with its directory, which must be kept as long.
+/// Starts a server, and returns it with its directory, which must live as long as the server.
 fn server() -> (Server, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     (Server::start(folder.path()), folder)

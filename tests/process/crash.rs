@@ -21,8 +21,8 @@ use crate::{
 /// The number of calls under way at the same time.
 const CALLERS: usize = 8;
 
-/// Returns random numbers from the seed `COUNTERSIGN_TEST_SEED`, or from a new one. Prints the
-/// seed.
+/// Returns a source of random numbers with the seed `COUNTERSIGN_TEST_SEED`, or with a new one.
+/// Prints the seed.
 fn dice() -> Dice {
     let seed = match env::var("COUNTERSIGN_TEST_SEED") {
         Ok(seed) => seed.parse().expect("COUNTERSIGN_TEST_SEED is a number"),

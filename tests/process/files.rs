@@ -19,9 +19,9 @@ use crate::{
     support::{Server, countersign, run, serve, without_settings},
 };
 
-/// A user who is not root, and owns no file that a test does not give to it.
+/// A user who is not root, and owns no files but those that a test gives them.
 const NOBODY: u32 = 65_534;
-/// A group that the process is in, as by `fsGroup` of a pod.
+/// A supplementary group of the process, as the `fsGroup` of a pod is one.
 const OUR_GROUP: u32 = 2000;
 /// A group that the process is not in.
 const THEIR_GROUP: u32 = 3000;

@@ -49,7 +49,7 @@ refresh_rotation = "1d"
 enum Effect {
     /// The way leaves no record that this test looks for, for this reason.
     Nothing(&'static str),
-    /// The way leaves records of these actions, and this change takes it.
+    /// The way leaves records of these actions. The test takes it by this change.
     Records(&'static [&'static str], Change),
 }
 

@@ -283,7 +283,7 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
             by_envoy.header("www-authenticate").unwrap_or_default().to_lowercase(),
             challenge
         );
-        // `ask` reads the head of an answer over HTTP in lower case.
+        // `ask` converts the head of an answer over HTTP to lower case.
         by_envoy.headers.iter_mut().for_each(|(_, value)| *value = value.to_lowercase());
         by_envoy.removed.clear();
         if status == 200 {
@@ -312,7 +312,8 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
         metrics.get(&format!("gateway_checks_total{{kind=\"{kind}\",outcome=\"{outcome}\"}}"))
     };
     for (outcome, by_envoy, over_http) in [
-        // The third pass over HTTP is the header `scopes`, which is no demand and is ignored.
+        // The third request that passes over HTTP has an unknown header, `X-Countersign-scopes`,
+        // which is no demand.
         ("passed", 1.0, 3.0),
         ("no_credential", 1.0, 1.0),
         ("revoked", 1.0, 2.0),

@@ -40,8 +40,8 @@ async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoke
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-/// By their refresh token, their subject or their tenant: the answer is OK, so their access tokens
-/// must be inactive.
+/// They are revoked by their refresh token, their subject or their tenant. The answer is OK, so
+/// their access tokens must be inactive afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
     let (server, [alice, bob, carol]) = with_older_database(Home::new("").await, async |server| {

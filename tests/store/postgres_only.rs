@@ -56,7 +56,9 @@ async fn replicas() -> (String, [PostgresStore; 3]) {
 
 /// Waits for an event, and fails if it takes too long.
 pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(120), event).await.expect("it comes")
+    tokio::time::timeout(Duration::from_secs(120), event)
+        .await
+        .expect("the event did not come in time")
 }
 
 #[tokio::test(flavor = "multi_thread")]

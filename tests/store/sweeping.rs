@@ -116,7 +116,7 @@ pub async fn a_tenant_stays_until_its_sessions_have_ended(store: &dyn Store) {
 }
 
 /// At best, the clocks of two replicas differ by less than a millisecond, so an entry covers the
-/// whole of its last one.
+/// whole of its last millisecond.
 pub async fn a_tenant_stays_for_a_session_of_its_last_millisecond(store: &dyn Store) {
     let created_at = after(10).plus(Duration::from_micros(999));
     create(store, Session { tenant: acme(), created_at, ..session(10) }).await;
