@@ -1,5 +1,5 @@
-//! The rules of docs/architecture.md, read from the code: which part may use which, and that no two
-//! files use each other.
+//! Checks the rules of docs/architecture.md against the code: which part may use which, and that no
+//! two files use each other.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "architecture/paths.rs"]
@@ -13,7 +13,7 @@ use std::{
 
 use paths::{Module, modules};
 
-/// The parts that each part may use beside `domain`, which is open to all.
+/// The parts that each part may use besides `domain`, which all may use.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("mutants", &[]),
@@ -61,7 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates, and modules of this one, that a part must not name.
+/// The crates, and the modules of this one, that a part must not name.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("domain", &["tokio", "diesel", "tonic", "prost"]),
     ("token", &["tokio", "diesel", "tonic"]),
@@ -78,8 +78,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("cli", &["diesel"]),
 ];
 
-/// The engines, which only `app` and `store` itself name. The contract in `store` is for all who
-/// may use that.
+/// The engines, which only `app` and `store` itself may name. All parts that may use `store` use
+/// the contract in it.
 const ENGINES: [&str; 2] = ["crate::store::postgres", "crate::store::sqlite"];
 
 fn read(file: &str) -> String {
@@ -117,9 +117,9 @@ fn a_part_names_no_crate_and_no_engine_that_it_must_not_know() {
     }
 }
 
-/// The files that use each other through any number of others. A file may use what the module
-/// above it has, and the other way round.
-fn circle(modules: &[Module]) -> Option<Vec<&str>> {
+/// Returns the files that depend on each other in a cycle, if there is one, and those that depend
+/// on it. A file and the module above it may use each other.
+fn cycle(modules: &[Module]) -> Option<Vec<&str>> {
     let names: BTreeSet<&str> = modules.iter().map(|module| module.path.as_str()).collect();
     let edges: BTreeMap<&str, BTreeSet<&str>> = modules
         .iter()
@@ -133,7 +133,7 @@ fn circle(modules: &[Module]) -> Option<Vec<&str>> {
             (module.path.as_str(), targets.filter(is_beside).collect())
         })
         .collect();
-    // Whoever uses nobody that is left is in no circle.
+    // A file that uses none of those left is not part of a cycle.
     let mut left = names;
     loop {
         let free: Vec<&str> =
@@ -147,8 +147,8 @@ fn circle(modules: &[Module]) -> Option<Vec<&str>> {
 
 #[test]
 fn no_two_files_use_each_other() {
-    // Those that use a circle are named, too.
-    assert_eq!(circle(&modules()), None);
+    // If this fails, it also names the files that use the cycle.
+    assert_eq!(cycle(&modules()), None);
 }
 
 #[test]
@@ -183,8 +183,8 @@ fn the_diagram_in_the_documentation_is_the_one_in_the_code() {
     assert_eq!(diagram(&code), diagram(&read("docs/architecture.md")));
 }
 
-/// Cargo finds the files beside this one by itself, but a module that nobody names is not even
-/// compiled.
+/// Cargo finds the files beside this one by itself, but it does not even compile a module that no
+/// file declares.
 #[test]
 fn no_file_of_tests_is_forgotten() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
@@ -225,7 +225,7 @@ fn the_reader_of_paths_sees_all_of_them() {
 }
 
 #[test]
-fn a_circle_is_found_through_a_third_file_and_not_through_the_module_above() {
+fn a_cycle_is_found_through_a_third_file_and_not_through_the_module_above() {
     let module = |path: &str, uses: &[&str]| Module {
         file: String::new(),
         path: path.to_owned(),
@@ -234,12 +234,12 @@ fn a_circle_is_found_through_a_third_file_and_not_through_the_module_above() {
     let part = module("crate::a", &["crate::a::b::f"]);
     let fine =
         [part, module("crate::a::b", &["crate::a::g", "crate::c::h"]), module("crate::c", &[])];
-    assert_eq!(circle(&fine), None);
+    assert_eq!(cycle(&fine), None);
     let wrong = [
         module("crate::a", &["crate::b::f"]),
         module("crate::b", &["crate::c"]),
         module("crate::c", &["crate::a::g"]),
         module("crate::d", &[]),
     ];
-    assert_eq!(circle(&wrong), Some(vec!["crate::a", "crate::b", "crate::c"]));
+    assert_eq!(cycle(&wrong), Some(vec!["crate::a", "crate::b", "crate::c"]));
 }

@@ -1,5 +1,5 @@
-//! Bad input and its answer, on SQLite; and what is bad below the level of calls, whatever the
-//! engine.
+//! Checks how bad input is answered on SQLite. Messages, frames and connections that are broken
+//! below the level of a call are tested here only, because no engine is involved in them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/double.rs"]

@@ -1,4 +1,4 @@
-//! Bad input and its answer, on PostgreSQL.
+//! Checks how bad input is answered on PostgreSQL.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/double.rs"]

@@ -1,5 +1,5 @@
-//! The real binary as a process: what only a process can show. Crashes, start-up errors, signals,
-//! the command line, logs.
+//! Tests of the real binary as a process: crashes, start-up errors, signals, files, the command
+//! line and logs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -1,4 +1,4 @@
-//! The rules of the service on SQLite, and what holds there alone.
+//! Tests of the rules of the service on SQLite, including those that hold on SQLite alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/double.rs"]

@@ -1,8 +1,8 @@
-//! The contract of [`countersign::store::Store`], held against every engine.
+//! Tests of the contract of [`countersign::store::Store`] on every engine.
 //!
-//! Each rule is one function over `&dyn Store`, written once. The list below makes a test of it for
-//! each engine, with a database of its own. A function that is not on the list is dead code, so `-D
-//! warnings` finds a forgotten one.
+//! Each rule is one function over `&dyn Store`. The list below makes a test of it for each engine,
+//! with a database of its own. A function that is not on the list is dead code, so `-D warnings`
+//! finds one that was forgotten.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "store/audit.rs"]
@@ -44,8 +44,8 @@ mod sweeping;
 #[path = "store/tenants.rs"]
 mod tenants;
 
-/// Makes a test of each rule on one engine. Those of what has no reader in the contract look at the
-/// table itself.
+/// Makes a test of each rule on one engine. The rules of the second list also get the database,
+/// because they look at tables that the contract gives no way to read.
 macro_rules! tests {
     ($engine:ident: $($area:ident { $($rule:ident,)* })*; $($table:ident { $($of_table:ident,)* })*) => {
         mod $engine {
@@ -208,7 +208,7 @@ macro_rules! conformance {
                 those_who_record_at_once_record_each_session_once,
                 a_session_that_expires_after_the_clock_was_set_back_is_recorded,
                 a_session_is_not_deleted_before_its_expiry_is_recorded,
-                the_documentation_asks_what_can_be_answered,
+                the_queries_in_the_documentation_can_be_run,
             }
             sweeping {
                 an_entry_that_covers_a_live_session_is_not_finished,

@@ -1,5 +1,5 @@
-//! Clients that we did not write: PyJWT and jose check our tokens by the published keys, Authlib
-//! and oauth4webapi introspect and revoke them.
+//! Tests with clients of other authors: PyJWT and jose verify access tokens with the published
+//! keys, and Authlib and oauth4webapi introspect and revoke them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "support/ports.rs"]
@@ -23,7 +23,8 @@ use ports::free_address;
 use support::{Server, countersign, run, serve};
 use venv::{ran, venv};
 
-/// A folder with both libraries. What is in it is kept from one run to the next.
+/// Returns a folder in which the libraries of both languages are installed. It is kept from one run
+/// to the next.
 fn libraries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -53,7 +54,7 @@ fn tokens_of_each_algorithm_are_verified_by_other_libraries() {
     let libraries = libraries();
     for algorithm in ["EdDSA", "ES256", "RS256"] {
         let home = tempfile::tempdir().unwrap();
-        // The issuer is where the keys are, so its port is chosen before.
+        // The keys are published at the URL of the issuer, so its port is chosen before the start.
         let http = free_address();
         let issuer = format!("http://{http}");
         let mut command = serve(home.path());
@@ -77,11 +78,11 @@ fn tokens_of_each_algorithm_are_verified_by_other_libraries() {
             let program =
                 if program == "node" { PathBuf::from(program) } else { libraries.join(program) };
             let mut verify = Command::new(program);
-            let said = ran(verify
+            let output = ran(verify
                 .arg(script)
                 .args([&issuer, "https://api.test", token])
                 .current_dir(libraries));
-            assert_eq!(said, format!("{algorithm} alice"), "{script}");
+            assert_eq!(output, format!("{algorithm} alice"), "{script}");
         }
         server.stop();
     }
@@ -116,8 +117,8 @@ fn tokens_are_introspected_and_revoked_by_other_libraries() {
         let created: Value = run(create.env("COUNTERSIGN_API_KEY", key)).json();
         let token = created["tokens"]["access_token"].as_str().unwrap();
         let arguments = [script, &issuer, "resource.server_1", key, token];
-        let said = ran(Command::new(program).args(arguments).current_dir(libraries));
-        assert_eq!(said, expected, "{script}");
+        let output = ran(Command::new(program).args(arguments).current_dir(libraries));
+        assert_eq!(output, expected, "{script}");
     }
     server.stop();
 }

@@ -1,4 +1,4 @@
-//! The paths that each file of the code names.
+//! Reads the paths that each source file names.
 
 use std::{
     collections::BTreeSet,
@@ -12,14 +12,14 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// A file of the code, without its tests.
+/// A source file, without its tests.
 #[derive(Debug)]
 pub struct Module {
-    /// Its name, for messages.
+    /// The name of the file, for messages.
     pub file: String,
-    /// Its path, as in `crate::store::sqlite`.
+    /// The path of the module, as in `crate::store::sqlite`.
     pub path: String,
-    /// The paths that it names, those of this crate from `crate` on.
+    /// The paths that the file names. Those of this crate begin with `crate`.
     pub uses: BTreeSet<String>,
 }
 
@@ -31,7 +31,8 @@ impl Module {
         Self { file: file.to_owned(), path: path.to_owned(), uses: reader.uses }
     }
 
-    /// The part that it belongs to; none for the roots of the library and the program.
+    /// Returns the part that the file belongs to, or `None` for the roots of the library and the
+    /// program.
     pub fn part(&self) -> Option<&str> {
         self.path.split("::").nth(1)
     }
@@ -43,7 +44,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Adds a path, from `crate` on if it begins with `self` or `super`.
+    /// Adds a path. One that begins with `self` or `super` is written from `crate` on.
     fn add(&mut self, segments: &[String]) {
         let mut from: Vec<&str> = match segments.first().map(String::as_str) {
             Some("self" | "super") => self.module.split("::").collect(),
@@ -73,7 +74,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Adds the paths that stand in the input of a macro, which is no syntax of its own.
+    /// Adds the paths in the input of a macro, which `syn` does not parse.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = vec![];
         let mut colons = 0;
@@ -138,7 +139,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 }
 
-/// All files of Rust in a folder.
+/// Returns all Rust files in a folder and in those below it.
 pub fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = vec![];
     for entry in fs::read_dir(folder).unwrap() {
@@ -152,7 +153,7 @@ pub fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// All files of the code but those of tests.
+/// Reads all source files but those of tests.
 pub fn modules() -> Vec<Module> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let is_code = |path: &PathBuf| !path.file_stem().unwrap().to_string_lossy().contains("tests");

@@ -1,7 +1,8 @@
-//! What is bad below the level of calls: messages, headers, frames, connections. It is sent to the
-//! real binary by sockets, with ceilings that are low and time-outs that are short. Each row is
-//! what is sent and what must come back; meanwhile others are served on their own connections, and
-//! afterwards all is as before ([`Site::survives`]).
+//! Tests of input that is broken below the level of a call: messages, headers, frames and
+//! connections. The tests send it over sockets to the real binary, which is configured with low
+//! limits and short time-outs. Each row holds the bytes to send and the expected answer. Other
+//! clients must be served meanwhile, and afterwards everything must be as before
+//! ([`Site::survives`]).
 
 use std::{
     convert::Infallible,
@@ -46,43 +47,44 @@ const VALIDATE: &str = "/countersign.v1.SessionService/Validate";
 const CREATE: &str = "/countersign.v1.SessionService/CreateSession";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// What came back.
+/// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
-    /// Of a call.
+    /// The gRPC status of a call.
     Grpc(Code),
-    /// Of HTTP, because it is no call.
+    /// An HTTP status without a gRPC status: the request was not treated as a call.
     Http(u16),
-    /// None: the stream was ended.
+    /// The stream or the connection ended without an answer.
     Reset,
 }
 use Answer::{Grpc, Http};
 
-/// A request as it is sent.
+/// A request to send.
 struct Sent {
     method: &'static str,
     path: String,
     headers: Vec<(&'static str, String)>,
-    /// What comes after each other.
+    /// The DATA frames of the body, in order.
     body: Vec<Vec<u8>>,
-    /// Whether the body ends.
+    /// True if the body ends; otherwise the stream stays open.
     ends: bool,
 }
 
-/// A call as it should be, with this body.
+/// Returns a well-formed call with this body.
 fn call(path: &str, body: Vec<u8>) -> Sent {
     let headers =
         vec![("content-type", "application/grpc".to_owned()), ("te", "trailers".to_owned())];
     Sent { method: "POST", path: path.to_owned(), headers, body: vec![body], ends: true }
 }
 
-/// The same with one header more, or another value of it.
+/// Adds a header to a request, or replaces its value.
 fn with(mut sent: Sent, name: &'static str, value: &str) -> Sent {
     sent.headers.retain(|(other, _)| *other != name);
     sent.headers.push((name, value.to_owned()));
     sent
 }
 
+/// Sends a request on a new connection and returns the answer.
 async fn ask(address: SocketAddr, sent: Sent) -> Answer {
     let mut request = Request::builder().method(sent.method).uri(sent.path);
     for (name, value) in sent.headers {
@@ -95,7 +97,7 @@ async fn ask(address: SocketAddr, sent: Sent) -> Answer {
         false => Box::pin(frames.chain(stream::pending())),
     };
     let request = request.body(Body::new(Streamed(body))).unwrap();
-    // A connection of its own, that may be closed.
+    // The service may close this connection, so no other request shares it.
     let mut channel = connect(address).await;
     let answer = in_time("an answer", async {
         let answer = channel.ready().await.ok()?.call(request).await.ok()?;
@@ -117,7 +119,7 @@ async fn ask(address: SocketAddr, sent: Sent) -> Answer {
     answer.await.unwrap_or(Answer::Reset)
 }
 
-/// A body of frames as they come.
+/// A request body that yields the frames of a stream.
 struct Streamed(
     Pin<Box<dyn futures_util::Stream<Item = Result<BodyFrame<Bytes>, Infallible>> + Send>>,
 );
@@ -134,20 +136,20 @@ impl http_body::Body for Streamed {
     }
 }
 
+/// Returns the encoded request to validate a token.
 fn question(token: &str) -> Vec<u8> {
     ValidateRequest { access_token: token.to_owned(), ..Default::default() }.encode_to_vec()
 }
 
-/// A message with this flag and this length before it, whatever it has.
+/// Puts this compression flag and this length before the bytes, whether or not they are true.
 fn framed(flag: u8, length: u32, bytes: &[u8]) -> Vec<u8> {
     [&[flag], &length.to_be_bytes()[..], bytes].concat()
 }
 
-/// A field of a message with its length (proto3, wire type 2).
+/// Wraps an encoded `google.protobuf.ListValue` in so many further lists.
 fn nested(bytes: &[u8], depth: usize) -> Vec<u8> {
     (0..depth).fold(bytes.to_vec(), |inner, _| {
-        // A list in a value in a list: field 1 of ListValue is a Value, field 6 of Value a
-        // ListValue.
+        // 0x32 is the tag of `Value.list_value` (field 6), 0x0a that of `ListValue.values` (1).
         let mut list = vec![0x32];
         prost::encoding::encode_varint(inner.len() as u64, &mut list);
         list.extend(inner);
@@ -158,6 +160,7 @@ fn nested(bytes: &[u8], depth: usize) -> Vec<u8> {
     })
 }
 
+/// Returns the requests of the table, each with the expected answer.
 fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
     let good = question(token);
     let length = u32::try_from(good.len()).unwrap();
@@ -168,7 +171,7 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         let mut request =
             CreateSessionRequest { subject: "alice".to_owned(), ..Default::default() }
                 .encode_to_vec();
-        // claims = Struct { fields: { "a": Value { list: … } } }
+        // This is Struct { fields: { "a": Value { list_value: … } } }, encoded by hand.
         let value =
             [&[0x12][..], &sized(&[&[0x32][..], &sized(&nested(&[], depth))].concat())].concat();
         let entry = [&[0x0a, 1, b'a'][..], &value].concat();
@@ -185,7 +188,7 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         call("/countersign.v1.SessionService/BatchValidate", message(&batch.encode_to_vec()))
     };
     let gzip = {
-        // As small as gzip makes a megabyte of zeros; nobody unpacks it.
+        // This resembles a megabyte of zeros compressed by gzip; the service must not unpack it.
         let mut bomb = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
         bomb.extend([0xed, 0xc1, 1, 1, 0, 0, 0, 0x80, 0x90, 0xfe, 0xaf, 0xee, 8, 0xa0]);
         bomb
@@ -202,7 +205,7 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
             },
             Grpc(Code::Ok),
         ),
-        // Sizes.
+        // Sizes of requests.
         (
             "a request too large",
             plain(&question(&"x".repeat(64 << 10))),
@@ -213,11 +216,11 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
             plain(&question(&"x".repeat(5 << 20))),
             Grpc(Code::InvalidArgument),
         ),
-        ("a batch that is larger than another request may be", batch(16, 8000), Grpc(Code::Ok)),
+        ("a batch above the limit of other requests", batch(16, 8000), Grpc(Code::Ok)),
         ("a batch too large", batch(256, 8000), Grpc(Code::InvalidArgument)),
         ("a length of 4 GiB", validate(framed(0, u32::MAX, &good)), Grpc(Code::InvalidArgument)),
         (
-            "a length of 4 GiB and no more",
+            "a length of 4 GiB without a message",
             validate(framed(0, u32::MAX, &[])),
             Grpc(Code::InvalidArgument),
         ),
@@ -227,7 +230,7 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
             Grpc(Code::Internal),
         ),
         (
-            "a length of all that may be sent, and little that is",
+            "the largest length allowed, and a short message",
             validate(framed(0, 64 << 10, &good)),
             Grpc(Code::Internal),
         ),
@@ -238,56 +241,64 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         ),
         ("no length", validate(good.clone()), Grpc(Code::Internal)),
         ("half a length", validate(vec![0, 0, 0]), Grpc(Code::Internal)),
-        ("nothing", validate(vec![]), Grpc(Code::Internal)),
+        ("an empty body", validate(vec![]), Grpc(Code::Internal)),
         ("an empty message", plain(&[]), Grpc(Code::InvalidArgument)),
-        ("a byte more", validate([message(&good), vec![0]].concat()), Grpc(Code::Internal)),
-        // What follows is passed over.
-        ("a length more", validate([message(&good), vec![0, 0, 0, 0, 9]].concat()), Grpc(Code::Ok)),
+        (
+            "a byte after the message",
+            validate([message(&good), vec![0]].concat()),
+            Grpc(Code::Internal),
+        ),
+        // The service ignores whatever follows the first message.
+        (
+            "a second length without its message",
+            validate([message(&good), vec![0, 0, 0, 0, 9]].concat()),
+            Grpc(Code::Ok),
+        ),
         ("two messages", validate([message(&good), message(&good)].concat()), Grpc(Code::Ok)),
         ("a thousand messages", validate(message(&good).repeat(1000)), Grpc(Code::Ok)),
-        // Compression, which is not taken.
-        ("compressed without saying how", validate(compressed.clone()), Grpc(Code::Internal)),
+        // The service supports no compression.
+        ("compressed without grpc-encoding", validate(compressed.clone()), Grpc(Code::Internal)),
         (
-            "said to be compressed as it should not be",
+            "grpc-encoding without a compressed message",
             with(good_call(), "grpc-encoding", "gzip"),
             Grpc(Code::Unimplemented),
         ),
         (
-            "a bomb",
+            "a compression bomb",
             with(validate(compressed.clone()), "grpc-encoding", "gzip"),
             Grpc(Code::Unimplemented),
         ),
         (
-            "a bomb not called compressed",
+            "a compression bomb declared as identity",
             with(validate(compressed.clone()), "grpc-encoding", "identity"),
             Grpc(Code::Internal),
         ),
         ("flag 2", validate(framed(2, length, &good)), Grpc(Code::Internal)),
         ("flag 255", validate(framed(255, length, &good)), Grpc(Code::Internal)),
         (
-            "not compressed, and said so",
+            "declared as identity, and not compressed",
             with(good_call(), "grpc-encoding", "identity"),
             Grpc(Code::Ok),
         ),
         // Protocol buffers.
         ("a field cut off", plain(&good[..good.len() - 1]), Grpc(Code::Internal)),
-        ("a length in it beyond the end", plain(&[0x0a, 0x7f, b'x']), Grpc(Code::Internal)),
+        ("a field longer than the message", plain(&[0x0a, 0x7f, b'x']), Grpc(Code::Internal)),
         (
-            "a length in it of 2^63",
+            "a field of 2^63 bytes",
             plain(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
             Grpc(Code::Internal),
         ),
         (
-            "a number without an end",
+            "a varint of more than ten bytes",
             plain(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
             Grpc(Code::Internal),
         ),
         ("field 0", plain(&[0x02, 1, b'x']), Grpc(Code::Internal)),
         ("a field of another type", plain(&[0x08, 1]), Grpc(Code::Internal)),
-        ("a wire type that there is not", plain(&[0x0f, 1]), Grpc(Code::Internal)),
+        ("an undefined wire type", plain(&[0x0f, 1]), Grpc(Code::Internal)),
         ("a group without a beginning", plain(&[0x0c]), Grpc(Code::Internal)),
         ("groups without an end", plain(&[0x7b; 3000]), Grpc(Code::Internal)),
-        ("text that is none", plain(&[0x0a, 2, 0xff, 0xfe]), Grpc(Code::Internal)),
+        ("a string that is not UTF-8", plain(&[0x0a, 2, 0xff, 0xfe]), Grpc(Code::Internal)),
         (
             "random bytes",
             plain(
@@ -297,31 +308,27 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
             ),
             Grpc(Code::Internal),
         ),
+        ("an unknown field", plain(&[&good[..], &[0xfa, 0x7f, 1, b'x']].concat()), Grpc(Code::Ok)),
         (
-            "a field that nobody knows",
-            plain(&[&good[..], &[0xfa, 0x7f, 1, b'x']].concat()),
-            Grpc(Code::Ok),
-        ),
-        (
-            "an enum that nobody knows",
+            "an unknown enum value",
             plain(&[&good[..], &[0x30, 0x63]].concat()),
             Grpc(Code::InvalidArgument),
         ),
         ("claims 2000 deep", claims(2000), Grpc(Code::InvalidArgument)),
         // Headers.
-        ("a deadline that is none", with(good_call(), "grpc-timeout", "soon"), Grpc(Code::Ok)),
-        ("a deadline after ages", with(good_call(), "grpc-timeout", "99999999H"), Grpc(Code::Ok)),
-        ("metadata that claim to be binary", with(good_call(), "x-bin", "&&&"), Grpc(Code::Ok)),
-        ("much metadata", with(good_call(), "x", &"x".repeat(5000)), Http(431)),
+        ("a malformed deadline", with(good_call(), "grpc-timeout", "soon"), Grpc(Code::Ok)),
+        ("a very long deadline", with(good_call(), "grpc-timeout", "99999999H"), Grpc(Code::Ok)),
+        ("binary metadata that is not base64", with(good_call(), "x-bin", "&&&"), Grpc(Code::Ok)),
+        ("too much metadata", with(good_call(), "x", &"x".repeat(5000)), Http(431)),
         (
-            "a key that is none, where nobody has one",
+            "a credential where no callers are configured",
             with(good_call(), "authorization", "Basic x"),
             Grpc(Code::Ok),
         ),
     ];
     for encoding in ["deflate", "zstd", "br", "snappy", "x", "", "GZIP", "gzip, identity"] {
         rows.push((
-            "an encoding that there is not",
+            "an unsupported encoding",
             with(validate(compressed.clone()), "grpc-encoding", encoding),
             Grpc(Code::Unimplemented),
         ));
@@ -344,11 +351,7 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         "/livez",
         "/metrics",
     ] {
-        rows.push((
-            "a call that there is not",
-            call(path, message(&good)),
-            Grpc(Code::Unimplemented),
-        ));
+        rows.push(("an unknown method", call(path, message(&good)), Grpc(Code::Unimplemented)));
     }
     for content in [
         "",
@@ -361,11 +364,15 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         "application/grp",
         "grpc",
     ] {
-        rows.push(("what is no call", with(good_call(), "content-type", content), Http(415)));
+        rows.push((
+            "not the content type of gRPC",
+            with(good_call(), "content-type", content),
+            Http(415),
+        ));
     }
     let mut none = good_call();
     none.headers.retain(|(name, _)| *name != "content-type");
-    rows.push(("what does not say that it is a call", none, Http(415)));
+    rows.push(("no content type", none, Http(415)));
     for content in [
         "application/grpc",
         "application/grpc+proto",
@@ -373,7 +380,7 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
         "application/GRPC",
     ] {
         rows.push((
-            "a call, in other words",
+            "a content type of gRPC",
             with(good_call(), "content-type", content),
             Grpc(Code::Ok),
         ));
@@ -384,6 +391,7 @@ fn messages(token: &str) -> Vec<(&'static str, Sent, Answer)> {
     rows
 }
 
+/// Puts the length of the bytes before them, as a varint.
 fn sized(bytes: &[u8]) -> Vec<u8> {
     let mut sized = vec![];
     prost::encoding::encode_varint(bytes.len() as u64, &mut sized);
@@ -391,7 +399,7 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
     sized
 }
 
-/// The number of CreateSessionRequest.claims.
+/// Returns the field number of `CreateSessionRequest.claims`.
 fn claims_field() -> u32 {
     let pool = prost_reflect::DescriptorPool::decode(countersign::proto::DESCRIPTORS).unwrap();
     let request = pool.get_message_by_name("countersign.v1.CreateSessionRequest").unwrap();
@@ -417,38 +425,42 @@ async fn requests_and_messages() {
     site.finish().await;
 }
 
-/// Time-outs that are short, and yet longer than a good call takes on a busy machine.
+/// Settings with time-outs that are short, but longer than a good call takes on a busy machine.
 const SHORT: &str = "[limits]\ncall_timeout = '3s'\nhandshake_timeout = '3s'\nidle_timeout = \
                      '3s'\nkeepalive_timeout = '1s'\nmax_streams_per_connection = \
                      64\nmax_metadata_bytes = 4096";
-/// Calls under way on a connection, by these settings.
+/// The most concurrent streams of a connection under these settings.
 const STREAMS: usize = 64;
-/// How many frames a flood has.
+/// The number of frames in a flood.
 const FLOOD: usize = 20_000;
-/// Memory that may come and go, in MiB. A flood that is kept would take more.
+/// The most that the resident memory may grow by, in MiB. A flood that the service kept in memory
+/// would take more.
 const SLACK: u64 = 48;
 
-/// What is sent by sockets.
+/// Bytes to send over a socket, and how.
 enum Attack {
-    /// This and nothing before it.
+    /// Sends these bytes as the first ones of a connection, and waits for its end.
     First(Vec<u8>),
-    /// This on a connection that has begun well.
+    /// Sends these bytes after a valid preface and settings, and waits for the end of the
+    /// connection.
     Then(Vec<u8>),
-    /// The same, and the connection stays good.
+    /// Sends the same, and checks that the connection stays usable.
     Stays(Vec<u8>),
-    /// The same, and the first stream ends.
+    /// Sends the same, waits for the end of the first stream, and checks that the connection stays
+    /// usable.
     Stream(Vec<u8>),
-    /// This again and again, while what comes is read.
+    /// Sends these bytes again and again, and reads the answers.
     Endless(Vec<u8>),
-    /// This again and again, and nothing is read.
+    /// Sends these bytes again and again, and reads nothing.
     Unread(Vec<u8>),
-    /// So many calls whose answers have no room at their client.
+    /// Makes so many calls on streams with a flow-control window of zero, so that no answer can be
+    /// sent.
     Untaken(usize),
-    /// A call with this body, which does not end.
+    /// Makes a call whose body has these frames and never ends.
     Body(Vec<Vec<u8>>),
 }
 
-/// What is sent, and what must come of it.
+/// A name, what to send, and how the connection or the call must end.
 type Row = (&'static str, Attack, &'static str);
 
 fn first(bytes: impl AsRef<[u8]>) -> Attack {
@@ -468,22 +480,22 @@ fn stays(bytes: impl AsRef<[u8]>) -> Attack {
 }
 
 impl Attack {
-    /// Makes it. Returns how the connection or the call has ended.
+    /// Sends the bytes. Returns how the connection or the call has ended.
     async fn run(self, address: SocketAddr) -> String {
         match self {
             Self::First(bytes) => {
                 let mut raw = Raw::silent(address).await;
                 raw.send(&bytes).await;
-                told(&raw.rest().await)
+                describe(&raw.rest().await)
             }
             Self::Then(bytes) => {
                 let mut once = Some(bytes);
-                told(&Raw::open(address).await.flood(|| once.take()).await)
+                describe(&Raw::open(address).await.flood(|| once.take()).await)
             }
             Self::Stays(bytes) => {
                 let mut raw = Raw::open(address).await;
                 raw.send(&bytes).await;
-                raw.answers().await.map_or_else(|ended| told(&ended), |_| "stays".to_owned())
+                raw.answers().await.map_or_else(|ended| describe(&ended), |_| "stays".to_owned())
             }
             Self::Stream(bytes) => {
                 let mut raw = Raw::open(address).await;
@@ -498,10 +510,10 @@ impl Attack {
                         _ => {}
                     }
                 };
-                raw.answers().await.map_or_else(|ended| told(&ended), |_| said)
+                raw.answers().await.map_or_else(|ended| describe(&ended), |_| said)
             }
             Self::Endless(bytes) => {
-                told(&Raw::open(address).await.flood(|| Some(bytes.clone())).await)
+                describe(&Raw::open(address).await.flood(|| Some(bytes.clone())).await)
             }
             Self::Unread(bytes) => {
                 let mut raw = Raw::open(address).await;
@@ -510,13 +522,13 @@ impl Attack {
             }
             Self::Untaken(calls) => {
                 let mut raw = Raw::with(address, &[(INITIAL_WINDOW, 0)]).await;
-                // Open to everybody, so that nobody's calls are counted.
+                // GetJwks needs no caller, so no limit of calls per caller applies.
                 let call = |n| {
                     let body = frame(kind::DATA, END_STREAM, number(n), &message(&[]));
                     [begin(n, "/countersign.v1.KeyService/GetJwks"), body].concat()
                 };
                 raw.send(&each(calls, call)).await;
-                told(&raw.rest().await)
+                describe(&raw.rest().await)
             }
             Self::Body(body) => {
                 let sent = Sent { ends: false, body, ..call(VALIDATE, vec![]) };
@@ -526,10 +538,11 @@ impl Attack {
     }
 }
 
-/// How a connection has ended.
-fn told(ended: &Ended) -> String {
+/// Names the way in which a connection has ended.
+fn describe(ended: &Ended) -> String {
     match ended.goaway {
-        // Whether it is told before depends on whether there is something to read meanwhile.
+        // A connection that is closed without an error may or may not send GOAWAY first, depending
+        // on the timing.
         None | Some(code::NO_ERROR) => "closed".to_owned(),
         Some(code::PROTOCOL_ERROR) => "PROTOCOL_ERROR".to_owned(),
         Some(code::FLOW_CONTROL_ERROR) => "FLOW_CONTROL_ERROR".to_owned(),
@@ -539,27 +552,28 @@ fn told(ended: &Ended) -> String {
     }
 }
 
-/// The beginning of a call that may have a body.
+/// Returns the HEADERS frame of a call whose body is still to come.
 fn begin(index: usize, path: &str) -> Vec<u8> {
     frame(kind::HEADERS, END_HEADERS, number(index), &http2::call(path))
 }
 
-/// More room than a stream can have, for which the service has to reset it.
-fn too_much_room(stream: u32) -> Vec<u8> {
+/// Returns a WINDOW_UPDATE that makes the window of a stream larger than 2^31 - 1, for which the
+/// service must reset the stream (RFC 9113, section 6.9.1).
+fn overflow_window(stream: u32) -> Vec<u8> {
     frame(kind::WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff])
 }
 
-/// The beginning of a call whose headers go on.
+/// Returns a HEADERS frame that CONTINUATION frames must follow.
 fn unfinished() -> Vec<u8> {
     frame(kind::HEADERS, 0, 1, &http2::call(VALIDATE))
 }
 
-/// A call that is begun with these headers and has no body.
+/// Returns the HEADERS frame of a call with these headers and without a body.
 fn headers(fields: &[(&str, &str)]) -> Vec<u8> {
     frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &http2::fields(fields))
 }
 
-/// What every call has.
+/// The headers of every call.
 const USUAL: [(&str, &str); 6] = [
     (":method", "POST"),
     (":scheme", "http"),
@@ -577,19 +591,19 @@ fn usual_without(name: &str) -> Vec<u8> {
     headers(&USUAL.into_iter().filter(|(other, _)| *other != name).collect::<Vec<_>>())
 }
 
-/// Many of the same frame, of one stream after the other.
+/// Returns the frames of so many streams, one after the other.
 fn each(count: usize, frames: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
     (0..count).flat_map(frames).collect()
 }
 
-/// Walks a table, eight rows at a time: many of them wait for a time-out.
+/// Runs the rows of a table, eight at a time because many of them wait for a time-out.
 async fn walk(site: &Site, rows: Vec<Row>) {
     let mut wrong = vec![];
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
         let rows: Vec<_> = rows.by_ref().take(8).collect();
         let names: Vec<_> = rows.iter().map(|(name, ..)| *name).collect();
-        // Each by itself, so that none of them waits for the others.
+        // Each row runs in a task of its own, so that none of them waits for the others.
         let runs: Vec<_> = rows
             .into_iter()
             .map(|(name, attack, expected)| {
@@ -610,9 +624,10 @@ async fn walk(site: &Site, rows: Vec<Row>) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Clients who do not even begin with HTTP/2: what is idle may be so for longer.
+/// Clients that do not complete the preface of HTTP/2. The handshake time-out must close them: the
+/// idle time-out is much longer here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_begin() {
+async fn a_client_that_does_not_complete_the_preface_is_closed() {
     let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
     let rows: Vec<Row> = vec![
         ("nothing", first(b""), "closed"),
@@ -623,10 +638,9 @@ async fn what_does_not_begin() {
     site.finish().await;
 }
 
-/// Clients who begin something and do not go on with it. What is waited for is the end that the
-/// service makes.
+/// Clients that begin something and do not go on with it. The service must end it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_does_not_go_on() {
+async fn a_client_that_stops_or_makes_no_progress_is_cut_off() {
     let site = Site::quiet(SHORT).await;
     let rows: Vec<Row> = vec![
         ("the preface", first(PREFACE), "closed"),
@@ -638,7 +652,11 @@ async fn what_does_not_go_on() {
             then(frame(kind::HEADERS, 0, 1, &http2::call(VALIDATE))),
             "closed",
         ),
-        ("a body without an end, of nothing", Attack::Body(vec![]), "Grpc(DeadlineExceeded)"),
+        (
+            "a body without an end and without a byte",
+            Attack::Body(vec![]),
+            "Grpc(DeadlineExceeded)",
+        ),
         (
             "a body without an end, after its message",
             Attack::Body(vec![message(&question("x"))]),
@@ -649,9 +667,9 @@ async fn what_does_not_go_on() {
             Attack::Body(vec![framed(0, 9, b"x")]),
             "Grpc(DeadlineExceeded)",
         ),
-        ("answers that are not taken", Attack::Untaken(1), "closed"),
-        ("answers that are not taken, on all streams", Attack::Untaken(STREAMS), "closed"),
-        // Something, and never what matters.
+        ("an answer without a window", Attack::Untaken(1), "closed"),
+        ("answers without a window on all streams", Attack::Untaken(STREAMS), "closed"),
+        // These clients keep sending frames, but none that makes progress.
         ("pings without end", Attack::Endless(ping(1).repeat(500)), "ENHANCE_YOUR_CALM"),
         (
             "settings without end",
@@ -669,13 +687,13 @@ async fn what_does_not_go_on() {
             "ENHANCE_YOUR_CALM",
         ),
         (
-            "more room without end",
+            "window updates without end",
             Attack::Endless(frame(kind::WINDOW_UPDATE, 0, 0, &1u32.to_be_bytes()).repeat(500)),
             "ENHANCE_YOUR_CALM",
         ),
-        ("pings, and no look at the answers", Attack::Unread(ping(1).repeat(500)), "closed"),
+        ("pings whose answers are not read", Attack::Unread(ping(1).repeat(500)), "closed"),
         (
-            "settings, and no look at the answers",
+            "settings whose answers are not read",
             Attack::Unread(http2::settings(&[]).repeat(500)),
             "closed",
         ),
@@ -687,7 +705,7 @@ async fn what_does_not_go_on() {
     site.finish().await;
 }
 
-/// Frames that HTTP/2 does not allow, and headers that it does not.
+/// Frames and headers that HTTP/2 does not allow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_frames() {
     let site = Site::quiet("[limits]\nmax_metadata_bytes = 4096").await;
@@ -706,16 +724,16 @@ async fn broken_frames() {
             "FRAME_SIZE_ERROR",
         ),
         (
-            "headers of no stream",
+            "headers on stream 0",
             then(frame(kind::HEADERS, END_HEADERS, 0, &http2::call(VALIDATE))),
             "PROTOCOL_ERROR",
         ),
         (
-            "headers of a server's stream",
+            "headers on a stream of the server",
             then(frame(kind::HEADERS, END_HEADERS, 2, &http2::call(VALIDATE))),
             "PROTOCOL_ERROR",
         ),
-        ("data of no stream", then(frame(kind::DATA, 0, 0, b"x")), "PROTOCOL_ERROR"),
+        ("data on stream 0", then(frame(kind::DATA, 0, 0, b"x")), "PROTOCOL_ERROR"),
         (
             "data of a stream that has not begun",
             then(frame(kind::DATA, 0, 1, b"x")),
@@ -728,7 +746,7 @@ async fn broken_frames() {
             "PROTOCOL_ERROR",
         ),
         (
-            "a promise",
+            "a push promise by the client",
             then(
                 [begin(0, VALIDATE), frame(kind::PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])]
                     .concat(),
@@ -736,7 +754,7 @@ async fn broken_frames() {
             "PROTOCOL_ERROR",
         ),
         (
-            "more of no headers",
+            "a continuation without headers before it",
             then(frame(kind::CONTINUATION, END_HEADERS, 1, &[])),
             "PROTOCOL_ERROR",
         ),
@@ -755,7 +773,7 @@ async fn broken_frames() {
         ("settings of 5 bytes", then(frame(kind::SETTINGS, 0, 0, &[0; 5])), "PROTOCOL_ERROR"),
         ("settings of a stream", then(frame(kind::SETTINGS, 0, 1, &[])), "PROTOCOL_ERROR"),
         (
-            "an acknowledgement that says something",
+            "an acknowledgement of settings with a payload",
             then(frame(kind::SETTINGS, ACK, 0, &[0; 6])),
             "PROTOCOL_ERROR",
         ),
@@ -764,15 +782,15 @@ async fn broken_frames() {
             then(http2::settings(&[(INITIAL_WINDOW, 1 << 31)])),
             "PROTOCOL_ERROR",
         ),
-        ("frames of a byte", then(http2::settings(&[(5, 1)])), "PROTOCOL_ERROR"),
-        ("no more room", then(frame(kind::WINDOW_UPDATE, 0, 0, &[0; 4])), "PROTOCOL_ERROR"),
+        ("a maximum frame size of 1", then(http2::settings(&[(5, 1)])), "PROTOCOL_ERROR"),
+        ("a window update of 0", then(frame(kind::WINDOW_UPDATE, 0, 0, &[0; 4])), "PROTOCOL_ERROR"),
         (
-            "more room than there can be",
+            "a window beyond 2^31 - 1",
             then(frame(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).repeat(2)),
             "FLOW_CONTROL_ERROR",
         ),
         (
-            "headers by an index that there is not",
+            "headers by an index that does not exist",
             then(frame(kind::HEADERS, END_HEADERS, 1, &[0xff, 0x80, 1])),
             "PROTOCOL_ERROR",
         ),
@@ -787,39 +805,43 @@ async fn broken_frames() {
             "PROTOCOL_ERROR",
         ),
         (
-            "a table larger than agreed",
+            "a header table larger than agreed",
             then(frame(kind::HEADERS, END_HEADERS, 1, &[0x3f, 0xff, 0xff, 0xff, 0x7f])),
             "PROTOCOL_ERROR",
         ),
         (
-            "text by a code that there is not",
+            "an invalid Huffman code",
             then(frame(kind::HEADERS, END_HEADERS, 1, &[0, 0x84, 0xff, 0xff, 0xff, 0xff, 0])),
             "PROTOCOL_ERROR",
         ),
-        // Only the stream suffers.
+        // Malformed requests: most of them end only their stream.
         ("capitals in a name", then(usual_and("X-Capital", "x")), "PROTOCOL_ERROR"),
-        ("a connection's header", stream(usual_and("connection", "close")), "stream reset: 1"),
-        ("chunks", stream(usual_and("transfer-encoding", "chunked")), "stream reset: 1"),
+        ("a header of the connection", stream(usual_and("connection", "close")), "stream reset: 1"),
+        (
+            "a transfer encoding",
+            stream(usual_and("transfer-encoding", "chunked")),
+            "stream reset: 1",
+        ),
         ("a line feed in a value", then(usual_and("x", "a\r\nb: c")), "PROTOCOL_ERROR"),
         ("NUL in a value", then(usual_and("x", "a\0b")), "PROTOCOL_ERROR"),
         ("no method", stream(usual_without(":method")), "stream reset: 1"),
         ("no path", stream(usual_without(":path")), "stream reset: 1"),
         ("two paths", stream(usual_and(":path", "/x")), "stream reset: 1"),
-        ("a status", stream(usual_and(":status", "200")), "stream reset: 1"),
+        ("a status in a request", stream(usual_and(":status", "200")), "stream reset: 1"),
         (
-            "no more room of a stream",
+            "a window update of 0 on a stream",
             then([begin(0, VALIDATE), frame(kind::WINDOW_UPDATE, 0, 1, &[0; 4])].concat()),
             "PROTOCOL_ERROR",
         ),
         (
-            "more room of a stream than there can be",
-            stream([begin(0, VALIDATE), too_much_room(1)].concat()),
+            "a window beyond 2^31 - 1 on a stream",
+            stream([begin(0, VALIDATE), overflow_window(1)].concat()),
             "stream reset: 3",
         ),
-        // Nobody minds.
-        ("a frame of a kind that nobody knows", stays(frame(0xbe, 0xff, 0, b"x")), "stays"),
-        ("settings that nobody knows", stays(http2::settings(&[(0xbeef, 7)])), "stays"),
-        ("a table of nothing", stays(http2::settings(&[(1, 0)])), "stays"),
+        // HTTP/2 allows the rest.
+        ("an unknown kind of frame", stays(frame(0xbe, 0xff, 0, b"x")), "stays"),
+        ("an unknown setting", stays(http2::settings(&[(0xbeef, 7)])), "stays"),
+        ("a header table of 0 bytes", stays(http2::settings(&[(1, 0)])), "stays"),
         (
             "a body far longer than a request may be, within its window",
             stays([begin(0, VALIDATE), frame(kind::DATA, 0, 1, &[0; 16_384]).repeat(60)].concat()),
@@ -830,19 +852,19 @@ async fn broken_frames() {
     site.finish().await;
 }
 
-/// As much as a client can send of what costs it nothing. Each costs it the connection, and nobody
-/// else anything.
+/// Floods of what costs a client nothing to send. Each must end the client's own connection, and
+/// must not affect others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods() {
     let site = Site::quiet(&SHORT.replace("idle_timeout = '3s'", "idle_timeout = '10m'")).await;
     let large = http2::fields(&[("x", &"x".repeat(8000))]);
-    // Into the table of headers, where its index is 62, and then named again and again: small to
-    // send, and large to read.
+    // The literal goes into the header table at index 62, and each further byte names that index:
+    // the block is small to send and large when decoded.
     let entry = [&[0x40][..], &http2::fields(&[("x", &"x".repeat(3000))])[1..]].concat();
     let bomb = [http2::call(VALIDATE), entry, vec![0x80 | 62; 8000]].concat();
     let rows: Vec<Row> = vec![
         (
-            "calls begun and given up (rapid reset)",
+            "calls begun and reset (rapid reset)",
             then(each(FLOOD, |n| [begin(n, VALIDATE), reset(number(n))].concat())),
             "ENHANCE_YOUR_CALM",
         ),
@@ -852,36 +874,36 @@ async fn floods() {
             "ENHANCE_YOUR_CALM",
         ),
         (
-            "calls begun and made to be reset by us",
-            then(each(FLOOD, |n| [begin(n, VALIDATE), too_much_room(number(n))].concat())),
+            "calls that make the service reset them",
+            then(each(FLOOD, |n| [begin(n, VALIDATE), overflow_window(number(n))].concat())),
             "ENHANCE_YOUR_CALM",
         ),
         (
-            "calls begun, far more than may be",
+            "calls begun, far more than allowed",
             then(each(FLOOD, |n| begin(n, VALIDATE))),
             "ENHANCE_YOUR_CALM",
         ),
         (
-            "headers of nothing without end",
+            "empty continuations without end",
             then([unfinished(), frame(kind::CONTINUATION, 0, 1, &[]).repeat(FLOOD)].concat()),
             "ENHANCE_YOUR_CALM",
         ),
         (
-            "headers without end",
+            "continuations without end",
             then(
                 [unfinished(), frame(kind::CONTINUATION, 0, 1, &large).repeat(FLOOD / 20)].concat(),
             ),
             "ENHANCE_YOUR_CALM",
         ),
         (
-            "headers that are large when read",
+            "headers that are large when decoded",
             then(frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &bomb)),
             "ENHANCE_YOUR_CALM",
         ),
         ("pings", then(each(FLOOD, |n| ping(n as u64))), "ENHANCE_YOUR_CALM"),
         ("settings", then(http2::settings(&[]).repeat(FLOOD)), "ENHANCE_YOUR_CALM"),
         (
-            "resets of nothing",
+            "resets of a stream that has ended",
             then([begin(0, VALIDATE), reset(1).repeat(FLOOD)].concat()),
             "ENHANCE_YOUR_CALM",
         ),
@@ -907,7 +929,7 @@ async fn floods() {
     let after = site.resident();
     assert!(after <= before + SLACK, "{before} MiB, and then {after} MiB");
 
-    // Within the budget each is answered, by one frame and no more.
+    // Below the limit, each ping and each settings frame is answered by one frame.
     const ALLOWED: usize = 450;
     let (pongs, acks) = site
         .survives("pings and settings", &[], async {
@@ -919,7 +941,7 @@ async fn floods() {
             let count = async {
                 let mut seen = (0, 0);
                 while seen != (ALLOWED, ALLOWED) {
-                    let frame = read.next().await.expect("it stays open");
+                    let frame = read.next().await.expect("the connection stays open");
                     seen.0 += usize::from((frame.kind, frame.flags) == (kind::PING, ACK));
                     seen.1 += usize::from((frame.kind, frame.flags) == (kind::SETTINGS, ACK));
                 }
@@ -930,7 +952,7 @@ async fn floods() {
         .await;
     assert_eq!((pongs, acks), (ALLOWED, ALLOWED));
 
-    // One more than may be is refused, and those that there are go on.
+    // One call too many is refused, and those under way go on.
     site.survives("one call too many", &[], async {
         let mut raw = Raw::open(site.address).await;
         raw.send(&each(STREAMS + 1, |n| begin(n, VALIDATE))).await;
@@ -943,7 +965,8 @@ async fn floods() {
     site.finish().await;
 }
 
-/// Where TLS is spoken, nothing else is, and nobody waits for who does not begin.
+/// The TLS port answers nothing but TLS, and a client that does not begin a handshake keeps no
+/// other client waiting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_the_port_of_tls() {
     let folder = tempfile::tempdir().unwrap();
@@ -996,7 +1019,7 @@ async fn on_the_port_of_tls() {
     }));
     let (answers, ()) = join(answers, good_call()).await;
     for (name, answer) in answers {
-        // An alert (RFC 8446, section 6) or nothing.
+        // The answer is empty or an alert (RFC 8446, section 6).
         assert!(
             answer.is_empty() || (answer[0] == 0x15 && answer.len() == 7),
             "{name}: {answer:?}"

@@ -1,6 +1,7 @@
-//! What is bad on the HTTP side: heads, framing, methods, credentials, and clients that hold a
-//! connection. It is sent by sockets, byte by byte as it stands here, to a service that then
-//! answers what is good, on the same connection if that must stay open.
+//! Tests of bad input on the HTTP port: heads, framing, methods, credentials, and clients that keep
+//! a connection busy. The tests send the bytes over a socket exactly as they stand here, followed
+//! by a good request on the same connection, which must be answered unless the connection must be
+//! closed.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,19 +13,20 @@ use tokio::{
 };
 
 use crate::{
-    bad_input::Field,
+    bad_input::Harness,
     server::{Home, eventually, in_time},
 };
 
-/// Follows each request, on the same connection.
+/// A good request, sent after each bad one on the same connection.
 const NEXT: &str = "GET /livez HTTP/1.1\r\nhost: next\r\nconnection: close\r\n\r\n";
 
-/// All that comes back until the connection is closed.
+/// Sends the pieces, and returns everything that is received until the connection is closed.
 async fn send(address: SocketAddr, pieces: impl Iterator<Item = &[u8]>) -> String {
     let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
     let writing = async {
         for piece in pieces {
-            // Whoever refuses a request may close before it has come to its end.
+            // A service that refuses a request may close the connection before it has read all of
+            // it.
             if writer.write_all(piece).await.is_err() {
                 break;
             }
@@ -37,21 +39,24 @@ async fn send(address: SocketAddr, pieces: impl Iterator<Item = &[u8]>) -> Strin
     String::from_utf8(bytes).unwrap()
 }
 
-/// The statuses of the answers.
+/// Returns the status of each answer.
 fn statuses(answers: &str) -> Vec<u16> {
     let answers = answers.split("HTTP/1.").skip(1);
     answers.map(|answer| answer[2..5].parse().unwrap()).collect()
 }
 
+/// Sends a request and [`NEXT`] on one connection, and returns the status of each answer.
 async fn statuses_of(address: SocketAddr, request: &str) -> Vec<u16> {
     statuses(&send(address, [request.as_bytes(), NEXT.as_bytes()].into_iter()).await)
 }
 
-/// Refused, and the connection is closed: the next request is not answered.
+/// The request is refused, and the connection closed, so that [`NEXT`] is not answered.
 const REFUSED: &[u16] = &[400];
+/// The request and [`NEXT`] are both answered.
 const ANSWERED: &[u16] = &[200, 200];
 
-/// Heads, without the empty line at their end, and the answers to them and to the next request.
+/// Heads without the empty line at their end, each with the statuses of the answers to it and to
+/// [`NEXT`].
 const HEADS: &[(&str, &[u16])] = &[
     // RFC 9112, section 3.2: Host.
     ("GET /livez HTTP/1.1\r\n", REFUSED),
@@ -71,10 +76,10 @@ const HEADS: &[(&str, &[u16])] = &[
     ("GET /livez HTTP/1.0\r\n", &[200]),
     ("GET /livez HTTP/1.0\r\nconnection: keep-alive\r\n", ANSWERED),
     ("GET /livez HTTP/1.0\r\nhost: a\r\nhost: b\r\n", REFUSED),
-    // Section 3.2.2: a whole URL, whose host counts.
+    // Section 3.2.2: the absolute form. The Host header must be there all the same.
     ("GET http://b/livez HTTP/1.1\r\nhost: a\r\n", ANSWERED),
     ("GET http://b/livez HTTP/1.1\r\n", REFUSED),
-    // Section 3: the line of the request.
+    // Section 3: the request line.
     ("GET  /livez HTTP/1.1\r\nhost: a\r\n", REFUSED),
     ("GET\t/livez HTTP/1.1\r\nhost: a\r\n", REFUSED),
     (" GET /livez HTTP/1.1\r\nhost: a\r\n", REFUSED),
@@ -92,10 +97,10 @@ const HEADS: &[(&str, &[u16])] = &[
     ("OPTIONS * HTTP/1.1\r\nhost: a\r\n", &[404, 200]),
     ("G@T /livez HTTP/1.1\r\nhost: a\r\n", REFUSED),
     ("\r\n\r\nGET /livez HTTP/1.1\r\nhost: a\r\n", ANSWERED),
-    // Section 2.2: a line may end in LF alone, and CR alone is nothing.
+    // Section 2.2: a line may end in LF alone, but not in CR alone.
     ("GET /livez HTTP/1.1\nhost: a\n", ANSWERED),
     ("GET /livez HTTP/1.1\r\nhost: a\rx: y\r\n", REFUSED),
-    // Section 5: lines.
+    // Section 5: field lines.
     ("GET /livez HTTP/1.1\r\nhost: a\r\nx: y\r\n z\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\n x: y\r\nhost: a\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\nx : y\r\n", REFUSED),
@@ -105,7 +110,7 @@ const HEADS: &[(&str, &[u16])] = &[
     ("GET /livez HTTP/1.1\r\nhost: a\r\nx(y): z\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\n\u{e4}: y\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\nx: y\0z\r\n", REFUSED),
-    // Section 6: how long the content is. Of a request without one, what follows is the next.
+    // Section 6: the length of the content. After a request without content, the next one follows.
     ("GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\ncontent-length: 0\r\n", ANSWERED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\ncontent-length: 1\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 0, 0\r\n", REFUSED),
@@ -128,7 +133,7 @@ const HEADS: &[(&str, &[u16])] = &[
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding : chunked\r\n", REFUSED),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \u{b}chunked\r\n", REFUSED),
     ("GET /livez HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n", REFUSED),
-    // What the library takes for chunked, and is more than that.
+    // hyper decodes these as chunked, but they name more codings than that one.
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n", &[501]),
     ("GET /livez HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, chunked\r\n", &[501]),
     (
@@ -145,22 +150,22 @@ const HEADS: &[(&str, &[u16])] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_is_read_as_the_standard_has_it_or_refused_and_the_connection_closed() {
-    let field = Field::start().await;
+    let harness = Harness::start().await;
     let mut wrong = vec![];
     for (head, expected) in HEADS {
         let end = if head.contains("\r\n") { "\r\n" } else { "\n" };
-        let told = statuses_of(field.server.http, &format!("{head}{end}")).await;
-        if told != *expected {
-            wrong.push(format!("{head:?}: {told:?}, and it should be {expected:?}"));
+        let got = statuses_of(harness.server.http, &format!("{head}{end}")).await;
+        if got != *expected {
+            wrong.push(format!("{head:?}: {got:?}, and it should be {expected:?}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    field.survives("heads", &[], 0, async {}).await;
-    field.finish().await;
+    harness.survives("heads", &[], 0, async {}).await;
+    harness.finish().await;
 }
 
-/// The lines that say how long the content of a form is, the content, and the answers to it and to
-/// the next request.
+/// The header lines that give the length of a form, the form, and the statuses of the answers to it
+/// and to [`NEXT`].
 const CONTENTS: &[(&str, &str, &[u16])] = &[
     ("content-length: 7", "token=x", ANSWERED),
     ("content-length: 7\r\ncontent-length: 7", "token=x", ANSWERED),
@@ -168,12 +173,12 @@ const CONTENTS: &[(&str, &str, &[u16])] = &[
     ("transfer-encoding: CHUNKED", "3\r\ntok\r\n04\r\nen=x\r\n000\r\n\r\n", ANSWERED),
     ("transfer-encoding: chunked", "7;a=b;c=\"d\"\r\ntoken=x\r\n0;e\r\n\r\n", ANSWERED),
     ("transfer-encoding: chunked", "7\r\ntoken=x\r\n0\r\ntrailer: y\r\n\r\n", ANSWERED),
-    // Of two lengths the chunks count, and the connection is closed, because whoever handed this on
-    // may have counted otherwise.
+    // If both lengths are given, the chunks count, and the connection is closed, because a proxy
+    // that forwarded the request may have used the other length.
     ("content-length: 7\r\ntransfer-encoding: chunked", "7\r\ntoken=x\r\n0\r\n\r\n", &[200]),
     ("transfer-encoding: chunked\r\ncontent-length: 7", "7\r\ntoken=x\r\n0\r\n\r\n", &[200]),
     ("transfer-encoding: chunked\r\ncontent-length: 9999", "7\r\ntoken=x\r\n0\r\n\r\n", &[200]),
-    // Chunks that are none (section 7.1).
+    // Malformed chunks (section 7.1).
     ("transfer-encoding: chunked", "0x7\r\ntoken=x\r\n0\r\n\r\n", REFUSED),
     ("transfer-encoding: chunked", "+7\r\ntoken=x\r\n0\r\n\r\n", REFUSED),
     ("transfer-encoding: chunked", "-7\r\ntoken=x\r\n0\r\n\r\n", REFUSED),
@@ -194,21 +199,21 @@ const CONTENTS: &[(&str, &str, &[u16])] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_ends_where_the_standard_has_it_or_is_refused_and_the_connection_closed() {
-    let field = Field::start().await;
+    let harness = Harness::start().await;
     let mut wrong = vec![];
     for (lengths, content, expected) in CONTENTS {
         let request = format!(
             "POST /oauth2/introspect HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\
              content-type: application/x-www-form-urlencoded\r\n{lengths}\r\n\r\n{content}",
-            field.validator
+            harness.validator
         );
-        let told = statuses_of(field.server.http, &request).await;
-        if told != *expected {
-            wrong.push(format!("{lengths:?} {content:?}: {told:?}, and it should be {expected:?}"));
+        let got = statuses_of(harness.server.http, &request).await;
+        if got != *expected {
+            wrong.push(format!("{lengths:?} {content:?}: {got:?}, and it should be {expected:?}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Nor is content a request that nobody looks at.
+    // A request inside the content of another must not be answered (request smuggling).
     let hidden = "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n";
     for method in ["GET", "POST", "OPTIONS", "get"] {
         for path in ["/livez", "/none", "/forward-auth"] {
@@ -216,15 +221,16 @@ async fn content_ends_where_the_standard_has_it_or_is_refused_and_the_connection
                 "{method} {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{hidden}",
                 hidden.len()
             );
-            let told = statuses_of(field.server.http, &request).await;
-            assert!(told.len() <= 2, "{method} {path}: {told:?}");
+            let got = statuses_of(harness.server.http, &request).await;
+            assert!(got.len() <= 2, "{method} {path}: {got:?}");
         }
     }
-    field.survives("contents", &[], 0, async {}).await;
-    field.finish().await;
+    harness.survives("contents", &[], 0, async {}).await;
+    harness.finish().await;
 }
 
-/// A head of so many bytes, whole, in one long line, in several lines, or in its target.
+/// Returns a head of so many bytes altogether, which has them in one header, in many headers, or in
+/// its target.
 fn head_of(bytes: usize, shape: &str) -> String {
     let (start, end) = match shape {
         "one line" => ("GET /livez HTTP/1.1\r\nhost: a\r\nx: ".to_owned(), "\r\n\r\n"),
@@ -243,13 +249,13 @@ fn head_of(bytes: usize, shape: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_has_64_kib_and_not_a_byte_more() {
     const MOST: usize = 64 << 10;
-    let field = Field::start().await;
-    let address = field.server.http;
+    let harness = Harness::start().await;
+    let address = harness.server.http;
     let good = "GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut wrong = vec![];
     for shape in ["one line", "many lines", "target"] {
-        // The target itself has one byte less at most than the library reads, and less than the
-        // head.
+        // hyper has a limit for the target by itself, which is a little lower, so this row stays
+        // below that.
         let most = if shape == "target" { MOST - 64 } else { MOST };
         for (bytes, expected) in [
             (most, 200),
@@ -265,13 +271,13 @@ async fn a_head_has_64_kib_and_not_a_byte_more() {
                 [("", bytes), ("", 1000), (good, bytes), (good, 4096), (good, 65_000)]
             {
                 let all = format!("{before}{head}{NEXT}");
-                let told = statuses(&send(address, all.as_bytes().chunks(piece)).await);
+                let got = statuses(&send(address, all.as_bytes().chunks(piece)).await);
                 let mut wanted = vec![200; usize::from(!before.is_empty())];
                 wanted.push(expected);
                 wanted.extend((expected == 200).then_some(200));
-                if told != wanted {
+                if got != wanted {
                     wrong.push(format!(
-                        "{bytes} bytes in {shape}, after {} in pieces of {piece}: {told:?}",
+                        "{bytes} bytes in {shape}, after {} in pieces of {piece}: {got:?}",
                         before.len()
                     ));
                 }
@@ -279,11 +285,11 @@ async fn a_head_has_64_kib_and_not_a_byte_more() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    field.survives("long heads", &[], 0, async {}).await;
-    field.finish().await;
+    harness.survives("long heads", &[], 0, async {}).await;
+    harness.finish().await;
 }
 
-/// Methods by which gateways ask.
+/// The methods that the paths for gateways accept.
 const ASKED: [&str; 18] = [
     "GET",
     "HEAD",
@@ -304,17 +310,18 @@ const ASKED: [&str; 18] = [
     "SEARCH",
     "MKCALENDAR",
 ];
+/// Methods that no path accepts.
 const NEVER: [&str; 6] = ["TRACE", "CONNECT", "get", "Get", "PRI", "NONE"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it_does_are_told() {
-    let field = Field::start().await;
-    let address = field.server.http;
+    let harness = Harness::start().await;
+    let address = harness.server.http;
     let ask = async |method: &str, path: &str| {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: a\r\nx-countersign-key: {}\r\nconnection: \
              close\r\n\r\n",
-            field.validator
+            harness.validator
         );
         send(address, [request.as_bytes()].into_iter()).await
     };
@@ -358,17 +365,17 @@ async fn a_method_that_a_path_does_not_know_is_not_allowed_and_those_that_it_doe
             }
         }
     }
-    field.survives("methods", &[], 0, async {}).await;
-    field.finish().await;
+    harness.survives("methods", &[], 0, async {}).await;
+    harness.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_two_encoded_strings_in_basic_or_one_token_in_bearer_and_nothing_else() {
-    let field = Field::start().await;
-    let key = &field.validator;
+    let harness = Harness::start().await;
+    let key = &harness.validator;
     let basic = |pair: &str| format!("Basic {}", STANDARD.encode(pair));
     let whole = basic(&format!("validator:{key}"));
-    assert!(whole.ends_with('='), "it has padding");
+    assert!(whole.ends_with('='), "the encoded pair has padding");
     let encoded: String = key.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let good = [
         format!("Bearer {key}"),
@@ -407,7 +414,7 @@ async fn a_key_is_two_encoded_strings_in_basic_or_one_token_in_bearer_and_nothin
     ];
     let mut wrong: Vec<String> = pairs.map(pair).to_vec();
     wrong.extend([
-        // Not base64 as it is written with its padding, and nothing beside it.
+        // Wrong padding, something beside the credential, or another scheme.
         whole.trim_end_matches('=').to_owned(),
         whole.trim_end_matches('=').to_owned() + "====",
         format!("{whole} x"),
@@ -435,7 +442,7 @@ async fn a_key_is_two_encoded_strings_in_basic_or_one_token_in_bearer_and_nothin
              close\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: \
              7\r\n\r\ntoken=x"
         );
-        statuses(&send(field.server.http, [request.as_bytes()].into_iter()).await)
+        statuses(&send(harness.server.http, [request.as_bytes()].into_iter()).await)
     };
     for authorization in &good {
         assert_eq!(ask("/oauth2/introspect", authorization).await, [200], "{authorization}");
@@ -443,16 +450,15 @@ async fn a_key_is_two_encoded_strings_in_basic_or_one_token_in_bearer_and_nothin
     }
     for authorization in &wrong {
         for path in ["/oauth2/introspect", "/oauth2/revoke"] {
-            let told = ask(path, authorization).await;
-            // A line that is no header is refused before it is looked at.
-            assert_eq!(told, [401], "{path} {authorization:?}");
+            let got = ask(path, authorization).await;
+            assert_eq!(got, [401], "{path} {authorization:?}");
         }
     }
-    field.survives("keys", &[], 0, async {}).await;
-    field.finish().await;
+    harness.survives("keys", &[], 0, async {}).await;
+    harness.finish().await;
 }
 
-/// Requests without end.
+/// Returns more requests than the buffers of a connection hold.
 fn pipelined() -> Vec<u8> {
     b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(10_000)
 }
@@ -471,7 +477,7 @@ async fn while_clients_that_read_nothing_fill_the_port_and_its_reserve_probes_ge
         stream.readable().await.unwrap();
         silent.push(tokio::spawn(async move {
             let _ = stream.write_all(&pipelined()).await;
-            // It stays open, whether or not there was room for all that on the way.
+            // The connection must stay open even if the socket buffers took all the requests.
             std::future::pending::<()>().await;
         }));
     }
@@ -520,8 +526,8 @@ async fn a_client_that_takes_or_sends_nothing_or_little_does_not_keep_its_connec
     let settings =
         "[limits]\nmax_http_connections = 4\ncall_timeout = '500ms'\nidle_timeout = '1s'";
     let server = Home::new(settings).await.start().await;
-    // Takes nothing; takes a byte now and then; sends a head, and the content of a form, byte by
-    // byte.
+    // The first client reads nothing, the second a byte now and then. The others send a head or
+    // the content of a request byte by byte.
     let takes_nothing = async {
         let mut stream = TcpStream::connect(server.http).await.unwrap();
         while stream.write_all(&pipelined()).await.is_ok() {}

@@ -1,10 +1,10 @@
-//! JWTs that are not good. Each row is a token and what Validate says of it; the first time, the
-//! second, and in a batch. No other call takes what Validate does not: Refresh none at all, and
-//! Revoke what has a good signature alone.
+//! Tests of bad JWTs. Each row is a token and the answer that Validate must give to it: at the
+//! first call, at the second, and in a batch. Refresh must accept none of them, and Revoke only
+//! those whose signature is good.
 //!
-//! What the rows need more than a token for stands elsewhere: an audience or a tenant that is
-//! another caller's in `service/callers.rs`, a key that has been revoked in `service/keys.rs`, a
-//! bit flipped anywhere in `service/inactive.rs`.
+//! Cases that need more than a token are elsewhere: the audience or tenant of another caller in
+//! `service/callers.rs`, a revoked key in `service/keys.rs`, and a bit flipped anywhere in
+//! `service/inactive.rs`.
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -29,7 +29,7 @@ use crate::{
     site::{Keys, Site},
 };
 
-/// A token, and what must be said of it.
+/// A token, and the answer that must be given to it.
 struct Row {
     name: String,
     token: String,
@@ -40,7 +40,7 @@ struct Row {
 enum Verdict {
     Active,
     Inactive(countersign::proto::InactiveReason),
-    /// Too large to be looked at.
+    /// The request is refused because the token is too long.
     TooLarge,
 }
 use Verdict::{Active, Inactive, TooLarge};
@@ -50,12 +50,12 @@ const BAD_SIGNATURE: Verdict = Inactive(BadSignature);
 const UNKNOWN_KEY: Verdict = Inactive(UnknownKey);
 const WRONG_TYPE: Verdict = Inactive(WrongType);
 
-/// What makes the rows: a good token, whoever signs it, and the rows so far.
+/// The rows so far, and a good token and its signer to make more rows from.
 struct Table<'a> {
     forge: &'a Forge,
     good: String,
     claims: Map<String, Value>,
-    /// Where nobody must go.
+    /// An address on which the test listens, and to which the service must not connect.
     trap: String,
     rows: Vec<Row>,
 }
@@ -65,13 +65,13 @@ impl Table<'_> {
         self.rows.push(Row { name: name.into(), token: token.into(), verdict });
     }
 
-    /// A header as it is written, the claims of the good token, and a good signature.
+    /// Adds a token with this header as text, the claims of the good token, and a good signature.
     fn header(&mut self, name: impl Into<String>, header: &str, verdict: Verdict) {
         let token = self.forge.sign(header, &Value::Object(self.claims.clone()).to_string());
         self.row(name, token, verdict);
     }
 
-    /// A good header with these members, or by a null without them.
+    /// Adds a token whose header is good but for these members; a null removes a member.
     fn member(&mut self, changes: Value, verdict: Verdict) {
         self.header(
             format!("header {}", short(&changes.to_string())),
@@ -80,7 +80,8 @@ impl Table<'_> {
         );
     }
 
-    /// A good header with one more member as it is written, though it may be there already.
+    /// Adds a token whose header is good but for one more member, given as text. The header may
+    /// have that member already.
     fn one_more(&mut self, member: &str, verdict: Verdict) {
         let header = self.forge.header(json!({}));
         self.header(
@@ -90,14 +91,15 @@ impl Table<'_> {
         );
     }
 
-    /// A payload as it is written, with a good header and a good signature.
+    /// Adds a token with this payload as it stands, a good header and a good signature.
     fn payload(&mut self, name: impl Into<String>, payload: impl AsRef<[u8]>, verdict: Verdict) {
         let header = URL_SAFE_NO_PAD.encode(self.forge.header(json!({})));
         let token = self.forge.sign_parts(&header, &URL_SAFE_NO_PAD.encode(payload));
         self.row(name, token, verdict);
     }
 
-    /// The good claims with one of them as it is written, or without it.
+    /// Adds a token with the good claims, of which one has this value, given as JSON; an empty
+    /// value removes it.
     fn claim(&mut self, name: &str, value: &str, verdict: Verdict) {
         let mut claims = self.claims.clone();
         claims.remove(name);
@@ -114,7 +116,7 @@ impl Table<'_> {
         );
     }
 
-    /// Other bytes in the place of the good signature.
+    /// Adds the good token with this signature instead of its own.
     fn signature(&mut self, name: &str, signature: &[u8], verdict: Verdict) {
         let [header, payload, _] = parts(&self.good);
         let token = format!("{header}.{payload}.{}", URL_SAFE_NO_PAD.encode(signature));
@@ -125,8 +127,7 @@ impl Table<'_> {
         self.forge.ring.signing().unwrap().pair.algorithm().as_str()
     }
 
-    /// The algorithm that the header names, the key that it names, and the key that has signed, do
-    /// not belong together.
+    /// Adds tokens whose header names an algorithm that is not that of the key.
     fn algorithms(&mut self) {
         let [_, payload, signature] = parts(&self.good).map(str::to_owned);
         let kid = self.forge.ring.signing().unwrap().kid.clone();
@@ -136,7 +137,7 @@ impl Table<'_> {
                 let name = format!("alg {alg:?}, signature of {} bytes", signature.len());
                 self.row(name, format!("{header}.{payload}.{signature}"), BAD_SIGNATURE);
             }
-            // Two parts, as those write it who take the last point for a mistake.
+            // Some libraries write an unsigned JWT without the last dot.
             self.row(format!("alg {alg:?}, two parts"), format!("{header}.{payload}"), MALFORMED);
         }
 
@@ -241,12 +242,12 @@ impl Table<'_> {
         }
     }
 
-    /// The header names a key that is not there, or no key.
+    /// Adds tokens whose header names a key that does not exist, or no key.
     fn keys(&mut self, fallback_entry: &str) {
         let own = self.forge.ring.signing().unwrap().kid.clone();
         let refresh: Vec<_> =
             self.forge.ring.keys().map(|key| key.kid.clone()).filter(|kid| *kid != own).collect();
-        assert!(refresh.len() >= 2, "the one to come, and that of refresh tokens");
+        assert!(refresh.len() >= 2, "the next signing key, and the key of refresh tokens");
         let kids = [
             "",
             " ",
@@ -315,7 +316,8 @@ impl Table<'_> {
         }
     }
 
-    /// The header brings a key along, or says where to get one. Nobody looks.
+    /// Adds tokens whose header contains a key, or says where to get one. The service must ignore
+    /// both.
     fn keys_that_are_brought_along(&mut self) {
         let pair = Ed25519KeyPair::generate().unwrap();
         let jwk = json!({
@@ -340,7 +342,7 @@ impl Table<'_> {
         let payload = parts(&self.good)[1].to_owned();
         for offer in offers {
             let name = short(&offer.to_string());
-            // Signed as it should be: what the header offers is not looked at.
+            // Our own key signs this one, so the offer in the header does no harm.
             self.member(offer.clone(), Active);
             for (kid, verdict) in
                 [(None, BAD_SIGNATURE), (Some("mine"), UNKNOWN_KEY), (Some(&*trap), UNKNOWN_KEY)]
@@ -357,13 +359,14 @@ impl Table<'_> {
         let mut claims = self.claims.clone();
         claims.insert("iss".to_owned(), self.trap.clone().into());
         self.payload(
-            "an issuer that could be asked",
+            "an issuer whose keys could be fetched",
             Value::Object(claims).to_string(),
             Inactive(WrongIssuer),
         );
     }
 
-    /// Extensions that change how a token must be read, and tokens of another kind.
+    /// Adds tokens with extensions that change how a token must be read, with another type, or with
+    /// a header that is not JSON.
     fn headers(&mut self) {
         for value in [
             "[\"exp\"]",
@@ -420,7 +423,8 @@ impl Table<'_> {
         {
             self.header(format!("header is {header:?}"), header, MALFORMED);
         }
-        // serde reads a list into a struct, member after member in the order of declaration.
+        // serde would deserialize a list into a struct, member by member in the order of
+        // declaration.
         let own = self.forge.ring.signing().unwrap().kid.clone();
         let list = [json!(self.algorithm()), json!(own), json!("at+jwt")];
         for length in 1..=list.len() {
@@ -431,7 +435,8 @@ impl Table<'_> {
             );
         }
         self.header("header in a list", &format!("[{good}]"), MALFORMED);
-        // Names are unique, those of members that nothing is read from too (RFC 7515, section 4).
+        // Names must be unique, including those of members that the service ignores (RFC 7515,
+        // section 4).
         for twins in [
             r#""x":1,"x":1"#,
             r#""x":1,"\u0078":2"#,
@@ -448,8 +453,8 @@ impl Table<'_> {
         self.header("header with single quotes", &good.replace('"', "'"), MALFORMED);
         self.header("header of brackets", &"[".repeat(5000), MALFORMED);
         self.header("header of braces", &"{\"a\":".repeat(1000), MALFORMED);
-        // Members that nothing is read from are passed over, without recursion. Nobody but us signs
-        // such a header.
+        // Unknown members are skipped without recursion. Such a token is active because the
+        // service's own key has signed it, which no attacker can do.
         self.one_more(&format!("\"x\":{}{}", "[".repeat(2500), "]".repeat(2500)), Active);
         self.one_more(r#""x":"\ud800""#, Active);
         let payload = parts(&self.good)[1].to_owned();
@@ -459,7 +464,7 @@ impl Table<'_> {
         }
     }
 
-    /// Claims that this service never signs.
+    /// Adds tokens with claims that this service never signs.
     fn claims(&mut self) {
         let text = Value::Object(self.claims.clone()).to_string();
         for name in ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "sid", "auth_time"] {
@@ -605,7 +610,7 @@ impl Table<'_> {
         }
     }
 
-    /// The three parts and how they are written.
+    /// Adds tokens that do not have three parts, or whose parts are encoded in another way.
     fn forms(&mut self) {
         let good = self.good.clone();
         let [header, payload, signature] = parts(&good);
@@ -621,7 +626,7 @@ impl Table<'_> {
             ("four parts", format!("{good}.{signature}")),
             ("four parts, the last empty", format!("{good}.")),
             ("four parts, the first empty", format!(".{good}")),
-            ("five parts, as something encrypted has", format!("{good}.{payload}.{signature}")),
+            ("five parts, as a JWE has", format!("{good}.{payload}.{signature}")),
             ("no header", format!(".{payload}.{signature}")),
             ("after Bearer", format!("Bearer {good}")),
             ("in quotes", format!("\"{good}\"")),
@@ -629,7 +634,7 @@ impl Table<'_> {
             ("a space after", format!("{good} ")),
             ("a line feed after", format!("{good}\n")),
             ("NUL after", format!("{good}\0")),
-            ("commas for points", good.replace('.', ",")),
+            ("commas instead of dots", good.replace('.', ",")),
             ("twice", format!("{good}{good}")),
             ("padded header", format!("{header}=.{payload}.{signature}")),
             ("padded signature", format!("{header}.{payload}.{signature}==")),
@@ -652,7 +657,7 @@ impl Table<'_> {
         self.row("no payload", format!("{header}..{signature}"), BAD_SIGNATURE);
         self.row("no signature", format!("{header}.{payload}."), BAD_SIGNATURE);
 
-        // Signed as they are written, so that nothing but how they are written is wrong.
+        // The signature covers the encoded text as it stands, so that only the encoding is wrong.
         let own = self.forge.header(json!({}));
         let mut text = own.clone();
         while !text.len().is_multiple_of(3) {
@@ -705,7 +710,7 @@ impl Table<'_> {
             MALFORMED,
         );
 
-        // The largest token, and larger ones.
+        // The longest token allowed, and longer ones.
         let of_size = |size: usize| {
             let text = Value::Object(self.claims.clone()).to_string();
             (0..)
@@ -736,12 +741,12 @@ impl Table<'_> {
                 format!("{header}.{payload}.{}", "A".repeat(size)),
                 verdict,
             );
-            self.row(format!("{size} points"), ".".repeat(size), verdict);
+            self.row(format!("{size} dots"), ".".repeat(size), verdict);
         }
     }
 
-    /// Bytes that the key has not made, or not in this form.
-    #[allow(clippy::disallowed_methods)] // Another padding needs random bytes, whichever.
+    /// Adds tokens with a signature that the key did not make, or that is encoded in another way.
+    #[allow(clippy::disallowed_methods)] // RSA-PSS needs a source of randomness.
     fn signatures(&mut self) {
         let bytes = URL_SAFE_NO_PAD.decode(parts(&self.good)[2]).unwrap();
         let length = bytes.len();
@@ -751,7 +756,7 @@ impl Table<'_> {
             bytes
         };
         for (name, wrong) in [
-            ("none", vec![]),
+            ("empty", vec![]),
             ("zeros, that is r = s = 0", vec![0; length]),
             ("ones", vec![0xff; length]),
             ("the number one", [vec![0; length - 1], vec![1]].concat()),
@@ -776,14 +781,14 @@ impl Table<'_> {
         let message = self.good.rsplit_once('.').unwrap().0.to_owned();
         match &self.forge.ring.signing().unwrap().pair {
             SigningPair::Ed25519(_) => {
-                // S + L is another encoding of the same number; RFC 8032, section 5.1.7 demands S <
-                // L.
+                // S + L encodes the same number modulo L; RFC 8032, section 5.1.7, demands S < L.
                 let malleable = add_bytes(&reversed(s), &ORDER_25519);
                 self.signature("S + L", &[r, &reversed(&malleable)].concat(), BAD_SIGNATURE);
                 let zero_s = [r, &[0; 32]].concat();
                 self.signature("S = 0", &zero_s, BAD_SIGNATURE);
                 self.signature("S = L", &[r, &reversed(&ORDER_25519)].concat(), BAD_SIGNATURE);
-                // The neutral point, for which everything would verify under a key of small order.
+                // With R the identity and S zero, the signature would verify for every message
+                // under a key of small order.
                 let neutral = [&[1][..], &[0; 63]].concat();
                 self.signature("R of small order", &neutral, BAD_SIGNATURE);
             }
@@ -799,8 +804,8 @@ impl Table<'_> {
                     BAD_SIGNATURE,
                 );
                 self.signature("DER", &der(r, s), BAD_SIGNATURE);
-                // Whoever has a signature can write another one that is as good: RFC 7518 does not
-                // say which of the two it is. Nothing is keyed on it, see `revoke.rs`.
+                // Anybody who has an ECDSA signature can compute a second valid one, and RFC 7518
+                // allows both. No revocation depends on the signature, see `revoke.rs`.
                 self.signature("n - s", &[r, &subtract(&ORDER_P256, s)].concat(), Active);
             }
             SigningPair::Rsa(pair) => {
@@ -827,12 +832,12 @@ impl Table<'_> {
     }
 }
 
-/// The order of the group (RFC 8032, section 5.1), the highest byte first.
+/// The order L of the group of Ed25519 (RFC 8032, section 5.1), the highest byte first.
 const ORDER_25519: [u8; 32] = [
     0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x14, 0xde, 0xf9, 0xde, 0xa2, 0xf7, 0x9c,
     0xd6, 0x58, 0x12, 0x63, 0x1a, 0x5c, 0xf5, 0xd3, 0xed,
 ];
-/// The same of P-256 (FIPS 186).
+/// The order n of the group of P-256 (FIPS 186), the highest byte first.
 pub const ORDER_P256: [u8; 32] = [
     0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6,
     0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
@@ -842,7 +847,7 @@ fn reversed(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().rev().copied().collect()
 }
 
-/// The sum of two numbers of the same length, without what is carried over.
+/// Returns the sum of two numbers of the same length, without the last carry.
 fn add_bytes(a: &[u8], b: &[u8]) -> Vec<u8> {
     let mut carry = 0;
     let sum = a.iter().zip(b).rev().map(|(a, b)| {
@@ -855,7 +860,7 @@ fn add_bytes(a: &[u8], b: &[u8]) -> Vec<u8> {
     sum
 }
 
-/// The difference of a number and a smaller one.
+/// Returns the difference of a number and a smaller one.
 pub fn subtract(a: &[u8; 32], b: &[u8]) -> Vec<u8> {
     let complement: Vec<_> = b.iter().map(|byte| !byte).collect();
     let mut one = [0; 32];
@@ -863,7 +868,7 @@ pub fn subtract(a: &[u8; 32], b: &[u8]) -> Vec<u8> {
     add_bytes(&add_bytes(a, &complement), &one)
 }
 
-/// A pair of numbers as ASN.1 has it.
+/// Encodes the two numbers of a signature as DER.
 fn der(r: &[u8], s: &[u8]) -> Vec<u8> {
     let integer = |number: &[u8]| {
         let mut number = number[number.iter().take_while(|byte| **byte == 0).count()..].to_vec();
@@ -876,21 +881,22 @@ fn der(r: &[u8], s: &[u8]) -> Vec<u8> {
     [&[0x30, u8::try_from(body.len()).unwrap()][..], &body].concat()
 }
 
-/// The same text with other bits where they should be zero.
+/// Returns the same base64url text with a bit set among the unused bits of its last letter, which
+/// must be zero.
 fn loose_bits(encoded: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    assert!(!encoded.len().is_multiple_of(4), "it has loose bits");
+    assert!(!encoded.len().is_multiple_of(4), "the last letter has unused bits");
     let (rest, last) = encoded.split_at(encoded.len() - 1);
     let index = ALPHABET.iter().position(|letter| *letter == last.as_bytes()[0]).unwrap();
     format!("{rest}{}", char::from(ALPHABET[index + 1]))
 }
 
-/// An object as text with one more member.
+/// Adds a member to a JSON object, both as text.
 fn with_one_more(object: &str, member: &str) -> String {
     format!("{},{member}}}", object.strip_suffix('}').unwrap())
 }
 
-/// An object as bytes that are no text.
+/// Returns a JSON object in several encodings that are not valid UTF-8.
 fn not_utf8(object: &str) -> Vec<(&'static str, Vec<u8>)> {
     let with = |bytes: &[u8]| {
         let text = with_one_more(object, "\"x\":\"?\"");
@@ -917,8 +923,8 @@ fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// What a call said: how it judged, or why it did not.
-fn said(answer: Result<&countersign::proto::ValidateResponse, &Status>) -> String {
+/// Returns the verdict of a call, or the reason of its error.
+fn outcome(answer: Result<&countersign::proto::ValidateResponse, &Status>) -> String {
     match answer {
         Ok(answer) if answer.active => "active".to_owned(),
         Ok(answer) => answer.inactive_reason().as_str_name().to_owned(),
@@ -928,7 +934,7 @@ fn said(answer: Result<&countersign::proto::ValidateResponse, &Status>) -> Strin
     }
 }
 
-/// Sends a token to all calls that take one. Returns what is wrong.
+/// Sends a token to all calls that take one. Returns a line for each wrong answer.
 async fn send(site: &Site, row: &Row) -> Vec<String> {
     let expected = match row.verdict {
         Active => "active".to_owned(),
@@ -943,23 +949,23 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
     };
     let mut client = site.client();
     let ask = ValidateRequest { access_token: row.token.clone(), ..Default::default() };
-    // The second time it might come from the cache.
+    // The second answer might come from the cache of verified tokens.
     for time in ["Validate", "Validate again"] {
         let answer = client.validate(ask.clone()).await;
-        check(&mut wrong, time, said(answer.as_ref().map(tonic::Response::get_ref)), &expected);
+        check(&mut wrong, time, outcome(answer.as_ref().map(tonic::Response::get_ref)), &expected);
     }
     if row.verdict != TooLarge {
         let answer = client.batch_validate(BatchValidateRequest { requests: vec![ask] }).await;
         check(
             &mut wrong,
             "BatchValidate",
-            said(answer.as_ref().map(|answer| &answer.get_ref().responses[0])),
+            outcome(answer.as_ref().map(|answer| &answer.get_ref().responses[0])),
             &expected,
         );
     }
     let exchange = RefreshRequest { refresh_token: row.token.clone(), ..Default::default() };
     let done = |answer: Result<(), Status>| {
-        answer.map_or_else(|status| said(Err(&status)), |()| "OK".to_owned())
+        answer.map_or_else(|status| outcome(Err(&status)), |()| "OK".to_owned())
     };
     let refreshed = done(client.refresh(exchange).await.map(|_| ()));
     let too_large = row.verdict == TooLarge;
@@ -969,7 +975,8 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
         refreshed,
         if too_large { &expected } else { "REFRESH_TOKEN_INVALID" },
     );
-    // What is good but for its time can be revoked, which is not for a token in this table to be.
+    // Revoke accepts tokens that are active, or that only their times make inactive. Calling it
+    // with one of them would end the session that the other rows need.
     if wrong.is_empty() && !matches!(row.verdict, Active | Inactive(Expired | NotYetValid)) {
         let revoked = done(client.revoke(of_token(&row.token)).await.map(|_| ()));
         check(&mut wrong, "Revoke", revoked, if too_large { &expected } else { "INVALID_FIELD" });
@@ -977,6 +984,7 @@ async fn send(site: &Site, row: &Row) -> Vec<String> {
     wrong
 }
 
+/// Makes all rows under a key of this algorithm, and checks them.
 async fn walk(algorithm: &str) {
     let (site, Keys { forge, fallback_entry }) =
         Site::with_keys(&format!("[keys]\nalgorithm = '{algorithm}'")).await;
@@ -984,12 +992,12 @@ async fn walk(algorithm: &str) {
     let mut table =
         Table { forge: &forge, claims: claims(&good), good, trap: site.trap(), rows: vec![] };
     assert_eq!(table.algorithm(), algorithm);
-    table.row("the forge is a good one", forge.resign(&table.good, json!({})), Active);
+    table.row("signed again without a change", forge.resign(&table.good, json!({})), Active);
     table.algorithms();
     table.keys(&fallback_entry);
     table.keys_that_are_brought_along();
     table.signatures();
-    // What does not depend on the algorithm.
+    // These do not depend on the algorithm.
     if algorithm == "EdDSA" {
         table.headers();
         table.claims();
@@ -998,13 +1006,13 @@ async fn walk(algorithm: &str) {
         table.row("a refresh token in capitals", refresh.to_uppercase(), MALFORMED);
         table.row("a refresh token without its first letter", &refresh[1..], MALFORMED);
         table.row("a refresh token of zeros", format!("cs_rt_{}", "A".repeat(103)), WRONG_TYPE);
-        table.row("a refresh token of nothing", "cs_rt_", WRONG_TYPE);
+        table.row("the prefix of a refresh token alone", "cs_rt_", WRONG_TYPE);
     }
     let mut wrong = vec![];
     for row in &table.rows {
         wrong.extend(site.survives(&row.name, &[&row.token], send(&site, row)).await);
     }
-    // A good refresh token is no access token, and good for nothing but what it is for.
+    // A good refresh token is not an access token.
     let refresh = site.good().refresh;
     let ask = ValidateRequest { access_token: refresh, ..Default::default() };
     assert_eq!(

@@ -1,5 +1,6 @@
-//! Memory that clients can make the service hold: claims that are small as text and large when
-//! decoded, and answers that nobody reads. The limits are low, so that what exceeds them shows.
+//! Tests of the memory that clients can make the service hold: claims that are small as text and
+//! large when decoded, and answers that nobody reads. The limits are low, so that a small excess is
+//! visible.
 
 use countersign::proto::{
     BatchValidateRequest, CreateSessionRequest, ListSessionsRequest, ValidateRequest, ValidateView,
@@ -28,7 +29,7 @@ fn object(name: &str, value: Value) -> Value {
     Value { kind: Some(Kind::StructValue(Struct { fields: [(name.to_owned(), value)].into() })) }
 }
 
-/// Claims of about 4 KiB as JSON.
+/// Returns values of claims, each of which is about 4 KiB long as JSON.
 fn shapes() -> [(&'static str, Value); 5] {
     let number = || Value::from(0.0);
     let deep = || (0..14).fold(number(), |inner, _| list(vec![object("", inner)]));
@@ -75,7 +76,7 @@ async fn verified_tokens_take_as_much_memory_as_they_may_whatever_they_claim() {
         };
         stream::iter(tokens).for_each_concurrent(64, validate).await;
         let grown = site.resident().saturating_sub(before);
-        // Half as much again, and what the process takes for the calls themselves.
+        // The process may grow by half more than the limit, and by 4 MiB for the calls themselves.
         assert!(grown <= CACHE_MIB * 3 / 2 + 4, "{name}: {grown} MiB");
     }
     site.finish().await;
@@ -104,12 +105,12 @@ async fn a_batch_whose_answer_would_be_too_long_is_refused_with_the_first_token_
         site.client().batch_validate(batch(ValidateView::Basic, 40)).await.unwrap().into_inner();
     assert!(
         basic.responses.iter().all(|answer| answer.active),
-        "what was asked for has room without claims"
+        "without claims the answer is short enough"
     );
     site.finish().await;
 }
 
-/// Calls of a method that go on until they are answered, on streams from `first` on.
+/// Returns the frames of `count` calls of a method, on streams from the `first` on.
 fn calls(path: &str, request: &impl Message, first: usize, count: usize) -> Vec<u8> {
     let call = |n| {
         let body = message(&request.encode_to_vec());
@@ -130,14 +131,14 @@ async fn answers_that_are_not_read_count_until_they_are() {
     let [_, _, _, _, (_, text)] = shapes();
     let sign_in = |_| create(&site, with_claims("alice", text.clone()));
     let _: Vec<_> = stream::iter(0..40).map(sign_in).buffer_unordered(8).collect().await;
-    // Some 160 KiB, of which a connection may hold one and a half: 256 KiB.
+    // A page takes some 160 KiB. A connection may hold 256 KiB, so one page and a half.
     let page =
         ListSessionsRequest { page_size: 40, subject: "alice".to_owned(), ..Default::default() };
-    // A window of a byte lets the service begin to send, and end the call.
+    // With a window of one byte, the service can begin to send the answer and finish the handler.
     for initial_window in [0, 1] {
         let mut greedy = Raw::with(site.address, &[(INITIAL_WINDOW, initial_window)]).await;
-        // The first answer is there before the others are asked for: at the same time they could
-        // all find too little room beside each other.
+        // The first answer must be there before the other calls are made: made at the same time,
+        // all of them could be refused for lack of room.
         greedy.send(&calls(LIST, &page, 0, 1)).await;
         let answered = number(0);
         loop {
@@ -145,7 +146,7 @@ async fn answers_that_are_not_read_count_until_they_are() {
                 .await
                 .expect("the connection stays open");
             if frame.kind == kind::HEADERS && frame.stream == answered {
-                assert!(frame.flags & END_STREAM == 0, "it is not refused");
+                assert!(frame.flags & END_STREAM == 0, "the first call is not refused");
                 break;
             }
         }
@@ -156,7 +157,7 @@ async fn answers_that_are_not_read_count_until_they_are() {
                 in_time("a refusal", greedy.read.next()).await.expect("the connection stays open");
             refused += usize::from(frame.kind == kind::HEADERS && frame.flags & END_STREAM != 0);
         }
-        // Others are served, also by the same call.
+        // Other clients are served, even with the same call.
         assert_eq!(
             site.client().list_sessions(page.clone()).await.unwrap().into_inner().sessions.len(),
             40
@@ -187,24 +188,24 @@ async fn answers_that_are_not_read_count_until_they_are() {
                 break frame;
             }
         };
-        assert_eq!(next.flags & END_STREAM, 0, "it is no refusal");
+        assert_eq!(next.flags & END_STREAM, 0, "the next call is not refused");
     }
     site.finish().await;
 }
 
-/// The message of a call may come after its answer. It is no error of the client, who would lose
-/// the connection by it, and all calls of others that share it.
+/// The message of a call may arrive after its refusal has been sent. That is no error of the
+/// client: closing the connection would end all other calls that share it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_outlives_the_refusals_of_its_large_messages() {
     const CALLS: usize = 1500;
     let site = Site::quiet("").await;
-    // Longer than a request to Validate may be: refused by the first bytes.
+    // This is longer than a request may be, so the service refuses it after its first bytes.
     let large = ValidateRequest { access_token: "x".repeat(100_000), ..Default::default() };
     let refuse = async |_| {
         let refusal = site.client().validate(large.clone()).await.unwrap_err();
         assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
     };
-    // All on one connection.
+    // All calls share one connection.
     stream::iter(0..CALLS).for_each_concurrent(64, refuse).await;
     site.finish().await;
 }

@@ -1,11 +1,11 @@
-//! Tokens that are not good, and what is done with them: one row a case. They hold on every engine:
-//! a crate for each of them includes this list, and brings its own `engine`.
+//! Tests of calls with bad tokens, as tables with one row per case. They must pass on every engine,
+//! so a test crate for each engine includes this module and provides its own `engine`.
 
-mod field;
+mod harness;
 mod jwt;
 mod refresh;
 mod revoke;
 
-// What is bad below the level of calls is tried on one engine.
+// Only the SQLite crate, which also tests the HTTP port, uses this from outside.
 #[allow(unused_imports)]
-pub use self::field::Field;
+pub use self::harness::Harness;

@@ -1,28 +1,29 @@
-//! What goes wrong around the service. Most of it has a test elsewhere, which is named here; the
-//! rest is below, and what PostgreSQL alone can do to us is in `operation_on_postgres.rs`.
+//! Failures around the service. Most of them are tested elsewhere, and this table says where; the
+//! rest is tested below, and failures that only PostgreSQL has in `operation_on_postgres.rs`.
 //!
-//! | what | held by |
+//! | failure | tested in |
 //! |---|---|
 //! | the database is down | `service/postgres_only.rs`: `while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes_on`; `service/faults.rs`: `while_the_database_fails_calls_say_so_and_validate_goes_on`; `cluster/failing.rs` |
 //! | it is slow, or silent | `cluster/slow.rs`; `cluster/stuck.rs`; `service/faults.rs`: `while_somebody_else_holds_the_database_writes_wait_and_validate_goes_on` |
 //! | it is full | `process/disk.rs`: `on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays`; `operation_on_postgres.rs` |
-//! | it is corrupt | `process/start.rs`: `a_file_that_is_no_database_is_refused` and the two after it; a row: `service/faults.rs`, `process/keys.rs` |
+//! | it is corrupt | `process/start.rs`: `a_file_that_is_no_database_is_refused` and the two after it; a single row: `service/faults.rs`, `process/keys.rs` |
 //! | the pool is exhausted | `operation_on_postgres.rs`; `cluster/stuck.rs`: `readers_who_give_up_do_not_add_connections` |
 //! | a call is cancelled in the middle of its transaction | `cluster/cancelled.rs`; `service/faults.rs`: `a_caller_that_leaves_at_any_moment_leaves_a_session_revoked_or_not_but_nothing_between` |
 //! | the wall clock jumps by an hour | `service/clock.rs`; `cluster/lapsed.rs`; `process/pauses.rs` |
 //! | `kill -9` at any instant | `process/crash.rs`; `cluster/killed.rs` |
 //! | a second process on the same file | `process/start.rs`: `a_directory_in_use_is_refused_and_its_owner_keeps_serving` |
-//! | a key file that is truncated, open to others, gone, another's | `process/start.rs`: `a_master_key_that_is_damaged_open_to_others_gone_or_foreign_is_refused`; of TLS: `process/tls.rs`: `what_is_wrong_with_certificates_is_one_line_at_the_start` |
-//! | a certificate that has expired, or does while the service runs | `process/tls.rs` |
-//! | two who migrate at once | below; `store/postgres_only.rs`: `of_many_who_migrate_at_once_one_does_it`; `cluster/starting.rs` |
+//! | a key file that is truncated, readable by others, missing, or of another service | `process/start.rs`: `a_master_key_that_is_damaged_open_to_others_gone_or_foreign_is_refused`; of TLS: `process/tls.rs`: `what_is_wrong_with_certificates_is_one_line_at_the_start` |
+//! | a certificate that has expired, or expires while the service runs | `process/tls.rs` |
+//! | two processes that migrate at once | below; `store/postgres_only.rs`: `of_many_who_migrate_at_once_one_does_it`; `cluster/starting.rs` |
 //! | a binary older than the schema | `process/start.rs`: `a_database_of_a_newer_version_is_refused`; `store/postgres_only.rs`: `the_schema_of_a_newer_version_is_refused_and_left_as_it_was` |
-//! | settings that cannot be | below; `process/start.rs`: `wrong_settings_are_refused_before_anything_is_made`; `process/settings.rs` |
+//! | invalid settings | below; `process/start.rs`: `wrong_settings_are_refused_before_anything_is_made`; `process/settings.rs` |
 
 use std::{fs, thread};
 
 use crate::support::{Server, countersign, run, serve};
 
-/// Who is not first says so or finds the work done; and none of them leaves half of it.
+/// A process that is not the first says that another one is at work, or finds the work done. None
+/// of them leaves a migration half done.
 #[test]
 fn of_many_who_migrate_a_file_at_once_each_does_it_or_says_that_another_does() {
     let folder = tempfile::tempdir().unwrap();
@@ -50,7 +51,7 @@ fn of_many_who_migrate_a_file_at_once_each_does_it_or_says_that_another_does() {
     server.stop();
 }
 
-/// A setting, values that it cannot have, and what the line says that names it.
+/// A setting, values that it cannot have, and the text by which the error names it.
 const SETTINGS: &[(&str, &[&str], &str)] = &[
     (
         "limits.max_connections",
@@ -97,7 +98,7 @@ fn a_setting_that_cannot_be_is_one_line_that_names_it() {
     for (setting, values, says) in SETTINGS {
         let variable = format!("COUNTERSIGN_{}", setting.replace('.', "__").to_uppercase());
         for value in *values {
-            // What `serve` would say, too, and it ends where that would serve.
+            // `config check` reports the same errors as `serve`, but ends if there are none.
             let run = run(countersign()
                 .args(["config", "check", "--data-dir"])
                 .arg(&data)

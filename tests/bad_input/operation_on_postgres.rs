@@ -1,4 +1,4 @@
-//! What PostgreSQL can do to the service besides being away.
+//! Failures of PostgreSQL other than being unreachable.
 
 use futures_util::future::join3;
 use tonic::Code;
@@ -8,12 +8,13 @@ use crate::{
     server::{Home, Server, eventually, of_token, request},
 };
 
+/// The answer to a call that needs the database while the database cannot serve it.
 fn away() -> Refusal {
     Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE")
 }
 
-/// As the server answers when its disk is full, or that of a tablespace (53100), or its memory
-/// (53200).
+/// These are the codes of PostgreSQL for a full disk (53100), for a lack of memory (53200), and for
+/// a lack of another resource (53000).
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_no_room_is_refused_and_done_once_there_is() {
     let server = Server::start().await;
@@ -51,8 +52,8 @@ async fn what_has_no_room_is_refused_and_done_once_there_is() {
     assert_eq!(server.revoke(of_token(&good.access)).await.unwrap(), 1);
 }
 
-/// All connections wait for somebody. Whoever comes then is told so, instead of waiting too, and
-/// Validate needs none.
+/// While all connections of the pool wait for a lock, further calls are refused instead of waiting
+/// too, and Validate goes on, because it needs no connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_free_connection_calls_are_refused_and_nothing_is_lost() {
     let settings =
@@ -83,7 +84,7 @@ async fn without_a_free_connection_calls_are_refused_and_nothing_is_lost() {
     assert_eq!(refused::<()>(Err(refusal)), away());
     assert_eq!(server.verdict(&good.access).await, Ok(()));
     drop(held);
-    // They are done, or have been refused and not done.
+    // Each call has either succeeded, or was refused and has changed nothing.
     for write in writes {
         if let Err(status) = write.await.unwrap() {
             assert!(

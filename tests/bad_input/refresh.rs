@@ -1,26 +1,27 @@
-//! Refresh tokens that are not good, or not for who shows them, or shown too often.
+//! Tests of refresh tokens that are bad, that another caller presents, or that are presented too
+//! often.
 //!
-//! Held elsewhere: 64 refreshes at once, replays within the grace and after it, and tokens two
-//! generations old, each to the microsecond, in `service/refresh.rs`; races over several replicas
-//! in `cluster/refreshing.rs`; what each role may in `service/callers.rs`.
+//! Tested elsewhere: 64 refreshes at once, replays within the grace and after it, and tokens two
+//! generations old, each to the microsecond, in `service/refresh.rs`; races between replicas in
+//! `cluster/refreshing.rs`; the permissions of each role in `service/callers.rs`.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{clock::Clock, proto::SessionState};
 use futures_util::{StreamExt, future::join_all, stream};
 
-use super::field::Field;
+use super::harness::Harness;
 use crate::{
     forge::Forge,
     refusal::{Refusal, refused},
     server::{Server, seconds},
 };
 
-/// How many wrong tokens are tried for one session.
+/// The number of wrong tokens that are tried for one session.
 const GUESSES: usize = 2000;
-/// How many sessions have tokens that expire at the same instant, and how many of their clients ask
-/// at once.
+/// The number of sessions whose tokens expire at the same instant, and the number of clients of
+/// each that refresh at once.
 const STORM: (usize, usize) = (200, 4);
-/// Calls under way at once.
+/// The number of calls under way at once.
 const AT_ONCE: usize = 64;
 
 struct Row {
@@ -33,12 +34,13 @@ fn invalid() -> Refusal {
     Refusal::unauthenticated("REFRESH_TOKEN_INVALID")
 }
 
-/// Everything that somebody makes who does not have the token, though the keys perhaps.
+/// The rows are tokens that somebody can make who does not have the session's token; for some of
+/// them they need the refresh key.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_authentic_is_refused_and_changes_nothing() {
-    let field = Field::start().await;
-    let server = &field.server;
-    let [good, bystander] = [field.sign_in("alice").await, field.sign_in("bob").await];
+    let harness = Harness::start().await;
+    let server = &harness.server;
+    let [good, bystander] = [harness.sign_in("alice").await, harness.sign_in("bob").await];
     let other = Server::start().await.sign_in("alice").await;
     let forge = Forge::of(server).await;
     let secret_of_bob = server.lineage(&bystander.id()).await.secret;
@@ -81,7 +83,7 @@ async fn what_is_not_authentic_is_refused_and_changes_nothing() {
             forge.refresh_token(server, &good.id(), |lineage| lineage.generation += 1).await,
         ),
         (
-            "of the last generation",
+            "of the highest generation",
             forge.refresh_token(server, &good.id(), |lineage| lineage.generation = u32::MAX).await,
         ),
         (
@@ -101,31 +103,34 @@ async fn what_is_not_authentic_is_refused_and_changes_nothing() {
         rows.push(Row { name: format!("bit {bit} flipped"), token, expected: invalid() });
     }
     rows.push(Row {
-        name: "nothing".to_owned(),
+        name: "empty".to_owned(),
         token: String::new(),
         expected: Refusal::field("refresh_token"),
     });
 
     for Row { name, token, expected } in rows {
-        let send = async { refused(field.refresh(&field.admin, &token).await) };
-        assert_eq!(field.survives(&name, &[&token], 0, send).await, expected, "{name}");
+        let send = async { refused(harness.refresh(&harness.admin, &token).await) };
+        assert_eq!(harness.survives(&name, &[&token], 0, send).await, expected, "{name}");
     }
-    let mut viewer = server.client_with(&field.admin);
+    let mut viewer = server.client_with(&harness.admin);
     let get = countersign::proto::GetSessionRequest { session_id: good.id() };
     assert_eq!(viewer.get_session(get).await.unwrap().into_inner().session.unwrap(), good.session);
-    assert!(field.refresh(&field.admin, &good.refresh).await.is_ok(), "it was not used up");
-    field.finish().await;
+    assert!(
+        harness.refresh(&harness.admin, &good.refresh).await.is_ok(),
+        "the good token was not used up"
+    );
+    harness.finish().await;
 }
 
-/// A session is no easier to guess at the thousandth time, and nobody is signed out by it.
+/// Many wrong guesses of a session's token neither succeed nor end the session.
 #[tokio::test(flavor = "multi_thread")]
 async fn guesses_find_nothing_and_sign_nobody_out() {
-    let field = Field::start().await;
-    let good = field.sign_in("alice").await;
+    let harness = Harness::start().await;
+    let good = harness.sign_in("alice").await;
     let bytes = URL_SAFE_NO_PAD.decode(good.refresh.strip_prefix("cs_rt_").unwrap()).unwrap();
     let guess = |number: usize| {
         let mut bytes = bytes.clone();
-        // Of one secret after the other, and of one MAC after the other.
+        // Even numbers change the secret, odd ones the MAC.
         let at = if number.is_multiple_of(2) { 29 } else { 45 };
         for (byte, add) in bytes[at..].iter_mut().zip((number + 1).to_le_bytes()) {
             *byte ^= add;
@@ -134,63 +139,67 @@ async fn guesses_find_nothing_and_sign_nobody_out() {
     };
     let guesses: Vec<_> = (0..GUESSES).map(guess).collect();
     let send = async {
-        let calls = stream::iter(&guesses).map(|guess| field.refresh(&field.admin, guess));
+        let calls = stream::iter(&guesses).map(|guess| harness.refresh(&harness.admin, guess));
         calls.buffer_unordered(AT_ONCE).map(refused).collect::<Vec<_>>().await
     };
     let secrets: Vec<_> = guesses.iter().map(String::as_str).collect();
-    let answers = field.survives("guesses", &secrets, 0, send).await;
+    let answers = harness.survives("guesses", &secrets, 0, send).await;
     assert!(answers.len() == GUESSES && answers.iter().all(|answer| *answer == invalid()));
-    assert!(field.refresh(&field.admin, &good.refresh).await.is_ok());
-    field.finish().await;
+    assert!(harness.refresh(&harness.admin, &good.refresh).await.is_ok());
+    harness.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_another_caller_and_without_the_right_it_is_good_for_nothing_and_not_used_up() {
-    let field = Field::start().await;
-    let good = field.sign_in("alice").await;
+    let harness = Harness::start().await;
+    let good = harness.sign_in("alice").await;
     let not_allowed = Refusal::of(tonic::Code::PermissionDenied, "CALLER_NOT_ALLOWED");
     for (name, key, expected) in [
-        ("a caller of another tenant", &*field.foreign, invalid()),
-        ("a caller who may only validate", &field.validator, not_allowed),
-        ("nobody", "", Refusal::unauthenticated("CALLER_UNKNOWN")),
+        ("a caller of another tenant", &*harness.foreign, invalid()),
+        ("a caller who may only validate", &harness.validator, not_allowed),
+        ("no key", "", Refusal::unauthenticated("CALLER_UNKNOWN")),
         (
-            "a stranger",
+            "an unknown key",
             "cs_ck_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
             Refusal::unauthenticated("CALLER_UNKNOWN"),
         ),
         ("the token as the key", &good.refresh, Refusal::unauthenticated("CALLER_UNKNOWN")),
     ] {
-        let send = async { refused(field.refresh(key, &good.refresh).await) };
-        assert_eq!(field.survives(name, &[&good.refresh, key], 0, send).await, expected, "{name}");
+        let send = async { refused(harness.refresh(key, &good.refresh).await) };
+        assert_eq!(
+            harness.survives(name, &[&good.refresh, key], 0, send).await,
+            expected,
+            "{name}"
+        );
     }
-    assert!(field.refresh(&field.issuer, &good.refresh).await.is_ok());
-    field.finish().await;
+    assert!(harness.refresh(&harness.issuer, &good.refresh).await.is_ok());
+    harness.finish().await;
 }
 
-/// Whoever has stolen a token and shows it again and again ends one session once.
+/// A thief who presents an old token again and again ends its session once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stolen_token_shown_a_hundred_times_leaves_one_row() {
-    let field = Field::start().await;
-    let stolen = field.sign_in("alice").await;
-    let next = field.refresh(&field.admin, &stolen.refresh).await.unwrap();
-    field.server.clock.advance(seconds(31));
+    let harness = Harness::start().await;
+    let stolen = harness.sign_in("alice").await;
+    let next = harness.refresh(&harness.admin, &stolen.refresh).await.unwrap();
+    harness.server.clock.advance(seconds(31));
     let send = async {
-        let calls = (0..100).map(|_| field.refresh(&field.admin, &stolen.refresh));
+        let calls = (0..100).map(|_| harness.refresh(&harness.admin, &stolen.refresh));
         join_all(calls).await.into_iter().map(refused).collect::<Vec<_>>()
     };
-    let answers = field.survives("a stolen token", &[&stolen.refresh], 1, send).await;
+    let answers = harness.survives("a stolen token", &[&stolen.refresh], 1, send).await;
     let [reused, revoked] =
         ["REFRESH_TOKEN_REUSED", "SESSION_REVOKED"].map(Refusal::unauthenticated);
     assert!(answers.iter().all(|answer| *answer == reused || *answer == revoked), "{answers:?}");
     assert!(answers.contains(&reused));
-    assert!(!field.is_active(&next.access).await);
-    field.finish().await;
+    assert!(!harness.is_active(&next.access).await);
+    harness.finish().await;
 }
 
-/// Refreshes, and comes back when it is told that there are too many.
-async fn patient(field: &Field, token: &str) -> crate::server::SignedIn {
+/// Refreshes, and tries again as long as the service answers that it is overloaded.
+async fn patient(harness: &Harness, token: &str) -> crate::server::SignedIn {
     loop {
-        match field.refresh(&field.admin, token).await {
+        match harness.refresh(&harness.admin, token).await {
             Err(status) if status.code() == tonic::Code::ResourceExhausted => {
                 tokio::task::yield_now().await
             }
@@ -199,15 +208,15 @@ async fn patient(field: &Field, token: &str) -> crate::server::SignedIn {
     }
 }
 
-/// Many who signed in at the same time come back at the same time, each with several tabs.
+/// Many users signed in at the same time and so refresh at the same time, each from several tabs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_at_the_same_expiry_rotates_each_session_once() {
-    let field = Field::start().await;
+    let harness = Harness::start().await;
     let (sessions, tabs) = STORM;
     let all: Vec<_> = stream::iter(0..sessions)
         .map(|number| {
-            let field = &field;
-            async move { field.sign_in(&format!("subject {number}")).await }
+            let harness = &harness;
+            async move { harness.sign_in(&format!("subject {number}")).await }
         })
         .buffered(AT_ONCE)
         .collect()
@@ -215,26 +224,26 @@ async fn a_storm_at_the_same_expiry_rotates_each_session_once() {
     let expiry = all[0].tokens.access_token_expires_at;
     assert!(
         all.iter().all(|session| session.tokens.access_token_expires_at == expiry),
-        "the clock stands still"
+        "all tokens expire at once, because the clock stands still"
     );
-    field.server.clock.advance(seconds(600));
-    assert!(!field.is_active(&all[0].access).await, "{:?}", field.server.clock.now());
-    let good = field.sign_in("alice").await;
+    harness.server.clock.advance(seconds(600));
+    assert!(!harness.is_active(&all[0].access).await, "{:?}", harness.server.clock.now());
+    let good = harness.sign_in("alice").await;
 
     let send = async {
         let calls =
-            all.iter().flat_map(|session| (0..tabs).map(|_| patient(&field, &session.refresh)));
+            all.iter().flat_map(|session| (0..tabs).map(|_| patient(&harness, &session.refresh)));
         join_all(calls).await
     };
     let secrets: Vec<_> = all.iter().map(|session| &*session.refresh).collect();
-    let answers = field.survives("a storm", &secrets, 0, send).await;
+    let answers = harness.survives("a storm", &secrets, 0, send).await;
     for (old, tabs) in all.iter().zip(answers.chunks(tabs)) {
         for tab in tabs {
             assert_eq!((&tab.refresh, tab.id()), (&tabs[0].refresh, old.id()), "one successor");
             assert_eq!(tab.session.state(), SessionState::Live);
         }
-        assert!(field.is_active(&tabs[0].access).await);
+        assert!(harness.is_active(&tabs[0].access).await);
     }
-    assert!(field.is_active(&good.access).await);
-    field.finish().await;
+    assert!(harness.is_active(&good.access).await);
+    harness.finish().await;
 }

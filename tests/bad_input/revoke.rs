@@ -1,8 +1,9 @@
-//! Revocations of what there is not, of what is not one's own, and of the same again and again:
-//! none fills the table. And tokens that say the same as a revoked one are as revoked as it.
+//! Tests of revocations of targets that do not exist, that belong to others, or that are revoked
+//! already: none of them may fill the table. A token with the same claims as a revoked one must be
+//! revoked too.
 //!
-//! Held elsewhere: what Revoke ends and leaves alone in `service/revoke.rs`; what each role may in
-//! `service/callers.rs`; wrong fields in `service/refusals.rs`.
+//! Tested elsewhere: the effect of each revocation in `service/revoke.rs`; the permissions of each
+//! role in `service/callers.rs`; invalid fields in `service/refusals.rs`.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::proto::{
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::{
-    field::Field,
+    harness::Harness,
     jwt::{ORDER_P256, subtract},
 };
 use crate::{
@@ -23,13 +24,13 @@ use crate::{
     server::{Home, Server, of_token, request, revocation, seconds},
 };
 
-/// How often, where a script outside the tests does it a million times.
+/// The number of calls of the tests that repeat one.
 const TIMES: usize = 3000;
-/// Calls under way at once.
+/// The number of calls under way at once.
 const AT_ONCE: usize = 64;
 
-/// A revocation, by whom, and what must come of it: that so many sessions ended, or why it is
-/// refused.
+/// A revocation, the key of its caller, and the expected answer: the number of sessions that it
+/// ends, or the refusal.
 struct Row {
     name: &'static str,
     by: String,
@@ -50,14 +51,14 @@ fn tenant(name: &str) -> RevokeRequest {
     revocation(Target::Tenant(name.to_owned()))
 }
 
-async fn revoke(field: &Field, by: &str, order: RevokeRequest) -> Result<i64, Refusal> {
-    match field.server.client_with(by).revoke(order).await {
+async fn revoke(harness: &Harness, by: &str, order: RevokeRequest) -> Result<i64, Refusal> {
+    match harness.server.client_with(by).revoke(order).await {
         Ok(answer) => Ok(answer.into_inner().revoked_sessions),
         refusal => Err(refused(refusal)),
     }
 }
 
-/// The part of an order that nobody may read.
+/// Returns the token of a revocation, which must not be logged.
 fn secret(order: &RevokeRequest) -> &str {
     match &order.target {
         Some(Target::Token(token)) => token,
@@ -67,9 +68,9 @@ fn secret(order: &RevokeRequest) -> &str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
-    let field = Field::start().await;
-    let server = &field.server;
-    let good = field.sign_in("alice").await;
+    let harness = Harness::start().await;
+    let server = &harness.server;
+    let good = harness.sign_in("alice").await;
     let forge = Forge::of(server).await;
     let other = Server::start().await.sign_in("alice").await;
     let now = claims(&good.access)["iat"].as_i64().unwrap();
@@ -86,7 +87,7 @@ async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
     let not_found = || Err(Refusal::of(Code::NotFound, "SESSION_NOT_FOUND"));
     let not_allowed = || Err(Refusal::of(Code::PermissionDenied, "CALLER_NOT_ALLOWED"));
     let strange = || Err(Refusal::unauthenticated("CALLER_UNKNOWN"));
-    let (admin, foreign) = (&*field.admin, &*field.foreign);
+    let (admin, foreign) = (&*harness.admin, &*harness.foreign);
     let rows = [
         ("a letter", admin, of_token("x"), invalid()),
         ("three parts", admin, of_token("a.b.c"), invalid()),
@@ -125,16 +126,16 @@ async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
             invalid(),
         ),
         ("of 8193 bytes", admin, of_token(&"x".repeat(8193)), invalid()),
-        ("nothing", admin, of_token(""), invalid()),
-        ("a refresh token alone", admin, token_only(&good.refresh), Err(Refusal::field("extent"))),
-        ("expired, of a session that is not there", admin, of_token(&expired(&gone)), Ok(0)),
+        ("empty", admin, of_token(""), invalid()),
+        ("only a refresh token", admin, token_only(&good.refresh), Err(Refusal::field("extent"))),
+        ("expired, of a session that does not exist", admin, of_token(&expired(&gone)), Ok(0)),
         (
-            "expired, of a session that is not there, alone",
+            "only the token, expired, of a session that does not exist",
             admin,
             token_only(&expired(&gone)),
             Ok(0),
         ),
-        ("expired, alone", admin, token_only(&expired(&good.access)), Ok(0)),
+        ("only the token, expired", admin, token_only(&expired(&good.access)), Ok(0)),
         (
             "signed and expired in 1970",
             admin,
@@ -143,25 +144,25 @@ async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
         ),
         ("another tenant's expired token", foreign, of_token(&expired(&good.access)), not_found()),
         (
-            "a session that is not there",
+            "a session that does not exist",
             admin,
             revocation(Target::SessionId(unknown.to_owned())),
             not_found(),
         ),
         (
-            "SQL for a session",
+            "SQL as a session",
             admin,
             revocation(Target::SessionId("' OR 1=1 --".to_owned())),
             Err(Refusal::field("session_id")),
         ),
-        ("a subject that is not there", admin, subject("acme", "nobody"), Ok(0)),
-        ("SQL for a subject", admin, subject("acme", "' OR 1=1 --"), Ok(0)),
-        ("a pattern for a subject", admin, subject("acme", "%"), Ok(0)),
-        ("a tenant that is not there", admin, tenant("nobody"), Ok(0)),
-        ("a pattern for a tenant", admin, tenant("a%"), Ok(0)),
-        // Of another tenant.
+        ("a subject that does not exist", admin, subject("acme", "nobody"), Ok(0)),
+        ("SQL as a subject", admin, subject("acme", "' OR 1=1 --"), Ok(0)),
+        ("a pattern as a subject", admin, subject("acme", "%"), Ok(0)),
+        ("a tenant that does not exist", admin, tenant("nobody"), Ok(0)),
+        ("a pattern as a tenant", admin, tenant("a%"), Ok(0)),
+        // The caller of these is limited to another tenant.
         ("another tenant's access token", foreign, of_token(&good.access), not_found()),
-        ("another tenant's access token, alone", foreign, token_only(&good.access), not_found()),
+        ("only another tenant's token", foreign, token_only(&good.access), not_found()),
         ("another tenant's refresh token", foreign, of_token(&good.refresh), not_found()),
         (
             "another tenant's session",
@@ -171,16 +172,16 @@ async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
         ),
         ("another tenant's subject", foreign, subject("acme", "alice"), not_allowed()),
         ("another tenant", foreign, tenant("acme"), not_allowed()),
-        ("the own tenant, without the role", foreign, tenant("other"), not_allowed()),
+        ("the caller's own tenant, without the role", foreign, tenant("other"), not_allowed()),
         ("a subject of the default tenant", foreign, subject("", "alice"), not_allowed()),
-        // Without the right.
-        ("by who may validate", &field.validator, of_token(&good.access), not_allowed()),
-        ("by who may issue", &field.issuer, of_token(&good.refresh), not_allowed()),
-        ("garbage by who may issue", &field.issuer, of_token("x"), not_allowed()),
-        ("by nobody", "", of_token(&good.access), strange()),
-        ("by who shows the token", &good.access, of_token(&good.access), strange()),
+        // The callers of these lack the role, or are unknown.
+        ("by a validator", &harness.validator, of_token(&good.access), not_allowed()),
+        ("by an issuer", &harness.issuer, of_token(&good.refresh), not_allowed()),
+        ("garbage by an issuer", &harness.issuer, of_token("x"), not_allowed()),
+        ("without a key", "", of_token(&good.access), strange()),
+        ("with the token as the key", &good.access, of_token(&good.access), strange()),
         (
-            "by a stranger",
+            "with an unknown key",
             "cs_ck_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
             tenant("acme"),
             strange(),
@@ -189,23 +190,24 @@ async fn what_cannot_be_revoked_by_who_asks_adds_no_row_and_a_name_adds_one() {
     let rows =
         rows.map(|(name, by, order, expected)| Row { name, by: by.to_owned(), order, expected });
     for Row { name, by, order, expected } in rows {
-        // Sessions of a name may have been lost, so it gets an entry, which expires.
+        // The database may have lost sessions of a subject or a tenant, so revoking one always
+        // adds an entry, which expires.
         let is_name = matches!(order.target, Some(Target::Subject(_) | Target::Tenant(_)));
         let entries = i64::from(is_name && expected.is_ok());
-        let is = field
-            .survives(name, &[secret(&order), &by], entries, revoke(&field, &by, order.clone()))
+        let is = harness
+            .survives(name, &[secret(&order), &by], entries, revoke(&harness, &by, order.clone()))
             .await;
         assert_eq!(is, expected, "{name}");
     }
-    assert!(field.is_active(&good.access).await);
-    assert!(field.refresh(&field.admin, &good.refresh).await.is_ok());
-    field.finish().await;
+    assert!(harness.is_active(&good.access).await);
+    assert!(harness.refresh(&harness.admin, &good.refresh).await.is_ok());
+    harness.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_garbage_tokens_add_no_row() {
-    let field = Field::start().await;
-    let good = field.sign_in("alice").await;
+    let harness = Harness::start().await;
+    let good = harness.sign_in("alice").await;
     let [header, payload, signature] = parts(&good.access);
     let garbage = |number: usize| match number % 4 {
         0 => format!("{header}.{payload}.{}{number:06}", &signature[..signature.len() - 6]),
@@ -219,30 +221,30 @@ async fn thousands_of_garbage_tokens_add_no_row() {
     let tokens: Vec<_> = (0..TIMES).map(garbage).collect();
     let send = async {
         let calls =
-            stream::iter(&tokens).map(|token| revoke(&field, &field.admin, of_token(token)));
+            stream::iter(&tokens).map(|token| revoke(&harness, &harness.admin, of_token(token)));
         calls.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await
     };
     let secrets: Vec<_> = tokens.iter().map(String::as_str).collect();
-    let answers = field.survives("garbage", &secrets, 0, send).await;
+    let answers = harness.survives("garbage", &secrets, 0, send).await;
     assert!(
         answers.len() == TIMES
             && answers.iter().all(|answer| *answer == Err(Refusal::field("token")))
     );
-    assert!(field.is_active(&good.access).await);
-    field.finish().await;
+    assert!(harness.is_active(&good.access).await);
+    harness.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_thousands_of_times_leaves_one_row_each() {
-    let field = Field::start().await;
+    let harness = Harness::start().await;
     let [session, alone, by_id, _] = [
-        field.sign_in("alice").await,
-        field.sign_in("bob").await,
-        field.sign_in("carol").await,
-        field.sign_in("dora").await,
+        harness.sign_in("alice").await,
+        harness.sign_in("bob").await,
+        harness.sign_in("carol").await,
+        harness.sign_in("dora").await,
     ];
     let elsewhere = CreateSessionRequest { tenant: "elsewhere".to_owned(), ..request("dave") };
-    field.server.client_with(&field.admin).create_session(elsewhere).await.unwrap();
+    harness.server.client_with(&harness.admin).create_session(elsewhere).await.unwrap();
     let orders = [
         of_token(&session.access),
         of_token(&session.refresh),
@@ -254,13 +256,13 @@ async fn the_same_thousands_of_times_leaves_one_row_each() {
     ];
     let send = async {
         let calls = stream::iter((0..TIMES).map(|number| &orders[number % orders.len()]));
-        let calls = calls.map(|order| revoke(&field, &field.admin, order.clone()));
+        let calls = calls.map(|order| revoke(&harness, &harness.admin, order.clone()));
         calls.buffered(AT_ONCE).collect::<Vec<_>>().await
     };
-    let answers = field
+    let answers = harness
         .survives("again and again", &[&session.access, &session.refresh, &alone.access], 6, send)
         .await;
-    // Of those who revoke a tenant at the same moment, several may count its sessions.
+    // If a tenant is revoked several times at once, several answers may count the same sessions.
     let of_tenants =
         |number: usize| matches!(orders[number % orders.len()].target, Some(Target::Tenant(_)));
     let ended = answers
@@ -269,13 +271,13 @@ async fn the_same_thousands_of_times_leaves_one_row_each() {
         .enumerate()
         .filter(|(number, _)| !of_tenants(*number));
     assert_eq!(ended.map(|(_, ended)| ended).sum::<i64>(), 3, "each session ends once");
-    assert!(!field.is_active(&session.access).await && !field.is_active(&alone.access).await);
-    assert!(field.refresh(&field.admin, &alone.refresh).await.is_ok(), "its session lives on");
-    field.finish().await;
+    assert!(!harness.is_active(&session.access).await && !harness.is_active(&alone.access).await);
+    assert!(harness.refresh(&harness.admin, &alone.refresh).await.is_ok(), "its session lives on");
+    harness.finish().await;
 }
 
-/// What is revoked is what a token says, never how it is written: whoever holds one can write
-/// others that are as good.
+/// A revocation goes by the claims of a token, never by its text, because tokens with the same
+/// claims but another text may be valid too.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
     for algorithm in ["EdDSA", "ES256"] {
@@ -310,7 +312,7 @@ async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
             ("other scopes", forge.resign(&session.access, json!({ "scope": "admin" }))),
         ];
         if algorithm == "ES256" {
-            // Each signature draws a number, and of each there are two.
+            // Each ECDSA signature uses a random number, and each has a second valid form.
             twins.push(("signed again", forge.resign(&session.access, json!({}))));
             let [header, payload, signature] = parts(&session.access);
             let bytes = URL_SAFE_NO_PAD.decode(signature).unwrap();
@@ -320,7 +322,7 @@ async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
         }
         for (name, twin) in &twins {
             assert_ne!(*twin, session.access, "{name}");
-            assert_eq!(server.verdict(twin).await, Ok(()), "{algorithm}, {name}: it is good");
+            assert_eq!(server.verdict(twin).await, Ok(()), "{algorithm}, {name}: still valid");
         }
         server.revoke(token_only(&session.access)).await.unwrap();
         for (name, twin) in &twins {
@@ -332,7 +334,7 @@ async fn another_form_of_the_same_claims_is_as_revoked_as_the_first() {
         }
         assert_eq!(server.rows().await.blacklist, 1);
 
-        // And the other way round: the twin stops the first, also where neither has been seen.
+        // Revoking the twin also revokes the original, even if neither was ever validated.
         let session = server.sign_in("bob").await;
         let twin = forge
             .sign(&header.replace(',', " ,"), &Value::Object(claims(&session.access)).to_string());

@@ -1,7 +1,8 @@
-//! Every verb of the command line that changes something leaves a record, in the log and in the
-//! table.
+//! Checks that every verb of the command line that changes something leaves a record, in the log
+//! and in the table.
 //!
-//! The verbs are read from the help of the binary: one that this file does not know fails the test.
+//! The verbs are read from the help of the binary. A verb that this file does not know fails the
+//! test.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -14,18 +15,19 @@ use tempfile::TempDir;
 
 use crate::support::{Server, countersign, run, serve};
 
-/// What is known of a verb.
+/// The records that a verb leaves.
 enum Effect {
-    /// It changes neither sessions nor keys of a database.
+    /// The verb changes neither sessions nor keys of a database.
     Nothing,
-    /// It calls this function of a running service, for which tests/service/audit_walk.rs answers.
+    /// The verb calls this method of a running service, which tests/service/audit_walk.rs tests.
     Calls(&'static str),
-    /// It leaves records of these actions.
+    /// The verb leaves records of these actions.
     Records(&'static [&'static str]),
 }
 
 use Effect::{Calls, Nothing, Records};
 
+/// Returns the records that a verb leaves, or `None` for an unknown verb.
 fn effect(verb: &str) -> Option<Effect> {
     Some(match verb {
         // A new database gets its first keys.
@@ -50,7 +52,7 @@ fn effect(verb: &str) -> Option<Effect> {
     })
 }
 
-/// The verbs of the command line, each with its group.
+/// Returns the verbs of the command line, each with its group before it.
 fn verbs() -> Vec<String> {
     let mut verbs = vec![];
     let mut groups = vec![vec![]];
@@ -61,7 +63,7 @@ fn verbs() -> Vec<String> {
             continue;
         };
         let commands = commands.lines().take_while(|line| !line.trim().is_empty());
-        // What goes on from the line before is indented further.
+        // The continuation of a description is indented further.
         let names = commands
             .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
         for name in
@@ -83,22 +85,23 @@ fn database(data: &Path) -> SqliteConnection {
     SqliteConnection::establish(data.join("countersign.db").to_str().unwrap()).unwrap()
 }
 
+/// Writes a file that only its owner may read, and returns its path.
 fn private(path: &Path, text: &str) -> String {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-/// A place where verbs that work on a database have something to do.
-struct FeedPosition {
+/// A folder with a database, for the verbs that change one.
+struct Workspace {
     folder: TempDir,
     data: std::path::PathBuf,
 }
 
 const P256: &str = include_str!("../../src/keys/test_keys/p256_sec1.pem");
 
-impl FeedPosition {
-    /// What the verb writes to standard error.
+impl Workspace {
+    /// Runs a verb so that it changes something, and returns what it writes to standard error.
     fn perform(&self, verb: &str) -> String {
         let on_data = |args: &[&str]| -> Command {
             let mut command = countersign();
@@ -134,7 +137,7 @@ impl FeedPosition {
                 command.env("COUNTERSIGN_KEYS__MASTER_KEY_FILE", new);
                 run(command.env("COUNTERSIGN_KEYS__ADDITIONAL_MASTER_KEY_FILE", old)).stderr
             }
-            other => panic!("{other} is to leave records, so have it change something here"),
+            other => panic!("{other} should leave records: add code here that makes it do so"),
         }
     }
 }
@@ -144,14 +147,15 @@ fn each_verb_that_changes_something_leaves_a_record() {
     let verbs = verbs();
     assert!(
         verbs.len() >= 15 && verbs.contains(&"key import".to_owned()),
-        "they are found: {verbs:?}"
+        "too few verbs are found: {verbs:?}"
     );
     let unknown: Vec<_> = verbs.iter().filter(|verb| effect(verb).is_none()).collect();
     assert!(unknown.is_empty(), "say in effect() which records they leave: {unknown:?}");
     let protocol = String::from_utf8_lossy(countersign::proto::DESCRIPTORS);
     let folder = tempfile::tempdir().unwrap();
-    let place = FeedPosition { data: folder.path().join("data"), folder };
-    // In the order in which each finds something to do: the keys of the database come with `serve`.
+    let workspace = Workspace { data: folder.path().join("data"), folder };
+    // `serve` is first, because it creates the database and its keys for the others, and `key
+    // reseal` is last.
     let mut changing: Vec<&str> = vec![];
     for verb in &verbs {
         match effect(verb) {
@@ -163,7 +167,7 @@ fn each_verb_that_changes_something_leaves_a_record() {
     changing.sort_by_key(|verb| (*verb != "serve", *verb == "key reseal"));
     for verb in changing {
         let Some(Records(actions)) = effect(verb) else { continue };
-        let log = place.perform(verb);
+        let log = workspace.perform(verb);
         let lines: Vec<Value> =
             log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         for action in actions {
@@ -176,7 +180,7 @@ fn each_verb_that_changes_something_leaves_a_record() {
             let id = line["id"].as_str().unwrap().replace('-', "");
             let rows = format!("audit WHERE action = '{action}' AND lower(hex(id)) = '{id}'");
             let count: Count = sql_query(format!("SELECT count(*) AS count FROM {rows}"))
-                .get_result(&mut database(&place.data))
+                .get_result(&mut database(&workspace.data))
                 .unwrap();
             assert_eq!(count.count, 1, "{verb}: {rows}");
         }

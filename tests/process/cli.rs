@@ -1,4 +1,5 @@
-//! Each verb of the command line against a live server: exit codes, JSON, tables, errors, help.
+//! Tests of each verb of the command line against a running server: exit codes, JSON, tables,
+//! errors, help.
 
 use std::{collections::BTreeSet, process::Stdio};
 
@@ -6,13 +7,13 @@ use serde_json::Value;
 
 use crate::support::{Run, Server, countersign, run, run_with_input};
 
-/// A server, and its directory, which lives as long.
+/// Starts a server, and returns it with its directory, which must live as long as the server.
 fn server() -> (Server, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     (Server::start(folder.path()), folder)
 }
 
-/// Identifier, access token and refresh token of a new session.
+/// Creates a session, and returns its identifier, access token and refresh token.
 fn create(server: &Server, args: &[&str]) -> [String; 3] {
     let created =
         server.cli(["session", "create", "--json"].into_iter().chain(args.iter().copied())).json();
@@ -25,18 +26,19 @@ fn create(server: &Server, args: &[&str]) -> [String; 3] {
     ]
 }
 
+/// Returns the names of the members of an object.
 fn names(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// Which of these sessions the server says are live.
+/// Returns those of the sessions that are live.
 fn live<'a>(server: &Server, sessions: &[&'a str]) -> Vec<&'a str> {
     let show =
         |id: &str| server.cli(["session", "show", id, "--json"]).json()["session"]["state"].take();
     sessions.iter().copied().filter(|id| show(id) == "SESSION_STATE_LIVE").collect()
 }
 
-/// A line of a table, split at its columns' gaps.
+/// Splits a line of a table into its columns, which two spaces or more separate.
 fn columns(line: &str) -> Vec<&str> {
     line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
 }
@@ -217,7 +219,7 @@ fn revoke_ends_what_it_names_and_nothing_else() {
     }
 }
 
-/// There is no server: the text is looked at before anything is sent.
+/// No server runs here: the claim is checked before anything is sent.
 #[test]
 fn an_integer_that_would_become_another_is_refused_as_a_claim() {
     for claim in [
@@ -332,7 +334,7 @@ fn health_exits_by_whether_the_server_serves() {
     assert!(run(&mut without_server).error(1).contains("is `countersign serve` running there?"));
 }
 
-/// With replicas: `tests/cluster/listing.rs`.
+/// `tests/cluster/listing.rs` has the tests with replicas.
 #[test]
 fn on_sqlite_there_are_no_replicas() {
     let folder = tempfile::tempdir().unwrap();
@@ -403,7 +405,7 @@ fn completions_are_there_for_each_shell() {
     }
 }
 
-/// `countersign … | head` is no failure.
+/// A command whose output is not read to its end, as in `countersign … | head`, has not failed.
 #[test]
 fn a_reader_that_has_seen_enough_ends_nothing() {
     let mut command = countersign();

@@ -1,5 +1,5 @@
-//! Messages of the commands that talk to a service: each row is an invocation against a running
-//! service, its exit code, and the words that its one line must have.
+//! Tests of the error messages of commands that call a service. Each row is an invocation, its exit
+//! code, and the words that the one line on standard error must contain.
 
 use std::{
     fs::{self, Permissions},
@@ -19,7 +19,7 @@ use crate::{
     support::{Run, Server, countersign, run},
 };
 
-/// An invocation and its answer.
+/// An invocation, its exit code, and the words of its error message.
 struct Row {
     args: Vec<String>,
     variables: Vec<(&'static str, String)>,
@@ -27,13 +27,14 @@ struct Row {
     words: &'static [&'static str],
 }
 
-/// A row from a command line in one text.
+/// Makes a row from a command line whose arguments are separated by spaces.
 fn row(command: impl Into<String>, code: i32, words: &'static [&'static str]) -> Row {
     let args = command.into().split(' ').map(ToOwned::to_owned).collect();
     Row { args, variables: vec![], code, words }
 }
 
 impl Row {
+    /// Sets a variable of the environment.
     fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.variables.push((name, value.into()));
         self
@@ -45,7 +46,7 @@ impl Row {
             .envs(self.variables.iter().map(|(name, value)| (*name, value))))
     }
 
-    /// All that is wrong with the answer.
+    /// Runs the invocation, and returns everything that is wrong with its outcome.
     fn problems(&self) -> Vec<String> {
         let answer = self.run();
         let mut problems = vec![];
@@ -65,7 +66,7 @@ impl Row {
     }
 }
 
-/// A folder with certificates, and a service for all rows.
+/// A running service, and a folder with certificates for its clients.
 struct Site {
     folder: TempDir,
     certificates: Certificates,
@@ -73,14 +74,15 @@ struct Site {
 }
 
 impl Site {
-    /// Without TLS and callers.
+    /// Starts a service without TLS and without callers.
     fn plain() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::start(&folder.path().join("data"));
         Self { certificates: Certificates::new(folder.path()), folder, server }
     }
 
-    /// With both. Clients may show certificates.
+    /// Starts a service with TLS and these callers. `mode` says whether clients must present
+    /// certificates.
     fn encrypted(callers: &str, mode: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificates = Certificates::new(folder.path());
@@ -113,6 +115,7 @@ impl Site {
         self.certificates.path(name).display().to_string()
     }
 
+    /// Writes a file that only its owner may read, and returns its path.
     fn write(&self, name: &str, text: &str) -> String {
         let path: PathBuf = self.folder.path().join(name);
         fs::write(&path, text).unwrap();
@@ -120,7 +123,7 @@ impl Site {
         path.display().to_string()
     }
 
-    /// A row of the service, over TLS with the right authority.
+    /// Makes a row that calls this service over TLS and trusts its authority.
     fn row(&self, command: &str, code: i32, words: &'static [&'static str]) -> Row {
         let url = format!("https://localhost:{}", self.server.address().port());
         row(command, code, words)
@@ -128,6 +131,7 @@ impl Site {
             .with("COUNTERSIGN_CA_FILE", self.path("ca.pem"))
     }
 
+    /// Makes such a row in which the client presents a certificate.
     fn showing(&self, name: &str, command: &str, code: i32, words: &'static [&'static str]) -> Row {
         let (certificate, key) =
             (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
@@ -139,6 +143,7 @@ impl Site {
     }
 }
 
+/// Runs all rows, and fails with everything that is wrong.
 fn check(rows: &[Row]) {
     let problems: Vec<String> = rows.iter().flat_map(Row::problems).collect();
     assert!(
@@ -150,7 +155,7 @@ fn check(rows: &[Row]) {
     );
 }
 
-/// A key, and the configuration of its caller.
+/// Returns a new API key, and the configuration of its caller.
 fn caller(name: &str, role: &str) -> (String, String) {
     let made = run(countersign().args(["caller", "new", name, "--role", role])).ok();
     let key = made.lines().find(|line| line.starts_with("cs_ck_")).unwrap().to_owned();
@@ -205,7 +210,8 @@ fn usage_errors_are_one_line_with_the_way_out() {
         row("caller new x", 2, &["missing --role"]),
         row("key import", 2, &["missing <FILE>"]),
     ]);
-    // The usage of the library shows options that have a default as if they were required.
+    // clap's usage line shows options with a default as if they were required, so it must not
+    // appear.
     let error = run(countersign().args(["session", "create"])).stderr;
     assert!(!error.contains("--server") && !error.contains("Usage"), "{error}");
 }
@@ -252,7 +258,8 @@ fn without_tls_each_mistake_is_named() {
         row(
             format!("session list --server https://{grpc} --ca-file {}", site.path("ca.pem")),
             1,
-            // A connection that is reset before its first byte is told in other words.
+            // The rest of the message depends on whether the connection is reset before the first
+            // byte.
             &["not speak TLS", "tls.certificate_file"],
         ),
         row(
@@ -448,7 +455,7 @@ fn with_tls_each_mistake_is_named_with_the_option_that_mends_it() {
 }
 
 impl Site {
-    /// Its certificate is for a host that it is not.
+    /// Starts a service with TLS whose certificate is for another host.
     fn encrypted_for_another_host() -> Self {
         let site = Self::encrypted("", "optional");
         let Self { folder, certificates, server } = site;

@@ -1,4 +1,5 @@
-//! `kill -9` at any instant: nothing that was acknowledged is lost, nothing is half done.
+//! Tests that kill the process (`kill -9`) at a random instant. Nothing that was acknowledged may
+//! be lost, and nothing may be half done.
 
 use std::{
     env,
@@ -17,10 +18,11 @@ use crate::{
     support::{self, Server},
 };
 
-/// Calls under way at the same time.
+/// The number of calls under way at the same time.
 const CALLERS: usize = 8;
 
-/// Random numbers from `COUNTERSIGN_TEST_SEED`, or from a new seed, which is printed.
+/// Returns a source of random numbers with the seed `COUNTERSIGN_TEST_SEED`, or with a new one.
+/// Prints the seed.
 fn dice() -> Dice {
     let seed = match env::var("COUNTERSIGN_TEST_SEED") {
         Ok(seed) => seed.parse().expect("COUNTERSIGN_TEST_SEED is a number"),
@@ -30,6 +32,7 @@ fn dice() -> Dice {
     Dice(seed)
 }
 
+/// Returns the number of rounds, which a variable may set.
 fn rounds(default: usize) -> usize {
     let rounds = env::var("COUNTERSIGN_TEST_CRASH_ROUNDS");
     rounds.map_or(default, |rounds| {
@@ -37,8 +40,8 @@ fn rounds(default: usize) -> usize {
     })
 }
 
-/// With a grace and tokens that outlast the test, so that a replay is never a reuse and no token
-/// expires.
+/// Returns a command that serves with a grace and tokens that outlast the test, so that no token
+/// expires and a repeated refresh is never a reuse.
 fn serve(data_dir: &Path) -> Command {
     let mut command = support::serve(data_dir);
     command.envs([
@@ -49,7 +52,8 @@ fn serve(data_dir: &Path) -> Command {
     command
 }
 
-/// Makes random calls, one after the other, until the server is gone.
+/// Makes random calls, one after the other, until the server is gone. Returns the accounts of what
+/// was acknowledged.
 async fn drive(
     mut client: Client,
     name: String,
@@ -96,12 +100,13 @@ async fn load_and_kill(
         )));
     }
     drop(sender);
-    // If there are no callers left, joining them says why.
+    // If all callers have ended by themselves, joining them below shows why.
     let _ = counter.wait_for(|count| *count >= answers).await;
     server.kill();
     join_all(callers).await.into_iter().flat_map(Result::unwrap).collect()
 }
 
+/// Checks that the server still has everything that the accounts recorded.
 async fn verify(server: &Server, accounts: &mut [Account]) {
     let client = server.sessions().await;
     let share = accounts.len().div_ceil(CALLERS).max(1);
@@ -140,7 +145,7 @@ async fn a_first_start_killed_at_any_moment_leaves_a_directory_that_starts() {
     for _ in 0..rounds(12) {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Server::spawn(&mut support::serve(folder.path()));
-        // Not waiting for anything: this is the moment of the crash.
+        // This chooses the moment of the crash at random.
         thread::sleep(Duration::from_micros(dice.roll(60_000).try_into().unwrap()));
         server.kill();
         let mut server = Server::start(folder.path());

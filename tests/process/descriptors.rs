@@ -1,5 +1,5 @@
-//! Running out of file descriptors: nobody new gets in meanwhile, and everybody does again after
-//! it.
+//! Tests a process that runs out of file descriptors: it accepts no connections meanwhile, and
+//! accepts them again afterwards.
 
 use std::{
     io::{Read, Write},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::support::{Server, serve, without_settings};
 
-/// The same command with so few file descriptors.
+/// Returns a command that runs another one with at most so many file descriptors.
 fn with_descriptors(count: u32, command: &Command) -> Command {
     let mut limited = Command::new("bash");
     limited
@@ -29,13 +29,13 @@ fn the_service_goes_on_after_it_had_no_file_descriptors_left() {
     let mut server = Server::launch(&mut with_descriptors(80, &serve(folder.path())));
     assert!(
         server.log().iter().any(|line| line.contains("fewer file descriptors")),
-        "it is told at the start"
+        "the log warns at the start"
     );
-    // Connections of which each may be taken, may wait, or may be closed.
+    // Each of these connections may be accepted, may wait, or may be closed.
     let mut flood: Vec<TcpStream> =
         (0..200).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     server.line("a connection cannot be accepted");
-    // Who is in is served.
+    // A connection that was accepted is served.
     let first = &mut flood[0];
     first.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     let mut settings = [0; 9];

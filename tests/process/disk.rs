@@ -1,4 +1,4 @@
-//! Trouble with the disk, and the sweeper at work.
+//! Tests with a disk that is full or read-only, and of the sweeper.
 
 use std::{path::Path, process::Command};
 
@@ -14,8 +14,8 @@ use crate::{
     support::{Server, countersign, run, serve, without_settings},
 };
 
-/// `serve` in a process whose files may not grow beyond 256 KiB: from then on the disk is full for
-/// it.
+/// Returns a command that serves in a process whose files may not grow beyond 256 KiB, which is
+/// like a full disk for it.
 fn serve_on_a_small_disk(data_dir: &Path) -> Command {
     let mut command = Command::new("sh");
     without_settings(&mut command);
@@ -72,7 +72,7 @@ async fn on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays() {
     assert_store_unavailable(&full);
     let failed = server.line("a call failed");
     let error = failed["error"].as_str().unwrap();
-    assert!(error.contains("disk I/O error: free space"), "the way out: {failed}");
+    assert!(error.contains("disk I/O error: free space"), "no advice: {failed}");
     // Smaller writes may still find room for a while.
     let full = loop {
         let (_, tokens) = live.last_mut().unwrap();
@@ -106,7 +106,8 @@ async fn on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays() {
     let server = Server::start(folder.path());
     let mut client = server.sessions().await;
     for (id, tokens) in &live {
-        // Of the call without an answer either outcome is right, but not both.
+        // The revocation that was refused may or may not have been committed, but the token and
+        // the session must agree.
         let active = validate(&mut client, &tokens.access_token).await.active;
         assert_eq!(active, state(&mut client, id).await.unwrap() == SessionState::Live);
     }
@@ -120,7 +121,7 @@ async fn on_a_full_disk_writes_are_refused_and_everything_acknowledged_stays() {
     }
 }
 
-/// `serve` by a shell that runs these commands before.
+/// Returns a command that serves, started by a shell that runs these commands first.
 fn serve_after(commands: &str, data_dir: &Path, shell: &[&str]) -> Command {
     let mut command = Command::new(shell[0]);
     without_settings(&mut command);
@@ -143,7 +144,7 @@ fn a_start_without_room_on_the_disk_ends_with_the_way_out() {
             "{line}"
         );
     }
-    // Only root mounts, and some containers let not even root do it.
+    // Only root may mount, and in some containers not even root.
     const MOUNTING: [&str; 3] = ["unshare", "--mount", "sh"];
     let may_mount = Command::new(MOUNTING[0])
         .args(&MOUNTING[1..])
@@ -184,7 +185,7 @@ async fn the_sweeper_of_a_running_service_deletes_sessions_that_are_over() {
     assert_eq!(server.line("swept")["sessions"], 1);
     assert_eq!(reason(&state(&mut client, &ended).await.unwrap_err()), "SESSION_NOT_FOUND");
     assert_eq!(state(&mut client, &live).await.unwrap(), SessionState::Live);
-    // Its blacklist row stays as long as its token could live, which is longer than this test.
+    // The blacklist entry stays until the token would have expired, which is after this test.
     let answer = validate(&mut client, &tokens.access_token).await;
     assert_eq!(answer.inactive_reason(), InactiveReason::Revoked);
 }

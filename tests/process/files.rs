@@ -1,5 +1,5 @@
-//! The rights to read and change the files of the service: the table in docs/operations.md, row by
-//! row.
+//! Tests of the owners and modes that the service's files may have: the table in
+//! docs/operations.md, row by row.
 
 use std::{
     fs::{self, Permissions},
@@ -19,11 +19,11 @@ use crate::{
     support::{Server, countersign, run, serve, without_settings},
 };
 
-/// A user who is not root, and owns nothing here.
+/// A user who is not root, and owns no files but those that a test gives them.
 const NOBODY: u32 = 65_534;
-/// A group of that user, as `fsGroup` of a pod gives one to its process.
+/// A supplementary group of the process, as the `fsGroup` of a pod is one.
 const OUR_GROUP: u32 = 2000;
-/// A group that the user is not in.
+/// A group that the process is not in.
 const THEIR_GROUP: u32 = 3000;
 
 fn set_mode(path: &Path, mode: u32) {
@@ -34,13 +34,14 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o7777
 }
 
-/// Returns whether this test may give files to others.
+/// Returns whether this test runs as root, and so may give files to other users.
 fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// The binary as a user whom the modes of files hold up. Root may read and write everything, so
-/// where a test runs as root the binary is somebody else's, who needs a copy that he may read.
+/// A user for whom the modes of files matter, with a copy of the binary. Root may read and write
+/// everything, so a test that runs as root starts the binary as another user, who needs a copy of
+/// it in a folder that this user may read.
 struct User {
     folder: TempDir,
 }
@@ -49,8 +50,8 @@ impl User {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let user = Self { folder };
-        // By another process: had this one the file open for writing while a test beside forks, it
-        // could not be executed.
+        // Another process makes the copy. If this one wrote it, a test that forks at the same time
+        // would inherit the open file, and it could not be executed (ETXTBSY).
         let copied = Command::new("cp")
             .arg(env!("CARGO_BIN_EXE_countersign"))
             .arg(user.binary())
@@ -71,12 +72,13 @@ impl User {
         self.folder.path().join("countersign")
     }
 
-    /// A folder of the user's.
+    /// The data directory, which the user owns.
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    /// The binary as a member of this group, too. Only root can do that.
+    /// Returns a command that runs the binary as [`NOBODY`] with this supplementary group. Only
+    /// root can run it.
     fn in_group(&self, group: u32) -> Command {
         let mut command = Command::new("setpriv");
         without_settings(&mut command);
@@ -113,7 +115,7 @@ fn what_is_made_is_for_its_owner_alone() {
     let data = folder.path().join("a/b");
     let mut command = Command::new("sh");
     without_settings(&mut command);
-    // Whatever the surroundings would grant to others.
+    // The modes must not depend on the umask.
     command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(serve(&data).get_program());
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -143,7 +145,7 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
     let data = folder.path();
     for bad in [0o777, 0o770, 0o775, 0o707, 0o1777, 0o2777, 0o2775] {
         if bad == 0o2775 {
-            // With a group of this process it would be shared on purpose.
+            // This mode is allowed if this process is in the group of the folder.
             if !is_root() {
                 continue;
             }
@@ -158,7 +160,7 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
     set_mode(data, 0o755);
     Server::start(data).stop();
 
-    // So is a folder that has the database alone.
+    // A folder that holds only the database is refused, too.
     let elsewhere = tempfile::tempdir().unwrap();
     set_mode(elsewhere.path(), 0o777);
     let url = format!("sqlite://{}/sessions.db", elsewhere.path().display());
@@ -170,7 +172,7 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
     );
     assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "nothing is made there");
 
-    // A folder with nothing to exchange is not judged. (Nobody listens there.)
+    // A folder without files of the service may have any mode. (No server listens on that port.)
     set_mode(data, 0o777);
     let mut command = serve(data);
     command
@@ -178,7 +180,7 @@ async fn a_folder_where_others_can_exchange_files_is_refused() {
         .env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
     assert!(run(&mut command).error(2).contains("chmod go-w"), "the master key is in it");
     command.env("COUNTERSIGN_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
-    assert!(!run(&mut command).error(2).contains("chmod go-w"), "nothing is in it");
+    assert!(!run(&mut command).error(2).contains("chmod go-w"), "no file of the service is in it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,7 +189,7 @@ async fn a_database_that_others_can_change_is_refused_and_one_that_they_can_read
     let data = folder.path();
     let files =
         ["countersign.db", "countersign.db-wal", "countersign.db-shm"].map(|name| data.join(name));
-    // After a crash all three are there.
+    // After a crash all three files are there.
     let mut server = Server::start(data);
     server.cli(["session", "create", "alice"]).ok();
     server.kill();
@@ -213,13 +215,13 @@ async fn a_database_that_others_can_change_is_refused_and_one_that_they_can_read
     }
     server.stop();
     let mut server = Server::start(data);
-    assert!(!server.log().iter().any(|line| line.contains("others could read")), "it is told once");
+    assert!(!server.log().iter().any(|line| line.contains("others could read")), "logged twice");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_belongs_to_another_user_is_refused() {
     if !is_root() {
-        return; // Only root gives files to others.
+        return; // Only root may give files to others.
     }
     let folder = used(1).await;
     let data = folder.path().to_owned();
@@ -231,7 +233,7 @@ async fn what_belongs_to_another_user_is_refused() {
         refuses(&mut serve(&data), &data, &says.each_ref().map(String::as_str));
         chown(path.to_string(), Some(0), None).unwrap();
     }
-    // A file of root's does: root can read and change everything.
+    // A database that belongs to root is refused only because the user cannot write it.
     let user = User::new();
     Server::launch(&mut user.serve()).stop();
     chown(user.data().join("countersign.db"), Some(0), Some(NOBODY)).unwrap();
@@ -295,7 +297,7 @@ fn a_database_that_cannot_be_written_is_refused() {
         refuses(&mut user.serve(), &data, &says);
     }
     set_mode(&file, 0o600);
-    // Without the lock of before, which could be opened still.
+    // The lock file of the last run could still be opened.
     fs::remove_file(data.join("countersign.db.lock")).unwrap();
     set_mode(&data, 0o500);
     refuses(&mut user.serve(), &data, &["countersign.db", "Permission denied"]);
@@ -323,14 +325,14 @@ fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
     ] {
         set_mode(&file, mode);
         let reason = format!("mode {mode:04o}, so others can");
-        let is_told =
+        let is_reported =
             |text: &str| text.lines().any(|line| line.contains(path) && line.contains(&reason));
 
-        // Nobody listens there.
+        // No server listens on this port.
         let list = ["session", "list", "--server", "http://127.0.0.1:1", "--api-key-file", path];
         let refused = run(countersign().args(list));
         assert_eq!(
-            (refused.code, is_told(&refused.stderr)),
+            (refused.code, is_reported(&refused.stderr)),
             (Some(1), is_open),
             "{mode:o} {refused:?}"
         );
@@ -339,7 +341,7 @@ fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
         let list =
             ["session", "list", "--server", "https://127.0.0.1:1", "--client-key-file", path];
         let refused = run(countersign().args(list).args(["--client-certificate-file", path]));
-        assert_eq!(is_told(&refused.stderr), is_open, "{mode:o} {refused:?}");
+        assert_eq!(is_reported(&refused.stderr), is_open, "{mode:o} {refused:?}");
 
         let mut command = serve(&folder.path().join("data"));
         command
@@ -349,7 +351,7 @@ fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
         command.env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
         let refused = run(&mut command);
         assert_eq!(
-            (refused.code, is_told(&refused.stderr)),
+            (refused.code, is_reported(&refused.stderr)),
             (Some(2), is_open),
             "{mode:o} {refused:?}"
         );
@@ -357,7 +359,7 @@ fn a_file_with_a_key_or_a_password_that_others_can_read_is_warned_of() {
     }
 }
 
-/// Does what kubelet does to a volume with `fsGroup` at each mount.
+/// Changes groups and modes as the kubelet does at each mount of a volume with `fsGroup`.
 fn mount_for_group(path: &Path, group: u32) {
     let metadata = fs::symlink_metadata(path).unwrap();
     chown(path, None, Some(group)).unwrap();
@@ -374,13 +376,13 @@ fn mount_for_group(path: &Path, group: u32) {
 #[test]
 fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again() {
     if !is_root() {
-        return; // Only root gives files and processes to groups.
+        return; // Only root may change the groups of files and processes.
     }
     let user = User::new();
     let volume = user.folder.path().join("volume");
     fs::create_dir(&volume).unwrap();
     set_mode(&volume, 0o755);
-    // At the root of the volume, and in a folder that the service makes.
+    // The data directory is the root of the volume, or a folder in it that the service makes.
     for data in [volume.clone(), volume.join("below")] {
         for sessions in 0..3 {
             mount_for_group(&volume, OUR_GROUP);
@@ -394,7 +396,7 @@ fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again()
                 "{:#?}",
                 server.log()
             );
-            // After a crash there are the files beside the database, too.
+            // After a crash the files beside the database are still there.
             if sessions == 1 { server.kill() } else { drop(server.stop()) }
         }
     }
@@ -415,7 +417,7 @@ fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again()
         refused(OUR_GROUP, &[name, "belongs to user 1"]);
         chown(path, Some(NOBODY), None).unwrap();
     }
-    // A right to write that no mount has given, and a umask may have.
+    // Without the set-group-ID bit, a umask may have made the folder writable, and not a mount.
     set_mode(&volume, 0o775);
     refused(OUR_GROUP, &["mode 0775", "others can change it", "chmod go-w"]);
     set_mode(&volume, 0o755);
@@ -424,11 +426,11 @@ fn a_volume_that_is_mounted_for_a_group_of_the_process_is_used_again_and_again()
     Server::launch(&mut user.serve_in_group(OUR_GROUP, &volume)).stop();
 }
 
-/// Each file with a secret, and who may read it: one rule for all of them.
+/// The same rule holds for every file with a secret.
 #[test]
 fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
     if !is_root() {
-        return; // Only root gives files and processes to groups.
+        return; // Only root may change the groups of files and processes.
     }
     let user = User::new();
     let folder = user.folder.path();
@@ -450,7 +452,8 @@ fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
     let own_key = secret("own.pem", "no key at all");
     let nowhere = folder.join("data/none").display().to_string();
     let certificate = ["--client-certificate-file", &pem, "--client-key-file", &tls_key];
-    // The exit code with a good file, the setting or option, and the arguments.
+    // Each row has the exit code with a good file, the file, its setting or option, the arguments,
+    // and the variables.
     let check = vec!["config", "check"];
     let list = |server: &'static str| vec!["session", "list", "--server", server];
     let variable = |name: &'static str, value: &str| vec![(name, value.to_owned())];
@@ -543,12 +546,12 @@ fn a_secret_may_be_read_by_a_group_of_the_process_and_by_nobody_else() {
                 _ => code,
             };
             assert_eq!(run.code, Some(expected), "{row}");
-            let is_told = |words: &str| {
+            let is_reported = |words: &str| {
                 run.stderr.lines().any(|line| line.contains(path) && line.contains(words))
             };
             match problem {
-                Some(problem) => assert!(is_told(problem) && is_told(setting), "{row}"),
-                None => assert!(!is_told("others can") && !is_told("belongs"), "{row}"),
+                Some(problem) => assert!(is_reported(problem) && is_reported(setting), "{row}"),
+                None => assert!(!is_reported("others can") && !is_reported("belongs"), "{row}"),
             }
             assert!(!run.stderr.contains("hidden") && !run.stderr.contains("cs_ck_x"), "{row}");
         }

@@ -1,4 +1,5 @@
-//! Keys by the command line: one's own, a new master key, and what is refused.
+//! Tests of the command line for keys: importing a key, changing the master key, and keys that are
+//! refused.
 
 use std::{
     fs::{self, Permissions},
@@ -28,8 +29,8 @@ struct Count {
     count: i64,
 }
 
-/// The keys of the records of an action: those in the log of a verb, which the table must have,
-/// too.
+/// Returns the keys in the audit records of an action that a verb logged, and checks that the table
+/// has these records, too.
 fn audited(run: &Run, data: &Path, action: &str) -> Vec<String> {
     let lines = run.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let records =
@@ -48,22 +49,23 @@ fn audited(run: &Run, data: &Path, action: &str) -> Vec<String> {
     logged
 }
 
-/// The variable that says how chatty the log is.
+/// The variable for the level of the log.
 const LEVEL: &str = "COUNTERSIGN_LOG__LEVEL";
 
+/// Writes a file that only its owner may read, and returns its path.
 fn private(path: &Path, text: &str) -> PathBuf {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
     path.to_owned()
 }
 
-/// A master key in a file.
+/// Writes a master key to a file, and returns its path.
 fn master(folder: &Path, name: &str, byte: u8) -> PathBuf {
     use base64::{Engine, engine::general_purpose::STANDARD};
     private(&folder.join(name), &STANDARD.encode([byte; 32]))
 }
 
-/// A verb of `countersign key` that works on a database.
+/// Returns a command of `countersign key` that works on a database.
 fn key(data: &Path, args: &[&str], settings: &[(&str, &str)]) -> Command {
     let mut command = countersign();
     command
@@ -88,12 +90,14 @@ fn is_active(server: &Server, created: &Value) -> bool {
     server.cli(["token", "validate", access(created)]).code == Some(0)
 }
 
+/// Returns a command that serves with these settings.
 fn with<'a>(data: &Path, settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> Command {
     let mut command = serve(data);
     command.envs(settings);
     command
 }
 
+/// A data directory and two master keys in files.
 struct Masters {
     folder: TempDir,
     data: PathBuf,
@@ -108,7 +112,8 @@ impl Masters {
         Self { data: folder.path().join("data"), files, folder }
     }
 
-    /// The settings for one of them, and perhaps the other as the one before.
+    /// Returns the settings for one master key, with the other as the additional one if
+    /// `has_previous`.
     fn settings(&self, current: usize, has_previous: bool) -> Vec<(&str, &str)> {
         let mut settings = vec![("COUNTERSIGN_KEYS__MASTER_KEY_FILE", &*self.files[current])];
         if has_previous {
@@ -129,7 +134,7 @@ fn keys_are_sealed_anew_under_another_master_key() {
     let refused = run(&mut key(&masters.data, &["reseal"], &masters.settings(1, false)));
     assert!(refused.error(2).contains("cannot be opened with this master key"), "{refused:?}");
     let server = Server::launch(&mut with(&masters.data, masters.settings(1, true)));
-    assert!(is_active(&server, &created), "both are known");
+    assert!(is_active(&server, &created), "both master keys are known");
     let refused = run(&mut key(&masters.data, &["reseal"], &masters.settings(1, true)));
     assert!(refused.error(2).contains("in use by another process"), "{refused:?}");
     server.stop();
@@ -188,7 +193,7 @@ fn a_key_of_ones_own_signs_after_the_next_rotation() {
     let imported = run(&mut key(&data, &["import", path, "--json"], &es256));
     seen += &format!("{imported:?}");
     let audited = audited(&imported, &data, "key_imported");
-    // At this level the log speaks on standard error.
+    // At this level standard error has log lines, so only standard output is parsed.
     let imported: Value = serde_json::from_str(&imported.stdout).unwrap();
     assert_eq!(imported["state"], "KEY_STATE_PENDING", "as key list has it");
     let kid = imported["kid"].as_str().unwrap().to_owned();
@@ -226,7 +231,7 @@ fn a_key_of_ones_own_signs_after_the_next_rotation() {
     seen += &server.log().join("\n");
     server.stop();
 
-    // No line of the private key, in whatever was said.
+    // No line of the private key may appear in any output.
     assert!(seen.contains("serving"), "the log was read");
     for line in P256.lines().filter(|line| !line.starts_with("-----")) {
         assert!(!seen.contains(&line[..line.len().min(24)]), "{line}");
@@ -280,10 +285,10 @@ fn the_master_key_comes_from_one_place() {
     let server = Server::launch(&mut with(&data, [variable]));
     let created = create(&server);
     server.stop();
-    assert!(!data.join("master.key").exists(), "none is made");
+    assert!(!data.join("master.key").exists(), "no master key is made");
     refused(&run(&mut serve(&data)), &["master.key", "does not exist"]);
 
-    // What systemd gives is readable by its group, as far as the mode tells.
+    // systemd gives its credentials a mode by which their group may read them.
     let credentials = folder.path().join("credentials");
     fs::create_dir(&credentials).unwrap();
     let credential = private(&credentials.join("countersign.master_key"), &text);

@@ -1,5 +1,5 @@
-//! Log lines: JSON when nobody looks at a terminal, what an operator needs at the start, and never
-//! a secret.
+//! Tests of the log: it is JSON if standard error is not a terminal, its first lines have what an
+//! operator needs, and it never contains a secret.
 
 use std::fs;
 
@@ -31,10 +31,10 @@ fn the_first_lines_say_where_the_service_listens_and_what_it_has_loaded() {
     assert_eq!(line("starting")["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(line("starting")["issuer"], "https://auth.example");
     assert_eq!(line("blacklist loaded")["blacklist_entries"], 1);
-    assert!(lines.iter().all(|line| line["level"] == "INFO"), "nothing to worry about: {lines:?}");
+    assert!(lines.iter().all(|line| line["level"] == "INFO"), "there are warnings: {lines:?}");
 }
 
-/// Uses everything that handles secrets, rightly and wrongly. Returns the secrets.
+/// Makes good and bad calls of everything that handles secrets. Returns the secrets.
 fn use_all(server: &Server) -> Vec<String> {
     let mut secrets = vec![];
     let mut create = || {
@@ -87,7 +87,7 @@ fn every_line_is_json_and_none_has_a_secret() {
                 serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object()),
                 "not JSON: {line}"
             );
-            // A part of a token is as bad: its tail is what makes it valid.
+            // The tail of a token must not appear either, because it is what makes the token valid.
             let leaked = secrets
                 .iter()
                 .find(|secret| line.contains(&secret[secret.len() - secret.len().min(40)..]));
@@ -95,7 +95,7 @@ fn every_line_is_json_and_none_has_a_secret() {
         }
         assert!(
             lines.iter().any(|line| line.contains("used again after its grace")),
-            "reuse is worth a line"
+            "a reuse is logged"
         );
     }
 }

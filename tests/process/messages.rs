@@ -1,5 +1,5 @@
-//! The messages for operators: each row is an invocation, its exit code, and the words of its one
-//! line.
+//! Tests of the error messages for operators. Each row is an invocation, its exit code, and the
+//! words that its one line must contain.
 
 use std::{
     fs::{self, Permissions},
@@ -11,7 +11,7 @@ use crate::{
     support::{countersign, run},
 };
 
-/// An invocation that fails, or not.
+/// An invocation and its expected outcome.
 #[derive(Default)]
 pub struct Row<'a> {
     /// The arguments. `FILE` stands for the configuration file, `DIR` for its folder.
@@ -22,8 +22,8 @@ pub struct Row<'a> {
     pub configuration: &'a str,
     /// The exit code.
     pub code: i32,
-    /// The words that must appear, in standard output if it succeeds, else in the one line of
-    /// standard error.
+    /// The words that must appear: in standard output if the exit code is 0, else in the one line
+    /// of standard error.
     pub says: &'a [&'a str],
 }
 
@@ -57,7 +57,7 @@ impl Row<'_> {
     }
 }
 
-/// `config check` with one variable, which is refused with these words.
+/// Checks that `config check` and `serve` refuse this variable with these words.
 #[track_caller]
 fn variable_is_refused(name: &str, value: &str, says: &[&str]) {
     let environment = [(name, value)];
@@ -66,7 +66,7 @@ fn variable_is_refused(name: &str, value: &str, says: &[&str]) {
     }
 }
 
-/// `config check` with this file, which is refused with these words.
+/// Checks that `config check` refuses this configuration file with these words.
 #[track_caller]
 fn file_is_refused(configuration: &str, says: &[&str]) {
     Row {
@@ -170,7 +170,8 @@ fn a_span_of_time_says_how_it_is_written() {
     }
 }
 
-/// As `nginx -t` does, `config check` opens what the settings name; `serve` says the same.
+/// `config check` opens the files that the settings name, as `nginx -t` does, and reports the same
+/// errors as `serve`.
 #[test]
 fn a_file_that_a_setting_names_is_opened_and_told_by_the_name_of_the_setting() {
     const MASTER: (&str, &str) =
@@ -290,13 +291,13 @@ fn a_file_that_a_setting_names_is_opened_and_told_by_the_name_of_the_setting() {
                 && configuration.starts_with("data_dir")
                 && configuration.contains("postgres")
             {
-                // It asks the server first, which is not there.
+                // `serve` would connect to the database first, and no server runs there.
                 continue;
             }
             Row { arguments, environment, configuration, code: 2, says }.check();
         }
     }
-    // All at once, in one line.
+    // All errors are reported at once, in one line.
     let both = tls("none.pem", &key, "[keys]\nmaster_key_file = 'none.key'");
     file_is_refused(&both, &["setting tls.certificate_file: ", "; setting keys.master_key_file: "]);
 

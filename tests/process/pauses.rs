@@ -1,4 +1,5 @@
-//! A process that stands still for a while, as on a machine that is overloaded or being moved.
+//! Tests a process that stands still for a while, as on a machine that is overloaded or being
+//! migrated.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tonic::{Code, Request};
 
 use crate::support::Server;
 
-/// Their clients share a connection with others, whose calls must not suffer.
+/// The callers share one connection, and those that wait longer must be answered on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_who_give_up_meanwhile_do_not_cost_others_their_connection() {
     let folder = tempfile::tempdir().unwrap();

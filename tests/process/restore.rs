@@ -1,4 +1,5 @@
-//! Backups, and what a restore does to tokens and sessions that were revoked after the backup.
+//! Tests of backups, and of what a restore does to the tokens and sessions that were revoked after
+//! the backup.
 
 use std::{
     fs::{self, Permissions},
@@ -20,7 +21,7 @@ use crate::{
     support::{Run, Server, countersign, run, serve},
 };
 
-/// Folders and files of a test.
+/// The folders and files of a test.
 struct Site {
     folder: TempDir,
 }
@@ -46,7 +47,7 @@ impl Site {
         Server::start(&self.data())
     }
 
-    /// A verb on the data directory, whose log shows warnings and the audit alone.
+    /// Runs a verb on the data directory. Its log has only warnings and the audit.
     fn verb(&self, arguments: &[&str]) -> Run {
         let mut command = countersign();
         command
@@ -77,7 +78,7 @@ impl Site {
     }
 }
 
-/// A session as its creation was answered.
+/// The identifier and the tokens of a new session.
 struct Created {
     id: String,
     access: String,
@@ -105,7 +106,7 @@ fn is_live(server: &Server, session: &Created) -> bool {
 }
 
 /// Refreshes, and returns whether the new access token is accepted.
-fn goes_on(server: &Server, session: &Created) -> bool {
+fn can_refresh(server: &Server, session: &Created) -> bool {
     let refreshed = server.cli(["token", "refresh", &session.refresh, "--json"]);
     refreshed.code == Some(0)
         && is_active(server, refreshed.json()["tokens"]["access_token"].as_str().unwrap())
@@ -132,8 +133,8 @@ fn a_log_beside_another_file_than_its_own_refuses_the_start() {
     let server = site.start();
     create(&server, &["alice"]);
     site.back_up();
-    // The other way to copy a database that is in use, as the shell's `.backup` does it, leaves
-    // another mark; and a copy of the file from an earlier run has an older one.
+    // The copy is either one by `countersign backup`, which has a mark in the place of the stamp,
+    // or a plain copy of the file from an earlier run, whose stamp is older.
     let copies: [(&str, &dyn Fn()); 2] = [
         ("by VACUUM INTO", &|| {}),
         ("of the stopped service", &|| {
@@ -154,7 +155,7 @@ fn a_log_beside_another_file_than_its_own_refuses_the_start() {
         assert!(fs::metadata(site.data().join("countersign.db-wal")).unwrap().len() > 32, "{name}");
         let intact = fs::read(site.database()).unwrap();
 
-        // The crash alone is no reason to refuse: nothing is lost.
+        // A crash alone is no reason to refuse the start: nothing is lost.
         let files = ["countersign.db", "countersign.db-wal", "countersign.db.lock"];
         let other = site.path("elsewhere");
         fs::create_dir(&other).unwrap();
@@ -199,17 +200,17 @@ fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
     let site = Site::new();
     let server = site.start();
     let before = create(&server, &["alice"]);
-    let said = site.verb(&["backup", "backup.db"]).ok();
-    assert!(said.contains("master key is not in it"), "{said}");
+    let output = site.verb(&["backup", "backup.db"]).ok();
+    assert!(output.contains("master key is not in it"), "{output}");
     assert!(site.verb(&["backup", "backup.db"]).error(2).contains("overwrites nothing"));
     let after = create(&server, &["bob"]);
 
     let error = site.verb(&["restore", "backup.db"]);
     assert!(error.error(2).contains("in use by another process"), "{error:?}");
     server.stop();
-    let said = site.verb(&["restore", "backup.db"]).ok();
-    assert!(said.contains("access tokens issued before now are refused"), "{said}");
-    assert!(said.contains("sessions that ended after the backup live again"), "{said}");
+    let output = site.verb(&["restore", "backup.db"]).ok();
+    assert!(output.contains("access tokens issued before now are refused"), "{output}");
+    assert!(output.contains("sessions that ended after the backup live again"), "{output}");
 
     let server = site.start();
     assert!(
@@ -220,11 +221,11 @@ fn a_restore_brings_the_sessions_of_the_backup_back_and_none_of_the_tokens() {
     );
     assert!(!is_active(&server, &before.access), "it was issued before the restore");
     assert!(is_live(&server, &before));
-    assert!(goes_on(&server, &before));
+    assert!(can_refresh(&server, &before));
     assert_eq!(server.cli(["session", "show", &after.id]).code, Some(1), "it is not in the backup");
     let aside =
         site.names_in_data().into_iter().find(|name| name.contains(".before-restore-")).unwrap();
-    assert!(said.contains(&aside), "{said}");
+    assert!(output.contains(&aside), "{output}");
     assert_eq!(count(&site.data().join(aside), "sessions"), 2);
     let audited = "audit WHERE action = 'database_restored' AND caller = 'countersign' AND note \
                    LIKE '%not known'";
@@ -240,7 +241,7 @@ fn what_the_log_says_was_ended_is_ended_again() {
         [&["alice"][..], &["bob"], &["carol", "--tenant", "acme"], &["dave"]]
             .map(|of| create(&server, of));
     let stays = create(&server, &["erin"]);
-    // Older than the backup, in which this session is newer than its revocation.
+    // These revocations are older than the backup, and the last session is newer than them.
     server.cli(["session", "revoke", "--subject", "frank"]).ok();
     create(&server, &["frank"]);
     server.cli(["session", "revoke", "--subject", "frank"]).ok();
@@ -267,19 +268,19 @@ fn what_the_log_says_was_ended_is_ended_again() {
     server.cli(["key", "revoke", &key]).ok();
     site.keep_log(server);
 
-    let said =
+    let output =
         site.verb(&["restore", "backup.db", "--revocations-from", "serve.log", "--json"]).json();
-    assert_eq!(said["ended_since_backup"], "from_log");
-    assert_eq!(said["older_access_tokens"], "refused");
-    assert_eq!(said["sessions_ended"], 4);
+    assert_eq!(output["ended_since_backup"], "from_log");
+    assert_eq!(output["older_access_tokens"], "refused");
+    assert_eq!(output["sessions_ended"], 4);
     let server = site.start();
     for ended in [&by_id, &of_subject, &of_tenant, &reused] {
         assert!(!is_live(&server, ended));
-        assert!(!goes_on(&server, ended));
+        assert!(!can_refresh(&server, ended));
     }
     for live in [&stays, &anew] {
         assert!(is_live(&server, live));
-        assert!(!goes_on(&server, live), "its refresh token is of a key that was revoked");
+        assert!(!can_refresh(&server, live), "the key of its refresh token was revoked");
     }
     assert_ne!(refresh_key(&server), key);
     let shown = server.cli(["session", "show", &by_id.id]).ok();
@@ -302,14 +303,14 @@ fn older_tokens_are_accepted_if_asked_for_and_those_of_revoked_sessions_only_wit
     server.cli(["session", "revoke", &revoked.id]).ok();
     site.keep_log(server);
     for (log, comes_back) in [(&["--revocations-from", "serve.log"][..], false), (&[], true)] {
-        let said =
+        let output =
             site.verb(&[&["restore", "backup.db", "--accept-older-tokens"], log].concat()).ok();
         let says = if comes_back {
             "accepted, also those revoked since"
         } else {
             "except those of sessions that the log"
         };
-        assert!(said.contains(says), "{said}");
+        assert!(output.contains(says), "{output}");
         let server = site.start();
         assert!(is_active(&server, &stays.access));
         assert_eq!(is_active(&server, &revoked.access), comes_back);
@@ -327,17 +328,17 @@ fn all_sessions_are_ended_if_asked_for_also_after_the_restore() {
     let refused = site.verb(&["restore", "backup.db", "--end-all", "--accept-older-tokens"]);
     assert!(refused.error(2).contains("--accept-older-tokens"), "{refused:?}");
     site.verb(&["restore", "backup.db"]).ok();
-    let said = site.verb(&["restore", "--end-all"]).ok();
-    assert!(said.contains("all sessions have been ended (live sessions: 1)"), "{said}");
+    let output = site.verb(&["restore", "--end-all"]).ok();
+    assert!(output.contains("all sessions have been ended (live sessions: 1)"), "{output}");
     let server = site.start();
     assert!(!is_live(&server, &session));
-    assert!(!goes_on(&server, &session));
-    assert!(goes_on(&server, &create(&server, &["alice"])), "new sessions are as good as ever");
+    assert!(!can_refresh(&server, &session));
+    assert!(can_refresh(&server, &create(&server, &["alice"])), "new sessions work");
     let audited = "audit WHERE action = 'database_restored' AND sessions = 1";
     assert_eq!(count(&site.database(), audited), 1);
 }
 
-/// The backup knows none of them, so that nothing but entries of their own stops their tokens.
+/// The backup knows none of these sessions, so only a blacklist entry for each can stop its tokens.
 #[test]
 fn sessions_that_came_and_ended_after_the_backup_are_stopped_also_if_older_tokens_are_accepted() {
     let site = Site::new();
@@ -377,7 +378,7 @@ fn an_earlier_restore_that_ended_all_sessions_is_found_in_its_log() {
     server.stop();
     let first = site.verb(&["restore", "backup.db", "--end-all"]);
     fs::write(site.path("restore.log"), &first.stderr).unwrap();
-    // Without the lines about its keys, which stop the tokens by themselves.
+    // The lines about revoked keys are left out, because they alone would stop the tokens.
     let lines = first.stderr.lines().filter(|line| line.contains("database_restored"));
     fs::write(site.path("restore.log"), lines.collect::<Vec<_>>().join("\n")).unwrap();
     let arguments =
@@ -440,7 +441,8 @@ fn a_backup_that_is_not_good_changes_nothing() {
     site.verb(&["restore", "backup.db"]).ok();
 }
 
-/// Killed at any instant, a restore leaves either database whole, and can be run again.
+/// A restore that is killed at any instant leaves one of the two databases whole, and can be run
+/// again.
 #[test]
 fn a_restore_that_is_killed_loses_nothing() {
     let site = Site::new();
@@ -470,8 +472,7 @@ fn a_restore_that_is_killed_loses_nothing() {
         let _ = restore.kill();
         restore.wait().unwrap();
 
-        // A start goes on with one of the two databases, or says that the restore has to be run
-        // again.
+        // A start uses one of the two databases, or says that the restore must be run again.
         let mut server = Server::spawn(&mut serve(&site.data()));
         if server.listens() && server.comes("serving").is_some() {
             let listed = server.cli(["session", "list", "--subject", "bob", "--json"]).json();
@@ -493,7 +494,8 @@ fn a_restore_that_is_killed_loses_nothing() {
     }
 }
 
-/// The instants of a restore at which it is decided which files are there.
+/// The test creates the files as a restore leaves them if it is interrupted after it has moved the
+/// old database aside.
 #[test]
 fn a_restore_that_was_interrupted_is_ended_by_the_next_one_also_through_a_link() {
     let site = Site::new();
@@ -508,7 +510,7 @@ fn a_restore_that_was_interrupted_is_ended_by_the_next_one_also_through_a_link()
     let ready = elsewhere.join("sessions.db.restored");
     fs::rename(site.database(), &file).unwrap();
     symlink(&file, site.database()).unwrap();
-    // The old files have got their names aside, and the database is gone.
+    // The old database has been renamed, and the new one does not have its name yet.
     fs::rename(&file, elsewhere.join("sessions.db.before-restore-1")).unwrap();
     fs::copy(site.path("backup.db"), &ready).unwrap();
 
@@ -518,12 +520,12 @@ fn a_restore_that_was_interrupted_is_ended_by_the_next_one_also_through_a_link()
     refused(&mut serve(&site.data()));
     refused(countersign().args(["sweep", "--data-dir"]).arg(site.data()));
     refused(countersign().args(["backup", "other.db", "--data-dir"]).arg(site.data()));
-    // A restore that is refused changes nothing about that.
+    // A restore that is refused leaves this state as it is.
     fs::write(site.path("bad.db"), "no database, but long enough to be looked at").unwrap();
     fs::set_permissions(site.path("bad.db"), Permissions::from_mode(0o600)).unwrap();
     site.verb(&["restore", "bad.db"]).error(2);
     refused(&mut serve(&site.data()));
-    // Nor does one that fails later, when the copy has been made.
+    // So does one that fails later, when the copy has been made.
     let master = site.data().join("master.key");
     let key = fs::read(&master).unwrap();
     fs::write(&master, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").unwrap();
@@ -544,7 +546,7 @@ fn data_is_moved_aside_under_names_that_nobody_has() {
     create(&server, &["alice"]);
     site.back_up();
     server.stop();
-    // In one second, so that the names would be the same without a count.
+    // These run within one second, so that their names would be the same without a counter.
     for _ in 0..3 {
         site.verb(&["restore", "backup.db"]).ok();
     }
@@ -568,13 +570,13 @@ fn a_backup_is_known_by_its_true_name_and_its_rights_are_judged() {
         }
         site.verb(&["restore", name]).ok();
     }
-    // Its log lies beside the file, and not beside the link.
+    // The write-ahead log is looked for beside the file itself, not beside the link.
     fs::write(site.path("backup.db-wal"), [1; 64]).unwrap();
     assert!(
         site.verb(&["restore", "links/soft.db"]).error(2).contains("backup.db has a log beside it")
     );
     fs::remove_file(site.path("backup.db-wal")).unwrap();
-    // A second name of the database is the database.
+    // A hard link to the database is recognised as the database.
     fs::hard_link(site.database(), site.path("links/database.db")).unwrap();
     assert!(
         site.verb(&["restore", "links/database.db"]).error(2).contains("is the database itself")
@@ -605,22 +607,22 @@ fn a_copy_that_was_put_in_place_by_hand_is_told_from_the_database() {
     site.back_up();
     assert!(!site.path("backup.db.partial").exists());
     server.stop();
-    // Also on a machine that has seen no other file.
+    // Without the lock file, the service has no record of the database that was used before.
     fs::remove_file(site.data().join("countersign.db.lock")).unwrap();
     fs::copy(site.path("backup.db"), site.database()).unwrap();
-    let told = |server: &mut Server| {
+    let is_reported = |server: &mut Server| {
         server.await_serving();
         server
             .log()
             .iter()
             .any(|line| line.contains("is a copy that was made by `countersign backup`"))
     };
-    assert!(told(&mut Server::spawn(&mut serve(&site.data()))));
+    assert!(is_reported(&mut Server::spawn(&mut serve(&site.data()))));
     site.verb(&["restore", "backup.db"]).ok();
-    assert!(!told(&mut Server::spawn(&mut serve(&site.data()))));
+    assert!(!is_reported(&mut Server::spawn(&mut serve(&site.data()))));
 }
 
-/// The way back that docs/operations.md describes.
+/// These are the steps that docs/operations.md describes.
 #[test]
 fn a_restore_can_be_undone() {
     let site = Site::new();
@@ -644,7 +646,7 @@ fn a_restore_can_be_undone() {
     site.verb(&["restore", "before.db", "--accept-older-tokens"]).ok();
     let server = site.start();
     assert!(is_active(&server, &later.access));
-    assert!(goes_on(&server, &later));
+    assert!(can_refresh(&server, &later));
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -1,5 +1,5 @@
-//! Flags over environment over file over defaults, and `config check` and `config print`, which say
-//! what `serve` would do.
+//! Tests of the precedence of settings (flags, environment, file, defaults), and of `config check`
+//! and `config print`, which show what `serve` would do.
 
 use std::{fs, path::Path};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{Server, countersign, run, serve};
 
-/// The settings in force with this file, these variables and these flags.
+/// Returns the settings that result from this file, these variables and these flags.
 fn in_force(file: &Path, variables: &[(&str, &str)], flags: &[&str]) -> Value {
     let mut command = countersign();
     run(command
@@ -54,7 +54,7 @@ fn flags_win_over_environment_over_file_over_defaults() {
         [&config["tokens"]["leeway"], &config["policies"]["default"]["access_token_ttl"]],
         ["2s", "7m"]
     );
-    assert_eq!(config["insecure"], true, "what is not said elsewhere comes from the file");
+    assert_eq!(config["insecure"], true, "the file sets what nothing else does");
 
     let config = in_force(
         &file,
@@ -160,7 +160,7 @@ fn what_config_prints_can_be_loaded_and_prints_the_same() {
     assert_eq!(in_force(&first, &[], &[]), in_force(&second, &[], &[]));
 }
 
-/// A file means the same wherever the service is started.
+/// A configuration file means the same in whichever directory the service is started.
 #[test]
 fn relative_paths_start_from_the_file_and_those_of_flags_and_variables_from_the_working_directory()
 {
@@ -194,7 +194,7 @@ fn relative_paths_start_from_the_file_and_those_of_flags_and_variables_from_the_
     let config = print("etc/c.toml", folder.path(), &["--data-dir", "flag"], &variables);
     assert_eq!([&config["data_dir"], &config["keys"]["master_key_file"]], ["flag", "v"]);
 
-    // A service does what is printed.
+    // `serve` uses the paths that `config print` shows.
     let mut command = countersign();
     command
         .args(["serve", "--listen", "127.0.0.1:0", "--config", "etc/c.toml"])
@@ -237,7 +237,7 @@ fn no_secret_is_printed() {
     );
     let at_once = ("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", "0s");
     let refused = run(serve(folder.path()).envs(with_password).envs([at_once]));
-    assert_eq!(refused.code, Some(2), "nobody listens there");
+    assert_eq!(refused.code, Some(2), "no server listens there");
     assert!(refused.stderr.contains("postgres://user@127.0.0.1:1/database"), "{refused:?}");
     assert!(!refused.stderr.contains("hidden"), "{refused:?}");
     for (section, value) in [

@@ -1,4 +1,5 @@
-//! The end by signals: softly at the first, at once at the second.
+//! Tests of stopping by signals: the first one begins a graceful stop, and the second one stops the
+//! process at once.
 
 use tonic::{Streaming, transport::Channel};
 use tonic_health::pb::{
@@ -8,9 +9,10 @@ use tonic_health::pb::{
 
 use crate::support::{GRACE, Server, serve};
 
-/// Longer than any test waits.
+/// A time that is longer than any test waits.
 const NEVER: &str = "1h";
 
+/// Watches the health of a server, which must be serving.
 async fn watch(server: &Server) -> (HealthClient<Channel>, Streaming<HealthCheckResponse>) {
     let mut client = HealthClient::new(server.channel().await);
     let mut stream = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();

@@ -1,5 +1,5 @@
-//! Starts that must fail: exit code 2, one line that names the thing and the way out, and nothing
-//! changed on disk.
+//! Tests of starts that must fail: with exit code 2, one line that names the problem and its
+//! solution, and without a change on disk.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,8 @@ use tempfile::TempDir;
 
 use crate::support::{Server, countersign, run, serve, without_settings};
 
-/// Mode and content of everything in a folder but the lock, which may come into being.
+/// Returns the mode and the content of everything in a folder except the lock file, which a refused
+/// start may create.
 fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -57,7 +58,7 @@ pub fn refuses(command: &mut Command, folder: &Path, says: &[&str]) {
     assert!(changed.is_empty(), "{changed:?} changed");
 }
 
-/// A folder in which a service has run and stopped in good order.
+/// Returns a folder in which a service has created so many sessions and stopped in good order.
 pub async fn used(sessions: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path());
@@ -79,7 +80,7 @@ pub async fn used(sessions: usize) -> TempDir {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_in_use_is_refused_and_its_owner_keeps_serving() {
     let folder = tempfile::tempdir().unwrap();
-    // Without sweeps and without the table of the audit, which would change the file.
+    // Sweeps and the audit table are off, because they would change the file meanwhile.
     let mut command = serve(folder.path());
     command
         .env("COUNTERSIGN_SWEEPER__SCHEDULE", "0 0 30 2 *")
@@ -124,7 +125,8 @@ async fn a_database_with_a_damaged_page_is_refused() {
     fs::write(&path, content).unwrap();
     let says = ["countersign.db is damaged", "restore it from a backup"];
     refuses(&mut check(), folder.path(), &says);
-    // All pages are looked at if it is not known that the file was closed in good order.
+    // Without the record in the lock file, it is not known that the database was closed in good
+    // order, so all pages are checked.
     let lock = folder.path().join("countersign.db.lock");
     let record = fs::read(&lock).unwrap();
     fs::write(&lock, "").unwrap();
@@ -139,7 +141,7 @@ fn after_a_crash_all_of_the_database_is_looked_at() {
     let path = folder.path().join("countersign.db");
     Server::start(folder.path()).stop();
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
-    // In no table that the service reads.
+    // This table is not one that the service reads.
     let filler = "CREATE TABLE own AS WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 99)
         SELECT i, zeroblob(3000) AS filler FROM n";
     sql_query(filler).execute(&mut connection).unwrap();
@@ -211,12 +213,12 @@ async fn a_database_of_a_newer_version_is_refused() {
 
 #[test]
 fn a_directory_that_may_not_be_written_is_refused() {
-    // Root may write everywhere, so the child is somebody else, who needs a binary that he may
-    // read.
+    // Root may write everywhere, so the child runs as another user, who needs a copy of the binary
+    // in a folder that this user may read.
     let folder = tempfile::tempdir().unwrap();
     let binary = folder.path().join("countersign");
-    // By another process: had this one the file open for writing while a test beside forks, it
-    // could not be executed.
+    // Another process makes the copy. If this one wrote it, a test that forks at the same time
+    // would inherit the open file, and it could not be executed (ETXTBSY).
     let copied =
         Command::new("cp").arg(env!("CARGO_BIN_EXE_countersign")).arg(&binary).status().unwrap();
     assert!(copied.success());
@@ -334,8 +336,8 @@ fn an_unknown_flag_is_refused_with_the_nearest_known_one() {
     assert!(run.stderr.contains("--data-dri") && run.stderr.contains("--data-dir"), "{run:?}");
 }
 
-/// After a crash the log of the database lies beside it; whoever refuses to start must leave that
-/// as it is, too.
+/// After a crash the write-ahead log lies beside the database, and a refused start must not change
+/// it either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_start_after_a_crash_leaves_the_log_of_the_database_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
@@ -348,7 +350,7 @@ async fn a_refused_start_after_a_crash_leaves_the_log_of_the_database_as_it_was(
     refuses(&mut serve(folder.path()), folder.path(), &["master.key has mode 0644", "chmod 600"]);
 }
 
-/// After a typing error, a key that is made would be where nobody looks for it.
+/// After a typing error in the setting, a new key would be written where nobody looks for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_key_file_that_a_setting_names_is_never_made() {
     const SETTING: &str = "COUNTERSIGN_KEYS__MASTER_KEY_FILE";
@@ -386,7 +388,7 @@ async fn a_master_key_file_that_a_setting_names_is_never_made() {
             &["setting keys.master_key_file: other.key does not exist"],
         );
     }
-    // One that is there is used, from the working directory.
+    // A file that exists is used. Its path is relative to the working directory.
     fs::rename(old.path().join("master.key"), old.path().join("other.key")).unwrap();
     Server::launch(serve(old.path()).current_dir(old.path()).env(SETTING, "other.key")).stop();
     assert!(!old.path().join("master.key").exists());
@@ -413,18 +415,18 @@ async fn without_the_right_to_migrate_the_schema_must_be_up_to_date() {
     server.stop();
 }
 
-/// Scripts can tell it from a wrong configuration.
+/// By the exit code, scripts can tell this from a wrong configuration.
 #[test]
 fn a_database_that_is_not_reached_in_time_has_an_exit_code_of_its_own() {
     for (timeout, code, says) in [("0s", 2, "cannot be reached"), ("300ms", 3, "gave up after")] {
         let folder = tempfile::tempdir().unwrap();
         let mut command = serve(folder.path());
-        // Nobody listens there.
+        // No server listens on this port.
         command.args(["--database-url", "postgres://u@127.0.0.1:1/d"]);
         let refused = run(command.env("COUNTERSIGN_DATABASE__STARTUP_TIMEOUT", timeout));
         let last = refused.stderr.lines().last().unwrap_or_default();
         assert_eq!((refused.code, last.contains(says)), (Some(code), true), "{refused:?}");
         let warnings = refused.stderr.lines().filter(|line| line.contains("trying again")).count();
-        assert_eq!(warnings, usize::from(code == 3), "one line a change: {refused:?}");
+        assert_eq!(warnings, usize::from(code == 3), "not just one warning: {refused:?}");
     }
 }

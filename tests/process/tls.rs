@@ -1,5 +1,5 @@
-//! TLS and callers as operators meet them: start rules, certificates, and changes while the service
-//! runs.
+//! Tests of TLS and callers as operators configure them: the rules at the start, certificates, and
+//! changes while the service runs.
 
 use std::{
     fs::{self, Permissions},
@@ -49,7 +49,7 @@ impl Site {
         Self { certificates: Certificates::new(folder.path()), folder }
     }
 
-    /// Writes the configuration: TLS, and these lines.
+    /// Writes a configuration with TLS, these lines in its section `[tls]`, and the rest.
     fn configure(&self, tls: &str, rest: &str) {
         let folder = self.folder.path().display();
         let text = format!(
@@ -69,7 +69,7 @@ impl Site {
         command
     }
 
-    /// Runs a verb against a server, with these variables.
+    /// Runs a verb of the command line against a server, with these variables.
     fn cli(&self, server: &Server, args: &[&str], variables: &[(&str, &str)]) -> Run {
         let mut command = countersign();
         command
@@ -78,7 +78,7 @@ impl Site {
         run(command.env("COUNTERSIGN_CA_FILE", self.path("ca.pem")).envs(variables.iter().copied()))
     }
 
-    /// Lets the command line show a certificate.
+    /// Returns the variables by which the command line presents a certificate.
     fn showing(&self, name: &str) -> [(&'static str, String); 2] {
         let path = |end: &str| self.path(&format!("{name}.{end}")).display().to_string();
         [
@@ -101,7 +101,7 @@ impl Site {
     }
 }
 
-/// Makes a caller by the command line: the key, and the lines for the configuration.
+/// Makes a caller with `countersign caller new`. Returns its key, and its configuration.
 fn new_caller(args: &[&str]) -> (String, String) {
     let made = run(countersign().args(["caller", "new"]).args(args)).ok();
     let key =
@@ -111,7 +111,7 @@ fn new_caller(args: &[&str]) -> (String, String) {
     (key, stanza.to_owned())
 }
 
-/// The certificate that a port shows.
+/// Returns the certificate that a port presents.
 fn shown_certificate(site: &Site, address: SocketAddr, protocol: &[u8]) -> CertificateDer<'static> {
     let (mut connection, mut stream) = handshake(site, address, protocol);
     while connection.is_handshaking() {
@@ -124,7 +124,7 @@ fn handshake(site: &Site, address: SocketAddr, protocol: &[u8]) -> (ClientConnec
     handshake_showing(site, address, protocol, None)
 }
 
-/// The same with a certificate of the client's.
+/// Prepares a TLS connection whose client presents this certificate, if any.
 fn handshake_showing(
     site: &Site,
     address: SocketAddr,
@@ -180,7 +180,7 @@ fn with_tls_and_callers_it_takes_calls_from_everywhere_from_those_it_knows() {
     );
     assert_eq!(site.cli(&server, &["health"], &[]).ok(), "SERVING\n", "health is open");
 
-    // A client that does not know the authority does not talk.
+    // A client that does not trust the authority sends nothing.
     let unknown = site.cli(
         &server,
         &["health"],
@@ -200,7 +200,7 @@ fn the_http_side_is_encrypted_too_and_tells_when_the_certificate_ends() {
     let mut encrypted = rustls::Stream::new(&mut connection, &mut stream);
     encrypted.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
-    // How the server closes is not the matter here.
+    // An error at the end, when the server closes, does not matter here.
     let _ = encrypted.read_to_string(&mut answer);
     assert!(
         answer.starts_with("HTTP/1.1 200")
@@ -212,7 +212,7 @@ fn the_http_side_is_encrypted_too_and_tells_when_the_certificate_ends() {
         plain.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
         let mut answer = vec![];
         let _ = plain.read_to_end(&mut answer);
-        assert!(!answer.starts_with(b"HTTP"), "nothing is said in the clear");
+        assert!(!answer.starts_with(b"HTTP"), "nothing is answered without TLS");
     }
     server.stop();
 
@@ -297,7 +297,8 @@ fn a_caller_is_known_by_a_name_in_its_certificate() {
     }
 }
 
-/// A name is a host, a URI or an e-mail address, and what is written alike is not the same name.
+/// A name is a host, a URI or an e-mail address. Two names of different types are different, even
+/// if their texts are equal.
 #[test]
 fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
     let site = Site::new();
@@ -322,7 +323,8 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
     let dns = |name: &str| SanType::DnsName(text(name));
     let uri = |name: &str| SanType::URI(text(name));
     let email = |name: &str| SanType::Rfc822Name(text(name));
-    // A subject's alternative names as they are encoded (RFC 5280, section 4.2.1.6).
+    // Returns the extension for subject alternative names with this encoding (RFC 5280, section
+    // 4.2.1.6).
     let encoded = |content: &[u8], is_critical: bool| {
         let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], content.to_vec());
         extension.set_criticality(is_critical);
@@ -342,11 +344,11 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
         ("a host that is a URI", plain(vec![uri("gw.test")]), nobody),
         ("a host that is an e-mail address", plain(vec![email("gw.test")]), nobody),
         ("a host with its type", plain(vec![dns("dns:gw.test"), uri("dns:gw.test")]), nobody),
-        ("a host below it", plain(vec![dns("a.gw.test")]), nobody),
-        ("a host with a point at the end", plain(vec![dns("gw.test.")]), nobody),
-        ("all hosts", plain(vec![dns("*.test"), dns("*.gw.test"), dns("*")]), nobody),
+        ("a subdomain of the host", plain(vec![dns("a.gw.test")]), nobody),
+        ("a host with a dot at the end", plain(vec![dns("gw.test.")]), nobody),
+        ("wildcards", plain(vec![dns("*.test"), dns("*.gw.test"), dns("*")]), nobody),
         ("a host and NUL", plain(vec![dns("gw.test\0"), dns("gw.test\0.other.test")]), nobody),
-        ("an address", plain(vec![SanType::IpAddress([127, 0, 0, 1].into())]), nobody),
+        ("an IP address", plain(vec![SanType::IpAddress([127, 0, 0, 1].into())]), nobody),
         ("no name", plain(vec![]), nobody),
         ("a URI", plain(vec![uri("spiffe://gw.test/Gateway")]), Some("uri")),
         (
@@ -354,39 +356,43 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
             plain(vec![dns("other.test"), uri("spiffe://gw.test/Gateway")]),
             Some("uri"),
         ),
-        ("a URI in other letters", plain(vec![uri("spiffe://gw.test/gateway")]), nobody),
+        ("a URI in another case", plain(vec![uri("spiffe://gw.test/gateway")]), nobody),
         ("a URI whose host is in capitals", plain(vec![uri("spiffe://GW.test/Gateway")]), nobody),
         ("a URI that is a host", plain(vec![dns("spiffe://gw.test/Gateway")]), nobody),
         ("a URI that is an e-mail address", plain(vec![email("spiffe://gw.test/Gateway")]), nobody),
-        ("a URI below it", plain(vec![uri("spiffe://gw.test/Gateway/x")]), nobody),
+        ("a URI with a longer path", plain(vec![uri("spiffe://gw.test/Gateway/x")]), nobody),
         ("an e-mail address", plain(vec![email("Ops@gw.test")]), Some("email")),
         (
             "an e-mail address, its host in capitals",
             plain(vec![email("Ops@GW.TEST")]),
             Some("email"),
         ),
-        ("an e-mail address in other letters", plain(vec![email("ops@gw.test")]), nobody),
+        ("an e-mail address in another case", plain(vec![email("ops@gw.test")]), nobody),
         ("an e-mail address that is a host", plain(vec![dns("Ops@gw.test")]), nobody),
         (
             "an e-mail address that is a URI",
             plain(vec![uri("Ops@gw.test"), uri("mailto:Ops@gw.test")]),
             nobody,
         ),
-        ("a URI with an e-mail address as that", plain(vec![email("mail@gw.test")]), nobody),
-        ("as it is encoded", (vec![], encoded(host, false)), Some("host")),
-        ("as it is encoded, critical", (vec![], encoded(host, true)), Some("host")),
-        ("cut short", (vec![], encoded(&host[..8], false)), nobody),
-        ("cut short, critical", (vec![], encoded(&host[..8], true)), nobody),
-        ("and more", (vec![], encoded(&[&host[..], &[0]].concat(), false)), nobody),
+        ("the e-mail address of a mailto URI", plain(vec![email("mail@gw.test")]), nobody),
+        ("a host, encoded here", (vec![], encoded(host, false)), Some("host")),
+        ("a host in a critical extension", (vec![], encoded(host, true)), Some("host")),
+        ("a truncated extension", (vec![], encoded(&host[..8], false)), nobody),
+        ("a truncated critical extension", (vec![], encoded(&host[..8], true)), nobody),
         (
-            "and a name that cannot be read",
+            "an extension with a byte more",
+            (vec![], encoded(&[&host[..], &[0]].concat(), false)),
+            nobody,
+        ),
+        (
+            "a host and a name that cannot be read",
             (vec![], encoded(b"\x30\x0c\x82\x07gw.test\x82\x01\xff", false)),
             nobody,
         ),
-        ("twice", (vec![dns("other.test")], encoded(host, false)), nobody),
+        ("the extension twice", (vec![dns("other.test")], encoded(host, false)), nobody),
     ] {
         site.certificate("client", &[], |params| {
-            // It never counts, whatever it says (RFC 9525, section 2).
+            // The common name never counts (RFC 9525, section 2).
             params.distinguished_name.push(DnType::CommonName, "gw.test");
             params.subject_alt_names = names;
             params.custom_extensions = extensions;
@@ -394,15 +400,15 @@ fn a_certificate_makes_known_who_is_configured_by_a_name_of_the_same_type() {
         let variables = site.showing("client");
         let variables: Vec<_> =
             variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        // None of them may do this: the refusal says who it is.
+        // None of the callers may create sessions, so the refusal names the caller.
         let refused = site.cli(&server, &["session", "create", "alice"], &variables);
         match known {
             Some(name) => assert!(
                 refused.error(1).contains(&format!("caller {name} ")),
                 "{what}: {refused:?}"
             ),
-            // Some that cannot be read are not even shown; `net::tls` has a test of what it does
-            // with them.
+            // The client refuses to present some certificates that cannot be read. How the service
+            // treats them is tested in `net::tls`.
             None => assert!(
                 ["(CALLER_UNKNOWN)", "invalid peer certificate"]
                     .iter()
@@ -512,7 +518,7 @@ async fn a_new_certificate_is_taken_up_while_connections_stay_open_and_a_bad_one
     let mut open = KeyServiceClient::new(site.channel(&server).await);
     open.get_jwks(GetJwksRequest {}).await.unwrap();
 
-    // At the signal.
+    // The certificate is loaded at the signal.
     site.certificate("server", &["localhost"], |_| ());
     server.signal("HUP");
     server.line("the certificate has changed");
@@ -520,29 +526,30 @@ async fn a_new_certificate_is_taken_up_while_connections_stay_open_and_a_bad_one
     assert_eq!(shown_certificate(&site, server.http(), b"http/1.1"), on_disk());
     open.get_jwks(GetJwksRequest {}).await.expect("connections stay open");
 
-    // What is not good changes nothing, and is told.
+    // A bad certificate changes nothing, and is logged.
     let good = on_disk();
     fs::write(site.path("server.pem"), "no certificate").unwrap();
     server.signal("HUP");
-    let said = said(&mut server, "the certificate stays as it is: setting tls.certificate_file");
-    assert!(said.contains("server.pem"), "{said}");
+    let line =
+        wait_for_line(&mut server, "the certificate stays as it is: setting tls.certificate_file");
+    assert!(line.contains("server.pem"), "{line}");
     assert_eq!(shown(&server), good);
     site.certificate("server", &["localhost"], |params| {
         params.not_after = rcgen::date_time_ymd(2020, 1, 1)
     });
     server.signal("HUP");
-    self::said(&mut server, "expired at 2020-01-01");
+    wait_for_line(&mut server, "expired at 2020-01-01");
     assert_eq!(shown(&server), good);
 
-    // By itself.
+    // The certificate is also loaded without a signal.
     site.certificate("server", &["localhost"], |_| ());
     server.line("the certificate has changed");
     assert_eq!(shown(&server), on_disk());
     open.get_jwks(GetJwksRequest {}).await.expect("connections stay open");
 }
 
-/// Waits for an error that says this.
-fn said(server: &mut Server, what: &str) -> String {
+/// Waits for a line that contains this text.
+fn wait_for_line(server: &mut Server, what: &str) -> String {
     loop {
         let line = server.next_line();
         if line.contains(what) {
@@ -594,7 +601,7 @@ async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
     assert_eq!(server.line("audit")["action"], "configuration_reloaded");
     assert_eq!((list(&old).await, list(&new).await), (Err(tonic::Code::Unauthenticated), Ok(())));
 
-    for (rest, told) in [
+    for (rest, message) in [
         (
             "",
             "callers stay as they are: setting listen: 0.0.0.0:0 can be reached from other \
@@ -608,7 +615,7 @@ async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
     ] {
         site.configure("", rest);
         server.signal("HUP");
-        said(&mut server, told);
+        wait_for_line(&mut server, message);
         assert_eq!(
             (list(&old).await, list(&new).await),
             (Err(tonic::Code::Unauthenticated), Ok(())),
@@ -617,14 +624,15 @@ async fn callers_come_and_go_while_the_service_runs_but_it_is_never_opened() {
     }
     fs::write(site.path("countersign.toml"), "").unwrap();
     server.signal("HUP");
-    said(&mut server, "only a restart opens the service");
+    wait_for_line(&mut server, "only a restart opens the service");
     assert_eq!(list(&new).await, Ok(()));
     fs::remove_file(site.path("countersign.toml")).unwrap();
     server.signal("HUP");
-    said(&mut server, "callers stay as they are: configuration file");
+    wait_for_line(&mut server, "callers stay as they are: configuration file");
     assert_eq!(list(&new).await, Ok(()));
 
-    // By itself, and other settings are not taken for taken up.
+    // Callers are also loaded without a signal. A changed setting that needs a restart is reported
+    // as such.
     site.configure("", &format!("{first}\n{second}\n[log]\nlevel = 'debug'"));
     server.line("callers have changed");
     let line = server.line("settings have changed that take effect after a restart: log.level");

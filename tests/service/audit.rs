@@ -1,5 +1,5 @@
-//! The table of the audit: what is recorded gets there once, whatever the database does meanwhile,
-//! and goes when it is old.
+//! Tests of the audit table: each record is written to it once, whatever the database does
+//! meanwhile, and is deleted when it is old.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ use crate::{
     service::callers::caller,
 };
 
-/// What the service does with what is recorded, without the service.
+/// The queue of audit records and the task that writes them, without the rest of the service.
 struct Auditing {
     home: Home,
     store: Arc<Double>,
@@ -57,12 +57,17 @@ impl Auditing {
         self.audit.record(AuditRecord { kid: Some(kid.to_owned()), ..record });
     }
 
+    /// Waits until the writer has tried to write at least so many batches.
     async fn tries(&self, least: usize) {
-        in_time("it is tried", self.store.audits().wait_for(|sizes| sizes.len() >= least))
-            .await
-            .unwrap();
+        in_time(
+            "the batches are tried",
+            self.store.audits().wait_for(|sizes| sizes.len() >= least),
+        )
+        .await
+        .unwrap();
     }
 
+    /// Waits until all records are written, and returns the number of rows in the table.
     async fn written(&self) -> i64 {
         in_time("all is written", self.audit.written()).await;
         self.home.database.count("audit").await
@@ -99,7 +104,7 @@ async fn what_is_recorded_is_written_together_and_within_a_second() {
     assert_eq!(*auditing.store.audits().borrow(), [512, 488, 10]);
 }
 
-/// A slow database would else be asked without a pause for a few rows at a time.
+/// Otherwise a slow database would get one batch of a few rows after the other, without a pause.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_while_others_are_written_lets_others_join_it() {
     let auditing = Auditing::start().await;
@@ -111,7 +116,8 @@ async fn what_comes_while_others_are_written_lets_others_join_it() {
         auditing.tries(before + 1).await;
         auditing.record("second");
         auditing.store.audit.open();
-        // A busy machine may take longer than records gather, but not each time.
+        // On a busy machine this sleep may take longer than the writer waits for further records,
+        // but not in every round.
         tokio::time::sleep(Duration::from_millis(40)).await;
         auditing.record("third");
         assert_eq!(auditing.written().await, n * 3);
@@ -182,7 +188,7 @@ async fn old_records_are_swept_whether_or_not_more_come() {
         home.database.released().await;
         let swept = app::sweep(&home.config(), home.system(), true).await.unwrap();
         home.database.released().await;
-        // A new database has records of its first keys besides.
+        // A new database also has records of its first keys.
         let left = home.database.count("audit WHERE kid IS NULL").await;
         assert_eq!((swept.audit, left), (4, 3), "{setting}");
     }
@@ -199,7 +205,8 @@ async fn a_service_tells_how_its_audit_is_doing() {
     assert_eq!(Metrics::of(home.start().await.http).await.get("audit_records_waiting"), 0.0);
 }
 
-/// Who did what to whose session, as the table has it; and what changed nothing has no row.
+/// Each row names the caller, the action and the owner of the session. Calls that change nothing
+/// add no row.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_nothing_has_none() {
     let (login, first) = caller("login", "roles = [\"issuer\"]\ntenants = [\"acme\"]");
@@ -292,12 +299,12 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
     expect(format!("action = 'key_rotated' AND caller = 'operator' AND kid = '{kid}'"));
     keys.revoke_key(RevokeKeyRequest { kid: kid.clone() }).await.unwrap();
     expect(format!("action = 'key_revoked' AND caller = 'operator' AND kid = '{kid}'"));
-    // In its place the next one.
+    // The next key took the place of the revoked one.
     expect(format!("action = 'key_rotated' AND caller = 'operator' AND kid <> '{kid}'"));
-    // Each time, the next one was made, and the one before makes no tokens any more.
+    // Both changes also published a new next key, and the first retired the key before it.
     let others = 2;
 
-    // A caller who is known, and may not: so many rows and no more. A stranger: none.
+    // Denials of a known caller add a limited number of rows, and those of an unknown one none.
     for _ in 0..50 {
         server.client_with(&security).create_session(request("mallory")).await.unwrap_err();
         server
@@ -311,7 +318,7 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
         server.client_with("cs_ck_nobody").create_session(request("mallory")).await.unwrap_err();
     }
 
-    // Whatever was recorded before is written with the next one.
+    // Records are written in order, so all are there once the last ones are.
     let count = async |rows: &str| server.home.database.count(&format!("audit WHERE {rows}")).await;
     eventually("all is written", async || {
         (count("action = 'caller_denied'").await == 20).then_some(())
@@ -322,7 +329,7 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
     }
     assert_eq!(count("action = 'key_published' AND caller = 'operator'").await, others);
     assert_eq!(count("action = 'key_retired' AND caller = 'operator'").await, 1);
-    // The first keys: of each purpose one that makes tokens, and the next one.
+    // At its first start, the service made an active key and a next key for each purpose.
     assert_eq!(count("action = 'key_published' AND caller = 'countersign'").await, 2);
     assert_eq!(count("action = 'key_rotated' AND caller = 'countersign'").await, 2);
     let all = expected.len() as i64 + others + 1 + 4;
@@ -331,13 +338,13 @@ async fn each_thing_done_has_a_record_of_who_did_it_to_whom_and_what_changes_not
     assert_eq!(count("caller = 'login' AND note LIKE 'tenant is not among%'").await, 10);
 }
 
-/// A call that revokes something.
+/// A call that revokes a session, a token, a subject, a tenant or a key.
 #[derive(Clone)]
 enum Call {
     Revoke(RevokeRequest),
     /// `/oauth2/revoke`, which hides that there was nothing to revoke.
     OAuth(String),
-    /// A refresh token that was exchanged too long ago.
+    /// A refresh by a token that was exchanged too long ago, which ends its session.
     Refresh(String),
     RevokeKey(String),
 }
@@ -369,7 +376,8 @@ impl Call {
     }
 }
 
-/// The lines of the audit about somebody or something, among those of all tests of this process.
+/// Counts the audit lines of an action about this subject, tenant or key in the log of all tests of
+/// this process.
 fn lines_about(action: &str, field: &str, value: &str) -> usize {
     let parts = [
         "countersign::audit".to_owned(),
@@ -379,8 +387,8 @@ fn lines_about(action: &str, field: &str, value: &str) -> usize {
     logged().lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }
 
-/// Each call is made six times: the first is told of, the others change nothing. What it is about
-/// tells it from all others.
+/// Each call is made six times: the first is recorded, the others change nothing. Each call has a
+/// subject, tenant or key of its own, by which its records are found.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     capture();
@@ -462,7 +470,7 @@ async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
             assert_eq!(lines_about(action, field, value), 1, "{value}, call {time}");
         }
     }
-    // A tenant that gets a session has something to be revoked again.
+    // Revoking the tenant again is recorded once it has a new session.
     assert!(server.verdict(&theirs[0].access).await.is_err());
     let tenant = "again the tenant";
     server
@@ -484,7 +492,7 @@ async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     assert_eq!(home.database.count(others).await, calls.len() as i64 + 1, "and nothing else");
 }
 
-/// Whoever asks again has nothing to be recorded.
+/// The caller's second call changes nothing and is not recorded, so the first must be.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     let server = Server::start().await;
@@ -497,7 +505,7 @@ async fn a_revocation_whose_caller_goes_away_is_recorded_all_the_same() {
     server.store.committed_revocations.held().await;
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
-    // The server has let go of the call when it answers another one of the same connection.
+    // Once another call on the same connection is answered, the server has dropped this one.
     server.session(&session.id()).await.unwrap();
     server.store.committed_revocations.open();
     let rows = "audit WHERE action = 'session_revoked'";
@@ -520,7 +528,7 @@ async fn what_was_recorded_last_is_in_the_table_when_the_service_has_stopped() {
     );
 }
 
-/// Whoever creates one session too many ends another one, which has a record of its own.
+/// Each session beyond the quota ends an older one, whose end has a record of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_session_that_the_quota_ends_has_a_record() {
     capture();
@@ -529,7 +537,7 @@ async fn each_session_that_the_quota_ends_has_a_record() {
     let mut ids = vec![];
     for _ in 0..4 {
         ids.push(sign_in().await);
-        // Within a millisecond sessions have no order.
+        // Sessions that are created within the same millisecond have no order.
         server.clock.advance(seconds(1));
     }
     let count =

@@ -1,8 +1,8 @@
-//! Every way to change something leaves a record, in the log and in the table.
+//! Checks that every way to change something leaves a record in the log and in the table.
 //!
-//! The ways are read from the service itself: its protocol, its use cases, its store and what runs
-//! in the background. One that this file does not know fails the test until somebody says what it
-//! leaves.
+//! The ways are read from the service itself: its protocol, its use cases, the contract of its
+//! store and its background tasks. A way that this file does not know fails the test until somebody
+//! adds the records that it leaves.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -22,7 +22,8 @@ use crate::{
     server::{Home, Server, eventually, of_token, request, request_under, revocation, seconds},
 };
 
-/// Keys that rotate in minutes of the test's clock, for which is looked several times a second.
+/// Settings under which keys rotate each day of the test's clock. Because `publish_ahead` is short,
+/// the service looks for due rotations several times a second.
 const SETTINGS: &str = r#"
 [tokens]
 max_access_token_ttl = "60s"
@@ -44,18 +45,17 @@ rotation = "1d"
 refresh_rotation = "1d"
 "#;
 
-/// What is known of a way to change something.
+/// The records that a way to change something leaves.
 enum Effect {
-    /// It changes neither sessions, nor keys, nor the configuration in force; or it does only what
-    /// the way of this name does.
+    /// The way leaves no record that this test looks for, for this reason.
     Nothing(&'static str),
-    /// It leaves records of these actions, and this does it.
+    /// The way leaves records of these actions. The test takes it by this change.
     Records(&'static [&'static str], Change),
 }
 
 use Effect::{Nothing, Records};
 
-/// A change that is made by asking the service, or by waiting for it.
+/// A change that the test causes by calls, or by letting the time pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
     Create,
@@ -68,7 +68,7 @@ enum Change {
     ExpireAndSweep,
 }
 
-/// What each way does; nothing is known of a way that is missing.
+/// Returns the records that a way leaves, or `None` for an unknown way.
 fn effect(way: &str) -> Option<Effect> {
     Some(match way {
         // The protocol.
@@ -109,7 +109,7 @@ fn effect(way: &str) -> Option<Effect> {
         "use case keys_wanted" | "use case all_revoked" => Nothing("it waits"),
         "use case written" | "use case wait" | "use case write" => Nothing("it is the audit"),
 
-        // What runs in the background.
+        // The background tasks.
         "task the sweeper" => Records(&["session_expired"], Change::ExpireAndSweep),
         "task the rotation of the keys" => {
             Records(&["key_rotated", "key_dropped"], Change::RotateKeysBySchedule)
@@ -127,7 +127,7 @@ fn effect(way: &str) -> Option<Effect> {
             Nothing("it does what others ask for")
         }
 
-        // What a database can be asked for.
+        // The contract of the store.
         "store create_session" => Records(&["session_evicted"], Change::CreateOneTooMany),
         "store refresh_session" => Records(&["refresh_reused"], Change::ReuseRefreshToken),
         "store revoke" => {
@@ -162,12 +162,12 @@ fn source(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
-/// The names that stand in a text between these two.
+/// Returns each part of a text that stands between `before` and the next `after`.
 fn between<'a>(text: &'a str, before: &str, after: char) -> Vec<&'a str> {
     text.split(before).skip(1).filter_map(|rest| rest.split(after).next()).collect()
 }
 
-/// Every way to change something, as the service itself has it.
+/// Returns every way to change something, read from the protocol and the source of the service.
 fn ways() -> BTreeSet<String> {
     let mut ways = BTreeSet::new();
     let protocol = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
@@ -196,18 +196,18 @@ fn each_way_to_change_something_is_known() {
     let ways = ways();
     for kind in ["rpc ", "use case ", "task ", "store "] {
         let count = ways.iter().filter(|way| way.starts_with(kind)).count();
-        assert!(count >= 5, "they are found: {kind}{count}");
+        assert!(count >= 5, "too few are found: {kind}{count}");
     }
     let unknown: Vec<_> = ways.iter().filter(|way| effect(way).is_none()).collect();
     assert!(unknown.is_empty(), "say in effect() which records they leave: {unknown:?}");
 }
 
-/// How many rows of an action the table has.
+/// Counts the rows of an action in the table.
 async fn count(server: &Server, action: &str) -> i64 {
     server.home.database.count(&format!("audit WHERE action = '{action}'")).await
 }
 
-/// The identifiers of the records of an action in the log, of all tests of this process.
+/// Returns the identifiers of an action's records in the log of all tests of this process.
 fn logged_ids(action: &str) -> BTreeSet<String> {
     let action = format!("action=\"{action}\"");
     let log = logged();
@@ -216,7 +216,7 @@ fn logged_ids(action: &str) -> BTreeSet<String> {
     lines.flat_map(|line| between(line, " id=", ' ')).map(str::to_owned).collect()
 }
 
-/// Whether a record of an action that was logged since then is in the table too.
+/// Returns whether the table has a record of an action that is in the log, but not in `before`.
 async fn is_recorded(server: &Server, action: &str, before: &BTreeSet<String>) -> bool {
     for id in logged_ids(action).difference(before) {
         let row =
@@ -273,7 +273,7 @@ impl Change {
                 keys().revoke_key(RevokeKeyRequest { kid: listed[0].kid.clone() }).await.unwrap();
             }
             Self::RotateKeysBySchedule => {
-                // A key takes over a day after the one before. That one is dropped when its tokens
+                // A key becomes active a day after the one before, which is dropped when its tokens
                 // have expired.
                 for action in ["key_rotated", "key_dropped"] {
                     let before = count(server, action).await;
@@ -296,7 +296,7 @@ impl Change {
     }
 }
 
-/// Each change is made once, and whatever ways lead to it must have left their records.
+/// Each change is made once, and must leave the records of all ways that it takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_change_something_leaves_a_record() {
     capture();
@@ -331,7 +331,7 @@ async fn each_way_to_change_something_leaves_a_record() {
     server.stop().await;
 }
 
-/// A line of the audit about a session that expired.
+/// Returns the audit line about the expiry of a session.
 fn line_of_expiry(session: &str) -> Option<String> {
     let session = format!("session_id={session}");
     let is_meant =
@@ -369,7 +369,7 @@ async fn a_session_that_expires_is_recorded_by_the_next_sweep_and_its_line_tells
     assert_eq!(home.database.count(rows).await, 1);
     assert_eq!(home.database.count("audit WHERE action = 'session_expired'").await, 1);
 
-    // Without a table there is the line.
+    // Without a table, the line is still logged.
     home = home.with("[audit]\ntable = false");
     clock.advance(seconds(15 * 86_400));
     assert_eq!(sweep(&home).await, 1);

@@ -1,4 +1,4 @@
-//! BatchValidate: many questions, one call.
+//! Tests of BatchValidate, which answers many requests to Validate in one call.
 
 use countersign::proto::{
     BatchValidateRequest, BatchValidateResponse, CreateSessionRequest, InactiveReason,

@@ -1,5 +1,5 @@
-//! Who may do what, to whose sessions. The expected answers are spelled out here a second time, on
-//! purpose.
+//! Tests of the permissions of callers: which calls each role may make, and for whose sessions. The
+//! expected answers repeat the rules of the code on purpose.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 const ROLES: [&str; 5] = ["issuer", "validator", "revoker", "viewer", "admin"];
-/// What a caller is limited to: nothing, the tenant of the sessions, another one.
+/// The tenant to which a caller is limited: none, that of the sessions, or another one.
 const REACHES: [&str; 3] = ["", "acme", "other"];
 
 const CALLS: [&str; 21] = [
@@ -51,7 +51,7 @@ const CALLS: [&str; 21] = [
     "a call that does not exist",
 ];
 
-/// A key, and its caller's lines in the configuration.
+/// Returns a new API key, and the configuration of a caller that has it.
 pub fn caller(name: &str, lines: &str) -> (String, String) {
     let key = ApiKey::generate(&SystemRng::default()).unwrap();
     let stanza =
@@ -59,7 +59,7 @@ pub fn caller(name: &str, lines: &str) -> (String, String) {
     (key.reveal().to_owned(), stanza)
 }
 
-/// What a call came to: OK, the reason of an error, or why a token is inactive.
+/// Returns "OK", or the reason of the error.
 fn outcome<T>(answer: Result<T, Status>) -> String {
     match answer {
         Ok(_) => "OK".to_owned(),
@@ -69,11 +69,12 @@ fn outcome<T>(answer: Result<T, Status>) -> String {
     }
 }
 
+/// Returns "OK" for an active token, or the reason why it is inactive.
 fn verdict(answer: &proto::ValidateResponse) -> String {
     if answer.active { "OK".to_owned() } else { answer.inactive_reason().as_str_name().to_owned() }
 }
 
-/// Makes a call for a session of tenant acme.
+/// Makes a call for a session of tenant acme, and returns its outcome as one word.
 async fn make(server: &Server, key: &str, call: &str, session: &SignedIn) -> String {
     let mut sessions = server.client_with(key);
     let mut keys =
@@ -147,7 +148,7 @@ async fn unknown_call(server: &Server, key: &str) -> String {
     outcome(client.unary(Request::new(()), path, codec).await)
 }
 
-/// What the contract says.
+/// Returns the outcome that the contract demands.
 fn expected(call: &str, role: &str, reach: &str) -> &'static str {
     let may: &[&str] = match role {
         "issuer" => &["CreateSession", "Refresh", "GetSession", "ListSessions"],
@@ -214,7 +215,7 @@ async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants_and
                 if is_open { "OK" } else { "CALLER_UNKNOWN" },
             );
             if is != should_be {
-                writeln!(wrong, "{call} by nobody known: {is}, not {should_be}").unwrap();
+                writeln!(wrong, "{call} by an unknown caller: {is}, not {should_be}").unwrap();
             }
         }
         for (role, reach, key) in &keys {
@@ -225,7 +226,7 @@ async fn each_role_may_what_the_contract_says_to_the_sessions_of_its_tenants_and
                 writeln!(wrong, "{call} by {role} of {reach:?}: {is}, not {should_be}").unwrap();
             }
             if is == "OK" {
-                // It may have been changed rightly.
+                // The call may have changed or ended this session, as it was allowed to.
                 session = sign_in().await;
             } else {
                 assert_eq!(
@@ -296,13 +297,13 @@ async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
             .map(|answer| SignedIn::from((answer.session, answer.tokens)))
     };
     let not_allowed = Refusal::of(Code::PermissionDenied, "CALLER_NOT_ALLOWED");
-    for (audience, told) in [
+    for (audience, field) in [
         (&["https://other.test"][..], "audience[0]"),
         (&["https://orders.test", "https://x.test"], "audience[1]"),
         (&[], "audience[0]"),
     ] {
         let answer = create(&issuer, audience).await.err().unwrap();
-        assert!(answer.message().contains(told), "{}", answer.message());
+        assert!(answer.message().contains(field), "{}", answer.message());
         assert_eq!(refused::<()>(Err(answer)), not_allowed, "{audience:?}");
     }
     let validate = async |session: &SignedIn| {
@@ -318,7 +319,7 @@ async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
     assert_eq!(validate(&both).await, (true, InactiveReason::Unspecified));
     assert_eq!(validate(&stock).await, (false, InactiveReason::WrongAudience));
 
-    // A refresh token of a session beyond its audiences does not help it.
+    // The issuer cannot refresh a session that has an audience beyond its own.
     let beyond = create(&admin, &["https://orders.test", "https://x.test"]).await.unwrap();
     let exchange = |session: &SignedIn| RefreshRequest {
         refresh_token: session.refresh.clone(),
@@ -333,7 +334,7 @@ async fn a_caller_with_audiences_makes_and_takes_tokens_for_them_alone() {
     );
 }
 
-/// The answer to a request that was made before has tokens in it.
+/// The answer to a repeated request contains tokens.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_idempotency_key_of_another_caller_gives_no_tokens_beyond_ones_own_audiences() {
     let (admin, first) = caller("admin", "roles = [\"admin\"]");

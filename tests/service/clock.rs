@@ -1,28 +1,30 @@
-//! The wall clock jumps: what was revoked stays revoked, and nothing is forgotten early.
+//! Tests with a wall clock that jumps: a revoked token must stay revoked, and no entry may be
+//! deleted too early.
 
 use countersign::{app, clock::Clock, domain::time::Timestamp, proto::InactiveReason};
 
 use crate::server::{Home, START, Server, TICK, of_token, request_under, seconds};
 
-/// A home whose sweeper never rests: it runs each second, and the clock stands right before one.
-async fn restless() -> Home {
+/// Returns a home whose sweeper runs each second, and whose clock stands right before a sweep.
+async fn home_before_a_sweep() -> Home {
     let home = Home::new("[sweeper]\nschedule = '* * * * * *'").await;
     home.clock.jump_to(before_second(START));
     home
 }
 
+/// Returns the last instant before the second after this one.
 fn before_second(instant: Timestamp) -> Timestamp {
     instant.floor_to_second().plus(seconds(1) - TICK)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
-    let server = restless().await.start().await;
+    let server = home_before_a_sweep().await.start().await;
     let start = server.clock.now();
     let session = server.create(request_under("short", "alice")).await.unwrap();
     server.revoke(of_token(&session.access)).await.unwrap();
 
-    // 60 s until the token expires, 60 s of margin.
+    // The token expires after 60 s, and its entry is kept for a margin of 60 s.
     server.clock.advance(seconds(200));
     assert_eq!(server.store.whole_sweep().await, server.clock.now());
     assert_eq!(server.rows().await.blacklist, 0, "the entry is gone");
@@ -40,7 +42,7 @@ async fn after_a_sweep_a_clock_that_goes_back_makes_no_revoked_token_active() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
-    let server = restless().await.start().await;
+    let server = home_before_a_sweep().await.start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     server.revoke(of_token(&session.access)).await.unwrap();
     let expires_at = server.clock.now().floor_to_second().plus(seconds(60));
@@ -54,7 +56,7 @@ async fn an_entry_stays_until_a_minute_after_the_expiry_of_its_tokens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_an_hour_ahead_for_a_moment_makes_the_sweeper_delete_nothing() {
-    let server = restless().await.start().await;
+    let server = home_before_a_sweep().await.start().await;
     let start = server.clock.now();
     let session = server.create(request_under("short", "alice")).await.unwrap();
     let live = server.create(request_under("short", "bob")).await.unwrap();
@@ -109,7 +111,7 @@ async fn sessions_that_have_been_over_for_long_are_deleted_and_others_are_kept()
     let over = server.create(request_under("short", "alice")).await.unwrap();
     let live = server.sign_in("bob").await;
     let home = server.stop().await;
-    // 300 s until it goes idle, 30 days of retention.
+    // The session ends after 300 idle seconds, and is kept for 30 days.
     home.clock.advance(seconds(300 + 30 * 86_400));
     app::sweep(&home.config(), home.system(), true).await.unwrap();
     assert_eq!(home.rows().await.sessions, 2, "at the last instant of its retention");
@@ -121,7 +123,7 @@ async fn sessions_that_have_been_over_for_long_are_deleted_and_others_are_kept()
     assert!(server.session(&live.id()).await.is_ok());
 }
 
-/// Only where no database says what time it is.
+/// A shared database tells the time, so there the sweep does not depend on this machine's clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_by_command_does_not_trust_a_clock_that_does_not_fit_the_newest_row() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! CreateSession: defaults, what the configuration gives, idempotency, quotas.
+//! Tests of CreateSession: defaults, the settings of tenants and policies, idempotency, quotas.
 
 use countersign::{
     domain::claims::RESERVED,
@@ -27,7 +27,7 @@ fn object(members: &[(&str, Value)]) -> Struct {
     }
 }
 
-/// Makes another request of one.
+/// Changes one field of a request.
 type Change = fn(&mut CreateSessionRequest);
 
 fn span(seconds: i64) -> Option<Duration> {
@@ -195,7 +195,7 @@ async fn what_a_session_was_created_with_is_in_every_token_to_the_last_digit() {
         acr: "'; DROP TABLE sessions; --".to_owned(),
         amr: vec!["{}".to_owned(), "a,b".to_owned(), "NULL".to_owned(), "\"\\".to_owned()],
         client_id: "%_".to_owned(),
-        // The first instant that a message can tell.
+        // The earliest instant that a protobuf `Timestamp` can hold.
         authenticated_at: Some(prost_types::Timestamp { seconds: -62_135_596_800, nanos: 0 }),
         ..request("alice")
     };
@@ -385,7 +385,7 @@ async fn another_request_or_another_callers_with_the_same_id_is_refused_and_chan
     repeats(&once).await;
     repeats(&CreateSessionRequest { device: Some(Device::default()), ..once.clone() }).await;
 
-    // As a version before fingerprints has left it: then subject and client tell requests apart.
+    // A version without fingerprints left them NULL. Then only subject and client are compared.
     server.home.database.execute("UPDATE sessions SET request_fingerprint = NULL").await;
     repeats(&CreateSessionRequest { scopes: vec![], ..once.clone() }).await;
     let bobs = CreateSessionRequest { subject: "bob".to_owned(), ..once.clone() };

@@ -1,4 +1,4 @@
-//! The database fails, or a caller goes away: what is answered, and what still holds.
+//! Tests with a database that fails, or a caller that goes away during a call.
 
 use countersign::{
     proto::{InactiveReason, ListSessionsRequest, SessionState, revoke_request::Target},
@@ -44,7 +44,7 @@ async fn while_the_database_fails_calls_say_so_and_validate_goes_on() {
         assert_eq!(
             garbage,
             Refusal::unauthenticated("REFRESH_TOKEN_INVALID"),
-            "garbage costs no look at the database"
+            "garbage is refused without asking the database"
         );
     }
     server.store.fail_with(None);
@@ -63,7 +63,7 @@ async fn a_caller_that_leaves_after_the_commit_leaves_no_index_behind_the_databa
     server.store.committed_revocations.held().await;
     revoking.abort();
     assert!(revoking.await.unwrap_err().is_cancelled());
-    // Nobody opens the gate: the entry comes by the feed.
+    // The gate stays shut, so the entry can reach the index by the feed alone.
     eventually("the token is revoked", async || server.verdict(&session.access).await.err()).await;
 }
 
@@ -108,7 +108,7 @@ async fn while_somebody_else_holds_the_database_writes_wait_and_validate_goes_on
     assert_eq!(server.verdict(&bad.access).await, Err(InactiveReason::Revoked));
 }
 
-/// Writes what the service may never have written.
+/// Writes a value into alice's rows, possibly one that the service never writes.
 async fn set_on_refresh_of_alice(server: &Server, value: &str) {
     let sql = format!("UPDATE sessions SET on_refresh = '{value}' WHERE subject = 'alice'");
     server.home.database.execute(&sql).await;

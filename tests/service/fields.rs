@@ -1,4 +1,4 @@
-//! The limits of every text and list of CreateSession, at the edge and over it.
+//! Tests of the limits of every text and list of CreateSession, at the limit and beyond it.
 
 use countersign::proto::{CreateSessionRequest, Device, RefreshRequest};
 
@@ -10,7 +10,7 @@ use crate::{
 type Set = fn(&mut CreateSessionRequest, String);
 type Repeat = fn(&mut CreateSessionRequest, Vec<String>);
 
-/// Path, limit in bytes, whether it may be empty.
+/// The path of each text, its limit in bytes, whether it may be empty, and how to set it.
 const TEXTS: [(&str, usize, bool, Set); 8] = [
     ("subject", 256, false, |request, text| request.subject = text),
     ("tenant", 128, true, |request, text| request.tenant = text),
@@ -22,6 +22,7 @@ const TEXTS: [(&str, usize, bool, Set); 8] = [
     ("request_id", 128, true, |request, text| request.request_id = text),
 ];
 
+/// The path of each list, its limit in entries, and how to set it.
 const LISTS: [(&str, usize, Repeat); 3] = [
     ("audience", 16, |request, texts| request.audience = texts),
     ("scopes", 64, |request, texts| request.scopes = texts),
@@ -94,7 +95,7 @@ async fn scopes_and_policies_have_a_form() {
     );
 }
 
-/// What is sent of a device, and what is kept: user agent, address, label.
+/// The user agent, the address and the label of devices, as they are sent and as they are kept.
 const DEVICES: [([&str; 3], [&str; 3]); 12] = [
     (["curl/8", "203.0.113.7", "Zoë's phone"], ["curl/8", "203.0.113.7", "Zoë's phone"]),
     (["", "2001:DB8::1", ""], ["", "2001:DB8::1", ""]),
@@ -137,7 +138,8 @@ async fn display_data_refuses_no_session_and_no_refresh_and_the_answer_says_what
     }
 }
 
-/// The same call comes again by another connection of its proxy.
+/// A call that is sent again may come over another connection of its proxy, and so from another
+/// port.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_request_is_the_same_if_what_is_kept_of_its_device_is() {
     let server = Server::start().await;

@@ -1,4 +1,5 @@
-//! What gateways are answered: over Envoy's protocol and over HTTP, and callers that speak OAuth.
+//! Tests of the answers to gateways, over Envoy's protocol and over HTTP, and to callers that use
+//! OAuth.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -28,22 +29,23 @@ use crate::{
     server::{Home, Server, ShowKey, SignedIn, request, revocation, seconds},
 };
 
-/// What a gateway is told, over whichever protocol.
+/// The answer to a gateway, over either protocol.
 #[derive(Debug, PartialEq)]
-struct Told {
+struct GatewayAnswer {
     status: u16,
-    /// In lower case, without those of the protocol.
+    /// The headers for the application or the client, without those of HTTP itself.
     headers: Vec<(String, String)>,
+    /// The headers that the gateway must remove from the request.
     removed: Vec<String>,
     body: String,
 }
 
-impl Told {
+impl GatewayAnswer {
     fn header(&self, name: &str) -> Option<&str> {
         let mut found =
             self.headers.iter().filter(|(found, _)| found == name).map(|(_, value)| value.as_str());
         let first = found.next();
-        assert_eq!(found.next(), None, "{name} stands there once: {self:?}");
+        assert_eq!(found.next(), None, "{name} is there more than once: {self:?}");
         first
     }
 }
@@ -58,7 +60,7 @@ fn texts(headers: &[(&str, &str)]) -> HttpRequest {
     HttpRequest { headers, ..HttpRequest::default() }
 }
 
-/// As Envoy sends them with `encode_raw_headers`.
+/// Returns a request with its headers as bytes, as Envoy sends them with `encode_raw_headers`.
 fn raw(headers: &[(&str, &[u8])]) -> HttpRequest {
     let header = |(name, value): &(&str, &[u8])| HeaderValue {
         key: (*name).to_owned(),
@@ -80,7 +82,7 @@ fn asking(http: HttpRequest, extensions: &[(&str, &str)]) -> CheckRequest {
     }
 }
 
-async fn try_check(server: &Server, request: CheckRequest) -> Result<Told, Status> {
+async fn try_check(server: &Server, request: CheckRequest) -> Result<GatewayAnswer, Status> {
     let mut client =
         AuthorizationClient::new(server.channel.clone()).max_encoding_message_size(4 << 20);
     let answer = client.check(request).await?.into_inner();
@@ -102,7 +104,7 @@ async fn try_check(server: &Server, request: CheckRequest) -> Result<Told, Statu
             assert_eq!(code, Code::Ok);
             let mut removed = ok.headers_to_remove;
             removed.sort();
-            Told { status: 200, headers: plain(ok.headers), removed, body: String::new() }
+            GatewayAnswer { status: 200, headers: plain(ok.headers), removed, body: String::new() }
         }
         HttpResponse::DeniedResponse(denied) => {
             let status = u16::try_from(denied.status.unwrap().code).unwrap();
@@ -110,17 +112,22 @@ async fn try_check(server: &Server, request: CheckRequest) -> Result<Told, Statu
                 code,
                 if status == 401 { Code::Unauthenticated } else { Code::PermissionDenied }
             );
-            Told { status, headers: plain(denied.headers), removed: vec![], body: denied.body }
+            GatewayAnswer {
+                status,
+                headers: plain(denied.headers),
+                removed: vec![],
+                body: denied.body,
+            }
         }
         HttpResponse::ErrorResponse(error) => panic!("{error:?}"),
     })
 }
 
-async fn check(server: &Server, http: HttpRequest, extensions: &[(&str, &str)]) -> Told {
+async fn check(server: &Server, http: HttpRequest, extensions: &[(&str, &str)]) -> GatewayAnswer {
     try_check(server, asking(http, extensions)).await.unwrap()
 }
 
-fn told(answer: Answer) -> Told {
+fn gateway_answer(answer: Answer) -> GatewayAnswer {
     let of_protocol = ["content-length", "date", "connection", "transfer-encoding"];
     let mut headers: Vec<_> = answer
         .head
@@ -134,10 +141,10 @@ fn told(answer: Answer) -> Told {
         .filter(|(name, _)| !of_protocol.contains(&name.as_str()))
         .collect();
     headers.sort();
-    Told { status: answer.status, headers, removed: vec![], body: answer.body }
+    GatewayAnswer { status: answer.status, headers, removed: vec![], body: answer.body }
 }
 
-/// Whether a caller's gateway lets a request with a token pass.
+/// Asks over Envoy's protocol whether a request with this token may pass.
 pub async fn check_as(server: &Server, key: &str, token: &str) -> Result<bool, Status> {
     let mut client =
         AuthorizationClient::with_interceptor(server.channel.clone(), ShowKey(key.to_owned()));
@@ -145,7 +152,7 @@ pub async fn check_as(server: &Server, key: &str, token: &str) -> Result<bool, S
     Ok(matches!(answer.http_response, Some(HttpResponse::OkResponse(_))))
 }
 
-/// The same over HTTP, in the words of gRPC.
+/// Asks the same over HTTP, and returns the outcome in the words of gRPC.
 pub async fn forward_auth_as(server: &Server, key: &str, token: &str) -> String {
     let authorization = format!("Bearer {token}");
     let mut headers = vec![("authorization", &*authorization)];
@@ -154,7 +161,7 @@ pub async fn forward_auth_as(server: &Server, key: &str, token: &str) -> String 
     in_words_of_grpc(answer.status, &answer.body)
 }
 
-/// What comes of a form with a token, in the words of gRPC.
+/// Posts a form with a token, and returns the outcome in the words of gRPC.
 pub async fn oauth_as(server: &Server, key: &str, path: &str, token: &str) -> String {
     let authorization = format!("Bearer {key}");
     let headers = [("authorization", &*authorization)];
@@ -163,10 +170,11 @@ pub async fn oauth_as(server: &Server, key: &str, path: &str, token: &str) -> St
     in_words_of_grpc(answer.status, &answer.body)
 }
 
+/// Translates an answer over HTTP to the words in which `callers` expects outcomes.
 fn in_words_of_grpc(status: u16, body: &str) -> String {
     let body: Value = serde_json::from_str(body).unwrap_or_default();
     let no_session =
-        body["error_description"].as_str().is_some_and(|told| told.contains("no such session"));
+        body["error_description"].as_str().is_some_and(|text| text.contains("no such session"));
     let words = match (status, body["error"].as_str()) {
         (200, _) if body["active"] == json!(false) => "DENIED",
         (200, _) => "OK",
@@ -179,13 +187,13 @@ fn in_words_of_grpc(status: u16, body: &str) -> String {
     words.to_owned()
 }
 
-async fn forward_auth(server: &Server, query: &str, headers: &[(&str, &str)]) -> Told {
+async fn forward_auth(server: &Server, query: &str, headers: &[(&str, &str)]) -> GatewayAnswer {
     let mut request =
         format!("GET /forward-auth{query} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
     for (name, value) in headers {
         request += &format!("{name}: {value}\r\n");
     }
-    told(ask(server.http, &(request + "\r\n")).await)
+    gateway_answer(ask(server.http, &(request + "\r\n")).await)
 }
 
 async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -275,7 +283,7 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
             by_envoy.header("www-authenticate").unwrap_or_default().to_lowercase(),
             challenge
         );
-        // Over HTTP the names in the answer are read in lower case.
+        // `ask` converts the head of an answer over HTTP to lower case.
         by_envoy.headers.iter_mut().for_each(|(_, value)| *value = value.to_lowercase());
         by_envoy.removed.clear();
         if status == 200 {
@@ -304,7 +312,8 @@ async fn both_kinds_of_gateways_get_the_same_answers() {
         metrics.get(&format!("gateway_checks_total{{kind=\"{kind}\",outcome=\"{outcome}\"}}"))
     };
     for (outcome, by_envoy, over_http) in [
-        // The third is the header that is no demand.
+        // The third request that passes over HTTP has an unknown header, `X-Countersign-scopes`,
+        // which is no demand.
         ("passed", 1.0, 3.0),
         ("no_credential", 1.0, 1.0),
         ("revoked", 1.0, 2.0),
@@ -347,11 +356,11 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
         ("a name in capitals", texts(&[("Authorization", &value)]), 200),
         ("bytes", raw(&[("authorization", value.as_bytes())]), 200),
         (
-            "bytes that are no text beside it",
+            "bytes that are not UTF-8 in another header",
             raw(&[("x", b"\xff\0"), ("authorization", value.as_bytes())]),
             200,
         ),
-        ("bytes that are no text in it", raw(&[("authorization", b"Bearer \xff\xfe")]), 401),
+        ("bytes that are not UTF-8", raw(&[("authorization", b"Bearer \xff\xfe")]), 401),
         ("a huge body", huge, 200),
         ("a cookie among others", texts(&[("cookie", &cookies)]), 200),
         (
@@ -376,7 +385,7 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
         ),
         ("two cookies of the name", texts(&[("cookie", &two_cookies)]), 401),
         ("the same cookie twice", texts(&[("cookie", &equal_cookies)]), 200),
-        ("an empty cookie beside it", texts(&[("cookie", &empty_cookie)]), 200),
+        ("an empty cookie beside a good one", texts(&[("cookie", &empty_cookie)]), 200),
         ("an empty cookie alone", texts(&[("cookie", "session=")]), 401),
         ("two headers", raw(&twice), 401),
         (
@@ -403,7 +412,7 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
         4.0
     );
 
-    // What is no request of HTTP cannot be judged.
+    // A check must contain an HTTP request.
     for nothing in
         [CheckRequest::default(), CheckRequest { attributes: Some(AttributeContext::default()) }]
     {
@@ -414,7 +423,7 @@ async fn envoy_may_send_whatever_its_protocol_allows() {
         try_check(&server, asking(beyond, &[])).await.unwrap_err().code(),
         Code::InvalidArgument
     );
-    assert_eq!(check(&server, bearer(token), &[]).await.status, 200, "and it goes on");
+    assert_eq!(check(&server, bearer(token), &[]).await.status, 200, "the service goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -439,7 +448,7 @@ async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
     assert_eq!(answer.headers, expected);
     assert_eq!(answer.removed, ["X_User", "authorization", "x-acr", "x-plan", "x_plan"]);
 
-    // Of the cookies only the token goes.
+    // Only the cookie with the token is removed.
     let cookies = format!("a=b; session={}; c=d", session.access);
     let answer = check(&server, texts(&[("cookie", &cookies)]), &[]).await;
     assert_eq!((answer.status, answer.header("cookie")), (200, Some("a=b; c=d")));
@@ -448,10 +457,11 @@ async fn the_application_learns_who_it_is_and_nothing_that_the_client_says() {
     assert_eq!(answer.removed, ["cookie", "x-acr", "x-plan"]);
     let both = [("authorization", &*authorization), ("cookie", &*cookies)];
     let answer = check(&server, texts(&both), &[]).await;
-    assert_eq!(answer.header("cookie"), Some("a=b; c=d"), "it is taken from both places");
+    assert_eq!(answer.header("cookie"), Some("a=b; c=d"), "the token is removed from both");
     assert_eq!(answer.removed, ["authorization", "x-acr", "x-plan"]);
 
-    // Over HTTP what is not said is empty: the gateway takes its headers from this answer alone.
+    // Over HTTP, a header without a claim is sent empty, because the gateway copies the headers
+    // from this answer and cannot be told to remove one.
     let answer =
         forward_auth(&server, "", &[("authorization", &authorization), ("x-plan", "gold")]).await;
     assert_eq!((answer.header("x-user"), answer.header("x-plan")), (Some("alice"), Some("")));
@@ -469,7 +479,7 @@ async fn no_claim_breaks_a_header() {
         let claims = prost_types::Struct { fields: [("note".to_owned(), string(note))].into() };
         sign_in(&server, |asked| asked.claims = Some(claims.into())).await.access
     };
-    for (note, told) in [
+    for (note, expected) in [
         ("x\r\nX-Admin: yes\r\n\r\n<html>", "x%0d%0ax-admin: yes%0d%0a%0d%0a<html>"),
         ("\u{e9}\u{1f600}", "%c3%a9%f0%9f%98%80"),
         ("100 %", "100 %25"),
@@ -481,15 +491,19 @@ async fn no_claim_breaks_a_header() {
         let by_envoy = check(&server, bearer(&token), &[]).await;
         assert_eq!(
             by_envoy.header("x-note").map(str::to_lowercase).as_deref(),
-            Some(told),
+            Some(expected),
             "{note:?}"
         );
         let over_http =
             forward_auth(&server, "", &[("authorization", &format!("Bearer {token}"))]).await;
-        assert_eq!((over_http.status, over_http.header("x-note")), (200, Some(told)), "{note:?}");
+        assert_eq!(
+            (over_http.status, over_http.header("x-note")),
+            (200, Some(expected)),
+            "{note:?}"
+        );
         assert_eq!(over_http.header("x-admin"), None);
     }
-    // What does not fit is not cut off.
+    // A value that is too long is not truncated.
     let long = with_note(&"x".repeat(257)).await;
     let answer = check(&server, bearer(&long), &[]).await;
     assert_eq!(
@@ -526,7 +540,7 @@ async fn behind_a_prefix_path_and_query_are_the_clients_and_demand_nothing() {
         assert_eq!(asked(&path, Some("delete")).await, 403);
     }
     assert_eq!(asked("?page=2", None).await, 403);
-    // A slash too many before the demands does not open a route.
+    // `/forward-auth` takes no further path, so a superfluous slash cannot hide its demands.
     for path in ["/?scope=delete", "/orders?scope=delete"] {
         assert_eq!(asked(path, None).await, 404, "{path}");
     }
@@ -543,7 +557,7 @@ async fn gateways_are_answered_without_the_database() {
     let answer =
         post(server.http, "/oauth2/introspect", &[], &format!("token={}", session.access)).await;
     assert!(answer.body.contains("\"active\":true"), "{answer:?}");
-    // A revocation is not acknowledged that was not written.
+    // A revocation that could not be written is not acknowledged.
     let answer =
         post(server.http, "/oauth2/revoke", &[], &format!("token={}", session.access)).await;
     assert_eq!(answer.status, 503, "{answer:?}");
@@ -698,7 +712,8 @@ async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
     let answer = server.client_with(&admin).validate(question).await.unwrap();
     assert!(answer.get_ref().active, "nothing was revoked");
 
-    // The gateway's own key does not stand where that of the request does.
+    // The gateway's own key has a header of its own, since `authorization` holds the token of the
+    // request.
     let authorization = bearer(&session.access);
     let own = |key: &'static str| {
         [("authorization", authorization.clone()), ("x-countersign-key", key.to_owned())]
@@ -730,7 +745,7 @@ async fn who_asks_over_http_must_be_known_and_may_no_more_than_over_grpc() {
     ];
     assert_eq!(forward_auth(&server, "", &twice).await.status, 403);
 
-    // By Basic, with both tokens' whole right.
+    // An admin may revoke, here authenticated by Basic.
     assert_eq!(oauth("/oauth2/revoke", &basic("admin", &admin)).await.status, 200);
     assert_eq!(
         json_of(&oauth("/oauth2/introspect", &bearer(&validator)).await),

@@ -1,4 +1,5 @@
-//! Health, reflection, the time before the blacklist is loaded, and the end in good order.
+//! Tests of health, of reflection, of the time before the blacklist is loaded, and of an orderly
+//! stop.
 
 use countersign::proto::{InactiveReason, ValidateRequest};
 use tonic::Code;
@@ -61,14 +62,15 @@ async fn a_revocation_is_not_acknowledged_before_the_index_knows_of_it() {
         })
     };
     let first = revoke();
-    // Committed, for it shows; yet no answer, however many other calls are answered meanwhile.
+    // Once its row is visible, the revocation is committed. It must not be answered all the same,
+    // however many other calls are answered meanwhile.
     eventually("the row is there", async || (server.rows().await.blacklist == 1).then_some(()))
         .await;
     let again = revoke();
     for _ in 0..200 {
         status(&server, "").await.unwrap();
         assert!(!first.is_finished());
-        assert!(!again.is_finished(), "whoever repeats it waits as well");
+        assert!(!again.is_finished(), "a repeated revocation waits as well");
     }
     server.store.feed.open();
     assert_eq!((first.await.unwrap(), again.await.unwrap()), (1, 0));
@@ -113,7 +115,7 @@ async fn a_call_in_flight_at_the_signal_is_finished_and_answered() {
     server.store.creations.held().await;
     let mut watch = server.watch_health("").await;
     server.shutdown.soft.cancel();
-    // The end of the watch tells that the server takes no new calls.
+    // The watch ends when the server takes no new calls any more.
     while next_status(&mut watch).await.is_some() {}
     assert!(!call.is_finished() && !server.running.is_finished());
     server.store.creations.open();

@@ -1,4 +1,4 @@
-//! The HTTP side: liveness, readiness, metrics, and what it refuses.
+//! Tests of the HTTP port: liveness, readiness, metrics, and the requests that it refuses.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ async fn at_the_signal_the_service_is_not_ready_and_yet_alive_until_the_last_cal
     server.store.creations.held().await;
     let mut watch = server.watch_health("").await;
     server.shutdown.soft.cancel();
-    // The end of the watch tells that the gRPC side takes no new calls.
+    // The watch ends when the gRPC port takes no new calls any more.
     while next_status(&mut watch).await.is_some() {}
     assert_eq!(get(server.http, "/livez").await.status, 200);
     assert_eq!(ready(&server).await, (503, "stopping\n".to_owned()));
@@ -60,12 +60,11 @@ async fn at_the_signal_the_service_is_not_ready_and_yet_alive_until_the_last_cal
     assert!(tokio::net::TcpStream::connect(server.http).await.is_err(), "the port is closed");
 }
 
-/// A connection that is kept open and says nothing holds nothing up.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_does_not_keep_the_service_from_stopping() {
     let server = Server::start().await;
     let idle = tokio::net::TcpStream::connect(server.http).await.unwrap();
-    assert_eq!(get(server.http, "/livez").await.status, 200, "both have been accepted");
+    assert_eq!(get(server.http, "/livez").await.status, 200, "the idle one was accepted before");
     server.stop().await;
     drop(idle);
 }
@@ -99,8 +98,8 @@ async fn what_is_not_there_is_not_found_and_what_only_reads_takes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() {
     let server = Server::start().await;
-    // Not a byte more than the limit, for a connection that is closed before all of it was read may
-    // lose its answer.
+    // The head is not longer than what the service reads: if it closed the connection with bytes
+    // still unread, the answer could be lost.
     let start = "GET /livez HTTP/1.1\r\nhost: a\r\nx: ";
     let long = start.to_owned() + &"x".repeat((64 << 10) - start.len());
     let many = format!("GET /livez HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));
@@ -113,7 +112,7 @@ async fn a_head_beyond_the_limits_is_refused_and_the_next_request_is_answered() 
     assert_eq!(get(server.http, "/livez").await.status, 200);
 }
 
-/// As the specification of OpenMetrics has it, and as far as monitoring relies on it.
+/// Checks those rules of the OpenMetrics specification that monitoring relies on.
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_the_form_of_openmetrics_and_say_what_they_mean() {
     let server = Server::start().await;
@@ -210,7 +209,7 @@ async fn a_wait_that_its_caller_gave_up_is_seen_while_it_lasts_and_counted() {
     server.store.feed.open();
 }
 
-/// The older format is for scrapers that read nothing else.
+/// Some scrapers read nothing but the older text format of Prometheus.
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_the_older_format_for_those_who_prefer_it() {
     let server = Server::start().await;
@@ -236,8 +235,8 @@ async fn metrics_have_the_older_format_for_those_who_prefer_it() {
         let mut words = line.split_whitespace();
         match (words.next().unwrap(), words.next(), words.next()) {
             ("#", Some("HELP" | "TYPE"), Some(name)) => described = name,
-            ("#", ..) => panic!("what the older format does not have: {line}"),
-            // Of a histogram the samples have ends of their own.
+            ("#", ..) => panic!("not a line of the older format: {line}"),
+            // The names of a histogram's samples have suffixes.
             (name, ..) => assert!(name.starts_with(described), "{line} comes after {described}"),
         }
     }

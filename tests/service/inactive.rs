@@ -1,5 +1,5 @@
-//! What Validate says of tokens that are not good, and that asking changes nothing. Tokens that
-//! somebody has forged are in `bad_input/jwt.rs`.
+//! Tests of the reasons that Validate gives for inactive tokens, and that it changes nothing.
+//! Forged tokens are tested in `bad_input/jwt.rs`.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::proto::{
@@ -14,12 +14,12 @@ use crate::{
     server::{START, Server, SignedIn, request},
 };
 
-/// Each of the tokens is inactive for its reason; after that no row has been added and good tokens
-/// are good.
+/// Checks that each of the tokens is inactive for its reason, that no row is added by asking, and
+/// that the good session's tokens stay good.
 async fn each_is_inactive(server: &Server, good: &SignedIn, tokens: Vec<(String, InactiveReason)>) {
     let rows = server.rows().await;
     for (token, reason) in tokens {
-        // Twice: the second time it might come from the cache.
+        // The second answer might come from the cache of verified tokens.
         for time in ["first", "second"] {
             let start = &token[..token.len().min(300)];
             assert_eq!(server.verdict(&token).await, Err(reason), "{time} time: {start}");
@@ -41,8 +41,8 @@ async fn the_time_of_a_token_ends_and_begins_at_the_second() {
     for (changes, expected, why) in [
         (json!({ "iat": now + ahead, "exp": now + 600 }), Ok(()), "clocks may differ by this much"),
         (json!({ "iat": now + ahead + 1, "exp": now + 600 }), Err(NotYetValid), "and by no more"),
-        (json!({ "nbf": now + ahead }), Ok(()), "the same for the other beginning"),
-        (json!({ "nbf": now + ahead + 1 }), Err(NotYetValid), "the same for the other beginning"),
+        (json!({ "nbf": now + ahead }), Ok(()), "the same for nbf"),
+        (json!({ "nbf": now + ahead + 1 }), Err(NotYetValid), "the same for nbf"),
         (json!({ "exp": now + 3600 }), Ok(()), "the longest lifetime"),
         (json!({ "exp": now + 3601 }), Err(Malformed), "a longer one"),
         (json!({ "iat": now - 3599, "exp": now + 1 }), Ok(()), "the last second"),
@@ -71,7 +71,8 @@ async fn a_bit_flipped_anywhere_makes_a_token_inactive() {
     for (part, token) in tokens {
         let verdict = server.verdict(&token).await;
         match part {
-            // A header may come to name another key, algorithm or type, or nothing readable.
+            // A flipped bit in the header may change the key, the algorithm or the type that it
+            // names, or make it unreadable.
             0 => assert!(
                 matches!(verdict, Err(Malformed | BadSignature | UnknownKey | WrongType)),
                 "{verdict:?}"
@@ -144,6 +145,6 @@ async fn demands_that_a_token_does_not_meet_are_told_apart() {
     assert_eq!(
         server.demand(demand("https://c.test", &[], &[])).await,
         Err(Revoked),
-        "revocation before demands"
+        "a revocation is reported before an unmet demand"
     );
 }

@@ -1,5 +1,5 @@
-//! The keys: published ahead, rotated by schedule and by hand, revoked, dropped; and what is told
-//! of them.
+//! Tests of the keys: they are published ahead, rotated by schedule and by hand, revoked and
+//! dropped; and of the endpoints that show them.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use crate::{
     server::{Home, Server, eventually, in_time, request, request_under, seconds},
 };
 
-/// Keys that rotate in minutes, and access tokens that outlive some of them. Whether a key is due
-/// is looked at ten times in a publish_ahead of real time.
+/// Settings under which keys rotate within minutes, and access tokens outlive some of them. The
+/// service looks for due rotations ten times within `publish_ahead` of real time.
 const FAST: &str = r#"
 [tokens]
 max_access_token_ttl = "600s"
@@ -49,6 +49,7 @@ impl Server {
         self.keys().list_keys(ListKeysRequest {}).await.unwrap().into_inner().keys
     }
 
+    /// Returns the one key with this purpose and state.
     async fn find(&self, purpose: KeyPurpose, state: KeyState) -> Key {
         let keys = self.ring().await;
         let found: Vec<_> = keys
@@ -60,7 +61,7 @@ impl Server {
         found[0].clone()
     }
 
-    /// The key of access tokens in this state.
+    /// Returns the one key of access tokens in this state.
     async fn signing(&self, state: KeyState) -> Key {
         self.find(KeyPurpose::AccessToken, state).await
     }
@@ -75,7 +76,7 @@ impl Server {
         Ok(self.keys().revoke_key(request).await?.into_inner().revoked.unwrap())
     }
 
-    /// The names of the keys that verifiers are given.
+    /// Returns the identifiers of the published keys.
     async fn published(&self) -> Vec<String> {
         let answer = get(self.http, "/.well-known/jwks.json").await;
         let set: Value = serde_json::from_str(&answer.body).unwrap();
@@ -87,7 +88,7 @@ impl Server {
             .collect()
     }
 
-    /// Waits until the schedule has done what is due now.
+    /// Waits until the schedule has made this key active.
     async fn becomes_active(&self, kid: &str) {
         eventually("the key is active", async || {
             let keys = self.ring().await;
@@ -97,10 +98,12 @@ impl Server {
     }
 }
 
+/// Returns the key that a token names in its header.
 fn kid(token: &str) -> String {
     header(token)["kid"].as_str().unwrap().to_owned()
 }
 
+/// Returns the reason in the details of an error.
 fn reason(status: &Status) -> String {
     status.get_details_error_info().unwrap().reason
 }
@@ -134,7 +137,7 @@ async fn the_next_key_is_known_before_it_signs_and_the_one_before_is_accepted_af
     assert_eq!(server.verdict(&before.access).await, Ok(()));
     assert_eq!(server.signing(KeyState::Active).await.kid, second);
 
-    // By now its last token has expired for all verifiers, whatever their clocks say.
+    // The first key is dropped once its last token has expired by the clock of every verifier.
     server.clock.advance(seconds(199));
     assert_eq!(server.signing(KeyState::Retired).await.kid, first);
     for _ in 0..4 {
@@ -190,7 +193,7 @@ async fn a_revoked_key_is_worthless_and_sessions_live_on() {
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
     assert!(!server.published().await.contains(&leaked));
     let again = server.revoke_key(&leaked).await.unwrap();
-    assert_eq!(again, revoked, "once is enough");
+    assert_eq!(again, revoked, "the second time changes nothing");
 
     let refreshed = server.refresh(&session.refresh).await.unwrap().now;
     assert_eq!(kid(&refreshed.access), next);
@@ -220,7 +223,7 @@ async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_k
         server.find(purpose, KeyState::Pending).await.kid,
     ];
     let mover = server.sign_in("mover").await;
-    // Idle for five minutes at most.
+    // This session ends after five idle minutes.
     let short = server.create(request_under("short", "short")).await.unwrap();
     let stayer = server.sign_in("stayer").await;
     server.rotate(purpose, true).await.unwrap();
@@ -233,29 +236,30 @@ async fn a_refresh_moves_a_session_to_the_newest_refresh_key_and_an_old_one_is_k
     );
     let moved = server.refresh(&moved.refresh).await.unwrap().now;
 
-    // Longer than anything could be signed under it: it is dropped as soon as no session needs it.
+    // By now no replica can make a token with the first key any more, so it is dropped as soon as
+    // no session needs it.
     server.clock.advance(seconds(250));
     server.refresh(&short.refresh).await.unwrap();
     for _ in 0..5 {
         let mut asked = server.store.holders_asked();
         server.clock.advance(seconds(3600));
-        in_time("the sessions are asked", asked.changed()).await.unwrap();
+        in_time("the service looks for such sessions", asked.changed()).await.unwrap();
     }
     assert!(server.ring().await.iter().any(|key| key.kid == first), "the stayer needs it");
     let stayed = server.refresh(&stayer.refresh).await.unwrap().now;
     assert_ne!(server.lineage(&stayer.id()).await.key.to_string(), first);
-    // The sessions are asked once an hour, and then the longest grace must pass, in which a client
-    // may come again.
+    // The service looks once an hour for sessions that need the key. If it finds none, it waits for
+    // the longest grace, in which a client may still repeat a refresh.
     let mut asked = server.store.holders_asked();
     server.clock.advance(seconds(3600));
-    in_time("the sessions are asked", asked.changed()).await.unwrap();
-    // Some looks of the schedule, in real time, during which nothing may happen.
+    in_time("the service looks for such sessions", asked.changed()).await.unwrap();
+    // The schedule runs a few times within this second, and must not drop the key.
     tokio::time::sleep(seconds(1)).await;
     assert!(
         server.ring().await.iter().any(|key| key.kid == first),
-        "somebody may come again with a token of it"
+        "a client may still repeat a refresh with a token of this key"
     );
-    eventually("nobody needs it", async || {
+    eventually("the key that nobody needs is dropped", async || {
         server.clock.advance(seconds(900));
         tokio::time::sleep(Duration::from_millis(400)).await;
         (!server.ring().await.iter().any(|key| key.kid == first)).then_some(())
@@ -276,7 +280,7 @@ async fn a_revoked_refresh_key_signs_out_those_who_have_a_token_of_it() {
         reason(&server.refresh(&session.refresh).await.err().unwrap()),
         "REFRESH_TOKEN_INVALID"
     );
-    assert_eq!(server.verdict(&session.access).await, Ok(()), "access tokens are of another key");
+    assert_eq!(server.verdict(&session.access).await, Ok(()), "access tokens have another key");
     let next = server.sign_in("alice").await;
     server.refresh(&next.refresh).await.unwrap();
 }
@@ -292,7 +296,7 @@ async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_verifies
             .start()
             .await;
         server.clock.advance(seconds(10));
-        eventually("the next key is of it", async || {
+        eventually("the next key has the new algorithm", async || {
             (server.signing(KeyState::Pending).await.algorithm == algorithm).then_some(())
         })
         .await;
@@ -304,9 +308,9 @@ async fn another_algorithm_comes_with_the_next_rotation_and_the_old_one_verifies
     }
     for token in &tokens {
         assert_eq!(server.verdict(token).await, Ok(()));
-        assert_eq!(server.verdict(token).await, Ok(()), "nor from the cache");
+        assert_eq!(server.verdict(token).await, Ok(()), "and from the cache");
     }
-    // The signature of one key does not do for another.
+    // The signature of one key is not valid under another.
     let [head, ..] = parts(&tokens[1]);
     let [_, payload, signature] = parts(&tokens[2]);
     let mixed = format!("{head}.{payload}.{signature}");
@@ -340,7 +344,7 @@ async fn the_public_keys_are_told_with_a_tag_and_for_how_long_they_hold() {
     assert_eq!((known.status, known.body.as_str()), (304, ""));
     assert!(known.head.contains("max-age=300") && known.head.contains(tag), "{}", known.head);
     server.rotate(KeyPurpose::AccessToken, true).await.unwrap();
-    assert_eq!(ask(server.http, &ask_again).await.status, 200, "they have changed");
+    assert_eq!(ask(server.http, &ask_again).await.status, 200, "the keys have changed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -368,21 +372,21 @@ async fn rows_that_were_tampered_with_are_not_used_and_the_others_serve_on() {
     let [active, pending] =
         [server.signing(KeyState::Active).await.kid, server.signing(KeyState::Pending).await.kid];
     let before = server.sign_in("alice").await;
-    // The two secrets change places.
+    // This swaps the sealed secrets of the two keys.
     let swap = format!(
         "UPDATE signing_keys SET sealed = (SELECT sealed FROM signing_keys AS other WHERE \
          other.kid <> signing_keys.kid AND other.kid IN ('{active}', '{pending}')) WHERE kid IN \
          ('{active}', '{pending}')"
     );
     server.home.database.execute(&swap).await;
-    // Something that makes the service look.
+    // The rotation makes the service read the keys again.
     server.rotate(KeyPurpose::RefreshToken, true).await.unwrap();
     assert_eq!(server.verdict(&before.access).await, Ok(()));
     let after = server.sign_in("alice").await;
     assert_eq!(kid(&after.access), active, "the secret that was known is used");
     assert_eq!(server.verdict(&after.access).await, Ok(()));
 
-    // Nobody starts with it.
+    // A service does not start with such rows.
     let home = server.stop().await;
     let server = home.launch(|_| ()).await;
     let error = server.running.await.unwrap().unwrap_err().to_string();
@@ -396,7 +400,7 @@ async fn a_key_whose_row_is_damaged_can_be_revoked_and_is_put_right() {
     let leaked = kid(&session.access);
     let damage = format!("UPDATE signing_keys SET algorithm = 'none' WHERE kid = '{leaked}'");
     server.home.database.execute(&damage).await;
-    assert!(server.ring().await.iter().any(|key| key.kid == leaked), "what is known of it is told");
+    assert!(server.ring().await.iter().any(|key| key.kid == leaked), "the key is still listed");
     server.revoke_key(&leaked).await.unwrap();
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
     let refreshed = server.refresh(&session.refresh).await.unwrap().now;
@@ -414,7 +418,7 @@ async fn a_clock_that_leaps_drops_no_key_whose_tokens_live() {
     server.rotate(KeyPurpose::AccessToken, true).await.unwrap();
     let now = server.clock.now();
     server.clock.jump_to(now.plus(seconds(86_400)));
-    // Some looks of the schedule, in real time, during which nothing may happen.
+    // The schedule runs a few times within these seconds, and must not drop the key.
     tokio::time::sleep(seconds(2)).await;
     server.clock.jump_to(now);
     assert_eq!(server.verdict(&before.access).await, Ok(()));

@@ -1,4 +1,4 @@
-//! A session from its creation to its end, across restarts.
+//! Tests of a session from its creation to its end, across restarts of the service.
 
 use std::fs;
 
@@ -84,7 +84,7 @@ async fn a_master_key_that_is_missing_or_foreign_is_refused_and_the_right_one_st
     fs::rename(&file, &kept).unwrap();
     let sweep = async || app::sweep(&home.config(), home.system(), true).await;
     assert!(matches!(sweep().await, Err(AppError::MasterKeyGone(_))));
-    assert!(!file.exists(), "none is made");
+    assert!(!file.exists(), "no new master key is made");
     fs::copy(other.master_key_file(), &file).unwrap();
     assert!(matches!(sweep().await, Err(AppError::Ring(_))));
     fs::rename(&kept, &file).unwrap();

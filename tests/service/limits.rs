@@ -1,4 +1,5 @@
-//! How long sessions and access tokens live, to the microsecond and to the second.
+//! Tests of the lifetimes of sessions, which are exact to the microsecond, and of access tokens,
+//! which are exact to the second.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::{
     },
 };
 
-/// Of policy `short`.
+/// The limits of policy `short`, in seconds.
 const TTL: u64 = 60;
 const IDLE: u64 = 300;
 const ABSOLUTE: u64 = 600;
@@ -183,7 +184,7 @@ async fn a_token_issued_within_the_last_second_of_a_session_is_expired() {
     server.clock.advance(seconds(30) - TICK);
     let last = server.refresh(&created.refresh).await.unwrap().now;
     assert_eq!(server.verdict(&last.access).await, Err(InactiveReason::Expired));
-    server.revoke(of_token(&last.access)).await.expect("and authentic");
+    server.revoke(of_token(&last.access)).await.expect("the token is authentic");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! ListSessions: order, pages, filters.
+//! Tests of ListSessions: order, pages, filters.
 
 use countersign::proto::{
     CreateSessionRequest, ListSessionsRequest, ListSessionsResponse, SessionState,
@@ -19,7 +19,7 @@ async fn page(server: &Server, request: &ListSessionsRequest) -> ListSessionsRes
     server.client().list_sessions(request.clone()).await.unwrap().into_inner()
 }
 
-/// The identifiers of all pages.
+/// Returns the identifiers of all sessions, page by page.
 async fn ids(server: &Server, mut request: ListSessionsRequest) -> Vec<Vec<String>> {
     let mut pages = vec![];
     loop {
@@ -32,8 +32,8 @@ async fn ids(server: &Server, mut request: ListSessionsRequest) -> Vec<Vec<Strin
     }
 }
 
-/// Seven sessions in tenant `acme`, alternating between two subjects, and one elsewhere. The newest
-/// first.
+/// Creates seven sessions in tenant `acme`, alternating between two subjects, and one in another
+/// tenant. Returns the identifiers of the seven, the newest first.
 async fn seven(server: &Server) -> Vec<String> {
     let mut ids = vec![];
     for n in 0..7 {
@@ -68,7 +68,7 @@ async fn pages_follow_each_other_without_gap_or_overlap_the_newest_session_first
 async fn a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long() {
     const MIB: usize = 1 << 20;
     let server = Server::start().await;
-    // Each of a subject of its own, because of the limit of sessions.
+    // Each session has a subject of its own, because of the quota.
     let create = async |n: usize, bytes: usize| {
         let claims = Struct { fields: [("text".to_owned(), "x".repeat(bytes).into())].into() };
         let asked = CreateSessionRequest { claims: Some(claims.into()), ..request(&n.to_string()) };
@@ -84,7 +84,7 @@ async fn a_long_page_is_read_in_parts_and_ends_before_it_would_be_too_long() {
         assert_eq!(pages.concat(), all, "{size}");
         assert_eq!(pages.len(), all.len().div_ceil(usize::try_from(size).unwrap()), "{size}");
     }
-    // Some 240 of these have room in a page.
+    // A page has room for some 240 of these.
     for n in 140..440 {
         all.insert(0, create(n, 4000).await);
     }
@@ -140,7 +140,7 @@ async fn states_are_those_of_the_instant_of_the_answer() {
     assert_eq!(
         of_state(SessionState::Ended).await.concat(),
         [revoked.id()],
-        "the other has yet to be recorded"
+        "the expiry of the idle one is yet to be recorded"
     );
     server.clock.advance(seconds(61));
     server.store.whole_sweep().await;

@@ -1,8 +1,9 @@
-//! The rules of the service, checked from outside: configuration, store, server and tasks run as in
-//! production, and a client asks over a socket. Only the clock is a settable one.
+//! Tests of the rules of the service from outside: configuration, store, server and tasks run as in
+//! production, and a client calls over a socket. Only the clock is replaced by one that the tests
+//! set.
 //!
-//! They hold on every engine: a crate for each of them includes this list, and brings its own
-//! `engine`.
+//! The rules hold on every engine, so a test crate for each engine includes this module and
+//! provides its own `engine`.
 
 mod audit;
 mod audit_walk;

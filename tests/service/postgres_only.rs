@@ -1,5 +1,5 @@
-//! Rules of PostgreSQL alone: a server that may be away, and others who serve from the same
-//! database.
+//! Tests of the rules that hold on PostgreSQL alone, where the database server may be away, and
+//! other replicas serve from the same database.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ use crate::{
 
 const REVOKED: Result<(), InactiveReason> = Err(InactiveReason::Revoked);
 
-/// Another service on the same database, with a copy of the master key.
+/// Starts another service on the same database, with a copy of the master key.
 async fn replica(of: &Server) -> Server {
     let mut home = Home::new("").await;
     home.database = of.home.database.clone();
@@ -93,8 +93,8 @@ async fn services_on_one_database_find_what_the_others_have_revoked() {
     assert_eq!(two.verdict(&all[0].access).await, REVOKED);
 }
 
-/// A caller who repeats what another replica has revoked gets an acknowledgement too, so it must
-/// hold.
+/// A caller that revokes what another replica has revoked gets an acknowledgement too, so the
+/// guarantee must hold for it as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_that_another_service_made_is_not_acknowledged_before_the_index_knows_of_it() {
     let one = Server::start().await;
@@ -156,7 +156,8 @@ async fn while_the_server_of_the_database_is_away_calls_say_so_and_validate_goes
     }
 }
 
-/// The answer to a call, to be waited for later.
+/// Returns a future of a call whose result is just success or the refusal, so that different calls
+/// have the same type.
 fn asked<'a, T>(
     call: impl Future<Output = Result<T, Status>> + Send + 'a,
 ) -> BoxFuture<'a, Result<(), Refusal>> {
@@ -220,14 +221,14 @@ async fn what_was_only_read_is_told_once_a_later_renewal_has_shown_that_the_data
     }
 }
 
-/// Another replica may have put the next key in place by then, so who makes tokens looks before it
-/// refuses.
+/// Another replica may have activated the next key in the meantime, so a replica without an active
+/// key reads the keys again before it refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_key_that_makes_tokens_callers_come_again_and_the_next_key_is_used_at_once() {
     let server = Server::start().await;
     let session = server.sign_in("alice").await;
     let refusal = Refusal::retry(Code::Unavailable, "NO_ACTIVE_KEY");
-    // The service would put the next one in its place by itself.
+    // The trigger keeps the service from activating the next key by itself.
     let gone = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE \
                 EXCEPTION 'refused'; END $$; CREATE TRIGGER refused BEFORE INSERT OR UPDATE ON \
                 signing_keys EXECUTE FUNCTION refuse(); CREATE TABLE kept AS SELECT * FROM \
@@ -249,13 +250,14 @@ async fn without_a_key_that_makes_tokens_callers_come_again_and_the_next_key_is_
     assert_eq!(server.verdict(&session.access).await, Ok(()));
 }
 
-/// Leaves what a failover to a standby that had received none of the revocations would leave, at an
-/// instant.
+/// Brings the database into the state that a failover would leave if the standby had received none
+/// of the revocations.
 const LOST: &str = "DELETE FROM blacklist; UPDATE feed_head SET seq = 0; DELETE FROM replicas; \
                     UPDATE sessions SET ended_at = NULL, end_reason = NULL, end_note = NULL, \
                     is_over = false";
 const LIVE: &str = "SELECT count(*) FROM sessions WHERE ended_at IS NULL";
 
+/// Waits until a query returns the expected number.
 async fn becomes(server: &Server, sql: &str, expected: i64) {
     let url = server.home.database.url();
     eventually(sql, async || (number(&url, sql).await == expected).then_some(())).await;
@@ -279,7 +281,7 @@ async fn lost_revocations_are_written_again_and_none_waits_until_all_know_of_ano
     }
 }
 
-/// The entry has the number that the lost one had.
+/// The entry that is written again has the same number in the feed as the lost one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sessions_of_a_tenant_whose_revocation_was_lost_end_again() {
     let server = Server::start().await;
@@ -295,7 +297,7 @@ async fn the_sessions_of_a_tenant_whose_revocation_was_lost_end_again() {
 /// The pause between two renewals of a lease.
 const RENEWAL: Duration = Duration::from_millis(500);
 
-/// Counts the renewals until now.
+/// Returns the number of renewals so far.
 async fn renewals(server: &Server) -> u128 {
     let url = server.home.database.url();
     number(&url, "SELECT coalesce(sum(renewals), 0)::bigint FROM replicas")
@@ -312,7 +314,7 @@ async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
     for (off, right) in [(6, 5), (-6, -5)] {
         server.store.skew.store(off, Ordering::SeqCst);
-        // The lease that it had is over.
+        // This is longer than the lease that it still has.
         server.clock.advance(seconds(2));
         assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
         let (before, begun) = (renewals(&server).await, Instant::now());
@@ -321,7 +323,7 @@ async fn a_service_whose_clock_is_further_off_than_it_may_be_vouches_for_nothing
             let (mut client, access_token) = (server.client(), session.access.clone());
             let request = ValidateRequest { access_token, ..Default::default() };
             calls.push(tokio::spawn(async move { client.validate(request).await }));
-            // One after the other: something else is answered in between.
+            // Another call is answered in between, so that these come one after the other.
             server.session(&session.id()).await.unwrap();
         }
         for call in calls {
@@ -346,7 +348,7 @@ async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_va
     let mut watch = behind.watch_health("").await;
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
     behind.store.skew.store(6, Ordering::SeqCst);
-    // The lease that it had is over.
+    // This is longer than the lease that it still has.
     behind.clock.advance(seconds(2));
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
 
@@ -357,7 +359,7 @@ async fn a_service_whose_clock_is_too_far_behind_acknowledges_revocations_and_va
     assert_eq!(refusal, Refusal::retry(Code::Unavailable, "NOT_CURRENT"));
 }
 
-/// By its clock the session has expired, so it finds nothing to revoke.
+/// By its clock the session has expired, so it would find nothing to revoke.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
     let ahead = Server::start().await;
@@ -371,11 +373,11 @@ async fn a_service_whose_clock_is_too_far_ahead_acknowledges_no_revocation() {
     assert_eq!(refusal, Refusal::retry(Code::Unavailable, "STORE_UNAVAILABLE"));
 }
 
-/// By a clock that is ahead, what others still accept has expired long ago.
+/// By a clock that is ahead, tokens have expired long ago that others still accept.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
     let home = Home::new("[sweeper]\nschedule = '* * * * * *'").await;
-    // Right before the next sweep.
+    // The clock stands right before the next sweep.
     home.clock.jump_to(START.floor_to_second().plus(seconds(1)).minus(TICK));
     let server = home.start().await;
     server.store.whole_sweep().await;
@@ -385,7 +387,7 @@ async fn a_service_without_a_lease_leaves_the_sweeps_to_others() {
     server.clock.advance(seconds(2));
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
 
-    // One may have been under way.
+    // One sweep may have been under way.
     let most = server.store.sweeps() + 1;
     let before = renewals(&server).await;
     eventually("time passes", async || (renewals(&server).await >= before + 3).then_some(())).await;
@@ -402,7 +404,7 @@ async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_right(
     let server = home.launch(|store| store.skew.store(6, Ordering::SeqCst)).await;
     let mut watch = server.watch_health("").await;
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::NotServing));
-    let asked = eventually("it asks the time again", async || {
+    let asked = eventually("it asks for the time again", async || {
         let asked = renewals(&server).await;
         (asked >= 5).then_some(asked)
     })
@@ -416,7 +418,7 @@ async fn a_service_that_starts_with_a_clock_that_is_off_waits_until_it_is_right(
     assert_eq!(next_status(&mut watch).await, Some(ServingStatus::Serving));
 }
 
-/// By the clock of another it may not have.
+/// By the clock of another replica it may not have expired yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_another_clock() {
     let ahead = Server::start().await;
@@ -444,7 +446,7 @@ async fn a_token_that_has_expired_is_revoked_as_long_as_it_may_be_good_by_anothe
     assert_eq!(ahead.rows().await.blacklist, 1);
 }
 
-/// All others may still need the entries that are expired by one replica's clock.
+/// The other replicas may still need entries that have expired by one replica's clock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_goes_by_the_clock_of_the_database() {
     let server = Home::new("[sweeper]\nschedule = '* * * * * *'").await.start().await;
@@ -458,8 +460,8 @@ async fn is_active(server: &Server, token: &str) -> bool {
     server.validate(question).await.unwrap().active
 }
 
-/// Each within what `lease.max_clock_skew` allows. They judge by the clock of the database, so they
-/// agree.
+/// The differences are within `lease.max_clock_skew`. All replicas go by the clock of the database,
+/// so they agree.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_and_what_is_reused() {
     let first = Server::start().await;
@@ -467,11 +469,11 @@ async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_an
     for (server, off) in servers.iter().zip([-4_i64, 4, 0]) {
         server.clock.jump_to(Timestamp::from_micros(START.micros() + off * 1_000_000));
         server.store.skew.store(-off, Ordering::SeqCst);
-        // A lease that begins now knows the clock of the database.
+        // The next renewal corrects the replica's time to that of the database.
         server.clock.advance(seconds(3));
         server.sign_in("anybody").await;
     }
-    let _going_on = go_on(&servers.each_ref());
+    let _running = keep_clocks_running(&servers.each_ref());
     for maker in &servers {
         for other in &servers {
             let fresh = maker.sign_in("alice").await;
@@ -490,22 +492,23 @@ async fn replicas_whose_clocks_differ_agree_on_what_is_valid_what_is_replayed_an
     }
 }
 
-/// Lets the clocks of servers go on. Whoever leaps past the ends of leases may have to wait until
-/// another one is over by its clock.
-fn go_on(servers: &[&Server]) -> tokio::task::JoinSet<()> {
+/// Keeps advancing the clocks of servers in real time, until the returned set is dropped. A replica
+/// whose clock leapt past the ends of leases may have to wait until the lease of another replica is
+/// over by its own clock.
+fn keep_clocks_running(servers: &[&Server]) -> tokio::task::JoinSet<()> {
     const TICK: Duration = Duration::from_millis(5);
     let clocks: Vec<_> = servers.iter().map(|server| server.clock.clone()).collect();
-    let mut going_on = tokio::task::JoinSet::new();
-    going_on.spawn(async move {
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(async move {
         loop {
             tokio::time::sleep(TICK).await;
             clocks.iter().for_each(|clock| clock.advance(TICK));
         }
     });
-    going_on
+    running
 }
 
-/// With the clock of each replica for itself, the one that was created last would seem the oldest.
+/// If each replica used its own clock, the session that was created last would seem the oldest.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_session_is_the_one_that_was_created_first_whichever_replicas_created_them() {
     let ahead = Server::start().await;
@@ -516,7 +519,7 @@ async fn the_oldest_session_is_the_one_that_was_created_first_whichever_replicas
         server.clock.advance(seconds(3));
         server.sign_in("anybody").await;
     }
-    let _going_on = go_on(&[&ahead, &behind]);
+    let _running = keep_clocks_running(&[&ahead, &behind]);
     let mut created = vec![];
     for server in [&ahead, &behind, &ahead] {
         created.push(server.create(request_under("two", "alice")).await.unwrap());

@@ -1,4 +1,4 @@
-//! Refresh tokens: rotation, replay within the grace, reuse after it.
+//! Tests of refresh tokens: rotation, replay within the grace, reuse after it.
 
 use countersign::proto::{
     CreateSessionRequest, Device, EndReason, InactiveReason, RefreshRequest, Replay, SessionState,
@@ -11,7 +11,7 @@ use crate::{
     server::{Home, Server, TICK, request, request_under, seconds, start_plus},
 };
 
-/// The grace of every policy in these tests.
+/// The grace of every policy in these tests, in seconds.
 const GRACE: u64 = 30;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,7 +55,7 @@ async fn a_replay_up_to_the_end_of_the_grace_repeats_the_refresh_token_and_moves
         assert_ne!(
             claims(&replay.now.access)["jti"],
             claims(&next.now.access)["jti"],
-            "the access token is a fresh one"
+            "the access token is a new one"
         );
         for token in [&first.access, &next.now.access, &replay.now.access] {
             assert_eq!(server.verdict(token).await, Ok(()));
@@ -222,7 +222,7 @@ async fn a_refresh_replaces_what_is_known_of_the_device_only_if_it_tells() {
     assert_eq!(server.session(&first.id()).await.unwrap(), third.session);
 }
 
-/// The policies of phones, which may be out of reach for hours after a refresh.
+/// A policy for phones, which may be out of reach for hours after a refresh.
 const UNTIL_USED: &str = "[policies.default]\nreplay = 'until_used'\n[tenants]";
 const DAY: u64 = 86_400;
 
@@ -230,7 +230,7 @@ const DAY: u64 = 86_400;
 async fn until_its_successor_is_used_a_token_yields_it_again_for_a_day() {
     let server = Home::new(UNTIL_USED).await.start().await;
     let first = server.create(request_under("default", "alice")).await.unwrap();
-    // The answer is lost.
+    // This answer is lost on its way to the client.
     let lost = server.refresh(&first.refresh).await.unwrap().now;
     assert_eq!(lost.session.policy.clone().unwrap().replay(), Replay::UntilUsed);
     let mut replays = vec![];
@@ -245,7 +245,7 @@ async fn until_its_successor_is_used_a_token_yields_it_again_for_a_day() {
         assert_eq!(server.verdict(&replay.now.access).await, Ok(()), "after {until} s");
         replays.push(replay.now);
     }
-    // The answer has arrived, and its token is used.
+    // The last answer has arrived, and the client uses its token.
     let last = replays.pop().unwrap();
     let next = server.refresh(&last.refresh).await.unwrap();
     assert!(!next.replayed);
@@ -274,7 +274,7 @@ async fn a_replay_a_microsecond_after_the_limit_ends_the_session_with_all_its_to
     assert_eq!(session.end_reason(), EndReason::RefreshTokenReused);
 }
 
-/// The session keeps the policy of its creation, whatever is configured later.
+/// A session keeps the policy under which it was created, whatever is configured later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_keeps_its_replay() {
     let server = Home::new(UNTIL_USED).await.start().await;

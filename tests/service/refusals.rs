@@ -1,5 +1,5 @@
-//! Calls that are refused: with which code, reason and details, and that nothing has changed after
-//! them.
+//! Tests of the code, reason and details with which calls are refused, and that a refused call
+//! changes nothing.
 
 use countersign::proto::{
     BatchValidateRequest, CreateSessionRequest, InactiveReason, ListSessionsRequest,

@@ -1,4 +1,5 @@
-//! Revoke: what it ends, what it leaves alone, and how little it writes.
+//! Tests of Revoke: the sessions that it ends, those that it leaves alone, and the rows that it
+//! writes.
 
 use crate::{
     refusal::{Refusal, refused},
@@ -17,7 +18,7 @@ use countersign::{
 
 const REVOKED: Result<(), InactiveReason> = Err(InactiveReason::Revoked);
 
-/// What to revoke, of the session as it was created and as it was refreshed.
+/// Chooses a target from a session as it was created and as it was refreshed.
 type Choose = fn(&SignedIn, &SignedIn) -> Target;
 
 fn tenant(name: &str) -> RevokeRequest {
@@ -150,7 +151,7 @@ async fn a_tenant_loses_what_it_has_now_and_not_what_it_gets_in_the_same_microse
     assert_eq!(server.rows().await.blacklist, 1);
 
     assert_eq!(server.revoke(tenant("acme")).await.unwrap(), 1);
-    assert_eq!(server.verdict(&after.access).await, REVOKED, "the second time it is out");
+    assert_eq!(server.verdict(&after.access).await, REVOKED, "the second time it is revoked");
     assert_eq!(server.verdict(&server.sign_in("alice").await.access).await, Ok(()));
     assert_eq!(server.rows().await.blacklist, 1, "one row a tenant");
 
@@ -205,7 +206,7 @@ async fn an_expired_access_token_ends_its_session_and_alone_it_ends_nothing() {
     let first = server.create(request_under("short", "alice")).await.unwrap();
     server.clock.advance(seconds(70));
     let next = server.refresh(&first.refresh).await.unwrap().now;
-    // By any clock that is allowed.
+    // After this the token has expired by every clock within the allowed skew.
     server.clock.advance(seconds(70));
     for token in [&first.access, &next.access] {
         assert_eq!(server.verdict(token).await, Err(InactiveReason::Expired));

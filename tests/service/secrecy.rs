@@ -1,4 +1,4 @@
-//! No token, key or claim value gets into a log line, an error or a Debug print, whatever happens.
+//! Checks that no token, key or claim value gets into a log line, an error or a Debug print.
 
 use std::{
     fmt::{Debug, Write},
@@ -25,20 +25,20 @@ use crate::{
     server::{Server, of_token, request, seconds},
 };
 
-/// The value of a claim. Nothing else in these tests looks like it.
+/// The value of a claim, unlike any other text in these tests.
 const CANARY: &str = "canary-claim-value-8f2e61d07c";
 
 fn print(seen: &mut String, what: &impl Debug) {
     writeln!(seen, "{what:?} {what:#?}").unwrap();
 }
 
-/// Bytes in every form in which they might be printed.
+/// Checks that bytes do not appear in any form in which they might be printed.
 fn hidden_bytes(seen: &str, name: &str, bytes: &[u8]) {
     let hex = bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     hidden(seen, name, &hex);
     hidden(seen, name, &hex.to_uppercase());
     for offset in 0..3 {
-        // The text of bytes depends on where among three they start.
+        // Base64 encodes three bytes at a time, so the text depends on where the secret starts.
         hidden(seen, name, &URL_SAFE_NO_PAD.encode(&bytes[offset..]));
     }
     hidden(seen, name, &format!("{bytes:?}"));
@@ -54,7 +54,7 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     let mut secrets = vec![];
     let mut keep = |name: &'static str, token: &str| secrets.push((name, token.to_owned()));
 
-    // What succeeds.
+    // Calls that succeed.
     print(&mut seen, &tonic::Request::new(create("alice")));
     let created = server.client().create_session(create("alice")).await.unwrap();
     print(&mut seen, &created);
@@ -101,7 +101,7 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     assert_eq!(verified.custom.to_map()["secret"], CANARY);
     print(&mut seen, &verified);
 
-    // What is refused: each with a genuine secret in it.
+    // Calls that are refused, each with a genuine secret in it.
     let ahead = forge.refresh_token(&server, &session_id, |lineage| lineage.generation += 5).await;
     keep("refresh token of a generation to come", &ahead);
     let odd = forge.resign(&tokens.access_token, json!({ "exp": CANARY }));
@@ -166,7 +166,7 @@ async fn logs_errors_and_debug_prints_hold_no_token_no_key_and_no_claim_value() 
     hidden(&seen, "master key", master_text.trim());
     hidden_bytes(&seen, "lineage secret", &lineage_secret);
     for (kid, secret) in seed_and_macs {
-        // The last 32 bytes are the secret itself; before them a PKCS #8 document has a fixed text.
+        // The last 32 bytes are the secret itself. A PKCS #8 document has fixed bytes before it.
         hidden_bytes(&seen, &kid, &secret[secret.len() - 32..]);
     }
 }

@@ -1,5 +1,5 @@
-//! Operators act: the database is set back to an older state, limits are lowered. What is
-//! acknowledged holds all the same.
+//! Tests of what operators may do: they replace the database by an older copy, or lower limits. All
+//! that was acknowledged must still hold.
 
 use countersign::proto::{
     CreateSessionRequest, InactiveReason, SubjectTarget, revoke_request::Target,
@@ -9,9 +9,12 @@ use crate::server::{
     Home, Server, eventually, of_token, request, request_under, revocation, seconds,
 };
 
-/// Stops a service, lets something happen that its database then does not remember, and starts it
-/// again.
-async fn forgetting<T>(home: Home, happening: impl AsyncFnOnce(&Server) -> T) -> (Server, T) {
+/// Starts a service, lets something happen, replaces the database by a copy from before that, and
+/// starts the service again.
+async fn with_older_database<T>(
+    home: Home,
+    happening: impl AsyncFnOnce(&Server) -> T,
+) -> (Server, T) {
     let server = home.start().await;
     let backup = server.home.database.back_up().await;
     let happened = happening(&server).await;
@@ -23,7 +26,8 @@ async fn forgetting<T>(home: Home, happening: impl AsyncFnOnce(&Server) -> T) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoked() {
     let (server, session) =
-        forgetting(Home::new("").await, async |server| server.sign_in("alice").await).await;
+        with_older_database(Home::new("").await, async |server| server.sign_in("alice").await)
+            .await;
     assert!(server.session(&session.id()).await.is_err());
     assert_eq!(
         server.verdict(&session.access).await,
@@ -36,11 +40,11 @@ async fn a_token_whose_session_the_database_does_not_know_any_more_can_be_revoke
     assert_eq!(server.verdict(&session.access).await, Err(InactiveReason::Revoked));
 }
 
-/// By their refresh token, their subject or their tenant: the answer is OK, so their access tokens
-/// must be inactive.
+/// They are revoked by their refresh token, their subject or their tenant. The answer is OK, so
+/// their access tokens must be inactive afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_the_database_does_not_know_any_more_can_be_revoked() {
-    let (server, [alice, bob, carol]) = forgetting(Home::new("").await, async |server| {
+    let (server, [alice, bob, carol]) = with_older_database(Home::new("").await, async |server| {
         let elsewhere = CreateSessionRequest { tenant: "globex".to_owned(), ..request("carol") };
         [
             server.sign_in("alice").await,
@@ -82,8 +86,9 @@ async fn a_token_of_a_session_that_the_database_takes_for_expired_can_be_revoked
     let server = Server::start().await;
     let session = server.create(request_under("short", "alice")).await.unwrap();
     let home = server.stop().await;
-    // Refreshed at 299 of 300 seconds; the database is set back to before.
-    let (server, next) = forgetting(home, async |server| {
+    // The session is refreshed after 299 of 300 seconds, and the database replaced by a copy from
+    // before the refresh.
+    let (server, next) = with_older_database(home, async |server| {
         server.clock.advance(seconds(299));
         server.refresh(&session.refresh).await.unwrap().now
     })

@@ -1,4 +1,4 @@
-//! What there is on SQLite alone: a file, and its lock.
+//! Tests of the database file and its lock, which only SQLite has.
 
 use countersign::app;
 use diesel::connection::SimpleConnection;
@@ -20,9 +20,9 @@ async fn a_second_service_on_the_same_folder_is_refused() {
 async fn a_database_that_somebody_else_holds_is_not_called_damaged() {
     let home = Server::start().await.stop().await;
     let mut other = connect(&home.database.file.display().to_string());
-    // Refused for as long as connections of the service are being closed.
+    // SQLite refuses this until the service has closed all its connections.
     let hold = "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE";
-    eventually("it is held", async || other.batch_execute(hold).ok()).await;
+    eventually("the database is held", async || other.batch_execute(hold).ok()).await;
     let error = app::open_store(&home.config()).await.err().unwrap().to_string();
     assert!(error.contains("locked") && !error.contains("damaged"), "{error}");
     drop(other);

@@ -1,4 +1,4 @@
-//! The table of the audit: rows are added once, as they are, and deleted when they are old.
+//! Tests of the audit table: each record is added once, as it is, and deleted when it is old.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn entry(count: u32, record: AuditRecord) -> AuditEntry {
     AuditEntry { id: AuditId::new(record.at, count, [5; 6]), record, left_out: 0 }
 }
 
-/// The least that there is to say.
+/// A record with nothing but what every record has.
 pub fn plain(count: u32, at: Timestamp) -> AuditEntry {
     entry(count, AuditRecord::new(AuditAction::KeyRotated, at, Who::Service, None))
 }
@@ -36,7 +36,7 @@ fn hex(id: impl ToString) -> String {
     id.to_string().replace('-', "")
 }
 
-/// A row as the table must have it.
+/// Returns the columns that the table must have for a record.
 fn row(AuditEntry { id, record, left_out }: &AuditEntry) -> Value {
     json!([
         record.at.micros(),
@@ -124,7 +124,7 @@ pub async fn any_text_is_kept_as_it_is(store: &dyn Store, database: &Database) {
     assert_eq!(database.audit().await, rows(&entries));
 }
 
-/// Who got no answer writes it again, alone or with others.
+/// A writer that got no answer writes its records again, alone or with others.
 pub async fn a_record_that_is_there_is_not_added_again(store: &dyn Store, database: &Database) {
     let entries = [plain(1, START), plain(2, START), plain(3, START)];
     store.append_audit(entries[..2].to_vec()).await.unwrap();
@@ -163,7 +163,7 @@ pub async fn records_are_deleted_when_they_are_old_and_no_sooner(
     assert_eq!(database.audit().await, rows(&entries[1..]));
     assert_eq!(store.delete_old_audit(after(2).plus(TICK), ALL).await.unwrap(), 2);
     assert_eq!(database.audit().await, rows(&entries[3..]));
-    // A retention longer than time itself.
+    // The retention may be longer than all of time.
     assert_eq!(store.delete_old_audit(Timestamp::from_micros(i64::MIN), ALL).await.unwrap(), 0);
     assert_eq!(database.audit().await, rows(&entries[3..]));
 }
@@ -172,7 +172,7 @@ pub async fn records_are_deleted_at_most_the_limit_at_a_time_the_oldest_first(
     store: &dyn Store,
     database: &Database,
 ) {
-    // Those of one instant are many, too, and come one after the other.
+    // Three records of one instant are more than the limit.
     let entries = [after(1), after(2), after(2), after(2), after(3)];
     let entries: Vec<_> = (0..).zip(entries).map(|(n, at)| plain(n, at)).collect();
     store.append_audit(entries.iter().rev().cloned().collect()).await.unwrap();
@@ -196,7 +196,7 @@ pub async fn sweeps_at_once_delete_everything_once(store: &dyn Store, database: 
     assert_eq!(deleted, 500);
 }
 
-/// Records all that is due, a batch after the other.
+/// Records all expiries that are due, batch by batch.
 async fn record_expiries(store: &dyn Store, until: Timestamp, limit: i64) -> Vec<AuditEntry> {
     let mut recorded = vec![];
     loop {
@@ -245,7 +245,7 @@ pub async fn a_session_that_expired_is_recorded_once_and_one_that_was_ended_is_n
     assert_eq!(record_expiries(store, after(500), ALL).await, []);
     assert_eq!(database.audit().await, rows(first.iter().chain(&second)));
 
-    // Without a table the records are told all the same.
+    // If the records are not kept in the table, they are returned all the same.
     let batch = store.record_expiries(after(9000), ALL, false).await.unwrap();
     assert_eq!((batch.entries.len(), database.audit().await.len()), (1, 2));
 }
@@ -274,7 +274,7 @@ pub async fn expiries_are_recorded_in_batches_no_larger_than_asked(
     assert_eq!(
         (largest, database.audit().await.len()),
         (2, 9),
-        "also where many are of one instant"
+        "even if many expire at one instant"
     );
 }
 
@@ -294,7 +294,7 @@ pub async fn a_refreshed_session_is_recorded_when_it_expires_at_last(
     assert_eq!((about(&recorded), recorded[0].record.at), (vec![first.id], again.idle_expires_at));
 }
 
-/// Every replica sweeps at the same instant.
+/// All replicas sweep at the same instant.
 pub async fn those_who_record_at_once_record_each_session_once(
     store: &dyn Store,
     database: &Database,
@@ -336,7 +336,7 @@ pub async fn a_session_is_not_deleted_before_its_expiry_is_recorded(
     assert_eq!(store.delete_old_sessions(after(9000), ALL).await.unwrap(), 2);
 }
 
-pub async fn the_documentation_asks_what_can_be_answered(store: &dyn Store, database: &Database) {
+pub async fn the_queries_in_the_documentation_can_be_run(store: &dyn Store, database: &Database) {
     store.append_audit(vec![plain(1, START)]).await.unwrap();
     let text = include_str!("../../docs/audit.md");
     let scripts: Vec<_> =

@@ -1,4 +1,4 @@
-//! What must hold when many come at once.
+//! Tests of calls that are made at the same time.
 
 use std::future::Future;
 
@@ -24,7 +24,7 @@ use crate::support::{
     read, revoke, revoke_session, revoke_tenant, rotate, session, text,
 };
 
-/// An attempt that nobody else makes in the same way.
+/// Returns an attempt with a device and a token identifier of its own.
 fn attempt_of(n: u8, session: &Session) -> RefreshAttempt {
     let device = Device { label: text(format!("device {n}")), ..Device::default() };
     let next_access_token_id = TokenId::new([n; 16]);
@@ -46,7 +46,7 @@ pub async fn of_many_refreshes_at_once_one_rotates_and_the_others_replay(store: 
     assert_eq!((rotated.len(), replayed.len()), (1, 63));
     assert!(
         replayed.iter().all(|session| *session == rotated[0]),
-        "all get the tokens of one lineage"
+        "all replays return the session of the one rotation"
     );
     assert_unchanged(store, &[(*rotated[0]).clone()]).await;
     assert_eq!(entries(store).await, []);
@@ -90,9 +90,10 @@ pub async fn of_many_creations_for_one_request_one_is_new(store: &dyn Store) {
     assert_eq!(entries(store).await, [], "nobody was evicted for a repetition");
 }
 
-/// It may be written in the same transaction as the entry, and finds that nothing is left to do.
+/// A revocation may run in the same transaction as the one that writes the entry, and find that the
+/// session has ended. It must return the position of that entry all the same.
 pub async fn whoever_finds_a_session_ended_waits_for_the_entry_that_stops_it(store: &dyn Store) {
-    // So that the feed is not where it began.
+    // This moves the feed from its beginning.
     revoke_session(store, &create(store, session(1)).await, after(2)).await;
     let there = create(store, session(3)).await;
     let target = RevocationTarget::Session(there.id);
@@ -167,7 +168,7 @@ pub async fn evictions_at_once_leave_as_many_as_the_limit(store: &dyn Store) {
     assert_eq!(entries(store).await.len(), 28);
 }
 
-/// Rounds of a race: with fewer, one order of events might never be met.
+/// The number of rounds of a race. With fewer, some order of events might never occur.
 const ROUNDS: u32 = 100;
 
 pub async fn a_refresh_racing_a_revocation_never_brings_the_session_back(store: &dyn Store) {
@@ -175,7 +176,7 @@ pub async fn a_refresh_racing_a_revocation_never_brings_the_session_back(store: 
         let before = create(store, session(n)).await;
         let refresh = store.refresh_session(attempt(&before, before.created_at));
         let revocation = revoke_session(store, &before, before.created_at);
-        // Either may be the first to be sent.
+        // The call that is sent first changes from round to round.
         let (refreshed, revoked) = if n % 2 == 0 {
             join(refresh, revocation).await
         } else {
@@ -215,7 +216,7 @@ pub async fn a_refresh_racing_the_end_of_its_tenant_never_brings_the_session_bac
     }
 }
 
-/// Lets a call begin, and goes away.
+/// Lets a call begin, and drops it.
 async fn abandon(call: impl Future) {
     let mut call = Box::pin(call);
     drop(poll!(&mut call));
@@ -237,7 +238,7 @@ pub async fn a_caller_that_goes_away_does_no_harm(store: &dyn Store) {
         }))
         .await;
     }
-    // What was abandoned may still be under way, so the proof is another session.
+    // The abandoned calls may still be under way, so another session is checked.
     let next = create(store, session(100)).await;
     rotate(store, &next, after(101)).await;
     assert_eq!(revoke_session(store, &next, after(102)).await.sessions, 1);

@@ -1,4 +1,5 @@
-//! Sessions are written as they are, once a request.
+//! Tests of creating sessions: they are read back as they were written, and one request creates one
+//! session.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::support::{
     revoke_session, rich_session, rotate, session, text, unlimited,
 };
 
-/// The first and the last instant that the protocol's timestamps can tell.
+/// The first and the last instant that a protobuf `Timestamp` can hold.
 const YEAR_1: Timestamp = Timestamp::from_seconds(-62_135_596_800);
 const YEAR_9999: Timestamp = Timestamp::from_micros(253_402_300_799_999_999);
 
@@ -74,8 +75,8 @@ pub async fn the_least_values_are_read_back(store: &dyn Store) {
 
 pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
     let hundred_years = Duration::from_secs(36_500 * 86_400);
-    // Four bytes each, beyond the plane that some engines call UTF-8; then the mark that turns the
-    // writing direction.
+    // Each of these characters takes four bytes in UTF-8, which some databases do not support. The
+    // subject also has a right-to-left override.
     let wide = |bytes: usize| "🦀".repeat(bytes / 4);
     let overhead = json!({ "k": "" }).to_string().len();
     let written = Session {
@@ -125,8 +126,8 @@ pub async fn the_greatest_values_are_read_back(store: &dyn Store) {
     assert_unchanged(store, &[written]).await;
 }
 
-/// The protocol brings numbers as doubles: no engine may round them, or the access tokens of one
-/// session would differ.
+/// The protocol transports numbers as doubles. If an engine rounded them, the access tokens of one
+/// session would have different claims.
 pub async fn numbers_in_claims_are_read_back_to_the_last_digit(store: &dyn Store) {
     let numbers =
         (-30..30).map(|exponent| 1.234_567_890_123_456_7_f64.sqrt() * 10_f64.powi(exponent));
@@ -161,7 +162,7 @@ pub async fn the_same_request_gives_the_first_session_and_no_second_row(store: &
     assert_unchanged(store, &[first]).await;
 }
 
-/// A session for a request with the id that all of them have.
+/// Returns a session for a request whose id is the same each time.
 fn requested(n: u32, fingerprint: Option<u8>) -> Session {
     let request_fingerprint = fingerprint.map(|byte| RequestFingerprint([byte; 32]));
     Session { request_id: Some(text("r")), request_fingerprint, ..session(n) }
@@ -179,7 +180,7 @@ pub async fn another_request_with_the_same_id_is_refused_and_changes_nothing(sto
         assert_eq!(outcome, Created::RequestIdReused);
         oldest.on_quota = OnQuota::Refuse;
     }
-    assert_eq!(entries(store).await, [], "nobody was evicted for it");
+    assert_eq!(entries(store).await, [], "no session was evicted for it");
     assert_eq!(list(store, query(&Tenant::default())).await, [first.id]);
     assert_unchanged(store, std::slice::from_ref(&first)).await;
 
@@ -189,13 +190,13 @@ pub async fn another_request_with_the_same_id_is_refused_and_changes_nothing(sto
     let again = store.create_session(unlimited(requested(5, Some(7)))).await.unwrap();
     assert_eq!(again, Created::Repeated(Box::new(read(store, &first).await)));
 
-    // The id is kept for as long as the row.
+    // The id can be used again once the row of the session is deleted.
     assert_eq!(store.delete_old_sessions(after(100_000), 10).await.unwrap(), 1);
     create(store, requested(6, Some(8))).await;
 }
 
-/// As they were before there were fingerprints, and as replicas of such a version write them during
-/// an upgrade.
+/// Versions before fingerprints wrote such rows, and replicas of those versions still write them
+/// during an upgrade.
 pub async fn a_row_without_a_fingerprint_is_told_by_its_subject_and_client(store: &dyn Store) {
     let first = create(store, requested(1, None)).await;
     let again = store.create_session(unlimited(requested(2, Some(7)))).await.unwrap();

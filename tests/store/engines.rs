@@ -1,4 +1,4 @@
-//! A database of its own for each test, per engine.
+//! Opens a new database on an engine for each test.
 
 use std::path::PathBuf;
 
@@ -10,18 +10,18 @@ use diesel::{
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-/// A store, and where its tables are.
+/// A store, and the location of its tables.
 pub struct Database {
     store: Box<dyn Store>,
-    place: Place,
+    location: Location,
 }
 
-enum Place {
+enum Location {
     Sqlite { path: PathBuf, _home: TempDir },
     Postgres { url: String },
 }
 
-/// All columns of a row of the audit, alike on both engines.
+/// Queries that return all columns of the audit's rows in the same form on both engines.
 const SQLITE_ROWS: &str = "SELECT json_array(at, lower(hex(id)), action, caller, peer, tenant, \
                            subject, lower(hex(session_id)), kid, reason, sessions, left_out, \
                            note) AS line FROM audit ORDER BY at, id";
@@ -42,27 +42,27 @@ impl Database {
         &*self.store
     }
 
-    /// Runs the one of these scripts that is for this engine.
+    /// Runs the script for this engine.
     pub async fn execute(&self, on_postgres: &str, on_sqlite: &str) {
-        match &self.place {
-            Place::Sqlite { path, .. } => {
+        match &self.location {
+            Location::Sqlite { path, .. } => {
                 let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
                 connection.batch_execute(on_sqlite).unwrap();
             }
-            Place::Postgres { url } => crate::postgres_server::execute(url, on_postgres).await,
+            Location::Postgres { url } => crate::postgres_server::execute(url, on_postgres).await,
         }
     }
 
-    /// The rows of the audit in the order of their key, each as an array of its columns, read
-    /// behind the store's back.
+    /// Reads the rows of the audit, each as an array of its columns, in the order of their key.
+    /// Does not go through the store.
     pub async fn audit(&self) -> Vec<serde_json::Value> {
-        let lines: Vec<String> = match &self.place {
-            Place::Sqlite { path, .. } => {
+        let lines: Vec<String> = match &self.location {
+            Location::Sqlite { path, .. } => {
                 let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
                 let rows: Vec<Line> = sql_query(SQLITE_ROWS).load(&mut connection).unwrap();
                 rows.into_iter().map(|row| row.line).collect()
             }
-            Place::Postgres { url } => {
+            Location::Postgres { url } => {
                 let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
                 tokio::spawn(connection);
                 client
@@ -82,11 +82,11 @@ pub async fn sqlite() -> Database {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("countersign.db");
     let store = SqliteStore::open(&path).await.unwrap();
-    Database { store: Box::new(store), place: Place::Sqlite { path, _home: home } }
+    Database { store: Box::new(store), location: Location::Sqlite { path, _home: home } }
 }
 
 pub async fn postgres() -> Database {
     let url = crate::postgres_server::new_database().await;
     let store = PostgresStore::open(&crate::postgres_server::options(&url)).await.unwrap();
-    Database { store: Box::new(store), place: Place::Postgres { url } }
+    Database { store: Box::new(store), location: Location::Postgres { url } }
 }

@@ -1,4 +1,4 @@
-//! The feed of revocations: in the order of the commits, nothing lost, nothing twice.
+//! Tests of the feed of revocations: it has each entry once, in the order of the commits.
 
 use std::{collections::HashSet, future::Future, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::support::{
     revoke_token, rotate, session, text,
 };
 
-/// A hint that never comes must fail the test instead of hanging it.
+/// The time after which a test fails that waits for a hint.
 const WATCHDOG: Duration = Duration::from_secs(60);
 
 pub async fn entries_come_in_the_order_of_their_seq_page_by_page(store: &dyn Store) {
@@ -35,7 +35,7 @@ pub async fn entries_come_in_the_order_of_their_seq_page_by_page(store: &dyn Sto
             let page = read_feed(store, last, limit).await.entries;
             assert!(i64::try_from(page.len()).unwrap() <= limit);
             let Some(entry) = page.last() else { break };
-            assert!(entry.seq > last, "the cursor moves on");
+            assert!(entry.seq > last, "the cursor must move on");
             last = entry.seq;
             seen.extend(page.into_iter().map(|entry| (entry.seq, entry.revoked)));
         }
@@ -45,7 +45,7 @@ pub async fn entries_come_in_the_order_of_their_seq_page_by_page(store: &dyn Sto
     assert!(expected[0].0 > Seq::default(), "the first is 1");
 }
 
-/// Follows the feed by its cursor, woken by hints alone, until it has seen so many entries.
+/// Reads the feed until it has seen so many entries. Only hints wake it.
 async fn follow(store: &dyn Store, count: usize) -> Vec<FeedEntry> {
     let mut reader = Reader::join(store).await;
     let mut hints = store.revocation_hints();
@@ -80,7 +80,7 @@ pub async fn a_follower_sees_every_entry_once_while_others_revoke(store: &dyn St
     assert_eq!(distinct, sessions.iter().map(|session| Revoked::Session(session.id)).collect());
 }
 
-/// Holds the store to hinting at the entry that a call adds to the blacklist.
+/// Checks that the store gives a hint of the entry that a call adds to the blacklist.
 async fn assert_hinted(store: &dyn Store, kind: &str, call: impl Future) {
     let count = entries(store).await.len();
     let mut hints = store.revocation_hints();

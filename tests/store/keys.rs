@@ -1,4 +1,4 @@
-//! The keys are changed as a whole, by one at a time.
+//! Tests of the key ring: each change is made as a whole, and one at a time.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn put(version: RingVersion, put: Vec<SealedKey>) -> RingChange {
     RingChange { version, put, drop: vec![] }
 }
 
-/// The order is nobody's business.
+/// Reads the ring and sorts its keys, because the store may return them in any order.
 async fn ring(store: &dyn Store) -> SealedRing {
     let mut ring = store.ring().await.unwrap();
     ring.keys.sort_by(|a, b| a.key.kid.cmp(&b.key.kid));
@@ -56,7 +56,7 @@ pub async fn keys_are_read_back_in_every_state(store: &dyn Store) {
     assert!(store.change_ring(put(RingVersion(0), keys.clone())).await.unwrap().is_some());
     assert_eq!(ring(store).await.keys, keys);
 
-    // Sealed anew and activated, at once.
+    // One change seals the key again and activates it.
     let changed = SealedKey { key: pending.key.activate(later).unwrap(), sealed: vec![7; 60] };
     let change = RingChange {
         drop: vec!["b".to_owned(), "c".to_owned()],
@@ -71,18 +71,18 @@ pub async fn keys_are_read_back_in_every_state(store: &dyn Store) {
 pub async fn a_change_is_made_once_and_for_the_ring_that_it_was_made_for(store: &dyn Store) {
     let change = put(RingVersion(0), vec![key("a", KeyAlgorithm::EdDsa)]);
     let before = ring(store).await.position;
-    let place = store.change_ring(change.clone()).await.unwrap().unwrap();
-    assert!(place.seq >= before.seq);
-    assert_eq!(ring(store).await.position, place);
+    let position = store.change_ring(change.clone()).await.unwrap().unwrap();
+    assert!(position.seq >= before.seq);
+    assert_eq!(ring(store).await.position, position);
     assert_eq!(store.change_ring(change).await.unwrap(), None);
     let early = put(RingVersion(2), vec![key("b", KeyAlgorithm::EdDsa)]);
     assert_eq!(store.change_ring(early).await.unwrap(), None);
     let now = ring(store).await;
-    assert_eq!((now.version, now.position), (RingVersion(1), place));
+    assert_eq!((now.version, now.position), (RingVersion(1), position));
     assert_eq!(now.keys, [key("a", KeyAlgorithm::EdDsa)]);
-    // The feed goes on behind it.
+    // Later entries of the feed have later positions than the change.
     let there = create(store, session(1)).await;
-    assert!(revoke_session(store, &there, after(2)).await.position.seq > place.seq);
+    assert!(revoke_session(store, &there, after(2)).await.position.seq > position.seq);
 }
 
 pub async fn of_two_who_change_the_keys_at_once_one_does(store: &dyn Store) {
@@ -112,18 +112,18 @@ pub async fn a_refresh_key_is_held_as_long_as_a_live_session_has_its_token(store
     let is_held = async |now| store.is_refresh_key_held(old, now).await.unwrap();
     assert!(!is_held(at).await, "there is no session");
     create(store, under(1, new)).await;
-    assert!(!is_held(at).await, "it is of another key");
+    assert!(!is_held(at).await, "the session is under another key");
 
     let holder = create(store, under(2, old)).await;
     assert!(is_held(at).await);
-    assert!(!is_held(holder.idle_expires_at).await, "it is over");
+    assert!(!is_held(holder.idle_expires_at).await, "the session is over");
     let attempt = RefreshAttempt {
         next_key: new,
         next_access_token_id: TokenId::new([9; 16]),
         ..attempt(&holder, at)
     };
     assert!(matches!(store.refresh_session(attempt).await.unwrap(), Refreshed::Rotated { .. }));
-    assert!(!is_held(at).await, "it has moved on");
+    assert!(!is_held(at).await, "the session has moved to the new key");
 
     let ended = create(store, under(3, old)).await;
     assert!(is_held(after(300)).await);

@@ -1,4 +1,4 @@
-//! Sessions are listed the newest first, by cursor.
+//! Tests of lists of sessions: the newest comes first, and a cursor leads to the next page.
 
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ pub async fn tenant_subject_and_state_select(store: &dyn Store) {
     }
 }
 
-/// Those that are over are found by an index, which learns of an expiry when it is recorded.
+/// A database index finds the sessions that are over. It has an expired session only once its
+/// expiry is recorded.
 pub async fn a_session_is_live_until_its_idle_expiry_and_over_once_that_is_recorded(
     store: &dyn Store,
 ) {
@@ -97,7 +98,7 @@ pub async fn pages_cover_everything_once(store: &dyn Store) {
                 let page = list(store, query).await;
                 assert!(i64::try_from(page.len()).unwrap() <= limit);
                 let Some(last) = page.last() else { break };
-                assert!(before.is_none_or(|before| *last < before), "the cursor moves on");
+                assert!(before.is_none_or(|before| *last < before), "the cursor must move on");
                 before = Some(*last);
                 seen.extend(page);
             }

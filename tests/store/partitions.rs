@@ -1,4 +1,5 @@
-//! The partitions of the audit on PostgreSQL: one a day, dropped when they are old.
+//! Tests of the partitions of the audit table on PostgreSQL, of which there is one a day, and which
+//! are dropped when they are old.
 
 use std::time::Duration;
 
@@ -25,14 +26,14 @@ fn day(n: u32) -> Timestamp {
     FIRST_DAY.plus(DAY * n)
 }
 
-/// The first instant after today, by the clock of the database.
+/// Returns the first instant after today, by the clock of the database.
 async fn tomorrow(url: &str) -> Timestamp {
     const SQL: &str = "SELECT extract(epoch FROM (date_trunc('day', now() AT TIME ZONE 'UTC') + \
                        interval '1 day') AT TIME ZONE 'UTC')::bigint";
     Timestamp::from_seconds(number(url, SQL).await)
 }
 
-/// The partitions of a day.
+/// Returns the names of the partitions for single days.
 async fn days(url: &str) -> Vec<String> {
     let sql = "SELECT c.relname::text FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = \
                i.inhrelid WHERE i.inhparent = 'audit'::regclass AND c.relname ~ '^audit_[0-9]+$' \
@@ -40,8 +41,8 @@ async fn days(url: &str) -> Vec<String> {
     texts(url, sql).await
 }
 
-/// The partition of each record, in the order of time.
-async fn places(url: &str) -> Vec<String> {
+/// Returns the partition of each record, in the order of time.
+async fn partition_of_each(url: &str) -> Vec<String> {
     texts(url, "SELECT tableoid::regclass::text FROM audit ORDER BY at, id").await
 }
 
@@ -53,7 +54,7 @@ async fn append(store: &PostgresStore, at: &[Timestamp]) {
     store.append_audit((0..).zip(at).map(|(n, at)| plain(n, *at)).collect()).await.unwrap();
 }
 
-/// Makes partitions for days in the past, as they are there after the service has run for long.
+/// Makes partitions for three days in the past, as if the service had run since then.
 async fn make_days(url: &str) {
     let before = "ALTER TABLE audit DETACH PARTITION audit_before; ALTER TABLE audit ATTACH \
                   PARTITION audit_before FOR VALUES FROM (MINVALUE) TO ('2023-11-14 00:00:00+00')";
@@ -74,14 +75,14 @@ async fn records_go_with_their_day_and_those_without_one_by_themselves() {
     let url = new_database().await;
     let store = open(&url).await;
     make_days(&url).await;
-    // Of the fourth day there is no partition.
+    // There is no partition for the fourth day.
     let at = [day(0), day(0).plus(HOUR), day(1).plus(HOUR), day(2), day(3), day(3).plus(HOUR)];
     let early = [day(0).minus(HOUR * 2), day(0).minus(HOUR)];
     append(&store, &[&early[..], &at].concat()).await;
     let (first, second, third) = ("audit_20231114", "audit_20231115", "audit_20231116");
     let before = "audit_before";
     let expected = [before, before, first, first, second, third, "audit_default", "audit_default"];
-    assert_eq!(places(&url).await, expected);
+    assert_eq!(partition_of_each(&url).await, expected);
 
     for (until, deleted, left) in [
         (day(0).minus(HOUR), 1, 7),
@@ -110,22 +111,23 @@ async fn sweepers_at_once_make_the_next_days_and_drop_the_old_ones_once() {
     let tomorrow = tomorrow(&url).await;
     let at = [day(0), day(1), day(2), tomorrow, tomorrow.plus(DAY * 2), tomorrow.plus(DAY * 3)];
     append(&stores[0], &at).await;
-    assert_eq!(places(&url).await[3..], ["audit_default"; 3], "there is no partition yet");
+    assert_eq!(
+        partition_of_each(&url).await[3..],
+        ["audit_default"; 3],
+        "there is no partition yet"
+    );
 
     let mut deleted = 0;
-    while places(&url).await.len() > 3 || days(&url).await.len() < 3 {
+    while partition_of_each(&url).await.len() > 3 || days(&url).await.len() < 3 {
         let sweeps = join_all(stores.iter().map(|store| store.delete_old_audit(day(3), ALL))).await;
         deleted += sweeps.into_iter().map(Result::unwrap).sum::<usize>();
     }
     assert_eq!(deleted, 3);
     let days = days(&url).await;
     assert!(days.iter().all(|name| !name.starts_with("audit_2023")), "{days:?}");
-    let places = places(&url).await;
-    assert!(
-        places[..2].iter().all(|place| days.contains(place)),
-        "{places:?} are moved to {days:?}"
-    );
-    assert_eq!(places[2], "audit_default", "nobody makes partitions as far ahead");
+    let moved = partition_of_each(&url).await;
+    assert!(moved[..2].iter().all(|name| days.contains(name)), "{moved:?} are moved to {days:?}");
+    assert_eq!(moved[2], "audit_default", "no partition is made so far ahead");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +143,7 @@ async fn a_clock_that_leaps_makes_no_partitions_and_drops_none_in_use() {
     assert_eq!((days(&url).await, count(&url).await), (made, 2));
 }
 
-/// Whoever reads for long must not make writers wait, nor the sweep fail.
+/// A long-running reader must not make writers wait, nor the sweep fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_in_use_are_left_for_the_next_sweep() {
     let url = new_database().await;
@@ -154,7 +156,7 @@ async fn partitions_in_use_are_left_for_the_next_sweep() {
     assert_eq!(
         in_time(store.delete_old_audit(day(4), ALL)).await.unwrap(),
         1,
-        "the one that is in no day"
+        "the record in the default partition"
     );
     in_time(append(&store, &[day(1)])).await;
     assert_eq!(count(&url).await, 2);
@@ -162,7 +164,7 @@ async fn partitions_in_use_are_left_for_the_next_sweep() {
     assert_eq!(store.delete_old_audit(day(4), ALL).await.unwrap(), 2);
 }
 
-/// A database as the version before partitions has it.
+/// Returns a database with the schema of the version before partitions.
 async fn before_partitions() -> String {
     let url = new_database().await;
     open(&url).await;
@@ -189,7 +191,7 @@ async fn an_upgrade_to_partitions_keeps_records_rights_and_indexes() {
 
     let store = open(&url).await;
     assert_eq!(
-        places(&url).await,
+        partition_of_each(&url).await,
         ["audit_before", "audit_before", "audit_before", "audit_default"]
     );
     assert_eq!(number(&url, sum).await, before);
@@ -201,10 +203,10 @@ async fn an_upgrade_to_partitions_keeps_records_rights_and_indexes() {
     let indexes = "SELECT count(*) FROM pg_indexes WHERE tablename ~ '^audit_2' AND indexdef LIKE \
                    '%(tenant, subject, at)'";
     assert_eq!(number(&url, indexes).await, i64::try_from(days(&url).await.len()).unwrap());
-    assert_ne!(places(&url).await[3], "audit_default", "it has moved to its day");
+    assert_ne!(partition_of_each(&url).await[3], "audit_default", "it was moved to its day");
 }
 
-/// Nobody who is to serve waits for that.
+/// A start must not wait until a large table is attached.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_records_from_before_partitions_are_attached_while_the_store_is_open() {
     let url = before_partitions().await;
@@ -214,10 +216,10 @@ async fn many_records_from_before_partitions_are_attached_while_the_store_is_ope
     execute(&url, insert).await;
     assert!(
         number(&url, "SELECT pg_relation_size('audit')").await > 8 << 20,
-        "else it is done in passing"
+        "a smaller table is attached during the start"
     );
     let store = open(&url).await;
-    // They land in the default partition, and are moved.
+    // These records go to the default partition first, and are moved later.
     append(&store, &[day(0), day(1)]).await;
     in_time(async { while count(&url).await < 60_002 {} }).await;
     assert_eq!(number(&url, "SELECT count(*) FROM audit_before").await, 60_002);
@@ -233,8 +235,8 @@ async fn a_publication_of_all_tables_keeps_no_old_record() {
     assert_eq!(store.delete_old_audit(day(4).plus(HOUR), ALL).await.unwrap(), 3);
 }
 
-/// While replicas are replaced one after the other, some are of the version before. Their
-/// statements are prepared.
+/// While replicas are replaced one after the other, those of the previous version go on with
+/// statements that they prepared before the migration.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_the_version_before_partitions_writes_and_sweeps() {
     let url = before_partitions().await;

@@ -1,5 +1,5 @@
-//! Promises of the PostgreSQL engine beyond the contract: several processes on one database, and a
-//! database that fails.
+//! Tests of guarantees that the PostgreSQL engine gives beyond the contract: for several processes
+//! on one database, and for a database that fails.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -47,16 +47,18 @@ async fn refusal(url: &str) -> OpenError {
     }
 }
 
-/// As many stores on one database as a small cluster has replicas.
+/// Opens three stores on one new database, as three replicas would.
 async fn replicas() -> (String, [PostgresStore; 3]) {
     let url = new_database().await;
     let stores = [open(&url).await, open(&url).await, open(&url).await];
     (url, stores)
 }
 
-/// Waits for what must come, and fails rather than hang.
+/// Waits for an event, and fails if it takes too long.
 pub async fn in_time<T>(event: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(120), event).await.expect("it comes")
+    tokio::time::timeout(Duration::from_secs(120), event)
+        .await
+        .expect("the event did not come in time")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +87,7 @@ async fn a_migration_whose_process_dies_leaves_nothing() {
         async move { open(&url).await }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!opening.is_finished(), "it waits for the one that is at it");
+    assert!(!opening.is_finished(), "it must wait for the migration under way");
     driver.abort();
     drop(client);
     create(&opening.await.unwrap(), session(1)).await;
@@ -140,13 +142,14 @@ async fn requests_of_the_version_before_fingerprints_repeat_after_the_upgrade() 
     create(&store, rich_session(3)).await;
 }
 
-/// Somebody else's transaction must neither be waited for nor be passed over.
+/// A sweep must not wait for another transaction that has locked a session, and must look at that
+/// session again later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_being_written_to_is_looked_at_when_its_expiry_is_recorded_again() {
     let url = new_database().await;
     let store = open(&url).await;
     let expired = create(&store, session(1)).await;
-    // It comes due before it has expired.
+    // This session was refreshed, so it is looked at before it has expired.
     let live = rotate(&store, &create(&store, session(2)).await, after(500)).await;
     let late = create(&store, session(3)).await;
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
@@ -171,7 +174,7 @@ async fn a_session_that_is_being_written_to_is_looked_at_when_its_expiry_is_reco
     assert_eq!(about(&batch.entries), [live.id]);
 }
 
-/// A name, and how many replicas of it are to end.
+/// Lets `count` replicas of a name join and leave. Their identifiers are numbered from `first`.
 async fn end_replicas(store: &PostgresStore, name: &str, count: u32, first: u32) {
     let members = store.members().unwrap();
     for n in first..first + count {
@@ -188,7 +191,7 @@ async fn replicas_that_serve_no_more_are_listed_for_a_day_and_fill_nothing() {
     let store = open(&url).await;
     let members = store.members().unwrap();
     end_replicas(&store, "steady", 1, 0).await;
-    // One that starts again and again displaces no other.
+    // A replica that starts again and again displaces none of another name.
     end_replicas(&store, "crashing", 30, 1).await;
     let register = members.register().await.unwrap();
     let named = |register: &Register, name: &str| {
@@ -216,7 +219,7 @@ async fn replicas_that_serve_no_more_are_listed_for_a_day_and_fill_nothing() {
     assert_eq!(
         members.register().await.unwrap().former.len(),
         1,
-        "they are not listed, whether or not they are swept"
+        "old ones are not listed, whether or not they are deleted"
     );
     assert_eq!(members.delete_former_replicas().await.unwrap(), 99);
     assert_eq!(number(&url, "SELECT count(*) FROM former_replicas").await, 1);
@@ -231,7 +234,7 @@ async fn a_replica_is_removed_even_if_it_cannot_be_listed_afterwards() {
     for byte in [1, 2, 3] {
         members.join(newcomer(gone(byte))).await.unwrap();
     }
-    assert!(!members.remove(gone(1), 7).await.unwrap(), "it has renewed its row since");
+    assert!(!members.remove(gone(1), 7).await.unwrap(), "its row does not have this number");
     assert!(members.remove(gone(1), 0).await.unwrap());
     let listed = async || members.register().await.unwrap().former;
     in_time(async { while listed().await.is_empty() {} }).await;
@@ -256,7 +259,7 @@ async fn a_former_replica_in_a_state_of_a_newer_version_is_left_out_of_the_list(
     assert_eq!(names, ["known"]);
 }
 
-/// The process is about to end, long before the statement would be given up.
+/// A process that leaves is about to end, and must not wait for as long as a statement may take.
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_does_not_wait_for_a_database_that_is_silent() {
     let url = new_database().await;
@@ -276,7 +279,7 @@ async fn leaving_does_not_wait_for_a_database_that_is_silent() {
     in_time(async { while number(&url, "SELECT count(*) FROM replicas").await > 0 {} }).await;
 }
 
-/// While replicas are replaced one after the other, some are of the version before.
+/// While replicas are replaced one after the other, some have the previous version.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_the_version_before_addresses_joins_sweeps_and_leaves() {
     let url = new_database().await;
@@ -287,7 +290,7 @@ async fn a_replica_of_the_version_before_addresses_joins_sweeps_and_leaves() {
     let members = store.members().unwrap();
     let register = members.register().await.unwrap();
     assert_eq!((&*register.members[0].name, &*register.members[0].address), ("old", ""));
-    // The sweep of that version.
+    // This is the sweep of that version.
     create(&store, session(1)).await;
     let sql = "WITH due AS MATERIALIZED (SELECT id FROM sessions WHERE sweep_on < now() ORDER BY \
                sweep_on LIMIT 10 FOR UPDATE SKIP LOCKED), record AS (UPDATE sweeper SET \
@@ -343,8 +346,7 @@ async fn a_database_that_does_not_do_is_refused_in_one_line_without_the_password
     }
 }
 
-/// YugabyteDB has this function, and runs READ COMMITTED as something else unless it is told not
-/// to.
+/// YugabyteDB has this function. By default it runs READ COMMITTED at another level.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_isolates_otherwise_than_it_is_asked_to_is_refused() {
     let url = new_database().await;
@@ -430,7 +432,8 @@ async fn limits_and_requests_hold_over_several_replicas() {
     assert_eq!(entries(&stores[2]).await.len(), 91);
 }
 
-/// A reader who has come to some place has seen everything before it, whoever wrote it.
+/// A reader that has come to some position has seen everything before it, whichever replica wrote
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_feed_has_no_gaps_while_several_replicas_write() {
     const EACH: u32 = 60;
@@ -473,14 +476,15 @@ async fn a_revocation_of_one_replica_wakes_the_others() {
     in_time(hints.wait_for(|hint| *hint == seq)).await.unwrap();
 }
 
-/// A notification is a hint: it wakes whoever follows the feed, and a false one does no harm.
+/// A notification is only a hint: it wakes the readers of the feed, and a false one does no harm.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_notification_wakes_whatever_it_says() {
     let url = new_database().await;
     let store = open(&url).await;
     let there = create_all(&store, (1..9).map(session)).await;
     let mut hints = store.revocation_hints();
-    // Looking at the head puts a false word right, and may do so before we see it.
+    // The store also looks at the head of the feed, which may correct the false hint before the
+    // test sees it, so the notification is repeated.
     while hints.borrow_and_update().0 != 999_999 {
         execute(&url, "SELECT pg_notify('countersign_feed', '999999')").await;
         in_time(hints.changed()).await.unwrap();
@@ -513,7 +517,7 @@ async fn others_are_notified_of_a_revocation() {
     while in_time(heard.recv()).await.unwrap() != seq.0.to_string() {}
 }
 
-/// Whoever listens is cut off again and again.
+/// The connections that listen are terminated again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_notifications_revocations_are_found_by_looking() {
     let (url, stores) = replicas().await;
@@ -531,8 +535,8 @@ async fn without_notifications_revocations_are_found_by_looking() {
     }
 }
 
-/// A commit whose wait for its standby is cancelled becomes visible, with a warning, and it is lost
-/// if the primary is. The answer must not say that it is done.
+/// If a commit's wait for its standby is cancelled, PostgreSQL warns, and the commit is visible,
+/// but lost if the primary is. The store must not acknowledge it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
     let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
@@ -565,7 +569,8 @@ async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
     for outcome in [revoked, created] {
         assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     }
-    // The revocation is visible by then: a refusal writes nothing that could be lost.
+    // The revocation is visible by then, so the refresh is refused, and a refusal writes nothing
+    // that could be lost.
     assert!(rotated.is_ok(), "{rotated:?}");
 
     standby("").await;
@@ -573,7 +578,7 @@ async fn a_commit_that_did_not_wait_for_its_standby_is_not_acknowledged() {
     create(&store, session(3)).await;
 }
 
-/// A refresh must not touch an index, or each would cost five writes instead of one.
+/// If a refresh changed an indexed column, each would cost five writes instead of one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_changes_no_index() {
     let url = new_database().await;
@@ -593,13 +598,14 @@ async fn a_refresh_changes_no_index() {
     }
     let cold =
         "SELECT n_tup_upd - n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'sessions'";
-    // While somebody still looks at older versions, a page may be full of them for a moment.
+    // While an old snapshot is in use, a page may be full of old row versions for a moment, and the
+    // next update goes to another page.
     let cold = number(&url, cold).await;
     assert!(cold < 10, "{cold} of 50");
 }
 
-/// While the tables are empty, all indexes seem to cost the same: plans made then must do later,
-/// too.
+/// While the tables are empty, all indexes seem to cost the same. Plans that are made then must be
+/// good later, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
     const SUBJECTS: u32 = 100;
@@ -628,7 +634,7 @@ async fn a_creation_looks_only_at_the_sessions_of_its_subject() {
 }
 
 /// The index keeps the entries of evicted sessions until the next vacuum, which an old snapshot
-/// holds up. To read them all once for each creation would be 20,000 entries here.
+/// delays. Reading all of them for each creation would read 20,000 entries here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subject_at_its_limit_does_not_read_all_that_were_evicted_before() {
     const CREATIONS: u32 = 200;
@@ -643,7 +649,7 @@ async fn a_subject_at_its_limit_does_not_read_all_that_were_evicted_before() {
     for n in 0..CREATIONS {
         evicted_by(&store, up_to(3, n)).await;
     }
-    // Its connections tell what they have counted when they end.
+    // Connections report their statistics when they end.
     drop(store);
     let inserted = "SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'sessions'";
     in_time(async {
@@ -658,7 +664,7 @@ async fn a_subject_at_its_limit_does_not_read_all_that_were_evicted_before() {
     assert!(read < 50 * i64::from(CREATIONS), "{read}");
 }
 
-/// A session must not end without its entry, nor may a token be superseded without one.
+/// Neither may a session end, nor a token be superseded, without an entry in the blacklist.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_blacklisted_is_not_done_at_all() {
     let url = new_database().await;
@@ -688,7 +694,7 @@ async fn what_cannot_be_blacklisted_is_not_done_at_all() {
     assert_eq!(
         number(&url, "SELECT seq FROM feed_head").await,
         0,
-        "what was undone has used no place"
+        "what was rolled back has used no number"
     );
 
     execute(&url, "DROP TRIGGER broken ON blacklist").await;
@@ -735,7 +741,7 @@ async fn what_fails_when_it_is_committed_is_not_acknowledged() {
          DEFERRED FOR EACH ROW EXECUTE FUNCTION late()",
     )
     .await;
-    // If the commit is a statement of its own, nobody knows what became of it.
+    // If the commit is a statement of its own, its failure leaves the outcome unknown.
     for outcome in join_all((1..100).map(|n| store.create_session(limited(n)))).await {
         assert!(
             matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Refused(_))),
@@ -748,18 +754,19 @@ async fn what_fails_when_it_is_committed_is_not_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whose_turn_does_not_come_creates_nothing() {
+async fn a_creation_that_waits_too_long_for_the_subject_lock_creates_nothing() {
     let url = new_database().await;
     let store = open(&url).await;
     let hasty = Options { statement_timeout: Duration::from_millis(200), ..options(&url) };
     let hasty = PostgresStore::open(&hasty).await.unwrap();
-    // Both have everything prepared by then.
+    // After this, both stores have prepared their statements.
     let limited = |session| Creation { session, max_sessions: 5, on_quota: OnQuota::Refuse };
     for (n, store) in (0..).zip([&store, &store, &hasty, &hasty]) {
         store.create_session(limited(session(n))).await.unwrap();
     }
 
-    // The first waits with its turn taken, because somebody is making the same request.
+    // The first creation holds the subject lock while it waits for another transaction, which is
+    // inserting a session for the same request.
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
     let same_request = "BEGIN; INSERT INTO sessions SELECT (jsonb_populate_record(s, \
@@ -786,8 +793,8 @@ async fn whose_turn_does_not_come_creates_nothing() {
     assert_eq!(number(&url, &locks("locktype = 'advisory'")).await, 0);
 }
 
-/// Counts locks that are held or waited for in this database: others on the server are other
-/// tests'.
+/// Returns a query that counts locks of this database alone, because other tests use other
+/// databases of the server.
 fn locks(which: &str) -> String {
     format!(
         "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = \
@@ -819,12 +826,12 @@ async fn a_limit_holds_on_connections_that_nobody_has_used() {
     assert_eq!(number(&url, "SELECT count(*) FROM sessions").await, 8 * 11);
 }
 
-/// A creation of the subject's session `n`, of which it may have so many.
+/// Returns a creation of session `n` under a limit that evicts the oldest.
 fn up_to(max_sessions: u32, n: u32) -> Creation {
     Creation { session: session(n), max_sessions, on_quota: OnQuota::EvictOldest }
 }
 
-/// The sessions that a creation evicts.
+/// Creates a session, and returns those that it evicts.
 async fn evicted_by(store: &PostgresStore, creation: Creation) -> Vec<SessionId> {
     match store.create_session(creation).await.unwrap() {
         Created::New { eviction } => eviction.map_or(vec![], |eviction| eviction.sessions),
@@ -832,8 +839,8 @@ async fn evicted_by(store: &PostgresStore, creation: Creation) -> Vec<SessionId>
     }
 }
 
-/// Two replicas, of which the first remembers where the live sessions of a subject begin. These are
-/// 102, 103 and 104, as many as its limit.
+/// Opens two replicas, of which the first remembers the oldest live session of a subject. The
+/// subject has as many as its limit allows: 102, 103 and 104.
 async fn replicas_of_a_full_subject() -> [PostgresStore; 2] {
     let (_, [first, second, _]) = replicas().await;
     for n in 100..=104 {
@@ -846,12 +853,12 @@ async fn replicas_of_a_full_subject() -> [PostgresStore; 2] {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_session_may_be_one_that_a_replica_with_a_late_clock_has_created_since() {
     let [first, late] = replicas_of_a_full_subject().await;
-    // By a policy that has room for it.
+    // The limit of this creation has room for one more.
     assert_eq!(evicted_by(&late, up_to(4, 93)).await, []);
     assert_eq!(evicted_by(&first, up_to(3, 105)).await, [93, 102].map(|n| session(n).id));
 }
 
-/// Its creation took long, or the clock of its replica leaped.
+/// The identifier is old if the creation took long, or if the clock of the replica leapt.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_holds_however_old_the_identifier_of_another_session_is() {
     let [first, other] = replicas_of_a_full_subject().await;
@@ -867,12 +874,12 @@ async fn a_session_before_all_that_are_remembered_is_overlooked_for_half_a_minut
     assert_eq!(
         evicted_by(&first, up_to(3, 133)).await,
         [session(102).id],
-        "the subject is read from its middle"
+        "the sessions are read from the remembered one on"
     );
     assert_eq!(evicted_by(&first, up_to(3, 134)).await, [20, 103].map(|n| session(n).id));
 }
 
-/// There a statement after the lock would still see what the transaction saw first.
+/// At the stricter levels, a statement after the lock would still see the snapshot from before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_are_not_counted_where_the_count_may_be_stale() {
     let url = new_database().await;
@@ -897,8 +904,7 @@ async fn sessions_are_not_counted_where_the_count_may_be_stale() {
     driver.await.unwrap().unwrap();
 }
 
-/// The tables are read by name: a row that this service never writes is an error, not a session
-/// with a guess in it.
+/// A row that this service never writes is an error, and not a session in which values are guessed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
     let url = new_database().await;
@@ -945,17 +951,17 @@ async fn a_damaged_row_is_an_error_for_whoever_asks_for_it() {
     }
     execute(&url, "UPDATE sessions SET idle_timeout = '1 day 01:00:00'").await;
     let timeout = read(&store, &there).await.policy.idle_timeout;
-    assert_eq!(timeout, Duration::from_secs(25 * 3600), "days that an operator wrote are days");
+    assert_eq!(timeout, Duration::from_secs(25 * 3600), "a day counts as 24 hours");
 }
 
-/// Errors of a call that failed with the database down.
+/// Checks that an error says that the database is away or overloaded.
 fn assert_unavailable(error: &StoreError) {
     assert!(matches!(error, StoreError::Unavailable(_) | StoreError::Overloaded), "{error:?}");
 }
 
-/// Creates, refreshes and revokes over and over, remembers what was acknowledged, and holds the
-/// database to it.
-async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Output = ()>) {
+/// Creates, refreshes and revokes sessions until `trouble` is over, and then checks that the
+/// database has everything that was acknowledged.
+async fn assert_acknowledged_is_kept(store: &PostgresStore, trouble: impl Future<Output = ()>) {
     let done = AtomicBool::new(false);
     let failures = AtomicU32::new(0);
     let next = AtomicU32::new(0);
@@ -1018,13 +1024,13 @@ async fn assert_keeps_its_word(store: &PostgresStore, trouble: impl Future<Outpu
     }
     assert!(
         seen > 10 && failures.load(Ordering::Relaxed) > 0,
-        "the trouble was felt: {seen} {failures:?}"
+        "the trouble had no effect: {seen} {failures:?}"
     );
-    let places: Vec<_> = feed.iter().map(|entry| entry.seq.0).collect();
+    let numbers: Vec<_> = feed.iter().map(|entry| entry.seq.0).collect();
     assert_eq!(
-        places,
+        numbers,
         (1..=i64::try_from(feed.len()).unwrap()).collect::<Vec<_>>(),
-        "no place is lost or given twice"
+        "no number is lost or given twice"
     );
 }
 
@@ -1044,11 +1050,11 @@ async fn lost_connections_under_load_are_felt_as_unavailable_and_nothing_else() 
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     };
-    assert_keeps_its_word(&store, trouble).await;
+    assert_acknowledged_is_kept(&store, trouble).await;
 }
 
-/// The server reads the text of a statement when it meets the table, so it says at which character
-/// the end came, as if the text were wrong.
+/// The server waits for the table's lock while it analyses the statement. If the connection is
+/// terminated then, the error has a position in the text, as a syntax error has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_lost_while_a_statement_is_read_is_felt_as_unavailable() {
     let url = new_database().await;
@@ -1092,17 +1098,18 @@ async fn a_crash_of_the_server_loses_nothing_and_is_over_a_second_after_its_retu
                     tokio::task::yield_now().await;
                 }
             };
-            // The promise is a second; a busy machine gets more.
+            // The guarantee is one second, but a busy machine may take longer.
             tokio::time::timeout(Duration::from_secs(5), recovered)
                 .await
-                .expect("it comes back by itself");
+                .expect("the store recovers by itself");
         }
         tokio::time::sleep(Duration::from_millis(400)).await;
     };
-    assert_keeps_its_word(&store, trouble).await;
+    assert_acknowledged_is_kept(&store, trouble).await;
 }
 
-/// The server goes on with what they asked for: its connections must count for as long as it does.
+/// The server goes on with the statements of callers that have gone, so their connections must
+/// count as used until it has finished.
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_go_away_do_not_add_connections() {
     let url = new_database().await;
@@ -1128,7 +1135,8 @@ async fn callers_that_go_away_do_not_add_connections() {
     assert_unchanged(&store, &[there]).await;
 }
 
-/// A write over a connection with somebody else's open transaction would never be committed.
+/// Otherwise a later write over that connection would be part of the open transaction, and never be
+/// committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_goes_away_leaves_no_open_transaction() {
     let url = new_database().await;
@@ -1153,8 +1161,7 @@ async fn a_caller_that_goes_away_leaves_no_open_transaction() {
     assert_eq!(number(&url, open).await, 0);
 }
 
-/// An operator who edits the database can do this, and must not keep the other keys from being
-/// used.
+/// An operator who edits the database may damage rows of keys. The other keys must stay usable.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_no_keys_are_named() {
     let url = new_database().await;
@@ -1177,8 +1184,8 @@ async fn rows_that_are_no_keys_are_named() {
     assert_eq!((ring.keys, ring.damaged), (vec![key("c")], vec!["a".to_owned(), "b".to_owned()]));
 }
 
-/// A store on a server that speaks German, whose messages tell nothing to whoever looks for English
-/// words.
+/// Opens a store on a server whose messages are in German, so that code that looks for English
+/// words in them would fail.
 async fn german() -> (Server, String, PostgresStore) {
     let start = || Server::start_with(|_| vec![lc_messages(GERMAN)]);
     let server = tokio::task::spawn_blocking(start).await.unwrap();
@@ -1187,7 +1194,7 @@ async fn german() -> (Server, String, PostgresStore) {
     (server, url, store)
 }
 
-/// A client that does not go through the store, and what moves its bytes.
+/// Connects a client that does not go through the store.
 async fn outsider(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -1200,7 +1207,8 @@ async fn a_deadlock_is_tried_again_whatever_language_the_server_speaks() {
     let [first, second] = [1, 2].map(|n| session(n).id.to_string());
     let lock = |id: &str| format!("SELECT FROM sessions WHERE id = '{id}' FOR UPDATE");
     create_all(&store, [session(1), session(2)]).await;
-    // The store looks for a deadlock after a second, and the other transaction only after it.
+    // The server checks for deadlocks after a second of the store's wait, but only after a minute
+    // of this client's, so the store's transaction is the one that fails.
     let client = outsider(&url).await;
     client.batch_execute("SET deadlock_timeout = '1min'").await.unwrap();
     client.batch_execute(&format!("BEGIN; {}", lock(&second))).await.unwrap();

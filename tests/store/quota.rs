@@ -1,4 +1,4 @@
-//! A subject has no more live sessions than its policy allows.
+//! Tests of the quota: a subject has no more live sessions than its policy allows.
 
 use countersign::{
     domain::{
@@ -15,8 +15,8 @@ use countersign::{
 use futures_util::future::join_all;
 
 use crate::support::{
-    ALL, after, assert_unchanged, create, create_all, entries, found_out, list, query, read,
-    revoke_session, rotate, session, text, unlimited,
+    ALL, after, assert_unchanged, create, create_all, ended_without_note, entries, list, query,
+    read, revoke_session, rotate, session, text, unlimited,
 };
 
 fn limited(session: Session, max_sessions: u32, on_quota: OnQuota) -> Creation {
@@ -24,7 +24,7 @@ fn limited(session: Session, max_sessions: u32, on_quota: OnQuota) -> Creation {
 }
 
 fn evicted(session: &Session, at: Timestamp) -> Session {
-    session.clone().end(found_out(at, EndReason::QuotaEvicted))
+    session.clone().end(ended_without_note(at, EndReason::QuotaEvicted))
 }
 
 pub async fn one_too_many_is_refused_and_nobody_is_evicted(store: &dyn Store) {
@@ -39,17 +39,17 @@ pub async fn one_too_many_is_refused_and_nobody_is_evicted(store: &dyn Store) {
     assert_eq!(room, Created::New { eviction: None });
 }
 
-/// The sessions that a creation ended.
+/// Returns the sessions that a creation has evicted.
 fn evicted_for(created: &Created) -> &[SessionId] {
     match created {
         Created::New { eviction: Some(eviction) } => &eviction.sessions,
-        other => panic!("it evicts: {other:?}"),
+        other => panic!("nothing was evicted: {other:?}"),
     }
 }
 
 pub async fn one_too_many_evicts_the_oldest(store: &dyn Store) {
-    // The oldest is the one created first, however late it was refreshed, and whichever row came
-    // first.
+    // The oldest session is the one that was created first, however late it was refreshed, and in
+    // whatever order the rows were written.
     let there = create_all(store, [session(3), session(1), session(2)]).await;
     let oldest = rotate(store, &there[1], after(4)).await;
 
@@ -58,10 +58,10 @@ pub async fn one_too_many_evicts_the_oldest(store: &dyn Store) {
     let [FeedEntry { seq, revoked, expires_at }] = &entries[..] else {
         panic!("one entry, not {entries:?}")
     };
-    assert_eq!(created.position().map(|place| place.seq), Some(*seq));
+    assert_eq!(created.position().map(|position| position.seq), Some(*seq));
     assert_eq!(evicted_for(&created), [oldest.id]);
     assert_eq!(*revoked, Revoked::Session(oldest.id));
-    let ended = found_out(after(5), EndReason::QuotaEvicted);
+    let ended = ended_without_note(after(5), EndReason::QuotaEvicted);
     assert_eq!(*expires_at, BlacklistEntry::for_session(&oldest, &ended).expires_at);
     assert_unchanged(
         store,
@@ -82,7 +82,7 @@ pub async fn a_lowered_limit_evicts_as_many_as_are_too_many(store: &dyn Store) {
         assert_unchanged(store, &[evicted(session, after(6))]).await;
     }
     let last = entries.last().unwrap().seq;
-    assert_eq!(created.position().map(|place| place.seq), Some(last));
+    assert_eq!(created.position().map(|position| position.seq), Some(last));
     assert_eq!(
         evicted_for(&created),
         there[..4].iter().map(|session| session.id).collect::<Vec<_>>()
@@ -96,7 +96,7 @@ pub async fn ended_and_expired_sessions_do_not_count(store: &dyn Store) {
     revoke_session(store, &ended, after(3)).await;
     let ended = read(store, &ended).await;
     let entries_before = entries(store).await;
-    // It expires at the very instant at which the next one is created.
+    // This session expires at the instant at which the next one is created.
     let expired = create(store, Session { idle_expires_at: after(10), ..session(4) }).await;
 
     for (n, max_sessions, on_quota) in [(10, 2, OnQuota::Refuse), (11, 3, OnQuota::EvictOldest)] {
@@ -148,7 +148,8 @@ pub async fn a_repeated_request_evicts_nobody_and_is_not_refused(store: &dyn Sto
     assert_eq!(entries(store).await, []);
 }
 
-/// However far a limit was lowered, one creation ends a bounded number, the oldest first.
+/// However far a limit was lowered, one creation evicts a bounded number of sessions, the oldest
+/// first.
 pub async fn a_limit_lowered_far_is_reached_step_by_step(store: &dyn Store) {
     let there = create_all(store, (1..=40).map(session)).await;
     let mut evicted = vec![];
@@ -163,7 +164,7 @@ pub async fn a_limit_lowered_far_is_reached_step_by_step(store: &dyn Store) {
     assert_eq!(evicted[..40], there.iter().map(|session| session.id).collect::<Vec<_>>());
 }
 
-/// Which of the subject's sessions live.
+/// Returns the live sessions, the oldest first.
 async fn live(store: &dyn Store) -> Vec<SessionId> {
     let query = SessionQuery { live: Some(true), now: after(400), ..query(&Tenant::default()) };
     let mut live = list(store, query).await;
@@ -171,7 +172,8 @@ async fn live(store: &dyn Store) -> Vec<SessionId> {
     live
 }
 
-/// The number of live sessions is kept if they are too many to be read each time.
+/// Under such a limit, the engine keeps the number of live sessions instead of reading all of them
+/// for each creation.
 pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store) {
     let max = MOST_READ + 4;
     let there = create_all(store, (1..=MOST_READ).map(session)).await;
@@ -190,7 +192,7 @@ pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store)
     );
     assert_eq!(live(store).await.len(), usize::try_from(max).unwrap());
 
-    // One that was ended makes room once they are counted again.
+    // A session that was ended makes room once the engine counts the sessions again.
     revoke_session(store, &there[9], after(300)).await;
     let next = |n| limited(session(n), max, OnQuota::Refuse);
     let at = MOST_READ + 8;
@@ -198,7 +200,7 @@ pub async fn a_limit_too_great_to_read_all_sessions_holds_too(store: &dyn Store)
     assert_eq!(store.create_session(next(at + 2)).await.unwrap(), Created::QuotaExceeded);
 }
 
-/// They may come in one transaction or in several.
+/// The creations may be in one transaction or in several.
 pub async fn many_creations_of_one_subject_at_once_end_what_is_too_much(store: &dyn Store) {
     for max in [5, MOST_READ + 5] {
         let subject = |n: u32| Session {

@@ -1,4 +1,4 @@
-//! What [`Session::judge_refresh`] decides is written, and nothing else.
+//! Tests of refreshes: the store writes what [`Session::judge_refresh`] decides, and nothing else.
 
 use countersign::{
     domain::{
@@ -13,11 +13,11 @@ use countersign::{
 };
 
 use crate::support::{
-    after, assert_unchanged, attempt, create, create_all, entries, found_out, read, revoke_session,
-    rich_session, rotate, seconds, session, text,
+    after, assert_unchanged, attempt, create, create_all, ended_without_note, entries, read,
+    revoke_session, rich_session, rotate, seconds, session, text,
 };
 
-/// The state that the domain moves a session to.
+/// Returns the session as the domain rotates it.
 fn rotated(session: &Session, attempt: &RefreshAttempt) -> Session {
     match session.judge_refresh(attempt) {
         RefreshVerdict::Rotate(next) => *next,
@@ -29,7 +29,7 @@ fn device() -> Device {
     Device { user_agent: text("curl/8"), ip_address: text("192.0.2.1"), label: text("") }
 }
 
-/// An attempt with the token before the current one.
+/// Returns an attempt with the token before the current one.
 fn with_previous_token(session: &Session, now: Timestamp) -> RefreshAttempt {
     RefreshAttempt { generation: session.lineage.generation - 1, ..attempt(session, now) }
 }
@@ -53,9 +53,9 @@ pub async fn a_device_is_updated_when_given_and_kept_when_not(store: &dyn Store)
     let kept = rotate(store, &before, after(2)).await;
     assert_eq!(read(store, &before).await.device, before.device);
 
-    let told = RefreshAttempt { device: Some(device()), ..attempt(&kept, after(3)) };
-    store.refresh_session(told).await.unwrap();
-    assert_eq!(read(store, &before).await.device, device(), "even an empty label is told");
+    let with_device = RefreshAttempt { device: Some(device()), ..attempt(&kept, after(3)) };
+    store.refresh_session(with_device).await.unwrap();
+    assert_eq!(read(store, &before).await.device, device(), "an empty label replaces the old one");
 }
 
 pub async fn a_replay_changes_nothing(store: &dyn Store) {
@@ -70,7 +70,7 @@ pub async fn a_replay_changes_nothing(store: &dyn Store) {
             assert_eq!(*session, current);
             assert!(
                 position.seq >= entries_before[0].seq,
-                "whoever repeats it waits for what the first one stopped"
+                "a replay waits for the entry of the rotation that it repeats"
             );
         }
         other => panic!("{other:?}"),
@@ -102,14 +102,17 @@ pub async fn a_replay_until_use_goes_on_after_the_grace_and_ends_with_the_next_r
     let entry = entries(store).await.pop().unwrap();
     let ended = read(store, &next).await;
     assert_eq!(entry.expires_at, BlacklistEntry::expiry_for(&ended, after(320)));
-    assert!(entry.expires_at >= after(620).plus(seconds(60)), "a replay may have come as late");
+    assert!(
+        entry.expires_at >= after(620).plus(seconds(60)),
+        "the last replay may have issued a token as late as this"
+    );
 }
 
 pub async fn a_reuse_ends_the_session_and_stops_its_tokens(store: &dyn Store) {
     let there = create_all(store, [session(1), session(2)]).await;
     let current = rotate(store, &there[0], after(20)).await;
     let now = after(31);
-    let ended = found_out(now, EndReason::RefreshTokenReused);
+    let ended = ended_without_note(now, EndReason::RefreshTokenReused);
     let expected = current.clone().end(ended.clone());
 
     let reused = store.refresh_session(with_previous_token(&current, now)).await.unwrap();
@@ -135,20 +138,23 @@ pub async fn a_refused_attempt_changes_nothing(store: &dyn Store) {
             .await;
     let entries_before = entries(store).await;
 
-    let told =
+    let with_device =
         |session: &Session, now| RefreshAttempt { device: Some(device()), ..attempt(session, now) };
-    let wrong_secret = RefreshAttempt { secret: LineageSecret([7; 16]), ..told(&live, after(5)) };
+    let wrong_secret =
+        RefreshAttempt { secret: LineageSecret([7; 16]), ..with_device(&live, after(5)) };
     let too_new =
-        RefreshAttempt { generation: live.lineage.generation + 1, ..told(&live, after(5)) };
-    let too_much =
-        RefreshAttempt { scopes: vec![text("openid"), text("root")], ..told(&live, after(5)) };
+        RefreshAttempt { generation: live.lineage.generation + 1, ..with_device(&live, after(5)) };
+    let too_much = RefreshAttempt {
+        scopes: vec![text("openid"), text("root")],
+        ..with_device(&live, after(5))
+    };
     let cases = [
         (wrong_secret, RefreshRefusal::Unknown),
         (too_new, RefreshRefusal::NeverIssued { current: live.lineage.generation }),
         (too_much, RefreshRefusal::ScopeNotGranted(text("root"))),
-        (told(&ended, after(5)), RefreshRefusal::Ended),
-        (told(&live, live.idle_expires_at), RefreshRefusal::ExpiredIdle),
-        (told(&ends_at_once, after(90)), RefreshRefusal::ExpiredAbsolute),
+        (with_device(&ended, after(5)), RefreshRefusal::Ended),
+        (with_device(&live, live.idle_expires_at), RefreshRefusal::ExpiredIdle),
+        (with_device(&ends_at_once, after(90)), RefreshRefusal::ExpiredAbsolute),
     ];
     for (attempt, refusal) in cases {
         assert_eq!(store.refresh_session(attempt).await.unwrap(), Refreshed::Refused(refusal));
@@ -198,7 +204,7 @@ pub async fn a_revoked_access_token_is_stopped_for_as_long_as_it_lives(store: &d
             "{:?} for {before:?}",
             entry.expires_at
         );
-        assert!(entry.expires_at <= after(40).plus(seconds(120)), "and not for ever");
+        assert!(entry.expires_at <= after(40).plus(seconds(120)), "the entry is kept for too long");
     }
     assert_eq!(read(store, &current).await.ended, None, "only the token is stopped");
 }

@@ -1,4 +1,5 @@
-//! The question that a replica asks of its database: what it proves, and what it brings.
+//! Tests of renewals: the answers that they bring, and the cases in which they must not extend a
+//! lease.
 
 use std::time::Duration;
 
@@ -27,12 +28,12 @@ use crate::{
     },
 };
 
-/// How soon to look again at what has no event to wait for.
+/// The pause between two looks at something that sends no event.
 const MOMENT: Duration = Duration::from_millis(5);
 const A: [u8; 16] = [1; 16];
 const B: [u8; 16] = [2; 16];
 
-/// A renewal by the first replica, which has read nothing yet.
+/// Returns a renewal by the first replica, which has read nothing yet.
 fn renewal(number: i64, confirmed: i64, applied: Seq) -> RenewalRequest {
     let (incarnation, after) = (Incarnation::new(A), Seq::default());
     RenewalRequest {
@@ -57,6 +58,7 @@ async fn is_gone(renewals: &mut Box<dyn RenewalClient>, renewal: RenewalRequest)
     matches!(renewals.renew(&renewal).await.unwrap(), RenewalOutcome::Gone)
 }
 
+/// Opens a store that the first replica joins.
 async fn joined(url: &str) -> (PostgresStore, Box<dyn RenewalClient>) {
     let store = open(url).await;
     store.members().unwrap().join(newcomer(Incarnation::new(A))).await.unwrap();
@@ -78,7 +80,7 @@ async fn a_renewal_brings_the_feed_its_head_and_the_others() {
     assert_eq!(
         members.join(newcomer(Incarnation::new(B))).await.unwrap(),
         Seq(2),
-        "it begins with all there is"
+        "a new replica's row begins at the head of the feed"
     );
     let now = answer(&mut renewals, renewal(2, 1, Seq(0))).await;
     assert_eq!((now.head.seq, now.database), (Seq(2), before.database));
@@ -103,13 +105,13 @@ async fn a_renewal_brings_the_feed_its_head_and_the_others() {
     assert_eq!(listed, [(Incarnation::new(A), 3, Seq(2)), (Incarnation::new(B), 0, Seq(2))]);
 }
 
-/// A database that was set back has a row with a smaller number than was confirmed, or none; and a
-/// renewal that was given up may arrive after a later one.
+/// In a database that was set back, the replica's row has a smaller number than was confirmed, or
+/// is missing. A renewal that was given up may arrive after a later one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_not_the_one_that_was_left_is_gone() {
     let (store, mut renewals) = joined(&new_database().await).await;
     answer(&mut renewals, renewal(7, 0, Seq(0))).await;
-    assert!(is_gone(&mut renewals, renewal(9, 8, Seq(0))).await, "it was set back");
+    assert!(is_gone(&mut renewals, renewal(9, 8, Seq(0))).await, "the row was set back");
     assert!(is_gone(&mut renewals, renewal(7, 7, Seq(0))).await, "the number was used");
     answer(&mut renewals, renewal(9, 7, Seq(0))).await;
 
@@ -138,8 +140,8 @@ async fn the_register_is_settled_once_for_each_history() {
     assert_eq!(answer(&mut renewals, renewal(3, 2, Seq(0))).await.settled, timeline);
 }
 
-/// Who cancels a commit's wait for its standby makes it visible, and it is lost if the primary is:
-/// no lease may rest on it.
+/// If a commit's wait for its standby is cancelled, the commit is visible, but lost if the primary
+/// is. No lease may be based on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
     let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
@@ -152,7 +154,7 @@ async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
         execute(&url, "SELECT pg_reload_conf()").await;
     };
     standby("nobody").await;
-    // The server is told and goes by it a little later: then a write waits.
+    // The server applies the setting a little later. From then on a write waits.
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     while number(&url, waiting).await == 0 {
         let url = url.clone();
@@ -171,8 +173,8 @@ async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
             sleep(MOMENT).await;
         }
     };
-    // The row and the warning arrive together, and whoever was content with the row would be the
-    // faster one at times.
+    // The row and the warning arrive together. Code that did not wait for the warning would accept
+    // the row in some of these rounds.
     let cancelled = async {
         for number in 2..22 {
             let outcome = in_time(renewals.renew(&renewal(number, 1, Seq(0)))).await;
@@ -187,7 +189,7 @@ async fn a_renewal_that_did_not_wait_for_its_standby_is_not_confirmed() {
     answer(&mut renewals, renewal(22, 1, Seq(0))).await;
 }
 
-/// A primary that the first replica has joined, and a standby of it.
+/// Starts a primary, which the first replica joins, and a standby of it.
 async fn joined_pair() -> (Server, Server) {
     let primary = spawn_blocking(Server::start).await.unwrap();
     drop(joined(&primary.url("postgres")).await);
@@ -198,11 +200,11 @@ async fn joined_pair() -> (Server, Server) {
     spawn_blocking(with_standby).await.unwrap()
 }
 
-/// A connection that leads to it still reads there what was true before.
+/// An open connection to the former primary still reads its old state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
     let (primary, standby) = joined_pair().await;
-    // New connections go to the first that can be written to.
+    // New connections go to the first server in the URL that accepts writes.
     let store = open(&Server::url_of(&[&standby, &primary], "postgres")).await;
     let before = answer(&mut store.renewal_client(), renewal(1, 0, Seq(0))).await.head.timeline;
     assert_eq!(store.session(session(1).id).await.unwrap(), None);
@@ -219,7 +221,8 @@ async fn a_primary_that_was_replaced_is_not_asked_once_a_renewal_has_told() {
     assert_eq!(store.session(there.id).await.unwrap(), Some(there));
 }
 
-/// It was frozen while another took over, and does not know. New connections come to it first.
+/// The former primary was frozen while the standby took over, so it still takes itself for the
+/// primary. By the URL, new connections would go to it first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_was_replaced_is_not_connected_to_although_the_url_names_it_first() {
     let (primary, standby) = joined_pair().await;
@@ -237,7 +240,8 @@ async fn a_primary_that_was_replaced_is_not_connected_to_although_the_url_names_
     assert_eq!(store.session(there.id).await.unwrap(), Some(there));
 }
 
-/// The one in charge now is in an earlier history than the last one, and knows nothing of it.
+/// The server that is left is on an earlier timeline than the one that crashed, and has none of its
+/// commits.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_known_any_more_joins_whatever_server_is_left() {
     let (primary, standby) = joined_pair().await;

@@ -1,4 +1,4 @@
-//! Revocations of sessions, subjects and single tokens.
+//! Tests of revocations of sessions, subjects and single tokens.
 
 use countersign::{
     domain::{
@@ -21,7 +21,7 @@ use crate::support::{
     seconds, session, text, unlimited,
 };
 
-/// Nothing was written; what was written before counts.
+/// Checks that a revocation wrote nothing, and returned the position of the last entry before it.
 #[track_caller]
 fn assert_nothing_new(outcome: &RevocationOutcome, entries: &[FeedEntry]) {
     assert_eq!((outcome.found, outcome.full, outcome.sessions), (true, false, 0), "{outcome:?}");
@@ -120,7 +120,7 @@ pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
     let outcome = revoke(store, alice(Some(&alices[2])), after(10)).await.unwrap();
     assert_eq!((outcome.found, outcome.sessions, outcome.changed), (true, 3, true));
     let entries = entries(store).await;
-    let [entry] = &entries[..] else { panic!("one, however many sessions there are: {entries:?}") };
+    let [entry] = &entries[..] else { panic!("not one entry for all sessions: {entries:?}") };
     assert_eq!(
         (entry.seq, &entry.revoked),
         (outcome.position.seq, &alices_up_to(after(10), Some(&alices[2])))
@@ -134,7 +134,7 @@ pub async fn all_sessions_of_a_subject_end_but_one(store: &dyn Store) {
     assert_eq!(store.unfinished().await.unwrap(), [], "nothing is left to be ended");
 }
 
-/// Stops all of alice's sessions up to an instant, but for one.
+/// Returns the target of an entry that stops all of alice's sessions up to an instant, but for one.
 fn alices_up_to(up_to: Timestamp, spared: Option<&Session>) -> Revoked {
     let cut_off = CutOff { up_to, spared: spared.map(|session| session.id) };
     Revoked::Subject { tenant: Tenant::default(), subject: text("alice"), cut_off }
@@ -156,8 +156,8 @@ pub async fn a_subject_revoked_twice_ends_nothing_more_and_has_one_entry(store: 
     assert_eq!(entries(store).await.len(), 1);
 }
 
-/// Rows may have been lost: access tokens of theirs live on. A made-up name has one entry, too, and
-/// no more.
+/// The database may have lost sessions whose access tokens live on. A subject that never existed
+/// gets one entry, too, and no more.
 pub async fn a_subject_without_sessions_is_revoked_all_the_same(store: &dyn Store) {
     create(store, Session { subject: text("bob"), ..session(1) }).await;
     for changed in [true, false] {
@@ -167,12 +167,13 @@ pub async fn a_subject_without_sessions_is_revoked_all_the_same(store: &dyn Stor
         assert_eq!((entries.len(), &entries[0].revoked), (1, &alices_up_to(after(5), None)));
         assert!(
             entries[0].expires_at >= after(5).plus(LONGEST_TOKEN),
-            "as long as the longest token lives"
+            "the entry lasts as long as the longest token"
         );
     }
 }
 
-/// The second word spares a session of which the first has said nothing, or has said that it ends.
+/// A revocation cannot spare a session that an earlier one covered. It can spare one that was
+/// created since, or that the earlier one spared, too.
 pub async fn a_session_that_was_revoked_with_its_subject_is_not_spared_later(store: &dyn Store) {
     let there = create_all(store, [session(1), session(2)]).await;
     revoke(store, alice(Some(&there[0])), after(3)).await.unwrap();
@@ -189,7 +190,7 @@ pub async fn a_session_that_was_revoked_with_its_subject_is_not_spared_later(sto
     assert_eq!(
         entries(store).await[0].revoked,
         alices_up_to(after(9), Some(&fourth)),
-        "it was spared before"
+        "it can be spared again"
     );
     assert_unchanged(store, &[fourth]).await;
 }
@@ -197,14 +198,14 @@ pub async fn a_session_that_was_revoked_with_its_subject_is_not_spared_later(sto
 pub async fn no_session_is_created_or_refreshed_under_a_revocation_of_its_subject(
     store: &dyn Store,
 ) {
-    // One more than is ended at once.
+    // Besides the spared session, these are one more than a revocation ends by itself.
     let there = create_all(store, (1..=258).map(session)).await;
     let outcome = revoke(store, alice(Some(&there[0])), after(300)).await.unwrap();
     assert_eq!((outcome.sessions, outcome.changed), (257, true));
     let unfinished = store.unfinished().await.unwrap();
     assert_eq!(unfinished.len(), 1);
     let again = revoke(store, alice(Some(&there[0])), after(300)).await.unwrap();
-    assert_eq!((again.sessions, again.changed), (0, false), "also while some are left to be ended");
+    assert_eq!((again.sessions, again.changed), (0, false), "even while one is left to be ended");
     let live = create(store, session(301)).await;
 
     let refreshed = store.refresh_session(attempt(&there[257], after(301))).await.unwrap();
@@ -237,12 +238,12 @@ pub async fn expired_sessions_of_a_subject_are_not_counted(store: &dyn Store) {
 
 pub async fn a_revoked_token_leaves_its_session_alone(store: &dyn Store) {
     let before = create(store, session(1)).await;
-    // Not the one in the row: a replay may have issued it.
+    // This is not the token in the row, because a replay may have issued another one.
     let token = TokenId::new([8; 16]);
     let outcome = revoke_token(store, &before, token, after(2)).await;
 
     let position = outcome.position;
-    // Who names a token says whose it is, so an engine may or may not look.
+    // The caller knows from the token whose it is, so an engine may or may not look that up.
     let whose = outcome.whose.clone();
     assert!(
         whose.iter().all(|whose| *whose == (before.tenant.clone(), before.subject.clone())),
@@ -288,7 +289,7 @@ pub async fn a_token_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Stor
     assert_eq!(
         both.iter().filter(|outcome| outcome.changed).count(),
         1,
-        "in one transaction or in two"
+        "whether they are in one transaction or in two"
     );
     assert!(both.iter().all(|outcome| outcome.wrote));
 }
@@ -306,8 +307,8 @@ pub async fn a_token_of_a_session_that_is_over_or_unknown_adds_no_entry(store: &
     assert_eq!(entries(store).await, entries_before);
 }
 
-/// A database that was set back to an older state does not know the session of an authentic token,
-/// or takes it for expired.
+/// A database that was set back may not know the session of an authentic token, or take it for
+/// expired.
 pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_live(
     store: &dyn Store,
 ) {
@@ -336,7 +337,7 @@ pub async fn an_authentic_token_is_stopped_even_if_its_session_is_not_known_to_l
         assert_eq!((again.sessions, again.wrote, again.changed), (0, adds, false));
         let stopped =
             entries(store).await.into_iter().any(|entry| entry.revoked == fallback_entry.revoked);
-        assert!(stopped, "by its own entry or by this one");
+        assert!(stopped, "neither the session's own entry nor this one stops the token");
     }
     assert_eq!(entries(store).await.len(), before.len() + 2);
     assert_unchanged(store, &[expired]).await;
@@ -368,7 +369,7 @@ pub async fn without_room_nothing_is_done_that_would_add_an_entry(store: &dyn St
     assert!(full(RevocationTarget::Tenant(Tenant::default())).await);
     assert_eq!(entries(store).await, before);
     assert!(!full(RevocationTarget::Session(over.id)).await, "has ended already");
-    assert!(!full(of_token(token)).await, "takes the place of its former entry");
+    assert!(!full(of_token(token)).await, "replaces its former entry");
     assert_eq!(entries(store).await.len(), before.len());
     assert_unchanged(store, &[there[0].clone(), there[1].clone(), over]).await;
 }

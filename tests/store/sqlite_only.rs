@@ -1,5 +1,5 @@
-//! What the embedded engine promises beyond the contract: its file outlives it, is its own, and is
-//! refused when in doubt.
+//! Tests of guarantees that the SQLite engine gives beyond the contract: its file can be opened
+//! again, belongs to one process, and is refused if it may be damaged.
 
 use std::{
     fs,
@@ -53,7 +53,7 @@ async fn refusal(path: &Path) -> OpenError {
     }
 }
 
-/// A tool of the operator's that holds the file is no reason to throw the file away.
+/// If a locked file were called damaged, an operator might throw it away.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_another_tool_has_locked_is_not_called_damaged() {
     let (_home, path) = home();
@@ -69,7 +69,7 @@ async fn a_file_that_another_tool_has_locked_is_not_called_damaged() {
     open(&path).await;
 }
 
-/// Runs statements behind the store's back.
+/// Runs statements without the store.
 fn execute(path: &Path, sql: &str) {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
@@ -120,7 +120,7 @@ async fn everything_is_there_after_opening_again() {
     );
 }
 
-/// A restart within one process: the store before may still be about to close its connections.
+/// The previous store of the same process may still be closing its connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_opens_again_at_once_however_often() {
     let (_home, path) = home();
@@ -152,7 +152,7 @@ async fn garbage_is_damaged_and_left_as_it_was() {
     }
 }
 
-/// A database of many pages whose log has been written back into it.
+/// Makes a database of many pages, and writes its log back into the file.
 async fn populated(path: &Path) {
     let store = open(path).await;
     create_all(&store, (0..200).map(rich_session)).await;
@@ -169,7 +169,8 @@ async fn a_damaged_page_in_the_middle_is_found_and_left_as_it_was() {
     let middle = bytes.len() / PAGE / 2 * PAGE;
     bytes[middle..middle + PAGE].fill(0xa5);
     fs::write(&path, &bytes).unwrap();
-    // As after an upgrade: it is not known that the file was closed in good order.
+    // Without a record in the lock file, as after an upgrade, it is not known that the file was
+    // closed in good order.
     fs::write(path.with_extension("db.lock"), "").unwrap();
 
     let refused = refusal(&path).await;
@@ -244,7 +245,7 @@ async fn a_directory_that_is_not_there_is_an_io_error() {
     let refused = refusal(&path).await;
     let OpenError::Io { source, .. } = &refused else { panic!("{refused:?}") };
     assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
-    assert!(!path.parent().unwrap().exists(), "nor is it made");
+    assert!(!path.parent().unwrap().exists(), "the directory was made");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,10 +260,10 @@ async fn its_files_are_for_its_owner_alone() {
     }
     names.sort();
     let all = ["countersign.db", "countersign.db-shm", "countersign.db-wal", "countersign.db.lock"];
-    assert_eq!(names, all, "the log holds sessions as the database does");
+    assert_eq!(names, all, "the write-ahead log has sessions in it, too");
 }
 
-/// A session must not end without its entry, nor may a token be superseded without one.
+/// Neither may a session end, nor a token be superseded, without an entry in the blacklist.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_blacklisted_is_not_done_at_all() {
     let (_home, path) = home();
@@ -293,8 +294,7 @@ async fn what_cannot_be_blacklisted_is_not_done_at_all() {
     assert_eq!(entries(&store).await.len(), 2, "it works again once the fault is gone");
 }
 
-/// The tables are read by name: a row that this service never writes is an error, not a session
-/// with a guess in it.
+/// A row that this service never writes is an error, and not a session in which values are guessed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_row_is_an_error() {
     let (_home, path) = home();
@@ -333,7 +333,7 @@ async fn the_database_of_another_program_is_refused_and_left_as_it_was() {
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
-/// Who edits the database can do this, and must not keep the other keys from being used.
+/// An operator who edits the database may damage rows of keys. The other keys must stay usable.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_are_no_keys_are_named() {
     let (_home, path) = home();
@@ -356,7 +356,7 @@ async fn rows_that_are_no_keys_are_named() {
     assert_eq!((ring.keys, ring.damaged), (vec![key("c")], vec!["a".to_owned(), "b".to_owned()]));
 }
 
-/// Pages of a database that are free, of all that it has.
+/// Returns the number of free pages of a database, and of all its pages.
 fn pages(path: &Path) -> (i64, i64) {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
@@ -364,7 +364,7 @@ fn pages(path: &Path) -> (i64, i64) {
     (value("PRAGMA freelist_count"), value("PRAGMA page_count"))
 }
 
-/// Fills a database, and deletes all of it but 100 sessions.
+/// Fills a database, and deletes all but 100 sessions.
 async fn mostly_empty(path: &Path) -> SqliteStore {
     let store = open(path).await;
     let creations = (0..1500).map(|n| store.create_session(unlimited(rich_session(n))));
@@ -376,7 +376,7 @@ async fn mostly_empty(path: &Path) -> SqliteStore {
     store
 }
 
-/// Gives all space back, and returns how many calls that took.
+/// Gives all space back. Returns the number of calls that it took.
 async fn release(store: &SqliteStore) -> usize {
     let mut calls = 1;
     while store.release_space().await.unwrap() {
@@ -389,7 +389,7 @@ async fn release(store: &SqliteStore) -> usize {
 async fn the_space_of_deleted_rows_is_given_back_in_bounded_parts() {
     let (_home, path) = home();
     let store = mostly_empty(&path).await;
-    assert!(release(&store).await > 1, "so many pages are not given back at once");
+    assert!(release(&store).await > 1, "all pages were given back at once");
     let (free, all) = pages(&path);
     assert!(free * 8 <= all, "{free} of {all}");
     drop(store);
@@ -400,7 +400,8 @@ async fn the_space_of_deleted_rows_is_given_back_in_bounded_parts() {
     assert_eq!(list(&store, query(&rich_session(0).tenant)).await.len(), 100);
 }
 
-/// To make an old file so is to write all of it anew, which is nothing that a start may do.
+/// An old file must be rewritten as a whole before it can give space back, and a start must not do
+/// that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_an_older_version_gives_space_back_once_it_was_restored_from_a_backup() {
     let (home, path) = home();

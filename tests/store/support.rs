@@ -1,4 +1,5 @@
-//! Sessions, attempts and revocations to try a store with, and what a test looks at afterwards.
+//! Sessions, attempts and revocations for the tests of stores, and functions that check the
+//! results.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -33,13 +34,14 @@ pub const START: Timestamp = Timestamp::from_seconds(1_700_000_000);
 /// The longest lifetime of an access token.
 pub const LONGEST_TOKEN: Duration = Duration::from_secs(3600);
 
-/// More rows than any test writes.
+/// A limit above the number of rows that any test writes.
 pub const ALL: i64 = 1_000_000;
 
 pub fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
+/// Returns the instant so many seconds after [`START`].
 pub fn after(count: u64) -> Timestamp {
     START.plus(seconds(count))
 }
@@ -57,8 +59,8 @@ pub fn claims(value: Value) -> CustomClaims {
     CustomClaims::try_from(map).unwrap()
 }
 
-/// Alice's `n`th session, created `n` seconds after the start. It goes idle ten minutes later and
-/// ends after an hour.
+/// Returns alice's `n`th session, created `n` seconds after the start. It expires after ten idle
+/// minutes, and after an hour at the latest.
 pub fn session(n: u32) -> Session {
     let at = after(n.into());
     let [a, b, c, d] = n.to_be_bytes();
@@ -99,8 +101,8 @@ pub fn session(n: u32) -> Session {
     }
 }
 
-/// A session in which every field has a value of its own, so that no column can stand in for
-/// another.
+/// Returns a session in which every field has a value of its own, so that a test notices if columns
+/// are mixed up.
 pub fn rich_session(n: u32) -> Session {
     let at = session(n).created_at;
     let micros = |count| at.plus(Duration::from_micros(count));
@@ -145,7 +147,7 @@ pub fn rich_session(n: u32) -> Session {
     }
 }
 
-/// Without a limit to the subject's sessions.
+/// Returns a creation without a limit to the subject's sessions.
 pub fn unlimited(session: Session) -> Creation {
     Creation { session, max_sessions: 0, on_quota: OnQuota::Refuse }
 }
@@ -176,14 +178,14 @@ pub async fn read(store: &dyn Store, session: &Session) -> Session {
     store.session(session.id).await.unwrap().expect("the session is there")
 }
 
-/// Holds the store to having left these sessions as they are here, in every field.
+/// Checks that the store has these sessions, equal in every field.
 pub async fn assert_unchanged(store: &dyn Store, sessions: &[Session]) {
     for session in sessions {
         assert_eq!(read(store, session).await, *session);
     }
 }
 
-/// An attempt to refresh a session with its current token.
+/// Returns an attempt to refresh a session with its current token.
 pub fn attempt(session: &Session, now: Timestamp) -> RefreshAttempt {
     RefreshAttempt {
         session_id: session.id,
@@ -238,7 +240,7 @@ pub async fn revoke_tenant(store: &dyn Store, tenant: &Tenant, at: Timestamp) ->
     revoke(store, target, at).await.unwrap()
 }
 
-/// Stops one access token that expires a minute after `at`.
+/// Revokes one access token, which expires a minute after `at`.
 pub async fn revoke_token(
     store: &dyn Store,
     session: &Session,
@@ -250,25 +252,25 @@ pub async fn revoke_token(
     revoke(store, target, at).await.unwrap()
 }
 
-/// Ends a tenant's sessions, at most `limit` at a time, and returns how often it had to be asked.
+/// Ends the sessions that an entry covers, at most `limit` at a time. Returns the number of calls.
 pub async fn end_covered(store: &dyn Store, entry: &Unfinished, limit: i64) -> usize {
     let mut last = None;
     let mut calls = 1;
     while let Some(batch) = store.end_covered_sessions(entry.clone(), last, limit).await.unwrap() {
         let next = batch.last;
-        assert!(Some(next) > last, "it never goes back");
+        assert!(Some(next) > last, "it went back");
         last = Some(next);
         calls += 1;
     }
     calls
 }
 
-/// How a session ends whose end nobody explained.
-pub fn found_out(at: Timestamp, reason: EndReason) -> Ended {
+/// Returns the end of a session for this reason and without a note.
+pub fn ended_without_note(at: Timestamp, reason: EndReason) -> Ended {
     Ended { at, reason, note: Note::default() }
 }
 
-/// What the feed says after a place, to a replica that joins for this alone.
+/// Reads the feed after a number, as a replica that joins for this alone.
 pub async fn read_feed(store: &dyn Store, after: Seq, limit: i64) -> Answer {
     let mut reader = Reader::join(store).await;
     let answer = reader.read(after, limit).await;
@@ -328,17 +330,17 @@ pub fn newcomer(incarnation: Incarnation) -> Newcomer {
     }
 }
 
-/// The whole blacklist, in the order of the feed.
+/// Returns the whole blacklist, in the order of the feed.
 pub async fn entries(store: &dyn Store) -> Vec<FeedEntry> {
     read_feed(store, Seq::default(), ALL).await.entries
 }
 
-/// The latest expiry of an entry that was ever deleted.
+/// Returns the latest expiry of an entry that was ever deleted.
 pub async fn forgotten_until(store: &dyn Store) -> Timestamp {
     read_feed(store, Seq::default(), ALL).await.forgotten_until
 }
 
-/// All sessions of a tenant, in one page.
+/// Returns a query for all sessions of a tenant in one page.
 pub fn query(tenant: &Tenant) -> SessionQuery {
     SessionQuery {
         tenant: tenant.clone(),

@@ -1,4 +1,4 @@
-//! What is no longer needed is deleted, in bounded steps, and nothing else.
+//! Tests of the deletion of rows that are no longer needed, a bounded number at a time.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 const TICK: Duration = Duration::from_micros(1);
-/// When all that a test has written has expired.
+/// An instant at which everything that a test has written has expired.
 const LATE: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
 fn acme() -> Tenant {
@@ -70,7 +70,7 @@ pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Sto
     store.delete_expired_revocations(LATE, ALL).await.unwrap();
     assert!(
         forgotten_until(store).await <= after(0),
-        "nothing has been deleted, whatever the clock says"
+        "a sweep that deletes nothing changes nothing"
     );
 
     let written = stopped_tokens(store, 3).await;
@@ -85,19 +85,20 @@ pub async fn the_latest_expiry_that_was_ever_deleted_is_recorded(store: &dyn Sto
     assert_eq!(forgotten_until(store).await, written[2].expires_at, "it never goes back");
 }
 
-/// Does what is left to be done under entries of tenants.
+/// Ends all sessions that unfinished entries cover.
 async fn end_all_covered(store: &dyn Store) {
     for entry in store.unfinished().await.unwrap() {
         end_covered(store, &entry, ALL).await;
     }
 }
 
-/// Holds the store to keeping the tenant's entry until its sessions have been ended, and no longer.
+/// Checks that the store keeps the tenant's entry until its sessions have been ended, and no
+/// longer.
 async fn assert_stays_until_ended(store: &dyn Store) {
     assert_eq!(
         sweep(store).await,
         0,
-        "the entry is all that says that these sessions are to be ended"
+        "nothing but the entry says that these sessions must be ended"
     );
     end_all_covered(store).await;
     assert_eq!(sweep(store).await, 1);
@@ -114,7 +115,8 @@ pub async fn a_tenant_stays_until_its_sessions_have_ended(store: &dyn Store) {
     assert_stays_until_ended(store).await;
 }
 
-/// Clocks of two replicas differ by less than a millisecond at the best.
+/// At best, the clocks of two replicas differ by less than a millisecond, so an entry covers the
+/// whole of its last millisecond.
 pub async fn a_tenant_stays_for_a_session_of_its_last_millisecond(store: &dyn Store) {
     let created_at = after(10).plus(Duration::from_micros(999));
     create(store, Session { tenant: acme(), created_at, ..session(10) }).await;
@@ -129,7 +131,7 @@ pub async fn a_tenant_stays_for_a_session_created_with_a_clock_ahead(store: &dyn
     assert_stays_until_ended(store).await;
 }
 
-/// A tenant that nothing is known of cannot be revoked. This session has ended, so nothing is left
+/// Creates a session of acme and revokes it, so that a revocation of the tenant leaves no session
 /// to be ended.
 async fn revoked_session_of_acme(store: &dyn Store) {
     let over = create(store, Session { tenant: acme(), ..session(1) }).await;
@@ -146,8 +148,8 @@ pub async fn a_tenant_does_not_stay_for_sessions_created_since(store: &dyn Store
     assert_unchanged(store, &[since, elsewhere]).await;
 }
 
-/// With its clock behind, the service gives a session an identifier after the revocation, which
-/// thus does not cover it.
+/// A service whose clock is behind gives a new session an identifier that is later than the
+/// revocation, which therefore does not cover it.
 pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store: &dyn Store) {
     revoked_session_of_acme(store).await;
     revoke_tenant(store, &acme(), after(10)).await;
@@ -158,8 +160,8 @@ pub async fn a_tenant_does_not_stay_for_a_later_session_of_a_clock_behind(store:
     assert_unchanged(store, &[uncovered]).await;
 }
 
-/// It was being created, by somebody else, when its tenant or subject was revoked, and nobody has
-/// seen it until then.
+/// Another transaction may have been creating the session while its tenant or subject was revoked,
+/// so that the revocation could not see it.
 pub async fn an_entry_that_covers_a_live_session_is_not_finished(
     store: &dyn Store,
     database: &Database,
@@ -189,7 +191,7 @@ pub async fn a_tenant_that_stays_does_not_use_up_the_limit(store: &dyn Store) {
     assert_eq!(
         store.delete_expired_revocations(LATE, 1).await.unwrap().deleted,
         1,
-        "or the sweeper would think that it is done"
+        "otherwise the sweeper would stop here"
     );
     assert_eq!(store.unfinished().await.unwrap().len(), 1);
 }
@@ -206,14 +208,14 @@ pub async fn a_seq_is_not_used_again_after_the_newest_entries_are_gone(store: &d
 }
 
 pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
-    // Ended early, although it would have lived for long.
+    // This one was ended long before it would have expired.
     let ended = create(
         store,
         Session { idle_expires_at: after(9000), expires_at: after(9000), ..session(1) },
     )
     .await;
     revoke_session(store, &ended, after(50)).await;
-    // Went idle, although its absolute end is far.
+    // This one went idle long before its absolute end.
     let idle = create(
         store,
         Session { idle_expires_at: after(60), expires_at: after(9000), ..session(2) },
@@ -228,7 +230,7 @@ pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
     assert_eq!(
         store.delete_old_sessions(after(50), ALL).await.unwrap(),
         0,
-        "it was not over before this instant"
+        "no session was over before this instant"
     );
     assert_eq!(store.delete_old_sessions(after(50).plus(TICK), ALL).await.unwrap(), 1);
     assert_eq!(list(store, all.clone()).await, left(&[&live, &edge, &idle]));
@@ -237,8 +239,8 @@ pub async fn sessions_are_deleted_by_when_they_were_over(store: &dyn Store) {
     assert_unchanged(store, &[Session { expiry_recorded: true, ..edge }, live]).await;
 }
 
-/// By the clock of whoever recorded it. Afterwards nobody ends it any more, so nothing may bring it
-/// back.
+/// The session had expired by the clock of the replica that recorded it. No revocation ends it
+/// afterwards, so nothing may make it live again.
 pub async fn a_session_whose_expiry_was_recorded_stays_over_by_a_clock_that_went_back(
     store: &dyn Store,
 ) {

@@ -1,4 +1,5 @@
-//! A whole tenant is stopped by one entry; its sessions end afterwards, in batches.
+//! Tests of revoked tenants: one entry stops the whole tenant, and its sessions end afterwards, in
+//! batches.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ fn of_acme(n: u32) -> Session {
     Session { tenant: acme(), ..session(n) }
 }
 
-/// The last instant covered by the only entry that there is.
+/// Returns the last instant that the only entry covers.
 async fn up_to(store: &dyn Store) -> Timestamp {
     let entries = entries(store).await;
     match &entries[..] {
@@ -42,7 +43,7 @@ async fn up_to(store: &dyn Store) -> Timestamp {
     }
 }
 
-/// Whether a session is covered, as the index decides it.
+/// Returns whether a cut-off covers a session, as the index decides it.
 fn covers(up_to: Timestamp, session: &Session) -> bool {
     session.id.created_millis() <= up_to.millis()
 }
@@ -55,7 +56,7 @@ pub async fn a_revoked_tenant_has_one_entry_and_its_sessions_are_counted(store: 
 
     assert_eq!((outcome.found, outcome.sessions), (true, 3));
     let entries = entries(store).await;
-    assert_eq!(entries.len(), 1, "one, however many sessions there are");
+    assert_eq!(entries.len(), 1, "one entry, however many sessions there are");
     assert_eq!(outcome.position.seq, entries[0].seq);
     assert_eq!(entries[0].revoked, Revoked::Tenant { tenant: acme(), up_to: up_to(store).await });
     assert!(up_to(store).await >= after(10));
@@ -95,14 +96,14 @@ pub async fn a_tenant_revoked_twice_has_one_entry_with_a_new_seq(store: &dyn Sto
     assert_eq!(revoke_tenant(store, &acme(), after(4)).await.sessions, 0);
 }
 
-/// Whether or not the job has come to the sessions.
+/// It makes no difference whether the job has ended the sessions by then.
 pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_since(
     store: &dyn Store,
 ) {
     create_all(store, [of_acme(1), of_acme(2)]).await;
     let revoke = async |at| {
         let outcome = revoke_tenant(store, &acme(), after(at)).await;
-        assert!(outcome.wrote, "for everybody to wait for");
+        assert!(outcome.wrote, "the entry is written again, for the caller to wait for");
         (outcome.changed, outcome.sessions)
     };
     assert_eq!(revoke(3).await, (true, 2));
@@ -110,7 +111,7 @@ pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_si
     assert_eq!(revoke(4).await, (false, 0));
     assert_eq!(revoke(2).await, (false, 0), "by a clock that was set back");
     create(store, session(5)).await;
-    assert_eq!(revoke(6).await, (false, 0), "elsewhere there is a new one");
+    assert_eq!(revoke(6).await, (false, 0), "the new session is in another tenant");
 
     create_all(store, [of_acme(7), of_acme(8)]).await;
     assert_eq!(revoke(9).await, (true, 2));
@@ -132,7 +133,7 @@ pub async fn a_tenant_revoked_again_has_changed_only_if_sessions_were_created_si
     assert_eq!(revoke(15).await, (false, 0));
 }
 
-/// They may come in one transaction or in several.
+/// The revocations may be in one transaction or in several.
 pub async fn of_many_who_revoke_a_tenant_with_others_few_change_something(store: &dyn Store) {
     create_all(store, (1..=5).map(of_acme)).await;
     let outcomes =
@@ -140,7 +141,7 @@ pub async fn of_many_who_revoke_a_tenant_with_others_few_change_something(store:
             .await;
     let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
     let changes: Vec<_> = outcomes.iter().filter(|outcome| outcome.changed).collect();
-    // Of those that have begun before the first has committed each may find nothing.
+    // Each revocation that began before the first one committed may find no entry yet.
     assert!((1..=8).contains(&changes.len()), "{changes:?}");
     assert!(outcomes.iter().all(|outcome| outcome.wrote && outcome.sessions == if outcome.changed { 5 } else { 0 }));
 }
@@ -160,7 +161,7 @@ pub async fn sessions_created_with_a_clock_ahead_are_covered(store: &dyn Store) 
 
     let up_to = up_to(store).await;
     assert!(covers(up_to, &ahead), "{up_to:?}");
-    assert!(!covers(up_to, &further_elsewhere), "by the sessions of the tenant itself: {up_to:?}");
+    assert!(!covers(up_to, &further_elsewhere), "only the tenant's sessions count: {up_to:?}");
     let tenants = store.unfinished().await.unwrap();
     end_covered(store, &tenants[0], 10).await;
     assert!(read(store, &ahead).await.ended.is_some());
@@ -231,7 +232,7 @@ pub async fn sessions_end_in_batches_up_to_the_instant_and_no_further(store: &dy
     assert_eq!(
         first,
         Some(EndedBatch { last: up_to[2].id, sessions: 3 }),
-        "the last one looked at"
+        "it returns the last session of the batch"
     );
     let first = first.map(|batch| batch.last);
     assert_unchanged(store, &up_to[3..]).await;
@@ -283,8 +284,8 @@ pub async fn what_had_ended_before_its_tenant_is_left_as_it_was(store: &dyn Stor
     assert_unchanged(store, &[expired, revoked]).await;
 }
 
-/// Clocks may have been ahead when a session was refreshed: its tokens live until then, so the
-/// entry is kept until then.
+/// A clock may have been ahead when a session was refreshed. The tokens of that session live
+/// accordingly longer, and so must the entry.
 pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(store: &dyn Store) {
     let mut sessions = create_all(store, [of_acme(1), of_acme(2)]).await;
     sessions.push(
@@ -309,7 +310,7 @@ pub async fn the_entry_is_kept_as_long_as_any_token_of_its_sessions_could_live(s
     assert_eq!(Some(kept_until), needed, "and no longer, however long a replay may last");
 }
 
-/// It goes on with what it read before, and needs the entry for longer than that says.
+/// The job goes on with the entry as it read it before the newer revocation.
 pub async fn a_job_that_is_late_takes_nothing_back_from_a_newer_revocation(store: &dyn Store) {
     let (idle_expires_at, expires_at) = (after(99_000), after(99_000));
     let policy = SessionPolicy { replay: Replay::UntilUsed, ..of_acme(1).policy };
@@ -336,7 +337,7 @@ pub async fn a_job_that_is_late_takes_nothing_back_from_a_newer_revocation(store
     store.end_covered_sessions(before.clone(), None, 10).await.unwrap();
     assert!(
         entries(store).await[0].expires_at > before.expires_at,
-        "it is kept for as long as the first one needs"
+        "the entry is kept for as long as the first session needs it"
     );
     assert_eq!(up_to(store).await, after(10));
     let refreshed = store.refresh_session(attempt(&second, after(11))).await.unwrap();
@@ -347,10 +348,13 @@ pub async fn a_job_that_is_late_takes_nothing_back_from_a_newer_revocation(store
     assert_eq!(read(store, &second).await.ended, Some(newer));
     let kept_until = entries(store).await[0].expires_at;
     revoke_tenant(store, &acme(), after(12)).await;
-    assert!(entries(store).await[0].expires_at >= kept_until, "nor does a repetition shorten it");
+    assert!(
+        entries(store).await[0].expires_at >= kept_until,
+        "a repeated revocation does not shorten it either"
+    );
 }
 
-/// Rows may have been lost: access tokens of theirs live on.
+/// The database may have lost sessions whose access tokens live on.
 pub async fn a_tenant_that_nothing_is_known_of_is_revoked_all_the_same(store: &dyn Store) {
     create(store, session(1)).await;
     for changed in [true, false] {

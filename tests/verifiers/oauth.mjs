@@ -1,4 +1,5 @@
-// Introspects and revokes as a resource server in JavaScript does: oauth.mjs ISSUER NAME KEY TOKEN
+// Introspects and revokes a token as a resource server in JavaScript would.
+// Usage: oauth.mjs ISSUER NAME KEY TOKEN
 import * as oauth from 'oauth4webapi'
 
 const [issuer, name, key, token] = process.argv.slice(2)

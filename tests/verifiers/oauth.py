@@ -1,4 +1,7 @@
-"""Introspects and revokes as a resource server in Python does: oauth.py ISSUER NAME KEY TOKEN"""
+"""Introspects and revokes a token as a resource server in Python would.
+
+Usage: oauth.py ISSUER NAME KEY TOKEN
+"""
 
 import os
 import sys

@@ -1,9 +1,10 @@
-// Checks access tokens as a resource server in JavaScript does, by the published keys alone: verify.mjs ISSUER AUDIENCE TOKEN
+// Verifies an access token with the published keys, as a resource server in JavaScript would.
+// Usage: verify.mjs ISSUER AUDIENCE TOKEN
 import { createRemoteJWKSet, jwtVerify } from 'jose'
 
 const [issuer, audience, token] = process.argv.slice(2)
 const metadata = await (await fetch(`${issuer}/.well-known/oauth-authorization-server`)).json()
-if (metadata.issuer !== issuer) throw new Error('the metadata are of another issuer')
+if (metadata.issuer !== issuer) throw new Error('the metadata belong to another issuer')
 const keys = createRemoteJWKSet(new URL(metadata.jwks_uri))
 const expected = { issuer, audience, typ: 'at+jwt', algorithms: ['EdDSA', 'ES256', 'RS256'] }
 

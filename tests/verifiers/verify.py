@@ -1,4 +1,7 @@
-"""Checks access tokens as a resource server in Python does, by the published keys alone: verify.py ISSUER AUDIENCE TOKEN"""
+"""Verifies an access token with the published keys, as a resource server in Python would.
+
+Usage: verify.py ISSUER AUDIENCE TOKEN
+"""
 
 import sys
 

@@ -1,5 +1,5 @@
-//! A service in this process, with callers of several rights, that bad input is sent to; and what
-//! must be true after each.
+//! Runs a service in this process, with callers of several roles, for the tests to send bad input
+//! to, and checks what must hold after each case.
 
 use std::sync::Mutex;
 
@@ -14,21 +14,24 @@ use crate::{
     server::{Home, Rows, Server, SignedIn, request},
 };
 
-/// A service and those who call it.
-pub struct Field {
+/// A running service and the API keys of its callers.
+pub struct Harness {
     pub server: Server,
-    /// May do everything.
+    /// The key of a caller that may do everything.
     pub admin: String,
-    /// May do everything to another tenant's sessions than those of these tests.
+    /// The key of a caller that is limited to a tenant that these tests do not use.
     pub foreign: String,
-    /// May validate.
+    /// The key of a caller that may validate.
     pub validator: String,
-    /// May create, refresh and read.
+    /// The key of a caller that may create, refresh and read.
     pub issuer: String,
+    /// A session whose tokens must stay good, as it was last refreshed.
     good: Mutex<SignedIn>,
+    /// The tokens and keys that must not appear in the log.
     secrets: Mutex<Secrets>,
 }
 
+/// Returns a new API key, and the configuration of a caller that has it.
 fn caller(name: &str, lines: &str) -> (String, String) {
     let key = ApiKey::generate(&SystemRng::default()).unwrap();
     let stanza =
@@ -36,7 +39,7 @@ fn caller(name: &str, lines: &str) -> (String, String) {
     (key.reveal().to_owned(), stanza)
 }
 
-impl Field {
+impl Harness {
     pub async fn start() -> Self {
         capture();
         let callers = [
@@ -57,14 +60,15 @@ impl Field {
         Self { server, admin, foreign, validator, issuer, good, secrets }
     }
 
-    /// A session of tenant acme.
+    /// Creates a session of tenant acme.
     pub async fn sign_in(&self, subject: &str) -> SignedIn {
         sign_in(&self.server, &self.admin, subject).await
     }
 
-    /// Sends what is bad, with secrets in it, and then looks: as many entries have come to the
-    /// blacklist as should, and no other row, and good calls are answered, those that need the
-    /// database too.
+    /// Awaits `send`, which sends bad input, and then checks that the blacklist has grown by
+    /// `entries`, that no session was added, and that the service still answers good calls,
+    /// including one that needs the database. `secrets` are the parts of the input that must not be
+    /// logged.
     pub async fn survives<T>(
         &self,
         name: &str,
@@ -77,7 +81,7 @@ impl Field {
         let sent = send.await;
         let expected = Rows { sessions: before.sessions, blacklist: before.blacklist + entries };
         assert_eq!(self.server.rows().await, expected, "{name}");
-        assert!(!self.server.running.is_finished(), "{name}: it has ended");
+        assert!(!self.server.running.is_finished(), "{name}: the service has ended");
         self.good_call(name).await;
         sent
     }
@@ -95,14 +99,14 @@ impl Field {
         self.server.client_with(&self.admin).validate(ask).await.unwrap().into_inner().active
     }
 
-    /// A refresh by whoever has this key.
+    /// Calls Refresh with this API key.
     pub async fn refresh(&self, key: &str, token: &str) -> Result<SignedIn, tonic::Status> {
         let exchange = RefreshRequest { refresh_token: token.to_owned(), ..Default::default() };
         let answer = self.server.client_with(key).refresh(exchange).await?.into_inner();
         Ok((answer.session, answer.tokens).into())
     }
 
-    /// Stops it in good order. Nothing that it has logged has a piece of what was sent.
+    /// Stops the service, and checks that no secret that was sent stands in its log.
     pub async fn finish(self) {
         let mut secrets = self.secrets.into_inner().unwrap();
         for key in [&self.admin, &self.foreign, &self.validator, &self.issuer] {
