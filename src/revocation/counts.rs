@@ -7,7 +7,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Hist
 #[derive(Debug, Default)]
 pub struct Counts {
     /// The number of renewals, by result.
-    pub renewals: RenewalClient,
+    pub renewals: RenewalCounts,
     /// The durations of finished waits for acknowledgements, by result, in seconds.
     pub acknowledgements: Acknowledgements,
     /// The position in the feed up to which the index has applied it.
@@ -26,7 +26,7 @@ pub struct Counts {
 
 /// The number of renewals, by result.
 #[derive(Debug, Default)]
-pub struct RenewalClient {
+pub struct RenewalCounts {
     /// The database has answered, and the answer was used.
     pub confirmed: Counter,
     /// There was no answer, or it could not be used.

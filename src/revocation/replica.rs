@@ -161,7 +161,7 @@ pub struct Replica {
 
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replica").field("terms", &self.lease_config).finish_non_exhaustive()
+        f.debug_struct("Replica").field("lease_config", &self.lease_config).finish_non_exhaustive()
     }
 }
 
