@@ -31,12 +31,39 @@ impl Shape {
 /// Most writes that wait; more are refused, so that a slow database does not fill the memory.
 const MAX_WAITING: usize = 8192;
 
-/// How long the members of a failed batch are tried one by one.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The time after which writes that failed are not tried again: a database that takes this long to
+/// refuse would take as long each time.
+const RETRY_LIMIT: Duration = Duration::from_secs(2);
 
-/// What a commit gives back: an outcome for each write, or an error if nothing was committed at
-/// all.
-pub type BatchOutcome<O> = Result<Vec<Result<O, StoreError>>, StoreError>;
+/// The outcomes of the writes of a batch, in their order.
+pub type BatchOutcome<O> = Vec<Result<O, Failure>>;
+
+/// The failure of a write.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The error that the caller gets unless another attempt succeeds.
+    pub error: StoreError,
+    /// The attempt that may follow.
+    pub retry: Retry,
+}
+
+/// The attempt that may follow the failure of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same writes once more: nothing was written because of other transactions.
+    Together,
+    /// Each write alone: nothing was written, and another write of the batch may be the reason.
+    Alone,
+    /// None: the write would fail again, or may have been made.
+    Never,
+}
+
+impl Failure {
+    /// Returns the same failure for each of `writes` writes.
+    pub fn of_all<O>(self, writes: usize) -> BatchOutcome<O> {
+        (0..writes).map(|_| Err(self.clone())).collect()
+    }
+}
 
 struct Pending<W, O> {
     write: W,
@@ -148,13 +175,8 @@ where
             continue;
         }
         let writes = Arc::new(writes);
-        let mut committing = pin!(async {
-            match commit(writes.clone()).await {
-                Ok(outcomes) => outcomes,
-                Err(_) if writes.len() > 1 => each_alone(&writes, &*commit).await,
-                Err(error) => vec![Err(error)],
-            }
-        });
+        let attempts = Attempts::begin(&*commit);
+        let mut committing = pin!(attempts.write(writes));
         // The next worker is called once there is something for it to do: where one write comes at
         // a time, it would wake up another thread for nothing.
         let (outcomes, kept) = tokio::select! {
@@ -176,35 +198,76 @@ where
     }
 }
 
-/// Nothing was committed. One bad write may have spoilt it for all, so each is tried once by
-/// itself; but where the database takes its time to say no, the rest do not wait for it one after
-/// the other.
-async fn each_alone<W, O, F, R>(writes: &[W], commit: &F) -> Vec<Result<O, StoreError>>
-where
-    W: Clone,
-    F: Fn(Arc<Vec<W>>) -> R,
-    R: Future<Output = BatchOutcome<O>>,
-{
-    let started = Instant::now();
-    let mut outcomes = Vec::with_capacity(writes.len());
-    let mut last_error = None;
-    for write in writes {
-        let outcome = match &last_error {
-            Some(error) if started.elapsed() > PATIENCE => Err(StoreError::clone(error)),
-            _ => single(commit(Arc::new(vec![write.clone()])).await),
-        };
-        if let Err(error) = &outcome {
-            last_error = Some(error.clone());
-        }
-        outcomes.push(outcome);
-    }
-    outcomes
+/// Attempts to commit some writes, until each has succeeded or no attempt may follow.
+struct Attempts<'a, F> {
+    commit: &'a F,
+    began: Instant,
 }
 
-fn single<O>(outcome: BatchOutcome<O>) -> Result<O, StoreError> {
-    outcome?
-        .pop()
-        .unwrap_or_else(|| Err(StoreError::Refused("a write without an outcome".to_owned())))
+impl<'a, F> Attempts<'a, F> {
+    fn begin(commit: &'a F) -> Self {
+        Self { commit, began: Instant::now() }
+    }
+
+    /// Commits writes together, and then those alone that another one may have kept from being
+    /// written.
+    async fn write<W, O, R>(&self, writes: Arc<Vec<W>>) -> Vec<Result<O, StoreError>>
+    where
+        W: Clone,
+        F: Fn(Arc<Vec<W>>) -> R,
+        R: Future<Output = BatchOutcome<O>>,
+    {
+        let mut outcomes = self.commit(&writes).await;
+        let is_slow = self.began.elapsed() > RETRY_LIMIT;
+        if let [_, _, ..] = writes.as_slice()
+            && !is_slow
+        {
+            let alone = Self::begin(self.commit);
+            for (write, outcome) in writes.iter().zip(&mut outcomes) {
+                if alone.may_retry(outcome, |retry| retry != Retry::Never)
+                    && let Some(retried) = alone.commit(&Arc::new(vec![write.clone()])).await.pop()
+                {
+                    *outcome = retried;
+                }
+            }
+        }
+        outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.error)).collect()
+    }
+
+    /// Commits writes, and once more those that failed because of other transactions. There are as
+    /// many outcomes as writes.
+    async fn commit<W, O, R>(&self, writes: &Arc<Vec<W>>) -> BatchOutcome<O>
+    where
+        W: Clone,
+        F: Fn(Arc<Vec<W>>) -> R,
+        R: Future<Output = BatchOutcome<O>>,
+    {
+        let mut outcomes = (self.commit)(Arc::clone(writes)).await;
+        outcomes.resize_with(writes.len(), || {
+            let error = StoreError::Refused("a write without an outcome".to_owned());
+            Err(Failure { error, retry: Retry::Never })
+        });
+        let mut again = vec![];
+        let mut failed = vec![];
+        for (write, outcome) in writes.iter().zip(&mut outcomes) {
+            if self.may_retry(outcome, |retry| retry == Retry::Together) {
+                again.push(write.clone());
+                failed.push(outcome);
+            }
+        }
+        if !again.is_empty() {
+            let retried = (self.commit)(Arc::new(again)).await;
+            for (outcome, retried) in failed.into_iter().zip(retried) {
+                *outcome = retried;
+            }
+        }
+        outcomes
+    }
+
+    fn may_retry<O>(&self, outcome: &Result<O, Failure>, is_meant: fn(Retry) -> bool) -> bool {
+        self.began.elapsed() <= RETRY_LIMIT
+            && outcome.as_ref().is_err_and(|failure| is_meant(failure.retry))
+    }
 }
 
 #[cfg(test)]
@@ -228,21 +291,28 @@ mod tests {
         Arc::new(Recorder { gate: Semaphore::new(permits), batches: Mutex::default() })
     }
 
-    /// Writes of 13 fail alone, a 666 spoils the whole batch, a 999 takes long to fail.
+    /// Writes of 13 fail for good, and writes of 77 because of other transactions. A 666 makes the
+    /// whole batch fail, and a 999 makes it fail slowly.
     async fn commit(recorder: Arc<Recorder>, writes: Arc<Vec<u32>>) -> BatchOutcome<u32> {
         recorder.gate.acquire().await.unwrap().forget();
         recorder.batches.lock().unwrap().push(writes.to_vec());
+        let failure = |retry| {
+            let error = StoreError::Unavailable("it failed".to_owned());
+            Failure { error, retry }
+        };
         if writes.contains(&999) {
-            tokio::time::sleep(PATIENCE / 2 + Duration::from_millis(1)).await;
-            return Err(StoreError::Unavailable("away".to_owned()));
+            tokio::time::sleep(RETRY_LIMIT / 2 + Duration::from_millis(1)).await;
+            return failure(Retry::Alone).of_all(writes.len());
         }
         if writes.contains(&666) {
-            return Err(StoreError::Refused("spoilt".to_owned()));
+            return failure(Retry::Alone).of_all(writes.len());
         }
-        Ok(writes
-            .iter()
-            .map(|&n| if n == 13 { Err(StoreError::Refused("13".to_owned())) } else { Ok(n * 2) })
-            .collect())
+        let outcome = |&n: &u32| match n {
+            13 => Err(failure(Retry::Never)),
+            77 => Err(failure(Retry::Together)),
+            n => Ok(n * 2),
+        };
+        writes.iter().map(outcome).collect()
     }
 
     fn start(recorder: &Arc<Recorder>) -> Arc<GroupCommit<u32, u32>> {
@@ -291,7 +361,7 @@ mod tests {
                 if batch < SHAPE.workers {
                     meeting.wait().await;
                 }
-                Ok(writes.iter().map(|&n| Ok(n * 2)).collect())
+                writes.iter().map(|&n| Ok(n * 2)).collect()
             }
         }));
         for (n, handle) in (0..).zip(queue(&group, &(0..12).collect::<Vec<_>>()).await) {
@@ -312,6 +382,23 @@ mod tests {
             outcomes.push(handle.await.unwrap().ok());
         }
         assert_eq!(outcomes, [Some(2), Some(4), None, None, Some(6)]);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_others_kept_from_being_made_is_tried_together_and_then_alone() {
+        let recorder = recorder(0);
+        let group = start(&recorder);
+        let handles =
+            queue(&group, &[1]).await.into_iter().chain(queue(&group, &[77, 2, 77]).await);
+        recorder.gate.add_permits(100);
+        let mut outcomes = vec![];
+        for handle in handles {
+            outcomes.push(handle.await.unwrap().ok());
+        }
+        assert_eq!(outcomes, [Some(2), None, Some(4), None]);
+        let batches = recorder.batches.lock().unwrap();
+        assert_eq!(batches[1..3], [vec![77, 2, 77], vec![77, 77]]);
+        assert_eq!(batches[3..].concat(), [77; 4], "each twice");
     }
 
     #[tokio::test(start_paused = true)]

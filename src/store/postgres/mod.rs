@@ -2,33 +2,17 @@
 //! the commits.
 
 mod audit;
-mod claims;
-mod coded_stream;
-pub mod connect;
-mod create;
-mod expiries;
-mod hosts;
-mod insert;
-mod oldest_live;
+mod batch;
+mod connection;
+mod feed;
 pub mod open;
-pub mod open_error;
-mod partitions;
-mod pool;
-mod quota_lock;
-mod reads;
-mod refresh;
-mod renewals;
-mod replicas;
-mod revoke;
 mod ring;
 mod rows;
 mod schema;
+mod sessions;
 mod sql;
-mod sqlstate;
-mod sweep;
-mod tls;
-mod wake_up;
-mod writes;
+
+pub use self::connection::{connect, open_error};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -41,10 +25,14 @@ use tokio_util::{
 
 use self::{
     connect::{Options, Target},
-    oldest_live::OldestLive,
+    connection::{
+        fault::Fault,
+        origin::LatestTimeline,
+        pool::{Pool, PooledConnection},
+    },
+    feed::{entries, renewals::PostgresRenewalClient, wake_up},
     open_error::OpenError,
-    pool::{Fault, LatestTimeline, Pool, PooledConnection},
-    renewals::PostgresRenewalClient,
+    sessions::{create, expiries, oldest_live::OldestLive, reads, refresh, sweep},
 };
 use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
@@ -158,7 +146,7 @@ impl PostgresStore {
             ),
             revocations: shared.group(
                 REVOCATIONS,
-                |shared, revocations| async move { pool::commit(&shared.pool, &revocations).await },
+                |shared, revocations| async move { batch::commit(&shared.pool, &revocations).await },
                 |outcome: &RevocationOutcome| Some(outcome.position),
             ),
             _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
@@ -207,7 +195,7 @@ impl Shared {
         outcomes: BatchOutcome<O>,
         last_entry: fn(&O) -> Option<FeedPosition>,
     ) -> BatchOutcome<O> {
-        let positions = outcomes.iter().flatten().flatten().filter_map(last_entry);
+        let positions = outcomes.iter().flatten().filter_map(last_entry);
         if let Some(seq) = positions.map(|position| position.seq).max() {
             self.hint(seq);
             self.committed.send_replace(seq);
@@ -254,7 +242,8 @@ impl Shared {
 
     async fn feed_head(&self) -> Result<FeedPosition, Fault> {
         let mut connection = self.pool.checkout().await?;
-        let head = self.pool.in_time(connection.origin(), reads::feed_head(&mut connection)).await;
+        let head =
+            self.pool.in_time(connection.origin(), entries::feed_head(&mut connection)).await;
         connection.end(&head);
         head
     }
@@ -321,7 +310,7 @@ impl Store for PostgresStore {
     }
 
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {
-        with_connection!(self, reads::unfinished)
+        with_connection!(self, entries::unfinished)
     }
 
     async fn end_covered_sessions(

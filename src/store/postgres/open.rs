@@ -7,11 +7,13 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use tokio::time::sleep;
 
 use super::{
-    connect::Target,
-    open_error::{OpenError, is_held},
-    partitions::{ATTACH_AUDIT_BEFORE, MOVE_TO_AUDIT_BEFORE},
+    audit::partitions::{ATTACH_AUDIT_BEFORE, MOVE_TO_AUDIT_BEFORE},
+    connection::{
+        connect::Target,
+        open_error::{OpenError, is_held},
+        sqlstate::{Class, is_lock_not_available},
+    },
     sql::statement,
-    sqlstate::{Class, is_lock_not_available},
 };
 use crate::mutants::broken;
 

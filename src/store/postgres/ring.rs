@@ -8,7 +8,7 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
-    pool::{Fault, PooledConnection},
+    connection::{fault::Fault, pool::PooledConnection},
     rows::{KeyRow, KeyTuple, SqlKey, instant},
     schema::signing_keys,
     sql::statement,

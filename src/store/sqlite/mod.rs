@@ -50,7 +50,7 @@ use self::{
 use super::{
     Created, Creation, EndedBatch, RecordedExpiries, Refreshed, RevocationOutcome, SessionQuery,
     Store, StoreError, SweptRevocations, Unfinished,
-    batch::{BatchOutcome, GroupCommit, Shape},
+    batch::{BatchOutcome, Failure, GroupCommit, Retry, Shape},
     replicas::RenewalClient,
     ring::{RingChange, SealedRing},
 };
@@ -324,14 +324,14 @@ impl Writer {
         GroupCommit::start(Shape::SINGLE, move |writes: Arc<Vec<W>>| {
             let writer = writer.clone();
             async move {
-                let outcomes: BatchOutcome<O> = writer
-                    .transaction(move |connection| {
-                        Ok(apply(connection, &writes)?.into_iter().map(Ok).collect())
-                    })
-                    .await;
+                let count = writes.len();
+                let outcomes: BatchOutcome<O> =
+                    match writer.transaction(move |connection| apply(connection, &writes)).await {
+                        Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+                        Err(error) => Failure { error, retry: Retry::Alone }.of_all(count),
+                    };
                 let newest = outcomes
                     .iter()
-                    .flatten()
                     .flatten()
                     .filter_map(last_entry)
                     .map(|position| position.seq)

@@ -13,11 +13,13 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{
+    super::{
+        connection::{fault::Fault, pool::PooledConnection},
+        rows::{array, instant, interval, uuid},
+        sql::{Statement, first_uncovered, is_uncovered, statement},
+    },
     claims::to_jsonb,
-    pool::{Fault, PooledConnection},
     quota_lock::subject_locks,
-    rows::{array, instant, interval, uuid},
-    sql::{Statement, first_uncovered, is_uncovered, statement},
 };
 use crate::{
     domain::{ids::SessionId, session::Session},

@@ -16,14 +16,24 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
+    super::{
+        batch::{self, BatchWrite},
+        connection::{
+            fault::Fault,
+            pool::{Pool, PooledConnection},
+        },
+        feed::{
+            cut_offs::{self, CutOffs},
+            entries,
+        },
+        rows::{SessionRow, instant, timestamp, uuid},
+        schema::sessions,
+        sql::statement,
+    },
     insert::{Limits, insert_sessions},
+    lock,
     oldest_live::{OldestLive, Start},
-    pool::{self, BatchWrite, Fault, Pool, PooledConnection},
     quota_lock,
-    rows::{SessionRow, instant, timestamp, uuid},
-    schema::sessions,
-    sql::statement,
-    writes::{self, CutOffs},
 };
 use crate::{
     domain::{
@@ -43,7 +53,7 @@ pub async fn commit(
     oldest_live: &OldestLive,
     creations: &[Creation],
 ) -> BatchOutcome<Created> {
-    pool::commit_in_two(pool, creations, FastPath, |creation| SlowPath { creation, oldest_live })
+    batch::commit_in_two(pool, creations, FastPath, |creation| SlowPath { creation, oldest_live })
         .await
 }
 
@@ -90,7 +100,7 @@ impl BatchWrite for SlowPath<'_> {
         connection.run(&begin).await?;
         let mut batch = Batch {
             earlier: earlier(connection, &creations).await?,
-            cut_offs: writes::cut_offs(
+            cut_offs: cut_offs::read(
                 connection,
                 creations.iter().map(|creation| &creation.session),
             )
@@ -127,7 +137,7 @@ async fn evict(
     let mut ids: Vec<SessionId> = evicted.keys().copied().collect();
     ids.sort_unstable();
     let (mut ended, mut entries) = (vec![], vec![]);
-    for (id, session) in writes::lock(connection, &ids).await? {
+    for (id, session) in lock::lock_sessions(connection, &ids).await? {
         if session.ended.is_none()
             && let Some(end) = evicted.get(&id)
         {
@@ -136,8 +146,8 @@ async fn evict(
             entries.push(entry);
         }
     }
-    writes::save(connection, &ended).await?;
-    let positions = writes::insert_entries(connection, &entries).await?;
+    lock::save_sessions(connection, &ended).await?;
+    let positions = entries::insert_entries(connection, &entries).await?;
     Ok(ended.into_iter().map(|session| session.id).zip(positions).collect())
 }
 

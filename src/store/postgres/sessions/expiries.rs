@@ -11,9 +11,9 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
-use super::{
+use super::super::{
     audit,
-    pool::{Fault, PooledConnection},
+    connection::{fault::Fault, pool::PooledConnection},
     rows::{instant, timestamp},
     sql::statement,
 };

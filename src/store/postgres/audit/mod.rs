@@ -2,17 +2,18 @@
 //! with the partition of their day. None is ever changed or locked, so that the right to do so can
 //! be taken from the service.
 
+pub mod partitions;
+
 use std::sync::{Mutex, PoisonError};
 
 use diesel::sql_types::{Array, BigInt, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::RunQueryDsl;
 
+use self::partitions::Maintained;
 use super::{
-    partitions::{self, Maintained},
-    pool::{Fault, PooledConnection},
+    connection::{fault::Fault, pool::PooledConnection, sqlstate::Class},
     rows::{instant, uuid},
     sql::statement,
-    sqlstate::Class,
 };
 use crate::domain::{audit::AuditEntry, time::Timestamp};
 

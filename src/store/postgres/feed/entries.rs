@@ -1,114 +1,30 @@
-//! The statements that all writes are made of. Each takes as many rows as there are, and its text
-//! never changes.
-//!
-//! Locks are taken in one order everywhere, so that nobody waits for each other: subjects,
-//! requests, sessions by their identifiers, and the head of the feed last.
+//! The entries of the blacklist, which are the feed in the order of their commits.
 
 use std::{collections::HashMap, convert::Infallible};
 
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, QueryDsl, SelectableHelper,
-    data_types::PgTimestamp,
-    sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+    ExpressionMethods, QueryDsl, SelectableHelper, dsl,
+    sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
 use diesel_async::RunQueryDsl;
-use uuid::Uuid;
 
-use super::{
-    pool::{Fault, PooledConnection},
-    rows::{SessionRow, instant, revoked, revoked_key, uuid},
-    schema::{blacklist, sessions},
+use super::super::{
+    connection::{fault::Fault, pool::PooledConnection},
+    rows::{UnfinishedRow, instant, revoked_key, uuid},
+    schema::blacklist,
     sql::{first_uncovered, statement},
 };
 use crate::{
     domain::{
-        ids::SessionId,
-        revocation::{
-            self, BlacklistEntry, CutOff, EarlierEntry, FeedPosition, Seq, Timeline, cut_off_key,
-        },
-        session::{Ended, Session},
-        time::Timestamp,
+        revocation::{BlacklistEntry, EarlierEntry, FeedPosition, Seq, Timeline},
+        session::Ended,
     },
     mutants::broken,
-    store::StoreError,
+    store::{StoreError, Unfinished},
 };
 
 type OptionalText = Nullable<Text>;
 type OptionalInstant = Nullable<Timestamptz>;
-
-/// Reads sessions and keeps others from changing them until the transaction ends.
-pub async fn lock(
-    connection: &mut PooledConnection<'_>,
-    ids: &[SessionId],
-) -> Result<HashMap<SessionId, Session>, Fault> {
-    if ids.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let ids: Vec<_> = ids.iter().map(|id| uuid(id.bytes())).collect();
-    let rows: Vec<SessionRow> = sessions::table
-        .filter(sessions::id.eq_any(ids))
-        .order(sessions::id.asc())
-        .for_update()
-        .select(SessionRow::as_select())
-        .load(&mut **connection)
-        .await?;
-    rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
-}
-
-/// Writes everything of locked sessions that ever changes.
-pub async fn save(connection: &mut PooledConnection<'_>, changed: &[Session]) -> Result<(), Fault> {
-    if changed.is_empty() {
-        return Ok(());
-    }
-    fn column<'a, T>(changed: &'a [Session], of: impl Fn(&'a Session) -> T) -> Vec<T> {
-        changed.iter().map(of).collect()
-    }
-    let ended = |session: &Session| session.ended.clone();
-    statement::<()>(
-        "UPDATE sessions AS s
-        SET refreshed_at = given.refreshed_at,
-            idle_expires_at = given.idle_expires_at,
-            sweep_on = coalesce(given.ended_at, least(s.sweep_on, given.idle_expires_at)),
-            is_over = s.is_over OR given.ended_at IS NOT NULL,
-            generation = given.generation,
-            refresh_key = given.refresh_key,
-            access_token_id = given.access_token_id,
-            user_agent = given.user_agent,
-            ip_address = given.ip_address,
-            device_label = given.device_label,
-            ended_at = given.ended_at,
-            end_reason = given.end_reason,
-            end_note = given.end_note,
-            revision = given.revision
-        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
-            id, refreshed_at, idle_expires_at, generation, refresh_key, access_token_id, user_agent,
-            ip_address, device_label, ended_at, end_reason, end_note, revision
-        )
-        WHERE s.id = given.id",
-    )
-    .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.id.bytes())))
-    .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.refreshed_at)))
-    .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.idle_expires_at)))
-    .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.lineage.generation)))
-    .bind::<Array<Binary>, _>(column(changed, |session| session.lineage.key.0.to_vec()))
-    .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.access_token_id.bytes())))
-    .bind::<Array<Text>, _>(column(changed, |session| &*session.device.user_agent))
-    .bind::<Array<Text>, _>(column(changed, |session| &*session.device.ip_address))
-    .bind::<Array<Text>, _>(column(changed, |session| &*session.device.label))
-    .bind::<Array<OptionalInstant>, _>(column(changed, |session| {
-        ended(session).map(|ended| instant(ended.at))
-    }))
-    .bind::<Array<OptionalText>, _>(column(changed, |session| {
-        ended(session).map(|ended| ended.reason.as_str())
-    }))
-    .bind::<Array<OptionalText>, _>(column(changed, |session| {
-        ended(session).map(|ended| ended.note.into_string())
-    }))
-    .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.revision)))
-    .execute(&mut **connection)
-    .await?;
-    Ok(())
-}
 
 /// The session of the entry that takes the place of `b`: of a subject the one that neither covers,
 /// as `CutOff::union` has it.
@@ -247,47 +163,23 @@ fn merged(earlier: &BlacklistEntry, newer: BlacklistEntry) -> BlacklistEntry {
     merged
 }
 
-/// The cut-offs of tenants and subjects that have one.
-pub struct CutOffs(HashMap<String, CutOff>);
-
-impl CutOffs {
-    /// The last instant up to which a session's tenant and subject were revoked, if that covers it.
-    pub fn covered_up_to(&self, session: &Session) -> Option<Timestamp> {
-        let keys = [
-            cut_off_key(&session.tenant, None),
-            cut_off_key(&session.tenant, Some(&session.subject)),
-        ];
-        let cut_offs = keys.iter().filter_map(|key| self.0.get(key)).copied();
-        revocation::covered_up_to(cut_offs, session.id)
-    }
-}
-
-/// The cut-offs that may cover these sessions.
-pub async fn cut_offs<'a>(
-    connection: &mut PooledConnection<'_>,
-    sessions: impl IntoIterator<Item = &'a Session>,
-) -> Result<CutOffs, Fault> {
-    let mut keys: Vec<String> = sessions
-        .into_iter()
-        .flat_map(|session| {
-            [
-                cut_off_key(&session.tenant, None),
-                cut_off_key(&session.tenant, Some(&session.subject)),
-            ]
-        })
-        .collect();
-    keys.sort_unstable();
-    keys.dedup();
-    let rows: Vec<(String, String, Option<PgTimestamp>, Option<Uuid>)> = blacklist::table
-        .filter(blacklist::kind.eq_any(["tenant", "subject"]).and(blacklist::key.eq_any(keys)))
-        .select((blacklist::kind, blacklist::key, blacklist::up_to, blacklist::session_id))
+/// Reads the entries of tenants and subjects under which sessions may be left to be ended.
+pub async fn unfinished(connection: &mut PooledConnection<'_>) -> Result<Vec<Unfinished>, Fault> {
+    let rows: Vec<UnfinishedRow> = blacklist::table
+        .filter(dsl::sql::<Bool>("unfinished"))
+        .order(blacklist::seq.asc())
+        .select(UnfinishedRow::as_select())
         .load(&mut **connection)
         .await?;
-    let mut cut_offs = HashMap::new();
-    for (kind, key, up_to, session_id) in rows {
-        if let Some(cut_off) = revoked(&kind, key.clone(), up_to, session_id)?.cut_off() {
-            cut_offs.insert(key, cut_off);
-        }
-    }
-    Ok(CutOffs(cut_offs))
+    Ok(rows.into_iter().map(Unfinished::try_from).collect::<Result<_, _>>()?)
+}
+
+/// Reads the last position given out in the feed.
+pub async fn feed_head(connection: &mut PooledConnection<'_>) -> Result<FeedPosition, Fault> {
+    let text = match broken("feed-by-bigserial") {
+        true => "SELECT feed_timeline(), coalesce(max(seq), 0) FROM blacklist",
+        false => "SELECT feed_timeline(), seq FROM feed_head",
+    };
+    let (timeline, seq) = statement::<(BigInt, BigInt)>(text).get_result(&mut **connection).await?;
+    Ok(FeedPosition { timeline: Timeline(timeline), seq: Seq(seq) })
 }

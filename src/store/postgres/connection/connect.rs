@@ -34,10 +34,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    super::sql::statement,
     coded_stream::{CodedStream, CodedTls},
     hosts::{self, Address, Failure, Server, Transport, first_success, open},
     open_error::OpenError,
-    sql::statement,
     sqlstate::{self, Class},
     tls::{SslMode, Tls},
 };

@@ -1,26 +1,20 @@
-//! What is read.
+//! Reading sessions, and the clock by which they are judged.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, dsl,
-    sql_types::{BigInt, Bool, Timestamptz},
+    sql_types::{Bool, Timestamptz},
 };
 use diesel_async::RunQueryDsl;
 
-use super::{
-    pool::{Fault, PooledConnection},
-    rows::{SessionRow, UnfinishedRow, instant, timestamp, uuid},
-    schema::{blacklist, sessions},
+use super::super::{
+    connection::{fault::Fault, pool::PooledConnection},
+    rows::{SessionRow, instant, timestamp, uuid},
+    schema::sessions,
     sql::statement,
 };
 use crate::{
-    domain::{
-        ids::SessionId,
-        revocation::{FeedPosition, Seq, Timeline},
-        session::Session,
-        time::Timestamp,
-    },
-    mutants::broken,
-    store::{SessionQuery, Unfinished},
+    domain::{ids::SessionId, session::Session, time::Timestamp},
+    store::SessionQuery,
 };
 
 pub async fn session(
@@ -80,29 +74,9 @@ async fn listed(
     Ok(rows.into_iter().map(Session::try_from).collect::<Result<_, _>>()?)
 }
 
-pub async fn unfinished(connection: &mut PooledConnection<'_>) -> Result<Vec<Unfinished>, Fault> {
-    let rows: Vec<UnfinishedRow> = blacklist::table
-        .filter(dsl::sql::<Bool>("unfinished"))
-        .order(blacklist::seq.asc())
-        .select(UnfinishedRow::as_select())
-        .load(&mut **connection)
-        .await?;
-    Ok(rows.into_iter().map(Unfinished::try_from).collect::<Result<_, _>>()?)
-}
-
 /// The clock of the database.
 pub async fn now(connection: &mut PooledConnection<'_>) -> Result<Option<Timestamp>, Fault> {
     Ok(Some(timestamp(
         statement::<Timestamptz>("SELECT clock_timestamp()").get_result(&mut **connection).await?,
     )))
-}
-
-/// The last position given out in the feed.
-pub async fn feed_head(connection: &mut PooledConnection<'_>) -> Result<FeedPosition, Fault> {
-    let text = match broken("feed-by-bigserial") {
-        true => "SELECT feed_timeline(), coalesce(max(seq), 0) FROM blacklist",
-        false => "SELECT feed_timeline(), seq FROM feed_head",
-    };
-    let (timeline, seq) = statement::<(BigInt, BigInt)>(text).get_result(&mut **connection).await?;
-    Ok(FeedPosition { timeline: Timeline(timeline), seq: Seq(seq) })
 }

@@ -11,12 +11,21 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 
 use super::{
-    pool::{self, BatchWrite, Fault, Pool, PooledConnection},
-    reads,
-    rows::{SessionRow, array, instant, uuid},
-    schema::sessions,
-    sql::{first_uncovered, is_uncovered, statement},
-    writes::{self, CutOffs},
+    super::{
+        batch::{self, BatchWrite},
+        connection::{
+            fault::Fault,
+            pool::{Pool, PooledConnection},
+        },
+        feed::{
+            cut_offs::{self, CutOffs},
+            entries,
+        },
+        rows::{SessionRow, array, instant, uuid},
+        schema::sessions,
+        sql::{first_uncovered, is_uncovered, statement},
+    },
+    lock,
 };
 use crate::{
     domain::{
@@ -30,7 +39,7 @@ use crate::{
 
 /// Commits a batch of attempts.
 pub async fn commit(pool: &Pool, attempts: &[RefreshAttempt]) -> BatchOutcome<Refreshed> {
-    pool::commit_in_two(pool, attempts, FastPath, SlowPath).await
+    batch::commit_in_two(pool, attempts, FastPath, SlowPath).await
 }
 
 /// An attempt that may be a plain rotation.
@@ -174,7 +183,7 @@ impl BatchWrite for SlowPath<'_> {
         ids.dedup();
         // Most are replays and refusals, which change nothing and need no lock.
         let there = read(connection, &ids).await?;
-        let cut_offs = writes::cut_offs(connection, there.values()).await?;
+        let cut_offs = cut_offs::read(connection, there.values()).await?;
         let mut batch = Batch { there, cut_offs, changed: HashMap::new(), entries: vec![] };
         let decisions = batch.decide_all(attempts);
         if batch.changed.is_empty() {
@@ -183,13 +192,13 @@ impl BatchWrite for SlowPath<'_> {
         }
 
         connection.begin().await?;
-        let there = writes::lock(connection, &ids).await?;
-        let cut_offs = writes::cut_offs(connection, there.values()).await?;
+        let there = lock::lock_sessions(connection, &ids).await?;
+        let cut_offs = cut_offs::read(connection, there.values()).await?;
         let mut batch = Batch { there, cut_offs, changed: HashMap::new(), entries: vec![] };
         let decisions = batch.decide_all(attempts);
         let changed: Vec<_> = batch.changed.into_values().collect();
-        writes::save(connection, &changed).await?;
-        let positions = writes::insert_entries(connection, &batch.entries).await?;
+        lock::save_sessions(connection, &changed).await?;
+        let positions = entries::insert_entries(connection, &batch.entries).await?;
         // After the entries of this batch, which may be those that are meant.
         let newest = newest_entry(connection, &decisions).await?;
         connection.commit().await?;
@@ -249,7 +258,7 @@ async fn newest_entry(
         matches!(decided.decision, RefreshDecision::Replay { may_have_entry: true, .. })
     };
     match decisions.iter().any(may_have_entry) {
-        true => Ok(Some(reads::feed_head(connection).await?)),
+        true => Ok(Some(entries::feed_head(connection).await?)),
         false => Ok(None),
     }
 }

@@ -12,7 +12,7 @@ use diesel::{
 };
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use super::{rows::instant, sql::statement, sqlstate::is_lock_not_available};
+use super::super::{connection::sqlstate::is_lock_not_available, rows::instant, sql::statement};
 use crate::domain::time::Timestamp;
 
 /// The number of days after today that have a partition.

@@ -7,11 +7,11 @@ use diesel::{
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
-use super::{
-    pool::{Fault, PooledConnection},
+use super::super::{
+    connection::{fault::Fault, pool::PooledConnection},
+    feed::entries,
     rows::{instant, timestamp, uuid},
     sql::{first_uncovered, statement},
-    writes,
 };
 use crate::{
     domain::{ids::SessionId, revocation::RETENTION_MARGIN, session::Ended, time::Timestamp},
@@ -173,7 +173,7 @@ pub async fn end_covered_sessions(
         needed_until.map(|needed_until| timestamp(needed_until).plus(RETENTION_MARGIN));
     if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
     {
-        writes::insert_entries(connection, &[entry.until(needed_until)]).await?;
+        entries::insert_entries(connection, &[entry.until(needed_until)]).await?;
     }
     connection.commit().await?;
     Ok(Some(ended_batch((last, sessions))))

@@ -16,12 +16,15 @@ use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{
-    pool::{BatchWrite, Fault, PooledConnection},
-    reads,
-    rows::{instant, revoked_key, timestamp, uuid},
-    schema::blacklist,
-    sql::statement,
-    writes,
+    super::{
+        batch::BatchWrite,
+        connection::{fault::Fault, pool::PooledConnection},
+        feed::entries,
+        rows::{instant, revoked_key, timestamp, uuid},
+        schema::blacklist,
+        sql::statement,
+    },
+    lock,
 };
 use crate::{
     domain::{
@@ -70,7 +73,7 @@ impl BatchWrite for Revocation {
         ids.sort_unstable();
         ids.dedup();
 
-        let there = writes::lock(connection, &ids).await?;
+        let there = lock::lock_sessions(connection, &ids).await?;
         let present = present(connection, revocations.iter().flat_map(replaceable)).await?;
         for (revocation, live) in revocations.iter().zip(&of_subjects) {
             if live.has_more {
@@ -84,14 +87,14 @@ impl BatchWrite for Revocation {
             .map(|(revocation, live)| batch.decide(revocation, live))
             .collect();
         let changed: Vec<_> = batch.changed.into_values().collect();
-        writes::save(connection, &changed).await?;
-        let positions = writes::insert_entries(connection, &batch.entries).await?;
+        lock::save_sessions(connection, &changed).await?;
+        let positions = entries::insert_entries(connection, &batch.entries).await?;
         // A revocation that adds nothing may have found what is still on its way to some index, and
         // so waits for all of it, the entries of this batch included. The head tells where that
         // ends, and not the newest row, which may have been swept.
         let head = match positions.iter().copied().max_by_key(|position| position.seq) {
             Some(last) => last,
-            None => reads::feed_head(connection).await?,
+            None => entries::feed_head(connection).await?,
         };
         connection.commit().await?;
         let outcomes = decided.into_iter().map(|(decision, entry)| {

@@ -12,9 +12,9 @@ use diesel_async::RunQueryDsl;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{
+use super::super::{
     PostgresStore, Shared,
-    pool::{Fault, PooledConnection},
+    connection::{fault::Fault, pool::PooledConnection},
     rows::{interval, timestamp, uuid},
     schema::{feed_head, replicas},
     sql::statement,

@@ -1,7 +1,7 @@
 //! Locks of subjects whose sessions are limited. One transaction of all replicas holds the lock of
 //! a subject at a time, so it counts the sessions after those before it have committed.
 
-use super::pool::{BEGIN, PooledConnection};
+use super::super::connection::pool::{BEGIN, PooledConnection};
 use crate::{
     domain::{session::Session, time::Timestamp},
     store::Creation,

@@ -19,12 +19,17 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{
-    connect::{Connected, Target},
-    pool::{Fault, LatestTimeline},
+    super::{
+        connection::{
+            connect::{Connected, Target},
+            fault::Fault,
+            origin::LatestTimeline,
+        },
+        ring,
+        rows::{revoked, timestamp, uuid},
+        sql::statement,
+    },
     replicas::span,
-    ring,
-    rows::{revoked, timestamp, uuid},
-    sql::statement,
 };
 use crate::{
     domain::{

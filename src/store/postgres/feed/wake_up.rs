@@ -8,11 +8,14 @@ use diesel::result::Error;
 use diesel_async::SimpleAsyncConnection;
 use tokio::{sync::watch, time::timeout};
 
-use super::{
+use super::super::{
     Shared,
-    connect::{Connected, Target},
-    pool::{Fault, Pool},
-    sqlstate::Class,
+    connection::{
+        connect::{Connected, Target},
+        fault::Fault,
+        pool::Pool,
+        sqlstate::Class,
+    },
 };
 use crate::{domain::revocation::Seq, store::StoreError};
 
@@ -135,7 +138,7 @@ async fn listen_once(shared: &Shared, target: &Target, is_live: &watch::Sender<b
 mod tests {
     use diesel::result::DatabaseErrorKind;
 
-    use super::{super::sqlstate::with_code, *};
+    use super::{super::super::connection::sqlstate::with_code, *};
 
     #[test]
     fn a_server_without_notifications_is_told_from_one_that_is_lost() {

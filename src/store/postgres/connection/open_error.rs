@@ -120,14 +120,14 @@ impl OpenError {
     }
 
     /// The error of a statement.
-    pub(super) fn other(database: &str, error: &diesel::result::Error) -> Self {
+    pub fn other(database: &str, error: &diesel::result::Error) -> Self {
         let is_temporary = Class::of(error).is_temporary();
         Self::Other { database: database.to_owned(), problem: error.to_string(), is_temporary }
     }
 
     /// Adds the way out to what the database said, if it is about a right that this role lacks, or
     /// about a table that somebody else holds.
-    pub(super) fn with_remedy(self, role: &str) -> Self {
+    pub fn with_remedy(self, role: &str) -> Self {
         let explain = |problem: String| match (missing_right(&problem, role), is_held(&problem)) {
             (Some(remedy), _) => {
                 format!("{problem}: {remedy} (docs/postgresql.md, Roles and rights)")
@@ -181,6 +181,6 @@ fn missing_right(problem: &str, role: &str) -> Option<String> {
 }
 
 /// Returns whether the problem is a table that somebody else holds.
-pub(super) fn is_held(problem: &str) -> bool {
+pub fn is_held(problem: &str) -> bool {
     coded(problem).is_some_and(|(_, code)| code == LOCK_NOT_AVAILABLE)
 }

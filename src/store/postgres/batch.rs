@@ -1,0 +1,93 @@
+//! Committing a batch of writes in one transaction, or what is frequent in one statement and the rest
+//! in a transaction after it.
+
+use async_trait::async_trait;
+
+use super::connection::{
+    fault::Fault,
+    pool::{Pool, PooledConnection},
+};
+use crate::store::{
+    StoreError,
+    batch::{BatchOutcome, Failure, Retry},
+};
+
+/// A write that is made together with others of its kind.
+#[async_trait]
+pub trait BatchWrite: Send + Sync + Sized {
+    /// The result of the write.
+    type Outcome: Send + 'static;
+
+    /// Makes all writes. A fault means that none has been made, or, if the connection is lost, that
+    /// nobody knows.
+    async fn apply(
+        connection: &mut PooledConnection<'_>,
+        writes: &[Self],
+    ) -> Result<Vec<Result<Self::Outcome, StoreError>>, Fault>;
+}
+
+/// Commits a batch.
+pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W::Outcome> {
+    match apply(pool, writes).await {
+        Ok(outcomes) => outcomes
+            .into_iter()
+            .map(|outcome| outcome.map_err(|error| Failure { error, retry: Retry::Never }))
+            .collect(),
+        Err(fault) => Failure::from(fault).of_all(writes.len()),
+    }
+}
+
+async fn apply<W: BatchWrite>(
+    pool: &Pool,
+    writes: &[W],
+) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
+    let mut connection = pool.checkout().await?;
+    let mut outcomes = pool.in_time(connection.origin(), W::apply(&mut connection, writes)).await;
+    // It may be a commit whose wait for the standbys was cancelled: that is visible, and may yet be
+    // lost with the primary.
+    if outcomes.is_ok() && connection.has_warned() {
+        outcomes = Err(Fault::Away(StoreError::Unavailable("it gave a warning".to_owned())));
+    }
+    connection.end(&outcomes);
+    outcomes
+}
+
+/// Commits a batch in two steps: all of it on the fast path, which leaves out the writes that need
+/// more, and those on the slow path. What the first step has committed is committed, whatever
+/// becomes of the second.
+pub async fn commit_in_two<'a, W, F, S>(
+    pool: &Pool,
+    writes: &'a [W],
+    fast: fn(&'a W) -> F,
+    slow: impl Fn(&'a W) -> S,
+) -> BatchOutcome<S::Outcome>
+where
+    F: BatchWrite<Outcome = Option<S::Outcome>>,
+    S: BatchWrite,
+{
+    let all: Vec<F> = writes.iter().map(fast).collect();
+    let outcomes = commit(pool, &all).await;
+    let left: Vec<S> = writes
+        .iter()
+        .zip(&outcomes)
+        .filter(|(_, outcome)| matches!(outcome, Ok(None)))
+        .map(|(write, _)| slow(write))
+        .collect();
+    let mut rest = match left.is_empty() {
+        true => vec![],
+        false => commit(pool, &left).await,
+    }
+    .into_iter();
+    let missing = || {
+        let error = StoreError::Refused("a write without an outcome".to_owned());
+        Err(Failure { error, retry: Retry::Never })
+    };
+    outcomes
+        .into_iter()
+        .map(|outcome| match outcome {
+            Ok(Some(outcome)) => Ok(outcome),
+            Ok(None) => rest.next().unwrap_or_else(missing),
+            Err(failure) => Err(failure),
+        })
+        .collect()
+}

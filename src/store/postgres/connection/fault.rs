@@ -1,0 +1,64 @@
+//! The way in which work on a connection fails, and what may be tried next.
+
+use diesel::result::Error;
+
+use super::sqlstate::Class;
+use crate::store::{
+    StoreError,
+    batch::{Failure, Retry},
+};
+
+/// The way in which work has failed.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Nothing was written, because of others who wrote at the same time: worth another try.
+    Again(StoreError),
+    /// The connection is lost, or there was none. Whether a commit that was under way took effect
+    /// is not known.
+    Away(StoreError),
+    /// Nothing was written, and the same again would fail again, at once at least.
+    Final(StoreError),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let message = match &error {
+            Error::DatabaseError(_, information) => information.message().to_owned(),
+            other => other.to_string(),
+        };
+        match Class::of(&error) {
+            Class::Retry | Class::Outdated => Self::Again(StoreError::Unavailable(message)),
+            Class::Unavailable => Self::Final(StoreError::Unavailable(message)),
+            Class::Lost | Class::Rejected => Self::Away(StoreError::Unavailable(message)),
+            Class::Bug if matches!(error, Error::DeserializationError(_)) => {
+                Self::Final(StoreError::Damaged(message))
+            }
+            Class::Bug => Self::Final(StoreError::Refused(message)),
+        }
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Again(error) | Fault::Away(error) | Fault::Final(error) => error,
+        }
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        let retry = match fault {
+            Fault::Again(_) => Retry::Together,
+            Fault::Final(_) => Retry::Alone,
+            Fault::Away(_) => Retry::Never,
+        };
+        Self { error: fault.into(), retry }
+    }
+}

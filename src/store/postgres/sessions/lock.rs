@@ -1,0 +1,101 @@
+//! Locking sessions, and writing what has changed of them.
+//!
+//! Locks are taken in one order everywhere, so that no two transactions wait for each other: first
+//! those of subjects, then request ids, sessions by their identifiers, and the head of the feed
+//! last.
+
+use std::collections::HashMap;
+
+use diesel::{
+    ExpressionMethods, QueryDsl, SelectableHelper,
+    sql_types::{Array, BigInt, Binary, Nullable, Text, Timestamptz, Uuid as SqlUuid},
+};
+use diesel_async::RunQueryDsl;
+
+use super::super::{
+    connection::{fault::Fault, pool::PooledConnection},
+    rows::{SessionRow, instant, uuid},
+    schema::sessions,
+    sql::statement,
+};
+use crate::domain::{ids::SessionId, session::Session};
+
+type OptionalText = Nullable<Text>;
+type OptionalInstant = Nullable<Timestamptz>;
+
+/// Reads sessions and keeps others from changing them until the transaction ends.
+pub async fn lock_sessions(
+    connection: &mut PooledConnection<'_>,
+    ids: &[SessionId],
+) -> Result<HashMap<SessionId, Session>, Fault> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<_> = ids.iter().map(|id| uuid(id.bytes())).collect();
+    let rows: Vec<SessionRow> = sessions::table
+        .filter(sessions::id.eq_any(ids))
+        .order(sessions::id.asc())
+        .for_update()
+        .select(SessionRow::as_select())
+        .load(&mut **connection)
+        .await?;
+    rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
+}
+
+/// Writes everything of locked sessions that ever changes.
+pub async fn save_sessions(
+    connection: &mut PooledConnection<'_>,
+    changed: &[Session],
+) -> Result<(), Fault> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    fn column<'a, T>(changed: &'a [Session], of: impl Fn(&'a Session) -> T) -> Vec<T> {
+        changed.iter().map(of).collect()
+    }
+    let ended = |session: &Session| session.ended.clone();
+    statement::<()>(
+        "UPDATE sessions AS s
+        SET refreshed_at = given.refreshed_at,
+            idle_expires_at = given.idle_expires_at,
+            sweep_on = coalesce(given.ended_at, least(s.sweep_on, given.idle_expires_at)),
+            is_over = s.is_over OR given.ended_at IS NOT NULL,
+            generation = given.generation,
+            refresh_key = given.refresh_key,
+            access_token_id = given.access_token_id,
+            user_agent = given.user_agent,
+            ip_address = given.ip_address,
+            device_label = given.device_label,
+            ended_at = given.ended_at,
+            end_reason = given.end_reason,
+            end_note = given.end_note,
+            revision = given.revision
+        FROM unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS given (
+            id, refreshed_at, idle_expires_at, generation, refresh_key, access_token_id, user_agent,
+            ip_address, device_label, ended_at, end_reason, end_note, revision
+        )
+        WHERE s.id = given.id",
+    )
+    .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.id.bytes())))
+    .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.refreshed_at)))
+    .bind::<Array<Timestamptz>, _>(column(changed, |session| instant(session.idle_expires_at)))
+    .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.lineage.generation)))
+    .bind::<Array<Binary>, _>(column(changed, |session| session.lineage.key.0.to_vec()))
+    .bind::<Array<SqlUuid>, _>(column(changed, |session| uuid(session.access_token_id.bytes())))
+    .bind::<Array<Text>, _>(column(changed, |session| &*session.device.user_agent))
+    .bind::<Array<Text>, _>(column(changed, |session| &*session.device.ip_address))
+    .bind::<Array<Text>, _>(column(changed, |session| &*session.device.label))
+    .bind::<Array<OptionalInstant>, _>(column(changed, |session| {
+        ended(session).map(|ended| instant(ended.at))
+    }))
+    .bind::<Array<OptionalText>, _>(column(changed, |session| {
+        ended(session).map(|ended| ended.reason.as_str())
+    }))
+    .bind::<Array<OptionalText>, _>(column(changed, |session| {
+        ended(session).map(|ended| ended.note.into_string())
+    }))
+    .bind::<Array<BigInt>, _>(column(changed, |session| i64::from(session.revision)))
+    .execute(&mut **connection)
+    .await?;
+    Ok(())
+}

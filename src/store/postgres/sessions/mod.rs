@@ -1,0 +1,13 @@
+//! Sessions: creating, refreshing, revoking, reading and sweeping them.
+
+mod claims;
+pub mod create;
+pub mod expiries;
+mod insert;
+mod lock;
+pub mod oldest_live;
+mod quota_lock;
+pub mod reads;
+pub mod refresh;
+mod revoke;
+pub mod sweep;
