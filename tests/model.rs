@@ -2,9 +2,9 @@
 //! reachable state, and each of its rules shown to be needed: without it the checker finds how a
 //! revoked session is answered with `active`.
 //!
-//! `docs/decisions/0009-the-lease-protocol.md` has the protocol in words, and what each of these
-//! models bounds. `cargo test --test model -- --nocapture` prints the number of states, `--ignored`
-//! explores larger worlds.
+//! `docs/decisions/0009-the-lease-protocol.md` has the protocol in words, `0009-history.md` the
+//! bounds of each of these models. `cargo test --test model -- --nocapture` prints the number of
+//! states, `--ignored` explores larger worlds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // Only to report how long the exploration took.
 #![allow(clippy::disallowed_methods)]
