@@ -2,9 +2,9 @@
 //! reachable states are explored. Each rule is also shown to be necessary: without it the checker
 //! finds a sequence of steps after which a revoked token is active.
 //!
-//! `docs/decisions/0009-the-lease-protocol.md` describes the protocol, and the bounds of each of
-//! these models. `cargo test --test model -- --nocapture` prints the number of states, `--ignored`
-//! explores models with wider bounds.
+//! `docs/decisions/0009-the-lease-protocol.md` has the protocol in words, `0009-history.md` the
+//! bounds of each of these models. `cargo test --test model -- --nocapture` prints the number of
+//! states, `--ignored` explores models with wider bounds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // Only to report how long the exploration took.
 #![allow(clippy::disallowed_methods)]

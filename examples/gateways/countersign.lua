@@ -1,11 +1,11 @@
--- Asks Countersign whether a request may pass, for haproxy.cfg. Its answer is in the variable txn.session_status; what it says of who
--- sends the request is put into headers.
+-- Asks Countersign whether a request may pass, for haproxy.cfg. The variable txn.session_status gets
+-- the status of the answer, and the user's identity is put into headers.
 local url = "http://127.0.0.1:8080/forward-auth"
--- Where callers must be known (`countersign caller new haproxy --role validator`), the key of this one.
+-- If callers are configured (`countersign caller new haproxy --role validator`), HAProxy's key.
 local key = nil
 local identity = { "x-auth-subject", "x-auth-session-id", "x-auth-tenant", "x-auth-client-id", "x-auth-scope" }
 
--- The values of a header, which HAProxy numbers from 0.
+-- Returns the values of a header, which HAProxy numbers from 0.
 local function values(headers, name)
     local found = {}
     for index = 0, #(headers[name] or {}) do
