@@ -1,7 +1,58 @@
 //! The tables as Diesel sees them; `migrations/postgres` says what the columns mean.
 
+/// Calls a macro with the columns that a new session has, in the order of the table below. The
+/// second text casts a value from the type that it is bound as, if that is another.
+macro_rules! with_new_columns {
+    ($callback:ident! $($arguments:tt)*) => {
+        $callback! {
+            $($arguments)*
+            "id" "",
+            "access_token_id" "",
+            "authenticated_at" "",
+            "created_at" "",
+            "refreshed_at" "",
+            "idle_expires_at" "",
+            "expires_at" "",
+            "access_token_ttl" "",
+            "idle_timeout" "",
+            "refresh_grace" "",
+            "replay_limit" "",
+            "generation" "",
+            "revision" "",
+            "tenant" "",
+            "subject" "",
+            "client_id" "",
+            "audience" "::text[]",
+            "scopes" "::text[]",
+            "claims" "::jsonb",
+            "acr" "",
+            "amr" "::text[]",
+            "user_agent" "",
+            "ip_address" "",
+            "device_label" "",
+            "policy" "",
+            "on_refresh" "",
+            "replay" "",
+            "lineage_secret" "",
+            "refresh_key" "",
+            "request_id" "",
+            "request_fingerprint" ""
+        }
+    };
+}
+pub(super) use with_new_columns;
+
+/// The names of the columns of a new session, each behind a prefix.
+macro_rules! new_columns {
+    ($prefix:literal) => { with_new_columns!(new_columns! @names $prefix,) };
+    (@names $prefix:literal, $first:literal $_:literal $(, $column:literal $__:literal)*) => {
+        concat!($prefix, $first $(, ", ", $prefix, $column)*)
+    };
+}
+pub(super) use new_columns;
+
 diesel::table! {
-    /// Without `sweep_on`, which is no part of a session: statements that write set it in passing.
+    /// All but `sweep_on`, which is no part of a session: statements that write set it in passing.
     sessions (id) {
         id -> Uuid,
         access_token_id -> Uuid,
@@ -10,7 +61,6 @@ diesel::table! {
         refreshed_at -> Timestamptz,
         idle_expires_at -> Timestamptz,
         expires_at -> Timestamptz,
-        ended_at -> Nullable<Timestamptz>,
         access_token_ttl -> Interval,
         idle_timeout -> Interval,
         refresh_grace -> Interval,
@@ -35,6 +85,7 @@ diesel::table! {
         refresh_key -> Binary,
         request_id -> Nullable<Text>,
         request_fingerprint -> Nullable<Binary>,
+        ended_at -> Nullable<Timestamptz>,
         end_reason -> Nullable<Text>,
         end_note -> Nullable<Text>,
         is_over -> Bool,

@@ -7,6 +7,7 @@ use diesel::{
     QueryResult,
     pg::Pg,
     query_builder::{AstPass, Query, QueryFragment, QueryId},
+    result::Error,
     serialize::ToSql,
     sql_types::HasSqlType,
 };
@@ -53,6 +54,11 @@ where
 
 impl<Row> QueryFragment<Pg> for Statement<'_, Row> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        let (values, places) = (self.binds.len(), self.text.matches('?').count());
+        if values != places {
+            let problem = format!("{values} values for {places} places in: {}", self.text);
+            return Err(Error::QueryBuilderError(problem.into()));
+        }
         let mut binds = self.binds.iter();
         for (n, piece) in self.text.split('?').enumerate() {
             if n > 0
@@ -76,17 +82,22 @@ impl<Row> Query for Statement<'_, Row> {
     type SqlType = Row;
 }
 
-/// The least identifier that the entry `b` of a tenant or subject does not cover: it covers
-/// sessions by the millisecond that their identifiers tell (`SessionId::created_millis`).
+/// The least identifier that the entry of a tenant or subject does not cover: it covers sessions by
+/// the millisecond that their identifiers tell (`SessionId::created_millis`).
 macro_rules! first_uncovered {
-    () => {
-        first_uncovered!("b")
-    };
     ($entry:literal) => {
         concat!(
-            "(lpad(to_hex((extract(epoch FROM date_trunc('milliseconds', ",
+            "(
+                lpad(
+                    to_hex(
+                        (extract(epoch FROM date_trunc('milliseconds', ",
             $entry,
-            ".up_to)) * 1000)::bigint + 1), 12, '0') || repeat('0', 20))::uuid"
+            ".up_to)) * 1000)::bigint + 1
+                    ),
+                    12,
+                    '0'
+                ) || repeat('0', 20)
+            )::uuid"
         )
     };
 }
@@ -96,25 +107,56 @@ pub(super) use first_uncovered;
 macro_rules! is_uncovered {
     ($session:literal) => {
         concat!(
-            "(SELECT ",
+            "(
+                SELECT ",
             $session,
             ".id < ",
-            first_uncovered!(),
-            " FROM blacklist AS b WHERE b.kind = 'tenant' AND b.key = ",
+            first_uncovered!("b"),
+            "
+                FROM blacklist AS b
+                WHERE b.kind = 'tenant'
+                    AND b.key = ",
             $session,
-            ".tenant) IS NOT TRUE AND (SELECT ",
+            ".tenant
+            ) IS NOT TRUE
+            AND (
+                SELECT ",
             $session,
             ".id < ",
-            first_uncovered!(),
-            " AND ",
+            first_uncovered!("b"),
+            "
+                    AND ",
             $session,
-            ".id IS DISTINCT FROM b.session_id FROM blacklist AS b WHERE b.kind = 'subject' AND \
-             b.key = ",
+            ".id IS DISTINCT FROM b.session_id
+                FROM blacklist AS b
+                WHERE b.kind = 'subject'
+                    AND b.key = ",
             $session,
             ".tenant || chr(31) || ",
             $session,
-            ".subject) IS NOT TRUE "
+            ".subject
+            ) IS NOT TRUE "
         )
     };
 }
 pub(super) use is_uncovered;
+
+#[cfg(test)]
+mod tests {
+    use diesel::{pg::PgQueryBuilder, query_builder::QueryBuilder, sql_types::BigInt};
+
+    use super::*;
+
+    #[test]
+    fn a_statement_must_have_as_many_values_as_places() {
+        let text = |statement: Statement<'_, ()>| {
+            let mut builder = PgQueryBuilder::default();
+            statement.to_sql(&mut builder, &Pg).map(|()| builder.finish())
+        };
+        let statement = || statement::<()>("SELECT ? + ?").bind::<BigInt, _>(1_i64);
+        assert!(text(statement()).is_err());
+        assert_eq!(text(statement().bind::<BigInt, _>(2_i64)).unwrap(), "SELECT $1 + $2");
+        let three = statement().bind::<BigInt, _>(2_i64).bind::<BigInt, _>(3_i64);
+        assert!(text(three).is_err());
+    }
+}

@@ -31,13 +31,21 @@ type OptionalInstant = Nullable<Timestamptz>;
 macro_rules! spared_by_both {
     () => {
         concat!(
-            "CASE WHEN b.kind <> 'subject' THEN excluded.session_id \
-             WHEN excluded.up_to >= b.up_to THEN CASE WHEN excluded.session_id >= ",
+            "CASE
+                WHEN b.kind <> 'subject' THEN excluded.session_id
+                WHEN excluded.up_to >= b.up_to THEN CASE
+                    WHEN excluded.session_id >= ",
             first_uncovered!("b"),
-            " OR excluded.session_id = b.session_id THEN excluded.session_id END \
-             WHEN b.session_id >= ",
+            "
+                        OR excluded.session_id = b.session_id
+                    THEN excluded.session_id
+                END
+                WHEN b.session_id >= ",
             first_uncovered!("excluded"),
-            " OR excluded.session_id = b.session_id THEN b.session_id END"
+            "
+                    OR excluded.session_id = b.session_id
+                THEN b.session_id
+            END"
         )
     };
 }

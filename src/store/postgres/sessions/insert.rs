@@ -16,6 +16,7 @@ use super::{
     super::{
         connection::{fault::Fault, pool::PooledConnection},
         rows::{array, instant, interval, uuid},
+        schema::{new_columns, with_new_columns},
         sql::{Statement, first_uncovered, is_uncovered, statement},
     },
     claims::to_jsonb,
@@ -26,41 +27,51 @@ use crate::{
     store::Creation,
 };
 
-/// The statement, with each value of a row between `$open` and `$close`.
+/// The statement that inserts sessions, with each value of a row between `$open` and `$close`.
 macro_rules! insert_sessions {
     ($open:literal, $close:literal, $lock:literal, $live:literal, $conflict:literal) => {
         concat!(
-            "INSERT INTO sessions (
-                id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at,
-                expires_at, sweep_on, access_token_ttl, idle_timeout, refresh_grace, replay_limit,
-                generation, revision, tenant, subject, client_id, audience, scopes, claims, acr,
-                amr, user_agent, ip_address, device_label, policy, on_refresh, replay,
-                lineage_secret, refresh_key, request_id, request_fingerprint
-            )
-            SELECT
-                id, access_token_id, authenticated_at, created_at, refreshed_at, idle_expires_at,
-                expires_at, idle_expires_at, access_token_ttl, idle_timeout, refresh_grace,
-                replay_limit, generation, revision, tenant, subject, client_id, audience::text[],
-                scopes::text[], claims::jsonb, acr, amr::text[], user_agent, ip_address,
-                device_label, policy, on_refresh, replay, lineage_secret, refresh_key, request_id,
-                request_fingerprint
-            FROM (SELECT ",
-            insert_sessions!(@row $open, $close,
-                "id", "access_token_id", "authenticated_at", "created_at", "refreshed_at",
-                "idle_expires_at", "expires_at", "access_token_ttl", "idle_timeout",
-                "refresh_grace", "replay_limit", "generation", "revision", "tenant", "subject",
-                "client_id", "audience", "scopes", "claims", "acr", "amr", "user_agent",
-                "ip_address", "device_label", "policy", "on_refresh", "replay", "lineage_secret",
-                "refresh_key", "request_id", "request_fingerprint", "most_others"),
-            $open, "?", $close, " AS ", $lock,
-            ") AS new WHERE (most_others IS NULL OR ", $live, " <= most_others) AND ",
+            "INSERT INTO sessions (",
+            new_columns!(""),
+            ", sweep_on)
+            SELECT ",
+            new_columns!(""),
+            ", idle_expires_at
+            FROM (
+                SELECT ",
+            with_new_columns!(insert_sessions! @row $open, $close,),
+            ",
+                    ",
+            $open,
+            "?",
+            $close,
+            " AS most_others,
+                    ",
+            $open,
+            "?",
+            $close,
+            " AS ",
+            $lock,
+            "
+            ) AS new
+            WHERE (most_others IS NULL OR ",
+            $live,
+            " <= most_others)
+                AND ",
             is_uncovered!("new"),
             $conflict,
-            "RETURNING id"
+            "
+            RETURNING id"
         )
     };
-    (@row $open:literal, $close:literal, $($column:literal),+) => {
-        concat!($($open, "?", $close, " AS ", $column, ", "),+)
+    (
+        @row $open:literal, $close:literal,
+        $first:literal $first_cast:literal $(, $column:literal $cast:literal)*
+    ) => {
+        concat!(
+            $open, "?", $close, $first_cast, " AS ", $first
+            $(, ", ", $open, "?", $close, $cast, " AS ", $column)*
+        )
     };
 }
 
@@ -78,11 +89,15 @@ const MANY: &str = insert_sessions!(
     "unnest(",
     ")",
     "ordinal",
-    "(ARRAY(
-        SELECT sessions_in_turn(turn, of_tenant, of_subject, at, others, added)
-        FROM unnest(?, ?, ?, ?, ?, ?) AS given (turn, of_tenant, of_subject, at, others, added)
-    ))[ordinal]",
-    "ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING "
+    "(
+                    ARRAY(
+                        SELECT sessions_in_turn(turn, of_tenant, of_subject, at, others, added)
+                        FROM unnest(?, ?, ?, ?, ?, ?) AS given
+                            (turn, of_tenant, of_subject, at, others, added)
+                    )
+                )[ordinal]",
+    "
+            ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING"
 );
 
 /// A new session, and how much room it needs.

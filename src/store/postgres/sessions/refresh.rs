@@ -22,7 +22,7 @@ use super::{
             entries,
         },
         rows::{SessionRow, array, instant, uuid},
-        schema::sessions,
+        schema::{new_columns, sessions, with_new_columns},
         sql::{first_uncovered, is_uncovered, statement},
     },
     lock,
@@ -113,16 +113,9 @@ impl BatchWrite for FastPath<'_> {
                 AND s.revision < 4294967295
                 AND ",
             is_uncovered!("s"),
-            "RETURNING
-                given.ordinal, s.id, s.access_token_id, s.authenticated_at, s.created_at,
-                s.refreshed_at,
-                s.idle_expires_at, s.expires_at, s.ended_at, s.access_token_ttl, s.idle_timeout,
-                s.refresh_grace, s.replay_limit, s.generation, s.revision, s.tenant, s.subject,
-                s.client_id,
-                s.audience, s.scopes, s.claims, s.acr, s.amr, s.user_agent, s.ip_address,
-                s.device_label,
-                s.policy, s.on_refresh, s.replay, s.lineage_secret, s.refresh_key, s.request_id,
-                s.request_fingerprint, s.end_reason, s.end_note, s.is_over"
+            "RETURNING given.ordinal, ",
+            new_columns!("s."),
+            ", s.ended_at, s.end_reason, s.end_note, s.is_over"
         ))
         .bind::<Array<BigInt>, _>(
             sorted

@@ -195,14 +195,14 @@ pub async fn delete_expired_revocations(
                 b.kind = 'tenant' AND EXISTS (
                     SELECT FROM sessions AS s
                     WHERE s.tenant = b.tenant AND NOT s.is_over AND s.id < ",
-        first_uncovered!(),
+        first_uncovered!("b"),
         "               AND s.ended_at IS NULL AND s.idle_expires_at > b.revoked_at
                 )
                 OR b.kind = 'subject' AND EXISTS (
                     SELECT FROM sessions AS s
                     WHERE s.tenant = b.tenant AND s.subject = b.subject AND NOT s.is_over
                         AND s.id < ",
-        first_uncovered!(),
+        first_uncovered!("b"),
         "               AND s.id IS DISTINCT FROM b.session_id
                         AND s.ended_at IS NULL AND s.idle_expires_at > b.revoked_at
                 )
