@@ -1,5 +1,7 @@
-# Built in one stage, run in another that holds nothing but the binary and its C library.
-FROM rust:1-slim-bookworm AS build
+# Built in one stage, run in another that holds nothing but the binary and its C library. Both base
+# images are pinned by the digest of their index for all architectures; a tool that updates
+# dependencies, such as Dependabot or Renovate, changes tag and digest together.
+FROM rust:1.97.0-slim-bookworm@sha256:6d220bf85c74e842a79da63997af8d2e74455c0b8847d8bb3a5888572334991d AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock build.rs README.md ./
 COPY proto proto
@@ -8,7 +10,7 @@ COPY benches benches
 COPY src src
 RUN cargo build --release --locked --bin countersign
 
-FROM debian:bookworm-slim
+FROM debian:bookworm-slim@sha256:7b140f374b289a7c2befc338f42ebe6441b7ea838a042bbd5acbfca6ec875818
 # Not root: the service needs nothing but its data directory.
 RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin countersign \
     && install -d -o countersign -g countersign -m 700 /data
@@ -16,8 +18,9 @@ COPY --from=build /src/target/release/countersign /usr/local/bin/countersign
 USER countersign
 VOLUME /data
 EXPOSE 50051 8080
-# Within its container the service must listen on all addresses, and so it starts only with TLS and callers in its configuration, or
-# with COUNTERSIGN_INSECURE=true where a proxy in front encrypts and authenticates.
+# Within its container the service must listen on all addresses. So it starts only with TLS and
+# callers in its configuration, or with COUNTERSIGN_INSECURE=true where a proxy in front encrypts
+# and authenticates.
 ENV COUNTERSIGN_LISTEN=0.0.0.0:50051 \
     COUNTERSIGN_HTTP_LISTEN=0.0.0.0:8080 \
     COUNTERSIGN_DATA_DIR=/data
