@@ -83,7 +83,16 @@ impl Database {
             .arg(self.url())
             .arg(file);
         // Replicas write at the same time, so it may be chosen as the victim of a deadlock.
-        while !block_in_place(|| restore.output()).unwrap().status.success() {}
+        const ATTEMPTS: usize = 50;
+        let mut problem = String::new();
+        for _ in 0..ATTEMPTS {
+            let output = block_in_place(|| restore.output()).unwrap();
+            if output.status.success() {
+                return;
+            }
+            problem = String::from_utf8_lossy(&output.stderr).into_owned();
+        }
+        panic!("pg_restore failed {ATTEMPTS} times: {problem}");
     }
 
     /// Copies the server's files while it runs.
