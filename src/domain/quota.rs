@@ -30,9 +30,7 @@ pub struct LiveSessions {
     pub count: u64,
     /// The oldest of them in the order of creation, each with its idle expiry.
     pub oldest: VecDeque<(SessionId, Timestamp)>,
-    /// True if the limit is no greater than [`MOST_READ`], so that as many were read as
-    /// [`LiveSessions::to_read`] says. Otherwise there may be sessions between the oldest and one
-    /// that is added.
+    /// True if these are all. Otherwise there may be others between them and one that is added.
     pub is_complete: bool,
 }
 
@@ -41,10 +39,11 @@ pub struct LiveSessions {
 pub struct QuotaExceeded;
 
 impl LiveSessions {
-    /// Creates the value from all live sessions of a subject, the oldest first.
-    pub fn all(oldest: VecDeque<(SessionId, Timestamp)>) -> Self {
+    /// Creates the value from the live sessions of a subject, the oldest first: as many as
+    /// [`LiveSessions::to_read`] says for this limit, or all if there are fewer.
+    pub fn read(oldest: VecDeque<(SessionId, Timestamp)>, max: u32) -> Self {
         let count = u64::try_from(oldest.len()).unwrap_or(u64::MAX);
-        Self { count, oldest, is_complete: true }
+        Self { count, is_complete: oldest.len() < Self::to_read(max), oldest }
     }
 
     /// Creates the value from the number of live sessions and the oldest of them.
@@ -131,7 +130,7 @@ mod tests {
     }
 
     fn live(count: u64) -> LiveSessions {
-        LiveSessions::all((0..count).map(|n| (id(n), LATER)).collect())
+        LiveSessions::read((0..count).map(|n| (id(n), LATER)).collect(), MOST_READ)
     }
 
     #[test]
@@ -154,7 +153,8 @@ mod tests {
 
     #[test]
     fn an_expired_session_makes_room() {
-        let mut sessions = LiveSessions::all([(id(0), LATER), (id(1), NOW), (id(2), LATER)].into());
+        let there = [(id(0), LATER), (id(1), NOW), (id(2), LATER)];
+        let mut sessions = LiveSessions::read(there.into(), 3);
         assert_eq!(sessions.make_room(NOW, 3, OnQuota::Refuse), Ok(vec![]));
         assert_eq!(sessions.make_room(NOW, 2, OnQuota::EvictOldest), Ok(vec![id(0)]));
     }
@@ -175,6 +175,14 @@ mod tests {
         assert_eq!(sessions.count, 301);
         assert_eq!(sessions.make_room(NOW, 300, OnQuota::EvictOldest), Ok(vec![id(0)]));
         assert_eq!(sessions.make_room(NOW, 300, OnQuota::EvictOldest), Ok(vec![]));
+
+        let of_many = (0..).take(LiveSessions::to_read(1)).map(|n| (id(n), LATER)).collect();
+        let mut sessions = LiveSessions::read(of_many, 1);
+        for _ in 0..3 {
+            let evicted = sessions.make_room(NOW, 1, OnQuota::EvictOldest).unwrap();
+            assert!(!evicted.contains(&id(999)), "{evicted:?}");
+            sessions.add(id(999), LATER);
+        }
     }
 
     #[test]

@@ -31,9 +31,11 @@ impl Shape {
 /// Most writes that wait; more are refused, so that a slow database does not fill the memory.
 const MAX_WAITING: usize = 8192;
 
-/// The time after which writes that failed are not tried again: a database that takes this long to
-/// refuse would take as long each time.
-const RETRY_LIMIT: Duration = Duration::from_secs(2);
+/// The most times that writes are tried again together.
+const RETRIES: usize = 2;
+
+/// The time for which the writes of a failed batch are tried one by one.
+const ALONE_FOR: Duration = Duration::from_secs(2);
 
 /// The outcomes of the writes of a batch, in their order.
 pub type BatchOutcome<O> = Vec<Result<O, Failure>>;
@@ -52,7 +54,8 @@ pub struct Failure {
 pub enum Retry {
     /// The same writes once more: nothing was written because of other transactions.
     Together,
-    /// Each write alone: nothing was written, and another write of the batch may be the reason.
+    /// Each write alone: nothing was written as far as is known, and another write of the batch may
+    /// be the reason.
     Alone,
     /// None: the write would fail again, or may have been made.
     Never,
@@ -175,8 +178,7 @@ where
             continue;
         }
         let writes = Arc::new(writes);
-        let attempts = Attempts::begin(&*commit);
-        let mut committing = pin!(attempts.write(writes));
+        let mut committing = pin!(write_all(writes, &*commit));
         // The next worker is called once there is something for it to do: where one write comes at
         // a time, it would wake up another thread for nothing.
         let (outcomes, kept) = tokio::select! {
@@ -198,76 +200,60 @@ where
     }
 }
 
-/// Attempts to commit some writes, until each has succeeded or no attempt may follow.
-struct Attempts<'a, F> {
-    commit: &'a F,
-    began: Instant,
-}
-
-impl<'a, F> Attempts<'a, F> {
-    fn begin(commit: &'a F) -> Self {
-        Self { commit, began: Instant::now() }
-    }
-
-    /// Commits writes together, and then those alone that another one may have kept from being
-    /// written.
-    async fn write<W, O, R>(&self, writes: Arc<Vec<W>>) -> Vec<Result<O, StoreError>>
-    where
-        W: Clone,
-        F: Fn(Arc<Vec<W>>) -> R,
-        R: Future<Output = BatchOutcome<O>>,
-    {
-        let mut outcomes = self.commit(&writes).await;
-        let is_slow = self.began.elapsed() > RETRY_LIMIT;
-        if let [_, _, ..] = writes.as_slice()
-            && !is_slow
-        {
-            let alone = Self::begin(self.commit);
-            for (write, outcome) in writes.iter().zip(&mut outcomes) {
-                if alone.may_retry(outcome, |retry| retry != Retry::Never)
-                    && let Some(retried) = alone.commit(&Arc::new(vec![write.clone()])).await.pop()
-                {
-                    *outcome = retried;
-                }
-            }
-        }
-        outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.error)).collect()
-    }
-
-    /// Commits writes, and once more those that failed because of other transactions. There are as
-    /// many outcomes as writes.
-    async fn commit<W, O, R>(&self, writes: &Arc<Vec<W>>) -> BatchOutcome<O>
-    where
-        W: Clone,
-        F: Fn(Arc<Vec<W>>) -> R,
-        R: Future<Output = BatchOutcome<O>>,
-    {
-        let mut outcomes = (self.commit)(Arc::clone(writes)).await;
-        outcomes.resize_with(writes.len(), || {
-            let error = StoreError::Refused("a write without an outcome".to_owned());
-            Err(Failure { error, retry: Retry::Never })
-        });
-        let mut again = vec![];
-        let mut failed = vec![];
+/// Commits writes together, and then one by one those that failed because of another one perhaps.
+/// If the database takes its time to refuse them, the rest do not wait for it one after the other.
+async fn write_all<W, O, F, R>(writes: Arc<Vec<W>>, commit: &F) -> Vec<Result<O, StoreError>>
+where
+    W: Clone,
+    F: Fn(Arc<Vec<W>>) -> R,
+    R: Future<Output = BatchOutcome<O>>,
+{
+    let mut outcomes = write_together(&writes, commit).await;
+    if let [_, _, ..] = writes.as_slice() {
+        let began = Instant::now();
         for (write, outcome) in writes.iter().zip(&mut outcomes) {
-            if self.may_retry(outcome, |retry| retry == Retry::Together) {
-                again.push(write.clone());
-                failed.push(outcome);
-            }
-        }
-        if !again.is_empty() {
-            let retried = (self.commit)(Arc::new(again)).await;
-            for (outcome, retried) in failed.into_iter().zip(retried) {
+            if outcome.as_ref().is_err_and(|failure| failure.retry != Retry::Never)
+                && began.elapsed() <= ALONE_FOR
+                && let Some(retried) =
+                    write_together(&Arc::new(vec![write.clone()]), commit).await.pop()
+            {
                 *outcome = retried;
             }
         }
-        outcomes
     }
+    outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.error)).collect()
+}
 
-    fn may_retry<O>(&self, outcome: &Result<O, Failure>, is_meant: fn(Retry) -> bool) -> bool {
-        self.began.elapsed() <= RETRY_LIMIT
-            && outcome.as_ref().is_err_and(|failure| is_meant(failure.retry))
+/// Commits writes, and again those that failed because of other transactions. Returns as many
+/// outcomes as there are writes.
+async fn write_together<W, O, F, R>(writes: &Arc<Vec<W>>, commit: &F) -> BatchOutcome<O>
+where
+    W: Clone,
+    F: Fn(Arc<Vec<W>>) -> R,
+    R: Future<Output = BatchOutcome<O>>,
+{
+    let mut outcomes = commit(Arc::clone(writes)).await;
+    outcomes.resize_with(writes.len(), || {
+        let error = StoreError::Refused("a write without an outcome".to_owned());
+        Err(Failure { error, retry: Retry::Never })
+    });
+    for _ in 0..RETRIES {
+        let (again, failed): (Vec<W>, Vec<&mut Result<O, Failure>>) = writes
+            .iter()
+            .zip(&mut outcomes)
+            .filter(|(_, outcome)| {
+                outcome.as_ref().is_err_and(|failure| failure.retry == Retry::Together)
+            })
+            .map(|(write, outcome)| (write.clone(), outcome))
+            .unzip();
+        if again.is_empty() {
+            break;
+        }
+        for (outcome, retried) in failed.into_iter().zip(commit(Arc::new(again)).await) {
+            *outcome = retried;
+        }
     }
+    outcomes
 }
 
 #[cfg(test)]
@@ -301,7 +287,7 @@ mod tests {
             Failure { error, retry }
         };
         if writes.contains(&999) {
-            tokio::time::sleep(RETRY_LIMIT / 2 + Duration::from_millis(1)).await;
+            tokio::time::sleep(ALONE_FOR / 2 + Duration::from_millis(1)).await;
             return failure(Retry::Alone).of_all(writes.len());
         }
         if writes.contains(&666) {
@@ -397,8 +383,8 @@ mod tests {
         }
         assert_eq!(outcomes, [Some(2), None, Some(4), None]);
         let batches = recorder.batches.lock().unwrap();
-        assert_eq!(batches[1..3], [vec![77, 2, 77], vec![77, 77]]);
-        assert_eq!(batches[3..].concat(), [77; 4], "each twice");
+        assert_eq!(batches[1..4], [vec![77, 2, 77], vec![77, 77], vec![77, 77]]);
+        assert_eq!(batches[4..].concat(), [77; 6], "each three times");
     }
 
     #[tokio::test(start_paused = true)]

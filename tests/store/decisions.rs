@@ -248,7 +248,7 @@ pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn S
         }
         live.sort_unstable();
         let on_quota = if evicts { OnQuota::EvictOldest } else { OnQuota::Refuse };
-        let expected = LiveSessions::all(live.clone().into()).make_room(at, max, on_quota);
+        let expected = LiveSessions::read(live.clone().into(), max).make_room(at, max, on_quota);
         let creation = Creation { session: new.clone(), max_sessions: max, on_quota };
         let result = store.create_session(creation).await.unwrap();
         let case = format!("{max} of {live:?} at {at:?}");

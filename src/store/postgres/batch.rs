@@ -1,7 +1,10 @@
 //! Committing a batch of writes in one transaction, or what is frequent in one statement and the rest
 //! in a transaction after it.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::connection::{
     fault::Fault,
@@ -26,14 +29,22 @@ pub trait BatchWrite: Send + Sync + Sized {
     ) -> Result<Vec<Result<Self::Outcome, StoreError>>, Fault>;
 }
 
+/// A batch that took longer than this to fail is not tried again: it would take as long each time.
+const SLOW: Duration = Duration::from_secs(2);
+
 /// Commits a batch.
 pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W::Outcome> {
+    let began = Instant::now();
     match apply(pool, writes).await {
         Ok(outcomes) => outcomes
             .into_iter()
             .map(|outcome| outcome.map_err(|error| Failure { error, retry: Retry::Never }))
             .collect(),
-        Err(fault) => Failure::from(fault).of_all(writes.len()),
+        Err(fault) => {
+            let failure = Failure::from(fault);
+            let retry = if began.elapsed() > SLOW { Retry::Never } else { failure.retry };
+            Failure { retry, ..failure }.of_all(writes.len())
+        }
     }
 }
 

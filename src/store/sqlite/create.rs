@@ -131,7 +131,8 @@ fn live_sessions(
     creations: usize,
 ) -> Result<LiveSessions> {
     if max <= MOST_READ {
-        return Ok(LiveSessions::all(oldest(connection, session, LiveSessions::to_read(max))?));
+        let oldest = oldest(connection, session, LiveSessions::to_read(max))?;
+        return Ok(LiveSessions::read(oldest, max));
     }
     let count = count(connection, session, max, creations)?;
     let oldest = oldest(connection, session, LiveSessions::to_read_of(count, max, creations))?;

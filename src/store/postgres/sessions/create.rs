@@ -121,19 +121,22 @@ impl BatchWrite for SlowPath<'_> {
             return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
         }
         // After the new ones, of which some may have to go for others.
-        let positions = evict(connection, &batch.evicted).await?;
+        let (ended, entries) = evict(connection, &batch.evicted).await?;
         batch.live.keep_counts(connection).await?;
+        // The head of the feed is locked last.
+        let positions = entries::insert_entries(connection, &entries).await?;
         connection.commit().await?;
+        let positions = ended.into_iter().zip(positions).collect();
         Ok(decided.into_iter().map(|decision| Ok(created(decision, &positions))).collect())
     }
 }
 
-/// Ends sessions and stops their tokens. Returns the positions of their entries. One that somebody
-/// else has ended meanwhile is left as it is.
+/// Ends sessions, and returns those that it has ended with the entries that stop their tokens. A
+/// session that somebody else has ended meanwhile is left as it is.
 async fn evict(
     connection: &mut PooledConnection<'_>,
     evicted: &HashMap<SessionId, Ended>,
-) -> Result<HashMap<SessionId, FeedPosition>, Fault> {
+) -> Result<(Vec<SessionId>, Vec<BlacklistEntry>), Fault> {
     let mut ids: Vec<SessionId> = evicted.keys().copied().collect();
     ids.sort_unstable();
     let (mut ended, mut entries) = (vec![], vec![]);
@@ -147,8 +150,7 @@ async fn evict(
         }
     }
     lock::save_sessions(connection, &ended).await?;
-    let positions = entries::insert_entries(connection, &entries).await?;
-    Ok(ended.into_iter().map(|session| session.id).zip(positions).collect())
+    Ok((ended.into_iter().map(|session| session.id).collect(), entries))
 }
 
 /// The outcome of a decision, with the positions of the sessions that were evicted.
@@ -318,7 +320,7 @@ impl<'a> Live<'a> {
         for ((subject, count), oldest) in limited.iter().zip(counts).zip(oldest) {
             let sessions = match count {
                 Some(count) => LiveSessions::counted(count, oldest.into()),
-                None => LiveSessions::all(oldest.into()),
+                None => LiveSessions::read(oldest.into(), subject.max),
             };
             live.of.insert(cut_off_key(subject.tenant, Some(subject.subject)), sessions);
         }

@@ -365,7 +365,9 @@ impl Batch {
             if let Some(cut_off) = entry.revoked.cut_off()
                 && let Some(survey) = self.surveys.get_mut(&key)
             {
-                survey.coverage.covered = Some(cut_off);
+                let covered = survey.coverage.covered;
+                survey.coverage.covered =
+                    Some(covered.map_or(cut_off, |covered| covered.union(cut_off)));
             }
             self.present.insert((kind, key));
             self.entries.push(entry.clone());
