@@ -50,13 +50,12 @@ pub struct Failure {
 /// The attempt that may follow the failure of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// All the writes once more, because nothing was written, and other transactions are the
-    /// reason.
+    /// All writes that failed so, once more together: nothing was written, and other transactions
+    /// are the reason.
     Together,
-    /// Each write alone, because nothing was written, and another write of the batch may be the
-    /// reason.
+    /// Each write alone: nothing was written, and another write of the batch may be the reason.
     Alone,
-    /// None, because the write would fail again, or may have been made.
+    /// None: the write would fail again, or may have been made.
     Never,
 }
 

@@ -1,4 +1,4 @@
-//! The contract between the use cases and a database. Each method is one transaction, and has only
+//! The contract between the use cases and a database. Each method is one transaction, and uses only
 //! domain types.
 
 pub mod batch;
@@ -257,10 +257,9 @@ pub struct SessionQuery {
     /// True for live sessions, false for those that are over, none for both. An expired session
     /// counts as over once [`Store::record_expiries`] has recorded it.
     pub live: Option<bool>,
-    /// The instant at which a session must be live.
+    /// The instant at which a session counts as live or not.
     pub now: Timestamp,
-    /// The session after which the list goes on, which has only sessions with lower identifiers
-    /// then.
+    /// If given, only sessions with lower identifiers are listed.
     pub before: Option<SessionId>,
     /// The largest number of sessions.
     pub limit: i64,

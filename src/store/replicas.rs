@@ -39,7 +39,8 @@ pub struct RenewalRequest {
     pub number: i64,
     /// The number of the last renewal that was confirmed.
     pub confirmed: i64,
-    /// The position up to which it accepts nothing that was revoked.
+    /// The position up to which it has applied the feed: it accepts nothing that was revoked up to
+    /// there.
     pub applied: Seq,
     /// The position up to which it has read the feed.
     pub after: Seq,
@@ -84,7 +85,8 @@ pub struct Answer {
 pub struct Other {
     /// Its incarnation.
     pub incarnation: Incarnation,
-    /// The position up to which it accepts nothing that was revoked.
+    /// The position up to which it has applied the feed: it accepts nothing that was revoked up to
+    /// there.
     pub applied: Seq,
     /// The number of its last renewal.
     pub renewals: i64,
@@ -158,7 +160,7 @@ pub struct FormerReplica {
     pub address: String,
     /// The version of the service.
     pub version: String,
-    /// Why it serves no more.
+    /// The reason why it no longer serves.
     pub state: FormerState,
     /// The instant at which it joined, by the clock of the database.
     pub joined_at: Timestamp,

@@ -1,5 +1,5 @@
-//! Commits a batch of writes in one transaction, or in two steps: the frequent kind in one
-//! statement, and the rest in a transaction after it.
+//! Commits a batch of writes in one transaction, or in two steps: the frequent ones in one
+//! statement, and then the others in a transaction.
 
 use async_trait::async_trait;
 

@@ -141,7 +141,7 @@ async fn other_isolation(
 /// been done or another process is doing it.
 ///
 /// This is not part of the migration's transaction, because the whole table is read and indexed
-/// first, which takes minutes if it is large. Nobody writes to that table any more.
+/// first, which takes minutes if it is large. Nobody else writes to that table any more.
 async fn attach_audit_before(
     target: &Target,
     connection: &mut AsyncPgConnection,

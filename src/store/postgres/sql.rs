@@ -1,5 +1,5 @@
 //! Hand-written statements that are prepared once per connection. Diesel's `sql_query` would
-//! prepare a statement each time, which costs a round trip and a plan.
+//! prepare a statement each time, which costs a round trip and a new plan.
 
 use std::marker::PhantomData;
 

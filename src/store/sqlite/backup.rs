@@ -52,7 +52,7 @@ pub enum BackupError {
     /// A file of that name exists.
     #[error("{0} exists: a backup overwrites nothing, so name a file that does not exist")]
     Exists(PathBuf),
-    /// A file of the name exists under which the backup is written first.
+    /// The file exists to which the backup is written first.
     #[error(
         "{0} exists: another backup is being written to it, or was interrupted: if none is \
          running, remove it and run the same command again"
@@ -193,7 +193,8 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     // right to write.
     let options = if beside(&path, "-wal").exists() { "mode=ro" } else { "mode=rw" };
     let mut connection = open_with(&path, options)?;
-    // The copy keeps track of its pages even if the database is of a version that did not.
+    // This makes the copy keep track of its pages even if the database, made by an older version,
+    // does not.
     keep_track_in_copies(&mut connection).map_err(|error| problem(error.to_string()))?;
     sql_query("VACUUM INTO ?")
         .bind::<Text, _>(copy.path.to_string_lossy())

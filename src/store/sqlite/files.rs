@@ -152,7 +152,7 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(&true_path, LOCK_FILE);
     let io_error = |source| OpenError::Io { path: lock_path.clone(), source };
     let mut options = OpenOptions::new();
-    // A link in its place could create a file elsewhere.
+    // A symbolic link in its place must not lead to the creation of a file elsewhere.
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(&lock_path).map_err(io_error)?;
     match file.try_lock() {

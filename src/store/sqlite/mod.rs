@@ -104,8 +104,8 @@ impl From<diesel::result::Error> for StoreError {
     fn from(error: diesel::result::Error) -> Self {
         use diesel::result::{DatabaseErrorKind, Error};
         match error {
-            // Diesel reports a lock, a full disk, an I/O error and a missing file without a kind of
-            // their own.
+            // Diesel has no kind of its own for a lock, a full disk, an I/O error or a missing
+            // file.
             Error::DatabaseError(
                 DatabaseErrorKind::Unknown | DatabaseErrorKind::ClosedConnection,
                 info,

@@ -79,8 +79,8 @@ const READ: &str =
 const LOG_HEADER: u64 = 32;
 
 /// Refuses a log that does not belong to the file. If there is no log, but the file is a copy, or
-/// not the one that was used here last, it is a backup that was put back by hand; this logs a
-/// warning.
+/// not the one that was used here last, it is probably a backup that was put back by hand, and a
+/// warning is logged.
 ///
 /// Returns whether the process that used the file here last has closed it in good order.
 pub fn check(path: &Path) -> Result<bool, OpenError> {

@@ -298,8 +298,7 @@ impl Target {
         Ok(Connected { connection, warned, notifications, driver, timeline })
     }
 
-    /// Changes the settings that are not as the service needs them, as far as the server knows
-    /// them.
+    /// Changes the settings that are not as the service needs them, if the server has them.
     ///
     /// Nothing acknowledged may be lost, so commits wait for the disk, and for the synchronous
     /// standbys, even if the server is configured not to wait. A statement or a transaction for
@@ -494,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_has_no_password() {
+    fn no_password_is_printed() {
         let options = options("postgres://u:secret@h/d");
         let target = Target::new(&options).unwrap();
         for text in [format!("{options:?}"), format!("{target:?}"), format!("{:?}", target.config)]

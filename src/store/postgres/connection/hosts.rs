@@ -106,7 +106,7 @@ impl fmt::Display for Address {
 }
 
 impl Server {
-    /// Returns whether the traffic to it crosses a network, which that to a Unix socket or a
+    /// Returns whether the traffic to it crosses a network. Traffic to a Unix socket or to a
     /// loopback address does not.
     pub fn is_remote(&self) -> bool {
         match &self.location {

@@ -220,8 +220,8 @@ impl Pool {
         self.latest.get()
     }
 
-    /// Runs work for no longer than the server lets it take: after that, the connection is dead
-    /// although nobody has said so. The work also ends, after a short while, once another server is
+    /// Runs work with a time-out that is longer than the server's own, so that the connection must
+    /// be dead when it passes. The work also ends, after a short while, once another server is
     /// known to have replaced the one of this origin.
     pub async fn in_time<T>(
         &self,

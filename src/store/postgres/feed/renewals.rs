@@ -107,8 +107,8 @@ impl RenewalClient for PostgresRenewalClient {
         }
         match &renewed {
             RenewalOutcome::Answer(answer) => self.latest.set(answer.head.timeline),
-            // The server may have been replaced, or be in another history. The replica joins again,
-            // and for that looks for a server again.
+            // The server may have been replaced, or be in another history, so the next renewal
+            // looks for a server again.
             RenewalOutcome::Gone => {
                 self.latest.forget();
                 self.connection = None;

@@ -77,8 +77,8 @@ macro_rules! insert_sessions {
 }
 
 /// The statement for one session whose request cannot be a repetition. This is the most frequent
-/// case, and the one in which a caller waits for this write alone. What the other statement needs
-/// for all other cases takes a third of its time.
+/// case, and the one in which a caller waits for this write alone. The parts that only the other
+/// statement has take a third of that statement's time.
 const ONE: &str = insert_sessions!(
     "",
     "",
@@ -110,8 +110,8 @@ struct New<'a> {
     ordinal: Option<i32>,
 }
 
-/// The statement with the values so far: plain values for one row, and an array a column for
-/// several.
+/// The statement with the values so far: plain values for one row, and one array for each column
+/// for several.
 struct Insert<'a, 'r> {
     rows: &'r [New<'a>],
     statement: Statement<'a, SqlUuid>,

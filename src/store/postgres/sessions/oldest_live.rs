@@ -1,5 +1,5 @@
-//! Remembers the oldest live sessions of subjects at their limits, so that the next read does not
-//! pass all sessions that were evicted before.
+//! Remembers the oldest live sessions of subjects at their limits, so that the next read need not
+//! step over the index entries of all sessions that were evicted before.
 //!
 //! An evicted session leaves an entry in the index `sessions_of_subject`, which nothing removes
 //! while a long transaction may still see it. The oldest sessions are evicted first, so these

@@ -1,5 +1,5 @@
-//! Revokes sessions. All sessions of a batch are locked first, and then each revocation is decided
-//! on the state that those before it have left.
+//! Revokes sessions, tokens, subjects and tenants. The sessions that a batch is about are locked
+//! first, and then each revocation is decided on the state that those before it have left.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},

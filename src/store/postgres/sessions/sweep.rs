@@ -244,7 +244,7 @@ pub async fn delete_expired_revocations(
     Ok(SweptRevocations { deleted, forgotten_until: timestamp(forgotten_until) })
 }
 
-/// Deletes sessions that are over, and the numbers of sessions that were counted before `until`. A
+/// Deletes sessions that are over, and rows of `large_subjects` that were counted before `until`. A
 /// session that another transaction is writing to is left to the next sweep.
 pub async fn delete_old_sessions(
     connection: &mut PooledConnection<'_>,
