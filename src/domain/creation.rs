@@ -14,15 +14,15 @@ use super::{
 pub struct Creation {
     /// The session in its first generation.
     pub session: Session,
-    /// How many live sessions the subject may have with this one; zero for no limit.
+    /// The number of live sessions that the subject may have, with this one; zero for no limit.
     pub max_sessions: u32,
-    /// What to do with one too many.
+    /// The rule for a session that would be one too many.
     pub on_quota: OnQuota,
 }
 
-/// What an engine knows when a creation is decided.
+/// The state of the database on which a creation is decided.
 pub trait CreationState {
-    /// Why something cannot be read.
+    /// The reason why something cannot be read.
     type Error;
 
     /// Reads the session that has the same tenant and request id, if there is one.
@@ -32,20 +32,20 @@ pub trait CreationState {
     /// revoked, if that covers the session.
     fn covered_up_to(&mut self, session: &Session) -> Result<Option<Timestamp>, Self::Error>;
 
-    /// Returns the live sessions of the session's subject. Without a limit they are wanted only if
-    /// they are known already: then the new session is added to them.
+    /// Returns the live sessions of the session's subject. Without a limit, they are needed only if
+    /// they have been read already, so that the new session is added to them.
     fn live_sessions(
         &mut self,
         creation: &Creation,
     ) -> Result<Option<&mut LiveSessions>, Self::Error>;
 }
 
-/// What comes of a creation.
+/// The decision on a creation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CreationDecision {
     /// The session is created, and these are evicted for it, the oldest first.
     Create {
-        /// Sessions that have to go.
+        /// The sessions that are evicted.
         evicted: Vec<SessionId>,
     },
     /// The same request created this session before.
@@ -63,10 +63,10 @@ pub enum CreationDecision {
 }
 
 impl Creation {
-    /// Decides it, and changes the live sessions of its subject accordingly.
+    /// Decides the creation, and changes the live sessions of its subject accordingly.
     ///
-    /// The revocations are read here and not in the index, so that no session is created behind one
-    /// that is being committed.
+    /// The revocations are read from the database, and not from the index, so that no session
+    /// escapes a revocation that is being committed.
     pub fn decide<S: CreationState>(&self, state: &mut S) -> Result<CreationDecision, S::Error> {
         let session = &self.session;
         if session.request_id.is_some()
@@ -93,7 +93,7 @@ impl Creation {
         Ok(CreationDecision::Create { evicted })
     }
 
-    /// The end of a session that is evicted for this one.
+    /// Returns the end of a session that is evicted for this one.
     pub fn eviction(&self) -> Ended {
         Ended {
             at: self.session.created_at,

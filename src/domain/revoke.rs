@@ -1,7 +1,7 @@
-//! Decides what a revocation ends, what it writes, and what its caller is told.
+//! Decides which sessions a revocation ends, which entry it writes, and what its caller is told.
 //!
-//! An engine reads what a decision asks for, under whatever locks it needs, and writes what comes
-//! of it.
+//! An engine reads what a decision needs, under the locks that it requires for that, and writes the
+//! decision.
 
 use super::{
     ids::SessionId,
@@ -10,13 +10,13 @@ use super::{
     text::{Subject, Tenant},
 };
 
-/// Most sessions of a subject that are ended in the transaction of its revocation. The rest is left
-/// to the job that ends what entries cover.
+/// The largest number of a subject's sessions that are ended in the transaction of its revocation.
+/// The rest is left to the job that ends covered sessions.
 pub const MOST_ENDED_AT_ONCE: usize = 256;
 
-/// What an engine knows when a revocation is decided.
+/// The state of the database on which a revocation is decided.
 pub trait RevocationState {
-    /// Why something cannot be read.
+    /// The reason why something cannot be read.
     type Error;
 
     /// Reads a session, whatever its state.
@@ -52,12 +52,13 @@ pub struct Survey {
 pub struct UncoveredCount {
     /// Their number.
     pub sessions: i64,
-    /// The extent of the entry when they were counted. Once it is another, the number says nothing.
+    /// The cut-off of the entry when they were counted. Once the entry has another one, the number
+    /// says nothing.
     pub covered: Option<CutOff>,
 }
 
 impl Survey {
-    /// The number of live sessions that the entry does not cover, if it is known.
+    /// Returns the number of live sessions that the entry does not cover, if it is known.
     fn uncovered(&self) -> Option<i64> {
         let counted = self.uncovered.filter(|counted| counted.covered == self.coverage.covered);
         counted.map(|counted| counted.sessions)
@@ -73,7 +74,7 @@ pub struct OldestLive {
     pub has_more: bool,
 }
 
-/// What a revocation does, and what its caller is told.
+/// The decision on a revocation: what it does, and what its caller is told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RevocationDecision {
     /// The entry to be written, in the place of an older one for the same thing.
@@ -82,12 +83,12 @@ pub struct RevocationDecision {
     pub ended: Vec<Session>,
     /// True if there is such a session; always so for subjects and tenants.
     pub found: bool,
-    /// True if nothing is done because it would add an entry, for which there is no room.
+    /// True if nothing is done because there is no room for another entry.
     pub full: bool,
     /// True if anything is stopped now that was not stopped before.
     pub changed: bool,
-    /// The number of live sessions that end. Of a tenant or subject those are counted that its
-    /// entry did not cover yet.
+    /// The number of live sessions that end. Of a tenant or a subject, only those count that its
+    /// entry did not cover before.
     pub sessions: i64,
 }
 
@@ -102,7 +103,7 @@ impl RevocationDecision {
 }
 
 impl Revocation {
-    /// Decides it.
+    /// Decides the revocation.
     pub fn decide<S: RevocationState>(
         &self,
         state: &mut S,
@@ -145,9 +146,9 @@ impl Revocation {
         }
     }
 
-    /// Stops the tokens of a session that does not live. One that was ended has an entry of its
-    /// own, which stops all its tokens; one that is unknown, or expired although a token of it
-    /// lives, has none.
+    /// Stops the tokens of a session that is not live. A session that was ended has an entry of its
+    /// own, which stops all its tokens. A session that is unknown, or that has expired although a
+    /// token of it is still valid, has none.
     fn stop_without_session<S: RevocationState>(
         &self,
         session: Option<&Session>,
@@ -199,8 +200,8 @@ impl Revocation {
         })
     }
 
-    /// Writes a subject's entry, and ends its sessions as far as that is done at once. They need no
-    /// entries of their own.
+    /// Writes a subject's entry, and ends as many of its sessions as are ended at once. They need
+    /// no entries of their own.
     fn end_subject<S: RevocationState>(
         &self,
         tenant: &Tenant,

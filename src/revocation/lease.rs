@@ -64,8 +64,8 @@ impl Lease {
 
     /// Reads the clocks, before the renewal is sent.
     ///
-    /// The wall clock must be read first. A pause in between then looks like a suspension of the
-    /// machine, and cannot hide a real one.
+    /// The wall clock must be read first. A pause between the two readings then looks as if the
+    /// uptime clock had stood still, and cannot hide that it has.
     pub fn start(&self) -> Start {
         let now = self.clock.now();
         Start { uptime: self.clock.uptime(), now }
@@ -105,8 +105,8 @@ impl Lease {
     /// Returns the time of the wall clock if the lease is still valid. It must be called *after*
     /// the look-up.
     ///
-    /// A lease is also void if the wall clock and the uptime clock have moved apart, because then
-    /// the machine was suspended, and its uptime clock stood still.
+    /// A lease is also void if the wall clock and the uptime clock have moved apart, because a
+    /// pause may have stopped the uptime clock.
     pub fn check(&self, held: Held) -> Option<Timestamp> {
         if held.deadline == FOR_EVER {
             return Some(self.clock.now());

@@ -1,9 +1,8 @@
-//! Group commit: writes that arrive while a transaction is under way wait and leave together in the
-//! next one.
+//! Group commit: writes that arrive while a transaction is in progress wait, and are committed
+//! together in the next one.
 //!
-//! There is no timer, so an idle service adds no delay: the first write goes at once, and those
-//! that come while it is being committed make up the next batch. Each write succeeds or fails
-//! alone.
+//! There is no timer, so an idle service adds no delay: the first write is committed at once, and
+//! those that arrive meanwhile are the next batch. Each write succeeds or fails by itself.
 
 use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -14,21 +13,22 @@ use tokio::{
 
 use super::StoreError;
 
-/// How batches are made.
+/// The limits of the batches of a queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// How many batches may be under way at once. They overtake each other.
+    /// The number of batches that may be in flight at once. They may be committed in any order.
     pub workers: usize,
-    /// Most writes in one batch, so that none takes long.
+    /// The largest number of writes in a batch, so that none takes long.
     pub most: usize,
 }
 
 impl Shape {
-    /// For a database with one writer.
+    /// The limits for a database with one writer.
     pub const SINGLE: Self = Self { workers: 1, most: 512 };
 }
 
-/// Most writes that wait; more are refused, so that a slow database does not fill the memory.
+/// The largest number of writes that wait. Further ones are refused, so that a slow database does
+/// not fill the memory.
 const MAX_WAITING: usize = 8192;
 
 /// The most times that writes are tried again together.
@@ -52,7 +52,8 @@ pub struct Failure {
 /// The attempt that may follow the failure of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// The same writes once more: nothing was written because of other transactions.
+    /// All writes that failed so, once more together: nothing was written, and other transactions
+    /// are the reason.
     Together,
     /// Each write alone: nothing was written as far as is known, and another write of the batch may
     /// be the reason.
@@ -73,16 +74,16 @@ struct Pending<W, O> {
     reply: oneshot::Sender<Result<O, StoreError>>,
 }
 
-/// The end of the queue where writes are taken.
-struct Line<W, O> {
+/// The receiving end of a queue, which its workers share.
+struct Consumer<W, O> {
     waiting: mpsc::Receiver<Pending<W, O>>,
-    /// What has been taken already, and comes first.
+    /// A write that has been taken already, and comes first.
     next: Option<Pending<W, O>>,
 }
 
-impl<W, O> Line<W, O> {
-    /// Waits for a write, and takes it together with all others that are there; none if the queue
-    /// is closed.
+impl<W, O> Consumer<W, O> {
+    /// Waits for a write, and takes it together with all others that wait, up to `most`. Returns
+    /// nothing if the queue is closed.
     async fn take(&mut self, most: usize) -> Vec<Pending<W, O>> {
         let mut batch = Vec::from_iter(self.next.take());
         if batch.is_empty() {
@@ -127,20 +128,21 @@ where
         R: Future<Output = BatchOutcome<O>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
-        let (line, commit) = (Arc::new(Mutex::new(Line { waiting, next: None })), Arc::new(commit));
+        let (consumer, commit) =
+            (Arc::new(Mutex::new(Consumer { waiting, next: None })), Arc::new(commit));
         for _ in 0..shape.workers {
-            tokio::spawn(run(line.clone(), shape.most, commit.clone()));
+            tokio::spawn(run(consumer.clone(), shape.most, commit.clone()));
         }
         Self { queue }
     }
 
-    /// Waits until the task has stopped, after which no write succeeds any more.
+    /// Waits until the workers have stopped, after which no write succeeds any more.
     pub async fn stopped(&self) {
         self.queue.closed().await;
     }
 
-    /// Waits for a write to be committed. If the caller goes away before the write has started, it
-    /// is not made.
+    /// Queues a write, and waits until it is committed. If the caller goes away before the write
+    /// has started, it is not made.
     pub async fn write(&self, write: W) -> Result<O, StoreError> {
         let (reply, outcome) = oneshot::channel();
         self.queue.try_send(Pending { write, reply }).map_err(|error| match error {
@@ -155,15 +157,15 @@ where
     }
 }
 
-async fn run<W, O, F, R>(line: Arc<Mutex<Line<W, O>>>, most: usize, commit: Arc<F>)
+async fn run<W, O, F, R>(consumer: Arc<Mutex<Consumer<W, O>>>, most: usize, commit: Arc<F>)
 where
     W: Clone + Send + Sync + 'static,
     O: Send + 'static,
     F: Fn(Arc<Vec<W>>) -> R + Send + Sync + 'static,
     R: Future<Output = BatchOutcome<O>> + Send + 'static,
 {
-    // One worker waits for writes, and whoever else is idle waits for that one.
-    let mut head = line.clone().lock_owned().await;
+    // One idle worker waits for writes. The other idle workers wait for that one.
+    let mut head = consumer.clone().lock_owned().await;
     loop {
         let batch = head.take(most).await;
         if batch.is_empty() {
@@ -179,7 +181,7 @@ where
         }
         let writes = Arc::new(writes);
         let mut committing = pin!(write_all(writes, &*commit));
-        // The next worker is called once there is something for it to do: where one write comes at
+        // The next worker is woken only when there is something for it to do. If writes come one at
         // a time, it would wake up another thread for nothing.
         let (outcomes, kept) = tokio::select! {
             biased;
@@ -190,12 +192,12 @@ where
             }
         };
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
-            // Whoever asked may have gone away; the write stands.
+            // The caller may have gone away. The write stands.
             let _ = reply.send(outcome);
         }
         head = match kept {
             Some(head) => head,
-            None => line.clone().lock_owned().await,
+            None => consumer.clone().lock_owned().await,
         };
     }
 }
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_during_a_commit_leaves_together_in_the_next() {
+    async fn writes_that_wait_during_a_commit_are_committed_together() {
         let recorder = recorder(0);
         let group = start(&recorder);
         let first = queue(&group, &[1]).await;
@@ -357,7 +359,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_fails_or_spoils_the_batch_hurts_nobody_else() {
+    async fn a_write_that_fails_or_makes_its_batch_fail_affects_no_other() {
         let recorder = recorder(0);
         let group = start(&recorder);
         let handles =
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_that_others_kept_from_being_made_is_tried_together_and_then_alone() {
+    async fn writes_that_other_transactions_prevented_are_tried_together_and_then_alone() {
         let recorder = recorder(0);
         let group = start(&recorder);
         let handles =
@@ -388,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_database_that_takes_its_time_to_say_no_is_not_asked_for_each() {
+    async fn after_a_slow_refusal_not_every_write_is_tried_alone() {
         let recorder = recorder(0);
         let group = start(&recorder);
         let handles =

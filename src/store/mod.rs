@@ -1,5 +1,5 @@
-//! The contract between the use cases and a database: one method, one transaction. It speaks domain
-//! types only.
+//! The contract between the use cases and a database. Each method is one transaction, and uses only
+//! domain types.
 
 pub mod batch;
 pub mod postgres;
@@ -30,17 +30,17 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// The database did not do what it was asked. Whether a write took effect is not known, unless said
-/// otherwise.
+/// The failure of a method of [`Store`]. Unless its variant says otherwise, it is not known whether
+/// a write took effect.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database is away, full, or failing; the same call may work later.
+    /// The database cannot be reached, is full, or fails. The same call may succeed later.
     #[error("the database is not available: {0}")]
     Unavailable(String),
     /// Too many writes are waiting. This one was not started.
     #[error("too many writes are waiting for the database")]
     Overloaded,
-    /// A row holds what this service never writes.
+    /// A row contains what this service never writes.
     #[error("the database holds a damaged row: {0}")]
     Damaged(String),
     /// The database refused a statement. This is a bug.
@@ -48,32 +48,32 @@ pub enum StoreError {
     Refused(String),
 }
 
-/// What came of a creation.
+/// The outcome of a creation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Created {
-    /// The session is there.
+    /// The session was created.
     New {
-        /// The sessions that were ended for it, if any.
+        /// The sessions that were evicted for it, if any.
         eviction: Option<Eviction>,
     },
-    /// The request had been made before, and made this session.
+    /// The same request was made before, and created this session.
     Repeated(Box<Session>),
-    /// Another request, or another caller's, had the same request id before. Nothing changed.
+    /// Another request, or one of another caller, had the same request id before. Nothing changed.
     RequestIdReused,
     /// The subject has as many live sessions as it may have.
     QuotaExceeded,
-    /// All sessions of the tenant or of the subject were revoked, and the session's identifier is
-    /// not after that: it needs a later one.
+    /// All sessions of the tenant or of the subject were revoked, and the identifier of the new
+    /// session is not later than that. A later identifier is needed.
     Revoked {
         /// The last instant that the revocation covers.
         up_to: Timestamp,
     },
 }
 
-/// Sessions that were ended because their subject asked for one too many.
+/// Sessions that were ended so that their subject stays within its quota.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eviction {
-    /// The last of their blacklist entries.
+    /// The position of the last of their blacklist entries.
     pub position: FeedPosition,
     /// The sessions, the oldest first.
     pub sessions: Vec<SessionId>,
@@ -92,32 +92,33 @@ impl Created {
     }
 }
 
-/// What came of an attempt to refresh.
+/// The outcome of an attempt to refresh.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refreshed {
-    /// The session as it now is.
+    /// The session was rotated.
     Rotated {
         /// The session.
         session: Box<Session>,
-        /// The blacklist entry of the previous access token, if the policy asks for one.
+        /// The position of the entry that stops the previous access token, if the policy asks for
+        /// one.
         position: Option<FeedPosition>,
     },
-    /// The session as it was and is.
+    /// The current refresh token is to be returned once more. Nothing changed.
     Replayed {
         /// The session.
         session: Box<Session>,
-        /// If the policy stops the previous access token: where the blacklist had come to. Its
-        /// entry may still be on its way.
+        /// The head of the feed, if the policy stops the previous access token, because the entry
+        /// of that token may not have reached every replica yet.
         position: Option<FeedPosition>,
     },
-    /// The session as it ended.
+    /// The refresh token had been used before, so the session was ended.
     Reused {
         /// The session.
         session: Box<Session>,
-        /// Its blacklist entry.
+        /// The position of its blacklist entry.
         position: FeedPosition,
     },
-    /// Nothing changed.
+    /// The attempt was refused. Nothing changed.
     Refused(RefreshRefusal),
 }
 
@@ -132,34 +133,34 @@ impl Refreshed {
     }
 }
 
-/// What came of a revocation.
+/// The outcome of a revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevocationOutcome {
-    /// Whether there is such a session; always true for subjects and tenants.
+    /// True if there is such a session; always true for subjects and tenants.
     pub found: bool,
-    /// Whether nothing was done because it would have added an entry without room for it.
+    /// True if nothing was done because there was no room for another entry.
     pub full: bool,
-    /// Whether an entry was written. What was stopped before may be written again, for a new
-    /// position in the feed.
+    /// True if an entry was written. An entry for what was stopped before may be written again, to
+    /// get a new position in the feed.
     pub wrote: bool,
-    /// Whether anything is stopped now that was not stopped before: a session ended, there was no
+    /// True if anything is stopped now that was not stopped before: a session ended, there was no
     /// entry for it yet, or the entry of a tenant or subject covers a session that it did not
     /// cover.
     pub changed: bool,
-    /// The number of live sessions that ended. Of a tenant or subject those are counted that its
-    /// entry did not cover yet.
+    /// The number of live sessions that ended. Of a tenant or a subject, only those count that its
+    /// entry did not cover before.
     pub sessions: i64,
-    /// Whose the entry is that was written, if it is one subject's.
+    /// The tenant and the subject of the entry that was written, if it concerns one subject.
     pub whose: Option<(Tenant, Subject)>,
-    /// The entry that every index must have reached before the revocation holds: the last one
-    /// written, or, if there was nothing to write, the newest there is, because what was revoked
-    /// before may still be on its way.
+    /// The position that every index must have applied before the revocation holds. It is that of
+    /// the last entry written or, if there was none to write, the head of the feed, because what
+    /// was revoked before may not have reached every index yet.
     pub position: FeedPosition,
 }
 
 impl RevocationOutcome {
-    /// The outcome of a decision that has been written. The position is that of its entry, or, if
-    /// it has none, that of the newest there is.
+    /// Returns the outcome of a decision that has been written. `position` is that of its entry, or
+    /// the head of the feed if it has none.
     pub fn new(decision: &RevocationDecision, position: FeedPosition) -> Self {
         let entry = decision.entry.as_ref();
         Self {
@@ -174,36 +175,36 @@ impl RevocationOutcome {
     }
 }
 
-/// One step of the feed that keeps the in-memory index fresh.
+/// An entry of the feed, which keeps the index in memory up to date.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEntry {
-    /// Its position in the order of commits.
+    /// Its position in the feed.
     pub seq: Seq,
-    /// What it stops.
+    /// The tokens or sessions that it stops.
     pub revoked: Revoked,
-    /// From when on it may be forgotten.
+    /// The instant from which it may be deleted.
     pub expires_at: Timestamp,
 }
 
-/// An entry of a tenant or subject under which sessions may be left to be ended.
+/// An entry of a tenant or subject under which sessions may still have to be marked as ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Its position in the order of commits; another one if the same was revoked again.
+    /// Its position in the feed. It changes if the same is revoked again.
     pub seq: Seq,
     /// The tenant.
     pub tenant: Tenant,
     /// The subject, if it is not about the whole tenant.
     pub subject: Option<Subject>,
-    /// Which sessions are to be ended.
+    /// The sessions that are to be ended.
     pub cut_off: CutOff,
-    /// How they end.
+    /// The end that they get.
     pub ended: Ended,
-    /// From when on the entry may be forgotten.
+    /// The instant from which the entry may be deleted.
     pub expires_at: Timestamp,
 }
 
 impl Unfinished {
-    /// The entry, kept longer.
+    /// Returns the entry with a later expiry.
     pub fn until(&self, expires_at: Timestamp) -> BlacklistEntry {
         BlacklistEntry {
             expires_at,
@@ -218,55 +219,55 @@ impl Unfinished {
     }
 }
 
-/// A batch of sessions that were looked at, and ended if they lived.
+/// A batch of sessions that were read, and ended if they were live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedBatch {
-    /// The last session looked at.
+    /// The last session of the batch.
     pub last: SessionId,
-    /// How many live sessions ended.
+    /// The number of live sessions that ended.
     pub sessions: usize,
 }
 
-/// What a batch of the sweep did.
+/// The result of a batch of the sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SweptRevocations {
-    /// How many entries were deleted.
+    /// The number of entries that were deleted.
     pub deleted: usize,
-    /// The latest expiry of an entry that was ever deleted, now: tokens that live longer have lost
-    /// no entry.
+    /// The purge watermark after the batch: the latest expiry of an entry that was ever deleted. No
+    /// entry of a token that expires later has been deleted.
     pub forgotten_until: Timestamp,
 }
 
 /// A batch of sessions whose expiry has been recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedExpiries {
-    /// Their records.
+    /// Their audit records.
     pub entries: Vec<AuditEntry>,
-    /// Whether there was nothing left to record, or nothing that could be recorded now.
+    /// True if nothing was left to record, or nothing that could be recorded now.
     pub is_last: bool,
 }
 
-/// Which sessions to list, the newest first.
+/// A query for sessions, which are listed the newest first.
 #[derive(Clone, Debug)]
 pub struct SessionQuery {
-    /// Of this tenant.
+    /// The tenant of the sessions.
     pub tenant: Tenant,
-    /// Of this subject, or of all.
+    /// The subject of the sessions; none for those of all subjects.
     pub subject: Option<Subject>,
-    /// Live ones (true), those that are over (false), or both. One that has expired is among those
-    /// that are over once [`Store::record_expiries`] has recorded it.
+    /// True for live sessions, false for those that are over, none for both. An expired session
+    /// counts as over once [`Store::record_expiries`] has recorded it.
     pub live: Option<bool>,
-    /// The instant at which they live or not.
+    /// The instant at which a session counts as live or not.
     pub now: Timestamp,
-    /// Only those before this one in the list's order.
+    /// If given, only sessions with lower identifiers are listed.
     pub before: Option<SessionId>,
-    /// How many at most.
+    /// The largest number of sessions.
     pub limit: i64,
 }
 
 impl SessionQuery {
-    /// The page out of two, each the newest first, in which a session may be twice: the second is
-    /// the newer.
+    /// Merges two pages, each the newest session first. If a session is in both, the one in
+    /// `second` is kept, because it was read later.
     fn merge(&self, first: Vec<Session>, second: Vec<Session>) -> Vec<Session> {
         let mut page: BTreeMap<SessionId, Session> =
             first.into_iter().map(|session| (session.id, session)).collect();
@@ -279,15 +280,15 @@ impl SessionQuery {
 /// one transaction.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Creates a session, evicting others if its quota says so.
+    /// Creates a session, and evicts others if its quota says so.
     async fn create_session(&self, creation: Creation) -> Result<Created, StoreError>;
 
-    /// Lets [`Session::judge_refresh`] decide an attempt on the row as it is then, and writes what
-    /// it decides.
+    /// Decides an attempt by [`Session::judge_refresh`] on the row as it is then, and writes the
+    /// decision.
     async fn refresh_session(&self, attempt: RefreshAttempt) -> Result<Refreshed, StoreError>;
 
-    /// Ends what is to end and writes the blacklist entries. What had ended before is left as it
-    /// is.
+    /// Ends the sessions that a revocation names, and writes the blacklist entries. A session that
+    /// had ended before is left as it is.
     async fn revoke(&self, revocation: Revocation) -> Result<RevocationOutcome, StoreError>;
 
     /// Reads a session, whatever its state.
@@ -296,13 +297,14 @@ pub trait Store: Send + Sync + 'static {
     /// Lists sessions.
     async fn sessions(&self, query: SessionQuery) -> Result<Vec<Session>, StoreError>;
 
-    /// The entries of tenants and subjects whose sessions [`Store::end_covered_sessions`] ends.
+    /// Reads the entries of tenants and subjects whose sessions [`Store::end_covered_sessions`]
+    /// ends.
     async fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError>;
 
-    /// Ends a batch of the live sessions that an entry covers, without entries of their own: this
-    /// one stops their tokens, and is written again if it must be kept longer for that. Looks at no
-    /// more than `limit` sessions after `after`. None if there was nothing to look at; then the
-    /// entry is finished.
+    /// Ends a batch of the live sessions that an entry covers. They get no entries of their own,
+    /// because this entry stops their tokens; it is written again if it must be kept longer for
+    /// that. Reads no more than `limit` sessions after `after`. Returns none if there were none to
+    /// read, and then marks the entry as finished.
     async fn end_covered_sessions(
         &self,
         entry: Unfinished,
@@ -310,10 +312,10 @@ pub trait Store: Send + Sync + 'static {
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError>;
 
-    /// Ends a batch of live sessions that were created up to the end of the millisecond of `until`,
-    /// whatever their tenant, without entries: for a database from which nobody serves, and of
-    /// whose older access tokens none is accepted. Looks at no more than `limit` sessions after
-    /// `after`. None if there was nothing to look at.
+    /// Ends a batch of live sessions of all tenants that were created up to the end of the
+    /// millisecond of `until`, without entries. This is for a database from which no process
+    /// serves, and of whose older access tokens none is accepted. Reads no more than `limit`
+    /// sessions after `after`. Returns none if there were none to read.
     async fn end_all_sessions(
         &self,
         ended: Ended,
@@ -322,35 +324,37 @@ pub trait Store: Send + Sync + 'static {
         limit: i64,
     ) -> Result<Option<EndedBatch>, StoreError>;
 
-    /// The way to learn what was revoked.
+    /// Returns a client by which this process learns what was revoked.
     fn renewal_client(&self) -> Box<dyn RenewalClient>;
 
-    /// Changes whenever there may be new blacklist entries. A hint: what counts is what
-    /// [`Store::renewal_client`] read.
+    /// Returns a channel that changes whenever there may be new blacklist entries. It is a hint:
+    /// only what [`Store::renewal_client`] reads counts.
     fn revocation_hints(&self) -> watch::Receiver<Seq>;
 
-    /// The instant of the newest row, if the database has no clock of its own and is not empty.
+    /// Returns the instant of the newest row, if the database has no clock of its own and is not
+    /// empty.
     async fn newest(&self) -> Result<Option<Timestamp>, StoreError> {
         Ok(None)
     }
 
-    /// The time, if the database has a clock of its own, by which all replicas can judge alike.
+    /// Returns the time by which all replicas can judge alike, if the database has a clock of its
+    /// own.
     async fn now(&self) -> Result<Option<Timestamp>, StoreError> {
         Ok(None)
     }
 
     /// Deletes at most `limit` blacklist entries that expired before `until`, and records the
-    /// latest expiry among them. The entry of a tenant or subject stays as long as sessions are
-    /// left to be ended under it, and counts as unfinished then.
+    /// latest expiry among them. The entry of a tenant or subject is kept, and marked as
+    /// unfinished, as long as sessions that it covers have to be marked as ended.
     async fn delete_expired_revocations(
         &self,
         until: Timestamp,
         limit: i64,
     ) -> Result<SweptRevocations, StoreError>;
 
-    /// Makes the records of sessions that expired before `until` and had not been ended, once for
-    /// each session, whatever else sweeps. Looks at no more than `limit` sessions. The records go
-    /// to the table of the audit in the same transaction, if they are to be kept there.
+    /// Records the expiry of sessions that expired before `until` and had not been ended, once for
+    /// each session, even if other replicas sweep at the same time. Reads no more than `limit`
+    /// sessions. If `keep`, the records are added to the audit table in the same transaction.
     async fn record_expiries(
         &self,
         until: Timestamp,
@@ -358,42 +362,43 @@ pub trait Store: Send + Sync + 'static {
         keep: bool,
     ) -> Result<RecordedExpiries, StoreError>;
 
-    /// Deletes at most `limit` sessions that were over before `until`. One that has expired is kept
+    /// Deletes at most `limit` sessions that were over before `until`. An expired session is kept
     /// until [`Store::record_expiries`] has recorded it.
     async fn delete_old_sessions(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
 
-    /// Adds records to the table of the audit, all or none. One that is there is left as it is, so
-    /// that the same may be added again after an error.
+    /// Adds records to the audit table, all or none. A record that exists is left as it is, so that
+    /// the call may be repeated after an error.
     async fn append_audit(&self, entries: Vec<AuditEntry>) -> Result<(), StoreError>;
 
-    /// Deletes records of the audit from before `until`, the oldest first, and returns how many.
+    /// Deletes audit records from before `until`, the oldest first, and returns their number.
     ///
-    /// At most `limit` of them one by one. An engine with a table a day drops the days that have
-    /// passed altogether, and leaves the records of the last one until it has passed as well.
+    /// Deletes at most `limit` records one by one. An engine with daily partitions drops those of
+    /// past days as a whole, and keeps the records of the last day until all of it is past.
     async fn delete_old_audit(&self, until: Timestamp, limit: i64) -> Result<usize, StoreError>;
 
-    /// Gives a bounded part of the space that deleted rows have left back to the file system, where
-    /// the engine does not see to that itself. Returns whether there is more to give back.
+    /// Gives back to the file system a bounded part of the space that deleted rows have left, if
+    /// the engine does not do so by itself. Returns whether there is more to give back.
     async fn release_space(&self) -> Result<bool, StoreError> {
         Ok(false)
     }
 
-    /// Waits until a part of the engine that must go on has stopped. Usually for ever.
+    /// Waits until an essential part of the engine has stopped, which normally never happens.
     async fn stopped(&self);
 
-    /// The register of the replicas, where there can be several.
+    /// Returns the register of the replicas, if there can be several.
     fn members(&self) -> Option<&dyn Members> {
         None
     }
 
-    /// All keys.
+    /// Reads all keys.
     async fn ring(&self) -> Result<SealedRing, StoreError>;
 
-    /// Changes the keys, if they still are as the change expects. The change takes a position in
-    /// the feed, at which it is known to all who have applied it; none if it was not made.
+    /// Changes the keys, if they are still as the change expects. Returns a feed position: all who
+    /// have applied the feed up to there know the change. Returns none if the change was not made.
     async fn change_ring(&self, change: RingChange) -> Result<Option<FeedPosition>, StoreError>;
 
-    /// Whether the current refresh token of a live session is under a key. Looks at all sessions.
+    /// Returns whether the current refresh token of a live session depends on a key. Reads all
+    /// sessions.
     async fn is_refresh_key_held(
         &self,
         key: RefreshKeyId,

@@ -1,5 +1,5 @@
-//! What the replicas on one database share: a register of them, and the question that each asks
-//! again and again, by which it proves that it is there and learns what was revoked. See
+//! The register of the replicas on one database, and the renewal, which each of them sends again
+//! and again to show that it is there and to learn what was revoked. See
 //! `docs/decisions/0009-the-lease-protocol.md`.
 
 use std::time::Duration;
@@ -18,121 +18,124 @@ use crate::domain::{
 /// A process that is about to serve.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
-    /// Drawn anew by each process, and whenever it joins again.
+    /// Its random identifier, a new one whenever it joins.
     pub incarnation: Incarnation,
-    /// Its name in the configuration, for people.
+    /// Its name in the configuration, for display.
     pub name: String,
-    /// Where it listens for gRPC, for people.
+    /// The address at which it listens for gRPC, for display.
     pub address: String,
-    /// Of the service, for people.
+    /// The version of the service, for display.
     pub version: &'static str,
-    /// How long others wait for it before they count it as gone.
+    /// The time for which others wait for it before they remove it.
     pub max_validity: Duration,
 }
 
-/// What a replica says of itself when it renews its row, and from where on it wants to read.
+/// A replica's report on itself when it renews its row, and what it wants to read of the feed.
 #[derive(Clone, Copy, Debug)]
 pub struct RenewalRequest {
-    /// Which life of it.
+    /// Its incarnation.
     pub incarnation: Incarnation,
-    /// One more than the last number that was sent.
+    /// The number of this renewal: one more than the last that was sent.
     pub number: i64,
-    /// The last number that was confirmed.
+    /// The number of the last renewal that was confirmed.
     pub confirmed: i64,
-    /// It accepts nothing that was revoked up to here.
+    /// The position up to which it has applied the feed: it accepts nothing that was revoked up to
+    /// there.
     pub applied: Seq,
-    /// It has read the feed up to here.
+    /// The position up to which it has read the feed.
     pub after: Seq,
-    /// Most entries to be read.
+    /// The largest number of entries to be read.
     pub limit: i64,
-    /// How long the database may take to answer.
+    /// The time within which the database must answer.
     pub patience: Duration,
 }
 
-/// What came of a renewal that the database has confirmed.
+/// The outcome of a renewal that the database has confirmed.
 #[derive(Clone, Debug)]
 pub enum RenewalOutcome {
-    /// The row is gone, or is an older one: this life is over.
+    /// The row is gone, or is an older one, so this membership is over.
     Gone,
-    /// All of it out of one snapshot.
+    /// The answer, all of it from one snapshot.
     Answer(Answer),
 }
 
-/// What the database answers to a renewal.
+/// The answer of the database to a renewal.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Which database this is.
+    /// The identifier of the database.
     pub database: Uuid,
     /// The last position given out in the feed.
     pub head: FeedPosition,
-    /// The history in which the register is known to be complete.
+    /// The timeline in which the register is known to be complete.
     pub settled: Timeline,
-    /// What comes next in the feed.
+    /// The next entries of the feed.
     pub entries: Vec<FeedEntry>,
-    /// How often the keys have been changed.
+    /// The number of changes of the keys.
     pub ring: RingVersion,
-    /// The latest expiry of an entry that was ever deleted.
+    /// The purge watermark: the latest expiry of an entry that was ever deleted.
     pub forgotten_until: Timestamp,
-    /// The time by the database's clock; none if that is ours.
+    /// The time by the database's clock; none if that is this machine's clock.
     pub now: Option<Timestamp>,
     /// The other replicas.
     pub others: Vec<Other>,
 }
 
-/// What a replica knows of another.
+/// The state of another replica, as far as this one knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Other {
-    /// Which life of it.
+    /// Its incarnation.
     pub incarnation: Incarnation,
-    /// It accepts nothing that was revoked up to here.
+    /// The position up to which it has applied the feed: it accepts nothing that was revoked up to
+    /// there.
     pub applied: Seq,
     /// The number of its last renewal.
     pub renewals: i64,
-    /// What it did up to now may hold for this long.
+    /// The longest time for which a lease that it has asked for by now may be valid.
     pub max_validity: Duration,
 }
 
-/// A row of the register, for people.
+/// A row of the register, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Which life of it.
+    /// Its incarnation.
     pub incarnation: Incarnation,
     /// Its name in the configuration.
     pub name: String,
-    /// Where it listens for gRPC; empty if it is of an older version.
+    /// The address at which it listens for gRPC; empty if it is of an older version.
     pub address: String,
-    /// Of the service.
+    /// The version of the service.
     pub version: String,
-    /// When it joined, by the clock of the database.
+    /// The instant at which it joined, by the clock of the database.
     pub joined_at: Timestamp,
-    /// How long ago it last renewed its row, by the clock of the database.
+    /// The time since it last renewed its row, by the clock of the database.
     pub renewed_ago: Duration,
     /// The number of its last renewal.
     pub renewals: i64,
-    /// Up to where it has applied the feed.
+    /// The position up to which it has applied the feed.
     pub applied: Seq,
-    /// What it did up to now may hold for this long.
+    /// The longest time for which a lease that it has asked for by now may be valid.
     pub max_validity: Duration,
 }
 
 impl Member {
-    /// Returns whether the others still count on it. Else they remove it, if there are any.
+    /// Returns whether the other replicas still wait for it. Otherwise they remove it, if there are
+    /// any.
     pub fn is_live(&self) -> bool {
         self.renewed_ago <= self.max_validity
     }
 }
 
-/// Why a replica serves no more.
+/// The reason why a replica no longer serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormerState {
     /// It stopped in good order.
     Left,
-    /// Another one removed it, because it had gone without a word.
+    /// Another replica removed it, because it had not renewed its row.
     Removed,
 }
 
 impl FormerState {
-    /// The name under which it is stored.
+    /// Returns the name under which it is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Left => "left",
@@ -140,96 +143,99 @@ impl FormerState {
         }
     }
 
-    /// The state of this name.
+    /// Returns the state with this name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Left, Self::Removed].into_iter().find(|state| state.as_str() == name)
     }
 }
 
-/// A replica that serves no more, for people.
+/// A replica that no longer serves, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormerReplica {
-    /// Which life of it.
+    /// Its incarnation.
     pub incarnation: Incarnation,
     /// Its name in the configuration.
     pub name: String,
-    /// Where it listened for gRPC; empty if it was of an older version.
+    /// The address at which it listened for gRPC; empty if it was of an older version.
     pub address: String,
-    /// Of the service.
+    /// The version of the service.
     pub version: String,
-    /// Why it serves no more.
+    /// The reason why it no longer serves.
     pub state: FormerState,
-    /// When it joined, by the clock of the database.
+    /// The instant at which it joined, by the clock of the database.
     pub joined_at: Timestamp,
-    /// When it left or was removed, by the clock of the database.
+    /// The instant at which it left or was removed, by the clock of the database.
     pub ended_at: Timestamp,
-    /// Up to where it had reported to have applied the feed.
+    /// The position up to which it had reported to have applied the feed.
     pub applied: Seq,
 }
 
-/// For how long a replica is listed that serves no more.
+/// The time for which a replica is listed that no longer serves.
 pub const FORMER_REPLICA_RETENTION: Duration = Duration::from_secs(86_400);
-/// How many are listed at most, the latest of all.
+/// The largest number of such replicas that are listed, the latest of all.
 pub const MOST_FORMER_REPLICAS: i64 = 100;
-/// And how many of one name, so that one that starts again and again displaces no other.
+/// The largest number of those with one name, so that a replica that starts again and again
+/// displaces no other.
 pub const MOST_FORMER_REPLICAS_OF_A_NAME: i64 = 10;
 
-/// The register at one instant, for people.
+/// The register at one instant, for display.
 #[derive(Clone, Debug)]
 pub struct Register {
-    /// Who serves, the oldest first.
+    /// The replicas that serve, the oldest first.
     pub members: Vec<Member>,
-    /// Who served during the last day, those that ended last first.
+    /// The replicas that stopped serving during the last day, the latest first.
     pub former: Vec<FormerReplica>,
     /// The last position given out in the feed.
     pub head: FeedPosition,
-    /// The history in which the register is known to be complete.
+    /// The timeline in which the register is known to be complete.
     pub settled: Timeline,
 }
 
 impl Register {
-    /// How many entries of the feed a member has yet to report.
+    /// Returns the number of positions of the feed that a member has yet to report.
     pub fn lag(&self, member: &Member) -> i64 {
         self.head.seq.0.saturating_sub(member.applied.0)
     }
 
-    /// Returns whether all who may have a lease are listed. After a failover that takes a while.
+    /// Returns whether every process that may have a lease is listed. After a failover it takes a
+    /// while until this is so.
     pub fn is_settled(&self) -> bool {
         self.settled == self.head.timeline
     }
 }
 
-/// Asks the database, over a connection of its own.
+/// Sends renewals to the database, over a connection of its own.
 #[async_trait]
 pub trait RenewalClient: Send {
-    /// Renews a row by a write that is as durable as any, and reads on in the feed. An error may
-    /// mean that it was renewed.
+    /// Renews a row by a write that is as durable as any, and reads the next entries of the feed.
+    /// After an error, the row may have been renewed all the same.
     async fn renew(&mut self, renewal: &RenewalRequest) -> Result<RenewalOutcome, StoreError>;
 
-    /// Reads all keys from where the last renewal was answered. The database may take this long.
+    /// Reads all keys from the server that answered the last renewal. It must answer within
+    /// `patience`.
     async fn ring(&mut self, patience: Duration) -> Result<SealedRing, StoreError>;
 }
 
-/// Who serves from the database. Each method is one transaction.
+/// The register of the replicas that serve from a database. Each method is one transaction.
 #[async_trait]
 pub trait Members: Send + Sync {
-    /// Enters a replica, as one that has applied all there is, and returns up to where that is: it
-    /// must accept nothing before it has.
+    /// Adds a replica, as one that has applied the whole feed, and returns the head of the feed.
+    /// The replica must accept nothing before it has applied the feed up to there.
     async fn join(&self, newcomer: Newcomer) -> Result<Seq, StoreError>;
 
-    /// All there is.
+    /// Reads the register.
     async fn register(&self) -> Result<Register, StoreError>;
 
-    /// Removes a replica, unless it has renewed its row since this renewal. It is listed as removed
-    /// for a while.
+    /// Removes a replica, unless it has renewed its row since this renewal. Returns whether it was
+    /// removed. It is listed as removed for a while.
     async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool, StoreError>;
 
-    /// Records that the register is complete again in a new history, if nobody else has yet.
+    /// Records that the register is complete in a new timeline, unless another replica has done so.
     async fn settle(&self, before: Timeline, now: Timeline) -> Result<(), StoreError>;
 
     /// Removes a replica that has stopped serving. It is listed as left for a while.
     async fn leave(&self, incarnation: Incarnation) -> Result<(), StoreError>;
 
-    /// Deletes the replicas that are not listed any more. Returns how many there were.
+    /// Deletes the former replicas that are not listed any more, and returns their number.
     async fn delete_former_replicas(&self) -> Result<usize, StoreError>;
 }

@@ -8,18 +8,18 @@ use crate::domain::{
 /// All keys at one instant.
 #[derive(Clone, Debug)]
 pub struct SealedRing {
-    /// Counts the changes so far; zero if there have never been keys.
+    /// The number of changes so far; zero if there have never been keys.
     pub version: RingVersion,
     /// The keys.
     pub keys: Vec<SealedKey>,
-    /// Names of rows that hold something else.
+    /// The names of the rows that do not contain a valid key.
     pub damaged: Vec<String>,
-    /// Where the feed had come to: whoever has applied it up to here knows these keys.
+    /// The head of the feed: a replica that has applied the feed up to here knows these keys.
     pub position: FeedPosition,
 }
 
 impl SealedRing {
-    /// What rows hold, each given with the name of its key.
+    /// Creates the ring from rows, each given with the name of its key.
     pub fn of_rows<Row>(
         version: RingVersion,
         position: FeedPosition,
@@ -42,10 +42,10 @@ impl SealedRing {
 /// A change of the keys.
 #[derive(Clone, Debug)]
 pub struct RingChange {
-    /// It was made for the ring as it stood then.
+    /// The version of the ring for which the change was made.
     pub version: RingVersion,
-    /// Keys as they are to be, in the order in which they are written.
+    /// The keys to be written, in this order.
     pub put: Vec<SealedKey>,
-    /// Names of keys that are to go.
+    /// The names of the keys to be deleted.
     pub drop: Vec<String>,
 }

@@ -1,5 +1,5 @@
-//! Committing a batch of writes in one transaction, or what is frequent in one statement and the rest
-//! in a transaction after it.
+//! Commits a batch of writes in one transaction, or in two steps: the frequent ones in one
+//! statement, and then the others in a transaction.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use crate::store::{
     batch::{BatchOutcome, Failure, Retry},
 };
 
-/// A write that is made together with others of its kind.
+/// A write that is committed together with others of its kind.
 #[async_trait]
 pub trait BatchWrite: Send + Sync + Sized {
     /// The result of the write.
     type Outcome: Send + 'static;
 
-    /// Makes all writes. A fault means that none has been made, or, if the connection is lost, that
-    /// nobody knows.
+    /// Makes all writes. A fault means that none was made, or, if the connection is lost, that this
+    /// is not known.
     async fn apply(
         connection: &mut PooledConnection<'_>,
         writes: &[Self],
@@ -54,8 +54,8 @@ async fn apply<W: BatchWrite>(
 ) -> Result<Vec<Result<W::Outcome, StoreError>>, Fault> {
     let mut connection = pool.checkout().await?;
     let mut outcomes = pool.in_time(connection.origin(), W::apply(&mut connection, writes)).await;
-    // It may be a commit whose wait for the standbys was cancelled: that is visible, and may yet be
-    // lost with the primary.
+    // The warning may be about a commit whose wait for the standbys was cancelled. Such a commit is
+    // visible, but may still be lost with the primary.
     if outcomes.is_ok() && connection.has_warned() {
         outcomes = Err(Fault::Away(StoreError::Unavailable("it gave a warning".to_owned())));
     }
@@ -63,9 +63,9 @@ async fn apply<W: BatchWrite>(
     outcomes
 }
 
-/// Commits a batch in two steps: all of it on the fast path, which leaves out the writes that need
-/// more, and those on the slow path. What the first step has committed is committed, whatever
-/// becomes of the second.
+/// Commits a batch in two steps: first all writes on the fast path, which skips those that need
+/// more work, and then those on the slow path. Whatever becomes of the second step, the first one
+/// stays committed.
 pub async fn commit_in_two<'a, W, F, S>(
     pool: &Pool,
     writes: &'a [W],

@@ -1,5 +1,5 @@
-//! PostgreSQL: native types, group commit with one statement for many rows, a feed in the order of
-//! the commits.
+//! The PostgreSQL engine: native types, group commit with one statement for many rows, and a feed
+//! in the order of the commits.
 
 mod audit;
 mod batch;
@@ -51,23 +51,25 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// Two are enough to keep the database busy; with more, batches are smaller and each write costs
-/// more. Each creation of a limited subject takes a lock, of which a server has some thousands for
-/// all its clients.
+/// Two batches in flight are enough to keep the database busy; with more, batches are smaller and
+/// each write costs more. Batches are small because each creation under a quota takes an advisory
+/// lock, and a server has only some thousands of locks for all its clients.
 const CREATIONS: Shape = Shape { workers: 2, most: 128 };
 const REFRESHES: Shape = Shape { workers: 2, most: 512 };
-/// They take turns at the head of the feed anyway.
+/// Two batches in flight keep the database busy here too. They write to the feed one after the
+/// other, because each locks the row of `feed_head` until it commits; but the reads and row locks
+/// before that overlap.
 const REVOCATIONS: Shape = Shape { workers: 2, most: 512 };
 
-/// The pause between two looks at the head of the feed, for entries of other processes, while no
+/// The pause between two reads of the head of the feed, for entries of other processes, while no
 /// notifications arrive.
 const POLL: Duration = Duration::from_millis(25);
-/// The pause before looking again after the database failed.
+/// The pause before the next read after the database failed.
 const POLL_RETRY: Duration = Duration::from_millis(200);
 
-/// Sessions, blacklist and keys in a PostgreSQL database.
+/// The sessions, the blacklist, the keys and the audit in a PostgreSQL database.
 pub struct PostgresStore {
-    /// Nobody tries to connect any more once the store is gone.
+    /// Stops the attempts to connect when the store is dropped.
     _open: DropGuard,
     shared: Arc<Shared>,
     target: Target,
@@ -75,7 +77,7 @@ pub struct PostgresStore {
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<Revocation, RevocationOutcome>,
-    /// The tasks that go on as long as the store is open.
+    /// The tasks that run while the store is open. Dropping them aborts them.
     _tasks: Vec<AbortOnDropHandle<()>>,
     poll_stopped: CancellationToken,
 }
@@ -83,9 +85,9 @@ pub struct PostgresStore {
 struct Shared {
     pool: Pool,
     oldest_live: OldestLive,
-    /// The newest entry that was heard of.
+    /// The newest position of the feed that this process knows of.
     hints: watch::Sender<Seq>,
-    /// The newest entry of this process.
+    /// The newest position of the feed that this process has committed.
     committed: watch::Sender<Seq>,
 }
 
@@ -96,11 +98,12 @@ impl fmt::Debug for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects to a database and brings its schema up to date, if it may.
+    /// Connects to a database, and brings its schema up to date if the options allow it.
     pub async fn open(options: &Options) -> Result<Self, OpenError> {
         let mut target = Target::load(options).await?;
         let prepared = open::prepare(&mut target, options.migrate).await?;
-        // Once: whoever waits for a database opens it again and again.
+        // This is logged only once the database is open, because a process that waits for the
+        // database calls this function again and again.
         if let Some(exposure) = target.exposure() {
             tracing::warn!(database = ?target, "{exposure}: use sslmode=verify-full");
         }
@@ -158,7 +161,7 @@ impl PostgresStore {
     }
 }
 
-/// Brings the schema up to date, and returns the migrations that were made.
+/// Brings the schema up to date, and returns the versions of the migrations that were run.
 pub async fn migrate(options: &Options) -> Result<Vec<&'static str>, OpenError> {
     let mut target = Target::load(options).await?;
     let prepared = open::prepare(&mut target, true).await?;
@@ -185,12 +188,12 @@ impl Shared {
         let (shared, commit) = (self.clone(), Arc::new(commit));
         GroupCommit::start(shape, move |writes: Arc<Vec<W>>| {
             let (shared, commit) = (shared.clone(), commit.clone());
-            async move { shared.hinting(commit(shared.clone(), writes).await, last_entry) }
+            async move { shared.announce(commit(shared.clone(), writes).await, last_entry) }
         })
     }
 
-    /// Tells followers, here and elsewhere, of what this process has committed.
-    fn hinting<O>(
+    /// Announces the newest entry of a committed batch to this process and to the others.
+    fn announce<O>(
         &self,
         outcomes: BatchOutcome<O>,
         last_entry: fn(&O) -> Option<FeedPosition>,
@@ -203,21 +206,22 @@ impl Shared {
         outcomes
     }
 
-    /// Takes note of where the feed may have come to. Whatever it was told last is replaced by what
-    /// it is told now, so that a wrong word is put right by the next look at the head.
+    /// Publishes a position that the feed may have reached. It replaces the last one even if that
+    /// is higher, so that the next read of the head corrects a wrong hint.
     fn hint(&self, seq: Seq) {
         self.hints.send_if_modified(|newest| std::mem::replace(newest, seq) != seq);
     }
 
-    /// The newest entry that was heard of.
+    /// Returns the newest position of the feed that this process knows of.
     fn newest(&self) -> Seq {
         *self.hints.borrow()
     }
 
-    /// Looks at the head of the feed again and again, but while notifications arrive.
+    /// Reads the head of the feed again and again, but not while notifications arrive.
     async fn poll(self: Arc<Self>, mut liveness: watch::Receiver<bool>) {
         loop {
-            // A notification that nobody heard is made up for by looking once more.
+            // Whenever notifications begin or cease to arrive, the head is read once more, because
+            // some may have been missed.
             let is_live = *liveness.borrow_and_update();
             let wait = match self.feed_head().await {
                 Ok(position) => {
@@ -233,7 +237,7 @@ impl Shared {
             tokio::select! {
                 () = tokio::time::sleep(wait), if !is_live => {}
                 changed = liveness.changed() => if changed.is_err() {
-                    // Whoever listens has stopped: the store is being closed.
+                    // The listener has stopped, because the store is being closed.
                     std::future::pending::<()>().await;
                 },
             }
@@ -249,21 +253,21 @@ impl Shared {
     }
 }
 
-/// Lends a connection to one function and takes it back.
+/// Checks out a connection, runs one function on it, and returns it to the pool.
 ///
-/// In a task of its own, which a caller who goes away does not end: the server would go on with the
-/// statement all the same, over a connection that the pool no longer counts, and impatient callers
-/// would use up all that the server has.
+/// This happens in a task of its own, which goes on when the caller goes away. Otherwise the server
+/// would finish the statement over a connection that the pool no longer counts, and impatient
+/// callers would use up all connections that the server allows.
 macro_rules! with_connection {
     ($store:expr, $function:path $(, $argument:expr)*) => {{
         let (mut answer, outcome) = tokio::sync::oneshot::channel();
         let shared = $store.shared.clone();
         tokio::spawn(async move {
-            let leased = tokio::select! {
-                leased = shared.pool.checkout() => leased,
+            let checked_out = tokio::select! {
+                connection = shared.pool.checkout() => connection,
                 () = answer.closed() => return,
             };
-            let outcome = match leased {
+            let outcome = match checked_out {
                 Ok(mut connection) => {
                     let origin = connection.origin();
                     let work = $function(&mut connection $(, $argument)*);
@@ -273,7 +277,7 @@ macro_rules! with_connection {
                 }
                 Err(fault) => Err(fault),
             };
-            // Whoever asked may have gone away.
+            // The caller may have gone away.
             let _ = answer.send(outcome);
         });
         let stopped = |_| Err(StoreError::Unavailable("it is being closed".to_owned()).into());
@@ -365,8 +369,8 @@ impl Store for PostgresStore {
             () = self.creations.stopped() => {}
             () = self.refreshes.stopped() => {}
             () = self.revocations.stopped() => {}
-            // The task that polls holds a sender of hints like everybody else, so its end is told
-            // apart.
+            // The polling task shares the sender of hints with others, so that channel does not
+            // show that the task has ended. A token does.
             () = self.poll_stopped.cancelled() => {}
         }
     }

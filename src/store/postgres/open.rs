@@ -1,4 +1,4 @@
-//! Checking the database, and bringing its schema up to date.
+//! Checks the database, and brings its schema up to date.
 
 use std::time::Duration;
 
@@ -17,45 +17,51 @@ use super::{
 };
 use crate::mutants::broken;
 
-/// Each migration with its version, in order. The table that records them is the one that Diesel's
-/// own tool uses.
+/// The migrations with their versions, in order. They are recorded in the table that Diesel's own
+/// tool uses.
 ///
-/// The version before must be able to work on what a migration leaves behind, because replicas are
-/// replaced one after the other: a migration only adds (`a_migration_only_adds` below), and what it
-/// makes needless goes with the version after.
+/// The previous version of the service must work on the schema that a migration leaves behind,
+/// because replicas are replaced one after the other. So a migration only adds
+/// (`a_migration_only_adds` below), and the next version removes what it makes needless.
 const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/postgres_migrations.rs"));
-/// The storage settings of the tables. Not a migration, because an engine may do without.
+/// The storage settings of the tables. They are not a migration, because an engine without such
+/// settings works too.
 const TUNING: &str = include_str!("tuning.sql");
 
-/// The oldest version that works, as `server_version_num` has it.
+/// The oldest version of PostgreSQL that works, in the form of `server_version_num`.
 const OLDEST_VERSION: i64 = 130_000;
 
-/// The name of the lock under which migrations run: "CSgn" in ASCII.
+/// The key of the advisory lock under which migrations run: "CSgn" in ASCII.
 const MIGRATION_LOCK: i64 = 1_129_539_438;
-/// That of whoever attaches the audit from before, for which nobody else has to wait.
+/// The key of the advisory lock under which old audit records are attached. A process that finds it
+/// taken does not wait for it.
 const ATTACH_LOCK: i64 = MIGRATION_LOCK + 1;
 
-/// The time that each statement of a migration waits for a table, attempt by attempt. Whoever wants
-/// to write to the table meanwhile waits behind it. The last attempt outlasts the server's
-/// `deadlock_timeout` (1 second), after which an automatic vacuum gives way.
+/// The time for which each statement of a migration waits for the lock of a table, one value for
+/// each attempt. Writers of the table queue behind the waiting migration. The last attempt outlasts
+/// the server's `deadlock_timeout` (1 second), after which the server cancels an automatic vacuum
+/// that is in the way.
 const LOCK_TIMEOUTS: [&str; 5] = ["500ms", "500ms", "500ms", "500ms", "1500ms"];
-/// The pause between two attempts, in which those who waited behind the migration are served.
+/// The pause between two attempts, in which the writers that have queued behind the migration
+/// proceed.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
-/// The largest table of records from before the audit had partitions that is attached in passing,
-/// in bytes: it takes less than a second. For a larger one nobody waits who is to serve.
+/// The largest size, in bytes, at which the table of audit records from before there were
+/// partitions is attached as part of the start. This takes less than a second. A larger table is
+/// attached later, so that no process waits for it before it serves.
 const LARGEST_IN_PASSING: i64 = 8 << 20;
 
 /// The result of [`prepare`].
 pub struct Prepared {
-    /// The migrations that were made.
+    /// The versions of the migrations that were run.
     pub made: Vec<&'static str>,
-    /// Records from before the audit had partitions are left, for [`attach_audit`].
+    /// True if the audit records from before there were partitions are still in a table of their
+    /// own, which [`attach_audit`] attaches.
     pub has_detached_records: bool,
 }
 
-/// Checks the database and brings its schema up to date, if it may. Of several who do this at once,
-/// one does it and the others wait.
+/// Checks the database, and brings its schema up to date if `may_migrate`. If several processes
+/// call this at once, one migrates and the others wait.
 pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared, OpenError> {
     let mut connection = target.connect().await?.connection;
     let database = target.name().to_owned();
@@ -89,8 +95,8 @@ pub async fn prepare(target: &mut Target, may_migrate: bool) -> Result<Prepared,
     Ok(Prepared { made, has_detached_records: detached.is_some() })
 }
 
-/// Makes the records of the audit from before it had partitions one of these, over a connection of
-/// its own.
+/// Attaches the audit records from before there were partitions as a partition, over a connection
+/// of its own. A failure is only logged.
 pub async fn attach_audit(target: &Target) {
     match target.connect().await {
         Ok(mut connected) => {
@@ -103,15 +109,17 @@ pub async fn attach_audit(target: &Target) {
 const DETACHED: &str = "records of the audit from before the upgrade are still in audit_before, \
                         and not yet in audit: run `countersign migrate` again";
 
-/// The records are safe, and the service needs none of them.
+/// Logs a warning if the old records could not be attached. They are safe, and the service needs
+/// none of them.
 fn warn_of_detached(attached: diesel::QueryResult<()>) {
     if let Err(error) = attached {
         tracing::warn!(%error, "{DETACHED}");
     }
 }
 
-/// Returns the isolation level that YugabyteDB uses in the place of READ COMMITTED, if it does, as
-/// it does unless it is told not to. Other engines have no such function.
+/// Returns the isolation level that YugabyteDB uses instead of READ COMMITTED, as it does by
+/// default. Returns none if READ COMMITTED is in effect. Other engines lack the function that tells
+/// the level.
 async fn other_isolation(
     connection: &mut AsyncPgConnection,
 ) -> diesel::QueryResult<Option<String>> {
@@ -129,11 +137,11 @@ async fn other_isolation(
     Ok((!level.eq_ignore_ascii_case("read committed")).then_some(level))
 }
 
-/// Makes the records of the audit from before it had partitions one of these, unless that is done
-/// or another process is at it.
+/// Attaches the audit records from before there were partitions as a partition, unless this has
+/// been done or another process is doing it.
 ///
-/// Not in the transaction of the migration, because the whole table is read and an index of it made
-/// first, for minutes if it is large. Nobody writes to it any more meanwhile.
+/// This is not part of the migration's transaction, because the whole table is read and indexed
+/// first, which takes minutes if it is large. Nobody else writes to that table any more.
 async fn attach_audit_before(
     target: &Target,
     connection: &mut AsyncPgConnection,
@@ -156,7 +164,8 @@ async fn attach_audit_before(
         connection.batch_execute(prepare).await?;
     }
     connection.batch_execute("COMMIT").await?;
-    // Records since the migration, of which few are left to be moved under a lock.
+    // Moves the records that came after the migration in small steps, so that few are left to be
+    // moved under a lock.
     while is_left && statement::<()>(MOVE_TO_AUDIT_BEFORE).execute(connection).await? > 0 {}
     let mut lock_timeouts = LOCK_TIMEOUTS.iter().peekable();
     while let Some(lock_timeout) = lock_timeouts.next() {
@@ -177,8 +186,8 @@ async fn attach_audit_before(
     Ok(())
 }
 
-/// Returns the size of the records of the audit from before it had partitions, if they are a table
-/// by themselves.
+/// Returns the size, in bytes, of the table of audit records from before there were partitions, if
+/// it is not a partition yet.
 async fn detached_bytes(connection: &mut AsyncPgConnection) -> diesel::QueryResult<Option<i64>> {
     let sql = "SELECT pg_relation_size(c.oid)
         FROM pg_class AS c
@@ -187,7 +196,8 @@ async fn detached_bytes(connection: &mut AsyncPgConnection) -> diesel::QueryResu
     Ok(statement::<BigInt>(sql).load(connection).await?.into_iter().next())
 }
 
-/// Makes pending migrations, if it may, and returns them.
+/// Runs the pending migrations if `may_migrate`, and returns their versions. Otherwise it fails if
+/// a migration is pending.
 async fn update_schema(
     target: &mut Target,
     connection: &mut AsyncPgConnection,
@@ -195,8 +205,8 @@ async fn update_schema(
 ) -> Result<Vec<&'static str>, OpenError> {
     let database = target.name().to_owned();
     let other = |error: diesel::result::Error| OpenError::other(&database, &error);
-    // An engine without such locks fails here and not in the transaction; there, who comes second
-    // fails and starts again.
+    // An engine without advisory locks refuses the statement here, and not within the transaction.
+    // If two processes migrate on such an engine, the second one fails and has to start again.
     let is_free = try_lock(connection, MIGRATION_LOCK).await;
     target.has_locks = is_free.is_ok();
     if !may_migrate {
@@ -226,7 +236,8 @@ async fn update_schema(
     }
 }
 
-/// Makes pending migrations in a transaction of its own, or none. They wait this long for a table.
+/// Runs all pending migrations in one transaction. Each statement waits for the lock of a table for
+/// `lock_timeout` at most.
 async fn try_to_migrate(
     target: &Target,
     connection: &mut AsyncPgConnection,
@@ -242,7 +253,8 @@ async fn try_to_migrate(
             statement::<()>("SELECT pg_advisory_xact_lock(?)").bind::<BigInt, _>(MIGRATION_LOCK);
         lock.execute(connection).await.map_err(other)?;
     }
-    // Not before: for another process that migrates one waits as long as it takes.
+    // This limit is set only after the advisory lock was taken, because it must not end the wait
+    // for another process that migrates.
     connection
         .batch_execute(&format!("SET LOCAL lock_timeout = '{lock_timeout}'"))
         .await
@@ -255,7 +267,8 @@ async fn try_to_migrate(
     Ok(made)
 }
 
-/// Returns whether nobody else had this lock, which the transaction has now.
+/// Tries to take an advisory lock until the end of the transaction, and returns whether this
+/// succeeded.
 async fn try_lock(connection: &mut AsyncPgConnection, lock: i64) -> diesel::QueryResult<bool> {
     statement::<Bool>("SELECT pg_try_advisory_xact_lock(?)")
         .bind::<BigInt, _>(lock)
@@ -263,7 +276,8 @@ async fn try_lock(connection: &mut AsyncPgConnection, lock: i64) -> diesel::Quer
         .await
 }
 
-/// The migrations that the database lacks. It must not have one that we do not know.
+/// Returns the migrations that the database lacks. Fails if it has one that this version does not
+/// know.
 async fn pending(
     target: &Target,
     connection: &mut AsyncPgConnection,
@@ -291,15 +305,15 @@ async fn pending(
         .collect())
 }
 
-/// Returns whether there is a table of migrations. A role without the right to create may not even
-/// say IF NOT EXISTS.
+/// Returns whether the table of migrations exists. CREATE TABLE IF NOT EXISTS would not do, because
+/// it fails for a role without the right to create tables, even if the table exists.
 async fn is_recorded(connection: &mut AsyncPgConnection) -> diesel::QueryResult<bool> {
     statement::<Bool>("SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL")
         .get_result(connection)
         .await
 }
 
-/// Makes pending migrations in the transaction that is open: all of them or none.
+/// Runs the pending migrations in the open transaction, and returns their versions.
 async fn migrate(
     target: &Target,
     connection: &mut AsyncPgConnection,
@@ -350,12 +364,13 @@ async fn migrate(
 mod tests {
     use super::*;
 
-    /// These leave a table of the same name that takes the same statements:
-    /// `a_replica_of_the_version_before_partitions_writes_and_sweeps` in `tests/store`.
+    /// Statements that only seem to remove something: they leave a table of the same name, on which
+    /// the statements of older replicas work, as
+    /// `a_replica_of_the_version_before_partitions_writes_and_sweeps` in `tests/store` shows.
     const EXCEPTIONS: [(&str, &str); 5] = [
         ("0011", "ALTER TABLE audit RENAME TO audit_before;"),
         ("0011", "ALTER INDEX audit_pkey RENAME TO audit_before_pkey;"),
-        // Of the new table, and for the same statements.
+        // These two change the new table, on which those statements work too.
         ("0011", "ALTER TABLE audit DROP CONSTRAINT audit_pkey;"),
         ("0011", "CREATE UNIQUE INDEX audit_key ON audit (at, id);"),
         // Nobody writes to this table any more.
@@ -365,9 +380,8 @@ mod tests {
         ),
     ];
 
-    /// A migration that takes something away, or demands more of a row than before, breaks the
-    /// replicas that are still of the version before. An index may go where another one serves
-    /// them.
+    /// A migration that removes something, or demands more of a row than before, breaks replicas of
+    /// the previous version. An index may be dropped if another one serves their statements.
     #[test]
     fn a_migration_only_adds() {
         for (version, sql) in &MIGRATIONS[1..] {

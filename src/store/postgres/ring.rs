@@ -1,4 +1,4 @@
-//! The sealed keys, and how they are changed by one process at a time.
+//! The sealed keys, which are read in one statement and changed by one process at a time.
 
 use diesel::{
     ExpressionMethods, QueryDsl,
@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// One statement, so one snapshot: whoever has applied the feed up to the position knows these
-/// keys.
+/// Reads all keys and the head of the feed in one statement, and so from one snapshot: a replica
+/// that has applied the feed up to that position knows these keys.
 pub async fn ring(connection: &mut AsyncPgConnection) -> Result<SealedRing, Fault> {
     let rows: Vec<(i64, i64, i64, Option<KeyTuple>)> =
         statement::<(BigInt, BigInt, BigInt, Nullable<SqlKey>)>(
@@ -53,8 +53,8 @@ pub async fn change_ring(
     change: RingChange,
 ) -> Result<Option<FeedPosition>, Fault> {
     connection.begin().await?;
-    // The row is locked until the commit, so whoever else changes the keys finds that they have
-    // been changed.
+    // The row stays locked until the commit, so another process that wants to change the keys finds
+    // a newer version than it expects.
     let counted: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(
         "UPDATE feed_head
         SET ring = ring + 1, seq = seq + 1

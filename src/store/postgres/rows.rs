@@ -1,4 +1,4 @@
-//! Rows to domain types and back.
+//! Converts rows to domain types and back.
 
 use std::{fmt, ops::Deref, time::Duration};
 
@@ -29,9 +29,9 @@ use crate::{
     store::{StoreError, Unfinished},
 };
 
-/// PostgreSQL counts from 2000-01-01T00:00:00Z.
+/// The instant from which PostgreSQL counts, in microseconds of Unix time: 2000-01-01T00:00:00Z.
 const EPOCH: i64 = 946_684_800_000_000;
-/// The first and the last instant that it can tell: 4714-11-24 BC and the end of 294276.
+/// The first and the last instant that PostgreSQL can store: 4714-11-24 BC and the end of 294276.
 const FIRST: i64 = -211_813_488_000_000_000;
 const LAST: i64 = 9_223_371_331_199_999_999;
 
@@ -43,7 +43,8 @@ pub fn timestamp(instant: PgTimestamp) -> Timestamp {
     Timestamp::from_micros(instant.0.saturating_add(EPOCH))
 }
 
-/// In microseconds alone: days would follow a calendar.
+/// Converts a span to an interval of microseconds alone, because the length of a day depends on the
+/// calendar.
 pub fn interval(span: Duration) -> PgInterval {
     PgInterval::from_microseconds(micros(span))
 }
@@ -52,7 +53,8 @@ pub fn uuid(bytes: &[u8; 16]) -> Uuid {
     Uuid::from_bytes(*bytes)
 }
 
-/// Several texts as one (`{"a","b"}`), because `unnest` would take an array of arrays apart.
+/// Encodes several texts as one array literal (`{"a","b"}`), because `unnest` would flatten an
+/// array of arrays.
 pub fn array<'a, T: Deref<Target = str> + 'a>(texts: impl IntoIterator<Item = &'a T>) -> String {
     let mut literal = String::from("{");
     for (n, text) in texts.into_iter().enumerate() {
@@ -69,8 +71,8 @@ pub fn array<'a, T: Deref<Target = str> + 'a>(texts: impl IntoIterator<Item = &'
     literal
 }
 
-/// A value of type `jsonb` as its text: the rows of a whole page are loaded before the first is
-/// decoded, and decoded JSON may take many times as much memory.
+/// The text of a `jsonb` value, not decoded yet. All rows of a page are loaded before the first one
+/// is converted, and decoded JSON may take many times as much memory.
 #[derive(FromSqlRow)]
 pub struct JsonbText(String);
 
@@ -124,7 +126,7 @@ pub struct SessionRow {
     is_over: bool,
 }
 
-/// A column that does not hold what its type says.
+/// Returns the error for a column that does not hold what its type says.
 fn damaged(column: &str, problem: impl fmt::Display) -> StoreError {
     StoreError::Damaged(format!("{column} {problem}"))
 }
@@ -151,8 +153,8 @@ fn bytes<const N: usize>(column: &str, bytes: &[u8]) -> Result<[u8; N], StoreErr
         .map_err(|_| damaged(column, format_args!("has {} bytes instead of {N}", bytes.len())))
 }
 
-/// Whole days are told from hours only by a calendar without summer time, which is UTC's; months
-/// are not told at all.
+/// Converts an interval. A day counts as 24 hours, as in UTC. Months are refused, because their
+/// length varies.
 fn span(column: &str, interval: PgInterval) -> Result<Duration, StoreError> {
     const DAY: i64 = 86_400_000_000;
     let total = i64::from(interval.days)
@@ -173,7 +175,7 @@ fn named<T>(column: &str, name: &str, find: impl Fn(&str) -> Option<T>) -> Resul
 }
 
 impl SessionRow {
-    /// The session that it is the row of, even if it is damaged.
+    /// Returns the identifier of the session, even if the row is damaged.
     pub fn id(&self) -> SessionId {
         SessionId::from_bytes(self.id.into_bytes())
     }
@@ -252,7 +254,7 @@ const TOKEN: &str = "token";
 const TENANT: &str = "tenant";
 const SUBJECT: &str = "subject";
 
-/// What identifies an entry: its kind and its key.
+/// Returns the kind and the key that identify an entry.
 pub fn revoked_key(revoked: &Revoked) -> (&'static str, String) {
     match revoked {
         Revoked::Session(id) => (SESSION, id.to_string()),
@@ -262,7 +264,7 @@ pub fn revoked_key(revoked: &Revoked) -> (&'static str, String) {
     }
 }
 
-/// What an entry stops, out of the columns that say it.
+/// Reads from the columns of an entry what it revokes.
 pub fn revoked(
     kind: &str,
     key: String,
@@ -359,7 +361,7 @@ impl From<SealedKey> for KeyRow {
     }
 }
 
-/// A row of `signing_keys` in this order of columns.
+/// A row of `signing_keys`, in the order in which its columns are selected.
 pub type KeyTuple = (
     PgTimestamp,
     String,
@@ -371,7 +373,7 @@ pub type KeyTuple = (
     Option<PgTimestamp>,
 );
 type OptionalInstant = Nullable<Timestamptz>;
-/// The same in SQL.
+/// The SQL types of a [`KeyTuple`].
 pub type SqlKey =
     (Timestamptz, Text, Text, Text, Binary, OptionalInstant, OptionalInstant, OptionalInstant);
 
@@ -384,7 +386,7 @@ impl From<KeyTuple> for KeyRow {
 }
 
 impl KeyRow {
-    /// With the name of its key.
+    /// Returns the row with the name of its key.
     pub fn named(self) -> (String, Self) {
         (self.kid.clone(), self)
     }

@@ -1,7 +1,7 @@
-//! The tables as Diesel sees them; `migrations/postgres` says what the columns mean.
+//! The tables for Diesel. `migrations/postgres` documents the columns.
 
-/// Calls a macro with the columns that a new session has, in the order of the table below. The
-/// second text casts a value from the type that it is bound as, if that is another.
+/// Calls a macro with the columns of a new session, in the order of the table below. The second
+/// text is the cast to the type of the column, if the value is bound as another type.
 macro_rules! with_new_columns {
     ($callback:ident! $($arguments:tt)*) => {
         $callback! {
@@ -42,7 +42,7 @@ macro_rules! with_new_columns {
 }
 pub(super) use with_new_columns;
 
-/// The names of the columns of a new session, each behind a prefix.
+/// Expands to the names of the columns of a new session, each with a prefix.
 macro_rules! new_columns {
     ($prefix:literal) => { with_new_columns!(new_columns! @names $prefix,) };
     (@names $prefix:literal, $first:literal $_:literal $(, $column:literal $__:literal)*) => {
@@ -52,7 +52,8 @@ macro_rules! new_columns {
 pub(super) use new_columns;
 
 diesel::table! {
-    /// All but `sweep_on`, which is no part of a session: statements that write set it in passing.
+    /// All columns except `sweep_on`, which is not part of a session. The statements that write
+    /// sessions set it.
     sessions (id) {
         id -> Uuid,
         access_token_id -> Uuid,

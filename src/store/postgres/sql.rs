@@ -1,5 +1,5 @@
-//! Statements written by hand that are prepared once per connection. Diesel's `sql_query` would
-//! prepare anew each time, which costs a round trip and a plan.
+//! Hand-written statements that are prepared once per connection. Diesel's `sql_query` would
+//! prepare a statement each time, which costs a round trip and a new plan.
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use diesel::{
     sql_types::HasSqlType,
 };
 
-/// A statement and its values; `Row` is what a row that it returns is made of.
+/// A statement and its values. `Row` is the SQL type of the rows that it returns.
 pub struct Statement<'a, Row> {
     text: &'static str,
     binds: Vec<Box<dyn QueryFragment<Pg> + Send + 'a>>,
@@ -24,13 +24,13 @@ struct Bind<Type, Value> {
     sql_type: PhantomData<fn() -> Type>,
 }
 
-/// A statement whose text has a `?` in each place of a value.
+/// Creates a statement from a text with a `?` in the place of each value.
 pub fn statement<'a, Row>(text: &'static str) -> Statement<'a, Row> {
     Statement { text, binds: vec![], row: PhantomData }
 }
 
 impl<'a, Row> Statement<'a, Row> {
-    /// Gives the next value.
+    /// Adds the next value.
     pub fn bind<Type, Value>(mut self, value: Value) -> Self
     where
         Type: 'a,
@@ -54,9 +54,10 @@ where
 
 impl<Row> QueryFragment<Pg> for Statement<'_, Row> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        let (values, places) = (self.binds.len(), self.text.matches('?').count());
-        if values != places {
-            let problem = format!("{values} values for {places} places in: {}", self.text);
+        let (values, placeholders) = (self.binds.len(), self.text.matches('?').count());
+        if values != placeholders {
+            let problem =
+                format!("{values} values for {placeholders} placeholders in: {}", self.text);
             return Err(Error::QueryBuilderError(problem.into()));
         }
         let mut binds = self.binds.iter();
@@ -72,7 +73,7 @@ impl<Row> QueryFragment<Pg> for Statement<'_, Row> {
     }
 }
 
-/// Prepared statements are found by their text.
+/// Diesel finds a prepared statement by its text.
 impl<Row> QueryId for Statement<'_, Row> {
     type QueryId = ();
     const HAS_STATIC_QUERY_ID: bool = false;
@@ -82,8 +83,9 @@ impl<Row> Query for Statement<'_, Row> {
     type SqlType = Row;
 }
 
-/// The least identifier that the entry of a tenant or subject does not cover: it covers sessions by
-/// the millisecond that their identifiers tell (`SessionId::created_millis`).
+/// Expands to the lowest session identifier that is too late to be covered by the entry of a tenant
+/// or subject. An entry covers sessions by the millisecond of creation in their identifiers
+/// (`SessionId::created_millis`).
 macro_rules! first_uncovered {
     ($entry:literal) => {
         concat!(
@@ -103,7 +105,7 @@ macro_rules! first_uncovered {
 }
 pub(super) use first_uncovered;
 
-/// The condition that no entry of its tenant or of its subject covers a session.
+/// Expands to the condition that no entry of its tenant or subject covers a session.
 macro_rules! is_uncovered {
     ($session:literal) => {
         concat!(
@@ -148,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_must_have_as_many_values_as_places() {
+    fn a_statement_must_have_as_many_values_as_placeholders() {
         let text = |statement: Statement<'_, ()>| {
             let mut builder = PgQueryBuilder::default();
             statement.to_sql(&mut builder, &Pg).map(|()| builder.finish())

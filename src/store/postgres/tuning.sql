@@ -1,8 +1,8 @@
--- How the tables are stored and vacuumed, argued in docs/decisions/0008-postgresql.md. An engine
--- that knows none of these settings does without them.
+-- Storage and vacuum settings of the tables. docs/decisions/0008-postgresql.md gives the reasons.
+-- An engine that lacks these settings works without them.
 
--- Room on each page for the next version of some rows: a refresh then touches the page of its row
--- and no index.
+-- Leaves room on each page for the next version of some rows: a refresh then changes the page of
+-- its row, and no index.
 ALTER TABLE sessions SET (
     fillfactor = 85,
     autovacuum_vacuum_scale_factor = 0.05,
@@ -10,7 +10,7 @@ ALTER TABLE sessions SET (
     vacuum_truncate = false
 );
 
--- Queues: rows come at one end and leave at the other.
+-- These tables are queues: rows are added at one end and deleted at the other.
 ALTER TABLE IF EXISTS audit_before SET (
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_analyze_scale_factor = 0.05,
@@ -26,8 +26,8 @@ ALTER TABLE blacklist SET (
     vacuum_truncate = false
 );
 
--- One row each, rewritten all the time: room on its page for many versions, which the next writer
--- prunes.
+-- These tables have one row, which is rewritten all the time. Its page has room for many versions,
+-- which the next writer prunes.
 ALTER TABLE feed_head SET (
     fillfactor = 10,
     autovacuum_vacuum_threshold = 1000,
@@ -35,7 +35,7 @@ ALTER TABLE feed_head SET (
 );
 ALTER TABLE sweeper SET (fillfactor = 10);
 
--- A few rows, each rewritten twice a second.
+-- This table has a few rows, each of which is rewritten twice a second.
 ALTER TABLE replicas SET (
     fillfactor = 10,
     autovacuum_vacuum_threshold = 1000,

@@ -1,4 +1,4 @@
-//! Copies the database while it is used, and puts a copy in the place of the database.
+//! Backs up a database while it is used, and restores it from a backup.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -25,22 +25,23 @@ use crate::domain::{
     file_access::{Role, Rule},
 };
 
-/// The end of the name of a backup that is being written.
+/// The suffix of a backup that is being written.
 const PARTIAL: &str = ".partial";
-/// The end of the name of a backup that is being prepared to become the database.
+/// The suffix of a backup that is being prepared to become the database.
 const COPY: &str = ".restoring";
 
-/// The pauses between looks whether all connections to a copy are closed, and their number.
+/// The pause between two checks whether all connections to a copy are closed, and the largest
+/// number of checks.
 const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 const CLOSING_ATTEMPTS: usize = 500;
 
-/// A database cannot be copied, or not be replaced by a copy.
+/// A database cannot be backed up or restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// A database cannot be opened, or is not good.
+    /// A database cannot be opened, or is damaged.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The file system refused.
+    /// The file system reported an error.
     #[error("{path}: {source}{hint}", hint = io_hint(source))]
     Io {
         /// The file.
@@ -48,10 +49,10 @@ pub enum BackupError {
         /// The reason.
         source: io::Error,
     },
-    /// There is a file of that name.
+    /// A file of that name exists.
     #[error("{0} exists: a backup overwrites nothing, so name a file that does not exist")]
     Exists(PathBuf),
-    /// There is a file of the name under which the backup is written first.
+    /// The file exists to which the backup is written first.
     #[error(
         "{0} exists: another backup is being written to it, or was interrupted: if none is \
          running, remove it and run the same command again"
@@ -76,17 +77,17 @@ pub enum BackupError {
     /// The backup is a folder or a device.
     #[error("backup {0} is not a regular file: name the file that `countersign backup` made")]
     NotAFile(PathBuf),
-    /// The backup is not a whole database.
+    /// The backup has a log beside it, so it is not a whole database.
     #[error(
         "backup {0} has a log beside it, {0}-wal, without which it is not whole: make a whole \
          copy by `countersign backup --database-url sqlite://{0} FILE` and restore that, or, if \
          it is whole, move the log away"
     )]
     HasLog(PathBuf),
-    /// The backup holds nothing.
+    /// The backup is an empty database.
     #[error("backup {0} is an empty database: name the file that `countersign backup` made")]
     Empty(PathBuf),
-    /// The prepared copy cannot become the database.
+    /// The prepared copy cannot be closed, and so cannot become the database.
     #[error(
         "the restored database {path} cannot be closed: {problem}: run the same command again",
         problem = disk::explain(problem)
@@ -104,7 +105,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
     move |source| BackupError::Io { path, source }
 }
 
-/// Makes what was done to the names in a folder durable.
+/// Makes changes of the names in a folder durable.
 fn sync_folder(path: &Path) -> Result<(), BackupError> {
     let folder = folder_of(path);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error(folder))
@@ -122,7 +123,7 @@ fn remove_all(path: &Path) -> Result<(), BackupError> {
     [""].into_iter().chain(SIDE_FILES).try_for_each(|end| remove_if_there(&beside(path, end)))
 }
 
-/// A backup that is being written, under a name of its own. It is removed if it is not published.
+/// A backup that is being written under a temporary name, which is removed at the end.
 struct Partial {
     path: PathBuf,
     file: File,
@@ -142,10 +143,10 @@ impl Partial {
         }
     }
 
-    /// Gives it the name of the backup, which nobody else may have taken meanwhile.
+    /// Gives it the name of the backup, unless somebody else has taken that meanwhile.
     fn publish(mut self, backup: &Path) -> Result<(), BackupError> {
         let published = match fs::hard_link(&self.path, backup) {
-            // Some file systems have no links.
+            // Some file systems have no hard links.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -173,8 +174,8 @@ impl Drop for Partial {
     }
 }
 
-/// Copies a database to a new file, as it stands at one instant, while others read and write it.
-/// The file appears under its name once it is whole, checked, durable and marked as a copy.
+/// Copies a database, as it is at one instant, to a new file, while others read and write it. The
+/// file appears under its name only when it is whole, checked, durable and marked as a copy.
 pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     let path = files::resolve(database)?;
     if backup.symlink_metadata().is_ok() {
@@ -188,10 +189,12 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
         backup: backup.to_owned(),
         problem,
     };
-    // Nobody has the database open if there is no log. To make one takes the right to write.
+    // Without a log, nobody has the database open, and SQLite has to create one, which needs the
+    // right to write.
     let options = if beside(&path, "-wal").exists() { "mode=ro" } else { "mode=rw" };
     let mut connection = open_with(&path, options)?;
-    // Also of a database that was made by a version that did not.
+    // This makes the copy keep track of its pages even if the database, made by an older version,
+    // does not.
     keep_track_in_copies(&mut connection).map_err(|error| problem(error.to_string()))?;
     sql_query("VACUUM INTO ?")
         .bind::<Text, _>(copy.path.to_string_lossy())
@@ -200,14 +203,14 @@ pub fn back_up(database: &Path, backup: &Path) -> Result<(), BackupError> {
     drop(connection);
     stamp::mark_as_copy(&copy.path).map_err(problem)?;
     open::check(&copy.path, Depth::Full)?;
-    // SQLite leaves that to whoever asked for the copy.
+    // SQLite does not sync the copy itself.
     copy.file.sync_all().map_err(io_error(backup))?;
     copy.publish(backup)?;
     sync_folder(backup)
 }
 
-/// Judges who can change a backup as it is judged who can change the database, which it is to
-/// become. One that others can read is worth a warning: it holds what the database holds.
+/// Checks who can change a backup by the rule for the database, which it is to become. If others
+/// can read it, this logs a warning, because it contains what the database contains.
 fn judge_backup(backup: &Path) -> Result<(), BackupError> {
     let metadata = fs::metadata(backup).map_err(io_error(backup))?;
     if !metadata.is_file() {
@@ -221,7 +224,7 @@ fn judge_backup(backup: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// Returns whether two names are of one file.
+/// Returns whether two names refer to one file.
 fn is_same_file(one: &Path, other: &Path) -> bool {
     match (fs::metadata(one), fs::metadata(other)) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
@@ -229,12 +232,12 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// Names that were made for the files of a database that are to be moved aside.
+/// The second names that were made for the files of a database that are to be moved aside.
 #[derive(Default)]
 struct Links(Vec<PathBuf>);
 
 impl Links {
-    /// Gives the files of a database that exist second names, all of which must be free.
+    /// Gives each existing file of a database a second name. All second names must be free.
     fn make(&mut self, path: &Path, aside: &Path) -> Result<(), BackupError> {
         let ends = || [""].into_iter().chain(SIDE_FILES);
         if let Some(taken) =
@@ -256,7 +259,7 @@ impl Links {
         Ok(())
     }
 
-    /// Removes those that were made, and no file that somebody else has put there.
+    /// Removes the names that were made, and no file that somebody else has put there.
     fn remove(self) {
         for name in self.0 {
             let _ = fs::remove_file(name);
@@ -264,8 +267,8 @@ impl Links {
     }
 }
 
-/// A backup on its way to the place of the database, which nobody else can open meanwhile. Until
-/// [`Self::finish`] the database is as it was.
+/// A restore in progress. It holds the lock of the database, so nobody else can open that
+/// meanwhile. Until [`Self::finish`], the database is unchanged.
 #[derive(Debug)]
 pub struct Restoration {
     path: PathBuf,
@@ -278,7 +281,7 @@ impl Restoration {
     pub fn begin(database: &Path, backup: &Path) -> Result<Self, BackupError> {
         let path = files::resolve(database)?;
         let _lock = files::lock(&path)?;
-        // The name of the file itself: its log lies beside that, and not beside a link.
+        // This resolves links, because a log lies beside the file itself, and not beside a link.
         let backup = backup.canonicalize().map_err(io_error(backup))?;
         if is_same_file(&path, &backup) {
             return Err(BackupError::Same(backup));
@@ -292,8 +295,8 @@ impl Restoration {
         }
         let copy = beside(&path, COPY);
         let restoration = Self { path, copy, _lock };
-        // That of a restore that was interrupted. Its other file (`READY`) stays until this one has
-        // come to its end, because the database may be gone already.
+        // Removes the copy of an interrupted restore. The other file of that restore (`READY`)
+        // stays until this one is complete, because the database may be gone already.
         restoration.remove_copy()?;
         restoration.copy_from(&backup)?;
         stamp::clear_mark(&restoration.copy).map_err(|problem| BackupError::NotCopied {
@@ -312,22 +315,23 @@ impl Restoration {
         copied.map(drop).map_err(io_error(&self.copy))
     }
 
-    /// The copy, which is to be opened and changed as needed before it becomes the database.
+    /// Returns the path of the copy, which is to be opened and changed as needed before it becomes
+    /// the database.
     pub fn copy(&self) -> &Path {
         &self.copy
     }
 
-    /// Puts the copy in the place of the database, and moves the files of the database aside under
-    /// free names that begin with that of the database and this end. Returns the name of the old
+    /// Replaces the database by the copy, and moves the files of the database aside under free
+    /// names that begin with that of the database and `aside_end`. Returns the new name of the old
     /// database, if there was one. The copy must have been closed.
     ///
     /// The process may be killed at any instant: the old files are complete under their old names
-    /// or under the new ones, and no start takes a part of them for the whole.
+    /// or under the new ones, and no start mistakes a part of them for the whole.
     pub fn finish(self, aside_end: &str) -> Result<Option<PathBuf>, BackupError> {
         self.settle()?;
         let ready = beside(&self.path, READY);
         let aside = self.link_aside(aside_end, &ready)?;
-        // From here until the end, no start takes what it finds for a database.
+        // From here until the end, every start refuses the database.
         fs::rename(&self.copy, &ready).map_err(io_error(&ready))?;
         sync_folder(&self.path)?;
         // The database goes first: a start refuses a log without a database.
@@ -343,7 +347,7 @@ impl Restoration {
     fn link_aside(&self, end: &str, ready: &Path) -> Result<Option<PathBuf>, BackupError> {
         let was_there = self.path.exists();
         if !was_there && ready.exists() {
-            // A restore was interrupted after all of them had got second names.
+            // A restore was interrupted after all files had been given second names.
             return Ok(None);
         }
         let mut names = (1_u32..).map(|count| match count {
@@ -366,12 +370,12 @@ impl Restoration {
         Ok(was_there.then_some(aside))
     }
 
-    /// Makes the copy one file. This waits until nobody has it open any more: a pool closes its
-    /// connections on threads of its own.
+    /// Writes the log of the copy back into it, so that it is one file. This waits until nobody has
+    /// it open any more, because a pool closes its connections on threads of its own.
     fn settle(&self) -> Result<(), BackupError> {
         let pauses =
             ConstantBuilder::new().with_delay(CLOSING_PAUSE).with_max_times(CLOSING_ATTEMPTS);
-        (|| self.leave_log_behind())
+        (|| self.write_back_log())
             .retry(pauses)
             .call()
             .map_err(|problem| BackupError::NotSettled { path: self.copy.clone(), problem })?;
@@ -380,7 +384,7 @@ impl Restoration {
         remove_if_there(&beside(&self.copy, LOCK_FILE))
     }
 
-    fn leave_log_behind(&self) -> Result<(), String> {
+    fn write_back_log(&self) -> Result<(), String> {
         let mut connection = open_with(&self.copy, "mode=rw").map_err(|error| error.to_string())?;
         let mode: String = sql::<Text>("PRAGMA journal_mode = DELETE")
             .get_result(&mut connection)

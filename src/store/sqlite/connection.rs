@@ -19,13 +19,13 @@ pub fn open_with(path: &Path, options: &str) -> Result<SqliteConnection, OpenErr
     let name = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
     let mut connection = SqliteConnection::establish(&format!("file:{name}?{options}"))
         .map_err(|error| other(error.to_string()))?;
-    // A store of this process that was just dropped may still be writing back its log: that is no
-    // damage.
+    // A store of this process that was just dropped may still be writing its log back into the
+    // file. The file is not damaged then, so this waits.
     connection.batch_execute(BUSY_TIMEOUT).map_err(|error| other(error.to_string()))?;
     Ok(connection)
 }
 
-/// Opens the file alone for reading, as if there were no log beside it.
+/// Opens the file read-only, as if there were no log beside it.
 pub fn open_ignoring_log(path: &Path) -> Result<SqliteConnection, OpenError> {
     open_with(path, "mode=ro&immutable=1")
 }
@@ -36,8 +36,8 @@ pub fn writer(path: &Path) -> Result<SqliteConnection, StoreError> {
     let unavailable = |error: &dyn std::fmt::Display| {
         StoreError::Unavailable(disk::explain(&error.to_string()).into_owned())
     };
-    // Without this, SQLite would make a new, empty database in the place of one that was moved
-    // away.
+    // Without this check, SQLite would create a new, empty database in the place of one that was
+    // moved away.
     if !path.exists() {
         return Err(StoreError::Unavailable(format!("{} is gone", path.display())));
     }

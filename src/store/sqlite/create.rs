@@ -1,4 +1,4 @@
-//! Creating sessions within the limits of their subjects, a batch in one transaction.
+//! Creates sessions within the quotas of their subjects, a batch in one transaction.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -26,7 +26,7 @@ use crate::{
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Creates one after the other.
+/// Creates sessions one after the other.
 pub fn create_all(
     connection: &mut SqliteConnection,
     creations: &[Creation],
@@ -57,10 +57,10 @@ fn create(state: &mut State<'_>, creation: &Creation) -> Result<Created> {
 /// The state on which the creations of a batch are decided.
 struct State<'a> {
     connection: &'a mut SqliteConnection,
-    /// How many creations there are in the batch.
+    /// The number of creations in the batch.
     creations: usize,
-    /// Subjects whose live sessions have been read in this transaction, each with the limit that
-    /// they were read for.
+    /// The subjects whose live sessions have been read in this transaction, each with the limit for
+    /// which they were read.
     known: HashMap<(Tenant, Subject), (u32, LiveSessions)>,
 }
 
@@ -123,7 +123,7 @@ fn evict(
     Ok(eviction)
 }
 
-/// The live sessions of a session's subject, as far as a limit needs them.
+/// Returns the live sessions of a session's subject, as far as a limit needs them.
 fn live_sessions(
     connection: &mut SqliteConnection,
     session: &Session,
@@ -139,14 +139,15 @@ fn live_sessions(
     Ok(LiveSessions::counted(count, oldest))
 }
 
-/// This many of the live sessions of a session's subject, the oldest first.
+/// Reads up to `most` live sessions of a session's subject, the oldest first.
 fn oldest(
     connection: &mut SqliteConnection,
     session: &Session,
     most: usize,
 ) -> Result<VecDeque<(SessionId, Timestamp)>> {
     let now = session.created_at;
-    // Taken as far as needed, instead of by a `LIMIT`, which would be planned anew each time.
+    // The rows are read as far as they are needed. With a `LIMIT`, SQLite would plan the statement
+    // anew each time.
     let rows = sessions::table
         .filter(sessions::tenant.eq(&*session.tenant).and(sessions::subject.eq(&*session.subject)))
         .filter(sessions::is_over.eq(false).and(sessions::idle_expires_at.gt(now.micros())))
@@ -161,7 +162,8 @@ fn oldest(
         .collect()
 }
 
-/// At least as many as a subject's live sessions, for a limit that is too great to read them all.
+/// Returns an upper bound of the number of a subject's live sessions, for a limit that is too great
+/// to read them all.
 fn count(
     connection: &mut SqliteConnection,
     session: &Session,
@@ -181,7 +183,7 @@ fn count(
     if let Some(tally) = tally.filter(|tally| tally.is_trusted(now, max, creations)) {
         return Ok(tally.sessions);
     }
-    let there = sessions::table.filter(
+    let not_over = sessions::table.filter(
         sessions::tenant
             .eq(tenant)
             .and(sessions::subject.eq(subject))
@@ -190,13 +192,13 @@ fn count(
     if tally.is_none() {
         let most = usize::try_from(MOST_READ).unwrap_or(usize::MAX);
         let few =
-            there.select(sessions::id).load_iter::<Vec<u8>, DefaultLoadingMode>(connection)?;
+            not_over.select(sessions::id).load_iter::<Vec<u8>, DefaultLoadingMode>(connection)?;
         let few = few.take(most + 1).count();
         if few <= most {
             return Ok(u64::try_from(few).unwrap_or_default());
         }
     }
-    let counted: i64 = there.count().get_result(connection)?;
+    let counted: i64 = not_over.count().get_result(connection)?;
     dsl::replace_into(large_subjects::table)
         .values((
             large_subjects::tenant.eq(tenant),
@@ -208,7 +210,7 @@ fn count(
     Ok(counted.try_into().unwrap_or_default())
 }
 
-/// Writes how many sessions a subject has now, if its number is kept.
+/// Updates the number of a subject's sessions, if it is kept.
 fn keep_count(
     connection: &mut SqliteConnection,
     (tenant, subject): &(Tenant, Subject),

@@ -1,4 +1,4 @@
-//! The reasons for which a file is not opened.
+//! The reasons why a file cannot be opened.
 
 use std::{io, path::PathBuf};
 
@@ -7,24 +7,24 @@ use crate::domain::{
     file_access::Exposed,
 };
 
-/// The file cannot be opened as a database of this service.
+/// The reason why a file cannot be opened as a database of this service.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it open.
+    /// Another process has the file open.
     #[error(
         "database {0} is in use by another process: stop that one, or give this one a data \
          directory of its own"
     )]
     InUse(PathBuf),
-    /// The file system refused.
+    /// The file system reported an error.
     #[error("database {path}: {source}{hint}", hint = io_hint(source))]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// The name leads nowhere. SQLite would make a new database there.
+    /// The name is a link that leads to no file. SQLite would create a new database there.
     #[error(
         "database {path} is a symbolic link to {target}, where there is no file: correct the \
          link, or remove it to have a new database made"
@@ -35,13 +35,13 @@ pub enum OpenError {
         /// The name to which it leads.
         target: PathBuf,
     },
-    /// Neither a file nor a link to one.
+    /// The name is neither that of a file nor that of a link to one.
     #[error("database {0} is not a regular file: name a file in database_url")]
     NotAFile(PathBuf),
-    /// Others have rights on it.
+    /// Other users have rights on the file.
     #[error(transparent)]
     Exposed(#[from] Exposed),
-    /// Nothing can be written into it.
+    /// The file cannot be written.
     #[error(
         "database {path} cannot be written ({problem}): give this user the right to write it and \
          its folder, for instance by `chmod u+w {path}`, and mount their file system for writing"
@@ -52,7 +52,7 @@ pub enum OpenError {
         /// The message of the database.
         problem: String,
     },
-    /// It is not a database, or a damaged one.
+    /// The file is not a database, or a damaged one.
     #[error("database {path} is damaged ({problem}): restore it from a backup")]
     Damaged {
         /// The file.
@@ -60,10 +60,10 @@ pub enum OpenError {
         /// The finding of the check.
         problem: String,
     },
-    /// It belongs to another program.
+    /// The file belongs to another program.
     #[error("{0} is an SQLite database of another program: name another file in database_url")]
     Foreign(PathBuf),
-    /// A newer version of the service has changed it.
+    /// A newer version of the service has migrated the file.
     #[error(
         "database {path} has the schema of a newer countersign (migration {migration}): run that \
          version or a newer one"
@@ -74,21 +74,21 @@ pub enum OpenError {
         /// The first migration that this version does not know.
         migration: String,
     },
-    /// A write-ahead log lies there, and no database.
+    /// There is a write-ahead log, but no database.
     #[error(
         "database {0} does not exist, but its log {0}-wal does, which holds changes of it: put \
          the database back beside it, run `countersign restore` with a backup, or move the log \
          away to have a new database made"
     )]
     LogAlone(PathBuf),
-    /// The write-ahead log is that of another file.
+    /// The write-ahead log belongs to another file.
     #[error(
         "database {0} was exchanged while the log {0}-wal of the one before stayed, which would \
          undo the exchange: run `countersign restore` with the backup, which keeps the data \
          before, or move {0}-wal and {0}-shm away to go on with the file as it is"
     )]
     ForeignLog(PathBuf),
-    /// A restore was interrupted while files were being exchanged.
+    /// A restore was interrupted while it replaced files.
     #[error(
         "database {path}: a restore was interrupted ({ready} is still there): run the same \
          `countersign restore` again"
@@ -99,7 +99,7 @@ pub enum OpenError {
         /// The file that was to become the database.
         ready: PathBuf,
     },
-    /// The schema is of an older version, and is not to be changed by this process.
+    /// The schema is of an older version, and this process may not migrate it.
     #[error(
         "database {path} has the schema of an older countersign (migration {migration} is \
          missing): run `countersign migrate`, or start without --no-migrate"
@@ -110,7 +110,7 @@ pub enum OpenError {
         /// The first migration that is missing.
         migration: String,
     },
-    /// Anything else that the database said.
+    /// The database reported another error.
     #[error("database {path} cannot be opened: {problem}", problem = disk::explain(problem))]
     Other {
         /// The file.

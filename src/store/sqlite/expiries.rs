@@ -1,4 +1,4 @@
-//! Recording the sessions that have expired, once for each.
+//! Records the sessions that have expired, each of them once.
 
 use diesel::{
     QueryableByName, RunQueryDsl, SqliteConnection, sql_query,
@@ -59,7 +59,8 @@ pub fn record(
     Ok(RecordedExpiries { entries, is_last })
 }
 
-/// What is damaged must not keep the other sessions from being recorded.
+/// Creates the record of an expired session. A damaged text is left out, and a row with a damaged
+/// identifier skipped, so that the other sessions are recorded nevertheless.
 fn entry(row: ExpiredRow) -> Option<AuditEntry> {
     Some(AuditEntry::from(ExpiredSession {
         id: SessionId::from_bytes(row.id.as_slice().try_into().ok()?),

@@ -1,5 +1,5 @@
 //! The files of a database: their names, who may use them, and the lock that keeps other processes
-//! away.
+//! out.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
@@ -11,44 +11,43 @@ use std::{
 use super::error::OpenError;
 use crate::domain::file_access::{Access, Exposed, Identity, Role, Rule};
 
-/// The end of the name of a copy that a restore has prepared, while it exchanges files. No start
-/// takes anything for a database while there is a file of this name beside it.
+/// The suffix of the copy that a restore has prepared, while it replaces files. While there is a
+/// file of this name beside a database, every start refuses that database.
 pub const READY: &str = ".restored";
 
-/// The files that SQLite keeps beside a database; they belong to it.
+/// The suffixes of the files that SQLite keeps beside a database. They belong to it.
 pub const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// The file beside a database whose lock keeps other processes away.
+/// The suffix of the file beside a database whose lock keeps other processes out.
 pub const LOCK_FILE: &str = ".lock";
 
-/// The file beside a database whose name is that of the database with this end.
+/// Returns the name of a file beside a database, which is that of the database with a suffix.
 pub fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()
 }
 
-/// The folder that contains a file.
+/// Returns the folder that contains a file.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The database, its lock, and the files that SQLite keeps beside it, which get its mode when they
-/// are made.
+/// Returns the names of the database, of its lock, and of the files that SQLite keeps beside it,
+/// which SQLite creates with the mode of the database.
 pub fn all(path: &Path) -> impl Iterator<Item = PathBuf> {
     ["", LOCK_FILE].into_iter().chain(SIDE_FILES).map(|end| beside(path, end))
 }
 
-/// Finds the file that a name stands for, through a symbolic link if it is one, and refuses a
-/// folder in which others could exchange it. From here on the file is used by the name that is
-/// returned.
+/// Resolves a name to a file, through a symbolic link if it is one. Refuses a folder in which
+/// others could replace the file. From then on the file must be used by the returned name.
 pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     let io_error = |source| OpenError::Io { path: path.to_owned(), source };
     let file = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => match path.canonicalize() {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => match end_of_links(path) {
-                // A restore was interrupted, and will put the file there again.
+                // A restore was interrupted. When it is repeated, it puts the file there again.
                 Some(file) if has_ready_copy(&file) => file,
                 _ => {
                     let target = fs::read_link(path).unwrap_or_default();
@@ -68,9 +67,9 @@ pub fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(file)
 }
 
-/// Follows symbolic links to the file that they lead to, whether there is one or not.
+/// Follows symbolic links to the name that they lead to, whether there is a file or not.
 fn end_of_links(path: &Path) -> Option<PathBuf> {
-    /// As many as Linux follows.
+    /// The largest number of links that Linux follows.
     const MOST: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..MOST {
@@ -87,7 +86,7 @@ pub fn is_restore_unfinished(path: &Path) -> bool {
     end_of_links(path).is_some_and(|file| has_ready_copy(&file))
 }
 
-/// Judges who has rights on a file or folder. Nothing is wrong with one that does not exist.
+/// Checks who has rights on a file or folder. One that does not exist is accepted.
 pub fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     // Links to the database are resolved by now, and SQLite makes none beside it.
     let metadata =
@@ -112,13 +111,13 @@ pub fn judge(path: &Path, role: Role, rule: Rule) -> Result<(), OpenError> {
     Ok(judged.map_err(|exposure| Exposed { role, path: path.to_owned(), exposure })?)
 }
 
-/// Takes the right to read away from others, which backups and copies often grant.
+/// Takes the right to read away from other users, which backups and copies often grant.
 pub fn make_private(path: &Path) -> Result<(), OpenError> {
     for file in all(path) {
         let Err(error) = judge(&file, Role::Database, Rule::Private) else { continue };
         let OpenError::Exposed(Exposed { exposure, .. }) = &error else { return Err(error) };
         let Some(mode) = exposure.mode() else { return Err(error) };
-        // A user who does not own it cannot change its mode.
+        // Only the owner of a file can change its mode.
         fs::set_permissions(&file, Permissions::from_mode(mode & 0o700)).map_err(|_| error)?;
         tracing::warn!(
             file = %file.display(),
@@ -129,9 +128,9 @@ pub fn make_private(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Refuses a file that cannot be written. SQLite would open it for reading without a word, and fail
-/// each write of a service that says that it serves. It is not opened for that: to close it would
-/// end the locks that connections of this process hold on it (fcntl(2)).
+/// Refuses a file that cannot be written. SQLite would open it read-only without an error, and each
+/// write of a service that seems to work would fail. The file is not opened here, because closing
+/// it would end the locks that connections of this process hold on it (fcntl(2)).
 pub fn require_writable(path: &Path) -> Result<(), OpenError> {
     match rustix::fs::access(path, rustix::fs::Access::WRITE_OK).map_err(io::Error::from) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -141,10 +140,10 @@ pub fn require_writable(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Takes the lock that keeps other processes away from the database. It ends with the file's being
+/// Takes the lock that keeps other processes out of the database. It is released when the file is
 /// closed.
 pub fn lock(path: &Path) -> Result<File, OpenError> {
-    // By its true name, so that two names of one database have one lock.
+    // The canonical name is used, so that two names of one database have one lock.
     let true_path = match path.canonicalize() {
         Ok(true_path) => true_path,
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
@@ -153,7 +152,7 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(&true_path, LOCK_FILE);
     let io_error = |source| OpenError::Io { path: lock_path.clone(), source };
     let mut options = OpenOptions::new();
-    // A link in its place could make a file elsewhere.
+    // A symbolic link in its place must not lead to the creation of a file elsewhere.
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(&lock_path).map_err(io_error)?;
     match file.try_lock() {
@@ -163,12 +162,12 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Returns whether a backup was being put into this database when the process was killed.
+/// Returns whether the process was killed while a backup replaced this database.
 fn has_ready_copy(path: &Path) -> bool {
     beside(path, READY).symlink_metadata().is_ok()
 }
 
-/// Refuses a database into which a backup was being put when the process was killed.
+/// Refuses a database if the process was killed while a backup replaced it.
 pub fn refuse_unfinished_restore(path: &Path) -> Result<(), OpenError> {
     match has_ready_copy(path) {
         true => {

@@ -1,4 +1,5 @@
-//! The embedded engine: one file, one writer, WAL, every commit synced.
+//! The embedded engine, SQLite: one file, one connection that writes, a write-ahead log, and a sync
+//! at each commit.
 
 mod audit;
 pub mod backup;
@@ -69,17 +70,18 @@ use crate::domain::{
 
 type Connection = SyncConnectionWrapper<SqliteConnection>;
 
-/// Connections that the feed reads by: its own, so that slow listings never hold up an
-/// acknowledgement.
+/// The number of connections that read the feed. They are separate, so that slow listings never
+/// delay an acknowledgement.
 const FEED_READERS: u32 = 1;
-/// Connections that read. Each runs on a blocking thread; more than this many reads at once wait.
+/// The number of connections for other reads. Each of them occupies a blocking thread while it
+/// reads; further reads wait.
 const READERS: u32 = 4;
-/// The file has one history: nothing that was committed is lost.
+/// The only timeline of the file: nothing that was committed is lost.
 const TIMELINE: Timeline = Timeline(0);
-/// The time that a read waits for a connection before the database counts as away.
+/// The longest wait of a read for a connection, after which the database counts as unavailable.
 const READER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sessions, blacklist and keys in one SQLite file.
+/// The sessions, the blacklist, the keys and the audit in one SQLite file.
 pub struct SqliteStore {
     writer: Arc<Writer>,
     readers: Pool<Connection>,
@@ -87,8 +89,8 @@ pub struct SqliteStore {
     creations: GroupCommit<Creation, Created>,
     refreshes: GroupCommit<RefreshAttempt, Refreshed>,
     revocations: GroupCommit<CountedRevocation, RevocationOutcome>,
-    /// Held open for its lock. A batch under way when the store is dropped outlives it; nobody
-    /// waits for its answer.
+    /// The lock file, held open for its lock. A batch that is being written when the store is
+    /// dropped outlives the store, but nobody waits for its answer.
     _lock: File,
 }
 
@@ -102,8 +104,8 @@ impl From<diesel::result::Error> for StoreError {
     fn from(error: diesel::result::Error) -> Self {
         use diesel::result::{DatabaseErrorKind, Error};
         match error {
-            // Locked, full, I/O error, file gone: the engine gives all of these without a kind of
-            // their own.
+            // Diesel has no kind of its own for a lock, a full disk, an I/O error or a missing
+            // file.
             Error::DatabaseError(
                 DatabaseErrorKind::Unknown | DatabaseErrorKind::ClosedConnection,
                 info,
@@ -117,22 +119,22 @@ impl From<diesel::result::Error> for StoreError {
     }
 }
 
-/// Brings the schema of a file up to date, making it if there is none, and returns the migrations
-/// that were made.
+/// Brings the schema of a file up to date, and returns the migrations that were run. Creates the
+/// file if there is none.
 pub async fn migrate(path: &Path) -> Result<Vec<String>, OpenError> {
     Ok(prepare(path, true).await?.made)
 }
 
-/// A file that may be opened.
+/// A file that has been locked and checked.
 struct Prepared {
-    /// The file itself, where the name was that of a link.
+    /// The path of the file itself, if the name was that of a link.
     path: PathBuf,
     lock: File,
-    /// The migrations that were made.
+    /// The migrations that were run.
     made: Vec<String>,
 }
 
-/// Finds the file, takes the lock, and then looks at it.
+/// Resolves the name of the file, takes the lock, and then checks and migrates the file.
 async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> {
     let owned = path.to_owned();
     let preparing = tokio::task::spawn_blocking(move || {
@@ -147,7 +149,7 @@ async fn prepare(path: &Path, may_migrate: bool) -> Result<Prepared, OpenError> 
 }
 
 impl SqliteStore {
-    /// Opens the file, making it if there is none, and brings its schema up to date.
+    /// Opens the file, or creates it if there is none, and brings its schema up to date.
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
         Self::open_with(path, true).await
     }
@@ -184,9 +186,9 @@ impl SqliteStore {
         })
     }
 
-    /// Counts the live sessions of a tenant, or of a subject but for one, that its entry does not
-    /// cover: the covered ones have ended already, though the job that ends their rows may not have
-    /// come to them yet.
+    /// Counts the live sessions of a tenant, or of a subject except one session, that its entry
+    /// does not cover. The covered ones have ended already, although the job that ends their rows
+    /// may not have come to them yet.
     async fn count_uncovered(
         &self,
         tenant: Tenant,
@@ -206,8 +208,8 @@ impl SqliteStore {
     }
 }
 
-/// Lists sessions that are not over, and of a query for live ones those that have not expired; or
-/// those that are over.
+/// Lists the sessions that are not marked as over if `live`, and otherwise those that are. A query
+/// for live sessions alone also leaves out those that have expired but are not marked yet.
 async fn listed(
     reader: &mut Connection,
     query: &SessionQuery,
@@ -232,7 +234,7 @@ async fn listed(
     rows.into_iter().map(Session::try_from).collect()
 }
 
-/// Makes one write after the other.
+/// Makes writes one after the other.
 fn each<W, O>(
     connection: &mut SqliteConnection,
     writes: &[W],
@@ -241,11 +243,10 @@ fn each<W, O>(
     writes.iter().map(|write| apply(connection, write)).collect()
 }
 
-/// Connections that read a file.
+/// Creates a pool of connections that read a file.
 async fn pool(path: &Path, size: u32) -> Result<Pool<Connection>, PoolError> {
     let mut config = ManagerConfig::default();
-    // A connection to a file does not go away by itself: no question whether it is there before
-    // each use.
+    // A connection to a file does not break by itself, so it is not tested before each use.
     config.recycling_method = RecyclingMethod::Fast;
     config.custom_setup = Box::new(|path| {
         Box::pin(async move {
@@ -265,13 +266,13 @@ async fn connection(
     pool.get().await.map_err(|error| StoreError::Unavailable(error.to_string()))
 }
 
-/// The one connection that writes.
+/// The only connection that writes.
 struct Writer {
     path: PathBuf,
-    /// Taken out while in use and put back only after success, so that a connection in doubt is
-    /// never used again.
+    /// The connection. It is taken out while it is used, and put back only after success, so that
+    /// one on which an error occurred is never used again.
     connection: Mutex<Option<Connection>>,
-    /// The mark in the file by which its log is known to belong to it.
+    /// The stamp of the file, which shows that the log beside it belongs to it.
     stamping: Arc<std::sync::Mutex<Stamping>>,
     hints: watch::Sender<Seq>,
 }
@@ -391,7 +392,8 @@ impl Store for SqliteStore {
         match query.live {
             Some(live) => listed(&mut reader, &query, live).await,
             None => {
-                // In this order: one that ends meanwhile is in both, and not in neither.
+                // The live sessions are read first, so that a session that ends meanwhile is in
+                // both lists, and not in neither.
                 let live = listed(&mut reader, &query, true).await?;
                 let over = listed(&mut reader, &query, false).await?;
                 Ok(query.merge(live, over))
@@ -487,7 +489,7 @@ impl Store for SqliteStore {
     }
 
     async fn release_space(&self) -> Result<bool, StoreError> {
-        // A look beside the writer, so that nobody waits for it while there is nothing to do.
+        // A reader looks first, so that nothing waits for the writer while there is nothing to do.
         let mut reader = self.reader().await?;
         let surplus = reader.spawn_blocking(|connection| Ok(space::surplus(connection))).await??;
         drop(reader);
@@ -507,15 +509,15 @@ impl Store for SqliteStore {
 
     async fn ring(&self) -> Result<SealedRing, StoreError> {
         let mut reader = self.reader().await?;
-        // One transaction, so that keys and version belong together.
+        // Keys and version are read in one transaction, so that they belong together.
         let read = reader.spawn_blocking(|connection| Ok(connection.transaction(ring::ring))).await;
         read.map_err(StoreError::from).flatten()
     }
 
     async fn change_ring(&self, change: RingChange) -> Result<Option<FeedPosition>, StoreError> {
         let writer = self.writer.clone();
-        // To its end, whatever becomes of the caller: this process must look at the keys once they
-        // have changed.
+        // This runs to its end even if the caller goes away, because this process must read the
+        // keys again once they have changed.
         let changing = tokio::spawn(async move {
             let position =
                 writer.transaction(move |connection| ring::change_ring(connection, change)).await?;

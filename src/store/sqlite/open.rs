@@ -1,4 +1,5 @@
-//! Opening the file: one process at a time, an intact database, the newest schema.
+//! Checks the file, which must be an intact database of this service, and brings its schema up to
+//! date.
 
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -26,14 +27,14 @@ use crate::domain::{
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
-/// The message of SQLite once it has waited long enough. Diesel hands on its message alone, without
-/// its code.
+/// The message of SQLite after it has waited too long for a lock. Diesel passes on the message, but
+/// not the code.
 const LOCKED: &str = "database is locked";
-/// Its messages if it cannot make the files beside the file.
+/// The messages of SQLite if it cannot create the files beside the database.
 const NOT_WRITABLE: [&str; 2] =
     ["unable to open database file", "attempt to write a readonly database"];
 
-/// The care with which a file is searched for damage.
+/// The depth of a check for damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
     /// The header, the length of the file and the schema.
@@ -44,7 +45,7 @@ pub enum Depth {
     Full,
 }
 
-/// The mark in the header of our files (`PRAGMA application_id`): "CSgn" in ASCII.
+/// The identifier in the header of our files (`PRAGMA application_id`): "CSgn" in ASCII.
 const APPLICATION_ID: i32 = 0x4353_676e;
 
 #[derive(QueryableByName)]
@@ -55,8 +56,8 @@ struct Header {
     tables: i64,
 }
 
-/// Checks the file and brings its schema up to date, if it may. A file that is refused is left as
-/// it was. Returns the migrations that were made.
+/// Checks the file, and brings its schema up to date if `may_migrate`. A file that is refused is
+/// left as it was. Returns the migrations that were run.
 pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError> {
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
     for file in files::all(path) {
@@ -64,7 +65,8 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
         files::require_writable(&file)?;
     }
     files::refuse_unfinished_restore(path)?;
-    // A look at all pages takes seconds for each gigabyte.
+    // Checking all pages takes seconds for each gigabyte, so it is skipped if the file was closed
+    // in good order.
     let depth = if stamp::check(path)? { Depth::Header } else { Depth::Quick };
     let is_there = path.metadata().is_ok_and(|metadata| metadata.len() > 0);
     let applied = if is_there { check(path, depth)? } else { vec![] };
@@ -76,14 +78,15 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
         stamp::forget(path)?;
     }
     if !is_there {
-        // Made here, because SQLite would make it readable by all.
+        // The file is created here, because SQLite would make it readable for everybody.
         let mut options = OpenOptions::new();
         let made = options.write(true).create(true).truncate(false).mode(0o600).open(path);
         made.map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
     }
     let mut connection = SqliteConnection::establish(&path.to_string_lossy())
         .map_err(|error| other(error.to_string()))?;
-    // Only where nobody has made tables yet, because the setting is written even if it is there.
+    // `KEEP_TRACK` is executed only if there are no tables yet, because SQLite writes the setting
+    // even if the file already has it.
     let first =
         if is_ours { BUSY_TIMEOUT.to_owned() } else { format!("{BUSY_TIMEOUT}; {KEEP_TRACK}") };
     let configured =
@@ -104,7 +107,7 @@ pub fn prepare(path: &Path, may_migrate: bool) -> Result<Vec<String>, OpenError>
     Ok(made.iter().map(ToString::to_string).collect())
 }
 
-/// The versions of all migrations, in order.
+/// Returns the versions of all migrations, in order.
 fn known(path: &Path) -> Result<Vec<String>, OpenError> {
     let known = MigrationSource::<diesel::sqlite::Sqlite>::migrations(&MIGRATIONS)
         .map_err(|error| OpenError::Other { path: path.to_owned(), problem: error.to_string() })?;
@@ -117,22 +120,23 @@ struct Applied {
     version: String,
 }
 
-/// Refuses a file that is damaged, foreign or too new. Read-only: whoever closes a connection that
-/// could write, and be it a refused one, writes the log of an earlier crash back into the file.
-/// Otherwise it returns the versions of the migrations that the file has; without a table it has
-/// none.
+/// Refuses a file that is damaged, foreign or too new. Otherwise returns the versions of the
+/// migrations that the file has, which are none if it has no tables.
+///
+/// The file is opened read-only, because closing a connection that could write, even to a refused
+/// file, would write the log of an earlier crash back into it.
 pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     let damaged = |problem: String| OpenError::Damaged { path: path.to_owned(), problem };
     let other = |problem: String| OpenError::Other { path: path.to_owned(), problem };
-    // Without a log to be read along, the file is all there is, and looking at it needs none of the
-    // files beside it.
+    // Without a log, the file is complete by itself, and can be read without any of the files
+    // beside it.
     let mut connection = match beside(path, "-wal").exists() {
         true => open_with(path, "mode=ro")?,
         false => open_ignoring_log(path)?,
     };
     let refused = |error: diesel::result::Error| {
         let problem = error.to_string();
-        // A full disk is no damage: a backup must not take the place of the file for that.
+        // A lock or a full disk is no damage, and must not lead anybody to restore a backup.
         if problem == LOCKED || disk::remedy(&problem).is_some() {
             other(problem)
         } else {
@@ -148,12 +152,12 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
             sql::<Text>("PRAGMA integrity_check(1)").load(&mut connection).map_err(refused)?
         }
     };
-    // A page that cannot be read may be in order.
+    // A page that cannot be read is not necessarily damaged.
     if let Some(problem) = findings.iter().find_map(|finding| disk::io_error_in(finding)) {
         return Err(other(problem));
     }
     if let Some(finding) = findings.iter().find(|finding| *finding != "ok") {
-        // The finding goes over several lines, an error has one.
+        // A finding may have several lines, but an error has one.
         return Err(damaged(finding.replace('\n', " ")));
     }
     let header: Header = sql_query(
@@ -180,7 +184,7 @@ pub fn check(path: &Path, depth: Depth) -> Result<Vec<String>, OpenError> {
     }
 }
 
-/// Looks through all of a database for damage, also while a service uses it.
+/// Checks a whole database for damage, even while a service uses it.
 pub fn check_whole(path: &Path) -> Result<(), OpenError> {
     let path = files::resolve(path)?;
     files::refuse_unfinished_restore(&path)?;

@@ -1,4 +1,4 @@
-//! Reading the feed of a file that one process has for itself: nobody else is to be told of it.
+//! Reads the feed of a file that only one process uses, so there are no other replicas to inform.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ use crate::{
     },
 };
 
-/// Reads by connections of its own.
+/// Reads the feed over connections of its own.
 pub struct SqliteRenewalClient {
     feed: Pool<Connection>,
 }
 
 impl SqliteRenewalClient {
-    /// Reads by these connections.
+    /// Creates a client that reads over these connections.
     pub fn new(feed: Pool<Connection>) -> Self {
         Self { feed }
     }
@@ -46,7 +46,8 @@ impl RenewalClient for SqliteRenewalClient {
             .await?;
         let entries: Vec<FeedEntry> =
             rows.into_iter().map(FeedEntry::try_from).collect::<Result<_, _>>()?;
-        // Read after the entries: what was swept before them is known to have been.
+        // The watermark is read after the entries, so it includes what was deleted before they were
+        // read.
         let forgotten_until =
             sweeper::table.select(sweeper::forgotten_until).get_result(&mut connection).await?;
         let ring = key_ring::table.select(key_ring::version).get_result(&mut connection).await?;
@@ -65,7 +66,8 @@ impl RenewalClient for SqliteRenewalClient {
 
     async fn ring(&mut self, _: Duration) -> Result<SealedRing, StoreError> {
         let mut connection = connection(&self.feed).await?;
-        // The version first: the keys may be newer than it says, and never older.
+        // The version is read before the keys, so the keys may be newer than it says, but never
+        // older.
         connection.spawn_blocking(|connection| Ok(ring::ring(connection))).await?
     }
 }

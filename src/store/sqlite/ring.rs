@@ -1,4 +1,4 @@
-//! The sealed keys of a file.
+//! The sealed keys in a file.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl, SelectableHelper,
@@ -29,7 +29,8 @@ pub fn ring(connection: &mut SqliteConnection) -> Result<SealedRing, StoreError>
     Ok(SealedRing::of_rows(RingVersion(version), position, rows.into_iter().map(KeyRow::named)))
 }
 
-/// Nobody else is to be told, so it takes no position of its own.
+/// Changes the keys. The change takes no feed position of its own, because no other process has to
+/// learn of it.
 pub fn change_ring(
     connection: &mut SqliteConnection,
     change: RingChange,

@@ -1,4 +1,4 @@
-//! Rows to domain types and back.
+//! Converts rows to domain types and back.
 
 use std::{ops::Deref, time::Duration};
 
@@ -62,7 +62,7 @@ pub struct SessionRow {
     is_over: bool,
 }
 
-/// A column that does not hold what its type says.
+/// Returns the error for a column that does not hold what its type says.
 fn damaged(column: &str, problem: impl std::fmt::Display) -> StoreError {
     StoreError::Damaged(format!("{column} {problem}"))
 }
@@ -233,9 +233,9 @@ fn claims_object(
 
 const SESSION: &str = "session";
 const TOKEN: &str = "token";
-/// The kind of a tenant's entry, which queries select by.
+/// The kind of a tenant's entry, by which queries select.
 pub const TENANT: &str = "tenant";
-/// That of a subject's.
+/// The kind of a subject's entry.
 pub const SUBJECT: &str = "subject";
 
 #[derive(Insertable)]
@@ -254,7 +254,7 @@ pub struct NewBlacklistRow {
     unfinished: bool,
 }
 
-/// A row of the blacklist, in whose place another one for the same thing is written.
+/// A row of the blacklist that another one for the same thing replaces.
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = blacklist)]
 pub struct EarlierRow {
@@ -268,7 +268,7 @@ pub struct EarlierRow {
 }
 
 impl EarlierRow {
-    /// What the one in its place takes over.
+    /// Returns what the new entry takes over.
     pub fn entry(&self) -> Result<EarlierEntry, StoreError> {
         let cut_off =
             self.up_to.map(|up_to| cut_off(up_to, self.session_id.as_deref())).transpose()?;
@@ -276,7 +276,7 @@ impl EarlierRow {
         Ok(EarlierEntry { cut_off, expires_at, unfinished: self.unfinished })
     }
 
-    /// How what it stops has ended.
+    /// Returns the end of the sessions that the entry covers.
     pub fn end(self) -> Result<Ended, StoreError> {
         Ok(Ended {
             at: Timestamp::from_micros(self.revoked_at),
@@ -286,7 +286,7 @@ impl EarlierRow {
     }
 }
 
-/// What identifies an entry: its kind and its key.
+/// Returns the kind and the key that identify an entry.
 pub fn revoked_key(revoked: &Revoked) -> (&'static str, Vec<u8>) {
     match revoked {
         Revoked::Session(id) => (SESSION, id.bytes().to_vec()),
@@ -332,7 +332,7 @@ pub struct FeedRow {
     expires_at: i64,
 }
 
-/// The cut-off out of the columns that say it.
+/// Reads a cut-off from its columns.
 pub fn cut_off(up_to: i64, session_id: Option<&[u8]>) -> Result<CutOff, StoreError> {
     let spared = session_id
         .map(|id| bytes("blacklist.session_id", id).map(SessionId::from_bytes))
@@ -340,7 +340,7 @@ pub fn cut_off(up_to: i64, session_id: Option<&[u8]>) -> Result<CutOff, StoreErr
     Ok(CutOff { up_to: Timestamp::from_micros(up_to), spared })
 }
 
-/// The tenant, and the subject if there is one, of an entry for all their sessions.
+/// Returns the tenant, and the subject if there is one, of an entry for all their sessions.
 fn whose(
     kind: &str,
     tenant: String,
@@ -440,7 +440,7 @@ impl From<SealedKey> for KeyRow {
 }
 
 impl KeyRow {
-    /// With the name of its key.
+    /// Returns the row with the name of its key.
     pub fn named(self) -> (String, Self) {
         (self.kid.clone(), self)
     }

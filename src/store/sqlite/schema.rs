@@ -1,4 +1,4 @@
-//! The tables as Diesel sees them; `migrations/sqlite` says what the columns mean.
+//! The tables for Diesel. `migrations/sqlite` documents the columns.
 
 diesel::table! {
     sessions (id) {

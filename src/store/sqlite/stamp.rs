@@ -1,16 +1,16 @@
-//! Tells a write-ahead log (`-wal`) that belongs to another database file, so that it is not
+//! Detects a write-ahead log (`-wal`) that belongs to another database file, so that it is not
 //! applied to the wrong one.
 //!
-//! SQLite applies a log to whatever file lies beside it. After a crash, a backup that is copied
-//! over the database would silently become the data before the copy again. So each process stamps
-//! the file soon after it writes for the first time: it writes a random number into the header
-//! (`PRAGMA user_version`), and records that number and the schema version in the lock file beside
-//! the database. The number does not change until the next process writes.
+//! SQLite applies a log to whatever file lies beside it. If a backup is copied over the database
+//! after a crash, the log would silently turn it into the data from before the copy again. So each
+//! process stamps the file soon after it writes for the first time: it writes a random number into
+//! the header (`PRAGMA user_version`), and records that number and the schema version in the lock
+//! file beside the database. The number does not change until the next process writes.
 //!
-//! A copy made earlier has an older number, and one made by `countersign backup` a mark in its
-//! place. Copies by SQLite's backup have a lower schema version. A higher one alone is no reason to
-//! refuse a file, because an operator may add an index: then the log must have the same number, and
-//! not an older schema.
+//! A copy that was made earlier has an older number, and one that was made by `countersign backup`
+//! has a mark instead. A copy by SQLite's own backup has a lower schema version. A higher schema
+//! version alone is no reason to refuse a file, because an operator may add an index; then the log
+//! must have the same number, and no older schema.
 
 use std::{
     fmt,
@@ -36,13 +36,13 @@ use super::{
     files::{LOCK_FILE, beside},
 };
 
-/// The part of a file's header by which it is told from its copies.
+/// The fields of a file's header that distinguish it from its copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, QueryableByName)]
 struct Stamp {
-    /// Drawn at random by each process that writes, and never negative; or [`COPY`].
+    /// The random number of the last process that wrote, which is never negative; or [`COPY`].
     #[diesel(sql_type = Integer)]
     user_version: i32,
-    /// Counted up by each change of the schema. A copy by SQLite's backup counts from 1.
+    /// The number of changes of the schema. In a copy by SQLite's backup it counts from 1.
     #[diesel(sql_type = Integer)]
     schema_version: i32,
 }
@@ -75,20 +75,21 @@ impl FromStr for Stamp {
 const READ: &str =
     "SELECT user_version, schema_version FROM pragma_user_version, pragma_schema_version";
 
-/// The length of a log's header. A log that is not longer holds no change.
+/// The length of a log's header, in bytes. A log that is not longer contains no change.
 const LOG_HEADER: u64 = 32;
 
-/// Refuses a log that does not belong to the file. A file without a log that is a copy, or not the
-/// one used here last, is a backup that was put back by hand, and is worth a warning.
+/// Refuses a log that does not belong to the file. If there is no log, but the file is a copy, or
+/// not the one that was used here last, it is probably a backup that was put back by hand, and a
+/// warning is logged.
 ///
-/// Returns whether the file was closed in good order by the process that used it here last.
+/// Returns whether the process that used the file here last has closed it in good order.
 pub fn check(path: &Path) -> Result<bool, OpenError> {
     let has_log = beside(path, "-wal").metadata().is_ok_and(|log| log.len() > LOG_HEADER);
     let is_there = path.metadata().is_ok_and(|file| file.len() > 0);
     if !is_there {
         return if has_log { Err(OpenError::LogAlone(path.to_owned())) } else { Ok(false) };
     }
-    // A file that cannot be read is found to be damaged by the check that comes next.
+    // If the file cannot be read, the check that comes next finds it to be damaged.
     let Some(found) = open_ignoring_log(path).ok().and_then(|mut file| read(&mut file)) else {
         return Ok(false);
     };
@@ -118,15 +119,15 @@ pub fn check(path: &Path) -> Result<bool, OpenError> {
     Ok(is_the_same && !has_log)
 }
 
-/// Returns whether a file is the recorded one after changes of its schema, as an operator makes
-/// them (`CREATE INDEX`).
+/// Returns whether a file is the recorded one after an operator has changed its schema (`CREATE
+/// INDEX`).
 fn continues(path: &Path, recorded: Stamp, found: Stamp, has_log: bool) -> bool {
     let is_changed = found.user_version == recorded.user_version
         && found.schema_version > recorded.schema_version;
     is_changed && (!has_log || log_continues(path, found))
 }
 
-/// Returns whether the log beside a file leads on from it: seen through the log, the number must be
+/// Returns whether the log beside a file belongs to it: read through the log, the number must be
 /// the same, and the schema not older. A log that cannot be read is left to the check that comes
 /// next.
 fn log_continues(path: &Path, found: Stamp) -> bool {
@@ -152,13 +153,12 @@ pub fn mark_as_copy(path: &Path) -> Result<(), String> {
     set_number(path, COPY)
 }
 
-/// Takes the mark of a copy away from a file that nobody has open, because it is to become the
-/// database in good order.
+/// Removes the mark of a copy from a file that nobody has open, and that is to become the database.
 pub fn clear_mark(path: &Path) -> Result<(), String> {
     set_number(path, 0)
 }
 
-/// Forgets the recorded stamp, before anything is written that may change the stamp of the file.
+/// Deletes the recorded stamp. This must precede any write that may change the stamp of the file.
 pub fn forget(path: &Path) -> Result<(), OpenError> {
     let path = beside(path, LOCK_FILE);
     let forgotten =
@@ -166,18 +166,18 @@ pub fn forget(path: &Path) -> Result<(), OpenError> {
     forgotten.map_err(|source| OpenError::Io { path, source })
 }
 
-/// The pause after the file could not be stamped, as while somebody reads an old snapshot.
+/// The pause after a failure to stamp the file, for instance because a reader uses an old snapshot.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// The stamp of a process that writes to a file.
+/// The state of the stamp of a process that writes to a file.
 #[derive(Debug)]
 pub struct Stamping {
-    /// From when on the file may be stamped. None: it has been.
+    /// The instant from which the file may be stamped; none if it has been.
     due: Option<Instant>,
 }
 
 impl Stamping {
-    /// The stamp of a process that has not written yet.
+    /// Creates the state of a process that has not written yet.
     pub fn new() -> Self {
         Self { due: Some(Instant::now()) }
     }
@@ -187,9 +187,9 @@ impl Stamping {
         self.due.is_some_and(|due| due <= Instant::now())
     }
 
-    /// Stamps the file anew and records it, and waits for nobody who reads. If it fails, it is due
-    /// again later. The service can do without: on a disk that is full it still validates, so
-    /// nothing else fails because of this.
+    /// Stamps the file and records the stamp, without waiting for readers. If this fails, it is due
+    /// again later, and nothing else fails: the service can do without a stamp, and still validates
+    /// when its disk is full.
     pub fn renew(&mut self, path: &Path, connection: &mut SqliteConnection) {
         let renewed =
             forget(path).map_err(|error| error.to_string()).and_then(|()| renew(path, connection));
@@ -205,13 +205,13 @@ impl Stamping {
 }
 
 #[derive(QueryableByName)]
-struct Drawn {
+struct Number {
     #[diesel(sql_type = Integer)]
     number: i32,
 }
 
-/// The frames of a log, and how many of them are in the file; and whether another connection kept
-/// them from being copied.
+/// The result of a checkpoint: whether another connection prevented it, the number of frames in the
+/// log, and the number of those that are in the file.
 #[derive(QueryableByName)]
 struct Checkpoint {
     #[diesel(sql_type = BigInt)]
@@ -224,16 +224,18 @@ struct Checkpoint {
 
 fn renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
     let database = |error: diesel::result::Error| error.to_string();
-    let drawn: Drawn = sql_query("SELECT abs(random() % 2147483647) AS number")
+    let random: Number = sql_query("SELECT abs(random() % 2147483647) AS number")
         .get_result(connection)
         .map_err(database)?;
     connection
-        .batch_execute(&format!("PRAGMA user_version = {}", drawn.number))
+        .batch_execute(&format!("PRAGMA user_version = {}", random.number))
         .map_err(database)?;
-    // From the log into the file, where the stamp is looked for. This kind waits for nobody.
+    // This copies the stamp from the log into the file, where it is read later. A passive
+    // checkpoint waits for nobody.
     let Checkpoint { busy, log, checkpointed } =
         sql_query("PRAGMA wal_checkpoint(PASSIVE)").get_result(connection).map_err(database)?;
-    // One that another connection keeps from running at all answers busy, and -1 for both numbers.
+    // If another connection prevents the checkpoint altogether, SQLite returns busy, and -1 for
+    // both numbers.
     if busy != 0 || checkpointed < log {
         return Err("another connection reads it".to_owned());
     }
@@ -247,7 +249,7 @@ fn renew(path: &Path, connection: &mut SqliteConnection) -> Result<(), String> {
 }
 
 fn record_file(path: &Path) -> io::Result<File> {
-    // Nobody else writes it, because its lock is held.
+    // No other process writes the file, because this one holds its lock.
     OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
@@ -264,7 +266,8 @@ mod tests {
 
     use super::*;
 
-    /// A database with a lock file, and a connection to it that has written.
+    /// Creates a database with a recorded stamp, and returns it with a connection that has written
+    /// to it.
     fn stamped() -> (TempDir, PathBuf, SqliteConnection) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.db");
@@ -283,7 +286,7 @@ mod tests {
         (folder, path, connection)
     }
 
-    /// The database as a crash would leave it now.
+    /// Copies the database as a crash would leave it now.
     fn crashed(folder: &TempDir, path: &Path, name: &str) -> PathBuf {
         let copy = folder.path().join(name);
         for end in ["", "-wal", LOCK_FILE] {
@@ -309,7 +312,7 @@ mod tests {
         let crashed_path = crashed(&folder, &path, "with_index.db");
         check(&crashed_path).unwrap();
         let mut opened = open_with(&crashed_path, "mode=rw").unwrap();
-        let rows: Drawn =
+        let rows: Number =
             sql_query("SELECT count(*) AS number FROM t").get_result(&mut opened).unwrap();
         assert_eq!(rows.number, 2);
     }
@@ -319,7 +322,7 @@ mod tests {
         let (folder, path, mut service) = stamped();
         let copy = folder.path().join("vacuumed.db");
         service.batch_execute(&format!("VACUUM INTO '{}'", copy.display())).unwrap();
-        // The schema is written too, so the log has the page with its version.
+        // The schema changes too, so that the log contains the page with its version.
         service
             .batch_execute(
                 "INSERT INTO t VALUES (2); CREATE TABLE v (a); DROP TABLE v; DROP TABLE u",
@@ -347,7 +350,8 @@ mod tests {
             fs::copy(copy, &crashed).unwrap();
             assert!(matches!(check(&crashed), Err(OpenError::ForeignLog(_))), "{name}");
         }
-        // SQLite's backup counts the schema of the copy from 1; and this log has an older schema.
+        // A copy by SQLite's backup counts its schema from 1. In the second case, the schema in the
+        // log is older.
         for schema in [1, far] {
             fs::copy(older(stamp.user_version, schema), &crashed).unwrap();
             assert!(matches!(check(&crashed), Err(OpenError::ForeignLog(_))), "{schema}");

@@ -1,9 +1,8 @@
-//! What is written within a transaction, statement by statement. Any error undoes the whole
-//! transaction.
+//! The statements within a transaction. Any error rolls back the whole transaction.
 //!
-//! Where a key finds at most one row, there is no `first`: it adds a `LIMIT` by a parameter, and
-//! SQLite looks at its value when it plans (`sqlite3ExprIsInteger`), and so plans anew each time,
-//! which takes longer than all else that such a statement does.
+//! Where a key finds at most one row, `first` is not used. It adds a `LIMIT` with a parameter,
+//! whose value SQLite reads when it plans (`sqlite3ExprIsInteger`). So SQLite would plan the
+//! statement anew each time, which takes longer than everything else that such a statement does.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
@@ -37,7 +36,7 @@ use crate::{
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Runs a closure in a transaction that has the right to write from its start.
+/// Runs a closure in a transaction that may write from its start.
 pub fn transaction<T>(
     connection: &mut SqliteConnection,
     work: impl FnOnce(&mut SqliteConnection) -> Result<T>,
@@ -86,8 +85,8 @@ fn write_rotation(connection: &mut SqliteConnection, next: &Session) -> Result<(
     Ok(())
 }
 
-/// A revocation, with a count for one of a tenant or of a subject. They may have very many
-/// sessions, which are counted beside the writer and not by it.
+/// A revocation, with a count of the uncovered live sessions if it is of a tenant or a subject.
+/// There may be very many, so a reading connection counts them, and not the writer.
 #[derive(Clone, Debug)]
 pub struct CountedRevocation {
     pub revocation: Revocation,
@@ -99,7 +98,7 @@ pub fn revoke(
     counted: &CountedRevocation,
 ) -> Result<RevocationOutcome> {
     let CountedRevocation { revocation, uncovered } = counted;
-    // For those that add nothing.
+    // A revocation that adds no entry returns this position.
     let newest = newest_position(connection)?;
     let mut state = State { connection, at: revocation.ended.at, uncovered: *uncovered };
     let decision = revocation.decide(&mut state)?;
@@ -145,7 +144,7 @@ impl RevocationState for State<'_> {
     }
 }
 
-/// Reads the state of a tenant or of a subject.
+/// Reads the newest session and the entry of a tenant or of a subject.
 fn coverage(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
@@ -167,7 +166,7 @@ fn coverage(
     Ok(Coverage { newest, covered: covered(connection, tenant, subject)? })
 }
 
-/// Which sessions the entry of a tenant or of a subject covers, if it has one.
+/// Returns the cut-off of a tenant or of a subject, if it has one.
 pub fn covered(
     connection: &mut SqliteConnection,
     tenant: &str,
@@ -183,8 +182,8 @@ pub fn covered(
     entry.and_then(|(up_to, session_id)| Some(cut_off(up_to?, session_id.as_deref()))).transpose()
 }
 
-/// Counts the live sessions of a tenant, or of a subject but for one, that its entry does not
-/// cover.
+/// Counts the live sessions of a tenant, or of a subject except one session, that its entry does
+/// not cover.
 pub fn count_uncovered(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
@@ -212,8 +211,8 @@ pub fn count_uncovered(
     Ok(UncoveredCount { sessions, covered })
 }
 
-/// The last instant up to which all of a session's tenant or subject was revoked, if that covers
-/// it.
+/// Returns the last instant up to which the session's tenant or subject was revoked, if that covers
+/// the session.
 pub fn covered_up_to(
     connection: &mut SqliteConnection,
     session: &Session,
@@ -248,20 +247,20 @@ fn write_end(connection: &mut SqliteConnection, session: &Session) -> Result<()>
     Ok(())
 }
 
-/// Where the blacklist has come to.
+/// Returns the position of the newest entry of the blacklist.
 pub fn newest_position(connection: &mut SqliteConnection) -> Result<FeedPosition> {
     let newest: Option<i64> =
         blacklist::table.select(dsl::max(blacklist::seq)).get_result(connection)?;
     Ok(position(newest.unwrap_or_default()))
 }
 
-/// A position in the only history that the file has.
+/// Creates a position in the only timeline of the file.
 fn position(seq: i64) -> FeedPosition {
     FeedPosition { timeline: TIMELINE, seq: Seq(seq) }
 }
 
-/// Writes an entry in the place of an older one for the same thing, so that repeating a revocation
-/// adds no row, and takes nothing back.
+/// Writes an entry in the place of an older one for the same thing, so that a repeated revocation
+/// adds no row and undoes nothing.
 fn insert_entry(connection: &mut SqliteConnection, entry: BlacklistEntry) -> Result<FeedPosition> {
     let (kind, key) = revoked_key(&entry.revoked);
     let earlier = blacklist::table
@@ -289,8 +288,8 @@ pub fn find(connection: &mut SqliteConnection, id: SessionId) -> Result<Option<S
     row.map(Session::try_from).transpose()
 }
 
-/// A subject's live sessions, the oldest first: no more than can be ended at once, and one that
-/// tells that there are more.
+/// Reads a subject's live sessions, the oldest first: as many as can be ended at once, and one
+/// more, which shows that there are others.
 fn live_sessions(
     connection: &mut SqliteConnection,
     tenant: &Tenant,
@@ -325,7 +324,7 @@ pub fn end_covered_sessions(
         Some(subject) => covered.filter(sessions::subject.eq(&**subject)).load(connection)?,
     };
     let Some(last) = looked_at.last() else {
-        // Unless the same was revoked again.
+        // If the same was revoked again, its entry has another `seq`, and so stays unfinished.
         dsl::update(blacklist::table.find(entry.seq.0))
             .set(blacklist::unfinished.eq(false))
             .execute(connection)?;
@@ -347,7 +346,8 @@ pub fn end_covered_sessions(
             statement.bind::<Binary, _>(&after).bind::<Binary, _>(last)
         }};
     }
-    // Also of those that have expired: a token may have been issued with a clock that was ahead.
+    // Expired sessions are included, because one of their tokens may have been issued by a clock
+    // that was ahead.
     let needed_until = sql_query(format!(
         "SELECT max(
             min(
@@ -365,7 +365,8 @@ pub fn end_covered_sessions(
     .into_boxed::<Sqlite>()
     .bind::<BigInt, _>(at);
     let needed_until: NeededUntil = bind_looked_at!(needed_until).get_result(connection)?;
-    // Rows are not read as sessions: a damaged one must not keep the others from ending.
+    // The rows are not read as sessions, because a damaged one must not keep the others from
+    // ending.
     let ending = sql_query(format!(
         "UPDATE sessions
         SET ended_at = ?,
@@ -383,7 +384,7 @@ pub fn end_covered_sessions(
         .bind::<Nullable<Binary>, _>(spared)
         .bind::<BigInt, _>(at)
         .execute(connection)?;
-    // Written again, so that the index keeps it as long.
+    // The entry is written again, so that the index keeps it as long.
     let needed_until = needed_until.at.map(|at| Timestamp::from_micros(at).plus(RETENTION_MARGIN));
     if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
     {
@@ -448,7 +449,8 @@ struct Newest {
     at: Option<i64>,
 }
 
-/// The instant of the newest session, revocation or record of the audit.
+/// Returns the latest of three instants: the last refresh of the newest session, the newest
+/// revocation, and the newest record of the audit.
 pub fn newest(connection: &mut SqliteConnection) -> Result<Option<Timestamp>> {
     let rows: Vec<Newest> = sql_query(
         "SELECT refreshed_at AS at FROM (SELECT refreshed_at FROM sessions ORDER BY id DESC LIMIT 1)
@@ -471,8 +473,8 @@ pub fn delete_expired_revocations(
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations> {
-    // The entry of a tenant or subject covers sessions by the millisecond that their identifiers
-    // tell, as `end_covered_sessions` does.
+    // As in `end_covered_sessions`, the entry of a tenant or subject covers sessions by the
+    // millisecond of creation in their identifiers.
     sql_query(
         "UPDATE blacklist AS b
         SET unfinished = TRUE

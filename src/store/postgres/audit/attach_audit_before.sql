@@ -1,6 +1,6 @@
--- Attaches the records of the audit from before it was partitioned, which
--- migrations/postgres/0011_audit_by_day has set aside. Does nothing unless audit_before_key has
--- been made and their CHECK validated, because the server would do both under a lock otherwise.
+-- Attaches the table of audit records from before there were partitions, which
+-- migrations/postgres/0011_audit_by_day has set aside. Does nothing unless audit_before_key exists
+-- and the CHECK has been validated, because the server would otherwise do both under a lock.
 DO $$
 DECLARE
     next_day timestamptz;
@@ -17,7 +17,7 @@ BEGIN
     IF next_day IS NULL THEN
         RETURN;
     END IF;
-    -- Records since the migration.
+    -- Moves the records that came after the migration.
     LOCK TABLE audit_default IN ACCESS EXCLUSIVE MODE;
     WITH moved AS (DELETE FROM audit_default WHERE at < next_day RETURNING *)
     INSERT INTO audit_before SELECT * FROM moved ON CONFLICT DO NOTHING;

@@ -1,6 +1,6 @@
-//! The table of the audit: rows are added many at a time, and go when they are old, most of them
-//! with the partition of their day. None is ever changed or locked, so that the right to do so can
-//! be taken from the service.
+//! The audit table. Rows are inserted many at a time, and removed when they are old, most of them
+//! with the partition of their day. No row is ever updated or locked, so that the right to do so
+//! can be taken from the service.
 
 pub mod partitions;
 
@@ -21,7 +21,7 @@ pub async fn append(
     connection: &mut PooledConnection<'_>,
     entries: &[AuditEntry],
 ) -> Result<(), Fault> {
-    /// A column of all rows.
+    /// Returns one column of all rows.
     fn column<'a, T>(entries: &'a [AuditEntry], of: impl Fn(&'a AuditEntry) -> T) -> Vec<T> {
         entries.iter().map(of).collect()
     }
@@ -63,7 +63,8 @@ pub async fn append(
     Ok(())
 }
 
-/// Deletes the oldest rows.
+/// Expands to a statement that deletes the oldest rows of a table: those before an instant, up to a
+/// limit.
 macro_rules! delete_from {
     ($table:literal) => {
         concat!(
@@ -76,8 +77,8 @@ macro_rules! delete_from {
     };
 }
 
-/// Drops the days that are old, and deletes the other old records, which have no partition of a
-/// day.
+/// Drops the partitions of old days, and deletes the old records that are in no daily partition,
+/// row by row. Returns the number of records.
 pub async fn delete_old(
     connection: &mut PooledConnection<'_>,
     until: Timestamp,
@@ -104,7 +105,7 @@ pub async fn delete_old(
     Ok(dropped.saturating_add(deleted))
 }
 
-/// Says why the partitions are left as they are, and not again with each sweep for the same reason.
+/// Logs why the partitions are left as they are, unless the reason is the same as the last time.
 fn warn_once(problem: String) {
     static LAST: Mutex<String> = Mutex::new(String::new());
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);

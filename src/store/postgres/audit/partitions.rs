@@ -1,8 +1,9 @@
-//! The partitions of the audit, one a day: made some days ahead, and dropped when they are old.
+//! The daily partitions of the audit, which are created some days ahead and dropped when they are
+//! old.
 //!
-//! Every replica that sweeps does this, and a writer needs none of it: a record for whose day there
-//! is no partition goes to `audit_default`. All days are of UTC and of the database's clock, so a
-//! replica whose clock leaps makes no partitions.
+//! Every replica that sweeps maintains them. Writers do not depend on that: a record of a day
+//! without a partition goes to `audit_default`. Days are in UTC, by the clock of the database, so a
+//! replica whose clock jumps creates no wrong partitions.
 
 use std::sync::Once;
 
@@ -15,23 +16,25 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use super::super::{connection::sqlstate::is_lock_not_available, rows::instant, sql::statement};
 use crate::domain::time::Timestamp;
 
-/// The number of days after today that have a partition.
+/// The number of days after today for which partitions are created.
 const DAYS_AHEAD: i64 = 3;
 
-/// The size of `audit_default` beyond which no partition is made: the server would read all of it,
-/// while those who write to it wait.
+/// The size of `audit_default`, in bytes, beyond which no partition is created, because the server
+/// would read all of it while its writers wait.
 const LARGEST_DEFAULT: i64 = 64 << 20;
 
-/// Begins a transaction in which one sweeper at a time changes partitions. Whoever writes to the
-/// audit waits behind it for no longer than the time-out, and it tries again with the next sweep.
+/// Begins a transaction that changes partitions, under a lock that one sweeper holds at a time.
+/// Writers of the audit wait behind it for no longer than the time-out. After a time-out, the
+/// change is left to the next sweep.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '100ms'; \
                      LOCK TABLE ONLY audit IN SHARE UPDATE EXCLUSIVE MODE";
 
-/// Attaches the records from before there were partitions, once their CHECK has been validated.
+/// Attaches the table of records from before there were partitions, once its CHECK has been
+/// validated.
 pub const ATTACH_AUDIT_BEFORE: &str = include_str!("attach_audit_before.sql");
 
-/// Moves some records that came since the migration to where they will be found once all are
-/// attached: a few in a transaction, so that no writer waits.
+/// Moves some of the records that came after the migration to the table where they belong once it
+/// is attached. Each transaction moves a few, so that no writer waits.
 pub const MOVE_TO_AUDIT_BEFORE: &str = "WITH bound AS (
         SELECT substring(pg_get_constraintdef(oid) FROM '''([^'']+)''')::timestamptz AS next_day
         FROM pg_constraint
@@ -48,7 +51,7 @@ pub const MOVE_TO_AUDIT_BEFORE: &str = "WITH bound AS (
     )
     INSERT INTO audit_before SELECT * FROM moved ON CONFLICT DO NOTHING";
 
-/// The partitions with their bounds, as a part of a statement that has more of them.
+/// Expands to the beginning of a WITH clause that lists the partitions with their bounds.
 macro_rules! partition {
     () => {
         "WITH partition AS (
@@ -72,7 +75,7 @@ macro_rules! partition {
     };
 }
 
-/// Makes and drops partitions. Returns `None` if this process does not keep them, so that old
+/// Creates and drops partitions. Returns `None` if this process does not maintain them, so that old
 /// records have to be deleted from the whole table.
 pub async fn maintain(
     connection: &mut AsyncPgConnection,
@@ -91,7 +94,7 @@ pub async fn maintain(
     }
     if audit.has_detached_records {
         let attached = attach_audit_before(connection).await;
-        unless_held(connection, attached).await?;
+        skip_if_locked(connection, attached).await?;
         let Some(read) = Audit::read(connection).await? else { return Ok(None) };
         audit = read;
     }
@@ -107,11 +110,11 @@ pub async fn maintain(
         });
     } else if !audit.has_detached_records {
         let made = make_missing(connection, &audit).await;
-        unless_held(connection, made).await?;
+        skip_if_locked(connection, made).await?;
     }
     let mut dropped = 0;
     let all = drop_old(connection, &audit.schema, until, &mut dropped).await;
-    unless_held(connection, all).await?;
+    skip_if_locked(connection, all).await?;
     let left = Audit::read(connection).await?;
     Ok(left.map(|left| Maintained { dropped, has_audit_before: left.has_audit_before }))
 }
@@ -119,14 +122,14 @@ pub async fn maintain(
 /// The result of [`maintain`].
 #[derive(Clone, Copy, Debug)]
 pub struct Maintained {
-    /// The number of records in the partitions that were dropped, as far as the server knew it.
+    /// The number of records in the dropped partitions, by the server's estimate where it has one.
     pub dropped: usize,
-    /// There is a partition with the records from before there was one a day.
+    /// True if there is a partition with the records from before there were daily partitions.
     pub has_audit_before: bool,
 }
 
-/// Passes over a change that has waited too long for a lock.
-async fn unless_held(
+/// Skips a change that has waited too long for a lock. The next sweep tries it again.
+async fn skip_if_locked(
     connection: &mut AsyncPgConnection,
     changed: QueryResult<()>,
 ) -> QueryResult<()> {
@@ -138,21 +141,22 @@ async fn unless_held(
     connection.batch_execute("ROLLBACK").await
 }
 
-/// The table with its partitions.
+/// The audit table and its partitions as they are now.
 struct Audit {
     schema: String,
     /// Its owner, if that is another role than this one.
     owner: Option<String>,
-    /// This role may change it.
+    /// True if this role may change it.
     is_ours: bool,
     default_size: i64,
     has_audit_before: bool,
-    /// The table of the records from before is there, but not yet a partition.
+    /// True if the table of records from before there were partitions exists, but is not a
+    /// partition yet.
     has_detached_records: bool,
 }
 
 impl Audit {
-    /// `None` if the table has not the partitions that the migration has made.
+    /// Reads the table. Returns `None` if it lacks the partitions that the migration creates.
     async fn read(connection: &mut AsyncPgConnection) -> QueryResult<Option<Self>> {
         let row: Option<(String, String, bool, bool, i64, bool, bool)> =
             statement::<(Text, Text, Bool, Bool, BigInt, Bool, Bool)>(
@@ -202,20 +206,21 @@ async fn attach_audit_before(connection: &mut AsyncPgConnection) -> QueryResult<
     connection.batch_execute("COMMIT").await
 }
 
-/// Makes a partition for each day that has none, all or none of them.
+/// Creates a partition for each day that has none. It creates all or none of them.
 async fn make_missing(connection: &mut AsyncPgConnection, audit: &Audit) -> QueryResult<()> {
     if missing_days(connection).await?.is_empty() {
         return Ok(());
     }
     connection.batch_execute(BEGIN).await?;
-    // Another sweeper may have been here since.
+    // Another sweeper may have changed the partitions since.
     for day in missing_days(connection).await? {
         connection.batch_execute(&day.sql(audit)).await?;
     }
     connection.batch_execute("COMMIT").await
 }
 
-/// A day of UTC without a partition: the names that SQL gives to it and to the next one.
+/// A day in UTC that has no partition: its name, its beginning, and the beginning of the next day,
+/// as SQL writes them.
 struct Day {
     name: String,
     first: String,
@@ -223,7 +228,8 @@ struct Day {
 }
 
 impl Day {
-    /// The statements that make its partition, and move there what has landed in the default one.
+    /// Returns the statements that create its partition, and move its records there from the
+    /// default partition.
     fn sql(&self, Audit { schema, owner, .. }: &Audit) -> String {
         let Self { name, first, until } = self;
         let owned = owner
@@ -237,8 +243,8 @@ impl Day {
             DECLARE
                 grantee text;
             BEGIN
-                -- Access by the whole needs no right on a part, and default privileges may have
-                -- given some.
+                -- Access through the whole table needs no right on a partition, but default
+                -- privileges may have granted some.
                 FOR grantee IN
                     SELECT DISTINCT
                         CASE WHEN acl.grantee = 0 THEN 'PUBLIC' ELSE acl.grantee::regrole::text END
@@ -263,8 +269,8 @@ impl Day {
     }
 }
 
-/// The days from today on that no partition has a part of. One whose name is taken, because
-/// somebody has detached it, is left alone.
+/// Returns the days from today on of which no partition covers any part. A day is left out if the
+/// name of its partition is taken, because somebody has detached that partition.
 async fn missing_days(connection: &mut AsyncPgConnection) -> QueryResult<Vec<Day>> {
     let days: Vec<(String, String, String)> = statement::<(Text, Text, Text)>(concat!(
         partition!(),
@@ -292,9 +298,9 @@ async fn missing_days(connection: &mut AsyncPgConnection) -> QueryResult<Vec<Day
     Ok(days.into_iter().map(|(name, first, until)| Day { name, first, until }).collect())
 }
 
-/// Drops the partitions that lie before the instant with all of their day, one after the other, and
-/// adds up the records in them. One that may still be written to, by the clock of the database,
-/// stays.
+/// Drops the partitions whose whole day is before `until`, one after the other, and adds the number
+/// of their records to `dropped`. A partition that may still be written to, by the clock of the
+/// database, stays.
 async fn drop_old(
     connection: &mut AsyncPgConnection,
     schema: &str,
@@ -303,7 +309,7 @@ async fn drop_old(
 ) -> QueryResult<()> {
     while oldest_before(connection, until).await?.is_some() {
         connection.batch_execute(BEGIN).await?;
-        // Another sweeper may have been here since.
+        // Another sweeper may have changed the partitions since.
         let Some(oldest) = oldest_before(connection, until).await? else {
             return connection.batch_execute("COMMIT").await;
         };
@@ -323,12 +329,13 @@ struct Partition {
     name: String,
     first: String,
     until: String,
-    /// The number of its rows, if the server has looked at it.
+    /// The number of its rows, if the server has an estimate.
     estimate: Option<i64>,
 }
 
 impl Partition {
-    /// Counts its rows. It has few: the server looks at a table once it has grown.
+    /// Counts its rows. A partition without an estimate has few, because the server analyzes a
+    /// table once it has grown.
     async fn count(&self, connection: &mut AsyncPgConnection) -> QueryResult<i64> {
         statement::<BigInt>(
             "SELECT count(*) FROM audit WHERE at >= ?::timestamptz AND at < ?::timestamptz",

@@ -1,9 +1,8 @@
-//! The stream of a connection, on which the server's errors carry their SQLSTATE in their message.
+//! A stream that appends the SQLSTATE of each error to its message.
 //!
-//! Diesel passes on an error's message but not its code, and the connection underneath cannot be
-//! asked once it belongs to Diesel (decision 23). So the code is written behind the message where
-//! both arrive: in the ErrorResponse of the protocol (PostgreSQL manual, section 55.7, "Message
-//! Formats").
+//! Diesel passes on the message of an error but not its code, and gives no access to the connection
+//! that it uses (decision 23). So the code is appended where both arrive: in the ErrorResponse of
+//! the protocol (PostgreSQL manual, section 55.7, "Message Formats").
 
 use std::{
     future::Future,
@@ -20,44 +19,46 @@ use super::sqlstate::with_code;
 
 /// The type of a message that reports an error.
 const ERROR_RESPONSE: u8 = b'E';
-/// The types of the fields that hold the code and the text for people.
+/// The types of the fields that hold the SQLSTATE and the message.
 const CODE: u8 = b'C';
 const MESSAGE: u8 = b'M';
 /// A message begins with its type and its length. The length counts itself but not the type.
 const HEADER: usize = 5;
 const TYPE: usize = 1;
-/// No error is this long. What claims to be is left as it is, so that nobody can make us keep it.
+/// The longest error, in bytes, that is changed. Real errors are shorter. A longer one is passed on
+/// unchanged, so that no server can make this process buffer it.
 const LONGEST_ERROR: usize = 1 << 20;
 
-/// A stream that changes what the server reports, and nothing else.
+/// A stream that changes the errors of the server, and nothing else.
 #[derive(Debug)]
 pub struct CodedStream<S> {
     stream: S,
     framing: Framing,
-    /// What has arrived and is to be read next.
+    /// The bytes that are to be read next, with their errors changed.
     ready: BytesMut,
 }
 
 impl<S> CodedStream<S> {
-    /// Wraps a stream on which nothing has been read. If TLS is negotiated, the server answers with
-    /// one byte before its first message.
+    /// Wraps a stream from which nothing has been read. If TLS is negotiated, the server answers
+    /// with one byte before its first message.
     pub fn new(stream: S, is_negotiated: bool) -> Self {
         let framing = Framing { passing: usize::from(is_negotiated), held: BytesMut::new() };
         Self { stream, framing, ready: BytesMut::new() }
     }
 }
 
-/// Where in the messages the stream is.
+/// The position of the stream within the messages.
 #[derive(Debug)]
 struct Framing {
-    /// How many of the next bytes are passed on unseen.
+    /// The number of the next bytes that are passed on unread.
     passing: usize,
-    /// The beginning of a message: of its header, or of an error.
+    /// The beginning of a message that is not complete: of its header, or of an error.
     held: BytesMut,
 }
 
 impl Framing {
-    /// Returns whether these bytes can be passed on as they are, and takes note of them if so.
+    /// Returns whether these bytes can be passed on unchanged, and if so moves the position past
+    /// them.
     fn skip(&mut self, bytes: &[u8]) -> bool {
         if !self.held.is_empty() {
             return false;
@@ -81,7 +82,8 @@ impl Framing {
         }
     }
 
-    /// Passes on what is complete, and keeps the rest.
+    /// Moves to `ready` what can be passed on, with errors changed. Keeps an incomplete header or
+    /// error.
     fn translate(&mut self, bytes: &[u8], ready: &mut BytesMut) {
         self.held.extend_from_slice(bytes);
         loop {
@@ -112,8 +114,8 @@ impl Framing {
     }
 }
 
-/// Returns how long a message is, with its header. One that claims to be shorter than its length is
-/// for the driver to refuse.
+/// Returns the length of a message with its header. A message that claims to be shorter than that
+/// is passed on, and the driver refuses it.
 fn message_length(length: [u8; HEADER - TYPE]) -> usize {
     usize::try_from(u32::from_be_bytes(length))
         .unwrap_or(usize::MAX)
@@ -121,7 +123,7 @@ fn message_length(length: [u8; HEADER - TYPE]) -> usize {
         .max(HEADER)
 }
 
-/// Writes the code behind the message. Returns none for what is no list of fields with both.
+/// Appends the code to the message. Returns none if the bytes are not a list of fields with both.
 fn rewrite(fields: &[u8]) -> Option<BytesMut> {
     let text = |kind: u8| {
         let field =
@@ -156,8 +158,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for CodedStream<S> {
             ready!(Pin::new(&mut *stream).poll_read(context, buffer))?;
             let bytes = buffer.filled().get(before..).unwrap_or_default();
             if bytes.is_empty() {
-                // The end, or a reader without room. What is held goes with it: it is half a
-                // message.
+                // The stream has ended, or the reader has no room. At the end, an incomplete
+                // message is lost.
                 return Poll::Ready(Ok(()));
             }
             if framing.skip(bytes) {
@@ -196,7 +198,7 @@ impl<S: TlsStream + Unpin> TlsStream for CodedStream<S> {
     }
 }
 
-/// Makes the TLS of a connection below the coded stream, where the messages can be read.
+/// Puts TLS below the coded stream, which must read the decrypted messages.
 #[derive(Debug)]
 pub struct CodedTls<T>(pub T);
 
@@ -225,7 +227,7 @@ mod tests {
         [&[kind][..], &length.to_be_bytes(), body].concat()
     }
 
-    /// Reads a stream that comes in pieces of a length, into a buffer of a length.
+    /// Reads a stream to its end, through a buffer of this length.
     async fn read(stream: CodedStream<tokio::io::DuplexStream>, buffer: usize) -> Vec<u8> {
         let (mut stream, mut all) = (stream, vec![]);
         loop {
@@ -271,7 +273,7 @@ mod tests {
             .map(Vec::as_slice)
             .concat();
         assert_becomes(&sent, &expected, false).await;
-        // The answer to the question for TLS is no message.
+        // The server's answer to the request for TLS is one byte, and not a message.
         for answer in [b"N", b"E", b"S"] {
             assert_becomes(
                 &[answer, sent.as_slice()].concat(),
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_error_of_the_protocol_is_left_to_the_driver() {
+    async fn malformed_errors_are_left_to_the_driver() {
         for body in [&b"Mwithout a code\0\0"[..], b"C40P01\0\0", b"", b"\0", b"M\xff\0C40P01\0\0"] {
             let sent = message(b'E', body);
             assert_becomes(&sent, &sent, false).await;

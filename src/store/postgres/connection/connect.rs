@@ -1,4 +1,4 @@
-//! The place of the database, and making a connection to it.
+//! The address of the database, and connecting to it.
 
 use std::{
     error::Error as _,
@@ -43,44 +43,47 @@ use super::{
 };
 use crate::domain::{revocation::Timeline, time::brief};
 
-/// The time that a transaction may wait for its next statement. One that writes to the blacklist
-/// holds the head of the feed, and everybody who revokes waits for it: a process that is stopped in
-/// the middle must not keep it.
+/// The time for which a transaction may wait for its next statement. A transaction that writes to
+/// the blacklist locks the head of the feed, and every other revocation waits for it. So a process
+/// that is stopped in the middle must not keep the lock.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
-/// The time for which a silent network may keep a connection.
+/// The time after which a connection is closed on which the network has become silent.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// The place of the database, and what is asked of it. Prints without the password.
+/// The address of the database, and the settings of its connections. `Debug` prints the name,
+/// without the password.
 #[derive(Clone)]
 pub struct Options {
-    /// In the form of libpq: `postgres://USER:PASSWORD@HOST,HOST/DATABASE?sslmode=verify-full`.
+    /// The URL, in the form of libpq:
+    /// `postgres://USER:PASSWORD@HOST,HOST/DATABASE?sslmode=verify-full`.
     pub url: String,
-    /// Its name wherever it is printed.
+    /// The name that is printed.
     pub name: String,
     /// The source of the password, if it is not in the URL.
     pub password: Password,
-    /// Makes pending migrations.
+    /// True if pending migrations are to be run.
     pub migrate: bool,
-    /// Most connections.
+    /// The largest number of connections in the pool.
     pub max_connections: u32,
-    /// The time that each server has until a connection to it can be used, unless the URL says it.
+    /// The time within which a connection to an address must be usable, unless the URL sets
+    /// another.
     pub connect_timeout: Duration,
-    /// The wait for a connection after which the database counts as away.
+    /// The longest wait for a connection. After it, the database counts as unavailable.
     pub acquire_timeout: Duration,
-    /// The time that the server works on a statement at most.
+    /// The longest time that the server may work on a statement.
     pub statement_timeout: Duration,
-    /// The most by which the clock of a replica is off.
+    /// The largest error of a replica's clock.
     pub max_clock_skew: Duration,
 }
 
 /// The source of the password.
 #[derive(Clone)]
 pub enum Password {
-    /// In the URL, or nowhere.
+    /// The password in the URL, if there is one.
     InUrl,
-    /// Here.
+    /// This text.
     Text(String),
-    /// In a file, which may change.
+    /// The content of this file, which is read again for each connection.
     File(PathBuf),
 }
 
@@ -90,13 +93,13 @@ impl fmt::Debug for Options {
     }
 }
 
-/// A database that connections can be made to. Prints without the password.
+/// A database to which connections can be made. `Debug` prints the name, without the password.
 #[derive(Clone)]
 pub struct Target {
     config: Config,
-    /// In the order of the URL.
+    /// The servers, in the order of the URL.
     servers: Vec<Server>,
-    /// Counts the connections that were asked for.
+    /// Counts the connections that were asked for, to spread them over the servers.
     attempts: Arc<AtomicUsize>,
     tls: Tls,
     connector: MakeRustlsConnect,
@@ -104,8 +107,8 @@ pub struct Target {
     connect_timeout: Duration,
     statement_timeout: Duration,
     name: String,
-    /// Set if there are advisory locks. Where there are none, what they order is ordered less
-    /// strictly.
+    /// True if the database has advisory locks. Without them, quotas and migrations are protected
+    /// less strictly.
     pub has_locks: bool,
 }
 
@@ -127,8 +130,8 @@ impl Target {
         let connect_timeout =
             config.get_connect_timeout().copied().unwrap_or(options.connect_timeout);
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
-            // After a failover the standby of yesterday answers, and the primary of yesterday only
-            // reads.
+            // After a failover, the former standby takes writes, and the former primary may be
+            // read-only.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         let servers = hosts::servers(&config).map_err(OpenError::Url)?;
@@ -155,12 +158,13 @@ impl Target {
         })
     }
 
-    /// The name of the database.
+    /// Returns the name of the database, without the password.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Tells what somebody between us and the server could do, if anything.
+    /// Describes what an attacker on the network between this process and the server could do, if
+    /// anything.
     pub fn exposure(&self) -> Option<&'static str> {
         match self.tls.mode {
             _ if !self.servers.iter().any(Server::is_remote) => None,
@@ -197,15 +201,14 @@ impl Target {
         Ok(config)
     }
 
-    /// Makes a connection to the first server that will do. Each address has `connect_timeout` for
-    /// all of it: the network, TLS, the password, whether the server takes writes, and our
-    /// settings.
+    /// Connects to the first server that will do. Each address has `connect_timeout` for all of it:
+    /// the network, TLS, the password, the check that the server takes writes, and our settings.
     pub async fn connect(&self) -> Result<Connected, OpenError> {
         self.connect_checked(None).await
     }
 
-    /// The same, to a database that has our tables. If the latest timeline is known, a server that
-    /// is in an earlier one will not do: it was replaced, and does not know.
+    /// Connects to a database that has our tables. If the latest timeline is known, a server on an
+    /// earlier one will not do: another server has replaced it, which it may not know.
     pub async fn connect_in(&self, latest: Option<Timeline>) -> Result<Connected, OpenError> {
         self.connect_checked(Some(Check { latest })).await
     }
@@ -244,7 +247,7 @@ impl Target {
         })
     }
 
-    /// Gives up what takes too long.
+    /// Runs a part of an attempt for `connect_timeout` at most.
     async fn in_time<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,
@@ -273,7 +276,8 @@ impl Target {
 
         let warned = Arc::new(AtomicBool::new(false));
         let (sender, notifications) = mpsc::unbounded_channel();
-        // An attempt that is given up closes its connection.
+        // Dropping this handle ends the driver, so an attempt that is given up closes its
+        // connection.
         let driver = AbortOnDropHandle::new(tokio::spawn(drive(driver, warned.clone(), sender)));
         check_session(&client, config.get_target_session_attrs()).await?;
         let failed = |error: &diesel::result::Error| Failure {
@@ -294,17 +298,17 @@ impl Target {
         Ok(Connected { connection, warned, notifications, driver, timeline })
     }
 
-    /// Sets what differs from how we need it, and what the server knows at all.
+    /// Changes the settings that are not as the service needs them, if the server has them.
     ///
-    /// Nothing acknowledged may be lost, so commits wait for the disk, and for the standbys that
-    /// the server waits for, even where it is set up not to. A statement or a transaction that
-    /// nobody waits for any more must not keep its locks. Each statement has its index, and reads
-    /// it in order, also where a plan was made while the table was still empty; so it is planned
-    /// once, and not anew for each batch that looks smaller than usual, which takes longer than the
-    /// batch.
+    /// Nothing acknowledged may be lost, so commits wait for the disk, and for the synchronous
+    /// standbys, even if the server is configured not to wait. A statement or a transaction for
+    /// which nobody waits any more must not keep its locks. Each statement has its index, and must
+    /// read it in order even if the plan was made while the table was empty. So a statement is
+    /// planned once, and not again for each batch that looks smaller than usual, which would take
+    /// longer than the batch.
     ///
-    /// Settings that the role has been given already are left alone, so that a pooler may hand on
-    /// its connections as they are.
+    /// Settings that the role already has are not touched, so that a pooler may hand on its
+    /// connections as they are.
     async fn set_up(&self, connection: &mut AsyncPgConnection) -> diesel::QueryResult<()> {
         let statement_timeout =
             i64::try_from(self.statement_timeout.as_millis()).unwrap_or(i64::MAX);
@@ -335,25 +339,26 @@ impl Target {
     }
 }
 
-/// A connection, and what the server says on it without being asked.
+/// A connection, and what the server sends on it without being asked.
 pub struct Connected {
     /// The connection.
     pub connection: AsyncPgConnection,
-    /// Set once the server has warned of something since this was last reset. It does so *before*
-    /// it answers the statement.
+    /// Set once the server has sent a warning since this was last reset. A warning arrives *before*
+    /// the answer to its statement.
     pub warned: Arc<AtomicBool>,
-    /// The notifications of others.
+    /// The payloads of the notifications that arrive.
     pub notifications: mpsc::UnboundedReceiver<String>,
-    /// Moves its bytes. Ended, the connection is closed, whatever the server has yet to answer.
+    /// The task that moves its bytes. Aborting it closes the connection, even if the server has yet
+    /// to answer.
     pub driver: AbortHandle,
-    /// The timeline of the server, if that was asked for.
+    /// The timeline of the server, if it was asked for.
     pub timeline: Option<Timeline>,
 }
 
-/// A look at the timeline of the server that a connection leads to.
+/// A check of the timeline of the server that a connection leads to.
 #[derive(Clone, Copy)]
 struct Check {
-    /// No earlier one will do, if it is known.
+    /// The latest timeline, if it is known. An earlier one will not do.
     latest: Option<Timeline>,
 }
 
@@ -403,7 +408,7 @@ async fn drive<S, T>(
     }
 }
 
-/// Checks that the server does what the URL asks for.
+/// Checks that the server takes writes, or takes none, as the URL asks.
 async fn check_session(client: &Client, wanted: TargetSessionAttrs) -> Result<(), Failure> {
     let asked = client.simple_query("SHOW transaction_read_only").await;
     let rows = asked.map_err(|error| Failure::from(&error))?;
@@ -416,11 +421,11 @@ async fn check_session(client: &Client, wanted: TargetSessionAttrs) -> Result<()
         (Some("off"), TargetSessionAttrs::ReadOnly) => "database is not read only",
         _ => return Ok(()),
     };
-    // It may become what is asked for.
+    // The server may be promoted or demoted later.
     Err(Failure { problem: problem.to_owned(), is_temporary: true })
 }
 
-/// The network or the system lets nobody through.
+/// Creates the failure for an error of the network or the operating system.
 fn unreachable(error: &io::Error) -> Failure {
     Failure { problem: format!("error connecting to server: {error}"), is_temporary: true }
 }
@@ -440,8 +445,8 @@ impl From<&tokio_postgres::Error> for Failure {
     }
 }
 
-/// Makes one failure of several, each of which says where it happened unless there is only one. As
-/// long as one of them may pass, all together may.
+/// Combines several failures into one. It says where each happened, unless there is only one. It is
+/// temporary if one of them is.
 fn summarize(failures: impl Iterator<Item = (String, Failure)>) -> Failure {
     let mut failures: Vec<_> = failures.collect();
     if let [_] = failures.as_slice()
@@ -455,7 +460,7 @@ fn summarize(failures: impl Iterator<Item = (String, Failure)>) -> Failure {
     Failure { problem: problems.collect::<Vec<_>>().join("; "), is_temporary }
 }
 
-/// An error in one line, with its causes.
+/// Returns an error with its causes, in one line.
 fn chain(error: &tokio_postgres::Error) -> String {
     let mut line = if error.as_db_error().is_some() { String::new() } else { error.to_string() };
     let mut source = error.source();
@@ -488,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_has_no_password() {
+    fn no_password_is_printed() {
         let options = options("postgres://u:secret@h/d");
         let target = Target::new(&options).unwrap();
         for text in [format!("{options:?}"), format!("{target:?}"), format!("{:?}", target.config)]
@@ -498,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_that_others_may_be_on_is_exposed_unless_the_server_is_verified() {
+    fn traffic_over_a_network_is_exposed_unless_the_server_is_verified() {
         for (url, is_exposed) in [
             ("postgres://db.internal/d", true),
             ("postgres://db.internal/d?sslmode=disable", true),
@@ -521,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_says_what_another_does_not_and_lasts_only_if_all_do() {
+    fn combined_failures_are_all_told_and_permanent_only_if_all_are() {
         let failure = |problem: &str, is_temporary| {
             ("h:1".to_owned(), Failure { problem: problem.to_owned(), is_temporary })
         };
@@ -539,7 +544,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_password_of_a_file_is_the_one_of_today() {
+    async fn the_password_file_is_read_for_each_connection() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let target = Target::new(&Options {
             password: Password::File(file.path().to_owned()),

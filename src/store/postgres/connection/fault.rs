@@ -1,4 +1,4 @@
-//! The way in which work on a connection fails, and what may be tried next.
+//! The faults of work on a connection, and the retries that each of them allows.
 
 use diesel::result::Error;
 
@@ -8,15 +8,15 @@ use crate::store::{
     batch::{Failure, Retry},
 };
 
-/// The way in which work has failed.
+/// A failure of work on a connection.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// Nothing was written, because of others who wrote at the same time: worth another try.
+    /// Nothing was written, because of concurrent transactions. Another attempt may succeed.
     Again(StoreError),
-    /// The connection is lost, or there was none. Whether a commit that was under way took effect
-    /// is not known.
+    /// The connection is lost, or none could be made. If a commit was under way, it is not known
+    /// whether it took effect.
     Away(StoreError),
-    /// Nothing was written, and the same again would fail again, at once at least.
+    /// Nothing was written, and the same work would fail again, at least for now.
     Final(StoreError),
 }
 

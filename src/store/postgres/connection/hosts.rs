@@ -1,8 +1,8 @@
-//! The servers that a URL names: finding their addresses, and trying them until one will do.
+//! The servers that a URL names: resolves their addresses, and tries them until one will do.
 //!
-//! A server may accept a connection and then say nothing, because it is stopped or its disk hangs.
-//! So the next one is tried while it is waited for, as RFC 8305 has it for the addresses of a name;
-//! and each has its own time for all that comes before the first statement of the caller.
+//! A server may accept a connection and then not answer, because it is stopped or its disk hangs.
+//! So the next server is tried in parallel, as RFC 8305 does with the addresses of a name. Each has
+//! its own time-out, which covers everything before the caller's first statement.
 
 use std::{
     fmt, io,
@@ -19,11 +19,10 @@ use tokio::{
 use tokio_postgres::{Config, config::Host};
 use tokio_util::either::Either;
 
-/// The time for which a server is tried alone before the next one is tried as well (RFC 8305,
-/// section 8).
+/// The time after which the next server is tried in parallel (RFC 8305, section 8).
 const HEAD_START: Duration = Duration::from_millis(250);
-/// The pause after which a server that said no for now is asked again while others have yet to
-/// answer: it may be the standby that takes over.
+/// The pause after which a server with a temporary failure is tried again while others have yet to
+/// answer. It may be the standby that takes over.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A server as the URL names it.
@@ -34,7 +33,7 @@ pub struct Server {
     location: Location,
 }
 
-/// The place at which a server is to be found.
+/// The location of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Location {
     Name(String, u16),
@@ -50,12 +49,12 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// Why a server will not do.
+/// The failure of an attempt to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The problem, in one line.
     pub problem: String,
-    /// A later attempt may succeed although nobody changes anything.
+    /// True if a later attempt may succeed although nobody changes anything.
     pub is_temporary: bool,
 }
 
@@ -107,8 +106,8 @@ impl fmt::Display for Address {
 }
 
 impl Server {
-    /// Returns whether others may be on the way to it. Nobody is on the way to a Unix socket or a
-    /// loopback address.
+    /// Returns whether the traffic to it crosses a network. Traffic to a Unix socket or to a
+    /// loopback address does not.
     pub fn is_remote(&self) -> bool {
         match &self.location {
             Location::Socket(_) => false,
@@ -119,7 +118,7 @@ impl Server {
         }
     }
 
-    /// Finds the addresses.
+    /// Resolves its addresses.
     pub async fn resolve(&self) -> io::Result<Vec<Address>> {
         match &self.location {
             Location::Socket(path) => Ok(vec![Address::Unix(path.clone())]),
@@ -146,24 +145,24 @@ impl fmt::Display for Server {
     }
 }
 
-/// The bytes of a connection, whatever carries them.
+/// The byte stream of a connection.
 pub type Transport = Either<TcpStream, UnixStream>;
 
-/// Opens a connection, without a word to the server yet.
+/// Opens a connection, and sends nothing to the server yet.
 pub async fn open(address: &Address, config: &Config) -> io::Result<Transport> {
     match address {
         Address::Unix(path) => Ok(Either::Right(UnixStream::connect(path).await?)),
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await?;
-            notice_silence(&stream, config)?;
+            close_if_silent(&stream, config)?;
             Ok(Either::Left(stream))
         }
     }
 }
 
-/// Makes the system close a connection on which the network has become silent. It does not notice a
-/// process that is stopped: the system of the server answers in its place.
-fn notice_silence(stream: &TcpStream, config: &Config) -> io::Result<()> {
+/// Makes the operating system close a connection on which the network has become silent. This does
+/// not detect a stopped process, because the server's operating system answers in its place.
+fn close_if_silent(stream: &TcpStream, config: &Config) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
@@ -186,10 +185,10 @@ fn notice_silence(stream: &TcpStream, config: &Config) -> io::Result<()> {
     Ok(())
 }
 
-/// Tries all candidates until one succeeds. The next one starts when the one before has failed, or
-/// has had its head start. One that fails for now is tried again as long as others have yet to
-/// answer for the first time; one that refuses for good, as for a wrong password, is not. Returns
-/// how each failed once all have.
+/// Tries all candidates until one succeeds. The next one starts when the previous one has failed,
+/// or after `HEAD_START`. A candidate with a temporary failure is tried again while others have yet
+/// to answer for the first time; one with a permanent failure, such as a wrong password, is not. If
+/// none succeeds, the failure of each is returned.
 pub async fn first_success<C, T, A>(
     candidates: &[C],
     attempt: impl Fn(C) -> A,
@@ -258,18 +257,19 @@ mod tests {
 
     use super::*;
 
-    /// The conduct of a candidate, after so many milliseconds.
+    /// The behavior of a candidate. Times are in milliseconds.
     #[derive(Clone, Copy, Debug)]
     enum Does {
         Succeed(u64),
         Fail(u64),
         Hang,
-        /// Fails at once until so much time has passed since the beginning.
+        /// Fails at once until this time has passed since the beginning.
         SucceedFrom(u64),
     }
     use Does::{Fail, Hang, Succeed, SucceedFrom};
 
-    /// Each candidate has a second.
+    /// Tries candidates that have a second each. Returns the outcome, and the milliseconds that it
+    /// took.
     async fn try_all(candidates: &[Does]) -> (Result<usize, Vec<String>>, u64) {
         let began = Instant::now();
         let millis = |count| sleep(Duration::from_millis(count));
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_that_will_do_is_taken_whatever_the_others_do() {
+    async fn the_first_success_is_taken_whatever_the_others_do() {
         for (candidates, expected, by) in [
             (vec![Succeed(10)], 0, 10),
             (vec![Succeed(200), Succeed(0)], 0, 200),
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_end_comes_when_all_have_failed_once() {
+    async fn the_attempt_fails_once_all_candidates_have_failed() {
         for (candidates, expected, by) in [
             (vec![], vec![], 0),
             (vec![Fail(10)], vec!["0 fails"], 10),
@@ -343,19 +343,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_fails_is_not_asked_in_a_loop_without_a_pause() {
-        assert_eq!(times_asked(true).await, 20);
+    async fn a_temporary_failure_is_retried_with_a_pause() {
+        assert_eq!(times_tried(true).await, 20);
     }
 
-    /// Asked again and again, it would lock the account after so many wrong passwords.
+    /// Retries would lock the account after a number of wrong passwords.
     #[tokio::test(start_paused = true)]
-    async fn one_that_refuses_for_good_is_asked_once() {
-        assert_eq!(times_asked(false).await, 1);
+    async fn a_permanent_failure_is_not_retried() {
+        assert_eq!(times_tried(false).await, 1);
     }
 
-    /// Counts how often a candidate that fails is asked while another one is waited for, for ten
-    /// seconds.
-    async fn times_asked(is_temporary: bool) -> u32 {
+    /// Counts how often a failing candidate is tried in ten seconds, during which another one
+    /// hangs.
+    async fn times_tried(is_temporary: bool) -> u32 {
         let asked = AtomicU32::new(0);
         let asked = &asked;
         let attempt = |hangs: bool| async move {

@@ -1,5 +1,5 @@
-//! Connections to the server in charge: finding it, talking to it, pooling, and what its errors
-//! mean.
+//! Connections to the primary server: finding it, talking to it, the pool, and the classes of its
+//! errors.
 
 mod coded_stream;
 pub mod connect;

@@ -1,13 +1,13 @@
-//! The reasons for which a database is not used.
+//! The reasons why a database cannot be opened.
 
 use std::{io, path::PathBuf};
 
 use super::sqlstate::{Class, LOCK_NOT_AVAILABLE, coded};
 
-/// The database cannot be used.
+/// The reason why a database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The URL says what the driver does not understand.
+    /// The URL, or a file that it names, cannot be used.
     #[error("setting database_url: {0}")]
     Url(String),
     /// The file with the password cannot be read.
@@ -15,93 +15,93 @@ pub enum OpenError {
     PasswordFile {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// There is no way in.
+    /// No connection can be made.
     #[error("database {database} cannot be reached: {problem}")]
     Connect {
-        /// Which, without the password.
+        /// The database, without the password.
         database: String,
-        /// Why not.
+        /// The reason.
         problem: String,
-        /// A later attempt may succeed although nobody changes anything.
+        /// True if a later attempt may succeed although nobody changes anything.
         is_temporary: bool,
     },
     /// The server is too old.
     #[error("database {database} is of PostgreSQL {version}: 13 or newer is needed")]
     TooOld {
-        /// Which.
+        /// The database, without the password.
         database: String,
         /// Its version.
         version: i64,
     },
-    /// The database does not keep every text.
+    /// The encoding of the database cannot represent every text.
     #[error(
         "database {database} has the encoding {encoding}: make one with `createdb --encoding=UTF8 \
          --template=template0`"
     )]
     Encoding {
-        /// Which.
+        /// The database, without the password.
         database: String,
         /// Its encoding.
         encoding: String,
     },
-    /// The engine does not isolate transactions as it is asked to.
+    /// The engine does not run transactions at the isolation level that it is asked for.
     #[error(
         "database {database} is a YugabyteDB that runs READ COMMITTED as {level}, under which \
          limits of sessions do not hold: start its servers with \
          --yb_enable_read_committed_isolation=true (docs/scale.md)"
     )]
     Isolation {
-        /// Which.
+        /// The database, without the password.
         database: String,
         /// The level that it uses instead.
         level: String,
     },
-    /// A newer version of the service has changed it.
+    /// A newer version of the service has migrated the database.
     #[error(
         "database {database} has the schema of a newer countersign (migration {migration}): run \
          that version or a newer one"
     )]
     Newer {
-        /// Which.
+        /// The database, without the password.
         database: String,
         /// The first migration that this version does not know.
         migration: String,
     },
-    /// The schema is of an older version, and is not to be changed by this process.
+    /// The schema is of an older version, and this process may not migrate it.
     #[error(
         "database {database} has the schema of an older countersign (migration {migration} is \
          missing): run `countersign migrate` with the rights of its owner, or start without \
          --no-migrate"
     )]
     Older {
-        /// Which.
+        /// The database, without the password.
         database: String,
         /// The first migration that is missing.
         migration: String,
     },
-    /// A migration failed; the database is as it was.
+    /// A migration failed. The database is unchanged.
     #[error("database {database} cannot be migrated to {migration}: {problem}")]
     Migration {
-        /// Which.
+        /// The database, without the password.
         database: String,
         /// The migration.
         migration: String,
         /// The message of the database.
         problem: String,
-        /// A later attempt may succeed although nobody changes anything.
+        /// True if a later attempt may succeed although nobody changes anything.
         is_temporary: bool,
     },
-    /// Anything else that the database said.
+    /// The database reported another error.
     #[error("database {database} cannot be opened: {problem}")]
     Other {
-        /// Which.
+        /// The database, without the password.
         database: String,
-        /// Its message.
+        /// The message of the database.
         problem: String,
-        /// A later attempt may succeed although nobody changes anything.
+        /// True if a later attempt may succeed although nobody changes anything.
         is_temporary: bool,
     },
 }
@@ -119,14 +119,14 @@ impl OpenError {
         )
     }
 
-    /// The error of a statement.
+    /// Creates the error for a statement that failed.
     pub fn other(database: &str, error: &diesel::result::Error) -> Self {
         let is_temporary = Class::of(error).is_temporary();
         Self::Other { database: database.to_owned(), problem: error.to_string(), is_temporary }
     }
 
-    /// Adds the way out to what the database said, if it is about a right that this role lacks, or
-    /// about a table that somebody else holds.
+    /// Adds a remedy to the message of the database if it is about a right that this role lacks, or
+    /// about a table that another session holds.
     pub fn with_remedy(self, role: &str) -> Self {
         let explain = |problem: String| match (missing_right(&problem, role), is_held(&problem)) {
             (Some(remedy), _) => {
@@ -147,13 +147,13 @@ impl OpenError {
     }
 }
 
-/// The way out if somebody else holds a table.
+/// The remedy if another session holds a table.
 const HELD: &str = "some session holds the table, and the service's own writes must not wait \
                     behind a migration: see pg_stat_activity for it, and run `countersign \
                     migrate` again when it is idle";
 
-/// Returns the way out for a role that lacks a right, by the code of the error. The text says which
-/// schema it is about; a server that speaks another language is answered for the usual one.
+/// Returns the remedy for a role that lacks a right, by the code of the error. The message names
+/// the schema in question; if the server writes in another language, `public` is assumed.
 fn missing_right(problem: &str, role: &str) -> Option<String> {
     const MIGRATE: &str =
         "run `countersign migrate` as their owner, and then `countersign serve --no-migrate`";
@@ -180,7 +180,7 @@ fn missing_right(problem: &str, role: &str) -> Option<String> {
     ))
 }
 
-/// Returns whether the problem is a table that somebody else holds.
+/// Returns whether the problem is a table that another session holds.
 pub fn is_held(problem: &str) -> bool {
     coded(problem).is_some_and(|(_, code)| code == LOCK_NOT_AVAILABLE)
 }

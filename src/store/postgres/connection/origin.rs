@@ -1,4 +1,4 @@
-//! The server that a connection leads to, and whether another one has taken its place since.
+//! The server that a connection leads to, and whether another server has replaced it since.
 
 use std::future::pending;
 
@@ -6,29 +6,29 @@ use tokio::sync::watch;
 
 use crate::domain::revocation::Timeline;
 
-/// The timeline that the lease was last renewed in. A connection made before may still lead to a
-/// primary that has been replaced, which goes on telling what was true there.
+/// The timeline in which the lease was last renewed. A connection that was made before may still
+/// lead to a primary that has been replaced, and that still answers reads from its old data.
 #[derive(Debug, Default)]
 pub struct LatestTimeline(watch::Sender<Option<Timeline>>);
 
 impl LatestTimeline {
-    /// Takes note of it.
+    /// Records the timeline of a renewal.
     pub fn set(&self, timeline: Timeline) {
         self.0.send_if_modified(|latest| latest.replace(timeline) != Some(timeline));
     }
 
-    /// Takes note that it is not known any more: the database does not know this replica, so it may
-    /// be in any history.
+    /// Records that no timeline is known. The database does not know this replica any more, so it
+    /// may have been set back to any history.
     pub fn forget(&self) {
         self.0.send_replace(None);
     }
 
-    /// The latest timeline, if it is known.
+    /// Returns the latest timeline, if it is known.
     pub fn get(&self) -> Option<Timeline> {
         *self.0.borrow()
     }
 
-    /// Returns once a connection of this origin leads to a server that was replaced.
+    /// Waits until the latest timeline shows that the server of this origin was replaced.
     pub async fn replaced(&self, origin: Origin) {
         let mut latest = self.0.subscribe();
         if latest.wait_for(|latest| origin.is_replaced(*latest)).await.is_err() {
@@ -52,8 +52,9 @@ impl Origin {
         Self { timeline, latest }
     }
 
-    /// Returns whether another server is in charge, by the latest timeline. One that is newer than
-    /// that may have taken over just now, until something newer is known.
+    /// Returns whether another server is the primary, by the latest timeline. A server on a later
+    /// timeline than that may have taken over just now; it counts as replaced only once the latest
+    /// timeline has changed to another one.
     pub fn is_replaced(self, latest: Option<Timeline>) -> bool {
         match latest {
             None => false,
@@ -69,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// It may have been lent just before the failover was noticed, and used just after.
+    /// A connection may be checked out just before a failover is noticed, and used just after.
     #[test]
     fn a_connection_is_replaced_once_the_latest_timeline_is_not_its_own() {
         let latest = LatestTimeline::default();
@@ -88,7 +89,7 @@ mod tests {
         {
             assert_eq!(is_replaced(origin(timeline, made_under)), replaced, "{timeline}");
         }
-        // Files of an earlier history were put back.
+        // The database was restored from files of an earlier history.
         latest.forget();
         assert!(!is_replaced(origin(1, None)));
         latest.set(Timeline(1));

@@ -1,9 +1,8 @@
 //! The pool of connections.
 //!
-//! A connection is in doubt from the moment it is lent until its work has succeeded. One that comes
-//! back in doubt, because a statement failed or because the caller went away in the middle, is
-//! closed, which undoes what it had not committed. So is one that was made before the latest
-//! failover.
+//! A connection is in doubt from its checkout until its work has succeeded. A connection that is
+//! returned in doubt, because a statement failed or the caller went away in the middle, is closed,
+//! which rolls back what it had not committed. So is one that was made before the latest failover.
 
 use std::{
     fmt,
@@ -34,35 +33,38 @@ use super::{
 };
 use crate::{domain::revocation::Timeline, store::StoreError};
 
-/// The pause before a connection that could not be made is tried again, at first and at last, each
-/// with up to as much again by chance, so that replicas do not come back all at once.
+/// The first and the longest pause between two attempts to connect. Up to as much again is added at
+/// random, so that replicas do not come back all at once.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_millis(350);
-/// A connection that nobody used for this long is asked whether it still answers.
+/// The idle time after which a connection is tested before it is used.
 const DOUBTFUL_AFTER: Duration = Duration::from_secs(5);
-/// The time that it has to answer, and that work goes on at a server that has been replaced.
+/// The time within which a tested connection must answer, and for which work may go on at a server
+/// that has been replaced.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// The time that anything may take beyond that of a statement: the server gives up before we do.
+/// The time by which the time-out of this process exceeds that of the server, so that the server
+/// gives up first.
 const MARGIN: Duration = Duration::from_secs(5);
+
 /// A connection of the pool.
 pub struct Connection {
     inner: AsyncPgConnection,
     in_doubt: bool,
-    /// The server may yet have to answer something.
+    /// True if the server may still have to answer something.
     is_pending: bool,
-    /// Set once the server has warned of something since it was lent.
+    /// Set once the server has sent a warning since the checkout.
     warned: Arc<AtomicBool>,
     has_locks: bool,
     used_at: Instant,
     origin: Origin,
-    /// Moves its bytes.
+    /// The task that moves its bytes.
     driver: AbortHandle,
 }
 
 impl Drop for Connection {
-    /// Closes it at once if the server may yet have to answer: the driver would wait for the answer
-    /// to what was given up, which may be never. Otherwise the driver takes its leave of the
-    /// server, which would log a connection that just ends.
+    /// Closes the connection at once if the server may still have to answer. The driver would wait
+    /// for that answer, perhaps for ever. Otherwise the driver ends the session in good order; the
+    /// server would log a connection that just breaks off.
     fn drop(&mut self) {
         if self.is_pending {
             self.driver.abort();
@@ -70,40 +72,40 @@ impl Drop for Connection {
     }
 }
 
-/// Makes connections.
+/// Makes the connections of the pool.
 pub struct Manager {
     target: Target,
     latest: Arc<LatestTimeline>,
-    /// Why none can be made.
-    trouble: Arc<Mutex<Option<String>>>,
-    /// Ends the attempts.
+    /// The reason why no connection can be made, if there is one.
+    failure: Arc<Mutex<Option<String>>>,
+    /// Ends the attempts to connect.
     closed: CancellationToken,
 }
 
 impl Manager {
-    /// Takes note of why no connection can be made, and says so once.
-    fn in_trouble(&self, error: &OpenError) {
-        // A failure because the process ends is no trouble.
+    /// Records why no connection can be made, and logs it unless a failure is recorded already.
+    fn record_failure(&self, error: &OpenError) {
+        // A failure while the pool is being closed does not count.
         if self.closed.is_cancelled() {
             return;
         }
         let problem = error.to_string();
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if trouble.is_none() {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure.is_none() {
             tracing::error!(%problem, "the database is away; trying again");
         }
-        *trouble = Some(problem);
+        *failure = Some(problem);
     }
 
-    fn out_of_trouble(&self) {
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if trouble.is_some() {
+    fn record_success(&self) {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if failure.is_some() {
             tracing::info!("the database is back");
         }
     }
 }
 
-/// The pool is closed, or a connection has turned out to be.
+/// The pool is closed, or a connection has been found to be.
 #[derive(Debug)]
 pub struct Closed;
 
@@ -111,26 +113,27 @@ impl bb8::ManageConnection for Manager {
     type Connection = Connection;
     type Error = Closed;
 
-    /// Tries until there is one: whoever waits for it knows for how long.
+    /// Tries until a connection has been made. The callers limit how long they wait for it.
     async fn connect(&self) -> Result<Connection, Closed> {
         let retries = ExponentialBuilder::default()
             .with_min_delay(FIRST_RETRY)
             .with_max_delay(LAST_RETRY)
             .with_jitter()
             .without_max_times();
-        // The latest timeline may change while nothing is to be reached.
+        // The latest timeline is read for each attempt, because it may change while no server can
+        // be reached.
         let connect = async || {
             let latest = self.latest.get();
             self.target.connect_in(latest).await.map(|connected| (connected, latest))
         };
-        let connecting = connect.retry(retries).notify(|error, _| self.in_trouble(error));
+        let connecting = connect.retry(retries).notify(|error, _| self.record_failure(error));
         let (connected, latest) = tokio::select! {
             () = self.closed.cancelled() => return Err(Closed),
             connected = connecting => connected.map_err(|_| Closed)?,
         };
         let Connected { connection: inner, warned, driver, timeline, .. } = connected;
         let origin = Origin::new(timeline.ok_or(Closed)?, latest);
-        self.out_of_trouble();
+        self.record_success();
         let has_locks = self.target.has_locks;
         let (in_doubt, is_pending) = (false, false);
         Ok(Connection {
@@ -145,8 +148,8 @@ impl bb8::ManageConnection for Manager {
         })
     }
 
-    /// Asks only where what the driver has noticed may not be all: a firewall forgets a connection
-    /// that says nothing.
+    /// Tests a connection that was idle for long, which the driver may not know to be dead: a
+    /// firewall drops idle connections without notice.
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), Closed> {
         if connection.used_at.elapsed() > DOUBTFUL_AFTER {
             (connection.in_doubt, connection.is_pending) = (true, true);
@@ -164,13 +167,13 @@ impl bb8::ManageConnection for Manager {
     }
 }
 
-/// The connections of a store.
+/// The pool of connections of a store.
 pub struct Pool {
     connections: bb8::Pool<Manager>,
     latest: Arc<LatestTimeline>,
-    trouble: Arc<Mutex<Option<String>>>,
-    /// The time that anything may take.
-    patience: Duration,
+    failure: Arc<Mutex<Option<String>>>,
+    /// The longest time that work on a connection may take.
+    work_timeout: Duration,
     closed: CancellationToken,
 }
 
@@ -181,45 +184,45 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// A pool that makes its connections when they are needed.
+    /// Creates a pool that makes its connections when they are needed.
     pub fn new(target: Target, latest: Arc<LatestTimeline>, options: &Options) -> Self {
-        let (trouble, closed) = (Arc::default(), CancellationToken::new());
+        let (failure, closed) = (Arc::default(), CancellationToken::new());
         let manager = Manager {
             target,
             latest: Arc::clone(&latest),
-            trouble: Arc::clone(&trouble),
+            failure: Arc::clone(&failure),
             closed: closed.clone(),
         };
         let builder = bb8::Pool::builder()
             .max_size(options.max_connections)
             .connection_timeout(options.acquire_timeout)
-            // The server's state of a connection that was used just now is still in the processor's
-            // cache.
+            // The server process of the connection that was used last still has its state in the
+            // processor's cache.
             .queue_strategy(QueueStrategy::Lifo)
             .test_on_check_out(true);
         Self {
             connections: builder.build_unchecked(manager),
             latest,
-            trouble,
-            patience: options.statement_timeout + MARGIN,
+            failure,
+            work_timeout: options.statement_timeout + MARGIN,
             closed,
         }
     }
 
-    /// A guard that ends the attempts to connect when it is dropped: whoever owns the pool keeps
-    /// it, because tasks that use the pool may go on for a moment.
+    /// Returns a guard that ends the attempts to connect when it is dropped. The owner of the pool
+    /// keeps it, because tasks that share the pool may go on for a moment.
     pub fn owner(&self) -> DropGuard {
         self.closed.clone().drop_guard()
     }
 
-    /// The latest timeline, if it is known.
+    /// Returns the latest timeline, if it is known.
     pub fn latest(&self) -> Option<Timeline> {
         self.latest.get()
     }
 
-    /// Gives up what takes longer than the server lets it take: then the connection is dead, and
-    /// nobody says so. Once another server is known to be in charge than the one to which the
-    /// connection of this origin leads, the work is given up soon.
+    /// Runs work with a time-out that is longer than the server's own, so that the connection must
+    /// be dead when it passes. The work also ends, after a short while, once another server is
+    /// known to have replaced the one of this origin.
     pub async fn in_time<T>(
         &self,
         origin: Origin,
@@ -234,11 +237,11 @@ impl Pool {
             biased;
             outcome = work => outcome,
             () = replaced => away("another server has taken its place"),
-            () = sleep(self.patience) => away("it does not answer"),
+            () = sleep(self.work_timeout) => away("it does not answer"),
         }
     }
 
-    /// Lends a connection.
+    /// Checks out a connection.
     pub async fn checkout(&self) -> Result<PooledConnection<'_>, Fault> {
         match self.connections.get().await {
             Ok(mut connection) => {
@@ -247,15 +250,15 @@ impl Pool {
                 Ok(PooledConnection(connection))
             }
             Err(_) => {
-                let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let busy = || "all connections are in use".to_owned();
-                Err(Fault::Away(StoreError::Unavailable(trouble.unwrap_or_else(busy))))
+                Err(Fault::Away(StoreError::Unavailable(failure.unwrap_or_else(busy))))
             }
         }
     }
 }
 
-/// A connection on loan, in doubt until it is released.
+/// A connection that is checked out. It is in doubt until [`Self::end`] reports success.
 pub struct PooledConnection<'a>(bb8::PooledConnection<'a, Manager>);
 
 impl Deref for PooledConnection<'_> {
@@ -271,12 +274,12 @@ impl DerefMut for PooledConnection<'_> {
     }
 }
 
-/// Begins a transaction. Each of its statements sees what others have committed until then.
+/// Begins a transaction in which each statement sees what others have committed before it.
 pub const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 impl PooledConnection<'_> {
-    /// Runs statements that have no values. What is polled at once with others is sent without
-    /// waiting for them.
+    /// Runs statements that have no values. Several calls that are polled together are pipelined:
+    /// each is sent without waiting for the answers to the others.
     pub async fn run(&self, statements: &str) -> Result<(), Fault> {
         let mut connection: &AsyncPgConnection = self;
         Ok(connection.batch_execute(statements).await?)
@@ -287,21 +290,21 @@ impl PooledConnection<'_> {
         self.run(BEGIN).await
     }
 
-    /// Ends the transaction.
+    /// Commits the transaction.
     pub async fn commit(&self) -> Result<(), Fault> {
-        // A commit that fails may have been done.
+        // A commit that fails may have taken effect.
         self.run("COMMIT").await.map_err(|fault| match fault {
             Fault::Final(error) => Fault::Away(error),
             other => other,
         })
     }
 
-    /// The server that it leads to.
+    /// Returns the server that it leads to.
     pub fn origin(&self) -> Origin {
         self.0.origin
     }
 
-    /// Returns whether the server has warned of something since the connection was lent.
+    /// Returns whether the server has sent a warning since the checkout.
     pub fn has_warned(&self) -> bool {
         self.0.warned.load(Ordering::SeqCst)
     }
@@ -311,7 +314,8 @@ impl PooledConnection<'_> {
         self.0.has_locks
     }
 
-    /// Gives the connection back: in good order if its work has succeeded, else to be closed.
+    /// Returns the connection to the pool, which keeps it if its work has succeeded, and closes it
+    /// otherwise.
     pub fn end<T>(mut self, outcome: &Result<T, Fault>) {
         self.0.in_doubt = outcome.is_err();
         self.0.is_pending = matches!(outcome, Err(Fault::Away(_)));

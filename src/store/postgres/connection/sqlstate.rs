@@ -1,53 +1,54 @@
-//! What an error of the database means for whoever met it, by its SQLSTATE (PostgreSQL manual,
-//! appendix A).
+//! The classes of the database's errors, by their SQLSTATE (PostgreSQL manual, appendix A).
 //!
-//! This is the only place that decides it. Texts do not: the server writes them in the language
-//! that it is set up with. Diesel drops the code of most errors, so [`super::coded_stream`] writes
-//! it behind the message on its way to Diesel.
+//! Only this module decides on them. It does not compare messages, because the server writes them
+//! in its configured language. Diesel drops the code of most errors, so [`super::coded_stream`]
+//! appends it to the message before Diesel reads it.
 
 use diesel::result::{DatabaseErrorKind, Error};
 
-/// How the service goes on after an error.
+/// The class of an error, by which the service decides how it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Others wrote at the same time. Nothing was written, and the same may succeed at once.
     Retry,
-    /// What the connection had prepared is no longer valid. Nothing was written, and a new
-    /// connection helps.
+    /// The prepared statements of the connection are no longer valid. Nothing was written, and a
+    /// new connection helps.
     Outdated,
-    /// The server could not do it now. Nothing was written, and the same may succeed later.
+    /// The server cannot run the statement now. Nothing was written, and the same may succeed
+    /// later.
     Unavailable,
-    /// The connection ends or leads to a server that cannot help. A commit that was under way may
-    /// have taken effect.
+    /// The connection has ended, or leads to a server that cannot help. A commit that was under way
+    /// may have taken effect.
     Lost,
     /// Like [`Class::Lost`], but no later attempt to connect succeeds unless somebody changes a
     /// setting.
     Rejected,
-    /// The statement is wrong, or the database is not as it must be: the same fails again.
+    /// The statement is wrong, or the database is not as it must be. The same statement fails
+    /// again.
     Bug,
 }
 
-/// The classes by the beginning of the code; of several that fit, the longest counts. What is
-/// missing is a [`Class::Bug`].
+/// The class of each prefix of a code. The longest prefix that matches counts. Any other code is a
+/// [`Class::Bug`].
 const CLASSES: &[(&str, Class)] = &[
-    // Connection exceptions. Poolers report wrong settings as a violated protocol.
+    // Connection exceptions. Poolers report wrong settings as a protocol violation.
     ("08", Class::Lost),
     ("08004", Class::Rejected),
     ("08P01", Class::Rejected),
     // "cached plan must not change result type": a migration came after the statement was prepared.
     ("0A000", Class::Outdated),
-    // The server is a standby, or was made one.
+    // The server is a standby, or has become one.
     ("25006", Class::Lost),
     // The transaction was idle for too long, or took too long, and the server has closed the
     // connection.
     ("25P03", Class::Lost),
     ("25P04", Class::Lost),
-    // A pooler has exchanged the server's side of the connection, which knows other prepared
+    // A pooler has switched to another connection of its own to the server, with other prepared
     // statements.
     ("26000", Class::Outdated),
     ("42P05", Class::Outdated),
-    // Serialization failure, deadlock and other rollbacks, but for a commit of which the server
-    // does not know the outcome.
+    // Serialization failure, deadlock and other rollbacks, except for a commit whose outcome the
+    // server does not know.
     ("40", Class::Retry),
     ("40002", Class::Bug),
     ("40003", Class::Lost),
@@ -79,7 +80,7 @@ impl Class {
         match error {
             Error::DatabaseError(kind, information) => match (coded(information.message()), kind) {
                 (Some((_, code)), _) => classify(code),
-                // The driver has no code where the server did not answer.
+                // An error of the driver without an answer of the server has no code.
                 (
                     None,
                     DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand,
@@ -100,10 +101,10 @@ impl Class {
     }
 }
 
-/// Somebody else has held a table for longer than `lock_timeout`.
+/// The code of a statement that has waited for a lock for longer than `lock_timeout`.
 pub const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// Returns whether somebody else has held a table for longer than `lock_timeout`.
+/// Returns whether a statement has waited for a lock for longer than `lock_timeout`.
 pub fn is_lock_not_available(error: &Error) -> bool {
     let Error::DatabaseError(_, information) = error else { return false };
     coded(information.message()).is_some_and(|(_, code)| code == LOCK_NOT_AVAILABLE)
@@ -112,12 +113,12 @@ pub fn is_lock_not_available(error: &Error) -> bool {
 const START: &str = " (SQLSTATE ";
 const END: &str = ")";
 
-/// Returns a message with its code behind it.
+/// Appends the code to a message.
 pub fn with_code(message: &str, code: &str) -> String {
     format!("{message}{START}{code}{END}")
 }
 
-/// Splits what [`with_code`] has put together.
+/// Splits a message of [`with_code`] into its text and its code.
 pub fn coded(message: &str) -> Option<(&str, &str)> {
     message.strip_suffix(END)?.rsplit_once(START)
 }
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_code_behind_the_message_counts() {
+    fn only_the_code_at_the_end_of_the_message_counts() {
         let error = |kind, message: &str| Error::DatabaseError(kind, Box::new(message.to_owned()));
         for (kind, message, class) in [
             (DatabaseErrorKind::Unknown, with_code("Verklemmung entdeckt", "40P01"), Class::Retry),

@@ -1,11 +1,11 @@
 //! TLS to the server, in the terms of libpq's `sslmode` and `sslrootcert` (PostgreSQL manual,
 //! section 34.19).
 //!
-//! `prefer` and `require` accept any certificate, and take nothing from it but the key, which the
-//! server must prove to own. They do not ask webpki, which reads certificates of version 3 of X.509
-//! alone, while libpq accepts those of version 1 that some images make for themselves. So the key
-//! is read here, whatever the rest of the certificate says. `verify-ca` and `verify-full` leave
-//! everything to webpki, and refuse version 1 with a line that says so.
+//! `prefer` and `require` accept any certificate, and use only its public key: the server must
+//! prove to have the private one. They do not use webpki, which reads only certificates of X.509
+//! version 3, while libpq accepts those of version 1, which some images create for themselves. So
+//! the key is read here, whatever the rest of the certificate says. `verify-ca` and `verify-full`
+//! leave everything to webpki, and refuse version 1 with a message that says so.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -27,32 +27,34 @@ use x509_cert::{
     spki::SubjectPublicKeyInfoRef,
 };
 
-/// How much a connection is protected.
+/// The protection of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SslMode {
-    /// Not at all.
+    /// No TLS.
     Disable,
-    /// Encrypted if the server can, and then to whoever answers.
+    /// TLS if the server offers it, with any certificate.
     Prefer,
-    /// Encrypted, to whoever answers.
+    /// TLS with any certificate.
     Require,
-    /// To a server with a certificate of a known authority.
+    /// TLS with a certificate of a known authority.
     VerifyCa,
-    /// To a server with a certificate of a known authority for the host's name.
+    /// TLS with a certificate of a known authority for the name of the host.
     VerifyFull,
 }
 
-/// What the URL says of TLS.
+/// The TLS settings of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// How much.
+    /// The protection.
     pub mode: SslMode,
-    /// The file with the known authorities in PEM; none for those that the system knows.
+    /// The file with the known authorities in PEM. Without it, those of the operating system are
+    /// known.
     root_certificates: Option<PathBuf>,
 }
 
 impl Tls {
-    /// Takes from a URL what its driver does not know, and returns the rest of it.
+    /// Separates the TLS settings, which the driver does not know, from the rest of a URL, and
+    /// returns both.
     pub fn take(url: &str) -> Result<(Self, String), String> {
         let (mut mode, mut root_certificates) = (None, None);
         let (start, query) = url.split_once('?').unwrap_or((url, ""));
@@ -71,7 +73,7 @@ impl Tls {
         }
         let mut mode = mode.unwrap_or(SslMode::Prefer);
         if mode == SslMode::Require && root_certificates.is_some() {
-            // As libpq has it: who names an authority wants it asked for.
+            // As in libpq, a URL that names an authority wants the certificate verified.
             mode = SslMode::VerifyCa;
         }
         let rest =
@@ -79,7 +81,7 @@ impl Tls {
         Ok((Self { mode, root_certificates }, rest))
     }
 
-    /// What is agreed with the server before TLS begins.
+    /// Returns what the driver is to agree on with the server before TLS begins.
     pub fn negotiation(&self) -> Negotiation {
         match self.mode {
             SslMode::Disable => Negotiation::Disable,
@@ -88,7 +90,7 @@ impl Tls {
         }
     }
 
-    /// Makes what makes the connections' TLS.
+    /// Creates the connector, which sets up TLS for each connection.
     pub fn connector(&self) -> Result<MakeRustlsConnect, String> {
         self.client_config().map(MakeRustlsConnect::new)
     }
@@ -108,14 +110,14 @@ impl Tls {
                     KnownAuthority { webpki, checks_name: self.mode == SslMode::VerifyFull };
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
-            SslMode::Disable | SslMode::Prefer | SslMode::Require => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-            }
+            SslMode::Disable | SslMode::Prefer | SslMode::Require => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
         };
         Ok(config.with_no_client_auth())
     }
 
-    /// The authorities that are known.
+    /// Loads the known authorities.
     fn roots(&self) -> Result<RootCertStore, String> {
         let mut roots = RootCertStore::empty();
         match &self.root_certificates {
@@ -158,8 +160,8 @@ fn mode(value: &str) -> Result<SslMode, String> {
     }
 }
 
-/// Accepts a certificate of a known authority: `verify-full`, or whatever name it is for:
-/// `verify-ca`.
+/// Accepts a certificate of a known authority: for `verify-full` only one for the name of the host,
+/// for `verify-ca` one for any name.
 #[derive(Debug)]
 struct KnownAuthority {
     webpki: Arc<WebPkiServerVerifier>,
@@ -182,11 +184,11 @@ impl ServerCertVerifier for KnownAuthority {
             ocsp_response,
             now,
         ) {
-            // The name is looked at last: all else is good.
+            // The name is checked last, so everything else is good.
             Err(TlsError::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
-            Err(_) if Subject::of(end_entity).is_ok_and(|subject| !subject.is_version_3) => {
+            Err(_) if CertificateKey::of(end_entity).is_ok_and(|key| !key.is_version_3) => {
                 Err(TlsError::Other(OtherError(Arc::new(OldVersion))))
             }
             verdict => verdict,
@@ -216,7 +218,7 @@ impl ServerCertVerifier for KnownAuthority {
     }
 }
 
-/// A certificate is too old to be verified.
+/// A certificate of a version that cannot be verified.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the server's certificate is of X.509 version 1, which verify-ca and verify-full do not \
@@ -224,11 +226,12 @@ impl ServerCertVerifier for KnownAuthority {
 )]
 struct OldVersion;
 
-/// Accepts whoever can prove to own the certificate that is shown: `prefer` and `require`.
+/// Accepts any certificate of which the server proves to have the private key, for `prefer` and
+/// `require`.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
@@ -246,17 +249,17 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        // As rustls does for the keys in certificates: any algorithm will do that the scheme stands
-        // for and the key fits.
-        let subject = Subject::of(certificate)?;
+        // As rustls does for keys in certificates, this tries each algorithm of the scheme that
+        // fits the key.
+        let certified = CertificateKey::of(certificate)?;
         let mapping = self.0.signature_verification_algorithms.mapping;
         let algorithms =
             mapping.iter().filter(|(scheme, _)| *scheme == signed.scheme).flat_map(|(_, all)| *all);
         let fitting = algorithms
-            .filter(|algorithm| algorithm.public_key_alg_id().as_ref() == subject.algorithm);
+            .filter(|algorithm| algorithm.public_key_alg_id().as_ref() == certified.algorithm);
         let mut outcome = Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
         for algorithm in fitting {
-            match algorithm.verify_signature(&subject.key, message, signed.signature()) {
+            match algorithm.verify_signature(&certified.key, message, signed.signature()) {
                 Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
                 Err(_) => outcome = Err(CertificateError::BadSignature.into()),
             }
@@ -270,7 +273,7 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        let info = SubjectPublicKeyInfoDer::from(Subject::of(certificate)?.info);
+        let info = SubjectPublicKeyInfoDer::from(CertificateKey::of(certificate)?.info);
         verify_tls13_signature_with_raw_key(
             message,
             &info,
@@ -284,18 +287,18 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// What a certificate says of the key that it is for.
-struct Subject {
+/// The public key of a certificate.
+struct CertificateKey {
     is_version_3: bool,
-    /// The SubjectPublicKeyInfo (RFC 5280, section 4.1), and what it is made of: the contents of
-    /// the AlgorithmIdentifier, and the key.
+    /// The SubjectPublicKeyInfo (RFC 5280, section 4.1), and its two parts: the contents of the
+    /// AlgorithmIdentifier, and the key.
     info: Vec<u8>,
     algorithm: Vec<u8>,
     key: Vec<u8>,
 }
 
-impl Subject {
-    /// Reads a certificate of any version up to its key, and looks at nothing else in it.
+impl CertificateKey {
+    /// Reads the key from a certificate of any version, and ignores everything else in it.
     fn of(certificate: &CertificateDer<'_>) -> Result<Self, TlsError> {
         Self::read(certificate).map_err(|_| CertificateError::BadEncoding.into())
     }
@@ -304,7 +307,7 @@ impl Subject {
         let mut reader = SliceReader::new(certificate)?;
         let fields: AnyRef<'_> = reader.sequence(|outer| {
             let fields = outer.decode()?;
-            // The algorithm and the signature of whoever made the certificate.
+            // Skips the algorithm and the signature of the issuer.
             outer.decode::<AnyRef<'_>>()?;
             outer.decode::<AnyRef<'_>>()?;
             Ok(fields)
@@ -313,7 +316,7 @@ impl Subject {
         let (version, info) = fields.sequence(|inner| {
             let version = ContextSpecific::<u8>::decode_explicit(inner, TagNumber::N0)?
                 .map(|version| version.value);
-            // The serial number, the algorithm, the issuer, the validity and the subject.
+            // Skips the serial number, the algorithm, the issuer, the validity and the subject.
             for _ in 0..5 {
                 inner.decode::<AnyRef<'_>>()?;
             }
@@ -350,18 +353,18 @@ mod tests {
 
     use super::*;
 
-    /// Shows a certificate, whether or not it has its key.
+    /// Presents a certificate, whether or not the server has its key.
     #[derive(Debug)]
-    struct Shows(Arc<CertifiedKey>);
+    struct FixedCertificate(Arc<CertifiedKey>);
 
-    impl ResolvesServerCert for Shows {
+    impl ResolvesServerCert for FixedCertificate {
         fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
             Some(Arc::clone(&self.0))
         }
     }
 
-    /// Makes a connection that verifies nothing, to a server with the certificate of a key that
-    /// signs by another.
+    /// Performs a handshake, which verifies no certificate, with a server that presents a
+    /// certificate of one key and signs with another.
     fn shake_hands(
         version: &'static SupportedProtocolVersion,
         certified: &KeyPair,
@@ -373,12 +376,14 @@ mod tests {
         let key = provider
             .key_provider
             .load_private_key(PrivateKeyDer::try_from(used.serialize_der()).unwrap());
-        let shows =
-            Shows(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key.unwrap())));
+        let resolver = FixedCertificate(Arc::new(CertifiedKey::new(
+            vec![certificate.der().clone()],
+            key.unwrap(),
+        )));
         let server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[version])
             .unwrap();
-        let server = server.with_no_client_auth().with_cert_resolver(Arc::new(shows));
+        let server = server.with_no_client_auth().with_cert_resolver(Arc::new(resolver));
         let (tls, _) = Tls::take("postgres://h/d?sslmode=require").unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
         let mut client =
@@ -398,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_shows_a_certificate_must_have_its_key_even_where_none_is_verified() {
+    fn a_server_must_have_the_key_of_its_certificate_even_if_none_is_verified() {
         let kinds: [&SignatureAlgorithm; 4] = [
             &rcgen::PKCS_ECDSA_P256_SHA256,
             &rcgen::PKCS_ECDSA_P384_SHA384,
@@ -416,21 +421,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_key() {
+    fn damaged_certificates_are_refused_or_harmless() {
         let key = KeyPair::generate().unwrap();
         let good =
             CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap().der().to_vec();
-        let subject = Subject::read(&good).unwrap();
-        assert!(subject.is_version_3);
-        assert_eq!(subject.key, rcgen::PublicKeyData::der_bytes(&key));
+        let certified = CertificateKey::read(&good).unwrap();
+        assert!(certified.is_version_3);
+        assert_eq!(certified.key, rcgen::PublicKeyData::der_bytes(&key));
         for length in 0..good.len() {
-            assert!(Subject::read(&good[..length]).is_err(), "{length}");
+            assert!(CertificateKey::read(&good[..length]).is_err(), "{length}");
         }
-        // A bit that is changed may do no harm; it must not be a panic.
+        // A changed byte may be harmless, but must not cause a panic.
         for index in 0..good.len() {
             let mut bad = good.clone();
             bad[index] ^= 0xff;
-            let _ = Subject::read(&bad);
+            let _ = CertificateKey::read(&bad);
         }
     }
 
@@ -440,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_url_says_of_tls_is_taken_out_of_it() {
+    fn tls_settings_are_removed_from_the_url() {
         let root = |path: &str| Some(PathBuf::from(path));
         assert_eq!(take("postgres://h/d"), (SslMode::Prefer, None, "postgres://h/d".to_owned()));
         assert_eq!(
@@ -462,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn who_names_an_authority_has_it_asked_for() {
+    fn require_with_an_authority_means_verify_ca() {
         assert_eq!(take("postgres://h?sslmode=require&sslrootcert=ca.pem").0, SslMode::VerifyCa);
     }
 }

@@ -21,7 +21,8 @@ use crate::domain::{
 pub struct CutOffs(HashMap<String, CutOff>);
 
 impl CutOffs {
-    /// The last instant up to which a session's tenant and subject were revoked, if that covers it.
+    /// Returns the last instant up to which the session's tenant or subject was revoked, if that
+    /// covers the session.
     pub fn covered_up_to(&self, session: &Session) -> Option<Timestamp> {
         let keys = [
             cut_off_key(&session.tenant, None),
@@ -32,7 +33,7 @@ impl CutOffs {
     }
 }
 
-/// The cut-offs that may cover these sessions.
+/// Reads the cut-offs that may cover these sessions.
 pub async fn read<'a>(
     connection: &mut PooledConnection<'_>,
     sessions: impl IntoIterator<Item = &'a Session>,

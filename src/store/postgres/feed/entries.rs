@@ -1,4 +1,4 @@
-//! The entries of the blacklist, which are the feed in the order of their commits.
+//! The entries of the blacklist, which form the feed: their order is the order of the commits.
 
 use std::{collections::HashMap, convert::Infallible};
 
@@ -26,8 +26,8 @@ use crate::{
 type OptionalText = Nullable<Text>;
 type OptionalInstant = Nullable<Timestamptz>;
 
-/// The session of the entry that takes the place of `b`: of a subject the one that neither covers,
-/// as `CutOff::union` has it.
+/// Expands to the session identifier of the entry that replaces `b`. For a subject, this is the
+/// session that neither of the two covers, as in `CutOff::union`.
 macro_rules! spared_by_both {
     () => {
         concat!(
@@ -50,7 +50,8 @@ macro_rules! spared_by_both {
     };
 }
 
-/// The statement that writes entries behind the head of the feed.
+/// Expands to the statement that appends entries to the feed, given the statement that moves its
+/// head.
 macro_rules! insertion {
     ($head:literal) => {
         concat!(
@@ -90,10 +91,11 @@ macro_rules! insertion {
 }
 
 /// Writes blacklist entries, each in the place of an older one for the same thing, and returns
-/// their places in the feed.
+/// their positions in the feed.
 ///
-/// This locks the head of the feed until the commit, so it comes last: then the order of the
-/// entries is the order of the commits, and a reader who has seen one has seen all before it.
+/// This locks the head of the feed until the commit. So the order of the entries is the order of
+/// the commits, and a reader that has seen one has seen all before it. A transaction takes no lock
+/// after this one.
 pub async fn insert_entries(
     connection: &mut PooledConnection<'_>,
     entries: &[BlacklistEntry],
@@ -101,22 +103,22 @@ pub async fn insert_entries(
     if entries.is_empty() {
         return Ok(vec![]);
     }
-    // One statement cannot write a row twice, so what is stopped twice gets one entry, the later
+    // A statement cannot write a row twice, so several entries for the same thing are merged into
     // one.
     let mut rows: Vec<BlacklistEntry> = vec![];
     let mut keys = vec![];
     let mut known = HashMap::new();
     let mut offsets = Vec::with_capacity(entries.len());
     for entry in entries {
-        let position = *known.entry(revoked_key(&entry.revoked)).or_insert_with_key(|key| {
+        let index = *known.entry(revoked_key(&entry.revoked)).or_insert_with_key(|key| {
             keys.push(key.clone());
             rows.push(entry.clone());
             rows.len() - 1
         });
-        if let Some(row) = rows.get_mut(position) {
+        if let Some(row) = rows.get_mut(index) {
             *row = merged(row, entry.clone());
         }
-        offsets.push(i64::try_from(position).unwrap_or(i64::MAX));
+        offsets.push(i64::try_from(index).unwrap_or(i64::MAX));
     }
     let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
 
@@ -159,7 +161,7 @@ pub async fn insert_entries(
     }
 }
 
-/// Of two entries for the same thing the one that takes the place of both.
+/// Returns the entry that replaces two entries for the same thing.
 fn merged(earlier: &BlacklistEntry, newer: BlacklistEntry) -> BlacklistEntry {
     let BlacklistEntry { expires_at, unfinished, .. } = *earlier;
     let cut_off = earlier.revoked.cut_off();
@@ -171,7 +173,8 @@ fn merged(earlier: &BlacklistEntry, newer: BlacklistEntry) -> BlacklistEntry {
     merged
 }
 
-/// Reads the entries of tenants and subjects under which sessions may be left to be ended.
+/// Reads the entries of tenants and subjects under which sessions may still have to be marked as
+/// ended.
 pub async fn unfinished(connection: &mut PooledConnection<'_>) -> Result<Vec<Unfinished>, Fault> {
     let rows: Vec<UnfinishedRow> = blacklist::table
         .filter(dsl::sql::<Bool>("unfinished"))

@@ -1,4 +1,5 @@
-//! The feed of revocations: its entries, the members that follow it, and how they learn of more.
+//! The feed of revocations: its entries, the replicas that read it, and the notifications of new
+//! entries.
 
 pub mod cut_offs;
 pub mod entries;

@@ -1,5 +1,5 @@
-//! The connection by which a replica renews its row and reads the feed: apart from the pool, so
-//! that nothing else can keep it waiting, and watched for warnings.
+//! The connection over which a replica renews its row and reads the feed. It is not part of the
+//! pool, so that nothing else delays a renewal, and an answer with a warning is discarded.
 
 use std::{
     sync::{
@@ -45,15 +45,15 @@ use crate::{
     },
 };
 
-/// Makes its connection when it needs one.
+/// Sends renewals over a connection that it makes when it needs one.
 pub struct PostgresRenewalClient {
     target: Target,
     latest: Arc<LatestTimeline>,
-    /// Taken out while in use and put back only after success.
+    /// The connection. It is taken out while it is used, and put back only after an answer.
     connection: Option<Link>,
 }
 
-/// Dropped, it is closed at once: what the server may still answer is never read.
+/// A connection that is closed at once when it is dropped, so that a late answer is never read.
 struct Link(Connected);
 
 impl Drop for Link {
@@ -63,7 +63,8 @@ impl Drop for Link {
 }
 
 impl PostgresRenewalClient {
-    /// Not connected yet. It tells the pool which timeline it has seen.
+    /// Creates a client that has not connected yet. It reports the timelines that it sees to
+    /// `latest`.
     pub fn new(target: Target, latest: Arc<LatestTimeline>) -> Self {
         Self { target, latest, connection: None }
     }
@@ -76,8 +77,8 @@ impl RenewalClient for PostgresRenewalClient {
         let mut link = match self.connection.take() {
             Some(link) => link,
             None => {
-                // Rather to a server that was not replaced; but if there is none, the database may
-                // have been set back to an earlier history.
+                // A server that was not replaced is preferred. If there is none, the database may
+                // have been set back to an earlier history, so any server will do.
                 let connected = match self.target.connect_in(self.latest.get()).await {
                     Ok(connected) => Ok(connected),
                     Err(_) => self.target.connect().await,
@@ -100,14 +101,14 @@ impl RenewalClient for PostgresRenewalClient {
             .map_err(|_| unavailable("it does not answer".to_owned()))??;
         self.connection = Some(link);
         if AtomicBool::load(&warned, Ordering::SeqCst) {
-            // A commit whose wait for the standbys was cancelled gives a warning and success: it
-            // may yet be lost.
+            // A commit whose wait for the standbys was cancelled succeeds with a warning, and may
+            // still be lost.
             return Err(unavailable("it gave a warning".to_owned()));
         }
         match &renewed {
             RenewalOutcome::Answer(answer) => self.latest.set(answer.head.timeline),
-            // The server may be one that was replaced, or in another history: who joins anew looks
-            // for it anew.
+            // The server may have been replaced, or be in another history, so the next renewal
+            // looks for a server again.
             RenewalOutcome::Gone => {
                 self.latest.forget();
                 self.connection = None;
@@ -150,7 +151,7 @@ type SqlOthers = (Values<SqlUuid>, Values<BigInt>, Values<BigInt>, Values<BigInt
 type SqlRow =
     (Bool, BigInt, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
 
-/// What a renewal does to the row, if that is the one that was left.
+/// Expands to the statement that renews the row, if the row is as this replica left it.
 macro_rules! renew {
     () => {
         "UPDATE replicas
@@ -160,7 +161,8 @@ macro_rules! renew {
     };
 }
 
-/// The statement: what is done to the row, and where the feed has come to.
+/// Expands to the statement of a renewal, given what is done to the row, and where the head of the
+/// feed is read.
 macro_rules! renewal {
     ($mine:expr, $head:literal) => {
         concat!(
@@ -205,8 +207,9 @@ macro_rules! renewal {
     };
 }
 
-/// One statement, so one snapshot and one commit. Its answer is complete when the server is ready
-/// for the next, which is after the commit has been waited for: rows may come before.
+/// Sends a renewal. It is one statement, and so one snapshot and one commit. The answer is complete
+/// when the server is ready for the next statement, which it is only after the commit has been
+/// waited for; rows may arrive before that.
 async fn ask(
     connection: &mut AsyncPgConnection,
     renewal: &RenewalRequest,
@@ -223,7 +226,7 @@ async fn ask(
         }
         () => renewal!(renew!(), "h.seq"),
     };
-    // Loaded to its end: `get_result` would be content with the row.
+    // This reads the answer to its end. `get_result` would stop at the first row.
     let rows: Vec<Row> = statement::<SqlRow>(text)
         .bind::<BigInt, _>(renewal.number)
         .bind::<BigInt, _>(renewal.applied.0)

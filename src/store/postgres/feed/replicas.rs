@@ -34,31 +34,31 @@ use crate::{
     },
 };
 
-/// The time that leaving may take. The process is about to end, and a database that does not answer
-/// must not keep it; the others find out by themselves that it is gone.
+/// The longest time that leaving may take. The process is about to end, and a database that does
+/// not answer must not delay it; the other replicas find out by themselves that it is gone.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The store's connections, for a task that the store need not wait for.
+/// Access to the store's connections for a task that outlives a call.
 struct Handle {
     shared: Arc<Shared>,
 }
 
 impl Handle {
-    async fn remember(
+    async fn record_former(
         self,
         incarnation: Incarnation,
         row: DeletedRow,
         state: FormerState,
     ) -> Result<usize, StoreError> {
-        with_connection!(self, remember, incarnation, row, state)
+        with_connection!(self, record_former, incarnation, row, state)
     }
 }
 
 impl PostgresStore {
-    /// Has people see for a while that a replica served. This is not part of the statement that
-    /// deletes its row, on which revocations wait: whatever goes wrong here, nobody waits for the
+    /// Lists a replica as a former one for a while. This is not part of the statement that deletes
+    /// its row, on which revocations wait: whatever goes wrong here, no revocation waits for the
     /// replica any more.
-    fn remember(
+    fn record_former(
         &self,
         incarnation: Incarnation,
         row: DeletedRow,
@@ -66,7 +66,7 @@ impl PostgresStore {
     ) -> impl Future<Output = ()> + Send + 'static {
         let handle = Handle { shared: Arc::clone(&self.shared) };
         async move {
-            if let Err(error) = handle.remember(incarnation, row, state).await {
+            if let Err(error) = handle.record_former(incarnation, row, state).await {
                 tracing::warn!(%error, state = state.as_str(), "a replica that serves no more \
                                                                 will not be listed");
             }
@@ -87,7 +87,7 @@ impl Members for PostgresStore {
     async fn remove(&self, incarnation: Incarnation, renewals: i64) -> Result<bool, StoreError> {
         let removed: Result<_, StoreError> = with_connection!(self, remove, incarnation, renewals);
         let Some(row) = removed? else { return Ok(false) };
-        tokio::spawn(self.remember(incarnation, row, FormerState::Removed));
+        tokio::spawn(self.record_former(incarnation, row, FormerState::Removed));
         Ok(true)
     }
 
@@ -99,7 +99,7 @@ impl Members for PostgresStore {
         let leaving = async {
             let left: Result<_, StoreError> = with_connection!(self, leave, incarnation);
             if let Some(row) = left? {
-                self.remember(incarnation, row, FormerState::Left).await;
+                self.record_former(incarnation, row, FormerState::Left).await;
             }
             Ok(())
         };
@@ -131,8 +131,8 @@ async fn join(connection: &mut PooledConnection<'_>, newcomer: Newcomer) -> Resu
 type MemberRow = (Uuid, String, String, String, PgTimestamp, i64, i64, i64, i64);
 type SqlMember = Nullable<(SqlUuid, Text, Text, Text, Timestamptz, BigInt, BigInt, BigInt, BigInt)>;
 
-/// Members and head are one statement, so one snapshot: nobody has applied more than the head that
-/// is told.
+/// Reads the members and the head of the feed in one statement, and so from one snapshot: no member
+/// has applied more than that head. A second statement reads the former replicas.
 async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fault> {
     type Row = (i64, i64, i64, Option<MemberRow>);
     let rows: Vec<Row> = statement::<(BigInt, BigInt, BigInt, SqlMember)>(
@@ -176,7 +176,7 @@ async fn register(connection: &mut PooledConnection<'_>) -> Result<Register, Fau
     };
     let members: Vec<_> = rows.into_iter().filter_map(|(_, _, _, row)| row.map(member)).collect();
     let mut former = former_replicas(connection).await?;
-    // One that ended between the two statements is told as it was before.
+    // A replica that left or was removed between the two statements is listed as a member.
     former.retain(|former| members.iter().all(|member| member.incarnation != former.incarnation));
     Ok(Register { members, former, head, settled })
 }
@@ -198,8 +198,8 @@ async fn former_replicas(
     .await?;
     let former =
         |(incarnation, name, address, version, state, joined_at, ended_at, applied): FormerRow| {
-            // A newer version may know more states. Nothing is decided by these rows, so the others
-            // are listed without it.
+            // A newer version may write other states. Such rows are left out, because nothing is
+            // decided by them.
             let state = FormerState::from_name(&state)?;
             Some(FormerReplica {
                 incarnation: Incarnation::from_bytes(incarnation.into_bytes()),
@@ -215,13 +215,13 @@ async fn former_replicas(
     Ok(rows.into_iter().filter_map(former).collect())
 }
 
-/// Microseconds as a span: none if they are negative, as between two readings of a clock that was
-/// set back.
+/// Converts microseconds to a span. A negative number, as between two readings of a clock that was
+/// set back, becomes zero.
 pub fn span(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or_default())
 }
 
-/// The columns that are kept of a row that was deleted.
+/// The columns of a deleted row that are kept.
 const DELETED: (
     replicas::joined_at,
     replicas::applied,
@@ -261,7 +261,7 @@ async fn leave(
     Ok(diesel::delete(row).returning(DELETED).get_result(&mut **connection).await.optional()?)
 }
 
-async fn remember(
+async fn record_former(
     connection: &mut PooledConnection<'_>,
     incarnation: Incarnation,
     row: DeletedRow,
@@ -284,7 +284,8 @@ async fn remember(
     .bind::<Text, _>(version)
     .execute(&mut **connection)
     .await?;
-    // So that a replica that starts again and again fills nothing until the next sweep.
+    // The limits are enforced here too, so that a replica that starts again and again does not fill
+    // the table until the next sweep.
     delete_former_replicas(connection).await
 }
 

@@ -1,6 +1,6 @@
-//! Wake-ups between the processes on one database, by LISTEN and NOTIFY. They are hints, which cut
-//! the time until a revocation is found; without them, as on the far side of a pooler in
-//! transaction mode, looking at the head of the feed does.
+//! Notifications between the processes on one database, by LISTEN and NOTIFY. They are hints that
+//! shorten the time until a revocation is found. Where they do not arrive, as behind a pooler in
+//! transaction mode, a process polls the head of the feed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,51 +21,52 @@ use crate::{domain::revocation::Seq, store::StoreError};
 
 const CHANNEL: &str = "countersign_feed";
 
-/// The time that a listener waits before it calls, so as to hear itself.
+/// The time without a notification after which a listener sends one to itself.
 const SILENCE: Duration = Duration::from_secs(10);
-/// The time within which a listener hears itself. One that does not has no echo.
+/// The time within which a listener must receive its own notification. If it does not, it has no
+/// echo.
 const ECHO: Duration = Duration::from_secs(2);
-/// The pause before a lost listener tries again, and before one that turned out to be deaf does.
+/// The pause before a lost listener connects again, and before one without an echo does.
 const RETRY: Duration = Duration::from_millis(500);
-const RETRY_DEAF: Duration = Duration::from_secs(60);
+const RETRY_NO_ECHO: Duration = Duration::from_secs(60);
 
-/// Why a listener has stopped.
+/// The reason why a listener has stopped.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// Its connection is lost, or could not be made.
+    /// Its connection is lost, or none could be made.
     Lost,
-    /// It does not hear itself.
+    /// It does not receive its own notifications.
     NoEcho,
 }
 
 impl End {
-    /// The end of a listener that was not let listen.
+    /// Returns the reason for a listener whose LISTEN was refused.
     fn of_refusal(error: &Error) -> Self {
         match Class::of(error) {
-            // LISTEN prepares no statement, so an outdated one means "feature not supported", which
-            // some engines that speak the protocol of PostgreSQL and some poolers answer.
+            // LISTEN prepares no statement, so here `Outdated` means "feature not supported". Some
+            // poolers, and some engines that speak the protocol of PostgreSQL, answer so.
             Class::Bug | Class::Outdated => Self::NoEcho,
             Class::Retry | Class::Unavailable | Class::Lost | Class::Rejected => Self::Lost,
         }
     }
 }
 
-/// Tells others of each entry that this process has committed, the newest alone if there are many
-/// at once.
+/// Notifies other processes of the entries that this process commits. Of several at once, only the
+/// newest is sent.
 pub async fn publish(shared: Arc<Shared>) {
     let mut committed = shared.committed.subscribe();
     while committed.changed().await.is_ok() {
         let seq = *committed.borrow_and_update();
         if let Err(fault) = notify(&shared.pool, seq).await {
-            // They find it by looking.
+            // The others find the entry with their next renewal.
             tracing::debug!(error = %StoreError::from(fault), "others could not be told of a \
                                                                revocation");
         }
     }
 }
 
-/// The notification is a transaction that nobody needs to survive a crash, so it does not wait for
-/// the disk.
+/// Sends a notification. Its transaction does not wait for the disk, because nobody needs it after
+/// a crash.
 async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
     let mut connection = pool.checkout().await?;
     let Seq(number) = seq;
@@ -80,7 +81,8 @@ async fn notify(pool: &Pool, seq: Seq) -> Result<(), Fault> {
     outcome
 }
 
-/// Listens to others, on a connection of its own, and says whether it is live.
+/// Listens to other processes, over a connection of its own, and reports whether notifications
+/// arrive.
 pub async fn listen(shared: Arc<Shared>, target: Target, is_live: watch::Sender<bool>) {
     loop {
         let end = listen_once(&shared, &target, &is_live).await;
@@ -92,7 +94,7 @@ pub async fn listen(shared: Arc<Shared>, target: Target, is_live: watch::Sender<
                     "the database passes on no notifications, perhaps because of a pooler in \
                      between; looking for revocations of other replicas more often instead"
                 );
-                RETRY_DEAF
+                RETRY_NO_ECHO
             }
         };
         tokio::time::sleep(wait).await;
@@ -119,8 +121,8 @@ async fn listen_once(shared: &Shared, target: &Target, is_live: &watch::Sender<b
                 }
                 match timeout(ECHO, notifications.recv()).await {
                     Ok(heard) => heard,
-                    // It did hear before: the server stands still, or is no longer the one where
-                    // the others call.
+                    // It received notifications before. So the server stands still, or is no longer
+                    // the one on which the others notify.
                     Err(_) if *is_live.borrow() => return End::Lost,
                     Err(_) => return End::NoEcho,
                 }
@@ -141,7 +143,7 @@ mod tests {
     use super::{super::super::connection::sqlstate::with_code, *};
 
     #[test]
-    fn a_server_without_notifications_is_told_from_one_that_is_lost() {
+    fn a_server_without_notifications_is_distinguished_from_one_that_is_lost() {
         for (code, end) in [
             ("0A000", End::NoEcho),
             ("42501", End::NoEcho),

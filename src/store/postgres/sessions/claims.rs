@@ -1,6 +1,6 @@
-//! Claims as JSON text that `jsonb` gives back as they were.
+//! Encodes claims as JSON text that `jsonb` returns with the same values.
 //!
-//! `jsonb` keeps every digit of a number, and its zeros after the point, but no exponent. So a
+//! `jsonb` keeps every digit of a number, and the zeros after its point, but no exponent. So a
 //! float like `1e16` would come back as an integer, unless it is written with a fraction.
 
 use std::fmt::Write;
@@ -19,8 +19,8 @@ pub fn to_jsonb(claims: &CustomClaims) -> String {
     out
 }
 
-/// A float that would be taken for an integer. From 1e16 on serde_json writes an exponent; from
-/// 2e19 on no integer type takes what comes back.
+/// Returns the number if it is a float that would come back as an integer. From 1e16 on, serde_json
+/// writes an exponent; from 2e19 on, no integer type can hold what comes back.
 fn large(number: &Number) -> Option<f64> {
     number.as_f64().filter(|float| number.is_f64() && (1e16..2e19).contains(&float.abs()))
 }
@@ -73,7 +73,7 @@ mod tests {
 
     use super::*;
 
-    /// What `jsonb` does to a number: no exponent, the same digits.
+    /// `jsonb` keeps the digits of a number, but not its exponent.
     #[test]
     fn large_floats_are_written_with_a_fraction_and_everything_else_as_it_is() {
         let Value::Object(map) = json!({

@@ -1,5 +1,6 @@
-//! Creating sessions, within the limits of their subjects: where there is room it takes one
-//! statement, the rest is decided one by one on what a few statements have read for all of them.
+//! Creates sessions within the quotas of their subjects. Where there is room, this takes one
+//! statement. The other creations are decided one by one, on what a few statements have read for
+//! all of them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -57,12 +58,12 @@ pub async fn commit(
         .await
 }
 
-/// A creation for which there may be room, and nothing made for its request before.
+/// A creation for which there may be room, and whose request may be new.
 struct FastPath<'a>(&'a Creation);
 
 #[async_trait]
 impl BatchWrite for FastPath<'_> {
-    /// None if it was left out.
+    /// None if the creation is left to the slow path.
     type Outcome = Option<Created>;
 
     async fn apply(
@@ -80,7 +81,7 @@ impl BatchWrite for FastPath<'_> {
     }
 }
 
-/// A creation for which there may be an earlier one, or no room.
+/// A creation that may repeat an earlier one, or for which there may be no room.
 struct SlowPath<'a> {
     creation: &'a Creation,
     oldest_live: &'a OldestLive,
@@ -116,11 +117,11 @@ impl BatchWrite for SlowPath<'_> {
             && insert_sessions(connection, &batch.new, Limits::Checked).await?.len()
                 < batch.new.len()
         {
-            // Somebody else has made the same request since.
+            // Another transaction has made the same request since.
             let problem = "the same request is being made by others";
             return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
         }
-        // After the new ones, of which some may have to go for others.
+        // This comes after the insertion, because a new session may be evicted for another new one.
         let (ended, entries) = evict(connection, &batch.evicted).await?;
         batch.live.keep_counts(connection).await?;
         // The head of the feed is locked last.
@@ -132,7 +133,7 @@ impl BatchWrite for SlowPath<'_> {
 }
 
 /// Ends sessions, and returns those that it has ended with the entries that stop their tokens. A
-/// session that somebody else has ended meanwhile is left as it is.
+/// session that another transaction has ended meanwhile is left as it is.
 async fn evict(
     connection: &mut PooledConnection<'_>,
     evicted: &HashMap<SessionId, Ended>,
@@ -153,7 +154,7 @@ async fn evict(
     Ok((ended.into_iter().map(|session| session.id).collect(), entries))
 }
 
-/// The outcome of a decision, with the positions of the sessions that were evicted.
+/// Returns the outcome of a decision, given the positions of the entries of the evicted sessions.
 fn created(decision: CreationDecision, positions: &HashMap<SessionId, FeedPosition>) -> Created {
     match decision {
         CreationDecision::Create { mut evicted } => {
@@ -169,9 +170,9 @@ fn created(decision: CreationDecision, positions: &HashMap<SessionId, FeedPositi
     }
 }
 
-/// The state that creations are decided on, and the decisions so far.
+/// The state on which creations are decided, and the decisions so far.
 struct Batch<'a> {
-    /// Sessions by the request that made them.
+    /// The sessions that have been created for the requests, by tenant and request id.
     earlier: HashMap<(String, String), Session>,
     cut_offs: CutOffs,
     live: Live<'a>,
@@ -215,12 +216,12 @@ impl CreationState for Batch<'_> {
     }
 }
 
-/// The tenant and the request id by which a request for a session is known.
+/// Returns the tenant and the request id, which identify a request, if it has an id.
 fn request(session: &Session) -> Option<(String, String)> {
     session.request_id.as_ref().map(|id| (session.tenant.to_string(), id.to_string()))
 }
 
-/// The sessions that were created before with the request ids of these creations.
+/// Reads the sessions that were created earlier with the request ids of these creations.
 async fn earlier(
     connection: &mut PooledConnection<'_>,
     creations: &[&Creation],
@@ -248,14 +249,15 @@ async fn earlier(
     Ok(found)
 }
 
-/// The live sessions of limited subjects, by the keys that entries of subjects have.
+/// The live sessions of subjects with a quota, by the keys of the subjects' blacklist entries.
 struct Live<'a> {
     of: HashMap<String, LiveSessions>,
-    /// Subjects whose number of sessions is kept.
+    /// The subjects whose number of sessions is kept in `large_subjects`.
     large: Vec<(&'a str, &'a str)>,
 }
 
-/// A subject, the greatest limit that it is given, and the instant of its first creation.
+/// A subject with a quota: its greatest limit in the batch, the instant of its first creation, and
+/// the number of its creations.
 struct Limited<'a> {
     tenant: &'a str,
     subject: &'a str,
@@ -265,26 +267,26 @@ struct Limited<'a> {
 }
 
 impl<'a> Live<'a> {
-    /// Reads as many as the limits need.
+    /// Reads as many live sessions of each subject as its limit needs.
     async fn read(
         connection: &mut PooledConnection<'_>,
         oldest_live: &OldestLive,
         creations: &[&'a Creation],
     ) -> Result<Self, Fault> {
         let mut limited: Vec<Limited<'a>> = vec![];
-        let mut positions = HashMap::new();
+        let mut indexes = HashMap::new();
         for Creation { session, max_sessions: max, .. } in creations {
             if *max == 0 {
                 continue;
             }
-            let position =
-                *positions.entry((&*session.tenant, &*session.subject)).or_insert_with(|| {
+            let index =
+                *indexes.entry((&*session.tenant, &*session.subject)).or_insert_with(|| {
                     let (tenant, subject, at) =
                         (&*session.tenant, &*session.subject, session.created_at);
                     limited.push(Limited { tenant, subject, max: *max, at, creations: 0 });
                     limited.len() - 1
                 });
-            let Some(subject) = limited.get_mut(position) else { continue };
+            let Some(subject) = limited.get_mut(index) else { continue };
             if (subject.max <= MOST_READ) != (*max <= MOST_READ) {
                 let problem = "limits of both kinds are asked for a subject at once";
                 return Err(Fault::Again(StoreError::Unavailable(problem.to_owned())));
@@ -327,7 +329,7 @@ impl<'a> Live<'a> {
         Ok(live)
     }
 
-    /// Writes how many sessions there are now, where the number is kept.
+    /// Writes the new number of sessions of each subject for which it is kept.
     async fn keep_counts(&self, connection: &mut PooledConnection<'_>) -> Result<(), Fault> {
         for (tenant, subject) in &self.large {
             let Some(live) = self.of.get(&cut_off_key(tenant, Some(subject))) else { continue };
@@ -350,17 +352,20 @@ struct Read<'a> {
     subject: &'a Limited<'a>,
     start: Start,
     most: usize,
-    /// If fewer are found, there may be others before the start. For a limit up to [`MOST_READ`] it
-    /// is the limit itself: no creation goes beyond it, so whoever has found as many has found all.
+    /// The number of sessions that the read should find. If it finds fewer, there may be others
+    /// before the start. For a limit up to [`MOST_READ`], this is the limit itself: no creation
+    /// exceeds it, so a read that has found as many has found all.
     expected: usize,
 }
 
-/// For each subject as many of its live sessions with their idle expiries, the oldest first.
+/// Reads the live sessions of each subject with their idle expiries, the oldest first, as many as
+/// its read asks for.
 ///
-/// A read begins where [`OldestLive`] remembers that they begin. Should that be wrong, the limit
-/// holds nevertheless: fewer than expected are found then, and the subject is read again from the
-/// beginning. Where a subject has more sessions than its limit, or a limit above [`MOST_READ`], one
-/// may be overlooked for as long as the start is trusted, and a newer one evicted in its place.
+/// A read begins where [`OldestLive`] remembers the oldest session. If that is wrong, the limit
+/// holds nevertheless: the read finds fewer sessions than expected, and the subject is read again
+/// from the beginning. But if a subject has more sessions than its limit, or a limit above
+/// [`MOST_READ`], a session may be overlooked for as long as the start is trusted, and a newer one
+/// evicted in its place.
 async fn oldest(
     connection: &mut PooledConnection<'_>,
     oldest_live: &OldestLive,
@@ -375,13 +380,13 @@ async fn oldest(
         }
     }
     if !again.is_empty() {
-        let (reads, positions): (Vec<_>, Vec<_>) = again.into_iter().unzip();
-        for (position, found) in positions.into_iter().zip(live_from(connection, &reads).await?) {
-            *position = found;
+        let (reads, slots): (Vec<_>, Vec<_>) = again.into_iter().unzip();
+        for (slot, found) in slots.into_iter().zip(live_from(connection, &reads).await?) {
+            *slot = found;
         }
     }
     for (Read { subject, start, expected, .. }, found) in reads.iter().zip(&found) {
-        // A subject with room has nothing evicted.
+        // A subject with room needs no start, because nothing of it was evicted.
         if let [(oldest, _), ..] = found.as_slice()
             && found.len() >= *expected
         {
@@ -391,7 +396,7 @@ async fn oldest(
     Ok(found)
 }
 
-/// The same, of those sessions alone that are not before the start of the read.
+/// Reads the live sessions that are not before the start of each read.
 async fn live_from(
     connection: &mut PooledConnection<'_>,
     reads: &[Read<'_>],
@@ -426,17 +431,17 @@ async fn live_from(
     .bind::<Array<BigInt>, _>(reads.iter().map(|read| column(read.most)).collect::<Vec<_>>())
     .load(&mut **connection)
     .await?;
-    for (position, id, idle_expires_at) in rows {
-        let position = usize::try_from(position).ok().and_then(|position| position.checked_sub(1));
-        if let Some(sessions) = position.and_then(|position| found.get_mut(position)) {
+    for (ordinal, id, idle_expires_at) in rows {
+        let index = usize::try_from(ordinal).ok().and_then(|ordinal| ordinal.checked_sub(1));
+        if let Some(sessions) = index.and_then(|index| found.get_mut(index)) {
             sessions.push((SessionId::from_bytes(id.into_bytes()), timestamp(idle_expires_at)));
         }
     }
     Ok(found)
 }
 
-/// At least as many as a subject's live sessions, for a limit that is too great to read them all,
-/// and whether the number is kept.
+/// Returns an upper bound of the number of a subject's live sessions, for a limit that is too great
+/// to read them all, and whether the number is kept.
 async fn count(
     connection: &mut PooledConnection<'_>,
     subject: &Limited<'_>,
@@ -458,12 +463,12 @@ async fn count(
         return Ok((tally.sessions, true));
     }
     if tally.is_none() {
-        let few = there(connection, subject, i64::from(MOST_READ) + 1).await?;
+        let few = count_live(connection, subject, i64::from(MOST_READ) + 1).await?;
         if few <= MOST_READ.into() {
             return Ok((few, false));
         }
     }
-    let counted = there(connection, subject, i64::MAX).await?;
+    let counted = count_live(connection, subject, i64::MAX).await?;
     statement::<()>(
         "INSERT INTO large_subjects (tenant, subject, sessions, counted_at) VALUES (?, ?, ?, ?)
         ON CONFLICT (tenant, subject) DO UPDATE
@@ -478,9 +483,9 @@ async fn count(
     Ok((counted, true))
 }
 
-/// Counts the live sessions of a subject, up to `most`. It begins at the newest, because the oldest
-/// lie behind the entries of all that were evicted.
-async fn there(
+/// Counts the live sessions of a subject, up to `most`. It begins at the newest, because the index
+/// entries of all that were evicted come before the oldest.
+async fn count_live(
     connection: &mut PooledConnection<'_>,
     subject: &Limited<'_>,
     most: i64,

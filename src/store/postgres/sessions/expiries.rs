@@ -1,8 +1,8 @@
-//! Recording the sessions that have expired, once for each.
+//! Records the sessions that have expired, each of them once.
 //!
-//! No index tells when sessions expire, because refreshes would have to write it. `sweep_on` is
-//! never later than that, so the sessions that come due there are looked at: those that still live
-//! are moved to the instant of their expiry.
+//! No index has the expiry of a session, because every refresh would have to update it. But
+//! `sweep_on` is never later than the expiry. So a sweep reads the sessions whose `sweep_on` has
+//! passed, and sets that of those that still live to the instant of their expiry.
 
 use diesel::{
     data_types::PgTimestamp,
@@ -30,8 +30,9 @@ use crate::{
 type DueRow = (Uuid, String, String, PgTimestamp, PgTimestamp, bool);
 type SqlDue = (SqlUuid, Text, Text, Timestamptz, Timestamptz, Bool);
 
-/// One transaction. A session that somebody else is writing to stays due, for this or for another
-/// replica's sweep, so none is recorded twice and none waits for another.
+/// Records expired sessions in one transaction. A session that another transaction is writing to is
+/// left to a later sweep, of this replica or another one, so none is recorded twice and no sweep
+/// waits.
 pub async fn record(
     connection: &mut PooledConnection<'_>,
     until: Timestamp,
@@ -39,7 +40,7 @@ pub async fn record(
     keep: bool,
 ) -> Result<RecordedExpiries, Fault> {
     connection.begin().await?;
-    // A replica of an older version does not say that a session which it ends is over.
+    // A replica of an older version does not set `is_over` when it ends a session.
     let due: Vec<DueRow> = statement::<SqlDue>(
         "WITH due AS MATERIALIZED (
             SELECT id
@@ -74,7 +75,8 @@ pub async fn record(
     Ok(RecordedExpiries { entries, is_last })
 }
 
-/// A damaged text must not keep the other sessions from being recorded.
+/// Creates the record of an expired session. A damaged text is left out, so that the other sessions
+/// are recorded nevertheless.
 fn entry((id, tenant, subject, idle_expires_at, expires_at, _): &DueRow) -> AuditEntry {
     AuditEntry::from(ExpiredSession {
         id: SessionId::from_bytes(*id.as_bytes()),

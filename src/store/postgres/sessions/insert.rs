@@ -1,4 +1,4 @@
-//! Writing new sessions: one statement, for one row or for many.
+//! Writes new sessions by one statement, for one row or for many.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,8 @@ use crate::{
     store::Creation,
 };
 
-/// The statement that inserts sessions, with each value of a row between `$open` and `$close`.
+/// Expands to the statement that inserts sessions, with each value of a row between `$open` and
+/// `$close`.
 macro_rules! insert_sessions {
     ($open:literal, $close:literal, $lock:literal, $live:literal, $conflict:literal) => {
         concat!(
@@ -75,9 +76,9 @@ macro_rules! insert_sessions {
     };
 }
 
-/// For one session that no request before can have made, which is the most frequent case and the
-/// one that somebody waits for alone: what the other statement has for the rest takes a third of
-/// its time.
+/// The statement for one session whose request cannot be a repetition. This is the most frequent
+/// case, and the one in which a caller waits for this write alone. The parts that only the other
+/// statement has take a third of that statement's time.
 const ONE: &str = insert_sessions!(
     "",
     "",
@@ -100,16 +101,17 @@ const MANY: &str = insert_sessions!(
             ON CONFLICT (tenant, request_id) WHERE request_id IS NOT NULL DO NOTHING"
 );
 
-/// A new session, and how much room it needs.
+/// A new session, and the room that it needs.
 struct New<'a> {
     session: &'a Session,
-    /// How many others its subject may have; none if it has no limit.
+    /// The number of other live sessions that its subject may have; none if it has no limit.
     most_others: Option<i64>,
     /// The ordinal of its subject's lock, from 1.
     ordinal: Option<i32>,
 }
 
-/// The statement with its values so far: of one row as they are, of several as a column each.
+/// The statement with the values so far: plain values for one row, and one array for each column
+/// for several.
 struct Insert<'a, 'r> {
     rows: &'r [New<'a>],
     statement: Statement<'a, SqlUuid>,
@@ -120,7 +122,7 @@ impl<'a, 'r> Insert<'a, 'r> {
         Self { rows, statement: statement(if plain(rows).is_some() { ONE } else { MANY }) }
     }
 
-    /// Gives the values of the next column.
+    /// Adds the values of the next column.
     fn column<Type, Value>(self, of: impl Fn(&New<'a>) -> Value) -> Self
     where
         Type: 'static,
@@ -138,7 +140,7 @@ impl<'a, 'r> Insert<'a, 'r> {
     }
 }
 
-/// The one row, if it is the only one and no request before can have made it.
+/// Returns the row if it is the only one, and its request cannot be a repetition.
 fn plain<'r, 'a>(rows: &'r [New<'a>]) -> Option<&'r New<'a>> {
     match rows {
         [one] if one.session.request_id.is_none() => Some(one),
@@ -146,17 +148,18 @@ fn plain<'r, 'a>(rows: &'r [New<'a>]) -> Option<&'r New<'a>> {
     }
 }
 
-/// Says who looks at the limits of subjects.
+/// The part of a creation that enforces the quotas of subjects.
 #[derive(Clone, Copy, Debug)]
 pub enum Limits {
-    /// Within the limits, under the locks of the subjects, which are taken for it.
+    /// The statement takes the locks of the subjects, and checks their limits.
     Check,
-    /// The locks are held, and there is room.
+    /// The caller holds the locks, and has checked that there is room.
     Checked,
 }
 
-/// Writes new sessions, and returns which. It leaves out those whose request was made before, those
-/// that the revocation of their tenant covers, and of limited subjects those that may be too many.
+/// Writes new sessions, and returns those that were written. It leaves out sessions whose request
+/// was made before, sessions that a revocation of their tenant or subject covers, and sessions that
+/// may exceed the quota of their subject.
 ///
 /// All locks are taken, in their order, before the first row is written.
 pub async fn insert_sessions(
@@ -172,7 +175,7 @@ pub async fn insert_sessions(
         .zip(&subject_locks)
         .map(|(ordinal, lock)| ((lock.tenant, lock.subject), ordinal))
         .collect();
-    // Those of its subject that come before it will be there, too.
+    // The creations for the same subject that come before it in the batch count as others.
     let mut before = HashMap::new();
     let mut rows: Vec<New<'_>> = Vec::with_capacity(creations.len());
     for Creation { session, max_sessions, .. } in creations {

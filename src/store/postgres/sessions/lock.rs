@@ -1,8 +1,8 @@
-//! Locking sessions, and writing what has changed of them.
+//! Locks sessions, and writes what has changed of them.
 //!
-//! Locks are taken in one order everywhere, so that no two transactions wait for each other: first
-//! those of subjects, then request ids, sessions by their identifiers, and the head of the feed
-//! last.
+//! All transactions take their locks in one order, so that no two of them wait for each other:
+//! first the locks of subjects, then those of request ids, then sessions by their identifiers, and
+//! last the head of the feed.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::domain::{ids::SessionId, session::Session};
 type OptionalText = Nullable<Text>;
 type OptionalInstant = Nullable<Timestamptz>;
 
-/// Reads sessions and keeps others from changing them until the transaction ends.
+/// Reads sessions, and locks them until the transaction ends.
 pub async fn lock_sessions(
     connection: &mut PooledConnection<'_>,
     ids: &[SessionId],
@@ -42,7 +42,7 @@ pub async fn lock_sessions(
     rows.into_iter().map(|row| Ok((row.id(), Session::try_from(row)?))).collect()
 }
 
-/// Writes everything of locked sessions that ever changes.
+/// Writes the columns of locked sessions that can change.
 pub async fn save_sessions(
     connection: &mut PooledConnection<'_>,
     changed: &[Session],

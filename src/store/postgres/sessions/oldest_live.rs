@@ -1,10 +1,10 @@
-//! Remembers the oldest live sessions of subjects at their limits, so that the next look for them
-//! does not walk over all that were evicted before.
+//! Remembers the oldest live sessions of subjects at their limits, so that the next read need not
+//! step over the index entries of all sessions that were evicted before.
 //!
 //! An evicted session leaves an entry in the index `sessions_of_subject`, which nothing removes
-//! while a long transaction may still see it. Since the oldest go first, these entries lie before
-//! those that live, and a read from the beginning passes each of them. A subject that signs in
-//! again and again would become slower and slower.
+//! while a long transaction may still see it. The oldest sessions are evicted first, so these
+//! entries come before those of live sessions, and a read from the beginning passes each of them. A
+//! subject that signs in again and again would become slower and slower.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use quick_cache::sync::Cache;
 
 use crate::domain::{ids::SessionId, time::Timestamp};
 
-/// Most subjects that are remembered. An entry has the names of tenant and subject, 384 bytes at
-/// most: all together take less than 3 MB.
+/// The largest number of subjects that are remembered. An entry contains the names of tenant and
+/// subject, 384 bytes at most, so all together take less than 3 MB.
 const MOST_SUBJECTS: usize = 4096;
 
-/// For how long an entry may be used after the read from the beginning that it goes back to. The
-/// reads since then have not seen what was before it.
+/// The time for which an entry may be used after the last read from the beginning. The reads since
+/// then have not seen the sessions before the start.
 const TRUSTED_FOR: Duration = Duration::from_secs(30);
 
 /// The point at which a read of a subject's live sessions begins.
@@ -30,7 +30,7 @@ pub struct Start {
 }
 
 impl Start {
-    /// Before all sessions.
+    /// Returns the start before all sessions.
     pub fn beginning(now: Timestamp) -> Self {
         Self { id: SessionId::from_bytes([0; 16]), from_beginning_at: now }
     }
@@ -41,28 +41,28 @@ impl Start {
     }
 }
 
-/// The remembered starts, of this process alone.
+/// The remembered starts. Each process has its own.
 #[derive(Debug)]
 pub struct OldestLive {
     starts: Cache<String, Start>,
-    /// A session that is created after a read has an identifier at most this much before those that
-    /// were there: twice the skew of the clocks, because one replica may be ahead and the other one
-    /// behind.
+    /// A session that is created after a read may have an identifier that is this much earlier than
+    /// those that existed: twice the skew of the clocks, because one replica may be ahead and
+    /// another one behind.
     margin: Duration,
 }
 
 impl OldestLive {
-    /// Remembers nothing yet. The clock of each replica is off by no more than `max_clock_skew`.
+    /// Creates an empty memory. The clock of each replica is off by no more than `max_clock_skew`.
     pub fn new(max_clock_skew: Duration) -> Self {
         Self { starts: Cache::new(MOST_SUBJECTS), margin: max_clock_skew.saturating_mul(2) }
     }
 
-    /// The point at which a read at `now` may begin. It is the beginning if nothing is known, or if
-    /// what is known is too old, or of the future because the clock was set back.
+    /// Returns the point at which a read at `now` may begin. It is the beginning if nothing is
+    /// known, or if what is known is too old, or from the future because the clock was set back.
     ///
-    /// Sessions before it are possible where clocks are further apart than allowed, where a
-    /// creation took longer than the margin, or where the database was set back. So whoever finds
-    /// fewer sessions than expected reads again from the beginning.
+    /// There may be sessions before it if clocks are further apart than allowed, if a creation took
+    /// longer than the margin, or if the database was set back. So a caller that finds fewer
+    /// sessions than expected must read again from the beginning.
     pub fn start(&self, tenant: &str, subject: &str, now: Timestamp) -> Start {
         let is_trusted = |start: &Start| {
             let age = now.since(start.from_beginning_at).max(start.from_beginning_at.since(now));
@@ -83,7 +83,7 @@ impl OldestLive {
     }
 }
 
-/// No name has a zero byte.
+/// Returns the key of a subject. No name contains a zero byte.
 fn key(tenant: &str, subject: &str) -> String {
     format!("{tenant}\0{subject}")
 }
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// Else a wrong one would be passed on from read to read.
+    /// Otherwise a wrong start could be passed on from read to read.
     #[test]
     fn reads_from_the_middle_do_not_prolong_the_trust() {
         let oldest_live = OldestLive::new(SKEW);

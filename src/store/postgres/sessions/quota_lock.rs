@@ -1,5 +1,5 @@
-//! Locks of subjects whose sessions are limited. One transaction of all replicas holds the lock of
-//! a subject at a time, so it counts the sessions after those before it have committed.
+//! Locks of subjects with a quota. One transaction at a time, of all replicas, holds the lock of a
+//! subject. So it counts the sessions after the transactions before it have committed.
 
 use super::super::connection::pool::{BEGIN, PooledConnection};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     store::Creation,
 };
 
-/// The lock of one subject, and what is created under it.
+/// The lock of one subject, and the sessions that are created under it.
 pub struct SubjectLock<'a> {
     /// The key of the advisory lock; none where the database has no such locks.
     pub key: Option<i64>,
@@ -15,7 +15,8 @@ pub struct SubjectLock<'a> {
     pub subject: &'a str,
     /// The instant at which the first of the new sessions was created.
     pub at: Timestamp,
-    /// The most live sessions that may be there beside a new one, by the greatest of the limits.
+    /// The largest number of live sessions that may exist beside a new one, by the greatest of the
+    /// limits.
     pub others: i64,
     /// The number of the new sessions.
     pub added: i64,
@@ -61,7 +62,8 @@ pub fn begin(subject_locks: &[SubjectLock<'_>]) -> String {
     format!("{BEGIN}; SELECT pg_advisory_xact_lock(key) FROM unnest('{{{keys}}}'::bigint[]) AS key")
 }
 
-/// FNV-1a over tenant and subject: the same in every version. A collision costs a wait, no more.
+/// Returns the FNV-1a hash of tenant and subject, which is the same in every version. A collision
+/// only makes a transaction wait.
 fn lock_key(session: &Session) -> i64 {
     let text = b"countersign/"
         .iter()

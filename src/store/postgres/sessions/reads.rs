@@ -1,4 +1,4 @@
-//! Reading sessions, and the clock by which they are judged.
+//! Reads sessions, and the clock by which they are judged.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper, dsl,
@@ -37,7 +37,8 @@ pub async fn sessions(
     match query.live {
         Some(live) => listed(connection, &query, live).await,
         None => {
-            // In this order: one that ends meanwhile is in both, and not in neither.
+            // The live sessions are read first, so that a session that ends meanwhile is in both
+            // lists, and not in neither.
             let live = listed(connection, &query, true).await?;
             let over = listed(connection, &query, false).await?;
             Ok(query.merge(live, over))
@@ -45,8 +46,8 @@ pub async fn sessions(
     }
 }
 
-/// Lists sessions that are not over, and of a query for live ones those that live; or those that
-/// are over.
+/// Lists the sessions that are not marked as over if `live`, and otherwise those that are. A query
+/// for live sessions alone also leaves out those that have expired but are not marked yet.
 async fn listed(
     connection: &mut PooledConnection<'_>,
     query: &SessionQuery,
@@ -74,7 +75,7 @@ async fn listed(
     Ok(rows.into_iter().map(Session::try_from).collect::<Result<_, _>>()?)
 }
 
-/// The clock of the database.
+/// Reads the clock of the database.
 pub async fn now(connection: &mut PooledConnection<'_>) -> Result<Option<Timestamp>, Fault> {
     Ok(Some(timestamp(
         statement::<Timestamptz>("SELECT clock_timestamp()").get_result(&mut **connection).await?,

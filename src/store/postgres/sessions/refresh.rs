@@ -1,5 +1,5 @@
-//! Refreshing sessions: rotations that need nothing else go in one statement, the rest is judged on
-//! the row.
+//! Refreshes sessions. Rotations that need nothing else are made by one statement; the other
+//! attempts are decided on the row.
 
 use std::{collections::HashMap, convert::Infallible};
 
@@ -50,9 +50,9 @@ impl BatchWrite for FastPath<'_> {
     /// None if it is not a plain rotation.
     type Outcome = Option<Refreshed>;
 
-    /// The condition says what [`Session::judge_refresh`] says of a rotation, for policies that
-    /// stop no access token. Of several attempts with one token, one rotates. Rows are locked in
-    /// the order of their identifiers.
+    /// Rotates by a statement whose conditions are those of [`Session::judge_refresh`] for a
+    /// rotation, under policies that do not revoke the previous access token. Of several attempts
+    /// with one token, one rotates. Rows are locked in the order of their identifiers.
     async fn apply(
         connection: &mut PooledConnection<'_>,
         attempts: &[Self],
@@ -120,7 +120,7 @@ impl BatchWrite for FastPath<'_> {
         .bind::<Array<BigInt>, _>(
             sorted
                 .iter()
-                .map(|(position, _)| i64::try_from(*position).unwrap_or(i64::MAX))
+                .map(|(ordinal, _)| i64::try_from(*ordinal).unwrap_or(i64::MAX))
                 .collect::<Vec<_>>(),
         )
         .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| uuid(attempt.session_id.bytes())))
@@ -145,11 +145,12 @@ impl BatchWrite for FastPath<'_> {
         .await?;
 
         let mut outcomes: Vec<_> = attempts.iter().map(|_| Ok(None)).collect();
-        for (position, row) in rotated {
+        for (ordinal, row) in rotated {
             if let Some(outcome) =
-                usize::try_from(position).ok().and_then(|position| outcomes.get_mut(position))
+                usize::try_from(ordinal).ok().and_then(|ordinal| outcomes.get_mut(ordinal))
             {
-                // A damaged row has rotated all the same, and hurts nobody else.
+                // A damaged row was rotated all the same, and must not make the other attempts
+                // fail.
                 *outcome = Session::try_from(row).map(|session| {
                     Some(Refreshed::Rotated { session: Box::new(session), position: None })
                 });
@@ -159,7 +160,7 @@ impl BatchWrite for FastPath<'_> {
     }
 }
 
-/// An attempt to be judged.
+/// An attempt that is decided on the row.
 struct SlowPath<'a>(&'a RefreshAttempt);
 
 #[async_trait]
@@ -174,10 +175,10 @@ impl BatchWrite for SlowPath<'_> {
             attempts.iter().map(|Self(attempt)| attempt.session_id).collect();
         ids.sort_unstable();
         ids.dedup();
-        // Most are replays and refusals, which change nothing and need no lock.
-        let there = read(connection, &ids).await?;
-        let cut_offs = cut_offs::read(connection, there.values()).await?;
-        let mut batch = Batch { there, cut_offs, changed: HashMap::new(), entries: vec![] };
+        // Most of these attempts are replays and refusals, which change nothing and need no lock.
+        let current = read(connection, &ids).await?;
+        let cut_offs = cut_offs::read(connection, current.values()).await?;
+        let mut batch = Batch { current, cut_offs, changed: HashMap::new(), entries: vec![] };
         let decisions = batch.decide_all(attempts);
         if batch.changed.is_empty() {
             let newest = newest_entry(connection, &decisions).await?;
@@ -185,23 +186,24 @@ impl BatchWrite for SlowPath<'_> {
         }
 
         connection.begin().await?;
-        let there = lock::lock_sessions(connection, &ids).await?;
-        let cut_offs = cut_offs::read(connection, there.values()).await?;
-        let mut batch = Batch { there, cut_offs, changed: HashMap::new(), entries: vec![] };
+        let current = lock::lock_sessions(connection, &ids).await?;
+        let cut_offs = cut_offs::read(connection, current.values()).await?;
+        let mut batch = Batch { current, cut_offs, changed: HashMap::new(), entries: vec![] };
         let decisions = batch.decide_all(attempts);
         let changed: Vec<_> = batch.changed.into_values().collect();
         lock::save_sessions(connection, &changed).await?;
         let positions = entries::insert_entries(connection, &batch.entries).await?;
-        // After the entries of this batch, which may be those that are meant.
+        // This is read after the entries of this batch were written, because a replay may have to
+        // wait for one of them.
         let newest = newest_entry(connection, &decisions).await?;
         connection.commit().await?;
         Ok(decisions.into_iter().map(|one| one.refreshed(&positions, newest)).collect())
     }
 }
 
-/// The state that attempts are decided on, and what they have changed so far.
+/// The state on which attempts are decided, and what they have changed so far.
 struct Batch {
-    there: HashMap<SessionId, Session>,
+    current: HashMap<SessionId, Session>,
     cut_offs: CutOffs,
     changed: HashMap<SessionId, Session>,
     entries: Vec<BlacklistEntry>,
@@ -219,7 +221,7 @@ impl Batch {
     }
 
     fn decide(&mut self, attempt: &RefreshAttempt) -> Decided {
-        let session = self.there.get(&attempt.session_id).cloned();
+        let session = self.current.get(&attempt.session_id).cloned();
         let is_covered = |session: &Session| -> Result<bool, Infallible> {
             Ok(self.cut_offs.covered_up_to(session).is_some())
         };
@@ -230,7 +232,7 @@ impl Batch {
             RefreshDecision::Replay { .. } | RefreshDecision::Refuse(_) => (None, None),
         };
         if let Some(session) = changed {
-            self.there.insert(session.id, (**session).clone());
+            self.current.insert(session.id, (**session).clone());
             self.changed.insert(session.id, (**session).clone());
         }
         let entry = entry.map(|entry| {
@@ -241,8 +243,8 @@ impl Batch {
     }
 }
 
-/// The newest entry, if there is an attempt that gets its answer once more, perhaps before everybody
-/// knows what the first answer has stopped.
+/// Reads the head of the feed if an attempt is a replay whose first answer may have revoked an
+/// access token, because not every replica may have applied that yet.
 async fn newest_entry(
     connection: &mut PooledConnection<'_>,
     decisions: &[Decided],
@@ -257,8 +259,8 @@ async fn newest_entry(
 }
 
 impl Decided {
-    /// The outcome, with the positions of the entries of the batch, and that of the newest entry
-    /// for one whose answer repeats.
+    /// Returns the outcome, given the positions of the entries of the batch, and the head of the
+    /// feed for replays.
     fn refreshed(
         self,
         positions: &[FeedPosition],

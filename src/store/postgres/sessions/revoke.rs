@@ -1,5 +1,5 @@
-//! Revoking: the sessions that are meant are locked, then each revocation is decided on what those
-//! before it have left.
+//! Revokes sessions, tokens, subjects and tenants. The sessions that a batch is about are locked
+//! first, and then each revocation is decided on the state that those before it have left.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -54,7 +54,7 @@ impl BatchWrite for Revocation {
         connection.begin().await?;
         let of_subjects = of_subjects(connection, revocations).await?;
         let mut surveys = survey_subjects(connection, revocations).await?;
-        // Before anything is locked: a big tenant takes a while.
+        // This comes before anything is locked, because counting a large tenant takes a while.
         for revocation in revocations {
             let RevocationTarget::Tenant(tenant) = &revocation.target else { continue };
             if let Entry::Vacant(vacant) = surveys.entry(cut_off_key(tenant, None)) {
@@ -73,14 +73,15 @@ impl BatchWrite for Revocation {
         ids.sort_unstable();
         ids.dedup();
 
-        let there = lock::lock_sessions(connection, &ids).await?;
+        let current = lock::lock_sessions(connection, &ids).await?;
         let present = present(connection, revocations.iter().flat_map(replaceable)).await?;
         for (revocation, live) in revocations.iter().zip(&of_subjects) {
             if live.has_more {
                 count_uncovered(connection, revocation, &mut surveys).await?;
             }
         }
-        let mut batch = Batch { there, present, surveys, changed: HashMap::new(), entries: vec![] };
+        let mut batch =
+            Batch { current, present, surveys, changed: HashMap::new(), entries: vec![] };
         let decided: Vec<_> = revocations
             .iter()
             .zip(&of_subjects)
@@ -89,9 +90,9 @@ impl BatchWrite for Revocation {
         let changed: Vec<_> = batch.changed.into_values().collect();
         lock::save_sessions(connection, &changed).await?;
         let positions = entries::insert_entries(connection, &batch.entries).await?;
-        // A revocation that adds nothing may have found what is still on its way to some index, and
-        // so waits for all of it, the entries of this batch included. The head tells where that
-        // ends, and not the newest row, which may have been swept.
+        // A revocation that adds no entry may have found one that has not reached every index yet.
+        // So it waits for all entries up to the head of the feed, those of this batch included. The
+        // newest row does not tell how far that is, because it may have been deleted.
         let head = match positions.iter().copied().max_by_key(|position| position.seq) {
             Some(last) => last,
             None => entries::feed_head(connection).await?,
@@ -105,29 +106,29 @@ impl BatchWrite for Revocation {
     }
 }
 
-/// Live sessions of a subject, the oldest first: no more than can be ended at once.
+/// The live sessions of a subject, the oldest first: no more than can be ended at once.
 #[derive(Default)]
 struct LiveIds {
     ids: Vec<SessionId>,
     has_more: bool,
 }
 
-/// For each revocation, the live sessions of the subject that it names.
+/// Returns, for each revocation, the live sessions of the subject that it names.
 async fn of_subjects(
     connection: &mut PooledConnection<'_>,
     revocations: &[Revocation],
 ) -> Result<Vec<LiveIds>, Fault> {
     let mut found: Vec<LiveIds> = revocations.iter().map(|_| LiveIds::default()).collect();
-    let (mut positions, mut tenants, mut subjects, mut instants) = (vec![], vec![], vec![], vec![]);
-    for (position, revocation) in (0_i64..).zip(revocations) {
+    let (mut ordinals, mut tenants, mut subjects, mut instants) = (vec![], vec![], vec![], vec![]);
+    for (ordinal, revocation) in (0_i64..).zip(revocations) {
         if let RevocationTarget::Subject { tenant, subject, .. } = &revocation.target {
-            positions.push(position);
+            ordinals.push(ordinal);
             tenants.push(&**tenant);
             subjects.push(&**subject);
             instants.push(instant(revocation.ended.at));
         }
     }
-    if positions.is_empty() {
+    if ordinals.is_empty() {
         return Ok(found);
     }
     let rows: Vec<(i64, Uuid)> = statement::<(BigInt, SqlUuid)>(
@@ -143,15 +144,15 @@ async fn of_subjects(
         ) AS s
         ORDER BY given.ordinal, s.id",
     )
-    .bind::<Array<BigInt>, _>(positions)
+    .bind::<Array<BigInt>, _>(ordinals)
     .bind::<Array<Text>, _>(tenants)
     .bind::<Array<Text>, _>(subjects)
     .bind::<Array<Timestamptz>, _>(instants)
     .bind::<BigInt, _>(i64::try_from(MOST_ENDED_AT_ONCE).unwrap_or(i64::MAX) + 1)
     .load(&mut **connection)
     .await?;
-    for (position, id) in rows {
-        let live = usize::try_from(position).ok().and_then(|position| found.get_mut(position));
+    for (ordinal, id) in rows {
+        let live = usize::try_from(ordinal).ok().and_then(|ordinal| found.get_mut(ordinal));
         match live {
             Some(live) if live.ids.len() < MOST_ENDED_AT_ONCE => {
                 live.ids.push(SessionId::from_bytes(id.into_bytes()));
@@ -224,7 +225,7 @@ async fn survey_subjects(
     Ok(surveys)
 }
 
-/// Counts the live sessions of a subject that has too many to be ended at once.
+/// Counts the uncovered live sessions of a subject that has too many to be ended at once.
 async fn count_uncovered(
     connection: &mut PooledConnection<'_>,
     revocation: &Revocation,
@@ -272,7 +273,7 @@ async fn survey_tenant(
     .await?;
     let up_to = up_to.into_iter().next().flatten().map(timestamp);
     let covered = up_to.map(|up_to| CutOff { up_to, spared: None });
-    // Without an entry all are uncovered. None has the identifier zero.
+    // Without an entry all sessions are uncovered, because none has the identifier zero.
     let last = up_to.map_or(SessionId::from_bytes([0; 16]), SessionId::last_of_millisecond);
     let sessions = statement::<BigInt>(
         "SELECT count(*)
@@ -299,7 +300,7 @@ async fn survey_tenant(
     Ok(Survey { coverage, uncovered: Some(UncoveredCount { sessions, covered }) })
 }
 
-/// Those of these entries that are there.
+/// Returns those of these entries that exist.
 async fn present(
     connection: &mut PooledConnection<'_>,
     keys: impl Iterator<Item = EntryKey>,
@@ -321,8 +322,8 @@ async fn present(
 
 type EntryKey = (&'static str, String);
 
-/// The entries that a revocation may write in the place of an older one, but for those of tenants
-/// and subjects, whose surveys tell.
+/// Returns the keys of the entries that a revocation may replace, except those of tenants and
+/// subjects, which are part of the surveys.
 fn replaceable(revocation: &Revocation) -> impl Iterator<Item = EntryKey> {
     let named = match &revocation.target {
         RevocationTarget::Token { token, .. } => Some(Revoked::Token(*token)),
@@ -335,11 +336,11 @@ fn replaceable(revocation: &Revocation) -> impl Iterator<Item = EntryKey> {
     named.into_iter().chain(fallback).map(|revoked| revoked_key(&revoked))
 }
 
-/// The state that revocations are decided on, and what they have changed so far.
+/// The state on which revocations are decided, and what they have changed so far.
 struct Batch {
-    /// The locked sessions as they will be.
-    there: HashMap<SessionId, Session>,
-    /// Entries that would not be new.
+    /// The locked sessions with the changes so far.
+    current: HashMap<SessionId, Session>,
+    /// The entries that exist.
     present: HashSet<EntryKey>,
     surveys: Surveys,
     changed: HashMap<SessionId, Session>,
@@ -347,8 +348,8 @@ struct Batch {
 }
 
 impl Batch {
-    /// Decides a revocation on what those before it have left. Returns the index of its entry among
-    /// those of the batch, too.
+    /// Decides a revocation on the state that those before it have left. Also returns the index of
+    /// its entry among those of the batch.
     fn decide(
         &mut self,
         revocation: &Revocation,
@@ -357,7 +358,7 @@ impl Batch {
         let Ok(decision) =
             revocation.decide(&mut State { batch: self, live, at: revocation.ended.at });
         for session in &decision.ended {
-            self.there.insert(session.id, session.clone());
+            self.current.insert(session.id, session.clone());
             self.changed.insert(session.id, session.clone());
         }
         let entry = decision.entry.as_ref().map(|entry| {
@@ -377,7 +378,7 @@ impl Batch {
     }
 }
 
-/// The state on which one of them is decided.
+/// The state on which one revocation is decided.
 struct State<'a> {
     batch: &'a Batch,
     live: &'a LiveIds,
@@ -388,7 +389,7 @@ impl RevocationState for State<'_> {
     type Error = Infallible;
 
     fn session(&mut self, id: SessionId) -> Result<Option<Session>, Infallible> {
-        Ok(self.batch.there.get(&id).cloned())
+        Ok(self.batch.current.get(&id).cloned())
     }
 
     fn has_entry(&mut self, revoked: &Revoked) -> Result<bool, Infallible> {
@@ -401,7 +402,7 @@ impl RevocationState for State<'_> {
     }
 
     fn live_sessions(&mut self, _: &Tenant, _: &Subject) -> Result<OldestLive, Infallible> {
-        let sessions = self.live.ids.iter().filter_map(|id| self.batch.there.get(id));
+        let sessions = self.live.ids.iter().filter_map(|id| self.batch.current.get(id));
         let live = sessions.filter(|session| session.is_live(self.at)).cloned().collect();
         Ok(OldestLive { sessions: live, has_more: self.live.has_more })
     }

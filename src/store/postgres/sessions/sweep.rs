@@ -1,4 +1,4 @@
-//! Ending and deleting many rows in bounded steps, one statement each.
+//! Ends and deletes many rows in bounded steps.
 
 use diesel::{
     data_types::PgTimestamp,
@@ -18,7 +18,7 @@ use crate::{
     store::{EndedBatch, SweptRevocations, Unfinished},
 };
 
-/// The first identifier that comes after this one, if there can be one.
+/// Returns the first identifier after this one, if there can be one.
 fn id_after(id: Option<SessionId>) -> Option<[u8; 16]> {
     match id {
         None => Some([0; 16]),
@@ -26,7 +26,7 @@ fn id_after(id: Option<SessionId>) -> Option<[u8; 16]> {
     }
 }
 
-/// Ends a row of `sessions AS s` as `given` says.
+/// Expands to the assignments that end a row of `sessions AS s` as `given` says.
 macro_rules! end_as_given {
     () => {
         "ended_at = given.at,
@@ -80,8 +80,9 @@ fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
     }
 }
 
-/// One transaction. Sessions of which an entry of a tenant or subject is to stop the tokens may
-/// need it for longer, and then it is written again, so that replicas keep it as long.
+/// Ends covered sessions in one transaction. Their tokens may be valid for longer than the entry of
+/// the tenant or subject is kept. Then the entry is written again, so that replicas keep it as
+/// long.
 pub async fn end_covered_sessions(
     connection: &mut PooledConnection<'_>,
     entry: &Unfinished,
@@ -91,7 +92,8 @@ pub async fn end_covered_sessions(
     let Some(first) = id_after(after) else { return Ok(None) };
     connection.begin().await?;
     let last = SessionId::last_of_millisecond(entry.cut_off.up_to);
-    // The condition is asked again of a row that somebody else has just changed.
+    // PostgreSQL evaluates the conditions of the UPDATE again for a row that another transaction
+    // has just changed.
     macro_rules! end {
         ($of_subject:literal) => {
             concat!(
@@ -161,7 +163,7 @@ pub async fn end_covered_sessions(
         .load(&mut **connection)
         .await?;
     let Some((last, sessions, needed_until)) = looked_at.into_iter().next() else {
-        // Unless the same was revoked again.
+        // If the same was revoked again, its entry has another `seq`, and so stays unfinished.
         statement::<()>("UPDATE blacklist SET unfinished = false WHERE seq = ?")
             .bind::<BigInt, _>(entry.seq.0)
             .execute(&mut **connection)
@@ -184,8 +186,8 @@ pub async fn delete_expired_revocations(
     until: Timestamp,
     limit: i64,
 ) -> Result<SweptRevocations, Fault> {
-    // The entry of a tenant or subject may cover a session that was being created when it was
-    // written.
+    // A session may have been created while the entry that covers it was being written. Then the
+    // entry stays until that session has ended.
     connection.begin().await?;
     statement::<()>(concat!(
         "UPDATE blacklist AS b
@@ -242,8 +244,8 @@ pub async fn delete_expired_revocations(
     Ok(SweptRevocations { deleted, forgotten_until: timestamp(forgotten_until) })
 }
 
-/// Deletes sessions that are over, and kept numbers that nobody has asked for since. One that
-/// somebody else is writing to is left for the next sweep.
+/// Deletes sessions that are over, and rows of `large_subjects` that were counted before `until`. A
+/// session that another transaction is writing to is left to the next sweep.
 pub async fn delete_old_sessions(
     connection: &mut PooledConnection<'_>,
     until: Timestamp,
