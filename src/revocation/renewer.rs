@@ -23,7 +23,6 @@ use crate::{
         time::Timestamp,
     },
     keys::keeper::Keeper,
-    mutants::broken,
     rng::RngFailed,
     store::{
         Store, StoreError,
@@ -194,12 +193,6 @@ impl LeaseRenewer {
             self.join().await?;
             return Ok(Next::AtOnce);
         };
-        if broken("load-before-joining")
-            && membership.confirmed == 0
-            && self.replica.lease().remaining().is_some()
-        {
-            join_late(&*self.store, membership).await?;
-        }
         membership.number += 1;
         // Calls that arrive from here on wait for the next renewal. The lease counts from here.
         let sent = self.replica.count_renewal();
@@ -252,7 +245,6 @@ impl LeaseRenewer {
         let newcomer =
             (self.incarnations)().map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let applied = match self.store.members() {
-            Some(_) if broken("load-before-joining") => Seq::default(),
             Some(members) => members.join(newcomer.clone()).await?,
             None => Seq::default(),
         };
@@ -295,9 +287,6 @@ impl LeaseRenewer {
         let Some(membership) = &mut self.membership else { return Ok(Next::AtOnce) };
         let replica = &self.replica;
         membership.confirmed = renewal.number;
-        if broken("load-before-joining") && replica.progress.borrow().confirmed == 0 {
-            membership.confirmed = 0;
-        }
         for entry in &answer.entries {
             replica.apply(entry);
             membership.cursor = entry.seq;
@@ -333,7 +322,6 @@ impl LeaseRenewer {
         let everywhere = match is_shared {
             // No other process has to apply the feed.
             false => answer.head.seq,
-            true if broken("acknowledge-skips-a-member") => renewal.applied,
             true if is_complete => renewal.applied.min(others_applied),
             true => Seq::default(),
         };
@@ -361,9 +349,6 @@ impl LeaseRenewer {
         match is_shared {
             false => replica.lease().take_for_ever(),
             true if clock != ClockCheck::Right => {}
-            true if broken("deadline-from-reply") => {
-                replica.lease().take(replica.lease().start(), replica.lease_config.duration);
-            }
             true => replica.lease().take(start, replica.lease_config.duration),
         }
         replica.progress.send_modify(|progress| {
@@ -446,13 +431,5 @@ impl LeaseRenewer {
         if std::mem::replace(&mut self.is_failing, false) {
             tracing::info!("the lease is renewed again");
         }
-    }
-}
-
-/// The mutant joins after the lease was taken, which a replica must not do.
-async fn join_late(store: &dyn Store, membership: &Membership) -> Result<(), StoreError> {
-    match store.members() {
-        Some(members) => members.join(membership.newcomer.clone()).await.map(drop),
-        None => Ok(()),
     }
 }

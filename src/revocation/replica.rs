@@ -29,7 +29,6 @@ use crate::{
         revocation::{FeedPosition, Seq, Timeline},
         time::Timestamp,
     },
-    mutants::broken,
     store::FeedEntry,
 };
 
@@ -290,8 +289,7 @@ impl Replica {
         let over = self.lease.uptime() + begun.max_validity;
         loop {
             let current = *progress.borrow_and_update();
-            if !is_same_epoch(current.epoch, epoch) || current.applied.timeline != position.timeline
-            {
+            if current.epoch != epoch || current.applied.timeline != position.timeline {
                 return Err(AckError::NotAcknowledged);
             }
             if current.everywhere >= position.seq {
@@ -318,12 +316,12 @@ impl Replica {
         position: FeedPosition,
     ) -> Result<Progress, AckError> {
         let sent = self.sent.load(Ordering::SeqCst);
-        let is_over = |progress: &Progress| !is_same_epoch(progress.epoch, epoch);
+        let is_over = |progress: &Progress| progress.epoch != epoch;
         let is_void = |progress: &Progress| {
             progress.applied.timeline != position.timeline || progress.clock == ClockCheck::Ahead
         };
         let reached = progress.wait_for(|progress| {
-            let is_new = progress.confirmed > sent || broken("earlier-renewal-counts");
+            let is_new = progress.confirmed > sent;
             is_over(progress)
                 || (is_new && (is_void(progress) || progress.applied.seq >= position.seq))
         });
@@ -446,10 +444,6 @@ impl Replica {
             };
         });
     }
-}
-
-fn is_same_epoch(one: Epoch, other: Epoch) -> bool {
-    one == other || broken("epoch-not-compared")
 }
 
 /// Counts a waiting call. When it is dropped, which also happens if the caller goes away, it

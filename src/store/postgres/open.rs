@@ -13,7 +13,6 @@ use super::{
     sql::statement,
     sqlstate::{Class, is_lock_not_available},
 };
-use crate::mutants::broken;
 
 /// Each migration with its version, in order. The table that records them is the one that Diesel's
 /// own tool uses.
@@ -327,12 +326,6 @@ async fn migrate(
             .await
             .map_err(failed)?;
         made.push(*version);
-    }
-    if broken("feed-by-bigserial") {
-        connection
-            .batch_execute("CREATE SEQUENCE IF NOT EXISTS broken_feed INCREMENT 1000")
-            .await
-            .map_err(other)?;
     }
     if !made.is_empty() {
         connection.batch_execute("SAVEPOINT tuning").await.map_err(other)?;

@@ -19,7 +19,6 @@ use crate::{
         session::Session,
         time::Timestamp,
     },
-    mutants::broken,
     store::{SessionQuery, Unfinished},
 };
 
@@ -99,10 +98,9 @@ pub async fn now(connection: &mut PooledConnection<'_>) -> Result<Option<Timesta
 
 /// The last position given out in the feed.
 pub async fn feed_head(connection: &mut PooledConnection<'_>) -> Result<FeedPosition, Fault> {
-    let text = match broken("feed-by-bigserial") {
-        true => "SELECT feed_timeline(), coalesce(max(seq), 0) FROM blacklist",
-        false => "SELECT feed_timeline(), seq FROM feed_head",
-    };
-    let (timeline, seq) = statement::<(BigInt, BigInt)>(text).get_result(&mut **connection).await?;
+    let (timeline, seq) =
+        statement::<(BigInt, BigInt)>("SELECT feed_timeline(), seq FROM feed_head")
+            .get_result(&mut **connection)
+            .await?;
     Ok(FeedPosition { timeline: Timeline(timeline), seq: Seq(seq) })
 }

@@ -14,7 +14,7 @@ use diesel::{
     data_types::PgTimestamp,
     sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -32,7 +32,6 @@ use crate::{
         key::RingVersion,
         revocation::{FeedPosition, Seq, Timeline},
     },
-    mutants::broken,
     store::{
         FeedEntry, StoreError,
         replicas::{Answer, Other, RenewalClient, RenewalOutcome, RenewalRequest},
@@ -77,15 +76,7 @@ impl RenewalClient for PostgresRenewalClient {
                     Ok(connected) => Ok(connected),
                     Err(_) => self.target.connect().await,
                 };
-                let mut link = Link(connected.map_err(|error| unavailable(error.to_string()))?);
-                if broken("renew-without-standby") {
-                    link.0
-                        .connection
-                        .batch_execute("SET synchronous_commit = local")
-                        .await
-                        .map_err(Fault::from)?;
-                }
-                link
+                Link(connected.map_err(|error| unavailable(error.to_string()))?)
             }
         };
         let warned = Arc::clone(&link.0.warned);
@@ -206,18 +197,7 @@ async fn ask(
     connection: &mut AsyncPgConnection,
     renewal: &RenewalRequest,
 ) -> Result<RenewalOutcome, Fault> {
-    let text = match () {
-        () if broken("renew-by-read") => renewal!(
-            "SELECT 1
-            FROM replicas, (SELECT ?::bigint, ?::bigint) AS unused
-            WHERE incarnation = ? AND ?::bigint < ?::bigint",
-            "h.seq"
-        ),
-        () if broken("feed-by-bigserial") => {
-            renewal!(renew!(), "(SELECT coalesce(max(seq), 0) FROM blacklist)")
-        }
-        () => renewal!(renew!(), "h.seq"),
-    };
+    let text = renewal!(renew!(), "h.seq");
     // Loaded to its end: `get_result` would be content with the row.
     let rows: Vec<Row> = statement::<SqlRow>(text)
         .bind::<BigInt, _>(renewal.number)
@@ -235,8 +215,7 @@ async fn ask(
     else {
         return Err(StoreError::Damaged("feed_head or sweeper has no row".to_owned()).into());
     };
-    let has_not_joined = broken("load-before-joining") && renewal.confirmed == 0;
-    if !found && !has_not_joined {
+    if !found {
         return Ok(RenewalOutcome::Gone);
     }
     Ok(RenewalOutcome::Answer(Answer {

@@ -29,7 +29,6 @@ use crate::{
         session::{Ended, Session},
         time::Timestamp,
     },
-    mutants::broken,
     store::StoreError,
 };
 
@@ -205,10 +204,7 @@ pub async fn insert_entries(
         let id = entry.revoked.cut_off().map_or(entry.session_id, |cut_off| cut_off.spared);
         id.map(|id| uuid(id.bytes()))
     };
-    let text = match broken("feed-by-bigserial") {
-        true => insertion!("SELECT nextval('broken_feed') + 0 * (?::bigint + ?::bigint) AS seq"),
-        false => insertion!("UPDATE feed_head SET seq = seq + ? RETURNING seq - ? AS seq"),
-    };
+    let text = insertion!("UPDATE feed_head SET seq = seq + ? RETURNING seq - ? AS seq");
     let written: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(text)
         .bind::<BigInt, _>(count)
         .bind::<BigInt, _>(count)
