@@ -80,7 +80,7 @@ struct Membership {
     confirmed: i64,
     /// The head of the feed when this process joined. It reports this as applied until it has read
     /// the feed to its end, because it accepts nothing before.
-    joined_at: Seq,
+    head_at_joining: Seq,
     /// The position up to which the feed has been read.
     cursor: Seq,
     /// A second index of the entries that the feed brings while it is read from its beginning. It
@@ -221,7 +221,7 @@ impl LeaseRenewer {
             number: membership.number,
             confirmed: membership.confirmed,
             applied: match is_loading {
-                true => membership.joined_at,
+                true => membership.head_at_joining,
                 false => self.replica.progress.applied().seq,
             },
             after: membership.cursor,
@@ -264,7 +264,7 @@ impl LeaseRenewer {
     async fn join(&mut self) -> Result<(), StoreError> {
         let newcomer =
             (self.incarnations)().map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let joined_at = match self.store.members() {
+        let head_at_joining = match self.store.members() {
             Some(members) => members.join(newcomer.clone()).await?,
             None => Seq::default(),
         };
@@ -274,7 +274,7 @@ impl LeaseRenewer {
             newcomer,
             number: 0,
             confirmed: 0,
-            joined_at,
+            head_at_joining,
             cursor: Seq::default(),
             reread: has_entries.then(Index::default),
             others: Others::default(),
