@@ -431,6 +431,8 @@ mod tests {
         let (clock, progress) = progress();
         let mut reported = Box::pin(progress.acknowledged(progress.epoch(), at(2)));
         let mut awaited = Box::pin(progress.acknowledged(progress.epoch(), at(3)));
+        assert!(reported.as_mut().now_or_never().is_none());
+        assert!(awaited.as_mut().now_or_never().is_none());
         let mut poll = |progress: &Progress, everywhere| {
             renew(progress, at(3), everywhere);
             (reported.as_mut().now_or_never(), awaited.as_mut().now_or_never())
