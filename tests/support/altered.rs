@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -28,7 +28,13 @@ use countersign::{
     },
     telemetry,
 };
-use tokio::{net::TcpListener, runtime::Runtime, sync::Mutex, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    sync::Mutex,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 use crate::{
     cluster::{RULE, WALL_CLOCK},
