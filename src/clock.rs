@@ -11,10 +11,7 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{
-    domain::time::{Timestamp, micros},
-    mutants::wall_clock_offset,
-};
+use crate::domain::time::{Timestamp, micros};
 
 /// A source of time.
 pub trait Clock: Send + Sync + 'static {
@@ -34,7 +31,7 @@ impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods)] // All other code must use `Clock`.
     fn now(&self) -> Timestamp {
         match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-            Ok(since) => Timestamp::from_micros(micros(since).saturating_add(wall_clock_offset())),
+            Ok(since) => Timestamp::from_micros(micros(since)),
             Err(before) => Timestamp::from_micros(0).minus(before.duration()),
         }
     }

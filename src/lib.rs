@@ -34,7 +34,6 @@ pub mod grpc;
 pub mod http;
 pub mod keys;
 pub mod metrics;
-pub mod mutants;
 pub mod net;
 pub mod proto;
 pub mod revocation;

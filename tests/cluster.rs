@@ -2,8 +2,13 @@
 //! processes, connections and servers fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/altered.rs"]
+mod altered;
 #[path = "support/cluster.rs"]
 mod cluster;
+#[path = "support/double.rs"]
+#[allow(dead_code)]
+mod double;
 #[path = "support/http.rs"]
 #[allow(dead_code)]
 mod http_client;
@@ -21,6 +26,11 @@ mod replication;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod support;
+
+/// The module that `double.rs` uses.
+mod server {
+    pub use crate::cluster::in_time;
+}
 
 #[path = "cluster/cancelled.rs"]
 mod cancelled;

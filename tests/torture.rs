@@ -3,9 +3,14 @@
 //! acknowledged revocation held on every replica.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "support/altered.rs"]
+mod altered;
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "support/double.rs"]
+#[allow(dead_code)]
+mod double;
 #[path = "support/http.rs"]
 #[allow(dead_code)]
 mod http_client;
@@ -23,6 +28,11 @@ mod replication;
 #[path = "support/process.rs"]
 #[allow(dead_code)]
 mod support;
+
+/// The module that `double.rs` uses.
+mod server {
+    pub use crate::cluster::in_time;
+}
 
 #[path = "torture/asking.rs"]
 mod asking;
@@ -44,7 +54,6 @@ mod fleet;
 mod history;
 #[path = "torture/long.rs"]
 mod long;
-#[cfg(feature = "mutants")]
 #[path = "torture/mutants.rs"]
 mod mutants;
 #[path = "torture/profiles.rs"]

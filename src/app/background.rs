@@ -29,6 +29,7 @@ impl Background {
         system: &System,
     ) -> Self {
         let mut tasks = Self(JoinSet::new());
+        let wake_ups = renewer.wake_ups();
         tasks.spawn("the renewal of the lease", renewer.run());
         let sweeper = tasks::sweeper::run(
             authority.clone(),
@@ -38,9 +39,12 @@ impl Background {
         tasks.spawn("the sweeper", sweeper);
         tasks.spawn(
             "the rotation of the keys",
-            tasks::keys::run(authority.clone(), how_often(&config.keys)),
+            tasks::keys::run(authority.clone(), how_often(&config.keys), wake_ups.keys),
         );
-        tasks.spawn("the end of revoked sessions", tasks::cut_offs::run(authority));
+        tasks.spawn(
+            "the end of revoked sessions",
+            tasks::cut_offs::run(authority, wake_ups.cut_offs),
+        );
         tasks.spawn("the database engine", async move { store.stopped().await });
         tasks
     }

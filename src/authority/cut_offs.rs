@@ -21,10 +21,4 @@ impl Authority {
         }
         Ok(count)
     }
-
-    /// Waits until an entry of a tenant or a subject has been applied to the index since the last
-    /// call.
-    pub async fn all_revoked(&self) {
-        self.replica.all_revoked().await;
-    }
 }

@@ -93,11 +93,6 @@ impl Authority {
         &self.settings.issuer
     }
 
-    /// Waits until the keys need attention before the next scheduled run.
-    pub async fn keys_wanted(&self) {
-        self.replica.keys_wanted().await;
-    }
-
     /// Returns the keys as they are stored. A damaged row is replaced by the copy of its key in
     /// memory, so that the next change repairs it.
     async fn stored_ring(&self) -> Result<SealedRing, AuthorityError> {

@@ -9,7 +9,6 @@ use crate::{
         revocation::{RETENTION_MARGIN, cut_off_key},
         time::Timestamp,
     },
-    mutants::broken,
 };
 
 /// The result of a sweep.
@@ -68,12 +67,7 @@ impl Authority {
     async fn sweep_by(&self, clocks: Clocks) -> Result<Swept, AuthorityError> {
         // The lock is held throughout, because two concurrent sweeps would do the same work twice.
         let mut sweeper = self.sweeper.lock().await;
-        let mut now = self.sweep_time(clocks, &mut sweeper).await?;
-        if broken("purge-at-expiry") {
-            // The mutant ignores the retention margin, and its clock is ahead by the largest
-            // allowed skew.
-            now = now.plus(RETENTION_MARGIN).plus(self.settings.max_clock_skew);
-        }
+        let now = self.sweep_time(clocks, &mut sweeper).await?;
         let mut swept = Swept::default();
         let forgotten_until = loop {
             let batch =

@@ -11,7 +11,6 @@ use crate::{
         time::Timestamp,
     },
     keys::ring::{Found, VerifyingKey},
-    mutants::broken,
     revocation::lease::Held,
     token::{
         access::{MAX_BYTES, Rejection, Unverified},
@@ -198,8 +197,7 @@ impl Authority {
 
     fn check_time(&self, claims: &AccessClaims, now: Timestamp) -> Result<(), InactiveReason> {
         if now >= claims.expires_at
-            || (self.replica.index().is_below_purge_watermark(claims.expires_at)
-                && !broken("purge-at-expiry"))
+            || self.replica.index().is_below_purge_watermark(claims.expires_at)
         {
             return Err(InactiveReason::Expired);
         }

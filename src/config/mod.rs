@@ -80,9 +80,6 @@ fn is_setting(name: &str, value: Option<&str>) -> bool {
     ];
     let flag = flag.contains(&name.as_str());
     let secret = ["master_key", "additional_master_key", "api_key"].contains(&name.as_str());
-    if cfg!(feature = "mutants") && (name == "mutant" || name == "wall_clock_offset") {
-        return false;
-    }
     !flag && !secret && !service_link::is_link(&name, value)
 }
 

@@ -66,14 +66,14 @@ impl Lease {
     ///
     /// The wall clock must be read first. A pause between the two readings then looks as if the
     /// uptime clock had stood still, and cannot hide that it has.
-    pub fn start(&self) -> Start {
+    pub(super) fn start(&self) -> Start {
         let now = self.clock.now();
         Start { uptime: self.clock.uptime(), now }
     }
 
     /// Takes the lease, which may have ended already. The index must have applied the entries that
     /// came with the renewal.
-    pub fn take(&self, start: Start, duration: Duration) {
+    pub(super) fn take(&self, start: Start, duration: Duration) {
         // The offset is stored first, so that no reader of the new deadline gets an older offset.
         self.offset
             .store(start.now.micros().saturating_sub(micros(start.uptime)), Ordering::Release);
@@ -81,7 +81,7 @@ impl Lease {
     }
 
     /// Takes a lease that never ends, because no other process can revoke anything.
-    pub fn take_for_ever(&self) {
+    pub(super) fn take_for_ever(&self) {
         self.deadline.store(FOR_EVER, Ordering::Release);
     }
 
@@ -91,7 +91,7 @@ impl Lease {
     }
 
     /// Ends the lease.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         self.deadline.store(ENDED, Ordering::Release);
     }
 

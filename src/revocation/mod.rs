@@ -6,6 +6,7 @@ mod cut_offs;
 pub mod index;
 pub mod lease;
 mod others;
+mod progress;
 mod recovery;
 pub mod renewer;
 pub mod replica;

@@ -5,17 +5,17 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep, sleep_until},
 };
 use uuid::Uuid;
 
 use super::{
     index::Index,
-    lease::Start,
     others::Others,
+    progress::{ClockCheck, Confirmation, SentRenewal, Validity},
     recovery::{RETRY, Recovery},
-    replica::{ClockCheck, Progress, Replica},
+    replica::Replica,
 };
 use crate::{
     domain::{
@@ -23,7 +23,6 @@ use crate::{
         time::Timestamp,
     },
     keys::keeper::Keeper,
-    mutants::broken,
     rng::RngFailed,
     store::{
         Store, StoreError,
@@ -43,6 +42,16 @@ const LOADING_PATIENCE: Duration = Duration::from_secs(15);
 /// Returns a new incarnation each time that this replica joins.
 pub type IncarnationSource = Box<dyn Fn() -> Result<Newcomer, RngFailed> + Send + Sync>;
 
+/// Wakes the background tasks when a renewal brings work for them.
+#[derive(Clone, Debug, Default)]
+pub struct WakeUps {
+    /// Notified when an entry of a tenant or a subject has been applied to the index: their
+    /// sessions are to be ended.
+    pub cut_offs: Arc<Notify>,
+    /// Notified when the keys need attention before the next scheduled run.
+    pub keys: Arc<Notify>,
+}
+
 /// Renews the lease for as long as it runs.
 pub struct LeaseRenewer {
     replica: Arc<Replica>,
@@ -50,6 +59,7 @@ pub struct LeaseRenewer {
     keeper: Arc<Keeper>,
     renewals: Box<dyn RenewalClient>,
     hints: watch::Receiver<Seq>,
+    wake_ups: WakeUps,
     incarnations: IncarnationSource,
     /// The identifier of the database at the first renewal. Answers from another database are
     /// refused.
@@ -68,8 +78,9 @@ struct Membership {
     number: i64,
     /// The number of the last renewal that was confirmed.
     confirmed: i64,
-    /// The position that this process reports as applied.
-    applied: Seq,
+    /// The head of the feed when this process joined. It reports this as applied until it has read
+    /// the feed to its end, because it accepts nothing before.
+    head_at_joining: Seq,
     /// The position up to which the feed has been read.
     cursor: Seq,
     /// A second index of the entries that the feed brings while it is read from its beginning. It
@@ -103,6 +114,7 @@ impl LeaseRenewer {
         Self {
             renewals: store.renewal_client(),
             hints: store.revocation_hints(),
+            wake_ups: WakeUps::default(),
             recovery: Recovery::new(replica.clone(), store.clone()),
             replica,
             store,
@@ -115,11 +127,16 @@ impl LeaseRenewer {
         }
     }
 
+    /// Returns the wake-ups of the background tasks.
+    pub fn wake_ups(&self) -> WakeUps {
+        self.wake_ups.clone()
+    }
+
     /// Joins and loads the index.
     pub async fn load(&mut self) -> Result<(), StoreError> {
         loop {
             let next = self.step().await?;
-            if self.replica.progress.borrow().renewal > 0 {
+            if self.replica.progress.is_loaded_under_right_clock() {
                 return Ok(());
             }
             // The index is loaded, but the clock is wrong. It may be corrected meanwhile.
@@ -138,14 +155,14 @@ impl LeaseRenewer {
             // The hints are marked as seen before the renewal, so that a commit during the renewal
             // wakes this task again.
             self.hints.borrow_and_update();
-            let applied = self.replica.progress.borrow().applied;
+            let applied = self.replica.progress.applied();
             match self.step().await {
                 Ok(Next::AtOnce) => {
                     self.log_success();
                 }
                 Ok(Next::WhenDue) => {
                     self.log_success();
-                    pause = match self.replica.progress.borrow().applied == applied {
+                    pause = match self.replica.progress.applied() == applied {
                         true => LONGEST_PAUSE.min(pause + STEP),
                         false => STEP,
                     };
@@ -194,23 +211,19 @@ impl LeaseRenewer {
             self.join().await?;
             return Ok(Next::AtOnce);
         };
-        if broken("load-before-joining")
-            && membership.confirmed == 0
-            && self.replica.lease().remaining().is_some()
-        {
-            join_late(&*self.store, membership).await?;
-        }
         membership.number += 1;
         // Calls that arrive from here on wait for the next renewal. The lease counts from here.
-        let sent = self.replica.count_renewal();
-        let start = self.replica.lease().start();
-        let is_loading = self.replica.progress.borrow().confirmed == 0;
+        let sent = self.replica.progress.begin_renewal();
+        let is_loading = !self.replica.progress.is_loaded();
         let duration = self.replica.lease_config.duration;
         let renewal = RenewalRequest {
             incarnation: membership.newcomer.incarnation,
             number: membership.number,
             confirmed: membership.confirmed,
-            applied: membership.applied,
+            applied: match is_loading {
+                true => membership.head_at_joining,
+                false => self.replica.progress.applied().seq,
+            },
             after: membership.cursor,
             limit: PAGE,
             patience: if is_loading { duration.max(LOADING_PATIENCE) } else { duration },
@@ -233,9 +246,9 @@ impl LeaseRenewer {
                     self.keeper.follow(&mut *self.renewals, ring, timeline, renewal.patience).await;
                 followed.and_then(|has_changed| {
                     if has_changed && self.keeper.ring().is_in_trouble() {
-                        self.replica.want_keys();
+                        self.wake_ups.keys.notify_one();
                     }
-                    self.apply(&renewal, answer, start, sent)
+                    self.apply(&renewal, answer, sent)
                 })
             }
             Err(error) => Err(error),
@@ -251,31 +264,34 @@ impl LeaseRenewer {
     async fn join(&mut self) -> Result<(), StoreError> {
         let newcomer =
             (self.incarnations)().map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let applied = match self.store.members() {
-            Some(_) if broken("load-before-joining") => Seq::default(),
+        let head_at_joining = match self.store.members() {
             Some(members) => members.join(newcomer.clone()).await?,
             None => Seq::default(),
         };
-        self.replica.begin_membership(newcomer.incarnation);
+        self.replica.progress.begin_membership(newcomer.incarnation);
         let has_entries = !self.replica.index().is_empty();
         self.membership = Some(Membership {
             newcomer,
             number: 0,
             confirmed: 0,
-            applied,
+            head_at_joining,
             cursor: Seq::default(),
             reread: has_entries.then(Index::default),
             others: Others::default(),
-            rejoined_at: self.replica.has_rejoined().then(|| self.replica.lease().uptime()),
+            rejoined_at: self
+                .replica
+                .progress
+                .has_rejoined()
+                .then(|| self.replica.lease().uptime()),
             unsettled: None,
         });
         Ok(())
     }
 
     /// Ends the membership: this process was removed, or the database was set back to a state
-    /// before its last renewals.
+    /// before its last renewals. The index is kept, because its entries are still revoked.
     fn end_membership(&mut self) {
-        self.replica.end_membership();
+        self.replica.progress.end_membership();
         self.replica.counts().rejoins.inc();
         self.membership = None;
         tracing::warn!(
@@ -288,18 +304,17 @@ impl LeaseRenewer {
         &mut self,
         renewal: &RenewalRequest,
         answer: Answer,
-        start: Start,
-        sent: u64,
+        sent: SentRenewal,
     ) -> Result<Next, StoreError> {
         let is_shared = self.is_shared();
         let Some(membership) = &mut self.membership else { return Ok(Next::AtOnce) };
         let replica = &self.replica;
         membership.confirmed = renewal.number;
-        if broken("load-before-joining") && replica.progress.borrow().confirmed == 0 {
-            membership.confirmed = 0;
-        }
         for entry in &answer.entries {
-            replica.apply(entry);
+            replica.index().apply(entry);
+            if entry.revoked.cut_off().is_some() {
+                self.wake_ups.cut_offs.notify_one();
+            }
             membership.cursor = entry.seq;
             if let Some(reread) = &mut membership.reread {
                 reread.apply(entry);
@@ -316,7 +331,6 @@ impl LeaseRenewer {
         }
         replica.index().set_forgotten_until(answer.forgotten_until);
         membership.cursor = answer.head.seq;
-        membership.applied = answer.head.seq;
         counts.applied.set(membership.cursor.0);
 
         let received = replica.lease().uptime();
@@ -333,7 +347,6 @@ impl LeaseRenewer {
         let everywhere = match is_shared {
             // No other process has to apply the feed.
             false => answer.head.seq,
-            true if broken("acknowledge-skips-a-member") => renewal.applied,
             true if is_complete => renewal.applied.min(others_applied),
             true => Seq::default(),
         };
@@ -356,30 +369,17 @@ impl LeaseRenewer {
             membership.unsettled = Some((timeline, received));
         }
 
-        let clock = self.compare_clocks(start.now, answer.now);
-        let replica = &self.replica;
-        match is_shared {
-            false => replica.lease().take_for_ever(),
-            true if clock != ClockCheck::Right => {}
-            true if broken("deadline-from-reply") => {
-                replica.lease().take(replica.lease().start(), replica.lease_config.duration);
-            }
-            true => replica.lease().take(start, replica.lease_config.duration),
-        }
-        replica.progress.send_modify(|progress| {
-            *progress = Progress {
-                epoch: progress.epoch,
-                confirmed: sent,
-                // With a wrong clock, no call may check the time of a token.
-                renewal: if clock == ClockCheck::Right { sent } else { progress.renewal },
-                clock,
-                applied: answer.head,
-                everywhere,
-                max_validity,
-                others: answer.others.len(),
-                received: Some(received),
-            };
-        });
+        let clock = self.compare_clocks(sent.sent_at(), answer.now);
+        let confirmation = Confirmation {
+            validity: if is_shared { Validity::Limited } else { Validity::ForEver },
+            clock,
+            applied: answer.head,
+            everywhere,
+            max_validity,
+            others: answer.others.len(),
+            received,
+        };
+        self.replica.progress.confirm(sent, confirmation);
         if !lost.is_empty() {
             self.recovery.restore(lost);
         }
@@ -446,13 +446,5 @@ impl LeaseRenewer {
         if std::mem::replace(&mut self.is_failing, false) {
             tracing::info!("the lease is renewed again");
         }
-    }
-}
-
-/// The mutant joins after the lease was taken, which a replica must not do.
-async fn join_late(store: &dyn Store, membership: &Membership) -> Result<(), StoreError> {
-    match store.members() {
-        Some(members) => members.join(membership.newcomer.clone()).await.map(drop),
-        None => Ok(()),
     }
 }

@@ -3,13 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
+
 use crate::authority::Authority;
 
 /// The wait before the next attempt after the database failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Runs until it is dropped.
-pub async fn run(authority: Arc<Authority>) {
+/// Runs until it is dropped. `revoked` is notified when a tenant or a subject is revoked.
+pub async fn run(authority: Arc<Authority>, revoked: Arc<Notify>) {
     loop {
         match authority.end_covered_sessions().await {
             Ok(sessions) => {
@@ -21,7 +23,7 @@ pub async fn run(authority: Arc<Authority>) {
                         "the sessions of revoked tenants and subjects have been ended"
                     );
                 }
-                authority.all_revoked().await;
+                revoked.notified().await;
             }
             Err(error) => {
                 tracing::warn!(%error, "the sessions of revoked tenants and subjects are not all \

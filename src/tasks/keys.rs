@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Notify;
+
 use crate::authority::{Authority, error::AuthorityError};
 
-/// Checks periodically whether a change is due. As a rule, the check does not use the database.
-pub async fn run(authority: Arc<Authority>, every: Duration) {
+/// Checks periodically whether a change is due, and whenever `wanted` is notified. As a rule, the
+/// check does not use the database.
+pub async fn run(authority: Arc<Authority>, every: Duration, wanted: Arc<Notify>) {
     loop {
         match authority.rotate_what_is_due().await {
             Ok(()) => {}
@@ -17,7 +20,7 @@ pub async fn run(authority: Arc<Authority>, every: Duration) {
         }
         tokio::select! {
             () = tokio::time::sleep(every) => {}
-            () = authority.keys_wanted() => {}
+            () = wanted.notified() => {}
         }
     }
 }

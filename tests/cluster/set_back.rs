@@ -6,7 +6,7 @@ use std::{path::Path, process::Command};
 use countersign::proto::{RevokeRequest, revoke_request::Target};
 
 use crate::{
-    cluster::{Replica, becomes, in_time},
+    cluster::{RULE, Replica, becomes, in_time},
     ledger::reason,
     postgres_server::{execute, new_database, number, program, texts},
     replicas::{
@@ -210,16 +210,15 @@ async fn what_was_applied_before_a_dump_was_put_back_acknowledges_nothing() {
     assert_eq!(acknowledges_by_what_was_applied_before(&[]).await, (false, true));
 }
 
-/// Shows that the two tests above find broken rules: builds in which the rule is broken acknowledge
-/// both revocations.
-#[cfg(feature = "mutants")]
+/// Shows that the two tests above find broken rules: replicas that break the rule acknowledge both
+/// revocations.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_broken_rule_is_found() {
-    let broken = [("COUNTERSIGN_MUTANT", "epoch-not-compared")];
+    let broken = [(RULE, "epoch-not-compared")];
     assert_eq!(
         acknowledges_what_is_lost(&[&SHORT_LEASE[..], &broken].concat()).await,
         (true, true)
     );
-    let broken = [("COUNTERSIGN_MUTANT", "earlier-renewal-counts")];
+    let broken = [(RULE, "earlier-renewal-counts")];
     assert_eq!(acknowledges_by_what_was_applied_before(&broken).await, (true, true));
 }

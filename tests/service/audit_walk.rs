@@ -106,7 +106,6 @@ fn effect(way: &str) -> Option<Effect> {
         "use case session" | "use case sessions" | "use case list_keys" | "use case validate" => {
             Nothing("it reads")
         }
-        "use case keys_wanted" | "use case all_revoked" => Nothing("it waits"),
         "use case written" | "use case wait" | "use case write" => Nothing("it is the audit"),
 
         // The background tasks.

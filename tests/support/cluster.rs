@@ -2,9 +2,11 @@
 //! events.
 
 use std::{
+    env,
     fs::{self, Permissions},
     ops::{Deref, DerefMut},
     os::unix::fs::PermissionsExt,
+    path::Path,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -98,6 +100,21 @@ impl Replica {
     }
 }
 
+/// A setting that breaks a rule of the lease protocol by its name, see `altered.rs`.
+pub const RULE: &str = "ALTERED_RULE";
+/// A setting that makes the wall clock wrong by a number of seconds.
+pub const WALL_CLOCK: &str = "ALTERED_WALL_CLOCK";
+
+/// Returns a command for a replica in a process of this test program, see `altered.rs`.
+fn serve_altered(data_dir: &Path) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    support::without_settings(&mut command);
+    command.args(["--exact", "altered::serve", "--ignored", "--nocapture"]);
+    command.env("COUNTERSIGN_LISTEN", "127.0.0.1:0").env("COUNTERSIGN_DATA_DIR", data_dir);
+    command.env(support::GRACE, "0s");
+    command
+}
+
 /// The folder with the master key, which replicas share besides the database.
 pub struct Home(TempDir);
 
@@ -115,7 +132,10 @@ impl Home {
     pub fn spawn(&self, url: &str, settings: &[(&str, &str)]) -> Replica {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("replica {}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut command = support::serve(self.0.path());
+        let mut command = match settings.iter().any(|(name, _)| [RULE, WALL_CLOCK].contains(name)) {
+            true => serve_altered(self.0.path()),
+            false => support::serve(self.0.path()),
+        };
         let separator = if url.contains('?') { '&' } else { '?' };
         let parameter = format!("{separator}application_name={}", name.replace(' ', "%20"));
         command.env("COUNTERSIGN_DATABASE_URL", format!("{url}{parameter}"));

@@ -83,11 +83,15 @@ pub struct AuditFailure {
     pub after: bool,
 }
 
+/// Returns a renewal client for a store.
+type RenewalClientSource = Box<dyn Fn(&Arc<dyn Store>) -> Box<dyn RenewalClient> + Send + Sync>;
+
 /// The double.
 pub struct Double {
     real: Arc<dyn Store>,
-    /// The clock of the test, which replaces that of the database.
-    clock: Arc<dyn Clock>,
+    renewals: RenewalClientSource,
+    /// The clock of the test, if it replaces that of the database.
+    clock: Option<Arc<dyn Clock>>,
     /// The error of all calls about sessions. The feed is not affected.
     failure: Mutex<Option<StoreError>>,
     /// Holds calls before a session is created.
@@ -111,9 +115,30 @@ pub struct Double {
 }
 
 impl Double {
+    /// Creates a double whose clock replaces that of the database.
+    #[allow(dead_code)] // Not every test binary has such a clock.
     pub fn of(real: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        let renewals = Box::new(|real: &Arc<dyn Store>| real.renewal_client());
+        Self::new(real, renewals, Some(clock))
+    }
+
+    /// Creates a double that renews by other clients than those of the store.
+    #[allow(dead_code)] // Not every test binary changes renewals.
+    pub fn with_renewals(
+        real: Arc<dyn Store>,
+        renewals: impl Fn(&Arc<dyn Store>) -> Box<dyn RenewalClient> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(real, Box::new(renewals), None)
+    }
+
+    fn new(
+        real: Arc<dyn Store>,
+        renewals: RenewalClientSource,
+        clock: Option<Arc<dyn Clock>>,
+    ) -> Self {
         Self {
             real,
+            renewals,
             clock,
             failure: Mutex::default(),
             creations: Gate::default(),
@@ -172,11 +197,22 @@ impl Double {
     }
 }
 
+/// Returns the time of the database, which is `real` unless the clock of the test replaces it.
+fn database_time(
+    clock: Option<&dyn Clock>,
+    skew: &AtomicI64,
+    real: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let Some(clock) = clock else { return real };
+    let micros = clock.now().micros() + skew.load(Ordering::SeqCst) * 1_000_000;
+    real.map(|_| Timestamp::from_micros(micros))
+}
+
 /// A renewal client whose renewals pass through a gate.
 struct Gated {
     real: Box<dyn RenewalClient>,
     gate: Arc<Gate>,
-    clock: Arc<dyn Clock>,
+    clock: Option<Arc<dyn Clock>>,
     skew: Arc<AtomicI64>,
 }
 
@@ -186,8 +222,7 @@ impl RenewalClient for Gated {
         self.gate.pass().await;
         let mut renewed = self.real.renew(renewal).await?;
         if let RenewalOutcome::Answer(answer) = &mut renewed {
-            let micros = self.clock.now().micros() + self.skew.load(Ordering::SeqCst) * 1_000_000;
-            answer.now = answer.now.map(|_| Timestamp::from_micros(micros));
+            answer.now = database_time(self.clock.as_deref(), &self.skew, answer.now);
         }
         Ok(renewed)
     }
@@ -252,7 +287,7 @@ impl Store for Double {
 
     fn renewal_client(&self) -> Box<dyn RenewalClient> {
         let (gate, clock, skew) = (self.feed.clone(), self.clock.clone(), self.skew.clone());
-        Box::new(Gated { real: self.real.renewal_client(), gate, clock, skew })
+        Box::new(Gated { real: (self.renewals)(&self.real), gate, clock, skew })
     }
 
     fn members(&self) -> Option<&dyn Members> {
@@ -268,8 +303,8 @@ impl Store for Double {
     }
 
     async fn now(&self) -> Result<Option<Timestamp>> {
-        let micros = self.clock.now().micros() + self.skew.load(Ordering::SeqCst) * 1_000_000;
-        Ok(self.real.now().await?.map(|_| Timestamp::from_micros(micros)))
+        let real = self.real.now().await?;
+        Ok(database_time(self.clock.as_deref(), &self.skew, real))
     }
 
     async fn delete_expired_revocations(

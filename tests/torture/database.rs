@@ -3,10 +3,11 @@
 
 use std::{path::Path, process::Command, sync::Arc};
 
+use countersign::store::postgres;
 use tokio::{sync::Mutex, task::block_in_place};
 
 use crate::{
-    postgres_server::{Server, execute, program, try_execute},
+    postgres_server::{Server, execute, options, program, try_execute},
     replication::Pair,
 };
 
@@ -41,6 +42,14 @@ impl Database {
             primary,
             standby: Mutex::new(standby),
             successor: Mutex::default(),
+        }
+    }
+
+    /// Creates the tables, and then executes statements that alter them, if there are any.
+    pub async fn alter(&self, sql: &str) {
+        if !sql.is_empty() {
+            postgres::migrate(&options(&self.url())).await.unwrap();
+            execute(&self.url(), sql).await;
         }
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::{
+    cluster::WALL_CLOCK,
     faults::{Disaster, Kind},
     fleet::PERMANENT,
 };
@@ -54,8 +55,8 @@ const EXPIRING: &[(&str, &str)] = &[
     ("COUNTERSIGN_SWEEPER__SCHEDULE", "* * * * * *"),
 ];
 
-/// The offset of each place's wall clock from the true time, within what the service tolerates.
-const CLOCKS: [&str; PERMANENT + 1] = ["-2s", "2s", "0s", "1s"];
+/// The seconds by which each place's wall clock is ahead, within what the service tolerates.
+const CLOCKS: [&str; PERMANENT + 1] = ["-2", "2", "0", "1"];
 
 /// The settings of a process.
 pub type Settings = Vec<(&'static str, &'static str)>;
@@ -187,7 +188,6 @@ pub const PROFILES: &[Profile] = &[
 
 impl Profile {
     /// Returns the profile of this name.
-    #[cfg(feature = "mutants")]
     pub fn named(name: &str) -> &'static Self {
         PROFILES.iter().find(|profile| profile.name == name).unwrap()
     }
@@ -213,9 +213,7 @@ impl Profile {
         let mut settings = [SETTINGS, leases].concat();
         if self.expires {
             settings.extend(EXPIRING);
-            if cfg!(feature = "mutants") {
-                settings.push(("COUNTERSIGN_WALL_CLOCK_OFFSET", CLOCKS[place]));
-            }
+            settings.push((WALL_CLOCK, CLOCKS[place]));
         }
         settings
     }

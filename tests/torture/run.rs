@@ -108,17 +108,20 @@ impl fmt::Display for Report {
     }
 }
 
-/// Makes a run of a profile. `settings` are added to those of the profile.
+/// Makes a run of a profile. `settings` are added to those of the profile, and `sql` is executed on
+/// the empty database.
 pub async fn run(
     server: &Arc<Server>,
     profile: &'static Profile,
     seed: u64,
     settings: &Settings,
+    sql: &str,
 ) -> Report {
     let database = match profile.has_standby() {
         true => Database::replicated().await,
         false => Database::fresh(server, "torture").await,
     };
+    database.alter(sql).await;
     let database = Arc::new(database);
     let mut dice = Dice(seed);
     let recorder = Arc::new(Recorder::new(History {

@@ -19,7 +19,7 @@ pub async fn server() -> Arc<Server> {
 /// Makes the run of a seed, which also chooses the profile: the profiles take turns.
 pub async fn run_seed(server: &Arc<Server>, seed: u64) -> Report {
     let profile = usize::try_from(seed).unwrap() % PROFILES.len();
-    run(server, &PROFILES[profile], seed, &vec![]).await
+    run(server, &PROFILES[profile], seed, &vec![], "").await
 }
 
 /// If a rule was violated, prints the violations, the faults and the last lines of the logs.
@@ -38,7 +38,7 @@ pub fn print_violations(report: &Report) {
     }
 }
 
-/// Makes one run of each profile, in about two minutes. Builds with a broken rule fail in the first
+/// Makes one run of each profile, in about two minutes. Replicas that break a rule fail in the first
 /// or second run of their profile (`mutants.rs`), so one run of each is worth something;
 /// `scripts/torture` makes as many as there is time for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -15,7 +15,6 @@ use super::{
     },
     sql::statement,
 };
-use crate::mutants::broken;
 
 /// The migrations with their versions, in order. They are recorded in the table that Diesel's own
 /// tool uses.
@@ -343,12 +342,6 @@ async fn migrate(
             .await
             .map_err(failed)?;
         made.push(*version);
-    }
-    if broken("feed-by-bigserial") {
-        connection
-            .batch_execute("CREATE SEQUENCE IF NOT EXISTS broken_feed INCREMENT 1000")
-            .await
-            .map_err(other)?;
     }
     if !made.is_empty() {
         connection.batch_execute("SAVEPOINT tuning").await.map_err(other)?;

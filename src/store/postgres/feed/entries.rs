@@ -19,7 +19,6 @@ use crate::{
         revocation::{BlacklistEntry, EarlierEntry, FeedPosition, Seq, Timeline},
         session::Ended,
     },
-    mutants::broken,
     store::{StoreError, Unfinished},
 };
 
@@ -50,45 +49,41 @@ macro_rules! spared_by_both {
     };
 }
 
-/// Expands to the statement that appends entries to the feed, given the statement that moves its
-/// head.
-macro_rules! insertion {
-    ($head:literal) => {
-        concat!(
-            "WITH head AS (",
-            $head,
-            ")
-            INSERT INTO blacklist AS b (
-                seq, kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at,
-                expires_at, unfinished
-            )
-            SELECT
-                head.seq + given.ordinal, given.kind, given.key, given.up_to, given.tenant,
-                given.subject, given.session_id, given.reason, given.note, given.revoked_at,
-                given.expires_at, given.unfinished
-            FROM head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given (
-                kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at,
-                unfinished, ordinal
-            )
-            ON CONFLICT (kind, key) DO UPDATE
-            SET seq = excluded.seq,
-                up_to = greatest(b.up_to, excluded.up_to),
-                tenant = excluded.tenant,
-                subject = excluded.subject,
-                session_id = ",
-            spared_by_both!(),
-            ",
-                reason = CASE WHEN b.up_to > excluded.up_to THEN b.reason ELSE excluded.reason END,
-                note = CASE WHEN b.up_to > excluded.up_to THEN b.note ELSE excluded.note END,
-                revoked_at = CASE
-                    WHEN b.up_to > excluded.up_to THEN b.revoked_at ELSE excluded.revoked_at
-                END,
-                expires_at = greatest(b.expires_at, excluded.expires_at),
-                unfinished = b.unfinished OR excluded.unfinished
-            RETURNING b.seq, feed_timeline()"
-        )
-    };
-}
+/// Appends entries to the feed, and moves its head.
+const INSERT_ENTRIES: &str = concat!(
+    "
+    WITH head AS (
+        UPDATE feed_head SET seq = seq + ? RETURNING seq - ? AS seq
+    )
+    INSERT INTO blacklist AS b (
+        seq, kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at,
+        expires_at, unfinished
+    )
+    SELECT
+        head.seq + given.ordinal, given.kind, given.key, given.up_to, given.tenant,
+        given.subject, given.session_id, given.reason, given.note, given.revoked_at,
+        given.expires_at, given.unfinished
+    FROM head, unnest(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WITH ORDINALITY AS given (
+        kind, key, up_to, tenant, subject, session_id, reason, note, revoked_at, expires_at,
+        unfinished, ordinal
+    )
+    ON CONFLICT (kind, key) DO UPDATE
+    SET seq = excluded.seq,
+        up_to = greatest(b.up_to, excluded.up_to),
+        tenant = excluded.tenant,
+        subject = excluded.subject,
+        session_id = ",
+    spared_by_both!(),
+    ",
+        reason = CASE WHEN b.up_to > excluded.up_to THEN b.reason ELSE excluded.reason END,
+        note = CASE WHEN b.up_to > excluded.up_to THEN b.note ELSE excluded.note END,
+        revoked_at = CASE
+            WHEN b.up_to > excluded.up_to THEN b.revoked_at ELSE excluded.revoked_at
+        END,
+        expires_at = greatest(b.expires_at, excluded.expires_at),
+        unfinished = b.unfinished OR excluded.unfinished
+    RETURNING b.seq, feed_timeline()"
+);
 
 /// Writes blacklist entries, each in the place of an older one for the same thing, and returns
 /// their positions in the feed.
@@ -131,11 +126,7 @@ pub async fn insert_entries(
         let id = entry.revoked.cut_off().map_or(entry.session_id, |cut_off| cut_off.spared);
         id.map(|id| uuid(id.bytes()))
     };
-    let text = match broken("feed-by-bigserial") {
-        true => insertion!("SELECT nextval('broken_feed') + 0 * (?::bigint + ?::bigint) AS seq"),
-        false => insertion!("UPDATE feed_head SET seq = seq + ? RETURNING seq - ? AS seq"),
-    };
-    let written: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(text)
+    let written: Vec<(i64, i64)> = statement::<(BigInt, BigInt)>(INSERT_ENTRIES)
         .bind::<BigInt, _>(count)
         .bind::<BigInt, _>(count)
         .bind::<Array<Text>, _>(keys.iter().map(|(kind, _)| *kind).collect::<Vec<_>>())
@@ -187,10 +178,9 @@ pub async fn unfinished(connection: &mut PooledConnection<'_>) -> Result<Vec<Unf
 
 /// Reads the last position given out in the feed.
 pub async fn feed_head(connection: &mut PooledConnection<'_>) -> Result<FeedPosition, Fault> {
-    let text = match broken("feed-by-bigserial") {
-        true => "SELECT feed_timeline(), coalesce(max(seq), 0) FROM blacklist",
-        false => "SELECT feed_timeline(), seq FROM feed_head",
-    };
-    let (timeline, seq) = statement::<(BigInt, BigInt)>(text).get_result(&mut **connection).await?;
+    let (timeline, seq) =
+        statement::<(BigInt, BigInt)>("SELECT feed_timeline(), seq FROM feed_head")
+            .get_result(&mut **connection)
+            .await?;
     Ok(FeedPosition { timeline: Timeline(timeline), seq: Seq(seq) })
 }

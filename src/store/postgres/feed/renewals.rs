@@ -14,7 +14,7 @@ use diesel::{
     data_types::PgTimestamp,
     sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid},
 };
-use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -37,7 +37,6 @@ use crate::{
         key::RingVersion,
         revocation::{FeedPosition, Seq, Timeline},
     },
-    mutants::broken,
     store::{
         FeedEntry, StoreError,
         replicas::{Answer, Other, RenewalClient, RenewalOutcome, RenewalRequest},
@@ -83,15 +82,7 @@ impl RenewalClient for PostgresRenewalClient {
                     Ok(connected) => Ok(connected),
                     Err(_) => self.target.connect().await,
                 };
-                let mut link = Link(connected.map_err(|error| unavailable(error.to_string()))?);
-                if broken("renew-without-standby") {
-                    link.0
-                        .connection
-                        .batch_execute("SET synchronous_commit = local")
-                        .await
-                        .map_err(Fault::from)?;
-                }
-                link
+                Link(connected.map_err(|error| unavailable(error.to_string()))?)
             }
         };
         let warned = Arc::clone(&link.0.warned);
@@ -151,61 +142,47 @@ type SqlOthers = (Values<SqlUuid>, Values<BigInt>, Values<BigInt>, Values<BigInt
 type SqlRow =
     (Bool, BigInt, BigInt, BigInt, BigInt, SqlUuid, Timestamptz, Timestamptz, SqlPage, SqlOthers);
 
-/// Expands to the statement that renews the row, if the row is as this replica left it.
-macro_rules! renew {
-    () => {
-        "UPDATE replicas
+/// Renews the row of this replica, if it is as the replica left it, and reads what has come since.
+const RENEWAL: &str = "
+    WITH mine AS (
+        UPDATE replicas
         SET renewals = ?, applied = ?, renewed_at = clock_timestamp()
         WHERE incarnation = ? AND renewals >= ? AND renewals < ?
-        RETURNING 1"
-    };
-}
-
-/// Expands to the statement of a renewal, given what is done to the row, and where the head of the
-/// feed is read.
-macro_rules! renewal {
-    ($mine:expr, $head:literal) => {
-        concat!(
-            "WITH mine AS (",
-            $mine,
-            "),
-            page AS (
-                SELECT
-                    array_agg(seq ORDER BY seq) AS seqs,
-                    array_agg(kind ORDER BY seq) AS kinds,
-                    array_agg(key ORDER BY seq) AS keys,
-                    array_agg(up_to ORDER BY seq) AS up_tos,
-                    array_agg(session_id ORDER BY seq) AS session_ids,
-                    array_agg(expires_at ORDER BY seq) AS expiries
-                FROM (
-                    SELECT seq, kind, key, up_to, session_id, expires_at
-                    FROM blacklist
-                    WHERE seq > ?
-                    ORDER BY seq
-                    LIMIT ?
-                ) AS next
-            ),
-            others AS (
-                SELECT
-                    array_agg(incarnation ORDER BY incarnation) AS incarnations,
-                    array_agg(applied ORDER BY incarnation) AS applied,
-                    array_agg(renewals ORDER BY incarnation) AS renewals,
-                    array_agg(
-                        (extract(epoch FROM holds_for) * 1000000)::bigint ORDER BY incarnation
-                    ) AS holds_for
-                FROM replicas
-                WHERE incarnation <> ?
-            )
-            SELECT EXISTS (SELECT FROM mine), ",
-            $head,
-            ", h.timeline, feed_timeline(), h.ring, h.database, s.forgotten_until,
-                clock_timestamp(),
-                page.seqs, page.kinds, page.keys, page.up_tos, page.session_ids, page.expiries,
-                others.incarnations, others.applied, others.renewals, others.holds_for
-            FROM feed_head AS h, sweeper AS s, page, others"
-        )
-    };
-}
+        RETURNING 1
+    ),
+    page AS (
+        SELECT
+            array_agg(seq ORDER BY seq) AS seqs,
+            array_agg(kind ORDER BY seq) AS kinds,
+            array_agg(key ORDER BY seq) AS keys,
+            array_agg(up_to ORDER BY seq) AS up_tos,
+            array_agg(session_id ORDER BY seq) AS session_ids,
+            array_agg(expires_at ORDER BY seq) AS expiries
+        FROM (
+            SELECT seq, kind, key, up_to, session_id, expires_at
+            FROM blacklist
+            WHERE seq > ?
+            ORDER BY seq
+            LIMIT ?
+        ) AS next
+    ),
+    others AS (
+        SELECT
+            array_agg(incarnation ORDER BY incarnation) AS incarnations,
+            array_agg(applied ORDER BY incarnation) AS applied,
+            array_agg(renewals ORDER BY incarnation) AS renewals,
+            array_agg(
+                (extract(epoch FROM holds_for) * 1000000)::bigint ORDER BY incarnation
+            ) AS holds_for
+        FROM replicas
+        WHERE incarnation <> ?
+    )
+    SELECT
+        EXISTS (SELECT FROM mine), h.seq, h.timeline, feed_timeline(), h.ring, h.database,
+        s.forgotten_until, clock_timestamp(),
+        page.seqs, page.kinds, page.keys, page.up_tos, page.session_ids, page.expiries,
+        others.incarnations, others.applied, others.renewals, others.holds_for
+    FROM feed_head AS h, sweeper AS s, page, others";
 
 /// Sends a renewal. It is one statement, and so one snapshot and one commit. The answer is complete
 /// when the server is ready for the next statement, which it is only after the commit has been
@@ -214,20 +191,8 @@ async fn ask(
     connection: &mut AsyncPgConnection,
     renewal: &RenewalRequest,
 ) -> Result<RenewalOutcome, Fault> {
-    let text = match () {
-        () if broken("renew-by-read") => renewal!(
-            "SELECT 1
-            FROM replicas, (SELECT ?::bigint, ?::bigint) AS unused
-            WHERE incarnation = ? AND ?::bigint < ?::bigint",
-            "h.seq"
-        ),
-        () if broken("feed-by-bigserial") => {
-            renewal!(renew!(), "(SELECT coalesce(max(seq), 0) FROM blacklist)")
-        }
-        () => renewal!(renew!(), "h.seq"),
-    };
     // This reads the answer to its end. `get_result` would stop at the first row.
-    let rows: Vec<Row> = statement::<SqlRow>(text)
+    let rows: Vec<Row> = statement::<SqlRow>(RENEWAL)
         .bind::<BigInt, _>(renewal.number)
         .bind::<BigInt, _>(renewal.applied.0)
         .bind::<SqlUuid, _>(uuid(renewal.incarnation.bytes()))
@@ -243,8 +208,7 @@ async fn ask(
     else {
         return Err(StoreError::Damaged("feed_head or sweeper has no row".to_owned()).into());
     };
-    let has_not_joined = broken("load-before-joining") && renewal.confirmed == 0;
-    if !found && !has_not_joined {
+    if !found {
         return Ok(RenewalOutcome::Gone);
     }
     Ok(RenewalOutcome::Answer(Answer {
