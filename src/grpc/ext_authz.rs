@@ -23,7 +23,7 @@ use http::{
 };
 use tonic::{Code, Request, Response, Status};
 
-use super::admission::actor;
+use super::overload::admission::actor;
 use crate::{
     authority::{error::AuthorityError, ready::Ready},
     gateway::{
