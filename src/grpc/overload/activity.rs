@@ -58,7 +58,7 @@ impl Activity {
 
     /// Begins the next interval and returns true. If an answer was blocked throughout the current
     /// one, returns false instead, and stays in it.
-    fn next_interval(&self) -> bool {
+    pub(super) fn next_interval(&self) -> bool {
         let next = self.interval.load(Ordering::Relaxed).wrapping_add(1);
         let has_progress = self.blocked(next).load(Ordering::Relaxed) == 0;
         if has_progress {
@@ -74,7 +74,7 @@ impl Activity {
     }
 
     /// Returns the number of calls that have begun so far, or `None` while one is under way.
-    fn idle_since(&self) -> Option<u64> {
+    pub(super) fn idle_since(&self) -> Option<u64> {
         let begun = self.begun.load(Ordering::Relaxed);
         (self.busy.load(Ordering::Relaxed) == 0).then_some(begun)
     }

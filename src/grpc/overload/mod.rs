@@ -29,3 +29,6 @@ pub mod refusals;
 pub mod request_body;
 pub mod spawner;
 pub mod unsent;
+
+#[cfg(test)]
+mod hyper_tests;
