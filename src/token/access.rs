@@ -377,11 +377,6 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
         let instant = |claim: Option<i64>, name| {
             claim.map(Timestamp::from_seconds).ok_or_else(|| Error::missing_field(name))
         };
-        let audience = match aud.ok_or_else(|| Error::missing_field("aud"))? {
-            OneOrMany::One(one) => vec![one],
-            OneOrMany::Many(many) if !many.is_empty() => many,
-            OneOrMany::Many(_) => return Err(Error::custom("aud is empty")),
-        };
         Ok(Claims(AccessClaims {
             issuer: required(iss, "iss")?,
             session_id: required(sid, "sid")?.parse::<SessionId>().map_err(Error::custom)?,
@@ -389,13 +384,8 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
             subject: required(sub, "sub")?,
             tenant: tenant.unwrap_or_default(),
             client_id: required(client_id, "client_id")?,
-            audience,
-            scopes: scope
-                .unwrap_or_default()
-                .split(' ')
-                .filter(|scope| !scope.is_empty())
-                .map(str::to_owned)
-                .collect(),
+            audience: audience(aud)?,
+            scopes: words(&scope.unwrap_or_default()),
             issued_at: instant(iat, "iat")?,
             expires_at: instant(exp, "exp")?,
             not_before: nbf.map(Timestamp::from_seconds),
@@ -405,6 +395,19 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
             custom: JsonObject::try_from(&custom).map_err(Error::custom)?,
         }))
     }
+}
+
+fn audience<E: serde::de::Error>(claim: Option<OneOrMany>) -> Result<Vec<String>, E> {
+    match claim.ok_or_else(|| E::missing_field("aud"))? {
+        OneOrMany::One(one) => Ok(vec![one]),
+        OneOrMany::Many(many) if !many.is_empty() => Ok(many),
+        OneOrMany::Many(_) => Err(E::custom("aud is empty")),
+    }
+}
+
+/// Returns the scopes in a claim, which spaces separate.
+fn words(scope: &str) -> Vec<String> {
+    scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
