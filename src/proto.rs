@@ -2,6 +2,7 @@
 //! without them.
 
 #![allow(missing_docs)] // The comments stand in `proto/`; the generator writes helpers without any.
+#![allow(clippy::too_many_lines)] // Of generated functions.
 
 mod encoded_struct;
 

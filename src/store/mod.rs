@@ -2,6 +2,7 @@
 //! types only.
 
 pub mod batch;
+#[allow(clippy::too_many_lines, clippy::too_many_arguments)]
 pub mod postgres;
 pub mod replicas;
 pub mod ring;
