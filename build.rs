@@ -17,16 +17,19 @@ const PROTOS: [&str; 3] = [
     "countersign/v1/session_service.proto",
 ];
 
-/// Messages whose `Debug` must not show tokens or claims.
+/// The package of the messages.
+const PACKAGE: &str = "countersign.v1";
+
+/// Messages whose `Debug` must not show tokens or claims, and oneofs as `Message.oneof`.
 const WITH_SECRETS: [&str; 8] = [
-    ".countersign.v1.Tokens",
-    ".countersign.v1.RefreshRequest",
-    ".countersign.v1.ValidateRequest",
-    ".countersign.v1.RevokeRequest",
-    ".countersign.v1.RevokeRequest.target",
-    ".countersign.v1.CreateSessionRequest",
-    ".countersign.v1.Session",
-    ".countersign.v1.ValidateResponse",
+    "Tokens",
+    "RefreshRequest",
+    "ValidateRequest",
+    "RevokeRequest",
+    "RevokeRequest.target",
+    "CreateSessionRequest",
+    "Session",
+    "ValidateResponse",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -38,15 +41,36 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("countersign.descriptors.bin"), descriptors.encode_to_vec())?;
     fs::write(out.join("postgres_migrations.rs"), postgres_migrations()?)?;
+    fs::write(out.join("redacted.rs"), redacted())?;
 
     // Claims stay encoded until they are needed (`src/proto/encoded_struct.rs`).
     let encoded = (".google.protobuf.Struct", "crate::proto::EncodedStruct");
-    // `src/proto.rs` implements `Debug` by hand for the messages that carry tokens or claims.
     tonic_prost_build::configure()
         .extern_path(encoded.0, encoded.1)
-        .skip_debug(WITH_SECRETS)
+        .skip_debug(WITH_SECRETS.map(|name| format!(".{PACKAGE}.{name}")))
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// Returns the call of the macro in `src/proto.rs` that implements `Debug` for the types of
+/// [`WITH_SECRETS`].
+fn redacted() -> String {
+    format!("redacted!({});", WITH_SECRETS.map(rust_type).join(", "))
+}
+
+/// Returns the generated type of a message or a oneof. That of a oneof is in a module named after
+/// its message.
+fn rust_type(name: &str) -> String {
+    let Some((message, oneof)) = name.split_once('.') else { return name.to_owned() };
+    let mut module = String::new();
+    for letter in message.chars() {
+        if letter.is_uppercase() && !module.is_empty() {
+            module.push('_');
+        }
+        module.extend(letter.to_lowercase());
+    }
+    let (initial, rest) = oneof.split_at(1);
+    format!("{module}::{}{rest}", initial.to_uppercase())
 }
 
 /// Returns the migrations of PostgreSQL as a slice of Rust, each with its version and its text, in

@@ -19,7 +19,8 @@
         clippy::indexing_slicing,
         clippy::unreachable,
         clippy::print_stdout
-    )
+    ),
+    warn(clippy::too_many_lines)
 )]
 
 pub mod app;

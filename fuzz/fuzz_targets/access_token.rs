@@ -11,10 +11,10 @@ use std::{collections::BTreeMap, fmt, sync::LazyLock, time::Duration};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{
-    domain::{claims::AccessClaims, time::Timestamp},
+    domain::{claims::AccessClaims, inactive::InactiveReason, time::Timestamp},
     keys::pair::{SigningPair, jose},
     token::{
-        access::{Expectations, MAX_BYTES, Rejection, Signer, TYPE, Unverified, sign},
+        access::{Expectations, MAX_BYTES, Signer, TYPE, Unverified, sign},
         refresh,
     },
 };
@@ -61,7 +61,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn read(token: &str) -> Result<AccessClaims, Rejection> {
+fn read(token: &str) -> Result<AccessClaims, InactiveReason> {
     let unverified = Unverified::parse(token)?;
     for (algorithm, key) in &*OTHERS {
         assert!(unverified.verify(*algorithm, key, &EXPECTED).is_err(), "{algorithm:?} {token}");
@@ -92,8 +92,8 @@ fn check_signed(header: &[u8], payload: &[u8]) {
     let token = with_signature(format!("{encoded_header}.{encoded_payload}"));
     let claims = match read(&token) {
         Ok(claims) => claims,
-        Err(rejection) => {
-            let is_forged = rejection == Rejection::BadSignature;
+        Err(reason) => {
+            let is_forged = reason == InactiveReason::BadSignature;
             assert!(
                 !is_forged || alg(header).as_deref() != Some("EdDSA"),
                 "a genuine signature was refused"

@@ -16,7 +16,7 @@ use std::{
 use axum::Router;
 use countersign::{
     app::settings::settings,
-    authority::{Authority, Settings, audit::Audit, ready::Ready},
+    authority::{Authority, Dependencies, Settings, audit::Audit, ready::Ready},
     clock::{SettableClock, SharedClock},
     config::Config,
     domain::{
@@ -187,15 +187,15 @@ impl Service {
         let settings = Settings { token_cache_bytes: 0, ..settings(&config) };
         let audit = Audit::of_log(clock.clone(), [0; 6]);
         let ready = Ready::default();
-        ready.set(Arc::new(Authority::new(
+        let dependencies = Dependencies {
             store,
             keeper,
-            replica.clone(),
-            clock.clone(),
+            replica: replica.clone(),
+            clock: clock.clone(),
             rng,
             audit,
-            settings,
-        )));
+        };
+        ready.set(Arc::new(Authority::new(dependencies, settings)));
         let readiness = Readiness::new();
         readiness.set(Phase::Serving);
         Self { config, clock, replica, readiness, ready }

@@ -13,6 +13,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign::{
     domain::{
         ids::SessionId,
+        inactive::InactiveReason,
         key::RefreshKeyId,
         session::{Lineage, LineageSecret},
     },
@@ -47,7 +48,7 @@ fn check_text(text: &str) {
     assert_eq!(unverified.key().0, bytes[1..9]);
     assert_eq!(unverified.session_id().bytes(), &bytes[9..25]);
     assert_eq!(unverified.generation().to_be_bytes(), bytes[25..29]);
-    assert_eq!(access::Unverified::parse(text).unwrap_err(), access::Rejection::WrongType);
+    assert_eq!(access::Unverified::parse(text).unwrap_err(), InactiveReason::WrongType);
     if let Ok(claims) = unverified.verify(&KEY) {
         assert_eq!(issue(claims.session_id, &claims.lineage, &KEY), text, "forged");
     }

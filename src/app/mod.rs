@@ -17,7 +17,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    authority::{Authority, audit::Audit, ready::Ready},
+    authority::{Authority, Dependencies, audit::Audit, ready::Ready},
     callers::Callers,
     clock::{Clock, SharedClock, SystemClock},
     config::{Config, database::DatabaseUrl},
@@ -118,10 +118,15 @@ async fn open(
     let masters = Masters::read(config)?;
     let store = store.await?;
     let keeper = Arc::new(open_keeper(config, masters, &*store, system, &audit).await?);
-    let (clock, rng) = (system.clock.clone(), system.rng.clone());
-    let authority =
-        Authority::new(store.clone(), keeper.clone(), replica, clock, rng, audit, settings(config));
-    Ok((Arc::new(authority), store, keeper))
+    let dependencies = Dependencies {
+        store: store.clone(),
+        keeper: keeper.clone(),
+        replica,
+        clock: system.clock.clone(),
+        rng: system.rng.clone(),
+        audit,
+    };
+    Ok((Arc::new(Authority::new(dependencies, settings(config))), store, keeper))
 }
 
 /// The longest time that a shutdown waits until the last records are in the audit table.
@@ -140,12 +145,7 @@ pub async fn serve(
     let clock = Arc::new(SharedClock::new(system.clock.clone()));
     let replica = Arc::new(Replica::new(clock.clone(), config.lease));
     let system = System { clock, ..system };
-    let tls = config
-        .tls
-        .as_ref()
-        .map(|tls| Tls::open(tls.files.clone(), system.clock.now()))
-        .transpose()?
-        .map(Arc::new);
+    let tls = open_tls(config, &system)?;
     let ceilings = ceilings(&config.limits);
     let callers = Arc::new(Callers::new(config.callers.clone(), ceilings, system.clock.clone()));
     let (audit, audit_queue) = open_audit(config, &system)?;
@@ -159,34 +159,19 @@ pub async fn serve(
         tls: tls.clone(),
         audit: audit.clone(),
     };
-    let mut ports = Ports::open(config, listeners, state).await;
+    let ports = Ports::open(config, listeners, state).await;
 
     let opened = tokio::select! {
         opened = open(config, store, &system, replica.clone(), audit.clone()) => opened?,
         () = shutdown.soft.cancelled() => return Ok(()),
     };
     let (authority, store, keeper) = opened;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        listen = %address,
-        http = http_address.map(tracing::field::display),
-        tls = tls.is_some(),
-        callers = callers.count(),
-        database = %config.database,
-        issuer = config.issuer,
-        signing_key = keeper.ring().signing().map(|key| &*key.kid),
-        revocations_hold_within = %brief(config.lease.max_validity()),
-        "starting"
-    );
-    warn_of_risks(address, callers.is_open(), tls.is_some());
+    log_start(config, (address, http_address), tls.is_some(), &callers, &keeper);
     ready.set(authority.clone());
 
-    let mut renewer = LeaseRenewer::new(
-        replica.clone(),
-        store.clone(),
-        keeper.clone(),
-        incarnations(config, address, &system),
-    );
+    let incarnations = incarnations(config, address, &system);
+    let mut renewer =
+        LeaseRenewer::new(replica.clone(), store.clone(), keeper.clone(), incarnations);
     tokio::select! {
         loaded = renewer.load() => loaded?,
         () = shutdown.soft.cancelled() => {
@@ -209,38 +194,85 @@ pub async fn serve(
     }
     ports.announcer().announce(Phase::Serving).await;
     tracing::info!("serving");
-    let mut reporting = AbortOnDropHandle::new(tokio::spawn(report_lapses(
-        replica.clone(),
-        ports.announcer().clone(),
-    )));
-
-    let failure = tokio::select! {
-        () = shutdown.soft.cancelled() => None,
-        stopped = background.stopped() => Some(AppError::TaskStopped(stopped)),
-        stopped = ports.stopped() => Some(AppError::TaskStopped(stopped.to_owned())),
-    };
-
-    reporting.abort();
-    // It must have ended before the next announcement, or it could announce `Serving` afterwards.
-    let _ = (&mut reporting).await;
-    ports.announcer().announce(Phase::Stopping).await;
-    if failure.is_none() {
-        tokio::select! {
-            () = tokio::time::sleep(config.shutdown.grace) => {}
-            () = shutdown.hard.cancelled() => {}
-        }
+    let mut running = Running { replica, store, audit, ports, background };
+    let failure = running.wait(&shutdown).await;
+    running.stop(config, &shutdown, failure.is_some()).await;
+    if let Some(failure) = failure {
+        return Err(failure);
     }
-    ports.drain(config.shutdown.drain, &shutdown.hard).await;
-    write_audit(&audit, &shutdown).await;
-    background.end().await;
-    leave(&*store, &replica).await;
-    ports.close().await;
-    match failure {
-        Some(failure) => Err(failure),
-        None => {
-            tracing::info!("stopped");
-            Ok(())
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn open_tls(config: &Config, system: &System) -> Result<Option<Arc<Tls>>, AppError> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    Ok(Some(Arc::new(Tls::open(tls.files.clone(), system.clock.now())?)))
+}
+
+/// Logs the addresses of both ports and the settings that matter most.
+fn log_start(
+    config: &Config,
+    (address, http_address): (SocketAddr, Option<SocketAddr>),
+    is_encrypted: bool,
+    callers: &Callers,
+    keeper: &Keeper,
+) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %address,
+        http = http_address.map(tracing::field::display),
+        tls = is_encrypted,
+        callers = callers.count(),
+        database = %config.database,
+        issuer = config.issuer,
+        signing_key = keeper.ring().signing().map(|key| &*key.kid),
+        revocations_hold_within = %brief(config.lease.max_validity()),
+        "starting"
+    );
+    warn_of_risks(address, callers.is_open(), is_encrypted);
+}
+
+/// The parts of a process that serves.
+struct Running {
+    replica: Arc<Replica>,
+    store: Arc<dyn Store>,
+    audit: Audit,
+    ports: Ports,
+    background: Background,
+}
+
+impl Running {
+    /// Waits until the process is told to stop, or until a part of it fails, and returns that
+    /// failure. Meanwhile, announces when there is no lease.
+    async fn wait(&mut self, shutdown: &Shutdown) -> Option<AppError> {
+        let reporting = report_lapses(self.replica.clone(), self.ports.announcer().clone());
+        let mut reporting = AbortOnDropHandle::new(tokio::spawn(reporting));
+        let failure = tokio::select! {
+            () = shutdown.soft.cancelled() => None,
+            stopped = self.background.stopped() => Some(AppError::TaskStopped(stopped)),
+            stopped = self.ports.stopped() => Some(AppError::TaskStopped(stopped.to_owned())),
+        };
+        reporting.abort();
+        // It must have ended before the next announcement, or it could announce `Serving`
+        // afterwards.
+        let _ = (&mut reporting).await;
+        failure
+    }
+
+    /// Lets the calls under way finish, and ends all parts. After a failure there is no grace.
+    async fn stop(mut self, config: &Config, shutdown: &Shutdown, has_failed: bool) {
+        self.ports.announcer().announce(Phase::Stopping).await;
+        if !has_failed {
+            tokio::select! {
+                () = tokio::time::sleep(config.shutdown.grace) => {}
+                () = shutdown.hard.cancelled() => {}
+            }
         }
+        self.ports.drain(config.shutdown.drain, &shutdown.hard).await;
+        write_audit(&self.audit, shutdown).await;
+        self.background.end().await;
+        leave(&*self.store, &self.replica).await;
+        self.ports.close().await;
     }
 }
 

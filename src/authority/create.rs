@@ -20,7 +20,7 @@ use crate::{
         text::Audience,
         time::{Timestamp, brief},
     },
-    store::{Created, Creation},
+    store::{Created, Creation, Eviction},
 };
 
 impl Authority {
@@ -30,78 +30,19 @@ impl Authority {
         by: &Actor,
         new: NewSession,
     ) -> Result<Issued, AuthorityError> {
-        if !by.reach().has_tenant(&new.tenant) {
-            return Err(self.not_allowed(
-                by,
-                Operation::CreateSession,
-                "tenant is not among its tenants",
-            ));
-        }
-        let audience = self.audience_of(&new)?;
-        if let Some(index) = audience.iter().position(|audience| !by.reach().has_audience(audience))
-        {
-            return Err(self.not_allowed(
-                by,
-                Operation::CreateSession,
-                format!("audience[{index}] is not among its audiences"),
-            ));
-        }
-        let request_fingerprint =
-            new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
+        let audience = self.permitted_audience(by, &new)?;
+        let fingerprint = new.request_id.as_ref().map(|_| fingerprint(&by.caller.name, &new));
         self.ensure_current().await?;
         let now = self.clock.now();
         let policy = self.policy_of(&new)?;
-        let session_policy = SessionPolicy {
-            access_token_ttl: shorten(
-                "access_token_ttl",
-                new.access_token_ttl,
-                policy.session.access_token_ttl,
-            )?,
-            ..policy.session.clone()
-        };
-        let longest_grace = policy::longest_grace(session_policy.access_token_ttl);
-        let session_policy = SessionPolicy {
-            refresh_grace: session_policy.refresh_grace.min(longest_grace),
-            ..session_policy
-        };
-        let lifetime = shorten("max_lifetime", new.max_lifetime, policy.absolute_lifetime)?;
-        let expires_at = now.plus(lifetime);
-        let authenticated_at = new.authenticated_at.unwrap_or(now);
-        if authenticated_at > now.plus(self.settings.leeway) {
-            return Err(AuthorityError::field("authenticated_at", "is in the future"));
-        }
-        let token_id = TokenId::new(self.random()?);
         let mut session = Session {
-            id: SessionId::of_subject(now, &new.tenant, &new.subject, self.random()?),
-            audience,
-            tenant: new.tenant,
-            subject: new.subject,
-            client_id: new.client_id,
-            scopes: new.scopes,
-            claims: new.claims,
-            authentication: Authentication { acr: new.acr, amr: new.amr, at: authenticated_at },
-            device: new.device,
-            idle_expires_at: session_policy.idle_expiry(now, expires_at),
-            policy: session_policy,
-            created_at: now,
-            refreshed_at: now,
-            expires_at,
-            lineage: Lineage {
-                generation: 1,
-                secret: LineageSecret(self.random()?),
-                key: self.refresh_key()?,
-            },
-            access_token_id: token_id,
-            request_id: new.request_id,
-            request_fingerprint,
-            ended: None,
-            expiry_recorded: false,
-            revision: 1,
+            request_fingerprint: fingerprint,
+            ..self.new_session(new, audience, policy, now)?
         };
         loop {
             // The tokens are issued before the row is written, so that a failure to issue them
             // leaves no session behind.
-            let tokens = self.issue(&session, token_id, now, &[])?;
+            let tokens = self.issue(&session, session.access_token_id, now, &[])?;
             let creation = Creation {
                 session: session.clone(),
                 max_sessions: policy.max_sessions_per_subject,
@@ -110,18 +51,7 @@ impl Authority {
             let epoch = self.replica.epoch();
             match self.store.create_session(creation).await? {
                 Created::New { eviction } => {
-                    for evicted in eviction.iter().flat_map(|eviction| &eviction.sessions) {
-                        let record = AuditRecord::by(by, AuditAction::SessionEvicted, now);
-                        self.audit.record(AuditRecord {
-                            session_id: Some(*evicted),
-                            reason: Some(EndReason::QuotaEvicted),
-                            sessions: Some(1),
-                            ..record.about(&session)
-                        });
-                    }
-                    self.audit.record(
-                        AuditRecord::by(by, AuditAction::SessionCreated, now).about(&session),
-                    );
+                    self.record_creation(by, &session, eviction.as_ref());
                     if let Some(eviction) = eviction {
                         self.wait_until_acknowledged(epoch, eviction.position).await?;
                     }
@@ -156,6 +86,91 @@ impl Authority {
                 }
             }
         }
+    }
+
+    /// Returns the audience of a new session. Fails if the tenant or the audience is out of the
+    /// caller's reach.
+    fn permitted_audience(
+        &self,
+        by: &Actor,
+        new: &NewSession,
+    ) -> Result<Vec<Audience>, AuthorityError> {
+        if !by.reach().has_tenant(&new.tenant) {
+            return Err(self.not_allowed(
+                by,
+                Operation::CreateSession,
+                "tenant is not among its tenants",
+            ));
+        }
+        let audience = self.audience_of(new)?;
+        match audience.iter().position(|audience| !by.reach().has_audience(audience)) {
+            None => Ok(audience),
+            Some(index) => Err(self.not_allowed(
+                by,
+                Operation::CreateSession,
+                format!("audience[{index}] is not among its audiences"),
+            )),
+        }
+    }
+
+    /// Returns a session that begins at `now`. It has no fingerprint of its request.
+    fn new_session(
+        &self,
+        new: NewSession,
+        audience: Vec<Audience>,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<Session, AuthorityError> {
+        let session_policy = session_policy(&new, policy)?;
+        let lifetime = shorten("max_lifetime", new.max_lifetime, policy.absolute_lifetime)?;
+        let expires_at = now.plus(lifetime);
+        let authenticated_at = new.authenticated_at.unwrap_or(now);
+        if authenticated_at > now.plus(self.settings.leeway) {
+            return Err(AuthorityError::field("authenticated_at", "is in the future"));
+        }
+        let access_token_id = TokenId::new(self.random()?);
+        Ok(Session {
+            id: SessionId::of_subject(now, &new.tenant, &new.subject, self.random()?),
+            audience,
+            tenant: new.tenant,
+            subject: new.subject,
+            client_id: new.client_id,
+            scopes: new.scopes,
+            claims: new.claims,
+            authentication: Authentication { acr: new.acr, amr: new.amr, at: authenticated_at },
+            device: new.device,
+            idle_expires_at: session_policy.idle_expiry(now, expires_at),
+            policy: session_policy,
+            created_at: now,
+            refreshed_at: now,
+            expires_at,
+            lineage: Lineage {
+                generation: 1,
+                secret: LineageSecret(self.random()?),
+                key: self.refresh_key()?,
+            },
+            access_token_id,
+            request_id: new.request_id,
+            request_fingerprint: None,
+            ended: None,
+            expiry_recorded: false,
+            revision: 1,
+        })
+    }
+
+    /// Records that a session was created, and that others were evicted for it.
+    fn record_creation(&self, by: &Actor, session: &Session, eviction: Option<&Eviction>) {
+        let now = session.created_at;
+        for evicted in eviction.iter().flat_map(|eviction| &eviction.sessions) {
+            let record = AuditRecord::by(by, AuditAction::SessionEvicted, now);
+            self.audit.record(AuditRecord {
+                session_id: Some(*evicted),
+                reason: Some(EndReason::QuotaEvicted),
+                sessions: Some(1),
+                ..record.about(session)
+            });
+        }
+        self.audit.record(AuditRecord::by(by, AuditAction::SessionCreated, now).about(session));
     }
 
     /// Answers a repeated request with the session that it created before.
@@ -214,6 +229,17 @@ impl Authority {
             None => Ok(new.audience.clone()),
         }
     }
+}
+
+/// Returns the part of the policy that a new session keeps, with its own lifetime of access tokens.
+fn session_policy(new: &NewSession, policy: &Policy) -> Result<SessionPolicy, AuthorityError> {
+    let access_token_ttl =
+        shorten("access_token_ttl", new.access_token_ttl, policy.session.access_token_ttl)?;
+    Ok(SessionPolicy {
+        access_token_ttl,
+        refresh_grace: policy.session.refresh_grace.min(policy::longest_grace(access_token_ttl)),
+        ..policy.session.clone()
+    })
 }
 
 /// Returns the requested span, or the limit if none is requested. A request may only shorten the

@@ -81,6 +81,22 @@ pub struct Settings {
     pub jwks_max_age: Duration,
 }
 
+/// The parts that the use cases need.
+pub struct Dependencies {
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// The keys.
+    pub keeper: Arc<Keeper>,
+    /// The index of revocations and its lease.
+    pub replica: Arc<Replica>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub rng: Arc<dyn Rng>,
+    /// The audit.
+    pub audit: Audit,
+}
+
 /// All use cases.
 pub struct Authority {
     store: Arc<dyn Store>,
@@ -105,16 +121,9 @@ impl fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Creates the use cases from the parts that they need.
-    pub fn new(
-        store: Arc<dyn Store>,
-        keeper: Arc<Keeper>,
-        replica: Arc<Replica>,
-        clock: Arc<dyn Clock>,
-        rng: Arc<dyn Rng>,
-        audit: Audit,
-        settings: Settings,
-    ) -> Self {
+    /// Creates the use cases.
+    pub fn new(dependencies: Dependencies, settings: Settings) -> Self {
+        let Dependencies { store, keeper, replica, clock, rng, audit } = dependencies;
         Self {
             store,
             keeper,

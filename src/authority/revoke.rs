@@ -30,7 +30,7 @@ pub struct RevokeOrder {
     pub target: RevokeTarget,
     /// The reason.
     pub reason: EndReason,
-    /// A A note that explains the revocation to people who ask later.
+    /// A note that explains the revocation to people who ask later.
     pub note: Note,
 }
 
@@ -67,6 +67,41 @@ pub struct Revocations {
     pub effective_at: Timestamp,
 }
 
+/// A revocation that the caller may make, and its audit record.
+struct RevocationPlan {
+    target: RevocationTarget,
+    record: AuditRecord,
+    /// The entry to be added if the database has no such live session.
+    fallback_entry: Option<BlacklistEntry>,
+}
+
+impl RevocationPlan {
+    fn for_session(
+        id: SessionId,
+        fallback_entry: Option<BlacklistEntry>,
+        record: AuditRecord,
+    ) -> Self {
+        let record = AuditRecord { session_id: Some(id), ..record };
+        Self { target: RevocationTarget::Session(id), record, fallback_entry }
+    }
+
+    fn for_subject(
+        tenant: Tenant,
+        subject: Subject,
+        except: Option<SessionId>,
+        record: AuditRecord,
+    ) -> Self {
+        let record = AuditRecord {
+            action: AuditAction::SubjectRevoked,
+            tenant: Some(tenant.clone()),
+            subject: Some(subject.clone()),
+            ..record
+        };
+        let target = RevocationTarget::Subject { tenant, subject, except };
+        Self { target, record, fallback_entry: None }
+    }
+}
+
 impl Authority {
     /// Revokes a token, a session, or all sessions of a subject or a tenant. An authentic token
     /// identifies its session even after it has expired. Only an unexpired token or a live session
@@ -76,56 +111,21 @@ impl Authority {
         by: &Actor,
         order: RevokeOrder,
     ) -> Result<Revocations, AuthorityError> {
-        let reach = by.reach();
         let now = self.clock.now();
-        let nothing = Ok(Revocations { sessions: 0, effective_at: now });
         let by_id = matches!(order.target, RevokeTarget::Session(_));
         let ended = Ended { at: now, reason: order.reason, note: order.note.clone() };
-        let mut fallback_entry = None;
-        let mut record = AuditRecord {
+        let record = AuditRecord {
             reason: Some(order.reason),
             note: order.note,
             ..AuditRecord::by(by, AuditAction::SessionRevoked, now)
         };
-        let target = match order.target {
-            RevokeTarget::Tenant(_) if !by.caller.may(Operation::RevokeTenant) => {
-                return Err(self.not_allowed(
-                    by,
-                    Operation::RevokeTenant,
-                    "all of a tenant is for the role admin",
-                ));
-            }
-            RevokeTarget::Subject { tenant, .. } | RevokeTarget::Tenant(tenant)
-                if !reach.has_tenant(&tenant) =>
-            {
-                return Err(self.not_allowed(
-                    by,
-                    Operation::Revoke,
-                    "tenant is not among its tenants",
-                ));
-            }
-            RevokeTarget::Session(id) => {
-                // The tenant of a session never changes, so it can be checked before the
-                // revocation.
-                if reach.tenants.is_some() {
-                    let session = self.confirmed_session(id).await?;
-                    session
-                        .filter(|session| reach.has_tenant(&session.tenant))
-                        .ok_or(AuthorityError::SessionNotFound)?;
-                }
-                record.session_id = Some(id);
-                RevocationTarget::Session(id)
-            }
+        let plan = match order.target {
+            RevokeTarget::Tenant(tenant) => self.plan_for_tenant(by, tenant, record)?,
             RevokeTarget::Subject { tenant, subject, except } => {
-                record.action = AuditAction::SubjectRevoked;
-                (record.tenant, record.subject) = (Some(tenant.clone()), Some(subject.clone()));
-                RevocationTarget::Subject { tenant, subject, except }
+                self.check_tenant(by, &tenant)?;
+                RevocationPlan::for_subject(tenant, subject, except, record)
             }
-            RevokeTarget::Tenant(tenant) => {
-                record.action = AuditAction::TenantRevoked;
-                record.tenant = Some(tenant.clone());
-                RevocationTarget::Tenant(tenant)
-            }
+            RevokeTarget::Session(id) => self.plan_for_session(by.reach(), id, record).await?,
             RevokeTarget::Token { token, token_only } if token.starts_with(PREFIX) => {
                 if token_only {
                     return Err(AuthorityError::field(
@@ -133,55 +133,30 @@ impl Authority {
                         "TOKEN_ONLY goes with an access token only",
                     ));
                 }
-                let (id, is_there) = self.session_of_refresh_token(reach, &token).await?;
-                record.session_id = Some(id);
-                // The row of the session was lost, but its access tokens may still be valid.
-                fallback_entry = (!is_there).then(|| self.entry_without_session(id, &ended));
-                RevocationTarget::Session(id)
+                self.plan_for_refresh_token(by.reach(), &token, &ended, record).await?
             }
             RevokeTarget::Token { token, token_only } => {
-                let token = self.authenticate(&token).map_err(|_| not_authentic())?;
-                let claims = &token.claims;
-                if !reach.has_tenant(&claims.tenant) {
-                    return Err(AuthorityError::SessionNotFound);
-                }
-                // Only `exp` counts, because a token that is not valid yet must be revocable before
-                // it becomes valid. It must have expired by every clock: ours may be ahead by the
-                // largest skew, and another may be behind by as much.
-                let behind = now.minus(self.settings.max_clock_skew.saturating_mul(2));
-                let has_expired = behind >= claims.expires_at;
-                if has_expired && token_only {
+                let plan =
+                    self.plan_for_access_token(by.reach(), &token, token_only, &ended, record)?;
+                let Some(plan) = plan else {
                     // Without a lease, our clock may be wrong.
                     self.ensure_current().await?;
-                    return nothing;
-                }
-                let entry = self.fallback_entry(claims, token_only, &ended)?;
-                (record.tenant, record.subject) =
-                    (Some(entry.tenant.clone()), entry.subject.clone());
-                record.session_id = Some(claims.session_id);
-                // An expired token still ends its session, if that is live. It adds no entry for
-                // any other session, because old tokens can be found in logs and backups.
-                fallback_entry = (!has_expired).then_some(entry);
-                if token_only {
-                    record.action = AuditAction::TokenRevoked;
-                    let (token, session_id, expires_at) =
-                        (claims.token_id, claims.session_id, claims.expires_at);
-                    RevocationTarget::Token { token, session_id, expires_at }
-                } else {
-                    RevocationTarget::Session(claims.session_id)
-                }
+                    return Ok(Revocations { sessions: 0, effective_at: now });
+                };
+                plan
             }
         };
         let limit = self.settings.max_blacklist_entries;
-        let may_add = self.replica.index().len() < limit;
-        let longest_token = self.settings.max_access_token_ttl;
+        let RevocationPlan { target, record, fallback_entry } = plan;
+        let revocation = Revocation {
+            target,
+            ended,
+            may_add: self.replica.index().len() < limit,
+            longest_token: self.settings.max_access_token_ttl,
+            fallback_entry,
+        };
         let epoch = self.replica.epoch();
-        let outcome = self
-            .write_and_record(
-                Revocation { target, ended, may_add, longest_token, fallback_entry },
-                record,
-            )
-            .await?;
+        let outcome = self.write_and_record(revocation, record).await?;
         if outcome.full {
             return Err(AuthorityError::BlacklistFull { limit });
         }
@@ -190,6 +165,117 @@ impl Authority {
             return Err(AuthorityError::SessionNotFound);
         }
         Ok(Revocations { sessions: outcome.sessions, effective_at: self.clock.now() })
+    }
+
+    /// Fails if a tenant is out of the caller's reach.
+    fn check_tenant(&self, by: &Actor, tenant: &Tenant) -> Result<(), AuthorityError> {
+        if by.reach().has_tenant(tenant) {
+            return Ok(());
+        }
+        Err(self.not_allowed(by, Operation::Revoke, "tenant is not among its tenants"))
+    }
+
+    fn plan_for_tenant(
+        &self,
+        by: &Actor,
+        tenant: Tenant,
+        record: AuditRecord,
+    ) -> Result<RevocationPlan, AuthorityError> {
+        if !by.caller.may(Operation::RevokeTenant) {
+            return Err(self.not_allowed(
+                by,
+                Operation::RevokeTenant,
+                "all of a tenant is for the role admin",
+            ));
+        }
+        self.check_tenant(by, &tenant)?;
+        let record = AuditRecord {
+            action: AuditAction::TenantRevoked,
+            tenant: Some(tenant.clone()),
+            ..record
+        };
+        Ok(RevocationPlan {
+            target: RevocationTarget::Tenant(tenant),
+            record,
+            fallback_entry: None,
+        })
+    }
+
+    async fn plan_for_session(
+        &self,
+        reach: &Reach,
+        id: SessionId,
+        record: AuditRecord,
+    ) -> Result<RevocationPlan, AuthorityError> {
+        // The tenant of a session never changes, so it can be checked before the revocation.
+        if reach.tenants.is_some() {
+            let session = self.confirmed_session(id).await?;
+            session
+                .filter(|session| reach.has_tenant(&session.tenant))
+                .ok_or(AuthorityError::SessionNotFound)?;
+        }
+        Ok(RevocationPlan::for_session(id, None, record))
+    }
+
+    async fn plan_for_refresh_token(
+        &self,
+        reach: &Reach,
+        token: &str,
+        ended: &Ended,
+        record: AuditRecord,
+    ) -> Result<RevocationPlan, AuthorityError> {
+        let (id, is_there) = self.session_of_refresh_token(reach, token).await?;
+        // The row of the session was lost, but its access tokens may still be valid.
+        let fallback_entry = (!is_there).then(|| self.entry_without_session(id, ended));
+        Ok(RevocationPlan::for_session(id, fallback_entry, record))
+    }
+
+    /// Returns `None` if only the token is to be revoked and it has expired.
+    fn plan_for_access_token(
+        &self,
+        reach: &Reach,
+        token: &str,
+        token_only: bool,
+        ended: &Ended,
+        record: AuditRecord,
+    ) -> Result<Option<RevocationPlan>, AuthorityError> {
+        let token = self.authenticate(token).map_err(|_| not_authentic())?;
+        let claims = &token.claims;
+        if !reach.has_tenant(&claims.tenant) {
+            return Err(AuthorityError::SessionNotFound);
+        }
+        // Only `exp` counts, because a token that is not valid yet must be revocable before it
+        // becomes valid. It must have expired by every clock: ours may be ahead by the largest
+        // skew, and another may be behind by as much.
+        let behind = ended.at.minus(self.settings.max_clock_skew.saturating_mul(2));
+        let has_expired = behind >= claims.expires_at;
+        if has_expired && token_only {
+            return Ok(None);
+        }
+        let entry = self.fallback_entry(claims, token_only, ended)?;
+        let record = AuditRecord {
+            tenant: Some(entry.tenant.clone()),
+            subject: entry.subject.clone(),
+            session_id: Some(claims.session_id),
+            ..record
+        };
+        // An expired token still ends its session, if that is live. It adds no entry for any other
+        // session, because old tokens can be found in logs and backups.
+        let fallback_entry = (!has_expired).then_some(entry);
+        if !token_only {
+            return Ok(Some(RevocationPlan::for_session(
+                claims.session_id,
+                fallback_entry,
+                record,
+            )));
+        }
+        let target = RevocationTarget::Token {
+            token: claims.token_id,
+            session_id: claims.session_id,
+            expires_at: claims.expires_at,
+        };
+        let record = AuditRecord { action: AuditAction::TokenRevoked, ..record };
+        Ok(Some(RevocationPlan { target, record, fallback_entry }))
     }
 
     /// Writes a revocation, and records it if it has changed something. A revocation that changes

@@ -8,12 +8,13 @@ use crate::{
     domain::{
         caller::{Actor, Reach},
         claims::AccessClaims,
+        inactive::InactiveReason,
         time::Timestamp,
     },
     keys::ring::{Found, VerifyingKey},
     revocation::lease::Held,
     token::{
-        access::{MAX_BYTES, Rejection, Unverified},
+        access::{MAX_BYTES, Unverified},
         verified_cache::{TokenDigest, VerifiedToken},
     },
 };
@@ -39,84 +40,6 @@ pub struct Answer {
     pub outcome: Result<Arc<VerifiedToken>, InactiveReason>,
     /// The instant for which the outcome is valid.
     pub checked_at: Timestamp,
-}
-
-/// The reason why a token is inactive. If several reasons apply, the first in this order is given:
-/// form and signature, tenant, time, revocation, audience, demands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InactiveReason {
-    /// It is not a JWT of the form that this service issues.
-    Malformed,
-    /// The signature is not that of the key that `kid` names.
-    BadSignature,
-    /// The key that `kid` names is not in the ring.
-    UnknownKey,
-    /// It is not an access token.
-    WrongType,
-    /// It has expired.
-    Expired,
-    /// It is not valid yet.
-    NotYetValid,
-    /// It is from another issuer.
-    WrongIssuer,
-    /// It is not for the demanded audience, or for none of the audiences that the caller is limited
-    /// to.
-    WrongAudience,
-    /// It lacks a demanded scope.
-    InsufficientScope,
-    /// The authentication is too weak or too old for the demand.
-    StepUpRequired,
-    /// A blacklist entry stops it, or its key has been revoked.
-    Revoked,
-    /// It belongs to a tenant that the caller is not allowed to see.
-    ForeignTenant,
-}
-
-impl InactiveReason {
-    /// All reasons.
-    pub const ALL: [Self; 12] = [
-        Self::Malformed,
-        Self::BadSignature,
-        Self::UnknownKey,
-        Self::WrongType,
-        Self::Expired,
-        Self::NotYetValid,
-        Self::WrongIssuer,
-        Self::WrongAudience,
-        Self::InsufficientScope,
-        Self::StepUpRequired,
-        Self::Revoked,
-        Self::ForeignTenant,
-    ];
-
-    /// Returns its name in metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::BadSignature => "bad_signature",
-            Self::UnknownKey => "unknown_key",
-            Self::WrongType => "wrong_type",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::WrongIssuer => "wrong_issuer",
-            Self::WrongAudience => "wrong_audience",
-            Self::InsufficientScope => "insufficient_scope",
-            Self::StepUpRequired => "step_up_required",
-            Self::Revoked => "revoked",
-            Self::ForeignTenant => "foreign_tenant",
-        }
-    }
-}
-
-impl From<Rejection> for InactiveReason {
-    fn from(rejection: Rejection) -> Self {
-        match rejection {
-            Rejection::Malformed => Self::Malformed,
-            Rejection::WrongType => Self::WrongType,
-            Rejection::BadSignature => Self::BadSignature,
-            Rejection::WrongIssuer => Self::WrongIssuer,
-        }
-    }
 }
 
 /// The validation of the tokens of one call.
@@ -154,18 +77,20 @@ impl Authority {
     /// ended meanwhile.
     fn answer_under(&self, reach: &Reach, question: &Question<'_>, held: Held) -> Option<Answer> {
         let looked_up = self.authenticate(question.access_token).map(|token| {
-            let revocation = self.check_revocation(&token.claims);
-            (token, revocation)
+            let is_revoked = self.is_revoked(&token.claims);
+            (token, is_revoked)
         });
         // The time is read after the look-up. An entry that was dropped from the index in between
         // has expired, so the check of the time refuses its tokens.
         let checked_at = self.replica.check(held)?;
-        let outcome = looked_up.and_then(|(token, revocation)| {
+        let outcome = looked_up.and_then(|(token, is_revoked)| {
             if !reach.has_tenant(&token.claims.tenant) {
                 return Err(InactiveReason::ForeignTenant);
             }
             self.check_time(&token.claims, checked_at)?;
-            revocation?;
+            if is_revoked {
+                return Err(InactiveReason::Revoked);
+            }
             if !token.claims.audience.iter().any(|audience| reach.has_audience(audience)) {
                 return Err(InactiveReason::WrongAudience);
             }
@@ -214,16 +139,13 @@ impl Authority {
         Ok(())
     }
 
-    fn check_revocation(&self, claims: &AccessClaims) -> Result<(), InactiveReason> {
-        if self.replica.index().stops(
+    fn is_revoked(&self, claims: &AccessClaims) -> bool {
+        self.replica.index().stops(
             claims.session_id,
             claims.token_id,
             &claims.tenant,
             &claims.subject,
-        ) {
-            return Err(InactiveReason::Revoked);
-        }
-        Ok(())
+        )
     }
 }
 

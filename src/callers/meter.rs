@@ -58,7 +58,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// The retry delay for calls that would wait in a queue, which empties sooner.
 pub(super) const QUEUE_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The number of permits that are taken.
+/// The number of permits that are taken. This is not a `tokio::sync::Semaphore`, because releasing a
+/// permit of that takes a lock, which all calls to Validate would share.
 #[derive(Debug, Default)]
 struct Permits(AtomicUsize);
 

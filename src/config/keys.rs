@@ -124,6 +124,18 @@ impl Environment {
     }
 }
 
+/// The rotation of one kind of keys.
+struct Schedule {
+    /// The setting of the interval.
+    setting: &'static str,
+    algorithm: KeyAlgorithm,
+    interval: Duration,
+    /// The time for which a key is needed after the next one has replaced it.
+    needed_for: Duration,
+    /// The setting that this time comes from.
+    needed_by: &'static str,
+}
+
 impl RawKeys {
     /// Checks the section. `spreads_within` is the longest time until every replica knows of a
     /// key; `longest_token` and `longest_replay` are the longest lifetime of an access token and
@@ -136,7 +148,34 @@ impl RawKeys {
         longest_token: Duration,
         longest_replay: Duration,
     ) -> Result<Keys, ConfigError> {
-        let algorithm = KeyAlgorithm::from_name(&self.algorithm)
+        let algorithm = self.signing_algorithm()?;
+        self.check_publication(spreads_within)?;
+        let rules = |schedule| self.rotation_rules(schedule, spreads_within);
+        let signing = rules(Schedule {
+            setting: "keys.rotation",
+            algorithm,
+            interval: self.rotation,
+            needed_for: longest_token,
+            needed_by: "tokens.max_access_token_ttl",
+        })?;
+        let refresh = rules(Schedule {
+            setting: "keys.refresh_rotation",
+            algorithm: KeyAlgorithm::Hs256,
+            interval: self.refresh_rotation,
+            // A replay presents the previous refresh token, whose key may be older than the one
+            // that the session uses now.
+            needed_for: longest_token.max(longest_replay),
+            needed_by: "policies.NAME.replay_limit",
+        })?;
+        let (master, additional_master) = self.master_keys(environment, data_dir)?;
+        if let MasterKeySource::DefaultFile(path) = &master {
+            self.master_key_file = Some(path.clone());
+        }
+        Ok(Keys { master, additional_master, signing, refresh, jwks_max_age: self.jwks_max_age })
+    }
+
+    fn signing_algorithm(&self) -> Result<KeyAlgorithm, ConfigError> {
+        KeyAlgorithm::from_name(&self.algorithm)
             .filter(|algorithm| KeyAlgorithm::SIGNING.contains(algorithm))
             .ok_or_else(|| {
                 unknown_word(
@@ -144,7 +183,11 @@ impl RawKeys {
                     &self.algorithm,
                     &KeyAlgorithm::SIGNING.map(KeyAlgorithm::as_str),
                 )
-            })?;
+            })
+    }
+
+    /// Checks that every verifier and every replica knows of a key before it is used.
+    fn check_publication(&self, spreads_within: Duration) -> Result<(), ConfigError> {
         let needed = self.jwks_max_age.saturating_add(spreads_within);
         if self.publish_ahead < needed {
             let problem = format!(
@@ -158,36 +201,42 @@ impl RawKeys {
         if self.jwks_max_age < Duration::from_secs(1) {
             return Err(invalid("keys.jwks_max_age", "must be at least 1s"));
         }
+        Ok(())
+    }
+
+    fn rotation_rules(
+        &self,
+        schedule: Schedule,
+        spreads_within: Duration,
+    ) -> Result<RotationRules, ConfigError> {
+        let Schedule { setting, algorithm, interval, needed_for, needed_by } = schedule;
         // The schedule may fill half of the ring, which leaves room for rotations by hand.
         let most = u32::try_from(MOST_KEYS / 2).unwrap_or(u32::MAX);
-        let rules = |name: &str, algorithm, interval: Duration, needed: (Duration, &str)| {
-            let kept_for =
-                needed.0.saturating_add(RETENTION_MARGIN * 2).saturating_add(spreads_within);
-            let shortest = (kept_for / most).max(self.publish_ahead.saturating_add(spreads_within));
-            if !interval.is_zero() && interval < shortest {
-                let problem = format!(
-                    "must be at least {} with this keys.publish_ahead and {}, or 0s for never",
-                    rounded_up(shortest),
-                    needed.1
-                );
-                return Err(invalid(format!("keys.{name}"), problem));
-            }
-            Ok(RotationRules {
-                algorithm,
-                interval,
-                publish_ahead: self.publish_ahead,
-                spreads_within,
-                kept_for,
-            })
-        };
-        let signing_needs = (longest_token, "tokens.max_access_token_ttl");
-        let signing = rules("rotation", algorithm, self.rotation, signing_needs)?;
-        // A replay presents the previous refresh token, whose key may be older than the one that
-        // the session uses now.
-        let refresh_needs = (longest_token.max(longest_replay), "policies.NAME.replay_limit");
-        let refresh =
-            rules("refresh_rotation", KeyAlgorithm::Hs256, self.refresh_rotation, refresh_needs)?;
+        let kept_for =
+            needed_for.saturating_add(RETENTION_MARGIN * 2).saturating_add(spreads_within);
+        let shortest = (kept_for / most).max(self.publish_ahead.saturating_add(spreads_within));
+        if !interval.is_zero() && interval < shortest {
+            let problem = format!(
+                "must be at least {} with this keys.publish_ahead and {needed_by}, or 0s for never",
+                rounded_up(shortest),
+            );
+            return Err(invalid(setting, problem));
+        }
+        Ok(RotationRules {
+            algorithm,
+            interval,
+            publish_ahead: self.publish_ahead,
+            spreads_within,
+            kept_for,
+        })
+    }
 
+    /// Finds the sources of the master key and of the additional one, if there is one.
+    fn master_keys(
+        &self,
+        environment: Environment,
+        data_dir: &Path,
+    ) -> Result<(MasterKeySource, Option<MasterKeySource>), ConfigError> {
         let credential = environment.credentials.map(|folder| Path::new(&folder).join(CREDENTIAL));
         let master = match (&self.master_key_file, environment.master) {
             (Some(_), Some(_)) => {
@@ -208,10 +257,7 @@ impl RawKeys {
                 MasterKeySource::Environment(ADDITIONAL_MASTER_KEY_VARIABLE, text.into())
             }),
         };
-        if let MasterKeySource::DefaultFile(path) = &master {
-            self.master_key_file = Some(path.clone());
-        }
-        Ok(Keys { master, additional_master, signing, refresh, jwks_max_age: self.jwks_max_age })
+        Ok((master, additional_master))
     }
 }
 

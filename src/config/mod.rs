@@ -214,6 +214,16 @@ enum Reflection {
     Off,
 }
 
+impl Reflection {
+    fn is_offered(self, listen: &Listen) -> bool {
+        match self {
+            Self::Auto => listen.address.ip().is_loopback(),
+            Self::On => true,
+            Self::Off => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawBlacklist {
@@ -253,6 +263,62 @@ impl Default for RawConfig {
             log: Log::default(),
             callers: vec![],
         }
+    }
+}
+
+impl RawBlacklist {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.max_entries == 0 {
+            return Err(invalid("blacklist.max_entries", "must be at least 1"));
+        }
+        Ok(())
+    }
+}
+
+impl RawConfig {
+    /// Returns whether nobody else can read what is sent to the HTTP port, as far as the settings
+    /// can tell.
+    fn is_http_private(&self, listen: Option<&Listen>, tls: Option<&Tls>) -> bool {
+        listen.is_none_or(|listen| listen.address.ip().is_loopback())
+            || self.insecure
+            || tls.is_some_and(|tls| tls.http)
+    }
+
+    fn check_keys(
+        &mut self,
+        data_dir: &Path,
+        database: &DatabaseUrl,
+        lease: &LeaseConfig,
+        tokens: &Tokens,
+        policies: &Policies,
+    ) -> Result<Keys, ConfigError> {
+        // The longest time until every replica knows of a new key, whichever clock measures it.
+        let spreads_within = match database.is_shared() {
+            true => lease.max_validity().saturating_add(lease.max_clock_skew.saturating_mul(2)),
+            false => Duration::ZERO,
+        };
+        self.keys.check(
+            keys::Environment::read(),
+            data_dir,
+            spreads_within,
+            tokens.max_access_token_ttl,
+            policies::longest_replay(policies),
+        )
+    }
+
+    /// Sets what the settings leave to be derived.
+    fn set_derived(
+        &mut self,
+        data_dir: &Path,
+        tokens: &Tokens,
+        policies: &Policies,
+        database: &DatabaseUrl,
+    ) {
+        self.data_dir = Some(data_dir.to_owned());
+        self.tokens.default_audience = Some(tokens.default_audience.to_string());
+        self.policies =
+            policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
+        self.database_url = Some(database.to_string());
     }
 }
 
@@ -345,14 +411,8 @@ impl Config {
             Protection { tls: tls.is_some(), callers: !callers.is_empty(), insecure: raw.insecure };
         let listen = Listen::grpc(&raw.listen, protection)?;
         let http_listen = Listen::http(&raw.http_listen, protection)?;
-        let is_loopback = http_listen.is_none_or(|listen| listen.address.ip().is_loopback());
-        let http_is_private =
-            is_loopback || raw.insecure || tls.as_ref().is_some_and(|tls| tls.http);
-        let reflection = match raw.reflection {
-            Reflection::Auto => listen.address.ip().is_loopback(),
-            Reflection::On => true,
-            Reflection::Off => false,
-        };
+        let http_is_private = raw.is_http_private(http_listen.as_ref(), tls.as_ref());
+        let reflection = raw.reflection.is_offered(&listen);
         let mut written = raw.clone();
         let data_dir = raw.data_dir.clone().unwrap_or_else(|| PathBuf::from(DATA_DIR));
         let database = database::parse(raw.database_url.as_deref(), &data_dir)?;
@@ -363,33 +423,12 @@ impl Config {
         let sweeper = Sweeper::check(&raw.sweeper)?;
         let lease = raw.lease.check()?;
         let replica = raw.replica.check(replica::host_name)?;
-        let environment = keys::Environment::read();
-        // The longest time until every replica knows of a new key, whichever clock measures it.
-        let spreads_within = match database.is_shared() {
-            true => lease.max_validity().saturating_add(lease.max_clock_skew.saturating_mul(2)),
-            false => Duration::ZERO,
-        };
-        let windows = policies.values().map(|policy| policy.session.replay_window());
-        let longest_replay = windows.max().unwrap_or_default();
-        let longest_token = tokens.max_access_token_ttl;
-        let keys = raw.keys.check(
-            environment,
-            &data_dir,
-            spreads_within,
-            longest_token,
-            longest_replay,
-        )?;
+        let keys = raw.check_keys(&data_dir, &database, &lease, &tokens, &policies)?;
         raw.audit.check()?;
         raw.log.filter()?;
-        if raw.blacklist.max_entries == 0 {
-            return Err(invalid("blacklist.max_entries", "must be at least 1"));
-        }
+        raw.blacklist.check()?;
         written.policies = policies::written(&raw.policies, &policies);
-        raw.data_dir = Some(data_dir.clone());
-        raw.tokens.default_audience = Some(tokens.default_audience.to_string());
-        raw.policies =
-            policies.iter().map(|(name, policy)| (name.clone(), RawPolicy::from(policy))).collect();
-        raw.database_url = Some(database.to_string());
+        raw.set_derived(&data_dir, &tokens, &policies, &database);
         // `raw` and `written` may be printed, so neither may contain the password.
         written.database_url = written.database_url.and(raw.database_url.clone());
         Ok(Self {

@@ -96,6 +96,12 @@ pub fn check(raw: &BTreeMap<String, RawPolicy>, tokens: &Tokens) -> Result<Polic
     Ok(policies)
 }
 
+/// Returns the longest time for which any policy accepts a previous refresh token.
+pub fn longest_replay(policies: &Policies) -> Duration {
+    let windows = policies.values().map(|policy| policy.session.replay_window());
+    windows.max().unwrap_or_default()
+}
+
 /// Returns the policies without their derived limits: those that a policy takes from the default
 /// one, and a grace that is shortened to fit the lifetime of access tokens.
 pub fn written(

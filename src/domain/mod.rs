@@ -10,6 +10,7 @@ pub mod device;
 pub mod disk;
 pub mod file_access;
 pub mod ids;
+pub mod inactive;
 pub mod json_object;
 pub mod key;
 pub mod lease;

@@ -11,7 +11,7 @@ use super::{
     demands::{Demands, DemandsError},
     identity::HeaderTooLong,
 };
-use crate::authority::validate::InactiveReason;
+use crate::domain::inactive::InactiveReason;
 
 /// The reason for which a request may not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]

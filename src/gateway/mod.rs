@@ -52,6 +52,28 @@ pub struct Passed<'a> {
     pub found: Found,
 }
 
+/// The decision about a request.
+#[derive(Debug)]
+pub enum Decision<'a> {
+    /// It may pass.
+    Passed(Passed<'a>),
+    /// It may not pass.
+    Denied(Denial),
+    /// It cannot be decided now.
+    Unavailable(AuthorityError),
+}
+
+impl Decision<'_> {
+    /// Returns the name of the outcome in metrics.
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Passed(_) => outcomes::PASSED,
+            Self::Denied(denial) => denial.as_str(),
+            Self::Unavailable(_) => outcomes::UNAVAILABLE,
+        }
+    }
+}
+
 /// Decides for gateways whether requests may pass.
 #[derive(Debug)]
 pub struct Gateway {
@@ -70,8 +92,7 @@ impl Gateway {
         &self.settings
     }
 
-    /// Decides whether a request may pass, and counts the outcome. Fails only if that cannot be
-    /// decided now.
+    /// Decides whether a request may pass, and counts the outcome.
     pub async fn authorize(
         &self,
         kind: Kind,
@@ -79,16 +100,9 @@ impl Gateway {
         by: &Actor,
         credential: Credential<'_>,
         demands: Result<Demands, DemandsError>,
-    ) -> Result<Result<Passed<'_>, Denial>, AuthorityError> {
+    ) -> Decision<'_> {
         let decision = self.decide(authority, by, credential, demands).await;
-        self.outcomes.count(
-            kind,
-            match &decision {
-                Ok(Ok(_)) => outcomes::PASSED,
-                Ok(Err(denial)) => denial.as_str(),
-                Err(_) => outcomes::UNAVAILABLE,
-            },
-        );
+        self.outcomes.count(kind, decision.as_str());
         decision
     }
 
@@ -98,16 +112,16 @@ impl Gateway {
         by: &Actor,
         credential: Credential<'_>,
         demands: Result<Demands, DemandsError>,
-    ) -> Result<Result<Passed<'_>, Denial>, AuthorityError> {
+    ) -> Decision<'_> {
         let demands = match demands {
             Ok(demands) => demands,
-            Err(error) => return Ok(Err(Denial::Demands(error))),
+            Err(error) => return Decision::Denied(Denial::Demands(error)),
         };
         let (token, found) = match credential {
             Credential::Token(token, found) => (token, found),
-            Credential::None => return Ok(Err(Denial::NoCredential(demands))),
-            Credential::Several => return Ok(Err(Denial::SeveralCredentials)),
-            Credential::ConflictingCookies => return Ok(Err(Denial::ConflictingCookies)),
+            Credential::None => return Decision::Denied(Denial::NoCredential(demands)),
+            Credential::Several => return Decision::Denied(Denial::SeveralCredentials),
+            Credential::ConflictingCookies => return Decision::Denied(Denial::ConflictingCookies),
         };
         let question = Question {
             access_token: token,
@@ -116,15 +130,17 @@ impl Gateway {
             acr_values: &demands.acr_values,
             max_authentication_age: demands.max_age,
         };
-        let token = match authority.validation(by).validate(&question).await?.outcome {
-            Ok(token) => token,
-            Err(reason) => return Ok(Err(Denial::Inactive(reason, demands))),
+        let answer = match authority.validation(by).validate(&question).await {
+            Ok(answer) => answer,
+            Err(error) => return Decision::Unavailable(error),
         };
-        Ok(self
-            .settings
-            .headers
-            .of(&token.claims, self.settings.max_header_bytes)
-            .map(|identity| Passed { identity, found })
-            .map_err(Denial::Identity))
+        let token = match answer.outcome {
+            Ok(token) => token,
+            Err(reason) => return Decision::Denied(Denial::Inactive(reason, demands)),
+        };
+        match self.settings.headers.of(&token.claims, self.settings.max_header_bytes) {
+            Ok(identity) => Decision::Passed(Passed { identity, found }),
+            Err(error) => Decision::Denied(Denial::Identity(error)),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use prometheus_client::metrics::counter::Counter;
 
-use crate::authority::validate::InactiveReason;
+use crate::domain::inactive::InactiveReason;
 
 /// The kind of caller that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,9 +7,10 @@ use super::{
 use crate::{
     authority::{
         issue::{Issued, Tokens},
-        validate::{Answer, InactiveReason},
+        validate::Answer,
     },
     domain::{
+        inactive::InactiveReason,
         policy::{OnRefresh, Replay, SessionPolicy},
         session::{Session, State},
         time::Timestamp,

@@ -23,11 +23,11 @@ use http::{
 };
 use tonic::{Code, Request, Response, Status};
 
-use super::admission::actor;
+use super::overload::admission::actor;
 use crate::{
     authority::{error::AuthorityError, ready::Ready},
     gateway::{
-        Gateway, Passed,
+        Decision, Gateway, Passed,
         credential::{self, Found},
         demands::Demands,
         denial::Denial,
@@ -72,11 +72,12 @@ impl Authorization for ExtAuthz {
             settings.cookie.as_deref(),
         );
         let authority = self.ready.get()?;
-        let judged =
-            self.gateway.authorize(Kind::ExtAuthz, authority, &by, credential, demands).await?;
-        Ok(Response::new(match judged {
-            Ok(passed) => self.passed(&http, passed),
-            Err(denial) => denied(&denial, authority.issuer()),
+        let decision =
+            self.gateway.authorize(Kind::ExtAuthz, authority, &by, credential, demands).await;
+        Ok(Response::new(match decision {
+            Decision::Passed(passed) => self.passed(&http, passed),
+            Decision::Denied(denial) => denied(&denial, authority.issuer()),
+            Decision::Unavailable(error) => return Err(error.into()),
         }))
     }
 }

@@ -3,7 +3,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{admission::actor, common::timestamp};
+use super::{common::timestamp, overload::admission::actor};
 use crate::{
     authority::{error::AuthorityError, ready::Ready},
     domain::key::{Key, KeyPurpose, KeyState},

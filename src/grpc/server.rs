@@ -5,15 +5,15 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    activity::Activity,
-    connection_driver::ConnectionDriver,
-    frame_budget::FrameBudget,
+    overload::{
+        activity::Activity, connection_driver::ConnectionDriver, frame_budget::FrameBudget,
+        spawner::Spawner,
+    },
     services::{ConnectionService, Services},
-    spawner::Spawner,
 };
 use crate::net::{
     accept::Acceptor,
@@ -101,7 +101,7 @@ async fn serve_connection(
         tokio::select! {
             // Unread answers fill the memory. A client can keep them from being sent by its HTTP/2
             // flow-control windows, or by not reading from its socket.
-            () = unread(limits.answer, &activity) => {}
+            () = activity.unread(limits.answer) => {}
             () = progress.stalled(limits.answer) => {}
             // A TCP reset, which the kernel sends when it closes a connection with unread bytes,
             // may overtake the GOAWAY.
@@ -114,7 +114,7 @@ async fn serve_connection(
         () = &mut abused => return,
         () = stop.cancelled() => {}
         () = silent(limits.handshake, || driver.read_budget.bytes() < PREFACE_BYTES) => return,
-        () = idle(limits.idle, &activity) => {
+        () = activity.idle(limits.idle) => {
             served.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(limits.keepalive_timeout, driver.run(served)).await;
             return;
@@ -132,28 +132,5 @@ async fn silent(patience: Duration, is_silent: impl Fn() -> bool) {
     sleep(patience).await;
     if !is_silent() {
         std::future::pending().await
-    }
-}
-
-/// Completes when an answer has been blocked for `patience`, or at most twice as long.
-async fn unread(patience: Duration, activity: &Activity) {
-    let mut ticks = interval_at(Instant::now() + patience, patience);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while activity.next_interval() {
-        ticks.tick().await;
-    }
-}
-
-/// Completes when no call has been under way for `patience`, or at most twice as long.
-async fn idle(patience: Duration, activity: &Activity) {
-    let mut ticks = interval_at(Instant::now() + patience, patience);
-    let mut before = activity.idle_since();
-    loop {
-        ticks.tick().await;
-        let now = activity.idle_since();
-        if now.is_some() && now == before {
-            return;
-        }
-        before = now;
     }
 }

@@ -1,18 +1,9 @@
 //! Admits calls, passes them to their services, and ends them at their deadlines.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use tonic::{Status, body::Body, service::Routes};
@@ -20,17 +11,20 @@ use tower::Service;
 
 use super::{
     access::{Access, BATCH_VALIDATE, CHECK, needed},
-    activity::{Activity, Busy},
-    admission::{Admitted, CallContext, admit},
     deadline,
     ext_authz::ExtAuthz,
     key_service::Keys,
-    refused::{Refused, take_rest},
-    request_body::RequestBody,
+    overload::{
+        activity::{Activity, ActivityGuard},
+        admission::{Admitted, CallContext, admit},
+        answer::Answer,
+        refusals::{RefusalCache, take_rest},
+        request_body::RequestBody,
+        spawner::Spawner,
+        unsent::{Reservation, UnsentBytes},
+    },
     session_service::Sessions,
-    spawner::Spawner,
     status::{SizeLimit, with_reason},
-    unsent::{FREE_BYTES, Reserved, Unsent},
 };
 use crate::{
     authority::{audit::Audit, ready::Ready},
@@ -79,7 +73,7 @@ pub struct Services {
     others: Routes,
     callers: Arc<Callers>,
     audit: Audit,
-    unsent: Arc<Unsent>,
+    unsent: Arc<UnsentBytes>,
     unsent_bytes_of_connection: usize,
     longest: Duration,
     request_limit: SizeLimit,
@@ -112,7 +106,7 @@ impl Services {
             others: others.prepare(),
             callers,
             audit,
-            unsent: Arc::new(Unsent::of_all(limits.unsent_bytes)),
+            unsent: Arc::new(UnsentBytes::of_all(limits.unsent_bytes)),
             unsent_bytes_of_connection: limits.unsent_bytes_of_connection,
             longest: limits.time,
             request_limit: SizeLimit {
@@ -169,8 +163,8 @@ pub struct ConnectionService {
     peer: Peer,
     activity: Arc<Activity>,
     spawner: Spawner,
-    refused: Refused,
-    unsent: Arc<Unsent>,
+    refusals: RefusalCache,
+    unsent: Arc<UnsentBytes>,
 }
 
 impl ConnectionService {
@@ -182,11 +176,11 @@ impl ConnectionService {
         activity: Arc<Activity>,
         spawner: Spawner,
     ) -> Self {
-        let unsent = Arc::new(Unsent::of_connection(
+        let unsent = Arc::new(UnsentBytes::of_connection(
             services.unsent.clone(),
             services.unsent_bytes_of_connection,
         ));
-        Self { services, peer, activity, spawner, refused: Refused::default(), unsent }
+        Self { services, peer, activity, spawner, refusals: RefusalCache::default(), unsent }
     }
 
     /// Records a denied call in the audit. The record names only operations that exist, not the
@@ -205,12 +199,12 @@ impl ConnectionService {
         &self,
         request: Request<RequestBody<Incoming>>,
         answer: Response<Body>,
-        busy: Busy,
+        guard: ActivityGuard,
     ) -> ToAnswer {
         self.spawner.run_next_inline();
-        let reserved = Reserved::new(self.unsent.clone());
+        let reserved = Reservation::new(self.unsent.clone());
         let (answer, mut message) =
-            (answer.map(|body| Answer::new(body, busy, reserved)), request.into_body());
+            (answer.map(|body| Answer::new(body, guard, reserved)), request.into_body());
         Box::pin(async move {
             take_rest(&mut message).await;
             Ok(answer)
@@ -226,11 +220,11 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request =
             request.map(|body| RequestBody::new(body, self.services.batch_limit.bytes));
-        let busy = self.activity.begin();
+        let guard = self.activity.begin();
         if let Err(status) = Services::is_call(&request) {
             let mut answer = Response::default();
             *answer.status_mut() = status;
-            return self.refuse(request, answer, busy);
+            return self.refuse(request, answer, guard);
         }
         let admitted =
             admit(&self.services.callers, request.uri().path(), request.headers(), &self.peer);
@@ -238,12 +232,12 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 self.record(&refusal, request.uri().path());
-                return self.refuse(request, self.refused.answer(refusal), busy);
+                return self.refuse(request, self.refusals.answer(refusal), guard);
             }
         };
         if let Err(too_many) = self.unsent.check() {
             self.services.callers.refused().overloaded.inc();
-            return self.refuse(request, Status::from(too_many).into_http(), busy);
+            return self.refuse(request, Status::from(too_many).into_http(), guard);
         }
         request.extensions_mut().insert(CallContext { actor, unsent: self.unsent.clone() });
         let unsent = self.unsent.clone();
@@ -259,84 +253,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
                 with_reason(timeout(span, answering).await.unwrap_or_else(exceeded)?, size_limit);
             drop(permit);
             let (mut head, body) = answer.into_parts();
-            let reserved = head.extensions.remove::<Arc<Reserved>>().and_then(Arc::into_inner);
-            let reserved = reserved.unwrap_or_else(|| Reserved::new(unsent));
-            Ok(Response::from_parts(head, Answer::new(body, busy, reserved)))
+            let reserved = head.extensions.remove::<Arc<Reservation>>().and_then(Arc::into_inner);
+            let reserved = reserved.unwrap_or_else(|| Reservation::new(unsent));
+            Ok(Response::from_parts(head, Answer::new(body, guard, reserved)))
         })
-    }
-}
-
-/// The body of an answer. Its connection is not idle while it is being sent. The library asks for
-/// the next part when the client has room for the one before.
-#[derive(Debug)]
-pub struct Answer {
-    body: Body,
-    busy: Busy,
-    /// Set while a part that was given to the connection waits for the client.
-    is_waiting: bool,
-    reserved: Reserved,
-}
-
-impl Answer {
-    fn new(body: Body, busy: Busy, reserved: Reserved) -> Self {
-        Self { body, busy, is_waiting: false, reserved }
-    }
-
-    /// Makes a part of the answer count until its last byte has been written. The library asks for
-    /// the next part, and ends the call, as soon as the client has room for a single byte.
-    fn unsent_part(&mut self, data: Bytes) -> Bytes {
-        let mut reserved = self.reserved.take();
-        reserved.grow_to(data.len());
-        Bytes::from_owner(UnsentPart {
-            data,
-            _reserved: reserved,
-            _busy: self.busy.begin_blocked_part(),
-        })
-    }
-}
-
-/// A part of an answer, which keeps its connection busy while the library holds it.
-struct UnsentPart {
-    data: Bytes,
-    _reserved: Reserved,
-    _busy: Busy,
-}
-
-impl AsRef<[u8]> for UnsentPart {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
-    }
-}
-
-impl http_body::Body for Answer {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.is_waiting {
-            self.is_waiting = false;
-            self.busy.mark_progress();
-        }
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)?) else {
-            return Poll::Ready(None);
-        };
-        self.is_waiting = true;
-        self.busy.mark_blocked();
-        Poll::Ready(Some(Ok(match frame.into_data() {
-            Ok(data) if data.len() > FREE_BYTES => Frame::data(self.unsent_part(data)),
-            Ok(data) => Frame::data(data),
-            Err(trailers) => trailers,
-        })))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -7,9 +7,9 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{
-    admission::{actor, counted, reserve},
     answers,
     common::timestamp,
+    overload::admission::{actor, counted, reserve},
     requests,
 };
 use crate::{

@@ -6,7 +6,7 @@ use http::{HeaderName, Response};
 use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::unsent::TooManyUnsent;
+use super::overload::unsent::TooManyUnsentBytes;
 use crate::{authority::error::AuthorityError, callers::Refusal, domain::rotation::NotRotated};
 
 /// The domain of every `ErrorInfo` (google/rpc/error_details.proto).
@@ -107,8 +107,8 @@ impl From<Refusal> for Status {
     }
 }
 
-impl From<TooManyUnsent> for Status {
-    fn from(too_many: TooManyUnsent) -> Self {
+impl From<TooManyUnsentBytes> for Status {
+    fn from(too_many: TooManyUnsentBytes) -> Self {
         let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, HashMap::new());
         details.set_retry_info(Some(RETRY_DELAY));
         Status::with_error_details(Code::ResourceExhausted, too_many.to_string(), details)

@@ -28,7 +28,7 @@ use crate::{
     callers::Refusal,
     domain::permission::Operation,
     gateway::{
-        credential,
+        Decision, credential,
         demands::{Demands, DemandsError},
         outcomes::Kind,
     },
@@ -127,11 +127,11 @@ async fn authorize(state: &HttpState, query: &str, request: &Parts) -> Response 
         .await
     {
         Err(response) => response,
-        Ok(Err(error)) => failed(&error),
-        Ok(Ok(Err(denial))) => {
+        Ok(Decision::Unavailable(error)) => failed(&error),
+        Ok(Decision::Denied(denial)) => {
             (denial.status(), denial.headers(authority.issuer()), denial.body()).into_response()
         }
-        Ok(Ok(Ok(passed))) => {
+        Ok(Decision::Passed(passed)) => {
             let mut response_headers = HeaderMap::with_capacity(passed.identity.len() + 1);
             response_headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             // A header without a value is sent empty. If the answer lacks it, some gateways keep

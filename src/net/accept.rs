@@ -174,7 +174,7 @@ impl Acceptor {
         stop: CancellationToken,
         serve: impl Fn(Connection, Peer) -> F + Clone + Send + 'static,
     ) where
-        F: Future<Output = ()> + Send,
+        F: Future<Output = ()> + Send + 'static,
     {
         let permits = Arc::new(Semaphore::new(self.limits.connections));
         let mut reserved = self.limits.reserve.map(Reserved::new);
@@ -208,42 +208,16 @@ impl Acceptor {
                 self.counts.refused.inc();
                 continue;
             };
-            let open = Open::new(self.counts.clone(), permit, reserve.is_some());
-            let (tls, serve) =
-                (self.tls.as_ref().map(|tls| tls.acceptor(self.side)), serve.clone());
-            let (handshake, counts, is_reserved) =
-                (self.limits.handshake, self.counts.clone(), reserve.is_some());
-            let (stopping, refused_certificates) = (stop.clone(), refused_certificates.clone());
-            let serve_connection = async move {
-                let outcome = tokio::select! {
-                    outcome = timeout(handshake, establish(stream, address, tls)) => outcome,
-                    // The client has sent no request yet.
-                    () = stopping.cancelled() => return,
-                };
-                match outcome {
-                    Ok(Ok((mut connection, peer))) => {
-                        if is_reserved {
-                            connection.mark_reserved();
-                        }
-                        serve(connection, peer).await;
-                    }
-                    Ok(Err(HandshakeFailed { error, stream })) => {
-                        counts.handshakes_failed.inc();
-                        match tls::refused_certificate(&error) {
-                            Some(refused) => refused_certificates.warn(address.ip(), &refused),
-                            None => tracing::debug!(%error, "a connection was not taken"),
-                        }
-                        tokio::select! {
-                            _ = timeout(LINGER, linger(stream)) => {}
-                            () = stopping.cancelled() => {}
-                        }
-                    }
-                    Err(_) => {
-                        counts.handshakes_failed.inc();
-                    }
-                }
-                drop(open);
+            let accepted = Accepted {
+                stream,
+                address,
+                tls: self.tls.as_ref().map(|tls| tls.acceptor(self.side)),
+                handshake: self.limits.handshake,
+                open: Open::new(self.counts.clone(), permit, reserve.is_some()),
+                refused_certificates: refused_certificates.clone(),
+                stop: stop.clone(),
             };
+            let serve_connection = accepted.serve(serve.clone());
             match reserve {
                 None => drop(connections.spawn(serve_connection)),
                 Some(reserved) => {
@@ -257,6 +231,52 @@ impl Acceptor {
         }
         drop(self.listener);
         while connections.join_next().await.is_some() {}
+    }
+}
+
+/// A connection that was accepted and has not been set up.
+struct Accepted {
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    /// The time within which the client must complete the handshake.
+    handshake: Duration,
+    open: Open,
+    refused_certificates: Arc<RefusedCertificates>,
+    stop: CancellationToken,
+}
+
+impl Accepted {
+    /// Sets up the connection and serves it to its end.
+    async fn serve<F: Future<Output = ()> + Send>(self, serve: impl Fn(Connection, Peer) -> F) {
+        let Self { stream, address, tls, handshake, open, refused_certificates, stop } = self;
+        let outcome = tokio::select! {
+            outcome = timeout(handshake, establish(stream, address, tls)) => outcome,
+            // The client has sent no request yet.
+            () = stop.cancelled() => return,
+        };
+        match outcome {
+            Ok(Ok((mut connection, peer))) => {
+                if open.is_reserved {
+                    connection.mark_reserved();
+                }
+                serve(connection, peer).await;
+            }
+            Ok(Err(HandshakeFailed { error, stream })) => {
+                open.counts.handshakes_failed.inc();
+                match tls::refused_certificate(&error) {
+                    Some(refused) => refused_certificates.warn(address.ip(), &refused),
+                    None => tracing::debug!(%error, "a connection was not taken"),
+                }
+                tokio::select! {
+                    _ = timeout(LINGER, linger(stream)) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            Err(_) => {
+                open.counts.handshakes_failed.inc();
+            }
+        }
     }
 }
 

@@ -23,7 +23,8 @@ struct Counters {
 }
 
 impl ReadBudget {
-    pub(super) fn new() -> Self {
+    /// Creates a budget.
+    pub(crate) fn new() -> Self {
         let (read, spent_at) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
         Self(Arc::new(Counters { read, spent_at }))
     }

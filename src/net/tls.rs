@@ -177,11 +177,7 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
         let ca_failed = |problem: String| failed("client_ca_file", path, problem);
         let pem = read(path).map_err(|error| ca_failed(error.to_string()))?;
         fingerprint.extend(digest(&SHA256, &pem).as_ref());
-        let mut authorities = RootCertStore::empty();
-        for authority in certificates(&pem).map_err(ca_failed)? {
-            authorities.add(authority).map_err(|error| ca_failed(error.to_string()))?;
-        }
-        let authorities = Arc::new(authorities);
+        let authorities = Arc::new(roots(&pem).map_err(ca_failed)?);
         let asking = |is_required| {
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider.clone());
@@ -202,6 +198,15 @@ fn load(files: &Files, now: Timestamp) -> Result<Loaded, TlsError> {
         expires_at,
         fingerprint,
     })
+}
+
+/// Reads the certificates of the authorities that clients' certificates must come from.
+fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(pem)? {
+        roots.add(authority).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
 }
 
 /// Makes a configuration offer only this protocol (ALPN, RFC 7301).

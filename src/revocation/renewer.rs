@@ -19,13 +19,13 @@ use super::{
 };
 use crate::{
     domain::{
-        revocation::{Seq, Timeline},
+        revocation::{Revoked, Seq, Timeline},
         time::Timestamp,
     },
     keys::keeper::Keeper,
     rng::RngFailed,
     store::{
-        Store, StoreError,
+        FeedEntry, Store, StoreError,
         replicas::{Answer, Newcomer, RenewalClient, RenewalOutcome, RenewalRequest},
     },
 };
@@ -310,16 +310,7 @@ impl LeaseRenewer {
         let Some(membership) = &mut self.membership else { return Ok(Next::AtOnce) };
         let replica = &self.replica;
         membership.confirmed = renewal.number;
-        for entry in &answer.entries {
-            replica.index().apply(entry);
-            if entry.revoked.cut_off().is_some() {
-                self.wake_ups.cut_offs.notify_one();
-            }
-            membership.cursor = entry.seq;
-            if let Some(reread) = &mut membership.reread {
-                reread.apply(entry);
-            }
-        }
+        membership.apply(&answer.entries, replica, &self.wake_ups);
         let counts = replica.counts();
         counts.head.set(answer.head.seq.0);
         let is_last = i64::try_from(answer.entries.len()).is_ok_and(|count| count < renewal.limit);
@@ -337,37 +328,12 @@ impl LeaseRenewer {
         let own = membership.newcomer.max_validity;
         let max_validity =
             answer.others.iter().map(|other| other.max_validity).fold(own, Duration::max);
-        let others_applied =
-            answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
         let is_settled = answer.settled == answer.head.timeline;
-        let is_complete = is_settled
-            && membership
-                .rejoined_at
-                .is_none_or(|joined| received.saturating_sub(joined) > max_validity);
-        let everywhere = match is_shared {
-            // No other process has to apply the feed.
-            false => answer.head.seq,
-            true if is_complete => renewal.applied.min(others_applied),
-            true => Seq::default(),
-        };
-        let lost = membership
-            .reread
-            .take()
-            .map(|reread| replica.index().missing_from(&reread))
-            .unwrap_or_default();
+        let is_complete = is_settled && !membership.may_lack_others(received, max_validity);
+        let everywhere = applied_everywhere(renewal, &answer, is_shared, is_complete);
+        let lost = membership.take_lost(replica);
         let gone = membership.others.find_gone(&answer.others, received);
-        membership.unsettled = match membership.unsettled {
-            _ if is_settled => None,
-            Some((timeline, since)) if timeline == answer.head.timeline => Some((timeline, since)),
-            _ => Some((answer.head.timeline, received)),
-        };
-        let to_settle = membership
-            .unsettled
-            .filter(|(_, since)| received.saturating_sub(*since) > max_validity);
-        if let Some((timeline, _)) = to_settle {
-            // If recording this fails, it is tried again after the same time.
-            membership.unsettled = Some((timeline, received));
-        }
+        let to_settle = membership.timeline_to_settle(&answer, received, max_validity);
 
         let clock = self.compare_clocks(sent.sent_at(), answer.now);
         let confirmation = Confirmation {
@@ -386,7 +352,7 @@ impl LeaseRenewer {
         for other in gone {
             self.recovery.remove(other);
         }
-        if let Some((timeline, _)) = to_settle {
+        if let Some(timeline) = to_settle {
             self.recovery.settle(answer.settled, timeline);
         }
         // Other replicas may be waiting for this one to report that it has applied the entries.
@@ -395,6 +361,75 @@ impl LeaseRenewer {
         } else {
             Next::WhenDue
         })
+    }
+}
+
+/// Returns the position up to which every replica has applied the feed, as far as this replica can
+/// know: if the register may lack replicas that have a lease, it knows of no such position.
+fn applied_everywhere(
+    renewal: &RenewalRequest,
+    answer: &Answer,
+    is_shared: bool,
+    is_complete: bool,
+) -> Seq {
+    let others_applied =
+        answer.others.iter().map(|other| other.applied).min().unwrap_or(renewal.applied);
+    match is_shared {
+        // No other process has to apply the feed.
+        false => answer.head.seq,
+        true if is_complete => renewal.applied.min(others_applied),
+        true => Seq::default(),
+    }
+}
+
+impl Membership {
+    /// Applies entries, which come next in the feed.
+    fn apply(&mut self, entries: &[FeedEntry], replica: &Replica, wake_ups: &WakeUps) {
+        for entry in entries {
+            replica.index().apply(entry);
+            if entry.revoked.cut_off().is_some() {
+                wake_ups.cut_offs.notify_one();
+            }
+            self.cursor = entry.seq;
+            if let Some(reread) = &mut self.reread {
+                reread.apply(entry);
+            }
+        }
+    }
+
+    /// Returns what this process knows to be revoked and the feed no longer has. Only the first call
+    /// returns any.
+    fn take_lost(&mut self, replica: &Replica) -> Vec<(Revoked, Timestamp)> {
+        self.reread.take().map(|reread| replica.index().missing_from(&reread)).unwrap_or_default()
+    }
+
+    /// Returns whether the database, if it was set back, may lack other replicas that still have a
+    /// lease.
+    fn may_lack_others(&self, received: Duration, max_validity: Duration) -> bool {
+        self.rejoined_at.is_some_and(|joined| received.saturating_sub(joined) <= max_validity)
+    }
+
+    /// Returns the timeline of an answer if the register must be complete in it by now, and this is
+    /// not recorded yet.
+    fn timeline_to_settle(
+        &mut self,
+        answer: &Answer,
+        received: Duration,
+        max_validity: Duration,
+    ) -> Option<Timeline> {
+        let head = answer.head.timeline;
+        self.unsettled = match self.unsettled {
+            _ if answer.settled == head => None,
+            Some((timeline, since)) if timeline == head => Some((timeline, since)),
+            _ => Some((head, received)),
+        };
+        let (timeline, since) = self.unsettled?;
+        if received.saturating_sub(since) <= max_validity {
+            return None;
+        }
+        // If recording this fails, it is tried again after the same time.
+        self.unsettled = Some((timeline, received));
+        Some(timeline)
     }
 }
 

@@ -2,6 +2,7 @@
 //! domain types.
 
 pub mod batch;
+#[allow(clippy::too_many_lines, clippy::too_many_arguments)]
 pub mod postgres;
 pub mod replicas;
 pub mod ring;

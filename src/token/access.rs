@@ -23,6 +23,7 @@ use serde_json::value::RawValue;
 use crate::domain::{
     claims::AccessClaims,
     ids::{SessionId, TokenId},
+    inactive::InactiveReason,
     json_object::JsonObject,
     time::Timestamp,
 };
@@ -32,19 +33,6 @@ pub const TYPE: &str = "at+jwt";
 
 /// The longest token that is parsed, in bytes.
 pub const MAX_BYTES: usize = 8192;
-
-/// The reason for which a token is not accepted as one that this service issued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    /// It does not have the form of the tokens that the service issues.
-    Malformed,
-    /// It is a token of another type.
-    WrongType,
-    /// It is not signed by the key that it names.
-    BadSignature,
-    /// It has another issuer.
-    WrongIssuer,
-}
 
 /// Signing failed.
 #[derive(Debug, thiserror::Error)]
@@ -182,28 +170,29 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 
 impl<'a> Unverified<'a> {
     /// Parses the header. The size is checked before anything else.
-    pub fn parse(token: &'a str) -> Result<Self, Rejection> {
+    pub fn parse(token: &'a str) -> Result<Self, InactiveReason> {
         if token.len() > MAX_BYTES {
-            return Err(Rejection::Malformed);
+            return Err(InactiveReason::Malformed);
         }
         if token.starts_with(super::refresh::PREFIX) {
-            return Err(Rejection::WrongType);
+            return Err(InactiveReason::WrongType);
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or(Rejection::Malformed)?;
-        let (header, payload) = signed.split_once('.').ok_or(Rejection::Malformed)?;
+        let (signed, signature) = token.rsplit_once('.').ok_or(InactiveReason::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(InactiveReason::Malformed)?;
         if payload.contains('.') {
-            return Err(Rejection::Malformed);
+            return Err(InactiveReason::Malformed);
         }
         let header = decode(header)?;
         // The whole header must be UTF-8, also the members that are ignored (RFC 7515, section
         // 5.2, step 3).
-        let header = str::from_utf8(&header).map_err(|_| Rejection::Malformed)?;
-        let header: Header<'_> = serde_json::from_str(header).map_err(|_| Rejection::Malformed)?;
+        let header = str::from_utf8(&header).map_err(|_| InactiveReason::Malformed)?;
+        let header: Header<'_> =
+            serde_json::from_str(header).map_err(|_| InactiveReason::Malformed)?;
         if header.has_extension {
-            return Err(Rejection::Malformed);
+            return Err(InactiveReason::Malformed);
         }
         if header.typ.is_none_or(|typ| typ.0 != TYPE) {
-            return Err(Rejection::WrongType);
+            return Err(InactiveReason::WrongType);
         }
         Ok(Self {
             kid: header.kid.0.into_owned(),
@@ -221,28 +210,28 @@ impl<'a> Unverified<'a> {
         algorithm: Algorithm,
         key: &DecodingKey,
         expected: &Expectations,
-    ) -> Result<AccessClaims, Rejection> {
+    ) -> Result<AccessClaims, InactiveReason> {
         if self.algorithm != algorithm_name(algorithm) {
-            return Err(Rejection::BadSignature);
+            return Err(InactiveReason::BadSignature);
         }
         // A signature that is not base64url makes the token malformed. All other failures mean that
         // the key did not make the signature.
         decode(self.signature)?;
         match jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), key, algorithm) {
             Ok(true) => {}
-            Ok(false) | Err(_) => return Err(Rejection::BadSignature),
+            Ok(false) | Err(_) => return Err(InactiveReason::BadSignature),
         }
-        let claims: Claims =
-            serde_json::from_slice(&decode(self.payload)?).map_err(|_| Rejection::Malformed)?;
+        let claims: Claims = serde_json::from_slice(&decode(self.payload)?)
+            .map_err(|_| InactiveReason::Malformed)?;
         let claims = claims.0;
         if claims.issuer != expected.issuer {
-            return Err(Rejection::WrongIssuer);
+            return Err(InactiveReason::WrongIssuer);
         }
         // They are equal if the token was issued in the last second of its session.
         let ordered =
             claims.issued_at <= claims.expires_at && claims.issued_at >= Timestamp::from_seconds(0);
         if !ordered || claims.expires_at.since(claims.issued_at) > expected.max_ttl {
-            return Err(Rejection::Malformed);
+            return Err(InactiveReason::Malformed);
         }
         Ok(claims)
     }
@@ -261,8 +250,8 @@ fn algorithm_name(algorithm: Algorithm) -> &'static str {
 
 /// Decodes base64url without padding (RFC 7515, section 2). Refuses unused bits at the end that are
 /// not zero.
-fn decode(part: &str) -> Result<Vec<u8>, Rejection> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejection::Malformed)
+fn decode(part: &str) -> Result<Vec<u8>, InactiveReason> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| InactiveReason::Malformed)
 }
 
 /// Serializes claims as a JWT payload. Empty claims are left out.
@@ -388,11 +377,6 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
         let instant = |claim: Option<i64>, name| {
             claim.map(Timestamp::from_seconds).ok_or_else(|| Error::missing_field(name))
         };
-        let audience = match aud.ok_or_else(|| Error::missing_field("aud"))? {
-            OneOrMany::One(one) => vec![one],
-            OneOrMany::Many(many) if !many.is_empty() => many,
-            OneOrMany::Many(_) => return Err(Error::custom("aud is empty")),
-        };
         Ok(Claims(AccessClaims {
             issuer: required(iss, "iss")?,
             session_id: required(sid, "sid")?.parse::<SessionId>().map_err(Error::custom)?,
@@ -400,13 +384,8 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
             subject: required(sub, "sub")?,
             tenant: tenant.unwrap_or_default(),
             client_id: required(client_id, "client_id")?,
-            audience,
-            scopes: scope
-                .unwrap_or_default()
-                .split(' ')
-                .filter(|scope| !scope.is_empty())
-                .map(str::to_owned)
-                .collect(),
+            audience: audience(aud)?,
+            scopes: words(&scope.unwrap_or_default()),
             issued_at: instant(iat, "iat")?,
             expires_at: instant(exp, "exp")?,
             not_before: nbf.map(Timestamp::from_seconds),
@@ -416,6 +395,19 @@ impl<'de> Visitor<'de> for ClaimsVisitor {
             custom: JsonObject::try_from(&custom).map_err(Error::custom)?,
         }))
     }
+}
+
+fn audience<E: serde::de::Error>(claim: Option<OneOrMany>) -> Result<Vec<String>, E> {
+    match claim.ok_or_else(|| E::missing_field("aud"))? {
+        OneOrMany::One(one) => Ok(vec![one]),
+        OneOrMany::Many(many) if !many.is_empty() => Ok(many),
+        OneOrMany::Many(_) => Err(E::custom("aud is empty")),
+    }
+}
+
+/// Returns the scopes in a claim, which spaces separate.
+fn words(scope: &str) -> Vec<String> {
+    scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

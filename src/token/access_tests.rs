@@ -71,19 +71,19 @@ fn good_payload() -> Map<String, Value> {
     serde_json::to_value(Payload(&claims())).unwrap().as_object().unwrap().clone()
 }
 
-fn read(token: &str) -> Result<AccessClaims, Rejection> {
+fn read(token: &str) -> Result<AccessClaims, InactiveReason> {
     Unverified::parse(token)?.verify(Algorithm::EdDSA, &keys().1, &expected())
 }
 
-fn with_header(header: &str) -> Result<AccessClaims, Rejection> {
+fn with_header(header: &str) -> Result<AccessClaims, InactiveReason> {
     read(&token_of(header, &Value::Object(good_payload()).to_string()))
 }
 
-fn with_payload(payload: &str) -> Result<AccessClaims, Rejection> {
+fn with_payload(payload: &str) -> Result<AccessClaims, InactiveReason> {
     read(&token_of(&good_header(), payload))
 }
 
-fn with_claim(name: &str, value: Value) -> Result<AccessClaims, Rejection> {
+fn with_claim(name: &str, value: Value) -> Result<AccessClaims, InactiveReason> {
     let mut payload = good_payload();
     payload.insert(name.to_owned(), value);
     with_payload(&Value::Object(payload).to_string())
@@ -100,34 +100,46 @@ fn signed_claims_are_read_back() {
 fn a_header_of_another_kind_is_refused() {
     let kid = format!(r#""kid":"{KID}""#);
     for (header, rejection) in [
-        (format!(r#"{{"alg":"EdDSA",{kid}}}"#), Rejection::WrongType),
-        (format!(r#"{{"alg":"EdDSA","typ":"JWT",{kid}}}"#), Rejection::WrongType),
-        (format!(r#"{{"alg":"EdDSA","typ":"AT+JWT",{kid}}}"#), Rejection::WrongType),
-        (format!(r#"{{"alg":"EdDSA","typ":"dpop+jwt",{kid}}}"#), Rejection::WrongType),
-        (format!(r#"{{"alg":"EdDSA","typ":7,{kid}}}"#), Rejection::Malformed),
-        (format!(r#"{{"typ":"at+jwt",{kid}}}"#), Rejection::Malformed),
-        (format!(r#"{{"alg":7,"typ":"at+jwt",{kid}}}"#), Rejection::Malformed),
-        (format!(r#"{{"alg":"EdDSA","alg":"EdDSA","typ":"at+jwt",{kid}}}"#), Rejection::Malformed),
+        (format!(r#"{{"alg":"EdDSA",{kid}}}"#), InactiveReason::WrongType),
+        (format!(r#"{{"alg":"EdDSA","typ":"JWT",{kid}}}"#), InactiveReason::WrongType),
+        (format!(r#"{{"alg":"EdDSA","typ":"AT+JWT",{kid}}}"#), InactiveReason::WrongType),
+        (format!(r#"{{"alg":"EdDSA","typ":"dpop+jwt",{kid}}}"#), InactiveReason::WrongType),
+        (format!(r#"{{"alg":"EdDSA","typ":7,{kid}}}"#), InactiveReason::Malformed),
+        (format!(r#"{{"typ":"at+jwt",{kid}}}"#), InactiveReason::Malformed),
+        (format!(r#"{{"alg":7,"typ":"at+jwt",{kid}}}"#), InactiveReason::Malformed),
+        (
+            format!(r#"{{"alg":"EdDSA","alg":"EdDSA","typ":"at+jwt",{kid}}}"#),
+            InactiveReason::Malformed,
+        ),
         (
             format!(r#"{{"alg":"EdDSA","\u0061lg":"none","typ":"at+jwt",{kid}}}"#),
-            Rejection::Malformed,
+            InactiveReason::Malformed,
         ),
-        (r#"{"alg":"EdDSA","typ":"at+jwt"}"#.to_owned(), Rejection::Malformed),
-        (r#"{"alg":"EdDSA","typ":"at+jwt","kid":7}"#.to_owned(), Rejection::Malformed),
-        (r#"{"alg":"EdDSA","typ":"at+jwt","kid":null}"#.to_owned(), Rejection::Malformed),
-        (format!(r#"{{"alg":"EdDSA","typ":"at+jwt",{kid},"crit":["exp"]}}"#), Rejection::Malformed),
-        (format!(r#"{{"alg":"EdDSA","typ":"at+jwt",{kid},"crit":null}}"#), Rejection::Malformed),
-        (format!(r#"{{"alg":"EdDSA","typ":"at+jwt",{kid},"b64":false}}"#), Rejection::Malformed),
-        (format!("\u{feff}{}", good_header()), Rejection::Malformed),
-        ("[]".to_owned(), Rejection::Malformed),
-        ("".to_owned(), Rejection::Malformed),
-        ("[".repeat(2000), Rejection::Malformed),
+        (r#"{"alg":"EdDSA","typ":"at+jwt"}"#.to_owned(), InactiveReason::Malformed),
+        (r#"{"alg":"EdDSA","typ":"at+jwt","kid":7}"#.to_owned(), InactiveReason::Malformed),
+        (r#"{"alg":"EdDSA","typ":"at+jwt","kid":null}"#.to_owned(), InactiveReason::Malformed),
+        (
+            format!(r#"{{"alg":"EdDSA","typ":"at+jwt",{kid},"crit":["exp"]}}"#),
+            InactiveReason::Malformed,
+        ),
+        (
+            format!(r#"{{"alg":"EdDSA","typ":"at+jwt",{kid},"crit":null}}"#),
+            InactiveReason::Malformed,
+        ),
+        (
+            format!(r#"{{"alg":"EdDSA","typ":"at+jwt",{kid},"b64":false}}"#),
+            InactiveReason::Malformed,
+        ),
+        (format!("\u{feff}{}", good_header()), InactiveReason::Malformed),
+        ("[]".to_owned(), InactiveReason::Malformed),
+        ("".to_owned(), InactiveReason::Malformed),
+        ("[".repeat(2000), InactiveReason::Malformed),
     ] {
         assert_eq!(with_header(&header), Err(rejection), "{header}");
     }
     for alg in ["none", "None", "nOnE", "HS256", "ES256", "RS256", "PS512", "eddsa", "", "EdDSA "] {
         let header = json!({ "alg": alg, "typ": "at+jwt", "kid": KID }).to_string();
-        assert_eq!(with_header(&header), Err(Rejection::BadSignature), "{alg}");
+        assert_eq!(with_header(&header), Err(InactiveReason::BadSignature), "{alg}");
     }
 }
 
@@ -147,13 +159,13 @@ fn a_required_claim_that_is_missing_or_of_another_type_is_refused() {
         payload.remove(name);
         assert_eq!(
             with_payload(&Value::Object(payload).to_string()),
-            Err(Rejection::Malformed),
+            Err(InactiveReason::Malformed),
             "no {name}"
         );
         for value in [json!(null), json!({}), json!([1]), json!(true)] {
             assert_eq!(
                 with_claim(name, value.clone()),
-                Err(Rejection::Malformed),
+                Err(InactiveReason::Malformed),
                 "{name} {value}"
             );
         }
@@ -168,7 +180,11 @@ fn a_required_claim_that_is_missing_or_of_another_type_is_refused() {
         ("tenant", json!(7)),
         ("amr", json!("pwd")),
     ] {
-        assert_eq!(with_claim(name, value.clone()), Err(Rejection::Malformed), "{name} {value}");
+        assert_eq!(
+            with_claim(name, value.clone()),
+            Err(InactiveReason::Malformed),
+            "{name} {value}"
+        );
     }
     assert!(
         with_claim("aud", json!("api")).is_ok(),
@@ -191,7 +207,7 @@ fn instants_are_integers_in_a_valid_range() {
             payload.remove(name);
             let text = Value::Object(payload).to_string();
             let text = format!("{},\"{name}\":{value}}}", text.strip_suffix('}').unwrap());
-            assert_eq!(with_payload(&text), Err(Rejection::Malformed), "{name} {value}");
+            assert_eq!(with_payload(&text), Err(InactiveReason::Malformed), "{name} {value}");
         }
     }
     for (name, value) in [
@@ -202,7 +218,11 @@ fn instants_are_integers_in_a_valid_range() {
         ("iat", json!(i64::MIN)),
         ("iat", json!(-5)),
     ] {
-        assert_eq!(with_claim(name, value.clone()), Err(Rejection::Malformed), "{name} {value}");
+        assert_eq!(
+            with_claim(name, value.clone()),
+            Err(InactiveReason::Malformed),
+            "{name} {value}"
+        );
     }
     assert!(
         with_claim("exp", json!(1_700_003_600)).is_ok(),
@@ -223,7 +243,7 @@ fn duplicate_claims_are_refused() {
     ] {
         assert_eq!(
             with_payload(&format!("{text},{twice}}}")),
-            Err(Rejection::Malformed),
+            Err(InactiveReason::Malformed),
             "{twice}"
         );
     }
@@ -232,19 +252,19 @@ fn duplicate_claims_are_refused() {
 #[test]
 fn another_issuer_is_a_rejection_of_its_own() {
     for issuer in ["https://issuer/", "https://ISSUER", ""] {
-        assert_eq!(with_claim("iss", json!(issuer)), Err(Rejection::WrongIssuer));
+        assert_eq!(with_claim("iss", json!(issuer)), Err(InactiveReason::WrongIssuer));
     }
 }
 
 #[test]
 fn a_payload_that_is_not_an_object_or_too_deep_is_refused() {
     for payload in ["", "[]", "null", "\u{feff}{}", &("[".repeat(5000))] {
-        assert_eq!(with_payload(payload), Err(Rejection::Malformed));
+        assert_eq!(with_payload(payload), Err(InactiveReason::Malformed));
     }
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let text = Value::Object(good_payload()).to_string();
     let text = format!("{},\"deep2\":{deep}}}", text.strip_suffix('}').unwrap());
-    assert_eq!(with_payload(&text), Err(Rejection::Malformed), "deep nesting");
+    assert_eq!(with_payload(&text), Err(InactiveReason::Malformed), "deep nesting");
 }
 
 #[test]
@@ -253,7 +273,7 @@ fn bytes_that_are_not_utf8_are_refused() {
     let signed =
         format!("{}.{}", URL_SAFE_NO_PAD.encode(good_header()), URL_SAFE_NO_PAD.encode(payload));
     let signature = URL_SAFE_NO_PAD.encode(keys().0.sign(signed.as_bytes()));
-    assert_eq!(read(&format!("{signed}.{signature}")), Err(Rejection::Malformed));
+    assert_eq!(read(&format!("{signed}.{signature}")), Err(InactiveReason::Malformed));
 }
 
 #[test]
@@ -276,7 +296,7 @@ fn the_compact_form_is_exact() {
         format!(" {good}"),
         format!("{header}.{payload}.+/{}", &signature[2..]),
     ] {
-        assert_eq!(read(&wrong), Err(Rejection::Malformed), "{wrong}");
+        assert_eq!(read(&wrong), Err(InactiveReason::Malformed), "{wrong}");
     }
     // In the last of the 86 characters for 64 bytes, four bits are unused. A character that differs
     // in those alone is refused.
@@ -285,9 +305,9 @@ fn the_compact_form_is_exact() {
     let index = alphabet.find(last).unwrap();
     let twin = alphabet.as_bytes()[index + 1] as char;
     let trailing = format!("{signed}.{}{twin}", &signature[..signature.len() - 1]);
-    assert_eq!(read(&trailing), Err(Rejection::Malformed), "trailing bits");
-    assert_eq!(read(&"x".repeat(MAX_BYTES + 1)), Err(Rejection::Malformed));
-    assert_eq!(read(&format!("cs_rt_{}", "A".repeat(103))), Err(Rejection::WrongType));
+    assert_eq!(read(&trailing), Err(InactiveReason::Malformed), "trailing bits");
+    assert_eq!(read(&"x".repeat(MAX_BYTES + 1)), Err(InactiveReason::Malformed));
+    assert_eq!(read(&format!("cs_rt_{}", "A".repeat(103))), Err(InactiveReason::WrongType));
 }
 
 #[test]
@@ -319,7 +339,7 @@ fn a_signature_that_the_key_did_not_make_is_refused() {
         flipped,
     ] {
         let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&wrong));
-        assert_eq!(read(&token), Err(Rejection::BadSignature), "{wrong:?}");
+        assert_eq!(read(&token), Err(InactiveReason::BadSignature), "{wrong:?}");
     }
     let hmac = jsonwebtoken::crypto::sign(
         signed.as_bytes(),
@@ -328,7 +348,7 @@ fn a_signature_that_the_key_did_not_make_is_refused() {
     );
     assert_eq!(
         read(&format!("{signed}.{}", hmac.unwrap())),
-        Err(Rejection::BadSignature),
+        Err(InactiveReason::BadSignature),
         "HS256 under the public key"
     );
 }

@@ -158,15 +158,7 @@ impl TryFrom<SessionRow> for Session {
     fn try_from(row: SessionRow) -> Result<Self, StoreError> {
         let claims = serde_json::from_str(&row.claims)
             .map_err(|_| damaged("sessions.claims", "is not a JSON object"))?;
-        let ended = match (row.ended_at, row.end_reason) {
-            (Some(at), Some(reason)) => Some(Ended {
-                at: Timestamp::from_micros(at),
-                reason: named("sessions.end_reason", &reason, EndReason::from_name)?,
-                note: text("sessions.end_note", row.end_note.unwrap_or_default())?,
-            }),
-            (None, None) => None,
-            _ => return Err(damaged("sessions.ended_at", "and end_reason are not set together")),
-        };
+        let ended = ended(row.ended_at, row.end_reason, row.end_note)?;
         Ok(Self {
             id: SessionId::from_bytes(bytes("sessions.id", &row.id)?),
             tenant: text("sessions.tenant", row.tenant)?,
@@ -219,6 +211,22 @@ impl TryFrom<SessionRow> for Session {
             ended,
             revision: number("sessions.revision", row.revision)?,
         })
+    }
+}
+
+fn ended(
+    at: Option<i64>,
+    reason: Option<String>,
+    note: Option<String>,
+) -> Result<Option<Ended>, StoreError> {
+    match (at, reason) {
+        (Some(at), Some(reason)) => Ok(Some(Ended {
+            at: Timestamp::from_micros(at),
+            reason: named("sessions.end_reason", &reason, EndReason::from_name)?,
+            note: text("sessions.end_note", note.unwrap_or_default())?,
+        })),
+        (None, None) => Ok(None),
+        _ => Err(damaged("sessions.ended_at", "and end_reason are not set together")),
     }
 }
 

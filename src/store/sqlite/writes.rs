@@ -8,7 +8,9 @@ use diesel::{
     BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
     RunQueryDsl, SelectableHelper, SqliteConnection,
     connection::DefaultLoadingMode,
-    dsl, sql_query,
+    dsl,
+    query_builder::{BoxedSqlQuery, SqlQuery},
+    sql_query,
     sql_types::{BigInt, Binary, Nullable, Text},
     sqlite::Sqlite,
 };
@@ -312,85 +314,124 @@ pub fn end_covered_sessions(
     limit: i64,
 ) -> Result<Option<EndedBatch>> {
     let after = after.map(|id| id.bytes().to_vec()).unwrap_or_default();
-    let last = SessionId::last_of_millisecond(entry.cut_off.up_to);
-    let covered = sessions::table
-        .filter(sessions::tenant.eq(&*entry.tenant).and(sessions::is_over.eq(false)))
-        .filter(sessions::id.gt(&after).and(sessions::id.le(last.bytes().as_slice())))
-        .order(sessions::id.asc())
-        .limit(limit)
-        .select(sessions::id);
-    let looked_at: Vec<Vec<u8>> = match &entry.subject {
-        None => covered.load(connection)?,
-        Some(subject) => covered.filter(sessions::subject.eq(&**subject)).load(connection)?,
-    };
-    let Some(last) = looked_at.last() else {
+    let Some(last) = covered_ids(connection, entry, &after, limit)?.pop() else {
         // If the same was revoked again, its entry has another `seq`, and so stays unfinished.
         dsl::update(blacklist::table.find(entry.seq.0))
             .set(blacklist::unfinished.eq(false))
             .execute(connection)?;
         return Ok(None);
     };
-    let spared = entry.cut_off.spared.map(|id| id.bytes().to_vec());
-    let at = entry.ended.at.micros();
-    let looked_at = match entry.subject {
-        None => "tenant = ? AND is_over = FALSE AND id > ? AND id <= ?",
-        Some(_) => "tenant = ? AND subject = ? AND is_over = FALSE AND id > ? AND id <= ?",
-    };
-    macro_rules! bind_looked_at {
-        ($statement:expr) => {{
-            let statement = $statement.bind::<Text, _>(&*entry.tenant);
-            let statement = match &entry.subject {
-                None => statement,
-                Some(subject) => statement.bind::<Text, _>(&**subject),
-            };
-            statement.bind::<Binary, _>(&after).bind::<Binary, _>(last)
-        }};
-    }
-    // Expired sessions are included, because one of their tokens may have been issued by a clock
-    // that was ahead.
-    let needed_until = sql_query(format!(
-        "SELECT max(
-            min(
-                max(
-                    ?,
-                    refreshed_at + refresh_grace,
-                    CASE replay WHEN 'until_used' THEN refreshed_at + replay_limit ELSE 0 END
-                ) + access_token_ttl,
-                idle_expires_at
-            )
-        ) AS at
-        FROM sessions
-        WHERE {looked_at}"
-    ))
-    .into_boxed::<Sqlite>()
-    .bind::<BigInt, _>(at);
-    let needed_until: NeededUntil = bind_looked_at!(needed_until).get_result(connection)?;
-    // The rows are not read as sessions, because a damaged one must not keep the others from
-    // ending.
-    let ending = sql_query(format!(
-        "UPDATE sessions
-        SET ended_at = ?,
-            end_reason = ?,
-            end_note = ?,
-            revision = min(revision + 1, 4294967295),
-            is_over = TRUE
-        WHERE {looked_at} AND id IS NOT ? AND idle_expires_at > ?"
-    ))
-    .into_boxed::<Sqlite>()
-    .bind::<BigInt, _>(at)
-    .bind::<Text, _>(entry.ended.reason.as_str())
-    .bind::<Text, _>(&*entry.ended.note);
-    let sessions = bind_looked_at!(ending)
-        .bind::<Nullable<Binary>, _>(spared)
-        .bind::<BigInt, _>(at)
-        .execute(connection)?;
+    let covered = Covered { entry, after: &after, last: &last };
+    let needed_until = covered.needed_until(connection)?;
+    let sessions = covered.end(connection)?;
     // The entry is written again, so that the index keeps it as long.
-    let needed_until = needed_until.at.map(|at| Timestamp::from_micros(at).plus(RETENTION_MARGIN));
+    let needed_until = needed_until.map(|at| at.plus(RETENTION_MARGIN));
     if let Some(needed_until) = needed_until.filter(|needed_until| *needed_until > entry.expires_at)
     {
         insert_entry(connection, entry.until(needed_until))?;
     }
-    Ok(Some(EndedBatch { last: session_id(last)?, sessions }))
+    Ok(Some(EndedBatch { last: session_id(&last)?, sessions }))
+}
+
+/// Returns the first identifiers after `after` of sessions that a cut-off covers and that are not
+/// over.
+fn covered_ids(
+    connection: &mut SqliteConnection,
+    entry: &Unfinished,
+    after: &[u8],
+    limit: i64,
+) -> Result<Vec<Vec<u8>>> {
+    let last = SessionId::last_of_millisecond(entry.cut_off.up_to);
+    let covered = sessions::table
+        .filter(sessions::tenant.eq(&*entry.tenant).and(sessions::is_over.eq(false)))
+        .filter(sessions::id.gt(after).and(sessions::id.le(last.bytes().as_slice())))
+        .order(sessions::id.asc())
+        .limit(limit)
+        .select(sessions::id);
+    Ok(match &entry.subject {
+        None => covered.load(connection)?,
+        Some(subject) => covered.filter(sessions::subject.eq(&**subject)).load(connection)?,
+    })
+}
+
+type Statement<'a> = BoxedSqlQuery<'a, Sqlite, SqlQuery>;
+
+/// The sessions that a cut-off covers and that are not over, in a range of their identifiers.
+struct Covered<'a> {
+    entry: &'a Unfinished,
+    /// The identifier before the first of them.
+    after: &'a [u8],
+    /// The identifier of the last of them.
+    last: &'a [u8],
+}
+
+impl<'a> Covered<'a> {
+    /// Returns the condition for these sessions.
+    fn condition(&self) -> &'static str {
+        match self.entry.subject {
+            None => "tenant = ? AND is_over = FALSE AND id > ? AND id <= ?",
+            Some(_) => "tenant = ? AND subject = ? AND is_over = FALSE AND id > ? AND id <= ?",
+        }
+    }
+
+    /// Binds the values of the condition.
+    fn bind(&self, statement: Statement<'a>) -> Statement<'a> {
+        let statement = statement.bind::<Text, _>(&*self.entry.tenant);
+        let statement = match &self.entry.subject {
+            None => statement,
+            Some(subject) => statement.bind::<Text, _>(&**subject),
+        };
+        statement.bind::<Binary, _>(self.after).bind::<Binary, _>(self.last)
+    }
+
+    /// Returns the instant until which any of their tokens may be valid. Also of those that have
+    /// expired: a token may have been issued with a clock that was ahead.
+    fn needed_until(&self, connection: &mut SqliteConnection) -> Result<Option<Timestamp>> {
+        let condition = self.condition();
+        let statement = sql_query(format!(
+            "SELECT max(
+                min(
+                    max(
+                        ?,
+                        refreshed_at + refresh_grace,
+                        CASE replay WHEN 'until_used' THEN refreshed_at + replay_limit ELSE 0 END
+                    ) + access_token_ttl,
+                    idle_expires_at
+                )
+            ) AS at
+            FROM sessions
+            WHERE {condition}"
+        ))
+        .into_boxed::<Sqlite>()
+        .bind::<BigInt, _>(self.entry.ended.at.micros());
+        let needed_until: NeededUntil = self.bind(statement).get_result(connection)?;
+        Ok(needed_until.at.map(Timestamp::from_micros))
+    }
+
+    /// Ends those that are live, and returns their number. Rows are not read as sessions: a damaged
+    /// one must not keep the others from ending.
+    fn end(&self, connection: &mut SqliteConnection) -> Result<usize> {
+        let (condition, ended) = (self.condition(), &self.entry.ended);
+        let statement = sql_query(format!(
+            "UPDATE sessions
+            SET ended_at = ?,
+                end_reason = ?,
+                end_note = ?,
+                revision = min(revision + 1, 4294967295),
+                is_over = TRUE
+            WHERE {condition} AND id IS NOT ? AND idle_expires_at > ?"
+        ))
+        .into_boxed::<Sqlite>()
+        .bind::<BigInt, _>(ended.at.micros())
+        .bind::<Text, _>(ended.reason.as_str())
+        .bind::<Text, _>(&*ended.note);
+        let spared = self.entry.cut_off.spared.map(|id| id.bytes().to_vec());
+        Ok(self
+            .bind(statement)
+            .bind::<Nullable<Binary>, _>(spared)
+            .bind::<BigInt, _>(ended.at.micros())
+            .execute(connection)?)
+    }
 }
 
 #[derive(QueryableByName)]

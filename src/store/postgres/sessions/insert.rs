@@ -20,7 +20,7 @@ use super::{
         sql::{Statement, first_uncovered, is_uncovered, statement},
     },
     claims::to_jsonb,
-    quota_lock::subject_locks,
+    quota_lock::{SubjectLock, subject_locks},
 };
 use crate::{
     domain::{ids::SessionId, session::Session},
@@ -171,8 +171,47 @@ pub async fn insert_sessions(
         Limits::Check => subject_locks(connection, creations),
         Limits::Checked => vec![],
     };
+    let rows = new_rows(creations, &subject_locks, limits);
+    let insert = with_columns(Insert::into(&rows));
+    let insert = match plain(&rows) {
+        Some(_) => insert
+            .statement
+            .bind::<Nullable<BigInt>, _>(subject_locks.iter().find_map(|lock| lock.key)),
+        None => insert
+            .column::<Nullable<Integer>, _>(|new| new.ordinal)
+            .statement
+            .bind::<Array<Nullable<BigInt>>, _>(
+                subject_locks.iter().map(|lock| lock.key).collect::<Vec<_>>(),
+            )
+            .bind::<Array<Text>, _>(
+                subject_locks.iter().map(|lock| lock.tenant).collect::<Vec<_>>(),
+            )
+            .bind::<Array<Text>, _>(
+                subject_locks.iter().map(|lock| lock.subject).collect::<Vec<_>>(),
+            )
+            .bind::<Array<Timestamptz>, _>(
+                subject_locks.iter().map(|lock| instant(lock.at)).collect::<Vec<_>>(),
+            )
+            .bind::<Array<BigInt>, _>(
+                subject_locks.iter().map(|lock| lock.others).collect::<Vec<_>>(),
+            )
+            .bind::<Array<BigInt>, _>(
+                subject_locks.iter().map(|lock| lock.added).collect::<Vec<_>>(),
+            ),
+    };
+    let mut connection: &AsyncPgConnection = connection;
+    let ids: Vec<uuid::Uuid> = insert.load(&mut connection).await?;
+    Ok(ids.into_iter().map(|id| SessionId::from_bytes(id.into_bytes())).collect())
+}
+
+/// Returns the rows of these creations, in the order in which they are written.
+fn new_rows<'a>(
+    creations: &[&'a Creation],
+    subject_locks: &[SubjectLock<'_>],
+    limits: Limits,
+) -> Vec<New<'a>> {
     let ordinals: HashMap<_, _> = (1..)
-        .zip(&subject_locks)
+        .zip(subject_locks)
         .map(|(ordinal, lock)| ((lock.tenant, lock.subject), ordinal))
         .collect();
     // The creations for the same subject that come before it in the batch count as others.
@@ -188,8 +227,13 @@ pub async fn insert_sessions(
         rows.push(New { session, most_others, ordinal });
     }
     rows.sort_by_key(|new| (&new.session.tenant, &new.session.request_id));
+    rows
+}
 
-    let insert = Insert::into(&rows)
+/// Gives the values of all columns, in the order of `with_new_columns`, and the number of others
+/// that the subject of a session may have.
+fn with_columns<'a, 'r>(insert: Insert<'a, 'r>) -> Insert<'a, 'r> {
+    insert
         .column::<SqlUuid, _>(|new| uuid(new.session.id.bytes()))
         .column::<SqlUuid, _>(|new| uuid(new.session.access_token_id.bytes()))
         .column::<Timestamptz, _>(|new| instant(new.session.authentication.at))
@@ -223,34 +267,5 @@ pub async fn insert_sessions(
         .column::<Nullable<Binary>, _>(|new| {
             new.session.request_fingerprint.map(|fingerprint| fingerprint.0.to_vec())
         })
-        .column::<Nullable<BigInt>, _>(|new| new.most_others);
-    let insert = match plain(&rows) {
-        Some(_) => insert
-            .statement
-            .bind::<Nullable<BigInt>, _>(subject_locks.iter().find_map(|lock| lock.key)),
-        None => insert
-            .column::<Nullable<Integer>, _>(|new| new.ordinal)
-            .statement
-            .bind::<Array<Nullable<BigInt>>, _>(
-                subject_locks.iter().map(|lock| lock.key).collect::<Vec<_>>(),
-            )
-            .bind::<Array<Text>, _>(
-                subject_locks.iter().map(|lock| lock.tenant).collect::<Vec<_>>(),
-            )
-            .bind::<Array<Text>, _>(
-                subject_locks.iter().map(|lock| lock.subject).collect::<Vec<_>>(),
-            )
-            .bind::<Array<Timestamptz>, _>(
-                subject_locks.iter().map(|lock| instant(lock.at)).collect::<Vec<_>>(),
-            )
-            .bind::<Array<BigInt>, _>(
-                subject_locks.iter().map(|lock| lock.others).collect::<Vec<_>>(),
-            )
-            .bind::<Array<BigInt>, _>(
-                subject_locks.iter().map(|lock| lock.added).collect::<Vec<_>>(),
-            ),
-    };
-    let mut connection: &AsyncPgConnection = connection;
-    let ids: Vec<uuid::Uuid> = insert.load(&mut connection).await?;
-    Ok(ids.into_iter().map(|id| SessionId::from_bytes(id.into_bytes())).collect())
+        .column::<Nullable<BigInt>, _>(|new| new.most_others)
 }

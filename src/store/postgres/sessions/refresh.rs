@@ -42,6 +42,55 @@ pub async fn commit(pool: &Pool, attempts: &[RefreshAttempt]) -> BatchOutcome<Re
     batch::commit_in_two(pool, attempts, FastPath, SlowPath).await
 }
 
+/// Rotates sessions for which [`Session::judge_refresh`] would decide that, if their policies revoke
+/// no access token.
+const ROTATE: &str = concat!(
+    "UPDATE sessions AS s
+    SET refreshed_at = given.instant,
+        idle_expires_at = least(given.instant + s.idle_timeout, s.expires_at),
+        sweep_on = least(s.sweep_on, given.instant + s.idle_timeout),
+        generation = s.generation + 1,
+        refresh_key = given.next_key,
+        access_token_id = given.next_access_token_id,
+        user_agent = coalesce(given.user_agent, s.user_agent),
+        ip_address = coalesce(given.ip_address, s.ip_address),
+        device_label = coalesce(given.device_label, s.device_label),
+        revision = s.revision + 1
+    FROM (
+        SELECT
+            unnest(?) AS ordinal,
+            unnest(?) AS id,
+            unnest(?) AS lineage_secret,
+            unnest(?) AS generation,
+            unnest(?) AS scopes,
+            unnest(?) AS instant,
+            unnest(?) AS next_key,
+            unnest(?) AS next_access_token_id,
+            unnest(?) AS user_agent,
+            unnest(?) AS ip_address,
+            unnest(?) AS device_label,
+            unnest(?) AS tenants,
+            unnest(?) AS audiences
+    ) AS given
+    WHERE s.id = given.id
+        AND s.lineage_secret = given.lineage_secret
+        AND s.generation = given.generation
+        AND s.ended_at IS NULL
+        AND NOT s.is_over
+        AND s.idle_expires_at > given.instant
+        AND s.scopes @> given.scopes::text[]
+        AND (given.tenants IS NULL OR s.tenant = ANY (given.tenants::text[]))
+        AND (given.audiences IS NULL OR s.audience <@ given.audiences::text[])
+        AND s.on_refresh = 'keep_access_token'
+        AND s.generation < 4294967295
+        AND s.revision < 4294967295
+        AND ",
+    is_uncovered!("s"),
+    "RETURNING given.ordinal, ",
+    new_columns!("s."),
+    ", s.ended_at, s.end_reason, s.end_note, s.is_over"
+);
+
 /// An attempt that may be a plain rotation.
 struct FastPath<'a>(&'a RefreshAttempt);
 
@@ -71,78 +120,33 @@ impl BatchWrite for FastPath<'_> {
         ) -> impl Fn(&'a RefreshAttempt) -> Option<&'a str> {
             move |attempt| attempt.device.as_ref().map(&of)
         }
-        let rotated: Vec<(i64, SessionRow)> = statement::<(BigInt, sessions::SqlType)>(concat!(
-            "UPDATE sessions AS s
-            SET refreshed_at = given.instant,
-                idle_expires_at = least(given.instant + s.idle_timeout, s.expires_at),
-                sweep_on = least(s.sweep_on, given.instant + s.idle_timeout),
-                generation = s.generation + 1,
-                refresh_key = given.next_key,
-                access_token_id = given.next_access_token_id,
-                user_agent = coalesce(given.user_agent, s.user_agent),
-                ip_address = coalesce(given.ip_address, s.ip_address),
-                device_label = coalesce(given.device_label, s.device_label),
-                revision = s.revision + 1
-            FROM (
-                SELECT
-                    unnest(?) AS ordinal,
-                    unnest(?) AS id,
-                    unnest(?) AS lineage_secret,
-                    unnest(?) AS generation,
-                    unnest(?) AS scopes,
-                    unnest(?) AS instant,
-                    unnest(?) AS next_key,
-                    unnest(?) AS next_access_token_id,
-                    unnest(?) AS user_agent,
-                    unnest(?) AS ip_address,
-                    unnest(?) AS device_label,
-                    unnest(?) AS tenants,
-                    unnest(?) AS audiences
-            ) AS given
-            WHERE s.id = given.id
-                AND s.lineage_secret = given.lineage_secret
-                AND s.generation = given.generation
-                AND s.ended_at IS NULL
-                AND NOT s.is_over
-                AND s.idle_expires_at > given.instant
-                AND s.scopes @> given.scopes::text[]
-                AND (given.tenants IS NULL OR s.tenant = ANY (given.tenants::text[]))
-                AND (given.audiences IS NULL OR s.audience <@ given.audiences::text[])
-                AND s.on_refresh = 'keep_access_token'
-                AND s.generation < 4294967295
-                AND s.revision < 4294967295
-                AND ",
-            is_uncovered!("s"),
-            "RETURNING given.ordinal, ",
-            new_columns!("s."),
-            ", s.ended_at, s.end_reason, s.end_note, s.is_over"
-        ))
-        .bind::<Array<BigInt>, _>(
-            sorted
-                .iter()
-                .map(|(ordinal, _)| i64::try_from(*ordinal).unwrap_or(i64::MAX))
-                .collect::<Vec<_>>(),
-        )
-        .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| uuid(attempt.session_id.bytes())))
-        .bind::<Array<Binary>, _>(column(&sorted, |attempt| attempt.secret.0.to_vec()))
-        .bind::<Array<BigInt>, _>(column(&sorted, |attempt| i64::from(attempt.generation)))
-        .bind::<Array<Text>, _>(column(&sorted, |attempt| array(&attempt.scopes)))
-        .bind::<Array<Timestamptz>, _>(column(&sorted, |attempt| instant(attempt.now)))
-        .bind::<Array<Binary>, _>(column(&sorted, |attempt| attempt.next_key.0.to_vec()))
-        .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| {
-            uuid(attempt.next_access_token_id.bytes())
-        }))
-        .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.user_agent)))
-        .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.ip_address)))
-        .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.label)))
-        .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| {
-            attempt.reach.tenants.as_ref().map(array)
-        }))
-        .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| {
-            attempt.reach.audiences.as_ref().map(array)
-        }))
-        .load(&mut **connection)
-        .await?;
+        let rotated: Vec<(i64, SessionRow)> = statement::<(BigInt, sessions::SqlType)>(ROTATE)
+            .bind::<Array<BigInt>, _>(
+                sorted
+                    .iter()
+                    .map(|(ordinal, _)| i64::try_from(*ordinal).unwrap_or(i64::MAX))
+                    .collect::<Vec<_>>(),
+            )
+            .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| uuid(attempt.session_id.bytes())))
+            .bind::<Array<Binary>, _>(column(&sorted, |attempt| attempt.secret.0.to_vec()))
+            .bind::<Array<BigInt>, _>(column(&sorted, |attempt| i64::from(attempt.generation)))
+            .bind::<Array<Text>, _>(column(&sorted, |attempt| array(&attempt.scopes)))
+            .bind::<Array<Timestamptz>, _>(column(&sorted, |attempt| instant(attempt.now)))
+            .bind::<Array<Binary>, _>(column(&sorted, |attempt| attempt.next_key.0.to_vec()))
+            .bind::<Array<SqlUuid>, _>(column(&sorted, |attempt| {
+                uuid(attempt.next_access_token_id.bytes())
+            }))
+            .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.user_agent)))
+            .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.ip_address)))
+            .bind::<Array<Nullable<Text>>, _>(column(&sorted, device(|device| &*device.label)))
+            .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| {
+                attempt.reach.tenants.as_ref().map(array)
+            }))
+            .bind::<Array<Nullable<Text>>, _>(column(&sorted, |attempt| {
+                attempt.reach.audiences.as_ref().map(array)
+            }))
+            .load(&mut **connection)
+            .await?;
 
         let mut outcomes: Vec<_> = attempts.iter().map(|_| Ok(None)).collect();
         for (ordinal, row) in rotated {

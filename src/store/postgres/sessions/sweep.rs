@@ -80,6 +80,59 @@ fn ended_batch((last, sessions): (Uuid, i64)) -> EndedBatch {
     }
 }
 
+/// Expands to the statement that ends sessions which a cut-off covers, given the condition for those
+/// of one subject. PostgreSQL evaluates the conditions of the UPDATE again for a row that another
+/// transaction has just changed.
+macro_rules! end_covered {
+    ($of_subject:literal) => {
+        concat!(
+            "WITH given AS (
+                SELECT
+                    ?::timestamptz AS at, ?::text AS reason, ?::text AS note, ?::uuid AS spared
+            ),
+            looked_at AS MATERIALIZED (
+                SELECT id
+                FROM sessions
+                WHERE tenant = ? AND ",
+            $of_subject,
+            " NOT is_over AND id >= ? AND id <= ?
+                ORDER BY id
+                LIMIT ?
+            ),
+            ended AS (
+                UPDATE sessions AS s
+                SET ",
+            end_as_given!(),
+            "   FROM looked_at, given
+                WHERE s.id = looked_at.id AND s.id IS DISTINCT FROM given.spared
+                    AND s.ended_at IS NULL AND s.idle_expires_at > given.at
+                RETURNING s.id
+            )
+            SELECT
+                looked_at.id,
+                (SELECT count(*) FROM ended),
+                (
+                    SELECT max(
+                        least(
+                            greatest(
+                                given.at,
+                                s.refreshed_at + s.refresh_grace,
+                                CASE s.replay
+                                    WHEN 'until_used' THEN s.refreshed_at + s.replay_limit
+                                END
+                            ) + s.access_token_ttl,
+                            s.idle_expires_at
+                        )
+                    )
+                    FROM sessions AS s JOIN looked_at ON s.id = looked_at.id, given
+                )
+            FROM looked_at
+            ORDER BY looked_at.id DESC
+            LIMIT 1"
+        )
+    };
+}
+
 /// Ends covered sessions in one transaction. Their tokens may be valid for longer than the entry of
 /// the tenant or subject is kept. Then the entry is written again, so that replicas keep it as
 /// long.
@@ -92,60 +145,9 @@ pub async fn end_covered_sessions(
     let Some(first) = id_after(after) else { return Ok(None) };
     connection.begin().await?;
     let last = SessionId::last_of_millisecond(entry.cut_off.up_to);
-    // PostgreSQL evaluates the conditions of the UPDATE again for a row that another transaction
-    // has just changed.
-    macro_rules! end {
-        ($of_subject:literal) => {
-            concat!(
-                "WITH given AS (
-                    SELECT
-                        ?::timestamptz AS at, ?::text AS reason, ?::text AS note, ?::uuid AS spared
-                ),
-                looked_at AS MATERIALIZED (
-                    SELECT id
-                    FROM sessions
-                    WHERE tenant = ? AND ",
-                $of_subject,
-                " NOT is_over AND id >= ? AND id <= ?
-                    ORDER BY id
-                    LIMIT ?
-                ),
-                ended AS (
-                    UPDATE sessions AS s
-                    SET ",
-                end_as_given!(),
-                "   FROM looked_at, given
-                    WHERE s.id = looked_at.id AND s.id IS DISTINCT FROM given.spared
-                        AND s.ended_at IS NULL AND s.idle_expires_at > given.at
-                    RETURNING s.id
-                )
-                SELECT
-                    looked_at.id,
-                    (SELECT count(*) FROM ended),
-                    (
-                        SELECT max(
-                            least(
-                                greatest(
-                                    given.at,
-                                    s.refreshed_at + s.refresh_grace,
-                                    CASE s.replay
-                                        WHEN 'until_used' THEN s.refreshed_at + s.replay_limit
-                                    END
-                                ) + s.access_token_ttl,
-                                s.idle_expires_at
-                            )
-                        )
-                        FROM sessions AS s JOIN looked_at ON s.id = looked_at.id, given
-                    )
-                FROM looked_at
-                ORDER BY looked_at.id DESC
-                LIMIT 1"
-            )
-        };
-    }
     let text = match entry.subject {
-        None => end!(""),
-        Some(_) => end!("subject = ? AND"),
+        None => end_covered!(""),
+        Some(_) => end_covered!("subject = ? AND"),
     };
     let mut ending = statement::<(SqlUuid, BigInt, Nullable<Timestamptz>)>(text)
         .bind::<Timestamptz, _>(instant(entry.ended.at))

@@ -17,9 +17,9 @@ use crate::callers::Refusal;
 /// again and again, and encoding the reason takes longer than finding it, so the last answer is
 /// kept.
 #[derive(Debug, Default)]
-pub struct Refused(Mutex<Option<(Refusal, HeaderMap)>>);
+pub struct RefusalCache(Mutex<Option<(Refusal, HeaderMap)>>);
 
-impl Refused {
+impl RefusalCache {
     /// Returns the answer to a call that is refused for this reason.
     pub fn answer(&self, refusal: Refusal) -> Response<Body> {
         let mut answer = Response::new(Body::default());
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn each_refusal_is_answered_as_if_it_were_the_first() {
-        let refused = Refused::default();
+        let refused = RefusalCache::default();
         let (soon, later) = (Duration::from_millis(100), Duration::from_millis(500));
         let overloaded = |wait| Refusal::Overloaded { wait };
         let over_limit = |wait| Refusal::OverLimit { wait };

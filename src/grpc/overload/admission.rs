@@ -6,15 +6,13 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::{
-    access::{Access, needed},
-    unsent::{FREE_BYTES, Reserved, Unsent},
-};
+use super::unsent::{FREE_BYTES, Reservation, UnsentBytes};
 use crate::{
     authority::error::AuthorityError,
     callers::{Callers, Credentials, Refusal, meter::CallPermit},
     domain::caller::Actor,
     gateway::bearer::bearer_token,
+    grpc::access::{Access, needed},
     net::connection::Peer,
 };
 
@@ -33,7 +31,7 @@ pub struct CallContext {
     /// The caller; `None` if the call is open to everybody.
     pub actor: Option<Actor>,
     /// The count of the unsent answers of its connection.
-    pub unsent: Arc<Unsent>,
+    pub unsent: Arc<UnsentBytes>,
 }
 
 /// Admits a call, or returns the reason for which it is refused.
@@ -85,13 +83,13 @@ fn not_admitted() -> Status {
 
 /// Begins a reservation of memory for an answer. Only calls that change nothing make one: nothing
 /// is lost if such a call fails because there is no room for its answer.
-pub fn reserve<T>(request: &Request<T>) -> Result<Reserved, Status> {
-    Ok(Reserved::new(context(request)?.unsent.clone()))
+pub fn reserve<T>(request: &Request<T>) -> Result<Reservation, Status> {
+    Ok(Reservation::new(context(request)?.unsent.clone()))
 }
 
 /// Makes the response, and reserves the bytes that `reserved` does not cover yet. Fails if they
 /// exceed the limit. An answer of at most [`FREE_BYTES`] reserves nothing more.
-pub fn counted<M: Message>(message: M, mut reserved: Reserved) -> Result<Response<M>, Status> {
+pub fn counted<M: Message>(message: M, mut reserved: Reservation) -> Result<Response<M>, Status> {
     let bytes = message.encoded_len();
     if let Some(more) = bytes.checked_sub(reserved.bytes())
         && bytes > FREE_BYTES

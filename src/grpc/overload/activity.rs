@@ -1,10 +1,15 @@
 //! Tracks the calls of a connection, so that it can be closed when it has had no calls for a while,
 //! or when its client does not read its answers.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// The calls of a connection, and its answers that wait for the client.
 #[derive(Debug, Default)]
@@ -21,15 +26,39 @@ pub struct Activity {
 
 impl Activity {
     /// Begins a call, which lasts until the returned value is dropped.
-    pub fn begin(self: &Arc<Self>) -> Busy {
+    pub fn begin(self: &Arc<Self>) -> ActivityGuard {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.busy.fetch_add(1, Ordering::Relaxed);
-        Busy { activity: self.clone(), blocked_since: None }
+        ActivityGuard { activity: self.clone(), blocked_since: None }
+    }
+
+    /// Completes when an answer has been blocked for `patience`, or at most twice as long. Only one
+    /// task may wait for this.
+    pub async fn unread(&self, patience: Duration) {
+        let mut ticks = interval_at(Instant::now() + patience, patience);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.next_interval() {
+            ticks.tick().await;
+        }
+    }
+
+    /// Completes when no call has been under way for `patience`, or at most twice as long.
+    pub async fn idle(&self, patience: Duration) {
+        let mut ticks = interval_at(Instant::now() + patience, patience);
+        let mut before = self.idle_since();
+        loop {
+            ticks.tick().await;
+            let now = self.idle_since();
+            if now.is_some() && now == before {
+                return;
+            }
+            before = now;
+        }
     }
 
     /// Begins the next interval and returns true. If an answer was blocked throughout the current
     /// one, returns false instead, and stays in it.
-    pub fn next_interval(&self) -> bool {
+    pub(super) fn next_interval(&self) -> bool {
         let next = self.interval.load(Ordering::Relaxed).wrapping_add(1);
         let has_progress = self.blocked(next).load(Ordering::Relaxed) == 0;
         if has_progress {
@@ -45,7 +74,7 @@ impl Activity {
     }
 
     /// Returns the number of calls that have begun so far, or `None` while one is under way.
-    pub fn idle_since(&self) -> Option<u64> {
+    pub(super) fn idle_since(&self) -> Option<u64> {
         let begun = self.begun.load(Ordering::Relaxed);
         (self.busy.load(Ordering::Relaxed) == 0).then_some(begun)
     }
@@ -53,13 +82,13 @@ impl Activity {
 
 /// A call that is under way.
 #[derive(Debug)]
-pub struct Busy {
+pub struct ActivityGuard {
     activity: Arc<Activity>,
     /// The interval in which a part of its answer became blocked; `None` while none is.
     blocked_since: Option<usize>,
 }
 
-impl Busy {
+impl ActivityGuard {
     /// Notes that a part of the answer waits until the client has room for it.
     pub fn mark_blocked(&mut self) {
         self.mark_progress();
@@ -84,7 +113,7 @@ impl Busy {
     }
 }
 
-impl Drop for Busy {
+impl Drop for ActivityGuard {
     fn drop(&mut self) {
         self.mark_progress();
         self.activity.busy.fetch_sub(1, Ordering::Relaxed);

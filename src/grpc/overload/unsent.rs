@@ -20,42 +20,42 @@ pub const FREE_BYTES: usize = 1024;
      them, then try again",
     if *.of_connection { " on a connection" } else { "" }
 )]
-pub struct TooManyUnsent {
+pub struct TooManyUnsentBytes {
     limit: usize,
     of_connection: bool,
 }
 
 /// Counts the bytes of unsent answers, either of one connection or of all connections.
 #[derive(Debug)]
-pub struct Unsent {
+pub struct UnsentBytes {
     bytes: AtomicUsize,
     limit: usize,
     /// The count of all connections; `None` if this is that count.
-    all: Option<Arc<Unsent>>,
+    all: Option<Arc<UnsentBytes>>,
 }
 
-impl Unsent {
+impl UnsentBytes {
     /// Creates the count of all connections.
     pub fn of_all(limit: usize) -> Self {
         Self { bytes: AtomicUsize::new(0), limit, all: None }
     }
 
     /// Creates the count of one connection, which also adds to the count of all.
-    pub fn of_connection(all: Arc<Unsent>, limit: usize) -> Self {
+    pub fn of_connection(all: Arc<UnsentBytes>, limit: usize) -> Self {
         Self { bytes: AtomicUsize::new(0), limit, all: Some(all) }
     }
 
     /// Fails while the limit is reached, so that a call can be refused before it costs anything.
-    pub fn check(&self) -> Result<(), TooManyUnsent> {
+    pub fn check(&self) -> Result<(), TooManyUnsentBytes> {
         if self.bytes.load(Ordering::Relaxed) < self.limit { Ok(()) } else { Err(self.too_many()) }
     }
 
-    fn too_many(&self) -> TooManyUnsent {
-        TooManyUnsent { limit: self.limit, of_connection: self.all.is_some() }
+    fn too_many(&self) -> TooManyUnsentBytes {
+        TooManyUnsentBytes { limit: self.limit, of_connection: self.all.is_some() }
     }
 
     /// Adds bytes if they do not exceed the limit.
-    fn try_add(&self, bytes: usize) -> Result<(), TooManyUnsent> {
+    fn try_add(&self, bytes: usize) -> Result<(), TooManyUnsentBytes> {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let added = match &self.all {
             _ if before.saturating_add(bytes) > self.limit => Err(self.too_many()),
@@ -85,14 +85,14 @@ impl Unsent {
 
 /// The bytes of one answer. They count until this is dropped.
 #[derive(Debug)]
-pub struct Reserved {
-    unsent: Arc<Unsent>,
+pub struct Reservation {
+    unsent: Arc<UnsentBytes>,
     bytes: usize,
 }
 
-impl Reserved {
+impl Reservation {
     /// Creates a reservation of no bytes.
-    pub fn new(unsent: Arc<Unsent>) -> Self {
+    pub fn new(unsent: Arc<UnsentBytes>) -> Self {
         Self { unsent, bytes: 0 }
     }
 
@@ -102,7 +102,7 @@ impl Reserved {
     }
 
     /// Reserves more bytes, or fails and reserves none of them.
-    pub fn try_grow(&mut self, bytes: usize) -> Result<(), TooManyUnsent> {
+    pub fn try_grow(&mut self, bytes: usize) -> Result<(), TooManyUnsentBytes> {
         self.unsent.try_add(bytes)?;
         self.bytes += bytes;
         Ok(())
@@ -131,7 +131,7 @@ impl Reserved {
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.unsent.subtract(self.bytes);
@@ -143,21 +143,21 @@ impl Drop for Reserved {
 mod tests {
     use super::*;
 
-    fn two_connections(limit: usize) -> (Arc<Unsent>, Arc<Unsent>) {
-        let all = Arc::new(Unsent::of_all(limit));
-        let connection = || Arc::new(Unsent::of_connection(all.clone(), limit / 8));
+    fn two_connections(limit: usize) -> (Arc<UnsentBytes>, Arc<UnsentBytes>) {
+        let all = Arc::new(UnsentBytes::of_all(limit));
+        let connection = || Arc::new(UnsentBytes::of_connection(all.clone(), limit / 8));
         (connection(), connection())
     }
 
     #[test]
     fn a_connection_uses_its_share_until_its_answers_are_sent() {
         let (one, other) = two_connections(800);
-        let mut first = Reserved::new(one.clone());
+        let mut first = Reservation::new(one.clone());
         assert_eq!(first.try_grow(60), Ok(()));
-        assert_eq!(first.try_grow(41), Err(TooManyUnsent { limit: 100, of_connection: true }));
+        assert_eq!(first.try_grow(41), Err(TooManyUnsentBytes { limit: 100, of_connection: true }));
         assert_eq!(first.try_grow(40), Ok(()));
         assert!(one.check().is_err() && other.check().is_ok(), "only this connection is full");
-        assert!(Reserved::new(other).try_grow(100).is_ok());
+        assert!(Reservation::new(other).try_grow(100).is_ok());
         drop(first);
         assert!(one.check().is_ok());
     }
@@ -165,27 +165,27 @@ mod tests {
     #[test]
     fn an_answer_that_must_be_sent_counts_once_and_regardless_of_the_limit() {
         let (one, other) = two_connections(80);
-        let mut large = Reserved::new(one.clone());
+        let mut large = Reservation::new(one.clone());
         large.grow_to(75);
-        let refused = Reserved::new(other.clone()).try_grow(6);
-        assert_eq!(refused, Err(TooManyUnsent { limit: 80, of_connection: false }));
+        let refused = Reservation::new(other.clone()).try_grow(6);
+        assert_eq!(refused, Err(TooManyUnsentBytes { limit: 80, of_connection: false }));
         let part = large.take();
         assert_eq!((large.bytes(), part.bytes()), (0, 75));
         drop(large);
         assert!(one.check().is_err(), "its part is still unsent");
-        let mut small = Reserved::new(other.clone());
+        let mut small = Reservation::new(other.clone());
         small.grow_to(7);
         small.grow_to(5);
         small.shrink_to(8);
         assert_eq!((small.bytes(), other.check()), (7, Ok(())));
         small.shrink_to(4);
         assert_eq!(
-            Reserved::new(other.clone()).try_grow(1),
+            Reservation::new(other.clone()).try_grow(1),
             Ok(()),
             "others may use the bytes that were given back"
         );
         drop((part, small));
-        assert_eq!(Reserved::new(other).try_grow(10), Ok(()), "nothing is left behind");
+        assert_eq!(Reservation::new(other).try_grow(10), Ok(()), "nothing is left behind");
         assert_eq!(one.all.as_ref().unwrap().bytes.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,0 +1,68 @@
+//! The reasons for which an access token is inactive.
+
+/// The reason why a token is inactive. If several reasons apply, the first in this order is given:
+/// form and signature, tenant, time, revocation, audience, demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InactiveReason {
+    /// It is not a JWT of the form that this service issues.
+    Malformed,
+    /// The signature is not that of the key that `kid` names.
+    BadSignature,
+    /// The key that `kid` names is not in the ring.
+    UnknownKey,
+    /// It is not an access token.
+    WrongType,
+    /// It has expired.
+    Expired,
+    /// It is not valid yet.
+    NotYetValid,
+    /// It is from another issuer.
+    WrongIssuer,
+    /// It is not for the demanded audience, or for none of the audiences that the caller is limited
+    /// to.
+    WrongAudience,
+    /// It lacks a demanded scope.
+    InsufficientScope,
+    /// The authentication is too weak or too old for the demand.
+    StepUpRequired,
+    /// A blacklist entry stops it, or its key has been revoked.
+    Revoked,
+    /// It belongs to a tenant that the caller is not allowed to see.
+    ForeignTenant,
+}
+
+impl InactiveReason {
+    /// All reasons.
+    pub const ALL: [Self; 12] = [
+        Self::Malformed,
+        Self::BadSignature,
+        Self::UnknownKey,
+        Self::WrongType,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::WrongIssuer,
+        Self::WrongAudience,
+        Self::InsufficientScope,
+        Self::StepUpRequired,
+        Self::Revoked,
+        Self::ForeignTenant,
+    ];
+
+    /// Returns its name in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::BadSignature => "bad_signature",
+            Self::UnknownKey => "unknown_key",
+            Self::WrongType => "wrong_type",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::WrongAudience => "wrong_audience",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::StepUpRequired => "step_up_required",
+            Self::Revoked => "revoked",
+            Self::ForeignTenant => "foreign_tenant",
+        }
+    }
+}
