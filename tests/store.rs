@@ -102,6 +102,7 @@ macro_rules! conformance {
                 attempts_at_random_are_decided_as_the_domain_decides,
                 creations_at_random_are_decided_as_the_domain_decides,
                 entries_at_random_take_each_others_place_as_the_domain_decides,
+                revocations_at_random_are_decided_as_the_domain_decides,
             }
             refreshing {
                 a_rotation_writes_what_the_domain_decides_and_nothing_else,

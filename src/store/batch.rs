@@ -31,9 +31,6 @@ impl Shape {
 /// not fill the memory.
 const MAX_WAITING: usize = 8192;
 
-/// The most times that writes are tried again together.
-const RETRIES: usize = 2;
-
 /// The time for which the writes of a failed batch are tried one by one.
 const ALONE_FOR: Duration = Duration::from_secs(2);
 
@@ -226,7 +223,7 @@ where
     outcomes.into_iter().map(|outcome| outcome.map_err(|failure| failure.error)).collect()
 }
 
-/// Commits writes, and again those that failed because of other transactions. Returns as many
+/// Commits writes, and once more those that failed because of other transactions. Returns as many
 /// outcomes as there are writes.
 async fn write_together<W, O, F, R>(writes: &Arc<Vec<W>>, commit: &F) -> BatchOutcome<O>
 where
@@ -239,18 +236,15 @@ where
         let error = StoreError::Refused("a write without an outcome".to_owned());
         Err(Failure { error, retry: Retry::Never })
     });
-    for _ in 0..RETRIES {
-        let (again, failed): (Vec<W>, Vec<&mut Result<O, Failure>>) = writes
-            .iter()
-            .zip(&mut outcomes)
-            .filter(|(_, outcome)| {
-                outcome.as_ref().is_err_and(|failure| failure.retry == Retry::Together)
-            })
-            .map(|(write, outcome)| (write.clone(), outcome))
-            .unzip();
-        if again.is_empty() {
-            break;
-        }
+    let (again, failed): (Vec<W>, Vec<&mut Result<O, Failure>>) = writes
+        .iter()
+        .zip(&mut outcomes)
+        .filter(|(_, outcome)| {
+            outcome.as_ref().is_err_and(|failure| failure.retry == Retry::Together)
+        })
+        .map(|(write, outcome)| (write.clone(), outcome))
+        .unzip();
+    if !again.is_empty() {
         for (outcome, retried) in failed.into_iter().zip(commit(Arc::new(again)).await) {
             *outcome = retried;
         }
@@ -385,8 +379,8 @@ mod tests {
         }
         assert_eq!(outcomes, [Some(2), None, Some(4), None]);
         let batches = recorder.batches.lock().unwrap();
-        assert_eq!(batches[1..4], [vec![77, 2, 77], vec![77, 77], vec![77, 77]]);
-        assert_eq!(batches[4..].concat(), [77; 6], "each three times");
+        assert_eq!(batches[1..3], [vec![77, 2, 77], vec![77, 77]]);
+        assert_eq!(batches[3..].concat(), [77; 4], "each twice");
     }
 
     #[tokio::test(start_paused = true)]

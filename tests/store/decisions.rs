@@ -3,7 +3,12 @@
 //! Sessions, revocations and attempts are drawn at random, close to each other in time, so that
 //! every limit is met from both sides.
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
+};
 
 use countersign::{
     domain::{
@@ -12,12 +17,19 @@ use countersign::{
         policy::{OnQuota, OnRefresh, Replay},
         quota::LiveSessions,
         refresh::{RefreshAttempt, RefreshDecision},
-        revocation::{CutOff, Revocation, Revoked, covered_up_to},
-        session::{Device, LineageSecret, RequestFingerprint, Session},
+        revocation::{
+            BlacklistEntry, Coverage, CutOff, EarlierEntry, Revocation, RevocationTarget, Revoked,
+            covered_up_to,
+        },
+        revoke::{
+            MOST_ENDED_AT_ONCE, OldestLive, RevocationDecision, RevocationState, Survey,
+            UncoveredCount,
+        },
+        session::{Device, EndReason, Ended, LineageSecret, RequestFingerprint, Session},
         text::{Subject, Tenant},
         time::Timestamp,
     },
-    store::{Created, Creation, Refreshed, Store},
+    store::{Created, Creation, Refreshed, RevocationOutcome, Store},
 };
 use futures_util::future::join_all;
 use proptest::{
@@ -27,8 +39,8 @@ use proptest::{
 };
 
 use crate::support::{
-    START, after, attempt, create_all, ended, entries, read, revoke_session, seconds, session,
-    text, texts, unlimited,
+    LONGEST_TOKEN, START, after, attempt, create_all, ended, entries, read, revoke_session,
+    rich_session, seconds, session, text, texts, unlimited,
 };
 
 fn draw<T>(runner: &mut TestRunner, strategy: &impl Strategy<Value = T>) -> T {
@@ -47,7 +59,11 @@ fn instant() -> impl Strategy<Value = Timestamp> {
 fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
     let identity = (0..TENANTS.len(), 0..SUBJECTS.len(), instant());
     let policy = (any::<bool>(), any::<bool>(), 600_u64..604);
-    let state = (prop_oneof![8 => 1_u32..4, 1 => Just(u32::MAX)], 1_u32..4, 600_u64..604);
+    let state = (
+        prop_oneof![8 => 1_u32..4, 1 => Just(u32::MAX)],
+        prop_oneof![8 => 1_u32..4, 1 => Just(u32::MAX)],
+        600_u64..604,
+    );
     (identity, policy, state, any::<bool>()).prop_map(
         move |(
             (tenant, subject, at),
@@ -55,7 +71,7 @@ fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
             (generation, revision, expires),
             many,
         )| {
-            let mut drawn = session(n);
+            let mut drawn = if n % 2 == 0 { rich_session(n) } else { session(n) };
             let [.., a, b, c, d] = *drawn.id.bytes();
             drawn.id = SessionId::new(at, [0, 0, 0, 0, 0, 0, a, b, c, d]);
             (drawn.tenant, drawn.subject) = (text(TENANTS[tenant]), text(SUBJECTS[subject]));
@@ -64,6 +80,8 @@ fn drawn_session(n: u32) -> impl Strategy<Value = Session> {
                 if keeps { OnRefresh::KeepAccessToken } else { OnRefresh::RevokeAccessToken };
             drawn.policy.replay = if until_used { Replay::UntilUsed } else { Replay::Grace };
             drawn.policy.idle_timeout = seconds(idle);
+            drawn.scopes = texts(&["read", "write"]);
+            drawn.policy.refresh_grace = seconds(10);
             (drawn.created_at, drawn.refreshed_at) = (at, at);
             drawn.idle_expires_at = at.plus(seconds(idle));
             drawn.expires_at = at.plus(seconds(600 + expires));
@@ -92,7 +110,7 @@ fn drawn_attempt(session: &Session) -> impl Strategy<Value = RefreshAttempt> + u
         move |((generation, has_secret), now, (scopes, tenant, audience, device))| {
             let mut drawn = attempt(&session, session.refreshed_at.plus(seconds(now)));
             drawn.generation =
-                (session.lineage.generation.saturating_add(generation)).saturating_sub(1);
+                session.lineage.generation.saturating_sub(1).saturating_add(generation);
             if !has_secret {
                 drawn.secret = LineageSecret([7; 16]);
             }
@@ -119,9 +137,12 @@ async fn draw_cut_offs(
     let mut cut_offs = vec![Revoked::Tenant { tenant, up_to }];
     for name in &SUBJECTS[..2] {
         let (tenant, subject): (Tenant, Subject) = (text(TENANTS[1]), text(*name));
-        let spared = draw(runner, &proptest::option::of(0..sessions.len()));
-        let cut_off =
-            CutOff { up_to: draw(runner, &instant()), spared: spared.map(|n| sessions[n].id) };
+        let up_to = draw(runner, &instant());
+        let all = CutOff { up_to, spared: None };
+        let spared = sessions.iter().find(|session| {
+            (&session.tenant, &session.subject) == (&tenant, &subject) && all.covers(session.id)
+        });
+        let cut_off = CutOff { up_to, spared: spared.map(|session| session.id) };
         cut_offs.push(Revoked::Subject { tenant, subject, cut_off });
     }
     for revoked in &cut_offs {
@@ -231,7 +252,7 @@ pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn S
         new.id = SessionId::new(at, [0, 0, 0, 0, 0, 0, a, b, c, d]);
         (new.created_at, new.refreshed_at) = (at, at);
         new.idle_expires_at = at.plus(seconds(600));
-        new.request_id = (n % 2 == 0).then(|| text(format!("request {n}")));
+        new.request_id = (n % 2 == 0).then(|| text(format!("another request {n}")));
         new.request_fingerprint = new.request_id.as_ref().map(|_| RequestFingerprint([1; 32]));
 
         let mut live = vec![];
@@ -272,30 +293,248 @@ pub async fn creations_at_random_are_decided_as_the_domain_decides(store: &dyn S
 pub async fn entries_at_random_take_each_others_place_as_the_domain_decides(store: &dyn Store) {
     const PAIRS: u32 = 150;
     let mut runner = TestRunner::deterministic();
-    let cut_off = |runner: &mut TestRunner, n: u32| {
-        let at = START.plus(Duration::from_millis(draw(runner, &(0_u64..4))));
-        let near = START.plus(Duration::from_millis(draw(runner, &(0_u64..4))));
-        let spared = draw(runner, &proptest::option::of(0..2_usize));
-        let spared = spared.map(|n| SessionId::new(near, [u8::try_from(n).unwrap(); 10]));
-        CutOff { up_to: at.plus(Duration::from_micros(u64::from(n % 2))), spared }
-    };
-    let mut expected = vec![];
+    let mut pairs = vec![];
     for n in 0..PAIRS {
         let (tenant, subject): (Tenant, Subject) = (text("acme"), text(format!("subject {n}")));
-        let revoked = |cut_off| Revoked::Subject {
-            tenant: tenant.clone(),
-            subject: subject.clone(),
-            cut_off,
+        let mut entry = |reason, note: &str| {
+            let millis = |count| START.plus(Duration::from_millis(count));
+            let (up_to, near, expires, at) =
+                draw(&mut runner, &(0_u64..4, 0_u64..4, 0_u64..3, 0_u64..3));
+            let spared = draw(&mut runner, &proptest::option::of(0_u8..2));
+            let spared = spared.map(|n| SessionId::new(millis(near), [n; 10]));
+            let up_to = millis(up_to).plus(Duration::from_micros(u64::from(n % 2)));
+            let cut_off = CutOff { up_to, spared };
+            let (tenant, subject) = (tenant.clone(), subject.clone());
+            let revoked = Revoked::Subject { tenant, subject, cut_off };
+            let ended = Ended { at: after(at), reason, note: text(note) };
+            (revoked, ended, after(9_000 + expires))
         };
-        let (one, other) = (cut_off(&mut runner, n), cut_off(&mut runner, n / 2));
-        for (n, cut_off) in (0..).zip([one, other]) {
-            let lost = Revocation::of_lost(revoked(cut_off), None, ended(START), after(9_999 - n));
+        pairs.push([
+            entry(EndReason::Administrative, "the first"),
+            entry(EndReason::SignedOut, "the second"),
+        ]);
+    }
+    for pair in &pairs {
+        for (revoked, ended, expires_at) in pair {
+            let lost = Revocation::of_lost(revoked.clone(), None, ended.clone(), *expires_at);
             store.revoke(lost).await.unwrap();
         }
-        expected.push((revoked(one.union(other)), after(9_999)));
     }
-    let entries = entries(store).await;
-    let found: Vec<_> =
-        entries.into_iter().map(|entry| (entry.revoked, entry.expires_at)).collect();
+    let entry = |(revoked, ended, expires_at): &(Revoked, Ended, Timestamp)| {
+        let lost = Revocation::of_lost(revoked.clone(), None, ended.clone(), *expires_at);
+        let RevocationTarget::Lost(entry) = lost.target else { panic!("{lost:?}") };
+        entry
+    };
+    let expected = pairs.iter().map(|[one, other]| {
+        let earlier = entry(one);
+        in_place_of(entry(other), &earlier)
+    });
+    let expected: Vec<_> = expected.collect();
+    let found = store.unfinished().await.unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        let ended =
+            Ended { at: expected.revoked_at, reason: expected.reason, note: expected.note.clone() };
+        assert_eq!(Some(found.cut_off), expected.revoked.cut_off());
+        assert_eq!((&found.ended, found.expires_at), (&ended, expected.expires_at));
+    }
+}
+
+fn in_place_of(entry: BlacklistEntry, earlier: &BlacklistEntry) -> BlacklistEntry {
+    let BlacklistEntry { revoked_at, reason, ref note, expires_at, unfinished, .. } = *earlier;
+    let cut_off = earlier.revoked.cut_off();
+    let end = || -> Result<Ended, Infallible> {
+        Ok(Ended { at: revoked_at, reason, note: note.clone() })
+    };
+    let Ok(entry) = entry.in_place_of(&EarlierEntry { cut_off, expires_at, unfinished }, end);
+    entry
+}
+
+/// Sessions and entries in memory, as a database has them.
+struct Model {
+    sessions: BTreeMap<SessionId, Session>,
+    entries: HashMap<String, BlacklistEntry>,
+    /// The instant of the revocation that is being decided, and the session that it spares.
+    now: Timestamp,
+    except: Option<SessionId>,
+}
+
+impl Model {
+    fn key(revoked: &Revoked) -> String {
+        match revoked {
+            Revoked::Session(id) => format!("session {id}"),
+            Revoked::Token(id) => format!("token {id}"),
+            Revoked::Tenant { tenant, .. } => format!("tenant {}", &**tenant),
+            Revoked::Subject { tenant, subject, .. } => {
+                format!("subject {} {}", &**tenant, &**subject)
+            }
+        }
+    }
+
+    fn of<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        subject: Option<&'a Subject>,
+    ) -> impl Iterator<Item = &'a Session> {
+        self.sessions.values().filter(move |session| {
+            session.tenant == *tenant && subject.is_none_or(|subject| session.subject == *subject)
+        })
+    }
+
+    /// Decides a revocation, and does what was decided.
+    fn revoke(&mut self, revocation: &Revocation) -> RevocationDecision {
+        self.now = revocation.ended.at;
+        self.except = match &revocation.target {
+            RevocationTarget::Subject { except, .. } => *except,
+            _ => None,
+        };
+        let Ok(decision) = revocation.decide(self);
+        for session in &decision.ended {
+            self.sessions.insert(session.id, session.clone());
+        }
+        if let Some(entry) = decision.entry.clone() {
+            let key = Self::key(&entry.revoked);
+            let entry = match self.entries.get(&key) {
+                Some(earlier) => in_place_of(entry, earlier),
+                None => entry,
+            };
+            self.entries.insert(key, entry);
+        }
+        decision
+    }
+}
+
+impl RevocationState for Model {
+    type Error = Infallible;
+
+    fn session(&mut self, id: SessionId) -> Result<Option<Session>, Infallible> {
+        Ok(self.sessions.get(&id).cloned())
+    }
+
+    fn has_entry(&mut self, revoked: &Revoked) -> Result<bool, Infallible> {
+        Ok(self.entries.contains_key(&Self::key(revoked)))
+    }
+
+    fn survey(&mut self, tenant: &Tenant, subject: Option<&Subject>) -> Result<Survey, Infallible> {
+        let cut_off = CutOff { up_to: START, spared: None };
+        let key = Self::key(&Revoked::all(tenant.clone(), subject.cloned(), cut_off));
+        let covered = self.entries.get(&key).and_then(|entry| entry.revoked.cut_off());
+        let is_uncovered = |session: &&Session| {
+            session.is_live(self.now)
+                && Some(session.id) != self.except
+                && !covered.is_some_and(|covered| covered.covers(session.id))
+        };
+        let uncovered = self.of(tenant, subject).filter(is_uncovered).count();
+        let newest = self.of(tenant, subject).map(|session| session.id).max();
+        Ok(Survey {
+            coverage: Coverage { newest, covered },
+            uncovered: Some(UncoveredCount {
+                sessions: i64::try_from(uncovered).unwrap(),
+                covered,
+            }),
+        })
+    }
+
+    fn live_sessions(
+        &mut self,
+        tenant: &Tenant,
+        subject: &Subject,
+    ) -> Result<OldestLive, Infallible> {
+        let live = self.of(tenant, Some(subject)).filter(|session| session.is_live(self.now));
+        let mut sessions: Vec<_> = live.cloned().collect();
+        let has_more = sessions.len() > MOST_ENDED_AT_ONCE;
+        sessions.truncate(MOST_ENDED_AT_ONCE);
+        Ok(OldestLive { sessions, has_more })
+    }
+}
+
+/// A revocation of something that there is, or is not.
+fn drawn_revocation(sessions: Vec<Session>) -> impl Strategy<Value = Revocation> {
+    let target = (0..6_usize, 0..sessions.len() + 3, any::<bool>());
+    let rest = (0_u64..4_000, prop_oneof![9 => Just(true), 1 => Just(false)], any::<bool>());
+    (target, rest).prop_map(move |((kind, n, spares), (micros, may_add, has_fallback))| {
+        let unknown = session(u32::MAX - u32::try_from(n).unwrap());
+        let named = sessions.get(n).unwrap_or(&unknown);
+        let at = match kind {
+            // Some have expired by then.
+            0 | 1 => after(600).plus(Duration::from_millis(micros)),
+            _ => START.plus(Duration::from_micros(micros)),
+        };
+        let ended = ended(at);
+        let (tenant, subject) = (named.tenant.clone(), named.subject.clone());
+        let token = named.access_token_id;
+        let target = match kind {
+            0 | 2 => RevocationTarget::Session(named.id),
+            1 => RevocationTarget::Token { token, session_id: named.id, expires_at: after(700) },
+            3 => RevocationTarget::Tenant(tenant),
+            4 => {
+                let except = spares.then_some(named.id);
+                RevocationTarget::Subject { tenant, subject, except }
+            }
+            _ => {
+                let cut_off = CutOff { up_to: at, spared: spares.then_some(named.id) };
+                let subject = spares.then_some(subject);
+                let revoked = Revoked::all(tenant, subject, cut_off);
+                return Revocation::of_lost(revoked, None, ended, after(9_000));
+            }
+        };
+        let fallback = BlacklistEntry {
+            unfinished: false,
+            ..match kind {
+                1 => BlacklistEntry::for_token(named, token, after(700), &ended),
+                _ => BlacklistEntry::for_session(named, &ended),
+            }
+        };
+        Revocation {
+            target,
+            ended,
+            may_add,
+            longest_token: LONGEST_TOKEN,
+            fallback_entry: (has_fallback && kind <= 2).then_some(fallback),
+        }
+    })
+}
+
+pub async fn revocations_at_random_are_decided_as_the_domain_decides(store: &dyn Store) {
+    const SESSIONS: u32 = 200;
+    const REVOCATIONS: usize = 150;
+    let mut runner = TestRunner::deterministic();
+    // One subject has more sessions than are ended at once.
+    let many = (0..300).map(|n| Session {
+        tenant: text("umbrella"),
+        subject: text("dave"),
+        ..session(SESSIONS + n)
+    });
+    let drawn = (0..SESSIONS).map(|n| draw(&mut runner, &drawn_session(n)));
+    let sessions = create_all(store, drawn.collect::<Vec<_>>().into_iter().chain(many)).await;
+    let mut model = Model {
+        sessions: sessions.iter().map(|session| (session.id, session.clone())).collect(),
+        entries: HashMap::new(),
+        now: START,
+        except: None,
+    };
+    let strategy = drawn_revocation(sessions);
+    let mut seen = BTreeSet::new();
+    for _ in 0..REVOCATIONS {
+        let revocation = draw(&mut runner, &strategy);
+        let outcome = store.revoke(revocation.clone()).await.unwrap();
+        let expected = RevocationOutcome::new(&model.revoke(&revocation), outcome.position);
+        assert_eq!(outcome, expected, "{revocation:?}");
+        seen.insert((outcome.found, outcome.full, outcome.wrote, outcome.changed));
+    }
+    for session in model.sessions.values() {
+        assert_eq!(read(store, session).await, *session);
+    }
+    let found: HashMap<_, _> = entries(store)
+        .await
+        .into_iter()
+        .map(|entry| (Model::key(&entry.revoked), (entry.revoked, entry.expires_at)))
+        .collect();
+    let expected: HashMap<_, _> = model
+        .entries
+        .into_iter()
+        .map(|(key, entry)| (key, (entry.revoked, entry.expires_at)))
+        .collect();
     assert_eq!(found, expected);
+    assert!(seen.len() >= 6, "different outcomes: {seen:?}");
 }

@@ -29,7 +29,8 @@ pub trait BatchWrite: Send + Sync + Sized {
     ) -> Result<Vec<Result<Self::Outcome, StoreError>>, Fault>;
 }
 
-/// A batch that took longer than this to fail is not tried again: it would take as long each time.
+/// The writes of a batch that took longer than this to fail are not tried one by one, because each
+/// would take as long.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// Commits a batch.
@@ -42,7 +43,10 @@ pub async fn commit<W: BatchWrite>(pool: &Pool, writes: &[W]) -> BatchOutcome<W:
             .collect(),
         Err(fault) => {
             let failure = Failure::from(fault);
-            let retry = if began.elapsed() > SLOW { Retry::Never } else { failure.retry };
+            let retry = match failure.retry {
+                Retry::Alone if began.elapsed() > SLOW => Retry::Never,
+                retry => retry,
+            };
             Failure { retry, ..failure }.of_all(writes.len())
         }
     }
