@@ -9,15 +9,14 @@ use std::{
     path::PathBuf,
 };
 
+use countersign_test_support::{
+    certificates::Certificates,
+    ports::free_address,
+    process::{Run, Server, countersign, run},
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
-
-use crate::{
-    certificates::Certificates,
-    ports::free_address,
-    support::{Run, Server, countersign, run},
-};
 
 /// An invocation, its exit code, and the words of its error message.
 struct Row {

@@ -3,12 +3,11 @@
 
 use std::{path::Path, process::Command, sync::Arc};
 
-use tokio::{sync::Mutex, task::block_in_place};
-
-use crate::{
+use countersign_test_support::{
     postgres_server::{Server, execute, program, try_execute},
     replication::Pair,
 };
+use tokio::{sync::Mutex, task::block_in_place};
 
 /// A database, the servers that hold it, and which of them has been promoted.
 pub struct Database {

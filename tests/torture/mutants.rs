@@ -2,10 +2,10 @@
 //! broken, a few runs of a profile must show a token that is active after its revocation was
 //! acknowledged. The unbroken build passes the same profile.
 
+use countersign_test_support::workload::checker::Rule;
 use std::env;
 
 use crate::{
-    checker::Rule,
     profiles::Profile,
     run::run,
     runs::{print_violations, server},
