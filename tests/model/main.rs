@@ -3,8 +3,8 @@
 //! finds a sequence of steps after which a revoked token is active.
 //!
 //! `docs/decisions/0009-the-lease-protocol.md` describes the protocol, and the bounds of each of
-//! these models. `cargo test --test model -- --nocapture` prints the number of states, `--ignored`
-//! explores models with wider bounds.
+//! these models. `cargo test --test model -- --nocapture` prints the number of states.
+//! `scripts/torture model` explores the ignored models, which have wider bounds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // Only to report how long the exploration took.
 #![allow(clippy::disallowed_methods)]
