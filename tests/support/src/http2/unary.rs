@@ -1,4 +1,4 @@
-//! A cheap HTTP/2 client, which implements only what unary calls of one method need.
+//! A cheap client, which implements only what unary calls of one method need.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,15 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::{
+    ACK, END_HEADERS, END_STREAM, Head, INITIAL_WINDOW, MAX_STREAMS, PREFACE, kind,
+    message as framed, put_frame, settings, stream as number,
+};
+
+/// The reason for which a benchmark cannot go on.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-// Frames of HTTP/2 (RFC 9113, section 6).
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-// Settings (RFC 9113, section 6.5.2), and the initial window that holds until a server sends its
-// own.
-const MAX_CONCURRENT_STREAMS: u16 = 3;
-const INITIAL_WINDOW_SIZE: u16 = 4;
+/// The window of streams and of the connection until a server sends its own (section 6.9.2).
 const WINDOW: i64 = 65_535;
 /// The most bytes of a frame that every peer accepts (SETTINGS_MAX_FRAME_SIZE).
 const FRAME: usize = 16_384;
@@ -39,13 +30,15 @@ struct Call {
     answer: Vec<u8>,
 }
 
+/// A connection for calls of one method, many of which may be under way.
 pub struct Connection {
     socket: TcpStream,
     out: Vec<u8>,
     headers: Vec<u8>,
     /// The headers of later calls, which refer to the dynamic table.
     headers_again: Vec<u8>,
-    last_stream: u32,
+    /// The number of calls that have begun.
+    calls: usize,
     /// The bytes that the server accepts on this connection.
     window: i64,
     /// The initial window of each call.
@@ -61,6 +54,7 @@ pub struct Connection {
 
 /// A call that has ended.
 pub struct Answered {
+    /// The number that [`Connection::ask`] has returned.
     pub stream: u32,
     /// The message; `None` if the call failed. Headers are therefore not read.
     pub message: Option<Vec<u8>>,
@@ -73,10 +67,10 @@ impl Connection {
         socket.set_nodelay(true)?;
         let mut connection = Self {
             socket,
-            out: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            out: PREFACE.to_vec(),
             headers: vec![],
             headers_again: vec![0x83, 0x86],
-            last_stream: 0,
+            calls: 0,
             window: WINDOW,
             window_of_calls: WINDOW,
             most_calls: usize::MAX,
@@ -86,13 +80,8 @@ impl Connection {
         };
         // The windows are as large as possible, so that they never need to be extended.
         let window = (1_u32 << 31) - 1;
-        connection.frame(
-            SETTINGS,
-            0,
-            0,
-            &[&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat(),
-        );
-        connection.frame(WINDOW_UPDATE, 0, 0, &(window - WINDOW as u32).to_be_bytes());
+        connection.out.extend(settings(&[(INITIAL_WINDOW, window)]));
+        connection.frame(kind::WINDOW_UPDATE, 0, 0, &(window - WINDOW as u32).to_be_bytes());
         // The first headers fill the server's dynamic table (RFC 7541); `POST` and `http` are in
         // the static one.
         let literal =
@@ -114,20 +103,16 @@ impl Connection {
     }
 
     fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.out.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
-        self.out.extend_from_slice(&[kind, flags]);
-        self.out.extend_from_slice(&stream.to_be_bytes());
-        self.out.extend_from_slice(payload);
+        put_frame(&mut self.out, kind, flags, stream, payload);
     }
 
     /// Begins a call, which is sent by the next [`Connection::flush`].
     pub fn ask(&mut self, message: &[u8]) -> u32 {
-        // Streams of a client are odd.
-        let stream = self.last_stream * 2 + 1;
-        self.last_stream += 1;
+        let stream = number(self.calls);
+        self.calls += 1;
         let headers = std::mem::replace(&mut self.headers, self.headers_again.clone());
-        self.frame(HEADERS, END_HEADERS, stream, &headers);
-        let unsent = [&[0][..], &(message.len() as u32).to_be_bytes(), message].concat();
+        self.frame(kind::HEADERS, END_HEADERS, stream, &headers);
+        let unsent = framed(message);
         self.open.insert(stream, Call { unsent, window: self.window_of_calls, answer: vec![] });
         self.send(stream);
         stream
@@ -145,7 +130,7 @@ impl Connection {
             }
             call.window -= part.len() as i64;
             self.window -= part.len() as i64;
-            self.frame(DATA, flags, stream, &part);
+            self.frame(kind::DATA, flags, stream, &part);
         }
     }
 
@@ -155,8 +140,8 @@ impl Connection {
             let [a, b, value @ ..] = *setting;
             let value = u32::from_be_bytes(value);
             match u16::from_be_bytes([a, b]) {
-                MAX_CONCURRENT_STREAMS => self.most_calls = value as usize,
-                INITIAL_WINDOW_SIZE => {
+                MAX_STREAMS => self.most_calls = value as usize,
+                INITIAL_WINDOW => {
                     // The change also applies to calls that are under way.
                     let more = i64::from(value) - self.window_of_calls;
                     self.window_of_calls += more;
@@ -169,7 +154,6 @@ impl Connection {
 
     /// Returns whether the server accepts another call now, with its whole message, on this
     /// connection.
-    #[allow(dead_code)] // Benchmarks with few and small calls do not need it.
     pub fn has_room_for(&self, message: &[u8]) -> bool {
         self.open.len() < self.most_calls && self.window >= message.len() as i64 + 5
     }
@@ -199,34 +183,32 @@ impl Connection {
     /// Parses the bytes that have arrived, and returns the calls that have ended.
     pub fn answered(&mut self) -> Result<Vec<Answered>, Failure> {
         let mut answered = vec![];
-        while let Some((head, rest)) = self.input[self.read..].split_first_chunk::<9>() {
-            let [a, b, c, kind, flags, stream @ ..] = *head;
-            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        while let Some((head, rest)) = self.input[self.read..].split_first_chunk() {
+            let Head { length, kind, flags, stream } = Head::parse(*head);
             let Some(payload) = rest.get(..length) else { break };
             let payload = payload.to_vec();
             self.read += head.len() + length;
-            let stream = u32::from_be_bytes(stream);
             match kind {
-                DATA => {
+                kind::DATA => {
                     self.open
                         .get_mut(&stream)
                         .ok_or("an answer to nothing")?
                         .answer
                         .extend_from_slice(&payload);
                 }
-                SETTINGS if flags & ACK == 0 => {
+                kind::SETTINGS if flags & ACK == 0 => {
                     self.set(&payload);
-                    self.frame(SETTINGS, ACK, 0, &[]);
+                    self.frame(kind::SETTINGS, ACK, 0, &[]);
                 }
-                PING if flags & ACK == 0 => self.frame(PING, ACK, 0, &payload),
+                kind::PING if flags & ACK == 0 => self.frame(kind::PING, ACK, 0, &payload),
                 // If the call is still open, it is refused. Otherwise it was answered before its
                 // message was read to its end.
-                RST_STREAM => {
+                kind::RST_STREAM => {
                     if self.open.remove(&stream).is_some() {
                         answered.push(Answered { stream, message: None });
                     }
                 }
-                WINDOW_UPDATE => {
+                kind::WINDOW_UPDATE => {
                     let opened = i64::from(
                         payload.first_chunk().map_or(0, |opened| u32::from_be_bytes(*opened)),
                     );
@@ -240,8 +222,8 @@ impl Connection {
                         self.send(stream);
                     }
                 }
-                HEADERS | SETTINGS | PING => {}
-                GOAWAY => {
+                kind::HEADERS | kind::SETTINGS | kind::PING => {}
+                kind::GOAWAY => {
                     let text = String::from_utf8_lossy(payload.get(8..).unwrap_or_default());
                     return Err(format!(
                         "the service has closed the connection, with error {:?} {text}",
@@ -251,7 +233,7 @@ impl Connection {
                 }
                 other => return Err(format!("the service has sent a frame of type {other}").into()),
             }
-            if matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+            if matches!(kind, kind::DATA | kind::HEADERS) && flags & END_STREAM != 0 {
                 let call = self.open.remove(&stream).ok_or("an answer to nothing")?;
                 answered
                     .push(Answered { stream, message: call.answer.get(5..).map(<[u8]>::to_vec) });
