@@ -24,7 +24,7 @@ pub struct Fleet {
 impl Fleet {
     /// Starts the replicas on this database, and waits until they serve.
     pub async fn start(url: &str, settings: &[(&str, &str)]) -> Self {
-        let home = Home::new();
+        let home = Home::create();
         let mut replicas: Vec<_> = (0..PERMANENT).map(|_| home.spawn(url, settings)).collect();
         let mut channels = vec![];
         for replica in &mut replicas {

@@ -381,10 +381,12 @@ fn lines_about(action: &str, field: &str, value: &str) -> usize {
 }
 
 /// Each call is made six times: the first is recorded, the others change nothing. Each call has a
-/// subject, tenant or key of its own, by which its records are found.
+/// subject, tenant or key of its own on each engine, by which its records are found.
 pub async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     capture();
     let server = Server::start().await;
+    let engine = server.home.database.engine();
+    let unique = |name: &str| -> &'static str { format!("{name} on {engine:?}").leak() };
     let sign_in = async |subject: &str| server.sign_in(subject).await;
     let of_subject = |subject: &str, except: &SignedIn| {
         let target = SubjectTarget {
@@ -397,58 +399,58 @@ pub async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     let revoke = |target| Call::Revoke(revocation(target));
     let mut calls = vec![];
 
-    let name = "again by access token";
+    let name = unique("again by access token");
     calls.push((
         "session_revoked",
         "subject",
         name,
         Call::Revoke(of_token(&sign_in(name).await.access)),
     ));
-    let name = "again by refresh token";
+    let name = unique("again by refresh token");
     calls.push((
         "session_revoked",
         "subject",
         name,
         Call::Revoke(of_token(&sign_in(name).await.refresh)),
     ));
-    let name = "again by an old refresh token";
+    let name = unique("again by an old refresh token");
     let old = sign_in(name).await;
     server.refresh(&old.refresh).await.unwrap();
     calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&old.refresh))));
-    let name = "again by identifier";
+    let name = unique("again by identifier");
     calls.push((
         "session_revoked",
         "subject",
         name,
         revoke(Target::SessionId(sign_in(name).await.id())),
     ));
-    let name = "again by a token of a session that is not there";
+    let name = unique("again by a token of a session that is not there");
     let gone = sign_in(name).await;
     server.home.database.execute(&format!("DELETE FROM sessions WHERE subject = '{name}'")).await;
     calls.push(("session_revoked", "subject", name, Call::Revoke(of_token(&gone.access))));
-    let name = "again the token only";
+    let name = unique("again the token only");
     let only = of_token(&sign_in(name).await.access);
     let only = RevokeRequest { extent: RevokeExtent::TokenOnly.into(), ..only };
     calls.push(("token_revoked", "subject", name, Call::Revoke(only)));
-    let name = "again the subject";
+    let name = unique("again the subject");
     sign_in(name).await;
     sign_in(name).await;
     let nobody = SignedIn { session: Session::default(), ..sign_in(name).await };
     calls.push(("subject_revoked", "subject", name, of_subject(name, &nobody)));
-    let name = "again the subject but for one";
+    let name = unique("again the subject but for one");
     let stays = sign_in(name).await;
     sign_in(name).await;
     calls.push(("subject_revoked", "subject", name, of_subject(name, &stays)));
-    let name = "again the tenant";
+    let name = unique("again the tenant");
     let theirs = CreateSessionRequest { tenant: name.to_owned(), ..request("carol") };
     let theirs =
         [server.create(theirs.clone()).await.unwrap(), server.create(theirs).await.unwrap()];
     calls.push(("tenant_revoked", "tenant", name, revoke(Target::Tenant(name.to_owned()))));
-    let name = "again over HTTP by access token";
+    let name = unique("again over HTTP by access token");
     calls.push(("session_revoked", "subject", name, Call::OAuth(sign_in(name).await.access)));
-    let name = "again over HTTP by refresh token";
+    let name = unique("again over HTTP by refresh token");
     calls.push(("session_revoked", "subject", name, Call::OAuth(sign_in(name).await.refresh)));
-    let name = "again a token that was used before";
+    let name = unique("again a token that was used before");
     let reused = sign_in(name).await;
     server.refresh(&reused.refresh).await.unwrap();
     server.clock.advance(seconds(60));
@@ -464,7 +466,7 @@ pub async fn what_is_revoked_again_adds_neither_a_row_nor_a_line() {
     }
     // Revoking the tenant again is recorded once it has a new session.
     assert!(server.verdict(&theirs[0].access).await.is_err());
-    let tenant = "again the tenant";
+    let tenant = unique("again the tenant");
     server
         .create(CreateSessionRequest { tenant: tenant.to_owned(), ..request("carol") })
         .await

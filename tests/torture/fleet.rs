@@ -76,7 +76,7 @@ impl Fleet {
                 log: Mutex::default(),
             });
         }
-        Self { home: Home::new(), database, settings, places, recorder }
+        Self { home: Home::create(), database, settings, places, recorder }
     }
 
     /// Returns the link between a place and the database.

@@ -109,7 +109,7 @@ pub struct Home(TempDir);
 
 impl Home {
     /// Creates the folder.
-    pub fn new() -> Self {
+    pub fn create() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("master.key");
         fs::write(&key, "Y291bnRlcnNpZ24tdGVzdC1tYXN0ZXIta2V5LTMyYiE=\n").unwrap();
@@ -148,7 +148,7 @@ pub struct Cluster {
 impl Cluster {
     /// Creates a cluster without replicas.
     pub fn new(url: &str) -> Self {
-        Self { home: Home::new(), url: url.to_owned(), replicas: vec![] }
+        Self { home: Home::create(), url: url.to_owned(), replicas: vec![] }
     }
 
     /// Starts three replicas, and waits until they serve.

@@ -58,6 +58,14 @@ impl Database {
         }
     }
 
+    /// Returns its engine.
+    pub fn engine(&self) -> Engine {
+        match self {
+            Self::Sqlite(_) => Engine::Sqlite,
+            Self::Postgres(_) => Engine::Postgres,
+        }
+    }
+
     /// Returns the URL for the settings.
     pub fn url(&self) -> String {
         match self {
